@@ -1,0 +1,254 @@
+"""One image of one detector (or one coadd patch) and everything that is known about it.
+
+Pixel coordinates, everywhere in skygraft, are 0-based and of the *parent* frame: the coordinates ``x`` and ``y`` of
+the planes. The centre of a pixel is at its integral coordinate. A cut-out therefore knows where it was cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.wcs.wcsapi import BaseLowLevelWCS
+from numpy.typing import NDArray
+
+from skygraft.errors import FormatError
+from skygraft.photometry.photo_calib import PhotoCalib
+from skygraft.psf.base import PSF, Box
+
+__all__ = ["DataId", "Exposure", "VisitInfo", "add_mask_plane", "make_planes", "mask_bit"]
+
+PLANE_DIMS = ("y", "x")
+
+
+@dataclass(frozen=True)
+class DataId:
+    """Which image this is: a detector of a visit, or a patch of a tract, in a band.
+
+    The string form (`str`) is the image id: it names the image in plans, records and random streams.
+    """
+
+    instrument: str | None = None
+    visit: int | None = None
+    detector: int | str | None = None
+    tract: int | None = None
+    patch: int | None = None
+    band: str | None = None
+    name: str | None = None
+
+    def __str__(self) -> str:
+        if self.visit is not None and self.detector is not None:
+            parts = (self.instrument, self.visit, self.detector)
+        elif self.tract is not None and self.patch is not None:
+            parts = (self.instrument, self.tract, self.patch, self.band)
+        else:
+            parts = (self.name or "image",)
+        return "-".join(str(part) for part in parts if part is not None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parts that are known, by name."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+@dataclass(frozen=True)
+class VisitInfo:
+    """When and for how long the image was exposed.
+
+    Parameters
+    ----------
+    mjd : float or None
+        Middle of the exposure, Modified Julian Date, TAI, in days.
+    exposure_time : float or None
+        Seconds.
+    """
+
+    mjd: float | None = None
+    exposure_time: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """Planes of pixels and the calibrations that give them meaning.
+
+    Parameters
+    ----------
+    planes : xarray.Dataset
+        ``image`` and ``variance`` (float32) and ``mask`` (int32 bits, CF ``flag_masks`` and ``flag_meanings``),
+        dims ``("y", "x")``, coordinates the pixel indices in the parent frame, units in ``attrs["units"]``.
+        ``variance`` may be absent. See `make_planes`.
+    wcs : BaseLowLevelWCS
+        APE-14, parent pixels (x, y) to ICRS degrees (ra, dec).
+    psf : PSF or None
+        The effective PSF; None where the image has none (only pre-convolved stamps can then be injected).
+    photo_calib : PhotoCalib or None
+        Magnitudes to image units, and what they are the flux of; None for an uncalibrated image.
+    data_id : DataId
+        Which image this is.
+    visit_info : VisitInfo
+        When it was taken.
+    gain : float, ndarray or None
+        Electrons per image unit, one number or a map of the image's shape; None where it is not recorded.
+    gain_origin : str
+        Where the gain was found.
+    path : Path or None
+        The file that it was read from.
+    format : str or None
+        Name of the format that read it.
+    header : mapping
+        The primary header cards that a user may want to look at.
+    extra : mapping
+        What the format needs to remember in order to write the image back.
+    """
+
+    planes: xr.Dataset
+    wcs: BaseLowLevelWCS
+    psf: PSF | None = None
+    photo_calib: PhotoCalib | None = None
+    data_id: DataId = field(default_factory=DataId)
+    visit_info: VisitInfo = field(default_factory=VisitInfo)
+    gain: float | NDArray[np.float32] | None = None
+    gain_origin: str = ""
+    path: Path | None = None
+    format: str | None = None
+    header: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (ny, nx)."""
+        ny, nx = self.planes["image"].shape
+        return ny, nx
+
+    @property
+    def xy0(self) -> tuple[int, int]:
+        """Parent coordinates (x, y) of the first pixel."""
+        return int(self.planes["x"].values[0]), int(self.planes["y"].values[0])
+
+    @property
+    def box(self) -> Box:
+        """The image's outer edges in parent pixel coordinates."""
+        (ny, nx), (x0, y0) = self.shape, self.xy0
+        return Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """The image plane (ny, nx), in the units of ``planes["image"].attrs["units"]``."""
+        return self.planes["image"].values
+
+    @property
+    def variance(self) -> NDArray[np.float32] | None:
+        """The variance plane (ny, nx), in image units squared; None where there is none."""
+        return self.planes["variance"].values if "variance" in self.planes else None
+
+    @property
+    def mask(self) -> NDArray[np.int32]:
+        """The mask plane (ny, nx)."""
+        return self.planes["mask"].values
+
+    @property
+    def mask_planes(self) -> dict[str, int]:
+        """Mask plane names and their bit values (2**bit)."""
+        attrs = self.planes["mask"].attrs
+        names = str(attrs.get("flag_meanings", "")).split()
+        return {n: int(v) for n, v in zip(names, np.atleast_1d(attrs.get("flag_masks", [])), strict=True)}
+
+    def replace(self, **changes: Any) -> Exposure:
+        """A copy with some parts changed; planes are shared unless changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def make_planes(
+    image: NDArray[Any],
+    variance: NDArray[Any] | None = None,
+    mask: NDArray[Any] | None = None,
+    *,
+    mask_planes: Mapping[str, int] | None = None,
+    xy0: tuple[int, int] = (0, 0),
+    units: str = "adu",
+) -> xr.Dataset:
+    """Put arrays into the Dataset that an `Exposure` holds; arrays of the right type are not copied.
+
+    Parameters
+    ----------
+    image, variance : ndarray, shape (ny, nx)
+        Image, in `units`, and variance, in `units` squared.
+    mask : ndarray of int, shape (ny, nx), optional
+        Bits; zeros when absent.
+    mask_planes : mapping of str to int
+        Name of each plane to its *bit number*.
+    xy0 : (int, int)
+        Parent coordinates of the first pixel.
+    units : str
+        Unit of the image.
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    FormatError
+        If the shapes differ or the image is not two-dimensional.
+    """
+    image = np.asarray(image, dtype=np.float32)
+    if image.ndim != 2:
+        raise FormatError(f"the image has {image.ndim} dimensions; a two-dimensional image is needed")
+    ny, nx = image.shape
+    mask = np.zeros((ny, nx), dtype=np.int32) if mask is None else np.asarray(mask, dtype=np.int32)
+    arrays: dict[str, NDArray[Any]] = {"image": image, "mask": mask}
+    if variance is not None:
+        arrays["variance"] = np.asarray(variance, dtype=np.float32)
+    for name, array in arrays.items():
+        if array.shape != image.shape:
+            raise FormatError(f"the {name} plane has shape {array.shape}, the image {image.shape}")
+    named = dict(mask_planes or {})
+    attrs: dict[str, dict[str, Any]] = {
+        "image": {"units": units},
+        "variance": {"units": f"({units})**2"},
+        "mask": {
+            "flag_masks": np.array([1 << bit for bit in named.values()], dtype=np.int64).astype(np.int32),
+            "flag_meanings": " ".join(named),
+        },
+    }
+    x0, y0 = xy0
+    return xr.Dataset(
+        {name: (PLANE_DIMS, array, attrs[name]) for name, array in arrays.items()},
+        coords={"y": np.arange(y0, y0 + ny), "x": np.arange(x0, x0 + nx)},
+    )
+
+
+def mask_bit(planes: xr.Dataset, name: str) -> int | None:
+    """Bit number of a mask plane, or None where the image does not have it."""
+    attrs = planes["mask"].attrs
+    names = str(attrs.get("flag_meanings", "")).split()
+    if name not in names:
+        return None
+    return (int(attrs["flag_masks"][names.index(name)]) & 0xFFFFFFFF).bit_length() - 1
+
+
+def add_mask_plane(planes: xr.Dataset, name: str) -> int:
+    """Bit number of a mask plane of `planes`, which is changed to have it: the lowest free bit is taken.
+
+    Raises
+    ------
+    FormatError
+        If all 31 bits are taken.
+    """
+    bit = mask_bit(planes, name)
+    if bit is not None:
+        return bit
+    attrs = planes["mask"].attrs
+    taken = [int(v) for v in np.atleast_1d(attrs.get("flag_masks", []))]
+    free = [b for b in range(31) if (1 << b) not in taken]
+    if not free:
+        raise FormatError(
+            f"no free bit for mask plane {name!r}: all 31 are taken", fix="Remove a mask plane from the image"
+        )
+    attrs["flag_masks"] = np.array([*taken, 1 << free[0]], dtype=np.int32)
+    attrs["flag_meanings"] = " ".join([*str(attrs.get("flag_meanings", "")).split(), name])
+    return free[0]

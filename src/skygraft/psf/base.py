@@ -1,0 +1,88 @@
+"""What a PSF is to skygraft: effective-PSF images, in batches, at any position.
+
+*Effective* means that the pixel response is included: such a kernel is never convolved with a pixel again.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["PSF", "Box"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A closed range of pixel positions, in the pixel frame of the exposure's parent (0-based, centres integral).
+
+    A pixel with index i covers i - 0.5 to i + 0.5; `x_min`..`y_max` are such edges, not indices.
+    """
+
+    x_min: float
+    x_max: float
+    y_min: float
+    y_max: float
+
+    def contains(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+        """Which positions lie inside, edges included (same shape as the broadcast of `x` and `y`)."""
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        inside: NDArray[np.bool_] = (
+            (x >= self.x_min) & (x <= self.x_max) & (y >= self.y_min) & (y <= self.y_max)
+        )
+        return inside
+
+
+class PSF(abc.ABC):
+    """A model of the effective PSF over one image.
+
+    Subclasses are immutable, picklable, and answer for many positions at once. Positions are 0-based pixel
+    coordinates of the exposure's parent frame, centres of pixels at integers.
+    """
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (ny, nx) of every kernel; both odd."""
+
+    @abc.abstractmethod
+    def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Kernels at N positions, as the model gives them.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Images of a source of unit flux at each position, centred on the middle pixel. They need not sum to
+            one: real PSFEx models sum to 1.01 to 1.08, and a truncated model to less than one.
+
+        Raises
+        ------
+        PsfError
+            If the model cannot be evaluated at all. A position outside `valid_box` is evaluated as the model
+            extrapolates there; whoever injects flags it.
+        """
+
+    @property
+    def valid_box(self) -> Box | None:
+        """Where the model was made to hold; None for everywhere."""
+        return None
+
+    def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Flux per unit source flux that lies outside the kernel, shape (N,).
+
+        Zero for a model that claims nothing about what it does not hold; analytic models know better.
+        """
+        return np.zeros(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape)
+
+    @property
+    def description(self) -> str:
+        """What the model is, in a few words for people and records."""
+        ny, nx = self.shape
+        return f"{type(self).__name__}, {nx} x {ny} pixels"
