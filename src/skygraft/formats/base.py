@@ -1,0 +1,286 @@
+"""What a format is: how one kind of image on disk becomes an `Exposure`, and is written back.
+
+A format is one class. It reads everything that an image says of its own calibration, judges nothing (which
+calibration aperture holds is decided in `skygraft.photometry`), and writes an output that the survey's own software
+opens: what injection did not touch is carried over unchanged.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.errors import ConfigError, CorruptFileError, FormatError, OutputExistsError
+from skygraft.exposure import DataId, Exposure, VisitInfo
+
+__all__ = [
+    "CANDIDATES",
+    "FILES",
+    "NO_PHOTO_CALIB",
+    "FileStamp",
+    "Format",
+    "ImageFootprint",
+    "ReadOptions",
+    "check_unchanged",
+    "refuse_overwrite",
+    "stamp_files",
+]
+
+type StrPath = str | os.PathLike[str]
+
+FILES = "files"
+"""Key of `Exposure.extra`: every file the exposure was read from, path to `FileStamp`, the image first."""
+
+CANDIDATES = "candidates"
+"""Key of `Exposure.extra`: the ``ReferenceCandidate`` found in the image's files, where it has no ``photo_calib``."""
+
+NO_PHOTO_CALIB = "no_photo_calib"
+"""Key of `Exposure.extra`: why ``photo_calib`` is None, a sentence for people."""
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """Size and time of last change of a file, as it was when it was read."""
+
+    n_bytes: int
+    mtime_ns: int
+
+
+def stamp_files(paths: Iterable[StrPath]) -> dict[str, FileStamp]:
+    """Stamps of files, by path; taken *before* a file is read, so that a later change is noticed.
+
+    Raises
+    ------
+    CorruptFileError
+        If a file cannot be looked at, or is empty.
+    """
+    stamps: dict[str, FileStamp] = {}
+    for path in paths:
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise CorruptFileError(
+                f"the file cannot be opened ({error.strerror or error})",
+                path=path,
+                fix="Check the path and permissions",
+            ) from error
+        if status.st_size == 0:
+            raise CorruptFileError(
+                "the file is empty (0 bytes)", path=path, fix="Fetch or make the file again"
+            )
+        stamps[os.fspath(path)] = FileStamp(status.st_size, status.st_mtime_ns)
+    return stamps
+
+
+def check_unchanged(stamps: Mapping[str, FileStamp]) -> None:
+    """Make sure that files are still what they were when they were read.
+
+    Raises
+    ------
+    FormatError
+        If one was deleted or changed since.
+    """
+    for path, before in stamps.items():
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise FormatError(
+                "the file that this exposure was read from is gone; what injection does not touch is copied from it",
+                path=path,
+                fix="Put it back, or give another file with like=",
+            ) from error
+        if FileStamp(status.st_size, status.st_mtime_ns) != before:
+            raise FormatError(
+                f"the file that this exposure was read from has changed since ({before.n_bytes} bytes then, "
+                f"{status.st_size} now)",
+                path=path,
+                fix="Read it again, and inject again",
+            )
+
+
+def refuse_overwrite(path: StrPath, inputs: Iterable[StrPath], *, overwrite: bool) -> None:
+    """Refuse an output that is one of the inputs, always, or that exists, unless `overwrite`.
+
+    Raises
+    ------
+    OutputExistsError
+    """
+    target = Path(path)
+    if not (target.exists() or target.is_symlink()):
+        return
+    for source in inputs:
+        # Same file under another name (links, ./, a case-blind disk) is the input too.
+        if Path(source).exists() and target.exists() and target.samefile(source):
+            raise OutputExistsError(
+                "the output is the input itself, which is never overwritten",
+                path=path,
+                fix="Give another output path",
+            )
+    if not overwrite:
+        raise OutputExistsError(
+            "the output exists already", path=path, fix="Give another path, or overwrite=True to replace it"
+        )
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Base of a format's own reading options: a frozen dataclass whose fields are the options allowed.
+
+    Examples
+    --------
+    >>> @dataclass(frozen=True)
+    ... class MyOptions(ReadOptions):
+    ...     mask: str | None = None
+    >>> MyOptions.parse({"mask": "m.fits"}, "my format")
+    MyOptions(mask='m.fits')
+    """
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], format_name: str, path: StrPath | None = None) -> Self:
+        """Make the options from keyword arguments.
+
+        Raises
+        ------
+        ConfigError
+            If a key is not an option of this format; the nearest one is named.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in options:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                raise ConfigError(
+                    f"{key!r} is not an option of format {format_name!r}; allowed: {', '.join(known) or 'none'}",
+                    path=path,
+                    key=key,
+                    fix=f"Did you mean {near[0]!r}" if near else "Remove it",
+                )
+        return cls(**options)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFootprint:
+    """Which image a file holds and where it lies on the sky: what can be known without reading a pixel.
+
+    Parameters
+    ----------
+    path : Path
+        The image file.
+    format : str
+        Name of the format.
+    data_id : DataId
+        Which image it is.
+    visit_info : VisitInfo
+        When it was taken.
+    shape : (int, int)
+        Rows and columns.
+    xy0 : (int, int)
+        Parent coordinates (x, y) of the first pixel.
+    corners : ndarray, shape (M, 2)
+        Polygon of right ascension and declination around the image, ICRS degrees (M >= 4: edges may curve).
+    center : (float, float)
+        Right ascension and declination of the image's centre, ICRS degrees.
+    pixel_scale : float
+        Arcseconds per pixel at the centre.
+    n_bytes : int
+        Size on disk of everything that reading it opens.
+    hdu : int or str or None
+        The HDU that holds the image, where the format has such a choice.
+    files : tuple of str
+        Every file that reading it opens, the image first.
+    """
+
+    path: Path
+    format: str
+    data_id: DataId
+    visit_info: VisitInfo
+    shape: tuple[int, int]
+    xy0: tuple[int, int]
+    corners: NDArray[np.float64]
+    center: tuple[float, float]
+    pixel_scale: float
+    n_bytes: int
+    hdu: int | str | None = None
+    files: tuple[str, ...] = field(default=())
+
+
+class Format(abc.ABC):
+    """One kind of image on disk.
+
+    Instances hold nothing: everything about an image is in its path and the keyword options, which are those of
+    `Options`, a `ReadOptions` subclass. `hdu` is an option where a format has such a choice.
+    """
+
+    name: ClassVar[str]
+    """What a user writes as ``format=``."""
+    looked_for: ClassVar[str]
+    """What makes a file one of this format: the end of the sentence "'<name>' is recognised by ..."."""
+    Options: ClassVar[type[ReadOptions]] = ReadOptions
+    """The keyword options of `footprint` and `read`."""
+
+    @abc.abstractmethod
+    def matches(self, path: StrPath) -> bool:
+        """Whether the file is of this format; reads headers at most.
+
+        Raises
+        ------
+        CorruptFileError
+            If the file is missing, empty or so damaged that its headers cannot be read.
+        """
+
+    @abc.abstractmethod
+    def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
+        """Where the image lies on the sky, without reading pixels. Takes the options that `read` takes.
+
+        Raises
+        ------
+        CorruptFileError, MissingWcsError, FormatError, ConfigError
+        """
+
+    @abc.abstractmethod
+    def read(self, path: StrPath, **options: Any) -> Exposure:
+        """Read an exposure with everything that its files say of its calibration.
+
+        Its ``photo_calib`` carries all candidates for the calibration reference in ``candidates`` and has none of
+        them chosen (``reference`` None); an image without a calibration keeps them in ``extra[CANDIDATES]`` and the
+        reason in ``extra[NO_PHOTO_CALIB]``. ``extra[FILES]`` holds the stamps of the files read.
+
+        Raises
+        ------
+        CorruptFileError, MissingWcsError, CalibrationError, FormatError, ConfigError
+        """
+
+    @abc.abstractmethod
+    def write(
+        self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """Write an exposure of this format.
+
+        Parameters
+        ----------
+        exposure : Exposure
+            What `read` of `like` returned, with changed planes.
+        path : path-like
+            The image file to write; files beside it are named as those beside `like`.
+        like : path-like
+            The file whose layout is followed and whose untouched parts are copied.
+        overwrite : bool
+            Replace an output that exists. The input is never overwritten.
+
+        Returns
+        -------
+        tuple of Path
+            Every file written, the image first. None is visible under its name before it is whole.
+
+        Raises
+        ------
+        OutputExistsError, OutputError, FormatError
+        """
