@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 from skygraft.errors import ConfigError
 
-__all__ = ["PSF_MODEL", "TOTAL", "CalibrationAperture", "CalibrationReference", "ModelReference"]
+__all__ = [
+    "PSF_MODEL",
+    "TOTAL",
+    "CalibrationAperture",
+    "CalibrationReference",
+    "CandidateKind",
+    "CandidateLevel",
+    "ModelReference",
+    "ReferenceCandidate",
+    "describe_reference",
+]
+
+type CandidateKind = Literal["aperture", "psf_model", "total"]
+type CandidateLevel = Literal["explicit", "header", "schema", "fgcm", "default", "hint"]
+
+
+def _check_radius(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ConfigError(
+            f"{name} is {value!r}; a calibration radius is a positive, finite number",
+            key=name,
+            fix="Give the radius (half of the diameter), for example '12 pix' or '2 arcsec'",
+        )
 
 
 @dataclass(frozen=True)
@@ -21,7 +45,8 @@ class CalibrationAperture:
     radius_arcsec : float or None
         The same radius on the sky, with the image's local pixel scale; None where the scale is not known.
     origin : str
-        Where the radius was found, for people: ``"slot_CalibFlux -> base_CircularApertureFlux_12_0 in SRC-1-2.fits"``.
+        Where the radius was found, for people:
+        ``"slot_CalibFlux -> base_CircularApertureFlux_12_0 in SRC-1-2.fits"``.
 
     Raises
     ------
@@ -34,13 +59,8 @@ class CalibrationAperture:
     origin: str = "given"
 
     def __post_init__(self) -> None:
-        for name in ("radius_pixels", "radius_arcsec"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(
-                    f"{name} is {value!r}; a calibration radius is a positive, finite number", key=name,
-                    fix="Give the radius (half of the diameter), for example '12 pix' or '2 arcsec'",
-                )
+        _check_radius("radius_pixels", self.radius_pixels)
+        _check_radius("radius_arcsec", self.radius_arcsec)
 
     def __str__(self) -> str:
         sky = "" if self.radius_arcsec is None else f" = {self.radius_arcsec:.2f} arcsec"
@@ -63,3 +83,79 @@ PSF_MODEL = ModelReference.PSF_MODEL
 TOTAL = ModelReference.TOTAL
 
 type CalibrationReference = CalibrationAperture | ModelReference
+
+
+@dataclass(frozen=True)
+class ReferenceCandidate:
+    """One place's word on what the calibrated flux is the flux of, before anything is decided.
+
+    Parameters
+    ----------
+    kind : {"aperture", "psf_model", "total"}
+        What it says.
+    radius_pixels, radius_arcsec : float or None
+        For an aperture, its radius in image pixels or on the sky; at least one of the two.
+    origin : str
+        Where it was found, for people.
+    level : {"explicit", "header", "schema", "fgcm", "default", "hint"}
+        What sort of place that is. A ``default`` counts only where nothing else is found; a ``hint`` never
+        decides, it is only named in the error that says that nothing was found.
+
+    Raises
+    ------
+    ConfigError
+        If `kind` or `level` is not one of those, or the radius is missing, unasked for, or not positive.
+    """
+
+    kind: CandidateKind
+    radius_pixels: float | None = None
+    radius_arcsec: float | None = None
+    origin: str = "given"
+    level: CandidateLevel = "explicit"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("kind", CandidateKind), ("level", CandidateLevel)):
+            if getattr(self, name) not in get_args(allowed.__value__):
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; allowed: {', '.join(get_args(allowed.__value__))}",
+                    key=name,
+                )
+        _check_radius("radius_pixels", self.radius_pixels)
+        _check_radius("radius_arcsec", self.radius_arcsec)
+        given = self.radius_pixels is not None or self.radius_arcsec is not None
+        if given != (self.kind == "aperture"):
+            problem = "needs a radius" if self.kind == "aperture" else "has no radius"
+            raise ConfigError(f"a calibration reference of kind {self.kind!r} {problem}", key="radius")
+
+    @property
+    def value(self) -> str:
+        """What it says, in a few words: ``"12 pix"``, ``"2 arcsec"``, ``"psf_model"``."""
+        if self.kind != "aperture":
+            return self.kind
+        parts = ((self.radius_pixels, "pix"), (self.radius_arcsec, "arcsec"))
+        return " = ".join(f"{v:g} {unit}" for v, unit in parts if v is not None)
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.origin})"
+
+    def describe(self) -> dict[str, Any]:
+        """The candidate as JSON types."""
+        return {
+            "kind": self.kind,
+            "radius_pixels": self.radius_pixels,
+            "radius_arcsec": self.radius_arcsec,
+            "origin": self.origin,
+            "level": self.level,
+        }
+
+
+def describe_reference(reference: CalibrationReference | None, origin: str = "") -> dict[str, Any]:
+    """A reference as JSON types: ``kind``, ``radius_pixels``, ``radius_arcsec``, ``origin``; kind None if unknown."""
+    radius: tuple[float | None, float | None] = (None, None)
+    kind: str | None = None
+    if isinstance(reference, CalibrationAperture):
+        kind, radius = "aperture", (reference.radius_pixels, reference.radius_arcsec)
+        origin = origin or reference.origin
+    elif reference is not None:
+        kind = reference.value
+    return {"kind": kind, "radius_pixels": radius[0], "radius_arcsec": radius[1], "origin": origin}

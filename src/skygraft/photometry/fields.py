@@ -1,0 +1,322 @@
+"""Smooth and tabulated functions of position that a photometric calibration is multiplied by.
+
+Positions are 0-based pixels of the parent frame. Fields are immutable, picklable, comparable, and answer for many
+positions at once; outside the region that they were made for they extrapolate (polynomials) or say NaN (maps).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from astropy.wcs.wcsapi import BaseLowLevelWCS
+from numpy.typing import ArrayLike, NDArray
+
+from skygraft.errors import CalibrationError
+
+__all__ = [
+    "ChebyshevField",
+    "ConstantField",
+    "GridField",
+    "ImageField",
+    "PixelAreaField",
+    "ProductField",
+    "SpatialField",
+]
+
+
+class SpatialField(abc.ABC):
+    """A scalar function of pixel position."""
+
+    @abc.abstractmethod
+    def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Values at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Pixel positions in the parent frame; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What the field is, as JSON types, without its bulk."""
+
+    @abc.abstractmethod
+    def _state(self) -> tuple[Any, ...]:
+        """Everything that the values depend on."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        assert isinstance(other, SpatialField)
+        mine, theirs = self._state(), other._state()
+        return len(mine) == len(theirs) and all(_same(a, b) for a, b in zip(mine, theirs, strict=True))
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}={v}" for k, v in self.describe().items() if k != "kind")
+        return f"{type(self).__name__}({inside})"
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and np.array_equal(a, b, equal_nan=True)
+    return bool(a == b)
+
+
+def _frozen(values: ArrayLike, dtype: type[np.floating[Any]] = np.float64) -> NDArray[Any]:
+    array = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+def _positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    px, py = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    return px, py
+
+
+class ConstantField(SpatialField):
+    """The same value everywhere.
+
+    Parameters
+    ----------
+    value : float
+        The value.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = float(value)
+
+    def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        return np.full(_positions(x, y)[0].shape, self.value)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "constant", "value": self.value}
+
+    def _state(self) -> tuple[Any, ...]:
+        return (self.value,)
+
+
+class ChebyshevField(SpatialField):
+    """A series of Chebyshev polynomials of the first kind, ``sum_ji c[j, i] T_i(x') T_j(y')``.
+
+    Parameters
+    ----------
+    coefficients : array_like, shape (ny, nx)
+        Row j, column i multiplies ``T_j(y') T_i(x')``.
+    box : sequence of int (x_min, x_max, y_min, y_max)
+        First and last pixel *index*, inclusive. The arguments x', y' run from -1 to 1 over the outer edges of
+        these pixels, ``x_min - 0.5`` to ``x_max + 0.5`` (the convention of LSST's ``ChebyshevBoundedField``).
+
+    Raises
+    ------
+    CalibrationError
+        If the coefficients are not a non-empty two-dimensional array of finite numbers, or the box is empty.
+    """
+
+    def __init__(self, coefficients: ArrayLike, box: Sequence[int]) -> None:
+        self.coefficients = _frozen(coefficients)
+        if self.coefficients.ndim != 2 or not self.coefficients.size:
+            raise CalibrationError(
+                f"Chebyshev coefficients have shape {self.coefficients.shape}; (ny, nx) is needed"
+            )
+        if not np.isfinite(self.coefficients).all():
+            raise CalibrationError("a Chebyshev coefficient is not finite")
+        self.box = _box(box)
+
+    def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        px, py = _positions(x, y)
+        x_min, x_max, y_min, y_max = self.box
+        u = (2 * px - (x_min + x_max)) / (x_max - x_min + 1)
+        v = (2 * py - (y_min + y_max)) / (y_max - y_min + 1)
+        values: NDArray[np.float64] = np.polynomial.chebyshev.chebval2d(v, u, self.coefficients)
+        return values
+
+    def describe(self) -> dict[str, Any]:
+        ny, nx = self.coefficients.shape
+        return {"kind": "chebyshev", "order_x": nx - 1, "order_y": ny - 1, "box": list(self.box)}
+
+    def _state(self) -> tuple[Any, ...]:
+        return (self.coefficients, self.box)
+
+
+def _box(box: Sequence[int]) -> tuple[int, int, int, int]:
+    x_min, x_max, y_min, y_max = (int(v) for v in box)
+    if x_max < x_min or y_max < y_min:
+        raise CalibrationError(
+            f"the box {(x_min, x_max, y_min, y_max)} (x_min, x_max, y_min, y_max) is empty"
+        )
+    return x_min, x_max, y_min, y_max
+
+
+class ProductField(SpatialField):
+    """The product of other fields.
+
+    Parameters
+    ----------
+    factors : sequence of SpatialField
+        At least one.
+    """
+
+    def __init__(self, factors: Sequence[SpatialField]) -> None:
+        self.factors = tuple(factors)
+        if not self.factors:
+            raise CalibrationError("a product of fields has no factors")
+
+    def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        values = self.factors[0].evaluate(x, y)
+        for factor in self.factors[1:]:
+            values = values * factor.evaluate(x, y)
+        return values
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "product", "factors": [factor.describe() for factor in self.factors]}
+
+    def _state(self) -> tuple[Any, ...]:
+        return (self.factors,)
+
+
+class PixelAreaField(SpatialField):
+    """The solid angle of a pixel, times a constant: the flux calibration of flat-fielded surface brightness.
+
+    ``scaling * |(s(x+1, y) - s(x, y)) x (s(x, y+1) - s(x, y))|`` with s the unit vector of a pixel position.
+
+    Parameters
+    ----------
+    wcs : BaseLowLevelWCS
+        Parent pixels to ICRS degrees.
+    scaling : float
+        Multiplies the solid angle in steradians, so it carries the unit: ``(180/pi*3600)**2`` for arcsec**2.
+    box : sequence of int (x_min, x_max, y_min, y_max), optional
+        Pixels for which it was made; kept for the record.
+    """
+
+    def __init__(self, wcs: BaseLowLevelWCS, scaling: float = 1.0, box: Sequence[int] | None = None) -> None:
+        self.wcs = wcs
+        self.scaling = float(scaling)
+        self.box = None if box is None else _box(box)
+
+    def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        px, py = _positions(x, y)
+        here, right, up = (self._unit_vectors(px + dx, py + dy) for dx, dy in ((0, 0), (1, 0), (0, 1)))
+        area: NDArray[np.float64] = np.linalg.norm(np.cross(right - here, up - here), axis=-1)
+        return self.scaling * area
+
+    def _unit_vectors(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon, lat = (np.radians(np.asarray(v, dtype=float)) for v in self.wcs.pixel_to_world_values(x, y))
+        return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "pixel_area",
+            "scaling": self.scaling,
+            "box": None if self.box is None else list(self.box),
+        }
+
+    def _state(self) -> tuple[Any, ...]:
+        # Most WCS classes compare by identity. Their values over the box are what matters here: the corners
+        # and the middle of the box (or of the sky near the origin) pin any linear-plus-smooth mapping down.
+        x_min, x_max, y_min, y_max = self.box or (0, 1024, 0, 1024)
+        gx, gy = np.meshgrid(np.linspace(x_min, x_max, 4), np.linspace(y_min, y_max, 4))
+        sky = self.wcs.pixel_to_world_values(gx.ravel(), gy.ravel())
+        return (self.scaling, self.box, np.asarray(sky, dtype=float))
+
+
+class GridField(SpatialField):
+    """Values tabulated on a regular grid of positions, interpolated bilinearly; NaN outside the grid.
+
+    Parameters
+    ----------
+    values : array_like, shape (ny, nx)
+        The table; at least one row and one column.
+    origin : (float, float)
+        Position (x, y) of ``values[0, 0]``.
+    step : (float, float)
+        Distance in pixels between columns and between rows.
+
+    Raises
+    ------
+    CalibrationError
+        If the table is not two-dimensional and filled, or a step is not positive.
+    """
+
+    def __init__(
+        self,
+        values: ArrayLike,
+        origin: tuple[float, float] = (0.0, 0.0),
+        step: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        given = np.asarray(values)
+        # A map the size of the image is kept in single precision where it came so: no doubling of memory.
+        self.values = _frozen(given, np.float32 if given.dtype == np.float32 else np.float64)
+        if self.values.ndim != 2 or not self.values.size:
+            raise CalibrationError(
+                f"a grid of calibration values has shape {self.values.shape}; (ny, nx) is needed"
+            )
+        self.origin = (float(origin[0]), float(origin[1]))
+        self.step = (float(step[0]), float(step[1]))
+        if not (self.step[0] > 0 and self.step[1] > 0):
+            raise CalibrationError(f"the steps of a grid are {self.step}; both must be positive")
+
+    def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        px, py = _positions(x, y)
+        ny, nx = self.values.shape
+        u = (px - self.origin[0]) / self.step[0]
+        v = (py - self.origin[1]) / self.step[1]
+        # The half step around the outermost samples belongs to them: a pixel map covers its whole edge pixels.
+        with np.errstate(invalid="ignore"):
+            inside = (u >= -0.5) & (u <= nx - 0.5) & (v >= -0.5) & (v <= ny - 0.5)
+        u = np.clip(np.where(inside, u, 0.0), 0, nx - 1)
+        v = np.clip(np.where(inside, v, 0.0), 0, ny - 1)
+        i0, j0 = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)
+        i1, j1 = np.minimum(i0 + 1, nx - 1), np.minimum(j0 + 1, ny - 1)
+        fu, fv = u - i0, v - j0
+        # A weight of zero must not let a NaN neighbour in.
+        total = np.zeros(px.shape)
+        for jj, ii, weight in (
+            (j0, i0, (1 - fv) * (1 - fu)),
+            (j0, i1, (1 - fv) * fu),
+            (j1, i0, fv * (1 - fu)),
+            (j1, i1, fv * fu),
+        ):
+            total += np.where(weight > 0, weight * self.values[jj, ii].astype(np.float64), 0.0)
+        return np.where(inside, total, np.nan)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "grid",
+            "shape": list(self.values.shape),
+            "origin": list(self.origin),
+            "step": list(self.step),
+        }
+
+    def _state(self) -> tuple[Any, ...]:
+        return (self.values, self.origin, self.step)
+
+
+class ImageField(GridField):
+    """A map with one value for each pixel of an image.
+
+    Parameters
+    ----------
+    values : array_like, shape (ny, nx)
+        The map.
+    xy0 : (int, int)
+        Parent coordinates of its first pixel.
+    """
+
+    def __init__(self, values: ArrayLike, xy0: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(values, origin=xy0)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "image", "shape": list(self.values.shape), "xy0": [int(v) for v in self.origin]}

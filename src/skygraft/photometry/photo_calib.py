@@ -1,0 +1,302 @@
+"""Magnitudes to image units and back, and what the image's fluxes are the flux of."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skygraft.errors import ConfigError, UncalibratedImageError
+from skygraft.photometry.fields import SpatialField
+from skygraft.photometry.reference import (
+    CalibrationAperture,
+    CalibrationReference,
+    ReferenceCandidate,
+    describe_reference,
+)
+
+__all__ = ["AB_REFERENCE_FLUX_NJY", "NJY_PER_NANOMAGGY", "PhotoCalib", "canonical_unit"]
+
+AB_REFERENCE_FLUX_NJY = 3630780547701.0026
+"""Flux density of AB magnitude 0 in nJy: ``1e23 * 10**(-48.6 / 2.5) * 1e9`` (Oke & Gunn 1983)."""
+
+NJY_PER_NANOMAGGY = AB_REFERENCE_FLUX_NJY * 1e-9
+"""One nanomaggy (AB magnitude 22.5) in nJy."""
+
+_UNIT_NAMES = {
+    "nJy": ("njy", "nanojansky", "nanojanskys"),
+    "nanomaggy": ("nanomaggy", "nanomaggies", "nmgy", "nanomgy"),
+    "adu": ("adu", "adus", "count", "counts", "ct", "cts", "dn", ""),
+    "electron": ("electron", "electrons", "e-", "e", "photoelectron", "photoelectrons"),
+}
+_CANONICAL = {alias: unit for unit, aliases in _UNIT_NAMES.items() for alias in aliases}
+_PER_SECOND = ("/s", "/sec", "/second", ".s-1", "s-1", "s**-1", "s^-1", "persecond")
+
+
+def canonical_unit(unit: str) -> str:
+    """The one spelling of an image unit that skygraft uses.
+
+    ``nJy``, ``nanomaggy``, ``adu``, ``adu/s``, ``electron``, ``electron/s``; an unknown unit is kept as it is
+    written (it is only a label), but a surface brightness is refused, since its zeropoint means something else.
+
+    Raises
+    ------
+    ConfigError
+        If the unit is a surface brightness, such as MJy/sr.
+    """
+    text = unit.strip()
+    bare = "".join(text.lower().split())
+    if "/sr" in bare or "sr-1" in bare or "arcsec" in bare or "/pix" in bare.replace("/pixel", ""):
+        raise ConfigError(
+            f"{unit!r} is a surface brightness; fluxes per pixel are needed",
+            fix="Multiply the image by the pixel area and give the unit of the product, for example nJy",
+        )
+    bare = bare.removesuffix("/pixel")
+    suffix = ""
+    for ending in _PER_SECOND:
+        if bare.endswith(ending) and bare.removesuffix(ending).rstrip("*. ") in _CANONICAL:
+            bare, suffix = bare.removesuffix(ending).rstrip("*. "), "/s"
+            break
+    return _CANONICAL[bare] + suffix if bare in _CANONICAL else text
+
+
+@dataclass(frozen=True)
+class PhotoCalib:
+    """The photometric calibration of one image, ``nJy = njy_per_unit * field(x, y) * image value``.
+
+    AB magnitudes throughout: ``m = 31.4 - 2.5 log10(nJy)``, with the exact zero `AB_REFERENCE_FLUX_NJY`.
+
+    Parameters
+    ----------
+    njy_per_unit : float
+        Nanojansky for one image unit (for a varying calibration, the factor before `field`).
+    unit : str
+        Unit of the image; see `canonical_unit`.
+    field : SpatialField or None
+        Dependence on position; None where the calibration is constant.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What a calibrated flux is the flux of; None where nothing says.
+    reference_origin : str
+        Where `reference` was found.
+    candidates : tuple of ReferenceCandidate
+        Everything that was found about the reference, for the record and for later resolution.
+
+    Raises
+    ------
+    UncalibratedImageError
+        If `njy_per_unit` is zero, negative or not finite.
+    ConfigError
+        If the unit says that the image is calibrated already (nJy, nanomaggy) and `njy_per_unit` or `field`
+        would calibrate it a second time, or the unit is a surface brightness.
+    """
+
+    njy_per_unit: float
+    unit: str = "adu"
+    field: SpatialField | None = None
+    reference: CalibrationReference | None = None
+    reference_origin: str = ""
+    candidates: tuple[ReferenceCandidate, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "njy_per_unit", float(self.njy_per_unit))
+        object.__setattr__(self, "unit", canonical_unit(self.unit))
+        object.__setattr__(self, "candidates", tuple(self.candidates))
+        if not self.reference_origin and isinstance(self.reference, CalibrationAperture):
+            object.__setattr__(self, "reference_origin", self.reference.origin)
+        if not 0 < self.njy_per_unit < math.inf:
+            raise UncalibratedImageError(
+                f"the photometric calibration is {self.njy_per_unit!r} nJy per {self.unit}; "
+                "a positive, finite number is needed",
+                fix="Calibrate the image, or give its zeropoint (photo_calib=PhotoCalib.from_zeropoint(...))",
+            )
+        absolute = {"nJy": 1.0, "nanomaggy": NJY_PER_NANOMAGGY}.get(self.unit)
+        if absolute is not None and (
+            self.field is not None or not math.isclose(self.njy_per_unit, absolute, rel_tol=1e-3)
+        ):
+            raise ConfigError(
+                f"the image is in {self.unit} already, and the calibration given "
+                f"({self.njy_per_unit!r} nJy per unit{', times a field' if self.field else ''}) would be applied to "
+                "it a second time",
+                fix=f"Use {absolute!r} nJy per unit and no field, or name the unit that the pixels are really in",
+            )
+
+    @classmethod
+    def from_zeropoint(
+        cls,
+        zeropoint: float,
+        unit: str = "adu",
+        *,
+        field: SpatialField | None = None,
+        reference: CalibrationReference | None = None,
+        reference_origin: str = "",
+        candidates: tuple[ReferenceCandidate, ...] = (),
+    ) -> PhotoCalib:
+        """A calibration from the AB magnitude of one image unit.
+
+        Raises
+        ------
+        UncalibratedImageError
+            If the zeropoint is not a finite number.
+        """
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            scale = float(AB_REFERENCE_FLUX_NJY * np.float64(10.0) ** (-0.4 * np.float64(zeropoint)))
+        if not (math.isfinite(zeropoint) and 0 < scale < math.inf):
+            raise UncalibratedImageError(
+                f"the zeropoint is {zeropoint!r}; a finite AB magnitude is needed",
+                fix="Give the zeropoint of the image",
+            )
+        return cls(scale, unit, field, reference, reference_origin, candidates)
+
+    @classmethod
+    def from_fluxmag0(
+        cls,
+        fluxmag0: float,
+        unit: str = "adu",
+        *,
+        reference: CalibrationReference | None = None,
+        reference_origin: str = "",
+        candidates: tuple[ReferenceCandidate, ...] = (),
+    ) -> PhotoCalib:
+        """A calibration from the image flux of a source of AB magnitude 0 (the FLUXMAG0 keyword).
+
+        Raises
+        ------
+        UncalibratedImageError
+            If `fluxmag0` is zero, negative or not finite.
+        """
+        if not 0 < fluxmag0 < math.inf:
+            raise UncalibratedImageError(
+                f"the flux of magnitude 0 is {fluxmag0!r}; a positive, finite number is needed",
+                key="FLUXMAG0",
+                fix="Calibrate the image, or give its zeropoint",
+            )
+        return cls(AB_REFERENCE_FLUX_NJY / fluxmag0, unit, None, reference, reference_origin, candidates)
+
+    @classmethod
+    def nanojansky(
+        cls,
+        *,
+        reference: CalibrationReference | None = None,
+        reference_origin: str = "",
+        candidates: tuple[ReferenceCandidate, ...] = (),
+    ) -> PhotoCalib:
+        """The calibration of an image whose pixels are nJy."""
+        return cls(1.0, "nJy", None, reference, reference_origin, candidates)
+
+    @classmethod
+    def nanomaggies(
+        cls,
+        *,
+        reference: CalibrationReference | None = None,
+        reference_origin: str = "",
+        candidates: tuple[ReferenceCandidate, ...] = (),
+    ) -> PhotoCalib:
+        """The calibration of an image whose pixels are nanomaggies (zeropoint 22.5)."""
+        return cls(NJY_PER_NANOMAGGY, "nanomaggy", None, reference, reference_origin, candidates)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the calibration is the same everywhere on the image."""
+        return self.field is None
+
+    @property
+    def aperture(self) -> CalibrationAperture | None:
+        """The reference, where it is an aperture."""
+        return self.reference if isinstance(self.reference, CalibrationAperture) else None
+
+    def scale(self, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Nanojansky per image unit at positions; NaN where the calibration is not positive and finite.
+
+        Parameters
+        ----------
+        x, y : array_like, optional
+            Parent pixels; needed where the calibration varies.
+
+        Raises
+        ------
+        ConfigError
+            If the calibration varies and no position is given.
+        """
+        if self.field is None:
+            shape = () if x is None or y is None else np.broadcast_shapes(np.shape(x), np.shape(y))
+            return np.full(shape, self.njy_per_unit)
+        if x is None or y is None:
+            raise ConfigError(
+                "this photometric calibration varies over the image and no position was given",
+                fix="Give x and y, in parent pixels",
+            )
+        values = self.njy_per_unit * self.field.evaluate(x, y)
+        good = np.isfinite(values) & (values > 0)
+        return np.where(good, values, np.nan)
+
+    def inst_flux(
+        self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Calibrated flux, in image units, of AB magnitudes.
+
+        Parameters
+        ----------
+        mag : array_like
+            AB magnitudes. NaN gives NaN, +inf gives 0.
+        x, y : array_like, optional
+            Parent pixels, broadcast against `mag`; needed where the calibration varies.
+
+        Returns
+        -------
+        ndarray of float64
+            NaN where the calibration is not defined at a position. A scalar for scalar input.
+
+        Raises
+        ------
+        ConfigError
+            If the calibration varies and no position is given.
+        """
+        mags = np.asarray(mag, dtype=np.float64)
+        with np.errstate(over="ignore", under="ignore"):
+            njy = AB_REFERENCE_FLUX_NJY * 10.0 ** (-0.4 * mags)
+        flux: NDArray[np.float64] = (njy / self.scale(x, y))[()]
+        return flux
+
+    def magnitude(
+        self, inst_flux: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """AB magnitudes of fluxes in image units: NaN for negative flux, +inf for none.
+
+        Raises
+        ------
+        ConfigError
+            If the calibration varies and no position is given.
+        """
+        njy = np.asarray(inst_flux, dtype=np.float64) * self.scale(x, y)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mag: NDArray[np.float64] = (-2.5 * np.log10(njy / AB_REFERENCE_FLUX_NJY))[()]
+        return mag
+
+    def zeropoint(self, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
+        """AB magnitude of a source of one image unit.
+
+        Raises
+        ------
+        ConfigError
+            If the calibration varies and no position is given.
+        """
+        return self.magnitude(1.0, x, y)
+
+    def with_reference(self, reference: CalibrationReference | None, origin: str = "") -> PhotoCalib:
+        """The same calibration, with what it is the flux of."""
+        return dataclasses.replace(self, reference=reference, reference_origin=origin)
+
+    def describe(self) -> dict[str, Any]:
+        """The calibration as JSON types, for records."""
+        return {
+            "njy_per_unit": self.njy_per_unit,
+            "unit": self.unit,
+            "zeropoint": float(self.zeropoint()) if self.field is None else None,
+            "field": None if self.field is None else self.field.describe(),
+            "reference": describe_reference(self.reference, self.reference_origin),
+            "candidates": [candidate.describe() for candidate in self.candidates],
+        }
