@@ -1,0 +1,293 @@
+"""Photon noise of injected flux, its variance, and random numbers that do not depend on order.
+
+A source that adds the expected flux F to a pixel adds Poisson(g F) electrons, so Poisson(g F) / g image units, with g the
+gain in electrons per image unit; the variance plane gains the *expected* F / g. Where F < 0 (a kernel's negative
+lobes) the value is added without noise.
+
+Random numbers come from Philox 4x32-10 (Salmon et al. 2011), a counter-based generator: the key is a hash of campaign
+seed and image id, the counter is the pixel's parent position. A pixel's draw depends on nothing else.
+Small means are drawn by inversion, larger ones by transformed rejection (PTRS, Hoermann 1993), huge ones as Gaussians.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, uint32, uint64
+from numpy.typing import NDArray
+
+from skygraft.errors import CalibrationError
+
+__all__ = ["Gain", "add_flux", "estimate_gain", "poisson_field", "stream_key"]
+
+_INVERSION_LIMIT = 10.0
+_GAUSSIAN_LIMIT = 1e8
+_FIT_PIXELS = 400_000
+_MIN_FIT_PIXELS = 100
+
+
+def stream_key(seed: int, image_id: str) -> tuple[int, int]:
+    """Key of an image's random stream: two 32-bit words.
+
+    Parameters
+    ----------
+    seed : int
+        The campaign's seed, any integer; 0 is a seed like any other.
+    image_id : str
+        The image's id.
+    """
+    digest = hashlib.blake2b(f"skygraft noise\0{int(seed)}\0{image_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, int, int, int]:
+    a, b, c, d = uint32(c0), uint32(c1), uint32(c2), uint32(c3)
+    x, y = uint32(k0), uint32(k1)
+    for _ in range(10):
+        p = uint64(a) * uint64(0xD2511F53)
+        q = uint64(c) * uint64(0xCD9E8D57)
+        a, b, c, d = uint32(q >> uint64(32)) ^ b ^ x, uint32(q), uint32(p >> uint64(32)) ^ d ^ y, uint32(p)
+        x = uint32(x + uint32(0x9E3779B9))
+        y = uint32(y + uint32(0xBB67AE85))
+    return a, b, c, d
+
+
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _uniforms(x: int, y: int, draw: int, k0: int, k1: int) -> tuple[float, float]:
+    """Two uniforms in (0, 1), 53 bits each, of the given draw at the given pixel."""
+    a, b, c, d = _philox(x, y, draw, 0, k0, k1)
+    u = (float(a >> uint32(5)) * 67108864.0 + float(b >> uint32(6)) + 0.5) / 9007199254740992.0
+    v = (float(c >> uint32(5)) * 67108864.0 + float(d >> uint32(6)) + 0.5) / 9007199254740992.0
+    return u, v
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _poisson(mean: float, x: int, y: int, k0: int, k1: int) -> float:
+    u, v = _uniforms(x, y, 0, k0, k1)
+    if mean < _INVERSION_LIMIT:
+        p = math.exp(-mean)
+        total, n = p, 0
+        while u > total and n < 200:
+            n += 1
+            p *= mean / n
+            total += p
+        return float(n)
+    if mean > _GAUSSIAN_LIMIT:
+        z = math.sqrt(-2.0 * math.log(u)) * math.cos(2.0 * math.pi * v)
+        return mean + math.sqrt(mean) * z
+    root, log_mean = math.sqrt(mean), math.log(mean)
+    b = 0.931 + 2.53 * root
+    a = -0.059 + 0.02483 * b
+    inverse_alpha = 1.1239 + 1.1328 / (b - 3.4)
+    v_r = 0.9277 - 3.6224 / (b - 2.0)
+    draw = 0
+    while True:
+        s = u - 0.5
+        us = 0.5 - abs(s)
+        if us > 0.0:
+            k = math.floor((2.0 * a / us + b) * s + mean + 0.43)
+            if us >= 0.07 and v <= v_r:
+                return k
+            if k >= 0.0 and (us >= 0.013 or v <= us):
+                left = math.log(v) + math.log(inverse_alpha) - math.log(a / (us * us) + b)
+                if left <= -mean + k * log_mean - math.lgamma(k + 1.0):
+                    return k
+        draw += 1
+        u, v = _uniforms(x, y, draw, k0, k1)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _add(
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    model: NDArray[np.float32],
+    gain: NDArray[np.float32],
+    x0: int,
+    y0: int,
+    k0: int,
+    k1: int,
+) -> None:
+    for j in range(model.shape[0]):
+        for i in range(model.shape[1]):
+            flux = float(model[j, i])
+            if flux == 0.0:
+                continue
+            if flux < 0.0 or math.isnan(flux):
+                image[j, i] = np.float32(float(image[j, i]) + flux)
+                continue
+            g = float(gain[j % gain.shape[0], i % gain.shape[1]])
+            drawn = _poisson(g * flux, x0 + i, y0 + j, k0, k1) / g
+            image[j, i] = np.float32(float(image[j, i]) + drawn)
+            if variance.size:
+                variance[j, i] = np.float32(float(variance[j, i]) + flux / g)
+
+
+def poisson_field(
+    mean: NDArray[np.float64], *, seed: int, image_id: str, xy0: tuple[int, int] = (0, 0)
+) -> NDArray[np.float64]:
+    """Poisson numbers for a field of means, as `add_flux` draws them.
+
+    Parameters
+    ----------
+    mean : ndarray, shape (ny, nx)
+        Means, not negative.
+    seed, image_id
+        See `stream_key`.
+    xy0 : (int, int)
+        Parent coordinates of the first pixel.
+    """
+    return _field(np.ascontiguousarray(mean, dtype=np.float64), *xy0, *stream_key(seed, image_id))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _field(mean: NDArray[np.float64], x0: int, y0: int, k0: int, k1: int) -> NDArray[np.float64]:
+    out = np.empty_like(mean)
+    for j in range(mean.shape[0]):
+        for i in range(mean.shape[1]):
+            out[j, i] = _poisson(mean[j, i], x0 + i, y0 + j, k0, k1)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """Electrons per image unit and where that comes from.
+
+    Parameters
+    ----------
+    value : float or ndarray of shape (ny, nx)
+        Positive and finite.
+    origin : str
+        For people and records.
+
+    Raises
+    ------
+    CalibrationError
+        If a gain is not positive and finite.
+    """
+
+    value: float | NDArray[np.float32]
+    origin: str
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.value)
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise CalibrationError(
+                f"the gain ({self.origin}) is not positive and finite everywhere: {np.min(values)} to {np.max(values)}",
+                key="gain",
+                fix="Set gain to electrons per image unit, or noise to false",
+            )
+
+    @property
+    def median(self) -> float:
+        """The median over the image, electrons per image unit."""
+        return float(np.median(self.value))
+
+
+def add_flux(
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32] | None,
+    model: NDArray[np.float32],
+    *,
+    gain: Gain | None,
+    seed: int = 0,
+    image_id: str = "image",
+    xy0: tuple[int, int] = (0, 0),
+) -> None:
+    """Add the model to the image, with photon noise if a gain is given, and its variance to the variance plane.
+
+    Parameters
+    ----------
+    image, variance : ndarray of float32, shape (ny, nx)
+        Changed in place; `variance` may be None. Without a gain the variance is left alone.
+    model : ndarray of float32, shape (ny, nx)
+        Expected flux, image units.
+    gain : Gain or None
+        None adds the model without noise.
+    seed, image_id
+        See `stream_key`.
+    xy0 : (int, int)
+        Parent coordinates of the first pixel.
+    """
+    if gain is None:
+        np.add(image, model, out=image, where=model != 0)
+        return
+    value = np.atleast_2d(np.asarray(gain.value, dtype=np.float32))
+    empty = np.empty((0, 0), dtype=np.float32)
+    _add(image, empty if variance is None else variance, model, value, *xy0, *stream_key(seed, image_id))
+
+
+def estimate_gain(
+    image: NDArray[np.float32], variance: NDArray[np.float32] | None, usable: NDArray[np.bool_]
+) -> Gain:
+    """Gain from the slope of variance against image.
+
+    In a calibrated image the variance plane is (sky + source) / gain + read noise^2, so its slope against the image is
+    one over the gain. A straight line is fitted by iteratively reweighted least squares (Tukey's biweight), so that
+    pixels with other histories do not count.
+
+    Parameters
+    ----------
+    image, variance : ndarray, shape (ny, nx)
+        Planes; image units, and the same squared.
+    usable : ndarray of bool, shape (ny, nx)
+        Pixels to fit: not saturated, not bad.
+
+    Returns
+    -------
+    Gain
+
+    Raises
+    ------
+    CalibrationError
+        If there is no variance plane, too few pixels, or the slope is not a physical one (not positive, or not
+        significant): it is never replaced by 1.
+    """
+    fix = "Set gain to electrons per image unit, or noise to false"
+    if variance is None:
+        raise CalibrationError(
+            "the gain is not recorded and cannot be estimated: there is no variance plane", key="gain", fix=fix
+        )
+    good = usable & np.isfinite(image) & np.isfinite(variance) & (variance > 0)
+    index = np.flatnonzero(good)
+    index = index[:: max(1, index.size // _FIT_PIXELS)]
+    if index.size < _MIN_FIT_PIXELS:
+        raise CalibrationError(
+            f"the gain is not recorded and cannot be estimated: only {index.size} good pixels", key="gain", fix=fix
+        )
+    flux = image.ravel()[index].astype(np.float64)
+    var = variance.ravel()[index].astype(np.float64)
+    slope, error = _robust_slope(flux, var)
+    if not (np.isfinite(slope) and slope > 0 and slope > 5.0 * error):
+        raise CalibrationError(
+            f"the gain is not recorded, and variance against image has the slope {slope:.4g} +- {error:.2g}, "
+            "which no gain explains",
+            key="gain",
+            fix=fix,
+        )
+    return Gain(1.0 / slope, f"slope of variance against image ({1 / slope:.4g} +- {error / slope**2:.2g})")
+
+
+def _robust_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope of y against x and its standard error."""
+    weights = np.ones_like(x)
+    slope = error = math.nan
+    for _ in range(30):
+        total = weights.sum()
+        mean_x, mean_y = (weights * x).sum() / total, (weights * y).sum() / total
+        spread = (weights * (x - mean_x) ** 2).sum()
+        if not spread > 0:
+            return math.nan, math.nan
+        new = (weights * (x - mean_x) * (y - mean_y)).sum() / spread
+        residual = y - mean_y - new * (x - mean_x)
+        sigma = max(1.4826 * float(np.median(np.abs(residual))), 1e-9 * abs(mean_y))
+        error = sigma / math.sqrt(spread)
+        if abs(new - slope) < 1e-6 * abs(new):
+            return float(new), error
+        slope = new
+        u = np.clip(np.abs(residual) / (4.685 * sigma), 0.0, 1.0)
+        weights = (1.0 - u**2) ** 2
+    return float(slope), error

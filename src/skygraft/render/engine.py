@@ -1,0 +1,171 @@
+"""Draw all sources of one image: stars natively, everything else through GalSim, each with its PSF at its own place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.catalog.flags import Flag
+from skygraft.errors import PsfError, SkygraftError
+from skygraft.psf import PSF, Box, kernel_fwhm
+from skygraft.render.canvas import Canvas, RenderReport
+from skygraft.render.galsim_engine import draw_extended
+from skygraft.render.shift import TapTable, fit_taps
+from skygraft.render.sources import Sources
+from skygraft.render.stars import add_stars
+
+__all__ = ["Normalisation", "render", "taps_for"]
+
+_CHUNK = 64
+"""Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
+
+
+class Normalisation(Protocol):
+    """Says what to multiply kernels by, and the part of them inside the calibration aperture."""
+
+    def __call__(
+        self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and aperture fraction, each of shape (N,), for kernels (N, ny, nx) at (x, y)."""
+
+
+def taps_for(psf: PSF, box: Box) -> tuple[TapTable, TapTable]:
+    """Shift taps fitted to the PSF over the image.
+
+    They are fitted at nine fixed places, so that they depend on the image and not on what is injected into it.
+    """
+    places = np.array([1.0, 3.0, 5.0]) / 6.0
+    x, y = np.meshgrid(
+        box.x_min + places * (box.x_max - box.x_min), box.y_min + places * (box.y_max - box.y_min)
+    )
+    return fit_taps(psf.kernels(x.ravel(), y.ravel()))
+
+
+def render(
+    sources: Sources,
+    psf: PSF | None,
+    canvas: Canvas,
+    box: Box,
+    normalisation: Normalisation,
+    *,
+    flux_tolerance: float = 1e-3,
+    native_stars: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> RenderReport:
+    """Add sources to a canvas.
+
+    Stars are added first, then everything else, both in the order given; a pixel's value therefore depends only on
+    the sources that touch it.
+
+    Parameters
+    ----------
+    sources : Sources
+        In order of injection id.
+    psf : PSF or None
+        None draws only stamps that need no PSF; other sources are flagged.
+    canvas : Canvas
+        Changed in place.
+    box : Box
+        The image's outer edges, parent pixels.
+    normalisation : callable
+        ``(kernels, x, y) -> (scale, aperture_fraction)``.
+    flux_tolerance : float
+        Part of a source's flux that its stamp may leave out.
+    native_stars : bool
+        Draw stars by `skygraft.render.stars`; False draws them through GalSim.
+    progress : callable, optional
+        Called with the number of sources drawn since the last call.
+
+    Returns
+    -------
+    RenderReport
+        One entry per source. A source that cannot be drawn is flagged, its reason is in ``messages``, and nothing of
+        it is on the canvas.
+    """
+    report = RenderReport.empty(len(sources))
+    is_star = sources.source_type == "Star"
+    taps = taps_for(psf, box) if psf is not None and native_stars and is_star.any() else None
+    for kind in (is_star, ~is_star):
+        rows = np.flatnonzero(kind)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            if psf is None:
+                _draw_without_psf(sources, chunk, canvas, flux_tolerance, report)
+            else:
+                _draw_chunk(sources, chunk, psf, canvas, normalisation, taps, flux_tolerance, report)
+            if progress is not None:
+                progress(len(chunk))
+    return report
+
+
+def _draw_chunk(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    psf: PSF,
+    canvas: Canvas,
+    normalisation: Normalisation,
+    taps: tuple[TapTable, TapTable] | None,
+    flux_tolerance: float,
+    report: RenderReport,
+) -> None:
+    x, y = sources.x[rows], sources.y[rows]
+    try:
+        kernels = psf.kernels(x, y)
+        scale, fraction = normalisation(kernels, x, y)
+    except PsfError as error:
+        if len(rows) > 1:  # find the one that fails, and draw the others
+            for row in rows:
+                _draw_chunk(
+                    sources, np.array([row]), psf, canvas, normalisation, taps, flux_tolerance, report
+                )
+            return
+        report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
+        report.messages[int(rows[0])] = str(error)
+        return
+    report.kernel_scale[rows] = scale
+    report.aperture_fraction[rows] = fraction
+    report.psf_fwhm[rows] = kernel_fwhm(kernels)
+    if psf.valid_box is not None:
+        report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
+    if taps is not None and sources.source_type[rows[0]] == "Star":
+        deposited, clipped = add_stars(canvas, kernels, x, y, sources.flux[rows] * scale, taps)
+        report.flux_deposited[rows] = deposited
+        report.flags[rows[clipped]] |= Flag.TRUNCATED_BY_EDGE
+        report.stamp_size[rows] = max(kernels.shape[1:])
+        return
+    for k, row in enumerate(rows):
+        _draw_one(sources, int(row), kernels[k] * scale[k], canvas, flux_tolerance, report)
+
+
+def _draw_without_psf(
+    sources: Sources, rows: NDArray[np.intp], canvas: Canvas, flux_tolerance: float, report: RenderReport
+) -> None:
+    for row in rows:
+        if sources.source_type[row] == "Stamp" and sources.text("stamp_psf", int(row)) == "none":
+            _draw_one(sources, int(row), None, canvas, flux_tolerance, report)
+        else:
+            report.flags[row] |= Flag.PSF_COMPUTE_ERROR
+            report.messages[int(row)] = "the image has no PSF"
+
+
+def _draw_one(
+    sources: Sources,
+    row: int,
+    kernel: NDArray[np.float64] | None,
+    canvas: Canvas,
+    flux_tolerance: float,
+    report: RenderReport,
+) -> None:
+    try:
+        stamp = draw_extended(sources, row, kernel, flux_tolerance)
+    except SkygraftError as error:
+        report.flags[row] |= Flag.FFT_SIZE_ERROR
+        report.messages[row] = str(error)
+        return
+    deposited, clipped = canvas.add(stamp.image, stamp.x0, stamp.y0)
+    report.flux_deposited[row] = deposited
+    report.stamp_size[row] = max(stamp.image.shape)
+    report.flags[row] |= stamp.flags | (Flag.TRUNCATED_BY_EDGE if clipped else 0)

@@ -1,0 +1,232 @@
+"""Everything that is not a star, drawn by GalSim (Rowe et al. 2015).
+
+A profile is built on the sky (arcsec, u towards East, v towards North), taken to pixels through the image's local
+Jacobian, convolved with the effective PSF kernel at the source, scaled as for stars, and drawn without any further
+pixel response. The stamp is as large as the flux tolerance asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import galsim
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.catalog.flags import Flag
+from skygraft.errors import InjectionError
+from skygraft.render.profiles import gaussian_radius, sersic_radius
+from skygraft.render.sources import Sources
+from skygraft.render.stamps import read_stamp
+
+__all__ = ["GALSIM_TYPES", "DrawnStamp", "draw_extended", "reach_pixels"]
+
+GALSIM_TYPES = ("Sersic", "BulgeDisk", "Gaussian", "Trail", "Stamp")
+
+MAX_STAMP = 8192
+"""Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
+
+_PARAMS = galsim.GSParams(
+    folding_threshold=1e-3,
+    maxk_threshold=5e-4,
+    kvalue_accuracy=1e-6,
+    xvalue_accuracy=1e-6,
+    stepk_minimum_hlr=5.0,
+    maximum_fft_size=2 * MAX_STAMP,
+)
+_TRAIL_WIDTH = 1e-3
+"""Width of a trail before the PSF, in pixels: too thin to be seen."""
+
+
+@dataclass(frozen=True)
+class DrawnStamp:
+    """A source drawn in full, before it is cut at the image's edge.
+
+    Parameters
+    ----------
+    image : ndarray of float64, shape (ny, nx)
+        Image units.
+    x0, y0 : int
+        Parent coordinates of its first pixel.
+    flags : int
+        Bits of `skygraft.catalog.flags.Flag`.
+    """
+
+    image: NDArray[np.float64]
+    x0: int
+    y0: int
+    flags: int
+
+
+def reach_pixels(sources: Sources, i: int, flux_tolerance: float) -> float:
+    """Radius in pixels outside which source `i`, before the PSF, has a part `flux_tolerance` of its flux."""
+    kind = str(sources.source_type[i])
+    jacobian = sources.jacobian[i]
+    # The smallest singular value is arcsec per pixel along the axis on which the source is largest in pixels.
+    scale = float(np.linalg.svd(jacobian, compute_uv=False)[-1])
+    if kind == "Star":
+        return 0.0
+    if kind == "Trail":
+        return 0.5 * _trail_length_pixels(sources, i)
+    if kind == "Stamp":
+        stamp = read_stamp(sources.text("stamp", i))
+        half = 0.5 * math.hypot(*stamp.image.shape)
+        if stamp.jacobian is None or sources.text("stamp_alignment", i, "wcs") == "pixel":
+            return half
+        return half * float(np.linalg.svd(stamp.jacobian, compute_uv=False)[0]) / scale
+    if kind == "BulgeDisk":
+        return max(
+            _sersic_reach(
+                sources.value(f"{part}_n", i, n),
+                sources.value(f"{part}_half_light_radius", i, math.nan),
+                sources.value(f"{part}_q", i, 1.0),
+                flux_tolerance,
+            )
+            for part, n in (("bulge", 4.0), ("disk", 1.0))
+        ) / scale
+    q = sources.value("q", i, 1.0)
+    radius = sources.value("half_light_radius", i, math.nan)
+    if kind == "Gaussian":
+        return gaussian_radius(radius, flux_tolerance) / math.sqrt(q) / scale
+    return _sersic_reach(
+        sources.value("n", i, 1.0), radius, q, flux_tolerance, sources.value("trunc", i, 0.0)
+    ) / scale
+
+
+def _sersic_reach(n: float, radius: float, q: float, tolerance: float, trunc: float = 0.0) -> float:
+    return sersic_radius(n, radius, tolerance, trunc) / math.sqrt(q)
+
+
+def draw_extended(
+    sources: Sources, i: int, kernel: NDArray[np.float64] | None, flux_tolerance: float
+) -> DrawnStamp:
+    """Draw source `i`.
+
+    Parameters
+    ----------
+    sources : Sources
+    i : int
+        Which one.
+    kernel : ndarray, shape (ny, nx), or None
+        Effective PSF at the source, scaled so that a star of flux F is ``F * kernel``; None only for stamps that are
+        convolved already.
+    flux_tolerance : float
+        Part of the flux that the stamp may leave out.
+
+    Returns
+    -------
+    DrawnStamp
+
+    Raises
+    ------
+    InjectionError
+        If the profile cannot be built or transformed.
+    """
+    x, y = float(sources.x[i]), float(sources.y[i])
+    convolve = kernel is not None and sources.text("stamp_psf", i) != "none"
+    half_kernel = max(kernel.shape) // 2 if kernel is not None and convolve else 1
+    half = math.ceil(reach_pixels(sources, i, flux_tolerance)) + half_kernel + 1
+    flags = 0
+    if 2 * half + 1 > MAX_STAMP:
+        half = MAX_STAMP // 2 - 1
+        flags |= Flag.STAMP_TRUNCATED
+    cx, cy = round(x), round(y)
+    bounds = galsim.BoundsI(cx - half, cx + half, cy - half, cy + half)
+    image = galsim.ImageD(bounds)
+    try:
+        profile = _pixel_profile(sources, i) * float(sources.flux[i])
+        if convolve and kernel is not None:
+            psf = galsim.InterpolatedImage(
+                galsim.ImageD(np.ascontiguousarray(kernel, dtype=np.float64)),
+                scale=1.0,
+                flux=float(kernel.sum()),
+                x_interpolant="lanczos15",
+                gsparams=_PARAMS,
+            )
+            profile = galsim.Convolve(profile, psf, gsparams=_PARAMS)
+        profile.drawImage(image=image, method="no_pixel", scale=1.0, center=galsim.PositionD(x, y))
+    except (galsim.GalSimError, MemoryError) as error:
+        raise InjectionError(
+            f"the {sources.source_type[i]} cannot be drawn ({error})",
+            row=f"injection_id {sources.injection_id[i]}",
+            fix="Check the source's size and shape in the catalogue",
+        ) from error
+    return DrawnStamp(image.array, cx - half, cy - half, int(flags))
+
+
+def _pixel_profile(sources: Sources, i: int) -> Any:
+    """The source's profile in pixels, flux 1."""
+    kind = str(sources.source_type[i])
+    jacobian = sources.jacobian[i]
+    to_pixels = galsim.JacobianWCS(*(float(v) for v in jacobian.ravel()))
+    if kind == "Stamp":
+        return _stamp_profile(sources, i, to_pixels)
+    if kind == "Trail":
+        return _trail_profile(sources, i)
+    if kind == "BulgeDisk":
+        fraction = sources.value("bulge_fraction", i, 0.5)
+        bulge = _sersic(sources, i, "bulge_", 4.0)
+        disk = _sersic(sources, i, "disk_", 1.0)
+        return to_pixels.profileToImage(fraction * bulge + (1.0 - fraction) * disk)
+    if kind == "Gaussian":
+        round_profile = galsim.Gaussian(half_light_radius=sources.value("half_light_radius", i, math.nan), gsparams=_PARAMS)
+        return to_pixels.profileToImage(_sheared(round_profile, sources, i, ""))
+    return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
+
+
+def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
+    radius = sources.value(f"{prefix}half_light_radius", i, math.nan)
+    if not radius > 0:
+        raise InjectionError(
+            f"{prefix}half_light_radius is {radius}; a positive number of arcsec is needed",
+            row=f"injection_id {sources.injection_id[i]}",
+            key=f"{prefix}half_light_radius",
+        )
+    # GalSim caches tables per (n, trunc / r_half): n to six digits makes them shareable without changing anything seen.
+    n = round(sources.value(f"{prefix}n", i, default_n), 6)
+    trunc = sources.value(f"{prefix}trunc", i, 0.0)
+    return _sheared(galsim.Sersic(n, half_light_radius=radius, trunc=trunc, gsparams=_PARAMS), sources, i, prefix)
+
+
+def _sheared(profile: Any, sources: Sources, i: int, prefix: str) -> Any:
+    q = sources.value(f"{prefix}q", i, 1.0)
+    if q == 1.0:
+        return profile
+    # u is East and v North here, so an angle from North through East is 90 degrees minus GalSim's from u towards v.
+    beta = 90.0 - sources.value(f"{prefix}pa", i, 0.0)
+    return profile.shear(q=q, beta=beta * galsim.degrees)
+
+
+def _trail_vector(sources: Sources, i: int) -> tuple[float, float]:
+    """The trail's extent (dx, dy) in pixels."""
+    length = sources.value("trail_length_pix", i, math.nan)
+    if math.isfinite(length):
+        angle = math.radians(sources.value("trail_angle_pix", i, 0.0))
+        return length * math.cos(angle), length * math.sin(angle)
+    length = sources.value("trail_length", i, 0.0)
+    pa = math.radians(sources.value("trail_pa", i, 0.0))
+    dx, dy = np.linalg.solve(sources.jacobian[i], [length * math.sin(pa), length * math.cos(pa)])
+    return float(dx), float(dy)
+
+
+def _trail_length_pixels(sources: Sources, i: int) -> float:
+    return math.hypot(*_trail_vector(sources, i))
+
+
+def _trail_profile(sources: Sources, i: int) -> Any:
+    dx, dy = _trail_vector(sources, i)
+    length = max(math.hypot(dx, dy), _TRAIL_WIDTH)
+    box = galsim.Box(width=length, height=_TRAIL_WIDTH, gsparams=_PARAMS)
+    return box.rotate(math.atan2(dy, dx) * galsim.radians)
+
+
+def _stamp_profile(sources: Sources, i: int, to_pixels: Any) -> Any:
+    stamp = read_stamp(sources.text("stamp", i))
+    options = {"x_interpolant": "lanczos15", "flux": 1.0, "gsparams": _PARAMS}
+    picture = galsim.InterpolatedImage(galsim.ImageD(stamp.image), scale=1.0, **options)
+    if stamp.jacobian is None or sources.text("stamp_alignment", i, "wcs") == "pixel":
+        return picture
+    stamp_to_sky = galsim.JacobianWCS(*(float(v) for v in stamp.jacobian.ravel()))
+    return to_pixels.profileToImage(stamp_to_sky.profileToWorld(picture))

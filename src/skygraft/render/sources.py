@@ -1,0 +1,57 @@
+"""The sources of one image, as arrays: what a renderer needs to know about each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Sources"]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Sources placed on one image, in order of injection id.
+
+    Parameters
+    ----------
+    injection_id : ndarray of int64, shape (N,)
+    source_type : ndarray of str, shape (N,)
+        Canonical names: Star, Sersic, BulgeDisk, Gaussian, Trail, Stamp.
+    x, y : ndarray, shape (N,)
+        Parent pixel coordinates, finite.
+    flux : ndarray, shape (N,)
+        Calibrated flux in image units, finite; may be negative.
+    jacobian : ndarray, shape (N, 2, 2)
+        Arcsec per pixel, rows (East, North), columns (x, y), at each source.
+    shape : mapping of str to ndarray, shape (N,)
+        The catalogue's shape columns, NaN (or empty) where a row has none.
+    """
+
+    injection_id: NDArray[np.int64]
+    source_type: NDArray[np.str_]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    flux: NDArray[np.float64]
+    jacobian: NDArray[np.float64]
+    shape: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def value(self, column: str, i: int, default: float) -> float:
+        """A shape parameter of source `i`; `default` where the column is absent or not finite."""
+        if column not in self.shape:
+            return default
+        value = float(self.shape[column][i])
+        return value if np.isfinite(value) else default
+
+    def text(self, column: str, i: int, default: str = "") -> str:
+        """A text parameter of source `i`; `default` where the column is absent or empty."""
+        if column not in self.shape:
+            return default
+        value = str(self.shape[column][i]).strip()
+        return value if value and value not in ("None", "nan", "--") else default
