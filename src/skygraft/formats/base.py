@@ -1,8 +1,8 @@
 """What a format is: how one kind of image on disk becomes an `Exposure`, and is written back.
 
 A format is one class. It reads everything that an image says of its own calibration, judges nothing (which
-calibration aperture holds is decided in `skygraft.photometry`), and writes an output that the survey's own software
-opens: what injection did not touch is carried over unchanged.
+calibration aperture holds is decided in `skygraft.photometry`), and writes an output that the survey's own
+software opens: what injection did not touch is carried over unchanged.
 """
 
 from __future__ import annotations
@@ -41,10 +41,14 @@ FILES = "files"
 """Key of `Exposure.extra`: every file the exposure was read from, path to `FileStamp`, the image first."""
 
 CANDIDATES = "candidates"
-"""Key of `Exposure.extra`: the ``ReferenceCandidate`` found in the image's files, where it has no ``photo_calib``."""
+"""Key of `Exposure.extra`: each ``ReferenceCandidate`` that was found, where ``photo_calib`` is None."""
 
 NO_PHOTO_CALIB = "no_photo_calib"
-"""Key of `Exposure.extra`: why ``photo_calib`` is None, a sentence for people."""
+"""Key of `Exposure.extra`: why ``photo_calib`` is None, a `CalibrationError`.
+
+`UncalibratedImageError` where nothing was found: the image may be read so. Anything else (two zeropoints that
+disagree) is raised by `read_exposure`, unless the caller gives a calibration.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,7 @@ def stamp_files(paths: Iterable[StrPath]) -> dict[str, FileStamp]:
                 fix="Check the path and permissions",
             ) from error
         if status.st_size == 0:
-            raise CorruptFileError(
-                "the file is empty (0 bytes)", path=path, fix="Fetch or make the file again"
-            )
+            raise CorruptFileError("the file is empty (0 bytes)", path=path, fix="Fetch or make the file again")
         stamps[os.fspath(path)] = FileStamp(status.st_size, status.st_mtime_ns)
     return stamps
 
@@ -94,7 +96,7 @@ def check_unchanged(stamps: Mapping[str, FileStamp]) -> None:
             status = Path(path).stat()
         except OSError as error:
             raise FormatError(
-                "the file that this exposure was read from is gone; what injection does not touch is copied from it",
+                "the file that this exposure was read from is gone, and the output copies parts of it",
                 path=path,
                 fix="Put it back, or give another file with like=",
             ) from error
@@ -158,7 +160,7 @@ class ReadOptions:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 raise ConfigError(
-                    f"{key!r} is not an option of format {format_name!r}; allowed: {', '.join(known) or 'none'}",
+                    f"{key!r} is not an option of format {format_name!r}; those are: {', '.join(known)}",
                     path=path,
                     key=key,
                     fix=f"Did you mean {near[0]!r}" if near else "Remove it",
@@ -215,8 +217,8 @@ class ImageFootprint:
 class Format(abc.ABC):
     """One kind of image on disk.
 
-    Instances hold nothing: everything about an image is in its path and the keyword options, which are those of
-    `Options`, a `ReadOptions` subclass. `hdu` is an option where a format has such a choice.
+    Instances hold nothing: everything about an image is in its path and the keyword options, which are those
+    of `Options`, a `ReadOptions` subclass. `hdu` is an option where a format has such a choice.
     """
 
     name: ClassVar[str]
@@ -249,9 +251,10 @@ class Format(abc.ABC):
     def read(self, path: StrPath, **options: Any) -> Exposure:
         """Read an exposure with everything that its files say of its calibration.
 
-        Its ``photo_calib`` carries all candidates for the calibration reference in ``candidates`` and has none of
-        them chosen (``reference`` None); an image without a calibration keeps them in ``extra[CANDIDATES]`` and the
-        reason in ``extra[NO_PHOTO_CALIB]``. ``extra[FILES]`` holds the stamps of the files read.
+        Its ``photo_calib`` carries every candidate for the calibration reference in ``candidates`` and has
+        none of them chosen (``reference`` None). An image without a calibration keeps them in
+        ``extra[CANDIDATES]`` and the `CalibrationError` that says why in ``extra[NO_PHOTO_CALIB]``.
+        ``extra[FILES]`` holds the stamps of the files read.
 
         Raises
         ------
@@ -259,9 +262,7 @@ class Format(abc.ABC):
         """
 
     @abc.abstractmethod
-    def write(
-        self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False
-    ) -> tuple[Path, ...]:
+    def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
         """Write an exposure of this format.
 
         Parameters
