@@ -1,0 +1,182 @@
+"""Change some cards of a FITS header and leave every other byte of it alone; keep its checksums true."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyError, VerifyWarning
+
+from skygraft.errors import OutputError
+from skygraft.formats.fits_open import BLOCK, CARD, parse_card
+
+__all__ = ["CardUpdates", "card_value", "checksum_cards", "datasum", "edit_cards", "header_of", "join_cards"]
+
+type CardUpdates = Mapping[str, tuple[Any, str] | None]
+"""Keyword (long ones become HIERARCH cards) to value and comment; None removes the card."""
+
+_COMMENTARY = ("COMMENT", "HISTORY", "")
+_CONTINUE = b"CONTINUE  "
+
+
+def header_of(cards: Iterable[bytes]) -> fits.Header:
+    """The astropy header of raw cards."""
+    return fits.Header.fromstring(b"".join(cards) + b"END".ljust(CARD))
+
+
+def card_value(header: fits.Header, key: str, default: Any = None) -> Any:
+    """A header value, the default where the card is absent or has no value."""
+    value = header.get(key, default)
+    return default if isinstance(value, fits.card.Undefined) else value
+
+
+def _make_cards(key: str, value: Any, comment: str, path: str | os.PathLike[str], hdu: int) -> list[bytes]:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not np.isfinite(value)):
+        raise OutputError(f"{value!r} cannot be a header value", path=path, hdu=hdu, key=key)
+    # A comment that does not fit is cut, never a value.
+    for text in (comment, ""):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", VerifyWarning)
+                card = fits.Card(f"HIERARCH {key}" if len(key) > 8 or " " in key else key, value, text)
+                image = card.image.encode("ascii")
+        except VerifyWarning:
+            continue
+        except (ValueError, VerifyError, UnicodeEncodeError) as error:
+            raise OutputError(f"no FITS card can hold {value!r} ({error})", path=path, hdu=hdu, key=key) from error
+        return [image[i : i + CARD].ljust(CARD) for i in range(0, len(image), CARD)]
+    raise OutputError(f"no FITS card can hold {value!r}: it is too long", path=path, hdu=hdu, key=key)
+
+
+def edit_cards(
+    cards: Sequence[bytes], updates: CardUpdates, *, path: str | os.PathLike[str] = "", hdu: int = 0
+) -> list[bytes]:
+    """Cards with some changed, added or removed; all others are the bytes that they were.
+
+    Parameters
+    ----------
+    cards : sequence of bytes
+        80-byte cards, without END.
+    updates : mapping
+        See `CardUpdates`. A card that exists keeps its place (and its comment, if the new one is ""); a new one goes
+        behind the last that is not blank; COMMENT and HISTORY are always added.
+    path, hdu
+        For errors.
+
+    Raises
+    ------
+    OutputError
+        If a value cannot be put in a card.
+    """
+    out = list(cards)
+    for raw_key, update in updates.items():
+        key = raw_key.upper().removeprefix("HIERARCH ").strip()
+        where = None if key in _COMMENTARY else _find(out, key)
+        if update is None:
+            if where is not None:
+                del out[slice(*where)]
+            continue
+        value, comment = update
+        if where is not None:
+            if not comment:
+                comment = str(header_of(out[slice(*where)]).comments[key])
+            out[slice(*where)] = _make_cards(key, value, comment, path, hdu)
+        else:
+            end = len(out)
+            while end and not out[end - 1].strip():
+                end -= 1
+            new = _make_cards(key, value, comment, path, hdu)
+            # Blank cards at the end are room reserved for new ones.
+            out[end : min(end + len(new), len(out))] = new
+    return out
+
+
+def _find(cards: Sequence[bytes], key: str) -> tuple[int, int] | None:
+    for i, card in enumerate(cards):
+        if parse_card(card)[0] == key:
+            end = i + 1
+            while end < len(cards) and cards[end].startswith(_CONTINUE):
+                end += 1
+            return i, end
+    return None
+
+
+def join_cards(cards: Sequence[bytes]) -> bytes:
+    """The header block: cards, END, and blanks up to a whole number of 2880-byte blocks."""
+    raw = b"".join(cards) + b"END".ljust(CARD)
+    return raw.ljust(-(-len(raw) // BLOCK) * BLOCK)
+
+
+def datasum(parts: Iterable[bytes | memoryview], start: int = 0) -> int:
+    """Ones' complement sum of big-endian 32-bit words (FITS standard 4.0, appendix J).
+
+    Parameters
+    ----------
+    parts : iterable of bytes
+        Their joined length is padded with zeros to whole words.
+    start : int
+        Sum so far.
+    """
+    total, left = start, b""
+    for part in parts:
+        view = memoryview(part).cast("B")
+        if left:
+            need = min(4 - len(left), len(view))
+            left, view = left + bytes(view[:need]), view[need:]
+            if len(left) < 4:
+                continue
+            total += int.from_bytes(left, "big")
+        whole = len(view) // 4 * 4
+        total += int(np.frombuffer(view[:whole], dtype=">u4").sum(dtype=np.uint64))
+        left = bytes(view[whole:])
+    if left:
+        total += int.from_bytes(left.ljust(4, b"\0"), "big")
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
+
+
+def _encode_checksum(value: int) -> str:
+    """The 16 letters and digits of a checksum (FITS standard 4.0, appendix J.2)."""
+    excluded = set(range(0x3A, 0x41)) | set(range(0x5B, 0x61))
+    grid = np.zeros((4, 4), dtype=int)
+    for i, byte in enumerate(value.to_bytes(4, "big")):
+        quarter, remainder = divmod(byte, 4)
+        letters = [quarter + 0x30 + remainder, quarter + 0x30, quarter + 0x30, quarter + 0x30]
+        while any(letter in excluded for letter in letters):
+            for j in (0, 2):
+                if letters[j] in excluded or letters[j + 1] in excluded:
+                    letters[j] += 1
+                    letters[j + 1] -= 1
+        grid[:, i] = letters
+    text = "".join(chr(c) for c in grid.ravel())
+    return text[-1] + text[:-1]
+
+
+def checksum_cards(cards: Sequence[bytes], data: Sequence[bytes | memoryview]) -> list[bytes]:
+    """Cards whose DATASUM and CHECKSUM, where there are such, hold for the data.
+
+    Parameters
+    ----------
+    cards : sequence of bytes
+        80-byte cards, without END.
+    data : sequence of bytes
+        The parts of the data.
+    """
+    keys = {parse_card(card)[0] for card in cards}
+    if not keys & {"CHECKSUM", "DATASUM"}:
+        return list(cards)
+    total = datasum(data)
+    if "DATASUM" in keys:
+        cards = edit_cards(cards, {"DATASUM": (str(total), "")})
+    if "CHECKSUM" not in keys:
+        return list(cards)
+    cards = edit_cards(cards, {"CHECKSUM": ("0" * 16, "")})
+    whole = datasum([join_cards(cards)], total)
+    return edit_cards(cards, {"CHECKSUM": (_encode_checksum(0xFFFFFFFF - whole), "")})

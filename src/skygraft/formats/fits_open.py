@@ -1,0 +1,313 @@
+"""Open FITS files so that a damaged one says what is wrong with it, and where.
+
+astropy opens a truncated file happily and fails, or pads with zeros, much later. Here the size of every HDU is worked
+out from its header (FITS standard 4.0, section 4.4.1) and compared with the file before anything is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import mmap
+import os
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from astropy.io import fits
+from astropy.io.fits.verify import VerifyWarning
+from astropy.utils.exceptions import AstropyUserWarning
+
+from skygraft.errors import CorruptFileError, FormatError
+
+__all__ = ["BLOCK", "HduSpan", "RawFits", "get_hdu", "is_fits", "map_fits", "open_fits", "parse_card", "scan_fits"]
+
+BLOCK = 2880
+"""Bytes of a FITS block: headers and data are padded to it."""
+CARD = 80
+GZIP_MAGIC = b"\x1f\x8b"
+
+_COPY_AGAIN = "Copy or download the file again"
+
+
+@dataclass(frozen=True)
+class HduSpan:
+    """Where one HDU lies in a file, in bytes.
+
+    Parameters
+    ----------
+    index : int
+        Number of the HDU, 0 for the primary one.
+    start : int
+        First byte of the header.
+    data_start : int
+        First byte of the data.
+    data_size : int
+        Bytes of data, without padding.
+    end : int
+        First byte after the HDU and its padding (or the end of the file, where the last padding is missing).
+    """
+
+    index: int
+    start: int
+    data_start: int
+    data_size: int
+    end: int
+
+
+@dataclass(frozen=True)
+class RawFits:
+    """The bytes of a FITS file, gunzipped where it was gzipped as a whole, and where its HDUs lie."""
+
+    path: Path
+    buffer: memoryview
+    spans: tuple[HduSpan, ...]
+    gzipped: bool
+
+    def header_cards(self, index: int) -> list[bytes]:
+        """The 80-byte cards of the header of one HDU, up to but without END."""
+        span = self.spans[index]
+        raw = bytes(self.buffer[span.start : span.data_start])
+        cards = [raw[i : i + CARD] for i in range(0, len(raw), CARD)]
+        return cards[: _end_card(cards)]
+
+
+def _end_card(cards: list[bytes]) -> int:
+    for i, card in enumerate(cards):
+        if card[:8] == b"END     ":
+            return i
+    return len(cards)
+
+
+def parse_card(card: bytes) -> tuple[str, str]:
+    """Keyword and unparsed value of one 80-byte card; the keyword of a HIERARCH card is without that word."""
+    if card[:9] == b"HIERARCH ":
+        keyword, _, value = card[9:].partition(b"=")
+        return keyword.decode("latin-1").strip().upper(), value.decode("latin-1")
+    keyword = card[:8]
+    value = card[10:] if card[8:10] == b"= " else b""
+    return keyword.decode("latin-1").strip().upper(), value.decode("latin-1")
+
+
+def _integer(value: str) -> int | None:
+    match = re.match(r"\s*([+-]?\d+)\s*(?:/.*)?$", value)
+    return int(match.group(1)) if match else None
+
+
+def scan_fits(buffer: memoryview, path: str | os.PathLike[str]) -> tuple[HduSpan, ...]:
+    """Where the HDUs of a FITS file lie, having checked that the file holds all of each.
+
+    Parameters
+    ----------
+    buffer : memoryview
+        The bytes of the (uncompressed) file.
+    path : path-like
+        Its name, for errors.
+
+    Returns
+    -------
+    tuple of HduSpan
+        Bytes after the last HDU that are not an extension ("special records") belong to none.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is empty, no FITS file, or ends inside a header or inside data.
+    """
+    size = len(buffer)
+    if size == 0:
+        raise CorruptFileError("the file is empty", path=path, fix=_COPY_AGAIN)
+    if bytes(buffer[:9]) != b"SIMPLE  =":
+        raise CorruptFileError(
+            f"this is not a FITS file: it starts with {bytes(buffer[:9])!r}, not with 'SIMPLE  ='",
+            path=path,
+            fix="Give a FITS file, or name the format that it is in",
+        )
+    spans: list[HduSpan] = []
+    start = 0
+    while start < size:
+        if spans and bytes(buffer[start : start + 8]) != b"XTENSION":
+            break
+        sizes, data_start = _read_sizes(buffer, start, path, len(spans))
+        data_size = _data_size(sizes, path, len(spans))
+        if data_start + data_size > size:
+            raise CorruptFileError(
+                f"the file is truncated: the data of this HDU need {data_size} bytes from byte {data_start} on, "
+                f"the file ends at byte {size}",
+                path=path,
+                hdu=len(spans),
+                fix=_COPY_AGAIN,
+            )
+        end = min(data_start + -(-data_size // BLOCK) * BLOCK, size)
+        spans.append(HduSpan(len(spans), start, data_start, data_size, end))
+        start = end
+    return tuple(spans)
+
+
+def _read_sizes(buffer: memoryview, start: int, path: str | os.PathLike[str], index: int) -> tuple[dict[str, str], int]:
+    sizes: dict[str, str] = {}
+    size = len(buffer)
+    for block_start in range(start, size, BLOCK):
+        block = bytes(buffer[block_start : block_start + BLOCK])
+        for i in range(0, len(block) - CARD + 1, CARD):
+            head = block[i : i + 8]
+            if head == b"END     ":
+                return sizes, min(block_start + BLOCK, size)
+            if head[:5] in (b"NAXIS", b"BITPI", b"PCOUN", b"GCOUN", b"GROUP"):
+                keyword, value = parse_card(block[i : i + CARD])
+                sizes.setdefault(keyword, value)
+    raise CorruptFileError(
+        f"the file is truncated: it ends at byte {size}, inside the header that starts at byte {start}",
+        path=path,
+        hdu=index,
+        fix=_COPY_AGAIN,
+    )
+
+
+def _data_size(sizes: dict[str, str], path: str | os.PathLike[str], index: int) -> int:
+    def number(key: str, default: int | None = None) -> int:
+        value = _integer(sizes[key]) if key in sizes else default
+        if value is None:
+            raise CorruptFileError(
+                f"the header lacks a whole number for {key}", path=path, hdu=index, key=key, fix=_COPY_AGAIN
+            )
+        return value
+
+    naxis = number("NAXIS")
+    if naxis == 0:
+        return 0
+    axes = [number(f"NAXIS{i + 1}") for i in range(naxis)]
+    if axes[0] == 0 and sizes.get("GROUPS", "").split("/")[0].strip() == "T":
+        axes = axes[1:]
+    count = 1
+    for length in axes:
+        count *= length
+    return abs(number("BITPIX")) // 8 * number("GCOUNT", 1) * (number("PCOUNT", 0) + count)
+
+
+def is_fits(path: str | os.PathLike[str]) -> bool:
+    """Whether a file starts like a FITS file (also a gzipped one); False where it cannot be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(9)
+            if head[:2] == GZIP_MAGIC:
+                stream.seek(0)
+                with gzip.GzipFile(fileobj=stream) as unzipped:
+                    head = unzipped.read(9)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return head == b"SIMPLE  ="
+
+
+@contextlib.contextmanager
+def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
+    """Map the bytes of a FITS file into memory (a gzipped one is unpacked), checked by `scan_fits`.
+
+    Parameters
+    ----------
+    path : path-like
+        A FITS file, plain, tile-compressed, or gzipped as a whole.
+
+    Yields
+    ------
+    RawFits
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is missing, unreadable, empty, not FITS or truncated.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(path.open("rb"))
+            size = os.fstat(stream.fileno()).st_size
+            gzipped = stream.read(2) == GZIP_MAGIC
+            stream.seek(0)
+            if gzipped:
+                buffer = memoryview(_gunzip(stream, path))
+            elif size == 0:
+                buffer = memoryview(b"")
+            else:
+                # The map is closed by the garbage collector: arrays that look into it may outlive this context.
+                buffer = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        except FileNotFoundError as error:
+            raise CorruptFileError("there is no such file", path=path, fix="Check the name") from error
+        except IsADirectoryError as error:
+            raise CorruptFileError("this is a directory", path=path, fix="Give the name of one file") from error
+        except OSError as error:
+            if isinstance(error, CorruptFileError):
+                raise
+            raise CorruptFileError(
+                f"the file cannot be read ({error.strerror or error})", path=path, fix="Check its permissions"
+            ) from error
+        yield RawFits(path, buffer, scan_fits(buffer, path), gzipped)
+
+
+def _gunzip(stream: io.BufferedReader, path: Path) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=stream) as unzipped:
+            return unzipped.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CorruptFileError(f"the gzip stream is damaged ({error})", path=path, fix=_COPY_AGAIN) from error
+
+
+@contextlib.contextmanager
+def open_fits(path: str | os.PathLike[str], *, memmap: bool = True, decompress: bool = True) -> Iterator[fits.HDUList]:
+    """Open a FITS file with astropy, once `scan_fits` has found it whole.
+
+    Parameters
+    ----------
+    path : path-like
+        A FITS file, plain, tile-compressed, or gzipped as a whole.
+    memmap : bool
+        Map uncompressed data instead of reading them: they are then read when they are used.
+    decompress : bool
+        Show tile-compressed images as images; otherwise as the tables that they are stored in.
+
+    Yields
+    ------
+    astropy.io.fits.HDUList
+        astropy's warnings about non-standard cards are silenced while the file is open.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is missing, unreadable, empty, not FITS or truncated, or a compressed tile is damaged.
+    """
+    with map_fits(path) as raw, warnings.catch_warnings():
+        warnings.simplefilter("ignore", VerifyWarning)
+        warnings.filterwarnings("ignore", category=AstropyUserWarning, module=r"astropy\.io\.fits")
+        source: Any = io.BytesIO(raw.buffer) if raw.gzipped else os.fspath(raw.path)
+        options = {} if raw.gzipped else {"memmap": memmap}
+        try:
+            hdus = fits.open(source, mode="readonly", disable_image_compression=not decompress, **options)
+        except OSError as error:
+            raise CorruptFileError(f"astropy cannot open the file ({error})", path=path, fix=_COPY_AGAIN) from error
+        with hdus:
+            try:
+                yield hdus
+            except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+                raise CorruptFileError(f"a compressed tile is damaged ({error})", path=path, fix=_COPY_AGAIN) from error
+
+
+def get_hdu(hdus: fits.HDUList, hdu: int | str, path: str | os.PathLike[str]) -> Any:
+    """One HDU of an open file, by number or name.
+
+    Raises
+    ------
+    FormatError
+        If the file does not have it; the message lists those that it has.
+    """
+    try:
+        return hdus[hdu]
+    except (IndexError, KeyError) as error:
+        names = ", ".join(f"{i} {h.name}".strip() for i, h in enumerate(hdus))
+        raise FormatError(
+            f"the file has no HDU {hdu!r}; it has {names}", path=path, hdu=hdu, fix="Give one of these as hdu="
+        ) from error

@@ -1,0 +1,157 @@
+"""From the numbers stored in a FITS image to its pixel values and back, changing no stored number without need."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from skygraft.errors import OutputError
+from skygraft.formats.fits_cards import card_value
+
+__all__ = ["BITPIX_DTYPE", "PixelScaling", "PixelsDoNotFitError", "differ"]
+
+BITPIX_DTYPE = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+
+
+class PixelsDoNotFitError(OutputError):
+    """New pixel values are outside of what the image's stored type can hold."""
+
+
+def differ(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which pixels changed: NaN equals NaN, and `old` is taken to the type of `new` first."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        old = old.astype(new.dtype, copy=False)
+    changed: NDArray[np.bool_] = new != old
+    if new.dtype.kind == "f" and changed.any():
+        changed &= ~(np.isnan(new) & np.isnan(old))
+    return changed
+
+
+@dataclass(frozen=True)
+class PixelScaling:
+    """How stored numbers become pixel values: ``value = bzero + bscale * stored``.
+
+    Parameters
+    ----------
+    bitpix : int
+        FITS code of the stored type.
+    bscale, bzero : float
+        Scale and offset.
+    blank : int or None
+        The stored integer that stands for NaN.
+    """
+
+    bitpix: int
+    bscale: float = 1.0
+    bzero: float = 0.0
+    blank: int | None = None
+
+    @classmethod
+    def from_header(cls, header: fits.Header, bitpix_key: str = "BITPIX") -> PixelScaling:
+        """The scaling that a header gives."""
+        bitpix = int(header[bitpix_key])
+        blank = card_value(header, "BLANK") if bitpix > 0 else None
+        return cls(
+            bitpix,
+            float(card_value(header, "BSCALE", 1.0)),
+            float(card_value(header, "BZERO", 0.0)),
+            None if blank is None else int(blank),
+        )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type, big-endian."""
+        return np.dtype(BITPIX_DTYPE[self.bitpix])
+
+    @property
+    def trivial(self) -> bool:
+        """Whether stored numbers are the pixel values."""
+        return self.bscale == 1 and self.bzero == 0
+
+    @property
+    def integral(self) -> bool:
+        """Whether pixel values are whole numbers."""
+        return self.bitpix > 0 and self.bscale == 1 and self.bzero == int(self.bzero)
+
+    def decode(self, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Pixel values of stored numbers, as `dtype`; NaN where blank, if `dtype` is floating."""
+        native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        if self.trivial:
+            values = native
+        elif self.integral:
+            values = native.astype(np.int64) + int(self.bzero)
+        else:
+            values = native.astype(np.float64) * self.bscale + self.bzero
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = values.astype(dtype)
+        if self.blank is not None and dtype.kind == "f":
+            values[native == self.blank] = np.nan
+        return values
+
+    def encode(
+        self,
+        new: NDArray[Any],
+        stored: NDArray[Any],
+        changed: NDArray[np.bool_],
+        *,
+        path: str | os.PathLike[str],
+        hdu: int,
+    ) -> NDArray[Any]:
+        """Numbers to store: those that were, with the changed pixels replaced by the nearest that can be stored.
+
+        Parameters
+        ----------
+        new : ndarray
+            New pixel values.
+        stored : ndarray
+            The numbers stored before, of the same shape.
+        changed : ndarray of bool
+            Which pixels changed.
+        path, hdu
+            For errors.
+
+        Raises
+        ------
+        PixelsDoNotFitError
+            If a new value is outside of the stored type, or NaN where there is no BLANK.
+        """
+        out = stored.astype(self.dtype)
+        values = new[changed]
+        if values.size == 0:
+            return out
+        if self.bitpix < 0:
+            out[changed] = values if self.trivial else (values.astype(np.float64) - self.bzero) / self.bscale
+            return out
+        if self.integral and values.dtype.kind in "iub":
+            numbers = values.astype(np.int64) - int(self.bzero)
+            blank = np.zeros(numbers.shape, dtype=bool)
+        else:
+            scaled = (values.astype(np.float64) - self.bzero) / self.bscale
+            blank = np.isnan(scaled)
+            limits = np.iinfo(np.int64)
+            numbers = np.rint(np.clip(np.where(blank, 0, scaled), limits.min // 2, limits.max // 2)).astype(np.int64)
+        if blank.any():
+            if self.blank is None:
+                raise PixelsDoNotFitError(
+                    "new pixels are NaN, and this image of integers has no BLANK value for them",
+                    path=path,
+                    hdu=hdu,
+                    fix="Replace the NaN pixels before writing",
+                )
+            numbers[blank] = self.blank
+        low, high = np.iinfo(self.dtype).min, np.iinfo(self.dtype).max
+        if numbers.min() < low or numbers.max() > high:
+            raise PixelsDoNotFitError(
+                f"new pixels between {values.min()} and {values.max()} do not fit into BITPIX = {self.bitpix}, "
+                f"BSCALE = {self.bscale:g}, BZERO = {self.bzero:g}",
+                path=path,
+                hdu=hdu,
+                fix="Take an image with a wider pixel type as like=",
+            )
+        out[changed] = numbers
+        return out

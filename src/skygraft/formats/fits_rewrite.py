@@ -1,0 +1,279 @@
+"""Write a copy of a FITS file in which the pixels of some images, and some header cards, are changed.
+
+Everything else is the same bytes. Compressed images stay compressed, tile by tile (`fits_tiles`): astropy would
+quantise them anew, which changes every pixel. The output appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.errors import FormatError, OutputError, OutputExistsError, SkygraftError
+from skygraft.formats.fits_cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
+from skygraft.formats.fits_open import BLOCK, RawFits, map_fits, parse_card
+from skygraft.formats.fits_pixels import PixelScaling, PixelsDoNotFitError, differ
+from skygraft.formats.fits_tiles import rewrite_tiles
+
+__all__ = ["atomic_output", "rewrite_fits"]
+
+_GZIP_LEVEL = 4
+
+type Part = bytes | memoryview
+
+
+@contextlib.contextmanager
+def atomic_output(
+    path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = (), overwrite: bool = False
+) -> Iterator[IO[bytes]]:
+    """Open an output file that appears under its name only when it is whole and on the disk.
+
+    Parameters
+    ----------
+    path : path-like
+        The output; if its name ends in ``.gz`` what is written is gzipped.
+    inputs : iterable of path-like
+        Files that must never be overwritten.
+    overwrite : bool
+        Replace an output that exists.
+
+    Yields
+    ------
+    file object
+        Open for writing bytes. On any failure nothing is left behind.
+
+    Raises
+    ------
+    OutputExistsError
+        If the output exists and `overwrite` is false, or is one of the inputs.
+    OutputError
+        If it cannot be written (no such directory, no permission, disk full).
+    """
+    path = Path(path)
+    _refuse(path, inputs, overwrite)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb", buffering=1 << 20) as stream:
+            if path.suffix == ".gz":
+                # No name and no time in the gzip header: the same content gives the same bytes.
+                with gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as zipped:
+                    yield zipped  # type: ignore[misc]
+            else:
+                yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        _refuse(path, inputs, overwrite)
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except SkygraftError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"the output cannot be written ({error.strerror or error})",
+            path=path,
+            fix=f"Check that {path.parent} exists, is writable, and has room",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _refuse(path: Path, inputs: Iterable[str | os.PathLike[str]], overwrite: bool) -> None:
+    if path.is_dir():
+        raise OutputError("the output is a directory", path=path, fix="Give the name of a file in it")
+    for source in inputs:
+        with contextlib.suppress(FileNotFoundError):
+            if path.samefile(source):
+                raise OutputExistsError(
+                    "the output is the input itself, which is never overwritten",
+                    path=path,
+                    fix="Give another output path",
+                )
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise OutputExistsError(
+            "the output exists already", path=path, fix="Give another path, or overwrite=True to replace it"
+        )
+
+
+def _sync_directory(folder: Path) -> None:
+    # Some file systems cannot sync a directory; the rename is then as durable as they make it.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def rewrite_fits(
+    like: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    images: Mapping[int, NDArray[Any]],
+    header_updates: Mapping[int, CardUpdates] | None = None,
+    overwrite: bool = False,
+    *,
+    originals: Mapping[int, NDArray[Any]] | None = None,
+) -> Path:
+    """Write a copy of a FITS file with new pixels in some images and some header cards changed.
+
+    HDUs not named come out byte for byte. In a named image, stored numbers of unchanged pixels do not change either:
+    integers with BSCALE and quantised floats are converted anew only where the pixel changed, with the same scale,
+    offset and dither; compressed tiles without a changed pixel are the same bytes. CHECKSUM and DATASUM are
+    updated where a changed HDU has them.
+
+    Parameters
+    ----------
+    like : path-like
+        The file to copy; never changed.
+    path : path-like
+        The output; gzipped if its name ends in ``.gz``.
+    images : mapping of int to ndarray
+        HDU number (0-based) to new pixel values, of the image's shape.
+    header_updates : mapping of int to mapping
+        HDU number to keyword to (value, comment), or to None, which removes the card.
+    overwrite : bool
+        Replace an output that exists.
+    originals : mapping of int to ndarray
+        Pixel values as they were read from `like`, where the caller still has them: saves decoding.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    CorruptFileError
+        If `like` is damaged.
+    FormatError
+        If an HDU named is not there, or not an image of that shape.
+    OutputError
+        If new values do not fit into the image's type, or the output cannot be written.
+    OutputExistsError
+        If the output exists and `overwrite` is false, or is `like`.
+    """
+    updates = header_updates or {}
+    originals = originals or {}
+    with map_fits(like) as raw:
+        _check(raw, images, updates)
+        with atomic_output(path, inputs=[like], overwrite=overwrite) as stream:
+            position = 0
+            for span in raw.spans:
+                if span.index not in images and not updates.get(span.index):
+                    continue
+                stream.write(raw.buffer[position : span.start])
+                position = span.end
+                cards, parts = _change(
+                    raw,
+                    span.index,
+                    images.get(span.index),
+                    originals.get(span.index),
+                    updates.get(span.index, {}),
+                    path,
+                )
+                stream.write(join_cards(checksum_cards(cards, parts)))
+                size = 0
+                for part in parts:
+                    size += memoryview(part).nbytes
+                    stream.write(part)
+                stream.write(bytes(-size % BLOCK))
+            stream.write(raw.buffer[position:])
+    return Path(path)
+
+
+def _check(raw: RawFits, images: Mapping[int, NDArray[Any]], updates: Mapping[int, CardUpdates]) -> None:
+    for index in {*images, *updates}:
+        if not 0 <= index < len(raw.spans):
+            raise FormatError(
+                f"there is no HDU {index}: the file has {len(raw.spans)}",
+                path=raw.path,
+                hdu=index,
+                fix="Give the number of one of its image HDUs, 0-based",
+            )
+
+
+def _change(
+    raw: RawFits,
+    index: int,
+    new: NDArray[Any] | None,
+    original: NDArray[Any] | None,
+    updates: CardUpdates,
+    path: str | os.PathLike[str],
+) -> tuple[list[bytes], Sequence[Part]]:
+    """New cards, and the parts of the new data, of one HDU."""
+    span = raw.spans[index]
+    cards = raw.header_cards(index)
+    data = raw.buffer[span.data_start : span.data_start + span.data_size]
+    if new is None:
+        return edit_cards(cards, updates, path=path, hdu=index), [data]
+    header = header_of(cards)
+    compressed = bool(header.get("ZIMAGE", False))
+    prefix = "ZNAXIS" if compressed else "NAXIS"
+    shape = tuple(int(header[f"{prefix}{i}"]) for i in range(int(header.get(prefix, 0)), 0, -1))
+    kind = parse_card(cards[0])[1].split("/")[0].strip(" '").strip()
+    is_image = compressed or ((index == 0 or kind == "IMAGE") and bool(shape))
+    for name, array in (("new pixels", new), ("original pixels", original)):
+        if array is not None and (not is_image or array.shape != shape):
+            what = f"an image of shape {shape}" if is_image else "no image"
+            raise FormatError(
+                f"the {name} have shape {array.shape}; this HDU is {what}",
+                path=raw.path,
+                hdu=index,
+                fix="Give an array of the image's shape, rows first",
+            )
+    if compressed:
+        changes, parts = rewrite_tiles(header, data, new, original, path=path, hdu=index)
+    else:
+        changes, parts = _plain_image(header, data, new, original, shape, path, index)
+    if parts is not None:
+        # ZDATASUM and ZHECKSUM are of the image before compression: no longer true, and nobody needs them.
+        changes = {**changes, "ZHECKSUM": None, "ZDATASUM": None}
+    else:
+        parts = [data]
+    return edit_cards(edit_cards(cards, changes, path=path, hdu=index), updates, path=path, hdu=index), parts
+
+
+def _plain_image(
+    header: Any,
+    data: memoryview,
+    new: NDArray[Any],
+    original: NDArray[Any] | None,
+    shape: tuple[int, ...],
+    path: str | os.PathLike[str],
+    hdu: int,
+) -> tuple[CardUpdates, Sequence[Part] | None]:
+    scaling = PixelScaling.from_header(header)
+    if scaling.trivial and new.dtype == scaling.dtype.newbyteorder("="):
+        return {}, [_swapped(new, scaling.dtype)]
+    stored = np.frombuffer(data, dtype=scaling.dtype).reshape(shape)
+    changed = differ(new, scaling.decode(stored, new.dtype) if original is None else original)
+    if not changed.any():
+        return {}, None
+    try:
+        return {}, [_bytes(scaling.encode(new, stored, changed, path=path, hdu=hdu))]
+    except PixelsDoNotFitError:
+        # A mask may need a bit more than its 8 or 16 bits have; whole numbers lose nothing by being stored wider.
+        wide = PixelScaling(32)
+        limits = np.iinfo(np.int32)
+        if not scaling.integral or new.dtype.kind not in "iu" or scaling.bitpix >= 32:
+            raise
+        if new.min() < limits.min or new.max() > limits.max:
+            raise
+        out = new.astype(wide.dtype)
+        return {"BITPIX": (32, ""), "BZERO": None, "BSCALE": None, "BLANK": None}, [_bytes(out)]
+
+
+def _swapped(new: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
+    return _bytes(new.astype(dtype))
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return memoryview(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
