@@ -1,0 +1,66 @@
+"""The dialects that are accepted, and how one is chosen: by column names only, never by values."""
+
+from __future__ import annotations
+
+import difflib
+
+from skygraft.catalog.dialects.base import Canonical, Dialect, Source, build_table
+from skygraft.catalog.dialects.native import Lsst, Native
+from skygraft.errors import DialectError
+
+__all__ = ["DIALECTS", "Canonical", "Dialect", "Source", "build_table", "choose_dialect"]
+
+DIALECTS: dict[str, Dialect] = {d.name: d for d in (Native(), Lsst())}
+"""Every dialect by name."""
+
+
+def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: str = "") -> Dialect:
+    """The dialect of a table with these columns.
+
+    Parameters
+    ----------
+    columns : frozenset of str
+        Column names.
+    dialect : str
+        A name, or "auto" to recognise it.
+    origin : str
+        File name for error messages.
+
+    Returns
+    -------
+    Dialect
+
+    Raises
+    ------
+    DialectError
+        If the name is unknown, or no dialect or more than one matches; the error lists what was looked for.
+    """
+    if dialect != "auto":
+        if dialect in DIALECTS:
+            return DIALECTS[dialect]
+        near = difflib.get_close_matches(dialect, DIALECTS, n=1)
+        raise DialectError(
+            f"there is no dialect {dialect!r}; there are auto, {', '.join(DIALECTS)}",
+            path=origin or None,
+            key="dialect",
+            fix=f"Did you mean {near[0]!r}?".rstrip("?") if near else None,
+        )
+    matching = [d for d in DIALECTS.values() if d.matches(columns)]
+    if len(matching) == 1:
+        return matching[0]
+    have = ", ".join(sorted(columns)) or "none"
+    if matching:
+        raise DialectError(
+            f"the columns match {len(matching)} dialects: "
+            + "; ".join(f"{d.name} ({d.looks_for})" for d in matching)
+            + f". The columns are: {have}",
+            path=origin or None,
+            fix=f"Say which, as in dialect={matching[0].name!r}",
+        )
+    raise DialectError(
+        "the columns match no dialect. Looked for "
+        + "; ".join(f"{d.name}: {d.looks_for}" for d in DIALECTS.values())
+        + f". The columns are: {have}",
+        path=origin or None,
+        fix="Rename the columns to those of one dialect",
+    )

@@ -1,0 +1,132 @@
+"""skygraft's own columns, and those of LSST source_injection, which are close to them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from skygraft.catalog.dialects.base import Canonical, Dialect, Source, per_band, require_band, shape_from_g
+from skygraft.catalog.schema import COLUMNS, is_mag_column
+
+__all__ = ["Lsst", "Native"]
+
+_ALWAYS = ("injection_id", "ra", "dec", "source_type", "flags")
+
+
+def _motion_and_choice(source: Source) -> Canonical:
+    """The optional columns that both dialects name as the schema does."""
+    out: Canonical = {}
+    for name in ("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec", "epoch_mjd"):
+        if name in source:
+            array = source.numbers(name, COLUMNS[name].unit)
+            out[name] = array if name == "epoch_mjd" else np.nan_to_num(array, nan=0.0)
+    for name in ("visit", "draw_size"):
+        if name in source:
+            out[name] = source.integers(name, default=int(COLUMNS[name].default))
+    for name in ("stamp", "stamp_alignment", "stamp_psf"):
+        if name in source:
+            out[name] = source.text(name)
+    return out
+
+
+class Native(Dialect):
+    """The canonical schema itself; units in the table's metadata are converted."""
+
+    name: ClassVar[str] = "native"
+    looks_for: ClassVar[str] = "ra, dec, source_type and mag_<band>"
+    keeps_extra_columns: ClassVar[bool] = True
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """Whether there are positions, a type and a magnitude per band."""
+        return {"ra", "dec", "source_type"} <= columns and any(is_mag_column(name) for name in columns)
+
+    def convert(self, source: Source, band: str | None) -> Canonical:
+        """The columns in the schema's units."""
+        bands = per_band(source.names, r"mag_(?!per_pixel$)(\w+)")
+        require_band(source, bands, band)
+        out: Canonical = {
+            "injection_id": source.ids("injection_id"),
+            "ra": source.numbers("ra", "deg"),
+            "dec": source.numbers("dec", "deg"),
+            "source_type": source.text("source_type"),
+            "flags": source.integers("flags"),
+        }
+        out |= {name: source.numbers(name, "mag") for name in bands.values()}
+        out |= _motion_and_choice(source)
+        for name, spec in COLUMNS.items():
+            if name in source and name not in out:
+                if spec.kind == "bool":
+                    out[name] = source.integers(name, default=0).astype(bool)
+                else:
+                    out[name] = source.numbers(name, spec.unit)
+        if "trunc" in out:
+            out["trunc"] = np.where(out["trunc"] == 0, np.nan, out["trunc"])
+        return out
+
+
+# GalSim classes that are a Sersic profile of a fixed index.
+_FIXED_INDEX = {"Exponential": 1.0, "DeVaucouleurs": 4.0}
+_HLR_OF_SIGMA = float(np.sqrt(2.0 * np.log(2.0)))  # Gaussian
+
+
+class Lsst(Dialect):
+    """LSST source_injection: one band, ``beta`` from East to North, trails in pixels with a magnitude per pixel."""
+
+    name: ClassVar[str] = "lsst"
+    looks_for: ClassVar[str] = "ra, dec, source_type and mag (no mag_<band>)"
+    keeps_extra_columns: ClassVar[bool] = True
+    consumed: ClassVar[frozenset[str]] = frozenset({"mag", "beta", "fwhm", "sigma", "g1", "g2"})
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """Whether there are positions, a type, and one magnitude without a band."""
+        return {"ra", "dec", "source_type", "mag"} <= columns and not any(is_mag_column(name) for name in columns)
+
+    def convert(self, source: Source, band: str | None) -> Canonical:
+        """Position angles from beta, trails kept in pixels, the magnitude named by its band."""
+        if band is None:
+            raise source.error(
+                "the column 'mag' does not say which band it is of",
+                key="mag",
+                fix="Give the band, as in read_catalog(path, band='r'), or rename the column to mag_r",
+            )
+        kind = source.text("source_type").astype("U32")
+        n, radius = source.numbers("n"), source.numbers("half_light_radius", "arcsec")
+        for name, index in _FIXED_INDEX.items():
+            n[kind == name] = index
+            kind[kind == name] = "Sersic"
+        kind[kind == "DeltaFunction"] = "Star"
+        gaussian = (kind == "Gaussian") & np.isnan(radius)
+        radius = np.where(gaussian, source.numbers("fwhm", "arcsec") / 2.0, radius)
+        gaussian &= np.isnan(radius)
+        radius = np.where(gaussian, source.numbers("sigma", "arcsec") * _HLR_OF_SIGMA, radius)
+        q, beta = self._shape(source)
+        trail = kind == "Trail"
+        out: Canonical = {
+            "injection_id": source.ids("injection_id"),
+            "ra": source.numbers("ra", "deg"),
+            "dec": source.numbers("dec", "deg"),
+            "source_type": np.array(kind.tolist(), dtype=np.str_),
+            f"mag_{band}": source.numbers("mag", "mag"),
+        }
+        if not np.isnan(radius).all() or (kind == "Sersic").any() or "half_light_radius" in source:
+            out |= {"n": n, "half_light_radius": radius, "q": q, "pa": np.where(trail, np.nan, (90.0 - beta) % 180.0)}
+        if "trunc" in source:
+            trunc = source.numbers("trunc", "arcsec")
+            out["trunc"] = np.where(trunc == 0, np.nan, trunc)
+        if "trail_length" in source:
+            # Length and angle are of the image's pixels: only the renderer, which has its WCS, can convert them.
+            out["trail_length_pix"] = source.numbers("trail_length", "pix", strict=True)
+            out["trail_angle_pix"] = np.where(trail, beta, np.nan)
+            out["mag_per_pixel"] = trail
+        return out | _motion_and_choice(source)
+
+    @staticmethod
+    def _shape(source: Source) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        """Axis ratio and beta, from q and beta or from a shear in GalSim's terms."""
+        q, beta = source.numbers("q"), source.numbers("beta", "deg")
+        if {"g1", "g2"} <= set(source.names):
+            q_g, beta_g = shape_from_g(source.numbers("g1"), source.numbers("g2"))
+            beta = np.where(np.isnan(q) & np.isnan(beta), beta_g, beta)
+            q = np.where(np.isnan(q), q_g, q)
+        return q, beta

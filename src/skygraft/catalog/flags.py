@@ -1,0 +1,106 @@
+"""The flags of a source: one registry that feeds the code, the decoder and the documentation.
+
+Bits 0 to 5 are those of LSST source_injection and mean the same; bits 6 and 7 are left free for it; skygraft's own
+start at bit 8. A flag is stored in the int64 column ``flags`` of the catalogue and of the truth table.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+import numpy as np
+from astropy.table import QTable
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["FLAG_DOCS", "LSST_BITS", "NOT_DRAWN", "Flag", "count_flags", "decode_flags", "flag_registry", "has_flag"]
+
+
+class Flag(IntFlag):
+    """What happened, or would happen, to a source; see `FLAG_DOCS` for the meaning of each."""
+
+    MAG_BAD = 1 << 0
+    TYPE_UNKNOWN = 1 << 1
+    SERSIC_EXTREME = 1 << 2
+    NO_OVERLAP = 1 << 3
+    FFT_SIZE_ERROR = 1 << 4
+    PSF_COMPUTE_ERROR = 1 << 5
+    PSF_EXTRAPOLATED = 1 << 8
+    TRUNCATED_BY_EDGE = 1 << 9
+    STAMP_TRUNCATED = 1 << 10
+    KERNEL_SMALLER_THAN_APERTURE = 1 << 11
+    PHOTOCALIB_EXTRAPOLATED = 1 << 12
+    PARAMETERS_BAD = 1 << 13
+    CENTER_OFF_IMAGE = 1 << 14
+    STAMP_FILE_BAD = 1 << 15
+    WCS_FAILED = 1 << 16
+
+
+FLAG_DOCS: dict[Flag, str] = {
+    Flag.MAG_BAD: "the magnitude in this band is missing or not finite; not drawn",
+    Flag.TYPE_UNKNOWN: "the source type is not one that can be drawn; not drawn",
+    Flag.SERSIC_EXTREME: "the Sersic index is outside [0.3, 6.2]; not drawn",
+    Flag.NO_OVERLAP: "no light of the source falls on the image; not drawn",
+    Flag.FFT_SIZE_ERROR: "the stamp is too large for the Fourier transform that is allowed; not drawn",
+    Flag.PSF_COMPUTE_ERROR: "the PSF cannot be computed at the source's position; not drawn",
+    Flag.PSF_EXTRAPOLATED: "the source lies outside the box in which the PSF model is valid",
+    Flag.TRUNCATED_BY_EDGE: "part of the source's light falls off the image",
+    Flag.STAMP_TRUNCATED: "the stamp reached its largest size, so more light is left out than was asked for",
+    Flag.KERNEL_SMALLER_THAN_APERTURE: "the PSF kernel does not reach the edge of the calibration aperture",
+    Flag.PHOTOCALIB_EXTRAPOLATED: "the source lies outside the box in which the photometric calibration is valid",
+    Flag.PARAMETERS_BAD: "a shape, trail, motion or stamp parameter is missing or outside its range; not drawn",
+    Flag.CENTER_OFF_IMAGE: "the source's centre is off the image, but some of its light may reach it",
+    Flag.STAMP_FILE_BAD: "the stamp's image file cannot be read; not drawn",
+    Flag.WCS_FAILED: "the position has no finite pixel coordinates in this image; not drawn",
+}
+
+LSST_BITS = Flag(0b111111)
+"""The flags shared with LSST source_injection."""
+
+NOT_DRAWN = LSST_BITS | Flag.PARAMETERS_BAD | Flag.STAMP_FILE_BAD | Flag.WCS_FAILED
+"""A source with any of these was not drawn; its row is still in the truth table."""
+
+
+def decode_flags(value: int) -> list[str]:
+    """Names of the flags that are set, lowest bit first; a bit without a name is given as ``BIT_<n>``.
+
+    Parameters
+    ----------
+    value : int
+        One element of a ``flags`` column.
+
+    Returns
+    -------
+    list of str
+    """
+    names = {flag.value: flag.name or "" for flag in FLAG_DOCS}
+    return [names.get(1 << bit, f"BIT_{bit}") for bit in range(63) if int(value) >> bit & 1]
+
+
+def has_flag(flags: ArrayLike, flag: Flag) -> NDArray[np.bool_]:
+    """Which elements of `flags` have any bit of `flag` set, shape (N,)."""
+    return (np.asarray(flags, dtype=np.int64) & np.int64(int(flag))) != 0
+
+
+def count_flags(flags: ArrayLike) -> dict[str, int]:
+    """How many sources carry each flag; flags that nobody carries are left out.
+
+    Parameters
+    ----------
+    flags : array-like of int, shape (N,)
+
+    Returns
+    -------
+    dict of str to int
+        In order of bit.
+    """
+    array = np.asarray(flags, dtype=np.int64)
+    counts = {flag.name or "": int(has_flag(array, flag).sum()) for flag in FLAG_DOCS}
+    return {name: count for name, count in counts.items() if count}
+
+
+def flag_registry() -> QTable:
+    """The registry as a table: ``bit``, ``value``, ``name``, ``meaning``."""
+    return QTable(
+        rows=[(f.value.bit_length() - 1, f.value, f.name, doc) for f, doc in FLAG_DOCS.items()],
+        names=("bit", "value", "name", "meaning"),
+    )
