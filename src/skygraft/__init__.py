@@ -1,0 +1,67 @@
+"""Fake stars, galaxies, transients and movers for survey images, with fluxes that mean what the calibration says."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skygraft.campaign import Campaign
+    from skygraft.catalog import Flag, normalize_catalog, read_catalog, write_catalog
+    from skygraft.errors import SkygraftError
+    from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+    from skygraft.formats import read_exposure, write_exposure
+    from skygraft.inject import Injection, InjectionOptions, inject
+    from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture, PhotoCalib
+    from skygraft.skymap import get_skymap
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "skygraft.campaign": ("Campaign",),
+    "skygraft.catalog": ("Flag", "normalize_catalog", "read_catalog", "write_catalog"),
+    "skygraft.errors": ("SkygraftError",),
+    "skygraft.exposure": ("DataId", "Exposure", "VisitInfo", "make_planes"),
+    "skygraft.formats": ("read_exposure", "write_exposure"),
+    "skygraft.inject": ("Injection", "InjectionOptions", "inject"),
+    "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
+    "skygraft.skymap": ("get_skymap",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "PSF_MODEL",
+    "TOTAL",
+    "CalibrationAperture",
+    "Campaign",
+    "DataId",
+    "Exposure",
+    "Flag",
+    "Injection",
+    "InjectionOptions",
+    "PhotoCalib",
+    "SkygraftError",
+    "VisitInfo",
+    "__version__",
+    "get_skymap",
+    "inject",
+    "make_planes",
+    "normalize_catalog",
+    "read_catalog",
+    "read_exposure",
+    "write_catalog",
+    "write_exposure",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Rooms are imported when first used: `skygraft --help` should not wait for GalSim and Dask.
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -21,9 +21,14 @@ from skygraft.errors import FormatError
 from skygraft.photometry.photo_calib import PhotoCalib
 from skygraft.psf.base import PSF, Box
 
-__all__ = ["DataId", "Exposure", "VisitInfo", "add_mask_plane", "make_planes", "mask_bit"]
+__all__ = ["NO_PHOTO_CALIB", "NO_PSF", "DataId", "Exposure", "VisitInfo", "add_mask_plane", "make_planes", "mask_bit"]
 
 PLANE_DIMS = ("y", "x")
+
+NO_PHOTO_CALIB = "no_photo_calib"
+"""Key of `Exposure.extra`: the `CalibrationError` that says why ``photo_calib`` is None; raised where it is needed."""
+NO_PSF = "no_psf"
+"""Key of `Exposure.extra`: the `PsfError` that says why ``psf`` is None; raised where a source needs a PSF."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Photon noise of injected flux, its variance, and random numbers that do not depend on order.
 
-A source that adds the expected flux F to a pixel adds Poisson(g F) electrons, so Poisson(g F) / g image units, with g the
-gain in electrons per image unit; the variance plane gains the *expected* F / g. Where F < 0 (a kernel's negative
+A source that adds the expected flux F to a pixel adds Poisson(g F) electrons, so Poisson(g F) / g image units, with g
+the gain in electrons per image unit; the variance plane gains the *expected* F / g. Where F < 0 (a kernel's negative
 lobes) the value is added without noise.
 
 Random numbers come from Philox 4x32-10 (Salmon et al. 2011), a counter-based generator: the key is a hash of campaign
@@ -220,9 +220,7 @@ def add_flux(
     _add(image, empty if variance is None else variance, model, value, *xy0, *stream_key(seed, image_id))
 
 
-def estimate_gain(
-    image: NDArray[np.float32], variance: NDArray[np.float32] | None, usable: NDArray[np.bool_]
-) -> Gain:
+def estimate_gain(image: NDArray[np.float32], variance: NDArray[np.float32] | None, usable: NDArray[np.bool_]) -> Gain:
     """Gain from the slope of variance against image.
 
     In a calibrated image the variance plane is (sky + source) / gain + read noise^2, so its slope against the image is
@@ -249,14 +247,18 @@ def estimate_gain(
     fix = "Set gain to electrons per image unit, or noise to false"
     if variance is None:
         raise CalibrationError(
-            "the gain is not recorded and cannot be estimated: there is no variance plane", key="gain", fix=fix
+            "the gain is not recorded and cannot be estimated: there is no variance plane",
+            key="gain",
+            fix=fix,
         )
     good = usable & np.isfinite(image) & np.isfinite(variance) & (variance > 0)
     index = np.flatnonzero(good)
     index = index[:: max(1, index.size // _FIT_PIXELS)]
     if index.size < _MIN_FIT_PIXELS:
         raise CalibrationError(
-            f"the gain is not recorded and cannot be estimated: only {index.size} good pixels", key="gain", fix=fix
+            f"the gain is not recorded and cannot be estimated: only {index.size} good pixels",
+            key="gain",
+            fix=fix,
         )
     flux = image.ravel()[index].astype(np.float64)
     var = variance.ravel()[index].astype(np.float64)

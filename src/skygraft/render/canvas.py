@@ -46,9 +46,7 @@ class Canvas:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def add_stamp(
-    model: NDArray[np.float32], stamp: NDArray[np.float64], x0: int, y0: int
-) -> tuple[float, bool]:
+def add_stamp(model: NDArray[np.float32], stamp: NDArray[np.float64], x0: int, y0: int) -> tuple[float, bool]:
     """Add `stamp` to `model` with its first pixel at array position (x0, y0); see `Canvas.add`."""
     ny, nx = stamp.shape
     rows, columns = model.shape

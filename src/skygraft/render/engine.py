@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
-from skygraft.errors import PsfError, SkygraftError
+from skygraft.errors import FormatError, PsfError, SkygraftError
 from skygraft.psf import PSF, Box, kernel_fwhm
 from skygraft.render.canvas import Canvas, RenderReport
 from skygraft.render.galsim_engine import draw_extended
@@ -38,9 +38,7 @@ def taps_for(psf: PSF, box: Box) -> tuple[TapTable, TapTable]:
     They are fitted at nine fixed places, so that they depend on the image and not on what is injected into it.
     """
     places = np.array([1.0, 3.0, 5.0]) / 6.0
-    x, y = np.meshgrid(
-        box.x_min + places * (box.x_max - box.x_min), box.y_min + places * (box.y_max - box.y_min)
-    )
+    x, y = np.meshgrid(box.x_min + places * (box.x_max - box.x_min), box.y_min + places * (box.y_max - box.y_min))
     return fit_taps(psf.kernels(x.ravel(), y.ravel()))
 
 
@@ -118,9 +116,7 @@ def _draw_chunk(
     except PsfError as error:
         if len(rows) > 1:  # find the one that fails, and draw the others
             for row in rows:
-                _draw_chunk(
-                    sources, np.array([row]), psf, canvas, normalisation, taps, flux_tolerance, report
-                )
+                _draw_chunk(sources, np.array([row]), psf, canvas, normalisation, taps, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
@@ -162,7 +158,7 @@ def _draw_one(
     try:
         stamp = draw_extended(sources, row, kernel, flux_tolerance)
     except SkygraftError as error:
-        report.flags[row] |= Flag.FFT_SIZE_ERROR
+        report.flags[row] |= Flag.STAMP_FILE_BAD if isinstance(error, FormatError) else Flag.FFT_SIZE_ERROR
         report.messages[row] = str(error)
         return
     deposited, clipped = canvas.add(stamp.image, stamp.x0, stamp.y0)

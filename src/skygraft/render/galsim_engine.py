@@ -77,31 +77,30 @@ def reach_pixels(sources: Sources, i: int, flux_tolerance: float) -> float:
             return half
         return half * float(np.linalg.svd(stamp.jacobian, compute_uv=False)[0]) / scale
     if kind == "BulgeDisk":
-        return max(
-            _sersic_reach(
-                sources.value(f"{part}_n", i, n),
-                sources.value(f"{part}_half_light_radius", i, math.nan),
-                sources.value(f"{part}_q", i, 1.0),
-                flux_tolerance,
+        return (
+            max(
+                _sersic_reach(
+                    sources.value(f"{part}_n", i, n),
+                    sources.value(f"{part}_half_light_radius", i, math.nan),
+                    sources.value(f"{part}_q", i, 1.0),
+                    flux_tolerance,
+                )
+                for part, n in (("bulge", 4.0), ("disk", 1.0))
             )
-            for part, n in (("bulge", 4.0), ("disk", 1.0))
-        ) / scale
+            / scale
+        )
     q = sources.value("q", i, 1.0)
     radius = sources.value("half_light_radius", i, math.nan)
     if kind == "Gaussian":
         return gaussian_radius(radius, flux_tolerance) / math.sqrt(q) / scale
-    return _sersic_reach(
-        sources.value("n", i, 1.0), radius, q, flux_tolerance, sources.value("trunc", i, 0.0)
-    ) / scale
+    return _sersic_reach(sources.value("n", i, 1.0), radius, q, flux_tolerance, sources.value("trunc", i, 0.0)) / scale
 
 
 def _sersic_reach(n: float, radius: float, q: float, tolerance: float, trunc: float = 0.0) -> float:
     return sersic_radius(n, radius, tolerance, trunc) / math.sqrt(q)
 
 
-def draw_extended(
-    sources: Sources, i: int, kernel: NDArray[np.float64] | None, flux_tolerance: float
-) -> DrawnStamp:
+def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, flux_tolerance: float) -> DrawnStamp:
     """Draw source `i`.
 
     Parameters
@@ -171,7 +170,9 @@ def _pixel_profile(sources: Sources, i: int) -> Any:
         disk = _sersic(sources, i, "disk_", 1.0)
         return to_pixels.profileToImage(fraction * bulge + (1.0 - fraction) * disk)
     if kind == "Gaussian":
-        round_profile = galsim.Gaussian(half_light_radius=sources.value("half_light_radius", i, math.nan), gsparams=_PARAMS)
+        round_profile = galsim.Gaussian(
+            half_light_radius=sources.value("half_light_radius", i, math.nan), gsparams=_PARAMS
+        )
         return to_pixels.profileToImage(_sheared(round_profile, sources, i, ""))
     return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
 

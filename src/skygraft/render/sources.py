@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sources"]
+__all__ = ["SHAPE_COLUMNS", "Sources"]
+
+SHAPE_COLUMNS = (
+    *("n", "half_light_radius", "q", "pa", "trunc", "bulge_fraction"),
+    *(f"{part}_{name}" for part in ("bulge", "disk") for name in ("half_light_radius", "q", "pa", "n")),
+    *("trail_length", "trail_pa", "trail_length_pix", "trail_angle_pix"),
+    *("stamp", "stamp_alignment", "stamp_psf"),
+)
+"""Catalogue columns that say what a source looks like."""
 
 
 @dataclass(frozen=True)

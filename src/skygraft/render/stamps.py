@@ -47,7 +47,9 @@ def read_stamp(path: str | Path) -> Stamp:
         modified = path.stat().st_mtime_ns
     except OSError as error:
         raise CorruptFileError(
-            f"the stamp cannot be read ({error.strerror})", path=path, fix="Check the catalogue's stamp column"
+            f"the stamp cannot be read ({error.strerror})",
+            path=path,
+            fix="Check the catalogue's stamp column",
         ) from error
     return _read(path, modified)
 
@@ -62,7 +64,9 @@ def _read(path: Path, modified: int) -> Stamp:
                     header = hdu.header.copy()
                     break
             else:
-                raise InjectionError("no HDU holds a two-dimensional image", path=path, fix="Give a FITS image as stamp")
+                raise InjectionError(
+                    "no HDU holds a two-dimensional image", path=path, fix="Give a FITS image as stamp"
+                )
     except (OSError, TypeError, ValueError) as error:
         if isinstance(error, InjectionError):
             raise

@@ -71,7 +71,14 @@ def add_stars(
     deposited = np.zeros(len(x))
     clipped = np.zeros(len(x), dtype=np.bool_)
     _add_all(
-        canvas.model, np.ascontiguousarray(kernels), x - canvas.x0, y - canvas.y0, amplitude, *taps, deposited, clipped
+        canvas.model,
+        np.ascontiguousarray(kernels),
+        x - canvas.x0,
+        y - canvas.y0,
+        amplitude,
+        *taps,
+        deposited,
+        clipped,
     )
     return deposited, clipped
 
