@@ -127,9 +127,7 @@ class ChebyshevField(SpatialField):
     def __init__(self, coefficients: ArrayLike, box: Sequence[int]) -> None:
         self.coefficients = _frozen(coefficients)
         if self.coefficients.ndim != 2 or not self.coefficients.size:
-            raise CalibrationError(
-                f"Chebyshev coefficients have shape {self.coefficients.shape}; (ny, nx) is needed"
-            )
+            raise CalibrationError(f"Chebyshev coefficients have shape {self.coefficients.shape}; (ny, nx) is needed")
         if not np.isfinite(self.coefficients).all():
             raise CalibrationError("a Chebyshev coefficient is not finite")
         self.box = _box(box)
@@ -153,9 +151,7 @@ class ChebyshevField(SpatialField):
 def _box(box: Sequence[int]) -> tuple[int, int, int, int]:
     x_min, x_max, y_min, y_max = (int(v) for v in box)
     if x_max < x_min or y_max < y_min:
-        raise CalibrationError(
-            f"the box {(x_min, x_max, y_min, y_max)} (x_min, x_max, y_min, y_max) is empty"
-        )
+        raise CalibrationError(f"the box {(x_min, x_max, y_min, y_max)} (x_min, x_max, y_min, y_max) is empty")
     return x_min, x_max, y_min, y_max
 
 
@@ -260,9 +256,7 @@ class GridField(SpatialField):
         # A map the size of the image is kept in single precision where it came so: no doubling of memory.
         self.values = _frozen(given, np.float32 if given.dtype == np.float32 else np.float64)
         if self.values.ndim != 2 or not self.values.size:
-            raise CalibrationError(
-                f"a grid of calibration values has shape {self.values.shape}; (ny, nx) is needed"
-            )
+            raise CalibrationError(f"a grid of calibration values has shape {self.values.shape}; (ny, nx) is needed")
         self.origin = (float(origin[0]), float(origin[1]))
         self.step = (float(step[0]), float(step[1]))
         if not (self.step[0] > 0 and self.step[1] > 0):

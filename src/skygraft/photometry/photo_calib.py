@@ -233,9 +233,7 @@ class PhotoCalib:
         good = np.isfinite(values) & (values > 0)
         return np.where(good, values, np.nan)
 
-    def inst_flux(
-        self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None
-    ) -> NDArray[np.float64]:
+    def inst_flux(self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
         """Calibrated flux, in image units, of AB magnitudes.
 
         Parameters

@@ -1,0 +1,288 @@
+"""Flux inside a circle: of PSF kernels in batches, and on images at sub-pixel positions.
+
+Two methods. ``sinc`` (default) integrates the band-limited interpolation of the pixels over the disc (Bickerton &
+Lupton 2013, MNRAS 431, 1275); it is what LSST's aperture photometry and ``Psf.computeApertureFlux`` measure.
+``exact`` weighs each pixel by the part of its square that the disc covers, as photutils and SEP do. They are not
+the same thing: on a star with FWHM near 4 pixels the second is lower by some 7e-3 at 3 pixels radius, and by
+1e-4 at 12.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import j1
+
+from skygraft.errors import ConfigError, PsfError
+
+__all__ = [
+    "ApertureMethod",
+    "aperture_flux",
+    "aperture_weights",
+    "enclosed_flux",
+    "kernel_holds_aperture",
+    "sinc_coefficients",
+]
+
+type ApertureMethod = Literal["sinc", "exact"]
+
+# Positions for which sub-pixel coefficients are held in memory at once (32 MB of complex numbers).
+_CHUNK_ELEMENTS = 1 << 21
+
+
+def _check(radius: float, method: str) -> float:
+    if isinstance(radius, bool) or not 0 < radius < math.inf:
+        raise ConfigError(
+            f"the aperture radius is {radius!r}; a positive, finite number of pixels is needed", key="radius"
+        )
+    if method not in get_args(ApertureMethod.__value__):
+        raise ConfigError(f"the aperture method is {method!r}; allowed: 'sinc', 'exact'", key="method")
+    return float(radius)
+
+
+def _sinc_width(radius: float) -> int:
+    """Give the width of the square that holds the sinc coefficients of a radius: odd, at least twice it."""
+    half = 1 << max(3, math.ceil(math.log2(2.0 * radius)))
+    return 2 * half - 1
+
+
+@lru_cache(maxsize=16)
+def _sinc_transform(radius: float) -> NDArray[np.float64]:
+    """Sample the Fourier transform of the disc, ``r J1(2 pi k r) / k``, at the (half plane) DFT frequencies."""
+    width = _sinc_width(radius)
+    k = np.hypot(np.fft.fftfreq(width)[:, None], np.fft.rfftfreq(width)[None, :])
+    k[0, 0] = 1.0
+    transform: NDArray[np.float64] = radius * j1(2 * np.pi * radius * k) / k
+    transform[0, 0] = math.pi * radius**2
+    transform.setflags(write=False)
+    return transform
+
+
+@lru_cache(maxsize=16)
+def sinc_coefficients(radius: float) -> NDArray[np.float64]:
+    """Weights of the pixels in a sinc aperture that is centred on the middle pixel.
+
+    Parameters
+    ----------
+    radius : float
+        Pixels.
+
+    Returns
+    -------
+    ndarray of float64, shape (W, W)
+        ``W = 2 * 2**max(3, ceil(log2(2 r))) - 1``: the inverse DFT of ``r J1(2 pi r k) / k``. Read-only.
+    """
+    radius = _check(radius, "sinc")
+    width = _sinc_width(radius)
+    coefficients = np.fft.fftshift(np.fft.irfft2(_sinc_transform(radius), s=(width, width)))
+    coefficients.setflags(write=False)
+    return coefficients
+
+
+def _quadrant_area(x: NDArray[np.float64], y: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
+    """Area that the disc about the origin shares with the rectangle from the origin to (x, y), signed."""
+    a, b = np.minimum(np.abs(x), radius), np.minimum(np.abs(y), radius)
+
+    # Under the arc: integral of sqrt(r**2 - t**2) from 0 to t.
+    def under(t: NDArray[np.float64]) -> NDArray[np.float64]:
+        root = np.sqrt(np.maximum(radius**2 - t**2, 0.0))
+        area: NDArray[np.float64] = 0.5 * (t * root + radius**2 * np.arcsin(t / radius))
+        return area
+
+    # The rectangle's top is inside the disc until t = flat, then the arc is lower.
+    flat = np.minimum(np.sqrt(np.maximum(radius**2 - b**2, 0.0)), a)
+    area: NDArray[np.float64] = np.sign(x) * np.sign(y) * (b * flat + under(a) - under(flat))
+    return area
+
+
+def _overlap(x: NDArray[np.float64], y: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
+    """Area that the disc about the origin covers of unit pixels: columns x (..., nx), rows y (..., ny)."""
+    edges_x = np.concatenate([x - 0.5, x[..., -1:] + 0.5], axis=-1)
+    edges_y = np.concatenate([y - 0.5, y[..., -1:] + 0.5], axis=-1)
+    corner = _quadrant_area(edges_x[..., None, :], edges_y[..., :, None], radius)
+    covered: NDArray[np.float64] = np.diff(np.diff(corner, axis=-1), axis=-2)
+    # Differences of areas of order r**2 leave rounding of that size times epsilon: not below nothing.
+    return np.clip(covered, 0.0, 1.0)
+
+
+@lru_cache(maxsize=32)
+def aperture_weights(shape: tuple[int, int], radius: float, method: ApertureMethod = "sinc") -> NDArray[np.float64]:
+    """Weights of the pixels of a kernel in an aperture that is centred on its middle pixel.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the kernel, both odd.
+    radius : float
+        Pixels.
+    method : {"sinc", "exact"}
+        See the module's text.
+
+    Returns
+    -------
+    ndarray of float64, shape `shape`
+        Read-only, and cached.
+
+    Raises
+    ------
+    ConfigError
+        If the radius is not positive and finite, or the method is unknown.
+    PsfError
+        If a side of the kernel is even: it has no middle pixel.
+    """
+    radius = _check(radius, method)
+    ny, nx = shape
+    if ny % 2 == 0 or nx % 2 == 0:
+        raise PsfError(
+            f"a kernel of {ny} x {nx} pixels has no middle pixel",
+            fix="Give kernels with an odd number of rows and columns",
+        )
+    if method == "exact":
+        along = [np.arange(n, dtype=np.float64) - (n - 1) // 2 for n in (nx, ny)]
+        weights = _overlap(along[0], along[1], radius)
+    else:
+        coefficients = sinc_coefficients(radius)
+        weights = np.zeros(shape)
+        here, there = zip(*(_shared(n, coefficients.shape[0]) for n in shape), strict=True)
+        weights[here] = coefficients[there]
+    weights.setflags(write=False)
+    return weights
+
+
+def _shared(n: int, m: int) -> tuple[slice, slice]:
+    """Slices of two centred odd ranges of lengths n and m that cover what they share."""
+    half = (min(n, m) - 1) // 2
+    return slice((n - 1) // 2 - half, (n - 1) // 2 + half + 1), slice((m - 1) // 2 - half, (m - 1) // 2 + half + 1)
+
+
+def kernel_holds_aperture(shape: tuple[int, int], radius: float) -> bool:
+    """Whether a kernel's pixels cover the whole disc; where not, A(r) is of what the kernel holds."""
+    return min(shape) / 2 >= radius
+
+
+def enclosed_flux(kernels: ArrayLike, radius: float, *, method: ApertureMethod = "sinc") -> NDArray[np.float64]:
+    """Flux of PSF kernels inside a circle about the centre of the middle pixel.
+
+    One matrix-vector product for the whole batch; the weights are cached for each (shape, radius, method).
+
+    Parameters
+    ----------
+    kernels : array_like, shape (N, ny, nx) or (ny, nx)
+        Effective PSFs, with odd sides. Where they are smaller than the aperture the result is the flux of what
+        they hold: see `kernel_holds_aperture`.
+    radius : float
+        Pixels.
+    method : {"sinc", "exact"}
+        ``sinc`` is what LSST's ``computeApertureFlux`` gives; ``exact`` is the overlap of circle and pixels.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        In the units of the kernels. It may exceed their sum where a model has negative wings.
+
+    Raises
+    ------
+    ConfigError
+        If the radius is not positive and finite, or the method is unknown.
+    PsfError
+        If the kernels are not two- or three-dimensional, or have an even side.
+    """
+    batch = np.asarray(kernels, dtype=np.float64)
+    if batch.ndim == 2:
+        batch = batch[None]
+    if batch.ndim != 3:
+        raise PsfError(f"kernels have shape {np.shape(kernels)}; (N, ny, nx) is needed")
+    weights = aperture_weights((batch.shape[1], batch.shape[2]), float(radius), method)
+    flux: NDArray[np.float64] = batch.reshape(len(batch), -1) @ weights.ravel()
+    return flux
+
+
+def aperture_flux(
+    image: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    radius: float,
+    *,
+    xy0: tuple[int, int] = (0, 0),
+    method: ApertureMethod = "sinc",
+) -> NDArray[np.float64]:
+    """Measure the flux inside circles on an image, at any sub-pixel positions.
+
+    Parameters
+    ----------
+    image : array_like, shape (ny, nx)
+        Background-free image.
+    x, y : array_like, shape (N,)
+        Centres, in parent pixels (centres of pixels at integers).
+    radius : float
+        Pixels.
+    xy0 : (int, int)
+        Parent coordinates of the first pixel of the image.
+    method : {"sinc", "exact"}
+        ``sinc`` uses the coefficients of the aperture with the phase of its centre.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        In image units, summed in double precision. NaN where the circle leaves the image, holds a pixel that is
+        not finite, or its centre is not finite. Pixels that are not finite or not there outside of the circle,
+        where sinc coefficients ring, count as zero.
+
+    Raises
+    ------
+    ConfigError
+        If the radius is not positive and finite, or the method is unknown.
+    """
+    radius = _check(radius, method)
+    pixels = np.asarray(image)
+    px, py = np.broadcast_arrays(np.atleast_1d(x).astype(float), np.atleast_1d(y).astype(float))
+    px, py = px - xy0[0], py - xy0[1]
+    ny, nx = pixels.shape
+    with np.errstate(invalid="ignore"):
+        inside = (px - radius >= -0.5) & (px + radius <= nx - 0.5)
+        inside &= (py - radius >= -0.5) & (py + radius <= ny - 0.5)
+    flux = np.full(px.shape, np.nan)
+    width = _sinc_width(radius) if method == "sinc" else 2 * math.ceil(radius + 0.5) + 1
+    rows = np.flatnonzero(inside)
+    step = max(1, _CHUNK_ELEMENTS // width**2)
+    for start in range(0, len(rows), step):
+        chosen = rows[start : start + step]
+        flux[chosen] = _measure(pixels, px[chosen], py[chosen], radius, width, method)
+    return flux
+
+
+def _measure(
+    pixels: NDArray[np.generic],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    radius: float,
+    width: int,
+    method: ApertureMethod,
+) -> NDArray[np.float64]:
+    """Sum weights times pixels over a box of `width` about each centre; the circles lie inside the image."""
+    ny, nx = pixels.shape
+    middle_x, middle_y = np.floor(x + 0.5), np.floor(y + 0.5)
+    offsets = np.arange(width) - (width - 1) // 2
+    columns = middle_x[:, None].astype(np.intp) + offsets
+    lines = middle_y[:, None].astype(np.intp) + offsets
+    there = ((lines >= 0) & (lines < ny))[:, :, None] & ((columns >= 0) & (columns < nx))[:, None, :]
+    stamps = pixels[np.clip(lines, 0, ny - 1)[:, :, None], np.clip(columns, 0, nx - 1)[:, None, :]].astype(np.float64)
+    dx, dy = x - middle_x, y - middle_y
+    if method == "exact":
+        weights = _overlap(offsets - dx[:, None], offsets - dy[:, None], radius)
+        touched = weights > 0
+    else:
+        phase_y = np.exp(-2j * np.pi * dy[:, None] * np.fft.fftfreq(width))
+        phase_x = np.exp(-2j * np.pi * dx[:, None] * np.fft.rfftfreq(width))
+        shifted = _sinc_transform(radius) * phase_y[:, :, None] * phase_x[:, None, :]
+        weights = np.fft.fftshift(np.fft.irfft2(shifted, s=(width, width)), axes=(1, 2))
+        along_y, along_x = (offsets - dy[:, None]) ** 2, (offsets - dx[:, None]) ** 2
+        touched = along_y[:, :, None] + along_x[:, None, :] <= (radius + 0.5) ** 2
+    finite = np.isfinite(stamps)
+    spoilt = (touched & ~finite).any(axis=(1, 2))
+    flux: NDArray[np.float64] = np.einsum("nij,nij->n", weights, np.where(there & finite, stamps, 0.0))
+    return np.where(spoilt, np.nan, flux)

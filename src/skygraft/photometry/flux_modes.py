@@ -1,0 +1,159 @@
+"""What a PSF kernel is multiplied by, so that what is drawn is what the calibration measures.
+
+With F the calibrated flux of a source, K its kernel as the PSF model gives it, S the sum of K, A(r) the flux of K
+inside radius r, and O the flux that the model says lies outside of the kernel:
+
+=========== ================================================== =======================================
+reference   F is                                               the kernel is scaled by
+=========== ================================================== =======================================
+aperture    the flux inside radius r                           1 / A(r)
+PSF model   the amplitude of a fit of the PSF with unit sum    1 / S
+total       the flux in an infinite plane                      1 / (S + O)
+=========== ================================================== =======================================
+
+``calibrated`` follows the image's own reference; the other modes choose one line of the table whatever the image
+says: ``aperture`` the first (with the radius asked for), ``psf_sum`` the second, ``total`` the third.
+
+Nothing here assumes that S is one (real PSFEx models sum to 1.01 to 1.08) or that A(r) is at most S (a model with
+negative wings has A > S).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skygraft.errors import ConfigError, PsfError, UnknownApertureError
+from skygraft.photometry.aperture import ApertureMethod, enclosed_flux, kernel_holds_aperture
+from skygraft.photometry.reference import (
+    PSF_MODEL,
+    TOTAL,
+    CalibrationAperture,
+    CalibrationReference,
+)
+
+__all__ = ["FLUX_MODES", "FluxMode", "KernelScale", "kernel_scale"]
+
+type FluxMode = Literal["calibrated", "aperture", "psf_sum", "total"]
+
+FLUX_MODES: tuple[FluxMode, ...] = get_args(FluxMode.__value__)
+"""Names of the flux modes."""
+
+
+@dataclass(frozen=True, eq=False)
+class KernelScale:
+    """The factor for each kernel of a batch, and what it was made from.
+
+    Parameters
+    ----------
+    scale : ndarray of float64, shape (N,)
+        ``scale * kernel * F`` holds F inside the reference.
+    aperture_fraction : ndarray of float64, shape (N,)
+        A(r): flux of each kernel, as given, inside the aperture; NaN where no aperture is concerned.
+    kernel_sum : ndarray of float64, shape (N,)
+        S: the sum of each kernel, as given.
+    radius_pixels : float or None
+        The aperture's radius.
+    holds_aperture : bool
+        False where the kernel is smaller than the aperture: A(r) is then of what the kernel holds.
+    """
+
+    scale: NDArray[np.float64]
+    aperture_fraction: NDArray[np.float64]
+    kernel_sum: NDArray[np.float64]
+    radius_pixels: float | None = None
+    holds_aperture: bool = True
+
+
+def kernel_scale(
+    flux_mode: FluxMode,
+    reference: CalibrationReference | None,
+    kernels: ArrayLike,
+    flux_outside: ArrayLike = 0.0,
+    *,
+    radius: float | None = None,
+    method: ApertureMethod = "sinc",
+    invalid: Literal["raise", "nan"] = "raise",
+) -> KernelScale:
+    """Factor that ties each kernel to the calibration, by the table of this module.
+
+    Parameters
+    ----------
+    flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
+        Which line of the table.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What the image's calibrated flux is the flux of; needed for ``calibrated``.
+    kernels : array_like, shape (N, ny, nx)
+        Effective PSFs, as the model gives them, one for each position.
+    flux_outside : array_like, shape (N,) or scalar
+        Flux, per unit source flux, that the model says lies outside of the kernel (`PSF.flux_outside`).
+    radius : float, optional
+        Pixels; needed for ``aperture``, refused otherwise.
+    method : {"sinc", "exact"}
+        How A(r) is measured.
+    invalid : {"raise", "nan"}
+        What to do about a kernel whose flux is not positive and finite: raise, or give it a scale of NaN.
+
+    Returns
+    -------
+    KernelScale
+
+    Raises
+    ------
+    ConfigError
+        If the mode is unknown, or a radius is missing or out of place.
+    UnknownApertureError
+        If the mode is ``calibrated`` and `reference` is None.
+    PsfError
+        If a kernel's flux inside the reference is zero, negative or not finite (and `invalid` is ``"raise"``).
+    """
+    if flux_mode not in FLUX_MODES:
+        raise ConfigError(f"flux_mode is {flux_mode!r}; allowed: {', '.join(FLUX_MODES)}", key="flux_mode")
+    if (flux_mode == "aperture") != (radius is not None):
+        problem = "needs a radius" if radius is None else "takes no radius"
+        raise ConfigError(
+            f"flux_mode {flux_mode!r} {problem}",
+            key="aperture",
+            fix="Give the radius, for example aperture: 12 pix"
+            if radius is None
+            else "Leave the radius out, or use flux_mode 'aperture'",
+        )
+    if flux_mode == "calibrated" and reference is None:
+        raise UnknownApertureError(
+            "nothing says what the image's calibrated flux is the flux of, and flux_mode is 'calibrated'",
+            fix="Give the calibration aperture (aperture='12 pix'), or another flux_mode",
+        )
+    batch = np.asarray(kernels, dtype=np.float64)
+    batch = batch[None] if batch.ndim == 2 else batch
+    if batch.ndim != 3:
+        raise PsfError(f"kernels have shape {np.shape(kernels)}; (N, ny, nx) is needed")
+    if radius is None and isinstance(reference, CalibrationAperture):
+        radius = reference.radius_pixels
+    sums = batch.sum(axis=(1, 2))
+    fraction = np.full(len(batch), np.nan)
+    holds = True
+    if radius is not None:
+        fraction = enclosed_flux(batch, radius, method=method)
+        holds = kernel_holds_aperture((batch.shape[1], batch.shape[2]), radius)
+
+    if flux_mode == "psf_sum" or (flux_mode == "calibrated" and reference is PSF_MODEL):
+        held, meaning = sums, "sums to"
+    elif flux_mode == "total" or (flux_mode == "calibrated" and reference is TOTAL):
+        held, meaning = sums + np.asarray(flux_outside, dtype=np.float64), "with its wings sums to"
+    else:
+        held, meaning = fraction, f"holds, inside {radius:g} pixels,"
+    good = np.isfinite(held) & (held > 0)
+    if invalid == "raise" and not good.all():
+        worst = int(np.flatnonzero(~good)[0])
+        raise PsfError(
+            f"the PSF kernel at position {worst} of {len(batch)} {meaning} {held[worst]:g}; "
+            "a positive, finite flux is needed to tie it to the calibration",
+            row=worst,
+            fix="Check the PSF model at that position: it may lie outside the region where the model holds",
+        )
+    scale = np.full(len(batch), np.nan)
+    np.divide(1.0, held, out=scale, where=good)
+    return KernelScale(scale, fraction, sums, radius, holds)
