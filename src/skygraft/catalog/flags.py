@@ -78,7 +78,8 @@ def decode_flags(value: int) -> list[str]:
 
 def has_flag(flags: ArrayLike, flag: Flag) -> NDArray[np.bool_]:
     """Which elements of `flags` have any bit of `flag` set, shape (N,)."""
-    return (np.asarray(flags, dtype=np.int64) & np.int64(int(flag))) != 0
+    set_bits: NDArray[np.int64] = np.asarray(flags, dtype=np.int64) & np.int64(int(flag))
+    return set_bits.astype(np.bool_)
 
 
 def count_flags(flags: ArrayLike) -> dict[str, int]:

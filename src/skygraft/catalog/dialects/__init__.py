@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 
 from skygraft.catalog.dialects.base import Canonical, Dialect, Source, build_table
+from skygraft.catalog.dialects.injectors import InsertFakes, Obiwan, SynPipe
 from skygraft.catalog.dialects.native import Lsst, Native
+from skygraft.catalog.dialects.simulations import CatSim, RomanIsim, SkyCatalogs
 from skygraft.errors import DialectError
 
 __all__ = ["DIALECTS", "Canonical", "Dialect", "Source", "build_table", "choose_dialect"]
 
-DIALECTS: dict[str, Dialect] = {d.name: d for d in (Native(), Lsst())}
+DIALECTS: dict[str, Dialect] = {
+    d.name: d for d in (Native(), Lsst(), InsertFakes(), SynPipe(), Obiwan(), SkyCatalogs(), RomanIsim(), CatSim())
+}
 """Every dialect by name."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skygraft.catalog.dialects.base import Canonical, Dialect, Source, per_band, require_band, shape_from_g
 from skygraft.catalog.schema import COLUMNS, is_mag_column
@@ -122,7 +123,7 @@ class Lsst(Dialect):
         return out | _motion_and_choice(source)
 
     @staticmethod
-    def _shape(source: Source) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def _shape(source: Source) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Axis ratio and beta, from q and beta or from a shear in GalSim's terms."""
         q, beta = source.numbers("q"), source.numbers("beta", "deg")
         if {"g1", "g2"} <= set(source.names):

@@ -1,0 +1,210 @@
+"""Catalogues of earlier injectors: LSST insertFakes (two generations), SynPipe and Obiwan."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.catalog.dialects.base import (
+    Canonical,
+    Dialect,
+    Source,
+    magnitude,
+    per_band,
+    require_band,
+    shape_from_g,
+)
+
+__all__ = ["InsertFakes", "Obiwan", "SynPipe"]
+
+_NEW_MAG = r"(\w+?)_mag"
+_OLD_MAG = r"(\w+?)magVar"
+
+
+def _types(words: NDArray[np.str_], names: dict[str, str]) -> NDArray[np.str_]:
+    """Translate source types; a word that is not among `names` is kept, so that the check can name it."""
+    return np.array([names.get(word.lower(), word) for word in words.tolist()], dtype=np.str_)
+
+
+class InsertFakes(Dialect):
+    """LSST insertFakes: radians, a bulge and a disk given by semi-major axes, trails in pixels and radians.
+
+    The older generation (``raJ2000, decJ2000, <band>magVar, BulgeHalfLightRadius, a_b, b_b, pa_bulge, ...``) gives
+    circularised half-light radii beside the axes that it takes the axis ratio from, and adds a bulge and a disk of
+    equal flux. Without ``DiskHalfLightRadius`` the axes themselves are taken as half-light axes.
+    """
+
+    name: ClassVar[str] = "insertfakes"
+    looks_for: ClassVar[str] = "ra, dec (radians), sourceType and <band>_mag; or raJ2000, decJ2000 and <band>magVar"
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """Whether there are the columns of either generation."""
+        names = list(columns)
+        new = {"ra", "dec", "sourceType"} <= columns and bool(per_band(names, _NEW_MAG))
+        old = {"raJ2000", "decJ2000"} <= columns and bool(per_band(names, _OLD_MAG) or per_band(names, _NEW_MAG))
+        return new or old
+
+    def convert(self, source: Source, band: str | None) -> Canonical:
+        """Degrees, circularised half-light radii, position angles as they are."""
+        old = "raJ2000" in source
+        ra, dec = ("raJ2000", "decJ2000") if old else ("ra", "dec")
+        bands = per_band(source.names, _OLD_MAG) or per_band(source.names, _NEW_MAG)
+        require_band(source, bands, band)
+        if "sourceType" in source:
+            kind = _types(source.text("sourceType"), {"star": "Star", "galaxy": "BulgeDisk", "trail": "Trail"})
+        else:
+            sized = np.nan_to_num(source.numbers("a_d")) + np.nan_to_num(source.numbers("a_b")) > 0
+            kind = np.where(sized, "BulgeDisk", "Star")
+        out: Canonical = {
+            "injection_id": source.ids("injection_id", "fakeId", "uniqueId", "id"),
+            "ra": np.degrees(source.numbers(ra, "rad", strict=True)),
+            "dec": np.degrees(source.numbers(dec, "rad", strict=True)),
+            "source_type": kind,
+        }
+        for name, column in bands.items():
+            out[f"mag_{name}"] = source.numbers(column, "mag", strict=True)
+        if (kind == "BulgeDisk").any():
+            out["bulge_fraction"] = self._bulge_fraction(source, list(bands), band, old)
+            for part in ("bulge", "disk"):
+                radius, q, pa, n = self._component(source, part, old)
+                out[f"{part}_half_light_radius"] = radius
+                out |= {f"{part}_q": q, f"{part}_pa": pa, f"{part}_n": n}
+        if (kind == "Trail").any():
+            trail = kind == "Trail"
+            out["trail_length_pix"] = np.where(trail, source.numbers("trail_length", "pix", strict=True), np.nan)
+            angle = np.degrees(source.numbers("trail_angle", "rad", strict=True))
+            out["trail_angle_pix"] = np.where(trail, angle, np.nan)
+            out["mag_per_pixel"] = trail
+        if "visit" in source:
+            out["visit"] = source.integers("visit", default=-1)
+        return out
+
+    @staticmethod
+    def _component(source: Source, part: str, old: bool) -> tuple[NDArray[np.float64], ...]:
+        """Circularised half-light radius, axis ratio, position angle and index of the bulge or the disk."""
+        n = source.numbers(f"{part}_n")
+        if not old or f"{part}_semimajor" in source:
+            major = source.numbers(f"{part}_semimajor", "arcsec", strict=True)
+            q = source.numbers(f"{part}_axis_ratio")
+            return major * np.sqrt(q), q, source.numbers(f"{part}_pa", "deg", strict=True), n
+        letter, word = ("b", "Bulge") if part == "bulge" else ("d", "Disk")
+        a = source.numbers(f"a_{letter}", "arcsec", strict=True)
+        b = source.numbers(f"b_{letter}", "arcsec", strict=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            q = b / a
+        named = f"{word}HalfLightRadius"
+        radius = source.numbers(named, "arcsec", strict=True) if named in source else np.sqrt(a * b)
+        return radius, q, source.numbers(f"pa_{part}", "deg", strict=True), n
+
+    @staticmethod
+    def _bulge_fraction(source: Source, bands: list[str], band: str | None, old: bool) -> NDArray[np.float64]:
+        """B/T from a fraction, or from the ratio B/D, per band or for all bands."""
+        fractions = per_band(source.names, r"(\w+?)_bulge_flux_fraction")
+        ratios = per_band(source.names, r"(\w+?)_bulge_disk_flux_ratio")
+        for table, is_ratio in ((fractions, False), (ratios, True)):
+            wanted = band if band is not None else (bands[0] if len(bands) == 1 else None)
+            if wanted in table:
+                value = source.numbers(table[wanted])
+                return value / (1.0 + value) if is_ratio else value
+        if "bulge_disk_flux_ratio" in source:
+            ratio = source.numbers("bulge_disk_flux_ratio")
+            return ratio / (1.0 + ratio)
+        if (fractions or ratios) and not old:
+            raise source.error(
+                "the bulge's share of the flux is given per band, and no band is asked for",
+                key="band",
+                fix="Read one band at a time, with band=",
+            )
+        return np.full(len(source), 0.5)
+
+
+class SynPipe(Dialect):
+    """HSC SynPipe: single Sersic (``reff, sersic_n, b_a, theta``) or double (the same with 1 and 2, and ``b2t``).
+
+    Half-light radii are circularised, theta is North through East. SynPipe truncated its profiles at a configured
+    multiple of the radius that the catalogue does not hold; here they are not truncated.
+    """
+
+    name: ClassVar[str] = "synpipe"
+    looks_for: ClassVar[str] = "ID, RA, DEC (or Dec) and mag"
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """Whether there are SynPipe's capital positions and one magnitude."""
+        return {"ID", "RA", "mag"} <= columns and bool({"DEC", "Dec"} & columns)
+
+    def convert(self, source: Source, band: str | None) -> Canonical:
+        """The magnitude named by its band; stars where there is no radius."""
+        if band is None:
+            raise source.error(
+                "the column 'mag' does not say which band it is of", key="mag", fix="Give the band, with band="
+            )
+        reff = source.numbers("reff", "arcsec", strict=True)
+        double = source.numbers("reff1", "arcsec", strict=True)
+        kind = np.where(np.nan_to_num(double) > 0, "BulgeDisk", np.where(np.nan_to_num(reff) > 0, "Sersic", "Star"))
+        out: Canonical = {
+            "injection_id": source.ids("ID"),
+            "ra": source.numbers("RA", "deg", strict=True),
+            "dec": source.numbers("DEC" if "DEC" in source else "Dec", "deg", strict=True),
+            "source_type": kind,
+            f"mag_{band}": source.numbers("mag", "mag", strict=True),
+        }
+        if (kind == "Sersic").any():
+            out |= {
+                "n": source.numbers("sersic_n"),
+                "half_light_radius": reff,
+                "q": source.numbers("b_a"),
+                "pa": source.numbers("theta", "deg", strict=True),
+            }
+        if (kind == "BulgeDisk").any():
+            out["bulge_fraction"] = source.numbers("b2t")
+            for part, number, radius in (
+                ("bulge", 1, double),
+                ("disk", 2, source.numbers("reff2", "arcsec", strict=True)),
+            ):
+                out[f"{part}_half_light_radius"] = radius
+                out[f"{part}_q"] = source.numbers(f"b_a{number}")
+                out[f"{part}_pa"] = source.numbers(f"theta{number}", "deg", strict=True)
+                out[f"{part}_n"] = source.numbers(f"sersic_n{number}")
+        return out
+
+
+class Obiwan(Dialect):
+    """Obiwan: nanomaggies per band, Tractor shapes.
+
+    ``shape_r`` is the half-light *semi-major* axis, e = (1 - q) / (1 + q), and half of atan2(e2, e1) is the position
+    angle North through East (https://www.legacysurvey.org/dr9/catalogs/#ellipticities). A row without a radius is a
+    star.
+    """
+
+    name: ClassVar[str] = "obiwan"
+    looks_for: ClassVar[str] = "ra, dec, flux_<band>, sersic, shape_r, shape_e1 and shape_e2"
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """Whether there are fluxes and Tractor's shape columns."""
+        shape = {"ra", "dec", "sersic", "shape_r", "shape_e1", "shape_e2"}
+        return shape <= columns and bool(per_band(list(columns), r"flux_(\w+)"))
+
+    def convert(self, source: Source, band: str | None) -> Canonical:
+        """Magnitudes from nanomaggies (zeropoint 22.5), axis ratio and angle from the ellipticity."""
+        bands = per_band(source.names, r"flux_(?!ivar)([^\W_]+)")
+        require_band(source, bands, band)
+        major = np.nan_to_num(source.numbers("shape_r", "arcsec", strict=True))
+        q, pa = shape_from_g(source.numbers("shape_e1"), source.numbers("shape_e2"))
+        extended = major > 0
+        out: Canonical = {
+            "injection_id": source.ids("injection_id", "id", "objid"),
+            "ra": source.numbers("ra", "deg", strict=True),
+            "dec": source.numbers("dec", "deg", strict=True),
+            "source_type": np.where(extended, "Sersic", "Star"),
+        }
+        for name, column in bands.items():
+            out[f"mag_{name}"] = magnitude(source.numbers(column), 22.5)
+        out |= {
+            "n": np.where(extended, source.numbers("sersic"), np.nan),
+            "half_light_radius": np.where(extended, major * np.sqrt(q), np.nan),
+            "q": np.where(extended, q, np.nan),
+            "pa": np.where(extended, pa, np.nan),
+        }
+        return out

@@ -1,0 +1,157 @@
+"""What one image sees of a catalogue: positions at its time, magnitudes in its band, the rows meant for its visit."""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.table import QTable
+from numpy.typing import NDArray
+
+from skygraft.catalog.schema import MOTION, bands_of, values
+from skygraft.errors import CatalogError
+
+__all__ = ["band_column", "is_moving", "positions_at", "select_for_visit"]
+
+_MAS_PER_YEAR = np.radians(1.0 / 3.6e6) / 365.25  # to radians per day
+_ARCSEC_PER_HOUR = np.radians(1.0 / 3600.0) * 24.0
+
+
+def is_moving(table: QTable) -> NDArray[np.bool_]:
+    """Which rows have a proper motion or a rate, shape (N,)."""
+    moving = np.zeros(len(table), dtype=np.bool_)
+    for name in MOTION:
+        if name in table.colnames:
+            moving |= np.nan_to_num(values(table, name)) != 0.0
+    return moving
+
+
+def positions_at(table: QTable, mjd: float | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where every source is at a time.
+
+    A source moves along a great circle at a constant angular rate: proper motion plus rate, times the time since its
+    ``epoch_mjd``. Parallax, perspective and the curvature of an orbit are not modelled.
+
+    Parameters
+    ----------
+    table : QTable
+        Canonical.
+    mjd : float or None
+        Time, MJD in TAI, days. None for an image without a time, in which nothing may move.
+
+    Returns
+    -------
+    ra, dec : ndarray, shape (N,)
+        ICRS degrees, ra in [0, 360).
+
+    Raises
+    ------
+    CatalogError
+        If a source moves and the image has no time, or the source no epoch.
+    """
+    ra, dec = values(table, "ra"), values(table, "dec")
+    moving = is_moving(table)
+    if not moving.any():
+        return ra, dec
+    rows = np.flatnonzero(moving)
+    first = int(rows[0])
+    if mjd is None or not np.isfinite(mjd):
+        raise CatalogError(
+            f"{rows.size} sources move, but the image does not say when it was taken",
+            row=f"injection_id {values(table, 'injection_id')[first]}",
+            key="mjd",
+            fix="Give the image's mid-exposure time, or remove the motions",
+        )
+    epoch = values(table, "epoch_mjd")[rows]
+    if not np.isfinite(epoch).all():
+        first = int(rows[~np.isfinite(epoch)][0])
+        raise CatalogError(
+            "a moving source has no epoch",
+            row=f"injection_id {values(table, 'injection_id')[first]}",
+            key="epoch_mjd",
+            fix="Fill epoch_mjd with the time (MJD, TAI) at which the source is at (ra, dec)",
+        )
+    days = mjd - epoch
+    east = values(table, "pm_ra_cosdec")[rows] * _MAS_PER_YEAR
+    east = (np.nan_to_num(east) + np.nan_to_num(values(table, "rate_ra_cosdec")[rows]) * _ARCSEC_PER_HOUR) * days
+    north = values(table, "pm_dec")[rows] * _MAS_PER_YEAR
+    north = (np.nan_to_num(north) + np.nan_to_num(values(table, "rate_dec")[rows]) * _ARCSEC_PER_HOUR) * days
+    ra[rows], dec[rows] = _along_great_circle(ra[rows], dec[rows], east, north)
+    return ra, dec
+
+
+def _along_great_circle(
+    ra: NDArray[np.float64], dec: NDArray[np.float64], east: NDArray[np.float64], north: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Move (ra, dec) degrees by an arc whose first direction and length are (east, north) radians."""
+    a, d = np.radians(ra), np.radians(dec)
+    arc = np.hypot(east, north)
+    # sin(arc)/arc, which is 1 for a source at its epoch.
+    scale = np.sinc(arc / np.pi)
+    step_east, step_north = east * scale, north * scale
+    x = np.cos(arc) * np.cos(d) - step_north * np.sin(d)  # along the meridian of the start
+    y = step_east
+    z = np.cos(arc) * np.sin(d) + step_north * np.cos(d)
+    new_ra = np.degrees(a + np.arctan2(y, x)) % 360.0
+    return new_ra, np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def select_for_visit(table: QTable, visit: int | None) -> QTable:
+    """The rows meant for a visit: those for all visits (``visit`` -1, or no such column) and those for this one.
+
+    Parameters
+    ----------
+    table : QTable
+    visit : int or None
+        None for an image that is of no visit (a coadd): it gets the rows for all visits only.
+
+    Returns
+    -------
+    QTable
+        A view where every row is meant.
+    """
+    if "visit" not in table.colnames:
+        return table
+    wanted = values(table, "visit")
+    keep = wanted == -1
+    if visit is not None:
+        keep |= wanted == visit
+    return table if keep.all() else table[keep]
+
+
+def band_column(table: QTable, band: str | None) -> NDArray[np.float64]:
+    """AB magnitudes in a band, shape (N,); NaN where a source is not in the band.
+
+    Parameters
+    ----------
+    table : QTable
+    band : str or None
+        The image's band. None (not known) is allowed where the table has one band only.
+
+    Returns
+    -------
+    ndarray
+
+    Raises
+    ------
+    CatalogError
+        If the table does not have the band; the error names those that it has.
+    """
+    bands = bands_of(table)
+    if band is not None and band in bands:
+        return values(table, f"mag_{band}")
+    # A table made by hand may have a plain `mag`: it is that of whatever image it is injected into.
+    if not bands and "mag" in table.colnames:
+        return values(table, "mag")
+    if band is None and len(bands) == 1:
+        return values(table, f"mag_{bands[0]}")
+    have = ", ".join(bands) or "none"
+    if band is None:
+        raise CatalogError(
+            f"the image does not say its band, and the catalogue has several: {have}",
+            key="band",
+            fix="Give the image's band",
+        )
+    raise CatalogError(
+        f"the catalogue has no magnitudes in band {band!r}; it has {have}",
+        key=f"mag_{band}",
+        fix=f"Add a column mag_{band}, or choose images of another band",
+    )
