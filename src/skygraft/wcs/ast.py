@@ -1,0 +1,184 @@
+"""World coordinate systems kept as AST frame sets (Berry et al. 2016, Astronomy & Computing 15, 33).
+
+The LSST pipelines and lsst.images store their astrometry so: any chain of mappings, of which a FITS header can only
+hold an approximation.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlink import Ast
+
+from skygraft.errors import MissingWcsError, WcsError
+from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
+
+__all__ = ["AstWcs"]
+
+# "<stream version> SkyWcs <has a FITS approximation> <dump>", as lsst.afw writes it.
+_SKYWCS_PREFIX = re.compile(r"\s*(?P<version>\d+)\s+SkyWcs\s+(?P<approximation>[01])\s+")
+# AST's own inverse is kept where it comes back this near (pixels): inside an image it is what the survey's pipelines
+# used. Far outside, its polynomials go astray by hundreds of pixels, and are replaced by a solution.
+_TRUSTED = 0.1
+_BAD = -1e300
+
+
+class AstWcs(CelestialWcs):
+    """The world coordinate system of an AST frame set, in parent pixels, to ICRS.
+
+    Parameters
+    ----------
+    text : str
+        AST's native dump of a FrameSet: base frame 0-based parent pixels, current frame a SkyFrame.
+    path : path-like, optional
+        Where it came from, for messages.
+
+    Raises
+    ------
+    WcsError
+        If the text is no such frame set.
+
+    Notes
+    -----
+    An inverse polynomial that the frame set carries is used as it is, because the survey's own positions come from
+    it, except where it misses by more than 0.1 pixel (off the image): there the forward mapping is solved by
+    Newton's method, and the result is NaN where that finds nothing.
+    """
+
+    def __init__(self, text: str, path: str | None = None) -> None:
+        self._text = text
+        self._frames = _read(text, path)
+        # AST's error status belongs to the process.
+        self._lock = threading.Lock()
+        sky = self._frames.getframe(self._frames.Current)
+        self._swapped = int(sky.LonAxis) == 2
+
+    @classmethod
+    def from_skywcs(cls, record: str | bytes | NDArray[np.uint8], path: str | None = None) -> AstWcs:
+        """The WCS of a ``SkyWcs`` record of an LSST exposure's archive.
+
+        Parameters
+        ----------
+        record : str, bytes or ndarray of uint8
+            The value of the record's ``wcs`` column: ``"1 SkyWcs <0 or 1> "`` and the dump.
+        path : str, optional
+            Where it came from, for messages.
+
+        Raises
+        ------
+        WcsError
+            If the record is not laid out so.
+        """
+        if isinstance(record, np.ndarray):
+            record = record.astype(np.uint8).tobytes()
+        text = record if isinstance(record, str) else record.decode("ascii", errors="replace")
+        prefix = _SKYWCS_PREFIX.match(text)
+        if prefix is None or prefix["version"] != "1":
+            raise WcsError(
+                f"not a SkyWcs record of version 1: it begins {text[:40]!r}",
+                path=path,
+                fix="Read the image with the pipelines that wrote it, and write it again with a current version",
+            )
+        return cls(text[prefix.end() :], path)
+
+    @property
+    def text(self) -> str:
+        """AST's native dump, as given."""
+        return self._text
+
+    def _forward(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        first, second = self._tran(np.stack([x, y]), forward=True)
+        if self._swapped:
+            first, second = second, first
+        return np.degrees(first), np.degrees(second)
+
+    def _inverse(self, ra: FloatArray, dec: FloatArray) -> tuple[FloatArray, FloatArray]:
+        ok = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)
+        sky = np.radians(np.where(ok, [ra, dec], np.nan))
+        x, y = self._tran(sky[::-1] if self._swapped else sky, forward=False)
+        target = to_vectors(ra, dec)
+        with np.errstate(all="ignore"):
+            miss = np.hypot(*self._newton_step(x, y, target))
+            astray = np.flatnonzero(ok & ~(miss <= _TRUSTED))
+            if len(astray):
+                x[astray], y[astray] = self._solve(x[astray], y[astray], target[astray])
+        return x, y
+
+    def _newton_step(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Pixels still to go from (x, y) to unit vectors `target` (N, 3), by the forward mapping's own slopes."""
+        here = to_vectors(*self._forward(x, y))
+        slopes = [to_vectors(*self._forward(x + dx, y + dy)) - here for dx, dy in ((1.0, 0.0), (0.0, 1.0))]
+        gap = target - here
+        xx, yy = (np.einsum("ni,ni->n", s, s) for s in slopes)
+        xy = np.einsum("ni,ni->n", slopes[0], slopes[1])
+        gx, gy = (np.einsum("ni,ni->n", s, gap) for s in slopes)
+        det = xx * yy - xy * xy
+        return (yy * gx - xy * gy) / det, (xx * gy - xy * gx) / det
+
+    def _solve(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Newton's method on the forward mapping from a rough start; NaN where it does not settle."""
+        for _ in range(20):
+            dx, dy = self._newton_step(x, y, target)
+            x, y = x + dx, y + dy
+            if not (np.hypot(dx, dy) > 1e-7).any():
+                break
+        # Settled is not enough: at the antipode the gap has no component along the slopes.
+        dx, dy = self._newton_step(x, y, target)
+        near = np.einsum("ni,ni->n", to_vectors(*self._forward(x, y)), target) > 0
+        good = near & (np.hypot(dx, dy) < 1e-5)
+        return np.where(good, x, np.nan), np.where(good, y, np.nan)
+
+    def _tran(self, points: FloatArray, *, forward: bool) -> FloatArray:
+        with self._lock, np.errstate(all="ignore"):
+            result = np.array(self._frames.tran(np.ascontiguousarray(points), forward), dtype=np.float64)
+        result[:, ~(np.isfinite(result) & (result > _BAD)).all(axis=0)] = np.nan
+        return result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (AstWcs, (self._text,))
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, AstWcs) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        kinds = sorted(set(re.findall(r"Begin (\w+Map)\b", self._text)) - {"CmpMap"})
+        return f"<AstWcs {', '.join(kinds)}>"
+
+
+def _read(text: str, path: str | None) -> Any:
+    """The FrameSet of a dump, its current frame ICRS; checked, since a wrong frame would shift every source."""
+    fix = "Read the image with the pipelines that wrote it, and check its WCS"
+    try:
+        frames = Ast.Channel(text.splitlines()).read()
+    except Ast.AstError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WcsError(f"the AST dump of the WCS cannot be read: {reason}", path=path, fix=fix) from error
+    if not isinstance(frames, Ast.FrameSet) or (frames.Nin, frames.Nout) != (2, 2):
+        kind = type(frames).__name__
+        raise WcsError(f"the AST dump of the WCS is a {kind}, not a FrameSet of two by two axes", path=path, fix=fix)
+    base, current = frames.getframe(frames.Base), frames.getframe(frames.Current)
+    if not isinstance(current, Ast.SkyFrame):
+        raise MissingWcsError(
+            f"the AST frame set ends in a frame of domain {current.Domain!r}, not on the sky",
+            path=path,
+            fix="Use an image whose astrometry has been solved",
+        )
+    if str(base.Domain).upper() == "GRID":
+        raise WcsError(
+            "the AST frame set begins with 1-based GRID pixels; 0-based parent pixels (PIXELS) are needed",
+            path=path,
+            fix="Add a frame PIXELS, one less than GRID, and make it the base frame",
+        )
+    if str(current.System) != "ICRS":
+        # Setting the attribute of a frame set makes AST put the conversion into the mapping.
+        frames.System = "ICRS"
+    if not (int(frames.TranForward) and int(frames.TranInverse)):
+        raise WcsError("the AST frame set does not map in both directions", path=path, fix=fix)
+    return frames
