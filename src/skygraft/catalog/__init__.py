@@ -2,19 +2,28 @@
 
 from skygraft.catalog.flags import Flag, count_flags, decode_flags, flag_registry, has_flag
 from skygraft.catalog.io import normalize_catalog, read_catalog, write_catalog
+from skygraft.catalog.partition import PartitionSummary, list_partitions, partition_catalog, read_partitions
 from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES, bands_of, validate, values
+from skygraft.catalog.select import band_column, positions_at, select_for_visit
 
 __all__ = [
     "COLUMNS",
     "SOURCE_TYPES",
     "Flag",
+    "PartitionSummary",
+    "band_column",
     "bands_of",
     "count_flags",
     "decode_flags",
     "flag_registry",
     "has_flag",
+    "list_partitions",
     "normalize_catalog",
+    "partition_catalog",
+    "positions_at",
     "read_catalog",
+    "read_partitions",
+    "select_for_visit",
     "validate",
     "values",
     "write_catalog",

@@ -79,9 +79,17 @@ class SkyCatalogs(Dialect):
             out[f"mag_{_MAGNORM}"] = magnitude(total * mu, 0.0)
         if stars:
             return out
-        with np.errstate(invalid="ignore", divide="ignore"):
-            fraction = np.where(total > 0, fluxes["bulge"] / total, 0.0)
-        out["bulge_fraction"] = fraction
+        if "bulge_fraction" in source:
+            out["bulge_fraction"] = source.numbers("bulge_fraction")
+        elif {"bulge_magnorm", "disk_magnorm"} <= set(source.names):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                out["bulge_fraction"] = np.where(total > 0, fluxes["bulge"] / total, 0.0)
+        else:
+            raise source.error(
+                "the file does not say how the flux is shared between bulge and disk",
+                key="bulge_fraction",
+                fix="Join a column bulge_fraction to the file",
+            )
         for part, word in (("bulge", "spheroid"), ("disk", "disk")):
             radius, e1, e2 = self._component(source, part, word)
             q, angle = shape_from_g(*_compose(e1, e2, g1, g2))
