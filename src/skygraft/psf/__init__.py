@@ -1,0 +1,25 @@
+"""PSF models: what each survey publishes, as effective-PSF images in batches at any position."""
+
+from skygraft.psf.analytic import DoubleGaussianPSF, GaussianPSF, MoffatPSF
+from skygraft.psf.base import PSF, Box
+from skygraft.psf.conformance import check_psf
+from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
+from skygraft.psf.linear import LinearPSF
+from skygraft.psf.measure import kernel_fwhm
+from skygraft.psf.psfex import PsfexPSF
+from skygraft.psf.psfex_files import read_psfex
+
+__all__ = [
+    "PSF",
+    "Box",
+    "DoubleGaussianPSF",
+    "FixedKernelPSF",
+    "GaussianPSF",
+    "KernelBasisPSF",
+    "LinearPSF",
+    "MoffatPSF",
+    "PsfexPSF",
+    "check_psf",
+    "kernel_fwhm",
+    "read_psfex",
+]

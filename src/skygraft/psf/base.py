@@ -29,9 +29,7 @@ class Box:
     def contains(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
         """Which positions lie inside, edges included (same shape as the broadcast of `x` and `y`)."""
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-        inside: NDArray[np.bool_] = (
-            (x >= self.x_min) & (x <= self.x_max) & (y >= self.y_min) & (y <= self.y_max)
-        )
+        inside: NDArray[np.bool_] = (x >= self.x_min) & (x <= self.x_max) & (y >= self.y_min) & (y <= self.y_max)
         return inside
 
 
@@ -72,6 +70,14 @@ class PSF(abc.ABC):
     @property
     def valid_box(self) -> Box | None:
         """Where the model was made to hold; None for everywhere."""
+        return None
+
+    @property
+    def average_position(self) -> tuple[float, float] | None:
+        """The position (x, y) in pixels that stands for the whole image, where the model names one; or None.
+
+        LSST models record one, and its source_injection evaluates the aperture correction there.
+        """
         return None
 
     def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:

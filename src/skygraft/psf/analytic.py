@@ -1,0 +1,294 @@
+"""PSFs that are a formula: Gaussian, double Gaussian, Moffat. The same everywhere in the image.
+
+Each takes ``pixel_integrated``, which says what its formula describes:
+
+* False: the formula *is* the effective PSF. Kernels are its values at pixel centres, scaled to sum one. LSST's
+  Gaussian PSF classes are made so.
+* True: the formula is the PSF before the detector. Kernels are its integrals over pixels, which sum to what of its
+  light falls into the kernel.
+
+In both, the kernel's sum plus `flux_outside` is all of the light.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import erf, erfc
+
+from skygraft.errors import ConfigError
+from skygraft.psf.kernel import FixedKernelPSF
+
+__all__ = ["DoubleGaussianPSF", "GaussianPSF", "MoffatPSF"]
+
+_SIGMA_TO_FWHM = 2 * np.sqrt(2 * np.log(2))
+_MAX_SIZE = 4001
+
+
+class _AnalyticPSF(FixedKernelPSF):
+    """A kernel that knows how much light lies outside it."""
+
+    def __init__(self, kernel: NDArray[np.float64], outside: float, parameters: str, pixel_integrated: bool) -> None:
+        super().__init__(kernel)
+        self._outside = float(outside)
+        self._parameters = parameters
+        self._pixel_integrated = pixel_integrated
+
+    @property
+    def pixel_integrated(self) -> bool:
+        """Whether the formula is integrated over pixels (True), or is the effective PSF itself (False)."""
+        return self._pixel_integrated
+
+    def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Flux per unit source flux that lies outside the kernel, by the formula, shape (N,)."""
+        return np.full(self.coefficients(x, y).shape[0], self._outside)
+
+    @property
+    def description(self) -> str:
+        """What the model is, in a few words for people and records."""
+        ny, nx = self.shape
+        how = "integrated over pixels" if self._pixel_integrated else "at pixel centres, sum one"
+        return f"{type(self).__name__}, {self._parameters}, {nx} x {ny} pixels, {how}"
+
+
+class GaussianPSF(_AnalyticPSF):
+    """A circular Gaussian.
+
+    Parameters
+    ----------
+    sigma, fwhm : float
+        Standard deviation, or full width at half maximum, in pixels; exactly one of them.
+    shape : (int, int), optional
+        Rows and columns of the kernel, both odd; by default six sigma to each side.
+    pixel_integrated : bool, optional
+        Whether the Gaussian is to be integrated over pixels; by default it is the effective PSF: sampled at pixel
+        centres and scaled to sum one, which gives the pixels of LSST's GaussianPsf and SingleGaussianPsf.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not positive, or both or neither of `sigma` and `fwhm` are given.
+
+    Examples
+    --------
+    >>> psf = GaussianPSF(fwhm=4.0)
+    >>> psf.shape
+    (23, 23)
+    """
+
+    def __init__(
+        self,
+        sigma: float | None = None,
+        *,
+        fwhm: float | None = None,
+        shape: tuple[int, int] | None = None,
+        pixel_integrated: bool = False,
+    ) -> None:
+        if (sigma is None) == (fwhm is None):
+            raise ConfigError("a Gaussian PSF takes either sigma or fwhm, in pixels", key="sigma")
+        if sigma is None:
+            sigma = _positive(fwhm, "fwhm") / _SIGMA_TO_FWHM
+        sigma = _positive(sigma, "sigma")
+        shape = _shape(shape, 6 * sigma)
+        kernel, outside = _gaussians([(1.0, sigma)], shape, pixel_integrated)
+        super().__init__(kernel, outside, f"sigma {sigma:.4g} pixels", pixel_integrated)
+        self._sigma = sigma
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation in pixels."""
+        return self._sigma
+
+
+class DoubleGaussianPSF(_AnalyticPSF):
+    """Two concentric circular Gaussians: ``exp(-r^2 / 2 sigma1^2) + b exp(-r^2 / 2 sigma2^2)``, scaled.
+
+    Parameters
+    ----------
+    sigma1, sigma2 : float
+        Standard deviations in pixels.
+    b : float
+        Peak of the second, in units of the peak of the first; not negative.
+    shape : (int, int), optional
+        Rows and columns of the kernel, both odd; by default six of the larger sigma to each side.
+    pixel_integrated : bool, optional
+        As for `GaussianPSF`; by default the pixels are those of LSST's DoubleGaussianPsf.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not positive, or `b` is negative.
+    """
+
+    def __init__(
+        self,
+        sigma1: float,
+        sigma2: float,
+        b: float,
+        *,
+        shape: tuple[int, int] | None = None,
+        pixel_integrated: bool = False,
+    ) -> None:
+        sigma1, sigma2 = _positive(sigma1, "sigma1"), _positive(sigma2, "sigma2")
+        if not 0 <= b < np.inf:
+            raise ConfigError(f"b is {b!r}; the second Gaussian's relative peak is not negative, and finite", key="b")
+        shape = _shape(shape, 6 * (max(sigma1, sigma2) if b else sigma1))
+        kernel, outside = _gaussians([(1.0, sigma1), (float(b), sigma2)], shape, pixel_integrated)
+        super().__init__(kernel, outside, f"sigma {sigma1:.4g} and {sigma2:.4g} pixels, b {b:.4g}", pixel_integrated)
+
+
+class MoffatPSF(_AnalyticPSF):
+    """A circular Moffat: surface brightness proportional to ``(1 + r^2 / alpha^2)^-beta``.
+
+    Parameters
+    ----------
+    fwhm : float
+        Full width at half maximum of the formula, in pixels (integrating over pixels widens it).
+    beta : float, optional
+        Exponent; above one, so that the flux is finite.
+    shape : (int, int), optional
+        Rows and columns of the kernel, both odd; by default six FWHM to each side (of beta 2.5 that holds 0.997).
+    pixel_integrated : bool, optional
+        Whether the Moffat is the PSF before the detector and is to be integrated over pixels (the default), or is
+        the effective PSF itself.
+
+    Raises
+    ------
+    ConfigError
+        If `fwhm` is not positive, or `beta` is not above one.
+
+    References
+    ----------
+    Moffat 1969, A&A 3, 455; Trujillo et al. 2001, MNRAS 328, 977.
+    """
+
+    def __init__(
+        self,
+        fwhm: float,
+        beta: float = 2.5,
+        *,
+        shape: tuple[int, int] | None = None,
+        pixel_integrated: bool = True,
+    ) -> None:
+        fwhm = _positive(fwhm, "fwhm")
+        if not 1 < beta < np.inf:
+            raise ConfigError(
+                f"beta is {beta!r}; the flux of a Moffat is finite only for a finite beta above 1", key="beta"
+            )
+        shape = _shape(shape, 6 * fwhm)
+        alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+        corner = _moffat_quadrant(shape, alpha, beta, pixel_integrated)
+        kernel = np.concatenate([corner[:0:-1], corner])
+        kernel = np.concatenate([kernel[:, :0:-1], kernel], axis=1)
+        outside = _moffat_outside(shape, alpha, beta)
+        if not pixel_integrated:
+            total = kernel.sum()
+            kernel, outside = kernel / total, outside / total
+        super().__init__(kernel, outside, f"FWHM {fwhm:.4g} pixels, beta {beta:.4g}", pixel_integrated)
+        self._fwhm, self._beta = fwhm, float(beta)
+
+    @property
+    def fwhm(self) -> float:
+        """Full width at half maximum of the formula, in pixels."""
+        return self._fwhm
+
+    @property
+    def beta(self) -> float:
+        """Exponent of the formula."""
+        return self._beta
+
+
+def _positive(value: float | None, name: str) -> float:
+    if value is None or not 0 < value < np.inf:
+        raise ConfigError(f"{name} is {value!r}; it must be a positive, finite number of pixels", key=name)
+    return float(value)
+
+
+def _shape(shape: tuple[int, int] | None, reach: float) -> tuple[int, int]:
+    """The shape asked for, or the smallest odd square that reaches `reach` pixels from the centre."""
+    if shape is None:
+        n = 2 * int(np.ceil(reach - 0.5)) + 1
+        shape = (n, n)
+    ny, nx = (int(n) for n in shape)
+    if ny < 1 or nx < 1 or not (ny % 2 and nx % 2) or max(ny, nx) > _MAX_SIZE:
+        raise ConfigError(
+            f"a kernel of {ny} x {nx} pixels; rows and columns must be odd and at most {_MAX_SIZE}", key="shape"
+        )
+    return ny, nx
+
+
+def _gaussians(
+    parts: list[tuple[float, float]], shape: tuple[int, int], pixel_integrated: bool
+) -> tuple[NDArray[np.float64], float]:
+    """Kernel and flux outside it of a sum of Gaussians, each given by its peak and sigma."""
+    kernel, outside, total = np.zeros(shape), 0.0, 0.0
+    for peak, sigma in parts:
+        rows, columns = (_profile(n // 2, sigma, pixel_integrated) for n in shape)
+        tails = [_tail(n // 2, sigma, pixel_integrated) for n in shape]
+        kernel += peak * np.outer(rows, columns)
+        whole = rows.sum() + tails[0], columns.sum() + tails[1]
+        # outside = all - inside, without the cancellation
+        outside += peak * (tails[0] * whole[1] + rows.sum() * tails[1])
+        total += peak * whole[0] * whole[1]
+    scale = total if pixel_integrated else kernel.sum()
+    return kernel / scale, outside / scale
+
+
+def _profile(half: int, sigma: float, pixel_integrated: bool) -> NDArray[np.float64]:
+    """A one-dimensional Gaussian of unit peak in 2 * half + 1 pixels: values at centres, or integrals."""
+    i = np.arange(-half, half + 1.0)
+    if not pixel_integrated:
+        values: NDArray[np.float64] = np.exp(-0.5 * (i / sigma) ** 2)
+        return values
+    root = np.sqrt(2) * sigma
+    # erfc of the nearer edge keeps the wings' relative precision
+    i = np.abs(i)
+    integral: NDArray[np.float64] = np.where(
+        i == 0, 2 * erf(0.5 / root), erfc((i - 0.5) / root) - erfc((i + 0.5) / root)
+    )
+    scaled: NDArray[np.float64] = sigma * np.sqrt(np.pi / 2) * integral
+    return scaled
+
+
+def _tail(half: int, sigma: float, pixel_integrated: bool) -> float:
+    """What `_profile` leaves out on both sides: the rest of the sum over pixel centres, or of the integral."""
+    if pixel_integrated:
+        return float(sigma * np.sqrt(2 * np.pi) * erfc((half + 0.5) / (np.sqrt(2) * sigma)))
+    i = np.arange(half + 1.0, max(half + 2.0, np.ceil(40 * sigma)))
+    return float(2 * np.exp(-0.5 * (i / sigma) ** 2).sum())
+
+
+def _moffat_quadrant(shape: tuple[int, int], alpha: float, beta: float, pixel_integrated: bool) -> NDArray[np.float64]:
+    """Pixels of a unit-flux Moffat, from the middle one to the corner: shape (ny // 2 + 1, nx // 2 + 1)."""
+    peak = (beta - 1) / (np.pi * alpha**2)
+    y2, x2 = (np.arange(n // 2 + 1.0) for n in shape)
+    nodes, weights = np.zeros(1), np.ones(1)
+    if pixel_integrated:
+        # Gauss-Legendre converges as (t + sqrt(t^2 + 1))^-2n with t = 2 alpha: the formula's pole is alpha away
+        t = 2 * alpha
+        n = int(np.clip(np.ceil(18 / np.log(t + np.sqrt(t * t + 1))), 6, 64))
+        nodes, weights = np.polynomial.legendre.leggauss(n)
+        nodes, weights = nodes / 2, weights / 2
+    corner = np.zeros((y2.size, x2.size))
+    columns = [(x2 + node) ** 2 for node in nodes]
+    for node_y, weight_y in zip(nodes, weights, strict=True):
+        rows = ((y2 + node_y) ** 2)[:, None]
+        for column, weight_x in zip(columns, weights, strict=True):
+            corner += weight_x * weight_y * (1 + (rows + column) / alpha**2) ** -beta
+    return peak * corner
+
+
+def _moffat_outside(shape: tuple[int, int], alpha: float, beta: float) -> float:
+    """Flux of a unit-flux Moffat outside the rectangle of a kernel.
+
+    Beyond radius R in a sector dt lies ``(1 + R^2 / alpha^2)^(1 - beta) dt / 2 pi``; R runs along the rectangle's edge.
+    """
+    half_y, half_x = (n / 2 for n in shape)
+    nodes, weights = np.polynomial.legendre.leggauss(96)
+    outside = 0.0
+    for near, far in ((half_x, half_y), (half_y, half_x)):
+        # one eighth: the edge at distance `near`, from the axis to the corner, as seen from the centre
+        end = np.arctan2(far, near)
+        angle = end * (nodes + 1) / 2
+        outside += float((weights * (1 + (near / (alpha * np.cos(angle))) ** 2) ** (1 - beta)).sum() * end / 2)
+    return outside * 4 / (2 * np.pi)

@@ -1,0 +1,231 @@
+"""PSFs that are a sum of basis images: kernel(x, y) = sum over b of c_b(x, y) B_b.
+
+Nearly every PSF that surveys publish is of this form. It makes one product serve all positions, and everything
+linear in the kernel (an aperture flux, a resampling) needs doing once for the basis, not once for a source.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skygraft.errors import ConfigError, PsfError
+from skygraft.psf.base import PSF, Box
+
+__all__ = ["LinearPSF"]
+
+
+class LinearPSF(PSF):
+    """A PSF whose kernels are ``coefficients(x, y) @ basis``.
+
+    Subclasses give the coefficients. Any linear functional of the kernel follows from the basis alone: the
+    aperture flux at (x, y), for one, is ``coefficients(x, y)`` times the aperture fluxes of the basis images.
+
+    Parameters
+    ----------
+    basis : array_like, shape (B, ny, nx)
+        Basis images, ny and nx odd; copied.
+    valid_box : Box, optional
+        Where the model was made to hold; None for everywhere.
+    average_position : (float, float), optional
+        The position (x, y) that stands for the whole image, where the model names one.
+
+    Raises
+    ------
+    ConfigError
+        If the basis is not a stack of odd-sized images.
+    PsfError
+        If it holds values that are not finite.
+    """
+
+    def __init__(
+        self,
+        basis: ArrayLike,
+        *,
+        valid_box: Box | None = None,
+        average_position: tuple[float, float] | None = None,
+    ) -> None:
+        array = frozen(basis)
+        if array.ndim != 3 or array.shape[0] == 0:
+            raise ConfigError(f"a PSF basis is a stack of images (B, ny, nx), not an array of {array.shape}")
+        if not all(n % 2 for n in array.shape[1:]):
+            raise ConfigError(
+                f"PSF kernels of {array.shape[1:]} pixels have no middle pixel; both sizes must be odd",
+                fix="Pad them to an odd size, saying which pixel is the centre (FixedKernelPSF(..., pad_even=True))",
+            )
+        if not np.isfinite(array).all():
+            raise PsfError("the PSF model holds values that are not finite")
+        self._basis = array
+        self._valid_box = valid_box
+        self._average_position = average_position
+
+    @property
+    def basis(self) -> NDArray[np.float64]:
+        """The basis images, shape (B, ny, nx), read-only."""
+        return self._basis
+
+    @abc.abstractmethod
+    def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Weights of the basis images at N positions (0-based parent pixels), shape (N, B).
+
+        They hold any normalisation of the model, so that ``coefficients(x, y) @ basis`` is the kernel.
+
+        Raises
+        ------
+        PsfError
+            If the model cannot be evaluated there.
+        """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (ny, nx) of every kernel; both odd."""
+        _, ny, nx = self._basis.shape
+        return ny, nx
+
+    def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        return combine(self.coefficients(x, y), self._basis)
+
+    @property
+    def valid_box(self) -> Box | None:
+        """Where the model was made to hold; None for everywhere."""
+        return self._valid_box
+
+    @property
+    def average_position(self) -> tuple[float, float] | None:
+        """The position that stands for the whole image, where the model names one."""
+        return self._average_position
+
+    def __repr__(self) -> str:
+        return f"<{self.description}>"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # numpy forgets on unpickling that an array was read-only
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+        self.__dict__.update(state)
+
+
+def frozen(values: ArrayLike) -> NDArray[np.float64]:
+    """Copy `values` into a read-only, C-contiguous float64 array."""
+    array = np.array(values, dtype=np.float64, order="C")
+    array.setflags(write=False)
+    return array
+
+
+def positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bring positions to two float64 arrays of one length.
+
+    Raises
+    ------
+    PsfError
+        If a position is not finite, naming the first.
+    ConfigError
+        If they do not go together as one-dimensional arrays.
+    """
+    x, y = np.atleast_1d(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    try:
+        x, y = np.broadcast_arrays(x, y)
+    except ValueError:
+        raise ConfigError(f"positions x of shape {x.shape} and y of shape {y.shape} do not go together") from None
+    if x.ndim != 1:
+        raise ConfigError(f"positions are one-dimensional arrays, not of shape {x.shape}")
+    bad = ~(np.isfinite(x) & np.isfinite(y))
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise PsfError(
+            f"the PSF has no value at position ({x[first]}, {y[first]}), number {first} of {x.size}",
+            fix="Leave out sources whose position in the image is not finite",
+        )
+    return x, y
+
+
+def combine(weights: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted sums of `basis` (B, ...) with `weights` (N, B): shape (N, ...).
+
+    Not BLAS, whose sums depend on how many positions are asked for together: a kernel must be the same to the
+    last bit whichever batch it is made in.
+    """
+    flat = basis.reshape(basis.shape[0], -1)
+    out = np.empty((weights.shape[0], flat.shape[1]))
+    _combine(np.ascontiguousarray(weights), flat, out)
+    return out.reshape(weights.shape[0], *basis.shape[1:])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _combine(
+    weights: NDArray[np.float64], basis: NDArray[np.float64], out: NDArray[np.float64]
+) -> None:  # pragma: no cover - compiled
+    for i in range(weights.shape[0]):
+        row = out[i]
+        w = weights[i, 0]
+        for p in range(basis.shape[1]):
+            row[p] = w * basis[0, p]
+        for b in range(1, basis.shape[0]):
+            w = weights[i, b]
+            for p in range(basis.shape[1]):
+                row[p] += w * basis[b, p]
+
+
+def normalized(weights: NDArray[np.float64], sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale `weights` (N, B) so that each kernel sums to one; `sums` (B,) are the sums of the basis images.
+
+    Raises
+    ------
+    PsfError
+        If a kernel's sum is not positive.
+    """
+    total = combine(weights, sums)
+    bad = ~(total > 0)
+    if bad.any():
+        raise PsfError(
+            f"the PSF model sums to {total[np.argmax(bad)]:g} at position number {np.argmax(bad)} and cannot be "
+            "normalised",
+            fix="Leave out sources outside the PSF's valid_box",
+        )
+    return weights / total[:, None]
+
+
+def power_terms(
+    x: NDArray[np.float64], y: NDArray[np.float64], exponents: list[tuple[int, int]]
+) -> NDArray[np.float64]:
+    """Monomials x^i y^j for each (i, j), shape (N, len(exponents))."""
+    return _products([_powers(x, exponents, 0), _powers(y, exponents, 1)], exponents)
+
+
+def chebyshev_terms(
+    x: NDArray[np.float64], y: NDArray[np.float64], exponents: list[tuple[int, int]]
+) -> NDArray[np.float64]:
+    """Products T_i(x) T_j(y) of Chebyshev polynomials of the first kind, shape (N, len(exponents))."""
+    return _products([_chebyshev(x, exponents, 0), _chebyshev(y, exponents, 1)], exponents)
+
+
+def graded_exponents(degree: int) -> list[tuple[int, int]]:
+    """Exponents (i, j) by total degree, then j rising: 1, x, y, x2, xy, y2, ..."""
+    return [(d - j, j) for d in range(degree + 1) for j in range(d + 1)]
+
+
+def _powers(t: NDArray[np.float64], exponents: list[tuple[int, int]], axis: int) -> list[NDArray[np.float64]]:
+    powers = [np.ones_like(t)]
+    for _ in range(max(e[axis] for e in exponents)):
+        powers.append(powers[-1] * t)
+    return powers
+
+
+def _chebyshev(t: NDArray[np.float64], exponents: list[tuple[int, int]], axis: int) -> list[NDArray[np.float64]]:
+    values = [np.ones_like(t), t]
+    for _ in range(max(e[axis] for e in exponents) - 1):
+        values.append(2 * t * values[-1] - values[-2])
+    return values
+
+
+def _products(factors: list[list[NDArray[np.float64]]], exponents: list[tuple[int, int]]) -> NDArray[np.float64]:
+    terms = np.empty((factors[0][0].size, len(exponents)))
+    for column, (i, j) in enumerate(exponents):
+        terms[:, column] = factors[0][i] * factors[1][j]
+    return terms

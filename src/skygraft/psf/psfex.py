@@ -1,0 +1,149 @@
+"""PSFEx models: images that vary as a polynomial of position, on a grid finer or coarser than the pixels."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skygraft.errors import ConfigError, PsfError
+from skygraft.psf.base import Box
+from skygraft.psf.linear import LinearPSF, frozen, normalized, positions, power_terms
+
+__all__ = ["PsfexConvention", "PsfexPSF"]
+
+type PsfexConvention = Literal["psfex", "lsst"]
+
+_LANCZOS_ORDER = {"psfex": 4, "lsst": 5}
+
+# Stars rarely reach the very edge of a detector; a low polynomial holds this far (of the stars' span) beyond them.
+_EDGE = 0.05
+
+
+class PsfexPSF(LinearPSF):
+    """A PSFEx model, evaluated in native pixels.
+
+    The model is ``sum over terms of u^i v^j basis[term]`` with ``u = (x - zero_x) / scale_x`` and likewise v, terms
+    ordered with j outside and i inside (degree 2: 1, u, u2, v, uv, v2). Interpolation to native pixels is linear, so
+    that it is done once, for the basis.
+
+    Parameters
+    ----------
+    basis : array_like, shape ((degree + 1)(degree + 2) / 2, my, mx)
+        The model's images on its own grid; sample ``n // 2`` is the centre.
+    degree : int
+        Total degree of the polynomial.
+    zero, scale : (float, float), optional
+        Origin and scale of the polynomial's variables in x and y: 0-based pixels of the parent frame. A `.psf`
+        file's POLZERO is 1-based: `read_psfex` takes care of it.
+    step : float, optional
+        Pixels per sample (PSF_SAMP).
+    convention : {"psfex", "lsst"}, optional
+        How native pixels are made, see Notes.
+    valid_box : Box, optional
+        Where the model holds. By default the span of the stars it was made from, grown by a twentieth on each
+        side: PSFEx scales so that its stars run from -0.5 to 0.5 in u and v. A constant model holds everywhere.
+    average_position : (float, float), optional
+        The position that stands for the whole image.
+
+    Raises
+    ------
+    ConfigError
+        If the arguments do not go together.
+    PsfError
+        If the model holds no light, or values that are not finite.
+
+    Notes
+    -----
+    ``"psfex"`` is PSFEx's own model: the samples are surface brightness per pixel, interpolated by a Lanczos-4
+    function at pixel centres. Kernels are as the model gives them: on real files they, and the sum of the samples
+    times the squared step, come to 1.01 to 1.08.
+
+    ``"lsst"`` is what the LSST pipelines compute from their PsfexPsf: Lanczos-5, a size of ``int(mx * step)`` made
+    odd, and each kernel scaled to sum one. (They do it in single precision, and are off from a sum of one by 1e-6.)
+
+    In both, the interpolation weights of each pixel are scaled to sum one over the samples that exist.
+
+    References
+    ----------
+    Bertin 2011, "Automated Morphometry with SExtractor and PSFEx", ASP Conf. Ser. 442, 435.
+    """
+
+    def __init__(
+        self,
+        basis: ArrayLike,
+        degree: int,
+        zero: tuple[float, float] = (0.0, 0.0),
+        scale: tuple[float, float] = (1.0, 1.0),
+        step: float = 1.0,
+        *,
+        convention: PsfexConvention = "psfex",
+        valid_box: Box | None = None,
+        average_position: tuple[float, float] | None = None,
+    ) -> None:
+        if convention not in get_args(PsfexConvention.__value__):
+            raise ConfigError(f"PSFEx convention {convention!r} is not one of 'psfex', 'lsst'", key="convention")
+        model = np.asarray(basis, dtype=np.float64)
+        if degree < 0 or model.ndim != 3 or len(model) != (degree + 1) * (degree + 2) // 2:
+            raise ConfigError(
+                f"a PSFEx polynomial of degree {degree} has {(degree + 1) * (degree + 2) // 2} images (terms, my, mx); "
+                f"an array of shape {model.shape} was given"
+            )
+        numbers = np.array([*zero, *scale, step], dtype=np.float64)
+        if not np.isfinite(numbers).all() or step <= 0 or (degree > 0 and not (numbers[2:4] > 0).all()):
+            raise ConfigError(
+                f"PSFEx zero {zero}, scale {scale} and step {step} must be finite, scale and step positive"
+            )
+        if not np.isfinite(model).all():
+            raise PsfError("the PSFEx model holds values that are not finite")
+        if not model[0].sum() > 0:
+            raise PsfError(
+                "the PSFEx model holds no light", fix="PSFEx may have found no stars: give another PSF for this image"
+            )
+        if valid_box is None and degree > 0:
+            (x0, y0), (hx, hy) = numbers[:2].tolist(), ((0.5 + _EDGE) * numbers[2:4]).tolist()
+            valid_box = Box(x0 - hx, x0 + hx, y0 - hy, y0 + hy)
+        rows, columns = (_resampling(n, float(step), convention) for n in model.shape[1:])
+        super().__init__(rows @ model @ columns.T, valid_box=valid_box, average_position=average_position)
+        self._degree = int(degree)
+        self._zero = (float(zero[0]), float(zero[1]))
+        self._scale = (float(scale[0]), float(scale[1]))
+        self._step = float(step)
+        self._convention: PsfexConvention = convention
+        self._sums = frozen(self._basis.sum(axis=(1, 2)))
+
+    def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Polynomial terms at N positions, shape (N, B), normalisation included."""
+        x, y = positions(x, y)
+        exponents = [(i, j) for j in range(self._degree + 1) for i in range(self._degree + 1 - j)]
+        u, v = (
+            (np.zeros_like(x), np.zeros_like(y))
+            if self._degree == 0
+            else (
+                (x - self._zero[0]) / self._scale[0],
+                (y - self._zero[1]) / self._scale[1],
+            )
+        )
+        terms = power_terms(u, v, exponents)
+        return normalized(terms, self._sums) if self._convention == "lsst" else terms
+
+    @property
+    def description(self) -> str:
+        """What the model is, in a few words for people and records."""
+        ny, nx = self.shape
+        model = f"PSFEx ({self._convention} convention), degree {self._degree}, step {self._step:g} pixel"
+        return f"{model}, {nx} x {ny} pixels"
+
+
+def _resampling(n: int, step: float, convention: PsfexConvention) -> NDArray[np.float64]:
+    """Weights (n_out, n) that take n samples, `step` pixels apart, to native pixels about sample n // 2."""
+    order = _LANCZOS_ORDER[convention]
+    centre = n // 2
+    # PSFEx: the pixel centres that lie among the samples; the margin forgives the rounding of a step such as 0.1
+    half = int(n * np.float32(step)) // 2 if convention == "lsst" else int((n - 1 - centre) * step + 1e-6)
+    at = centre + np.arange(-half, half + 1) / step
+    offset = np.arange(n) - at[:, None]
+    weights = np.where(np.abs(offset) <= order, np.sinc(offset) * np.sinc(offset / order), 0.0)
+    scaled: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return scaled
