@@ -1,0 +1,374 @@
+"""Making catalogues of fakes: at random or on a grid, with populations that are stated in full.
+
+Everything is a function of the seed: each property has a random stream of its own, so that asking for another band
+or another shape does not move the sources.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import QTable
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from skygraft.catalog.region import as_region, tangent_to_sky
+from skygraft.catalog.schema import SERSIC_RANGE, validate, values
+from skygraft.errors import CatalogError, CorruptFileError
+
+__all__ = ["Population", "cosmos_shapes", "grid_catalog", "random_catalog", "star_catalog"]
+
+Array = NDArray[np.float64]
+COSMOS_PIXEL = 0.03  # arcsec, of the GalSim COSMOS fits
+
+
+@dataclass(frozen=True)
+class Population:
+    """What is drawn, and how bright, how red and how large.
+
+    Parameters
+    ----------
+    mag_range : (float, float)
+        AB magnitudes of the first band.
+    mag_slope : float
+        Counts rise as ``dN/dm ~ 10**(mag_slope * m)``; 0 is uniform, 0.3 is about that of faint galaxies.
+    colors : mapping of str to float
+        For another band, mean of (that band - first band); 0 where not named.
+    color_scatter : float
+        Standard deviation of each colour, mag.
+    star_fraction : float
+        Share of stars; the others are Sersic galaxies.
+    log_radius : (float, float)
+        Median half-light radius (circularised, arcsec) at magnitude 22, and the standard deviation of its natural
+        logarithm: the radii are lognormal.
+    radius_slope : float
+        Change of log10(median radius) per magnitude; -0.1 makes fainter galaxies smaller.
+    log_n : (float, float)
+        Median Sersic index and standard deviation of its natural logarithm; drawn again outside [0.3, 6.2].
+    q_range : (float, float)
+        Axis ratios are uniform in it. Position angles are uniform in [0, 180).
+    """
+
+    mag_range: tuple[float, float] = (18.0, 26.0)
+    mag_slope: float = 0.0
+    colors: Mapping[str, float] | None = None
+    color_scatter: float = 0.0
+    star_fraction: float = 0.5
+    log_radius: tuple[float, float] = (0.5, 0.4)
+    radius_slope: float = -0.1
+    log_n: tuple[float, float] = (1.5, 0.5)
+    q_range: tuple[float, float] = (0.2, 1.0)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("mag_range", -50.0, 60.0), ("q_range", 0.0, 1.0)):
+            first, last = getattr(self, name)
+            if not low < first <= last <= high:
+                raise CatalogError(
+                    f"{name} is ({first}, {last}); both must be in ({low:g}, {high:g}], in order", key=name
+                )
+        if not 0.0 <= self.star_fraction <= 1.0:
+            raise CatalogError(f"star_fraction is {self.star_fraction}; it must be in [0, 1]", key="star_fraction")
+        if not SERSIC_RANGE[0] <= self.log_n[0] <= SERSIC_RANGE[1] or self.log_n[1] < 0:
+            raise CatalogError(f"log_n is {self.log_n}; the median must be in {list(SERSIC_RANGE)}", key="log_n")
+        if self.log_radius[0] <= 0 or self.log_radius[1] < 0:
+            raise CatalogError(f"log_radius is {self.log_radius}; the median must be positive", key="log_radius")
+
+
+def _stream(seed: int, what: int) -> np.random.Generator:
+    """The random stream of one property."""
+    if seed < 0:
+        raise CatalogError(f"the seed is {seed}; it must be 0 or more", key="seed")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, what])))
+
+
+def random_catalog(
+    region: Any,
+    *,
+    bands: Sequence[str],
+    n: int | None = None,
+    density: float | None = None,
+    seed: int = 0,
+    population: Population | None = None,
+    shapes: QTable | None = None,
+    min_separation: float = 0.0,
+    first_id: int = 0,
+) -> QTable:
+    """Sources spread uniformly over a part of the sphere.
+
+    Parameters
+    ----------
+    region : Region or description of one
+        See `skygraft.catalog.region.as_region`; the polygon of a patch comes from ``skymap.patch_polygon``.
+    bands : sequence of str
+        Bands; the first is that of `Population.mag_range`.
+    n : int, optional
+        Number of sources; or
+    density : float, optional
+        sources per square arcminute.
+    seed : int
+    population : Population, optional
+    shapes : QTable, optional
+        Galaxies to draw ``n``, ``half_light_radius`` and ``q`` from, row by row with replacement (see `cosmos_shapes`),
+        in place of the population's own; where it has ``mag``, that gives the first band's magnitude too.
+    min_separation : float
+        Arcsec; sources nearer than this to an earlier one are drawn again.
+    first_id : int
+        Injection ids are `first_id` onward.
+
+    Returns
+    -------
+    QTable
+        Canonical; the same for the same arguments, on every machine.
+
+    Raises
+    ------
+    CatalogError
+        If the arguments make no sense, or the separation leaves no room.
+    """
+    where = as_region(region)
+    if (n is None) == (density is None):
+        raise CatalogError("give either n or density (sources per square arcminute)", key="density")
+    count = int(n) if n is not None else round(float(density or 0.0) * where.area * 3600.0)
+    if count < 1:
+        raise CatalogError(
+            f"no sources: the region of {where.area:.3g} square degrees would hold {count}",
+            key="density" if n is None else "n",
+            fix="Raise the density or the number",
+        )
+    if min_separation > 0:
+        vectors = _separated(where, count, min_separation, _stream(seed, 0))
+    else:
+        vectors = where.sample(count, _stream(seed, 0))
+    ra, dec = where.positions(vectors)
+    return _populate(ra, dec, bands, population or Population(), shapes, seed, first_id)
+
+
+def _separated(where: Any, count: int, separation: float, rng: np.random.Generator) -> Array:
+    """Darts thrown one after another; one that is too near to an earlier one is thrown again."""
+    chord = 2.0 * np.sin(np.radians(separation / 3600.0) / 2.0)
+    kept = np.empty((0, 3))
+    for _ in range(200):
+        missing = count - len(kept)
+        if missing <= 0:
+            return kept[:count]
+        darts = where.sample(max(64, int(missing * 1.3)), rng)
+        if len(kept):
+            distance, _nearest = cKDTree(kept).query(darts, distance_upper_bound=chord)
+            darts = darts[~(distance < chord)]
+        alive = np.ones(len(darts), dtype=np.bool_)
+        pairs = cKDTree(darts).query_pairs(chord, output_type="ndarray") if len(darts) else np.empty((0, 2), dtype=int)
+        for first, second in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]:
+            if alive[first]:
+                alive[second] = False
+        kept = np.concatenate([kept, darts[alive]])
+    raise CatalogError(
+        f"only {len(kept)} of {count} sources fit with {separation:g} arcsec between them",
+        key="min_separation",
+        fix="Lower the density or the separation, or use grid_catalog",
+    )
+
+
+def grid_catalog(
+    region: Any,
+    *,
+    spacing: float,
+    bands: Sequence[str],
+    seed: int = 0,
+    population: Population | None = None,
+    shapes: QTable | None = None,
+    jitter: float = 0.0,
+    first_id: int = 0,
+) -> QTable:
+    """Sources on a square grid on the tangent plane of the region's centre.
+
+    Parameters
+    ----------
+    region : Region or description of one
+        Of less than 30 degrees in radius.
+    spacing : float
+        Arcsec between neighbours.
+    jitter : float
+        Arcsec by which each source is moved at random, uniformly in a square of this half side; sources on pixel
+        centres only would hide errors in sub-pixel shifts.
+    bands, seed, population, shapes, first_id
+        As in `random_catalog`.
+
+    Returns
+    -------
+    QTable
+
+    Raises
+    ------
+    CatalogError
+        If the spacing is not positive or no grid point is inside the region.
+    """
+    where = as_region(region)
+    if spacing <= 0 or where.radius >= 30.0:
+        raise CatalogError(
+            f"a grid of {spacing} arcsec over a radius of {where.radius:.3g} degrees",
+            key="spacing",
+            fix="Give a positive spacing and a region of less than 30 degrees in radius",
+        )
+    half = int(np.ceil(np.tan(np.radians(where.radius)) * np.degrees(3600.0) / spacing))
+    steps = np.arange(-half, half + 1) * spacing
+    eta, xi = (axis.ravel() for axis in np.meshgrid(steps, steps, indexing="ij"))
+    inside = where.contains(*tangent_to_sky(where.ra, where.dec, xi, eta))
+    xi, eta = xi[inside], eta[inside]
+    if xi.size == 0:
+        raise CatalogError("no point of the grid is inside the region", key="spacing", fix="Lower the spacing")
+    if jitter:
+        rng = _stream(seed, 0)
+        xi = xi + rng.uniform(-jitter, jitter, xi.size)
+        eta = eta + rng.uniform(-jitter, jitter, eta.size)
+    ra, dec = tangent_to_sky(where.ra, where.dec, xi, eta)
+    return _populate(ra, dec, bands, population or Population(), shapes, seed, first_id)
+
+
+def star_catalog(ra: Any, dec: Any, mags: Mapping[str, Any], *, first_id: int = 0, **columns: Any) -> QTable:
+    """Stars at given positions with given magnitudes.
+
+    Parameters
+    ----------
+    ra, dec : array-like, shape (N,)
+        ICRS degrees.
+    mags : mapping of str to float or array-like
+        AB magnitudes per band.
+    first_id : int
+    **columns
+        Other canonical columns.
+
+    Returns
+    -------
+    QTable
+    """
+    ra, dec = np.broadcast_arrays(np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float)))
+    table = QTable()
+    table["injection_id"] = np.arange(first_id, first_id + ra.size, dtype=np.int64)
+    table["ra"], table["dec"] = ra.copy() * u.deg, dec.copy() * u.deg
+    table["source_type"] = np.full(ra.size, "Star")
+    for band, mag in mags.items():
+        table[f"mag_{band}"] = np.broadcast_to(np.asarray(mag, float), ra.shape).copy() * u.mag
+    for name, value in columns.items():
+        table[name] = np.broadcast_to(value, ra.shape).copy() if np.ndim(value) == 0 else value
+    return validate(table)
+
+
+def _populate(
+    ra: Array, dec: Array, bands: Sequence[str], population: Population, shapes: QTable | None, seed: int, first_id: int
+) -> QTable:
+    """Types, magnitudes and shapes for these positions."""
+    if isinstance(bands, str) or not bands or len(set(bands)) != len(bands):
+        raise CatalogError(f"bands is {bands!r}; a list of different names is needed", key="bands")
+    colors = dict(population.colors or {})
+    unknown = sorted(set(colors) - set(bands[1:]))
+    if unknown:
+        raise CatalogError(f"a colour is given for {', '.join(unknown)}, not among the later bands", key="colors")
+    size = ra.size
+    star = _stream(seed, 1).random(size) < population.star_fraction
+    mag = _magnitudes(population, size, _stream(seed, 2))
+    rng = _stream(seed, 3)
+    if shapes is not None:
+        pick = rng.integers(0, len(shapes), size)
+        n, radius, q = (values(shapes, name)[pick] for name in ("n", "half_light_radius", "q"))
+        if "mag" in shapes.colnames:
+            mag = np.where(star, mag, values(shapes, "mag")[pick])
+    else:
+        n = _lognormal_within(*population.log_n, SERSIC_RANGE, size, rng)
+        shift = 10.0 ** (population.radius_slope * (mag - 22.0))
+        radius = population.log_radius[0] * shift * np.exp(population.log_radius[1] * rng.standard_normal(size))
+        q = rng.uniform(*population.q_range, size)
+    pa = _stream(seed, 4).uniform(0.0, 180.0, size)
+    table = QTable()
+    table["injection_id"] = np.arange(first_id, first_id + size, dtype=np.int64)
+    table["ra"], table["dec"] = ra * u.deg, dec * u.deg
+    table["source_type"] = np.where(star, "Star", "Sersic")
+    for i, band in enumerate(bands):
+        # Each colour has a stream by its band's name: a band more or less leaves the others as they were.
+        key = int.from_bytes(band.encode()[:16].ljust(16, b"\0"), "little")
+        scatter = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 5, key]))).standard_normal(size)
+        offset = colors.get(band, 0.0) + population.color_scatter * scatter if i else 0.0
+        table[f"mag_{band}"] = (mag + offset) * u.mag
+    if not star.all():
+        for name, array, unit in (
+            ("n", n, None),
+            ("half_light_radius", radius, u.arcsec),
+            ("q", q, None),
+            ("pa", pa, u.deg),
+        ):
+            column = np.where(star, np.nan, array)
+            table[name] = column if unit is None else column * unit
+    return validate(table)
+
+
+def _magnitudes(population: Population, size: int, rng: np.random.Generator) -> Array:
+    """Magnitudes with dN/dm ~ 10**(slope m), by inverting the cumulative distribution."""
+    low, high = population.mag_range
+    uniform = rng.random(size)
+    rate = population.mag_slope * np.log(10.0)
+    if abs(rate) * (high - low) < 1e-12:
+        return low + uniform * (high - low)
+    return np.asarray(low + np.log1p(uniform * np.expm1(rate * (high - low))) / rate, dtype=np.float64)
+
+
+def _lognormal_within(
+    median: float, sigma: float, limits: tuple[float, float], size: int, rng: np.random.Generator
+) -> Array:
+    """Lognormal values, drawn again while outside the limits."""
+    out = median * np.exp(sigma * rng.standard_normal(size))
+    while (bad := (out < limits[0]) | (out > limits[1])).any():
+        out[bad] = median * np.exp(sigma * rng.standard_normal(int(bad.sum())))
+    return out
+
+
+def cosmos_shapes(path: str | os.PathLike[str]) -> QTable:
+    """Single-Sersic fits of real galaxies from a GalSim COSMOS catalogue (``real_galaxy_catalog_*_fits.fits``).
+
+    The fits hold, per galaxy, the half-light *semi-major* axis in 0.03 arcsec pixels, the index and the axis ratio
+    (GalSim's `COSMOSCatalog` documentation). Fits that failed and indices outside [0.3, 6.2] are left out.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    QTable
+        ``n``, ``half_light_radius`` (circularised, arcsec), ``q``, and ``mag`` (F814W AB).
+
+    Raises
+    ------
+    CatalogError
+        If the columns are not there or no fit is usable.
+    CorruptFileError
+        If the file cannot be read.
+    """
+    try:
+        data = fits.getdata(path, 1)
+    except (OSError, IndexError) as error:
+        raise CorruptFileError(f"not a readable FITS table: {error}", path=path) from error
+    names = set(data.dtype.names or ())
+    if not {"sersicfit", "mag_auto", "fit_status"} <= names:
+        raise CatalogError(
+            "the table has no sersicfit, mag_auto and fit_status",
+            path=path,
+            fix="Give the *_fits.fits file of a GalSim COSMOS catalogue",
+        )
+    fit = np.asarray(data["sersicfit"], dtype=np.float64)
+    axis, n, q = fit[:, 1], fit[:, 2], fit[:, 3]
+    status = np.asarray(data["fit_status"])[:, 4]
+    usable = (status > 0) & (status < 5) & (n >= SERSIC_RANGE[0]) & (n <= SERSIC_RANGE[1])
+    usable &= (q > 0) & (q <= 1) & (axis > 0)
+    if not usable.any():
+        raise CatalogError("none of the fits is usable", path=path)
+    table = QTable()
+    table["n"] = n[usable]
+    table["half_light_radius"] = (axis * np.sqrt(q))[usable] * COSMOS_PIXEL * u.arcsec
+    table["q"] = q[usable]
+    table["mag"] = np.asarray(data["mag_auto"], dtype=np.float64)[usable] * u.mag
+    return table

@@ -1,0 +1,202 @@
+"""Parts of the sky to fill with sources: circles and polygons, their areas, and points spread evenly over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skygraft.errors import CatalogError
+
+__all__ = ["Region", "as_region", "tangent_to_sky", "unit_vectors"]
+
+_SQ_DEG = np.degrees(1.0) ** 2
+
+
+def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
+    """Unit vectors (..., 3) of positions in degrees."""
+    a, d = np.radians(np.asarray(ra, dtype=np.float64)), np.radians(np.asarray(dec, dtype=np.float64))
+    return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
+
+
+def _basis(centre: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """East and North at a unit vector; at a pole, East is towards ra 90."""
+    rho = np.hypot(centre[0], centre[1])
+    cos_a, sin_a = (centre[0] / rho, centre[1] / rho) if rho > 1e-12 else (1.0, 0.0)
+    east = np.array([-sin_a, cos_a, 0.0])
+    return east, np.cross(centre, east)
+
+
+def _to_degrees(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+    ra = np.degrees(np.arctan2(y, x)) % 360.0
+    return np.where(ra >= 360.0, 0.0, ra), np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def tangent_to_sky(
+    ra0: float, dec0: float, xi: NDArray[np.float64], eta: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Positions (degrees) of gnomonic tangent-plane offsets xi (East) and eta (North), in arcsec."""
+    centre = unit_vectors(ra0, dec0)
+    east, north = _basis(centre)
+    to_rad = np.radians(1.0 / 3600.0)
+    return _to_degrees(centre + to_rad * (np.multiply.outer(xi, east) + np.multiply.outer(eta, north)))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A circle, or a polygon whose sides are great circles.
+
+    Parameters
+    ----------
+    ra, dec : float
+        Centre, degrees.
+    radius : float
+        Radius in degrees of the circle, or of one that holds the polygon.
+    polygon : ndarray of shape (M, 2), optional
+        Corners (ra, dec) in degrees, in either sense; not crossing itself and within 80 degrees of its centre.
+    """
+
+    ra: float
+    dec: float
+    radius: float
+    polygon: NDArray[np.float64] | None = field(default=None, compare=False)
+
+    @classmethod
+    def circle(cls, ra: float, dec: float, radius: float) -> Region:
+        """All that is within `radius` degrees of (ra, dec)."""
+        if not (0 < radius <= 180 and abs(dec) <= 90 and np.isfinite(ra)):
+            raise CatalogError(
+                f"a circle of radius {radius} degrees around ({ra}, {dec}) makes no sense",
+                key="region",
+                fix="Give ra, dec in degrees and a radius in (0, 180]",
+            )
+        return cls(float(ra) % 360.0, float(dec), float(radius))
+
+    @classmethod
+    def from_polygon(cls, corners: ArrayLike) -> Region:
+        """The inside of a polygon of (ra, dec) corners in degrees."""
+        points = np.asarray(corners, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+            raise CatalogError(
+                f"a polygon of shape {points.shape}; at least three finite corners (ra, dec) are needed", key="region"
+            )
+        if np.array_equal(points[0], points[-1]):
+            points = points[:-1]
+        vectors = unit_vectors(points[:, 0], points[:, 1])
+        mean = vectors.sum(axis=0)
+        norm = np.linalg.norm(mean)
+        centre = mean / norm if norm > 0 else np.array([0.0, 0.0, 1.0])
+        # By chord length: arccos of a dot product has no precision left for small fields.
+        chord = np.linalg.norm(vectors - centre, axis=1).max()
+        radius = float(np.degrees(2.0 * np.arcsin(min(chord / 2.0, 1.0))))
+        if norm == 0 or radius > 80.0:
+            raise CatalogError("the polygon spans more than 80 degrees from its centre", key="region", fix="Split it")
+        ra, dec = _to_degrees(centre)
+        region = cls(float(ra), float(dec), min(radius * 1.0001 + 1e-9, 89.0), points)
+        if region.area <= 0.0:
+            raise CatalogError("the polygon has no area", key="region")
+        return region
+
+    @property
+    def area(self) -> float:
+        """Square degrees."""
+        if self.polygon is None:
+            return float(4.0 * np.pi * np.sin(np.radians(self.radius) / 2.0) ** 2 * _SQ_DEG)
+        a = unit_vectors(self.ra, self.dec)
+        b = unit_vectors(self.polygon[:, 0], self.polygon[:, 1])
+        c = np.roll(b, -1, axis=0)
+        # Signed spherical excess of the triangles around the centre (Van Oosterom & Strackee 1983).
+        triple = np.cross(b, c) @ a
+        excess = 2.0 * np.arctan2(triple, 1.0 + b @ a + c @ a + np.sum(b * c, axis=1))
+        return float(abs(excess.sum()) * _SQ_DEG)
+
+    def contains(self, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.bool_]:
+        """Which positions (degrees, shape (N,)) are inside."""
+        vectors = np.atleast_2d(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)))
+        return self._holds(vectors)
+
+    def _holds(self, vectors: NDArray[np.float64]) -> NDArray[np.bool_]:
+        centre = unit_vectors(self.ra, self.dec)
+        chord = np.linalg.norm(vectors - centre, axis=1)
+        inside: NDArray[np.bool_] = chord <= 2.0 * np.sin(np.radians(self.radius) / 2.0)
+        if self.polygon is None:
+            return inside
+        # In the gnomonic projection great circles are straight lines: a plane even-odd test is exact.
+        east, north = _basis(centre)
+        rows = np.flatnonzero(inside)
+        points = vectors[rows]
+        depth = points @ centre
+        x, y = points @ east / depth, points @ north / depth
+        corners = unit_vectors(self.polygon[:, 0], self.polygon[:, 1])
+        depth = corners @ centre
+        px, py = corners @ east / depth, corners @ north / depth
+        odd = np.zeros(rows.size, dtype=np.bool_)
+        for x1, y1, x2, y2 in zip(px, py, np.roll(px, -1), np.roll(py, -1), strict=True):
+            if y1 != y2:
+                crosses = (y1 > y) != (y2 > y)
+                odd ^= crosses & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
+        inside[rows] = odd
+        return inside
+
+    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """`n` unit vectors, shape (n, 3), spread uniformly over the region's part of the sphere."""
+        centre = unit_vectors(self.ra, self.dec)
+        east, north = _basis(centre)
+        # 1 - cos(radius), without cancellation for small circles.
+        versine = 2.0 * np.sin(np.radians(self.radius) / 2.0) ** 2
+        pieces: list[NDArray[np.float64]] = []
+        missing = n
+        while missing > 0:
+            batch = int(missing * 1.2) + 16 if self.polygon is None else int(missing * 2.5) + 64
+            u, phi = rng.random(batch) * versine, rng.random(batch) * 2.0 * np.pi
+            sin_t = np.sqrt(u * (2.0 - u))
+            points = (
+                np.multiply.outer(1.0 - u, centre)
+                + np.multiply.outer(sin_t * np.cos(phi), east)
+                + np.multiply.outer(sin_t * np.sin(phi), north)
+            )
+            if self.polygon is not None:
+                points = points[self._holds(points)]
+            pieces.append(points[:missing])
+            missing -= len(pieces[-1])
+        return np.concatenate(pieces) if pieces else np.empty((0, 3))
+
+    def positions(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Degrees of unit vectors."""
+        return _to_degrees(vectors)
+
+
+def as_region(region: Any) -> Region:
+    """A `Region` of whatever describes one.
+
+    Parameters
+    ----------
+    region : Region, mapping, tuple or array-like
+        ``{"ra": ..., "dec": ..., "radius": ...}`` or ``(ra, dec, radius)`` in degrees, ``{"polygon": corners}``, or the
+        corners themselves, shape (M, 2).
+
+    Raises
+    ------
+    CatalogError
+        If it is none of these.
+    """
+    if isinstance(region, Region):
+        return region
+    if isinstance(region, Mapping):
+        if set(region) == {"ra", "dec", "radius"}:
+            return Region.circle(region["ra"], region["dec"], region["radius"])
+        if set(region) == {"polygon"}:
+            return Region.from_polygon(region["polygon"])
+        raise CatalogError(
+            f"a region with {', '.join(map(str, region)) or 'nothing'}",
+            key="region",
+            fix="Give ra, dec and radius, or polygon",
+        )
+    array = np.asarray(region, dtype=np.float64)
+    if array.shape == (3,):
+        return Region.circle(*array.tolist())
+    return Region.from_polygon(array)
