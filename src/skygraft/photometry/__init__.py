@@ -1,5 +1,13 @@
 """Photometric calibration: magnitudes to image units, and what the calibrated flux is the flux of."""
 
+from skygraft.photometry.aperture import (
+    ApertureMethod,
+    aperture_flux,
+    aperture_weights,
+    enclosed_flux,
+    kernel_holds_aperture,
+    sinc_coefficients,
+)
 from skygraft.photometry.fields import (
     ChebyshevField,
     ConstantField,
@@ -9,11 +17,35 @@ from skygraft.photometry.fields import (
     ProductField,
     SpatialField,
 )
+from skygraft.photometry.flux_modes import (
+    FLUX_MODES,
+    FluxMode,
+    KernelScale,
+    kernel_scale,
+)
+from skygraft.photometry.header_keys import (
+    HEADER_KEYWORDS,
+    HeaderKeyword,
+    header_candidates,
+    register_header_keyword,
+)
+from skygraft.photometry.origins import (
+    aperture_correction_hints,
+    config_candidates,
+    default_candidate,
+    register_default,
+    schema_candidates,
+)
 from skygraft.photometry.photo_calib import (
     AB_REFERENCE_FLUX_NJY,
     NJY_PER_NANOMAGGY,
     PhotoCalib,
     canonical_unit,
+)
+from skygraft.photometry.radius import (
+    field_name_candidate,
+    parse_field_radius,
+    parse_radius,
 )
 from skygraft.photometry.reference import (
     PSF_MODEL,
@@ -24,24 +56,54 @@ from skygraft.photometry.reference import (
     ReferenceCandidate,
     describe_reference,
 )
+from skygraft.photometry.resolve import (
+    RADIUS_TOLERANCE,
+    require_reference,
+    resolve_reference,
+)
 
 __all__ = [
     "AB_REFERENCE_FLUX_NJY",
+    "FLUX_MODES",
+    "HEADER_KEYWORDS",
     "NJY_PER_NANOMAGGY",
     "PSF_MODEL",
+    "RADIUS_TOLERANCE",
     "TOTAL",
+    "ApertureMethod",
     "CalibrationAperture",
     "CalibrationReference",
     "ChebyshevField",
     "ConstantField",
+    "FluxMode",
     "GridField",
+    "HeaderKeyword",
     "ImageField",
+    "KernelScale",
     "ModelReference",
     "PhotoCalib",
     "PixelAreaField",
     "ProductField",
     "ReferenceCandidate",
     "SpatialField",
+    "aperture_correction_hints",
+    "aperture_flux",
+    "aperture_weights",
     "canonical_unit",
+    "config_candidates",
+    "default_candidate",
     "describe_reference",
+    "enclosed_flux",
+    "field_name_candidate",
+    "header_candidates",
+    "kernel_holds_aperture",
+    "kernel_scale",
+    "parse_field_radius",
+    "parse_radius",
+    "register_default",
+    "register_header_keyword",
+    "require_reference",
+    "resolve_reference",
+    "schema_candidates",
+    "sinc_coefficients",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 from astropy.wcs.wcsapi import BaseLowLevelWCS
@@ -97,12 +97,15 @@ class ConstantField(SpatialField):
     def __init__(self, value: float) -> None:
         self.value = float(value)
 
+    @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         return np.full(_positions(x, y)[0].shape, self.value)
 
+    @override
     def describe(self) -> dict[str, Any]:
         return {"kind": "constant", "value": self.value}
 
+    @override
     def _state(self) -> tuple[Any, ...]:
         return (self.value,)
 
@@ -132,6 +135,7 @@ class ChebyshevField(SpatialField):
             raise CalibrationError("a Chebyshev coefficient is not finite")
         self.box = _box(box)
 
+    @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         px, py = _positions(x, y)
         x_min, x_max, y_min, y_max = self.box
@@ -140,10 +144,12 @@ class ChebyshevField(SpatialField):
         values: NDArray[np.float64] = np.polynomial.chebyshev.chebval2d(v, u, self.coefficients)
         return values
 
+    @override
     def describe(self) -> dict[str, Any]:
         ny, nx = self.coefficients.shape
         return {"kind": "chebyshev", "order_x": nx - 1, "order_y": ny - 1, "box": list(self.box)}
 
+    @override
     def _state(self) -> tuple[Any, ...]:
         return (self.coefficients, self.box)
 
@@ -169,15 +175,18 @@ class ProductField(SpatialField):
         if not self.factors:
             raise CalibrationError("a product of fields has no factors")
 
+    @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         values = self.factors[0].evaluate(x, y)
         for factor in self.factors[1:]:
             values = values * factor.evaluate(x, y)
         return values
 
+    @override
     def describe(self) -> dict[str, Any]:
         return {"kind": "product", "factors": [factor.describe() for factor in self.factors]}
 
+    @override
     def _state(self) -> tuple[Any, ...]:
         return (self.factors,)
 
@@ -202,6 +211,7 @@ class PixelAreaField(SpatialField):
         self.scaling = float(scaling)
         self.box = None if box is None else _box(box)
 
+    @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         px, py = _positions(x, y)
         here, right, up = (self._unit_vectors(px + dx, py + dy) for dx, dy in ((0, 0), (1, 0), (0, 1)))
@@ -212,6 +222,7 @@ class PixelAreaField(SpatialField):
         lon, lat = (np.radians(np.asarray(v, dtype=float)) for v in self.wcs.pixel_to_world_values(x, y))
         return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
+    @override
     def describe(self) -> dict[str, Any]:
         return {
             "kind": "pixel_area",
@@ -219,6 +230,7 @@ class PixelAreaField(SpatialField):
             "box": None if self.box is None else list(self.box),
         }
 
+    @override
     def _state(self) -> tuple[Any, ...]:
         # Most WCS classes compare by identity. Their values over the box are what matters here: the corners
         # and the middle of the box (or of the sky near the origin) pin any linear-plus-smooth mapping down.
@@ -262,6 +274,7 @@ class GridField(SpatialField):
         if not (self.step[0] > 0 and self.step[1] > 0):
             raise CalibrationError(f"the steps of a grid are {self.step}; both must be positive")
 
+    @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         px, py = _positions(x, y)
         ny, nx = self.values.shape
@@ -286,6 +299,7 @@ class GridField(SpatialField):
             total += np.where(weight > 0, weight * self.values[jj, ii].astype(np.float64), 0.0)
         return np.where(inside, total, np.nan)
 
+    @override
     def describe(self) -> dict[str, Any]:
         return {
             "kind": "grid",
@@ -294,6 +308,7 @@ class GridField(SpatialField):
             "step": list(self.step),
         }
 
+    @override
     def _state(self) -> tuple[Any, ...]:
         return (self.values, self.origin, self.step)
 
@@ -312,5 +327,6 @@ class ImageField(GridField):
     def __init__(self, values: ArrayLike, xy0: tuple[int, int] = (0, 0)) -> None:
         super().__init__(values, origin=xy0)
 
+    @override
     def describe(self) -> dict[str, Any]:
         return {"kind": "image", "shape": list(self.values.shape), "xy0": [int(v) for v in self.origin]}
