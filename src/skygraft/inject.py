@@ -18,7 +18,8 @@ import xarray as xr
 from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
-from skygraft.catalog import Flag, band_column, count_flags, normalize_catalog, positions_at, strings, values
+from skygraft.catalog import Flag, band_column, bands_of, count_flags, normalize_catalog, positions_at, values
+from skygraft.catalog.schema import strings
 from skygraft.errors import ConfigError, InjectionError, SkygraftError, UncalibratedImageError
 from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure, add_mask_plane
 from skygraft.noise import Gain, add_flux, estimate_gain
@@ -280,8 +281,7 @@ def _place(
 ) -> tuple[QTable, Sources, NDArray[np.intp]]:
     """Start the truth table, and place the usable sources; the last are their rows in it."""
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
-    column = band_column(table, band)
-    mag = values(table, column)
+    mag = band_column(table, band)
     ra, dec = positions_at(table, exposure.visit_info.mjd)
     x, y = (np.asarray(v, dtype=float) for v in exposure.wcs.world_to_pixel_values(ra, dec))
     n = len(table)
@@ -316,7 +316,7 @@ def _place(
             "x": x,
             "y": y,
             "source_type": strings(table, "source_type"),
-            "band": np.full(n, band or column.removeprefix("mag_")),
+            "band": np.full(n, band or next(iter(bands_of(table)), "")),
             "mag": mag,
             "inst_flux": inst_flux,
             "flux_deposited": np.zeros(n),
