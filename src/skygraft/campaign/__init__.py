@@ -1,0 +1,28 @@
+"""Inject into a whole survey: plan, run on a Dask cluster, resume, consolidate."""
+
+from skygraft.campaign.campaign import Campaign, RunSummary, Status
+from skygraft.campaign.config import CampaignConfig, load_config, parse_config
+from skygraft.campaign.ledger import Failure
+from skygraft.campaign.monitor import NoReporter, Reporter, RichReporter
+from skygraft.campaign.plan import PlanSummary
+from skygraft.campaign.planned import PlannedImage, read_plan
+from skygraft.campaign.task import ImageSummary, run_image, run_task
+
+__all__ = [
+    "Campaign",
+    "CampaignConfig",
+    "Failure",
+    "ImageSummary",
+    "NoReporter",
+    "PlanSummary",
+    "PlannedImage",
+    "Reporter",
+    "RichReporter",
+    "RunSummary",
+    "Status",
+    "load_config",
+    "parse_config",
+    "read_plan",
+    "run_image",
+    "run_task",
+]

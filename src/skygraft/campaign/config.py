@@ -1,0 +1,405 @@
+"""The configuration of a campaign: one YAML file, checked whole before anything runs.
+
+Relative paths are relative to the file. What is wrong is reported all at once, each problem with the place in the
+file and, for an unknown key, the nearest known one. The resolved configuration (paths absolute, defaults filled in)
+can be written out and read back unchanged.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from skygraft.errors import ConfigError, SkygraftError
+from skygraft.inject import InjectionOptions
+from skygraft.photometry import PhotoCalib, parse_radius
+from skygraft.skymap import get_skymap
+
+__all__ = [
+    "CalibrationConfig",
+    "CampaignConfig",
+    "CatalogConfig",
+    "ClusterConfig",
+    "InjectionConfig",
+    "SurveyConfig",
+    "load_config",
+    "parse_config",
+]
+
+_BASE = "base_dir"
+"""Key of the validation context: the folder that relative paths are relative to."""
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get(_BASE, Path.cwd())
+    return Path(os.path.normpath(Path(base) / path.expanduser()))
+
+
+def _radius(value: Any) -> Any:
+    if value is not None:
+        parse_radius(value)
+    return value
+
+
+def _as_kind(value: Any) -> Any:
+    """Let ``cluster: local`` and ``cluster: tcp://host:port`` stand for the mappings that they abbreviate."""
+    if isinstance(value, str):
+        return {"kind": "scheduler", "address": value} if "://" in value else {"kind": value}
+    return value
+
+
+ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
+Radius = Annotated[str | dict[str, Any] | None, AfterValidator(_radius)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class CalibrationConfig(_Section):
+    """What the images do not say themselves, or say wrongly."""
+
+    aperture: Radius = None
+    """Calibration reference: ``12 pix``, ``2 arcsec``, ``{diameter: 4 arcsec}``, ``psf_model`` or ``total``."""
+    zeropoint: Annotated[float | None, Field(allow_inf_nan=False)] = None
+    """AB magnitude of one image unit."""
+    unit: str | None = None
+    """Unit of the image; only together with `zeropoint`."""
+    gain: Positive | None = None
+    """Electrons per image unit."""
+    psf: str | dict[str, Any] | None = None
+    """PSFEx file of an image, relative to the image: ``{stem}.psf``, where ``{stem}`` and ``{name}`` are the image
+    file's; or a model for all, such as ``{kind: moffat, fwhm: 0.9 arcsec}``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.unit is not None and self.zeropoint is None:
+            raise ValueError("unit is given without zeropoint; give both or neither")
+        self.psf_of(Path("image.fits"))
+        return self
+
+    def psf_of(self, image: Path) -> Path | dict[str, Any] | None:
+        """The PSF of an image, its file or its model; None where the image is to find its own."""
+        if not isinstance(self.psf, str):
+            return self.psf
+        stem = image.name.removesuffix(".fz").removesuffix(".gz")
+        try:
+            name = self.psf.format(stem=Path(stem).stem, name=image.name)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it ({error!r})") from error
+        return image.parent / name
+
+    def photo_calib(self) -> PhotoCalib | None:
+        """The calibration that replaces the image's own, or None."""
+        if self.zeropoint is None:
+            return None
+        return PhotoCalib.from_zeropoint(self.zeropoint, self.unit or "adu")
+
+
+class SurveyConfig(_Section):
+    """Which images."""
+
+    root: ResolvedPath = Path()
+    """Folder that `images` and the outputs' layout are relative to; by default that of the file."""
+    images: str | tuple[str, ...] | None = None
+    """Glob pattern (``**`` allowed), or several."""
+    ccds: str | None = None
+    """Table of CCDs in the Legacy Surveys' layout."""
+    format: str = "auto"
+    """Name of the image format."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Reading options of the format."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.images is None) == (self.ccds is None):
+            raise ValueError("give exactly one of images (a glob pattern) and ccds (a table)")
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """The mapping that `skygraft.survey.index_images` takes."""
+        spec: dict[str, Any] = {"format": self.format, "options": dict(self.options)}
+        if self.images is not None:
+            spec["images"] = self.images if isinstance(self.images, str) else list(self.images)
+        else:
+            spec["ccds"] = self.ccds
+        return spec
+
+
+class CatalogConfig(_Section):
+    """Which fake sources."""
+
+    path: ResolvedPath
+    dialect: str = "auto"
+    band: str | None = None
+    """Band of a catalogue with a single ``mag`` column."""
+
+
+class InjectionConfig(_Section):
+    """How the sources are drawn; each key is one of `skygraft.inject.InjectionOptions`."""
+
+    flux_mode: Literal["calibrated", "aperture", "psf_sum", "total"] = "calibrated"
+    aperture: Radius = None
+    position: Literal["source", "image"] = "source"
+    noise: Annotated[bool, Field(strict=True)] = True
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    gain: Positive | None = None
+    flux_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
+    mask_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    engine: Literal["auto", "galsim"] = "auto"
+
+    @model_validator(mode="after")
+    def _aperture_mode(self) -> Self:
+        if (self.flux_mode == "aperture") != (self.aperture is not None):
+            raise ValueError(
+                "flux_mode: aperture and an aperture belong together; to say what the images are calibrated to, "
+                "use survey.calibration.aperture"
+            )
+        return self
+
+    def options(self) -> InjectionOptions:
+        """The options that `skygraft.inject.inject` takes."""
+        return InjectionOptions(**self.model_dump())
+
+
+class ClusterConfig(_Section):
+    """Where the tasks run."""
+
+    kind: str = "local"
+    """``local``, or ``scheduler`` with an `address`."""
+    address: str | None = None
+    """Address of a running Dask scheduler, such as ``tcp://host:8786``."""
+    n_workers: Annotated[int | None, Field(ge=1)] = None
+    """Processes of a local cluster; by default one for each core."""
+    memory_limit: str | None = None
+    """Memory of each local process, such as ``4GiB``; by default an equal share."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = ("local", "scheduler")
+        if self.kind not in known:
+            near = difflib.get_close_matches(self.kind, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"unknown cluster {self.kind!r}{hint}; there are: local, scheduler (with an address), or the address "
+                "of a running scheduler such as tcp://host:8786"
+            )
+        if (self.kind == "scheduler") != (self.address is not None):
+            raise ValueError("kind: scheduler and an address belong together")
+        if self.kind == "scheduler" and (self.n_workers or self.memory_limit):
+            raise ValueError("n_workers and memory_limit are of a local cluster; a running scheduler has its workers")
+        return self
+
+
+class CampaignConfig(_Section):
+    """A whole campaign, as one YAML file says it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    survey: SurveyConfig
+    catalog: CatalogConfig
+    output: ResolvedPath
+    skymap: str | dict[str, Any] = "hsc_rings_v1"
+    injection: InjectionConfig = InjectionConfig()
+    margin_arcsec: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """How far outside an image a source may lie and still be drawn on it."""
+    cluster: Annotated[ClusterConfig, BeforeValidator(_as_kind)] = ClusterConfig()
+    task_seconds: Positive = 60.0
+    """Aimed-at length of a task."""
+    images_per_task: Annotated[int, Field(ge=1)] = 100
+    """Largest number of images in a task."""
+    retries: Annotated[int, Field(ge=0)] = 1
+    """How often an image that failed for a reason that may pass is tried again, after all others."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        get_skymap(self.skymap)
+        if self.survey.root.is_relative_to(self.output):
+            raise ValueError(
+                f"output is {str(self.output)!r}, a folder that the survey lies in; outputs would be taken for inputs. "
+                "Name a folder of its own"
+            )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as JSON types, defaults filled in and paths absolute; `parse_config` takes it back."""
+        dumped: dict[str, Any] = self.model_dump(mode="json")
+        return dumped
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML."""
+        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
+
+    def pixel_settings(self) -> dict[str, Any]:
+        """What of the configuration an image's pixels depend on, flat: dotted key to value.
+
+        Paths are left out: inputs are known by their content or stamps, so that a campaign can move house.
+        """
+        resolved = self.resolved()
+        parts = {
+            "survey.calibration": resolved["survey"]["calibration"],
+            "survey.format": resolved["survey"]["format"],
+            "survey.options": resolved["survey"]["options"],
+            "catalog.dialect": resolved["catalog"]["dialect"],
+            "catalog.band": resolved["catalog"]["band"],
+            "injection": resolved["injection"],
+            "margin_arcsec": resolved["margin_arcsec"],
+        }
+        return dict(_flatten(parts))
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    items: list[tuple[str, Any]] = []
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        items += _flatten(inner, f"{name}.") if isinstance(inner, dict) else [(name, inner)]
+    return items
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice in a mapping is an error, not the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice in one mapping", key_node.start_mark
+                )
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | os.PathLike[str]) -> CampaignConfig:
+    """Read and check a campaign's YAML file.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; relative paths in it are relative to its folder.
+
+    Returns
+    -------
+    CampaignConfig
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is not YAML, or anything in it is not as it should be; all problems are named.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the configuration cannot be read ({error})", path=path, fix="Check the path and permissions"
+        ) from error
+    try:
+        # A subclass of SafeLoader: builds plain Python types only.
+        content = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError(f"not valid YAML{where}: {problem}", path=path, fix="Correct the file") from error
+    return parse_config(content, base_dir=path.resolve().parent, path=path)
+
+
+def parse_config(
+    content: Any, *, base_dir: str | os.PathLike[str] | None = None, path: str | os.PathLike[str] | None = None
+) -> CampaignConfig:
+    """Check a configuration given as a mapping.
+
+    Parameters
+    ----------
+    content : mapping
+        What the YAML file would hold.
+    base_dir : path-like, optional
+        Folder that relative paths are relative to; by default the current one.
+    path : path-like, optional
+        Named in errors.
+
+    Raises
+    ------
+    ConfigError
+        All problems at once: an unknown key (the nearest known one is named), a missing one, a bad value.
+    """
+    if not isinstance(content, Mapping):
+        raise ConfigError(
+            f"the configuration is a {type(content).__name__}; a mapping is needed",
+            path=path,
+            fix="Start with name:, survey:, catalog: and output:",
+        )
+    base = Path(base_dir) if base_dir is not None else Path.cwd()
+    try:
+        return CampaignConfig.model_validate(dict(content), context={_BASE: base.resolve()})
+    except ValidationError as error:
+        problems = [_describe(dict(problem)) for problem in error.errors(include_url=False)]
+    except SkygraftError as error:
+        # Pydantic lets errors that are not ValueErrors through; say where they come from.
+        problems = [(error.key or "configuration", error.message)]
+    lines = [f"{place}: {problem}" for place, problem in problems]
+    if len(lines) == 1:
+        place, problem = problems[0]
+        raise ConfigError(problem, path=path, key=place)
+    joined = "".join(f"\n  {line}" for line in lines)
+    raise ConfigError(f"{len(lines)} problems in the configuration:{joined}", path=path)
+
+
+def _describe(problem: dict[str, Any]) -> tuple[str, str]:
+    location = tuple(part for part in problem["loc"] if not str(part).startswith("function-"))
+    place = ".".join(str(part) for part in location) or "configuration"
+    given = problem.get("input")
+    match problem["type"]:
+        case "extra_forbidden":
+            known = _known_keys(location[:-1])
+            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            return place, f"unknown key{hint}"
+        case "missing":
+            return place, "is missing"
+        case "value_error":
+            return place, str(problem["ctx"]["error"])
+        case _:
+            shown = json.dumps(given, default=str)
+            return place, f"{problem['msg'][0].lower()}{problem['msg'][1:]} (given: {shown[:80]})"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys that the section at `location` has."""
+    section: type[BaseModel] = CampaignConfig
+    for name in location:
+        annotation = section.model_fields[name].annotation if name in section.model_fields else None
+        candidates = [annotation, *get_args(annotation)]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
+            return []
+        section = models[0]
+    return list(section.model_fields)
+
+
+@functools.lru_cache(maxsize=8)
+def cached_config(path: str, mtime_ns: int) -> CampaignConfig:
+    """The configuration of a file, parsed once in each process for each version of the file."""
+    del mtime_ns
+    return load_config(path)

@@ -1,0 +1,193 @@
+"""Files of a campaign's output: where each lies, how they are written whole or not at all, and their checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skygraft.errors import CampaignError, OutputError
+
+__all__ = ["Layout", "atomic_path", "digest", "json_text", "plain", "sha256_file", "sweep_leftovers", "write_json"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything of a campaign lies beneath its output folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, as resolved."""
+        return self.root / "campaign.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """Every image."""
+        return self.root / "plan.parquet"
+
+    @property
+    def catalog(self) -> Path:
+        """The partitioned input catalogue."""
+        return self.root / "catalog"
+
+    @property
+    def images(self) -> Path:
+        """The injected images."""
+        return self.root / "images"
+
+    @property
+    def truth(self) -> Path:
+        """The consolidated truth tables."""
+        return self.root / "truth"
+
+    @property
+    def records(self) -> Path:
+        """One record, and beside it one truth table, for each image that is done."""
+        return self.root / "records"
+
+    @property
+    def ledger(self) -> Path:
+        """What happened, in order."""
+        return self.root / "ledger.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one driver that runs the campaign."""
+        return self.root / ".lock"
+
+    @property
+    def failures(self) -> Path:
+        """What failed."""
+        return self.root / "failures.parquet"
+
+    @property
+    def provenance(self) -> Path:
+        """What made the outputs."""
+        return self.root / "provenance.json"
+
+    def patch_folder(self, base: Path, tract: int, patch: int) -> Path:
+        """The folder of a patch beneath `base`."""
+        return base / f"tract={tract}" / f"patch={patch}"
+
+    def record(self, tract: int, patch: int, stem: str) -> Path:
+        """The record of an image whose outputs are called `stem`."""
+        return self.patch_folder(self.records, tract, patch) / f"{stem}.json"
+
+    def truth_part(self, tract: int, patch: int, stem: str) -> Path:
+        """The truth table of one image."""
+        return self.patch_folder(self.records, tract, patch) / f"{stem}.truth.parquet"
+
+    def truth_table(self, tract: int, patch: int) -> Path:
+        """The truth table of one patch."""
+        return self.patch_folder(self.truth, tract, patch) / "part-0.parquet"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second driver out; the lock goes with the process that holds it.
+
+        Raises
+        ------
+        CampaignError
+            If another driver is at work.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                raise CampaignError(
+                    f"another process runs this campaign ({holder})",
+                    path=self.root,
+                    fix="Wait for it to end, or stop it",
+                ) from error
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {os.uname().nodename}")
+            handle.flush()
+            yield
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it, synced, when the block ends well; removed when it does not.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"the output cannot be written ({error.strerror or error})",
+            path=path,
+            fix="Check permissions and free space",
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON types: NumPy scalars and arrays unwrapped, non-finite numbers None, paths text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """JSON with sorted keys: equal content gives equal text."""
+    return json.dumps(content, sort_keys=True, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of JSON content."""
+    return hashlib.sha256(json_text(content).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sweep_leftovers(root: Path) -> int:
+    """Remove temporary files that killed processes left beneath `root`; returns how many there were."""
+    leftovers = [p for p in root.rglob(".*.tmp") if p.is_file()]
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    return len(leftovers)

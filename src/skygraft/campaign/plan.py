@@ -1,0 +1,494 @@
+"""Work out what a campaign would do: which image gets which sources, where it goes, and what that costs.
+
+No pixels are read, but for one image of each instrument, which is opened to see that its calibration is complete.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from astropy.table import QTable, Table, vstack
+
+from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.files import Layout, digest
+from skygraft.campaign.planned import PlannedImage, write_plan
+from skygraft.campaign.selection import digest_rows, row_digests, select
+from skygraft.catalog import list_partitions, partition_catalog, read_partitions
+from skygraft.catalog.partition import OUTSIDE
+from skygraft.catalog.schema import MOTION, is_mag_column
+from skygraft.catalog.select import is_moving
+from skygraft.errors import CampaignError, CatalogError, SkygraftError
+from skygraft.formats import read_exposure
+from skygraft.photometry import describe_reference
+from skygraft.skymap import SkyMap, get_skymap
+from skygraft.survey import index_images
+
+__all__ = ["PlanSummary", "estimate_seconds", "make_plan", "plan_key"]
+
+# Measured on one core: reading and writing a megabyte of input, treating a megapixel, drawing a source.
+_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "source": 0.002}
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """What a campaign would do.
+
+    Parameters
+    ----------
+    name : str
+        The campaign.
+    n_images : int
+        Images planned.
+    n_catalog : int
+        Rows of the catalogue.
+    n_sources : int
+        Sources to draw, summed over images (upper bound: those that turn out not to reach an image are included).
+    n_bytes : int
+        Bytes of the images to read; about as many are written.
+    cost_seconds : float
+        Estimated processor time.
+    n_patches : int
+        Home patches.
+    bands, instruments : dict of str to int
+        Images by band and by instrument.
+    calibrations : tuple of dict
+        What the first image of each instrument says that its calibrated flux is the flux of, and where it says so.
+    images_without_sources : tuple of str
+        Images to which no source is near; they are written all the same.
+    patches_without_images : tuple of (int, int)
+        Patches of the catalogue that no image reads.
+    images_off_map : tuple of str
+        Images whose centre is in no patch of the sky map.
+    problems : tuple of str
+        What will go wrong if nothing is done.
+    """
+
+    name: str
+    n_images: int
+    n_catalog: int
+    n_sources: int
+    n_bytes: int
+    cost_seconds: float
+    n_patches: int
+    bands: dict[str, int] = field(default_factory=dict)
+    instruments: dict[str, int] = field(default_factory=dict)
+    calibrations: tuple[dict[str, Any], ...] = ()
+    images_without_sources: tuple[str, ...] = ()
+    patches_without_images: tuple[tuple[int, int], ...] = ()
+    images_off_map: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as JSON types."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The summary for people: label and text."""
+        rows = [
+            ("images", f"{self.n_images}  ({_counts(self.instruments)}; bands {_counts(self.bands)})"),
+            ("sources", f"{self.n_sources} to draw, of {self.n_catalog} in the catalogue"),
+            ("data", f"{self.n_bytes / 1e9:.2f} GB to read, about as much to write"),
+            ("home patches", str(self.n_patches)),
+            ("processor time", f"about {_duration(self.cost_seconds)}"),
+        ]
+        rows += [("calibrated to", f"{_calibration(c)}  ({c['image']})") for c in self.calibrations]
+        for label, names in (
+            ("images without sources", self.images_without_sources),
+            ("images off the sky map", self.images_off_map),
+            ("patches without images", [f"{t},{p}" for t, p in self.patches_without_images]),
+        ):
+            if names:
+                more = ", ..." if len(names) > _SHOWN else ""
+                rows.append((label, f"{len(names)}: {', '.join(names[:_SHOWN])}{more}"))
+        return rows + [("problem", text) for text in self.problems]
+
+    def table(self) -> str:
+        """The summary as lines of text."""
+        rows = self.rows()
+        width = max(len(label) for label, _ in rows)
+        return "\n".join([f"plan of {self.name}", *(f"  {label:<{width}}  {text}" for label, text in rows)])
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {n}" for name, n in sorted(counts.items())) or "none"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _calibration(calibration: Mapping[str, Any]) -> str:
+    if calibration["kind"] is None:
+        return "unknown"
+    pixels, arcsec = calibration["radius_pixels"], calibration["radius_arcsec"]
+    radius = "" if pixels is None else f" of radius {pixels:g} pix"
+    sky = "" if arcsec is None else f" = {arcsec:.3g} arcsec"
+    return f"{calibration['kind']}{radius}{sky}, from {calibration['origin'] or 'nowhere named'}"
+
+
+def estimate_seconds(n_bytes: int, n_pixels: int, n_sources: int) -> float:
+    """Estimated time of an image on one core, in seconds; only its proportions matter to the running of tasks."""
+    return (
+        _SECONDS["image"]
+        + _SECONDS["megabyte"] * n_bytes / 1e6
+        + _SECONDS["megapixel"] * n_pixels / 1e6
+        + _SECONDS["source"] * n_sources
+    )
+
+
+def plan_key(config: CampaignConfig) -> str:
+    """Fingerprint of what a plan depends on: survey, catalogue file, sky map, margin."""
+    resolved = config.resolved()
+    try:
+        status = config.catalog.path.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+    except OSError:
+        stamp = []
+    return digest([resolved[k] for k in ("survey", "catalog", "skymap", "margin_arcsec")] + [stamp])
+
+
+def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
+    """Index the images, partition the catalogue, and write the plan.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+
+    Returns
+    -------
+    list of PlannedImage
+        By home patch, then image id.
+    PlanSummary
+
+    Raises
+    ------
+    CampaignError
+        If there are no images, two have the same id, or the catalogue touches none.
+    CatalogError, FormatError, ConfigError
+        From reading the catalogue or indexing the images.
+    """
+    layout = Layout(config.output)
+    skymap = get_skymap(config.skymap)
+    index = _without_outputs(index_images(config.survey.spec(), config.survey.root), config)
+    if len(index) == 0:
+        looked = config.survey.images if config.survey.images is not None else config.survey.ccds
+        raise CampaignError(
+            f"no images found for {looked!r}",
+            path=config.survey.root,
+            key="survey",
+            fix="Check the pattern or the table",
+        )
+    _check_unique(index)
+    partition_catalog(
+        config.catalog.path,
+        skymap,
+        layout.catalog,
+        dialect=config.catalog.dialect,
+        band=config.catalog.band,
+        overwrite=True,
+    )
+    partitions = list_partitions(layout.catalog)
+    columns = read_partitions(layout.catalog, []).colnames
+    images, problems = _plan_images(
+        index, config, skymap, set(partitions), _Movers(layout.catalog, partitions, columns)
+    )
+    if not problems and not any(image.n_sources for image in images):
+        raise _touches_nothing(index, config)
+    summary = _summarise(config, images, columns, partitions, problems)
+    write_plan(layout.plan, images, {"plan_key": plan_key(config), "summary": summary.to_dict()})
+    return images, summary
+
+
+def _without_outputs(index: Table, config: CampaignConfig) -> Table:
+    """The index without images that the campaign itself wrote beneath the survey's folder."""
+    inside = [Path(str(path)).is_relative_to(config.output) for path in _paths(index, config)]
+    return index[~np.array(inside, dtype=bool)] if any(inside) else index
+
+
+def _paths(index: Table, config: CampaignConfig) -> list[Path]:
+    return [Path(os.path.normpath(config.survey.root / str(path))) for path in index["path"]]
+
+
+def _check_unique(index: Table) -> None:
+    seen: dict[str, str] = {}
+    for image_id, path in zip(index["image_id"], index["path"], strict=True):
+        if str(image_id) in seen:
+            raise CampaignError(
+                f"image id {image_id!r} is that of two images: {seen[str(image_id)]} and {path}",
+                path=str(path),
+                fix="Leave one of them out, or give them headers that tell them apart (visit, detector)",
+            )
+        seen[str(image_id)] = str(path)
+
+
+def _value(row: Any, name: str) -> Any:
+    """A cell as a plain Python value; None where masked, absent or NaN."""
+    if name not in row.colnames:
+        return None
+    value = row[name]
+    if value is None or np.ma.is_masked(value):
+        return None
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _text(row: Any, name: str) -> str | None:
+    value = _value(row, name)
+    return str(value) if value not in (None, "") else None
+
+
+class _Movers:
+    """Where moving sources are stored, which is where they are at their epoch, not where an image sees them."""
+
+    def __init__(self, catalog: Path, partitions: Iterable[tuple[int, int]], columns: Sequence[str]) -> None:
+        self._table: QTable | None = None
+        self._homes: list[tuple[int, int]] = []
+        wanted = [n for n in ("ra", "dec", "epoch_mjd", *MOTION) if n in columns]
+        if not set(MOTION) & set(columns):
+            return
+        tables = []
+        for key in partitions:
+            table = read_partitions(catalog, [key], columns=wanted)
+            table = table[is_moving(table)]
+            tables.append(table)
+            self._homes += [key] * len(table)
+        if self._homes:
+            self._table = vstack(tables, metadata_conflicts="silent")
+
+    def patches(self, polygon: Any, margin_arcsec: float, mjd: float | None) -> set[tuple[int, int]]:
+        """Patches that hold sources that are, at a time, within an outline or its margin."""
+        if self._table is None:
+            return set()
+        return {self._homes[i] for i in select(self._table, polygon, margin_arcsec, mjd=mjd)}
+
+
+def _plan_images(
+    index: Table,
+    config: CampaignConfig,
+    skymap: SkyMap,
+    partitions: set[tuple[int, int]],
+    movers: _Movers,
+) -> tuple[list[PlannedImage], list[str]]:
+    layout = Layout(config.output)
+    tracts, patches = skymap.locate(np.asarray(index["ra"], float), np.asarray(index["dec"], float))
+    homes = list(zip(np.atleast_1d(tracts).tolist(), np.atleast_1d(patches).tolist(), strict=True))
+    paths = _paths(index, config)
+    outputs = _output_paths(index, paths, config.survey.root)
+    stems = _stems([str(name) for name in index["image_id"]])
+    order = sorted(range(len(index)), key=lambda i: (homes[i], str(index["image_id"][i])))
+
+    # Images of one field read the same patches: keep the last few tables.
+    @functools.lru_cache(maxsize=8)
+    def table_of(reads: tuple[tuple[int, int], ...]) -> QTable:
+        return read_partitions(layout.catalog, list(reads))
+
+    planned, problems = [], []
+    for i in order:
+        row = index[i]
+        polygon = np.asarray(row["polygon"], dtype=float).reshape(-1, 2)
+        mjd, visit = _value(row, "mjd"), _value(row, "visit")
+        touching = {(int(t), int(p)) for t, p in skymap.touching(polygon, config.margin_arcsec)}
+        band = _text(row, "band")
+        n_sources, catalog_key, reads = 0, digest_rows([]), tuple(sorted(touching & partitions))
+        try:
+            touching |= movers.patches(polygon, config.margin_arcsec, mjd)
+            reads = tuple(sorted(touching & partitions))
+            if reads:
+                table = table_of(reads)
+                chosen = select(table, polygon, config.margin_arcsec, mjd=mjd, visit=visit)
+                n_sources = len(chosen)
+                catalog_key = digest_rows(row_digests(table[chosen], band or config.catalog.band))
+        except CatalogError as error:
+            # The image fails with the same error when its turn comes; the others do not care.
+            problems.append(f"{row['image_id']}: {error}")
+        nx, ny, n_bytes = int(row["nx"]), int(row["ny"]), int(row["n_bytes"])
+        path = paths[i]
+        relative = path.is_relative_to(config.survey.root)
+        planned.append(
+            PlannedImage(
+                image_id=str(row["image_id"]),
+                stem=stems[i],
+                path=(path.relative_to(config.survey.root) if relative else path).as_posix(),
+                hdu=_hdu(_value(row, "hdu")),
+                format=str(row["format"]),
+                instrument=_text(row, "instrument"),
+                visit=None if visit is None else int(visit),
+                detector=_text(row, "detector"),
+                band=band,
+                mjd=mjd,
+                exposure_time=_value(row, "exposure_time"),
+                nx=nx,
+                ny=ny,
+                ra=float(row["ra"]),
+                dec=float(row["dec"]),
+                polygon=tuple((float(ra), float(dec)) for ra, dec in polygon),
+                pixel_scale=float(row["pixel_scale"]),
+                n_bytes=n_bytes,
+                options=_text(row, "options") or "{}",
+                tract=homes[i][0],
+                patch=homes[i][1],
+                reads=reads,
+                n_sources=n_sources,
+                cost_seconds=round(estimate_seconds(n_bytes, nx * ny, n_sources), 3),
+                output=outputs[i],
+                catalog_key=catalog_key,
+            )
+        )
+    return planned, problems
+
+
+def _hdu(value: Any) -> int | str | None:
+    """An HDU as the index gives it: a number, a name, or a number written as text."""
+    if value in (None, "", -1):
+        return None
+    text = str(value)
+    return int(text) if text.isdecimal() else text
+
+
+def _output_paths(index: Table, paths: Sequence[Path], root: Path) -> list[str]:
+    """Where each output goes: the input's place beneath the survey's folder; unique.
+
+    Images outside of it lose what they have in common. Several images of one file get a folder each, so that none is
+    written by two tasks.
+    """
+    outside = [path for path in paths if not path.is_relative_to(root)]
+    common = Path(os.path.commonpath([path.parent for path in outside])) if outside else root
+    places = [
+        PurePosixPath(path.relative_to(root if path.is_relative_to(root) else common).as_posix()) for path in paths
+    ]
+    shared = {place for place, n in Counter(places).items() if n > 1}
+    stems = _stems([str(name) for name in index["image_id"]])
+    return [
+        str(place.parent / stem / place.name if place in shared else place)
+        for place, stem in zip(places, stems, strict=True)
+    ]
+
+
+def _stems(image_ids: Sequence[str]) -> list[str]:
+    """Image ids made fit for file names; those that become equal, also to a file system blind to case, are numbered."""
+    safe = [re.sub(r"[^A-Za-z0-9._+-]", "_", name).lstrip(".")[:150] or "image" for name in image_ids]
+    count = Counter(name.lower() for name in safe)
+    return [
+        f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:10]}" if count[stem.lower()] > 1 or stem != name else stem
+        for stem, name in zip(safe, image_ids, strict=True)
+    ]
+
+
+def _touches_nothing(index: Table, config: CampaignConfig) -> CampaignError:
+    root = Layout(config.output).catalog
+    catalog = read_partitions(root, list_partitions(root), columns=["ra", "dec"])
+
+    def extent(table: Table) -> str:
+        spans = []
+        for name in ("ra", "dec"):
+            values = np.asarray(getattr(table[name], "value", table[name]), dtype=float)
+            spans.append(f"{name} {values.min():.4f} to {values.max():.4f}")
+        return ", ".join(spans)
+
+    return CampaignError(
+        f"none of the {len(catalog)} sources of the catalogue ({extent(catalog)} deg) is on any of the {len(index)} "
+        f"images (centres at {extent(index)} deg)",
+        path=config.catalog.path,
+        key="catalog",
+        fix="Check that both are of the same field, and that the catalogue's dialect (degrees or radians) is right",
+    )
+
+
+def _summarise(
+    config: CampaignConfig,
+    images: Sequence[PlannedImage],
+    columns: Sequence[str],
+    partitions: Mapping[tuple[int, int], int],
+    problems: list[str],
+) -> PlanSummary:
+    read = {patch for image in images for patch in image.reads}
+    calibrations, found = _probe(config, images)
+    bands = [name.removeprefix("mag_") for name in columns if is_mag_column(name)]
+    problems = [*problems, *found, *_band_problems(config, images, bands)]
+    return PlanSummary(
+        name=config.name,
+        n_images=len(images),
+        n_catalog=sum(partitions.values()),
+        n_sources=sum(image.n_sources for image in images),
+        n_bytes=sum(image.n_bytes for image in images),
+        cost_seconds=round(sum(image.cost_seconds for image in images), 1),
+        n_patches=len({(image.tract, image.patch) for image in images}),
+        bands=dict(Counter(image.band or "unknown" for image in images)),
+        instruments=dict(Counter(image.instrument or "unknown" for image in images)),
+        calibrations=tuple(calibrations),
+        images_without_sources=tuple(image.image_id for image in images if image.n_sources == 0),
+        patches_without_images=tuple(sorted(set(partitions) - read - {OUTSIDE})),
+        images_off_map=tuple(image.image_id for image in images if image.tract < 0),
+        problems=tuple(problems),
+    )
+
+
+def _probe(config: CampaignConfig, images: Iterable[PlannedImage]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Open one image of each instrument and band to see what its calibration refers to."""
+    first: dict[tuple[str, str, str], PlannedImage] = {}
+    number: dict[tuple[str, str, str], int] = defaultdict(int)
+    for image in images:
+        kind = (image.format, image.instrument or "", image.band or "")
+        first.setdefault(kind, image)
+        number[kind] += 1
+    found, problems = [], []
+    given = config.survey.calibration
+    for kind, image in sorted(first.items()):
+        path = image.source(config.survey.root)
+        try:
+            exposure = read_exposure(
+                path,
+                format=image.format,
+                aperture=given.aperture,
+                psf=given.psf_of(path),
+                photo_calib=given.photo_calib(),
+                gain=given.gain,
+                hdu=image.hdu,
+                **image.format_options(),
+            )
+        except SkygraftError as error:
+            problems.append(f"{image.image_id}: {type(error).__name__}: {error}")
+            continue
+        calib = exposure.photo_calib
+        reference = describe_reference(None if calib is None else calib.reference)
+        if calib is not None:
+            reference["origin"] = calib.reference_origin
+        found.append({**reference, "image": image.image_id, "n_images": number[kind]})
+        if calib is None:
+            problems.append(f"{image.image_id} (and images like it) has no zeropoint; set survey.calibration.zeropoint")
+        elif reference["kind"] is None and config.injection.flux_mode == "calibrated":
+            problems.append(
+                f"nothing says what {image.image_id} (and images like it) is calibrated to; set "
+                "survey.calibration.aperture, for example to '12 pix' or '2 arcsec'"
+            )
+        if exposure.psf is None:
+            problems.append(f"{image.image_id} (and images like it) has no PSF; set survey.calibration.psf")
+    return found, problems
+
+
+def _band_problems(config: CampaignConfig, images: Iterable[PlannedImage], bands: Sequence[str]) -> list[str]:
+    missing = Counter(
+        image.band or config.catalog.band
+        for image in images
+        if image.n_sources and (image.band or config.catalog.band) not in (None, *bands)
+    )
+    return [
+        f"{n} images are in band {band}, for which the catalogue has no magnitudes (it has {', '.join(bands)})"
+        for band, n in sorted(missing.items(), key=str)
+    ]

@@ -1,0 +1,111 @@
+"""The record of an image: written last, it says that the image is done and what it was made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.files import Layout, digest
+from skygraft.campaign.planned import PlannedImage
+from skygraft.errors import CampaignError
+
+__all__ = ["PIXEL_VERSION", "RECORD_VERSION", "changes", "content_key", "is_whole", "read_record", "relative_input"]
+
+RECORD_VERSION = 1
+"""Layout of the record."""
+
+PIXEL_VERSION = 1
+"""Counts the releases of skygraft that changed any output pixel; part of every content key."""
+
+_MISSING = object()
+
+
+def content_key(
+    image_id: str, inputs: dict[str, list[int]], catalog_key: str, settings: dict[str, Any], code: int
+) -> str:
+    """SHA-256 over everything that an image's pixels depend on.
+
+    Parameters
+    ----------
+    image_id : str
+        Keys the random streams.
+    inputs : dict
+        Each file that was read: path relative to the survey's root, to size in bytes and time of last change in ns.
+        (Contents are not hashed: that would read every input twice.)
+    catalog_key : str
+        Fingerprint of the catalogue rows.
+    settings : dict
+        `CampaignConfig.pixel_settings`.
+    code : int
+        `PIXEL_VERSION` of the code.
+    """
+    return digest([image_id, inputs, catalog_key, settings, code])
+
+
+def relative_input(path: str | Path, root: Path) -> str:
+    """An input's name in records: relative to the survey's root where it lies beneath it."""
+    path = Path(path)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A record, or None where there is none.
+
+    Raises
+    ------
+    CampaignError
+        If there is one, and it is not a record of this version (records are written whole, so somebody else did it).
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CampaignError(
+            f"the record cannot be read ({error})", path=path, fix="Delete it; its image is then made again"
+        ) from error
+    if not isinstance(record, dict) or record.get("version") != RECORD_VERSION:
+        raise CampaignError(
+            f"the record is not of version {RECORD_VERSION}",
+            path=path,
+            fix="Use a new output folder, or delete it; its image is then made again",
+        )
+    return record
+
+
+def is_whole(record: dict[str, Any], layout: Layout) -> bool:
+    """Whether every output that the record names is there, in its size."""
+    for name, output in record["outputs"].items():
+        try:
+            if (layout.root / name).stat().st_size != output["n_bytes"]:
+                return False
+        except OSError:
+            return False
+    return True
+
+
+def changes(record: dict[str, Any], image: PlannedImage, config: CampaignConfig) -> list[str]:
+    """What has changed since the image was made, in words; empty where it is up to date."""
+    found = []
+    for name, stamp in record["inputs"].items():
+        path = config.survey.root / name
+        try:
+            status = path.stat()
+        except OSError:
+            found.append(f"input {name} is gone")
+            continue
+        if [status.st_size, status.st_mtime_ns] != stamp:
+            found.append(f"input {name} was changed")
+    if record["catalog"] != image.catalog_key:
+        found.append("the catalogue's sources of the image")
+    settings, before = json.loads(json.dumps(config.pixel_settings())), record["settings"]
+    for key in sorted({*settings, *before}):
+        old, new = before.get(key, _MISSING), settings.get(key, _MISSING)
+        if old != new:
+            shown = ["absent" if value is _MISSING else json.dumps(value) for value in (old, new)]
+            found.append(f"{key}: {shown[0]} -> {shown[1]}")
+    if record["code"] != PIXEL_VERSION:
+        found.append(f"skygraft's pixel version: {record['code']} -> {PIXEL_VERSION}")
+    return found

@@ -1,0 +1,348 @@
+"""What a worker does: plain functions that read, inject and write images, without Dask.
+
+An image is done when its record exists: it is written last, after the image and its truth table, and every file
+appears under its name only when it is whole. So a task may be killed anywhere, and run twice, at no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.table import QTable
+
+from skygraft.campaign.config import CampaignConfig, cached_config
+from skygraft.campaign.files import Layout, atomic_path, plain, sha256_file, write_json
+from skygraft.campaign.planned import PlannedImage
+from skygraft.campaign.records import (
+    PIXEL_VERSION,
+    RECORD_VERSION,
+    changes,
+    content_key,
+    is_whole,
+    read_record,
+    relative_input,
+)
+from skygraft.campaign.selection import digest_rows, row_digests, select
+from skygraft.catalog import Flag, read_partitions
+from skygraft.errors import OutputError, SkygraftError
+from skygraft.exposure import Exposure
+from skygraft.formats import read_exposure, write_exposure
+from skygraft.formats.base import FILES
+from skygraft.inject import Injection, inject
+from skygraft.photometry import aperture_flux
+from skygraft.provenance import software_versions
+
+__all__ = ["ImageSummary", "run_image", "run_task"]
+
+type Status = Literal["done", "skipped", "failed"]
+
+_CLOSURE_STARS = 20
+"""Stars measured in each image."""
+
+
+@dataclass(frozen=True)
+class ImageSummary:
+    """What a task tells the driver of one image; a few hundred bytes.
+
+    Parameters
+    ----------
+    image_id : str
+        The image.
+    status : {"done", "skipped", "failed"}
+        ``skipped`` where it was done already, from the same inputs.
+    key : str
+        Content key of its record.
+    n_sources : int
+        Sources drawn.
+    wall_seconds, cpu_seconds : float
+        Time it took.
+    error, message, where : str
+        For a failure: class of the error, what it says, and the line of code.
+    may_pass : bool
+        For a failure: whether trying again could help.
+    host : str
+        Where it ran.
+    """
+
+    image_id: str
+    status: Status
+    key: str = ""
+    n_sources: int = 0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    error: str = ""
+    message: str = ""
+    where: str = ""
+    may_pass: bool = False
+    host: str = ""
+
+
+@dataclass
+class _Clock:
+    """Wall and processor time of each stage, in seconds."""
+
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.stages[name] = {
+            "wall": round(time.perf_counter() - wall, 4),
+            "cpu": round(time.process_time() - cpu, 4),
+        }
+
+    def total(self, kind: str) -> float:
+        return round(sum(times[kind] for times in self.stages.values()), 4)
+
+
+def run_task(images: Sequence[PlannedImage], output: str) -> list[ImageSummary]:
+    """Make some images of a campaign; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    images : sequence of PlannedImage
+        The images.
+    output : str
+        The campaign's output folder, whose ``campaign.yaml`` says how.
+
+    Returns
+    -------
+    list of ImageSummary
+        One for each image, in order.
+    """
+    path = Path(output) / "campaign.yaml"
+    config = cached_config(str(path), path.stat().st_mtime_ns)
+    return [_guarded(image, config) for image in images]
+
+
+def _guarded(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        return run_image(image, config)
+    except Exception as error:
+        # The boundary at which one image's failure becomes a row of failures.parquet, whatever it is.
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+        return ImageSummary(
+            image.image_id,
+            "failed",
+            wall_seconds=round(time.perf_counter() - wall, 4),
+            cpu_seconds=round(time.process_time() - cpu, 4),
+            error=type(error).__name__,
+            message=str(error)[:2000],
+            where=where,
+            may_pass=isinstance(error, OSError) or not isinstance(error, SkygraftError),
+            host=platform.node(),
+        )
+
+
+def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
+    """Read one image, inject its sources, and write it with its truth table and its record.
+
+    Parameters
+    ----------
+    image : PlannedImage
+        The image.
+    config : CampaignConfig
+        The campaign.
+
+    Returns
+    -------
+    ImageSummary
+        With status ``skipped`` where the image is done already, from what it would be made from now.
+
+    Raises
+    ------
+    SkygraftError
+        Whatever reading, injecting or writing raises.
+    """
+    layout = Layout(config.output)
+    record_path = layout.record(image.tract, image.patch, image.stem)
+    record = read_record(record_path)
+    if record is not None:
+        if is_whole(record, layout) and not changes(record, image, config):
+            return ImageSummary(image.image_id, "skipped", key=record["key"], n_sources=record["n_drawn"])
+        # From here on the image is not done: it must not look so if this task dies.
+        record_path.unlink(missing_ok=True)
+
+    clock = _Clock()
+    with clock.stage("read"):
+        exposure = _read(image, config)
+        inputs = _stamps(exposure, config.survey.root)
+    with clock.stage("select"):
+        sources, catalog_key = sources_of(image, config)
+    with clock.stage("inject"):
+        injection = inject(
+            exposure,
+            sources,
+            options=config.injection.options(),
+            image_id=image.image_id,
+            band=image.band or config.catalog.band,
+        )
+        on_image = _on_image(injection.truth)
+    with clock.stage("closure"):
+        closure = _closure(exposure, injection, on_image)
+    with clock.stage("write"):
+        target = layout.images / image.output
+        _make_folder(target.parent)
+        written = write_exposure(injection.exposure, target, like=image.source(config.survey.root), overwrite=True)
+        part = layout.truth_part(image.tract, image.patch, image.stem)
+        write_truth(part, on_image)
+    summary = plain(injection.summary)
+    del exposure, injection
+    with clock.stage("checksum"):
+        outputs = {
+            path.relative_to(layout.root).as_posix(): {
+                "n_bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
+            for path in (*written, part)
+        }
+    settings = plain(config.pixel_settings())
+    key = content_key(image.image_id, inputs, catalog_key, settings, PIXEL_VERSION)
+    content = {
+        "version": RECORD_VERSION,
+        "image": image.image_id,
+        "key": key,
+        "inputs": inputs,
+        "catalog": catalog_key,
+        "settings": settings,
+        "code": PIXEL_VERSION,
+        "outputs": outputs,
+        "band": image.band,
+        "n_sources": len(on_image),
+        "n_drawn": summary["n_drawn"],
+        "calibration": summary["calibration"],
+        "closure": closure,
+        "flags": summary["flags"],
+        "injection": summary,
+        "timings": clock.stages,
+        "host": platform.node(),
+        "software": software_versions(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(record_path, content)
+    return ImageSummary(
+        image.image_id,
+        "done",
+        key=key,
+        n_sources=summary["n_drawn"],
+        wall_seconds=clock.total("wall"),
+        cpu_seconds=clock.total("cpu"),
+        host=platform.node(),
+    )
+
+
+def _read(image: PlannedImage, config: CampaignConfig) -> Exposure:
+    calibration = config.survey.calibration
+    path = image.source(config.survey.root)
+    return read_exposure(
+        path,
+        format=image.format,
+        aperture=calibration.aperture,
+        psf=calibration.psf_of(path),
+        photo_calib=calibration.photo_calib(),
+        gain=calibration.gain,
+        hdu=image.hdu,
+        **image.format_options(),
+    )
+
+
+def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
+    return {
+        relative_input(path, root): [stamp.n_bytes, stamp.mtime_ns]
+        for path, stamp in sorted(exposure.extra[FILES].items())
+    }
+
+
+def sources_of(image: PlannedImage, config: CampaignConfig) -> tuple[QTable, str]:
+    """The catalogue rows of an image, in order of injection id, and their fingerprint."""
+    table = read_partitions(Layout(config.output).catalog, list(image.reads))
+    band = image.band or config.catalog.band
+    rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
+    chosen = table[rows]
+    return chosen, digest_rows(row_digests(chosen, band))
+
+
+def _on_image(truth: QTable) -> QTable:
+    """The truth without the sources that do not reach the image: they belong to its neighbours."""
+    return truth[(np.asarray(truth["flags"]) & int(Flag.NO_OVERLAP)) == 0]
+
+
+def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[str, Any] | None:
+    """Measure some lone stars of the difference image inside the calibration aperture.
+
+    None where the calibration refers to no aperture, or no star stands alone.
+    """
+    calibration = injection.summary["calibration"]
+    radius = calibration["radius_pixels"]
+    if radius is None or injection.summary["flux_mode"] != "calibrated":
+        return None
+    (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
+    x, y = np.asarray(truth["x"], dtype=float), np.asarray(truth["y"], dtype=float)
+    inside = (x - x0 > radius) & (x0 + nx - 1 - x > radius) & (y - y0 > radius) & (y0 + ny - 1 - y > radius)
+    star = (np.asarray(truth["source_type"]) == "Star") & (np.asarray(truth["flags"]) == 0)
+    candidates = np.flatnonzero(inside & star)
+    # The brightest say most; the order is that of flux, then of injection id.
+    flux = np.asarray(truth["inst_flux"], dtype=float)
+    candidates = candidates[np.argsort(-flux[candidates], kind="stable")][: 10 * _CLOSURE_STARS]
+    alone = [i for i in candidates if np.count_nonzero(np.hypot(x - x[i], y - y[i]) < 4 * radius) == 1][:_CLOSURE_STARS]
+    if not alone:
+        return None
+    difference = injection.exposure.image.astype(np.float64) - exposure.image
+    measured = aperture_flux(difference, x[alone], y[alone], radius, xy0=(x0, y0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        residual = -2.5 * np.log10(measured / flux[alone])
+    residual = residual[np.isfinite(residual)]
+    if residual.size == 0:
+        return None
+    return {
+        "n_stars": int(residual.size),
+        "radius_pixels": float(radius),
+        "median_mag": float(np.median(residual)),
+        "max_abs_mag": float(np.abs(residual).max()),
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder cannot be made ({error.strerror or error})",
+            path=folder,
+            fix="Check permissions and free space",
+        ) from error
+
+
+def write_truth(path: Path, truth: QTable) -> None:
+    """Write a truth table as Parquet, atomically; units go into the columns' metadata.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    fields, arrays = [], []
+    for name in truth.colnames:
+        column = truth[name]
+        unit = str(column.unit) if getattr(column, "unit", None) is not None else ""
+        values = np.ma.asarray(getattr(column, "value", column))
+        data, mask = np.ma.getdata(values), np.ma.getmaskarray(values)
+        array = pa.array(data.tolist() if data.dtype.kind in "USO" else data, mask=mask if mask.any() else None)
+        fields.append(pa.field(name, array.type, metadata={b"unit": unit.encode()} if unit else None))
+        arrays.append(array)
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), temporary)
