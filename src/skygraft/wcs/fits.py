@@ -111,7 +111,15 @@ class FitsWcs(CelestialWcs):
             As for the class.
         """
         matrix = np.asarray(cd, dtype=np.float64)
-        header = {"WCSAXES": 2, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg"}
+        # LONPOLE is spelt out: its default turns the axes by 180 degrees where the tangent point is the north pole.
+        header = {
+            "WCSAXES": 2,
+            "LONPOLE": 180.0,
+            "CTYPE1": "RA---TAN",
+            "CTYPE2": "DEC--TAN",
+            "CUNIT1": "deg",
+            "CUNIT2": "deg",
+        }
         values = {"CRVAL1": ra, "CRVAL2": dec, "CRPIX1": crpix[0] + 1, "CRPIX2": crpix[1] + 1}
         values |= {f"CD{i + 1}_{j + 1}": matrix[i, j] for i in range(2) for j in range(2)}
         return cls(header | {k: float(v) for k, v in values.items()} | {"RADESYS": "ICRS"}, xy0)

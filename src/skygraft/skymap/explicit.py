@@ -1,0 +1,144 @@
+"""Tracts given one by one, for a survey (or a demonstration) that is on nobody's map of the whole sky."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skygraft.errors import SkyMapError
+from skygraft.skymap.base import FloatArray, IntArray, SkyMap, Tract
+from skygraft.skymap.geometry import Polygon, check_positions
+from skygraft.skymap.options import Options
+from skygraft.wcs.base import to_vectors
+
+__all__ = ["ExplicitSkyMap"]
+
+_TRACT_KEYS = ("ra", "dec", "pixel_scale", "size", "patches", "border")
+
+
+@dataclass(frozen=True)
+class ExplicitSkyMap(SkyMap):
+    """A list of tracts, each gnomonic about its own centre; the rest of the sky belongs to none.
+
+    Parameters
+    ----------
+    tracts : tuple of Tract
+        In order of their numbers, 0, 1, ...
+    sizes : tuple of (int, int)
+        Pixels asked for in x and y, per tract; patches are whole and equal, so that a tract may be a little larger.
+    name : str
+        What the map is called.
+
+    Notes
+    -----
+    A position within several tracts belongs to the one with the nearest centre, of equally near ones to the first.
+    """
+
+    tracts: tuple[Tract, ...]
+    sizes: tuple[tuple[int, int], ...]
+    name: str = "explicit"
+
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any]) -> ExplicitSkyMap:
+        """The map of a mapping of parameters (see `get_skymap`)."""
+        options = Options(spec, ("kind", "name", "tracts"), "an explicit sky map")
+        entries = options.get("tracts")
+        if isinstance(entries, str | Mapping) or not isinstance(entries, Iterable):
+            raise SkyMapError("the tracts of an explicit sky map are not a list", key="tracts")
+        tracts, sizes = [], []
+        for number, entry in enumerate(entries):
+            tract = Options(entry, _TRACT_KEYS, f"tract {number} of an explicit sky map")
+            ra, dec = float(tract.number("ra")), float(tract.number("dec"))
+            try:
+                check_positions(ra, dec)
+            except SkyMapError as error:
+                raise SkyMapError(f"the centre of tract {number}: {error.message}", fix=error.fix) from error
+            size, grid = tract.pair("size"), tract.pair("patches", (1, 1))
+            inner = (-(-size[0] // grid[0]), -(-size[1] // grid[1]))
+            scale = tract.number("pixel_scale", low=1e-4, high=3600.0)
+            full = tuple(n * p for n, p in zip(grid, inner, strict=True))
+            if max(full) * scale > 90 * 3600:
+                raise SkyMapError(
+                    f"tract {number} is {max(full) * scale / 3600:.0f} degrees wide; at most 90 can be projected",
+                    key="size",
+                    fix="Give its size in pixels and pixel_scale in arcsec, or use more tracts",
+                )
+            crpix = ((full[0] - 1) / 2, (full[1] - 1) / 2)
+            tracts.append(Tract(number, (ra % 360.0, dec), scale, crpix, grid, inner, tract.integer("border", 0)))
+            sizes.append(size)
+        if not tracts:
+            raise SkyMapError("an explicit sky map needs at least one tract", key="tracts")
+        return cls(tuple(tracts), tuple(sizes), str(options.get("name", "explicit")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters, plain enough for JSON and YAML."""
+        return {
+            "kind": "explicit",
+            "name": self.name,
+            "tracts": [
+                {
+                    "ra": tract.center[0],
+                    "dec": tract.center[1],
+                    "pixel_scale": tract.pixel_scale,
+                    "size": list(size),
+                    "patches": list(tract.patch_grid),
+                    "border": tract.patch_border,
+                }
+                for tract, size in zip(self.tracts, self.sizes, strict=True)
+            ],
+        }
+
+    @property
+    def n_tracts(self) -> int:
+        """How many tracts were given."""
+        return len(self.tracts)
+
+    def tract(self, number: int) -> Tract:
+        """A tract by its number."""
+        return self.tracts[self._check_tract(number)]
+
+    def _locate(self, ra: FloatArray, dec: FloatArray) -> tuple[IntArray, IntArray]:
+        points = to_vectors(ra, dec)
+        best = np.full(len(ra), np.inf)
+        where = np.full(len(ra), -1, dtype=np.int64)
+        patch = np.full(len(ra), -1, dtype=np.int64)
+        for tract, radius in zip(self.tracts, _radii(self), strict=True):
+            gap = np.linalg.norm(points - to_vectors(*tract.center), axis=1)
+            rows = np.flatnonzero((gap < 2 * math.sin(math.radians(radius) / 2)) & (gap < best))
+            x, y = tract.project(ra[rows], dec[rows])
+            inside = tract.outer_box.contains(x, y)
+            rows, x, y = rows[inside], x[inside], y[inside]
+            (nx, ny), (px, py) = tract.patch_grid, tract.patch_inner
+            ix = np.floor((x + 0.5) / px).clip(0, nx - 1).astype(np.int64)
+            iy = np.floor((y + 0.5) / py).clip(0, ny - 1).astype(np.int64)
+            best[rows], where[rows], patch[rows] = gap[rows], tract.number, ix + nx * iy
+        return where, patch
+
+    def _touching(self, polygon: Polygon, margin: float) -> list[tuple[int, int]]:
+        centers = np.array([tract.center for tract in self.tracts])
+        near = polygon.distance(centers[:, 0], centers[:, 1]) <= np.array(_radii(self)) + margin
+        return [
+            (tract.number, int(patch))
+            for tract, wanted in zip(self.tracts, near, strict=True)
+            if wanted
+            for patch in tract.patches_meeting(polygon, margin)
+        ]
+
+    def _near(self, ra: float, dec: float) -> Iterable[int]:
+        return range(self.n_tracts)
+
+
+@functools.lru_cache(maxsize=64)
+def _radii(skymap: ExplicitSkyMap) -> tuple[float, ...]:
+    """Degrees from each tract's centre to its corners, a little more."""
+    radii = []
+    for tract in skymap.tracts:
+        ny, nx = tract.outer_box.shape
+        half = math.radians(math.hypot(nx, ny) / 2 * tract.pixel_scale / 3600.0)
+        radii.append(math.degrees(math.atan(half)) * (1 + 1e-9) + 1e-9)
+    return tuple(radii)

@@ -1,0 +1,93 @@
+"""Reading the parameters of a sky map from a mapping, with errors that name the key and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from skygraft.errors import SkyMapError
+
+__all__ = ["Options", "nearest"]
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """A sentence that offers the nearest known name, and lists them all."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    offer = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{offer}Known: {', '.join(names)}"
+
+
+class Options:
+    """A mapping of parameters, read with checks.
+
+    Parameters
+    ----------
+    values : mapping
+        What the user gave.
+    allowed : iterable of str
+        The keys that mean something.
+    where : str
+        What the mapping describes, for messages.
+
+    Raises
+    ------
+    SkyMapError
+        For a key that means nothing.
+    """
+
+    def __init__(self, values: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
+        if not isinstance(values, Mapping):
+            raise SkyMapError(f"{where} is not a mapping of parameters: {values!r}")
+        self._values = values
+        self._where = where
+        known = list(allowed)
+        for key in values:
+            if key not in known:
+                raise SkyMapError(f"{where} has no parameter {key!r}", key=str(key), fix=nearest(key, known))
+
+    def __contains__(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value as it is; an error where it is absent and has no default."""
+        value = self._values.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise SkyMapError(f"{self._where} needs {key!r}", key=key, fix="Add it to the sky map's parameters")
+        return value
+
+    def number(
+        self, key: str, default: float | None = None, *, low: float = -math.inf, high: float = math.inf
+    ) -> float:
+        """A finite number within `low`..`high`."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            self._refuse(key, value, f"a number within {low:g}..{high:g}")
+        return float(value)
+
+    def integer(self, key: str, default: int | None = None, *, low: int = 0, high: int = 2**30) -> int:
+        """A whole number within `low`..`high`."""
+        value = self.get(key, default)
+        if not _whole(value) or not low <= value <= high:
+            self._refuse(key, value, f"a whole number within {low}..{high}")
+        return int(value)
+
+    def pair(self, key: str, default: tuple[int, int] | None = None, *, low: int = 1) -> tuple[int, int]:
+        """Two whole numbers (x, y); one counts for both."""
+        value = self.get(key, default)
+        both = [value, value] if _whole(value) else value
+        ok = isinstance(both, Sequence) and not isinstance(both, str) and len(both) == 2
+        if not ok or not all(_whole(v) and v >= low for v in both):
+            self._refuse(key, value, f"a whole number from {low} on, or two of them [x, y]")
+        return int(both[0]), int(both[1])
+
+    def _refuse(self, key: str, value: object, allowed: str) -> None:
+        raise SkyMapError(f"{self._where} has {key} = {value!r}; it must be {allowed}", key=key)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
