@@ -176,12 +176,7 @@ class TiledImage:
         count, offset = self.descriptors[name][tile]
         size = int(count) * _TFORM_BYTES[self.columns[name].element]
         if offset < 0 or offset + size > len(self.heap):
-            raise CorruptFileError(
-                f"tile {tile} lies outside of the compressed data",
-                path=self.path,
-                hdu=self.hdu,
-                fix="Copy or download the file again",
-            )
+            raise self._damaged(tile, "it lies outside of the data")
         return self.heap[int(offset) : int(offset) + size]
 
     def slices(self, tile: int) -> tuple[slice, ...]:
@@ -201,9 +196,7 @@ class TiledImage:
         for name in (_COMPRESSED, _GZIPPED, _RAW):
             if name in self.descriptors and self.descriptors[name][tile, 0] > 0:
                 return name
-        raise CorruptFileError(
-            f"tile {tile} has no data", path=self.path, hdu=self.hdu, fix="Copy or download the file again"
-        )
+        raise self._damaged(tile, "it has no data")
 
     def stored(self, tile: int) -> NDArray[Any]:
         """The numbers stored for one tile, uncompressed: integers where the tile is quantised, else as ZBITPIX."""
@@ -219,12 +212,7 @@ class TiledImage:
                 return self._from_bytes(buffer, algorithm, size, column == _COMPRESSED).reshape(shape)
             numbers = self._codec(shape).decode(np.frombuffer(buffer, self._element_dtype()))
         except (zlib.error, ValueError, RuntimeError) as error:
-            raise CorruptFileError(
-                f"tile {tile} cannot be uncompressed ({error})",
-                path=self.path,
-                hdu=self.hdu,
-                fix="Copy or download the file again",
-            ) from error
+            raise self._damaged(tile, error) from error
         return np.asarray(numbers)[:size].reshape(shape)
 
     def _element_dtype(self) -> str:
@@ -287,10 +275,43 @@ class TiledImage:
 
     def decode(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """The whole image."""
-        out = np.empty(self.shape, dtype or self.scaling.dtype.newbyteorder("="))
+        native = self.scaling.dtype.newbyteorder("=")
+        out = self._decode_rows()
+        if out is not None:
+            return out.astype(dtype or native)
+        out = np.empty(self.shape, dtype or native)
         for tile in range(self.n_rows):
             out[self.slices(tile)] = self.values(tile, self.stored(tile), out.dtype)
         return out
+
+    def _decode_rows(self) -> NDArray[Any] | None:
+        """The whole image where it is losslessly gzipped by rows, as afw and cfitsio do; None where it is not."""
+        lossless = not self.quantised and self.scaling.trivial and self.scaling.blank is None
+        if not (lossless and self.algorithm.startswith("GZIP") and self.tile_shape == (1, *self.shape[1:])):
+            return None
+        itemsize, size = self.scaling.dtype.itemsize, math.prod(self.shape[1:])
+        cells = np.empty((self.n_rows, size, itemsize), np.uint8)
+        layout = (itemsize, size) if self.algorithm == "GZIP_2" else (size, itemsize)
+        cells_by_byte = cells.swapaxes(1, 2) if self.algorithm == "GZIP_2" else cells
+        for tile in range(self.n_rows):
+            if not self.descriptors[_COMPRESSED][tile, 0]:
+                return None
+            try:
+                raw = zlib.decompress(self.stored_bytes(_COMPRESSED, tile), 31)
+            except zlib.error as error:
+                raise self._damaged(tile, error) from error
+            if len(raw) != size * itemsize:
+                return None
+            cells_by_byte[tile] = np.frombuffer(raw, np.uint8).reshape(layout)
+        return cells.reshape(self.n_rows, -1).view(self.scaling.dtype).reshape(self.shape)
+
+    def _damaged(self, tile: int, error: Exception | str) -> CorruptFileError:
+        return CorruptFileError(
+            f"tile {tile} cannot be uncompressed ({error})",
+            path=self.path,
+            hdu=self.hdu,
+            fix="Copy or download the file again",
+        )
 
     def quantise(self, tile: int, new: NDArray[Any], stored: NDArray[Any], changed: NDArray[np.bool_]) -> Any:
         """The integers of a tile with the changed pixels quantised anew, or None where they do not fit."""
@@ -359,14 +380,11 @@ def _gzip(raw: bytes) -> bytes:
     return packer.compress(raw) + packer.flush()
 
 
-def _touched(image: TiledImage, new: NDArray[Any], original: NDArray[Any] | None) -> Iterator[int]:
-    """Tiles that may have changed pixels."""
-    if original is None:
-        yield from range(image.n_rows)
-        return
-    changed = np.argwhere(differ(new, original))
-    tiles = changed // np.array(image.tile_shape)
-    yield from (int(i) for i in np.unique(np.ravel_multi_index(tuple(tiles.T), image.grid)))
+def _touched(image: TiledImage, changed: NDArray[np.bool_]) -> Iterator[int]:
+    """Tiles that have changed pixels."""
+    for axis, (length, step) in enumerate(zip(image.shape, image.tile_shape, strict=True)):
+        changed = np.logical_or.reduceat(changed, np.arange(0, length, step), axis=axis)
+    yield from (int(tile) for tile in np.flatnonzero(changed))
 
 
 def rewrite_tiles(
@@ -408,14 +426,11 @@ def rewrite_tiles(
         If new values do not fit into the image's type.
     """
     image = TiledImage(header, data, path=path, hdu=hdu)
+    changed = differ(new, image.decode(new.dtype) if original is None else original)
     replaced: dict[int, tuple[str, bytes]] = {}
-    for tile in _touched(image, new, original):
+    for tile in _touched(image, changed):
         where = image.slices(tile)
-        stored = image.stored(tile)
-        old = image.values(tile, stored, new.dtype) if original is None else original[where]
-        changed = differ(new[where], old)
-        if changed.any():
-            replaced[tile] = image.encode(tile, new[where], stored, changed)
+        replaced[tile] = image.encode(tile, new[where], image.stored(tile), changed[where])
     if not replaced:
         return {}, None
     return _assemble(image, header, replaced)

@@ -1,0 +1,312 @@
+"""Read the object archive of an LSST afw FITS file: an index HDU, and tables that the objects' parts are rows of.
+
+No survey software is needed, and nothing in an archive is executed: a pickled object stays bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from skygraft.errors import FormatError
+from skygraft.formats.fits_cards import card_value, header_of
+from skygraft.formats.fits_open import RawFits
+
+__all__ = ["Archive", "ArchivedObject", "Row", "Table", "component_id"]
+
+type Row = Mapping[str, Any]
+"""Column name to value: numbers, strings, arrays; packed flags are columns of their own."""
+
+_DTYPES = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "C": ">c8", "M": ">c16"}
+_FORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])([A-Z]?)")
+_NOT_SAVED = -1
+"""Row numbers of an object that was saved without data."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    offset: int
+    repeat: int
+    code: str
+    element: str
+    scale: float
+    zero: float
+
+    @property
+    def width(self) -> int:
+        if self.code == "X":
+            return (self.repeat + 7) // 8
+        if self.code in "LA":
+            return self.repeat
+        if self.code in "PQ":
+            return self.repeat * (8 if self.code == "P" else 16)
+        return self.repeat * np.dtype(_DTYPES[self.code]).itemsize
+
+
+class Table:
+    """A FITS binary table that is read a row at a time.
+
+    Parameters
+    ----------
+    raw : RawFits
+        The file.
+    hdu : int
+        Number of the table's HDU, 0-based.
+
+    Raises
+    ------
+    FormatError
+        If the HDU is not a binary table.
+    """
+
+    def __init__(self, raw: RawFits, hdu: int) -> None:
+        self.path, self.hdu = raw.path, hdu
+        self.header = header_of(raw.header_cards(hdu))
+        if self.header.get("XTENSION") != "BINTABLE":
+            raise FormatError("this HDU should be a table of the object archive, and is none", path=raw.path, hdu=hdu)
+        self.n_rows = int(self.header["NAXIS2"])
+        self._width = int(self.header["NAXIS1"])
+        span = raw.spans[hdu]
+        self._data = raw.buffer[span.data_start : span.data_start + span.data_size]
+        self._heap = self._data[int(self.header.get("THEAP", self._width * self.n_rows)) :]
+        self._columns = self._read_columns()
+        self._flags = {
+            int(key[5:]) - 1: str(value) for key, value in self.header.items() if re.fullmatch(r"TFLAG\d+", key)
+        }
+
+    def _read_columns(self) -> list[_Column]:
+        columns: list[_Column] = []
+        offset = 0
+        for i in range(1, int(self.header["TFIELDS"]) + 1):
+            form = str(self.header[f"TFORM{i}"]).strip()
+            match = _FORM.match(form)
+            if match is None:
+                raise FormatError(f"{form!r} is no column format", path=self.path, hdu=self.hdu, key=f"TFORM{i}")
+            count, code, element = match.groups()
+            column = _Column(
+                str(self.header.get(f"TTYPE{i}", f"col{i}")).strip(),
+                offset,
+                int(count) if count else 1,
+                code,
+                element,
+                float(card_value(self.header, f"TSCAL{i}", 1.0)),
+                float(card_value(self.header, f"TZERO{i}", 0.0)),
+            )
+            columns.append(column)
+            offset += column.width
+        return columns
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, flags among them under their own names."""
+        return [*self._flags.values(), *(c.name for c in self._columns if c.code != "X")]
+
+    def row(self, index: int) -> Row:
+        """One row.
+
+        Raises
+        ------
+        FormatError
+            If the table is shorter, or the row points outside of its data.
+        """
+        if not 0 <= index < self.n_rows:
+            raise FormatError(
+                f"the archive refers to row {index} of a table of {self.n_rows}",
+                path=self.path,
+                hdu=self.hdu,
+                fix="The file is damaged: copy or download it again",
+            )
+        cells = self._data[index * self._width : (index + 1) * self._width]
+        row: dict[str, Any] = {}
+        for column in self._columns:
+            cell = cells[column.offset : column.offset + column.width]
+            if column.code == "X":
+                bits = np.unpackbits(np.frombuffer(cell, np.uint8))
+                row.update({name: bool(bits[bit]) for bit, name in self._flags.items() if bit < bits.size})
+            elif column.code in "PQ":
+                row[column.name] = self._from_heap(column, cell)
+            else:
+                row[column.name] = _decode(column, column.code, cell, scalar=column.repeat == 1)
+        return row
+
+    def rows(self, start: int = 0, count: int | None = None) -> list[Row]:
+        """Some consecutive rows; all by default."""
+        return [self.row(i) for i in range(start, start + (self.n_rows if count is None else count))]
+
+    def _from_heap(self, column: _Column, cell: memoryview) -> Any:
+        count, offset = (int(v) for v in np.frombuffer(cell, ">u4" if column.code == "P" else ">i8")[:2])
+        width = 1 if column.element in "LA" else np.dtype(_DTYPES[column.element]).itemsize
+        if offset < 0 or offset + count * width > len(self._heap):
+            raise FormatError(
+                f"a cell of column {column.name!r} lies outside of the table's data",
+                path=self.path,
+                hdu=self.hdu,
+                fix="The file is damaged: copy or download it again",
+            )
+        return _decode(column, column.element, self._heap[offset : offset + count * width], scalar=False)
+
+
+def _decode(column: _Column, code: str, cell: memoryview, *, scalar: bool) -> Any:
+    if code == "A":
+        return bytes(cell).split(b"\0")[0].decode("utf-8", "replace").rstrip()
+    if code == "L":
+        flags = np.frombuffer(cell, np.uint8) == ord("T")
+        return bool(flags[0]) if scalar else flags
+    dtype = np.dtype(_DTYPES[code])
+    values: NDArray[Any] = np.frombuffer(cell, dtype).astype(dtype.newbyteorder("="))
+    if column.scale != 1 or column.zero != 0:
+        whole = dtype.kind in "iu" and column.scale == 1 and column.zero == math.trunc(column.zero)
+        # An unsigned 64-bit id: int64 wraps around to the right bits.
+        values = values.astype(np.int64) + int(column.zero) if whole else values * column.scale + column.zero
+    return values[0].item() if scalar else values
+
+
+@dataclass(frozen=True)
+class ArchivedObject:
+    """One object of an archive, as it is stored.
+
+    Parameters
+    ----------
+    id : int
+        Its number in the archive.
+    name : str
+        The name that its class is stored under, ``"SkyWcs"`` for one.
+    catalogs : tuple of lists of rows
+        Its parts, in the order that its class gives them.
+    hdu : int
+        Number (0-based) of the HDU with the first of them.
+    """
+
+    id: int
+    name: str
+    catalogs: tuple[list[Row], ...]
+    hdu: int
+
+    def row(self) -> Row:
+        """The only row of its first part.
+
+        Raises
+        ------
+        FormatError
+            If there is none.
+        """
+        if not self.catalogs or not self.catalogs[0]:
+            raise FormatError(f"object {self.id} of the archive, a {self.name}, was saved without data", hdu=self.hdu)
+        return self.catalogs[0][0]
+
+
+class Archive:
+    """The object archive of an afw file.
+
+    Parameters
+    ----------
+    raw : RawFits
+        The file; it must stay open while objects are read.
+    index_hdu : int
+        Number of the index HDU, 0-based: header card AR_HDU of the primary HDU, less one.
+
+    Raises
+    ------
+    FormatError
+        If the HDU is not an archive's index.
+    """
+
+    def __init__(self, raw: RawFits, index_hdu: int) -> None:
+        if not 0 < index_hdu < len(raw.spans):
+            raise FormatError(
+                f"the object archive should be in HDU {index_hdu} (0-based); the file has {len(raw.spans)} HDUs",
+                path=raw.path,
+                hdu=0,
+                key="AR_HDU",
+                fix="The file is not whole: copy or download it again",
+            )
+        self._raw = raw
+        self._index_hdu = index_hdu
+        index = Table(raw, index_hdu)
+        # The first version of afw's tables could not write a dot.
+        rows = [{key.replace("cat_", "cat."): value for key, value in row.items()} for row in index.rows()]
+        names = {name.replace("cat_", "cat.") for name in index.names}
+        if not {"id", "cat.archive", "cat.persistable", "row0", "nrows", "name"} <= names:
+            raise FormatError(
+                "this table is not the index of an object archive", path=raw.path, hdu=index_hdu, key="AR_HDU"
+            )
+        self._entries: dict[int, list[Row]] = {}
+        for row in rows:
+            self._entries.setdefault(int(row["id"]), []).append(row)
+
+    @property
+    def path(self) -> os.PathLike[str]:
+        """The file."""
+        return self._raw.path
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by object number."""
+        return {key: str(rows[0]["name"]) for key, rows in self._entries.items()}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    @functools.cached_property
+    def _tables(self) -> dict[int, Table]:
+        return {}
+
+    def _table(self, number: int) -> Table:
+        if number not in self._tables:
+            hdu = self._index_hdu + number
+            if not self._index_hdu < hdu < len(self._raw.spans):
+                raise FormatError(
+                    f"the archive refers to HDU {hdu}; the file has {len(self._raw.spans)}",
+                    path=self.path,
+                    hdu=self._index_hdu,
+                    fix="The file is not whole: copy or download it again",
+                )
+            self._tables[number] = Table(self._raw, hdu)
+        return self._tables[number]
+
+    def get(self, key: int) -> ArchivedObject:
+        """An object by its number.
+
+        Raises
+        ------
+        FormatError
+            If the archive does not have it, or its parts are not where the index says.
+        """
+        if key not in self._entries:
+            raise FormatError(
+                f"the archive has no object {key}",
+                path=self.path,
+                hdu=self._index_hdu,
+                fix="The file is damaged: copy or download it again",
+            )
+        entries = sorted(self._entries[key], key=lambda row: int(row["cat.persistable"]))
+        catalogs = tuple(
+            [] if row["row0"] == _NOT_SAVED else self._table(int(row["cat.archive"])).rows(row["row0"], row["nrows"])
+            for row in entries
+        )
+        return ArchivedObject(
+            key, str(entries[0]["name"]), catalogs, self._index_hdu + max(int(entries[0]["cat.archive"]), 0)
+        )
+
+    def find(self, name: str) -> list[ArchivedObject]:
+        """All objects of a class, by its stored name, in the order of their numbers."""
+        return [self.get(key) for key, found in sorted(self.names.items()) if found == name]
+
+
+def component_id(header: fits.Header, name: str) -> int:
+    """Number of an exposure's component in the archive (header of the primary HDU); 0 where it has none."""
+    for key in (f"ARCHIVE_ID_{name}", f"{name}_ID"):
+        value = card_value(header, key, 0)
+        if value:
+            return int(value)
+    return 0
