@@ -129,6 +129,11 @@ class PsfexPSF(LinearPSF):
         return normalized(terms, self._sums) if self._convention == "lsst" else terms
 
     @property
+    def step(self) -> float:
+        """Pixels per sample of the model."""
+        return self._step
+
+    @property
     def description(self) -> str:
         """What the model is, in a few words for people and records."""
         ny, nx = self.shape

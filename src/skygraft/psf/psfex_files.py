@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import gzip
+import io
 import os
 import warnings
-import zlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,21 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from skygraft.errors import CorruptFileError, PsfError, SkygraftError
+from skygraft.errors import CorruptFileError, PsfError
 from skygraft.psf.base import Box
 from skygraft.psf.psfex import PsfexPSF
 
 __all__ = ["read_psfex"]
 
 _AXES = tuple({f"{axis}{kind}_IMAGE" for kind in ("", "WIN", "PSF", "MODEL", "PEAK")} for axis in ("X", "Y"))
+
+_CARDS = (
+    *(f"{key}{i}" for key in ("POLNAME", "POLZERO", "POLSCAL") for i in (1, 2)),
+    *(f"PSFAXIS{i}" for i in (1, 2, 3)),
+    *("POLNAXIS", "POLNGRP", "POLDEG1", "PSF_SAMP", "ACCEPTED"),
+)
+
+_MAX_STEP = 100.0
 
 
 def read_psfex(
@@ -67,44 +75,51 @@ def read_psfex(
     A file without ``POLNAXIS`` (some Legacy Surveys versions) is taken to vary over the axes that it names.
     """
     path = Path(path)
-    with _open(path) as hdus:
-        index, table = _find_table(hdus, path, hdu)
-        row = _find_row(table, path, index, ccdname, expnum)
-        reader = _Row(path, index, table, row)
-        mask = reader.mask()
-        degree, zero, scale = reader.polynomial()
-        step = reader.number("PSF_SAMP")
-        if reader.value("ACCEPTED", 1) == 0:
-            raise reader.error("no star was accepted for this PSFEx model", "ACCEPTED")
+    table = _find_table(_read_tables(path), path, hdu)
+    row = _find_row(table, path, ccdname, expnum)
+    reader = _Row(path, table, row)
+    mask = reader.mask()
+    degree, zero, scale = reader.polynomial()
+    step = reader.number("PSF_SAMP")
+    if reader.value("ACCEPTED", 1) == 0:
+        raise reader.error("no star was accepted for this PSFEx model", "ACCEPTED")
     x0, y0 = xy0
     n_terms = (degree + 1) * (degree + 2) // 2
     if len(mask) != n_terms:
         raise reader.error(f"{len(mask)} images for a polynomial of degree {degree}, which has {n_terms}", "PSF_MASK")
-    if step <= 0:
+    if not 0 < step < _MAX_STEP:
         raise reader.error(f"a sampling step of {step:g} pixels", "PSF_SAMP")
     if degree and min(scale) <= 0:
         raise reader.error(f"a scale of {scale} pixels", "POLSCAL1")
     try:
         return PsfexPSF(mask, degree, (zero[0] - 1 + x0, zero[1] - 1 + y0), scale, step, valid_box=valid_box)
     except PsfError as error:
-        error.path, error.hdu, error.row = os.fspath(path), index, row
+        error.path, error.hdu, error.row = os.fspath(path), table.index, row
         raise
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table as read: its place in the file, the cards that matter, and its columns by upper-case name."""
+
+    index: int
+    name: str
+    cards: dict[str, Any]
+    columns: dict[str, NDArray[Any]]
+    n_rows: int
 
 
 class _Row:
     """One model's quantities, which may be columns of its row or cards of the header."""
 
-    def __init__(self, path: Path, hdu: int, table: Any, row: int) -> None:
-        self.path, self.hdu, self.row = path, hdu, row
-        self._header = table.header
-        self._columns = {name.upper(): name for name in table.columns.names}
-        self._record = table.data[row]
+    def __init__(self, path: Path, table: _Table, row: int) -> None:
+        self.path, self.table, self.row = path, table, row
 
     def error(self, message: str, key: str, fix: str | None = None) -> PsfError:
         return PsfError(
             message,
             path=self.path,
-            hdu=self.hdu,
+            hdu=self.table.index,
             row=self.row,
             key=key,
             fix=fix or "Give another PSF model for this image",
@@ -112,7 +127,8 @@ class _Row:
 
     def value(self, key: str, default: Any = None) -> Any:
         """The cell or card; text without its padding."""
-        value = self._record[self._columns[key]] if key in self._columns else self._header.get(key, default)
+        columns = self.table.columns
+        value = columns[key][self.row] if key in columns else self.table.cards.get(key, default)
         return value.strip() if isinstance(value, str) else value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -164,21 +180,20 @@ class _Row:
         return degree, zero, scale
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a FITS file so that every way of being broken is a `CorruptFileError`."""
+def _read_tables(path: Path) -> list[_Table]:
+    """Read every table of a FITS file; every way of being broken is a `CorruptFileError`."""
     try:
-        if path.stat().st_size == 0:
-            raise CorruptFileError("the PSF file is empty", path=path, fix="Fetch or make the file again")
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
         with warnings.catch_warnings():
-            # astropy only warns of a truncated file, and then reads what there is
-            warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
-            warnings.filterwarnings("ignore", message="non-ASCII characters", category=AstropyUserWarning)
-            with fits.open(path, memmap=False) as hdus:
-                yield hdus
-    except (OSError, EOFError, zlib.error, AstropyUserWarning, TypeError, ValueError) as error:
-        if isinstance(error, SkygraftError):
-            raise
+            # Of a truncated file astropy only warns, and reads what there is.
+            warnings.simplefilter("ignore", AstropyUserWarning)
+            warnings.filterwarnings("error", ".*(truncated|Error validating)", AstropyUserWarning)
+            # From memory: where opening a path fails, astropy leaves the file open.
+            with fits.open(io.BytesIO(content)) as hdus:
+                return [_table(i, hdu) for i, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU)]
+    except Exception as error:  # astropy raises anything from KeyError to UnboundLocalError on a damaged header
         raise CorruptFileError(
             f"the PSF file cannot be read ({type(error).__name__}: {error})",
             path=path,
@@ -186,40 +201,51 @@ def _open(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _find_table(hdus: Any, path: Path, hdu: int | str | None) -> tuple[int, Any]:
-    """Index and HDU of the table that holds PSF_MASK."""
-    found = {
-        i: item
-        for i, item in enumerate(hdus)
-        if isinstance(item, fits.BinTableHDU) and "PSF_MASK" in (name.upper() for name in item.columns.names)
-    }
-    names = ", ".join(f"{i} ({item.name or 'no name'})" for i, item in found.items())
+def _table(index: int, hdu: Any) -> _Table:
+    return _Table(
+        index,
+        hdu.name,
+        {key: hdu.header[key] for key in _CARDS if key in hdu.header},
+        {str(name).upper(): np.asarray(hdu.data[name]) for name in hdu.columns.names},
+        len(hdu.data),
+    )
+
+
+def _find_table(tables: list[_Table], path: Path, hdu: int | str | None) -> _Table:
+    """The table that holds PSF_MASK."""
+    found = [table for table in tables if "PSF_MASK" in table.columns]
+    names = ", ".join(f"{table.index} ({table.name or 'no name'})" for table in found)
     if not found:
-        raise PsfError("no table of this file has a PSF_MASK column: it is not a PSFEx model", path=path)
+        raise PsfError(
+            "no table of this file has a PSF_MASK column: it is not a PSFEx model",
+            path=path,
+            fix="Give the PSFEx file that belongs to this image",
+        )
     if hdu is None:
         if len(found) > 1:
             raise PsfError(f"several extensions hold a PSFEx model: {names}", path=path, fix="Say which with hdu=")
-        return next(iter(found.items()))
-    for i, item in found.items():
-        if hdu == i or (isinstance(hdu, str) and hdu.upper() == item.name):
-            return i, item
-    raise PsfError(f"HDU {hdu!r} holds no PSFEx model; these do: {names}", path=path, hdu=hdu)
+        return found[0]
+    for table in found:
+        if hdu == table.index or (isinstance(hdu, str) and hdu.upper() == table.name):
+            return table
+    raise PsfError(
+        f"HDU {hdu!r} holds no PSFEx model; these do: {names}", path=path, hdu=hdu, fix="Give one of these as hdu="
+    )
 
 
-def _find_row(table: Any, path: Path, hdu: int, ccdname: str | None, expnum: int | None) -> int:
+def _find_row(table: _Table, path: Path, ccdname: str | None, expnum: int | None) -> int:
     """Row of the CCD asked for."""
-    columns = {name.upper(): name for name in table.columns.names}
-    n_rows = len(table.data)
+    columns, n_rows, hdu = table.columns, table.n_rows, table.index
     if n_rows == 0:
-        raise PsfError("the PSFEx table has no rows", path=path, hdu=hdu)
+        raise PsfError("the PSFEx table has no rows", path=path, hdu=hdu, fix="Fetch or make the file again")
     chosen = np.ones(n_rows, dtype=bool)
     ccds = expnums = None
     if "CCDNAME" in columns:
-        ccds = np.char.strip(np.asarray(table.data[columns["CCDNAME"]], dtype=str))
+        ccds = np.char.strip(columns["CCDNAME"].astype(str))
         if ccdname is not None:
             chosen &= np.char.upper(ccds) == ccdname.strip().upper()
     if "EXPNUM" in columns:
-        expnums = np.asarray(table.data[columns["EXPNUM"]])
+        expnums = columns["EXPNUM"]
         if expnum is not None:
             chosen &= expnums == expnum
     rows = np.flatnonzero(chosen)

@@ -1,0 +1,72 @@
+"""Widths of kernels against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skygraft.errors import ConfigError
+from skygraft.psf import GaussianPSF, MoffatPSF, kernel_fwhm
+
+
+def gaussian(fwhm: float, q: float, angle: float, dx: float, dy: float, n: int) -> np.ndarray:
+    sigma = fwhm / 2.3548200450309493
+    y, x = np.mgrid[-(n // 2) : n // 2 + 1, -(n // 2) : n // 2 + 1]
+    u = (x - dx) * np.cos(angle) + (y - dy) * np.sin(angle)
+    v = -(x - dx) * np.sin(angle) + (y - dy) * np.cos(angle)
+    return np.exp(-0.5 * (u**2 / (sigma**2 / q) + v**2 / (sigma**2 * q)))
+
+
+@given(st.floats(2.0, 10.0), st.sampled_from([15, 31, 41, 63]))
+def test_gaussians(fwhm: float, n: int) -> None:
+    assert kernel_fwhm(GaussianPSF(fwhm=fwhm, shape=(n, n)).kernels(0, 0))[0] == pytest.approx(fwhm, rel=0.005)
+
+
+@given(st.floats(2.0, 10.0), st.floats(2.5, 6.0))
+def test_moffats(fwhm: float, beta: float) -> None:
+    kernels = MoffatPSF(fwhm, beta, shape=(41, 41), pixel_integrated=False).kernels(0, 0)
+    assert kernel_fwhm(kernels)[0] == pytest.approx(fwhm, rel=0.01)
+    if fwhm >= 4:
+        assert kernel_fwhm(kernels)[0] == pytest.approx(fwhm, rel=0.0005)
+
+
+@given(
+    st.floats(4.0, 9.0), st.floats(0.5, 1.0), st.floats(0, 3.2), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5),
+    st.floats(1e-3, 1e5),
+)  # fmt: skip
+def test_elongated_and_off_centre(fwhm: float, q: float, angle: float, dx: float, dy: float, flux: float) -> None:
+    # the circle of the same area: the geometric mean of the axes
+    kernel = flux * gaussian(fwhm, q, angle, dx, dy, 61)
+    assert kernel_fwhm(kernel[None])[0] == pytest.approx(fwhm, rel=0.01)
+
+
+def test_wings_and_noise_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    kernel = gaussian(4.0, 1.0, 0, 0, 0, 41)
+    noisy = kernel + rng.normal(scale=3e-3, size=(200, 41, 41))
+    assert np.abs(kernel_fwhm(noisy) / 4.0 - 1).max() < 0.02
+    assert np.mean(kernel_fwhm(noisy)) == pytest.approx(4.0, rel=0.003)
+
+
+def test_batch_is_its_singles() -> None:
+    kernels = np.concatenate(
+        [GaussianPSF(fwhm=f, shape=(41, 41)).kernels(0, 0) for f in (2.0, 3.3, 9.0)]
+        + [MoffatPSF(3.0, shape=(41, 41)).kernels(0, 0)]
+    )
+    together = kernel_fwhm(kernels)
+    assert together.tolist() == [kernel_fwhm(k[None])[0] for k in kernels]
+    assert kernel_fwhm(kernels.astype(np.float32)) == pytest.approx(together, rel=1e-6)
+
+
+def test_no_width() -> None:
+    cut = GaussianPSF(fwhm=8.0, shape=(5, 5)).kernels(0, 0)
+    bad = gaussian(3.0, 1.0, 0, 0, 0, 5)[None].copy()
+    bad[0, 0, 0] = np.nan
+    stack = np.concatenate([cut, np.zeros((1, 5, 5)), -cut, bad, np.ones((1, 5, 5))])
+    assert np.isnan(kernel_fwhm(stack)).all()
+    assert kernel_fwhm(np.zeros((0, 5, 5))).shape == (0,)
+    assert np.isnan(kernel_fwhm(np.ones((1, 1, 1)))).all()
+    with pytest.raises(ConfigError):
+        kernel_fwhm(np.ones((5, 5)))
