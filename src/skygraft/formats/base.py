@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError, CorruptFileError, FormatError, OutputExistsError
-from skygraft.exposure import DataId, Exposure, VisitInfo
+from skygraft.exposure import NO_PHOTO_CALIB, DataId, Exposure, VisitInfo
 
 __all__ = [
     "CANDIDATES",
@@ -42,13 +42,6 @@ FILES = "files"
 
 CANDIDATES = "candidates"
 """Key of `Exposure.extra`: each ``ReferenceCandidate`` that was found, where ``photo_calib`` is None."""
-
-NO_PHOTO_CALIB = "no_photo_calib"
-"""Key of `Exposure.extra`: why ``photo_calib`` is None, a `CalibrationError`.
-
-`UncalibratedImageError` where nothing was found: the image may be read so. Anything else (two zeropoints that
-disagree) is raised by `read_exposure`, unless the caller gives a calibration.
-"""
 
 
 @dataclass(frozen=True)
@@ -253,7 +246,9 @@ class Format(abc.ABC):
 
         Its ``photo_calib`` carries every candidate for the calibration reference in ``candidates`` and has
         none of them chosen (``reference`` None). An image without a calibration keeps them in
-        ``extra[CANDIDATES]`` and the `CalibrationError` that says why in ``extra[NO_PHOTO_CALIB]``.
+        ``extra[CANDIDATES]`` and the `CalibrationError` that says why in ``extra[NO_PHOTO_CALIB]``: an
+        `UncalibratedImageError` where nothing was found (such an image may be read), anything else (two
+        zeropoints that disagree) is raised by `read_exposure`, unless the caller gives a calibration.
         ``extra[FILES]`` holds the stamps of the files read.
 
         Raises

@@ -1,0 +1,295 @@
+"""Ordinary FITS images: pixels in one file or several, calibrations in keywords."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from skygraft.errors import CalibrationError, ConfigError, PsfError
+from skygraft.exposure import NO_PSF, DataId, Exposure, make_planes
+from skygraft.formats.base import (
+    CANDIDATES,
+    FILES,
+    NO_PHOTO_CALIB,
+    Format,
+    ImageFootprint,
+    StrPath,
+    stamp_files,
+)
+from skygraft.formats.fits_headers import (
+    Headers,
+    check_number,
+    image_unit,
+    read_data_id,
+    read_gain,
+    read_photo_calib,
+    read_visit_info,
+)
+from skygraft.formats.fits_layout import (
+    FitsLayout,
+    HduInfo,
+    PlaneOptions,
+    find_layout,
+    inherited_headers,
+    list_hdus,
+    renamed,
+    split_name,
+)
+from skygraft.formats.fits_open import is_fits
+from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
+from skygraft.formats.fits_write import write_planes
+from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
+from skygraft.psf import PSF, Box
+from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
+
+__all__ = ["FitsFormat", "FitsOptions"]
+
+LAYOUT = "fits_layout"
+"""Key of `Exposure.extra`: the `FitsLayout` that was read."""
+
+
+@dataclass(frozen=True)
+class FitsOptions(PlaneOptions):
+    """What the files do not say, or not rightly.
+
+    Parameters
+    ----------
+    hdu, variance, weight, rms, mask
+        See `PlaneOptions`.
+    psf : PSF, path, mapping or False, optional
+        See `skygraft.formats.given.make_psf`; by default the model beside the image; False for none.
+    mask_planes : mapping of str to int, optional
+        Names of mask planes and their bit numbers.
+    zeropoint : float, optional
+        AB magnitude of one image unit.
+    zeropoint_key : str, optional
+        The zeropoint keyword to trust, where two disagree.
+    unit : str, optional
+        Unit of the pixels, instead of BUNIT.
+    exposure_time : float, optional
+        Seconds.
+    mjd : float, optional
+        Middle of the exposure, MJD, TAI.
+    instrument, visit, detector, tract, patch, band : optional
+        Parts of the data id.
+    """
+
+    psf: GivenPsf | bool | None = None
+    mask_planes: Mapping[str, int] | None = None
+    zeropoint: float | None = None
+    zeropoint_key: str | None = None
+    unit: str | None = None
+    exposure_time: float | None = None
+    mjd: float | None = None
+    instrument: str | None = None
+    visit: int | None = None
+    detector: int | str | None = None
+    tract: int | None = None
+    patch: int | None = None
+    band: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("zeropoint", "exposure_time", "mjd"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, positive=name != "zeropoint")
+
+    @property
+    def data_id(self) -> dict[str, Any]:
+        """The parts of the data id that are given."""
+        keys = ("instrument", "visit", "detector", "tract", "patch", "band")
+        return {key: getattr(self, key) for key in keys}
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An image file whose headers were read."""
+
+    path: Path
+    layout: FitsLayout
+    hdus: tuple[HduInfo, ...]
+    headers: Headers
+
+    @property
+    def image(self) -> HduInfo:
+        return self.hdus[self.layout.image.hdu]
+
+    @property
+    def name(self) -> str:
+        stem = split_name(self.path)[0]
+        alone = sum(hdu.shape is not None and len(hdu.shape) == 2 for hdu in self.hdus) == 1
+        several = self.layout.image.hdu and not alone and self.image.name not in ("IMAGE", "SCI")
+        return f"{stem}-{self.image.name or self.image.index}" if several else stem
+
+    def wcs(self) -> FitsWcs:
+        header = self.image.header
+        if "CTYPE1" not in header and "CTYPE1" in self.hdus[0].header:
+            header = self.hdus[0].header.copy()
+            header.update(self.image.header)
+        return read_fits_wcs(header, path=self.path, hdu=self.image.index)
+
+
+class FitsFormat(Format):
+    """FITS images with their planes in HDUs or files beside them, and their calibration in keywords.
+
+    See `FitsOptions` for what may be given, `skygraft.formats.fits_layout` for the names by which planes are found,
+    and `skygraft.formats.fits_headers` for the keywords that are read. The pixel frame is that of the file: its first
+    pixel is (0, 0).
+    """
+
+    name: ClassVar[str] = "fits"
+    looked_for: ClassVar[str] = "a FITS file with a two-dimensional image and celestial CTYPE keywords"
+    Options: ClassVar[type[FitsOptions]] = FitsOptions
+
+    def matches(self, path: StrPath) -> bool:
+        """Whether the file is FITS and has a two-dimensional image with a celestial WCS."""
+        if Path(path).is_file() and Path(path).stat().st_size and not is_fits(path):
+            return False
+        hdus = list_hdus(path)
+        return any(
+            hdu.shape is not None and len(hdu.shape) == 2 and {"CTYPE1"} & {*hdu.header, *hdus[0].header}
+            for hdu in hdus
+        )
+
+    def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
+        """Where the image lies on the sky; see `Format.footprint`."""
+        given = self.Options.parse(options, self.name, path)
+        opened = self._open(path, given)
+        wcs = opened.wcs()
+        ny, nx = opened.image.shape or (0, 0)
+        files = tuple(os.fspath(p) for p in opened.layout.files)
+        ra, dec = wcs.pixel_to_world_values((nx - 1) / 2, (ny - 1) / 2)
+        return ImageFootprint(
+            path=opened.path,
+            format=self.name,
+            data_id=self._data_id(opened, given),
+            visit_info=read_visit_info(opened.headers, exposure_time=given.exposure_time, mjd=given.mjd),
+            shape=(ny, nx),
+            xy0=(0, 0),
+            corners=footprint(wcs, Box(-0.5, nx - 0.5, -0.5, ny - 0.5)),
+            center=(float(ra), float(dec)),
+            pixel_scale=float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]),
+            n_bytes=sum(Path(f).stat().st_size for f in files),
+            hdu=opened.image.index,
+            files=files,
+        )
+
+    def read(self, path: StrPath, **options: Any) -> Exposure:
+        """Read an exposure; see `Format.read`."""
+        given = self.Options.parse(options, self.name, path)
+        opened = self._open(path, given)
+        layout = opened.layout
+        stamps = stamp_files(layout.files)
+        wcs = opened.wcs()
+        image, _ = read_pixels(layout.image)
+        ny, nx = image.shape
+        variance = None
+        if layout.noise is not None:
+            variance = variance_from_noise(layout.noise.role, read_pixels(layout.noise)[0])
+        mask, planes = (None, dict(given.mask_planes or {}))
+        if layout.mask is not None:
+            mask, planes = read_mask(layout.mask, given.mask_planes)
+        visit_info = read_visit_info(opened.headers, exposure_time=given.exposure_time, mjd=given.mjd)
+        candidates = self._candidates(opened)
+        unit, photo_calib, missing = self._photo_calib(opened, given, visit_info.exposure_time)
+        gain, gain_origin = read_gain(opened.headers, unit=unit, exposure_time=visit_info.exposure_time)
+        extra: dict[str, Any] = {LAYOUT: layout, FILES: stamps}
+        if photo_calib is None:
+            extra |= {CANDIDATES: candidates, NO_PHOTO_CALIB: missing}
+        else:
+            photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
+        center_scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
+        psf = self._psf(layout, given, center_scale)
+        if psf is None:
+            extra[NO_PSF] = PsfError(
+                f"there is no PSF model beside the image ({split_name(path)[0]}.psf)",
+                path=path,
+                fix="Give psf= (a PSF, the path of a PSFEx model, or {kind: moffat, fwhm: 0.9 arcsec})",
+            )
+        return Exposure(
+            make_planes(image, variance, mask, mask_planes=planes, units=unit),
+            wcs,
+            psf=psf,
+            photo_calib=photo_calib,
+            data_id=self._data_id(opened, given),
+            visit_info=visit_info,
+            gain=gain,
+            gain_origin=gain_origin,
+            path=opened.path,
+            format=self.name,
+            header=opened.headers.as_dict(),
+            extra=extra,
+        )
+
+    def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
+        """Write an exposure, its planes and its PSF model beside each other; see `Format.write`.
+
+        Planes in other files are written beside the output and called after it (``<stem>.weight.fits``), so that
+        the output is complete. Where the input has no mask and a bit is set, ``<stem>.mask.fits`` is made.
+        """
+        layout = self._layout_to_follow(exposure, Path(like))
+        masks = {}
+        if layout.mask is None and exposure.mask.any():
+            masks[Path(path).with_name(f"{split_name(path)[0]}.mask.fits")] = (exposure.mask, exposure.mask_planes)
+        return write_planes(exposure, layout, renamed(layout, Path(path)), new_masks=masks, overwrite=overwrite)
+
+    def _open(self, path: StrPath, given: FitsOptions) -> _Opened:
+        hdus = list_hdus(path)
+        layout = find_layout(path, given, hdus)
+        if isinstance(given.psf, str | os.PathLike):
+            layout = dataclasses.replace(layout, psf=layout.image.path.parent / given.psf)
+        elif given.psf is not None:
+            layout = dataclasses.replace(layout, psf=None)
+        return _Opened(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
+
+    def _data_id(self, opened: _Opened, given: FitsOptions) -> DataId:
+        return read_data_id(opened.headers, given.data_id, name=opened.name)
+
+    def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:
+        found: list[ReferenceCandidate] = []
+        for index in dict.fromkeys((opened.image.index, 0)):
+            found += header_candidates(opened.hdus[index].header, opened.path, index)
+        return tuple(found)
+
+    def _photo_calib(
+        self, opened: _Opened, given: FitsOptions, exposure_time: float | None
+    ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
+        """Unit of the pixels, their calibration, and why there is none."""
+        try:
+            unit = image_unit(opened.headers, given.unit)
+            calib = read_photo_calib(
+                opened.headers,
+                unit=unit,
+                exposure_time=exposure_time,
+                zeropoint=given.zeropoint,
+                zeropoint_key=given.zeropoint_key,
+                path=opened.path,
+            )
+        except CalibrationError as error:
+            return unit, None, error
+        except ConfigError as error:
+            # A surface brightness: the image is there, its calibration cannot be used as it is.
+            unit = given.unit or str(opened.headers.as_dict().get("BUNIT", "adu"))
+            return unit, None, CalibrationError(error.message, path=opened.path, key="BUNIT", fix=error.fix)
+        return unit, calib, None
+
+    def _psf(self, layout: FitsLayout, given: FitsOptions, scale: float) -> PSF | None:
+        if given.psf is False:
+            return None
+        if layout.psf is not None:
+            return make_psf(layout.psf, scale)
+        return None if given.psf is None or given.psf is True else make_psf(given.psf, scale)
+
+    def _layout_to_follow(self, exposure: Exposure, like: Path) -> FitsLayout:
+        layout = exposure.extra.get(LAYOUT)
+        if isinstance(layout, FitsLayout):
+            if layout.image.path == like:
+                return layout
+            return find_layout(like, PlaneOptions(hdu=layout.image.hdu), list_hdus(like))
+        return find_layout(like, PlaneOptions(), list_hdus(like))

@@ -1,0 +1,392 @@
+"""Where the planes of an ordinary FITS image are: in HDUs of one file, or in files beside it.
+
+An HDU is a plane where its EXTNAME is one of `HDU_NAMES`. A file beside an image ``<stem>.fits`` (or ``.fits.fz``,
+``.fits.gz``) is a plane where it is called ``<stem>.<word>.fits`` or ``<stem>_<word>.fits`` (or ``.fits.fz``,
+``.fits.gz``) with one of `FILE_WORDS`; the PSF model is ``<stem>.psf``, ``<stem>.psf.fits`` or ``<stem>_psf.fits``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from astropy.io import fits
+
+from skygraft.errors import ConfigError, FormatError
+from skygraft.formats.base import ReadOptions
+from skygraft.formats.fits_headers import Headers
+from skygraft.formats.fits_open import open_fits
+
+__all__ = [
+    "FILE_WORDS",
+    "HDU_NAMES",
+    "FitsLayout",
+    "HduInfo",
+    "Plane",
+    "PlaneOptions",
+    "Role",
+    "find_layout",
+    "list_hdus",
+    "split_name",
+]
+
+type Role = Literal["image", "variance", "weight", "rms", "mask"]
+
+NOISE_ROLES: tuple[Role, ...] = ("variance", "weight", "rms")
+
+HDU_NAMES: dict[Role, tuple[str, ...]] = {
+    "image": ("IMAGE", "SCI", "SCIENCE", "PRIMARY"),
+    "variance": ("VARIANCE", "VAR"),
+    "weight": ("WEIGHT", "WHT", "WGT", "IVAR", "INVVAR"),
+    "rms": ("RMS", "ERR", "ERROR", "SIGMA", "UNCERT", "STDDEV"),
+    "mask": ("MASK", "MSK", "DQ", "FLAG", "FLAGS", "BPM"),
+}
+"""EXTNAMEs by which an HDU is recognised. Weights are taken to be inverse variances."""
+
+FILE_WORDS: dict[Role, tuple[str, ...]] = {
+    "variance": ("var", "variance"),
+    "weight": ("weight", "wht", "ivar"),
+    "rms": ("rms", "sigma"),
+    "mask": ("mask", "flag", "dq"),
+}
+"""Words by which a file beside an image is recognised."""
+
+_SUFFIX = re.compile(r"(\.(?:fits|fit|fts)(?:\.(?:fz|gz))?|\.fz)$", re.IGNORECASE)
+_SUFFIXES = (".fits", ".fits.fz", ".fits.gz")
+_PSF_ENDINGS = (".psf", ".psf.fits", "_psf.fits")
+_BRACKET = re.compile(r"^(?P<path>.+)\[(?P<hdu>[^\[\]]+)\]$")
+
+
+@dataclass(frozen=True)
+class HduInfo:
+    """What an HDU is, without its pixels.
+
+    Parameters
+    ----------
+    index : int
+        Its number, 0-based.
+    name : str
+        EXTNAME, upper case; "" where it has none.
+    version : int
+        EXTVER.
+    shape : tuple of int or None
+        Shape of its image; None where it holds none.
+    header : Header
+        Its header, that of the image where that is compressed.
+    """
+
+    index: int
+    name: str
+    version: int
+    shape: tuple[int, ...] | None
+    header: fits.Header
+
+    def __str__(self) -> str:
+        what = "no image" if self.shape is None else "x".join(str(n) for n in reversed(self.shape)) + " image"
+        return f"{self.index} {self.name or '(no name)'}: {what}"
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane: what it is and where."""
+
+    role: Role
+    path: Path
+    hdu: int
+
+
+@dataclass(frozen=True)
+class FitsLayout:
+    """Where all planes of an image are; what is not there is None.
+
+    Parameters
+    ----------
+    image : Plane
+        The image.
+    noise : Plane or None
+        Variance, inverse variance ("weight") or standard deviation ("rms").
+    mask : Plane or None
+        Bit mask.
+    psf : Path or None
+        PSF model file beside the image.
+    """
+
+    image: Plane
+    noise: Plane | None = None
+    mask: Plane | None = None
+    psf: Path | None = None
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes that are there, the image first."""
+        return tuple(plane for plane in (self.image, self.noise, self.mask) if plane is not None)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file, once, the image's first."""
+        paths = [plane.path for plane in self.planes]
+        if self.psf is not None:
+            paths.append(self.psf)
+        return tuple(dict.fromkeys(paths))
+
+
+@dataclass(frozen=True)
+class PlaneOptions(ReadOptions):
+    """Where the planes of an image are, where they are not found by name.
+
+    Parameters
+    ----------
+    hdu : int or str, optional
+        HDU of the image.
+    variance, weight, rms, mask : int, str or False, optional
+        An HDU of the image's file, by number or name; or a file, relative to the image's, which may name its HDU
+        (``"m.fits[1]"``) and contain ``{stem}`` for the image's name without ``.fits``; or False for none.
+    """
+
+    hdu: int | str | None = None
+    variance: int | str | Literal[False] | None = None
+    weight: int | str | Literal[False] | None = None
+    rms: int | str | Literal[False] | None = None
+    mask: int | str | Literal[False] | None = None
+
+
+def split_name(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Name of an image file without, and with only, its ending: ``("a.b", ".fits.fz")``."""
+    name = Path(path).name
+    match = _SUFFIX.search(name)
+    return (name, "") if match is None else (name[: match.start()], match.group(0))
+
+
+def list_hdus(path: str | os.PathLike[str]) -> tuple[HduInfo, ...]:
+    """The HDUs of a file; reads headers only.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is missing, empty, not FITS, or truncated.
+    """
+    with open_fits(path) as hdus:
+        found = []
+        for index, hdu in enumerate(hdus):
+            shape = hdu.shape if hdu.is_image else ()
+            header = hdu.header.copy()
+            found.append(HduInfo(index, str(hdu.name).upper(), int(hdu.ver), tuple(shape) or None, header))
+        return tuple(found)
+
+
+def inherited_headers(hdus: Sequence[HduInfo], index: int) -> Headers:
+    """The header of one HDU, then the primary one, which the extensions of one image share."""
+    return Headers((i, hdus[i].header) for i in dict.fromkeys((index, 0)))
+
+
+def find_layout(path: str | os.PathLike[str], options: PlaneOptions, hdus: Sequence[HduInfo]) -> FitsLayout:
+    """Where the planes of an image are.
+
+    Parameters
+    ----------
+    path : path-like
+        The image's file.
+    options : PlaneOptions
+        What the caller says.
+    hdus : sequence of HduInfo
+        The HDUs of that file.
+
+    Raises
+    ------
+    FormatError
+        If there is no image, more than one that could be meant, or a plane asked for is not there.
+    """
+    path = Path(path)
+    image = _choose_image(path, options.hdu, hdus)
+    noise = _find_noise(path, options, hdus, image)
+    mask = _find_plane("mask", options.mask, path, hdus, image)
+    psf = next((p for p in (path.with_name(split_name(path)[0] + end) for end in _PSF_ENDINGS) if p.is_file()), None)
+    return FitsLayout(Plane("image", path, image.index), noise, mask, psf)
+
+
+def _is_image(hdu: HduInfo) -> bool:
+    return hdu.shape is not None and len(hdu.shape) == 2
+
+
+def _listed(hdus: Iterable[HduInfo]) -> str:
+    return "; ".join(str(hdu) for hdu in hdus)
+
+
+def _choose_image(path: Path, wanted: int | str | None, hdus: Sequence[HduInfo]) -> HduInfo:
+    if wanted is not None:
+        return _named(path, wanted, hdus, "hdu")
+    others = {name for role, names in HDU_NAMES.items() if role != "image" for name in names}
+    images = [hdu for hdu in hdus if _is_image(hdu) and hdu.name not in others]
+    for better in (
+        [hdu for hdu in images if hdu.name in HDU_NAMES["image"]],
+        [hdu for hdu in images if "CTYPE1" in hdu.header],
+    ):
+        images = better if len(images) > 1 and len(better) == 1 else images
+    if not images:
+        raise FormatError(
+            f"the file has no two-dimensional image; its HDUs are {_listed(hdus)}",
+            path=path,
+            fix="Give the file of the image (or its hdu=)",
+        )
+    if len(images) > 1:
+        raise FormatError(
+            f"the file has {len(images)} images: {_listed(images)}", path=path, fix="Choose one with hdu="
+        )
+    return images[0]
+
+
+def _named(path: Path, wanted: int | str, hdus: Sequence[HduInfo], key: str) -> HduInfo:
+    """The image HDU of that number or name."""
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        found = [hdu for hdu in hdus if hdu.index == (wanted if wanted >= 0 else len(hdus) + wanted)]
+    elif isinstance(wanted, str):
+        text = wanted.strip()
+        found = [hdu for hdu in hdus if hdu.name == text.upper()] or (
+            [hdu for hdu in hdus if hdu.index == int(text)] if text.isdecimal() else []
+        )
+    else:
+        raise ConfigError(f"{key} is {wanted!r}; the number or name of an HDU is needed", path=path, key=key)
+    if not found:
+        raise FormatError(
+            f"there is no HDU {wanted!r}; the file has {_listed(hdus)}", path=path, key=key, fix="Give one of these"
+        )
+    if len(found) > 1:
+        raise FormatError(
+            f"{len(found)} HDUs are called {wanted!r}: {_listed(found)}", path=path, key=key, fix="Give its number"
+        )
+    if not _is_image(found[0]):
+        raise FormatError(
+            f"HDU {wanted!r} holds no two-dimensional image; the file has {_listed(hdus)}",
+            path=path,
+            key=key,
+            fix="Give one that does",
+        )
+    return found[0]
+
+
+def _find_noise(path: Path, options: PlaneOptions, hdus: Sequence[HduInfo], image: HduInfo) -> Plane | None:
+    given = {role: getattr(options, role) for role in NOISE_ROLES}
+    asked = [role for role, value in given.items() if value is not None and value is not False]
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} are given; one of them is needed", path=path, key=asked[1])
+    if asked:
+        return _find_plane(asked[0], given[asked[0]], path, hdus, image)
+    found = [p for role in NOISE_ROLES if (p := _find_plane(role, given[role], path, hdus, image)) is not None]
+    if len(found) > 1:
+        raise FormatError(
+            "two planes could be the noise: "
+            + ", ".join(f"{p.role} in {p.path.name}[{p.hdu}]" for p in found)
+            + "; skygraft does not choose between them",
+            path=path,
+            fix=f"Name the one that holds ({found[0].role}=...), or switch the other off ({found[1].role}=False)",
+        )
+    return found[0] if found else None
+
+
+def _find_plane(role: Role, given: Any, path: Path, hdus: Sequence[HduInfo], image: HduInfo) -> Plane | None:
+    if given is False:
+        return None
+    if given is not None:
+        return _given_plane(role, given, path, hdus, image)
+    names = HDU_NAMES[role]
+    inside = [hdu for hdu in hdus if hdu.index != image.index and hdu.name in names and hdu.shape == image.shape]
+    # SCI,1 SCI,2 ... with WHT,1 WHT,2 ...: the one of the same version.
+    if len(inside) > 1:
+        inside = [hdu for hdu in inside if hdu.version == image.version]
+    if len(inside) == 1:
+        return Plane(role, path, inside[0].index)
+    stem = split_name(path)[0]
+    beside = [
+        found
+        for word in FILE_WORDS[role]
+        for separator in "._"
+        for suffix in _SUFFIXES
+        if (found := path.with_name(f"{stem}{separator}{word}{suffix}")).is_file()
+    ]
+    if len(beside) > 1:
+        raise FormatError(
+            f"two files could be the {role}: {beside[0].name}, {beside[1].name}",
+            path=path,
+            fix=f"Name the one that holds with {role}=",
+        )
+    return _plane_in(role, beside[0], None, image) if beside else None
+
+
+def _given_plane(role: Role, given: int | str, path: Path, hdus: Sequence[HduInfo], image: HduInfo) -> Plane:
+    if isinstance(given, int) and not isinstance(given, bool):
+        return _checked(role, path, _named(path, given, hdus, role), image)
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(
+            f"{role} is {given!r}; an HDU (number or name), a file, or False is needed", path=path, key=role
+        )
+    text = os.fspath(given)
+    if any(hdu.name == text.upper() for hdu in hdus):
+        return _checked(role, path, _named(path, text, hdus, role), image)
+    text = text.replace("{stem}", split_name(path)[0])
+    match = _BRACKET.match(text)
+    name, hdu = (match["path"], match["hdu"]) if match else (text, None)
+    other = path.parent / Path(name).expanduser()
+    if not other.is_file():
+        raise FormatError(
+            f"{given!r} is neither an HDU of the file ({_listed(hdus)}) nor a file ({other})",
+            path=path,
+            key=role,
+            fix="Give one that is there",
+        )
+    return _plane_in(role, other, hdu, image)
+
+
+def _plane_in(role: Role, other: Path, wanted: str | None, image: HduInfo) -> Plane:
+    """The plane in another file: the HDU asked for, that of the image's name, or the only image."""
+    hdus = list_hdus(other)
+    if wanted is not None:
+        return _checked(role, other, _named(other, wanted, hdus, role), image)
+    images = [hdu for hdu in hdus if _is_image(hdu)]
+    for better in (
+        [hdu for hdu in images if hdu.name and hdu.name == image.name],
+        [hdu for hdu in images if hdu.name in HDU_NAMES[role]],
+    ):
+        images = better if len(images) > 1 and len(better) == 1 else images
+    if len(images) != 1:
+        raise FormatError(
+            f"the {role} of the image is one of {len(images)} images: {_listed(images or hdus)}",
+            path=other,
+            fix=f"Give {role}='{other.name}[hdu]'",
+        )
+    return _checked(role, other, images[0], image)
+
+
+def _checked(role: Role, path: Path, hdu: HduInfo, image: HduInfo) -> Plane:
+    if hdu.shape != image.shape:
+        raise FormatError(
+            f"the {role} has shape {hdu.shape}, the image {image.shape}",
+            path=path,
+            hdu=hdu.index,
+            fix=f"Give the {role} of this image, or switch it off ({role}=False)",
+        )
+    return Plane(role, path, hdu.index)
+
+
+def renamed(layout: FitsLayout, target: Path) -> dict[Path, Path]:
+    """Where the files of an image go when the image is written to `target`: beside it, under recognisable names.
+
+    A file that is called after the image keeps its ending; any other is called ``<stem>.<role>`` and its own ending.
+    """
+    stem, new_stem = split_name(layout.image.path)[0], split_name(target)[0]
+    roles: dict[Path, str] = {plane.path: plane.role for plane in layout.planes}
+    if layout.psf is not None:
+        roles[layout.psf] = "psf"
+    outputs = {layout.image.path: target}
+    for path, role in roles.items():
+        if path == layout.image.path:
+            continue
+        rest = path.name.removeprefix(stem)
+        if rest == path.name or not rest.startswith((".", "_")):
+            ending = split_name(path)[1]
+            rest = f".psf{ending}" if role == "psf" else f".{role}{ending or path.suffix}"
+        outputs[path] = target.with_name(new_stem + rest)
+    return outputs

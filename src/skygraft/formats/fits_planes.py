@@ -1,0 +1,152 @@
+"""Pixels of the planes of ordinary FITS images: noise of any kind to variance and back, masks and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from skygraft.errors import ConfigError, FormatError
+from skygraft.formats.fits_layout import Plane
+from skygraft.formats.fits_open import open_fits
+
+__all__ = ["mask_planes_of", "noise_from_variance", "read_mask", "read_pixels", "variance_from_noise"]
+
+_MAX_PLANES = 31
+
+
+def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
+    """Pixels of one plane, in the machine's byte order, and their header.
+
+    Raises
+    ------
+    CorruptFileError, FormatError
+    """
+    with open_fits(plane.path, memmap=False) as hdus:
+        hdu = hdus[plane.hdu]
+        data = hdu.data
+        if data is None:
+            raise FormatError(f"the {plane.role} has no pixels", path=plane.path, hdu=plane.hdu)
+        return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), hdu.header.copy()
+
+
+def variance_from_noise(role: str, noise: NDArray[Any]) -> NDArray[np.float32]:
+    """Variance from a variance, inverse-variance ("weight") or standard-deviation ("rms") plane.
+
+    A weight that is zero, negative or NaN knows nothing of its pixel: its variance is infinite.
+    """
+    noise = np.asarray(noise, dtype=np.float32)
+    if role == "variance":
+        return noise
+    if role == "rms":
+        return np.square(noise)
+    variance = np.full(noise.shape, np.inf, dtype=np.float32)
+    # The reciprocal of a subnormal weight overflows, to the infinity that is meant.
+    with np.errstate(over="ignore"):
+        np.divide(np.float32(1), noise, out=variance, where=noise > 0)
+    return variance
+
+
+def noise_from_variance(role: str, variance: NDArray[np.float32], noise: NDArray[Any]) -> NDArray[np.float32]:
+    """The inverse of `variance_from_noise`, which keeps the numbers of pixels whose variance did not change.
+
+    Parameters
+    ----------
+    role : str
+        Kind of the noise plane.
+    variance : ndarray
+        Variance, changed.
+    noise : ndarray
+        The noise plane as it was read.
+    """
+    old = variance_from_noise(role, noise)
+    changed = (variance != old) & ~(np.isnan(variance) & np.isnan(old))
+    new = np.array(noise, dtype=np.float32)
+    if role == "variance":
+        new[changed] = variance[changed]
+    elif role == "rms":
+        new[changed] = np.sqrt(variance[changed])
+    else:
+        with np.errstate(divide="ignore"):
+            new[changed] = np.where(variance[changed] > 0, np.float32(1) / variance[changed], 0)
+    return new
+
+
+def read_mask(plane: Plane, named: Mapping[str, int] | None = None) -> tuple[NDArray[np.int32], dict[str, int]]:
+    """A bit mask and its plane names (to bit numbers).
+
+    Names are those `named` by the caller, then those of the header (``MP_<NAME>`` cards: bit numbers, as the LSST
+    pipelines write them; ``MSKNnnnn``/``MSKMnnnn`` cards: names and bit values). Bits that are set and have no name
+    are called ``BIT<n>``.
+
+    Raises
+    ------
+    FormatError
+        If the plane does not hold bits.
+    """
+    data, header = read_pixels(plane)
+    if data.dtype.kind == "f":
+        # Some tools write masks as floats; NaN would be no mask.
+        if not np.array_equal(data, np.rint(data)) or np.abs(data).max(initial=0) >= 2.0**31:
+            raise FormatError(
+                "the mask holds numbers that are not whole: it is no bit mask",
+                path=plane.path,
+                hdu=plane.hdu,
+                fix="Give another mask=, or mask=False for none",
+            )
+        data = data.astype(np.int64)
+    if data.dtype.kind == "b":
+        data = data.astype(np.int32)
+    if data.size and (int(data.max()) >= 2**32 or int(data.min()) < -(2**31)):
+        raise FormatError(
+            f"the mask has values up to {int(data.max())}; at most 32 bits are supported",
+            path=plane.path,
+            hdu=plane.hdu,
+            fix="Give another mask=, or mask=False for none",
+        )
+    mask = data.astype(np.int64).astype(np.uint32).view(np.int32)
+    return mask, mask_planes_of(mask, header, named)
+
+
+def mask_planes_of(
+    mask: NDArray[np.int32], header: Mapping[str, Any], named: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Plane names and bit numbers of a mask; see `read_mask`.
+
+    Raises
+    ------
+    ConfigError
+        If `named` gives a bit that is not one, or one bit two names.
+    """
+    planes: dict[str, int] = {}
+    for name, bit in (named or {}).items():
+        if isinstance(bit, bool) or not isinstance(bit, int) or not 0 <= bit < _MAX_PLANES:
+            raise ConfigError(
+                f"mask plane {name!r} has bit {bit!r}; bit numbers are 0 to {_MAX_PLANES - 1}", key="mask_planes"
+            )
+        if bit in planes.values():
+            raise ConfigError(f"bit {bit} has two names in mask_planes", key="mask_planes")
+        planes[name.replace(" ", "_")] = bit
+    for name, bit in _header_planes(header).items():
+        if name not in planes and bit not in planes.values():
+            planes[name] = bit
+    used = int(np.bitwise_or.reduce(mask, axis=None)) & 0xFFFFFFFF if mask.size else 0
+    for bit in range(32):
+        if used >> bit & 1 and bit not in planes.values():
+            planes[f"BIT{bit}"] = bit
+    return dict(sorted(planes.items(), key=lambda item: item[1]))
+
+
+def _header_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for key, value in header.items():
+        if key.startswith("MP_") and isinstance(value, int) and 0 <= value < 32:
+            found[key.removeprefix("MP_")] = value
+        elif key.startswith("MSKN") and isinstance(value, str):
+            bits = header.get(f"MSKM{key.removeprefix('MSKN')}")
+            if isinstance(bits, int) and bits > 0 and bits & (bits - 1) == 0:
+                found[value.strip()] = bits.bit_length() - 1
+    return found

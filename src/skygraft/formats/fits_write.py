@@ -1,0 +1,188 @@
+"""Writing the planes of a FITS image back: changed pixels through `rewrite_fits`, everything else copied."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from skygraft.errors import FormatError, OutputError
+from skygraft.exposure import Exposure
+from skygraft.formats.base import refuse_overwrite
+from skygraft.formats.fits_layout import FitsLayout, Plane
+from skygraft.formats.fits_planes import noise_from_variance, read_mask, read_pixels
+from skygraft.formats.fits_rewrite import atomic_output, rewrite_fits
+
+__all__ = ["INJECTED_CARD", "copy_file", "write_mask", "write_planes"]
+
+INJECTED_CARD = {"INJECTED": (True, "fake sources were added to this image")}
+"""What the header of a changed image says."""
+
+
+def copy_file(source: Path, target: Path, *, overwrite: bool = False) -> None:
+    """Copy a file unchanged; it appears under its name when it is whole.
+
+    Raises
+    ------
+    OutputExistsError, OutputError
+    """
+    refuse_overwrite(target, [source], overwrite=overwrite)
+    # Not through `atomic_output`, which gzips what is called .gz: this is gzipped already.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with source.open("rb") as original, temporary.open("xb") as stream:
+            shutil.copyfileobj(original, stream, 1 << 20)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(
+            f"the output cannot be written ({error.strerror or error})",
+            path=target,
+            fix=f"Check that {target.parent} exists, is writable, and has room",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_planes(
+    exposure: Exposure,
+    layout: FitsLayout,
+    outputs: Mapping[Path, Path],
+    *,
+    new_masks: Mapping[Path, tuple[NDArray[np.int32], Mapping[str, int]]] | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """Write every file of an image.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The planes to write.
+    layout : FitsLayout
+        Where the planes are in the input.
+    outputs : mapping of Path to Path
+        Input file to output file: every file of the layout, and others to copy.
+    new_masks : mapping of Path to (ndarray, mapping), optional
+        Mask files to make, with their bits, and the bit values of their planes.
+    overwrite : bool
+        Replace outputs that exist.
+
+    Returns
+    -------
+    tuple of Path
+        The files written, the image's first (and written last: where it is, all is).
+
+    Raises
+    ------
+    OutputExistsError, OutputError, FormatError
+    """
+    image = layout.image.path
+    masks = new_masks or {}
+    written = (*outputs.values(), *masks)
+    for output in written:
+        refuse_overwrite(output, outputs, overwrite=overwrite)
+    new: dict[Path, dict[int, NDArray[Any]]] = {}
+    cards: dict[Path, dict[int, dict[str, tuple[Any, str]]]] = {}
+    for plane in layout.planes:
+        pixels, new_cards = _new_pixels(exposure, plane)
+        if pixels is not None:
+            new.setdefault(plane.path, {})[plane.hdu] = pixels
+        if new_cards:
+            cards.setdefault(plane.path, {})[plane.hdu] = new_cards
+    for output, (mask, planes) in masks.items():
+        write_mask(output, mask, planes, inputs=tuple(outputs), overwrite=overwrite)
+    for source in sorted(outputs, key=lambda path: path == image):
+        if source in new or source in cards:
+            rewrite_fits(source, outputs[source], new.get(source, {}), cards.get(source), overwrite)
+        else:
+            copy_file(source, outputs[source], overwrite=overwrite)
+    return written
+
+
+def _new_pixels(exposure: Exposure, plane: Plane) -> tuple[NDArray[Any] | None, dict[str, tuple[Any, str]]]:
+    """Pixels and header cards of one plane, where they change; (None, {}) where nothing does."""
+    new: NDArray[Any]
+    old: NDArray[Any]
+    cards: dict[str, tuple[Any, str]] = {}
+    old, _ = read_pixels(plane)
+    if old.shape != exposure.shape:
+        raise FormatError(
+            f"the exposure has shape {exposure.shape}, the file to follow {old.shape}",
+            path=plane.path,
+            hdu=plane.hdu,
+            fix="Give the file that the exposure was read from as like=",
+        )
+    if plane.role == "mask":
+        old, planes = read_mask(plane)
+        new = exposure.mask
+        if np.array_equal(new, old):
+            return None, {}
+        added = {name: value for name, value in exposure.mask_planes.items() if name not in planes}
+        cards = mask_cards({name: value for name, value in added.items() if (new & value).any()})
+    elif plane.role == "image":
+        new = exposure.image
+        if np.array_equal(new, old.astype(np.float32), equal_nan=True):
+            return None, {}
+        cards = dict(INJECTED_CARD)
+    else:
+        if exposure.variance is None:
+            return None, {}
+        new = noise_from_variance(plane.role, exposure.variance, old)
+        if np.array_equal(new, old.astype(np.float32), equal_nan=True):
+            return None, {}
+    return new, cards
+
+
+def mask_cards(planes: Mapping[str, int]) -> dict[str, tuple[Any, str]]:
+    """``MP_<NAME>`` cards (bit numbers) of mask planes given by their bit values."""
+    return {
+        f"MP_{name}": ((int(value) & 0xFFFFFFFF).bit_length() - 1, "bit of this mask plane")
+        for name, value in planes.items()
+    }
+
+
+def write_mask(
+    path: Path,
+    mask: NDArray[np.int32],
+    planes: Mapping[str, int],
+    *,
+    inputs: tuple[str | os.PathLike[str], ...] = (),
+    overwrite: bool = False,
+    name: str = "MASK",
+) -> None:
+    """Write a new mask file: a bit mask in HDU 1, compressed losslessly, with a ``MP_<NAME>`` card for each plane.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write.
+    mask : ndarray of int32, shape (ny, nx)
+        Bits.
+    planes : mapping of str to int
+        Plane names and bit values.
+    inputs : tuple of path-like
+        Files never to overwrite.
+    overwrite : bool
+        Replace an output that exists.
+    name : str
+        EXTNAME.
+
+    Raises
+    ------
+    OutputExistsError, OutputError
+    """
+    hdu = fits.CompImageHDU(mask, name=name, compression_type="RICE_1")
+    for key, (value, comment) in mask_cards(planes).items():
+        hdu.header[f"HIERARCH {key}" if len(key) > 8 else key] = (value, comment)
+    with atomic_output(path, inputs=inputs, overwrite=overwrite) as stream:
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(stream)

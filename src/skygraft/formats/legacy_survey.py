@@ -1,0 +1,484 @@
+"""CCD images of the Legacy Surveys: Community Pipeline products, calibrated by the survey's own tables.
+
+The image (``*_ooi_*``) lies beside its inverse variance (``*_oow_*``) and data quality (``*_ood_*``). Zeropoint, gain
+and astrometric offset come from the survey-ccds table, the PSF from the survey's PSFEx models; the header's MAGZERO,
+which is older than either, is not used.
+
+Fakes are marked in a file of their own (``*_injected_*``, a bit mask with ``MP_<NAME>`` cards) and not in the data
+quality file, which is copied unchanged: newer versions hold one code per pixel, not bits, and whoever reads it takes
+any value but zero for a bad pixel.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from skygraft.errors import CalibrationError, ConfigError, FormatError, PsfError, UncalibratedImageError
+from skygraft.exposure import NO_PSF, DataId, Exposure, VisitInfo, make_planes
+from skygraft.formats.base import (
+    CANDIDATES,
+    FILES,
+    NO_PHOTO_CALIB,
+    Format,
+    ImageFootprint,
+    ReadOptions,
+    StrPath,
+    stamp_files,
+)
+from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
+from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
+from skygraft.formats.fits_open import is_fits
+from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
+from skygraft.formats.fits_write import write_planes
+from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.legacy_dq import dq_kind_of, read_dq
+from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_row
+from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
+from skygraft.psf import PSF, Box, read_psfex
+from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
+
+__all__ = ["LegacySurveyFormat", "LegacySurveyOptions"]
+
+# What the pixels are in: counts per second where the pipeline divided by the exposure time.
+_PER_SECOND = {"90prime": True, "mosaic": True, "mosaic3": True, "decam": False}
+_LAYOUT = "legacy_layout"
+_DQ = "legacy_dq"
+
+
+@dataclass(frozen=True)
+class LegacySurveyOptions(ReadOptions):
+    """Where the survey's calibrations are.
+
+    Parameters
+    ----------
+    ccds : path or sequence of paths, optional
+        The survey-ccds table; by default looked for in the directories above the image.
+    root : path, optional
+        The survey directory, which holds ``calib``; by default that of the table.
+    hdu, ccdname : int or str, str, optional
+        The CCD wanted, where the file has several.
+    dq : {"codes", "bits"}, optional
+        How data quality is written, where the pipeline's version (PLVER) does not say.
+    zeropoint_column : {"zpt", "ccdzpt"}
+        The table's zeropoint: of the exposure (default), or of the one CCD.
+    astrometry : {"ccds", "header"}
+        Whether the table's astrometric offsets (ccdraoff, ccddecoff) are added to the header's WCS, as the survey
+        does; "header" leaves it as it is.
+    weight, mask : bool
+        False where the image has no such file.
+    psf : PSF, path, mapping or False, optional
+        Used instead of the survey's PSFEx model; see `skygraft.formats.given.make_psf`; False for none.
+    """
+
+    ccds: StrPath | Sequence[StrPath] | None = None
+    root: StrPath | None = None
+    hdu: int | str | None = None
+    ccdname: str | None = None
+    dq: Literal["codes", "bits"] | None = None
+    zeropoint_column: Literal["zpt", "ccdzpt"] = "zpt"
+    astrometry: Literal["ccds", "header"] = "ccds"
+    weight: bool = True
+    mask: bool = True
+    psf: GivenPsf | bool | None = None
+
+    def __post_init__(self) -> None:
+        allowed: dict[str, tuple[Any, ...]] = {
+            "dq": (None, "codes", "bits"),
+            "zeropoint_column": ("zpt", "ccdzpt"),
+            "astrometry": ("ccds", "header"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; allowed: {', '.join(str(v) for v in values if v)}", key=name
+                )
+
+
+@dataclass(frozen=True)
+class LegacyLayout:
+    """The files of an image.
+
+    Parameters
+    ----------
+    planes : FitsLayout
+        Image and inverse variance.
+    dq : Plane or None
+        Data quality.
+    injected : Path or None
+        Marks of fakes.
+    """
+
+    planes: FitsLayout
+    dq: Plane | None
+    injected: Path | None
+
+    def files(self) -> dict[str, Path]:
+        """The files that there are, by kind, the image first."""
+        noise = self.planes.noise
+        found = {
+            "ooi": self.planes.image.path,
+            "oow": None if noise is None else noise.path,
+            "ood": None if self.dq is None else self.dq.path,
+            "injected": self.injected,
+        }
+        return {kind: path for kind, path in found.items() if path is not None}
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An image whose headers and table row were read."""
+
+    path: Path
+    hdus: tuple[HduInfo, ...]
+    image: HduInfo
+    headers: Headers
+    row: CcdRow
+    root: Path
+    layout: LegacyLayout
+    psf: Path | None
+    looked_for_psf: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        files = [*self.layout.files().values(), self.psf]
+        return tuple(p for p in files if p is not None)
+
+    @property
+    def primary(self) -> fits.Header:
+        return self.hdus[0].header
+
+    @property
+    def camera(self) -> str:
+        return self.row.text("camera").lower()
+
+    @property
+    def exposure_time(self) -> float | None:
+        return self.row.number("exptime")
+
+
+class LegacySurveyFormat(Format):
+    """CCD images of the Legacy Surveys (DECam, 90prime, Mosaic-3), calibrated by survey-ccds; see the module.
+
+    The pixel frame is that of the file, also for cut-outs. The calibrated flux is the amplitude of a unit-sum PSF fit
+    (`PSF_MODEL`), as registered for the Legacy Surveys from data release 8 on.
+    """
+
+    name: ClassVar[str] = "legacy_survey"
+    looked_for: ClassVar[str] = "a FITS image called *_ooi_* (Community Pipeline)"
+    Options: ClassVar[type[LegacySurveyOptions]] = LegacySurveyOptions
+
+    def matches(self, path: StrPath) -> bool:
+        """Whether the file is FITS and called like an image of the Community Pipeline."""
+        name = Path(path).name
+        return "_ooi_" in name and not name.endswith(".psf") and is_fits(path) and _has_image(path)
+
+    def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
+        """Where the image lies on the sky; see `Format.footprint`."""
+        given = self.Options.parse(options, self.name, path)
+        opened = self._open(path, given)
+        wcs = self._wcs(opened, given)
+        ny, nx = opened.image.shape or (0, 0)
+        ra, dec = wcs.pixel_to_world_values((nx - 1) / 2, (ny - 1) / 2)
+        return ImageFootprint(
+            path=opened.path,
+            format=self.name,
+            data_id=self._data_id(opened),
+            visit_info=self._visit_info(opened),
+            shape=(ny, nx),
+            xy0=(0, 0),
+            corners=footprint(wcs, Box(-0.5, nx - 0.5, -0.5, ny - 0.5)),
+            center=(float(ra), float(dec)),
+            pixel_scale=float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]),
+            n_bytes=sum(p.stat().st_size for p in opened.files),
+            hdu=opened.image.index,
+            files=tuple(os.fspath(p) for p in opened.files),
+        )
+
+    def read(self, path: StrPath, **options: Any) -> Exposure:
+        """Read an exposure; see `Format.read`."""
+        given = self.Options.parse(options, self.name, path)
+        opened = self._open(path, given)
+        stamps = stamp_files(opened.files)
+        layout = opened.layout
+        wcs = self._wcs(opened, given)
+        image, _ = read_pixels(layout.planes.image)
+        ny, nx = image.shape
+        variance = None
+        if layout.planes.noise is not None:
+            variance = variance_from_noise("weight", read_pixels(layout.planes.noise)[0])
+        mask, planes, dq_kind = self._mask(opened, given, image.shape)
+        unit, photo_calib, missing = self._photo_calib(opened, given)
+        gain, gain_origin = self._gain(opened)
+        extra: dict[str, Any] = {FILES: stamps, _LAYOUT: layout, _DQ: dq_kind}
+        if photo_calib is None:
+            extra |= {CANDIDATES: self._candidates(opened), NO_PHOTO_CALIB: missing}
+        scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
+        psf = self._psf(opened, given, scale)
+        if isinstance(psf, PsfError):
+            extra[NO_PSF] = psf
+        return Exposure(
+            make_planes(image, variance, mask, mask_planes=planes, units=unit),
+            wcs,
+            psf=None if isinstance(psf, PsfError) else psf,
+            photo_calib=photo_calib,
+            data_id=self._data_id(opened),
+            visit_info=self._visit_info(opened),
+            gain=gain,
+            gain_origin=gain_origin,
+            path=opened.path,
+            format=self.name,
+            header=opened.headers.as_dict(),
+            extra=extra,
+        )
+
+    def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
+        """Write image, weight and data quality beside each other; see `Format.write`.
+
+        Mask planes that the data quality file does not have (``INJECTED``) go to an ``*_injected_*`` file.
+
+        Raises
+        ------
+        FormatError
+            If data quality itself was changed, or the output is not called ``*_ooi_*``.
+        """
+        source, target = Path(like), Path(path)
+        if "_ooi_" not in target.name:
+            raise FormatError(
+                "the output is not called *_ooi_*, so its weight and data quality could not be found",
+                path=target,
+                fix=f"Keep the input's name ({source.name}), in another directory",
+            )
+        layout = exposure.extra.get(_LAYOUT)
+        if not isinstance(layout, LegacyLayout) or layout.planes.image.path != source:
+            layout = self._find(source, self.Options(hdu=None, ccdname=None), list_hdus(source))
+        outputs = {
+            p: target if kind == "ooi" else beside(target, kind)
+            for kind, p in layout.files().items()
+            if kind != "injected"
+        }
+        marks = self._new_planes(exposure, layout)
+        masks = {beside(target, "injected"): marks} if marks is not None else {}
+        return write_planes(exposure, layout.planes, outputs, new_masks=masks, overwrite=overwrite)
+
+    def _new_planes(self, exposure: Exposure, layout: LegacyLayout) -> tuple[NDArray[np.int32], dict[str, int]] | None:
+        """Bits and names of the mask planes that are not of the data quality file; None where none is set."""
+        dq_planes: dict[str, int] = {}
+        if layout.dq is not None:
+            kind = exposure.extra.get(_DQ) or dq_kind_of(layout.dq, None, "")
+            dq, dq_planes = read_dq(layout.dq, kind)
+            for name, bit in dq_planes.items():
+                now = (exposure.mask & exposure.mask_planes.get(name, 0)) != 0
+                if not np.array_equal(now, (dq >> bit & 1) != 0):
+                    raise FormatError(
+                        f"mask plane {name} was changed, and data quality files are only copied",
+                        path=layout.dq.path,
+                        hdu=layout.dq.hdu,
+                        fix="Put what is new into a mask plane of its own",
+                    )
+        new = {name: value for name, value in exposure.mask_planes.items() if name not in dq_planes}
+        bits = np.int32(np.bitwise_or.reduce(np.array([*new.values(), 0], dtype=np.int32)))
+        marks: NDArray[np.int32] = exposure.mask & bits
+        return (marks, new) if marks.any() else None
+
+    def _find(self, path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> LegacyLayout:
+        """The files of an image, by their names, and the HDU of its CCD in each."""
+        image = _choose_ccd(path, given, hdus)
+        planes = {
+            "oow": self._companion(path, "oow", image) if given.weight else None,
+            "ood": self._companion(path, "ood", image) if given.mask else None,
+        }
+        weight, dq = planes["oow"], planes["ood"]
+        marks = beside(path, "injected")
+        noise = None if weight is None else Plane("weight", weight.path, weight.hdu)
+        return LegacyLayout(
+            FitsLayout(Plane("image", path, image.index), noise), dq, marks if marks.is_file() else None
+        )
+
+    def _companion(self, path: Path, kind: str, image: HduInfo) -> Plane:
+        option = "weight" if kind == "oow" else "mask"
+        other = beside(path, kind)
+        if not other.is_file():
+            raise FormatError(
+                f"its {'inverse variance' if kind == 'oow' else 'data quality'} file {other.name} is not beside it",
+                path=path,
+                fix=f"Fetch it too, or read without it ({option}=False)",
+            )
+        found = [hdu for hdu in list_hdus(other) if hdu.shape == image.shape]
+        named = [hdu for hdu in found if hdu.name == image.name]
+        numbered = [hdu for hdu in found if hdu.index == image.index]
+        for hdus in (named, numbered if not image.name else []):
+            if len(hdus) == 1:
+                return Plane("mask" if kind == "ood" else "weight", other, hdus[0].index)
+        raise FormatError(
+            f"it has no image {image.name or image.index} of shape {image.shape}",
+            path=other,
+            fix=f"Fetch the {kind} file of this image again, or read without it ({option}=False)",
+        )
+
+    def _open(self, path: StrPath, given: LegacySurveyOptions) -> _Opened:
+        path = Path(path)
+        if "_ooi_" not in path.name:
+            raise FormatError(
+                "an image of the Legacy Surveys is called *_ooi_*", path=path, fix="Give that file, or format='fits'"
+            )
+        hdus = list_hdus(path)
+        layout = self._find(path, given, hdus)
+        image = hdus[layout.planes.image.hdu]
+        tables = find_ccds(path, given.ccds)
+        row = find_row(path, tables, ccdname=image.name, hdu=image.index)
+        root = row.table.absolute().parent if given.root is None else Path(given.root)
+        psf, looked = (None, ()) if given.psf is not None and given.psf is not True else find_psfex(root, row)
+        return _Opened(path, hdus, image, inherited_headers(hdus, image.index), row, root, layout, psf, looked)
+
+    def _wcs(self, opened: _Opened, given: LegacySurveyOptions) -> FitsWcs:
+        header = opened.image.header.copy()
+        offsets = (opened.row.number("ccdraoff"), opened.row.number("ccddecoff"))
+        if given.astrometry == "ccds" and all(offset is not None for offset in offsets) and "CRVAL2" in header:
+            # Arcsec, measured against the survey's reference catalogue; the RA offset is a true angle.
+            ra, dec = offsets
+            header["CRVAL1"] += (ra or 0.0) / 3600 / math.cos(math.radians(header["CRVAL2"]))
+            header["CRVAL2"] += (dec or 0.0) / 3600
+        return read_fits_wcs(header, path=opened.path, hdu=opened.image.index)
+
+    def _data_id(self, opened: _Opened) -> DataId:
+        row = opened.row
+        return DataId(
+            instrument=row.text("camera") or None,
+            visit=int(row.values["expnum"]),
+            detector=row.text("ccdname"),
+            band=band_name(row.text("filter")),
+            name=opened.path.name.split(".fits")[0],
+        )
+
+    def _visit_info(self, opened: _Opened) -> VisitInfo:
+        return read_visit_info(opened.headers, exposure_time=opened.exposure_time)
+
+    def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:
+        found: list[ReferenceCandidate] = []
+        for header in (opened.image.header, opened.primary):
+            found += header_candidates(header, opened.path, opened.image.index)
+        default = default_candidate("Legacy Surveys")
+        return tuple(dict.fromkeys(found if default is None else [*found, default]))
+
+    def _photo_calib(
+        self, opened: _Opened, given: LegacySurveyOptions
+    ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
+        """Unit of the pixels, their calibration, and why there is none."""
+        row, camera, column = opened.row, opened.camera, given.zeropoint_column
+        per_second = _PER_SECOND.get(camera)
+        unit = "adu/s" if per_second else "adu"
+        zeropoint, seconds = row.number(column), opened.exposure_time
+        place: dict[str, Any] = {"path": row.table, "row": row.row}
+        error: CalibrationError
+        if per_second is None:
+            error = CalibrationError(
+                f"camera {camera!r} has no known rule for its zeropoint; those that have: {', '.join(_PER_SECOND)}",
+                **place,
+                key="camera",
+                fix="Give the calibration of the image (photo_calib=)",
+            )
+        elif zeropoint is None or not 0 < zeropoint < 60:
+            error = UncalibratedImageError(
+                f"the CCD has no zeropoint ({column} = {row.values.get(column)})",
+                **place,
+                key=column,
+                fix="Leave the CCD out, or give its calibration (photo_calib=)",
+            )
+        elif not per_second and (seconds is None or seconds <= 0):
+            error = UncalibratedImageError(
+                f"the zeropoint is per second and the exposure time is {row.values.get('exptime')}",
+                **place,
+                key="exptime",
+                fix="Give the calibration of the image (photo_calib=)",
+            )
+        else:
+            if not per_second:
+                zeropoint += 2.5 * math.log10(seconds or 1.0)
+            return unit, PhotoCalib.from_zeropoint(zeropoint, unit, candidates=self._candidates(opened)), None
+        return unit, None, error
+
+    def _gain(self, opened: _Opened) -> tuple[float | None, str]:
+        """Electrons per image unit, and where it is from: the table, or the header's amplifiers."""
+        value, origin = opened.row.number("gain"), f"gain in {opened.row.origin}"
+        if value is None or value <= 0:
+            cards = [card for key in ("GAINA", "GAINB") if (card := opened.headers.find(key)) is not None]
+            gains = [float(c.value) for c in cards if isinstance(c.value, int | float) and c.value > 0]
+            origin = f"mean of {' and '.join(c.key for c in cards)} in the header of HDU {opened.image.index}"
+            if not gains:
+                card = opened.headers.find("ARAWGAIN", "GAIN")
+                gains = [float(card.value)] if card and isinstance(card.value, int | float) and card.value > 0 else []
+                origin = "" if card is None else f"{card.key} in the header of HDU {card.hdu}"
+            value = sum(gains) / len(gains) if gains else None
+        if value is None:
+            return None, ""
+        if _PER_SECOND.get(opened.camera):
+            seconds = opened.exposure_time
+            return (None, "") if not seconds else (value * seconds, f"{origin}, times the exposure time")
+        return value, origin
+
+    def _psf(self, opened: _Opened, given: LegacySurveyOptions, scale: float) -> PSF | PsfError:
+        if given.psf is False:
+            return PsfError("the image was read without its PSF (psf=False)", path=opened.path)
+        if given.psf is not None and given.psf is not True:
+            return make_psf(given.psf, scale)
+        if opened.psf is None:
+            looked = ", ".join(os.fspath(p.relative_to(opened.root)) for p in opened.looked_for_psf)
+            return PsfError(
+                f"there is no PSFEx model of this CCD in {opened.root} (looked for {looked})",
+                path=opened.path,
+                fix="Fetch the survey's calib directory, say where it is (root=), or give psf=",
+            )
+        row = opened.row
+        return read_psfex(opened.psf, ccdname=row.text("ccdname"), expnum=int(row.values["expnum"]))
+
+    def _mask(
+        self, opened: _Opened, given: LegacySurveyOptions, shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.int32], dict[str, int], str | None]:
+        """Mask, its planes (to bit numbers), and how data quality is written."""
+        mask, planes, kind = np.zeros(shape, dtype=np.int32), dict[str, int](), None
+        if opened.layout.dq is not None:
+            kind = dq_kind_of(opened.layout.dq, given.dq, opened.camera)
+            mask, planes = read_dq(opened.layout.dq, kind)
+        if opened.layout.injected is not None:
+            marks, names = read_mask(Plane("mask", opened.layout.injected, 1))
+            if marks.shape != mask.shape:
+                raise FormatError(
+                    f"it has shape {marks.shape}, the image {mask.shape}", path=opened.layout.injected, hdu=1
+                )
+            for name, bit in names.items():
+                taken = planes.values()
+                target = bit if bit not in taken else next(b for b in range(31) if b not in taken)
+                mask |= ((marks >> bit & 1) << target).astype(np.int32)
+                planes[name] = target
+        return mask, planes, kind
+
+
+def _has_image(path: StrPath) -> bool:
+    return any(hdu.shape is not None and len(hdu.shape) == 2 for hdu in list_hdus(path))
+
+
+def _choose_ccd(path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> HduInfo:
+    """The HDU of the CCD: the one asked for, or the only image."""
+    images = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
+    wanted = given.ccdname if given.ccdname is not None else given.hdu
+    if wanted is None:
+        found = images
+    elif isinstance(wanted, int):
+        found = [hdu for hdu in images if hdu.index == wanted]
+        # image_hdu counts the HDUs of the whole file; a cut-out has one, by the CCD's name.
+    else:
+        found = [hdu for hdu in images if hdu.name == wanted.strip().upper()]
+    if len(found) == 1:
+        return found[0]
+    told = "; ".join(str(hdu) for hdu in images)
+    problem = f"there is no CCD {wanted!r}" if wanted is not None else f"the file has {len(images)} CCDs"
+    raise FormatError(f"{problem}: {told}", path=path, fix="Choose one with ccdname= or hdu=")

@@ -1,0 +1,245 @@
+"""The Legacy Surveys' own record of its CCD images: the survey-ccds table, and where PSF models and weights are.
+
+Layout of a survey directory ("root"): ``survey-ccds*.fits[.gz]``, ``images/<image_filename>``, and ``calib/psfex`` or
+``calib/<camera>/psfex`` for the PSF models (https://www.legacysurvey.org/dr9/files/).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.errors import FormatError
+from skygraft.formats.base import StrPath, stamp_files
+from skygraft.formats.fits_open import open_fits
+
+__all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_row", "read_ccds"]
+
+_COLUMNS = ("image_filename", "image_hdu", "camera", "expnum", "ccdname", "filter", "exptime", "zpt", "ccdzpt")
+_OPTIONAL = ("mjd_obs", "gain", "fwhm", "ccdraoff", "ccddecoff")
+_NEEDED = ("image_filename", "camera", "expnum", "ccdname", "filter", "exptime")
+
+
+@dataclass(frozen=True)
+class CcdRow:
+    """What the survey-ccds table says of one CCD image.
+
+    Parameters
+    ----------
+    table : Path
+        The table.
+    row : int
+        Its row, 0-based.
+    values : dict
+        Column values (lower-case names); columns that the table lacks are absent.
+    """
+
+    table: Path
+    row: int
+    values: dict[str, Any]
+
+    def number(self, name: str) -> float | None:
+        """A finite number; None where the column is absent or holds none."""
+        value = self.values.get(name)
+        return None if value is None or not np.isfinite(value) else float(value)
+
+    def text(self, name: str) -> str:
+        """A string without padding; "" where the column is absent."""
+        return str(self.values.get(name, "")).strip()
+
+    @property
+    def origin(self) -> str:
+        """The row, for people."""
+        return f"row {self.row} of {self.table.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class CcdsTable:
+    """The columns of a survey-ccds table that matter here.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    columns : dict
+        Column name to values.
+    """
+
+    path: Path
+    columns: dict[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.columns["image_filename"])
+
+    @property
+    def _by_name(self) -> dict[str, list[int]]:
+        return _index(self)
+
+    def rows_of(self, path: Path) -> list[int]:
+        """Rows of an image file: those whose image_filename ends its path; else those of its bare name."""
+        rows = self._by_name.get(path.name, [])
+        names = self.columns["image_filename"]
+        whole = "/" + path.absolute().as_posix().lstrip("/")
+        exact = [row for row in rows if whole.endswith("/" + str(names[row]).lstrip("/"))]
+        return exact or rows
+
+    def row(self, index: int) -> CcdRow:
+        """One row."""
+        values = {name: column[index].item() for name, column in self.columns.items()}
+        return CcdRow(self.path, index, values)
+
+
+@lru_cache(maxsize=16)
+def _index(table: CcdsTable) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for i, name in enumerate(table.columns["image_filename"]):
+        rows.setdefault(str(name).rsplit("/", 1)[-1], []).append(i)
+    return rows
+
+
+def read_ccds(path: StrPath) -> CcdsTable:
+    """Read a survey-ccds table; read again only where the file has changed.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is missing or damaged.
+    FormatError
+        If it is no survey-ccds table.
+    """
+    stamp = stamp_files([path])[os.fspath(path)]
+    return _read_ccds(os.fspath(path), stamp.n_bytes, stamp.mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read_ccds(path: str, n_bytes: int, mtime_ns: int) -> CcdsTable:
+    with open_fits(path, memmap=False) as hdus:
+        data = hdus[1].data if len(hdus) > 1 else None
+        names = {str(n).lower(): str(n) for n in (data.names or ())} if data is not None else {}
+        missing = [name for name in _NEEDED if name not in names]
+        if data is None or missing:
+            raise FormatError(
+                f"this is no survey-ccds table: it has no {', '.join(missing)}",
+                path=path,
+                fix="Give the survey-ccds table of the Legacy Surveys as ccds=",
+            )
+        columns: dict[str, NDArray[Any]] = {}
+        for name in (*_COLUMNS, *_OPTIONAL):
+            if name in names:
+                values = np.asarray(data[names[name]])
+                if values.dtype.kind in "SU":
+                    columns[name] = np.char.strip(values.astype(np.str_))
+                else:
+                    columns[name] = values.astype(values.dtype.newbyteorder("="))
+        return CcdsTable(Path(path), columns)
+
+
+def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[Path, ...]:
+    """The survey-ccds tables of an image: those given, or those in the nearest directory above it that has any.
+
+    Raises
+    ------
+    FormatError
+        If there is none.
+    """
+    if given is not None:
+        listed: Iterable[StrPath] = [given] if isinstance(given, str | os.PathLike) else given
+        found = [Path(p) for p in listed]
+        for path in found:
+            if not path.is_file():
+                raise FormatError("there is no such survey-ccds table", path=path, key="ccds", fix="Correct ccds=")
+        return tuple(found)
+    for folder in image.absolute().parents:
+        # The .kd.fits files hold the same rows once more, as a search tree.
+        tables = sorted(p for p in folder.glob("survey-ccds*.fits*") if ".kd." not in p.name)
+        if tables:
+            return tuple(tables)
+    raise FormatError(
+        "there is no survey-ccds table in any directory above the image, so its zeropoint is not known",
+        path=image,
+        fix="Give ccds= (the table's path), or read it as an ordinary image with format='fits'",
+    )
+
+
+def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> CcdRow:
+    """The one row of a CCD image.
+
+    Parameters
+    ----------
+    image : Path
+        The image's file.
+    tables : sequence of Path
+        Tables to look in.
+    ccdname : str
+        Name of the CCD: EXTNAME of its HDU.
+    hdu : int
+        Number of the HDU; counts only where the HDU has no name.
+
+    Raises
+    ------
+    FormatError
+        If no row, or more than one, is that of the image.
+    """
+    found: list[CcdRow] = []
+    others: list[str] = []
+    for path in tables:
+        table = read_ccds(path)
+        for index in table.rows_of(image):
+            row = table.row(index)
+            # A cut-out has one HDU whatever image_hdu says of the file that it was cut from: the name decides.
+            same = row.text("ccdname").upper() == ccdname.upper() if ccdname else row.number("image_hdu") == hdu
+            if same:
+                found.append(row)
+            else:
+                others.append(row.text("ccdname"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(str(path) for path in tables)
+    if not found:
+        told = f" (it has CCDs {', '.join(others[:8])} of this file)" if others else ""
+        raise FormatError(
+            f"CCD {ccdname or hdu!r} of this image has no row in {names}{told}",
+            path=image,
+            hdu=hdu,
+            fix="Give the survey-ccds table that lists it as ccds=, or read it with format='fits'",
+        )
+    raise FormatError(
+        f"CCD {ccdname or hdu!r} of this image has {len(found)} rows: " + ", ".join(row.origin for row in found[:4]),
+        path=image,
+        hdu=hdu,
+        fix="Give one table as ccds=, and remove the duplicate",
+    )
+
+
+def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:
+    """The PSFEx model of a CCD image, and every path that was looked at.
+
+    Newest layout first: one file for each CCD, one for each exposure (a row for each CCD), and the two of the first
+    data releases, which go by exposure number.
+    """
+    name = Path(row.text("image_filename"))
+    base, ccd, camera = name.name.split(".")[0], row.text("ccdname"), row.text("camera")
+    number = f"{int(row.values['expnum']):08d}"
+    calib = root / "calib"
+    looked = (
+        calib / "psfex-single" / name.parent / base / f"{base}-{ccd}-psfex.fits",
+        calib / "psfex" / name.parent / f"{base}-psfex.fits",
+        calib / camera / "psfex-single" / number[:5] / number / f"{camera}-{number}-{ccd}.fits",
+        calib / camera / "psfex" / number[:5] / number / f"{camera}-{number}-{ccd}.fits",
+        calib / camera / "psfex-merged" / number[:5] / f"{camera}-{number}.fits",
+        calib / camera / "psfex" / number[:5] / f"{camera}-{number}.fits",
+    )
+    return next((path for path in looked if path.is_file()), None), looked
+
+
+def beside(image: Path, kind: str) -> Path:
+    """The file of another kind (``oow``, ``ood``, ``injected``) beside an ``_ooi_`` image."""
+    head, _, tail = image.name.rpartition("_ooi_")
+    return image.with_name(f"{head}_{kind}_{tail}")

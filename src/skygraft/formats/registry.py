@@ -1,0 +1,300 @@
+"""Which formats there are, which of them a file is of, and reading and writing through them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skygraft.errors import (
+    CalibrationError,
+    ConfigError,
+    OutputError,
+    UncalibratedImageError,
+    UnknownFormatError,
+)
+from skygraft.exposure import Exposure
+from skygraft.formats.base import (
+    CANDIDATES,
+    FILES,
+    NO_PHOTO_CALIB,
+    Format,
+    ImageFootprint,
+    StrPath,
+    check_unchanged,
+    refuse_overwrite,
+    stamp_files,
+)
+from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
+from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_radius, resolve_reference
+from skygraft.wcs import pixel_scale
+
+__all__ = [
+    "format_names",
+    "get_format",
+    "read_exposure",
+    "read_footprint",
+    "recognise_format",
+    "write_exposure",
+]
+
+_FORMATS: dict[str, tuple[str, str]] = {
+    "lsst_afw": ("skygraft.formats.lsst_afw", "LsstAfwFormat"),
+    "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
+}
+"""Formats that say more of a file than that it is FITS: name to module and class, imported when needed."""
+_ORDINARY = {"fits": ("skygraft.formats.fits", "FitsFormat")}
+"""What a file is taken for where none of those above recognises it."""
+
+
+def format_names() -> tuple[str, ...]:
+    """Names of all formats, in the order in which they are looked for."""
+    return (*_FORMATS, *_ORDINARY)
+
+
+@cache
+def _load(name: str) -> Format:
+    module, cls = {**_FORMATS, **_ORDINARY}[name]
+    made: Format = getattr(importlib.import_module(module), cls)()
+    return made
+
+
+def get_format(name: str) -> Format:
+    """The format of that name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none; the nearest name is given.
+    """
+    names = format_names()
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=1)
+        raise ConfigError(
+            f"{name!r} is not a format; those are: auto, {', '.join(names)}",
+            key="format",
+            fix=f"Did you mean {near[0]!r}" if near else "Use 'auto'",
+        )
+    return _load(name)
+
+
+def recognise_format(path: StrPath) -> Format:
+    """The one format that recognises a file.
+
+    Ordinary FITS is what remains where no format that knows more of the file recognises it.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is missing, empty or damaged.
+    UnknownFormatError
+        If no format recognises it, or two do.
+    """
+    stamp_files([path])
+    found = [fmt for name in _FORMATS if (fmt := _load(name)).matches(path)]
+    found = found or [fmt for name in _ORDINARY if (fmt := _load(name)).matches(path)]
+    if len(found) > 1:
+        names = [fmt.name for fmt in found]
+        raise UnknownFormatError(
+            f"the file could be of {len(found)} formats: {', '.join(names)}",
+            path=path,
+            fix=f"Choose with format={names[0]!r}",
+        )
+    if not found:
+        looked = "; ".join(f"{name} is recognised by {_load(name).looked_for}" for name in format_names())
+        raise UnknownFormatError(
+            f"no format recognises the file ({looked})",
+            path=path,
+            fix="Check that this is the image, or name its format with format=",
+        )
+    return found[0]
+
+
+def _format_for(path: StrPath, name: str) -> Format:
+    return recognise_format(path) if name == "auto" else get_format(name)
+
+
+def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> ImageFootprint:
+    """Which image a file holds and where it lies on the sky, without reading pixels.
+
+    Parameters
+    ----------
+    path : path-like
+        The image.
+    format : str
+        Its format; "auto" recognises it.
+    **options
+        Options of the format.
+
+    Raises
+    ------
+    UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
+    """
+    return _format_for(path, format).footprint(path, **options)
+
+
+def read_exposure(
+    path: StrPath,
+    *,
+    format: str = "auto",
+    aperture: str | Mapping[str, Any] | ReferenceCandidate | None = None,
+    psf: GivenPsf | None = None,
+    photo_calib: GivenPhotoCalib | None = None,
+    gain: float | None = None,
+    hdu: int | str | None = None,
+    **options: Any,
+) -> Exposure:
+    """Read an image and everything that its files say of its calibration.
+
+    Parameters
+    ----------
+    path : path-like
+        The image.
+    format : str
+        Its format (see `format_names`); "auto" recognises it.
+    aperture : str, mapping or ReferenceCandidate, optional
+        What the calibrated flux is the flux of, where the image does not say: ``"12 pix"`` and ``"2 arcsec"`` are
+        radii, ``{"diameter": "4 arcsec"}``, ``"psf_model"``, ``"total"``; see `skygraft.photometry.parse_radius`.
+    psf : PSF, path or mapping, optional
+        Used instead of the image's own; see `skygraft.formats.given.make_psf`.
+    photo_calib : PhotoCalib, float or mapping, optional
+        Used instead of the image's own; see `skygraft.formats.given.make_photo_calib`.
+    gain : float, optional
+        Electrons per image unit, used instead of what the image says.
+    hdu : int or str, optional
+        The HDU of the image, where the format has such a choice.
+    **options
+        Options of the format, such as ``weight=`` of ordinary FITS; see each format's ``Options``.
+
+    Returns
+    -------
+    Exposure
+        With ``photo_calib.reference`` resolved. It is None where nothing says what the flux is the flux of: such an
+        image can be read, but not injected into in calibrated flux. Where the image is not calibrated at all,
+        ``photo_calib`` is None, and ``extra["no_photo_calib"]`` holds the error that says why.
+
+    Raises
+    ------
+    UnknownFormatError
+        If no format recognises the file, or two do.
+    CorruptFileError
+        If a file is missing, empty, truncated or damaged.
+    MissingWcsError
+        If the image has no celestial WCS.
+    ApertureConflictError
+        If two places disagree about what the flux is the flux of.
+    CalibrationError
+        If two places disagree about the zeropoint.
+    ConfigError
+        If an option is not one of the format's.
+    """
+    fmt = _format_for(path, format)
+    asked = dict(options)
+    if hdu is not None:
+        asked["hdu"] = hdu
+    if psf is not None and "psf" in {field.name for field in dataclasses.fields(fmt.Options)}:
+        asked["psf"], psf = psf, None
+    stamps = stamp_files([path])
+    exposure = fmt.read(path, **asked)
+    x, y = exposure.box.x_min + exposure.shape[1] / 2, exposure.box.y_min + exposure.shape[0] / 2
+    scale = float(np.ravel(pixel_scale(exposure.wcs, x, y))[0])
+    changes: dict[str, Any] = {"extra": {FILES: stamps, **exposure.extra}}
+    if psf is not None:
+        changes["psf"] = make_psf(psf, scale)
+    if gain is not None:
+        if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < float("inf"):
+            raise ConfigError(f"gain is {gain!r}; a positive number (electrons per image unit) is needed", key="gain")
+        changes |= {"gain": float(gain), "gain_origin": "given (gain=)"}
+    calib = _calibration(exposure, photo_calib)
+    if calib is not None:
+        candidates = list(calib.candidates)
+        if calib.reference is not None:
+            candidates.append(parse_radius(calib.reference, origin=calib.reference_origin or "given (photo_calib=)"))
+        if aperture is not None:
+            candidates.append(parse_radius(aperture))
+        reference, origin = resolve_reference(candidates, pixel_scale=scale, path=path)
+        changes["photo_calib"] = PhotoCalib(
+            calib.njy_per_unit, calib.unit, calib.field, reference, origin, tuple(candidates)
+        )
+        if photo_calib is not None:
+            changes["extra"].pop(NO_PHOTO_CALIB, None)
+    return exposure.replace(**changes)
+
+
+def _calibration(exposure: Exposure, given: GivenPhotoCalib | None) -> PhotoCalib | None:
+    """The calibration to use, with every candidate for its reference; its own reference not yet chosen."""
+    own = exposure.photo_calib
+    candidates = tuple(exposure.extra.get(CANDIDATES, ())) if own is None else own.candidates
+    if given is not None:
+        calib = make_photo_calib(given, str(exposure.planes["image"].attrs.get("units", "adu")))
+        # What the image says of its reference holds for a zeropoint given by hand, not for a whole calibration.
+        if isinstance(given, PhotoCalib) and (given.reference is not None or given.candidates):
+            return calib
+        return PhotoCalib(calib.njy_per_unit, calib.unit, calib.field, candidates=candidates)
+    missing = exposure.extra.get(NO_PHOTO_CALIB)
+    if isinstance(missing, CalibrationError) and not isinstance(missing, UncalibratedImageError):
+        raise missing
+    return own
+
+
+def write_exposure(
+    exposure: Exposure,
+    path: StrPath,
+    *,
+    like: StrPath | None = None,
+    format: str | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """Write an exposure in the format and layout of the file that it was read from.
+
+    Everything that injection did not touch is carried over unchanged, pixels included.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        What `read_exposure` returned, with changed planes.
+    path : path-like
+        The image file to write; the files beside it (weights, masks) are named after it.
+    like : path-like, optional
+        The file to follow, by default ``exposure.path``.
+    format : str, optional
+        Its format, by default ``exposure.format``.
+    overwrite : bool
+        Replace an output that exists. The input is never overwritten.
+
+    Returns
+    -------
+    tuple of Path
+        Every file written, the image first. Each appears under its name when it is whole, the image last.
+
+    Raises
+    ------
+    OutputExistsError
+        If an output exists and `overwrite` is false, or is the input.
+    OutputError
+        If it cannot be written, or there is no file to follow.
+    FormatError
+        If the files that the exposure was read from were deleted or changed since.
+    """
+    like = exposure.path if like is None else like
+    if like is None:
+        raise OutputError(
+            "the exposure was not read from a file, so there is no file to follow", path=path, fix="Give like="
+        )
+    stamps = exposure.extra.get(FILES, {})
+    refuse_overwrite(path, [os.fspath(like), *stamps], overwrite=overwrite)
+    if exposure.path is not None and Path(like) == Path(exposure.path):
+        check_unchanged(stamps)
+    name = format if format is not None else exposure.format
+    fmt = recognise_format(like) if name in (None, "auto") else get_format(str(name))
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise OutputError(f"there is no directory {os.fspath(folder)!r}", path=path, fix="Make it first")
+    return fmt.write(exposure, path, like=like, overwrite=overwrite)
