@@ -196,8 +196,10 @@ def enclosed_flux(kernels: ArrayLike, radius: float, *, method: ApertureMethod =
         batch = batch[None]
     if batch.ndim != 3:
         raise PsfError(f"kernels have shape {np.shape(kernels)}; (N, ny, nx) is needed")
-    weights = aperture_weights((batch.shape[1], batch.shape[2]), float(radius), method)
-    flux: NDArray[np.float64] = batch.reshape(len(batch), -1) @ weights.ravel()
+    shape = (batch.shape[1], batch.shape[2])
+    weights = aperture_weights(shape, _check(radius, method), method)
+    with np.errstate(invalid="ignore"):  # an infinite pixel gives NaN
+        flux: NDArray[np.float64] = batch.reshape(len(batch), shape[0] * shape[1]) @ weights.ravel()
     return flux
 
 
