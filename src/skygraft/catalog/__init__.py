@@ -1,8 +1,10 @@
 """The catalogue of sources to inject: one canonical schema, and the dialects that are converted to it."""
 
 from skygraft.catalog.flags import Flag, count_flags, decode_flags, flag_registry, has_flag
+from skygraft.catalog.generate import Population, cosmos_shapes, grid_catalog, random_catalog, star_catalog
 from skygraft.catalog.io import normalize_catalog, read_catalog, write_catalog
 from skygraft.catalog.partition import PartitionSummary, list_partitions, partition_catalog, read_partitions
+from skygraft.catalog.region import Region
 from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES, bands_of, validate, values
 from skygraft.catalog.select import band_column, positions_at, select_for_visit
 
@@ -11,19 +13,25 @@ __all__ = [
     "SOURCE_TYPES",
     "Flag",
     "PartitionSummary",
+    "Population",
+    "Region",
     "band_column",
     "bands_of",
+    "cosmos_shapes",
     "count_flags",
     "decode_flags",
     "flag_registry",
+    "grid_catalog",
     "has_flag",
     "list_partitions",
     "normalize_catalog",
     "partition_catalog",
     "positions_at",
+    "random_catalog",
     "read_catalog",
     "read_partitions",
     "select_for_visit",
+    "star_catalog",
     "validate",
     "values",
     "write_catalog",

@@ -196,13 +196,15 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
             if fmt == "votable":
                 return Table.read(path, format="votable")
             return Table.read(path, format=f"ascii.{fmt}")
-        except CatalogError:
+        except (CatalogError, CorruptFileError):
             raise
         except (OSError, ValueError, KeyError, IndexError, TypeError, VOTableSpecError) as error:
             raise CorruptFileError(f"not a readable {fmt} table: {error}", path=path) from error
 
 
 def _table_hdu(path: Path, hdu: int | str | None) -> int | str:
+    if path.suffix != ".gz" and path.stat().st_size % 2880:
+        raise CorruptFileError("truncated: its size is not a multiple of 2880 bytes", path=path, fix="Get it again")
     with fits.open(path) as hdus:
         tables = [i for i, h in enumerate(hdus) if isinstance(h, (fits.BinTableHDU, fits.TableHDU))]
         tables = [i for i in tables if not isinstance(hdus[i], fits.CompImageHDU)]
@@ -318,13 +320,22 @@ def from_arrow(table: pa.Table) -> QTable:
         values = _plain(column)
         if values is None:
             continue
-        if unit and isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
-            out[field.name] = Quantity(values, unit, copy=False)
+        if unit and not isinstance(values, MaskedColumn) and values.dtype.kind in "fiu":
+            out[field.name] = _with_unit(values, unit)
         else:
             out[field.name] = values
             if unit and isinstance(values, MaskedColumn):
                 out[field.name].unit = unit
     return out
+
+
+def _with_unit(array: Any, unit: str) -> Any:
+    """A quantity, or the bare array where the unit is not one that astropy knows."""
+    try:
+        # "mag(AB)" is a function unit, whose quantities follow other rules: the same number in plain magnitudes.
+        return Quantity(array, "mag" if unit == "mag(AB)" else unit, copy=False)
+    except (ValueError, TypeError):
+        return array
 
 
 def _plain(column: Any) -> Any:

@@ -91,6 +91,7 @@ def _along_great_circle(
     y = step_east
     z = np.cos(arc) * np.sin(d) + step_north * np.cos(d)
     new_ra = np.degrees(a + np.arctan2(y, x)) % 360.0
+    new_ra[new_ra >= 360.0] = 0.0  # a tiny negative angle comes out of the modulo as 360
     return new_ra, np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 

@@ -141,7 +141,7 @@ class Source:
         if odd.any() or np.isinf(real).any():
             row = int(np.flatnonzero(odd | np.isinf(real))[0])
             raise CatalogError(
-                f"{name} = {real[row]!r} is not a whole number",
+                f"{name} = {float(real[row])!r} is not a whole number",
                 path=self.origin or None,
                 row=self.first_row + row,
                 key=name,
