@@ -18,6 +18,8 @@ from skygraft.psf.base import PSF, Box
 
 __all__ = ["LinearPSF"]
 
+_BLOCK = 512
+
 
 class LinearPSF(PSF):
     """A PSF whose kernels are ``coefficients(x, y) @ basis``.
@@ -161,15 +163,18 @@ def combine(weights: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray
 def _combine(
     weights: NDArray[np.float64], basis: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled
-    for i in range(weights.shape[0]):
-        row = out[i]
-        w = weights[i, 0]
-        for p in range(basis.shape[1]):
-            row[p] = w * basis[0, p]
-        for b in range(1, basis.shape[0]):
-            w = weights[i, b]
-            for p in range(basis.shape[1]):
-                row[p] += w * basis[b, p]
+    # in blocks of pixels, so that the basis stays in the nearest cache while all positions use it
+    for start in range(0, basis.shape[1], _BLOCK):
+        stop = min(start + _BLOCK, basis.shape[1])
+        for i in range(weights.shape[0]):
+            row = out[i, start:stop]
+            w, image = weights[i, 0], basis[0, start:stop]
+            for p in range(row.size):
+                row[p] = w * image[p]
+            for b in range(1, basis.shape[0]):
+                w, image = weights[i, b], basis[b, start:stop]
+                for p in range(row.size):
+                    row[p] += w * image[p]
 
 
 def normalized(weights: NDArray[np.float64], sums: NDArray[np.float64]) -> NDArray[np.float64]:
