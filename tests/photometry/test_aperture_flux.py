@@ -69,6 +69,22 @@ def test_the_cfht_psf_holds_0973_in_12_pixels(data_dir):
     assert enclosed_flux(kernels[3], 12.0)[0] == pytest.approx(float(want), abs=1e-9)
 
 
+@pytest.mark.data
+def test_stars_that_real_source_injection_drew(data_dir):
+    # It scaled all of them by A at the average position: the flux inside 12 pixels varies as A does, by 1e-3
+    folder = data_dir / "cfht_849375"
+    with np.load(folder / "truth_849375_si_difference.npz") as file:
+        image = file["difference"]
+    sources = json.loads((folder / "truth_849375_si.json").read_text())["sources"]
+    x, y, flux = np.array([(s["x"], s["y"], s["object_flux"]) for s in sources if s["type"] == "Star"]).T
+    ratio = aperture_flux(image, x, y, 12.0) / flux
+    inside = (x > 12) & (x < 2035) & (y > 12) & (y < 4599)
+    assert inside.sum() > 50
+    np.testing.assert_array_equal(np.isfinite(ratio), inside)
+    assert np.nanmedian(ratio) == pytest.approx(1.0, abs=1e-3)
+    assert (np.abs(ratio[inside] - 1) < 2e-3).mean() > 0.9
+
+
 @given(sigma=st.floats(1.5, 6.0), radius=st.floats(2.0, 25.0))
 @settings(max_examples=40, deadline=None)
 def test_gaussian_closed_form(sigma, radius):

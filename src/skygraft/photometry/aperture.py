@@ -30,8 +30,8 @@ __all__ = [
 
 type ApertureMethod = Literal["sinc", "exact"]
 
-# Positions for which sub-pixel coefficients are held in memory at once (32 MB of complex numbers).
-_CHUNK_ELEMENTS = 1 << 21
+# Weights that are held in memory at once: few enough for a processor's cache.
+_CHUNK_ELEMENTS = 1 << 17
 
 
 def _check(radius: float, method: str) -> float:
@@ -269,6 +269,8 @@ def _measure(
     ny, nx = pixels.shape
     middle_x, middle_y = np.floor(x + 0.5), np.floor(y + 0.5)
     offsets = np.arange(width) - (width - 1) // 2
+    if method == "sinc":
+        offsets = np.fft.ifftshift(offsets)  # in the order that the transform gives its pixels
     columns = middle_x[:, None].astype(np.intp) + offsets
     lines = middle_y[:, None].astype(np.intp) + offsets
     there = ((lines >= 0) & (lines < ny))[:, :, None] & ((columns >= 0) & (columns < nx))[:, None, :]
@@ -281,10 +283,11 @@ def _measure(
         phase_y = np.exp(-2j * np.pi * dy[:, None] * np.fft.fftfreq(width))
         phase_x = np.exp(-2j * np.pi * dx[:, None] * np.fft.rfftfreq(width))
         shifted = _sinc_transform(radius) * phase_y[:, :, None] * phase_x[:, None, :]
-        weights = np.fft.fftshift(np.fft.irfft2(shifted, s=(width, width)), axes=(1, 2))
+        weights = np.fft.irfft2(shifted, s=(width, width))
         along_y, along_x = (offsets - dy[:, None]) ** 2, (offsets - dx[:, None]) ** 2
         touched = along_y[:, :, None] + along_x[:, None, :] <= (radius + 0.5) ** 2
+    stamps[~there] = 0.0
     finite = np.isfinite(stamps)
     spoilt = (touched & ~finite).any(axis=(1, 2))
-    flux: NDArray[np.float64] = np.einsum("nij,nij->n", weights, np.where(there & finite, stamps, 0.0))
+    flux: NDArray[np.float64] = np.einsum("nij,nij->n", weights, np.where(finite, stamps, 0.0))
     return np.where(spoilt, np.nan, flux)

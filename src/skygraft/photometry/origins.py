@@ -115,20 +115,17 @@ def _tophat_radius(columns: Iterable[str]) -> float | None:
 
 
 def _parquet(path: Path) -> list[ReferenceCandidate]:
-    file = pq.ParquetFile(path)
-    schema = file.schema_arrow
-    names = list(schema.names)
-    metadata = b"\n".join((schema.metadata or {}).values()).decode(errors="replace")
-    # Column names that merely begin with the slot's name are in pandas' metadata too.
-    targets = {t for t in _PARQUET_ALIAS.findall(metadata) if not t.startswith("slot_") and "Flux" in t}
-    if len(targets) == 1:
-        return _slot(targets.pop(), names, path)
-    if equal := _equal_column(file, names):
-        slot, twin = equal
-        candidate = field_name_candidate(
-            twin, f"{slot} = {twin} in {path.name}", level="schema", tophat_radius=_tophat_radius(names)
-        )
-        return [] if candidate is None else [candidate]
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        names = list(schema.names)
+        metadata = b"\n".join((schema.metadata or {}).values()).decode(errors="replace")
+        # Column names that merely begin with the slot's name are in pandas' metadata too.
+        targets = {t for t in _PARQUET_ALIAS.findall(metadata) if not t.startswith("slot_") and "Flux" in t}
+        if len(targets) == 1:
+            return _slot(targets.pop(), names, path)
+        equal = _equal_column(file, names)
+    if equal is not None:
+        return _named(equal[1], names, path, f"{equal[0]} = {equal[1]} in {path.name}")
     if any(_SLOT_FLUX.match(name) for name in names):
         return []
     for name in names:
@@ -137,10 +134,9 @@ def _parquet(path: Path) -> list[ReferenceCandidate]:
     return _only_radius(names, path)
 
 
-def _named(name: str, names: list[str], path: Path) -> list[ReferenceCandidate]:
-    candidate = field_name_candidate(
-        name, f"column {name} in {path.name}", level="schema", tophat_radius=_tophat_radius(names)
-    )
+def _named(name: str, names: list[str], path: Path, origin: str = "") -> list[ReferenceCandidate]:
+    origin = origin or f"column {name} in {path.name}"
+    candidate = field_name_candidate(name, origin, level="schema", tophat_radius=_tophat_radius(names))
     return [] if candidate is None else [candidate]
 
 
