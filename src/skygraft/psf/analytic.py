@@ -12,9 +12,10 @@ In both, the kernel's sum plus `flux_outside` is all of the light.
 
 from __future__ import annotations
 
+from math import erf, erfc
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erf, erfc
 
 from skygraft.errors import ConfigError
 from skygraft.psf.kernel import FixedKernelPSF
@@ -242,10 +243,8 @@ def _profile(half: int, sigma: float, pixel_integrated: bool) -> NDArray[np.floa
         return values
     root = np.sqrt(2) * sigma
     # erfc of the nearer edge keeps the wings' relative precision
-    i = np.abs(i)
-    integral: NDArray[np.float64] = np.where(
-        i == 0, 2 * erf(0.5 / root), erfc((i - 0.5) / root) - erfc((i + 0.5) / root)
-    )
+    side = [erfc((k - 0.5) / root) - erfc((k + 0.5) / root) for k in range(1, half + 1)]
+    integral = np.array([*side[::-1], 2 * erf(0.5 / root), *side])
     scaled: NDArray[np.float64] = sigma * np.sqrt(np.pi / 2) * integral
     return scaled
 
