@@ -23,6 +23,13 @@ MAPS = {
     ),
     "healpix": get_skymap({"kind": "healpix", "nside": 32, "patch_nside": 256}),
     "healpix_coarse": get_skymap({"kind": "healpix", "nside": 2, "patch_nside": 4}),
+    # So wide that a degree at its edge is one and a half in the middle.
+    "wide": get_skymap(
+        {
+            "kind": "explicit",
+            "tracts": [{"ra": 80.0, "dec": 40.0, "pixel_scale": 60.0, "size": 4000, "patches": 40}],
+        }
+    ),
     "explicit": get_skymap(
         {
             "kind": "explicit",
@@ -75,7 +82,7 @@ def sample(corners, margin, rng, n=1500):
 
 
 @pytest.mark.parametrize("name", MAPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(
     ra=st.one_of(st.floats(0, 360), st.sampled_from([0.0, 360.0, 1e-9, 359.99999, 0.74])),
     dec=st.one_of(st.floats(-90, 90), st.sampled_from([-90.0, 90.0, 89.9, -89.99, 0.0, 0.7438])),
@@ -113,6 +120,46 @@ def test_footprints_on_patch_corners_and_tract_edges_miss_nothing(tract, x, y, a
     touched = set(skymap.touching(np.column_stack(lonlat(corners)), 20.0))
     found = skymap.locate(*sample(corners, 20.0 / 3600, np.random.default_rng(seed)))
     assert {(int(t), int(p)) for t, p in zip(*found, strict=True)} <= touched
+
+
+def homes_near(skymap, ra, dec, margin, n=720):
+    """Where positions all around the rim of a circle (degrees) belong."""
+    angle = np.linspace(0, 2 * np.pi, n)
+    lon, lat = np.radians(ra), np.radians(dec)
+    east = np.array([-np.sin(lon), np.cos(lon), 0.0])
+    north = np.array([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
+    shift = np.cos(angle)[:, None] * north + np.sin(angle)[:, None] * east
+    rim = np.radians(margin * (1 - 1e-9))
+    found = skymap.locate(*lonlat(np.cos(rim) * unit(ra, dec) + np.sin(rim) * shift))
+    return {(int(t), int(p)) for t, p in zip(*found, strict=True) if t >= 0}
+
+
+@pytest.mark.parametrize("name", ["wide", "coarse", "shifted"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), u=st.floats(0, 1), v=st.floats(0, 1), margin=st.floats(0, 2.0))
+def test_the_margin_is_measured_on_the_sky_not_on_the_stretched_plane(name, data, u, v, margin):
+    skymap = MAPS[name]
+    tract = skymap.tract(data.draw(st.integers(0, skymap.n_tracts - 1)))
+    ny, nx = tract.outer_box.shape
+    ra, dec = (float(c) for c in tract.wcs.pixel_to_world_values(u * nx - 0.5, v * ny - 0.5))
+    touched = set(skymap.touching([(ra, dec)], margin * 3600))
+    assert homes_near(skymap, ra, dec, margin) <= touched
+
+
+@pytest.mark.parametrize("name", ["hsc", "coarse", "shifted"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), corner=st.sampled_from([-1, 1]), off=st.floats(-1.0, 1.0), margin=st.floats(0, 0.7))
+def test_footprints_by_the_corners_of_cells_miss_nothing(name, data, corner, off, margin):
+    """Where rings meet and tracts change with right ascension, at all declinations."""
+    skymap = MAPS[name]
+    number = data.draw(st.integers(1, skymap.n_tracts - 3))
+    here, there = skymap.tract(number).center, skymap.tract(number + 1).center
+    height = 180 / (skymap.num_rings + 1) / 2
+    step = (there[0] - here[0]) % 360 if there[1] == here[1] else height
+    dec = float(np.clip(here[1] + corner * height * (1 - 0.1 * off**2), -90, 90))
+    ra = (here[0] + step / 2 + off * margin / max(np.cos(np.radians(dec)), 0.01)) % 360
+    touched = set(skymap.touching([(ra, dec)], margin * 3600))
+    assert homes_near(skymap, ra, dec, margin) <= touched
 
 
 @pytest.mark.parametrize("name", ["hsc", "healpix", "shifted"])
