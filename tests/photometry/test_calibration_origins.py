@@ -90,7 +90,9 @@ def test_normalised_tophat(tmp_path):
     assert candidate.radius_pixels == 12.0
     assert "normalised to base_CircularApertureFlux_12_0" in candidate.origin
     # LATISS: its raw radius is in the name of the raw flux
-    path = source_fits(tmp_path / "b.fits", slot, ["base_CompensatedTophatFlux_35_instFlux"])
+    path = source_fits(
+        tmp_path / "b.fits", slot, ["base_CompensatedTophatFlux_35_instFlux", "base_NormalizedCompensatedTophatFlux_2"]
+    )
     assert schema_candidates(path)[0].radius_pixels == 35.0
     path = parquet(tmp_path / "c.parquet", normCompTophatFlux_instFlux=[1.0], apFlux_17_0_instFlux=[2.0])
     assert schema_candidates(path)[0].radius_pixels == 12.0

@@ -28,7 +28,7 @@ __all__ = [
 
 SLOT = "slot_CalibFlux"
 
-_RAW_TOPHAT = re.compile(r"CompensatedTophatFlux_(\d+)(?:_instFlux)?$")
+_RAW_TOPHAT = re.compile(r"(?<!Normalized)CompensatedTophatFlux_(\d+)(?:_instFlux)?$")
 _SLOT_FLUX = re.compile(rf"^(?:{SLOT}|calib)_?(?P<kind>inst[fF]lux|[fF]lux)$")
 _PARQUET_ALIAS = re.compile(rf"{SLOT}[\"'\s:,]+([A-Za-z]\w+)")
 _CONFIG_SLOT = re.compile(r"""^\s*config(?:\.\w+|\[[^\]]*\])*\.slots\.calibFlux\s*=\s*['"](\w+)['"]""", re.M)
@@ -110,7 +110,7 @@ def _slot(target: str, columns: Iterable[str], path: Path) -> list[ReferenceCand
 
 def _tophat_radius(columns: Iterable[str]) -> float | None:
     """Give the raw radius of the compensated tophat, where the columns tell of exactly one."""
-    radii = {float(m[1]) for name in columns if "Normalized" not in name and (m := _RAW_TOPHAT.search(name))}
+    radii = {float(m[1]) for name in columns if (m := _RAW_TOPHAT.search(name))}
     return radii.pop() if len(radii) == 1 else None
 
 
