@@ -8,7 +8,7 @@ import pytest
 from astropy import units as u
 from astropy.table import MaskedColumn, Table
 
-from skygraft.catalog import Flag, has_flag, normalize_catalog, read_catalog
+from skygraft.catalog import Flag, bands_of, has_flag, normalize_catalog, read_catalog
 from skygraft.catalog.dialects import DIALECTS, choose_dialect
 from skygraft.errors import CatalogError, DialectError
 
@@ -415,3 +415,12 @@ def test_ids_must_be_whole_and_present():
     with pytest.raises(CatalogError, match="missing or negative"):
         normalize_catalog(lsst(injection_id=MaskedColumn([0, 1, 2], mask=[0, 1, 0])), band="r")
     assert normalize_catalog(lsst(injection_id=np.array([4.0, 5.0, 6.0])), band="r")["injection_id"].dtype == np.int64
+
+
+def test_magnitude_errors_are_not_bands():
+    raw = Table({"ra": [1.0], "dec": [2.0], "source_type": ["Star"], "mag_r": [20.0]})
+    for name in ("mag_err_r", "mag_r_err", "mag_error", "mag_r_sigma"):
+        raw[name] = [np.inf]
+    t = normalize_catalog(raw)
+    assert bands_of(t) == ["r"]
+    assert "mag_r_err" in t.colnames  # carried along as it is

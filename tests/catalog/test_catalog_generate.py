@@ -188,7 +188,7 @@ def test_regions_from_descriptions():
     assert as_region({"ra": 1, "dec": 2, "radius": 3}) == Region.circle(1, 2, 3)
     assert as_region({"polygon": [(0, 0), (1, 0), (1, 1)]}).polygon.shape == (3, 2)
     for bad in ({"ra": 1}, {}):
-        with pytest.raises(CatalogError, match="Give ra, dec and radius, or polygon"):
+        with pytest.raises(CatalogError, match="Give ra, dec and radius, or polygon, or skymap"):
             as_region(bad)
     with pytest.raises(CatalogError, match="at least three"):
         as_region([(0, 0), (1, 1)])
@@ -213,3 +213,14 @@ def test_star_catalog():
     assert t["dec"].value.tolist() == [5.0, 5.0]
     assert t["mag_r"].unit == u.mag
     assert t["visit"].tolist() == [3, 3]
+
+
+def test_a_patch_is_filled_and_nothing_else():
+    from skygraft.skymap import get_skymap
+
+    t = random_catalog({"skymap": "hsc_rings_v1", "tract": 9813, "patch": 41}, bands=["r"], n=400)
+    tract, patch = get_skymap("hsc_rings_v1").locate(t["ra"].value, t["dec"].value)
+    assert set(zip(tract.tolist(), patch.tolist(), strict=True)) == {(9813, 41)}
+    # 4000 pixels of 0.168 arcsec on a side.
+    region = as_region({"skymap": "hsc_rings_v1", "tract": 9813, "patch": 41})
+    assert region.area * 3600 == pytest.approx((4000 * 0.168 / 60) ** 2, rel=2e-3)

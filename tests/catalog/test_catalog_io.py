@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +14,7 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 
 from skygraft.catalog import normalize_catalog, read_catalog, write_catalog
-from skygraft.catalog.io import from_arrow, iter_catalog, to_arrow
+from skygraft.catalog.io import arrow_array, from_arrow, iter_catalog, to_arrow
 from skygraft.errors import CatalogError, CorruptFileError
 
 
@@ -218,3 +221,49 @@ def test_streaming_numbers_rows_and_missing_ids_over_the_whole_file(tmp_path):
     pq.write_table(to_arrow(table), path)
     with pytest.raises(CatalogError, match=r"row 250 \(injection_id 250\): dec = 95"):
         list(iter_catalog(path, chunk_rows=70))
+
+
+def test_parquet_does_not_import_pandas(tmp_path):
+    # It takes seconds, in every worker.
+    write_catalog(catalogue(), tmp_path / "fakes.parquet")
+    code = """
+import sys
+from skygraft.catalog import list_partitions, partition_catalog, read_partitions
+from skygraft.skymap import get_skymap
+partition_catalog(sys.argv[1], get_skymap("hsc_rings_v1"), sys.argv[2])
+read_partitions(sys.argv[2], list_partitions(sys.argv[2]))
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "fakes.parquet"), str(tmp_path / "out")], check=True)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(11),
+        np.arange(11, dtype=np.float32)[::2],
+        np.arange(11) % 3 == 0,
+        np.array(["", "a", "häuser", "星", "end"]),
+        np.array([], dtype=np.str_),
+        np.array([], dtype=bool),
+    ],
+)
+def test_arrow_arrays_are_those_of_pyarrow(array):
+    mask = np.arange(array.size) % 4 == 1
+    for given in (None, mask, np.zeros(array.size, dtype=bool)):
+        ours = arrow_array(array, given)
+        ours.validate(full=True)
+        assert ours.equals(pa.array(array.tolist(), type=ours.type, mask=given))
+    assert arrow_array(array).type == (pa.string() if array.dtype.kind == "U" else pa.array(array).type)
+
+
+def test_sliced_arrow_columns_are_read_from_their_offset():
+    arrow = to_arrow(catalogue(100)).append_column("odd", pa.array([i % 3 == 0 for i in range(100)]))
+    arrow = arrow.append_column("half", pa.array(np.arange(100, dtype=np.float16)))
+    part = from_arrow(arrow.slice(13, 70))
+    assert part["odd"].tolist() == [i % 3 == 0 for i in range(13, 83)]
+    assert part["half"].tolist() == list(range(13, 83))
+    np.testing.assert_array_equal(part["ra"].value, catalogue(100)["ra"].value[13:83])
+    part["ra"][0] = 5 * u.deg  # not a read-only view of the file
+    none = from_arrow(arrow.slice(3, 0))
+    assert len(none) == 0 and none["odd"].dtype == np.bool_

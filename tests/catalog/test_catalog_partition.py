@@ -12,6 +12,7 @@ from astropy.table import MaskedColumn, QTable
 
 from skygraft.catalog import (
     list_partitions,
+    moving_partitions,
     normalize_catalog,
     partition_catalog,
     read_partitions,
@@ -228,3 +229,20 @@ def test_with_the_real_sky_map(tmp_path):
     # COSMOS is tract 9813, patch 41 of HSC's map.
     assert 0 in read_partitions(tmp_path, [(9813, 41)])["injection_id"]
     assert sum(list_partitions(tmp_path).values()) == n
+
+
+def test_movers_are_counted_where_they_are_stored(tmp_path):
+    table, skymap = catalogue(), Squares()
+    rate = np.zeros(len(table))
+    rate[[3, 50, 400]] = 1.0
+    table["rate_dec"] = rate * u.arcsec / u.hour
+    table["epoch_mjd"] = np.full(len(table), 60000.0) * u.day
+    write_catalog(table, tmp_path / "a.parquet")
+    partition_catalog(tmp_path / "a.parquet", skymap, tmp_path / "out", chunk_rows=60)
+    tract, patch = skymap.locate(table["ra"].value, table["dec"].value)
+    want = {}
+    for i in (3, 50, 400):
+        want[tract[i], patch[i]] = want.get((tract[i], patch[i]), 0) + 1
+    assert moving_partitions(tmp_path / "out") == want
+    partition_catalog(catalogue(), skymap, tmp_path / "still")
+    assert moving_partitions(tmp_path / "still") == {}

@@ -18,6 +18,7 @@ from astropy.io.votable.exceptions import VOTableSpecError
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.table import meta as table_meta
 from astropy.units import Quantity
+from numpy.typing import NDArray
 
 from skygraft.catalog.dialects import Dialect, Source, build_table, choose_dialect
 from skygraft.catalog.schema import OnBad, strings, validate
@@ -25,6 +26,7 @@ from skygraft.errors import CatalogError, CorruptFileError
 
 __all__ = [
     "FORMATS",
+    "arrow_array",
     "file_format",
     "from_arrow",
     "iter_catalog",
@@ -184,7 +186,9 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
         raise CorruptFileError("the file is empty", path=path)
     if fmt == "parquet":
         try:
-            return from_arrow(pq.read_table(path))
+            # Not pq.read_table, which imports pandas: seconds in every worker.
+            with pq.ParquetFile(path) as file:
+                return from_arrow(file.read())
         except (pa.ArrowInvalid, pa.ArrowIOError) as error:
             raise CorruptFileError(f"not a readable Parquet file: {error}", path=path) from error
     with warnings.catch_warnings():
@@ -297,14 +301,31 @@ def to_arrow(table: QTable) -> pa.Table:
         raw = np.asarray(getattr(column, "unmasked", column))
         raw = np.asarray(raw.value if isinstance(raw, Quantity) else np.ma.getdata(raw))
         if raw.dtype.kind in "SUO":
-            text = strings(table, name)
-            array = pa.array(text.tolist(), type=pa.string(), mask=None if mask is None else np.asarray(mask))
+            array = arrow_array(strings(table, name), mask)
         else:
-            raw = np.ascontiguousarray(raw.astype(raw.dtype.newbyteorder("="), copy=False))
-            array = pa.array(raw, mask=None if mask is None or not np.any(mask) else np.asarray(mask))
+            array = arrow_array(raw.astype(raw.dtype.newbyteorder("="), copy=False), mask)
         arrays.append(array)
         fields.append(pa.field(name, array.type, metadata={"unit": str(unit)} if unit else None))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
+    """An Arrow array of a one-dimensional array of numbers, bool or str; null where `mask` is set.
+
+    Unlike `pyarrow.array` this does not import pandas, which takes seconds in every process.
+    """
+    valid = None
+    if mask is not None and np.any(mask):
+        valid = pa.py_buffer(np.packbits(~np.asarray(mask, dtype=bool), bitorder="little"))
+    if values.dtype.kind == "U":
+        encoded = [text.encode() for text in values.tolist()]
+        offsets = np.zeros(len(encoded) + 1, dtype=np.int32)
+        np.cumsum([len(text) for text in encoded], out=offsets[1:])
+        buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+        return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+    kind = pa.from_numpy_dtype(values.dtype)
+    data = np.packbits(values, bitorder="little") if values.dtype.kind == "b" else np.ascontiguousarray(values)
+    return pa.Array.from_buffers(kind, values.size, [valid, pa.py_buffer(data)])
 
 
 def from_arrow(table: pa.Table) -> QTable:
@@ -353,16 +374,33 @@ def _plain(column: Any) -> Any:
         rows = column.to_pylist()
         rows = [v.decode() if isinstance(v, bytes) else v for v in rows]
         text = np.array(["" if v is None else v for v in rows], dtype=np.str_)
-        return MaskedColumn(text, mask=np.asarray(column.is_null())) if column.null_count else text
+        return MaskedColumn(text, mask=_flat(column.is_null())) if column.null_count else text
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         return None
-    if column.null_count == 0:
-        return column.to_numpy(zero_copy_only=False)
-    null = np.asarray(column.is_null())
-    filled = column.fill_null(False if pa.types.is_boolean(kind) else 0).to_numpy(zero_copy_only=False)
+    null = _flat(column.is_null())
+    if not null.any():
+        return _flat(column)
+    filled = _flat(column.fill_null(False if pa.types.is_boolean(kind) else 0))
     if pa.types.is_floating(kind):
-        return np.where(null, np.nan, filled)
+        filled[null] = np.nan
+        return filled
     return MaskedColumn(filled, mask=null)
+
+
+_NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
+
+
+def _flat(column: Any) -> NDArray[Any]:
+    """A copy of an Arrow array without nulls, by its buffer: `to_numpy` would import pandas."""
+    dtype = np.dtype(_NUMPY_NAMES.get(str(column.type), str(column.type)))
+    start, stop = column.offset, column.offset + len(column)
+    buffer = column.buffers()[1]
+    if stop == start:
+        return np.empty(0, dtype=dtype)
+    if dtype.kind == "b":
+        bits = np.frombuffer(buffer, dtype=np.uint8, count=(stop + 7) // 8)
+        return np.unpackbits(bits, bitorder="little", count=stop)[start:].astype(np.bool_)
+    return np.frombuffer(buffer, dtype=dtype, count=stop)[start:].copy()
 
 
 def _astropy_units(metadata: dict[bytes, bytes] | None) -> dict[str, str]:

@@ -28,11 +28,20 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import file_format, from_arrow, iter_catalog, to_arrow
+from skygraft.catalog.io import arrow_array, file_format, from_arrow, iter_catalog, to_arrow
 from skygraft.catalog.schema import OnBad, check_duplicates, validate, values
+from skygraft.catalog.select import is_moving
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
 
-__all__ = ["OUTSIDE", "Locator", "PartitionSummary", "list_partitions", "partition_catalog", "read_partitions"]
+__all__ = [
+    "OUTSIDE",
+    "Locator",
+    "PartitionSummary",
+    "list_partitions",
+    "moving_partitions",
+    "partition_catalog",
+    "read_partitions",
+]
 
 MARKER = "_partition.json"
 LAYOUT_VERSION = 1
@@ -167,6 +176,7 @@ class _Run:
 
     path: Path
     slices: dict[Key, tuple[int, int]]
+    moving: dict[Key, int]
     ids: NDArray[np.int64]
 
 
@@ -209,10 +219,12 @@ def _spool(
         starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
         ends = np.r_[starts[1:], tract.size]
         slices = {(int(tract[s]), int(patch[s])): (int(s), int(e - s)) for s, e in zip(starts, ends, strict=True)}
+        moves = is_moving(chunk)[order]
+        moving = {key: int(moves[start : start + size].sum()) for key, (start, size) in slices.items()}
         path = spool / f"{len(runs):06d}.arrow"
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_table(arrow.take(pa.array(order)).combine_chunks())
-        runs.append(_Run(path, slices, ids))
+            writer.write_table(arrow.take(arrow_array(order)).combine_chunks())
+        runs.append(_Run(path, slices, moving, ids))
     if schema is None:
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
     check_duplicates(np.concatenate([run.ids for run in runs]), origin=origin)
@@ -248,7 +260,12 @@ def _write_parts(runs: Sequence[_Run], out: Path) -> dict[Key, dict[str, int]]:
                 table = table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
             path = _part_path(out, key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            parts[key] = {"rows": table.num_rows, "bytes": _write_parquet(table.combine_chunks(), path)}
+            moving = sum(int(run.moving.get(key, 0)) for run in runs)
+            parts[key] = {
+                "rows": table.num_rows,
+                "moving": moving,
+                "bytes": _write_parquet(table.combine_chunks(), path),
+            }
         del tables
     finally:
         for memory in maps:
@@ -303,7 +320,7 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
         for field, column in zip(arrow.schema, arrow.columns, strict=True):
             sha.update(f"{field.name}:{field.type}:{field.metadata}".encode())
             sink = pa.BufferOutputStream()
-            batch = pa.table({field.name: column}).combine_chunks()
+            batch = pa.Table.from_arrays([column], names=[field.name]).combine_chunks()
             with pa.ipc.new_stream(sink, batch.schema) as writer:
                 writer.write_table(batch)
             sha.update(sink.getvalue())
@@ -361,6 +378,16 @@ def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
     """
     marker = _require_marker(Path(out_dir))
     return {(p["tract"], p["patch"]): p["rows"] for p in marker["partitions"]}
+
+
+def moving_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
+    """Sources with a proper motion or a rate, of every (tract, patch) that has any.
+
+    A source is stored where it is at its epoch. An image taken at another time may see it in another patch, so
+    whoever looks for movers has to look through these partitions too.
+    """
+    marker = _require_marker(Path(out_dir))
+    return {(p["tract"], p["patch"]): p["moving"] for p in marker["partitions"] if p["moving"]}
 
 
 def read_partitions(

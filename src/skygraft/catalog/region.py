@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import CatalogError
+from skygraft.skymap import get_skymap
 
 __all__ = ["Region", "as_region", "tangent_to_sky", "unit_vectors"]
 
@@ -176,8 +177,9 @@ def as_region(region: Any) -> Region:
     Parameters
     ----------
     region : Region, mapping, tuple or array-like
-        ``{"ra": ..., "dec": ..., "radius": ...}`` or ``(ra, dec, radius)`` in degrees, ``{"polygon": corners}``, or the
-        corners themselves, shape (M, 2).
+        ``{"ra": ..., "dec": ..., "radius": ...}`` or ``(ra, dec, radius)`` in degrees; ``{"polygon": corners}``, or the
+        corners themselves, shape (M, 2); ``{"skymap": ..., "tract": ..., "patch": ...}``, a patch's inner region (of
+        whatever `skygraft.skymap.get_skymap` understands).
 
     Raises
     ------
@@ -191,10 +193,13 @@ def as_region(region: Any) -> Region:
             return Region.circle(region["ra"], region["dec"], region["radius"])
         if set(region) == {"polygon"}:
             return Region.from_polygon(region["polygon"])
+        if set(region) == {"skymap", "tract", "patch"}:
+            skymap = get_skymap(region["skymap"])
+            return Region.from_polygon(skymap.patch_polygon(int(region["tract"]), int(region["patch"])))
         raise CatalogError(
             f"a region with {', '.join(map(str, region)) or 'nothing'}",
             key="region",
-            fix="Give ra, dec and radius, or polygon",
+            fix="Give ra, dec and radius, or polygon, or skymap, tract and patch",
         )
     array = np.asarray(region, dtype=np.float64)
     if array.shape == (3,):

@@ -38,7 +38,8 @@ SERSIC_RANGE = (0.3, 6.2)  # what GalSim and LSST source_injection draw
 
 OnBad = Literal["raise", "flag"]
 MAX_LISTED = 10
-_MAG = re.compile(r"mag_(?!per_pixel$)(\w+)")
+# Not a band: mag_per_pixel, and the errors that observed catalogues have beside their magnitudes.
+_MAG = re.compile(r"mag_(?!per_pixel$|(?:\w+_)?(?:err|error|sigma)(?:_|$))(\w+)")
 
 
 @dataclass(frozen=True)

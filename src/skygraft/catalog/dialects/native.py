@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.catalog.dialects.base import Canonical, Dialect, Source, per_band, require_band, shape_from_g
+from skygraft.catalog.dialects.base import Canonical, Dialect, Source, require_band, shape_from_g
 from skygraft.catalog.schema import COLUMNS, is_mag_column
 
 __all__ = ["Lsst", "Native"]
@@ -44,7 +44,7 @@ class Native(Dialect):
 
     def convert(self, source: Source, band: str | None) -> Canonical:
         """The columns in the schema's units."""
-        bands = per_band(source.names, r"mag_(?!per_pixel$)(\w+)")
+        bands = {name.removeprefix("mag_"): name for name in source.names if is_mag_column(name)}
         require_band(source, bands, band)
         out: Canonical = {
             "injection_id": source.ids("injection_id"),
