@@ -5,6 +5,7 @@ A bad image never stops the index: it becomes a row of the failures, with the re
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import glob
 import json
@@ -18,7 +19,7 @@ import numpy as np
 from astropy.table import MaskedColumn, Table
 
 from skygraft.errors import ConfigError, SkygraftError
-from skygraft.formats import ImageFootprint, read_footprint
+from skygraft.formats import ImageFootprint, get_format, read_footprint
 from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.legacy_tables import read_ccds
 
@@ -252,6 +253,12 @@ def _shown(path: str | os.PathLike[str], base: Path) -> str:
     return (whole.relative_to(root) if whole.is_relative_to(root) else whole).as_posix()
 
 
+def _hdu(footprint: ImageFootprint) -> str:
+    """The image's HDU, where it is an option of the format: text."""
+    options = {field.name for field in dataclasses.fields(get_format(footprint.format).Options)}
+    return str(footprint.hdu) if footprint.hdu is not None and "hdu" in options else ""
+
+
 def _columns(images: list[tuple[ImageFootprint, ImageJob]], base: Path) -> list[Any]:
     def column(name: str, values: list[Any], dtype: Any, unit: str | None = None) -> MaskedColumn:
         empty = [value is None for value in values]
@@ -268,7 +275,7 @@ def _columns(images: list[tuple[ImageFootprint, ImageJob]], base: Path) -> list[
     return [
         column("image_id", [str(f.data_id) for f in prints], str),
         column("path", [_shown(f.path, base) for f in prints], str),
-        column("hdu", ["" if f.hdu is None else str(f.hdu) for f in prints], str),
+        column("hdu", [_hdu(f) for f in prints], str),
         column("format", [f.format for f in prints], str),
         column("instrument", [f.data_id.instrument for f in prints], str),
         column("visit", [f.data_id.visit for f in prints], np.int64),

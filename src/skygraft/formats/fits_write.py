@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from skygraft.errors import FormatError, OutputError
 from skygraft.exposure import Exposure
 from skygraft.formats.base import refuse_overwrite
 from skygraft.formats.fits_layout import FitsLayout, Plane
+from skygraft.formats.fits_open import open_fits
 from skygraft.formats.fits_planes import noise_from_variance, read_mask, read_pixels
 from skygraft.formats.fits_rewrite import atomic_output, rewrite_fits
 
@@ -138,9 +140,27 @@ def _new_pixels(exposure: Exposure, plane: Plane) -> tuple[NDArray[Any] | None, 
         if exposure.variance is None:
             return None, {}
         new = noise_from_variance(plane.role, exposure.variance, old)
+        if plane.role == "weight":
+            # A weight that rounds to zero would say that the pixel is bad, where it is only bright.
+            new = np.where(
+                np.isfinite(exposure.variance) & (new != old) & (new > 0), np.maximum(new, _step(plane)), new
+            )
         if np.array_equal(new, old.astype(np.float32), equal_nan=True):
             return None, {}
     return new, cards
+
+
+def _step(plane: Plane) -> np.float32:
+    """The largest step between two numbers that a stored plane can hold; 0 where it holds any float."""
+    with open_fits(plane.path, decompress=False) as hdus:
+        hdu = hdus[plane.hdu]
+        header = hdu.header
+        if header.get("ZIMAGE", False):
+            if "ZSCALE" in (hdu.columns.names if hdu.columns is not None else ()):
+                scales = np.asarray(hdu.data["ZSCALE"], dtype=np.float64)
+                return np.float32(np.max(scales[np.isfinite(scales)], initial=0.0))
+            return np.float32(header.get("ZSCALE", 0.0))
+        return np.float32(header.get("BSCALE", 1.0) if header["BITPIX"] > 0 else 0.0)
 
 
 def mask_cards(planes: Mapping[str, int]) -> dict[str, tuple[Any, str]]:
@@ -184,5 +204,7 @@ def write_mask(
     hdu = fits.CompImageHDU(mask, name=name, compression_type="RICE_1")
     for key, (value, comment) in mask_cards(planes).items():
         hdu.header[f"HIERARCH {key}" if len(key) > 8 else key] = (value, comment)
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
     with atomic_output(path, inputs=inputs, overwrite=overwrite) as stream:
-        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(stream)
+        stream.write(buffer.getbuffer())
