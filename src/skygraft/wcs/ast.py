@@ -50,7 +50,7 @@ class AstWcs(CelestialWcs):
     """
 
     def __init__(self, text: str, path: str | None = None) -> None:
-        self._text = text
+        self._text = text.strip()
         self._frames = _read(text, path)
         # AST's error status belongs to the process.
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class AstWcs(CelestialWcs):
 
     @property
     def text(self) -> str:
-        """AST's native dump, as given."""
+        """AST's native dump."""
         return self._text
 
     def _forward(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -156,9 +156,10 @@ def _read(text: str, path: str | None) -> Any:
     """The FrameSet of a dump, its current frame ICRS; checked, since a wrong frame would shift every source."""
     fix = "Read the image with the pipelines that wrote it, and check its WCS"
     try:
-        frames = Ast.Channel(text.splitlines()).read()
+        # AST writes a tab before its comments, and does not read it.
+        frames = Ast.Channel(text.replace("\t", " ").splitlines()).read()
     except Ast.AstError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise WcsError(f"the AST dump of the WCS cannot be read: {reason}", path=path, fix=fix) from error
     if not isinstance(frames, Ast.FrameSet) or (frames.Nin, frames.Nout) != (2, 2):
         kind = type(frames).__name__

@@ -40,7 +40,8 @@ class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy c
     def pixel_to_world_values(self, *pixel_arrays: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """ICRS (ra, dec) in degrees of parent pixels (x, y), each of the inputs' broadcast shape."""
         x, y, shape = _two_arrays(pixel_arrays)
-        ra, dec = self._forward(x, y)
+        on_plane = np.isfinite(x) & np.isfinite(y)
+        ra, dec = self._forward(np.where(on_plane, x, np.nan), np.where(on_plane, y, np.nan))
         return _shaped(_positive(ra), shape), _shaped(dec, shape)
 
     def world_to_pixel_values(self, *world_arrays: ArrayLike) -> tuple[FloatArray, FloatArray]:

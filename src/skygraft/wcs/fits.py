@@ -182,8 +182,8 @@ class FitsWcs(CelestialWcs):
         return hash((self._key, self._xy0))
 
     def __repr__(self) -> str:
-        wcs = self._wcs.wcs
-        kinds, values = "/".join(wcs.ctype), ", ".join(f"{v:.6f}" for v in wcs.crval)
+        kinds = "/".join(str(kind) for kind in self._header["CTYPE*"].values())
+        values = ", ".join(f"{v:.6f}" for v in self._wcs.wcs.crval)
         return f"<FitsWcs {kinds} at ({values}), {self._scale * 3600:.4g} arcsec/pixel, xy0={self._xy0}>"
 
 
@@ -228,6 +228,9 @@ def _wcs_cards(header: Mapping[str, Any], place: dict[str, Any]) -> fits.Header:
             )
         if _WCS_CARD.fullmatch(key) and not isinstance(value, fits.card.Undefined) and value is not None:
             kept[key] = value
+    for key in ("CUNIT1", "CUNIT2"):
+        if str(kept.get(key, "")).strip().lower() in {"degree", "degrees"}:
+            kept[key] = "deg"
     if "RADECSYS" in kept:
         kept.setdefault("RADESYS", kept["RADECSYS"])
         del kept["RADECSYS"]
@@ -255,7 +258,7 @@ def _build(header: fits.Header, place: dict[str, Any]) -> WCS:
             wcs.wcs.fix()
             wcs.wcs.set()
     except (ValueError, KeyError, TypeError, fits.VerifyError) as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
         raise WcsError(
             f"the WCS in the header cannot be used: {reason}",
             **place,
