@@ -23,13 +23,28 @@ from skygraft.formats.fits_open import RawFits
 
 __all__ = ["Archive", "ArchivedObject", "Row", "Table", "component_id"]
 
-type Row = Mapping[str, Any]
-"""Column name to value: numbers, strings, arrays; packed flags are columns of their own."""
 
 _DTYPES = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "C": ">c8", "M": ">c16"}
 _FORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])([A-Z]?)")
 _NOT_SAVED = -1
 """Row numbers of an object that was saved without data."""
+
+
+class Row(dict[str, Any]):
+    """Column name to value of one row: numbers, strings, arrays; packed flags are columns of their own."""
+
+    def __init__(self, values: Mapping[str, Any], path: os.PathLike[str], hdu: int) -> None:
+        super().__init__(values)
+        self._path, self._hdu = path, hdu
+
+    def __missing__(self, key: str) -> Any:
+        raise FormatError(
+            f"the table has no column {key!r}; it has {', '.join(self)}",
+            path=self._path,
+            hdu=self._hdu,
+            key=key,
+            fix="It was written by a version of the pipelines that is not known here",
+        )
 
 
 @dataclass(frozen=True)
@@ -137,7 +152,7 @@ class Table:
                 row[column.name] = self._from_heap(column, cell)
             else:
                 row[column.name] = _decode(column, column.code, cell, scalar=column.repeat == 1)
-        return row
+        return Row(row, self.path, self.hdu)
 
     def rows(self, start: int = 0, count: int | None = None) -> list[Row]:
         """Some consecutive rows; all by default."""
@@ -185,6 +200,8 @@ class ArchivedObject:
         Its parts, in the order that its class gives them.
     hdu : int
         Number (0-based) of the HDU with the first of them.
+    path : path-like
+        The file.
     """
 
     id: int
@@ -192,17 +209,23 @@ class ArchivedObject:
     catalogs: tuple[list[Row], ...]
     hdu: int
 
-    def row(self) -> Row:
-        """The only row of its first part.
+    path: os.PathLike[str]
+
+    def row(self, part: int = 0) -> Row:
+        """The first row of one of its parts.
 
         Raises
         ------
         FormatError
             If there is none.
         """
-        if not self.catalogs or not self.catalogs[0]:
-            raise FormatError(f"object {self.id} of the archive, a {self.name}, was saved without data", hdu=self.hdu)
-        return self.catalogs[0][0]
+        if len(self.catalogs) <= part or not self.catalogs[part]:
+            raise FormatError(
+                f"object {self.id} of the archive, a {self.name}, has no data in part {part}",
+                path=self.path,
+                hdu=self.hdu,
+            )
+        return self.catalogs[part][0]
 
 
 class Archive:
@@ -234,7 +257,10 @@ class Archive:
         self._index_hdu = index_hdu
         index = Table(raw, index_hdu)
         # The first version of afw's tables could not write a dot.
-        rows = [{key.replace("cat_", "cat."): value for key, value in row.items()} for row in index.rows()]
+        rows = [
+            Row({key.replace("cat_", "cat."): value for key, value in row.items()}, raw.path, index_hdu)
+            for row in index.rows()
+        ]
         names = {name.replace("cat_", "cat.") for name in index.names}
         if not {"id", "cat.archive", "cat.persistable", "row0", "nrows", "name"} <= names:
             raise FormatError(
@@ -294,9 +320,8 @@ class Archive:
             [] if row["row0"] == _NOT_SAVED else self._table(int(row["cat.archive"])).rows(row["row0"], row["nrows"])
             for row in entries
         )
-        return ArchivedObject(
-            key, str(entries[0]["name"]), catalogs, self._index_hdu + max(int(entries[0]["cat.archive"]), 0)
-        )
+        hdu = self._index_hdu + max(int(entries[0]["cat.archive"]), 0)
+        return ArchivedObject(key, str(entries[0]["name"]), catalogs, hdu, self.path)
 
     def find(self, name: str) -> list[ArchivedObject]:
         """All objects of a class, by its stored name, in the order of their numbers."""

@@ -125,7 +125,7 @@ def build_filter(archive: Archive, key: int) -> tuple[str | None, str | None]:
 
 def build_polygon(archive: Archive, key: int) -> NDArray[np.float64]:
     """Vertices (N, 2), x and y in parent pixels, of a Polygon; the first is not repeated."""
-    rows = _object(archive, key, "Polygon").catalogs[0]
+    rows = [row for part in _object(archive, key, "Polygon").catalogs for row in part]
     vertices = np.array([(row["vertices_x"], row["vertices_y"]) for row in rows], dtype=np.float64)
     return vertices[:-1] if len(vertices) > 1 and np.array_equal(vertices[0], vertices[-1]) else vertices
 
@@ -167,7 +167,7 @@ def build_field(archive: Archive, key: int) -> SpatialField:
     """
     found = _object(archive, key)
     if found.name == "ProductBoundedField":
-        return ProductField([build_field(archive, row["id"]) for row in found.catalogs[0]])
+        return ProductField([build_field(archive, row["id"]) for part in found.catalogs for row in part])
     if found.name == "ChebyshevBoundedField":
         row = found.row()
         coefficients = np.atleast_1d(row["coefficients"]).reshape(-1, row["order_x"] + 1)
@@ -256,7 +256,7 @@ def build_psf(archive: Archive, key: int) -> PSF:
         )
     try:
         return builder(archive, found)
-    except (SkygraftError, KeyError, ValueError) as error:
+    except (SkygraftError, ValueError) as error:
         message = error.message if isinstance(error, SkygraftError) else str(error)
         raise PsfError(
             f"the image's PSF, a {found.name}, cannot be used: {message}",
@@ -326,7 +326,7 @@ def _centred(row: Row) -> NDArray[np.float64]:
 
 
 def _psfex(_archive: Archive, found: ArchivedObject) -> PSF:
-    row, model = found.row(), found.catalogs[1][0]
+    row, model = found.row(), found.row(1)
     width, height, number = (int(v) for v in model["_size"])
     basis = np.asarray(model["_comp"], dtype=np.float64).reshape(number, height, width)
     degrees = np.atleast_1d(model["degree"]) if row["ngroup"] else np.zeros(1, dtype=int)

@@ -131,7 +131,8 @@ def scan_fits(buffer: memoryview, path: str | os.PathLike[str]) -> tuple[HduSpan
     spans: list[HduSpan] = []
     start = 0
     while start < size:
-        if spans and bytes(buffer[start : start + 8]) != b"XTENSION":
+        head = bytes(buffer[start : start + 8])
+        if spans and head != b"XTENSION"[: len(head)]:
             break
         sizes, data_start = _read_sizes(buffer, start, path, len(spans))
         data_size = _data_size(sizes, path, len(spans))
@@ -284,7 +285,8 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = True, decompress: 
         warnings.simplefilter("ignore", VerifyWarning)
         warnings.filterwarnings("ignore", category=AstropyUserWarning, module=r"astropy\.io\.fits")
         source: Any = io.BytesIO(raw.buffer) if raw.gzipped else os.fspath(raw.path)
-        options = {} if raw.gzipped else {"memmap": memmap}
+        # None, not True: astropy refuses to map scaled images if asked to map, and just reads them by default.
+        options = {} if raw.gzipped else {"memmap": None if memmap else False}
         try:
             hdus = fits.open(source, mode="readonly", disable_image_compression=not decompress, **options)
         except OSError as error:

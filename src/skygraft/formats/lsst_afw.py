@@ -419,7 +419,7 @@ class LsstAfwFormat(Format):
         """Write the three planes into a copy of `like`; see `Format.write`.
 
         Mask planes that `like` does not have get their MP_ card, and with an INJECTED plane the primary header says
-        HAS-SIMULATED-CONTENT, as the pipelines' own source injection does. All other HDUs are the same bytes.
+        HAS-SIMULATED-CONTENT, which the pipelines read. All other HDUs are the same bytes.
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
         with _open(like) as opened:
