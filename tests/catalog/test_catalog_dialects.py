@@ -424,3 +424,20 @@ def test_magnitude_errors_are_not_bands():
     t = normalize_catalog(raw)
     assert bands_of(t) == ["r"]
     assert "mag_r_err" in t.colnames  # carried along as it is
+
+
+def test_obiwan_real_randoms(data_dir):
+    t = read_catalog(data_dir / "decam_grz" / "randoms_elg.fits")
+    assert t["injection_id"].tolist() == [1, 2, 3, 4]
+    assert t["n"].tolist() == [1.0, 1.0, 4.0, 4.0]
+    assert t["mag_r"].value[0] == pytest.approx(18.6774, abs=1e-4)
+    # e1, e2 = 0.12408947, 0.26107663 and a semi-major axis of 2 arcsec, as the file has them.
+    e = np.hypot(0.12408947, 0.26107663)
+    np.testing.assert_allclose(t["q"], (1 - e) / (1 + e), rtol=1e-6)
+    np.testing.assert_allclose(t["half_light_radius"].value, 2 * np.sqrt((1 - e) / (1 + e)), rtol=1e-6)
+    np.testing.assert_allclose(t["pa"].value, np.degrees(np.arctan2(0.26107663, 0.12408947)) / 2, rtol=1e-6)
+
+
+def test_a_table_of_hundreds_of_columns_is_not_listed_whole():
+    with pytest.raises(DialectError, match="c039 and 260 more"):
+        normalize_catalog(Table({f"c{i:03d}": [1.0] for i in range(300)}))

@@ -12,6 +12,8 @@ from skygraft.errors import DialectError
 
 __all__ = ["DIALECTS", "Canonical", "Dialect", "Source", "build_table", "choose_dialect"]
 
+MAX_SHOWN = 40  # column names in an error
+
 DIALECTS: dict[str, Dialect] = {
     d.name: d for d in (Native(), Lsst(), InsertFakes(), SynPipe(), Obiwan(), SkyCatalogs(), RomanIsim(), CatSim())
 }
@@ -52,7 +54,9 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
     matching = [d for d in DIALECTS.values() if d.matches(columns)]
     if len(matching) == 1:
         return matching[0]
-    have = ", ".join(sorted(columns)) or "none"
+    have = ", ".join(sorted(columns)[:MAX_SHOWN]) or "none"
+    if len(columns) > MAX_SHOWN:
+        have += f" and {len(columns) - MAX_SHOWN} more"
     if matching:
         raise DialectError(
             f"the columns match {len(matching)} dialects: "

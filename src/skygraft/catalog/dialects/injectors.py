@@ -171,28 +171,36 @@ class SynPipe(Dialect):
 
 
 class Obiwan(Dialect):
-    """Obiwan: nanomaggies per band, Tractor shapes.
+    """Obiwan: nanomaggies per band and Tractor shapes; or the older randoms, with magnitudes.
 
-    ``shape_r`` is the half-light *semi-major* axis, e = (1 - q) / (1 + q), and half of atan2(e2, e1) is the position
-    angle North through East (https://www.legacysurvey.org/dr9/catalogs/#ellipticities). A row without a radius is a
-    star.
+    The radius is the half-light *semi-major* axis, e = (1 - q) / (1 + q), and half of atan2(e2, e1) is the position
+    angle North through East (https://www.legacysurvey.org/dr9/catalogs/#ellipticities). A row without a radius or an
+    index is a star. The older randoms (``rhalf, n, e1, e2`` and magnitudes ``g, r, z``) are read with the same
+    meaning, that of Obiwan's Tractor engine. Obiwan dims its magnitudes by the Galaxy's dust; here they are taken as
+    they are.
     """
 
     name: ClassVar[str] = "obiwan"
-    looks_for: ClassVar[str] = "ra, dec, flux_<band>, sersic, shape_r, shape_e1 and shape_e2"
+    looks_for: ClassVar[str] = (
+        "ra, dec, flux_<band>, sersic, shape_r, shape_e1 and shape_e2; or ra, dec, rhalf, n, e1, e2 and g, r or z"
+    )
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are fluxes and Tractor's shape columns."""
-        shape = {"ra", "dec", "sersic", "shape_r", "shape_e1", "shape_e2"}
-        return shape <= columns and bool(per_band(list(columns), r"flux_(\w+)"))
+        """Whether there are fluxes and Tractor's shape columns, or those of the older randoms."""
+        new = {"ra", "dec", "sersic", "shape_r", "shape_e1", "shape_e2"} <= columns
+        old = {"ra", "dec", "rhalf", "n", "e1", "e2"} <= columns
+        return (new and bool(per_band(list(columns), r"flux_(\w+)"))) or (old and bool({"g", "r", "z"} & columns))
 
     def convert(self, source: Source, band: str | None) -> Canonical:
         """Magnitudes from nanomaggies (zeropoint 22.5), axis ratio and angle from the ellipticity."""
-        bands = per_band(source.names, r"flux_(?!ivar)([^\W_]+)")
+        old = "rhalf" in source and "shape_r" not in source
+        bands = per_band(source.names, r"([grz])" if old else r"flux_(?!ivar)([^\W_]+)")
         require_band(source, bands, band)
-        major = np.nan_to_num(source.numbers("shape_r", "arcsec", strict=True))
-        q, pa = shape_from_g(source.numbers("shape_e1"), source.numbers("shape_e2"))
-        extended = major > 0
+        radius, index, e1, e2 = ("rhalf", "n", "e1", "e2") if old else ("shape_r", "sersic", "shape_e1", "shape_e2")
+        major = np.nan_to_num(source.numbers(radius, "arcsec", strict=True))
+        n = source.numbers(index)
+        q, pa = shape_from_g(source.numbers(e1), source.numbers(e2))
+        extended = (major > 0) & (n != 0)
         out: Canonical = {
             "injection_id": source.ids("injection_id", "id", "objid"),
             "ra": source.numbers("ra", "deg", strict=True),
@@ -200,9 +208,10 @@ class Obiwan(Dialect):
             "source_type": np.where(extended, "Sersic", "Star"),
         }
         for name, column in bands.items():
-            out[f"mag_{name}"] = magnitude(source.numbers(column), 22.5)
+            flux = source.numbers(column)
+            out[f"mag_{name}"] = flux if old else magnitude(flux, 22.5)
         out |= {
-            "n": np.where(extended, source.numbers("sersic"), np.nan),
+            "n": np.where(extended, n, np.nan),
             "half_light_radius": np.where(extended, major * np.sqrt(q), np.nan),
             "q": np.where(extended, q, np.nan),
             "pa": np.where(extended, pa, np.nan),
