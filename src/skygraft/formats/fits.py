@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from skygraft.errors import CalibrationError, ConfigError, PsfError
+from skygraft.errors import CalibrationError, ConfigError, PsfError, UncalibratedImageError
 from skygraft.exposure import NO_PSF, DataId, Exposure, make_planes
 from skygraft.formats.base import (
     CANDIDATES,
@@ -276,7 +276,7 @@ class FitsFormat(Format):
         except ConfigError as error:
             # A surface brightness: the image is there, its calibration cannot be used as it is.
             unit = given.unit or str(opened.headers.as_dict().get("BUNIT", "adu"))
-            return unit, None, CalibrationError(error.message, path=opened.path, key="BUNIT", fix=error.fix)
+            return unit, None, UncalibratedImageError(error.message, path=opened.path, key="BUNIT", fix=error.fix)
         return unit, calib, None
 
     def _psf(self, layout: FitsLayout, given: FitsOptions, scale: float) -> PSF | None:
