@@ -4,7 +4,7 @@ from skygraft.campaign.campaign import Campaign, RunSummary, Status
 from skygraft.campaign.config import CampaignConfig, load_config, parse_config
 from skygraft.campaign.ledger import Failure
 from skygraft.campaign.monitor import NoReporter, Reporter, RichReporter
-from skygraft.campaign.plan import PlanSummary
+from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import PlannedImage, read_plan
 from skygraft.campaign.task import ImageSummary, run_image, run_task
 

@@ -18,7 +18,8 @@ from skygraft.campaign.consolidate import consolidate_patch, write_failures, wri
 from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
 from skygraft.campaign.ledger import Failure, Ledger, read_failures, read_runs
 from skygraft.campaign.monitor import NoReporter, Reporter
-from skygraft.campaign.plan import PlanSummary, make_plan, plan_key
+from skygraft.campaign.plan import make_plan, plan_key
+from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import PlannedImage, read_plan, read_plan_metadata
 from skygraft.campaign.records import changes, is_whole, read_record
 from skygraft.campaign.task import ImageSummary
@@ -46,6 +47,8 @@ class RunSummary:
         Images of the plan.
     n_done, n_skipped, n_failed, n_remaining : int
         Images made in this run, done before it, failed, and not come to.
+    n_unusable : int
+        Images that could not even be planned; ``failures.parquet`` says why.
     n_drawn : int
         Sources drawn in the images made.
     wall_seconds : float
@@ -64,13 +67,14 @@ class RunSummary:
     n_remaining: int
     n_drawn: int
     wall_seconds: float
+    n_unusable: int = 0
     interrupted: bool = False
     failures: tuple[Failure, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether every image is done."""
-        return self.n_done + self.n_skipped == self.n_images
+        return self.n_done + self.n_skipped == self.n_images and self.n_unusable == 0
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON types."""
@@ -84,6 +88,8 @@ class RunSummary:
         lines += [f"  {f.image_id}: {f.error}: {f.message}" for f in self.failures[:_SHOWN]]
         if len(self.failures) > _SHOWN:
             lines.append(f"  ... all of them in {Layout(Path(self.output)).failures}")
+        if self.n_unusable:
+            lines.append(f"{self.n_unusable} more images cannot be used; `skygraft plan` says why")
         if self.n_remaining:
             lines.append("run the campaign again to make those that remain")
         return "\n".join(lines)
@@ -99,6 +105,8 @@ class Status:
         The campaign and its output folder.
     n_images, n_done, n_failed, n_remaining : int
         Images of the plan; with a record; whose last attempt failed; and the rest.
+    n_unusable : int
+        Images that could not be planned.
     failures : tuple of Failure
         Why images failed.
     errors : dict of str to int
@@ -117,6 +125,7 @@ class Status:
     n_done: int
     n_failed: int
     n_remaining: int
+    n_unusable: int = 0
     failures: tuple[Failure, ...] = ()
     errors: dict[str, int] = field(default_factory=dict)
     runs: int = 0
@@ -249,6 +258,7 @@ class Campaign:
                     n_remaining=len(waiting) - result.n_done - result.n_skipped - len(result.failed),
                     n_drawn=result.n_drawn,
                     wall_seconds=round(time.perf_counter() - clock, 2),
+                    n_unusable=len(self._unusable()),
                     interrupted=result.interrupted,
                     failures=tuple(failures[name] for name in result.failed if name in failures),
                 )
@@ -274,6 +284,7 @@ class Campaign:
             n_done=len(done),
             n_failed=len(failures),
             n_remaining=len(images) - len(done) - len(failures),
+            n_unusable=len(self._unusable()),
             failures=tuple(failures.values()),
             errors=dict(Counter(failure.error for failure in failures.values())),
             runs=len(started),
@@ -376,6 +387,11 @@ class Campaign:
             )
         return waiting
 
+    def _unusable(self) -> list[dict[str, str]]:
+        """Images of the survey that the plan leaves out, with the reasons."""
+        unusable: list[dict[str, str]] = read_plan_metadata(self.layout.plan).get("unusable", [])
+        return unusable
+
     def _failures(self, images: Iterable[PlannedImage]) -> dict[str, Failure]:
         failures = read_failures(self.layout.ledger)
         return {image.image_id: failures[image.image_id] for image in images if image.image_id in failures}
@@ -421,7 +437,7 @@ class Campaign:
             digests = sorted(
                 map_items(using, consolidate_patch, groups, output=output), key=lambda d: (d.tract, d.patch)
             )
-            write_failures(self.layout.failures, self._failures(images), images)
+            write_failures(self.layout.failures, self._failures(images), images, self._unusable())
             write_provenance(
                 self.config,
                 digests,

@@ -28,8 +28,9 @@ from pydantic import (
 )
 
 from skygraft.errors import ConfigError, SkygraftError
-from skygraft.inject import InjectionOptions
-from skygraft.photometry import PhotoCalib, parse_radius
+from skygraft.formats.given import make_psf
+from skygraft.injection import InjectionOptions
+from skygraft.photometry import parse_radius
 from skygraft.skymap import get_skymap
 
 __all__ = [
@@ -58,6 +59,11 @@ def _radius(value: Any) -> Any:
     return value
 
 
+def _skymap(value: Any) -> Any:
+    get_skymap(value)
+    return value
+
+
 def _as_kind(value: Any) -> Any:
     """Let ``cluster: local`` and ``cluster: tcp://host:port`` stand for the mappings that they abbreviate."""
     if isinstance(value, str):
@@ -66,7 +72,9 @@ def _as_kind(value: Any) -> Any:
 
 
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
-Radius = Annotated[str | dict[str, Any] | None, AfterValidator(_radius)]
+# Any, not a union: of a union pydantic reports one problem for each member.
+Radius = Annotated[Any, AfterValidator(_radius)]
+SkyMapSpec = Annotated[Any, AfterValidator(_skymap)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -85,7 +93,7 @@ class CalibrationConfig(_Section):
     """Unit of the image; only together with `zeropoint`."""
     gain: Positive | None = None
     """Electrons per image unit."""
-    psf: str | dict[str, Any] | None = None
+    psf: Any = None
     """PSFEx file of an image, relative to the image: ``{stem}.psf``, where ``{stem}`` and ``{name}`` are the image
     file's; or a model for all, such as ``{kind: moffat, fwhm: 0.9 arcsec}``."""
 
@@ -93,13 +101,20 @@ class CalibrationConfig(_Section):
     def _check(self) -> Self:
         if self.unit is not None and self.zeropoint is None:
             raise ValueError("unit is given without zeropoint; give both or neither")
+        if isinstance(self.psf, Mapping):
+            if self.psf.get("kind") == "psfex":
+                raise ValueError("psf: for a PSFEx model give the name of its file, such as '{stem}.psf'")
+            make_psf(self.psf, 1.0)
+        elif self.psf is not None and not isinstance(self.psf, str):
+            raise ValueError(f"psf is {self.psf!r}; the name of a file or a mapping with a kind is needed")
         self.psf_of(Path("image.fits"))
         return self
 
     def psf_of(self, image: Path) -> Path | dict[str, Any] | None:
         """The PSF of an image, its file or its model; None where the image is to find its own."""
         if not isinstance(self.psf, str):
-            return self.psf
+            model: dict[str, Any] | None = self.psf
+            return model
         stem = image.name.removesuffix(".fz").removesuffix(".gz")
         try:
             name = self.psf.format(stem=Path(stem).stem, name=image.name)
@@ -107,11 +122,12 @@ class CalibrationConfig(_Section):
             raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it ({error!r})") from error
         return image.parent / name
 
-    def photo_calib(self) -> PhotoCalib | None:
-        """The calibration that replaces the image's own, or None."""
+    def photo_calib(self) -> dict[str, Any] | None:
+        """The calibration that replaces the image's own, as `read_exposure` takes it, or None."""
         if self.zeropoint is None:
             return None
-        return PhotoCalib.from_zeropoint(self.zeropoint, self.unit or "adu")
+        given: dict[str, Any] = {"zeropoint": self.zeropoint}
+        return given if self.unit is None else given | {"unit": self.unit}
 
 
 class SurveyConfig(_Section):
@@ -155,7 +171,7 @@ class CatalogConfig(_Section):
 
 
 class InjectionConfig(_Section):
-    """How the sources are drawn; each key is one of `skygraft.inject.InjectionOptions`."""
+    """How the sources are drawn; each key is one of `skygraft.injection.InjectionOptions`."""
 
     flux_mode: Literal["calibrated", "aperture", "psf_sum", "total"] = "calibrated"
     aperture: Radius = None
@@ -165,7 +181,7 @@ class InjectionConfig(_Section):
     gain: Positive | None = None
     flux_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
     mask_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    engine: Literal["auto", "galsim"] = "auto"
+    stars: Literal["fourier", "taps", "galsim"] = "fourier"
 
     @model_validator(mode="after")
     def _aperture_mode(self) -> Self:
@@ -217,7 +233,7 @@ class CampaignConfig(_Section):
     survey: SurveyConfig
     catalog: CatalogConfig
     output: ResolvedPath
-    skymap: str | dict[str, Any] = "hsc_rings_v1"
+    skymap: SkyMapSpec = "hsc_rings_v1"
     injection: InjectionConfig = InjectionConfig()
     margin_arcsec: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """How far outside an image a source may lie and still be drawn on it."""
@@ -231,7 +247,6 @@ class CampaignConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        get_skymap(self.skymap)
         if self.survey.root.is_relative_to(self.output):
             raise ValueError(
                 f"output is {str(self.output)!r}, a folder that the survey lies in; outputs would be taken for inputs. "

@@ -153,8 +153,13 @@ def calibrations_used(patches: Iterable[PatchDigest]) -> list[dict[str, Any]]:
     return [item | {"n_images": n} for item, n in _merge(c for patch in patches for c in patch.calibrations)]
 
 
-def write_failures(path: Path, failures: Mapping[str, Failure], images: Iterable[PlannedImage]) -> None:
-    """Write ``failures.parquet``: one row per image of the plan that failed; an empty table where none did.
+def write_failures(
+    path: Path,
+    failures: Mapping[str, Failure],
+    images: Iterable[PlannedImage],
+    unusable: Iterable[Mapping[str, str]],
+) -> None:
+    """Write ``failures.parquet``: one row per image that failed, or that could not be planned; else an empty table.
 
     Raises
     ------
@@ -165,6 +170,10 @@ def write_failures(path: Path, failures: Mapping[str, Failure], images: Iterable
         {**asdict(failures[image.image_id]), "path": image.path, "tract": image.tract, "patch": image.patch}
         for image in images
         if image.image_id in failures
+    ]
+    rows += [
+        {"image_id": bad["image_id"], "path": bad["path"], "error": bad["error"], "message": bad["reason"], "tries": 1}
+        for bad in unusable
     ]
     text, number = pa.string(), pa.int64()
     schema = pa.schema(

@@ -10,8 +10,8 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,125 +20,23 @@ from astropy.table import QTable, Table, vstack
 
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, digest
+from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import PlannedImage, write_plan
 from skygraft.campaign.selection import digest_rows, row_digests, select
+from skygraft.campaign.task import read_image
 from skygraft.catalog import list_partitions, partition_catalog, read_partitions
 from skygraft.catalog.partition import OUTSIDE
 from skygraft.catalog.schema import MOTION, is_mag_column
 from skygraft.catalog.select import is_moving
 from skygraft.errors import CampaignError, CatalogError, SkygraftError
-from skygraft.formats import read_exposure
 from skygraft.photometry import describe_reference
 from skygraft.skymap import SkyMap, get_skymap
-from skygraft.survey import index_images
+from skygraft.survey import FAILURES, index_images
 
 __all__ = ["PlanSummary", "estimate_seconds", "make_plan", "plan_key"]
 
 # Measured on one core: reading and writing a megabyte of input, treating a megapixel, drawing a source.
 _SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "source": 0.002}
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class PlanSummary:
-    """What a campaign would do.
-
-    Parameters
-    ----------
-    name : str
-        The campaign.
-    n_images : int
-        Images planned.
-    n_catalog : int
-        Rows of the catalogue.
-    n_sources : int
-        Sources to draw, summed over images (upper bound: those that turn out not to reach an image are included).
-    n_bytes : int
-        Bytes of the images to read; about as many are written.
-    cost_seconds : float
-        Estimated processor time.
-    n_patches : int
-        Home patches.
-    bands, instruments : dict of str to int
-        Images by band and by instrument.
-    calibrations : tuple of dict
-        What the first image of each instrument says that its calibrated flux is the flux of, and where it says so.
-    images_without_sources : tuple of str
-        Images to which no source is near; they are written all the same.
-    patches_without_images : tuple of (int, int)
-        Patches of the catalogue that no image reads.
-    images_off_map : tuple of str
-        Images whose centre is in no patch of the sky map.
-    problems : tuple of str
-        What will go wrong if nothing is done.
-    """
-
-    name: str
-    n_images: int
-    n_catalog: int
-    n_sources: int
-    n_bytes: int
-    cost_seconds: float
-    n_patches: int
-    bands: dict[str, int] = field(default_factory=dict)
-    instruments: dict[str, int] = field(default_factory=dict)
-    calibrations: tuple[dict[str, Any], ...] = ()
-    images_without_sources: tuple[str, ...] = ()
-    patches_without_images: tuple[tuple[int, int], ...] = ()
-    images_off_map: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The summary as JSON types."""
-        return asdict(self)
-
-    def rows(self) -> list[tuple[str, str]]:
-        """The summary for people: label and text."""
-        rows = [
-            ("images", f"{self.n_images}  ({_counts(self.instruments)}; bands {_counts(self.bands)})"),
-            ("sources", f"{self.n_sources} to draw, of {self.n_catalog} in the catalogue"),
-            ("data", f"{self.n_bytes / 1e9:.2f} GB to read, about as much to write"),
-            ("home patches", str(self.n_patches)),
-            ("processor time", f"about {_duration(self.cost_seconds)}"),
-        ]
-        rows += [("calibrated to", f"{_calibration(c)}  ({c['image']})") for c in self.calibrations]
-        for label, names in (
-            ("images without sources", self.images_without_sources),
-            ("images off the sky map", self.images_off_map),
-            ("patches without images", [f"{t},{p}" for t, p in self.patches_without_images]),
-        ):
-            if names:
-                more = ", ..." if len(names) > _SHOWN else ""
-                rows.append((label, f"{len(names)}: {', '.join(names[:_SHOWN])}{more}"))
-        return rows + [("problem", text) for text in self.problems]
-
-    def table(self) -> str:
-        """The summary as lines of text."""
-        rows = self.rows()
-        width = max(len(label) for label, _ in rows)
-        return "\n".join([f"plan of {self.name}", *(f"  {label:<{width}}  {text}" for label, text in rows)])
-
-    def __str__(self) -> str:
-        return self.table()
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {n}" for name, n in sorted(counts.items())) or "none"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _calibration(calibration: Mapping[str, Any]) -> str:
-    if calibration["kind"] is None:
-        return "unknown"
-    pixels, arcsec = calibration["radius_pixels"], calibration["radius_arcsec"]
-    radius = "" if pixels is None else f" of radius {pixels:g} pix"
-    sky = "" if arcsec is None else f" = {arcsec:.3g} arcsec"
-    return f"{calibration['kind']}{radius}{sky}, from {calibration['origin'] or 'nowhere named'}"
 
 
 def estimate_seconds(n_bytes: int, n_pixels: int, n_sources: int) -> float:
@@ -179,13 +77,21 @@ def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
     Raises
     ------
     CampaignError
-        If there are no images, two have the same id, or the catalogue touches none.
+        If there are no images, none can be used, or the catalogue touches none.
     CatalogError, FormatError, ConfigError
         From reading the catalogue or indexing the images.
     """
     layout = Layout(config.output)
     skymap = get_skymap(config.skymap)
-    index = _without_outputs(index_images(config.survey.spec(), config.survey.root), config)
+    index = index_images(config.survey.spec(), config.survey.root, mapper=_OutsideOf(config.output))
+    failures = index.meta[FAILURES]
+    unusable = [{name: str(row[name]) for name in failures.colnames} for row in failures]
+    if len(index) == 0 and unusable:
+        raise CampaignError(
+            f"none of {len(unusable)} images can be used; the first: {unusable[0]['error']}: {unusable[0]['reason']}",
+            path=config.survey.root / unusable[0]["path"],
+            key="survey",
+        )
     if len(index) == 0:
         looked = config.survey.images if config.survey.images is not None else config.survey.ccds
         raise CampaignError(
@@ -194,7 +100,6 @@ def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
             key="survey",
             fix="Check the pattern or the table",
         )
-    _check_unique(index)
     partition_catalog(
         config.catalog.path,
         skymap,
@@ -210,31 +115,29 @@ def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
     )
     if not problems and not any(image.n_sources for image in images):
         raise _touches_nothing(index, config)
+    problems = [f"{bad['path']} cannot be used ({bad['kind']}): {bad['reason']}" for bad in unusable] + problems
     summary = _summarise(config, images, columns, partitions, problems)
-    write_plan(layout.plan, images, {"plan_key": plan_key(config), "summary": summary.to_dict()})
+    summary = replace(summary, n_unusable=len(unusable))
+    write_plan(
+        layout.plan,
+        images,
+        {"plan_key": plan_key(config), "summary": summary.to_dict(), "unusable": unusable},
+    )
     return images, summary
 
 
-def _without_outputs(index: Table, config: CampaignConfig) -> Table:
-    """The index without images that the campaign itself wrote beneath the survey's folder."""
-    inside = [Path(str(path)).is_relative_to(config.output) for path in _paths(index, config)]
-    return index[~np.array(inside, dtype=bool)] if any(inside) else index
+class _OutsideOf:
+    """A `map` that passes over images beneath a folder: those that the campaign itself wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterable[Any]:
+        return map(function, (job for job in jobs if not Path(job.path).is_relative_to(self._folder)))
 
 
 def _paths(index: Table, config: CampaignConfig) -> list[Path]:
     return [Path(os.path.normpath(config.survey.root / str(path))) for path in index["path"]]
-
-
-def _check_unique(index: Table) -> None:
-    seen: dict[str, str] = {}
-    for image_id, path in zip(index["image_id"], index["path"], strict=True):
-        if str(image_id) in seen:
-            raise CampaignError(
-                f"image id {image_id!r} is that of two images: {seen[str(image_id)]} and {path}",
-                path=str(path),
-                fix="Leave one of them out, or give them headers that tell them apart (visit, detector)",
-            )
-        seen[str(image_id)] = str(path)
 
 
 def _value(row: Any, name: str) -> Any:
@@ -325,7 +228,7 @@ def _plan_images(
                 image_id=str(row["image_id"]),
                 stem=stems[i],
                 path=(path.relative_to(config.survey.root) if relative else path).as_posix(),
-                hdu=_hdu(_value(row, "hdu")),
+                hdu=_text(row, "hdu") or "",
                 format=str(row["format"]),
                 instrument=_text(row, "instrument"),
                 visit=None if visit is None else int(visit),
@@ -351,14 +254,6 @@ def _plan_images(
             )
         )
     return planned, problems
-
-
-def _hdu(value: Any) -> int | str | None:
-    """An HDU as the index gives it: a number, a name, or a number written as text."""
-    if value in (None, "", -1):
-        return None
-    text = str(value)
-    return int(text) if text.isdecimal() else text
 
 
 def _output_paths(index: Table, paths: Sequence[Path], root: Path) -> list[str]:
@@ -448,20 +343,9 @@ def _probe(config: CampaignConfig, images: Iterable[PlannedImage]) -> tuple[list
         first.setdefault(kind, image)
         number[kind] += 1
     found, problems = [], []
-    given = config.survey.calibration
     for kind, image in sorted(first.items()):
-        path = image.source(config.survey.root)
         try:
-            exposure = read_exposure(
-                path,
-                format=image.format,
-                aperture=given.aperture,
-                psf=given.psf_of(path),
-                photo_calib=given.photo_calib(),
-                gain=given.gain,
-                hdu=image.hdu,
-                **image.format_options(),
-            )
+            exposure = read_image(image, config)
         except SkygraftError as error:
             problems.append(f"{image.image_id}: {type(error).__name__}: {error}")
             continue

@@ -63,8 +63,8 @@ class PlannedImage:
         `image_id` made fit for file names; unique too.
     path : str
         The image file, relative to the survey's root where it lies beneath it.
-    hdu : int, str or None
-        The HDU that holds the image, where its format has such a choice.
+    hdu : str
+        The HDU that holds the image; empty where its format has no such choice.
     format, instrument, detector, band : str or None
         As the index says.
     visit : int or None
@@ -102,7 +102,7 @@ class PlannedImage:
     image_id: str
     stem: str
     path: str
-    hdu: int | str | None
+    hdu: str
     format: str
     instrument: str | None
     visit: int | None
@@ -144,7 +144,7 @@ def write_plan(path: Path, images: Iterable[PlannedImage], metadata: Mapping[str
     OutputError
         If it cannot be written.
     """
-    rows = [dataclasses.asdict(image) | {"hdu": json.dumps(image.hdu)} for image in images]
+    rows = [dataclasses.asdict(image) for image in images]
     schema = _SCHEMA.with_metadata({_METADATA: json.dumps(dict(metadata), sort_keys=True).encode()})
     table = pa.Table.from_pylist(rows, schema=schema)
     with atomic_path(path) as temporary:
@@ -170,7 +170,6 @@ def read_plan(path: Path) -> list[PlannedImage]:
     """
     images = []
     for row in _open(path).to_pylist():
-        row["hdu"] = json.loads(row["hdu"])
         row["polygon"] = tuple((float(ra), float(dec)) for ra, dec in row["polygon"])
         row["reads"] = tuple((int(tract), int(patch)) for tract, patch in row["reads"])
         images.append(PlannedImage(**row))

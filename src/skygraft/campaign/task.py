@@ -39,11 +39,11 @@ from skygraft.errors import OutputError, SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure, write_exposure
 from skygraft.formats.base import FILES
-from skygraft.inject import Injection, inject
+from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.provenance import software_versions
 
-__all__ = ["ImageSummary", "run_image", "run_task"]
+__all__ = ["ImageSummary", "read_image", "run_image", "run_task", "sources_of", "write_truth"]
 
 type Status = Literal["done", "skipped", "failed"]
 
@@ -179,7 +179,7 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
 
     clock = _Clock()
     with clock.stage("read"):
-        exposure = _read(image, config)
+        exposure = read_image(image, config)
         inputs = _stamps(exposure, config.survey.root)
     with clock.stage("select"):
         sources, catalog_key = sources_of(image, config)
@@ -245,19 +245,25 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
     )
 
 
-def _read(image: PlannedImage, config: CampaignConfig) -> Exposure:
+def read_image(image: PlannedImage, config: CampaignConfig) -> Exposure:
+    """Read an image of a plan, with what the configuration says of its calibration.
+
+    Raises
+    ------
+    SkygraftError
+        Whatever reading raises.
+    """
     calibration = config.survey.calibration
     path = image.source(config.survey.root)
-    return read_exposure(
-        path,
-        format=image.format,
-        aperture=calibration.aperture,
-        psf=calibration.psf_of(path),
-        photo_calib=calibration.photo_calib(),
-        gain=calibration.gain,
-        hdu=image.hdu,
-        **image.format_options(),
-    )
+    given = {
+        "aperture": calibration.aperture,
+        "psf": calibration.psf_of(path),
+        "photo_calib": calibration.photo_calib(),
+        "gain": calibration.gain,
+    }
+    # What the survey's own tables say of the image counts where the configuration says nothing.
+    arguments = image.format_options() | {name: value for name, value in given.items() if value is not None}
+    return read_exposure(path, format=image.format, **arguments)
 
 
 def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
@@ -341,7 +347,13 @@ def write_truth(path: Path, truth: QTable) -> None:
         unit = str(column.unit) if getattr(column, "unit", None) is not None else ""
         values = np.ma.asarray(getattr(column, "value", column))
         data, mask = np.ma.getdata(values), np.ma.getmaskarray(values)
-        array = pa.array(data.tolist() if data.dtype.kind in "USO" else data, mask=mask if mask.any() else None)
+        text = data.dtype.kind in "USO"
+        # The type of text is given: a table without rows would have none.
+        array = pa.array(
+            data.tolist() if text else data,
+            type=pa.string() if text else None,
+            mask=mask if mask.any() else None,
+        )
         fields.append(pa.field(name, array.type, metadata={b"unit": unit.encode()} if unit else None))
         arrays.append(array)
     with atomic_path(path) as temporary:

@@ -1,0 +1,173 @@
+"""The campaign's configuration: what is wrong is named, all at once, with where it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from skygraft.campaign import load_config, parse_config
+from skygraft.campaign.config import InjectionConfig
+from skygraft.errors import ConfigError
+from skygraft.injection import InjectionOptions
+
+GOOD: dict[str, Any] = {
+    "name": "a",
+    "survey": {"images": "raw/*.fits"},
+    "catalog": {"path": "fakes.parquet"},
+    "output": "out",
+}
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "campaign.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, yaml.safe_dump(GOOD | {"output": "../x/./out"})))
+    assert config.catalog.path == tmp_path / "fakes.parquet"
+    assert config.output == tmp_path.parent / "x" / "out"
+    assert config.survey.root == tmp_path
+
+
+def test_resolved_configuration_round_trips_from_anywhere(tmp_path: Path) -> None:
+    text = """
+    name: video-stars
+    survey:
+      images: [image_*.fits, more/**/*.fits]
+      format: fits
+      calibration: {aperture: {diameter: 4 arcsec}, zeropoint: 30, gain: 4.2, psf: "{stem}.psf"}
+      options: {weight: "{stem}.weight.fits"}
+    catalog: {path: fakes.parquet, dialect: auto, band: H}
+    skymap: {kind: rings, num_rings: 120, pixel_scale: 0.168, patch_inner: 4000}
+    injection: {flux_mode: calibrated, noise: false, seed: 42, flux_tolerance: 1e-3}
+    output: out
+    cluster: tcp://127.0.0.1:8786
+    """
+    config = load_config(write(tmp_path, text))
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    again = load_config(write(other, config.to_yaml()))
+    assert again == config
+    assert again.cluster.address == "tcp://127.0.0.1:8786"
+    assert again.injection.flux_tolerance == 1e-3  # YAML 1.1 reads 1e-3 as text
+
+
+def test_unknown_keys_name_the_nearest_known_one(tmp_path: Path) -> None:
+    bad = GOOD | {"survey": {"images": "*.fits", "calibration": {"apperture": "12 pix"}}, "catalogue": {}}
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, yaml.safe_dump(bad)))
+    text = str(caught.value)
+    assert str(tmp_path / "campaign.yaml") in text
+    assert "survey.calibration.apperture: unknown key; did you mean 'aperture'?" in text
+    assert "catalogue: unknown key; did you mean 'catalog'?" in text
+
+
+def test_a_single_problem_has_its_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(GOOD | {"injection": {"sead": 1}})
+    assert caught.value.key == "injection.sead"
+    assert "'seed'" in caught.value.message
+
+
+def test_all_problems_at_once() -> None:
+    bad = {
+        "name": "no spaces",
+        "survey": {"images": "*.fits", "ccds": "ccds.fits", "calibration": {"aperture": "12 parsecs"}},
+        "catalog": {},
+        "injection": {"seed": -1, "flux_mode": "calibratd", "noise": "perhaps"},
+        "margin_arcsec": -3,
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse_config(bad)
+    text = caught.value.message
+    for place in (
+        "name",
+        "survey.calibration.aperture",
+        "catalog.path: is missing",
+        "injection.seed",
+        "injection.flux_mode",
+        "injection.noise",
+        "margin_arcsec",
+        "output: is missing",
+    ):
+        assert f"\n  {place}" in text, place
+
+
+def test_psf_models_are_checked() -> None:
+    for psf in ({"kind": "moffat", "fwm": "1 arcsec"}, {"kind": "psfex", "path": "a.psf"}, 3):
+        with pytest.raises(ConfigError, match="psf"):
+            parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": psf}}})
+
+
+def test_images_and_ccds_exclude_each_other() -> None:
+    for survey in ({}, {"images": "*.fits", "ccds": "c.fits"}):
+        with pytest.raises(ConfigError, match="exactly one of images"):
+            parse_config(GOOD | {"survey": survey})
+
+
+def test_duplicate_keys_are_errors(tmp_path: Path) -> None:
+    text = yaml.safe_dump(GOOD) + "injection: {seed: 1, seed: 2}\n"
+    with pytest.raises(ConfigError, match=r"'seed' stands twice.*") as caught:
+        load_config(write(tmp_path, text))
+    assert "line" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["name: [", "- a\n- b\n", "", "!!python/object/apply:os.system ['true']"])
+def test_not_a_configuration(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"campaign\.yaml"):
+        load_config(write(tmp_path, text))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_unknown_cluster_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"unknown cluster 'locl'; did you mean 'local'\?; there are: local"):
+        parse_config(GOOD | {"cluster": "locl"})
+
+
+def test_a_cluster_of_a_running_scheduler_has_its_own_workers() -> None:
+    with pytest.raises(ConfigError, match="has its workers"):
+        parse_config(GOOD | {"cluster": {"kind": "scheduler", "address": "tcp://h:1", "n_workers": 3}})
+
+
+def test_unknown_sky_map() -> None:
+    with pytest.raises(ConfigError, match="hsc_rings"):
+        parse_config(GOOD | {"skymap": "hsc_rings_v9"})
+
+
+def test_output_that_holds_the_survey(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        parse_config(GOOD | {"output": "."}, base_dir=tmp_path)
+
+
+def test_psf_template_is_not_evaluated() -> None:
+    with pytest.raises(ConfigError, match=r"only \{stem\} and \{name\}"):
+        parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": "{stem.__class__.x}.psf"}}})
+    config = parse_config(GOOD | {"survey": {"images": "*", "calibration": {"psf": "psf/{stem}.psf"}}})
+    assert config.survey.calibration.psf_of(Path("/d/a.b.fits.fz")) == Path("/d/psf/a.b.psf")
+
+
+def test_injection_settings_are_those_of_inject() -> None:
+    defaults = {f.name: f.default for f in dataclasses.fields(InjectionOptions)}
+    assert InjectionConfig().model_dump() == defaults
+    assert parse_config(GOOD | {"injection": {"seed": 3, "noise": False}}).injection.options() == InjectionOptions(
+        seed=3, noise=False
+    )
+
+
+def test_pixel_settings_leave_out_what_pixels_do_not_depend_on() -> None:
+    base = parse_config(GOOD)
+    same = parse_config(GOOD | {"output": "b", "cluster": {"n_workers": 3}, "task_seconds": 5, "name": "b"})
+    other = parse_config(GOOD | {"injection": {"seed": 1}})
+    assert same.pixel_settings() == base.pixel_settings()
+    changed = {k for k, v in other.pixel_settings().items() if v != base.pixel_settings()[k]}
+    assert changed == {"injection.seed"}

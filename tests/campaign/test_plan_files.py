@@ -1,0 +1,199 @@
+"""The plan and its files: home patches, places of outputs, tasks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from astropy.table import Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skygraft.campaign import Campaign, ImageSummary, PlannedImage, read_plan
+from skygraft.campaign.ledger import Ledger, read_failures
+from skygraft.campaign.plan import _output_paths, _stems, make_plan
+from skygraft.campaign.task_queue import TaskQueue
+from skygraft.errors import CampaignError
+from skygraft.skymap import get_skymap
+
+type MakeCampaign = Callable[..., Campaign]
+
+
+def test_plan_says_what_would_be_done(make_campaign: MakeCampaign, kit: Any) -> None:
+    campaign = make_campaign()
+    summary = campaign.plan()
+    images = {image.path: image for image in read_plan(campaign.layout.plan)}
+    assert summary.n_images == len(images) == 4
+    assert summary.n_catalog == 160
+    assert summary.problems == ()
+    assert summary.calibrations[0]["radius_pixels"] == 12.0
+    skymap = get_skymap("hsc_rings_v1")
+    for i, (ra, dec) in enumerate(kit.CENTRES):
+        image = images[f"raw/v{i // 2}/image-{i}.fits"]
+        tract, patch = skymap.locate(ra, dec)
+        assert (image.tract, image.patch) == (int(tract), int(patch))
+        assert (image.tract, image.patch) in image.reads
+        assert image.output == image.path
+        assert image.band == "r"
+        assert image.visit == 500 + i // 2
+    assert images["raw/v1/image-2.fits"].n_sources == 40
+    # The first two overlap and share sources.
+    assert images["raw/v0/image-0.fits"].n_sources > 40
+    text = str(summary)
+    for words in ("4 ", "testcam: 4", "aperture of radius 12 pix = 2.4 arcsec", "CALAPRAD"):
+        assert words in text
+    assert not campaign.layout.images.exists()
+
+
+def test_plan_is_deterministic(make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign()
+    campaign.plan()
+    first = campaign.layout.plan.read_bytes()
+    campaign.plan()
+    assert campaign.layout.plan.read_bytes() == first
+
+
+def test_plan_reads_back(make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign()
+    campaign._claim()
+    images, _ = make_plan(campaign.config)
+    assert read_plan(campaign.layout.plan) == images
+
+
+def test_unreadable_plan(make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign()
+    campaign.plan()
+    campaign.layout.plan.write_bytes(b"PAR1")
+    with pytest.raises(CampaignError, match="plan again"):
+        campaign.status()
+
+
+def test_own_outputs_are_not_taken_for_inputs(make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign(survey={"images": "**/*.fits"}, output="out")
+    assert campaign.run(n_workers=0).n_images == 4
+    assert campaign.plan().n_images == 4
+
+
+def test_images_without_sources_and_patches_without_images(make_campaign: MakeCampaign, survey: Path, kit: Any) -> None:
+    kit.write_image(survey / "raw/v7/empty.fits", 150.10, 2.50, 507, 0)
+    (survey / "raw/v1/image-3.fits").unlink()
+    campaign = make_campaign()
+    summary = campaign.plan()
+    assert list(summary.images_without_sources) == ["testcam-507-0"]
+    home = tuple(int(v) for v in get_skymap("hsc_rings_v1").locate(*kit.CENTRES[3]))
+    assert home in summary.patches_without_images
+    # An image without sources is written all the same: a survey with holes is no survey.
+    assert campaign.run(n_workers=0).ok
+    assert (campaign.layout.images / "raw/v7/empty.fits").exists()
+
+
+def test_images_that_cannot_be_planned_are_named(make_campaign: MakeCampaign, survey: Path, kit: Any) -> None:
+    kit.write_image(survey / "raw/copy.fits", *kit.CENTRES[0], 500, 0)
+    (survey / "raw/broken.fits").write_bytes(b"")
+    campaign = make_campaign()
+    plan = campaign.plan()
+    assert (plan.n_images, plan.n_unusable) == (4, 2)
+    assert any("broken.fits" in problem for problem in plan.problems)
+    assert any("testcam-500-0" in problem for problem in plan.problems)
+    summary = campaign.run(n_workers=0)
+    assert (summary.n_done, summary.n_unusable, summary.ok) == (4, 2, False)
+    rows = {row["path"]: row for row in pq.read_table(campaign.layout.failures).to_pylist()}
+    assert rows["raw/broken.fits"]["error"] == "CorruptFileError"
+    assert len(rows) == 2
+
+
+def test_no_image_can_be_used(make_campaign: MakeCampaign, survey: Path) -> None:
+    for path in survey.rglob("*.fits"):
+        path.write_bytes(b"")
+    with pytest.raises(CampaignError, match=r"none of 4 images can be used.*CorruptFileError"):
+        make_campaign().plan()
+
+
+def test_band_without_magnitudes_is_a_problem(make_campaign: MakeCampaign, survey: Path, kit: Any) -> None:
+    kit.write_image(survey / "raw/z.fits", *kit.CENTRES[2], 508, 0, FILTER="z")
+    campaign = make_campaign()
+    assert any("band z" in problem and "r, i" in problem for problem in campaign.plan().problems)
+    summary = campaign.run(n_workers=0)
+    assert (summary.n_done, summary.failures[0].error) == (4, "CatalogError")
+
+
+def test_outputs_keep_the_layout_and_are_unique() -> None:
+    root = Path("/data/survey")
+    paths = [root / "a/x.fits", root / "a/x.fits", root / "b/x.fits", Path("/other/c/y.fits"), Path("/other/d/y.fits")]
+    index = Table({"image_id": ["i-1", "i-2", "i-3", "i-4", "i-5"]})
+    outputs = _output_paths(index, paths, root)
+    assert outputs == ["a/i-1/x.fits", "a/i-2/x.fits", "b/x.fits", "c/y.fits", "d/y.fits"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=30))
+def test_stems_are_safe_and_unique(image_ids: list[str]) -> None:
+    stems = _stems(image_ids)
+    assert len({stem.lower() for stem in stems}) == len(stems)
+    for stem in stems:
+        assert stem
+        assert not set(stem) & set("/\\\0 :*?")
+        assert not stem.startswith(".")
+
+
+def planned(number: int, patch: int, cost: float) -> PlannedImage:
+    return PlannedImage(
+        image_id=f"image-{number}", stem=f"image-{number}", path=f"{number}.fits", hdu="", format="fits",
+        instrument=None, visit=number, detector=None, band="r", mjd=None, exposure_time=None, nx=1, ny=1, ra=0.0,
+        dec=0.0, polygon=((0.0, 0.0),), pixel_scale=1.0, n_bytes=1, options="{}", tract=0, patch=patch, reads=(),
+        n_sources=0, cost_seconds=cost, output=f"{number}.fits", catalog_key="",
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.floats(0.01, 50)), max_size=60),
+    st.floats(1, 100),
+    st.integers(1, 10),
+    st.integers(1, 8),
+)
+def test_tasks_hold_every_image_once(kinds: list[tuple[int, float]], seconds: float, most: int, n_slots: int) -> None:
+    images = [planned(i, patch, cost) for i, (patch, cost) in enumerate(sorted(kinds))]
+    queue = TaskQueue(images, task_seconds=seconds, images_per_task=most)
+    tasks = []
+    while len(queue):
+        tasks.append(queue.take(n_slots))
+    assert [image for task in tasks for image in task] == images
+    for task in tasks:
+        assert 1 <= len(task) <= most
+        assert len({image.patch for image in task}) == 1
+        assert len(task) == 1 or sum(image.cost_seconds for image in task) <= seconds * (1 + 1e-9)
+
+
+def test_tasks_get_shorter_towards_the_end() -> None:
+    queue = TaskQueue([planned(i, 0, 1.0) for i in range(100)], task_seconds=60, images_per_task=100)
+    sizes = []
+    while len(queue):
+        sizes.append(len(queue.take(2)))
+    assert sizes[0] == 16  # a share of 100 s among 2 workers, three times over
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 1
+
+
+def test_tasks_learn_from_measured_times() -> None:
+    queue = TaskQueue([planned(i, 0, 1.0) for i in range(1000)], task_seconds=10, images_per_task=100)
+    assert len(queue.take(1)) == 10
+    queue.learn([ImageSummary(f"image-{i}", "done", wall_seconds=5.0) for i in range(10)])
+    assert len(queue.take(1)) == 2
+
+
+def test_ledger_counts_tries_since_the_last_success(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    bad = ImageSummary("a", "failed", error="E", message="m")
+    with Ledger(path) as ledger:
+        ledger.images([bad, bad])
+        ledger.images([ImageSummary("a", "done"), ImageSummary("b", "done")])
+    path.write_bytes(path.read_bytes() + b'{"event": "image", "image')
+    with Ledger(path) as ledger:
+        ledger.images([bad, bad])
+    failures = read_failures(path)
+    assert Counter({name: failure.tries for name, failure in failures.items()}) == {"a": 2}
