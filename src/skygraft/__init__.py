@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from skygraft.errors import SkygraftError
     from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
     from skygraft.formats import read_exposure, write_exposure
-    from skygraft.inject import Injection, InjectionOptions, inject
+    from skygraft.injection import Injection, InjectionOptions, inject
     from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture, PhotoCalib
     from skygraft.skymap import get_skymap
 
@@ -23,7 +23,7 @@ _HOMES = {
     "skygraft.errors": ("SkygraftError",),
     "skygraft.exposure": ("DataId", "Exposure", "VisitInfo", "make_planes"),
     "skygraft.formats": ("read_exposure", "write_exposure"),
-    "skygraft.inject": ("Injection", "InjectionOptions", "inject"),
+    "skygraft.injection": ("Injection", "InjectionOptions", "inject"),
     "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
     "skygraft.skymap": ("get_skymap",),
 }

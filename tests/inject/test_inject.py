@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from photutils.aperture import CircularAperture, aperture_photometry
 
+from oracles import band_limited_aperture_flux
 from skygraft.catalog import Flag
 from skygraft.errors import (
     CalibrationError,
@@ -21,13 +22,14 @@ from skygraft.errors import (
     UnknownApertureError,
 )
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
-from skygraft.inject import InjectionOptions, inject
+from skygraft.injection import InjectionOptions, inject
 from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture, PhotoCalib
 from skygraft.psf import MoffatPSF
 from skygraft.wcs import read_fits_wcs
 
 SCALE = 0.2
 ZEROPOINT = 27.0
+APERTURE = CalibrationAperture(10.0, 2.0, "test")
 
 
 def header(shape=(300, 340), rotation=0.0, mirrored=False) -> fits.Header:
@@ -42,7 +44,7 @@ def header(shape=(300, 340), rotation=0.0, mirrored=False) -> fits.Header:
 
 
 def exposure(
-    reference=CalibrationAperture(10.0, 2.0, "test"),
+    reference=APERTURE,
     *,
     shape=(300, 340),
     rotation=0.0,
@@ -295,8 +297,8 @@ def test_rows_without_a_magnitude_are_flagged_and_stay_in_the_truth():
 def test_closure_holds_for_any_phase_psf_and_radius(dx, dy, fwhm, beta, radius):
     exp = exposure(CalibrationAperture(radius), shape=(121, 121), fwhm=fwhm, beta=beta)
     out = inject(exp, catalog_at(exp, 60 + dx, 60 + dy, 20.0), noise=False)
-    measured = in_aperture(out.exposure.image, [60 + dx], [60 + dy], radius)[0]
-    assert measured == pytest.approx(counts(20.0), rel=2.5e-3)  # exact overlap against band-limited, at 6 pixels
+    measured = band_limited_aperture_flux(out.exposure.image, 60 + dx, 60 + dy, radius)
+    assert measured == pytest.approx(counts(20.0), rel=1e-4)
 
 
 def test_the_summary_records_the_radius_and_where_it_came_from():
@@ -370,6 +372,12 @@ def test_an_unreadable_stamp_is_flagged_and_the_rest_is_drawn(tmp_path):
     out = inject(exp, catalog, noise=False)
     assert out.truth["flags"].tolist() == [0, int(Flag.STAMP_FILE_BAD)]
     assert "bad.fits" in out.summary["messages"][0]
+
+
+def test_a_kernel_smaller_than_the_aperture_is_said():
+    exp = exposure(CalibrationAperture(12.0), psf=MoffatPSF(fwhm=4.0, beta=3.0, shape=(21, 21)))
+    assert inject(exp, catalog_at(exp, 100, 100, 20.0)).truth["flags"][0] & Flag.KERNEL_SMALLER_THAN_APERTURE
+    assert not inject(exp, catalog_at(exp, 100, 100, 20.0), flux_mode="psf_sum").truth["flags"][0]
 
 
 def test_options_are_values():

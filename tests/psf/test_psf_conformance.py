@@ -83,7 +83,9 @@ def test_kernels_are_coefficients_times_basis(psf: LinearPSF, n: int, seed: int)
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(0, 2048, n), rng.uniform(0, 4096, n)
     expected = np.einsum("nb,byx->nyx", psf.coefficients(x, y), psf.basis)
-    np.testing.assert_allclose(psf.kernels(x, y), expected, rtol=1e-12, atol=1e-15 * np.abs(psf.basis).max())
+    single = isinstance(psf, PsfexPSF) and psf.convention == "lsst"  # follows a code that works in float32
+    rtol, atol = (5e-6, 1e-6) if single else (1e-12, 1e-15)
+    np.testing.assert_allclose(psf.kernels(x, y), expected, rtol=rtol, atol=atol * np.abs(psf.basis).max())
     with pytest.raises(ValueError, match="read-only"):
         psf.basis[0] = 0
 

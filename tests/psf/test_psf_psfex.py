@@ -51,10 +51,9 @@ def test_lsst_convention(data_dir: Path, folder: str, image: str, truth: str) ->
         real = np.load(data_dir / folder / position["kernel_npy"])
         kernel = psf.kernels(*position["pixel"])[0]
         assert kernel.shape == real.shape
-        assert kernel.sum() == pytest.approx(1, abs=1e-14)
-        # the real code normalises by a single-precision sum, which is off by up to 1.2e-6: compare the shapes
-        assert abs(real.sum() - 1) < 2e-6
-        np.testing.assert_allclose(kernel, real / real.sum(), rtol=0, atol=1e-6 * real.max())
+        # the real code normalises by a single-precision sum, which is off by up to 1.2e-6, and so do we
+        assert kernel.sum() == pytest.approx(1, abs=2e-6)
+        np.testing.assert_allclose(kernel, real, rtol=0, atol=2e-7 * real.max())
     check_psf(psf, [100.0, 900.0, 1500.0], [200.0, 300.0, 500.0])
 
 

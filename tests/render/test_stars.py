@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oracles import band_limited_aperture_flux
 from skygraft.render.canvas import Canvas
-from skygraft.render.shift import fit_taps
-from skygraft.render.stars import add_stars, shifted_kernel
+from skygraft.render.shift import fit_taps, fourier_shift
+from skygraft.render.stars import add_stars, add_stars_by_taps, shifted_kernel
 
 HALF = 24
 
@@ -53,14 +54,20 @@ def test_the_centroid_moves_by_the_shift(fx, fy):
     assert (shifted.sum(axis=1) * axis).sum() / shifted.sum() == pytest.approx(fy, abs=1e-3)
 
 
-def test_stars_land_where_they_belong_and_are_cut_at_the_edge():
-    kernel = moffat(4.0, 3.0)
+def adders(kernel):
     taps = fit_taps(kernel[None])
+    return {"fourier": add_stars, "taps": lambda *args: add_stars_by_taps(*args, taps)}
+
+
+@pytest.mark.parametrize("how", ["fourier", "taps"])
+def test_stars_land_where_they_belong_and_are_cut_at_the_edge(how):
+    kernel = moffat(4.0, 3.0)
+    add = adders(kernel)[how]
     canvas = Canvas.empty((101, 121), (1000, 2000))
     x, y = np.array([1060.3, 999.2, 5000.0]), np.array([2050.8, 2000.1, 5000.0])
     flux = np.array([100.0, 50.0, 1.0])
-    deposited, clipped = add_stars(canvas, np.repeat(kernel[None], 3, axis=0), x, y, flux, taps)
-    assert deposited[0] == pytest.approx(100 * kernel.sum(), rel=1e-9)
+    deposited, clipped = add(canvas, np.repeat(kernel[None], 3, axis=0), x, y, flux)
+    assert deposited[0] == pytest.approx(100 * kernel.sum(), rel=1e-7)
     assert 0.2 * 50 < deposited[1] < 0.5 * 50
     assert deposited[2] == 0
     assert clipped.tolist() == [False, True, True]
@@ -69,15 +76,28 @@ def test_stars_land_where_they_belong_and_are_cut_at_the_edge():
     assert (i, j) == (60, 51)
 
 
-def test_a_pixel_depends_only_on_the_stars_that_touch_it():
+@pytest.mark.parametrize("how", ["fourier", "taps"])
+def test_a_pixel_depends_only_on_the_stars_that_touch_it(how):
     rng = np.random.default_rng(1)
     kernel = moffat(4.0, 3.0, half=10)
-    taps = fit_taps(kernel[None])
+    add = adders(kernel)[how]
     x, y, flux = rng.uniform(0, 300, 60), rng.uniform(0, 100, 60), rng.uniform(1, 100, 60)
 
     def draw(keep):
         canvas = Canvas.empty((100, 300), (0, 0))
-        add_stars(canvas, np.repeat(kernel[None], keep.sum(), axis=0), x[keep], y[keep], flux[keep], taps)
+        add(canvas, np.repeat(kernel[None], keep.sum(), axis=0), x[keep], y[keep], flux[keep])
         return canvas.model
 
     np.testing.assert_array_equal(draw(np.ones(60, bool))[:, :100], draw(x < 130)[:, :100])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.floats(2.5, 6.0), st.floats(4.0, 12.0))
+def test_an_exact_shift_keeps_the_flux_inside_an_aperture_that_moves_along(fx, fy, fwhm, radius):
+    kernel = moffat(fwhm, 3.0)
+    shifted, margin = fourier_shift(kernel[None], np.array([fx]), np.array([fy]))
+    wide = np.pad(shifted[0], 30)
+    centre = HALF + margin + 30
+    before = band_limited_aperture_flux(np.pad(kernel, 30 + margin), centre, centre, radius, half=centre)
+    after = band_limited_aperture_flux(wide, centre + fx, centre + fy, radius, half=centre)
+    assert after == pytest.approx(before, rel=2e-5)

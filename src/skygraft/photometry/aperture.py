@@ -167,7 +167,7 @@ def kernel_holds_aperture(shape: tuple[int, int], radius: float) -> bool:
 def enclosed_flux(kernels: ArrayLike, radius: float, *, method: ApertureMethod = "sinc") -> NDArray[np.float64]:
     """Flux of PSF kernels inside a circle about the centre of the middle pixel.
 
-    One matrix-vector product for the whole batch; the weights are cached for each (shape, radius, method).
+    One product for the whole batch; the weights are cached for each (shape, radius, method).
 
     Parameters
     ----------
@@ -199,7 +199,8 @@ def enclosed_flux(kernels: ArrayLike, radius: float, *, method: ApertureMethod =
     shape = (batch.shape[1], batch.shape[2])
     weights = aperture_weights(shape, _check(radius, method), method)
     with np.errstate(invalid="ignore"):  # an infinite pixel gives NaN
-        flux: NDArray[np.float64] = batch.reshape(len(batch), shape[0] * shape[1]) @ weights.ravel()
+        # Not BLAS, whose last bits depend on how many kernels are measured together.
+        flux: NDArray[np.float64] = np.einsum("nij,ij->n", batch, weights)
     return flux
 
 

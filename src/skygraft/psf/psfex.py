@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -61,7 +62,9 @@ class PsfexPSF(LinearPSF):
     times the squared step, come to 1.01 to 1.08.
 
     ``"lsst"`` is what the LSST pipelines compute from their PsfexPsf: Lanczos-5, a size of ``int(mx * step)`` made
-    odd, and each kernel scaled to sum one. (They do it in single precision, and are off from a sum of one by 1e-6.)
+    odd, and each kernel divided by its sum. They do it in single precision, and are off from a sum of one by 1e-6;
+    `kernels` follows them to the last bit, since that is what their photometry sees, while ``coefficients @ basis``
+    is the same model in double precision.
 
     In both, the interpolation weights of each pixel are scaled to sum one over the samples that exist.
 
@@ -105,6 +108,9 @@ class PsfexPSF(LinearPSF):
             (x0, y0), (hx, hy) = numbers[:2].tolist(), ((0.5 + _EDGE) * numbers[2:4]).tolist()
             valid_box = Box(x0 - hx, x0 + hx, y0 - hy, y0 + hy)
         rows, columns = (_resampling(n, float(step), convention) for n in model.shape[1:])
+        self._samples = np.ascontiguousarray(model, dtype=np.float32)
+        self._samples.setflags(write=False)
+        self._rows, self._columns = frozen(rows), frozen(columns)
         super().__init__(rows @ model @ columns.T, valid_box=valid_box, average_position=average_position)
         self._degree = int(degree)
         self._zero = (float(zero[0]), float(zero[1]))
@@ -115,6 +121,19 @@ class PsfexPSF(LinearPSF):
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Polynomial terms at N positions, shape (N, B), normalisation included."""
+        terms = self._terms(x, y)
+        return normalized(terms, self._sums) if self._convention == "lsst" else terms
+
+    def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        if self._convention == "psfex":
+            return super().kernels(x, y)
+        terms = self._terms(x, y)
+        normalized(terms, self._sums)  # raises where there is no light to divide by
+        return _in_single_precision(terms, self._samples, self._rows, self._columns)
+
+    def _terms(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Polynomial terms at N positions, shape (N, B)."""
         x, y = positions(x, y)
         exponents = [(i, j) for j in range(self._degree + 1) for i in range(self._degree + 1 - j)]
         u, v = (
@@ -125,8 +144,12 @@ class PsfexPSF(LinearPSF):
                 (y - self._zero[1]) / self._scale[1],
             )
         )
-        terms = power_terms(u, v, exponents)
-        return normalized(terms, self._sums) if self._convention == "lsst" else terms
+        return power_terms(u, v, exponents)
+
+    @property
+    def convention(self) -> PsfexConvention:
+        """How native pixels are made: "psfex" or "lsst"."""
+        return self._convention
 
     @property
     def step(self) -> float:
@@ -139,6 +162,60 @@ class PsfexPSF(LinearPSF):
         ny, nx = self.shape
         model = f"PSFEx ({self._convention} convention), degree {self._degree}, step {self._step:g} pixel"
         return f"{model}, {nx} x {ny} pixels"
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _in_single_precision(
+    terms: NDArray[np.float64],
+    samples: NDArray[np.float32],
+    rows: NDArray[np.float64],
+    columns: NDArray[np.float64],
+) -> NDArray[np.float64]:  # pragma: no cover - compiled
+    """Kernels (N, ny, nx) from terms (N, B): sum, x, y, and the sum to divide by, each rounded to float32."""
+    n_terms, my, mx = samples.shape
+    ny, nx = rows.shape[0], columns.shape[0]
+    out = np.empty((terms.shape[0], ny, nx))
+    model = np.empty((my, mx), dtype=np.float32)
+    half = np.empty((my, nx), dtype=np.float32)
+    kernel = np.empty((ny, nx), dtype=np.float32)
+    for k in range(terms.shape[0]):
+        model[:] = np.float32(0.0)
+        for b in range(n_terms):
+            factor = np.float32(terms[k, b])
+            for j in range(my):
+                for i in range(mx):
+                    model[j, i] += factor * samples[b, j, i]
+        for i in range(nx):
+            first, last = _support(columns[i])
+            for j in range(my):
+                value = 0.0
+                for m in range(first, last):
+                    value += columns[i, m] * model[j, m]
+                half[j, i] = np.float32(value)
+        total = np.float32(0.0)
+        for j in range(ny):
+            first, last = _support(rows[j])
+            for i in range(nx):
+                value = 0.0
+                for m in range(first, last):
+                    value += rows[j, m] * half[m, i]
+                kernel[j, i] = np.float32(value)
+                total += kernel[j, i]
+        for j in range(ny):
+            for i in range(nx):
+                out[k, j, i] = kernel[j, i] / total
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _support(weights: NDArray[np.float64]) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Range of the weights that are not zero."""
+    first, last = 0, weights.size
+    while first < last and weights[first] == 0.0:
+        first += 1
+    while last > first and weights[last - 1] == 0.0:
+        last -= 1
+    return first, last
 
 
 def _resampling(n: int, step: float, convention: PsfexConvention) -> NDArray[np.float64]:

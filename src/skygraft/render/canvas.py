@@ -44,6 +44,12 @@ class Canvas:
         """
         return add_stamp(self.model, np.ascontiguousarray(stamp, dtype=np.float64), x0 - self.x0, y0 - self.y0)
 
+    def clips(self, x0: int, y0: int, nx: int, ny: int) -> bool:
+        """Whether a box of nx by ny pixels whose first has parent coordinates (x0, y0) reaches off the canvas."""
+        rows, columns = self.model.shape
+        i, j = x0 - self.x0, y0 - self.y0
+        return i < 0 or j < 0 or i + nx > columns or j + ny > rows
+
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def add_stamp(model: NDArray[np.float32], stamp: NDArray[np.float64], x0: int, y0: int) -> tuple[float, bool]:

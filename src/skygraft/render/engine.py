@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from skygraft.render.canvas import Canvas, RenderReport
 from skygraft.render.galsim_engine import draw_extended
 from skygraft.render.shift import TapTable, fit_taps
 from skygraft.render.sources import Sources
-from skygraft.render.stars import add_stars
+from skygraft.render.stars import add_stars, add_stars_by_taps
 
-__all__ = ["Normalisation", "render", "taps_for"]
+__all__ = ["Normalisation", "StarEngine", "render", "taps_for"]
+
+type StarEngine = Literal["fourier", "taps", "galsim"]
 
 _CHUNK = 64
 """Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
@@ -50,7 +52,7 @@ def render(
     normalisation: Normalisation,
     *,
     flux_tolerance: float = 1e-3,
-    native_stars: bool = True,
+    stars: StarEngine = "fourier",
     progress: Callable[[int], None] | None = None,
 ) -> RenderReport:
     """Add sources to a canvas.
@@ -72,8 +74,9 @@ def render(
         ``(kernels, x, y) -> (scale, aperture_fraction)``.
     flux_tolerance : float
         Part of a source's flux that its stamp may leave out.
-    native_stars : bool
-        Draw stars by `skygraft.render.stars`; False draws them through GalSim.
+    stars : {"fourier", "taps", "galsim"}
+        How stars are moved by fractions of a pixel: exactly, fast by fitted taps (see `skygraft.render.shift`), or
+        drawn through GalSim.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
 
@@ -85,7 +88,7 @@ def render(
     """
     report = RenderReport.empty(len(sources))
     is_star = sources.source_type == "Star"
-    taps = taps_for(psf, box) if psf is not None and native_stars and is_star.any() else None
+    taps = taps_for(psf, box) if psf is not None and stars == "taps" and is_star.any() else None
     for kind in (is_star, ~is_star):
         rows = np.flatnonzero(kind)
         for start in range(0, len(rows), _CHUNK):
@@ -93,7 +96,7 @@ def render(
             if psf is None:
                 _draw_without_psf(sources, chunk, canvas, flux_tolerance, report)
             else:
-                _draw_chunk(sources, chunk, psf, canvas, normalisation, taps, flux_tolerance, report)
+                _draw_chunk(sources, chunk, psf, canvas, normalisation, stars, taps, flux_tolerance, report)
             if progress is not None:
                 progress(len(chunk))
     return report
@@ -105,6 +108,7 @@ def _draw_chunk(
     psf: PSF,
     canvas: Canvas,
     normalisation: Normalisation,
+    stars: StarEngine,
     taps: tuple[TapTable, TapTable] | None,
     flux_tolerance: float,
     report: RenderReport,
@@ -116,7 +120,7 @@ def _draw_chunk(
     except PsfError as error:
         if len(rows) > 1:  # find the one that fails, and draw the others
             for row in rows:
-                _draw_chunk(sources, np.array([row]), psf, canvas, normalisation, taps, flux_tolerance, report)
+                _draw_chunk(sources, np.array([row]), psf, canvas, normalisation, stars, taps, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
@@ -126,8 +130,12 @@ def _draw_chunk(
     report.psf_fwhm[rows] = kernel_fwhm(kernels)
     if psf.valid_box is not None:
         report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
-    if taps is not None and sources.source_type[rows[0]] == "Star":
-        deposited, clipped = add_stars(canvas, kernels, x, y, sources.flux[rows] * scale, taps)
+    if stars != "galsim" and sources.source_type[rows[0]] == "Star":
+        amplitude = sources.flux[rows] * scale
+        if taps is not None:
+            deposited, clipped = add_stars_by_taps(canvas, kernels, x, y, amplitude, taps)
+        else:
+            deposited, clipped = add_stars(canvas, kernels, x, y, amplitude)
         report.flux_deposited[rows] = deposited
         report.flags[rows[clipped]] |= Flag.TRUNCATED_BY_EDGE
         report.stamp_size[rows] = max(kernels.shape[1:])

@@ -11,9 +11,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skygraft.render.canvas import Canvas
-from skygraft.render.shift import N_TAPS, TAP_FIRST, TapTable
+from skygraft.render.shift import N_TAPS, TAP_FIRST, TapTable, fourier_shift
 
-__all__ = ["add_stars", "shifted_kernel"]
+__all__ = ["add_stars", "add_stars_by_taps", "shifted_kernel"]
 
 
 def shifted_kernel(
@@ -44,9 +44,8 @@ def add_stars(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     amplitude: NDArray[np.float64],
-    taps: tuple[TapTable, TapTable],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Add one star per kernel to the canvas.
+    """Add one star per kernel to the canvas, shifted exactly.
 
     Parameters
     ----------
@@ -58,27 +57,45 @@ def add_stars(
         Parent pixel coordinates.
     amplitude : ndarray, shape (N,)
         What each kernel is multiplied by, image units.
-    taps : pair of ndarray
-        From `skygraft.render.shift.fit_taps`.
 
     Returns
     -------
     deposited : ndarray, shape (N,)
         Flux that landed on the canvas.
     clipped : ndarray of bool, shape (N,)
-        Whether part of the star lay off the canvas.
+        Whether part of the star's kernel lay off the canvas.
+    """
+    ix, iy = np.round(x).astype(np.int64), np.round(y).astype(np.int64)
+    shifted, margin = fourier_shift(kernels, x - ix, y - iy)
+    deposited = np.zeros(len(x))
+    clipped = np.zeros(len(x), dtype=np.bool_)
+    _, ny, nx = shifted.shape
+    for s in range(len(x)):
+        x0, y0 = int(ix[s]) - nx // 2, int(iy[s]) - ny // 2
+        deposited[s], _ = canvas.add(amplitude[s] * shifted[s], x0, y0)
+        clipped[s] = canvas.clips(x0 + margin, y0 + margin, nx - 2 * margin, ny - 2 * margin)
+    return deposited, clipped
+
+
+def add_stars_by_taps(
+    canvas: Canvas,
+    kernels: NDArray[np.float64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    amplitude: NDArray[np.float64],
+    taps: tuple[TapTable, TapTable],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Add one star per kernel to the canvas, shifted by fitted taps: as `add_stars`, several times faster.
+
+    Parameters
+    ----------
+    taps : pair of ndarray
+        From `skygraft.render.shift.fit_taps`; the others as in `add_stars`.
     """
     deposited = np.zeros(len(x))
     clipped = np.zeros(len(x), dtype=np.bool_)
     _add_all(
-        canvas.model,
-        np.ascontiguousarray(kernels),
-        x - canvas.x0,
-        y - canvas.y0,
-        amplitude,
-        *taps,
-        deposited,
-        clipped,
+        canvas.model, np.ascontiguousarray(kernels), x - canvas.x0, y - canvas.y0, amplitude, *taps, deposited, clipped
     )
     return deposited, clipped
 
@@ -161,4 +178,5 @@ def _add_all(
                 total += value
                 model[y0 + j, x0 + i] += np.float32(value)
         deposited[s] = total
-        clipped[s] = (j1 - j0 < out.shape[0]) or (i1 - i0 < out.shape[1])
+        kx, ky = x0 - TAP_FIRST, y0 - TAP_FIRST
+        clipped[s] = kx < 0 or ky < 0 or kx + nx > columns_n or ky + ny > rows_n
