@@ -62,14 +62,11 @@ class SurveySpec:
     @property
     def skymap(self) -> dict[str, Any]:
         """The tract of 2 x 2 patches, for `skygraft.skymap.get_skymap`."""
-        return {
-            "kind": "explicit",
-            "tracts": [{"ra": CENTER[0], "dec": CENTER[1]}],
-            "pixel_scale": PIXEL_SCALE,
-            "patch_inner_size": self.patch_size,
-            "patch_border": 50,
-            "patches": [2, 2],
-        }
+        tract = {
+            "ra": CENTER[0], "dec": CENTER[1], "pixel_scale": PIXEL_SCALE,
+            "size": 2 * self.patch_size, "patches": [2, 2], "border": 50,
+        }  # fmt: skip
+        return {"kind": "explicit", "tracts": [tract]}
 
 
 @dataclass(frozen=True)
@@ -205,7 +202,7 @@ def make_sky(spec: SurveySpec) -> Sky:
     rng = np.random.default_rng([spec.seed, 1])
     side = (2 * spec.patch_size + 1.2 * spec.detector_size) * PIXEL_SCALE / 3600
     arcmin2 = (side * 60) ** 2
-    n_stars, n_galaxies = rng.poisson(13 * arcmin2), rng.poisson(24 * arcmin2)
+    n_stars, n_galaxies = rng.poisson(14 * arcmin2), rng.poisson(14 * arcmin2)
     n = n_stars + n_galaxies
     is_star = np.arange(n) < n_stars
     dec = CENTER[1] + side * (rng.random(n) - 0.5)
@@ -251,7 +248,7 @@ def make_visits(spec: SurveySpec) -> list[Visit]:
                     dec=float(CENTER[1] + offset[1]),
                     rotation=float(rng.uniform(0, 360)),
                     mjd=60400.25 + 30 * b + 0.9 * i,
-                    seeing=float(np.clip(rng.lognormal(np.log(0.8), 0.2), 0.62, 1.15)),
+                    seeing=float(np.clip(rng.lognormal(np.log(0.85), 0.15), 0.65, 1.2)),
                     zeropoint=float(zeropoint),
                     sky=float(10 ** (-0.4 * (sky_magnitude - zeropoint)) * PIXEL_SCALE**2),
                     psf_terms=tuple(float(t) for t in 0.015 * rng.standard_normal(6)),

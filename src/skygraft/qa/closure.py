@@ -1,0 +1,303 @@
+"""Closure: what is measured on the difference of an injected image and its original, against what was asked for.
+
+A star of magnitude m has closed if the flux inside the calibration aperture, measured on the difference, is that of
+magnitude m by the image's own calibration. Only the photon noise of the source itself is left in the difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from astropy.table import QTable, Table
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from skygraft.errors import CalibrationError, ConfigError
+from skygraft.exposure import Exposure
+from skygraft.photometry import aperture_flux, parse_radius, require_reference
+from skygraft.wcs import pixel_scale
+
+__all__ = ["ClosureSummary", "isolated", "measure_closure", "summarize_closure"]
+
+_MAGNITUDE = 2.5 / np.log(10.0)
+
+
+def measure_closure(
+    before: Exposure,
+    after: Exposure,
+    truth: Table,
+    *,
+    aperture: Any = None,
+    contamination: float = 1e-3,
+    noise: bool | None = None,
+    gain: float | None = None,
+) -> QTable:
+    """Measure injected stars inside the calibration aperture on ``after - before``.
+
+    Parameters
+    ----------
+    before, after : Exposure
+        The image without and with the sources.
+    truth : Table
+        What `skygraft.inject` reports of this image.
+    aperture : str or mapping, optional
+        Measure inside this radius (``"12 pix"``) where the image is not calibrated to an aperture.
+    contamination : float
+        Largest part of a star's flux that its neighbours can have put into its aperture; see `isolated`.
+    noise : bool, optional
+        Whether photon noise was added. By default: whether the variance planes differ.
+    gain : float, optional
+        Electrons per image unit, for the expected scatter; by default from the variance that injection added, which
+        is flux / gain.
+
+    Returns
+    -------
+    QTable
+        One row per isolated star whose aperture lies on the image: injection_id, image_id, band, x, y, mag_in,
+        flux_in and flux_out (image units, in the aperture), mag_out, residual (mag_out - mag_in), sigma (expected
+        standard deviation of the residual; 0 without noise), psf_sum_residual (what the residual would have been,
+        had the PSF been scaled to unit sum). ``meta`` has radius_pixels, radius_arcsec, origin, and the numbers of
+        stars drawn, isolated and measured.
+
+    Raises
+    ------
+    UncalibratedImageError, UnknownApertureError
+        If the image does not say what its calibrated flux is, and no aperture is given.
+    CalibrationError
+        If its flux is not that of an aperture, and no aperture is given.
+    ConfigError
+        If the exposures do not cover the same pixels.
+
+    Notes
+    -----
+    The aperture flux is that of sinc photometry (Bickerton & Lupton 2013), on the difference in double precision.
+    """
+    if before.shape != after.shape or before.xy0 != after.xy0:
+        raise ConfigError(
+            f"the two exposures cover different pixels: {before.shape} from {before.xy0}, {after.shape} from {after.xy0}",
+            fix="Give the image that the sources were injected into, and the result",
+        )
+    radius, arcsec, origin = _radius(before, aperture)
+    drawn = np.asarray(truth["stamp_size"]) > 0
+    star = drawn & (np.asarray(truth["source_type"]).astype(str) == "Star")
+    alone = isolated(
+        truth["x"], truth["y"], truth["inst_flux"], truth["stamp_size"], radius, contamination=contamination
+    )
+    rows = np.flatnonzero(star & alone)
+    x, y = _plain(truth["x"])[rows], _plain(truth["y"])[rows]
+    difference = after.image.astype(np.float64) - before.image.astype(np.float64)
+    flux = aperture_flux(difference, x, y, radius, xy0=before.xy0) if rows.size else np.zeros(0)
+    measured = np.isfinite(flux) & (flux > 0)
+    rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
+    calib = before.photo_calib
+    assert calib is not None
+    sigma = _expected_flux_error(before, after, x, y, flux, radius, noise, gain)
+    fraction = _plain(truth["aperture_fraction"])[rows]
+    mag_in, mag_out = _plain(truth["mag"])[rows], calib.magnitude(flux, x, y)
+    table = QTable(
+        {
+            "injection_id": np.asarray(truth["injection_id"])[rows],
+            "image_id": np.asarray(truth["image_id"]).astype(str)[rows],
+            "band": np.asarray(truth["band"]).astype(str)[rows],
+            "x": x,
+            "y": y,
+            "mag_in": mag_in,
+            "flux_in": _plain(truth["inst_flux"])[rows],
+            "flux_out": flux,
+            "mag_out": mag_out,
+            "residual": mag_out - mag_in,
+            "sigma": _MAGNITUDE * sigma / flux,
+            "psf_sum_residual": -2.5 * np.log10(np.where(fraction > 0, fraction, np.nan)),
+        }
+    )
+    table.meta |= {
+        "radius_pixels": radius,
+        "radius_arcsec": arcsec,
+        "origin": origin,
+        "n_stars": int(star.sum()),
+        "n_isolated": int((star & alone).sum()),
+        "n_measured": len(table),
+    }
+    return table
+
+
+def _radius(exposure: Exposure, aperture: Any) -> tuple[float, float, str]:
+    """The radius to measure in: pixels, arcsec, and where it comes from."""
+    if exposure.photo_calib is None:
+        raise CalibrationError(
+            "the image is not calibrated", path=exposure.path, fix="Give its zeropoint when it is read (photo_calib=)"
+        )
+    box = exposure.box
+    middle = np.array([0.5 * (box.x_min + box.x_max)]), np.array([0.5 * (box.y_min + box.y_max)])
+    scale = float(pixel_scale(exposure.wcs, *middle)[0])
+    if aperture is not None:
+        candidate = parse_radius(aperture)
+        if candidate.radius_pixels is not None:
+            return candidate.radius_pixels, candidate.radius_pixels * scale, "given"
+        if candidate.radius_arcsec is not None:
+            return candidate.radius_arcsec / scale, candidate.radius_arcsec, "given"
+        raise ConfigError(f"{aperture!r} is not a radius", key="aperture", fix="Give for example '12 pix'")
+    reference = require_reference(exposure.photo_calib, exposure.path)
+    found = exposure.photo_calib.aperture
+    if found is None:
+        raise CalibrationError(
+            f"the image's calibrated flux is that of '{reference}', not of an aperture",
+            path=exposure.path,
+            fix="Give a radius to measure in (aperture='12 pix'); the residuals then include the light outside",
+        )
+    return found.radius_pixels, found.radius_arcsec or found.radius_pixels * scale, exposure.photo_calib.reference_origin
+
+
+def isolated(
+    x: ArrayLike, y: ArrayLike, flux: ArrayLike, stamp_size: ArrayLike, radius: float, *, contamination: float
+) -> NDArray[np.bool_]:
+    """Which sources have (almost) no light of other injected sources in their aperture.
+
+    Parameters
+    ----------
+    x, y, flux : array_like, shape (N,)
+        Positions in pixels and fluxes of everything that was injected.
+    stamp_size : array_like of int, shape (N,)
+        Side of each stamp in pixels: beyond it a source is exactly zero; 0 for one that was not drawn.
+    radius : float
+        Of the aperture, in pixels.
+    contamination : float
+        Largest sum of the neighbours' light, as a part of the source's own.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+
+    Notes
+    -----
+    A neighbour of flux F_j at distance d puts nothing into the aperture if its stamp does not reach it, and otherwise
+    at most F_j r^2 / (d - r)^2: its brightness falls outward, so that its mean over the aperture is at most its mean
+    over the disc of radius d - r around it. For a neighbour within 2 r the bound is all of its flux.
+    """
+    position = np.stack([_plain(x), _plain(y)], axis=1)
+    total, size = np.abs(_plain(flux)), _plain(stamp_size)
+    keep = (size > 0) & np.isfinite(position).all(axis=1) & np.isfinite(total)
+    result = np.zeros(len(position), dtype=bool)
+    if not keep.any():
+        return result
+    index = np.flatnonzero(keep)
+    position, total, half = position[keep], total[keep], size[keep] / 2
+    tree = cKDTree(position)
+    burden = np.zeros(len(index))
+    # Each source looks for those whose aperture its own stamp can reach (a square's corner is sqrt(2) further out).
+    for j, near in enumerate(tree.query_ball_point(position, half * np.sqrt(2) + radius)):
+        others = np.array([i for i in near if i != j], dtype=np.intp)
+        if not others.size:
+            continue
+        gap = np.abs(position[others] - position[j])
+        others = others[(gap < half[j] + radius + 1).all(axis=1)]
+        distance = np.hypot(*(position[others] - position[j]).T)
+        burden[others] += total[j] * np.minimum(1.0, (radius / np.maximum(distance - radius, radius)) ** 2)
+    result[index] = burden <= contamination * total
+    return result
+
+
+def _expected_flux_error(
+    before: Exposure,
+    after: Exposure,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    flux: NDArray[np.float64],
+    radius: float,
+    noise: bool | None,
+    gain: float | None,
+) -> NDArray[np.float64]:
+    """Standard deviation of the aperture flux due to the photon noise that injection added."""
+    if before.variance is None or after.variance is None:
+        if noise and gain is None:
+            raise ConfigError(
+                "there is no variance plane to take the expected noise from", key="gain", fix="Give the gain"
+            )
+        return np.sqrt(flux / gain) if noise and gain else np.zeros(len(x))
+    added = after.variance.astype(np.float64) - before.variance.astype(np.float64)
+    if noise is None:
+        noise = bool(np.any(added != 0))
+    if not noise or not len(x):
+        return np.zeros(len(x))
+    if gain is not None:
+        return np.sqrt(flux / gain)
+    added[~np.isfinite(added)] = 0.0
+    error = np.sqrt(np.clip(aperture_flux(added, x, y, radius, xy0=before.xy0, method="exact"), 0, None))
+    return np.asarray(error, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class ClosureSummary:
+    """Closure in a few numbers, all in magnitudes but for the first and the last.
+
+    Parameters
+    ----------
+    n : int
+        Stars measured.
+    median : float
+        Of mag_out - mag_in, weighted by nothing.
+    median_error : float
+        Its expected standard error, from the photon noise of the stars.
+    scatter : float
+        Robust standard deviation (1.4826 times the median absolute deviation) of the residuals.
+    expected : float
+        What the scatter would be of photon noise alone (the same estimator, on numbers drawn with each sigma).
+    psf_sum_offset : float
+        What the median would have been, had the PSF been scaled to unit sum.
+    pull : float
+        Robust standard deviation of residual / sigma: 1 where the noise is right; NaN without noise.
+    """
+
+    n: int
+    median: float
+    median_error: float
+    scatter: float
+    expected: float
+    psf_sum_offset: float
+    pull: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the median is zero within a millimagnitude plus four standard errors."""
+        return self.n > 0 and abs(self.median) <= 1e-3 + 4 * self.median_error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON types."""
+        values = {k: (None if isinstance(v, float) and not np.isfinite(v) else v) for k, v in asdict(self).items()}
+        return values | {"ok": self.ok}
+
+
+def summarize_closure(table: Table) -> ClosureSummary:
+    """Summarise what `measure_closure` returns (or several of its tables, stacked).
+
+    Parameters
+    ----------
+    table : Table
+        With columns residual, sigma and psf_sum_residual.
+    """
+    residual, sigma = _plain(table["residual"]), _plain(table["sigma"])
+    n = len(residual)
+    if n == 0:
+        nan = float("nan")
+        return ClosureSummary(0, nan, nan, nan, nan, nan, nan)
+    noisy = sigma > 0
+    draws = np.random.default_rng(0).standard_normal((200, n)) * sigma
+    return ClosureSummary(
+        n=n,
+        median=float(np.median(residual)),
+        median_error=float(np.std(np.median(draws, axis=1))),
+        scatter=_mad(residual),
+        expected=float(np.mean([_mad(draw) for draw in draws])),
+        psf_sum_offset=float(np.nanmedian(_plain(table["psf_sum_residual"]))),
+        pull=_mad(residual[noisy] / sigma[noisy]) if noisy.sum() > 2 else float("nan"),
+    )
+
+
+def _mad(values: NDArray[np.float64]) -> float:
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+
+
+def _plain(column: Any) -> NDArray[np.float64]:
+    return np.asarray(getattr(column, "value", column), dtype=np.float64)
