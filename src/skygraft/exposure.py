@@ -47,6 +47,7 @@ class DataId:
     name: str | None = None
 
     def __str__(self) -> str:
+        parts: tuple[Any, ...]
         if self.visit is not None and self.detector is not None:
             parts = (self.instrument, self.visit, self.detector)
         elif self.tract is not None and self.patch is not None:

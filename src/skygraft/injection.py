@@ -343,10 +343,8 @@ def _magnitude_lengths(table: QTable) -> NDArray[np.float64]:
 
 
 def _subset(sources: Sources, keep: NDArray[np.bool_]) -> Sources:
-    return Sources(
-        *(getattr(sources, f.name)[keep] for f in dataclasses.fields(Sources) if f.name != "shape"),
-        shape={name: values[keep] for name, values in sources.shape.items()},
-    )
+    arrays = {f.name: getattr(sources, f.name)[keep] for f in dataclasses.fields(Sources) if f.name != "shape"}
+    return Sources(**arrays, shape={name: column[keep] for name, column in sources.shape.items()})
 
 
 def _within_reach(exposure: Exposure, sources: Sources, flux_tolerance: float) -> NDArray[np.bool_]:

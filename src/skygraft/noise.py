@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit, uint32, uint64
@@ -43,8 +44,8 @@ def stream_key(seed: int, image_id: str) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def _philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, int, int, int]:
+@njit(cache=True, nogil=True, inline="always")
+def _philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[Any, Any, Any, Any]:
     a, b, c, d = uint32(c0), uint32(c1), uint32(c2), uint32(c3)
     x, y = uint32(k0), uint32(k1)
     for _ in range(10):
@@ -56,7 +57,7 @@ def _philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, 
     return a, b, c, d
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, inline="always")
 def _uniforms(x: int, y: int, draw: int, k0: int, k1: int) -> tuple[float, float]:
     """Two uniforms in (0, 1), 53 bits each, of the given draw at the given pixel."""
     a, b, c, d = _philox(x, y, draw, 0, k0, k1)
@@ -65,7 +66,7 @@ def _uniforms(x: int, y: int, draw: int, k0: int, k1: int) -> tuple[float, float
     return u, v
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _poisson(mean: float, x: int, y: int, k0: int, k1: int) -> float:
     u, v = _uniforms(x, y, 0, k0, k1)
     if mean < _INVERSION_LIMIT:
@@ -100,7 +101,7 @@ def _poisson(mean: float, x: int, y: int, k0: int, k1: int) -> float:
         u, v = _uniforms(x, y, draw, k0, k1)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _add(
     image: NDArray[np.float32],
     variance: NDArray[np.float32],
@@ -143,7 +144,7 @@ def poisson_field(
     return _field(np.ascontiguousarray(mean, dtype=np.float64), *xy0, *stream_key(seed, image_id))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _field(mean: NDArray[np.float64], x0: int, y0: int, k0: int, k1: int) -> NDArray[np.float64]:
     out = np.empty_like(mean)
     for j in range(mean.shape[0]):

@@ -51,7 +51,7 @@ class Canvas:
         return i < 0 or j < 0 or i + nx > columns or j + ny > rows
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def add_stamp(model: NDArray[np.float32], stamp: NDArray[np.float64], x0: int, y0: int) -> tuple[float, bool]:
     """Add `stamp` to `model` with its first pixel at array position (x0, y0); see `Canvas.add`."""
     ny, nx = stamp.shape

@@ -34,7 +34,7 @@ def sersic_radius(n: float, half_light_radius: float, missing: float, trunc: flo
     """
     b = float(gammaincinv(2 * n, 0.5))
     radius = half_light_radius * float(gammaincinv(2 * n, 1.0 - missing) / b) ** n
-    return min(radius, trunc) if trunc > 0 else radius
+    return float(min(radius, trunc)) if trunc > 0 else radius
 
 
 def gaussian_radius(half_light_radius: float, missing: float) -> float:
