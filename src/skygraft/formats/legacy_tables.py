@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import FormatError
@@ -121,7 +122,7 @@ def read_ccds(path: StrPath) -> CcdsTable:
 @lru_cache(maxsize=16)
 def _read_ccds(path: str, n_bytes: int, mtime_ns: int) -> CcdsTable:
     with open_fits(path, memmap=False) as hdus:
-        data = hdus[1].data if len(hdus) > 1 else None
+        data = hdus[1].data if len(hdus) > 1 and isinstance(hdus[1], fits.BinTableHDU) else None
         names = {str(n).lower(): str(n) for n in (data.names or ())} if data is not None else {}
         missing = [name for name in _NEEDED if name not in names]
         if data is None or missing:
