@@ -49,7 +49,7 @@ def test_tracts_are_made_once_and_travel(spec):
     again = pickle.loads(pickle.dumps(tract))
     assert again == tract
     assert again.wcs == tract.wcs
-    assert len(list(tract.patches)) == tract.n_patches
+    assert len(tract.patches) == tract.n_patches
 
 
 def test_maps_that_differ_are_not_equal():

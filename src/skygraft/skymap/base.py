@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,9 +143,9 @@ class Tract:
         return self.patch_grid[0] * self.patch_grid[1]
 
     @property
-    def patches(self) -> Iterator[Patch]:
+    def patches(self) -> tuple[Patch, ...]:
         """All patches, in order of their number."""
-        return (self.patch(i) for i in range(self.n_patches))
+        return tuple(self.patch(i) for i in range(self.n_patches))
 
     @property
     def vertices(self) -> FloatArray:

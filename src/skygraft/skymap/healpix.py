@@ -147,7 +147,7 @@ class HealpixSkyMap(SkyMap):
 
     def _touching(self, polygon: Polygon, margin: float) -> list[tuple[int, int]]:
         grid = _healpix(self.patch_nside)
-        # No pixel reaches further from its centre than this: the largest, at the polar corners, reach 1.07 / nside radians.
+        # No pixel reaches further from its centre than this: the largest, at the polar corners, 1.07 / nside radians.
         reach = math.degrees(1.1 / self.patch_nside)
         radius = min(polygon.radius + margin + reach, 179.0)
         lon, lat = polygon.center
