@@ -51,6 +51,7 @@ from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
 
 __all__ = ["FitsFormat", "FitsOptions"]
 
+_RUBIN_IMAGES = "images.lsst.io"
 LAYOUT = "fits_layout"
 """Key of `Exposure.extra`: the `FitsLayout` that was read."""
 
@@ -144,7 +145,9 @@ class FitsFormat(Format):
     """
 
     name: ClassVar[str] = "fits"
-    looked_for: ClassVar[str] = "a FITS file with a two-dimensional image and celestial CTYPE keywords"
+    looked_for: ClassVar[str] = (
+        "a FITS file with a two-dimensional image and celestial CTYPE keywords (not one of images.lsst.io)"
+    )
     Options: ClassVar[type[FitsOptions]] = FitsOptions
 
     def matches(self, path: StrPath) -> bool:
@@ -152,8 +155,11 @@ class FitsFormat(Format):
         if Path(path).is_file() and Path(path).stat().st_size and not is_fits(path):
             return False
         hdus = list_hdus(path)
+        # Its WCS keywords are an approximation, its PSF is in an archive: not to be taken for what they seem.
+        if _RUBIN_IMAGES in str(hdus[0].header.get("DATAMODL", "")):
+            return False
         return any(
-            hdu.shape is not None and len(hdu.shape) == 2 and {"CTYPE1"} & {*hdu.header, *hdus[0].header}
+            hdu.shape is not None and len(hdu.shape) == 2 and ("CTYPE1" in hdu.header or "CTYPE1" in hdus[0].header)
             for hdu in hdus
         )
 

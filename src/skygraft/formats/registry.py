@@ -16,6 +16,7 @@ import numpy as np
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
+    CorruptFileError,
     OutputError,
     UncalibratedImageError,
     UnknownFormatError,
@@ -32,6 +33,7 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
+from skygraft.formats.fits_open import is_fits
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_radius, resolve_reference
 from skygraft.wcs import pixel_scale
@@ -98,8 +100,8 @@ def recognise_format(path: StrPath) -> Format:
         If no format recognises it, or two do.
     """
     stamp_files([path])
-    found = [fmt for name in _FORMATS if (fmt := _load(name)).matches(path)]
-    found = found or [fmt for name in _ORDINARY if (fmt := _load(name)).matches(path)]
+    found = [fmt for name in _FORMATS if _matches(fmt := _load(name), path)]
+    found = found or [fmt for name in _ORDINARY if _matches(fmt := _load(name), path)]
     if len(found) > 1:
         names = [fmt.name for fmt in found]
         raise UnknownFormatError(
@@ -115,6 +117,16 @@ def recognise_format(path: StrPath) -> Format:
             fix="Check that this is the image, or name its format with format=",
         )
     return found[0]
+
+
+def _matches(fmt: Format, path: StrPath) -> bool:
+    try:
+        return fmt.matches(path)
+    except CorruptFileError:
+        # What is no FITS file at all is not a damaged one: it is of another kind.
+        if is_fits(path):
+            raise
+        return False
 
 
 def _format_for(path: StrPath, name: str) -> Format:
