@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from skygraft.errors import FormatError, OutputExistsError
+from skygraft.errors import ApertureConflictError, FormatError, OutputExistsError
 from skygraft.exposure import Exposure, add_mask_plane
+from skygraft.formats import read_exposure, write_exposure
+from skygraft.formats.conformance import check_format
 from skygraft.formats.fits_open import map_fits, open_fits
 from skygraft.formats.lsst_afw import LsstAfwFormat
 
@@ -125,6 +127,44 @@ def test_as_the_real_engine_writes(data_dir: Path, tmp_path: Path, name: str, re
     np.testing.assert_array_equal(ours.variance, after.variance)
     assert ours.mask_planes == after.mask_planes
     assert ours.mask_planes["INJECTED"] == 1 << 15
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "afw_reference/calexp_03_polymap_pca_xy0.fits",
+        "afw_reference/calexp_05_tansip_psfex_rice.fits",
+        "afw/obs_base/calexp.fits",
+        "afw/afw/HSC-0908120-056-small.fits",
+        "afw/afw/exposure-noversion.fits",
+        "afw/pipe_tasks/testCoaddInputs_coadd_with_version_1_data.fits",
+    ],
+)
+def test_conformance(data_dir: Path, tmp_path: Path, name: str) -> None:
+    check_format(FORMAT, data_dir / name, tmp_path)
+
+
+def test_output_says_its_calibration_aperture(data_dir: Path, tmp_path: Path) -> None:
+    """The source catalogue that said it is not beside the output."""
+    folder = data_dir / "cfht_849375"
+    like = Path(
+        shutil.copy(data_dir / "afw_reference" / "calexp_06_tan_afwgaussian.fits", tmp_path / "calexp-849375-12.fits")
+    )
+    shutil.copy(folder / "SRC-849375-12.fits", tmp_path)
+    exposure = read_exposure(like)
+    assert exposure.photo_calib is not None
+    assert exposure.photo_calib.aperture is not None
+    injected, _ = inject(exposure)
+    (tmp_path / "out").mkdir()
+    write_exposure(injected, tmp_path / "out" / "x.fits")
+    again = read_exposure(tmp_path / "out" / "x.fits")
+    assert again.photo_calib is not None
+    assert again.photo_calib.aperture is not None
+    assert again.photo_calib.aperture.radius_pixels == 12
+    assert again.photo_calib.reference_origin == "CALAPRAD = 12.0 in x.fits"
+    assert again.header["CALAPORG"] == exposure.photo_calib.reference_origin[:68]
+    with pytest.raises(ApertureConflictError):
+        read_exposure(tmp_path / "out" / "x.fits", aperture="9 pix")
 
 
 def test_many_classes_survive(data_dir: Path, tmp_path: Path) -> None:

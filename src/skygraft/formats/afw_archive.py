@@ -17,7 +17,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skygraft.errors import FormatError
+from skygraft.errors import CorruptFileError, FormatError
 from skygraft.formats.fits_cards import card_value, header_of
 from skygraft.formats.fits_open import RawFits
 
@@ -240,13 +240,15 @@ class Archive:
 
     Raises
     ------
+    CorruptFileError
+        If HDUs of the archive are missing at the end of the file.
     FormatError
         If the HDU is not an archive's index.
     """
 
     def __init__(self, raw: RawFits, index_hdu: int) -> None:
         if not 0 < index_hdu < len(raw.spans):
-            raise FormatError(
+            raise CorruptFileError(
                 f"the object archive should be in HDU {index_hdu} (0-based); the file has {len(raw.spans)} HDUs",
                 path=raw.path,
                 hdu=0,
@@ -265,6 +267,15 @@ class Archive:
         if not {"id", "cat.archive", "cat.persistable", "row0", "nrows", "name"} <= names:
             raise FormatError(
                 "this table is not the index of an object archive", path=raw.path, hdu=index_hdu, key="AR_HDU"
+            )
+        count = int(card_value(index.header, "AR_NCAT", 1))
+        if index_hdu + count > len(raw.spans):
+            raise CorruptFileError(
+                f"the file is truncated: of the {count} HDUs of its object archive it has {len(raw.spans) - index_hdu}",
+                path=raw.path,
+                hdu=index_hdu,
+                key="AR_NCAT",
+                fix="The file is not whole: copy or download it again",
             )
         self._entries: dict[int, list[Row]] = {}
         for row in rows:
@@ -291,7 +302,7 @@ class Archive:
         if number not in self._tables:
             hdu = self._index_hdu + number
             if not self._index_hdu < hdu < len(self._raw.spans):
-                raise FormatError(
+                raise CorruptFileError(
                     f"the archive refers to HDU {hdu}; the file has {len(self._raw.spans)}",
                     path=self.path,
                     hdu=self._index_hdu,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError, VerifyWarning
+from astropy.io.fits.verify import VerifyError
 
 from skygraft.errors import OutputError
 from skygraft.formats.fits_open import BLOCK, CARD, parse_card
@@ -20,6 +19,9 @@ type CardUpdates = Mapping[str, tuple[Any, str] | None]
 """Keyword (long ones become HIERARCH cards) to value and comment; None removes the card."""
 
 _COMMENTARY = ("COMMENT", "HISTORY", "")
+_COMMENTARY_WIDTH = 72
+_MIN_COMMENT = 8
+"""A comment of which not even this much fits is left out."""
 _CONTINUE = b"CONTINUE  "
 
 
@@ -39,19 +41,25 @@ def _make_cards(key: str, value: Any, comment: str, path: str | os.PathLike[str]
         value = value.item()
     if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not np.isfinite(value)):
         raise OutputError(f"{value!r} cannot be a header value", path=path, hdu=hdu, key=key)
-    # A comment that does not fit is cut, never a value.
-    for text in (comment, ""):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", VerifyWarning)
-                card = fits.Card(f"HIERARCH {key}" if len(key) > 8 or " " in key else key, value, text)
-                image = card.image.encode("ascii")
-        except VerifyWarning:
-            continue
-        except (ValueError, VerifyError, UnicodeEncodeError) as error:
-            raise OutputError(f"no FITS card can hold {value!r} ({error})", path=path, hdu=hdu, key=key) from error
-        return [image[i : i + CARD].ljust(CARD) for i in range(0, len(image), CARD)]
-    raise OutputError(f"no FITS card can hold {value!r}: it is too long", path=path, hdu=hdu, key=key)
+    if key in _COMMENTARY:
+        text = str(value)
+        lines = [text[i : i + _COMMENTARY_WIDTH] for i in range(0, max(len(text), 1), _COMMENTARY_WIDTH)]
+        return [_card(key, line, "", path, hdu) for line in lines]
+    image = _card(key, value, "", path, hdu)
+    # A comment is cut where it does not fit, a value never. (Left to astropy, a long comment would warn.)
+    room = CARD - len(image.rstrip()) - len(" / ")
+    if comment and len(image) == CARD and room >= len(comment[:_MIN_COMMENT]):
+        image = _card(key, value, comment[:room], path, hdu)
+    return [image[i : i + CARD] for i in range(0, len(image), CARD)]
+
+
+def _card(key: str, value: Any, comment: str, path: str | os.PathLike[str], hdu: int) -> bytes:
+    try:
+        name = f"HIERARCH {key}" if len(key) > 8 or " " in key else key
+        image: str = fits.Card(name, value, comment).image
+        return image.encode("ascii")
+    except (ValueError, VerifyError, UnicodeEncodeError) as error:
+        raise OutputError(f"no FITS card can hold {value!r} ({error})", path=path, hdu=hdu, key=key) from error
 
 
 def edit_cards(

@@ -419,7 +419,8 @@ class LsstAfwFormat(Format):
         """Write the three planes into a copy of `like`; see `Format.write`.
 
         Mask planes that `like` does not have get their MP_ card, and with an INJECTED plane the primary header says
-        HAS-SIMULATED-CONTENT, which the pipelines read. All other HDUs are the same bytes.
+        HAS-SIMULATED-CONTENT, which the pipelines read, and what the calibrated flux is the flux of (CALAPRAD or
+        CALAPREF, CALAPORG), because the source catalogue stays with the input. All other HDUs are the same bytes.
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
         with _open(like) as opened:
@@ -441,7 +442,10 @@ class LsstAfwFormat(Format):
         }
         updates: dict[int, CardUpdates] = {hdus["MASK"]: cards}
         if _INJECTED in wanted:
-            updates[0] = {_SIMULATED: (True, "Was any part of this observation simulated?")}
+            updates[0] = {
+                _SIMULATED: (True, "Was any part of this observation simulated?"),
+                **_reference_cards(exposure.photo_calib),
+            }
         images: dict[int, NDArray[Any]] = {hdus["IMAGE"]: exposure.image, hdus["MASK"]: exposure.mask}
         if exposure.variance is not None and "VARIANCE" in hdus:
             images[hdus["VARIANCE"]] = exposure.variance
@@ -452,6 +456,16 @@ def _is_coadd(opened: _Opened) -> bool:
     """Whether the image lists inputs: a single image may carry an empty list."""
     component = opened.component("COADD_INPUTS")
     return component is not None and any(component[0].get(component[1]).catalogs)
+
+
+def _reference_cards(photo_calib: PhotoCalib | None) -> CardUpdates:
+    """Cards that say what the calibrated flux is the flux of: the source catalogue stays with the input."""
+    if photo_calib is None or photo_calib.reference is None:
+        return {}
+    origin = {"CALAPORG": (photo_calib.reference_origin[:68], "")}
+    if photo_calib.aperture is None:
+        return {"CALAPREF": (str(photo_calib.reference), "what calibrated flux is the flux of"), **origin}
+    return {"CALAPRAD": (photo_calib.aperture.radius_pixels, "[pix] radius of the calibration aperture"), **origin}
 
 
 def _extras(opened: _Opened) -> dict[str, Any]:
