@@ -448,6 +448,27 @@ def test_conformance_of_a_compressed_image(tmp_path: Path, dither: int) -> None:
     check_format(FitsFormat(), tmp_path / "a.fits.fz", tmp_path / "out")
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float64])
+def test_conformance_of_other_pixel_types(tmp_path: Path, dtype: type) -> None:
+    path = write(tmp_path / "a.fits", image_hdu("SCI", data=pixels().astype(dtype)))
+    (tmp_path / "out").mkdir()
+    check_format(FitsFormat(), path, tmp_path / "out")
+
+
+@pytest.mark.data
+def test_psf_model_given_by_path_goes_with_the_output(data_dir: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.fits", image_hdu("SCI"))
+    shutil.copyfile(data_dir / "video_H" / "image_1.psf", tmp_path / "model.psf")
+    exposure = read_exposure(path, psf=tmp_path / "model.psf")
+    files = write_exposure(exposure, tmp_path / "b.fits")
+    assert [f.name for f in files] == ["b.fits", "b.psf"]
+    again = read_exposure(tmp_path / "b.fits")
+    assert again.psf is not None and exposure.psf is not None
+    np.testing.assert_array_equal(again.psf.kernels([5], [5]), exposure.psf.kernels([5], [5]))
+    with pytest.raises(CorruptFileError, match="nothing"):
+        read_exposure(path, psf=tmp_path / "nothing.psf")
+
+
 def test_bright_pixels_never_get_a_weight_of_zero(tmp_path: Path) -> None:
     # A quantised weight of 1e-3 in steps of some 1e-6; the variance of a very bright pixel is 1e9.
     hdu = fits.CompImageHDU(1e-3 + pixels() * 1e-6, name="WEIGHT", quantize_level=-1e-6, quantize_method=-1)

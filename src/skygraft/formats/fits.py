@@ -249,7 +249,7 @@ class FitsFormat(Format):
         hdus = list_hdus(path)
         layout = find_layout(path, given, hdus)
         if isinstance(given.psf, str | os.PathLike):
-            layout = dataclasses.replace(layout, psf=layout.image.path.parent / given.psf)
+            layout = dataclasses.replace(layout, psf=Path(given.psf))
         elif given.psf is not None:
             layout = dataclasses.replace(layout, psf=None)
         return _Opened(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))

@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from astropy.io import fits
 
 from skygraft.errors import ConfigError, FormatError
-from skygraft.formats.base import ReadOptions
+from skygraft.formats.base import ReadOptions, stamp_files
 from skygraft.formats.fits_headers import Headers
 from skygraft.formats.fits_open import open_fits
 
@@ -162,13 +163,20 @@ def split_name(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def list_hdus(path: str | os.PathLike[str]) -> tuple[HduInfo, ...]:
-    """The HDUs of a file; reads headers only.
+    """The HDUs of a file; reads headers only (which are shared: do not change them).
 
     Raises
     ------
     CorruptFileError
         If the file is missing, empty, not FITS, or truncated.
     """
+    stamp = stamp_files([path])[os.fspath(path)]
+    return _list_hdus(os.fspath(path), stamp.n_bytes, stamp.mtime_ns)
+
+
+# A mosaic is opened once for each of its CCDs, for its image, weight and mask.
+@lru_cache(maxsize=8)
+def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
     with open_fits(path) as hdus:
         found = []
         for index, hdu in enumerate(hdus):
