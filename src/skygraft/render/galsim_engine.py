@@ -30,9 +30,8 @@ MAX_STAMP = 8192
 
 _PARAMS = galsim.GSParams(
     folding_threshold=1e-3,
-    maxk_threshold=5e-4,
-    kvalue_accuracy=1e-6,
-    xvalue_accuracy=1e-6,
+    kvalue_accuracy=1e-5,
+    xvalue_accuracy=1e-5,
     stepk_minimum_hlr=5.0,
     maximum_fft_size=2 * MAX_STAMP,
 )
