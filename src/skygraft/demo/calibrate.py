@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from skygraft.demo.calexp import MASK_PLANES, ChebyshevCalib
 from skygraft.demo.draw import Drawn
 from skygraft.demo.sky import APERTURE_RADIUS, Sky
+from skygraft.errors import CalibrationError
 
 __all__ = ["Calibrated", "calibrate", "measure"]
 
@@ -85,15 +86,18 @@ def calibrate(sky: Sky, drawn: Drawn, band: str) -> Calibrated:
         The image, noise and all.
     band : str
         Of the image.
+
+    Raises
+    ------
+    CalibrationError
+        If fewer than three stars are fit for it.
     """
     mags = sky.mags[band]
     flux_all = 10 ** (-0.4 * mags[drawn.objects])
-    stars = np.flatnonzero(
-        sky.is_star[drawn.objects] & (mags[drawn.objects] > BRIGHT) & (mags[drawn.objects] < FAINT)
-    )
+    stars = np.flatnonzero(sky.is_star[drawn.objects] & (mags[drawn.objects] > BRIGHT) & (mags[drawn.objects] < FAINT))
     # Alone: what lies within the aperture and its surroundings adds up to less than a two-hundredth of the star.
     tree = cKDTree(np.stack([drawn.x, drawn.y], axis=1))
-    near = tree.query_ball_point(np.stack([drawn.x[stars], drawn.y[stars]], axis=1), APERTURE_RADIUS + 14)
+    near = tree.query_ball_point(np.stack([drawn.x[stars], drawn.y[stars]], axis=1), APERTURE_RADIUS + 6)
     alone = [flux_all[others].sum() - flux_all[s] < 0.005 * flux_all[s] for s, others in zip(stars, near, strict=True)]
     stars = stars[np.array(alone, dtype=bool)]
     x, y = drawn.x[stars], drawn.y[stars]
@@ -107,6 +111,11 @@ def calibrate(sky: Sky, drawn: Drawn, band: str) -> Calibrated:
     flux, error = measure(drawn.image, drawn.variance, x, y)
     ok = np.isfinite(flux) & (flux > 0)
     stars, x, y, flux, error = stars[ok], x[ok], y[ok], flux[ok], error[ok]
+    if len(stars) < 3:
+        raise CalibrationError(
+            f"only {len(stars)} stars stand alone on an image of {nx} x {ny} pixels; at least 3 are needed to calibrate it",
+            fix="Make a survey with larger detectors or a higher star_density",
+        )
     index = drawn.objects[stars]
     truth = NJY_AT_ZERO * 10 ** (-0.4 * mags[index]) / flux
     # Nothing is trusted below a fifth of a per cent: faint neighbours are not in anybody's catalogue.
@@ -125,7 +134,4 @@ def calibrate(sky: Sky, drawn: Drawn, band: str) -> Calibrated:
     coefficients = np.zeros((3, 3))
     for (i, j), value in zip(terms, solution, strict=True):
         coefficients[j, i] = value
-    return Calibrated(
-        ChebyshevCalib(coefficients, float(np.sqrt(covariance[0, 0]))), index, x, y, flux, error, used
-    )
-
+    return Calibrated(ChebyshevCalib(coefficients, float(np.sqrt(covariance[0, 0]))), index, x, y, flux, error, used)

@@ -156,4 +156,3 @@ def _cosmic_rays(rng: np.random.Generator, counts: NDArray[np.float64], mask: ND
 
 def _bit(name: str) -> int:
     return 1 << MASK_PLANES.index(name)
-

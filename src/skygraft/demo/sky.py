@@ -13,7 +13,17 @@ from astropy.time import Time
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-__all__ = ["APERTURE_RADIUS", "CENTER", "PIXEL_SCALE", "Detector", "Sky", "SurveySpec", "Visit", "make_sky", "make_visits"]
+__all__ = [
+    "APERTURE_RADIUS",
+    "CENTER",
+    "PIXEL_SCALE",
+    "Detector",
+    "Sky",
+    "SurveySpec",
+    "Visit",
+    "make_sky",
+    "make_visits",
+]
 
 CENTER = (150.1163, 2.2058)
 """Centre of the demo's tract: RA and Dec in degrees."""
@@ -51,6 +61,8 @@ class SurveySpec:
         Rows and columns of each of the two detectors of a visit, in pixels.
     patch_size : int
         Side of a patch in pixels; the tract has 2 x 2.
+    star_density : float
+        Stars per square arcminute. A small detector needs more, for there to be enough to calibrate it to.
     """
 
     seed: int = 1
@@ -58,6 +70,7 @@ class SurveySpec:
     visits_per_band: int = 3
     detector_size: int = 1024
     patch_size: int = 1000
+    star_density: float = 16.0
 
     @property
     def skymap(self) -> dict[str, Any]:
@@ -202,7 +215,7 @@ def make_sky(spec: SurveySpec) -> Sky:
     rng = np.random.default_rng([spec.seed, 1])
     side = (2 * spec.patch_size + 1.2 * spec.detector_size) * PIXEL_SCALE / 3600
     arcmin2 = (side * 60) ** 2
-    n_stars, n_galaxies = rng.poisson(14 * arcmin2), rng.poisson(14 * arcmin2)
+    n_stars, n_galaxies = rng.poisson(spec.star_density * arcmin2), rng.poisson(14 * arcmin2)
     n = n_stars + n_galaxies
     is_star = np.arange(n) < n_stars
     dec = CENTER[1] + side * (rng.random(n) - 0.5)

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from skygraft.errors import CalibrationError, ConfigError
 from skygraft.exposure import Exposure
+from skygraft.injection import InjectionOptions, inject
 from skygraft.photometry import aperture_flux, parse_radius, require_reference
 from skygraft.wcs import pixel_scale
 
@@ -30,6 +31,8 @@ def measure_closure(
     truth: Table,
     *,
     aperture: Any = None,
+    catalog: Table | None = None,
+    options: InjectionOptions | None = None,
     contamination: float = 1e-3,
     noise: bool | None = None,
     gain: float | None = None,
@@ -44,8 +47,13 @@ def measure_closure(
         What `skygraft.inject` reports of this image.
     aperture : str or mapping, optional
         Measure inside this radius (``"12 pix"``) where the image is not calibrated to an aperture.
+    catalog : Table, optional
+        The sources that were injected. With it, those that are not stars are drawn again, without noise, and taken off
+        the difference first: their wings reach far, and few stars are free of all of them.
+    options : InjectionOptions, optional
+        How they were injected; needed with `catalog` where it was not by default.
     contamination : float
-        Largest part of a star's flux that its neighbours can have put into its aperture; see `isolated`.
+        Largest part of a star's flux that (other) neighbours can have put into its aperture; see `isolated`.
     noise : bool, optional
         Whether photon noise was added. By default: whether the variance planes differ.
     gain : float, optional
@@ -76,18 +84,20 @@ def measure_closure(
     """
     if before.shape != after.shape or before.xy0 != after.xy0:
         raise ConfigError(
-            f"the two exposures cover different pixels: {before.shape} from {before.xy0}, {after.shape} from {after.xy0}",
+            f"the two exposures cover different pixels: {before.shape} from {before.xy0}, "
+            f"{after.shape} from {after.xy0}",
             fix="Give the image that the sources were injected into, and the result",
         )
     radius, arcsec, origin = _radius(before, aperture)
     drawn = np.asarray(truth["stamp_size"]) > 0
     star = drawn & (np.asarray(truth["source_type"]).astype(str) == "Star")
-    alone = isolated(
-        truth["x"], truth["y"], truth["inst_flux"], truth["stamp_size"], radius, contamination=contamination
-    )
+    difference = after.image.astype(np.float64) - before.image.astype(np.float64)
+    reach = np.where(star | (catalog is None), np.asarray(truth["stamp_size"]), 0)
+    if catalog is not None:
+        difference -= _model(before, catalog, truth, drawn & ~star, options)
+    alone = isolated(truth["x"], truth["y"], truth["inst_flux"], reach, radius, contamination=contamination)
     rows = np.flatnonzero(star & alone)
     x, y = _plain(truth["x"])[rows], _plain(truth["y"])[rows]
-    difference = after.image.astype(np.float64) - before.image.astype(np.float64)
     flux = aperture_flux(difference, x, y, radius, xy0=before.xy0) if rows.size else np.zeros(0)
     measured = np.isfinite(flux) & (flux > 0)
     rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
@@ -123,6 +133,19 @@ def measure_closure(
     return table
 
 
+def _model(
+    before: Exposure, catalog: Table, truth: Table, which: NDArray[np.bool_], options: InjectionOptions | None
+) -> NDArray[np.float64]:
+    """The noise-free light of some of the injected sources."""
+    ids = np.asarray(truth["injection_id"])[which]
+    table = catalog[np.isin(np.asarray(catalog["injection_id"]), ids)]
+    if not len(table):
+        return np.zeros(before.shape)
+    bands = np.unique(np.asarray(truth["band"]).astype(str))
+    again = inject(before, table, options=options, noise=False, band=str(bands[0]) or None)
+    return np.asarray(again.exposure.image.astype(np.float64) - before.image.astype(np.float64))
+
+
 def _radius(exposure: Exposure, aperture: Any) -> tuple[float, float, str]:
     """The radius to measure in: pixels, arcsec, and where it comes from."""
     if exposure.photo_calib is None:
@@ -147,7 +170,11 @@ def _radius(exposure: Exposure, aperture: Any) -> tuple[float, float, str]:
             path=exposure.path,
             fix="Give a radius to measure in (aperture='12 pix'); the residuals then include the light outside",
         )
-    return found.radius_pixels, found.radius_arcsec or found.radius_pixels * scale, exposure.photo_calib.reference_origin
+    return (
+        found.radius_pixels,
+        found.radius_arcsec or found.radius_pixels * scale,
+        exposure.photo_calib.reference_origin,
+    )
 
 
 def isolated(

@@ -1,0 +1,66 @@
+"""The demo's fakes: a catalogue of stars and galaxies over the tract, and the campaign that injects them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import yaml
+from astropy.table import QTable
+
+from skygraft.demo.sky import CENTER, PIXEL_SCALE, SurveySpec
+
+__all__ = ["make_fakes", "write_campaign"]
+
+SPACING = 13.0  # arcsec between neighbours, before they are moved at random
+
+
+def make_fakes(spec: SurveySpec) -> QTable:
+    """Stars and Sérsic galaxies over the whole tract, in skygraft's own columns.
+
+    They lie on a jittered grid, so that many stars stand alone and can be measured.
+    """
+    rng = np.random.default_rng([spec.seed, 4])
+    side = 2 * spec.patch_size * PIXEL_SCALE
+    steps = np.arange(SPACING / 2, side, SPACING) - side / 2
+    xi, eta = (axis.ravel() + rng.uniform(-0.3, 0.3, axis.size) * SPACING for axis in np.meshgrid(steps, steps))
+    n = xi.size
+    dec = CENTER[1] + eta / 3600
+    ra = CENTER[0] + xi / 3600 / np.cos(np.deg2rad(CENTER[1]))
+    is_star = rng.random(n) < 0.65
+    r = np.where(is_star, rng.uniform(17.5, 22.0, n), rng.triangular(18.5, 22.0, 22.5, n))
+    red = np.where(is_star, rng.normal(0.7, 0.35, n), rng.normal(0.65, 0.2, n))
+    colors = {"g": red, "r": 0 * red, "i": -0.45 * red, "z": -0.75 * red}
+    size = 0.9 * 10 ** (-0.12 * (r - 20.5)) * np.exp(0.3 * rng.standard_normal(n))
+    shapes = {
+        "n": np.where(rng.random(n) < 0.75, rng.uniform(0.7, 1.8, n), rng.uniform(2.5, 4.5, n)),
+        "half_light_radius": np.clip(size, 0.2, 2.5) * u.arcsec,
+        "q": rng.uniform(0.25, 1.0, n),
+        "pa": rng.uniform(0.0, 180.0, n) * u.deg,
+    }
+    table = QTable()
+    table["injection_id"] = np.arange(1, n + 1)
+    table["ra"], table["dec"] = ra * u.deg, dec * u.deg
+    table["source_type"] = np.where(is_star, "Star", "Sersic")
+    for band in spec.bands:
+        table[f"mag_{band}"] = (r + colors[band]) * u.mag
+    for name, values in shapes.items():
+        values[is_star] = np.nan
+        table[name] = values
+    return table
+
+
+def write_campaign(path: Path, spec: SurveySpec, *, survey: str, catalog: str, output: str) -> None:
+    """Write the campaign's YAML; the other paths are relative to it."""
+    content: dict[str, Any] = {
+        "name": "demo",
+        "survey": {"images": f"{survey}/calexp-*.fits"},
+        "catalog": {"path": catalog},
+        "skymap": spec.skymap,
+        "injection": {"flux_mode": "calibrated", "noise": True, "seed": spec.seed},
+        "margin_arcsec": 60,
+        "output": output,
+    }
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

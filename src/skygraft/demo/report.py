@@ -1,0 +1,87 @@
+"""Tells what the demo did."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from skygraft.demo.run import DemoResult
+
+__all__ = ["print_report"]
+
+
+def print_report(result: DemoResult, console: Console) -> None:
+    """Print what was made, what it measured, where it is, and what to try next."""
+    run, images = result.run, result.images
+    bands = list(result.closure)
+    visits = len({image.visit for image in images})
+    rate = run.n_done / result.seconds["campaign"] if result.seconds["campaign"] > 0 else math.nan
+    say = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    say(f"\n[bold]A survey[/] of {len(images)} calibrated images ({visits} visits x 2 detectors, {' and '.join(bands)}), "
+        f"each calibrated to {sum(i.n_stars_used for i in images) // len(images)} of its own stars "
+        f"({result.seconds['survey']:.0f} s)")
+    say(f"[bold]A catalogue[/] of {result.n_catalog} fake stars and galaxies, {run.n_drawn} times drawn on an image")
+    say(f"[bold]A campaign[/]: {run.n_done} of {run.n_images} images injected, {run.n_failed} failed "
+        f"({result.seconds['campaign']:.0f} s with the cluster's start-up, {rate:.1f} images/s)")
+    for failure in run.failures:
+        say(f"  [red]{failure.image_id}: {failure.message}[/]")
+    say("\n[bold]Calibration aperture[/]")
+    for band, text in result.calibrations.items():
+        say(f"  {band}: {text}")
+    console.print(_closure_table(result))
+    console.print(_scale_table(result))
+    say(f"\n[bold]Look at[/] {_near(result.pictures[-1])}, {_near(result.pictures[0].parent)}/, "
+        f"and the outputs in {_near(Path(run.output))}/")
+    image = _near(images[0].path)
+    config = _near(result.output / "campaign.yaml")
+    say("\n[bold]Try[/]")
+    for command in (
+        f"skygraft inspect {image}",
+        f"skygraft status {config}",
+        f"skygraft verify {config}",
+        f"skygraft inject {image} {_near(result.output / 'fakes.parquet')} -o one.fits --truth one.ecsv",
+    ):
+        say(f"  [cyan]{command}[/]")
+
+
+def _near(path: Path) -> str:
+    """The path as one would type it here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _closure_table(result: DemoResult) -> Table:
+    table = Table(title="Closure: recovered - injected magnitude of isolated stars, on the difference images",
+                  title_justify="left")  # fmt: skip
+    for name in ("band", "stars", "median (mmag)", "scatter (mmag)", "expected scatter", "with psf_sum", "verdict"):
+        table.add_column(name, justify="left" if name in ("band", "verdict") else "right")
+    for band, closure in result.closure.items():
+        table.add_row(
+            band,
+            str(closure.n),
+            f"{1e3 * closure.median:+.2f} ± {1e3 * closure.median_error:.2f}",
+            f"{1e3 * closure.scatter:.1f}",
+            f"{1e3 * closure.expected:.1f}",
+            f"{1e3 * closure.psf_sum_offset:+.1f}",
+            "[green]closes[/]" if closure.ok else "[red]does not close[/]",
+        )
+    return table
+
+
+def _scale_table(result: DemoResult) -> Table:
+    table = Table(title="Against the survey's own stars, on the injected images (mmag; independent photometry)",
+                  title_justify="left")  # fmt: skip
+    for name in ("band", "survey stars", "injected stars", "difference"):
+        table.add_column(name, justify="left" if name == "band" else "right")
+    for band, scale in result.survey_scale.items():
+        table.add_row(
+            band,
+            f"{1e3 * scale.survey:+.1f} ({scale.n_survey})",
+            f"{1e3 * scale.injected:+.1f} ({scale.n_injected})",
+            f"{1e3 * scale.difference:+.1f} ± {1e3 * scale.error:.1f}",
+        )
+    return table

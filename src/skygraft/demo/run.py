@@ -1,0 +1,253 @@
+"""The demo from end to end: make a survey, inject into it on a Dask cluster, and measure whether it worked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import QTable
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from scipy.spatial import cKDTree
+
+from skygraft.campaign import Campaign, RichReporter, RunSummary
+from skygraft.catalog import write_catalog
+from skygraft.demo.calibrate import measure
+from skygraft.demo.fakes import make_fakes, write_campaign
+from skygraft.demo.sky import APERTURE_RADIUS, SurveySpec, make_sky
+from skygraft.demo.survey import MadeImage, make_survey
+from skygraft.errors import OutputExistsError
+from skygraft.qa.closure import ClosureSummary, summarize_closure
+from skygraft.qa.plots import best_cutout, closure_figure, composite_figure, save_figure, triplet_figure
+from skygraft.qa.verify import finished_images, read_pair, verify_campaign
+
+__all__ = ["DemoResult", "SurveyScale", "run_demo"]
+
+MARKER = ".skygraft-demo"
+FAINTEST_IN_IMAGE = 20.5  # of stars measured on the noisy images, against the survey's own
+CUTOUT = 560
+
+
+@dataclass(frozen=True)
+class SurveyScale:
+    """Injected stars against the survey's own, both measured on the injected images by the demo's own photometry.
+
+    ``survey`` and ``injected`` are the median of measured minus true magnitude; ``error`` is the standard error of
+    their difference.
+    """
+
+    n_survey: int
+    n_injected: int
+    survey: float
+    injected: float
+    error: float
+
+    @property
+    def difference(self) -> float:
+        """Injected minus survey, magnitudes: zero where both are on one scale."""
+        return self.injected - self.survey
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made and measured.
+
+    Parameters
+    ----------
+    output : Path
+        Its folder.
+    images : tuple of MadeImage
+        The survey.
+    n_catalog : int
+        Rows of the catalogue.
+    run : RunSummary
+        The campaign's own account.
+    closure : dict of str to ClosureSummary
+        By band.
+    calibrations : dict of str to str
+        By band: the aperture that was used and where it was found.
+    survey_scale : dict of str to SurveyScale
+        By band.
+    pictures : tuple of Path
+        The pictures; the last is the composite.
+    seconds : dict of str to float
+        By stage.
+    """
+
+    output: Path
+    images: tuple[MadeImage, ...]
+    n_catalog: int
+    run: RunSummary
+    closure: dict[str, ClosureSummary]
+    calibrations: dict[str, str]
+    survey_scale: dict[str, SurveyScale]
+    pictures: tuple[Path, ...]
+    seconds: dict[str, float]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every image was made, and every band closes."""
+        return self.run.ok and bool(self.closure) and all(summary.ok for summary in self.closure.values())
+
+
+def run_demo(
+    output: str | os.PathLike[str] = "skygraft-demo",
+    *,
+    seed: int = 1,
+    workers: int = 2,
+    overwrite: bool = False,
+    spec: SurveySpec | None = None,
+    console: Console | None = None,
+) -> DemoResult:
+    """Make a small survey, inject into it, verify, and draw pictures.
+
+    Parameters
+    ----------
+    output : path-like
+        Folder for everything.
+    seed : int
+        The survey, its noise, the fakes and theirs all follow from it.
+    workers : int
+        Processes; 0 does everything in this one, without Dask.
+    overwrite : bool
+        Replace the folder of an earlier demo. Any other folder that is not empty is left alone.
+    spec : SurveySpec, optional
+        Another survey (its seed is used, not `seed`).
+    console : rich.console.Console, optional
+        For progress; nothing is shown without.
+
+    Returns
+    -------
+    DemoResult
+
+    Raises
+    ------
+    OutputExistsError
+        If the folder is there.
+    """
+    root = Path(output).resolve()
+    spec = spec or SurveySpec(seed=seed)
+    _prepare(root, overwrite=overwrite)
+    clock = _Clock()
+    quiet = Console(quiet=True)
+    with Progress(console=console or quiet, transient=True) as progress:
+        bar = progress.add_task("drawing a survey with GalSim", total=2 * len(spec.bands) * spec.visits_per_band)
+        images = make_survey(root / "survey", spec, workers=workers, progress=lambda _: progress.advance(bar))
+    clock.stop("survey")
+    fakes = make_fakes(spec)
+    write_catalog(fakes, root / "fakes.parquet")
+    write_campaign(root / "campaign.yaml", spec, survey="survey", catalog="fakes.parquet", output="injected")
+    campaign = Campaign.from_yaml(root / "campaign.yaml")
+    summary = campaign.run(n_workers=workers, reporter=RichReporter(console) if console else None)
+    clock.stop("campaign")
+    with Progress(console=console or quiet, transient=True) as progress:
+        bar = progress.add_task("measuring closure", total=len(images))
+        table = verify_campaign(campaign, progress=lambda _: progress.advance(bar))
+    bands = np.asarray(table["band"]).astype(str)
+    closure = {band: summarize_closure(table[bands == band]) for band in spec.bands}
+    scale = _survey_scale(campaign, spec)
+    clock.stop("verification")
+    pictures = _pictures(campaign, table, root)
+    clock.stop("pictures")
+    return DemoResult(
+        root, tuple(images), len(fakes), summary, closure, _calibrations(table), scale, pictures, clock.seconds
+    )
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def stop(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now
+
+
+def _prepare(root: Path, *, overwrite: bool) -> None:
+    """Make the folder; one that an earlier demo made is emptied where that is asked for."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        ours = (root / MARKER).is_file()
+        if not (overwrite and ours):
+            fix = "Use --overwrite to replace it, or --output to name another" if ours else "Name another with --output"
+            kind = "an earlier demo" if ours else "something that is not a demo"
+            raise OutputExistsError(f"the folder holds {kind}", path=root, fix=fix)
+        shutil.rmtree(root)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / MARKER).write_text("Made by `skygraft demo`; `skygraft demo --overwrite` may delete this folder.\n")
+
+
+def _calibrations(table: QTable) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for image in table.meta["images"]:
+        text = f"{image['radius_pixels']:g} pix = {image['radius_arcsec']:.2f} arcsec, from {image['origin']}"
+        found.setdefault(image["band"], text)
+    return found
+
+
+def _survey_scale(campaign: Campaign, spec: SurveySpec) -> dict[str, SurveyScale]:
+    """Measure survey stars and injected stars alike on the injected images, with the demo's own photometry."""
+    sky = make_sky(spec)
+    residuals: dict[str, tuple[list[NDArray[Any]], list[NDArray[Any]]]] = {band: ([], []) for band in spec.bands}
+    for image, _record in finished_images(campaign):
+        before, after, truth = read_pair(campaign, image)
+        band, calib = str(image.band), before.photo_calib
+        assert calib is not None and before.variance is not None
+        src = image.source(campaign.config.survey.root)
+        rows = fits.getdata(src.with_name(src.name.replace("calexp", "SRC")), 1)
+        rows = rows[rows["calib_photometry_used"]]
+        x, y = (np.asarray(rows[f"base_SdssCentroid_{axis}"], dtype=float) for axis in "xy")
+        fake_x, fake_y, fake_mag = (np.array(truth[name], dtype=float) for name in ("x", "y", "mag"))
+        # Both must stand alone on the injected image, as the survey's calibration stars do on the original.
+        objects = np.stack(before.wcs.world_to_pixel_values(sky.ra, sky.dec), axis=1)
+        around = np.concatenate([objects, np.stack([fake_x, fake_y], axis=1)])
+        light = 10 ** (-0.4 * np.concatenate([sky.mags[band], fake_mag]))
+        stars = (np.asarray(truth["source_type"]).astype(str) == "Star") & (fake_mag < FAINTEST_IN_IMAGE)
+        for which, (sx, sy, mag) in enumerate(
+            ((x, y, sky.mags[band][rows["id"]]), (fake_x[stars], fake_y[stars], fake_mag[stars]))
+        ):
+            near = cKDTree(around).query_ball_point(np.stack([sx, sy], axis=1), APERTURE_RADIUS + 6)
+            alone = [light[n].sum() < 1.005 * 10 ** (-0.4 * m) for n, m in zip(near, mag, strict=True)]
+            keep = np.array(alone, dtype=bool)
+            if not keep.any():
+                continue
+            flux, _ = measure(after.image, before.variance, sx[keep], sy[keep])
+            delta = calib.magnitude(flux, sx[keep], sy[keep]) - mag[keep]
+            residuals[band][which].append(delta[np.isfinite(delta)])
+    return {band: _compare(*(np.concatenate([np.zeros(0), *part]) for part in pair)) for band, pair in residuals.items()}
+
+
+def _compare(survey: NDArray[np.float64], injected: NDArray[np.float64]) -> SurveyScale:
+    def middle(values: NDArray[np.float64]) -> tuple[float, float]:
+        if not values.size:
+            return float("nan"), float("nan")
+        median = float(np.median(values))
+        spread = 1.4826 * float(np.median(np.abs(values - median)))
+        return median, 1.2533 * spread / np.sqrt(values.size)
+
+    (a, error_a), (b, error_b) = middle(survey), middle(injected)
+    return SurveyScale(survey.size, injected.size, a, b, float(np.hypot(error_a, error_b)))
+
+
+def _pictures(campaign: Campaign, closure: QTable, root: Path) -> tuple[Path, ...]:
+    done = [image for image, _ in finished_images(campaign)]
+    # The last band of the list is the reddest, where galaxies look best; the first of its images will do.
+    image = next(i for i in done if i.band == done[-1].band)
+    before, after, truth = read_pair(campaign, image)
+    cutout = best_cutout(before, truth, CUTOUT)
+    folder = root / "pictures"
+    folder.mkdir(exist_ok=True)
+    title = f"skygraft demo: {image.image_id}, band {image.band}"
+    return (
+        save_figure(triplet_figure(before, after, truth), folder / "whole_detector.png"),
+        save_figure(triplet_figure(before, after, truth, cutout=cutout), folder / "before_after_difference.png"),
+        save_figure(closure_figure(closure), folder / "closure.png"),
+        save_figure(composite_figure(before, after, truth, closure, cutout=cutout, title=title), root / "demo.png"),
+    )
