@@ -203,7 +203,8 @@ register_index_kind("ccds", _from_ccds)
 
 def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
     try:
-        return read_footprint(job.path, format=job.format, **job.options), job
+        footprint = read_footprint(job.path, format=job.format, **job.options)
+        return footprint, dataclasses.replace(job, options={**footprint.pinned, **job.options})
     except Exception as error:  # An image may be broken in ways that nobody thought of; the others must not care.
         return _Failure(job.path, "error", type(error).__name__, str(error))
 

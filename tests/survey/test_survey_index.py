@@ -161,7 +161,7 @@ def test_a_kind_can_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.data
-def test_real_surveys(data_dir: Path) -> None:
+def test_real_surveys(data_dir: Path, tmp_path: Path) -> None:
     vircam = index_images({"images": "image_*.fits"}, data_dir / "video_H")
     assert list(vircam["image_id"]) == ["11981-13", "12023-13", "32369-13", "43136-13"]
     # Four exposures of one field: their centres lie within some arcseconds.
@@ -182,5 +182,12 @@ def test_real_surveys(data_dir: Path) -> None:
         )
         assert str(exposure.data_id) == row["image_id"]
     everything = index_images({"images": "**/*_oo?_*.fits"}, data_dir / "decam_grz")
+    # The table was found above the image; a copy elsewhere is read with the same one.
+    copied = data_dir / "decam_grz" / everything["path"][0]
+    for kind in ("ooi", "oow", "ood"):
+        name = copied.name.replace("_ooi_", f"_{kind}_")
+        (tmp_path / name).write_bytes(copied.with_name(name).read_bytes())
+    elsewhere = read_exposure(tmp_path / copied.name, **json.loads(everything["options"][0]))
+    assert elsewhere.photo_calib == read_exposure(copied).photo_calib and elsewhere.psf is not None
     assert list(everything["image_id"]) == list(ccds["image_id"])
     assert len(everything.meta["companions"]) == 6

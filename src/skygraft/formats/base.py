@@ -191,6 +191,8 @@ class ImageFootprint:
         The HDU that holds the image, where the format has such a choice.
     files : tuple of str
         Every file that reading it opens, the image first.
+    pinned : mapping
+        Options (JSON types) with which a copy of the image in another place is read with the same calibrations.
     """
 
     path: Path
@@ -205,6 +207,7 @@ class ImageFootprint:
     n_bytes: int
     hdu: int | str | None = None
     files: tuple[str, ...] = field(default=())
+    pinned: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Format(abc.ABC):

@@ -201,6 +201,7 @@ class LegacySurveyFormat(Format):
             n_bytes=sum(p.stat().st_size for p in opened.files),
             hdu=opened.image.index,
             files=tuple(os.fspath(p) for p in opened.files),
+            pinned={"ccds": os.fspath(opened.row.table.absolute()), "root": os.fspath(opened.root.absolute())},
         )
 
     def read(self, path: StrPath, **options: Any) -> Exposure:
