@@ -20,14 +20,16 @@ from skygraft.errors import (
     FormatError,
     MissingWcsError,
     PsfError,
+    SkygraftError,
     UncalibratedImageError,
 )
 from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.afw_archive import Archive, Table
+from skygraft.formats.afw_names import find_source_catalog
 from skygraft.formats.afw_objects import Amplifier, Detector, build_photo_calib, build_psf
 from skygraft.formats.base import CANDIDATES, FILES
 from skygraft.formats.fits_open import map_fits, open_fits
-from skygraft.formats.lsst_afw import LsstAfwFormat, find_source_catalog
+from skygraft.formats.lsst_afw import LsstAfwFormat
 from skygraft.photometry import resolve_reference
 
 pytestmark = pytest.mark.data
@@ -332,6 +334,23 @@ class TestArchive:
         with pytest.raises(CorruptFileError, match=r"truncated.*not whole") as caught:
             FORMAT.read(tmp_path / "cut.fits")
         assert caught.value.path == str(tmp_path / "cut.fits")
+
+
+@pytest.mark.parametrize("name", ["exposure-version-2", "HSC-0908120-056-small"])
+def test_damaged_bytes_are_always_named(data_dir: Path, tmp_path: Path, name: str) -> None:
+    """Whatever bytes of headers and archive are damaged, the file is read or the error says which it is."""
+    whole = (data_dir / "afw" / "afw" / f"{name}.fits").read_bytes()
+    rng = np.random.default_rng(5)
+    path = tmp_path / "damaged.fits"
+    for _ in range(20):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, min(len(whole), 60_000), 12):
+            damaged[at] = rng.integers(32, 127)
+        path.write_bytes(damaged)
+        try:
+            FORMAT.read(path)
+        except SkygraftError as error:
+            assert str(path) in str(error)
 
 
 def test_gain_map() -> None:

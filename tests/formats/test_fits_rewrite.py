@@ -93,6 +93,14 @@ class TestPlain:
             assert hdus[2].header["X"] == 1.5
         assert spans(out)[1] == spans(plain)[1]
 
+    def test_cards_that_are_not_standard_are_copied(self, plain: Path, tmp_path: Path) -> None:
+        odd = b"A_ORDER N                    3".ljust(80)
+        raw = plain.read_bytes()
+        at = raw.index(b"NOTE    =")
+        plain.write_bytes(raw[:at] + odd + raw[at + 80 :])
+        out = rewrite_fits(plain, tmp_path / "out.fits", {1: FLOATS + 1}, {1: {"X": (1, "")}})
+        assert odd in spans(out)[1]
+
     def test_nan(self, tmp_path: Path) -> None:
         old = FLOATS.copy()
         old[3, 4:9] = np.nan

@@ -10,11 +10,13 @@ import contextlib
 import gzip
 import os
 import secrets
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from skygraft.errors import FormatError, OutputError, OutputExistsError, SkygraftError
@@ -162,7 +164,9 @@ def rewrite_fits(
     """
     updates = header_updates or {}
     originals = originals or {}
-    with map_fits(like) as raw:
+    with map_fits(like) as raw, warnings.catch_warnings():
+        # Cards that are not standard are copied as they are; astropy need not warn of them.
+        warnings.simplefilter("ignore", AstropyUserWarning)
         _check(raw, images, updates)
         with atomic_output(path, inputs=[like], overwrite=overwrite) as stream:
             position = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,23 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
-from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError
+from skygraft.errors import (
+    CalibrationError,
+    CorruptFileError,
+    FormatError,
+    PsfError,
+    SkygraftError,
+    UncalibratedImageError,
+)
 from skygraft.exposure import NO_PSF, DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
+from skygraft.formats.afw_names import find_source_catalog, parse_name
 from skygraft.formats.base import (
     CANDIDATES,
     FILES,
@@ -48,7 +59,7 @@ from skygraft.photometry import (
 from skygraft.psf import PSF, Box
 from skygraft.wcs import footprint, pixel_scale, read_fits_wcs
 
-__all__ = ["AfwOptions", "LsstAfwFormat", "find_source_catalog"]
+__all__ = ["AfwOptions", "LsstAfwFormat"]
 
 type GivenCatalog = str | os.PathLike[str] | Literal[False] | None
 
@@ -56,11 +67,6 @@ _PLANES = ("IMAGE", "MASK", "VARIANCE")
 _SIMULATED = "HAS-SIMULATED-CONTENT"
 _INJECTED = "INJECTED"
 _TABLE_KEYS = re.compile(r"Z[A-Z]+\d*$|TTYPE\d+$|TFORM\d+$|TFIELDS$|PCOUNT$|GCOUNT$|XTENSION$|THEAP$")
-# "calexp-849375-12", "CORR-0908120-056": what the image is called, its visit, its detector.
-_NAME = re.compile(r"^(?:(?P<kind>[A-Za-z_]+)[-_])?(?P<rest>(?P<visit>\d{4,})[-_](?P<ccd>\d{1,3}))(?![0-9])")
-_CATALOG_NAMES = ("SRC", "src", "icSrc", "sourceTable", "source")
-_CATALOG_ENDINGS = (".fits", ".fits.gz", ".parq", ".parquet")
-_SUFFIXES = re.compile(r"(\.fits?|\.fz|\.gz)+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -85,25 +91,6 @@ class AfwOptions(ReadOptions):
     band: str | None = None
 
 
-def find_source_catalog(path: StrPath) -> Path | None:
-    """The source catalogue beside a calexp: same visit and detector in its name, else ``src.fits`` and the like.
-
-    ``calexp-849375-12.fits.fz`` has ``SRC-849375-12.fits``; None where there is nothing of the kind.
-    """
-    path = Path(path)
-    stem = _SUFFIXES.sub("", path.name)
-    rests = [stem.split(separator, 1)[1] for separator in "-_" if separator in stem]
-    if match := _NAME.match(stem):
-        rests.append(match["rest"])
-    names = [f"{name}{sep}{rest}" for rest in dict.fromkeys(rests) for name in _CATALOG_NAMES for sep in "-_"]
-    for name in [*names, *_CATALOG_NAMES]:
-        for ending in _CATALOG_ENDINGS:
-            found = path.with_name(name + ending)
-            if found.is_file() and found != path:
-                return found
-    return None
-
-
 @dataclass(frozen=True)
 class _Opened:
     """An afw file whose headers were read."""
@@ -126,8 +113,23 @@ class _Opened:
 
 
 @contextlib.contextmanager
+def _damage_named(path: StrPath) -> Iterator[None]:
+    """Name the file where a header or a table of the archive makes no sense; astropy's warnings are silenced."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyUserWarning)
+            yield
+    except SkygraftError:
+        raise
+    except (KeyError, IndexError, ValueError, OverflowError, VerifyError) as error:
+        raise CorruptFileError(
+            f"a header or a table of the file is damaged ({error})", path=path, fix="Copy or download the file again"
+        ) from error
+
+
+@contextlib.contextmanager
 def _open(path: StrPath) -> Iterator[_Opened]:
-    with map_fits(path) as raw:
+    with map_fits(path) as raw, _damage_named(path):
         hdus = _find_planes(raw)
         if hdus is None:
             raise FormatError(
@@ -205,15 +207,14 @@ def _band(opened: _Opened) -> str | None:
 
 
 def _data_id(opened: _Opened, options: AfwOptions) -> DataId:
-    stem = _SUFFIXES.sub("", opened.path.name)
-    named = _NAME.match(stem)
+    stem, named_visit, named_detector = parse_name(opened.path)
     detector = _detector(opened)
     instrument = str(card_value(opened.primary, "INSTRUMENT", card_value(opened.primary, "INSTRUME", ""))).strip()
-    visit = card_value(opened.primary, "IDNUM", 0) or (int(named["visit"]) if named else None)
+    visit = card_value(opened.primary, "IDNUM", 0) or named_visit
     found: dict[str, Any] = {
         "instrument": instrument or None,
         "visit": int(visit) if visit else None,
-        "detector": detector.id if detector else int(named["ccd"]) if named else None,
+        "detector": detector.id if detector else named_detector,
         "band": _band(opened),
         "name": stem,
     }
@@ -340,7 +341,7 @@ class LsstAfwFormat(Format):
         CorruptFileError
             If the file is missing, empty or damaged.
         """
-        with map_fits(path) as raw:
+        with map_fits(path) as raw, _damage_named(path):
             return _find_planes(raw) is not None
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
@@ -462,7 +463,8 @@ def _reference_cards(photo_calib: PhotoCalib | None) -> CardUpdates:
     """Cards that say what the calibrated flux is the flux of: the source catalogue stays with the input."""
     if photo_calib is None or photo_calib.reference is None:
         return {}
-    origin = {"CALAPORG": (photo_calib.reference_origin[:68], "")}
+    told = photo_calib.reference_origin.encode("ascii", "replace").decode()
+    origin = {"CALAPORG": (told[:68], "")}
     if photo_calib.aperture is None:
         return {"CALAPREF": (str(photo_calib.reference), "what calibrated flux is the flux of"), **origin}
     return {"CALAPRAD": (photo_calib.aperture.radius_pixels, "[pix] radius of the calibration aperture"), **origin}

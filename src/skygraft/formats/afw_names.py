@@ -1,0 +1,49 @@
+"""What the names of files written by the LSST pipelines tell: visit, detector, and the source catalogue's name."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+__all__ = ["find_source_catalog", "parse_name"]
+
+# "calexp-849375-12", "CORR-0908120-056": what the image is called, its visit, its detector.
+_NAME = re.compile(r"^(?:(?P<kind>[A-Za-z_]+)[-_])?(?P<rest>(?P<visit>\d{4,})[-_](?P<ccd>\d{1,3}))(?![0-9])")
+_CATALOG_NAMES = ("SRC", "src", "icSrc", "sourceTable", "source")
+_CATALOG_ENDINGS = (".fits", ".fits.gz", ".parq", ".parquet")
+_SUFFIXES = re.compile(r"(\.fits?|\.fz|\.gz)+$", re.IGNORECASE)
+
+
+def parse_name(path: str | os.PathLike[str]) -> tuple[str, int | None, int | None]:
+    """Name without its endings, visit and detector of an image file; None where the name does not say.
+
+    Examples
+    --------
+    >>> parse_name("data/calexp-849375-12.fits.fz")
+    ('calexp-849375-12', 849375, 12)
+    >>> parse_name("coadd.fits")
+    ('coadd', None, None)
+    """
+    stem = _SUFFIXES.sub("", Path(path).name)
+    match = _NAME.match(stem)
+    return (stem, None, None) if match is None else (stem, int(match["visit"]), int(match["ccd"]))
+
+
+def find_source_catalog(path: str | os.PathLike[str]) -> Path | None:
+    """The source catalogue beside a calexp: same visit and detector in its name, else ``src.fits`` and the like.
+
+    ``calexp-849375-12.fits.fz`` has ``SRC-849375-12.fits``; None where there is nothing of the kind.
+    """
+    path = Path(path)
+    stem = _SUFFIXES.sub("", path.name)
+    rests = [stem.split(separator, 1)[1] for separator in "-_" if separator in stem]
+    if match := _NAME.match(stem):
+        rests.append(match["rest"])
+    names = [f"{name}{sep}{rest}" for rest in dict.fromkeys(rests) for name in _CATALOG_NAMES for sep in "-_"]
+    for name in [*names, *_CATALOG_NAMES]:
+        for ending in _CATALOG_ENDINGS:
+            found = path.with_name(name + ending)
+            if found.is_file() and found != path:
+                return found
+    return None
