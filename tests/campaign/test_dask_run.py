@@ -137,7 +137,7 @@ def test_the_window_is_bounded(threads: Client) -> None:
     images = [planned(i) for i in range(600)]
     result = drive(threads, images, "", images_per_task=1, work=work, listener=listen)
     assert result.n_done == 600
-    assert 0 < most <= 2 * 16
+    assert 0 < most <= 2 * 32
 
 
 def test_failures_that_may_pass_are_tried_again_last(threads: Client, tmp_path: Path) -> None:

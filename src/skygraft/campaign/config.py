@@ -193,7 +193,7 @@ class InjectionConfig(_Section):
         return self
 
     def options(self) -> InjectionOptions:
-        """The options that `skygraft.inject.inject` takes."""
+        """The options that `skygraft.inject` takes."""
         return InjectionOptions(**self.model_dump())
 
 

@@ -28,7 +28,7 @@ type Work = Callable[[Sequence[PlannedImage], str], list[ImageSummary]]
 type Listener = Callable[[list[ImageSummary]], None]
 
 _WINDOW_PER_THREAD = 4
-_SMALLEST_WINDOW = 16
+_SMALLEST_WINDOW = 32
 _SUSPECTS_TRIED_ALONE = 20
 _BROKEN_TASKS_ALLOWED = 10
 _POLL_SECONDS = 0.01
@@ -192,6 +192,9 @@ class _Driver:
 
     def _refill(self, queue: TaskQueue, completed: as_completed, window: int | None) -> None:
         n_threads, size = window_of(self.client)
+        # One submission for many tasks: each costs the scheduler some milliseconds.
+        if len(self._flying) > 0.75 * (window or size):
+            return
         tasks: list[list[PlannedImage]] = []
         while len(queue) and len(self._flying) + len(tasks) < (window or size):
             tasks.append(queue.take(n_threads))

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.table import QTable
 
@@ -35,6 +34,7 @@ from skygraft.campaign.records import (
 )
 from skygraft.campaign.selection import digest_rows, row_digests, select
 from skygraft.catalog import Flag, read_partitions
+from skygraft.catalog.io import to_arrow
 from skygraft.errors import OutputError, SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure, write_exposure
@@ -341,20 +341,6 @@ def write_truth(path: Path, truth: QTable) -> None:
     OutputError
         If it cannot be written.
     """
-    fields, arrays = [], []
-    for name in truth.colnames:
-        column = truth[name]
-        unit = str(column.unit) if getattr(column, "unit", None) is not None else ""
-        values = np.ma.asarray(getattr(column, "value", column))
-        data, mask = np.ma.getdata(values), np.ma.getmaskarray(values)
-        text = data.dtype.kind in "USO"
-        # The type of text is given: a table without rows would have none.
-        array = pa.array(
-            data.tolist() if text else data,
-            type=pa.string() if text else None,
-            mask=mask if mask.any() else None,
-        )
-        fields.append(pa.field(name, array.type, metadata={b"unit": unit.encode()} if unit else None))
-        arrays.append(array)
+    content = to_arrow(truth)
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), temporary)
+        pq.write_table(content, temporary)
