@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.io.fits.hdu.compressed import _codecs
+from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError, OutputError
@@ -211,7 +212,7 @@ class TiledImage:
             if algorithm.startswith("GZIP") or algorithm == "NOCOMPRESS":
                 return self._from_bytes(buffer, algorithm, size, column == _COMPRESSED).reshape(shape)
             numbers = self._codec(shape).decode(np.frombuffer(buffer, self._element_dtype()))
-        except (zlib.error, ValueError, RuntimeError) as error:
+        except (zlib.error, ValueError, RuntimeError, CfitsioException) as error:
             raise self._damaged(tile, error) from error
         return np.asarray(numbers)[:size].reshape(shape)
 
