@@ -113,7 +113,7 @@ def calibrate(sky: Sky, drawn: Drawn, band: str) -> Calibrated:
     stars, x, y, flux, error = stars[ok], x[ok], y[ok], flux[ok], error[ok]
     if len(stars) < 3:
         raise CalibrationError(
-            f"only {len(stars)} stars stand alone on an image of {nx} x {ny} pixels; at least 3 are needed to calibrate it",
+            f"only {len(stars)} stars stand alone on an image of {nx} x {ny} pixels; 3 are needed to calibrate it",
             fix="Make a survey with larger detectors or a higher star_density",
         )
     index = drawn.objects[stars]

@@ -21,12 +21,16 @@ def print_report(result: DemoResult, console: Console) -> None:
     visits = len({image.visit for image in images})
     rate = run.n_done / result.seconds["campaign"] if result.seconds["campaign"] > 0 else math.nan
     say = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
-    say(f"\n[bold]A survey[/] of {len(images)} calibrated images ({visits} visits x 2 detectors, {' and '.join(bands)}), "
+    say(
+        f"\n[bold]A survey[/] of {len(images)} calibrated images ({visits} visits x 2 detectors, {' and '.join(bands)}), "
         f"each calibrated to {sum(i.n_stars_used for i in images) // len(images)} of its own stars "
-        f"({result.seconds['survey']:.0f} s)")
+        f"({result.seconds['survey']:.0f} s)"
+    )
     say(f"[bold]A catalogue[/] of {result.n_catalog} fake stars and galaxies, {run.n_drawn} times drawn on an image")
-    say(f"[bold]A campaign[/]: {run.n_done} of {run.n_images} images injected, {run.n_failed} failed "
-        f"({result.seconds['campaign']:.0f} s with the cluster's start-up, {rate:.1f} images/s)")
+    say(
+        f"[bold]A campaign[/]: {run.n_done} of {run.n_images} images injected, {run.n_failed} failed "
+        f"({result.seconds['campaign']:.0f} s with the cluster's start-up, {rate:.1f} images/s)"
+    )
     for failure in run.failures:
         say(f"  [red]{failure.image_id}: {failure.message}[/]")
     say("\n[bold]Calibration aperture[/]")
@@ -34,8 +38,10 @@ def print_report(result: DemoResult, console: Console) -> None:
         say(f"  {band}: {text}")
     console.print(_closure_table(result))
     console.print(_scale_table(result))
-    say(f"\n[bold]Look at[/] {_near(result.pictures[-1])}, {_near(result.pictures[0].parent)}/, "
-        f"and the outputs in {_near(Path(run.output))}/")
+    say(
+        f"\n[bold]Look at[/] {_near(result.pictures[-1])}, {_near(result.pictures[0].parent)}/, "
+        f"and the outputs in {_near(Path(run.output))}/"
+    )
     image = _near(images[0].path)
     config = _near(result.output / "campaign.yaml")
     say("\n[bold]Try[/]")

@@ -221,7 +221,9 @@ def _survey_scale(campaign: Campaign, spec: SurveySpec) -> dict[str, SurveyScale
             flux, _ = measure(after.image, before.variance, sx[keep], sy[keep])
             delta = calib.magnitude(flux, sx[keep], sy[keep]) - mag[keep]
             residuals[band][which].append(delta[np.isfinite(delta)])
-    return {band: _compare(*(np.concatenate([np.zeros(0), *part]) for part in pair)) for band, pair in residuals.items()}
+    return {
+        band: _compare(*(np.concatenate([np.zeros(0), *part]) for part in pair)) for band, pair in residuals.items()
+    }
 
 
 def _compare(survey: NDArray[np.float64], injected: NDArray[np.float64]) -> SurveyScale:

@@ -1,0 +1,104 @@
+"""What the commands share: one message for an error, JSON for machines, a bar for whoever waits."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from skygraft.errors import SkygraftError
+
+__all__ = ["command", "emit_json", "err_console", "fail", "out_console", "progress_bar", "show_rows", "state"]
+
+
+@dataclass
+class _State:
+    debug: bool = False
+
+
+state = _State()
+"""What was asked for before the command's name."""
+
+
+def out_console() -> Any:
+    """Where results go."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def err_console() -> Any:
+    """Where errors and progress go, so that results can be piped."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr, highlight=False, stderr=True)
+
+
+def fail(message: str, code: int = 1) -> typer.Exit:
+    """Print one message; the exit to raise."""
+    typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+    return typer.Exit(code)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors that people can do something about into one message and exit code 1."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (SkygraftError, OSError) as error:
+            if state.debug:
+                raise
+            raise fail(str(error)) from None
+        except ValueError as error:
+            # pydantic's ValidationError is a ValueError; any other one is a bug and keeps its traceback.
+            if state.debug or type(error).__module__.split(".")[0] not in ("pydantic", "pydantic_core"):
+                raise
+            raise fail(str(error)) from None
+        except KeyboardInterrupt:
+            raise fail("interrupted; nothing that was finished is lost", code=130) from None
+
+    return wrapped
+
+
+def emit_json(content: Any) -> None:
+    """Print JSON; not-a-number becomes null."""
+    from skygraft.campaign.files import plain
+
+    typer.echo(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
+    """Print labels and texts in two columns."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = out_console()
+    if title:
+        console.print(f"[bold]{escape(title)}[/]")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(f"  {escape(label)}", escape(text))
+    console.print(table, soft_wrap=False)
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error where that is a terminal; yields what moves it on."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = err_console()
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(label, total=total)
+        yield lambda n: progress.advance(bar, n)

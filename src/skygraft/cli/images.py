@@ -1,0 +1,272 @@
+"""Commands on single images: inspect, inject, index."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skygraft.cli.common import command, emit_json, fail, out_console, progress_bar, show_rows
+
+if TYPE_CHECKING:
+    from skygraft.exposure import Exposure
+
+__all__ = ["register"]
+
+
+class FluxMode(StrEnum):
+    """What a source's flux is the flux of."""
+
+    calibrated = "calibrated"
+    aperture = "aperture"
+    psf_sum = "psf_sum"
+    total = "total"
+
+
+class Position(StrEnum):
+    """Where the PSF is normalised."""
+
+    source = "source"
+    image = "image"
+
+
+Image = Annotated[Path, typer.Argument(help="The image file.", show_default=False)]
+Aperture = Annotated[
+    str | None,
+    typer.Option(
+        help="What the image is calibrated to, where it does not say: '12 pix' or '2 arcsec' (radius), "
+        "psf_model, or total.",
+        show_default=False,
+    ),
+]
+FormatName = Annotated[str, typer.Option("--format", help="Format of the image.")]
+Psf = Annotated[
+    str | None,
+    typer.Option(
+        help="Used instead of the image's own: a PSFEx file, or 'moffat:0.9 arcsec', 'gaussian:3.5 pix' (FWHM).",
+        show_default=False,
+    ),
+]
+Zeropoint = Annotated[
+    float | None, typer.Option(help="AB magnitude of one image unit, instead of the image's own.", show_default=False)
+]
+Hdu = Annotated[str | None, typer.Option(help="HDU of the image, where there are several.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _read(
+    path: Path, format: str, aperture: str | None, psf: str | None, zeropoint: float | None, hdu: str | None
+) -> Exposure:
+    from skygraft.formats import read_exposure
+
+    given_psf: Any = psf
+    if psf is not None:
+        kind, colon, fwhm = psf.partition(":")
+        if colon and kind in ("moffat", "gaussian"):
+            given_psf = {"kind": kind, "fwhm": fwhm.strip()}
+    number = int(hdu) if hdu is not None and hdu.isdecimal() else hdu
+    return read_exposure(path, format=format, aperture=aperture, psf=given_psf, photo_calib=zeropoint, hdu=number)
+
+
+@command
+def inspect(
+    image: Image,
+    aperture: Aperture = None,
+    format: FormatName = "auto",
+    psf: Psf = None,
+    zeropoint: Zeropoint = None,
+    hdu: Hdu = None,
+    json: Json = False,
+) -> None:
+    """Show what an image says of itself, above all: what its calibrated flux is the flux of, and who says so.
+
+    Example:  skygraft inspect skygraft-demo/survey/calexp-1002-0.fits
+    """
+    from skygraft.cli.describe import describe_exposure, describe_rows
+
+    exposure = _read(image, format, aperture, psf, zeropoint, hdu)
+    content = describe_exposure(exposure)
+    if json:
+        emit_json(content)
+    else:
+        show_rows(describe_rows(content), str(image))
+
+
+@command
+def inject(
+    image: Image,
+    catalog: Annotated[Path, typer.Argument(help="Sources: FITS, ECSV, CSV or Parquet.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Image to write.", show_default=False)],
+    aperture: Aperture = None,
+    format: FormatName = "auto",
+    psf: Psf = None,
+    zeropoint: Zeropoint = None,
+    hdu: Hdu = None,
+    band: Annotated[
+        str | None, typer.Option(help="Whose magnitudes to use; the image's own by default.", show_default=False)
+    ] = None,
+    dialect: Annotated[str, typer.Option(help="Dialect of the catalogue.")] = "auto",
+    flux_mode: Annotated[
+        FluxMode, typer.Option(help="What a source's flux is the flux of; 'aperture' takes the radius of --aperture.")
+    ] = FluxMode.calibrated,
+    position: Annotated[Position, typer.Option(help="Where the PSF is normalised.")] = Position.source,
+    seed: Annotated[int, typer.Option(min=0, help="Of the photon noise.")] = 0,
+    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add the sources' photon noise.")] = True,
+    gain: Annotated[float | None, typer.Option(help="Electrons per image unit.", show_default=False)] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Write one row per source: .parquet, .ecsv, .fits or .csv.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    json: Json = False,
+) -> None:
+    """Inject the sources of a catalogue into one image.
+
+    Everything that injection does not touch is carried over unchanged.
+
+    Example:  skygraft inject calexp-1002-0.fits fakes.parquet -o injected.fits --truth truth.ecsv
+    """
+    from skygraft.catalog import read_catalog
+    from skygraft.errors import OutputExistsError
+    from skygraft.formats import write_exposure
+    from skygraft.injection import inject as inject_sources
+
+    for path in (output, truth):
+        if path is not None and path.exists() and not overwrite:
+            raise OutputExistsError("the output is there already", path=path, fix="Use --overwrite to replace it")
+    if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
+        raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
+    by_aperture = flux_mode is FluxMode.aperture
+    exposure = _read(image, format, None if by_aperture else aperture, psf, zeropoint, hdu)
+    sources = read_catalog(catalog, dialect=dialect, band=band or exposure.data_id.band)
+    with progress_bar("injecting", len(sources)) as advance:
+        injection = inject_sources(
+            exposure,
+            sources,
+            band=band,
+            progress=advance,
+            flux_mode=flux_mode.value,
+            aperture=aperture if by_aperture else None,
+            position=position.value,
+            seed=seed,
+            noise=noise,
+            gain=gain,
+        )
+    written = [str(path) for path in write_exposure(injection.exposure, output, overwrite=overwrite)]
+    if truth is not None:
+        _write_truth(injection.truth, truth)
+        written.append(str(truth))
+    if json:
+        emit_json({**injection.summary, "outputs": written})
+        return
+    summary = injection.summary
+    calibration = summary["calibration"]
+    rows = [
+        ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}"),
+        ("flux mode", summary["flux_mode"]),
+        ("calibrated to", _calibration(calibration)),
+    ]
+    if summary["gain"] is not None:
+        rows.append(("gain", f"{summary['gain']:.4g} electrons per image unit ({summary['gain_origin']})"))
+    rows += [("flags", f"{n} x {name}") for name, n in summary["flags"].items()]
+    rows += [("note", text) for text in summary["messages"]]
+    rows += [("written", path) for path in written]
+    show_rows(rows, summary["image_id"])
+
+
+def _calibration(calibration: dict[str, Any]) -> str:
+    if calibration["kind"] != "aperture":
+        return f"{calibration['kind'] or 'unknown'} ({calibration['origin'] or 'nothing says'})"
+    sky = "" if calibration["radius_arcsec"] is None else f" = {calibration['radius_arcsec']:.2f} arcsec"
+    return f"{calibration['radius_pixels']:g} pix{sky} ({calibration['origin']})"
+
+
+def _write_truth(table: Any, path: Path) -> None:
+    if path.suffix == ".parquet":
+        from skygraft.campaign.task import write_truth
+
+        write_truth(path, table)
+    else:
+        table.write(path, overwrite=True)
+
+
+@command
+def index(
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Images, or glob patterns in quotes.", show_default=False)
+    ] = None,
+    ccds: Annotated[
+        Path | None, typer.Option(help="Table of CCDs in the Legacy Surveys' layout.", show_default=False)
+    ] = None,
+    format: FormatName = "auto",
+    root: Annotated[Path, typer.Option(help="Folder that patterns are relative to.")] = Path(),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the index as Parquet.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the images of a survey and where they lie on the sky, without reading pixels.
+
+    The exit code is 1 if an image cannot be used.
+
+    Example:  skygraft index 'skygraft-demo/survey/calexp-*.fits'
+    """
+    from skygraft.survey import index_images
+
+    if (not images) == (ccds is None):
+        raise fail("give either images (files or patterns) or --ccds", code=2)
+    spec: dict[str, Any] = {"format": format, "ccds": str(ccds)} if ccds else {"format": format, "images": images}
+    with progress_bar("indexing", None) as advance:
+        table = index_images(spec, root, progress=lambda _done, _all: advance(1))
+    failures = [dict(zip(row.colnames, row, strict=True)) for row in table.meta["failures"]]
+    rows = [{name: table[name][i] for name in table.colnames} for i in range(len(table))]
+    if output is not None:
+        _write_index(rows, output)
+    if json:
+        emit_json({"images": rows, "failures": failures})
+    else:
+        _show_index(table, failures)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _write_index(rows: list[dict[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from skygraft.campaign.files import atomic_path, plain
+
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([plain(row) for row in rows]), temporary)
+
+
+def _show_index(table: Any, failures: list[dict[str, Any]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=None, header_style="cyan")
+    columns = ("image_id", "band", "ra", "dec", "size", "arcsec/pix", "format", "path")
+    for name in columns:
+        shown.add_column(name, justify="right" if name in ("ra", "dec", "size", "arcsec/pix") else "left")
+    for row in table:
+        shown.add_row(
+            *(escape(str(row[name])) for name in ("image_id", "band")),
+            f"{row['ra']:.5f}",
+            f"{row['dec']:+.5f}",
+            f"{row['nx']} x {row['ny']}",
+            f"{row['pixel_scale']:.4f}",
+            *(escape(str(row[name])) for name in ("format", "path")),
+        )
+    console = out_console()
+    console.print(shown)
+    console.print(f"{len(table)} images" + (f", [red]{len(failures)} cannot be used[/]" if failures else ""))
+    for failure in failures:
+        console.print(f"  [red]{escape(str(failure['path']))}[/]: {escape(str(failure['reason']))}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for function in (inspect, inject, index):
+        app.command(rich_help_panel="Images")(function)
