@@ -10,6 +10,7 @@ from astropy.table import Table
 
 import skygraft
 from oracles import band_limited_aperture_flux
+from skygraft.catalog import read_catalog
 from skygraft.formats import read_exposure
 from skygraft.photometry import aperture_flux, enclosed_flux
 
@@ -138,3 +139,33 @@ def centroid(cut: np.ndarray, i: int, j: int, a: float, b: float, model: np.ndar
 
     fit = least_squares(residual, [i, j, cut.max() / model.max()], x_scale=[1, 1, cut.max() / model.max()])
     return fit.x[0], fit.x[1]
+
+
+@pytest.mark.data
+def test_the_survey_own_injector_draws_the_same(cfht, data_dir):
+    """LSST's source_injection on the same image and catalogue: same places, same pixels to what its settings allow.
+
+    It normalises at the PSF's average position, cuts stars at 32 pixels and interpolates the PSF by a quintic: a few
+    thousandths of the peak for stars, one for Sersic galaxies, less for trails.
+    """
+    folder = data_dir / "cfht_849375"
+    catalog = read_catalog(folder / "truth_849375_si_catalog.ecsv", band=cfht.data_id.band)
+    expected = json.loads((folder / "truth_849375_si.json").read_text())
+    difference = np.load(folder / "truth_849375_si_difference.npz")["difference"]
+    out = skygraft.inject(cfht, catalog, noise=False, position="image")
+    assert out.truth["aperture_fraction"][0] == pytest.approx(expected["aperture_correction"], abs=1e-9)
+    rows = {int(i): row for i, row in zip(out.truth["injection_id"], out.truth, strict=True)}
+    worst = {"Star": 0.0, "Sersic": 0.0, "Trail": 0.0}
+    for source in expected["sources"]:
+        row = rows[int(catalog["injection_id"][source["i"]])]
+        np.testing.assert_allclose((row["x"], row["y"]), (source["x"], source["y"]), atol=1e-6)
+        x, y = round(source["x"]), round(source["y"])
+        window = np.s_[max(0, y - 15) : y + 16, max(0, x - 15) : x + 16]
+        real, ours = difference[window], out.exposure.image[window]
+        kind = source["type"]
+        worst[kind] = max(worst[kind], np.abs(real - ours).max() / real.max())
+        if kind == "Sersic" and source["draw_size"] < 100:
+            assert ours.sum(dtype=float) == pytest.approx(real.sum(dtype=float), rel=2e-3)
+    assert worst["Star"] < 1e-2
+    assert worst["Sersic"] < 5e-3
+    assert worst["Trail"] < 2e-3

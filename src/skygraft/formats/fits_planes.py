@@ -30,7 +30,11 @@ def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
         data = hdu.data
         if data is None:
             raise FormatError(f"the {plane.role} has no pixels", path=plane.path, hdu=plane.hdu)
-        return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), hdu.header.copy()
+        header = hdu.header.copy()
+        if data.flags.writeable and data.flags.owndata and not data.dtype.isnative:
+            # In place: a second copy of a whole plane would be a third of what an image needs.
+            data = data.byteswap(inplace=True).view(data.dtype.newbyteorder("="))
+        return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), header
 
 
 def variance_from_noise(role: str, noise: NDArray[Any]) -> NDArray[np.float32]:
@@ -62,12 +66,12 @@ def noise_from_variance(role: str, variance: NDArray[np.float32], noise: NDArray
     noise : ndarray
         The noise plane as it was read.
     """
+    if role == "variance":
+        return variance
     old = variance_from_noise(role, noise)
     changed = (variance != old) & ~(np.isnan(variance) & np.isnan(old))
     new = np.array(noise, dtype=np.float32)
-    if role == "variance":
-        new[changed] = variance[changed]
-    elif role == "rms":
+    if role == "rms":
         new[changed] = np.sqrt(variance[changed])
     else:
         with np.errstate(divide="ignore"):

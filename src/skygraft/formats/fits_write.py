@@ -133,7 +133,7 @@ def _new_pixels(exposure: Exposure, plane: Plane) -> tuple[NDArray[Any] | None, 
         cards = mask_cards({name: value for name, value in added.items() if (new & value).any()})
     elif plane.role == "image":
         new = exposure.image
-        if np.array_equal(new, old.astype(np.float32), equal_nan=True):
+        if np.array_equal(new, old.astype(np.float32, copy=False), equal_nan=True):
             return None, {}
         cards = dict(INJECTED_CARD)
     else:
@@ -145,7 +145,7 @@ def _new_pixels(exposure: Exposure, plane: Plane) -> tuple[NDArray[Any] | None, 
             new = np.where(
                 np.isfinite(exposure.variance) & (new != old) & (new > 0), np.maximum(new, _step(plane)), new
             )
-        if np.array_equal(new, old.astype(np.float32), equal_nan=True):
+        if np.array_equal(new, old.astype(np.float32, copy=False), equal_nan=True):
             return None, {}
     return new, cards
 
