@@ -96,6 +96,7 @@ def test_one_bad_image_on_a_cluster(make_campaign: MakeCampaign, survey: Path, c
     assert summary.failures[0].error == "CorruptFileError"
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_workers_is_named(tmp_path: Path) -> None:
     """The poison is in a task with innocents; they are done all the same."""
     poison = "image-0007"
@@ -199,6 +200,7 @@ def test_ctrl_c_lets_running_tasks_finish(
     assert kit.checksums(campaign.layout.root) == expected
 
 
+@pytest.mark.slow
 def test_a_cluster_is_started_where_none_is_given(
     make_campaign: MakeCampaign, expected: dict[str, str], kit: Any
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Campaign", "RunSummary", "Status"]
 
 _SHOWN = 5
+_LOOKERS = 8
 
 
 @dataclass(frozen=True)
@@ -363,18 +365,25 @@ class Campaign:
         CampaignError
             If some were made from what is different now, and `redo` is not asked for.
         """
-        waiting: list[PlannedImage] = []
-        changed: dict[str, list[str]] = {}
-        for image in images:
+        settings, root = self.config.pixel_settings(), self.config.survey.root
+
+        def look(image: PlannedImage) -> tuple[bool, list[str]]:
             record = read_record(self._record_path(image))
             if record is None:
-                waiting.append(image)
-                continue
-            reasons = changes(record, image, self.config)
-            if reasons:
-                changed[image.image_id] = reasons
-            if reasons or not is_whole(record, self.layout):
-                waiting.append(image)
+                return True, []
+            reasons = changes(record, image, root, settings)
+            return bool(reasons) or not is_whole(record, self.layout), reasons
+
+        waiting: list[PlannedImage] = []
+        changed: dict[str, list[str]] = {}
+        images = list(images)
+        # Threads: on a shared file system this is all waiting.
+        with ThreadPoolExecutor(max_workers=_LOOKERS) as pool:
+            for image, (wanted, reasons) in zip(images, pool.map(look, images), strict=True):
+                if wanted:
+                    waiting.append(image)
+                if reasons:
+                    changed[image.image_id] = reasons
         if changed and not redo:
             count = Counter(itertools.chain.from_iterable(changed.values()))
             what = "; ".join(f"{reason} ({n} images)" if n > 1 else reason for reason, n in count.most_common(_SHOWN))

@@ -264,7 +264,7 @@ class CampaignConfig(_Section):
         return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
 
     def pixel_settings(self) -> dict[str, Any]:
-        """What of the configuration an image's pixels depend on, flat: dotted key to value.
+        """What of the configuration an image's pixels depend on, flat: dotted key to value (JSON types).
 
         Paths are left out: inputs are known by their content or stamps, so that a campaign can move house.
         """
@@ -278,7 +278,8 @@ class CampaignConfig(_Section):
             "injection": resolved["injection"],
             "margin_arcsec": resolved["margin_arcsec"],
         }
-        return dict(_flatten(parts))
+        settings: dict[str, Any] = json.loads(json.dumps(dict(_flatten(parts))))
+        return settings
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

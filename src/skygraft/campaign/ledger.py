@@ -63,8 +63,9 @@ class Ledger:
                 fix="Check permissions and free space",
             ) from error
         # A driver that was killed may have left half a line: do not append to it.
-        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            self._handle.write("\n")
+        with path.open("rb") as written:
+            if written.seek(0, os.SEEK_END) and written.seek(-1, os.SEEK_END) >= 0 and written.read(1) != b"\n":
+                self._handle.write("\n")
 
     def __enter__(self) -> Self:
         return self

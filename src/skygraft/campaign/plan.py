@@ -29,6 +29,7 @@ from skygraft.catalog.partition import OUTSIDE
 from skygraft.catalog.schema import MOTION, is_mag_column
 from skygraft.catalog.select import is_moving
 from skygraft.errors import CampaignError, CatalogError, SkygraftError
+from skygraft.exposure import NO_PSF
 from skygraft.photometry import describe_reference
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.survey import FAILURES, index_images
@@ -362,7 +363,8 @@ def _probe(config: CampaignConfig, images: Iterable[PlannedImage]) -> tuple[list
                 "survey.calibration.aperture, for example to '12 pix' or '2 arcsec'"
             )
         if exposure.psf is None:
-            problems.append(f"{image.image_id} (and images like it) has no PSF; set survey.calibration.psf")
+            reason = exposure.extra.get(NO_PSF, "it has no PSF")
+            problems.append(f"{image.image_id} (and images like it): {reason}; set survey.calibration.psf")
     return found, problems
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, digest
 from skygraft.campaign.planned import PlannedImage
 from skygraft.errors import CampaignError
@@ -86,11 +85,23 @@ def is_whole(record: dict[str, Any], layout: Layout) -> bool:
     return True
 
 
-def changes(record: dict[str, Any], image: PlannedImage, config: CampaignConfig) -> list[str]:
-    """What has changed since the image was made, in words; empty where it is up to date."""
+def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: dict[str, Any]) -> list[str]:
+    """What has changed since the image was made, in words; empty where it is up to date.
+
+    Parameters
+    ----------
+    record : dict
+        The image's record.
+    image : PlannedImage
+        The image as it is planned now.
+    root : Path
+        The survey's root.
+    settings : dict
+        `CampaignConfig.pixel_settings` now.
+    """
     found = []
     for name, stamp in record["inputs"].items():
-        path = config.survey.root / name
+        path = root / name
         try:
             status = path.stat()
         except OSError:
@@ -100,8 +111,8 @@ def changes(record: dict[str, Any], image: PlannedImage, config: CampaignConfig)
             found.append(f"input {name} was changed")
     if record["catalog"] != image.catalog_key:
         found.append("the catalogue's sources of the image")
-    settings, before = json.loads(json.dumps(config.pixel_settings())), record["settings"]
-    for key in sorted({*settings, *before}):
+    before = record["settings"]
+    for key in sorted({*settings, *before}) if settings != before else ():
         old, new = before.get(key, _MISSING), settings.get(key, _MISSING)
         if old != new:
             shown = ["absent" if value is _MISSING else json.dumps(value) for value in (old, new)]

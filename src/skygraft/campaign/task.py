@@ -169,10 +169,11 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
         Whatever reading, injecting or writing raises.
     """
     layout = Layout(config.output)
+    settings = config.pixel_settings()
     record_path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(record_path)
     if record is not None:
-        if is_whole(record, layout) and not changes(record, image, config):
+        if is_whole(record, layout) and not changes(record, image, config.survey.root, settings):
             return ImageSummary(image.image_id, "skipped", key=record["key"], n_sources=record["n_drawn"])
         # From here on the image is not done: it must not look so if this task dies.
         record_path.unlink(missing_ok=True)
@@ -210,7 +211,6 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
             }
             for path in (*written, part)
         }
-    settings = plain(config.pixel_settings())
     key = content_key(image.image_id, inputs, catalog_key, settings, PIXEL_VERSION)
     content = {
         "version": RECORD_VERSION,
@@ -307,7 +307,7 @@ def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[st
     alone = [i for i in candidates if np.count_nonzero(np.hypot(x - x[i], y - y[i]) < 4 * radius) == 1][:_CLOSURE_STARS]
     if not alone:
         return None
-    difference = injection.exposure.image.astype(np.float64) - exposure.image
+    difference = injection.exposure.image - exposure.image
     measured = aperture_flux(difference, x[alone], y[alone], radius, xy0=(x0, y0))
     with np.errstate(invalid="ignore", divide="ignore"):
         residual = -2.5 * np.log10(measured / flux[alone])
