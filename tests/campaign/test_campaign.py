@@ -247,6 +247,21 @@ def test_a_changed_source_touches_its_images_only(make_campaign: MakeCampaign, s
     assert (redone.n_done, redone.n_skipped) == (1, 3)
 
 
+def test_an_image_replaced_after_the_plan(make_campaign: MakeCampaign, survey: Path, kit: Any) -> None:
+    """Its sources were chosen by its old place: better no output than one that lacks sources."""
+    campaign = make_campaign()
+    campaign.plan()
+    path = survey / "raw/v1/image-3.fits"
+    path.unlink()
+    ra, dec = kit.CENTRES[3]
+    kit.write_image(path, ra + 0.01, dec, 501, 1)
+    summary = campaign.run(n_workers=0)
+    assert (summary.n_done, summary.n_failed) == (3, 1)
+    assert "Plan again" in summary.failures[0].message
+    campaign.plan()
+    assert campaign.run(n_workers=0).ok
+
+
 def test_a_lost_output_is_made_again(make_campaign: MakeCampaign, expected: dict[str, str], kit: Any) -> None:
     campaign = make_campaign()
     campaign.run(n_workers=0)

@@ -291,20 +291,11 @@ class Campaign:
             errors=dict(Counter(failure.error for failure in failures.values())),
             runs=len(started),
             last_run=str(started[-1]["time"]) if started else "",
-            running=self._is_running(),
+            running=self.layout.is_locked(),
         )
 
     def _record_path(self, image: PlannedImage) -> Path:
         return self.layout.record(image.tract, image.patch, image.stem)
-
-    def _is_running(self) -> bool:
-        if not self.layout.lock.exists():
-            return False
-        try:
-            with self.layout.locked():
-                return False
-        except CampaignError:
-            return True
 
     def _claim(self) -> None:
         """Make sure that the output folder is this campaign's, or empty."""

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ import numpy as np
 from skygraft.errors import CampaignError, OutputError
 
 __all__ = ["Layout", "atomic_path", "digest", "json_text", "plain", "sha256_file", "sweep_leftovers", "write_json"]
+
+
+_LOCK_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,15 @@ class Layout:
         self.root.mkdir(parents=True, exist_ok=True)
         with self.lock.open("a+") as handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for patience in reversed(range(_LOCK_TRIES)):
+                    try:
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        # It may be somebody who only looks whether the campaign runs.
+                        if patience == 0:
+                            raise
+                        time.sleep(0.1)
             except OSError as error:
                 handle.seek(0)
                 holder = handle.read().strip() or "unknown"
@@ -118,6 +130,17 @@ class Layout:
             handle.write(f"process {os.getpid()} on {os.uname().nodename}")
             handle.flush()
             yield
+
+    def is_locked(self) -> bool:
+        """Whether a driver is at work."""
+        try:
+            with self.lock.open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from skygraft.campaign.records import (
 from skygraft.campaign.selection import digest_rows, row_digests, select
 from skygraft.catalog import Flag, read_partitions
 from skygraft.catalog.io import to_arrow
-from skygraft.errors import OutputError, SkygraftError
+from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure, write_exposure
 from skygraft.formats.base import FILES
@@ -49,6 +49,7 @@ type Status = Literal["done", "skipped", "failed"]
 
 _CLOSURE_STARS = 20
 """Stars measured in each image."""
+_MOVED_PIXELS = 2.0
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
     clock = _Clock()
     with clock.stage("read"):
         exposure = read_image(image, config)
+        _check_plan(image, exposure)
         inputs = _stamps(exposure, config.survey.root)
     with clock.stage("select"):
         sources, catalog_key = sources_of(image, config)
@@ -264,6 +266,21 @@ def read_image(image: PlannedImage, config: CampaignConfig) -> Exposure:
     # What the survey's own tables say of the image counts where the configuration says nothing.
     arguments = image.format_options() | {name: value for name, value in given.items() if value is not None}
     return read_exposure(path, format=image.format, **arguments)
+
+
+def _check_plan(image: PlannedImage, exposure: Exposure) -> None:
+    """Make sure that the image still is where it was when it was planned: its sources were chosen by that."""
+    box = exposure.box
+    ra, dec = exposure.wcs.pixel_to_world_values(0.5 * (box.x_min + box.x_max), 0.5 * (box.y_min + box.y_max))
+    east = ((float(ra) - image.ra + 180) % 360 - 180) * np.cos(np.radians(image.dec))
+    moved = 3600 * np.hypot(east, float(dec) - image.dec)
+    if exposure.shape != (image.ny, image.nx) or not moved < max(_MOVED_PIXELS * image.pixel_scale, 0.1):
+        raise CampaignError(
+            f"the image is not the one that was planned: it had {image.nx} x {image.ny} pixels, now "
+            f"{exposure.shape[1]} x {exposure.shape[0]}, and its centre moved by {moved:.2f} arcsec",
+            path=exposure.path,
+            fix="Plan again: skygraft plan",
+        )
 
 
 def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
