@@ -1,7 +1,7 @@
 """Calibrates the demo's images the way surveys do: from the stars on them, inside an aperture.
 
 The aperture sums here share no code with `skygraft.photometry`: pixels are weighed by the part of a 10 x 10 grid of
-points in each that lies inside the circle, and the sky is the median of an annulus.
+points in each that lies inside the circle, and the sky is the clipped median of an annulus.
 """
 
 from __future__ import annotations
@@ -69,10 +69,19 @@ def measure(
         inside = (dx[rim][:, None, None] + step) ** 2 + (dy[rim][:, None, None] + step[:, None]) ** 2 < radius**2
         weight[rim] = inside.mean(axis=(1, 2))
         ring = (distance > ANNULUS[0]) & (distance < ANNULUS[1])
-        sky = np.median(image[box][ring])
+        sky = _clipped_median(image[box][ring])
         flux[i] = (weight * image[box]).sum(dtype=np.float64) - sky * weight.sum()
         error[i] = np.sqrt((weight**2 * variance[box]).sum(dtype=np.float64))
     return flux, error
+
+
+def _clipped_median(values: NDArray[np.float32]) -> float:
+    """Median without what lies beyond 2.5 standard deviations: the wings of objects in the annulus."""
+    for _ in range(4):
+        middle = np.median(values)
+        spread = 1.4826 * np.median(np.abs(values - middle))
+        values = values[np.abs(values - middle) < 2.5 * spread]
+    return float(np.median(values))
 
 
 def calibrate(sky: Sky, drawn: Drawn, band: str) -> Calibrated:

@@ -14,28 +14,28 @@ from skygraft.demo.sky import CENTER, PIXEL_SCALE, SurveySpec
 
 __all__ = ["make_fakes", "write_campaign"]
 
-SPACING = 13.0  # arcsec between neighbours, before they are moved at random
+SEPARATION = 7.0  # arcsec, at least, between neighbours
+DENSITY = 12.0  # per square arcminute
 
 
 def make_fakes(spec: SurveySpec) -> QTable:
     """Stars and Sérsic galaxies over the whole tract, in skygraft's own columns.
 
-    They lie on a jittered grid, so that many stars stand alone and can be measured.
+    No two lie within `SEPARATION` of each other, so that many stars stand alone and can be measured.
     """
     rng = np.random.default_rng([spec.seed, 4])
     side = 2 * spec.patch_size * PIXEL_SCALE
-    steps = np.arange(SPACING / 2, side, SPACING) - side / 2
-    xi, eta = (axis.ravel() + rng.uniform(-0.3, 0.3, axis.size) * SPACING for axis in np.meshgrid(steps, steps))
+    xi, eta = _scatter(rng, round(DENSITY * (side / 60) ** 2), side)
     n = xi.size
     dec = CENTER[1] + eta / 3600
     ra = CENTER[0] + xi / 3600 / np.cos(np.deg2rad(CENTER[1]))
     is_star = rng.random(n) < 0.65
-    r = np.where(is_star, rng.uniform(17.5, 22.0, n), rng.triangular(18.5, 22.0, 22.5, n))
+    r = np.where(is_star, rng.uniform(17.5, 22.0, n), rng.triangular(18.0, 21.5, 22.0, n))
     red = np.where(is_star, rng.normal(0.7, 0.35, n), rng.normal(0.65, 0.2, n))
     colors = {"g": red, "r": 0 * red, "i": -0.45 * red, "z": -0.75 * red}
-    size = 0.9 * 10 ** (-0.12 * (r - 20.5)) * np.exp(0.3 * rng.standard_normal(n))
+    size = 1.1 * 10 ** (-0.12 * (r - 20.5)) * np.exp(0.3 * rng.standard_normal(n))
     shapes = {
-        "n": np.where(rng.random(n) < 0.75, rng.uniform(0.7, 1.8, n), rng.uniform(2.5, 4.5, n)),
+        "n": rng.choice([0.8, 1.0, 1.5, 2.5, 4.0], n, p=[0.2, 0.35, 0.2, 0.1, 0.15]),
         "half_light_radius": np.clip(size, 0.2, 2.5) * u.arcsec,
         "q": rng.uniform(0.25, 1.0, n),
         "pa": rng.uniform(0.0, 180.0, n) * u.deg,
@@ -64,3 +64,13 @@ def write_campaign(path: Path, spec: SurveySpec, *, survey: str, catalog: str, o
         "output": output,
     }
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _scatter(rng: np.random.Generator, n: int, side: float) -> tuple[Any, Any]:
+    """Positions in a square centred on zero, thrown at random; one too near to an earlier one is thrown again."""
+    points = np.empty((0, 2))
+    while len(points) < n:
+        dart = rng.uniform(-side / 2, side / 2, 2)
+        if not len(points) or np.hypot(*(points - dart).T).min() > SEPARATION:
+            points = np.vstack([points, dart])
+    return points[:, 0], points[:, 1]

@@ -20,11 +20,14 @@ def print_report(result: DemoResult, console: Console) -> None:
     bands = list(result.closure)
     visits = len({image.visit for image in images})
     rate = run.n_done / result.seconds["campaign"] if result.seconds["campaign"] > 0 else math.nan
-    say = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    stars = sum(image.n_stars_used for image in images) // len(images)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
     say(
-        f"\n[bold]A survey[/] of {len(images)} calibrated images ({visits} visits x 2 detectors, {' and '.join(bands)}), "
-        f"each calibrated to {sum(i.n_stars_used for i in images) // len(images)} of its own stars "
-        f"({result.seconds['survey']:.0f} s)"
+        f"\n[bold]A survey[/] of {len(images)} calibrated images ({visits} visits x 2 detectors, "
+        f"{' and '.join(bands)}), each calibrated to about {stars} of its own stars ({result.seconds['survey']:.0f} s)"
     )
     say(f"[bold]A catalogue[/] of {result.n_catalog} fake stars and galaxies, {run.n_drawn} times drawn on an image")
     say(

@@ -31,7 +31,7 @@ from skygraft.qa.verify import finished_images, read_pair, verify_campaign
 __all__ = ["DemoResult", "SurveyScale", "run_demo"]
 
 MARKER = ".skygraft-demo"
-FAINTEST_IN_IMAGE = 20.5  # of stars measured on the noisy images, against the survey's own
+FAINTEST_IN_IMAGE = 19.5  # of stars measured on the noisy images; fainter ones say more of their neighbours
 CUTOUT = 560
 
 
@@ -203,6 +203,7 @@ def _survey_scale(campaign: Campaign, spec: SurveySpec) -> dict[str, SurveyScale
         src = image.source(campaign.config.survey.root)
         rows = fits.getdata(src.with_name(src.name.replace("calexp", "SRC")), 1)
         rows = rows[rows["calib_photometry_used"]]
+        rows = rows[sky.mags[band][rows["id"]] < FAINTEST_IN_IMAGE]
         x, y = (np.asarray(rows[f"base_SdssCentroid_{axis}"], dtype=float) for axis in "xy")
         fake_x, fake_y, fake_mag = (np.array(truth[name], dtype=float) for name in ("x", "y", "mag"))
         # Both must stand alone on the injected image, as the survey's calibration stars do on the original.

@@ -103,8 +103,10 @@ def measure_closure(
     rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
     calib = before.photo_calib
     assert calib is not None
-    sigma = _expected_flux_error(before, after, x, y, flux, radius, noise, gain)
     fraction = _plain(truth["aperture_fraction"])[rows]
+    # Over the flux that is expected, not the one measured: else stars that came out bright would seem less noisy.
+    flux_in = _plain(truth["inst_flux"])[rows]
+    sigma = _expected_flux_error(before, after, x, y, flux_in, radius, noise, gain)
     mag_in, mag_out = _plain(truth["mag"])[rows], calib.magnitude(flux, x, y)
     table = QTable(
         {
@@ -114,11 +116,11 @@ def measure_closure(
             "x": x,
             "y": y,
             "mag_in": mag_in,
-            "flux_in": _plain(truth["inst_flux"])[rows],
+            "flux_in": flux_in,
             "flux_out": flux,
             "mag_out": mag_out,
             "residual": mag_out - mag_in,
-            "sigma": _MAGNITUDE * sigma / flux,
+            "sigma": _MAGNITUDE * sigma / flux_in,
             "psf_sum_residual": -2.5 * np.log10(np.where(fraction > 0, fraction, np.nan)),
         }
     )
