@@ -115,6 +115,17 @@ def test_a_second_run_does_nothing(make_campaign: MakeCampaign) -> None:
     assert times == {p: p.stat().st_mtime_ns for p in campaign.layout.root.rglob("*.fits")}
 
 
+def test_an_output_folder_knows_its_campaign(make_campaign: MakeCampaign, expected: dict[str, str], kit: Any) -> None:
+    """The configuration written beside the outputs resumes the campaign, from any folder."""
+    campaign = make_campaign()
+    campaign.run(n_workers=0)
+    again = Campaign.from_yaml(campaign.layout.config)
+    assert again.config == campaign.config
+    next(campaign.layout.records.rglob("*.json")).unlink()
+    assert again.run(n_workers=0).n_done == 1
+    assert kit.checksums(campaign.layout.root) == expected
+
+
 def test_killed_half_way_and_resumed(
     make_campaign: MakeCampaign, survey: Path, expected: dict[str, str], kit: Any
 ) -> None:
