@@ -16,8 +16,8 @@ from skygraft.survey import index_images
 HERE = Path(__file__).parent
 
 EXAMPLES = {
-    "cfht_849375": ({"images": "calexp-*.fits.fz"}, 250, Population(mag_range=(18.0, 24.0), star_fraction=0.6), 849375),
-    "video_H": ({"images": "image_?.fits"}, 400, Population(mag_range=(16.0, 21.0), star_fraction=0.5), 4),
+    "cfht_849375": ({"images": "calexp-*.fits.fz"}, 200, Population(mag_range=(18.0, 24.0), star_fraction=0.6), 849375),
+    "video_H": ({"images": "image_?.fits"}, 160, Population(mag_range=(16.0, 21.0), star_fraction=0.5), 4),
     "decam_grz": (
         {"ccds": "survey-ccds-1.fits.gz"},
         30,
