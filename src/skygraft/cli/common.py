@@ -47,6 +47,16 @@ def fail(message: str, code: int = 1) -> typer.Exit:
     return typer.Exit(code)
 
 
+# How the library's arguments are called here: its errors name the former.
+_OPTIONS = {"psf=": "--psf", "photo_calib=": "--zeropoint", "aperture=": "--aperture", "gain=": "--gain"}
+
+
+def _in_options(message: str) -> str:
+    """The message, with the option to use where it names an argument of the library only."""
+    found = [option for argument, option in _OPTIONS.items() if argument in message and option not in message]
+    return f"{message} Here: {', '.join(found)}." if found else message
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Turn the errors that people can do something about into one message and exit code 1."""
 
@@ -57,7 +67,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except (SkygraftError, OSError) as error:
             if state.debug:
                 raise
-            raise fail(str(error)) from None
+            raise fail(_in_options(str(error))) from None
         except ValueError as error:
             # pydantic's ValidationError is a ValueError; any other one is a bug and keeps its traceback.
             if state.debug or type(error).__module__.split(".")[0] not in ("pydantic", "pydantic_core"):

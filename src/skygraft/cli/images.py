@@ -188,8 +188,11 @@ def _write_truth(table: Any, path: Path) -> None:
         from skygraft.campaign.task import write_truth
 
         write_truth(path, table)
-    else:
-        table.write(path, overwrite=True)
+        return
+    table = table.copy(copy_data=False)
+    if path.suffix == ".fits":
+        table.meta["BUNIT"] = table.meta.pop("image_units", "")  # keywords are short there
+    table.write(path, format="ascii.ecsv" if path.suffix == ".ecsv" else None, overwrite=True)
 
 
 @command

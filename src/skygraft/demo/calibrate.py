@@ -80,7 +80,7 @@ def _clipped_median(values: NDArray[np.float32]) -> float:
     for _ in range(4):
         middle = np.median(values)
         spread = 1.4826 * np.median(np.abs(values - middle))
-        values = values[np.abs(values - middle) < 2.5 * spread]
+        values = values[np.abs(values - middle) <= 2.5 * spread]
     return float(np.median(values))
 
 

@@ -31,6 +31,7 @@ from skygraft.qa.verify import finished_images, read_pair, verify_campaign
 __all__ = ["DemoResult", "SurveyScale", "run_demo"]
 
 MARKER = ".skygraft-demo"
+BRIGHTEST_IN_IMAGE = 17.5  # both kinds of stars from one range: what neighbours do to a star depends on its flux
 FAINTEST_IN_IMAGE = 19.5  # of stars measured on the noisy images; fainter ones say more of their neighbours
 CUTOUT = 560
 
@@ -203,14 +204,14 @@ def _survey_scale(campaign: Campaign, spec: SurveySpec) -> dict[str, SurveyScale
         src = image.source(campaign.config.survey.root)
         rows = fits.getdata(src.with_name(src.name.replace("calexp", "SRC")), 1)
         rows = rows[rows["calib_photometry_used"]]
-        rows = rows[sky.mags[band][rows["id"]] < FAINTEST_IN_IMAGE]
+        rows = rows[_in_range(sky.mags[band][rows["id"]])]
         x, y = (np.asarray(rows[f"base_SdssCentroid_{axis}"], dtype=float) for axis in "xy")
         fake_x, fake_y, fake_mag = (np.array(truth[name], dtype=float) for name in ("x", "y", "mag"))
         # Both must stand alone on the injected image, as the survey's calibration stars do on the original.
         objects = np.stack(before.wcs.world_to_pixel_values(sky.ra, sky.dec), axis=1)
         around = np.concatenate([objects, np.stack([fake_x, fake_y], axis=1)])
         light = 10 ** (-0.4 * np.concatenate([sky.mags[band], fake_mag]))
-        stars = (np.asarray(truth["source_type"]).astype(str) == "Star") & (fake_mag < FAINTEST_IN_IMAGE)
+        stars = (np.asarray(truth["source_type"]).astype(str) == "Star") & _in_range(fake_mag)
         for which, (sx, sy, mag) in enumerate(
             ((x, y, sky.mags[band][rows["id"]]), (fake_x[stars], fake_y[stars], fake_mag[stars]))
         ):
@@ -225,6 +226,10 @@ def _survey_scale(campaign: Campaign, spec: SurveySpec) -> dict[str, SurveyScale
     return {
         band: _compare(*(np.concatenate([np.zeros(0), *part]) for part in pair)) for band, pair in residuals.items()
     }
+
+
+def _in_range(mag: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return (mag > BRIGHTEST_IN_IMAGE) & (mag < FAINTEST_IN_IMAGE)
 
 
 def _compare(survey: NDArray[np.float64], injected: NDArray[np.float64]) -> SurveyScale:
