@@ -1,0 +1,152 @@
+"""What the image says its pixels mean: zeropoint, what the flux is the flux of, PSF, and gain."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.catalog import Flag
+from skygraft.errors import ConfigError, InjectionError, SkygraftError, UncalibratedImageError
+from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.injection.options import InjectionOptions
+from skygraft.noise import Gain, estimate_gain
+from skygraft.photometry import (
+    CalibrationAperture,
+    CalibrationReference,
+    PhotoCalib,
+    kernel_holds_aperture,
+    kernel_scale,
+    parse_radius,
+)
+from skygraft.psf import PSF
+from skygraft.render import RenderReport, Sources
+from skygraft.wcs import pixel_scale
+
+__all__ = [
+    "ImageNormalisation",
+    "aperture_radius",
+    "flag_small_kernel",
+    "image_gain",
+    "image_photo_calib",
+    "require_psf",
+]
+
+_UNFIT_PLANES = (
+    "BAD",
+    "SAT",
+    "CR",
+    "NO_DATA",
+    "INTRP",
+    "SUSPECT",
+    "EDGE",
+    "UNMASKEDNAN",
+    "STREAK",
+    "SATURATED",
+)
+
+
+def image_photo_calib(exposure: Exposure) -> PhotoCalib:
+    """The image's photometric calibration, or the error that says why it has none."""
+    if exposure.photo_calib is None:
+        reason = exposure.extra.get(NO_PHOTO_CALIB)
+        if isinstance(reason, SkygraftError):
+            raise reason
+        raise UncalibratedImageError(
+            "the image carries no zeropoint",
+            path=exposure.path,
+            fix="Calibrate it, or give its zeropoint (photo_calib=, --zeropoint, survey: calibration: zeropoint)",
+        )
+    return exposure.photo_calib
+
+
+def require_psf(exposure: Exposure, sources: Sources) -> None:
+    """Raise where the image has no PSF and one of the sources needs it."""
+    if exposure.psf is not None or len(sources) == 0:
+        return
+    needs = [
+        i for i in range(len(sources)) if sources.source_type[i] != "Stamp" or sources.text("stamp_psf", i) != "none"
+    ]
+    if needs:
+        reason = exposure.extra.get(NO_PSF)
+        if isinstance(reason, SkygraftError):
+            raise reason
+        raise InjectionError(
+            f"the image has no PSF, and {len(needs)} of {len(sources)} sources need one",
+            path=exposure.path,
+            fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
+        )
+
+
+class ImageNormalisation:
+    """What each kernel is multiplied by; see `skygraft.photometry.kernel_scale`."""
+
+    def __init__(
+        self,
+        exposure: Exposure,
+        options: InjectionOptions,
+        reference: CalibrationReference | None,
+        radius: float | None,
+    ) -> None:
+        self._psf = exposure.psf
+        self._mode, self._reference, self._radius = options.flux_mode, reference, radius
+        self._fixed: tuple[float, float] | None = None
+        if options.position == "image" and self._psf is not None:
+            box = exposure.box
+            place = self._psf.average_position or (0.5 * (box.x_min + box.x_max), 0.5 * (box.y_min + box.y_max))
+            x, y = np.array([place[0]]), np.array([place[1]])
+            scale, fraction = self._at(self._psf, self._psf.kernels(x, y), x, y)
+            self._fixed = float(scale[0]), float(fraction[0])
+
+    def _at(
+        self, psf: PSF, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        scale = kernel_scale(self._mode, self._reference, kernels, psf.flux_outside(x, y), radius=self._radius)
+        return scale.scale, scale.aperture_fraction
+
+    def __call__(
+        self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and aperture fraction, each of shape (N,), for kernels (N, ny, nx) at (x, y)."""
+        if self._psf is None:
+            return np.ones(len(x)), np.full(len(x), np.nan)
+        if self._fixed is not None:
+            return np.full(len(x), self._fixed[0]), np.full(len(x), self._fixed[1])
+        return self._at(self._psf, kernels, x, y)
+
+
+def aperture_radius(exposure: Exposure, options: InjectionOptions) -> float | None:
+    """Radius in pixels of ``flux_mode="aperture"``; None in the other modes."""
+    if options.aperture is None:
+        return None
+    candidate = parse_radius(options.aperture)
+    if candidate.radius_pixels is not None:
+        return candidate.radius_pixels
+    if candidate.radius_arcsec is None:
+        raise ConfigError(
+            f"{options.aperture!r} is not a radius",
+            key="aperture",
+            fix="Give, for example, '12 pix' or '2 arcsec'",
+        )
+    box = exposure.box
+    centre = np.array([0.5 * (box.x_min + box.x_max)]), np.array([0.5 * (box.y_min + box.y_max)])
+    return candidate.radius_arcsec / float(pixel_scale(exposure.wcs, *centre)[0])
+
+
+def flag_small_kernel(
+    exposure: Exposure, reference: CalibrationReference | None, radius: float | None, report: RenderReport
+) -> None:
+    """Flag every source whose aperture flux is of a kernel that does not fill the aperture."""
+    if isinstance(reference, CalibrationAperture):
+        radius = reference.radius_pixels
+    if radius is not None and exposure.psf is not None and not kernel_holds_aperture(exposure.psf.shape, radius):
+        report.flags[np.isfinite(report.aperture_fraction)] |= int(Flag.KERNEL_SMALLER_THAN_APERTURE)
+
+
+def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
+    """The gain that is set, or that the image records, or that its variance plane tells; in this order."""
+    if options.gain is not None:
+        return Gain(options.gain, "given")
+    if exposure.gain is not None:
+        return Gain(exposure.gain, exposure.gain_origin or "recorded in the image")
+    bits = sum(v for n, v in exposure.mask_planes.items() if n in _UNFIT_PLANES)
+    return estimate_gain(exposure.image, exposure.variance, (exposure.mask & bits) == 0)

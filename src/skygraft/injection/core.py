@@ -1,0 +1,207 @@
+"""Inject sources into one exposure: a pure function, no files, no Dask.
+
+The order of things: place the sources on the image, turn magnitudes into image flux, scale the PSF at each place to
+what the image's calibration is the flux of, draw, add with photon noise, mark the mask, and report every source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable, Table
+from numpy.typing import NDArray
+
+from skygraft.catalog import Flag, count_flags
+from skygraft.exposure import Exposure
+from skygraft.injection.calibrating import (
+    ImageNormalisation,
+    aperture_radius,
+    flag_small_kernel,
+    image_gain,
+    image_photo_calib,
+    require_psf,
+)
+from skygraft.injection.marking import mark, new_planes
+from skygraft.injection.options import InjectionOptions
+from skygraft.injection.placing import canonical, place, subset, within_reach
+from skygraft.noise import Gain, add_flux
+from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
+from skygraft.render import Canvas, RenderReport, render
+from skygraft.wcs import pixel_scale
+
+__all__ = ["Injection", "inject"]
+
+
+@dataclass(frozen=True, eq=False)
+class Injection:
+    """What `inject` returns.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The exposure with new planes; the one given is unchanged.
+    truth : QTable
+        One row per source given, in order of injection id: injection_id, image_id, ra, dec (deg), x, y (pixel, parent
+        frame), source_type, band, mag, inst_flux (image units, what the calibration says), flux_deposited (image
+        units, noise-free, what landed on the image), aperture_fraction, kernel_scale, psf_fwhm (arcsec), stamp_size
+        (pixel), flags (`skygraft.catalog.flags.Flag`).
+    summary : dict
+        What goes into the record: counts, flux mode, calibration, gain, seed.
+    """
+
+    exposure: Exposure
+    truth: QTable
+    summary: dict[str, Any]
+
+
+def inject(
+    exposure: Exposure,
+    catalog: Table,
+    *,
+    options: InjectionOptions | None = None,
+    image_id: str | None = None,
+    band: str | None = None,
+    progress: Callable[[int], None] | None = None,
+    **overrides: Any,
+) -> Injection:
+    """Inject the sources of a catalogue into an exposure.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        Not changed.
+    catalog : Table
+        Sources, canonical or in a dialect that `skygraft.catalog.normalize_catalog` recognises. Sources off the image
+        are allowed: they are flagged, and those whose light reaches the image are drawn.
+    options : InjectionOptions, optional
+        How to inject.
+    image_id : str, optional
+        Name of the image in truth and random streams; the exposure's data id by default.
+    band : str, optional
+        Whose magnitudes to use; the exposure's band by default.
+    progress : callable, optional
+        Called with the number of sources drawn since the last call.
+    **overrides
+        Fields of `InjectionOptions` to change, for example ``noise=False, seed=1``.
+
+    Returns
+    -------
+    Injection
+
+    Raises
+    ------
+    UnknownApertureError
+        If nothing says what the image's calibrated flux is the flux of, and `flux_mode` is ``"calibrated"``.
+    UncalibratedImageError
+        If the image has no zeropoint.
+    CalibrationError
+        If noise is wanted and there is no gain to be had.
+    CatalogError
+        If a row cannot be used, or the catalogue has no magnitude for the image's band.
+    InjectionError
+        If the image has no PSF and the catalogue's sources need one.
+
+    Notes
+    -----
+    A galaxy is scaled like a star of its magnitude, as the field does: its flux before convolution is F / A(r), with A
+    the part of the PSF inside the calibration aperture.
+    """
+    opts = InjectionOptions.from_kwargs(options, **overrides)
+    name = str(exposure.data_id) if image_id is None else image_id
+    photo_calib = image_photo_calib(exposure)
+    reference = (
+        require_reference(photo_calib, exposure.path) if opts.flux_mode == "calibrated" else photo_calib.reference
+    )
+    band = band or exposure.data_id.band
+    table = canonical(catalog, band)
+    truth, sources, rows = place(exposure, table, photo_calib, band, name)
+    require_psf(exposure, sources)
+    radius = aperture_radius(exposure, opts)
+    normalisation = ImageNormalisation(exposure, opts, reference, radius)
+    drawn = within_reach(exposure, sources, opts.flux_tolerance)
+    gain = image_gain(exposure, opts) if opts.noise and drawn.any() else None
+
+    canvas = Canvas.empty(exposure.shape, exposure.xy0)
+    report = render(
+        subset(sources, drawn),
+        exposure.psf,
+        canvas,
+        exposure.box,
+        normalisation,
+        flux_tolerance=opts.flux_tolerance,
+        stars=opts.stars,
+        progress=progress,
+    )
+    planes = new_planes(exposure, copy_variance=gain is not None)
+    mark(planes, canvas, exposure, sources, drawn, report, opts.mask_threshold)
+    variance = planes["variance"].values if gain is not None and "variance" in planes else None
+    add_flux(
+        planes["image"].values,
+        variance,
+        canvas.model,
+        gain=gain,
+        seed=opts.seed,
+        image_id=name,
+        xy0=exposure.xy0,
+    )
+    flag_small_kernel(exposure, reference if opts.flux_mode == "calibrated" else None, radius, report)
+    _report_into(truth, rows[drawn], report, exposure)
+    truth["flags"][rows[~drawn]] |= int(Flag.NO_OVERLAP)
+    summary = _summary(name, opts, photo_calib, reference, gain, truth, report, sources.injection_id[drawn], band)
+    return Injection(exposure.replace(planes=planes), truth, summary)
+
+
+def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
+    for name in ("flux_deposited", "aperture_fraction", "kernel_scale", "stamp_size"):
+        truth[name][rows] = getattr(report, name)
+    truth["flags"][rows] |= report.flags
+    if rows.size:
+        scale = pixel_scale(exposure.wcs, truth["x"][rows], truth["y"][rows])
+        truth["psf_fwhm"][rows] = report.psf_fwhm * scale * u.arcsec
+
+
+def _summary(
+    image_id: str,
+    options: InjectionOptions,
+    photo_calib: PhotoCalib,
+    reference: CalibrationReference | None,
+    gain: Gain | None,
+    truth: QTable,
+    report: RenderReport,
+    drawn_ids: NDArray[np.int64],
+    band: str | None,
+) -> dict[str, Any]:
+    calibration: dict[str, Any] = {"kind": None, "radius_pixels": None, "radius_arcsec": None}
+    if isinstance(reference, CalibrationAperture):
+        calibration = {
+            "kind": "aperture",
+            "radius_pixels": reference.radius_pixels,
+            "radius_arcsec": reference.radius_arcsec,
+        }
+    elif reference is not None:
+        calibration["kind"] = reference.value
+    calibration["origin"] = photo_calib.reference_origin
+    fraction = report.aperture_fraction[np.isfinite(report.aperture_fraction)]
+    return {
+        "image_id": image_id,
+        "band": band,
+        "n_sources": len(truth),
+        "n_drawn": int((report.stamp_size > 0).sum()),
+        "flux_mode": options.flux_mode,
+        "aperture": options.aperture,
+        "calibration": calibration,
+        "aperture_method": "sinc",
+        "correction_position": options.position,
+        "aperture_fraction_median": float(np.median(fraction)) if fraction.size else None,
+        "noise": options.noise,
+        "seed": options.seed,
+        "gain": None if gain is None else gain.median,
+        "gain_origin": None if gain is None else gain.origin,
+        "flux_tolerance": options.flux_tolerance,
+        "flags": count_flags(truth["flags"]),
+        "messages": [f"injection_id {drawn_ids[i]}: {text}" for i, text in sorted(report.messages.items())][:20],
+    }

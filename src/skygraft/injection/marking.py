@@ -1,0 +1,63 @@
+"""New planes for the image, and the mask planes that say where the sources are."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from skygraft.exposure import Exposure, add_mask_plane
+from skygraft.render import Canvas, RenderReport, Sources
+
+__all__ = ["mark", "new_planes"]
+
+_CORE = 1
+"""Half-width of the INJECTED_CORE square: 3 x 3 pixels."""
+
+
+def new_planes(exposure: Exposure, *, copy_variance: bool) -> xr.Dataset:
+    """The exposure's planes, copied where injection writes to them."""
+    planes = exposure.planes.copy(deep=False)
+    for name in ("image", "mask", *(("variance",) if copy_variance and "variance" in planes else ())):
+        old = planes[name]
+        planes[name] = (old.dims, old.values.copy(), dict(old.attrs))
+    return planes
+
+
+def mark(
+    planes: xr.Dataset,
+    canvas: Canvas,
+    exposure: Exposure,
+    sources: Sources,
+    drawn: NDArray[np.bool_],
+    report: RenderReport,
+    threshold: float,
+) -> None:
+    """Set INJECTED where the model stands out of the noise, and INJECTED_CORE on 3 x 3 pixels at each source drawn."""
+    injected = np.int32(1 << add_mask_plane(planes, "INJECTED"))
+    core = np.int32(1 << add_mask_plane(planes, "INJECTED_CORE"))
+    mask = planes["mask"].values
+    touched = np.flatnonzero(canvas.model)
+    model = np.abs(canvas.model.ravel()[touched])
+    if exposure.variance is not None:
+        variance = exposure.variance.ravel()[touched]
+        sigma = np.sqrt(np.where(np.isfinite(variance) & (variance > 0), variance, 0.0))
+    else:
+        sigma = np.full(touched.size, _image_sigma(exposure.image))
+    mask.ravel()[touched[model > threshold * sigma]] |= injected
+    on_canvas = report.stamp_size > 0
+    ny, nx = mask.shape
+    for x, y in zip(sources.x[drawn][on_canvas], sources.y[drawn][on_canvas], strict=True):
+        i, j = round(x) - canvas.x0, round(y) - canvas.y0
+        j0, i0 = max(0, j - _CORE), max(0, i - _CORE)
+        if j + _CORE >= 0 and i + _CORE >= 0 and j0 < ny and i0 < nx:
+            mask[j0 : j + _CORE + 1, i0 : i + _CORE + 1] |= core
+
+
+def _image_sigma(image: NDArray[np.float32]) -> float:
+    """Robust standard deviation of an image without a variance plane."""
+    sample = image.ravel()[:: max(1, image.size // 200_000)]
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return 0.0
+    return float(1.4826 * np.median(np.abs(sample - np.median(sample))))
