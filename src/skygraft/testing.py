@@ -171,19 +171,16 @@ def _assert_calibrations(actual: Exposure, expected: Exposure) -> None:
     part = np.array([0.1, 0.9, 0.5, 0.1, 0.9])
     x = box.x_min + part * (box.x_max - box.x_min)
     y = box.y_min + np.array([0.1, 0.1, 0.5, 0.9, 0.9]) * (box.y_max - box.y_min)
-    sky = [np.asarray(e.wcs.pixel_to_world_values(x, y)) for e in (actual, expected)]
-    np.testing.assert_allclose(*sky, rtol=0, atol=1e-10, err_msg="the WCSs differ (degrees)")
+    here, there = (np.asarray(e.wcs.pixel_to_world_values(x, y), dtype=np.float64) for e in (actual, expected))
+    np.testing.assert_allclose(here, there, rtol=0, atol=1e-10, err_msg="the WCSs differ (degrees)")
     for name in ("psf", "photo_calib"):
         have: tuple[Any, Any] = (getattr(actual, name), getattr(expected, name))
         assert (have[0] is None) == (have[1] is None), f"only one of the exposures has a {name}"
     if actual.psf is not None and expected.psf is not None:
-        np.testing.assert_array_equal(
-            actual.psf.kernels(x, y), expected.psf.kernels(x, y), err_msg="the PSFs differ"
-        )
+        np.testing.assert_array_equal(actual.psf.kernels(x, y), expected.psf.kernels(x, y), err_msg="the PSFs differ")
     if actual.photo_calib is not None and expected.photo_calib is not None:
-        calibs = actual.photo_calib, expected.photo_calib
+        one, two = actual.photo_calib, expected.photo_calib
         np.testing.assert_allclose(
-            *(c.zeropoint(x, y) for c in calibs), rtol=0, atol=1e-12, err_msg="the zeropoints differ"
+            one.zeropoint(x, y), two.zeropoint(x, y), rtol=0, atol=1e-12, err_msg="the zeropoints differ"
         )
-        references = [c.reference for c in calibs]
-        assert references[0] == references[1], f"calibrated to {references[0]} and {references[1]}"
+        assert one.reference == two.reference, f"calibrated to {one.reference} and {two.reference}"

@@ -44,4 +44,4 @@ def test_demo_in_this_process(tmp_path) -> None:
 @pytest.mark.dask
 def test_demo_on_a_local_cluster(tmp_path) -> None:
     folder = tmp_path / "demo"
-    check(run_demo(folder, workers=2, spec=SPEC), folder)
+    check(run_demo(folder, workers=1, spec=SPEC), folder)

@@ -218,7 +218,8 @@ def _furniture(axis: Axes, exposure: Exposure, cutout: Cutout) -> None:
         axis.annotate(
             "", xy=tuple(foot + arrow), xytext=tuple(foot), arrowprops={"arrowstyle": "->", "color": "white", "lw": 1.4}
         )
-        axis.text(*(foot + 1.3 * arrow), name, color="white", fontsize=10, ha="center", va="center")
+        end = foot + 1.3 * arrow
+        axis.text(float(end[0]), float(end[1]), name, color="white", fontsize=10, ha="center", va="center")
 
 
 def _closure(axis: Axes, table: Table, band: str) -> None:
