@@ -71,6 +71,7 @@ def test_psf_model_is_the_true_psf(survey) -> None:
         )
         truth = drawn.array / drawn.array.sum()
         assert np.abs(kernel - truth).max() < 5e-3 * truth.max()
+    assert exposure.psf.valid_box is None or exposure.psf.valid_box.contains([3.0, 508.0], [3.0, 508.0]).all()
     kernels = exposure.psf.kernels([10.0, 500.0], [10.0, 500.0])
     assert np.abs(kernels[0] - kernels[1]).max() > 0.02 * kernels.max()  # it does vary
 

@@ -138,7 +138,7 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
                  f"be {psf['psf_sum_offset_mag']:+.4f} mag off")
             )  # fmt: skip
     value = gain["electrons_per_unit"]
-    rows.append(("gain", f"{value:.4g} ({gain['origin']})" if value is not None else f"unknown: {gain['origin']}"))
+    rows.append(("gain", f"{value:.4g}, {gain['origin']}" if value is not None else f"unknown: {gain['origin']}"))
     if not content["has_variance"]:
         rows.append(("variance", "none"))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))

@@ -49,7 +49,7 @@ def true_psf(detector: Detector, x: float, y: float) -> galsim.GSObject:
 
 def fit_psfex(detector: Detector) -> PsfexModel:
     """A PSFEx model of the true effective PSF: a quadratic in position, fitted to 5 x 5 noise-free samples."""
-    half = (detector.size - 1) / 2
+    half, extent = (detector.size - 1) / 2, float(detector.size - 1)
     nodes = np.linspace(0.02, 0.98, 5) * (detector.size - 1)
     stack, terms = [], []
     for y in nodes:
@@ -57,14 +57,14 @@ def fit_psfex(detector: Detector) -> PsfexModel:
             effective = galsim.Convolve(true_psf(detector, x, y), galsim.Pixel(1.0))
             drawn = effective.drawImage(nx=SAMPLES, ny=SAMPLES, scale=STEP, method="no_pixel")
             stack.append(drawn.array.astype(np.float64).ravel())
-            u, v = (x - half) / half, (y - half) / half
+            u, v = (x - half) / extent, (y - half) / extent
             terms.append([1.0, u, u * u, v, u * v, v * v])
     components, *_ = np.linalg.lstsq(np.array(terms), np.array(stack), rcond=None)
     return PsfexModel(
         components=components.reshape(6, SAMPLES, SAMPLES).astype(np.float32),
         step=STEP,
         offset=(half, half),
-        scale=(half, half),
+        scale=(extent, extent),  # as PSFEx does: u and v run over -1/2..1/2
         average=(half, half),
     )
 
