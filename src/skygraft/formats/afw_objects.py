@@ -235,8 +235,8 @@ def _placed(error: SkygraftError, archive: Archive, found: ArchivedObject) -> Sk
     )
 
 
-def build_psf(archive: Archive, key: int) -> PSF:
-    """A PSF.
+def build_psf(archive: Archive, key: int, valid_box: Box | None = None) -> PSF:
+    """A PSF; one that varies holds inside `valid_box` (the image it was made for), None for what the model says.
 
     Raises
     ------
@@ -255,7 +255,7 @@ def build_psf(archive: Archive, key: int) -> PSF:
             fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
         )
     try:
-        return builder(archive, found)
+        return builder(archive, found, valid_box)
     except (SkygraftError, ValueError) as error:
         message = error.message if isinstance(error, SkygraftError) else str(error)
         raise PsfError(
@@ -270,17 +270,17 @@ def _shape(row: Row) -> tuple[int, int]:
     return row["dimensions_y"], row["dimensions_x"]
 
 
-def _gaussian(_archive: Archive, found: ArchivedObject) -> PSF:
+def _gaussian(_archive: Archive, found: ArchivedObject, _box: Box | None) -> PSF:
     row = found.row()
     return GaussianPSF(row["sigma"], shape=_shape(row))
 
 
-def _double_gaussian(_archive: Archive, found: ArchivedObject) -> PSF:
+def _double_gaussian(_archive: Archive, found: ArchivedObject, _box: Box | None) -> PSF:
     row = found.row()
     return DoubleGaussianPSF(row["sigma1"], row["sigma2"], row["b"], shape=_shape(row))
 
 
-def _kernel_psf(archive: Archive, found: ArchivedObject) -> PSF:
+def _kernel_psf(archive: Archive, found: ArchivedObject, valid_box: Box | None) -> PSF:
     row = found.row()
     average = (float(row["averagePosition_x"]), float(row["averagePosition_y"]))
     kernel = archive.get(row["kernel"])
@@ -302,7 +302,9 @@ def _kernel_psf(archive: Archive, found: ArchivedObject) -> PSF:
         coefficients = [np.atleast_1d(function.row()["coefficients"]) for function in functions]
     else:
         coefficients = [np.array([amplitude]) for amplitude in np.atleast_1d(parts["amplitudes"])]
-    return KernelBasisPSF(basis, coefficients, chebyshev_box=box, normalize=True, average_position=average)
+    return KernelBasisPSF(
+        basis, coefficients, chebyshev_box=box, normalize=True, valid_box=valid_box, average_position=average
+    )
 
 
 def _function_box(function: ArchivedObject) -> Box | None:
@@ -325,7 +327,7 @@ def _centred(row: Row) -> NDArray[np.float64]:
     return np.pad(image, pads)
 
 
-def _psfex(_archive: Archive, found: ArchivedObject) -> PSF:
+def _psfex(_archive: Archive, found: ArchivedObject, valid_box: Box | None) -> PSF:
     row, model = found.row(), found.row(1)
     width, height, number = (int(v) for v in model["_size"])
     basis = np.asarray(model["_comp"], dtype=np.float64).reshape(number, height, width)
@@ -338,14 +340,23 @@ def _psfex(_archive: Archive, found: ArchivedObject) -> PSF:
         zero = _pair(model["_context_first"])
         scale = _pair(model["_context_second"])
     average = (float(row["averagePosition_x"]), float(row["averagePosition_y"]))
-    return PsfexPSF(basis, degree, zero, scale, float(row["_pixstep"]), convention="lsst", average_position=average)
+    return PsfexPSF(
+        basis,
+        degree,
+        zero,
+        scale,
+        float(row["_pixstep"]),
+        convention="lsst",
+        valid_box=valid_box,
+        average_position=average,
+    )
 
 
 def _pair(values: Any) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-_PSF_BUILDERS: dict[str, Callable[[Archive, ArchivedObject], PSF]] = {
+_PSF_BUILDERS: dict[str, Callable[[Archive, ArchivedObject, Box | None], PSF]] = {
     "GaussianPsf": _gaussian,
     "SingleGaussianPsf": _gaussian,
     "DoubleGaussianPsf": _double_gaussian,

@@ -287,7 +287,7 @@ def _photo_calib(
         )
 
 
-def _psf(opened: _Opened) -> tuple[PSF | None, PsfError | None]:
+def _psf(opened: _Opened, valid_box: Box) -> tuple[PSF | None, PsfError | None]:
     component = opened.component("PSF")
     if component is None:
         return None, PsfError(
@@ -298,7 +298,7 @@ def _psf(opened: _Opened) -> tuple[PSF | None, PsfError | None]:
             fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
         )
     try:
-        return afw_objects.build_psf(*component), None
+        return afw_objects.build_psf(*component, valid_box=valid_box), None
     except PsfError as error:
         return None, error
 
@@ -386,7 +386,8 @@ class LsstAfwFormat(Format):
             data_id = _data_id(opened, parsed)
             candidates = _candidates(opened, catalog, data_id.instrument)
             photo_calib, uncalibrated = _photo_calib(opened, unit, candidates)
-            psf, no_psf = _psf(opened)
+            (ny, nx), (x0, y0) = shape, xy0
+            psf, no_psf = _psf(opened, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
             gain, gain_origin = _gain(opened, unit, xy0, shape)
             extra: dict[str, Any] = {FILES: stamps, **_extras(opened)}
             if uncalibrated is not None:
