@@ -77,10 +77,14 @@ class SkygraftError(Exception):
             if value is not None:
                 place += f"{', ' if place else ''}{name} {value}"
         text = f"{place}: {self.message}" if place else self.message
-        return f"{text}. {self.fix}." if self.fix else text
+        return f"{_sentence(text)} {_sentence(self.fix)}" if self.fix else text
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.path, self.hdu, self.row, self.key, self.fix))
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(("?", "!", ".")) else f"{text}."
 
 
 def _rebuild(

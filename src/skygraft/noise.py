@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ _INVERSION_LIMIT = 10.0
 _GAUSSIAN_LIMIT = 1e8
 _FIT_PIXELS = 400_000
 _MIN_FIT_PIXELS = 100
+_HOW_TO_SET = (
+    "Give gain= (electrons per image unit), or noise=False; in a campaign, survey: calibration: {gain: ...}, or "
+    "injection: {noise: false}"
+)
 
 
 def stream_key(seed: int, image_id: str) -> tuple[int, int]:
@@ -179,7 +184,7 @@ class Gain:
             raise CalibrationError(
                 f"the gain ({self.origin}) is not positive and finite everywhere: {np.min(values)} to {np.max(values)}",
                 key="gain",
-                fix="Set gain to electrons per image unit, or noise to false",
+                fix=_HOW_TO_SET,
             )
 
     @property
@@ -221,7 +226,13 @@ def add_flux(
     _add(image, empty if variance is None else variance, model, value, *xy0, *stream_key(seed, image_id))
 
 
-def estimate_gain(image: NDArray[np.float32], variance: NDArray[np.float32] | None, usable: NDArray[np.bool_]) -> Gain:
+def estimate_gain(
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32] | None,
+    usable: NDArray[np.bool_],
+    *,
+    path: str | os.PathLike[str] | None = None,
+) -> Gain:
     """Gain from the slope of variance against image.
 
     In a calibrated image the variance plane is (sky + source) / gain + read noise^2, so its slope against the image is
@@ -234,6 +245,8 @@ def estimate_gain(image: NDArray[np.float32], variance: NDArray[np.float32] | No
         Planes; image units, and the same squared.
     usable : ndarray of bool, shape (ny, nx)
         Pixels to fit: not saturated, not bad.
+    path : path-like, optional
+        Named in errors.
 
     Returns
     -------
@@ -245,12 +258,12 @@ def estimate_gain(image: NDArray[np.float32], variance: NDArray[np.float32] | No
         If there is no variance plane, too few pixels, or the slope is not a physical one (not positive, or not
         significant): it is never replaced by 1.
     """
-    fix = "Set gain to electrons per image unit, or noise to false"
     if variance is None:
         raise CalibrationError(
             "the gain is not recorded and cannot be estimated: there is no variance plane",
             key="gain",
-            fix=fix,
+            path=path,
+            fix=_HOW_TO_SET,
         )
     good = usable & np.isfinite(image) & np.isfinite(variance) & (variance > 0)
     index = np.flatnonzero(good)
@@ -259,7 +272,8 @@ def estimate_gain(image: NDArray[np.float32], variance: NDArray[np.float32] | No
         raise CalibrationError(
             f"the gain is not recorded and cannot be estimated: only {index.size} good pixels",
             key="gain",
-            fix=fix,
+            path=path,
+            fix=_HOW_TO_SET,
         )
     flux = image.ravel()[index].astype(np.float64)
     var = variance.ravel()[index].astype(np.float64)
@@ -269,7 +283,8 @@ def estimate_gain(image: NDArray[np.float32], variance: NDArray[np.float32] | No
             f"the gain is not recorded, and variance against image has the slope {slope:.4g} +- {error:.2g}, "
             "which no gain explains",
             key="gain",
-            fix=fix,
+            path=path,
+            fix=_HOW_TO_SET,
         )
     return Gain(1.0 / slope, f"slope of variance against image ({1 / slope:.4g} +- {error / slope**2:.2g})")
 

@@ -136,7 +136,7 @@ def _jobs(spec: Mapping[str, Any], base: Path) -> Iterator[ImageJob]:
             raise ConfigError(
                 f"{key!r} is not a way to list images; those are: {', '.join(_KINDS)}",
                 key=str(key),
-                fix=f"Did you mean {near[0]!r}" if near else None,
+                fix=f"Did you mean {near[0]!r}?" if near else None,
             )
     kinds = [key for key in _KINDS if spec.get(key) is not None]
     if len(kinds) != 1:

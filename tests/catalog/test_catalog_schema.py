@@ -73,7 +73,7 @@ def test_positions_always_raise(column, row, value, reason):
         ("bulge_fraction", 3, 1.5, "PARAMETERS_BAD", r"bulge_fraction = 1.5 is not in \[0, 1\]"),
         ("bulge_fraction", 3, 0.5, "PARAMETERS_BAD", "bulge_half_light_radius = nan"),
         ("mag_r", 0, np.inf, "MAG_BAD", "mag_r = inf is not finite"),
-        ("source_type", 0, "Sersick", "TYPE_UNKNOWN", "'Sersick' is not one of .*, did you mean 'Sersic'?"),
+        ("source_type", 0, "Sersick", "TYPE_UNKNOWN", "'Sersick' is not one of .*; did you mean 'Sersic'\\?"),
         ("source_type", 0, "Trail", "PARAMETERS_BAD", "a Trail needs trail_length"),
         ("source_type", 0, "Stamp", "PARAMETERS_BAD", "a Stamp needs the path"),
     ],

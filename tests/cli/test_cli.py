@@ -238,7 +238,7 @@ def test_inject_refuses(runner, image, catalog, tmp_path) -> None:
     out = tmp_path / "out.fits"
     start = ["inject", str(image), str(catalog), "-o"]
     failed(runner.invoke(app, [*start, str(out)]), "PSF", "--psf")
-    failed(runner.invoke(app, [*start, str(image), *PSF]), "there already", "--overwrite")
+    failed(runner.invoke(app, [*start, str(image), *PSF]), "is the input itself")
     failed(runner.invoke(app, [*start, str(image), *PSF, "--overwrite"]), "image.fits")
     failed(runner.invoke(app, [*start, str(out), *PSF, "--truth", "t.txt"]), ".parquet", code=2)
     failed(runner.invoke(app, [*start, str(out), *PSF, "--flux-mode", "aperture"]), "aperture")
@@ -250,7 +250,7 @@ def test_inject_refuses(runner, image, catalog, tmp_path) -> None:
     bare = write_image(tmp_path / "bare.fits", CALAPRAD=None)
     failed(runner.invoke(app, ["inject", str(bare), str(catalog), "-o", str(out), *PSF]), "--aperture")
     done(runner.invoke(app, ["inject", str(bare), str(catalog), "-o", str(out), *PSF, "--aperture", "2 arcsec"]))
-    failed(runner.invoke(app, [*start, str(out), *PSF]), "there already")
+    failed(runner.invoke(app, [*start, str(out), *PSF]), "exists already", "--overwrite")
     done(runner.invoke(app, [*start, str(out), *PSF, "--overwrite"]))
 
 

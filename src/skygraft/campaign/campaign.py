@@ -9,10 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.consolidate import consolidate_patch, write_failures, write_provenance
@@ -23,6 +22,7 @@ from skygraft.campaign.plan import make_plan, plan_key
 from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import PlannedImage, read_plan, read_plan_metadata
 from skygraft.campaign.records import changes, is_whole, read_record
+from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.campaign.task import ImageSummary
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
 
@@ -31,121 +31,10 @@ if TYPE_CHECKING:
 
     from skygraft.campaign.run import DriveResult
 
-__all__ = ["Campaign", "RunSummary", "Status"]
+__all__ = ["Campaign"]
 
 _SHOWN = 5
 _LOOKERS = 8
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run did.
-
-    Parameters
-    ----------
-    output : str
-        The campaign's output folder.
-    n_images : int
-        Images of the plan.
-    n_done, n_skipped, n_failed, n_remaining : int
-        Images made in this run, done before it, failed, and not come to.
-    n_unusable : int
-        Images that could not even be planned; ``failures.parquet`` says why.
-    n_drawn : int
-        Sources drawn in the images made.
-    wall_seconds : float
-        Time it took.
-    interrupted : bool
-        Whether Ctrl-C ended it early.
-    failures : tuple of Failure
-        Why images failed.
-    """
-
-    output: str
-    n_images: int
-    n_done: int
-    n_skipped: int
-    n_failed: int
-    n_remaining: int
-    n_drawn: int
-    wall_seconds: float
-    n_unusable: int = 0
-    interrupted: bool = False
-    failures: tuple[Failure, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether every image is done."""
-        return self.n_done + self.n_skipped == self.n_images and self.n_unusable == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """The summary as JSON types."""
-        return {**asdict(self), "ok": self.ok}
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.n_done} images made ({self.n_drawn} sources drawn) in {self.wall_seconds:.1f} s, "
-            f"{self.n_skipped} done before, {self.n_failed} failed, {self.n_remaining} remaining"
-        ]
-        lines += [f"  {f.image_id}: {f.error}: {f.message}" for f in self.failures[:_SHOWN]]
-        if len(self.failures) > _SHOWN:
-            lines.append(f"  ... all of them in {Layout(Path(self.output)).failures}")
-        if self.n_unusable:
-            lines.append(f"{self.n_unusable} more images cannot be used; `skygraft plan` says why")
-        if self.n_remaining:
-            lines.append("run the campaign again to make those that remain")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a campaign is.
-
-    Parameters
-    ----------
-    name, output : str
-        The campaign and its output folder.
-    n_images, n_done, n_failed, n_remaining : int
-        Images of the plan; with a record; whose last attempt failed; and the rest.
-    n_unusable : int
-        Images that could not be planned.
-    failures : tuple of Failure
-        Why images failed.
-    errors : dict of str to int
-        Failures by class of error.
-    runs : int
-        How often it was run.
-    last_run : str
-        When the last run began, ISO 8601; empty before the first.
-    running : bool
-        Whether a process is at work on it.
-    """
-
-    name: str
-    output: str
-    n_images: int
-    n_done: int
-    n_failed: int
-    n_remaining: int
-    n_unusable: int = 0
-    failures: tuple[Failure, ...] = ()
-    errors: dict[str, int] = field(default_factory=dict)
-    runs: int = 0
-    last_run: str = ""
-    running: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """The status as JSON types."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        state = "running" if self.running else f"{self.runs} runs so far" if self.runs else "not run yet"
-        lines = [
-            f"{self.name}: {self.n_done} of {self.n_images} images done, {self.n_failed} failed, "
-            f"{self.n_remaining} remaining ({state})"
-        ]
-        lines += [f"  {n} x {error}" for error, n in sorted(self.errors.items())]
-        return "\n".join(lines)
 
 
 class Campaign:
@@ -250,7 +139,7 @@ class Campaign:
                 ledger.event("run_started", images=len(images), waiting=len(waiting), redo=redo)
                 reporter.start(len(images), n_skipped)
                 result = self._drive(images, waiting, client, n_workers, ledger, reporter, started)
-                failures = self._failures(images)
+                failures, unusable = self._failures(images), self._unusable_images()
                 summary = RunSummary(
                     output=str(self.layout.root),
                     n_images=len(images),
@@ -260,11 +149,14 @@ class Campaign:
                     n_remaining=len(waiting) - result.n_done - result.n_skipped - len(result.failed),
                     n_drawn=result.n_drawn,
                     wall_seconds=round(time.perf_counter() - clock, 2),
-                    n_unusable=len(self._unusable()),
+                    n_unusable=len(unusable),
                     interrupted=result.interrupted,
+                    unusable=unusable,
                     failures=tuple(failures[name] for name in result.failed if name in failures),
                 )
-                ledger.event("run_ended", **{k: v for k, v in summary.to_dict().items() if k != "failures"})
+                ledger.event(
+                    "run_ended", **{k: v for k, v in summary.to_dict().items() if k not in ("failures", "unusable")}
+                )
         return summary
 
     def status(self) -> Status:
@@ -278,6 +170,7 @@ class Campaign:
         images = read_plan(self.layout.plan)
         done = {image.image_id for image in images if self._record_path(image).exists()}
         failures = {name: f for name, f in self._failures(images).items() if name not in done}
+        unusable = self._unusable_images()
         started = [event for event in read_runs(self.layout.ledger) if event["event"] == "run_started"]
         return Status(
             name=self.config.name,
@@ -286,8 +179,9 @@ class Campaign:
             n_done=len(done),
             n_failed=len(failures),
             n_remaining=len(images) - len(done) - len(failures),
-            n_unusable=len(self._unusable()),
+            n_unusable=len(unusable),
             failures=tuple(failures.values()),
+            unusable=unusable,
             errors=dict(Counter(failure.error for failure in failures.values())),
             runs=len(started),
             last_run=str(started[-1]["time"]) if started else "",
@@ -341,10 +235,10 @@ class Campaign:
         return make_plan(self.config)
 
     def _current_plan(self) -> list[PlannedImage]:
-        """The plan as it is, or a new one where there is none, or what it was made from has changed."""
+        """The plan as it is; a new one where there is none, or what it was made from or left out has changed."""
         if self.layout.plan.exists() and self.layout.config.exists():
             key = read_plan_metadata(self.layout.plan).get("plan_key")
-            if key == plan_key(self.config):
+            if key == plan_key(self.config) and not self._replaced():
                 return read_plan(self.layout.plan)
         return self._plan()[0]
 
@@ -391,6 +285,22 @@ class Campaign:
         """Images of the survey that the plan leaves out, with the reasons."""
         unusable: list[dict[str, str]] = read_plan_metadata(self.layout.plan).get("unusable", [])
         return unusable
+
+    def _unusable_images(self) -> tuple[UnusableImage, ...]:
+        return tuple(UnusableImage(bad["path"], bad["error"], bad["reason"]) for bad in self._unusable())
+
+    def _replaced(self) -> bool:
+        """Whether a file that the plan had to leave out was made or changed since: it may be usable now."""
+        planned = self.layout.plan.stat().st_mtime_ns
+        for bad in self._unusable():
+            try:
+                status = (self.config.survey.root / bad["path"]).stat()
+            except OSError:
+                continue
+            # Of the two, a copy that keeps the time of the original's last change moves only the second.
+            if max(status.st_mtime_ns, status.st_ctime_ns) > planned:
+                return True
+        return False
 
     def _failures(self, images: Iterable[PlannedImage]) -> dict[str, Failure]:
         failures = read_failures(self.layout.ledger)

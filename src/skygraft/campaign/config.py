@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from skygraft.errors import ConfigError, SkygraftError
+from skygraft.formats import get_format
 from skygraft.formats.given import make_psf
 from skygraft.injection import InjectionOptions
 from skygraft.photometry import parse_radius
@@ -59,6 +60,12 @@ def _radius(value: Any) -> Any:
     return value
 
 
+def _format(value: str) -> str:
+    if value != "auto":
+        get_format(value)
+    return value
+
+
 def _skymap(value: Any) -> Any:
     get_skymap(value)
     return value
@@ -74,6 +81,7 @@ def _as_kind(value: Any) -> Any:
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
 # Any, not a union: of a union pydantic reports one problem for each member.
 Radius = Annotated[Any, AfterValidator(_radius)]
+FormatName = Annotated[str, AfterValidator(_format)]
 SkyMapSpec = Annotated[Any, AfterValidator(_skymap)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -139,7 +147,7 @@ class SurveyConfig(_Section):
     """Glob pattern (``**`` allowed), or several."""
     ccds: str | None = None
     """Table of CCDs in the Legacy Surveys' layout."""
-    format: str = "auto"
+    format: FormatName = "auto"
     """Name of the image format."""
     calibration: CalibrationConfig = CalibrationConfig()
     options: dict[str, Any] = Field(default_factory=dict)
@@ -168,6 +176,8 @@ class CatalogConfig(_Section):
     dialect: str = "auto"
     band: str | None = None
     """Band of a catalogue with a single ``mag`` column."""
+    on_bad: Literal["raise", "flag"] = "raise"
+    """Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn."""
 
 
 class InjectionConfig(_Section):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.errors import CampaignError, OutputError
+from skygraft.errors import CampaignError, OutputError, SkygraftError
 
 __all__ = ["Layout", "atomic_path", "digest", "json_text", "plain", "sha256_file", "sweep_leftovers", "write_json"]
 
@@ -159,16 +159,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except SkygraftError:
+        # Of something else that the block did: it says itself what was wrong.
+        raise
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(
             f"the output cannot be written ({error.strerror or error})",
             path=path,
             fix="Check permissions and free space",
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:

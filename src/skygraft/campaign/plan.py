@@ -107,6 +107,7 @@ def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
         layout.catalog,
         dialect=config.catalog.dialect,
         band=config.catalog.band,
+        on_bad=config.catalog.on_bad,
         overwrite=True,
     )
     partitions = list_partitions(layout.catalog)

@@ -46,6 +46,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """Formats that can be read, with the endings that they are known by."""
 
+_AGAIN = "Fetch or make the file again, and check that its ending says what it is"
 _REMOTE = re.compile(r"[a-zA-Z][\w+.-]+://")
 
 
@@ -180,17 +181,14 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
     """Read any table file as it is; parameters and errors as in `read_catalog`."""
     path = Path(path)
     fmt = file_format(path)
-    if not path.is_file():
-        raise CatalogError("there is no such file", path=path, fix="Check the path")
-    if path.stat().st_size == 0:
-        raise CorruptFileError("the file is empty", path=path)
+    _check_file(path)
     if fmt == "parquet":
         try:
             # Not pq.read_table, which imports pandas: seconds in every worker.
             with pq.ParquetFile(path) as file:
                 return from_arrow(file.read())
         except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-            raise CorruptFileError(f"not a readable Parquet file: {error}", path=path) from error
+            raise CorruptFileError(f"not a readable Parquet file: {error}", path=path, fix=_AGAIN) from error
     with warnings.catch_warnings():
         # Units and character codes that astropy grumbles about do not change what is read.
         warnings.simplefilter("ignore")
@@ -203,12 +201,21 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
         except (CatalogError, CorruptFileError):
             raise
         except (OSError, ValueError, KeyError, IndexError, TypeError, VOTableSpecError) as error:
-            raise CorruptFileError(f"not a readable {fmt} table: {error}", path=path) from error
+            raise CorruptFileError(f"not a readable {fmt} table: {error}", path=path, fix=_AGAIN) from error
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise CatalogError("this is a directory", path=path, fix="Give a file in it")
+    if not path.is_file():
+        raise CatalogError("there is no such file", path=path, fix="Check the path")
+    if path.stat().st_size == 0:
+        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=_AGAIN)
 
 
 def _table_hdu(path: Path, hdu: int | str | None) -> int | str:
     if path.suffix != ".gz" and path.stat().st_size % 2880:
-        raise CorruptFileError("truncated: its size is not a multiple of 2880 bytes", path=path, fix="Get it again")
+        raise CorruptFileError("truncated: its size is not a multiple of 2880 bytes", path=path, fix=_AGAIN)
     with fits.open(path) as hdus:
         tables = [i for i, h in enumerate(hdus) if isinstance(h, (fits.BinTableHDU, fits.TableHDU))]
         tables = [i for i in tables if not isinstance(hdus[i], fits.CompImageHDU)]
@@ -247,12 +254,11 @@ def iter_catalog(
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
         return
-    if not path.is_file():
-        raise CatalogError("there is no such file", path=path, fix="Check the path")
+    _check_file(path)
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise CorruptFileError(f"not a readable Parquet file: {error}", path=path) from error
+        raise CorruptFileError(f"not a readable Parquet file: {error}", path=path, fix=_AGAIN) from error
     with file:
         if file.metadata.num_rows == 0:
             raise CatalogError("the catalogue has no rows", path=path, fix="Give at least one source")

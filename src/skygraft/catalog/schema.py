@@ -264,7 +264,7 @@ def strings(table: Table, name: str) -> NDArray[np.str_]:
 def _nearest(word: str) -> str:
     lowered = {name.lower(): name for name in SOURCE_TYPES}
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.4)
-    return f", did you mean {lowered[close[0]]!r}?" if close else ""
+    return f"; did you mean {lowered[close[0]]!r}?" if close else ""
 
 
 class _Findings:
@@ -296,7 +296,10 @@ class _Findings:
             f"{bad.size} of {len(table)} rows cannot be used:\n  " + "\n  ".join(lines) + more,
             path=origin or None,
             row=int(first_row + bad[0]),
-            fix="Correct these rows" + (", or read with on_bad='flag' to keep them undrawn" if keepable else ""),
+            fix="Correct these rows"
+            + (
+                ", or keep them undrawn with on_bad='flag' (in a campaign, catalog: {on_bad: flag})" if keepable else ""
+            ),
         )
 
 

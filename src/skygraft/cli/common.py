@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +49,28 @@ def fail(message: str, code: int = 1) -> typer.Exit:
 
 
 # How the library's arguments are called here: its errors name the former.
-_OPTIONS = {"psf=": "--psf", "photo_calib=": "--zeropoint", "aperture=": "--aperture", "gain=": "--gain"}
+_OPTIONS = {
+    "psf=": "--psf",
+    "photo_calib=": "--zeropoint",
+    "aperture=": "--aperture",
+    "gain=": "--gain",
+    "noise=": "--no-noise",
+    "on_bad=": "--on-bad",
+    "overwrite=": "--overwrite",
+}
 
 
-def _in_options(message: str) -> str:
-    """The message, with the option to use where it names an argument of the library only."""
-    found = [option for argument, option in _OPTIONS.items() if argument in message and option not in message]
+def _parameter(option: str) -> str:
+    return option.removeprefix("--").removeprefix("no-").replace("-", "_")
+
+
+def _in_options(message: str, parameters: Collection[str]) -> str:
+    """The message, with the option to use where it names an argument of the library that the command has one for."""
+    found = [
+        option
+        for argument, option in _OPTIONS.items()
+        if argument in message and option not in message and _parameter(option) in parameters
+    ]
     return f"{message} Here: {', '.join(found)}." if found else message
 
 
@@ -67,7 +84,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except (SkygraftError, OSError) as error:
             if state.debug:
                 raise
-            raise fail(_in_options(str(error))) from None
+            raise fail(_in_options(str(error), inspect.signature(function).parameters)) from None
         except ValueError as error:
             # pydantic's ValidationError is a ValueError; any other one is a bug and keeps its traceback.
             if state.debug or type(error).__module__.split(".")[0] not in ("pydantic", "pydantic_core"):

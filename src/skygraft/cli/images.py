@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,12 +26,21 @@ class FluxMode(StrEnum):
     total = "total"
 
 
+class OnBad(StrEnum):
+    """What becomes of rows that cannot be drawn."""
+
+    refuse = "raise"
+    flag = "flag"
+
+
 class Position(StrEnum):
     """Where the PSF is normalised."""
 
     source = "source"
     image = "image"
 
+
+_TRUTH_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 
 Image = Annotated[Path, typer.Argument(help="The image file.", show_default=False)]
 Aperture = Annotated[
@@ -64,7 +74,7 @@ def _read(
     given_psf: Any = psf
     if psf is not None:
         kind, colon, fwhm = psf.partition(":")
-        if colon and kind in ("moffat", "gaussian"):
+        if colon and not Path(psf).exists():
             given_psf = {"kind": kind, "fwhm": fwhm.strip()}
     number = int(hdu) if hdu is not None and hdu.isdecimal() else hdu
     return read_exposure(path, format=format, aperture=aperture, psf=given_psf, photo_calib=zeropoint, hdu=number)
@@ -108,6 +118,9 @@ def inject(
         str | None, typer.Option(help="Whose magnitudes to use; the image's own by default.", show_default=False)
     ] = None,
     dialect: Annotated[str, typer.Option(help="Dialect of the catalogue.")] = "auto",
+    on_bad: Annotated[
+        OnBad, typer.Option(help="Refuse a catalogue with rows that cannot be drawn, or keep them, flagged.")
+    ] = OnBad.refuse,
     flux_mode: Annotated[
         FluxMode, typer.Option(help="What a source's flux is the flux of; 'aperture' takes the radius of --aperture.")
     ] = FluxMode.calibrated,
@@ -128,19 +141,19 @@ def inject(
 
     Example:  skygraft inject calexp-1002-0.fits fakes.parquet -o injected.fits --truth truth.ecsv
     """
+    from skygraft.campaign.files import atomic_path
     from skygraft.catalog import read_catalog
-    from skygraft.errors import OutputExistsError
+    from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
     from skygraft.injection import inject as inject_sources
 
-    for path in (output, truth):
-        if path is not None and path.exists() and not overwrite:
-            raise OutputExistsError("the output is there already", path=path, fix="Use --overwrite to replace it")
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
+    inputs = [image, catalog, *([Path(psf)] if psf is not None else [])]
+    _check_outputs([path for path in (output, truth) if path is not None], inputs, overwrite)
     by_aperture = flux_mode is FluxMode.aperture
     exposure = _read(image, format, None if by_aperture else aperture, psf, zeropoint, hdu)
-    sources = read_catalog(catalog, dialect=dialect, band=band or exposure.data_id.band)
+    sources = read_catalog(catalog, dialect=dialect, band=band or exposure.data_id.band, on_bad=on_bad.value)
     with progress_bar("injecting", len(sources)) as advance:
         injection = inject_sources(
             exposure,
@@ -154,9 +167,19 @@ def inject(
             noise=noise,
             gain=gain,
         )
-    written = [str(path) for path in write_exposure(injection.exposure, output, overwrite=overwrite)]
+    if injection.summary["n_drawn"] == 0:
+        flags = ", ".join(f"{n} x {name}" for name, n in injection.summary["flags"].items())
+        raise InjectionError(
+            f"none of the {len(sources)} sources can be drawn on {image} ({flags}); nothing was written",
+            path=catalog,
+            fix="Check that both are of the same field, and the magnitudes",
+        )
+    with contextlib.ExitStack() as stack:
+        # The truth is whole before the image appears, and is there only if the image is.
+        if truth is not None:
+            _write_truth(injection.truth, truth, stack.enter_context(atomic_path(truth)))
+        written = [str(path) for path in write_exposure(injection.exposure, output, overwrite=overwrite)]
     if truth is not None:
-        _write_truth(injection.truth, truth)
         written.append(str(truth))
     if json:
         emit_json({**injection.summary, "outputs": written})
@@ -183,16 +206,32 @@ def _calibration(calibration: dict[str, Any]) -> str:
     return f"{calibration['radius_pixels']:g} pix{sky} ({calibration['origin']})"
 
 
-def _write_truth(table: Any, path: Path) -> None:
-    if path.suffix == ".parquet":
-        from skygraft.campaign.task import write_truth
+def _check_outputs(outputs: list[Path], inputs: list[Path], overwrite: bool) -> None:
+    """Refuse, before any work is done, outputs that would replace something or cannot be made."""
+    from skygraft.errors import OutputError, OutputExistsError
+    from skygraft.formats.base import refuse_overwrite
 
-        write_truth(path, table)
+    for path in outputs:
+        refuse_overwrite(path, inputs, overwrite=overwrite)
+        if not path.parent.is_dir():
+            raise OutputError(f"there is no directory {str(path.parent)!r}", path=path, fix="Make it first")
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise OutputExistsError("image and truth have one name", path=outputs[0], fix="Give --truth another one")
+
+
+def _write_truth(table: Any, path: Path, temporary: Path) -> None:
+    """Write under a temporary name what `path` names the format of."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        from skygraft.catalog.io import to_arrow
+
+        pq.write_table(to_arrow(table), temporary)
         return
     table = table.copy(copy_data=False)
     if path.suffix == ".fits":
         table.meta["BUNIT"] = table.meta.pop("image_units", "")  # keywords are short there
-    table.write(path, format="ascii.ecsv" if path.suffix == ".ecsv" else None, overwrite=True)
+    table.write(temporary, format=_TRUTH_FORMATS[path.suffix])
 
 
 @command

@@ -11,6 +11,7 @@ import abc
 import dataclasses
 import difflib
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,8 @@ def stamp_files(paths: Iterable[StrPath]) -> dict[str, FileStamp]:
                 path=path,
                 fix="Check the path and permissions",
             ) from error
+        if stat.S_ISDIR(status.st_mode):
+            raise CorruptFileError("this is a directory", path=path, fix="Give a file in it")
         if status.st_size == 0:
             raise CorruptFileError("the file is empty (0 bytes)", path=path, fix="Fetch or make the file again")
         stamps[os.fspath(path)] = FileStamp(status.st_size, status.st_mtime_ns)
@@ -112,6 +115,10 @@ def refuse_overwrite(path: StrPath, inputs: Iterable[StrPath], *, overwrite: boo
     target = Path(path)
     if not (target.exists() or target.is_symlink()):
         return
+    if target.exists() and not target.is_file():
+        # Renaming onto a device such as /dev/null would replace it, given the rights.
+        what = "a directory" if target.is_dir() else "no ordinary file"
+        raise OutputExistsError(f"the output is {what}", path=path, fix="Give the name of a file")
     for source in inputs:
         # Same file under another name (links, ./, a case-blind disk) is the input too.
         if Path(source).exists() and target.exists() and target.samefile(source):
@@ -156,7 +163,7 @@ class ReadOptions:
                     f"{key!r} is not an option of format {format_name!r}; those are: {', '.join(known)}",
                     path=path,
                     key=key,
-                    fix=f"Did you mean {near[0]!r}" if near else "Remove it",
+                    fix=f"Did you mean {near[0]!r}?" if near else "Remove it",
                 )
         return cls(**options)
 

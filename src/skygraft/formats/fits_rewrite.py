@@ -89,8 +89,10 @@ def atomic_output(
 
 
 def _refuse(path: Path, inputs: Iterable[str | os.PathLike[str]], overwrite: bool) -> None:
-    if path.is_dir():
-        raise OutputError("the output is a directory", path=path, fix="Give the name of a file in it")
+    if path.exists() and not path.is_file():
+        # Renaming onto a device such as /dev/null would replace it, given the rights.
+        what = "a directory" if path.is_dir() else "no ordinary file"
+        raise OutputError(f"the output is {what}", path=path, fix="Give the name of a file")
     for source in inputs:
         with contextlib.suppress(FileNotFoundError):
             if path.samefile(source):

@@ -101,13 +101,25 @@ def write_planes(
             new.setdefault(plane.path, {})[plane.hdu] = pixels
         if new_cards:
             cards.setdefault(plane.path, {})[plane.hdu] = new_cards
-    for output, (mask, planes) in masks.items():
-        write_mask(output, mask, planes, inputs=tuple(outputs), overwrite=overwrite)
-    for source in sorted(outputs, key=lambda path: path == image):
-        if source in new or source in cards:
-            rewrite_fits(source, outputs[source], new.get(source, {}), cards.get(source), overwrite)
-        else:
-            copy_file(source, outputs[source], overwrite=overwrite)
+    there = {output for output in written if output.exists()}
+    finished: list[Path] = []
+    try:
+        for output, (mask, planes) in masks.items():
+            write_mask(output, mask, planes, inputs=tuple(outputs), overwrite=overwrite)
+            finished.append(output)
+        for source in sorted(outputs, key=lambda path: path == image):
+            if source in new or source in cards:
+                rewrite_fits(source, outputs[source], new.get(source, {}), cards.get(source), overwrite)
+            else:
+                copy_file(source, outputs[source], overwrite=overwrite)
+            finished.append(outputs[source])
+    except BaseException:
+        # A mask or weight without its image would stand in the way of the next attempt.
+        for output in finished:
+            if output not in there:
+                with contextlib.suppress(OSError):
+                    output.unlink(missing_ok=True)
+        raise
     return written
 
 

@@ -17,6 +17,7 @@ from skygraft.errors import (
     CalibrationError,
     ConfigError,
     CorruptFileError,
+    MissingWcsError,
     OutputError,
     UncalibratedImageError,
     UnknownFormatError,
@@ -33,6 +34,7 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
+from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.fits_open import is_fits
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_radius, resolve_reference
@@ -82,7 +84,7 @@ def get_format(name: str) -> Format:
         raise ConfigError(
             f"{name!r} is not a format; those are: auto, {', '.join(names)}",
             key="format",
-            fix=f"Did you mean {near[0]!r}" if near else "Use 'auto'",
+            fix=f"Did you mean {near[0]!r}?" if near else "Use 'auto'",
         )
     return _load(name)
 
@@ -98,6 +100,8 @@ def recognise_format(path: StrPath) -> Format:
         If the file is missing, empty or damaged.
     UnknownFormatError
         If no format recognises it, or two do.
+    MissingWcsError
+        If all that is wrong with a FITS image is that it has no celestial WCS.
     """
     stamp_files([path])
     found = [fmt for name in _FORMATS if _matches(fmt := _load(name), path)]
@@ -110,9 +114,18 @@ def recognise_format(path: StrPath) -> Format:
             fix=f"Choose with format={names[0]!r}",
         )
     if not found:
+        hdus = list_hdus(path) if is_fits(path) else []
+        flat = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
+        if flat and not any("CTYPE1" in hdu.header for hdu in (hdus[0], *flat)):
+            raise MissingWcsError(
+                f"no image of the file has a celestial WCS (it holds {'; '.join(map(str, hdus))})",
+                path=path,
+                fix="Solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards, or leave it out",
+            )
+        holds = f"; the file holds {'; '.join(map(str, hdus))}" if hdus else ""
         looked = "; ".join(f"{name} is recognised by {_load(name).looked_for}" for name in format_names())
         raise UnknownFormatError(
-            f"no format recognises the file ({looked})",
+            f"no format recognises the file ({looked}){holds}",
             path=path,
             fix="Check that this is the image, or name its format with format=",
         )
@@ -222,7 +235,11 @@ def read_exposure(
         changes["psf"] = make_psf(psf, scale)
     if gain is not None:
         if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < float("inf"):
-            raise ConfigError(f"gain is {gain!r}; a positive number (electrons per image unit) is needed", key="gain")
+            raise ConfigError(
+                f"gain is {gain!r}; a positive number (electrons per image unit) is needed",
+                key="gain",
+                fix="Give one, such as gain=2.5",
+            )
         changes |= {"gain": float(gain), "gain_origin": "given (gain=)"}
     calib = _calibration(exposure, photo_calib)
     if calib is not None:

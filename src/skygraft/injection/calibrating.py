@@ -149,4 +149,4 @@ def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
     if exposure.gain is not None:
         return Gain(exposure.gain, exposure.gain_origin or "recorded in the image")
     bits = sum(v for n, v in exposure.mask_planes.items() if n in _UNFIT_PLANES)
-    return estimate_gain(exposure.image, exposure.variance, (exposure.mask & bits) == 0)
+    return estimate_gain(exposure.image, exposure.variance, (exposure.mask & bits) == 0, path=exposure.path)

@@ -75,7 +75,11 @@ class InjectionOptions:
         if not (np.isfinite(self.mask_threshold) and self.mask_threshold >= 0):
             raise ConfigError(f"{self.mask_threshold!r} is not a number of at least 0", key="mask_threshold")
         if self.gain is not None and not (np.isfinite(self.gain) and self.gain > 0):
-            raise ConfigError(f"{self.gain!r} is not a positive number of electrons per image unit", key="gain")
+            raise ConfigError(
+                f"{self.gain!r} is not a positive number of electrons per image unit",
+                key="gain",
+                fix="Give one, such as gain=2.5",
+            )
 
     @classmethod
     def from_kwargs(cls, base: InjectionOptions | None = None, **changes: Any) -> InjectionOptions:

@@ -18,6 +18,9 @@ from skygraft.wcs import local_jacobian
 
 __all__ = ["canonical", "place", "subset", "within_reach"]
 
+_LARGEST_FLUX = 1e30
+"""Image units, in size; sums and squares of what is near the largest float32 (3e38) are not finite."""
+
 
 def canonical(catalog: Table, band: str | None) -> QTable:
     """The catalogue in canonical form; one that was read or normalised before has its flags already."""
@@ -45,7 +48,8 @@ def place(
     rows = np.flatnonzero(flags == 0)
     if rows.size:
         inst_flux[rows] = photo_calib.inst_flux(mag[rows], x[rows], y[rows])
-        flags[rows[~np.isfinite(inst_flux[rows])]] |= int(Flag.MAG_BAD)
+        # The planes are float32: a flux near their largest number would leave infinities behind.
+        flags[rows[~(np.abs(inst_flux[rows]) < _LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
         rows = np.flatnonzero(flags == 0)
     inst_flux[rows] *= _magnitude_lengths(table)[rows]
     sources = Sources(

@@ -49,7 +49,7 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
             f"there is no dialect {dialect!r}; there are auto, {', '.join(DIALECTS)}",
             path=origin or None,
             key="dialect",
-            fix=f"Did you mean {near[0]!r}?".rstrip("?") if near else None,
+            fix=f"Did you mean {near[0]!r}?" if near else "Use 'auto'",
         )
     matching = [d for d in DIALECTS.values() if d.matches(columns)]
     if len(matching) == 1:

@@ -103,7 +103,13 @@ class Source:
                 out[row] = float(word)
             except ValueError:
                 message = f"{name} = {word!r} is not a number"
-                raise CatalogError(message, path=self.origin or None, row=self.first_row + row, key=name) from None
+                raise CatalogError(
+                    message,
+                    path=self.origin or None,
+                    row=self.first_row + row,
+                    key=name,
+                    fix="Correct it, or leave the cell empty or nan where there is no value",
+                ) from None
         return out
 
     def _convert(
@@ -145,6 +151,7 @@ class Source:
                 path=self.origin or None,
                 row=self.first_row + row,
                 key=name,
+                fix="Correct it",
             )
         return np.where(np.isnan(real), default, real).astype(np.int64)
 

@@ -1,0 +1,159 @@
+"""What a run did and how far a campaign is, for people and as JSON types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from skygraft.campaign.files import Layout
+from skygraft.campaign.ledger import Failure
+
+__all__ = ["RunSummary", "Status", "UnusableImage"]
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class UnusableImage:
+    """A file of the survey that could not be planned.
+
+    Parameters
+    ----------
+    path : str
+        The file, relative to the survey's folder where it lies beneath it.
+    error, message : str
+        Class of the error, and what it says.
+    """
+
+    path: str
+    error: str
+    message: str
+
+
+def _unusable_lines(unusable: Sequence[UnusableImage], output: str) -> list[str]:
+    if not unusable:
+        return []
+    lines = [f"{len(unusable)} more images cannot be used:"]
+    lines += [f"  {bad.path}: {bad.error}: {bad.message}" for bad in unusable[:_SHOWN]]
+    if len(unusable) > _SHOWN:
+        lines.append(f"  ... all of them in {Layout(Path(output)).failures}")
+    return lines
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did.
+
+    Parameters
+    ----------
+    output : str
+        The campaign's output folder.
+    n_images : int
+        Images of the plan.
+    n_done, n_skipped, n_failed, n_remaining : int
+        Images made in this run, done before it, failed, and not come to.
+    n_unusable : int
+        Images that could not even be planned; ``failures.parquet`` says why.
+    n_drawn : int
+        Sources drawn in the images made.
+    wall_seconds : float
+        Time it took.
+    interrupted : bool
+        Whether Ctrl-C ended it early.
+    failures : tuple of Failure
+        Why images failed.
+    unusable : tuple of UnusableImage
+        Why images could not be planned.
+    """
+
+    output: str
+    n_images: int
+    n_done: int
+    n_skipped: int
+    n_failed: int
+    n_remaining: int
+    n_drawn: int
+    wall_seconds: float
+    n_unusable: int = 0
+    interrupted: bool = False
+    failures: tuple[Failure, ...] = ()
+    unusable: tuple[UnusableImage, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every image is done."""
+        return self.n_done + self.n_skipped == self.n_images and self.n_unusable == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as JSON types."""
+        return {**asdict(self), "ok": self.ok}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.n_done} images made ({self.n_drawn} sources drawn) in {self.wall_seconds:.1f} s, "
+            f"{self.n_skipped} done before, {self.n_failed} failed, {self.n_remaining} remaining"
+        ]
+        lines += [f"  {f.image_id}: {f.error}: {f.message}" for f in self.failures[:_SHOWN]]
+        if len(self.failures) > _SHOWN:
+            lines.append(f"  ... all of them in {Layout(Path(self.output)).failures}")
+        lines += _unusable_lines(self.unusable, self.output)
+        if self.n_remaining:
+            lines.append("run the campaign again to make those that remain")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a campaign is.
+
+    Parameters
+    ----------
+    name, output : str
+        The campaign and its output folder.
+    n_images, n_done, n_failed, n_remaining : int
+        Images of the plan; with a record; whose last attempt failed; and the rest.
+    n_unusable : int
+        Images that could not be planned.
+    failures : tuple of Failure
+        Why images failed.
+    unusable : tuple of UnusableImage
+        Why images could not be planned.
+    errors : dict of str to int
+        Failures by class of error.
+    runs : int
+        How often it was run.
+    last_run : str
+        When the last run began, ISO 8601; empty before the first.
+    running : bool
+        Whether a process is at work on it.
+    """
+
+    name: str
+    output: str
+    n_images: int
+    n_done: int
+    n_failed: int
+    n_remaining: int
+    n_unusable: int = 0
+    failures: tuple[Failure, ...] = ()
+    unusable: tuple[UnusableImage, ...] = ()
+    errors: dict[str, int] = field(default_factory=dict)
+    runs: int = 0
+    last_run: str = ""
+    running: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status as JSON types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        state = "running" if self.running else f"{self.runs} runs so far" if self.runs else "not run yet"
+        lines = [
+            f"{self.name}: {self.n_done} of {self.n_images} images done, {self.n_failed} failed, "
+            f"{self.n_remaining} remaining ({state})"
+        ]
+        lines += [f"  {n} x {error}" for error, n in sorted(self.errors.items())]
+        lines += _unusable_lines(self.unusable, self.output)
+        return "\n".join(lines)
