@@ -35,7 +35,7 @@ def make_fakes(spec: SurveySpec) -> QTable:
     colors = {"g": red, "r": 0 * red, "i": -0.45 * red, "z": -0.75 * red}
     size = 1.1 * 10 ** (-0.12 * (r - 20.5)) * np.exp(0.3 * rng.standard_normal(n))
     shapes = {
-        "n": rng.choice([0.8, 1.0, 1.5, 2.5, 4.0], n, p=[0.25, 0.4, 0.2, 0.1, 0.05]),
+        "n": rng.choice([0.8, 1.0, 1.5, 2.5], n, p=[0.25, 0.4, 0.25, 0.1]),
         "half_light_radius": np.clip(size, 0.2, 2.5) * u.arcsec,
         "q": rng.uniform(0.25, 1.0, n),
         "pa": rng.uniform(0.0, 180.0, n) * u.deg,

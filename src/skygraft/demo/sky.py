@@ -67,7 +67,7 @@ class SurveySpec:
 
     seed: int = 1
     bands: Sequence[str] = ("g", "r")
-    visits_per_band: int = 3
+    visits_per_band: int = 2
     detector_size: int = 1024
     patch_size: int = 1000
     star_density: float = 16.0
