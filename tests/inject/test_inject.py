@@ -380,6 +380,27 @@ def test_a_kernel_smaller_than_the_aperture_is_said():
     assert not inject(exp, catalog_at(exp, 100, 100, 20.0), flux_mode="psf_sum").truth["flags"][0]
 
 
+def test_a_draw_size_bounds_the_stamp_and_what_it_costs_is_said():
+    exp = exposure()
+    catalog = catalog_at(exp, [80, 220], 150, 20.0, "Sersic", n=4.0, half_light_radius=1.0, draw_size=[0, 41])
+    truth = inject(exp, catalog, noise=False).truth
+    assert truth["stamp_size"][1] <= 41 < truth["stamp_size"][0]
+    assert truth["flags"][1] == int(Flag.STAMP_TRUNCATED)
+    assert truth["flux_deposited"][1] < 0.9 * truth["flux_deposited"][0]
+
+
+@pytest.mark.parametrize(("stars", "tolerance"), [("taps", 2e-3), ("galsim", 3e-3)])
+def test_other_ways_to_draw_stars_agree(stars, tolerance):
+    """GalSim's own interpolation of the same kernel (Lanczos-15), and the fast taps, against the exact shift."""
+    exp = exposure()
+    catalog = catalog_at(exp, [100.3, 200.5], [100.7, 200.5], 18.0)
+    exact = inject(exp, catalog, noise=False)
+    other = inject(exp, catalog, noise=False, stars=stars)
+    assert other.truth["flags"].tolist() == [0, 0]
+    assert np.abs(other.exposure.image - exact.exposure.image).max() < tolerance * exact.exposure.image.max()
+    np.testing.assert_allclose(other.truth["flux_deposited"], exact.truth["flux_deposited"], rtol=2e-4)
+
+
 def test_options_are_values():
     assert InjectionOptions(seed=3) == InjectionOptions.from_kwargs(seed=3)
     assert InjectionOptions.from_kwargs(InjectionOptions(seed=3), noise=False).seed == 3

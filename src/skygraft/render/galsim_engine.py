@@ -1,4 +1,4 @@
-"""Everything that is not a star, drawn by GalSim (Rowe et al. 2015).
+"""Everything that is not a star (and stars, where that is asked for), drawn by GalSim (Rowe et al. 2015).
 
 A profile is built on the sky (arcsec, u towards East, v towards North), taken to pixels through the image's local
 Jacobian, convolved with the effective PSF kernel at the source, scaled as for stars, and drawn without any further
@@ -21,9 +21,7 @@ from skygraft.render.profiles import gaussian_radius, sersic_radius
 from skygraft.render.sources import Sources
 from skygraft.render.stamps import read_stamp
 
-__all__ = ["GALSIM_TYPES", "DrawnStamp", "draw_extended", "reach_pixels"]
-
-GALSIM_TYPES = ("Sersic", "BulgeDisk", "Gaussian", "Trail", "Stamp")
+__all__ = ["DrawnStamp", "draw_extended", "reach_pixels"]
 
 MAX_STAMP = 8192
 """Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
@@ -127,8 +125,9 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
     half_kernel = max(kernel.shape) // 2 if kernel is not None and convolve else 1
     half = math.ceil(reach_pixels(sources, i, flux_tolerance)) + half_kernel + 1
     flags = 0
-    if 2 * half + 1 > MAX_STAMP:
-        half = MAX_STAMP // 2 - 1
+    largest = int(sources.value("draw_size", i, 0)) or MAX_STAMP
+    if 2 * half + 1 > largest:
+        half = max((largest - 1) // 2, 1)
         flags |= Flag.STAMP_TRUNCATED
     cx, cy = round(x), round(y)
     bounds = galsim.BoundsI(cx - half, cx + half, cy - half, cy + half)
@@ -159,6 +158,8 @@ def _pixel_profile(sources: Sources, i: int) -> Any:
     kind = str(sources.source_type[i])
     jacobian = sources.jacobian[i]
     to_pixels = galsim.JacobianWCS(*(float(v) for v in jacobian.ravel()))
+    if kind == "Star":
+        return galsim.DeltaFunction(gsparams=_PARAMS)
     if kind == "Stamp":
         return _stamp_profile(sources, i, to_pixels)
     if kind == "Trail":

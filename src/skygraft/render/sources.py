@@ -15,7 +15,7 @@ SHAPE_COLUMNS = (
     *("n", "half_light_radius", "q", "pa", "trunc", "bulge_fraction"),
     *(f"{part}_{name}" for part in ("bulge", "disk") for name in ("half_light_radius", "q", "pa", "n")),
     *("trail_length", "trail_pa", "trail_length_pix", "trail_angle_pix"),
-    *("stamp", "stamp_alignment", "stamp_psf"),
+    *("stamp", "stamp_alignment", "stamp_psf", "draw_size"),
 )
 """Catalogue columns that say what a source looks like."""
 
