@@ -182,7 +182,10 @@ _SPECS = [
     ColumnSpec("rate_dec", "float", "arcsec / h", "Rate in declination.", 0.0),
     ColumnSpec("epoch_mjd", "float", "d", "Time (MJD, TAI) at which the source is at (ra, dec).", _NAN),
     ColumnSpec("visit", "int", None, "The only visit to inject into; -1 for all.", -1),
-    ColumnSpec("draw_size", "int", "pix", "Largest side of the stamp of an extended source; 0 for as large as needed.", 0, low=0.0),
+    ColumnSpec(
+        "draw_size", "int", "pix", "Largest side of the stamp of an extended source; 0 for as large as needed.", 0,
+        low=0.0,
+    ),
     ColumnSpec("flags", "int", None, "Bits, see `skygraft.catalog.flags`.", 0),
 ]  # fmt: skip
 
