@@ -372,7 +372,9 @@ def parse_config(
     """
     if not isinstance(content, Mapping):
         raise ConfigError(
-            f"the configuration is a {type(content).__name__}; a mapping is needed",
+            "the configuration is empty"
+            if content is None
+            else f"the configuration is a {type(content).__name__}; a mapping is needed",
             path=path,
             fix="Start with name:, survey:, catalog: and output:",
         )

@@ -264,12 +264,24 @@ def iter_catalog(
             raise CatalogError("the catalogue has no rows", path=path, fix="Give at least one source")
         chosen = choose_dialect(frozenset(file.schema_arrow.names), dialect, origin=str(path))
         first = 0
-        for batch in file.iter_batches(batch_size=chunk_rows):
+        for batch in _batches(file, path, chunk_rows):
             raw = from_arrow(pa.Table.from_batches([batch], schema=file.schema_arrow))
             chunk = _convert(raw, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
             resolve_stamps(chunk, path)
             first += batch.num_rows
             yield chunk
+
+
+def _batches(file: Any, path: Path, chunk_rows: int) -> Iterator[Any]:
+    batches = file.iter_batches(batch_size=chunk_rows)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+            raise CorruptFileError(f"the Parquet file is damaged: {error}", path=path, fix=_AGAIN) from error
+        if batch is None:
+            return
+        yield batch
 
 
 def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -10,6 +10,7 @@ but nothing is lost, and their number is reported.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -147,10 +148,11 @@ def partition_catalog(
             path=out,
             fix="Choose another folder, or pass overwrite=True",
         )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).unlink(missing_ok=True)  # from here on the data set is unfinished
     spool = out / f".spool-{uuid.uuid4().hex}"
-    spool.mkdir()
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARKER).unlink(missing_ok=True)  # from here on the data set is unfinished
+        spool.mkdir()
     try:
         runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows)
         parts = _write_parts(runs, out)
@@ -222,7 +224,7 @@ def _spool(
         moves = is_moving(chunk)[order]
         moving = {key: int(moves[start : start + size].sum()) for key, (start, size) in slices.items()}
         path = spool / f"{len(runs):06d}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        with _writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(arrow.take(arrow_array(order)).combine_chunks())
         runs.append(_Run(path, slices, moving, ids))
     if schema is None:
@@ -259,7 +261,8 @@ def _write_parts(runs: Sequence[_Run], out: Path) -> dict[Key, dict[str, int]]:
             if len(pieces) > 1:
                 table = table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
             path = _part_path(out, key)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with _writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             moving = sum(int(run.moving.get(key, 0)) for run in runs)
             parts[key] = {
                 "rows": table.num_rows,
@@ -274,15 +277,27 @@ def _write_parts(runs: Sequence[_Run], out: Path) -> dict[Key, dict[str, int]]:
 
 
 def _write_parquet(table: pa.Table, path: Path) -> int:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _writing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", use_dictionary=["source_type"], write_statistics=True)
         size = temporary.stat().st_size
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"the partition could not be written: {error}", path=path) from error
     return size
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, gone at the end; what cannot be written is told with the path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OutputError(
+            f"the partitioned catalogue cannot be written ({reason})", path=path, fix="Check permissions and free space"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _part_path(out: Path, key: Key) -> Path:
@@ -304,12 +319,12 @@ def _remove_stale(out: Path, keys: set[Key]) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with _writing(path) as temporary:
+        with temporary.open("w") as file:
+            json.dump(content, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) -> str:

@@ -429,6 +429,10 @@ class LegacySurveyFormat(Format):
     def _psf(self, opened: _Opened, given: LegacySurveyOptions, scale: float) -> PSF | PsfError:
         if given.psf is False:
             return PsfError("the image was read without its PSF (psf=False)", path=opened.path)
+        ccdname, expnum = opened.row.text("ccdname"), int(opened.row.values["expnum"])
+        if isinstance(given.psf, str | os.PathLike):
+            # A table of several CCDs is as good as a file of one; one of other CCDs is not.
+            return read_psfex(given.psf, ccdname=ccdname, expnum=expnum)
         if given.psf is not None and given.psf is not True:
             return make_psf(given.psf, scale)
         if opened.psf is None:
@@ -438,8 +442,7 @@ class LegacySurveyFormat(Format):
                 path=opened.path,
                 fix="Fetch the survey's calib directory, say where it is (root=), or give psf=",
             )
-        row = opened.row
-        return read_psfex(opened.psf, ccdname=row.text("ccdname"), expnum=int(row.values["expnum"]))
+        return read_psfex(opened.psf, ccdname=ccdname, expnum=expnum)
 
     def _mask(
         self, opened: _Opened, given: LegacySurveyOptions, shape: tuple[int, ...]

@@ -74,6 +74,8 @@ class InjectionOptions:
             raise ConfigError(f"{self.flux_tolerance!r} is not between 0 and 0.5", key="flux_tolerance")
         if not (np.isfinite(self.mask_threshold) and self.mask_threshold >= 0):
             raise ConfigError(f"{self.mask_threshold!r} is not a number of at least 0", key="mask_threshold")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise ConfigError(f"{self.seed!r} is not a whole number of at least 0", key="seed", fix="Give one")
         if self.gain is not None and not (np.isfinite(self.gain) and self.gain > 0):
             raise ConfigError(
                 f"{self.gain!r} is not a positive number of electrons per image unit",

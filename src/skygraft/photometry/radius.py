@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -133,6 +134,10 @@ def _length(setting: Any) -> tuple[float | None, float | None]:
         raise ConfigError(f"the aperture {setting!r} cannot be read", key="aperture", fix=HOW_TO_GIVE)
     name, factor = _UNITS[found["unit"].strip().lower()]
     value = float(found["value"]) * factor
+    if not 0 < value < math.inf:
+        raise ConfigError(
+            f"the aperture is {setting!r}; a positive, finite length is needed", key="aperture", fix=HOW_TO_GIVE
+        )
     return (value, None) if name == "pixels" else (None, value)
 
 
