@@ -191,6 +191,11 @@ BAD_FILES: dict[str, tuple[Callable[[Any, str], Path], type[SkygraftError], tupl
         MissingWcsError,
         ("[0]", "'LINEAR'", "CTYPE, CRVAL, CRPIX"),
     ),
+    "unparsable card": (
+        damaged(lambda b: b.replace(b"GAIN    =                  2.0", b"GAIN    =                  NaN")),
+        CorruptFileError,
+        ("card is not FITS", "GAIN", "Correct the card"),
+    ),
     "singular WCS": (
         lambda night, name: night.write_image(name, detector=2, CD1_1=0.0),
         WcsError,

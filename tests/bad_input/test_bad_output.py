@@ -173,3 +173,25 @@ def test_relative_paths_from_another_folder(night: Any, monkeypatch: pytest.Monk
     assert result.exit_code == 0, result.output
     assert np.isfinite(fits.getdata(night.folder / "elsewhere" / "out.fits")).all()
     night.refused("is the input itself", image="../image.fits", out="../elsewhere/../image.fits", more=["--overwrite"])
+
+
+def test_an_index_replaces_no_image(night: Any, expect: Any) -> None:
+    before = night.snapshot()
+    expect.failed(night.run("index", night.image, "-o", night.image), "image.fits", "is the input itself")
+    expect.failed(night.run("index", night.image, "-o", night.folder), "a directory", "name of a file")
+    expect.failed(night.run("index", night.image, "-o", night.folder / "no" / "i.parquet"), "Make it first")
+    expect.failed(night.run("index", str(night.folder / "zz*")), "no images found", "zz*", "--root")
+    assert night.snapshot() == before
+
+
+def test_a_plot_that_cannot_be_drawn(night: Any, expect: Any) -> None:
+    path = night.write_campaign()
+    before = night.snapshot()
+    expect.failed(night.run("verify", path, "--plot", night.image), "image.fits", ".png", "Change its ending")
+    expect.failed(night.run("verify", path, "--plot", night.folder / "no" / "x.png"), "x.png", "there is no directory")
+    assert night.snapshot() == before
+
+
+def test_a_mask_of_somebody_else_is_not_replaced(night: Any) -> None:
+    (night.folder / "out.mask.fits").write_text("precious")
+    night.refused("out.mask.fits", "exists already", "--overwrite")

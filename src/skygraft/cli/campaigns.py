@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 Config = Annotated[Path, typer.Argument(help="The campaign's YAML file.", show_default=False)]
+_PICTURES = (".png", ".pdf", ".svg", ".jpg")
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -136,6 +138,8 @@ def verify(
     from skygraft.qa.verify import finished_images, verify_campaign
 
     campaign = _open(config)
+    if plot is not None:
+        _check_plot(plot)
     with progress_bar("measuring", len(finished_images(campaign))) as advance:
         table = verify_campaign(campaign, aperture=aperture, progress=lambda _: advance(1))
     bands = np.asarray(table["band"]).astype(str) if len(table) else np.zeros(0, dtype=str)
@@ -151,6 +155,17 @@ def verify(
         out_console().print(_closure_table(summaries))
     if not all(summary.ok for summary in summaries.values()):
         raise typer.Exit(1)
+
+
+def _check_plot(path: Path) -> None:
+    """Refuse, before anything is measured, a picture that cannot be drawn."""
+    from skygraft.errors import OutputError
+
+    if path.suffix not in _PICTURES:
+        raise OutputError(f"a plot is one of {', '.join(_PICTURES)}", path=path, fix="Change its ending")
+    if path.is_dir() or not path.parent.is_dir():
+        what = "it is a directory" if path.is_dir() else f"there is no directory {str(path.parent)!r}"
+        raise OutputError(f"the plot cannot be written: {what}", path=path, fix="Name a file in one that is there")
 
 
 def _closure_table(summaries: dict[str, Any]) -> Any:

@@ -255,6 +255,7 @@ def index(
 
     Example:  skygraft index 'skygraft-demo/survey/calexp-*.fits'
     """
+    from skygraft.errors import ConfigError
     from skygraft.survey import index_images
 
     if (not images) == (ccds is None):
@@ -264,6 +265,12 @@ def index(
         table = index_images(spec, root, progress=lambda _done, _all: advance(1))
     failures = [dict(zip(row.colnames, row, strict=True)) for row in table.meta["failures"]]
     rows = [{name: table[name][i] for name in table.colnames} for i in range(len(table))]
+    if not rows and not failures:
+        raise ConfigError(
+            f"no images found for {', '.join(images or [str(ccds)])}", path=root, fix="Check the pattern and --root"
+        )
+    if output is not None:
+        _check_outputs([output], [root / str(row["path"]) for row in (*rows, *failures)], overwrite=True)
     if output is not None:
         _write_index(rows, output)
     if json:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io.fits import VerifyError
 
 from skygraft.errors import (
     CalibrationError,
@@ -146,6 +148,19 @@ def _format_for(path: StrPath, name: str) -> Format:
     return recognise_format(path) if name == "auto" else get_format(name)
 
 
+@contextlib.contextmanager
+def _sound_header(path: StrPath) -> Iterator[None]:
+    """Astropy parses a card when it is asked for, wherever that is: say which file has one that makes no sense."""
+    try:
+        yield
+    except VerifyError as error:
+        raise CorruptFileError(
+            f"a header card is not FITS ({str(error).split(', fix it')[0].rstrip('.')})",
+            path=path,
+            fix="Correct the card, such as one with NaN for a number, or remove it",
+        ) from error
+
+
 def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> ImageFootprint:
     """Which image a file holds and where it lies on the sky, without reading pixels.
 
@@ -162,7 +177,8 @@ def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> Im
     ------
     UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
     """
-    return _format_for(path, format).footprint(path, **options)
+    with _sound_header(path):
+        return _format_for(path, format).footprint(path, **options)
 
 
 def read_exposure(
@@ -220,14 +236,16 @@ def read_exposure(
     ConfigError
         If an option is not one of the format's.
     """
-    fmt = _format_for(path, format)
+    with _sound_header(path):
+        fmt = _format_for(path, format)
     asked = dict(options)
     if hdu is not None:
         asked["hdu"] = hdu
     if psf is not None and "psf" in {field.name for field in dataclasses.fields(fmt.Options)}:
         asked["psf"], psf = psf, None
     stamps = stamp_files([path])
-    exposure = fmt.read(path, **asked)
+    with _sound_header(path):
+        exposure = fmt.read(path, **asked)
     x, y = exposure.box.x_min + exposure.shape[1] / 2, exposure.box.y_min + exposure.shape[0] / 2
     scale = float(np.ravel(pixel_scale(exposure.wcs, x, y))[0])
     changes: dict[str, Any] = {"extra": {FILES: stamps, **exposure.extra}}
