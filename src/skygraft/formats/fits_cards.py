@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError
+from astropy.io.fits.verify import VerifyError, VerifyWarning
 
 from skygraft.errors import OutputError
 from skygraft.formats.fits_open import BLOCK, CARD, parse_card
@@ -56,7 +57,10 @@ def _make_cards(key: str, value: Any, comment: str, path: str | os.PathLike[str]
 def _card(key: str, value: Any, comment: str, path: str | os.PathLike[str], hdu: int) -> bytes:
     try:
         name = f"HIERARCH {key}" if len(key) > 8 or " " in key else key
-        image: str = fits.Card(name, value, comment).image
+        with warnings.catch_warnings():
+            # A comment that is too long is cut: the value is what counts.
+            warnings.simplefilter("ignore", VerifyWarning)
+            image: str = fits.Card(name, value, comment).image
         return image.encode("ascii")
     except (ValueError, VerifyError, UnicodeEncodeError) as error:
         raise OutputError(f"no FITS card can hold {value!r} ({error})", path=path, hdu=hdu, key=key) from error
