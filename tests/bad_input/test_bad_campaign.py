@@ -164,6 +164,10 @@ def test_images_that_were_mended_join_without_a_new_plan(night: Any) -> None:
     shutil.copy2(mended, night.folder / "ccd_2.fits")
     summary = night.campaign().run(n_workers=0)
     assert (summary.n_done, summary.n_skipped, summary.n_unusable, summary.ok) == (1, 1, 0, True)
+    (night.folder / "ccd_3.fits").touch()
+    assert night.campaign().plan().n_unusable == 1
+    (night.folder / "ccd_3.fits").unlink()
+    assert night.campaign().run(n_workers=0).ok
     assert pq.read_table(night.folder / "out" / "failures.parquet").num_rows == 0
 
 

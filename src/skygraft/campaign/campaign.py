@@ -18,7 +18,7 @@ from skygraft.campaign.consolidate import consolidate_patch, write_failures, wri
 from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
 from skygraft.campaign.ledger import Failure, Ledger, read_failures, read_runs
 from skygraft.campaign.monitor import NoReporter, Reporter
-from skygraft.campaign.plan import make_plan, plan_key
+from skygraft.campaign.plan import file_stamp, make_plan, plan_key
 from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import PlannedImage, read_plan, read_plan_metadata
 from skygraft.campaign.records import changes, is_whole, read_record
@@ -290,17 +290,9 @@ class Campaign:
         return tuple(UnusableImage(bad["path"], bad["error"], bad["reason"]) for bad in self._unusable())
 
     def _replaced(self) -> bool:
-        """Whether a file that the plan had to leave out was made or changed since: it may be usable now."""
-        planned = self.layout.plan.stat().st_mtime_ns
-        for bad in self._unusable():
-            try:
-                status = (self.config.survey.root / bad["path"]).stat()
-            except OSError:
-                continue
-            # Of the two, a copy that keeps the time of the original's last change moves only the second.
-            if max(status.st_mtime_ns, status.st_ctime_ns) > planned:
-                return True
-        return False
+        """Whether a file that the plan had to leave out was made, changed or removed since."""
+        root = self.config.survey.root
+        return any(file_stamp(root / bad["path"]) != bad.get("stamp") for bad in self._unusable())
 
     def _failures(self, images: Iterable[PlannedImage]) -> dict[str, Failure]:
         failures = read_failures(self.layout.ledger)

@@ -34,7 +34,7 @@ from skygraft.photometry import describe_reference
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.survey import FAILURES, index_images
 
-__all__ = ["PlanSummary", "estimate_seconds", "make_plan", "plan_key"]
+__all__ = ["PlanSummary", "estimate_seconds", "file_stamp", "make_plan", "plan_key"]
 
 # Measured on one core: reading and writing a megabyte of input, treating a megapixel, drawing a source.
 _SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "source": 0.002}
@@ -48,6 +48,16 @@ def estimate_seconds(n_bytes: int, n_pixels: int, n_sources: int) -> float:
         + _SECONDS["megapixel"] * n_pixels / 1e6
         + _SECONDS["source"] * n_sources
     )
+
+
+def file_stamp(path: Path) -> str:
+    """What tells that a file was made, changed or removed; empty where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    # A copy that keeps the time of the original's last change moves only the last of these.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def plan_key(config: CampaignConfig) -> str:
@@ -87,6 +97,7 @@ def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
     index = index_images(config.survey.spec(), config.survey.root, mapper=_OutsideOf(config.output))
     failures = index.meta[FAILURES]
     unusable = [{name: str(row[name]) for name in failures.colnames} for row in failures]
+    unusable = [{**bad, "stamp": file_stamp(config.survey.root / bad["path"])} for bad in unusable]
     if len(index) == 0 and unusable:
         raise CampaignError(
             f"none of {len(unusable)} images can be used; the first: {unusable[0]['error']}: {unusable[0]['reason']}",
