@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit, uint32, uint64
+from numba import uint32, uint64
 from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError
+from skygraft.jit import compiled
 
 __all__ = ["Gain", "add_flux", "estimate_gain", "poisson_field", "stream_key"]
 
@@ -49,7 +50,7 @@ def stream_key(seed: int, image_id: str) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[Any, Any, Any, Any]:
     a, b, c, d = uint32(c0), uint32(c1), uint32(c2), uint32(c3)
     x, y = uint32(k0), uint32(k1)
@@ -62,7 +63,7 @@ def _philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[Any, 
     return a, b, c, d
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _uniforms(x: int, y: int, draw: int, k0: int, k1: int) -> tuple[float, float]:
     """Two uniforms in (0, 1), 53 bits each, of the given draw at the given pixel."""
     a, b, c, d = _philox(x, y, draw, 0, k0, k1)
@@ -71,7 +72,7 @@ def _uniforms(x: int, y: int, draw: int, k0: int, k1: int) -> tuple[float, float
     return u, v
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _poisson(mean: float, x: int, y: int, k0: int, k1: int) -> float:
     u, v = _uniforms(x, y, 0, k0, k1)
     if mean < _INVERSION_LIMIT:
@@ -106,7 +107,7 @@ def _poisson(mean: float, x: int, y: int, k0: int, k1: int) -> float:
         u, v = _uniforms(x, y, draw, k0, k1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add(
     image: NDArray[np.float32],
     variance: NDArray[np.float32],
@@ -149,7 +150,7 @@ def poisson_field(
     return _field(np.ascontiguousarray(mean, dtype=np.float64), *xy0, *stream_key(seed, image_id))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _field(mean: NDArray[np.float64], x0: int, y0: int, k0: int, k1: int) -> NDArray[np.float64]:
     out = np.empty_like(mean)
     for j in range(mean.shape[0]):

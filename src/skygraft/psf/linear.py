@@ -9,11 +9,11 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
+from skygraft.jit import compiled
 from skygraft.psf.base import PSF, Box
 
 __all__ = ["LinearPSF"]
@@ -159,7 +159,7 @@ def combine(weights: NDArray[np.float64], basis: NDArray[np.float64]) -> NDArray
     return out.reshape(weights.shape[0], *basis.shape[1:])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _combine(
     weights: NDArray[np.float64], basis: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled

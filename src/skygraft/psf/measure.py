@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError
+from skygraft.jit import compiled
 
 __all__ = ["kernel_fwhm"]
 
@@ -53,7 +53,7 @@ def kernel_fwhm(kernels: ArrayLike) -> NDArray[np.float64]:
     return out
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _fwhm(kernels: NDArray[np.float64], out: NDArray[np.float64]) -> None:  # pragma: no cover - compiled
     n, ny, nx = kernels.shape
     for i in range(n):
@@ -80,7 +80,7 @@ def _fwhm(kernels: NDArray[np.float64], out: NDArray[np.float64]) -> None:  # pr
         out[i] = _width(spline, row - y0, column - x0, guess)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _width(spline: NDArray[np.float64], row: int, column: int, guess: float) -> float:  # pragma: no cover - compiled
     ny, nx = spline.shape
     cy, cx = float(row), float(column)
@@ -126,7 +126,7 @@ def _width(spline: NDArray[np.float64], row: int, column: int, guess: float) -> 
     return float(2 * np.sqrt(area / _N_RAYS))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _vertex(left: float, middle: float, right: float) -> float:  # pragma: no cover - compiled
     """Where a parabola through -1, 0, 1 has its maximum, within -1 to 1; 0 if it has none."""
     curvature = left - 2 * middle + right
@@ -135,7 +135,7 @@ def _vertex(left: float, middle: float, right: float) -> float:  # pragma: no co
     return min(max(0.5 * (left - right) / curvature, -1.0), 1.0)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _prefilter(values: NDArray[np.float64]) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """Quintic B-spline coefficients along the first axis, the image mirrored at its first and last pixels."""
     c = values.copy()
@@ -170,7 +170,7 @@ def _prefilter(values: NDArray[np.float64]) -> NDArray[np.float64]:  # pragma: n
     return c
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _value(c: NDArray[np.float64], y: float, x: float) -> float:  # pragma: no cover - compiled
     """The spline at (y, x)."""
     ny, nx = c.shape
@@ -191,7 +191,7 @@ def _value(c: NDArray[np.float64], y: float, x: float) -> float:  # pragma: no c
     return total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _mirror(i: int, n: int) -> int:  # pragma: no cover - compiled
     if n == 1:
         return 0
@@ -199,7 +199,7 @@ def _mirror(i: int, n: int) -> int:  # pragma: no cover - compiled
     return i if i < n else 2 * n - 2 - i
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _weights(t: float) -> tuple[float, float, float, float, float, float]:  # pragma: no cover - compiled
     """Quintic B-spline at t + 2, t + 1, t, t - 1, t - 2, t - 3 for t in [0, 1)."""
     s = 1 - t
@@ -214,7 +214,7 @@ def _weights(t: float) -> tuple[float, float, float, float, float, float]:  # pr
     return first, second, third, fourth, fifth, last
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _middle(d: float) -> float:  # pragma: no cover - compiled
     """Quintic B-spline at distance d in [1, 2)."""
     return (51 + d * (75 + d * (-210 + d * (150 + d * (-45 + 5 * d))))) / 120

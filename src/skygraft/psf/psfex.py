@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
+from skygraft.jit import compiled
 from skygraft.psf.base import Box
 from skygraft.psf.linear import LinearPSF, frozen, normalized, positions, power_terms
 
@@ -164,7 +164,7 @@ class PsfexPSF(LinearPSF):
         return f"{model}, {nx} x {ny} pixels"
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _in_single_precision(
     terms: NDArray[np.float64],
     samples: NDArray[np.float32],
@@ -207,7 +207,7 @@ def _in_single_precision(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _support(weights: NDArray[np.float64]) -> tuple[int, int]:  # pragma: no cover - compiled
     """Range of the weights that are not zero."""
     first, last = 0, weights.size

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from skygraft.jit import compiled
 
 __all__ = ["Canvas", "RenderReport"]
 
@@ -51,7 +52,7 @@ class Canvas:
         return i < 0 or j < 0 or i + nx > columns or j + ny > rows
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_stamp(model: NDArray[np.float32], stamp: NDArray[np.float64], x0: int, y0: int) -> tuple[float, bool]:
     """Add `stamp` to `model` with its first pixel at array position (x0, y0); see `Canvas.add`."""
     ny, nx = stamp.shape

@@ -7,9 +7,9 @@ that touch it. See `skygraft.render.shift` for the shift.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from skygraft.jit import compiled
 from skygraft.render.canvas import Canvas
 from skygraft.render.shift import N_TAPS, TAP_FIRST, TapTable, fourier_shift
 
@@ -100,7 +100,7 @@ def add_stars_by_taps(
     return deposited, clipped
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _taps_at(table: TapTable, f: float, out: NDArray[np.float64]) -> None:
     position = f * (table.shape[0] - 1)
     i = min(int(position), table.shape[0] - 2)
@@ -109,7 +109,7 @@ def _taps_at(table: TapTable, f: float, out: NDArray[np.float64]) -> None:
         out[j] = (1.0 - t) * table[i, j] + t * table[i + 1, j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shift_into(
     kernel: NDArray[np.float64],
     wx: NDArray[np.float64],
@@ -132,7 +132,7 @@ def _shift_into(
                 out[j, i + t] += w * rows[j, i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shift(
     kernel: NDArray[np.float64], fx: float, fy: float, taps_x: TapTable, taps_y: TapTable
 ) -> NDArray[np.float64]:
@@ -146,7 +146,7 @@ def _shift(
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add_all(
     model: NDArray[np.float32],
     kernels: NDArray[np.float64],
