@@ -282,6 +282,19 @@ def test_a_lost_output_is_made_again(make_campaign: MakeCampaign, expected: dict
     assert kit.checksums(campaign.layout.root) == expected
 
 
+@pytest.mark.parametrize("damage", ["", "{", '{"version": 1}', "[]"])
+def test_a_damaged_record_is_made_again(
+    make_campaign: MakeCampaign, expected: dict[str, str], kit: Any, damage: str
+) -> None:
+    campaign = make_campaign()
+    campaign.run(n_workers=0)
+    record = next(campaign.layout.root.joinpath("records").rglob("*.json"))
+    record.write_text(damage)
+    summary = campaign.run(n_workers=0)
+    assert (summary.n_done, summary.n_failed) == (1, 0)
+    assert kit.checksums(campaign.layout.root) == expected
+
+
 def test_a_new_image_joins(make_campaign: MakeCampaign, survey: Path, kit: Any) -> None:
     campaign = make_campaign()
     campaign.run(n_workers=0)

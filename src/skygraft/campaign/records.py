@@ -49,23 +49,31 @@ def relative_input(path: str | Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
+RECORD_KEYS = {"version", "image", "key", "inputs", "catalog", "settings", "code", "outputs", "n_drawn", "calibration"}
+"""What every record says."""
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A record, or None where there is none.
+    """A record, or None where there is none, or where it is damaged: its image is then made again.
 
     Raises
     ------
     CampaignError
-        If there is one, and it is not a record of this version (records are written whole, so somebody else did it).
+        If it cannot be opened, or is of another version (of another skygraft's campaign, whose outputs stay).
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CampaignError(
-            f"the record cannot be read ({error})", path=path, fix="Delete it; its image is then made again"
+            f"the record cannot be read ({error})", path=path, fix="Check permissions, and run again"
         ) from error
-    if not isinstance(record, dict) or record.get("version") != RECORD_VERSION:
+    except ValueError:
+        return None  # a disk's doing, since records appear whole
+    if not isinstance(record, dict) or not RECORD_KEYS <= record.keys():
+        return None
+    if record["version"] != RECORD_VERSION:
         raise CampaignError(
             f"the record is not of version {RECORD_VERSION}",
             path=path,
