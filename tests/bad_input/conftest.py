@@ -14,15 +14,15 @@ import astropy.units as u
 import numpy as np
 import pytest
 import yaml
-from astropy.io import fits
 from astropy.table import QTable
 from click.testing import Result
 from typer.testing import CliRunner
 
+from plain_images import SCALE, write_plain_image
 from skygraft.campaign import Campaign
 from skygraft.cli import app
 
-SIZE, SCALE, RA, DEC = 120, 0.2, 150.1, 2.2
+SIZE, RA, DEC = 120, 150.1, 2.2
 WCS_CARDS = ("CTYPE1", "CTYPE2", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD2_2")
 
 
@@ -40,38 +40,7 @@ class Night:
 
     def write_image(self, name: str, *, size: int = SIZE, detector: int = 1, **cards: Any) -> Path:
         """An ordinary FITS image; a card given as None is left out."""
-        header = fits.Header(
-            {
-                "CTYPE1": "RA---TAN",
-                "CTYPE2": "DEC--TAN",
-                "CRVAL1": RA,
-                "CRVAL2": DEC,
-                "CRPIX1": (size + 1) / 2,
-                "CRPIX2": (size + 1) / 2,
-                "CD1_1": -SCALE / 3600,
-                "CD2_2": SCALE / 3600,
-                "RADESYS": "ICRS",
-                "MAGZERO": 27.0,
-                "GAIN": 2.0,
-                "EXPTIME": 100.0,
-                "MJD-AVG": 60000.0,
-                "TIMESYS": "TAI",
-                "FILTER": "r",
-                "INSTRUME": "testcam",
-                "EXPNUM": 77,
-                "CCDNUM": detector,
-                "CALAPRAD": 12.0,
-            }
-        )
-        for key, value in cards.items():
-            if value is None:
-                header.remove(key)
-            else:
-                header[key] = value
-        path = self.folder / name
-        pixels = np.random.default_rng(detector).normal(0, 5, (size, size)).astype(np.float32)
-        fits.PrimaryHDU(pixels, header).writeto(path, overwrite=True)
-        return path
+        return write_plain_image(self.folder / name, RA, DEC, size, seed=detector, CCDNUM=detector, **cards)
 
     def sources(self, **columns: Any) -> QTable:
         """Nine stars on the image; a column given as None is left out."""

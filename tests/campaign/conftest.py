@@ -12,52 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from astropy.io import fits
 from astropy.table import QTable
 
+from plain_images import MJD, write_plain_image
 from skygraft.campaign import Campaign
 from skygraft.catalog import write_catalog
 
 CENTRES = [(150.10, 2.20), (150.105, 2.205), (150.40, 2.20), (150.40, 2.40)]
 """Degrees; the first two overlap, the others lie in patches of their own."""
-SIZE, SCALE, MJD = 200, 0.2, 60000.0
+SIZE = 200
 
 
 def write_image(path: Path, ra: float, dec: float, visit: int, detector: int, **cards: Any) -> None:
-    rng = np.random.default_rng(1000 * visit + detector)
-    header = fits.Header(
-        {
-            "CTYPE1": "RA---TAN",
-            "CTYPE2": "DEC--TAN",
-            "CRVAL1": ra,
-            "CRVAL2": dec,
-            "CRPIX1": (SIZE + 1) / 2,
-            "CRPIX2": (SIZE + 1) / 2,
-            "CD1_1": -SCALE / 3600,
-            "CD1_2": 0.0,
-            "CD2_1": 0.0,
-            "CD2_2": SCALE / 3600,
-            "RADESYS": "ICRS",
-            "MAGZERO": 27.0,
-            "GAIN": 2.0,
-            "EXPTIME": 100.0,
-            "MJD-AVG": MJD,
-            "TIMESYS": "TAI",
-            "FILTER": "r",
-            "INSTRUME": "testcam",
-            "EXPNUM": visit,
-            "CCDNUM": detector,
-            "CALAPRAD": 12.0,
-        }
-    )
-    for key, value in cards.items():
-        if value is None:
-            header.remove(key)
-        else:
-            header[key] = value
-    image = rng.normal(100.0, 5.0, (SIZE, SIZE)).astype(np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fits.PrimaryHDU(image, header).writeto(path)
+    cards = {"EXPNUM": visit, "CCDNUM": detector, **cards}
+    write_plain_image(path, ra, dec, SIZE, seed=1000 * visit + detector, sky=100.0, **cards)
 
 
 def make_catalog(n: int = 40) -> QTable:

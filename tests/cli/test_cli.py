@@ -15,43 +15,14 @@ from astropy.io import fits
 from astropy.table import QTable
 from typer.testing import CliRunner
 
+from plain_images import SCALE, write_plain_image
 from skygraft.cli import app
 
-SIZE, SCALE, RA, DEC = 220, 0.2, 150.1, 2.2
+SIZE, RA, DEC = 220, 150.1, 2.2
 
 
 def write_image(path: Path, *, detector: int = 1, **cards) -> Path:
-    header = fits.Header(
-        {
-            "CTYPE1": "RA---TAN",
-            "CTYPE2": "DEC--TAN",
-            "CRVAL1": RA,
-            "CRVAL2": DEC,
-            "CRPIX1": (SIZE + 1) / 2,
-            "CRPIX2": (SIZE + 1) / 2,
-            "CD1_1": -SCALE / 3600,
-            "CD2_2": SCALE / 3600,
-            "RADESYS": "ICRS",
-            "MAGZERO": 27.0,
-            "GAIN": 2.0,
-            "EXPTIME": 100.0,
-            "MJD-AVG": 60000.0,
-            "TIMESYS": "TAI",
-            "FILTER": "r",
-            "INSTRUME": "testcam",
-            "EXPNUM": 77,
-            "CCDNUM": detector,
-            "CALAPRAD": 12.0,
-        }
-    )
-    for key, value in cards.items():
-        if value is None:
-            header.remove(key)
-        else:
-            header[key] = value
-    image = np.random.default_rng(detector).normal(0, 5, (SIZE, SIZE)).astype(np.float32)
-    fits.PrimaryHDU(image, header).writeto(path, overwrite=True)
-    return path
+    return write_plain_image(path, RA, DEC, SIZE, seed=detector, CCDNUM=detector, **cards)
 
 
 @pytest.fixture
