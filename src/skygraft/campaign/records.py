@@ -71,7 +71,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         ) from error
     except ValueError:
         return None  # a disk's doing, since records appear whole
-    if not isinstance(record, dict) or not RECORD_KEYS <= record.keys():
+    if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
         return None
     if record["version"] != RECORD_VERSION:
         raise CampaignError(
