@@ -69,8 +69,8 @@ class TestRoundTrip:
                 if lossy and hdu != 2:
                     with fits.open(out, disable_image_compression=True) as raw:
                         step = raw[hdu].data["ZSCALE"].max()
-                    # Added to numbers that were quantised already: within half a step.
-                    assert np.nanmax(np.abs(back[where] - new[where])) <= 0.51 * step
+                    # Up or down, so that nothing is lost on average: within a step.
+                    assert np.nanmax(np.abs(back[where] - new[where])) <= 1.01 * step
                 else:
                     np.testing.assert_array_equal(back, new)
             after.verify("exception")

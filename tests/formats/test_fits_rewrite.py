@@ -124,7 +124,9 @@ class TestPlain:
             back = hdus[1].data
         untouched = ~changed_pixels()
         np.testing.assert_array_equal(back[untouched], stored[untouched])
-        assert np.all(back[~untouched] == round((11.3 + 3) / 0.25))
+        # 57.2 lies between two numbers that can be stored: the nearer is taken more often.
+        assert set(back[~untouched].tolist()) == {57, 58}
+        assert np.count_nonzero(back[~untouched] == 57) > np.count_nonzero(back[~untouched] == 58)
 
     def test_doubles_keep_their_digits_under_a_float_image(self, tmp_path: Path) -> None:
         doubles = RNG.normal(size=SHAPE)
@@ -262,7 +264,7 @@ class TestCompressed:
         with open_fits(out) as hdus:
             back = hdus[1].data
         np.testing.assert_array_equal(back[~touched], old[~touched])
-        assert np.abs(back - new).max() <= 0.51 * scale
+        assert np.abs(back - new).max() <= 1.01 * scale
         if method == 2:
             assert back[20, 20] == 0
 
@@ -277,8 +279,41 @@ class TestCompressed:
             error = hdus[1].data - new
         with fits.open(path, disable_image_compression=True) as hdus:
             scale = float(hdus[1].data["ZSCALE"].mean())
-        assert error.std() == pytest.approx(scale / np.sqrt(12), rel=0.1)
-        assert abs(error.mean()) < 4 * scale / np.sqrt(12 * error.size)
+        # Up or down by the fraction f: the variance is f (1 - f), on average 1/6, of a step squared.
+        assert error.std() == pytest.approx(scale / np.sqrt(6), rel=0.1)
+        assert abs(error.mean()) < 4 * scale / np.sqrt(6 * error.size)
+
+    @pytest.mark.parametrize("method", [-1, 1])
+    @pytest.mark.parametrize("part", [0.05, 0.3, 0.6, -0.2])
+    def test_light_that_adds_less_than_a_step_is_not_lost(self, tmp_path: Path, method: int, part: float) -> None:
+        """Pixels that were quantised before lie on the grid: to the nearest, a fraction of a step would vanish."""
+        path = write(
+            tmp_path / "in.fits",
+            fits.CompImageHDU(FLOATS, tile_shape=(1, 56), quantize_method=method, dither_seed=17, quantize_level=2),
+        )
+        with open_fits(path) as hdus:
+            old = hdus[1].data.astype(np.float64)
+        with fits.open(path, disable_image_compression=True) as hdus:
+            scale = hdus[1].data["ZSCALE"].astype(np.float64)[:, None]
+        out = rewrite_fits(path, tmp_path / "out.fits", {1: (old + part * scale).astype(np.float32)})
+        with open_fits(out) as hdus:
+            added = (hdus[1].data - old) / scale
+        error = np.sqrt(abs(part) * (1 - abs(part)) / old.size)
+        assert added.mean() == pytest.approx(part, abs=4 * error)
+        # Neighbours are drawn independently.
+        noise = added - added.mean()
+        for lagged in (noise[1:] * noise[:-1], noise[:, 1:] * noise[:, :-1]):
+            assert abs(lagged.mean()) < 4 * noise.var() / np.sqrt(lagged.size)
+        again = rewrite_fits(path, tmp_path / "again.fits", {1: (old + part * scale).astype(np.float32)})
+        assert again.read_bytes() == out.read_bytes()
+
+    def test_light_that_adds_less_than_one_is_not_lost_to_integers(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "in.fits", fits.ImageHDU(INTS.astype(np.int16)))
+        new = (INTS + 0.25).astype(np.float32)
+        with fits.open(rewrite_fits(path, tmp_path / "out.fits", {1: new})) as hdus:
+            added = hdus[1].data - INTS
+        assert set(np.unique(added)) == {0, 1}
+        assert added.mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / INTS.size))
 
     @pytest.mark.parametrize("value", [1e30, np.inf, np.nan])
     def test_what_does_not_quantise_is_stored_losslessly(self, tmp_path: Path, value: float) -> None:
@@ -367,7 +402,7 @@ class TestCompressed:
                 same[100:104, 50:90] = False
                 np.testing.assert_array_equal(back[same], old[i][same])
                 step = hdus[i].header.get("UZSCALE", 0.0)
-                assert np.nanmax(np.abs(back.astype(float) - plane)) <= 0.6 * step
+                assert np.nanmax(np.abs(back.astype(float) - plane)) <= 1.01 * step
         before, after = tile_bytes(path, 1), tile_bytes(out, 1)
         assert [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [100, 101, 102, 103]
         assert spans(out)[4:] == spans(path)[4:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from skygraft.errors import OutputError
 from skygraft.formats.fits_cards import card_value
 
-__all__ = ["BITPIX_DTYPE", "PixelScaling", "PixelsDoNotFitError", "differ"]
+__all__ = ["BITPIX_DTYPE", "PixelScaling", "PixelsDoNotFitError", "differ", "round_fairly"]
 
 BITPIX_DTYPE = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
@@ -30,6 +31,34 @@ def differ(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.bool_]:
     if new.dtype.kind == "f" and changed.any():
         changed &= ~(np.isnan(new) & np.isnan(old))
     return changed
+
+
+def round_fairly(numbers: NDArray[np.float64], stored: NDArray[Any], changed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Round up with the probability of the fraction, so that what is lost or gained is nothing on average.
+
+    The pixels that injection changes lie on the grid of whole numbers already: rounded to the nearest, light that
+    adds less than half a step to a pixel would vanish, and with it the wings of every source and all of the faint
+    ones.
+
+    Parameters
+    ----------
+    numbers : ndarray of float, shape (N,)
+        What to round: finite, in the order of ``stored[changed]``.
+    stored : ndarray of int
+        The whole numbers stored before. They key the random numbers, which are therefore the same whenever the same
+        image is written, others in another image, and a pixel's own whatever else changed.
+    changed : ndarray of bool
+        Which pixels of `stored` have changed, N of them.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        Less than one away from `numbers`, and equal where they are whole.
+    """
+    uniform = np.random.Generator(np.random.Philox(key=zlib.crc32(np.ascontiguousarray(stored)))).random(stored.shape)
+    low = np.floor(numbers)
+    rounded: NDArray[np.int64] = low.astype(np.int64) + (uniform[changed] < numbers - low)
+    return rounded
 
 
 @dataclass(frozen=True)
@@ -102,7 +131,7 @@ class PixelScaling:
         path: str | os.PathLike[str],
         hdu: int,
     ) -> NDArray[Any]:
-        """Numbers to store: those that were, with the changed pixels replaced by the nearest that can be stored.
+        """Numbers to store: those that were, with the changed pixels replaced (by whole numbers: `round_fairly`).
 
         Parameters
         ----------
@@ -134,7 +163,8 @@ class PixelScaling:
             scaled = (values.astype(np.float64) - self.bzero) / self.bscale
             blank = np.isnan(scaled)
             limits = np.iinfo(np.int64)
-            numbers = np.rint(np.clip(np.where(blank, 0, scaled), limits.min // 2, limits.max // 2)).astype(np.int64)
+            inside = np.clip(np.where(blank, 0, scaled), limits.min // 2, limits.max // 2)
+            numbers = round_fairly(inside, stored, changed)
         if blank.any():
             if self.blank is None:
                 raise PixelsDoNotFitError(

@@ -2,8 +2,8 @@
 
 A compressed image is a table with one row per tile (FITS standard 4.0, section 10). Tiles without a changed pixel are
 carried over as bytes. In a tile of quantised floats, changed pixels are quantised with the tile's own scale, offset
-and dither, and the others keep the integer they have. A tile whose new values do not fit is stored losslessly in the
-``GZIP_COMPRESSED_DATA`` column, which the standard has for this.
+and dither (without bias: `round_fairly`), and the others keep the integer they have. A tile whose new values do not
+fit is stored losslessly in the ``GZIP_COMPRESSED_DATA`` column, which the standard has for this.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError, OutputError
 from skygraft.formats.fits_cards import CardUpdates, card_value
-from skygraft.formats.fits_pixels import PixelScaling, differ
+from skygraft.formats.fits_pixels import PixelScaling, differ, round_fairly
 
 __all__ = ["TiledImage", "dither_randoms", "rewrite_tiles"]
 
@@ -329,7 +329,7 @@ class TiledImage:
         limit = 2 ** (8 * min(stored.dtype.itemsize, 4) - 1) - _RESERVED
         if not np.all(np.abs(q) < limit):
             return None
-        numbers = np.rint(q).astype(np.int64)
+        numbers = round_fairly(q, stored, changed)
         if self.dither_method == 2:
             numbers[values == 0] = _ZERO
         if self.blank is not None:
