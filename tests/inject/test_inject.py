@@ -351,6 +351,18 @@ def test_a_catalogue_without_the_band_names_the_bands_it_has():
         inject(exp, catalog_at(exp, 100, 100, 20.0))
 
 
+def test_a_column_of_flags_does_not_turn_a_foreign_catalogue_into_a_native_one():
+    exp = exposure()
+    ra, dec = exp.wcs.pixel_to_world_values(171.0, 150.0)
+    lsst = Table({"injection_id": [1], "ra": [ra], "dec": [dec], "source_type": ["Trail"], "mag": [20.0]})
+    lsst["trail_length"], lsst["beta"] = [30.0], [25.0]  # pixels, and a magnitude per pixel
+    plain = inject(exp, lsst, noise=False)
+    lsst["flags"] = [0]
+    flagged = inject(exp, lsst, noise=False)
+    np.testing.assert_array_equal(flagged.exposure.image, plain.exposure.image)
+    np.testing.assert_allclose(flagged.truth["inst_flux"], 30 * counts(20.0))
+
+
 def test_a_stamp_that_is_convolved_already_needs_no_psf(tmp_path):
     pixels = np.zeros((15, 15))
     pixels[7, 7] = 3.0

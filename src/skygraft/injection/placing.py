@@ -24,7 +24,9 @@ _LARGEST_FLUX = 1e30
 
 def canonical(catalog: Table, band: str | None) -> QTable:
     """The catalogue in canonical form; one that was read or normalised before has its flags already."""
-    if "flags" in catalog.colnames and "source_type" in catalog.colnames:
+    # A plain `mag` is LSST's, whose angles and trails are others; it too may have a column called flags.
+    foreign = "mag" in catalog.colnames and not bands_of(catalog)
+    if {"flags", "source_type"} <= set(catalog.colnames) and not foreign:
         return catalog
     return normalize_catalog(catalog, band=band)
 
