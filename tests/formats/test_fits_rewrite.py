@@ -307,6 +307,17 @@ class TestCompressed:
         again = rewrite_fits(path, tmp_path / "again.fits", {1: (old + part * scale).astype(np.float32)})
         assert again.read_bytes() == out.read_bytes()
 
+    def test_a_value_that_happens_to_be_blank_does_not_become_nan(self, tmp_path: Path) -> None:
+        hdu = fits.ImageHDU(np.full(SHAPE, -3, np.int16))
+        hdu.header["BLANK"] = 0
+        new = np.full(SHAPE, -3, np.float32)
+        new[CHANGED] = 0.0
+        new[0, 0] = np.nan
+        with fits.open(rewrite_fits(write(tmp_path / "in.fits", hdu), tmp_path / "out.fits", {1: new})) as hdus:
+            back = hdus[1].data
+        assert np.argwhere(back == 0).tolist() == [[0, 0]]  # astropy shows whole numbers as they are stored
+        np.testing.assert_allclose(back[CHANGED], 0.0, atol=1)
+
     def test_light_that_adds_less_than_one_is_not_lost_to_integers(self, tmp_path: Path) -> None:
         path = write(tmp_path / "in.fits", fits.ImageHDU(INTS.astype(np.int16)))
         new = (INTS + 0.25).astype(np.float32)

@@ -165,6 +165,9 @@ class PixelScaling:
             limits = np.iinfo(np.int64)
             inside = np.clip(np.where(blank, 0, scaled), limits.min // 2, limits.max // 2)
             numbers = round_fairly(inside, stored, changed)
+            if self.blank is not None:
+                # A number that happens to be BLANK would be read as NaN: its neighbour is a step away.
+                numbers[numbers == self.blank] += 1 if self.blank < np.iinfo(self.dtype).max else -1
         if blank.any():
             if self.blank is None:
                 raise PixelsDoNotFitError(
