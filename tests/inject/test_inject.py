@@ -321,7 +321,7 @@ def test_the_summary_records_the_radius_and_where_it_came_from():
     [
         ({"photo_calib": None}, {}, UncalibratedImageError, "zeropoint"),
         ({"psf": None}, {}, InjectionError, "no PSF"),
-        ({"gain": None}, {}, CalibrationError, "slope"),
+        ({"gain": None}, {}, CalibrationError, "does not rise"),
         ({"gain": None, "variance": None}, {}, CalibrationError, "no variance plane"),
         ({"gain": -1.0}, {}, CalibrationError, "not positive"),
         ({"reference": None}, {}, UnknownApertureError, "aperture"),

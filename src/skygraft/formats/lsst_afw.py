@@ -308,8 +308,7 @@ def _gain(
 ) -> tuple[float | NDArray[np.float32] | None, str]:
     if _is_coadd(opened):
         return None, ""
-    if unit == "electron":
-        return 1.0, "BUNIT is electron"
+    # An image in electrons is no exception: what its variance plane says is what the pipelines go by, too.
     detector = _detector(opened)
     if unit != "adu" or detector is None:
         return None, ""
