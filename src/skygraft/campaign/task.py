@@ -270,8 +270,7 @@ def read_image(image: PlannedImage, config: CampaignConfig) -> Exposure:
 
 def _check_plan(image: PlannedImage, exposure: Exposure) -> None:
     """Make sure that the image still is where it was when it was planned: its sources were chosen by that."""
-    box = exposure.box
-    ra, dec = exposure.wcs.pixel_to_world_values(0.5 * (box.x_min + box.x_max), 0.5 * (box.y_min + box.y_max))
+    ra, dec = exposure.wcs.pixel_to_world_values(*exposure.box.center)
     east = ((float(ra) - image.ra + 180) % 360 - 180) * np.cos(np.radians(image.dec))
     moved = 3600 * np.hypot(east, float(dec) - image.dec)
     if exposure.shape != (image.ny, image.nx) or not moved < max(_MOVED_PIXELS * image.pixel_scale, 0.1):

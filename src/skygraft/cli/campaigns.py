@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -152,7 +152,10 @@ def verify(
     if json:
         emit_json({"bands": {b: s.to_dict() for b, s in summaries.items()}, "images": table.meta["images"]})
     else:
-        out_console().print(_closure_table(summaries))
+        from skygraft.qa.tables import closure_table
+
+        title = "recovered - injected magnitude, in the calibration aperture"
+        out_console().print(closure_table(summaries, title))
     if not all(summary.ok for summary in summaries.values()):
         raise typer.Exit(1)
 
@@ -166,26 +169,6 @@ def _check_plot(path: Path) -> None:
     if path.is_dir() or not path.parent.is_dir():
         what = "it is a directory" if path.is_dir() else f"there is no directory {str(path.parent)!r}"
         raise OutputError(f"the plot cannot be written: {what}", path=path, fix="Name a file in one that is there")
-
-
-def _closure_table(summaries: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="recovered - injected magnitude, in the calibration aperture", title_justify="left")
-    for name in ("band", "stars", "median (mmag)", "scatter (mmag)", "expected scatter", "with psf_sum", "verdict"):
-        table.add_column(name, justify="left" if name in ("band", "verdict") else "right")
-    for band, closure in summaries.items():
-        verdict = "[green]closes[/]" if closure.ok else "[red]does not close[/]"
-        table.add_row(
-            band,
-            str(closure.n),
-            f"{1e3 * closure.median:+.2f} ± {1e3 * closure.median_error:.2f}",
-            f"{1e3 * closure.scatter:.1f}",
-            f"{1e3 * closure.expected:.1f}",
-            f"{1e3 * closure.psf_sum_offset:+.1f}",
-            verdict if closure.n else "[yellow]no isolated star[/]",
-        )
-    return table
 
 
 def register(app: typer.Typer) -> None:

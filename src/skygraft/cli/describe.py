@@ -23,9 +23,7 @@ HOW_TO_SET = (
 
 def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     """Everything that matters for injection, as JSON types; evaluated at the middle of the image."""
-    box = exposure.box
-    x = np.array([0.5 * (box.x_min + box.x_max)])
-    y = np.array([0.5 * (box.y_min + box.y_max)])
+    x, y = (np.array([middle]) for middle in exposure.box.center)
     ra, dec = exposure.wcs.pixel_to_world_values(x, y)
     scale = float(pixel_scale(exposure.wcs, x, y)[0])
     content: dict[str, Any] = {

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from skygraft.demo.run import DemoResult
+from skygraft.qa.tables import closure_table
 
 __all__ = ["print_report"]
 
@@ -39,7 +40,8 @@ def print_report(result: DemoResult, console: Console) -> None:
     say("\n[bold]Calibration aperture[/]")
     for band, text in result.calibrations.items():
         say(f"  {band}: {text}")
-    console.print(_closure_table(result))
+    title = "Closure: recovered - injected magnitude of isolated stars, on the difference images"
+    console.print(closure_table(result.closure, title))
     console.print(_scale_table(result))
     say(
         f"\n[bold]Look at[/] {_near(result.pictures[-1])}, {_near(result.pictures[0].parent)}/, "
@@ -61,24 +63,6 @@ def _near(path: Path) -> str:
     """The path as one would type it here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
-
-
-def _closure_table(result: DemoResult) -> Table:
-    table = Table(title="Closure: recovered - injected magnitude of isolated stars, on the difference images",
-                  title_justify="left")  # fmt: skip
-    for name in ("band", "stars", "median (mmag)", "scatter (mmag)", "expected scatter", "with psf_sum", "verdict"):
-        table.add_column(name, justify="left" if name in ("band", "verdict") else "right")
-    for band, closure in result.closure.items():
-        table.add_row(
-            band,
-            str(closure.n),
-            f"{1e3 * closure.median:+.2f} ± {1e3 * closure.median_error:.2f}",
-            f"{1e3 * closure.scatter:.1f}",
-            f"{1e3 * closure.expected:.1f}",
-            f"{1e3 * closure.psf_sum_offset:+.1f}",
-            "[green]closes[/]" if closure.ok else "[red]does not close[/]",
-        )
-    return table
 
 
 def _scale_table(result: DemoResult) -> Table:

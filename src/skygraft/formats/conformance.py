@@ -128,7 +128,7 @@ def check_footprint(
     assert footprint.visit_info == exposure.visit_info, f"{footprint.visit_info} is not {exposure.visit_info}"
     assert footprint.shape == exposure.shape and footprint.xy0 == exposure.xy0
     box = exposure.box
-    x, y = (box.x_min + box.x_max) / 2, (box.y_min + box.y_max) / 2
+    x, y = box.center
     np.testing.assert_allclose(footprint.center, exposure.wcs.pixel_to_world_values(x, y), rtol=0, atol=1e-3 * _ARCSEC)
     scale = float(np.ravel(pixel_scale(exposure.wcs, x, y))[0])
     np.testing.assert_allclose(footprint.pixel_scale, scale, rtol=1e-6)

@@ -91,8 +91,7 @@ class ImageNormalisation:
         self._mode, self._reference, self._radius = options.flux_mode, reference, radius
         self._fixed: tuple[float, float] | None = None
         if options.position == "image" and self._psf is not None:
-            box = exposure.box
-            place = self._psf.average_position or (0.5 * (box.x_min + box.x_max), 0.5 * (box.y_min + box.y_max))
+            place = self._psf.average_position or exposure.box.center
             x, y = np.array([place[0]]), np.array([place[1]])
             scale, fraction = self._at(self._psf, self._psf.kernels(x, y), x, y)
             self._fixed = float(scale[0]), float(fraction[0])
@@ -127,9 +126,7 @@ def aperture_radius(exposure: Exposure, options: InjectionOptions) -> float | No
             key="aperture",
             fix="Give, for example, '12 pix' or '2 arcsec'",
         )
-    box = exposure.box
-    centre = np.array([0.5 * (box.x_min + box.x_max)]), np.array([0.5 * (box.y_min + box.y_max)])
-    return candidate.radius_arcsec / float(pixel_scale(exposure.wcs, *centre)[0])
+    return candidate.radius_arcsec / float(np.ravel(pixel_scale(exposure.wcs, *exposure.box.center))[0])
 
 
 def flag_small_kernel(

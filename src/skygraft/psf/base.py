@@ -26,6 +26,11 @@ class Box:
     y_min: float
     y_max: float
 
+    @property
+    def center(self) -> tuple[float, float]:
+        """The middle (x, y), pixels."""
+        return 0.5 * (self.x_min + self.x_max), 0.5 * (self.y_min + self.y_max)
+
     def contains(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
         """Which positions lie inside, edges included (same shape as the broadcast of `x` and `y`)."""
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)

@@ -154,9 +154,7 @@ def _radius(exposure: Exposure, aperture: Any) -> tuple[float, float, str]:
         raise CalibrationError(
             "the image is not calibrated", path=exposure.path, fix="Give its zeropoint when it is read (photo_calib=)"
         )
-    box = exposure.box
-    middle = np.array([0.5 * (box.x_min + box.x_max)]), np.array([0.5 * (box.y_min + box.y_max)])
-    scale = float(pixel_scale(exposure.wcs, *middle)[0])
+    scale = float(np.ravel(pixel_scale(exposure.wcs, *exposure.box.center))[0])
     if aperture is not None:
         candidate = parse_radius(aperture)
         if candidate.radius_pixels is not None:
