@@ -9,13 +9,32 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skygraft.errors import SkygraftError
 
-__all__ = ["command", "emit_json", "err_console", "fail", "out_console", "progress_bar", "show_rows", "state"]
+if TYPE_CHECKING:
+    from skygraft.campaign import Campaign
+
+__all__ = [
+    "Config",
+    "Json",
+    "command",
+    "emit_json",
+    "err_console",
+    "fail",
+    "open_campaign",
+    "out_console",
+    "progress_bar",
+    "show_rows",
+    "state",
+]
+
+Config = Annotated[Path, typer.Argument(help="The campaign's YAML file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass
@@ -129,3 +148,10 @@ def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(label, total=total)
         yield lambda n: progress.advance(bar, n)
+
+
+def open_campaign(path: Path) -> Campaign:
+    """The campaign of a YAML file."""
+    from skygraft.campaign import Campaign
+
+    return Campaign.from_yaml(path)
