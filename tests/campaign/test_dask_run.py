@@ -16,7 +16,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign, ImageSummary, NoReporter, PlannedImage
-from skygraft.campaign.cluster import open_client
+from skygraft.campaign.cluster import open_cluster
 from skygraft.campaign.config import ClusterConfig
 from skygraft.campaign.run import drive, drive_serial, map_items
 from skygraft.errors import CampaignError
@@ -29,8 +29,8 @@ type MakeCampaign = Callable[..., Campaign]
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """Two worker processes, as a campaign without a client starts them."""
-    with open_client(ClusterConfig(n_workers=2)) as client:
-        yield client
+    with open_cluster(ClusterConfig(n_workers=2)) as cluster:
+        yield cluster.client
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.consolidate import consolidate_patch, write_failures, write_provenance
 from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
+from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.ledger import Failure, Ledger, read_failures, read_runs
 from skygraft.campaign.monitor import NoReporter, Reporter
 from skygraft.campaign.plan import file_stamp, make_plan, plan_key
@@ -23,7 +24,6 @@ from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import PlannedImage, read_plan, read_plan_metadata
 from skygraft.campaign.records import changes, is_whole, read_record
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
-from skygraft.campaign.task import ImageSummary
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ class Campaign:
         reporter: Reporter,
         started: str,
     ) -> DriveResult:
-        from skygraft.campaign.cluster import open_client
+        from skygraft.campaign.cluster import open_cluster
         from skygraft.campaign.run import DriveResult, drive, drive_serial, map_items
 
         def listen(summaries: list[ImageSummary]) -> None:
@@ -352,7 +352,7 @@ class Campaign:
 
         if client is not None or n_workers == 0 or not waiting:
             return work(client)
-        with open_client(self.config.cluster, n_workers) as opened:
-            if opened.dashboard_link:
-                reporter.say(f"Dask dashboard: {opened.dashboard_link}")
-            return work(opened)
+        with open_cluster(self.config.cluster, n_workers=n_workers) as cluster:
+            if cluster.dashboard:
+                reporter.say(f"Dask dashboard: {cluster.dashboard}")
+            return work(cluster.client)

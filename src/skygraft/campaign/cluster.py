@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -14,7 +16,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from skygraft.campaign.config import ClusterConfig
 from skygraft.errors import CampaignError
 
-__all__ = ["open_client"]
+__all__ = ["OpenCluster", "open_cluster"]
 
 _SETTINGS = {
     # Without an idea of how long a task is, adaptive clusters grow and shrink all the time.
@@ -33,34 +35,71 @@ class _IgnoreInterrupt(WorkerPlugin):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@dataclass(frozen=True)
+class OpenCluster:
+    """A cluster that is ready for tasks.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Its client.
+    max_threads : int
+        Worker threads that it has when it has grown as far as it may; how many tasks to keep in flight follows.
+    dashboard : str
+        Address of the dashboard; empty where there is none.
+    kind : str
+        As in `ClusterConfig`.
+    """
+
+    client: Client
+    max_threads: int
+    dashboard: str
+    kind: str
+
+
 @contextlib.contextmanager
-def open_client(config: ClusterConfig, n_workers: int | None = None) -> Iterator[Client]:
-    """A client of the cluster that a configuration names; what was started here is stopped at the end.
+def open_cluster(
+    config: ClusterConfig, *, n_workers: int | None = None, logs: Path | None = None
+) -> Iterator[OpenCluster]:
+    """The cluster that a configuration names; what was started here is stopped at the end, however it ends.
 
     Parameters
     ----------
     config : ClusterConfig
         Which cluster.
     n_workers : int, optional
-        Processes of a local cluster, instead of what the configuration says.
+        Largest number of workers, instead of what the configuration says.
+    logs : Path, optional
+        Folder for the logs of jobs, which the workers' machines see too.
 
     Raises
     ------
     CampaignError
-        If the scheduler does not answer.
+        If the cluster does not answer.
     """
-    if config.kind == "scheduler":
-        try:
-            client = Client(config.address, set_as_default=False, timeout="30s")
-        except (OSError, TimeoutError) as error:
-            raise CampaignError(
-                f"no Dask scheduler answers at {config.address} ({error})",
-                key="cluster.address",
-                fix="Start one with `dask scheduler`, or correct the address",
-            ) from error
-        with client:
-            yield client
-        return
+    del logs
+    opened = _running(config) if config.kind == "scheduler" else _local(config, n_workers)
+    with opened as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def _running(config: ClusterConfig) -> Iterator[OpenCluster]:
+    try:
+        client = Client(config.address, set_as_default=False, timeout="30s")
+    except (OSError, TimeoutError) as error:
+        raise CampaignError(
+            f"no Dask scheduler answers at {config.address} ({error})",
+            key="cluster.address",
+            fix="Start one with `dask scheduler`, or correct the address",
+        ) from error
+    with client:
+        n_threads = sum(client.nthreads().values())
+        yield OpenCluster(client, max(1, n_threads), client.dashboard_link or "", config.kind)
+
+
+@contextlib.contextmanager
+def _local(config: ClusterConfig, n_workers: int | None) -> Iterator[OpenCluster]:
     count = n_workers or config.n_workers or len(os.sched_getaffinity(0))
     with (
         dask.config.set(_SETTINGS),
@@ -76,4 +115,4 @@ def open_client(config: ClusterConfig, n_workers: int | None = None) -> Iterator
         Client(cluster, set_as_default=False) as client,
     ):
         client.register_plugin(_IgnoreInterrupt())
-        yield client
+        yield OpenCluster(client, count, client.dashboard_link or "", config.kind)
