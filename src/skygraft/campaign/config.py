@@ -8,7 +8,6 @@ can be written out and read back unchanged.
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import os
 from collections.abc import Hashable, Mapping
@@ -424,10 +423,3 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
             return []
         section = models[0]
     return list(section.model_fields)
-
-
-@functools.lru_cache(maxsize=8)
-def cached_config(path: str, mtime_ns: int) -> CampaignConfig:
-    """The configuration of a file, parsed once in each process for each version of the file."""
-    del mtime_ns
-    return load_config(path)

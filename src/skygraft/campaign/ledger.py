@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from skygraft.campaign.task import ImageSummary
+from skygraft.campaign.image_summary import ImageSummary
 from skygraft.errors import OutputError
 
 __all__ = ["Failure", "Ledger", "read_failures", "read_runs"]

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from skygraft.campaign.task import ImageSummary
+from skygraft.campaign.image_summary import ImageSummary
 
 __all__ = ["NoReporter", "Reporter", "RichReporter"]
 

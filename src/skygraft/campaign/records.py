@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from skygraft.campaign.files import Layout, digest
+from skygraft.campaign.image_summary import ImageStatus, ImageSummary
 from skygraft.campaign.planned import PlannedImage
 from skygraft.errors import CampaignError
 
-__all__ = ["PIXEL_VERSION", "RECORD_VERSION", "changes", "content_key", "is_whole", "read_record", "relative_input"]
+__all__ = [
+    "PIXEL_VERSION",
+    "RECORD_VERSION",
+    "changes",
+    "content_key",
+    "is_whole",
+    "read_record",
+    "relative_input",
+    "summarise",
+]
 
 RECORD_VERSION = 1
 """Layout of the record."""
@@ -128,3 +138,28 @@ def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: d
     if record["code"] != PIXEL_VERSION:
         found.append(f"skygraft's pixel version: {record['code']} -> {PIXEL_VERSION}")
     return found
+
+
+def summarise(record: dict[str, Any], tract: int, patch: int, *, status: ImageStatus) -> ImageSummary:
+    """What a record says, for the driver and its ledger."""
+    closure, timings = record.get("closure") or {}, record.get("timings") or {}
+    return ImageSummary(
+        record["image"],
+        status,
+        tract=tract,
+        patch=patch,
+        band=record.get("band") or "",
+        key=record["key"],
+        n_sources=record["n_drawn"],
+        n_bytes=sum(output["n_bytes"] for output in record["outputs"].values()),
+        wall_seconds=round(sum(stage["wall"] for stage in timings.values()), 4),
+        cpu_seconds=round(sum(stage["cpu"] for stage in timings.values()), 4),
+        stages={name: stage["wall"] for name, stage in timings.items()},
+        closure_mag=closure.get("median_mag"),
+        inputs=record["inputs"],
+        outputs={name: output["n_bytes"] for name, output in record["outputs"].items()},
+        catalog=record["catalog"],
+        settings=digest(record["settings"]),
+        code=record["code"],
+        host=record.get("host", ""),
+    )

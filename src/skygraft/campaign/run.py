@@ -17,8 +17,9 @@ from typing import Any, Self
 
 from distributed import Client, Future, KilledWorker, as_completed
 
+from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.planned import PlannedImage
-from skygraft.campaign.task import ImageSummary, run_task
+from skygraft.campaign.task import run_task
 from skygraft.campaign.task_queue import TaskQueue
 from skygraft.errors import CampaignError, ConfigError
 

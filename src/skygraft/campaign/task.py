@@ -7,21 +7,23 @@ appears under its name only when it is whole. So a task may be killed anywhere, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from astropy.table import QTable
 
-from skygraft.campaign.config import CampaignConfig, cached_config
+from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.files import Layout, atomic_path, plain, sha256_file, write_json
+from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.planned import PlannedImage
 from skygraft.campaign.records import (
     PIXEL_VERSION,
@@ -31,6 +33,7 @@ from skygraft.campaign.records import (
     is_whole,
     read_record,
     relative_input,
+    summarise,
 )
 from skygraft.campaign.selection import digest_rows, row_digests, select
 from skygraft.catalog import Flag, read_partitions
@@ -43,50 +46,11 @@ from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.provenance import software_versions
 
-__all__ = ["ImageSummary", "read_image", "run_image", "run_task", "sources_of", "write_truth"]
-
-type Status = Literal["done", "skipped", "failed"]
+__all__ = ["Bench", "read_image", "run_image", "run_task", "sources_of", "write_truth"]
 
 _CLOSURE_STARS = 20
 """Stars measured in each image."""
 _MOVED_PIXELS = 2.0
-
-
-@dataclass(frozen=True)
-class ImageSummary:
-    """What a task tells the driver of one image; a few hundred bytes.
-
-    Parameters
-    ----------
-    image_id : str
-        The image.
-    status : {"done", "skipped", "failed"}
-        ``skipped`` where it was done already, from the same inputs.
-    key : str
-        Content key of its record.
-    n_sources : int
-        Sources drawn.
-    wall_seconds, cpu_seconds : float
-        Time it took.
-    error, message, where : str
-        For a failure: class of the error, what it says, and the line of code.
-    may_pass : bool
-        For a failure: whether trying again could help.
-    host : str
-        Where it ran.
-    """
-
-    image_id: str
-    status: Status
-    key: str = ""
-    n_sources: int = 0
-    wall_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    error: str = ""
-    message: str = ""
-    where: str = ""
-    may_pass: bool = False
-    host: str = ""
 
 
 @dataclass
@@ -104,34 +68,70 @@ class _Clock:
             "cpu": round(time.process_time() - cpu, 4),
         }
 
-    def total(self, kind: str) -> float:
-        return round(sum(times[kind] for times in self.stages.values()), 4)
+
+@dataclass(frozen=True)
+class Bench:
+    """What a worker has at hand for every image of a campaign.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    io : context manager
+        Entered around the reading of an image and around its writing; may be entered again and again.
+    """
+
+    config: CampaignConfig
+    io: contextlib.AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where outputs lie."""
+        return Layout(self.config.output)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """What of the configuration pixels depend on."""
+        return self.config.pixel_settings()
 
 
-def run_task(images: Sequence[PlannedImage], output: str) -> list[ImageSummary]:
+@functools.lru_cache(maxsize=4)
+def _bench(path: str, mtime_ns: int) -> Bench:
+    """The bench of a configuration's file: one in each process for each version of the file."""
+    del mtime_ns
+    return Bench(load_config(path))
+
+
+def run_task(
+    images: Iterable[PlannedImage], output: str, io: contextlib.AbstractContextManager[Any] | None = None
+) -> list[ImageSummary]:
     """Make some images of a campaign; one that fails does not stop the others.
 
     Parameters
     ----------
-    images : sequence of PlannedImage
+    images : iterable of PlannedImage
         The images.
     output : str
         The campaign's output folder, whose ``campaign.yaml`` says how.
+    io : context manager, optional
+        Entered around each reading and writing of an image, such as a semaphore of the cluster.
 
     Returns
     -------
     list of ImageSummary
         One for each image, in order.
     """
-    path = Path(output) / "campaign.yaml"
-    config = cached_config(str(path), path.stat().st_mtime_ns)
-    return [_guarded(image, config) for image in images]
+    path = Layout(Path(output)).config
+    bench = _bench(str(path), path.stat().st_mtime_ns)
+    if io is not None:
+        bench = replace(bench, io=io)
+    return [_guarded(image, bench) for image in images]
 
 
-def _guarded(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
+def _guarded(image: PlannedImage, bench: Bench) -> ImageSummary:
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        return run_image(image, config)
+        return run_image(image, bench)
     except Exception as error:
         # The boundary at which one image's failure becomes a row of failures.parquet, whatever it is.
         frames = traceback.extract_tb(error.__traceback__)
@@ -139,6 +139,9 @@ def _guarded(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
         return ImageSummary(
             image.image_id,
             "failed",
+            tract=image.tract,
+            patch=image.patch,
+            band=image.band or "",
             wall_seconds=round(time.perf_counter() - wall, 4),
             cpu_seconds=round(time.process_time() - cpu, 4),
             error=type(error).__name__,
@@ -149,15 +152,15 @@ def _guarded(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
         )
 
 
-def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
+def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
     """Read one image, inject its sources, and write it with its truth table and its record.
 
     Parameters
     ----------
     image : PlannedImage
         The image.
-    config : CampaignConfig
-        The campaign.
+    bench : Bench
+        The campaign, and what there is once in each process.
 
     Returns
     -------
@@ -169,18 +172,17 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
     SkygraftError
         Whatever reading, injecting or writing raises.
     """
-    layout = Layout(config.output)
-    settings = config.pixel_settings()
+    config, layout = bench.config, bench.layout
     record_path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(record_path)
     if record is not None:
-        if is_whole(record, layout) and not changes(record, image, config.survey.root, settings):
-            return ImageSummary(image.image_id, "skipped", key=record["key"], n_sources=record["n_drawn"])
+        if is_whole(record, layout) and not changes(record, image, config.survey.root, bench.settings):
+            return summarise(record, image.tract, image.patch, status="skipped")
         # From here on the image is not done: it must not look so if this task dies.
         record_path.unlink(missing_ok=True)
 
     clock = _Clock()
-    with clock.stage("read"):
+    with clock.stage("read"), bench.io:
         exposure = read_image(image, config)
         _check_plan(image, exposure)
         inputs = _stamps(exposure, config.survey.root)
@@ -197,7 +199,7 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
         on_image = _on_image(injection.truth)
     with clock.stage("closure"):
         closure = _closure(exposure, injection, on_image)
-    with clock.stage("write"):
+    with clock.stage("write"), bench.io:
         target = layout.images / image.output
         _make_folder(target.parent)
         written = write_exposure(injection.exposure, target, like=image.source(config.survey.root), overwrite=True)
@@ -213,14 +215,13 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
             }
             for path in (*written, part)
         }
-    key = content_key(image.image_id, inputs, catalog_key, settings, PIXEL_VERSION)
     content = {
         "version": RECORD_VERSION,
         "image": image.image_id,
-        "key": key,
+        "key": content_key(image.image_id, inputs, catalog_key, bench.settings, PIXEL_VERSION),
         "inputs": inputs,
         "catalog": catalog_key,
-        "settings": settings,
+        "settings": bench.settings,
         "code": PIXEL_VERSION,
         "outputs": outputs,
         "band": image.band,
@@ -236,15 +237,7 @@ def run_image(image: PlannedImage, config: CampaignConfig) -> ImageSummary:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(record_path, content)
-    return ImageSummary(
-        image.image_id,
-        "done",
-        key=key,
-        n_sources=summary["n_drawn"],
-        wall_seconds=clock.total("wall"),
-        cpu_seconds=clock.total("cpu"),
-        host=platform.node(),
-    )
+    return summarise(content, image.tract, image.patch, status="done")
 
 
 def read_image(image: PlannedImage, config: CampaignConfig) -> Exposure:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.planned import PlannedImage
-from skygraft.campaign.task import ImageSummary
 
 __all__ = ["TaskQueue"]
 
