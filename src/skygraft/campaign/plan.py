@@ -21,7 +21,7 @@ from astropy.table import QTable, Table, vstack
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, digest
 from skygraft.campaign.plan_summary import PlanSummary
-from skygraft.campaign.planned import PlannedImage, write_plan
+from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter
 from skygraft.campaign.selection import digest_rows, row_digests, select
 from skygraft.campaign.task import read_image
 from skygraft.catalog import list_partitions, partition_catalog, read_partitions
@@ -34,7 +34,9 @@ from skygraft.photometry import describe_reference
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.survey import FAILURES, index_images
 
-__all__ = ["PlanSummary", "estimate_seconds", "file_stamp", "make_plan", "plan_key"]
+__all__ = ["PlanSummary", "estimate_seconds", "file_stamp", "make_plan", "plan_images", "plan_key"]
+
+type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 # Measured on one core: reading and writing a megabyte of input, treating a megapixel, drawing a source.
 _SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "source": 0.002}
@@ -72,18 +74,39 @@ def plan_key(config: CampaignConfig) -> str:
 
 
 def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
-    """Index the images, partition the catalogue, and write the plan.
+    """Plan as `plan_images` does, and say what came out of it."""
+    plan = plan_images(config)
+    images = list(plan.images())
+    layout = Layout(config.output)
+    columns = read_partitions(layout.catalog, []).colnames
+    unusable = plan.metadata["unusable"]
+    problems = [f"{bad['path']} cannot be used ({bad['kind']}): {bad['reason']}" for bad in unusable]
+    problems += plan.metadata["problems"]
+    summary = _summarise(config, images, columns, list_partitions(layout.catalog), problems)
+    return images, replace(summary, n_unusable=len(unusable))
+
+
+def plan_images(config: CampaignConfig, *, mapper: Mapper = map, processes: int = 1) -> Plan:
+    """Index the images, partition the catalogue, work out which image gets which sources, and write the plan.
+
+    The plan's metadata has: ``plan_key``; ``unusable``, a list of images that are left out (path, kind, image_id,
+    error, reason, and the file's stamp); ``problems``, a list of what is wrong with images that are planned;
+    ``n_catalog`` and ``n_outside``, the catalogue's rows and those in no tract.
 
     Parameters
     ----------
     config : CampaignConfig
         The campaign.
+    mapper : callable, optional
+        ``mapper(function, items)`` gives the function's results in order, as `map` does. Functions and items can be
+        pickled, so that the work may be done elsewhere.
+    processes : int
+        More than one: do the work in so many processes of this machine, instead of with `mapper`.
 
     Returns
     -------
-    list of PlannedImage
-        By home patch, then image id.
-    PlanSummary
+    Plan
+        The same whatever `mapper` and `processes` are.
 
     Raises
     ------
@@ -128,15 +151,16 @@ def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
     )
     if not problems and not any(image.n_sources for image in images):
         raise _touches_nothing(index, config)
-    problems = [f"{bad['path']} cannot be used ({bad['kind']}): {bad['reason']}" for bad in unusable] + problems
-    summary = _summarise(config, images, columns, partitions, problems)
-    summary = replace(summary, n_unusable=len(unusable))
-    write_plan(
-        layout.plan,
-        images,
-        {"plan_key": plan_key(config), "summary": summary.to_dict(), "unusable": unusable},
-    )
-    return images, summary
+    with PlanWriter(layout.plan) as writer:
+        writer.metadata.update(
+            plan_key=plan_key(config),
+            unusable=unusable,
+            problems=problems,
+            n_catalog=sum(partitions.values()),
+            n_outside=partitions.get(OUTSIDE, 0),
+        )
+        writer.write(images)
+    return Plan(layout.plan)
 
 
 class _OutsideOf:

@@ -1,21 +1,29 @@
-"""One image of a plan, and the Parquet file that holds all of them."""
+"""One image of a plan, and the Parquet file that holds all of them, by home patch, then image id."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
-from skygraft.campaign.files import atomic_path
+from skygraft.campaign.files import atomic_path, json_text
 from skygraft.errors import CampaignError
 
-__all__ = ["PlannedImage", "read_plan", "read_plan_metadata", "write_plan"]
+__all__ = ["ROW_GROUP", "Plan", "PlanWriter", "PlannedImage", "read_plan", "read_plan_metadata", "write_plan"]
+
+ROW_GROUP = 10_000
+"""Images in each part of the file that can be read alone."""
+
 
 _PAIRS = pa.list_(pa.list_(pa.int64(), 2))
 _SCHEMA = pa.schema(
@@ -49,6 +57,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _METADATA = b"skygraft"
+_REPEATED = ["hdu", "format", "instrument", "visit", "detector", "band", "exposure_time", "nx", "ny", "options"]
+"""Columns of few values, which are stored once."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,220 @@ class PlannedImage:
         return options
 
 
+def _pairs(values: list[Any]) -> list[tuple[Any, ...]]:
+    return [tuple((a, b) for a, b in row) for row in values]
+
+
+def _to_images(table: pa.Table | pa.RecordBatch) -> Iterator[PlannedImage]:
+    columns = {name: table.column(name).to_pylist() for name in _SCHEMA.names}
+    columns |= {name: _pairs(columns[name]) for name in ("polygon", "reads")}
+    # The schema is in the order of the fields.
+    return itertools.starmap(PlannedImage, zip(*columns.values(), strict=True))
+
+
+class Plan:
+    """A plan on disk, of which no more is read than is asked for: a survey's does not fit into a driver.
+
+    Parameters
+    ----------
+    path : Path
+        The Parquet file that a `PlanWriter` wrote.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan, or it cannot be read; in every method too, also when another plan has taken its place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._told():
+            self._stamp = _stamp(path)
+            with pq.ParquetFile(path) as file:
+                footer, schema = file.metadata, file.schema_arrow
+                groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+                self._metadata: dict[str, Any] = json.loads((footer.metadata or {}).get(_METADATA, b"{}"))
+        if not schema.equals(_SCHEMA):
+            raise CampaignError(
+                "the plan was written by another version of skygraft", path=path, fix="Delete it and plan again"
+            )
+        self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return f"Plan({str(self._path)!r}, {len(self)} images)"
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the plan was made of, and what the planner noticed (JSON types)."""
+        return self._metadata
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Whole columns, in the order of the plan.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Names of fields of `PlannedImage`.
+
+        Returns
+        -------
+        pyarrow.Table
+        """
+        with self._opened() as file:
+            return file.read(columns=self._known(columns)).select(list(columns))
+
+    def batches(self, columns: Sequence[str] | None = None, batch_rows: int = 20_000) -> Iterator[pa.RecordBatch]:
+        """Some columns (by default all), a batch of up to `batch_rows` images at a time, in the order of the plan."""
+        names = self._known(_SCHEMA.names if columns is None else columns)
+        with self._opened() as file:
+            for batch in file.iter_batches(batch_size=batch_rows, columns=names):
+                yield batch.select(names)
+
+    def images(self, rows: ArrayLike | None = None) -> Iterator[PlannedImage]:
+        """Images, one after the other; only the parts of the file that hold some of them are read.
+
+        Parameters
+        ----------
+        rows : array_like of int, optional
+            Places in the plan, ascending; by default all.
+
+        Yields
+        ------
+        PlannedImage
+
+        Raises
+        ------
+        ValueError
+            If a row is not in the plan, or they do not ascend.
+        """
+        wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64).reshape(-1)
+        if wanted.size and (wanted[0] < 0 or wanted[-1] >= len(self) or np.any(np.diff(wanted) <= 0)):
+            raise ValueError(f"rows of a plan of {len(self)} images are needed, ascending")
+        bounds = np.searchsorted(wanted, self._starts)
+        with self._opened() as file:
+            for group in np.flatnonzero(np.diff(bounds)).tolist():
+                chosen = wanted[bounds[group] : bounds[group + 1]] - self._starts[group]
+                table = file.read_row_group(group)
+                if len(chosen) < table.num_rows:
+                    table = table.take(pa.array(chosen.tolist(), type=pa.int64()))
+                yield from _to_images(table)
+
+    def _known(self, columns: Sequence[str]) -> list[str]:
+        unknown = [name for name in columns if name not in _SCHEMA.names]
+        if unknown:
+            raise ValueError(f"a plan has no column {unknown[0]!r}; it has {', '.join(_SCHEMA.names)}")
+        return list(columns)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        with self._told():
+            if _stamp(self._path) != self._stamp:
+                raise CampaignError(
+                    "another plan has taken the place of this one", path=self._path, fix="Start the command again"
+                )
+            with pq.ParquetFile(self._path) as file:
+                yield file
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise CampaignError(
+                "the campaign has no plan yet", path=self._path, fix="Run `skygraft plan` first"
+            ) from None
+        except (OSError, pa.ArrowException, json.JSONDecodeError) as error:
+            raise CampaignError(
+                f"the plan cannot be read ({error})", path=self._path, fix="Delete it and plan again"
+            ) from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class PlanWriter:
+    """Writes a plan, part by part, in the order of the plan; the file appears whole at the end, or not at all.
+
+    Equal plans give equal files, however they were cut into parts. Use it in a ``with`` statement.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Attributes
+    ----------
+    metadata : dict
+        What `Plan.metadata` is to give (JSON types); it may be filled until the end.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.metadata: dict[str, Any] = {}
+        self._path = path
+        self._waiting: list[pa.Table] = []
+        self._n_waiting = 0
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._path))
+            self._writer = stack.enter_context(
+                pq.ParquetWriter(temporary, _SCHEMA, compression="zstd", use_dictionary=_REPEATED)
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
+        # Within the stack: what goes wrong here must reach the keeper of the temporary file.
+        with self._stack:
+            self._flush(everything=True)
+            self._writer.add_key_value_metadata({_METADATA: json_text(self.metadata)})
+
+    def write(self, images: Sequence[PlannedImage]) -> None:
+        """Add images to the end of the plan."""
+        rows = [{name: getattr(image, name) for name in _SCHEMA.names} for image in images]
+        self.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+
+    def write_table(self, table: pa.Table) -> None:
+        """Add images to the end of the plan, as a table whose columns are the fields of `PlannedImage`."""
+        self._waiting.append(table.select(_SCHEMA.names).cast(_SCHEMA))
+        self._n_waiting += table.num_rows
+        if self._n_waiting >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self, *, everything: bool = False) -> None:
+        if not self._waiting:
+            return
+        # In one piece: pages and dictionaries must not show how the parts were cut.
+        table = pa.concat_tables(self._waiting).combine_chunks()
+        start = 0
+        while table.num_rows - start >= ROW_GROUP or (everything and start < table.num_rows):
+            self._writer.write_table(table.slice(start, ROW_GROUP), row_group_size=ROW_GROUP)
+            start += ROW_GROUP
+        # A copy, so that what was written can be freed.
+        rest = table.slice(start).take(pa.array(range(max(table.num_rows - start, 0)), type=pa.int64()))
+        self._waiting, self._n_waiting = [rest], rest.num_rows
+
+
 def write_plan(path: Path, images: Iterable[PlannedImage], metadata: Mapping[str, Any]) -> None:
     """Write a plan atomically; equal plans give equal files.
 
@@ -144,20 +368,10 @@ def write_plan(path: Path, images: Iterable[PlannedImage], metadata: Mapping[str
     OutputError
         If it cannot be written.
     """
-    rows = [dataclasses.asdict(image) for image in images]
-    schema = _SCHEMA.with_metadata({_METADATA: json.dumps(dict(metadata), sort_keys=True).encode()})
-    table = pa.Table.from_pylist(rows, schema=schema)
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def _open(path: Path) -> pa.Table:
-    if not path.exists():
-        raise CampaignError("the campaign has no plan yet", path=path, fix="Run `skygraft plan` first")
-    try:
-        return pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise CampaignError(f"the plan cannot be read ({error})", path=path, fix="Delete it and plan again") from error
+    with PlanWriter(path) as writer:
+        writer.metadata.update(metadata)
+        for some in itertools.batched(images, ROW_GROUP):
+            writer.write(some)
 
 
 def read_plan(path: Path) -> list[PlannedImage]:
@@ -168,22 +382,15 @@ def read_plan(path: Path) -> list[PlannedImage]:
     CampaignError
         If there is no plan, or it cannot be read.
     """
-    images = []
-    for row in _open(path).to_pylist():
-        row["polygon"] = tuple((float(ra), float(dec)) for ra, dec in row["polygon"])
-        row["reads"] = tuple((int(tract), int(patch)) for tract, patch in row["reads"])
-        images.append(PlannedImage(**row))
-    return images
+    return list(Plan(path).images())
 
 
 def read_plan_metadata(path: Path) -> dict[str, Any]:
-    """What the plan was made of: the fingerprint of its settings, and its summary.
+    """What the plan was made of (see `Plan.metadata`).
 
     Raises
     ------
     CampaignError
         If there is no plan, or it cannot be read.
     """
-    metadata = _open(path).schema.metadata or {}
-    content: dict[str, Any] = json.loads(metadata.get(_METADATA, b"{}"))
-    return content
+    return Plan(path).metadata

@@ -1,0 +1,157 @@
+"""The plan's file: written part by part, read part by part, whole or not there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from skygraft.campaign import planned as planned_module
+from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter, read_plan, read_plan_metadata, write_plan
+from skygraft.errors import CampaignError, OutputError
+
+METADATA = {"plan_key": "abc", "unusable": [{"path": "ü.fits", "reason": "no"}], "nothing": None}
+
+
+def make_images(n: int) -> list[PlannedImage]:
+    """Images that differ in everything, with and without what an image may lack."""
+    return [
+        PlannedImage(
+            image_id=f"cam-{i}-ü", stem=f"cam-{i}", path=f"raw/{i}.fits", hdu=str(i % 3), format="fits",
+            instrument=None if i % 5 == 0 else "cam", visit=None if i % 7 == 0 else i // 4,
+            detector=None if i % 3 else "7", band="gri"[i % 3], mjd=None if i % 4 == 0 else 60000.0 + i / 7,
+            exposure_time=30.0, nx=2048, ny=4176 + i, ra=i * 360 / n, dec=-1 / 3, polygon=tuple((i / 3 + k, k - 0.5) for k in range(3 + i % 3)),
+            pixel_scale=0.168, n_bytes=10**10 + i, options='{"hdu": 1}', tract=i // 20, patch=i // 5 % 4,
+            reads=tuple((i // 20, k) for k in range(i % 4)), n_sources=i, cost_seconds=1.5 * i, output=f"raw/{i}.fits",
+            catalog_key=f"{i:064x}",
+        )
+        for i in range(n)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(planned_module, "ROW_GROUP", 16)
+    return 16
+
+
+def write(path: Path, images: list[PlannedImage], parts: list[int]) -> Path:
+    with PlanWriter(path) as writer:
+        start = 0
+        for size in parts:
+            writer.write(images[start : start + size])
+            start += size
+        writer.write(images[start:])
+        writer.metadata.update(METADATA)
+    return path
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 100])
+def test_round_trip(tmp_path: Path, small_groups: int, n: int) -> None:
+    images = make_images(n)
+    plan = Plan(write(tmp_path / "plan.parquet", images, [3, 40]))
+    assert len(plan) == n
+    assert plan.metadata == METADATA
+    assert list(plan.images()) == images == read_plan(plan.path)
+    assert read_plan_metadata(plan.path) == METADATA
+    assert pq.read_metadata(plan.path).num_row_groups == -(-n // small_groups)
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.parquet"]
+
+
+def test_equal_plans_give_equal_files(tmp_path: Path, small_groups: int) -> None:
+    images = make_images(100)
+    write_plan(tmp_path / "whole", images, METADATA)
+    wanted = (tmp_path / "whole").read_bytes()
+    for i, parts in enumerate([[1] * 100, [16] * 6, [0, 50, 0, 50], [33, 33]]):
+        assert write(tmp_path / str(i), images, parts).read_bytes() == wanted
+    other = [*images[:-1], dataclasses.replace(images[-1], catalog_key="f" * 64)]
+    assert write(tmp_path / "other", other, []).read_bytes() != wanted
+
+
+def test_only_the_needed_parts_are_read(tmp_path: Path, small_groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = make_images(100)
+    plan = Plan(write(tmp_path / "plan.parquet", images, []))
+    groups: list[int] = []
+    read = pq.ParquetFile.read_row_group
+
+    def spy(self: Any, i: int, *args: Any, **kwargs: Any) -> Any:
+        groups.append(i)
+        return read(self, i, *args, **kwargs)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+    rows = [0, 15, 16, 50, 51, 99]
+    assert list(plan.images(np.array(rows))) == [images[i] for i in rows]
+    assert groups == [0, 1, 3, 6]
+    groups.clear()
+    # Nothing is read ahead of the one who asks.
+    stream = plan.images()
+    assert next(stream) == images[0]
+    assert groups == [0]
+    assert list(plan.images([])) == []
+
+
+@pytest.mark.parametrize("rows", [[-1], [100], [3, 3], [5, 4]])
+def test_rows_that_are_not_there(tmp_path: Path, rows: list[int]) -> None:
+    plan = Plan(write(tmp_path / "plan.parquet", make_images(100), []))
+    with pytest.raises(ValueError, match="plan of 100 images"):
+        list(plan.images(rows))
+
+
+def test_columns(tmp_path: Path, small_groups: int) -> None:
+    images = make_images(50)
+    plan = Plan(write(tmp_path / "plan.parquet", images, []))
+    table = plan.table(["patch", "image_id", "reads"])
+    assert table.column_names == ["patch", "image_id", "reads"]
+    assert table["image_id"].to_pylist() == [image.image_id for image in images]
+    assert table["reads"].to_pylist() == [[list(pair) for pair in image.reads] for image in images]
+    batches = list(plan.batches(["visit", "ra"], batch_rows=20))
+    assert [batch.schema.names for batch in batches] == [["visit", "ra"]] * len(batches)
+    assert max(batch.num_rows for batch in batches) <= 20
+    assert [v for batch in batches for v in batch["visit"].to_pylist()] == [image.visit for image in images]
+    assert next(plan.batches()).schema.names == [field.name for field in dataclasses.fields(PlannedImage)]
+    with pytest.raises(ValueError, match="no column 'colour'"):
+        plan.table(["colour"])
+
+
+def test_no_plan_and_bad_plans(tmp_path: Path) -> None:
+    path = tmp_path / "plan.parquet"
+    with pytest.raises(CampaignError, match="skygraft plan"):
+        Plan(path)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(CampaignError, match="plan again"):
+        Plan(path)
+    write(path, make_images(3), [])
+    pq.write_table(pq.read_table(path).drop_columns(["hdu"]), path)
+    with pytest.raises(CampaignError, match="another version"):
+        Plan(path)
+    # Cut in the middle of the data: the footer says so only when it is read.
+    write(path, make_images(3000), [])
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] + bytes(20_000) + content[21_000:])
+    with pytest.raises(CampaignError, match="plan again"):
+        list(Plan(path).images())
+
+
+def test_another_plan_in_its_place(tmp_path: Path) -> None:
+    path = write(tmp_path / "plan.parquet", make_images(3), [])
+    plan = Plan(path)
+    write(path, make_images(4), [])
+    with pytest.raises(CampaignError, match="taken the place"):
+        plan.table(["ra"])
+
+
+def test_a_plan_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "plan.parquet", make_images(3), [])
+    before = path.read_bytes()
+    with pytest.raises(KeyError, match="stop"), PlanWriter(path) as writer:
+        writer.write(make_images(4))
+        raise KeyError("stop")
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.parquet"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"), PlanWriter(tmp_path / "file" / "plan.parquet"):
+        pass
