@@ -1,9 +1,10 @@
 """Image formats: what is on disk becomes an `Exposure`, and is written back with everything else carried over."""
 
-from skygraft.formats.base import FileStamp, Format, ImageFootprint, ReadOptions
+from skygraft.formats.base import FileStamp, Format, ImageCalibration, ImageFootprint, ReadOptions
 from skygraft.formats.registry import (
     format_names,
     get_format,
+    read_calibration,
     read_exposure,
     read_footprint,
     recognise_format,
@@ -13,10 +14,12 @@ from skygraft.formats.registry import (
 __all__ = [
     "FileStamp",
     "Format",
+    "ImageCalibration",
     "ImageFootprint",
     "ReadOptions",
     "format_names",
     "get_format",
+    "read_calibration",
     "read_exposure",
     "read_footprint",
     "recognise_format",

@@ -18,10 +18,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
-from skygraft.errors import ConfigError, CorruptFileError, FormatError, OutputExistsError
-from skygraft.exposure import NO_PHOTO_CALIB, DataId, Exposure, VisitInfo
+from skygraft.errors import (
+    CalibrationError,
+    ConfigError,
+    CorruptFileError,
+    FormatError,
+    OutputExistsError,
+    PsfError,
+)
+from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, DataId, Exposure, VisitInfo
+from skygraft.photometry import PhotoCalib, ReferenceCandidate
+from skygraft.psf import PSF
 
 __all__ = [
     "CANDIDATES",
@@ -29,6 +39,7 @@ __all__ = [
     "NO_PHOTO_CALIB",
     "FileStamp",
     "Format",
+    "ImageCalibration",
     "ImageFootprint",
     "ReadOptions",
     "check_unchanged",
@@ -217,6 +228,78 @@ class ImageFootprint:
     pinned: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class ImageCalibration:
+    """What an image's files say of its calibration: all of an exposure but its pixels.
+
+    Parameters
+    ----------
+    unit : str
+        Unit of the pixels.
+    wcs : BaseLowLevelWCS
+        As that of `Exposure`.
+    shape, xy0 : (int, int)
+        Rows and columns; parent coordinates (x, y) of the first pixel.
+    photo_calib : PhotoCalib or None
+        As that of `Exposure`.
+    no_photo_calib : CalibrationError or None
+        Why `photo_calib` is None.
+    candidates : tuple of ReferenceCandidate
+        Everything that was found about what calibrated flux is the flux of.
+    psf : PSF or None
+        As that of `Exposure`.
+    no_psf : PsfError or None
+        Why `psf` is None.
+    gain : float, ndarray or None
+        Electrons per image unit; None where it is not recorded.
+    gain_origin : str
+        Where the gain was found.
+    has_variance : bool
+        Whether there is a variance plane, from which a gain can be estimated.
+    """
+
+    unit: str
+    wcs: BaseLowLevelWCS
+    shape: tuple[int, int]
+    xy0: tuple[int, int] = (0, 0)
+    photo_calib: PhotoCalib | None = None
+    no_photo_calib: CalibrationError | None = None
+    candidates: tuple[ReferenceCandidate, ...] = ()
+    psf: PSF | None = None
+    no_psf: PsfError | None = None
+    gain: float | NDArray[np.float32] | None = None
+    gain_origin: str = ""
+    has_variance: bool = False
+
+    @classmethod
+    def of(cls, exposure: Exposure) -> Self:
+        """That of an exposure."""
+        calib = exposure.photo_calib
+        return cls(
+            unit=str(exposure.planes["image"].attrs.get("units", "adu")),
+            wcs=exposure.wcs,
+            shape=exposure.shape,
+            xy0=exposure.xy0,
+            photo_calib=calib,
+            no_photo_calib=exposure.extra.get(NO_PHOTO_CALIB),
+            candidates=tuple(exposure.extra.get(CANDIDATES, ())) if calib is None else calib.candidates,
+            psf=exposure.psf,
+            no_psf=exposure.extra.get(NO_PSF),
+            gain=exposure.gain,
+            gain_origin=exposure.gain_origin,
+            has_variance=exposure.variance is not None,
+        )
+
+    def extra(self) -> dict[str, Any]:
+        """What `Exposure.extra` holds of it: why there is no calibration, and why there is no PSF."""
+        content: dict[str, Any] = {}
+        if self.no_photo_calib is not None:
+            content |= {CANDIDATES: self.candidates, NO_PHOTO_CALIB: self.no_photo_calib}
+        if self.no_psf is not None:
+            content[NO_PSF] = self.no_psf
+        return content
+
+
 class Format(abc.ABC):
     """One kind of image on disk.
 
@@ -265,6 +348,14 @@ class Format(abc.ABC):
         ------
         CorruptFileError, MissingWcsError, CalibrationError, FormatError, ConfigError
         """
+
+    def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
+        """What `read` would say of the image's calibration; raises what `read` would raise for it.
+
+        A format that overrides this reads headers and tables only, with the code that its `read` uses, so that the
+        two cannot disagree; otherwise the whole image is read.
+        """
+        return ImageCalibration.of(self.read(path, **options))
 
     @abc.abstractmethod
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:

@@ -20,11 +20,12 @@ import numpy as np
 
 from skygraft.errors import ConfigError, CorruptFileError, OutputExistsError, SkygraftError
 from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure, add_mask_plane
-from skygraft.formats.base import CANDIDATES, FILES, FileStamp, Format, StrPath
+from skygraft.formats.base import CANDIDATES, FILES, FileStamp, Format, ImageCalibration, StrPath
 from skygraft.wcs import pixel_scale
 
 __all__ = [
     "check_bad_files",
+    "check_calibration",
     "check_footprint",
     "check_format",
     "check_options",
@@ -61,6 +62,7 @@ def check_format(fmt: Format, path: StrPath, out_dir: StrPath, *, options: Mappi
     assert fmt.matches(path), f"{fmt.name} does not recognise {os.fspath(path)}"
     exposure = check_read(fmt, path, options=options)
     check_footprint(fmt, path, exposure, options=options)
+    check_calibration(fmt, path, exposure, options=options)
     check_pickle(fmt, exposure)
     check_options(fmt, path)
     for name in ("same", "changed", "bad"):
@@ -141,6 +143,29 @@ def check_footprint(
     assert footprint.n_bytes > 0
 
 
+def check_calibration(
+    fmt: Format, path: StrPath, exposure: Exposure, *, options: Mapping[str, Any] | None = None
+) -> None:
+    """The calibration that is read without pixels is that of the exposure."""
+    found, expected = fmt.calibration(path, **(options or {})), ImageCalibration.of(exposure)
+    for name in ("unit", "shape", "xy0", "photo_calib", "candidates", "gain_origin", "has_variance"):
+        assert getattr(found, name) == getattr(expected, name), (
+            f"{name} is {getattr(found, name)!r} without pixels, {getattr(expected, name)!r} with them"
+        )
+    for name in ("no_photo_calib", "no_psf"):
+        assert _told(getattr(found, name)) == _told(getattr(expected, name)), f"another reason for {name}"
+    np.testing.assert_array_equal(found.gain, expected.gain)
+    x, y = exposure.box.center
+    np.testing.assert_array_equal(found.wcs.pixel_to_world_values(x, y), expected.wcs.pixel_to_world_values(x, y))
+    assert (found.psf is None) == (expected.psf is None), "one of them has a PSF"
+    if found.psf is not None and expected.psf is not None:
+        np.testing.assert_array_equal(found.psf.kernels([x], [y]), expected.psf.kernels([x], [y]))
+
+
+def _told(error: Exception | None) -> tuple[type, str] | None:
+    return None if error is None else (type(error), str(error))
+
+
 def check_pickle(fmt: Format, exposure: Exposure) -> None:
     """Format and exposure survive the way to a worker and back."""
     again: Format = pickle.loads(pickle.dumps(fmt))
@@ -155,8 +180,8 @@ def check_pickle(fmt: Format, exposure: Exposure) -> None:
 
 
 def check_options(fmt: Format, path: StrPath) -> None:
-    """An option that is not the format's is an error, for both ways to read."""
-    for read in (fmt.read, fmt.footprint):
+    """An option that is not the format's is an error, for all ways to read."""
+    for read in (fmt.read, fmt.footprint, fmt.calibration):
         try:
             read(path, no_such_option=1)
         except ConfigError as error:
@@ -243,7 +268,7 @@ def check_bad_files(fmt: Format, path: StrPath, out_dir: Path) -> None:
         folder.mkdir()
         if content is not None:
             (folder / name).write_bytes(content)
-        for read in (fmt.read, fmt.footprint):
+        for read in (fmt.read, fmt.footprint, fmt.calibration):
             try:
                 read(folder / name)
             except CorruptFileError as error:

@@ -12,12 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from skygraft.errors import CalibrationError, ConfigError, PsfError, UncalibratedImageError
-from skygraft.exposure import NO_PSF, DataId, Exposure, make_planes
+from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats.base import (
-    CANDIDATES,
     FILES,
-    NO_PHOTO_CALIB,
     Format,
+    ImageCalibration,
     ImageFootprint,
     StrPath,
     stamp_files,
@@ -175,7 +174,7 @@ class FitsFormat(Format):
             path=opened.path,
             format=self.name,
             data_id=self._data_id(opened, given),
-            visit_info=read_visit_info(opened.headers, exposure_time=given.exposure_time, mjd=given.mjd),
+            visit_info=self._visit_info(opened, given),
             shape=(ny, nx),
             xy0=(0, 0),
             corners=footprint(wcs, Box(-0.5, nx - 0.5, -0.5, ny - 0.5)),
@@ -192,46 +191,34 @@ class FitsFormat(Format):
         opened = self._open(path, given)
         layout = opened.layout
         stamps = stamp_files(layout.files)
-        wcs = opened.wcs()
+        visit_info = self._visit_info(opened, given)
+        found = self._calibration(opened, given)
         image, _ = read_pixels(layout.image)
-        ny, nx = image.shape
         variance = None
         if layout.noise is not None:
             variance = variance_from_noise(layout.noise.role, read_pixels(layout.noise)[0])
         mask, planes = (None, dict(given.mask_planes or {}))
         if layout.mask is not None:
             mask, planes = read_mask(layout.mask, given.mask_planes)
-        visit_info = read_visit_info(opened.headers, exposure_time=given.exposure_time, mjd=given.mjd)
-        candidates = self._candidates(opened)
-        unit, photo_calib, missing = self._photo_calib(opened, given, visit_info.exposure_time)
-        gain, gain_origin = read_gain(opened.headers, unit=unit, exposure_time=visit_info.exposure_time)
-        extra: dict[str, Any] = {LAYOUT: layout, FILES: stamps}
-        if photo_calib is None:
-            extra |= {CANDIDATES: candidates, NO_PHOTO_CALIB: missing}
-        else:
-            photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
-        center_scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
-        psf = self._psf(layout, given, center_scale)
-        if psf is None:
-            extra[NO_PSF] = PsfError(
-                f"there is no PSF model beside the image ({split_name(path)[0]}.psf)",
-                path=path,
-                fix="Give psf= (a PSF, the path of a PSFEx model, or {kind: moffat, fwhm: 0.9 arcsec})",
-            )
         return Exposure(
-            make_planes(image, variance, mask, mask_planes=planes, units=unit),
-            wcs,
-            psf=psf,
-            photo_calib=photo_calib,
+            make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
+            found.wcs,
+            psf=found.psf,
+            photo_calib=found.photo_calib,
             data_id=self._data_id(opened, given),
             visit_info=visit_info,
-            gain=gain,
-            gain_origin=gain_origin,
+            gain=found.gain,
+            gain_origin=found.gain_origin,
             path=opened.path,
             format=self.name,
             header=opened.headers.as_dict(),
-            extra=extra,
+            extra={LAYOUT: layout, FILES: stamps, **found.extra()},
         )
+
+    def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
+        """What the image's headers and PSF model say of its calibration; see `Format.calibration`."""
+        given = self.Options.parse(options, self.name, path)
+        return self._calibration(self._open(path, given), given)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
         """Write an exposure, its planes and its PSF model beside each other; see `Format.write`.
@@ -256,6 +243,40 @@ class FitsFormat(Format):
 
     def _data_id(self, opened: _Opened, given: FitsOptions) -> DataId:
         return read_data_id(opened.headers, given.data_id, name=opened.name)
+
+    def _visit_info(self, opened: _Opened, given: FitsOptions) -> VisitInfo:
+        return read_visit_info(opened.headers, exposure_time=given.exposure_time, mjd=given.mjd)
+
+    def _calibration(self, opened: _Opened, given: FitsOptions) -> ImageCalibration:
+        wcs, layout = opened.wcs(), opened.layout
+        ny, nx = opened.image.shape or (0, 0)
+        seconds = self._visit_info(opened, given).exposure_time
+        candidates = self._candidates(opened)
+        unit, photo_calib, missing = self._photo_calib(opened, given, seconds)
+        gain, gain_origin = read_gain(opened.headers, unit=unit, exposure_time=seconds)
+        if photo_calib is not None:
+            photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
+        center_scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
+        psf, no_psf = self._psf(layout, given, center_scale), None
+        if psf is None:
+            no_psf = PsfError(
+                f"there is no PSF model beside the image ({split_name(opened.path)[0]}.psf)",
+                path=opened.path,
+                fix="Give psf= (a PSF, the path of a PSFEx model, or {kind: moffat, fwhm: 0.9 arcsec})",
+            )
+        return ImageCalibration(
+            unit=unit,
+            wcs=wcs,
+            shape=(ny, nx),
+            photo_calib=photo_calib,
+            no_photo_calib=missing,
+            candidates=candidates,
+            psf=psf,
+            no_psf=no_psf,
+            gain=gain,
+            gain_origin=gain_origin,
+            has_variance=layout.noise is not None,
+        )
 
     def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:
         found: list[ReferenceCandidate] = []

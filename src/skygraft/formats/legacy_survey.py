@@ -23,12 +23,11 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, ConfigError, FormatError, PsfError, UncalibratedImageError
-from skygraft.exposure import NO_PSF, DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats.base import (
-    CANDIDATES,
     FILES,
-    NO_PHOTO_CALIB,
     Format,
+    ImageCalibration,
     ImageFootprint,
     ReadOptions,
     StrPath,
@@ -208,38 +207,32 @@ class LegacySurveyFormat(Format):
         """Read an exposure; see `Format.read`."""
         given = self.Options.parse(options, self.name, path)
         opened = self._open(path, given)
-        stamps = stamp_files(opened.files)
-        layout = opened.layout
-        wcs = self._wcs(opened, given)
+        stamps, layout = stamp_files(opened.files), opened.layout
+        found = self._calibration(opened, given)
         image, _ = read_pixels(layout.planes.image)
-        ny, nx = image.shape
         variance = None
         if layout.planes.noise is not None:
             variance = variance_from_noise("weight", read_pixels(layout.planes.noise)[0])
         mask, planes, dq_kind = self._mask(opened, given, image.shape)
-        unit, photo_calib, missing = self._photo_calib(opened, given)
-        gain, gain_origin = self._gain(opened)
-        extra: dict[str, Any] = {FILES: stamps, _LAYOUT: layout, _DQ: dq_kind}
-        if photo_calib is None:
-            extra |= {CANDIDATES: self._candidates(opened), NO_PHOTO_CALIB: missing}
-        scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
-        psf = self._psf(opened, given, scale)
-        if isinstance(psf, PsfError):
-            extra[NO_PSF] = psf
         return Exposure(
-            make_planes(image, variance, mask, mask_planes=planes, units=unit),
-            wcs,
-            psf=None if isinstance(psf, PsfError) else psf,
-            photo_calib=photo_calib,
+            make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
+            found.wcs,
+            psf=found.psf,
+            photo_calib=found.photo_calib,
             data_id=self._data_id(opened),
             visit_info=self._visit_info(opened),
-            gain=gain,
-            gain_origin=gain_origin,
+            gain=found.gain,
+            gain_origin=found.gain_origin,
             path=opened.path,
             format=self.name,
             header=opened.headers.as_dict(),
-            extra=extra,
+            extra={FILES: stamps, _LAYOUT: layout, _DQ: dq_kind, **found.extra()},
         )
+
+    def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
+        """What headers, the survey's table and its PSF model say of the calibration; see `Format.calibration`."""
+        given = self.Options.parse(options, self.name, path)
+        return self._calibration(self._open(path, given), given)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
         """Write image, weight and data quality beside each other; see `Format.write`.
@@ -363,6 +356,26 @@ class LegacySurveyFormat(Format):
     def _visit_info(self, opened: _Opened) -> VisitInfo:
         return read_visit_info(opened.headers, exposure_time=opened.exposure_time)
 
+    def _calibration(self, opened: _Opened, given: LegacySurveyOptions) -> ImageCalibration:
+        wcs = self._wcs(opened, given)
+        ny, nx = opened.image.shape or (0, 0)
+        unit, photo_calib, missing = self._photo_calib(opened, given)
+        gain, origin = self._gain(opened)
+        psf = self._psf(opened, given, float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]))
+        return ImageCalibration(
+            unit=unit,
+            wcs=wcs,
+            shape=(ny, nx),
+            photo_calib=photo_calib,
+            no_photo_calib=missing,
+            candidates=self._candidates(opened),
+            psf=None if isinstance(psf, PsfError) else psf,
+            no_psf=psf if isinstance(psf, PsfError) else None,
+            gain=gain,
+            gain_origin=origin,
+            has_variance=opened.layout.planes.noise is not None,
+        )
+
     def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:
         found: list[ReferenceCandidate] = []
         for header in (opened.image.header, opened.primary):
@@ -379,9 +392,8 @@ class LegacySurveyFormat(Format):
         unit = "adu/s" if per_second else "adu"
         zeropoint, seconds = row.number(column), opened.exposure_time
         place: dict[str, Any] = {"path": row.table, "row": row.row}
-        error: CalibrationError
         if per_second is None:
-            error = CalibrationError(
+            error: CalibrationError = CalibrationError(
                 f"camera {camera!r} has no known rule for its zeropoint; those that have: {', '.join(_PER_SECOND)}",
                 **place,
                 key="camera",

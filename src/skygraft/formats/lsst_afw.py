@@ -26,15 +26,14 @@ from skygraft.errors import (
     SkygraftError,
     UncalibratedImageError,
 )
-from skygraft.exposure import NO_PSF, DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
 from skygraft.formats.afw_names import find_source_catalog, parse_name
 from skygraft.formats.base import (
-    CANDIDATES,
     FILES,
-    NO_PHOTO_CALIB,
     Format,
+    ImageCalibration,
     ImageFootprint,
     ReadOptions,
     StrPath,
@@ -316,6 +315,29 @@ def _gain(
     return gain, "" if gain is None else f"amplifiers of detector {detector.name or detector.id} in the file"
 
 
+def _calibration(opened: _Opened, catalog: Path | None, instrument: str | None) -> ImageCalibration:
+    (ny, nx), (x0, y0) = shape, xy0 = _shape(opened), _xy0(opened.header())
+    unit = _unit(opened)
+    candidates = _candidates(opened, catalog, instrument)
+    photo_calib, uncalibrated = _photo_calib(opened, unit, candidates)
+    psf, no_psf = _psf(opened, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
+    gain, gain_origin = _gain(opened, unit, xy0, shape)
+    return ImageCalibration(
+        unit=unit if photo_calib is None else photo_calib.unit,
+        wcs=_wcs(opened, xy0),
+        shape=shape,
+        xy0=xy0,
+        photo_calib=photo_calib,
+        no_photo_calib=uncalibrated,
+        candidates=candidates,
+        psf=psf,
+        no_psf=no_psf,
+        gain=gain,
+        gain_origin=gain_origin,
+        has_variance="VARIANCE" in opened.hdus,
+    )
+
+
 def _mask_planes(header: fits.Header) -> dict[str, int]:
     """Mask planes and their bit numbers: only the file's own MP_ cards say them."""
     return {
@@ -380,41 +402,37 @@ class LsstAfwFormat(Format):
         image, catalog = _files(Path(path), parsed)
         stamps = stamp_files([p for p in (image, catalog) if p is not None])
         with _open(path) as opened:
-            header = opened.header()
-            shape, xy0, unit = _shape(opened), _xy0(header), _unit(opened)
             data_id = _data_id(opened, parsed)
-            candidates = _candidates(opened, catalog, data_id.instrument)
-            photo_calib, uncalibrated = _photo_calib(opened, unit, candidates)
-            (ny, nx), (x0, y0) = shape, xy0
-            psf, no_psf = _psf(opened, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
-            gain, gain_origin = _gain(opened, unit, xy0, shape)
-            extra: dict[str, Any] = {FILES: stamps, **_extras(opened)}
-            if uncalibrated is not None:
-                extra |= {CANDIDATES: candidates, NO_PHOTO_CALIB: uncalibrated}
-            if no_psf is not None:
-                extra[NO_PSF] = no_psf
+            found = _calibration(opened, catalog, data_id.instrument)
             planes = make_planes(
                 _read_plane(opened, "IMAGE", np.float32),
                 _read_plane(opened, "VARIANCE", np.float32) if "VARIANCE" in opened.hdus else None,
                 _read_plane(opened, "MASK", np.int32),
                 mask_planes=_mask_planes(opened.header("MASK")),
-                xy0=xy0,
-                units=unit if photo_calib is None else photo_calib.unit,
+                xy0=found.xy0,
+                units=found.unit,
             )
             return Exposure(
                 planes=planes,
-                wcs=_wcs(opened, xy0),
-                psf=psf,
-                photo_calib=photo_calib,
+                wcs=found.wcs,
+                psf=found.psf,
+                photo_calib=found.photo_calib,
                 data_id=data_id,
                 visit_info=_visit_info(opened),
-                gain=gain,
-                gain_origin=gain_origin,
+                gain=found.gain,
+                gain_origin=found.gain_origin,
                 path=image,
                 format=self.name,
                 header=Headers([(0, opened.primary)]).as_dict(),
-                extra=extra,
+                extra={FILES: stamps, **_extras(opened), **found.extra()},
             )
+
+    def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
+        """What headers, archive and source catalogue say of the calibration; see `Format.calibration`."""
+        parsed = AfwOptions.parse(options, self.name, path)
+        _, catalog = _files(Path(path), parsed)
+        with _open(path) as opened:
+            return _calibration(opened, catalog, _data_id(opened, parsed).instrument)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
         """Write the three planes into a copy of `like`; see `Format.write`.

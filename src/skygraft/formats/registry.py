@@ -24,12 +24,12 @@ from skygraft.errors import (
     UncalibratedImageError,
     UnknownFormatError,
 )
-from skygraft.exposure import Exposure
+from skygraft.exposure import NO_PSF, Exposure
 from skygraft.formats.base import (
-    CANDIDATES,
     FILES,
     NO_PHOTO_CALIB,
     Format,
+    ImageCalibration,
     ImageFootprint,
     StrPath,
     check_unchanged,
@@ -45,6 +45,7 @@ from skygraft.wcs import pixel_scale
 __all__ = [
     "format_names",
     "get_format",
+    "read_calibration",
     "read_exposure",
     "read_footprint",
     "recognise_format",
@@ -236,6 +237,51 @@ def read_exposure(
     ConfigError
         If an option is not one of the format's.
     """
+    fmt, asked, psf = _prepare(path, format, psf, hdu, options)
+    stamps = stamp_files([path])
+    with _sound_header(path):
+        exposure = fmt.read(path, **asked)
+    found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
+    extra = {FILES: stamps, **exposure.extra}
+    for key, reason in ((NO_PHOTO_CALIB, found.no_photo_calib), (NO_PSF, found.no_psf)):
+        if reason is None:
+            extra.pop(key, None)
+    return exposure.replace(
+        psf=found.psf, photo_calib=found.photo_calib, gain=found.gain, gain_origin=found.gain_origin, extra=extra
+    )
+
+
+def read_calibration(
+    path: StrPath,
+    *,
+    format: str = "auto",
+    aperture: str | Mapping[str, Any] | ReferenceCandidate | None = None,
+    psf: GivenPsf | None = None,
+    photo_calib: GivenPhotoCalib | None = None,
+    gain: float | None = None,
+    hdu: int | str | None = None,
+    **options: Any,
+) -> ImageCalibration:
+    """What `read_exposure` would say of an image's calibration, without reading its pixels.
+
+    Takes the same parameters and raises the same errors, but for those of the pixels.
+
+    Returns
+    -------
+    ImageCalibration
+        With ``photo_calib.reference`` resolved.
+    """
+    fmt, asked, psf = _prepare(path, format, psf, hdu, options)
+    stamp_files([path])
+    with _sound_header(path):
+        found = fmt.calibration(path, **asked)
+    return _complete(found, path, aperture, psf, photo_calib, gain)
+
+
+def _prepare(
+    path: StrPath, format: str, psf: GivenPsf | None, hdu: int | str | None, options: Mapping[str, Any]
+) -> tuple[Format, dict[str, Any], GivenPsf | None]:
+    """The format, the options to read with, and the PSF where it is not one of them."""
     with _sound_header(path):
         fmt = _format_for(path, format)
     asked = dict(options)
@@ -243,14 +289,23 @@ def read_exposure(
         asked["hdu"] = hdu
     if psf is not None and "psf" in {field.name for field in dataclasses.fields(fmt.Options)}:
         asked["psf"], psf = psf, None
-    stamps = stamp_files([path])
-    with _sound_header(path):
-        exposure = fmt.read(path, **asked)
-    x, y = exposure.box.x_min + exposure.shape[1] / 2, exposure.box.y_min + exposure.shape[0] / 2
-    scale = float(np.ravel(pixel_scale(exposure.wcs, x, y))[0])
-    changes: dict[str, Any] = {"extra": {FILES: stamps, **exposure.extra}}
+    return fmt, asked, psf
+
+
+def _complete(
+    found: ImageCalibration,
+    path: StrPath,
+    aperture: str | Mapping[str, Any] | ReferenceCandidate | None,
+    psf: GivenPsf | None,
+    photo_calib: GivenPhotoCalib | None,
+    gain: float | None,
+) -> ImageCalibration:
+    """What the image says, with what the caller gives instead, and its reference chosen."""
+    (ny, nx), (x0, y0) = found.shape, found.xy0
+    scale = float(np.ravel(pixel_scale(found.wcs, x0 - 0.5 + nx / 2, y0 - 0.5 + ny / 2))[0])
+    changes: dict[str, Any] = {}
     if psf is not None:
-        changes["psf"] = make_psf(psf, scale)
+        changes |= {"psf": make_psf(psf, scale), "no_psf": None}
     if gain is not None:
         if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < float("inf"):
             raise ConfigError(
@@ -259,7 +314,7 @@ def read_exposure(
                 fix="Give one, such as gain=2.5",
             )
         changes |= {"gain": float(gain), "gain_origin": "given (gain=)"}
-    calib = _calibration(exposure, photo_calib)
+    calib = _calibration(found, photo_calib)
     if calib is not None:
         candidates = list(calib.candidates)
         if calib.reference is not None:
@@ -271,24 +326,22 @@ def read_exposure(
             calib.njy_per_unit, calib.unit, calib.field, reference, origin, tuple(candidates)
         )
         if photo_calib is not None:
-            changes["extra"].pop(NO_PHOTO_CALIB, None)
-    return exposure.replace(**changes)
+            changes["no_photo_calib"] = None
+    return dataclasses.replace(found, **changes)
 
 
-def _calibration(exposure: Exposure, given: GivenPhotoCalib | None) -> PhotoCalib | None:
+def _calibration(found: ImageCalibration, given: GivenPhotoCalib | None) -> PhotoCalib | None:
     """The calibration to use, with every candidate for its reference; its own reference not yet chosen."""
-    own = exposure.photo_calib
-    candidates = tuple(exposure.extra.get(CANDIDATES, ())) if own is None else own.candidates
     if given is not None:
-        calib = make_photo_calib(given, str(exposure.planes["image"].attrs.get("units", "adu")))
+        calib = make_photo_calib(given, found.unit)
         # What the image says of its reference holds for a zeropoint given by hand, not for a whole calibration.
         if isinstance(given, PhotoCalib) and (given.reference is not None or given.candidates):
             return calib
-        return PhotoCalib(calib.njy_per_unit, calib.unit, calib.field, candidates=candidates)
-    missing = exposure.extra.get(NO_PHOTO_CALIB)
+        return PhotoCalib(calib.njy_per_unit, calib.unit, calib.field, candidates=found.candidates)
+    missing = found.no_photo_calib
     if isinstance(missing, CalibrationError) and not isinstance(missing, UncalibratedImageError):
         raise missing
-    return own
+    return found.photo_calib
 
 
 def write_exposure(
