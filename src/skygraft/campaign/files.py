@@ -57,6 +57,21 @@ class Layout:
         return self.root / "truth"
 
     @property
+    def sources(self) -> Path:
+        """The consolidated catalogue: what became of each source."""
+        return self.root / "sources"
+
+    @property
+    def campaign_sources(self) -> Path:
+        """The consolidated catalogue as one file."""
+        return self.root / "sources.parquet"
+
+    @property
+    def consolidated(self) -> Path:
+        """What consolidation remembers of each patch, so that it need not look at all records again."""
+        return self.root / ".consolidated"
+
+    @property
     def records(self) -> Path:
         """One record, and beside it one truth table, for each image that is done."""
         return self.root / "records"
@@ -96,6 +111,18 @@ class Layout:
     def truth_table(self, tract: int, patch: int) -> Path:
         """The truth table of one patch."""
         return self.patch_folder(self.truth, tract, patch) / "part-0.parquet"
+
+    def source_table(self, tract: int, patch: int) -> Path:
+        """The table of one patch's sources."""
+        return self.patch_folder(self.sources, tract, patch) / "part-0.parquet"
+
+    def catalog_part(self, tract: int, patch: int) -> Path:
+        """The catalogue's sources of one patch."""
+        return self.patch_folder(self.catalog, tract, patch) / "part-0.parquet"
+
+    def patch_memory(self, tract: int, patch: int) -> Path:
+        """What consolidation remembers of one patch."""
+        return self.consolidated / f"tract={tract}" / f"patch={patch}.json"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
