@@ -22,6 +22,7 @@ from skygraft.campaign.monitor import NoReporter, Reporter
 from skygraft.campaign.plan import file_stamp, make_plan, plan_key
 from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import PlannedImage, read_plan, read_plan_metadata
+from skygraft.campaign.progress import Overview, make_overview
 from skygraft.campaign.records import changes, is_whole, read_record
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
@@ -137,7 +138,7 @@ class Campaign:
             n_skipped = len(images) - len(waiting)
             with Ledger(self.layout.ledger) as ledger, reporter:
                 ledger.event("run_started", images=len(images), waiting=len(waiting), redo=redo)
-                reporter.start(len(images), n_skipped)
+                reporter.start(self._overview(images, waiting))
                 result = self._drive(images, waiting, client, n_workers, ledger, reporter, started)
                 failures, unusable = self._failures(images), self._unusable_images()
                 summary = RunSummary(
@@ -186,6 +187,18 @@ class Campaign:
             runs=len(started),
             last_run=str(started[-1]["time"]) if started else "",
             running=self.layout.is_locked(),
+        )
+
+    def _overview(self, images: list[PlannedImage], waiting: list[PlannedImage]) -> Overview:
+        left = {image.image_id for image in waiting}
+        columns = ("tract", "patch", "ra", "dec", "n_sources", "cost_seconds")
+        return make_overview(
+            self.config.name,
+            str(self.layout.root),
+            **{column: [getattr(image, column) for image in images] for column in columns},
+            done=[image.image_id not in left for image in images],
+            failed=[False] * len(images),
+            n_unusable=len(self._unusable()),
         )
 
     def _record_path(self, image: PlannedImage) -> Path:

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from skygraft.campaign.image_summary import ImageSummary
+from skygraft.campaign.progress import Overview
 
 __all__ = ["NoReporter", "Reporter", "RichReporter"]
 
@@ -34,8 +35,8 @@ class Reporter(Protocol):
         """End."""
         ...
 
-    def start(self, n_images: int, n_skipped: int) -> None:
-        """Hear how many images there are, and how many were done before."""
+    def start(self, overview: Overview) -> None:
+        """Hear what the run begins with."""
         ...
 
     def images(self, summaries: Iterable[ImageSummary]) -> None:
@@ -58,7 +59,7 @@ class NoReporter:
     ) -> None:
         """Do nothing."""
 
-    def start(self, n_images: int, n_skipped: int) -> None:
+    def start(self, overview: Overview) -> None:
         """Do nothing."""
 
     def images(self, summaries: Iterable[ImageSummary]) -> None:
@@ -93,6 +94,7 @@ class RichReporter:
         )
         self._bar = self._progress.add_task("injecting", total=None, failed="")
         self._failed: set[str] = set()
+        self._n_failed_before = 0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -103,9 +105,11 @@ class RichReporter:
     ) -> None:
         self._progress.stop()
 
-    def start(self, n_images: int, n_skipped: int) -> None:
+    def start(self, overview: Overview) -> None:
         """Set the length of the bar."""
-        self._progress.update(self._bar, total=n_images, completed=n_skipped)
+        self._n_failed_before = overview.n_failed
+        self._progress.update(self._bar, total=overview.n_images, completed=overview.n_done)
+        self._show_failed()
 
     def images(self, summaries: Iterable[ImageSummary]) -> None:
         """Move the bar on."""
@@ -115,9 +119,12 @@ class RichReporter:
             else:
                 self._failed.discard(summary.image_id)
                 self._progress.advance(self._bar)
-        text = f"[red]{len(self._failed)} failed" if self._failed else ""
-        self._progress.update(self._bar, failed=text)
+        self._show_failed()
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""
         self._console.print(text, highlight=False)
+
+    def _show_failed(self) -> None:
+        n_failed = self._n_failed_before + len(self._failed)
+        self._progress.update(self._bar, failed=f"[red]{n_failed} failed" if n_failed else "")
