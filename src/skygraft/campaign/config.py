@@ -7,25 +7,25 @@ can be written out and read back unchanged.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from skygraft.campaign.cluster_config import ClusterConfig, as_cluster
+from skygraft.campaign.sections import (
+    BASE_DIR,
+    Positive,
+    ResolvedPath,
+    Section,
+    describe_problems,
+    problems_error,
+    read_yaml,
+)
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.formats import get_format
 from skygraft.formats.given import make_psf
@@ -43,14 +43,6 @@ __all__ = [
     "load_config",
     "parse_config",
 ]
-
-_BASE = "base_dir"
-"""Key of the validation context: the folder that relative paths are relative to."""
-
-
-def _resolve(path: Path, info: ValidationInfo) -> Path:
-    base = (info.context or {}).get(_BASE, Path.cwd())
-    return Path(os.path.normpath(Path(base) / path.expanduser()))
 
 
 def _radius(value: Any) -> Any:
@@ -70,26 +62,13 @@ def _skymap(value: Any) -> Any:
     return value
 
 
-def _as_kind(value: Any) -> Any:
-    """Let ``cluster: local`` and ``cluster: tcp://host:port`` stand for the mappings that they abbreviate."""
-    if isinstance(value, str):
-        return {"kind": "scheduler", "address": value} if "://" in value else {"kind": value}
-    return value
-
-
-ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
 # Any, not a union: of a union pydantic reports one problem for each member.
 Radius = Annotated[Any, AfterValidator(_radius)]
 FormatName = Annotated[str, AfterValidator(_format)]
 SkyMapSpec = Annotated[Any, AfterValidator(_skymap)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class CalibrationConfig(_Section):
+class CalibrationConfig(Section):
     """What the images do not say themselves, or say wrongly."""
 
     aperture: Radius = None
@@ -137,7 +116,7 @@ class CalibrationConfig(_Section):
         return given if self.unit is None else given | {"unit": self.unit}
 
 
-class SurveyConfig(_Section):
+class SurveyConfig(Section):
     """Which images."""
 
     root: ResolvedPath = Path()
@@ -168,7 +147,7 @@ class SurveyConfig(_Section):
         return spec
 
 
-class CatalogConfig(_Section):
+class CatalogConfig(Section):
     """Which fake sources."""
 
     path: ResolvedPath
@@ -179,7 +158,7 @@ class CatalogConfig(_Section):
     """Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn."""
 
 
-class InjectionConfig(_Section):
+class InjectionConfig(Section):
     """How the sources are drawn; each key is one of `skygraft.injection.InjectionOptions`."""
 
     flux_mode: Literal["calibrated", "aperture", "psf_sum", "total"] = "calibrated"
@@ -206,36 +185,7 @@ class InjectionConfig(_Section):
         return InjectionOptions(**self.model_dump())
 
 
-class ClusterConfig(_Section):
-    """Where the tasks run."""
-
-    kind: str = "local"
-    """``local``, or ``scheduler`` with an `address`."""
-    address: str | None = None
-    """Address of a running Dask scheduler, such as ``tcp://host:8786``."""
-    n_workers: Annotated[int | None, Field(ge=1)] = None
-    """Processes of a local cluster; by default one for each core."""
-    memory_limit: str | None = None
-    """Memory of each local process, such as ``4GiB``; by default an equal share."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        known = ("local", "scheduler")
-        if self.kind not in known:
-            near = difflib.get_close_matches(self.kind, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"unknown cluster {self.kind!r}{hint}; there are: local, scheduler (with an address), or the address "
-                "of a running scheduler such as tcp://host:8786"
-            )
-        if (self.kind == "scheduler") != (self.address is not None):
-            raise ValueError("kind: scheduler and an address belong together")
-        if self.kind == "scheduler" and (self.n_workers or self.memory_limit):
-            raise ValueError("n_workers and memory_limit are of a local cluster; a running scheduler has its workers")
-        return self
-
-
-class CampaignConfig(_Section):
+class CampaignConfig(Section):
     """A whole campaign, as one YAML file says it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -246,7 +196,7 @@ class CampaignConfig(_Section):
     injection: InjectionConfig = InjectionConfig()
     margin_arcsec: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """How far outside an image a source may lie and still be drawn on it."""
-    cluster: Annotated[ClusterConfig, BeforeValidator(_as_kind)] = ClusterConfig()
+    cluster: Annotated[ClusterConfig, BeforeValidator(as_cluster)] = ClusterConfig()
     task_seconds: Positive = 60.0
     """Aimed-at length of a task."""
     images_per_task: Annotated[int, Field(ge=1)] = 100
@@ -256,6 +206,7 @@ class CampaignConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self.cluster.check_task(self.task_seconds)
         if self.survey.root.is_relative_to(self.output):
             raise ValueError(
                 f"output is {str(self.output)!r}, a folder that the survey lies in; outputs would be taken for inputs. "
@@ -299,22 +250,6 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return items
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice in a mapping is an error, not the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice in one mapping", key_node.start_mark
-                )
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def load_config(path: str | os.PathLike[str]) -> CampaignConfig:
     """Read and check a campaign's YAML file.
 
@@ -333,20 +268,7 @@ def load_config(path: str | os.PathLike[str]) -> CampaignConfig:
         If the file cannot be read, is not YAML, or anything in it is not as it should be; all problems are named.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the configuration cannot be read ({error})", path=path, fix="Check the path and permissions"
-        ) from error
-    try:
-        # A subclass of SafeLoader: builds plain Python types only.
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise ConfigError(f"not valid YAML{where}: {problem}", path=path, fix="Correct the file") from error
+    content = read_yaml(path, "configuration")
     return parse_config(content, base_dir=path.resolve().parent, path=path)
 
 
@@ -379,47 +301,10 @@ def parse_config(
         )
     base = Path(base_dir) if base_dir is not None else Path.cwd()
     try:
-        return CampaignConfig.model_validate(dict(content), context={_BASE: base.resolve()})
+        return CampaignConfig.model_validate(dict(content), context={BASE_DIR: base.resolve()})
     except ValidationError as error:
-        problems = [_describe(dict(problem)) for problem in error.errors(include_url=False)]
+        problems = describe_problems(error, CampaignConfig)
     except SkygraftError as error:
         # Pydantic lets errors that are not ValueErrors through; say where they come from.
         problems = [(error.key or "configuration", error.message)]
-    lines = [f"{place}: {problem}" for place, problem in problems]
-    if len(lines) == 1:
-        place, problem = problems[0]
-        raise ConfigError(problem, path=path, key=place)
-    joined = "".join(f"\n  {line}" for line in lines)
-    raise ConfigError(f"{len(lines)} problems in the configuration:{joined}", path=path)
-
-
-def _describe(problem: dict[str, Any]) -> tuple[str, str]:
-    location = tuple(part for part in problem["loc"] if not str(part).startswith("function-"))
-    place = ".".join(str(part) for part in location) or "configuration"
-    given = problem.get("input")
-    match problem["type"]:
-        case "extra_forbidden":
-            known = _known_keys(location[:-1])
-            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            return place, f"unknown key{hint}"
-        case "missing":
-            return place, "is missing"
-        case "value_error":
-            return place, str(problem["ctx"]["error"])
-        case _:
-            shown = json.dumps(given, default=str)
-            return place, f"{problem['msg'][0].lower()}{problem['msg'][1:]} (given: {shown[:80]})"
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    """The keys that the section at `location` has."""
-    section: type[BaseModel] = CampaignConfig
-    for name in location:
-        annotation = section.model_fields[name].annotation if name in section.model_fields else None
-        candidates = [annotation, *get_args(annotation)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not models:
-            return []
-        section = models[0]
-    return list(section.model_fields)
+    raise problems_error(problems, "configuration", path)
