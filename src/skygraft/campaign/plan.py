@@ -22,8 +22,8 @@ from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, digest
 from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter
+from skygraft.campaign.reading import read_image
 from skygraft.campaign.selection import digest_rows, row_digests, select
-from skygraft.campaign.task import read_image
 from skygraft.catalog import list_partitions, partition_catalog, read_partitions
 from skygraft.catalog.partition import OUTSIDE
 from skygraft.catalog.schema import MOTION, is_mag_column

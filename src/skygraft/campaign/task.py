@@ -25,6 +25,7 @@ from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.files import Layout, atomic_path, plain, sha256_file, write_json
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.planned import PlannedImage
+from skygraft.campaign.reading import read_image
 from skygraft.campaign.records import (
     PIXEL_VERSION,
     RECORD_VERSION,
@@ -40,13 +41,13 @@ from skygraft.catalog import Flag, read_partitions
 from skygraft.catalog.io import to_arrow
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.exposure import Exposure
-from skygraft.formats import read_exposure, write_exposure
+from skygraft.formats import write_exposure
 from skygraft.formats.base import FILES
 from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.provenance import software_versions
 
-__all__ = ["Bench", "read_image", "run_image", "run_task", "sources_of", "write_truth"]
+__all__ = ["Bench", "run_image", "run_task", "sources_of", "write_truth"]
 
 _CLOSURE_STARS = 20
 """Stars measured in each image."""
@@ -238,27 +239,6 @@ def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
     }
     write_json(record_path, content)
     return summarise(content, image.tract, image.patch, status="done")
-
-
-def read_image(image: PlannedImage, config: CampaignConfig) -> Exposure:
-    """Read an image of a plan, with what the configuration says of its calibration.
-
-    Raises
-    ------
-    SkygraftError
-        Whatever reading raises.
-    """
-    calibration = config.survey.calibration
-    path = image.source(config.survey.root)
-    given = {
-        "aperture": calibration.aperture,
-        "psf": calibration.psf_of(path),
-        "photo_calib": calibration.photo_calib(),
-        "gain": calibration.gain,
-    }
-    # What the survey's own tables say of the image counts where the configuration says nothing.
-    arguments = image.format_options() | {name: value for name, value in given.items() if value is not None}
-    return read_exposure(path, format=image.format, **arguments)
 
 
 def _check_plan(image: PlannedImage, exposure: Exposure) -> None:

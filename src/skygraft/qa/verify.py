@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from astropy.table import QTable, vstack
 
 from skygraft.campaign import Campaign, PlannedImage, read_plan
+from skygraft.campaign.reading import read_image
 from skygraft.campaign.records import read_record
-from skygraft.campaign.task import read_image, sources_of
+from skygraft.campaign.task import sources_of
 from skygraft.catalog.io import from_arrow
 from skygraft.errors import CampaignError
 from skygraft.exposure import Exposure
