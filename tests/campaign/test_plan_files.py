@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skygraft.campaign import Campaign, ImageSummary, PlannedImage, read_plan
-from skygraft.campaign.ledger import Ledger, read_failures
+from skygraft.campaign.ledger import Ledger, read_events
 from skygraft.campaign.plan import _output_paths, _stems, make_plan
 from skygraft.campaign.task_queue import TaskQueue
 from skygraft.errors import CampaignError
@@ -156,21 +155,28 @@ def planned(number: int, patch: int, cost: float) -> PlannedImage:
     st.integers(1, 10),
     st.integers(1, 8),
 )
-def test_tasks_hold_every_image_once(kinds: list[tuple[int, float]], seconds: float, most: int, n_slots: int) -> None:
-    images = [planned(i, patch, cost) for i, (patch, cost) in enumerate(sorted(kinds))]
-    queue = TaskQueue(images, task_seconds=seconds, images_per_task=most)
+def test_tasks_hold_every_image_once(images: list[tuple[int, float]], seconds: float, most: int, n_slots: int) -> None:
+    homes, costs = zip(*sorted(images), strict=True) if images else ((), ())
+    rows = [3 * i + 1 for i in range(len(images))]
+    queue = TaskQueue(rows, homes, costs, task_seconds=seconds, images_per_task=most)
     tasks = []
     while len(queue):
         tasks.append(queue.take(n_slots))
-    assert [image for task in tasks for image in task] == images
+    assert [row for task in tasks for row in task] == rows
+    assert queue.take(n_slots) == []
     for task in tasks:
         assert 1 <= len(task) <= most
-        assert len({image.patch for image in task}) == 1
-        assert len(task) == 1 or sum(image.cost_seconds for image in task) <= seconds * (1 + 1e-9)
+        assert len({homes[row // 3] for row in task}) == 1
+        assert len(task) == 1 or sum(costs[row // 3] for row in task) <= seconds * (1 + 1e-9)
+
+
+def equal_images(n: int, kinds: list[int] | None = None, **settings: float) -> TaskQueue:
+    settings = {"task_seconds": 60, "images_per_task": 100, **settings}
+    return TaskQueue(range(n), [0] * n, [1.0] * n, kinds, **settings)  # type: ignore[arg-type]
 
 
 def test_tasks_get_shorter_towards_the_end() -> None:
-    queue = TaskQueue([planned(i, 0, 1.0) for i in range(100)], task_seconds=60, images_per_task=100)
+    queue = equal_images(100)
     sizes = []
     while len(queue):
         sizes.append(len(queue.take(2)))
@@ -180,20 +186,46 @@ def test_tasks_get_shorter_towards_the_end() -> None:
 
 
 def test_tasks_learn_from_measured_times() -> None:
-    queue = TaskQueue([planned(i, 0, 1.0) for i in range(1000)], task_seconds=10, images_per_task=100)
-    assert len(queue.take(1)) == 10
-    queue.learn([ImageSummary(f"image-{i}", "done", wall_seconds=5.0) for i in range(10)])
+    queue = equal_images(1000, task_seconds=10)
+    task = queue.take(1)
+    assert len(task) == 10
+    queue.learn(task, [ImageSummary(f"image-{i}", "done", wall_seconds=5.0) for i in task])
     assert len(queue.take(1)) == 2
 
 
-def test_ledger_counts_tries_since_the_last_success(tmp_path: Path) -> None:
+def test_what_is_learned_of_one_kind_does_not_change_another() -> None:
+    queue = equal_images(2000, [0] * 1000 + [1] * 1000, task_seconds=10)
+    for seconds, n_expected in ((5.0, 10), (5.0, 2)):
+        task = queue.take(1)
+        assert len(task) == n_expected
+        queue.learn(task, [ImageSummary("", "done", wall_seconds=seconds) for _ in task])
+    slow = 0
+    while (task := queue.take(1))[0] < 1000:
+        slow += len(task)
+    assert slow == 1000 - 12
+    # Nothing is known of the second kind: it is taken to be as the first, until it says otherwise.
+    assert len(task) == 2
+    queue.learn(task, [ImageSummary("", "done", wall_seconds=1.0) for _ in task])
+    assert len(queue.take(1)) == 10
+
+
+def test_a_task_that_killed_its_worker_is_taken_apart_first() -> None:
+    queue = equal_images(6, images_per_task=3)
+    first = queue.take(1)
+    queue.put_alone(first)
+    assert [queue.take(1) for _ in first] == [[row] for row in first]
+    assert queue.take(1)[0] == first[-1] + 1
+
+
+def test_half_a_line_in_the_ledger_costs_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    bad = ImageSummary("a", "failed", error="E", message="m")
     with Ledger(path) as ledger:
-        ledger.images([bad, bad])
-        ledger.images([ImageSummary("a", "done"), ImageSummary("b", "done")])
+        places = ledger.images([ImageSummary("a", "done"), ImageSummary("b", "failed", error="E", message="m")])
     path.write_bytes(path.read_bytes() + b'{"event": "image", "image')
     with Ledger(path) as ledger:
-        ledger.images([bad, bad])
-    failures = read_failures(path)
-    assert Counter({name: failure.tries for name, failure in failures.items()}) == {"a": 2}
+        places += ledger.images([ImageSummary("c", "done")])
+    found = list(read_events(path))
+    assert [event["image_id"] for _, event in found] == ["a", "b", "c"]
+    assert [place for place, _ in found] == places
+    assert next(read_events(path, places[1]))[1]["error"] == "E"
+    assert list(read_events(tmp_path / "none")) == []

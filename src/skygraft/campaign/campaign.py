@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.consolidate import consolidate_patch, write_failures, write_provenance
+from skygraft.campaign.consolidate import consolidate_patch, write_provenance
+from skygraft.campaign.failures import write_failures
 from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.ledger import Failure, Ledger, read_failures, read_runs
+from skygraft.campaign.interruption import Interruption
+from skygraft.campaign.ledger import Failure, Ledger, read_runs
 from skygraft.campaign.monitor import NoReporter, Reporter
 from skygraft.campaign.plan import file_stamp, make_plan, plan_key
 from skygraft.campaign.plan_summary import PlanSummary
-from skygraft.campaign.planned import PlannedImage, read_plan, read_plan_metadata
+from skygraft.campaign.planned import Plan
 from skygraft.campaign.progress import Overview, make_overview
-from skygraft.campaign.records import changes, is_whole, read_record
+from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from skygraft.campaign.run import DriveResult
+    from skygraft.campaign.run import DriveResult, Jobs, Work
 
 __all__ = ["Campaign"]
 
-_SHOWN = 5
-_LOOKERS = 8
+_FAILURES_TOLD = 1000
+"""Most failures that a summary holds; all of them are in ``failures.parquet``."""
 
 
 class Campaign:
@@ -86,9 +89,9 @@ class Campaign:
         """
         self._claim()
         with self.layout.locked():
-            images, summary = self._plan()
+            plan, summary = self._make_plan()
             try:
-                self._waiting(images, redo=False)
+                stand(plan, self.config)
             except CampaignError as error:
                 return dataclasses.replace(summary, problems=(*summary.problems, error.message))
             return summary
@@ -99,9 +102,11 @@ class Campaign:
         *,
         n_workers: int | None = None,
         redo: bool = False,
+        retry_failed: bool = False,
         reporter: Reporter | None = None,
+        work: Work | None = None,
     ) -> RunSummary:
-        """Make every image that is not done yet.
+        """Make every image that is not done yet; those that failed before are tried again.
 
         Parameters
         ----------
@@ -112,8 +117,13 @@ class Campaign:
         redo : bool
             Make images again whose inputs or settings have changed since they were made; without it such a change is
             an error.
+        retry_failed : bool
+            Make those images only that failed before, and among them those in quarantine, which a run leaves alone
+            otherwise because they kill the workers that take them.
         reporter : Reporter, optional
             Hears how far it is; see `skygraft.campaign.monitor.RichReporter`.
+        work : callable, optional
+            What a task does instead of `skygraft.campaign.run.make_rows`: ``work(rows, output)``. For rehearsals.
 
         Returns
         -------
@@ -127,37 +137,20 @@ class Campaign:
         OutputError
             If the output folder cannot be written.
         """
-        reporter = reporter or NoReporter()
-        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         self._claim()
-        with self.layout.locked():
-            images = self._current_plan()
-            waiting = self._waiting(images, redo=redo)
+        with self.layout.locked(), Interruption() as interruption:
+            plan = self._current_plan()
+            standing = stand(plan, self.config, redo=redo)
             sweep_leftovers(self.layout.root)
             self._write_config()
-            n_skipped = len(images) - len(waiting)
-            with Ledger(self.layout.ledger) as ledger, reporter:
-                ledger.event("run_started", images=len(images), waiting=len(waiting), redo=redo)
-                reporter.start(self._overview(images, waiting))
-                result = self._drive(images, waiting, client, n_workers, ledger, reporter, started)
-                failures, unusable = self._failures(images), self._unusable_images()
-                summary = RunSummary(
-                    output=str(self.layout.root),
-                    n_images=len(images),
-                    n_done=result.n_done,
-                    n_skipped=n_skipped + result.n_skipped,
-                    n_failed=len(result.failed),
-                    n_remaining=len(waiting) - result.n_done - result.n_skipped - len(result.failed),
-                    n_drawn=result.n_drawn,
-                    wall_seconds=round(time.perf_counter() - clock, 2),
-                    n_unusable=len(unusable),
-                    interrupted=result.interrupted,
-                    unusable=unusable,
-                    failures=tuple(failures[name] for name in result.failed if name in failures),
-                )
-                ledger.event(
-                    "run_ended", **{k: v for k, v in summary.to_dict().items() if k not in ("failures", "unusable")}
-                )
+            states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
+            rows = standing.rows(*states)
+            run = _Run(self, plan, standing, rows, reporter or NoReporter(), interruption)
+            with run.ledger, run.reporter:
+                run.ledger.event("run_started", images=len(plan), waiting=len(rows), redo=redo)
+                summary = run.go(client, n_workers, work)
+                content = {k: v for k, v in summary.to_dict().items() if k not in ("failures", "unusable")}
+                run.ledger.event("run_ended", **content)
         return summary
 
     def status(self) -> Status:
@@ -168,41 +161,43 @@ class Campaign:
         CampaignError
             If there is no plan.
         """
-        images = read_plan(self.layout.plan)
-        done = {image.image_id for image in images if self._record_path(image).exists()}
-        failures = {name: f for name, f in self._failures(images).items() if name not in done}
-        unusable = self._unusable_images()
+        plan = Plan(self.layout.plan)
+        standing = recorded(plan, self.layout)
+        failed = standing.rows(FAILED, QUARANTINED)
+        failures = tuple(f for _, f in standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD]))
+        errors = Counter(failure.error for _, failure in standing.failures(self.layout.ledger))
+        unusable = _unusable_images(plan)
         started = [event for event in read_runs(self.layout.ledger) if event["event"] == "run_started"]
         return Status(
             name=self.config.name,
             output=str(self.layout.root),
-            n_images=len(images),
-            n_done=len(done),
-            n_failed=len(failures),
-            n_remaining=len(images) - len(done) - len(failures),
+            n_images=len(plan),
+            n_done=standing.count(DONE),
+            n_failed=len(failed),
+            n_remaining=standing.count(WAITING),
+            n_quarantined=standing.count(QUARANTINED),
             n_unusable=len(unusable),
-            failures=tuple(failures.values()),
+            failures=failures,
             unusable=unusable,
-            errors=dict(Counter(failure.error for failure in failures.values())),
+            errors=dict(errors),
             runs=len(started),
             last_run=str(started[-1]["time"]) if started else "",
             running=self.layout.is_locked(),
         )
 
-    def _overview(self, images: list[PlannedImage], waiting: list[PlannedImage]) -> Overview:
-        left = {image.image_id for image in waiting}
-        columns = ("tract", "patch", "ra", "dec", "n_sources", "cost_seconds")
-        return make_overview(
-            self.config.name,
-            str(self.layout.root),
-            **{column: [getattr(image, column) for image in images] for column in columns},
-            done=[image.image_id not in left for image in images],
-            failed=[False] * len(images),
-            n_unusable=len(self._unusable()),
-        )
+    def rescan(self) -> Status:
+        """Make the ledger anew from the records, and say how far the campaign is.
 
-    def _record_path(self, image: PlannedImage) -> Path:
-        return self.layout.record(image.tract, image.patch, image.stem)
+        Raises
+        ------
+        CampaignError
+            If there is no plan, or a process runs the campaign.
+        OutputError
+            If the ledger cannot be written; the old one is then left as it is.
+        """
+        with self.layout.locked():
+            rescan(Plan(self.layout.plan), self.config)
+        return self.status()
 
     def _claim(self) -> None:
         """Make sure that the output folder is this campaign's, or empty."""
@@ -241,131 +236,182 @@ class Campaign:
         with atomic_path(self.layout.config) as temporary:
             temporary.write_text(self.config.to_yaml(), encoding="utf-8")
 
-    def _plan(self) -> tuple[list[PlannedImage], PlanSummary]:
+    def _make_plan(self) -> tuple[Plan, PlanSummary]:
         if not self.layout.config.exists():
             # First of all: it marks the folder as this campaign's, should planning be cut short.
             self._write_config()
-        return make_plan(self.config)
+        _, summary = make_plan(self.config)
+        return Plan(self.layout.plan), summary
 
-    def _current_plan(self) -> list[PlannedImage]:
+    def _current_plan(self) -> Plan:
         """The plan as it is; a new one where there is none, or what it was made from or left out has changed."""
         if self.layout.plan.exists() and self.layout.config.exists():
-            key = read_plan_metadata(self.layout.plan).get("plan_key")
-            if key == plan_key(self.config) and not self._replaced():
-                return read_plan(self.layout.plan)
-        return self._plan()[0]
+            plan = Plan(self.layout.plan)
+            if plan.metadata.get("plan_key") == plan_key(self.config) and not self._replaced(plan):
+                return plan
+        return self._make_plan()[0]
 
-    def _waiting(self, images: Iterable[PlannedImage], *, redo: bool) -> list[PlannedImage]:
-        """Images that are to be made.
-
-        Raises
-        ------
-        CampaignError
-            If some were made from what is different now, and `redo` is not asked for.
-        """
-        settings, root = self.config.pixel_settings(), self.config.survey.root
-
-        def look(image: PlannedImage) -> tuple[bool, list[str]]:
-            record = read_record(self._record_path(image))
-            if record is None:
-                return True, []
-            reasons = changes(record, image, root, settings)
-            return bool(reasons) or not is_whole(record, self.layout), reasons
-
-        waiting: list[PlannedImage] = []
-        changed: dict[str, list[str]] = {}
-        images = list(images)
-        # Threads: on a shared file system this is all waiting.
-        with ThreadPoolExecutor(max_workers=_LOOKERS) as pool:
-            for image, (wanted, reasons) in zip(images, pool.map(look, images), strict=True):
-                if wanted:
-                    waiting.append(image)
-                if reasons:
-                    changed[image.image_id] = reasons
-        if changed and not redo:
-            count = Counter(itertools.chain.from_iterable(changed.values()))
-            what = "; ".join(f"{reason} ({n} images)" if n > 1 else reason for reason, n in count.most_common(_SHOWN))
-            more = f"; and {len(count) - _SHOWN} more" if len(count) > _SHOWN else ""
-            names = ", ".join(list(changed)[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
-            raise CampaignError(
-                f"{len(changed)} images ({names}) were made from something else than what is there now: {what}{more}",
-                path=self.layout.root,
-                fix="Put it back, name a new output folder, or make them again with --redo (redo=True)",
-            )
-        return waiting
-
-    def _unusable(self) -> list[dict[str, str]]:
-        """Images of the survey that the plan leaves out, with the reasons."""
-        unusable: list[dict[str, str]] = read_plan_metadata(self.layout.plan).get("unusable", [])
-        return unusable
-
-    def _unusable_images(self) -> tuple[UnusableImage, ...]:
-        return tuple(UnusableImage(bad["path"], bad["error"], bad["reason"]) for bad in self._unusable())
-
-    def _replaced(self) -> bool:
+    def _replaced(self, plan: Plan) -> bool:
         """Whether a file that the plan had to leave out was made, changed or removed since."""
         root = self.config.survey.root
-        return any(file_stamp(root / bad["path"]) != bad.get("stamp") for bad in self._unusable())
+        return any(file_stamp(root / bad["path"]) != bad.get("stamp") for bad in _unusable(plan))
 
-    def _failures(self, images: Iterable[PlannedImage]) -> dict[str, Failure]:
-        failures = read_failures(self.layout.ledger)
-        return {image.image_id: failures[image.image_id] for image in images if image.image_id in failures}
 
-    def _drive(
+def _unusable(plan: Plan) -> list[dict[str, str]]:
+    """Images of the survey that the plan leaves out, with the reasons."""
+    unusable: list[dict[str, str]] = plan.metadata.get("unusable", [])
+    return unusable
+
+
+def _unusable_images(plan: Plan) -> tuple[UnusableImage, ...]:
+    return tuple(UnusableImage(bad["path"], bad["error"], bad["reason"]) for bad in _unusable(plan))
+
+
+class _Run:
+    """One run of a campaign, from the cluster to the tables."""
+
+    def __init__(
         self,
-        images: list[PlannedImage],
-        waiting: list[PlannedImage],
-        client: Client | None,
-        n_workers: int | None,
-        ledger: Ledger,
+        campaign: Campaign,
+        plan: Plan,
+        standing: Standing,
+        rows: np.ndarray[Any, Any],
         reporter: Reporter,
-        started: str,
-    ) -> DriveResult:
+        interruption: Interruption,
+    ) -> None:
+        self.config, self.layout = campaign.config, campaign.layout
+        self.plan, self.standing, self.rows = plan, standing, rows
+        self.reporter, self.interruption = reporter, interruption
+        self.ledger = Ledger(self.layout.ledger)
+        self.output = str(self.layout.root)
+        self.started, self._clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+
+    def go(self, client: Client | None, n_workers: int | None, work: Work | None) -> RunSummary:
+        """Make the images, and the tables from them."""
         from skygraft.campaign.cluster import open_cluster
-        from skygraft.campaign.run import DriveResult, drive, drive_serial, map_items
 
-        def listen(summaries: list[ImageSummary]) -> None:
-            ledger.images(summaries)
-            reporter.images(summaries)
+        before = self.standing.count(DONE)
+        jobs = self._jobs()
+        if client is not None or n_workers == 0 or not len(jobs):
+            result = self._finish(self._drive(jobs, client, work), client)
+        else:
+            with open_cluster(self.config.cluster, n_workers=n_workers) as opened:
+                if opened.dashboard:
+                    self.reporter.say(f"Dask dashboard: {opened.dashboard}")
+                result = self._drive(jobs, opened.client, work, max_threads=opened.max_threads)
+                result = self._finish(result, opened.client)
+        failed = self.standing.rows(FAILED, QUARANTINED)
+        failures: tuple[Failure, ...] = tuple(
+            failure for _, failure in self.standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD])
+        )
+        unusable = _unusable_images(self.plan)
+        return RunSummary(
+            output=self.output,
+            n_images=len(self.plan),
+            n_done=result.n_done,
+            n_skipped=before + result.n_skipped,
+            n_failed=len(failed),
+            n_quarantined=self.standing.count(QUARANTINED),
+            n_remaining=self.standing.count(WAITING),
+            n_drawn=result.n_drawn,
+            wall_seconds=round(time.perf_counter() - self._clock, 2),
+            n_unusable=len(unusable),
+            interrupted=result.interrupted,
+            stopped=result.stopped,
+            unusable=unusable,
+            failures=failures,
+        )
 
-        def work(using: Client | None) -> DriveResult:
-            output = str(self.layout.root)
-            if not waiting:
-                result = DriveResult()
-            elif using is None:
-                result = drive_serial(waiting, output, retries=self.config.retries, listener=listen)
-            else:
-                result = drive(
-                    using,
-                    waiting,
-                    output,
-                    task_seconds=self.config.task_seconds,
-                    images_per_task=self.config.images_per_task,
-                    retries=self.config.retries,
-                    listener=listen,
-                )
-            if result.interrupted:
-                return result
-            groups = [
-                list(group) for _, group in itertools.groupby(images, key=lambda image: (image.tract, image.patch))
-            ]
-            digests = sorted(
-                map_items(using, consolidate_patch, groups, output=output), key=lambda d: (d.tract, d.patch)
+    def _jobs(self) -> Jobs:
+        """What is to be made, and what the run begins with, from the columns of the plan."""
+        from skygraft.campaign.run import Jobs
+
+        names = ["tract", "patch", "ra", "dec", "n_sources", "cost_seconds"]
+        table = self.plan.table([*names, "format", "instrument"])
+        columns = {name: table.column(name).to_numpy() for name in names}
+        kinds = np.zeros(len(self.plan), dtype=np.int64)
+        for name in ("format", "instrument"):
+            codes = table.column(name).combine_chunks().dictionary_encode()
+            n_codes = len(codes.dictionary) + 1
+            kinds = kinds * n_codes + codes.indices.fill_null(n_codes - 1).to_numpy()
+        kinds = np.unique(kinds, return_inverse=True)[1]
+        homes = np.cumsum(np.diff(columns["tract"], prepend=-2) + np.diff(columns["patch"], prepend=-2) != 0)
+        self.reporter.start(self._overview(columns))
+        return Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
+
+    def _overview(self, columns: dict[str, np.ndarray[Any, Any]]) -> Overview:
+        waiting = np.zeros(len(self.plan), dtype=bool)
+        waiting[self.rows] = True
+        state = self.standing.state
+        return make_overview(
+            self.config.name,
+            self.output,
+            **columns,
+            done=state == DONE,
+            failed=np.isin(state, (FAILED, QUARANTINED)) & ~waiting,
+            n_unusable=len(_unusable(self.plan)),
+        )
+
+    def _identify(self, row: int) -> dict[str, Any]:
+        image = next(self.plan.images([row]))
+        return {"image_id": image.image_id, "tract": image.tract, "patch": image.patch, "band": image.band or ""}
+
+    def _listen(self, rows: Sequence[int], summaries: list[ImageSummary]) -> None:
+        self.standing.note(rows, summaries, self.ledger.images(summaries))
+        self.reporter.images(summaries)
+
+    def _drive(self, jobs: Jobs, client: Client | None, work: Work | None, *, max_threads: int = 0) -> DriveResult:
+        from skygraft.campaign.run import DriveResult, drive, drive_serial, make_rows
+
+        if not len(jobs):
+            return DriveResult()
+        status = self.layout.plan.stat()
+        doing: Callable[..., list[ImageSummary]] = work or functools.partial(
+            make_rows, stamp=(status.st_size, status.st_mtime_ns)
+        )
+        if client is None:
+            return drive_serial(
+                jobs,
+                self.output,
+                work=doing,
+                listener=self._listen,
+                interruption=self.interruption,
+                retries=self.config.retries,
             )
-            write_failures(self.layout.failures, self._failures(images), images, self._unusable())
-            write_provenance(
-                self.config,
-                digests,
-                n_images=len(images),
-                n_failed=len(result.failed),
-                started=started,
-                ended=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
+        return drive(
+            client,
+            jobs,
+            self.output,
+            work=doing,
+            identify=self._identify,
+            listener=self._listen,
+            interruption=self.interruption,
+            task_seconds=self.config.task_seconds,
+            images_per_task=self.config.images_per_task,
+            retries=self.config.retries,
+            max_threads=max_threads,
+        )
+
+    def _finish(self, result: DriveResult, client: Client | None) -> DriveResult:
+        """Make the tables; those of the images wait for the next run where this one was ended early."""
+        from skygraft.campaign.run import map_items
+
+        write_failures(self.layout, self.plan, self.standing, _unusable(self.plan))
+        if result.early:
             return result
-
-        if client is not None or n_workers == 0 or not waiting:
-            return work(client)
-        with open_cluster(self.config.cluster, n_workers=n_workers) as cluster:
-            if cluster.dashboard:
-                reporter.say(f"Dask dashboard: {cluster.dashboard}")
-            return work(cluster.client)
+        groups = [
+            list(group)
+            for _, group in itertools.groupby(self.plan.images(), key=lambda image: (image.tract, image.patch))
+        ]
+        digests = sorted(
+            map_items(client, consolidate_patch, groups, output=self.output), key=lambda d: (d.tract, d.patch)
+        )
+        write_provenance(
+            self.config,
+            digests,
+            n_images=len(self.plan),
+            n_failed=self.standing.count(FAILED, QUARANTINED),
+            started=self.started,
+            ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        return result

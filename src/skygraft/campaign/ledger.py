@@ -1,23 +1,29 @@
 """What happened in a campaign, in order: one line of JSON per event, appended by the driver alone.
 
-The records are the truth of what is done; the ledger tells how it came about, and which images failed and why.
+The records are the truth of what is done; the ledger tells how it came about, which images failed and why, and what
+each image that is done was made from, so that a million of them are checked without opening a million records. It can
+be made anew from the records (`skygraft.campaign.standing.rescan`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import orjson
+
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.errors import OutputError
 
-__all__ = ["Failure", "Ledger", "read_failures", "read_runs"]
+__all__ = ["Failure", "Ledger", "read_events", "read_runs"]
+
+_SYNC_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Failure:
         Class of the error, what it says, the line of code, and the machine.
     tries : int
         How often it failed since it was last done.
+    quarantined : bool
+        Whether it is left alone until it is asked for, because it kills the workers that take it.
     """
 
     image_id: str
@@ -40,32 +48,52 @@ class Failure:
     where: str = ""
     host: str = ""
     tries: int = 1
+    quarantined: bool = False
+
+    @classmethod
+    def of_event(cls, event: Mapping[str, Any], tries: int) -> Self:
+        """The failure that an event of the ledger tells of."""
+        return cls(
+            str(event["image_id"]),
+            event.get("error", ""),
+            event.get("message", ""),
+            event.get("where", ""),
+            event.get("host", ""),
+            tries=tries,
+            quarantined=bool(event.get("quarantined")),
+        )
 
 
 class Ledger:
     """Appends events; use as a context manager.
 
+    What is appended can be read at once; it is forced to disk once a second and at the end, since a machine that dies
+    costs nothing but a look at the records of that second.
+
     Parameters
     ----------
     path : Path
         The file; made where it is not there yet.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._synced = time.monotonic()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = path.open("a", encoding="utf-8")
+            self._handle = path.open("ab")
+            self._size = self._handle.seek(0, os.SEEK_END)
+            # A driver that was killed, or a disk that was full, may have left half a line: do not append to it.
+            with path.open("rb") as written:
+                if self._size and written.seek(-1, os.SEEK_END) >= 0 and written.read(1) != b"\n":
+                    self._write([b"\n"])
         except OSError as error:
-            raise OutputError(
-                f"the ledger cannot be written ({error.strerror or error})",
-                path=path,
-                fix="Check permissions and free space",
-            ) from error
-        # A driver that was killed may have left half a line: do not append to it.
-        with path.open("rb") as written:
-            if written.seek(0, os.SEEK_END) and written.seek(-1, os.SEEK_END) >= 0 and written.read(1) != b"\n":
-                self._handle.write("\n")
+            raise self._told(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -73,65 +101,72 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.close()
+        try:
+            os.fsync(self._handle.fileno())
+        except OSError as problem:
+            if error is None:
+                raise self._told(problem) from problem
+        finally:
+            self._handle.close()
 
     def event(self, name: str, **content: Any) -> None:
         """Append one event."""
         self._append([{"event": name, **content}])
 
-    def images(self, summaries: Iterable[ImageSummary]) -> None:
-        """Append what became of some images."""
-        self._append(
-            [{"event": "image", **{k: v for k, v in asdict(s).items() if v not in ("", None)}} for s in summaries]
+    def images(self, summaries: Iterable[ImageSummary]) -> list[int]:
+        """Append what became of some images; returns the place in the file of each one's line."""
+        return self._append([{"event": "image", **summary.to_dict()} for summary in summaries])
+
+    def copy(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Append events of another ledger, with their times."""
+        self._append(events)
+
+    def _append(self, events: Iterable[Mapping[str, Any]]) -> list[int]:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        lines = [orjson.dumps({"time": now, **event}, option=orjson.OPT_APPEND_NEWLINE) for event in events]
+        try:
+            places = self._write(lines)
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                os.fsync(self._handle.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise self._told(error) from error
+        return places
+
+    def _write(self, lines: list[bytes]) -> list[int]:
+        places = []
+        for line in lines:
+            places.append(self._size)
+            self._size += len(line)
+        self._handle.writelines(lines)
+        self._handle.flush()
+        return places
+
+    def _told(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"the ledger cannot be written ({error.strerror or error})",
+            path=self._path,
+            fix="Check permissions and free space, and run the campaign again",
         )
 
-    def _append(self, events: list[dict[str, Any]]) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        try:
-            self._handle.writelines(json.dumps({"time": now, **event}) + "\n" for event in events)
-            self._handle.flush()
-            os.fsync(self._handle.fileno())
-        except OSError as error:
-            raise OutputError(
-                f"the ledger cannot be written ({error.strerror or error})", path=self._path, fix="Check free space"
-            ) from error
 
-
-def _events(path: Path) -> Iterable[dict[str, Any]]:
+def read_events(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The events of a ledger with the place in the file of each, from a place on; none where there is no ledger."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="replace") as handle:
+    with path.open("rb") as handle:
+        handle.seek(start)
+        place = start
         for line in handle:
             try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # half a line, from a driver that was killed while it wrote
+                event = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                event = None  # half a line, from a driver that was killed while it wrote
             if isinstance(event, dict):
-                yield event
-
-
-def read_failures(path: Path) -> dict[str, Failure]:
-    """Images whose last attempt failed, by id."""
-    failures: dict[str, Failure] = {}
-    for event in _events(path):
-        if event.get("event") != "image":
-            continue
-        image_id = str(event["image_id"])
-        if event["status"] != "failed":
-            failures.pop(image_id, None)
-            continue
-        before = failures.get(image_id)
-        failures[image_id] = Failure(
-            image_id,
-            event.get("error", ""),
-            event.get("message", ""),
-            event.get("where", ""),
-            event.get("host", ""),
-            tries=1 if before is None else before.tries + 1,
-        )
-    return failures
+                yield place, event
+            place += len(line)
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
     """The runs so far: the events ``run_started`` and ``run_ended``."""
-    return [event for event in _events(path) if event.get("event") in ("run_started", "run_ended")]
+    return [event for _, event in read_events(path) if event.get("event") in ("run_started", "run_ended")]

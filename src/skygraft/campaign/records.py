@@ -140,24 +140,27 @@ def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: d
     return found
 
 
-def summarise(record: dict[str, Any], tract: int, patch: int, *, status: ImageStatus) -> ImageSummary:
-    """What a record says, for the driver and its ledger."""
+def summarise(record: dict[str, Any], image: PlannedImage, layout: Layout, *, status: ImageStatus) -> ImageSummary:
+    """What an image's record says, for the driver and its ledger; the record itself is among the outputs."""
     closure, timings = record.get("closure") or {}, record.get("timings") or {}
+    path = layout.record(image.tract, image.patch, image.stem)
+    outputs = {name: output["n_bytes"] for name, output in record["outputs"].items()}
+    outputs[path.relative_to(layout.root).as_posix()] = path.stat().st_size
     return ImageSummary(
         record["image"],
         status,
-        tract=tract,
-        patch=patch,
+        tract=image.tract,
+        patch=image.patch,
         band=record.get("band") or "",
         key=record["key"],
         n_sources=record["n_drawn"],
-        n_bytes=sum(output["n_bytes"] for output in record["outputs"].values()),
+        n_bytes=sum(outputs.values()),
         wall_seconds=round(sum(stage["wall"] for stage in timings.values()), 4),
         cpu_seconds=round(sum(stage["cpu"] for stage in timings.values()), 4),
         stages={name: stage["wall"] for name, stage in timings.items()},
         closure_mag=closure.get("median_mag"),
         inputs=record["inputs"],
-        outputs={name: output["n_bytes"] for name, output in record["outputs"].items()},
+        outputs=outputs,
         catalog=record["catalog"],
         settings=digest(record["settings"]),
         code=record["code"],

@@ -1,38 +1,87 @@
 """Run tasks on a Dask cluster: a bounded window, refilled as batches come back.
 
-The scheduler never holds more than a few tasks per worker thread, however many images there are. Execution is
-at-least-once; tasks are safe to run twice.
+The scheduler never holds more than a few tasks per worker thread, however many images there are, and a task is a few
+row numbers of the plan, which workers read themselves. Execution is at-least-once; tasks are safe to run twice.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
-import signal
-import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
-from distributed import Client, Future, KilledWorker, as_completed
+import numpy as np
+from distributed import Client, Future, KilledWorker, Semaphore, as_completed
 
+from skygraft.campaign.files import Layout
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.planned import PlannedImage
-from skygraft.campaign.task import run_task
+from skygraft.campaign.interruption import Interruption
+from skygraft.campaign.planned import Plan
 from skygraft.campaign.task_queue import TaskQueue
 from skygraft.errors import CampaignError, ConfigError
 
-__all__ = ["DriveResult", "drive", "drive_serial", "map_items"]
+__all__ = ["DriveResult", "Jobs", "drive", "drive_serial", "make_rows", "map_items"]
 
-type Work = Callable[[Sequence[PlannedImage], str], list[ImageSummary]]
-type Listener = Callable[[list[ImageSummary]], None]
+type Work = Callable[..., list[ImageSummary]]
+type Listener = Callable[[Sequence[int], list[ImageSummary]], None]
+type Identify = Callable[[int], dict[str, Any]]
 
 _WINDOW_PER_THREAD = 4
 _SMALLEST_WINDOW = 32
 _SUSPECTS_TRIED_ALONE = 20
 _BROKEN_TASKS_ALLOWED = 10
+_UNWRITTEN_ALLOWED = 20
 _POLL_SECONDS = 0.01
+_COUNT_SECONDS = 2.0
+_LAST_PRIORITY = -10
+_PLAN_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The images that are to be made.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (N,)
+        Rows of the plan, ascending.
+    homes : ndarray of int, shape (N,)
+        A number for the home patch of each.
+    costs : ndarray of float, shape (N,)
+        Estimated time of each, seconds.
+    kinds : ndarray of int, shape (N,)
+        A number for the kind of each; see `TaskQueue`.
+    """
+
+    rows: np.ndarray[Any, Any]
+    homes: np.ndarray[Any, Any]
+    costs: np.ndarray[Any, Any]
+    kinds: np.ndarray[Any, Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def only(self, rows: Iterable[int]) -> Jobs:
+        """Some of them."""
+        chosen = np.isin(self.rows, np.fromiter(rows, dtype=np.int64))
+        return Jobs(self.rows[chosen], self.homes[chosen], self.costs[chosen], self.kinds[chosen])
+
+    def queue(self, *, task_seconds: float, images_per_task: int) -> TaskQueue:
+        """Them, to be handed out."""
+        return TaskQueue(
+            self.rows,
+            self.homes,
+            self.costs,
+            self.kinds,
+            task_seconds=task_seconds,
+            images_per_task=images_per_task,
+        )
 
 
 @dataclass
@@ -45,95 +94,136 @@ class DriveResult:
         Images made, and found made already.
     n_drawn : int
         Sources drawn in them.
-    failed : dict of str to ImageSummary
-        The last failure of each image that did not succeed.
-    interrupted : bool
-        Whether Ctrl-C ended it early.
+    failed : dict of int to bool
+        Rows of the images that did not succeed, and whether trying again could help.
+    interrupted : int
+        Number of the signal that ended it early; 0 for none.
+    stopped : str
+        Why it was ended early for another reason; empty where it was not.
     """
 
     n_done: int = 0
     n_skipped: int = 0
     n_drawn: int = 0
-    failed: dict[str, ImageSummary] = field(default_factory=dict)
-    interrupted: bool = False
+    failed: dict[int, bool] = field(default_factory=dict)
+    interrupted: int = 0
+    stopped: str = ""
+    _unwritten: int = 0
 
-    def add(self, summaries: Iterable[ImageSummary]) -> None:
+    @property
+    def early(self) -> bool:
+        """Whether it was ended early."""
+        return bool(self.interrupted or self.stopped)
+
+    def add(self, rows: Iterable[int], summaries: Iterable[ImageSummary]) -> None:
         """Count some images."""
-        for summary in summaries:
+        for row, summary in zip(rows, summaries, strict=True):
             if summary.status == "failed":
-                self.failed[summary.image_id] = summary
+                self.failed[row] = summary.may_pass
+                self._count_unwritten(summary)
                 continue
-            self.failed.pop(summary.image_id, None)
+            self._unwritten = 0
+            self.failed.pop(row, None)
             self.n_done += summary.status == "done"
             self.n_skipped += summary.status == "skipped"
             self.n_drawn += summary.n_sources
 
-
-class Interruption:
-    """Turns the first Ctrl-C into a flag, so that it is acted on between two steps; the second one is raised."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+    def _count_unwritten(self, summary: ImageSummary) -> None:
+        # A full or vanished disk: no use spoiling a million images on it.
+        self._unwritten = self._unwritten + 1 if summary.error == "OutputError" else 0
+        if self._unwritten >= _UNWRITTEN_ALLOWED and not self.stopped:
+            self.stopped = f"{self._unwritten} outputs in a row could not be written; the last: {summary.message}"
 
 
-def window_of(client: Client) -> tuple[int, int]:
-    """Number of worker threads now, and of tasks to have in flight.
+@functools.lru_cache(maxsize=2)
+def _plan_of(output: str, stamp: tuple[int, int]) -> Plan:
+    """The plan with a stamp; a network file system may show a worker the one before it for a while."""
+    path = Layout(Path(output)).plan
+    for patience in reversed(range(_PLAN_TRIES)):
+        with contextlib.suppress(OSError), path.open("rb"):
+            # Having opened it, one sees the newest there is.
+            status = path.stat()
+            if (status.st_size, status.st_mtime_ns) == stamp:
+                return Plan(path)
+        if patience:
+            time.sleep(1.0)
+    raise CampaignError(
+        "this worker does not see the plan that the campaign runs by",
+        path=path,
+        fix="Make sure that workers and driver see the same file system",
+    )
 
-    There is always work for more workers than there are, so that an adaptive cluster grows.
+
+def make_rows(
+    rows: Sequence[int],
+    output: str,
+    stamp: tuple[int, int],
+    io: contextlib.AbstractContextManager[Any] | None = None,
+) -> list[ImageSummary]:
+    """What a worker does: read some rows of the plan, and make those images.
+
+    Parameters
+    ----------
+    rows : sequence of int
+        Rows of the plan, ascending.
+    output : str
+        The campaign's output folder.
+    stamp : (int, int)
+        Size and time of last change (ns) of the plan that is meant.
+    io : context manager, optional
+        As in `skygraft.campaign.task.run_task`.
     """
-    n_threads = max(1, sum(client.nthreads().values()))
-    return n_threads, max(_SMALLEST_WINDOW, _WINDOW_PER_THREAD * n_threads)
+    # Here, so that a driver does not carry the weight of drawing.
+    from skygraft.campaign.task import run_task
+
+    return run_task(_plan_of(output, stamp).images(rows), output, io)
 
 
 def drive(
     client: Client,
-    images: Sequence[PlannedImage],
+    jobs: Jobs,
     output: str,
     *,
+    work: Work,
+    identify: Identify,
+    listener: Listener = lambda rows, summaries: None,
+    interruption: Interruption | None = None,
     task_seconds: float = 60.0,
     images_per_task: int = 100,
     retries: int = 1,
-    listener: Listener = lambda summaries: None,
-    work: Work = run_task,
+    max_threads: int = 0,
+    io_limit: int | None = None,
 ) -> DriveResult:
     """Make images on a cluster.
 
     Images that failed for a reason that may pass are tried again after all others, each in a task of its own. A task
     that kills its workers is cut into single images; one that still does is tried alone, with nothing else in flight
-    that could have been to blame, and then given up.
+    that could have been to blame, and then quarantined.
 
     Parameters
     ----------
     client : distributed.Client
         The cluster.
-    images : sequence of PlannedImage
-        In the order of the plan.
+    jobs : Jobs
+        The images.
     output : str
         The campaign's output folder, as the workers see it.
+    work : callable
+        What a task does: ``work(rows, output)``, or ``work(rows, output, io=...)`` with an `io_limit`; gives an
+        `ImageSummary` for each row, in order.
+    identify : callable
+        ``identify(row)``: image_id, tract, patch and band of an image, for those that their workers do not come back
+        from.
+    listener : callable
+        Called with rows and what became of them, as it becomes known.
+    interruption : Interruption, optional
+        What hears of Ctrl-C.
     task_seconds, images_per_task, retries
         As in `CampaignConfig`.
-    listener : callable
-        Called with what became of some images, as it becomes known.
-    work : callable
-        What a task does.
+    max_threads : int
+        How many worker threads there may be at most; there is always work for more than there are.
+    io_limit : int, optional
+        How many images may be read or written at a time.
 
     Returns
     -------
@@ -147,60 +237,87 @@ def drive(
     """
     if client.asynchronous:
         raise ConfigError("the Dask client is asynchronous; a synchronous one is needed", key="client")
-    by_id = {image.image_id: image for image in images}
-    with Interruption() as interruption:
-        driver = _Driver(client, output, work, listener, interruption)
-        driver.run(TaskQueue(images, task_seconds=task_seconds, images_per_task=images_per_task))
+    with contextlib.ExitStack() as stack:
+        interruption = interruption or stack.enter_context(Interruption())
+        stack.enter_context(interruption.patience())
+        if io_limit is not None:
+            name = f"skygraft-io-{uuid.uuid4().hex}"
+            semaphore = Semaphore(max_leases=io_limit, name=name, scheduler_rpc=client.scheduler, loop=client.loop)
+            stack.callback(semaphore.close)
+            work = functools.partial(work, io=semaphore)
+        driver = _Driver(client, output, work, identify, listener, interruption, max_threads)
+        driver.run(jobs.queue(task_seconds=task_seconds, images_per_task=images_per_task))
         for _ in range(retries):
-            again = [by_id[name] for name, summary in driver.result.failed.items() if summary.may_pass]
-            if not again or driver.result.interrupted:
+            again = [row for row, may_pass in driver.result.failed.items() if may_pass]
+            if not again or driver.result.early:
                 break
-            driver.run(TaskQueue(again, task_seconds=task_seconds, images_per_task=1))
-        if not driver.result.interrupted:
+            driver.run(jobs.only(again).queue(task_seconds=task_seconds, images_per_task=1), priority=_LAST_PRIORITY)
+        if not driver.result.early:
             driver.try_suspects_alone()
     return driver.result
 
 
 class _Driver:
-    def __init__(self, client: Client, output: str, work: Work, listener: Listener, interruption: Interruption) -> None:
+    def __init__(
+        self,
+        client: Client,
+        output: str,
+        work: Work,
+        identify: Identify,
+        listener: Listener,
+        interruption: Interruption,
+        max_threads: int,
+    ) -> None:
         self.client, self.output, self.work, self.listener = client, output, work, listener
-        self.interruption = interruption
+        self.identify, self.interruption = identify, interruption
         self.result = DriveResult()
-        self.suspects: list[PlannedImage] = []
+        self.suspects: list[int] = []
+        self._max_threads = max_threads
+        self._counted, self._n_threads = -np.inf, 1
         self._n_broken = 0
-        self._flying: dict[Future[Any], list[PlannedImage]] = {}
+        self._flying: dict[Future[Any], list[int]] = {}
 
-    def run(self, queue: TaskQueue, *, window: int | None = None) -> None:
+    def run(self, queue: TaskQueue, *, window: int | None = None, priority: int = 0) -> None:
         """Run the tasks of a queue to its end, or to Ctrl-C."""
         completed = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
         self._flying = {}
+        dropped = False
         try:
-            self._refill(queue, completed, window)
+            self._refill(queue, completed, window, priority)
             while self._flying:
-                if self.interruption.asked and not self.result.interrupted:
-                    self.result.interrupted = True
+                self.result.interrupted = self.result.interrupted or self.interruption.asked
+                if self.result.early and not dropped:
+                    dropped = True
                     self._drop_waiting()
                 if not completed.has_ready():
                     time.sleep(_POLL_SECONDS)
                     continue
                 for future, result in completed.next_batch(block=False):
                     self._receive(future, result, queue)
-                if not self.interruption.asked:
-                    self._refill(queue, completed, window)
+                if not (self.result.early or self.interruption.asked):
+                    self._refill(queue, completed, window, priority)
         finally:
             self.client.cancel(list(self._flying))
             self._flying = {}
 
-    def _refill(self, queue: TaskQueue, completed: as_completed, window: int | None) -> None:
-        n_threads, size = window_of(self.client)
+    def _threads(self) -> int:
+        """Worker threads that there may be; asked for now and then, since asking takes a while."""
+        if time.monotonic() - self._counted > _COUNT_SECONDS:
+            self._counted = time.monotonic()
+            self._n_threads = max(1, self._max_threads, sum(self.client.nthreads().values()))
+        return self._n_threads
+
+    def _refill(self, queue: TaskQueue, completed: as_completed, window: int | None, priority: int) -> None:
+        n_threads = self._threads()
+        size = window or max(_SMALLEST_WINDOW, _WINDOW_PER_THREAD * n_threads)
         # One submission for many tasks: each costs the scheduler some milliseconds.
-        if len(self._flying) > 0.75 * (window or size):
+        if len(self._flying) > 0.75 * size:
             return
-        tasks: list[list[PlannedImage]] = []
-        while len(queue) and len(self._flying) + len(tasks) < (window or size):
+        tasks: list[list[int]] = []
+        while len(queue) and len(self._flying) + len(tasks) < size:
             tasks.append(queue.take(n_threads))
         if tasks:
-            futures = self.client.map(self.work, tasks, output=self.output, pure=False, key="inject")
+            futures = self.client.map(self.work, tasks, output=self.output, pure=False, key="inject", priority=priority)
             self._flying.update(zip(futures, tasks, strict=True))
             completed.update(futures)
 
@@ -211,8 +328,8 @@ class _Driver:
         status = future.status
         future.release()
         if status == "finished":
-            queue.learn(result)
-            self._tell(result)
+            queue.learn(task, result)
+            self._tell(task, result)
         elif status == "error":
             self._broken(task, result[1], queue)
         else:
@@ -221,7 +338,7 @@ class _Driver:
                 fix="See whether the scheduler is still there; what is done is kept, so run the campaign again",
             )
 
-    def _broken(self, task: list[PlannedImage], error: BaseException, queue: TaskQueue) -> None:
+    def _broken(self, task: list[int], error: BaseException, queue: TaskQueue) -> None:
         """A task came back without a word on its images: its worker died, or could not begin."""
         if isinstance(error, KilledWorker):
             if len(task) > 1:
@@ -235,20 +352,25 @@ class _Driver:
                 f"no worker could run a task; the last said {type(error).__name__}: {error}",
                 fix="Make sure that the workers have the same software as this process, and see the same files",
             ) from error
+        self._fail(task, type(error).__name__, str(error), may_pass=True)
+
+    def _fail(self, task: Sequence[int], error: str, message: str, **content: Any) -> None:
         self._tell(
+            task,
             [
-                ImageSummary(image.image_id, "failed", error=type(error).__name__, message=str(error), may_pass=True)
-                for image in task
-            ]
+                ImageSummary(**self.identify(row), status="failed", error=error, message=message, **content)
+                for row in task
+            ],
         )
 
-    def _tell(self, summaries: list[ImageSummary]) -> None:
-        self.result.add(summaries)
-        self.listener(summaries)
+    def _tell(self, task: Sequence[int], summaries: list[ImageSummary]) -> None:
+        self.result.add(task, summaries)
+        self.listener(task, summaries)
 
     def _drop_waiting(self) -> None:
         """Forget the tasks that no worker has begun."""
-        begun = {key for keys in self.client.run(_executing).values() for key in keys}
+        said = self.client.run(_executing, on_error="return")
+        begun = {key for keys in said.values() if isinstance(keys, list) for key in keys}
         waiting = [future for future in self._flying if future.key not in begun]
         for future in waiting:
             del self._flying[future]
@@ -257,25 +379,14 @@ class _Driver:
     def try_suspects_alone(self) -> None:
         """Try each image whose worker died with nothing else in flight: whoever kills it now is guilty."""
         suspects, self.suspects = self.suspects, []
-        for image in suspects[:_SUSPECTS_TRIED_ALONE]:
-            queue = TaskQueue([image], task_seconds=1.0, images_per_task=1)
-            self.run(queue, window=1)
-            if self.result.interrupted:
+        for row in suspects[:_SUSPECTS_TRIED_ALONE]:
+            alone = Jobs(np.array([row]), np.zeros(1), np.ones(1), np.zeros(1))
+            self.run(alone.queue(task_seconds=1.0, images_per_task=1), window=1)
+            if self.result.early:
                 return
-        tried = {image.image_id for image in self.suspects}
-        self._tell(
-            [
-                ImageSummary(
-                    image.image_id,
-                    "failed",
-                    error="KilledWorker",
-                    message="every worker that took the image died"
-                    + (", also when it ran alone" if image.image_id in tried else "")
-                    + "; is there enough memory for it? The workers' logs say more",
-                )
-                for image in [*self.suspects, *suspects[_SUSPECTS_TRIED_ALONE:]]
-            ]
-        )
+        why = "every worker that took the image died{}; is there enough memory for it? The workers' logs say more"
+        self._fail(self.suspects, "KilledWorker", why.format(", also when it ran alone"), quarantined=True)
+        self._fail(suspects[_SUSPECTS_TRIED_ALONE:], "KilledWorker", why.format(""), quarantined=True)
 
 
 def _executing(dask_worker: Any) -> list[str]:
@@ -283,27 +394,29 @@ def _executing(dask_worker: Any) -> list[str]:
 
 
 def drive_serial(
-    images: Sequence[PlannedImage],
+    jobs: Jobs,
     output: str,
     *,
+    work: Work,
+    listener: Listener = lambda rows, summaries: None,
+    interruption: Interruption | None = None,
     retries: int = 1,
-    listener: Listener = lambda summaries: None,
-    work: Work = run_task,
 ) -> DriveResult:
     """Make images one after the other in this process, without Dask; see `drive`."""
     result = DriveResult()
-    by_id = {image.image_id: image for image in images}
-    waiting = list(images)
-    with Interruption() as interruption:
+    waiting = [int(row) for row in jobs.rows]
+    with contextlib.ExitStack() as stack:
+        interruption = interruption or stack.enter_context(Interruption())
+        stack.enter_context(interruption.patience())
         for _ in range(retries + 1):
-            for image in waiting:
-                if interruption.asked:
-                    result.interrupted = True
+            for row in waiting:
+                result.interrupted = interruption.asked
+                if result.early:
                     return result
-                summaries = work([image], output)
-                result.add(summaries)
-                listener(summaries)
-            waiting = [by_id[name] for name, summary in result.failed.items() if summary.may_pass]
+                summaries = work([row], output)
+                result.add([row], summaries)
+                listener([row], summaries)
+            waiting = [row for row, may_pass in result.failed.items() if may_pass]
     return result
 
 
@@ -338,9 +451,9 @@ def map_items[Item, Result](
     source = iter(items)
     completed = as_completed(loop=client.loop, with_results=True)
     flying: set[Future[Any]] = set()
+    size = max(_SMALLEST_WINDOW, _WINDOW_PER_THREAD * sum(client.nthreads().values()))
     try:
         while True:
-            _, size = window_of(client)
             batch = list(itertools.islice(source, max(0, size - len(flying))))
             if batch:
                 futures = client.map(function, batch, pure=False, **arguments)

@@ -60,8 +60,12 @@ class RunSummary:
         Sources drawn in the images made.
     wall_seconds : float
         Time it took.
-    interrupted : bool
-        Whether Ctrl-C ended it early.
+    n_quarantined : int
+        Images that are left alone because they kill the workers that take them.
+    interrupted : int
+        Number of the signal that ended it early; 0 for none.
+    stopped : str
+        Why it was ended early for another reason; empty where it was not.
     failures : tuple of Failure
         Why images failed.
     unusable : tuple of UnusableImage
@@ -77,7 +81,9 @@ class RunSummary:
     n_drawn: int
     wall_seconds: float
     n_unusable: int = 0
-    interrupted: bool = False
+    n_quarantined: int = 0
+    interrupted: int = 0
+    stopped: str = ""
     failures: tuple[Failure, ...] = ()
     unusable: tuple[UnusableImage, ...] = ()
 
@@ -99,6 +105,10 @@ class RunSummary:
         if len(self.failures) > _SHOWN:
             lines.append(f"  ... all of them in {Layout(Path(self.output)).failures}")
         lines += _unusable_lines(self.unusable, self.output)
+        if self.n_quarantined:
+            lines.append(f"{self.n_quarantined} images are in quarantine; --retry-failed tries them again")
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}")
         if self.n_remaining:
             lines.append("run the campaign again to make those that remain")
         return "\n".join(lines)
@@ -116,6 +126,8 @@ class Status:
         Images of the plan; with a record; whose last attempt failed; and the rest.
     n_unusable : int
         Images that could not be planned.
+    n_quarantined : int
+        Those that failed and are left alone because they kill the workers that take them.
     failures : tuple of Failure
         Why images failed.
     unusable : tuple of UnusableImage
@@ -137,6 +149,7 @@ class Status:
     n_failed: int
     n_remaining: int
     n_unusable: int = 0
+    n_quarantined: int = 0
     failures: tuple[Failure, ...] = ()
     unusable: tuple[UnusableImage, ...] = ()
     errors: dict[str, int] = field(default_factory=dict)

@@ -178,7 +178,7 @@ def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
     record = read_record(record_path)
     if record is not None:
         if is_whole(record, layout) and not changes(record, image, config.survey.root, bench.settings):
-            return summarise(record, image.tract, image.patch, status="skipped")
+            return summarise(record, image, layout, status="skipped")
         # From here on the image is not done: it must not look so if this task dies.
         record_path.unlink(missing_ok=True)
 
@@ -238,7 +238,7 @@ def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(record_path, content)
-    return summarise(content, image.tract, image.patch, status="done")
+    return summarise(content, image, layout, status="done")
 
 
 def _check_plan(image: PlannedImage, exposure: Exposure) -> None:

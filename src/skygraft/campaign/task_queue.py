@@ -5,71 +5,108 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.planned import PlannedImage
 
 __all__ = ["TaskQueue"]
 
+_MEMORY = 0.98
+"""How much of what was learned before an image counts beside it: the last fifty or so decide."""
+
 
 class TaskQueue:
-    """Images waiting, handed out as tasks.
+    """Images waiting, as rows of the plan, handed out as tasks.
 
     A task ends where the home patch does, where it is as long as it should be, or where it is longer than a fair
-    share of what is left: so tasks get shorter towards the end, and workers finish together. Estimates are corrected
-    by the times that come back.
+    share of what is left: so tasks get shorter towards the end, and workers finish together. Estimates are corrected,
+    for each kind of image, by the times that come back.
 
     Parameters
     ----------
-    images : iterable of PlannedImage
-        In the order of the plan: by home patch.
+    rows : array_like of int, shape (N,)
+        The images, in the order of the plan: by home patch.
+    homes : array_like of int, shape (N,)
+        A number for the home patch of each.
+    costs : array_like of float, shape (N,)
+        Estimated time of each, seconds.
+    kinds : array_like of int, shape (N,), optional
+        A number for the kind of each (format, instrument): estimates of one kind are off by the same factor.
     task_seconds : float
         How long a task should be.
     images_per_task : int
         Its largest number of images.
     """
 
-    def __init__(self, images: Iterable[PlannedImage], *, task_seconds: float, images_per_task: int) -> None:
-        self._images = deque(images)
-        self._alone: deque[PlannedImage] = deque()
+    def __init__(
+        self,
+        rows: ArrayLike,
+        homes: ArrayLike,
+        costs: ArrayLike,
+        kinds: ArrayLike | None = None,
+        *,
+        task_seconds: float,
+        images_per_task: int,
+    ) -> None:
+        self._rows = np.asarray(rows, dtype=np.int64)
+        self._homes = np.asarray(homes, dtype=np.int64)
+        self._costs = np.asarray(costs, dtype=np.float64)
+        self._kinds = np.zeros(len(self._rows), np.int16) if kinds is None else np.asarray(kinds, dtype=np.int16)
+        self._alone: deque[int] = deque()
+        self._next = 0
         self._seconds = task_seconds
         self._most = images_per_task
-        self._left = sum(image.cost_seconds for image in self._images)
-        self._estimated = self._measured = 0.0
-        self._cost = {image.image_id: image.cost_seconds for image in self._images}
+        n_kinds = int(self._kinds.max(initial=0)) + 1
+        self._left = np.bincount(self._kinds, weights=self._costs, minlength=n_kinds)
+        self._estimated, self._measured = np.zeros(n_kinds), np.zeros(n_kinds)
 
     def __len__(self) -> int:
-        return len(self._images) + len(self._alone)
+        return len(self._rows) - self._next + len(self._alone)
+
+    def correction(self, kind: int = 0) -> float:
+        """Measured over estimated time of a kind of image, lately; that of all kinds where there is none yet."""
+        for estimated, measured in (
+            (self._estimated[kind], self._measured[kind]),
+            (self._estimated.sum(), self._measured.sum()),
+        ):
+            if estimated > 0 and measured > 0:
+                return float(measured / estimated)
+        return 1.0
 
     @property
-    def correction(self) -> float:
-        """Measured over estimated time, so far."""
-        return self._measured / self._estimated if self._estimated > 0 and self._measured > 0 else 1.0
+    def seconds_left(self) -> float:
+        """Estimated time of all that waits, corrected."""
+        return float(sum(left * self.correction(kind) for kind, left in enumerate(self._left)))
 
-    def learn(self, summaries: Iterable[ImageSummary]) -> None:
-        """Take in how long images really took."""
-        for summary in summaries:
+    def learn(self, task: Sequence[int], summaries: Iterable[ImageSummary]) -> None:
+        """Take in how long the images of a task really took."""
+        places = np.searchsorted(self._rows, np.asarray(task, dtype=np.int64))
+        for place, summary in zip(places.tolist(), summaries, strict=False):
             if summary.status == "done":
-                self._estimated += self._cost.get(summary.image_id, 0.0)
-                self._measured += summary.wall_seconds
+                kind = self._kinds[place]
+                self._estimated[kind] = _MEMORY * self._estimated[kind] + self._costs[place]
+                self._measured[kind] = _MEMORY * self._measured[kind] + summary.wall_seconds
 
-    def put_alone(self, images: Sequence[PlannedImage]) -> None:
+    def put_alone(self, task: Iterable[int]) -> None:
         """Put images back, each to be a task of its own, before all others."""
-        self._alone.extend(images)
+        self._alone.extend(task)
 
-    def take(self, n_slots: int) -> list[PlannedImage]:
+    def take(self, n_slots: int) -> list[int]:
         """The next task, for `n_slots` workers that share what is left; empty where nothing is left."""
         if self._alone:
             return [self._alone.popleft()]
-        task: list[PlannedImage] = []
-        longest = min(self._seconds / self.correction, self._left / (3 * max(1, n_slots)))
-        cost = 0.0
-        while self._images and len(task) < self._most:
-            image = self._images[0]
-            if task and (
-                (image.tract, image.patch) != (task[0].tract, task[0].patch) or cost + image.cost_seconds > longest
-            ):
-                break
-            task.append(self._images.popleft())
-            cost += image.cost_seconds
-        self._left = max(0.0, self._left - cost)
-        return task
+        start = self._next
+        if start == len(self._rows):
+            return []
+        kind = int(self._kinds[start])
+        fair = self.seconds_left / (3 * max(1, n_slots))
+        longest = min(self._seconds, fair) / self.correction(kind)
+        end = min(len(self._rows), start + self._most)
+        fits = (self._homes[start:end] == self._homes[start]) & (self._kinds[start:end] == kind)
+        fits &= np.cumsum(self._costs[start:end]) <= longest
+        fits[0] = True
+        size = len(fits) if fits.all() else int(np.argmin(fits))
+        self._next = start + size
+        self._left[kind] = max(0.0, self._left[kind] - float(self._costs[start : start + size].sum()))
+        return [int(row) for row in self._rows[start : start + size]]

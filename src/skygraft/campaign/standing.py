@@ -1,0 +1,358 @@
+"""How every image of a plan stands: done, failed, or still to be made; a few bytes for each, for millions of images.
+
+What the ledger tells of an image that is done is compared with what is there now: its inputs, its outputs, its sources
+and the settings. Only where the ledger is silent, or something differs, is the image's record opened: it decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.files import Layout, atomic_path, digest
+from skygraft.campaign.image_summary import ImageSummary
+from skygraft.campaign.ledger import Failure, Ledger, read_events
+from skygraft.campaign.planned import Plan, PlannedImage
+from skygraft.campaign.records import PIXEL_VERSION, changes, is_whole, read_record, summarise
+from skygraft.errors import CampaignError
+
+__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Standing", "recorded", "rescan", "stand"]
+
+WAITING, DONE, FAILED, QUARANTINED = range(4)
+"""States of an image."""
+
+_LOOKERS = 8
+_BLOCK = 4000
+_CHANGED_SHOWN = 5
+_CHANGED_MOST = 1000
+"""How many changed images are looked at before it is told that there are any."""
+
+type Rows = NDArray[np.int64]
+
+
+class Standing:
+    """The state of every image of a plan, by row.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan, of N images.
+
+    Attributes
+    ----------
+    state : ndarray of uint8, shape (N,)
+        `WAITING`, `DONE`, `FAILED` or `QUARANTINED`.
+    tries : ndarray of uint16, shape (N,)
+        How often the image failed since it was last done.
+    places : ndarray of int64, shape (N,)
+        Where in the ledger its last event is; -1 for none.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        n = len(plan)
+        self.state = np.zeros(n, dtype=np.uint8)
+        self.tries = np.zeros(n, dtype=np.uint16)
+        self.places = np.full(n, -1, dtype=np.int64)
+        # Python's own hashes of the ids, 64 bits: a dictionary of a million ids would take 200 MB.
+        hashes = np.empty(n, dtype=np.int64)
+        catalogs = np.empty(n, dtype=np.int64)
+        start = 0
+        for batch in plan.batches(["image_id", "catalog_key"]):
+            end = start + batch.num_rows
+            for into, column in ((hashes, batch.column(0)), (catalogs, batch.column(1))):
+                into[start:end] = [hash(value) for value in column.to_pylist()]
+            start = end
+        self._catalogs = catalogs
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def rows_of(self, image_ids: Sequence[str]) -> Rows:
+        """The rows of some images; -1 for those that are not in the plan."""
+        wanted = np.array([hash(name) for name in image_ids], dtype=np.int64)
+        if not len(self._sorted):
+            return np.full(len(wanted), -1, dtype=np.int64)
+        found = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        return np.where(self._sorted[found] == wanted, self._order[found], -1).astype(np.int64)
+
+    def has_sources(self, row: int, catalog_key: str) -> bool:
+        """Whether the plan gives an image the sources with this fingerprint."""
+        return bool(self._catalogs[row] == hash(catalog_key))
+
+    def count(self, *states: int) -> int:
+        """How many images are in one of some states."""
+        return int(np.isin(self.state, states).sum())
+
+    def rows(self, *states: int) -> Rows:
+        """Rows of the images in one of some states, ascending."""
+        return np.flatnonzero(np.isin(self.state, states)).astype(np.int64)
+
+    def note(self, rows: Iterable[int], summaries: Iterable[ImageSummary], places: Iterable[int]) -> None:
+        """Take in what became of some images, and where in the ledger that stands."""
+        for row, summary, place in zip(rows, summaries, places, strict=True):
+            self.places[row] = place
+            self._set(row, summary.status, quarantined=summary.quarantined)
+
+    def note_event(self, row: int, event: Mapping[str, Any], place: int) -> None:
+        """Take in an event of the ledger."""
+        self.places[row] = place
+        self._set(row, event.get("status"), quarantined=bool(event.get("quarantined")))
+
+    def _set(self, row: int, status: Any, *, quarantined: bool) -> None:
+        if status == "failed":
+            self.state[row] = QUARANTINED if quarantined else FAILED
+            self.tries[row] = min(int(self.tries[row]) + 1, 65535)
+        else:
+            self.state[row] = DONE
+            self.tries[row] = 0
+
+    def failures(self, ledger: Path, rows: Iterable[int] | None = None) -> Iterator[tuple[int, Failure]]:
+        """Rows that failed, ascending, and why (of `rows`, or all)."""
+        wanted = self.rows(FAILED, QUARANTINED) if rows is None else rows
+        for row in wanted:
+            place = int(self.places[row])
+            event = next(read_events(ledger, place), (place, None))[1] if place >= 0 else None
+            if event is not None and event.get("status") == "failed":
+                yield int(row), Failure.of_event(event, int(self.tries[row]))
+
+
+# Strings rather than paths where a million files are looked at: those take longer than the looking.
+
+
+@dataclass(frozen=True)
+class _Now:
+    """What an image that is done is held against."""
+
+    root: str
+    output: str
+    settings_key: str
+
+    def agrees(self, event: Mapping[str, Any]) -> bool:
+        """Whether everything that an image was made from, and all that came of it, is as the ledger says."""
+        if event.get("code") != PIXEL_VERSION or event.get("settings") != self.settings_key:
+            return False
+        try:
+            for name, (n_bytes, mtime_ns) in event["inputs"].items():
+                status = os.stat(f"{self.root}/{name}" if name[0] != "/" else name)  # noqa: PTH116
+                if status.st_size != n_bytes or status.st_mtime_ns != mtime_ns:
+                    return False
+            outputs = event["outputs"].items()
+            return all(os.stat(f"{self.output}/{name}").st_size == n for name, n in outputs)  # noqa: PTH116
+        except (OSError, KeyError, TypeError, ValueError):
+            return False
+
+
+def stand(
+    plan: Plan,
+    config: CampaignConfig,
+    *,
+    redo: bool = False,
+) -> Standing:
+    """See how every image of a plan stands.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    config : CampaignConfig
+        The campaign as it is now.
+    redo : bool
+        Whether images that were made from something else are to be made again; without it there is an error.
+
+    Returns
+    -------
+    Standing
+
+    Raises
+    ------
+    CampaignError
+        If images were made from what is different now, and `redo` is not asked for.
+    """
+    layout = Layout(config.output)
+    standing = Standing(plan)
+    if not layout.records.is_dir():
+        _read_events(standing, layout)
+        standing.state[standing.state == DONE] = WAITING
+        return standing
+    now = _Now(str(config.survey.root), str(layout.root), digest(config.pixel_settings()))
+    with ThreadPoolExecutor(max_workers=_LOOKERS) as pool:
+        doubtful = _read_ledger(standing, layout, now, pool)
+        rows = _with_records(plan, layout, standing, doubtful)
+        _look(plan, rows, config, standing, pool, redo=redo)
+    return standing
+
+
+def recorded(plan: Plan, layout: Layout) -> Standing:
+    """How the images of a plan stand by what is there at a glance: done is what has a record."""
+    standing = Standing(plan)
+    _read_events(standing, layout)
+    rows = _with_records(plan, layout, standing, np.zeros(len(plan), dtype=np.bool_))
+    standing.state[rows] = DONE
+    return standing
+
+
+def _blocks(standing: Standing, layout: Layout) -> Iterator[list[tuple[int, int, dict[str, Any]]]]:
+    """Row, place and content of the ledger's events on images of the plan, block by block."""
+    events = ((place, event) for place, event in read_events(layout.ledger) if event.get("event") == "image")
+    while block := list(itertools.islice(events, _BLOCK)):
+        rows = standing.rows_of([str(event.get("image_id")) for _, event in block])
+        yield [(row, *event) for row, event in zip(rows.tolist(), block, strict=True) if row >= 0]
+
+
+def _read_events(standing: Standing, layout: Layout) -> None:
+    """Believe the ledger."""
+    for block in _blocks(standing, layout):
+        for row, place, event in block:
+            standing.note_event(row, event, place)
+
+
+def _read_ledger(standing: Standing, layout: Layout, now: _Now, pool: ThreadPoolExecutor) -> NDArray[np.bool_]:
+    """Go through the ledger; returns which images it holds for done that do not look like it."""
+    doubtful = np.zeros(len(standing), dtype=np.bool_)
+
+    def agree(events: Sequence[tuple[int, dict[str, Any]]]) -> list[bool]:
+        return [standing.has_sources(row, event.get("catalog", "")) and now.agrees(event) for row, event in events]
+
+    for block in _blocks(standing, layout):
+        last: dict[int, dict[str, Any]] = {}
+        for row, place, event in block:
+            standing.note_event(row, event, place)
+            last[row] = event
+        claims = [(row, event) for row, event in last.items() if event.get("status") != "failed"]
+        pieces = [claims[i : i + 250] for i in range(0, len(claims), 250)]
+        # Threads: on a shared file system this is all waiting.
+        for piece, verdicts in zip(pieces, pool.map(agree, pieces), strict=True):
+            for (row, _), good in zip(piece, verdicts, strict=True):
+                doubtful[row] = not good
+    return doubtful
+
+
+def _with_records(plan: Plan, layout: Layout, standing: Standing, doubtful: NDArray[np.bool_]) -> Rows:
+    """Find which images have a record; those done without one are not done. Returns the rows whose record decides."""
+    start = 0
+    home, names = None, frozenset[str]()
+    rows = []
+    for batch in plan.batches(["tract", "patch", "stem"]):
+        columns = [batch.column(name).to_pylist() for name in ("tract", "patch", "stem")]
+        states = standing.state[start : start + batch.num_rows].tolist()
+        doubts = doubtful[start : start + batch.num_rows].tolist()
+        for i, (tract, patch, stem) in enumerate(zip(*columns, strict=True)):
+            if (tract, patch) != home:
+                home, names = (tract, patch), _listing(layout.patch_folder(layout.records, tract, patch))
+            recorded = f"{stem}.json" in names
+            if states[i] == DONE and (not recorded or doubts[i]):
+                standing.state[start + i] = WAITING
+            if recorded and (states[i] != DONE or doubts[i]):
+                rows.append(start + i)
+        start += batch.num_rows
+    return np.array(rows, dtype=np.int64)
+
+
+def _listing(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+
+
+def _look(
+    plan: Plan, rows: Rows, config: CampaignConfig, standing: Standing, pool: ThreadPoolExecutor, *, redo: bool
+) -> None:
+    """Open the records of some images and decide."""
+    layout, settings, root = Layout(config.output), config.pixel_settings(), config.survey.root
+
+    def look(image: PlannedImage) -> tuple[bool, list[str]]:
+        record = read_record(layout.record(image.tract, image.patch, image.stem))
+        if record is None:
+            return False, []
+        reasons = changes(record, image, root, settings)
+        return not reasons and is_whole(record, layout), reasons
+
+    changed: dict[str, list[str]] = {}
+    for some in itertools.batched(zip(rows.tolist(), plan.images(rows), strict=True), _BLOCK // 4):
+        verdicts = pool.map(look, [image for _, image in some])
+        for (row, image), (good, reasons) in zip(some, verdicts, strict=True):
+            if good:
+                standing.state[row], standing.tries[row] = DONE, 0
+            elif standing.state[row] == DONE:
+                standing.state[row] = WAITING
+            if reasons:
+                changed[image.image_id] = reasons
+        if len(changed) >= _CHANGED_MOST and not redo:
+            break
+    if changed and not redo:
+        raise _changed(changed, layout, at_least=len(changed) >= _CHANGED_MOST)
+
+
+def _changed(changed: Mapping[str, list[str]], layout: Layout, *, at_least: bool) -> CampaignError:
+    count = Counter(itertools.chain.from_iterable(changed.values()))
+    what = "; ".join(f"{reason} ({n} images)" if n > 1 else reason for reason, n in count.most_common(_CHANGED_SHOWN))
+    more = f"; and {len(count) - _CHANGED_SHOWN} more" if len(count) > _CHANGED_SHOWN else ""
+    names = ", ".join(list(changed)[:_CHANGED_SHOWN]) + (", ..." if len(changed) > _CHANGED_SHOWN else "")
+    number = f"at least {len(changed)}" if at_least else str(len(changed))
+    return CampaignError(
+        f"{number} images ({names}) were made from something else than what is there now: {what}{more}",
+        path=layout.root,
+        fix="Put it back, name a new output folder, or make them again with --redo (redo=True)",
+    )
+
+
+def rescan(plan: Plan, config: CampaignConfig) -> int:
+    """Make the ledger anew from the records, with what the old one tells of runs and of images without a record.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    config : CampaignConfig
+        The campaign.
+
+    Returns
+    -------
+    int
+        Images with a record.
+
+    Raises
+    ------
+    OutputError
+        If the ledger cannot be written; the old one is then left as it is.
+    """
+    layout = Layout(config.output)
+    standing = Standing(plan)
+    rows = _with_records(plan, layout, standing, np.zeros(len(plan), dtype=np.bool_))
+    recorded = np.zeros(len(plan), dtype=np.bool_)
+
+    def read(image: PlannedImage) -> ImageSummary | None:
+        record = read_record(layout.record(image.tract, image.patch, image.stem))
+        return None if record is None else summarise(record, image, layout, status="done")
+
+    with (
+        atomic_path(layout.ledger) as temporary,
+        Ledger(temporary) as ledger,
+        ThreadPoolExecutor(max_workers=_LOOKERS) as pool,
+    ):
+        for some in itertools.batched(zip(rows.tolist(), plan.images(rows), strict=True), _BLOCK // 4):
+            found = list(pool.map(read, [image for _, image in some]))
+            for (row, _), summary in zip(some, found, strict=True):
+                recorded[row] = summary is not None
+            ledger.images(summary for summary in found if summary is not None)
+        for events in itertools.batched(read_events(layout.ledger), _BLOCK):
+            places = standing.rows_of([str(event.get("image_id")) for _, event in events]).tolist()
+            ledger.copy(
+                event
+                for row, (_, event) in zip(places, events, strict=True)
+                if event.get("event") != "image" or (event.get("status") == "failed" and not recorded[row])
+            )
+    return int(recorded.sum())
