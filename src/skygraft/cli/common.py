@@ -109,8 +109,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             if state.debug or type(error).__module__.split(".")[0] not in ("pydantic", "pydantic_core"):
                 raise
             raise fail(str(error)) from None
-        except KeyboardInterrupt:
-            raise fail("interrupted; nothing that was finished is lost", code=130) from None
+        except KeyboardInterrupt as error:
+            # SIGTERM comes as a class of its own of this; what it is called is enough here.
+            terminated = type(error).__name__ == "Terminated"
+            code = 143 if terminated else 130
+            raise fail("interrupted; nothing that was finished is lost: run it again to go on", code=code) from None
 
     return wrapped
 

@@ -25,11 +25,16 @@ def run(
         typer.Option(help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False),
     ] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Make images again whose inputs or settings changed.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Make only what failed before, images in quarantine too.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make every image of a campaign that is not done yet; run it again to resume.
 
-    Images that failed before are tried again. The exit code is 1 if any image is not done at the end.
+    Images that failed before are tried again, but for those in quarantine: they kill the workers that take them. After
+    Ctrl-C or SIGTERM tasks that run are let finish. The exit code is 1 if any image is not done at the end, and 130 or
+    143 after such a signal.
 
     Example:  skygraft run skygraft-demo/campaign.yaml --workers 2
     """
@@ -48,11 +53,13 @@ def run(
             )
         cluster = ClusterConfig(kind="scheduler", address=scheduler)
         campaign = Campaign(campaign.config.model_copy(update={"cluster": cluster}))
-    summary = campaign.run(n_workers=workers, redo=redo, reporter=RichReporter(err_console()))
+    summary = campaign.run(
+        n_workers=workers, redo=redo, retry_failed=retry_failed, reporter=RichReporter(err_console())
+    )
     if json:
         emit_json(summary.to_dict())
     else:
         typer.echo(str(summary))
         typer.echo(f"outputs in {summary.output}")
     if not summary.ok:
-        raise typer.Exit(130 if summary.interrupted else 1)
+        raise typer.Exit(128 + summary.interrupted if summary.interrupted else 1)
