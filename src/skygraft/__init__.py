@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from skygraft.lazy import lazy_names
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -27,7 +28,6 @@ _HOMES = {
     "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
     "skygraft.skymap": ("get_skymap",),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "PSF_MODEL",
@@ -54,13 +54,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Rooms are imported when first used: `skygraft --help` should not wait for GalSim and Dask.
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+# Rooms are imported when first used: `skygraft --help` should not wait for GalSim and Dask.
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

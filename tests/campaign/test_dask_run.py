@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dask
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from skygraft.campaign import Campaign, ImageSummary, NoReporter, PlannedImage
+from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.campaign.cluster import open_cluster
 from skygraft.campaign.config import ClusterConfig
-from skygraft.campaign.run import drive, drive_serial, map_items
+from skygraft.campaign.run import Jobs, drive, drive_serial, make_rows, map_items
 from skygraft.errors import CampaignError
 
 pytestmark = pytest.mark.dask
@@ -43,13 +45,22 @@ def threads() -> Iterator[Client]:
         yield client
 
 
-def planned(number: int, name: str = "") -> PlannedImage:
-    return PlannedImage(
-        image_id=name or f"image-{number:04}", stem="", path="", hdu="", format="", instrument=None, visit=None,
-        detector=None, band=None, mjd=None, exposure_time=None, nx=1, ny=1, ra=0.0, dec=0.0, polygon=((0.0, 0.0),),
-        pixel_scale=1.0, n_bytes=1, options="{}", tract=0, patch=number // 50, reads=(), n_sources=0,
-        cost_seconds=1.0, output="", catalog_key="",
-    )  # fmt: skip
+def jobs(n: int) -> Jobs:
+    """So many images of a second each, fifty to a patch."""
+    rows = np.arange(n)
+    return Jobs(rows, rows // 50, np.ones(n), np.zeros(n, dtype=int))
+
+
+def name_of(row: int) -> str:
+    return f"image-{row:04}"
+
+
+def identify(row: int) -> dict[str, Any]:
+    return {"image_id": name_of(row), "tract": 0, "patch": row // 50, "band": "r"}
+
+
+def done(rows: Sequence[int]) -> list[ImageSummary]:
+    return [ImageSummary(name_of(row), "done", wall_seconds=1.0) for row in rows]
 
 
 def test_two_processes_write_the_same_bytes(
@@ -75,16 +86,22 @@ def test_order_and_repetition_do_not_matter(
 ) -> None:
     campaign = make_campaign()
     campaign.plan()
-    from skygraft.campaign import read_plan
-
-    images = read_plan(campaign.layout.plan)
-    shuffled = images * 2  # at-least-once: every image is run twice, two of them at the same time
+    shuffled = [0, 1, 2, 3] * 2  # at-least-once: every image is run twice, two of them at the same time
     random.Random(5).shuffle(shuffled)
-    result = drive(client, shuffled, str(campaign.layout.root), images_per_task=1)
-    assert result.n_done + result.n_skipped == 8
-    assert not result.failed
+    status = campaign.layout.plan.stat()
+    work = partial(make_rows, output=str(campaign.layout.root), stamp=(status.st_size, status.st_mtime_ns))
+    results = [r for (r,) in client.gather(client.map(work, [[row] for row in shuffled], pure=False))]
+    assert {summary.status for summary in results} <= {"done", "skipped"}
     assert campaign.run(client).n_skipped == 4
     assert kit.checksums(campaign.layout.root) == expected
+
+
+def test_a_worker_that_sees_another_plan(make_campaign: MakeCampaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = make_campaign()
+    campaign.plan()
+    monkeypatch.setattr("skygraft.campaign.run._PLAN_TRIES", 1)
+    with pytest.raises(CampaignError, match="does not see the plan"):
+        make_rows([0], str(campaign.layout.root), (1, 1))
 
 
 def test_one_bad_image_on_a_cluster(make_campaign: MakeCampaign, survey: Path, client: Client) -> None:
@@ -99,79 +116,124 @@ def test_one_bad_image_on_a_cluster(make_campaign: MakeCampaign, survey: Path, c
 @pytest.mark.slow
 def test_an_image_that_kills_its_workers_is_named(tmp_path: Path) -> None:
     """The poison is in a task with innocents; they are done all the same."""
-    poison = "image-0007"
+    poison = 7
 
     # Nothing of skygraft in what workers get: they start, and start again, so much faster.
-    def work(images: Sequence[Any], output: str) -> list[Any]:
-        for image in images:
-            if image.image_id == poison:
+    def work(rows: Sequence[int], output: str) -> list[Any]:
+        for row in rows:
+            if row == poison:
                 os._exit(1)
-            (Path(output) / image.image_id).touch()
-        return [
-            SimpleNamespace(image_id=image.image_id, status="done", wall_seconds=0.01, n_sources=1) for image in images
-        ]
+            (Path(output) / str(row)).touch()
+        return [SimpleNamespace(status="done", wall_seconds=0.01, n_sources=1) for _ in rows]
 
-    images: list[Any] = [SimpleNamespace(**asdict(planned(i))) for i in range(24)]
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as fragile,
     ):
-        result = drive(fragile, images, str(tmp_path), images_per_task=6, work=work)
-    assert set(result.failed) == {poison}
-    assert result.failed[poison].error == "KilledWorker"
-    assert "alone" in result.failed[poison].message
-    assert {p.name for p in tmp_path.iterdir()} == {image.image_id for image in images} - {poison}
+        told: dict[int, ImageSummary] = {}
+        result = drive(
+            fragile,
+            jobs(24),
+            str(tmp_path),
+            images_per_task=6,
+            work=work,
+            identify=identify,
+            listener=lambda rows, summaries: told.update(zip(rows, summaries, strict=True)),
+        )
+    assert result.failed == {poison: False}
+    assert (told[poison].image_id, told[poison].error) == ("image-0007", "KilledWorker")
+    assert told[poison].quarantined
+    assert "alone" in told[poison].message
+    assert {p.name for p in tmp_path.iterdir()} == {str(row) for row in range(24) if row != poison}
 
 
 def test_the_window_is_bounded(threads: Client) -> None:
     """However many images there are, the scheduler knows of few tasks."""
     most = 0
 
-    def listen(summaries: list[ImageSummary]) -> None:
+    def listen(rows: Sequence[int], summaries: list[ImageSummary]) -> None:
         nonlocal most
         most = max(most, len(threads.cluster.scheduler.tasks))
 
-    def work(images: Sequence[PlannedImage], output: str) -> list[ImageSummary]:
-        return [ImageSummary(image.image_id, "done", wall_seconds=1.0) for image in images]
+    def work(rows: Sequence[int], output: str) -> list[ImageSummary]:
+        return done(rows)
 
-    images = [planned(i) for i in range(600)]
-    result = drive(threads, images, "", images_per_task=1, work=work, listener=listen)
+    result = drive(threads, jobs(600), "", images_per_task=1, work=work, identify=identify, listener=listen)
     assert result.n_done == 600
     assert 0 < most <= 2 * 32
+    drive(threads, jobs(600), "", images_per_task=1, work=work, identify=identify, listener=listen, max_threads=40)
+    # An adaptive cluster that may grow is shown work for all of its workers.
+    assert 100 < most <= 4 * 40
 
 
 def test_failures_that_may_pass_are_tried_again_last(threads: Client, tmp_path: Path) -> None:
     log = tmp_path / "log"
 
-    def work(images: Sequence[PlannedImage], output: str) -> list[ImageSummary]:
+    def work(rows: Sequence[int], output: str) -> list[ImageSummary]:
         summaries = []
-        for image in images:
+        for row in rows:
             with Path(output).open("a") as handle:
-                handle.write(f"{image.image_id}\n")
-            tries = Path(output).read_text().split().count(image.image_id)
-            passes = {"image-0001": tries > 1, "image-0002": False, "image-0003": False}.get(image.image_id, True)
-            if passes:
-                summaries.append(ImageSummary(image.image_id, "done", wall_seconds=1.0))
-            else:
-                may_pass = image.image_id != "image-0003"
-                summaries.append(ImageSummary(image.image_id, "failed", error="E", may_pass=may_pass))
+                handle.write(f"{row}\n")
+            tries = Path(output).read_text().split().count(str(row))
+            passes = {1: tries > 1, 2: False, 3: False}.get(row, True)
+            summaries += done([row]) if passes else [ImageSummary("", "failed", error="E", may_pass=row != 3)]
         return summaries
 
-    result = drive(threads, [planned(i) for i in range(20)], str(log), retries=1, work=work)
-    order = log.read_text().split()
-    assert set(result.failed) == {"image-0002", "image-0003"}
+    result = drive(threads, jobs(20), str(log), retries=1, work=work, identify=identify)
+    order = [int(row) for row in log.read_text().split()]
+    assert set(result.failed) == {2, 3}
     assert result.n_done == 18
-    assert order.count("image-0003") == 1
-    assert sorted(order[20:]) == ["image-0001", "image-0002"]
+    assert order.count(3) == 1
+    assert sorted(order[20:]) == [1, 2]
 
 
 def test_workers_that_cannot_run_anything(threads: Client) -> None:
-    def work(images: Sequence[PlannedImage], output: str) -> list[ImageSummary]:
+    def work(rows: Sequence[int], output: str) -> list[ImageSummary]:
         raise ModuleNotFoundError("No module named 'skygraft'")
 
     with pytest.raises(CampaignError, match=r"no worker could run a task.*ModuleNotFoundError.*same software"):
-        drive(threads, [planned(i) for i in range(200)], "", images_per_task=1, work=work)
+        drive(threads, jobs(200), "", images_per_task=1, work=work, identify=identify)
+
+
+def test_a_disk_that_is_full_stops_the_campaign(threads: Client) -> None:
+    """A million images need not fail for one reason; what flies is counted, what waits is left."""
+
+    def work(rows: Sequence[int], output: str) -> list[ImageSummary]:
+        if rows[0] < 50:
+            return done(rows)
+        return [ImageSummary(name_of(row), "failed", error="OutputError", message="No space left") for row in rows]
+
+    result = drive(threads, jobs(2000), "", images_per_task=1, work=work, identify=identify)
+    assert result.n_done == 50
+    assert 20 <= len(result.failed) < 300
+    assert "No space left" in result.stopped
+    assert not result.interrupted
+
+
+def test_few_images_are_read_and_written_at_a_time(threads: Client, tmp_path: Path) -> None:
+    def work(rows: Sequence[int], output: str, io: Any) -> list[ImageSummary]:
+        with io:
+            mine = Path(output) / f"{rows[0]}"
+            mine.touch()
+            n = len(list(Path(output).iterdir()))
+            time.sleep(0.02)
+            mine.unlink()
+        return [ImageSummary(name_of(row), "done", n_sources=n) for row in rows]
+
+    def most_at_once(limit: int) -> int:
+        most = 0
+
+        def listen(rows: Sequence[int], summaries: list[ImageSummary]) -> None:
+            nonlocal most
+            most = max(most, *(summary.n_sources for summary in summaries))
+
+        settings: dict[str, Any] = {"images_per_task": 1, "work": work, "identify": identify, "listener": listen}
+        assert drive(threads, jobs(24), str(tmp_path), io_limit=limit, **settings).n_done == 24
+        return most
+
+    assert most_at_once(1) == 1
+    assert most_at_once(4) > 1
 
 
 def test_ctrl_c_lets_running_tasks_finish(
@@ -238,12 +300,9 @@ def test_map_items_calls_each_once(threads: Client) -> None:
 
 
 def test_serial_and_parallel_drivers_agree(threads: Client) -> None:
-    def work(images: Sequence[PlannedImage], output: str) -> list[ImageSummary]:
-        bad = {"image-0003", "image-0011"}
+    def work(rows: Sequence[int], output: str) -> list[ImageSummary]:
         return [
-            ImageSummary(i.image_id, "failed" if i.image_id in bad else "done", wall_seconds=0.1, n_sources=2)
-            for i in images
+            ImageSummary(name_of(r), "failed" if r in (3, 11) else "done", wall_seconds=0.1, n_sources=2) for r in rows
         ]
 
-    images = [planned(i) for i in range(30)]
-    assert drive(threads, images, "", work=work) == drive_serial(images, "", work=work)
+    assert drive(threads, jobs(30), "", work=work, identify=identify) == drive_serial(jobs(30), "", work=work)

@@ -1,14 +1,33 @@
 """Inject into a whole survey: plan, run on a Dask cluster, resume, consolidate."""
 
-from skygraft.campaign.campaign import Campaign
-from skygraft.campaign.config import CampaignConfig, load_config, parse_config
-from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.ledger import Failure
-from skygraft.campaign.monitor import NoReporter, Reporter, RichReporter
-from skygraft.campaign.plan_summary import PlanSummary
-from skygraft.campaign.planned import PlannedImage, read_plan
-from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
-from skygraft.campaign.task import run_image, run_task
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skygraft.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from skygraft.campaign.campaign import Campaign
+    from skygraft.campaign.config import CampaignConfig, load_config, parse_config
+    from skygraft.campaign.image_summary import ImageSummary
+    from skygraft.campaign.ledger import Failure
+    from skygraft.campaign.monitor import NoReporter, Reporter, RichReporter
+    from skygraft.campaign.plan_summary import PlanSummary
+    from skygraft.campaign.planned import Plan, PlannedImage, read_plan
+    from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
+    from skygraft.campaign.task import run_image, run_task
+
+_HOMES = {
+    "skygraft.campaign.campaign": ("Campaign",),
+    "skygraft.campaign.config": ("CampaignConfig", "load_config", "parse_config"),
+    "skygraft.campaign.image_summary": ("ImageSummary",),
+    "skygraft.campaign.ledger": ("Failure",),
+    "skygraft.campaign.monitor": ("NoReporter", "Reporter", "RichReporter"),
+    "skygraft.campaign.plan_summary": ("PlanSummary",),
+    "skygraft.campaign.planned": ("Plan", "PlannedImage", "read_plan"),
+    "skygraft.campaign.summaries": ("RunSummary", "Status", "UnusableImage"),
+    "skygraft.campaign.task": ("run_image", "run_task"),
+}
 
 __all__ = [
     "Campaign",
@@ -16,6 +35,7 @@ __all__ = [
     "Failure",
     "ImageSummary",
     "NoReporter",
+    "Plan",
     "PlanSummary",
     "PlannedImage",
     "Reporter",
@@ -29,3 +49,10 @@ __all__ = [
     "run_image",
     "run_task",
 ]
+
+# The driver of a large campaign stays small: it does without what draws and plans, unless it is asked to.
+__getattr__ = lazy_names(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.consolidate import consolidate_patch, write_provenance
 from skygraft.campaign.failures import write_failures
 from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.interruption import Interruption
 from skygraft.campaign.ledger import Failure, Ledger, read_runs
 from skygraft.campaign.monitor import NoReporter, Reporter
-from skygraft.campaign.plan import file_stamp, make_plan, plan_key
-from skygraft.campaign.plan_summary import PlanSummary
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.progress import Overview, make_overview
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
@@ -33,6 +30,7 @@ from skygraft.errors import CampaignError, OutputError, OutputExistsError
 if TYPE_CHECKING:
     from distributed import Client
 
+    from skygraft.campaign.plan_summary import PlanSummary
     from skygraft.campaign.run import DriveResult, Jobs, Work
 
 __all__ = ["Campaign"]
@@ -240,11 +238,16 @@ class Campaign:
         if not self.layout.config.exists():
             # First of all: it marks the folder as this campaign's, should planning be cut short.
             self._write_config()
+        # Here, and so for other rooms below: the driver of a planned campaign does not carry the weight of planning.
+        from skygraft.campaign.plan import make_plan
+
         _, summary = make_plan(self.config)
         return Plan(self.layout.plan), summary
 
     def _current_plan(self) -> Plan:
         """The plan as it is; a new one where there is none, or what it was made from or left out has changed."""
+        from skygraft.campaign.plan import plan_key
+
         if self.layout.plan.exists() and self.layout.config.exists():
             plan = Plan(self.layout.plan)
             if plan.metadata.get("plan_key") == plan_key(self.config) and not self._replaced(plan):
@@ -253,6 +256,8 @@ class Campaign:
 
     def _replaced(self, plan: Plan) -> bool:
         """Whether a file that the plan had to leave out was made, changed or removed since."""
+        from skygraft.campaign.plan import file_stamp
+
         root = self.config.survey.root
         return any(file_stamp(root / bad["path"]) != bad.get("stamp") for bad in _unusable(plan))
 
@@ -394,6 +399,7 @@ class _Run:
 
     def _finish(self, result: DriveResult, client: Client | None) -> DriveResult:
         """Make the tables; those of the images wait for the next run where this one was ended early."""
+        from skygraft.campaign.consolidate import consolidate_patch, write_provenance
         from skygraft.campaign.run import map_items
 
         write_failures(self.layout, self.plan, self.standing, _unusable(self.plan))

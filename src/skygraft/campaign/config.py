@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -27,11 +27,11 @@ from skygraft.campaign.sections import (
     read_yaml,
 )
 from skygraft.errors import ConfigError, SkygraftError
-from skygraft.formats import get_format
-from skygraft.formats.given import make_psf
-from skygraft.injection import InjectionOptions
 from skygraft.photometry import parse_radius
 from skygraft.skymap import get_skymap
+
+if TYPE_CHECKING:
+    from skygraft.injection import InjectionOptions
 
 __all__ = [
     "CalibrationConfig",
@@ -53,6 +53,9 @@ def _radius(value: Any) -> Any:
 
 def _format(value: str) -> str:
     if value != "auto":
+        # What reads and draws images is loaded where it is needed: the driver of a large campaign does without.
+        from skygraft.formats import get_format
+
         get_format(value)
     return value
 
@@ -90,6 +93,8 @@ class CalibrationConfig(Section):
         if isinstance(self.psf, Mapping):
             if self.psf.get("kind") == "psfex":
                 raise ValueError("psf: for a PSFEx model give the name of its file, such as '{stem}.psf'")
+            from skygraft.formats.given import make_psf
+
             make_psf(self.psf, 1.0)
         elif self.psf is not None and not isinstance(self.psf, str):
             raise ValueError(f"psf is {self.psf!r}; the name of a file or a mapping with a kind is needed")
@@ -182,6 +187,8 @@ class InjectionConfig(Section):
 
     def options(self) -> InjectionOptions:
         """The options that `skygraft.inject` takes."""
+        from skygraft.injection import InjectionOptions
+
         return InjectionOptions(**self.model_dump())
 
 
