@@ -42,6 +42,21 @@ class Layout:
         return self.root / "plan.parquet"
 
     @property
+    def plan_summary(self) -> Path:
+        """What the plan would do and cost."""
+        return self.root / "plan_summary.csv"
+
+    @property
+    def plan_checks(self) -> Path:
+        """What each image that was looked at says of its calibration."""
+        return self.root / "plan_checks.parquet"
+
+    @property
+    def plan_findings(self) -> Path:
+        """Images and patches of the plan that something is to be said of."""
+        return self.root / "plan_findings.parquet"
+
+    @property
     def catalog(self) -> Path:
         """The partitioned input catalogue."""
         return self.root / "catalog"

@@ -256,6 +256,8 @@ class ImageCalibration:
         Where the gain was found.
     has_variance : bool
         Whether there is a variance plane, from which a gain can be estimated.
+    n_files : int
+        How many files are written for it, at most.
     """
 
     unit: str
@@ -270,6 +272,7 @@ class ImageCalibration:
     gain: float | NDArray[np.float32] | None = None
     gain_origin: str = ""
     has_variance: bool = False
+    n_files: int = 1
 
     @classmethod
     def of(cls, exposure: Exposure) -> Self:
@@ -288,6 +291,7 @@ class ImageCalibration:
             gain=exposure.gain,
             gain_origin=exposure.gain_origin,
             has_variance=exposure.variance is not None,
+            n_files=max(1, len(exposure.extra.get(FILES, ()))),
         )
 
     def extra(self) -> dict[str, Any]:

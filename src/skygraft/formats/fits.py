@@ -276,6 +276,7 @@ class FitsFormat(Format):
             gain=gain,
             gain_origin=gain_origin,
             has_variance=layout.noise is not None,
+            n_files=len(layout.files) + (layout.mask is None),
         )
 
     def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:

@@ -178,7 +178,9 @@ class LegacySurveyFormat(Format):
     def matches(self, path: StrPath) -> bool:
         """Whether the file is FITS and called like an image of the Community Pipeline."""
         name = Path(path).name
-        return "_ooi_" in name and not name.endswith(".psf") and is_fits(path) and _has_image(path)
+        if "_ooi_" not in name or name.endswith(".psf") or not is_fits(path):
+            return False
+        return any(hdu.shape is not None and len(hdu.shape) == 2 for hdu in list_hdus(path))
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Where the image lies on the sky; see `Format.footprint`."""
@@ -360,7 +362,7 @@ class LegacySurveyFormat(Format):
         wcs = self._wcs(opened, given)
         ny, nx = opened.image.shape or (0, 0)
         unit, photo_calib, missing = self._photo_calib(opened, given)
-        gain, origin = self._gain(opened)
+        gain, gain_origin = self._gain(opened)
         psf = self._psf(opened, given, float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]))
         return ImageCalibration(
             unit=unit,
@@ -372,8 +374,9 @@ class LegacySurveyFormat(Format):
             psf=None if isinstance(psf, PsfError) else psf,
             no_psf=psf if isinstance(psf, PsfError) else None,
             gain=gain,
-            gain_origin=origin,
+            gain_origin=gain_origin,
             has_variance=opened.layout.planes.noise is not None,
+            n_files=len(opened.layout.files().keys() | {"injected"}),
         )
 
     def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:
@@ -476,10 +479,6 @@ class LegacySurveyFormat(Format):
                 mask |= ((marks >> bit & 1) << target).astype(np.int32)
                 planes[name] = target
         return mask, planes, kind
-
-
-def _has_image(path: StrPath) -> bool:
-    return any(hdu.shape is not None and len(hdu.shape) == 2 for hdu in list_hdus(path))
 
 
 def _choose_ccd(path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> HduInfo:
