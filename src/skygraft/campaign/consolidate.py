@@ -1,262 +1,359 @@
-"""Gather what the tasks left, image by image, into what people read: truth tables, failures, provenance."""
+"""Gather what the tasks left, image by image, into what people read: truth, sources, and how it all was made.
+
+The work is done patch by patch by functions that run on workers; this module cuts it up, hands it out and adds up
+what comes back, in an amount of memory that does not depend on the number of images. Patches of which nothing has
+changed since the last time are left alone, and what comes out does not depend on who did what, or when.
+"""
 
 from __future__ import annotations
 
-import re
+import contextlib
+import hashlib
+import itertools
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from skygraft.campaign.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
 from skygraft.campaign.config import CampaignConfig
-from skygraft.campaign.files import Layout, atomic_path, digest, sha256_file, write_json
-from skygraft.campaign.ledger import Failure
-from skygraft.campaign.planned import PlannedImage
-from skygraft.campaign.records import PIXEL_VERSION, read_record
-from skygraft.errors import CampaignError
-from skygraft.provenance import prov_document
+from skygraft.campaign.files import Layout
+from skygraft.campaign.former_consolidate import consolidate_patch, write_failures, write_provenance
+from skygraft.campaign.planned import Plan
+from skygraft.campaign.source_tables import (
+    CampaignSources,
+    PatchSources,
+    SourcesDigest,
+    catalog_bands,
+    consolidate_sources,
+    join_sources,
+)
+from skygraft.campaign.tables import numbers
+from skygraft.campaign.truth_tables import PatchDigest, PatchImages, consolidate_truth
+from skygraft.catalog import list_partitions
 
-__all__ = ["PatchDigest", "calibrations_used", "consolidate_patch", "write_failures", "write_provenance"]
+__all__ = ["Call", "Consolidation", "consolidate", "consolidate_patch", "write_failures", "write_provenance"]
 
-_KEYS = b"skygraft-records"
+type Call = Callable[..., Iterator[Any]]
+"""``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
+
+type Key = tuple[int, int]
+
+_SHOWN = 5
+_PER_IMAGE = {
+    "image_ids": "image_id",
+    "stems": "stem",
+    "bands": "band",
+    "instruments": "instrument",
+    "detectors": "detector",
+    "visits": "visit",
+    "mjds": "mjd",
+}
 
 
 @dataclass(frozen=True)
-class PatchDigest:
-    """What the records of one home patch say together.
+class Consolidation:
+    """What a campaign's outputs are, all together.
 
     Parameters
     ----------
-    tract, patch : int
-        The home patch.
-    n_images, n_rows, n_drawn, n_bytes : int
-        Images done, rows of truth, sources drawn, and bytes of their outputs.
-    keys : str
-        Fingerprint of the records' keys.
-    calibrations : tuple of (dict, int)
-        Each calibration reference used, and in how many images.
+    n_images, n_done : int
+        Images of the plan, and those that are done.
+    n_patches : int
+        Home patches.
+    n_rows : int
+        Rows of truth: one per source and image.
+    n_drawn : int
+        Of these, those that were drawn.
+    n_bytes : int
+        Size of the images' outputs.
+    n_sources, n_on_images : int
+        Rows of the catalogue, and sources that were drawn on some image.
+    n_looked, n_written : int
+        Patches whose records were read, and tables that were written, this time.
+    records, truth, sources : str
+        Fingerprints of all records, truth tables and source tables.
+    bands : tuple of str
+        Bands with columns of their own in the source tables.
+    calibrations : tuple of CalibrationUse
+        Every calibration reference used, and by how many images.
     software : tuple of (dict, int)
-        Each set of software versions, and of how many images.
+        Each set of software versions that made images, and how many.
+    hosts : tuple of (str, int)
+        Each machine, and how many images it made.
+    pixel_versions : tuple of (int, int)
+        Each pixel version, and of how many images.
+    problems : tuple of str
+        Images whose record or truth is damaged, with what to do; they count as not done.
     """
 
-    tract: int
-    patch: int
     n_images: int
+    n_done: int
+    n_patches: int
     n_rows: int
     n_drawn: int
     n_bytes: int
-    keys: str
-    calibrations: tuple[tuple[dict[str, Any], int], ...]
+    n_sources: int
+    n_on_images: int
+    n_looked: int
+    n_written: int
+    records: str
+    truth: str
+    sources: str
+    bands: tuple[str, ...]
+    calibrations: tuple[CalibrationUse, ...]
     software: tuple[tuple[dict[str, str], int], ...]
+    hosts: tuple[tuple[str, int], ...]
+    pixel_versions: tuple[tuple[int, int], ...]
+    problems: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the plan is done."""
+        return self.n_done == self.n_images
+
+    @property
+    def mixed_calibrations(self) -> bool:
+        """Whether the images' calibrated fluxes are not all the flux of the same thing."""
+        return mixed_calibrations(self.calibrations)
+
+    @property
+    def calibration_text(self) -> str:
+        """What the images are calibrated to, in a sentence or two; that they differ comes first."""
+        return describe(self.calibrations)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON types."""
+        return asdict(self) | {"complete": self.complete, "mixed_calibrations": self.mixed_calibrations}
+
+    def lines(self) -> list[str]:
+        """What to tell at the end of a run: warnings first, then the calibration, then the counts."""
+        lines = []
+        if self.mixed_calibrations:
+            lines.append("WARNING: the images do not all use the same calibration reference:")
+            lines += [f"  {use.n_images} images: {use} ({use.origin or 'origin unknown'})" for use in self.calibrations]
+        if self.problems:
+            lines.append(f"WARNING: {len(self.problems)} images are left out of the tables, as not done:")
+            lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
+            lines += ["  ..."] if len(self.problems) > _SHOWN else []
+        if len(self.pixel_versions) > 1:
+            made = ", ".join(f"{n} by version {version}" for version, n in self.pixel_versions)
+            lines.append(f"WARNING: the images were made by different pixel versions of skygraft: {made}")
+        if not self.complete:
+            lines.append(f"The tables are of {self.n_done} of {self.n_images} images: the others are not done")
+        if not self.mixed_calibrations:
+            lines.append(self.calibration_text)
+        lines.append(
+            f"Tables: {self.n_rows} rows of truth in {self.n_patches} patches; {self.n_on_images} of {self.n_sources} "
+            f"sources were drawn on some image"
+        )
+        return lines
 
 
-def consolidate_patch(images: Sequence[PlannedImage], output: str) -> PatchDigest:
-    """Merge the truth tables of the images of one home patch; the order of rows is that of image and injection id.
+def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation:
+    """Bring all tables of a campaign up to date with its records.
 
-    A table that was made from the same records is left alone. Images that are not done are left out.
+    First the truth of every home patch, then the sources of every patch of the catalogue, then the sources as one
+    file. It may be cut off anywhere and called again.
 
     Parameters
     ----------
-    images : sequence of PlannedImage
-        All images of one home patch.
-    output : str
-        The campaign's output folder.
+    config : CampaignConfig
+        The campaign, whose output folder is used.
+    plan : Plan
+        Its plan.
+    call : callable
+        Calls functions of this package on items, on workers or here; see `Call`.
+
+    Returns
+    -------
+    Consolidation
 
     Raises
     ------
     CampaignError
-        If an image's truth table cannot be read although its record is there.
-    """
-    layout = Layout(Path(output))
-    tract, patch = images[0].tract, images[0].patch
-    records: dict[str, dict[str, Any]] = {}
-    parts: dict[str, Path] = {}
-    for image in sorted(images, key=lambda item: item.image_id):
-        record = read_record(layout.record(tract, patch, image.stem))
-        if record is not None:
-            records[image.image_id] = record
-            parts[image.image_id] = layout.truth_part(tract, patch, image.stem)
-    keys = digest(
-        [[name, record["key"], [o["sha256"] for o in record["outputs"].values()]] for name, record in records.items()]
-    )
-    table_path = layout.truth_table(tract, patch)
-    if not records:
-        table_path.unlink(missing_ok=True)
-    elif _keys_of(table_path) != keys:
-        merged = pa.concat_tables([_read_part(path) for path in parts.values()], promote_options="permissive")
-        merged = merged.sort_by([("image_id", "ascending"), ("injection_id", "ascending")])
-        merged = merged.replace_schema_metadata({_KEYS: keys.encode()})
-        with atomic_path(table_path) as temporary:
-            pq.write_table(merged, temporary)
-    return PatchDigest(
-        tract,
-        patch,
-        n_images=len(records),
-        n_rows=sum(record["n_sources"] for record in records.values()),
-        n_drawn=sum(record["n_drawn"] for record in records.values()),
-        n_bytes=sum(o["n_bytes"] for record in records.values() for o in record["outputs"].values()),
-        keys=keys,
-        calibrations=tuple(_count([_generalised(r["calibration"]) for r in records.values()])),
-        software=tuple(_count([r["software"] for r in records.values()])),
-    )
-
-
-def _keys_of(path: Path) -> str | None:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowException):
-        return None
-    return str(metadata.get(_KEYS, b"").decode())
-
-
-def _read_part(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise CampaignError(
-            f"the truth table cannot be read ({error})",
-            path=path,
-            fix="Delete the record beside it and run the campaign again; its image is then made again",
-        ) from error
-
-
-def _generalised(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """A calibration whose origin is that of all images alike: numbers in the file name become ``#``."""
-    content = {name: calibration.get(name) for name in ("kind", "radius_pixels", "radius_arcsec", "origin")}
-    origin = str(content["origin"] or "")
-    head, middle, tail = origin.rpartition(" in ")
-    content["origin"] = head + middle + re.sub(r"\d+", "#", tail) if middle else origin
-    arcsec = content["radius_arcsec"]
-    # The local pixel scale makes every image's radius on the sky a little different.
-    content["radius_arcsec"] = None if arcsec is None else float(f"{arcsec:.3g}")
-    return content
-
-
-def _count(items: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
-    counts = Counter(tuple(sorted(item.items(), key=lambda pair: pair[0])) for item in items)
-    return [(dict(item), n) for item, n in sorted(counts.items(), key=lambda pair: repr(pair[0]))]
-
-
-def _merge(counted: Iterable[tuple[dict[str, Any], int]]) -> list[tuple[dict[str, Any], int]]:
-    total: Counter[tuple[tuple[str, Any], ...]] = Counter()
-    for item, n in counted:
-        total[tuple(sorted(item.items()))] += n
-    return [(dict(item), n) for item, n in sorted(total.items(), key=lambda pair: repr(pair[0]))]
-
-
-def calibrations_used(patches: Iterable[PatchDigest]) -> list[dict[str, Any]]:
-    """Every calibration reference used: kind, radius_pixels, radius_arcsec, origin, n_images."""
-    return [item | {"n_images": n} for item, n in _merge(c for patch in patches for c in patch.calibrations)]
-
-
-def write_failures(
-    path: Path,
-    failures: Mapping[str, Failure],
-    images: Iterable[PlannedImage],
-    unusable: Iterable[Mapping[str, str]],
-) -> None:
-    """Write ``failures.parquet``: one row per image that failed, or that could not be planned; else an empty table.
-
-    Raises
-    ------
+        If a record cannot be opened, or the plan, the catalogue or a table cannot be read.
     OutputError
-        If it cannot be written.
-    """
-    rows = [
-        {**asdict(failures[image.image_id]), "path": image.path, "tract": image.tract, "patch": image.patch}
-        for image in images
-        if image.image_id in failures
-    ]
-    rows += [
-        {"image_id": bad["image_id"], "path": bad["path"], "error": bad["error"], "message": bad["reason"], "tries": 1}
-        for bad in unusable
-    ]
-    text, number = pa.string(), pa.int64()
-    schema = pa.schema(
-        [
-            ("image_id", text),
-            ("path", text),
-            ("tract", number),
-            ("patch", number),
-            ("error", text),
-            ("message", text),
-            ("where", text),
-            ("host", text),
-            ("tries", number),
-        ]
-    )
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
-
-
-def write_provenance(
-    config: CampaignConfig, patches: Sequence[PatchDigest], *, n_images: int, n_failed: int, started: str, ended: str
-) -> None:
-    """Write ``provenance.json``, a W3C PROV-JSON document.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
+        If a table cannot be written.
     """
     layout = Layout(config.output)
-    calibrations = calibrations_used(patches)
-    settings = config.pixel_settings()
-    catalog = config.catalog.path
-    known = catalog.is_file()
-    inputs: dict[str, tuple[str, dict[str, Any]]] = {
-        "configuration": (
-            "the configuration, as resolved",
-            {"path": "campaign.yaml", "sha256": sha256_file(layout.config), "settings-sha256": digest(settings)},
-        ),
-        "catalog": (
-            "the catalogue of sources",
-            {
-                "path": str(catalog),
-                "n_bytes": catalog.stat().st_size if known else None,
-                "sha256": sha256_file(catalog) if known else None,
-            },
-        ),
-        "survey": (
-            "the images; the stamps of each one's files are in its record",
-            {
-                "path": str(config.survey.root),
-                "pattern": str(config.survey.images or config.survey.ccds),
-                "n_images": n_images,
-            },
-        ),
-    }
-    outputs: dict[str, tuple[str, dict[str, Any]]] = {
-        "images": (
-            "the injected images; the checksums of each are in its record",
-            {
-                "path": "images",
-                "n_images": sum(patch.n_images for patch in patches),
-                "n_bytes": sum(patch.n_bytes for patch in patches),
-                "records-sha256": digest([patch.keys for patch in patches]),
-            },
-        ),
-        "truth": ("what was injected", {"path": "truth", "n_rows": sum(patch.n_rows for patch in patches)}),
-    }
-    document = prov_document(
-        name=config.name,
-        started=started,
-        ended=ended,
-        inputs=inputs,
-        outputs=outputs,
-        calibrations=calibrations,
-        activity={
-            "seed": config.injection.seed,
-            "flux_mode": config.injection.flux_mode,
-            "noise": config.injection.noise,
-            "pixel_version": PIXEL_VERSION,
-            "n_drawn": sum(patch.n_drawn for patch in patches),
-            "n_failed": n_failed,
-        },
-        software=[dict(versions) for versions, _ in _merge(s for patch in patches for s in patch.software)],
+    output = str(layout.root)
+    truth, pairs = _Truth(), _Pairs()
+    for done in call(consolidate_truth, _patches(plan, pairs), output=output, skymap=config.skymap):
+        truth.add(done)
+    catalog = sorted(list_partitions(layout.catalog))
+    bands = tuple(sorted(truth.bands | set(catalog_bands(layout.catalog_part(*catalog[0])))))
+    items = _sources(catalog, pairs.by_read(), truth.tables)
+    sources = _Sources()
+    for one in call(consolidate_sources, items, output=output, bands=bands):
+        sources.add(one)
+    whole = CampaignSources(tuple(catalog), sources.fingerprint())
+    joined = any(list(call(join_sources, [whole], output=output)))
+    _sweep(layout.truth, {key for key, of in truth.tables.items() if of})
+    _sweep(layout.sources, set(catalog))
+    _sweep(layout.consolidated, set(truth.tables))
+    return Consolidation(
+        n_images=truth.sums["n_images"],
+        n_done=truth.sums["n_done"],
+        n_patches=len(truth.tables),
+        n_rows=truth.sums["n_rows"],
+        n_drawn=truth.sums["n_drawn"],
+        n_bytes=truth.sums["n_bytes"],
+        n_sources=sources.n_sources,
+        n_on_images=sources.n_on_images,
+        n_looked=truth.sums["looked"],
+        n_written=truth.sums["written"] + sources.n_written + joined,
+        records=_digest_of(truth.records),
+        truth=_digest_of(truth.tables),
+        sources=whole.fingerprint,
+        bands=bands,
+        calibrations=tidy(truth.calibrations),
+        software=tuple((json.loads(versions), n) for versions, n in sorted(truth.software.items())),
+        hosts=tuple(sorted(truth.hosts.items())),
+        pixel_versions=tuple(sorted(truth.pixel_versions.items())),
+        problems=tuple(sorted(truth.problems)),
     )
-    write_json(layout.provenance, document)
+
+
+class _Truth:
+    """Adds up what is said of the home patches, in whatever order they come."""
+
+    def __init__(self) -> None:
+        self.sums: Counter[str] = Counter()
+        self.records: dict[Key, bytes] = {}
+        self.tables: dict[Key, bytes] = {}
+        self.calibrations: tuple[CalibrationUse, ...] = ()
+        self.software: Counter[str] = Counter()
+        self.hosts: Counter[str] = Counter()
+        self.pixel_versions: Counter[int] = Counter()
+        self.bands: set[str] = set()
+        self.problems: list[str] = []
+
+    def add(self, patch: PatchDigest) -> None:
+        for name in ("n_images", "n_done", "n_rows", "n_drawn", "n_bytes", "looked", "written"):
+            self.sums[name] += getattr(patch, name)
+        key = patch.tract, patch.patch
+        self.records[key], self.tables[key] = bytes.fromhex(patch.records), bytes.fromhex(patch.truth)
+        self.calibrations = fold((*self.calibrations, *patch.calibrations))
+        self.software.update(dict(patch.software))
+        self.hosts.update(dict(patch.hosts))
+        self.pixel_versions.update(dict(patch.pixel_versions))
+        self.bands.update(patch.bands)
+        self.problems += patch.problems
+
+
+class _Sources:
+    """Adds up what is said of the patches of the catalogue."""
+
+    def __init__(self) -> None:
+        self.n_sources = self.n_on_images = self.n_written = 0
+        self._tables: dict[Key, bytes] = {}
+
+    def add(self, patch: SourcesDigest) -> None:
+        self.n_sources += patch.n_sources
+        self.n_on_images += patch.n_on_images
+        self.n_written += patch.written
+        self._tables[patch.tract, patch.patch] = bytes.fromhex(patch.fingerprint)
+
+    def fingerprint(self) -> str:
+        return _digest_of(self._tables)
+
+
+def _digest_of(found: Mapping[Key, bytes]) -> str:
+    sha = hashlib.sha256()
+    for (tract, patch), value in sorted(found.items()):
+        sha.update(f"{tract} {patch} ".encode() + value)
+    return sha.hexdigest()
+
+
+def _patches(plan: Plan, pairs: _Pairs) -> Iterator[PatchImages]:
+    """The plan's images, home patch by home patch; `pairs` learns on the way which catalogue patches each reads."""
+    home: Key | None = None
+    columns: dict[str, list[Any]] = {}
+    for batch in plan.batches([*_PER_IMAGE.values(), "tract", "patch", "reads"]):
+        tract, patch = numbers(batch.column("tract")), numbers(batch.column("patch"))
+        pairs.learn(tract, patch, batch.column("reads"))
+        starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
+        values = {name: batch.column(column).to_pylist() for name, column in _PER_IMAGE.items()}
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(tract)], strict=True):
+            key = int(tract[start]), int(patch[start])
+            if key != home:
+                if home is not None:
+                    yield _patch(home, columns)
+                home, columns = key, {name: [] for name in _PER_IMAGE}
+            for name, column in values.items():
+                columns[name] += column[start:stop]
+    if home is not None:
+        yield _patch(home, columns)
+
+
+def _patch(home: Key, columns: Mapping[str, list[Any]]) -> PatchImages:
+    fields: dict[str, Any] = {name: tuple(column) for name, column in columns.items()}
+    return PatchImages(*home, **fields)
+
+
+class _Pairs:
+    """Which home patches' images read which patches of the catalogue: each pair once, 32 bytes a pair."""
+
+    _COMPACT = 1 << 18
+
+    def __init__(self) -> None:
+        self._found: list[NDArray[np.int64]] = [np.empty((0, 4), dtype=np.int64)]
+
+    def learn(self, tract: NDArray[np.int64], patch: NDArray[np.int64], reads: Any) -> None:
+        image = numbers(pc.list_parent_indices(reads))
+        read = numbers(reads.flatten().flatten()).reshape(-1, 2)
+        pairs = np.column_stack([read, tract[image], patch[image]])
+        self._found.append(_unique(pairs))
+        if sum(len(piece) for piece in self._found[1:]) > max(self._COMPACT, len(self._found[0])):
+            self._found = [_unique(np.concatenate(self._found))]
+
+    def by_read(self) -> NDArray[np.int64]:
+        """Rows of (catalogue tract, patch, home tract, patch), sorted."""
+        self._found = [_unique(np.concatenate(self._found))]
+        return self._found[0]
+
+
+def _unique(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    if not len(rows):
+        return rows
+    rows = rows[np.lexsort(rows.T[::-1])]
+    return rows[np.r_[True, np.any(rows[1:] != rows[:-1], axis=1)]]
+
+
+def _sources(catalog: list[Key], pairs: NDArray[np.int64], tables: Mapping[Key, bytes]) -> Iterator[PatchSources]:
+    """The catalogue's patches, each with the truth tables that may hold its sources."""
+    starts = np.flatnonzero(np.any(pairs[1:, :2] != pairs[:-1, :2], axis=1)) + 1
+    groups = itertools.pairwise([0, *starts.tolist(), len(pairs)] if len(pairs) else [])
+    group = next(groups, None)
+    for tract, patch in catalog:
+        while group is not None and tuple(pairs[group[0], :2].tolist()) < (tract, patch):
+            group = next(groups, None)
+        homes: list[tuple[int, int, str]] = []
+        if group is not None and tuple(pairs[group[0], :2].tolist()) == (tract, patch):
+            for home_tract, home_patch in pairs[group[0] : group[1], 2:].tolist():
+                table = tables.get((home_tract, home_patch))
+                if table:
+                    homes.append((home_tract, home_patch, table.hex()))
+        yield PatchSources(tract, patch, tuple(homes))
+
+
+def _sweep(folder: Path, wanted: set[Key]) -> None:
+    """Remove what was made of patches that the plan no longer has."""
+    for tract in sorted(folder.glob("tract=*")):
+        for path in sorted(tract.glob("patch=*")):
+            key = int(tract.name.removeprefix("tract=")), int(path.stem.removeprefix("patch="))
+            if key in wanted:
+                continue
+            table = path if path.is_file() else path / "part-0.parquet"
+            table.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not ours, if there is more in it
+                path.rmdir()
+        with contextlib.suppress(OSError):
+            tract.rmdir()

@@ -1,0 +1,204 @@
+"""Which calibration references a campaign's images used: how many images each, and whether they are all the same."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from skygraft.photometry.resolve import RADIUS_TOLERANCE
+
+__all__ = ["CalibrationUse", "calibration_use", "describe", "fold", "mixed_calibrations", "tidy"]
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class CalibrationUse:
+    """One calibration reference, as some images used it.
+
+    Parameters
+    ----------
+    kind : str
+        ``aperture``, ``psf_model`` or ``total``; empty where the image did not say and the flux mode did not ask.
+    unit : str
+        Of `radius`, which is a radius and not a diameter: ``pix`` or ``arcsec``, whichever the images have in common;
+        empty without an aperture.
+    radius : float or None
+        The aperture's radius.
+    origin : str
+        Where it was found; numbers in a file's name stand as ``#``, so that all images alike have one origin.
+    n_images : int
+        How many images used it.
+    pixels, arcsec : (float, float) or None
+        Smallest and largest radius, in pixels of the images and on the sky.
+    bands, instruments : tuple of str
+        Of those images, sorted; unknown ones are left out.
+    """
+
+    kind: str
+    unit: str
+    radius: float | None
+    origin: str
+    n_images: int
+    pixels: tuple[float, float] | None
+    arcsec: tuple[float, float] | None
+    bands: tuple[str, ...] = ()
+    instruments: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The use as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CalibrationUse:
+        """What `to_dict` gave."""
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
+        return cls(**fields)
+
+    @property
+    def key(self) -> tuple[str, str, float, str]:
+        """What equal references have in common; sorts."""
+        return self.kind, self.unit, self.radius or 0.0, self.origin
+
+    def agrees(self, other: CalibrationUse) -> bool:
+        """Whether the two are the flux of the same thing: of one kind, and within half a per cent of one radius.
+
+        On the sky where that is known of both: 12 pixels of two cameras are two apertures.
+        """
+        if self.kind != other.kind:
+            return False
+        for mine, theirs in ((self.arcsec, other.arcsec), (self.pixels, other.pixels)):
+            if mine is not None and theirs is not None:
+                grow = 1 + RADIUS_TOLERANCE
+                return mine[0] <= theirs[1] * grow and theirs[0] <= mine[1] * grow
+        return True
+
+    def __str__(self) -> str:
+        if self.kind != "aperture":
+            return {"psf_model": "PSF model", "total": "total flux", "": "unknown"}.get(self.kind, self.kind)
+        pixels, arcsec = _span(self.pixels), _span(self.arcsec)
+        both = {"pix": pixels and f"{pixels} pix", "arcsec": arcsec and f"{arcsec} arcsec"}
+        first = both.pop(self.unit, "")
+        return "aperture of radius " + " = ".join(text for text in (first, *both.values()) if text)
+
+
+def _span(values: tuple[float, float] | None) -> str:
+    if values is None:
+        return ""
+    low, high = (f"{value:.4g}" for value in values)
+    return low if low == high else f"{low} to {high}"
+
+
+def calibration_use(calibration: Mapping[str, Any], band: str | None, instrument: str | None) -> CalibrationUse:
+    """The calibration that an image's record tells of, as the use of one image.
+
+    Parameters
+    ----------
+    calibration : mapping
+        ``kind``, ``radius_pixels``, ``radius_arcsec``, ``origin``.
+    band, instrument : str or None
+        The image's.
+    """
+    pixels, arcsec = calibration.get("radius_pixels"), calibration.get("radius_arcsec")
+    unit, radius = _nominal(pixels, arcsec)
+    return CalibrationUse(
+        kind=calibration.get("kind") or "",
+        unit=unit,
+        radius=radius,
+        origin=_generalised(str(calibration.get("origin") or "")),
+        n_images=1,
+        pixels=None if pixels is None else (float(pixels), float(pixels)),
+        arcsec=None if arcsec is None else (float(arcsec), float(arcsec)),
+        bands=(band,) if band else (),
+        instruments=(instrument,) if instrument else (),
+    )
+
+
+def _nominal(pixels: float | None, arcsec: float | None) -> tuple[str, float | None]:
+    """The unit in which the radius was given, by its being a round number there, and the radius in it.
+
+    The other one goes with the local pixel scale, a little different in every image.
+    """
+    for unit, value in (("pix", pixels), ("arcsec", arcsec)):
+        if value is not None and abs(value - _rounded(value, _DIGITS)) <= 1e-12 * abs(value):
+            return unit, _rounded(value, _DIGITS)
+    if pixels is not None:
+        return "pix", _rounded(pixels, 3)
+    return ("", None) if arcsec is None else ("arcsec", _rounded(arcsec, 3))
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _generalised(origin: str) -> str:
+    """An origin that is that of all images alike: numbers in the file name become ``#``."""
+    head, middle, tail = origin.rpartition(" in ")
+    return head + middle + re.sub(r"\d+", "#", tail) if middle else origin
+
+
+def fold(uses: Iterable[CalibrationUse]) -> tuple[CalibrationUse, ...]:
+    """Uses with equal references put together; sorted, whatever the order they came in and however often folded."""
+    found: dict[tuple[str, str, float, str], CalibrationUse] = {}
+    for use in uses:
+        before = found.get(use.key)
+        found[use.key] = use if before is None else _together(before, use)
+    return tuple(found[key] for key in sorted(found))
+
+
+def tidy(uses: Iterable[CalibrationUse]) -> tuple[CalibrationUse, ...]:
+    """All uses of a campaign, folded; images whose radius in arcsec happens to be round in pixels too are not apart.
+
+    Only of all of them together: of some it could come out otherwise.
+    """
+    found = {use.key: use for use in fold(uses)}
+    for key in sorted(found):
+        kind, unit, _, origin = key
+        use = found[key]
+        if unit != "pix" or use.arcsec is None or use.arcsec[1] - use.arcsec[0] > 1e-6 * use.arcsec[1]:
+            continue
+        other = (kind, "arcsec", _rounded(use.arcsec[0], _DIGITS), origin)
+        if other in found:
+            found[other] = _together(found[other], found.pop(key))
+    return tuple(found[key] for key in sorted(found))
+
+
+def _together(one: CalibrationUse, two: CalibrationUse) -> CalibrationUse:
+    return CalibrationUse(
+        one.kind,
+        one.unit,
+        one.radius,
+        one.origin,
+        one.n_images + two.n_images,
+        _hull(one.pixels, two.pixels),
+        _hull(one.arcsec, two.arcsec),
+        tuple(sorted({*one.bands, *two.bands})),
+        tuple(sorted({*one.instruments, *two.instruments})),
+    )
+
+
+def _hull(one: tuple[float, float] | None, two: tuple[float, float] | None) -> tuple[float, float] | None:
+    if one is None or two is None:
+        return one or two
+    return min(one[0], two[0]), max(one[1], two[1])
+
+
+def mixed_calibrations(uses: Sequence[CalibrationUse]) -> bool:
+    """Whether the images' calibrated fluxes are not all the flux of the same thing."""
+    return any(not one.agrees(two) for one, two in itertools.combinations(uses, 2))
+
+
+def describe(uses: Sequence[CalibrationUse]) -> str:
+    """One sentence that tells what the images are calibrated to; where that differs it says so first."""
+    if not uses:
+        return "No image is done, so no calibration was used."
+    parts = "; ".join(f"{use} in {use.n_images} images ({use.origin or 'origin unknown'})" for use in uses)
+    if mixed_calibrations(uses):
+        return (
+            f"The images do NOT all use the same calibration reference: {parts}. Magnitudes of one source are the "
+            "flux of different things on them; each image's own reference is in its record."
+        )
+    return f"All images use the same calibration reference: {parts}."
