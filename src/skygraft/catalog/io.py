@@ -31,6 +31,7 @@ __all__ = [
     "from_arrow",
     "iter_catalog",
     "normalize_catalog",
+    "numpy_array",
     "read_catalog",
     "read_table",
     "to_arrow",
@@ -392,13 +393,13 @@ def _plain(column: Any) -> Any:
         rows = column.to_pylist()
         rows = [v.decode() if isinstance(v, bytes) else v for v in rows]
         text = np.array(["" if v is None else v for v in rows], dtype=np.str_)
-        return MaskedColumn(text, mask=_flat(column.is_null())) if column.null_count else text
+        return MaskedColumn(text, mask=numpy_array(column.is_null())) if column.null_count else text
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         return None
-    null = _flat(column.is_null())
+    null = numpy_array(column.is_null())
     if not null.any():
-        return _flat(column)
-    filled = _flat(column.fill_null(False if pa.types.is_boolean(kind) else 0))
+        return numpy_array(column)
+    filled = numpy_array(column.fill_null(False if pa.types.is_boolean(kind) else 0))
     if pa.types.is_floating(kind):
         filled[null] = np.nan
         return filled
@@ -408,7 +409,7 @@ def _plain(column: Any) -> Any:
 _NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
 
 
-def _flat(column: Any) -> NDArray[Any]:
+def numpy_array(column: Any) -> NDArray[Any]:
     """A copy of an Arrow array without nulls, by its buffer: `to_numpy` would import pandas."""
     dtype = np.dtype(_NUMPY_NAMES.get(str(column.type), str(column.type)))
     start, stop = column.offset, column.offset + len(column)

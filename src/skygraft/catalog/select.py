@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.schema import MOTION, bands_of, values
 from skygraft.errors import CatalogError
 
-__all__ = ["band_column", "is_moving", "positions_at", "select_for_visit"]
+__all__ = ["band_column", "check_motion", "is_moving", "positions_at", "select_for_visit"]
 
 _MAS_PER_YEAR = np.radians(1.0 / 3.6e6) / 365.25  # to radians per day
 _ARCSEC_PER_HOUR = np.radians(1.0 / 3600.0) * 24.0
@@ -52,23 +52,8 @@ def positions_at(table: QTable, mjd: float | None) -> tuple[NDArray[np.float64],
     if not moving.any():
         return ra, dec
     rows = np.flatnonzero(moving)
-    first = int(rows[0])
-    if mjd is None or not np.isfinite(mjd):
-        raise CatalogError(
-            f"{rows.size} sources move, but the image does not say when it was taken",
-            row=f"injection_id {values(table, 'injection_id')[first]}",
-            key="mjd",
-            fix="Give the image's mid-exposure time, or remove the motions",
-        )
     epoch = values(table, "epoch_mjd")[rows]
-    if not np.isfinite(epoch).all():
-        first = int(rows[~np.isfinite(epoch)][0])
-        raise CatalogError(
-            "a moving source has no epoch",
-            row=f"injection_id {values(table, 'injection_id')[first]}",
-            key="epoch_mjd",
-            fix="Fill epoch_mjd with the time (MJD, TAI) at which the source is at (ra, dec)",
-        )
+    mjd = check_motion(values(table, "injection_id")[rows], epoch, mjd)
     days = mjd - epoch
     east = values(table, "pm_ra_cosdec")[rows] * _MAS_PER_YEAR
     east = (np.nan_to_num(east) + np.nan_to_num(values(table, "rate_ra_cosdec")[rows]) * _ARCSEC_PER_HOUR) * days
@@ -76,6 +61,40 @@ def positions_at(table: QTable, mjd: float | None) -> tuple[NDArray[np.float64],
     north = (np.nan_to_num(north) + np.nan_to_num(values(table, "rate_dec")[rows]) * _ARCSEC_PER_HOUR) * days
     ra[rows], dec[rows] = _along_great_circle(ra[rows], dec[rows], east, north)
     return ra, dec
+
+
+def check_motion(ids: NDArray[np.int64], epoch: NDArray[np.float64], mjd: float | None) -> float:
+    """The time `mjd`, once it is sure that moving sources have a place at it.
+
+    Parameters
+    ----------
+    ids : ndarray, shape (N,)
+        Injection ids of the moving sources, at least one.
+    epoch : ndarray, shape (N,)
+        When they are at their catalogue positions, MJD TAI.
+    mjd : float or None
+        As in `positions_at`.
+
+    Raises
+    ------
+    CatalogError
+        If there is no time, or a source has no epoch.
+    """
+    if mjd is None or not np.isfinite(mjd):
+        raise CatalogError(
+            f"{ids.size} sources move, but the image does not say when it was taken",
+            row=f"injection_id {ids[0]}",
+            key="mjd",
+            fix="Give the image's mid-exposure time, or remove the motions",
+        )
+    if not np.isfinite(epoch).all():
+        raise CatalogError(
+            "a moving source has no epoch",
+            row=f"injection_id {ids[~np.isfinite(epoch)][0]}",
+            key="epoch_mjd",
+            fix="Fill epoch_mjd with the time (MJD, TAI) at which the source is at (ra, dec)",
+        )
+    return mjd
 
 
 def _along_great_circle(
