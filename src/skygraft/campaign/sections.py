@@ -96,7 +96,7 @@ def parse_bytes(value: str) -> int:
     if match is None or float(match[1]) <= 0 or (match[3] and not match[2]):
         raise ValueError(f"{value!r} is not a size of memory or disk; give it like '16GiB' or '500 MB'")
     base = 1000 if match[4] and not match[3] else 1024
-    return math.ceil(float(match[1]) * base ** _BYTES[match[2]])
+    return math.ceil(float(match[1]) * float(base ** _BYTES[match[2]]))
 
 
 def _duration(value: str | float | None) -> str | float | None:

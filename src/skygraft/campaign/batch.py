@@ -1,0 +1,226 @@
+"""Batch systems: which commands they have, how they list jobs, and how they write a walltime. No Dask here."""
+
+from __future__ import annotations
+
+import getpass
+import math
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from skygraft.errors import CampaignError
+
+__all__ = ["BATCH_SYSTEMS", "BatchSystem", "JobState", "log_tail"]
+
+_PATIENCE = 20.0
+"""Seconds in which a batch system is to answer."""
+_TAIL_LINES = 8
+_TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What a batch system says of a job.
+
+    Parameters
+    ----------
+    text : str
+        In its own words.
+    running : bool
+        Whether it has started.
+    """
+
+    text: str
+    running: bool
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(math.ceil(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:02}:{minute:02}:{second:02}"
+
+
+def _hours_minutes(seconds: float) -> str:
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours}:{minutes:02}"
+
+
+def _slurm_state(words: list[str]) -> JobState:
+    state = words[1] if len(words) > 1 else "?"
+    reason = " ".join(words[2:])
+    return JobState(f"{state} ({reason})" if reason not in ("", "None") else state, state in ("RUNNING", "COMPLETING"))
+
+
+def _letter_state(column: int) -> Callable[[list[str]], JobState]:
+    def state(words: list[str]) -> JobState:
+        letter = words[column] if len(words) > column else "?"
+        return JobState(letter, letter[-1:].lower() in ("r", "e", "t") or letter == "RUN")
+
+    return state
+
+
+def _condor_state(words: list[str]) -> JobState:
+    names = {
+        "1": "idle",
+        "2": "running",
+        "3": "removed",
+        "4": "completed",
+        "5": "held",
+        "6": "running",
+        "7": "suspended",
+    }
+    state = names.get(words[1] if len(words) > 1 else "", "?")
+    reason = " ".join(words[2:])
+    return JobState(f"{state} ({reason})" if state == "held" and reason != "undefined" else state, state == "running")
+
+
+@dataclass(frozen=True)
+class BatchSystem:
+    """How to speak with a batch system.
+
+    Parameters
+    ----------
+    name : str
+        As people call it.
+    extra : str
+        Of skygraft's, with what it needs.
+    cluster : str
+        Class of dask-jobqueue.
+    submit, cancel : str
+        Commands.
+    listing : tuple of str
+        Command that lists a person's jobs that wait or run, a line each that begins with the job's number;
+        ``{user}`` is the person.
+    state_of : callable
+        What the words of such a line say.
+    nothing : str
+        Text that stands for an empty list.
+    walltime : callable
+        Seconds as it wants them.
+    account : str
+        What dask-jobqueue calls the account there.
+    """
+
+    name: str
+    extra: str
+    cluster: str
+    submit: str
+    cancel: str
+    listing: tuple[str, ...]
+    state_of: Callable[[list[str]], JobState]
+    nothing: str = ""
+    walltime: Callable[[float], str] = _clock
+    account: str = "account"
+
+    def command(self) -> list[str]:
+        """The command that lists this person's jobs."""
+        return [word.format(user=getpass.getuser()) for word in self.listing]
+
+    def parse(self, output: str) -> dict[str, JobState]:
+        """What `command` printed, as state by job number."""
+        jobs: dict[str, JobState] = {}
+        for line in output.splitlines():
+            words = line.split()
+            number = re.match(r"\d+", words[0]) if words else None
+            if number is not None:
+                jobs[number[0]] = self.state_of(words)
+        return jobs
+
+    def check(self) -> None:
+        """Make sure that the batch system is there and answers.
+
+        Raises
+        ------
+        CampaignError
+            If its commands are not found, or its server does not answer in time.
+        """
+        for command in (self.submit, self.cancel, self.listing[0]):
+            if shutil.which(command) is None:
+                raise CampaignError(
+                    f"there is no {self.name} here: the command {command} is not found",
+                    key="cluster.kind",
+                    fix=f"Run this on a machine that submits jobs to {self.name}, or name another cluster",
+                )
+        try:
+            self.jobs()
+        except CampaignError as error:
+            raise CampaignError(
+                f"{self.name} does not answer: {error.message}",
+                key="cluster.kind",
+                fix="See whether its server is up, and whether you may use it from this machine",
+            ) from error
+
+    def jobs(self) -> dict[str, JobState]:
+        """State by number of this person's jobs that wait or run.
+
+        Raises
+        ------
+        CampaignError
+            If the batch system does not say.
+        """
+        command = self.command()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise CampaignError(f"`{' '.join(command)}` said nothing within {_PATIENCE:g} s") from error
+        except OSError as error:
+            raise CampaignError(f"`{' '.join(command)}` cannot be run ({error})") from error
+        if self.nothing and self.nothing in done.stdout + done.stderr:
+            return {}
+        if done.returncode != 0:
+            words = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            raise CampaignError(f"`{' '.join(command)}` failed: {words}")
+        return self.parse(done.stdout)
+
+    def cancel_jobs(self, numbers: list[str]) -> None:
+        """Cancel jobs; those that are gone already do not matter."""
+        for number in numbers:
+            subprocess.run([self.cancel, number], capture_output=True, timeout=_PATIENCE, check=False)
+
+
+BATCH_SYSTEMS = {
+    "slurm": BatchSystem(
+        "Slurm", "slurm", "SLURMCluster", "sbatch", "scancel",
+        ("squeue", "--noheader", "--user={user}", "--format=%i %T %r"), _slurm_state,
+    ),
+    "pbs": BatchSystem("PBS", "pbs", "PBSCluster", "qsub", "qdel", ("qstat", "-u", "{user}"), _letter_state(9)),
+    "lsf": BatchSystem(
+        "LSF", "lsf", "LSFCluster", "bsub", "bkill", ("bjobs", "-u", "{user}", "-noheader", "-o", "jobid stat"),
+        _letter_state(1), nothing="No unfinished job found", walltime=_hours_minutes, account="project",
+    ),
+    "htcondor": BatchSystem(
+        "HTCondor", "htcondor", "HTCondorCluster", "condor_submit", "condor_rm",
+        ("condor_q", "{user}", "-af", "ClusterId", "JobStatus", "HoldReason"), _condor_state,
+    ),
+    "sge": BatchSystem(
+        "Grid Engine", "sge", "SGECluster", "qsub", "qdel", ("qstat", "-u", "{user}"), _letter_state(4),
+        account="project",
+    ),
+}  # fmt: skip
+
+
+def log_tail(folder: Path, job: str) -> str:
+    """The last lines of what a job wrote, with the files' names; empty where there is nothing.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the logs.
+    job : str
+        Number of the job.
+    """
+    tails = []
+    for path in sorted(folder.glob(f"*{job}*")):
+        if not re.search(rf"(?<!\d){re.escape(job)}(?!\d)", path.name) or not path.is_file():
+            continue
+        with path.open("rb") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - _TAIL_BYTES))
+            lines = handle.read().decode(errors="replace").splitlines()
+        if any(line.strip() for line in lines):
+            tails.append("\n".join([f"{path}:", *(f"    {line}" for line in lines[-_TAIL_LINES:])]))
+    return "\n".join(tails)
