@@ -355,13 +355,9 @@ class _Driver:
         self._fail(task, type(error).__name__, str(error), may_pass=True)
 
     def _fail(self, task: Sequence[int], error: str, message: str, **content: Any) -> None:
-        self._tell(
-            task,
-            [
-                ImageSummary(**self.identify(row), status="failed", error=error, message=message, **content)
-                for row in task
-            ],
-        )
+        if task:
+            said = {"status": "failed", "error": error, "message": message, **content}
+            self._tell(task, [ImageSummary(**self.identify(row), **said) for row in task])
 
     def _tell(self, task: Sequence[int], summaries: list[ImageSummary]) -> None:
         self.result.add(task, summaries)
