@@ -16,13 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.catalog.io import numpy_array, to_arrow
 from skygraft.catalog.schema import MOTION, is_mag_column, values
-from skygraft.catalog.select import check_motion
+from skygraft.catalog.select import angular_rates, check_motion
 from skygraft.errors import CatalogError
 
 __all__ = ["Outlines", "Sources", "digest_rows", "near_polygon", "row_digests", "select"]
-
-_PER_DAY = np.array([np.radians(1.0 / 3.6e6) / 365.25] * 2 + [np.radians(1.0 / 3600.0) * 24.0] * 2)
-"""Radians per day of a unit of each of `MOTION`: milliarcseconds a year, arcseconds an hour."""
 
 _NAN = np.uint64(0x7FF8000000000000)
 _NULL = np.uint64(0x9E3779B97F4A7C15)
@@ -128,9 +125,7 @@ class Sources:
         visits = values(table, "visit") if "visit" in table.colnames else still.visits
         motion = still.motion
         if any(name in table.colnames for name in MOTION):
-            rates = np.stack([np.nan_to_num(values(table, name)) for name in MOTION]) * _PER_DAY[:, None]
-            # North and east of proper motion and of rate.
-            motion = np.column_stack([rates[0] + rates[2], rates[1] + rates[3], values(table, "epoch_mjd")])
+            motion = np.column_stack([angular_rates(table), values(table, "epoch_mjd")])
             moving = (motion[:, 0] != 0) | (motion[:, 1] != 0)
             motion = motion if moving.any() else still.motion
         return cls(still.vectors, visits if np.any(visits != -1) else still.visits, motion)

@@ -1,8 +1,9 @@
 """The catalogue cut by tract and patch: a Hive-partitioned Parquet data set that every task reads its part of.
 
 Layout: ``<out>/tract=<t>/patch=<p>/part-0.parquet``, one file a patch, sorted by injection id, every file with the
-same schema; and ``<out>/_partition.json``, written last, which says what the data set was made from and how many rows
-each patch has. Without that file the data set is not finished and cannot be read.
+same schema; and ``<out>/_partition.json``, written last, which says what the data set was made from and, of each
+patch, how many rows it has, where they lie and how fast they move. Without that file the data set is not finished and
+cannot be read (see `skygraft.catalog.partition_read`).
 
 Sources that lie in no tract of an explicit sky map are kept in ``tract=-1/patch=-1``: no image of the map reads them,
 but nothing is lost, and their number is reported.
@@ -17,39 +18,29 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import arrow_array, file_format, from_arrow, iter_catalog, to_arrow
-from skygraft.catalog.schema import OnBad, check_duplicates, validate, values
-from skygraft.catalog.select import is_moving
-from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
+from skygraft.catalog.io import arrow_array, file_format, from_arrow, iter_catalog, numpy_array, to_arrow
+from skygraft.catalog.partition_read import MARKER, OUTSIDE, Key, part_path, read_marker
+from skygraft.catalog.schema import MOTION, OnBad, check_duplicates, validate, values
+from skygraft.catalog.select import angular_rates, is_moving
+from skygraft.errors import CatalogError, OutputError, OutputExistsError
+from skygraft.wcs.base import to_vectors
 
-__all__ = [
-    "OUTSIDE",
-    "Locator",
-    "PartitionSummary",
-    "list_partitions",
-    "moving_partitions",
-    "partition_catalog",
-    "read_partitions",
-]
+__all__ = ["OUTSIDE", "Locator", "PartitionSummary", "partition_catalog"]
 
-MARKER = "_partition.json"
-LAYOUT_VERSION = 1
-OUTSIDE = (-1, -1)
-"""Tract and patch of the sources that lie in no tract."""
+type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-Key = tuple[int, int]
+LAYOUT_VERSION = 2
 
 
 class Locator(Protocol):
@@ -98,11 +89,13 @@ def partition_catalog(
     on_bad: OnBad = "raise",
     overwrite: bool = False,
     chunk_rows: int = 500_000,
+    mapper: Mapper = map,
 ) -> PartitionSummary:
     """Cut a catalogue by the tract and patch of its sources' catalogue positions.
 
-    The result depends on the rows only, not on their order in the input or on `chunk_rows`. Memory holds a chunk, the
-    largest partition and 8 bytes for every row; a copy of the catalogue lies in `out_dir` while this runs.
+    The result depends on the rows only, not on their order in the input, on `chunk_rows` or on `mapper`. Memory holds
+    a chunk, the largest partition and 8 bytes for every row; a copy of the catalogue lies in `out_dir` while this
+    runs.
 
     Parameters
     ----------
@@ -118,6 +111,9 @@ def partition_catalog(
         Replace a data set that was made from another input.
     chunk_rows : int
         Rows that are held at a time.
+    mapper : callable
+        ``mapper(function, items)`` gives the function's results in order, as `map` does; what it is given can be
+        pickled. It writes the partitions, which is most of the work where these are small.
 
     Returns
     -------
@@ -139,7 +135,7 @@ def partition_catalog(
         "layout": LAYOUT_VERSION,
     }
     digest = _digest(catalog, settings)
-    marker = _read_marker(out)
+    marker = read_marker(out)
     if marker is not None and marker["digest"] == digest and _is_complete(out, marker):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
@@ -155,30 +151,33 @@ def partition_catalog(
         spool.mkdir()
     try:
         runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows)
-        parts = _write_parts(runs, out)
-        _remove_stale(out, set(parts))
+        parts = _write_parts(runs, out, mapper, chunk_rows)
+        keys = list(zip(parts["tract"], parts["patch"], strict=True))
+        _remove_stale(out, keys)
     finally:
         shutil.rmtree(spool, ignore_errors=True)
-    n_rows = sum(p["rows"] for p in parts.values())
     marker = {
         "digest": digest,
         "origin": origin,
         "settings": settings,
-        "n_rows": n_rows,
-        "n_outside": parts.get(OUTSIDE, {"rows": 0})["rows"],
-        "partitions": [{"tract": t, "patch": p, **parts[t, p]} for t, p in sorted(parts)],
+        "n_rows": sum(parts["rows"]),
+        "n_outside": parts["rows"][keys.index(OUTSIDE)] if OUTSIDE in keys else 0,
+        "partitions": parts,
     }
     _write_json(out / MARKER, marker)
     return _summary(out, marker, reused=False)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Run:
-    """A chunk on disk, sorted by tract, patch and id, with the rows of each partition."""
+    """A chunk on disk, sorted by tract, patch and id.
+
+    The rows of the partition ``keys[i]`` (shape (K, 2), sorted) are those from ``starts[i]`` to ``starts[i + 1]``.
+    """
 
     path: Path
-    slices: dict[Key, tuple[int, int]]
-    moving: dict[Key, int]
+    keys: NDArray[np.int64]
+    starts: NDArray[np.int64]
     ids: NDArray[np.int64]
 
 
@@ -219,14 +218,11 @@ def _spool(
         order = np.lexsort((ids, patch, tract))
         tract, patch = tract[order], patch[order]
         starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
-        ends = np.r_[starts[1:], tract.size]
-        slices = {(int(tract[s]), int(patch[s])): (int(s), int(e - s)) for s, e in zip(starts, ends, strict=True)}
-        moves = is_moving(chunk)[order]
-        moving = {key: int(moves[start : start + size].sum()) for key, (start, size) in slices.items()}
+        keys = np.column_stack([tract[starts], patch[starts]])
         path = spool / f"{len(runs):06d}.arrow"
         with _writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(arrow.take(arrow_array(order)).combine_chunks())
-        runs.append(_Run(path, slices, moving, ids))
+        runs.append(_Run(path, keys, np.r_[starts, tract.size], ids))
     if schema is None:
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
     check_duplicates(np.concatenate([run.ids for run in runs]), origin=origin)
@@ -248,40 +244,122 @@ def _conform(arrow: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
         raise CatalogError(f"a column changes its type within the file: {error}", path=origin or None) from error
 
 
-def _write_parts(runs: Sequence[_Run], out: Path) -> dict[Key, dict[str, int]]:
-    """Merge the runs' slices of each partition into its file."""
-    keys = sorted({key for run in runs for key in run.slices})
-    parts: dict[Key, dict[str, int]] = {}
-    maps = [pa.memory_map(str(run.path)) for run in runs]
-    try:
-        tables = [pa.ipc.open_file(m).read_all() for m in maps]
-        for key in keys:
-            pieces = [t.slice(*run.slices[key]) for t, run in zip(tables, runs, strict=True) if key in run.slices]
-            table = pa.concat_tables(pieces)
-            if len(pieces) > 1:
-                table = table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
-            path = _part_path(out, key)
-            with _writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            moving = sum(int(run.moving.get(key, 0)) for run in runs)
-            parts[key] = {
-                "rows": table.num_rows,
-                "moving": moving,
-                "bytes": _write_parquet(table.combine_chunks(), path),
-            }
-        del tables
-    finally:
-        for memory in maps:
-            memory.close()
+@dataclass(frozen=True)
+class _Merge:
+    """Partitions that are written together, and the rows of every run that belong to them."""
+
+    out: Path
+    keys: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    slices: tuple[_Slice, ...]
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Rows of a run: where they start, and how many of them belong to which of some partitions."""
+
+    path: Path
+    start: int
+    places: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def _write_parts(runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int) -> dict[str, list[Any]]:
+    """Merge the runs' slices of each partition into its file; gives the columns of the marker's table."""
+    jobs = _merges(runs, out, merge_rows)
+    parts: dict[str, list[Any]] = {}
+    for columns in mapper(_write_merged, jobs):
+        for name, column in columns.items():
+            parts.setdefault(name, []).extend(column)
     return parts
 
 
+def _merges(runs: Sequence[_Run], out: Path, merge_rows: int) -> Iterator[_Merge]:
+    found = np.concatenate([run.keys for run in runs])
+    sizes = np.concatenate([np.diff(run.starts) for run in runs])
+    keys, inverse = np.unique(found, axis=0, return_inverse=True)
+    counts = np.bincount(inverse.reshape(-1), weights=sizes).astype(np.int64)
+    places = np.split(inverse.reshape(-1), np.cumsum([len(run.keys) for run in runs])[:-1])
+    batch = (np.cumsum(counts) - 1) // merge_rows
+    for group in np.split(np.arange(len(keys)), np.flatnonzero(np.diff(batch)) + 1):
+        slices = []
+        for run, place in zip(runs, places, strict=True):
+            first, last = np.searchsorted(place, [group[0], group[-1] + 1])
+            if last > first:
+                sizes = np.diff(run.starts[first : last + 1])
+                slices.append(_Slice(run.path, int(run.starts[first]), place[first:last] - group[0], sizes))
+        yield _Merge(out, keys[group], counts[group], tuple(slices))
+
+
+def _write_merged(job: _Merge) -> dict[str, list[Any]]:
+    with contextlib.ExitStack() as stack:
+        pieces = []
+        for piece in job.slices:
+            memory = stack.enter_context(pa.memory_map(str(piece.path)))
+            pieces.append(pa.ipc.open_file(memory).read_all().slice(piece.start, int(piece.sizes.sum())))
+        table = pa.concat_tables(pieces)
+        place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
+        order = np.lexsort((np.concatenate([numpy_array(c) for c in table.column("injection_id").chunks]), place))
+        table = table.take(arrow_array(order)).combine_chunks()
+        del pieces
+    starts = np.cumsum(job.counts) - job.counts
+    sizes, folders = [], set()
+    for (tract, patch), start, rows in zip(job.keys.tolist(), starts.tolist(), job.counts.tolist(), strict=True):
+        path = part_path(job.out, (tract, patch))
+        with _writing(path):
+            for folder in (path.parent.parent, path.parent):
+                if folder not in folders:
+                    folder.mkdir(exist_ok=True)
+            folders.add(path.parent.parent)
+        sizes.append(_write_parquet(table.slice(start, rows), path))
+    return {
+        "tract": job.keys[:, 0].tolist(),
+        "patch": job.keys[:, 1].tolist(),
+        "rows": job.counts.tolist(),
+        "bytes": sizes,
+        **_bounds(table, starts, job.counts),
+    }
+
+
+def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, list[Any]]:
+    """Where the sources of each partition lie and how fast they move (see `PartitionBounds`)."""
+    names = [name for name in ("ra", "dec", "epoch_mjd", *MOTION) if name in table.column_names]
+    rows = from_arrow(table.select(names))
+    vectors = to_vectors(values(rows, "ra"), values(rows, "dec"))
+    centers = np.add.reduceat(vectors, starts)
+    lengths = np.linalg.norm(centers, axis=1, keepdims=True)
+    # Sources all around the sky have no middle: any will do.
+    centers = np.where(lengths > 1e-6, centers / np.maximum(lengths, 1e-6), [0.0, 0.0, 1.0]).round(9)
+    gaps = np.linalg.norm(vectors - np.repeat(centers, counts, axis=0), axis=1)
+    radii = 2 * np.arcsin(np.minimum(np.maximum.reduceat(gaps, starts) / 2, 1))
+    moves, epochs = is_moving(rows), values(rows, "epoch_mjd")
+    speeds = np.maximum.reduceat(np.abs(angular_rates(rows)).sum(axis=1), starts)
+    known = np.column_stack(
+        [
+            np.minimum.reduceat(np.where(moves, epochs, np.inf), starts),
+            np.maximum.reduceat(np.where(moves, epochs, -np.inf), starts),
+        ]
+    )
+    return {
+        "moving": np.add.reduceat(moves.astype(np.int64), starts).tolist(),
+        "center": centers.tolist(),
+        # Rounded up, by more than the rounding of the centre.
+        "radius": (radii + 5e-9).round(9).tolist(),
+        "speed": speeds.tolist(),
+        "epochs": [[t if np.isfinite(t) else None for t in pair] for pair in known.tolist()],
+    }
+
+
 def _write_parquet(table: pa.Table, path: Path) -> int:
+    # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
+    content = sink.getvalue()
     with _writing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=["source_type"], write_statistics=True)
-        size = temporary.stat().st_size
+        with temporary.open("wb") as file:
+            file.write(content)
         temporary.replace(path)
-    return size
+    return int(content.size)
 
 
 @contextlib.contextmanager
@@ -300,19 +378,18 @@ def _writing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _part_path(out: Path, key: Key) -> Path:
-    return out / f"tract={key[0]}" / f"patch={key[1]}" / "part-0.parquet"
-
-
-def _remove_stale(out: Path, keys: set[Key]) -> None:
+def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
     """Remove the files of a former, different or unfinished run that this one did not replace."""
-    wanted = {_part_path(out, key) for key in keys}
-    for path in out.glob("tract=*/patch=*/part-0.parquet"):
-        if path not in wanted:
-            path.unlink()
-            for folder in (path.parent, path.parent.parent):
+    wanted = {(f"tract={tract}", f"patch={patch}") for tract, patch in keys}
+    for tract in out.glob("tract=*"):
+        for folder in tract.glob("patch=*"):
+            if (tract.name, folder.name) not in wanted:
+                for path in folder.glob("part-0.parquet"):
+                    path.unlink()
                 if not any(folder.iterdir()):
                     folder.rmdir()
+        if not any(tract.iterdir()):
+            tract.rmdir()
     for spool in out.glob(".spool-*"):  # of a run that was killed; a day old, so not of one that is running
         if time.time() - spool.stat().st_mtime > 86400:
             shutil.rmtree(spool, ignore_errors=True)
@@ -321,7 +398,7 @@ def _remove_stale(out: Path, keys: set[Key]) -> None:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with _writing(path) as temporary:
         with temporary.open("w") as file:
-            json.dump(content, file, indent=1, sort_keys=True)
+            file.write(json.dumps(content, sort_keys=True, separators=(",", ":")))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -350,114 +427,17 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
     return sha.hexdigest()
 
 
-def _read_marker(out: Path) -> dict[str, Any] | None:
-    path = out / MARKER
-    try:
-        marker: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, json.JSONDecodeError) as error:
-        raise CorruptFileError(f"not readable: {error}", path=path, fix="Remove it and partition again") from error
-    return marker
-
-
 def _is_complete(out: Path, marker: dict[str, Any]) -> bool:
-    for part in marker["partitions"]:
-        path = _part_path(out, (part["tract"], part["patch"]))
-        if not path.is_file() or path.stat().st_size != part["bytes"]:
+    parts = marker["partitions"]
+    for tract, patch, n_bytes in zip(parts["tract"], parts["patch"], parts["bytes"], strict=True):
+        try:
+            if part_path(out, (tract, patch)).stat().st_size != n_bytes:
+                return False
+        except OSError:
             return False
     return True
 
 
 def _summary(out: Path, marker: dict[str, Any], *, reused: bool) -> PartitionSummary:
-    inside = [p for p in marker["partitions"] if p["tract"] >= 0]
-    return PartitionSummary(out, marker["n_rows"], len(inside), marker["n_outside"], marker["digest"], reused)
-
-
-def _require_marker(out: Path) -> dict[str, Any]:
-    marker = _read_marker(out)
-    if marker is None:
-        raise CatalogError(
-            "the folder holds no finished partitioned catalogue", path=out, fix="Run partition_catalog on it first"
-        )
-    return marker
-
-
-def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
-    """Rows of every (tract, patch) that has any, sorted; (-1, -1) are those in no tract.
-
-    Raises
-    ------
-    CatalogError
-        If the folder holds no finished data set.
-    """
-    marker = _require_marker(Path(out_dir))
-    return {(p["tract"], p["patch"]): p["rows"] for p in marker["partitions"]}
-
-
-def moving_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
-    """Sources with a proper motion or a rate, of every (tract, patch) that has any.
-
-    A source is stored where it is at its epoch. An image taken at another time may see it in another patch, so
-    whoever looks for movers has to look through these partitions too.
-    """
-    marker = _require_marker(Path(out_dir))
-    return {(p["tract"], p["patch"]): p["moving"] for p in marker["partitions"] if p["moving"]}
-
-
-def read_partitions(
-    out_dir: str | os.PathLike[str],
-    keys: Iterable[Key],
-    *,
-    columns: Sequence[str] | None = None,
-) -> QTable:
-    """The sources of some patches, sorted by injection id.
-
-    Parameters
-    ----------
-    out_dir : path-like
-        What `partition_catalog` wrote.
-    keys : iterable of (int, int)
-        Tracts and patches; one without sources, or named twice, adds nothing.
-    columns : sequence of str, optional
-        Only these columns; ``injection_id`` is always among them.
-
-    Returns
-    -------
-    QTable
-        With no rows, but all columns, where none of the patches has any.
-
-    Raises
-    ------
-    CatalogError
-        If the folder holds no finished data set, or has no such column.
-    CorruptFileError
-        If a partition is missing or unreadable.
-    """
-    out = Path(out_dir)
-    present = list_partitions(out)
-    wanted = [key for key in sorted({(int(t), int(p)) for t, p in keys}) if key in present]
-    if not wanted:
-        return from_arrow(_read_part(_part_path(out, next(iter(present))), columns).slice(0, 0))
-    table = pa.concat_tables([_read_part(_part_path(out, key), columns) for key in wanted])
-    if len(wanted) > 1:
-        table = table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
-    return from_arrow(table)
-
-
-def _read_part(path: Path, columns: Sequence[str] | None) -> pa.Table:
-    """One file, with its own columns only (pq.read_table would add tract and patch from the folders' names)."""
-    names = None if columns is None else list(dict.fromkeys(["injection_id", *columns]))
-    try:
-        with pq.ParquetFile(path) as file:
-            have = file.schema_arrow.names
-            missing = [name for name in names or () if name not in have]
-            if missing:
-                raise CatalogError(
-                    f"the catalogue has no column {missing[0]!r}; it has {', '.join(have)}", path=path, key=missing[0]
-                )
-            return file.read(columns=names)
-    except FileNotFoundError:
-        raise CorruptFileError("a partition is missing", path=path, fix="Partition the catalogue again") from None
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise CorruptFileError(f"not a readable partition: {error}", path=path) from error
+    n_inside = sum(tract >= 0 for tract in marker["partitions"]["tract"])
+    return PartitionSummary(out, marker["n_rows"], n_inside, marker["n_outside"], marker["digest"], reused)

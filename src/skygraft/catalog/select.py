@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.schema import MOTION, bands_of, values
 from skygraft.errors import CatalogError
 
-__all__ = ["band_column", "check_motion", "is_moving", "positions_at", "select_for_visit"]
+__all__ = ["angular_rates", "band_column", "check_motion", "is_moving", "positions_at", "select_for_visit"]
 
 _MAS_PER_YEAR = np.radians(1.0 / 3.6e6) / 365.25  # to radians per day
 _ARCSEC_PER_HOUR = np.radians(1.0 / 3600.0) * 24.0
@@ -55,12 +55,22 @@ def positions_at(table: QTable, mjd: float | None) -> tuple[NDArray[np.float64],
     epoch = values(table, "epoch_mjd")[rows]
     mjd = check_motion(values(table, "injection_id")[rows], epoch, mjd)
     days = mjd - epoch
-    east = values(table, "pm_ra_cosdec")[rows] * _MAS_PER_YEAR
-    east = (np.nan_to_num(east) + np.nan_to_num(values(table, "rate_ra_cosdec")[rows]) * _ARCSEC_PER_HOUR) * days
-    north = values(table, "pm_dec")[rows] * _MAS_PER_YEAR
-    north = (np.nan_to_num(north) + np.nan_to_num(values(table, "rate_dec")[rows]) * _ARCSEC_PER_HOUR) * days
+    east, north = (angular_rates(table[rows]) * days[:, None]).T
     ra[rows], dec[rows] = _along_great_circle(ra[rows], dec[rows], east, north)
     return ra, dec
+
+
+def angular_rates(table: QTable) -> NDArray[np.float64]:
+    """How fast every source moves to the East and to the North, radians per day, shape (N, 2): proper motion and rate.
+
+    What is missing is no motion.
+    """
+    rates = np.zeros((len(table), 2))
+    for name in MOTION:
+        if name in table.colnames:
+            unit = _MAS_PER_YEAR if name.startswith("pm_") else _ARCSEC_PER_HOUR
+            rates[:, 0 if "_ra_" in name else 1] += np.nan_to_num(values(table, name)) * unit
+    return rates
 
 
 def check_motion(ids: NDArray[np.int64], epoch: NDArray[np.float64], mjd: float | None) -> float:

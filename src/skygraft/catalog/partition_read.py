@@ -1,0 +1,295 @@
+"""Reading what `skygraft.catalog.partition` wrote: what a data set holds, its patches, and a cache of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from astropy.table import QTable
+from numpy.typing import NDArray
+
+from skygraft.catalog.io import from_arrow
+from skygraft.errors import CatalogError, CorruptFileError
+
+__all__ = [
+    "MARKER",
+    "OUTSIDE",
+    "Key",
+    "PartitionBounds",
+    "PartitionCache",
+    "list_partitions",
+    "moving_partitions",
+    "part_path",
+    "partition_bounds",
+    "read_marker",
+    "read_partition",
+    "read_partitions",
+]
+
+MARKER = "_partition.json"
+OUTSIDE = (-1, -1)
+"""Tract and patch of the sources that lie in no tract."""
+
+type Key = tuple[int, int]
+
+
+def part_path(out: Path, key: Key) -> Path:
+    """The file of a partition."""
+    return out / f"tract={key[0]}" / f"patch={key[1]}" / "part-0.parquet"
+
+
+def read_marker(out: Path) -> dict[str, Any] | None:
+    """What the data set says of itself; None where it is not finished.
+
+    Raises
+    ------
+    CorruptFileError
+        If the marker cannot be read.
+    """
+    path = out / MARKER
+    try:
+        marker: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, json.JSONDecodeError) as error:
+        raise CorruptFileError(f"not readable: {error}", path=path, fix="Remove it and partition again") from error
+    return marker
+
+
+@dataclass(frozen=True, eq=False)
+class PartitionBounds:
+    """Where the sources of every partition lie, and how fast they move.
+
+    Parameters
+    ----------
+    keys : tuple of (int, int)
+        Tract and patch of each partition, sorted.
+    rows, moving : ndarray of int, shape (N,)
+        Its sources, and those of them that move.
+    centers : ndarray, shape (N, 3)
+        Unit vector to the middle of its sources' catalogue positions.
+    radii : ndarray, shape (N,)
+        Radians from there that hold all of them.
+    speeds : ndarray, shape (N,)
+        Fastest motion, radians per day.
+    epochs : ndarray, shape (N, 2)
+        First and last epoch of those that move (MJD TAI); NaN where none does, or one has none.
+    """
+
+    keys: tuple[Key, ...]
+    rows: NDArray[np.int64]
+    moving: NDArray[np.int64]
+    centers: NDArray[np.float64]
+    radii: NDArray[np.float64]
+    speeds: NDArray[np.float64]
+    epochs: NDArray[np.float64]
+
+    @functools.cached_property
+    def index(self) -> Mapping[Key, int]:
+        """Place of every partition in the arrays."""
+        return {key: i for i, key in enumerate(self.keys)}
+
+
+def partition_bounds(out_dir: str | os.PathLike[str]) -> PartitionBounds:
+    """Where the sources of every partition lie; read once in each process for each version of the data set.
+
+    Raises
+    ------
+    CatalogError
+        If the folder holds no finished data set.
+    """
+    return _current(Path(out_dir))[0]
+
+
+def _current(out: Path) -> tuple[PartitionBounds, str]:
+    """The bounds and the digest of the data set as it is now."""
+    try:
+        status = (out / MARKER).stat()
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+    except OSError:
+        stamp = (0, 0, 0)
+    return _bounds(out, stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _bounds(out: Path, stamp: tuple[int, int, int]) -> tuple[PartitionBounds, str]:
+    del stamp
+    marker = read_marker(out)
+    if marker is None:
+        raise CatalogError(
+            "the folder holds no finished partitioned catalogue", path=out, fix="Run partition_catalog on it first"
+        )
+    try:
+        parts = marker["partitions"]
+        keys = tuple(zip(parts["tract"], parts["patch"], strict=True))
+        numbers = {name: np.array(parts[name], dtype=np.float64) for name in ("center", "radius", "speed", "epochs")}
+        bounds = PartitionBounds(
+            keys,
+            np.array(parts["rows"], dtype=np.int64),
+            np.array(parts["moving"], dtype=np.int64),
+            numbers["center"].reshape(-1, 3),
+            numbers["radius"],
+            numbers["speed"],
+            numbers["epochs"].reshape(-1, 2),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CatalogError(
+            "the partitioned catalogue was written by another version of skygraft",
+            path=out / MARKER,
+            fix="Remove the folder and partition again",
+        ) from error
+    return bounds, str(marker["digest"])
+
+
+def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
+    """Rows of every (tract, patch) that has any, sorted; (-1, -1) are those in no tract.
+
+    Raises
+    ------
+    CatalogError
+        If the folder holds no finished data set.
+    """
+    bounds = partition_bounds(out_dir)
+    return dict(zip(bounds.keys, bounds.rows.tolist(), strict=True))
+
+
+def moving_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
+    """Sources with a proper motion or a rate, of every (tract, patch) that has any.
+
+    A source is stored where it is at its epoch. An image taken at another time may see it in another patch, so
+    whoever looks for movers has to look through these partitions too.
+    """
+    bounds = partition_bounds(out_dir)
+    return {key: n for key, n in zip(bounds.keys, bounds.moving.tolist(), strict=True) if n}
+
+
+def read_partitions(
+    out_dir: str | os.PathLike[str],
+    keys: Iterable[Key],
+    *,
+    columns: Sequence[str] | None = None,
+) -> QTable:
+    """The sources of some patches, sorted by injection id.
+
+    Parameters
+    ----------
+    out_dir : path-like
+        What `partition_catalog` wrote.
+    keys : iterable of (int, int)
+        Tracts and patches; one without sources, or named twice, adds nothing.
+    columns : sequence of str, optional
+        Only these columns; ``injection_id`` is always among them.
+
+    Returns
+    -------
+    QTable
+        With no rows, but all columns, where none of the patches has any.
+
+    Raises
+    ------
+    CatalogError
+        If the folder holds no finished data set, or has no such column.
+    CorruptFileError
+        If a partition is missing or unreadable.
+    """
+    out = Path(out_dir)
+    present = partition_bounds(out).index
+    wanted = _wanted(keys, present)
+    return _joined([read_partition(out, key, columns) for key in wanted or list(present)[:1]], empty=not wanted)
+
+
+def _wanted(keys: Iterable[Key], present: Mapping[Key, int]) -> list[Key]:
+    return [key for key in sorted({(int(t), int(p)) for t, p in keys}) if key in present]
+
+
+def _joined(tables: Sequence[pa.Table], *, empty: bool) -> QTable:
+    table = pa.concat_tables(tables)
+    if empty:
+        table = table.slice(0, 0)
+    elif len(tables) > 1:
+        table = table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
+    return from_arrow(table)
+
+
+def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) -> pa.Table:
+    """One partition as it is stored, sorted by injection id; parameters and errors as in `read_partitions`.
+
+    It is not looked up first: a partition without sources is an error here.
+    """
+    path = part_path(out, key)
+    names = None if columns is None else list(dict.fromkeys(["injection_id", *columns]))
+    try:
+        # Whole, and without threads: these files are small. (pq.read_table would add tract and patch from the
+        # folders' names.)
+        with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
+            have = file.schema_arrow.names
+            missing = [name for name in names or () if name not in have]
+            if missing:
+                raise CatalogError(
+                    f"the catalogue has no column {missing[0]!r}; it has {', '.join(have)}", path=path, key=missing[0]
+                )
+            return file.read(columns=names, use_threads=False)
+    except FileNotFoundError:
+        raise CorruptFileError("a partition is missing", path=path, fix="Partition the catalogue again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptFileError(f"not a readable partition: {error}", path=path) from error
+
+
+class PartitionCache:
+    """The partitions that were read last, for a process that makes one image after the other of one patch.
+
+    Threads may share it. It notices when the catalogue is partitioned again.
+
+    Parameters
+    ----------
+    path : path-like
+        What `partition_catalog` wrote.
+    max_bytes : int
+        Memory that it may hold.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 128 << 20) -> None:
+        self._path = Path(path)
+        self._max_bytes = max_bytes
+        self._digest = ""
+        self._tables: OrderedDict[Key, pa.Table] = OrderedDict()
+        self._n_bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held now."""
+        return self._n_bytes
+
+    def read(self, keys: Iterable[Key]) -> QTable:
+        """The sources of some patches, sorted by injection id: what `read_partitions` gives, with its errors."""
+        bounds, digest = _current(self._path)
+        wanted = _wanted(keys, bounds.index)
+        with self._lock:
+            if digest != self._digest:
+                self._tables.clear()
+                self._digest, self._n_bytes = digest, 0
+            tables = [self._table(key) for key in wanted or bounds.keys[:1]]
+        return _joined(tables, empty=not wanted)
+
+    def _table(self, key: Key) -> pa.Table:
+        table = self._tables.pop(key, None)
+        if table is None:
+            table = read_partition(self._path, key)
+            self._n_bytes += table.nbytes
+        self._tables[key] = table
+        while self._n_bytes > self._max_bytes and self._tables:
+            _, oldest = self._tables.popitem(last=False)
+            self._n_bytes -= oldest.nbytes
+        return table
