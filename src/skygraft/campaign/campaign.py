@@ -22,6 +22,7 @@ from skygraft.campaign.interruption import Interruption
 from skygraft.campaign.ledger import Failure, Ledger, read_runs
 from skygraft.campaign.monitor import NoReporter, Reporter
 from skygraft.campaign.planned import Plan
+from skygraft.campaign.preflight import Expectation
 from skygraft.campaign.progress import Overview, make_overview
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
@@ -293,14 +294,21 @@ class _Run:
 
     def go(self, client: Client | None, n_workers: int | None, work: Work | None) -> RunSummary:
         """Make the images, and the tables from them."""
-        from skygraft.campaign.cluster import open_cluster
+        from skygraft.campaign.cluster import guard_workers, open_cluster
 
         before = self.standing.count(DONE)
         jobs = self._jobs()
         if client is not None or n_workers == 0 or not len(jobs):
             result = self._finish(self._drive(jobs, client, work), client)
         else:
-            with open_cluster(self.config.cluster, n_workers=n_workers) as opened:
+            with open_cluster(
+                self.config.cluster,
+                n_workers=n_workers,
+                logs=self.layout.root / "logs",
+                task_seconds=self.config.task_seconds,
+                say=self.reporter.say,
+            ) as opened:
+                guard_workers(opened.client, Expectation.of(self.config), self.reporter.say)
                 if opened.dashboard:
                     self.reporter.say(f"Dask dashboard: {opened.dashboard}")
                 result = self._drive(jobs, opened.client, work, max_threads=opened.max_threads)

@@ -52,6 +52,7 @@ __all__ = [
     "TlsConfig",
     "as_cluster",
     "load_profile",
+    "named_cluster",
     "shipped_profile",
 ]
 
@@ -441,3 +442,30 @@ def as_cluster(value: Any, info: ValidationInfo | None = None) -> Any:
         base = base_dir(info) if info is not None else Path.cwd()
         return load_profile(base / Path(value).expanduser())
     return {"kind": value}
+
+
+def named_cluster(name: str, *, task_seconds: float) -> ClusterConfig:
+    """The cluster that a command line names.
+
+    Parameters
+    ----------
+    name : str
+        A kind, the address of a scheduler, or the path of a profile.
+    task_seconds : float
+        Length of a task of the campaign that is to run there.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such cluster, or its jobs are too short for a task.
+    """
+    try:
+        cluster = ClusterConfig.model_validate(as_cluster(name))
+        cluster.check_task(task_seconds)
+    except ValidationError as error:
+        raise problems_error(describe_problems(error, ClusterConfig), "cluster") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error), path=name if name.endswith((".yaml", ".yml")) else None) from error
+    return cluster

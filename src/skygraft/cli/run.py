@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skygraft.cli.common import Config, Json, command, emit_json, err_console, open_campaign
+
+if TYPE_CHECKING:
+    from skygraft.campaign import Campaign
 
 __all__ = ["run"]
 
@@ -17,7 +22,17 @@ def run(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Processes on this machine; 0 does without Dask. One per core by default.", show_default=False
+            min=0,
+            help="Largest number of worker processes; on this machine one per core by default. 0 does without Dask.",
+            show_default=False,
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Where: local, slurm, pbs, lsf, sge, htcondor, kubernetes, mpi, slurm-runner, the address of a Dask "
+            "scheduler, or a profile (a .yaml file); by default as the configuration says.",
+            show_default=False,
         ),
     ] = None,
     scheduler: Annotated[
@@ -37,25 +52,17 @@ def run(
     143 after such a signal.
 
     Example:  skygraft run skygraft-demo/campaign.yaml --workers 2
+    Example:  skygraft run campaign.yaml --cluster slurm --workers 200
     """
-    from skygraft.campaign import Campaign, RichReporter
-    from skygraft.errors import ConfigError
+    from skygraft.campaign import RichReporter
 
-    campaign = open_campaign(config)
-    if scheduler is not None:
-        from skygraft.campaign.config import ClusterConfig
-
-        if workers is not None:
-            raise ConfigError("--workers is of a cluster on this machine; --scheduler names one that has its workers")
-        if "://" not in scheduler:
-            raise ConfigError(
-                f"{scheduler!r} is not the address of a Dask scheduler", fix="Give it like tcp://host:8786"
-            )
-        cluster = ClusterConfig(kind="scheduler", address=scheduler)
-        campaign = Campaign(campaign.config.model_copy(update={"cluster": cluster}))
-    summary = campaign.run(
-        n_workers=workers, redo=redo, retry_failed=retry_failed, reporter=RichReporter(err_console())
-    )
+    campaign = _placed(open_campaign(config), cluster, scheduler, workers)
+    with _role(campaign) as is_driver:
+        if not is_driver:
+            return
+        summary = campaign.run(
+            n_workers=workers, redo=redo, retry_failed=retry_failed, reporter=RichReporter(err_console())
+        )
     if json:
         emit_json(summary.to_dict())
     else:
@@ -63,3 +70,41 @@ def run(
         typer.echo(f"outputs in {summary.output}")
     if not summary.ok:
         raise typer.Exit(128 + summary.interrupted if summary.interrupted else 1)
+
+
+def _placed(campaign: Campaign, cluster: str | None, scheduler: str | None, workers: int | None) -> Campaign:
+    """The campaign, to be run where the command line says."""
+    from skygraft.campaign import Campaign
+    from skygraft.campaign.cluster_config import named_cluster
+    from skygraft.errors import ConfigError
+
+    if scheduler is not None:
+        if cluster is not None:
+            raise ConfigError("--cluster and --scheduler both say where to run", fix="Give one of them")
+        if workers is not None:
+            raise ConfigError("--workers is of a cluster on this machine; --scheduler names one that has its workers")
+        if "://" not in scheduler:
+            raise ConfigError(
+                f"{scheduler!r} is not the address of a Dask scheduler", fix="Give it like tcp://host:8786"
+            )
+    name = cluster or scheduler
+    if name is None:
+        return campaign
+    chosen = named_cluster(name, task_seconds=campaign.config.task_seconds)
+    return Campaign(campaign.config.model_copy(update={"cluster": chosen}))
+
+
+@contextlib.contextmanager
+def _role(campaign: Campaign) -> Iterator[bool]:
+    """Whether this process drives the campaign; the others of an MPI launch have served it when this says no."""
+    from skygraft.campaign.cluster_config import RANK_KINDS
+
+    cluster = campaign.config.cluster
+    if cluster.kind not in RANK_KINDS:
+        yield True
+        return
+    from skygraft.campaign.cluster_ranks import take_role
+
+    # Not in the output folder, which has to be claimed first.
+    with take_role(cluster, cluster.logs or campaign.config.output.parent) as is_driver:
+        yield is_driver
