@@ -11,9 +11,9 @@ import functools
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-__all__ = ["PACKAGES", "prov_document", "software_versions"]
+__all__ = ["PACKAGES", "ProvGraph", "prov_document", "software_versions"]
 
 PACKAGES = ("skygraft", "numpy", "astropy", "galsim", "numba", "scipy", "xarray", "pyarrow", "starlink-pyast")
 """Whose versions are recorded."""
@@ -49,13 +49,84 @@ def _typed(value: Any) -> Any:
         return {"$": str(value), "type": "xsd:long"}
     if isinstance(value, float):
         return {"$": repr(value), "type": "xsd:double"}
+    if isinstance(value, list | tuple):
+        return [_typed(item) for item in value]
     return str(value)
 
 
-def _attributes(kind: str, label: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {"prov:type": {"$": kind, "type": "prov:QUALIFIED_NAME"}, "prov:label": label}
-    content.update({f"sg:{name}": _typed(value) for name, value in attributes.items() if value is not None})
+def _kinds(kinds: Sequence[str]) -> Any:
+    typed = [{"$": kind, "type": "prov:QUALIFIED_NAME"} for kind in kinds]
+    return typed[0] if len(typed) == 1 else typed
+
+
+def _attributes(kind: str | Sequence[str], label: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = [kind] if isinstance(kind, str) else list(kind)
+    content: dict[str, Any] = {"prov:type": _kinds(kinds), "prov:label": label}
+    for name, value in attributes.items():
+        # An attribute that says nothing is left out; PROV-JSON has no null.
+        if value is not None and value not in ([], ()):
+            content[f"sg:{name}"] = _typed(value)
     return content
+
+
+class ProvGraph:
+    """A PROV-JSON document that is put together piece by piece; `to_dict` gives it in the order in which it was.
+
+    Identifiers and attributes are given without their prefix, ``sg:``.
+    """
+
+    _RELATIONS: ClassVar[dict[str, tuple[str, str]]] = {
+        "used": ("prov:activity", "prov:entity"),
+        "wasGeneratedBy": ("prov:entity", "prov:activity"),
+        "wasAssociatedWith": ("prov:activity", "prov:agent"),
+        "wasDerivedFrom": ("prov:generatedEntity", "prov:usedEntity"),
+        "wasInformedBy": ("prov:informed", "prov:informant"),
+        "hadMember": ("prov:collection", "prov:entity"),
+    }
+
+    def __init__(self) -> None:
+        self._things: dict[str, dict[str, Any]] = {"entity": {}, "activity": {}, "agent": {}}
+        self._relations: dict[str, dict[str, Any]] = {}
+
+    def entity(self, name: str, kind: str | Sequence[str], label: str, /, **attributes: Any) -> str:
+        """Add a thing (a file, many files, a setting); gives its name."""
+        return self._add("entity", name, _attributes(kind, label, attributes))
+
+    def activity(
+        self, name: str, kind: str, label: str, started: str | None, ended: str | None, /, **attributes: Any
+    ) -> str:
+        """Add what was done, from when to when (ISO 8601, with the offset from UTC); gives its name."""
+        times = {"prov:startTime": started, "prov:endTime": ended}
+        content = {key: time for key, time in times.items() if time} | _attributes(kind, label, attributes)
+        return self._add("activity", name, content)
+
+    def agent(self, name: str, label: str, /, **attributes: Any) -> str:
+        """Add software that did something; gives its name."""
+        return self._add("agent", name, _attributes("prov:SoftwareAgent", label, attributes))
+
+    def relate(self, relation: str, first: str, second: str, /, **more: str) -> None:
+        """Add a relation between two things, in the order of its name; `more` are further ``prov:`` roles.
+
+        Parameters
+        ----------
+        relation : str
+            Such as ``"used"``: an activity, then an entity.
+        first, second : str
+            Names.
+        """
+        roles = self._RELATIONS[relation]
+        content = {role: f"sg:{name}" for role, name in zip(roles, (first, second), strict=True)}
+        content |= {f"prov:{role}": f"sg:{name}" for role, name in more.items()}
+        found = self._relations.setdefault(relation, {})
+        found[f"_:{relation}{len(found)}"] = content
+
+    def _add(self, what: str, name: str, content: dict[str, Any]) -> str:
+        self._things[what][f"sg:{name}"] = content
+        return name
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as JSON types; entities come first."""
+        return {**self._things, "prefix": dict(_PREFIX), **self._relations}
 
 
 def prov_document(
