@@ -29,7 +29,7 @@ def test_plan_says_what_would_be_done(make_campaign: MakeCampaign, kit: Any) -> 
     assert summary.n_images == len(images) == 4
     assert summary.n_catalog == 160
     assert summary.problems == ()
-    assert summary.calibrations[0]["radius_pixels"] == 12.0
+    assert summary.checks.uses[0].radius == 12.0
     skymap = get_skymap("hsc_rings_v1")
     for i, (ra, dec) in enumerate(kit.CENTRES):
         image = images[f"raw/v{i // 2}/image-{i}.fits"]
@@ -82,9 +82,9 @@ def test_images_without_sources_and_patches_without_images(make_campaign: MakeCa
     (survey / "raw/v1/image-3.fits").unlink()
     campaign = make_campaign()
     summary = campaign.plan()
-    assert list(summary.images_without_sources) == ["testcam-507-0"]
+    assert summary.findings["images without sources"].first == ("testcam-507-0",)
     home = tuple(int(v) for v in get_skymap("hsc_rings_v1").locate(*kit.CENTRES[3]))
-    assert home in summary.patches_without_images
+    assert f"{home[0]},{home[1]}" in summary.findings["patches without images"].first
     # An image without sources is written all the same: a survey with holes is no survey.
     assert campaign.run(n_workers=0).ok
     assert (campaign.layout.images / "raw/v7/empty.fits").exists()

@@ -55,7 +55,7 @@ def test_three_bands_of_the_legacy_surveys(data_dir: Path, tmp_path: Path) -> No
     plan = campaign.plan()
     assert plan.problems == ()
     assert plan.bands == {"g": 1, "r": 1, "z": 1}
-    assert {calibration["kind"] for calibration in plan.calibrations} == {"psf_model"}
+    assert [(use.kind, use.n_images) for use in plan.checks.uses] == [("psf_model", 3)]
     assert campaign.run(n_workers=0).ok
     assert tree(root) == before
     truth = pq.read_table(campaign.layout.truth).to_pylist()

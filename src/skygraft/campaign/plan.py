@@ -9,9 +9,8 @@ import functools
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,17 +19,14 @@ from astropy.table import QTable, Table, vstack
 
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, digest
-from skygraft.campaign.plan_summary import PlanSummary
+from skygraft.campaign.plan_summary import PlanSummary, summarise_plan
 from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter
-from skygraft.campaign.reading import read_image
 from skygraft.campaign.selection import digest_rows, row_digests, select
 from skygraft.catalog import list_partitions, partition_catalog, read_partitions
 from skygraft.catalog.partition import OUTSIDE
-from skygraft.catalog.schema import MOTION, is_mag_column
+from skygraft.catalog.schema import MOTION
 from skygraft.catalog.select import is_moving
-from skygraft.errors import CampaignError, CatalogError, SkygraftError
-from skygraft.exposure import NO_PSF
-from skygraft.photometry import describe_reference
+from skygraft.errors import CampaignError, CatalogError
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.survey import FAILURES, index_images
 
@@ -76,14 +72,7 @@ def plan_key(config: CampaignConfig) -> str:
 def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
     """Plan as `plan_images` does, and say what came out of it."""
     plan = plan_images(config)
-    images = list(plan.images())
-    layout = Layout(config.output)
-    columns = read_partitions(layout.catalog, []).colnames
-    unusable = plan.metadata["unusable"]
-    problems = [f"{bad['path']} cannot be used ({bad['kind']}): {bad['reason']}" for bad in unusable]
-    problems += plan.metadata["problems"]
-    summary = _summarise(config, images, columns, list_partitions(layout.catalog), problems)
-    return images, replace(summary, n_unusable=len(unusable))
+    return list(plan.images()), summarise_plan(config, plan)
 
 
 def plan_images(config: CampaignConfig, *, mapper: Mapper = map, processes: int = 1) -> Plan:
@@ -340,77 +329,3 @@ def _touches_nothing(index: Table, config: CampaignConfig) -> CampaignError:
         key="catalog",
         fix="Check that both are of the same field, and that the catalogue's dialect (degrees or radians) is right",
     )
-
-
-def _summarise(
-    config: CampaignConfig,
-    images: Sequence[PlannedImage],
-    columns: Sequence[str],
-    partitions: Mapping[tuple[int, int], int],
-    problems: list[str],
-) -> PlanSummary:
-    read = {patch for image in images for patch in image.reads}
-    calibrations, found = _probe(config, images)
-    bands = [name.removeprefix("mag_") for name in columns if is_mag_column(name)]
-    problems = [*problems, *found, *_band_problems(config, images, bands)]
-    return PlanSummary(
-        name=config.name,
-        n_images=len(images),
-        n_catalog=sum(partitions.values()),
-        n_sources=sum(image.n_sources for image in images),
-        n_bytes=sum(image.n_bytes for image in images),
-        cost_seconds=round(sum(image.cost_seconds for image in images), 1),
-        n_patches=len({(image.tract, image.patch) for image in images}),
-        bands=dict(Counter(image.band or "unknown" for image in images)),
-        instruments=dict(Counter(image.instrument or "unknown" for image in images)),
-        calibrations=tuple(calibrations),
-        images_without_sources=tuple(image.image_id for image in images if image.n_sources == 0),
-        patches_without_images=tuple(sorted(set(partitions) - read - {OUTSIDE})),
-        images_off_map=tuple(image.image_id for image in images if image.tract < 0),
-        problems=tuple(problems),
-    )
-
-
-def _probe(config: CampaignConfig, images: Iterable[PlannedImage]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Open one image of each instrument and band to see what its calibration refers to."""
-    first: dict[tuple[str, str, str], PlannedImage] = {}
-    number: dict[tuple[str, str, str], int] = defaultdict(int)
-    for image in images:
-        kind = (image.format, image.instrument or "", image.band or "")
-        first.setdefault(kind, image)
-        number[kind] += 1
-    found, problems = [], []
-    for kind, image in sorted(first.items()):
-        try:
-            exposure = read_image(image, config)
-        except SkygraftError as error:
-            problems.append(f"{image.image_id}: {type(error).__name__}: {error}")
-            continue
-        calib = exposure.photo_calib
-        reference = describe_reference(None if calib is None else calib.reference)
-        if calib is not None:
-            reference["origin"] = calib.reference_origin
-        found.append({**reference, "image": image.image_id, "n_images": number[kind]})
-        if calib is None:
-            problems.append(f"{image.image_id} (and images like it) has no zeropoint; set survey.calibration.zeropoint")
-        elif reference["kind"] is None and config.injection.flux_mode == "calibrated":
-            problems.append(
-                f"nothing says what {image.image_id} (and images like it) is calibrated to; set "
-                "survey.calibration.aperture, for example to '12 pix' or '2 arcsec'"
-            )
-        if exposure.psf is None:
-            reason = exposure.extra.get(NO_PSF, "it has no PSF")
-            problems.append(f"{image.image_id} (and images like it): {reason}; set survey.calibration.psf")
-    return found, problems
-
-
-def _band_problems(config: CampaignConfig, images: Iterable[PlannedImage], bands: Sequence[str]) -> list[str]:
-    missing = Counter(
-        image.band or config.catalog.band
-        for image in images
-        if image.n_sources and (image.band or config.catalog.band) not in (None, *bands)
-    )
-    return [
-        f"{n} images are in band {band}, for which the catalogue has no magnitudes (it has {', '.join(bands)})"
-        for band, n in sorted(missing.items(), key=str)
-    ]
