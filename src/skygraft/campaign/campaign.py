@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +24,7 @@ from skygraft.campaign.monitor import NoReporter, Reporter
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.preflight import Expectation
 from skygraft.campaign.progress import Overview, make_overview
+from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from skygraft.campaign.plan_summary import PlanSummary
-    from skygraft.campaign.run import DriveResult, Jobs, Work
 
 __all__ = ["Campaign"]
 
@@ -145,7 +145,7 @@ class Campaign:
             states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
             rows = standing.rows(*states)
             run = _Run(self, plan, standing, rows, reporter or NoReporter(), interruption)
-            with run.ledger, run.reporter:
+            with run.ledger, run.reporters[0]:
                 run.ledger.event("run_started", images=len(plan), waiting=len(rows), redo=redo)
                 summary = run.go(client, n_workers, work)
                 content = {k: v for k, v in summary.to_dict().items() if k not in ("failures", "unusable")}
@@ -287,32 +287,45 @@ class _Run:
     ) -> None:
         self.config, self.layout = campaign.config, campaign.layout
         self.plan, self.standing, self.rows = plan, standing, rows
-        self.reporter, self.interruption = reporter, interruption
+        self.reporters, self.interruption = [reporter], interruption
         self.ledger = Ledger(self.layout.ledger)
         self.output = str(self.layout.root)
-        self.started, self._clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        self._clock = time.perf_counter()
 
     def go(self, client: Client | None, n_workers: int | None, work: Work | None) -> RunSummary:
         """Make the images, and the tables from them."""
-        from skygraft.campaign.cluster import guard_workers, open_cluster
+        from skygraft.campaign.cluster import open_cluster
 
         before = self.standing.count(DONE)
-        jobs = self._jobs()
-        if client is not None or n_workers == 0 or not len(jobs):
-            result = self._finish(self._drive(jobs, client, work), client)
-        else:
-            with open_cluster(
-                self.config.cluster,
-                n_workers=n_workers,
-                logs=self.layout.root / "logs",
-                task_seconds=self.config.task_seconds,
-                say=self.reporter.say,
-            ) as opened:
-                guard_workers(opened.client, Expectation.of(self.config), self.reporter.say)
+        jobs, overview = self._jobs()
+        self.reporters[0].start(overview)
+        result = DriveResult()
+        lines: tuple[str, ...] = ()
+        with contextlib.ExitStack() as stack:
+            max_threads = 0
+            if client is None and n_workers != 0 and len(jobs):
+                opened = stack.enter_context(
+                    open_cluster(
+                        self.config.cluster,
+                        n_workers=n_workers,
+                        logs=self.layout.root / "logs",
+                        task_seconds=self.config.task_seconds,
+                        say=self.say,
+                    )
+                )
+                client, max_threads = opened.client, opened.max_threads
                 if opened.dashboard:
-                    self.reporter.say(f"Dask dashboard: {opened.dashboard}")
-                result = self._drive(jobs, opened.client, work, max_threads=opened.max_threads)
-                result = self._finish(result, opened.client)
+                    self.say(f"Dask dashboard: {opened.dashboard}")
+            if len(jobs):
+                result = (
+                    self._drive_serial(jobs, work)
+                    if client is None
+                    else self._drive(jobs, overview, client, work, max_threads, stack)
+                )
+            write_failures(self.layout, self.plan, self.standing, _unusable(self.plan))
+            if not result.early:
+                # Of a run that was ended early the tables wait for the next one.
+                lines = self._consolidate(client)
         failed = self.standing.rows(FAILED, QUARANTINED)
         failures: tuple[Failure, ...] = tuple(
             failure for _, failure in self.standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD])
@@ -333,12 +346,16 @@ class _Run:
             stopped=result.stopped,
             unusable=unusable,
             failures=failures,
+            tables=lines,
         )
 
-    def _jobs(self) -> Jobs:
-        """What is to be made, and what the run begins with, from the columns of the plan."""
-        from skygraft.campaign.run import Jobs
+    def say(self, text: str) -> None:
+        """Tell people something."""
+        for reporter in self.reporters:
+            reporter.say(text)
 
+    def _jobs(self) -> tuple[Jobs, Overview]:
+        """What is to be made, and what the run begins with, from the columns of the plan."""
         names = ["tract", "patch", "ra", "dec", "n_sources", "cost_seconds"]
         table = self.plan.table([*names, "format", "instrument"])
         columns = {name: table.column(name).to_numpy() for name in names}
@@ -349,8 +366,8 @@ class _Run:
             kinds = kinds * n_codes + codes.indices.fill_null(n_codes - 1).to_numpy()
         kinds = np.unique(kinds, return_inverse=True)[1]
         homes = np.cumsum(np.diff(columns["tract"], prepend=-2) + np.diff(columns["patch"], prepend=-2) != 0)
-        self.reporter.start(self._overview(columns))
-        return Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
+        jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
+        return jobs, self._overview(columns)
 
     def _overview(self, columns: dict[str, np.ndarray[Any, Any]]) -> Overview:
         waiting = np.zeros(len(self.plan), dtype=bool)
@@ -371,61 +388,68 @@ class _Run:
 
     def _listen(self, rows: Sequence[int], summaries: list[ImageSummary]) -> None:
         self.standing.note(rows, summaries, self.ledger.images(summaries))
-        self.reporter.images(summaries)
+        for reporter in self.reporters:
+            reporter.images(summaries)
 
-    def _drive(self, jobs: Jobs, client: Client | None, work: Work | None, *, max_threads: int = 0) -> DriveResult:
-        from skygraft.campaign.run import DriveResult, drive, drive_serial, make_rows
-
-        if not len(jobs):
-            return DriveResult()
+    def _work(self) -> Work:
         status = self.layout.plan.stat()
-        doing: Callable[..., list[ImageSummary]] = work or functools.partial(
-            make_rows, stamp=(status.st_size, status.st_mtime_ns)
+        return functools.partial(make_rows, stamp=(status.st_size, status.st_mtime_ns))
+
+    def _drive_serial(self, jobs: Jobs, work: Work | None) -> DriveResult:
+        return drive_serial(
+            jobs,
+            self.output,
+            work=work or self._work(),
+            listener=self._listen,
+            interruption=self.interruption,
+            retries=self.config.retries,
         )
-        if client is None:
-            return drive_serial(
-                jobs,
-                self.output,
-                work=doing,
-                listener=self._listen,
-                interruption=self.interruption,
-                retries=self.config.retries,
-            )
+
+    def _drive(
+        self,
+        jobs: Jobs,
+        overview: Overview,
+        client: Client,
+        work: Work | None,
+        max_threads: int,
+        stack: contextlib.ExitStack,
+    ) -> DriveResult:
+        from skygraft.campaign.cluster import guard_workers
+        from skygraft.campaign.dashboard import DashboardReporter
+
+        guard = guard_workers(client, Expectation.of(self.config), self.say)
+        board = stack.enter_context(DashboardReporter(client, say=self.say))
+        board.start(overview)
+        self.reporters.append(board)
         return drive(
             client,
             jobs,
             self.output,
-            work=doing,
+            work=work or self._work(),
             identify=self._identify,
             listener=self._listen,
             interruption=self.interruption,
+            look=guard.check,
             task_seconds=self.config.task_seconds,
             images_per_task=self.config.images_per_task,
             retries=self.config.retries,
             max_threads=max_threads,
+            io_limit=self.config.cluster.io_limit,
         )
 
-    def _finish(self, result: DriveResult, client: Client | None) -> DriveResult:
-        """Make the tables; those of the images wait for the next run where this one was ended early."""
-        from skygraft.campaign.consolidate import consolidate_patch, write_provenance
-        from skygraft.campaign.run import map_items
+    def _consolidate(self, client: Client | None) -> tuple[str, ...]:
+        """Make the tables and the provenance; returns what to tell of them."""
+        from skygraft.campaign.campaign_provenance import write_provenance
+        from skygraft.campaign.consolidate import consolidate
 
-        write_failures(self.layout, self.plan, self.standing, _unusable(self.plan))
-        if result.early:
-            return result
-        groups = [
-            list(group)
-            for _, group in itertools.groupby(self.plan.images(), key=lambda image: (image.tract, image.patch))
-        ]
-        digests = sorted(
-            map_items(client, consolidate_patch, groups, output=self.output), key=lambda d: (d.tract, d.patch)
-        )
+        found = consolidate(self.config, self.plan, functools.partial(map_items, client))
         write_provenance(
             self.config,
-            digests,
-            n_images=len(self.plan),
-            n_failed=self.standing.count(FAILED, QUARANTINED),
-            started=self.started,
+            self.plan,
+            found,
+            runs=read_runs(self.layout.ledger),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
+            n_failed=self.standing.count(FAILED, QUARANTINED),
+            n_quarantined=self.standing.count(QUARANTINED),
         )
-        return result
+        return tuple(found.lines())

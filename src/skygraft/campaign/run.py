@@ -188,6 +188,7 @@ def drive(
     identify: Identify,
     listener: Listener = lambda rows, summaries: None,
     interruption: Interruption | None = None,
+    look: Callable[[], None] = lambda: None,
     task_seconds: float = 60.0,
     images_per_task: int = 100,
     retries: int = 1,
@@ -218,6 +219,8 @@ def drive(
         Called with rows and what became of them, as it becomes known.
     interruption : Interruption, optional
         What hears of Ctrl-C.
+    look : callable
+        Called every few seconds; raises where it makes no sense to go on.
     task_seconds, images_per_task, retries
         As in `CampaignConfig`.
     max_threads : int
@@ -245,7 +248,7 @@ def drive(
             semaphore = Semaphore(max_leases=io_limit, name=name, scheduler_rpc=client.scheduler, loop=client.loop)
             stack.callback(semaphore.close)
             work = functools.partial(work, io=semaphore)
-        driver = _Driver(client, output, work, identify, listener, interruption, max_threads)
+        driver = _Driver(client, output, work, identify, listener, interruption, look, max_threads)
         driver.run(jobs.queue(task_seconds=task_seconds, images_per_task=images_per_task))
         for _ in range(retries):
             again = [row for row, may_pass in driver.result.failed.items() if may_pass]
@@ -266,10 +269,11 @@ class _Driver:
         identify: Identify,
         listener: Listener,
         interruption: Interruption,
+        look: Callable[[], None],
         max_threads: int,
     ) -> None:
         self.client, self.output, self.work, self.listener = client, output, work, listener
-        self.identify, self.interruption = identify, interruption
+        self.identify, self.interruption, self.look = identify, interruption, look
         self.result = DriveResult()
         self.suspects: list[int] = []
         self._max_threads = max_threads
@@ -290,6 +294,7 @@ class _Driver:
                     dropped = True
                     self._drop_waiting()
                 if not completed.has_ready():
+                    self._threads()
                     time.sleep(_POLL_SECONDS)
                     continue
                 for future, result in completed.next_batch(block=False):
@@ -303,6 +308,7 @@ class _Driver:
     def _threads(self) -> int:
         """Worker threads that there may be; asked for now and then, since asking takes a while."""
         if time.monotonic() - self._counted > _COUNT_SECONDS:
+            self.look()
             self._counted = time.monotonic()
             self._n_threads = max(1, self._max_threads, sum(self.client.nthreads().values()))
         return self._n_threads

@@ -70,6 +70,8 @@ class RunSummary:
         Why images failed.
     unusable : tuple of UnusableImage
         Why images could not be planned.
+    tables : tuple of str
+        What to tell of the consolidated tables; empty where the run was ended early.
     """
 
     output: str
@@ -86,6 +88,7 @@ class RunSummary:
     stopped: str = ""
     failures: tuple[Failure, ...] = ()
     unusable: tuple[UnusableImage, ...] = ()
+    tables: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -109,6 +112,7 @@ class RunSummary:
             lines.append(f"{self.n_quarantined} images are in quarantine; --retry-failed tries them again")
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
+        lines += self.tables
         if self.n_remaining:
             lines.append("run the campaign again to make those that remain")
         return "\n".join(lines)

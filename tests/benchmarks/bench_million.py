@@ -1,0 +1,269 @@
+"""A campaign of a million images that exist on paper only, through the real planner, runner, ledger and consolidation.
+
+    uv run python tests/benchmarks/bench_million.py FOLDER --images 1000000 --sources 10000000
+
+Planner, scheduler, two workers and driver are processes of their own, so that each one's time and memory are its own.
+A worker makes a file, a truth table and a record for each image without reading or drawing anything. Then a hundredth
+of the records is removed, and the campaign is run again: how long until work starts? FOLDER needs some 20 kB an image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from simulated import write_campaign
+
+_SCHEDULER = "tcp://127.0.0.1:{port}"
+
+
+def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[Any]:
+    """What a worker does instead of drawing: the same files, the same order, no pixels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from skygraft.campaign.config import load_config
+    from skygraft.campaign.files import Layout, write_json
+    from skygraft.campaign.records import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
+    from skygraft.campaign.run import _plan_of
+
+    os.fsync = lambda _: None  # of a million tiny files nothing would be left but this
+    layout = Layout(Path(output))
+    config = _once(load_config, layout.config)
+    settings = _once(config.pixel_settings)
+    summaries = []
+    for image in _plan_of(output, stamp).images(rows):
+        source = image.source(config.survey.root)
+        target = layout.images / image.output
+        part = layout.truth_part(image.tract, image.patch, image.stem)
+        for path in (source, target, part):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        source.touch()
+        target.write_bytes(b"image")
+        random_source = random.Random(image.image_id)
+        n = 3
+        table = pa.table(
+            {
+                "injection_id": [image.visit * 1000 + i for i in range(n)],
+                "image_id": [image.image_id] * n,
+                "ra": [image.ra] * n,
+                "dec": [image.dec] * n,
+                "x": [random_source.uniform(0, 2000) for _ in range(n)],
+                "y": [random_source.uniform(0, 4000) for _ in range(n)],
+                "source_type": ["Star"] * n,
+                "band": [image.band] * n,
+                "mag": [random_source.uniform(18, 25) for _ in range(n)],
+                "inst_flux": [1.0] * n,
+                "flux_deposited": [1.0] * n,
+                "aperture_fraction": [0.97] * n,
+                "psf_fwhm": [0.7] * n,
+                "stamp_size": [101] * n,
+                "flags": [0] * n,
+            }
+        )
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
+        part.write_bytes(sink.getvalue())
+        stat = source.stat()
+        inputs = {image.path: [stat.st_size, stat.st_mtime_ns]}
+        record = {
+            "version": RECORD_VERSION,
+            "image": image.image_id,
+            "key": content_key(image.image_id, inputs, image.catalog_key, settings, PIXEL_VERSION),
+            "inputs": inputs,
+            "catalog": image.catalog_key,
+            "settings": settings,
+            "code": PIXEL_VERSION,
+            "outputs": {
+                path.relative_to(layout.root).as_posix(): {"n_bytes": path.stat().st_size, "sha256": "0" * 64}
+                for path in (target, part)
+            },
+            "band": image.band,
+            "n_sources": n,
+            "n_drawn": n,
+            "calibration": {
+                "kind": "aperture",
+                "radius_pixels": 12.0,
+                "radius_arcsec": 2.016,
+                "origin": f"slot_CalibFlux -> base_CircularApertureFlux_12_0 in SRC-{image.visit}.fits",
+            },
+            "closure": {"median_mag": random_source.gauss(0, 1e-4), "n_stars": 3, "max_abs_mag": 0.001},
+            "flags": {},
+            "injection": {},
+            "timings": {"read": {"wall": 0.4, "cpu": 0.4}, "inject": {"wall": 0.5, "cpu": 0.5}},
+            "host": platform.node(),
+            "software": {"skygraft": "0"},
+            "written": "2026-01-01T00:00:00+00:00",
+        }
+        path = layout.record(image.tract, image.patch, image.stem)
+        write_json(path, record)
+        summaries.append(summarise(record, image, layout, status="done"))
+    return summaries
+
+
+_SEEN: dict[Any, Any] = {}
+
+
+def _once(function: Any, *arguments: Any) -> Any:
+    key = (function.__name__, *arguments)
+    if key not in _SEEN:
+        _SEEN[key] = function(*arguments)
+    return _SEEN[key]
+
+
+def _drive(path: Path, address: str) -> None:
+    """The driver, in a process of its own; prints what it took."""
+    from distributed import Client
+
+    from skygraft.campaign import Campaign, NoReporter
+
+    began = time.perf_counter()
+    marks: dict[str, float] = {}
+    process, most = psutil.Process(), 0
+
+    class Watch(NoReporter):
+        n = 0
+
+        def start(self, overview: Any) -> None:
+            marks["checked"] = time.perf_counter() - began
+
+        def images(self, summaries: Any) -> None:
+            nonlocal most
+            marks.setdefault("first", time.perf_counter() - began)
+            marks["last"] = time.perf_counter() - began
+            marks["last_cpu"] = sum(process.cpu_times()[:2])
+            most = max(most, process.memory_info().rss)
+            self.n += len(list(summaries))
+
+    campaign = Campaign.from_yaml(path)
+    status = campaign.layout.plan.stat()
+    import functools
+
+    work = functools.partial(rehearse, stamp=(status.st_size, status.st_mtime_ns))
+    watch = Watch()
+    with Client(address, set_as_default=False) as client:
+        client.upload_file(__file__)
+        summary = campaign.run(client, reporter=watch, work=work)
+    cpu = sum(process.cpu_times()[:2])
+    print(
+        json.dumps(
+            {
+                "n_done": summary.n_done,
+                "n_skipped": summary.n_skipped,
+                "ok": summary.ok,
+                "seconds": marks | {"all": time.perf_counter() - began},
+                "cpu_seconds": cpu,
+                "rss_driving_mib": most / 2**20,
+                "rss_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "n_images": watch.n,
+            }
+        )
+    )
+
+
+@contextlib.contextmanager
+def _cluster(port: int, n_workers: int) -> Iterator[psutil.Process]:
+    """Scheduler and workers, each a process; gives the scheduler's."""
+    address = _SCHEDULER.format(port=port)
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": here}
+    scratch = tempfile.mkdtemp()
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    scheduler = subprocess.Popen([*dask, "--host", address, "--dashboard-address", "127.0.0.1:0"], **quiet)
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nworkers", "1", "--nthreads", "1"]
+    worker += ["--local-directory", scratch, "--dashboard-address", "127.0.0.1:0"]
+    workers = [subprocess.Popen(worker, **quiet) for _ in range(n_workers)]
+    try:
+        yield psutil.Process(scheduler.pid)
+    finally:
+        for process in (*workers, scheduler):
+            process.send_signal(signal.SIGTERM)
+        for process in (*workers, scheduler):
+            process.wait(30)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run(path: Path, port: int, n_workers: int) -> dict[str, Any]:
+    with _cluster(port, n_workers) as scheduler:
+        command = [sys.executable, __file__, "--drive", str(path), "--address", _SCHEDULER.format(port=port)]
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        most = 0
+        while driver.poll() is None:
+            most = max(most, scheduler.memory_info().rss)
+            time.sleep(0.5)
+        times = scheduler.cpu_times()
+        assert driver.stdout is not None
+        said: dict[str, Any] = json.loads(driver.stdout.read().splitlines()[-1])
+    said["scheduler"] = {"cpu_seconds": times.user + times.system, "rss_peak_mib": most / 2**20}
+    n = max(said["n_images"], 1)
+    said["overhead_ms_per_image"] = 1e3 * (said["seconds"].get("last_cpu", 0.0) + times.user + times.system) / n
+    return said
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    code = f"from skygraft.campaign import Campaign; Campaign.from_yaml({str(path)!r}).plan()"
+    began = time.perf_counter()
+    process = psutil.Popen([sys.executable, "-c", code])
+    most = 0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            most = max(most, sum(p.memory_info().rss for p in (process, *process.children(recursive=True))))
+        time.sleep(0.2)
+    assert process.returncode in (0, 1)
+    return {"seconds": time.perf_counter() - began, "rss_peak_mib": most / 2**20}
+
+
+def main() -> None:
+    """Rehearse a campaign and print what each part took."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--sources", type=int, default=1_000_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--port", type=int, default=18786)
+    parser.add_argument("--keep", action="store_true", help="use what is in the folder")
+    parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--address", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.drive:
+        _drive(arguments.drive, arguments.address)
+        return
+    if arguments.folder is None:
+        parser.error("name a folder")
+    path = arguments.folder / "campaign.yaml"
+    if not arguments.keep:
+        path = write_campaign(arguments.folder, arguments.images, arguments.sources)
+    show("plan", _plan(path))
+    show("run", _run(path, arguments.port, arguments.workers))
+    from skygraft.campaign import Campaign
+
+    layout = Campaign.from_yaml(path).layout
+    for i, record in enumerate(layout.records.rglob("*.json")):
+        if i % 100 == 0:
+            record.unlink()
+    show("resume", _run(path, arguments.port + 1, arguments.workers))
+
+
+def show(name: str, content: dict[str, Any]) -> None:
+    """Print one part's numbers."""
+    print(name, json.dumps(content, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
