@@ -56,7 +56,7 @@ CSS = """
 h2 { font-size: 13px; font-weight: 600; margin: 0 0 6px; }
 h2 small { font-weight: 400; color: #5c6773; margin-left: 6px; font-size: 12px; }
 .top { display: flex; align-items: baseline; gap: 12px; flex-wrap: wrap; }
-.name { font-size: 20px; font-weight: 650; }
+.title { font-size: 20px; font-weight: 650; }
 .state { color: #fff; border-radius: 10px; padding: 1px 10px; font-size: 12px; font-weight: 600; }
 .where { color: #5c6773; font-size: 12px; overflow-wrap: anywhere; }
 .where a { color: #0072b2; }
@@ -74,9 +74,8 @@ table { border-collapse: collapse; width: 100%; font-size: 12px; }
 th { text-align: left; font-weight: 600; color: #5c6773; position: sticky; top: 0; background: #f5f7f9; }
 th, td { padding: 3px 8px; border-bottom: 1px solid #eceff2; vertical-align: top; white-space: nowrap; }
 td.message { white-space: normal; overflow-wrap: anywhere; min-width: 220px; }
-td.name { font-size: 12px; font-weight: 400; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.bad { color: #b34700; font-weight: 600; }
+td .bad { color: #b34700; font-weight: 600; }
 .chips { margin-bottom: 6px; }
 .chip { display: inline-block; background: #fbe9dc; border-radius: 9px; padding: 1px 9px; margin: 0 6px 4px 0;
         font-size: 12px; }
@@ -132,7 +131,7 @@ def header(board: Board, now: float, others: Iterable[Board] = ()) -> str:
         for each in others
     )
     top = (
-        f'<div class="top"><span class="name">{_text(shot["campaign"])}</span>'
+        f'<div class="top"><span class="title">{_text(shot["campaign"])}</span>'
         f'<span class="state" style="background:{colour}">{_text(word)}</span>'
         f'<span class="where">{_text(shot["output"])} · began {_text(_clock(shot["started"]))} UTC'
         f"{' · also here: ' + links if links else ''}</span></div>"
@@ -142,7 +141,7 @@ def header(board: Board, now: float, others: Iterable[Board] = ()) -> str:
     minute, run = rates["1min"], rates["run"]
     # After the end the last minute says nothing any more.
     now_rate = minute if board.state == "running" else run
-    what = "last minute" if board.state == "running" else "mean of the run"
+    what = "mean of the run" if board.state != "running" or shot["elapsed_seconds"] < 60 else "last minute"
     tiles = [
         _tile("images done", count(images["done"]), f"of {count(total)} ({share(images['done'], total)})"),
         _tile("failed", count(images["failed"]), _failed_words(images), bad=images["failed"] > 0),
@@ -153,7 +152,7 @@ def header(board: Board, now: float, others: Iterable[Board] = ()) -> str:
         _tile("sources", rate(now_rate["sources_per_second"]), _drawn(shot)),
         _eta_tile(eta, board.state, shot["elapsed_seconds"]),
         _tile("written", data_size(shot["bytes_written"]), f"{data_size(now_rate['bytes_per_second'])}/s"),
-        _tile("busy workers", f"{now_rate['busy_workers']:.1f}", f"mean, {what}"),
+        _tile("busy workers", f"{now_rate['busy_workers']:.1f}", what),
     ]
     return f'{top}<div class="bar">{bar}</div><div class="tiles">{"".join(tiles)}</div>{_note(board, now)}'
 
@@ -333,5 +332,5 @@ def closure_table(shot: Mapping[str, Any], colours: Mapping[str, str]) -> str:
             f"{content['median_mmag']:+.2f} ± {content['sigma_mmag']:.2f} mmag ({count(content['n'])}{beyond})</span>"
         )
     if not parts:
-        return '<div class="legend">No closure residual has been measured yet.</div>'
+        return '<h2>Closure residuals</h2><div class="empty">None has been measured yet.</div>'
     return f'<div class="legend">median ± scatter: {"".join(parts)}</div>'

@@ -18,7 +18,7 @@ from bokeh.models import (
     LinearColorMapper,
     NumeralTickFormatter,
 )
-from bokeh.models.annotations import ColorBar, Title
+from bokeh.models.annotations import ColorBar, Legend, LegendItem, Title
 from bokeh.models.widgets.markups import Div
 from bokeh.plotting import figure
 from distributed.dashboard.components.scheduler import BOKEH_THEME, env
@@ -70,7 +70,13 @@ def add_page(scheduler: Any, boards: Boards, *, prefix: str) -> None:
         document.template = env.get_template("simple.html")
         document.template_variables.update(extra)
         document.add_root(page.root)
-        document.add_periodic_callback(page.update, _PERIOD_MS)
+
+        # A coroutine runs in the scheduler's loop, between two messages of the driver; a function would run in a
+        # thread beside them.
+        async def update() -> None:
+            page.update()
+
+        document.add_periodic_callback(update, _PERIOD_MS)
 
     application = BokehApplication({"/campaign": make}, scheduler, prefix=prefix, template_variables=variables)
     scheduler.http_application.add_application(application)
@@ -127,7 +133,7 @@ class CampaignPage:
         """Show what has changed since the last time."""
         board = self._boards.get(self._run)
         if board is None:
-            self._say("header", '<div class="name">No campaign has run on this scheduler yet.</div>')
+            self._say("header", '<div class="title">No campaign has run on this scheduler yet.</div>')
             return
         # Ages grow also when nothing is heard.
         others = [each for each in self._boards.all() if each is not board]
@@ -175,9 +181,9 @@ class CampaignPage:
 
     def _show_rates(self, history: dict[str, list[float]]) -> None:
         seconds, done = np.array(history["seconds"]), np.array(history["done"], dtype=float)
-        end = max(1.0, float(seconds[-1]))
+        end = max(2.0, float(seconds[-1]))
         _, unit, name = next(each for each in _TIME_UNITS if end >= each[0])
-        edges = np.linspace(0.0, end, int(np.clip(len(seconds) - 1, 1, _RATE_BINS)) + 1)
+        edges = np.linspace(0.0, end, min(_RATE_BINS, int(end)) + 1)
         rate = np.maximum(np.diff(np.interp(edges, seconds, done)) / np.diff(edges), 0.0)
         self._rates.data = {
             "left": (edges[:-1] / unit).tolist(),
@@ -205,7 +211,8 @@ class CampaignPage:
             return
         self._bands = bands
         self._closure = ColumnDataSource(name="closure", data=data)
-        self._closure_slot.children = [_closure_figure(self._closure, list(self._band_colours().values()))]
+        colours = list(self._band_colours().values())
+        self._closure_slot.children = [_closure_figure(self._closure, colours)] if bands else []
 
 
 _DIVS = ("header", "closure", "failures", "hosts", "stages", "slowest")
@@ -321,7 +328,7 @@ def _sky_figure(sky: _Sky, patches: Any, failed: Any) -> Any:
         line_color="#ffffff",
         line_width=0.5,
     )
-    plot.scatter(
+    marked = plot.scatter(
         x="ra",
         y="dec",
         source=failed,
@@ -329,11 +336,16 @@ def _sky_figure(sky: _Sky, patches: Any, failed: Any) -> Any:
         size=7,
         line_color=pieces.FAILED,
         line_width=2,
-        legend_label="patch with failed images",
     )
-    plot.legend.location = "bottom_left"
-    plot.legend.background_fill_alpha = 0.85
-    plot.legend.label_text_font_size = "11px"
+    # Outside the map: it must not hide patches.
+    legend = Legend(
+        label_text_font_size="11px",
+        border_line_color=None,
+        background_fill_color=None,
+        margin=0,
+    )
+    legend.items = [LegendItem(label="patch with failed images", renderers=[marked])]
+    plot.add_layout(legend, "below")
     # Beyond 0 and 360 degrees the map goes on, the numbers begin anew.
     plot.xaxis.formatter = CustomJSTickFormatter(
         code="const ra = ((tick % 360) + 360) % 360; return String(Math.round(ra * 1e4) / 1e4)"
@@ -354,9 +366,7 @@ def _sky_figure(sky: _Sky, patches: Any, failed: Any) -> Any:
         width=10,
         padding=4,
         formatter=NumeralTickFormatter(format="0 %"),
-        title="done",
-        title_text_font_size="11px",
-        title_text_font_style="normal",
+        background_fill_color=None,
     )
     plot.add_layout(bar, "right")
     return _plain(plot)

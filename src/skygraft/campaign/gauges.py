@@ -93,13 +93,20 @@ class History:
         self._n_points = n_points
         self._interval = 1.0
         self._points: list[tuple[float, tuple[int, ...]]] = []
+        self._counts: tuple[int, ...] = ()
         self._start = start
 
     def add(self, at: float, counts: tuple[int, ...]) -> None:
         """Note counts, unless some were noted just before."""
         at -= self._start
-        if self._points and at - self._points[-1][0] < self._interval:
-            return
+        before, self._counts = self._counts, counts
+        if self._points:
+            since = at - self._points[-1][0]
+            if since < self._interval:
+                return
+            if since >= 2 * self._interval:
+                # Nothing was heard for a while: the counts did not grow evenly meanwhile.
+                self._points.append((at - self._interval, before))
         self._points.append((at, counts))
         if len(self._points) > self._n_points:
             self._points = self._points[::2]

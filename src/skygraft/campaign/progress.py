@@ -33,6 +33,7 @@ _SLOWEST = 20
 _HOSTS_SHOWN = 50
 _KINDS_OF_ERROR = 200
 _BANDS = 50
+_BAND_ORDER = ("u", "g", "r", "i", "z", "y", "Z", "Y", "J", "H", "Ks")
 _TEXT = 500
 _WINDOWS = {"1min": 60, "10min": 600}
 _CLOSURE_BINS = 40
@@ -500,7 +501,7 @@ class Progress:
     def _closure_content(self) -> dict[str, Any]:
         half = next((h for h in _CLOSURE_HALF_WIDTHS if self._inside(h) >= 0.98), _CLOSURE_HALF_WIDTHS[-1])
         bands = {}
-        for band, histogram in sorted(self._closure.items()):
+        for band, histogram in sorted(self._closure.items(), key=lambda item: _band_order(item[0])):
             median, sigma = histogram.median_sigma()
             counts, below, above = histogram.counts(half, _CLOSURE_BINS)
             bands[band] = {
@@ -538,6 +539,11 @@ class Progress:
             "done": [counts[0] for _, counts in points],
             "failed": [counts[1] for _, counts in points],
         }
+
+
+def _band_order(band: str) -> tuple[int, str]:
+    """The usual bands by wavelength, then the others by name."""
+    return (_BAND_ORDER.index(band) if band in _BAND_ORDER else len(_BAND_ORDER)), band
 
 
 def _iso(at: float) -> str:
