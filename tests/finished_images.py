@@ -144,7 +144,8 @@ class Outputs:
     ) -> None:
         """Write the truth table and the record of an image, as a task does, dated `age` seconds back."""
         if not isinstance(rows, Mapping):
-            rows = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
+            names = [name for name in TRUTH_KINDS if any(name in row for row in rows)]
+            rows = {name: [row.get(name, TRUTH_KINDS[name][1]) for row in rows] for name in names}
         size = len(next(iter(rows.values()))) if rows else 0
         fixed = {"image_id": image_id, "band": self.images[image_id].band}
         arrays, fields = [], []

@@ -1,0 +1,200 @@
+"""Consolidated tables against hand-worked surveys and plain Python: which row counts, what became of each source."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from consolidation_kit import (
+    EVERYWHERE,
+    ON_COADD,
+    SKYMAP,
+    SOURCES,
+    make_catalog,
+    make_coadds,
+    rows_of,
+    run,
+    sources,
+    survey,
+    truth,
+)
+from finished_images import Outputs, planned
+from skygraft.catalog import Flag
+from skygraft.catalog.io import read_table
+
+
+@pytest.fixture
+def coadds(tmp_path: Path) -> Outputs:
+    """A coadd of every patch in two bands, all of them done."""
+    return make_coadds(tmp_path)
+
+
+def test_each_row_says_whose_it_is(coadds: Outputs) -> None:
+    run(coadds)
+    rows = truth(coadds)
+    assert len(rows) == 2 * sum(len(ids) for ids in ON_COADD.values())
+    for row in rows:
+        owner = SOURCES[row["injection_id"]][1]
+        assert (row["source_tract"], row["source_patch"]) == owner
+        assert row["is_tract_inner"] == (owner[0] == row["home"][0])
+        # Sources 4 and 5 lie in the inner region of a patch of each of the two tracts.
+        inner = {4: {(0, 0), (1, 1)}, 5: {(0, 0), (1, 1)}}.get(row["injection_id"], {owner})
+        assert row["is_patch_inner"] == (row["home"] in inner), row
+        assert row["is_primary"] == (row["home"] == owner)
+
+
+def test_a_source_has_one_primary_row_in_each_band(coadds: Outputs) -> None:
+    run(coadds)
+    count: dict[tuple[int, str], int] = defaultdict(int)
+    for row in truth(coadds):
+        count[row["injection_id"], row["band"]] += row["is_primary"]
+    assert count == {(i, band): 1 for i in range(8) for band in "gr"}
+
+
+def test_two_coadds_of_one_patch_have_one_primary_row(tmp_path: Path) -> None:
+    images = [planned(name, (0, 0), EVERYWHERE) for name in ("deep-b", "deep-a", "deep-c")]
+    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, images)
+    outputs.finish("deep-a", rows_of([2], stamp_size=0, flags=int(Flag.PSF_COMPUTE_ERROR)) + rows_of([3]))
+    outputs.finish("deep-b", rows_of([2, 3]))
+    outputs.finish("deep-c", rows_of([2, 3]))
+    run(outputs)
+    primary = {(row["image_id"], row["injection_id"]) for row in truth(outputs) if row["is_primary"]}
+    # The first by name on which it was drawn.
+    assert primary == {("deep-b", 2), ("deep-a", 3)}
+
+
+def test_what_was_not_drawn_or_lies_off_the_image_is_not_primary(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [planned("a", (0, 0), EVERYWHERE)])
+    off = int(Flag.CENTER_OFF_IMAGE)
+    outputs.finish("a", rows_of([2], flags=off) + rows_of([3], stamp_size=0, flags=1) + rows_of([4]))
+    run(outputs)
+    assert [row["is_primary"] for row in truth(outputs)] == [False, False, True]
+
+
+def test_primary_rows_of_visits(tmp_path: Path) -> None:
+    """Of a visit, the row of the detector that holds the source's centre counts, wherever the patches' borders are."""
+    images = [
+        planned("v1-d0", (0, 0), EVERYWHERE, visit=1, detector="0", mjd=60000.5),
+        planned("v1-d1", (0, 1), EVERYWHERE, visit=1, detector="1", mjd=60000.5),
+        planned("v2-d0", (0, 0), EVERYWHERE, visit=2, detector="0", mjd=60001.5),
+    ]
+    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, images)
+    spills = {"flags": int(Flag.CENTER_OFF_IMAGE)}
+    outputs.finish("v1-d0", rows_of([1], **spills) + rows_of([3]))
+    outputs.finish("v1-d1", rows_of([1]) + rows_of([2]))
+    outputs.finish("v2-d0", rows_of([1, 3]))
+    run(outputs)
+    rows = {(row["image_id"], row["injection_id"]): row for row in truth(outputs)}
+    assert {key for key, row in rows.items() if row["is_primary"]} == {
+        ("v1-d1", 1), ("v1-d1", 2), ("v1-d0", 3), ("v2-d0", 1), ("v2-d0", 3),
+    }  # fmt: skip
+    row = rows["v1-d1", 2]
+    assert (row["visit"], row["detector"], row["mjd"]) == (1, "1", 60000.5)
+    # Its home is patch 1, whose inner region the source is not in: that is said, but does not matter for a visit.
+    assert (row["is_patch_inner"], row["is_tract_inner"], row["is_primary"]) == (False, True, True)
+
+
+def test_images_off_the_map(tmp_path: Path) -> None:
+    outputs = Outputs(
+        tmp_path,
+        make_catalog(),
+        SKYMAP,
+        [planned("far", (-1, -1), [(-1, -1)]), planned("v", (-1, -1), [(-1, -1)], visit=3)],
+    )
+    outputs.finish("far", rows_of([8]))
+    outputs.finish("v", rows_of([8]))
+    run(outputs)
+    coadd, visit = truth(outputs)
+    assert (coadd["source_tract"], coadd["is_patch_inner"], coadd["is_tract_inner"], coadd["is_primary"]) == (
+        -1, False, False, False,
+    )  # fmt: skip
+    assert visit["is_primary"]
+    assert sources(outputs)[8]["n_images"] == 2
+    assert not sources(outputs)[8]["is_patch_inner"]
+
+
+def test_a_moving_source_belongs_to_where_it_is_seen(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [planned("a", (0, 0), EVERYWHERE, mjd=60000.0)])
+    moved = rows_of([0])
+    moved[0]["ra"] = 10.06  # the catalogue's position is 9.95, in patch 1
+    outputs.finish("a", moved)
+    run(outputs)
+    (row,) = truth(outputs)
+    assert (row["source_tract"], row["source_patch"], row["is_primary"]) == (0, 0, True)
+    # It is a row of the catalogue patch that it is stored in.
+    found = sources(outputs)[0]
+    assert (found["patch"], found["n_images"], found["n_primary"]) == (1, 1, 1)
+
+
+def test_the_sources_against_plain_python(tmp_path: Path) -> None:
+    outputs, everything = survey(tmp_path)
+    found = run(outputs)
+    table = sources(outputs)
+    assert found.bands == ("g", "r", "z")
+    assert len(table) == found.n_sources == 400
+    by_source: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in everything:
+        by_source[row["injection_id"], row["image"].band].append(row)
+    primary: dict[tuple[int, str], int] = defaultdict(int)
+    for row in truth(outputs):
+        primary[row["injection_id"], row["band"]] += row["is_primary"]
+    for name, row in table.items():
+        total = dict.fromkeys(("n_images", "n_drawn", "n_primary", "flags"), 0)
+        for band in "grz":
+            rows = by_source[name, band]
+            drawn = [r for r in rows if r["stamp_size"] > 0]
+            flags = 0
+            for r in rows:
+                flags |= r["flags"]
+            expected = {"n_images": len(rows), "n_drawn": len(drawn), "n_primary": primary[name, band], "flags": flags}
+            assert {key: row[f"{key}_{band}"] for key in expected} == expected
+            for key, value in expected.items():
+                total[key] = total[key] | value if key == "flags" else total[key] + value
+            means = {
+                "flux_fraction": [r["flux_deposited"] / r["inst_flux"] for r in drawn],
+                "aperture_fraction": [r["aperture_fraction"] for r in drawn],
+                "psf_fwhm": [r["psf_fwhm"] for r in drawn],
+            }
+            for key, values in means.items():
+                finite = [v for v in values if not math.isnan(v)]
+                mean = math.fsum(finite) / len(finite) if finite else math.nan
+                assert row[f"{key}_{band}"] == pytest.approx(mean, rel=1e-13, nan_ok=True)
+            times = [r["image"].mjd for r in drawn if r["image"].mjd is not None] or [math.nan]
+            assert row[f"first_mjd_{band}"] == pytest.approx(min(times), abs=0, nan_ok=True)
+            assert row[f"last_mjd_{band}"] == pytest.approx(max(times), abs=0, nan_ok=True)
+        assert {key: row[key] for key in total} == total
+    on_images = sum(any(row[f"n_drawn_{band}"] for band in "grz") for row in table.values())
+    assert found.n_on_images == on_images
+    assert (found.n_rows, found.n_drawn) == (len(everything), sum(r["stamp_size"] > 0 for r in everything))
+
+
+def test_the_one_file_is_the_patches_in_order(tmp_path: Path) -> None:
+    outputs, _ = survey(tmp_path)
+    run(outputs)
+    whole = pq.read_table(outputs.root / "sources.parquet")
+    order = list(zip(*(whole[name].to_pylist() for name in ("tract", "patch", "injection_id")), strict=True))
+    assert order == sorted(order)
+    assert whole.schema.field("ra").metadata[b"unit"] == b"deg"
+    assert whole.schema.field("psf_fwhm_g").metadata[b"unit"] == b"arcsec"
+    assert whole.schema.field("last_mjd").metadata[b"unit"] == b"d"
+    # As a data set, with the tracts and patches from the folders' names, it is the same.
+    parts = pq.read_table(outputs.root / "sources")
+    assert set(parts.column_names) == set(whole.column_names)
+    assert parts.num_rows == whole.num_rows
+    assert pq.read_table(outputs.root / "truth").num_rows > 0
+
+
+def test_every_reader_opens_the_tables(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    outputs, everything = survey(tmp_path)
+    run(outputs)
+    frame = pd.read_parquet(outputs.root / "truth")
+    assert len(frame) == len(everything)
+    assert frame["is_primary"].dtype == bool
+    table = read_table(outputs.root / "sources.parquet")
+    assert str(table["ra"].unit) == "deg"
