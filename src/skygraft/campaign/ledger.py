@@ -7,6 +7,8 @@ be made anew from the records (`skygraft.campaign.standing.rescan`).
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -86,7 +88,8 @@ class Ledger:
         self._synced = time.monotonic()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = path.open("ab")
+            # Unbuffered: what a full disk refused must not come up again when the file is closed.
+            self._handle = path.open("ab", buffering=0)
             self._size = self._handle.seek(0, os.SEEK_END)
             # A driver that was killed, or a disk that was full, may have left half a line: do not append to it.
             with path.open("rb") as written:
@@ -134,13 +137,12 @@ class Ledger:
         return places
 
     def _write(self, lines: list[bytes]) -> list[int]:
-        places = []
-        for line in lines:
-            places.append(self._size)
-            self._size += len(line)
-        self._handle.writelines(lines)
-        self._handle.flush()
-        return places
+        content = b"".join(lines)
+        if self._handle.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        ends = [*itertools.accumulate(map(len, lines), initial=self._size)]
+        self._size = ends.pop()
+        return ends
 
     def _told(self, error: OSError) -> OutputError:
         return OutputError(
@@ -152,7 +154,7 @@ class Ledger:
 
 def read_events(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """The events of a ledger with the place in the file of each, from a place on; none where there is no ledger."""
-    if not path.exists():
+    if not path.is_file():
         return
     with path.open("rb") as handle:
         handle.seek(start)
