@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["COST_COLUMNS", "Cost", "FreeSpace", "estimate_cost", "free_space"]
+from skygraft.campaign.planned import Plan
 
-COST_COLUMNS = ("format", "n_bytes", "n_sources", "cost_seconds", "nx", "ny", "tract", "patch")
-"""Columns of a plan that `estimate_cost` needs."""
+__all__ = ["Cost", "FreeSpace", "estimate_cost", "free_space"]
+
+_COLUMNS = ("format", "n_bytes", "n_sources", "cost_seconds", "nx", "ny", "tract", "patch")
 
 # Measured on every kind of image of the reference data: untouched planes are written in the bytes that they were read
 # in. What is compressed grows where sources are added (a quantised tile with a source may double), up to the size
@@ -46,6 +47,8 @@ class Cost:
         The images.
     n_sources : int
         Sources to draw (upper bound: those that turn out not to reach an image are included).
+    n_patches : int
+        Their home patches.
     read_bytes, image_bytes, table_bytes : int
         To read; to write as images; to write as truth tables and records.
     n_files : int
@@ -62,6 +65,7 @@ class Cost:
 
     n_images: int = 0
     n_sources: int = 0
+    n_patches: int = 0
     read_bytes: int = 0
     image_bytes: int = 0
     table_bytes: int = 0
@@ -81,15 +85,15 @@ class Cost:
 
 
 def estimate_cost(
-    columns: pa.Table, to_make: NDArray[np.bool_] | None = None, files: Mapping[str, float] | None = None
+    plan: Plan, to_make: NDArray[np.bool_] | None = None, files: Mapping[str, float] | None = None
 ) -> Cost:
-    """Add up what images cost.
+    """Add up what the images of a plan cost.
 
     Parameters
     ----------
-    columns : pyarrow.Table
-        `COST_COLUMNS` of the plan.
-    to_make : ndarray of bool, optional
+    plan : Plan
+        The plan, of N images.
+    to_make : ndarray of bool, shape (N,), optional
         Which of the images count; by default all.
     files : mapping, optional
         Mean number of files that are written for an image, by format, where that is known.
@@ -98,40 +102,68 @@ def estimate_cost(
     -------
     Cost
     """
-    if to_make is not None:
-        columns = columns.filter(pa.array(to_make))
-    if not columns.num_rows:
+    per_format = {**_FILES, **(files or {})}
+    n, rows, read_bytes, image_bytes, n_files, seconds = 0, 0, 0, 0.0, 0.0, 0.0
+    longest, largest, most_pixels = 0.0, 0.0, 0.0
+    patches: set[int] = set()
+    start = 0
+    for batch in plan.batches(_COLUMNS):
+        chosen = slice(None) if to_make is None else to_make[start : start + batch.num_rows]
+        start += batch.num_rows
+        column = {name: batch[name].to_numpy()[chosen] for name in _COLUMNS if name != "format"}
+        if not len(column["nx"]):
+            continue
+        formats = batch["format"].dictionary_encode()
+        names, which = formats.dictionary.to_pylist(), formats.indices.to_numpy()[chosen]
+        pixels = column["nx"].astype(float) * column["ny"]
+        written = _written(column["n_bytes"], column["n_sources"], pixels, names, which)
+        n += len(pixels)
+        rows += int(column["n_sources"].sum())
+        read_bytes += int(column["n_bytes"].sum())
+        image_bytes += float(written.sum())
+        n_files += float(_of_format(per_format, names, which).sum())
+        seconds += float(column["cost_seconds"].sum())
+        longest = max(longest, float(column["cost_seconds"].max()))
+        largest = max(largest, float(written.max()))
+        most_pixels = max(most_pixels, float(pixels.max()))
+        patches.update(np.unique((column["tract"] << 32) + column["patch"]).tolist())
+    if not n:
         return Cost()
-    number = {name: columns[name].to_numpy() for name in COST_COLUMNS if name != "format"}
-    formats = columns["format"].combine_chunks().dictionary_encode()
-    names, which = formats.dictionary.to_pylist(), formats.indices.to_numpy()
-
-    def of_format(values: Mapping[str, float]) -> NDArray[np.float64]:
-        worst = max(values.values())
-        by_format = np.array([values.get(name, worst) for name in names], dtype=np.float64)
-        spread: NDArray[np.float64] = by_format[which]
-        return spread
-
-    pixels = number["nx"].astype(float) * number["ny"]
-    spare = np.maximum(0.0, _PLANES_BYTES * pixels - number["n_bytes"])
-    growth = np.minimum(number["n_sources"] * of_format(_SOURCE_BYTES), spare)
-    drawn = number["n_sources"] > 0
-    written = number["n_bytes"] + growth + drawn * pixels * of_format(_MASK_PIXEL_BYTES)
-    patches = len(np.unique((number["tract"] << 32) + number["patch"]))
-    rows = int(number["n_sources"].sum())
-    tables = len(pixels) * (_RECORD_BYTES + _TRUTH_BYTES) + patches * _TRUTH_BYTES + 2 * rows * _TRUTH_ROW_BYTES
+    tables = n * (_RECORD_BYTES + _TRUTH_BYTES) + len(patches) * _TRUTH_BYTES + 2 * rows * _TRUTH_ROW_BYTES
     return Cost(
-        n_images=len(pixels),
+        n_images=n,
         n_sources=rows,
-        read_bytes=int(number["n_bytes"].sum()),
-        image_bytes=int(written.sum()),
-        table_bytes=int(tables),
-        n_files=int(np.ceil(of_format({**_FILES, **(files or {})}).sum())) + 2 * len(pixels) + patches,
-        cpu_seconds=float(number["cost_seconds"].sum()),
-        longest_seconds=float(number["cost_seconds"].max()),
-        memory_bytes=int(_PROCESS_BYTES + _COPIES * _PLANES_BYTES * pixels.max()),
-        largest_bytes=int(written.max()),
+        n_patches=len(patches),
+        read_bytes=read_bytes,
+        image_bytes=round(image_bytes),
+        table_bytes=round(tables),
+        n_files=math.ceil(n_files) + 2 * n + len(patches),
+        cpu_seconds=seconds,
+        longest_seconds=longest,
+        memory_bytes=round(_PROCESS_BYTES + _COPIES * _PLANES_BYTES * most_pixels),
+        largest_bytes=round(largest),
     )
+
+
+def _of_format(values: Mapping[str, float], names: Sequence[str], which: NDArray[np.int32]) -> NDArray[np.float64]:
+    """A number for each image by its format; the largest for one that is not known."""
+    worst = max(values.values())
+    spread: NDArray[np.float64] = np.array([values.get(name, worst) for name in names], dtype=np.float64)[which]
+    return spread
+
+
+def _written(
+    n_bytes: NDArray[np.int64],
+    n_sources: NDArray[np.int64],
+    pixels: NDArray[np.float64],
+    names: Sequence[str],
+    which: NDArray[np.int32],
+) -> NDArray[np.float64]:
+    """Bytes that are written of images."""
+    spare = np.maximum(0.0, _PLANES_BYTES * pixels - n_bytes)
+    growth = np.minimum(n_sources * _of_format(_SOURCE_BYTES, names, which), spare)
+    mask = np.where(n_sources > 0, pixels * _of_format(_MASK_PIXEL_BYTES, names, which), 0.0)
+    return n_bytes.astype(np.float64) + growth + mask
 
 
 @dataclass(frozen=True)

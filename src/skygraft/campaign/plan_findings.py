@@ -5,6 +5,7 @@ The table ``plan_findings.parquet`` has a row for each: finding, image_id, path,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,8 @@ _SCHEMA = pa.schema(
         ("note", pa.string()),
     ]
 )
-_COLUMNS = ("image_id", "path", "tract", "patch", "band", "n_sources", "reads")
+_COUNTED = ("band", "instrument", "format")
+_COLUMNS = ("image_id", "path", "tract", "patch", "n_sources", "reads", *_COUNTED)
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,20 @@ class Findings:
         What of it will go wrong.
     n_outside : int
         Catalogue rows in no tract of the sky map.
+    counts : dict of str to dict
+        Images by band, instrument and format.
+    n_sources : int
+        Sources to draw, summed over images.
+    n_patches : int
+        Home patches.
     """
 
     findings: dict[str, Few] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     n_outside: int = 0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    n_sources: int = 0
+    n_patches: int = 0
 
 
 def find(config: CampaignConfig, plan: Plan, partitions: Mapping[Patch, int], path: Path) -> Findings:
@@ -138,12 +149,18 @@ def find(config: CampaignConfig, plan: Plan, partitions: Mapping[Patch, int], pa
         If the table cannot be written.
     """
     result = Findings({name: Few() for name in _ORDER}, n_outside=partitions.get(OUTSIDE, 0))
+    result.counts = {name: Counter() for name in _COUNTED}
     bands = _Bands(config)
-    read: set[int] = set()
+    read, homes = set[int](), set[int]()
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         sink = _Sink(writer, result.findings)
         for batch in plan.batches(_COLUMNS):
             sources = batch["n_sources"].to_numpy()
+            result.n_sources += int(sources.sum())
+            homes.update(np.unique(_key(batch["tract"].to_numpy(), batch["patch"].to_numpy())).tolist())
+            for name, counter in result.counts.items():
+                for row in pc.value_counts(batch[name].fill_null("unknown")).to_pylist():
+                    counter[row["values"]] += row["counts"]
             sink.images(NO_SOURCES, batch, sources == 0)
             sink.images(OFF_MAP, batch, batch["tract"].to_numpy() < 0)
             sink.images(NO_MAGNITUDES, batch, bands.missing(batch["band"], sources))
@@ -156,6 +173,7 @@ def find(config: CampaignConfig, plan: Plan, partitions: Mapping[Patch, int], pa
         sink.unusable(unusable)
         bad = plan.metadata.get("problems", [])
         sink.notes(PLANNED_BADLY, bad)
+    result.n_patches = len(homes)
     result.findings = {name: few for name, few in result.findings.items() if few}
     result.problems = [
         *_some([f"{b['path']} cannot be used ({b['kind']}): {b['reason']}" for b in unusable], path),

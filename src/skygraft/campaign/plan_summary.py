@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from skygraft.campaign.calibrations import mixed_calibrations
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, atomic_path
 from skygraft.campaign.plan_check import Checks, Mapper, PlanChecks, check_plan, choose_images
-from skygraft.campaign.plan_cost import COST_COLUMNS, Cost, FreeSpace, estimate_cost, free_space
+from skygraft.campaign.plan_cost import Cost, FreeSpace, estimate_cost, free_space
 from skygraft.campaign.plan_findings import Few, find
 from skygraft.campaign.planned import Plan
 from skygraft.catalog import list_partitions
@@ -292,13 +290,11 @@ def summarise_plan(
     partitions = list_partitions(layout.catalog)
     found = find(config, plan, partitions, layout.plan_findings)
     checked = check_plan(config, plan, rows, path=layout.plan_checks, mapper=mapper)
-    columns = plan.table([*COST_COLUMNS, "instrument", "band"])
     wanted = None if to_make is None else np.asarray(to_make, dtype=bool)
-    cost = estimate_cost(columns, wanted, checked.files)
+    cost = estimate_cost(plan, wanted, checked.files)
     workers = _workers(config) if n_workers is None else n_workers
     free = free_space(config.output)
     unusable = plan.metadata.get("unusable", [])
-    homes = (columns["tract"].to_numpy() << 32) + columns["patch"].to_numpy()
     summary = PlanSummary(
         name=config.name,
         output=str(config.output),
@@ -308,11 +304,11 @@ def summarise_plan(
         n_failed=n_failed,
         n_catalog=sum(partitions.values()),
         n_outside=found.n_outside,
-        n_sources=pc.sum(columns["n_sources"]).as_py() or 0,
-        n_patches=len(np.unique(homes)),
-        bands=_count(columns["band"]),
-        instruments=_count(columns["instrument"]),
-        formats=_count(columns["format"]),
+        n_sources=found.n_sources,
+        n_patches=found.n_patches,
+        bands=dict(found.counts["band"]),
+        instruments=dict(found.counts["instrument"]),
+        formats=dict(found.counts["format"]),
         cost=cost,
         free=free,
         n_workers=workers,
@@ -326,11 +322,6 @@ def summarise_plan(
 
 def _workers(config: CampaignConfig) -> int:
     return config.cluster.n_workers or len(os.sched_getaffinity(0))
-
-
-def _count(column: pa.ChunkedArray) -> dict[str, int]:
-    counts = pc.value_counts(column.fill_null("unknown"))
-    return {str(row["values"]): int(row["counts"]) for row in counts.to_pylist()}
 
 
 def _troubles(checks: PlanChecks) -> list[str]:
