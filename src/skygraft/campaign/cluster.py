@@ -27,6 +27,9 @@ _SETTINGS = {
     "distributed.scheduler.unknown-task-duration": "1m",
     # A task waits at the scheduler, not at a worker that may die: less is run again, and the end is evenly spread.
     "distributed.scheduler.worker-saturation": 1.0,
+    # A worker that is gone stays gone; its job makes room for another.
+    "distributed.deploy.lost-worker-timeout": "5s",
+    "distributed.comm.timeouts.connect": "60s",
     "distributed.dashboard.link": "{scheme}://{host}:{port}/status",
 }
 _CONNECT_SECONDS = 30.0

@@ -419,29 +419,30 @@ def load_profile(path: str | os.PathLike[str]) -> ClusterConfig:
         raise problems_error(describe_problems(error, ClusterConfig), "profile", path) from error
 
 
-def as_cluster(value: Any, info: ValidationInfo | None = None) -> Any:
+def as_cluster(value: Any, info: ValidationInfo) -> Any:
     """Let ``local``, ``tcp://host:port`` and ``site.yaml`` stand for the clusters that they name.
 
     Parameters
     ----------
     value : str, mapping or ClusterConfig
         A name, or what is passed on.
-    info : pydantic.ValidationInfo, optional
-        Says what a relative path is relative to; by default the current folder.
+    info : pydantic.ValidationInfo
+        Says what a relative path is relative to.
 
     Raises
     ------
     ConfigError
         If a profile is not as it should be.
     """
-    if not isinstance(value, str):
-        return value
-    if "://" in value:
-        return {"kind": "scheduler", "address": value}
-    if value.endswith((".yaml", ".yml")) or os.sep in value:
-        base = base_dir(info) if info is not None else Path.cwd()
-        return load_profile(base / Path(value).expanduser())
-    return {"kind": value}
+    return _named(value, base_dir(info)) if isinstance(value, str) else value
+
+
+def _named(name: str, base: Path) -> Any:
+    if "://" in name:
+        return {"kind": "scheduler", "address": name}
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        return load_profile(base / Path(name).expanduser())
+    return {"kind": name}
 
 
 def named_cluster(name: str, *, task_seconds: float) -> ClusterConfig:
@@ -460,7 +461,7 @@ def named_cluster(name: str, *, task_seconds: float) -> ClusterConfig:
         If there is no such cluster, or its jobs are too short for a task.
     """
     try:
-        cluster = ClusterConfig.model_validate(as_cluster(name))
+        cluster = ClusterConfig.model_validate(_named(name, Path.cwd()))
         cluster.check_task(task_seconds)
     except ValidationError as error:
         raise problems_error(describe_problems(error, ClusterConfig), "cluster") from error

@@ -48,6 +48,8 @@ _CONNECT_SECONDS = 300.0
 """A job that has been running for so long without a worker never gets one."""
 _SAY_SECONDS = 60.0
 _TLS_PREFIX = ".tls-"
+_ENVIRONMENT = ("export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=60s",)
+"""Of workers: where hundreds start at the same time, the scheduler cannot answer all within the usual time."""
 
 
 @dataclass
@@ -235,7 +237,7 @@ def _keywords(config: ClusterConfig, batch: BatchSystem, logs: Path, task_second
         "interface": config.interface,
         "local_directory": None if config.scratch is None else _quoted(config.scratch),
         "python": None if config.python is None else shlex.quote(config.python),
-        "job_script_prologue": list(config.prologue),
+        "job_script_prologue": [*config.prologue, *_ENVIRONMENT],
         "job_extra_directives": list(config.directives),
         "job_directives_skip": list(config.skip_directives),
         "worker_extra_args": options,

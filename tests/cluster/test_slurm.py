@@ -1,0 +1,211 @@
+"""Campaigns on a real Slurm: submitted, encrypted, cancelled, timed out; always the same bytes, never a job left."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skygraft.campaign import Campaign, NoReporter
+from skygraft.campaign.cluster import open_cluster
+from skygraft.campaign.cluster_config import ClusterConfig, load_profile
+from skygraft.errors import CampaignError
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+type MakeCampaign = Callable[..., Campaign]
+type Profile = Callable[..., Path]
+
+SKYGRAFT = str(Path(sys.executable).with_name("skygraft"))
+
+
+@pytest.fixture(autouse=True)
+def tidy(slurm: Any) -> Iterator[None]:
+    """No test leaves a job behind."""
+    yield
+    left = within(60, lambda: not slurm.jobs())
+    jobs = slurm.jobs()
+    for job in jobs:
+        slurm.run("scancel", job.split()[0], check=False)
+    assert left, f"jobs left behind: {jobs}"
+
+
+def within(seconds: float, condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return value
+
+
+def cluster_of(path: Path) -> dict[str, Any]:
+    return load_profile(path).model_dump(mode="json")
+
+
+def events(campaign: Campaign, name: str) -> list[dict[str, Any]]:
+    lines = campaign.layout.ledger.read_text().splitlines() if campaign.layout.ledger.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def test_a_campaign_by_its_profile(
+    slurm: Any, make_campaign: MakeCampaign, survey: Path, profile: Profile, expected: dict[str, str], kit: Any
+) -> None:
+    campaign = make_campaign(images_per_task=1)
+    command = [SKYGRAFT, "run", str(survey / "campaign.yaml"), "--cluster", str(profile()), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n_done"] == 4
+    assert "http://127.0.0.1:" in done.stderr
+    assert kit.checksums(campaign.layout.root) == expected
+    # What a worker printed: it spoke to the scheduler in private; keys are gone with the run.
+    logs = campaign.layout.root / "logs"
+    said = "".join(path.read_text() for path in logs.glob("skygraft-*.err"))
+    assert "tls://127.0.0.1" in said
+    assert "tcp://" not in said
+    assert not list(logs.glob(".tls-*"))
+
+
+def test_a_cancelled_job_is_replaced(
+    slurm: Any, make_campaign: MakeCampaign, profile: Profile, expected: dict[str, str], kit: Any
+) -> None:
+    """The only worker's job is cancelled in the middle; only one that takes its place can finish."""
+    killed: list[str] = []
+
+    class Cancels(NoReporter):
+        def images(self, summaries: Any) -> None:
+            if not killed:
+                killed.extend(slurm.numbers())
+                slurm.run("scancel", *killed)
+
+    # One image after the other: the next is not asked for while the first is told of.
+    campaign = make_campaign(images_per_task=1, cluster=cluster_of(profile(n_workers=1)))
+    summary = campaign.run(reporter=Cancels())
+    assert summary.ok, summary
+    assert len(killed) == 1
+    assert summary.n_done == 4
+    assert kit.checksums(campaign.layout.root) == expected
+    logs = {path.name for path in (campaign.layout.root / "logs").glob("skygraft-*.err")}
+    assert len(logs) == 2
+
+
+def test_the_driver_as_a_job_whose_walltime_ends(
+    slurm: Any, make_campaign: MakeCampaign, survey: Path, tmp_path: Path, profile: Profile, kit: Any
+) -> None:
+    """Slurm ends the driver in the middle; the same command, given again, does the rest."""
+    for visit in range(600, 606):
+        for i, (ra, dec) in enumerate(kit.CENTRES):
+            kit.write_image(survey / f"raw/v{visit}/image-{visit}-{i}.fits", ra, dec, visit, i)
+    alone = make_campaign(output="../alone")
+    assert alone.run(n_workers=0).ok
+    wanted = kit.checksums(alone.layout.root)
+    campaign = make_campaign(images_per_task=1)
+    script = tmp_path / "driver.sh"
+    script.write_text(
+        "#!/bin/bash\n"
+        f"exec {SKYGRAFT} run {survey / 'campaign.yaml'} --cluster {profile(n_workers=1)}\n"
+    )  # fmt: skip
+    submit = ["sbatch", "--parsable", "--cpus-per-task=1", "--mem=900", "--time=10"]
+    job = slurm.run(*submit, f"--output={tmp_path}/first.log", str(script)).strip()
+    assert within(240, lambda: events(campaign, "image")), (tmp_path / "first.log").read_text()
+    end = datetime.datetime.now() + datetime.timedelta(seconds=1)
+    slurm.run("scontrol", "update", f"JobId={job}", f"EndTime={end:%Y-%m-%dT%H:%M:%S}")
+    assert within(30, lambda: job not in " ".join(slurm.jobs()))
+    assert "TIMEOUT" in slurm.run("scontrol", "show", "job", job)
+    first = len(events(campaign, "image"))
+    assert 0 < first < 28
+    # Its workers' jobs end too, whether it could still cancel them or not.
+    assert within(120, lambda: not slurm.jobs()), slurm.jobs()
+    again = slurm.run(*submit, "--wait", f"--output={tmp_path}/second.log", str(script)).strip()
+    assert "COMPLETED" in slurm.run("scontrol", "show", "job", again), (tmp_path / "second.log").read_text()
+    assert kit.checksums(campaign.layout.root) == wanted
+    runs = events(campaign, "run_ended")
+    assert runs[-1]["n_done"] <= 28 - (first - 1)
+
+
+def test_a_partition_that_does_not_exist(slurm: Any, tmp_path: Path, profile: Profile) -> None:
+    started = time.monotonic()
+    with (
+        pytest.raises(CampaignError, match=r"Slurm refuses the jobs: .*invalid partition") as caught,
+        open_cluster(load_profile(profile(queue="nowhere")), logs=tmp_path),
+    ):
+        pass
+    assert time.monotonic() - started < 60
+    script = next(tmp_path.glob("job-*.sh"))
+    assert str(script) in str(caught.value)
+    assert "#SBATCH -p nowhere" in script.read_text()
+
+
+def test_a_job_that_cannot_start_its_worker(
+    slurm: Any, tmp_path: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it printed is shown; nobody waits for ever."""
+    from skygraft.campaign import cluster_jobs
+
+    for name, value in {"_LOOK_SECONDS": 0.5, "_GRACE_SECONDS": 0.5, "_FIRST_PAUSE": 0.1}.items():
+        monkeypatch.setattr(cluster_jobs, name, value)
+    config = load_profile(profile(n_workers=1, prologue=["echo the module is gone >&2", "exit 3"]))
+    with (
+        pytest.raises(CampaignError, match=r"(?s)3 jobs ended before their worker came.*the module is gone"),
+        open_cluster(config, logs=tmp_path),
+    ):
+        pass
+
+
+def test_no_worker_in_time(slurm: Any, tmp_path: Path, profile: Profile) -> None:
+    """The job asks for what no node has free now; Slurm's own words say why it waits."""
+    blocker = slurm.run("sbatch", "--parsable", "--exclusive", "--output=/dev/null", "--wrap=sleep 100").strip()
+    try:
+        assert within(10, lambda: blocker in slurm.numbers())
+        monkey = load_profile(profile(start_timeout="6 s"))
+        with (
+            pytest.raises(CampaignError, match=r"no worker came within 6 s \(start_timeout\): .*"),
+            open_cluster(monkey, logs=tmp_path),
+        ):
+            pass
+    finally:
+        slurm.run("scancel", blocker)
+
+
+def test_no_server(slurm: Any, tmp_path: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(os.environ["SLURM_CONF"]).read_text()
+    lines = ["SlurmctldPort=9" if line.startswith("SlurmctldPort=") else line for line in text.splitlines()]
+    (tmp_path / "slurm.conf").write_text("\n".join(lines) + "\n")
+    started = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+        with (
+            pytest.raises(CampaignError, match=r"Slurm does not answer: .*Unable to contact slurm controller"),
+            open_cluster(load_profile(profile()), logs=tmp_path / "logs"),
+        ):
+            pass
+    assert time.monotonic() - started < 60
+
+
+def test_inside_one_allocation(
+    slurm: Any, make_campaign: MakeCampaign, survey: Path, expected: dict[str, str], kit: Any
+) -> None:
+    """Scheduler, driver and worker are the processes of one ``srun``."""
+    campaign = make_campaign()
+    command = ["srun", "--ntasks=3", "--overcommit", "--cpu-bind=none", "--mem=2500", "--kill-on-bad-exit=0"]
+    command += [SKYGRAFT, "run", str(survey / "campaign.yaml"), "--cluster", "slurm-runner", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n_done"] == 4
+    assert "tls://" in done.stderr
+    assert "tcp://" not in done.stderr
+    assert kit.checksums(campaign.layout.root) == expected
+    assert not list(campaign.layout.root.parent.glob(".*"))
+
+
+def test_a_task_fits_into_the_walltime(profile: Profile) -> None:
+    config = ClusterConfig.model_validate(cluster_of(profile()))
+    lifetime = config.lifetime(60.0)
+    assert lifetime is not None
+    assert lifetime + config.stagger() + 60.0 < 600
