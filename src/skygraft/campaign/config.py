@@ -130,6 +130,8 @@ class SurveyConfig(Section):
     """Glob pattern (``**`` allowed), or several."""
     ccds: str | None = None
     """Table of CCDs in the Legacy Surveys' layout."""
+    index: str | None = None
+    """Parquet file that ``skygraft index -o`` wrote, relative to `root`: the headers are not read again."""
     format: FormatName = "auto"
     """Name of the image format."""
     calibration: CalibrationConfig = CalibrationConfig()
@@ -138,8 +140,12 @@ class SurveyConfig(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if (self.images is None) == (self.ccds is None):
-            raise ValueError("give exactly one of images (a glob pattern) and ccds (a table)")
+        if sum(way is not None for way in (self.images, self.ccds, self.index)) != 1:
+            raise ValueError(
+                "give exactly one of images (a glob pattern), ccds (a table) and index (a file of skygraft index)"
+            )
+        if self.index is not None and (self.format != "auto" or self.options):
+            raise ValueError("format and options do not go with index, which says them for every image")
         return self
 
     def spec(self) -> dict[str, Any]:
@@ -147,8 +153,10 @@ class SurveyConfig(Section):
         spec: dict[str, Any] = {"format": self.format, "options": dict(self.options)}
         if self.images is not None:
             spec["images"] = self.images if isinstance(self.images, str) else list(self.images)
-        else:
+        elif self.ccds is not None:
             spec["ccds"] = self.ccds
+        else:
+            spec["index"] = self.index
         return spec
 
 

@@ -337,14 +337,26 @@ def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
     if mask is not None and np.any(mask):
         valid = pa.py_buffer(np.packbits(~np.asarray(mask, dtype=bool), bitorder="little"))
     if values.dtype.kind == "U":
-        encoded = [text.encode() for text in values.tolist()]
-        offsets = np.zeros(len(encoded) + 1, dtype=np.int32)
-        np.cumsum([len(text) for text in encoded], out=offsets[1:])
-        buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
-        return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+        lengths, content = _utf8(values)
+        offsets = np.zeros(values.size + 1, dtype=np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        return pa.Array.from_buffers(pa.string(), values.size, [valid, pa.py_buffer(offsets), pa.py_buffer(content)])
     kind = pa.from_numpy_dtype(values.dtype)
     data = np.packbits(values, bitorder="little") if values.dtype.kind == "b" else np.ascontiguousarray(values)
     return pa.Array.from_buffers(kind, values.size, [valid, pa.py_buffer(data)])
+
+
+def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
+    """Lengths in bytes of some texts, and all of them in a row."""
+    codes = np.ascontiguousarray(texts).view(np.uint32).reshape(texts.size, texts.dtype.itemsize // 4)
+    if codes.size and codes.max() < 128:
+        used = codes != 0
+        lengths = used.sum(axis=1)
+        # NumPy pads with NUL: one between letters is the text's own.
+        if not np.any(~used[:, :-1] & used[:, 1:]):
+            return lengths, codes[used].astype(np.uint8)
+    encoded = [text.encode() for text in texts.tolist()]
+    return [len(text) for text in encoded], b"".join(encoded)
 
 
 def from_arrow(table: pa.Table) -> QTable:
@@ -390,9 +402,10 @@ def _plain(column: Any) -> Any:
         lengths = {len(r) if r is not None else -1 for r in rows}
         return np.array(rows) if len(lengths) == 1 and -1 not in lengths else None
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        rows = column.to_pylist()
-        rows = [v.decode() if isinstance(v, bytes) else v for v in rows]
-        text = np.array(["" if v is None else v for v in rows], dtype=np.str_)
+        # Few texts stand in many rows.
+        encoded = column.dictionary_encode(null_encoding="encode")
+        rows = [v.decode() if isinstance(v, bytes) else v for v in encoded.dictionary.to_pylist()]
+        text = np.array(["" if v is None else v for v in rows] or [""], dtype=np.str_)[numpy_array(encoded.indices)]
         return MaskedColumn(text, mask=numpy_array(column.is_null())) if column.null_count else text
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         return None

@@ -10,29 +10,40 @@ import difflib
 import glob
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 
+from skygraft.catalog.io import arrow_array, numpy_array
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.formats import ImageFootprint, get_format, read_footprint
 from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.legacy_tables import read_ccds
+from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
+from skygraft.survey.pool import Mapper
 
-__all__ = ["FAILURES", "index_images", "index_kinds", "register_index_kind"]
+__all__ = ["FAILURES", "index_images", "index_kinds", "index_survey", "open_index", "register_index_kind"]
 
 FAILURES = "failures"
 """Key of the index's ``meta``: the table of images that could not be indexed."""
 
+_FAILURE = ("path", "kind", "image_id", "error", "reason")
+_UNITS = {"mjd": "d", "exposure_time": "s", "ra": "deg", "dec": "deg", "pixel_scale": "arcsec"}
+_WHOLE, _HDU = "_whole", "_hdu"
+_ROWS = pa.schema([*INDEX_SCHEMA, (_WHOLE, pa.string()), (_HDU, pa.string())])
+"""While the index is made: the whole path and the HDU too, which images of one id are sorted by."""
+_PART = 10_000
+
 type Progress = Callable[[int, int], None]
-type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageJob:
     """One image to look at.
 
@@ -65,7 +76,7 @@ def register_index_kind(name: str, kind: IndexKind) -> None:
 
 def index_kinds() -> tuple[str, ...]:
     """Names of the ways to list images: the keys of which a specification has exactly one."""
-    return tuple(_KINDS)
+    return (*_KINDS, "index")
 
 
 @dataclass(frozen=True)
@@ -89,9 +100,10 @@ def index_images(
     Parameters
     ----------
     spec : mapping
-        Exactly one of ``images`` (a glob pattern, ``**`` allowed, or a list of them) and ``ccds`` (a survey-ccds table
-        of the Legacy Surveys, or a list); optionally ``format`` and ``options`` (those of the format). With the option
-        ``hdu: all``, every two-dimensional image of each file is an image of its own.
+        Exactly one of ``images`` (a glob pattern, ``**`` allowed, or a list of them), ``ccds`` (a survey-ccds table
+        of the Legacy Surveys, or a list) and ``index`` (a Parquet file that ``skygraft index -o`` wrote); optionally
+        ``format`` and ``options`` (those of the format; an index has its own). With the option ``hdu: all``, every
+        two-dimensional image of each file is an image of its own.
     base_dir : path-like
         What relative paths are relative to.
     progress : callable, optional
@@ -118,34 +130,80 @@ def index_images(
     FormatError
         If a table of CCDs cannot be read.
     """
+    index = index_survey(spec, base_dir, progress=progress, mapper=mapper)
+    table = Table([_masked(name, index.table.column(name)) for name in INDEX_SCHEMA.names])
+    rows = [tuple(bad[name] for name in _FAILURE) for bad in index.failures]
+    table.meta[FAILURES] = Table(rows=rows or None, names=list(_FAILURE), dtype=[str] * len(_FAILURE))
+    table.meta["companions"] = list(index.companions)
+    return table
+
+
+def index_survey(
+    spec: Mapping[str, Any],
+    base_dir: str | os.PathLike[str] = ".",
+    *,
+    progress: Progress | None = None,
+    mapper: Mapper = map,
+) -> SurveyIndex:
+    """Index the images of a survey as `index_images` does, into Arrow columns: a million images are 300 MB."""
     base = Path(base_dir)
-    jobs = list(_jobs(spec, base))
-    results: list[tuple[ImageFootprint, ImageJob] | _Failure] = []
-    for result in mapper(_look, jobs):
-        results.append(result)
+    kind, value, fmt, options = _kind(spec)
+    if kind == "index":
+        return open_index(value, base).read()
+    jobs = list(_KINDS[kind](value, base, fmt, options))
+    parts: list[pa.Table] = []
+    waiting: list[dict[str, Any]] = []
+    bad: list[_Failure] = []
+    companions: set[str] = set()
+    for done, result in enumerate(mapper(_look, jobs), start=1):
+        if isinstance(result, _Failure):
+            bad.append(result)
+        else:
+            footprint, job = result
+            waiting.append(_row(footprint, job, base))
+            companions.update(absolute(name) for name in footprint.files[1:])
+            if len(waiting) == _PART:
+                parts.append(pa.Table.from_pylist(waiting, schema=_ROWS))
+                waiting = []
         if progress is not None:
-            progress(len(results), len(jobs))
-    return _table(results, base)
+            progress(done, len(jobs))
+    parts.append(pa.Table.from_pylist(waiting, schema=_ROWS))
+    return _finished(pa.concat_tables(parts), bad, companions, base)
 
 
-def _jobs(spec: Mapping[str, Any], base: Path) -> Iterator[ImageJob]:
-    allowed = (*_KINDS, *_KEYS)
+def open_index(value: Any, base: Path) -> IndexFile:
+    """The index file that a specification's ``index`` names.
+
+    Raises
+    ------
+    ConfigError, FormatError
+        If it is not the path of one.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"index is {value!r}; the path of a Parquet file is needed", key="index")
+    return IndexFile(Path(absolute(base / Path(value).expanduser())))
+
+
+def _kind(spec: Mapping[str, Any]) -> tuple[str, Any, str, dict[str, Any]]:
+    """The way to list images, its value, and the format and its options."""
+    ways = index_kinds()
+    allowed = (*ways, *_KEYS)
     for key in spec:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, n=1)
             raise ConfigError(
-                f"{key!r} is not a way to list images; those are: {', '.join(_KINDS)}",
+                f"{key!r} is not a way to list images; those are: {', '.join(ways)}",
                 key=str(key),
                 fix=f"Did you mean {near[0]!r}?" if near else None,
             )
-    kinds = [key for key in _KINDS if spec.get(key) is not None]
+    kinds = [key for key in ways if spec.get(key) is not None]
     if len(kinds) != 1:
         told = f"{' and '.join(kinds)} are given" if kinds else "none is given"
-        raise ConfigError(f"one way to list images is needed ({' or '.join(_KINDS)}); {told}", key="survey")
+        raise ConfigError(f"one way to list images is needed ({' or '.join(ways)}); {told}", key="survey")
     options = spec.get("options") or {}
     if not isinstance(options, Mapping):
         raise ConfigError(f"options is {options!r}; a mapping is needed", key="options")
-    return _KINDS[kinds[0]](spec[kinds[0]], base, str(spec.get("format") or "auto"), dict(options))
+    return kinds[0], spec[kinds[0]], str(spec.get("format") or "auto"), dict(options)
 
 
 def _patterns(value: Any, key: str) -> list[str]:
@@ -186,9 +244,9 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
 def _from_ccds(value: Any, base: Path, fmt: str, options: dict[str, Any]) -> Iterator[ImageJob]:
     fmt = "legacy_survey" if fmt == "auto" else fmt
     for name in _patterns(value, "ccds"):
-        path = Path(_absolute(base / Path(name).expanduser()))
+        path = Path(absolute(base / Path(name).expanduser()))
         table = read_ccds(path)
-        root = Path(_absolute(base / str(options["root"]))) if "root" in options else path.parent
+        root = Path(absolute(base / str(options["root"]))) if "root" in options else path.parent
         names, ccds = table.columns["image_filename"], table.columns["ccdname"]
         for i in range(len(table)):
             own = {"ccds": os.fspath(path), "ccdname": str(ccds[i])}
@@ -209,48 +267,65 @@ def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
         return _Failure(job.path, "error", type(error).__name__, str(error))
 
 
-def _table(results: Iterable[tuple[ImageFootprint, ImageJob] | _Failure], base: Path) -> Table:
-    good: list[tuple[ImageFootprint, ImageJob]] = []
-    bad: list[_Failure] = []
-    for result in results:
-        if isinstance(result, _Failure):
-            bad.append(result)
-        else:
-            good.append(result)
+def _row(footprint: ImageFootprint, job: ImageJob, base: Path) -> dict[str, Any]:
+    data_id, info = footprint.data_id, footprint.visit_info
+    return {
+        "image_id": str(data_id),
+        "path": _shown(footprint.path, base),
+        "hdu": _hdu(footprint),
+        "format": footprint.format,
+        "instrument": data_id.instrument,
+        "visit": data_id.visit,
+        "detector": None if data_id.detector is None else str(data_id.detector),
+        "band": data_id.band,
+        "mjd": info.mjd,
+        "exposure_time": info.exposure_time,
+        "nx": footprint.shape[1],
+        "ny": footprint.shape[0],
+        "ra": footprint.center[0],
+        "dec": footprint.center[1],
+        "polygon": np.asarray(footprint.corners, dtype=float).tolist(),
+        "pixel_scale": footprint.pixel_scale,
+        "n_bytes": footprint.n_bytes,
+        "options": json.dumps(job.options, sort_keys=True),
+        _WHOLE: absolute(footprint.path),
+        _HDU: str(footprint.hdu),
+    }
+
+
+def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path) -> SurveyIndex:
     # A pattern such as *.fits* also finds the weights and masks, which are read with their image.
-    parts = {_absolute(name) for footprint, _ in good for name in footprint.files[1:]}
-    companions = sorted({_shown(f.path, base) for f, _ in good if _absolute(f.path) in parts})
-    companions += sorted({_shown(Path(b.path), base) for b in bad if _absolute(b.path) in parts})
-    good = [(f, job) for f, job in good if _absolute(f.path) not in parts]
-    bad = [failure for failure in bad if _absolute(failure.path) not in parts]
-    good.sort(key=lambda item: (str(item[0].data_id), os.fspath(item[0].path), str(item[0].hdu)))
-    seen: dict[str, Path] = {}
-    unique = []
-    for footprint, job in good:
-        image_id = str(footprint.data_id)
-        if image_id in seen:
-            reason = (
-                f"its image id {image_id} is that of {_shown(seen[image_id], base)} too. "
-                "Leave one of them out, or give headers or options (visit, detector) that tell them apart."
-            )
-            bad.append(_Failure(os.fspath(footprint.path), "duplicate", "FormatError", reason, image_id))
-        else:
-            seen[image_id] = footprint.path
-            unique.append((footprint, job))
-    index = Table(_columns(unique, base))
+    is_part = pc.is_in(table.column(_WHOLE), value_set=pa.array(sorted(parts), type=pa.string()))
+    companions = sorted(table.filter(is_part).column("path").to_pylist())
+    companions += sorted(_shown(failure.path, base) for failure in bad if absolute(failure.path) in parts)
+    bad = [failure for failure in bad if absolute(failure.path) not in parts]
+    table = table.filter(pc.invert(is_part)).combine_chunks()
+    table = table.take(pc.sort_indices(table, sort_keys=[(n, "ascending") for n in ("image_id", _WHOLE, _HDU)]))
+    ids = table.column("image_id")
+    again = np.zeros(len(table), dtype=np.bool_)
+    if len(table) > 1:
+        same = pc.equal(ids.slice(1), ids.slice(0, len(table) - 1)).combine_chunks()
+        again[1:] = numpy_array(pa.concat_arrays(same.chunks) if isinstance(same, pa.ChunkedArray) else same)
+    first = 0
+    for row in np.flatnonzero(again).tolist():
+        first = row - 1 if not again[row - 1] else first
+        image_id = ids[row].as_py()
+        reason = (
+            f"its image id {image_id} is that of {table.column('path')[first].as_py()} too. "
+            "Leave one of them out, or give headers or options (visit, detector) that tell them apart."
+        )
+        bad.append(_Failure(table.column(_WHOLE)[row].as_py(), "duplicate", "FormatError", reason, image_id))
+    kept = table.filter(arrow_array(~again)).select(INDEX_SCHEMA.names)
     bad.sort(key=lambda failure: (failure.path, failure.kind, failure.reason))
-    index.meta[FAILURES] = _failures(bad, base)
-    index.meta["companions"] = sorted(companions)
-    return index
-
-
-def _absolute(path: str | os.PathLike[str]) -> str:
-    return os.path.normpath(Path(path).absolute())
+    failures = [(_shown(f.path, base), f.kind, f.image_id, f.error, f.reason) for f in bad]
+    return SurveyIndex(
+        kept, tuple(dict(zip(_FAILURE, row, strict=True)) for row in failures), tuple(sorted(companions))
+    )
 
 
 def _shown(path: str | os.PathLike[str], base: Path) -> str:
     """A path relative to the base directory, where it is beneath it."""
-    whole, root = Path(_absolute(path)), Path(_absolute(base))
+    whole, root = Path(absolute(path)), Path(absolute(base))
     return (whole.relative_to(root) if whole.is_relative_to(root) else whole).as_posix()
 
 
@@ -260,42 +335,12 @@ def _hdu(footprint: ImageFootprint) -> str:
     return str(footprint.hdu) if footprint.hdu is not None and "hdu" in options else ""
 
 
-def _columns(images: list[tuple[ImageFootprint, ImageJob]], base: Path) -> list[Any]:
-    def column(name: str, values: list[Any], dtype: Any, unit: str | None = None) -> MaskedColumn:
-        empty = [value is None for value in values]
-        fill = "" if dtype is str else 0
-        data = np.array([fill if value is None else value for value in values], dtype=dtype)
-        return MaskedColumn(data, name=name, mask=empty, unit=unit)
-
-    polygons = np.empty(len(images), dtype=object)
-    for i, (footprint, _) in enumerate(images):
-        polygons[i] = np.asarray(footprint.corners, dtype=float).tolist()
-    prints = [footprint for footprint, _ in images]
-    detectors = [None if f.data_id.detector is None else str(f.data_id.detector) for f in prints]
-    options = [json.dumps(job.options, sort_keys=True) for _, job in images]
-    return [
-        column("image_id", [str(f.data_id) for f in prints], str),
-        column("path", [_shown(f.path, base) for f in prints], str),
-        column("hdu", [_hdu(f) for f in prints], str),
-        column("format", [f.format for f in prints], str),
-        column("instrument", [f.data_id.instrument for f in prints], str),
-        column("visit", [f.data_id.visit for f in prints], np.int64),
-        column("detector", detectors, str),
-        column("band", [f.data_id.band for f in prints], str),
-        column("mjd", [f.visit_info.mjd for f in prints], np.float64, "d"),
-        column("exposure_time", [f.visit_info.exposure_time for f in prints], np.float64, "s"),
-        column("nx", [f.shape[1] for f in prints], np.int64),
-        column("ny", [f.shape[0] for f in prints], np.int64),
-        column("ra", [f.center[0] for f in prints], np.float64, "deg"),
-        column("dec", [f.center[1] for f in prints], np.float64, "deg"),
-        MaskedColumn(polygons, name="polygon", dtype=object),
-        column("pixel_scale", [f.pixel_scale for f in prints], np.float64, "arcsec"),
-        column("n_bytes", [f.n_bytes for f in prints], np.int64),
-        column("options", options, str),
-    ]
-
-
-def _failures(failures: list[_Failure], base: Path) -> Table:
-    rows = [(_shown(f.path, base), f.kind, f.image_id, f.error, f.reason) for f in failures]
-    names = ["path", "kind", "image_id", "error", "reason"]
-    return Table(rows=rows or None, names=names, dtype=[str] * len(names))
+def _masked(name: str, column: Any) -> MaskedColumn:
+    values = column.to_pylist()
+    if name == "polygon":
+        polygons = np.empty(len(values), dtype=object)
+        polygons[:] = values
+        return MaskedColumn(polygons, name=name, dtype=object)
+    dtype: Any = str if pa.types.is_string(column.type) else np.dtype(str(column.type).replace("double", "f8"))
+    data = np.array([("" if dtype is str else 0) if value is None else value for value in values], dtype=dtype)
+    return MaskedColumn(data, name=name, mask=[value is None for value in values], unit=_UNITS.get(name))

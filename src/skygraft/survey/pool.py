@@ -1,0 +1,61 @@
+"""A `map` over several processes of this machine that keeps the order, and holds little."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from skygraft.errors import CampaignError
+
+__all__ = ["Mapper", "process_mapper"]
+
+type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""``mapper(function, items)`` gives the function's results in the order of the items, as `map` does."""
+
+
+@contextlib.contextmanager
+def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A mapper over so many processes; with one, `map` itself.
+
+    It takes ``chunksize``, the number of items that are handed over at a time. Items are taken as they are needed.
+    The processes start afresh, so that a script that uses this has its work below ``if __name__ == "__main__":``.
+
+    Raises
+    ------
+    CampaignError
+        From the mapper, if a process dies.
+    """
+    if processes <= 1:
+        yield lambda function, items, chunksize=1: map(function, items)
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        def mapper(function: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
+            waiting: deque[Future[list[Any]]] = deque()
+            chunks = itertools.batched(items, chunksize)
+            try:
+                while True:
+                    for chunk in itertools.islice(chunks, 3 * processes - len(waiting)):
+                        waiting.append(pool.submit(_each, function, chunk))
+                    if not waiting:
+                        return
+                    yield from waiting.popleft().result()
+            except BrokenProcessPool as error:
+                raise CampaignError(
+                    "a process died at its work (killed for the memory it used?)", fix="Use fewer processes"
+                ) from error
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+        yield mapper
+
+
+def _each(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    return [function(item) for item in items]
