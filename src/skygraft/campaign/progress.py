@@ -292,6 +292,15 @@ class Progress:
             self._add_one(summary, at)
         self._history.add(at, (self._n_done, self._n_failed))
 
+    def reopen(self, tract: int, patch: int, *, done: bool) -> None:
+        """An image that the overview counted as done (or else as failed) is tried again after all."""
+        self._n_done -= done
+        self._n_failed -= not done
+        index = self._index.get((tract, patch), -1)
+        if index >= 0:
+            (self._patch_done if done else self._patch_failed)[index] -= 1
+            self._changed.add(index)
+
     def end(self, state: State | None = None) -> None:
         """The run is over: by default ``finished``, or ``stopped`` where images are left."""
         self.state = state or ("stopped" if self.n_left else "finished")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -12,21 +13,44 @@ __all__ = ["status"]
 
 
 @command
-def status(config: Config, json: Json = False) -> None:
+def status(
+    config: Config,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow it live until it is finished, or until Ctrl-C.")
+    ] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks, with --watch.")] = 2.0,
+    rescan: Annotated[
+        bool, typer.Option("--rescan", help="First make the ledger anew from the records of what is done.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show how far a campaign is, and what failed.
 
-    The exit code is 1 if an image failed or cannot be used.
+    With --watch it is followed by its ledger: on any machine that sees the output folder, also when the driver is
+    dead. With --json that prints one line of JSON at each interval. The exit code is 1 if an image failed or cannot be
+    used.
 
-    Example:  skygraft status skygraft-demo/campaign.yaml
+    Example:  skygraft status skygraft-demo/campaign.yaml --watch
     """
-    found = open_campaign(config).status()
+    campaign = open_campaign(config)
+    if rescan:
+        found = campaign.rescan()
+    if watch:
+        from skygraft.campaign.watch import watch as follow
+
+        images = follow(campaign.config, interval=interval, as_json=json)["images"]
+        if images["failed"] or images["unusable"]:
+            raise typer.Exit(1)
+        return
+    if not rescan:
+        found = campaign.status()
     if json:
         emit_json(found.to_dict())
     else:
         typer.echo(str(found))
         for failure in found.failures[:20]:
             typer.echo(f"  {failure.image_id}: {failure.error}: {failure.message}")
-        if len(found.failures) > 20:
-            typer.echo(f"  ... and {len(found.failures) - 20} more, in {Path(found.output) / 'failures.parquet'}")
+        if found.n_failed > 20:
+            typer.echo(f"  ... and {found.n_failed - 20} more, in {Path(found.output) / 'failures.parquet'}")
     if found.n_failed or found.n_unusable:
         raise typer.Exit(1)

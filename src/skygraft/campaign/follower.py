@@ -1,0 +1,231 @@
+"""How far a campaign is, by its ledger alone: for whoever sees the output folder, from any machine.
+
+The ledger is read from its end on as it grows; the driver knows nothing of it, and may have died.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+
+from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.files import Layout
+from skygraft.campaign.image_summary import ImageSummary
+from skygraft.campaign.planned import Plan
+from skygraft.campaign.progress import Overview, Progress, make_overview
+from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, Standing
+
+__all__ = ["Follower", "WatchState"]
+
+type WatchState = Literal["not started", "running", "finished", "stopped", "dead"]
+
+_RUN_STARTED = b'"event":"run_started"'
+_BLOCK = 4000
+_SILENCE = 120.0
+"""Seconds without a word after which a driver whose lock cannot be seen is taken for dead."""
+_FIELDS = frozenset(field.name for field in dataclasses.fields(ImageSummary))
+_COLUMNS = ("tract", "patch", "ra", "dec", "n_sources", "cost_seconds")
+
+
+class Follower:
+    """Follows the ledger of a campaign.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    now : callable
+        The time, seconds since 1970.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan.
+    """
+
+    def __init__(self, config: CampaignConfig, now: Callable[[], float] = time.time) -> None:
+        self.config, self.layout = config, Layout(config.output)
+        self._now = now
+        self._at: float | None = None
+        self._ended: dict[str, Any] | None = None
+        self._begin()
+
+    def update(self) -> None:
+        """Read what has been written since the last time."""
+        if self._identity() != self._file:
+            self._begin()  # another ledger: it was made anew from the records
+        for events in _blocks(self._new_events()):
+            if any(event.get("event") == "run_started" for event in events):
+                self._begin()  # the plan may be another one, too
+                return
+            self._hear(events)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The numbers of `Progress.snapshot` of the last run.
+
+        ``state`` is a `WatchState`; ``driver`` says where it runs, or ran; ``advice`` what to do, if anything; and
+        ``silent_seconds`` how long the ledger has not grown, null before it began. The numbers of a run that is over
+        are those of its end.
+        """
+        state = self.state
+        self._at = None if state in ("running", "not started") else self._last_event
+        return {
+            **self.progress.snapshot(),
+            "state": state,
+            "driver": self._holder(),
+            "advice": self._advice(state),
+            "silent_seconds": round(max(0.0, self._now() - self._last_event), 1) if self._last_event else None,
+        }
+
+    @property
+    def state(self) -> WatchState:
+        """Whether the campaign runs, and if not, how it ended."""
+        if not self._started:
+            return "running" if self.layout.is_locked() else "not started"
+        if self._ended is not None:
+            return "stopped" if self._ended.get("interrupted") or self._ended.get("stopped") else "finished"
+        if self.layout.is_locked():
+            return "running"
+        # A lock is seen by every process of its machine, but not through every shared file system.
+        is_here = self._holder().endswith(f" on {os.uname().nodename}")
+        silent = self._now() - self._last_event
+        return "running" if not is_here and silent < _SILENCE else "dead"
+
+    def _advice(self, state: WatchState) -> str:
+        command = "skygraft run with this configuration"
+        if state == "dead":
+            return f"the driver has died without a word; what is done is kept: resume with {command}"
+        if state == "stopped" and self._ended is not None:
+            why = self._ended.get("stopped") or "it was interrupted"
+            return f"the run was ended early ({why}); resume with {command}"
+        if state == "not started":
+            return f"nothing has run yet; start with {command}"
+        if state == "finished" and np.isin(self._standing.state, (FAILED, QUARANTINED)).any():
+            return f"images failed; failures.parquet has all of them: mend what is wrong, and try again with {command}"
+        return ""
+
+    def _holder(self) -> str:
+        try:
+            return self.layout.lock.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+
+    # -- reading
+
+    def _begin(self) -> None:
+        """Read the plan and the whole ledger; the runs before the last one count for what was done before it."""
+        self._standing = Standing(plan := Plan(self.layout.plan))
+        table = plan.table(_COLUMNS)
+        self._columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
+        self._n_unusable = len(plan.metadata.get("unusable", []))
+        self._started, self._ended = False, None
+        self._last_event = 0.0
+        self._failed_now: set[int] = set()
+        self._at = None
+        self._file, self._offset = self._identity(), 0
+        start = self._start_of_last_run()
+        for events in _blocks(self._new_events(until=start)):
+            for row, event in self._rows(events):
+                self._standing.note_event(row, event, 0)
+        self.progress = Progress(self._overview(), self._time)
+        for events in _blocks(self._new_events()):
+            self._hear(events)
+
+    def _identity(self) -> tuple[int, int]:
+        try:
+            status = self.layout.ledger.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_dev, status.st_ino)
+
+    def _start_of_last_run(self) -> int:
+        """Where in the ledger the last run begins; its end where there is none."""
+        path = self.layout.ledger
+        if not path.is_file() or path.stat().st_size == 0:
+            return 0
+        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            place = content.rfind(_RUN_STARTED)
+            return len(content) if place < 0 else content.rfind(b"\n", 0, place) + 1
+
+    def _new_events(self, until: int | None = None) -> Iterator[dict[str, Any]]:
+        """Events of whole lines from where reading stopped; half a line is left for the next time."""
+        try:
+            handle = self.layout.ledger.open("rb")
+        except FileNotFoundError:
+            return
+        with handle:
+            handle.seek(self._offset)
+            for line in handle:
+                if not line.endswith(b"\n") or (until is not None and self._offset >= until):
+                    return
+                self._offset += len(line)
+                try:
+                    event = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue  # half a line, from a driver that was killed while it wrote
+                if isinstance(event, dict):
+                    yield event
+
+    def _rows(self, events: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Events on images of the plan, with their rows."""
+        images = [event for event in events if event.get("event") == "image"]
+        rows = self._standing.rows_of([str(event.get("image_id")) for event in images]).tolist()
+        return ((row, event) for row, event in zip(rows, images, strict=True) if row >= 0)
+
+    def _hear(self, events: list[dict[str, Any]]) -> None:
+        """Events of the last run."""
+        for event in events:
+            self._at = self._last_event = max(self._last_event, _seconds(event))
+            if event.get("event") == "run_started":
+                self._started, self._ended = True, None
+                self.progress = Progress(self._overview(), self._time)
+            elif event.get("event") == "run_ended":
+                self._ended = event
+                self.progress.end()
+        for row, event in self._rows(events):
+            tract, patch = int(self._columns["tract"][row]), int(self._columns["patch"][row])
+            before = self._standing.state[row]
+            # What failed in this run is counted as such already; what is made anew was counted before it.
+            if before in (DONE, FAILED, QUARANTINED) and row not in self._failed_now:
+                self.progress.reopen(tract, patch, done=bool(before == DONE))
+            if event.get("status") == "failed":
+                self._failed_now.add(row)
+            self._standing.note_event(row, event, 0)
+            known = {name: value for name, value in event.items() if name in _FIELDS}
+            self.progress.add([ImageSummary(**{**known, "tract": tract, "patch": patch})], at=_seconds(event))
+
+    def _time(self) -> float:
+        """The present, or what was the present of the event that is read."""
+        return self._now() if self._at is None else self._at
+
+    def _overview(self) -> Overview:
+        state = self._standing.state
+        return make_overview(
+            self.config.name,
+            str(self.layout.root),
+            **self._columns,
+            done=state == DONE,
+            failed=np.isin(state, (FAILED, QUARANTINED)),
+            n_unusable=self._n_unusable,
+        )
+
+
+def _blocks(events: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while block := list(itertools.islice(events, _BLOCK)):
+        yield block
+
+
+def _seconds(event: dict[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(event.get("time"))).timestamp()
+    except ValueError:
+        return 0.0
