@@ -13,7 +13,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-__all__ = ["PACKAGES", "ProvGraph", "prov_document", "software_versions"]
+__all__ = ["PACKAGES", "ProvGraph", "software_versions"]
 
 PACKAGES = ("skygraft", "numpy", "astropy", "galsim", "numba", "scipy", "xarray", "pyarrow", "starlink-pyast")
 """Whose versions are recorded."""
@@ -127,75 +127,3 @@ class ProvGraph:
     def to_dict(self) -> dict[str, Any]:
         """The document as JSON types; entities come first."""
         return {**self._things, "prefix": dict(_PREFIX), **self._relations}
-
-
-def prov_document(
-    *,
-    name: str,
-    started: str,
-    ended: str,
-    inputs: Mapping[str, tuple[str, Mapping[str, Any]]],
-    outputs: Mapping[str, tuple[str, Mapping[str, Any]]],
-    calibrations: Sequence[Mapping[str, Any]],
-    activity: Mapping[str, Any],
-    software: Sequence[Mapping[str, str]],
-) -> dict[str, Any]:
-    """Compose the document.
-
-    Parameters
-    ----------
-    name : str
-        Name of the campaign.
-    started, ended : str
-        ISO 8601 times, with their offset from UTC.
-    inputs, outputs : mapping of str to (str, mapping)
-        Entities: identifier to a label and its attributes.
-    calibrations : sequence of mapping
-        Every calibration reference that was used: kind, radius_pixels, radius_arcsec, origin, n_images.
-    activity : mapping
-        Attributes of the run, such as seed and counts.
-    software : sequence of mapping
-        Each set of software versions that made an output: usually one.
-
-    Returns
-    -------
-    dict
-        JSON types, in the layout of PROV-JSON.
-    """
-    run = "sg:run"
-    entities = {f"sg:{key}": _attributes("sg:Input", label, attributes) for key, (label, attributes) in inputs.items()}
-    entities |= {
-        f"sg:{key}": _attributes("sg:Output", label, attributes) for key, (label, attributes) in outputs.items()
-    }
-    references = {
-        f"sg:calibration-{i}": _attributes("sg:CalibrationReference", "what calibrated fluxes are the flux of", item)
-        for i, item in enumerate(calibrations)
-    }
-    agents = {
-        f"sg:software-{i}": {
-            **_attributes("prov:SoftwareAgent", "skygraft and what it runs on", {}),
-            **{f"sg:version-{package}": version for package, version in sorted(versions.items())},
-        }
-        for i, versions in enumerate(software)
-    }
-    used = [f"sg:{key}" for key in inputs] + list(references)
-    made = [f"sg:{key}" for key in outputs]
-    derived = [(made_one, used_one) for made_one in made for used_one in used]
-    return {
-        "prefix": dict(_PREFIX),
-        "entity": entities | references,
-        "activity": {
-            run: {
-                "prov:startTime": started,
-                "prov:endTime": ended,
-                **_attributes("sg:Campaign", name, activity),
-            }
-        },
-        "agent": agents,
-        "used": {f"_:u{i}": {"prov:activity": run, "prov:entity": item} for i, item in enumerate(used)},
-        "wasGeneratedBy": {f"_:g{i}": {"prov:entity": item, "prov:activity": run} for i, item in enumerate(made)},
-        "wasAssociatedWith": {f"_:a{i}": {"prov:activity": run, "prov:agent": item} for i, item in enumerate(agents)},
-        "wasDerivedFrom": {
-            f"_:d{i}": {"prov:generatedEntity": new, "prov:usedEntity": old} for i, (new, old) in enumerate(derived)
-        },
-    }

@@ -261,7 +261,8 @@ def test_large_tables_are_written_in_row_groups(tmp_path: Path, monkeypatch: pyt
     outputs, _ = survey(tmp_path / "a")
     run(outputs)
     expected = truth(outputs), sources(outputs)
-    monkeypatch.setattr(tables, "ROWS", 100)
+    for module in (tables, truth_tables):
+        monkeypatch.setattr(module, "ROWS", 100)
     small, _ = survey(tmp_path / "b")
     run(small)
     biggest = max((small.root / "truth").rglob("*.parquet"), key=lambda path: path.stat().st_size)

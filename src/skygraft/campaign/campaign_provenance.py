@@ -69,7 +69,7 @@ def campaign_provenance(
     ended : str
         When the run that writes this came to its end, ISO 8601.
     n_failed, n_quarantined : int
-        Images whose last attempt failed, and images that are left alone because they kill workers.
+        Images whose last attempt failed, and those among them that are left alone because they kill workers.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def campaign_provenance(
     inputs = [*_inputs(graph, config, plan), *references]
     outputs = _outputs(graph, found, n_failed, n_quarantined)
     unusable = len(plan.metadata.get("unusable", []))
-    left = found.n_images - found.n_done - n_failed - n_quarantined
+    left = max(found.n_images - found.n_done - n_failed, 0)
     times = _runs(runs, ended)
     graph.activity(
         "run",
@@ -95,7 +95,7 @@ def campaign_provenance(
         n_done=found.n_done,
         n_failed=n_failed,
         n_quarantined=n_quarantined,
-        n_remaining=max(left, 0),
+        n_remaining=left,
         n_unusable=unusable,
         n_damaged=len(found.problems),
         n_drawn=found.n_drawn,
@@ -127,8 +127,8 @@ def campaign_provenance(
 
 def _incomplete(found: Consolidation, n_failed: int, n_quarantined: int, left: int) -> str:
     return (
-        f"INCOMPLETE, {found.n_done} of {found.n_images} images are done ({n_failed} failed, {n_quarantined} "
-        f"quarantined, {max(left, 0)} not made yet)"
+        f"INCOMPLETE, {found.n_done} of {found.n_images} images are done ({n_failed} failed, {n_quarantined} of them "
+        f"in quarantine; {left} not made yet)"
     )
 
 

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from skygraft.campaign.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout
-from skygraft.campaign.former_consolidate import consolidate_patch, write_failures, write_provenance
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.source_tables import (
     CampaignSources,
@@ -38,7 +37,7 @@ from skygraft.campaign.tables import numbers
 from skygraft.campaign.truth_tables import PatchDigest, PatchImages, consolidate_truth
 from skygraft.catalog import list_partitions
 
-__all__ = ["Call", "Consolidation", "consolidate", "consolidate_patch", "write_failures", "write_provenance"]
+__all__ = ["Call", "Consolidation", "consolidate"]
 
 type Call = Callable[..., Iterator[Any]]
 """``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""

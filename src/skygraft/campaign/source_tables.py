@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.campaign.files import Layout, digest
-from skygraft.campaign.tables import TableWriter, note_of, numbers, read_groups
+from skygraft.campaign.tables import TableWriter, ascends, note_of, numbers, read_groups
 from skygraft.campaign.truth_tables import TABLE_VERSION
 from skygraft.catalog.io import arrow_array
 from skygraft.catalog.schema import is_mag_column
@@ -192,17 +192,13 @@ def _catalog_table(content: bytes, part: Path) -> pa.Table:
             table = file.read()
     except pa.ArrowException as error:
         raise _catalog_error(part, error) from error
-    return table if _ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
+    return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
 
 
 def _catalog_error(part: Path, error: Exception) -> CampaignError:
     return CampaignError(
         f"the part of the catalogue cannot be read ({error})", path=part, fix="Plan again: skygraft plan"
     )
-
-
-def _ascends(ids: NDArray[np.int64]) -> bool:
-    return bool(np.all(ids[1:] > ids[:-1]))
 
 
 class _Tally:

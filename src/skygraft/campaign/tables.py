@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skygraft.campaign.files import atomic_path, json_text
 from skygraft.errors import CampaignError
 
-__all__ = ["ROWS", "TableNote", "TableWriter", "note_of", "numbers", "read_groups", "with_units"]
+__all__ = ["ROWS", "TableNote", "TableWriter", "ascends", "note_of", "numbers", "read_groups", "with_units"]
 
 ROWS = 131_072
 """Rows of a row group, and about as many as are held at a time."""
@@ -151,6 +151,11 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
     if array.null_count:
         array = pc.fill_null(array, float("nan"))
     return np.from_dlpack(array)
+
+
+def ascends(ids: NDArray[np.int64]) -> bool:
+    """Whether numbers ascend, each once."""
+    return bool(np.all(ids[1:] > ids[:-1]))
 
 
 def with_units(kinds: Mapping[str, pa.DataType], units: Mapping[str, str]) -> pa.Schema:

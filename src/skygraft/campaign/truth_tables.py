@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from skygraft.campaign.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.campaign.files import Layout, digest, write_json
 from skygraft.campaign.records import read_record
-from skygraft.campaign.tables import TableWriter, note_of, numbers, with_units
+from skygraft.campaign.tables import ROWS, TableWriter, ascends, note_of, numbers, with_units
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
 from skygraft.skymap import SkyMap, get_skymap
@@ -57,6 +56,8 @@ _PART: dict[str, pa.DataType] = {
     "flags": pa.int64(),
 }
 """Columns of an image's own truth table."""
+
+_PART_SCHEMA = pa.schema(list(_PART.items()))
 
 _ADDED: dict[str, pa.DataType] = {
     "visit": pa.int64(),
@@ -357,10 +358,8 @@ def _write(
         try:
             with TableWriter(table, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
                 bands: set[str] = set()
-                primaries = _Primaries()
-                for done in found:
-                    rows = _annotated(_read_part(done), done, skymap, tract, patch, primaries)
-                    bands.update(name for name in rows.column("band").unique().to_pylist() if name is not None)
+                for rows in _rows(found, skymap, tract, patch):
+                    bands.update(rows.column("band").unique().to_pylist())
                     writer.write(rows)
                 writer.note |= {"fingerprint": _fingerprint(base, found), "bands": sorted(bands)}
             break
@@ -368,6 +367,20 @@ def _write(
             problems.append(_problem(damage.done.image_id, damage.done.record, str(damage)))
             found = [done for done in found if done is not damage.done]
     return found, problems
+
+
+def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int) -> Iterator[pa.Table]:
+    """The images' rows, in pieces: many images at a time are much quicker than one after the other."""
+    primaries, waiting, n_waiting = _Primaries(), [], 0
+    for done in found:
+        part = _read_part(done)
+        waiting.append((done, part))
+        n_waiting += part.num_rows
+        if n_waiting >= ROWS:
+            yield _annotated(waiting, skymap, tract, patch, primaries)
+            waiting, n_waiting = [], 0
+    if n_waiting:
+        yield _annotated(waiting, skymap, tract, patch, primaries)
 
 
 def _read_part(done: _Done) -> pa.Table:
@@ -378,39 +391,46 @@ def _read_part(done: _Done) -> pa.Table:
     if hashlib.sha256(content).hexdigest() != done.sha256:
         raise _DamagedError(done, f"its truth table {done.part} is not the one that its record names")
     try:
-        with pq.ParquetFile(io.BytesIO(content)) as file:
-            table = file.read(columns=list(_PART))
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            # Without threads: for a table as small as this they cost more than they bring.
+            table = file.read(columns=list(_PART), use_threads=False)
         missing = set(_PART) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")
-        table = table.select(list(_PART)).cast(pa.schema(list(_PART.items())))
+        table = table.select(list(_PART)).cast(_PART_SCHEMA)
     except pa.ArrowException as error:
         raise _DamagedError(done, f"its truth table {done.part} cannot be read ({error})") from error
-    return table if _ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
+    return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
 
 
-def _ascends(ids: NDArray[np.int64]) -> bool:
-    return bool(np.all(ids[1:] > ids[:-1]))
-
-
-def _annotated(rows: pa.Table, done: _Done, skymap: SkyMap, tract: int, patch: int, primaries: _Primaries) -> pa.Table:
-    """An image's truth, with what the image is, and where on the sky map its sources lie."""
-    n = rows.num_rows
-    ra, dec = numbers(rows["ra"]), numbers(rows["dec"])
+def _annotated(
+    parts: Sequence[tuple[_Done, pa.Table]], skymap: SkyMap, tract: int, patch: int, primaries: _Primaries
+) -> pa.Table:
+    """Images' truth, with what the images are, and where on the sky map their sources lie."""
+    rows = pa.concat_tables([part for _, part in parts])
+    counts = [part.num_rows for _, part in parts]
+    image = np.repeat(np.arange(len(parts)), counts)
+    ra, dec, ids = numbers(rows["ra"]), numbers(rows["dec"]), numbers(rows["injection_id"])
     source_tract, source_patch = _locate(skymap, ra, dec)
     patch_inner = _in_patch(skymap, tract, patch, ra, dec, source_tract, source_patch)
     tract_inner = (source_tract == tract) & (tract >= 0)
+    no_visit = np.array([done.visit is None for done, _ in parts])[image]
     on_image = (numbers(rows["flags"]) & int(Flag.CENTER_OFF_IMAGE)) == 0
-    wanted = on_image & (numbers(rows["stamp_size"]) > 0)
-    if done.visit is None:
-        wanted &= patch_inner & tract_inner
-    group = (rows["band"][0].as_py() if n else None, done.visit)
-    primary = primaries.take(group, numbers(rows["injection_id"]), wanted)
-    none = np.zeros(n, dtype=np.bool_)
+    wanted = on_image & (numbers(rows["stamp_size"]) > 0) & (~no_visit | (patch_inner & tract_inner))
+    primary = np.zeros(len(image), dtype=np.bool_)
+    stop = 0
+    for done, part in parts:
+        mine = slice(stop, stop := stop + part.num_rows)
+        if part.num_rows:
+            primary[mine] = primaries.take((part["band"][0].as_py(), done.visit), ids[mine], wanted[mine])
+    visits = np.array([done.visit or 0 for done, _ in parts], dtype=np.int64)
+    detectors = np.array([done.detector or "" for done, _ in parts], dtype=np.str_)
+    no_detector = np.array([done.detector is None for done, _ in parts])
+    mjds = np.array([np.nan if done.mjd is None else done.mjd for done, _ in parts], dtype=np.float64)
     added = {
-        "visit": arrow_array(np.full(n, done.visit or 0, dtype=np.int64), none if done.visit is not None else ~none),
-        "detector": arrow_array(np.full(n, done.detector or ""), none if done.detector is not None else ~none),
-        "mjd": arrow_array(np.full(n, np.nan if done.mjd is None else done.mjd, dtype=np.float64)),
+        "visit": arrow_array(visits[image], no_visit),
+        "detector": arrow_array(detectors, no_detector).take(arrow_array(image)),
+        "mjd": arrow_array(mjds[image]),
         "source_tract": arrow_array(source_tract),
         "source_patch": arrow_array(source_patch),
         "is_patch_inner": arrow_array(patch_inner),
