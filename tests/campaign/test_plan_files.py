@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from skygraft.campaign import Campaign, ImageSummary, PlannedImage, read_plan
 from skygraft.campaign.ledger import Ledger, read_events
-from skygraft.campaign.plan import _output_paths, _stems, make_plan
+from skygraft.campaign.plan import _output_paths, _stems, plan_images
 from skygraft.campaign.task_queue import TaskQueue
 from skygraft.errors import CampaignError
 from skygraft.skymap import get_skymap
@@ -59,7 +59,7 @@ def test_plan_is_deterministic(make_campaign: MakeCampaign) -> None:
 def test_plan_reads_back(make_campaign: MakeCampaign) -> None:
     campaign = make_campaign()
     campaign._claim()
-    images, _ = make_plan(campaign.config)
+    images = list(plan_images(campaign.config).images())
     assert read_plan(campaign.layout.plan) == images
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
+import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +26,7 @@ from skygraft.campaign.planned import Plan
 from skygraft.campaign.preflight import Expectation
 from skygraft.campaign.progress import Overview, make_overview
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
+from skygraft.campaign.stamps import file_stamp, plan_key
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
@@ -32,10 +34,12 @@ from skygraft.errors import CampaignError, OutputError, OutputExistsError
 if TYPE_CHECKING:
     from distributed import Client
 
+    from skygraft.campaign.plan_check import Checks
     from skygraft.campaign.plan_summary import PlanSummary
 
 __all__ = ["Campaign"]
 
+_WORTH_PROCESSES = 200
 _FAILURES_TOLD = 1000
 """Most failures that a summary holds; all of them are in ``failures.parquet``."""
 
@@ -70,10 +74,25 @@ class Campaign:
         """
         return cls(load_config(path))
 
-    def plan(self) -> PlanSummary:
-        """Work out what would be done; no image is made.
+    def plan(
+        self,
+        *,
+        checks: Checks = "auto",
+        processes: int | None = None,
+        n_workers: int | None = None,
+    ) -> PlanSummary:
+        """Work out what would be done and what it would cost; no image is made.
 
         The survey is indexed anew and the catalogue partitioned, so images that appeared since are found.
+
+        Parameters
+        ----------
+        checks : {"auto", "all", "none"} or int
+            How many images' calibration to look at: all of a few thousand and some of more, all, none, or so many.
+        processes : int, optional
+            Processes of this machine to plan with; by default one for each core.
+        n_workers : int, optional
+            Workers to assume for the time that it would take; by default those of the configuration.
 
         Returns
         -------
@@ -86,14 +105,29 @@ class Campaign:
         OutputExistsError
             If the output folder holds something else.
         """
+        # Here, and so for other rooms below: the driver of a planned campaign does not carry the weight of planning.
+        from skygraft.campaign.plan_summary import summarise_plan
+
         self._claim()
-        with self.layout.locked():
-            plan, summary = self._make_plan()
+        with self.layout.locked(), Interruption():
+            plan = self._make_plan(processes)
+            problems: tuple[str, ...] = ()
             try:
-                stand(plan, self.config)
+                standing = stand(plan, self.config)
             except CampaignError as error:
-                return dataclasses.replace(summary, problems=(*summary.problems, error.message))
-            return summary
+                problems = (error.message,)
+                standing = recorded(plan, self.layout)
+            with _mapper(processes, len(plan)) as mapper:
+                return summarise_plan(
+                    self.config,
+                    plan,
+                    checks=checks,
+                    mapper=mapper,
+                    n_workers=n_workers,
+                    to_make=standing.state == WAITING,
+                    n_failed=standing.count(FAILED, QUARANTINED),
+                    problems=problems,
+                )
 
     def run(
         self,
@@ -235,32 +269,40 @@ class Campaign:
         with atomic_path(self.layout.config) as temporary:
             temporary.write_text(self.config.to_yaml(), encoding="utf-8")
 
-    def _make_plan(self) -> tuple[Plan, PlanSummary]:
+    def _make_plan(self, processes: int | None = None) -> Plan:
+        from skygraft.campaign.plan import plan_images
+
         if not self.layout.config.exists():
             # First of all: it marks the folder as this campaign's, should planning be cut short.
             self._write_config()
-        # Here, and so for other rooms below: the driver of a planned campaign does not carry the weight of planning.
-        from skygraft.campaign.plan import make_plan
-
-        _, summary = make_plan(self.config)
-        return Plan(self.layout.plan), summary
+        return plan_images(self.config, processes=_cores(processes))
 
     def _current_plan(self) -> Plan:
         """The plan as it is; a new one where there is none, or what it was made from or left out has changed."""
-        from skygraft.campaign.plan import plan_key
-
         if self.layout.plan.exists() and self.layout.config.exists():
             plan = Plan(self.layout.plan)
             if plan.metadata.get("plan_key") == plan_key(self.config) and not self._replaced(plan):
                 return plan
-        return self._make_plan()[0]
+        return self._make_plan()
 
     def _replaced(self, plan: Plan) -> bool:
         """Whether a file that the plan had to leave out was made, changed or removed since."""
-        from skygraft.campaign.plan import file_stamp
-
         root = self.config.survey.root
         return any(file_stamp(root / bad["path"]) != bad.get("stamp") for bad in _unusable(plan))
+
+
+def _cores(processes: int | None) -> int:
+    return processes or len(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def _mapper(processes: int | None, n_images: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` over processes of this machine, or the plain one where they would not be worth their start."""
+    if _cores(processes) == 1 or n_images < _WORTH_PROCESSES:
+        yield map
+        return
+    with ProcessPoolExecutor(_cores(processes), mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield functools.partial(pool.map, chunksize=16)
 
 
 def _unusable(plan: Plan) -> list[dict[str, str]]:

@@ -254,7 +254,14 @@ def sha256_file(path: Path) -> str:
 
 def sweep_leftovers(root: Path) -> int:
     """Remove temporary files that killed processes left beneath `root`; returns how many there were."""
-    leftovers = [p for p in root.rglob(".*.tmp") if p.is_file()]
-    for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
-    return len(leftovers)
+    found, folders = 0, [str(root)]
+    # Not Path.rglob, which takes half a minute for the files of a million images.
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.name[0] == "." and entry.name.endswith(".tmp"):
+                    Path(entry.path).unlink(missing_ok=True)
+                    found += 1
+    return found

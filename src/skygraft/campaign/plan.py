@@ -18,10 +18,10 @@ import numpy as np
 from astropy.table import QTable, Table, vstack
 
 from skygraft.campaign.config import CampaignConfig
-from skygraft.campaign.files import Layout, digest
-from skygraft.campaign.plan_summary import PlanSummary, summarise_plan
+from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter
 from skygraft.campaign.selection import digest_rows, row_digests, select
+from skygraft.campaign.stamps import file_stamp, plan_key
 from skygraft.catalog import list_partitions, partition_catalog, read_partitions
 from skygraft.catalog.partition import OUTSIDE
 from skygraft.catalog.schema import MOTION
@@ -30,7 +30,7 @@ from skygraft.errors import CampaignError, CatalogError
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.survey import FAILURES, index_images
 
-__all__ = ["PlanSummary", "estimate_seconds", "file_stamp", "make_plan", "plan_images", "plan_key"]
+__all__ = ["estimate_seconds", "plan_images"]
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
@@ -46,33 +46,6 @@ def estimate_seconds(n_bytes: int, n_pixels: int, n_sources: int) -> float:
         + _SECONDS["megapixel"] * n_pixels / 1e6
         + _SECONDS["source"] * n_sources
     )
-
-
-def file_stamp(path: Path) -> str:
-    """What tells that a file was made, changed or removed; empty where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ""
-    # A copy that keeps the time of the original's last change moves only the last of these.
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
-def plan_key(config: CampaignConfig) -> str:
-    """Fingerprint of what a plan depends on: survey, catalogue file, sky map, margin."""
-    resolved = config.resolved()
-    try:
-        status = config.catalog.path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-    except OSError:
-        stamp = []
-    return digest([resolved[k] for k in ("survey", "catalog", "skymap", "margin_arcsec")] + [stamp])
-
-
-def make_plan(config: CampaignConfig) -> tuple[list[PlannedImage], PlanSummary]:
-    """Plan as `plan_images` does, and say what came out of it."""
-    plan = plan_images(config)
-    return list(plan.images()), summarise_plan(config, plan)
 
 
 def plan_images(config: CampaignConfig, *, mapper: Mapper = map, processes: int = 1) -> Plan:
