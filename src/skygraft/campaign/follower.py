@@ -43,6 +43,8 @@ class Follower:
     ----------
     config : CampaignConfig
         The campaign.
+    resume : str
+        The command that runs the campaign.
     now : callable
         The time, seconds since 1970.
 
@@ -52,9 +54,11 @@ class Follower:
         If there is no plan.
     """
 
-    def __init__(self, config: CampaignConfig, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: CampaignConfig, *, resume: str = "skygraft run", now: Callable[[], float] = time.time
+    ) -> None:
         self.config, self.layout = config, Layout(config.output)
-        self._now = now
+        self._now, self._resume = now, resume
         self._at: float | None = None
         self._ended: dict[str, Any] | None = None
         self._begin()
@@ -101,16 +105,15 @@ class Follower:
         return "running" if not is_here and silent < _SILENCE else "dead"
 
     def _advice(self, state: WatchState) -> str:
-        command = "skygraft run with this configuration"
         if state == "dead":
-            return f"the driver has died without a word; what is done is kept: resume with {command}"
+            return f"the driver has died without a word; what is done is kept. Resume with {self._resume}"
         if state == "stopped" and self._ended is not None:
             why = self._ended.get("stopped") or "it was interrupted"
-            return f"the run was ended early ({why}); resume with {command}"
+            return f"the run was ended early ({why}); resume with {self._resume}"
         if state == "not started":
-            return f"nothing has run yet; start with {command}"
+            return f"nothing has run yet; start with {self._resume}"
         if state == "finished" and np.isin(self._standing.state, (FAILED, QUARANTINED)).any():
-            return f"images failed; failures.parquet has all of them: mend what is wrong, and try again with {command}"
+            return f"images failed; failures.parquet has all of them. Try again with {self._resume}"
         return ""
 
     def _holder(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -13,7 +14,6 @@ import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +26,7 @@ __all__ = ["line", "sky_strip", "view", "watch"]
 _FAILURES_SHOWN = 6
 _SLOWEST_SHOWN = 3
 _HOSTS_SHOWN = 3
+_BAR = 72
 _STRIP_ROWS = 12
 _STRIP_COLUMNS = 64
 _SHADES = "·░▒▓█"
@@ -37,6 +38,7 @@ def watch(
     *,
     interval: float = 2.0,
     as_json: bool = False,
+    resume: str = "skygraft run",
     out: IO[str] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
@@ -52,6 +54,8 @@ def watch(
         Seconds.
     as_json : bool
         Print one line of JSON at each interval instead: what `Follower.snapshot` returns.
+    resume : str
+        The command that runs the campaign.
     out : file, optional
         Where to; standard output by default.
     sleep : callable
@@ -68,7 +72,7 @@ def watch(
         If there is no plan.
     """
     out = sys.stdout if out is None else out
-    follower = Follower(config)
+    follower = Follower(config, resume=resume)
     shot = follower.snapshot()
     console = Console(file=out, highlight=False)
     try:
@@ -133,13 +137,18 @@ def view(shot: Mapping[str, Any], patches: Mapping[str, list[Any]]) -> Renderabl
     if shot["advice"]:
         parts.append(Text(shot["advice"], style="bold red" if shot["state"] == "dead" else "yellow"))
     parts += [
-        ProgressBar(total=max(1, images["total"]), completed=images["done"], width=72),
+        _bar(images),
         _numbers(shot),
         sky_strip(patches),
     ]
     parts += [part for part in (_closure(shot), _stages(shot), _failures(shot), _hosts(shot), _slowest(shot)) if part]
     parts.append(Text("Ctrl-C ends this view, not the campaign.", style="dim"))
     return Group(*parts)
+
+
+def _bar(images: Mapping[str, int]) -> Text:
+    ends = [round(_BAR * n / max(1, images["total"])) for n in (images["done"], images["done"] + images["failed"])]
+    return Text.assemble(("━" * ends[0], "blue"), ("━" * (ends[1] - ends[0]), "red"), ("─" * (_BAR - ends[1]), "dim"))
 
 
 def _numbers(shot: Mapping[str, Any]) -> RenderableType:
@@ -195,19 +204,21 @@ def sky_strip(patches: Mapping[str, list[Any]]) -> Text:
     middle = np.arctan2(np.sin(ra).sum(), np.cos(ra).sum())
     east = (np.degrees(ra - middle) + 180.0) % 360.0 - 180.0
     x, y = -east * np.cos(np.radians((dec.min() + dec.max()) / 2)), -dec
-    # A character is twice as high as wide.
-    size = max(np.ptp(x) / (_STRIP_COLUMNS - 1), np.ptp(y) / (2 * (_STRIP_ROWS - 1)), 1e-6)
+    # A character is twice as high as wide. Few patches need few of them.
+    side = int(np.ceil(np.sqrt(n_images.size)))
+    n_rows, n_columns = min(_STRIP_ROWS, 2 * side), min(_STRIP_COLUMNS, 4 * side)
+    size = max(np.ptp(x) / max(1, n_columns - 1), np.ptp(y) / max(1, 2 * (n_rows - 1)), 1e-6)
     column, row = ((x - x.min()) / size).round().astype(int), ((y - y.min()) / (2 * size)).round().astype(int)
     shape = (row.max() + 1, column.max() + 1)
     total, done, failed = (np.zeros(shape) for _ in range(3))
     for grid, values in ((total, n_images), (done, patches["n_done"]), (failed, patches["n_failed"])):
         np.add.at(grid, (row, column), values)
     text = Text()
-    for line_total, line_done, line_failed in zip(total, done, failed, strict=True):
-        for n, n_done, n_failed in zip(line_total, line_done, line_failed, strict=True):
+    for cells in zip(total, done, failed, strict=True):
+        for has_failed, some in itertools.groupby(zip(*cells, strict=True), key=lambda cell: cell[2] > 0):
             # The last shade is for what is done to the last image.
-            shade = " " if n == 0 else _SHADES[int((len(_SHADES) - 1) * n_done / n)]
-            text.append(shade, style="red" if n_failed else "blue")
+            shades = [" " if n == 0 else _SHADES[int((len(_SHADES) - 1) * n_done / n)] for n, n_done, _ in some]
+            text.append("".join(shades), style="red" if has_failed else "blue")
         text.append("\n")
     text.append(f"{np.degrees(middle) % 360:.1f} {dec.mean():+.1f} deg in the middle, east to the left", style="dim")
     return text

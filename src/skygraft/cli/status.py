@@ -38,7 +38,7 @@ def status(
     if watch:
         from skygraft.campaign.watch import watch as follow
 
-        images = follow(campaign.config, interval=interval, as_json=json)["images"]
+        images = follow(campaign.config, interval=interval, as_json=json, resume=f"skygraft run {config}")["images"]
         if images["failed"] or images["unusable"]:
             raise typer.Exit(1)
         return
