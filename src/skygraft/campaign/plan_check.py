@@ -7,8 +7,12 @@ as many visits as it can.
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +26,7 @@ from skygraft.campaign.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import atomic_path
 from skygraft.campaign.planned import Plan, PlannedImage
-from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
+from skygraft.errors import ApertureConflictError, CalibrationError, CampaignError, ConfigError, SkygraftError
 
 __all__ = [
     "FEW_IMAGES",
@@ -45,6 +49,7 @@ FEW_IMAGES = 2000
 """Up to so many images are all looked at, unless something else is asked for."""
 _SAMPLE = 1000
 _AT_ONCE = 50
+_WORTH_A_PROCESS = 200
 _NAMED = 5
 _SEED = 20
 
@@ -355,7 +360,9 @@ class _Looker:
         return pa.RecordBatch.from_pylist(found, schema=_SCHEMA)
 
 
-def check_plan(config: CampaignConfig, plan: Plan, rows: Rows, *, path: Path, mapper: Mapper = map) -> PlanChecks:
+def check_plan(
+    config: CampaignConfig, plan: Plan, rows: Rows, *, path: Path, mapper: Mapper = map, processes: int = 1
+) -> PlanChecks:
     """Look at images of a plan and write a table of what was found.
 
     Parameters
@@ -370,6 +377,8 @@ def check_plan(config: CampaignConfig, plan: Plan, rows: Rows, *, path: Path, ma
         The Parquet file to write: a row for each image looked at, in the order of the plan.
     mapper : callable
         ``mapper(function, items)`` gives the function's results in the order of the items, as `map` does.
+    processes : int
+        More than one: look in so many processes of this machine, instead of with `mapper`.
 
     Returns
     -------
@@ -380,15 +389,38 @@ def check_plan(config: CampaignConfig, plan: Plan, rows: Rows, *, path: Path, ma
     OutputError
         If the table cannot be written.
     CampaignError
-        If the plan cannot be read.
+        If the plan cannot be read, or one of the processes dies.
     """
     pieces: Iterator[Rows] = (rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE))
     tally = _Tally()
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
-        for batch in mapper(_Looker(plan.path, config), pieces):
+    with (
+        _in_processes(min(processes, len(rows) // _WORTH_A_PROCESS), mapper) as look,
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
+    ):
+        for batch in look(_Looker(plan.path, config), pieces):
             writer.write_batch(batch)
             tally.add(batch)
     return PlanChecks(len(plan), len(rows), fold(tally.uses), tally.troubles(), tally.files())
+
+
+@contextlib.contextmanager
+def _in_processes(processes: int, mapper: Mapper) -> Iterator[Mapper]:
+    """The map of so many processes; that given where one would do."""
+    if processes <= 1:
+        yield mapper
+        return
+    # Not by fork, which is not safe in a process that has threads.
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise CampaignError(
+            "a process that looked at images died, perhaps for want of memory",
+            fix="Use fewer processes, or look at fewer images",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Tally:

@@ -243,8 +243,10 @@ def summarise_plan(
     *,
     checks: Checks = "auto",
     mapper: Mapper = map,
+    processes: int = 1,
     n_workers: int | None = None,
     to_make: ArrayLike | None = None,
+    n_done: int | None = None,
     n_failed: int | None = None,
     problems: Iterable[str] = (),
 ) -> PlanSummary:
@@ -261,14 +263,15 @@ def summarise_plan(
         Its plan.
     checks : {"auto", "all", "none"} or int
         How many images' calibration to look at; see `skygraft.campaign.plan_check.choose_images`.
-    mapper : callable
-        With which to look at them, such as an executor's ``map``; see `skygraft.campaign.plan_check.check_plan`.
+    mapper, processes
+        With what to look at them, such as an executor's ``map``; see `skygraft.campaign.plan_check.check_plan`.
     n_workers : int, optional
         Workers to assume; by default those of the configured cluster, or one for each core of this machine.
     to_make : array_like of bool, shape (N,), optional
-        Which images of the plan are still to be made; by default all.
-    n_failed : int, optional
-        How many failed when they were last tried.
+        Which images a run would make; by default all.
+    n_done, n_failed : int, optional
+        How many are done, and how many failed when they were last tried; by default all that are not to be made are
+        one or the other.
     problems : iterable of str
         What else is wrong.
 
@@ -289,8 +292,10 @@ def summarise_plan(
     rows = choose_images(plan, checks)
     partitions = list_partitions(layout.catalog)
     found = find(config, plan, partitions, layout.plan_findings)
-    checked = check_plan(config, plan, rows, path=layout.plan_checks, mapper=mapper)
+    checked = check_plan(config, plan, rows, path=layout.plan_checks, mapper=mapper, processes=processes)
     wanted = None if to_make is None else np.asarray(to_make, dtype=bool)
+    if wanted is not None and n_done is None:
+        n_done = len(plan) - int(wanted.sum()) - (n_failed or 0)
     cost = estimate_cost(plan, wanted, checked.files)
     workers = _workers(config) if n_workers is None else n_workers
     free = free_space(config.output)
@@ -300,7 +305,7 @@ def summarise_plan(
         output=str(config.output),
         n_images=len(plan),
         n_unusable=len(unusable),
-        n_done=None if wanted is None else len(plan) - int(wanted.sum()) - (n_failed or 0),
+        n_done=n_done,
         n_failed=n_failed,
         n_catalog=sum(partitions.values()),
         n_outside=found.n_outside,
