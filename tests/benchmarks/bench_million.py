@@ -195,7 +195,9 @@ def _cluster(port: int, n_workers: int) -> Iterator[psutil.Process]:
         for process in (*workers, scheduler):
             process.send_signal(signal.SIGTERM)
         for process in (*workers, scheduler):
-            process.wait(30)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            process.kill()
         shutil.rmtree(scratch, ignore_errors=True)
 
 

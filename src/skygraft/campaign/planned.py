@@ -183,6 +183,7 @@ class Plan:
             raise CampaignError(
                 "the plan was written by another version of skygraft", path=path, fix="Delete it and plan again"
             )
+        self._part: tuple[int, pa.Table] | None = None
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -247,7 +248,10 @@ class Plan:
         with self._opened() as file:
             for group in np.flatnonzero(np.diff(bounds)).tolist():
                 chosen = wanted[bounds[group] : bounds[group + 1]] - self._starts[group]
-                table = file.read_row_group(group)
+                if self._part is None or self._part[0] != group:
+                    # Kept, since a worker's next task is most likely of the same part.
+                    self._part = (group, file.read_row_group(group))
+                table = self._part[1]
                 if len(chosen) < table.num_rows:
                     table = table.take(pa.array(chosen.tolist(), type=pa.int64()))
                 yield from _to_images(table)
