@@ -2,27 +2,89 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-from skygraft.cli.common import Config, Json, command, emit_json, err_console, open_campaign, show_rows
+from skygraft.cli.common import Config, Json, command, emit_json, err_console, open_campaign, out_console
+from skygraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skygraft.campaign.plan_check import Checks
+    from skygraft.campaign.plan_summary import PlanSummary
 
 __all__ = ["plan"]
 
+_COLOURS = {"problem": "bold red", "attention": "bold yellow"}
+_WORDS: dict[str, Checks] = {"auto": "auto", "all": "all", "none": "none"}
+
+
+def _checks(text: str) -> Checks:
+    if text in _WORDS:
+        return _WORDS[text]
+    if not text.isdecimal() or int(text) == 0:
+        raise ConfigError(f"--check is {text!r}; it must be all, none, auto, or a number of images", key="check")
+    return int(text)
+
 
 @command
-def plan(config: Config, json: Json = False) -> None:
-    """Work out what a campaign would do and what it would cost; no image is made.
+def plan(
+    config: Config,
+    check: Annotated[
+        str,
+        typer.Option(
+            help="How many images' calibration to look at: all, none, a number, or auto: all of a few thousand, else a "
+            "sample of all instruments and bands.",
+            metavar="all|none|N|auto",
+        ),
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Workers to assume for the wall time. [default: those of the campaign's cluster]",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Processes to plan with. [default: one for each core]", min=1, show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Work out what a campaign would do, what it would cost and what would go wrong; no image is made.
+
+    What is printed is written beside the plan too: plan_summary.csv, plan_checks.parquet (what each image that was
+    looked at is calibrated to) and plan_findings.parquet (images and patches that something is to be said of).
 
     The exit code is 1 if an image cannot be used or something will go wrong.
 
-    Example:  skygraft plan skygraft-demo/campaign.yaml
+    Example:  skygraft plan skygraft-demo/campaign.yaml --workers 200
     """
+    checks = _checks(check)
     campaign = open_campaign(config)
     with err_console().status("planning"):
-        summary = campaign.plan()
+        summary = campaign.plan(checks=checks, n_workers=workers, processes=processes)
     if json:
         emit_json(summary.to_dict())
     else:
-        show_rows(summary.rows(), f"plan of {summary.name}")
+        _show(summary)
     if summary.n_unusable or summary.problems:
         raise typer.Exit(1)
+
+
+def _show(summary: PlanSummary) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = out_console()
+    n = len(summary.problems)
+    verdict = f"[bold red]{n} problem{'s' * (n > 1)}, at the end[/]" if n else "[green]nothing stands in its way[/]"
+    console.print(f"[bold]plan of {escape(summary.name)}[/]: {verdict}")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in summary.rows():
+        colour = _COLOURS.get(label, "cyan")
+        table.add_row(f"[{colour}]  {escape(label)}[/]", escape(text))
+    console.print(table, soft_wrap=False)
