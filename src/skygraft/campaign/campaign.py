@@ -182,6 +182,8 @@ class Campaign:
             with run.ledger, run.reporters[0]:
                 run.ledger.event("run_started", images=len(plan), waiting=len(rows), redo=redo)
                 summary = run.go(client, n_workers, work)
+                # Of workers that were killed in this run.
+                sweep_leftovers(self.layout.root)
                 content = {k: v for k, v in summary.to_dict().items() if k not in ("failures", "unusable")}
                 run.ledger.event("run_ended", **content)
         return summary
