@@ -11,8 +11,8 @@ import functools
 import platform
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from skygraft.campaign.records import (
     summarise,
 )
 from skygraft.campaign.selection import digest_rows, row_digests, select
-from skygraft.catalog import Flag, read_partitions
+from skygraft.catalog import Flag, PartitionCache, read_partitions
 from skygraft.catalog.io import to_arrow
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.exposure import Exposure
@@ -78,12 +78,9 @@ class Bench:
     ----------
     config : CampaignConfig
         The campaign.
-    io : context manager
-        Entered around the reading of an image and around its writing; may be entered again and again.
     """
 
     config: CampaignConfig
-    io: contextlib.AbstractContextManager[Any] = field(default_factory=contextlib.nullcontext)
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -94,6 +91,11 @@ class Bench:
     def settings(self) -> dict[str, Any]:
         """What of the configuration pixels depend on."""
         return self.config.pixel_settings()
+
+    @functools.cached_property
+    def partitions(self) -> PartitionCache:
+        """The catalogue; images of one home patch have most of their partitions in common."""
+        return PartitionCache(self.layout.catalog)
 
 
 @functools.lru_cache(maxsize=4)
@@ -124,15 +126,13 @@ def run_task(
     """
     path = Layout(Path(output)).config
     bench = _bench(str(path), path.stat().st_mtime_ns)
-    if io is not None:
-        bench = replace(bench, io=io)
-    return [_guarded(image, bench) for image in images]
+    return [_guarded(image, bench, io) for image in images]
 
 
-def _guarded(image: PlannedImage, bench: Bench) -> ImageSummary:
+def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextManager[Any] | None) -> ImageSummary:
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        return run_image(image, bench)
+        return run_image(image, bench, io)
     except Exception as error:
         # The boundary at which one image's failure becomes a row of failures.parquet, whatever it is.
         frames = traceback.extract_tb(error.__traceback__)
@@ -153,7 +153,9 @@ def _guarded(image: PlannedImage, bench: Bench) -> ImageSummary:
         )
 
 
-def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
+def run_image(
+    image: PlannedImage, bench: Bench, io: contextlib.AbstractContextManager[Any] | None = None
+) -> ImageSummary:
     """Read one image, inject its sources, and write it with its truth table and its record.
 
     Parameters
@@ -162,6 +164,8 @@ def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
         The image.
     bench : Bench
         The campaign, and what there is once in each process.
+    io : context manager, optional
+        As in `run_task`.
 
     Returns
     -------
@@ -173,7 +177,7 @@ def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
     SkygraftError
         Whatever reading, injecting or writing raises.
     """
-    config, layout = bench.config, bench.layout
+    config, layout, io = bench.config, bench.layout, io or contextlib.nullcontext()
     record_path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(record_path)
     if record is not None:
@@ -183,12 +187,12 @@ def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
         record_path.unlink(missing_ok=True)
 
     clock = _Clock()
-    with clock.stage("read"), bench.io:
+    with clock.stage("read"), io:
         exposure = read_image(image, config)
         _check_plan(image, exposure)
         inputs = _stamps(exposure, config.survey.root)
     with clock.stage("select"):
-        sources, catalog_key = sources_of(image, config)
+        sources, catalog_key = sources_of(image, config, bench.partitions.read)
     with clock.stage("inject"):
         injection = inject(
             exposure,
@@ -200,7 +204,7 @@ def run_image(image: PlannedImage, bench: Bench) -> ImageSummary:
         on_image = _on_image(injection.truth)
     with clock.stage("closure"):
         closure = _closure(exposure, injection, on_image)
-    with clock.stage("write"), bench.io:
+    with clock.stage("write"), io:
         target = layout.images / image.output
         _make_folder(target.parent)
         written = write_exposure(injection.exposure, target, like=image.source(config.survey.root), overwrite=True)
@@ -262,9 +266,11 @@ def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
     }
 
 
-def sources_of(image: PlannedImage, config: CampaignConfig) -> tuple[QTable, str]:
-    """The catalogue rows of an image, in order of injection id, and their fingerprint."""
-    table = read_partitions(Layout(config.output).catalog, list(image.reads))
+def sources_of(
+    image: PlannedImage, config: CampaignConfig, read: Callable[[Iterable[tuple[int, int]]], QTable] | None = None
+) -> tuple[QTable, str]:
+    """The catalogue rows of an image, in order of injection id, and their fingerprint; `read` reads partitions."""
+    table = read(image.reads) if read else read_partitions(Layout(config.output).catalog, image.reads)
     band = image.band or config.catalog.band
     rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
     chosen = table[rows]
