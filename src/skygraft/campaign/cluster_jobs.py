@@ -220,7 +220,7 @@ def _quoted(text: str) -> str:
 def _keywords(config: ClusterConfig, batch: BatchSystem, logs: Path, task_seconds: float) -> dict[str, Any]:
     """What the class of dask-jobqueue takes."""
     assert config.memory is not None
-    options = ["--death-timeout", str(_DEATH_SECONDS)]
+    options: list[str] = []
     lifetime = config.lifetime(task_seconds)
     if lifetime is not None:
         options += ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{config.stagger():.0f}s"]
@@ -241,7 +241,7 @@ def _keywords(config: ClusterConfig, batch: BatchSystem, logs: Path, task_second
         "job_extra_directives": list(config.directives),
         "job_directives_skip": list(config.skip_directives),
         "worker_extra_args": options,
-        "death_timeout": None,
+        "death_timeout": _DEATH_SECONDS,
         "log_directory": str(logs),
     }
     if config.kind == "htcondor":
@@ -300,6 +300,9 @@ def _cluster(config: ClusterConfig, logs: Path, task_seconds: float, watch: _Wat
             try:
                 cluster.close(timeout=60)
             finally:
+                for name in ("_job_ca_file", "_job_cert", "_job_key"):
+                    if (handle := getattr(cluster, name, None)) is not None:
+                        handle.close()
                 _cancel_the_rest(watch)
 
 
