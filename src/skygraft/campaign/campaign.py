@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Campaign"]
 
-_WORTH_PROCESSES = 200
 _FAILURES_TOLD = 1000
 """Most failures that a summary holds; all of them are in ``failures.parquet``."""
 
@@ -117,17 +114,18 @@ class Campaign:
             except CampaignError as error:
                 problems = (error.message,)
                 standing = recorded(plan, self.layout)
-            with _mapper(processes, len(plan)) as mapper:
-                return summarise_plan(
-                    self.config,
-                    plan,
-                    checks=checks,
-                    mapper=mapper,
-                    n_workers=n_workers,
-                    to_make=standing.state == WAITING,
-                    n_failed=standing.count(FAILED, QUARANTINED),
-                    problems=problems,
-                )
+            return summarise_plan(
+                self.config,
+                plan,
+                checks=checks,
+                processes=_cores(processes),
+                n_workers=n_workers,
+                # A run tries again what failed, but not what is in quarantine.
+                to_make=np.isin(standing.state, (WAITING, FAILED)),
+                n_done=standing.count(DONE),
+                n_failed=standing.count(FAILED, QUARANTINED),
+                problems=problems,
+            )
 
     def run(
         self,
@@ -295,16 +293,6 @@ class Campaign:
 
 def _cores(processes: int | None) -> int:
     return processes or len(os.sched_getaffinity(0))
-
-
-@contextlib.contextmanager
-def _mapper(processes: int | None, n_images: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` over processes of this machine, or the plain one where they would not be worth their start."""
-    if _cores(processes) == 1 or n_images < _WORTH_PROCESSES:
-        yield map
-        return
-    with ProcessPoolExecutor(_cores(processes), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield functools.partial(pool.map, chunksize=16)
 
 
 def _unusable(plan: Plan) -> list[dict[str, str]]:

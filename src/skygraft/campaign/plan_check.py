@@ -7,14 +7,10 @@ as many visits as it can.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +22,8 @@ from skygraft.campaign.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import atomic_path
 from skygraft.campaign.planned import Plan, PlannedImage
-from skygraft.errors import ApertureConflictError, CalibrationError, CampaignError, ConfigError, SkygraftError
+from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
+from skygraft.survey.pool import process_mapper
 
 __all__ = [
     "FEW_IMAGES",
@@ -393,34 +390,22 @@ def check_plan(
     """
     pieces: Iterator[Rows] = (rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE))
     tally = _Tally()
+    processes = min(processes, len(rows) // _WORTH_A_PROCESS)
     with (
-        _in_processes(min(processes, len(rows) // _WORTH_A_PROCESS), mapper) as look,
+        process_mapper(processes) as pooled,
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
     ):
-        for batch in look(_Looker(plan.path, config), pieces):
+        for batch in (pooled if processes > 1 else mapper)(_Looker(plan.path, config), pieces):
             writer.write_batch(batch)
             tally.add(batch)
     return PlanChecks(len(plan), len(rows), fold(tally.uses), tally.troubles(), tally.files())
 
 
-@contextlib.contextmanager
-def _in_processes(processes: int, mapper: Mapper) -> Iterator[Mapper]:
-    """The map of so many processes; that given where one would do."""
-    if processes <= 1:
-        yield mapper
-        return
-    # Not by fork, which is not safe in a process that has threads.
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool.map
-    except BrokenProcessPool as error:
-        raise CampaignError(
-            "a process that looked at images died, perhaps for want of memory",
-            fix="Use fewer processes, or look at fewer images",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _of_the_image(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose origin does not name the image's own file: else there would be as many origins as images."""
+    name = PurePath(row["path"]).name
+    return {**row, "origin": str(row["origin"] or "").replace(name, "the image")}
 
 
 class _Tally:
@@ -436,7 +421,7 @@ class _Tally:
 
     def add(self, batch: pa.RecordBatch) -> None:
         found = batch.to_pylist()
-        used = [calibration_use(row, row["band"], row["instrument"]) for row in found if row["kind"]]
+        used = [calibration_use(_of_the_image(row), row["band"], row["instrument"]) for row in found if row["kind"]]
         self.uses = fold([*self.uses, *used])
         for row in found:
             place = f"{row['instrument'] or 'unknown'} {row['band'] or 'unknown'}"

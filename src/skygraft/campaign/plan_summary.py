@@ -30,6 +30,7 @@ __all__ = ["WORKER_COUNTS", "PlanSummary", "summarise_plan"]
 WORKER_COUNTS = (1, 8, 64, 512)
 """Numbers of workers for which the wall time is told."""
 _PROBLEMS_SHOWN = 20
+_USES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,13 @@ class PlanSummary:
             ("", "with " + ", ".join(f"{n}: {_duration(wall[n])}" for n in WORKER_COUNTS)),
             ("looked at", self._looked()),
         ]
+        uses = sorted(self.checks.uses, key=lambda use: -use.n_images)
         rows += [
             ("calibrated to", f"{use}, in {_number(use.n_images, 'image')}  ({use.origin or 'origin unknown'})")
-            for use in self.checks.uses
+            for use in uses[:_USES_SHOWN]
         ]
+        if len(uses) > _USES_SHOWN:
+            rows.append(("", f"... and {_number(len(uses) - _USES_SHOWN, 'other')}, all in plan_summary.csv"))
         rows += [(name, str(few)) for name, few in self.findings.items() if few]
         if self.n_outside:
             rows.append(("sources off the sky map", f"{self.n_outside:,}; they are drawn on no image"))
@@ -208,7 +212,9 @@ class PlanSummary:
             yield "problem", "", "", problem
 
     def _mixture(self) -> str:
-        parts = "; ".join(f"{use} in {_number(use.n_images, 'image')}" for use in self.checks.uses)
+        uses = sorted(self.checks.uses, key=lambda use: -use.n_images)
+        parts = "; ".join(f"{use} in {_number(use.n_images, 'image')}" for use in uses[:_USES_SHOWN])
+        parts += "; ..." if len(uses) > _USES_SHOWN else ""
         return (
             f"The images are NOT all calibrated to the same thing: {parts}. Each image is injected by its own, but one "
             "magnitude then means different fluxes; check that this is so, and not a mistake in some headers"
