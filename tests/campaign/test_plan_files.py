@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skygraft.campaign import Campaign, ImageSummary, PlannedImage, read_plan
 from skygraft.campaign.ledger import Ledger, read_events
-from skygraft.campaign.plan import _output_paths, _stems, plan_images
+from skygraft.campaign.plan import plan_images
+from skygraft.campaign.plan_index import output_places, safe_stems
 from skygraft.campaign.task_queue import TaskQueue
 from skygraft.errors import CampaignError
 from skygraft.skymap import get_skymap
@@ -121,17 +122,15 @@ def test_band_without_magnitudes_is_a_problem(make_campaign: MakeCampaign, surve
 
 
 def test_outputs_keep_the_layout_and_are_unique() -> None:
-    root = Path("/data/survey")
-    paths = [root / "a/x.fits", root / "a/x.fits", root / "b/x.fits", Path("/other/c/y.fits"), Path("/other/d/y.fits")]
-    index = Table({"image_id": ["i-1", "i-2", "i-3", "i-4", "i-5"]})
-    outputs = _output_paths(index, paths, root)
+    paths = pa.array(["a/x.fits", "a/x.fits", "b/x.fits", "/other/c/y.fits", "/other/d/y.fits"])
+    outputs = output_places(paths, pa.array(["i-1", "i-2", "i-3", "i-4", "i-5"])).to_pylist()
     assert outputs == ["a/i-1/x.fits", "a/i-2/x.fits", "b/x.fits", "c/y.fits", "d/y.fits"]
 
 
 @settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=30))
 def test_stems_are_safe_and_unique(image_ids: list[str]) -> None:
-    stems = _stems(image_ids)
+    stems = safe_stems(pa.array(image_ids, type=pa.string())).to_pylist()
     assert len({stem.lower() for stem in stems}) == len(stems)
     for stem in stems:
         assert stem

@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 from astropy.table import QTable
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.catalog.io import numpy_array, to_arrow
+from skygraft.catalog.io import from_arrow, numpy_array, to_arrow
+from skygraft.catalog.partition_read import partition_values
 from skygraft.catalog.schema import MOTION, is_mag_column, values
 from skygraft.catalog.select import angular_rates, check_motion
 from skygraft.errors import CatalogError
 
-__all__ = ["Outlines", "Sources", "digest_rows", "near_polygon", "row_digests", "select"]
+__all__ = ["Outlines", "RowDigests", "Sources", "digest_rows", "near_polygon", "row_digests", "select"]
 
 _NAN = np.uint64(0x7FF8000000000000)
 _NULL = np.uint64(0x9E3779B97F4A7C15)
@@ -119,15 +120,23 @@ class Sources:
         return cls(vectors, np.empty(0, dtype=np.int64), np.empty((0, 3)))
 
     @classmethod
-    def of(cls, table: QTable) -> Self:
-        """The sources of a canonical catalogue."""
-        still = cls.at(values(table, "ra"), values(table, "dec"))
-        visits = values(table, "visit") if "visit" in table.colnames else still.visits
+    def of(cls, table: QTable | pa.Table) -> Self:
+        """The sources of a canonical catalogue; of Arrow, as partitions are stored."""
+        stored = isinstance(table, pa.Table)
+        names = table.column_names if stored else table.colnames
+
+        def column(name: str) -> NDArray[Any]:
+            return partition_values(table, name) if stored else values(table, name)
+
+        still = cls.at(column("ra"), column("dec"))
+        visits = column("visit") if "visit" in names else still.visits
         motion = still.motion
-        if any(name in table.colnames for name in MOTION):
-            motion = np.column_stack([angular_rates(table), values(table, "epoch_mjd")])
-            moving = (motion[:, 0] != 0) | (motion[:, 1] != 0)
-            motion = motion if moving.any() else still.motion
+        moved = [name for name in (*MOTION, "epoch_mjd") if name in names]
+        if set(moved) & set(MOTION):
+            rows = from_arrow(table.select(moved)) if stored else table
+            motion = np.column_stack([angular_rates(rows), values(rows, "epoch_mjd")])
+            if not np.any(motion[:, :2]):
+                motion = still.motion
         return cls(still.vectors, visits if np.any(visits != -1) else still.visits, motion)
 
     def __len__(self) -> int:

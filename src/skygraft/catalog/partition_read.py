@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import from_arrow
+from skygraft.catalog.io import from_arrow, numpy_array
+from skygraft.catalog.schema import COLUMNS, values
 from skygraft.errors import CatalogError, CorruptFileError
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "moving_partitions",
     "part_path",
     "partition_bounds",
+    "partition_values",
     "read_marker",
     "read_partition",
     "read_partitions",
@@ -244,6 +246,16 @@ def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) ->
         raise CorruptFileError("a partition is missing", path=path, fix="Partition the catalogue again") from None
     except (OSError, pa.ArrowException) as error:
         raise CorruptFileError(f"not a readable partition: {error}", path=path) from error
+
+
+def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column of a stored partition, as `skygraft.catalog.values` gives it, without the way through a `QTable`."""
+    column, spec = table.column(name), COLUMNS.get(name)
+    unit = (table.schema.field(name).metadata or {}).get(b"unit", b"").decode()
+    plain = pa.types.is_float64(column.type) if spec and spec.kind == "float" else pa.types.is_int64(column.type)
+    if spec is None or spec.kind not in ("float", "int") or not plain or column.null_count or unit != (spec.unit or ""):
+        return values(from_arrow(table.select([name])), name)
+    return np.concatenate([numpy_array(chunk) for chunk in column.chunks]) if column.num_chunks else np.empty(0)
 
 
 class PartitionCache:

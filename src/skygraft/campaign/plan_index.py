@@ -1,0 +1,240 @@
+"""The index of a survey in the order of the plan: home patches, names and places of outputs.
+
+Two passes over the index: the first looks at what has to be known of all images together (names, places, centres),
+the second writes the rows to disk, sorted piece by piece. Whoever plans some images takes their rows from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from skygraft.catalog.io import arrow_array, numpy_array
+from skygraft.skymap import SkyMap
+from skygraft.survey import IndexFile, SurveyIndex
+
+__all__ = ["ImageRows", "SpooledIndex", "output_places", "safe_stems", "spool_index"]
+
+_PLACE = "_place"
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Some images that are neighbours in the plan: for every spooled file, where its rows of them begin and end."""
+
+    pieces: tuple[tuple[str, int, int], ...]
+
+    def read(self) -> pa.Table:
+        """Their rows of the index, in the order of the plan, with stem, output, tract and patch."""
+        tables = []
+        for path, start, stop in self.pieces:
+            with pa.memory_map(path) as memory:
+                piece = pa.ipc.open_file(memory).read_all().slice(start, stop - start)
+                # A copy: the file is closed.
+                tables.append(piece.take(arrow_array(np.arange(piece.num_rows))))
+        table = pa.concat_tables(tables).combine_chunks()
+        place = numpy_array(_one(table.column(_PLACE)))
+        return table.drop_columns([_PLACE]).take(arrow_array(np.argsort(place))).combine_chunks()
+
+
+@dataclass(frozen=True)
+class SpooledIndex:
+    """The rows of an index on disk, and what is known of all images together.
+
+    Parameters
+    ----------
+    runs : tuple of (str, ndarray)
+        Arrow files, and the images in each by their places in the plan, ascending.
+    ra, dec : ndarray, shape (N,)
+        Centres, degrees, in any order.
+    span : (float, float)
+        First and last time, MJD TAI; NaN where no image has one.
+    """
+
+    runs: tuple[tuple[str, NDArray[np.int64]], ...]
+    ra: NDArray[np.float64]
+    dec: NDArray[np.float64]
+    span: tuple[float, float]
+
+    def __len__(self) -> int:
+        return len(self.ra)
+
+    def groups(self, size: int) -> Iterator[ImageRows]:
+        """All images, in the order of the plan, `size` at a time."""
+        for start in range(0, len(self), size):
+            bounds = [(path, *np.searchsorted(places, [start, start + size]).tolist()) for path, places in self.runs]
+            yield ImageRows(tuple((path, a, b) for path, a, b in bounds if b > a))
+
+
+def spool_index(
+    index: SurveyIndex | IndexFile, root: Path, skymap: SkyMap, folder: Path, *, leave_out: Path
+) -> SpooledIndex:
+    """Write the rows of an index, sorted piece by piece, to `folder`.
+
+    Parameters
+    ----------
+    index : SurveyIndex or IndexFile
+        The images.
+    root : Path
+        The survey's root, which their paths are relative to.
+    skymap : SkyMap
+        Says the home patches.
+    folder : Path
+        Where the files go.
+    leave_out : Path
+        Images beneath this folder are left out: those that the campaign itself wrote.
+
+    Returns
+    -------
+    SpooledIndex
+    """
+    if isinstance(index, IndexFile):
+        index.check_unique()
+    firsts = [_with_paths(batch, root) for batch in index.batches(["image_id", "path", "ra", "dec", "mjd"])]
+    if not firsts:
+        empty = np.empty(0)
+        return SpooledIndex((), empty, empty, (np.nan, np.nan))
+    first = pa.concat_tables(firsts).combine_chunks()
+    del firsts
+    paths = _one(first.column("path"))
+    inside = leave_out.relative_to(root).as_posix() + "/" if leave_out.is_relative_to(root) else f"{leave_out}/"
+    kept = ~numpy_array(pc.starts_with(paths, inside))
+    first = first.filter(arrow_array(kept)).combine_chunks()
+    ids, paths = _one(first.column("image_id")), _one(first.column("path"))
+    ra, dec, mjd = (_floats(first.column(name)) for name in ("ra", "dec", "mjd"))
+    tract, patch = (np.atleast_1d(a) for a in skymap.locate(ra, dec))
+    rank = np.empty(len(ids), dtype=np.int64)
+    rank[numpy_array(pc.sort_indices(ids)).astype(np.int64)] = np.arange(len(ids))
+    place = np.empty(len(ids), dtype=np.int64)
+    place[np.lexsort((rank, patch, tract))] = np.arange(len(ids))
+    stems = safe_stems(ids)
+    outputs = output_places(paths, stems)
+    del first, ids, rank
+    runs = []
+    row = start = 0
+    for number, whole in enumerate(index.batches()):
+        mine = kept[row : row + whole.num_rows]
+        row += whole.num_rows
+        batch = whole.filter(arrow_array(mine))
+        part = slice(start, start + batch.num_rows)
+        start = part.stop
+        if not batch.num_rows:
+            continue
+        columns = {name: batch.column(name) for name in batch.column_names} | {
+            "path": paths[part],
+            "stem": stems[part],
+            "output": outputs[part],
+            "tract": arrow_array(tract[part]),
+            "patch": arrow_array(patch[part]),
+            _PLACE: arrow_array(place[part]),
+        }
+        order = np.argsort(place[part])
+        path = folder / f"{number:06d}.arrow"
+        table = pa.table(columns).combine_chunks().take(arrow_array(order)).combine_chunks()
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        runs.append((str(path), place[part][order]))
+    known = mjd[np.isfinite(mjd)]
+    span = (float(known.min()), float(known.max())) if known.size else (np.nan, np.nan)
+    return SpooledIndex(tuple(runs), ra, dec, span)
+
+
+def _one(column: Any) -> Any:
+    """A column as one array."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+
+
+def _floats(column: Any) -> NDArray[np.float64]:
+    return numpy_array(pc.fill_null(_one(column), np.nan))
+
+
+def _with_paths(batch: pa.Table, root: Path) -> pa.Table:
+    """With paths relative to the root where they lie beneath it, and without dots."""
+    paths = _one(batch.column("path"))
+    odd = numpy_array(pc.match_substring_regex(paths, r"^/|(^|/)\.{0,2}(/|$)"))
+    if odd.any():
+        paths = _replaced(paths, odd, [_tidy(text, root) for text in paths.filter(arrow_array(odd)).to_pylist()])
+    return batch.set_column(batch.schema.get_field_index("path"), "path", paths)
+
+
+def _tidy(text: str, root: Path) -> str:
+    path = Path(os.path.normpath(root / text))
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _replaced(texts: Any, where: NDArray[np.bool_], values: Sequence[str]) -> Any:
+    return pc.replace_with_mask(texts, arrow_array(where), pa.array(list(values), type=pa.string()))
+
+
+def safe_stems(image_ids: Any) -> Any:
+    """Image ids made fit for file names; those that become equal, also to a file system blind to case, are numbered.
+
+    Parameters
+    ----------
+    image_ids : pyarrow.StringArray
+        Unique.
+
+    Returns
+    -------
+    pyarrow.StringArray
+    """
+    safe = pc.replace_substring_regex(image_ids, "[^A-Za-z0-9._+-]", "_")
+    safe = pc.utf8_slice_codeunits(pc.utf8_ltrim(safe, "."), 0, 150)
+    safe = pc.if_else(pc.equal(safe, ""), "image", safe)
+    twice = _repeated(pc.utf8_lower(safe))
+    odd = twice | numpy_array(pc.not_equal(safe, image_ids))
+    if not odd.any():
+        return safe
+    pairs = zip(safe.filter(arrow_array(odd)).to_pylist(), image_ids.filter(arrow_array(odd)).to_pylist(), strict=True)
+    return _replaced(safe, odd, [f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:10]}" for stem, name in pairs])
+
+
+def _repeated(texts: Any) -> NDArray[np.bool_]:
+    """Which of some texts stand more than once."""
+    counts = pc.value_counts(texts)
+    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    return numpy_array(pc.is_in(texts, value_set=twice))
+
+
+def output_places(paths: Any, stems: Any) -> Any:
+    """Where each output goes: the input's place beneath the survey's folder; unique.
+
+    Images outside of it lose what they have in common. Several images of one file get a folder each, so that none is
+    written by two tasks.
+
+    Parameters
+    ----------
+    paths : pyarrow.StringArray
+        Relative to the survey's root; from the root of the file system for images that lie elsewhere.
+    stems : pyarrow.StringArray
+        Their stems.
+
+    Returns
+    -------
+    pyarrow.StringArray
+    """
+    outside = numpy_array(pc.starts_with(paths, "/"))
+    if outside.any():
+        strangers = paths.filter(arrow_array(outside))
+        common = os.path.commonpath(pc.unique(pc.replace_substring_regex(strangers, "[^/]*$", "")).to_pylist())
+        cut = len(common.rstrip("/")) + 1
+        paths = pc.if_else(arrow_array(outside), pc.utf8_slice_codeunits(paths, cut, 1 << 20), paths)
+    shared = _repeated(paths)
+    if not shared.any():
+        return paths
+    chosen = arrow_array(shared)
+    moved = []
+    for path, stem in zip(paths.filter(chosen).to_pylist(), stems.filter(chosen).to_pylist(), strict=True):
+        parent, slash, name = path.rpartition("/")
+        moved.append(f"{parent}{slash}{stem}/{name}")
+    return _replaced(paths, shared, moved)
