@@ -33,8 +33,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run(*command: str, check: bool = True) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def run(*command: str, check: bool = True, timeout: float = 60) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
 

@@ -122,7 +122,7 @@ def test_the_driver_as_a_job_whose_walltime_ends(
     assert 0 < first < 28
     # Its workers' jobs end too, whether it could still cancel them or not.
     assert within(120, lambda: not slurm.jobs()), slurm.jobs()
-    again = slurm.run(*submit, "--wait", f"--output={tmp_path}/second.log", str(script)).strip()
+    again = slurm.run(*submit, "--wait", f"--output={tmp_path}/second.log", str(script), timeout=300).strip()
     assert "COMPLETED" in slurm.run("scontrol", "show", "job", again), (tmp_path / "second.log").read_text()
     assert kit.checksums(campaign.layout.root) == wanted
     runs = events(campaign, "run_ended")
