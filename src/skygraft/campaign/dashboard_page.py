@@ -111,8 +111,8 @@ class CampaignPage:
         self._divs = {name: _div(name) for name in _DIVS}
         self._patches = ColumnDataSource(name="patches")
         self._failed = ColumnDataSource(name="failed")
-        self._rates = ColumnDataSource(name="rates", data={"left": [], "right": [], "rate": []})
-        self._closure = ColumnDataSource(name="closure", data={"left": [], "right": []})
+        self._rates = ColumnDataSource(name="rate-data", data={"left": [], "right": [], "rate": []})
+        self._closure = ColumnDataSource(name="closure-data", data={"left": [], "right": []})
         self._rate_figure = _rate_figure(self._rates)
         self._sky = column(sizing_mode="stretch_both", min_width=420)
         self._closure_slot = column(sizing_mode="stretch_width")
@@ -210,7 +210,7 @@ class CampaignPage:
             self._closure.data = data
             return
         self._bands = bands
-        self._closure = ColumnDataSource(name="closure", data=data)
+        self._closure = ColumnDataSource(name="closure-data", data=data)
         colours = list(self._band_colours().values())
         self._closure_slot.children = [_closure_figure(self._closure, colours)] if bands else []
 
@@ -219,7 +219,9 @@ _DIVS = ("header", "closure", "failures", "hosts", "stages", "slowest")
 
 
 def _div(name: str) -> Any:
-    return Div(name=name, text="", stylesheets=[pieces.CSS], sizing_mode="stretch_width")
+    return Div(
+        name=name, text="", stylesheets=[pieces.CSS], css_classes=[f"campaign-{name}"], sizing_mode="stretch_width"
+    )
 
 
 class _Sky:
@@ -391,7 +393,7 @@ def _rate_figure(source: Any) -> Any:
 
 def _closure_figure(source: Any, colours: list[str]) -> Any:
     plot = figure(
-        name="closure",
+        name="closure-histogram",
         title=_title("Closure: measured minus asked for"),
         height=220,
         sizing_mode="stretch_width",

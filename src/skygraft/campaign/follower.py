@@ -100,7 +100,8 @@ class Follower:
         if self.layout.is_locked():
             return "running"
         # A lock is seen by every process of its machine, but not through every shared file system.
-        is_here = self._holder().endswith(f" on {os.uname().nodename}")
+        holder = self._holder()
+        is_here = not holder or holder.endswith(f" on {os.uname().nodename}")
         silent = self._now() - self._last_event
         return "running" if not is_here and silent < _SILENCE else "dead"
 

@@ -1,0 +1,400 @@
+"""The Campaign page, its JSON and its metrics, on real schedulers and in a real browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster, Security
+
+from skygraft.campaign.dashboard import DashboardReporter
+from skygraft.campaign.image_summary import ImageSummary
+from skygraft.campaign.progress import Overview, PatchCount
+
+pytestmark = pytest.mark.dask
+
+SIDE = 8
+PER_PATCH = 5
+EVIL = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
+
+
+def make_overview(name: str = "survey", **changes: Any) -> Overview:
+    """Patches on a square grid across right ascension zero, 0.2 deg apart."""
+    patches = tuple(
+        PatchCount(3, i, (359.2 + 0.2 * (i % SIDE)) % 360, 0.2 * (i // SIDE), n_images=PER_PATCH, cost_seconds=5.0)
+        for i in range(SIDE * SIDE)
+    )
+    content: dict[str, Any] = {
+        "name": name,
+        "output": "/somewhere/out",
+        "n_images": PER_PATCH * SIDE * SIDE,
+        "n_unusable": 2,
+        "n_sources_planned": 5000,
+        "cost_seconds_left": 5.0 * SIDE * SIDE,
+        "patches": patches,
+    }
+    return Overview(**{**content, **changes})
+
+
+def summary(k: int, **changes: Any) -> ImageSummary:
+    content: dict[str, Any] = {
+        "tract": 3,
+        "patch": k // PER_PATCH,
+        "band": "gr"[k % 2],
+        "n_sources": 20,
+        "n_bytes": 1_000_000,
+        "wall_seconds": 2.0,
+        "stages": {"read": 0.5, "inject": 1.0, "write": 0.4},
+        "closure_mag": 0.001,
+        "host": f"node{k % 3}",
+    }
+    return ImageSummary(f"image-{k}", **{"status": "done", **content, **changes})
+
+
+def failure(k: int, **changes: Any) -> ImageSummary:
+    return summary(k, **{"status": "failed", "error": "OSError", "message": EVIL, "closure_mag": None, **changes})
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as c,
+        Client(c, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def address(client: Client, page: str) -> str:
+    return str(client.dashboard_link).replace("/status", page)
+
+
+def get(client: Client, page: str) -> str:
+    with urllib.request.urlopen(address(client, page), timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def get_json(client: Client, page: str = "/campaign.json") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(get(client, page))
+    return content
+
+
+def eventually(check: Callable[[], bool], seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
+
+
+def test_json_says_what_the_driver_counted(cluster: Client) -> None:
+    said: list[str] = []
+    with DashboardReporter(cluster, say=said.append, interval=0.05) as reporter:
+        reporter.start(make_overview())
+        eventually(lambda: any("Campaign page" in text for text in said))
+        assert said == [f"Campaign page: {address(cluster, '/campaign')}"]
+        reporter.images(summary(k) for k in range(30))
+        reporter.images([failure(30), failure(31, error="FormatError", host="")])
+        eventually(lambda: get_json(cluster)["images"]["failed"] == 2)
+        shot = get_json(cluster)
+        assert (shot["campaign"], shot["state"], shot["version"]) == ("survey", "running", 1)
+        assert shot["images"]["done"] == 30 and shot["images"]["left"] == 320 - 32 and shot["images"]["unusable"] == 2
+        assert shot["sources"] == {"planned": 5000, "drawn": 640} and shot["bytes_written"] == 32_000_000
+        patches = shot["patches"]
+        assert patches["n_done"] == [5] * 6 + [0] * 58 and patches["n_failed"] == [0] * 6 + [2] + [0] * 57
+        assert shot["failures"]["last"][1]["message"] == EVIL  # JSON is no HTML
+        reporter.images([summary(30)])
+    shot = get_json(cluster, "/campaign.json?patches=0")
+    assert "patches" not in shot
+    assert shot["state"] == "stopped" and shot["images"]["done"] == 31 and shot["images"]["recovered"] == 1
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(cluster, "/campaign.json?run=nothing")
+
+
+def test_several_campaigns_one_after_the_other(cluster: Client) -> None:
+    for name in ("first", "second"):
+        with DashboardReporter(cluster, interval=0.05) as reporter:
+            reporter.start(make_overview(name))
+            reporter.images(summary(k) for k in range(320))
+    shot = get_json(cluster)
+    assert shot["campaign"] == "second" and shot["state"] == "finished"
+    runs = {run["campaign"]: run["run"] for run in shot["runs"]}
+    assert get_json(cluster, f"/campaign.json?run={runs['first']}")["campaign"] == "first"
+    with pytest.raises(RuntimeError), DashboardReporter(cluster, interval=0.05) as reporter:
+        reporter.start(make_overview("third"))
+        raise RuntimeError
+    assert get_json(cluster)["state"] == "crashed"
+    # The page is one, however often it was installed.
+    pages = get(cluster, "/status").count('href="campaign"')
+    assert pages == 1
+
+
+def metrics(client: Client) -> dict[str, float]:
+    lines = [line for line in get(client, "/metrics").splitlines() if line.startswith("skygraft_campaign_")]
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+def test_metrics_for_prometheus(cluster: Client) -> None:
+    with DashboardReporter(cluster, interval=0.05) as reporter:
+        reporter.start(make_overview('quote"d'))
+        reporter.images([*(summary(k) for k in range(100)), failure(100), failure(101, error="FormatError")])
+        label = 'campaign="quote\\"d"'
+        eventually(lambda: metrics(cluster).get(f"skygraft_campaign_images_made_total{{{label}}}") == 100)
+        found = metrics(cluster)
+        assert found[f'skygraft_campaign_images{{{label},state="left"}}'] == 320 - 102
+        assert found[f'skygraft_campaign_images_failed{{{label},error="FormatError"}}'] == 1
+        assert found[f'skygraft_campaign_stage_seconds_total{{{label},stage="inject"}}'] == 102
+        assert found[f"skygraft_campaign_sources_drawn_total{{{label}}}"] == 2040
+        assert found[f'skygraft_campaign_closure_median_mag{{band="g",{label}}}'] == pytest.approx(0.001, abs=6e-5)
+        assert found[f"skygraft_campaign_running{{{label}}}"] == 1
+        assert found[f"skygraft_campaign_eta_seconds{{{label}}}"] > 0
+    assert metrics(cluster)[f"skygraft_campaign_running{{{label}}}"] == 0
+
+
+def test_many_images_cost_few_messages(cluster: Client) -> None:
+    with DashboardReporter(cluster, interval=0.5) as reporter:
+        reporter.start(make_overview("many", n_images=100_000))
+        eventually(lambda: get_json(cluster)["campaign"] == "many")
+        before, began = len(cluster.get_events("skygraft-campaign")), time.monotonic()
+        for k in range(5000):
+            reporter.images([summary(k % 320)])
+        took = time.monotonic() - began
+        sent = len(cluster.get_events("skygraft-campaign")) - before
+        assert 1 <= sent <= took / 0.5 + 2
+        assert took < 5000 * 0.5e-3  # half of what the whole driver may take
+    events = cluster.get_events("skygraft-campaign")
+    assert max(len(event["data"]) for _, event in events) < 20_000
+
+
+def test_a_driver_that_leaves_without_a_word_is_missed(cluster: Client) -> None:
+    with Client(cluster.scheduler.address, set_as_default=False) as other:
+        reporter = DashboardReporter(other, interval=0.05)
+        reporter.start(make_overview("lost"))
+        eventually(lambda: get_json(cluster)["campaign"] == "lost")
+        reporter._over.set()  # its thread ends as the process would, without a last word
+        reporter._thread.join()
+    eventually(lambda: get_json(cluster)["state"] == "lost")
+
+
+def test_without_dashboard_the_json_is_there() -> None:
+    said: list[str] = []
+    with (
+        LocalCluster(
+            n_workers=0,
+            processes=False,
+            protocol="tcp",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+        ) as local,
+        Client(local, set_as_default=False) as client,
+        DashboardReporter(client, say=said.append, interval=0.05) as reporter,
+    ):
+        reporter.start(make_overview())
+        reporter.images([summary(0)])
+        eventually(lambda: bool(said))
+        port = local.scheduler.http_server.port
+        url = f"http://127.0.0.1:{port}/campaign.json"
+
+        def n_done() -> int:
+            try:
+                return int(json.load(urllib.request.urlopen(url, timeout=5))["images"]["done"])
+            except urllib.error.HTTPError:
+                return -1
+
+        eventually(lambda: n_done() == 1)
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(url.replace(".json", ""), timeout=5)
+    assert said == ["the scheduler does not show the Campaign page (the scheduler has no dashboard)"]
+
+
+def test_with_tls() -> None:
+    with (
+        LocalCluster(
+            n_workers=0,
+            processes=False,
+            protocol="tls",
+            security=Security.temporary(),
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as local,
+        Client(local, set_as_default=False) as client,
+    ):
+        with DashboardReporter(client, interval=0.05) as reporter:
+            reporter.start(make_overview("secret"))
+            reporter.images([summary(0)])
+        assert get_json(client)["images"]["done"] == 1
+
+
+SCHEDULER = """
+import sys
+if {without}:
+    sys.modules["skygraft"] = None
+from distributed.cli.dask_scheduler import main
+main(["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", {file!r}])
+"""
+
+
+def tell(file: Path) -> tuple[list[str], int]:
+    """Run a campaign of one image against a scheduler; what is said, and how many images its JSON tells of."""
+    said: list[str] = []
+    with Client(scheduler_file=str(file), set_as_default=False) as client:
+        with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
+            reporter.start(make_overview("far away"))
+            reporter.images([summary(0)])
+        try:
+            return said, int(get_json(client)["images"]["done"])
+        except urllib.error.HTTPError:
+            return said, -1
+
+
+def test_schedulers_in_other_processes_with_and_without_skygraft(tmp_path: Path) -> None:
+    files = {without: tmp_path / f"{without}.json" for without in (False, True)}
+    processes = []
+    try:
+        for without, file in files.items():
+            code = SCHEDULER.format(without=without, file=str(file))
+            with file.with_suffix(".log").open("w") as log:
+                processes.append(subprocess.Popen([sys.executable, "-c", code], stderr=log, stdout=log))
+        eventually(lambda: all(file.exists() and file.stat().st_size > 0 for file in files.values()), 40)
+        said, n_done = tell(files[False])
+        assert n_done == 1 and len(said) == 1 and said[0].startswith("Campaign page: http://127.0.0.1:")
+        said, n_done = tell(files[True])
+        assert n_done == -1 and len(said) == 1
+        assert said[0].startswith("no Campaign page: the scheduler cannot show it") and "skygraft" in said[0]
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait(20)
+
+
+def test_a_scheduler_that_goes_away_is_told_once() -> None:
+    said: list[str] = []
+    began = time.monotonic()
+    with LocalCluster(
+        n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as local:
+        client = Client(local, set_as_default=False)
+        with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
+            reporter.start(make_overview("cut off"))
+            eventually(lambda: len(said) == 1)
+            client.close()
+            for k in range(20):
+                reporter.images([summary(k)])
+                time.sleep(0.02)
+            eventually(lambda: len(said) > 1)
+    assert len(said) == 2 and "hears nothing any more" in said[1]
+    assert time.monotonic() - began < 25
+
+
+# -- in a browser
+
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
+READY = "window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle"
+COUNTS = """() => {
+    const data = Bokeh.documents[0].get_model_by_name('patches').data;
+    const sum = (values) => Array.from(values).reduce((a, b) => a + b, 0);
+    return [sum(data.n_done), sum(data.n_failed), sum(data.fraction), data.n_done.length];
+}"""
+
+
+def colours(page: Any) -> dict[str, int]:
+    """Pixels of the sky map in the colours of nothing done, all done, and failed."""
+    from PIL import Image
+
+    box = page.locator(".bk-Figure").first.bounding_box()
+    # Without the colour bar on the right and the legend below.
+    box = {**box, "y": box["y"] + 30, "width": box["width"] - 90, "height": box["height"] - 100}
+    image = Image.open(io.BytesIO(page.screenshot(clip=box))).convert("RGB")
+    near = {"none": (227, 231, 236), "all": (8, 69, 138), "failed": (213, 94, 0)}
+    found = dict.fromkeys(near, 0)
+    for n, colour in image.getcolors(maxcolors=1 << 24) or []:
+        for name, wanted in near.items():
+            if max(abs(a - b) for a, b in zip(colour, wanted, strict=True)) <= 3:
+                found[name] += n
+    return found
+
+
+def text_of(page: Any, name: str) -> str:
+    """What a piece of the page says."""
+    return str(page.locator(f".campaign-{name} .bk-clearfix").text_content()).replace("\u202f", "")
+
+
+def test_the_page_in_a_browser(cluster: Client, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    with DashboardReporter(cluster, interval=0.05) as reporter:
+        reporter.start(make_overview(f"evil {EVIL}"))
+        eventually(lambda: get_json(cluster)["campaign"].startswith("evil"))
+        page.goto(address(cluster, "/status"))
+        page.get_by_role("link", name="Campaign", exact=True).click()
+        page.wait_for_function(READY, timeout=30_000)
+        assert page.evaluate(COUNTS) == [0, 0, 0, SIDE * SIDE]
+        start = colours(page)
+        assert start["none"] > 20_000 and start["all"] == start["failed"] == 0
+        assert "0of 320 (0 %)" in text_of(page, "header") and EVIL in text_of(page, "header")
+
+        # Half of the patches, without the page being loaded again.
+        reporter.images(summary(k) for k in range(160) if k % 40)
+        reporter.images(failure(k, host=EVIL, error=f"Evil{EVIL}Error") for k in range(0, 160, 40))
+        page.wait_for_function(f"({COUNTS})()[0] == 156", timeout=20_000)
+        page.wait_for_function(READY)
+        assert page.evaluate(COUNTS)[:3] == [156, 4, pytest.approx(31.2)]
+        page.wait_for_timeout(300)
+        half = colours(page)
+        assert half["none"] == pytest.approx(start["none"] / 2, rel=0.1)
+        assert half["all"] == pytest.approx(start["none"] * 28 / 64, rel=0.1)  # 28 patches are full
+        assert half["failed"] > 20
+        header = text_of(page, "header")
+        assert "156of 320 (48.8 %)" in header and "failed42 more cannot be used" in header and "left160" in header
+        failures = text_of(page, "failures")
+        assert EVIL in failures and "× 4" in failures and "image-120" in failures
+        assert "node1" in text_of(page, "hosts")
+        assert "read 26.0 %" in text_of(page, "stages") or "read 25.0 %" in text_of(page, "stages")
+        assert "+1.0" in text_of(page, "closure")
+        heights = page.evaluate("() => Array.from(Bokeh.documents[0].get_model_by_name('closure-data').data.top1)")
+        assert sum(heights) >= 156  # the upper edge of the stacked bars
+        assert "image-1" in text_of(page, "slowest")
+
+        reporter.images(summary(k) for k in range(160, 320))
+        reporter.images(summary(k) for k in range(0, 160, 40))
+    page.wait_for_function(f"({COUNTS})()[0] == 320", timeout=20_000)
+    page.wait_for_timeout(1500)
+    end = colours(page)
+    assert end["failed"] == 0 and end["none"] == 0 and end["all"] > start["none"] * 0.9
+    header = text_of(page, "header")
+    assert "finished" in header and "4 made when tried again" in header
+    assert "No image has failed" in text_of(page, "failures")
+    assert page.evaluate("window.hacked") is None
+    assert page.evaluate("() => document.querySelectorAll('script[src=x], img[src=x]').length") == 0
+    assert problems == []
