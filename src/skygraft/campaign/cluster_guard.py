@@ -30,11 +30,13 @@ _ANSWER_SECONDS = 120.0
 class _Preflight(WorkerPlugin):
     """Looks whether its worker is fit, before the worker takes a task; one that is not leaves."""
 
-    def __init__(self, expectation: Expectation) -> None:
+    def __init__(self, expectation: Expectation, driver: str) -> None:
         self.name = "skygraft-preflight"
-        self.expectation = expectation
+        self.expectation, self.driver = expectation, driver
 
     async def setup(self, worker: Any) -> None:
+        if not await _is_connected(worker, self.driver):
+            return
         # In a thread: a file system that hangs must not take the worker's heartbeat with it.
         fitness = await asyncio.to_thread(self.expectation.look, worker.local_directory)
         worker.log_event(
@@ -52,6 +54,16 @@ class _Preflight(WorkerPlugin):
             # From here on it begins no task.
             worker.status = Status.closing_gracefully
             worker.loop.add_callback(_leave, worker)
+
+
+async def _is_connected(worker: Any, client: str) -> bool:
+    """Whether a client of the scheduler is still there.
+
+    The scheduler goes on to hand out what a driver that has ended, or was killed, wanted looked at: nobody is to lose
+    workers to that.
+    """
+    events = await worker.scheduler.events(topic=client)
+    return bool(events) and events[-1][1].get("action") != "remove-client"
 
 
 def _node() -> str:
@@ -166,7 +178,7 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
 
     client.subscribe_topic(_TOPIC, hear)
     there = set(client.scheduler_info(n_workers=-1)["workers"])
-    client.register_plugin(_Preflight(expectation))
+    client.register_plugin(_Preflight(expectation, client.id))
     deadline = time.monotonic() + _ANSWER_SECONDS
     while not all(guard.seen(worker) for worker in there):
         if time.monotonic() > deadline:
