@@ -6,6 +6,7 @@ They read the truth tables of every home patch whose images see the patch's sour
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ _BAND_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 }
 _ALL_BANDS = ("n_images", "n_drawn", "n_primary", "first_mjd", "last_mjd", "flags")
 _MEANS = ("flux_fraction", "aperture_fraction", "psf_fwhm")
+_SMALL_ROWS = 32_768
 _AGAIN = "Delete it and run the campaign again (`skygraft run`): it is then made again"
 
 
@@ -164,8 +166,9 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     if note is None or note.fingerprint != fingerprint:
         catalog = _catalog_table(content, part)
         tally = _Tally(numbers(catalog["injection_id"]), bands)
-        for tract, patch, _ in sources.homes:
-            for rows in read_groups(layout.truth_table(tract, patch), _TRUTH_COLUMNS, fix=_AGAIN):
+        for tract, patch, truth in sources.homes:
+            table_path = layout.truth_table(tract, patch)
+            for rows in _small(str(table_path), truth) or read_groups(table_path, _TRUTH_COLUMNS, fix=_AGAIN):
                 tally.add(rows)
         table = _table(catalog, tally, inside=sources.tract >= 0)
         with TableWriter(path, table.schema, repeated=("source_type",)) as writer:
@@ -177,6 +180,19 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     return SourcesDigest(
         sources.tract, sources.patch, note.n_rows, int(note.content["n_on_images"]), fingerprint, written
     )
+
+
+@functools.lru_cache(maxsize=32)
+def _small(path: str, fingerprint: str) -> tuple[pa.Table, ...]:
+    """A truth table that is small enough to be kept for the next patches, its neighbours; else nothing."""
+    del fingerprint  # tells one version of the table from another
+    found, n_rows = [], 0
+    for rows in read_groups(Path(path), _TRUTH_COLUMNS, fix=_AGAIN):
+        found.append(rows)
+        n_rows += rows.num_rows
+        if n_rows > _SMALL_ROWS:
+            return ()
+    return tuple(found)
 
 
 def _catalog_bytes(part: Path) -> bytes:

@@ -135,7 +135,8 @@ def read_groups(path: Path, columns: Sequence[str] | None = None, *, fix: str) -
     try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=None if columns is None else list(columns))
+                # Without threads: many of these tables are small, and a worker has other threads.
+                yield file.read_row_group(group, columns=None if columns is None else list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise CampaignError(f"the table cannot be read ({error})", path=path, fix=fix) from error
 

@@ -397,7 +397,9 @@ def _read_part(done: _Done) -> pa.Table:
         missing = set(_PART) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")
-        table = table.select(list(_PART)).cast(_PART_SCHEMA)
+        table = table.select(list(_PART))
+        if not table.schema.equals(_PART_SCHEMA):
+            table = table.cast(_PART_SCHEMA)
     except pa.ArrowException as error:
         raise _DamagedError(done, f"its truth table {done.part} cannot be read ({error})") from error
     return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
@@ -407,7 +409,7 @@ def _annotated(
     parts: Sequence[tuple[_Done, pa.Table]], skymap: SkyMap, tract: int, patch: int, primaries: _Primaries
 ) -> pa.Table:
     """Images' truth, with what the images are, and where on the sky map their sources lie."""
-    rows = pa.concat_tables([part for _, part in parts])
+    rows = pa.concat_tables([part.replace_schema_metadata() for _, part in parts])
     counts = [part.num_rows for _, part in parts]
     image = np.repeat(np.arange(len(parts)), counts)
     ra, dec, ids = numbers(rows["ra"]), numbers(rows["dec"]), numbers(rows["injection_id"])
