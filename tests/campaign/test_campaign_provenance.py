@@ -17,7 +17,7 @@ from skygraft.campaign.calibrations import calibration_use, fold, mixed_calibrat
 from skygraft.campaign.campaign_provenance import write_provenance
 from skygraft.campaign.consolidate import Consolidation, consolidate
 
-RUNS = [
+RUNS: list[dict[str, Any]] = [
     {"event": "run_started", "time": "2026-11-01T10:00:00+00:00"},
     {"event": "run_started", "time": "2026-11-01T12:00:00+00:00"},  # the first was killed
     {"event": "run_ended", "time": "2026-11-01T13:00:00+00:00", "n_done": 1, "n_failed": 0, "interrupted": True},
@@ -111,7 +111,7 @@ def make(folder: Path, calibrations: list[dict[str, Any]], done: int | None = No
 
 
 def write(outputs: Outputs, found: Consolidation, **counts: int) -> tuple[str, dict[str, Any]]:
-    write_provenance(outputs.config, outputs.plan, found, runs=RUNS, ended=ENDED, **{"n_failed": 0} | counts)
+    write_provenance(outputs.config, outputs.plan, found, runs=RUNS, ended=ENDED, **({"n_failed": 0} | counts))
     text = (outputs.root / "provenance.json").read_text()
     return text, json.loads(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,14 @@ def test_every_reader_opens_the_tables(tmp_path: Path) -> None:
     assert frame["is_primary"].dtype == bool
     table = read_table(outputs.root / "sources.parquet")
     assert str(table["ra"].unit) == "deg"
+
+
+def test_the_documentation_names_every_column(coadds: Outputs) -> None:
+    run(coadds)
+    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text()
+    for path in (coadds.root / "truth/tract=0/patch=0/part-0.parquet", coadds.root / "sources.parquet"):
+        names = pq.read_schema(path).names
+        catalog = {*make_catalog().colnames, "catalog_flags"}
+        wanted = {re.sub("_[gr]$", "_<band>", name) for name in names if name not in catalog}
+        six = {f"{name}_<band>" for name in ("n_drawn", "n_primary", "first_mjd", "last_mjd")}
+        assert {name for name in wanted - six if f"`{name}`" not in text} == set()
