@@ -405,13 +405,20 @@ def two() -> Iterator[LocalCluster]:
 @pytest.mark.dask
 def test_fit_workers_are_let_in(two: LocalCluster, expectation: Expectation) -> None:
     said: list[str] = []
+
+    def guarded(dask_worker: Any) -> bool:
+        return "skygraft-preflight" in dask_worker.plugins
+
     with Client(two, set_as_default=False) as client:
-        guard = guard_workers(client, expectation, said.append)
-        assert (guard.n_fit, guard.unfit, said) == (2, {}, [])
-        guard.check()
-        assert client.submit(sum, [1, 2]).result() == 3
-        assert expectation.token_path.exists()  # for those that come later
-        client.unregister_worker_plugin("skygraft-preflight")
+        with guard_workers(client, expectation, said.append) as guard:
+            assert (guard.n_fit, guard.unfit, said) == (2, {}, [])
+            guard.check()
+            assert client.submit(sum, [1, 2]).result() == 3
+            assert expectation.token_path.exists()  # for those that come later
+            assert all(client.run(guarded).values())
+        assert not expectation.token_path.exists()
+        # A cluster that goes on is not guarded for a campaign that has ended.
+        assert not any(client.run(guarded).values())
 
 
 @pytest.mark.dask

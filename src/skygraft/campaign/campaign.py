@@ -449,7 +449,7 @@ class _Run:
         from skygraft.campaign.cluster import guard_workers
         from skygraft.campaign.dashboard import DashboardReporter
 
-        guard = guard_workers(client, Expectation.of(self.config), self.say)
+        guard = stack.enter_context(guard_workers(client, Expectation.of(self.config), self.say))
         board = stack.enter_context(DashboardReporter(client, say=self.say))
         board.start(overview)
         self.reporters.append(board)

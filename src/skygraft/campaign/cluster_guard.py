@@ -9,7 +9,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from distributed import Client, WorkerPlugin
 from distributed.core import Status
@@ -31,7 +32,7 @@ class _Preflight(WorkerPlugin):
     """Looks whether its worker is fit, before the worker takes a task; one that is not leaves."""
 
     def __init__(self, expectation: Expectation, driver: str) -> None:
-        self.name = "skygraft-preflight"
+        self.name = _TOPIC
         self.expectation, self.driver = expectation, driver
 
     async def setup(self, worker: Any) -> None:
@@ -82,9 +83,10 @@ async def _leave(worker: Any) -> None:
 
 
 class Guard:
-    """What is known of the workers' fitness; see `guard_workers`."""
+    """What is known of the workers' fitness; see `guard_workers`. As a context manager, it goes off duty at the end."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], leave: Callable[[], None] = lambda: None) -> None:
+        self._leave = leave
         self._say = say
         self._lock = threading.Lock()
         self._seen: dict[str, bool] = {}
@@ -92,6 +94,14 @@ class Guard:
         self._in_a_row = 0
         self.unfit: dict[str, tuple[str, ...]] = {}
         """Reasons by machine."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
 
     @property
     def n_fit(self) -> int:
@@ -156,15 +166,24 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
     Returns
     -------
     Guard
-        Knows who was unfit; `Guard.check` raises where nobody is left.
+        Knows who was unfit; `Guard.check` raises where nobody is left. To be entered: it is on duty until it is left.
 
     Raises
     ------
     CampaignError
         If none of those that are there is fit.
     """
-    guard = Guard(say)
+
+    def leave() -> None:
+        # Whoever joins the cluster later is not there for this campaign.
+        with contextlib.suppress(OSError, TimeoutError, ValueError, RuntimeError):
+            if client.status == "running":
+                client.unregister_worker_plugin(_TOPIC)
+        expectation.remove_token()
+
+    guard = Guard(say, leave)
     expectation.place_token()
+    # Also where nobody enters the guard.
     weakref.finalize(client, expectation.remove_token)
     _close_those_without(client, expectation, guard)
 
@@ -187,7 +206,11 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
             break
         there &= set(client.scheduler_info(n_workers=-1)["workers"]) | {w for w in there if guard.seen(w)}
         time.sleep(0.02)
-    guard.check()
+    try:
+        guard.check()
+    except CampaignError:
+        leave()
+        raise
     return guard
 
 
