@@ -106,6 +106,7 @@ class CampaignPage:
     def __init__(self, boards: Boards, run: str = "") -> None:
         self._boards, self._run = boards, run
         self._board: Board | None = None
+        self._where: _Sky | None = None
         self._version = self._layout_version = 0
         self._bands: tuple[str, ...] | None = None
         self._divs = {name: _div(name) for name in _DIVS}
@@ -162,7 +163,7 @@ class CampaignPage:
     # -- the sky
 
     def _show_sky(self, board: Board) -> None:
-        sky = _Sky(board)
+        sky = self._where = _Sky(board)
         self._patches = ColumnDataSource(name="patches", data=sky.data(board))
         self._failed = ColumnDataSource(name="failed", data=sky.failed(board))
         self._sky.children = [_sky_figure(sky, self._patches, self._failed)]
@@ -175,7 +176,8 @@ class CampaignPage:
         self._patches.patch(
             {name: list(zip(changed.tolist(), values, strict=True)) for name, values in columns.items()}
         )
-        self._failed.data = _Sky(board).failed(board)
+        if self._where is not None and (changed_failed := self._where.failed(board)) != self._failed.data:
+            self._failed.data = changed_failed
 
     # -- the small figures
 

@@ -353,9 +353,10 @@ class Progress:
 
     def _closure_of(self, band: str) -> ClosureHistogram:
         band = band or "(no band)"
-        if band not in self._closure and len(self._closure) >= _BANDS:
-            band = "(others)"
-        return self._closure.setdefault(band, ClosureHistogram())
+        if band not in self._closure:
+            band = band if len(self._closure) < _BANDS else "(others)"
+            self._closure.setdefault(band, ClosureHistogram())
+        return self._closure[band]
 
     def _keep_slowest(self, summary: ImageSummary) -> None:
         if len(self._slowest) >= _SLOWEST and summary.wall_seconds <= self._slowest[0][0]:
