@@ -51,17 +51,17 @@ _NAMED = 5
 _SEED = 20
 
 TROUBLES = {
-    "unreadable": ("cannot be read", ""),
-    "uncalibrated": ("have no zeropoint", "set survey.calibration.zeropoint"),
-    "zeropoint conflict": ("have calibrations that contradict each other", ""),
-    "aperture conflict": ("have an aperture that is contradicted", ""),
+    "unreadable": ("unreadable", ""),
+    "uncalibrated": ("no zeropoint", "set survey.calibration.zeropoint"),
+    "zeropoint conflict": ("calibrations that contradict each other", ""),
+    "aperture conflict": ("apertures that contradict each other", ""),
     "aperture unknown": (
-        "do not say what they are calibrated to",
+        "nothing says what they are calibrated to",
         "set survey.calibration.aperture, for example to '12 pix' or '2 arcsec'",
     ),
-    "no PSF": ("have no PSF", "set survey.calibration.psf"),
+    "no PSF": ("no PSF", "set survey.calibration.psf"),
     "no gain": (
-        "have neither a gain nor a variance plane to estimate it from",
+        "neither a gain nor a variance plane to estimate it from",
         "set survey.calibration.gain, or injection.noise to false",
     ),
 }
@@ -169,7 +169,7 @@ class Trouble:
         names = ", ".join(self.first) + (", ..." if self.n_images > len(self.first) else "")
         where = f"; by instrument and band: {_counts(self.where)}" if len(self.where) > 1 else ""
         number = f"{self.n_images:,} image{'s' * (self.n_images > 1)}"
-        text = f"{number} {what} ({names}{where}); {'the first' if self.n_images > 1 else 'it says'}: {self.problem}"
+        text = f"{what}: {number} ({names}{where}); {'the first: ' if self.n_images > 1 else ''}{self.problem}"
         return f"{text.rstrip('.')}. To do: {fix}" if fix else text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,8 +187,8 @@ def free_space(folder: Path) -> FreeSpace | None:
     if there is None:
         return None
     try:
-        files = os.statvfs(there)
+        left = os.statvfs(there)
         # Some file systems (btrfs, network ones) say 0 of 0.
-        return FreeSpace(shutil.disk_usage(there).free, files.f_favail if files.f_files else None)
+        return FreeSpace(left.f_bavail * left.f_frsize, left.f_favail if left.f_files else None)
     except OSError:
         return None

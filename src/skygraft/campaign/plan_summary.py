@@ -117,7 +117,7 @@ class PlanSummary:
         rows += [
             (
                 "images",
-                f"{_number(self.n_images, 'image')}  ({_counts(self.instruments)}; bands {_counts(self.bands)})",
+                f"{self.n_images:,}  ({_counts(self.instruments)}; bands {_counts(self.bands)})",
             ),
             *([("to make", self._to_make())] if left or self.n_failed else []),
             ("sources", f"{self.n_sources:,} to draw, of {self.n_catalog:,} in the catalogue"),
