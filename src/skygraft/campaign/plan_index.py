@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import arrow_array, numpy_array
+from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.skymap import SkyMap
 from skygraft.survey import IndexFile, SurveyIndex
 
@@ -42,7 +42,7 @@ class ImageRows:
                 # A copy: the file is closed.
                 tables.append(piece.take(arrow_array(np.arange(piece.num_rows))))
         table = pa.concat_tables(tables).combine_chunks()
-        place = numpy_array(_one(table.column(_PLACE)))
+        place = numpy_array(one_array(table.column(_PLACE)))
         return table.drop_columns([_PLACE]).take(arrow_array(np.argsort(place))).combine_chunks()
 
 
@@ -105,11 +105,11 @@ def spool_index(
         return SpooledIndex((), empty, empty, (np.nan, np.nan))
     first = pa.concat_tables(firsts).combine_chunks()
     del firsts
-    paths = _one(first.column("path"))
+    paths = one_array(first.column("path"))
     inside = leave_out.relative_to(root).as_posix() + "/" if leave_out.is_relative_to(root) else f"{leave_out}/"
     kept = ~numpy_array(pc.starts_with(paths, inside))
     first = first.filter(arrow_array(kept)).combine_chunks()
-    ids, paths = _one(first.column("image_id")), _one(first.column("path"))
+    ids, paths = one_array(first.column("image_id")), one_array(first.column("path"))
     ra, dec, mjd = (_floats(first.column(name)) for name in ("ra", "dec", "mjd"))
     tract, patch = (np.atleast_1d(a) for a in skymap.locate(ra, dec))
     rank = np.empty(len(ids), dtype=np.int64)
@@ -148,19 +148,13 @@ def spool_index(
     return SpooledIndex(tuple(runs), ra, dec, span)
 
 
-def _one(column: Any) -> Any:
-    """A column as one array."""
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-
-
 def _floats(column: Any) -> NDArray[np.float64]:
-    return numpy_array(pc.fill_null(_one(column), np.nan))
+    return numpy_array(pc.fill_null(one_array(column), np.nan))
 
 
 def _with_paths(batch: pa.Table, root: Path) -> pa.Table:
     """With paths relative to the root where they lie beneath it, and without dots."""
-    paths = _one(batch.column("path"))
+    paths = one_array(batch.column("path"))
     odd = numpy_array(pc.match_substring_regex(paths, r"^/|(^|/)\.{0,2}(/|$)"))
     if odd.any():
         paths = _replaced(paths, odd, [_tidy(text, root) for text in paths.filter(arrow_array(odd)).to_pylist()])

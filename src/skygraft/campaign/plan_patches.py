@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skygraft.campaign.plan_index import ImageRows
 from skygraft.campaign.selection import Outlines, RowDigests, Sources, digest_rows
-from skygraft.catalog.io import arrow_array, from_arrow, numpy_array
+from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
 from skygraft.catalog.partition_read import (
     OUTSIDE,
     PartitionBounds,
@@ -60,7 +60,7 @@ def estimate_seconds(n_bytes: Any, n_pixels: Any, source_seconds: Any) -> Any:
 
 def _draw_seconds(table: pa.Table) -> NDArray[np.float64]:
     """Estimated time to draw each source."""
-    kinds = _one(table, "source_type").dictionary_encode()
+    kinds = one_array(table.column("source_type")).dictionary_encode()
     names = kinds.dictionary.to_pylist()
     kind = numpy_array(kinds.indices)
     base = np.array([_SECONDS["Star"] if name == "Star" else _SECONDS["other"] for name in names])[kind]
@@ -77,11 +77,6 @@ def _draw_seconds(table: pa.Table) -> NDArray[np.float64]:
                 cost += np.clip(low + slope * (np.nan_to_num(radius) - start), low, high)
             base[rows] = cost[rows]
     return np.asarray(base, dtype=np.float64)
-
-
-def _one(table: pa.Table, name: str) -> Any:
-    column = table.column(name).combine_chunks()
-    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +207,9 @@ class PatchPlanner:
     def plan(self, rows: ImageRows) -> tuple[pa.Table, list[str]]:
         """The plan of some images (a table of the fields of `PlannedImage`), and what is wrong with them."""
         table = rows.read()
-        homes = np.column_stack([numpy_array(_one(table, "tract")), numpy_array(_one(table, "patch"))])
+        homes = np.column_stack(
+            [numpy_array(one_array(table.column("tract"))), numpy_array(one_array(table.column("patch")))]
+        )
         fresh = np.any(np.diff(homes, axis=0) != 0, axis=1)
         # Images on no patch may lie anywhere: each is looked at alone.
         fresh |= homes[1:, 0] < 0
@@ -274,8 +271,8 @@ class PatchPlanner:
                     [np.empty((0, 2), np.uint64), *(part.lanes_of(bands[i]) for part in parts)]
                 )[order]
             keys.append(digest_rows(lanes[bands[i]][rows[offsets[i] : offsets[i + 1]]]))
-        n_pixels = numpy_array(_one(images, "nx")) * numpy_array(_one(images, "ny"))
-        cost = estimate_seconds(numpy_array(_one(images, "n_bytes")), n_pixels, seconds)
+        n_pixels = numpy_array(one_array(images.column("nx"))) * numpy_array(one_array(images.column("ny")))
+        cost = estimate_seconds(numpy_array(one_array(images.column("n_bytes"))), n_pixels, seconds)
         return (
             pa.table(
                 {
@@ -346,14 +343,14 @@ class PatchPlanner:
 def _outlines(images: pa.Table) -> Outlines:
     from skygraft.campaign.selection_loops import unit_vectors
 
-    polygons = _one(images, "polygon")
+    polygons = one_array(images.column("polygon"))
     sizes = numpy_array(polygons.value_lengths())
     points = numpy_array(polygons.flatten().flatten()).reshape(-1, 2)
     return Outlines(
         unit_vectors(np.ascontiguousarray(points[:, 0]), np.ascontiguousarray(points[:, 1])),
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        numpy_array(_one(images, "mjd").fill_null(np.nan)),
-        numpy_array(_one(images, "visit").fill_null(-1)),
+        numpy_array(one_array(images.column("mjd")).fill_null(np.nan)),
+        numpy_array(one_array(images.column("visit")).fill_null(-1)),
     )
 
 

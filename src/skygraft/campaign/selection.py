@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from astropy.table import QTable
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.catalog.io import from_arrow, numpy_array, to_arrow
+from skygraft.catalog.io import from_arrow, numpy_array, one_array, to_arrow
 from skygraft.catalog.partition_read import partition_values
 from skygraft.catalog.schema import MOTION, is_mag_column, values
 from skygraft.catalog.select import angular_rates, check_motion
@@ -301,9 +301,7 @@ def _text_word(text: str | None) -> int:
 
 
 def _words(name: str, column: Any) -> _Words:
-    column = column.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+    column = one_array(column)
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type

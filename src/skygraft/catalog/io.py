@@ -32,6 +32,7 @@ __all__ = [
     "iter_catalog",
     "normalize_catalog",
     "numpy_array",
+    "one_array",
     "read_catalog",
     "read_table",
     "to_arrow",
@@ -393,8 +394,7 @@ def _with_unit(array: Any, unit: str) -> Any:
 def _plain(column: Any) -> Any:
     """The values of an Arrow column, or None where they are not one value (or one fixed length) a row."""
     kind = column.type
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=kind)
+    column = one_array(column)
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -420,6 +420,13 @@ def _plain(column: Any) -> Any:
 
 
 _NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
+
+
+def one_array(column: Any) -> Any:
+    """An Arrow column, in one piece or several, as one array."""
+    if isinstance(column, pa.ChunkedArray):
+        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+    return column
 
 
 def numpy_array(column: Any) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from skygraft.cli.common import command, emit_json, fail, out_console, progress_
 
 if TYPE_CHECKING:
     from skygraft.exposure import Exposure
+    from skygraft.survey import SurveyIndex
 
 __all__ = ["register"]
 
@@ -40,6 +41,7 @@ class Position(StrEnum):
     image = "image"
 
 
+_LISTED = 100
 _TRUTH_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 
 Image = Annotated[Path, typer.Argument(help="The image file.", show_default=False)]
@@ -245,74 +247,77 @@ def index(
     format: FormatName = "auto",
     root: Annotated[Path, typer.Option(help="Folder that patterns are relative to.")] = Path(),
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the index as Parquet.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write the index as Parquet, for survey: {index: FILE}.", show_default=False
+        ),
     ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Look at images in so many processes.")] = 1,
     json: Json = False,
 ) -> None:
     """List the images of a survey and where they lie on the sky, without reading pixels.
 
-    The exit code is 1 if an image cannot be used.
+    The exit code is 1 if an image cannot be used. With --output, no more than a hundred images are listed.
 
     Example:  skygraft index 'skygraft-demo/survey/calexp-*.fits'
     """
+    from skygraft.campaign.files import atomic_path
     from skygraft.errors import ConfigError
-    from skygraft.survey import index_images
+    from skygraft.survey import index_survey, process_mapper, write_index
 
     if (not images) == (ccds is None):
         raise fail("give either images (files or patterns) or --ccds", code=2)
     spec: dict[str, Any] = {"format": format, "ccds": str(ccds)} if ccds else {"format": format, "images": images}
-    with progress_bar("indexing", None) as advance:
-        table = index_images(spec, root, progress=lambda _done, _all: advance(1))
-    failures = [dict(zip(row.colnames, row, strict=True)) for row in table.meta["failures"]]
-    rows = [{name: table[name][i] for name in table.colnames} for i in range(len(table))]
-    if not rows and not failures:
+    with progress_bar("indexing", None) as advance, process_mapper(processes) as mapper:
+        found = index_survey(
+            spec,
+            root,
+            progress=lambda _done, _all: advance(1),
+            mapper=lambda function, jobs: mapper(function, jobs, chunksize=16),
+        )
+    if not len(found) and not found.failures:
         raise ConfigError(
             f"no images found for {', '.join(images or [str(ccds)])}", path=root, fix="Check the pattern and --root"
         )
     if output is not None:
-        _check_outputs([output], [root / str(row["path"]) for row in (*rows, *failures)], overwrite=True)
-    if output is not None:
-        _write_index(rows, output)
+        paths = [*found.table.column("path").to_pylist(), *(bad["path"] for bad in found.failures)]
+        _check_outputs([output], [root / path for path in paths], overwrite=True)
+        with atomic_path(output) as temporary:
+            write_index(found, temporary)
     if json:
-        emit_json({"images": rows, "failures": failures})
+        emit_json({"images": found.table.to_pylist(), "failures": list(found.failures)})
     else:
-        _show_index(table, failures)
-    if failures:
+        _show_index(found, output)
+    if found.failures:
         raise typer.Exit(1)
 
 
-def _write_index(rows: list[dict[str, Any]], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from skygraft.campaign.files import atomic_path, plain
-
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist([plain(row) for row in rows]), temporary)
-
-
-def _show_index(table: Any, failures: list[dict[str, Any]]) -> None:
+def _show_index(found: SurveyIndex, output: Path | None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(box=None, header_style="cyan")
-    columns = ("image_id", "band", "ra", "dec", "size", "arcsec/pix", "format", "path")
-    for name in columns:
-        shown.add_column(name, justify="right" if name in ("ra", "dec", "size", "arcsec/pix") else "left")
-    for row in table:
-        shown.add_row(
-            *(escape(str(row[name])) for name in ("image_id", "band")),
-            f"{row['ra']:.5f}",
-            f"{row['dec']:+.5f}",
-            f"{row['nx']} x {row['ny']}",
-            f"{row['pixel_scale']:.4f}",
-            *(escape(str(row[name])) for name in ("format", "path")),
-        )
     console = out_console()
-    console.print(shown)
-    console.print(f"{len(table)} images" + (f", [red]{len(failures)} cannot be used[/]" if failures else ""))
-    for failure in failures:
-        console.print(f"  [red]{escape(str(failure['path']))}[/]: {escape(str(failure['reason']))}")
+    if output is None or len(found) <= _LISTED:
+        shown = Table(box=None, header_style="cyan")
+        columns = ("image_id", "band", "ra", "dec", "size", "arcsec/pix", "format", "path")
+        for name in columns:
+            shown.add_column(name, justify="right" if name in ("ra", "dec", "size", "arcsec/pix") else "left")
+        for row in found.table.to_pylist():
+            shown.add_row(
+                escape(row["image_id"]),
+                escape(row["band"] or "--"),
+                f"{row['ra']:.5f}",
+                f"{row['dec']:+.5f}",
+                f"{row['nx']} x {row['ny']}",
+                f"{row['pixel_scale']:.4f}",
+                escape(row["format"]),
+                escape(row["path"]),
+            )
+        console.print(shown)
+    told = f"{len(found)} images" + (f", [red]{len(found.failures)} cannot be used[/]" if found.failures else "")
+    console.print(told + (f", written to {escape(str(output))}" if output is not None else ""))
+    for failure in found.failures:
+        console.print(f"  [red]{escape(failure['path'])}[/]: {escape(failure['reason'])}")
 
 
 def register(app: typer.Typer) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 
-from skygraft.catalog.io import arrow_array, numpy_array
+from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.formats import ImageFootprint, get_format, read_footprint
 from skygraft.formats.fits_layout import list_hdus
@@ -304,8 +304,7 @@ def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path)
     ids = table.column("image_id")
     again = np.zeros(len(table), dtype=np.bool_)
     if len(table) > 1:
-        same = pc.equal(ids.slice(1), ids.slice(0, len(table) - 1)).combine_chunks()
-        again[1:] = numpy_array(pa.concat_arrays(same.chunks) if isinstance(same, pa.ChunkedArray) else same)
+        again[1:] = numpy_array(one_array(pc.equal(ids.slice(1), ids.slice(0, len(table) - 1))))
     first = 0
     for row in np.flatnonzero(again).tolist():
         first = row - 1 if not again[row - 1] else first

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import numpy_array
+from skygraft.catalog.io import numpy_array, one_array
 from skygraft.errors import ConfigError, CorruptFileError, FormatError, SkygraftError
 from skygraft.formats import get_format
 
@@ -236,7 +236,7 @@ def _problems(table: pa.Table) -> Iterator[tuple[str, NDArray[np.bool_], str]]:
             values = _numpy(table.column(name))
             yield name, ~((values >= low) & (values <= high)), f"a number within {low:g}..{high:g}"
     if "polygon" in names:
-        yield "polygon", _bad_polygons(table.column("polygon").combine_chunks()), "three or more [ra, dec] in degrees"
+        yield "polygon", _bad_polygons(one_array(table.column("polygon"))), "three or more [ra, dec] in degrees"
     if "format" in names:
         yield "format", _by_value(table.column("format"), _is_format), "the name of a format"
     if "options" in names:
@@ -244,12 +244,10 @@ def _problems(table: pa.Table) -> Iterator[tuple[str, NDArray[np.bool_], str]]:
 
 
 def _numpy(column: Any) -> NDArray[Any]:
-    column = column.combine_chunks()
-    return numpy_array(pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column)
+    return numpy_array(one_array(column))
 
 
 def _bad_polygons(polygons: Any) -> NDArray[np.bool_]:
-    polygons = pa.concat_arrays(polygons.chunks) if isinstance(polygons, pa.ChunkedArray) else polygons
     sizes = _numpy(pc.list_value_length(polygons))
     bad = sizes < 3
     pairs = polygons.flatten()
@@ -266,9 +264,7 @@ def _bad_polygons(polygons: Any) -> NDArray[np.bool_]:
 
 def _by_value(column: Any, accepts: Any) -> NDArray[np.bool_]:
     """Which values are not accepted; each that occurs is looked at once."""
-    column = column.combine_chunks()
-    column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-    encoded = column.dictionary_encode(null_encoding="encode")
+    encoded = one_array(column).dictionary_encode(null_encoding="encode")
     bad = np.array([not accepts(value) for value in encoded.dictionary.to_pylist()] or [False])
     return np.asarray(bad[numpy_array(encoded.indices)], dtype=np.bool_)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -34,7 +36,8 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     if processes <= 1:
         yield lambda function, items, chunksize=1: map(function, items)
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
 
         def mapper(function: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
             waiting: deque[Future[list[Any]]] = deque()
@@ -55,6 +58,18 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
                     future.cancel()
 
         yield mapper
+
+
+def _end_with_parent() -> None:
+    """Where the parent is killed, nobody else tells its processes to end: they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watches the parent").start()
 
 
 def _each(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
