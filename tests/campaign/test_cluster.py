@@ -59,7 +59,7 @@ def test_a_slurm_job(tmp_path: Path) -> None:
     assert command.startswith("'/opt/a b/python' -m distributed.cli.dask_worker tls://")
     for words in (
         "--nthreads 2", "--nworkers 4", "--memory-limit 4.00GiB", '--local-directory "$TMPDIR"', "--nanny",
-        "--interface ib0", "--resources GPU=1",
+        "--interface ib0", "--resources GPU=1", "--dashboard-address 127.0.0.1:0",
         # Two days less the stagger, half a minute and a task.
         "--lifetime 172410s --lifetime-stagger 300s",
     ):  # fmt: skip
@@ -344,8 +344,6 @@ def test_who_has_no_certificate_is_refused() -> None:
         for security, where in ((stranger, address), (None, address.replace("tls://", "tcp://"))):
             with pytest.raises((OSError, TimeoutError)):
                 Client(where, security=security, timeout=3, set_as_default=False)
-        with pytest.raises(TypeError, match="TLS"):
-            Client(address, timeout=3, set_as_default=False)
         assert opened.client.submit(sum, [1, 3]).result() == 4
 
 

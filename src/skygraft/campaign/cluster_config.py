@@ -92,7 +92,8 @@ _KEYS: dict[str, set[str]] = {
     "slurm-runner": _OF_RANKS,
 }  # fmt: skip
 _OWN_OPTIONS = {
-    "death-timeout": "start_timeout", "interface": "interface", "lifetime": "walltime", "lifetime-stagger": "walltime",
+    "dashboard-address": "", "death-timeout": "start_timeout", "interface": "interface", "lifetime": "walltime",
+    "lifetime-stagger": "walltime",
     "local-directory": "scratch", "memory-limit": "memory", "name": "job_name", "nanny": "", "no-nanny": "",
     "nthreads": "cores", "nworkers": "processes", "protocol": "tls", "tls-ca-file": "tls", "tls-cert": "tls",
     "tls-key": "tls", "security": "tls",

@@ -220,7 +220,8 @@ def _quoted(text: str) -> str:
 def _keywords(config: ClusterConfig, batch: BatchSystem, logs: Path, task_seconds: float) -> dict[str, Any]:
     """What the class of dask-jobqueue takes."""
     assert config.memory is not None
-    options: list[str] = []
+    # Workers have pages of their own; nobody else is to see them.
+    options = ["--dashboard-address", "127.0.0.1:0"]
     lifetime = config.lifetime(task_seconds)
     if lifetime is not None:
         options += ["--lifetime", f"{lifetime:.0f}s", "--lifetime-stagger", f"{config.stagger():.0f}s"]

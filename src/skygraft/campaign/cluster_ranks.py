@@ -199,7 +199,13 @@ def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int, str]]:
 
 
 def _worker_options(config: ClusterConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {"nthreads": 1, "memory_limit": "auto", "death_timeout": 120}
+    # Workers have pages of their own; nobody else is to see them.
+    options: dict[str, Any] = {
+        "nthreads": 1,
+        "memory_limit": "auto",
+        "death_timeout": 120,
+        "dashboard_address": "127.0.0.1:0",
+    }
     if config.memory_limit is not None:
         options["memory_limit"] = parse_bytes(config.memory_limit)
     if config.scratch is not None:
