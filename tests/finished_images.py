@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from astropy.table import QTable
 
@@ -128,7 +127,7 @@ class Outputs:
         return self.root / "records" / f"tract={image.tract}" / f"patch={image.patch}" / f"{image.stem}.json"
 
     def part_path(self, image_id: str) -> Path:
-        return self.record_path(image_id).with_suffix(".truth.parquet")
+        return self.record_path(image_id).with_suffix(".truth.arrow")
 
     def finish(
         self,
@@ -155,7 +154,9 @@ class Outputs:
             fields.append(pa.field(name, kind, metadata={"unit": _UNITS[name]} if name in _UNITS else None))
         part, record = self.part_path(image_id), self.record_path(image_id)
         part.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), part)
+        table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
         stamps = rows.get("stamp_size", [31] * size)
         content = {
             "version": 1,

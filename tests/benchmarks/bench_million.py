@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import platform
@@ -35,13 +34,14 @@ _SCHEDULER = "tcp://127.0.0.1:{port}"
 
 def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[Any]:
     """What a worker does instead of drawing: the same files, the same order, no pixels."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from astropy import units as u
+    from astropy.table import QTable
 
     from skygraft.campaign.config import load_config
     from skygraft.campaign.files import Layout, write_json
     from skygraft.campaign.records import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
     from skygraft.campaign.run import _plan_of
+    from skygraft.campaign.truth_parts import write_truth_part
 
     os.fsync = lambda _: None  # of a million tiny files nothing would be left but this
     layout = Layout(Path(output))
@@ -56,30 +56,29 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
             path.parent.mkdir(parents=True, exist_ok=True)
         source.touch()
         target.write_bytes(b"image")
-        random_source = random.Random(image.image_id)
+        dice = random.Random(image.image_id)
         n = 3
-        table = pa.table(
+        truth = QTable(
             {
                 "injection_id": [image.visit * 1000 + i for i in range(n)],
                 "image_id": [image.image_id] * n,
-                "ra": [image.ra] * n,
-                "dec": [image.dec] * n,
-                "x": [random_source.uniform(0, 2000) for _ in range(n)],
-                "y": [random_source.uniform(0, 4000) for _ in range(n)],
+                "ra": [image.ra] * n * u.deg,
+                "dec": [image.dec] * n * u.deg,
+                "x": [dice.uniform(0, 2000) for _ in range(n)],
+                "y": [dice.uniform(0, 4000) for _ in range(n)],
                 "source_type": ["Star"] * n,
                 "band": [image.band] * n,
-                "mag": [random_source.uniform(18, 25) for _ in range(n)],
+                "mag": [dice.uniform(18, 25) for _ in range(n)] * u.ABmag,
                 "inst_flux": [1.0] * n,
                 "flux_deposited": [1.0] * n,
                 "aperture_fraction": [0.97] * n,
-                "psf_fwhm": [0.7] * n,
+                "kernel_scale": [1.03] * n,
+                "psf_fwhm": [0.7] * n * u.arcsec,
                 "stamp_size": [101] * n,
                 "flags": [0] * n,
             }
         )
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-        part.write_bytes(sink.getvalue())
+        write_truth_part(part, truth)
         stat = source.stat()
         inputs = {image.path: [stat.st_size, stat.st_mtime_ns]}
         record = {
@@ -103,7 +102,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
                 "radius_arcsec": 2.016,
                 "origin": f"slot_CalibFlux -> base_CircularApertureFlux_12_0 in SRC-{image.visit}.fits",
             },
-            "closure": {"median_mag": random_source.gauss(0, 1e-4), "n_stars": 3, "max_abs_mag": 0.001},
+            "closure": {"median_mag": dice.gauss(0, 1e-4), "n_stars": 3, "max_abs_mag": 0.001},
             "flags": {},
             "injection": {},
             "timings": {"read": {"wall": 0.4, "cpu": 0.4}, "inject": {"wall": 0.5, "cpu": 0.5}},

@@ -121,7 +121,7 @@ class Layout:
 
     def truth_part(self, tract: int, patch: int, stem: str) -> Path:
         """The truth table of one image."""
-        return self.patch_folder(self.records, tract, patch) / f"{stem}.truth.parquet"
+        return self.patch_folder(self.records, tract, patch) / f"{stem}.truth.arrow"
 
     def truth_table(self, tract: int, patch: int) -> Path:
         """The truth table of one patch."""

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from astropy.table import QTable
 
 from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.files import Layout, atomic_path, plain, sha256_file, write_json
+from skygraft.campaign.files import Layout, plain, sha256_file, write_json
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.planned import PlannedImage
 from skygraft.campaign.reading import read_image
@@ -37,8 +36,8 @@ from skygraft.campaign.records import (
     summarise,
 )
 from skygraft.campaign.selection import digest_rows, row_digests, select
+from skygraft.campaign.truth_parts import write_truth_part
 from skygraft.catalog import Flag, PartitionCache, read_partitions
-from skygraft.catalog.io import to_arrow
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.formats import write_exposure
@@ -47,7 +46,7 @@ from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.provenance import software_versions
 
-__all__ = ["Bench", "run_image", "run_task", "sources_of", "write_truth"]
+__all__ = ["Bench", "run_image", "run_task", "sources_of"]
 
 _CLOSURE_STARS = 20
 """Stars measured in each image."""
@@ -209,7 +208,7 @@ def run_image(
         _make_folder(target.parent)
         written = write_exposure(injection.exposure, target, like=image.source(config.survey.root), overwrite=True)
         part = layout.truth_part(image.tract, image.patch, image.stem)
-        write_truth(part, on_image)
+        write_truth_part(part, on_image)
     summary = plain(injection.summary)
     del exposure, injection
     with clock.stage("checksum"):
@@ -326,16 +325,3 @@ def _make_folder(folder: Path) -> None:
             path=folder,
             fix="Check permissions and free space",
         ) from error
-
-
-def write_truth(path: Path, truth: QTable) -> None:
-    """Write a truth table as Parquet, atomically; units go into the columns' metadata.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    content = to_arrow(truth)
-    with atomic_path(path) as temporary:
-        pq.write_table(content, temporary)

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.campaign.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.campaign.files import Layout, digest, write_json
 from skygraft.campaign.records import read_record
 from skygraft.campaign.tables import ROWS, TableWriter, ascends, note_of, numbers, with_units
+from skygraft.campaign.truth_parts import read_truth_part
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
 from skygraft.skymap import SkyMap, get_skymap
@@ -391,9 +391,7 @@ def _read_part(done: _Done) -> pa.Table:
     if hashlib.sha256(content).hexdigest() != done.sha256:
         raise _DamagedError(done, f"its truth table {done.part} is not the one that its record names")
     try:
-        with pq.ParquetFile(pa.BufferReader(content)) as file:
-            # Without threads: for a table as small as this they cost more than they bring.
-            table = file.read(columns=list(_PART), use_threads=False)
+        table = read_truth_part(content)
         missing = set(_PART) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")

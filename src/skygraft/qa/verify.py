@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow.parquet as pq
 from astropy.table import QTable, vstack
 
 from skygraft.campaign import Campaign, PlannedImage, read_plan
 from skygraft.campaign.reading import read_image
 from skygraft.campaign.records import read_record
 from skygraft.campaign.task import sources_of
+from skygraft.campaign.truth_parts import read_truth_part
 from skygraft.catalog.io import from_arrow
 from skygraft.errors import CampaignError
 from skygraft.exposure import Exposure
@@ -38,7 +38,7 @@ def read_pair(campaign: Campaign, image: PlannedImage) -> tuple[Exposure, Exposu
     """An image before and after injection, and the truth table of what was injected."""
     before = read_image(image, campaign.config)
     after = read_exposure(campaign.layout.images / image.output, format=image.format, **image.format_options())
-    truth = from_arrow(pq.read_table(campaign.layout.truth_part(image.tract, image.patch, image.stem)))
+    truth = from_arrow(read_truth_part(campaign.layout.truth_part(image.tract, image.patch, image.stem).read_bytes()))
     return before, after, truth
 
 

@@ -1,0 +1,46 @@
+"""The truth of one image, as its task leaves it beside the record: an Arrow file.
+
+Not Parquet, which takes milliseconds to open: consolidation opens as many of these as there are images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+from astropy.table import QTable
+
+from skygraft.campaign.files import atomic_path
+from skygraft.catalog.io import to_arrow
+
+__all__ = ["read_truth_part", "write_truth_part"]
+
+
+def write_truth_part(path: Path, truth: QTable) -> None:
+    """Write the truth of an image, atomically; units go into the columns' metadata.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    content = to_arrow(truth)
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, content.schema, options=options) as writer,
+    ):
+        writer.write_table(content)
+
+
+def read_truth_part(content: bytes) -> pa.Table:
+    """The table that a file of these bytes holds.
+
+    Raises
+    ------
+    pyarrow.ArrowException
+        If it holds none.
+    """
+    with pa.ipc.open_file(pa.BufferReader(content)) as file:
+        return file.read_all()
