@@ -41,7 +41,7 @@ def submit(slurm: SimpleNamespace, script: str, campaign: Path, *options: str, *
     """Submit a script as a person would; returns the job's number."""
     exported = {"SKYGRAFT_VENV": sys.prefix, "SKYGRAFT_SCRATCH": str(campaign.parent), **settings}
     pairs = [f"{name}={value}" for name, value in exported.items()]
-    command = ["sbatch", "--parsable", f"--chdir={campaign.parent}", "--mem=900M", *options]
+    command = ["sbatch", "--parsable", f"--chdir={campaign.parent}", *options]
     return str(
         slurm.run(*command, f"--export={','.join(['ALL', *pairs])}", str(SCRIPTS / script), str(campaign))
     ).strip()
@@ -74,7 +74,7 @@ def test_the_driver_in_a_job_stops_before_its_walltime_and_goes_on_by_itself(
 ) -> None:
     campaign = write_tiny_campaign(tmp_path / "work", 120, images_per_task=1)
     site = profile(n_workers=1, cores=1)
-    job = submit(slurm, "driver.sbatch", campaign, "--cpus-per-task=1", SKYGRAFT_CLUSTER=str(site))
+    job = submit(slurm, "driver.sbatch", campaign, "--cpus-per-task=1", "--mem=900M", SKYGRAFT_CLUSTER=str(site))
     log = campaign.parent / f"skygraft-driver-{job}.log"
     until(lambda: len(checksums(campaign.parent)) > 2, "some images are made")
     # What Slurm does by itself as long before the end as --signal says.
@@ -97,7 +97,9 @@ def test_a_driver_that_is_cancelled_stays_away_and_takes_its_workers_along(
     slurm: SimpleNamespace, tmp_path: Path, profile: Callable[..., Path]
 ) -> None:
     campaign = write_tiny_campaign(tmp_path / "work", 120, images_per_task=1)
-    job = submit(slurm, "driver.sbatch", campaign, "--cpus-per-task=1", SKYGRAFT_CLUSTER=str(profile(n_workers=1)))
+    job = submit(
+        slurm, "driver.sbatch", campaign, "--cpus-per-task=1", "--mem=900M", SKYGRAFT_CLUSTER=str(profile(n_workers=1))
+    )
     until(lambda: checksums(campaign.parent), "an image is made")
     assert len(slurm.jobs()) == 2
     slurm.run("scancel", job)
@@ -108,7 +110,7 @@ def test_a_driver_that_is_cancelled_stays_away_and_takes_its_workers_along(
 def test_a_campaign_in_one_allocation(slurm: SimpleNamespace, tmp_path: Path, expected: dict[str, str]) -> None:
     campaign = write_tiny_campaign(tmp_path / "work", 120, images_per_task=1)
     (campaign.parent / "runner.yaml").write_text("kind: slurm-runner\ninterface: lo\nmemory_limit: 900MiB\n")
-    job = submit(slurm, "runner.sbatch", campaign, "--ntasks=3", "--mem-per-cpu=0", SKYGRAFT_CLUSTER="runner.yaml")
+    job = submit(slurm, "runner.sbatch", campaign, "--ntasks=3", "--mem-per-cpu=900M", SKYGRAFT_CLUSTER="runner.yaml")
     log = campaign.parent / f"skygraft-{job}.log"
     until(lambda: len(checksums(campaign.parent)) > 2, "some images are made")
     slurm.run("scancel", "--batch", "--signal=USR1", job)

@@ -1,0 +1,130 @@
+"""The commands of the Kubernetes manifests, run on this machine with the settings and the keys that the pods get."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from distributed import Client
+
+from tiny_campaign import checksums, write_tiny_campaign
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+
+pytestmark = [pytest.mark.dask, pytest.mark.slow]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """Run the commands of the pods; addresses and folders are those of this machine."""
+    port, dashboard, worker = free_port(), free_port(), free_port()
+    subprocess.run([str(DEPLOY / "tls.sh"), str(tmp_path / "tls")], check=True, capture_output=True)
+    (tmp_path / "etc-dask").mkdir()
+    (tmp_path / "etc-skygraft").mkdir()
+
+    def here(text: str) -> str:
+        for there, instead in {
+            "campaign-scheduler:8786": f"127.0.0.1:{port}",
+            "--host=0.0.0.0": "--host=127.0.0.1",
+            "--port=8786": f"--port={port}",
+            "--dashboard-address=:8787": f"--dashboard-address=127.0.0.1:{dashboard}",
+            "--dashboard-address=:8788": f"--dashboard-address=127.0.0.1:{worker}",
+            "--local-directory=/tmp": f"--local-directory={tmp_path}",
+            "/etc/skygraft-tls": str(tmp_path / "tls"),
+            "/etc/skygraft": str(tmp_path / "etc-skygraft"),
+            "/campaign/campaign.yaml": str(tmp_path / "work/campaign.yaml"),
+            "$(DASK_WORKER_NAME)": "campaign-default-worker-1",
+        }.items():
+            text = text.replace(there, instead)
+        return text
+
+    for document in yaml.safe_load_all((DEPLOY / "kubernetes/dask-config.yaml").read_text()):
+        folder = tmp_path / ("etc-dask" if document["metadata"]["name"] == "dask-config" else "etc-skygraft")
+        for name, content in document["data"].items():
+            (folder / name).write_text(here(content))
+    job = yaml.safe_load((DEPLOY / "kubernetes/job.yaml").read_text())["spec"]
+    specs: dict[str, Any] = {role: job["cluster"]["spec"][role]["spec"] for role in ("scheduler", "worker")}
+    specs["driver"] = job["job"]["spec"]
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(role: str) -> subprocess.Popen[bytes]:
+        program, *arguments = specs[role]["containers"][0]["args"]
+        environ = {"DASK_CONFIG": str(tmp_path / "etc-dask")}
+        with (tmp_path / f"{role}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [f"{sys.prefix}/bin/{program}", *map(here, arguments)],
+                env=os.environ | environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        running.append(process)
+        return process
+
+    yield SimpleNamespace(
+        start=start,
+        folder=tmp_path,
+        address=f"127.0.0.1:{port}",
+        http=f"http://127.0.0.1:{dashboard}",
+        worker_http=f"http://127.0.0.1:{worker}",
+    )
+    for process in reversed(running):
+        process.terminate()
+    for process in running:
+        process.wait(timeout=60)
+
+
+def get(url: str, seconds: float = 60) -> str:
+    """What is at an address, once something is."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def test_a_campaign_runs_as_in_the_pods(pods: SimpleNamespace) -> None:
+    write_tiny_campaign(pods.folder / "work", 3)
+    scheduler, worker = pods.start("scheduler"), pods.start("worker")
+    # What the probes ask.
+    assert get(f"{pods.http}/health") == "ok"
+    assert get(f"{pods.worker_http}/health") == "ok"
+    # What the operator asks, which has no key.
+    assert json.loads(get(f"{pods.http}/api/v1/adaptive_target"))["workers"] >= 0
+    assert "dask_scheduler" in get(f"{pods.http}/metrics")
+
+    driver = pods.start("driver")
+    assert driver.wait(timeout=300) == 0, (pods.folder / "driver.log").read_text()
+    assert len(checksums(pods.folder / "work")) == 6  # three images and their masks
+    # The cluster belongs to others: the driver leaves it as it is.
+    assert scheduler.poll() is None
+    assert worker.poll() is None
+    names = [w["name"] for w in json.loads(get(f"{pods.http}/api/v1/get_workers"))["workers"]]
+    assert names == ["campaign-default-worker-1"]  # the name of its pod, by which it is retired
+
+
+def test_nobody_without_the_key_is_let_in(pods: SimpleNamespace) -> None:
+    pods.start("scheduler")
+    assert get(f"{pods.http}/health") == "ok"
+    with pytest.raises(OSError):
+        Client(f"tcp://{pods.address}", timeout=3, set_as_default=False)
