@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 
 from finished_images import Outputs, planned
-from skygraft.campaign.consolidate import Consolidation, consolidate
+from skygraft.campaign.tables.consolidate import Consolidation, consolidate
 from skygraft.catalog import Flag
 
 # Pixels of 3.6 arcsec are a thousandth of a degree. Tract 0 is centred on ra 10.0, tract 1 on 10.19; each is 200 x 100

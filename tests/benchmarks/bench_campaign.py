@@ -28,7 +28,7 @@ import yaml
 from distributed import Client
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.cluster import open_cluster
+from skygraft.campaign.clusters.cluster import open_cluster
 from skygraft.campaign.config import ClusterConfig
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -41,7 +41,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
     from skygraft.campaign.files import Layout, write_json
     from skygraft.campaign.records import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
     from skygraft.campaign.run import _plan_of
-    from skygraft.campaign.truth_parts import write_truth_part
+    from skygraft.campaign.tables.truth_parts import write_truth_part
 
     os.fsync = lambda _: None  # of a million tiny files nothing would be left but this
     layout = Layout(Path(output))

@@ -72,7 +72,7 @@ def main() -> None:
         from simulated import write_campaign
 
         from skygraft.campaign.config import load_config
-        from skygraft.campaign.plan import plan_images
+        from skygraft.campaign.planning.plan import plan_images
 
         campaign = folder / "survey" / "campaign.yaml"
         if not campaign.exists():

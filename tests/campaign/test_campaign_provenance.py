@@ -13,9 +13,9 @@ import pytest
 
 from consolidation_kit import EVERYWHERE, SKYMAP, here, make_catalog, rows_of
 from finished_images import APERTURE, SOFTWARE, Outputs, planned
-from skygraft.campaign.calibrations import calibration_use, fold, mixed_calibrations, tidy
-from skygraft.campaign.campaign_provenance import write_provenance
-from skygraft.campaign.consolidate import Consolidation, consolidate
+from skygraft.campaign.tables.calibrations import calibration_use, fold, mixed_calibrations, tidy
+from skygraft.campaign.tables.consolidate import Consolidation, consolidate
+from skygraft.campaign.tables.provenance import write_provenance
 
 RUNS: list[dict[str, Any]] = [
     {"event": "run_started", "time": "2026-11-01T10:00:00+00:00"},

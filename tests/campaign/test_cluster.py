@@ -18,13 +18,13 @@ import yaml
 from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.batch import BATCH_SYSTEMS, JobState, log_tail
-from skygraft.campaign.cluster import guard_workers, open_cluster
-from skygraft.campaign.cluster_config import ClusterConfig
-from skygraft.campaign.cluster_guard import Guard
-from skygraft.campaign.cluster_kubernetes import manifest
-from skygraft.campaign.cluster_ranks import Launch, find_launch, open_ranks, take_role
-from skygraft.campaign.preflight import Expectation
+from skygraft.campaign.clusters.batch import BATCH_SYSTEMS, JobState, log_tail
+from skygraft.campaign.clusters.cluster import guard_workers, open_cluster
+from skygraft.campaign.clusters.config import ClusterConfig
+from skygraft.campaign.clusters.guard import Guard
+from skygraft.campaign.clusters.kubernetes import manifest
+from skygraft.campaign.clusters.preflight import Expectation
+from skygraft.campaign.clusters.ranks import Launch, find_launch, open_ranks, take_role
 from skygraft.errors import CampaignError, ConfigError
 
 type MakeCampaign = Callable[..., Campaign]
@@ -34,7 +34,7 @@ type MakeCampaign = Callable[..., Campaign]
 
 
 def script(tmp_path: Path, **settings: Any) -> str:
-    from skygraft.campaign.cluster_jobs import job_script
+    from skygraft.campaign.clusters.jobs import job_script
 
     return job_script(ClusterConfig(**settings), logs=tmp_path, task_seconds=60.0)
 
@@ -186,7 +186,7 @@ def test_a_server_that_does_not_answer(fake: Any, tmp_path: Path, monkeypatch: p
         open_cluster(ClusterConfig(kind="pbs"), logs=tmp_path / "logs"),
     ):
         pass
-    monkeypatch.setattr("skygraft.campaign.batch._PATIENCE", 0.2)
+    monkeypatch.setattr("skygraft.campaign.clusters.batch._PATIENCE", 0.2)
     fake(qstat="exec sleep 5")
     with pytest.raises(CampaignError, match=r"PBS does not answer: .* said nothing within 0.2 s"):
         BATCH_SYSTEMS["pbs"].check()
@@ -213,8 +213,8 @@ def test_a_package_that_is_missing(fake: Any, tmp_path: Path, monkeypatch: pytes
 
 def test_ctrl_c_is_still_ours_after_dask_jobqueue_was_imported() -> None:
     code = (
-        "import signal; from skygraft.campaign.cluster_jobs import job_script;"
-        "from skygraft.campaign.cluster_config import ClusterConfig; from pathlib import Path;"
+        "import signal; from skygraft.campaign.clusters.jobs import job_script;"
+        "from skygraft.campaign.clusters.config import ClusterConfig; from pathlib import Path;"
         "job_script(ClusterConfig(kind='slurm'), logs=Path('/tmp'));"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     )
@@ -241,8 +241,8 @@ def test_jobs_are_cancelled_however_it_ends(fake: Any, tmp_path: Path) -> None:
     code = f"""
 import os, sys, time
 from pathlib import Path
-from skygraft.campaign.cluster import open_cluster
-from skygraft.campaign.cluster_config import ClusterConfig
+from skygraft.campaign.clusters.cluster import open_cluster
+from skygraft.campaign.clusters.config import ClusterConfig
 if __name__ == "__main__":
     with open_cluster(ClusterConfig(**{settings!r}), logs=Path({str(tmp_path / "logs")!r})) as opened:
         assert opened.client.scheduler.address.startswith("tls://127.0.0.1:"), opened
@@ -377,7 +377,7 @@ def test_a_running_scheduler_by_its_certificates(tmp_path: Path) -> None:
             pytest.MonkeyPatch.context() as patch,
             pytest.raises(CampaignError, match=r"no Dask scheduler answers at tls://.*files of cluster.tls"),
         ):
-            patch.setattr("skygraft.campaign.cluster._CONNECT_SECONDS", 2)
+            patch.setattr("skygraft.campaign.clusters.cluster._CONNECT_SECONDS", 2)
             with open_cluster(ClusterConfig(kind="scheduler", address=address, tls=theirs)):
                 pass
 
@@ -520,8 +520,8 @@ def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
 
 def test_no_kubernetes_here(tmp_path: Path) -> None:
     code = (
-        "from skygraft.campaign.cluster import open_cluster\n"
-        "from skygraft.campaign.cluster_config import ClusterConfig\n"
+        "from skygraft.campaign.clusters.cluster import open_cluster\n"
+        "from skygraft.campaign.clusters.config import ClusterConfig\n"
         "from skygraft.errors import CampaignError\n"
         "try:\n"
         "    with open_cluster(ClusterConfig(kind='kubernetes', image='x')):\n"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from skygraft.campaign import load_config, parse_config
-from skygraft.campaign.cluster_config import (
+from skygraft.campaign.clusters.config import (
     KINDS,
     ClusterConfig,
     load_profile,

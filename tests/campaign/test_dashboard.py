@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster, Security
 
-from skygraft.campaign.dashboard import DashboardReporter
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.progress import Overview, PatchCount
+from skygraft.campaign.monitoring.dashboard import DashboardReporter
+from skygraft.campaign.monitoring.progress import Overview, PatchCount
 
 pytestmark = pytest.mark.dask
 

@@ -18,7 +18,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
-from skygraft.campaign.cluster import open_cluster
+from skygraft.campaign.clusters.cluster import open_cluster
 from skygraft.campaign.config import ClusterConfig
 from skygraft.campaign.run import Jobs, drive, drive_serial, make_rows, map_items
 from skygraft.errors import CampaignError

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skygraft.campaign import Campaign, plan_check
-from skygraft.campaign.plan import plan_images
-from skygraft.campaign.plan_check import FEW_IMAGES, TROUBLES, Checks, check_plan, choose_images
 from skygraft.campaign.planned import Plan, PlannedImage, write_plan
+from skygraft.campaign.planning.check import FEW_IMAGES, TROUBLES, Checks, check_plan, choose_images
+from skygraft.campaign.planning.plan import plan_images
 from skygraft.errors import ConfigError
 
 type MakeCampaign = Callable[..., Campaign]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from skygraft.campaign import Campaign, ImageSummary, PlannedImage, read_plan
 from skygraft.campaign.ledger import Ledger, read_events
-from skygraft.campaign.plan import plan_images
-from skygraft.campaign.plan_index import output_places, safe_stems
+from skygraft.campaign.planning.index import output_places, safe_stems
+from skygraft.campaign.planning.plan import plan_images
 from skygraft.campaign.task_queue import TaskQueue
 from skygraft.errors import CampaignError
 from skygraft.skymap import get_skymap

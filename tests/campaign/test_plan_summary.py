@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from skygraft.campaign import Campaign, plan_cost, read_plan
-from skygraft.campaign.plan_cost import Cost, FreeSpace, estimate_cost, free_space
 from skygraft.campaign.planned import Plan, PlannedImage, write_plan
+from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free_space
 from skygraft.cli import app
 from skygraft.skymap import get_skymap
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.preflight import Expectation, software, version_differences
+from skygraft.campaign.clusters.preflight import Expectation, software, version_differences
 from skygraft.errors import OutputError
 
 type MakeCampaign = Callable[..., Campaign]

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skygraft.campaign.feed import Board, Boards, Feed
-from skygraft.campaign.gauges import ClosureHistogram, History, HostTable, SlidingSums
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.progress import Overview, PatchCount, Progress, make_overview
-from skygraft.campaign.wording import count, data_size, duration, rate, share
+from skygraft.campaign.monitoring.feed import Board, Boards, Feed
+from skygraft.campaign.monitoring.gauges import ClosureHistogram, History, HostTable, SlidingSums
+from skygraft.campaign.monitoring.progress import Overview, PatchCount, Progress, make_overview
+from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share
 
 
 class Clock:

@@ -19,9 +19,9 @@ import pytest
 from rich.console import Console
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.follower import Follower
+from skygraft.campaign.monitoring.follower import Follower
+from skygraft.campaign.monitoring.watch import line, sky_strip, view, watch
 from skygraft.campaign.planned import PlannedImage, PlanWriter
-from skygraft.campaign.watch import line, sky_strip, view, watch
 
 START = datetime(2026, 3, 1, 2, 0, 0, tzinfo=UTC).timestamp()
 N = 12

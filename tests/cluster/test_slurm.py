@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from skygraft.campaign import Campaign, NoReporter
-from skygraft.campaign.cluster import open_cluster
-from skygraft.campaign.cluster_config import ClusterConfig, load_profile
+from skygraft.campaign.clusters.cluster import open_cluster
+from skygraft.campaign.clusters.config import ClusterConfig, load_profile
 from skygraft.errors import CampaignError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from skygraft.campaign.cluster_config import KINDS, load_profile
+from skygraft.campaign.clusters.config import KINDS, load_profile
 from skygraft.campaign.config import load_config
 from skygraft.cli import app
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from skygraft.campaign.config import CampaignConfig, load_config, parse_config
     from skygraft.campaign.image_summary import ImageSummary
     from skygraft.campaign.ledger import Failure
-    from skygraft.campaign.monitor import NoReporter, Reporter, RichReporter
-    from skygraft.campaign.plan_summary import PlanSummary
+    from skygraft.campaign.monitoring.reporters import NoReporter, Reporter, RichReporter
     from skygraft.campaign.planned import Plan, PlannedImage, read_plan
+    from skygraft.campaign.planning.summary import PlanSummary
     from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
     from skygraft.campaign.task import run_image, run_task
 
@@ -22,8 +22,8 @@ _HOMES = {
     "skygraft.campaign.config": ("CampaignConfig", "load_config", "parse_config"),
     "skygraft.campaign.image_summary": ("ImageSummary",),
     "skygraft.campaign.ledger": ("Failure",),
-    "skygraft.campaign.monitor": ("NoReporter", "Reporter", "RichReporter"),
-    "skygraft.campaign.plan_summary": ("PlanSummary",),
+    "skygraft.campaign.monitoring.reporters": ("NoReporter", "Reporter", "RichReporter"),
+    "skygraft.campaign.planning.summary": ("PlanSummary",),
     "skygraft.campaign.planned": ("Plan", "PlannedImage", "read_plan"),
     "skygraft.campaign.summaries": ("RunSummary", "Status", "UnusableImage"),
     "skygraft.campaign.task": ("run_image", "run_task"),

@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from skygraft.campaign.clusters.preflight import Expectation
 from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.failures import write_failures
 from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.interruption import Interruption
 from skygraft.campaign.ledger import Failure, Ledger, read_runs
-from skygraft.campaign.monitor import NoReporter, Reporter
+from skygraft.campaign.monitoring.progress import Overview, make_overview
+from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import Plan
-from skygraft.campaign.preflight import Expectation
-from skygraft.campaign.progress import Overview, make_overview
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.stamps import file_stamp, plan_key
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
+from skygraft.campaign.tables.failures import write_failures
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from skygraft.campaign.plan_check import Checks
-    from skygraft.campaign.plan_summary import PlanSummary
+    from skygraft.campaign.planning.check import Checks
+    from skygraft.campaign.planning.summary import PlanSummary
 
 __all__ = ["Campaign"]
 
@@ -103,7 +103,7 @@ class Campaign:
             If the output folder holds something else.
         """
         # Here, and so for other rooms below: the driver of a planned campaign does not carry the weight of planning.
-        from skygraft.campaign.plan_summary import summarise_plan
+        from skygraft.campaign.planning.summary import summarise_plan
 
         self._claim()
         with self.layout.locked(), Interruption():
@@ -152,7 +152,7 @@ class Campaign:
             Make those images only that failed before, and among them those in quarantine, which a run leaves alone
             otherwise because they kill the workers that take them.
         reporter : Reporter, optional
-            Hears how far it is; see `skygraft.campaign.monitor.RichReporter`.
+            Hears how far it is; see `skygraft.campaign.monitoring.reporters.RichReporter`.
         work : callable, optional
             What a task does instead of `skygraft.campaign.run.make_rows`: ``work(rows, output)``. For rehearsals.
 
@@ -270,7 +270,7 @@ class Campaign:
             temporary.write_text(self.config.to_yaml(), encoding="utf-8")
 
     def _make_plan(self, processes: int | None = None) -> Plan:
-        from skygraft.campaign.plan import plan_images
+        from skygraft.campaign.planning.plan import plan_images
 
         if not self.layout.config.exists():
             # First of all: it marks the folder as this campaign's, should planning be cut short.
@@ -326,7 +326,7 @@ class _Run:
 
     def go(self, client: Client | None, n_workers: int | None, work: Work | None) -> RunSummary:
         """Make the images, and the tables from them."""
-        from skygraft.campaign.cluster import open_cluster
+        from skygraft.campaign.clusters.cluster import open_cluster
 
         before = self.standing.count(DONE)
         jobs, overview = self._jobs()
@@ -446,8 +446,8 @@ class _Run:
         max_threads: int,
         stack: contextlib.ExitStack,
     ) -> DriveResult:
-        from skygraft.campaign.cluster import guard_workers
-        from skygraft.campaign.dashboard import DashboardReporter
+        from skygraft.campaign.clusters.cluster import guard_workers
+        from skygraft.campaign.monitoring.dashboard import DashboardReporter
 
         guard = stack.enter_context(guard_workers(client, Expectation.of(self.config), self.say))
         board = stack.enter_context(DashboardReporter(client, say=self.say))
@@ -471,8 +471,8 @@ class _Run:
 
     def _consolidate(self, client: Client | None) -> tuple[str, ...]:
         """Make the tables and the provenance; returns what to tell of them."""
-        from skygraft.campaign.campaign_provenance import write_provenance
-        from skygraft.campaign.consolidate import consolidate
+        from skygraft.campaign.tables.consolidate import consolidate
+        from skygraft.campaign.tables.provenance import write_provenance
 
         found = consolidate(self.config, self.plan, functools.partial(map_items, client))
         write_provenance(

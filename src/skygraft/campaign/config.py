@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from skygraft.campaign.cluster_config import ClusterConfig, as_cluster
+from skygraft.campaign.clusters.config import ClusterConfig, as_cluster
 from skygraft.campaign.sections import (
     BASE_DIR,
     Positive,

@@ -24,6 +24,7 @@ from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.files import Layout, plain, sha256_file, write_json
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.planned import PlannedImage
+from skygraft.campaign.planning.selection import digest_rows, row_digests, select
 from skygraft.campaign.reading import read_image
 from skygraft.campaign.records import (
     PIXEL_VERSION,
@@ -35,8 +36,7 @@ from skygraft.campaign.records import (
     relative_input,
     summarise,
 )
-from skygraft.campaign.selection import digest_rows, row_digests, select
-from skygraft.campaign.truth_parts import write_truth_part
+from skygraft.campaign.tables.truth_parts import write_truth_part
 from skygraft.catalog import Flag, PartitionCache, read_partitions
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.exposure import Exposure

@@ -10,8 +10,8 @@ from skygraft.cli.common import Config, Json, command, emit_json, err_console, o
 from skygraft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skygraft.campaign.plan_check import Checks
-    from skygraft.campaign.plan_summary import PlanSummary
+    from skygraft.campaign.planning.check import Checks
+    from skygraft.campaign.planning.summary import PlanSummary
 
 __all__ = ["plan"]
 

@@ -10,8 +10,8 @@ from astropy.table import QTable, vstack
 from skygraft.campaign import Campaign, PlannedImage, read_plan
 from skygraft.campaign.reading import read_image
 from skygraft.campaign.records import read_record
+from skygraft.campaign.tables.truth_parts import read_truth_part
 from skygraft.campaign.task import sources_of
-from skygraft.campaign.truth_parts import read_truth_part
 from skygraft.catalog.io import from_arrow
 from skygraft.errors import CampaignError
 from skygraft.exposure import Exposure

@@ -24,8 +24,8 @@ from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from skygraft.campaign.batch import BATCH_SYSTEMS, BatchSystem, JobState, log_tail
-from skygraft.campaign.cluster_config import ClusterConfig
+from skygraft.campaign.clusters.batch import BATCH_SYSTEMS, BatchSystem, JobState, log_tail
+from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.campaign.sections import parse_bytes, parse_duration
 from skygraft.errors import CampaignError
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from distributed import Client
 
-from skygraft.campaign.cluster_config import ClusterConfig
+from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.campaign.sections import parse_bytes, parse_duration, read_yaml
 from skygraft.errors import CampaignError, ConfigError
 

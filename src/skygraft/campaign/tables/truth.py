@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skygraft.campaign.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.campaign.files import Layout, digest, write_json
 from skygraft.campaign.records import read_record
-from skygraft.campaign.tables import ROWS, TableWriter, ascends, note_of, numbers, with_units
-from skygraft.campaign.truth_parts import read_truth_part
+from skygraft.campaign.tables.arrow import ROWS, TableWriter, ascends, note_of, numbers, with_units
+from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
+from skygraft.campaign.tables.truth_parts import read_truth_part
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
 from skygraft.skymap import SkyMap, get_skymap

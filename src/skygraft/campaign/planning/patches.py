@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skygraft.campaign.plan_index import ImageRows
-from skygraft.campaign.selection import Outlines, RowDigests, Sources, digest_rows
+from skygraft.campaign.planning.index import ImageRows
+from skygraft.campaign.planning.selection import Outlines, RowDigests, Sources, digest_rows
 from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
 from skygraft.catalog.partition_read import (
     OUTSIDE,
@@ -243,7 +243,7 @@ class PatchPlanner:
         sources = _joined([part.sources for part in parts], order)
         guarded = (candidates[home] == self._outside).astype(np.int64) if self._outside in candidates else None
         offsets, rows = sources.select(outlines, self._margin, guarded, admitted)
-        from skygraft.campaign.selection_loops import gather
+        from skygraft.campaign.planning.selection_loops import gather
 
         costs = np.concatenate([np.empty(0), *(part.costs for part in parts)])[order]
         reads, seconds = gather(offsets, rows, home, len(parts), costs)
@@ -341,7 +341,7 @@ class PatchPlanner:
 
 
 def _outlines(images: pa.Table) -> Outlines:
-    from skygraft.campaign.selection_loops import unit_vectors
+    from skygraft.campaign.planning.selection_loops import unit_vectors
 
     polygons = one_array(images.column("polygon"))
     sizes = numpy_array(polygons.value_lengths())

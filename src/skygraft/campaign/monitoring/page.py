@@ -27,7 +27,7 @@ from distributed.dashboard.scheduler import template_variables
 from tornado.ioloop import IOLoop
 
 from skygraft.campaign import dashboard_html as pieces
-from skygraft.campaign.feed import Board, Boards
+from skygraft.campaign.monitoring.feed import Board, Boards
 
 __all__ = ["CampaignPage", "add_page"]
 

@@ -20,8 +20,8 @@ import orjson
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout
 from skygraft.campaign.image_summary import ImageSummary
+from skygraft.campaign.monitoring.progress import Overview, Progress, make_overview
 from skygraft.campaign.planned import Plan
-from skygraft.campaign.progress import Overview, Progress, make_overview
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, Standing
 
 __all__ = ["Follower", "WatchState"]

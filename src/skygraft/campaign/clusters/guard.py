@@ -15,7 +15,7 @@ from typing import Any, Self
 from distributed import Client, WorkerPlugin
 from distributed.core import Status
 
-from skygraft.campaign.preflight import PIXEL_PACKAGES, Expectation, version_differences
+from skygraft.campaign.clusters.preflight import PIXEL_PACKAGES, Expectation, version_differences
 from skygraft.errors import CampaignError
 
 __all__ = ["Guard", "guard_workers"]

@@ -75,8 +75,8 @@ def plan_images(config: CampaignConfig, *, mapper: Mapper = map, processes: int 
 
 def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
     """Plan; `look` is the mapper for small pieces of work."""
-    from skygraft.campaign.plan_index import spool_index
-    from skygraft.campaign.plan_patches import PlannerSpec, find_movers, plan_patches
+    from skygraft.campaign.planning.index import spool_index
+    from skygraft.campaign.planning.patches import PlannerSpec, find_movers, plan_patches
     from skygraft.catalog import partition_catalog
     from skygraft.catalog.partition_read import OUTSIDE, list_partitions
 

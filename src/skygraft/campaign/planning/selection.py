@@ -77,7 +77,7 @@ class Outlines:
         cls, polygons: Sequence[ArrayLike], mjd: Sequence[float | None] = (), visits: Sequence[int | None] = ()
     ) -> Self:
         """The outlines of polygons in degrees, each of shape (M, 2)."""
-        from skygraft.campaign.selection_loops import unit_vectors
+        from skygraft.campaign.planning.selection_loops import unit_vectors
 
         shapes = [np.asarray(polygon, dtype=float).reshape(-1, 2) for polygon in polygons]
         n = len(shapes)
@@ -114,7 +114,7 @@ class Sources:
     @classmethod
     def at(cls, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Self:
         """Sources that stand still, for all visits, at positions in degrees."""
-        from skygraft.campaign.selection_loops import unit_vectors
+        from skygraft.campaign.planning.selection_loops import unit_vectors
 
         vectors = unit_vectors(np.ascontiguousarray(ra), np.ascontiguousarray(dec))
         return cls(vectors, np.empty(0, dtype=np.int64), np.empty((0, 3)))
@@ -174,7 +174,7 @@ class Sources:
         rows : ndarray of int
             Row numbers, ascending in each image.
         """
-        from skygraft.campaign.selection_loops import select_rows
+        from skygraft.campaign.planning.selection_loops import select_rows
 
         return select_rows(
             self.vectors,
@@ -280,7 +280,7 @@ type _Words = tuple[NDArray[np.uint64], tuple[int, int]]
 
 
 def _mix(columns: Sequence[_Words], lanes: NDArray[np.uint64]) -> None:
-    from skygraft.campaign.selection_loops import mix_columns
+    from skygraft.campaign.planning.selection_loops import mix_columns
 
     if columns:
         mix_columns(np.stack([words for words, _ in columns]), np.array([s for _, s in columns], np.uint64), lanes)

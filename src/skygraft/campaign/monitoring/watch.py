@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from skygraft.campaign.config import CampaignConfig
-from skygraft.campaign.follower import Follower
-from skygraft.campaign.wording import count, data_size, duration, rate, share
+from skygraft.campaign.monitoring.follower import Follower
+from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share
 
 __all__ = ["line", "sky_strip", "view", "watch"]
 

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skygraft.campaign.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import atomic_path
 from skygraft.campaign.planned import Plan, PlannedImage
+from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
 from skygraft.survey.pool import process_mapper
 

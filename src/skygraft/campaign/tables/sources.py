@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.campaign.files import Layout, digest
-from skygraft.campaign.tables import TableWriter, ascends, note_of, numbers, read_groups
-from skygraft.campaign.truth_tables import TABLE_VERSION
+from skygraft.campaign.tables.arrow import TableWriter, ascends, note_of, numbers, read_groups
+from skygraft.campaign.tables.truth import TABLE_VERSION
 from skygraft.catalog.io import arrow_array
 from skygraft.catalog.schema import is_mag_column
 from skygraft.errors import CampaignError

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from skygraft.campaign.calibrations import CalibrationUse
 from skygraft.campaign.config import CampaignConfig
-from skygraft.campaign.consolidate import Consolidation
 from skygraft.campaign.files import Layout, atomic_path, digest, sha256_file
 from skygraft.campaign.planned import Plan
+from skygraft.campaign.tables.calibrations import CalibrationUse
+from skygraft.campaign.tables.consolidate import Consolidation
 from skygraft.provenance import ProvGraph
 
 __all__ = ["campaign_provenance", "write_provenance"]

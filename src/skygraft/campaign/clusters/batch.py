@@ -197,7 +197,7 @@ BATCH_SYSTEMS = {
         ("condor_q", "{user}", "-af", "ClusterId", "JobStatus", "HoldReason"), _condor_state,
     ),
     "sge": BatchSystem(
-        "Grid Engine", "pbs", "SGECluster", "qsub", "qdel", ("qstat", "-u", "{user}"), _letter_state(4),
+        "Grid Engine", "sge", "SGECluster", "qsub", "qdel", ("qstat", "-u", "{user}"), _letter_state(4),
         account="project",
     ),
 }  # fmt: skip

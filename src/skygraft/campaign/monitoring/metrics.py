@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from skygraft.campaign.feed import Board, Boards
+from skygraft.campaign.monitoring.feed import Board, Boards
 
 __all__ = ["CampaignCollector", "hide_metrics", "show_metrics"]
 

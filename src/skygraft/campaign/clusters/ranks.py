@@ -20,7 +20,7 @@ from typing import Any
 import dask
 from distributed import Client, Security
 
-from skygraft.campaign.cluster_config import ClusterConfig
+from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.campaign.sections import parse_bytes, parse_duration
 from skygraft.errors import CampaignError
 
@@ -182,7 +182,7 @@ def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int, str]]:
         raise CampaignError(
             f"the processes of the launch have no roles yet, for a cluster of kind {config.kind}",
             key="cluster.kind",
-            fix="Use `skygraft run`, or enter skygraft.campaign.cluster_ranks.take_role before anything else",
+            fix="Use `skygraft run`, or enter skygraft.campaign.clusters.ranks.take_role before anything else",
         )
     ranks = _ranks[0]
     n_workers = ranks.size - 2

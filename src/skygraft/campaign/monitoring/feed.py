@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skygraft.campaign.progress import Overview, Progress
+from skygraft.campaign.monitoring.progress import Overview, Progress
 
 __all__ = ["FEED_VERSION", "TOPIC", "Board", "Boards", "Feed"]
 
@@ -95,7 +95,7 @@ class Board:
     Attributes
     ----------
     snapshot : dict
-        The driver's numbers; see `skygraft.campaign.progress.Progress.snapshot`.
+        The driver's numbers; see `skygraft.campaign.monitoring.progress.Progress.snapshot`.
     columns : dict of str to list
         Of the patches, what does not change: ``tract``, ``patch``, ``ra``, ``dec``, ``n_images``.
     n_done, n_failed : ndarray of int, shape (n_patches,)

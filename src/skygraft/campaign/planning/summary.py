@@ -1,7 +1,7 @@
 """What a campaign would do, what it would cost, and what would go wrong: in numbers, in words, and as a table.
 
 Worked out from the columns of the plan's file, the catalogue's list of partitions and a look at the images'
-calibration (`skygraft.campaign.plan_check`): a million images take seconds.
+calibration (`skygraft.campaign.planning.check`): a million images take seconds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skygraft.campaign.calibrations import mixed_calibrations
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, atomic_path
-from skygraft.campaign.plan_check import Checks, Mapper, PlanChecks, check_plan, choose_images
-from skygraft.campaign.plan_cost import Cost, FreeSpace, estimate_cost, free_space
-from skygraft.campaign.plan_findings import Few, find
 from skygraft.campaign.planned import Plan
+from skygraft.campaign.planning.check import Checks, Mapper, PlanChecks, check_plan, choose_images
+from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free_space
+from skygraft.campaign.planning.findings import Few, find
+from skygraft.campaign.tables.calibrations import mixed_calibrations
 from skygraft.catalog import list_partitions
 
 __all__ = ["WORKER_COUNTS", "PlanSummary", "summarise_plan"]
@@ -66,7 +66,7 @@ class PlanSummary:
     checks : PlanChecks
         What the images say of their calibration.
     findings : dict of str to Few
-        Images and patches that something is to be said of, by what it is (see `skygraft.campaign.plan_findings`).
+        Images and patches that something is to be said of, by what it is (see `skygraft.campaign.planning.findings`).
     problems : tuple of str
         What will go wrong if nothing is done.
     """
@@ -268,9 +268,9 @@ def summarise_plan(
     plan : Plan
         Its plan.
     checks : {"auto", "all", "none"} or int
-        How many images' calibration to look at; see `skygraft.campaign.plan_check.choose_images`.
+        How many images' calibration to look at; see `skygraft.campaign.planning.check.choose_images`.
     mapper, processes
-        With what to look at them, such as an executor's ``map``; see `skygraft.campaign.plan_check.check_plan`.
+        With what to look at them, such as an executor's ``map``; see `skygraft.campaign.planning.check.check_plan`.
     n_workers : int, optional
         Workers to assume; by default those of the configured cluster, or one for each core of this machine.
     to_make : array_like of bool, shape (N,), optional

@@ -21,11 +21,12 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from skygraft.campaign.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan
-from skygraft.campaign.source_tables import (
+from skygraft.campaign.tables.arrow import numbers
+from skygraft.campaign.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
+from skygraft.campaign.tables.sources import (
     CampaignSources,
     PatchSources,
     SourcesDigest,
@@ -33,8 +34,7 @@ from skygraft.campaign.source_tables import (
     consolidate_sources,
     join_sources,
 )
-from skygraft.campaign.tables import numbers
-from skygraft.campaign.truth_tables import PatchDigest, PatchImages, consolidate_truth
+from skygraft.campaign.tables.truth import PatchDigest, PatchImages, consolidate_truth
 from skygraft.catalog import list_partitions
 
 __all__ = ["Call", "Consolidation", "consolidate"]

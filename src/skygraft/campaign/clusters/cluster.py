@@ -15,8 +15,8 @@ from typing import Any
 import dask
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 
-from skygraft.campaign.cluster_config import BATCH_KINDS, RANK_KINDS, ClusterConfig, TlsConfig
-from skygraft.campaign.cluster_guard import Guard, guard_workers
+from skygraft.campaign.clusters.config import BATCH_KINDS, RANK_KINDS, ClusterConfig, TlsConfig
+from skygraft.campaign.clusters.guard import Guard, guard_workers
 from skygraft.campaign.sections import parse_duration
 from skygraft.errors import CampaignError
 
@@ -105,11 +105,11 @@ def open_cluster(
         elif config.kind in BATCH_KINDS:
             opened = _jobs(config, folder, task_seconds, say)
         elif config.kind == "kubernetes":
-            from skygraft.campaign.cluster_kubernetes import open_kubernetes
+            from skygraft.campaign.clusters.kubernetes import open_kubernetes
 
             opened = _named(open_kubernetes(config, say=say), config.kind)
         elif config.kind in RANK_KINDS:
-            from skygraft.campaign.cluster_ranks import open_ranks
+            from skygraft.campaign.clusters.ranks import open_ranks
 
             opened = _named(open_ranks(config), config.kind)
         else:
@@ -150,7 +150,7 @@ def _named(opened: contextlib.AbstractContextManager[tuple[Client, int, str]], k
 def _jobs(
     config: ClusterConfig, logs: Path, task_seconds: float, say: Callable[[str], None]
 ) -> contextlib.AbstractContextManager[OpenCluster]:
-    from skygraft.campaign.cluster_jobs import open_jobs
+    from skygraft.campaign.clusters.jobs import open_jobs
 
     return _named(open_jobs(config, logs=logs, task_seconds=task_seconds, say=say), config.kind)
 

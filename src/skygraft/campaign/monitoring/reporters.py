@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.progress import Overview
+from skygraft.campaign.monitoring.progress import Overview
 
 __all__ = ["NoReporter", "Reporter", "RichReporter"]
 

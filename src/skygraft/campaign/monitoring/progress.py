@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skygraft.campaign.gauges import ClosureHistogram, History, HostTable, SlidingSums
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.overview import Overview, PatchCount, make_overview
+from skygraft.campaign.monitoring.gauges import ClosureHistogram, History, HostTable, SlidingSums
+from skygraft.campaign.monitoring.overview import Overview, PatchCount, make_overview
 
 __all__ = ["SNAPSHOT_VERSION", "Overview", "PatchCount", "Progress", "State", "make_overview"]
 

@@ -18,9 +18,9 @@ from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.web import RequestHandler
 
-from skygraft.campaign.feed import FEED_VERSION, TOPIC, Boards, Feed
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.progress import Overview
+from skygraft.campaign.monitoring.feed import FEED_VERSION, TOPIC, Boards, Feed
+from skygraft.campaign.monitoring.progress import Overview
 
 __all__ = ["CampaignDashboard", "DashboardReporter"]
 
@@ -91,7 +91,7 @@ class CampaignDashboard(SchedulerPlugin):
     async def close(self) -> None:
         """Take the metrics out of the process."""
         if not any("Prometheus" in what for what in self.missing):
-            from skygraft.campaign.dashboard_metrics import hide_metrics
+            from skygraft.campaign.monitoring.metrics import hide_metrics
 
             hide_metrics(self.boards)
 
@@ -109,7 +109,7 @@ class CampaignDashboard(SchedulerPlugin):
         if not _dashboard_applications(scheduler):
             self.missing.append("the Campaign page (the scheduler has no dashboard)")
             return
-        from skygraft.campaign.dashboard_page import add_page
+        from skygraft.campaign.monitoring.page import add_page
 
         add_page(scheduler, self.boards, prefix=_prefix(scheduler).strip("/"))
 
@@ -118,7 +118,7 @@ class CampaignDashboard(SchedulerPlugin):
         scheduler.http_application.add_handlers(r".*", [route])
 
     def _add_metrics(self, scheduler: Any) -> None:
-        from skygraft.campaign.dashboard_metrics import show_metrics
+        from skygraft.campaign.monitoring.metrics import show_metrics
 
         del scheduler
         show_metrics(self.boards)

@@ -1,4 +1,4 @@
-"""The compiled loops of `skygraft.campaign.selection`: one code for the planner and for the workers.
+"""The compiled loops of `skygraft.campaign.planning.selection`: one code for the planner and for the workers.
 
 They must agree to the last bit on which sources an image gets, so that everything from degrees on happens here, row
 by row in plain arithmetic: the result for a row does not depend on the rows beside it.

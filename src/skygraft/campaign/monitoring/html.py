@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from skygraft.campaign.feed import Board
-from skygraft.campaign.wording import count, data_size, duration, rate, share
+from skygraft.campaign.monitoring.feed import Board
+from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share
 
 __all__ = [
     "BAND_COLOURS",

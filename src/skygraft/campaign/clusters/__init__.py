@@ -1,0 +1,1 @@
+"""Where the tasks run, and whether the workers there are fit for them."""

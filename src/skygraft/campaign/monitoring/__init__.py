@@ -1,0 +1,1 @@
+"""Tell people, browsers and machines how far a campaign is."""

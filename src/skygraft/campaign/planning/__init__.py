@@ -1,0 +1,1 @@
+"""Work out what a campaign would do, and what it would cost."""

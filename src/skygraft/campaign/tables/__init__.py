@@ -1,0 +1,1 @@
+"""Gather what the tasks left, image by image, into what people read."""
