@@ -201,7 +201,7 @@ def test_unreadable_inputs_in_the_mix(campaign: Scene, cluster: Cluster, expecte
 
     ended = campaign.run("--scheduler", cluster.address)
     assert ended.code == 1, ended.err
-    said = {row["image_id"]: row for row in failures(campaign.out)}
+    said = {row["image_id"] or row["path"]: row for row in failures(campaign.out)}
     assert len(said) == len(failures(campaign.out)) == len(lost) + len(bad)
     reasons = {
         lost[0]: "No such file", lost[1]: "directory", lost[2]: "truncated", lost[3]: "not the one that was planned",
