@@ -280,11 +280,11 @@ def test_jobs_that_get_nowhere_are_given_up_at_growing_intervals(
 ) -> None:
     from types import SimpleNamespace
 
-    from skygraft.campaign import cluster_jobs
+    from skygraft.campaign.clusters import jobs
 
     now = 1000.0
-    monkeypatch.setattr(cluster_jobs.time, "monotonic", lambda: now)
-    watch = cluster_jobs._Watch(BATCH_SYSTEMS["slurm"], tmp_path)
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: now)
+    watch = jobs._Watch(BATCH_SYSTEMS["slurm"], tmp_path)
     cluster = SimpleNamespace(workers={}, worker_spec={})
 
     def submit(name: str, number: str) -> None:

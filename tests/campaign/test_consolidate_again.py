@@ -26,7 +26,8 @@ from consolidation_kit import (
     truth,
 )
 from finished_images import Outputs, planned
-from skygraft.campaign import tables, truth_tables
+from skygraft.campaign.tables import arrow as tables
+from skygraft.campaign.tables import truth as truth_tables
 from skygraft.errors import CampaignError, OutputError
 
 

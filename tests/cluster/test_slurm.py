@@ -146,10 +146,10 @@ def test_a_job_that_cannot_start_its_worker(
     slurm: Any, tmp_path: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it printed is shown; nobody waits for ever."""
-    from skygraft.campaign import cluster_jobs
+    from skygraft.campaign.clusters import jobs
 
     for name, value in {"_LOOK_SECONDS": 0.5, "_GRACE_SECONDS": 0.5, "_FIRST_PAUSE": 0.1}.items():
-        monkeypatch.setattr(cluster_jobs, name, value)
+        monkeypatch.setattr(jobs, name, value)
     config = load_profile(profile(n_workers=1, prologue=["echo the module is gone >&2", "exit 3"]))
     with (
         pytest.raises(CampaignError, match=r"(?s)3 jobs ended before their worker came.*the module is gone"),

@@ -17,6 +17,9 @@ from skygraft.errors import CampaignError
 
 __all__ = ["Mapper", "process_mapper"]
 
+_FEW_CHUNKS = 12
+_NONE = object()
+
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """``mapper(function, items)`` gives the function's results in the order of the items, as `map` does."""
 
@@ -25,7 +28,8 @@ type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """A mapper over so many processes; with one, `map` itself.
 
-    It takes ``chunksize``, the number of items that are handed over at a time. Items are taken as they are needed.
+    It takes ``chunksize``, the number of items that are handed over at a time. Items are taken as they are needed; a
+    few are done in this process, since another one takes seconds to start.
     The processes start afresh, so that a script that uses this has its work below ``if __name__ == "__main__":``.
 
     Raises
@@ -41,7 +45,13 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
         def mapper(function: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
             waiting: deque[Future[list[Any]]] = deque()
-            chunks = itertools.batched(items, chunksize)
+            items = iter(items)
+            first = list(itertools.islice(items, 1 if chunksize == 1 else _FEW_CHUNKS * chunksize))
+            if (more := next(items, _NONE)) is _NONE:
+                # Done here before a process has begun.
+                yield from map(function, first)
+                return
+            chunks = itertools.batched(itertools.chain(first, [more], items), chunksize)
             try:
                 while True:
                     for chunk in itertools.islice(chunks, 3 * processes - len(waiting)):
