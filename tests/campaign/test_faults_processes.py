@@ -129,6 +129,7 @@ def test_a_driver_killed_again_and_again_is_resumed_by_the_same_command(
     assert differences(out, expected) == []
 
 
+@soak
 def test_a_killed_driver_takes_its_own_workers_with_it(campaign: Scene, expected: Undisturbed) -> None:
     driver = campaign.start("run", "--workers", "2")
     wait_for(lambda: not driver.running or campaign.n_records() >= 3)
