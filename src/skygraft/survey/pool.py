@@ -23,9 +23,6 @@ _NONE = object()
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """``mapper(function, items)`` gives the function's results in the order of the items, as `map` does."""
 
-_FEW_CHUNKS = 8
-"""Fewer items than so many hand-overs are not worth starting processes."""
-
 
 @contextlib.contextmanager
 def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
