@@ -69,7 +69,6 @@ def write_image(root: Path, number: int, **cards: Any) -> Path:
 
 def make_survey(root: Path, n_images: int = N_IMAGES, per_image: int = 40) -> Path:
     """A survey of small images over some patches, and a catalogue of stars and galaxies on them."""
-    # Imported where it is needed: the benchmark imports this file too.
     from skygraft.catalog import write_catalog
 
     for number in range(n_images):
