@@ -174,7 +174,8 @@ def test_many_images_cost_few_messages(cluster: Client) -> None:
             reporter.images([summary(k % 320)])
         took = time.monotonic() - began
         sent = len(cluster.get_events("skygraft-campaign")) - before
-        assert 1 <= sent <= took / 0.5 + 2
+        assert sent <= took / 0.5 + 2
+        eventually(lambda: len(cluster.get_events("skygraft-campaign")) > before)
         assert took < 5000 * 0.5e-3  # half of what the whole driver may take
     events = cluster.get_events("skygraft-campaign")
     assert max(len(event["data"]) for _, event in events) < 20_000

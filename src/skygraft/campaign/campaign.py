@@ -462,6 +462,7 @@ class _Run:
             listener=self._listen,
             interruption=self.interruption,
             look=guard.check,
+            say=self.say,
             task_seconds=self.config.task_seconds,
             images_per_task=self.config.images_per_task,
             retries=self.config.retries,

@@ -39,8 +39,10 @@ _BROKEN_TASKS_ALLOWED = 10
 _UNWRITTEN_ALLOWED = 20
 _POLL_SECONDS = 0.01
 _COUNT_SECONDS = 2.0
+_LONELY_SECONDS = 60.0
 _LAST_PRIORITY = -10
 _PLAN_TRIES = 10
+_ITEMS_PER_TASK = 8
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def drive(
     listener: Listener = lambda rows, summaries: None,
     interruption: Interruption | None = None,
     look: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda text: None,
     task_seconds: float = 60.0,
     images_per_task: int = 100,
     retries: int = 1,
@@ -221,6 +224,8 @@ def drive(
         What hears of Ctrl-C.
     look : callable
         Called every few seconds; raises where it makes no sense to go on.
+    say : callable
+        Called with what people should know, such as that there is no worker.
     task_seconds, images_per_task, retries
         As in `CampaignConfig`.
     max_threads : int
@@ -248,7 +253,7 @@ def drive(
             semaphore = Semaphore(max_leases=io_limit, name=name, scheduler_rpc=client.scheduler, loop=client.loop)
             stack.callback(semaphore.close)
             work = functools.partial(work, io=semaphore)
-        driver = _Driver(client, output, work, identify, listener, interruption, look, max_threads)
+        driver = _Driver(client, output, work, identify, listener, interruption, look, say, max_threads)
         driver.run(jobs.queue(task_seconds=task_seconds, images_per_task=images_per_task))
         for _ in range(retries):
             again = [row for row, may_pass in driver.result.failed.items() if may_pass]
@@ -270,14 +275,15 @@ class _Driver:
         listener: Listener,
         interruption: Interruption,
         look: Callable[[], None],
+        say: Callable[[str], None],
         max_threads: int,
     ) -> None:
         self.client, self.output, self.work, self.listener = client, output, work, listener
-        self.identify, self.interruption, self.look = identify, interruption, look
+        self.identify, self.interruption, self.look, self.say = identify, interruption, look, say
         self.result = DriveResult()
         self.suspects: list[int] = []
         self._max_threads = max_threads
-        self._counted, self._n_threads = -np.inf, 1
+        self._counted, self._n_threads, self._worked = -np.inf, 1, time.monotonic()
         self._n_broken = 0
         self._flying: dict[Future[Any], list[int]] = {}
 
@@ -309,8 +315,14 @@ class _Driver:
         """Worker threads that there may be; asked for now and then, since asking takes a while."""
         if time.monotonic() - self._counted > _COUNT_SECONDS:
             self.look()
-            self._counted = time.monotonic()
-            self._n_threads = max(1, self._max_threads, sum(self.client.nthreads().values()))
+            now = self._counted = time.monotonic()
+            n_threads = sum(self.client.nthreads().values())
+            if n_threads or self._flying == {}:
+                self._worked = now
+            elif now - self._worked > _LONELY_SECONDS:
+                self._worked = now
+                self.say(f"there is no worker: {len(self._flying)} tasks wait for one")
+            self._n_threads = max(1, self._max_threads, n_threads)
         return self._n_threads
 
     def _refill(self, queue: TaskQueue, completed: as_completed, window: int | None, priority: int) -> None:
@@ -371,12 +383,20 @@ class _Driver:
 
     def _drop_waiting(self) -> None:
         """Forget the tasks that no worker has begun."""
-        said = self.client.run(_executing, on_error="return")
-        begun = {key for keys in said.values() if isinstance(keys, list) for key in keys}
+        begun = self._executing()
         waiting = [future for future in self._flying if future.key not in begun]
         for future in waiting:
             del self._flying[future]
         self.client.cancel(waiting)
+        # A worker may have begun one in between: it is let finish, so that its images are whole when this ends.
+        dropped = {str(future.key) for future in waiting}
+        while dropped & self._executing():
+            time.sleep(_POLL_SECONDS)
+
+    def _executing(self) -> set[str]:
+        """Tasks that workers are at."""
+        said = self.client.run(_executing, on_error="return")
+        return {key for keys in said.values() if isinstance(keys, list) for key in keys}
 
     def try_suspects_alone(self) -> None:
         """Try each image whose worker died with nothing else in flight: whoever kills it now is guilty."""
@@ -422,6 +442,10 @@ def drive_serial(
     return result
 
 
+def _each(items: Iterable[Any], function: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
+    return [function(item, **arguments) for item in items]
+
+
 def map_items[Item, Result](
     client: Client | None, function: Callable[..., Result], items: Iterable[Item], **arguments: Any
 ) -> Iterator[Result]:
@@ -450,7 +474,8 @@ def map_items[Item, Result](
         for item in items:
             yield function(item, **arguments)
         return
-    source = iter(items)
+    # Several at a time: a task costs the scheduler as much as a small patch costs a worker.
+    source = itertools.batched(items, _ITEMS_PER_TASK)
     completed = as_completed(loop=client.loop, with_results=True)
     flying: set[Future[Any]] = set()
     size = max(_SMALLEST_WINDOW, _WINDOW_PER_THREAD * sum(client.nthreads().values()))
@@ -458,14 +483,14 @@ def map_items[Item, Result](
         while True:
             batch = list(itertools.islice(source, max(0, size - len(flying))))
             if batch:
-                futures = client.map(function, batch, pure=False, **arguments)
+                futures = client.map(_each, batch, pure=False, function=function, arguments=arguments)
                 flying.update(futures)
                 completed.update(futures)
             if not flying:
                 return
-            for future, result in completed.next_batch():
+            for future, results in completed.next_batch():
                 flying.discard(future)
                 future.release()
-                yield result
+                yield from results
     finally:
         client.cancel(list(flying))

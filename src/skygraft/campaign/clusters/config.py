@@ -388,7 +388,7 @@ def shipped_profile(kind: str) -> dict[str, Any]:
     kind : str
         One of the kinds.
     """
-    file = resources.files("skygraft.campaign") / "profiles" / f"{kind}.yaml"
+    file = resources.files("skygraft.campaign.clusters") / "profiles" / f"{kind}.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
     return {"kind": kind, **(content or {})}
 

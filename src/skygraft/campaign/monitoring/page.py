@@ -26,7 +26,7 @@ from distributed.dashboard.core import BokehApplication
 from distributed.dashboard.scheduler import template_variables
 from tornado.ioloop import IOLoop
 
-from skygraft.campaign import dashboard_html as pieces
+from skygraft.campaign.monitoring import html as pieces
 from skygraft.campaign.monitoring.feed import Board, Boards
 
 __all__ = ["CampaignPage", "add_page"]
