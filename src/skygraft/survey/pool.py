@@ -61,7 +61,9 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
                     yield from waiting.popleft().result()
             except BrokenProcessPool as error:
                 raise CampaignError(
-                    "a process died at its work (killed for the memory it used?)", fix="Use fewer processes"
+                    "a process died at its work, or at its start",
+                    fix="If memory ran out, use fewer processes; a script that plans in several needs its work below "
+                    "if __name__ == '__main__'",
                 ) from error
             finally:
                 for future in waiting:

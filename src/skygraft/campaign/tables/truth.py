@@ -71,7 +71,7 @@ _ADDED: dict[str, pa.DataType] = {
 }
 
 TRUTH_SCHEMA = with_units(_PART | _ADDED, {"ra": "deg", "dec": "deg", "psf_fwhm": "arcsec", "mjd": "d"})
-"""The columns of every truth table; docs/outputs.md explains them."""
+"""The columns of every truth table; deploy/outputs.md explains them."""
 
 _REPEATED = ("image_id", "source_type", "band", "visit", "detector", "mjd", "source_tract", "source_patch")
 
