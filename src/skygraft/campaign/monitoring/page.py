@@ -332,7 +332,8 @@ def _sky_figure(sky: _Sky, patches: Any, failed: Any) -> Any:
         line_color="#ffffff",
         line_width=0.5,
     )
-    marked = plot.scatter(
+    # Of any kind of glyph, to the legend's eyes.
+    marked: Any = plot.scatter(
         x="ra",
         y="dec",
         source=failed,
