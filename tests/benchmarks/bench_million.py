@@ -126,7 +126,7 @@ def _once(function: Any, *arguments: Any) -> Any:
     return _SEEN[key]
 
 
-def _drive(path: Path, address: str) -> None:
+def _drive(path: Path, address: str, *, tables: bool) -> None:
     """The driver, in a process of its own; prints what it took."""
     from distributed import Client
 
@@ -137,9 +137,10 @@ def _drive(path: Path, address: str) -> None:
     process, most = psutil.Process(), 0
 
     class Watch(NoReporter):
-        n = 0
+        n = wanted = 0
 
         def start(self, overview: Any) -> None:
+            self.wanted = overview.n_images - overview.n_done
             marks["checked"] = time.perf_counter() - began
 
         def images(self, summaries: Any) -> None:
@@ -149,6 +150,9 @@ def _drive(path: Path, address: str) -> None:
             marks["last_cpu"] = sum(process.cpu_times()[:2])
             most = max(most, process.memory_info().rss)
             self.n += len(list(summaries))
+            if not tables and self.n >= self.wanted:
+                # A run that is interrupted leaves the tables to the next one.
+                os.kill(os.getpid(), signal.SIGINT)
 
     campaign = Campaign.from_yaml(path)
     status = campaign.layout.plan.stat()
@@ -200,9 +204,10 @@ def _cluster(port: int, n_workers: int) -> Iterator[psutil.Process]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run(path: Path, port: int, n_workers: int) -> dict[str, Any]:
+def _run(path: Path, port: int, n_workers: int, *, tables: bool) -> dict[str, Any]:
     with _cluster(port, n_workers) as scheduler:
         command = [sys.executable, __file__, "--drive", str(path), "--address", _SCHEDULER.format(port=port)]
+        command += [] if tables else ["--no-tables"]
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         most = 0
         while driver.poll() is None:
@@ -238,12 +243,13 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--port", type=int, default=18786)
+    parser.add_argument("--no-tables", action="store_true", help="leave out consolidation, which takes longest")
     parser.add_argument("--keep", action="store_true", help="use what is in the folder")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
-        _drive(arguments.drive, arguments.address)
+        _drive(arguments.drive, arguments.address, tables=not arguments.no_tables)
         return
     if arguments.folder is None:
         parser.error("name a folder")
@@ -251,14 +257,14 @@ def main() -> None:
     if not arguments.keep:
         path = write_campaign(arguments.folder, arguments.images, arguments.sources)
     show("plan", _plan(path))
-    show("run", _run(path, arguments.port, arguments.workers))
+    show("run", _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables))
     from skygraft.campaign import Campaign
 
     layout = Campaign.from_yaml(path).layout
     for i, record in enumerate(layout.records.rglob("*.json")):
         if i % 100 == 0:
             record.unlink()
-    show("resume", _run(path, arguments.port + 1, arguments.workers))
+    show("resume", _run(path, arguments.port + 1, arguments.workers, tables=not arguments.no_tables))
 
 
 def show(name: str, content: dict[str, Any]) -> None:

@@ -275,8 +275,8 @@ def test_a_cluster_is_started_where_none_is_given(
     campaign = make_campaign(cluster={"kind": "local", "n_workers": 1})
     assert campaign.run(reporter=Listening()).ok
     assert kit.checksums(campaign.layout.root) == expected
-    assert len(said) == 1
     assert said[0].startswith("Dask dashboard: http://127.0.0.1:")
+    assert said[1:] == [said[0].replace("Dask dashboard", "Campaign page").replace("/status", "/campaign")]
 
 
 def test_a_running_scheduler_by_its_address(make_campaign: MakeCampaign, client: Client, kit: Any) -> None:
