@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from faults_kit import soak
 from skygraft.campaign import Campaign, NoReporter
 from skygraft.campaign.clusters.cluster import open_cluster
 from skygraft.campaign.clusters.config import ClusterConfig, load_profile
@@ -188,6 +189,7 @@ def test_no_server(slurm: Any, tmp_path: Path, profile: Profile, monkeypatch: py
     assert time.monotonic() - started < 60
 
 
+@soak
 def test_inside_one_allocation(
     slurm: Any, make_campaign: MakeCampaign, survey: Path, expected: dict[str, str], kit: Any
 ) -> None:
