@@ -110,9 +110,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             raise fail(str(error)) from None
         except KeyboardInterrupt as error:
-            # SIGTERM comes as a class of its own of this; what it is called is enough here.
-            terminated = type(error).__name__ == "Terminated"
-            code = 143 if terminated else 130
+            from skygraft.campaign.interruption import Terminated
+
+            code = 143 if isinstance(error, Terminated) else 130
             raise fail("interrupted; nothing that was finished is lost: run it again to go on", code=code) from None
 
     return wrapped
