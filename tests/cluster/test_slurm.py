@@ -90,12 +90,14 @@ def test_a_cancelled_job_is_replaced(
     summary = campaign.run(reporter=Cancels())
     assert summary.ok, summary
     assert len(killed) == 1
-    assert summary.n_done == 4
+    # One that was finished when its worker was killed is found finished.
+    assert summary.n_done + summary.n_skipped == 4
     assert kit.checksums(campaign.layout.root) == expected
     logs = {path.name for path in (campaign.layout.root / "logs").glob("skygraft-*.err")}
     assert len(logs) == 2
 
 
+@soak
 def test_the_driver_as_a_job_whose_walltime_ends(
     slurm: Any, make_campaign: MakeCampaign, survey: Path, tmp_path: Path, profile: Profile, kit: Any
 ) -> None:

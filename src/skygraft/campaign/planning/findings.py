@@ -50,7 +50,7 @@ _ORDER = (UNUSABLE, PLANNED_BADLY, NO_MAGNITUDES, OFF_MAP, NO_SOURCES, NO_IMAGES
 
 type Patch = tuple[int, int]
 
-_NAMED = 5
+_NAMED = 10
 _SCHEMA = pa.schema(
     [
         ("finding", pa.string()),
