@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Campaign"]
 
+_COLUMNS = {
+    "tract": np.int32,
+    "patch": np.int32,
+    "ra": np.float32,
+    "dec": np.float32,
+    "n_sources": np.int32,
+    "cost_seconds": np.float32,
+}
+"""Columns of the plan that a driver holds, and what is enough for them."""
 _FAILURES_TOLD = 1000
 """Most failures that a summary holds; all of them are in ``failures.parquet``."""
 
@@ -388,16 +397,19 @@ class _Run:
 
     def _jobs(self) -> tuple[Jobs, Overview]:
         """What is to be made, and what the run begins with, from the columns of the plan."""
-        names = ["tract", "patch", "ra", "dec", "n_sources", "cost_seconds"]
-        table = self.plan.table([*names, "format", "instrument"])
-        columns = {name: table.column(name).to_numpy() for name in names}
-        kinds = np.zeros(len(self.plan), dtype=np.int64)
-        for name in ("format", "instrument"):
-            codes = table.column(name).combine_chunks().dictionary_encode()
-            n_codes = len(codes.dictionary) + 1
-            kinds = kinds * n_codes + codes.indices.fill_null(n_codes - 1).to_numpy()
-        kinds = np.unique(kinds, return_inverse=True)[1]
-        homes = np.cumsum(np.diff(columns["tract"], prepend=-2) + np.diff(columns["patch"], prepend=-2) != 0)
+        # Part by part into narrow columns: a million rows of a table would fill a small driver.
+        columns = {name: np.empty(len(self.plan), dtype=dtype) for name, dtype in _COLUMNS.items()}
+        kinds, known = np.empty(len(self.plan), dtype=np.int16), dict[Any, int]()
+        start = 0
+        for batch in self.plan.batches([*_COLUMNS, "format", "instrument"]):
+            stop = start + batch.num_rows
+            for name, into in columns.items():
+                into[start:stop] = batch.column(name).to_numpy(zero_copy_only=False)
+            pairs = zip(batch.column("format").to_pylist(), batch.column("instrument").to_pylist(), strict=True)
+            kinds[start:stop] = [known.setdefault(pair, len(known)) for pair in pairs]
+            start = stop
+        moved = [np.diff(columns[name], prepend=-2) != 0 for name in ("tract", "patch")]
+        homes = np.cumsum(moved[0] | moved[1], dtype=np.int32)
         jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
         return jobs, self._overview(columns)
 

@@ -221,8 +221,10 @@ class Plan:
         """Some columns (by default all), a batch of up to `batch_rows` images at a time, in the order of the plan."""
         names = self._known(_SCHEMA.names if columns is None else columns)
         with self._opened() as file:
-            for batch in file.iter_batches(batch_size=batch_rows, columns=names):
+            for batch in file.iter_batches(batch_size=batch_rows, columns=names, use_threads=False):
                 yield batch.select(names)
+        # Arrow would keep what it read with: some fifty megabytes of a million images.
+        pa.default_memory_pool().release_unused()
 
     def images(self, rows: ArrayLike | None = None) -> Iterator[PlannedImage]:
         """Images, one after the other; only the parts of the file that hold some of them are read.

@@ -73,7 +73,7 @@ class Standing:
                 into[start:end] = [hash(value) for value in column.to_pylist()]
             start = end
         self._catalogs = catalogs
-        self._order = np.argsort(hashes, kind="stable")
+        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
         self._sorted = hashes[self._order]
 
     def __len__(self) -> int:

@@ -50,8 +50,8 @@ class TaskQueue:
         images_per_task: int,
     ) -> None:
         self._rows = np.asarray(rows, dtype=np.int64)
-        self._homes = np.asarray(homes, dtype=np.int64)
-        self._costs = np.asarray(costs, dtype=np.float64)
+        self._homes = np.asarray(homes, dtype=np.int32)
+        self._costs = np.asarray(costs)
         self._kinds = np.zeros(len(self._rows), np.int16) if kinds is None else np.asarray(kinds, dtype=np.int16)
         self._alone: deque[int] = deque()
         self._next = 0
@@ -104,7 +104,7 @@ class TaskQueue:
         longest = min(self._seconds, fair) / self.correction(kind)
         end = min(len(self._rows), start + self._most)
         fits = (self._homes[start:end] == self._homes[start]) & (self._kinds[start:end] == kind)
-        fits &= np.cumsum(self._costs[start:end]) <= longest
+        fits &= np.cumsum(self._costs[start:end], dtype=np.float64) <= longest
         fits[0] = True
         size = len(fits) if fits.all() else int(np.argmin(fits))
         self._next = start + size
