@@ -34,11 +34,10 @@ _SCHEDULER = "tcp://127.0.0.1:{port}"
 
 def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[Any]:
     """What a worker does instead of drawing: the same files, the same order, no pixels."""
-    from astropy import units as u
-    from astropy.table import QTable
+    import pyarrow as pa
 
     from skygraft.campaign.config import load_config
-    from skygraft.campaign.files import Layout, write_json
+    from skygraft.campaign.files import Layout, sha256_file, write_json
     from skygraft.campaign.records import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
     from skygraft.campaign.run import _plan_of
     from skygraft.campaign.tables.truth_parts import write_truth_part
@@ -58,26 +57,20 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
         target.write_bytes(b"image")
         dice = random.Random(image.image_id)
         n = 3
-        truth = QTable(
-            {
-                "injection_id": [image.visit * 1000 + i for i in range(n)],
-                "image_id": [image.image_id] * n,
-                "ra": [image.ra] * n * u.deg,
-                "dec": [image.dec] * n * u.deg,
-                "x": [dice.uniform(0, 2000) for _ in range(n)],
-                "y": [dice.uniform(0, 4000) for _ in range(n)],
-                "source_type": ["Star"] * n,
-                "band": [image.band] * n,
-                "mag": [dice.uniform(18, 25) for _ in range(n)] * u.ABmag,
-                "inst_flux": [1.0] * n,
-                "flux_deposited": [1.0] * n,
-                "aperture_fraction": [0.97] * n,
-                "kernel_scale": [1.03] * n,
-                "psf_fwhm": [0.7] * n * u.arcsec,
-                "stamp_size": [101] * n,
-                "flags": [0] * n,
-            }
-        )
+        truth = _once(_blank_truth, n)
+        changed: dict[str, list[Any]] = {
+            "injection_id": [image.visit * 1000 + i for i in range(n)],
+            "image_id": [image.image_id] * n,
+            "ra": [image.ra] * n,
+            "dec": [image.dec] * n,
+            "x": [dice.uniform(0, 2000) for _ in range(n)],
+            "y": [dice.uniform(0, 4000) for _ in range(n)],
+            "band": [image.band] * n,
+            "mag": [dice.uniform(18, 25) for _ in range(n)],
+        }
+        for name, values in changed.items():
+            place = truth.schema.get_field_index(name)
+            truth = truth.set_column(place, truth.schema.field(place), pa.array(values, truth.schema.field(place).type))
         write_truth_part(part, truth)
         stat = source.stat()
         inputs = {image.path: [stat.st_size, stat.st_mtime_ns]}
@@ -90,7 +83,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
             "settings": settings,
             "code": PIXEL_VERSION,
             "outputs": {
-                path.relative_to(layout.root).as_posix(): {"n_bytes": path.stat().st_size, "sha256": "0" * 64}
+                path.relative_to(layout.root).as_posix(): {"n_bytes": path.stat().st_size, "sha256": sha256_file(path)}
                 for path in (target, part)
             },
             "band": image.band,
@@ -114,6 +107,37 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
         write_json(path, record)
         summaries.append(summarise(record, image, layout, status="done"))
     return summaries
+
+
+def _blank_truth(n: int) -> Any:
+    """A truth table of `n` stars, whose columns of numbers that differ are to be filled in."""
+    from astropy import units as u
+    from astropy.table import QTable
+
+    from skygraft.catalog.io import to_arrow
+
+    return to_arrow(
+        QTable(
+            {
+                "injection_id": [0] * n,
+                "image_id": [""] * n,
+                "ra": [0.0] * n * u.deg,
+                "dec": [0.0] * n * u.deg,
+                "x": [0.0] * n,
+                "y": [0.0] * n,
+                "source_type": ["Star"] * n,
+                "band": [""] * n,
+                "mag": [0.0] * n * u.ABmag,
+                "inst_flux": [1.0] * n,
+                "flux_deposited": [1.0] * n,
+                "aperture_fraction": [0.97] * n,
+                "kernel_scale": [1.03] * n,
+                "psf_fwhm": [0.7] * n * u.arcsec,
+                "stamp_size": [101] * n,
+                "flags": [0] * n,
+            }
+        )
+    )
 
 
 _SEEN: dict[Any, Any] = {}

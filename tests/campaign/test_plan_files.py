@@ -165,13 +165,27 @@ def test_tasks_hold_every_image_once(images: list[tuple[int, float]], seconds: f
     assert queue.take(n_slots) == []
     for task in tasks:
         assert 1 <= len(task) <= most
-        assert len({homes[row // 3] for row in task}) == 1
         assert len(task) == 1 or sum(costs[row // 3] for row in task) <= seconds * (1 + 1e-9)
 
 
 def equal_images(n: int, kinds: list[int] | None = None, **settings: float) -> TaskQueue:
     settings = {"task_seconds": 60, "images_per_task": 100, **settings}
     return TaskQueue(range(n), [0] * n, [1.0] * n, kinds, **settings)  # type: ignore[arg-type]
+
+
+def test_tasks_end_with_a_home_patch_unless_that_makes_them_much_shorter() -> None:
+    homes = [0] * 6 + [1] * 3 + [2] * 1 + [3] * 30 + [4] * 2
+    queue = TaskQueue(range(42), homes, [1.0] * 42, task_seconds=8, images_per_task=100)
+    sizes = []
+    while len(queue) and len(sizes) < 6:
+        sizes.append(len(queue.take(1)))
+    # Not 8, which would cut the second home patch; then two whole ones rather than a bit of the next; then it is cut.
+    assert sizes[:5] == [6, 4, 8, 8, 5]
+
+
+def test_few_images_in_a_home_patch_do_not_make_small_tasks() -> None:
+    queue = TaskQueue(range(1000), range(1000), [1.0] * 1000, task_seconds=20, images_per_task=100)
+    assert len(queue.take(1)) == 20
 
 
 def test_tasks_get_shorter_towards_the_end() -> None:

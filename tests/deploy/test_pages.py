@@ -20,7 +20,7 @@ from skygraft.cli import app
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PAGES = sorted(DEPLOY.glob("*.md"))
-SITE_PAGES = [page for page in PAGES if page.name not in {"README.md", "container.md"}]
+SITE_PAGES = [page for page in PAGES if page.name not in {"README.md", "container.md", "outputs.md"}]
 TEXTS = sorted(p for p in DEPLOY.rglob("*") if p.is_file() and p.suffix != ".pem")
 PROFILES = sorted((DEPLOY / "profiles").glob("*.yaml"))
 

@@ -262,6 +262,8 @@ def drive(
             driver.run(jobs.only(again).queue(task_seconds=task_seconds, images_per_task=1), priority=_LAST_PRIORITY)
         if not driver.result.early:
             driver.try_suspects_alone()
+        # Heard while the last image came in: what follows the images would take long, too.
+        driver.result.interrupted = driver.result.interrupted or interruption.asked
     return driver.result
 
 
@@ -439,6 +441,7 @@ def drive_serial(
                 result.add([row], summaries)
                 listener([row], summaries)
             waiting = [row for row, may_pass in result.failed.items() if may_pass]
+        result.interrupted = interruption.asked
     return result
 
 

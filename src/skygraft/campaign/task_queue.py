@@ -1,4 +1,4 @@
-"""Cut the images that are to be made into tasks: each a few images of one home patch, about a minute long."""
+"""Cut the images that are to be made into tasks: each some images of neighbouring home patches, about a minute long."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _MEMORY = 0.98
 class TaskQueue:
     """Images waiting, as rows of the plan, handed out as tasks.
 
-    A task ends where the home patch does, where it is as long as it should be, or where it is longer than a fair
-    share of what is left: so tasks get shorter towards the end, and workers finish together. Estimates are corrected,
-    for each kind of image, by the times that come back.
+    A task is as long as it should be, or a fair share of what is left: so tasks get shorter towards the end, and
+    workers finish together. It ends with a home patch where it can without getting much shorter, since images of one
+    home patch read the same parts of the catalogue. Estimates are corrected, for each kind of image, by the times that
+    come back.
 
     Parameters
     ----------
@@ -103,10 +104,19 @@ class TaskQueue:
         fair = self.seconds_left / (3 * max(1, n_slots))
         longest = min(self._seconds, fair) / self.correction(kind)
         end = min(len(self._rows), start + self._most)
-        fits = (self._homes[start:end] == self._homes[start]) & (self._kinds[start:end] == kind)
+        fits = self._kinds[start:end] == kind
         fits &= np.cumsum(self._costs[start:end], dtype=np.float64) <= longest
         fits[0] = True
         size = len(fits) if fits.all() else int(np.argmin(fits))
+        size = self._whole_homes(start, size)
         self._next = start + size
         self._left[kind] = max(0.0, self._left[kind] - float(self._costs[start : start + size].sum()))
         return [int(row) for row in self._rows[start : start + size]]
+
+    def _whole_homes(self, start: int, size: int) -> int:
+        """How many of `size` images to take so that no home patch is cut, if that leaves at least half of them."""
+        if start + size == len(self._rows):
+            return size
+        homes = self._homes[start : start + size + 1]
+        ends = np.flatnonzero(homes[1:] != homes[:-1]) + 1
+        return int(ends[-1]) if ends.size and 2 * ends[-1] >= size else size

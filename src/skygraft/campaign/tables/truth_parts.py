@@ -16,15 +16,15 @@ from skygraft.catalog.io import to_arrow
 __all__ = ["read_truth_part", "write_truth_part"]
 
 
-def write_truth_part(path: Path, truth: QTable) -> None:
-    """Write the truth of an image, atomically; units go into the columns' metadata.
+def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
+    """Write the truth of an image, atomically; units go into the columns' metadata (`skygraft.catalog.io.to_arrow`).
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    content = to_arrow(truth)
+    content = truth if isinstance(truth, pa.Table) else to_arrow(truth)
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with (
         atomic_path(path) as temporary,
