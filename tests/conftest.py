@@ -14,8 +14,12 @@ settings.load_profile("skygraft")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the reference data, so that ``-m "not data"`` leaves it out."""
+    """Mark what needs the reference data, so that ``-m "not data"`` leaves it out, and what one process must run.
+
+    Tests of a file share fixtures, and those of batch systems share one that this machine can hold once.
+    """
     for item in items:
+        item.add_marker(pytest.mark.xdist_group("cluster" if item.get_closest_marker("cluster") else item.path.stem))
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
 

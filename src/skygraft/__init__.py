@@ -55,7 +55,8 @@ __all__ = [
 
 
 # Rooms are imported when first used: `skygraft --help` should not wait for GalSim and Dask.
-__getattr__ = lazy_names(__name__, _HOMES)
+if not TYPE_CHECKING:  # else every name would seem to be there
+    __getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -21,6 +21,7 @@ from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.campaign.clusters.cluster import open_cluster
 from skygraft.campaign.config import ClusterConfig
 from skygraft.campaign.run import Jobs, drive, drive_serial, make_rows, map_items
+from skygraft.campaign.stamps import stamp_of
 from skygraft.errors import CampaignError
 
 pytestmark = pytest.mark.dask
@@ -88,8 +89,7 @@ def test_order_and_repetition_do_not_matter(
     campaign.plan()
     shuffled = [0, 1, 2, 3] * 2  # at-least-once: every image is run twice, two of them at the same time
     random.Random(5).shuffle(shuffled)
-    status = campaign.layout.plan.stat()
-    work = partial(make_rows, output=str(campaign.layout.root), stamp=(status.st_size, status.st_mtime_ns))
+    work = partial(make_rows, output=str(campaign.layout.root), stamp=stamp_of(campaign.layout.plan))
     results = [r for (r,) in client.gather(client.map(work, [[row] for row in shuffled], pure=False))]
     assert {summary.status for summary in results} <= {"done", "skipped"}
     assert campaign.run(client).n_skipped == 4
@@ -99,9 +99,14 @@ def test_order_and_repetition_do_not_matter(
 def test_a_worker_that_sees_another_plan(make_campaign: MakeCampaign, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = make_campaign()
     campaign.plan()
-    monkeypatch.setattr("skygraft.campaign.run._PLAN_TRIES", 1)
+    monkeypatch.setattr("skygraft.campaign.stamps._TRIES", 1)
     with pytest.raises(CampaignError, match="does not see the plan"):
         make_rows([0], str(campaign.layout.root), (1, 1))
+    plan = stamp_of(campaign.layout.plan)
+    with pytest.raises(CampaignError, match="does not see the configuration"):
+        make_rows([0], str(campaign.layout.root), plan, (1, 1))
+    [summary] = make_rows([0], str(campaign.layout.root), plan, stamp_of(campaign.layout.config))
+    assert summary.status == "done"
 
 
 def test_one_bad_image_on_a_cluster(make_campaign: MakeCampaign, survey: Path, client: Client) -> None:

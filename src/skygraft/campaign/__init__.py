@@ -51,7 +51,8 @@ __all__ = [
 ]
 
 # The driver of a large campaign stays small: it does without what draws and plans, unless it is asked to.
-__getattr__ = lazy_names(__name__, _HOMES)
+if not TYPE_CHECKING:  # else every name would seem to be there
+    __getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
-from skygraft.campaign.stamps import file_stamp, plan_key
+from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.campaign.tables.failures import write_failures
@@ -401,13 +402,19 @@ class _Run:
         columns = {name: np.empty(len(self.plan), dtype=dtype) for name, dtype in _COLUMNS.items()}
         kinds, known = np.empty(len(self.plan), dtype=np.int16), dict[Any, int]()
         start = 0
-        for batch in self.plan.batches([*_COLUMNS, "format", "instrument"]):
+        to_read = 0
+        for batch in self.plan.batches([*_COLUMNS, "format", "instrument", "n_bytes"]):
             stop = start + batch.num_rows
+            mine = self.rows[slice(*np.searchsorted(self.rows, (start, stop)))] - start
+            to_read += int(batch.column("n_bytes").to_numpy(zero_copy_only=False)[mine].sum())
             for name, into in columns.items():
                 into[start:stop] = batch.column(name).to_numpy(zero_copy_only=False)
             pairs = zip(batch.column("format").to_pylist(), batch.column("instrument").to_pylist(), strict=True)
             kinds[start:stop] = [known.setdefault(pair, len(known)) for pair in pairs]
             start = stop
+        # What is written is about as large as what is read; `skygraft plan` knows better, but takes longer.
+        if (free := shutil.disk_usage(self.layout.root).free) < to_read:
+            self.say(f"the images take about {to_read / 1e9:.3g} GB; {free / 1e9:.3g} GB are free in {self.output}")
         moved = [np.diff(columns[name], prepend=-2) != 0 for name in ("tract", "patch")]
         homes = np.cumsum(moved[0] | moved[1], dtype=np.int32)
         jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
@@ -436,8 +443,7 @@ class _Run:
             reporter.images(summaries)
 
     def _work(self) -> Work:
-        status = self.layout.plan.stat()
-        return functools.partial(make_rows, stamp=(status.st_size, status.st_mtime_ns))
+        return functools.partial(make_rows, stamp=stamp_of(self.layout.plan), config_stamp=stamp_of(self.layout.config))
 
     def _drive_serial(self, jobs: Jobs, work: Work | None) -> DriveResult:
         return drive_serial(

@@ -23,6 +23,7 @@ from skygraft.campaign.files import Layout
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.interruption import Interruption
 from skygraft.campaign.planned import Plan
+from skygraft.campaign.stamps import Stamp, await_stamp
 from skygraft.campaign.task_queue import TaskQueue
 from skygraft.errors import CampaignError, ConfigError
 
@@ -41,7 +42,6 @@ _POLL_SECONDS = 0.01
 _COUNT_SECONDS = 2.0
 _LONELY_SECONDS = 60.0
 _LAST_PRIORITY = -10
-_PLAN_TRIES = 10
 _ITEMS_PER_TASK = 8
 
 
@@ -138,28 +138,18 @@ class DriveResult:
 
 
 @functools.lru_cache(maxsize=2)
-def _plan_of(output: str, stamp: tuple[int, int]) -> Plan:
-    """The plan with a stamp; a network file system may show a worker the one before it for a while."""
+def _plan_of(output: str, stamp: Stamp) -> Plan:
+    """The plan with a stamp."""
     path = Layout(Path(output)).plan
-    for patience in reversed(range(_PLAN_TRIES)):
-        with contextlib.suppress(OSError), path.open("rb"):
-            # Having opened it, one sees the newest there is.
-            status = path.stat()
-            if (status.st_size, status.st_mtime_ns) == stamp:
-                return Plan(path)
-        if patience:
-            time.sleep(1.0)
-    raise CampaignError(
-        "this worker does not see the plan that the campaign runs by",
-        path=path,
-        fix="Make sure that workers and driver see the same file system",
-    )
+    await_stamp(path, stamp, "plan")
+    return Plan(path)
 
 
 def make_rows(
     rows: Sequence[int],
     output: str,
-    stamp: tuple[int, int],
+    stamp: Stamp,
+    config_stamp: Stamp | None = None,
     io: contextlib.AbstractContextManager[Any] | None = None,
 ) -> list[ImageSummary]:
     """What a worker does: read some rows of the plan, and make those images.
@@ -171,13 +161,17 @@ def make_rows(
     output : str
         The campaign's output folder.
     stamp : (int, int)
-        Size and time of last change (ns) of the plan that is meant.
+        The plan that is meant, see `skygraft.campaign.stamps.Stamp`.
+    config_stamp : (int, int), optional
+        The configuration that is meant; by default the one that is there.
     io : context manager, optional
         As in `skygraft.campaign.task.run_task`.
     """
     # Here, so that a driver does not carry the weight of drawing.
     from skygraft.campaign.task import run_task
 
+    if config_stamp is not None:
+        await_stamp(Layout(Path(output)).config, config_stamp, "configuration")
     return run_task(_plan_of(output, stamp).images(rows), output, io)
 
 

@@ -1,13 +1,49 @@
-"""What tells that something that a plan was made from has changed."""
+"""What tells that a file is another one than it was: what a plan was made from, and what workers go by."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import digest
+from skygraft.errors import CampaignError
 
-__all__ = ["file_stamp", "plan_key"]
+__all__ = ["Stamp", "await_stamp", "file_stamp", "plan_key", "stamp_of"]
+
+type Stamp = tuple[int, int]
+"""Size in bytes and time of last change, ns: the same on all machines that share a file system."""
+
+_TRIES = 10
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of a file that is there."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def await_stamp(path: Path, stamp: Stamp, what: str) -> None:
+    """Wait until this machine sees a file as the driver does; a network file system may show an older one for a while.
+
+    Raises
+    ------
+    CampaignError
+        If it does not within some seconds.
+    """
+    for patience in reversed(range(_TRIES)):
+        with contextlib.suppress(OSError), path.open("rb"):
+            # Having opened it, one sees the newest there is.
+            if stamp_of(path) == stamp:
+                return
+        if patience:
+            time.sleep(1.0)
+    raise CampaignError(
+        f"this worker does not see the {what} that the campaign runs by",
+        path=path,
+        fix="Make sure that workers and driver see the same file system",
+    )
 
 
 def file_stamp(path: Path) -> str:

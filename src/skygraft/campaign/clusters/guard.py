@@ -20,7 +20,7 @@ from skygraft.errors import CampaignError
 
 __all__ = ["Guard", "guard_workers"]
 
-_TOPIC = "skygraft-preflight"
+_NAME = "skygraft-preflight"
 _SKEW_SECONDS = 60.0
 _HOPELESS = 20
 """So many unfit workers in a row, and no fit one, are no accident."""
@@ -32,7 +32,7 @@ class _Preflight(WorkerPlugin):
     """Looks whether its worker is fit, before the worker takes a task; one that is not leaves."""
 
     def __init__(self, expectation: Expectation, driver: str) -> None:
-        self.name = _TOPIC
+        self.name = _name(expectation)
         self.expectation, self.driver = expectation, driver
 
     async def setup(self, worker: Any) -> None:
@@ -41,7 +41,7 @@ class _Preflight(WorkerPlugin):
         # In a thread: a file system that hangs must not take the worker's heartbeat with it.
         fitness = await asyncio.to_thread(self.expectation.look, worker.local_directory)
         worker.log_event(
-            _TOPIC,
+            self.name,
             {
                 "worker": worker.address,
                 "host": worker.address.rpartition("/")[2].rpartition(":")[0],
@@ -55,6 +55,11 @@ class _Preflight(WorkerPlugin):
             # From here on it begins no task.
             worker.status = Status.closing_gracefully
             worker.loop.add_callback(_leave, worker)
+
+
+def _name(expectation: Expectation) -> str:
+    """Of the plugin and of what it says: a scheduler may serve several campaigns."""
+    return f"{_NAME}-{expectation.token}"
 
 
 async def _is_connected(worker: Any, client: str) -> bool:
@@ -76,10 +81,10 @@ def _node() -> str:
 async def _leave(worker: Any) -> None:
     with contextlib.suppress(OSError):
         await worker.scheduler.retire_workers(
-            workers=[worker.address], close_workers=False, remove=True, stimulus_id=f"{_TOPIC}-{time.time()}"
+            workers=[worker.address], close_workers=False, remove=True, stimulus_id=f"{_NAME}-{time.time()}"
         )
     # Its nanny too: a new process of the same machine would be as unfit.
-    await worker.close(nanny=True, reason=_TOPIC)
+    await worker.close(nanny=True, reason=_NAME)
 
 
 class Guard:
@@ -178,7 +183,7 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
         # Whoever joins the cluster later is not there for this campaign.
         with contextlib.suppress(OSError, TimeoutError, ValueError, RuntimeError):
             if client.status == "running":
-                client.unregister_worker_plugin(_TOPIC)
+                client.unregister_worker_plugin(_name(expectation))
         expectation.remove_token()
 
     guard = Guard(say, leave)
@@ -195,7 +200,7 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
             warnings.append(f"its clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}")
         guard.hear(found["worker"], found["node"], found["problems"], warnings)
 
-    client.subscribe_topic(_TOPIC, hear)
+    client.subscribe_topic(_name(expectation), hear)
     there = set(client.scheduler_info(n_workers=-1)["workers"])
     client.register_plugin(_Preflight(expectation, client.id))
     deadline = time.monotonic() + _ANSWER_SECONDS

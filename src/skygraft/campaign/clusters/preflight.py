@@ -109,8 +109,6 @@ class Expectation:
         Size of the catalogue.
     token : str
         Content of `token_path`.
-    n_bytes : int
-        What the outputs that are not there yet will need.
     """
 
     software: tuple[tuple[str, str], ...]
@@ -120,19 +118,10 @@ class Expectation:
     landmark: str
     catalog_bytes: int
     token: str
-    n_bytes: int = 0
 
     @classmethod
-    def of(cls, config: CampaignConfig, *, n_bytes: int = 0) -> Self:
-        """What a campaign needs, as it is here.
-
-        Parameters
-        ----------
-        config : CampaignConfig
-            The campaign.
-        n_bytes : int
-            What the outputs that are not there yet will need.
-        """
+    def of(cls, config: CampaignConfig) -> Self:
+        """What a campaign needs, as it is here."""
         root, catalog = config.survey.root, config.catalog.path
         with os.scandir(root) as entries:
             landmark = min((entry.name for entry in entries if not entry.name.startswith(".")), default="")
@@ -144,7 +133,6 @@ class Expectation:
             landmark=landmark,
             catalog_bytes=catalog.stat().st_size,
             token=secrets.token_hex(8),
-            n_bytes=n_bytes,
         )
 
     @property
@@ -225,7 +213,7 @@ class Expectation:
             return [f"the output folder {self.output} cannot be read ({error})"]
         if token != self.token:
             return [f"the output folder {self.output} is not the client's"]
-        problem = _writable(self.output, max(_LEAST_OUTPUT, self.n_bytes))
+        problem = _writable(self.output, _LEAST_OUTPUT)
         return [f"the output folder {self.output} {problem}"] if problem else []
 
 
