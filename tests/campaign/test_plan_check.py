@@ -15,8 +15,9 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plan_kit import write_plan
 from skygraft.campaign import Campaign
-from skygraft.campaign.planned import Plan, PlannedImage, write_plan
+from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.planning import check as plan_check
 from skygraft.campaign.planning.check import FEW_IMAGES, TROUBLES, Checks, check_plan, choose_images
 from skygraft.campaign.planning.plan import plan_images

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from plan_kit import write_plan
 from skygraft.campaign import Campaign, read_plan
-from skygraft.campaign.planned import Plan, PlannedImage, write_plan
+from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.planning import cost as plan_cost
 from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free_space
 from skygraft.cli import app

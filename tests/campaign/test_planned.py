@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from plan_kit import add_images, write_plan
 from skygraft.campaign import planned as planned_module
-from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter, read_plan, read_plan_metadata, write_plan
+from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter, read_plan
 from skygraft.errors import CampaignError, OutputError
 
 METADATA = {"plan_key": "abc", "unusable": [{"path": "ü.fits", "reason": "no"}], "nothing": None}
@@ -44,9 +45,9 @@ def write(path: Path, images: list[PlannedImage], parts: list[int]) -> Path:
     with PlanWriter(path) as writer:
         start = 0
         for size in parts:
-            writer.write(images[start : start + size])
+            add_images(writer, images[start : start + size])
             start += size
-        writer.write(images[start:])
+        add_images(writer, images[start:])
         writer.metadata.update(METADATA)
     return path
 
@@ -58,7 +59,7 @@ def test_round_trip(tmp_path: Path, small_groups: int, n: int) -> None:
     assert len(plan) == n
     assert plan.metadata == METADATA
     assert list(plan.images()) == images == read_plan(plan.path)
-    assert read_plan_metadata(plan.path) == METADATA
+    assert Plan(plan.path).metadata == METADATA
     assert pq.read_metadata(plan.path).num_row_groups == -(-n // small_groups)
     assert [p.name for p in tmp_path.iterdir()] == ["plan.parquet"]
 
@@ -149,7 +150,7 @@ def test_a_plan_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
     path = write(tmp_path / "plan.parquet", make_images(3), [])
     before = path.read_bytes()
     with pytest.raises(KeyError, match="stop"), PlanWriter(path) as writer:
-        writer.write(make_images(4))
+        add_images(writer, make_images(4))
         raise KeyError("stop")
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["plan.parquet"]

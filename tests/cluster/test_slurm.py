@@ -99,7 +99,7 @@ def test_a_cancelled_job_is_replaced(
 def test_the_driver_as_a_job_whose_walltime_ends(
     slurm: Any, make_campaign: MakeCampaign, survey: Path, tmp_path: Path, profile: Profile, kit: Any
 ) -> None:
-    """Slurm ends the driver in the middle, whose worker it lets finish; the same command, given again, does the rest."""
+    """Slurm ends the driver in the middle; the same command, given again, does the rest."""
     for visit in range(600, 606):
         for i, (ra, dec) in enumerate(kit.CENTRES):
             kit.write_image(survey / f"raw/v{visit}/image-{visit}-{i}.fits", ra, dec, visit, i)

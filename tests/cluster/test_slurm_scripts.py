@@ -12,12 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from faults_kit import soak
 from tiny_campaign import checksums, write_tiny_campaign
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "deploy" / "slurm"
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, soak]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

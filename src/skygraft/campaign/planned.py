@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from skygraft.campaign.files import atomic_path, json_text
 from skygraft.errors import CampaignError
 
-__all__ = ["ROW_GROUP", "Plan", "PlanWriter", "PlannedImage", "read_plan", "read_plan_metadata", "write_plan"]
+__all__ = ["ROW_GROUP", "Plan", "PlanWriter", "PlannedImage", "read_plan"]
 
 ROW_GROUP = 10_000
 """Images in each part of the file that can be read alone."""
@@ -340,11 +340,6 @@ class PlanWriter:
             self._flush(everything=True)
             self._writer.add_key_value_metadata({_METADATA: json_text(self.metadata)})
 
-    def write(self, images: Sequence[PlannedImage]) -> None:
-        """Add images to the end of the plan."""
-        rows = [{name: getattr(image, name) for name in _SCHEMA.names} for image in images]
-        self.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
-
     def write_table(self, table: pa.Table) -> None:
         """Add images to the end of the plan, as a table whose columns are the fields of `PlannedImage`."""
         self._waiting.append(table.select(_SCHEMA.names).cast(_SCHEMA))
@@ -366,20 +361,6 @@ class PlanWriter:
         self._waiting, self._n_waiting = [rest], rest.num_rows
 
 
-def write_plan(path: Path, images: Iterable[PlannedImage], metadata: Mapping[str, Any]) -> None:
-    """Write a plan atomically; equal plans give equal files.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    with PlanWriter(path) as writer:
-        writer.metadata.update(metadata)
-        for some in itertools.batched(images, ROW_GROUP):
-            writer.write(some)
-
-
 def read_plan(path: Path) -> list[PlannedImage]:
     """The images of a plan, in its order.
 
@@ -389,14 +370,3 @@ def read_plan(path: Path) -> list[PlannedImage]:
         If there is no plan, or it cannot be read.
     """
     return list(Plan(path).images())
-
-
-def read_plan_metadata(path: Path) -> dict[str, Any]:
-    """What the plan was made of (see `Plan.metadata`).
-
-    Raises
-    ------
-    CampaignError
-        If there is no plan, or it cannot be read.
-    """
-    return Plan(path).metadata
