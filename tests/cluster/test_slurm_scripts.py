@@ -57,6 +57,8 @@ def state(slurm: SimpleNamespace, job: str) -> str:
 def start_again(slurm: SimpleNamespace, job: str) -> None:
     """Do not wait for the two minutes that Slurm lets a requeued job rest."""
     until(lambda: state(slurm, job) == "PENDING", "the job is back in the queue")
+    # The node remembers to the second when it took the job down, and starts it for no older permission.
+    time.sleep(3)
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 

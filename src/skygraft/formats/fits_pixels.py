@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
 from skygraft.formats.fits_cards import card_value
+from skygraft.jit import compiled
 
-__all__ = ["BITPIX_DTYPE", "PixelScaling", "PixelsDoNotFitError", "differ", "round_fairly"]
+__all__ = ["BITPIX_DTYPE", "PixelScaling", "PixelsDoNotFitError", "differ", "fair_key", "fair_uniform", "round_fairly"]
 
 BITPIX_DTYPE = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
@@ -55,10 +56,33 @@ def round_fairly(numbers: NDArray[np.float64], stored: NDArray[Any], changed: ND
     ndarray of int64, shape (N,)
         Less than one away from `numbers`, and equal where they are whole.
     """
-    uniform = np.random.Generator(np.random.Philox(key=zlib.crc32(np.ascontiguousarray(stored)))).random(stored.shape)
-    low = np.floor(numbers)
-    rounded: NDArray[np.int64] = low.astype(np.int64) + (uniform[changed] < numbers - low)
-    return rounded
+    return _round_all(numbers, np.flatnonzero(changed), fair_key(stored))
+
+
+def fair_key(stored: NDArray[Any]) -> int:
+    """The key of an image's, or a tile's, random numbers: 32 bits."""
+    return zlib.crc32(np.ascontiguousarray(stored))
+
+
+@compiled
+def fair_uniform(key: int, index: int) -> float:
+    """A random number in 0 ... 1 for one pixel: SplitMix64 (Steele, Lea & Flood 2014) of the key, then of the place."""
+    state = np.uint64(key)
+    for step in (np.uint64(1), np.uint64(index + 1)):
+        state += step * np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return (state >> np.uint64(11)) * 2.0**-53
+
+
+@compiled
+def _round_all(numbers: NDArray[np.float64], places: NDArray[np.int64], key: int) -> NDArray[np.int64]:
+    out = np.empty(len(numbers), np.int64)
+    for i in range(len(numbers)):
+        whole = np.floor(numbers[i])
+        out[i] = np.int64(whole) + (fair_uniform(key, places[i]) < numbers[i] - whole)
+    return out
 
 
 @dataclass(frozen=True)

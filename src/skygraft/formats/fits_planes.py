@@ -10,8 +10,10 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError, FormatError
+from skygraft.formats.fits_cards import header_of
 from skygraft.formats.fits_layout import Plane
-from skygraft.formats.fits_open import open_fits
+from skygraft.formats.fits_open import map_fits, open_fits
+from skygraft.formats.fits_tiles import TiledImage
 
 __all__ = ["mask_planes_of", "noise_from_variance", "read_mask", "read_pixels", "variance_from_noise"]
 
@@ -27,7 +29,9 @@ def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
     """
     with open_fits(plane.path, memmap=False) as hdus:
         hdu = hdus[plane.hdu]
-        data = hdu.data
+        data = _decode_tiles(plane) if isinstance(hdu, fits.CompImageHDU) else None
+        if data is None:
+            data = hdu.data
         if data is None:
             raise FormatError(f"the {plane.role} has no pixels", path=plane.path, hdu=plane.hdu)
         header = hdu.header.copy()
@@ -35,6 +39,17 @@ def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
             # In place: a second copy of a whole plane would be a third of what an image needs.
             data = data.byteswap(inplace=True).view(data.dtype.newbyteorder("="))
         return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), header
+
+
+def _decode_tiles(plane: Plane) -> NDArray[Any] | None:
+    """Pixels of a compressed image, many times faster than astropy; None where its numbers are scaled."""
+    with map_fits(plane.path) as raw:
+        span = raw.spans[plane.hdu]
+        data = raw.buffer[span.data_start : span.data_start + span.data_size]
+        image = TiledImage(header_of(raw.header_cards(plane.hdu)), data, path=plane.path, hdu=plane.hdu)
+        if not image.scaling.trivial or image.scaling.blank is not None:
+            return None
+        return image.decode()
 
 
 def variance_from_noise(role: str, noise: NDArray[Any]) -> NDArray[np.float32]:

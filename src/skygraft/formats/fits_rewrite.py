@@ -1,6 +1,6 @@
 """Write a copy of a FITS file in which the pixels of some images, and some header cards, are changed.
 
-Everything else is the same bytes. Compressed images stay compressed, tile by tile (`fits_tiles`): astropy would
+Everything else is the same bytes. Compressed images stay compressed, tile by tile (`fits_retile`): astropy would
 quantise them anew, which changes every pixel. The output appears under its name only when it is whole.
 """
 
@@ -23,7 +23,7 @@ from skygraft.errors import FormatError, OutputError, OutputExistsError, Skygraf
 from skygraft.formats.fits_cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
 from skygraft.formats.fits_open import BLOCK, RawFits, map_fits, parse_card
 from skygraft.formats.fits_pixels import PixelScaling, PixelsDoNotFitError, differ
-from skygraft.formats.fits_tiles import rewrite_tiles
+from skygraft.formats.fits_retile import rewrite_tiles
 
 __all__ = ["atomic_output", "rewrite_fits"]
 

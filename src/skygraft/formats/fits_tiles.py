@@ -1,9 +1,6 @@
-"""Change some pixels of a tile-compressed FITS image and leave all others the bits that they are.
+"""Read a tile-compressed FITS image: a table with one row per tile (FITS standard 4.0, section 10).
 
-A compressed image is a table with one row per tile (FITS standard 4.0, section 10). Tiles without a changed pixel are
-carried over as bytes. In a tile of quantised floats, changed pixels are quantised with the tile's own scale, offset
-and dither (without bias: `round_fairly`), and the others keep the integer they have. A tile whose new values do not
-fit is stored losslessly in the ``GZIP_COMPRESSED_DATA`` column, which the standard has for this.
+Tiles that are Rice coded are decoded many at a time, since an image may have thousands; the others one by one.
 """
 
 from __future__ import annotations
@@ -12,60 +9,37 @@ import functools
 import math
 import os
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from astropy.io import fits
 from astropy.io.fits.hdu.compressed import _codecs
 from astropy.io.fits.hdu.compressed._compression import CfitsioException
+from isal import isal_zlib
 from numpy.typing import NDArray
 
-from skygraft.errors import CorruptFileError, FormatError, OutputError
-from skygraft.formats.fits_cards import CardUpdates, card_value
-from skygraft.formats.fits_pixels import PixelScaling, differ, round_fairly
+from skygraft.errors import CorruptFileError, FormatError
+from skygraft.formats.fits_cards import card_value
+from skygraft.formats.fits_pixels import PixelScaling
+from skygraft.formats.fits_quantised import Quantisation
+from skygraft.formats.rice import decode_rice
 
-__all__ = ["TiledImage", "dither_randoms", "rewrite_tiles"]
+__all__ = ["COMPRESSED", "GZIPPED", "RAW", "TFORM_BYTES", "TFORM_DTYPE", "Column", "TiledImage", "as_row"]
 
-_COMPRESSED, _GZIPPED, _RAW = "COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA"
-_GZIP_LEVEL = 1  # As cfitsio: noise does not compress better at a higher one.
-_ZERO = -2147483646
-"""The integer that stands for exactly 0.0 with SUBTRACTIVE_DITHER_2."""
-_RESERVED = 16
-"""Integers at either end of the range that are kept for such meanings."""
-_TFORM_BYTES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16}
-_TFORM_DTYPE = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
-_NUMBER_OF_RANDOMS = 10000
-
-
-@functools.cache
-def dither_randoms() -> NDArray[np.float64]:
-    """The 10000 numbers in [0, 1) that all readers dither with (FITS standard 4.0, appendix I), float32 in value."""
-    numbers = np.empty(_NUMBER_OF_RANDOMS)
-    seed = 1
-    for i in range(_NUMBER_OF_RANDOMS):
-        seed = 16807 * seed % 2147483647
-        numbers[i] = seed / 2147483647
-    return numbers.astype(np.float32).astype(np.float64)
-
-
-def _dither(row: int, size: int) -> NDArray[np.float64]:
-    """Dither of the `size` pixels of a tile; `row` counts tiles from 0 and includes ZDITHER0 - 1."""
-    randoms = dither_randoms()
-    start = row % _NUMBER_OF_RANDOMS
-    pieces, have = [], 0
-    while have < size:
-        piece = randoms[int(randoms[start] * 500) :]
-        pieces.append(piece)
-        have += piece.size
-        start = (start + 1) % _NUMBER_OF_RANDOMS
-    return np.concatenate(pieces)[:size]
+COMPRESSED, GZIPPED, RAW = "COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA"
+TFORM_BYTES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16}
+TFORM_DTYPE = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+_BadDeflateError: type[Exception] = cast(Any, isal_zlib.error)
+_AT_ONCE = 1 << 20
+"""Numbers of tiles that are worked on at a time."""
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
+    """A column of the table: where it lies in a row, its TFORM, and what its cells hold."""
+
     name: str
     offset: int
     form: str
@@ -74,6 +48,7 @@ class _Column:
 
     @property
     def wide(self) -> bool:
+        """Whether descriptors have 64 bits."""
         return "Q" in self.form.split("(")[0]
 
 
@@ -107,34 +82,31 @@ class TiledImage:
         width, self.n_rows = int(header["NAXIS1"]), int(header["NAXIS2"])
         self.rows = np.frombuffer(data[: width * self.n_rows], np.uint8).reshape(self.n_rows, width)
         self.heap = data[int(header.get("THEAP", width * self.n_rows)) :]
-        if self.n_rows != math.prod(self.grid) or _COMPRESSED not in self.columns:
+        if self.n_rows != math.prod(self.grid) or COMPRESSED not in self.columns:
             raise CorruptFileError(
                 f"the compressed image has {self.n_rows} rows for {math.prod(self.grid)} tiles",
                 path=path,
                 hdu=hdu,
                 fix="Copy or download the file again",
             )
-        self._scales(header)
+        self.quantisation = self._quantisation(header)
 
-    def _scales(self, header: fits.Header) -> None:
-        self.quantised = self.scaling.bitpix < 0 and ("ZSCALE" in self.columns or "ZSCALE" in header)
-        self.scale = self._per_tile("ZSCALE", header, 1.0)
-        self.zero = self._per_tile("ZZERO", header, 0.0)
+    def _quantisation(self, header: fits.Header) -> Quantisation | None:
+        if self.scaling.bitpix > 0 or not ("ZSCALE" in self.columns or "ZSCALE" in header):
+            return None
         blank = card_value(header, "ZBLANK", card_value(header, "BLANK"))
-        self.blank = (
-            self._fixed("ZBLANK").astype(np.int64)
-            if "ZBLANK" in self.columns
-            else None
-            if blank is None
-            else np.full(self.n_rows, int(blank))
-        )
+        blanks = None if blank is None else np.full(self.n_rows, int(blank))
+        if "ZBLANK" in self.columns:
+            blanks = self._fixed("ZBLANK").astype(np.int64)
         method = str(header.get("ZQUANTIZ", "NO_DITHER")).strip()
-        self.dither_method = {"SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}.get(method, 0)
-        self.dither_seed = int(card_value(header, "ZDITHER0", 0)) if self.dither_method else 0
+        dither = {"SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}.get(method, 0)
+        seed = int(card_value(header, "ZDITHER0", 0)) if dither else 0
+        scale, zero = self._per_tile("ZSCALE", header, 1.0), self._per_tile("ZZERO", header, 0.0)
+        return Quantisation(scale, zero, blanks, dither, seed)
 
     @staticmethod
-    def _columns(header: fits.Header) -> dict[str, _Column]:
-        columns: dict[str, _Column] = {}
+    def _columns(header: fits.Header) -> dict[str, Column]:
+        columns: dict[str, Column] = {}
         offset = 0
         for i in range(1, int(header["TFIELDS"]) + 1):
             form = str(header[f"TFORM{i}"]).strip()
@@ -145,14 +117,14 @@ class TiledImage:
             if match.group(2):
                 size = int(match.group(1) or 1) * (8 if match.group(2) == "P" else 16)
             else:
-                size = int(match.group(4) or 1) * _TFORM_BYTES.get(match.group(5), 1)
-            columns[name] = _Column(name, offset, form, match.group(3) or "")
+                size = int(match.group(4) or 1) * TFORM_BYTES.get(match.group(5), 1)
+            columns[name] = Column(name, offset, form, match.group(3) or "")
             offset += size
         return columns
 
     def _fixed(self, name: str) -> NDArray[Any]:
         column = self.columns[name]
-        dtype = np.dtype(_TFORM_DTYPE[column.form.lstrip("0123456789")[0]])
+        dtype = np.dtype(TFORM_DTYPE[column.form.lstrip("0123456789")[0]])
         cells = self.rows[:, column.offset : column.offset + dtype.itemsize]
         return np.ascontiguousarray(cells).view(dtype)[:, 0]
 
@@ -175,7 +147,7 @@ class TiledImage:
     def stored_bytes(self, name: str, tile: int) -> memoryview:
         """The bytes in the heap of one cell."""
         count, offset = self.descriptors[name][tile]
-        size = int(count) * _TFORM_BYTES[self.columns[name].element]
+        size = int(count) * TFORM_BYTES[self.columns[name].element]
         if offset < 0 or offset + size > len(self.heap):
             raise self._damaged(tile, "it lies outside of the data")
         return self.heap[int(offset) : int(offset) + size]
@@ -194,7 +166,7 @@ class TiledImage:
 
     def column_of(self, tile: int) -> str:
         """The column that holds a tile's pixels."""
-        for name in (_COMPRESSED, _GZIPPED, _RAW):
+        for name in (COMPRESSED, GZIPPED, RAW):
             if name in self.descriptors and self.descriptors[name][tile, 0] > 0:
                 return name
         raise self._damaged(tile, "it has no data")
@@ -205,34 +177,36 @@ class TiledImage:
         size = math.prod(shape)
         column = self.column_of(tile)
         buffer = self.stored_bytes(column, tile)
-        if column == _RAW:
-            return np.frombuffer(buffer, _TFORM_DTYPE[self.columns[column].element])[:size].reshape(shape)
-        algorithm = "GZIP_1" if column == _GZIPPED else self.algorithm
+        if column == RAW:
+            return np.frombuffer(buffer, TFORM_DTYPE[self.columns[column].element])[:size].reshape(shape)
+        algorithm = "GZIP_1" if column == GZIPPED else self.algorithm
         try:
             if algorithm.startswith("GZIP") or algorithm == "NOCOMPRESS":
-                return self._from_bytes(buffer, algorithm, size, column == _COMPRESSED).reshape(shape)
-            numbers = self._codec(shape).decode(np.frombuffer(buffer, self._element_dtype()))
-        except (zlib.error, ValueError, RuntimeError, CfitsioException) as error:
+                return self._from_bytes(buffer, algorithm, size, column == COMPRESSED).reshape(shape)
+            numbers = self.codec(shape).decode(np.frombuffer(buffer, self.element_dtype()))
+        except (_BadDeflateError, ValueError, RuntimeError, CfitsioException) as error:
             raise self._damaged(tile, error) from error
         return np.asarray(numbers)[:size].reshape(shape)
 
-    def _element_dtype(self) -> str:
-        return _TFORM_DTYPE[self.columns[_COMPRESSED].element]
+    def element_dtype(self) -> str:
+        """Type of the elements that compressed data are stored as."""
+        return TFORM_DTYPE[self.columns[COMPRESSED].element]
 
     def _from_bytes(self, buffer: memoryview, algorithm: str, size: int, quantisable: bool) -> NDArray[Any]:
-        raw = bytes(buffer) if algorithm == "NOCOMPRESS" else zlib.decompress(buffer, 31)
+        raw = bytes(buffer) if algorithm == "NOCOMPRESS" else isal_zlib.decompress(buffer, 31)
         if not size or len(raw) % size:
             raise ValueError(f"{len(raw)} bytes for {size} pixels")
         itemsize = len(raw) // size
         numbers = np.frombuffer(raw, np.uint8)
         if algorithm == "GZIP_2":
             numbers = np.ascontiguousarray(numbers.reshape(itemsize, size).T).reshape(-1)
-        floats = self.scaling.bitpix < 0 and not (self.quantised and quantisable)
+        floats = self.scaling.bitpix < 0 and (self.quantisation is None or not quantisable)
         return numbers.view(
             {1: ">u1", 2: ">i2", 4: ">f4" if floats else ">i4", 8: ">f8" if floats else ">i8"}[itemsize]
         )
 
-    def _codec(self, shape: tuple[int, ...]) -> Any:
+    def codec(self, shape: tuple[int, ...]) -> Any:
+        """What encodes and decodes one tile of a shape, where that is not done by bytes."""
         size = math.prod(shape)
         if self.algorithm == "RICE_1":
             bytepix = int(self.settings.get("BYTEPIX", 4))
@@ -250,29 +224,25 @@ class TiledImage:
             fix="Compress the image with GZIP_2 or RICE_1",
         )
 
-    def _lossless(self, tile: int) -> bool:
-        return not self.quantised or self.column_of(tile) != _COMPRESSED
+    def lossless(self, tile: int) -> bool:
+        """Whether a tile holds its pixels as they are, not quantised."""
+        return self.quantisation is None or self.column_of(tile) != COMPRESSED
 
     def values(self, tile: int, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Pixel values of the numbers stored for a tile."""
-        if self._lossless(tile):
+        if self.quantisation is None or self.lossless(tile):
             return self.scaling.decode(stored, dtype)
-        q = stored.astype(np.float64)
-        if self.dither_method:
-            dither = _dither(tile + self.dither_seed - 1, stored.size).reshape(stored.shape)
-            values = (q - dither + 0.5) * self.scale[tile] + self.zero[tile]
-            if self.dither_method == 2:
-                values[stored == _ZERO] = 0.0
-        else:
-            values = q * self.scale[tile] + self.zero[tile]
-        if self.blank is not None:
-            values[stored == self.blank[tile]] = np.nan
+        return self._quantised_values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
+
+    def _quantised_values(
+        self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        assert self.quantisation is not None
         # Through the stored type first, as every reader does.
-        values = values.astype(self.scaling.dtype.newbyteorder("="))
+        values = self.quantisation.values(tiles, numbers, counts).astype(self.scaling.dtype.newbyteorder("="))
         if not self.scaling.trivial:
             values = values * self.scaling.bscale + self.scaling.bzero
-        out: NDArray[Any] = values.astype(dtype)
-        return out
+        return values.astype(dtype, copy=False)
 
     def decode(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """The whole image."""
@@ -281,13 +251,81 @@ class TiledImage:
         if out is not None:
             return out.astype(dtype or native)
         out = np.empty(self.shape, dtype or native)
-        for tile in range(self.n_rows):
+        riced = self.riced(np.arange(self.n_rows))
+        for tiles in self.portions(np.flatnonzero(riced)):
+            numbers, counts = self.rice_numbers(tiles)
+            if self.quantisation is None:
+                values = self.scaling.decode(numbers, out.dtype)
+            else:
+                values = self._quantised_values(tiles, numbers, counts, out.dtype)
+            self.scatter(out, tiles, values)
+        for tile in np.flatnonzero(~riced).tolist():
             out[self.slices(tile)] = self.values(tile, self.stored(tile), out.dtype)
         return out
 
+    def riced(self, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which tiles are Rice coded."""
+        if self.algorithm != "RICE_1" or self.columns[COMPRESSED].element != "B":
+            return np.zeros(len(tiles), dtype=np.bool_)
+        return np.asarray(self.descriptors[COMPRESSED][tiles, 0] > 0)
+
+    def portions(self, tiles: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Some tiles, as many at a time as are to be worked on together."""
+        step = max(1, _AT_ONCE // math.prod(self.tile_shape))
+        for start in range(0, len(tiles), step):
+            yield tiles[start : start + step]
+
+    @property
+    def _by_rows(self) -> bool:
+        return self.tile_shape == (*(1 for _ in self.shape[1:]), self.shape[-1])
+
+    def _counts(self, tiles: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self._by_rows:
+            return np.full(len(tiles), self.shape[-1])
+        return np.array([math.prod(self.tile_shape_of(tile)) for tile in tiles.tolist()], dtype=np.int64)
+
+    def scatter(self, image: NDArray[Any], tiles: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Put the values of some tiles, shape (N, M), where they belong in an image."""
+        if self._by_rows:
+            image.reshape(self.n_rows, -1)[tiles] = values
+            return
+        for tile, row in zip(tiles.tolist(), values, strict=True):
+            shape = self.tile_shape_of(tile)
+            image[self.slices(tile)] = row[: math.prod(shape)].reshape(shape)
+
+    def gather(self, image: NDArray[Any], tiles: NDArray[np.int64]) -> NDArray[Any]:
+        """The pixels of some tiles of an image, shape (N, M); zero behind those of a smaller tile."""
+        if self._by_rows:
+            return np.asarray(image.reshape(self.n_rows, -1)[tiles])
+        out = np.zeros((len(tiles), math.prod(self.tile_shape)), dtype=image.dtype)
+        for tile, row in zip(tiles.tolist(), out, strict=True):
+            piece = image[self.slices(tile)].reshape(-1)
+            row[: piece.size] = piece
+        return out
+
+    @property
+    def rice(self) -> dict[str, int]:
+        """Settings of the Rice coder."""
+        return {"block": int(self.settings.get("BLOCKSIZE", 32)), "bytepix": int(self.settings.get("BYTEPIX", 4))}
+
+    def rice_numbers(self, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The numbers of some tiles, shape (N, M), and how many each has."""
+        sizes, offsets = self.descriptors[COMPRESSED][tiles].T
+        outside = (offsets < 0) | (offsets + sizes > len(self.heap))
+        if outside.any():
+            raise self._damaged(int(tiles[np.argmax(outside)]), "it lies outside of the data")
+        counts = self._counts(tiles)
+        heap = np.frombuffer(self.heap, np.uint8)
+        try:
+            numbers = decode_rice(heap, np.ascontiguousarray(offsets), np.ascontiguousarray(sizes), counts, **self.rice)
+        except ValueError as error:
+            raise self._damaged(int(tiles[error.args[1]]), error.args[0]) from error
+        # What _get gives is as wide as the tiles' nominal shape.
+        return np.pad(numbers, ((0, 0), (0, math.prod(self.tile_shape) - numbers.shape[1]))), counts
+
     def _decode_rows(self) -> NDArray[Any] | None:
         """The whole image where it is losslessly gzipped by rows, as afw and cfitsio do; None where it is not."""
-        lossless = not self.quantised and self.scaling.trivial and self.scaling.blank is None
+        lossless = self.quantisation is None and self.scaling.trivial and self.scaling.blank is None
         if not (lossless and self.algorithm.startswith("GZIP") and self.tile_shape == (1, *self.shape[1:])):
             return None
         itemsize, size = self.scaling.dtype.itemsize, math.prod(self.shape[1:])
@@ -295,11 +333,11 @@ class TiledImage:
         layout = (itemsize, size) if self.algorithm == "GZIP_2" else (size, itemsize)
         cells_by_byte = cells.swapaxes(1, 2) if self.algorithm == "GZIP_2" else cells
         for tile in range(self.n_rows):
-            if not self.descriptors[_COMPRESSED][tile, 0]:
+            if not self.descriptors[COMPRESSED][tile, 0]:
                 return None
             try:
-                raw = zlib.decompress(self.stored_bytes(_COMPRESSED, tile), 31)
-            except zlib.error as error:
+                raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31)
+            except _BadDeflateError as error:
                 raise self._damaged(tile, error) from error
             if len(raw) != size * itemsize:
                 return None
@@ -314,182 +352,7 @@ class TiledImage:
             fix="Copy or download the file again",
         )
 
-    def quantise(self, tile: int, new: NDArray[Any], stored: NDArray[Any], changed: NDArray[np.bool_]) -> Any:
-        """The integers of a tile with the changed pixels quantised anew, or None where they do not fit."""
-        values = new[changed].astype(np.float64)
-        if not self.scaling.trivial:
-            values = (values - self.scaling.bzero) / self.scaling.bscale
-        nan = np.isnan(values)
-        if (nan.any() and self.blank is None) or self.scale[tile] == 0:
-            return None
-        q = (np.where(nan, 0.0, values) - self.zero[tile]) / self.scale[tile]
-        if self.dither_method:
-            dither = _dither(tile + self.dither_seed - 1, stored.size).reshape(stored.shape)
-            q = q + dither[changed] - 0.5
-        limit = 2 ** (8 * min(stored.dtype.itemsize, 4) - 1) - _RESERVED
-        if not np.all(np.abs(q) < limit):
-            return None
-        numbers = round_fairly(q, stored, changed)
-        if self.dither_method == 2:
-            numbers[values == 0] = _ZERO
-        if self.blank is not None:
-            numbers[nan] = self.blank[tile]
-        out = stored.astype(stored.dtype.newbyteorder("="))
-        out[changed] = numbers
-        return out
 
-    def compress(self, numbers: NDArray[Any]) -> bytes | None:
-        """Compressed bytes of the numbers of a tile, or None where the algorithm cannot hold them as they are."""
-        if self.algorithm.startswith("GZIP") or self.algorithm == "NOCOMPRESS":
-            raw = numbers.astype(numbers.dtype.newbyteorder(">")).reshape(-1)
-            if self.algorithm == "NOCOMPRESS":
-                return raw.tobytes()
-            if self.algorithm == "GZIP_2":
-                raw = np.ascontiguousarray(raw.view(np.uint8).reshape(raw.size, -1).T)
-            return _gzip(raw.tobytes())
-        if self.algorithm == "HCOMPRESS_1" and int(self.settings.get("SCALE", 0)) > 1:
-            return None
-        if self.algorithm == "PLIO_1" and (numbers.min() < 0 or numbers.max() >= 1 << 24):
-            return None
-        encoded = self._codec(numbers.shape).encode(np.ascontiguousarray(numbers))
-        dtype = np.dtype(self._element_dtype())
-        return bytes(np.frombuffer(encoded, dtype.newbyteorder("=")).astype(dtype).tobytes())
-
-    def encode(
-        self, tile: int, new: NDArray[Any], stored: NDArray[Any], changed: NDArray[np.bool_]
-    ) -> tuple[str, bytes]:
-        """Column and bytes for a tile with changed pixels."""
-        column = self.column_of(tile)
-        if not self._lossless(tile):
-            numbers = self.quantise(tile, new, stored, changed)
-            data = None if numbers is None else self.compress(numbers)
-            if data is not None:
-                return column, data
-            native = self.scaling.dtype.newbyteorder("=")
-            values = self.values(tile, stored, native)
-            values[changed] = new[changed]
-            return _GZIPPED, _gzip(values.astype(self.scaling.dtype).tobytes())
-        numbers = self.scaling.encode(new, stored, changed, path=self.path, hdu=self.hdu)
-        if column == _RAW:
-            return column, numbers.astype(_TFORM_DTYPE[self.columns[column].element]).tobytes()
-        data = self.compress(numbers) if column == _COMPRESSED else None
-        return (_GZIPPED, _gzip(numbers.tobytes())) if data is None else (column, data)
-
-
-def _gzip(raw: bytes) -> bytes:
-    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
-    return packer.compress(raw) + packer.flush()
-
-
-def _touched(image: TiledImage, changed: NDArray[np.bool_]) -> Iterator[int]:
-    """Tiles that have changed pixels."""
-    for axis, (length, step) in enumerate(zip(image.shape, image.tile_shape, strict=True)):
-        changed = np.logical_or.reduceat(changed, np.arange(0, length, step), axis=axis)
-    yield from (int(tile) for tile in np.flatnonzero(changed))
-
-
-def rewrite_tiles(
-    header: fits.Header,
-    data: memoryview,
-    new: NDArray[Any],
-    original: NDArray[Any] | None = None,
-    *,
-    path: str | os.PathLike[str],
-    hdu: int,
-) -> tuple[CardUpdates, Sequence[bytes | memoryview] | None]:
-    """Table and heap of a compressed image with new pixels.
-
-    Parameters
-    ----------
-    header : astropy.io.fits.Header
-        Header of the binary table.
-    data : memoryview
-        Table and heap as they are.
-    new : ndarray
-        New pixel values.
-    original : ndarray, optional
-        Pixel values as they were read, to save decoding.
-    path, hdu
-        For errors.
-
-    Returns
-    -------
-    updates : mapping
-        Cards to change.
-    parts : sequence of bytes or None
-        Table, then heap; None where no pixel changed.
-
-    Raises
-    ------
-    CorruptFileError
-        If a tile is damaged.
-    OutputError
-        If new values do not fit into the image's type.
-    """
-    image = TiledImage(header, data, path=path, hdu=hdu)
-    changed = differ(new, image.decode(new.dtype) if original is None else original)
-    replaced: dict[int, tuple[str, bytes]] = {}
-    for tile in _touched(image, changed):
-        where = image.slices(tile)
-        replaced[tile] = image.encode(tile, new[where], image.stored(tile), changed[where])
-    if not replaced:
-        return {}, None
-    return _assemble(image, header, replaced)
-
-
-def _assemble(
-    image: TiledImage, header: fits.Header, replaced: dict[int, tuple[str, bytes]]
-) -> tuple[CardUpdates, Sequence[bytes | memoryview]]:
-    columns, rows = dict(image.columns), image.rows.copy()
-    descriptors = {name: values.copy() for name, values in image.descriptors.items()}
-    updates: dict[str, tuple[Any, str] | None] = {}
-    if _GZIPPED not in columns and any(name == _GZIPPED for name, _ in replaced.values()):
-        wide = columns[_COMPRESSED].wide
-        number = int(header["TFIELDS"]) + 1
-        form = "1QB" if wide else "1PB"
-        columns[_GZIPPED] = _Column(_GZIPPED, rows.shape[1], form, "B")
-        rows = np.hstack([rows, np.zeros((image.n_rows, 16 if wide else 8), np.uint8)])
-        descriptors[_GZIPPED] = np.zeros((image.n_rows, 2), np.int64)
-        updates |= {
-            "NAXIS1": (rows.shape[1], ""),
-            "TFIELDS": (number, ""),
-            f"TTYPE{number}": (_GZIPPED, "tiles that do not quantise, lossless"),
-            f"TFORM{number}": (form, ""),
-        }
-    heap: list[bytes | memoryview] = []
-    size = 0
-    for tile in range(image.n_rows):
-        new_name, new_bytes = replaced.get(tile, ("", b""))
-        for name, values in descriptors.items():
-            cell: bytes | memoryview
-            if name == new_name:
-                cell = new_bytes
-            elif new_name and name in (_COMPRESSED, _GZIPPED, _RAW):
-                cell = b""
-            elif name in image.descriptors:
-                cell = image.stored_bytes(name, tile)
-            else:
-                cell = b""
-            values[tile] = len(cell) // _TFORM_BYTES[columns[name].element], size if cell else 0
-            if cell:
-                heap.append(cell)
-                size += len(cell)
-    for name, values in descriptors.items():
-        column = columns[name]
-        if not column.wide and size >= 1 << 31:
-            raise OutputError(
-                "the compressed image grows beyond the 2 GiB that its descriptors reach",
-                path=image.path,
-                hdu=image.hdu,
-                fix="Write it uncompressed",
-            )
-        raw = values.astype(">i8" if column.wide else ">u4").view(np.uint8).reshape(image.n_rows, -1)
-        rows[:, column.offset : column.offset + raw.shape[1]] = raw
-        index = list(columns).index(name) + 1
-        longest = int(values[:, 0].max())
-        base = column.form.split("(")[0]
-        updates[f"TFORM{index}"] = (f"{base}({longest})", "")
-    updates["PCOUNT"] = (size, "")
-    if "THEAP" in header:
-        updates["THEAP"] = (rows.size, "")
-    return updates, [rows.tobytes(), b"".join(heap)]
+def as_row(stored: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The numbers of one tile as those of many are held."""
+    return np.array(stored.reshape(1, -1), dtype=np.int32), np.array([stored.size])
