@@ -16,6 +16,7 @@ import pyarrow as pa
 import yaml
 from astropy.table import QTable
 
+from plan_kit import add_images
 from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter
 from skygraft.catalog import partition_catalog, write_catalog
@@ -116,7 +117,7 @@ class Outputs:
         self.images = {image.image_id: image for image in images}
         with PlanWriter(self.root / "plan.parquet") as writer:
             writer.metadata |= {"plan_key": "x", "unusable": []} | metadata
-            writer.write(sorted(self.images.values(), key=lambda i: (i.tract, i.patch, i.image_id)))
+            add_images(writer, sorted(self.images.values(), key=lambda i: (i.tract, i.patch, i.image_id)))
 
     @property
     def plan(self) -> Plan:

@@ -12,7 +12,7 @@ import pytest
 
 from skygraft.campaign import Campaign, ImageSummary, Plan, read_plan
 from skygraft.campaign.ledger import Ledger, read_events
-from skygraft.campaign.standing import DONE, QUARANTINED, WAITING, Standing, stand
+from skygraft.campaign.standing import DONE, QUARANTINED, WAITING, Names, Standing, stand
 from skygraft.errors import CampaignError
 
 type MakeCampaign = Callable[..., Campaign]
@@ -118,9 +118,9 @@ def test_quarantine_is_left_only_when_asked(done: Campaign, expected: dict[str, 
 
 def test_rows_are_found_by_name(done: Campaign) -> None:
     plan = Plan(done.layout.plan)
-    standing = Standing(plan)
+    standing = Standing(len(plan))
     names = [image.image_id for image in plan.images()]
-    assert standing.rows_of([*reversed(names), "stranger"]).tolist() == [3, 2, 1, 0, -1]
+    assert Names(plan).rows_of([*reversed(names), "stranger"]).tolist() == [3, 2, 1, 0, -1]
     standing.note([1, 2], [ImageSummary(names[1], "done"), ImageSummary("", "failed", quarantined=True)], [0, 9])
     assert standing.state.tolist() == [WAITING, DONE, QUARANTINED, WAITING]
     assert standing.places.tolist() == [-1, 0, 9, -1]

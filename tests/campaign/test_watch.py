@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from plan_kit import add_images
 from skygraft.campaign import Campaign
 from skygraft.campaign.monitoring.follower import Follower
 from skygraft.campaign.monitoring.watch import line, sky_strip, view, watch
@@ -66,7 +67,7 @@ class Book:
         self.campaign, self.layout, self.now = campaign, campaign.layout, START
         self.layout.root.mkdir(parents=True, exist_ok=True)
         with PlanWriter(self.layout.plan) as plan:
-            plan.write([planned(k) for k in range(N)])
+            add_images(plan, [planned(k) for k in range(N)])
             plan.metadata.update({"unusable": [{"path": "x", "error": "E", "reason": "r"}]})
 
     def write(self, text: str) -> None:

@@ -20,6 +20,7 @@ from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.interruption import Interruption
 from skygraft.campaign.ledger import Failure, Ledger, read_runs
+from skygraft.campaign.memory import release_memory
 from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import Plan
@@ -418,7 +419,9 @@ class _Run:
         moved = [np.diff(columns[name], prepend=-2) != 0 for name in ("tract", "patch")]
         homes = np.cumsum(moved[0] | moved[1], dtype=np.int32)
         jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
-        return jobs, self._overview(columns)
+        overview = self._overview(columns)
+        release_memory()
+        return jobs, overview
 
     def _overview(self, columns: dict[str, np.ndarray[Any, Any]]) -> Overview:
         waiting = np.zeros(len(self.plan), dtype=bool)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from skygraft.campaign.files import atomic_path, json_text
+from skygraft.campaign.memory import release_memory
 from skygraft.errors import CampaignError
 
 __all__ = ["ROW_GROUP", "Plan", "PlanWriter", "PlannedImage", "read_plan"]
@@ -223,8 +224,7 @@ class Plan:
         with self._opened() as file:
             for batch in file.iter_batches(batch_size=batch_rows, columns=names, use_threads=False):
                 yield batch.select(names)
-        # Arrow would keep what it read with: some fifty megabytes of a million images.
-        pa.default_memory_pool().release_unused()
+        release_memory()
 
     def images(self, rows: ArrayLike | None = None) -> Iterator[PlannedImage]:
         """Images, one after the other; only the parts of the file that hold some of them are read.

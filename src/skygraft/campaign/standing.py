@@ -26,7 +26,7 @@ from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.records import PIXEL_VERSION, changes, is_whole, read_record, summarise
 from skygraft.errors import CampaignError
 
-__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Standing", "recorded", "rescan", "stand"]
+__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Names", "Standing", "recorded", "rescan", "stand"]
 
 WAITING, DONE, FAILED, QUARANTINED = range(4)
 """States of an image."""
@@ -40,44 +40,27 @@ _CHANGED_MOST = 1000
 type Rows = NDArray[np.int64]
 
 
-class Standing:
-    """The state of every image of a plan, by row.
+class Names:
+    """Where the images of a plan are in it, by name, and the fingerprints of their sources: 20 bytes an image.
 
     Parameters
     ----------
     plan : Plan
         The plan, of N images.
-
-    Attributes
-    ----------
-    state : ndarray of uint8, shape (N,)
-        `WAITING`, `DONE`, `FAILED` or `QUARANTINED`.
-    tries : ndarray of uint16, shape (N,)
-        How often the image failed since it was last done.
-    places : ndarray of int64, shape (N,)
-        Where in the ledger its last event is; -1 for none.
     """
 
     def __init__(self, plan: Plan) -> None:
-        n = len(plan)
-        self.state = np.zeros(n, dtype=np.uint8)
-        self.tries = np.zeros(n, dtype=np.uint16)
-        self.places = np.full(n, -1, dtype=np.int64)
         # Python's own hashes of the ids, 64 bits: a dictionary of a million ids would take 200 MB.
-        hashes = np.empty(n, dtype=np.int64)
-        catalogs = np.empty(n, dtype=np.int64)
+        hashes = np.empty(len(plan), dtype=np.int64)
+        self._catalogs = np.empty(len(plan), dtype=np.int64)
         start = 0
         for batch in plan.batches(["image_id", "catalog_key"]):
             end = start + batch.num_rows
-            for into, column in ((hashes, batch.column(0)), (catalogs, batch.column(1))):
+            for into, column in ((hashes, batch.column(0)), (self._catalogs, batch.column(1))):
                 into[start:end] = [hash(value) for value in column.to_pylist()]
             start = end
-        self._catalogs = catalogs
         self._order = np.argsort(hashes, kind="stable").astype(np.int32)
         self._sorted = hashes[self._order]
-
-    def __len__(self) -> int:
-        return len(self.state)
 
     def rows_of(self, image_ids: Sequence[str]) -> Rows:
         """The rows of some images; -1 for those that are not in the plan."""
@@ -90,6 +73,33 @@ class Standing:
     def has_sources(self, row: int, catalog_key: str) -> bool:
         """Whether the plan gives an image the sources with this fingerprint."""
         return bool(self._catalogs[row] == hash(catalog_key))
+
+
+class Standing:
+    """The state of every image of a plan, by row: 11 bytes an image.
+
+    Parameters
+    ----------
+    n_images : int
+        Images of the plan.
+
+    Attributes
+    ----------
+    state : ndarray of uint8, shape (N,)
+        `WAITING`, `DONE`, `FAILED` or `QUARANTINED`.
+    tries : ndarray of uint16, shape (N,)
+        How often the image failed since it was last done.
+    places : ndarray of int64, shape (N,)
+        Where in the ledger its last event is; -1 for none.
+    """
+
+    def __init__(self, n_images: int) -> None:
+        self.state = np.zeros(n_images, dtype=np.uint8)
+        self.tries = np.zeros(n_images, dtype=np.uint16)
+        self.places = np.full(n_images, -1, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.state)
 
     def count(self, *states: int) -> int:
         """How many images are in one of some states."""
@@ -181,14 +191,14 @@ def stand(
         If images were made from what is different now, and `redo` is not asked for.
     """
     layout = Layout(config.output)
-    standing = Standing(plan)
+    standing, names = Standing(len(plan)), Names(plan)
     if not layout.records.is_dir():
-        _read_events(standing, layout)
+        _read_events(standing, names, layout)
         standing.state[standing.state == DONE] = WAITING
         return standing
     now = _Now(str(config.survey.root), str(layout.root), digest(config.pixel_settings()))
     with ThreadPoolExecutor(max_workers=_LOOKERS) as pool:
-        doubtful = _read_ledger(standing, layout, now, pool)
+        doubtful = _read_ledger(standing, names, layout, now, pool)
         rows = _with_records(plan, layout, standing, doubtful)
         _look(plan, rows, config, standing, pool, redo=redo)
     return standing
@@ -196,36 +206,38 @@ def stand(
 
 def recorded(plan: Plan, layout: Layout) -> Standing:
     """How the images of a plan stand by what is there at a glance: done is what has a record."""
-    standing = Standing(plan)
-    _read_events(standing, layout)
+    standing = Standing(len(plan))
+    _read_events(standing, Names(plan), layout)
     rows = _with_records(plan, layout, standing, np.zeros(len(plan), dtype=np.bool_))
     standing.state[rows] = DONE
     return standing
 
 
-def _blocks(standing: Standing, layout: Layout) -> Iterator[list[tuple[int, int, dict[str, Any]]]]:
+def _blocks(names: Names, layout: Layout) -> Iterator[list[tuple[int, int, dict[str, Any]]]]:
     """Row, place and content of the ledger's events on images of the plan, block by block."""
     events = ((place, event) for place, event in read_events(layout.ledger) if event.get("event") == "image")
     while block := list(itertools.islice(events, _BLOCK)):
-        rows = standing.rows_of([str(event.get("image_id")) for _, event in block])
+        rows = names.rows_of([str(event.get("image_id")) for _, event in block])
         yield [(row, *event) for row, event in zip(rows.tolist(), block, strict=True) if row >= 0]
 
 
-def _read_events(standing: Standing, layout: Layout) -> None:
+def _read_events(standing: Standing, names: Names, layout: Layout) -> None:
     """Believe the ledger."""
-    for block in _blocks(standing, layout):
+    for block in _blocks(names, layout):
         for row, place, event in block:
             standing.note_event(row, event, place)
 
 
-def _read_ledger(standing: Standing, layout: Layout, now: _Now, pool: ThreadPoolExecutor) -> NDArray[np.bool_]:
+def _read_ledger(
+    standing: Standing, names: Names, layout: Layout, now: _Now, pool: ThreadPoolExecutor
+) -> NDArray[np.bool_]:
     """Go through the ledger; returns which images it holds for done that do not look like it."""
     doubtful = np.zeros(len(standing), dtype=np.bool_)
 
     def agree(events: Sequence[tuple[int, dict[str, Any]]]) -> list[bool]:
-        return [standing.has_sources(row, event.get("catalog", "")) and now.agrees(event) for row, event in events]
+        return [names.has_sources(row, event.get("catalog", "")) and now.agrees(event) for row, event in events]
 
-    for block in _blocks(standing, layout):
+    for block in _blocks(names, layout):
         last: dict[int, dict[str, Any]] = {}
         for row, place, event in block:
             standing.note_event(row, event, place)
@@ -330,7 +342,7 @@ def rescan(plan: Plan, config: CampaignConfig) -> int:
         If the ledger cannot be written; the old one is then left as it is.
     """
     layout = Layout(config.output)
-    standing = Standing(plan)
+    standing, names = Standing(len(plan)), Names(plan)
     rows = _with_records(plan, layout, standing, np.zeros(len(plan), dtype=np.bool_))
     recorded = np.zeros(len(plan), dtype=np.bool_)
 
@@ -349,7 +361,7 @@ def rescan(plan: Plan, config: CampaignConfig) -> int:
                 recorded[row] = summary is not None
             ledger.images(summary for summary in found if summary is not None)
         for events in itertools.batched(read_events(layout.ledger), _BLOCK):
-            places = standing.rows_of([str(event.get("image_id")) for _, event in events]).tolist()
+            places = names.rows_of([str(event.get("image_id")) for _, event in events]).tolist()
             ledger.copy(
                 event
                 for row, (_, event) in zip(places, events, strict=True)

@@ -22,7 +22,7 @@ from skygraft.campaign.files import Layout
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.monitoring.progress import Overview, Progress, make_overview
 from skygraft.campaign.planned import Plan
-from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, Standing
+from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, Names, Standing
 
 __all__ = ["Follower", "WatchState"]
 
@@ -127,7 +127,8 @@ class Follower:
 
     def _begin(self) -> None:
         """Read the plan and the whole ledger; the runs before the last one count for what was done before it."""
-        self._standing = Standing(plan := Plan(self.layout.plan))
+        plan = Plan(self.layout.plan)
+        self._standing, self._names = Standing(len(plan)), Names(plan)
         table = plan.table(_COLUMNS)
         self._columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
         self._n_unusable = len(plan.metadata.get("unusable", []))
@@ -182,7 +183,7 @@ class Follower:
     def _rows(self, events: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Events on images of the plan, with their rows."""
         images = [event for event in events if event.get("event") == "image"]
-        rows = self._standing.rows_of([str(event.get("image_id")) for event in images]).tolist()
+        rows = self._names.rows_of([str(event.get("image_id")) for event in images]).tolist()
         return ((row, event) for row, event in zip(rows, images, strict=True) if row >= 0)
 
     def _hear(self, events: list[dict[str, Any]]) -> None:
