@@ -341,6 +341,7 @@ class _Run:
 
         before = self.standing.count(DONE)
         jobs, overview = self._jobs()
+        release_memory()
         self.reporters[0].start(overview)
         result = DriveResult()
         lines: tuple[str, ...] = ()
@@ -366,8 +367,10 @@ class _Run:
                     else self._drive(jobs, overview, client, work, max_threads, stack)
                 )
             write_failures(self.layout, self.plan, self.standing, _unusable(self.plan))
+            del jobs, overview
             if not result.early:
                 # Of a run that was ended early the tables wait for the next one.
+                release_memory()
                 lines = self._consolidate(client)
         failed = self.standing.rows(FAILED, QUARANTINED)
         failures: tuple[Failure, ...] = tuple(
@@ -419,9 +422,7 @@ class _Run:
         moved = [np.diff(columns[name], prepend=-2) != 0 for name in ("tract", "patch")]
         homes = np.cumsum(moved[0] | moved[1], dtype=np.int32)
         jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
-        overview = self._overview(columns)
-        release_memory()
-        return jobs, overview
+        return jobs, self._overview(columns)
 
     def _overview(self, columns: dict[str, np.ndarray[Any, Any]]) -> Overview:
         waiting = np.zeros(len(self.plan), dtype=bool)
