@@ -18,7 +18,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import QTable
 
-from skygraft.campaign import Campaign, read_plan
+from skygraft.campaign import Campaign, NoReporter, read_plan
 from skygraft.catalog import write_catalog
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
 
@@ -153,8 +153,6 @@ def test_killed_half_way_and_resumed(
 
 
 def test_ctrl_c_keeps_what_is_done(make_campaign: MakeCampaign) -> None:
-    from skygraft.campaign import NoReporter
-
     class Impatient(NoReporter):
         def images(self, summaries: Any) -> None:
             os.kill(os.getpid(), signal.SIGINT)
@@ -165,6 +163,27 @@ def test_ctrl_c_keeps_what_is_done(make_campaign: MakeCampaign) -> None:
     assert (summary.n_done, summary.n_remaining) == (1, 3)
     assert "run the campaign again" in str(summary)
     assert campaign.run(n_workers=0).ok
+
+
+def test_ctrl_c_with_the_last_image_leaves_the_tables_to_the_next_run(
+    make_campaign: MakeCampaign, expected: dict[str, str], kit: Any
+) -> None:
+    class Interrupts(NoReporter):
+        n = 0
+
+        def images(self, summaries: Any) -> None:
+            self.n += len(list(summaries))
+            if self.n == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    campaign = make_campaign()
+    summary = campaign.run(n_workers=0, reporter=Interrupts())
+    assert (summary.n_done, summary.interrupted) == (4, signal.SIGINT)
+    assert "run the campaign again to make the tables" in str(summary)
+    assert not (campaign.layout.root / "provenance.json").exists()
+    assert campaign.run(n_workers=0).n_skipped == 4
+    assert (campaign.layout.root / "provenance.json").exists()
+    assert kit.checksums(campaign.layout.root) == expected
 
 
 def test_one_bad_image_among_good_ones(make_campaign: MakeCampaign, survey: Path) -> None:

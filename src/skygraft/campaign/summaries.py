@@ -115,6 +115,8 @@ class RunSummary:
         lines += self.tables
         if self.n_remaining:
             lines.append("run the campaign again to make those that remain")
+        elif self.interrupted or self.stopped:
+            lines.append("run the campaign again to make the tables")
         return "\n".join(lines)
 
 
