@@ -131,7 +131,7 @@ def test_the_driver_as_a_job_is_stopped_cleanly_and_resumes(
     write_tiny_campaign(place.here, 150, images_per_task=1)
     shutil.copy(ROOT / "deploy/htcondor/driver.sub", place.here)
     place.hand_over()
-    settings = f"venv={sys.prefix} campaign=campaign.yaml cluster=site.yaml"
+    settings = f"venv={sys.prefix} campaign=campaign.yaml profile=site.yaml"
     submit = f"cd {place.there} && condor_submit driver.sub {settings}"
 
     pool.run("bash", "-c", submit)
