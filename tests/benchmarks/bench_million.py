@@ -4,7 +4,8 @@
 
 Planner, scheduler, two workers and driver are processes of their own, so that each one's time and memory are its own.
 A worker makes a file, a truth table and a record for each image without reading or drawing anything. Then a hundredth
-of the records is removed, and the campaign is run again: how long until work starts? FOLDER needs some 20 kB an image.
+of the records is removed, and the campaign is run again: how long until work starts? FOLDER needs some 20 kB an image;
+the outputs lie beside it, in ``out``.
 """
 
 from __future__ import annotations
@@ -268,7 +269,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--port", type=int, default=18786)
     parser.add_argument("--no-tables", action="store_true", help="leave out consolidation, which takes longest")
-    parser.add_argument("--keep", action="store_true", help="use what is in the folder")
+    parser.add_argument("--keep", action="store_true", help="go on with what is in the folder")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -280,7 +281,7 @@ def main() -> None:
     path = arguments.folder / "campaign.yaml"
     if not arguments.keep:
         path = write_campaign(arguments.folder, arguments.images, arguments.sources)
-    show("plan", _plan(path))
+        show("plan", _plan(path))
     show("run", _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables))
     from skygraft.campaign import Campaign
 
