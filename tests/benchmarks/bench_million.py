@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--port", type=int, default=18786)
     parser.add_argument("--no-tables", action="store_true", help="leave out consolidation, which takes longest")
-    parser.add_argument("--keep", action="store_true", help="go on with what is in the folder")
+    parser.add_argument("--keep", action="store_true", help="only resume what is in the folder")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -282,7 +282,7 @@ def main() -> None:
     if not arguments.keep:
         path = write_campaign(arguments.folder, arguments.images, arguments.sources)
         show("plan", _plan(path))
-    show("run", _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables))
+        show("run", _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables))
     from skygraft.campaign import Campaign
 
     layout = Campaign.from_yaml(path).layout
