@@ -168,8 +168,8 @@ def test_the_window_is_bounded(threads: Client) -> None:
     assert result.n_done == 600
     assert 0 < most <= 2 * 32
     drive(threads, jobs(600), "", images_per_task=1, work=work, identify=identify, listener=listen, max_threads=40)
-    # An adaptive cluster that may grow is shown work for all of its workers.
-    assert 100 < most <= 4 * 40
+    # An adaptive cluster that may grow is shown work for all of its workers; some tasks are done and not forgotten yet.
+    assert 100 < most <= 2 * 4 * 40
 
 
 def test_failures_that_may_pass_are_tried_again_last(threads: Client, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skygraft.campaign.claims import Now, claims, source_key
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, atomic_path, digest
 from skygraft.campaign.image_summary import ImageSummary
@@ -47,17 +47,22 @@ class Names:
     ----------
     plan : Plan
         The plan, of N images.
+
+    Attributes
+    ----------
+    sources : ndarray of int64, shape (N,)
+        `source_key` of the sources that the plan gives to each image.
     """
 
     def __init__(self, plan: Plan) -> None:
         # Python's own hashes of the ids, 64 bits: a dictionary of a million ids would take 200 MB.
         hashes = np.empty(len(plan), dtype=np.int64)
-        self._catalogs = np.empty(len(plan), dtype=np.int64)
+        self.sources = np.empty(len(plan), dtype=np.int64)
         start = 0
         for batch in plan.batches(["image_id", "catalog_key"]):
             end = start + batch.num_rows
-            for into, column in ((hashes, batch.column(0)), (self._catalogs, batch.column(1))):
-                into[start:end] = [hash(value) for value in column.to_pylist()]
+            hashes[start:end] = [hash(name) for name in batch.column(0).to_pylist()]
+            self.sources[start:end] = [source_key(key) for key in batch.column(1).to_pylist()]
             start = end
         self._order = np.argsort(hashes, kind="stable").astype(np.int32)
         self._sorted = hashes[self._order]
@@ -69,10 +74,6 @@ class Names:
             return np.full(len(wanted), -1, dtype=np.int64)
         found = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
         return np.where(self._sorted[found] == wanted, self._order[found], -1).astype(np.int64)
-
-    def has_sources(self, row: int, catalog_key: str) -> bool:
-        """Whether the plan gives an image the sources with this fingerprint."""
-        return bool(self._catalogs[row] == hash(catalog_key))
 
 
 class Standing:
@@ -120,6 +121,18 @@ class Standing:
         self.places[row] = place
         self._set(row, event.get("status"), quarantined=bool(event.get("quarantined")))
 
+    def note_all(
+        self, rows: Rows, failed: NDArray[np.bool_], quarantined: NDArray[np.bool_], places: NDArray[np.int64]
+    ) -> None:
+        """Take in what became of many images, one after the other; a row may be there more than once."""
+        if failed.any():
+            for row, bad, alone, place in zip(rows, failed, quarantined, places, strict=True):
+                self.places[row] = place
+                self._set(row, "failed" if bad else "done", quarantined=bool(alone))
+            return
+        self.state[rows], self.tries[rows] = DONE, 0
+        self.places[rows] = places  # the last counts
+
     def _set(self, row: int, status: Any, *, quarantined: bool) -> None:
         if status == "failed":
             self.state[row] = QUARANTINED if quarantined else FAILED
@@ -136,32 +149,6 @@ class Standing:
             event = next(read_events(ledger, place), (place, None))[1] if place >= 0 else None
             if event is not None and event.get("status") == "failed":
                 yield int(row), Failure.of_event(event, int(self.tries[row]))
-
-
-# Strings rather than paths where a million files are looked at: those take longer than the looking.
-
-
-@dataclass(frozen=True)
-class _Now:
-    """What an image that is done is held against."""
-
-    root: str
-    output: str
-    settings_key: str
-
-    def agrees(self, event: Mapping[str, Any]) -> bool:
-        """Whether everything that an image was made from, and all that came of it, is as the ledger says."""
-        if event.get("code") != PIXEL_VERSION or event.get("settings") != self.settings_key:
-            return False
-        try:
-            for name, (n_bytes, mtime_ns) in event["inputs"].items():
-                status = os.stat(f"{self.root}/{name}" if name[0] != "/" else name)  # noqa: PTH116
-                if status.st_size != n_bytes or status.st_mtime_ns != mtime_ns:
-                    return False
-            outputs = event["outputs"].items()
-            return all(os.stat(f"{self.output}/{name}").st_size == n for name, n in outputs)  # noqa: PTH116
-        except (OSError, KeyError, TypeError, ValueError):
-            return False
 
 
 def stand(
@@ -193,12 +180,12 @@ def stand(
     layout = Layout(config.output)
     standing, names = Standing(len(plan)), Names(plan)
     if not layout.records.is_dir():
-        _read_events(standing, names, layout)
+        _read_ledger(standing, names, layout)
         standing.state[standing.state == DONE] = WAITING
         return standing
-    now = _Now(str(config.survey.root), str(layout.root), digest(config.pixel_settings()))
+    now = Now(str(config.survey.root), str(layout.root), digest(config.pixel_settings()), PIXEL_VERSION)
+    doubtful = _read_ledger(standing, names, layout, now)
     with ThreadPoolExecutor(max_workers=_LOOKERS) as pool:
-        doubtful = _read_ledger(standing, names, layout, now, pool)
         rows = _with_records(plan, layout, standing, doubtful)
         _look(plan, rows, config, standing, pool, redo=redo)
     return standing
@@ -207,47 +194,21 @@ def stand(
 def recorded(plan: Plan, layout: Layout) -> Standing:
     """How the images of a plan stand by what is there at a glance: done is what has a record."""
     standing = Standing(len(plan))
-    _read_events(standing, Names(plan), layout)
+    _read_ledger(standing, Names(plan), layout)
     rows = _with_records(plan, layout, standing, np.zeros(len(plan), dtype=np.bool_))
     standing.state[rows] = DONE
     return standing
 
 
-def _blocks(names: Names, layout: Layout) -> Iterator[list[tuple[int, int, dict[str, Any]]]]:
-    """Row, place and content of the ledger's events on images of the plan, block by block."""
-    events = ((place, event) for place, event in read_events(layout.ledger) if event.get("event") == "image")
-    while block := list(itertools.islice(events, _BLOCK)):
-        rows = names.rows_of([str(event.get("image_id")) for _, event in block])
-        yield [(row, *event) for row, event in zip(rows.tolist(), block, strict=True) if row >= 0]
-
-
-def _read_events(standing: Standing, names: Names, layout: Layout) -> None:
-    """Believe the ledger."""
-    for block in _blocks(names, layout):
-        for row, place, event in block:
-            standing.note_event(row, event, place)
-
-
-def _read_ledger(
-    standing: Standing, names: Names, layout: Layout, now: _Now, pool: ThreadPoolExecutor
-) -> NDArray[np.bool_]:
-    """Go through the ledger; returns which images it holds for done that do not look like it."""
+def _read_ledger(standing: Standing, names: Names, layout: Layout, now: Now | None = None) -> NDArray[np.bool_]:
+    """Go through the ledger; returns which images it holds for done that do not look like it, if that is looked at."""
     doubtful = np.zeros(len(standing), dtype=np.bool_)
-
-    def agree(events: Sequence[tuple[int, dict[str, Any]]]) -> list[bool]:
-        return [names.has_sources(row, event.get("catalog", "")) and now.agrees(event) for row, event in events]
-
-    for block in _blocks(names, layout):
-        last: dict[int, dict[str, Any]] = {}
-        for row, place, event in block:
-            standing.note_event(row, event, place)
-            last[row] = event
-        claims = [(row, event) for row, event in last.items() if event.get("status") != "failed"]
-        pieces = [claims[i : i + 250] for i in range(0, len(claims), 250)]
-        # Threads: on a shared file system this is all waiting.
-        for piece, verdicts in zip(pieces, pool.map(agree, pieces), strict=True):
-            for (row, _), good in zip(piece, verdicts, strict=True):
-                doubtful[row] = not good
+    for claim in claims(layout.ledger, now):
+        rows = names.rows_of(claim.image_ids)
+        known = rows >= 0
+        rows = rows[known]
+        standing.note_all(rows, claim.failed[known], claim.quarantined[known], claim.places[known])
+        doubtful[rows] = ~claim.agrees[known] | (names.sources[rows] != claim.sources[known])
     return doubtful
 
 
