@@ -14,7 +14,8 @@ import pytest
 
 from plain_images import write_plain_image
 from skygraft.errors import CampaignError, ConfigError, CorruptFileError, FormatError
-from skygraft.survey import INDEX_SCHEMA, IndexFile, index_images, index_survey, process_mapper, write_index
+from skygraft.processes import process_mapper
+from skygraft.survey import INDEX_SCHEMA, IndexFile, index_images, index_survey, write_index
 
 
 @pytest.fixture

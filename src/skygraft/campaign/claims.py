@@ -20,6 +20,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from skygraft.processes import process_mapper
+
 __all__ = ["Claims", "Now", "claims", "source_key"]
 
 _STRETCH = 4 << 20
@@ -113,8 +115,6 @@ def claims(ledger: Path, now: Now | None = None) -> Iterator[Claims]:
     now : Now, optional
         What to hold it against; without it nothing is looked at.
     """
-    from skygraft.survey.pool import process_mapper
-
     if not ledger.is_file():
         return
     cores = len(os.sched_getaffinity(0)) if ledger.stat().st_size > _LARGE else 1

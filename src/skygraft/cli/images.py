@@ -263,7 +263,8 @@ def index(
     """
     from skygraft.campaign.files import atomic_path
     from skygraft.errors import ConfigError
-    from skygraft.survey import index_survey, process_mapper, write_index
+    from skygraft.processes import process_mapper
+    from skygraft.survey import index_survey, write_index
 
     if (not images) == (ccds is None):
         raise fail("give either images (files or patterns) or --ccds", code=2)

@@ -2,7 +2,6 @@
 
 from skygraft.survey.index import FAILURES, index_images, index_kinds, index_survey, register_index_kind
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, write_index
-from skygraft.survey.pool import process_mapper
 
 __all__ = [
     "FAILURES",
@@ -12,7 +11,6 @@ __all__ = [
     "index_images",
     "index_kinds",
     "index_survey",
-    "process_mapper",
     "register_index_kind",
     "write_index",
 ]

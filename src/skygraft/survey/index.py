@@ -25,8 +25,8 @@ from skygraft.errors import ConfigError, SkygraftError
 from skygraft.formats import ImageFootprint, get_format, read_footprint
 from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.legacy_tables import read_ccds
+from skygraft.processes import Mapper
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
-from skygraft.survey.pool import Mapper
 
 __all__ = ["FAILURES", "index_images", "index_kinds", "index_survey", "open_index", "register_index_kind"]
 

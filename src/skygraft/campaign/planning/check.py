@@ -23,7 +23,7 @@ from skygraft.campaign.files import atomic_path
 from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
-from skygraft.survey.pool import process_mapper
+from skygraft.processes import process_mapper
 
 __all__ = [
     "FEW_IMAGES",

@@ -65,7 +65,7 @@ def plan_images(config: CampaignConfig, *, mapper: Mapper = map, processes: int 
     CatalogError, FormatError, ConfigError
         From reading the catalogue or indexing the images.
     """
-    from skygraft.survey import process_mapper
+    from skygraft.processes import process_mapper
 
     if processes > 1:
         with process_mapper(processes) as pooled:
