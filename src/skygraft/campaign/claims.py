@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from skygraft.campaign.ledger import read_events
 from skygraft.processes import process_mapper
 
 __all__ = ["Claims", "Now", "claims", "source_key"]
@@ -119,7 +119,7 @@ def claims(ledger: Path, now: Now | None = None) -> Iterator[Claims]:
         return
     cores = len(os.sched_getaffinity(0)) if ledger.stat().st_size > _LARGE else 1
     with process_mapper(cores) as mapper:
-        yield from mapper(functools.partial(_read, ledger=str(ledger), now=now), _stretches(ledger))
+        yield from mapper(functools.partial(_read, ledger=ledger, now=now), _stretches(ledger))
 
 
 def _stretches(ledger: Path) -> Iterator[tuple[int, int]]:
@@ -134,22 +134,9 @@ def _stretches(ledger: Path) -> Iterator[tuple[int, int]]:
             start = stop
 
 
-def _read(stretch: tuple[int, int], *, ledger: str, now: Now | None) -> Claims:
-    with open(ledger, "rb") as handle:  # noqa: PTH123
-        handle.seek(stretch[0])
-        lines = handle.read(stretch[1] - stretch[0]).splitlines(keepends=True)
-    events: list[dict[str, Any]] = []
-    places: list[int] = []
-    place = stretch[0]
-    for line in lines:
-        try:
-            event = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            event = None  # half a line, from a driver that was killed while it wrote
-        if isinstance(event, dict) and event.get("event") == "image":
-            events.append(event)
-            places.append(place)
-        place += len(line)
+def _read(stretch: tuple[int, int], *, ledger: Path, now: Now | None) -> Claims:
+    found = [(place, event) for place, event in read_events(ledger, *stretch) if event.get("event") == "image"]
+    events = [event for _, event in found]
     failed = np.array([event.get("status") == "failed" for event in events], dtype=np.bool_)
     agrees = np.zeros(len(events), dtype=np.bool_)
     if now is not None:
@@ -157,7 +144,7 @@ def _read(stretch: tuple[int, int], *, ledger: str, now: Now | None) -> Claims:
         agrees[done] = _look([events[i] for i in done], now)
     return Claims(
         image_ids=[str(event.get("image_id")) for event in events],
-        places=np.array(places, dtype=np.int64),
+        places=np.array([place for place, _ in found], dtype=np.int64),
         failed=failed,
         quarantined=np.array([bool(event.get("quarantined")) for event in events], dtype=np.bool_),
         sources=np.array([source_key(str(event.get("catalog", ""))) for event in events], dtype=np.int64),

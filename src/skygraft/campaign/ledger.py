@@ -152,14 +152,24 @@ class Ledger:
         )
 
 
-def read_events(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The events of a ledger with the place in the file of each, from a place on; none where there is no ledger."""
+def read_events(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The events of a ledger with the place in the file of each; none where there is no ledger.
+
+    Parameters
+    ----------
+    path : Path
+        The ledger.
+    start, stop : int
+        Places where lines begin: of the first to read, and of the first not to; by default all are read.
+    """
     if not path.is_file():
         return
     with path.open("rb") as handle:
         handle.seek(start)
         place = start
         for line in handle:
+            if place == stop:
+                return
             try:
                 event = orjson.loads(line)
             except orjson.JSONDecodeError:

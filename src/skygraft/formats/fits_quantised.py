@@ -125,6 +125,19 @@ class Quantisation:
 
 
 @compiled
+def _dither(tile: int, seed: int, randoms: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+    """The dither of a tile's pixels: runs of the numbers that all readers know, begun where the tile's own says."""
+    start = (tile + seed - 1) % len(randoms)
+    at = int(randoms[start] * 500)
+    for p in range(len(out)):
+        out[p] = randoms[at]
+        at += 1
+        if at == len(randoms):
+            start = (start + 1) % len(randoms)
+            at = int(randoms[start] * 500)
+
+
+@compiled
 def _dequantise(
     numbers: NDArray[np.int32],
     counts: NDArray[np.int64],
@@ -137,10 +150,11 @@ def _dequantise(
     randoms: NDArray[np.float64],
     out: NDArray[np.float64],
 ) -> None:
+    dithers = np.empty(numbers.shape[1])
     for k in range(len(tiles)):
         t = tiles[k]
-        start = (t + seed - 1) % len(randoms)
-        at = int(randoms[start] * 500)
+        if dither:
+            _dither(t, seed, randoms, dithers[: counts[k]])
         for p in range(counts[k]):
             number = numbers[k, p]
             if len(blank) > 0 and number == blank[t]:
@@ -148,13 +162,9 @@ def _dequantise(
             elif dither == 2 and number == ZERO:
                 out[k, p] = 0.0
             elif dither:
-                out[k, p] = (number - randoms[at] + 0.5) * scale[t] + zero[t]
+                out[k, p] = (number - dithers[p] + 0.5) * scale[t] + zero[t]
             else:
                 out[k, p] = number * scale[t] + zero[t]
-            at += 1
-            if at == len(randoms):
-                start = (start + 1) % len(randoms)
-                at = int(randoms[start] * 500)
 
 
 @compiled
@@ -175,11 +185,11 @@ def _requantise(
     high: int,
     fits: NDArray[np.bool_],
 ) -> None:
-    row = np.empty(numbers.shape[1], np.int32)
+    row, dithers = np.empty(numbers.shape[1], np.int32), np.empty(numbers.shape[1])
     for k in range(len(tiles)):
         t = tiles[k]
-        start = (t + seed - 1) % len(randoms)
-        at = int(randoms[start] * 500)
+        if dither:
+            _dither(t, seed, randoms, dithers[: counts[k]])
         good = scale[t] != 0
         for p in range(counts[k]):
             row[p] = numbers[k, p]
@@ -194,15 +204,11 @@ def _requantise(
                 else:
                     q = (value - zero[t]) / scale[t]
                     if dither:
-                        q = q + randoms[at] - 0.5
+                        q = q + dithers[p] - 0.5
                     good = low < q < high
                     if good:
                         whole = np.floor(q)
                         row[p] = np.int64(whole) + (fair_uniform(keys[k], p) < q - whole)
-            at += 1
-            if at == len(randoms):
-                start = (start + 1) % len(randoms)
-                at = int(randoms[start] * 500)
         fits[k] = good
         if good:
             for p in range(counts[k]):
