@@ -155,11 +155,13 @@ def test_an_image_that_kills_its_workers_is_named(tmp_path: Path) -> None:
 
 def test_the_window_is_bounded(threads: Client) -> None:
     """However many images there are, the scheduler knows of few tasks."""
-    most = 0
+    most = most_left = 0
 
     def listen(rows: Sequence[int], summaries: list[ImageSummary]) -> None:
-        nonlocal most
-        most = max(most, len(threads.cluster.scheduler.tasks))
+        nonlocal most, most_left
+        tasks = list(threads.cluster.scheduler.tasks.values())
+        most = max(most, len(tasks))
+        most_left = max(most_left, sum(task.state not in ("memory", "released", "forgotten") for task in tasks))
 
     def work(rows: Sequence[int], output: str) -> list[ImageSummary]:
         return done(rows)
@@ -170,6 +172,7 @@ def test_the_window_is_bounded(threads: Client) -> None:
     drive(threads, jobs(600), "", images_per_task=1, work=work, identify=identify, listener=listen, max_threads=40)
     # An adaptive cluster that may grow is shown work for all of its workers; some tasks are done and not forgotten yet.
     assert 100 < most <= 2 * 4 * 40
+    assert most_left <= 4 * 40
 
 
 def test_failures_that_may_pass_are_tried_again_last(threads: Client, tmp_path: Path) -> None:
