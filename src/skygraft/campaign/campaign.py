@@ -183,7 +183,6 @@ class Campaign:
         with self.layout.locked(), Interruption() as interruption:
             plan = self._current_plan()
             standing = stand(plan, self.config, redo=redo)
-            sweep_leftovers(self.layout.root)
             self._write_config()
             states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
             rows = standing.rows(*states)
@@ -191,7 +190,7 @@ class Campaign:
             with run.ledger, run.reporters[0]:
                 run.ledger.event("run_started", images=len(plan), waiting=len(rows), redo=redo)
                 summary = run.go(client, n_workers, work)
-                # Of workers that were killed in this run.
+                # Of workers that were killed, in this run or before; it goes through all folders, so not at the start.
                 sweep_leftovers(self.layout.root)
                 content = {k: v for k, v in summary.to_dict().items() if k not in ("failures", "unusable")}
                 run.ledger.event("run_ended", **content)

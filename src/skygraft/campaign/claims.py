@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skygraft.campaign.files import TRUTH_SUFFIX
 from skygraft.campaign.ledger import read_events
 from skygraft.processes import process_mapper
 
@@ -27,10 +29,18 @@ __all__ = ["Claims", "Now", "claims", "source_key"]
 _STRETCH = 4 << 20
 _LARGE = 64 << 20
 """Bytes of a ledger that is worth starting processes for, which takes seconds."""
-_TRIAL = 64
 _FAR_SECONDS = 1e-3
 """Looking at the files of an image takes longer than this where the file system is far away."""
 _LOOKERS = 16
+_BLOCK = 64
+"""Events at a time: Python's garbage collector goes through all that are held, again and again."""
+_COLUMNS = {
+    "places": np.int64,
+    "failed": np.bool_,
+    "quarantined": np.bool_,
+    "sources": np.int64,
+    "agrees": np.bool_,
+}
 
 
 def source_key(fingerprint: str) -> int:
@@ -65,7 +75,7 @@ class Now:
     code: int
 
     def agrees(self, event: Mapping[str, Any]) -> bool:
-        """Whether everything that an image was made from, and all that came of it, is as the ledger says."""
+        """Whether everything that an image was made from, and the image that came of it, is as the ledger says."""
         if event.get("code") != self.code or event.get("settings") != self.settings:
             return False
         try:
@@ -73,8 +83,12 @@ class Now:
                 status = os.stat(f"{self.root}/{name}" if name[0] != "/" else name)  # noqa: PTH116
                 if status.st_size != n_bytes or status.st_mtime_ns != mtime_ns:
                     return False
-            outputs = event["outputs"].items()
-            return all(os.stat(f"{self.output}/{name}").st_size == n for name, n in outputs)  # noqa: PTH116
+            for name, n_bytes in event["outputs"].items():
+                if name.endswith(TRUTH_SUFFIX):
+                    continue  # it lies beside the record, in a folder that is listed anyway
+                if os.stat(f"{self.output}/{name}").st_size != n_bytes:  # noqa: PTH116
+                    return False
+            return True
         except (OSError, KeyError, TypeError, ValueError):
             return False
 
@@ -103,6 +117,15 @@ class Claims:
     quarantined: NDArray[np.bool_]
     sources: NDArray[np.int64]
     agrees: NDArray[np.bool_]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Claims]) -> Claims:
+        """What several stretches say, one after the other."""
+        arrays = (
+            np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
+            for name, dtype in _COLUMNS.items()
+        )
+        return cls([image_id for part in parts for image_id in part.image_ids], *arrays)
 
 
 def claims(ledger: Path, now: Now | None = None) -> Iterator[Claims]:
@@ -135,27 +158,46 @@ def _stretches(ledger: Path) -> Iterator[tuple[int, int]]:
 
 
 def _read(stretch: tuple[int, int], *, ledger: Path, now: Now | None) -> Claims:
-    found = [(place, event) for place, event in read_events(ledger, *stretch) if event.get("event") == "image"]
-    events = [event for _, event in found]
-    failed = np.array([event.get("status") == "failed" for event in events], dtype=np.bool_)
-    agrees = np.zeros(len(events), dtype=np.bool_)
-    if now is not None:
-        done = np.flatnonzero(~failed)
-        agrees[done] = _look([events[i] for i in done], now)
-    return Claims(
-        image_ids=[str(event.get("image_id")) for event in events],
-        places=np.array([place for place, _ in found], dtype=np.int64),
-        failed=failed,
-        quarantined=np.array([bool(event.get("quarantined")) for event in events], dtype=np.bool_),
-        sources=np.array([source_key(str(event.get("catalog", ""))) for event in events], dtype=np.int64),
-        agrees=agrees,
-    )
+    found = []
+    images = ((place, event) for place, event in read_events(ledger, *stretch) if event.get("event") == "image")
+    with _Looker(now) as looker:
+        for some in itertools.batched(images, _BLOCK):
+            events = [event for _, event in some]
+            part = Claims(
+                image_ids=[str(event.get("image_id")) for event in events],
+                places=np.array([place for place, _ in some], dtype=np.int64),
+                failed=np.array([event.get("status") == "failed" for event in events], dtype=np.bool_),
+                quarantined=np.array([bool(event.get("quarantined")) for event in events], dtype=np.bool_),
+                sources=np.array([source_key(str(event.get("catalog", ""))) for event in events], dtype=np.int64),
+                agrees=np.array(looker.look(events), dtype=np.bool_),
+            )
+            found.append(part)
+    return Claims.joined(found)
 
 
-def _look(events: Sequence[Mapping[str, Any]], now: Now) -> list[bool]:
-    began = time.perf_counter()
-    found = [now.agrees(event) for event in events[:_TRIAL]]
-    if time.perf_counter() - began > _FAR_SECONDS * _TRIAL:
-        with ThreadPoolExecutor(_LOOKERS) as pool:
-            return found + list(pool.map(now.agrees, events[_TRIAL:]))
-    return found + [now.agrees(event) for event in events[_TRIAL:]]
+class _Looker:
+    """Looks at what events claim: one after the other, or many at once where that turns out to be slow."""
+
+    def __init__(self, now: Now | None) -> None:
+        self._now = now
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def look(self, events: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """Whether each event tells of an image that is done and agrees with what is there now."""
+        if self._now is None:
+            return [False] * len(events)
+        began = time.perf_counter()
+        found = list((map if self._pool is None else self._pool.map)(self._agrees, events))
+        if self._pool is None and time.perf_counter() - began > _FAR_SECONDS * _BLOCK:
+            self._pool = ThreadPoolExecutor(_LOOKERS)
+        return found
+
+    def _agrees(self, event: Mapping[str, Any]) -> bool:
+        return self._now is not None and event.get("status") != "failed" and self._now.agrees(event)

@@ -19,8 +19,22 @@ import numpy as np
 
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 
-__all__ = ["Layout", "atomic_path", "digest", "json_text", "plain", "sha256_file", "sweep_leftovers", "write_json"]
+__all__ = [
+    "RECORD_SUFFIX",
+    "TRUTH_SUFFIX",
+    "Layout",
+    "atomic_path",
+    "digest",
+    "json_text",
+    "plain",
+    "sha256_file",
+    "sweep_leftovers",
+    "write_json",
+]
 
+RECORD_SUFFIX = ".json"
+TRUTH_SUFFIX = ".truth.arrow"
+"""Of the record and the truth table of an image, in the same folder."""
 
 _LOCK_TRIES = 5
 
@@ -117,11 +131,11 @@ class Layout:
 
     def record(self, tract: int, patch: int, stem: str) -> Path:
         """The record of an image whose outputs are called `stem`."""
-        return self.patch_folder(self.records, tract, patch) / f"{stem}.json"
+        return self.patch_folder(self.records, tract, patch) / f"{stem}{RECORD_SUFFIX}"
 
     def truth_part(self, tract: int, patch: int, stem: str) -> Path:
         """The truth table of one image."""
-        return self.patch_folder(self.records, tract, patch) / f"{stem}.truth.arrow"
+        return self.patch_folder(self.records, tract, patch) / f"{stem}{TRUTH_SUFFIX}"
 
     def truth_table(self, tract: int, patch: int) -> Path:
         """The truth table of one patch."""

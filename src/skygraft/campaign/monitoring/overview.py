@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 __all__ = ["Overview", "PatchCount", "make_overview"]
 
+_BLOCK = 1 << 16
+"""Images at a time, of which there may be millions."""
+
 
 @dataclass(frozen=True, slots=True)
 class PatchCount:
@@ -110,37 +113,46 @@ def make_overview(
     n_unusable : int
         As in `Overview`.
     """
-    where = np.stack([np.asarray(tract, dtype=np.int64), np.asarray(patch, dtype=np.int64)], axis=1)
+    tracts, patches = np.asarray(tract), np.asarray(patch)
+    keys, index = _by_patch(tracts, patches)
+    lon, lat, cost = np.asarray(ra), np.asarray(dec), np.asarray(cost_seconds)
     is_done = np.asarray(done, dtype=bool)
     is_failed = np.asarray(failed, dtype=bool) & ~is_done
-    cost = np.asarray(cost_seconds, dtype=np.float64)
-    keys, index, n_images = np.unique(where, axis=0, return_inverse=True, return_counts=True)
-    index = index.reshape(-1)
-
-    def total(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        return np.bincount(index, weights=values, minlength=len(keys))
-
-    # Directions are averaged as vectors: a patch may lie across right ascension zero.
-    lon, lat = np.radians(np.asarray(ra, dtype=np.float64)), np.radians(np.asarray(dec, dtype=np.float64))
-    x, y, z = total(np.cos(lat) * np.cos(lon)), total(np.cos(lat) * np.sin(lon)), total(np.sin(lat))
-    columns = zip(
+    sums = np.zeros((len(keys), 7))
+    for start in range(0, len(index), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        # Directions are averaged as vectors: a patch may lie across right ascension zero.
+        a, d = np.radians(lon[some], dtype=np.float64), np.radians(lat[some], dtype=np.float64)
+        columns = (np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d), None, is_done[some], is_failed[some])
+        for k, weights in enumerate((*columns, cost[some])):
+            sums[:, k] += np.bincount(index[some], weights=weights, minlength=len(keys))
+    x, y, z, *counts, costs = sums.T
+    rows = zip(
         keys.tolist(),
         (np.degrees(np.arctan2(y, x)) % 360.0).tolist(),
         np.degrees(np.arctan2(z, np.hypot(x, y))).tolist(),
-        n_images.tolist(),
-        total(is_done).astype(int).tolist(),
-        total(is_failed).astype(int).tolist(),
-        total(cost).tolist(),
+        *(count.astype(int).tolist() for count in counts),
+        costs.tolist(),
         strict=True,
     )
     return Overview(
         name=name,
         output=output,
-        n_images=len(where),
+        n_images=len(index),
         n_done=int(is_done.sum()),
         n_failed=int(is_failed.sum()),
         n_unusable=n_unusable,
         n_sources_planned=int(np.asarray(n_sources).sum()),
-        cost_seconds_left=float(cost[~is_done & ~is_failed].sum()),
-        patches=tuple(PatchCount(t, p, *rest) for (t, p), *rest in columns),
+        cost_seconds_left=float(cost[~is_done & ~is_failed].sum(dtype=np.float64)),
+        patches=tuple(PatchCount(t, p, *rest) for (t, p), *rest in rows),
     )
+
+
+def _by_patch(tracts: npt.NDArray[Any], patches: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """The patches (tract, patch), sorted, and which of them each image is of; cheap where images of one stand together."""
+    if not len(tracts):
+        return np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.int32)
+    starts = np.flatnonzero(np.r_[True, (tracts[1:] != tracts[:-1]) | (patches[1:] != patches[:-1])])
+    runs = np.stack([tracts[starts], patches[starts]], axis=1)
+    keys, which = np.unique(runs, axis=0, return_inverse=True)
+    return keys, np.repeat(which.reshape(-1).astype(np.int32), np.diff(starts, append=len(tracts)))
