@@ -28,6 +28,7 @@ from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, 
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
+from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.failures import write_failures
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
 
@@ -409,9 +410,9 @@ class _Run:
         for batch in self.plan.batches([*_COLUMNS, "format", "instrument", "n_bytes"]):
             stop = start + batch.num_rows
             mine = self.rows[slice(*np.searchsorted(self.rows, (start, stop)))] - start
-            to_read += int(batch.column("n_bytes").to_numpy(zero_copy_only=False)[mine].sum())
+            to_read += int(numbers(batch.column("n_bytes"))[mine].sum())
             for name, into in columns.items():
-                into[start:stop] = batch.column(name).to_numpy(zero_copy_only=False)
+                into[start:stop] = numbers(batch.column(name))
             pairs = zip(batch.column("format").to_pylist(), batch.column("instrument").to_pylist(), strict=True)
             kinds[start:stop] = [known.setdefault(pair, len(known)) for pair in pairs]
             start = stop

@@ -23,6 +23,7 @@ from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.monitoring.progress import Overview, Progress, make_overview
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, Names, Standing
+from skygraft.campaign.tables.arrow import numbers
 
 __all__ = ["Follower", "WatchState"]
 
@@ -130,7 +131,7 @@ class Follower:
         plan = Plan(self.layout.plan)
         self._standing, self._names = Standing(len(plan)), Names(plan)
         table = plan.table(_COLUMNS)
-        self._columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
+        self._columns = {name: numbers(table.column(name)) for name in _COLUMNS}
         self._n_unusable = len(plan.metadata.get("unusable", []))
         self._started, self._ended = False, None
         self._last_event = 0.0
