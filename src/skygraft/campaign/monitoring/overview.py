@@ -149,7 +149,8 @@ def make_overview(
 
 
 def _by_patch(tracts: npt.NDArray[Any], patches: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    """The patches (tract, patch), sorted, and which of them each image is of; cheap where images of one stand together."""
+    """The patches (tract, patch), sorted, and which of them each image is of."""
+    # By runs: in a plan, images of one patch stand together.
     if not len(tracts):
         return np.empty((0, 2), dtype=np.int64), np.empty(0, dtype=np.int32)
     starts = np.flatnonzero(np.r_[True, (tracts[1:] != tracts[:-1]) | (patches[1:] != patches[:-1])])
