@@ -43,7 +43,7 @@ class Canvas:
         clipped : bool
             Whether part of the stamp lay off the canvas.
         """
-        return add_stamp(self.model, np.ascontiguousarray(stamp, dtype=np.float64), x0 - self.x0, y0 - self.y0)
+        return add_stamp(self.model, stamp, x0 - self.x0, y0 - self.y0)
 
     def clips(self, x0: int, y0: int, nx: int, ny: int) -> bool:
         """Whether a box of nx by ny pixels whose first has parent coordinates (x0, y0) reaches off the canvas."""

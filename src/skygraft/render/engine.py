@@ -1,4 +1,4 @@
-"""Draw all sources of one image: stars natively, everything else through GalSim, each with its PSF at its own place."""
+"""Draw all sources of one image, each with its PSF at its own place: stars, Sérsic profiles, and all else by GalSim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from skygraft.catalog.flags import Flag
 from skygraft.errors import FormatError, PsfError, SkygraftError
 from skygraft.psf import PSF, Box, kernel_fwhm
 from skygraft.render.canvas import Canvas, RenderReport
+from skygraft.render.components import are_sersic, components
 from skygraft.render.galsim_engine import draw_extended
+from skygraft.render.sersic import add_profiles
 from skygraft.render.shift import TapTable, fit_taps
 from skygraft.render.sources import Sources
 from skygraft.render.stars import add_stars, add_stars_by_taps
@@ -20,6 +22,8 @@ from skygraft.render.stars import add_stars, add_stars_by_taps
 __all__ = ["Normalisation", "StarEngine", "render", "taps_for"]
 
 type StarEngine = Literal["fourier", "taps", "galsim"]
+type GalaxyEngine = Literal["fourier", "galsim"]
+type _Kind = Literal["star", "sersic", "other"]
 
 _CHUNK = 64
 """Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
@@ -53,12 +57,13 @@ def render(
     *,
     flux_tolerance: float = 1e-3,
     stars: StarEngine = "fourier",
+    galaxies: GalaxyEngine = "fourier",
     progress: Callable[[int], None] | None = None,
 ) -> RenderReport:
     """Add sources to a canvas.
 
-    Stars are added first, then everything else, both in the order given; a pixel's value therefore depends only on
-    the sources that touch it.
+    Stars are added first, then Sérsic profiles, then everything else, each in the order given; a pixel's value
+    therefore depends only on the sources that touch it.
 
     Parameters
     ----------
@@ -77,6 +82,8 @@ def render(
     stars : {"fourier", "taps", "galsim"}
         How stars are moved by fractions of a pixel: exactly, fast by fitted taps (see `skygraft.render.shift`), or
         drawn through GalSim.
+    galaxies : {"fourier", "galsim"}
+        Whether Sérsic profiles are drawn many at a time (see `skygraft.render.sersic`) or through GalSim.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
 
@@ -89,14 +96,20 @@ def render(
     report = RenderReport.empty(len(sources))
     is_star = sources.source_type == "Star"
     taps = taps_for(psf, box) if psf is not None and stars == "taps" and is_star.any() else None
-    for kind in (is_star, ~is_star):
-        rows = np.flatnonzero(kind)
+    is_sersic = are_sersic(sources) if galaxies == "fourier" else np.zeros_like(is_star)
+    kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
+        ("star", is_star),
+        ("sersic", is_sersic),
+        ("other", ~(is_star | is_sersic)),
+    )
+    for kind, mine in kinds:
+        rows = np.flatnonzero(mine)
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             if psf is None:
                 _draw_without_psf(sources, chunk, canvas, flux_tolerance, report)
             else:
-                _draw_chunk(sources, chunk, psf, canvas, normalisation, stars, taps, flux_tolerance, report)
+                _draw_chunk(sources, chunk, kind, psf, canvas, normalisation, stars, taps, flux_tolerance, report)
             if progress is not None:
                 progress(len(chunk))
     return report
@@ -105,6 +118,7 @@ def render(
 def _draw_chunk(
     sources: Sources,
     rows: NDArray[np.intp],
+    kind: _Kind,
     psf: PSF,
     canvas: Canvas,
     normalisation: Normalisation,
@@ -120,7 +134,8 @@ def _draw_chunk(
     except PsfError as error:
         if len(rows) > 1:  # find the one that fails, and draw the others
             for row in rows:
-                _draw_chunk(sources, np.array([row]), psf, canvas, normalisation, stars, taps, flux_tolerance, report)
+                one = np.array([row])
+                _draw_chunk(sources, one, kind, psf, canvas, normalisation, stars, taps, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
@@ -130,7 +145,10 @@ def _draw_chunk(
     report.psf_fwhm[rows] = kernel_fwhm(kernels)
     if psf.valid_box is not None:
         report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
-    if stars != "galsim" and sources.source_type[rows[0]] == "Star":
+    if kind == "sersic":
+        _draw_profiles(sources, rows, kernels, scale, canvas, flux_tolerance, report)
+        return
+    if kind == "star" and stars != "galsim":
         amplitude = sources.flux[rows] * scale
         if taps is not None:
             deposited, clipped = add_stars_by_taps(canvas, kernels, x, y, amplitude, taps)
@@ -142,6 +160,24 @@ def _draw_chunk(
         return
     for k, row in enumerate(rows):
         _draw_one(sources, int(row), kernels[k] * scale[k], canvas, flux_tolerance, report)
+
+
+def _draw_profiles(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    kernels: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    canvas: Canvas,
+    flux_tolerance: float,
+    report: RenderReport,
+) -> None:
+    half_kernel = max(kernels.shape[1:]) // 2
+    found = components(sources, rows, sources.flux[rows] * scale, half_kernel, flux_tolerance)
+    deposited, clipped = add_profiles(canvas, found.profiles, kernels[found.owner])
+    report.flux_deposited[rows] = np.bincount(found.owner, weights=deposited, minlength=len(rows))
+    np.maximum.at(report.stamp_size, rows[found.owner], 2 * found.profiles.half + 1)
+    report.flags[rows[found.owner[clipped]]] |= Flag.TRUNCATED_BY_EDGE
+    report.flags[rows[found.owner[found.truncated]]] |= Flag.STAMP_TRUNCATED
 
 
 def _draw_without_psf(

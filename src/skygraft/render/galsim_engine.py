@@ -1,4 +1,4 @@
-"""Everything that is not a star (and stars, where that is asked for), drawn by GalSim (Rowe et al. 2015).
+"""What the other engines do not draw, and all sources where that is asked for, by GalSim (Rowe et al. 2015).
 
 A profile is built on the sky (arcsec, u towards East, v towards North), taken to pixels through the image's local
 Jacobian, convolved with the effective PSF kernel at the source, scaled as for stars, and drawn without any further
@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
 from skygraft.errors import InjectionError
-from skygraft.render.profiles import gaussian_radius, sersic_radius
+from skygraft.render.profiles import MAX_STAMP, gaussian_radius, sersic_radius
 from skygraft.render.sources import Sources
 from skygraft.render.stamps import read_stamp
 
 __all__ = ["DrawnStamp", "draw_extended", "reach_pixels"]
-
-MAX_STAMP = 8192
-"""Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
 
 _PARAMS = galsim.GSParams(
     folding_threshold=1e-3,
@@ -123,7 +120,14 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
     x, y = float(sources.x[i]), float(sources.y[i])
     convolve = kernel is not None and sources.text("stamp_psf", i) != "none"
     half_kernel = max(kernel.shape) // 2 if kernel is not None and convolve else 1
-    half = math.ceil(reach_pixels(sources, i, flux_tolerance)) + half_kernel + 1
+    reach = reach_pixels(sources, i, flux_tolerance)
+    if not math.isfinite(reach):
+        raise InjectionError(
+            f"the {sources.source_type[i]} has no size (half_light_radius, or trail_length)",
+            row=f"injection_id {sources.injection_id[i]}",
+            fix="Give it one in the catalogue",
+        )
+    half = math.ceil(reach) + half_kernel + 1
     flags = 0
     largest = int(sources.value("draw_size", i, 0)) or MAX_STAMP
     if 2 * half + 1 > largest:

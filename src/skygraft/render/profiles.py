@@ -8,9 +8,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincinv
 
-__all__ = ["gaussian_radius", "sersic_radius"]
+__all__ = ["MAX_STAMP", "gaussian_radius", "sersic_radius", "sersic_reach"]
+
+MAX_STAMP = 8192
+"""Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
+
+
+def sersic_reach(n: ArrayLike, missing: float) -> NDArray[np.float64]:
+    """Radii, in half-light radii, outside which Sérsic profiles of indices `n` have a part `missing` of their flux."""
+    index = np.asarray(n, dtype=np.float64)
+    return np.asarray((gammaincinv(2 * index, 1.0 - missing) / gammaincinv(2 * index, 0.5)) ** index)
 
 
 def sersic_radius(n: float, half_light_radius: float, missing: float, trunc: float = 0.0) -> float:
@@ -32,8 +43,7 @@ def sersic_radius(n: float, half_light_radius: float, missing: float, trunc: flo
     float
         Radius along the circularised axis.
     """
-    b = float(gammaincinv(2 * n, 0.5))
-    radius = half_light_radius * float(gammaincinv(2 * n, 1.0 - missing) / b) ** n
+    radius = half_light_radius * float(sersic_reach(n, missing))
     return float(min(radius, trunc)) if trunc > 0 else radius
 
 

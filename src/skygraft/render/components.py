@@ -1,0 +1,138 @@
+"""Which sources are sums of Sérsic profiles, and which profiles those are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.render.profiles import MAX_STAMP, sersic_reach
+from skygraft.render.radial import MAX_INDEX, MIN_INDEX
+from skygraft.render.sersic import Profiles, axes_of, metric_of
+from skygraft.render.sources import Sources
+
+__all__ = ["Components", "are_sersic", "components"]
+
+_GAUSSIAN_INDEX = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """The profiles of some sources.
+
+    Parameters
+    ----------
+    profiles : Profiles
+        N of them, those of one source beside each other.
+    owner : ndarray of int, shape (N,)
+        Place of the source of each among those asked for.
+    truncated : ndarray of bool, shape (N,)
+        Whether the stamp is smaller than the flux tolerance asks for.
+    """
+
+    profiles: Profiles
+    owner: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """One profile of each of some sources."""
+
+    fraction: NDArray[np.float64]
+    n: NDArray[np.float64]
+    radius: NDArray[np.float64]
+    q: NDArray[np.float64]
+    pa: NDArray[np.float64]
+
+    def usable(self) -> NDArray[np.bool_]:
+        inside = (self.n >= MIN_INDEX) & (self.n <= MAX_INDEX)
+        return inside & (self.radius > 0) & (self.q > 0) & (self.q <= 1)
+
+
+def _column(sources: Sources, name: str, rows: NDArray[np.intp], default: float) -> NDArray[np.float64]:
+    if name not in sources.shape:
+        return np.full(len(rows), default)
+    values = np.asarray(sources.shape[name], dtype=np.float64)[rows]
+    return np.where(np.isfinite(values), values, default)
+
+
+def _part(sources: Sources, rows: NDArray[np.intp], prefix: str, n: float, fraction: NDArray[np.float64]) -> _Parts:
+    return _Parts(
+        fraction,
+        _column(sources, f"{prefix}n", rows, n),
+        _column(sources, f"{prefix}half_light_radius", rows, np.nan),
+        _column(sources, f"{prefix}q", rows, 1.0),
+        _column(sources, f"{prefix}pa", rows, 0.0),
+    )
+
+
+def _parts(sources: Sources, rows: NDArray[np.intp], kind: str) -> list[_Parts]:
+    one = np.ones(len(rows))
+    if kind == "BulgeDisk":
+        bulge = _column(sources, "bulge_fraction", rows, 0.5)
+        return [_part(sources, rows, "bulge_", 4.0, bulge), _part(sources, rows, "disk_", 1.0, 1.0 - bulge)]
+    part = _part(sources, rows, "", 1.0, one)
+    if kind == "Gaussian":
+        part = _Parts(one, _GAUSSIAN_INDEX * one, part.radius, part.q, part.pa)
+    return [part]
+
+
+def are_sersic(sources: Sources) -> NDArray[np.bool_]:
+    """Which sources are sums of Sérsic profiles that there are tables for: not truncated, with a size and a shape."""
+    found = np.zeros(len(sources), dtype=np.bool_)
+    for kind in ("Sersic", "Gaussian", "BulgeDisk"):
+        rows = np.flatnonzero(sources.source_type == kind)
+        whole = np.ones(len(rows), dtype=np.bool_)
+        if kind == "Sersic":
+            whole &= _column(sources, "trunc", rows, 0.0) == 0
+        for part in _parts(sources, rows, kind):
+            whole &= part.usable()
+        found[rows] = whole
+    return found
+
+
+def components(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    amplitude: NDArray[np.float64],
+    half_kernel: int,
+    flux_tolerance: float,
+) -> Components:
+    """The profiles that some sources consist of.
+
+    Parameters
+    ----------
+    sources : Sources
+    rows : ndarray of int, shape (M,)
+        Sources for which `are_sersic` holds.
+    amplitude : ndarray, shape (M,)
+        Their flux times what the kernel is multiplied by.
+    half_kernel : int
+        Pixels of the kernel on either side of its middle.
+    flux_tolerance : float
+        Part of the flux of each profile that the stamp may leave out.
+    """
+    slots: list[tuple[NDArray[np.intp], _Parts]] = []
+    for kind in ("Sersic", "Gaussian", "BulgeDisk"):
+        places = np.flatnonzero(sources.source_type[rows] == kind)
+        slots += [(places, part) for part in _parts(sources, rows[places], kind)]
+    owner = np.concatenate([np.empty(0, np.int64), *(places for places, _ in slots)]).astype(np.int64)
+    order = np.argsort(owner, kind="stable")
+    owner = owner[order]
+    fraction, n, radius, q, pa = (
+        np.concatenate([np.empty(0), *(getattr(part, name) for _, part in slots)])[order]
+        for name in ("fraction", "n", "radius", "q", "pa")
+    )
+    mine = rows[owner]
+    metric = metric_of(sources.jacobian[mine], radius, q, pa)
+    reach = sersic_reach(n, flux_tolerance)
+    half = np.ceil(reach * axes_of(metric)[0]).astype(np.int64) + half_kernel + 1
+    asked = _column(sources, "draw_size", mine, 0.0)
+    largest = np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP).astype(np.int64)
+    allowed = np.maximum((largest - 1) // 2, 1)
+    profiles = Profiles(
+        sources.x[mine], sources.y[mine], amplitude[owner] * fraction, n, metric, reach, np.minimum(half, allowed)
+    )
+    return Components(profiles, owner, half > allowed)

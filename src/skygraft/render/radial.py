@@ -1,0 +1,227 @@
+"""Sérsic profiles as functions of radius, in Fourier space and as sums of Gaussians; tables made once per index.
+
+The transform of a Sérsic profile of unit flux depends on its index n and on kappa = (k r_half)^2 only:
+
+    T(n, kappa) = 2 pi  integral I(r) J0(k r) r dr,    I(r) = b^(2n) / (2 pi n Gamma(2n)) exp(-b r^(1/n)),
+
+with r in half-light radii and P(2n, b) = 1/2 (Ciotti 1991; Graham & Driver 2005). The integral is done by FFTLog
+(Hamilton 2000) at fixed indices, 5 per cent apart; between them the tables are interpolated by cubic polynomials in
+ln n. Over kappa a table is cubic pieces, 16 to an octave of kappa + 2^-20: which piece a kappa falls into, and where in
+it, can be read off the bits of a float32.
+
+The same profile is also fitted by a sum of Gaussians of widths sqrt(2) apart (Hogg & Lang 2013). The wide ones of them
+can be taken out of the transform and be drawn in real space. The fit need not be good for that: what is taken out
+is what is drawn.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import fht, fhtoffset
+from scipy.interpolate import CubicSpline
+from scipy.optimize import nnls
+from scipy.special import gammaincinv, gammaln
+
+__all__ = [
+    "FIRST_OCTAVE",
+    "LEAST_SPLIT_INDEX",
+    "MAX_INDEX",
+    "MIN_INDEX",
+    "N_PIECES",
+    "WIDTHS",
+    "Placed",
+    "RadialTables",
+    "intensity",
+    "radial_tables",
+]
+
+MIN_INDEX, MAX_INDEX = 0.3, 6.2
+"""Range of the Sérsic index for which there are tables."""
+
+WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(27))
+"""Widths (sigma) of the Gaussians, in half-light radii."""
+
+FIRST_OCTAVE, _PIECES, _OCTAVES = -20, 16, 48
+N_PIECES = _OCTAVES * _PIECES
+
+_STEP = 0.05
+"""Between the indices of tables, in ln n."""
+_FIRST = math.log(MIN_INDEX) - 2 * _STEP
+_LOG_POINTS = 8192
+_LOG_REACH = math.log(1e9)
+_FIT_RADII = np.geomspace(0.01, 150.0, 160)
+_FIT_FLOOR = 1e-5
+_LEAST_KAPPA = 1e-11
+"""Below it T is one to 1e-8, even for n = 6, and FFTLog less exact than that."""
+_LEAST_POSITIVE_INDEX = 0.5
+"""Below it a profile falls more steeply than a Gaussian, and is not a sum of them."""
+LEAST_SPLIT_INDEX = 0.56
+"""From here on all four tables that make up one are of indices above that."""
+
+
+def intensity(n: float, r: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Surface brightness of a Sérsic profile of unit flux.
+
+    Parameters
+    ----------
+    n : float
+        Sérsic index.
+    r : ndarray
+        Radius in half-light radii.
+
+    Returns
+    -------
+    ndarray
+        Flux per square half-light radius.
+    """
+    b = float(gammaincinv(2 * n, 0.5))
+    log_peak = 2 * n * math.log(b) - math.log(2 * math.pi * n) - float(gammaln(2 * n))
+    return np.asarray(np.exp(log_peak - b * r ** (1 / n)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """One index: the cubic pieces of T, and the fluxes of the Gaussians that make up the profile."""
+
+    pieces: NDArray[np.float64]
+    fluxes: NDArray[np.float64]
+
+
+@functools.cache
+def _node(i: int) -> _Node:
+    n = math.exp(_FIRST + i * _STEP)
+    return _Node(_cubics(_transform(n)), _gaussian_fluxes(n))
+
+
+def _transform(n: float) -> CubicSpline:
+    """T over ln k, by FFTLog."""
+    step = 2 * _LOG_REACH / (_LOG_POINTS - 1)
+    log_r = (np.arange(_LOG_POINTS) - 0.5 * (_LOG_POINTS - 1)) * step
+    r = np.exp(log_r)
+    offset = fhtoffset(step, mu=0.0)
+    k = np.exp(offset + log_r)
+    with np.errstate(under="ignore"):
+        transform = fht(2 * math.pi * r * intensity(n, r), step, mu=0.0, offset=offset) / k
+    return CubicSpline(np.log(k), transform)
+
+
+def _cubics(transform: CubicSpline) -> NDArray[np.float64]:
+    return pieces_of(lambda kappa: transform(0.5 * np.log(np.maximum(kappa, _LEAST_KAPPA))))
+
+
+def pieces_of(function: object) -> NDArray[np.float64]:
+    """Cubic pieces, shape (N_PIECES, 4), of a function of kappa: constant term first, in 0 ... 1 over each piece."""
+    octave, part = np.divmod(np.arange(N_PIECES), _PIECES)
+    t = np.arange(4) / 3.0
+    shifted = np.ldexp(1.0 + (part[:, None] + t) / _PIECES, FIRST_OCTAVE + octave[:, None])
+    values = function(np.maximum(shifted - 2.0**FIRST_OCTAVE, 0.0))  # type: ignore[operator]
+    return np.asarray(values @ np.linalg.inv(t[:, None] ** np.arange(4)).T)
+
+
+@functools.cache
+def _gaussian_pieces() -> NDArray[np.float64]:
+    """The transforms exp(-kappa sigma^2 / 2) of the Gaussians, shape (widths, N_PIECES, 4)."""
+    return np.stack([pieces_of(lambda kappa, s=s: np.exp(-0.5 * kappa * s**2)) for s in WIDTHS])
+
+
+def _gaussian_fluxes(n: float) -> NDArray[np.float64]:
+    """Fluxes, not negative, of Gaussians whose sum is close to the profile, relative to it, but near the centre."""
+    if n < _LEAST_POSITIVE_INDEX:
+        return np.zeros(len(WIDTHS))
+    wanted = intensity(n, _FIT_RADII)
+    weight = 1.0 / (wanted + _FIT_FLOOR * float(intensity(n, np.ones(1))[0]))
+    peaks = np.exp(-0.5 * (_FIT_RADII[:, None] / WIDTHS) ** 2) / (2 * math.pi * WIDTHS**2)
+    scale = np.linalg.norm(peaks * weight[:, None], axis=0)
+    fluxes, _ = nnls(peaks * weight[:, None] / scale, wanted * weight, maxiter=30 * len(WIDTHS))
+    return np.asarray(fluxes / scale)
+
+
+@functools.cache
+def radial_tables() -> RadialTables:
+    """The tables of this process."""
+    return RadialTables()
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The tables of N indices: the table of the i-th is ``sum(weights[i, j] * pieces[rows[i, j]])``.
+
+    Parameters
+    ----------
+    pieces : ndarray of float32, shape (M, N_PIECES, 4)
+        Cubic pieces of T over kappa, constant term first, in 0 ... 1 over each piece.
+    rows : ndarray of int, shape (N, 4)
+        Rows of `pieces`.
+    weights : ndarray, shape (N, 4)
+        What to multiply them by.
+    fluxes : ndarray, shape (N, widths)
+        Fluxes of the Gaussians that are left out, of a profile of unit flux; zeros for the others.
+    """
+
+    pieces: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    fluxes: NDArray[np.float64]
+
+
+class RadialTables:
+    """Tables of T, with or without wide Gaussians, made when they are first asked for; threads may share them."""
+
+    def __init__(self) -> None:
+        self._pieces = np.empty((16, N_PIECES, 4), dtype=np.float32)
+        self._known: dict[tuple[int, int], int] = {}
+        self._lock = threading.Lock()
+
+    def place(self, n: NDArray[np.float64], first_wide: NDArray[np.int64]) -> Placed:
+        """The tables of some indices.
+
+        Parameters
+        ----------
+        n : ndarray, shape (N,)
+            Sérsic indices, `MIN_INDEX` to `MAX_INDEX`.
+        first_wide : ndarray of int, shape (N,)
+            The first of the Gaussians that are left out of the transform; ``len(WIDTHS)`` leaves none out.
+        """
+        position = (np.log(n) - _FIRST) / _STEP
+        first = position.astype(np.int64) - 1
+        weights = _lagrange(position - first)
+        nodes = first[:, None] + np.arange(4)
+        keys, which = np.unique(nodes * (len(WIDTHS) + 1) + first_wide[:, None], return_inverse=True)
+        with self._lock:
+            found = np.array([self._row(*divmod(key, len(WIDTHS) + 1)) for key in keys.tolist()], dtype=np.int64)
+            pieces = self._pieces
+        each = np.array([_node(i).fluxes for i in range(nodes.max(initial=0) + 1)])
+        fluxes = (each[nodes] * weights[:, :, None]).sum(axis=1)
+        fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
+        return Placed(pieces, found[which.reshape(nodes.shape)], weights, fluxes)
+
+    def _row(self, node: int, first_wide: int) -> int:
+        row = self._known.get((node, first_wide))
+        if row is None:
+            row = self._known[node, first_wide] = len(self._known)
+            if row == len(self._pieces):
+                # A new array: others may be at work with the old one.
+                self._pieces = np.concatenate([self._pieces, np.empty_like(self._pieces)])
+            made = _node(node)
+            wide = np.tensordot(made.fluxes[first_wide:], _gaussian_pieces()[first_wide:], 1)
+            self._pieces[row] = made.pieces - wide
+        return row
+
+
+def _lagrange(t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of values at 0, 1, 2, 3 for a cubic polynomial's value at t, shape (N, 4)."""
+    return np.stack(
+        [
+            -(t - 1) * (t - 2) * (t - 3) / 6,
+            t * (t - 2) * (t - 3) / 2,
+            -t * (t - 1) * (t - 3) / 2,
+            t * (t - 1) * (t - 2) / 6,
+        ],
+        axis=-1,
+    )

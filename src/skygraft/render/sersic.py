@@ -1,0 +1,347 @@
+"""Sérsic profiles, many at a time: in Fourier space where they are compact, in real space where they are wide.
+
+A profile with half-light ellipse x' P x = 1 (pixels) has the transform T(n, k' inv(P) k) of its radial profile. Times
+the transform of the PSF kernel at its place, times the phase of its position, it is brought back by one inverse FFT, in
+float32, many profiles of one size at a time. The kernel contains the pixel, so nothing else is to be done.
+
+An n = 4 profile reaches forty half-light radii. So that its transform need not be that large, the wide ones of the
+Gaussians that it is made of (see `skygraft.render.radial`) are taken out of T and drawn in real space
+(`skygraft.render.wings`); wide means much wider than the PSF, whose second moments are then all that matters of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from skygraft.jit import compiled
+from skygraft.render.canvas import Canvas
+from skygraft.render.profiles import MAX_STAMP
+from skygraft.render.radial import FIRST_OCTAVE, LEAST_SPLIT_INDEX, N_PIECES, WIDTHS, Placed, radial_tables
+from skygraft.render.wings import add_wings
+
+__all__ = ["Profiles", "add_profiles", "axes_of", "metric_of"]
+
+_WIDE = 4.5
+"""A Gaussian is wide if its narrowest sigma is that of the PSF so many times."""
+_CORE_SIGMAS = 3.5
+"""How many sigma of the widest Gaussian left in it the transform's box holds on either side."""
+_PIXELS_AT_ONCE = 1 << 18
+_OFFSET = 2.0**FIRST_OCTAVE
+_SIZES = tuple(sorted(m << e for m in (8, 9, 10, 12, 14) for e in range(2, 11) if m << e <= MAX_STAMP))
+
+
+@dataclass(frozen=True, eq=False)
+class Profiles:
+    """N Sérsic profiles.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (N,)
+        Parent pixel coordinates.
+    amplitude : ndarray, shape (N,)
+        Flux, image units, times what the kernel is multiplied by.
+    n : ndarray, shape (N,)
+        Index, 0.3 to 6.2; see `skygraft.render.radial`.
+    metric : ndarray, shape (N, 3)
+        P, the matrix of the half-light ellipse x' P x = 1: xx, xy, yy, per square pixel; see `metric_of`.
+    reach : ndarray, shape (N,)
+        Elliptical radius, in half-light radii, to which the profile is drawn.
+    half : ndarray of int, shape (N,)
+        Half the stamp: pixels on either side of the middle one.
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    amplitude: NDArray[np.float64]
+    n: NDArray[np.float64]
+    metric: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    half: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def metric_of(
+    jacobian: NDArray[np.float64], radius: NDArray[np.float64], q: NDArray[np.float64], pa: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The half-light ellipse in pixels.
+
+    Parameters
+    ----------
+    jacobian : ndarray, shape (N, 2, 2)
+        Arcsec per pixel, rows (East, North), columns (x, y).
+    radius : ndarray, shape (N,)
+        Half-light radius of the circle of the same area, arcsec.
+    q : ndarray, shape (N,)
+        Minor over major axis.
+    pa : ndarray, shape (N,)
+        Position angle of the major axis from North through East, degrees.
+
+    Returns
+    -------
+    ndarray, shape (N, 3)
+        xx, xy, yy of P.
+    """
+    sine, cosine = np.sin(np.radians(pa)), np.cos(np.radians(pa))
+    major, minor = radius / np.sqrt(q), radius * np.sqrt(q)
+    # Rows: along the major axis (East, North) = (sin, cos), and across it.
+    to_axes = np.stack(
+        [np.stack([sine, cosine], -1) / major[:, None], np.stack([cosine, -sine], -1) / minor[:, None]], axis=1
+    )
+    m = to_axes @ jacobian
+    return np.stack([(m[:, :, i] * m[:, :, j]).sum(axis=1) for i, j in ((0, 0), (0, 1), (1, 1))], axis=1)
+
+
+def axes_of(metric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longest and shortest half-light radius in pixels, each of shape (N,)."""
+    xx, xy, yy = metric.T
+    middle, spread = 0.5 * (xx + yy), np.hypot(0.5 * (xx - yy), xy)
+    most = middle + spread
+    # Of a flat ellipse middle - spread would be a difference of large numbers.
+    return np.sqrt(most / (xx * yy - xy * xy)), 1.0 / np.sqrt(most)
+
+
+def add_profiles(
+    canvas: Canvas, profiles: Profiles, kernels: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Add profiles, each convolved with its kernel, to the canvas, in the order given.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        Changed in place.
+    profiles : Profiles
+        N of them.
+    kernels : ndarray, shape (N, ny, nx)
+        Effective PSF at each.
+
+    Returns
+    -------
+    deposited : ndarray, shape (N,)
+        Flux that landed on the canvas.
+    clipped : ndarray of bool, shape (N,)
+        Whether part of the stamp lay off the canvas.
+    """
+    moments = _moments(kernels)
+    size, first_wide = _sizes(profiles, moments, max(kernels.shape[1:]) // 2)
+    placed = radial_tables().place(profiles.n, first_wide)
+    deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
+    split = placed.fluxes.any(axis=1)
+    start = 0
+    while start < len(profiles):
+        # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
+        n_pixels = np.cumsum(size[start:] ** 2)
+        some = np.arange(start, start + max(1, int(np.searchsorted(n_pixels, _PIXELS_AT_ONCE, side="right"))))
+        cores = _cores(profiles, some, size[some], kernels, placed)
+        for i, core in zip(some.tolist(), cores, strict=True):
+            deposited[i], clipped[i] = _add_one(
+                canvas.model,
+                core,
+                profiles.x[i] - canvas.x0,
+                profiles.y[i] - canvas.y0,
+                profiles.amplitude[i],
+                profiles.metric[i],
+                moments[i],
+                placed.fluxes[i],
+                WIDTHS,
+                split[i],
+                profiles.reach[i],
+                profiles.half[i],
+            )
+        start += len(some)
+    return deposited, clipped
+
+
+@compiled
+def _moments(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum, centroid from the middle pixel (x, y) and second central moments (xx, xy, yy) of kernels, shape (N, 6)."""
+    n, ny, nx = kernels.shape
+    out = np.zeros((n, 6))
+    for s in range(n):
+        total = x = y = xx = xy = yy = 0.0
+        for j in range(ny):
+            dy = float(j - ny // 2)
+            row = row_x = row_xx = 0.0
+            for i in range(nx):
+                dx = float(i - nx // 2)
+                value = kernels[s, j, i]
+                row += value
+                row_x += value * dx
+                row_xx += value * dx * dx
+            total += row
+            x += row_x
+            xx += row_xx
+            y += row * dy
+            xy += row_x * dy
+            yy += row * dy * dy
+        if total != 0.0:
+            x, y = x / total, y / total
+            out[s] = total, x, y, xx / total - x * x, xy / total - x * y, yy / total - y * y
+    return out
+
+
+def _sizes(
+    profiles: Profiles, moments: NDArray[np.float64], half_kernel: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Size of each transform, and the first of the Gaussians that are drawn in real space."""
+    major, minor = axes_of(profiles.metric)
+    sigma = np.sqrt(np.maximum(0.5 * (moments[:, 3] + moments[:, 5]), 0.25))
+    first = np.searchsorted(WIDTHS, _WIDE * sigma / minor)
+    whole = 2 * (np.ceil(profiles.reach * major).astype(np.int64) + half_kernel) + 3
+    widest = np.concatenate([[0.0], WIDTHS])[first]
+    core = 2 * np.ceil(_CORE_SIGMAS * widest * major + 0.5 * half_kernel).astype(np.int64) + 1
+    core = np.maximum(core, 2 * half_kernel + 3)
+    wide = (core < whole) & (first < len(WIDTHS)) & (profiles.n >= LEAST_SPLIT_INDEX)
+    wanted = np.minimum(np.where(wide, core, whole), MAX_STAMP)
+    sizes = np.array(_SIZES)
+    return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS))
+
+
+def _cores(
+    profiles: Profiles,
+    some: NDArray[np.int64],
+    size: NDArray[np.int64],
+    kernels: NDArray[np.float64],
+    placed: Placed,
+) -> list[NDArray[np.float32]]:
+    """What of some profiles is drawn by transforms, each with its middle pixel at [size // 2, size // 2]."""
+    found: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(some)
+    for n in np.unique(size).tolist():
+        same = np.flatnonzero(size == n)
+        mine = some[same]
+        spectrum = _kernel_transforms(kernels[mine], n)
+        _fill(
+            spectrum.view(np.float32),
+            placed.pieces,
+            placed.rows[mine],
+            placed.weights[mine],
+            profiles.metric[mine],
+            profiles.x[mine] - np.rint(profiles.x[mine]),
+            profiles.y[mine] - np.rint(profiles.y[mine]),
+            profiles.amplitude[mine],
+            n // 2 - kernels.shape[2] // 2,
+            n // 2 - kernels.shape[1] // 2,
+        )
+        for i, image in zip(same.tolist(), scipy.fft.irfft2(spectrum, (n, n), overwrite_x=True), strict=True):
+            found[i] = image
+    return found
+
+
+def _kernel_transforms(kernels: NDArray[np.float64], n: int) -> NDArray[np.complex64]:
+    """Transforms of kernels, shape (N, n, n // 2 + 1), as if their first pixel were the origin."""
+    ny, nx = kernels.shape[1:]
+    box = np.zeros((len(kernels), n, n), dtype=np.float32)
+    box[:, :ny, :nx] = kernels
+    transformed: NDArray[np.complex64] = scipy.fft.rfft2(box)
+    return transformed
+
+
+@compiled
+def _fill(
+    spectrum: NDArray[np.float32],
+    pieces: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    metric: NDArray[np.float64],
+    fx: NDArray[np.float64],
+    fy: NDArray[np.float64],
+    amplitude: NDArray[np.float64],
+    shift_x: int,
+    shift_y: int,
+) -> None:
+    """Multiply transforms of kernels (N, n, n + 2: real, imaginary, ...) by those of profiles and by their phases."""
+    n_sources, n = spectrum.shape[:2]
+    n_half = n // 2 + 1
+    table = np.empty(N_PIECES * 4, dtype=np.float32)
+    ramp_re, ramp_im = np.empty(n_half, dtype=np.float32), np.empty(n_half, dtype=np.float32)
+    values, shifted = np.empty(n_half, dtype=np.float32), np.empty(n_half, dtype=np.float32)
+    bits = shifted.view(np.int32)
+    for s in range(n_sources):
+        first, second = pieces[rows[s, 0]].ravel(), pieces[rows[s, 1]].ravel()
+        third, fourth = pieces[rows[s, 2]].ravel(), pieces[rows[s, 3]].ravel()
+        w0, w1 = np.float32(weights[s, 0]), np.float32(weights[s, 1])
+        w2, w3 = np.float32(weights[s, 2]), np.float32(weights[s, 3])
+        for p in range(table.size):
+            table[p] = w0 * first[p] + w1 * second[p] + w2 * third[p] + w3 * fourth[p]
+        unit = 4.0 * np.pi**2 / (n * n * (metric[s, 0] * metric[s, 2] - metric[s, 1] ** 2))
+        axx, axy, ayy = np.float32(metric[s, 2] * unit), -metric[s, 1] * unit, metric[s, 0] * unit
+        for i in range(n_half):
+            ramp_re[i], ramp_im[i] = _phase(i, n, fx[s], shift_x)
+        for j in range(n):
+            m = j if 2 * j <= n else j - n
+            re, im = _phase(m, n, fy[s], shift_y)
+            row_re, row_im = np.float32(re * amplitude[s]), np.float32(im * amplitude[s])
+            linear, constant = np.float32(2.0 * axy * m), np.float32(ayy * m * m + _OFFSET)
+            for i in range(n_half):
+                shifted[i] = (axx * np.float32(i) + linear) * np.float32(i) + constant
+            for i in range(n_half):
+                # Which piece, and where in it: the exponent and the first four bits of the float, and the rest.
+                piece = min(max((bits[i] >> 19) - ((127 + FIRST_OCTAVE) << 4), 0), N_PIECES - 1)
+                t = np.float32(bits[i] & 0x7FFFF) * np.float32(2.0**-19)
+                p = 4 * piece
+                values[i] = table[p] + t * (table[p + 1] + t * (table[p + 2] + t * table[p + 3]))
+            row = spectrum[s, j]
+            for i in range(n_half):
+                a = (row_re * ramp_re[i] - row_im * ramp_im[i]) * values[i]
+                b = (row_re * ramp_im[i] + row_im * ramp_re[i]) * values[i]
+                c, d = row[2 * i], row[2 * i + 1]
+                row[2 * i], row[2 * i + 1] = a * c - b * d, a * d + b * c
+
+
+@compiled
+def _phase(m: int, n: int, fraction: float, whole: int) -> tuple[float, float]:
+    """exp(-i k (fraction + whole)), k = 2 pi m / n; real at the Nyquist frequency, which stands for both signs."""
+    turn = 2.0 * np.pi * ((m * whole) % n) / n
+    angle = 2.0 * np.pi * m / n * fraction
+    if 2 * m == n:
+        return np.cos(angle) * np.cos(turn), 0.0
+    return np.cos(angle + turn), -np.sin(angle + turn)
+
+
+@compiled
+def _add_one(
+    model: NDArray[np.float32],
+    core: NDArray[np.float32],
+    x: float,
+    y: float,
+    amplitude: float,
+    metric: NDArray[np.float64],
+    moments: NDArray[np.float64],
+    fluxes: NDArray[np.float64],
+    widths: NDArray[np.float64],
+    split: bool,
+    reach: float,
+    half: int,
+) -> tuple[float, bool]:
+    """Add the core and the wings of one profile; gives the flux that landed, and whether its stamp was clipped."""
+    rows, columns = model.shape
+    ix, iy, middle = int(np.rint(x)), int(np.rint(y)), core.shape[0] // 2
+    side = min(half, (core.shape[0] - 1) // 2)
+    j0, j1 = max(0, iy - side), min(rows - 1, iy + side)
+    i0, i1 = max(0, ix - side), min(columns - 1, ix + side)
+    deposited = 0.0
+    for j in range(j0, j1 + 1):
+        into, line = model[j], core[j - iy + middle]
+        for i in range(i0, i1 + 1):
+            into[i] += line[i - ix + middle]
+            deposited += line[i - ix + middle]
+    if split:
+        deposited += add_wings(
+            model,
+            x + moments[1],
+            y + moments[2],
+            amplitude * moments[0],
+            metric,
+            moments[3:],
+            fluxes,
+            widths,
+            reach,
+            half,
+        )
+    clipped = ix - half < 0 or iy - half < 0 or ix + half >= columns or iy + half >= rows
+    return deposited, clipped
