@@ -18,8 +18,9 @@ def compiled(function: Any = None, **options: Any) -> Any:
     """Compile a function with numba, without the GIL, and keep the result on disk where that is possible.
 
     On a compute node neither the package's folder nor the home directory may be writable, which numba refuses: there
-    the function is compiled once in each process. No fast-math options: what is computed must not depend on the
-    processor. Division by zero follows numpy.
+    the function is compiled once in each process. A compiled function should call only those of its own file: numba
+    looks at that file alone to tell whether what is on disk is still right. No fast-math options: what is computed must
+    not depend on the processor. Division by zero follows numpy.
 
     Parameters
     ----------

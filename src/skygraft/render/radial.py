@@ -37,6 +37,7 @@ __all__ = [
     "WIDTHS",
     "Placed",
     "RadialTables",
+    "gaussian_fluxes",
     "intensity",
     "radial_tables",
 ]
@@ -96,7 +97,7 @@ class _Node:
 @functools.cache
 def _node(i: int) -> _Node:
     n = math.exp(_FIRST + i * _STEP)
-    return _Node(_cubics(_transform(n)), _gaussian_fluxes(n))
+    return _Node(_cubics(_transform(n)), _fit(n))
 
 
 def _transform(n: float) -> CubicSpline:
@@ -130,7 +131,7 @@ def _gaussian_pieces() -> NDArray[np.float64]:
     return np.stack([pieces_of(lambda kappa, s=s: np.exp(-0.5 * kappa * s**2)) for s in WIDTHS])
 
 
-def _gaussian_fluxes(n: float) -> NDArray[np.float64]:
+def _fit(n: float) -> NDArray[np.float64]:
     """Fluxes, not negative, of Gaussians whose sum is close to the profile, relative to it, but near the centre."""
     if n < _LEAST_POSITIVE_INDEX:
         return np.zeros(len(WIDTHS))
@@ -160,14 +161,11 @@ class Placed:
         Rows of `pieces`.
     weights : ndarray, shape (N, 4)
         What to multiply them by.
-    fluxes : ndarray, shape (N, widths)
-        Fluxes of the Gaussians that are left out, of a profile of unit flux; zeros for the others.
     """
 
     pieces: NDArray[np.float32]
     rows: NDArray[np.int64]
     weights: NDArray[np.float64]
-    fluxes: NDArray[np.float64]
 
 
 class RadialTables:
@@ -188,18 +186,12 @@ class RadialTables:
         first_wide : ndarray of int, shape (N,)
             The first of the Gaussians that are left out of the transform; ``len(WIDTHS)`` leaves none out.
         """
-        position = (np.log(n) - _FIRST) / _STEP
-        first = position.astype(np.int64) - 1
-        weights = _lagrange(position - first)
-        nodes = first[:, None] + np.arange(4)
+        nodes, weights = _around(n)
         keys, which = np.unique(nodes * (len(WIDTHS) + 1) + first_wide[:, None], return_inverse=True)
         with self._lock:
             found = np.array([self._row(*divmod(key, len(WIDTHS) + 1)) for key in keys.tolist()], dtype=np.int64)
             pieces = self._pieces
-        each = np.array([_node(i).fluxes for i in range(nodes.max(initial=0) + 1)])
-        fluxes = (each[nodes] * weights[:, :, None]).sum(axis=1)
-        fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
-        return Placed(pieces, found[which.reshape(nodes.shape)], weights, fluxes)
+        return Placed(pieces, found[which.reshape(nodes.shape)], weights)
 
     def _row(self, node: int, first_wide: int) -> int:
         row = self._known.get((node, first_wide))
@@ -212,6 +204,30 @@ class RadialTables:
             wide = np.tensordot(made.fluxes[first_wide:], _gaussian_pieces()[first_wide:], 1)
             self._pieces[row] = made.pieces - wide
         return row
+
+
+def gaussian_fluxes(n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fluxes of the Gaussians of which profiles of unit flux are made, as the tables have them.
+
+    Parameters
+    ----------
+    n : ndarray, shape (N,)
+        Sérsic indices, `MIN_INDEX` to `MAX_INDEX`.
+
+    Returns
+    -------
+    ndarray, shape (N, widths)
+    """
+    nodes, weights = _around(n)
+    each = np.array([_node(i).fluxes for i in range(nodes.max(initial=0) + 1)])
+    return np.asarray((each[nodes] * weights[:, :, None]).sum(axis=1))
+
+
+def _around(n: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The four tables about each index, and the weights of a cubic polynomial through them."""
+    position = (np.log(n) - _FIRST) / _STEP
+    first = position.astype(np.int64) - 1
+    return first[:, None] + np.arange(4), _lagrange(position - first)
 
 
 def _lagrange(t: NDArray[np.float64]) -> NDArray[np.float64]:

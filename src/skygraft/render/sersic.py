@@ -20,15 +20,27 @@ from numpy.typing import NDArray
 from skygraft.jit import compiled
 from skygraft.render.canvas import Canvas
 from skygraft.render.profiles import MAX_STAMP
-from skygraft.render.radial import FIRST_OCTAVE, LEAST_SPLIT_INDEX, N_PIECES, WIDTHS, Placed, radial_tables
+from skygraft.render.radial import (
+    FIRST_OCTAVE,
+    LEAST_SPLIT_INDEX,
+    N_PIECES,
+    WIDTHS,
+    Placed,
+    gaussian_fluxes,
+    radial_tables,
+)
 from skygraft.render.wings import add_wings
 
 __all__ = ["Profiles", "add_profiles", "axes_of", "metric_of"]
 
-_WIDE = 4.5
-"""A Gaussian is wide if its narrowest sigma is that of the PSF so many times."""
-_CORE_SIGMAS = 3.5
-"""How many sigma of the widest Gaussian left in it the transform's box holds on either side."""
+_LEAST_RATIO = 2.5
+"""A Gaussian is wide if its narrowest sigma is that of the PSF so many times,"""
+_MOMENTS = 4e-4
+"""and its share in the peak not more than this times the fourth power of that ratio."""
+_RIM = 1e-4
+"""What is left of a profile at the edge of its transform's box, in units of its peak."""
+_KERNEL_PART = 0.4
+"""Part of the kernel for which there is room around the profile: its faint rim may come in again on the other side."""
 _PIXELS_AT_ONCE = 1 << 18
 _OFFSET = 2.0**FIRST_OCTAVE
 _SIZES = tuple(sorted(m << e for m in (8, 9, 10, 12, 14) for e in range(2, 11) if m << e <= MAX_STAMP))
@@ -128,10 +140,13 @@ def add_profiles(
         Whether part of the stamp lay off the canvas.
     """
     moments = _moments(kernels)
-    size, first_wide = _sizes(profiles, moments, max(kernels.shape[1:]) // 2)
+    fluxes = gaussian_fluxes(profiles.n)
+    size, first_wide, reach = _sizes(profiles, fluxes, moments, max(kernels.shape[1:]) // 2)
     placed = radial_tables().place(profiles.n, first_wide)
+    fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
     deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
-    split = placed.fluxes.any(axis=1)
+    split = fluxes.any(axis=1)
+    x, y = profiles.x - canvas.x0, profiles.y - canvas.y0
     start = 0
     while start < len(profiles):
         # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
@@ -139,67 +154,79 @@ def add_profiles(
         some = np.arange(start, start + max(1, int(np.searchsorted(n_pixels, _PIXELS_AT_ONCE, side="right"))))
         cores = _cores(profiles, some, size[some], kernels, placed)
         for i, core in zip(some.tolist(), cores, strict=True):
-            deposited[i], clipped[i] = _add_one(
-                canvas.model,
-                core,
-                profiles.x[i] - canvas.x0,
-                profiles.y[i] - canvas.y0,
-                profiles.amplitude[i],
-                profiles.metric[i],
-                moments[i],
-                placed.fluxes[i],
-                WIDTHS,
-                split[i],
-                profiles.reach[i],
-                profiles.half[i],
-            )
+            deposited[i], clipped[i] = _add_core(canvas.model, core, x[i], y[i], profiles.half[i])
+            if split[i]:
+                deposited[i] += add_wings(
+                    canvas.model,
+                    x[i] + moments[i, 1],
+                    y[i] + moments[i, 2],
+                    profiles.amplitude[i] * moments[i, 0],
+                    profiles.metric[i],
+                    moments[i, 3:],
+                    fluxes[i],
+                    WIDTHS,
+                    reach[i],
+                    profiles.half[i],
+                )
         start += len(some)
     return deposited, clipped
 
 
 @compiled
 def _moments(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum, centroid from the middle pixel (x, y) and second central moments (xx, xy, yy) of kernels, shape (N, 6)."""
+    """Sum, centroid from the middle pixel (x, y), central xx, xy, yy, and r^4 of kernels, shape (N, 7)."""
     n, ny, nx = kernels.shape
-    out = np.zeros((n, 6))
+    out = np.zeros((n, 7))
     for s in range(n):
-        total = x = y = xx = xy = yy = 0.0
+        total = x = y = xx = xy = yy = fourth = 0.0
         for j in range(ny):
             dy = float(j - ny // 2)
-            row = row_x = row_xx = 0.0
+            row = row_x = row_xx = row_fourth = 0.0
             for i in range(nx):
                 dx = float(i - nx // 2)
                 value = kernels[s, j, i]
                 row += value
                 row_x += value * dx
                 row_xx += value * dx * dx
+                row_fourth += value * (dx * dx + dy * dy) ** 2
             total += row
             x += row_x
             xx += row_xx
             y += row * dy
             xy += row_x * dy
             yy += row * dy * dy
+            fourth += row_fourth
         if total != 0.0:
             x, y = x / total, y / total
-            out[s] = total, x, y, xx / total - x * x, xy / total - x * y, yy / total - y * y
+            # Of the fourth moment a centroid near the middle changes nothing to be seen.
+            out[s] = total, x, y, xx / total - x * x, xy / total - x * y, yy / total - y * y, fourth / total
     return out
 
 
 def _sizes(
-    profiles: Profiles, moments: NDArray[np.float64], half_kernel: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Size of each transform, and the first of the Gaussians that are drawn in real space."""
+    profiles: Profiles, fluxes: NDArray[np.float64], moments: NDArray[np.float64], half_kernel: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Size of each transform, the first of the Gaussians that are drawn in real space, and how far out these are."""
     major, minor = axes_of(profiles.metric)
-    sigma = np.sqrt(np.maximum(0.5 * (moments[:, 3] + moments[:, 5]), 0.25))
-    first = np.searchsorted(WIDTHS, _WIDE * sigma / minor)
-    whole = 2 * (np.ceil(profiles.reach * major).astype(np.int64) + half_kernel) + 3
-    widest = np.concatenate([[0.0], WIDTHS])[first]
-    core = 2 * np.ceil(_CORE_SIGMAS * widest * major + 0.5 * half_kernel).astype(np.int64) + 1
-    core = np.maximum(core, 2 * half_kernel + 3)
-    wide = (core < whole) & (first < len(WIDTHS)) & (profiles.n >= LEAST_SPLIT_INDEX)
-    wanted = np.minimum(np.where(wide, core, whole), MAX_STAMP)
+    variance = np.maximum(0.5 * (moments[:, 3] + moments[:, 5]), 0.25)
+    # The share of each Gaussian in the profile's peak.
+    peaks = fluxes / (WIDTHS**2 + (variance / (major * minor))[:, None])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = fluxes / WIDTHS**2 / peaks.sum(axis=1)[:, None]
+        radius = WIDTHS * np.sqrt(2.0 * np.log(np.maximum(share / _RIM, 1.0)))
+    # What moments of the PSF do not tell goes with the fourth power of its size over that of the Gaussian.
+    ratio = WIDTHS * (minor / np.sqrt(variance))[:, None]
+    narrow = (ratio < _LEAST_RATIO) | (share > _MOMENTS * ratio**4)
+    first = len(WIDTHS) - np.argmax(narrow[:, ::-1], axis=1)
+    first[~narrow.any(axis=1)] = 0
+    core = np.where(np.arange(len(WIDTHS)) < first[:, None], radius, 0.0).max(axis=1)
+    wide = (core < profiles.reach) & (first < len(WIDTHS)) & (profiles.n >= LEAST_SPLIT_INDEX)
+    wanted = 2 * np.ceil(np.where(wide, core, profiles.reach) * major + _KERNEL_PART * half_kernel).astype(np.int64) + 3
     sizes = np.array(_SIZES)
-    return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS))
+    wanted = np.clip(wanted, 2 * half_kernel + 3, MAX_STAMP)
+    # A steep profile still has something to be seen where its flux is all but complete.
+    reach = np.maximum(profiles.reach, radius.max(axis=1))
+    return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach
 
 
 def _cores(
@@ -304,21 +331,10 @@ def _phase(m: int, n: int, fraction: float, whole: int) -> tuple[float, float]:
 
 
 @compiled
-def _add_one(
-    model: NDArray[np.float32],
-    core: NDArray[np.float32],
-    x: float,
-    y: float,
-    amplitude: float,
-    metric: NDArray[np.float64],
-    moments: NDArray[np.float64],
-    fluxes: NDArray[np.float64],
-    widths: NDArray[np.float64],
-    split: bool,
-    reach: float,
-    half: int,
+def _add_core(
+    model: NDArray[np.float32], core: NDArray[np.float32], x: float, y: float, half: int
 ) -> tuple[float, bool]:
-    """Add the core and the wings of one profile; gives the flux that landed, and whether its stamp was clipped."""
+    """Add what transforms drew of a profile; gives the flux that landed, and whether its whole stamp was clipped."""
     rows, columns = model.shape
     ix, iy, middle = int(np.rint(x)), int(np.rint(y)), core.shape[0] // 2
     side = min(half, (core.shape[0] - 1) // 2)
@@ -330,18 +346,5 @@ def _add_one(
         for i in range(i0, i1 + 1):
             into[i] += line[i - ix + middle]
             deposited += line[i - ix + middle]
-    if split:
-        deposited += add_wings(
-            model,
-            x + moments[1],
-            y + moments[2],
-            amplitude * moments[0],
-            metric,
-            moments[3:],
-            fluxes,
-            widths,
-            reach,
-            half,
-        )
     clipped = ix - half < 0 or iy - half < 0 or ix + half >= columns or iy + half >= rows
     return deposited, clipped

@@ -6,8 +6,11 @@ second moments C blurs it, to first order in C, by
     W(u) -> W(u) + tr(C P) W'(u) + 2 (x' P C P x) W''(u).
 
 The part of C that has the ellipse's own shape, s inv(P) with s = tr(C P) / 2, is no approximation: it makes each
-Gaussian's variance larger by s. What is left, D = C - s inv(P), enters by the last term only, since tr(D P) = 0.
-W is cubic pieces in u and W'' linear ones, 8 to an octave, found by the bits of u as in `skygraft.render.radial`.
+Gaussian's variance larger by s. What is left, D = C - s inv(P), enters by the last term only, since tr(D P) = 0. PSFs
+have wider wings than a Gaussian of their second moments: what their fourth moment is more than that of the Gaussian, e,
+comes in by e / 64 times the Laplacian of the Laplacian, as if for a circle.
+W is cubic pieces in u and W'' linear ones, 8 to an octave, found by the bits of u as in `skygraft.render.radial`; to
+that end, u is counted in squares of the narrowest of the widths.
 
 Far out, where W changes little over eight pixels, it is evaluated at every eighth and is a line between.
 """
@@ -21,10 +24,10 @@ from skygraft.jit import compiled
 
 __all__ = ["add_wings"]
 
-_FIRST_OCTAVE = -10
-_SCALE = 2.0**_FIRST_OCTAVE
+_FIRST_OCTAVE = -3
+_OFFSET = 2.0**_FIRST_OCTAVE
 _PIECES = 8
-_N_PIECES = 30 * _PIECES
+_N_PIECES = 24 * _PIECES
 _STRIDE = 8
 _FLAT = 0.05
 """A line over eight pixels is good enough where they are this part of the distance from the centre."""
@@ -32,20 +35,29 @@ _FLAT = 0.05
 
 @compiled
 def _tabulate(
-    table: NDArray[np.float32], fluxes: NDArray[np.float64], widths: NDArray[np.float64], blur: float, most: float
+    table: NDArray[np.float32],
+    fluxes: NDArray[np.float64],
+    widths: NDArray[np.float64],
+    blur: float,
+    excess: float,
+    most: float,
+    scale: float,
 ) -> int:
     """Pieces of W (four coefficients) and of W'' (two) in 0 ... 1, up to u = `most`; gives their number."""
     before = np.zeros(3)
     u_before = 0.0
     for i in range(len(table) + 1):
-        u = _SCALE * (2.0 ** (i // _PIECES) * (1.0 + (i % _PIECES) / _PIECES) - 1.0)
+        u = _OFFSET * (2.0 ** (i // _PIECES) * (1.0 + (i % _PIECES) / _PIECES) - 1.0)
         value = slope = second = 0.0
         for j in range(len(widths)):
             if fluxes[j] != 0.0:
                 variance = widths[j] ** 2 + blur
                 exponent = 0.5 * u / variance
                 if exponent < 40.0:
-                    density = fluxes[j] / (2.0 * np.pi * variance) * np.exp(-exponent)
+                    density = scale * fluxes[j] / (2.0 * np.pi * variance) * np.exp(-exponent)
+                    # The Laplacian twice, of a Gaussian.
+                    ratio = u / variance
+                    density *= 1.0 + excess * ((ratio - 8.0) * ratio + 8.0) / (64.0 * variance**2)
                     value += density
                     slope -= density / (2.0 * variance)
                     second += density / (4.0 * variance * variance)
@@ -69,7 +81,7 @@ def _at(table: NDArray[np.float32], bits: int, deviation: np.float32) -> np.floa
     t = np.float32(bits & 0xFFFFF) * np.float32(2.0**-20)
     c = table[piece]
     value = c[0] + t * (c[1] + t * (c[2] + t * c[3]))
-    return np.float32(value + np.float32(2.0) * deviation * (c[4] + t * c[5]))
+    return np.float32(value + deviation * (c[4] + t * c[5]))
 
 
 @compiled
@@ -97,8 +109,8 @@ def add_wings(
         Flux of the source times the sum of the PSF.
     metric : ndarray, shape (3,)
         P: xx, xy, yy, per square pixel.
-    moments : ndarray, shape (3,)
-        Second central moments of the PSF: xx, xy, yy, square pixels.
+    moments : ndarray, shape (4,)
+        Second central moments of the PSF, xx, xy, yy, square pixels, and its fourth, r^4.
     fluxes, widths : ndarray, shape (M,)
         Of the Gaussians, of a profile of unit flux; widths in half-light radii.
     reach : float
@@ -111,29 +123,37 @@ def add_wings(
     float
         Flux that landed on the canvas.
     """
-    pxx, pxy, pyy = metric[0], metric[1], metric[2]
+    unit = 1.0
+    for k in range(len(widths)):
+        if fluxes[k] != 0.0:
+            unit = widths[k]
+            break
+    pxx, pxy, pyy = metric[0] / unit**2, metric[1] / unit**2, metric[2] / unit**2
     cxx, cxy, cyy = moments[0], moments[1], moments[2]
     det = pxx * pyy - pxy * pxy
     blur = 0.5 * (cxx * pxx + 2.0 * cxy * pxy + cyy * pyy)
-    # P D P, D = C - blur inv(P)
+    # The fourth moment beyond that of a Gaussian with these second ones, averaged over directions.
+    wider = moments[3] - 2.0 * (cxx + cyy) ** 2
+    excess = wider * (3.0 * (pxx + pyy) ** 2 - 4.0 * det) / 8.0
+    # Twice P D P, D = C - blur inv(P).
     axx, axy = pxx * cxx + pxy * cxy, pxx * cxy + pxy * cyy
     ayx, ayy = pxy * cxx + pyy * cxy, pxy * cxy + pyy * cyy
-    qxx, qxy, qyy = axx * pxx + axy * pxy - blur * pxx, axx * pxy + axy * pyy - blur * pxy, ayx * pxy + ayy * pyy
-    qyy -= blur * pyy
+    qxx = np.float32(2.0 * (axx * pxx + axy * pxy - blur * pxx))
+    qxy = 2.0 * (axx * pxy + axy * pyy - blur * pxy)
+    qyy = 2.0 * (ayx * pxy + ayy * pyy - blur * pyy)
+    u_most = (reach / unit) ** 2
     table = np.empty((_N_PIECES, 6), dtype=np.float32)
-    table = table[: _tabulate(table, fluxes, widths, blur, reach * reach)]
-    scale = np.float32(amplitude * np.sqrt(det))
+    table = table[: _tabulate(table, fluxes, widths / unit, blur, excess, u_most, amplitude * np.sqrt(det))]
 
     rows, columns = model.shape
     ix, iy = int(np.rint(x)), int(np.rint(y))
-    j0, j1 = max(0, iy - half), min(rows - 1, iy + half)
-    u_most = reach * reach
-    coordinate = np.empty(1, dtype=np.float32)
-    bits = coordinate.view(np.int32)
+    shifted = np.empty(2 * half + 2 + _STRIDE, dtype=np.float32)
+    bits = shifted.view(np.int32)
+    deviation = np.empty_like(shifted)
     # Where eight pixels along x are a small part of the elliptical radius.
     far = pxx * (_STRIDE / _FLAT) ** 2
     deposited = 0.0
-    for j in range(j0, j1 + 1):
+    for j in range(max(0, iy - half), min(rows - 1, iy + half) + 1):
         dy = j - y
         # u = pxx (dx - middle)^2 + rest
         middle = -pxy * dy / pxx
@@ -143,27 +163,30 @@ def add_wings(
         width = np.sqrt((u_most - rest) / pxx)
         first = max(ix - half, int(np.ceil(x + middle - width)))
         last = min(ix + half, int(np.floor(x + middle + width)))
-        # Eight at a time from the first on, wherever the image begins: its edge must not show.
-        start = first + _STRIDE * (max(-first, 0) // _STRIDE)
-        for i in range(start, min(last + 1, columns), _STRIDE):
-            dx = i - x
-            u = pxx * (dx - middle) ** 2 + rest
-            stop = min(i + _STRIDE, last + 1)
-            if u >= far and stop == i + _STRIDE:
-                coordinate[0] = u + _SCALE
-                value = _at(table, bits[0], np.float32(qxx * dx * dx + 2.0 * qxy * dx * dy + qyy * dy * dy)) * scale
-                dx += _STRIDE
-                coordinate[0] = pxx * (dx - middle) ** 2 + rest + _SCALE
-                after = _at(table, bits[0], np.float32(qxx * dx * dx + 2.0 * qxy * dx * dy + qyy * dy * dy)) * scale
+        # Far out eight at a time from the first on, wherever the image begins: its edge must not show.
+        offset, centre = np.float32(first - x), np.float32(first - x - middle)
+        a, b, c = np.float32(pxx), np.float32(rest + _OFFSET), np.float32(qyy * dy * dy)
+        slope = np.float32(2.0 * qxy * dy)
+        n = last - first + 1
+        for k in range(n + 1):
+            along, dx = centre + np.float32(k), offset + np.float32(k)
+            shifted[k] = a * along * along + b
+            deviation[k] = (qxx * dx + slope) * dx + c
+        into = model[j]
+        k = _STRIDE * (max(-first, 0) // _STRIDE)
+        end = min(n, columns - first)
+        while k < end:
+            stop = min(k + _STRIDE, n)
+            if shifted[k] >= far and stop == k + _STRIDE:
+                value, after = _at(table, bits[k], deviation[k]), _at(table, bits[stop], deviation[stop])
                 step = (after - value) * np.float32(1.0 / _STRIDE)
-                for t in range(max(-i, 0), min(_STRIDE, columns - i)):
-                    model[j, i + t] += value + np.float32(t) * step
+                for t in range(max(-first - k, 0), min(_STRIDE, end - k)):
+                    into[first + k + t] += value + np.float32(t) * step
                     deposited += float(value + np.float32(t) * step)
-                continue
-            for k in range(max(i, 0), min(stop, columns)):
-                dx = k - x
-                coordinate[0] = pxx * (dx - middle) ** 2 + rest + _SCALE
-                value = _at(table, bits[0], np.float32(qxx * dx * dx + 2.0 * qxy * dx * dy + qyy * dy * dy)) * scale
-                model[j, k] += value
-                deposited += float(value)
+            else:
+                for i in range(max(k, -first), min(stop, end)):
+                    value = _at(table, bits[i], deviation[i])
+                    into[first + i] += value
+                    deposited += float(value)
+            k = stop
     return deposited
