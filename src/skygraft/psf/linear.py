@@ -158,12 +158,13 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
     """
     flat = basis.reshape(basis.shape[0], -1)
     out = np.empty((weights.shape[0], flat.shape[1]), dtype=basis.dtype)
-    _combine(np.ascontiguousarray(weights, dtype=basis.dtype), np.ascontiguousarray(flat), out)
+    combine_into(np.ascontiguousarray(weights, dtype=basis.dtype), np.ascontiguousarray(flat), out)
     return out.reshape(weights.shape[0], *basis.shape[1:])
 
 
 @compiled
-def _combine(weights: NDArray[Any], basis: NDArray[Any], out: NDArray[Any]) -> None:  # pragma: no cover - compiled
+def combine_into(weights: NDArray[Any], basis: NDArray[Any], out: NDArray[Any]) -> None:  # pragma: no cover - compiled
+    """`combine` for images in one row: weights (N, B), basis (B, P), out (N, P), all of one precision."""
     # in blocks of pixels, so that the basis stays in the nearest cache while all positions use it; five images at a
     # time, so that a pixel's sum is fetched and put back less often
     n_images = basis.shape[0]

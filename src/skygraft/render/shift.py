@@ -236,11 +236,14 @@ def _weigh(
 ) -> None:  # pragma: no cover - compiled
     """Sums of samples `step` apart, back from w + p in `whole` and from h + p in `halves`, for each p of `out`."""
     n = out.size
-    out[:] = np.float32(0)
     for j in range(0, even.size, 2):
         e0, e1, o0, o1 = even[j], even[j + 1], odd[j], odd[j + 1]
         w0, h0 = w - j * step, h - j * step
         a0, a1 = whole[w0 : w0 + n], whole[w0 - step : w0 - step + n]
         b0, b1 = halves[h0 : h0 + n], halves[h0 - step : h0 - step + n]
-        for p in range(n):
-            out[p] = out[p] + e0 * a0[p] + e1 * a1[p] + o0 * b0[p] + o1 * b1[p]
+        if j == 0:
+            for p in range(n):
+                out[p] = e0 * a0[p] + e1 * a1[p] + o0 * b0[p] + o1 * b1[p]
+        else:
+            for p in range(n):
+                out[p] = out[p] + e0 * a0[p] + e1 * a1[p] + o0 * b0[p] + o1 * b1[p]

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 from skygraft.psf import PSF, Box, FwhmMeter, LinearPSF, SinglePrecisionBasis
-from skygraft.psf.linear import combine
+from skygraft.psf.linear import combine_into
 from skygraft.render.canvas import Canvas
 from skygraft.render.shift import FAST, PRECISE, half_pixel_images, shift_stamp, stamp_shape, taps_table
 
 __all__ = ["Normalisation", "StarPainter", "Stars"]
 
-_CHUNK_PIXELS = 1 << 18
+_HELD_PIXELS = 1 << 18
 """Half pixels of stars that are held at a time: few enough for a processor's cache."""
 
 
@@ -130,40 +130,53 @@ class StarPainter:
             coefficients = psf.coefficients(x, y)
             scale, fraction = normalisation.of_coefficients(coefficients, x, y)
             fwhm = self._fwhm(coefficients)
-            weights, images = self._basis.weights(coefficients), self._basis.images
         else:
             kernels = psf.kernels(x, y)
             scale, fraction = normalisation(kernels, x, y)
             fwhm = self._fwhm(None, kernels)
-            weights = None
-            images = half_pixel_images(kernels, self._shift).astype(np.float32)
         drawn = Stars(scale, fraction, fwhm, np.zeros(len(x)), np.zeros(len(x), dtype=np.bool_))
-        chunk = max(1, _CHUNK_PIXELS // images[0].size)
-        for start in range(0, len(x), chunk):
-            part = slice(start, start + chunk)
-            planes = images[part] if weights is None else combine(weights[part], images)
-            self._add_planes(canvas, planes, x[part], y[part], (flux * scale)[part], drawn, part)
+        where = x - canvas.x0, y - canvas.y0, flux * scale
+        how = taps_table(self._shift.width), stamp_shape(psf.shape, self._shift), self._shift.margin
+        if self._basis is not None:
+            weights, images = self._basis.weights(coefficients), self._basis.images
+            held = min(max(1, _HELD_PIXELS // images[0].size), len(x))
+            planes = np.empty((held, *images.shape[1:]), dtype=np.float32)
+            _add_sums(canvas.model, weights, images, planes, *where, *how, drawn.deposited, drawn.clipped)
+        else:
+            planes = half_pixel_images(kernels, self._shift).astype(np.float32)
+            _add_planes(canvas.model, planes, *where, *how, drawn.deposited, drawn.clipped)
         return drawn
 
-    def _add_planes(
-        self,
-        canvas: Canvas,
-        planes: NDArray[np.float32],
-        x: NDArray[np.float64],
-        y: NDArray[np.float64],
-        amplitude: NDArray[np.float64],
-        drawn: Stars,
-        part: slice,
-    ) -> None:
-        ny, nx = stamp_shape(self._psf.shape, self._shift)
-        _add_all(
-            canvas.model, planes, x - canvas.x0, y - canvas.y0, amplitude, taps_table(self._shift.width),
-            (ny, nx), self._shift.margin, drawn.deposited[part], drawn.clipped[part],
+
+@compiled
+def _add_sums(
+    model: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    images: NDArray[np.float32],
+    planes: NDArray[np.float32],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    amplitude: NDArray[np.float64],
+    table: NDArray[np.float64],
+    shape: tuple[int, int],
+    margin: int,
+    deposited: NDArray[np.float64],
+    clipped: NDArray[np.bool_],
+) -> None:  # pragma: no cover - compiled
+    """Add stars whose planes of half pixels are `weights` times `images`, a few at a time in the room of `planes`."""
+    held = planes.shape[0]
+    flat, sums = images.reshape(images.shape[0], -1), planes.reshape(held, -1)
+    for start in range(0, weights.shape[0], held):
+        stop = min(start + held, weights.shape[0])
+        combine_into(weights[start:stop], flat, sums[: stop - start])
+        _add_planes(
+            model, planes[: stop - start], x[start:stop], y[start:stop], amplitude[start:stop], table, shape, margin,
+            deposited[start:stop], clipped[start:stop],
         )  # fmt: skip
 
 
 @compiled
-def _add_all(
+def _add_planes(
     model: NDArray[np.float32],
     planes: NDArray[np.float32],
     x: NDArray[np.float64],
@@ -188,6 +201,12 @@ def _add_all(
         i0, i1 = max(0, -x0), min(nx, columns - x0)
         if j0 >= j1 or i0 >= i1:
             continue
+        # ask memory for all rows at once, long before they are added to: each is on a page of its own
+        seen = np.float32(0)
+        for j in range(y0 + j0, y0 + j1):
+            for i in range(x0 + i0, x0 + i1, 16):
+                seen += model[j, i]
+        stamp[0, 0] = seen
         shift_stamp(planes[s], x[s] - ix, y[s] - iy, amplitude[s], table, half, stamp)
         along_x[:] = np.float32(0)
         for j in range(j0, j1):
