@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numba
 import pytest
 
+import skygraft.jit
 from skygraft.jit import compiled
 
 
@@ -32,3 +38,30 @@ def test_other_errors_are_not_swallowed(monkeypatch):
     monkeypatch.setattr(numba, "njit", broken)
     with pytest.raises(RuntimeError, match="something else"):
         compiled(lambda x: x)
+
+
+def test_what_is_on_disk_goes_when_another_file_changes(tmp_path):
+    """A function has the code of those that it calls in it, also where they are in files of their own."""
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "jit.py").write_text(Path(skygraft.jit.__file__).read_text())
+    (package / "outer.py").write_text(
+        "from pack.inner import inner\n"
+        "from pack.jit import compiled\n\n\n"
+        "@compiled\ndef outer(x):\n    return inner(x)\n"
+    )
+
+    def run(factor):
+        (package / "inner.py").write_text(
+            f"from pack.jit import compiled\n\n\n@compiled\ndef inner(x):\n    return {factor} * x\n"
+        )
+        code = "from pack.outer import outer; print(outer(2), sum(outer.stats.cache_hits.values()))"
+        environment = {"PATH": os.environ["PATH"], "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        command = [sys.executable, "-B", "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert run(3) == ["6", "0"]
+    assert run(3) == ["6", "1"]
+    assert run(5) == ["10", "0"]

@@ -10,6 +10,7 @@ from skygraft.photometry import (
     FLUX_MODES,
     PSF_MODEL,
     TOTAL,
+    BasisScale,
     CalibrationAperture,
     aperture_flux,
     enclosed_flux,
@@ -125,3 +126,50 @@ def test_what_is_asked_for_must_be_complete():
         kernel_scale("calibrated", None, kernel)
     with pytest.raises(PsfError, match="shape"):
         kernel_scale("psf_sum", None, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("mode", "reference", "radius", "held"),
+    [
+        ("calibrated", APERTURE, None, "inside"),
+        ("aperture", TOTAL, 9.0, "inside"),
+        ("calibrated", PSF_MODEL, None, "sum"),
+        ("psf_sum", APERTURE, None, "sum"),
+        ("total", None, None, "all"),
+    ],
+)
+def test_a_sum_of_basis_images_is_tied_by_its_coefficients(mode, reference, radius, held):
+    (narrow, inside_narrow), (wide, inside_wide) = moffat(0.8, half=40), moffat(1.2, half=40)
+    coefficients = np.array([[1.0, 0.0], [0.3, 0.75], [-0.2, 1.1]])
+    outside = coefficients @ np.array([1 - narrow.sum(), 1 - wide.sum()])
+    made = BasisScale(mode, reference, np.stack([narrow, wide]), radius=radius)(coefficients, outside)
+    r = radius or 12.0
+    sums = coefficients @ np.array([narrow.sum(), wide.sum()])
+    inside = coefficients @ np.array([inside_narrow(r), inside_wide(r)])
+    want = {"inside": inside, "sum": sums, "all": coefficients.sum(axis=1)}[held]
+    np.testing.assert_allclose(made.scale, 1 / want, rtol=2e-4 if held == "inside" else 1e-12)
+    np.testing.assert_allclose(made.kernel_sum, sums, rtol=1e-12)
+    if reference is APERTURE or radius:
+        np.testing.assert_allclose(made.aperture_fraction, inside, rtol=2e-4)
+        assert made.radius_pixels == r
+    else:
+        assert np.isnan(made.aperture_fraction).all()
+
+
+@pytest.mark.parametrize("mode", ["calibrated", "psf_sum", "total"])
+def test_coefficients_without_flux_are_refused(mode):
+    kernel, _ = moffat(1.0, half=20)
+    tie = BasisScale(mode, APERTURE, kernel[None])
+    coefficients = np.array([[1.0], [0.0], [1.0]])
+    with pytest.raises(PsfError, match="position 1 of 3"):
+        tie(coefficients)
+    np.testing.assert_array_equal(np.isfinite(tie(coefficients, invalid="nan").scale), [True, False, True])
+    assert tie(np.empty((0, 1))).scale.shape == (0,)
+
+
+def test_a_basis_is_tied_only_to_what_is_known():
+    with pytest.raises(UnknownApertureError, match="aperture='12 pix'"):
+        BasisScale("calibrated", None, np.ones((1, 3, 3)))
+    with pytest.raises(ConfigError, match="needs a radius"):
+        BasisScale("aperture", APERTURE, np.ones((1, 3, 3)))
+    assert not BasisScale("calibrated", APERTURE, np.ones((1, 3, 3)))(np.ones((1, 1))).holds_aperture

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
 from skygraft.errors import ConfigError
-from skygraft.psf import GaussianPSF, MoffatPSF, kernel_fwhm
+from skygraft.psf import PSF, FwhmMeter, GaussianPSF, KernelBasisPSF, MoffatPSF, kernel_fwhm
 
 
 def gaussian(fwhm: float, q: float, angle: float, dx: float, dy: float, n: int) -> np.ndarray:
@@ -70,3 +71,65 @@ def test_no_width() -> None:
     assert np.isnan(kernel_fwhm(np.ones((1, 1, 1)))).all()
     with pytest.raises(ConfigError):
         kernel_fwhm(np.ones((5, 5)))
+
+
+def stack_of(kernels: list[np.ndarray]) -> KernelBasisPSF:
+    """A PSF whose kernels are any sums of these, and the last of them everywhere."""
+    return KernelBasisPSF(np.array(kernels), [[0.0]] * (len(kernels) - 1) + [[1.0]])
+
+
+@given(
+    st.floats(0.67, 1.5), st.floats(0.8, 1.0), st.floats(0, 3.2), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5),
+    st.floats(1e-3, 1e5),
+)  # fmt: skip
+def test_a_meter_measures_kernels_it_was_not_made_with(ratio, q, angle, dx, dy, flux) -> None:
+    other = gaussian(5.0 * ratio, q, angle, dx, dy, 41)
+    meter = FwhmMeter(stack_of([other, gaussian(5.0, 1.0, 0, 0, 0, 41)]), 0.0, 0.0)
+    assert meter(np.array([[flux, 0.0]]))[0] == pytest.approx(5.0 * ratio, rel=2e-3)
+
+
+def test_a_meter_measures_sums() -> None:
+    parts = [gaussian(4.0, 1.0, 0, 0, 0, 41), gaussian(6.5, 1.0, 0, 0, 0, 41)]
+    meter = FwhmMeter(stack_of(parts), 0.0, 0.0)
+    for share in (0.0, 0.2, 0.5, 0.9, 1.0):
+
+        def profile(r: float, share: float = share) -> float:
+            wide, narrow = (np.exp(-4 * np.log(2) * (r / w) ** 2) for w in (6.5, 4.0))
+            return float(share * narrow + (1 - share) * wide - 0.5)
+
+        expected = 2 * brentq(profile, 1.0, 5.0)
+        assert meter(np.array([[share, 1 - share]]))[0] == pytest.approx(expected, rel=2e-4)
+
+
+def test_a_meter_leaves_what_it_cannot_tell_to_the_kernel_itself() -> None:
+    usual = gaussian(4.0, 1.0, 0, 0, 0, 61)
+    wide, narrow, away = (gaussian(*shape, 61) for shape in ((9.0, 1, 0, 0, 0), (2.2, 1, 0, 0, 0), (4.0, 1, 0, 3, -2)))
+    meter = FwhmMeter(stack_of([wide, narrow, away, usual]), 0.0, 0.0)
+    measured = meter(np.concatenate([np.eye(4), np.zeros((1, 4)), -np.eye(4)[3:]]))
+    assert measured[:4] == pytest.approx([9.0, 2.2, 4.0, 4.0], rel=0.003)
+    assert np.isnan(measured[4:]).all()
+
+
+def test_a_meter_gives_singles_and_batches_the_same_bits() -> None:
+    rng = np.random.default_rng(4)
+    parts = [gaussian(w, q, 0.4, 0, 0, 31) for w, q in ((3.0, 0.9), (4.0, 0.7), (3.5, 1.0))]
+    psf, coefficients = stack_of(parts), rng.uniform(0, 1, (50, 3))
+    meter = FwhmMeter(psf, 0.0, 0.0)
+    together = meter(coefficients)
+    assert together.tolist() == [meter(c[None])[0] for c in coefficients]
+    kernels = np.einsum("nb,bij->nij", coefficients, np.array(parts))
+    assert together == pytest.approx(kernel_fwhm(kernels), rel=1e-4)
+    assert FwhmMeter(Unknown(), 0.0, 0.0)(None, kernels).tolist() == kernel_fwhm(kernels).tolist()
+    with pytest.raises(ConfigError):
+        FwhmMeter(Unknown(), 0.0, 0.0)(None)
+
+
+class Unknown(PSF):
+    """A PSF that is not known to be linear."""
+
+    @property
+    def shape(self):
+        return 31, 31
+
+    def kernels(self, x, y):
+        raise NotImplementedError

@@ -140,13 +140,13 @@ def worst(sources: Sources, kernel: np.ndarray, size: int) -> float:
     return float(np.abs(canvas.model - expected)[drawn].max() / expected.max())
 
 
-@pytest.mark.parametrize("fwhm", [2.6, 4.0])
+@pytest.mark.parametrize("fwhm", [2.6, 3.0, 4.0])
 @pytest.mark.parametrize("n", [0.5, 1.0, 2.5, 4.0])
 @pytest.mark.parametrize(("radius", "q"), [(0.05, 0.9), (0.35, 1.0), (0.4, 0.3), (1.5, 0.8), (2.0, 0.1)])
 def test_one_profile_is_that_of_a_direct_transform(n, radius, q, fwhm):
     one = source(x=511.3, y=512.81, n=n, half_light_radius=radius, q=q, pa=33.0)
     # A kernel of 2.6 pixels rings when it is moved by part of a pixel, and rings on at the edge of its box.
-    assert worst(one, moffat(fwhm), 1024) < (3e-4 if fwhm < 3 else 1.7e-4)
+    assert worst(one, moffat(fwhm), 1024) < (4e-4 if fwhm < 3 else 3e-4)
 
 
 @settings(max_examples=20, deadline=None)

@@ -11,6 +11,7 @@ from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.injection.options import InjectionOptions
 from skygraft.noise import Gain, estimate_gain
 from skygraft.photometry import (
+    BasisScale,
     CalibrationAperture,
     CalibrationReference,
     PhotoCalib,
@@ -18,7 +19,7 @@ from skygraft.photometry import (
     kernel_scale,
     parse_radius,
 )
-from skygraft.psf import PSF
+from skygraft.psf import PSF, LinearPSF
 from skygraft.render import RenderReport, Sources
 from skygraft.wcs import pixel_scale
 
@@ -90,6 +91,9 @@ class ImageNormalisation:
         self._psf = exposure.psf
         self._mode, self._reference, self._radius = options.flux_mode, reference, radius
         self._fixed: tuple[float, float] | None = None
+        self._of_basis: BasisScale | None = None
+        if isinstance(self._psf, LinearPSF):
+            self._of_basis = BasisScale(self._mode, reference, self._psf.basis, radius=radius)
         if options.position == "image" and self._psf is not None:
             place = self._psf.average_position or exposure.box.center
             x, y = np.array([place[0]]), np.array([place[1]])
@@ -100,6 +104,17 @@ class ImageNormalisation:
         self, psf: PSF, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         scale = kernel_scale(self._mode, self._reference, kernels, psf.flux_outside(x, y), radius=self._radius)
+        return scale.scale, scale.aperture_fraction
+
+    def of_coefficients(
+        self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and aperture fraction, each of shape (N,), for the PSF's kernels with coefficients (N, B) at (x, y)."""
+        if self._psf is None or self._of_basis is None:
+            raise InjectionError("the image's PSF has no basis that coefficients could belong to")
+        if self._fixed is not None:
+            return np.full(len(x), self._fixed[0]), np.full(len(x), self._fixed[1])
+        scale = self._of_basis(coefficients, self._psf.flux_outside(x, y))
         return scale.scale, scale.aperture_fraction
 
     def __call__(

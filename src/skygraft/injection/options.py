@@ -40,8 +40,8 @@ class InjectionOptions:
     mask_threshold : float
         INJECTED marks pixels changed by more than this fraction of their noise (standard deviation).
     stars : {"fourier", "taps", "galsim"}
-        How stars are moved by fractions of a pixel: exactly; fast, at a cost of up to 1e-3 of their flux in images
-        sampled at less than 3 pixels per FWHM; or by GalSim.
+        How stars are moved by fractions of a pixel: to single precision; half again as fast, to 2e-4 of their peak
+        where the FWHM is 3 pixels or more; or by GalSim.
 
     Raises
     ------

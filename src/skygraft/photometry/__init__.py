@@ -19,6 +19,7 @@ from skygraft.photometry.fields import (
 )
 from skygraft.photometry.flux_modes import (
     FLUX_MODES,
+    BasisScale,
     FluxMode,
     KernelScale,
     kernel_scale,
@@ -71,6 +72,7 @@ __all__ = [
     "RADIUS_TOLERANCE",
     "TOTAL",
     "ApertureMethod",
+    "BasisScale",
     "CalibrationAperture",
     "CalibrationReference",
     "ChebyshevField",

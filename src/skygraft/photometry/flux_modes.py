@@ -35,7 +35,7 @@ from skygraft.photometry.reference import (
     CalibrationReference,
 )
 
-__all__ = ["FLUX_MODES", "FluxMode", "KernelScale", "kernel_scale"]
+__all__ = ["FLUX_MODES", "BasisScale", "FluxMode", "KernelScale", "kernel_scale"]
 
 type FluxMode = Literal["calibrated", "aperture", "psf_sum", "total"]
 
@@ -110,6 +110,75 @@ def kernel_scale(
     PsfError
         If a kernel's flux inside the reference is zero, negative or not finite (and `invalid` is ``"raise"``).
     """
+    radius = _radius(flux_mode, reference, radius)
+    batch = np.asarray(kernels, dtype=np.float64)
+    batch = batch[None] if batch.ndim == 2 else batch
+    if batch.ndim != 3:
+        raise PsfError(f"kernels have shape {np.shape(kernels)}; (N, ny, nx) is needed")
+    sums = batch.sum(axis=(1, 2))
+    fraction, shape = None, (batch.shape[1], batch.shape[2])
+    if radius is not None:
+        fraction = enclosed_flux(batch, radius, method=method)
+    return _scale(flux_mode, reference, sums, fraction, flux_outside, radius, shape, invalid)
+
+
+class BasisScale:
+    """`kernel_scale` for a PSF that is a sum of basis images.
+
+    Sums and aperture fluxes are linear in the kernel: they are measured once, on the basis, and a position needs its
+    coefficients only.
+
+    Parameters
+    ----------
+    flux_mode, reference, radius, method
+        As for `kernel_scale`.
+    basis : ndarray, shape (B, ny, nx)
+        The PSF's basis images.
+
+    Raises
+    ------
+    ConfigError, UnknownApertureError
+        As `kernel_scale`.
+    """
+
+    def __init__(
+        self,
+        flux_mode: FluxMode,
+        reference: CalibrationReference | None,
+        basis: NDArray[np.float64],
+        *,
+        radius: float | None = None,
+        method: ApertureMethod = "sinc",
+    ) -> None:
+        self._mode, self._reference = flux_mode, reference
+        self._radius = _radius(flux_mode, reference, radius)
+        self._shape = basis.shape[1], basis.shape[2]
+        self._sums = basis.sum(axis=(1, 2))
+        self._fluxes = None if self._radius is None else enclosed_flux(basis, self._radius, method=method)
+
+    def __call__(
+        self,
+        coefficients: NDArray[np.float64],
+        flux_outside: ArrayLike = 0.0,
+        *,
+        invalid: Literal["raise", "nan"] = "raise",
+    ) -> KernelScale:
+        """The factors of kernels ``coefficients @ basis``, coefficients of shape (N, B); see `kernel_scale`."""
+        sums = _weighted(coefficients, self._sums)
+        fraction = None if self._fluxes is None else _weighted(coefficients, self._fluxes)
+        return _scale(self._mode, self._reference, sums, fraction, flux_outside, self._radius, self._shape, invalid)
+
+
+def _weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``coefficients @ values``, summed in one order however many positions there are."""
+    total = np.zeros(len(coefficients))
+    for column, value in zip(coefficients.T, values, strict=True):
+        total += column * value
+    return total
+
+
+def _radius(flux_mode: FluxMode, reference: CalibrationReference | None, radius: float | None) -> float | None:
+    """The aperture's radius, or None where no aperture is concerned; see `kernel_scale` for what is raised."""
     if flux_mode not in FLUX_MODES:
         raise ConfigError(f"flux_mode is {flux_mode!r}; allowed: {', '.join(FLUX_MODES)}", key="flux_mode")
     if (flux_mode == "aperture") != (radius is not None):
@@ -126,19 +195,25 @@ def kernel_scale(
             "nothing says what the image's calibrated flux is the flux of, and flux_mode is 'calibrated'",
             fix="Give the calibration aperture (aperture='12 pix'), or another flux_mode",
         )
-    batch = np.asarray(kernels, dtype=np.float64)
-    batch = batch[None] if batch.ndim == 2 else batch
-    if batch.ndim != 3:
-        raise PsfError(f"kernels have shape {np.shape(kernels)}; (N, ny, nx) is needed")
     if radius is None and isinstance(reference, CalibrationAperture):
-        radius = reference.radius_pixels
-    sums = batch.sum(axis=(1, 2))
-    fraction = np.full(len(batch), np.nan)
-    holds = True
-    if radius is not None:
-        fraction = enclosed_flux(batch, radius, method=method)
-        holds = kernel_holds_aperture((batch.shape[1], batch.shape[2]), radius)
+        return reference.radius_pixels
+    return radius
 
+
+def _scale(
+    flux_mode: FluxMode,
+    reference: CalibrationReference | None,
+    sums: NDArray[np.float64],
+    fraction: NDArray[np.float64] | None,
+    flux_outside: ArrayLike,
+    radius: float | None,
+    shape: tuple[int, int],
+    invalid: Literal["raise", "nan"],
+) -> KernelScale:
+    """The factors, from the sums S and the aperture fluxes A(r) of the kernels."""
+    holds = radius is None or kernel_holds_aperture(shape, radius)
+    if fraction is None:
+        fraction = np.full(len(sums), np.nan)
     if flux_mode == "psf_sum" or (flux_mode == "calibrated" and reference is PSF_MODEL):
         held, meaning = sums, "sums to"
     elif flux_mode == "total" or (flux_mode == "calibrated" and reference is TOTAL):
@@ -149,11 +224,11 @@ def kernel_scale(
     if invalid == "raise" and not good.all():
         worst = int(np.flatnonzero(~good)[0])
         raise PsfError(
-            f"the PSF kernel at position {worst} of {len(batch)} {meaning} {held[worst]:g}; "
+            f"the PSF kernel at position {worst} of {len(sums)} {meaning} {held[worst]:g}; "
             "a positive, finite flux is needed to tie it to the calibration",
             row=worst,
             fix="Check the PSF model at that position: it may lie outside the region where the model holds",
         )
-    scale = np.full(len(batch), np.nan)
+    scale = np.full(len(sums), np.nan)
     np.divide(1.0, held, out=scale, where=good)
     return KernelScale(scale, fraction, sums, radius, holds)

@@ -4,8 +4,8 @@ from skygraft.psf.analytic import DoubleGaussianPSF, GaussianPSF, MoffatPSF
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.conformance import check_psf
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
-from skygraft.psf.linear import LinearPSF
-from skygraft.psf.measure import kernel_fwhm
+from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
+from skygraft.psf.measure import FwhmMeter, kernel_fwhm
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
 
@@ -14,11 +14,13 @@ __all__ = [
     "Box",
     "DoubleGaussianPSF",
     "FixedKernelPSF",
+    "FwhmMeter",
     "GaussianPSF",
     "KernelBasisPSF",
     "LinearPSF",
     "MoffatPSF",
     "PsfexPSF",
+    "SinglePrecisionBasis",
     "check_psf",
     "kernel_fwhm",
     "read_psfex",

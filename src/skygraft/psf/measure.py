@@ -1,4 +1,10 @@
-"""Measurements of PSF kernels."""
+"""Measurements of PSF kernels.
+
+The width of a kernel is that of the circle with the area of the region above half the peak, on a quintic spline through
+the pixels. A spline is linear in its pixels. For a PSF that is a sum of basis images, values of the basis's splines at
+fixed places about the core (a grid around the peak, 16 rays across the half-maximum contour) are made once, and a
+kernel's values there are one product of its coefficients with them; the contour is where they cross one half.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +13,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError
 from skygraft.jit import compiled
+from skygraft.psf.base import PSF
+from skygraft.psf.linear import LinearPSF, combine
 
-__all__ = ["kernel_fwhm"]
+__all__ = ["FwhmMeter", "kernel_fwhm"]
 
 # Poles of the quintic B-spline's inverse filter: roots of z^4 + 26 z^3 + 66 z^2 + 26 z + 1 inside the unit circle.
 _POLE_1 = -0.43057534709997379
 _POLE_2 = -0.043096288203264654
 _N_RAYS = 16
 _MARGIN = 6
+
+_RADII = np.linspace(0.6, 1.7, 12)
+"""Where rays are sampled, in units of the half width at half maximum of the kernels that the meter is made with."""
+_GRID_HALF = 4
+_GRID_STEP = 0.12
+"""The grid about the peak reaches four steps to each side, in the same units: the peak may wander a quarter FWHM."""
 
 
 def kernel_fwhm(kernels: ArrayLike) -> NDArray[np.float64]:
@@ -51,6 +65,135 @@ def kernel_fwhm(kernels: ArrayLike) -> NDArray[np.float64]:
     if array.size:
         _fwhm(array, out)
     return out
+
+
+class FwhmMeter:
+    """`kernel_fwhm` for many positions of one PSF.
+
+    Parameters
+    ----------
+    psf : PSF
+        The model. Only a `LinearPSF` is measured faster than by `kernel_fwhm`.
+    x, y : array_like, shape (M,)
+        A few positions, in parent pixels, whose kernels say where the core is and how wide.
+
+    Notes
+    -----
+    It agrees with `kernel_fwhm` to 1e-4. Kernels more than 1.6 times wider or narrower than those at (x, y), or whose
+    peak is elsewhere, are measured by `kernel_fwhm` itself.
+    """
+
+    def __init__(self, psf: PSF, x: ArrayLike, y: ArrayLike) -> None:
+        self._basis: NDArray[np.float64] | None = None
+        if not isinstance(psf, LinearPSF):
+            return
+        kernels = psf.kernels(x, y)
+        widths = kernel_fwhm(kernels)
+        if not np.isfinite(widths).any():
+            return
+        radius = 0.5 * float(np.nanmedian(widths))
+        row, column = np.unravel_index(int(kernels.mean(axis=0).argmax()), psf.shape)
+        self._basis = psf.basis
+        self._values = _core_values(psf.basis, float(row), float(column), radius)
+        self._radius = radius
+
+    def __call__(
+        self, coefficients: NDArray[np.float64] | None, kernels: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """FWHM in pixels, shape (N,), as `kernel_fwhm` gives it.
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B), or None
+            Of a `LinearPSF`.
+        kernels : ndarray, shape (N, ny, nx), optional
+            Needed where there are no coefficients.
+        """
+        if coefficients is None or self._basis is None:
+            if kernels is None:
+                raise ConfigError("a width is measured on a PSF's coefficients or on kernels; neither was given")
+            return kernel_fwhm(kernels)
+        out = np.full(len(coefficients), np.nan)
+        _contour_widths(combine(coefficients, self._values), _RADII * self._radius, out)
+        failed = np.flatnonzero(np.isnan(out))
+        if failed.size:
+            out[failed] = kernel_fwhm(combine(coefficients[failed], self._basis))
+        return out
+
+
+def _core_values(basis: NDArray[np.float64], row: float, column: float, radius: float) -> NDArray[np.float64]:
+    """Values of the basis's splines on a grid about (row, column), and along rays from there: shape (B, M)."""
+    steps = np.arange(-_GRID_HALF, _GRID_HALF + 1) * _GRID_STEP * radius
+    angles = 2 * np.pi * (np.arange(_N_RAYS) + 0.5) / _N_RAYS
+    radii = (_RADII * radius)[:, None]
+    y = np.concatenate([np.repeat(steps, steps.size), (radii * np.sin(angles)).ravel()])
+    x = np.concatenate([np.tile(steps, steps.size), (radii * np.cos(angles)).ravel()])
+    values = np.empty((len(basis), y.size))
+    _spline_values(basis, row + y, column + x, values)
+    return values
+
+
+@compiled
+def _spline_values(
+    images: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64], out: NDArray[np.float64]
+) -> None:  # pragma: no cover - compiled
+    for b in range(images.shape[0]):
+        spline = _prefilter(_prefilter(images[b]).T.copy()).T.copy()
+        for k in range(y.size):
+            out[b, k] = _value(spline, y[k], x[k])
+
+
+@compiled
+def _contour_widths(
+    values: NDArray[np.float64], radii: NDArray[np.float64], out: NDArray[np.float64]
+) -> None:  # pragma: no cover - compiled
+    """Widths from values on the grid and the rays; what cannot be told from them is left as it is."""
+    side = 2 * _GRID_HALF + 1
+    step = radii[1] - radii[0]
+    for s in range(values.shape[0]):
+        grid, rays = values[s, : side * side], values[s, side * side :]
+        top = 0
+        for k in range(1, side * side):
+            if grid[k] > grid[top]:
+                top = k
+        j, i = top // side, top % side
+        if not (0 < j < side - 1 and 0 < i < side - 1 and grid[top] > 0):
+            continue
+        peak = grid[top]
+        half = 0.5 * (
+            peak + _above(grid[top - 1], peak, grid[top + 1]) + _above(grid[top - side], peak, grid[top + side])
+        )
+        area = 0.0
+        for ray in range(_N_RAYS):
+            k = 0
+            while k < radii.size and rays[k * _N_RAYS + ray] >= half:
+                k += 1
+            if k in (0, radii.size):
+                break
+            # where the cubic through the four samples around the crossing is at half the peak, by Newton's steps
+            first = min(max(k - 2, 0), radii.size - 4)
+            v0, v1 = rays[first * _N_RAYS + ray], rays[(first + 1) * _N_RAYS + ray]
+            v2, v3 = rays[(first + 2) * _N_RAYS + ray], rays[(first + 3) * _N_RAYS + ray]
+            d1, d2, d3 = v1 - v0, (v2 - 2 * v1 + v0) / 2, (v3 - 3 * v2 + 3 * v1 - v0) / 6
+            low, high = float(k - 1 - first), float(k - first)
+            v_low, v_high = rays[(k - 1) * _N_RAYS + ray], rays[k * _N_RAYS + ray]
+            t = low + (v_low - half) / (v_low - v_high)
+            for _ in range(3):
+                excess = v0 + t * (d1 + (t - 1) * (d2 + (t - 2) * d3)) - half
+                slope = d1 + (2 * t - 1) * d2 + (t * (3 * t - 6) + 2) * d3
+                if slope < 0:
+                    t = min(max(t - excess / slope, low), high)
+            radius = radii[0] + (first + t) * step
+            area += radius * radius
+        else:
+            out[s] = 2 * np.sqrt(area / _N_RAYS)
+
+
+@compiled
+def _above(left: float, middle: float, right: float) -> float:  # pragma: no cover - compiled
+    """How far the vertex of a parabola through three equidistant values lies above the middle one, the largest."""
+    curvature = left - 2 * middle + right
+    return -((right - left) ** 2) / (8 * curvature) if curvature < 0 else 0.0
 
 
 @compiled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,10 @@ from skygraft.render.canvas import Canvas, RenderReport
 from skygraft.render.components import are_sersic, components
 from skygraft.render.galsim_engine import draw_extended
 from skygraft.render.sersic import add_profiles
-from skygraft.render.shift import TapTable, fit_taps
 from skygraft.render.sources import Sources
-from skygraft.render.stars import add_stars, add_stars_by_taps
+from skygraft.render.stars import Normalisation, StarPainter
 
-__all__ = ["Normalisation", "StarEngine", "render", "taps_for"]
+__all__ = ["Normalisation", "StarEngine", "render"]
 
 type StarEngine = Literal["fourier", "taps", "galsim"]
 type GalaxyEngine = Literal["fourier", "galsim"]
@@ -27,25 +26,6 @@ type _Kind = Literal["star", "sersic", "other"]
 
 _CHUNK = 64
 """Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
-
-
-class Normalisation(Protocol):
-    """Says what to multiply kernels by, and the part of them inside the calibration aperture."""
-
-    def __call__(
-        self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale and aperture fraction, each of shape (N,), for kernels (N, ny, nx) at (x, y)."""
-
-
-def taps_for(psf: PSF, box: Box) -> tuple[TapTable, TapTable]:
-    """Shift taps fitted to the PSF over the image.
-
-    They are fitted at nine fixed places, so that they depend on the image and not on what is injected into it.
-    """
-    places = np.array([1.0, 3.0, 5.0]) / 6.0
-    x, y = np.meshgrid(box.x_min + places * (box.x_max - box.x_min), box.y_min + places * (box.y_max - box.y_min))
-    return fit_taps(psf.kernels(x.ravel(), y.ravel()))
 
 
 def render(
@@ -75,13 +55,13 @@ def render(
         Changed in place.
     box : Box
         The image's outer edges, parent pixels.
-    normalisation : callable
-        ``(kernels, x, y) -> (scale, aperture_fraction)``.
+    normalisation : Normalisation
+        What ties kernels to the calibration.
     flux_tolerance : float
         Part of a source's flux that its stamp may leave out.
     stars : {"fourier", "taps", "galsim"}
-        How stars are moved by fractions of a pixel: exactly, fast by fitted taps (see `skygraft.render.shift`), or
-        drawn through GalSim.
+        How stars are moved by fractions of a pixel: to single precision, with half as many taps (see
+        `skygraft.render.shift`), or drawn through GalSim.
     galaxies : {"fourier", "galsim"}
         Whether Sérsic profiles are drawn many at a time (see `skygraft.render.sersic`) or through GalSim.
     progress : callable, optional
@@ -95,7 +75,7 @@ def render(
     """
     report = RenderReport.empty(len(sources))
     is_star = sources.source_type == "Star"
-    taps = taps_for(psf, box) if psf is not None and stars == "taps" and is_star.any() else None
+    painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None
     is_sersic = are_sersic(sources) if galaxies == "fourier" else np.zeros_like(is_star)
     kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
         ("star", is_star),
@@ -104,15 +84,49 @@ def render(
     )
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
+        native = painter if kind == "star" else None
+        size = _CHUNK if native is None else native.batch
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
             if psf is None:
                 _draw_without_psf(sources, chunk, canvas, flux_tolerance, report)
+            elif native is not None:
+                _draw_stars(sources, chunk, psf, native, canvas, normalisation, report)
             else:
-                _draw_chunk(sources, chunk, kind, psf, canvas, normalisation, stars, taps, flux_tolerance, report)
+                _draw_chunk(sources, chunk, kind, psf, canvas, normalisation, flux_tolerance, report)
             if progress is not None:
                 progress(len(chunk))
     return report
+
+
+def _draw_stars(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    psf: PSF,
+    painter: StarPainter,
+    canvas: Canvas,
+    normalisation: Normalisation,
+    report: RenderReport,
+) -> None:
+    x, y = sources.x[rows], sources.y[rows]
+    try:
+        drawn = painter.add(canvas, x, y, sources.flux[rows], normalisation)
+    except PsfError as error:
+        if len(rows) > 1:  # find those that fail, and draw the others
+            for part in np.array_split(rows, 2):
+                _draw_stars(sources, part, psf, painter, canvas, normalisation, report)
+            return
+        report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
+        report.messages[int(rows[0])] = str(error)
+        return
+    report.kernel_scale[rows] = drawn.scale
+    report.aperture_fraction[rows] = drawn.aperture_fraction
+    report.psf_fwhm[rows] = drawn.fwhm
+    report.flux_deposited[rows] = drawn.deposited
+    report.stamp_size[rows] = max(psf.shape)
+    report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
+    if psf.valid_box is not None:
+        report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
 
 
 def _draw_chunk(
@@ -122,8 +136,6 @@ def _draw_chunk(
     psf: PSF,
     canvas: Canvas,
     normalisation: Normalisation,
-    stars: StarEngine,
-    taps: tuple[TapTable, TapTable] | None,
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
@@ -135,7 +147,7 @@ def _draw_chunk(
         if len(rows) > 1:  # find the one that fails, and draw the others
             for row in rows:
                 one = np.array([row])
-                _draw_chunk(sources, one, kind, psf, canvas, normalisation, stars, taps, flux_tolerance, report)
+                _draw_chunk(sources, one, kind, psf, canvas, normalisation, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
@@ -147,16 +159,6 @@ def _draw_chunk(
         report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
     if kind == "sersic":
         _draw_profiles(sources, rows, kernels, scale, canvas, flux_tolerance, report)
-        return
-    if kind == "star" and stars != "galsim":
-        amplitude = sources.flux[rows] * scale
-        if taps is not None:
-            deposited, clipped = add_stars_by_taps(canvas, kernels, x, y, amplitude, taps)
-        else:
-            deposited, clipped = add_stars(canvas, kernels, x, y, amplitude)
-        report.flux_deposited[rows] = deposited
-        report.flags[rows[clipped]] |= Flag.TRUNCATED_BY_EDGE
-        report.stamp_size[rows] = max(kernels.shape[1:])
         return
     for k, row in enumerate(rows):
         _draw_one(sources, int(row), kernels[k] * scale[k], canvas, flux_tolerance, report)

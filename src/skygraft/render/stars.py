@@ -1,182 +1,218 @@
-"""Stars: the PSF kernel at the star's own position, scaled, shifted by a fraction of a pixel and added.
+"""Stars: the PSF at the star's own position, scaled, moved by a fraction of a pixel and added.
 
-Stars are added one after the other in the order given (injection id), so that a pixel's sum depends only on the stars
-that touch it. See `skygraft.render.shift` for the shift.
+What is the same for all stars of an image is prepared once (`StarPainter`): the PSF's basis on half pixels (see
+`skygraft.render.shift`), and what tells widths from coefficients (`skygraft.psf.FwhmMeter`). A star then costs the sum
+of the basis with its coefficients, two passes of a few taps, and the addition. The sums and the shift are in single
+precision, which the canvas has anyway; the basis is made orthonormal first, so that they do not cancel.
+
+Stars are added one after the other in the order given (injection id), each made by itself, so that a pixel's sum
+depends only on the stars that touch it, and not on how many are drawn together.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
+from skygraft.psf import PSF, Box, FwhmMeter, LinearPSF, SinglePrecisionBasis
+from skygraft.psf.linear import combine_into
 from skygraft.render.canvas import Canvas
-from skygraft.render.shift import N_TAPS, TAP_FIRST, TapTable, fourier_shift
+from skygraft.render.shift import FAST, PRECISE, half_pixel_images, shift_stamp, stamp_shape, taps_table
 
-__all__ = ["add_stars", "add_stars_by_taps", "shifted_kernel"]
+__all__ = ["Normalisation", "StarPainter", "Stars"]
 
-
-def shifted_kernel(
-    kernel: NDArray[np.float64], fx: float, fy: float, taps: tuple[TapTable, TapTable]
-) -> NDArray[np.float64]:
-    """A kernel moved by (fx, fy) in 0 ... 1 pixels.
-
-    Parameters
-    ----------
-    kernel : ndarray, shape (ny, nx)
-        Centred on its middle pixel.
-    fx, fy : float
-        Shift in pixels, towards larger x and y.
-    taps : pair of ndarray
-        From `skygraft.render.shift.fit_taps`.
-
-    Returns
-    -------
-    ndarray, shape (ny + 9, nx + 9)
-        Its pixel [4 + ny // 2, 4 + nx // 2] is the one that the kernel's middle pixel was.
-    """
-    return _shift(np.ascontiguousarray(kernel, dtype=np.float64), fx, fy, *taps)
+_HELD_PIXELS = 1 << 18
+"""Half pixels of stars that are held at a time: few enough for a processor's cache."""
 
 
-def add_stars(
-    canvas: Canvas,
-    kernels: NDArray[np.float64],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Add one star per kernel to the canvas, shifted exactly.
+class Normalisation(Protocol):
+    """Says what to multiply kernels by, and the part of them inside the calibration aperture."""
+
+    def __call__(
+        self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and aperture fraction, each of shape (N,), for kernels (N, ny, nx) at (x, y)."""
+
+    def of_coefficients(
+        self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The same for the kernels of a `LinearPSF` that have these coefficients (N, B)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stars:
+    """What was drawn of each star of a batch, each of shape (N,).
 
     Parameters
     ----------
-    canvas : Canvas
-        Changed in place.
-    kernels : ndarray, shape (N, ny, nx)
-        PSF kernels at the stars' positions.
-    x, y : ndarray, shape (N,)
-        Parent pixel coordinates.
-    amplitude : ndarray, shape (N,)
-        What each kernel is multiplied by, image units.
-
-    Returns
-    -------
-    deposited : ndarray, shape (N,)
+    scale, aperture_fraction : ndarray
+        Of the `Normalisation`.
+    fwhm : ndarray
+        Of the PSF, pixels.
+    deposited : ndarray
         Flux that landed on the canvas.
-    clipped : ndarray of bool, shape (N,)
+    clipped : ndarray of bool
         Whether part of the star's kernel lay off the canvas.
     """
-    ix, iy = np.round(x).astype(np.int64), np.round(y).astype(np.int64)
-    shifted, margin = fourier_shift(kernels, x - ix, y - iy)
-    deposited = np.zeros(len(x))
-    clipped = np.zeros(len(x), dtype=np.bool_)
-    _, ny, nx = shifted.shape
-    for s in range(len(x)):
-        x0, y0 = int(ix[s]) - nx // 2, int(iy[s]) - ny // 2
-        deposited[s], _ = canvas.add(amplitude[s] * shifted[s], x0, y0)
-        clipped[s] = canvas.clips(x0 + margin, y0 + margin, nx - 2 * margin, ny - 2 * margin)
-    return deposited, clipped
+
+    scale: NDArray[np.float64]
+    aperture_fraction: NDArray[np.float64]
+    fwhm: NDArray[np.float64]
+    deposited: NDArray[np.float64]
+    clipped: NDArray[np.bool_]
 
 
-def add_stars_by_taps(
-    canvas: Canvas,
-    kernels: NDArray[np.float64],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-    taps: tuple[TapTable, TapTable],
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Add one star per kernel to the canvas, shifted by fitted taps: as `add_stars`, several times faster.
+class StarPainter:
+    """Draws the stars of one image.
 
     Parameters
     ----------
-    taps : pair of ndarray
-        From `skygraft.render.shift.fit_taps`; the others as in `add_stars`.
+    psf : PSF
+        The image's PSF.
+    box : Box
+        The image's outer edges, parent pixels. The core of the PSF is looked for at nine fixed places in it, so that
+        what is drawn depends on the image and not on what is injected into it.
+    engine : {"fourier", "taps"}
+        Eight taps, whose errors are those of single precision, or four.
     """
-    deposited = np.zeros(len(x))
-    clipped = np.zeros(len(x), dtype=np.bool_)
-    _add_all(
-        canvas.model, np.ascontiguousarray(kernels), x - canvas.x0, y - canvas.y0, amplitude, *taps, deposited, clipped
-    )
-    return deposited, clipped
+
+    def __init__(self, psf: PSF, box: Box, engine: Literal["fourier", "taps"] = "fourier") -> None:
+        self._psf = psf
+        self._shift = PRECISE if engine == "fourier" else FAST
+        places = np.array([1.0, 3.0, 5.0]) / 6.0
+        x, y = np.meshgrid(box.x_min + places * (box.x_max - box.x_min), box.y_min + places * (box.y_max - box.y_min))
+        self._fwhm = FwhmMeter(psf, x.ravel(), y.ravel())
+        self._basis: SinglePrecisionBasis | None = None
+        if isinstance(psf, LinearPSF):
+            self._basis = SinglePrecisionBasis(psf.basis, lambda images: half_pixel_images(images, self._shift))
+
+    @property
+    def batch(self) -> int:
+        """Stars to give at a time: many where the PSF is linear, and few where each has a kernel to be held."""
+        return 64 if self._basis is None else 1024
+
+    def add(
+        self,
+        canvas: Canvas,
+        x: NDArray[np.float64],
+        y: NDArray[np.float64],
+        flux: NDArray[np.float64],
+        normalisation: Normalisation,
+    ) -> Stars:
+        """Add stars to the canvas.
+
+        Parameters
+        ----------
+        canvas : Canvas
+            Changed in place.
+        x, y : ndarray, shape (N,)
+            Parent pixel coordinates, finite.
+        flux : ndarray, shape (N,)
+            Calibrated flux, image units.
+        normalisation : Normalisation
+            What ties kernels to the calibration.
+
+        Returns
+        -------
+        Stars
+
+        Raises
+        ------
+        PsfError
+            If the PSF cannot be evaluated or normalised at one of the positions; nothing has been drawn then.
+        """
+        psf = self._psf
+        if isinstance(psf, LinearPSF) and self._basis is not None:
+            coefficients = psf.coefficients(x, y)
+            scale, fraction = normalisation.of_coefficients(coefficients, x, y)
+            fwhm = self._fwhm(coefficients)
+        else:
+            kernels = psf.kernels(x, y)
+            scale, fraction = normalisation(kernels, x, y)
+            fwhm = self._fwhm(None, kernels)
+        drawn = Stars(scale, fraction, fwhm, np.zeros(len(x)), np.zeros(len(x), dtype=np.bool_))
+        where = x - canvas.x0, y - canvas.y0, flux * scale
+        how = taps_table(self._shift.width), stamp_shape(psf.shape, self._shift), self._shift.margin
+        if self._basis is not None:
+            weights, images = self._basis.weights(coefficients), self._basis.images
+            held = min(max(1, _HELD_PIXELS // images[0].size), len(x))
+            planes = np.empty((held, *images.shape[1:]), dtype=np.float32)
+            _add_sums(canvas.model, weights, images, planes, *where, *how, drawn.deposited, drawn.clipped)
+        else:
+            planes = half_pixel_images(kernels, self._shift).astype(np.float32)
+            _add_planes(canvas.model, planes, *where, *how, drawn.deposited, drawn.clipped)
+        return drawn
 
 
 @compiled
-def _taps_at(table: TapTable, f: float, out: NDArray[np.float64]) -> None:
-    position = f * (table.shape[0] - 1)
-    i = min(int(position), table.shape[0] - 2)
-    t = position - i
-    for j in range(N_TAPS):
-        out[j] = (1.0 - t) * table[i, j] + t * table[i + 1, j]
-
-
-@compiled
-def _shift_into(
-    kernel: NDArray[np.float64],
-    wx: NDArray[np.float64],
-    wy: NDArray[np.float64],
-    rows: NDArray[np.float64],
-    out: NDArray[np.float64],
-) -> None:
-    ny, nx = kernel.shape
-    rows[:] = 0.0
-    for t in range(N_TAPS):
-        w = wy[t]
-        for j in range(ny):
-            for i in range(nx):
-                rows[j + t, i] += w * kernel[j, i]
-    out[:] = 0.0
-    for j in range(ny + N_TAPS - 1):
-        for t in range(N_TAPS):
-            w = wx[t]
-            for i in range(nx):
-                out[j, i + t] += w * rows[j, i]
-
-
-@compiled
-def _shift(
-    kernel: NDArray[np.float64], fx: float, fy: float, taps_x: TapTable, taps_y: TapTable
-) -> NDArray[np.float64]:
-    ny, nx = kernel.shape
-    wx, wy = np.empty(N_TAPS), np.empty(N_TAPS)
-    _taps_at(taps_x, fx, wx)
-    _taps_at(taps_y, fy, wy)
-    rows = np.empty((ny + N_TAPS - 1, nx))
-    out = np.empty((ny + N_TAPS - 1, nx + N_TAPS - 1))
-    _shift_into(kernel, wx, wy, rows, out)
-    return out
-
-
-@compiled
-def _add_all(
+def _add_sums(
     model: NDArray[np.float32],
-    kernels: NDArray[np.float64],
+    weights: NDArray[np.float32],
+    images: NDArray[np.float32],
+    planes: NDArray[np.float32],
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     amplitude: NDArray[np.float64],
-    taps_x: TapTable,
-    taps_y: TapTable,
+    table: NDArray[np.float64],
+    shape: tuple[int, int],
+    margin: int,
     deposited: NDArray[np.float64],
     clipped: NDArray[np.bool_],
-) -> None:
-    n, ny, nx = kernels.shape
-    rows_n, columns_n = model.shape
-    wx, wy = np.empty(N_TAPS), np.empty(N_TAPS)
-    rows = np.empty((ny + N_TAPS - 1, nx))
-    out = np.empty((ny + N_TAPS - 1, nx + N_TAPS - 1))
-    for s in range(n):
-        ix, iy = int(np.floor(x[s])), int(np.floor(y[s]))
-        _taps_at(taps_x, x[s] - ix, wx)
-        _taps_at(taps_y, y[s] - iy, wy)
-        _shift_into(kernels[s], wx, wy, rows, out)
-        x0, y0 = ix - nx // 2 + TAP_FIRST, iy - ny // 2 + TAP_FIRST
-        j0, j1 = max(0, -y0), min(out.shape[0], rows_n - y0)
-        i0, i1 = max(0, -x0), min(out.shape[1], columns_n - x0)
-        total = 0.0
+) -> None:  # pragma: no cover - compiled
+    """Add stars whose planes of half pixels are `weights` times `images`, a few at a time in the room of `planes`."""
+    held = planes.shape[0]
+    flat, sums = images.reshape(images.shape[0], -1), planes.reshape(held, -1)
+    for start in range(0, weights.shape[0], held):
+        stop = min(start + held, weights.shape[0])
+        combine_into(weights[start:stop], flat, sums[: stop - start])
+        _add_planes(
+            model, planes[: stop - start], x[start:stop], y[start:stop], amplitude[start:stop], table, shape, margin,
+            deposited[start:stop], clipped[start:stop],
+        )  # fmt: skip
+
+
+@compiled
+def _add_planes(
+    model: NDArray[np.float32],
+    planes: NDArray[np.float32],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    amplitude: NDArray[np.float64],
+    table: NDArray[np.float64],
+    shape: tuple[int, int],
+    margin: int,
+    deposited: NDArray[np.float64],
+    clipped: NDArray[np.bool_],
+) -> None:  # pragma: no cover - compiled
+    ny, nx = shape
+    rows, columns = model.shape
+    wide = planes.shape[4]
+    half, stamp = np.empty((2, ny * wide), np.float32), np.empty((ny, wide), np.float32)
+    along_x = np.empty(nx, np.float32)
+    for s in range(planes.shape[0]):
+        ix, iy = int(np.floor(x[s] + 0.5)), int(np.floor(y[s] + 0.5))
+        x0, y0 = ix - nx // 2, iy - ny // 2
+        clipped[s] = x0 + margin < 0 or y0 + margin < 0 or x0 + nx - margin > columns or y0 + ny - margin > rows
+        j0, j1 = max(0, -y0), min(ny, rows - y0)
+        i0, i1 = max(0, -x0), min(nx, columns - x0)
+        if j0 >= j1 or i0 >= i1:
+            continue
+        # ask memory for all rows at once, long before they are added to: each is on a page of its own
+        seen = np.float32(0)
+        for j in range(y0 + j0, y0 + j1):
+            for i in range(x0 + i0, x0 + i1, 16):
+                seen += model[j, i]
+        stamp[0, 0] = seen
+        shift_stamp(planes[s], x[s] - ix, y[s] - iy, amplitude[s], table, half, stamp)
+        along_x[:] = np.float32(0)
         for j in range(j0, j1):
-            for i in range(i0, i1):
-                value = amplitude[s] * out[j, i]
-                total += value
-                model[y0 + j, x0 + i] += np.float32(value)
-        deposited[s] = total
-        kx, ky = x0 - TAP_FIRST, y0 - TAP_FIRST
-        clipped[s] = kx < 0 or ky < 0 or kx + nx > columns_n or ky + ny > rows_n
+            here, there = stamp[j, i0:i1], model[y0 + j, x0 + i0 : x0 + i1]
+            for i in range(here.size):
+                along_x[i] += here[i]
+                there[i] += here[i]
+        for i in range(i1 - i0):
+            deposited[s] += along_x[i]
