@@ -4,9 +4,8 @@ A source that adds the expected flux F to a pixel adds Poisson(g F) electrons, s
 the gain in electrons per image unit; the variance plane gains the *expected* F / g. Where F < 0 (a kernel's negative
 lobes) the value is added without noise.
 
-Random numbers come from Philox 4x32-10 (Salmon et al. 2011), a counter-based generator: the key is a hash of campaign
-seed and image id, the counter is the pixel's parent position. A pixel's draw depends on nothing else.
-Small means are drawn by inversion, larger ones by transformed rejection (PTRS, Hoermann 1993), huge ones as Gaussians.
+The random numbers of a pixel are a function of campaign seed, image id and the pixel's parent position, and of nothing
+else: see `skygraft.poisson`.
 """
 
 from __future__ import annotations
@@ -15,19 +14,16 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import uint32, uint64
 from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError
-from skygraft.jit import compiled
+from skygraft.poisson import add_noisy, fill
+from skygraft.poisson_tables import tables
 
 __all__ = ["Gain", "add_flux", "estimate_gain", "poisson_field", "stream_key"]
 
-_INVERSION_LIMIT = 10.0
-_GAUSSIAN_LIMIT = 1e8
 _FIT_PIXELS = 400_000
 _MIN_FIT_PIXELS = 100
 _MIN_BRIGHT_PIXELS = 50
@@ -55,89 +51,6 @@ def stream_key(seed: int, image_id: str) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-@compiled(inline="always")
-def _philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[Any, Any, Any, Any]:
-    a, b, c, d = uint32(c0), uint32(c1), uint32(c2), uint32(c3)
-    x, y = uint32(k0), uint32(k1)
-    for _ in range(10):
-        p = uint64(a) * uint64(0xD2511F53)
-        q = uint64(c) * uint64(0xCD9E8D57)
-        a, b, c, d = uint32(q >> uint64(32)) ^ b ^ x, uint32(q), uint32(p >> uint64(32)) ^ d ^ y, uint32(p)
-        x = uint32(x + uint32(0x9E3779B9))
-        y = uint32(y + uint32(0xBB67AE85))
-    return a, b, c, d
-
-
-@compiled(inline="always")
-def _uniforms(x: int, y: int, draw: int, k0: int, k1: int) -> tuple[float, float]:
-    """Two uniforms in (0, 1), 53 bits each, of the given draw at the given pixel."""
-    a, b, c, d = _philox(x, y, draw, 0, k0, k1)
-    u = (float(a >> uint32(5)) * 67108864.0 + float(b >> uint32(6)) + 0.5) / 9007199254740992.0
-    v = (float(c >> uint32(5)) * 67108864.0 + float(d >> uint32(6)) + 0.5) / 9007199254740992.0
-    return u, v
-
-
-@compiled
-def _poisson(mean: float, x: int, y: int, k0: int, k1: int) -> float:
-    u, v = _uniforms(x, y, 0, k0, k1)
-    if mean < _INVERSION_LIMIT:
-        p = math.exp(-mean)
-        total, n = p, 0
-        while u > total and n < 200:
-            n += 1
-            p *= mean / n
-            total += p
-        return float(n)
-    if mean > _GAUSSIAN_LIMIT:
-        z = math.sqrt(-2.0 * math.log(u)) * math.cos(2.0 * math.pi * v)
-        return mean + math.sqrt(mean) * z
-    root, log_mean = math.sqrt(mean), math.log(mean)
-    b = 0.931 + 2.53 * root
-    a = -0.059 + 0.02483 * b
-    inverse_alpha = 1.1239 + 1.1328 / (b - 3.4)
-    v_r = 0.9277 - 3.6224 / (b - 2.0)
-    draw = 0
-    while True:
-        s = u - 0.5
-        us = 0.5 - abs(s)
-        if us > 0.0:
-            k = math.floor((2.0 * a / us + b) * s + mean + 0.43)
-            if us >= 0.07 and v <= v_r:
-                return k
-            if k >= 0.0 and (us >= 0.013 or v <= us):
-                left = math.log(v) + math.log(inverse_alpha) - math.log(a / (us * us) + b)
-                if left <= -mean + k * log_mean - math.lgamma(k + 1.0):
-                    return k
-        draw += 1
-        u, v = _uniforms(x, y, draw, k0, k1)
-
-
-@compiled
-def _add(
-    image: NDArray[np.float32],
-    variance: NDArray[np.float32],
-    model: NDArray[np.float32],
-    gain: NDArray[np.float32],
-    x0: int,
-    y0: int,
-    k0: int,
-    k1: int,
-) -> None:
-    for j in range(model.shape[0]):
-        for i in range(model.shape[1]):
-            flux = float(model[j, i])
-            if flux == 0.0:
-                continue
-            if flux < 0.0 or math.isnan(flux):
-                image[j, i] = np.float32(float(image[j, i]) + flux)
-                continue
-            g = float(gain[j % gain.shape[0], i % gain.shape[1]])
-            drawn = _poisson(g * flux, x0 + i, y0 + j, k0, k1) / g
-            image[j, i] = np.float32(float(image[j, i]) + drawn)
-            if variance.size:
-                variance[j, i] = np.float32(float(variance[j, i]) + flux / g)
-
-
 def poisson_field(
     mean: NDArray[np.float64], *, seed: int, image_id: str, xy0: tuple[int, int] = (0, 0)
 ) -> NDArray[np.float64]:
@@ -152,16 +65,10 @@ def poisson_field(
     xy0 : (int, int)
         Parent coordinates of the first pixel.
     """
-    return _field(np.ascontiguousarray(mean, dtype=np.float64), *xy0, *stream_key(seed, image_id))
-
-
-@compiled
-def _field(mean: NDArray[np.float64], x0: int, y0: int, k0: int, k1: int) -> NDArray[np.float64]:
-    out = np.empty_like(mean)
-    for j in range(mean.shape[0]):
-        for i in range(mean.shape[1]):
-            out[j, i] = _poisson(mean[j, i], x0 + i, y0 + j, k0, k1)
-    return out
+    drawn = np.array(mean, dtype=np.float64, order="C")
+    alias, edges, density = tables()
+    fill(drawn, *xy0, *stream_key(seed, image_id), alias, edges, density)
+    return drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,8 +135,12 @@ def add_flux(
         np.add(image, model, out=image, where=model != 0)
         return
     value = np.atleast_2d(np.asarray(gain.value, dtype=np.float32))
-    empty = np.empty((0, 0), dtype=np.float32)
-    _add(image, empty if variance is None else variance, model, value, *xy0, *stream_key(seed, image_id))
+    np.broadcast_to(value, model.shape)  # refuses the gain of another image
+    if variance is None:
+        variance = np.empty((0, 0), dtype=np.float32)
+    key, bits = stream_key(seed, image_id), model.view(np.uint32)
+    alias, edges, density = tables()
+    add_noisy(image, variance, model, bits, value, *xy0, *key, alias, edges, density)
 
 
 def estimate_gain(
