@@ -47,7 +47,7 @@ def _compile(function: Any, options: dict[str, Any]) -> Any:
     # Numba looks at the function's own file to tell whether what is on disk is still right, but there is code of other
     # files in it: after an upgrade, a file that did not change would bring the old code of one that did.
     file = getattr(getattr(made, "_cache", None), "_cache_file", None)
-    if hasattr(file, "_source_stamp"):
+    if file is not None and hasattr(file, "_source_stamp"):
         file._source_stamp = (file._source_stamp, _sources())
     return made
 

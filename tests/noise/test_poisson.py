@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from skygraft import poisson, poisson_tables
-from skygraft.noise import poisson_field
+from skygraft.noise import poisson, poisson_field
+from skygraft.noise import tables as noise_tables
 
 
 @pytest.mark.parametrize(
@@ -38,17 +38,17 @@ def test_a_pair_of_pixels_shares_the_published_answer():
 
 def test_exp_and_log_are_those_of_everyone():
     t = np.linspace(0, 8, 2001)
-    np.testing.assert_allclose([poisson_tables.exp_minus(v) for v in t], np.exp(-t), rtol=2e-14)
+    np.testing.assert_allclose([noise_tables.exp_minus(v) for v in t], np.exp(-t), rtol=2e-14)
     t = np.linspace(0, 0.25, 501)
-    np.testing.assert_allclose([poisson_tables.exp_minus_small(v) for v in t], np.exp(-t), rtol=1e-14)
+    np.testing.assert_allclose([noise_tables.exp_minus_small(v) for v in t], np.exp(-t), rtol=1e-14)
     u = 10 ** np.linspace(-17, 0, 2001)
-    np.testing.assert_allclose([poisson_tables.log(v) for v in u], np.log(u), rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose([noise_tables.log(v) for v in u], np.log(u), rtol=1e-14, atol=1e-15)
 
 
 def test_alias_tables_hold_the_poisson_distribution_to_their_last_bit():
-    alias = poisson_tables.tables()[0].astype(np.int64)
+    alias = noise_tables.tables()[0].astype(np.int64)
     own, other = alias >> 7, alias & 127
-    for row, mean in enumerate(np.arange(alias.shape[0]) / poisson_tables.STEPS):
+    for row, mean in enumerate(np.arange(alias.shape[0]) / noise_tables.STEPS):
         weight = own[row].copy()
         np.add.at(weight, other[row], 2**25 - own[row])
         expected = stats.poisson.pmf(np.arange(128), mean) * 2.0**32
@@ -60,7 +60,7 @@ def test_alias_tables_hold_the_poisson_distribution_to_their_last_bit():
 
 
 def test_the_layers_of_the_ziggurat_have_one_area_and_end_on_the_density():
-    _, edges, density = poisson_tables.tables()
+    _, edges, density = noise_tables.tables()
     np.testing.assert_allclose(density[1:-1], np.exp(-0.5 * edges[1:-1] ** 2), rtol=1e-12)
     areas = edges[1:-1] * np.diff(density[1:])
     base = edges[1] * density[1] + np.sqrt(np.pi / 2) * special.erfc(edges[1] / np.sqrt(2))

@@ -98,14 +98,19 @@ def source(
     )
 
 
+class AsItIs:
+    def __call__(self, kernels, x, y):
+        return np.ones(len(x)), np.full(len(x), np.nan)
+
+    def of_coefficients(self, coefficients, x, y):
+        return np.ones(len(x)), np.full(len(x), np.nan)
+
+
 def draw(sources: Sources, kernel: np.ndarray, size: int = 512, x0: int = 0, **options):
     canvas = Canvas.empty((size, size), (x0, x0))
     box = Box(x0 - 0.5, x0 + size - 0.5, x0 - 0.5, x0 + size - 0.5)
 
-    def as_it_is(kernels, x, y):
-        return np.ones(len(x)), np.full(len(x), np.nan)
-
-    return render(sources, FixedKernelPSF(kernel), canvas, box, as_it_is, **options), canvas
+    return render(sources, FixedKernelPSF(kernel), canvas, box, AsItIs(), **options), canvas
 
 
 def direct(sources: Sources, kernel: np.ndarray, size: int) -> np.ndarray:

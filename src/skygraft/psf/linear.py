@@ -216,7 +216,7 @@ class SinglePrecisionBasis:
     def __init__(
         self,
         basis: NDArray[np.float64],
-        prepare: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+        prepare: Callable[[NDArray[np.float64]], NDArray[Any]] | None = None,
     ) -> None:
         self._rotation, images = orthonormal(basis)
         self._images = np.ascontiguousarray(images if prepare is None else prepare(images), dtype=np.float32)

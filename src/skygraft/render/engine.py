@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
 from skygraft.errors import FormatError, PsfError, SkygraftError
-from skygraft.psf import PSF, Box, kernel_fwhm
+from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
 from skygraft.render.components import are_sersic, components
 from skygraft.render.galsim_engine import draw_extended
+from skygraft.render.normalisation import Normalisation
+from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
 from skygraft.render.sersic import add_profiles
 from skygraft.render.sources import Sources
-from skygraft.render.stars import Normalisation, StarPainter
+from skygraft.render.stars import StarPainter
 
 __all__ = ["Normalisation", "StarEngine", "render"]
 
@@ -76,6 +78,7 @@ def render(
     report = RenderReport.empty(len(sources))
     is_star = sources.source_type == "Star"
     painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None
+    prepared = PreparedPsf(psf, box) if psf is not None and not (painter is not None and is_star.all()) else None
     is_sersic = are_sersic(sources) if galaxies == "fourier" else np.zeros_like(is_star)
     kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
         ("star", is_star),
@@ -92,8 +95,8 @@ def render(
                 _draw_without_psf(sources, chunk, canvas, flux_tolerance, report)
             elif native is not None:
                 _draw_stars(sources, chunk, psf, native, canvas, normalisation, report)
-            else:
-                _draw_chunk(sources, chunk, kind, psf, canvas, normalisation, flux_tolerance, report)
+            elif prepared is not None:
+                _draw_chunk(sources, chunk, kind, prepared, canvas, normalisation, flux_tolerance, report)
             if progress is not None:
                 progress(len(chunk))
     return report
@@ -133,7 +136,7 @@ def _draw_chunk(
     sources: Sources,
     rows: NDArray[np.intp],
     kind: _Kind,
-    psf: PSF,
+    prepared: PreparedPsf,
     canvas: Canvas,
     normalisation: Normalisation,
     flux_tolerance: float,
@@ -141,41 +144,38 @@ def _draw_chunk(
 ) -> None:
     x, y = sources.x[rows], sources.y[rows]
     try:
-        kernels = psf.kernels(x, y)
-        scale, fraction = normalisation(kernels, x, y)
+        psf = prepared.at(x, y, normalisation)
     except PsfError as error:
-        if len(rows) > 1:  # find the one that fails, and draw the others
-            for row in rows:
-                one = np.array([row])
-                _draw_chunk(sources, one, kind, psf, canvas, normalisation, flux_tolerance, report)
+        if len(rows) > 1:  # find those that fail, and draw the others
+            for part in np.array_split(rows, 2):
+                _draw_chunk(sources, part, kind, prepared, canvas, normalisation, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
         return
-    report.kernel_scale[rows] = scale
-    report.aperture_fraction[rows] = fraction
-    report.psf_fwhm[rows] = kernel_fwhm(kernels)
-    if psf.valid_box is not None:
-        report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
+    report.kernel_scale[rows] = psf.scale
+    report.aperture_fraction[rows] = psf.aperture_fraction
+    report.psf_fwhm[rows] = psf.fwhm
+    if prepared.psf.valid_box is not None:
+        report.flags[rows[~prepared.psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
     if kind == "sersic":
-        _draw_profiles(sources, rows, kernels, scale, canvas, flux_tolerance, report)
+        _draw_profiles(sources, rows, psf, canvas, flux_tolerance, report)
         return
-    for k, row in enumerate(rows):
-        _draw_one(sources, int(row), kernels[k] * scale[k], canvas, flux_tolerance, report)
+    for k, (row, kernel) in enumerate(zip(rows.tolist(), psf.kernels(np.arange(len(rows))), strict=True)):
+        _draw_one(sources, row, kernel * psf.scale[k], canvas, flux_tolerance, report)
 
 
 def _draw_profiles(
     sources: Sources,
     rows: NDArray[np.intp],
-    kernels: NDArray[np.float64],
-    scale: NDArray[np.float64],
+    psf: EvaluatedPsf,
     canvas: Canvas,
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
-    half_kernel = max(kernels.shape[1:]) // 2
-    found = components(sources, rows, sources.flux[rows] * scale, half_kernel, flux_tolerance)
-    deposited, clipped = add_profiles(canvas, found.profiles, kernels[found.owner])
+    half_kernel = max(psf.prepared.psf.shape) // 2
+    found = components(sources, rows, sources.flux[rows] * psf.scale, half_kernel, flux_tolerance)
+    deposited, clipped = add_profiles(canvas, found.profiles, psf, found.owner)
     report.flux_deposited[rows] = np.bincount(found.owner, weights=deposited, minlength=len(rows))
     np.maximum.at(report.stamp_size, rows[found.owner], 2 * found.profiles.half + 1)
     report.flags[rows[found.owner[clipped]]] |= Flag.TRUNCATED_BY_EDGE

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 from skygraft.render.canvas import Canvas
+from skygraft.render.prepared import EvaluatedPsf
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.radial import (
     FIRST_OCTAVE,
@@ -119,7 +120,7 @@ def axes_of(metric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def add_profiles(
-    canvas: Canvas, profiles: Profiles, kernels: NDArray[np.float64]
+    canvas: Canvas, profiles: Profiles, psf: EvaluatedPsf, owner: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Add profiles, each convolved with its kernel, to the canvas, in the order given.
 
@@ -129,8 +130,10 @@ def add_profiles(
         Changed in place.
     profiles : Profiles
         N of them.
-    kernels : ndarray, shape (N, ny, nx)
-        Effective PSF at each.
+    psf : EvaluatedPsf
+        The PSF at some positions.
+    owner : ndarray of int, shape (N,)
+        Which of them is each profile's.
 
     Returns
     -------
@@ -139,9 +142,9 @@ def add_profiles(
     clipped : ndarray of bool, shape (N,)
         Whether part of the stamp lay off the canvas.
     """
-    moments = _moments(kernels)
+    moments = psf.moments()[owner]
     fluxes = gaussian_fluxes(profiles.n)
-    size, first_wide, reach = _sizes(profiles, fluxes, moments, max(kernels.shape[1:]) // 2)
+    size, first_wide, reach = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2)
     placed = radial_tables().place(profiles.n, first_wide)
     fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
     deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
@@ -152,7 +155,7 @@ def add_profiles(
         # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
         n_pixels = np.cumsum(size[start:] ** 2)
         some = np.arange(start, start + max(1, int(np.searchsorted(n_pixels, _PIXELS_AT_ONCE, side="right"))))
-        cores = _cores(profiles, some, size[some], kernels, placed)
+        cores = _cores(profiles, some, size[some], psf, owner, placed)
         for i, core in zip(some.tolist(), cores, strict=True):
             deposited[i], clipped[i] = _add_core(canvas.model, core, x[i], y[i], profiles.half[i])
             if split[i]:
@@ -170,37 +173,6 @@ def add_profiles(
                 )
         start += len(some)
     return deposited, clipped
-
-
-@compiled
-def _moments(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum, centroid from the middle pixel (x, y), central xx, xy, yy, and r^4 of kernels, shape (N, 7)."""
-    n, ny, nx = kernels.shape
-    out = np.zeros((n, 7))
-    for s in range(n):
-        total = x = y = xx = xy = yy = fourth = 0.0
-        for j in range(ny):
-            dy = float(j - ny // 2)
-            row = row_x = row_xx = row_fourth = 0.0
-            for i in range(nx):
-                dx = float(i - nx // 2)
-                value = kernels[s, j, i]
-                row += value
-                row_x += value * dx
-                row_xx += value * dx * dx
-                row_fourth += value * (dx * dx + dy * dy) ** 2
-            total += row
-            x += row_x
-            xx += row_xx
-            y += row * dy
-            xy += row_x * dy
-            yy += row * dy * dy
-            fourth += row_fourth
-        if total != 0.0:
-            x, y = x / total, y / total
-            # Of the fourth moment a centroid near the middle changes nothing to be seen.
-            out[s] = total, x, y, xx / total - x * x, xy / total - x * y, yy / total - y * y, fourth / total
-    return out
 
 
 def _sizes(
@@ -233,7 +205,8 @@ def _cores(
     profiles: Profiles,
     some: NDArray[np.int64],
     size: NDArray[np.int64],
-    kernels: NDArray[np.float64],
+    psf: EvaluatedPsf,
+    owner: NDArray[np.int64],
     placed: Placed,
 ) -> list[NDArray[np.float32]]:
     """What of some profiles is drawn by transforms, each with its middle pixel at [size // 2, size // 2]."""
@@ -241,9 +214,9 @@ def _cores(
     for n in np.unique(size).tolist():
         same = np.flatnonzero(size == n)
         mine = some[same]
-        spectrum = _kernel_transforms(kernels[mine], n)
+        spectrum = psf.transforms(owner[mine], n)
         _fill(
-            spectrum.view(np.float32),
+            spectrum,
             placed.pieces,
             placed.rows[mine],
             placed.weights[mine],
@@ -251,21 +224,13 @@ def _cores(
             profiles.x[mine] - np.rint(profiles.x[mine]),
             profiles.y[mine] - np.rint(profiles.y[mine]),
             profiles.amplitude[mine],
-            n // 2 - kernels.shape[2] // 2,
-            n // 2 - kernels.shape[1] // 2,
+            n // 2 - psf.prepared.psf.shape[1] // 2,
+            n // 2 - psf.prepared.psf.shape[0] // 2,
         )
-        for i, image in zip(same.tolist(), scipy.fft.irfft2(spectrum, (n, n), overwrite_x=True), strict=True):
+        images = scipy.fft.irfft2(spectrum.view(np.complex64), (n, n), overwrite_x=True)
+        for i, image in zip(same.tolist(), images, strict=True):
             found[i] = image
     return found
-
-
-def _kernel_transforms(kernels: NDArray[np.float64], n: int) -> NDArray[np.complex64]:
-    """Transforms of kernels, shape (N, n, n // 2 + 1), as if their first pixel were the origin."""
-    ny, nx = kernels.shape[1:]
-    box = np.zeros((len(kernels), n, n), dtype=np.float32)
-    box[:, :ny, :nx] = kernels
-    transformed: NDArray[np.complex64] = scipy.fft.rfft2(box)
-    return transformed
 
 
 @compiled

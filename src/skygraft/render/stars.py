@@ -12,35 +12,23 @@ depends only on the stars that touch it, and not on how many are drawn together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
-from skygraft.psf import PSF, Box, FwhmMeter, LinearPSF, SinglePrecisionBasis
+from skygraft.psf import PSF, Box, LinearPSF, SinglePrecisionBasis
 from skygraft.psf.linear import combine_into
 from skygraft.render.canvas import Canvas
+from skygraft.render.normalisation import Normalisation
+from skygraft.render.prepared import width_meter
 from skygraft.render.shift import FAST, PRECISE, half_pixel_images, shift_stamp, stamp_shape, taps_table
 
-__all__ = ["Normalisation", "StarPainter", "Stars"]
+__all__ = ["StarPainter", "Stars"]
 
 _HELD_PIXELS = 1 << 18
 """Half pixels of stars that are held at a time: few enough for a processor's cache."""
-
-
-class Normalisation(Protocol):
-    """Says what to multiply kernels by, and the part of them inside the calibration aperture."""
-
-    def __call__(
-        self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale and aperture fraction, each of shape (N,), for kernels (N, ny, nx) at (x, y)."""
-
-    def of_coefficients(
-        self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The same for the kernels of a `LinearPSF` that have these coefficients (N, B)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +62,7 @@ class StarPainter:
     psf : PSF
         The image's PSF.
     box : Box
-        The image's outer edges, parent pixels. The core of the PSF is looked for at nine fixed places in it, so that
-        what is drawn depends on the image and not on what is injected into it.
+        The image's outer edges, parent pixels.
     engine : {"fourier", "taps"}
         Eight taps, whose errors are those of single precision, or four.
     """
@@ -83,9 +70,7 @@ class StarPainter:
     def __init__(self, psf: PSF, box: Box, engine: Literal["fourier", "taps"] = "fourier") -> None:
         self._psf = psf
         self._shift = PRECISE if engine == "fourier" else FAST
-        places = np.array([1.0, 3.0, 5.0]) / 6.0
-        x, y = np.meshgrid(box.x_min + places * (box.x_max - box.x_min), box.y_min + places * (box.y_max - box.y_min))
-        self._fwhm = FwhmMeter(psf, x.ravel(), y.ravel())
+        self._fwhm = width_meter(psf, box)
         self._basis: SinglePrecisionBasis | None = None
         if isinstance(psf, LinearPSF):
             self._basis = SinglePrecisionBasis(psf.basis, lambda images: half_pixel_images(images, self._shift))

@@ -16,7 +16,7 @@ the sum of (q - p)^2 / p is 1e-10 at 32 and falls with the sixth power of the me
 one mean do not tell. A bare Gaussian lacks the skewness 1 / sqrt(mean), which makes that sum 1 / (6 mean), and is never
 used. Neither is it unrounded: beyond 2^53 rounding down changes nothing by itself.
 
-Everything on the way is the same to the last bit on every processor: see `skygraft.poisson_tables`.
+Everything on the way is the same to the last bit on every processor: see `skygraft.noise.tables`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from numba import int64, uint32, uint64
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
-from skygraft.poisson_tables import STEPS, TABLE_LIMIT, ZIGGURAT_EDGE, exp_minus, exp_minus_small, log
+from skygraft.noise.tables import STEPS, TABLE_LIMIT, ZIGGURAT_EDGE, exp_minus, exp_minus_small, log
 
 __all__ = ["add_noisy", "fill"]
 
@@ -269,7 +269,7 @@ def add_noisy(
     k0, k1 : int
         Key of the stream, two 32-bit words.
     alias, edges, density
-        See `skygraft.poisson_tables.tables`.
+        See `skygraft.noise.tables.tables`.
     """
     gain_varies_y, gain_varies_x = gain.shape[0] > 1, gain.shape[1] > 1
     words, gains = np.empty(_BLOCK + 16, np.uint64), np.empty(_BLOCK, np.float32)

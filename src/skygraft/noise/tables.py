@@ -1,4 +1,4 @@
-"""What `skygraft.poisson` looks up: alias tables of Poisson distributions, and a ziggurat for normal numbers.
+"""What `skygraft.noise.poisson` looks up: alias tables of Poisson distributions, and a ziggurat for normal numbers.
 
 Only +, -, *, / and the square root are used, here and there, which IEEE 754 defines to the last bit: a library's exp
 and log differ between processors. Hence the functions of that name.

@@ -5,7 +5,7 @@ the gain in electrons per image unit; the variance plane gains the *expected* F 
 lobes) the value is added without noise.
 
 The random numbers of a pixel are a function of campaign seed, image id and the pixel's parent position, and of nothing
-else: see `skygraft.poisson`.
+else: see `skygraft.noise.poisson`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError
-from skygraft.poisson import add_noisy, fill
-from skygraft.poisson_tables import tables
+from skygraft.noise.poisson import add_noisy, fill
+from skygraft.noise.tables import tables
 
 __all__ = ["Gain", "add_flux", "estimate_gain", "poisson_field", "stream_key"]
 
