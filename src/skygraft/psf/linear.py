@@ -7,6 +7,7 @@ linear in the kernel (an aperture flux, a resampling) needs doing once for the b
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -208,18 +209,11 @@ class SinglePrecisionBasis:
     ----------
     basis : ndarray, shape (B, ny, nx)
         As `LinearPSF.basis`.
-    prepare : callable, optional
-        A linear map of images (Q, ny, nx) to arrays (Q, ...), done once, for the basis: combinations are then of
-        what it makes.
     """
 
-    def __init__(
-        self,
-        basis: NDArray[np.float64],
-        prepare: Callable[[NDArray[np.float64]], NDArray[Any]] | None = None,
-    ) -> None:
-        self._rotation, images = orthonormal(basis)
-        self._images = np.ascontiguousarray(images if prepare is None else prepare(images), dtype=np.float32)
+    def __init__(self, basis: NDArray[np.float64]) -> None:
+        self._rotation, self._orthonormal = orthonormal(basis)
+        self._images = np.ascontiguousarray(self._orthonormal, dtype=np.float32)
 
     @property
     def images(self) -> NDArray[np.float32]:
@@ -230,8 +224,14 @@ class SinglePrecisionBasis:
         """Weights of `images`, shape (N, Q), from coefficients of the PSF's basis, shape (N, B)."""
         return combine(coefficients, self._rotation).astype(np.float32)
 
+    def mapped(self, prepare: Callable[[NDArray[np.float64]], NDArray[Any]]) -> SinglePrecisionBasis:
+        """The same basis after a linear map of its images (Q, ny, nx) to arrays (Q, ...)."""
+        made = copy.copy(self)
+        made._images = np.ascontiguousarray(prepare(self._orthonormal), dtype=np.float32)
+        return made
+
     def kernels(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Combinations, shape (N, ...): to single precision what `LinearPSF.kernels` gives, if nothing was prepared."""
+        """Combinations, shape (N, ...): to single precision what `LinearPSF.kernels` gives, if they are not mapped."""
         return combine(self.weights(coefficients), self._images)
 
 

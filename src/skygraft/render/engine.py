@@ -88,7 +88,11 @@ def render(
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
         native = painter if kind == "star" else None
-        size = _CHUNK if native is None else native.batch
+        size = _CHUNK
+        if native is not None:
+            size = native.batch
+        elif kind == "sersic" and prepared is not None:
+            size = prepared.batch
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             if psf is None:

@@ -49,7 +49,10 @@ class PreparedPsf:
         self.psf = psf
         self._meter = width_meter(psf, box)
         self._transforms: dict[int, SinglePrecisionBasis] = {}
-        self._moments = _raw_moments(psf.basis) if isinstance(psf, LinearPSF) else np.empty((0, 7))
+        self._basis: SinglePrecisionBasis | None = None
+        if isinstance(psf, LinearPSF):
+            self._basis = SinglePrecisionBasis(psf.basis)
+            self._moments = _raw_moments(psf.basis)
 
     def at(self, x: NDArray[np.float64], y: NDArray[np.float64], normalisation: Normalisation) -> EvaluatedPsf:
         """The PSF at N positions.
@@ -74,12 +77,17 @@ class PreparedPsf:
         scale, fraction = normalisation(kernels, x, y)
         return EvaluatedPsf(self, scale, fraction, self._meter(None, kernels), None, kernels)
 
-    def basis_transforms(self, psf: LinearPSF, n: int) -> SinglePrecisionBasis | None:
-        """Transforms of the basis in boxes of n by n pixels; None where they would take too much memory."""
-        if len(psf.basis) * n * n > _MOST_HELD:
+    @property
+    def batch(self) -> int:
+        """Sources to give at a time: many where the PSF is linear, and few where each has a kernel to be held."""
+        return 64 if self._basis is None else 1024
+
+    def basis_transforms(self, n: int) -> SinglePrecisionBasis | None:
+        """Transforms of the basis in boxes of n by n pixels; None without a basis, or if they took too much memory."""
+        if self._basis is None or len(self._basis.images) * n * n > _MOST_HELD:
             return None
         if n not in self._transforms:
-            self._transforms[n] = SinglePrecisionBasis(psf.basis, lambda images: _transforms(images, n))
+            self._transforms[n] = self._basis.mapped(lambda images: _transforms(images, n))
         return self._transforms[n]
 
     def moments(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -128,12 +136,10 @@ class EvaluatedPsf:
         ndarray of float32, shape (M, n, 2 * (n // 2 + 1))
             Real and imaginary parts in turn, of the half that a real image needs.
         """
-        psf = self.prepared.psf
-        if self.coefficients is not None and isinstance(psf, LinearPSF):
-            basis = self.prepared.basis_transforms(psf, n)
-            if basis is not None:
-                return basis.kernels(self.coefficients[rows])
-        return _transforms(self.kernels(rows), n)
+        basis = self.prepared.basis_transforms(n)
+        if basis is None or self.coefficients is None:
+            return _transforms(self.kernels(rows), n)
+        return basis.kernels(self.coefficients[rows])
 
     def moments(self) -> NDArray[np.float64]:
         """Sum, centroid from the middle pixel (x, y), central second moments (xx, xy, yy), and r^4: shape (N, 7)."""

@@ -42,7 +42,7 @@ _RIM = 1e-4
 """What is left of a profile at the edge of its transform's box, in units of its peak."""
 _KERNEL_PART = 0.4
 """Part of the kernel for which there is room around the profile: its faint rim may come in again on the other side."""
-_PIXELS_AT_ONCE = 1 << 18
+_PIXELS_AT_ONCE = 1 << 19
 _OFFSET = 2.0**FIRST_OCTAVE
 _SIZES = tuple(sorted(m << e for m in (8, 9, 10, 12, 14) for e in range(2, 11) if m << e <= MAX_STAMP))
 
@@ -302,9 +302,10 @@ def _add_core(
     """Add what transforms drew of a profile; gives the flux that landed, and whether its whole stamp was clipped."""
     rows, columns = model.shape
     ix, iy, middle = int(np.rint(x)), int(np.rint(y)), core.shape[0] // 2
-    side = min(half, (core.shape[0] - 1) // 2)
-    j0, j1 = max(0, iy - side), min(rows - 1, iy + side)
-    i0, i1 = max(0, ix - side), min(columns - 1, ix + side)
+    # Also the row and the column where what reaches beyond the box has come in again: no light is lost.
+    low, high = min(half, middle), min(half, core.shape[0] - 1 - middle)
+    j0, j1 = max(0, iy - low), min(rows - 1, iy + high)
+    i0, i1 = max(0, ix - low), min(columns - 1, ix + high)
     deposited = 0.0
     for j in range(j0, j1 + 1):
         into, line = model[j], core[j - iy + middle]

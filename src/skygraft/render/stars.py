@@ -73,7 +73,7 @@ class StarPainter:
         self._fwhm = width_meter(psf, box)
         self._basis: SinglePrecisionBasis | None = None
         if isinstance(psf, LinearPSF):
-            self._basis = SinglePrecisionBasis(psf.basis, lambda images: half_pixel_images(images, self._shift))
+            self._basis = SinglePrecisionBasis(psf.basis).mapped(lambda images: half_pixel_images(images, self._shift))
 
     @property
     def batch(self) -> int:
