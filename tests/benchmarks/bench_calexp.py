@@ -1,7 +1,8 @@
 """One full-size image, end to end: processor time and memory of reading, injecting and writing.
 
-Run it: ``uv run python tests/benchmarks/bench_calexp.py``. It prints medians over a few repeats, each as a ratio to
-reading and writing the same file in the same process, and the peak memory as a multiple of the image's planes.
+Run it: ``uv run python tests/benchmarks/bench_calexp.py``. For each compression it prints medians over a few repeats:
+the time of reading and writing, that of everything as a ratio to it, and how many times longer it takes to draw the
+galaxies and stars by GalSim and to write the whole file anew; and the peak memory as a multiple of the image's planes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import galsim
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
@@ -20,9 +22,10 @@ from astropy.wcs import WCS
 import skygraft
 
 SHAPE = (4176, 2048)
+TILE = (256, 256)
 
 
-def write_image(path: Path, shape: tuple[int, int] = SHAPE) -> Path:
+def write_image(path: Path, shape: tuple[int, int] = SHAPE, compression: str | None = None) -> Path:
     """An ordinary FITS image with variance and mask, sky noise of 10 counts, zeropoint and calibration radius."""
     rng = np.random.default_rng(1)
     wcs = WCS(naxis=2)
@@ -31,28 +34,41 @@ def write_image(path: Path, shape: tuple[int, int] = SHAPE) -> Path:
     wcs.wcs.cd = np.diag([-0.2, 0.2]) / 3600
     header = wcs.to_header()
     header.update({"MAGZERO": 27.0, "CALAPRAD": 12.0, "GAIN": 2.0, "FILTER": "r", "BUNIT": "adu"})
-    image = rng.normal(0, 10, shape).astype(np.float32)
-    hdus = [
-        fits.PrimaryHDU(header=header),
-        fits.ImageHDU(image, header, name="IMAGE"),
-        fits.ImageHDU(np.full(shape, 100, np.float32), name="VARIANCE"),
-        fits.ImageHDU(np.zeros(shape, np.int32), name="MASK"),
-    ]
+    sky = rng.normal(0, 10, shape).astype(np.float32)
+    # As real planes are: variance that follows the image, a mask with a few flags.
+    planes = {"IMAGE": sky, "VARIANCE": (100 + sky / 2).astype(np.float32), "MASK": np.zeros(shape, np.int32)}
+    planes["MASK"][rng.random(shape) < 1e-3] = 1
+    hdus: list[fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU] = [fits.PrimaryHDU(header=header)]
+    for name, plane in planes.items():
+        own = header if name == "IMAGE" else None
+        if compression is None:
+            hdus.append(fits.ImageHDU(plane, own, name=name))
+        else:
+            how = {"compression_type": compression, "quantize_level": 0.0, "tile_shape": TILE}
+            if compression == "RICE_1":
+                how["quantize_level"] = 16.0
+            hdus.append(fits.CompImageHDU(plane, own, name=name, **how))
     fits.HDUList(hdus).writeto(path, overwrite=True)
     return path
 
 
-def make_catalog(n: int, shape: tuple[int, int] = SHAPE) -> Table:
+def make_catalog(n_stars: int, n_galaxies: int = 0, shape: tuple[int, int] = SHAPE) -> Table:
     rng = np.random.default_rng(2)
+    n = n_stars + n_galaxies
     half_y, half_x = shape[0] * 0.1 / 3600, shape[1] * 0.1 / 3600
+    galaxy = np.arange(n) >= n_stars
+    index = np.where(rng.random(n) < 0.8, rng.uniform(0.6, 1.6, n), rng.uniform(2.5, 4.5, n))
+    shapes = {"n": index, "half_light_radius": 0.35 * np.exp(rng.normal(0, 0.4, n)), "q": rng.uniform(0.2, 1, n)}
     return Table(
         {
             "injection_id": np.arange(n),
             "ra": 150.0 + rng.uniform(-half_x, half_x, n),
             "dec": 2.0 + rng.uniform(-half_y, half_y, n),
-            "source_type": ["Star"] * n,
+            "source_type": np.where(galaxy, "Sersic", "Star"),
             "mag_r": rng.uniform(18, 24, n),
+            "pa": np.where(galaxy, rng.uniform(0, 180, n), np.nan),
         }
+        | {name: np.where(galaxy, values, np.nan) for name, values in shapes.items()}
     )
 
 
@@ -80,34 +96,106 @@ def once(source: Path, target: Path, catalog: Table, noise: bool) -> tuple[float
     return (read - start) + (time.process_time() - injected), injected - read
 
 
-def measure(n_stars: int, repeats: int, folder: Path, shape: tuple[int, int] = SHAPE) -> dict[str, float]:
+def floor(source: Path, target: Path) -> float:
+    """Processor seconds of reading an exposure and writing it as it is."""
+    start = time.process_time()
+    exposure = skygraft.read_exposure(source, psf={"kind": "moffat", "fwhm": "0.8 arcsec", "beta": 3.0})
+    skygraft.write_exposure(exposure, target, overwrite=True)
+    return time.process_time() - start
+
+
+def by_galsim(source: Path, target: Path, catalog: Table) -> float:
+    """Processor seconds of drawing every source through GalSim, and reading and writing all planes with astropy.
+
+    A tenth of the sources is drawn, and their time counted ten times; the noise is numpy's.
+    """
+    start = time.process_time()
+    with fits.open(source, memmap=False) as hdus:
+        planes = [hdu.data for hdu in hdus[1:]]
+        wcs = WCS(hdus[1].header)
+    opened = time.process_time() - start
+    kernel = galsim.Convolve(galsim.Moffat(beta=3.0, fwhm=4.0), galsim.Pixel(1.0)).drawImage(
+        nx=45, ny=45, scale=1.0, method="no_pixel"
+    )
+    psf = galsim.InterpolatedImage(kernel)
+    x, y = wcs.world_to_pixel_values(catalog["ra"], catalog["dec"])
+    model = galsim.ImageF(planes[0].shape[1], planes[0].shape[0], xmin=0, ymin=0)
+    start = time.process_time()
+    for i in range(0, len(catalog), 10):
+        row = catalog[i]
+        flux = 10 ** (0.4 * (27.0 - row["mag_r"]))
+        if row["source_type"] == "Star":
+            drawn = psf * flux
+            half = 27
+        else:
+            galaxy = galsim.Sersic(row["n"], half_light_radius=row["half_light_radius"] / 0.2, flux=flux)
+            drawn = galsim.Convolve(galaxy.shear(q=row["q"], beta=row["pa"] * galsim.degrees), psf)
+            half = drawn.getGoodImageSize(1.0) // 2
+        ix, iy = round(float(x[i])), round(float(y[i]))
+        bounds = galsim.BoundsI(ix - half, ix + half, iy - half, iy + half)
+        stamp = galsim.ImageF(bounds)
+        drawn.drawImage(stamp, method="no_pixel", scale=1.0, center=galsim.PositionD(float(x[i]), float(y[i])))
+        common = bounds & model.bounds
+        if common.isDefined():
+            model[common] += stamp[common]
+    drawing = 10 * (time.process_time() - start)
+    start = time.process_time()
+    touched = model.array > 0
+    planes[0][touched] += np.random.default_rng(1).poisson(2.0 * model.array[touched]) / 2.0
+    planes[1][touched] += model.array[touched] / 2.0
+    with fits.open(source, memmap=False) as hdus:
+        for hdu, plane in zip(hdus[1:], planes, strict=True):
+            hdu.data = plane
+        hdus.writeto(target, overwrite=True)
+    return opened + drawing + time.process_time() - start
+
+
+def measure(
+    n_stars: int,
+    n_galaxies: int,
+    repeats: int,
+    folder: Path,
+    compression: str | None = None,
+    shape: tuple[int, int] = SHAPE,
+) -> dict[str, float]:
     """Medians over `repeats`, after one small run that compiles what is compiled."""
-    small = (300, 300)
-    once(write_image(folder / "small.fits", small), folder / "s.fits", make_catalog(20, small), True)
-    source = write_image(folder / "image.fits", shape)
-    catalog = make_catalog(n_stars, shape)
+    small = (600, 600)
+    small_catalog = make_catalog(20, 20 if n_galaxies else 0, small)
+    once(write_image(folder / "small.fits", small, compression), folder / "s.fits", small_catalog, True)
+    source = write_image(folder / "image.fits", shape, compression)
+    catalog = make_catalog(n_stars, n_galaxies, shape)
+    target = folder / "out.fits"
     before = resident_bytes("VmRSS")
     reset_peak()
-    clean = [once(source, folder / "out.fits", catalog, False) for _ in range(repeats)]
-    noisy = [once(source, folder / "out.fits", catalog, True) for _ in range(repeats)]
-    io = statistics.median(t[0] for t in clean + noisy)
-    planes = 12 * shape[0] * shape[1]
+    floors = [floor(source, target) for _ in range(repeats)]
+    clean = [once(source, target, catalog, False) for _ in range(repeats)]
+    noisy = [once(source, target, catalog, True) for _ in range(repeats)]
+    peak = resident_bytes("VmHWM") - before
+    floor_seconds = statistics.median(floors)
+    everything = statistics.median(sum(t) for t in noisy)
     return {
-        "io_seconds": io,
-        "inject_over_io": statistics.median(t[1] for t in clean) / io,
-        "inject_with_noise_over_io": statistics.median(t[1] for t in noisy) / io,
-        "peak_over_planes": (resident_bytes("VmHWM") - before) / planes,
+        "read_write_seconds": floor_seconds,
+        "inject_seconds": statistics.median(t[1] for t in clean),
+        "inject_with_noise_seconds": statistics.median(t[1] for t in noisy),
+        "all_over_read_write": everything / floor_seconds,
+        "galsim_over_all": by_galsim(source, target, catalog) / everything,
+        "peak_over_planes": peak / (12 * shape[0] * shape[1]),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stars", type=int, default=1000)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--stars", type=int, default=500)
+    parser.add_argument("--galaxies", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compressions", nargs="*", default=["none", "GZIP_2", "RICE_1"])
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for name, value in measure(options.stars, options.repeats, Path(folder)).items():
-            print(f"{name:28s} {value:8.3f}")
+    for name in options.compressions:
+        with tempfile.TemporaryDirectory() as folder:
+            compression = None if name == "none" else name
+            found = measure(options.stars, options.galaxies, options.repeats, Path(folder), compression)
+        for key, value in found.items():
+            print(f"{name:8s} {key:28s} {value:8.3f}")
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ def read_mask(plane: Plane, named: Mapping[str, int] | None = None) -> tuple[NDA
         data = data.astype(np.int64)
     if data.dtype.kind == "b":
         data = data.astype(np.int32)
+    if data.dtype == np.int32:
+        return data, mask_planes_of(data, header, named)
     if data.size and (int(data.max()) >= 2**32 or int(data.min()) < -(2**31)):
         raise FormatError(
             f"the mask has values up to {int(data.max())}; at most 32 bits are supported",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
 from skygraft.formats.fits_cards import CardUpdates
-from skygraft.formats.fits_pixels import differ
+from skygraft.formats.fits_pixels import differ, scatter_bytes
 from skygraft.formats.fits_tiles import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column, TiledImage, as_row
 from skygraft.formats.rice import encode_rice
 
@@ -183,7 +183,7 @@ def _compress(image: TiledImage, numbers: NDArray[Any]) -> bytes | None:
         if image.algorithm == "NOCOMPRESS":
             return raw.tobytes()
         if image.algorithm == "GZIP_2":
-            raw = np.ascontiguousarray(raw.view(np.uint8).reshape(raw.size, -1).T)
+            raw = scatter_bytes(raw.view(np.uint8).reshape(raw.size, -1))
         return _gzip(raw.tobytes())
     if image.algorithm == "HCOMPRESS_1" and int(image.settings.get("SCALE", 0)) > 1:
         return None

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
 from skygraft.formats.fits_cards import card_value
-from skygraft.formats.fits_pixels import PixelScaling
+from skygraft.formats.fits_pixels import PixelScaling, gather_bytes
 from skygraft.formats.fits_quantised import Quantisation
 from skygraft.formats.rice import decode_rice
 
@@ -199,7 +199,7 @@ class TiledImage:
         itemsize = len(raw) // size
         numbers = np.frombuffer(raw, np.uint8)
         if algorithm == "GZIP_2":
-            numbers = np.ascontiguousarray(numbers.reshape(itemsize, size).T).reshape(-1)
+            numbers = gather_bytes(numbers.reshape(itemsize, size)).reshape(-1)
         floats = self.scaling.bitpix < 0 and (self.quantisation is None or not quantisable)
         return numbers.view(
             {1: ">u1", 2: ">i2", 4: ">f4" if floats else ">i4", 8: ">f8" if floats else ">i8"}[itemsize]

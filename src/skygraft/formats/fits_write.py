@@ -128,7 +128,11 @@ def _new_pixels(exposure: Exposure, plane: Plane) -> tuple[NDArray[Any] | None, 
     new: NDArray[Any]
     old: NDArray[Any]
     cards: dict[str, tuple[Any, str]] = {}
-    old, _ = read_pixels(plane)
+    known: Mapping[str, int] = {}
+    if plane.role == "mask":
+        old, known = read_mask(plane)
+    else:
+        old, _ = read_pixels(plane)
     if old.shape != exposure.shape:
         raise FormatError(
             f"the exposure has shape {exposure.shape}, the file to follow {old.shape}",
@@ -137,11 +141,10 @@ def _new_pixels(exposure: Exposure, plane: Plane) -> tuple[NDArray[Any] | None, 
             fix="Give the file that the exposure was read from as like=",
         )
     if plane.role == "mask":
-        old, planes = read_mask(plane)
         new = exposure.mask
         if np.array_equal(new, old):
             return None, {}
-        added = {name: value for name, value in exposure.mask_planes.items() if name not in planes}
+        added = {name: value for name, value in exposure.mask_planes.items() if name not in known}
         cards = mask_cards({name: value for name, value in added.items() if (new & value).any()})
     elif plane.role == "image":
         new = exposure.image

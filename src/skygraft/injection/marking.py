@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from skygraft.exposure import Exposure, add_mask_plane
+from skygraft.jit import compiled
 from skygraft.render import Canvas, RenderReport, Sources
 
 __all__ = ["mark", "new_planes"]
@@ -37,14 +40,11 @@ def mark(
     injected = np.int32(1 << add_mask_plane(planes, "INJECTED"))
     core = np.int32(1 << add_mask_plane(planes, "INJECTED_CORE"))
     mask = planes["mask"].values
-    touched = np.flatnonzero(canvas.model)
-    model = np.abs(canvas.model.ravel()[touched])
     if exposure.variance is not None:
-        variance = exposure.variance.ravel()[touched]
-        sigma = np.sqrt(np.where(np.isfinite(variance) & (variance > 0), variance, 0.0))
+        variance = exposure.variance
     else:
-        sigma = np.full(touched.size, _image_sigma(exposure.image))
-    mask.ravel()[touched[model > threshold * sigma]] |= injected
+        variance = np.full((1, 1), _image_sigma(exposure.image) ** 2, dtype=np.float32)
+    _mark(mask, canvas.model, variance, injected, threshold)
     on_canvas = report.stamp_size > 0
     ny, nx = mask.shape
     for x, y in zip(sources.x[drawn][on_canvas], sources.y[drawn][on_canvas], strict=True):
@@ -61,3 +61,21 @@ def _image_sigma(image: NDArray[np.float32]) -> float:
     if sample.size == 0:
         return 0.0
     return float(1.4826 * np.median(np.abs(sample - np.median(sample))))
+
+
+@compiled
+def _mark(
+    mask: NDArray[np.int32], model: NDArray[np.float32], variance: NDArray[Any], bit: np.int32, threshold: float
+) -> None:
+    """Set a bit where the model is above so many sigma; a variance of one pixel is that of all."""
+    same = variance.size == 1
+    for j in range(model.shape[0]):
+        for i in range(model.shape[1]):
+            flux = model[j, i]
+            if flux != 0.0:
+                # A variance that says nothing hides nothing.
+                v = float(variance[0, 0] if same else variance[j, i])
+                if not (v > 0.0 and np.isfinite(v)):
+                    v = 0.0
+                if abs(float(flux)) > threshold * np.sqrt(v):
+                    mask[j, i] |= bit
