@@ -13,7 +13,16 @@ from scipy.integrate import simpson
 from scipy.special import gammaincinv, gammaln, j0
 
 from skygraft.catalog.flags import Flag
-from skygraft.psf import Box, FixedKernelPSF
+from skygraft.psf import (
+    PSF,
+    Box,
+    DoubleGaussianPSF,
+    FixedKernelPSF,
+    GaussianPSF,
+    KernelBasisPSF,
+    MoffatPSF,
+    PsfexPSF,
+)
 from skygraft.render import Canvas, Sources, render
 from skygraft.render.radial import MAX_INDEX, MIN_INDEX, WIDTHS, gaussian_fluxes, intensity, radial_tables
 from skygraft.render.sersic import metric_of
@@ -166,6 +175,43 @@ def test_one_profile_is_that_of_a_direct_transform(n, radius, q, fwhm):
 def test_any_profile_is_that_of_a_direct_transform(n, radius, q, pa, where, ellipticity):
     one = source(x=512 + where[0], y=512 + where[1], n=n / 100, half_light_radius=radius, q=q, pa=pa)
     assert worst(one, moffat(3.5, ellipticity), 1024) < 3e-4
+
+
+def psf_kinds() -> dict[str, PSF]:
+    """One of every kind that is not an image already, and one that is not a sum of basis images."""
+    moffat_kernel = moffat(3.5)
+    y, x = np.mgrid[-22:23, -22:23] / 10
+    basis = np.array([moffat_kernel, 0.1 * moffat_kernel * x, 0.1 * moffat_kernel * (x * x - y * y)])
+    table = np.array([[1.0, 0.0, 0.0], [0.3, 0.4, -0.2], [-0.2, 0.1, 0.5]])
+    box = Box(-0.5, 1023.5, -0.5, 1023.5)
+
+    class NotLinear(PSF):
+        shape = (45, 45)
+
+        def kernels(self, x, y):
+            return np.array([moffat_kernel * (1 + 1e-4 * a) for a in np.atleast_1d(x)])
+
+    return {
+        "Gaussian": GaussianPSF(fwhm=3.5, shape=(45, 45)),
+        "DoubleGaussian": DoubleGaussianPSF(1.5, 3.0, 0.1, shape=(45, 45)),
+        "Moffat": MoffatPSF(3.5, 3.0, shape=(45, 45)),
+        "KernelBasis": KernelBasisPSF(basis, table, chebyshev_box=box),
+        "Psfex": PsfexPSF(basis, 1, (512.0, 512.0), (1024.0, 1024.0), convention="psfex"),
+        "not linear": NotLinear(),
+    }
+
+
+@pytest.mark.parametrize("kind", psf_kinds())
+@settings(max_examples=5, deadline=None)
+@given(st.floats(450, 570), st.floats(450, 570), st.sampled_from([0.8, 1.0, 2.5, 4.0]), st.floats(0.1, 1.2))
+def test_every_kind_of_psf_at_its_own_place(kind, x, y, n, radius):
+    psf = psf_kinds()[kind]
+    one = source(x=x, y=y, n=n, half_light_radius=radius, q=0.6, pa=40.0)
+    canvas = Canvas.empty((1024, 1024), (0, 0))
+    render(one, psf, canvas, Box(-0.5, 1023.5, -0.5, 1023.5), AsItIs())
+    expected = direct(one, psf.kernels([x], [y])[0], 1024)
+    drawn = canvas.model != 0
+    assert np.abs(canvas.model - expected)[drawn].max() < 3e-4 * expected.max()
 
 
 def test_bulge_and_disk_are_two_profiles():

@@ -134,6 +134,7 @@ def inject(
         normalisation,
         flux_tolerance=opts.flux_tolerance,
         stars=opts.stars,
+        galaxies=opts.galaxies,
         progress=progress,
     )
     planes = new_planes(exposure, copy_variance=gain is not None)

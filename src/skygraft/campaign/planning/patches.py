@@ -37,8 +37,8 @@ __all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_mo
 
 # Measured on one core: reading and writing a megabyte of input, treating a megapixel, drawing a star, a trail or a
 # stamp, and a galaxy by its half-light radius in arcsec.
-_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.00015, "other": 0.005}
-_GALAXY = (0.005, 0.04, 0.2, 0.0194)
+_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "other": 0.005}
+_GALAXY = (0.0001, 0.004, 0.2, 0.0005)
 
 _SLOW = np.radians(60 / 3600)
 """Sources that stay within this arc widen their partition's circle."""
