@@ -217,9 +217,9 @@ def test_galaxies_cost_more_than_stars(tmp_path: Path) -> None:
     cheap = list(plan_images(survey.config("stars")).images())
     for image, star in zip(plain, cheap, strict=True):
         base = 0.1 + 0.02 * 10 + 0.25 * 1.35
-        assert star.cost_seconds == pytest.approx(base + 0.00015 * star.n_sources, abs=2e-3)
+        assert star.cost_seconds == pytest.approx(base + 0.000025 * star.n_sources, abs=2e-3)
         assert image.cost_seconds >= star.cost_seconds
-    assert sum(i.cost_seconds - s.cost_seconds for i, s in zip(plain, cheap, strict=True)) > 1.0
+    assert sum(i.cost_seconds - s.cost_seconds for i, s in zip(plain, cheap, strict=True)) > 0.01
 
 
 def test_images_without_a_time_see_no_movers(tmp_path: Path) -> None:

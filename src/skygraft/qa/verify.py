@@ -72,8 +72,10 @@ def verify_campaign(
         If no image is done yet.
     """
     tables, images = [], []
-    for image, _record in finished_images(campaign):
+    for image, record in finished_images(campaign):
         before, after, truth = read_pair(campaign, image)
+        # Where no variance plane tells the noise that was added, the gain that it was drawn with does.
+        gain = record.get("injection", {}).get("gain") if before.variance is None else None
         table = measure_closure(
             before,
             after,
@@ -82,6 +84,8 @@ def verify_campaign(
             catalog=sources_of(image, campaign.config)[0],
             options=campaign.config.injection.options(),
             contamination=contamination,
+            noise=None if gain is None else True,
+            gain=gain,
         )
         images.append({"image_id": image.image_id, "band": image.band, **table.meta})
         table.meta.clear()

@@ -18,7 +18,7 @@ from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
 from skygraft.render.sersic import add_profiles
 from skygraft.render.sources import Sources
-from skygraft.render.stars import StarPainter
+from skygraft.render.stars import StarPainter, Stars
 
 __all__ = ["Normalisation", "StarEngine", "render"]
 
@@ -126,12 +126,23 @@ def _draw_stars(
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
         return
-    report.kernel_scale[rows] = drawn.scale
-    report.aperture_fraction[rows] = drawn.aperture_fraction
-    report.psf_fwhm[rows] = drawn.fwhm
+    _note_psf(report, rows, psf, drawn, x, y)
     report.flux_deposited[rows] = drawn.deposited
     report.stamp_size[rows] = max(psf.shape)
     report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
+
+
+def _note_psf(
+    report: RenderReport,
+    rows: NDArray[np.intp],
+    psf: PSF,
+    used: Stars | EvaluatedPsf,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+) -> None:
+    report.kernel_scale[rows] = used.scale
+    report.aperture_fraction[rows] = used.aperture_fraction
+    report.psf_fwhm[rows] = used.fwhm
     if psf.valid_box is not None:
         report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
 
@@ -157,11 +168,7 @@ def _draw_chunk(
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
         return
-    report.kernel_scale[rows] = psf.scale
-    report.aperture_fraction[rows] = psf.aperture_fraction
-    report.psf_fwhm[rows] = psf.fwhm
-    if prepared.psf.valid_box is not None:
-        report.flags[rows[~prepared.psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
+    _note_psf(report, rows, prepared.psf, psf, x, y)
     if kind == "sersic":
         _draw_profiles(sources, rows, psf, canvas, flux_tolerance, report)
         return

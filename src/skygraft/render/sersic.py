@@ -6,7 +6,11 @@ float32, many profiles of one size at a time. The kernel contains the pixel, so 
 
 An n = 4 profile reaches forty half-light radii. So that its transform need not be that large, the wide ones of the
 Gaussians that it is made of (see `skygraft.render.radial`) are taken out of T and drawn in real space
-(`skygraft.render.wings`); wide means much wider than the PSF, whose second moments are then all that matters of it.
+(`skygraft.render.wings`); wide means much wider than the PSF, whose moments are then all that matters of it. Flat
+galaxies, narrow on one axis, need large transforms nevertheless.
+
+Over random indices from 0.5 to 4.5, half-light radii to 10 pixels, shapes and places, with a Moffat PSF of 3 to 4.5
+pixels FWHM, the largest error was 2e-4 of the peak, and 1e-5 in the median.
 """
 
 from __future__ import annotations
