@@ -153,6 +153,69 @@ def test_an_image_that_kills_its_workers_is_named(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {str(row) for row in range(24) if row != poison}
 
 
+class Deadly(list[Any]):
+    """A result that kills the worker which sends it."""
+
+    def __reduce__(self) -> Any:
+        os._exit(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["succeeds", "dies"])
+def test_a_result_that_is_lost_with_its_worker(second: str, tmp_path: Path) -> None:
+    """The task runs again, since Dask had heard that it was done; however that ends, the run does."""
+    poison = 2
+
+    def work(rows: Sequence[int], output: str) -> list[Any]:
+        summaries = [SimpleNamespace(status="done", wall_seconds=0.01, n_sources=1) for _ in rows]
+        if poison not in rows:
+            return summaries
+        mark = Path(output) / "was-here"
+        if not mark.exists():
+            mark.touch()
+            return Deadly(summaries)
+        if second == "dies":
+            os._exit(1)
+        return summaries
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as fragile,
+    ):
+        result = drive(fragile, jobs(4), str(tmp_path), images_per_task=1, work=work, identify=identify)
+    assert (tmp_path / "was-here").exists()
+    assert result.failed == ({poison: False} if second == "dies" else {})
+    assert result.n_done == (3 if second == "dies" else 4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_all_that_was_made_before_a_signal_is_told(client: Client, tmp_path: Path, number: int) -> None:
+    """Tasks so short that a worker ends many while it is told to stop: none of them is forgotten."""
+
+    def work(rows: Sequence[int], output: str) -> list[Any]:
+        for row in rows:
+            (Path(output) / str(row)).touch()
+        time.sleep(0.001)
+        return [SimpleNamespace(status="done", wall_seconds=0.01, n_sources=1) for _ in rows]
+
+    told: list[int] = []
+
+    def listen(rows: Sequence[int], summaries: Any) -> None:
+        told.extend(rows)
+        if len(told) == 60:
+            os.kill(os.getpid(), number)
+
+    settings: dict[str, Any] = {"images_per_task": 1, "work": work, "identify": identify}
+    result = drive(client, jobs(2000), str(tmp_path), listener=listen, **settings)
+    assert result.interrupted == number
+    assert len(told) == result.n_done < 2000
+    time.sleep(0.2)
+    assert sorted(told) == sorted(int(path.name) for path in tmp_path.iterdir())
+    # The workers are as they were: they stopped for this run, not for the next.
+    assert drive(client, jobs(20), str(tmp_path), **settings).n_done == 20
+
+
 def test_the_window_is_bounded(threads: Client) -> None:
     """However many images there are, the scheduler knows of few tasks."""
     most = most_left = 0

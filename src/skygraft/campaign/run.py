@@ -20,6 +20,7 @@ import numpy as np
 from distributed import Client, Future, KilledWorker, Semaphore, as_completed
 
 from skygraft.campaign.files import Layout
+from skygraft.campaign.halting import halt, unless_halted
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.interruption import Interruption
 from skygraft.campaign.planned import Plan
@@ -276,17 +277,19 @@ class _Driver:
     ) -> None:
         self.client, self.output, self.work, self.listener = client, output, work, listener
         self.identify, self.interruption, self.look, self.say = identify, interruption, look, say
+        self._name = uuid.uuid4().hex
         self.result = DriveResult()
         self.suspects: list[int] = []
         self._max_threads = max_threads
         self._counted, self._n_threads, self._worked = -np.inf, 1, time.monotonic()
         self._n_broken = 0
         self._flying: dict[Future[Any], list[int]] = {}
+        self._errors: set[Future[Any]] = set()
 
     def run(self, queue: TaskQueue, *, window: int | None = None, priority: int = 0) -> None:
         """Run the tasks of a queue to its end, or to Ctrl-C."""
         completed = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
-        self._flying = {}
+        self._flying, self._errors = {}, set()
         dropped = False
         try:
             self._refill(queue, completed, window, priority)
@@ -296,7 +299,7 @@ class _Driver:
                     dropped = True
                     self._drop_waiting()
                 if not completed.has_ready():
-                    self._threads()
+                    self._look_around(queue)
                     time.sleep(_POLL_SECONDS)
                     continue
                 for future, result in completed.next_batch(block=False):
@@ -307,22 +310,36 @@ class _Driver:
             self.client.cancel(list(self._flying))
             self._flying = {}
 
-    def _threads(self) -> int:
-        """Worker threads that there may be; asked for now and then, since asking takes a while."""
-        if time.monotonic() - self._counted > _COUNT_SECONDS:
-            self.look()
-            now = self._counted = time.monotonic()
-            n_threads = sum(self.client.nthreads().values())
-            if n_threads or self._flying == {}:
-                self._worked = now
-            elif now - self._worked > _LONELY_SECONDS:
-                self._worked = now
-                self.say(f"there is no worker: {len(self._flying)} tasks wait for one")
-            self._n_threads = max(1, self._max_threads, n_threads)
-        return self._n_threads
+    def _look_around(self, queue: TaskQueue) -> None:
+        """Count worker threads, and see what has gone wrong: now and then, since asking takes a while."""
+        if time.monotonic() - self._counted <= _COUNT_SECONDS:
+            return
+        self.look()
+        now = self._counted = time.monotonic()
+        n_threads = sum(self.client.nthreads().values())
+        if n_threads or self._flying == {}:
+            self._worked = now
+        elif now - self._worked > _LONELY_SECONDS:
+            self._worked = now
+            self.say(f"there is no worker: {len(self._flying)} tasks wait for one")
+        self._n_threads = max(1, self._max_threads, n_threads)
+        self._hear_errors(queue)
+
+    def _hear_errors(self, queue: TaskQueue) -> None:
+        """Take in errors that `as_completed` keeps to itself.
+
+        It tells nothing of a task that was done, whose result was lost with its worker on the way here, and that then
+        failed where it ran again.
+        """
+        errors = {future for future in self._flying if future.status == "error"}
+        for future in errors & self._errors:
+            error = future.exception()
+            self._broken(self._flying.pop(future), error, queue)
+        self._errors = errors - self._errors
 
     def _refill(self, queue: TaskQueue, completed: as_completed, window: int | None, priority: int) -> None:
-        n_threads = self._threads()
+        self._look_around(queue)
+        n_threads = self._n_threads
         size = window or max(_SMALLEST_WINDOW, _WINDOW_PER_THREAD * n_threads)
         # One submission for many tasks: each costs the scheduler some milliseconds.
         if len(self._flying) > 0.75 * size:
@@ -331,7 +348,8 @@ class _Driver:
         while len(queue) and len(self._flying) + len(tasks) < size:
             tasks.append(queue.take(n_threads))
         if tasks:
-            futures = self.client.map(self.work, tasks, output=self.output, pure=False, key="inject", priority=priority)
+            work = functools.partial(unless_halted, run=self._name, work=self.work)
+            futures = self.client.map(work, tasks, output=self.output, pure=False, key="inject", priority=priority)
             self._flying.update(zip(futures, tasks, strict=True))
             completed.update(futures)
 
@@ -339,18 +357,20 @@ class _Driver:
         task = self._flying.pop(future, None)
         if task is None:
             return  # dropped, after Ctrl-C
-        status = future.status
-        future.release()
-        if status == "finished":
-            queue.learn(task, result)
-            self._tell(task, result)
-        elif status == "error":
+        # Not what the future says by now: it waits again where its worker has died since.
+        if isinstance(result, list):
+            # A task that was halted before it began has nothing to tell.
+            if result or not self.result.early:
+                queue.learn(task, result)
+                self._tell(task, result)
+        elif isinstance(result, tuple):
             self._broken(task, result[1], queue)
         else:
             raise CampaignError(
-                f"the Dask scheduler lost {len(task)} images of a task ({status}: {result})",
+                f"the Dask scheduler lost {len(task)} images of a task ({future.status}: {result})",
                 fix="See whether the scheduler is still there; what is done is kept, so run the campaign again",
             )
+        future.release()
 
     def _broken(self, task: list[int], error: BaseException, queue: TaskQueue) -> None:
         """A task came back without a word on its images: its worker died, or could not begin."""
@@ -378,21 +398,13 @@ class _Driver:
         self.listener(task, summaries)
 
     def _drop_waiting(self) -> None:
-        """Forget the tasks that no worker has begun."""
-        begun = self._executing()
+        """Let no worker begin another task, and forget those that none has begun."""
+        said = self.client.run(halt, run=self._name, on_error="return")
+        begun = {key for keys in said.values() if isinstance(keys, list) for key in keys}
         waiting = [future for future in self._flying if future.key not in begun]
         for future in waiting:
             del self._flying[future]
         self.client.cancel(waiting)
-        # A worker may have begun one in between: it is let finish, so that its images are whole when this ends.
-        dropped = {str(future.key) for future in waiting}
-        while dropped & self._executing():
-            time.sleep(_POLL_SECONDS)
-
-    def _executing(self) -> set[str]:
-        """Tasks that workers are at."""
-        said = self.client.run(_executing, on_error="return")
-        return {key for keys in said.values() if isinstance(keys, list) for key in keys}
 
     def try_suspects_alone(self) -> None:
         """Try each image whose worker died with nothing else in flight: whoever kills it now is guilty."""
@@ -405,10 +417,6 @@ class _Driver:
         why = "every worker that took the image died{}; is there enough memory for it? The workers' logs say more"
         self._fail(self.suspects, "KilledWorker", why.format(", also when it ran alone"), quarantined=True)
         self._fail(suspects[_SUSPECTS_TRIED_ALONE:], "KilledWorker", why.format(""), quarantined=True)
-
-
-def _executing(dask_worker: Any) -> list[str]:
-    return [str(state.key) for state in dask_worker.state.executing]
 
 
 def drive_serial(
