@@ -13,6 +13,7 @@ import pytest
 from astropy.io import fits
 
 from skygraft.errors import CorruptFileError, FormatError, OutputError, OutputExistsError
+from skygraft.formats.fits_fingerprints import Fingerprint
 from skygraft.formats.fits_open import get_hdu, is_fits, map_fits, open_fits
 from skygraft.formats.fits_rewrite import atomic_output, rewrite_fits
 
@@ -204,7 +205,8 @@ class TestCompressed:
         )
         new = INTS.copy()
         new[CHANGED] |= 1 << 15
-        out = rewrite_fits(path, tmp_path / "out.fits", {1: new}, originals={1: INTS} if given else None)
+        tiles = {1: Fingerprint.of(INTS, tile).touched(new)} if given else None
+        out = rewrite_fits(path, tmp_path / "out.fits", {1: new}, touched=tiles)
         with open_fits(out) as hdus:
             np.testing.assert_array_equal(hdus[1].data, new)
             assert hdus[1].compression_type == algorithm
@@ -405,7 +407,7 @@ class TestCompressed:
         new = {i: plane.copy() for i, plane in old.items()}
         for plane in new.values():
             plane[100:104, 50:90] += 16
-        out = rewrite_fits(path, tmp_path / "out.fits", new, originals=old)
+        out = rewrite_fits(path, tmp_path / "out.fits", new)
         with open_fits(out) as hdus:
             for i, plane in new.items():
                 back = hdus[i].data

@@ -21,6 +21,7 @@ from skygraft.formats.base import (
     StrPath,
     stamp_files,
 )
+from skygraft.formats.fits_fingerprints import with_fingerprints
 from skygraft.formats.fits_headers import (
     Headers,
     check_number,
@@ -200,7 +201,7 @@ class FitsFormat(Format):
         mask, planes = (None, dict(given.mask_planes or {}))
         if layout.mask is not None:
             mask, planes = read_mask(layout.mask, given.mask_planes)
-        return Exposure(
+        exposure = Exposure(
             make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
             psf=found.psf,
@@ -214,6 +215,7 @@ class FitsFormat(Format):
             header=opened.headers.as_dict(),
             extra={LAYOUT: layout, FILES: stamps, **found.extra()},
         )
+        return with_fingerprints(exposure, layout.planes)
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """What the image's headers and PSF model say of its calibration; see `Format.calibration`."""

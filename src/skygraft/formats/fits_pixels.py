@@ -22,9 +22,7 @@ __all__ = [
     "differ",
     "fair_key",
     "fair_uniform",
-    "gather_bytes",
     "round_fairly",
-    "scatter_bytes",
 ]
 
 BITPIX_DTYPE = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
@@ -222,35 +220,3 @@ class PixelScaling:
             )
         out[changed] = numbers
         return out
-
-
-@compiled
-def gather_bytes(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Bytes of N numbers, shape (N, size), from all first bytes, all second ones, ...: shape (size, N)."""
-    size, n = planes.shape
-    out = np.empty((n, size), dtype=np.uint8)
-    if size == 4:
-        first, second, third, fourth = planes[0], planes[1], planes[2], planes[3]
-        for i in range(n):
-            out[i, 0], out[i, 1], out[i, 2], out[i, 3] = first[i], second[i], third[i], fourth[i]
-        return out
-    for k in range(size):
-        for i in range(n):
-            out[i, k] = planes[k, i]
-    return out
-
-
-@compiled
-def scatter_bytes(numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """All first bytes of N numbers, all second ones, ...: shape (size, N), from (N, size)."""
-    n, size = numbers.shape
-    out = np.empty((size, n), dtype=np.uint8)
-    if size == 4:
-        first, second, third, fourth = out[0], out[1], out[2], out[3]
-        for i in range(n):
-            first[i], second[i], third[i], fourth[i] = numbers[i, 0], numbers[i, 1], numbers[i, 2], numbers[i, 3]
-        return out
-    for k in range(size):
-        for i in range(n):
-            out[k, i] = numbers[i, k]
-    return out

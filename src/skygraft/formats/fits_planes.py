@@ -15,7 +15,15 @@ from skygraft.formats.fits_layout import Plane
 from skygraft.formats.fits_open import map_fits, open_fits
 from skygraft.formats.fits_tiles import TiledImage
 
-__all__ = ["mask_planes_of", "noise_from_variance", "read_mask", "read_pixels", "variance_from_noise"]
+__all__ = [
+    "header_planes",
+    "mask_planes_of",
+    "nameless",
+    "noise_from_variance",
+    "read_mask",
+    "read_pixels",
+    "variance_from_noise",
+]
 
 _MAX_PLANES = 31
 
@@ -151,17 +159,23 @@ def mask_planes_of(
         if bit in planes.values():
             raise ConfigError(f"bit {bit} has two names in mask_planes", key="mask_planes")
         planes[name.replace(" ", "_")] = bit
-    for name, bit in _header_planes(header).items():
+    for name, bit in header_planes(header).items():
         if name not in planes and bit not in planes.values():
             planes[name] = bit
     used = int(np.bitwise_or.reduce(mask, axis=None)) & 0xFFFFFFFF if mask.size else 0
     for bit in range(32):
         if used >> bit & 1 and bit not in planes.values():
-            planes[f"BIT{bit}"] = bit
+            planes[nameless(bit)] = bit
     return dict(sorted(planes.items(), key=lambda item: item[1]))
 
 
-def _header_planes(header: Mapping[str, Any]) -> dict[str, int]:
+def nameless(bit: int) -> str:
+    """What a bit is called that is set and has no name."""
+    return f"BIT{bit}"
+
+
+def header_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    """Mask planes and bit numbers that a header names."""
     found: dict[str, int] = {}
     for key, value in header.items():
         if key.startswith("MP_") and isinstance(value, int) and 0 <= value < 32:

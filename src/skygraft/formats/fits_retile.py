@@ -8,37 +8,28 @@ new values do not fit is stored losslessly in the ``GZIP_COMPRESSED_DATA`` colum
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
 from skygraft.formats.fits_cards import CardUpdates
-from skygraft.formats.fits_pixels import differ, scatter_bytes
+from skygraft.formats.fits_pixels import differ
+from skygraft.formats.fits_shuffle import gzip_bytes, gzip_shuffled
 from skygraft.formats.fits_tiles import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column, TiledImage, as_row
 from skygraft.formats.rice import encode_rice
 
 __all__ = ["rewrite_tiles"]
-
-_GZIP_LEVEL = 1  # Noise does not compress better at a higher one.
-
-
-def _touched(image: TiledImage, changed: NDArray[np.bool_]) -> Iterator[int]:
-    """Tiles that have changed pixels."""
-    for axis, (length, step) in enumerate(zip(image.shape, image.tile_shape, strict=True)):
-        changed = np.logical_or.reduceat(changed, np.arange(0, length, step), axis=axis)
-    yield from (int(tile) for tile in np.flatnonzero(changed))
 
 
 def rewrite_tiles(
     header: fits.Header,
     data: memoryview,
     new: NDArray[Any],
-    original: NDArray[Any] | None = None,
+    touched: NDArray[np.bool_] | None = None,
     *,
     path: str | os.PathLike[str],
     hdu: int,
@@ -53,8 +44,8 @@ def rewrite_tiles(
         Table and heap as they are.
     new : ndarray
         New pixel values.
-    original : ndarray, optional
-        Pixel values as they were read, to save decoding.
+    touched : ndarray of bool, shape (T,), optional
+        Which tiles have changed pixels, where that is known: it saves decoding the others, and often all.
     path, hdu
         For errors.
 
@@ -73,8 +64,8 @@ def rewrite_tiles(
         If new values do not fit into the image's type.
     """
     image = TiledImage(header, data, path=path, hdu=hdu)
-    changed = differ(new, image.decode(new.dtype) if original is None else original)
-    replaced = _encode_all(image, list(_touched(image, changed)), new, changed)
+    tiles = np.arange(image.n_rows) if touched is None else np.flatnonzero(touched)
+    replaced = _encode_all(image, tiles, new, known=touched is not None)
     if not replaced:
         return {}, None
     return _assemble(image, header, replaced)
@@ -139,26 +130,35 @@ def _assemble(
 
 
 def _encode_riced(
-    image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], changed: NDArray[np.bool_]
-) -> Iterator[tuple[int, bytes]]:
-    """Tile and bytes for those of some tiles that stay Rice coded."""
+    image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any]
+) -> tuple[dict[int, tuple[str, bytes]], list[int]]:
+    """Column and bytes of those of some Rice coded tiles that have changed pixels, and those that stay no such."""
+    found: dict[int, tuple[str, bytes]] = {}
+    misfits: list[int] = []
     rice = image.rice
     dtype = np.dtype({1: np.uint8, 2: np.int16, 4: np.int32}[rice["bytepix"]])
-    for some in image.portions(tiles):
-        numbers, counts = image.rice_numbers(some)
-        values, marked = image.gather(new, some), image.gather(changed, some)
+    for portion in image.portions(tiles):
+        numbers, counts = image.rice_numbers(portion)
+        values = image.gather(new, portion)
+        marked = differ(values, image.rice_values(portion, numbers, counts, new.dtype))
+        # Behind the pixels of a tile that is smaller than the others there is nothing.
+        marked &= np.arange(marked.shape[1]) < counts[:, None]
+        some = marked.any(axis=1)
+        rows, numbers, counts, values, marked = portion[some], numbers[some], counts[some], values[some], marked[some]
         if image.quantisation is not None:
             if not image.scaling.trivial:
                 values = (values.astype(np.float64) - image.scaling.bzero) / image.scaling.bscale
-            fits_in = image.quantisation.requantise(some, numbers, counts, values, marked, dtype)
+            fits_in = image.quantisation.requantise(rows, numbers, counts, values, marked, dtype)
         else:
             whole = values.astype(np.int64) - int(image.scaling.bzero)
             limits = np.iinfo(image.scaling.dtype)
             fits_in = ~np.any(marked & ((whole < limits.min) | (whole > limits.max)), axis=1)
             np.copyto(numbers, whole, where=marked & fits_in[:, None], casting="unsafe")
+        misfits += rows[~fits_in].tolist()
         data, ends = encode_rice(numbers[fits_in], counts[fits_in], **rice)
-        for tile, start, end in zip(some[fits_in].tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-            yield tile, data[start:end].tobytes()
+        for tile, start, end in zip(rows[fits_in].tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+            found[tile] = COMPRESSED, data[start:end].tobytes()
+    return found, misfits
 
 
 def _requantised(
@@ -178,13 +178,11 @@ def _requantised(
 
 def _compress(image: TiledImage, numbers: NDArray[Any]) -> bytes | None:
     """Compressed bytes of the numbers of a tile, or None where the algorithm cannot hold them as they are."""
-    if image.algorithm.startswith("GZIP") or image.algorithm == "NOCOMPRESS":
-        raw = numbers.astype(numbers.dtype.newbyteorder(">")).reshape(-1)
-        if image.algorithm == "NOCOMPRESS":
-            return raw.tobytes()
-        if image.algorithm == "GZIP_2":
-            raw = scatter_bytes(raw.view(np.uint8).reshape(raw.size, -1))
-        return _gzip(raw.tobytes())
+    if image.algorithm == "GZIP_2":
+        return gzip_shuffled(numbers)
+    if image.algorithm in ("GZIP_1", "NOCOMPRESS"):
+        raw = numbers.astype(numbers.dtype.newbyteorder(">")).tobytes()
+        return raw if image.algorithm == "NOCOMPRESS" else gzip_bytes(raw)
     if image.algorithm == "HCOMPRESS_1" and int(image.settings.get("SCALE", 0)) > 1:
         return None
     if image.algorithm == "PLIO_1" and (numbers.min() < 0 or numbers.max() >= 1 << 24):
@@ -195,43 +193,48 @@ def _compress(image: TiledImage, numbers: NDArray[Any]) -> bytes | None:
 
 
 def _encode_all(
-    image: TiledImage, tiles: Sequence[int], new: NDArray[Any], changed: NDArray[np.bool_]
+    image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], known: bool
 ) -> dict[int, tuple[str, bytes]]:
-    """Column and bytes for every one of some tiles, whose pixels in `new` count where they `changed`."""
+    """Column and bytes for those of some tiles that have changed pixels; all have, where that is `known`."""
     found: dict[int, tuple[str, bytes]] = {}
+    others = tiles.tolist()
     if image.quantisation is not None or (image.scaling.integral and new.dtype.kind in "iub"):
-        some = np.asarray(tiles, dtype=np.int64)
-        riced = some[image.riced(some)]
-        found = {tile: (COMPRESSED, data) for tile, data in _encode_riced(image, riced, new, changed)}
-    for tile in tiles:
-        if tile not in found:
-            where = image.slices(tile)
-            found[tile] = _encode(image, tile, new[where], image.stored(tile), changed[where])
+        riced = image.riced(tiles)
+        found, misfits = _encode_riced(image, tiles[riced], new)
+        others = tiles[~riced].tolist() + misfits
+    for tile in others:
+        encoded = _encode(image, tile, new[image.slices(tile)], known)
+        if encoded is not None:
+            found[tile] = encoded
     return found
 
 
-def _encode(
-    image: TiledImage, tile: int, new: NDArray[Any], stored: NDArray[Any], changed: NDArray[np.bool_]
-) -> tuple[str, bytes]:
-    """Column and bytes for a tile with changed pixels."""
+def _encode(image: TiledImage, tile: int, new: NDArray[Any], known: bool) -> tuple[str, bytes] | None:
+    """Column and bytes for a tile with changed pixels; None where none has changed."""
     column = image.column_of(tile)
-    if not image.lossless(tile):
-        numbers = _requantised(image, tile, new, stored, changed)
-        data = None if numbers is None else _compress(image, numbers)
-        if data is not None:
-            return column, data
-        native = image.scaling.dtype.newbyteorder("=")
-        values = image.values(tile, stored, native)
-        values[changed] = new[changed]
-        return GZIPPED, _gzip(values.astype(image.scaling.dtype).tobytes())
-    numbers = image.scaling.encode(new, stored, changed, path=image.path, hdu=image.hdu)
+    if known and column == COMPRESSED and image.plain(new.dtype):
+        numbers = new
+    else:
+        stored = image.stored(tile)
+        changed = differ(new, image.values(tile, stored, new.dtype))
+        if not changed.any():
+            return None
+        if not image.lossless(tile):
+            return _encode_quantised(image, tile, new, stored, changed)
+        numbers = image.scaling.encode(new, stored, changed, path=image.path, hdu=image.hdu)
     if column == RAW:
         return column, numbers.astype(TFORM_DTYPE[image.columns[column].element]).tobytes()
     data = _compress(image, numbers) if column == COMPRESSED else None
-    return (GZIPPED, _gzip(numbers.tobytes())) if data is None else (column, data)
+    return (GZIPPED, gzip_bytes(numbers.astype(image.scaling.dtype).tobytes())) if data is None else (column, data)
 
 
-def _gzip(raw: bytes) -> bytes:
-    # Intel's deflate: several times faster than zlib's at the same size, and read by every reader of gzip.
-    packed: bytes = isal_zlib.compress(raw, _GZIP_LEVEL, wbits=31)
-    return packed
+def _encode_quantised(
+    image: TiledImage, tile: int, new: NDArray[Any], stored: NDArray[Any], changed: NDArray[np.bool_]
+) -> tuple[str, bytes]:
+    numbers = _requantised(image, tile, new, stored, changed)
+    data = None if numbers is None else _compress(image, numbers)
+    if data is not None:
+        return COMPRESSED, data
+    values = image.values(tile, stored, image.scaling.dtype.newbyteorder("="))
+    values[changed] = new[changed]
+    return GZIPPED, gzip_bytes(values.astype(image.scaling.dtype).tobytes())

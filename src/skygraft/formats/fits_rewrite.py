@@ -124,7 +124,7 @@ def rewrite_fits(
     header_updates: Mapping[int, CardUpdates] | None = None,
     overwrite: bool = False,
     *,
-    originals: Mapping[int, NDArray[Any]] | None = None,
+    touched: Mapping[int, NDArray[np.bool_]] | None = None,
 ) -> Path:
     """Write a copy of a FITS file with new pixels in some images and some header cards changed.
 
@@ -145,8 +145,9 @@ def rewrite_fits(
         HDU number to keyword to (value, comment), or to None, which removes the card.
     overwrite : bool
         Replace an output that exists.
-    originals : mapping of int to ndarray
-        Pixel values as they were read from `like`, where the caller still has them: saves decoding.
+    touched : mapping of int to ndarray of bool
+        HDU number to which tiles (or, uncompressed, whether the image) changed, where the caller knows: it saves
+        decoding. See `skygraft.formats.fits_fingerprints`.
 
     Returns
     -------
@@ -165,7 +166,7 @@ def rewrite_fits(
         If the output exists and `overwrite` is false, or is `like`.
     """
     updates = header_updates or {}
-    originals = originals or {}
+    touched = touched or {}
     with map_fits(like) as raw, warnings.catch_warnings():
         # Cards that are not standard are copied as they are; astropy need not warn of them.
         warnings.simplefilter("ignore", AstropyUserWarning)
@@ -181,7 +182,7 @@ def rewrite_fits(
                     raw,
                     span.index,
                     images.get(span.index),
-                    originals.get(span.index),
+                    touched.get(span.index),
                     updates.get(span.index, {}),
                     path,
                 )
@@ -210,7 +211,7 @@ def _change(
     raw: RawFits,
     index: int,
     new: NDArray[Any] | None,
-    original: NDArray[Any] | None,
+    touched: NDArray[np.bool_] | None,
     updates: CardUpdates,
     path: str | os.PathLike[str],
 ) -> tuple[list[bytes], Sequence[Part]]:
@@ -226,19 +227,20 @@ def _change(
     shape = tuple(int(header[f"{prefix}{i}"]) for i in range(int(header.get(prefix, 0)), 0, -1))
     kind = parse_card(cards[0])[1].split("/")[0].strip(" '").strip()
     is_image = compressed or ((index == 0 or kind == "IMAGE") and bool(shape))
-    for name, array in (("new pixels", new), ("original pixels", original)):
-        if array is not None and (not is_image or array.shape != shape):
-            what = f"an image of shape {shape}" if is_image else "no image"
-            raise FormatError(
-                f"the {name} have shape {array.shape}; this HDU is {what}",
-                path=raw.path,
-                hdu=index,
-                fix="Give an array of the image's shape, rows first",
-            )
+    if not is_image or new.shape != shape:
+        what = f"an image of shape {shape}" if is_image else "no image"
+        raise FormatError(
+            f"the new pixels have shape {new.shape}; this HDU is {what}",
+            path=raw.path,
+            hdu=index,
+            fix="Give an array of the image's shape, rows first",
+        )
+    changes: CardUpdates = {}
+    parts: Sequence[Part] | None = None
     if compressed:
-        changes, parts = rewrite_tiles(header, data, new, original, path=path, hdu=index)
-    else:
-        changes, parts = _plain_image(header, data, new, original, shape, path, index)
+        changes, parts = rewrite_tiles(header, data, new, touched, path=path, hdu=index)
+    elif touched is None or touched.any():
+        changes, parts = _plain_image(header, data, new, shape, path, index)
     if parts is not None:
         # ZDATASUM and ZHECKSUM are of the image before compression: no longer true, and nobody needs them.
         changes = {**changes, "ZHECKSUM": None, "ZDATASUM": None}
@@ -251,7 +253,6 @@ def _plain_image(
     header: Any,
     data: memoryview,
     new: NDArray[Any],
-    original: NDArray[Any] | None,
     shape: tuple[int, ...],
     path: str | os.PathLike[str],
     hdu: int,
@@ -260,7 +261,7 @@ def _plain_image(
     if scaling.trivial and new.dtype == scaling.dtype.newbyteorder("="):
         return {}, [_swapped(new, scaling.dtype)]
     stored = np.frombuffer(data, dtype=scaling.dtype).reshape(shape)
-    changed = differ(new, scaling.decode(stored, new.dtype) if original is None else original)
+    changed = differ(new, scaling.decode(stored, new.dtype))
     if not changed.any():
         return {}, None
     try:

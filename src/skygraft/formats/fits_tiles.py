@@ -6,6 +6,7 @@ Tiles that are Rice coded are decoded many at a time, since an image may have th
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import re
@@ -22,11 +23,23 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
 from skygraft.formats.fits_cards import card_value
-from skygraft.formats.fits_pixels import PixelScaling, gather_bytes
+from skygraft.formats.fits_pixels import PixelScaling
 from skygraft.formats.fits_quantised import Quantisation
+from skygraft.formats.fits_shuffle import unshuffle, unshuffle_words
 from skygraft.formats.rice import decode_rice
 
-__all__ = ["COMPRESSED", "GZIPPED", "RAW", "TFORM_BYTES", "TFORM_DTYPE", "Column", "TiledImage", "as_row"]
+__all__ = [
+    "COMPRESSED",
+    "GZIPPED",
+    "RAW",
+    "TFORM_BYTES",
+    "TFORM_DTYPE",
+    "Column",
+    "TiledImage",
+    "as_row",
+    "tile_shape_of",
+    "tile_slices",
+]
 
 COMPRESSED, GZIPPED, RAW = "COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA"
 TFORM_BYTES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16}
@@ -52,6 +65,18 @@ class Column:
         return "Q" in self.form.split("(")[0]
 
 
+def tile_shape_of(header: fits.Header) -> tuple[int, ...]:
+    """Shape of the tiles of a compressed image: rows, where its header does not say."""
+    width, n = int(header["ZNAXIS1"]), int(header["ZNAXIS"])
+    return tuple(int(header.get(f"ZTILE{i}", width if i == 1 else 1)) for i in range(n, 0, -1))
+
+
+def tile_slices(shape: tuple[int, ...], tile_shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Where the tiles of an image lie, in the order in which a file has them."""
+    along = ([slice(i, min(i + t, n)) for i in range(0, n, t)] for n, t in zip(shape, tile_shape, strict=True))
+    return itertools.product(*along)
+
+
 class TiledImage:
     """The tiles of one compressed image.
 
@@ -68,11 +93,8 @@ class TiledImage:
     def __init__(self, header: fits.Header, data: memoryview, *, path: str | os.PathLike[str], hdu: int) -> None:
         self.path, self.hdu = path, hdu
         self.algorithm = str(header["ZCMPTYPE"]).strip().upper().replace("RICE_ONE", "RICE_1")
-        ndim = int(header["ZNAXIS"])
-        self.shape = tuple(int(header[f"ZNAXIS{i}"]) for i in range(ndim, 0, -1))
-        self.tile_shape = tuple(
-            int(header.get(f"ZTILE{i}", self.shape[-1] if i == 1 else 1)) for i in range(ndim, 0, -1)
-        )
+        self.shape = tuple(int(header[f"ZNAXIS{i}"]) for i in range(int(header["ZNAXIS"]), 0, -1))
+        self.tile_shape = tile_shape_of(header)
         self.grid = tuple(-(-n // t) for n, t in zip(self.shape, self.tile_shape, strict=True))
         self.scaling = PixelScaling.from_header(header, "ZBITPIX")
         self.settings = {
@@ -154,11 +176,11 @@ class TiledImage:
 
     def slices(self, tile: int) -> tuple[slice, ...]:
         """Where a tile lies in the image."""
-        index = np.unravel_index(tile, self.grid)
-        return tuple(
-            slice(int(i) * t, min((int(i) + 1) * t, n))
-            for i, t, n in zip(index, self.tile_shape, self.shape, strict=True)
-        )
+        found: list[slice] = []
+        for n, t, count in zip(reversed(self.shape), reversed(self.tile_shape), reversed(self.grid), strict=True):
+            tile, i = divmod(tile, count)
+            found.append(slice(i * t, min((i + 1) * t, n)))
+        return tuple(reversed(found))
 
     def tile_shape_of(self, tile: int) -> tuple[int, ...]:
         """Shape of one tile: those at the image's edges may be smaller."""
@@ -198,9 +220,13 @@ class TiledImage:
             raise ValueError(f"{len(raw)} bytes for {size} pixels")
         itemsize = len(raw) // size
         numbers = np.frombuffer(raw, np.uint8)
-        if algorithm == "GZIP_2":
-            numbers = gather_bytes(numbers.reshape(itemsize, size)).reshape(-1)
         floats = self.scaling.bitpix < 0 and (self.quantisation is None or not quantisable)
+        if algorithm == "GZIP_2" and itemsize == 4:
+            words = np.empty((1, size), np.uint32)
+            unshuffle_words(numbers, words)
+            return words.view(np.float32 if floats else np.int32)
+        if algorithm == "GZIP_2":
+            numbers = unshuffle(numbers, itemsize)
         return numbers.view(
             {1: ">u1", 2: ">i2", 4: ">f4" if floats else ">i4", 8: ">f8" if floats else ">i8"}[itemsize]
         )
@@ -244,24 +270,37 @@ class TiledImage:
             values = values * self.scaling.bscale + self.scaling.bzero
         return values.astype(dtype, copy=False)
 
+    def plain(self, dtype: np.dtype[Any]) -> bool:
+        """Whether the numbers stored are the pixel values as `dtype`."""
+        exact = self.quantisation is None and self.scaling.trivial and self.scaling.blank is None
+        return exact and dtype == self.scaling.dtype.newbyteorder("=")
+
     def decode(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """The whole image."""
-        native = self.scaling.dtype.newbyteorder("=")
-        out = self._decode_rows()
-        if out is not None:
-            return out.astype(dtype or native)
-        out = np.empty(self.shape, dtype or native)
+        out = np.empty(self.shape, dtype or self.scaling.dtype.newbyteorder("="))
         riced = self.riced(np.arange(self.n_rows))
         for tiles in self.portions(np.flatnonzero(riced)):
             numbers, counts = self.rice_numbers(tiles)
-            if self.quantisation is None:
-                values = self.scaling.decode(numbers, out.dtype)
-            else:
-                values = self._quantised_values(tiles, numbers, counts, out.dtype)
-            self.scatter(out, tiles, values)
+            self.scatter(out, tiles, self.rice_values(tiles, numbers, counts, out.dtype))
+        shuffled = self.algorithm == "GZIP_2" and out.ndim == 2 and out.itemsize == 4 and self.plain(out.dtype)
+        words = out.view(np.uint32) if shuffled else None
         for tile in np.flatnonzero(~riced).tolist():
-            out[self.slices(tile)] = self.values(tile, self.stored(tile), out.dtype)
+            where = self.slices(tile)
+            if words is not None and self.column_of(tile) == COMPRESSED:
+                self._unshuffle(tile, words[where])
+            else:
+                out[where] = self.values(tile, self.stored(tile), out.dtype)
         return out
+
+    def _unshuffle(self, tile: int, out: NDArray[np.uint32]) -> None:
+        """Uncompress a tile to where it belongs, in one pass."""
+        try:
+            raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31)
+        except _BadDeflateError as error:
+            raise self._damaged(tile, error) from error
+        if len(raw) != 4 * out.size:
+            raise self._damaged(tile, f"{len(raw)} bytes for {out.size} pixels")
+        unshuffle_words(np.frombuffer(raw, np.uint8), out)
 
     def riced(self, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which tiles are Rice coded."""
@@ -323,26 +362,13 @@ class TiledImage:
         # What _get gives is as wide as the tiles' nominal shape.
         return np.pad(numbers, ((0, 0), (0, math.prod(self.tile_shape) - numbers.shape[1]))), counts
 
-    def _decode_rows(self) -> NDArray[Any] | None:
-        """The whole image where it is losslessly gzipped by rows, as afw and cfitsio do; None where it is not."""
-        lossless = self.quantisation is None and self.scaling.trivial and self.scaling.blank is None
-        if not (lossless and self.algorithm.startswith("GZIP") and self.tile_shape == (1, *self.shape[1:])):
-            return None
-        itemsize, size = self.scaling.dtype.itemsize, math.prod(self.shape[1:])
-        cells = np.empty((self.n_rows, size, itemsize), np.uint8)
-        layout = (itemsize, size) if self.algorithm == "GZIP_2" else (size, itemsize)
-        cells_by_byte = cells.swapaxes(1, 2) if self.algorithm == "GZIP_2" else cells
-        for tile in range(self.n_rows):
-            if not self.descriptors[COMPRESSED][tile, 0]:
-                return None
-            try:
-                raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31)
-            except _BadDeflateError as error:
-                raise self._damaged(tile, error) from error
-            if len(raw) != size * itemsize:
-                return None
-            cells_by_byte[tile] = np.frombuffer(raw, np.uint8).reshape(layout)
-        return cells.reshape(self.n_rows, -1).view(self.scaling.dtype).reshape(self.shape)
+    def rice_values(
+        self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        """Pixel values of `rice_numbers`."""
+        if self.quantisation is None:
+            return self.scaling.decode(numbers, dtype)
+        return self._quantised_values(tiles, numbers, counts, dtype)
 
     def _damaged(self, tile: int, error: Exception | str) -> CorruptFileError:
         return CorruptFileError(

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from skygraft.errors import FormatError, OutputError
 from skygraft.exposure import Exposure
 from skygraft.formats.base import refuse_overwrite
+from skygraft.formats.fits_fingerprints import find_touched
 from skygraft.formats.fits_layout import FitsLayout, Plane
 from skygraft.formats.fits_open import open_fits
-from skygraft.formats.fits_planes import noise_from_variance, read_mask, read_pixels
+from skygraft.formats.fits_planes import header_planes, nameless, noise_from_variance, read_mask, read_pixels
 from skygraft.formats.fits_rewrite import atomic_output, rewrite_fits
 
 __all__ = ["INJECTED_CARD", "copy_file", "write_mask", "write_planes"]
@@ -94,11 +95,18 @@ def write_planes(
     for output in written:
         refuse_overwrite(output, outputs, overwrite=overwrite)
     new: dict[Path, dict[int, NDArray[Any]]] = {}
+    touched: dict[Path, dict[int, NDArray[np.bool_]]] = {}
     cards: dict[Path, dict[int, dict[str, tuple[Any, str]]]] = {}
     for plane in layout.planes:
-        pixels, new_cards = _new_pixels(exposure, plane)
+        tiles = find_touched(exposure, plane)
+        if tiles is not None and not tiles.any():
+            continue
+        pixels, new_cards = _new_pixels(exposure, plane, known=tiles is not None)
         if pixels is not None:
             new.setdefault(plane.path, {})[plane.hdu] = pixels
+            if tiles is not None and plane.role not in ("weight", "rms"):
+                # A noise of another kind may be the same though the variance is not.
+                touched.setdefault(plane.path, {})[plane.hdu] = tiles
         if new_cards:
             cards.setdefault(plane.path, {})[plane.hdu] = new_cards
     there = {output for output in written if output.exists()}
@@ -109,7 +117,8 @@ def write_planes(
             finished.append(output)
         for source in sorted(outputs, key=lambda path: path == image):
             if source in new or source in cards:
-                rewrite_fits(source, outputs[source], new.get(source, {}), cards.get(source), overwrite)
+                images, changed = new.get(source, {}), touched.get(source)
+                rewrite_fits(source, outputs[source], images, cards.get(source), overwrite, touched=changed)
             else:
                 copy_file(source, outputs[source], overwrite=overwrite)
             finished.append(outputs[source])
@@ -123,16 +132,35 @@ def write_planes(
     return written
 
 
-def _new_pixels(exposure: Exposure, plane: Plane) -> tuple[NDArray[Any] | None, dict[str, tuple[Any, str]]]:
-    """Pixels and header cards of one plane, where they change; (None, {}) where nothing does."""
-    new: NDArray[Any]
-    old: NDArray[Any]
-    cards: dict[str, tuple[Any, str]] = {}
-    known: Mapping[str, int] = {}
+def _new_pixels(
+    exposure: Exposure, plane: Plane, *, known: bool
+) -> tuple[NDArray[Any] | None, dict[str, tuple[Any, str]]]:
+    """Pixels and header cards of one plane, where they change; (None, {}) where nothing does.
+
+    The file is read again where it is not `known` that they do, and for a noise that is no variance.
+    """
+    if plane.role == "image":
+        if not known and _same(exposure.image, _old(exposure, plane)):
+            return None, {}
+        return exposure.image, dict(INJECTED_CARD)
     if plane.role == "mask":
-        old, known = read_mask(plane)
-    else:
-        old, _ = read_pixels(plane)
+        if not known and _same(exposure.mask, _old(exposure, plane)):
+            return None, {}
+        return exposure.mask, mask_cards(_new_planes(exposure, plane))
+    if exposure.variance is None:
+        return None, {}
+    if plane.role == "variance" and known:
+        return exposure.variance, {}
+    old = _old(exposure, plane)
+    new = noise_from_variance(plane.role, exposure.variance, old)
+    if plane.role == "weight":
+        # A weight that rounds to zero would say that the pixel is bad, where it is only bright.
+        new = np.where(np.isfinite(exposure.variance) & (new != old) & (new > 0), np.maximum(new, _step(plane)), new)
+    return (None, {}) if _same(new, old) else (new, {})
+
+
+def _old(exposure: Exposure, plane: Plane) -> NDArray[Any]:
+    old: NDArray[Any] = read_mask(plane)[0] if plane.role == "mask" else read_pixels(plane)[0]
     if old.shape != exposure.shape:
         raise FormatError(
             f"the exposure has shape {exposure.shape}, the file to follow {old.shape}",
@@ -140,29 +168,24 @@ def _new_pixels(exposure: Exposure, plane: Plane) -> tuple[NDArray[Any] | None, 
             hdu=plane.hdu,
             fix="Give the file that the exposure was read from as like=",
         )
-    if plane.role == "mask":
-        new = exposure.mask
-        if np.array_equal(new, old):
-            return None, {}
-        added = {name: value for name, value in exposure.mask_planes.items() if name not in known}
-        cards = mask_cards({name: value for name, value in added.items() if (new & value).any()})
-    elif plane.role == "image":
-        new = exposure.image
-        if np.array_equal(new, old.astype(np.float32, copy=False), equal_nan=True):
-            return None, {}
-        cards = dict(INJECTED_CARD)
-    else:
-        if exposure.variance is None:
-            return None, {}
-        new = noise_from_variance(plane.role, exposure.variance, old)
-        if plane.role == "weight":
-            # A weight that rounds to zero would say that the pixel is bad, where it is only bright.
-            new = np.where(
-                np.isfinite(exposure.variance) & (new != old) & (new > 0), np.maximum(new, _step(plane)), new
-            )
-        if np.array_equal(new, old.astype(np.float32, copy=False), equal_nan=True):
-            return None, {}
-    return new, cards
+    return old
+
+
+def _same(new: NDArray[Any], old: NDArray[Any]) -> bool:
+    return np.array_equal(new, old.astype(new.dtype, copy=False), equal_nan=new.dtype.kind == "f")
+
+
+def _new_planes(exposure: Exposure, plane: Plane) -> dict[str, int]:
+    """Mask planes with bits set that the header of the mask's file does not name; a mere number is no name."""
+    with open_fits(plane.path, decompress=False) as hdus:
+        known = header_planes(hdus[plane.hdu].header)
+    return {
+        name: value
+        for name, value in exposure.mask_planes.items()
+        if name not in known
+        and name != nameless((value & 0xFFFFFFFF).bit_length() - 1)
+        and (exposure.mask & value).any()
+    }
 
 
 def _step(plane: Plane) -> np.float32:

@@ -33,6 +33,7 @@ from skygraft.formats.base import (
     StrPath,
     stamp_files,
 )
+from skygraft.formats.fits_fingerprints import with_fingerprints
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
 from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
 from skygraft.formats.fits_open import is_fits
@@ -216,7 +217,7 @@ class LegacySurveyFormat(Format):
         if layout.planes.noise is not None:
             variance = variance_from_noise("weight", read_pixels(layout.planes.noise)[0])
         mask, planes, dq_kind = self._mask(opened, given, image.shape)
-        return Exposure(
+        exposure = Exposure(
             make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
             psf=found.psf,
@@ -230,6 +231,7 @@ class LegacySurveyFormat(Format):
             header=opened.headers.as_dict(),
             extra={FILES: stamps, _LAYOUT: layout, _DQ: dq_kind, **found.extra()},
         )
+        return with_fingerprints(exposure, layout.planes.planes)
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """What headers, the survey's table and its PSF model say of the calibration; see `Format.calibration`."""

@@ -41,7 +41,9 @@ from skygraft.formats.base import (
     stamp_files,
 )
 from skygraft.formats.fits_cards import CardUpdates, card_value, header_of
+from skygraft.formats.fits_fingerprints import find_touched, with_fingerprints
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
+from skygraft.formats.fits_layout import Plane, Role
 from skygraft.formats.fits_open import RawFits, map_fits
 from skygraft.formats.fits_pixels import PixelScaling
 from skygraft.formats.fits_rewrite import rewrite_fits
@@ -150,6 +152,11 @@ def _find_planes(raw: RawFits) -> dict[str, int] | None:
         if kind in _PLANES and (header.get("XTENSION") == "IMAGE" or card_value(header, "ZIMAGE", False)):
             hdus.setdefault(kind, span.index)
     return hdus if {"IMAGE", "MASK"} <= hdus.keys() else None
+
+
+def _planes(opened: _Opened) -> list[Plane]:
+    roles: dict[str, Role] = {"IMAGE": "image", "MASK": "mask", "VARIANCE": "variance"}
+    return [Plane(roles[name], opened.path, index) for name, index in opened.hdus.items()]
 
 
 def _read_plane(opened: _Opened, plane: str, dtype: type[np.generic]) -> NDArray[Any]:
@@ -412,7 +419,7 @@ class LsstAfwFormat(Format):
                 xy0=found.xy0,
                 units=found.unit,
             )
-            return Exposure(
+            exposure = Exposure(
                 planes=planes,
                 wcs=found.wcs,
                 psf=found.psf,
@@ -426,6 +433,7 @@ class LsstAfwFormat(Format):
                 header=Headers([(0, opened.primary)]).as_dict(),
                 extra={FILES: stamps, **_extras(opened), **found.extra()},
             )
+            return with_fingerprints(exposure, _planes(opened))
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """What headers, archive and source catalogue say of the calibration; see `Format.calibration`."""
@@ -443,7 +451,7 @@ class LsstAfwFormat(Format):
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
         with _open(like) as opened:
-            hdus = dict(opened.hdus)
+            hdus, places = dict(opened.hdus), _planes(opened)
             known = _mask_planes(opened.header("MASK"))
         wanted = {name: (value & 0xFFFFFFFF).bit_length() - 1 for name, value in exposure.mask_planes.items()}
         for name, bit in wanted.items():
@@ -468,7 +476,9 @@ class LsstAfwFormat(Format):
         images: dict[int, NDArray[Any]] = {hdus["IMAGE"]: exposure.image, hdus["MASK"]: exposure.mask}
         if exposure.variance is not None and "VARIANCE" in hdus:
             images[hdus["VARIANCE"]] = exposure.variance
-        return (rewrite_fits(like, path, images, updates, overwrite),)
+        told = {plane.hdu: find_touched(exposure, plane) for plane in places}
+        touched = {hdu: tiles for hdu, tiles in told.items() if tiles is not None}
+        return (rewrite_fits(like, path, images, updates, overwrite, touched=touched),)
 
 
 def _is_coadd(opened: _Opened) -> bool:
