@@ -118,6 +118,12 @@ def test_one_bad_image_on_a_cluster(make_campaign: MakeCampaign, survey: Path, c
     assert summary.failures[0].error == "CorruptFileError"
 
 
+def die() -> None:
+    """End this process, but not before its nanny knows that it began: else it would not start another."""
+    time.sleep(0.5)
+    os._exit(1)
+
+
 @pytest.mark.slow
 def test_an_image_that_kills_its_workers_is_named(tmp_path: Path) -> None:
     """The poison is in a task with innocents; they are done all the same."""
@@ -127,6 +133,7 @@ def test_an_image_that_kills_its_workers_is_named(tmp_path: Path) -> None:
     def work(rows: Sequence[int], output: str) -> list[Any]:
         for row in rows:
             if row == poison:
+                time.sleep(0.5)  # as in `die`
                 os._exit(1)
             (Path(output) / str(row)).touch()
         return [SimpleNamespace(status="done", wall_seconds=0.01, n_sources=1) for _ in rows]
@@ -157,7 +164,7 @@ class Deadly(list[Any]):
     """A result that kills the worker which sends it."""
 
     def __reduce__(self) -> Any:
-        os._exit(1)
+        die()
 
 
 @pytest.mark.slow
@@ -175,7 +182,7 @@ def test_a_result_that_is_lost_with_its_worker(second: str, tmp_path: Path) -> N
             mark.touch()
             return Deadly(summaries)
         if second == "dies":
-            os._exit(1)
+            die()
         return summaries
 
     with (

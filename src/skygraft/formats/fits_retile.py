@@ -126,7 +126,7 @@ def _assemble(
     updates["PCOUNT"] = (size, "")
     if "THEAP" in header:
         updates["THEAP"] = (rows.size, "")
-    return updates, [rows.tobytes(), b"".join(heap)]
+    return updates, [rows.tobytes(), *heap]
 
 
 def _encode_riced(

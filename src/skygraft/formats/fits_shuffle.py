@@ -51,14 +51,13 @@ def unshuffle(raw: NDArray[np.uint8], itemsize: int) -> NDArray[np.uint8]:
 
 
 @compiled
-def unshuffle_words(raw: NDArray[np.uint8], out: NDArray[np.uint32]) -> None:
-    """Numbers of four bytes in the machine's order, shape (ny, nx) of any strides, from shuffled bytes."""
-    ny, nx = out.shape
+def unshuffle_words(raw: NDArray[np.uint8], image: NDArray[np.uint32], y0: int, x0: int, ny: int, nx: int) -> None:
+    """Put the numbers of a tile of ny x nx pixels, four bytes each, where it begins in an image, contiguous."""
     size = ny * nx
     first, second, third, fourth = raw[:size], raw[size : 2 * size], raw[2 * size : 3 * size], raw[3 * size :]
     for j in range(ny):
-        row, start = out[j], j * nx
-        a, b, c, d = first[start:], second[start:], third[start:], fourth[start:]
+        row, k = image[y0 + j, x0 : x0 + nx], slice(j * nx, j * nx + nx)
+        a, b, c, d = first[k], second[k], third[k], fourth[k]
         for i in range(nx):
             high = np.uint32(a[i]) << np.uint32(24) | np.uint32(b[i]) << np.uint32(16)
             row[i] = high | np.uint32(c[i]) << np.uint32(8) | np.uint32(d[i])

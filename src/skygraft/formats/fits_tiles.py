@@ -223,7 +223,7 @@ class TiledImage:
         floats = self.scaling.bitpix < 0 and (self.quantisation is None or not quantisable)
         if algorithm == "GZIP_2" and itemsize == 4:
             words = np.empty((1, size), np.uint32)
-            unshuffle_words(numbers, words)
+            unshuffle_words(numbers, words, 0, 0, 1, size)
             return words.view(np.float32 if floats else np.int32)
         if algorithm == "GZIP_2":
             numbers = unshuffle(numbers, itemsize)
@@ -287,20 +287,21 @@ class TiledImage:
         for tile in np.flatnonzero(~riced).tolist():
             where = self.slices(tile)
             if words is not None and self.column_of(tile) == COMPRESSED:
-                self._unshuffle(tile, words[where])
+                self._unshuffle(tile, words, where)
             else:
                 out[where] = self.values(tile, self.stored(tile), out.dtype)
         return out
 
-    def _unshuffle(self, tile: int, out: NDArray[np.uint32]) -> None:
+    def _unshuffle(self, tile: int, image: NDArray[np.uint32], where: tuple[slice, ...]) -> None:
         """Uncompress a tile to where it belongs, in one pass."""
         try:
             raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31)
         except _BadDeflateError as error:
             raise self._damaged(tile, error) from error
-        if len(raw) != 4 * out.size:
-            raise self._damaged(tile, f"{len(raw)} bytes for {out.size} pixels")
-        unshuffle_words(np.frombuffer(raw, np.uint8), out)
+        (y0, ny), (x0, nx) = ((s.start, s.stop - s.start) for s in where)
+        if len(raw) != 4 * ny * nx:
+            raise self._damaged(tile, f"{len(raw)} bytes for {ny * nx} pixels")
+        unshuffle_words(np.frombuffer(raw, np.uint8), image, y0, x0, ny, nx)
 
     def riced(self, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which tiles are Rice coded."""

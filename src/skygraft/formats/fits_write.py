@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from skygraft.errors import FormatError, OutputError
 from skygraft.exposure import Exposure
 from skygraft.formats.base import refuse_overwrite
+from skygraft.formats.fits_cards import header_of
 from skygraft.formats.fits_fingerprints import find_touched
 from skygraft.formats.fits_layout import FitsLayout, Plane
-from skygraft.formats.fits_open import open_fits
+from skygraft.formats.fits_open import map_fits, open_fits
 from skygraft.formats.fits_planes import header_planes, nameless, noise_from_variance, read_mask, read_pixels
 from skygraft.formats.fits_rewrite import atomic_output, rewrite_fits
 
@@ -177,8 +178,8 @@ def _same(new: NDArray[Any], old: NDArray[Any]) -> bool:
 
 def _new_planes(exposure: Exposure, plane: Plane) -> dict[str, int]:
     """Mask planes with bits set that the header of the mask's file does not name; a mere number is no name."""
-    with open_fits(plane.path, decompress=False) as hdus:
-        known = header_planes(hdus[plane.hdu].header)
+    with map_fits(plane.path) as raw:
+        known = header_planes(header_of(raw.header_cards(plane.hdu)))
     return {
         name: value
         for name, value in exposure.mask_planes.items()

@@ -43,7 +43,7 @@ def mark(
     if exposure.variance is not None:
         variance = exposure.variance
     else:
-        variance = np.full((1, 1), _image_sigma(exposure.image) ** 2, dtype=np.float32)
+        variance = np.full((1, mask.shape[1]), _image_sigma(exposure.image) ** 2, dtype=np.float32)
     _mark(mask, canvas.model, variance, injected, threshold)
     on_canvas = report.stamp_size > 0
     ny, nx = mask.shape
@@ -67,15 +67,12 @@ def _image_sigma(image: NDArray[np.float32]) -> float:
 def _mark(
     mask: NDArray[np.int32], model: NDArray[np.float32], variance: NDArray[Any], bit: np.int32, threshold: float
 ) -> None:
-    """Set a bit where the model is above so many sigma; a variance of one pixel is that of all."""
-    same = variance.size == 1
+    """Set a bit where the model is above so many sigma; a variance of one row is that of all."""
+    squared = threshold * threshold
     for j in range(model.shape[0]):
+        flux, out = model[j], mask[j]
+        v = variance[min(j, variance.shape[0] - 1)]
         for i in range(model.shape[1]):
-            flux = model[j, i]
-            if flux != 0.0:
-                # A variance that says nothing hides nothing.
-                v = float(variance[0, 0] if same else variance[j, i])
-                if not (v > 0.0 and np.isfinite(v)):
-                    v = 0.0
-                if abs(float(flux)) > threshold * np.sqrt(v):
-                    mask[j, i] |= bit
+            # A variance that says nothing hides nothing.
+            known = float(v[i]) if v[i] > 0.0 and v[i] < np.inf else 0.0
+            out[i] |= bit if float(flux[i]) * float(flux[i]) > squared * known else 0
