@@ -43,8 +43,8 @@ def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
         if data is None:
             raise FormatError(f"the {plane.role} has no pixels", path=plane.path, hdu=plane.hdu)
         header = hdu.header.copy()
-        if data.flags.writeable and data.flags.owndata and not data.dtype.isnative:
-            # In place: a second copy of a whole plane would be a third of what an image needs.
+        if data.flags.writeable and not data.dtype.isnative:
+            # In place, since nobody else has what was just read: a second copy of a plane takes memory and time.
             data = data.byteswap(inplace=True).view(data.dtype.newbyteorder("="))
         return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), header
 

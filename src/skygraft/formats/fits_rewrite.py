@@ -28,6 +28,8 @@ from skygraft.formats.fits_retile import rewrite_tiles
 __all__ = ["atomic_output", "rewrite_fits"]
 
 _GZIP_LEVEL = 4
+_SWAPPED_AT_ONCE = 1 << 17
+"""Pixels whose bytes are swapped at a time: half a MB, which stays in the cache until it is written."""
 
 type Part = bytes | memoryview
 
@@ -259,7 +261,7 @@ def _plain_image(
 ) -> tuple[CardUpdates, Sequence[Part] | None]:
     scaling = PixelScaling.from_header(header)
     if scaling.trivial and new.dtype == scaling.dtype.newbyteorder("="):
-        return {}, [_swapped(new, scaling.dtype)]
+        return {}, _Swapped(new, scaling.dtype)
     stored = np.frombuffer(data, dtype=scaling.dtype).reshape(shape)
     changed = differ(new, scaling.decode(stored, new.dtype))
     if not changed.any():
@@ -278,8 +280,20 @@ def _plain_image(
         return {"BITPIX": (32, ""), "BZERO": None, "BSCALE": None, "BLANK": None}, [_bytes(out)]
 
 
-def _swapped(new: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
-    return _bytes(new.astype(dtype))
+class _Swapped(Sequence[memoryview]):
+    """Pixels in the byte order of FITS, a part at a time: a whole plane of them is memory that takes longer to get."""
+
+    def __init__(self, pixels: NDArray[Any], dtype: np.dtype[Any]) -> None:
+        self._pixels, self._dtype = np.ascontiguousarray(pixels).reshape(-1), dtype
+
+    def __len__(self) -> int:
+        return -(-self._pixels.size // _SWAPPED_AT_ONCE)
+
+    def __getitem__(self, part: Any) -> Any:
+        if not 0 <= part < len(self):
+            raise IndexError(part)
+        some = self._pixels[part * _SWAPPED_AT_ONCE : (part + 1) * _SWAPPED_AT_ONCE]
+        return _bytes(some.astype(self._dtype))
 
 
 def _bytes(array: NDArray[Any]) -> memoryview:

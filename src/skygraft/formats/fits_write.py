@@ -180,12 +180,11 @@ def _new_planes(exposure: Exposure, plane: Plane) -> dict[str, int]:
     """Mask planes with bits set that the header of the mask's file does not name; a mere number is no name."""
     with map_fits(plane.path) as raw:
         known = header_planes(header_of(raw.header_cards(plane.hdu)))
+    used = int(np.bitwise_or.reduce(exposure.mask, axis=None))
     return {
         name: value
         for name, value in exposure.mask_planes.items()
-        if name not in known
-        and name != nameless((value & 0xFFFFFFFF).bit_length() - 1)
-        and (exposure.mask & value).any()
+        if used & value and name not in known and name != nameless((value & 0xFFFFFFFF).bit_length() - 1)
     }
 
 
