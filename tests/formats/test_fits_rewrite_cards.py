@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from skygraft.errors import OutputError
@@ -31,7 +31,12 @@ VALUES = st.one_of(
 )
 
 
-@given(KEYS, VALUES, TEXT)
+def astropy_reads(text: str) -> bool:
+    """Whether astropy reads what it wrote itself: a quote before a slash is the end of a string to it."""
+    return bool(fits.Header.fromstring(fits.Header([("TEXT", text)]).tostring())["TEXT"] == text)
+
+
+@given(KEYS, VALUES.filter(lambda v: not isinstance(v, str) or astropy_reads(v)), TEXT)
 def test_values_come_back_and_others_stay(key: str, value: object, comment: str) -> None:
     out = edit_cards(CARDS, {key: (value, comment)})
     assert all(len(card) == 80 for card in out)
@@ -45,6 +50,7 @@ def test_values_come_back_and_others_stay(key: str, value: object, comment: str)
 @given(TEXT.filter(lambda t: "&" not in t))
 def test_long_strings_continue(text: str) -> None:
     text = text.rstrip()
+    assume(astropy_reads(text))
     out = edit_cards(CARDS, {"TEXT": (text, "a comment")})
     assert header_of(out)["TEXT"] == text
     assert edit_cards(edit_cards(out, {"TEXT": (3, "")}), {"TEXT": None}) == CARDS

@@ -287,7 +287,7 @@ class _Swapped(Sequence[memoryview]):
         self._pixels, self._dtype = np.ascontiguousarray(pixels).reshape(-1), dtype
 
     def __len__(self) -> int:
-        return -(-self._pixels.size // _SWAPPED_AT_ONCE)
+        return (self._pixels.size + _SWAPPED_AT_ONCE - 1) // _SWAPPED_AT_ONCE
 
     def __getitem__(self, part: Any) -> Any:
         if not 0 <= part < len(self):
