@@ -45,6 +45,8 @@ type Call = Callable[..., Iterator[Any]]
 type Key = tuple[int, int]
 
 _SHOWN = 5
+_IMAGES_AT_ONCE = 4000
+"""Images whose columns are Python objects at a time: the driver of a large campaign stays small."""
 _PER_IMAGE = {
     "image_ids": "image_id",
     "stems": "stem",
@@ -275,7 +277,7 @@ def _patches(plan: Plan, pairs: _Pairs) -> Iterator[PatchImages]:
     """The plan's images, home patch by home patch; `pairs` learns on the way which catalogue patches each reads."""
     home: Key | None = None
     columns: dict[str, list[Any]] = {}
-    for batch in plan.batches([*_PER_IMAGE.values(), "tract", "patch", "reads"]):
+    for batch in plan.batches([*_PER_IMAGE.values(), "tract", "patch", "reads"], _IMAGES_AT_ONCE):
         tract, patch = numbers(batch.column("tract")), numbers(batch.column("patch"))
         pairs.learn(tract, patch, batch.column("reads"))
         starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
@@ -298,25 +300,35 @@ def _patch(home: Key, columns: Mapping[str, list[Any]]) -> PatchImages:
 
 
 class _Pairs:
-    """Which home patches' images read which patches of the catalogue: each pair once, 32 bytes a pair."""
+    """Which home patches' images read which patches of the catalogue: each pair once, 16 bytes a pair."""
 
     _COMPACT = 1 << 18
 
     def __init__(self) -> None:
-        self._found: list[NDArray[np.int64]] = [np.empty((0, 4), dtype=np.int64)]
+        self._found: list[NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
 
     def learn(self, tract: NDArray[np.int64], patch: NDArray[np.int64], reads: Any) -> None:
         image = numbers(pc.list_parent_indices(reads))
         read = numbers(reads.flatten().flatten()).reshape(-1, 2)
-        pairs = np.column_stack([read, tract[image], patch[image]])
-        self._found.append(_unique(pairs))
+        homes = _packed(tract, patch)
+        self._found.append(_unique(np.column_stack([_packed(*read.T), homes[image]])))
         if sum(len(piece) for piece in self._found[1:]) > max(self._COMPACT, len(self._found[0])):
             self._found = [_unique(np.concatenate(self._found))]
 
     def by_read(self) -> NDArray[np.int64]:
-        """Rows of (catalogue tract, patch, home tract, patch), sorted."""
+        """Rows of (patch of the catalogue, home patch), both packed, sorted."""
         self._found = [_unique(np.concatenate(self._found))]
         return self._found[0]
+
+
+def _packed(tract: NDArray[np.int64], patch: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tract and patch as one number; neither needs more than 32 bits."""
+    return tract.astype(np.int64) << 32 | patch.astype(np.int64) & 0xFFFFFFFF
+
+
+def _unpacked(number: int) -> Key:
+    patch = number & 0xFFFFFFFF
+    return number >> 32, patch - (1 << 32) if patch >> 31 else patch
 
 
 def _unique(rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -328,18 +340,18 @@ def _unique(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _sources(catalog: list[Key], pairs: NDArray[np.int64], tables: Mapping[Key, bytes]) -> Iterator[PatchSources]:
     """The catalogue's patches, each with the truth tables that may hold its sources."""
-    starts = np.flatnonzero(np.any(pairs[1:, :2] != pairs[:-1, :2], axis=1)) + 1
+    starts = np.flatnonzero(pairs[1:, 0] != pairs[:-1, 0]) + 1
     groups = itertools.pairwise([0, *starts.tolist(), len(pairs)] if len(pairs) else [])
     group = next(groups, None)
     for tract, patch in catalog:
-        while group is not None and tuple(pairs[group[0], :2].tolist()) < (tract, patch):
+        while group is not None and _unpacked(int(pairs[group[0], 0])) < (tract, patch):
             group = next(groups, None)
         homes: list[tuple[int, int, str]] = []
-        if group is not None and tuple(pairs[group[0], :2].tolist()) == (tract, patch):
-            for home_tract, home_patch in pairs[group[0] : group[1], 2:].tolist():
-                table = tables.get((home_tract, home_patch))
+        if group is not None and _unpacked(int(pairs[group[0], 0])) == (tract, patch):
+            for home in map(_unpacked, pairs[group[0] : group[1], 1].tolist()):
+                table = tables.get(home)
                 if table:
-                    homes.append((home_tract, home_patch, table.hex()))
+                    homes.append((*home, table.hex()))
         yield PatchSources(tract, patch, tuple(homes))
 
 
