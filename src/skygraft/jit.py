@@ -6,11 +6,15 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "prefetch"]
 
 
 @overload
@@ -61,3 +65,22 @@ def _sources() -> str:
         if b"@compiled" in content:
             digest.update(content)
     return digest.hexdigest()
+
+
+def _prefetch(_: Any, array: Any, row: Any, column: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        made = context.make_array(kind)(context, builder, arguments[0])
+        item = cgutils.get_item_pointer(context, builder, kind, made, arguments[1:])
+        byte, number = cgutils.voidptr_t, cgutils.int32_t
+        kind_of_call = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind_of_call)
+        to_write, to_all_caches, data = number(1), number(3), number(1)
+        builder.call(ask, [builder.bitcast(item, byte), to_write, to_all_caches, data])
+        return context.get_dummy_value()
+
+    return types.void(array, row, column), generate
+
+
+prefetch: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_prefetch))
+"""In a compiled function: ask memory for ``array[row, column]``, soon to be changed, without waiting for it."""

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numba import uint64
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled
+from skygraft.jit import compiled, prefetch
 from skygraft.psf import PSF, Box, LinearPSF, SinglePrecisionBasis
 from skygraft.psf.linear import combine_into
 from skygraft.render.canvas import Canvas
@@ -29,6 +30,8 @@ __all__ = ["StarPainter", "Stars"]
 
 _HELD_PIXELS = 1 << 18
 """Half pixels of stars that are held at a time: few enough for a processor's cache."""
+_LINE = 16
+"""Pixels of the canvas that memory hands over at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,25 +182,33 @@ def _add_planes(
     half, stamp = np.empty((2, ny * wide), np.float32), np.empty((ny, wide), np.float32)
     along_x = np.empty(nx, np.float32)
     for s in range(planes.shape[0]):
-        ix, iy = int(np.floor(x[s] + 0.5)), int(np.floor(y[s] + 0.5))
-        x0, y0 = ix - nx // 2, iy - ny // 2
+        x0, y0 = _first_pixel(x[s], nx), _first_pixel(y[s], ny)
+        # the next star's rows are asked for while this one is added: each is on a page of its own, far from the cache
+        following = min(s + 1, planes.shape[0] - 1)
+        next_x0, next_y0 = _first_pixel(x[following], nx), _first_pixel(y[following], ny)
+        next_i0, next_i1 = max(0, next_x0), min(columns, next_x0 + nx)
         clipped[s] = x0 + margin < 0 or y0 + margin < 0 or x0 + nx - margin > columns or y0 + ny - margin > rows
         j0, j1 = max(0, -y0), min(ny, rows - y0)
         i0, i1 = max(0, -x0), min(nx, columns - x0)
         if j0 >= j1 or i0 >= i1:
             continue
-        # ask memory for all rows at once, long before they are added to: each is on a page of its own
-        seen = np.float32(0)
-        for j in range(y0 + j0, y0 + j1):
-            for i in range(x0 + i0, x0 + i1, 16):
-                seen += model[j, i]
-        stamp[0, 0] = seen
-        shift_stamp(planes[s], x[s] - ix, y[s] - iy, amplitude[s], table, half, stamp)
+        shift_stamp(planes[s], x[s] - (x0 + nx // 2), y[s] - (y0 + ny // 2), amplitude[s], table, half, stamp)
         along_x[:] = np.float32(0)
+        # unsigned indices need no test for being negative, and without that test the loop over a row is much faster
+        first, last = uint64(i0), uint64(i1)
         for j in range(j0, j1):
-            here, there = stamp[j, i0:i1], model[y0 + j, x0 + i0 : x0 + i1]
-            for i in range(here.size):
+            if 0 <= next_y0 + j < rows:
+                for i in range(next_i0, next_i1 + _LINE - 1, _LINE):
+                    prefetch(model, next_y0 + j, min(i, columns - 1))
+            here, there = stamp[j], model[y0 + j]
+            for i in range(first, last):
                 along_x[i] += here[i]
-                there[i] += here[i]
+                there[uint64(x0) + i] += here[i]
         for i in range(i1 - i0):
-            deposited[s] += along_x[i]
+            deposited[s] += along_x[i0 + i]
+
+
+@compiled
+def _first_pixel(position: float, size: int) -> int:  # pragma: no cover - compiled
+    """Where a stamp of `size` pixels begins, whose middle pixel is the nearest to `position`."""
+    return int(np.floor(position + 0.5)) - size // 2
