@@ -28,7 +28,7 @@ import numpy as np
 from numba import int64, uint32, uint64
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled
+from skygraft.jit import compiled, prefetch
 from skygraft.noise.tables import STEPS, TABLE_LIMIT, ZIGGURAT_EDGE, exp_minus, exp_minus_small, log
 
 __all__ = ["add_noisy", "fill"]
@@ -37,6 +37,8 @@ _BLOCK = 128
 """Pixels that are drawn at a time, at most."""
 _GAP = 16
 """So many pixels without flux end a stretch; it divides `_BLOCK`."""
+_LINE = 16
+"""Pixels that memory hands over at a time."""
 
 
 @compiled(inline="always")
@@ -280,6 +282,13 @@ def add_noisy(
         low, high = _next_stretch(bits, j, uint64(0))
         while low < high:
             n, x = int64(high - low), x0 + int64(low)
+            # the planes are not in the cache as the model is, which was just searched: ask for them before drawing
+            for i in range(low, high + uint64(_LINE - 1), uint64(_LINE)):
+                prefetch(image, j, min(i, high - uint64(1)))
+                if variance.size:
+                    prefetch(variance, j, min(i, high - uint64(1)))
+                if gain_varies_x:
+                    prefetch(gain, gain_row, min(i, high - uint64(1)))
             _fill_words(words, n + (x & 1), x - (x & 1), y0 + j, k0, k1)
             for i in range(uint64(n)):
                 gains[i] = gain[gain_row, low + i if gain_varies_x else uint64(0)]
