@@ -150,6 +150,9 @@ def _contour_widths(
     """Widths from values on the grid and the rays; what cannot be told from them is left as it is."""
     side = 2 * _GRID_HALF + 1
     step = radii[1] - radii[0]
+    above, count = np.empty(_N_RAYS, np.int64), np.empty(_N_RAYS, np.int64)
+    c0, c1, c2, c3 = np.empty(_N_RAYS), np.empty(_N_RAYS), np.empty(_N_RAYS), np.empty(_N_RAYS)
+    start, low, t = np.empty(_N_RAYS), np.empty(_N_RAYS), np.empty(_N_RAYS)
     for s in range(values.shape[0]):
         grid, rays = values[s, : side * side], values[s, side * side :]
         top = 0
@@ -163,30 +166,37 @@ def _contour_widths(
         half = 0.5 * (
             peak + _above(grid[top - 1], peak, grid[top + 1]) + _above(grid[top - side], peak, grid[top + side])
         )
-        area = 0.0
+        # all rays at once in each step, which becomes vector code
+        above[:], count[:] = 1, 0
+        for k in range(radii.size):
+            for ray in range(_N_RAYS):
+                above[ray] &= rays[k * _N_RAYS + ray] >= half
+                count[ray] += above[ray]
+        if count.min() == 0 or count.max() == radii.size:
+            continue
+        # where the cubic through the four samples around the crossing is at half the peak, by Newton's steps
         for ray in range(_N_RAYS):
-            k = 0
-            while k < radii.size and rays[k * _N_RAYS + ray] >= half:
-                k += 1
-            if k in (0, radii.size):
-                break
-            # where the cubic through the four samples around the crossing is at half the peak, by Newton's steps
+            k = count[ray]
             first = min(max(k - 2, 0), radii.size - 4)
             v0, v1 = rays[first * _N_RAYS + ray], rays[(first + 1) * _N_RAYS + ray]
             v2, v3 = rays[(first + 2) * _N_RAYS + ray], rays[(first + 3) * _N_RAYS + ray]
-            d1, d2, d3 = v1 - v0, (v2 - 2 * v1 + v0) / 2, (v3 - 3 * v2 + 3 * v1 - v0) / 6
-            low, high = float(k - 1 - first), float(k - first)
+            c0[ray], c1[ray] = v0, v1 - v0
+            c2[ray], c3[ray] = (v2 - 2 * v1 + v0) / 2, (v3 - 3 * v2 + 3 * v1 - v0) / 6
+            start[ray], low[ray] = first, float(k - 1 - first)
             v_low, v_high = rays[(k - 1) * _N_RAYS + ray], rays[k * _N_RAYS + ray]
-            t = low + (v_low - half) / (v_low - v_high)
-            for _ in range(3):
-                excess = v0 + t * (d1 + (t - 1) * (d2 + (t - 2) * d3)) - half
-                slope = d1 + (2 * t - 1) * d2 + (t * (3 * t - 6) + 2) * d3
-                if slope < 0:
-                    t = min(max(t - excess / slope, low), high)
-            radius = radii[0] + (first + t) * step
+            t[ray] = low[ray] + (v_low - half) / (v_low - v_high)
+        for _ in range(3):
+            for ray in range(_N_RAYS):
+                u, d1, d2, d3 = t[ray], c1[ray], c2[ray], c3[ray]
+                excess = c0[ray] + u * (d1 + (u - 1) * (d2 + (u - 2) * d3)) - half
+                slope = d1 + (2 * u - 1) * d2 + (u * (3 * u - 6) + 2) * d3
+                moved = min(max(u - excess / slope, low[ray]), low[ray] + 1.0)
+                t[ray] = moved if slope < 0 else u
+        area = 0.0
+        for ray in range(_N_RAYS):
+            radius = radii[0] + (start[ray] + t[ray]) * step
             area += radius * radius
-        else:
-            out[s] = 2 * np.sqrt(area / _N_RAYS)
+        out[s] = 2 * np.sqrt(area / _N_RAYS)
 
 
 @compiled
