@@ -124,6 +124,14 @@ def frozen(values: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """An array of float32, not filled, that begins at a cache line: vectors that lie across two take twice as long."""
+    n = int(np.prod(shape))
+    room = np.empty(n + 15, dtype=np.float32)
+    skipped = -room.ctypes.data % 64 // 4
+    return room[skipped : skipped + n].reshape(shape)
+
+
 def positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bring positions to two float64 arrays of one length.
 
@@ -227,7 +235,9 @@ class SinglePrecisionBasis:
     def mapped(self, prepare: Callable[[NDArray[np.float64]], NDArray[Any]]) -> SinglePrecisionBasis:
         """The same basis after a linear map of its images (Q, ny, nx) to arrays (Q, ...)."""
         made = copy.copy(self)
-        made._images = np.ascontiguousarray(prepare(self._orthonormal), dtype=np.float32)
+        prepared = prepare(self._orthonormal)
+        made._images = aligned(prepared.shape)
+        made._images[:] = prepared
         return made
 
     def kernels(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:

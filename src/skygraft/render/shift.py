@@ -101,18 +101,19 @@ def half_pixel_images(kernels: NDArray[np.float64], shift: Shift) -> NDArray[np.
 
     Returns
     -------
-    ndarray, shape (N, 2, 2, ny + 2 (margin + reach), nx + 2 (margin + reach))
+    ndarray, shape (N, 2, 2, ny + 2 (margin + reach), nx + 2 (margin + reach) or a little more)
         ``[n, a, b, j, i]`` belongs to the place (j + a / 2, i + b / 2), counted from the stamp's first pixel less
-        `reach`.
+        `reach`. Rows are filled up with zeros, so that each of the N begins at a cache line if the first does.
     """
     n, ny, nx = kernels.shape
     along_y, along_x = (_half_pixel_matrix(size, shift) for size in (ny, nx))
     rows, columns = len(along_y), len(along_x)
-    out = np.empty((n, 2, 2, rows // 2, columns // 2))
+    used = columns // 2
+    out = np.zeros((n, 2, 2, rows // 2, -(-used // 4) * 4))
     for kernel, planes in zip(kernels, out, strict=True):
         half = combine(along_y, kernel)
         fine = combine(along_x, np.ascontiguousarray(half.T)).T
-        planes[:] = fine.reshape(rows // 2, 2, columns // 2, 2).transpose(1, 3, 0, 2)
+        planes[..., :used] = fine.reshape(rows // 2, 2, used, 2).transpose(1, 3, 0, 2)
     return out
 
 
@@ -182,7 +183,7 @@ def shift_stamp(
     half : ndarray of float32, shape (2, (H - width / 2) W)
         Scratch.
     out : ndarray of float32, shape (H - width / 2, W)
-        The stamp, in its first ``W - width / 2`` columns.
+        The stamp, in its first columns: what follows them is of no use.
     """
     width = table.shape[1]
     columns = planes.shape[3]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled, prefetch
 from skygraft.psf import PSF, Box, LinearPSF, SinglePrecisionBasis
-from skygraft.psf.linear import combine_into
+from skygraft.psf.linear import aligned, combine_into
 from skygraft.render.canvas import Canvas
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import width_meter
@@ -128,7 +128,7 @@ class StarPainter:
         if self._basis is not None:
             weights, images = self._basis.weights(coefficients), self._basis.images
             held = min(max(1, _HELD_PIXELS // images[0].size), len(x))
-            planes = np.empty((held, *images.shape[1:]), dtype=np.float32)
+            planes = aligned((held, *images.shape[1:]))
             _add_sums(canvas.model, weights, images, planes, *where, *how, drawn.deposited, drawn.clipped)
         else:
             planes = half_pixel_images(kernels, self._shift).astype(np.float32)
