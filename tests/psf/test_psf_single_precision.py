@@ -5,9 +5,11 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skygraft.errors import ConfigError
 from skygraft.psf import GaussianPSF, SinglePrecisionBasis
 from skygraft.psf.linear import combine, orthonormal
 
@@ -42,6 +44,18 @@ def test_a_sum_is_the_same_in_any_batch(terms: int, positions: int, seed: int) -
     expected = np.einsum("nb,bij->nij", coefficients, basis)
     np.testing.assert_allclose(double, expected, rtol=0, atol=1e-14 * np.abs(basis).sum())
     np.testing.assert_allclose(together, expected, rtol=0, atol=1e-6 * np.sqrt((expected**2).sum(axis=(1, 2))).max())
+
+
+def test_kernels_go_where_they_are_wanted() -> None:
+    single, coefficients = SinglePrecisionBasis(gaussians(1.0, 2.0)), np.array([[0.5, 0.5], [1.0, -0.2], [0.0, 3.0]])
+    room = np.full((5, 21, 21), np.nan, np.float32)
+    assert single.kernels(coefficients, room[1:4]).base is room
+    expected = np.einsum("nb,bij->nij", coefficients, gaussians(1.0, 2.0))
+    np.testing.assert_allclose(room[1:4], expected, rtol=0, atol=1e-6)
+    assert np.isnan(room[[0, 4]]).all()
+    for wrong in (room, room[1:4].astype(float), room[1:4].transpose(0, 2, 1)):
+        with pytest.raises(ConfigError):
+            single.kernels(coefficients, wrong)
 
 
 def test_orthonormal_images_span_the_basis_and_no_more() -> None:

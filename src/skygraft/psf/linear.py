@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -126,7 +127,7 @@ def frozen(values: ArrayLike) -> NDArray[np.float64]:
 
 def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """An array of float32, not filled, that begins at a cache line: vectors that lie across two take twice as long."""
-    n = int(np.prod(shape))
+    n = math.prod(shape)
     room = np.empty(n + 15, dtype=np.float32)
     skipped = -room.ctypes.data % 64 // 4
     return room[skipped : skipped + n].reshape(shape)
@@ -173,12 +174,12 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
 
 @compiled
 def combine_into(weights: NDArray[Any], basis: NDArray[Any], out: NDArray[Any]) -> None:  # pragma: no cover - compiled
-    """`combine` for images in one row: weights (N, B), basis (B, P), out (N, P), all of one precision."""
+    """`combine` for images in one row: weights (N, B), basis (B, P or more), out (N, P), all of one precision."""
     # in blocks of pixels, so that the basis stays in the nearest cache while all positions use it; five images at a
     # time, so that a pixel's sum is fetched and put back less often
     n_images = basis.shape[0]
-    for start in range(0, basis.shape[1], _BLOCK):
-        stop = min(start + _BLOCK, basis.shape[1])
+    for start in range(0, out.shape[1], _BLOCK):
+        stop = min(start + _BLOCK, out.shape[1])
         for i in range(weights.shape[0]):
             row = out[i, start:stop]
             b = 0
@@ -221,12 +222,20 @@ class SinglePrecisionBasis:
 
     def __init__(self, basis: NDArray[np.float64]) -> None:
         self._rotation, self._orthonormal = orthonormal(basis)
-        self._images = np.ascontiguousarray(self._orthonormal, dtype=np.float32)
+        self._hold(self._orthonormal)
+
+    def _hold(self, images: NDArray[Any]) -> None:
+        """Keep images (Q, ...) as rows that each begin at a cache line."""
+        self._shape = images.shape[1:]
+        n = math.prod(self._shape)
+        self._rows = aligned((len(images), -(-n // 16) * 16))
+        self._rows[:, :n] = images.reshape(len(images), n)
+        self._rows[:, n:] = 0.0
 
     @property
     def images(self) -> NDArray[np.float32]:
         """What is combined, shape (Q, ...)."""
-        return self._images
+        return self._rows[:, : math.prod(self._shape)].reshape(len(self._rows), *self._shape)
 
     def weights(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:
         """Weights of `images`, shape (N, Q), from coefficients of the PSF's basis, shape (N, B)."""
@@ -235,14 +244,31 @@ class SinglePrecisionBasis:
     def mapped(self, prepare: Callable[[NDArray[np.float64]], NDArray[Any]]) -> SinglePrecisionBasis:
         """The same basis after a linear map of its images (Q, ny, nx) to arrays (Q, ...)."""
         made = copy.copy(self)
-        prepared = prepare(self._orthonormal)
-        made._images = aligned(prepared.shape)
-        made._images[:] = prepared
+        made._hold(prepare(self._orthonormal))
         return made
 
-    def kernels(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Combinations, shape (N, ...): to single precision what `LinearPSF.kernels` gives, if they are not mapped."""
-        return combine(self.weights(coefficients), self._images)
+    def kernels(self, coefficients: NDArray[np.float64], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Combinations: to single precision what `LinearPSF.kernels` gives, if they are not mapped.
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B)
+            Of the PSF's basis.
+        out : ndarray of float32, shape (N, ...), optional
+            Where to put them, C-contiguous: fresh memory for many kernels costs more than they do.
+
+        Raises
+        ------
+        ConfigError
+            If `out` is not such an array.
+        """
+        shape = len(coefficients), *self._shape
+        if out is None:
+            out = np.empty(shape, dtype=np.float32)
+        if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ConfigError(f"kernels go into a C-contiguous float32 array of {shape}, not {out.dtype} {out.shape}")
+        combine_into(self.weights(coefficients), self._rows, out.reshape(len(out), math.prod(self._shape)))
+        return out
 
 
 def orthonormal(basis: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
