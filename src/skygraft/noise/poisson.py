@@ -156,29 +156,40 @@ def _start(
 
     Says whether there is a large one. What is no positive finite mean is its own number.
     """
-    any_large, odd = False, uint64(x & 1)
-    for i in range(n):
-        mean, word = means[i], words[uint64(i) + odd]
-        numbers[i], rest[i], uniform[i] = mean, 0.0, 0.5
-        if 0.0 < mean < TABLE_LIMIT:
-            row = uint64(int64(mean * STEPS))
-            column = word >> uint64(57)
-            entry = uint64(alias[row, column])
-            own = (word >> uint64(25)) & uint64(0xFFFFFF80) < (entry & uint64(0xFFFFFF80))
-            numbers[i] = float(int64(column) if own else int64(entry & uint64(127)))
-            rest[i] = mean - float(int64(row)) * (1.0 / STEPS)
-            lower = (float(int64(word & uint64(0xFFFFFFFF))) + 0.5) * 2.0**-32
-            # the first table says 0 whatever the bits are: means that have nothing else get all of them
-            uniform[i] = lower if row else _open_uniform(word)
-        elif TABLE_LIMIT <= mean < np.inf:
-            any_large = True
+    odd, n_large = uint64(x & 1), 0
+    # A whole number below 2^52 becomes a float by way of its bits, which compilers turn into vector code: they are put
+    # behind those of 1 or 2^52. The first table says 0 whatever the bits are: means that have nothing else get all.
+    bits = uniform.view(np.uint64)
+    for i in range(uint64(n)):
+        mean, word = means[i], words[i + odd]
+        small = mean if (mean > 0.0) & (mean < TABLE_LIMIT) else 0.0
+        n_large += (mean >= TABLE_LIMIT) & (mean < np.inf)
+        row = np.floor(small * STEPS)
+        numbers[i], rest[i] = row, small - row * (1.0 / STEPS)
+        lower, upper = (word & uint64(0xFFFFFFFF)) | uint64(0x433 << 52), (word >> uint64(12)) | uint64(0x3FF << 52)
+        bits[i] = lower if row > 0.0 else upper
+    for i in range(uint64(n)):
+        u = uniform[i]
+        uniform[i] = (u - 2.0**52 + 0.5) * 2.0**-32 if numbers[i] > 0.0 else u - 1.0 + 2.0**-53
+    for i in range(uint64(n)):
+        mean, word = means[i], words[i + odd]
+        column = word >> uint64(57)
+        entry = uint64(alias[uint64(int64(numbers[i])), column])
+        own = (word >> uint64(25)) & uint64(0xFFFFFF80) < (entry & uint64(0xFFFFFF80))
+        number = float(int64(column) if own else int64(entry & uint64(127)))
+        numbers[i] = number if (mean > 0.0) & (mean < TABLE_LIMIT) else mean
+    if n_large:
+        for i in range(n):
+            mean, word = means[i], words[uint64(i) + odd]
+            if not TABLE_LIMIT <= mean < np.inf:
+                continue
             layer = word & uint64(255)
             size = float(int64(word >> uint64(11))) * 2.0**-53 * edges[layer]
             if size < edges[layer + uint64(1)]:
                 numbers[i] = size * (1.0 - 2.0 * float(int64((word >> uint64(8)) & uint64(1))))
             else:
                 numbers[i] = _far_normal(word, x + i, y, k0, k1, edges, density)
-    return any_large
+    return n_large > 0
 
 
 @compiled
