@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, overload
@@ -11,7 +13,7 @@ from typing import Any, cast, overload
 import numba
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, event
 from numba.extending import intrinsic
 
 __all__ = ["compiled", "prefetch"]
@@ -65,6 +67,38 @@ def _sources() -> str:
         if b"@compiled" in content:
             digest.update(content)
     return digest.hexdigest()
+
+
+class _Notice(event.Listener):
+    """Says once in a process that loops are being compiled, where that takes long: nothing else is heard of it."""
+
+    def __init__(self) -> None:
+        self.spent, self._depth, self._began, self._told = 0.0, 0, 0.0, False
+
+    def on_start(self, compilation: Any) -> None:
+        """Take note that a function is compiled that is not on disk."""
+        del compilation
+        self._depth += 1
+        if self._depth > 1:
+            return
+        self._began = time.monotonic()
+        if self.spent > _PATIENCE_SECONDS and not self._told:
+            self._told = True
+            logging.getLogger("skygraft").warning(
+                "skygraft compiles its loops for this machine: up to a minute, once after it was installed or changed"
+            )
+
+    def on_end(self, compilation: Any) -> None:
+        """Take note that it is done."""
+        del compilation
+        self._depth -= 1
+        if self._depth == 0:
+            self.spent += time.monotonic() - self._began
+
+
+_PATIENCE_SECONDS = 4.0
+_notice = _Notice()
+event.register("numba:compile", _notice)
 
 
 def _prefetch(_: Any, array: Any, row: Any, column: Any) -> Any:

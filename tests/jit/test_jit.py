@@ -65,3 +65,22 @@ def test_what_is_on_disk_goes_when_another_file_changes(tmp_path):
     assert run(3) == ["6", "0"]
     assert run(3) == ["6", "1"]
     assert run(5) == ["10", "0"]
+
+
+def test_a_long_cold_start_says_what_it_is(monkeypatch, caplog):
+    def fresh():
+        names = {"compiled": compiled}
+        exec("@compiled\ndef twice(x):\n    return 2 * x", names)  # of no file, so it is on no disk
+        return names["twice"]
+
+    notice = skygraft.jit._notice
+    monkeypatch.setattr(notice, "_told", False)
+    monkeypatch.setattr(notice, "spent", 0.0)
+    assert fresh()(4) == 8
+    assert notice.spent > 0
+    assert not caplog.records
+    monkeypatch.setattr(notice, "spent", 60.0)
+    assert fresh()(4) == fresh()(4) == 8
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "skygraft compiles its loops for this machine"
+    ]
