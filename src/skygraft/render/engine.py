@@ -12,6 +12,7 @@ from skygraft.catalog.flags import Flag
 from skygraft.errors import FormatError, PsfError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
+from skygraft.render.coarse import CoarseField
 from skygraft.render.components import are_sersic, components
 from skygraft.render.galsim_engine import draw_extended
 from skygraft.render.normalisation import Normalisation
@@ -87,6 +88,7 @@ def render(
     )
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
+        coarse = CoarseField(canvas) if kind == "sersic" and len(rows) else None
         native = painter if kind == "star" else None
         size = _CHUNK
         if native is not None:
@@ -100,9 +102,11 @@ def render(
             elif native is not None:
                 _draw_stars(sources, chunk, psf, native, canvas, normalisation, report)
             elif prepared is not None:
-                _draw_chunk(sources, chunk, kind, prepared, canvas, normalisation, flux_tolerance, report)
+                _draw_chunk(sources, chunk, coarse, prepared, canvas, normalisation, flux_tolerance, report)
             if progress is not None:
                 progress(len(chunk))
+        if coarse is not None:
+            coarse.add_to(canvas)
     return report
 
 
@@ -150,7 +154,7 @@ def _note_psf(
 def _draw_chunk(
     sources: Sources,
     rows: NDArray[np.intp],
-    kind: _Kind,
+    coarse: CoarseField | None,
     prepared: PreparedPsf,
     canvas: Canvas,
     normalisation: Normalisation,
@@ -163,14 +167,14 @@ def _draw_chunk(
     except PsfError as error:
         if len(rows) > 1:  # find those that fail, and draw the others
             for part in np.array_split(rows, 2):
-                _draw_chunk(sources, part, kind, prepared, canvas, normalisation, flux_tolerance, report)
+                _draw_chunk(sources, part, coarse, prepared, canvas, normalisation, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
         return
     _note_psf(report, rows, prepared.psf, psf, x, y)
-    if kind == "sersic":
-        _draw_profiles(sources, rows, psf, canvas, flux_tolerance, report)
+    if coarse is not None:
+        _draw_profiles(sources, rows, psf, canvas, coarse, flux_tolerance, report)
         return
     for k, (row, kernel) in enumerate(zip(rows.tolist(), psf.kernels(np.arange(len(rows))), strict=True)):
         _draw_one(sources, row, kernel * psf.scale[k], canvas, flux_tolerance, report)
@@ -181,12 +185,13 @@ def _draw_profiles(
     rows: NDArray[np.intp],
     psf: EvaluatedPsf,
     canvas: Canvas,
+    coarse: CoarseField,
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
     half_kernel = max(psf.prepared.psf.shape) // 2
     found = components(sources, rows, sources.flux[rows] * psf.scale, half_kernel, flux_tolerance)
-    deposited, clipped = add_profiles(canvas, found.profiles, psf, found.owner)
+    deposited, clipped = add_profiles(canvas, coarse, found.profiles, psf, found.owner)
     report.flux_deposited[rows] = np.bincount(found.owner, weights=deposited, minlength=len(rows))
     np.maximum.at(report.stamp_size, rows[found.owner], 2 * found.profiles.half + 1)
     report.flags[rows[found.owner[clipped]]] |= Flag.TRUNCATED_BY_EDGE

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 from skygraft.render.canvas import Canvas
+from skygraft.render.coarse import CoarseField, flux_weights
 from skygraft.render.prepared import EvaluatedPsf
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.radial import (
@@ -124,7 +125,7 @@ def axes_of(metric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def add_profiles(
-    canvas: Canvas, profiles: Profiles, psf: EvaluatedPsf, owner: NDArray[np.int64]
+    canvas: Canvas, coarse: CoarseField, profiles: Profiles, psf: EvaluatedPsf, owner: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Add profiles, each convolved with its kernel, to the canvas, in the order given.
 
@@ -132,6 +133,8 @@ def add_profiles(
     ----------
     canvas : Canvas
         Changed in place.
+    coarse : CoarseField
+        Of the canvas, changed in place: what is drawn is the sum of both.
     profiles : Profiles
         N of them.
     psf : EvaluatedPsf
@@ -148,12 +151,13 @@ def add_profiles(
     """
     moments = psf.moments()[owner]
     fluxes = gaussian_fluxes(profiles.n)
-    size, first_wide, reach = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2)
+    size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2)
     placed = radial_tables().place(profiles.n, first_wide)
     fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
     deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
     split = fluxes.any(axis=1)
     x, y = profiles.x - canvas.x0, profiles.y - canvas.y0
+    sums = flux_weights()
     start = 0
     while start < len(profiles):
         # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
@@ -165,14 +169,21 @@ def add_profiles(
             if split[i]:
                 deposited[i] += add_wings(
                     canvas.model,
-                    x[i] + moments[i, 1],
-                    y[i] + moments[i, 2],
+                    (canvas.x0, canvas.y0),
+                    coarse.values,
+                    coarse.touched,
+                    coarse.layout,
+                    sums,
+                    profiles.x[i] + moments[i, 1],
+                    profiles.y[i] + moments[i, 2],
                     profiles.amplitude[i] * moments[i, 0],
                     profiles.metric[i],
                     moments[i, 3:],
                     fluxes[i],
                     WIDTHS,
                     reach[i],
+                    peak[i],
+                    (int(np.rint(profiles.x[i])), int(np.rint(profiles.y[i]))),
                     profiles.half[i],
                 )
         start += len(some)
@@ -181,8 +192,18 @@ def add_profiles(
 
 def _sizes(
     profiles: Profiles, fluxes: NDArray[np.float64], moments: NDArray[np.float64], half_kernel: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Size of each transform, the first of the Gaussians that are drawn in real space, and how far out these are."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """What each profile needs.
+
+    Returns
+    -------
+    size, first_wide : ndarray of int, shape (N,)
+        Of the transform, and the first of the Gaussians that are drawn in real space.
+    reach : ndarray, shape (N,)
+        How far out these are drawn, half-light radii.
+    peak : ndarray, shape (N,)
+        Of the profile, more or less.
+    """
     major, minor = axes_of(profiles.metric)
     variance = np.maximum(0.5 * (moments[:, 3] + moments[:, 5]), 0.25)
     # The share of each Gaussian in the profile's peak.
@@ -202,7 +223,8 @@ def _sizes(
     wanted = np.clip(wanted, 2 * half_kernel + 3, MAX_STAMP)
     # A steep profile still has something to be seen where its flux is all but complete.
     reach = np.maximum(profiles.reach, radius.max(axis=1))
-    return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach
+    peak = profiles.amplitude * moments[:, 0] * peaks.sum(axis=1) / (2.0 * np.pi * major * minor)
+    return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach, peak
 
 
 def _cores(

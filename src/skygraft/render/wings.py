@@ -12,7 +12,8 @@ comes in by e / 64 times the Laplacian of the Laplacian, as if for a circle.
 W is cubic pieces in u and W'' linear ones, 8 to an octave, found by the bits of u as in `skygraft.render.radial`; to
 that end, u is counted in squares of the narrowest of the widths.
 
-Far out, where W changes little over eight pixels, it is evaluated at every eighth and is a line between.
+Where W changes little over a cell of eight pixels or more, it goes to the cells of `skygraft.render.coarse`; about the
+centre it is added to the pixels one by one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
+from skygraft.render.coarse import FINEST, N_LEVELS, NODE
 
 __all__ = ["add_wings"]
 
@@ -28,9 +30,13 @@ _FIRST_OCTAVE = -3
 _OFFSET = 2.0**_FIRST_OCTAVE
 _PIECES = 8
 _N_PIECES = 24 * _PIECES
-_STRIDE = 8
-_FLAT = 0.05
-"""A line over eight pixels is good enough where they are this part of the distance from the centre."""
+_MISSED = 3e-5
+"""What a cell may miss of W, in units of the whole profile's peak,"""
+_MISSED_THERE = 0.3
+"""and of W's own value there."""
+_HALF_DIAGONAL = 0.7072
+_FAINT = 25.0
+"""Exponent from which on a Gaussian is nothing."""
 
 
 @compiled
@@ -44,35 +50,62 @@ def _tabulate(
     scale: float,
 ) -> int:
     """Pieces of W (four coefficients) and of W'' (two) in 0 ... 1, up to u = `most`; gives their number."""
-    before = np.zeros(3)
-    u_before = 0.0
-    for i in range(len(table) + 1):
-        u = _OFFSET * (2.0 ** (i // _PIECES) * (1.0 + (i % _PIECES) / _PIECES) - 1.0)
-        value = slope = second = 0.0
-        for j in range(len(widths)):
-            if fluxes[j] != 0.0:
-                variance = widths[j] ** 2 + blur
-                exponent = 0.5 * u / variance
-                if exponent < 40.0:
-                    density = scale * fluxes[j] / (2.0 * np.pi * variance) * np.exp(-exponent)
-                    # The Laplacian twice, of a Gaussian.
-                    ratio = u / variance
-                    density *= 1.0 + excess * ((ratio - 8.0) * ratio + 8.0) / (64.0 * variance**2)
-                    value += density
-                    slope -= density / (2.0 * variance)
-                    second += density / (4.0 * variance * variance)
-        if i > 0:
-            # Hermite's cubic through both ends.
-            h, rise = u - u_before, value - before[0]
-            table[i - 1, 0], table[i - 1, 1] = before[0], h * before[1]
-            table[i - 1, 2] = 3.0 * rise - h * (2.0 * before[1] + slope)
-            table[i - 1, 3] = -2.0 * rise + h * (before[1] + slope)
-            table[i - 1, 4], table[i - 1, 5] = before[2], second - before[2]
-            if u_before > most:
-                return i
-        before[0], before[1], before[2] = value, slope, second
-        u_before = u
-    return len(table)
+    # An octave has so many steps, and those of the next are twice as long.
+    steps = np.empty(len(table))
+    n_pieces, step, u = 0, _OFFSET / _PIECES, 0.0
+    while n_pieces < len(table) and u <= most:
+        for _ in range(_PIECES):
+            steps[n_pieces] = step
+            u += step
+            n_pieces += 1
+        step *= 2.0
+    value, slope, second = np.zeros(n_pieces + 1), np.zeros(n_pieces + 1), np.zeros(n_pieces + 1)
+    for j in range(len(widths)):
+        if fluxes[j] != 0.0:
+            weight = 1.0 / (widths[j] ** 2 + blur)
+            peak, wider = scale * fluxes[j] / (2.0 * np.pi) * weight, excess * weight * weight / 64.0
+            half, quarter = 0.5 * weight, 0.25 * weight * weight
+            # From one step to the next the exponential changes by the same factor, and its square in the next octave.
+            factor, density, u, i = np.exp(-half * steps[0]), peak, 0.0, 0
+            while i <= n_pieces and u * weight <= 2.0 * _FAINT:
+                # The Laplacian twice, of a Gaussian.
+                ratio = u * weight
+                here = density * (1.0 + wider * ((ratio - 8.0) * ratio + 8.0))
+                value[i] += here
+                slope[i] -= half * here
+                second[i] += quarter * here
+                if i > 0 and i & (_PIECES - 1) == 0:
+                    factor *= factor
+                density *= factor
+                u += steps[min(i, n_pieces - 1)]
+                i += 1
+    for i in range(n_pieces):
+        # Hermite's cubic through both ends.
+        h, rise = steps[i], value[i + 1] - value[i]
+        table[i, 0], table[i, 1] = value[i], h * slope[i]
+        table[i, 2] = 3.0 * rise - h * (2.0 * slope[i] + slope[i + 1])
+        table[i, 3] = -2.0 * rise + h * (slope[i] + slope[i + 1])
+        table[i, 4], table[i, 5] = second[i], second[i + 1] - second[i]
+    return n_pieces
+
+
+@compiled
+def _least_radii(table: NDArray[np.float32], side: float, allowed: float, radii: NDArray[np.float64]) -> None:
+    """Elliptical radii outside which cells of each size are small enough; `side` is that of the smallest."""
+    radii[:] = 0.0
+    u, h = 0.0, _OFFSET / _PIECES
+    for i in range(len(table)):
+        if i > 0 and i & (_PIECES - 1) == 0:
+            h *= 2.0
+        value, u_end = abs(table[i, 0]), u + h
+        if value > 0.0:
+            # Third derivative of a power of the radius, of W's own slope.
+            power = 2.0 * u_end * abs(table[i, 1]) / (h * value)
+            missed = ((1.0 + power) * side) ** 3 / 192.0 / max(u, 1e-3) ** 1.5
+            for level in range(N_LEVELS):
+                if missed * 8.0**level > min(_MISSED_THERE, allowed / value):
+                    radii[level] = np.sqrt(u_end)
+        u = u_end
 
 
 @compiled(inline="always")
@@ -87,6 +120,11 @@ def _at(table: NDArray[np.float32], bits: int, deviation: np.float32) -> np.floa
 @compiled
 def add_wings(
     model: NDArray[np.float32],
+    corner: tuple[int, int],
+    values: NDArray[np.float32],
+    touched: NDArray[np.bool_],
+    layout: NDArray[np.int64],
+    sums: NDArray[np.float64],
     x: float,
     y: float,
     amplitude: float,
@@ -95,16 +133,24 @@ def add_wings(
     fluxes: NDArray[np.float64],
     widths: NDArray[np.float64],
     reach: float,
+    peak: float,
+    middle: tuple[int, int],
     half: int,
 ) -> float:
-    """Add one source's wide Gaussians to the canvas.
+    """Add one source's wide Gaussians to the canvas and to its coarse cells.
 
     Parameters
     ----------
     model : ndarray of float32, shape (ny, nx)
         Changed in place.
+    corner : (int, int)
+        Parent coordinates (x, y) of its first pixel.
+    values, touched, layout : ndarray
+        Of the `skygraft.render.coarse.CoarseField`; changed in place.
+    sums : ndarray
+        Of `skygraft.render.coarse.flux_weights`.
     x, y : float
-        Centre of the source, blurred, in pixels of the model.
+        Centre of the source, blurred, in parent pixels.
     amplitude : float
         Flux of the source times the sum of the PSF.
     metric : ndarray, shape (3,)
@@ -114,7 +160,11 @@ def add_wings(
     fluxes, widths : ndarray, shape (M,)
         Of the Gaussians, of a profile of unit flux; widths in half-light radii.
     reach : float
-        Elliptical radius, in half-light radii, where drawing ends.
+        Elliptical radius, in half-light radii, where drawing ends, to within half a cell.
+    peak : float
+        Of the whole profile on the image, more or less.
+    middle : (int, int)
+        The stamp's middle pixel (x, y).
     half : int
         Half the stamp: no pixel further from the middle one is drawn on.
 
@@ -138,55 +188,136 @@ def add_wings(
     # Twice P D P, D = C - blur inv(P).
     axx, axy = pxx * cxx + pxy * cxy, pxx * cxy + pxy * cyy
     ayx, ayy = pxy * cxx + pyy * cxy, pxy * cxy + pyy * cyy
-    qxx = np.float32(2.0 * (axx * pxx + axy * pxy - blur * pxx))
+    qxx = 2.0 * (axx * pxx + axy * pxy - blur * pxx)
     qxy = 2.0 * (axx * pxy + axy * pyy - blur * pxy)
     qyy = 2.0 * (ayx * pxy + ayy * pyy - blur * pyy)
-    u_most = (reach / unit) ** 2
+    most = reach / unit
     table = np.empty((_N_PIECES, 6), dtype=np.float32)
-    table = table[: _tabulate(table, fluxes, widths / unit, blur, excess, u_most, amplitude * np.sqrt(det))]
+    table = table[: _tabulate(table, fluxes, widths / unit, blur, excess, most**2, amplitude * np.sqrt(det))]
+    u_form = np.array([pxx, 2.0 * pxy, pyy])
+    q_form = np.array([qxx, 2.0 * qxy, qyy])
+    per_pixel = np.sqrt(0.5 * (pxx + pyy) + np.hypot(0.5 * (pxx - pyy), pxy))
+
+    radii = np.empty(N_LEVELS)
+    _least_radii(table, FINEST * per_pixel, _MISSED * abs(peak), radii)
 
     rows, columns = model.shape
-    ix, iy = int(np.rint(x)), int(np.rint(y))
-    shifted = np.empty(2 * half + 2 + _STRIDE, dtype=np.float32)
-    bits = shifted.view(np.int32)
-    deviation = np.empty_like(shifted)
-    # Where eight pixels along x are a small part of the elliptical radius.
-    far = pxx * (_STRIDE / _FLAT) ** 2
+    # The stamp, and what of it is on the canvas.
+    left, right, bottom, top = middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half
+    i_first, i_last = max(left, corner[0]), min(right, corner[0] + columns - 1)
+    j_first, j_last = max(bottom, corner[1]), min(top, corner[1] + rows - 1)
+    x_extent, y_extent = most * np.sqrt(pyy / det), most * np.sqrt(pxx / det)
+    i_first, i_last = max(i_first, int(np.ceil(x - x_extent)) - FINEST), min(i_last, int(x + x_extent) + FINEST)
+    j_first, j_last = max(j_first, int(np.ceil(y - y_extent)) - FINEST), min(j_last, int(y + y_extent) + FINEST)
+    waiting = np.empty((3 * N_LEVELS + 1, 3), dtype=np.int64)
+    pixels, shifted = np.empty((FINEST, FINEST), dtype=np.float32), np.empty((FINEST, FINEST), dtype=np.float32)
     deposited = 0.0
-    for j in range(max(0, iy - half), min(rows - 1, iy + half) + 1):
-        dy = j - y
-        # u = pxx (dx - middle)^2 + rest
-        middle = -pxy * dy / pxx
-        rest = det / pxx * dy * dy
-        if rest >= u_most:
-            continue
-        width = np.sqrt((u_most - rest) / pxx)
-        first = max(ix - half, int(np.ceil(x + middle - width)))
-        last = min(ix + half, int(np.floor(x + middle + width)))
-        # Far out eight at a time from the first on, wherever the image begins: its edge must not show.
-        offset, centre = np.float32(first - x), np.float32(first - x - middle)
-        a, b, c = np.float32(pxx), np.float32(rest + _OFFSET), np.float32(qyy * dy * dy)
-        slope = np.float32(2.0 * qxy * dy)
-        n = last - first + 1
-        for k in range(n + 1):
-            along, dx = centre + np.float32(k), offset + np.float32(k)
-            shifted[k] = a * along * along + b
-            deviation[k] = (qxx * dx + slope) * dx + c
-        into = model[j]
-        k = _STRIDE * (max(-first, 0) // _STRIDE)
-        end = min(n, columns - first)
-        while k < end:
-            stop = min(k + _STRIDE, n)
-            if shifted[k] >= far and stop == k + _STRIDE:
-                value, after = _at(table, bits[k], deviation[k]), _at(table, bits[stop], deviation[stop])
-                step = (after - value) * np.float32(1.0 / _STRIDE)
-                for t in range(max(-first - k, 0), min(_STRIDE, end - k)):
-                    into[first + k + t] += value + np.float32(t) * step
-                    deposited += float(value + np.float32(t) * step)
-            else:
-                for i in range(max(k, -first), min(stop, end)):
-                    value = _at(table, bits[i], deviation[i])
-                    into[first + i] += value
-                    deposited += float(value)
-            k = stop
+    largest = FINEST << (N_LEVELS - 1)
+    for top_j in range(j_first // largest, j_last // largest + 1):
+        for top_i in range(i_first // largest, i_last // largest + 1):
+            waiting[0] = N_LEVELS - 1, top_j, top_i
+            n_waiting = 1
+            while n_waiting > 0:
+                n_waiting -= 1
+                level, cell_j, cell_i = waiting[n_waiting]
+                h = FINEST << level
+                j0, i0 = cell_j * h, cell_i * h
+                if j0 > j_last or i0 > i_last or j0 + h <= j_first or i0 + h <= i_first:
+                    continue
+                dx, dy = i0 + 0.5 * (h - 1) - x, j0 + 0.5 * (h - 1) - y
+                radius = np.sqrt(_form(u_form, dx, dy))
+                margin = _HALF_DIAGONAL * h * per_pixel
+                if radius - margin > most:
+                    continue
+                far = radius - margin >= radii[level]
+                far = far and i0 >= left and i0 + h - 1 <= right and j0 >= bottom and j0 + h - 1 <= top
+                if far and (radius + margin <= most or level == 0):
+                    if radius > most:
+                        continue
+                    place = (cell_j - layout[level, 1]) * layout[level, 4] + cell_i - layout[level, 2]
+                    place += layout[level, 0]
+                    touched[place] = True
+                    y_sums = max(0, corner[1] - j0), min(h, corner[1] + rows - j0)
+                    x_sums = max(0, corner[0] - i0), min(h, corner[0] + columns - i0)
+                    node = 0.5 * NODE * (h - 1)
+                    deposited += _add_cell(
+                        values[place], table, u_form, q_form, dx, dy, node, sums[level], x_sums, y_sums, shifted
+                    )
+                elif level > 0:
+                    for child in range(4):
+                        waiting[n_waiting] = level - 1, 2 * cell_j + child // 2, 2 * cell_i + child % 2
+                        n_waiting += 1
+                else:
+                    _evaluate(pixels, shifted, table, u_form, q_form, i0 - x, j0 - y, most**2)
+                    first, last = max(i_first, i0) - i0, min(i_last, i0 + FINEST - 1) - i0
+                    for t in range(max(j_first, j0) - j0, min(j_last, j0 + FINEST - 1) - j0 + 1):
+                        for s in range(first, last + 1):
+                            model[j0 + t - corner[1], i0 - corner[0] + s] += pixels[t, s]
+                            deposited += pixels[t, s]
     return deposited
+
+
+@compiled(inline="always")
+def _form(form: NDArray[np.float64], dx: float, dy: float) -> float:
+    value: float = (form[0] * dx + form[1] * dy) * dx + form[2] * dy * dy
+    return value
+
+
+@compiled
+def _add_cell(
+    values: NDArray[np.float32],
+    table: NDArray[np.float32],
+    u_form: NDArray[np.float64],
+    q_form: NDArray[np.float64],
+    dx: float,
+    dy: float,
+    node: float,
+    sums: NDArray[np.float64],
+    x_sums: tuple[int, int],
+    y_sums: tuple[int, int],
+    shifted: NDArray[np.float32],
+) -> float:
+    """Add W at the nodes of one cell whose middle is at (dx, dy) from the centre; gives the flux in its pixels."""
+    bits = shifted.view(np.int32)
+    for a in range(3):
+        for b in range(3):
+            shifted[a, b] = _form(u_form, dx + (b - 1) * node, dy + (a - 1) * node) + _OFFSET
+    flux = 0.0
+    for a in range(3):
+        row = 0.0
+        for b in range(3):
+            deviation = np.float32(_form(q_form, dx + (b - 1) * node, dy + (a - 1) * node))
+            value = _at(table, bits[a, b], deviation)
+            values[a, b] += value
+            row += (sums[x_sums[1], b] - sums[x_sums[0], b]) * value
+        flux += (sums[y_sums[1], a] - sums[y_sums[0], a]) * row
+    return flux
+
+
+@compiled
+def _evaluate(
+    pixels: NDArray[np.float32],
+    shifted: NDArray[np.float32],
+    table: NDArray[np.float32],
+    u_form: NDArray[np.float64],
+    q_form: NDArray[np.float64],
+    dx: float,
+    dy: float,
+    most: float,
+) -> None:
+    """W in a smallest cell, whose first pixel is at (dx, dy) from the centre; nothing where u is more than `most`."""
+    bits = shifted.view(np.int32)
+    uxx, uxy, uyy = np.float32(u_form[0]), np.float32(u_form[1]), np.float32(u_form[2])
+    qxx, qxy, qyy = np.float32(q_form[0]), np.float32(q_form[1]), np.float32(q_form[2])
+    x, y = np.float32(dx), np.float32(dy)
+    end, offset = np.float32(most + _OFFSET), np.float32(_OFFSET)
+    for t in range(FINEST):
+        across = y + np.float32(t)
+        for s in range(FINEST):
+            along = x + np.float32(s)
+            shifted[t, s] = (uxx * along + uxy * across) * along + uyy * across * across + offset
+            pixels[t, s] = (qxx * along + qxy * across) * along + qyy * across * across
+    for t in range(FINEST):
+        for s in range(FINEST):
+            value = _at(table, bits[t, s], pixels[t, s])
+            pixels[t, s] = value if shifted[t, s] <= end else np.float32(0.0)
