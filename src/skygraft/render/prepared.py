@@ -157,10 +157,9 @@ class EvaluatedPsf:
 
 
 def _transforms(images: NDArray[np.float64], n: int) -> NDArray[np.float32]:
-    ny, nx = images.shape[1:]
-    box = np.zeros((len(images), n, n), dtype=np.float32)
-    box[:, :ny, :nx] = images
-    transformed: NDArray[np.complex64] = scipy.fft.rfft2(box)
+    # Rows that are zero need no transform along x.
+    rows = scipy.fft.rfft(images.astype(np.float32), n, axis=2)
+    transformed: NDArray[np.complex64] = scipy.fft.fft(rows, n, axis=1, overwrite_x=True)
     return transformed.view(np.float32)
 
 

@@ -39,13 +39,13 @@ from skygraft.render.wings import add_wings
 
 __all__ = ["Profiles", "add_profiles", "axes_of", "metric_of"]
 
-_LEAST_RATIO = 2.5
+_LEAST_RATIO = 2.2
 """A Gaussian is wide if its narrowest sigma is that of the PSF so many times,"""
-_MOMENTS = 4e-4
+_MOMENTS = 6e-4
 """and its share in the peak not more than this times the fourth power of that ratio."""
-_RIM = 1e-4
+_RIM = 1.5e-4
 """What is left of a profile at the edge of its transform's box, in units of its peak."""
-_KERNEL_PART = 0.4
+_KERNEL_PART = 0.2
 """Part of the kernel for which there is room around the profile: its faint rim may come in again on the other side."""
 _PIXELS_AT_ONCE = 1 << 19
 _OFFSET = 2.0**FIRST_OCTAVE
@@ -155,38 +155,42 @@ def add_profiles(
     placed = radial_tables().place(profiles.n, first_wide)
     fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
     deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
-    split = fluxes.any(axis=1)
-    x, y = profiles.x - canvas.x0, profiles.y - canvas.y0
-    sums = flux_weights()
+    sums, corner = flux_weights(), (canvas.x0, canvas.y0)
+    end = np.cumsum(size**2)
+    images = np.empty(max(_PIXELS_AT_ONCE, int(size.max(initial=0)) ** 2), dtype=np.float32)
     start = 0
     while start < len(profiles):
         # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
-        n_pixels = np.cumsum(size[start:] ** 2)
-        some = np.arange(start, start + max(1, int(np.searchsorted(n_pixels, _PIXELS_AT_ONCE, side="right"))))
-        cores = _cores(profiles, some, size[some], psf, owner, placed)
-        for i, core in zip(some.tolist(), cores, strict=True):
-            deposited[i], clipped[i] = _add_core(canvas.model, core, x[i], y[i], profiles.half[i])
-            if split[i]:
-                deposited[i] += add_wings(
-                    canvas.model,
-                    (canvas.x0, canvas.y0),
-                    coarse.values,
-                    coarse.touched,
-                    coarse.layout,
-                    sums,
-                    profiles.x[i] + moments[i, 1],
-                    profiles.y[i] + moments[i, 2],
-                    profiles.amplitude[i] * moments[i, 0],
-                    profiles.metric[i],
-                    moments[i, 3:],
-                    fluxes[i],
-                    WIDTHS,
-                    reach[i],
-                    peak[i],
-                    (int(np.rint(profiles.x[i])), int(np.rint(profiles.y[i]))),
-                    profiles.half[i],
-                )
-        start += len(some)
+        before = int(end[start] - size[start] ** 2)
+        stop = max(start + 1, int(np.searchsorted(end, before + _PIXELS_AT_ONCE, side="right")))
+        some = np.arange(start, stop)
+        first = end[some] - size[some] ** 2 - before
+        _draw_cores(images, first, profiles, some, size[some], psf, owner, placed)
+        _add_all(
+            canvas.model,
+            corner,
+            coarse.values,
+            coarse.touched,
+            coarse.layout,
+            sums,
+            images,
+            first,
+            size,
+            start,
+            profiles.x,
+            profiles.y,
+            profiles.amplitude,
+            profiles.metric,
+            profiles.half,
+            moments,
+            fluxes,
+            WIDTHS,
+            reach,
+            peak,
+            deposited,
+            clipped,
+        )
+        start = stop
     return deposited, clipped
 
 
@@ -223,20 +227,23 @@ def _sizes(
     wanted = np.clip(wanted, 2 * half_kernel + 3, MAX_STAMP)
     # A steep profile still has something to be seen where its flux is all but complete.
     reach = np.maximum(profiles.reach, radius.max(axis=1))
-    peak = profiles.amplitude * moments[:, 0] * peaks.sum(axis=1) / (2.0 * np.pi * major * minor)
+    areas = np.hypot(WIDTHS * major[:, None], np.sqrt(variance)[:, None])
+    areas *= np.hypot(WIDTHS * minor[:, None], np.sqrt(variance)[:, None])
+    peak = profiles.amplitude * moments[:, 0] * (fluxes / areas).sum(axis=1) / (2.0 * np.pi)
     return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach, peak
 
 
-def _cores(
+def _draw_cores(
+    images: NDArray[np.float32],
+    first: NDArray[np.int64],
     profiles: Profiles,
     some: NDArray[np.int64],
     size: NDArray[np.int64],
     psf: EvaluatedPsf,
     owner: NDArray[np.int64],
     placed: Placed,
-) -> list[NDArray[np.float32]]:
-    """What of some profiles is drawn by transforms, each with its middle pixel at [size // 2, size // 2]."""
-    found: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(some)
+) -> None:
+    """Draw by transforms `some` profiles, from `first` on in `images`, the middle pixel at [size // 2, size // 2]."""
     for n in np.unique(size).tolist():
         same = np.flatnonzero(size == n)
         mine = some[same]
@@ -253,10 +260,9 @@ def _cores(
             n // 2 - psf.prepared.psf.shape[1] // 2,
             n // 2 - psf.prepared.psf.shape[0] // 2,
         )
-        images = scipy.fft.irfft2(spectrum.view(np.complex64), (n, n), overwrite_x=True)
-        for i, image in zip(same.tolist(), images, strict=True):
-            found[i] = image
-    return found
+        drawn = scipy.fft.irfft2(spectrum.view(np.complex64), (n, n), overwrite_x=True)
+        for begin, image in zip(first[same].tolist(), drawn, strict=True):
+            images[begin : begin + n * n] = image.ravel()
 
 
 @compiled
@@ -322,21 +328,86 @@ def _phase(m: int, n: int, fraction: float, whole: int) -> tuple[float, float]:
 
 
 @compiled
-def _add_core(
-    model: NDArray[np.float32], core: NDArray[np.float32], x: float, y: float, half: int
-) -> tuple[float, bool]:
-    """Add what transforms drew of a profile; gives the flux that landed, and whether its whole stamp was clipped."""
+def _add_all(
+    model: NDArray[np.float32],
+    corner: tuple[int, int],
+    values: NDArray[np.float32],
+    touched: NDArray[np.bool_],
+    layout: NDArray[np.int64],
+    sums: NDArray[np.float64],
+    images: NDArray[np.float32],
+    first: NDArray[np.int64],
+    size: NDArray[np.int64],
+    start: int,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    amplitude: NDArray[np.float64],
+    metric: NDArray[np.float64],
+    half: NDArray[np.int64],
+    moments: NDArray[np.float64],
+    fluxes: NDArray[np.float64],
+    widths: NDArray[np.float64],
+    reach: NDArray[np.float64],
+    peak: NDArray[np.float64],
+    deposited: NDArray[np.float64],
+    clipped: NDArray[np.bool_],
+) -> None:
+    """Add the profiles from `start` on, what transforms drew of each and its wings, in their order."""
     rows, columns = model.shape
-    ix, iy, middle = int(np.rint(x)), int(np.rint(y)), core.shape[0] // 2
+    along = np.empty(size.max(), dtype=np.float64)
+    for k in range(len(first)):
+        s = start + k
+        n, ix, iy = size[s], int(np.rint(x[s])), int(np.rint(y[s]))
+        core = images[first[k] : first[k] + n * n].reshape((n, n))
+        deposited[s] = _add_core(model, core, ix - corner[0], iy - corner[1], half[s], along)
+        left, bottom = ix - corner[0] - half[s], iy - corner[1] - half[s]
+        clipped[s] = left < 0 or bottom < 0 or left + 2 * half[s] >= columns or bottom + 2 * half[s] >= rows
+        if fluxes[s].any():
+            deposited[s] += add_wings(
+                model,
+                corner,
+                values,
+                touched,
+                layout,
+                sums,
+                x[s] + moments[s, 1],
+                y[s] + moments[s, 2],
+                amplitude[s] * moments[s, 0],
+                metric[s],
+                moments[s, 3:],
+                fluxes[s],
+                widths,
+                reach[s],
+                peak[s],
+                (ix, iy),
+                half[s],
+            )
+
+
+@compiled
+def _add_core(
+    model: NDArray[np.float32],
+    core: NDArray[np.float32],
+    ix: int,
+    iy: int,
+    half: int,
+    along: NDArray[np.float64],
+) -> float:
+    """Add what transforms drew of a profile around the pixel (ix, iy); gives the flux that landed."""
+    rows, columns = model.shape
+    middle = core.shape[0] // 2
     # Also the row and the column where what reaches beyond the box has come in again: no light is lost.
     low, high = min(half, middle), min(half, core.shape[0] - 1 - middle)
     j0, j1 = max(0, iy - low), min(rows - 1, iy + high)
     i0, i1 = max(0, ix - low), min(columns - 1, ix + high)
-    deposited = 0.0
+    if i1 < i0:
+        return 0.0
+    # The flux of each column: unlike one sum over all, these are made several at a time.
+    along = along[: i1 - i0 + 1]
+    along[:] = 0.0
     for j in range(j0, j1 + 1):
-        into, line = model[j], core[j - iy + middle]
-        for i in range(i0, i1 + 1):
-            into[i] += line[i - ix + middle]
-            deposited += line[i - ix + middle]
-    clipped = ix - half < 0 or iy - half < 0 or ix + half >= columns or iy + half >= rows
-    return deposited, clipped
+        into, line = model[j, i0 : i1 + 1], core[j - iy + middle, i0 - ix + middle : i1 - ix + middle + 1]
+        for i in range(len(into)):
+            into[i] += line[i]
+            along[i] += line[i]
+    return along.sum()

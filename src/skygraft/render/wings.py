@@ -30,7 +30,7 @@ _FIRST_OCTAVE = -3
 _OFFSET = 2.0**_FIRST_OCTAVE
 _PIECES = 8
 _N_PIECES = 24 * _PIECES
-_MISSED = 3e-5
+_MISSED = 2e-5
 """What a cell may miss of W, in units of the whole profile's peak,"""
 _MISSED_THERE = 0.3
 """and of W's own value there."""
