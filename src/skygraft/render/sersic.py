@@ -47,7 +47,7 @@ _RIM = 1.5e-4
 """What is left of a profile at the edge of its transform's box, in units of its peak."""
 _KERNEL_PART = 0.2
 """Part of the kernel for which there is room around the profile: its faint rim may come in again on the other side."""
-_PIXELS_AT_ONCE = 1 << 19
+_PIXELS_AT_ONCE = 1 << 20
 _OFFSET = 2.0**FIRST_OCTAVE
 _SIZES = tuple(sorted(m << e for m in (8, 9, 10, 12, 14) for e in range(2, 11) if m << e <= MAX_STAMP))
 
