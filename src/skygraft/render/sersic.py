@@ -41,7 +41,7 @@ __all__ = ["Profiles", "add_profiles", "axes_of", "metric_of"]
 
 _LEAST_RATIO = 2.2
 """A Gaussian is wide if its narrowest sigma is that of the PSF so many times,"""
-_MOMENTS = 6e-4
+_MOMENTS = 5e-4
 """and its share in the peak not more than this times the fourth power of that ratio."""
 _RIM = 1.5e-4
 """What is left of a profile at the edge of its transform's box, in units of its peak."""

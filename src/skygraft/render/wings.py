@@ -160,7 +160,7 @@ def add_wings(
     fluxes, widths : ndarray, shape (M,)
         Of the Gaussians, of a profile of unit flux; widths in half-light radii.
     reach : float
-        Elliptical radius, in half-light radii, where drawing ends, to within half a cell.
+        Elliptical radius, in half-light radii, where drawing ends.
     peak : float
         Of the whole profile on the image, more or less.
     middle : (int, int)
@@ -231,9 +231,7 @@ def add_wings(
                     continue
                 far = radius - margin >= radii[level]
                 far = far and i0 >= left and i0 + h - 1 <= right and j0 >= bottom and j0 + h - 1 <= top
-                if far and (radius + margin <= most or level == 0):
-                    if radius > most:
-                        continue
+                if far and radius + margin <= most:
                     place = (cell_j - layout[level, 1]) * layout[level, 4] + cell_i - layout[level, 2]
                     place += layout[level, 0]
                     touched[place] = True
