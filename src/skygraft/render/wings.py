@@ -9,6 +9,7 @@ The part of C that has the ellipse's own shape, s inv(P) with s = tr(C P) / 2, i
 Gaussian's variance larger by s. What is left, D = C - s inv(P), enters by the last term only, since tr(D P) = 0. PSFs
 have wider wings than a Gaussian of their second moments: what their fourth moment is more than that of the Gaussian, e,
 comes in by e / 64 times the Laplacian of the Laplacian, as if for a circle.
+
 W is cubic pieces in u and W'' linear ones, 8 to an octave, found by the bits of u as in `skygraft.render.radial`; to
 that end, u is counted in squares of the narrowest of the widths.
 
