@@ -15,12 +15,13 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster
+from distributed.client import CancelledError
 
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.campaign.clusters.cluster import open_cluster
 from skygraft.campaign.config import ClusterConfig
-from skygraft.campaign.run import Jobs, drive, drive_serial, make_rows, map_items
+from skygraft.campaign.run import Jobs, _Driver, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.stamps import stamp_of
 from skygraft.errors import CampaignError
 
@@ -157,40 +158,60 @@ def test_an_image_that_kills_its_workers_is_named(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {str(row) for row in range(24) if row != poison}
 
 
-class Deadly(list[Any]):
-    """A result that kills the worker which sends it."""
+class Told:
+    """A task's future as Dask leaves it in the driver's hands."""
 
-    def __reduce__(self) -> Any:
-        os._exit(1)
+    def __init__(self, status: str, error: BaseException | None = None) -> None:
+        self.status, self.error = status, error
+
+    def exception(self) -> BaseException | None:
+        return self.error
+
+    def release(self) -> None:
+        """Nothing: there is no scheduler."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("second", ["succeeds", "dies"])
-def test_a_result_that_is_lost_with_its_worker(second: str, tmp_path: Path) -> None:
-    """The task runs again, since Dask had heard that it was done; however that ends, the run does."""
-    poison = 2
+def a_driver(told: list[int]) -> Any:
+    def listen(rows: Sequence[int], summaries: Any) -> None:
+        told.extend(rows)
 
-    def work(rows: Sequence[int], output: str) -> list[Any]:
-        summaries = [SimpleNamespace(status="done", wall_seconds=0.01, n_sources=1) for _ in rows]
-        if poison not in rows:
-            return summaries
-        mark = Path(output) / "was-here"
-        if not mark.exists():
-            mark.touch()
-            return Deadly(summaries)
-        if second == "dies":
-            os._exit(1)
-        return summaries
+    nothing: Any = None
+    return _Driver(
+        nothing, "", nothing, identify, listener=listen, interruption=nothing, look=nothing, say=nothing, max_threads=0
+    )
 
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(n_workers=N_LIVES, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster, set_as_default=False) as fragile,
-    ):
-        result = drive(fragile, jobs(4), str(tmp_path), images_per_task=1, work=work, identify=identify)
-    assert (tmp_path / "was-here").exists()
-    assert result.failed == ({poison: False} if second == "dies" else {})
-    assert result.n_done == (3 if second == "dies" else 4)
+
+def test_a_result_counts_though_its_worker_died_since() -> None:
+    """Dask makes it again, and its future waits; but it is here."""
+    told: list[int] = []
+    driver, queue = a_driver(told), jobs(4).queue(task_seconds=1.0, images_per_task=2)
+    for status in ("pending", "lost", "finished"):
+        future, task = Told(status), queue.take(1)
+        driver._flying = {future: task}
+        driver._receive(future, done(task), queue)
+    assert told == list(range(driver.result.n_done))
+    assert told
+    future = Told("cancelled")
+    driver._flying = {future: [3]}
+    with pytest.raises(CampaignError, match="lost 1 images of a task"):
+        driver._receive(future, CancelledError(), queue)
+
+
+def test_an_error_that_as_completed_keeps_to_itself_is_heard() -> None:
+    """A result was lost on its way here, and the task fails when it is run again: a run would wait for ever."""
+    told: list[int] = []
+    driver, queue = a_driver(told), jobs(4).queue(task_seconds=1.0, images_per_task=2)
+    lost, broken, well = Told("error", KilledWorker("t", None, 0)), Told("error", OSError("gone")), Told("pending")
+    driver._flying = {lost: [2], broken: [3], well: [1]}
+    driver._hear_errors(queue)
+    assert set(driver._flying) == {lost, broken, well}  # they may still be on their way
+    driver._hear_errors(queue)
+    assert set(driver._flying) == {well}
+    assert driver.suspects == [2]
+    assert (told, driver.result.failed) == ([3], {3: True})
+    # Should they come after all, they are not counted twice.
+    driver._receive(broken, (OSError, OSError("gone"), None), queue)
+    assert told == [3]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
