@@ -190,6 +190,19 @@ def workers_of(command: Command) -> list[psutil.Process]:
     return found
 
 
+@contextlib.contextmanager
+def _still(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
 @dataclass
 class Scene:
     """A survey, a campaign on it, its output folder, and the commands that were started on them.
@@ -326,6 +339,25 @@ class Cluster:
     def wait_for_workers(self) -> None:
         """Wait until all of them have joined."""
         wait_for(lambda: self.nannies.err.read_text().count("Registered to:") >= self.n_workers, 60)
+
+    @contextlib.contextmanager
+    def held(self, driver: Command, happened: Callable[[], Any]) -> Iterator[None]:
+        """Let a driver's run go on until something is true or the driver ends, and hold the workers still meanwhile.
+
+        They run for a hundredth of a second between two looks: however fast they are and however slow the test is, it
+        does not come too late to a moment half-way.
+        """
+        workers: list[psutil.Process] = []
+        while driver.running:
+            # To look for them takes longer than an image.
+            if len([process for process in workers if process.is_running()]) < self.n_workers:
+                workers = self.worker_processes()
+            with _still(workers):
+                if happened():
+                    yield
+                    return
+            time.sleep(0.005)
+        raise AssertionError(f"the driver ended before: {driver.wait()}")
 
     def close(self) -> None:
         """End it."""

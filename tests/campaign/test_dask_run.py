@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -239,6 +240,32 @@ def test_all_that_was_made_before_a_signal_is_told(client: Client, tmp_path: Pat
     assert sorted(told) == sorted(int(path.name) for path in tmp_path.iterdir())
     # The workers are as they were: they stopped for this run, not for the next.
     assert drive(client, jobs(20), str(tmp_path), **settings).n_done == 20
+
+
+def test_a_signal_ends_a_task_between_two_images(client: Client, tmp_path: Path) -> None:
+    """A task may hold a minute's images: what it has made is told, and the others are left."""
+
+    def work(rows: Sequence[int], output: str) -> list[Any]:
+        for row in rows:
+            time.sleep(0.05)
+            (Path(output) / str(row)).touch()
+        return [SimpleNamespace(status="done", wall_seconds=0.05, n_sources=1) for _ in rows]
+
+    def interrupt() -> None:
+        while len(list(tmp_path.iterdir())) < 4:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    told: list[int] = []
+    settings: dict[str, Any] = {"images_per_task": 200, "work": work, "identify": identify}
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    result = drive(client, jobs(400), str(tmp_path), listener=lambda rows, summaries: told.extend(rows), **settings)
+    sender.join()
+    assert result.interrupted == signal.SIGTERM
+    assert 4 <= result.n_done == len(told) < 200
+    assert sorted(told) == sorted(int(path.name) for path in tmp_path.iterdir())
+    assert result.failed == {}
 
 
 def test_the_window_is_bounded(threads: Client) -> None:

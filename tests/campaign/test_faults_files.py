@@ -72,8 +72,8 @@ def assert_says(ended: Ended, *words: str) -> None:
 def test_disk_full_half_way(pristine: Path, tmp_path: Path, cluster: Cluster, expected: Undisturbed) -> None:
     with Tmpfs(tmp_path / "disk", "200m") as disk, scene(pristine, tmp_path, "disk/out") as campaign:
         driver = campaign.start("run", "--scheduler", cluster.address)
-        wait_for(lambda: not driver.running or campaign.n_records() >= 4)
-        disk.fill()
+        with cluster.held(driver, lambda: campaign.n_records() >= 4):
+            disk.fill()
         assert_says(driver.wait(), "No space left on device", "free space", re.escape(str(campaign.out)))
         n_before = campaign.n_records()
         assert 4 <= n_before < N_IMAGES
@@ -126,8 +126,8 @@ def test_output_read_only_from_the_start(
         assert_says(campaign.run("--scheduler", cluster.address), "Read-only file system", re.escape(str(campaign.out)))
         disk.remount("rw")
         driver = campaign.start("run", "--scheduler", cluster.address)
-        wait_for(lambda: not driver.running or campaign.n_records() >= 3)
-        driver.end()
+        with cluster.held(driver, lambda: campaign.n_records() >= 3):
+            driver.end()
         wait_for(lambda: _quiet(campaign))
         n_before = campaign.n_records()
         disk.remount("ro")
@@ -153,16 +153,18 @@ def test_output_turns_read_only_half_way(campaign: Scene, cluster: Cluster, expe
     assert campaign.start("plan").wait().code == 0
     with Tmpfs(campaign.out / "images", "64m") as disk:
         driver = campaign.start("run", "--scheduler", cluster.address, "--json")
-        wait_for(lambda: not driver.running or campaign.n_records() >= 4)
 
-        def turn() -> bool:
+        def turned() -> bool:
+            if campaign.n_records() < 4:
+                return False
             try:
                 disk.remount("ro")
             except subprocess.CalledProcessError:
                 return False  # somebody writes just now
             return True
 
-        wait_for(turn, 20)
+        with cluster.held(driver, turned):
+            pass
         assert_says(driver.wait(), "Read-only file system", str(campaign.out / "images"))
         assert 4 <= campaign.n_records() < N_IMAGES
         assert damage(campaign.out, expected) == []
@@ -258,8 +260,8 @@ def test_clocks_that_disagree(
 ) -> None:
     with Cluster(tmp_path / "skewed", worker_env=_clock(workers)) as skewed:
         first = campaign.start("run", "--scheduler", skewed.address, env=_clock(driver))
-        wait_for(lambda: not first.running or campaign.n_records() >= 8)
-        first.end()
+        with skewed.held(first, lambda: campaign.n_records() >= 8):
+            first.end()
         ended = campaign.run("--scheduler", skewed.address, env=_clock(driver))
         assert ended.code == 0, ended.err
         assert ended.summary["n_skipped"] >= 8

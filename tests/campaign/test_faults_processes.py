@@ -114,8 +114,8 @@ def test_a_driver_killed_again_and_again_is_resumed_by_the_same_command(
     ]
     for moment in moments:
         driver = campaign.start("run", "--scheduler", cluster.address)
-        wait_for(lambda: not driver.running or moment(), pause=0.002)  # noqa: B023
-        driver.send(signal.SIGKILL)
+        with cluster.held(driver, moment):
+            driver.send(signal.SIGKILL)
         assert driver.wait().code == -signal.SIGKILL, f"it ended before it could be killed: {driver.wait()}"
         if moment is moments[1]:
             for process in cluster.worker_processes():
@@ -157,8 +157,8 @@ def test_a_killed_scheduler_ends_the_run_with_a_message_and_a_new_one_resumes_it
 ) -> None:
     with Cluster(tmp_path / "doomed", 1) as doomed:
         driver = campaign.start("run", "--scheduler", doomed.address)
-        wait_for(lambda: not driver.running or campaign.n_records() >= 4)
-        doomed.scheduler.send(signal.SIGKILL)
+        with doomed.held(driver, lambda: campaign.n_records() >= 4):
+            doomed.scheduler.send(signal.SIGKILL)
         ended = driver.wait(90)
     assert ended.code == 1, ended.err
     message = ended.err.partition("error: ")[2]
@@ -186,8 +186,8 @@ def test_signals_end_a_run_in_order_and_a_second_driver_is_refused(
     n_before = 0
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         driver = campaign.start("run", "--scheduler", cluster.address)
-        wait_for(lambda: not driver.running or campaign.n_records() >= n_before + 3)  # noqa: B023
-        driver.send(number)
+        with cluster.held(driver, lambda: campaign.n_records() >= n_before + 3):  # noqa: B023
+            driver.send(number)
         ended = driver.wait(60)
         assert ended.code == code, ended.err
         said = ended.out + ended.err
@@ -203,8 +203,8 @@ def test_signals_end_a_run_in_order_and_a_second_driver_is_refused(
         assert events[-1]["event"] == "run_ended"
 
     driver = campaign.start("run", "--scheduler", cluster.address, "--json")
-    wait_for(lambda: not driver.running or campaign.n_records() > n_before)
-    driver.send(signal.SIGSTOP)
+    with cluster.held(driver, lambda: campaign.n_records() > n_before):
+        driver.send(signal.SIGSTOP)
     second = campaign.run("--workers", "0")
     driver.send(signal.SIGCONT)
     assert second.code == 1

@@ -1,7 +1,8 @@
-"""What stops the workers when a run ends early: after it was heard, no task of the run begins, and none is half done.
+"""What stops the workers when a run ends early: from then on none of its images is begun, and none is left half done.
 
 Cancelling alone would not do: while it travels, a worker may begin and end several short tasks, whose images would be
-there and be noted nowhere. Nothing is imported here, since each worker imports it before its first task.
+there and be noted nowhere; and a task that was begun would make all its images, which may take a minute. Nothing is
+imported here, since each worker imports it before its first task.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _halted: set[str] = set()
 
 
 def unless_halted(rows: Sequence[int], *, run: str, work: Callable[..., list[Any]], **arguments: Any) -> list[Any]:
-    """On a worker: do the work, or nothing where the run has been halted here.
+    """On a worker: do the work image by image, until the run is halted here.
 
     Parameters
     ----------
@@ -25,18 +26,23 @@ def unless_halted(rows: Sequence[int], *, run: str, work: Callable[..., list[Any
     run : str
         Name of the run.
     work : callable
-        Called as ``work(rows, **arguments)``.
+        Called for each image as ``work([row], **arguments)``; gives a list.
 
     Returns
     -------
     list
-        What the work gives; empty where it was not begun.
+        What the work gave, for the first images of the task: all of them where the run was not halted.
     """
-    return [] if run in _halted else work(rows, **arguments)
+    made: list[Any] = []
+    for row in rows:
+        if run in _halted:
+            break
+        made += work([row], **arguments)
+    return made
 
 
 def halt(*, run: str, dask_worker: Any) -> list[str]:
-    """On a worker, in its event loop: let no task of a run begin here from now on.
+    """On a worker, in its event loop: let no image of a run be begun here from now on.
 
     Parameters
     ----------

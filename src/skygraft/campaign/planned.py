@@ -247,16 +247,20 @@ class Plan:
         if wanted.size and (wanted[0] < 0 or wanted[-1] >= len(self) or np.any(np.diff(wanted) <= 0)):
             raise ValueError(f"rows of a plan of {len(self)} images are needed, ascending")
         bounds = np.searchsorted(wanted, self._starts)
-        with self._opened() as file:
-            for group in np.flatnonzero(np.diff(bounds)).tolist():
-                chosen = wanted[bounds[group] : bounds[group + 1]] - self._starts[group]
-                if self._part is None or self._part[0] != group:
-                    # Kept, since a worker's next task is most likely of the same part.
-                    self._part = (group, file.read_row_group(group))
-                table = self._part[1]
-                if len(chosen) < table.num_rows:
-                    table = table.take(pa.array(chosen.tolist(), type=pa.int64()))
-                yield from _to_images(table)
+        for group in np.flatnonzero(np.diff(bounds)).tolist():
+            chosen = wanted[bounds[group] : bounds[group + 1]] - self._starts[group]
+            table = self._group(group)
+            if len(chosen) < table.num_rows:
+                table = table.take(pa.array(chosen.tolist(), type=pa.int64()))
+            yield from _to_images(table)
+
+    def _group(self, group: int) -> pa.Table:
+        # Kept, since what a worker asks for next is most likely of the same part; opening the file alone takes longer
+        # than finding an image in it.
+        if self._part is None or self._part[0] != group:
+            with self._opened() as file:
+                self._part = (group, file.read_row_group(group))
+        return self._part[1]
 
     def _known(self, columns: Sequence[str]) -> list[str]:
         unknown = [name for name in columns if name not in _SCHEMA.names]

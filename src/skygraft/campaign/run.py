@@ -359,10 +359,11 @@ class _Driver:
             return  # dropped, after Ctrl-C
         # Not what the future says by now: it waits again where its worker has died since.
         if isinstance(result, list):
-            # A task that was halted before it began has nothing to tell.
-            if result or not self.result.early:
-                queue.learn(task, result)
-                self._tell(task, result)
+            # A task that was halted has nothing to tell of its last images.
+            made = task[: len(result)] if self.result.early else task
+            if made:
+                queue.learn(made, result)
+                self._tell(made, result)
         elif isinstance(result, tuple):
             self._broken(task, result[1], queue)
         else:
@@ -398,7 +399,7 @@ class _Driver:
         self.listener(task, summaries)
 
     def _drop_waiting(self) -> None:
-        """Let no worker begin another task, and forget those that none has begun."""
+        """Let no worker begin another image, and forget the tasks that none has begun."""
         said = self.client.run(halt, run=self._name, on_error="return")
         begun = {key for keys in said.values() if isinstance(keys, list) for key in keys}
         waiting = [future for future in self._flying if future.key not in begun]
