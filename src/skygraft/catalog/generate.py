@@ -16,7 +16,6 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from skygraft.catalog.region import as_region, tangent_to_sky
 from skygraft.catalog.schema import SERSIC_RANGE, validate, values
@@ -151,6 +150,9 @@ def random_catalog(
 
 def _separated(where: Any, count: int, separation: float, rng: np.random.Generator) -> Array:
     """Darts thrown one after another; one that is too near to an earlier one is thrown again."""
+    # Here, since it weighs 26 MB, which no driver of a campaign is to carry.
+    from scipy.spatial import cKDTree
+
     chord = 2.0 * np.sin(np.radians(separation / 3600.0) / 2.0)
     kept = np.empty((0, 3))
     for _ in range(200):

@@ -15,7 +15,6 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import j1
 
 from skygraft.errors import ConfigError, PsfError
 
@@ -59,6 +58,9 @@ def _sinc_width(radius: float) -> int:
 @lru_cache(maxsize=16)
 def _sinc_transform(radius: float) -> NDArray[np.float64]:
     """Sample the Fourier transform of the disc, ``r J1(2 pi k r) / k``, at the (half plane) DFT frequencies."""
+    # Here, since scipy weighs tens of MB, and a campaign's driver needs none of it.
+    from scipy.special import j1
+
     width = _sinc_width(radius)
     k = np.hypot(np.fft.fftfreq(width)[:, None], np.fft.rfftfreq(width)[None, :])
     k[0, 0] = 1.0

@@ -8,7 +8,6 @@ changed since the last time are left alone, and what comes out does not depend o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 from collections import Counter
@@ -26,6 +25,7 @@ from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
+from skygraft.campaign.tables.digests import Digests, Key, pack, packed, unpacked
 from skygraft.campaign.tables.sources import (
     CampaignSources,
     PatchSources,
@@ -41,8 +41,6 @@ __all__ = ["Call", "Consolidation", "consolidate"]
 
 type Call = Callable[..., Iterator[Any]]
 """``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
-
-type Key = tuple[int, int]
 
 _SHOWN = 5
 _IMAGES_AT_ONCE = 4000
@@ -194,11 +192,11 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     sources = _Sources()
     for one in call(consolidate_sources, items, output=output, bands=bands):
         sources.add(one)
-    whole = CampaignSources(tuple(catalog), sources.fingerprint())
+    whole = CampaignSources(tuple(catalog), sources.tables.fingerprint())
     joined = any(list(call(join_sources, [whole], output=output)))
-    _sweep(layout.truth, {key for key, of in truth.tables.items() if of})
-    _sweep(layout.sources, set(catalog))
-    _sweep(layout.consolidated, set(truth.tables))
+    _sweep(layout.truth, truth.tables.keys(only_with_digest=True))
+    _sweep(layout.sources, sources.tables.keys())
+    _sweep(layout.consolidated, truth.tables.keys())
     return Consolidation(
         n_images=truth.sums["n_images"],
         n_done=truth.sums["n_done"],
@@ -210,8 +208,8 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
         n_on_images=sources.n_on_images,
         n_looked=truth.sums["looked"],
         n_written=truth.sums["written"] + sources.n_written + joined,
-        records=_digest_of(truth.records),
-        truth=_digest_of(truth.tables),
+        records=truth.records.fingerprint(),
+        truth=truth.tables.fingerprint(),
         sources=whole.fingerprint,
         bands=bands,
         calibrations=tidy(truth.calibrations),
@@ -227,8 +225,7 @@ class _Truth:
 
     def __init__(self) -> None:
         self.sums: Counter[str] = Counter()
-        self.records: dict[Key, bytes] = {}
-        self.tables: dict[Key, bytes] = {}
+        self.records, self.tables = Digests(), Digests()
         self.calibrations: tuple[CalibrationUse, ...] = ()
         self.software: Counter[str] = Counter()
         self.hosts: Counter[str] = Counter()
@@ -240,7 +237,8 @@ class _Truth:
         for name in ("n_images", "n_done", "n_rows", "n_drawn", "n_bytes", "looked", "written"):
             self.sums[name] += getattr(patch, name)
         key = patch.tract, patch.patch
-        self.records[key], self.tables[key] = bytes.fromhex(patch.records), bytes.fromhex(patch.truth)
+        self.records.add(key, patch.records)
+        self.tables.add(key, patch.truth)
         self.calibrations = fold((*self.calibrations, *patch.calibrations))
         self.software.update(dict(patch.software))
         self.hosts.update(dict(patch.hosts))
@@ -254,23 +252,13 @@ class _Sources:
 
     def __init__(self) -> None:
         self.n_sources = self.n_on_images = self.n_written = 0
-        self._tables: dict[Key, bytes] = {}
+        self.tables = Digests()
 
     def add(self, patch: SourcesDigest) -> None:
         self.n_sources += patch.n_sources
         self.n_on_images += patch.n_on_images
         self.n_written += patch.written
-        self._tables[patch.tract, patch.patch] = bytes.fromhex(patch.fingerprint)
-
-    def fingerprint(self) -> str:
-        return _digest_of(self._tables)
-
-
-def _digest_of(found: Mapping[Key, bytes]) -> str:
-    sha = hashlib.sha256()
-    for (tract, patch), value in sorted(found.items()):
-        sha.update(f"{tract} {patch} ".encode() + value)
-    return sha.hexdigest()
+        self.tables.add((patch.tract, patch.patch), patch.fingerprint)
 
 
 def _patches(plan: Plan, pairs: _Pairs) -> Iterator[PatchImages]:
@@ -310,8 +298,8 @@ class _Pairs:
     def learn(self, tract: NDArray[np.int64], patch: NDArray[np.int64], reads: Any) -> None:
         image = numbers(pc.list_parent_indices(reads))
         read = numbers(reads.flatten().flatten()).reshape(-1, 2)
-        homes = _packed(tract, patch)
-        self._found.append(_unique(np.column_stack([_packed(*read.T), homes[image]])))
+        homes = packed(tract, patch)
+        self._found.append(_unique(np.column_stack([packed(*read.T), homes[image]])))
         if sum(len(piece) for piece in self._found[1:]) > max(self._COMPACT, len(self._found[0])):
             self._found = [_unique(np.concatenate(self._found))]
 
@@ -321,16 +309,6 @@ class _Pairs:
         return self._found[0]
 
 
-def _packed(tract: NDArray[np.int64], patch: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tract and patch as one number; neither needs more than 32 bits."""
-    return tract.astype(np.int64) << 32 | patch.astype(np.int64) & 0xFFFFFFFF
-
-
-def _unpacked(number: int) -> Key:
-    patch = number & 0xFFFFFFFF
-    return number >> 32, patch - (1 << 32) if patch >> 31 else patch
-
-
 def _unique(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     if not len(rows):
         return rows
@@ -338,29 +316,28 @@ def _unique(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows[np.r_[True, np.any(rows[1:] != rows[:-1], axis=1)]]
 
 
-def _sources(catalog: list[Key], pairs: NDArray[np.int64], tables: Mapping[Key, bytes]) -> Iterator[PatchSources]:
+def _sources(catalog: list[Key], pairs: NDArray[np.int64], tables: Digests) -> Iterator[PatchSources]:
     """The catalogue's patches, each with the truth tables that may hold its sources."""
     starts = np.flatnonzero(pairs[1:, 0] != pairs[:-1, 0]) + 1
     groups = itertools.pairwise([0, *starts.tolist(), len(pairs)] if len(pairs) else [])
     group = next(groups, None)
     for tract, patch in catalog:
-        while group is not None and _unpacked(int(pairs[group[0], 0])) < (tract, patch):
+        while group is not None and unpacked(int(pairs[group[0], 0])) < (tract, patch):
             group = next(groups, None)
         homes: list[tuple[int, int, str]] = []
-        if group is not None and _unpacked(int(pairs[group[0], 0])) == (tract, patch):
-            for home in map(_unpacked, pairs[group[0] : group[1], 1].tolist()):
-                table = tables.get(home)
-                if table:
-                    homes.append((*home, table.hex()))
+        if group is not None and unpacked(int(pairs[group[0], 0])) == (tract, patch):
+            home = pairs[group[0] : group[1], 1]
+            found = zip(map(unpacked, home.tolist()), tables.find(home), strict=True)
+            homes = [(*key, table) for key, table in found if table]
         yield PatchSources(tract, patch, tuple(homes))
 
 
-def _sweep(folder: Path, wanted: set[Key]) -> None:
-    """Remove what was made of patches that the plan no longer has."""
+def _sweep(folder: Path, wanted: set[int]) -> None:
+    """Remove what was made of patches that the plan no longer has; wanted are `packed` ones."""
     for tract in sorted(folder.glob("tract=*")):
         for path in sorted(tract.glob("patch=*")):
             key = int(tract.name.removeprefix("tract=")), int(path.stem.removeprefix("patch="))
-            if key in wanted:
+            if pack(key) in wanted:
                 continue
             table = path if path.is_file() else path / "part-0.parquet"
             table.unlink(missing_ok=True)
