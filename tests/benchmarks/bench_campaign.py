@@ -6,13 +6,15 @@ turn, and prints the median of each figure. Times are those of the machine: it s
 
 Of a worker's time, from the first task of a run to the last, is told how much of it went into the images' own stages
 (their records say), how much into the rest of a task, and how much a worker stood idle. The start of a cluster and the
-first import on its workers are told apart.
+first import on its workers are told apart. What the machine itself allows is measured too: the same images in as many
+plain processes, without scheduler or driver.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -30,6 +32,9 @@ from distributed import Client
 from skygraft.campaign import Campaign
 from skygraft.campaign.clusters.cluster import open_cluster
 from skygraft.campaign.config import ClusterConfig
+from skygraft.campaign.planned import Plan
+from skygraft.campaign.run import make_rows
+from skygraft.campaign.stamps import stamp_of
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "video_H"
@@ -135,6 +140,39 @@ def once(survey: Path, output: Path, n_workers: int) -> dict[str, float]:
     }
 
 
+def without_dask(survey: Path, output: Path, n_processes: int) -> float:
+    """Seconds for the images in plain processes, each with its share of them."""
+    campaign = configure(survey, output)
+    campaign.plan()
+    stamp = stamp_of(campaign.layout.plan)
+    n_images = len(Plan(campaign.layout.plan))
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(n_processes + 1)
+    shares = [range(i * n_images // n_processes, (i + 1) * n_images // n_processes) for i in range(n_processes)]
+    processes = [
+        context.Process(target=_make_share, args=(ready, list(rows), str(campaign.layout.root), stamp))
+        for rows in shares
+    ]
+    for process in processes:
+        process.start()
+    ready.wait()
+    begin = time.perf_counter()
+    for process in processes:
+        process.join()
+    took = time.perf_counter() - begin
+    if any(process.exitcode for process in processes):
+        raise SystemExit("a process failed")
+    return took
+
+
+def _make_share(ready: Any, rows: list[int], output: str, stamp: tuple[int, int]) -> None:
+    import skygraft.campaign.task  # noqa: F401
+
+    ready.wait()
+    if any(summary.status != "done" for summary in make_rows(rows, output, stamp)):
+        sys.exit(1)
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -156,6 +194,8 @@ def main() -> int:
                 found[n_workers].append(once(survey, output, n_workers))
                 print(f"  {n_workers} workers: {found[n_workers][-1]['run_seconds']:.1f} s", flush=True)
                 shutil.rmtree(output)
+                found[n_workers][-1]["without_dask_seconds"] = without_dask(survey, output, n_workers)
+                shutil.rmtree(output)
     print(f"load after {os.getloadavg()[0]:.2f}")
     median = {n: {name: statistics.median(r[name] for r in runs) for name in runs[0]} for n, runs in found.items()}
     few, many = given.workers
@@ -164,6 +204,7 @@ def main() -> int:
         print(f"{name:32}{median[few][name]:10.3f}{median[many][name]:10.3f}")
     speed_up = median[few]["run_seconds"] / median[many]["run_seconds"]
     print(f"speed_up {speed_up:.3f}")
+    print(f"speed_up_without_dask {median[few]['without_dask_seconds'] / median[many]['without_dask_seconds']:.3f}")
     print(f"speed_up_of_images {median[few]['images_seconds'] / median[many]['images_seconds']:.3f}")
     return int(speed_up < given.require_speed_up)
 
