@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import yaml
 from distributed import Client, LocalCluster
@@ -25,6 +27,7 @@ from skygraft.campaign.clusters.guard import Guard
 from skygraft.campaign.clusters.kubernetes import manifest
 from skygraft.campaign.clusters.preflight import Expectation
 from skygraft.campaign.clusters.ranks import Launch, find_launch, open_ranks, take_role
+from skygraft.campaign.clusters.settings import CALM, WORKERS, as_environment
 from skygraft.errors import CampaignError, ConfigError
 
 type MakeCampaign = Callable[..., Campaign]
@@ -568,3 +571,21 @@ def test_not_under_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PMI_SIZE", "4")
     with pytest.raises(CampaignError, match="have no roles yet"), open_ranks(ClusterConfig(kind="mpi")):
         pass
+
+
+def test_dask_reads_the_settings_of_workers_from_their_environment(tmp_path: Path) -> None:
+    """Asked of Dask itself, in a process with nothing but these variables."""
+    wanted = {name: dask.config.get(name) for name in WORKERS}
+    assert all(wanted[name] != WORKERS[name] for name in CALM), "they say what Dask does anyway"
+    code = "import json, dask, distributed, sys; print(json.dumps([dask.config.get(name) for name in sys.argv[1:]]))"
+    env = {**os.environ, **as_environment(WORKERS), "DASK_CONFIG": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, *WORKERS], env=env, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == list(WORKERS.values())
+
+
+@pytest.mark.dask
+def test_workers_of_a_local_cluster_are_calm() -> None:
+    with open_cluster(ClusterConfig(n_workers=1)) as cluster:
+        found = cluster.client.run(lambda names: [dask.config.get(name) for name in names], list(CALM))
+        (said,) = found.values()
+    assert said == list(CALM.values())

@@ -17,21 +17,12 @@ from distributed import Client, LocalCluster, Security, WorkerPlugin
 
 from skygraft.campaign.clusters.config import BATCH_KINDS, RANK_KINDS, ClusterConfig, TlsConfig
 from skygraft.campaign.clusters.guard import Guard, guard_workers
+from skygraft.campaign.clusters.settings import DRIVER
 from skygraft.campaign.sections import parse_duration
 from skygraft.errors import CampaignError
 
 __all__ = ["Guard", "OpenCluster", "guard_workers", "open_cluster"]
 
-_SETTINGS = {
-    # Without an idea of how long a task is, adaptive clusters grow and shrink all the time.
-    "distributed.scheduler.unknown-task-duration": "1m",
-    # A task waits at the scheduler, not at a worker that may die: less is run again, and the end is evenly spread.
-    "distributed.scheduler.worker-saturation": 1.0,
-    # A worker that is gone stays gone; its job makes room for another.
-    "distributed.deploy.lost-worker-timeout": "5s",
-    "distributed.comm.timeouts.connect": "60s",
-    "distributed.dashboard.link": "{scheme}://{host}:{port}/status",
-}
 _CONNECT_SECONDS = 30.0
 
 
@@ -99,7 +90,7 @@ def open_cluster(
     """
     config = config.with_workers(n_workers)
     folder = (config.logs or logs or Path("skygraft-logs")).absolute()
-    with dask.config.set(_SETTINGS), _orderly_exit():
+    with dask.config.set(DRIVER), _orderly_exit():
         if config.kind == "scheduler":
             opened: contextlib.AbstractContextManager[OpenCluster] = _running(config)
         elif config.kind in BATCH_KINDS:

@@ -26,6 +26,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from skygraft.campaign.clusters.batch import BATCH_SYSTEMS, BatchSystem, JobState, log_tail
 from skygraft.campaign.clusters.config import ClusterConfig
+from skygraft.campaign.clusters.settings import WORKERS, as_environment
 from skygraft.campaign.sections import parse_bytes, parse_duration
 from skygraft.errors import CampaignError
 
@@ -48,8 +49,7 @@ _CONNECT_SECONDS = 300.0
 """A job that has been running for so long without a worker never gets one."""
 _SAY_SECONDS = 60.0
 _TLS_PREFIX = ".tls-"
-_ENVIRONMENT = ("export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=60s",)
-"""Of workers: where hundreds start at the same time, the scheduler cannot answer all within the usual time."""
+_EXPORTS = tuple(f"export {name}={value}" for name, value in as_environment(WORKERS).items())
 
 
 @dataclass
@@ -238,7 +238,10 @@ def _keywords(config: ClusterConfig, batch: BatchSystem, logs: Path, task_second
         "interface": config.interface,
         "local_directory": None if config.scratch is None else _quoted(config.scratch),
         "python": None if config.python is None else shlex.quote(config.python),
-        "job_script_prologue": [*config.prologue, *_ENVIRONMENT],
+        "job_script_prologue": [
+            *config.prologue,
+            *(f"export {name}={of}" for name, of in as_environment(WORKERS).items()),
+        ],
         "job_extra_directives": list(config.directives),
         "job_directives_skip": list(config.skip_directives),
         "worker_extra_args": options,

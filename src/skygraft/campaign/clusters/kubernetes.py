@@ -13,6 +13,7 @@ from typing import Any
 from distributed import Client
 
 from skygraft.campaign.clusters.config import ClusterConfig
+from skygraft.campaign.clusters.settings import WORKERS, as_environment
 from skygraft.campaign.sections import parse_bytes, parse_duration, read_yaml
 from skygraft.errors import CampaignError, ConfigError
 
@@ -63,7 +64,7 @@ def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
         image=config.image,
         n_workers=config.minimum_workers,
         resources={"requests": amounts, "limits": amounts},
-        env=config.env or None,
+        env={**as_environment(WORKERS), **config.env},
         worker_command=["dask", "worker"],
     )
     volumes = [

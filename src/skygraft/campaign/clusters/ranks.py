@@ -21,6 +21,7 @@ import dask
 from distributed import Client, Security
 
 from skygraft.campaign.clusters.config import ClusterConfig
+from skygraft.campaign.clusters.settings import WORKERS
 from skygraft.campaign.sections import parse_bytes, parse_duration
 from skygraft.errors import CampaignError
 
@@ -149,7 +150,7 @@ def take_role(config: ClusterConfig, folder: Path) -> Iterator[bool]:
         return
     launch = find_launch(config.kind)
     join = _join_mpi if config.kind == "mpi" else _join_slurm
-    with dask.config.set({"distributed.worker.daemon": True}), join(config, launch, folder) as address:
+    with dask.config.set({"distributed.worker.daemon": True, **WORKERS}), join(config, launch, folder) as address:
         if address is None:
             yield False
             return
