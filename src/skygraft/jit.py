@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from numba import types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
 
-__all__ = ["compiled", "prefetch"]
+__all__ = ["compiled", "leading_zeros", "load_word", "prefetch", "store_word"]
 
 
 @overload
@@ -118,3 +119,51 @@ def _prefetch(_: Any, array: Any, row: Any, column: Any) -> Any:
 
 prefetch: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_prefetch))
 """In a compiled function: ask memory for ``array[row, column]``, soon to be changed, without waiting for it."""
+
+
+def _leading_zeros(_: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), generate
+
+
+leading_zeros: Callable[[Any], Any] = cast(Any, intrinsic(_leading_zeros))
+"""In a compiled function: how many bits of a uint64 are 0 before the first that is 1; 64 for 0."""
+
+
+def _word_at(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+    """Address of eight bytes of an array of bytes."""
+    made = context.make_array(kind)(context, builder, array)
+    item = cgutils.get_item_pointer(context, builder, kind, made, [place])
+    return builder.bitcast(item, ir.IntType(64).as_pointer())
+
+
+def _big_endian(builder: Any, word: Any) -> Any:
+    return builder.bswap(word) if sys.byteorder == "little" else word
+
+
+def _load_word(_: Any, data: Any, place: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        where = _word_at(context, builder, signature.args[0], *arguments)
+        return _big_endian(builder, builder.load(where, align=1))
+
+    return types.uint64(data, place), generate
+
+
+load_word: Callable[[Any, Any], Any] = cast(Any, intrinsic(_load_word))
+"""In a compiled function: ``data[place : place + 8]`` of an array of bytes, which are there, as a big-endian uint64."""
+
+
+def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        where = _word_at(context, builder, signature.args[0], *arguments[:2])
+        builder.store(_big_endian(builder, arguments[2]), where, align=1)
+        return context.get_dummy_value()
+
+    return types.void(data, place, types.uint64), generate
+
+
+store_word: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_store_word))
+"""In a compiled function: put a uint64, big-endian, into ``data[place : place + 8]``, which is there."""

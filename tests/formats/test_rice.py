@@ -78,6 +78,20 @@ def test_a_tile_that_ends_too_early_is_named() -> None:
     assert caught.value.args[1] == 1
 
 
+@pytest.mark.parametrize("spread", [0.4, 20.0, 1e8])
+def test_a_tile_at_the_end_of_the_heap_may_be_cut_anywhere(spread: float) -> None:
+    """Words of eight bytes must not be read beyond it, nor zeros behind it be taken for numbers."""
+    numbers = np.round(np.random.default_rng(3).normal(0, spread, (1, 70))).astype(np.int32)
+    numbers[0, 37] = -(2**30)  # more zeros than a word has
+    counts = np.array([70])
+    data, _ = encode_rice(numbers, counts, block=32, bytepix=4)
+    for size in range(len(data)):
+        with pytest.raises(ValueError, match="ends too early"):
+            decode_rice(data[:size].copy(), np.array([0]), np.array([size]), counts, block=32, bytepix=4)
+    whole = decode_rice(data.copy(), np.array([0]), np.array([len(data)]), counts, block=32, bytepix=4)
+    assert np.array_equal(whole, numbers)
+
+
 @pytest.mark.parametrize("tile_shape", [(1, 53), (16, 16), (40, 53)])
 @pytest.mark.parametrize("method", [-1, 1, 2])
 def test_quantised_floats_as_astropy_reads_them(tmp_path: Any, tile_shape: tuple[int, int], method: int) -> None:

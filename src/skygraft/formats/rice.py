@@ -6,6 +6,8 @@ of split bits plus one: that many low bits of each difference are stored as they
 block of zeros is stored as 0, one that would not get shorter as the largest code and whole numbers.
 
 Two bytes mean signed numbers, one byte unsigned ones, as everywhere in FITS.
+
+Bits are taken from and put into words of 64 at any byte, and zeros before a one are counted by one instruction.
 """
 
 from __future__ import annotations
@@ -15,12 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled
+from skygraft.jit import compiled, leading_zeros, load_word, store_word
 
 __all__ = ["decode_rice", "encode_rice"]
 
 type Bytes = NDArray[np.uint8]
 type Counts = NDArray[np.int64]
+
+_U64: Any = np.uint64
+"""Whole numbers of both signs together are floats to numba: those that count or hold bits have none."""
+_FEW = 20
+"""Zeros written at once: with a one and as many split bits as there may be, fewer than 48 bits."""
 
 
 def decode_rice(
@@ -51,7 +58,7 @@ def decode_rice(
     ValueError
         If the bytes of a tile end before its numbers do; its second argument is the tile's place among those given.
     """
-    out = np.zeros((len(counts), int(counts.max(initial=0))), dtype=np.int32)
+    out = np.empty((len(counts), int(counts.max(initial=0))), dtype=np.int32)
     bad = _decode_tiles(heap, offsets, sizes, counts, block, 8 * bytepix, out)
     if bad >= 0:
         raise ValueError("it ends too early", int(bad))
@@ -79,7 +86,7 @@ def encode_rice(
     ends : ndarray of int64, shape (N + 1,)
         Where they begin and end.
     """
-    longest = counts * bytepix + counts // block + 16
+    longest = counts * bytepix + counts // block + 24
     data = np.empty(int(longest.sum()), dtype=np.uint8)
     ends = np.zeros(len(counts) + 1, dtype=np.int64)
     _encode_tiles(np.ascontiguousarray(numbers), counts, block, 8 * bytepix, data, ends)
@@ -96,71 +103,99 @@ def _sizes(bits: int) -> tuple[int, int]:
     return 5, 25
 
 
-@compiled
+@compiled(inline="always")
 def _wrap(number: Any, bits: int) -> Any:
-    """A number in two's complement of so many bits."""
-    half = np.int64(1) << np.int64(bits - 1)
-    return ((number + half) & ((np.int64(1) << np.int64(bits)) - 1)) - half
+    """A number in two's complement of so many bits; one of eight has no sign."""
+    return number & 255 if bits == 8 else (number << np.int64(64 - bits)) >> np.int64(64 - bits)
+
+
+@compiled(inline="always")
+def _peek(data: Bytes, size: Any, at: Any) -> Any:
+    """The bits from bit `at` on, first ones first: 57 or more, zeros behind the end."""
+    place = at >> _U64(3)
+    if place + _U64(8) <= size:
+        word = load_word(data, place)
+    else:
+        word = _U64(0)
+        for k in range(place, place + _U64(8)):
+            word = (word << _U64(8)) | (_U64(data[k]) if k < size else _U64(0))
+    return word << (at & _U64(7))
 
 
 @compiled
 def _decode_tiles(
     heap: Bytes, offsets: Counts, sizes: Counts, counts: Counts, block: int, bits: int, out: NDArray[np.int32]
 ) -> int:
+    folded = np.empty(block, np.uint64)
     for t in range(len(counts)):
-        if not _decode(heap[offsets[t] : offsets[t] + sizes[t]], counts[t], block, bits, out[t]):
+        if not _decode(heap[offsets[t] : offsets[t] + sizes[t]], counts[t], block, bits, folded, out[t]):
             return t
+        out[t, counts[t] :] = 0
     return -1
 
 
 @compiled
-def _decode(data: Bytes, count: int, block: int, bits: int, out: NDArray[np.int32]) -> bool:
+def _decode(data: Bytes, count: int, block: int, bits: int, folded: NDArray[np.uint64], out: NDArray[np.int32]) -> bool:
     code_bits, whole = _sizes(bits)
-    size = len(data)
-    if size < bits // 8:
-        return False
-    last = np.int64(0)
-    place = bits // 8
-    for k in range(place):
-        last = (last << 8) | np.int64(data[k])
-    last = _wrap(last, bits)
-    held, n_held = np.int64(0), np.int64(0)  # bits that were taken from the data and not used yet
-    start = 0
-    while start < count:
-        while n_held < code_bits:
-            if place >= size:
-                return False
-            held, n_held, place = (held << 8) | np.int64(data[place]), n_held + 8, place + 1
-        n_held -= code_bits
-        split = (held >> n_held) - 1
-        held &= (np.int64(1) << n_held) - 1
-        for i in range(start, min(start + block, count)):
-            if split >= 0:
-                folded = np.int64(0)
-                wanted = np.int64(bits)
-                if split != whole:
-                    while held == 0:
-                        folded += n_held
-                        if place >= size:
-                            return False
-                        held, n_held, place = np.int64(data[place]), np.int64(8), place + 1
-                    while (held >> (n_held - 1)) == 0:
-                        folded += 1
-                        n_held -= 1
-                    n_held -= 1
-                    held &= (np.int64(1) << n_held) - 1
-                    wanted = split
-                while n_held < wanted:
-                    if place >= size:
-                        return False
-                    held, n_held, place = (held << 8) | np.int64(data[place]), n_held + 8, place + 1
-                n_held -= wanted
-                folded = (folded << wanted) | (held >> n_held)
-                held &= (np.int64(1) << n_held) - 1
-                last = _wrap(last + (~(folded >> 1) if folded & 1 else folded >> 1), bits)
-            out[i] = last & 255 if bits == 8 else last
-        start += block
-    return True
+    size, at = _U64(len(data)), _U64(bits)
+    unused, end = np.int64(64 - bits), _U64(8) * size
+    last = np.int64(_peek(data, size, _U64(0)) >> _U64(unused))
+    for start in range(0, count, block):
+        n = min(block, count - start)
+        code = np.int64(_peek(data, size, at) >> _U64(64 - code_bits))
+        at += _U64(code_bits)
+        row = out[start : start + n]
+        if code == 0:
+            row[:] = _wrap(last, bits)
+            continue
+        if code - 1 == whole:
+            for j in range(_U64(n)):
+                folded[j] = _peek(data, size, at) >> _U64(unused)
+                at += _U64(bits)
+        else:
+            at = _decode_unary(data, size, at, _U64(code - 1), folded[:n])
+        if at > end:
+            return False
+        for j in range(_U64(n)):
+            last += np.int64(folded[j] >> _U64(1)) ^ -np.int64(folded[j] & _U64(1))
+            row[j] = _wrap(last, bits)
+    return bool(at <= end)
+
+
+@compiled
+def _decode_unary(data: Bytes, size: Any, at: Any, split: Any, folded: NDArray[np.uint64]) -> Any:
+    """A block of differences, each zeros and a one before its split bits; where the block ends, or beyond the end.
+
+    As many differences as a word holds in all likelihood are taken out of it without asking whether it does. If it did
+    not, more bits were used than there were (behind them are zeros, which end no difference), and the first of the
+    differences is decoded by itself, however long it is.
+    """
+    j, n = _U64(0), _U64(len(folded))
+    at_once = _U64(max(1, 57 // (np.int64(split) + 5)))
+    while j < n:
+        word, used, stop = _peek(data, size, at), _U64(0), min(j + at_once, n)
+        for i in range(j, stop):
+            zeros = leading_zeros(word)
+            word = (word << (zeros & _U64(63))) << _U64(1)
+            folded[i] = (zeros << split) | ((word >> _U64(1)) >> (_U64(63) - split))
+            word <<= split
+            used += zeros + _U64(1) + split
+        if used <= _U64(57):
+            at += used
+            j = stop
+            continue
+        zeros, more = _U64(0), _U64(57)
+        while more == _U64(57):
+            if at >= _U64(8) * size:
+                return at + _U64(1)
+            more = min(leading_zeros(_peek(data, size, at)), _U64(57))
+            zeros += more
+            at += more
+        low = (_peek(data, size, at + _U64(1)) >> _U64(1)) >> (_U64(63) - split)
+        folded[j] = (zeros << split) | low
+        at += _U64(1) + split
+        j += _U64(1)
+    return at
 
 
 @compiled
@@ -172,59 +207,47 @@ def _encode_tiles(
         ends[t + 1] = ends[t] + _encode(numbers[t], counts[t], block, bits, folded, data[ends[t] :])
 
 
+@compiled(inline="always")
+def _put(data: Bytes, place: Any, held: Any, n_held: Any, code: Any, length: Any) -> tuple[Any, Any, Any]:
+    """Append `length` bits, 48 at most, to those that do not fill a byte yet, which are the first ones of `held`."""
+    n_held += length
+    held |= code << (_U64(64) - n_held)
+    store_word(data, place, held)
+    return place + (n_held >> _U64(3)), held << (n_held & ~_U64(7)), n_held & _U64(7)
+
+
 @compiled
 def _encode(
     numbers: NDArray[np.int32], count: int, block: int, bits: int, folded: NDArray[np.int64], data: Bytes
 ) -> int:
     code_bits, whole = _sizes(bits)
-    place = 0
-    for k in range(bits // 8):
-        data[place] = (np.int64(numbers[0]) >> (bits - 8 * (k + 1))) & 255
-        place += 1
+    unused = np.int64(64 - bits)
     last = np.int64(numbers[0])
-    held, n_held = np.int64(0), np.int64(0)  # bits that are not in the data yet, fewer than eight
-    start = 0
-    while start < count:
+    first = _U64(last << unused) >> _U64(unused)
+    place, held, n_held = _put(data, _U64(0), _U64(0), _U64(0), first, _U64(bits))
+    for start in range(0, count, block):
         n = min(block, count - start)
-        total = 0.0
-        for j in range(n):
-            difference = _wrap(np.int64(numbers[start + j]) - last, bits)
-            last = np.int64(numbers[start + j])
-            folded[j] = ~(difference << 1) if difference < 0 else difference << 1
+        row, total = numbers[start : start + n], np.int64(0)
+        for j in range(_U64(n)):
+            difference = ((np.int64(row[j]) - last) << unused) >> unused
+            last = np.int64(row[j])
+            folded[j] = (difference << 1) ^ (difference >> 63)
             total += folded[j]
-        mean = np.int64(max((total - n // 2 - 1) / n, 0.0)) >> 1
-        split = 0
-        while mean > 0:
-            mean >>= 1
-            split += 1
-        code = 0 if total == 0 and split == 0 else min(split, whole) + 1
-        held, n_held = (held << code_bits) | code, n_held + code_bits
-        if code:
-            for j in range(n):
-                if split >= whole:
-                    held, n_held = (held << bits) | folded[j], n_held + bits
-                else:
-                    zeros = folded[j] >> split
-                    while zeros >= 8:
-                        while n_held >= 8:
-                            n_held -= 8
-                            data[place] = (held >> n_held) & 255
-                            place += 1
-                        held, n_held, zeros = (held & 255) << 8, n_held + 8, zeros - 8
-                    held = (held << (zeros + 1 + split)) | (np.int64(1) << split) | (folded[j] & ((1 << split) - 1))
-                    n_held += zeros + 1 + split
-                while n_held >= 8:
-                    n_held -= 8
-                    data[place] = (held >> n_held) & 255
-                    place += 1
-                held &= 255
-        while n_held >= 8:
-            n_held -= 8
-            data[place] = (held >> n_held) & 255
-            place += 1
-        held &= 255
-        start += n
-    if n_held:
-        data[place] = (held << (8 - n_held)) & 255
-        place += 1
-    return place
+        mean = _U64(max((float(total) - n // 2 - 1) / n, 0.0)) >> _U64(1)
+        split = int(np.int64(64) - np.int64(leading_zeros(mean)))
+        code = 0 if total == 0 else min(split, whole) + 1
+        place, held, n_held = _put(data, place, held, n_held, _U64(code), _U64(code_bits))
+        if code - 1 == whole:
+            for j in range(_U64(n)):
+                place, held, n_held = _put(data, place, held, n_held, _U64(folded[j]), _U64(bits))
+        elif code:
+            low_bits, one = _U64(split), _U64(1) << _U64(split)
+            for j in range(_U64(n)):
+                number = _U64(folded[j])
+                zeros = number >> low_bits
+                while zeros > _U64(_FEW):
+                    place, held, n_held = _put(data, place, held, n_held, _U64(0), _U64(_FEW))
+                    zeros -= _U64(_FEW)
+                low = one | (number & (one - _U64(1)))
+                place, held, n_held = _put(data, place, held, n_held, low, zeros + _U64(1) + low_bits)
+    return int(place) + (1 if n_held else 0)
