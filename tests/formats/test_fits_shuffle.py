@@ -1,0 +1,63 @@
+"""Shuffled and gzipped tiles, as any other reader of gzip unpacks them."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skygraft.formats.fits_shuffle import gzip_shuffled
+
+
+def shuffled(numbers: np.ndarray[Any, Any]) -> bytes:
+    """By the standard's words: all first bytes of the big-endian numbers, all second ones, ..."""
+    big = numbers.astype(numbers.dtype.newbyteorder(">")).tobytes()
+    size = numbers.dtype.itemsize
+    return b"".join(big[k::size] for k in range(size))
+
+
+@given(
+    st.sampled_from(["u1", "<i2", ">i4", "<f4", ">f8"]),
+    st.sampled_from([1, 7, 1000, 15001, 65535, 65536, 70000, 131071]),
+    st.sampled_from(["constant", "noise", "random bits", "repeated"]),
+)
+def test_the_bytes_come_back(dtype: str, size: int, kind: str) -> None:
+    rng = np.random.default_rng(size)
+    itemsize = np.dtype(dtype).itemsize
+    if kind == "noise":
+        numbers = np.abs(rng.normal(100, 10, size)).astype(dtype)
+    else:
+        raw = rng.integers(0, 256, size * itemsize, dtype=np.uint8)
+        if kind == "constant":
+            raw[:] = 3
+        elif kind == "repeated":
+            raw = np.resize(raw[: 32 * itemsize], raw.size)
+        numbers = raw.view(dtype)
+    packed = gzip_shuffled(numbers)
+    assert gzip.decompress(packed) == shuffled(numbers)
+    assert struct.unpack("<2I", packed[-8:]) == (zlib.crc32(shuffled(numbers)), numbers.nbytes)
+
+
+def test_random_bytes_are_stored_and_others_are_not() -> None:
+    rng = np.random.default_rng(1)
+    sky = rng.normal(0, 10, (256, 256)).astype(np.float32)
+    packed = gzip_shuffled(sky)
+    # What zlib makes of it at its best, which knows nothing of the groups.
+    assert len(packed) < 1.01 * len(zlib.compress(shuffled(sky), 9))
+    _, _, third, fourth = (shuffled(sky)[k << 16 : (k + 1) << 16] for k in range(4))
+    assert third[:65535] in packed
+    assert fourth[:65535] in packed
+    mask = (rng.random((256, 256)) < 1e-3).astype(np.int32)
+    assert len(gzip_shuffled(mask)) < mask.nbytes / 100
+
+
+@pytest.mark.parametrize("period", [64, 256, 1024])
+def test_rows_that_repeat_are_compressed_though_no_byte_is_rare(period: int) -> None:
+    row = np.random.default_rng(2).integers(0, 2**32, period, dtype=np.uint32)
+    assert len(gzip_shuffled(np.resize(row, 1 << 16))) < (1 << 18) / 4
