@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
@@ -69,7 +69,8 @@ def round_fairly(numbers: NDArray[np.float64], stored: NDArray[Any], changed: ND
 
 def fair_key(stored: NDArray[Any]) -> int:
     """The key of an image's, or a tile's, random numbers: 32 bits."""
-    return zlib.crc32(np.ascontiguousarray(stored))
+    key: int = isal_zlib.crc32(np.ascontiguousarray(stored))
+    return key
 
 
 @compiled
@@ -141,7 +142,7 @@ class PixelScaling:
 
     def decode(self, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Pixel values of stored numbers, as `dtype`; NaN where blank, if `dtype` is floating."""
-        native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        native = stored.astype(stored.dtype.newbyteorder("="))
         if self.trivial:
             values = native
         elif self.integral:
@@ -149,7 +150,7 @@ class PixelScaling:
         else:
             values = native.astype(np.float64) * self.bscale + self.bzero
         with np.errstate(over="ignore", invalid="ignore"):
-            values = values.astype(dtype)
+            values = values.astype(dtype, copy=False)
         if self.blank is not None and dtype.kind == "f":
             values[native == self.blank] = np.nan
         return values

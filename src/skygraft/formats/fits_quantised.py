@@ -24,6 +24,7 @@ ZERO = -2147483646
 _RESERVED = 16
 """Numbers at either end of the range that are kept for such meanings."""
 _NUMBER_OF_RANDOMS = 10000
+_NO_NUMBER = 1 << 40
 
 
 @functools.cache
@@ -60,8 +61,8 @@ class Quantisation:
     seed: int
 
     def values(
-        self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+        self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Values of the numbers of some tiles.
 
         Parameters
@@ -72,13 +73,15 @@ class Quantisation:
             Their numbers.
         counts : ndarray of int64, shape (N,)
             How many each has.
+        dtype : dtype
+            Floats to round the values to.
 
         Returns
         -------
-        ndarray of float64, shape (N, M)
+        ndarray, shape (N, M)
             Zero behind the values of a shorter tile.
         """
-        out = np.zeros(numbers.shape)
+        out = np.zeros(numbers.shape, dtype)
         _dequantise(numbers, counts, tiles, *self._columns(), self.dither, self.seed, dither_randoms(), out)
         return out
 
@@ -87,38 +90,41 @@ class Quantisation:
         tiles: NDArray[np.int64],
         numbers: NDArray[np.int32],
         counts: NDArray[np.int64],
+        old: NDArray[Any],
         new: NDArray[Any],
-        changed: NDArray[np.bool_],
+        wanted: NDArray[Any],
         dtype: np.dtype[Any],
-    ) -> NDArray[np.bool_]:
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Quantise the changed pixels of some tiles anew, in place.
 
         Parameters
         ----------
         tiles, numbers, counts
             As in `values`; `numbers` is changed where that is possible.
-        new : ndarray, shape (N, M)
-            Values.
-        changed : ndarray of bool, shape (N, M)
-            Which of them to take.
+        old, new : ndarray, shape (N, M)
+            Pixels as they were and as they are, of one type: those that differ are quantised (NaN is the same as NaN).
+        wanted : ndarray, shape (N, M)
+            The values to quantise: `new`, but for the image's own BSCALE and BZERO.
         dtype : dtype
             What a number must fit into.
 
         Returns
         -------
-        ndarray of bool, shape (N,)
-            Which tiles could be changed; of the others no number was.
+        changed : ndarray of bool, shape (N,)
+            Which tiles have changed pixels.
+        fits : ndarray of bool, shape (N,)
+            In which tiles all of those could be quantised; of the others no number was changed.
         """
         limits = np.iinfo(dtype)
         # Also of wider types no more than 32 bits are used.
         low, high = max(limits.min, -(2**31)) + _RESERVED, min(limits.max, 2**31 - 1) - _RESERVED
         keys = np.array([fair_key(row[:n]) for row, n in zip(numbers, counts.tolist(), strict=True)], dtype=np.uint64)
-        fits = np.zeros(len(tiles), dtype=np.bool_)
+        changed, fits = np.zeros(len(tiles), dtype=np.bool_), np.zeros(len(tiles), dtype=np.bool_)
         _requantise(
             numbers, counts, tiles, *self._columns(), self.dither, self.seed, dither_randoms(),
-            np.ascontiguousarray(new, dtype=np.float64), changed, keys, 0 if limits.min == 0 else low, high, fits,
+            old, new, wanted, keys, 0 if limits.min == 0 else low, high, changed, fits,
         )  # fmt: skip
-        return fits
+        return changed, fits
 
     def _columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         return self.scale, self.zero, np.empty(0, np.int64) if self.blank is None else self.blank
@@ -129,12 +135,13 @@ def _dither(tile: int, seed: int, randoms: NDArray[np.float64], out: NDArray[np.
     """The dither of a tile's pixels: runs of the numbers that all readers know, begun where the tile's own says."""
     start = (tile + seed - 1) % len(randoms)
     at = int(randoms[start] * 500)
-    for p in range(len(out)):
-        out[p] = randoms[at]
-        at += 1
-        if at == len(randoms):
-            start = (start + 1) % len(randoms)
-            at = int(randoms[start] * 500)
+    p = 0
+    while p < len(out):
+        n = min(len(out) - p, len(randoms) - at)
+        out[p : p + n] = randoms[at : at + n]
+        p += n
+        start = (start + 1) % len(randoms)
+        at = int(randoms[start] * 500)
 
 
 @compiled
@@ -148,23 +155,21 @@ def _dequantise(
     dither: int,
     seed: int,
     randoms: NDArray[np.float64],
-    out: NDArray[np.float64],
+    out: NDArray[Any],
 ) -> None:
-    dithers = np.empty(numbers.shape[1])
+    # Without a dither one of 0.5 has no effect; where there is no number of some meaning, it is one that none has.
+    dithers = np.full(numbers.shape[1], 0.5)
+    exact = np.int64(ZERO if dither == 2 else _NO_NUMBER)
     for k in range(len(tiles)):
-        t = tiles[k]
+        t, n = tiles[k], np.uint64(counts[k])
         if dither:
-            _dither(t, seed, randoms, dithers[: counts[k]])
-        for p in range(counts[k]):
-            number = numbers[k, p]
-            if len(blank) > 0 and number == blank[t]:
-                out[k, p] = np.nan
-            elif dither == 2 and number == ZERO:
-                out[k, p] = 0.0
-            elif dither:
-                out[k, p] = (number - dithers[p] + 0.5) * scale[t] + zero[t]
-            else:
-                out[k, p] = number * scale[t] + zero[t]
+            _dither(t, seed, randoms, dithers[:n])
+        nan = np.int64(blank[t] if len(blank) > 0 else _NO_NUMBER)
+        row, stored, step, offset = out[k], numbers[k], scale[t], zero[t]
+        for p in range(n):
+            number = np.int64(stored[p])
+            value = (stored[p] - dithers[p] + 0.5) * step + offset
+            row[p] = np.nan if number == nan else (0.0 if number == exact else value)
 
 
 @compiled
@@ -178,11 +183,13 @@ def _requantise(
     dither: int,
     seed: int,
     randoms: NDArray[np.float64],
-    new: NDArray[np.float64],
-    changed: NDArray[np.bool_],
+    old: NDArray[Any],
+    new: NDArray[Any],
+    wanted: NDArray[Any],
     keys: NDArray[np.uint64],
     low: int,
     high: int,
+    changed: NDArray[np.bool_],
     fits: NDArray[np.bool_],
 ) -> None:
     row, dithers = np.empty(numbers.shape[1], np.int32), np.empty(numbers.shape[1])
@@ -190,26 +197,29 @@ def _requantise(
         t = tiles[k]
         if dither:
             _dither(t, seed, randoms, dithers[: counts[k]])
-        good = scale[t] != 0
-        for p in range(counts[k]):
-            row[p] = numbers[k, p]
-            if changed[k, p] and good:
-                value = new[k, p]
-                if np.isnan(value):
-                    good = len(blank) > 0
-                    if good:
-                        row[p] = blank[t]
-                elif dither == 2 and value == 0.0:
-                    row[p] = ZERO
-                else:
-                    q = (value - zero[t]) / scale[t]
-                    if dither:
-                        q = q + dithers[p] - 0.5
-                    good = low < q < high
-                    if good:
-                        whole = np.floor(q)
-                        row[p] = np.int64(whole) + (fair_uniform(keys[k], p) < q - whole)
+        good, n, before, after = scale[t] != 0, np.uint64(counts[k]), old[k], new[k]
+        row[:n] = numbers[k, :n]
+        for p in range(n):
+            if after[p] == before[p] or (np.isnan(after[p]) and np.isnan(before[p])):
+                continue
+            changed[k] = True
+            if not good:
+                break
+            value = float(wanted[k, p])
+            if np.isnan(value):
+                good = len(blank) > 0
+                if good:
+                    row[p] = blank[t]
+            elif dither == 2 and value == 0.0:
+                row[p] = ZERO
+            else:
+                q = (value - zero[t]) / scale[t]
+                if dither:
+                    q = q + dithers[p] - 0.5
+                good = low < q < high
+                if good:
+                    whole = np.floor(q)
+                    row[p] = np.int64(whole) + (fair_uniform(keys[k], int(p)) < q - whole)
         fits[k] = good
         if good:
-            for p in range(counts[k]):
-                numbers[k, p] = row[p]
+            numbers[k, :n] = row[:n]

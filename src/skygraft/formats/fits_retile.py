@@ -130,48 +130,81 @@ def _assemble(
 
 
 def _encode_riced(
-    image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any]
+    image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], known: bool
 ) -> tuple[dict[int, tuple[str, bytes]], list[int]]:
     """Column and bytes of those of some Rice coded tiles that have changed pixels, and those that stay no such."""
     found: dict[int, tuple[str, bytes]] = {}
     misfits: list[int] = []
-    rice = image.rice
-    dtype = np.dtype({1: np.uint8, 2: np.int16, 4: np.int32}[rice["bytepix"]])
     for portion in image.portions(tiles):
-        numbers, counts = image.rice_numbers(portion)
-        values = image.gather(new, portion)
-        marked = differ(values, image.rice_values(portion, numbers, counts, new.dtype))
-        # Behind the pixels of a tile that is smaller than the others there is nothing.
-        marked &= np.arange(marked.shape[1]) < counts[:, None]
-        some = marked.any(axis=1)
-        rows, numbers, counts, values, marked = portion[some], numbers[some], counts[some], values[some], marked[some]
         if image.quantisation is not None:
-            if not image.scaling.trivial:
-                values = (values.astype(np.float64) - image.scaling.bzero) / image.scaling.bscale
-            fits_in = image.quantisation.requantise(rows, numbers, counts, values, marked, dtype)
+            numbers, counts, changed, fits_in = _quantised_anew(image, portion, new)
         else:
-            whole = values.astype(np.int64) - int(image.scaling.bzero)
-            limits = np.iinfo(image.scaling.dtype)
-            fits_in = ~np.any(marked & ((whole < limits.min) | (whole > limits.max)), axis=1)
-            np.copyto(numbers, whole, where=marked & fits_in[:, None], casting="unsafe")
-        misfits += rows[~fits_in].tolist()
-        data, ends = encode_rice(numbers[fits_in], counts[fits_in], **rice)
-        for tile, start, end in zip(rows[fits_in].tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+            numbers, counts, changed, fits_in = _whole_numbers(image, portion, new, known)
+        misfits += portion[changed & ~fits_in].tolist()
+        good = changed & fits_in
+        which: Any = slice(None) if good.all() else good  # all of them need not be copied
+        data, ends = encode_rice(numbers[which], counts[which], **image.rice)
+        for tile, start, end in zip(portion[good].tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True):
             found[tile] = COMPRESSED, data[start:end].tobytes()
     return found, misfits
 
 
+type _Numbers = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]
+"""Of some tiles: the new numbers (N, M), how many each has, which have changed pixels, in which all of these fit."""
+
+
+def _quantised_anew(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any]) -> _Numbers:
+    numbers, counts = image.rice_numbers(tiles)
+    values = image.gather(new, tiles)
+    old = image.rice_values(tiles, numbers, counts, new.dtype)
+    dtype = np.dtype({1: np.uint8, 2: np.int16, 4: np.int32}[image.rice["bytepix"]])
+    return numbers, counts, *_requantise(image, tiles, numbers, counts, old, values, dtype)
+
+
+def _whole_numbers(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], known: bool) -> _Numbers:
+    """The pixels less BZERO, of which those that did not change are the numbers stored before."""
+    values, counts = image.gather(new, tiles), image.counts(tiles)
+    if known:
+        changed = np.ones(len(tiles), dtype=np.bool_)
+    else:
+        marked = differ(values, image.scaling.decode(image.rice_numbers(tiles)[0], new.dtype))
+        # Behind the pixels of a tile that is smaller than the others there is nothing.
+        marked &= np.arange(marked.shape[1]) < counts[:, None]
+        changed = marked.any(axis=1)
+    limits, zero = np.iinfo(image.scaling.dtype), int(image.scaling.bzero)
+    whole = values if zero == 0 else values.astype(np.int64) - zero
+    if np.can_cast(whole.dtype, image.scaling.dtype):
+        fits_in = np.ones(len(tiles), dtype=np.bool_)
+    else:
+        inside = (whole >= limits.min) & (whole <= limits.max)
+        fits_in = np.asarray(np.all(inside | (np.arange(whole.shape[1]) >= counts[:, None]), axis=1))
+    return whole.astype(np.int32, copy=False), counts, changed, fits_in
+
+
+def _requantise(
+    image: TiledImage,
+    tiles: NDArray[np.int64],
+    numbers: NDArray[np.int32],
+    counts: NDArray[np.int64],
+    old: NDArray[Any],
+    new: NDArray[Any],
+    dtype: np.dtype[Any],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which tiles have changed pixels, and in which of them all of these were quantised anew, in place."""
+    assert image.quantisation is not None
+    wanted = new
+    if not image.scaling.trivial:
+        wanted = (new.astype(np.float64) - image.scaling.bzero) / image.scaling.bscale
+    return image.quantisation.requantise(tiles, numbers, counts, old, new, wanted, dtype)
+
+
 def _requantised(
-    image: TiledImage, tile: int, new: NDArray[Any], stored: NDArray[Any], changed: NDArray[np.bool_]
+    image: TiledImage, tile: int, new: NDArray[Any], stored: NDArray[Any], old: NDArray[Any]
 ) -> NDArray[Any] | None:
     """The numbers of a tile with the changed pixels quantised anew, or None where they do not fit."""
-    assert image.quantisation is not None
-    values = new.astype(np.float64)
-    if not image.scaling.trivial:
-        values = (values - image.scaling.bzero) / image.scaling.bscale
     row, counts = as_row(stored)
-    arguments = np.array([tile]), row, counts, values.reshape(1, -1), changed.reshape(1, -1), stored.dtype
-    if not image.quantisation.requantise(*arguments).all():
+    before, after = (np.ascontiguousarray(pixels).reshape(1, -1) for pixels in (old, new))
+    if not _requantise(image, np.array([tile]), row, counts, before, after, stored.dtype)[1].all():
         return None
     return row.reshape(stored.shape).astype(stored.dtype.newbyteorder("="))
 
@@ -200,7 +233,7 @@ def _encode_all(
     others = tiles.tolist()
     if image.quantisation is not None or (image.scaling.integral and new.dtype.kind in "iub"):
         riced = image.riced(tiles)
-        found, misfits = _encode_riced(image, tiles[riced], new)
+        found, misfits = _encode_riced(image, tiles[riced], new, known)
         others = tiles[~riced].tolist() + misfits
     for tile in others:
         encoded = _encode(image, tile, new[image.slices(tile)], known)
@@ -216,11 +249,12 @@ def _encode(image: TiledImage, tile: int, new: NDArray[Any], known: bool) -> tup
         numbers = new
     else:
         stored = image.stored(tile)
-        changed = differ(new, image.values(tile, stored, new.dtype))
+        old = image.values(tile, stored, new.dtype)
+        changed = differ(new, old)
         if not changed.any():
             return None
         if not image.lossless(tile):
-            return _encode_quantised(image, tile, new, stored, changed)
+            return _encode_quantised(image, tile, new, stored, old, changed)
         numbers = image.scaling.encode(new, stored, changed, path=image.path, hdu=image.hdu)
     if column == RAW:
         return column, numbers.astype(TFORM_DTYPE[image.columns[column].element]).tobytes()
@@ -229,9 +263,14 @@ def _encode(image: TiledImage, tile: int, new: NDArray[Any], known: bool) -> tup
 
 
 def _encode_quantised(
-    image: TiledImage, tile: int, new: NDArray[Any], stored: NDArray[Any], changed: NDArray[np.bool_]
+    image: TiledImage,
+    tile: int,
+    new: NDArray[Any],
+    stored: NDArray[Any],
+    old: NDArray[Any],
+    changed: NDArray[np.bool_],
 ) -> tuple[str, bytes]:
-    numbers = _requantised(image, tile, new, stored, changed)
+    numbers = _requantised(image, tile, new, stored, old)
     data = None if numbers is None else _compress(image, numbers)
     if data is not None:
         return COMPRESSED, data

@@ -45,8 +45,8 @@ COMPRESSED, GZIPPED, RAW = "COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRES
 TFORM_BYTES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16}
 TFORM_DTYPE = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _BadDeflateError: type[Exception] = cast(Any, isal_zlib.error)
-_AT_ONCE = 1 << 20
-"""Numbers of tiles that are worked on at a time."""
+_AT_ONCE = 1 << 17
+"""Numbers of tiles that are worked on at a time: they stay in the cache from one step to the next."""
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,11 @@ class TiledImage:
 
     def slices(self, tile: int) -> tuple[slice, ...]:
         """Where a tile lies in the image."""
-        found: list[slice] = []
-        for n, t, count in zip(reversed(self.shape), reversed(self.tile_shape), reversed(self.grid), strict=True):
-            tile, i = divmod(tile, count)
-            found.append(slice(i * t, min((i + 1) * t, n)))
-        return tuple(reversed(found))
+        return self._places[tile]
+
+    @functools.cached_property
+    def _places(self) -> list[tuple[slice, ...]]:
+        return list(tile_slices(self.shape, self.tile_shape))
 
     def tile_shape_of(self, tile: int) -> tuple[int, ...]:
         """Shape of one tile: those at the image's edges may be smaller."""
@@ -265,7 +265,7 @@ class TiledImage:
     ) -> NDArray[Any]:
         assert self.quantisation is not None
         # Through the stored type first, as every reader does.
-        values = self.quantisation.values(tiles, numbers, counts).astype(self.scaling.dtype.newbyteorder("="))
+        values = self.quantisation.values(tiles, numbers, counts, self.scaling.dtype.newbyteorder("="))
         if not self.scaling.trivial:
             values = values * self.scaling.bscale + self.scaling.bzero
         return values.astype(dtype, copy=False)
@@ -294,11 +294,11 @@ class TiledImage:
 
     def _unshuffle(self, tile: int, image: NDArray[np.uint32], where: tuple[slice, ...]) -> None:
         """Uncompress a tile to where it belongs, in one pass."""
+        (y0, ny), (x0, nx) = ((s.start, s.stop - s.start) for s in where)
         try:
-            raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31)
+            raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31, 4 * ny * nx)
         except _BadDeflateError as error:
             raise self._damaged(tile, error) from error
-        (y0, ny), (x0, nx) = ((s.start, s.stop - s.start) for s in where)
         if len(raw) != 4 * ny * nx:
             raise self._damaged(tile, f"{len(raw)} bytes for {ny * nx} pixels")
         unshuffle_words(np.frombuffer(raw, np.uint8), image, y0, x0, ny, nx)
@@ -319,7 +319,8 @@ class TiledImage:
     def _by_rows(self) -> bool:
         return self.tile_shape == (*(1 for _ in self.shape[1:]), self.shape[-1])
 
-    def _counts(self, tiles: NDArray[np.int64]) -> NDArray[np.int64]:
+    def counts(self, tiles: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many pixels some tiles have."""
         if self._by_rows:
             return np.full(len(tiles), self.shape[-1])
         return np.array([math.prod(self.tile_shape_of(tile)) for tile in tiles.tolist()], dtype=np.int64)
@@ -354,14 +355,15 @@ class TiledImage:
         outside = (offsets < 0) | (offsets + sizes > len(self.heap))
         if outside.any():
             raise self._damaged(int(tiles[np.argmax(outside)]), "it lies outside of the data")
-        counts = self._counts(tiles)
+        counts = self.counts(tiles)
         heap = np.frombuffer(self.heap, np.uint8)
         try:
             numbers = decode_rice(heap, np.ascontiguousarray(offsets), np.ascontiguousarray(sizes), counts, **self.rice)
         except ValueError as error:
             raise self._damaged(int(tiles[error.args[1]]), error.args[0]) from error
-        # What _get gives is as wide as the tiles' nominal shape.
-        return np.pad(numbers, ((0, 0), (0, math.prod(self.tile_shape) - numbers.shape[1]))), counts
+        # What `gather` gives is as wide as the tiles' nominal shape.
+        missing = math.prod(self.tile_shape) - numbers.shape[1]
+        return (np.pad(numbers, ((0, 0), (0, missing))) if missing else numbers), counts
 
     def rice_values(
         self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
