@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,17 @@ def test_nothing_is_decoded_to_write_lossless_planes(tmp_path: Path, monkeypatch
     write_exposure(exposure, tmp_path / "out.fits")
     monkeypatch.undo()
     np.testing.assert_array_equal(read(tmp_path / "out.fits").image, exposure.image)
+
+
+def test_a_file_gzipped_as_a_whole_is_known_too(tmp_path: Path) -> None:
+    path = make_image(tmp_path, None)
+    zipped = tmp_path / "zipped.fits.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    exposure = read(zipped)
+    assert len(exposure.extra[FINGERPRINTS]) == 3
+    write_exposure(changed(exposure), tmp_path / "out.fits.gz")
+    write_exposure(changed(read(path)), tmp_path / "out.fits")
+    assert gzip.decompress((tmp_path / "out.fits.gz").read_bytes()) == (tmp_path / "out.fits").read_bytes()
 
 
 def test_another_file_to_follow_is_compared_pixel_by_pixel(tmp_path: Path) -> None:

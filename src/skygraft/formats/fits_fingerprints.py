@@ -7,7 +7,6 @@ plane as an exposure holds it: whoever changed a pixel since, by whatever means,
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from skygraft.exposure import Exposure
-from skygraft.formats.fits_cards import header_of
 from skygraft.formats.fits_layout import Plane
-from skygraft.formats.fits_open import map_fits
-from skygraft.formats.fits_tiles import tile_shape_of, tile_slices
+from skygraft.formats.fits_tiles import tile_slices
 
 __all__ = ["FINGERPRINTS", "Fingerprint", "find_touched", "with_fingerprints"]
 
@@ -47,29 +44,46 @@ class Fingerprint:
 
     @classmethod
     def of(cls, plane: NDArray[Any], tile_shape: tuple[int, ...]) -> Fingerprint:
-        """Take it of a plane."""
+        """Take it of a plane.
+
+        Parameters
+        ----------
+        plane : ndarray
+            Pixels of any type.
+        tile_shape : tuple of int
+            Shape of the tiles, rows first; those at the edges are smaller.
+
+        Returns
+        -------
+        Fingerprint
+        """
         tiles = (np.ascontiguousarray(plane[where]) for where in tile_slices(plane.shape, tile_shape))
         return cls(
             plane.shape, tile_shape, np.fromiter((xxhash.xxh3_64_intdigest(tile) for tile in tiles), dtype=np.uint64)
         )
 
     def touched(self, plane: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which tiles of a plane are not what they were, shape (T,)."""
+        """Which tiles of a plane are not what they were.
+
+        Parameters
+        ----------
+        plane : ndarray
+            Pixels, of the shape and type of those that the fingerprint is of.
+
+        Returns
+        -------
+        ndarray of bool, shape (T,)
+        """
         return np.asarray(Fingerprint.of(plane, self.tile_shape).digests != self.digests)
 
 
 def with_fingerprints(exposure: Exposure, planes: Iterable[Plane]) -> Exposure:
     """An exposure that was just read, with fingerprints of its planes, which were read from there."""
     found = {}
-    for path, of_file in itertools.groupby(planes, key=lambda plane: plane.path):
-        if path.suffix == ".gz":
-            continue  # To look at its headers would be to uncompress all of it.
-        with map_fits(path) as raw:
-            for plane in of_file:
-                pixels, header = _pixels(exposure, plane), header_of(raw.header_cards(plane.hdu))
-                if pixels is not None:
-                    tile_shape = tile_shape_of(header) if header.get("ZIMAGE", False) else pixels.shape
-                    found[path, plane.hdu] = Fingerprint.of(pixels, tile_shape)
+    for plane in planes:
+        pixels = _pixels(exposure, plane)
+        if pixels is not None:
+            found[plane.path, plane.hdu] = Fingerprint.of(pixels, plane.tile_shape or pixels.shape)
     return exposure.replace(extra={**exposure.extra, FINGERPRINTS: found})
 
 

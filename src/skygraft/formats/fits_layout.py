@@ -78,6 +78,8 @@ class HduInfo:
         Shape of its image; None where it holds none.
     header : Header
         Its header, that of the image where that is compressed.
+    tile_shape : tuple of int or None
+        Shape of its tiles; None where it is not compressed.
     """
 
     index: int
@@ -85,6 +87,11 @@ class HduInfo:
     version: int
     shape: tuple[int, ...] | None
     header: fits.Header
+    tile_shape: tuple[int, ...] | None
+
+    def plane(self, role: Role, path: Path) -> Plane:
+        """The plane that it is, in the file `path`."""
+        return Plane(role, path, self.index, self.tile_shape)
 
     def __str__(self) -> str:
         what = "no image" if self.shape is None else "x".join(str(n) for n in reversed(self.shape)) + " image"
@@ -93,11 +100,12 @@ class HduInfo:
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane: what it is and where."""
+    """One plane: what it is, where, and the shape of its tiles where it is compressed."""
 
     role: Role
     path: Path
     hdu: int
+    tile_shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -181,8 +189,9 @@ def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
         found = []
         for index, hdu in enumerate(hdus):
             shape = hdu.shape if hdu.is_image else ()
-            header = hdu.header.copy()
-            found.append(HduInfo(index, str(hdu.name).upper(), int(hdu.ver), tuple(shape) or None, header))
+            tiles = tuple(hdu.tile_shape) if isinstance(hdu, fits.CompImageHDU) else None
+            name, header = str(hdu.name).upper(), hdu.header.copy()
+            found.append(HduInfo(index, name, int(hdu.ver), tuple(shape) or None, header, tiles))
         return tuple(found)
 
 
@@ -213,7 +222,7 @@ def find_layout(path: str | os.PathLike[str], options: PlaneOptions, hdus: Seque
     noise = _find_noise(path, options, hdus, image)
     mask = _find_plane("mask", options.mask, path, hdus, image)
     psf = next((p for p in (path.with_name(split_name(path)[0] + end) for end in _PSF_ENDINGS) if p.is_file()), None)
-    return FitsLayout(Plane("image", path, image.index), noise, mask, psf)
+    return FitsLayout(image.plane("image", path), noise, mask, psf)
 
 
 def _is_image(hdu: HduInfo) -> bool:
@@ -306,7 +315,7 @@ def _find_plane(role: Role, given: Any, path: Path, hdus: Sequence[HduInfo], ima
     if len(inside) > 1:
         inside = [hdu for hdu in inside if hdu.version == image.version]
     if len(inside) == 1:
-        return Plane(role, path, inside[0].index)
+        return inside[0].plane(role, path)
     stem = split_name(path)[0]
     beside = [
         found
@@ -376,7 +385,7 @@ def _checked(role: Role, path: Path, hdu: HduInfo, image: HduInfo) -> Plane:
             hdu=hdu.index,
             fix=f"Give the {role} of this image, or switch it off ({role}=False)",
         )
-    return Plane(role, path, hdu.index)
+    return hdu.plane(role, path)
 
 
 def renamed(layout: FitsLayout, target: Path) -> dict[Path, Path]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError, FormatError
 from skygraft.formats.fits_cards import header_of
-from skygraft.formats.fits_layout import Plane
+from skygraft.formats.fits_layout import HduInfo, Plane, list_hdus
 from skygraft.formats.fits_open import map_fits, open_fits
+from skygraft.formats.fits_pixels import PixelScaling
 from skygraft.formats.fits_tiles import TiledImage
 
 __all__ = [
@@ -29,35 +30,36 @@ _MAX_PLANES = 31
 
 
 def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
-    """Pixels of one plane, in the machine's byte order, and their header.
+    """Pixels of one plane, in the machine's byte order, and their header (which is shared: do not change it).
 
     Raises
     ------
     CorruptFileError, FormatError
     """
-    with open_fits(plane.path, memmap=False) as hdus:
-        hdu = hdus[plane.hdu]
-        data = _decode_tiles(plane) if isinstance(hdu, fits.CompImageHDU) else None
-        if data is None:
-            data = hdu.data
-        if data is None:
-            raise FormatError(f"the {plane.role} has no pixels", path=plane.path, hdu=plane.hdu)
-        header = hdu.header.copy()
-        if data.flags.writeable and not data.dtype.isnative:
-            # In place, since nobody else has what was just read: a second copy of a plane takes memory and time.
-            data = data.byteswap(inplace=True).view(data.dtype.newbyteorder("="))
-        return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), header
+    info = list_hdus(plane.path)[plane.hdu]
+    if info.shape is None:
+        raise FormatError(f"the {plane.role} has no pixels", path=plane.path, hdu=plane.hdu)
+    data = _read_unscaled(plane, info)
+    if data is None:
+        with open_fits(plane.path, memmap=False) as hdus:
+            data = hdus[plane.hdu].data
+    return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), info.header
 
 
-def _decode_tiles(plane: Plane) -> NDArray[Any] | None:
-    """Pixels of a compressed image, many times faster than astropy; None where its numbers are scaled."""
+def _read_unscaled(plane: Plane, info: HduInfo) -> NDArray[Any] | None:
+    """Pixels as they are stored, many times faster than by astropy; None where the numbers stored are scaled."""
+    if info.header.get("GROUPS", False):
+        return None
     with map_fits(plane.path) as raw:
         span = raw.spans[plane.hdu]
         data = raw.buffer[span.data_start : span.data_start + span.data_size]
-        image = TiledImage(header_of(raw.header_cards(plane.hdu)), data, path=plane.path, hdu=plane.hdu)
-        if not image.scaling.trivial or image.scaling.blank is not None:
+        header = header_of(raw.header_cards(plane.hdu)) if info.tile_shape else info.header
+        scaling = PixelScaling.from_header(header, "ZBITPIX" if info.tile_shape else "BITPIX")
+        if not scaling.trivial or scaling.blank is not None:
             return None
-        return image.decode()
+        if info.tile_shape:
+            return TiledImage(header, data, path=plane.path, hdu=plane.hdu).decode()
+        return scaling.decode(np.frombuffer(data, scaling.dtype).reshape(info.shape), scaling.dtype.newbyteorder("="))
 
 
 def variance_from_noise(role: str, noise: NDArray[Any]) -> NDArray[np.float32]:

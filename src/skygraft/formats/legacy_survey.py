@@ -294,12 +294,8 @@ class LegacySurveyFormat(Format):
             "oow": self._companion(path, "oow", image) if given.weight else None,
             "ood": self._companion(path, "ood", image) if given.mask else None,
         }
-        weight, dq = planes["oow"], planes["ood"]
-        marks = beside(path, "injected")
-        noise = None if weight is None else Plane("weight", weight.path, weight.hdu)
-        return LegacyLayout(
-            FitsLayout(Plane("image", path, image.index), noise), dq, marks if marks.is_file() else None
-        )
+        layout, marks = FitsLayout(image.plane("image", path), planes["oow"]), beside(path, "injected")
+        return LegacyLayout(layout, planes["ood"], marks if marks.is_file() else None)
 
     def _companion(self, path: Path, kind: str, image: HduInfo) -> Plane:
         option = "weight" if kind == "oow" else "mask"
@@ -315,7 +311,7 @@ class LegacySurveyFormat(Format):
         numbered = [hdu for hdu in found if hdu.index == image.index]
         for hdus in (named, numbered if not image.name else []):
             if len(hdus) == 1:
-                return Plane("mask" if kind == "ood" else "weight", other, hdus[0].index)
+                return hdus[0].plane("mask" if kind == "ood" else "weight", other)
         raise FormatError(
             f"it has no image {image.name or image.index} of shape {image.shape}",
             path=other,
@@ -470,7 +466,8 @@ class LegacySurveyFormat(Format):
             kind = dq_kind_of(opened.layout.dq, given.dq, opened.camera)
             mask, planes = read_dq(opened.layout.dq, kind)
         if opened.layout.injected is not None:
-            marks, names = read_mask(Plane("mask", opened.layout.injected, 1))
+            made = opened.layout.injected
+            marks, names = read_mask(list_hdus(made)[1].plane("mask", made))
             if marks.shape != mask.shape:
                 raise FormatError(
                     f"it has shape {marks.shape}, the image {mask.shape}", path=opened.layout.injected, hdu=1

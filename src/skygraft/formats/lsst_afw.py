@@ -47,7 +47,7 @@ from skygraft.formats.fits_layout import Plane, Role
 from skygraft.formats.fits_open import RawFits, map_fits
 from skygraft.formats.fits_pixels import PixelScaling
 from skygraft.formats.fits_rewrite import rewrite_fits
-from skygraft.formats.fits_tiles import TiledImage
+from skygraft.formats.fits_tiles import TiledImage, tile_shape_of
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,
@@ -156,7 +156,12 @@ def _find_planes(raw: RawFits) -> dict[str, int] | None:
 
 def _planes(opened: _Opened) -> list[Plane]:
     roles: dict[str, Role] = {"IMAGE": "image", "MASK": "mask", "VARIANCE": "variance"}
-    return [Plane(roles[name], opened.path, index) for name, index in opened.hdus.items()]
+    planes = []
+    for name, index in opened.hdus.items():
+        header = opened.header(name)
+        tiles = tile_shape_of(header) if card_value(header, "ZIMAGE", False) else None
+        planes.append(Plane(roles[name], opened.path, index, tiles))
+    return planes
 
 
 def _read_plane(opened: _Opened, plane: str, dtype: type[np.generic]) -> NDArray[Any]:
