@@ -171,3 +171,23 @@ def test_one_gain_in_all_images_of_one_maker(data_dir):
         gains.append(estimate_gain(exposure.image, exposure.variance, np.ones(exposure.shape, bool)).value)
     assert len(gains) == 7
     np.testing.assert_allclose(gains, np.median(gains), rtol=0.03)
+
+
+@pytest.mark.parametrize("with_gain", [True, False])
+def test_the_sum_may_go_where_the_model_is(with_gain: bool) -> None:
+    rng = np.random.default_rng(12)
+    shape = 40, 700
+    image = rng.normal(0, 10, shape).astype(np.float32)
+    image[3, 4], image[5, 6] = -0.0, np.nan
+    model = np.zeros(shape, np.float32)
+    for y, x, n in [(0, 0, 3), (7, 690, 10), (20, 100, 300), (20, 500, 1), (39, 0, 700)]:
+        model[y, x : x + n] = rng.uniform(-0.1, 50, n)
+    model[21:23] = np.where(rng.random((2, 700)) < 0.03, 5.0, 0.0)
+    variance = np.full(shape, 100, np.float32)
+    gain = Gain(2.0, "given") if with_gain else None
+    expected, expected_variance, before = image.copy(), variance.copy(), image.copy()
+    add_flux(expected, expected_variance, model, gain=gain, xy0=(3, 5))
+    add_flux(image, variance, model, gain=gain, xy0=(3, 5), out=model)
+    assert model.tobytes() == expected.tobytes()
+    assert variance.tobytes() == expected_variance.tobytes()
+    assert image.tobytes() == before.tobytes()

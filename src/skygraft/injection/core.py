@@ -137,17 +137,19 @@ def inject(
         galaxies=opts.galaxies,
         progress=progress,
     )
-    planes = new_planes(exposure, copy_variance=gain is not None)
+    # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
+    planes = new_planes(exposure, canvas.model, copy_variance=gain is not None)
     mark(planes, canvas, exposure, sources, drawn, report, opts.mask_threshold)
     variance = planes["variance"].values if gain is not None and "variance" in planes else None
     add_flux(
-        planes["image"].values,
+        exposure.image,
         variance,
         canvas.model,
         gain=gain,
         seed=opts.seed,
         image_id=name,
         xy0=exposure.xy0,
+        out=canvas.model,
     )
     flag_small_kernel(exposure, reference if opts.flux_mode == "calibrated" else None, radius, report)
     _report_into(truth, rows[drawn], report, exposure)

@@ -18,10 +18,11 @@ _CORE = 1
 """Half-width of the INJECTED_CORE square: 3 x 3 pixels."""
 
 
-def new_planes(exposure: Exposure, *, copy_variance: bool) -> xr.Dataset:
-    """The exposure's planes, copied where injection writes to them."""
+def new_planes(exposure: Exposure, image: NDArray[np.float32], *, copy_variance: bool) -> xr.Dataset:
+    """The exposure's planes with another array for the image, and copies of the others that injection writes to."""
     planes = exposure.planes.copy(deep=False)
-    for name in ("image", "mask", *(("variance",) if copy_variance and "variance" in planes else ())):
+    planes["image"] = (planes["image"].dims, image, dict(planes["image"].attrs))
+    for name in ("mask", *(("variance",) if copy_variance and "variance" in planes else ())):
         old = planes[name]
         planes[name] = (old.dims, old.values.copy(), dict(old.attrs))
     return planes

@@ -115,13 +115,15 @@ def add_flux(
     seed: int = 0,
     image_id: str = "image",
     xy0: tuple[int, int] = (0, 0),
+    out: NDArray[np.float32] | None = None,
 ) -> None:
     """Add the model to the image, with photon noise if a gain is given, and its variance to the variance plane.
 
     Parameters
     ----------
     image, variance : ndarray of float32, shape (ny, nx)
-        Changed in place; `variance` may be None. Without a gain the variance is left alone.
+        Changed in place, the image where there is no `out`; `variance` may be None, and without a gain it is left
+        alone.
     model : ndarray of float32, shape (ny, nx)
         Expected flux, image units.
     gain : Gain or None
@@ -130,9 +132,15 @@ def add_flux(
         See `stream_key`.
     xy0 : (int, int)
         Parent coordinates of the first pixel.
+    out : ndarray of float32, shape (ny, nx), optional
+        Where the sum goes; it may be `model`.
     """
+    out = image if out is None else out
     if gain is None:
-        np.add(image, model, out=image, where=model != 0)
+        touched = model != 0
+        np.add(image, model, out=out, where=touched)
+        if out is not image:
+            np.copyto(out, image, where=~touched)
         return
     value = np.atleast_2d(np.asarray(gain.value, dtype=np.float32))
     np.broadcast_to(value, model.shape)  # refuses the gain of another image
@@ -140,7 +148,7 @@ def add_flux(
         variance = np.empty((0, 0), dtype=np.float32)
     key, bits = stream_key(seed, image_id), model.view(np.uint32)
     alias, edges, density = tables()
-    add_noisy(image, variance, model, bits, value, *xy0, *key, alias, edges, density)
+    add_noisy(image, variance, model, bits, out, out is not image, value, *xy0, *key, alias, edges, density)
 
 
 def estimate_gain(

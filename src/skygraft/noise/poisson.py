@@ -258,6 +258,8 @@ def add_noisy(
     variance: NDArray[np.float32],
     model: NDArray[np.float32],
     bits: NDArray[np.uint32],
+    out: NDArray[np.float32],
+    apart: bool,
     gain: NDArray[np.float32],
     x0: int,
     y0: int,
@@ -275,6 +277,10 @@ def add_noisy(
         See there; an empty `variance` means none.
     bits : ndarray of uint32, shape (ny, nx)
         The model's bits: whole numbers are searched faster for what is not 0.
+    out : ndarray of float32, shape (ny, nx)
+        For the sum. It may be the image, or the model: what is written was searched before.
+    apart : bool
+        Whether `out` is not the image.
     gain : ndarray of float32, shape (ny or 1, nx or 1)
         Electrons per image unit.
     x0, y0 : int
@@ -285,12 +291,14 @@ def add_noisy(
         See `skygraft.noise.tables.tables`.
     """
     gain_varies_y, gain_varies_x = gain.shape[0] > 1, gain.shape[1] > 1
-    words, gains = np.empty(_BLOCK + 16, np.uint64), np.empty(_BLOCK, np.float32)
+    words, gains, lights = np.empty(_BLOCK + 16, np.uint64), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
     numbers, means, rest, uniform = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
     for j in range(model.shape[0]):
         gain_row = j if gain_varies_y else 0
         # unsigned indices need no test for being negative, and without that test the loops become vector code
         low, high = _next_stretch(bits, j, uint64(0))
+        if apart:
+            out[j, :low] = image[j, :low]
         while low < high:
             n, x = int64(high - low), x0 + int64(low)
             # the planes are not in the cache as the model is, which was just searched: ask for them before drawing
@@ -309,13 +317,17 @@ def add_noisy(
             for i in range(uint64(n)):
                 flux, light = model[j, low + i], image[j, low + i]
                 added = numbers[i] / float(gains[i]) if flux > 0.0 else float(flux)
-                image[j, low + i] = np.float32(float(light) + added) if flux != 0.0 else light
+                lights[i] = np.float32(float(light) + added) if flux != 0.0 else light
             if variance.size:
                 for i in range(uint64(n)):
                     flux, spread = model[j, low + i], variance[j, low + i]
                     more = np.float32(float(spread) + float(flux) / float(gains[i]))
                     variance[j, low + i] = more if flux > 0.0 else spread
-            low, high = _next_stretch(bits, j, high)
+            out[j, low:high] = lights[:n]
+            done = high
+            low, high = _next_stretch(bits, j, done)
+            if apart:
+                out[j, done:low] = image[j, done:low]
 
 
 @compiled
