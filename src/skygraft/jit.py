@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
 
-__all__ = ["compiled", "leading_zeros", "load_word", "prefetch", "store_word"]
+__all__ = ["compiled", "fma", "leading_zeros", "load_word", "prefetch", "store_word"]
 
 
 @overload
@@ -167,3 +167,19 @@ def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
 
 store_word: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_store_word))
 """In a compiled function: put a uint64, big-endian, into ``data[place : place + 8]``, which is there."""
+
+
+def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.fma(*arguments)
+
+    return a(a, b, c), generate
+
+
+fma: Callable[[Any, Any, Any], Any] = cast(Any, intrinsic(_fma))
+"""In a compiled function: ``a * b + c`` of numbers of one kind, rounded once.
+
+It says so itself where a compiler that was free to join products and sums would do it on some processors and not on
+others: the result is the same on all.
+"""

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 
 import skygraft.jit
-from skygraft.jit import compiled
+from skygraft.jit import compiled, fma
 
 
 def test_a_node_without_a_writable_folder_still_compiles(monkeypatch):
@@ -84,3 +85,16 @@ def test_a_long_cold_start_says_what_it_is(monkeypatch, caplog):
     assert [record.message.partition(":")[0] for record in caplog.records] == [
         "skygraft compiles its loops for this machine"
     ]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_joined_product_and_sum_is_rounded_once(kind):
+    @numba.njit
+    def joined(a, b, c):
+        return fma(a, b, c)
+
+    small = kind(2.0 ** -(np.finfo(kind).nmant // 2 + 1))
+    a, b = kind(1) + small, -(kind(1) + 2 * small)
+    # (1 + s)^2 = 1 + 2 s + s^2, of which rounding in between loses the last
+    assert a * a + b == 0
+    assert joined(a, a, b) == small * small

@@ -99,6 +99,27 @@ def test_fast_stars_are_close_to_it(fwhm, beta, fx, fy):
     assert np.abs(stamp - interpolated(kernel, fx, fy, margin)).max() < 4e-4 * kernel.max()
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["fourier", "taps"]),
+    st.integers(5, 12),
+    st.integers(5, 12),
+    st.sampled_from([-0.5, -0.25, 0.0, 0.25]) | PARTS,
+    st.sampled_from([-0.5, -0.25, 0.0, 0.25]) | PARTS,
+)
+def test_kernels_of_any_odd_size_are_moved_to_any_fraction(engine, half_y, half_x, fx, fy):
+    kernel = moffat(4.0, 4.0, 0.3, -0.2, half=12, oversample=3)[12 - half_y : 13 + half_y, 12 - half_x : 13 + half_x]
+    painter, margin = StarPainter(FixedKernelPSF(kernel), BOX, engine), MARGIN[engine]
+    ny, nx = (n + 2 * margin for n in kernel.shape)
+    canvas = Canvas.empty((ny + 2, nx + 4), (0, 0))
+    painter.add(canvas, np.array([nx // 2 + 2 + fx]), np.array([ny // 2 + 1 + fy]), np.full(1, 7.0), AsGiven())
+    expected = np.zeros(canvas.model.shape)
+    expected[1:-1, 2:-2] = 7.0 * interpolated(kernel, fx, fy, margin)
+    own = {"fourier": 6e-7, "taps": 4e-4}[engine]
+    assert np.abs(canvas.model - expected).max() < own * 7.0 * kernel.max()
+    assert not canvas.model[[0, -1]].any() and not canvas.model[:, [0, 1, -2, -1]].any()
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(["fourier", "taps"]), st.floats(3.0, 6.0), st.floats(2.2, 4.5), PARTS, PARTS)
 def test_a_star_is_the_profile_drawn_there(engine, fwhm, beta, fx, fy):

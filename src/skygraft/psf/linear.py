@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
-from skygraft.jit import compiled
+from skygraft.jit import compiled, fma
 from skygraft.psf.base import PSF, Box
 
 __all__ = ["LinearPSF", "SinglePrecisionBasis"]
 
 _BLOCK = 512
+"""Pixels of each image that are summed at a time: half a page, so that ten images' fill most of the nearest cache."""
+_HALF_PAGE = 512
+"""Of memory, as numbers in single precision."""
 _DEPENDENT = 1e-12
 """A basis image of which less than this is its own is a sum of those before it."""
 
@@ -175,37 +178,39 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
 @compiled
 def combine_into(weights: NDArray[Any], basis: NDArray[Any], out: NDArray[Any]) -> None:  # pragma: no cover - compiled
     """`combine` for images in one row: weights (N, B), basis (B, P or more), out (N, P), all of one precision."""
-    # in blocks of pixels, so that the basis stays in the nearest cache while all positions use it; five images at a
-    # time, so that a pixel's sum is fetched and put back less often
+    # in blocks of pixels, so that the basis stays in the nearest cache while all positions use it; the first ten images
+    # at once and then five, so that a pixel's sum is seldom fetched and put back; in two sums, which do not wait for
+    # each other
     n_images = basis.shape[0]
     for start in range(0, out.shape[1], _BLOCK):
         stop = min(start + _BLOCK, out.shape[1])
         for i in range(weights.shape[0]):
-            row = out[i, start:stop]
+            w, row = weights[i], out[i, start:stop]
             b = 0
+            if n_images >= 10:
+                w0, w1, w2, w3, w4, w5, w6, w7, w8, w9 = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]
+                a0, a1, a2 = basis[0, start:stop], basis[1, start:stop], basis[2, start:stop]
+                a3, a4, a5 = basis[3, start:stop], basis[4, start:stop], basis[5, start:stop]
+                a6, a7, a8, a9 = basis[6, start:stop], basis[7, start:stop], basis[8, start:stop], basis[9, start:stop]
+                for p in range(row.size):
+                    one = fma(w4, a4[p], fma(w3, a3[p], fma(w2, a2[p], fma(w1, a1[p], w0 * a0[p]))))
+                    two = fma(w9, a9[p], fma(w8, a8[p], fma(w7, a7[p], fma(w6, a6[p], w5 * a5[p]))))
+                    row[p] = one + two
+                b = 10
+            else:
+                row[:] = 0
             while b + 5 <= n_images:
-                w0, image0 = weights[i, b], basis[b, start:stop]
-                w1, image1 = weights[i, b + 1], basis[b + 1, start:stop]
-                w2, image2 = weights[i, b + 2], basis[b + 2, start:stop]
-                w3, image3 = weights[i, b + 3], basis[b + 3, start:stop]
-                w4, image4 = weights[i, b + 4], basis[b + 4, start:stop]
-                if b == 0:
-                    for p in range(row.size):
-                        row[p] = w0 * image0[p] + w1 * image1[p] + w2 * image2[p] + w3 * image3[p] + w4 * image4[p]
-                else:
-                    for p in range(row.size):
-                        sum2 = row[p] + w0 * image0[p] + w1 * image1[p]
-                        row[p] = sum2 + w2 * image2[p] + w3 * image3[p] + w4 * image4[p]
+                w0, w1, w2, w3, w4 = w[b], w[b + 1], w[b + 2], w[b + 3], w[b + 4]
+                a0, a1, a2 = basis[b, start:stop], basis[b + 1, start:stop], basis[b + 2, start:stop]
+                a3, a4 = basis[b + 3, start:stop], basis[b + 4, start:stop]
+                for p in range(row.size):
+                    one = fma(w4, a4[p], fma(w3, a3[p], fma(w2, a2[p], fma(w1, a1[p], w0 * a0[p]))))
+                    row[p] += one
                 b += 5
-            while b < n_images:
-                w0, image0 = weights[i, b], basis[b, start:stop]
-                if b == 0:
-                    for p in range(row.size):
-                        row[p] = w0 * image0[p]
-                else:
-                    for p in range(row.size):
-                        row[p] += w0 * image0[p]
-                b += 1
+            for rest in range(b, n_images):
+                w0, a0 = w[rest], basis[rest, start:stop]
+                for p in range(row.size):
+                    row[p] = fma(w0, a0[p], row[p])
 
 
 class SinglePrecisionBasis:
@@ -225,20 +230,25 @@ class SinglePrecisionBasis:
         self._hold(self._orthonormal)
 
     def _hold(self, images: NDArray[Any]) -> None:
-        """Keep images (Q, ...) as rows that each begin at a cache line."""
+        """Keep images (Q, ...) as rows that begin at a cache line and an odd number of half pages after one another.
+
+        The nearest cache has few places for what is a whole number of pages apart: rows whose blocks were to lie in the
+        same places would drive each other out.
+        """
         self._shape = images.shape[1:]
         n = math.prod(self._shape)
-        self._rows = aligned((len(images), -(-n // 16) * 16))
+        half_pages = -(-n // _HALF_PAGE)
+        self._rows = aligned((len(images), (half_pages + 1 - half_pages % 2) * _HALF_PAGE))
         self._rows[:, :n] = images.reshape(len(images), n)
         self._rows[:, n:] = 0.0
 
     @property
-    def images(self) -> NDArray[np.float32]:
-        """What is combined, shape (Q, ...)."""
-        return self._rows[:, : math.prod(self._shape)].reshape(len(self._rows), *self._shape)
+    def rows(self) -> NDArray[np.float32]:
+        """What is combined: images one row each, shape (Q, P or more), with zeros after them."""
+        return self._rows
 
     def weights(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Weights of `images`, shape (N, Q), from coefficients of the PSF's basis, shape (N, B)."""
+        """Weights of `rows`, shape (N, Q), from coefficients of the PSF's basis, shape (N, B)."""
         return combine(coefficients, self._rotation).astype(np.float32)
 
     def mapped(self, prepare: Callable[[NDArray[np.float64]], NDArray[Any]]) -> SinglePrecisionBasis:

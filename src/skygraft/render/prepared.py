@@ -84,7 +84,7 @@ class PreparedPsf:
 
     def basis_transforms(self, n: int) -> SinglePrecisionBasis | None:
         """Transforms of the basis in boxes of n by n pixels; None without a basis, or if they took too much memory."""
-        if self._basis is None or len(self._basis.images) * n * n > _MOST_HELD:
+        if self._basis is None or len(self._basis.rows) * n * n > _MOST_HELD:
             return None
         if n not in self._transforms:
             self._transforms[n] = self._basis.mapped(lambda images: _transforms(images, n))

@@ -1,6 +1,6 @@
 """Stars: the PSF at the star's own position, scaled, moved by a fraction of a pixel and added.
 
-What is the same for all stars of an image is prepared once (`StarPainter`): the PSF's basis on half pixels (see
+What is the same for all stars of an image is prepared once (`StarPainter`): the PSF's basis on a finer grid (see
 `skygraft.render.shift`), and what tells widths from coefficients (`skygraft.psf.FwhmMeter`). A star then costs the sum
 of the basis with its coefficients, two passes of a few taps, and the addition. The sums and the shift are in single
 precision, which the canvas has anyway; the basis is made orthonormal first, so that they do not cancel.
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numba import uint64
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled, prefetch
@@ -24,12 +23,12 @@ from skygraft.psf.linear import aligned, combine_into
 from skygraft.render.canvas import Canvas
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import width_meter
-from skygraft.render.shift import FAST, PRECISE, half_pixel_images, shift_stamp, stamp_shape, taps_table
+from skygraft.render.shift import FAST, PRECISE, Sizes, fine_images, shift_stamp, taps_table
 
 __all__ = ["StarPainter", "Stars"]
 
-_HELD_PIXELS = 1 << 18
-"""Half pixels of stars that are held at a time: few enough for a processor's cache."""
+_HELD_SAMPLES = 1 << 16
+"""Samples of stars that are held at a time: few enough for a processor's cache."""
 _LINE = 16
 """Pixels of the canvas that memory hands over at a time."""
 
@@ -67,7 +66,7 @@ class StarPainter:
     box : Box
         The image's outer edges, parent pixels.
     engine : {"fourier", "taps"}
-        Eight taps, whose errors are those of single precision, or four.
+        Nine taps, whose errors are those of single precision, or five.
     """
 
     def __init__(self, psf: PSF, box: Box, engine: Literal["fourier", "taps"] = "fourier") -> None:
@@ -76,7 +75,7 @@ class StarPainter:
         self._fwhm = width_meter(psf, box)
         self._basis: SinglePrecisionBasis | None = None
         if isinstance(psf, LinearPSF):
-            self._basis = SinglePrecisionBasis(psf.basis).mapped(lambda images: half_pixel_images(images, self._shift))
+            self._basis = SinglePrecisionBasis(psf.basis).mapped(lambda images: fine_images(images, self._shift))
 
     @property
     def batch(self) -> int:
@@ -124,15 +123,17 @@ class StarPainter:
             fwhm = self._fwhm(None, kernels)
         drawn = Stars(scale, fraction, fwhm, np.zeros(len(x)), np.zeros(len(x), dtype=np.bool_))
         where = x - canvas.x0, y - canvas.y0, flux * scale
-        how = taps_table(self._shift.width), stamp_shape(psf.shape, self._shift), self._shift.margin
+        sizes = Sizes(psf.shape, self._shift)
+        table, columns, margin = taps_table(self._shift.width), sizes.plane[1], self._shift.margin
+        to = drawn.deposited, drawn.clipped
         if self._basis is not None:
-            weights, images = self._basis.weights(coefficients), self._basis.images
-            held = min(max(1, _HELD_PIXELS // images[0].size), len(x))
-            planes = aligned((held, *images.shape[1:]))
-            _add_sums(canvas.model, weights, images, planes, *where, *how, drawn.deposited, drawn.clipped)
+            weights, rows = self._basis.weights(coefficients), self._basis.rows
+            held = min(max(1, _HELD_SAMPLES // (9 * sizes.samples)), len(x))
+            planes = aligned((held, 3, 3, sizes.samples))
+            _add_sums(canvas.model, weights, rows, planes, *where, table, columns, sizes.stamp, margin, *to)
         else:
-            planes = half_pixel_images(kernels, self._shift).astype(np.float32)
-            _add_planes(canvas.model, planes, *where, *how, drawn.deposited, drawn.clipped)
+            planes = fine_images(kernels, self._shift).astype(np.float32)
+            _add_planes(canvas.model, planes, *where, table, columns, sizes.stamp, margin, *to)
         return drawn
 
 
@@ -146,20 +147,21 @@ def _add_sums(
     y: NDArray[np.float64],
     amplitude: NDArray[np.float64],
     table: NDArray[np.float64],
+    columns: int,
     shape: tuple[int, int],
     margin: int,
     deposited: NDArray[np.float64],
     clipped: NDArray[np.bool_],
 ) -> None:  # pragma: no cover - compiled
-    """Add stars whose planes of half pixels are `weights` times `images`, a few at a time in the room of `planes`."""
+    """Add stars whose planes of samples are `weights` times `images`, a few at a time in the room of `planes`."""
     held = planes.shape[0]
-    flat, sums = images.reshape(images.shape[0], -1), planes.reshape(held, -1)
+    sums = planes.reshape(held, -1)
     for start in range(0, weights.shape[0], held):
         stop = min(start + held, weights.shape[0])
-        combine_into(weights[start:stop], flat, sums[: stop - start])
+        combine_into(weights[start:stop], images, sums[: stop - start])
         _add_planes(
-            model, planes[: stop - start], x[start:stop], y[start:stop], amplitude[start:stop], table, shape, margin,
-            deposited[start:stop], clipped[start:stop],
+            model, planes[: stop - start], x[start:stop], y[start:stop], amplitude[start:stop], table, columns, shape,
+            margin, deposited[start:stop], clipped[start:stop],
         )  # fmt: skip
 
 
@@ -171,41 +173,46 @@ def _add_planes(
     y: NDArray[np.float64],
     amplitude: NDArray[np.float64],
     table: NDArray[np.float64],
+    columns: int,
     shape: tuple[int, int],
     margin: int,
     deposited: NDArray[np.float64],
     clipped: NDArray[np.bool_],
 ) -> None:  # pragma: no cover - compiled
+    """Add stars whose planes of samples are given, each moved to its place; the next one's rows are asked for."""
     ny, nx = shape
-    rows, columns = model.shape
-    wide = planes.shape[4]
-    half, stamp = np.empty((2, ny * wide), np.float32), np.empty((ny, wide), np.float32)
-    along_x = np.empty(nx, np.float32)
+    rows, width = model.shape
+    half, stamp = np.zeros((3, planes.shape[3]), np.float32), np.empty((2, 2, (ny // 2 + 1) * columns), np.float32)
+    line, along_x = np.empty(2 * columns, np.float32), np.empty(nx, np.float32)
     for s in range(planes.shape[0]):
         x0, y0 = _first_pixel(x[s], nx), _first_pixel(y[s], ny)
         # the next star's rows are asked for while this one is added: each is on a page of its own, far from the cache
         following = min(s + 1, planes.shape[0] - 1)
         next_x0, next_y0 = _first_pixel(x[following], nx), _first_pixel(y[following], ny)
-        next_i0, next_i1 = max(0, next_x0), min(columns, next_x0 + nx)
-        clipped[s] = x0 + margin < 0 or y0 + margin < 0 or x0 + nx - margin > columns or y0 + ny - margin > rows
+        next_i0, next_i1 = max(0, next_x0), min(width, next_x0 + nx)
+        clipped[s] = x0 + margin < 0 or y0 + margin < 0 or x0 + nx - margin > width or y0 + ny - margin > rows
         j0, j1 = max(0, -y0), min(ny, rows - y0)
-        i0, i1 = max(0, -x0), min(nx, columns - x0)
+        i0, i1 = max(0, -x0), min(nx, width - x0)
         if j0 >= j1 or i0 >= i1:
             continue
-        shift_stamp(planes[s], x[s] - (x0 + nx // 2), y[s] - (y0 + ny // 2), amplitude[s], table, half, stamp)
-        along_x[:] = np.float32(0)
-        # unsigned indices need no test for being negative, and without that test the loop over a row is much faster
-        first, last = uint64(i0), uint64(i1)
+        fx, fy = x[s] - (x0 + nx // 2), y[s] - (y0 + ny // 2)
+        shift_stamp(planes[s], columns, fx, fy, amplitude[s], table, half, stamp)
+        sums = along_x[: i1 - i0]
+        sums[:] = 0
         for j in range(j0, j1):
             if 0 <= next_y0 + j < rows:
                 for i in range(next_i0, next_i1 + _LINE - 1, _LINE):
-                    prefetch(model, next_y0 + j, min(i, columns - 1))
-            here, there = stamp[j], model[y0 + j]
-            for i in range(first, last):
-                along_x[i] += here[i]
-                there[uint64(x0) + i] += here[i]
-        for i in range(i1 - i0):
-            deposited[s] += along_x[i0 + i]
+                    prefetch(model, next_y0 + j, min(i, width - 1))
+            begin = j // 2 * columns
+            even, odd = stamp[j % 2, 0, begin : begin + columns], stamp[j % 2, 1, begin : begin + columns]
+            for i in range(columns):
+                line[2 * i], line[2 * i + 1] = even[i], odd[i]
+            here, there = line[i0:i1], model[y0 + j, x0 + i0 : x0 + i1]
+            for i in range(sums.size):
+                sums[i] += here[i]
+                there[i] += here[i]
+        for i in range(sums.size):
+            deposited[s] += sums[i]
 
 
 @compiled
