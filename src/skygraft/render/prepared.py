@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 from skygraft.psf import PSF, Box, FwhmMeter, LinearPSF, SinglePrecisionBasis
 from skygraft.psf.linear import combine
 from skygraft.render.normalisation import Normalisation
+from skygraft.render.transforms import half_spectra
 
 __all__ = ["EvaluatedPsf", "PreparedPsf", "width_meter"]
 
@@ -87,7 +87,7 @@ class PreparedPsf:
         if self._basis is None or len(self._basis.rows) * n * n > _MOST_HELD:
             return None
         if n not in self._transforms:
-            self._transforms[n] = self._basis.mapped(lambda images: _transforms(images, n))
+            self._transforms[n] = self._basis.mapped(lambda images: half_spectra(images, n))
         return self._transforms[n]
 
     def moments(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -133,12 +133,12 @@ class EvaluatedPsf:
 
         Returns
         -------
-        ndarray of float32, shape (M, n, 2 * (n // 2 + 1))
-            Real and imaginary parts in turn, of the half that a real image needs.
+        ndarray of float32, shape (M, n + 2, n)
+            Half spectra, see `skygraft.render.transforms`.
         """
         basis = self.prepared.basis_transforms(n)
         if basis is None or self.coefficients is None:
-            return _transforms(self.kernels(rows), n)
+            return half_spectra(self.kernels(rows), n)
         return basis.kernels(self.coefficients[rows])
 
     def moments(self) -> NDArray[np.float64]:
@@ -154,13 +154,6 @@ class EvaluatedPsf:
             # Of the fourth moment a centroid near the middle changes nothing to be seen.
             central = [total, x, y, xx / total - x * x, xy / total - x * y, yy / total - y * y, fourth / total]
         return np.where((total != 0.0)[:, None], np.stack(central, axis=1), 0.0)
-
-
-def _transforms(images: NDArray[np.float64], n: int) -> NDArray[np.float32]:
-    # Rows that are zero need no transform along x.
-    rows = scipy.fft.rfft(images.astype(np.float32), n, axis=2)
-    transformed: NDArray[np.complex64] = scipy.fft.fft(rows, n, axis=1, overwrite_x=True)
-    return transformed.view(np.float32)
 
 
 @compiled

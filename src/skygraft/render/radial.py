@@ -34,6 +34,7 @@ __all__ = [
     "MAX_INDEX",
     "MIN_INDEX",
     "N_PIECES",
+    "PIECES",
     "WIDTHS",
     "Placed",
     "RadialTables",
@@ -48,8 +49,8 @@ MIN_INDEX, MAX_INDEX = 0.3, 6.2
 WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(27))
 """Widths (sigma) of the Gaussians, in half-light radii."""
 
-FIRST_OCTAVE, _PIECES, _OCTAVES = -20, 16, 48
-N_PIECES = _OCTAVES * _PIECES
+FIRST_OCTAVE, PIECES, _OCTAVES = -20, 16, 48
+N_PIECES = _OCTAVES * PIECES
 
 _STEP = 0.05
 """Between the indices of tables, in ln n."""
@@ -118,9 +119,9 @@ def _cubics(transform: CubicSpline) -> NDArray[np.float64]:
 
 def pieces_of(function: object) -> NDArray[np.float64]:
     """Cubic pieces, shape (N_PIECES, 4), of a function of kappa: constant term first, in 0 ... 1 over each piece."""
-    octave, part = np.divmod(np.arange(N_PIECES), _PIECES)
+    octave, part = np.divmod(np.arange(N_PIECES), PIECES)
     t = np.arange(4) / 3.0
-    shifted = np.ldexp(1.0 + (part[:, None] + t) / _PIECES, FIRST_OCTAVE + octave[:, None])
+    shifted = np.ldexp(1.0 + (part[:, None] + t) / PIECES, FIRST_OCTAVE + octave[:, None])
     values = function(np.maximum(shifted - 2.0**FIRST_OCTAVE, 0.0))  # type: ignore[operator]
     return np.asarray(values @ np.linalg.inv(t[:, None] ** np.arange(4)).T)
 

@@ -1,8 +1,6 @@
 """Sérsic profiles, many at a time: in Fourier space where they are compact, in real space where they are wide.
 
-A profile with half-light ellipse x' P x = 1 (pixels) has the transform T(n, k' inv(P) k) of its radial profile. Times
-the transform of the PSF kernel at its place, times the phase of its position, it is brought back by one inverse FFT, in
-float32, many profiles of one size at a time. The kernel contains the pixel, so nothing else is to be done.
+The compact part of a profile is drawn by a transform, together with the PSF's (`skygraft.render.cores`).
 
 An n = 4 profile reaches forty half-light radii. So that its transform need not be that large, the wide ones of the
 Gaussians that it is made of (see `skygraft.render.radial`) are taken out of T and drawn in real space
@@ -18,20 +16,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
+from skygraft.psf.linear import aligned
 from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import CoarseField, flux_weights
+from skygraft.render.cores import draw_cores
 from skygraft.render.prepared import EvaluatedPsf
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.radial import (
-    FIRST_OCTAVE,
     LEAST_SPLIT_INDEX,
-    N_PIECES,
     WIDTHS,
-    Placed,
     gaussian_fluxes,
     radial_tables,
 )
@@ -48,8 +44,7 @@ _RIM = 1.5e-4
 _KERNEL_PART = 0.2
 """Part of the kernel for which there is room around the profile: its faint rim may come in again on the other side."""
 _PIXELS_AT_ONCE = 1 << 20
-_OFFSET = 2.0**FIRST_OCTAVE
-_SIZES = tuple(sorted({56, *(m << e for m in (8, 10, 12) for e in range(2, 11) if m << e <= MAX_STAMP)}))
+_SIZES = tuple(sorted(m << e for m in (8, 10, 12) for e in range(2, 11) if (m << e) % 16 == 0 and m << e <= MAX_STAMP))
 """Of transforms. For each the PSF's basis is transformed, and more of them make the batches of one size smaller."""
 
 
@@ -158,7 +153,7 @@ def add_profiles(
     deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
     sums, corner = flux_weights(), (canvas.x0, canvas.y0)
     end = np.cumsum(size**2)
-    images = np.empty(max(_PIXELS_AT_ONCE, int(size.max(initial=0)) ** 2), dtype=np.float32)
+    images = aligned((max(_PIXELS_AT_ONCE, int(size.max(initial=0)) ** 2),))
     start = 0
     while start < len(profiles):
         # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
@@ -166,7 +161,8 @@ def add_profiles(
         stop = max(start + 1, int(np.searchsorted(end, before + _PIXELS_AT_ONCE, side="right")))
         some = np.arange(start, stop)
         first = end[some] - size[some] ** 2 - before
-        _draw_cores(images, first, profiles, some, size[some], psf, owner, placed)
+        where = profiles.x, profiles.y
+        draw_cores(images, first, size[some], some, where, profiles.amplitude, profiles.metric, psf, owner, placed)
         _add_all(
             canvas.model,
             corner,
@@ -232,100 +228,6 @@ def _sizes(
     areas *= np.hypot(WIDTHS * minor[:, None], np.sqrt(variance)[:, None])
     peak = profiles.amplitude * moments[:, 0] * (fluxes / areas).sum(axis=1) / (2.0 * np.pi)
     return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach, peak
-
-
-def _draw_cores(
-    images: NDArray[np.float32],
-    first: NDArray[np.int64],
-    profiles: Profiles,
-    some: NDArray[np.int64],
-    size: NDArray[np.int64],
-    psf: EvaluatedPsf,
-    owner: NDArray[np.int64],
-    placed: Placed,
-) -> None:
-    """Draw by transforms `some` profiles, from `first` on in `images`, the middle pixel at [size // 2, size // 2]."""
-    for n in np.unique(size).tolist():
-        same = np.flatnonzero(size == n)
-        mine = some[same]
-        spectrum = psf.transforms(owner[mine], n)
-        _fill(
-            spectrum,
-            placed.pieces,
-            placed.rows[mine],
-            placed.weights[mine],
-            profiles.metric[mine],
-            profiles.x[mine] - np.rint(profiles.x[mine]),
-            profiles.y[mine] - np.rint(profiles.y[mine]),
-            profiles.amplitude[mine],
-            n // 2 - psf.prepared.psf.shape[1] // 2,
-            n // 2 - psf.prepared.psf.shape[0] // 2,
-        )
-        drawn = scipy.fft.irfft2(spectrum.view(np.complex64), (n, n), overwrite_x=True)
-        for begin, image in zip(first[same].tolist(), drawn, strict=True):
-            images[begin : begin + n * n] = image.ravel()
-
-
-@compiled
-def _fill(
-    spectrum: NDArray[np.float32],
-    pieces: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    metric: NDArray[np.float64],
-    fx: NDArray[np.float64],
-    fy: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-    shift_x: int,
-    shift_y: int,
-) -> None:
-    """Multiply transforms of kernels (N, n, n + 2: real, imaginary, ...) by those of profiles and by their phases."""
-    n_sources, n = spectrum.shape[:2]
-    n_half = n // 2 + 1
-    table = np.empty(N_PIECES * 4, dtype=np.float32)
-    ramp_re, ramp_im = np.empty(n_half, dtype=np.float32), np.empty(n_half, dtype=np.float32)
-    values, shifted = np.empty(n_half, dtype=np.float32), np.empty(n_half, dtype=np.float32)
-    bits = shifted.view(np.int32)
-    for s in range(n_sources):
-        first, second = pieces[rows[s, 0]].ravel(), pieces[rows[s, 1]].ravel()
-        third, fourth = pieces[rows[s, 2]].ravel(), pieces[rows[s, 3]].ravel()
-        w0, w1 = np.float32(weights[s, 0]), np.float32(weights[s, 1])
-        w2, w3 = np.float32(weights[s, 2]), np.float32(weights[s, 3])
-        for p in range(table.size):
-            table[p] = w0 * first[p] + w1 * second[p] + w2 * third[p] + w3 * fourth[p]
-        unit = 4.0 * np.pi**2 / (n * n * (metric[s, 0] * metric[s, 2] - metric[s, 1] ** 2))
-        axx, axy, ayy = np.float32(metric[s, 2] * unit), -metric[s, 1] * unit, metric[s, 0] * unit
-        for i in range(n_half):
-            ramp_re[i], ramp_im[i] = _phase(i, n, fx[s], shift_x)
-        for j in range(n):
-            m = j if 2 * j <= n else j - n
-            re, im = _phase(m, n, fy[s], shift_y)
-            row_re, row_im = np.float32(re * amplitude[s]), np.float32(im * amplitude[s])
-            linear, constant = np.float32(2.0 * axy * m), np.float32(ayy * m * m + _OFFSET)
-            for i in range(n_half):
-                shifted[i] = (axx * np.float32(i) + linear) * np.float32(i) + constant
-            for i in range(n_half):
-                # Which piece, and where in it: the exponent and the first four bits of the float, and the rest.
-                piece = min(max((bits[i] >> 19) - ((127 + FIRST_OCTAVE) << 4), 0), N_PIECES - 1)
-                t = np.float32(bits[i] & 0x7FFFF) * np.float32(2.0**-19)
-                p = 4 * piece
-                values[i] = table[p] + t * (table[p + 1] + t * (table[p + 2] + t * table[p + 3]))
-            row = spectrum[s, j]
-            for i in range(n_half):
-                a = (row_re * ramp_re[i] - row_im * ramp_im[i]) * values[i]
-                b = (row_re * ramp_im[i] + row_im * ramp_re[i]) * values[i]
-                c, d = row[2 * i], row[2 * i + 1]
-                row[2 * i], row[2 * i + 1] = a * c - b * d, a * d + b * c
-
-
-@compiled
-def _phase(m: int, n: int, fraction: float, whole: int) -> tuple[float, float]:
-    """exp(-i k (fraction + whole)), k = 2 pi m / n; real at the Nyquist frequency, which stands for both signs."""
-    turn = 2.0 * np.pi * ((m * whole) % n) / n
-    angle = 2.0 * np.pi * m / n * fraction
-    if 2 * m == n:
-        return np.cos(angle) * np.cos(turn), 0.0
-    return np.cos(angle + turn), -np.sin(angle + turn)
 
 
 @compiled

@@ -1,0 +1,366 @@
+"""Many small real images brought back from Fourier space, eight lines of an image at a time.
+
+An image of n by n pixels, n = 16 m, has n frequencies in x times n/2 in y: those that are left out follow from the
+others, since it is real. First the lines along x are transformed, many side by side: what is done to one element of a
+line is done to the same element of the others, which are beside it in memory, with vectors (see
+`skygraft.render.vectors`). Nothing is rearranged on the way, as in Stockham's autosorting transform with factors of 5,
+4, 3 and 2 (Cochran et al. 1967; Van Loan 1992, chapter 1.7). Then the image is transposed, and the lines along y are
+transformed likewise. They are real: even pixels are made the real parts of a line of half the length, odd ones the
+imaginary parts (Press et al. 2007, chapter 12.3).
+
+A half spectrum is an array of float32 of shape (n + 2, n). In row j there is the frequency j (of n) in x, and along it
+those from 0 to n/2 - 1 in y: eight real parts, the imaginary parts of the same eight, and so on. The last two rows have
+the Nyquist frequency in y, and along them those in x, half of them in each row. Both columns of frequencies that are
+their own opposites in y, 0 and Nyquist, have real transforms along x, and are transformed as one.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from skygraft.jit import compiled
+from skygraft.psf.linear import aligned
+from skygraft.render.vectors import LANES, Eight, load, spread, store, transpose
+
+__all__ = ["Plan", "half_spectra", "plan_of", "room_for", "to_image"]
+
+_PAIR = 2 * LANES
+"""Floats that eight complex numbers take."""
+_BLOCK = 1 << 12
+"""Floats of lines that are transformed together: twice as many fit into the nearest cache."""
+
+
+class Plan(NamedTuple):
+    """How images of n by n pixels are transformed: constants for `to_image`.
+
+    Parameters
+    ----------
+    n : int
+        Pixels a side.
+    factors, half_factors : ndarray of int
+        Whose products are n and n/2.
+    turns, half_turns : ndarray of float32
+        Cosine and sine of what each result of a factor, but the first, is turned by, factor by factor.
+    pair_turns : ndarray of float32
+        Cosine and sine of 2 pi k / n, k = 0 ... n/4: between the transforms of even and odd pixels.
+    """
+
+    n: int
+    factors: NDArray[np.int64]
+    turns: NDArray[np.float32]
+    half_factors: NDArray[np.int64]
+    half_turns: NDArray[np.float32]
+    pair_turns: NDArray[np.float32]
+
+
+@functools.cache
+def plan_of(n: int) -> Plan:
+    """The plan for images of n by n pixels; n is 16 times factors of 2, 3 and 5."""
+    return Plan(n, *_factors(n), *_factors(n // 2), _turns(2.0 * np.pi * np.arange(n // 4 + 1) / n))
+
+
+def _factors(length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    factors, turns = [], [np.empty(0, dtype=np.float32)]
+    for factor in (5, 3, 4, 2):
+        while length % factor == 0:
+            factors.append(factor)
+            left = length // factor
+            turns.append(_turns(2.0 * np.pi / length * np.arange(left)[:, None] * np.arange(1, factor)))
+            length = left
+    assert length == 1
+    return np.array(factors, dtype=np.int64), np.concatenate(turns)
+
+
+def _turns(angles: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1).ravel().astype(np.float32)
+
+
+def room_for(n: int) -> NDArray[np.float32]:
+    """What `to_image` needs for n by n pixels, not filled."""
+    return aligned((n * n + 2 * max(_BLOCK, n * _PAIR),))
+
+
+def half_spectra(images: NDArray[np.float64], n: int) -> NDArray[np.float32]:
+    """Transforms of small images, as if the first pixel of each were the origin.
+
+    Parameters
+    ----------
+    images : ndarray, shape (N, ny, nx)
+        Of no more than n by n pixels.
+    n : int
+        Size of the box.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, n + 2, n)
+        Half spectra.
+    """
+    # Columns that are zero need no transform along y.
+    columns = scipy.fft.rfft(images.astype(np.float32), n, axis=1)
+    spectra: NDArray[np.complex64] = scipy.fft.fft(columns, n, axis=2, overwrite_x=True)
+    count, half = len(images), n // 2
+    made = np.empty((count, n + 2, half // LANES, 2, LANES), dtype=np.float32)
+    most = spectra[:, :half].transpose(0, 2, 1).reshape(count, n, half // LANES, LANES)
+    last = spectra[:, half].reshape(count, 2, half // LANES, LANES)
+    made[:, :n, :, 0], made[:, :n, :, 1] = most.real, most.imag
+    made[:, n:, :, 0], made[:, n:, :, 1] = last.real, last.imag
+    return made.reshape(count, n + 2, n)
+
+
+@compiled
+def to_image(spectrum: NDArray[np.float32], image: NDArray[np.float32], plan: Plan, room: NDArray[np.float32]) -> None:
+    """Transform a half spectrum back, without dividing by the number of pixels.
+
+    Parameters
+    ----------
+    spectrum : ndarray of float32, shape ((n + 2) * n,)
+        Changed.
+    image : ndarray of float32, shape (n * n,)
+        Where to put the image; x changes fastest.
+    plan : Plan
+    room : ndarray
+        Of `room_for`.
+    """
+    n, half, row = plan.n, plan.n // 2, 2 * plan.n
+    between, room = room[: n * n], room[n * n :]
+    one, other = room[: len(room) // 2], room[len(room) // 2 :]
+    for j in range(n):
+        at = n * n + j // LANES * _PAIR + j % LANES
+        spectrum[j * n] -= spectrum[at + LANES]
+        spectrum[j * n + LANES] += spectrum[at]
+    # Afterwards the frequencies in y are rows of 2 n floats.
+    most = max(1, _BLOCK // (n * _PAIR))
+    for first in range(0, half // LANES, most):
+        wide = min(most, half // LANES - first)
+        done = _transform_lines(spectrum, first * _PAIR, n, one, other, plan.factors, plan.turns, wide)
+        for v in range(wide):
+            for i in range(n // LANES):
+                at, to = (i * LANES * wide + v) * _PAIR, (first + v) * LANES * row + i * _PAIR
+                transpose(done, at, wide * _PAIR, between, to, row)
+                transpose(done, at + LANES, wide * _PAIR, between, to + LANES, row)
+    most = max(1, _BLOCK // (half * _PAIR))
+    for first in range(0, n // LANES, most):
+        wide = min(most, n // LANES - first)
+        _join_pairs(between, first * _PAIR, row, plan.pair_turns, half, wide)
+        done = _transform_lines(between, first * _PAIR, row, one, other, plan.half_factors, plan.half_turns, wide)
+        for j in range(half):
+            for v in range(wide):
+                at, to = (j * wide + v) * _PAIR, 2 * j * n + (first + v) * LANES
+                store(image, to, load(done, at))
+                store(image, to + n, load(done, at + LANES))
+
+
+@compiled
+def _join_pairs(
+    lines: NDArray[np.float32], at: int, step: int, pair_turns: NDArray[np.float32], half: int, wide: int
+) -> None:
+    """Make of X, half a spectrum of real lines, that of the lines whose parts are the even and the odd pixels.
+
+    It is A + C at k and the conjugate of A - C at n/2 - k; A is the sum of X there and the conjugate of X here, and
+    C their difference times i exp(2 pi i k / n).
+    """
+    for t in range(at, at + wide * _PAIR, _PAIR):
+        zero, nyquist = load(lines, t), load(lines, t + LANES)
+        _put(lines, t, zero + nyquist, zero - nyquist)
+    for k in range(1, half // 2 + 1):
+        c, s = spread(pair_turns[2 * k]), spread(pair_turns[2 * k + 1])
+        for t in range(at, at + wide * _PAIR, _PAIR):
+            i, o = k * step + t, (half - k) * step + t
+            xr, xi, yr, yi = load(lines, i), load(lines, i + LANES), load(lines, o), load(lines, o + LANES)
+            ar, ai, br, bi = xr + yr, xi - yi, xr - yr, xi + yi
+            cr, ci = s * br + c * bi, c * br - s * bi
+            _put(lines, i, ar - cr, ai + ci)
+            _put(lines, o, ar + cr, ci - ai)
+
+
+@compiled
+def _transform_lines(
+    source: NDArray[np.float32],
+    at: int,
+    step: int,
+    one: NDArray[np.float32],
+    other: NDArray[np.float32],
+    factors: NDArray[np.int64],
+    turns: NDArray[np.float32],
+    wide: int,
+) -> NDArray[np.float32]:
+    """Transform lines, `wide` vectors of them, whose elements are `step` apart; gives which room has the result."""
+    m, s, turn, into = 1, 1, 0, True
+    for factor in factors:
+        m *= factor
+    for factor in factors:
+        m //= factor
+        target = one if into else other
+        if factor == 2:
+            _by_two(source, at, step, target, m, s, wide, turns, turn)
+        elif factor == 3:
+            _by_three(source, at, step, target, m, s, wide, turns, turn)
+        elif factor == 4:
+            _by_four(source, at, step, target, m, s, wide, turns, turn)
+        else:
+            _by_five(source, at, step, target, m, s, wide, turns, turn)
+        turn += 2 * m * (factor - 1)
+        s *= factor
+        source, at, step = target, 0, wide * _PAIR
+        into = not into
+    return source
+
+
+@compiled(inline="always")
+def _put(target: NDArray[np.float32], at: int, re: Eight, im: Eight) -> None:
+    store(target, at, re)
+    store(target, at + LANES, im)
+
+
+@compiled(inline="always")
+def _put_turned(
+    target: NDArray[np.float32], at: int, re: Eight, im: Eight, turns: NDArray[np.float32], turn: int
+) -> None:
+    c, s = spread(turns[turn]), spread(turns[turn + 1])
+    store(target, at, c * re - s * im)
+    store(target, at + LANES, c * im + s * re)
+
+
+@compiled
+def _by_two(
+    source: NDArray[np.float32],
+    at: int,
+    step: int,
+    target: NDArray[np.float32],
+    m: int,
+    s: int,
+    wide: int,
+    turns: NDArray[np.float32],
+    turn: int,
+) -> None:
+    apart, out = s * m * step, s * wide * _PAIR
+    for p in range(m):
+        for t in range(s * wide):
+            i, o = at + s * p * step + t * _PAIR, 2 * p * out + t * _PAIR
+            ar, ai, br, bi = (
+                load(source, i),
+                load(source, i + LANES),
+                load(source, i + apart),
+                load(source, i + apart + LANES),
+            )
+            _put(target, o, ar + br, ai + bi)
+            if p == 0:
+                _put(target, o + out, ar - br, ai - bi)
+            else:
+                _put_turned(target, o + out, ar - br, ai - bi, turns, turn)
+        turn += 2
+
+
+@compiled
+def _by_three(
+    source: NDArray[np.float32],
+    at: int,
+    step: int,
+    target: NDArray[np.float32],
+    m: int,
+    s: int,
+    wide: int,
+    turns: NDArray[np.float32],
+    turn: int,
+) -> None:
+    apart, out = s * m * step, s * wide * _PAIR
+    half, root = spread(np.float32(0.5)), spread(np.float32(np.sqrt(0.75)))
+    for p in range(m):
+        for t in range(s * wide):
+            i, o = at + s * p * step + t * _PAIR, 3 * p * out + t * _PAIR
+            ar, ai = load(source, i), load(source, i + LANES)
+            br, bi = load(source, i + apart), load(source, i + apart + LANES)
+            cr, ci = load(source, i + 2 * apart), load(source, i + 2 * apart + LANES)
+            sr, si = br + cr, bi + ci
+            dr, di = root * (br - cr), root * (bi - ci)
+            er, ei = ar - half * sr, ai - half * si
+            _put(target, o, ar + sr, ai + si)
+            if p == 0:
+                _put(target, o + out, er - di, ei + dr)
+                _put(target, o + 2 * out, er + di, ei - dr)
+            else:
+                _put_turned(target, o + out, er - di, ei + dr, turns, turn)
+                _put_turned(target, o + 2 * out, er + di, ei - dr, turns, turn + 2)
+        turn += 4
+
+
+@compiled
+def _by_four(
+    source: NDArray[np.float32],
+    at: int,
+    step: int,
+    target: NDArray[np.float32],
+    m: int,
+    s: int,
+    wide: int,
+    turns: NDArray[np.float32],
+    turn: int,
+) -> None:
+    apart, out = s * m * step, s * wide * _PAIR
+    for p in range(m):
+        for t in range(s * wide):
+            i, o = at + s * p * step + t * _PAIR, 4 * p * out + t * _PAIR
+            ar, ai = load(source, i), load(source, i + LANES)
+            br, bi = load(source, i + apart), load(source, i + apart + LANES)
+            cr, ci = load(source, i + 2 * apart), load(source, i + 2 * apart + LANES)
+            dr, di = load(source, i + 3 * apart), load(source, i + 3 * apart + LANES)
+            er, ei, fr, fi = ar + cr, ai + ci, ar - cr, ai - ci
+            gr, gi, hr, hi = br + dr, bi + di, br - dr, bi - di
+            _put(target, o, er + gr, ei + gi)
+            if p == 0:
+                _put(target, o + out, fr - hi, fi + hr)
+                _put(target, o + 2 * out, er - gr, ei - gi)
+                _put(target, o + 3 * out, fr + hi, fi - hr)
+            else:
+                _put_turned(target, o + out, fr - hi, fi + hr, turns, turn)
+                _put_turned(target, o + 2 * out, er - gr, ei - gi, turns, turn + 2)
+                _put_turned(target, o + 3 * out, fr + hi, fi - hr, turns, turn + 4)
+        turn += 6
+
+
+@compiled
+def _by_five(
+    source: NDArray[np.float32],
+    at: int,
+    step: int,
+    target: NDArray[np.float32],
+    m: int,
+    s: int,
+    wide: int,
+    turns: NDArray[np.float32],
+    turn: int,
+) -> None:
+    apart, out = s * m * step, s * wide * _PAIR
+    c1, c2 = spread(np.float32(np.cos(0.4 * np.pi))), spread(np.float32(np.cos(0.8 * np.pi)))
+    s1, s2 = spread(np.float32(np.sin(0.4 * np.pi))), spread(np.float32(np.sin(0.8 * np.pi)))
+    for p in range(m):
+        for t in range(s * wide):
+            i, o = at + s * p * step + t * _PAIR, 5 * p * out + t * _PAIR
+            ar, ai = load(source, i), load(source, i + LANES)
+            br, bi = load(source, i + apart), load(source, i + apart + LANES)
+            cr, ci = load(source, i + 2 * apart), load(source, i + 2 * apart + LANES)
+            dr, di = load(source, i + 3 * apart), load(source, i + 3 * apart + LANES)
+            er, ei = load(source, i + 4 * apart), load(source, i + 4 * apart + LANES)
+            fr, fi, gr, gi = br + er, bi + ei, cr + dr, ci + di
+            hr, hi, kr, ki = br - er, bi - ei, cr - dr, ci - di
+            _put(target, o, ar + (fr + gr), ai + (fi + gi))
+            xr, xi = ar + (c1 * fr + c2 * gr), ai + (c1 * fi + c2 * gi)
+            yr, yi = ar + (c2 * fr + c1 * gr), ai + (c2 * fi + c1 * gi)
+            ur, ui = s1 * hr + s2 * kr, s1 * hi + s2 * ki
+            vr, vi = s2 * hr - s1 * kr, s2 * hi - s1 * ki
+            if p == 0:
+                _put(target, o + out, xr - ui, xi + ur)
+                _put(target, o + 2 * out, yr - vi, yi + vr)
+                _put(target, o + 3 * out, yr + vi, yi - vr)
+                _put(target, o + 4 * out, xr + ui, xi - ur)
+            else:
+                _put_turned(target, o + out, xr - ui, xi + ur, turns, turn)
+                _put_turned(target, o + 2 * out, yr - vi, yi + vr, turns, turn + 2)
+                _put_turned(target, o + 3 * out, yr + vi, yi - vr, turns, turn + 4)
+                _put_turned(target, o + 4 * out, xr + ui, xi - ur, turns, turn + 6)
+        turn += 8

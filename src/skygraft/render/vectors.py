@@ -1,0 +1,215 @@
+"""Eight numbers at a time, said so: a type that compiled functions can use, and what can be done with it.
+
+LLVM makes vector instructions of a loop where it can prove, or test beforehand, that what is stored is not among what
+is still to be fetched. With more than a few arrays or strides in one loop it gives up, and then butterflies of
+transforms and look-ups of tables cost several times what they need. `Eight` is LLVM's own vector of eight float32: one
+register with AVX, two with SSE or NEON. Each of its elements is added and multiplied as any float32 would be, so that
+results are the same on all of them.
+
+There are no more operations than are used. They compile where a ``@compiled`` function (`skygraft.jit`) uses them; in
+Python they cannot be called.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from llvmlite import ir
+from numba import types
+from numba.core.datamodel.models import PrimitiveModel
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, register_model, type_callable  # noqa: F401
+
+__all__ = ["LANES", "Eight", "cubic_lookup", "load", "spread", "store", "transpose"]
+
+LANES = 8
+_FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_FLOATS, _INTS, _FOUR = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, 4)
+_ALIGNED = 4
+"""Bytes to which arrays are known to be aligned. Those that begin at a cache line are faster all the same."""
+
+
+class Eight(types.Type):
+    """Type of eight float32."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Eight")
+
+    # What compiled functions can do, for those that check types.
+    def __add__(self, other: Eight) -> Eight:
+        raise NotImplementedError
+
+    __sub__ = __mul__ = __add__
+
+
+@register_model(Eight)
+class _EightModel(PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _FLOATS)
+
+
+_eight = Eight()
+
+
+def _operator(which: Any, instruction: str) -> None:
+    @infer_global(which)
+    class _Typing(ConcreteTemplate):
+        cases: ClassVar = [signature(_eight, _eight, _eight)]
+
+    @lower_builtin(which, Eight, Eight)
+    def _lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return getattr(builder, instruction)(*arguments)
+
+
+for _which, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    _operator(_which, _instruction)
+
+
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any, to: Any) -> Any:
+    """Pointer of another type to an element of a contiguous array of float32."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
+
+
+def _fetch(builder: Any, pointer: Any) -> Any:
+    return builder.load(pointer, align=_ALIGNED)
+
+
+def _constants(kind: Any, value: float) -> Any:
+    return ir.Constant(kind, [ir.Constant(kind.element, value)] * kind.count)
+
+
+def _shuffle(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(places)), places))
+
+
+def _inlined(function: Any) -> Any:
+    return intrinsic(function)
+
+
+@_inlined
+def load(_: Any, array: Any, at: Any) -> Any:
+    """Elements ``at`` to ``at + 7`` of a contiguous array of one dimension."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _fetch(builder, _pointer(context, builder, signature.args[0], arguments[0], arguments[1], _FLOATS))
+
+    return _eight(array, types.intp), generate
+
+
+@_inlined
+def store(_: Any, array: Any, at: Any, value: Any) -> Any:
+    """Put eight numbers into elements ``at`` to ``at + 7`` of a contiguous array of one dimension."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], _FLOATS)
+        builder.store(arguments[2], pointer, align=_ALIGNED)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), generate
+
+
+@_inlined
+def spread(_: Any, value: Any) -> Any:
+    """One number, eight times."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], _INT(0))
+        return _shuffle(builder, first, first, [0] * LANES)
+
+    return _eight(types.float32), generate
+
+
+@_inlined
+def transpose(_: Any, source: Any, at: Any, step: Any, target: Any, target_at: Any, target_step: Any) -> Any:
+    """Write eight rows of eight numbers, ``step`` apart in ``source``, as eight columns to ``target``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, at, step, target, target_at, target_step = arguments
+        rows = []
+        for _ in range(LANES):
+            rows.append(_fetch(builder, _pointer(context, builder, signature.args[0], source, at, _FLOATS)))
+            at = builder.add(at, step)
+        # Halves change places, then pairs, then neighbours.
+        for span in (4, 2, 1):
+            low = [i if not i & span else i + LANES - span for i in range(LANES)]
+            high = [i + span if not i & span else i + LANES for i in range(LANES)]
+            for i in range(LANES):
+                if not i & span:
+                    a, b = rows[i], rows[i + span]
+                    rows[i], rows[i + span] = _shuffle(builder, a, b, low), _shuffle(builder, a, b, high)
+        for row in rows:
+            pointer = _pointer(context, builder, signature.args[3], target, target_at, _FLOATS)
+            builder.store(row, pointer, align=_ALIGNED)
+            target_at = builder.add(target_at, target_step)
+        return context.get_dummy_value()
+
+    places = types.intp, types.intp
+    return types.void(source, *places, target, *places), generate
+
+
+def cubic_lookup(first_octave: int, pieces: int, n_pieces: int) -> Callable[[Any, Any], Any]:
+    """Make a function that looks up a table of cubic pieces, so many to an octave, at eight places.
+
+    Parameters
+    ----------
+    first_octave : int
+        The table begins at 2 to the power of this.
+    pieces : int
+        Of each octave; a power of two.
+    n_pieces : int
+        Of the whole table.
+
+    Returns
+    -------
+    callable
+        Of a contiguous float32 array of one dimension, four coefficients a piece, constant term first, in 0 ... 1 over
+        each piece, and of an `Eight` of arguments; gives the values, those of the ends beyond the table.
+    """
+    bits = 23 - (pieces.bit_length() - 1)
+
+    def lookup(_: Any, table: Any, arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            table, values = given
+            kind = signature.args[0]
+            # Which piece, and where in it: the exponent and the first bits of the float, and the rest.
+            as_bits = builder.bitcast(values, _INTS)
+            piece = builder.sub(
+                builder.ashr(as_bits, _constants(_INTS, bits)), _constants(_INTS, (127 + first_octave) * pieces)
+            )
+            rest = builder.and_(as_bits, _constants(_INTS, (1 << bits) - 1))
+            t = builder.fmul(builder.sitofp(rest, _FLOATS), _constants(_FLOATS, 2.0**-bits))
+            array = context.make_array(kind)(context, builder, table)
+            most = builder.trunc(
+                builder.sub(builder.udiv(array.nitems, array.nitems.type(4)), array.nitems.type(1)), _INT
+            )
+            first = builder.insert_element(ir.Constant(_INTS, ir.Undefined), most, _INT(0))
+            last = _shuffle(builder, first, first, [0] * LANES)
+            zero = _constants(_INTS, 0)
+            piece = builder.select(builder.icmp_signed("<", piece, zero), zero, piece)
+            piece = builder.select(builder.icmp_signed(">", piece, last), last, piece)
+            # The four coefficients of each are fetched together, and then brought into order.
+            fours = []
+            for i in range(LANES):
+                at = builder.mul(
+                    builder.sext(builder.extract_element(piece, _INT(i)), ir.IntType(64)), ir.IntType(64)(4)
+                )
+                fours.append(_fetch(builder, _pointer(context, builder, kind, table, at, _FOUR)))
+            a, b, c, d = (_shuffle(builder, fours[i], fours[i + 4], list(range(LANES))) for i in range(4))
+            even, odd = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
+            lower, upper = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
+            ab, cd = _shuffle(builder, a, b, even), _shuffle(builder, c, d, even)
+            value, slope = _shuffle(builder, ab, cd, lower), _shuffle(builder, ab, cd, upper)
+            ab, cd = _shuffle(builder, a, b, odd), _shuffle(builder, c, d, odd)
+            second, third = _shuffle(builder, ab, cd, lower), _shuffle(builder, ab, cd, upper)
+            for coefficient in (second, slope, value):
+                third = builder.fadd(coefficient, builder.fmul(t, third))
+            return third
+
+        return _eight(table, _eight), generate
+
+    return _inlined(lookup)  # type: ignore[no-any-return]
