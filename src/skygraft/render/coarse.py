@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 from skygraft.render.canvas import Canvas
+from skygraft.render.vectors import load, spread, store
 
 __all__ = ["FINEST", "NODE", "N_LEVELS", "CoarseField", "flux_weights"]
 
@@ -146,22 +147,29 @@ def _paint(
     """Add the smallest cells to the pixels."""
     rows, columns = model.shape
     across = np.ascontiguousarray(weights.T).astype(np.float32)
+    x_weights = load(across[0], 0), load(across[1], 0), load(across[2], 0)
     pixels = np.empty(FINEST, dtype=np.float32)
     for j in range(layout[3]):
-        for i in range(layout[4]):
-            cell = layout[0] + j * layout[4] + i
-            if not touched[cell]:
-                continue
-            v = values[cell]
-            first_j, first_i = FINEST * (layout[1] + j) - y0, FINEST * (layout[2] + i) - x0
-            left, right = max(0, -first_i), min(FINEST, columns - first_i)
-            for t in range(max(0, -first_j), min(FINEST, rows - first_j)):
-                w0, w1, w2 = across[0, t], across[1, t], across[2, t]
+        first_j = FINEST * (layout[1] + j) - y0
+        cell = layout[0] + j * layout[4]
+        if not touched[cell : cell + layout[4]].any():
+            continue
+        # Row by row of pixels: memory is fastest in that order.
+        for t in range(max(0, -first_j), min(FINEST, rows - first_j)):
+            w0, w1, w2 = across[0, t], across[1, t], across[2, t]
+            into = model[first_j + t]
+            for i in range(layout[4]):
+                if not touched[cell + i]:
+                    continue
+                v = values[cell + i]
                 c0 = w0 * v[0, 0] + w1 * v[1, 0] + w2 * v[2, 0]
                 c1 = w0 * v[0, 1] + w1 * v[1, 1] + w2 * v[2, 1]
                 c2 = w0 * v[0, 2] + w1 * v[1, 2] + w2 * v[2, 2]
-                for s in range(FINEST):
-                    pixels[s] = c0 * across[0, s] + c1 * across[1, s] + c2 * across[2, s]
-                into = model[first_j + t]
-                for s in range(left, right):
-                    into[first_i + s] += pixels[s]
+                made = spread(c0) * x_weights[0] + spread(c1) * x_weights[1] + spread(c2) * x_weights[2]
+                first_i = FINEST * (layout[2] + i) - x0
+                if first_i >= 0 and first_i + FINEST <= columns:
+                    store(into, first_i, load(into, first_i) + made)
+                else:
+                    store(pixels, 0, made)
+                    for s in range(max(0, -first_i), min(FINEST, columns - first_i)):
+                        into[first_i + s] += pixels[s]

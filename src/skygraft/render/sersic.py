@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled
+from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import aligned
 from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import CoarseField, flux_weights
@@ -44,6 +44,8 @@ _RIM = 1.5e-4
 _KERNEL_PART = 0.2
 """Part of the kernel for which there is room around the profile: its faint rim may come in again on the other side."""
 _PIXELS_AT_ONCE = 1 << 20
+_LINE = 16
+"""Pixels of the canvas that memory hands over at a time."""
 _SIZES = tuple(sorted(m << e for m in (8, 10, 12) for e in range(2, 11) if (m << e) % 16 == 0 and m << e <= MAX_STAMP))
 """Of transforms. For each the PSF's basis is transformed, and more of them make the batches of one size smaller."""
 
@@ -262,7 +264,14 @@ def _add_all(
         s = start + k
         n, ix, iy = size[s], int(np.rint(x[s])), int(np.rint(y[s]))
         core = images[first[k] : first[k] + n * n].reshape((n, n))
-        deposited[s] = _add_core(model, core, ix - corner[0], iy - corner[1], half[s], along)
+        # The next one's rows are asked for while this one is added: each is on a page of its own, far from the cache.
+        following = min(s + 1, start + len(first) - 1)
+        next_i, next_j = int(np.rint(x[following])) - corner[0], int(np.rint(y[following])) - corner[1]
+        next_low, next_high = max(0, next_i - size[following] // 2), min(columns, next_i + size[following] // 2)
+        next_row = next_j - size[following] // 2
+        deposited[s] = _add_core(
+            model, core, ix - corner[0], iy - corner[1], half[s], along, (next_row, next_low, next_high)
+        )
         left, bottom = ix - corner[0] - half[s], iy - corner[1] - half[s]
         clipped[s] = left < 0 or bottom < 0 or left + 2 * half[s] >= columns or bottom + 2 * half[s] >= rows
         if fluxes[s].any():
@@ -295,8 +304,12 @@ def _add_core(
     iy: int,
     half: int,
     along: NDArray[np.float64],
+    following: tuple[int, int, int],
 ) -> float:
-    """Add what transforms drew of a profile around the pixel (ix, iy); gives the flux that landed."""
+    """Add what transforms drew of a profile around the pixel (ix, iy); gives the flux that landed.
+
+    `following` is what will be wanted next: from this row on, between these columns.
+    """
     rows, columns = model.shape
     middle = core.shape[0] // 2
     # Also the row and the column where what reaches beyond the box has come in again: no light is lost.
@@ -309,6 +322,10 @@ def _add_core(
     along = along[: i1 - i0 + 1]
     along[:] = 0.0
     for j in range(j0, j1 + 1):
+        next_j = following[0] + j - j0
+        if 0 <= next_j < rows:
+            for i in range(following[1], following[2] + _LINE - 1, _LINE):
+                prefetch(model, next_j, min(i, columns - 1))
         into, line = model[j, i0 : i1 + 1], core[j - iy + middle, i0 - ix + middle : i1 - ix + middle + 1]
         for i in range(len(into)):
             into[i] += line[i]

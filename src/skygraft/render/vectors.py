@@ -22,7 +22,17 @@ from numba.core.datamodel.models import PrimitiveModel
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable  # noqa: F401
 
-__all__ = ["LANES", "Eight", "cubic_lookup", "load", "spread", "store", "transpose"]
+__all__ = [
+    "LANES",
+    "Eight",
+    "cubic_and_line_lookup",
+    "cubic_lookup",
+    "load",
+    "nothing_beyond",
+    "spread",
+    "store",
+    "transpose",
+]
 
 LANES = 8
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -125,6 +135,18 @@ def spread(_: Any, value: Any) -> Any:
 
 
 @_inlined
+def nothing_beyond(_: Any, values: Any, arguments: Any, end: Any) -> Any:
+    """Values, but zero where the argument is larger than that of the end."""
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        del context, signature
+        values, arguments, end = given
+        return builder.select(builder.fcmp_ordered("<=", arguments, end), values, _constants(_FLOATS, 0.0))
+
+    return _eight(_eight, _eight, _eight), generate
+
+
+@_inlined
 def transpose(_: Any, source: Any, at: Any, step: Any, target: Any, target_at: Any, target_step: Any) -> Any:
     """Write eight rows of eight numbers, ``step`` apart in ``source``, as eight columns to ``target``."""
 
@@ -162,54 +184,80 @@ def cubic_lookup(first_octave: int, pieces: int, n_pieces: int) -> Callable[[Any
     pieces : int
         Of each octave; a power of two.
     n_pieces : int
-        Of the whole table.
+        Of the whole table: beyond its ends, its first and last pieces are used.
 
     Returns
     -------
     callable
         Of a contiguous float32 array of one dimension, four coefficients a piece, constant term first, in 0 ... 1 over
-        each piece, and of an `Eight` of arguments; gives the values, those of the ends beyond the table.
+        each piece, and of an `Eight` of arguments; gives the values.
     """
-    bits = 23 - (pieces.bit_length() - 1)
 
     def lookup(_: Any, table: Any, arguments: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            table, values = given
-            kind = signature.args[0]
-            # Which piece, and where in it: the exponent and the first bits of the float, and the rest.
-            as_bits = builder.bitcast(values, _INTS)
-            piece = builder.sub(
-                builder.ashr(as_bits, _constants(_INTS, bits)), _constants(_INTS, (127 + first_octave) * pieces)
-            )
-            rest = builder.and_(as_bits, _constants(_INTS, (1 << bits) - 1))
-            t = builder.fmul(builder.sitofp(rest, _FLOATS), _constants(_FLOATS, 2.0**-bits))
-            array = context.make_array(kind)(context, builder, table)
-            most = builder.trunc(
-                builder.sub(builder.udiv(array.nitems, array.nitems.type(4)), array.nitems.type(1)), _INT
-            )
-            first = builder.insert_element(ir.Constant(_INTS, ir.Undefined), most, _INT(0))
-            last = _shuffle(builder, first, first, [0] * LANES)
-            zero = _constants(_INTS, 0)
-            piece = builder.select(builder.icmp_signed("<", piece, zero), zero, piece)
-            piece = builder.select(builder.icmp_signed(">", piece, last), last, piece)
-            # The four coefficients of each are fetched together, and then brought into order.
-            fours = []
-            for i in range(LANES):
-                at = builder.mul(
-                    builder.sext(builder.extract_element(piece, _INT(i)), ir.IntType(64)), ir.IntType(64)(4)
-                )
-                fours.append(_fetch(builder, _pointer(context, builder, kind, table, at, _FOUR)))
-            a, b, c, d = (_shuffle(builder, fours[i], fours[i + 4], list(range(LANES))) for i in range(4))
-            even, odd = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
-            lower, upper = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
-            ab, cd = _shuffle(builder, a, b, even), _shuffle(builder, c, d, even)
-            value, slope = _shuffle(builder, ab, cd, lower), _shuffle(builder, ab, cd, upper)
-            ab, cd = _shuffle(builder, a, b, odd), _shuffle(builder, c, d, odd)
-            second, third = _shuffle(builder, ab, cd, lower), _shuffle(builder, ab, cd, upper)
-            for coefficient in (second, slope, value):
-                third = builder.fadd(coefficient, builder.fmul(t, third))
-            return third
+            places, t = _places(builder, given[1], first_octave, pieces, n_pieces, 4)
+            return _polynomial(builder, t, _coefficients(context, builder, signature.args[0], given[0], places))
 
         return _eight(table, _eight), generate
 
     return _inlined(lookup)  # type: ignore[no-any-return]
+
+
+def cubic_and_line_lookup(first_octave: int, pieces: int, n_pieces: int) -> Callable[[Any, Any, Any], Any]:
+    """As `cubic_lookup`, for tables that have eight numbers a piece: those of a cubic, of a line, and two idle ones.
+
+    Returns
+    -------
+    callable
+        Of a table, arguments, and factors: gives the values of the cubics plus the factors times those of the lines.
+    """
+
+    def lookup(_: Any, table: Any, arguments: Any, factors: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            places, t = _places(builder, given[1], first_octave, pieces, n_pieces, 8)
+            kind = signature.args[0]
+            value = _polynomial(builder, t, _coefficients(context, builder, kind, given[0], places))
+            places = [builder.add(place, _LONG(4)) for place in places]
+            line = _coefficients(context, builder, kind, given[0], places)[:2]
+            return builder.fadd(value, builder.fmul(given[2], _polynomial(builder, t, line)))
+
+        return _eight(table, _eight, _eight), generate
+
+    return _inlined(lookup)  # type: ignore[no-any-return]
+
+
+def _places(
+    builder: Any, arguments: Any, first_octave: int, pieces: int, n_pieces: int, numbers: int
+) -> tuple[list[Any], Any]:
+    """Where in a table the piece of each argument begins, and where in that piece it is."""
+    # The exponent and the first bits of a float tell its piece, and the others what is left.
+    bits = 23 - (pieces.bit_length() - 1)
+    as_bits = builder.bitcast(arguments, _INTS)
+    before, zero, last = (_constants(_INTS, i) for i in ((127 + first_octave) * pieces, 0, n_pieces - 1))
+    piece = builder.sub(builder.ashr(as_bits, _constants(_INTS, bits)), before)
+    piece = builder.select(builder.icmp_signed("<", piece, zero), zero, piece)
+    piece = builder.select(builder.icmp_signed(">", piece, last), last, piece)
+    rest = builder.and_(as_bits, _constants(_INTS, (1 << bits) - 1))
+    t = builder.fmul(builder.sitofp(rest, _FLOATS), _constants(_FLOATS, 2.0**-bits))
+    first = builder.mul(piece, _constants(_INTS, numbers))
+    return [builder.zext(builder.extract_element(first, _INT(i)), _LONG) for i in range(LANES)], t
+
+
+def _coefficients(context: Any, builder: Any, kind: Any, table: Any, places: list[Any]) -> list[Any]:
+    """The four numbers from each place on: the first of all places, the second, and so on."""
+    # Those of each are fetched together, and then brought into order.
+    fours = [_fetch(builder, _pointer(context, builder, kind, table, place, _FOUR)) for place in places]
+    a, b, c, d = (_shuffle(builder, fours[i], fours[i + 4], list(range(LANES))) for i in range(4))
+    found = []
+    for pair in ([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]):
+        ab, cd = _shuffle(builder, a, b, pair), _shuffle(builder, c, d, pair)
+        found.append(_shuffle(builder, ab, cd, [0, 1, 8, 9, 4, 5, 12, 13]))
+        found.append(_shuffle(builder, ab, cd, [2, 3, 10, 11, 6, 7, 14, 15]))
+    return found
+
+
+def _polynomial(builder: Any, t: Any, coefficients: list[Any]) -> Any:
+    value = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        value = builder.fadd(coefficient, builder.fmul(t, value))
+    return value

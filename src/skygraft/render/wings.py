@@ -14,7 +14,8 @@ W is cubic pieces in u and W'' linear ones, 8 to an octave, found by the bits of
 that end, u is counted in squares of the narrowest of the widths.
 
 Where W changes little over a cell of eight pixels or more, it goes to the cells of `skygraft.render.coarse`; about the
-centre it is added to the pixels one by one.
+centre it is added to the pixels themselves. Pixels and the nodes of cells are made eight at a time
+(`skygraft.render.vectors`).
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 from skygraft.render.coarse import FINEST, N_LEVELS, NODE
+from skygraft.render.vectors import LANES, Eight, cubic_and_line_lookup, load, nothing_beyond, spread, store, transpose
 
 __all__ = ["add_wings"]
 
 _FIRST_OCTAVE = -3
-_OFFSET = 2.0**_FIRST_OCTAVE
+_OFFSET = np.float32(2.0**_FIRST_OCTAVE)
 _PIECES = 8
-_N_PIECES = 24 * _PIECES
+_N_OCTAVES = 24
+_ROW = 8
+"""Numbers a piece in the table: four and two, and two that are idle."""
 _MISSED = 2e-5
 """What a cell may miss of W, in units of the whole profile's peak,"""
 _MISSED_THERE = 0.3
@@ -38,6 +42,13 @@ _MISSED_THERE = 0.3
 _HALF_DIAGONAL = 0.7072
 _FAINT = 25.0
 """Exponent from which on a Gaussian is nothing."""
+
+_STEPS = 1.0 + np.arange(_PIECES, dtype=np.float32) / _PIECES
+"""Beginnings of the pieces of an octave, in units of the first's."""
+_CUBES = np.maximum(_OFFSET * (np.exp2(np.arange(_N_OCTAVES))[:, None] * _STEPS - 1.0), 1e-3).ravel() ** 1.5
+"""Elliptical radii at the beginnings of pieces, cubed."""
+
+_value_at = cubic_and_line_lookup(_FIRST_OCTAVE, _PIECES, _N_OCTAVES * _PIECES)
 
 
 @compiled
@@ -50,72 +61,80 @@ def _tabulate(
     most: float,
     scale: float,
 ) -> int:
-    """Pieces of W (four coefficients) and of W'' (two) in 0 ... 1, up to u = `most`; gives their number."""
-    # An octave has so many steps, and those of the next are twice as long.
-    steps = np.empty(len(table))
-    n_pieces, step, u = 0, _OFFSET / _PIECES, 0.0
-    while n_pieces < len(table) and u <= most:
-        for _ in range(_PIECES):
-            steps[n_pieces] = step
-            u += step
-            n_pieces += 1
-        step *= 2.0
-    value, slope, second = np.zeros(n_pieces + 1), np.zeros(n_pieces + 1), np.zeros(n_pieces + 1)
+    """Pieces of W (four coefficients) and of W'' (two) in 0 ... 1, up to u = `most`; gives the number of octaves."""
+    n_octaves = 1
+    while n_octaves < _N_OCTAVES and _OFFSET * 2.0**n_octaves - _OFFSET <= most:
+        n_octaves += 1
+    value, slope, second = np.zeros((3, (n_octaves + 1) * _PIECES), dtype=np.float32)
+    one, eight = spread(np.float32(1.0)), spread(np.float32(8.0))
+    steps = load(_STEPS, 0)
     for j in range(len(widths)):
-        if fluxes[j] != 0.0:
-            weight = 1.0 / (widths[j] ** 2 + blur)
-            peak, wider = scale * fluxes[j] / (2.0 * np.pi) * weight, excess * weight * weight / 64.0
-            half, quarter = 0.5 * weight, 0.25 * weight * weight
-            # From one step to the next the exponential changes by the same factor, and its square in the next octave.
-            factor, density, u, i = np.exp(-half * steps[0]), peak, 0.0, 0
-            while i <= n_pieces and u * weight <= 2.0 * _FAINT:
-                # The Laplacian twice, of a Gaussian.
-                ratio = u * weight
-                here = density * (1.0 + wider * ((ratio - 8.0) * ratio + 8.0))
-                value[i] += here
-                slope[i] -= half * here
-                second[i] += quarter * here
-                if i > 0 and i & (_PIECES - 1) == 0:
-                    factor *= factor
-                density *= factor
-                u += steps[min(i, n_pieces - 1)]
-                i += 1
-    for i in range(n_pieces):
+        if fluxes[j] == 0.0:
+            continue
+        weight = 1.0 / (widths[j] ** 2 + blur)
+        half = 0.5 * weight
+        peak = spread(np.float32(scale * fluxes[j] / (2.0 * np.pi) * weight * np.exp(half * _OFFSET)))
+        to_slope, to_second = spread(np.float32(half)), spread(np.float32(0.25 * weight * weight))
+        wider = spread(np.float32(excess * weight * weight / 64.0))
+        # The exponential less one, of -x; x is less than 1/8 in the first octave, where all are kept to full precision.
+        x = spread(np.float32(half * _OFFSET)) * steps
+        less = spread(np.float32(-1.0 / 6.0)) * x + one
+        for k in range(5, 1, -1):
+            less = one - spread(np.float32(1.0 / k)) * x * less
+        less = spread(np.float32(-1.0)) * x * less
+        start = _OFFSET
+        for at in range(0, len(value), _PIECES):
+            if half * (start - _OFFSET) > _FAINT:
+                break
+            # The Laplacian twice, of a Gaussian.
+            ratio = spread(np.float32(weight * start)) * steps - spread(np.float32(weight * _OFFSET))
+            here = peak * (less + one) * (one + wider * ((ratio - eight) * ratio + eight))
+            store(value, at, load(value, at) + here)
+            store(slope, at, load(slope, at) - to_slope * here)
+            store(second, at, load(second, at) + to_second * here)
+            # In the next octave all arguments are twice as large.
+            less = less * (less + one + one)
+            start *= 2.0
+    two, three = spread(np.float32(2.0)), spread(np.float32(3.0))
+    columns = np.zeros(_ROW * _PIECES, dtype=np.float32)
+    for octave in range(n_octaves):
         # Hermite's cubic through both ends.
-        h, rise = steps[i], value[i + 1] - value[i]
-        table[i, 0], table[i, 1] = value[i], h * slope[i]
-        table[i, 2] = 3.0 * rise - h * (2.0 * slope[i] + slope[i + 1])
-        table[i, 3] = -2.0 * rise + h * (slope[i] + slope[i + 1])
-        table[i, 4], table[i, 5] = second[i], second[i + 1] - second[i]
-    return n_pieces
+        i, h = octave * _PIECES, spread(np.float32(_OFFSET * 2.0**octave / _PIECES))
+        first, rise = load(value, i), load(value, i + 1) - load(value, i)
+        slope_here, slope_there = h * load(slope, i), h * load(slope, i + 1)
+        store(columns, 0, first)
+        store(columns, _PIECES, slope_here)
+        store(columns, 2 * _PIECES, three * rise - two * slope_here - slope_there)
+        store(columns, 3 * _PIECES, slope_here + slope_there - two * rise)
+        store(columns, 4 * _PIECES, load(second, i))
+        store(columns, 5 * _PIECES, load(second, i + 1) - load(second, i))
+        transpose(columns, 0, _PIECES, table, i * _ROW, _ROW)
+    return n_octaves
 
 
 @compiled
-def _least_radii(table: NDArray[np.float32], side: float, allowed: float, radii: NDArray[np.float64]) -> None:
+def _least_radii(
+    table: NDArray[np.float32], n_octaves: int, side: float, allowed: float, radii: NDArray[np.float64]
+) -> None:
     """Elliptical radii outside which cells of each size are small enough; `side` is that of the smallest."""
     radii[:] = 0.0
-    u, h = 0.0, _OFFSET / _PIECES
-    for i in range(len(table)):
-        if i > 0 and i & (_PIECES - 1) == 0:
-            h *= 2.0
-        value, u_end = abs(table[i, 0]), u + h
-        if value > 0.0:
-            # Third derivative of a power of the radius, of W's own slope.
-            power = 2.0 * u_end * abs(table[i, 1]) / (h * value)
-            missed = ((1.0 + power) * side) ** 3 / 192.0 / max(u, 1e-3) ** 1.5
-            for level in range(N_LEVELS):
-                if missed * 8.0**level > min(_MISSED_THERE, allowed / value):
-                    radii[level] = np.sqrt(u_end)
-        u = u_end
-
-
-@compiled(inline="always")
-def _at(table: NDArray[np.float32], bits: int, deviation: np.float32) -> np.float32:
-    piece = min((bits >> 20) - ((127 + _FIRST_OCTAVE) << 3), table.shape[0] - 1)
-    t = np.float32(bits & 0xFFFFF) * np.float32(2.0**-20)
-    c = table[piece]
-    value = c[0] + t * (c[1] + t * (c[2] + t * c[3]))
-    return np.float32(value + deviation * (c[4] + t * c[5]))
+    level, shrink = N_LEVELS - 1, 8.0 ** (N_LEVELS - 1)
+    for octave in range(n_octaves - 1, -1, -1):
+        h = _OFFSET * 2.0**octave / _PIECES
+        for i in range(_PIECES - 1, -1, -1):
+            piece = octave * _PIECES + i
+            value, fall = abs(table[piece * _ROW]), abs(table[piece * _ROW + 1])
+            u_end = h * (_PIECES + i + 1) - _OFFSET
+            # Third derivative of a power of the radius, of W's own slope: (side (1 + power) / radius)^3 / 192 of W,
+            # power = 2 u fall / (h value). Both sides times (value h)^3: divisions take long.
+            missed = (side * (value * h + 2.0 * u_end * fall)) ** 3
+            limit = min(_MISSED_THERE * value, allowed) * (value * value) * (192.0 * h * h * h) * _CUBES[piece]
+            while missed * shrink > limit:
+                radii[level] = np.sqrt(u_end)
+                level -= 1
+                shrink *= 0.125
+                if level < 0:
+                    return
 
 
 @compiled
@@ -193,14 +212,15 @@ def add_wings(
     qxy = 2.0 * (axx * pxy + axy * pyy - blur * pxy)
     qyy = 2.0 * (ayx * pxy + ayy * pyy - blur * pyy)
     most = reach / unit
-    table = np.empty((_N_PIECES, 6), dtype=np.float32)
-    table = table[: _tabulate(table, fluxes, widths / unit, blur, excess, most**2, amplitude * np.sqrt(det))]
+    per_pixel = np.sqrt(0.5 * (pxx + pyy) + np.hypot(0.5 * (pxx - pyy), pxy))
+    # Cells at the end are drawn whole, so that there is something to be known of W beyond.
+    tabulated = most + _HALF_DIAGONAL * (FINEST << (N_LEVELS - 1)) * per_pixel
+    table = np.empty(_N_OCTAVES * _PIECES * _ROW, dtype=np.float32)
+    n_octaves = _tabulate(table, fluxes, widths / unit, blur, excess, tabulated**2, amplitude * np.sqrt(det))
     u_form = np.array([pxx, 2.0 * pxy, pyy])
     q_form = np.array([qxx, 2.0 * qxy, qyy])
-    per_pixel = np.sqrt(0.5 * (pxx + pyy) + np.hypot(0.5 * (pxx - pyy), pxy))
-
     radii = np.empty(N_LEVELS)
-    _least_radii(table, FINEST * per_pixel, _MISSED * abs(peak), radii)
+    _least_radii(table, n_octaves, FINEST * per_pixel, _MISSED * abs(peak), radii)
 
     rows, columns = model.shape
     # The stamp, and what of it is on the canvas.
@@ -211,7 +231,8 @@ def add_wings(
     i_first, i_last = max(i_first, int(np.ceil(x - x_extent)) - FINEST), min(i_last, int(x + x_extent) + FINEST)
     j_first, j_last = max(j_first, int(np.ceil(y - y_extent)) - FINEST), min(j_last, int(y + y_extent) + FINEST)
     waiting = np.empty((3 * N_LEVELS + 1, 3), dtype=np.int64)
-    pixels, shifted = np.empty(FINEST * FINEST, dtype=np.float32), np.empty(FINEST * FINEST, dtype=np.float32)
+    steps, made = np.arange(LANES).astype(np.float32), np.empty(2 * LANES, dtype=np.float32)
+    x_nodes, y_nodes = _nodes()
     deposited = 0.0
     largest = FINEST << (N_LEVELS - 1)
     for top_j in range(j_first // largest, j_last // largest + 1):
@@ -232,29 +253,27 @@ def add_wings(
                     continue
                 far = radius - margin >= radii[level]
                 far = far and i0 >= left and i0 + h - 1 <= right and j0 >= bottom and j0 + h - 1 <= top
-                if far and radius + margin <= most:
+                # Cells at the end are drawn whole: to stop at some pixel would be much work for next to no light.
+                if far and (level == 0 or radius <= most):
                     place = (cell_j - layout[level, 1]) * layout[level, 4] + cell_i - layout[level, 2]
                     place += layout[level, 0]
                     touched[place] = True
                     y_sums = max(0, corner[1] - j0), min(h, corner[1] + rows - j0)
                     x_sums = max(0, corner[0] - i0), min(h, corner[0] + columns - i0)
-                    node = 0.5 * NODE * (h - 1)
-                    deposited += _add_cell(
-                        values[place], table, u_form, q_form, dx, dy, node, sums[level], x_sums, y_sums, shifted
-                    )
+                    node = np.float32(0.5 * NODE * (h - 1))
+                    _at_nodes(made, table, u_form, q_form, dx, dy, node, x_nodes, y_nodes)
+                    deposited += _add_cell(values[place], made, sums[level], x_sums, y_sums)
                 elif level > 0:
                     for child in range(4):
                         waiting[n_waiting] = level - 1, 2 * cell_j + child // 2, 2 * cell_i + child % 2
                         n_waiting += 1
                 else:
-                    _evaluate(pixels, shifted, table, u_form, q_form, i0 - x, j0 - y, most**2)
                     first, last = max(i_first, i0) - i0, min(i_last, i0 + FINEST - 1) - i0
-                    for t in range(max(j_first, j0) - j0, min(j_last, j0 + FINEST - 1) - j0 + 1):
-                        row, flux = j0 + t - corner[1], np.float32(0.0)
-                        for s in range(first, last + 1):
-                            model[row, i0 - corner[0] + s] += pixels[FINEST * t + s]
-                            flux += pixels[FINEST * t + s]
-                        deposited += float(flux)
+                    low, high = max(j_first, j0), min(j_last, j0 + FINEST - 1)
+                    deposited += _add_pixels(
+                        model[low - corner[1] : high + 1 - corner[1]], i0 - corner[0], first, last, table, u_form,
+                        q_form, i0 - x, low - y, most**2, steps, made,
+                    )  # fmt: skip
     return deposited
 
 
@@ -265,30 +284,54 @@ def _form(form: NDArray[np.float64], dx: float, dy: float) -> float:
 
 
 @compiled
-def _add_cell(
-    values: NDArray[np.float32],
+def _nodes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A cell's nodes, row by row, in units of the outer ones' distance from the middle, and some that fill up."""
+    x, y = np.zeros(2 * LANES, dtype=np.float32), np.zeros(2 * LANES, dtype=np.float32)
+    for k in range(9):
+        x[k], y[k] = k % 3 - 1, k // 3 - 1
+    return x, y
+
+
+@compiled
+def _at_nodes(
+    made: NDArray[np.float32],
     table: NDArray[np.float32],
     u_form: NDArray[np.float64],
     q_form: NDArray[np.float64],
     dx: float,
     dy: float,
-    node: float,
+    node: np.float32,
+    x_nodes: NDArray[np.float32],
+    y_nodes: NDArray[np.float32],
+) -> None:
+    """W at the nodes of a cell whose middle is at (dx, dy) from the centre."""
+    middle_x, middle_y, distance = spread(np.float32(dx)), spread(np.float32(dy)), spread(node)
+    for k in range(0, 2 * LANES, LANES):
+        x, y = middle_x + distance * load(x_nodes, k), middle_y + distance * load(y_nodes, k)
+        store(made, k, _value_at(table, _form_of(u_form, x, y) + spread(_OFFSET), _form_of(q_form, x, y)))
+
+
+@compiled(inline="always")
+def _form_of(form: NDArray[np.float64], x: Eight, y: Eight) -> Eight:
+    xx, xy, yy = spread(np.float32(form[0])), spread(np.float32(form[1])), spread(np.float32(form[2]))
+    value: Eight = (xx * x + xy * y) * x + yy * y * y
+    return value
+
+
+@compiled
+def _add_cell(
+    values: NDArray[np.float32],
+    made: NDArray[np.float32],
     sums: NDArray[np.float64],
     x_sums: tuple[int, int],
     y_sums: tuple[int, int],
-    shifted: NDArray[np.float32],
 ) -> float:
-    """Add W at the nodes of one cell whose middle is at (dx, dy) from the centre; gives the flux in its pixels."""
-    bits = shifted.view(np.int32)
-    for a in range(3):
-        for b in range(3):
-            shifted[3 * a + b] = _form(u_form, dx + (b - 1) * node, dy + (a - 1) * node) + _OFFSET
+    """Add what was made at a cell's nodes to it; gives the flux in its pixels."""
     flux = 0.0
     for a in range(3):
         row = 0.0
         for b in range(3):
-            deviation = np.float32(_form(q_form, dx + (b - 1) * node, dy + (a - 1) * node))
-            value = _at(table, bits[3 * a + b], deviation)
+            value = made[3 * a + b]
             values[a, b] += value
             row += (sums[x_sums[1], b] - sums[x_sums[0], b]) * value
         flux += (sums[y_sums[1], a] - sums[y_sums[0], a]) * row
@@ -296,30 +339,41 @@ def _add_cell(
 
 
 @compiled
-def _evaluate(
-    pixels: NDArray[np.float32],
-    shifted: NDArray[np.float32],
+def _add_pixels(
+    rows: NDArray[np.float32],
+    left: int,
+    first: int,
+    last: int,
     table: NDArray[np.float32],
     u_form: NDArray[np.float64],
     q_form: NDArray[np.float64],
     dx: float,
     dy: float,
     most: float,
-) -> None:
-    """W in a smallest cell, whose first pixel is at (dx, dy) from the centre; nothing where u is more than `most`."""
-    # As `_at`, in flat loops that are compiled to do several pixels at a time.
-    bits, flat, last = shifted.view(np.int32), table.ravel(), table.shape[0] - 1
-    uxx, uxy, uyy = np.float32(u_form[0]), np.float32(u_form[1]), np.float32(u_form[2])
-    qxx, qxy, qyy = np.float32(q_form[0]), np.float32(q_form[1]), np.float32(q_form[2])
-    x, y = np.float32(dx), np.float32(dy)
-    end, offset = np.float32(most + _OFFSET), np.float32(_OFFSET)
-    for k in range(FINEST * FINEST):
-        along, across = x + np.float32(k & (FINEST - 1)), y + np.float32(k // FINEST)
-        shifted[k] = (uxx * along + uxy * across) * along + uyy * across * across + offset
-        pixels[k] = (qxx * along + qxy * across) * along + qyy * across * across
-    for k in range(FINEST * FINEST):
-        p = 6 * min((bits[k] >> 20) - ((127 + _FIRST_OCTAVE) << 3), last)
-        t = np.float32(bits[k] & 0xFFFFF) * np.float32(2.0**-20)
-        value = flat[p] + t * (flat[p + 1] + t * (flat[p + 2] + t * flat[p + 3]))
-        value += pixels[k] * (flat[p + 4] + t * flat[p + 5])
-        pixels[k] = value if shifted[k] <= end else np.float32(0.0)
+    steps: NDArray[np.float32],
+    made: NDArray[np.float32],
+) -> float:
+    """Add W to pixels `first` to `last` of a smallest cell in some rows of the canvas; gives their flux.
+
+    The cell's first pixel is in column `left`, and in the first row (dx, dy) from the centre; there is nothing where u
+    is more than `most`.
+    """
+    x, end, flux = spread(np.float32(dx)) + load(steps, 0), spread(np.float32(most + _OFFSET)), spread(np.float32(0.0))
+    deposited = 0.0
+    for t in range(len(rows)):
+        y = spread(np.float32(dy + t))
+        u = _form_of(u_form, x, y) + spread(_OFFSET)
+        value = nothing_beyond(_value_at(table, u, _form_of(q_form, x, y)), u, end)
+        row = rows[t]
+        if first == 0 and last == FINEST - 1:
+            store(row, left, load(row, left) + value)
+            flux = flux + value
+        else:
+            store(made, 0, value)
+            for s in range(first, last + 1):
+                row[left + s] += made[s]
+                deposited += made[s]
+    store(made, 0, flux)
+    for s in range(LANES):
+        deposited += made[s]
+    return deposited
