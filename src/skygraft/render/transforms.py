@@ -190,7 +190,8 @@ def _transform_lines(
     wide: int,
 ) -> NDArray[np.float32]:
     """Transform lines, `wide` vectors of them, whose elements are `step` apart; gives which room has the result."""
-    m, s, turn, into = 1, 1, 0, True
+    # Plain ones would be types of their own, for which everything is compiled once more.
+    m, s, turn, into = int(np.int64(1)), int(np.int64(1)), int(np.int64(0)), True
     for factor in factors:
         m *= factor
     for factor in factors:
