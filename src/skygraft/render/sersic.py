@@ -47,7 +47,7 @@ _PIXELS_AT_ONCE = 1 << 20
 _LINE = 16
 """Pixels of the canvas that memory hands over at a time."""
 _SIZES = tuple(sorted(m << e for m in (8, 10, 12) for e in range(2, 11) if (m << e) % 16 == 0 and m << e <= MAX_STAMP))
-"""Of transforms. For each the PSF's basis is transformed, and more of them make the batches of one size smaller."""
+"""Of transforms, multiples of 16 pixels. For each the PSF's basis is transformed, so that there should not be many."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.datamodel.models import PrimitiveModel
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, register_model, type_callable  # noqa: F401
+from numba.extending import intrinsic, lower_builtin, register_model
 
 __all__ = [
     "LANES",
