@@ -59,7 +59,17 @@ def sersic_transform(k: np.ndarray, n: float, trunc: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("n", "radius", "q", "pa", "trunc"),
-    [(0.5, 1.0, 0.5, 30.0, 0.0), (1.0, 0.6, 0.1, 70.0, 0.0), (2.5, 0.3, 0.6, 130.0, 0.0), (4.0, 0.8, 0.5, 20.0, 2.5)],
+    [
+        (0.5, 1.0, 0.5, 30.0, 0.0),
+        (1.0, 0.6, 0.1, 70.0, 0.0),
+        (2.5, 0.3, 0.6, 130.0, 0.0),
+        (4.0, 0.8, 0.5, 20.0, 2.5),
+        (0.3, 3.0, 0.7, 110.0, 4.3),
+        (1.0, 1.5, 1.0, 0.0, 4.5),
+        (0.5, 1.2, 0.1, 50.0, 1.71),
+        (6.0, 0.5, 0.4, 160.0, 5.0),
+        (1.0, 0.6, 0.5, 0.0, 9.0),
+    ],
 )
 def test_a_sersic_galaxy_is_its_hankel_transform(n: float, radius: float, q: float, pa: float, trunc: float) -> None:
     size, x, y = 301, 150.37, 149.81

@@ -293,7 +293,7 @@ def test_a_stamp_that_is_cut_says_so():
     assert report.flux_deposited[0] == pytest.approx(canvas.model.sum(dtype=float), rel=1e-6)
 
 
-@pytest.mark.parametrize("shape", [{"trunc": 2.0, "n": 1.0}, {"n": 0.3 - 1e-9}])
+@pytest.mark.parametrize("shape", [{"trunc": 8.5, "n": 1.0}, {"trunc": 0.9, "n": 1.0}, {"n": 0.3 - 1e-9}])
 def test_what_there_are_no_tables_for_is_drawn_by_galsim(shape):
     one = source(x=250.3, y=250.1, half_light_radius=0.7, **shape)
     (report, canvas), (expected, by_galsim) = draw(one, moffat(3.5)), draw(one, moffat(3.5), galaxies="galsim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from skygraft.render.profiles import MAX_STAMP, sersic_reach
 from skygraft.render.radial import MAX_INDEX, MIN_INDEX
 from skygraft.render.sersic import Profiles, axes_of, metric_of
 from skygraft.render.sources import Sources
+from skygraft.render.truncated import LEAST_RATIO, MAX_RADIUS, steepness, truncated_reach
 
 __all__ = ["Components", "are_sersic", "components"]
 
@@ -45,10 +47,18 @@ class _Parts:
     radius: NDArray[np.float64]
     q: NDArray[np.float64]
     pa: NDArray[np.float64]
+    trunc: NDArray[np.float64]
 
-    def usable(self) -> NDArray[np.bool_]:
-        inside = (self.n >= MIN_INDEX) & (self.n <= MAX_INDEX)
-        return inside & (self.radius > 0) & (self.q > 0) & (self.q <= 1)
+    def usable(self, jacobian: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """For which there are tables, where the Jacobians, shape (N, 2, 2), are arcsec per pixel."""
+        whole = (self.n >= MIN_INDEX) & (self.n <= MAX_INDEX) & (self.radius > 0) & (self.q > 0) & (self.q <= 1)
+        cut = np.flatnonzero(whole & self.are_cut())
+        edge = axes_of(metric_of(jacobian[cut], self.trunc[cut], self.q[cut], self.pa[cut]))[0]
+        whole[cut] = (self.trunc[cut] >= LEAST_RATIO * self.radius[cut]) & (edge <= MAX_RADIUS)
+        return whole
+
+    def are_cut(self) -> NDArray[np.bool_]:
+        return np.asarray(self.trunc != 0)
 
 
 def _column(sources: Sources, name: str, rows: NDArray[np.intp], default: float) -> NDArray[np.float64]:
@@ -65,6 +75,7 @@ def _part(sources: Sources, rows: NDArray[np.intp], prefix: str, n: float, fract
         _column(sources, f"{prefix}half_light_radius", rows, np.nan),
         _column(sources, f"{prefix}q", rows, 1.0),
         _column(sources, f"{prefix}pa", rows, 0.0),
+        _column(sources, f"{prefix}trunc", rows, 0.0),
     )
 
 
@@ -75,20 +86,18 @@ def _parts(sources: Sources, rows: NDArray[np.intp], kind: str) -> list[_Parts]:
         return [_part(sources, rows, "bulge_", 4.0, bulge), _part(sources, rows, "disk_", 1.0, 1.0 - bulge)]
     part = _part(sources, rows, "", 1.0, one)
     if kind == "Gaussian":
-        part = _Parts(one, _GAUSSIAN_INDEX * one, part.radius, part.q, part.pa)
+        part = dataclasses.replace(part, n=_GAUSSIAN_INDEX * one, trunc=0.0 * one)
     return [part]
 
 
 def are_sersic(sources: Sources) -> NDArray[np.bool_]:
-    """Which sources are sums of Sérsic profiles that there are tables for: not truncated, with a size and a shape."""
+    """Which sources are sums of Sérsic profiles that there are tables for: with a size and a shape."""
     found = np.zeros(len(sources), dtype=np.bool_)
     for kind in ("Sersic", "Gaussian", "BulgeDisk"):
         rows = np.flatnonzero(sources.source_type == kind)
         whole = np.ones(len(rows), dtype=np.bool_)
-        if kind == "Sersic":
-            whole &= _column(sources, "trunc", rows, 0.0) == 0
         for part in _parts(sources, rows, kind):
-            whole &= part.usable()
+            whole &= part.usable(sources.jacobian[rows])
         found[rows] = whole
     return found
 
@@ -121,18 +130,32 @@ def components(
     owner = np.concatenate([np.empty(0, np.int64), *(places for places, _ in slots)]).astype(np.int64)
     order = np.argsort(owner, kind="stable")
     owner = owner[order]
-    fraction, n, radius, q, pa = (
-        np.concatenate([np.empty(0), *(getattr(part, name) for _, part in slots)])[order]
-        for name in ("fraction", "n", "radius", "q", "pa")
+    part = _Parts(
+        *(
+            np.concatenate([np.empty(0), *(getattr(part, field.name) for _, part in slots)])[order]
+            for field in dataclasses.fields(_Parts)
+        )
     )
     mine = rows[owner]
-    metric = metric_of(sources.jacobian[mine], radius, q, pa)
-    reach = sersic_reach(n, flux_tolerance)
+    reach = sersic_reach(part.n, flux_tolerance)
+    b = np.full(len(mine), np.nan)
+    cut = np.flatnonzero(part.are_cut())
+    b[cut] = steepness(part.n[cut], part.trunc[cut] / part.radius[cut])
+    ends = np.isfinite(b)
+    reach[ends] = truncated_reach(part.n[ends], b[ends], flux_tolerance)
+    metric = metric_of(sources.jacobian[mine], np.where(ends, part.trunc, part.radius), part.q, part.pa)
     half = np.ceil(reach * axes_of(metric)[0]).astype(np.int64) + half_kernel + 1
     asked = _column(sources, "draw_size", mine, 0.0)
     largest = np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP).astype(np.int64)
     allowed = np.maximum((largest - 1) // 2, 1)
     profiles = Profiles(
-        sources.x[mine], sources.y[mine], amplitude[owner] * fraction, n, metric, reach, np.minimum(half, allowed)
+        sources.x[mine],
+        sources.y[mine],
+        amplitude[owner] * part.fraction,
+        part.n,
+        metric,
+        reach,
+        b,
+        np.minimum(half, allowed),
     )
     return Components(profiles, owner, half > allowed)

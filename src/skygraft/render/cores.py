@@ -79,7 +79,7 @@ def draw_cores(
         else:
             spectra = aligned((min(max(1, _HELD // floats), len(mine)), floats))
             weights = basis.weights(psf.coefficients[owner[mine]])
-            _draw_sums(weights, basis.images.reshape(-1, floats), spectra, *profiles, shift, *into)
+            _draw_sums(weights, basis.rows, spectra, *profiles, shift, *into)
 
 
 @compiled
@@ -101,7 +101,7 @@ def _draw_sums(
     plan: Plan,
     room: NDArray[np.float32],
 ) -> None:
-    """`_draw` with spectra that are sums of those of a basis (Q, floats), as many at a time as `spectra` holds."""
+    """`_draw` with spectra that are sums of a basis (Q, floats or more), as many at a time as `spectra` holds."""
     for start in range(0, len(mine), len(spectra)):
         stop = min(start + len(spectra), len(mine))
         sums = spectra[: stop - start]

@@ -38,8 +38,10 @@ __all__ = [
     "WIDTHS",
     "Placed",
     "RadialTables",
+    "cubics_through",
     "gaussian_fluxes",
     "intensity",
+    "kappas",
     "radial_tables",
 ]
 
@@ -51,6 +53,7 @@ WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(27))
 
 FIRST_OCTAVE, PIECES, _OCTAVES = -20, 16, 48
 N_PIECES = _OCTAVES * PIECES
+_THIRDS = np.arange(4) / 3.0
 
 _STEP = 0.05
 """Between the indices of tables, in ln n."""
@@ -98,7 +101,8 @@ class _Node:
 @functools.cache
 def _node(i: int) -> _Node:
     n = math.exp(_FIRST + i * _STEP)
-    return _Node(_cubics(_transform(n)), _fit(n))
+    log_k = 0.5 * np.log(np.maximum(kappas(), _LEAST_KAPPA))
+    return _Node(cubics_through(_transform(n)(log_k)), _fit(n))
 
 
 def _transform(n: float) -> CubicSpline:
@@ -113,23 +117,23 @@ def _transform(n: float) -> CubicSpline:
     return CubicSpline(np.log(k), transform)
 
 
-def _cubics(transform: CubicSpline) -> NDArray[np.float64]:
-    return pieces_of(lambda kappa: transform(0.5 * np.log(np.maximum(kappa, _LEAST_KAPPA))))
-
-
-def pieces_of(function: object) -> NDArray[np.float64]:
-    """Cubic pieces, shape (N_PIECES, 4), of a function of kappa: constant term first, in 0 ... 1 over each piece."""
+@functools.cache
+def kappas() -> NDArray[np.float64]:
+    """Where a function is to be known for its cubic pieces, shape (N_PIECES, 4): at both ends and two thirds."""
     octave, part = np.divmod(np.arange(N_PIECES), PIECES)
-    t = np.arange(4) / 3.0
-    shifted = np.ldexp(1.0 + (part[:, None] + t) / PIECES, FIRST_OCTAVE + octave[:, None])
-    values = function(np.maximum(shifted - 2.0**FIRST_OCTAVE, 0.0))  # type: ignore[operator]
-    return np.asarray(values @ np.linalg.inv(t[:, None] ** np.arange(4)).T)
+    shifted = np.ldexp(1.0 + (part[:, None] + _THIRDS) / PIECES, FIRST_OCTAVE + octave[:, None])
+    return np.asarray(np.maximum(shifted - 2.0**FIRST_OCTAVE, 0.0))
+
+
+def cubics_through(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cubic pieces through values at `kappas`, shape (..., N_PIECES, 4): constant term first, in 0 ... 1."""
+    return np.asarray(values @ np.linalg.inv(_THIRDS[:, None] ** np.arange(4)).T)
 
 
 @functools.cache
 def _gaussian_pieces() -> NDArray[np.float64]:
     """The transforms exp(-kappa sigma^2 / 2) of the Gaussians, shape (widths, N_PIECES, 4)."""
-    return np.stack([pieces_of(lambda kappa, s=s: np.exp(-0.5 * kappa * s**2)) for s in WIDTHS])
+    return cubics_through(np.exp(-0.5 * kappas() * WIDTHS[:, None, None] ** 2))
 
 
 def _fit(n: float) -> NDArray[np.float64]:
@@ -167,6 +171,22 @@ class Placed:
     pieces: NDArray[np.float32]
     rows: NDArray[np.int64]
     weights: NDArray[np.float64]
+
+    def replaced(self, which: NDArray[np.int64], by: NDArray[np.float32], row: NDArray[np.int64]) -> Placed:
+        """The same, but for some profiles that have tables of their own.
+
+        Parameters
+        ----------
+        which : ndarray of int, shape (K,)
+            Places of these profiles.
+        by : ndarray of float32, shape (T, N_PIECES, 4)
+            Tables.
+        row : ndarray of int, shape (K,)
+            The table of each.
+        """
+        rows, weights = self.rows.copy(), self.weights.copy()
+        rows[which], weights[which] = len(self.pieces) + row[:, None], [1.0, 0.0, 0.0, 0.0]
+        return Placed(np.concatenate([self.pieces, by]), rows, weights)
 
 
 class RadialTables:

@@ -31,6 +31,7 @@ from skygraft.render.radial import (
     gaussian_fluxes,
     radial_tables,
 )
+from skygraft.render.truncated import place_truncated
 from skygraft.render.wings import add_wings
 
 __all__ = ["Profiles", "add_profiles", "axes_of", "metric_of"]
@@ -63,9 +64,12 @@ class Profiles:
     n : ndarray, shape (N,)
         Index, 0.3 to 6.2; see `skygraft.render.radial`.
     metric : ndarray, shape (N, 3)
-        P, the matrix of the half-light ellipse x' P x = 1: xx, xy, yy, per square pixel; see `metric_of`.
+        P, the matrix of the half-light ellipse x' P x = 1: xx, xy, yy, per square pixel; see `metric_of`. Of a
+        truncated profile: that of the ellipse at which it ends.
     reach : ndarray, shape (N,)
-        Elliptical radius, in half-light radii, to which the profile is drawn.
+        Elliptical radius, where that ellipse has 1, to which the profile is drawn.
+    steepness : ndarray, shape (N,)
+        How steep a truncated profile is, see `skygraft.render.truncated`; NaN for those that do not end.
     half : ndarray of int, shape (N,)
         Half the stamp: pixels on either side of the middle one.
     """
@@ -76,6 +80,7 @@ class Profiles:
     n: NDArray[np.float64]
     metric: NDArray[np.float64]
     reach: NDArray[np.float64]
+    steepness: NDArray[np.float64]
     half: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -150,7 +155,7 @@ def add_profiles(
     moments = psf.moments()[owner]
     fluxes = gaussian_fluxes(profiles.n)
     size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2)
-    placed = radial_tables().place(profiles.n, first_wide)
+    placed = place_truncated(radial_tables().place(profiles.n, first_wide), profiles.n, profiles.steepness)
     fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
     deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
     sums, corner = flux_weights(), (canvas.x0, canvas.y0)
@@ -220,8 +225,11 @@ def _sizes(
     first = len(WIDTHS) - np.argmax(narrow[:, ::-1], axis=1)
     first[~narrow.any(axis=1)] = 0
     core = np.where(np.arange(len(WIDTHS)) < first[:, None], radius, 0.0).max(axis=1)
-    wide = (core < profiles.reach) & (first < len(WIDTHS)) & (profiles.n >= LEAST_SPLIT_INDEX)
-    wanted = 2 * np.ceil(np.where(wide, core, profiles.reach) * major + _KERNEL_PART * half_kernel).astype(np.int64) + 3
+    endless = np.isnan(profiles.steepness)
+    wide = endless & (core < profiles.reach) & (first < len(WIDTHS)) & (profiles.n >= LEAST_SPLIT_INDEX)
+    # Where a profile is cut, its light may be anything but faint.
+    room = np.where(endless, _KERNEL_PART, 1.0) * half_kernel
+    wanted = 2 * np.ceil(np.where(wide, core, profiles.reach) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
     wanted = np.clip(wanted, 2 * half_kernel + 3, MAX_STAMP)
     # A steep profile still has something to be seen where its flux is all but complete.
