@@ -39,13 +39,14 @@ def test_any_profile_at_any_wavenumber(n, ratio, k):
     u = root**6
     light = np.exp(-b * u ** (1 / n)) * root**11
     wanted = simpson(light * j0(k * u), x=root) / simpson(light, x=root)
-    assert at(pieces, k) == pytest.approx(wanted, abs=2e-6)
+    # The pieces follow the edge's ringing less and less well.
+    assert at(pieces, k) == pytest.approx(wanted, abs=2e-7 + 3e-5 * (k / 80) ** 3)
 
 
 def test_a_flat_disk():
     (pieces,) = truncated_pieces(np.array([1.0]), np.array([1e-9]))
-    for k in (1e-3, 0.1, 0.3, 2.0, 11.0, 60.0):
-        assert at(pieces, k) == pytest.approx(2 * j1(k) / k, abs=2e-7)
+    for k in (1e-3, 0.1, 0.3, 2.0, 5.0, 11.0, 60.0):
+        assert at(pieces, k) == pytest.approx(2 * j1(k) / k, abs=2e-7 + 3e-5 * (k / 80) ** 3)
 
 
 @given(st.floats(MIN_INDEX, MAX_INDEX), st.floats(1.42, 12.0))
