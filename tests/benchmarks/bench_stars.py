@@ -235,9 +235,9 @@ def bench_parts(n: int = 2048, repeats: int = 5) -> list[Row]:
 
 
 def bench_psfs(n: int = 2048, repeats: int = 5) -> list[Row]:
-    """Every kind of PSF in chunks of 64 positions: its own call, and single precision from its coefficients."""
+    """Every kind of PSF in chunks of 256 positions: its own call, and single precision from its coefficients."""
     x, y = places(n)
-    chunks = [slice(start, start + 64) for start in range(0, n, 64)]
+    chunks = [slice(start, start + 256) for start in range(0, n, 256)]
     rows = []
     for name, psf in psf_kinds().items():
 
@@ -262,7 +262,7 @@ def bench_psfs(n: int = 2048, repeats: int = 5) -> list[Row]:
         rows.append(Row(f"{name}, single precision", single, own / single, {"pixel": float(error)}))
 
         def into_room(psf: LinearPSF = psf, basis: SinglePrecisionBasis = basis) -> None:
-            room = np.empty((64, *psf.shape), dtype=np.float32)
+            room = np.empty((256, *psf.shape), dtype=np.float32)
             coefficients = psf.coefficients(x, y)
             for chunk in chunks:
                 basis.kernels(coefficients[chunk], room)
