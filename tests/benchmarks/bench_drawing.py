@@ -38,12 +38,12 @@ def _errors(errors: dict[str, float]) -> str:
 def lines(repeats: int) -> list[Line]:
     """Measure everything."""
     found = []
-    for row in bench_stars.bench_stars(n=1024, repeats=repeats, n_peer=50):
+    for row in bench_stars.bench_stars(n=1024, repeats=3 * repeats, n_peer=50):
         if not np.isnan(row.ratio) and "GalSim" not in row.name:
             found.append(Line(row.name, f"{row.microseconds:.0f} µs", row.ratio, _errors(row.errors)))
     found += [
         Line(row.name, f"{row.microseconds:.0f} µs", row.ratio, _errors(row.errors))
-        for row in bench_galaxies.bench_galaxies(repeats=repeats)
+        for row in bench_galaxies.bench_galaxies(repeats=3 * repeats)
     ]
     found += [
         Line(f"PSF at a position, {row.name}", f"{row.microseconds:.1f} µs", row.ratio, _errors(row.errors))

@@ -10,8 +10,10 @@ pixels over the peak, against transforms in double precision on a large grid.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import galsim
 import numpy as np
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from skygraft.psf import Box, FixedKernelPSF
 from skygraft.render import Canvas, Sources, render
+from skygraft.render.engine import GalaxyEngine
 from skygraft.render.prepared import PreparedPsf
 
 SCALE = 0.2
@@ -85,7 +88,9 @@ def direct(sources: Sources, i: int, kernel: NDArray[np.float64], size: int) -> 
     return np.asarray(np.fft.irfft2(whole, (size, size)))
 
 
-def errors(sources: Sources, kernel: NDArray[np.float64], size: int = 1024) -> Iterator[tuple[float, float]]:
+def errors(
+    sources: Sources, kernel: NDArray[np.float64], engine: GalaxyEngine, size: int = 1024
+) -> Iterator[tuple[float, float]]:
     """Largest error over the peak, and the part of the flux that is missing, of each galaxy."""
     middle = size // 2
     box = Box(-0.5, size - 0.5, -0.5, size - 0.5)
@@ -102,7 +107,7 @@ def errors(sources: Sources, kernel: NDArray[np.float64], size: int = 1024) -> I
         )
         canvas = Canvas.empty((size, size), (0, 0))
         psf = FixedKernelPSF(kernel)
-        made = render(one, psf, canvas, box, ApertureScale(psf), flux_tolerance=TOLERANCE)
+        made = render(one, psf, canvas, box, ApertureScale(psf), flux_tolerance=TOLERANCE, galaxies=engine)
         scale = float(made.kernel_scale[0])
         exact = scale * direct(one, 0, kernel, size)
         drawn = canvas.model != 0
@@ -111,9 +116,9 @@ def errors(sources: Sources, kernel: NDArray[np.float64], size: int = 1024) -> I
 
 
 def bench_galaxies(
-    kinds: tuple[str, ...] = ("survey", "disks", "bulges", "any"),
+    kinds: tuple[str, ...] = ("survey", "disks", "bulges", "any", "survey, precise", "any, precise"),
     n: int = 1000,
-    repeats: int = 3,
+    repeats: int = 9,
     n_peer: int = 40,
     n_exact: int = 30,
 ) -> list[Row]:
@@ -121,11 +126,13 @@ def bench_galaxies(
     psf = psfex(3.5)
     tie = ApertureScale(psf)
     rows = []
-    for kind in kinds:
+    for name in kinds:
+        kind, _, engine = name.partition(", ")
+        draw = functools.partial(render, flux_tolerance=TOLERANCE, galaxies=cast(GalaxyEngine, engine or "fourier"))
         sources = galaxies(kind, n)
         canvas = Canvas.empty(SHAPE, (0, 0))
-        sizes = render(sources, psf, canvas, BOX, tie, flux_tolerance=TOLERANCE).stamp_size
-        took = median_time(lambda s=sources, c=canvas: render(s, psf, c, BOX, tie), n, repeats)  # type: ignore[misc]
+        sizes = draw(sources, psf, canvas, BOX, tie).stamp_size
+        took = median_time(functools.partial(draw, sources, psf, canvas, BOX, tie), n, repeats)
 
         start = time.process_time()
         for i in range(n_peer):
@@ -137,9 +144,9 @@ def bench_galaxies(
 
         some = galaxies(kind, n_exact, seed=2)
         kernel = psf.kernels([SHAPE[1] / 2], [SHAPE[0] / 2])[0]
-        found = np.array(list(errors(some, kernel)))
+        found = np.array(list(errors(some, kernel, cast(GalaxyEngine, engine or "fourier"))))
         reached = {"median": float(np.median(found[:, 0])), "largest": float(found[:, 0].max())}
-        rows.append(Row(f"galaxies, {kind}", took, slow / took, reached | {"flux left out": float(found[:, 1].max())}))
+        rows.append(Row(f"galaxies, {name}", took, slow / took, reached | {"flux left out": float(found[:, 1].max())}))
     return rows
 
 
@@ -153,7 +160,7 @@ def bench_preparation(repeats: int = 3) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--galaxies", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--peers", type=int, default=40, help="galaxies that GalSim draws")
     args = parser.parse_args()
     rows = bench_galaxies(n=args.galaxies, repeats=args.repeats, n_peer=args.peers)

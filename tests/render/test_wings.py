@@ -33,7 +33,7 @@ def add(canvas: Canvas, x: float, y: float, metric: np.ndarray, variance: float,
     peak = float((FLUXES / WIDTHS**2).sum() / (2 * np.pi) * np.sqrt(metric[0] * metric[2] - metric[1] ** 2))
     deposited = add_wings(
         canvas.model, (canvas.x0, canvas.y0), coarse.values, coarse.touched, coarse.layout, flux_weights(), x, y, 1.0,
-        metric, moments, FLUXES, WIDTHS, reach, peak, (round(x), round(y)), half,
+        metric, moments, FLUXES, WIDTHS, reach, 2e-5 * peak, (round(x), round(y)), half,
     )  # fmt: skip
     coarse.add_to(canvas)
     return deposited

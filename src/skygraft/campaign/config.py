@@ -183,7 +183,7 @@ class InjectionConfig(Section):
     flux_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
     mask_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     stars: Literal["fourier", "taps", "galsim"] = "fourier"
-    galaxies: Literal["fourier", "galsim"] = "fourier"
+    galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
 
     @model_validator(mode="after")
     def _aperture_mode(self) -> Self:

@@ -42,9 +42,9 @@ class InjectionOptions:
     stars : {"fourier", "taps", "galsim"}
         How stars are moved by fractions of a pixel: to single precision; half again as fast, to 2e-4 of their peak
         where the FWHM is 3 pixels or more; or by GalSim.
-    galaxies : {"fourier", "galsim"}
-        How Sérsic profiles are drawn: many at a time, to 3e-4 of their peak where the FWHM is 3 pixels or more; or by
-        GalSim, which draws everything else.
+    galaxies : {"fourier", "precise", "galsim"}
+        How Sérsic profiles are drawn: many at a time, to 3e-4 of their peak where the FWHM is 3 pixels or more; to
+        5e-5, which takes longer; or by GalSim, which draws everything else.
 
     Raises
     ------
@@ -61,13 +61,13 @@ class InjectionOptions:
     flux_tolerance: float = 1e-3
     mask_threshold: float = 0.1
     stars: Literal["fourier", "taps", "galsim"] = "fourier"
-    galaxies: Literal["fourier", "galsim"] = "fourier"
+    galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
 
     def __post_init__(self) -> None:
         _one_of("flux_mode", self.flux_mode, FLUX_MODES)
         _one_of("position", self.position, ("source", "image"))
         _one_of("stars", self.stars, ("fourier", "taps", "galsim"))
-        _one_of("galaxies", self.galaxies, ("fourier", "galsim"))
+        _one_of("galaxies", self.galaxies, ("fourier", "precise", "galsim"))
         if (self.flux_mode == "aperture") != (self.aperture is not None):
             raise ConfigError(
                 f"flux_mode is {self.flux_mode!r} and aperture is {self.aperture!r}",

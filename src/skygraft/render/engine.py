@@ -12,19 +12,18 @@ from skygraft.catalog.flags import Flag
 from skygraft.errors import FormatError, PsfError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
-from skygraft.render.coarse import CoarseField
 from skygraft.render.components import are_sersic, components
 from skygraft.render.galsim_engine import draw_extended
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
-from skygraft.render.sersic import add_profiles
+from skygraft.render.sersic import FAST, PRECISE, ProfilePainter
 from skygraft.render.sources import Sources
 from skygraft.render.stars import StarPainter, Stars
 
 __all__ = ["Normalisation", "StarEngine", "render"]
 
 type StarEngine = Literal["fourier", "taps", "galsim"]
-type GalaxyEngine = Literal["fourier", "galsim"]
+type GalaxyEngine = Literal["fourier", "precise", "galsim"]
 type _Kind = Literal["star", "sersic", "other"]
 
 _CHUNK = 64
@@ -65,8 +64,9 @@ def render(
     stars : {"fourier", "taps", "galsim"}
         How stars are moved by fractions of a pixel: to single precision, with half as many taps (see
         `skygraft.render.shift`), or drawn through GalSim.
-    galaxies : {"fourier", "galsim"}
-        Whether Sérsic profiles are drawn many at a time (see `skygraft.render.sersic`) or through GalSim.
+    galaxies : {"fourier", "precise", "galsim"}
+        Whether Sérsic profiles are drawn many at a time (see `skygraft.render.sersic`), to 3e-4 or to 5e-5 of their
+        peak, or through GalSim.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
 
@@ -80,7 +80,7 @@ def render(
     is_star = sources.source_type == "Star"
     painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None
     prepared = PreparedPsf(psf, box) if psf is not None and not (painter is not None and is_star.all()) else None
-    is_sersic = are_sersic(sources) if galaxies == "fourier" else np.zeros_like(is_star)
+    is_sersic = are_sersic(sources) if galaxies != "galsim" else np.zeros_like(is_star)
     kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
         ("star", is_star),
         ("sersic", is_sersic),
@@ -88,7 +88,9 @@ def render(
     )
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
-        coarse = CoarseField(canvas) if kind == "sersic" and len(rows) else None
+        profiles = None
+        if kind == "sersic" and len(rows):
+            profiles = ProfilePainter(canvas, PRECISE if galaxies == "precise" else FAST)
         native = painter if kind == "star" else None
         size = _CHUNK
         if native is not None:
@@ -102,11 +104,11 @@ def render(
             elif native is not None:
                 _draw_stars(sources, chunk, psf, native, canvas, normalisation, report)
             elif prepared is not None:
-                _draw_chunk(sources, chunk, coarse, prepared, canvas, normalisation, flux_tolerance, report)
+                _draw_chunk(sources, chunk, profiles, prepared, canvas, normalisation, flux_tolerance, report)
             if progress is not None:
                 progress(len(chunk))
-        if coarse is not None:
-            coarse.add_to(canvas)
+        if profiles is not None:
+            profiles.finish()
     return report
 
 
@@ -154,7 +156,7 @@ def _note_psf(
 def _draw_chunk(
     sources: Sources,
     rows: NDArray[np.intp],
-    coarse: CoarseField | None,
+    profiles: ProfilePainter | None,
     prepared: PreparedPsf,
     canvas: Canvas,
     normalisation: Normalisation,
@@ -167,14 +169,14 @@ def _draw_chunk(
     except PsfError as error:
         if len(rows) > 1:  # find those that fail, and draw the others
             for part in np.array_split(rows, 2):
-                _draw_chunk(sources, part, coarse, prepared, canvas, normalisation, flux_tolerance, report)
+                _draw_chunk(sources, part, profiles, prepared, canvas, normalisation, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
         return
     _note_psf(report, rows, prepared.psf, psf, x, y)
-    if coarse is not None:
-        _draw_profiles(sources, rows, psf, canvas, coarse, flux_tolerance, report)
+    if profiles is not None:
+        _draw_profiles(sources, rows, psf, profiles, flux_tolerance, report)
         return
     for k, (row, kernel) in enumerate(zip(rows.tolist(), psf.kernels(np.arange(len(rows))), strict=True)):
         _draw_one(sources, row, kernel * psf.scale[k], canvas, flux_tolerance, report)
@@ -184,14 +186,13 @@ def _draw_profiles(
     sources: Sources,
     rows: NDArray[np.intp],
     psf: EvaluatedPsf,
-    canvas: Canvas,
-    coarse: CoarseField,
+    painter: ProfilePainter,
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
     half_kernel = max(psf.prepared.psf.shape) // 2
     found = components(sources, rows, sources.flux[rows] * psf.scale, half_kernel, flux_tolerance)
-    deposited, clipped = add_profiles(canvas, coarse, found.profiles, psf, found.owner)
+    deposited, clipped = painter.add(found.profiles, psf, found.owner)
     report.flux_deposited[rows] = np.bincount(found.owner, weights=deposited, minlength=len(rows))
     np.maximum.at(report.stamp_size, rows[found.owner], 2 * found.profiles.half + 1)
     report.flags[rows[found.owner[clipped]]] |= Flag.TRUNCATED_BY_EDGE

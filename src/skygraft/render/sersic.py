@@ -34,21 +34,45 @@ from skygraft.render.radial import (
 from skygraft.render.truncated import place_truncated
 from skygraft.render.wings import add_wings
 
-__all__ = ["Profiles", "add_profiles", "axes_of", "metric_of"]
+__all__ = ["FAST", "PRECISE", "Care", "ProfilePainter", "Profiles", "axes_of", "metric_of"]
 
-_LEAST_RATIO = 2.2
-"""A Gaussian is wide if its narrowest sigma is that of the PSF so many times,"""
-_MOMENTS = 5e-4
-"""and its share in the peak not more than this times the fourth power of that ratio."""
-_RIM = 1.5e-4
-"""What is left of a profile at the edge of its transform's box, in units of its peak."""
-_KERNEL_PART = 0.2
-"""Part of the kernel for which there is room around the profile: its faint rim may come in again on the other side."""
 _PIXELS_AT_ONCE = 1 << 20
 _LINE = 16
 """Pixels of the canvas that memory hands over at a time."""
 _SIZES = tuple(sorted(m << e for m in (8, 10, 12) for e in range(2, 11) if (m << e) % 16 == 0 and m << e <= MAX_STAMP))
 """Of transforms, multiples of 16 pixels. For each the PSF's basis is transformed, so that there should not be many."""
+
+
+@dataclass(frozen=True)
+class Care:
+    """With what care profiles are drawn.
+
+    Parameters
+    ----------
+    least_ratio : float
+        A Gaussian is wide if its narrowest sigma is that of the PSF so many times,
+    moments : float
+        and its share in the peak not more than this times the fourth power of that ratio.
+    rim : float
+        What is left of a profile at the edge of its transform's box, in units of its peak.
+    kernel_part : float
+        Part of the kernel for which there is room around the profile: its faint rim may come in again on the other
+        side.
+    missed : float
+        What a coarse cell may miss of the wide ones, in units of the whole profile's peak.
+    """
+
+    least_ratio: float
+    moments: float
+    rim: float
+    kernel_part: float
+    missed: float
+
+
+FAST = Care(least_ratio=2.2, moments=5e-4, rim=1.5e-4, kernel_part=0.2, missed=2e-5)
+"""To 3e-4 of the peak."""
+PRECISE = Care(least_ratio=2.5, moments=5e-5, rim=1.8e-5, kernel_part=0.4, missed=8e-6)
+"""To 5e-5 of the peak."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,79 +151,95 @@ def axes_of(metric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     return np.sqrt(most / (xx * yy - xy * xy)), 1.0 / np.sqrt(most)
 
 
-def add_profiles(
-    canvas: Canvas, coarse: CoarseField, profiles: Profiles, psf: EvaluatedPsf, owner: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Add profiles, each convolved with its kernel, to the canvas, in the order given.
+class ProfilePainter:
+    """Draws profiles on one canvas; what is smooth of them is on it once `finish` was called.
 
     Parameters
     ----------
     canvas : Canvas
         Changed in place.
-    coarse : CoarseField
-        Of the canvas, changed in place: what is drawn is the sum of both.
-    profiles : Profiles
-        N of them.
-    psf : EvaluatedPsf
-        The PSF at some positions.
-    owner : ndarray of int, shape (N,)
-        Which of them is each profile's.
-
-    Returns
-    -------
-    deposited : ndarray, shape (N,)
-        Flux that landed on the canvas.
-    clipped : ndarray of bool, shape (N,)
-        Whether part of the stamp lay off the canvas.
+    care : Care
+        With what care.
     """
-    moments = psf.moments()[owner]
-    fluxes = gaussian_fluxes(profiles.n)
-    size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2)
-    placed = place_truncated(radial_tables().place(profiles.n, first_wide), profiles.n, profiles.steepness)
-    fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
-    deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
-    sums, corner = flux_weights(), (canvas.x0, canvas.y0)
-    end = np.cumsum(size**2)
-    images = aligned((max(_PIXELS_AT_ONCE, int(size.max(initial=0)) ** 2),))
-    start = 0
-    while start < len(profiles):
-        # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
-        before = int(end[start] - size[start] ** 2)
-        stop = max(start + 1, int(np.searchsorted(end, before + _PIXELS_AT_ONCE, side="right")))
-        some = np.arange(start, stop)
-        first = end[some] - size[some] ** 2 - before
-        where = profiles.x, profiles.y
-        draw_cores(images, first, size[some], some, where, profiles.amplitude, profiles.metric, psf, owner, placed)
-        _add_all(
-            canvas.model,
-            corner,
-            coarse.values,
-            coarse.touched,
-            coarse.layout,
-            sums,
-            images,
-            first,
-            size,
-            start,
-            profiles.x,
-            profiles.y,
-            profiles.amplitude,
-            profiles.metric,
-            profiles.half,
-            moments,
-            fluxes,
-            WIDTHS,
-            reach,
-            peak,
-            deposited,
-            clipped,
-        )
-        start = stop
-    return deposited, clipped
+
+    def __init__(self, canvas: Canvas, care: Care) -> None:
+        self.canvas, self.care = canvas, care
+        self._coarse = CoarseField(canvas)
+
+    def add(
+        self, profiles: Profiles, psf: EvaluatedPsf, owner: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Add profiles, each convolved with its kernel, in the order given.
+
+        Parameters
+        ----------
+        profiles : Profiles
+            N of them.
+        psf : EvaluatedPsf
+            The PSF at some positions.
+        owner : ndarray of int, shape (N,)
+            Which of them is each profile's.
+
+        Returns
+        -------
+        deposited : ndarray, shape (N,)
+            Flux that landed on the canvas.
+        clipped : ndarray of bool, shape (N,)
+            Whether part of the stamp lay off the canvas.
+        """
+        canvas, coarse = self.canvas, self._coarse
+        moments = psf.moments()[owner]
+        fluxes = gaussian_fluxes(profiles.n)
+        size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2, self.care)
+        placed = place_truncated(radial_tables().place(profiles.n, first_wide), profiles.n, profiles.steepness)
+        fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
+        deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
+        sums, corner = flux_weights(), (canvas.x0, canvas.y0)
+        end = np.cumsum(size**2)
+        images = aligned((max(_PIXELS_AT_ONCE, int(size.max(initial=0)) ** 2),))
+        start = 0
+        while start < len(profiles):
+            # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
+            before = int(end[start] - size[start] ** 2)
+            stop = max(start + 1, int(np.searchsorted(end, before + _PIXELS_AT_ONCE, side="right")))
+            some = np.arange(start, stop)
+            first = end[some] - size[some] ** 2 - before
+            where = profiles.x, profiles.y
+            draw_cores(images, first, size[some], some, where, profiles.amplitude, profiles.metric, psf, owner, placed)
+            _add_all(
+                canvas.model,
+                corner,
+                coarse.values,
+                coarse.touched,
+                coarse.layout,
+                sums,
+                images,
+                first,
+                size,
+                start,
+                profiles.x,
+                profiles.y,
+                profiles.amplitude,
+                profiles.metric,
+                profiles.half,
+                moments,
+                fluxes,
+                WIDTHS,
+                reach,
+                self.care.missed * np.abs(peak),
+                deposited,
+                clipped,
+            )
+            start = stop
+        return deposited, clipped
+
+    def finish(self) -> None:
+        """Add to the canvas what was kept in coarse cells; call it once."""
+        self._coarse.add_to(self.canvas)
 
 
 def _sizes(
-    profiles: Profiles, fluxes: NDArray[np.float64], moments: NDArray[np.float64], half_kernel: int
+    profiles: Profiles, fluxes: NDArray[np.float64], moments: NDArray[np.float64], half_kernel: int, care: Care
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """What each profile needs.
 
@@ -218,17 +258,17 @@ def _sizes(
     peaks = fluxes / (WIDTHS**2 + (variance / (major * minor))[:, None])
     with np.errstate(divide="ignore", invalid="ignore"):
         share = fluxes / WIDTHS**2 / peaks.sum(axis=1)[:, None]
-        radius = WIDTHS * np.sqrt(2.0 * np.log(np.maximum(share / _RIM, 1.0)))
+        radius = WIDTHS * np.sqrt(2.0 * np.log(np.maximum(share / care.rim, 1.0)))
     # What moments of the PSF do not tell goes with the fourth power of its size over that of the Gaussian.
     ratio = WIDTHS * (minor / np.sqrt(variance))[:, None]
-    narrow = (ratio < _LEAST_RATIO) | (share > _MOMENTS * ratio**4)
+    narrow = (ratio < care.least_ratio) | (share > care.moments * ratio**4)
     first = len(WIDTHS) - np.argmax(narrow[:, ::-1], axis=1)
     first[~narrow.any(axis=1)] = 0
     core = np.where(np.arange(len(WIDTHS)) < first[:, None], radius, 0.0).max(axis=1)
     endless = np.isnan(profiles.steepness)
     wide = endless & (core < profiles.reach) & (first < len(WIDTHS)) & (profiles.n >= LEAST_SPLIT_INDEX)
     # Where a profile is cut, its light may be anything but faint.
-    room = np.where(endless, _KERNEL_PART, 1.0) * half_kernel
+    room = np.where(endless, care.kernel_part, 1.0) * half_kernel
     wanted = 2 * np.ceil(np.where(wide, core, profiles.reach) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
     wanted = np.clip(wanted, 2 * half_kernel + 3, MAX_STAMP)
@@ -261,7 +301,7 @@ def _add_all(
     fluxes: NDArray[np.float64],
     widths: NDArray[np.float64],
     reach: NDArray[np.float64],
-    peak: NDArray[np.float64],
+    allowed: NDArray[np.float64],
     deposited: NDArray[np.float64],
     clipped: NDArray[np.bool_],
 ) -> None:
@@ -298,7 +338,7 @@ def _add_all(
                 fluxes[s],
                 widths,
                 reach[s],
-                peak[s],
+                allowed[s],
                 (ix, iy),
                 half[s],
             )

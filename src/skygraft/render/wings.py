@@ -35,10 +35,8 @@ _PIECES = 8
 _N_OCTAVES = 24
 _ROW = 8
 """Numbers a piece in the table: four and two, and two that are idle."""
-_MISSED = 2e-5
-"""What a cell may miss of W, in units of the whole profile's peak,"""
 _MISSED_THERE = 0.3
-"""and of W's own value there."""
+"""What a cell may miss of W, in units of W's own value there."""
 _HALF_DIAGONAL = 0.7072
 _FAINT = 25.0
 """Exponent from which on a Gaussian is nothing."""
@@ -153,7 +151,7 @@ def add_wings(
     fluxes: NDArray[np.float64],
     widths: NDArray[np.float64],
     reach: float,
-    peak: float,
+    allowed: float,
     middle: tuple[int, int],
     half: int,
 ) -> float:
@@ -181,8 +179,8 @@ def add_wings(
         Of the Gaussians, of a profile of unit flux; widths in half-light radii.
     reach : float
         Elliptical radius, in half-light radii, where drawing ends.
-    peak : float
-        Of the whole profile on the image, more or less.
+    allowed : float
+        What a coarse cell may miss.
     middle : (int, int)
         The stamp's middle pixel (x, y).
     half : int
@@ -220,7 +218,7 @@ def add_wings(
     u_form = np.array([pxx, 2.0 * pxy, pyy])
     q_form = np.array([qxx, 2.0 * qxy, qyy])
     radii = np.empty(N_LEVELS)
-    _least_radii(table, n_octaves, FINEST * per_pixel, _MISSED * abs(peak), radii)
+    _least_radii(table, n_octaves, FINEST * per_pixel, allowed, radii)
 
     rows, columns = model.shape
     # The stamp, and what of it is on the canvas.
