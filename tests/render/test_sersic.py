@@ -178,6 +178,16 @@ def test_any_profile_is_that_of_a_direct_transform(galaxies, bound, n, radius, q
     assert worst(one, moffat(3.5, ellipticity), 1024, galaxies=galaxies) < bound
 
 
+@pytest.mark.parametrize("n", [0.35, 0.5, 0.6, 0.8, 0.9, 1.0])
+@pytest.mark.parametrize(
+    ("galaxies", "bound", "radius", "q"),
+    [("fourier", 3e-4, 1.5, 0.125), ("fourier", 3e-4, 5.0, 0.9), ("precise", 5e-5, 1.5, 0.125)],
+)
+def test_little_flux_beyond_the_stamp_is_not_folded_back_into_it(n, galaxies, bound, radius, q):
+    one = source(x=512.2, y=512.4, n=n, half_light_radius=radius, q=q, pa=10.0)
+    assert worst(one, moffat(3.5), 1024, galaxies=galaxies) < bound
+
+
 def psf_kinds() -> dict[str, PSF]:
     """One of every kind that is not an image already, and one that is not a sum of basis images."""
     moffat_kernel = moffat(3.5)

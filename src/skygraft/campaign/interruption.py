@@ -21,7 +21,8 @@ class Terminated(KeyboardInterrupt):
 class Interruption:
     """Hears Ctrl-C and SIGTERM while it is entered; signals are heard in the main thread only.
 
-    Within `patience` the first one only sets `asked`, and the next is raised. Outside of it each is raised.
+    Within `patience` the first one only sets `asked`, and the next is raised; a `step` raises it at its end. Outside of
+    them each is raised.
 
     Attributes
     ----------
@@ -54,9 +55,24 @@ class Interruption:
         finally:
             self._patient = False
 
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Let a signal wait until something is done, and raise it then.
+
+        Raised anywhere, it may be lost: Python throws away what is raised where it collects garbage.
+        """
+        with self.patience():
+            yield
+        if self.asked:
+            raise self._error(self.asked)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._patient and not self.asked:
             self.asked = number
             return
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise self._error(number)
+
+    @staticmethod
+    def _error(number: int) -> KeyboardInterrupt:
+        return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()

@@ -66,8 +66,8 @@ _LEAST_KAPPA = 1e-11
 """Below it T is one to 1e-8, even for n = 6, and FFTLog less exact than that."""
 _LEAST_POSITIVE_INDEX = 0.5
 """Below it a profile falls more steeply than a Gaussian, and is not a sum of them."""
-LEAST_SPLIT_INDEX = 0.56
-"""From here on all four tables that make up one are of indices above that."""
+LEAST_SPLIT_INDEX = 1.0
+"""Below it wide Gaussians are no good fit at the rim, where what is left of the profile would be folded back."""
 
 
 def intensity(n: float, r: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaincinv
 
 from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import aligned
@@ -71,7 +72,7 @@ class Care:
 
 FAST = Care(least_ratio=2.2, moments=5e-4, rim=1.5e-4, kernel_part=0.2, missed=2e-5)
 """To 3e-4 of the peak."""
-PRECISE = Care(least_ratio=2.5, moments=5e-5, rim=1.8e-5, kernel_part=0.4, missed=8e-6)
+PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, missed=8e-6)
 """To 5e-5 of the peak."""
 
 
@@ -269,7 +270,12 @@ def _sizes(
     wide = endless & (core < profiles.reach) & (first < len(WIDTHS)) & (profiles.n >= LEAST_SPLIT_INDEX)
     # Where a profile is cut, its light may be anything but faint.
     room = np.where(endless, care.kernel_part, 1.0) * half_kernel
-    wanted = 2 * np.ceil(np.where(wide, core, profiles.reach) * major + room).astype(np.int64) + 3
+    # What is beyond the box comes in again on the other side: little of a steep profile's flux is much at its edge.
+    extent = np.where(endless, np.maximum(profiles.reach, radius.max(axis=1)), 1.0)
+    steep = np.flatnonzero(endless & (profiles.n < LEAST_SPLIT_INDEX))
+    b = gammaincinv(2.0 * profiles.n[steep], 0.5)
+    extent[steep] = np.maximum(profiles.reach[steep], (-np.log(care.rim) / b) ** profiles.n[steep])
+    wanted = 2 * np.ceil(np.where(wide, core, extent) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
     wanted = np.clip(wanted, 2 * half_kernel + 3, MAX_STAMP)
     # A steep profile still has something to be seen where its flux is all but complete.

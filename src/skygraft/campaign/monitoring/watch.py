@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.interruption import Interruption, Terminated
 from skygraft.campaign.monitoring.follower import Follower
 from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share
 
@@ -75,29 +77,31 @@ def watch(
     follower = Follower(config, resume=resume)
     shot = follower.snapshot()
     console = Console(file=out, highlight=False)
-    try:
-        if as_json or not console.is_terminal:
-            while True:
-                out.write((json.dumps(shot, allow_nan=False) if as_json else line(shot)) + "\n")
-                out.flush()
-                if shot["state"] == "finished":
-                    return shot
-                shot = _next(follower, interval, sleep)
-        first = view(shot, follower.progress.patches())
-        with Live(first, console=console, auto_refresh=False, vertical_overflow="crop") as live:
-            while True:
-                live.update(view(shot, follower.progress.patches()), refresh=True)
-                if shot["state"] == "finished":
-                    return shot
-                shot = _next(follower, interval, sleep)
-    except KeyboardInterrupt:
-        return shot
-
-
-def _next(follower: Follower, interval: float, sleep: Callable[[float], None]) -> dict[str, Any]:
-    sleep(interval)
-    follower.update()
-    return follower.snapshot()
+    live = (
+        None
+        if as_json or not console.is_terminal
+        else Live(console=console, auto_refresh=False, vertical_overflow="crop")
+    )
+    with Interruption() as interruption:
+        try:
+            with live or contextlib.nullcontext():
+                while True:
+                    with interruption.step():
+                        if live is not None:
+                            live.update(view(shot, follower.progress.patches()), refresh=True)
+                        else:
+                            out.write((json.dumps(shot, allow_nan=False) if as_json else line(shot)) + "\n")
+                            out.flush()
+                    if shot["state"] == "finished":
+                        return shot
+                    sleep(interval)
+                    with interruption.step():
+                        follower.update()
+                        shot = follower.snapshot()
+        except Terminated:
+            raise
+        except KeyboardInterrupt:
+            return shot
 
 
 def line(shot: Mapping[str, Any]) -> str:
