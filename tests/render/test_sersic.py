@@ -188,6 +188,13 @@ def test_little_flux_beyond_the_stamp_is_not_folded_back_into_it(n, galaxies, bo
     assert worst(one, moffat(3.5), 1024, galaxies=galaxies) < bound
 
 
+@pytest.mark.parametrize("where", [(0.0, 0.5), (0.5, 0.5), (0.5, 0.0)])
+def test_a_kernel_that_rings_has_room_to_do_so(where):
+    one = source(x=512 + where[0], y=512 + where[1], n=0.5, half_light_radius=0.06)
+    for ellipticity in (-0.2, 0.0, 0.2):
+        assert worst(one, moffat(3.5, ellipticity), 1024, galaxies="precise") < 4e-5
+
+
 def psf_kinds() -> dict[str, PSF]:
     """One of every kind that is not an image already, and one that is not a sum of basis images."""
     moffat_kernel = moffat(3.5)

@@ -59,6 +59,9 @@ class Care:
     kernel_part : float
         Part of the kernel for which there is room around the profile: its faint rim may come in again on the other
         side.
+    margin : int
+        Pixels of room on each side of the kernel, for the smallest profiles: a kernel that is moved by part of a pixel
+        rings on beyond its box.
     missed : float
         What a coarse cell may miss of the wide ones, in units of the whole profile's peak.
     """
@@ -67,12 +70,13 @@ class Care:
     moments: float
     rim: float
     kernel_part: float
+    margin: int
     missed: float
 
 
-FAST = Care(least_ratio=2.2, moments=5e-4, rim=1.5e-4, kernel_part=0.2, missed=2e-5)
+FAST = Care(least_ratio=2.2, moments=5e-4, rim=1.5e-4, kernel_part=0.2, margin=0, missed=2e-5)
 """To 3e-4 of the peak."""
-PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, missed=8e-6)
+PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, margin=32, missed=8e-6)
 """To 5e-5 of the peak."""
 
 
@@ -277,7 +281,7 @@ def _sizes(
     extent[steep] = np.maximum(profiles.reach[steep], (-np.log(care.rim) / b) ** profiles.n[steep])
     wanted = 2 * np.ceil(np.where(wide, core, extent) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
-    wanted = np.clip(wanted, 2 * half_kernel + 3, MAX_STAMP)
+    wanted = np.clip(wanted, 2 * (half_kernel + care.margin) + 3, MAX_STAMP)
     # A steep profile still has something to be seen where its flux is all but complete.
     reach = np.maximum(profiles.reach, radius.max(axis=1))
     areas = np.hypot(WIDTHS * major[:, None], np.sqrt(variance)[:, None])
