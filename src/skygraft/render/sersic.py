@@ -275,15 +275,15 @@ def _sizes(
     # Where a profile is cut, its light may be anything but faint.
     room = np.where(endless, care.kernel_part, 1.0) * half_kernel
     # What is beyond the box comes in again on the other side: little of a steep profile's flux is much at its edge.
-    extent = np.where(endless, np.maximum(profiles.reach, radius.max(axis=1)), 1.0)
+    # And a steep one still has something to be seen where its flux is all but complete.
+    reach = np.maximum(profiles.reach, radius.max(axis=1))
+    extent = np.where(endless, reach, 1.0)
     steep = np.flatnonzero(endless & (profiles.n < LEAST_SPLIT_INDEX))
     b = gammaincinv(2.0 * profiles.n[steep], 0.5)
     extent[steep] = np.maximum(profiles.reach[steep], (-np.log(care.rim) / b) ** profiles.n[steep])
     wanted = 2 * np.ceil(np.where(wide, core, extent) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
     wanted = np.clip(wanted, 2 * (half_kernel + care.margin) + 3, MAX_STAMP)
-    # A steep profile still has something to be seen where its flux is all but complete.
-    reach = np.maximum(profiles.reach, radius.max(axis=1))
     areas = np.hypot(WIDTHS * major[:, None], np.sqrt(variance)[:, None])
     areas *= np.hypot(WIDTHS * minor[:, None], np.sqrt(variance)[:, None])
     peak = profiles.amplitude * moments[:, 0] * (fluxes / areas).sum(axis=1) / (2.0 * np.pi)

@@ -238,10 +238,7 @@ def _keywords(config: ClusterConfig, batch: BatchSystem, logs: Path, task_second
         "interface": config.interface,
         "local_directory": None if config.scratch is None else _quoted(config.scratch),
         "python": None if config.python is None else shlex.quote(config.python),
-        "job_script_prologue": [
-            *config.prologue,
-            *(f"export {name}={of}" for name, of in as_environment(WORKERS).items()),
-        ],
+        "job_script_prologue": [*config.prologue, *_EXPORTS],
         "job_extra_directives": list(config.directives),
         "job_directives_skip": list(config.skip_directives),
         "worker_extra_args": options,

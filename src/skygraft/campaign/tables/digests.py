@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,22 +64,15 @@ class Digests:
     def keys(self, *, only_with_digest: bool = False) -> set[int]:
         """The patches, as `packed` numbers."""
         found, order = self._index()
-        return {
-            int(key)
-            for key, i in zip(found.tolist(), order.tolist(), strict=True)
-            if not only_with_digest or self._digest(i)
-        }
+        pairs = zip(found.tolist(), order.tolist(), strict=True)
+        return {key for key, i in pairs if not only_with_digest or self._digest(i)}
 
     def fingerprint(self) -> str:
         """One SHA-256 of all of them, whatever order they came in."""
         sha = hashlib.sha256()
-        for tract, patch, value in self._in_order():
-            sha.update(f"{tract} {patch} ".encode() + value)
-        return sha.hexdigest()
-
-    def _in_order(self) -> Iterator[tuple[int, int, bytes]]:
         for i in np.lexsort([np.array(self._patches), np.array(self._tracts)]).tolist():
-            yield self._tracts[i], self._patches[i], self._digest(i)
+            sha.update(f"{self._tracts[i]} {self._patches[i]} ".encode() + self._digest(i))
+        return sha.hexdigest()
 
     def _index(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if self._sorted is None:
