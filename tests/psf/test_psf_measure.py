@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from skygraft.errors import ConfigError
-from skygraft.psf import PSF, FwhmMeter, GaussianPSF, KernelBasisPSF, MoffatPSF, kernel_fwhm
+from skygraft.psf import PSF, FixedKernelPSF, FwhmMeter, GaussianPSF, KernelBasisPSF, MoffatPSF, kernel_fwhm
 
 
 def gaussian(fwhm: float, q: float, angle: float, dx: float, dy: float, n: int) -> np.ndarray:
@@ -59,6 +59,11 @@ def test_batch_is_its_singles() -> None:
     together = kernel_fwhm(kernels)
     assert together.tolist() == [kernel_fwhm(k[None])[0] for k in kernels]
     assert kernel_fwhm(kernels.astype(np.float32)) == pytest.approx(together, rel=1e-6)
+
+
+def test_a_model_without_any_width_has_none() -> None:
+    flat = FixedKernelPSF(np.ones((5, 5)))
+    assert np.isnan(FwhmMeter(flat, [0.0, 9.0], [0.0, 9.0])(flat.coefficients([0.0, 9.0], [0.0, 9.0]))).all()
 
 
 def test_no_width() -> None:

@@ -128,10 +128,13 @@ def frozen(values: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
-def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """An array of float32, not filled, that begins at a cache line: vectors that lie across two take twice as long."""
+def aligned(shape: tuple[int, ...], make: Callable[..., NDArray[Any]] = np.empty) -> NDArray[np.float32]:
+    """An array of float32 that begins at a cache line: vectors that lie across two of them take twice as long.
+
+    `make` is ``np.empty`` or ``np.zeros``.
+    """
     n = math.prod(shape)
-    room = np.empty(n + 15, dtype=np.float32)
+    room = make(n + 15, dtype=np.float32)
     skipped = -room.ctypes.data % 64 // 4
     return room[skipped : skipped + n].reshape(shape)
 

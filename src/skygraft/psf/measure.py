@@ -85,15 +85,16 @@ class FwhmMeter:
 
     def __init__(self, psf: PSF, x: ArrayLike, y: ArrayLike) -> None:
         self._basis: NDArray[np.float64] | None = None
+        self._values: NDArray[np.float64] | None = None
         if not isinstance(psf, LinearPSF):
             return
+        self._basis = psf.basis
         kernels = psf.kernels(x, y)
         widths = kernel_fwhm(kernels)
         if not np.isfinite(widths).any():
             return
         radius = 0.5 * float(np.nanmedian(widths))
         row, column = np.unravel_index(int(kernels.mean(axis=0).argmax()), psf.shape)
-        self._basis = psf.basis
         self._values = _core_values(psf.basis, float(row), float(column), radius)
         self._radius = radius
 
@@ -114,7 +115,8 @@ class FwhmMeter:
                 raise ConfigError("a width is measured on a PSF's coefficients or on kernels; neither was given")
             return kernel_fwhm(kernels)
         out = np.full(len(coefficients), np.nan)
-        _contour_widths(combine(coefficients, self._values), _RADII * self._radius, out)
+        if self._values is not None:
+            _contour_widths(combine(coefficients, self._values), _RADII * self._radius, out)
         failed = np.flatnonzero(np.isnan(out))
         if failed.size:
             out[failed] = kernel_fwhm(combine(coefficients[failed], self._basis))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
+from skygraft.psf.linear import aligned
 
 __all__ = ["Canvas", "RenderReport"]
 
@@ -30,8 +31,8 @@ class Canvas:
 
     @classmethod
     def empty(cls, shape: tuple[int, int], xy0: tuple[int, int]) -> Canvas:
-        """A canvas of zeros; its memory is only touched where something is drawn."""
-        return cls(np.zeros(shape, dtype=np.float32), *xy0)
+        """A canvas of zeros that begins at a cache line; its memory is only touched where something is drawn."""
+        return cls(aligned(shape, np.zeros), *xy0)
 
     def add(self, stamp: NDArray[np.float64], x0: int, y0: int) -> tuple[float, bool]:
         """Add a stamp whose first pixel has parent coordinates (x0, y0); what lies off the canvas is dropped.

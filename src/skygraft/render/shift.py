@@ -23,7 +23,7 @@ grid of half pixels makes 1.6 times longer, and it saves only one tap in five.
 G is linear in K: for a PSF that is a sum of basis images it is made once, for the basis, by one matrix for each axis,
 ``G = matrix K matrix^T``. There are three samples to two pixels, so that pixel 2m + r has the same taps for all m, on
 the samples 3m + k for a few k. Samples are therefore kept as three by three planes, one for each remainder of their
-row and column by three, and stamps as two by two: each tap is then a multiple of one plane, moved, and vector code.
+row and column by three: each tap is then a multiple of one plane, moved, and vector code.
 
 The largest errors, in units of the peak, pixels, and the flux inside 12 pixels (Moffat, beta 3, in 45 x 45 pixels):
 
@@ -47,15 +47,17 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import i0
 
-from skygraft.jit import compiled, fma
+from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import combine
+from skygraft.render.vectors import LANES, between, fused, interleaved, load, spread, store
 
-__all__ = ["FAST", "PRECISE", "Shift", "Sizes", "fine_images", "shift_stamp", "taps_table"]
+__all__ = ["FAST", "PRECISE", "Shift", "Sizes", "add_rows", "fine_images", "pair_taps", "shift_rows", "taps_table"]
 
 _PHASES = 2048
 _BETA = 2.05
@@ -196,47 +198,51 @@ def taps_table(width: int) -> NDArray[np.float64]:
 
 
 @compiled
-def shift_stamp(
-    planes: NDArray[np.float32],
-    columns: int,
-    fx: float,
-    fy: float,
-    amplitude: float,
+def pair_taps(
     table: NDArray[np.float64],
-    rows: NDArray[np.float32],
-    out: NDArray[np.float32],
+    f: float,
+    lead: int,
+    factor: float,
+    apart: int,
+    step: int,
+    even: NDArray[np.float32],
+    odd: NDArray[np.float32],
+    places: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
-    """Move one kernel by (fx, fy), each within -1/2 ... 1/2 pixel, and multiply it.
+    """Taps for pixels 2m and 2m + 1, along one axis, at a shift by f within -1/2 ... 1/2 pixel.
 
     Parameters
     ----------
-    planes : ndarray of float32, shape (3, 3, P)
-        Of `fine_images`.
-    columns : int
-        Samples in a row of a plane.
-    fx, fy : float
-        Pixels, towards larger x and y.
-    amplitude : float
-        What the stamp is multiplied by.
     table : ndarray, shape (phases + 1, width)
         Of `taps_table`.
-    rows : ndarray of float32, shape (3, P)
-        Scratch, finite.
-    out : ndarray of float32, shape (2, 2, M * columns)
-        The stamp: ``[r, c]`` holds its pixels in rows 2j + r and columns 2i + c, one row after the other; what is in a
-        row after the stamp's own columns is of no use.
+    f : float
+        Pixels, towards larger coordinates.
+    lead : int
+        Pixels that are counted before the stamp's first.
+    factor : float
+        What the taps are multiplied by.
+    apart, step : int
+        How far samples are from each other that differ by one in their remainder by three, and those that differ by
+        three.
+    even, odd : ndarray of float32, shapes (9,) and (10,)
+        For pixels 2m, of samples 3m + k, 3m + k + 1, ..., and for pixels 2m + 1, of samples 3m + k + 1 and so on. Those
+        begin one or two samples later, which a tap of 0 makes up for; so do others for a window that is not as wide.
+    places : ndarray of int64, shape (3,)
+        Where samples k, k + 1, and k + 2 are.
     """
-    taps = np.empty(table.shape[1], np.float32)
-    samples = planes.shape[2]
-    flat, all_rows = planes.reshape(-1), rows.reshape(-1)
-    # rows, and planes, one after the other are one long row: a loop over it does as well as over each, much faster
-    n = 3 * samples - (table.shape[1] + 2) // 3 * columns
-    for r in range(2):
-        first = _taps(table, fy, r, 1.0, taps)
-        _weigh(flat, 3 * samples, columns, first, taps, all_rows[:n])
-        for c in range(2):
-            first = _taps(table, fx, c, amplitude, taps)
-            _weigh(all_rows, samples, 1, first, taps, out[r, c])
+    width = table.shape[1]
+    even[:], odd[:] = 0, 0
+    # two pixels are three samples; if an odd number of them leads, those that were even are odd
+    swap = lead % 2
+    first = _taps(table, f, swap, factor, even[:width])
+    # into the last of them, from where they may move forward: they begin one or two samples after the even ones
+    if _taps(table, f, 1 - swap, factor, odd[1 : width + 1]) + 3 * swap == first + 1:
+        for j in range(width):
+            odd[j] = odd[j + 1]
+        odd[width] = 0
+    first -= (lead + swap) // 2 * 3
+    for k in range(3):
+        places[k] = (first + k) % 3 * apart + (first + k) // 3 * step
 
 
 @compiled
@@ -255,39 +261,148 @@ def _taps(
     return first
 
 
+@compiled(forceinline=True)
+def _sums(
+    taps: Any, s0: Any, s1: Any, s2: Any, s3: Any, s4: Any, s5: Any, s6: Any
+) -> tuple[Any, Any]:  # pragma: no cover - compiled
+    """Eight pixels 2m, and eight pixels 2m + 1, from the first seven samples of `pair_taps` of each."""
+    even, odd = taps
+    one = fused(even[4], s4, fused(even[3], s3, fused(even[2], s2, fused(even[1], s1, even[0] * s0))))
+    two = fused(odd[3], s4, fused(odd[2], s3, fused(odd[1], s2, odd[0] * s1)))
+    return one, fused(odd[5], s6, fused(odd[4], s5, two))
+
+
 @compiled
-def _weigh(
+def shift_rows(
     planes: NDArray[np.float32],
-    apart: int,
-    step: int,
-    first: int,
-    taps: NDArray[np.float32],
+    columns: int,
+    fy: float,
+    table: NDArray[np.float64],
+    taps: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]],
     out: NDArray[np.float32],
 ) -> None:  # pragma: no cover - compiled
-    """Sums of taps times samples 3m + first, 3m + first + 1, ... for each m of `out`.
+    """Move one kernel along y by fy, within -1/2 ... 1/2 pixel.
 
-    Samples that differ by one in their remainder by three are `apart` from each other, and those that differ by three
-    are `step`.
+    Parameters
+    ----------
+    planes : ndarray of float32, shape (3, 3, P)
+        Of `fine_images`.
+    columns : int
+        Samples in a row of a plane.
+    fy : float
+        Pixels, towards larger y.
+    table : ndarray, shape (phases + 1, width)
+        Of `taps_table`.
+    taps : tuple
+        Scratch: ``even, odd, places`` of `pair_taps`.
+    out : ndarray of float32, shape (2, 3, P)
+        ``[r, b]`` holds the samples in rows 2j + r of the stamp and columns 3i + b, one row after the other; what is
+        there must be finite.
     """
-    n = out.size
-    t0, t1, t2, t3, t4 = taps[0], taps[1], taps[2], taps[3], taps[4]
-    a0, a1 = _samples(planes, apart, step, first, n), _samples(planes, apart, step, first + 1, n)
-    a2, a3 = _samples(planes, apart, step, first + 2, n), _samples(planes, apart, step, first + 3, n)
-    a4 = _samples(planes, apart, step, first + 4, n)
-    for p in range(n):
-        out[p] = fma(t4, a4[p], fma(t3, a3[p], fma(t2, a2[p], fma(t1, a1[p], t0 * a0[p]))))
-    for j in range(5, taps.size, 4):
-        t0, t1, t2, t3 = taps[j], taps[j + 1], taps[j + 2], taps[j + 3]
-        a0, a1 = _samples(planes, apart, step, first + j, n), _samples(planes, apart, step, first + j + 1, n)
-        a2, a3 = _samples(planes, apart, step, first + j + 2, n), _samples(planes, apart, step, first + j + 3, n)
-        for p in range(n):
-            out[p] = fma(t3, a3[p], fma(t2, a2[p], fma(t1, a1[p], fma(t0, a0[p], out[p]))))
+    even, odd, places = taps
+    pair_taps(table, fy, 0, 1.0, 3 * planes.shape[2], columns, even, odd, places)
+    wide, width = table.shape[1] > 5, table.shape[1]
+    samples = planes.reshape(-1)
+    held = (
+        (spread(even[0]), spread(even[1]), spread(even[2]), spread(even[3]), spread(even[4])),
+        (spread(odd[0]), spread(odd[1]), spread(odd[2]), spread(odd[3]), spread(odd[4]), spread(odd[5])),
+    )
+    first, second = out[0].reshape(-1), out[1].reshape(-1)
+    # rows, and planes, one after the other are one long row: a loop over it does as well as over each, much faster
+    n = first.size - (width + 2) // 3 * columns
+    for i in range(0, n, LANES):
+        at = min(i, n - LANES)
+        p0, p1, p2 = at + places[0], at + places[1], at + places[2]
+        s0, s1, s2 = load(samples, p0), load(samples, p1), load(samples, p2)
+        s3, s4, s5 = load(samples, p0 + columns), load(samples, p1 + columns), load(samples, p2 + columns)
+        s6 = load(samples, p0 + 2 * columns)
+        one, two = _sums(held, s0, s1, s2, s3, s4, s5, s6)
+        if wide:
+            s7, s8 = load(samples, p1 + 2 * columns), load(samples, p2 + 2 * columns)
+            s9, s10 = load(samples, p0 + 3 * columns), load(samples, p1 + 3 * columns)
+            one = fused(spread(even[6]), s6, fused(spread(even[5]), s5, one))
+            one = fused(spread(even[8]), s8, fused(spread(even[7]), s7, one))
+            two = fused(spread(odd[7]), s8, fused(spread(odd[6]), s7, two))
+            two = fused(spread(odd[9]), s10, fused(spread(odd[8]), s9, two))
+        store(first, at, one)
+        store(second, at, two)
 
 
 @compiled
-def _samples(
-    planes: NDArray[np.float32], apart: int, step: int, k: int, n: int
-) -> NDArray[np.float32]:  # pragma: no cover - compiled
-    """Samples 3m + k for m = 0 ... n - 1; see `_weigh`."""
-    begin = k % 3 * apart + k // 3 * step
-    return planes[begin : begin + n]
+def add_rows(
+    rows: NDArray[np.float32],
+    columns: int,
+    start: int,
+    count: int,
+    taps: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]],
+    wide: bool,
+    lead: int,
+    n: int,
+    out: NDArray[np.float32],
+    place: int,
+    step: int,
+    ahead: int,
+) -> float:  # pragma: no cover - compiled
+    """Add every other row of the stamp to pixels of an image, and give the sum of what was added.
+
+    Parameters
+    ----------
+    rows : ndarray of float32, shape (3, P)
+        Of `shift_rows`; there are eight numbers before it in memory.
+    columns : int
+        Samples in a row of a plane.
+    start, count : int
+        Which of the rows to add.
+    taps : tuple
+        ``even, odd, places`` of `pair_taps`, for the other axis.
+    wide : bool
+        Whether there are more than five of each.
+    lead : int
+        Pixels of the image, up to 15, with which to begin before a row of the stamp does: for vectors that lie in one
+        line of the cache each.
+    n : int
+        Pixels in a row of the stamp.
+    out : ndarray of float32, shape (1, Q)
+        The image, all in one row. What is before and after a row of the stamp, up to a multiple of 16 pixels, is stored
+        again as it was.
+    place, step : int
+        Where to begin in `out` with the first of the rows, and how far from there with the next.
+    ahead : int
+        How far from there pixels are that are changed next, which are asked for: they are far from the cache.
+    """
+    even, odd, places = taps
+    samples, flat = rows.reshape(-1), out[0]
+    held = (
+        (spread(even[0]), spread(even[1]), spread(even[2]), spread(even[3]), spread(even[4])),
+        (spread(odd[0]), spread(odd[1]), spread(odd[2]), spread(odd[3]), spread(odd[4]), spread(odd[5])),
+    )
+    total = spread(np.float32(0.0))
+    for row in range(start, start + count):
+        for i in range(0, lead + n, 2 * LANES):
+            at, here = row * columns + i // 2, place + i
+            prefetch(out, 0, here + ahead)
+            p0, p1, p2 = at + places[0], at + places[1], at + places[2]
+            s0, s1, s2 = load(samples, p0), load(samples, p1), load(samples, p2)
+            s3, s4, s5, s6 = load(samples, p0 + 1), load(samples, p1 + 1), load(samples, p2 + 1), load(samples, p0 + 2)
+            one, two = _sums(held, s0, s1, s2, s3, s4, s5, s6)
+            if wide:
+                s7, s8 = load(samples, p1 + 2), load(samples, p2 + 2)
+                s9, s10 = load(samples, p0 + 3), load(samples, p1 + 3)
+                one = fused(spread(even[6]), s6, fused(spread(even[5]), s5, one))
+                one = fused(spread(even[8]), s8, fused(spread(even[7]), s7, one))
+                two = fused(spread(odd[7]), s8, fused(spread(odd[6]), s7, two))
+                two = fused(spread(odd[9]), s10, fused(spread(odd[8]), s9, two))
+            low, high = interleaved(one, two)
+            if i < lead or i + 2 * LANES > lead + n:
+                begin, end = lead - i, lead + n - i
+                low, high = between(low, begin, end), between(high, begin - LANES, end - LANES)
+            store(flat, here, load(flat, here) + low)
+            store(flat, here + LANES, load(flat, here + LANES) + high)
+            total = total + (low + high)
+        place += step
+    sums = np.empty(LANES, np.float32)
+    store(sums, 0, total)
+    added = 0.0
+    for i in range(LANES):
+        added += sums[i]
+    return added

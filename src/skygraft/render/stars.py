@@ -17,20 +17,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled, prefetch
+from skygraft.jit import compiled
 from skygraft.psf import PSF, Box, LinearPSF, SinglePrecisionBasis
 from skygraft.psf.linear import aligned, combine_into
 from skygraft.render.canvas import Canvas
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import width_meter
-from skygraft.render.shift import FAST, PRECISE, Sizes, fine_images, shift_stamp, taps_table
+from skygraft.render.shift import FAST, PRECISE, Sizes, add_rows, fine_images, pair_taps, shift_rows, taps_table
+from skygraft.render.vectors import LANES
 
 __all__ = ["StarPainter", "Stars"]
 
-_HELD_SAMPLES = 1 << 16
+_HELD_SAMPLES = 1 << 17
 """Samples of stars that are held at a time: few enough for a processor's cache."""
-_LINE = 16
-"""Pixels of the canvas that memory hands over at a time."""
+_VECTOR = 2 * LANES
+"""Pixels of a row that are made at a time: as many as memory hands over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,37 +183,41 @@ def _add_planes(
     """Add stars whose planes of samples are given, each moved to its place; the next one's rows are asked for."""
     ny, nx = shape
     rows, width = model.shape
-    half, stamp = np.zeros((3, planes.shape[3]), np.float32), np.empty((2, 2, (ny // 2 + 1) * columns), np.float32)
-    line, along_x = np.empty(2 * columns, np.float32), np.empty(nx, np.float32)
+    flat = model.reshape(1, -1)
+    half = np.zeros(6 * planes.shape[3] + LANES, np.float32)[LANES:].reshape(2, 3, planes.shape[3])
+    empty = np.empty((1, ny * (nx + 2 * _VECTOR)), np.float32)
+    taps = np.empty(9, np.float32), np.empty(10, np.float32), np.empty(3, np.int64)
+    wide = table.shape[1] > 5
     for s in range(planes.shape[0]):
         x0, y0 = _first_pixel(x[s], nx), _first_pixel(y[s], ny)
-        # the next star's rows are asked for while this one is added: each is on a page of its own, far from the cache
-        following = min(s + 1, planes.shape[0] - 1)
-        next_x0, next_y0 = _first_pixel(x[following], nx), _first_pixel(y[following], ny)
-        next_i0, next_i1 = max(0, next_x0), min(width, next_x0 + nx)
         clipped[s] = x0 + margin < 0 or y0 + margin < 0 or x0 + nx - margin > width or y0 + ny - margin > rows
         j0, j1 = max(0, -y0), min(ny, rows - y0)
         i0, i1 = max(0, -x0), min(nx, width - x0)
         if j0 >= j1 or i0 >= i1:
             continue
-        fx, fy = x[s] - (x0 + nx // 2), y[s] - (y0 + ny // 2)
-        shift_stamp(planes[s], columns, fx, fy, amplitude[s], table, half, stamp)
-        sums = along_x[: i1 - i0]
-        sums[:] = 0
-        for j in range(j0, j1):
-            if 0 <= next_y0 + j < rows:
-                for i in range(next_i0, next_i1 + _LINE - 1, _LINE):
-                    prefetch(model, next_y0 + j, min(i, width - 1))
-            begin = j // 2 * columns
-            even, odd = stamp[j % 2, 0, begin : begin + columns], stamp[j % 2, 1, begin : begin + columns]
-            for i in range(columns):
-                line[2 * i], line[2 * i + 1] = even[i], odd[i]
-            here, there = line[i0:i1], model[y0 + j, x0 + i0 : x0 + i1]
-            for i in range(sums.size):
-                sums[i] += here[i]
-                there[i] += here[i]
-        for i in range(sums.size):
-            deposited[s] += sums[i]
+        following = min(s + 1, planes.shape[0] - 1)
+        ahead = (_first_pixel(y[following], ny) - y0) * width + _first_pixel(x[following], nx) - x0
+        lead = x0 % _VECTOR
+        shift_rows(planes[s], columns, y[s] - (y0 + ny // 2), table, taps, half)
+        pair_taps(table, x[s] - (x0 + nx // 2), lead, amplitude[s], half.shape[2], 1, *taps)
+        # what reaches beyond the canvas to the left or right is first added to nothing
+        within = x0 >= 0 and x0 + nx + _VECTOR <= width
+        whole, pitch, origin = (flat, width, y0 * width + x0 - lead) if within else (empty, empty.size // ny, 0)
+        if not within:
+            empty[:] = 0
+        for odd in range(2):
+            begin, end = (j0 + 1 - odd) // 2, (j1 + 1 - odd) // 2
+            at = origin + (2 * begin + odd) * pitch
+            deposited[s] += add_rows(
+                half[odd], columns, begin, end - begin, taps, wide, lead, nx, whole, at, 2 * pitch, ahead
+            )
+        if not within:
+            deposited[s] = 0
+            for j in range(j0, j1):
+                for i in range(i0, i1):
+                    value = empty[0, j * pitch + lead + i]
+                    model[y0 + j, x0 + i] += value
+                    deposited[s] += value
 
 
 @compiled

@@ -25,8 +25,11 @@ from numba.extending import intrinsic, lower_builtin, register_model
 __all__ = [
     "LANES",
     "Eight",
+    "between",
     "cubic_and_line_lookup",
     "cubic_lookup",
+    "fused",
+    "interleaved",
     "load",
     "nothing_beyond",
     "spread",
@@ -144,6 +147,50 @@ def nothing_beyond(_: Any, values: Any, arguments: Any, end: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<=", arguments, end), values, _constants(_FLOATS, 0.0))
 
     return _eight(_eight, _eight, _eight), generate
+
+
+@_inlined
+def fused(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """Products and sums ``a * b + c``, rounded once: see `skygraft.jit.fma`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        call = builder.module.declare_intrinsic("llvm.fma.v8f32", (), ir.FunctionType(_FLOATS, [_FLOATS] * 3))
+        return builder.call(call, arguments)
+
+    return _eight(_eight, _eight, _eight), generate
+
+
+@_inlined
+def interleaved(_: Any, even: Any, odd: Any) -> Any:
+    """The first eight, and the other eight, of sixteen numbers given as those at even and at odd places."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        even, odd = arguments
+        halves = []
+        for start in (0, LANES // 2):
+            places = [start + i // 2 + i % 2 * LANES for i in range(LANES)]
+            halves.append(_shuffle(builder, even, odd, places))
+        return context.make_tuple(builder, signature.return_type, halves)
+
+    return types.UniTuple(_eight, 2)(_eight, _eight), generate
+
+
+@_inlined
+def between(_: Any, values: Any, begin: Any, end: Any) -> Any:
+    """Of eight numbers those from a place to before another; instead of the rest -0, which added changes no number."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        values, *limits = arguments
+        places = ir.Constant(_INTS, [_INT(i) for i in range(LANES)])
+        chosen = []
+        for comparison, limit in zip((">=", "<"), limits, strict=True):
+            one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), builder.trunc(limit, _INT), _INT(0))
+            chosen.append(builder.icmp_signed(comparison, places, _shuffle(builder, one, one, [0] * LANES)))
+        return builder.select(builder.and_(*chosen), values, _constants(_FLOATS, -0.0))
+
+    return _eight(_eight, types.intp, types.intp), generate
 
 
 @_inlined
