@@ -13,7 +13,7 @@ from astropy.io import fits
 from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError, WcsError
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive
-from skygraft.formats.fits_open import map_fits
+from skygraft.formats.fitsfile.open import map_fits
 from skygraft.psf import FixedKernelPSF, GaussianPSF
 
 type Rows = Sequence[Mapping[str, Any]]

@@ -28,7 +28,7 @@ from skygraft.formats.afw_archive import Archive, Table
 from skygraft.formats.afw_names import find_source_catalog
 from skygraft.formats.afw_objects import Amplifier, Detector, build_photo_calib, build_psf
 from skygraft.formats.base import CANDIDATES, FILES
-from skygraft.formats.fits_open import map_fits, open_fits
+from skygraft.formats.fitsfile.open import map_fits, open_fits
 from skygraft.formats.lsst_afw import LsstAfwFormat
 from skygraft.photometry import resolve_reference
 

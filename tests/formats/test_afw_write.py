@@ -13,7 +13,7 @@ from skygraft.errors import ApertureConflictError, FormatError, OutputExistsErro
 from skygraft.exposure import Exposure, add_mask_plane
 from skygraft.formats import read_exposure, write_exposure
 from skygraft.formats.conformance import check_format
-from skygraft.formats.fits_open import map_fits, open_fits
+from skygraft.formats.fitsfile.open import map_fits, open_fits
 from skygraft.formats.lsst_afw import LsstAfwFormat
 
 pytestmark = pytest.mark.data

@@ -16,8 +16,9 @@ from hypothesis.extra import numpy as hnp
 from plain_images import plain_header
 from skygraft import read_exposure, write_exposure
 from skygraft.exposure import Exposure
-from skygraft.formats import fits_tiles, fits_write
+from skygraft.formats import fits_write
 from skygraft.formats.fits_fingerprints import FINGERPRINTS, Fingerprint
+from skygraft.formats.fitsfile import tiles
 
 SIZE = 96
 TILE = (32, 40)
@@ -109,8 +110,8 @@ def test_nothing_is_decoded_to_write_lossless_planes(tmp_path: Path, monkeypatch
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a plane was read again")
 
-    monkeypatch.setattr(fits_tiles.TiledImage, "decode", refuse)
-    monkeypatch.setattr(fits_tiles.TiledImage, "stored", refuse)
+    monkeypatch.setattr(tiles.TiledImage, "decode", refuse)
+    monkeypatch.setattr(tiles.TiledImage, "stored", refuse)
     monkeypatch.setattr(fits_write, "read_pixels", refuse)
     monkeypatch.setattr(fits_write, "read_mask", refuse)
     write_exposure(exposure, tmp_path / "out.fits")

@@ -11,10 +11,10 @@ from astropy.io.fits.hdu.compressed import _codecs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skygraft.formats.fits_cards import header_of
-from skygraft.formats.fits_open import map_fits
-from skygraft.formats.fits_tiles import TiledImage
-from skygraft.formats.rice import decode_rice, encode_rice
+from skygraft.formats.fitsfile.cards import header_of
+from skygraft.formats.fitsfile.open import map_fits
+from skygraft.formats.fitsfile.rice import decode_rice, encode_rice
+from skygraft.formats.fitsfile.tiles import TiledImage
 
 TYPES = {1: np.uint8, 2: np.int16, 4: np.int32}
 

@@ -41,9 +41,9 @@ from skygraft.formats.fits_layout import (
     renamed,
     split_name,
 )
-from skygraft.formats.fits_open import is_fits
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_write import write_planes
+from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.psf import PSF, Box

@@ -20,7 +20,7 @@ from astropy.io import fits
 from skygraft.errors import ConfigError, FormatError
 from skygraft.formats.base import ReadOptions, stamp_files
 from skygraft.formats.fits_headers import Headers
-from skygraft.formats.fits_open import open_fits
+from skygraft.formats.fitsfile.open import open_fits
 
 __all__ = [
     "FILE_WORDS",

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from skygraft.errors import FormatError, OutputError
 from skygraft.exposure import Exposure
 from skygraft.formats.base import refuse_overwrite
-from skygraft.formats.fits_cards import header_of
 from skygraft.formats.fits_fingerprints import find_touched
 from skygraft.formats.fits_layout import FitsLayout, Plane
-from skygraft.formats.fits_open import map_fits, open_fits
 from skygraft.formats.fits_planes import header_planes, nameless, noise_from_variance, read_mask, read_pixels
-from skygraft.formats.fits_rewrite import atomic_output, rewrite_fits
+from skygraft.formats.fitsfile.cards import header_of
+from skygraft.formats.fitsfile.open import map_fits, open_fits
+from skygraft.formats.fitsfile.rewrite import atomic_output, rewrite_fits
 
 __all__ = ["INJECTED_CARD", "copy_file", "write_mask", "write_planes"]
 

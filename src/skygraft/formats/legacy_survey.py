@@ -36,9 +36,9 @@ from skygraft.formats.base import (
 from skygraft.formats.fits_fingerprints import with_fingerprints
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
 from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
-from skygraft.formats.fits_open import is_fits
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_write import write_planes
+from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.legacy_dq import dq_kind_of, read_dq
 from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_row

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import FormatError
 from skygraft.formats.base import StrPath, stamp_files
-from skygraft.formats.fits_open import open_fits
+from skygraft.formats.fitsfile.open import open_fits
 
 __all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_row", "read_ccds"]
 

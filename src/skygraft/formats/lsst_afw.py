@@ -40,14 +40,14 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
-from skygraft.formats.fits_cards import CardUpdates, card_value, header_of
 from skygraft.formats.fits_fingerprints import find_touched, with_fingerprints
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
 from skygraft.formats.fits_layout import Plane, Role
-from skygraft.formats.fits_open import RawFits, map_fits
-from skygraft.formats.fits_pixels import PixelScaling
-from skygraft.formats.fits_rewrite import rewrite_fits
-from skygraft.formats.fits_tiles import TiledImage, tile_shape_of
+from skygraft.formats.fitsfile.cards import CardUpdates, card_value, header_of
+from skygraft.formats.fitsfile.open import RawFits, map_fits
+from skygraft.formats.fitsfile.pixels import PixelScaling
+from skygraft.formats.fitsfile.rewrite import rewrite_fits
+from skygraft.formats.fitsfile.tiles import TiledImage, tile_shape_of
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,

@@ -37,7 +37,7 @@ from skygraft.formats.base import (
     stamp_files,
 )
 from skygraft.formats.fits_layout import list_hdus
-from skygraft.formats.fits_open import is_fits
+from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_radius, resolve_reference
 from skygraft.wcs import pixel_scale

@@ -12,7 +12,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
-from skygraft.formats.fits_cards import card_value
+from skygraft.formats.fitsfile.cards import card_value
 from skygraft.jit import compiled
 
 __all__ = [

@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyError, VerifyWarning
 
 from skygraft.errors import OutputError
-from skygraft.formats.fits_open import BLOCK, CARD, parse_card
+from skygraft.formats.fitsfile.open import BLOCK, CARD, parse_card
 
 __all__ = ["CardUpdates", "card_value", "checksum_cards", "datasum", "edit_cards", "header_of", "join_cards"]
 

@@ -1,7 +1,7 @@
 """Change some pixels of a tile-compressed FITS image and leave all others the bits that they are.
 
 Tiles without a changed pixel are carried over as bytes. In a tile of quantised floats, changed pixels are quantised
-with the tile's own scale, offset and dither, and the others keep the number they have (`fits_quantised`). A tile whose
+with the tile's own scale, offset and dither, and the others keep the number they have (`quantised`). A tile whose
 new values do not fit is stored losslessly in the ``GZIP_COMPRESSED_DATA`` column, which the standard has for this.
 """
 
@@ -16,11 +16,20 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
-from skygraft.formats.fits_cards import CardUpdates
-from skygraft.formats.fits_pixels import differ
-from skygraft.formats.fits_shuffle import gzip_bytes, gzip_shuffled
-from skygraft.formats.fits_tiles import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column, TiledImage, as_row
-from skygraft.formats.rice import encode_rice
+from skygraft.formats.fitsfile.cards import CardUpdates
+from skygraft.formats.fitsfile.pixels import differ
+from skygraft.formats.fitsfile.rice import encode_rice
+from skygraft.formats.fitsfile.shuffle import gzip_bytes, gzip_shuffled
+from skygraft.formats.fitsfile.tiles import (
+    COMPRESSED,
+    GZIPPED,
+    RAW,
+    TFORM_BYTES,
+    TFORM_DTYPE,
+    Column,
+    TiledImage,
+    as_row,
+)
 
 __all__ = ["rewrite_tiles"]
 

@@ -1,6 +1,6 @@
 """Write a copy of a FITS file in which the pixels of some images, and some header cards, are changed.
 
-Everything else is the same bytes. Compressed images stay compressed, tile by tile (`fits_retile`): astropy would
+Everything else is the same bytes. Compressed images stay compressed, tile by tile (`retile`): astropy would
 quantise them anew, which changes every pixel. The output appears under its name only when it is whole.
 """
 
@@ -20,10 +20,10 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from skygraft.errors import FormatError, OutputError, OutputExistsError, SkygraftError
-from skygraft.formats.fits_cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
-from skygraft.formats.fits_open import BLOCK, RawFits, map_fits, parse_card
-from skygraft.formats.fits_pixels import PixelScaling, PixelsDoNotFitError, differ
-from skygraft.formats.fits_retile import rewrite_tiles
+from skygraft.formats.fitsfile.cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
+from skygraft.formats.fitsfile.open import BLOCK, RawFits, map_fits, parse_card
+from skygraft.formats.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, differ
+from skygraft.formats.fitsfile.retile import rewrite_tiles
 
 __all__ = ["atomic_output", "rewrite_fits"]
 

@@ -22,11 +22,11 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
-from skygraft.formats.fits_cards import card_value
-from skygraft.formats.fits_pixels import PixelScaling
-from skygraft.formats.fits_quantised import Quantisation
-from skygraft.formats.fits_shuffle import unshuffle, unshuffle_words
-from skygraft.formats.rice import decode_rice
+from skygraft.formats.fitsfile.cards import card_value
+from skygraft.formats.fitsfile.pixels import PixelScaling
+from skygraft.formats.fitsfile.quantised import Quantisation
+from skygraft.formats.fitsfile.rice import decode_rice
+from skygraft.formats.fitsfile.shuffle import unshuffle, unshuffle_words
 
 __all__ = [
     "COMPRESSED",
