@@ -10,6 +10,8 @@ while everything stays in a processor's cache. What is drawn of one does not dep
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,6 @@ from skygraft.render.vectors import LANES, Eight, cubic_lookup, load, spread, st
 
 __all__ = ["draw_cores"]
 
-_PAIR = 2 * LANES
 _OFFSET = np.float32(2.0**FIRST_OCTAVE)
 _HELD = 1 << 16
 """Floats of spectra that are made together, so that they are still in the cache when they are transformed."""
@@ -66,20 +67,34 @@ def draw_cores(
         The tables of T.
     """
     ny, nx = psf.prepared.psf.shape
+    profiles = _Profiles(
+        *where, amplitude, metric, placed.pieces.reshape(-1, 4 * N_PIECES), placed.rows, placed.weights
+    )
     for n in np.unique(size).tolist():
         same = np.flatnonzero(size == n)
         mine = some[same]
         floats = (n + 2) * n
         shift = n // 2 - nx // 2, n // 2 - ny // 2
-        profiles = mine, *where, amplitude, metric, placed.pieces.reshape(-1, 4 * N_PIECES), placed.rows, placed.weights
         into = images, first[same], plan_of(n), room_for(n)
         basis = psf.prepared.basis_transforms(n)
         if basis is None or psf.coefficients is None:
-            _draw(psf.transforms(owner[mine], n).reshape(-1, floats), *profiles, shift, *into)
+            _draw(psf.transforms(owner[mine], n).reshape(-1, floats), profiles, mine, shift, *into)
         else:
             spectra = aligned((min(max(1, _HELD // floats), len(mine)), floats))
             weights = basis.weights(psf.coefficients[owner[mine]])
-            _draw_sums(weights, basis.rows, spectra, *profiles, shift, *into)
+            _draw_sums(weights, basis.rows, spectra, profiles, mine, shift, *into)
+
+
+class _Profiles(NamedTuple):
+    """Positions, amplitudes and half-light ellipses as `draw_cores` has them, and `Placed` tables of their indices."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    amplitude: NDArray[np.float64]
+    metric: NDArray[np.float64]
+    pieces: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    weights: NDArray[np.float64]
 
 
 @compiled
@@ -87,14 +102,8 @@ def _draw_sums(
     psf_weights: NDArray[np.float32],
     basis: NDArray[np.float32],
     spectra: NDArray[np.float32],
+    profiles: _Profiles,
     mine: NDArray[np.int64],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-    metric: NDArray[np.float64],
-    pieces: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    weights: NDArray[np.float64],
     shift: tuple[int, int],
     images: NDArray[np.float32],
     first: NDArray[np.int64],
@@ -106,30 +115,22 @@ def _draw_sums(
         stop = min(start + len(spectra), len(mine))
         sums = spectra[: stop - start]
         combine_into(psf_weights[start:stop], basis, sums)
-        _draw(
-            sums, mine[start:stop], x, y, amplitude, metric, pieces, rows, weights, shift, images, first[start:stop],
-            plan, room,
-        )  # fmt: skip
+        _draw(sums, profiles, mine[start:stop], shift, images, first[start:stop], plan, room)
 
 
 @compiled
 def _draw(
     spectra: NDArray[np.float32],
+    profiles: _Profiles,
     mine: NDArray[np.int64],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-    metric: NDArray[np.float64],
-    pieces: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    weights: NDArray[np.float64],
     shift: tuple[int, int],
     images: NDArray[np.float32],
     first: NDArray[np.int64],
     plan: Plan,
     room: NDArray[np.float32],
 ) -> None:
-    """Draw profiles `mine`, whose kernels have these `spectra`, each moved by `shift` pixels; spectra are changed."""
+    """Draw those profiles whose kernels have these `spectra`, each moved by `shift` pixels; spectra are changed."""
+    x, y, amplitude, metric, pieces, rows, weights = profiles
     n = plan.n
     half = n // 2
     table = np.empty(4 * N_PIECES, dtype=np.float32)

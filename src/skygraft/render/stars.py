@@ -12,7 +12,7 @@ depends only on the stars that touch it, and not on how many are drawn together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,19 +123,36 @@ class StarPainter:
             scale, fraction = normalisation(kernels, x, y)
             fwhm = self._fwhm(None, kernels)
         drawn = Stars(scale, fraction, fwhm, np.zeros(len(x)), np.zeros(len(x), dtype=np.bool_))
-        where = x - canvas.x0, y - canvas.y0, flux * scale
+        stars = _Placed(x - canvas.x0, y - canvas.y0, flux * scale, drawn.deposited, drawn.clipped)
         sizes = Sizes(psf.shape, self._shift)
-        table, columns, margin = taps_table(self._shift.width), sizes.plane[1], self._shift.margin
-        to = drawn.deposited, drawn.clipped
+        shift = _Shifting(taps_table(self._shift.width), *sizes.stamp, sizes.plane[1], self._shift.margin)
         if self._basis is not None:
-            weights, rows = self._basis.weights(coefficients), self._basis.rows
             held = min(max(1, _HELD_SAMPLES // (9 * sizes.samples)), len(x))
             planes = aligned((held, 3, 3, sizes.samples))
-            _add_sums(canvas.model, weights, rows, planes, *where, table, columns, sizes.stamp, margin, *to)
+            _add_sums(canvas.model, self._basis.weights(coefficients), self._basis.rows, planes, stars, shift)
         else:
-            planes = fine_images(kernels, self._shift).astype(np.float32)
-            _add_planes(canvas.model, planes, *where, table, columns, sizes.stamp, margin, *to)
+            _add_planes(canvas.model, fine_images(kernels, self._shift).astype(np.float32), stars, 0, shift)
         return drawn
+
+
+class _Placed(NamedTuple):
+    """Positions on the canvas and amplitudes of stars, and where what is told of them goes."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    amplitude: NDArray[np.float64]
+    deposited: NDArray[np.float64]
+    clipped: NDArray[np.bool_]
+
+
+class _Shifting(NamedTuple):
+    """Of `taps_table`, rows and columns of stamps, samples in a row of a plane, and the margin of stamps."""
+
+    table: NDArray[np.float64]
+    ny: int
+    nx: int
+    columns: int
+    margin: int
 
 
 @compiled
@@ -144,61 +161,47 @@ def _add_sums(
     weights: NDArray[np.float32],
     images: NDArray[np.float32],
     planes: NDArray[np.float32],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-    table: NDArray[np.float64],
-    columns: int,
-    shape: tuple[int, int],
-    margin: int,
-    deposited: NDArray[np.float64],
-    clipped: NDArray[np.bool_],
+    stars: _Placed,
+    shift: _Shifting,
 ) -> None:  # pragma: no cover - compiled
     """Add stars whose planes of samples are `weights` times `images`, a few at a time in the room of `planes`."""
     held = planes.shape[0]
     sums = planes.reshape(held, -1)
     for start in range(0, weights.shape[0], held):
-        stop = min(start + held, weights.shape[0])
-        combine_into(weights[start:stop], images, sums[: stop - start])
-        _add_planes(
-            model, planes[: stop - start], x[start:stop], y[start:stop], amplitude[start:stop], table, columns, shape,
-            margin, deposited[start:stop], clipped[start:stop],
-        )  # fmt: skip
+        some = weights[start : start + held]
+        combine_into(some, images, sums[: some.shape[0]])
+        _add_planes(model, planes[: some.shape[0]], stars, start, shift)
 
 
 @compiled
 def _add_planes(
     model: NDArray[np.float32],
     planes: NDArray[np.float32],
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-    table: NDArray[np.float64],
-    columns: int,
-    shape: tuple[int, int],
-    margin: int,
-    deposited: NDArray[np.float64],
-    clipped: NDArray[np.bool_],
+    stars: _Placed,
+    start: int,
+    shift: _Shifting,
 ) -> None:  # pragma: no cover - compiled
-    """Add stars whose planes of samples are given, each moved to its place; the next one's rows are asked for."""
-    ny, nx = shape
+    """Add the stars from `start` on whose planes of samples are given, each moved to its place."""
+    x, y, amplitude, deposited, clipped = stars
+    table, ny, nx, columns, margin = shift
     rows, width = model.shape
     flat = model.reshape(1, -1)
     half = np.zeros(6 * planes.shape[3] + LANES, np.float32)[LANES:].reshape(2, 3, planes.shape[3])
     empty = np.empty((1, ny * (nx + 2 * _VECTOR)), np.float32)
     taps = np.empty(9, np.float32), np.empty(10, np.float32), np.empty(3, np.int64)
     wide = table.shape[1] > 5
-    for s in range(planes.shape[0]):
+    for k in range(planes.shape[0]):
+        s = start + k
         x0, y0 = _first_pixel(x[s], nx), _first_pixel(y[s], ny)
         clipped[s] = x0 + margin < 0 or y0 + margin < 0 or x0 + nx - margin > width or y0 + ny - margin > rows
         j0, j1 = max(0, -y0), min(ny, rows - y0)
         i0, i1 = max(0, -x0), min(nx, width - x0)
         if j0 >= j1 or i0 >= i1:
             continue
-        following = min(s + 1, planes.shape[0] - 1)
+        following = min(s + 1, x.size - 1)
         ahead = (_first_pixel(y[following], ny) - y0) * width + _first_pixel(x[following], nx) - x0
         lead = x0 % _VECTOR
-        shift_rows(planes[s], columns, y[s] - (y0 + ny // 2), table, taps, half)
+        shift_rows(planes[k], columns, y[s] - (y0 + ny // 2), table, taps, half)
         pair_taps(table, x[s] - (x0 + nx // 2), lead, amplitude[s], half.shape[2], 1, *taps)
         # what reaches beyond the canvas to the left or right is first added to nothing
         within = x0 >= 0 and x0 + nx + _VECTOR <= width
