@@ -183,3 +183,30 @@ fma: Callable[[Any, Any, Any], Any] = cast(Any, intrinsic(_fma))
 It says so itself where a compiler that was free to join products and sums would do it on some processors and not on
 others: the result is the same on all.
 """
+
+
+def _scratch(_: Any, size: Any, kind: Any) -> Any:
+    made = types.Array(kind.dtype, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del signature, arguments
+        item = context.get_data_type(kind.dtype)
+        with builder.goto_entry_block():
+            place = builder.alloca(ir.ArrayType(item, size.literal_value))
+            place.align = 64
+        array = context.make_array(made)(context, builder)
+        n_bytes = context.get_constant(types.intp, context.get_abi_sizeof(item))
+        shape = [context.get_constant(types.intp, size.literal_value)]
+        data = builder.bitcast(place, item.as_pointer())
+        context.populate_array(array, data=data, shape=shape, strides=[n_bytes], itemsize=n_bytes, meminfo=None)
+        return array._getvalue()
+
+    return made(size, kind), generate
+
+
+scratch: Callable[[int, Any], Any] = cast(Any, intrinsic(prefer_literal=True)(_scratch))
+"""In a compiled function: an array on the stack, of so many numbers of a kind, which must be a constant of a module.
+
+It is gone when the function returns. Compilers know that no other array is in its place, as they do not of one from the
+heap, and turn loops over many such into vector code without asking at run time whether they overlap.
+"""

@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from skygraft.noise import poisson, poisson_field
 from skygraft.noise import tables as noise_tables
+from skygraft.noise.planes import stream_key
 
 
 @pytest.mark.parametrize(
@@ -29,11 +30,25 @@ def test_philox_gives_the_published_answers(counter, key, expected):
     assert tuple(int(v) for v in poisson._philox(*counter, *key)) == expected
 
 
+def words(n: int, x: int, y: int, k0: int, k1: int) -> np.ndarray:
+    """The words of n pixels from x on, x even."""
+    upper, lower = np.empty(n + n % 2 + 64, np.uint32), np.empty(n + n % 2 + 64, np.uint32)
+    poisson._fill_words(upper, lower, n, x, y, k0, k1)
+    return (upper[:n].astype(np.uint64) << np.uint64(32)) | lower[:n]
+
+
 def test_a_pair_of_pixels_shares_the_published_answer():
-    words = np.empty(64, np.uint64)
-    poisson._fill_words(words, 40, 0, 0, 0, 0)
-    assert [hex(w) for w in words[:2]] == ["0x6627e8d5e169c58d", "0xbc57ac4c9b00dbd8"]
-    assert np.unique(words[:40]).size == 40
+    found = words(40, 0, 0, 0, 0)
+    assert [hex(w) for w in found[:2]] == ["0x6627e8d5e169c58d", "0xbc57ac4c9b00dbd8"]
+    assert np.unique(found).size == 40
+
+
+@pytest.mark.parametrize("n", [2, 30, 97, 129])
+def test_words_made_two_counters_at_a_time_are_those_of_one_at_a_time(n):
+    place = -2 * (n // 3), -17, 0x243F6A88, 0xFFFFFFFF
+    for i, word in enumerate(words(n, *place)):
+        answer = [int(v) for v in poisson._philox(place[0] // 2 + i // 2, place[1], 0, 0, *place[2:])]
+        assert word == answer[i % 2 * 2] << 32 | answer[i % 2 * 2 + 1]
 
 
 def test_exp_and_log_are_those_of_everyone():
@@ -85,6 +100,17 @@ def test_the_rounded_expansion_is_the_poisson_distribution(mean):
     p = stats.poisson.pmf(n, mean)
     seen = p > 1e-9
     assert ((q - p)[seen] ** 2 / p[seen]).sum() < 2e-10 * (32 / mean) ** 2 + 1e-12
+
+
+@pytest.mark.parametrize("y", [0, 1])
+def test_what_single_precision_settles_is_what_inversion_says(y):
+    """Means below 1/4, which are not in tables."""
+    means = np.random.default_rng(9).uniform(0, 0.25, 200_000) ** (1 + 2 * y)
+    found = words(means.size, 0, y, *stream_key(6, "s"))
+    expected = [poisson._invert(mean, word) for mean, word in zip(means, found, strict=True)]
+    field = np.zeros((y + 1, means.size))
+    field[y] = means
+    np.testing.assert_array_equal(poisson_field(field, seed=6, image_id="s")[y], expected)
 
 
 MEANS = [0.02, 0.2499, 0.25, 0.7, 4.0, 9.9, 12.3, 31.999, 32.0, 40.0, 300.0, 1e4, 1e5]

@@ -6,8 +6,8 @@ counters (x, y, n, 1), n = 1, 2, ..., which no pair uses.
 
 A mean below 32 is split into the multiple of 1/4 below it and the rest, and so is the number, the sum of
 two Poisson numbers. The first is looked up in an alias table (Walker 1977; Vose 1991) of its mean with 32 bits, so that
-values rarer than 2^-33 do not occur; the second is 0 or 1 where bounds on the cumulative probability settle that, and
-found by inversion in the 2 per cent where they do not.
+values rarer than 2^-33 do not occur; the second is 0 or 1 where bounds on the cumulative probability settle that in
+single precision, and found by inversion, in double precision, in the 2 per cent where they do not.
 
 A larger mean takes a normal number from a ziggurat (Marsaglia & Tsang 2000) to the Poisson quantile, rounded down. The
 quantile is expanded in 1 / sqrt(mean), as the gamma distribution's is by Cornish & Fisher; Giles (2016, ACM TOMS 42, 6)
@@ -22,23 +22,32 @@ Everything on the way is the same to the last bit on every processor: see `skygr
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
-from numba import int64, uint32, uint64
+from numba import float32, int32, int64, uint32, uint64
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled, prefetch
+from skygraft.jit import compiled, prefetch, scratch
 from skygraft.noise.tables import STEPS, TABLE_LIMIT, ZIGGURAT_EDGE, exp_minus, exp_minus_small, log
 
 __all__ = ["add_noisy", "fill"]
 
 _BLOCK = 128
 """Pixels that are drawn at a time, at most."""
+_VECTOR = 32
+"""Pixels that vector code treats at a time, at most."""
+_ROOM = _BLOCK + 2 * _VECTOR
+"""Pixels that there is room for: a block, the one before an odd one, and what makes that up to whole vectors."""
 _GAP = 16
 """So many pixels without flux end a stretch; it divides `_BLOCK`."""
 _LINE = 16
 """Pixels that memory hands over at a time."""
+_FIRST, _SECOND = (0, 32) if sys.byteorder == "little" else (32, 0)
+"""Where two neighbours of 32 bits are in a number of 64."""
+_DOUBT = 2.0**-21
+"""More than single precision gets wrong of a probability and leaves out of a uniform number, which is 2^-22."""
 
 
 @compiled(inline="always")
@@ -72,14 +81,33 @@ def _more(x: int, y: int, n: int, k0: int, k1: int) -> tuple[Any, Any]:
     return _word(a, b), _word(c, d)
 
 
-@compiled
-def _fill_words(words: NDArray[np.uint64], n: int, x: int, y: int, k0: int, k1: int) -> None:
-    """The words of n pixels from x on, x even; and of some more, to make up whole vectors."""
-    first = x >> 1
-    for i in range(uint64((n + 7) // 8 * 4)):
-        a, b, c, d = _philox(first + int64(i), y, 0, 0, k0, k1)
-        words[uint64(2) * i] = _word(a, b)
-        words[uint64(2) * i + uint64(1)] = _word(c, d)
+@compiled(inline="always")
+def _pair(first: Any, second: Any) -> Any:
+    return (first << uint64(_FIRST)) | (second << uint64(_SECOND))
+
+
+@compiled(inline="always")
+def _fill_words(upper: NDArray[np.uint32], lower: NDArray[np.uint32], n: int, x: int, y: int, k0: int, k1: int) -> None:
+    """Both halves of the words of n pixels from x on, x even; and of some more, to make up whole vectors.
+
+    It is `_philox` for two counters at a time, since each round waits for the one before: while one counter's waits, a
+    processor goes on with the other's.
+    """
+    uppers, lowers = upper.view(np.uint64), lower.view(np.uint64)
+    first, half, bits, shift = x >> 1, uint64((n + 15) // 16 * 4), uint64(0xFFFFFFFF), uint64(32)
+    for i in range(half):
+        # 32 bits of each count; what is above them is dropped where it would
+        a, b, c, d = uint64(first + int64(i)), uint64(y), uint64(0), uint64(0)
+        e, f, g, h = uint64(first + int64(half + i)), uint64(y), uint64(0), uint64(0)
+        u, v = uint64(k0), uint64(k1)
+        for _ in range(10):
+            p, q = (a & bits) * uint64(0xD2511F53), (c & bits) * uint64(0xCD9E8D57)
+            r, s = (e & bits) * uint64(0xD2511F53), (g & bits) * uint64(0xCD9E8D57)
+            a, b, c, d = (q >> shift) ^ b ^ u, q, (p >> shift) ^ d ^ v, p
+            e, f, g, h = (s >> shift) ^ f ^ u, s, (r >> shift) ^ h ^ v, r
+            u, v = (u + uint64(0x9E3779B9)) & bits, (v + uint64(0xBB67AE85)) & bits
+        uppers[i], lowers[i] = _pair(a & bits, c & bits), _pair(b & bits, d & bits)
+        uppers[half + i], lowers[half + i] = _pair(e & bits, g & bits), _pair(f & bits, h & bits)
 
 
 @compiled
@@ -124,115 +152,107 @@ def _quantile(w: float, mean: float) -> float:
 
 
 @compiled
-def _invert(u: float, mean: float) -> float:
-    """The least n whose cumulative probability exceeds u, for small means."""
+def _invert(mean: float, word: int) -> float:
+    """What the rest of a mean adds to a number: the least n whose cumulative probability exceeds a uniform number."""
+    small = mean if 0.0 < mean < TABLE_LIMIT else 0.0
+    row = np.floor(small * STEPS)
+    rest = small - row * (1.0 / STEPS)
+    u = (float(int64(word & uint64(0xFFFFFFFF))) + 0.5) * 2.0**-32 if row > 0.0 else _open_uniform(word)
     n = 0
-    p = exp_minus_small(mean)
+    p = exp_minus_small(rest)
     total = p
     while u >= total and n < 60:
         n += 1
-        p *= mean / n
+        p *= rest / n
         total += p
     return float(n)
 
 
-@compiled
-def _start(
-    numbers: NDArray[np.float64],
-    rest: NDArray[np.float64],
-    uniform: NDArray[np.float64],
-    means: NDArray[np.float64],
-    words: NDArray[np.uint64],
-    n: int,
-    x: int,
-    y: int,
-    k0: int,
-    k1: int,
-    alias: NDArray[np.uint32],
-    edges: NDArray[np.float64],
-    density: NDArray[np.float64],
-) -> bool:
-    """Look up numbers for small means, beside what is left of the mean and its uniform, and normals for large ones.
+@compiled(inline="always")
+def _make_room() -> Any:
+    """For a block of pixels: numbers, doubts, places, both halves of words; normals and numbers of large means."""
+    numbers, doubts, places = scratch(_ROOM, np.float32), scratch(_ROOM, np.uint32), scratch(_ROOM, np.uint32)
+    upper, lower = scratch(_ROOM, np.uint32), scratch(_ROOM, np.uint32)
+    upper[:], lower[:] = uint32(0), uint32(0)
+    return numbers, doubts, places, upper, lower, scratch(_ROOM, np.float64), scratch(_ROOM, np.float64)
 
-    Says whether there is a large one. What is no positive finite mean is its own number.
+
+@compiled(inline="always")
+def _draw(room: Any, means: Any, n: int, x: int, y: int, k0: int, k1: int, alias: Any, edges: Any, density: Any) -> Any:
+    """Draw the numbers of n pixels from x on, in steps that compilers turn into vector code.
+
+    Numbers for means below the limit are in the room's first array. Those for the others, infinity for one, are in its
+    last; it is said how many there are, and their pixels are in its third. Means are of single or double precision.
+    Behind them are zeros, to make up whole vectors.
     """
-    odd, n_large = uint64(x & 1), 0
-    # A whole number below 2^52 becomes a float by way of its bits, which compilers turn into vector code: they are put
-    # behind those of 1 or 2^52. The first table says 0 whatever the bits are: means that have nothing else get all.
-    bits = uniform.view(np.uint64)
-    for i in range(uint64(n)):
-        mean, word = means[i], words[i + odd]
-        small = mean if (mean > 0.0) & (mean < TABLE_LIMIT) else 0.0
-        n_large += (mean >= TABLE_LIMIT) & (mean < np.inf)
-        row = np.floor(small * STEPS)
-        numbers[i], rest[i] = row, small - row * (1.0 / STEPS)
-        lower, upper = (word & uint64(0xFFFFFFFF)) | uint64(0x433 << 52), (word >> uint64(12)) | uint64(0x3FF << 52)
-        bits[i] = lower if row > 0.0 else upper
-    for i in range(uint64(n)):
-        u = uniform[i]
-        uniform[i] = (u - 2.0**52 + 0.5) * 2.0**-32 if numbers[i] > 0.0 else u - 1.0 + 2.0**-53
-    for i in range(uint64(n)):
-        mean, word = means[i], words[i + odd]
-        column = word >> uint64(57)
-        entry = uint64(alias[uint64(int64(numbers[i])), column])
-        own = (word >> uint64(25)) & uint64(0xFFFFFF80) < (entry & uint64(0xFFFFFF80))
-        number = float(int64(column) if own else int64(entry & uint64(127)))
-        numbers[i] = number if (mean > 0.0) & (mean < TABLE_LIMIT) else mean
-    if n_large:
-        for i in range(n):
-            mean, word = means[i], words[uint64(i) + odd]
-            if not TABLE_LIMIT <= mean < np.inf:
-                continue
-            layer = word & uint64(255)
-            size = float(int64(word >> uint64(11))) * 2.0**-53 * edges[layer]
-            if size < edges[layer + uint64(1)]:
-                numbers[i] = size * (1.0 - 2.0 * float(int64((word >> uint64(8)) & uint64(1))))
-            else:
-                numbers[i] = _far_normal(word, x + i, y, k0, k1, edges, density)
-    return n_large > 0
+    numbers, doubts, places, upper, lower, _, _ = room
+    odd, whole = uint64(x & 1), uint64((n + _VECTOR - 1) // _VECTOR * _VECTOR)
+    _fill_words(upper, lower, n + (x & 1), x - (x & 1), y, k0, k1)
+    bits, any_row, any_large, any_doubt = numbers.view(np.uint32), uint32(0), uint32(0), uint32(0)
+    # Eight numbers of single precision make a vector, and only four of double: none of those is let in here.
+    for i in range(whole):
+        mean = means[i]
+        small = mean if (mean > float32(0.0)) & (mean < float32(TABLE_LIMIT)) else float32(0.0)
+        row = np.floor(small * float32(STEPS))
+        rest, which = float32(small - row * float32(1.0 / STEPS)), uint32(int32(row))
+        places[i] = uint32((which << uint32(7)) | (upper[odd + i] >> uint32(25)))
+        # the first table says 0 whatever the bits are: means that have nothing else get all of them
+        word = lower[odd + i] if which else upper[odd + i]
+        bits[i] = (word >> uint32(9)) | uint32(0x3F800000)
+        u = numbers[i] - float32(1.0)
+        # exp(-rest) is between the first two, exp(-rest) (1 + rest) above the third
+        square = float32(0.5) * rest * rest
+        most = float32(1.0) - rest + square
+        least = most - square * rest * float32(1.0 / 3.0)
+        one = (u >= most + float32(_DOUBT)) & (u < float32(1.0 - _DOUBT) - square)
+        doubt = uint32(not (one | (u < least - float32(_DOUBT))))
+        numbers[i], doubts[i] = float32(1.0) if one else float32(0.0), doubt
+        any_row, any_doubt = uint32(any_row | which), uint32(any_doubt | doubt)
+        any_large = uint32(any_large | uint32(mean >= float32(TABLE_LIMIT)))
+    if any_row:
+        entries = alias.reshape(alias.size)
+        for i in range(uint64(n)):
+            places[i] = entries[places[i]]
+        for i in range(whole):
+            entry, word = places[i], upper[odd + i]
+            own = uint32(word << uint32(7)) < uint32(entry & uint32(0xFFFFFF80))
+            numbers[i] += float32(int32(uint32(word >> uint32(25)) if own else uint32(entry & uint32(127))))
+    if any_doubt:
+        for i in range(uint64(n)):
+            if doubts[i]:
+                numbers[i] += float32(_invert(float(means[i]), _word(upper[odd + i], lower[odd + i])))
+    return _draw_large(room, means, n, x, y, k0, k1, edges, density) if any_large else uint64(0)
 
 
-@compiled
-def _draw(
-    numbers: NDArray[np.float64],
-    rest: NDArray[np.float64],
-    uniform: NDArray[np.float64],
-    means: NDArray[np.float64],
-    words: NDArray[np.uint64],
-    n: int,
-    x: int,
-    y: int,
-    k0: int,
-    k1: int,
-    alias: NDArray[np.uint32],
-    edges: NDArray[np.float64],
-    density: NDArray[np.float64],
-) -> None:
-    """Numbers of the pixels from x on, in steps that compilers turn into vector code."""
-    any_large = _start(numbers, rest, uniform, means, words, n, x, y, k0, k1, alias, edges, density)
-    for i in range(n):
-        r, u = rest[i], uniform[i]
-        # exp(-r) is between the first two, exp(-r) (1 + r) above the third
-        square = 0.5 * r * r
-        most = 1.0 - r + square
-        least = most - square * r * (1.0 / 3.0)
-        sure_one = 1.0 - square
-        numbers[i] += 1.0 if (u >= most) & (u < sure_one) else 0.0
-        uniform[i] = u if u >= (sure_one if u >= most else least) else 0.0
-    for i in range(n):
-        if uniform[i] > 0.0:
-            numbers[i] += _invert(uniform[i], rest[i])
-    if any_large:
-        for i in range(n):
-            drawn = max(np.floor(_quantile(numbers[i], means[i])), 0.0)
-            numbers[i] = drawn if TABLE_LIMIT <= means[i] < np.inf else numbers[i]
+@compiled(inline="always")
+def _draw_large(room: Any, means: Any, n: int, x: int, y: int, k0: int, k1: int, edges: Any, density: Any) -> Any:
+    """Bring large means together, and draw their numbers."""
+    _, _, places, upper, lower, normals, large = room
+    odd, n_large = uint64(x & 1), uint64(0)
+    for i in range(uint64(n)):
+        places[n_large] = uint32(i)
+        n_large += uint64(means[i] >= float32(TABLE_LIMIT))
+    for k in range(n_large):
+        i = uint64(places[k])
+        word = _word(upper[odd + i], lower[odd + i])
+        layer = word & uint64(255)
+        size = float(int64(word >> uint64(11))) * 2.0**-53 * edges[layer]
+        if size < edges[layer + uint64(1)]:
+            normals[k] = size * (1.0 - 2.0 * float(int64((word >> uint64(8)) & uint64(1))))
+        else:
+            normals[k] = _far_normal(word, x + int64(i), y, k0, k1, edges, density)
+        large[k] = means[i]
+    for k in range(n_large):
+        mean = large[k]
+        large[k] = max(np.floor(_quantile(normals[k], mean)), 0.0) if mean < np.inf else mean
+    return n_large
 
 
 @compiled
 def _empty(bits: NDArray[np.uint32], j: int, low: Any, high: Any) -> bool:
     seen = uint32(0)
     for i in range(low, min(high, uint64(bits.shape[1]))):
-        seen |= bits[j, i]
+        seen = uint32(seen | bits[j, i])
     return not seen
 
 
@@ -290,9 +310,10 @@ def add_noisy(
     alias, edges, density
         See `skygraft.noise.tables.tables`.
     """
-    gain_varies_y, gain_varies_x = gain.shape[0] > 1, gain.shape[1] > 1
-    words, gains, lights = np.empty(_BLOCK + 16, np.uint64), np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-    numbers, means, rest, uniform = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
+    gain_varies_y, gain_varies_x, with_variance = gain.shape[0] > 1, gain.shape[1] > 1, variance.size > 0
+    room = _make_room()
+    numbers, places, large = room[0], room[2], room[6]
+    means, gains, sums = scratch(_ROOM, np.float32), scratch(_ROOM, np.float32), scratch(_ROOM, np.float32)
     for j in range(model.shape[0]):
         gain_row = j if gain_varies_y else 0
         # unsigned indices need no test for being negative, and without that test the loops become vector code
@@ -300,30 +321,39 @@ def add_noisy(
         if apart:
             out[j, :low] = image[j, :low]
         while low < high:
-            n, x = int64(high - low), x0 + int64(low)
+            n = high - low
             # the planes are not in the cache as the model is, which was just searched: ask for them before drawing
             for i in range(low, high + uint64(_LINE - 1), uint64(_LINE)):
                 prefetch(image, j, min(i, high - uint64(1)))
-                if variance.size:
+                if with_variance:
                     prefetch(variance, j, min(i, high - uint64(1)))
                 if gain_varies_x:
                     prefetch(gain, gain_row, min(i, high - uint64(1)))
-            _fill_words(words, n + (x & 1), x - (x & 1), y0 + j, k0, k1)
-            for i in range(uint64(n)):
-                gains[i] = gain[gain_row, low + i if gain_varies_x else uint64(0)]
-            for i in range(uint64(n)):
-                means[i] = float(model[j, low + i]) * float(gains[i])
-            _draw(numbers, rest, uniform, means, words, n, x, y0 + j, k0, k1, alias, edges, density)
-            for i in range(uint64(n)):
-                flux, light = model[j, low + i], image[j, low + i]
-                added = numbers[i] / float(gains[i]) if flux > 0.0 else float(flux)
-                lights[i] = np.float32(float(light) + added) if flux != 0.0 else light
-            if variance.size:
-                for i in range(uint64(n)):
+            for i in range(n if gain_varies_x else uint64(0)):
+                gains[i] = gain[gain_row, low + i]
+            for i in range(uint64(0) if gain_varies_x else n):
+                gains[i] = gain[gain_row, 0]
+            for i in range(n):
+                means[i] = model[j, low + i] * gains[i]
+            means[n : n + uint64(_VECTOR)] = float32(0.0)
+            n_large = _draw(room, means, int64(n), x0 + int64(low), y0 + j, k0, k1, alias, edges, density)
+            # Sums go by way of an array of ours: what depends on a condition would else become stores that are masked,
+            # which some processors are slow at.
+            if with_variance:
+                for i in range(n):
                     flux, spread = model[j, low + i], variance[j, low + i]
-                    more = np.float32(float(spread) + float(flux) / float(gains[i]))
-                    variance[j, low + i] = more if flux > 0.0 else spread
-            out[j, low:high] = lights[:n]
+                    sums[i] = spread + flux / gains[i] if flux > float32(0.0) else spread
+                for i in range(n):
+                    variance[j, low + i] = sums[i]
+            for i in range(n):
+                flux, light = model[j, low + i], image[j, low + i]
+                added = np.float64(numbers[i]) / gains[i] if flux > float32(0.0) else np.float64(flux)
+                sums[i] = float32(light + added) if flux != float32(0.0) else light
+            for k in range(n_large):
+                i = uint64(places[k])
+                sums[i] = float32(image[j, low + i] + large[k] / gains[i])
+            for i in range(n):
+                out[j, low + i] = sums[i]
             done = high
             low, high = _next_stretch(bits, j, done)
             if apart:
@@ -342,12 +372,17 @@ def fill(
     density: NDArray[np.float64],
 ) -> None:
     """Put numbers in the place of a field of means; for the parameters see `add_noisy`."""
-    words = np.empty(_BLOCK + 16, np.uint64)
-    numbers, rest, uniform = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
+    room = _make_room()
+    numbers, places, large = room[0], room[2], room[6]
+    means = scratch(_ROOM, np.float64)
     for j in range(field.shape[0]):
         for low in range(0, field.shape[1], _BLOCK):
-            means = field[j, low : low + _BLOCK]
-            n, x = means.size, x0 + low
-            _fill_words(words, n + (x & 1), x - (x & 1), y0 + j, k0, k1)
-            _draw(numbers, rest, uniform, means, words, n, x, y0 + j, k0, k1, alias, edges, density)
-            means[:] = numbers[:n]
+            block = field[j, low : low + _BLOCK]
+            n = block.size
+            means[:n], means[n : n + _VECTOR] = block, 0.0
+            n_large = _draw(room, means, n, x0 + low, y0 + j, k0, k1, alias, edges, density)
+            for i in range(uint64(n)):
+                # what is no positive number is its own
+                block[i] = numbers[i] if means[i] > 0.0 else means[i]
+            for k in range(n_large):
+                block[places[k]] = large[k]
