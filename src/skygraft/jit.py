@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
 
-__all__ = ["compiled", "fma", "leading_zeros", "load_word", "prefetch", "store_word"]
+__all__ = ["compiled", "fma", "leading_zeros", "load_word", "prefetch", "scratch", "store_word"]
 
 
 @overload

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import skygraft.jit
-from skygraft.jit import compiled, fma
+from skygraft.jit import compiled, fma, scratch
+
+_SIZE = 40
 
 
 def test_a_node_without_a_writable_folder_still_compiles(monkeypatch):
@@ -98,3 +100,20 @@ def test_a_joined_product_and_sum_is_rounded_once(kind):
     # (1 + s)^2 = 1 + 2 s + s^2, of which rounding in between loses the last
     assert a * a + b == 0
     assert joined(a, a, b) == small * small
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint32, np.uint64])
+def test_arrays_on_the_stack_are_arrays_like_others(kind):
+    def turn(n):
+        first, second = scratch(_SIZE, kind), scratch(_SIZE, kind)
+        for i in range(n):
+            first[i] = i
+        for i in range(n):
+            second[n - 1 - i] = first[i]
+        return first.size, second[:n].copy(), first[:n].copy()
+
+    size, turned, straight = compiled(turn)(33)
+    assert size == _SIZE
+    assert turned.dtype == kind
+    np.testing.assert_array_equal(straight, np.arange(33))
+    np.testing.assert_array_equal(turned, np.arange(33)[::-1])
