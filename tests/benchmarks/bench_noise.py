@@ -1,12 +1,13 @@
 """Photon noise, processor time per pixel, as a ratio to `numpy.random.Generator.poisson` on the same means.
 
 Run it: ``uv run python tests/benchmarks/bench_noise.py``. Planes are float32, the gain is 1; both are timed in turn in
-one process and the least time of a few repeats counts, since other work on the machine only ever adds to it.
+one process, and the medians of a few repeats count.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 
@@ -32,15 +33,15 @@ def survey_like(shape: tuple[int, int] = SHAPE, n: int = 1000) -> np.ndarray:
     return model
 
 
-def least_times(repeats: int, *works: Callable[[], object]) -> list[float]:
-    """Least processor seconds of each, done in turn."""
-    least = [np.inf] * len(works)
-    for _ in range(repeats):
-        for i, work in enumerate(works):
+def median_times(repeats: int, *works: Callable[[], object]) -> list[float]:
+    """Median processor seconds of each, done in turn, after once that does not count."""
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats + 1):
+        for took, work in zip(times, works, strict=True):
             start = time.process_time()
             work()
-            least[i] = min(least[i], time.process_time() - start)
-    return least
+            took.append(time.process_time() - start)
+    return [statistics.median(took[1:]) for took in times]
 
 
 def compare(name: str, model: np.ndarray, repeats: int) -> None:
@@ -49,7 +50,7 @@ def compare(name: str, model: np.ndarray, repeats: int) -> None:
     add_flux(image, variance, model, gain=Gain(1.0, "given"))
     means = model[model > 0].astype(np.float64)
     rng = np.random.default_rng(1)
-    ours, numpys = least_times(
+    ours, numpys = median_times(
         repeats,
         lambda: add_flux(image, variance, model, gain=Gain(1.0, "given")),
         lambda: rng.poisson(means),
@@ -68,7 +69,7 @@ def main() -> None:
     compare("survey-like", survey_like(), args.repeats)
     image, empty = np.zeros(SHAPE, np.float32), np.empty(SHAPE, np.float32)
     empty.fill(0)  # memory of its own, where np.zeros need not have any
-    idle, counted = least_times(
+    idle, counted = median_times(
         args.repeats,
         lambda: add_flux(image, None, empty, gain=Gain(1.0, "given")),
         lambda: np.count_nonzero(empty),
