@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skygraft.render import Canvas
-from skygraft.render.coarse import FINEST, N_LEVELS, NODE, CoarseField, flux_weights
+from skygraft.render.coarse import FINEST, N_LEVELS, NODE, CoarseField
 
 
 def polynomial(x, y):
@@ -19,10 +19,10 @@ def filled(canvas: Canvas, level: int, j: int, i: int) -> np.ndarray:
     h = FINEST << level
     nodes = 0.5 * (h - 1) * (1.0 + NODE * np.array([-1.0, 0.0, 1.0]))
     values = polynomial(i * h + nodes, (j * h + nodes)[:, None])
-    start, first_j, first_i, _, n_i = coarse.layout[level]
+    start, first_j, first_i, _, n_i = coarse.cells.layout[level]
     place = start + (j - first_j) * n_i + i - first_i
-    coarse.values[place] += values
-    coarse.touched[place] = True
+    coarse.cells.values[place] += values
+    coarse.cells.touched[place] = True
     coarse.add_to(canvas)
     return values
 
@@ -40,7 +40,7 @@ def test_a_cell_is_the_polynomial_at_its_pixels_on_the_canvas(level, corner):
     expected = np.where(inside, polynomial(x, y), 0.0)
     np.testing.assert_allclose(canvas.model, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
     # And the flux that is told of it is what is in these pixels.
-    sums = flux_weights()[level]
+    sums = CoarseField(canvas).cells.sums[level]
     along, across = (sums[h] - sums[corner[axis] - (i, j)[axis] * h] for axis in (0, 1))
     assert across @ values @ along == pytest.approx(expected.sum(), rel=1e-12)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skygraft.render import Canvas
-from skygraft.render.coarse import CoarseField, flux_weights
+from skygraft.render.coarse import CoarseField
 from skygraft.render.wings import add_wings
 
 WIDTHS = np.array([0.7, 1.0, 1.4, 2.0, 2.8])
@@ -32,8 +32,8 @@ def add(canvas: Canvas, x: float, y: float, metric: np.ndarray, variance: float,
     moments = np.array([variance, 0.0, variance, 8 * variance**2])
     peak = float((FLUXES / WIDTHS**2).sum() / (2 * np.pi) * np.sqrt(metric[0] * metric[2] - metric[1] ** 2))
     deposited = add_wings(
-        canvas.model, (canvas.x0, canvas.y0), coarse.values, coarse.touched, coarse.layout, flux_weights(), x, y, 1.0,
-        metric, moments, FLUXES, WIDTHS, reach, 2e-5 * peak, (round(x), round(y)), half,
+        canvas.model, (canvas.x0, canvas.y0), coarse.cells, x, y, 1.0, metric, moments, FLUXES, WIDTHS, reach,
+        2e-5 * peak, (round(x), round(y)), half,
     )  # fmt: skip
     coarse.add_to(canvas)
     return deposited

@@ -47,12 +47,7 @@ def mark(
         variance = np.full((1, mask.shape[1]), _image_sigma(exposure.image) ** 2, dtype=np.float32)
     _mark(mask, canvas.model, variance, injected, threshold)
     on_canvas = report.stamp_size > 0
-    ny, nx = mask.shape
-    for x, y in zip(sources.x[drawn][on_canvas], sources.y[drawn][on_canvas], strict=True):
-        i, j = round(x) - canvas.x0, round(y) - canvas.y0
-        j0, i0 = max(0, j - _CORE), max(0, i - _CORE)
-        if j + _CORE >= 0 and i + _CORE >= 0 and j0 < ny and i0 < nx:
-            mask[j0 : j + _CORE + 1, i0 : i + _CORE + 1] |= core
+    _mark_cores(mask, canvas.x0, canvas.y0, sources.x[drawn][on_canvas], sources.y[drawn][on_canvas], core)
 
 
 def _image_sigma(image: NDArray[np.float32]) -> float:
@@ -77,3 +72,16 @@ def _mark(
             # A variance that says nothing hides nothing.
             known = float(v[i]) if v[i] > 0.0 and v[i] < np.inf else 0.0
             out[i] |= bit if float(flux[i]) * float(flux[i]) > squared * known else 0
+
+
+@compiled
+def _mark_cores(
+    mask: NDArray[np.int32], x0: int, y0: int, x: NDArray[np.float64], y: NDArray[np.float64], bit: np.int32
+) -> None:
+    """Set a bit in what is on the canvas of the squares about the pixels nearest to (x, y)."""
+    ny, nx = mask.shape
+    for s in range(x.size):
+        i, j = int(np.rint(x[s])) - x0, int(np.rint(y[s])) - y0
+        for row in range(max(0, j - _CORE), min(ny, j + _CORE + 1)):
+            for column in range(max(0, i - _CORE), min(nx, i + _CORE + 1)):
+                mask[row, column] |= bit

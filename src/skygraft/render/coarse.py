@@ -12,6 +12,7 @@ that a pixel does not depend on where the image was cut.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,34 @@ from skygraft.jit import compiled
 from skygraft.render.canvas import Canvas
 from skygraft.render.vectors import load, spread, store
 
-__all__ = ["FINEST", "NODE", "N_LEVELS", "CoarseField", "flux_weights"]
+__all__ = ["FINEST", "NODE", "N_LEVELS", "Cells", "CoarseField"]
 
 FINEST, N_LEVELS = 8, 4
 """Side of the smallest cells, and how many sizes there are, each twice the one before."""
 NODE = math.cos(math.pi / 6)
 """The outer nodes, in units of the distance from a cell's middle to the centre of its last pixel."""
+
+
+class Cells(NamedTuple):
+    """M cells of all sizes, as compiled loops have them.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (M, 3, 3)
+        At the nodes (y, x) of each.
+    touched : ndarray of bool, shape (M,)
+        Which of them something was added to.
+    layout : ndarray of int, shape (N_LEVELS, 5)
+        Of each size: where its cells begin in `values`, row and column of the first cell as multiples of its size in
+        parent coordinates, and the numbers of rows and columns.
+    sums : ndarray, shape (N_LEVELS, largest side + 1, 3)
+        For each size, what the three values along a side make of its first 0, 1, ... pixels.
+    """
+
+    values: NDArray[np.float32]
+    touched: NDArray[np.bool_]
+    layout: NDArray[np.int64]
+    sums: NDArray[np.float64]
 
 
 class CoarseField:
@@ -38,31 +61,28 @@ class CoarseField:
 
     Attributes
     ----------
-    values : ndarray of float32, shape (M, 3, 3)
-        At the nodes (y, x) of all cells.
-    layout : ndarray of int, shape (N_LEVELS, 5)
-        Of each size: where its cells begin in `values`, row and column of the first cell as multiples of its size in
-        parent coordinates, and the numbers of rows and columns.
+    cells : Cells
+        What is added to them is for loops to say.
     """
 
     def __init__(self, canvas: Canvas) -> None:
-        self.layout = np.zeros((N_LEVELS, 5), dtype=np.int64)
+        layout = np.zeros((N_LEVELS, 5), dtype=np.int64)
         start, (rows, columns) = 0, canvas.model.shape
         for level in range(N_LEVELS):
             h = FINEST << level
             first_j, first_i = canvas.y0 // h, canvas.x0 // h
             n_j, n_i = (canvas.y0 + rows - 1) // h - first_j + 1, (canvas.x0 + columns - 1) // h - first_i + 1
-            self.layout[level] = start, first_j, first_i, n_j, n_i
+            layout[level] = start, first_j, first_i, n_j, n_i
             start += n_j * n_i
         # Zeros cost nothing where they are not touched.
-        self.values = np.zeros((start, 3, 3), dtype=np.float32)
-        self.touched = np.zeros(start, dtype=np.bool_)
+        values, touched = np.zeros((start, 3, 3), dtype=np.float32), np.zeros(start, dtype=np.bool_)
+        self.cells = Cells(values, touched, layout, _flux_weights())
 
     def add_to(self, canvas: Canvas) -> None:
         """Add all cells to the canvas for which they were made; call it once."""
         for level in range(N_LEVELS - 1, 0, -1):
-            _refine(self.values, self.touched, self.layout[level], self.layout[level - 1], _to_children(level))
-        _paint(self.values, self.touched, self.layout[0], _lagrange(_pixels(0), 0), canvas.model, canvas.x0, canvas.y0)
+            _refine(self.cells, level, _to_children(level))
+        _paint(self.cells, _lagrange(_pixels(0), 0), canvas.model, canvas.x0, canvas.y0)
 
 
 def _pixels(level: int) -> NDArray[np.float64]:
@@ -84,13 +104,8 @@ def _to_children(level: int) -> NDArray[np.float32]:
     return _lagrange(np.array([[-0.25 * h], [0.25 * h]]) + nodes, level).astype(np.float32)
 
 
-def flux_weights() -> NDArray[np.float64]:
-    """Sums over the first 0, 1, ... pixels along a cell's side, of what its three values make of them.
-
-    Returns
-    -------
-    ndarray, shape (N_LEVELS, largest side + 1, 3)
-    """
+def _flux_weights() -> NDArray[np.float64]:
+    """See `Cells.sums`."""
     sums = np.zeros((N_LEVELS, (FINEST << (N_LEVELS - 1)) + 1, 3))
     for level in range(N_LEVELS):
         weights = _lagrange(_pixels(level), level)
@@ -99,14 +114,9 @@ def flux_weights() -> NDArray[np.float64]:
 
 
 @compiled
-def _refine(
-    values: NDArray[np.float32],
-    touched: NDArray[np.bool_],
-    layout: NDArray[np.int64],
-    finer: NDArray[np.int64],
-    to_children: NDArray[np.float32],
-) -> None:
+def _refine(cells: Cells, level: int, to_children: NDArray[np.float32]) -> None:
     """Add the cells of one size to those of the next smaller one, exactly."""
+    values, touched, layout, finer = cells.values, cells.touched, cells.layout[level], cells.layout[level - 1]
     along_x = np.empty((3, 3), dtype=np.float32)
     for j in range(layout[3]):
         for i in range(layout[4]):
@@ -135,16 +145,9 @@ def _refine(
 
 
 @compiled
-def _paint(
-    values: NDArray[np.float32],
-    touched: NDArray[np.bool_],
-    layout: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    model: NDArray[np.float32],
-    x0: int,
-    y0: int,
-) -> None:
+def _paint(cells: Cells, weights: NDArray[np.float64], model: NDArray[np.float32], x0: int, y0: int) -> None:
     """Add the smallest cells to the pixels."""
+    values, touched, layout = cells.values, cells.touched, cells.layout[0]
     rows, columns = model.shape
     across = np.ascontiguousarray(weights.T).astype(np.float32)
     x_weights = load(across[0], 0), load(across[1], 0), load(across[2], 0)

@@ -14,6 +14,7 @@ pixels FWHM, the largest error was 2.7e-4 of the peak, and 7e-5 in the median; 2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +23,11 @@ from scipy.special import gammaincinv
 from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import aligned
 from skygraft.render.canvas import Canvas
-from skygraft.render.coarse import CoarseField, flux_weights
+from skygraft.render.coarse import Cells, CoarseField
 from skygraft.render.cores import draw_cores
 from skygraft.render.prepared import EvaluatedPsf
 from skygraft.render.profiles import MAX_STAMP
-from skygraft.render.radial import (
-    LEAST_SPLIT_INDEX,
-    WIDTHS,
-    gaussian_fluxes,
-    radial_tables,
-)
+from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, gaussian_fluxes, radial_tables
 from skygraft.render.truncated import place_truncated
 from skygraft.render.wings import add_wings
 
@@ -192,14 +188,18 @@ class ProfilePainter:
         clipped : ndarray of bool, shape (N,)
             Whether part of the stamp lay off the canvas.
         """
-        canvas, coarse = self.canvas, self._coarse
+        canvas = self.canvas
         moments = psf.moments()[owner]
         fluxes = gaussian_fluxes(profiles.n)
         size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2, self.care)
         placed = place_truncated(radial_tables().place(profiles.n, first_wide), profiles.n, profiles.steepness)
         fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
         deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
-        sums, corner = flux_weights(), (canvas.x0, canvas.y0)
+        x, y, amplitude = profiles.x, profiles.y, profiles.amplitude
+        wide = _Wide(
+            x + moments[:, 1], y + moments[:, 2], amplitude * moments[:, 0], profiles.metric,
+            moments[:, 3:].copy(), fluxes, WIDTHS, reach, self.care.missed * np.abs(peak),
+        )  # fmt: skip
         end = np.cumsum(size**2)
         images = aligned((max(_PIXELS_AT_ONCE, int(size.max(initial=0)) ** 2),))
         start = 0
@@ -209,32 +209,11 @@ class ProfilePainter:
             stop = max(start + 1, int(np.searchsorted(end, before + _PIXELS_AT_ONCE, side="right")))
             some = np.arange(start, stop)
             first = end[some] - size[some] ** 2 - before
-            where = profiles.x, profiles.y
-            draw_cores(images, first, size[some], some, where, profiles.amplitude, profiles.metric, psf, owner, placed)
+            draw_cores(images, first, size[some], some, (x, y), amplitude, profiles.metric, psf, owner, placed)
             _add_all(
-                canvas.model,
-                corner,
-                coarse.values,
-                coarse.touched,
-                coarse.layout,
-                sums,
-                images,
-                first,
-                size,
-                start,
-                profiles.x,
-                profiles.y,
-                profiles.amplitude,
-                profiles.metric,
-                profiles.half,
-                moments,
-                fluxes,
-                WIDTHS,
-                reach,
-                self.care.missed * np.abs(peak),
-                deposited,
-                clipped,
-            )
+                canvas.model, (canvas.x0, canvas.y0), self._coarse.cells, images, first, size, start, x, y,
+                profiles.half, wide, deposited, clipped,
+            )  # fmt: skip
             start = stop
         return deposited, clipped
 
@@ -290,28 +269,33 @@ def _sizes(
     return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach, peak
 
 
+class _Wide(NamedTuple):
+    """The wide Gaussians of N profiles: centres, amplitudes, ellipses and so on, as `add_wings` has them of one."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    amplitude: NDArray[np.float64]
+    metric: NDArray[np.float64]
+    moments: NDArray[np.float64]
+    fluxes: NDArray[np.float64]
+    widths: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    allowed: NDArray[np.float64]
+
+
 @compiled
 def _add_all(
     model: NDArray[np.float32],
     corner: tuple[int, int],
-    values: NDArray[np.float32],
-    touched: NDArray[np.bool_],
-    layout: NDArray[np.int64],
-    sums: NDArray[np.float64],
+    cells: Cells,
     images: NDArray[np.float32],
     first: NDArray[np.int64],
     size: NDArray[np.int64],
     start: int,
     x: NDArray[np.float64],
     y: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-    metric: NDArray[np.float64],
     half: NDArray[np.int64],
-    moments: NDArray[np.float64],
-    fluxes: NDArray[np.float64],
-    widths: NDArray[np.float64],
-    reach: NDArray[np.float64],
-    allowed: NDArray[np.float64],
+    wide: _Wide,
     deposited: NDArray[np.float64],
     clipped: NDArray[np.bool_],
 ) -> None:
@@ -332,26 +316,11 @@ def _add_all(
         )
         left, bottom = ix - corner[0] - half[s], iy - corner[1] - half[s]
         clipped[s] = left < 0 or bottom < 0 or left + 2 * half[s] >= columns or bottom + 2 * half[s] >= rows
-        if fluxes[s].any():
+        if wide.fluxes[s].any():
             deposited[s] += add_wings(
-                model,
-                corner,
-                values,
-                touched,
-                layout,
-                sums,
-                x[s] + moments[s, 1],
-                y[s] + moments[s, 2],
-                amplitude[s] * moments[s, 0],
-                metric[s],
-                moments[s, 3:],
-                fluxes[s],
-                widths,
-                reach[s],
-                allowed[s],
-                (ix, iy),
-                half[s],
-            )
+                model, corner, cells, wide.x[s], wide.y[s], wide.amplitude[s], wide.metric[s], wide.moments[s],
+                wide.fluxes[s], wide.widths, wide.reach[s], wide.allowed[s], (ix, iy), half[s],
+            )  # fmt: skip
 
 
 @compiled

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
-from skygraft.render.coarse import FINEST, N_LEVELS, NODE
+from skygraft.render.coarse import FINEST, N_LEVELS, NODE, Cells
 from skygraft.render.vectors import LANES, Eight, cubic_and_line_lookup, load, nothing_beyond, spread, store, transpose
 
 __all__ = ["add_wings"]
@@ -139,10 +139,7 @@ def _least_radii(
 def add_wings(
     model: NDArray[np.float32],
     corner: tuple[int, int],
-    values: NDArray[np.float32],
-    touched: NDArray[np.bool_],
-    layout: NDArray[np.int64],
-    sums: NDArray[np.float64],
+    cells: Cells,
     x: float,
     y: float,
     amplitude: float,
@@ -163,10 +160,8 @@ def add_wings(
         Changed in place.
     corner : (int, int)
         Parent coordinates (x, y) of its first pixel.
-    values, touched, layout : ndarray
-        Of the `skygraft.render.coarse.CoarseField`; changed in place.
-    sums : ndarray
-        Of `skygraft.render.coarse.flux_weights`.
+    cells : Cells
+        Of the canvas; changed in place.
     x, y : float
         Centre of the source, blurred, in parent pixels.
     amplitude : float
@@ -220,6 +215,7 @@ def add_wings(
     radii = np.empty(N_LEVELS)
     _least_radii(table, n_octaves, FINEST * per_pixel, allowed, radii)
 
+    values, touched, layout, sums = cells
     rows, columns = model.shape
     # The stamp, and what of it is on the canvas.
     left, right, bottom, top = middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half
