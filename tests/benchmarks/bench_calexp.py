@@ -54,22 +54,25 @@ def write_image(path: Path, shape: tuple[int, int] = SHAPE, compression: str | N
 
 
 def make_catalog(n_stars: int, n_galaxies: int = 0, shape: tuple[int, int] = SHAPE) -> Table:
+    """Sources all over the image, as read from a file: campaigns read their catalogues once for all images."""
     rng = np.random.default_rng(2)
     n = n_stars + n_galaxies
     half_y, half_x = shape[0] * 0.1 / 3600, shape[1] * 0.1 / 3600
     galaxy = np.arange(n) >= n_stars
     index = np.where(rng.random(n) < 0.8, rng.uniform(0.6, 1.6, n), rng.uniform(2.5, 4.5, n))
     shapes = {"n": index, "half_light_radius": 0.35 * np.exp(rng.normal(0, 0.4, n)), "q": rng.uniform(0.2, 1, n)}
-    return Table(
-        {
-            "injection_id": np.arange(n),
-            "ra": 150.0 + rng.uniform(-half_x, half_x, n),
-            "dec": 2.0 + rng.uniform(-half_y, half_y, n),
-            "source_type": np.where(galaxy, "Sersic", "Star"),
-            "mag_r": rng.uniform(18, 24, n),
-            "pa": np.where(galaxy, rng.uniform(0, 180, n), np.nan),
-        }
-        | {name: np.where(galaxy, values, np.nan) for name, values in shapes.items()}
+    return skygraft.normalize_catalog(
+        Table(
+            {
+                "injection_id": np.arange(n),
+                "ra": 150.0 + rng.uniform(-half_x, half_x, n),
+                "dec": 2.0 + rng.uniform(-half_y, half_y, n),
+                "source_type": np.where(galaxy, "Sersic", "Star"),
+                "mag_r": rng.uniform(18, 24, n),
+                "pa": np.where(galaxy, rng.uniform(0, 180, n), np.nan),
+            }
+            | {name: np.where(galaxy, values, np.nan) for name, values in shapes.items()}
+        )
     )
 
 
@@ -123,13 +126,15 @@ def by_galsim(source: Path, target: Path, catalog: Table, turn: int) -> float:
     kernel = galsim.Convolve(galsim.Moffat(beta=3.0, fwhm=4.0), galsim.Pixel(1.0)).drawImage(
         nx=45, ny=45, scale=1.0, method="no_pixel"
     )
-    x, y = wcs.world_to_pixel_values(catalog["ra"], catalog["dec"])
+    columns = {name: np.asarray(catalog[name]) for name in ("ra", "dec", "mag_r", "n", "half_light_radius", "q", "pa")}
+    stars = np.asarray(catalog["source_type"]) == "Star"
+    x, y = wcs.world_to_pixel_values(columns["ra"], columns["dec"])
     model = galsim.ImageF(planes[0].shape[1], planes[0].shape[0], xmin=0, ymin=0)
     start = time.process_time()
     for i in range(0, len(catalog), 10):
-        row = catalog[i]
+        row = {name: float(column[i]) for name, column in columns.items()}
         flux = 10 ** (0.4 * (27.0 - row["mag_r"]))
-        if row["source_type"] == "Star":
+        if stars[i]:
             source_profile, half = galsim.DeltaFunction(flux), 27
         else:
             source_profile = galsim.Sersic(

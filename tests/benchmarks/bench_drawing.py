@@ -55,7 +55,7 @@ class Line:
         reached = ", ".join(f"{name} {value:.0e}" for name, value in self.errors.items())
         if self.over_floor is not None:
             reached = f"{self.over_floor:.2g} × reading and writing it"
-        return self.what, f"{self.seconds * factor:.2g} {unit}", f"{self.ratio:.3g} ×", reached
+        return self.what, f"{self.seconds * factor:.3g} {unit}", f"{self.ratio:.3g} ×", reached
 
 
 def lines(repeats: int) -> list[Line]:

@@ -191,3 +191,18 @@ def test_the_sum_may_go_where_the_model_is(with_gain: bool) -> None:
     assert model.tobytes() == expected.tobytes()
     assert variance.tobytes() == expected_variance.tobytes()
     assert image.tobytes() == before.tobytes()
+
+
+def test_the_new_variance_may_go_elsewhere() -> None:
+    rng = np.random.default_rng(13)
+    image, variance = rng.normal(size=(2, 30, 500)).astype(np.float32)
+    variance[2, 3] = np.nan
+    model = np.where(rng.random((30, 500)) < 0.02, 40.0, 0.0).astype(np.float32)
+    model[4:6] = 0.0
+    expected, expected_variance = image.copy(), variance.copy()
+    add_flux(expected, expected_variance, model, gain=Gain(2.0, "given"))
+    out, variance_out, before = np.empty_like(image), np.empty_like(variance), variance.copy()
+    add_flux(image, variance, model, gain=Gain(2.0, "given"), out=out, variance_out=variance_out)
+    assert out.tobytes() == expected.tobytes()
+    assert variance_out.tobytes() == expected_variance.tobytes()
+    assert variance.tobytes() == before.tobytes()

@@ -138,9 +138,9 @@ def inject(
         progress=progress,
     )
     # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
-    planes = new_planes(exposure, canvas.model, copy_variance=gain is not None)
+    planes = new_planes(exposure, canvas.model, new_variance=gain is not None)
     mark(planes, canvas, exposure, sources, drawn, report, opts.mask_threshold)
-    variance = planes["variance"].values if gain is not None and "variance" in planes else None
+    variance = exposure.variance if gain is not None else None
     add_flux(
         exposure.image,
         variance,
@@ -150,6 +150,7 @@ def inject(
         image_id=name,
         xy0=exposure.xy0,
         out=canvas.model,
+        variance_out=None if variance is None else planes["variance"].values,
     )
     flag_small_kernel(exposure, reference if opts.flux_mode == "calibrated" else None, radius, report)
     _report_into(truth, rows[drawn], report, exposure)

@@ -16,15 +16,17 @@ __all__ = ["mark", "new_planes"]
 
 _CORE = 1
 """Half-width of the INJECTED_CORE square: 3 x 3 pixels."""
+_BLOCK = 128
+"""Pixels that are passed over together where there is no flux."""
 
 
-def new_planes(exposure: Exposure, image: NDArray[np.float32], *, copy_variance: bool) -> xr.Dataset:
-    """The exposure's planes with another array for the image, and copies of the others that injection writes to."""
+def new_planes(exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool) -> xr.Dataset:
+    """The exposure's planes with another array for the image, and others, yet to be filled, for those that change."""
     planes = exposure.planes.copy(deep=False)
     planes["image"] = (planes["image"].dims, image, dict(planes["image"].attrs))
-    for name in ("mask", *(("variance",) if copy_variance and "variance" in planes else ())):
+    for name in ("mask", *(("variance",) if new_variance and "variance" in planes else ())):
         old = planes[name]
-        planes[name] = (old.dims, old.values.copy(), dict(old.attrs))
+        planes[name] = (old.dims, np.empty_like(old.values, order="C"), dict(old.attrs))
     return planes
 
 
@@ -37,7 +39,7 @@ def mark(
     report: RenderReport,
     threshold: float,
 ) -> None:
-    """Set INJECTED where the model stands out of the noise, and INJECTED_CORE on 3 x 3 pixels at each source drawn."""
+    """Fill the new mask: INJECTED where the model stands out of the noise, INJECTED_CORE on 3 x 3 pixels a source."""
     injected = np.int32(1 << add_mask_plane(planes, "INJECTED"))
     core = np.int32(1 << add_mask_plane(planes, "INJECTED_CORE"))
     mask = planes["mask"].values
@@ -45,7 +47,7 @@ def mark(
         variance = exposure.variance
     else:
         variance = np.full((1, mask.shape[1]), _image_sigma(exposure.image) ** 2, dtype=np.float32)
-    _mark(mask, canvas.model, variance, injected, threshold)
+    _mark(exposure.mask, mask, canvas.model, variance, injected, threshold)
     on_canvas = report.stamp_size > 0
     _mark_cores(mask, canvas.x0, canvas.y0, sources.x[drawn][on_canvas], sources.y[drawn][on_canvas], core)
 
@@ -61,17 +63,27 @@ def _image_sigma(image: NDArray[np.float32]) -> float:
 
 @compiled
 def _mark(
-    mask: NDArray[np.int32], model: NDArray[np.float32], variance: NDArray[Any], bit: np.int32, threshold: float
+    before: NDArray[np.int32],
+    mask: NDArray[np.int32],
+    model: NDArray[np.float32],
+    variance: NDArray[Any],
+    bit: np.int32,
+    threshold: float,
 ) -> None:
-    """Set a bit where the model is above so many sigma; a variance of one row is that of all."""
+    """Copy a mask, and set a bit where the model is above so many sigma; a variance of one row is that of all."""
     squared = threshold * threshold
     for j in range(model.shape[0]):
-        flux, out = model[j], mask[j]
         v = variance[min(j, variance.shape[0] - 1)]
-        for i in range(model.shape[1]):
-            # A variance that says nothing hides nothing.
-            known = float(v[i]) if v[i] > 0.0 and v[i] < np.inf else 0.0
-            out[i] |= bit if float(flux[i]) * float(flux[i]) > squared * known else 0
+        mask[j] = before[j]
+        for start in range(0, model.shape[1], _BLOCK):
+            flux, out = model[j, start : start + _BLOCK], mask[j, start : start + _BLOCK]
+            some = False
+            for i in range(flux.size):
+                some |= flux[i] != 0.0
+            for i in range(flux.size if some else 0):
+                # A variance that says nothing hides nothing.
+                known = float(v[start + i]) if v[start + i] > 0.0 and v[start + i] < np.inf else 0.0
+                out[i] |= bit if float(flux[i]) * float(flux[i]) > squared * known else 0
 
 
 @compiled

@@ -116,14 +116,15 @@ def add_flux(
     image_id: str = "image",
     xy0: tuple[int, int] = (0, 0),
     out: NDArray[np.float32] | None = None,
+    variance_out: NDArray[np.float32] | None = None,
 ) -> None:
     """Add the model to the image, with photon noise if a gain is given, and its variance to the variance plane.
 
     Parameters
     ----------
     image, variance : ndarray of float32, shape (ny, nx)
-        Changed in place, the image where there is no `out`; `variance` may be None, and without a gain it is left
-        alone.
+        Changed in place where there is no `out` and no `variance_out`; `variance` may be None, and without a gain it is
+        left alone.
     model : ndarray of float32, shape (ny, nx)
         Expected flux, image units.
     gain : Gain or None
@@ -134,6 +135,8 @@ def add_flux(
         Parent coordinates of the first pixel.
     out : ndarray of float32, shape (ny, nx), optional
         Where the sum goes; it may be `model`.
+    variance_out : ndarray of float32, shape (ny, nx), optional
+        Where the new variance goes, with a gain.
     """
     out = image if out is None else out
     if gain is None:
@@ -146,9 +149,11 @@ def add_flux(
     np.broadcast_to(value, model.shape)  # refuses the gain of another image
     if variance is None:
         variance = np.empty((0, 0), dtype=np.float32)
+    new_variance = variance if variance_out is None else variance_out
     key, bits = stream_key(seed, image_id), model.view(np.uint32)
     alias, edges, density = tables()
-    add_noisy(image, variance, model, bits, out, out is not image, value, *xy0, *key, alias, edges, density)
+    apart = out is not image, new_variance is not variance
+    add_noisy(image, variance, model, bits, out, new_variance, apart, value, *xy0, *key, alias, edges, density)
 
 
 def estimate_gain(

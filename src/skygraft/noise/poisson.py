@@ -279,7 +279,8 @@ def add_noisy(
     model: NDArray[np.float32],
     bits: NDArray[np.uint32],
     out: NDArray[np.float32],
-    apart: bool,
+    variance_out: NDArray[np.float32],
+    apart: tuple[bool, bool],
     gain: NDArray[np.float32],
     x0: int,
     y0: int,
@@ -299,8 +300,10 @@ def add_noisy(
         The model's bits: whole numbers are searched faster for what is not 0.
     out : ndarray of float32, shape (ny, nx)
         For the sum. It may be the image, or the model: what is written was searched before.
-    apart : bool
-        Whether `out` is not the image.
+    variance_out : ndarray of float32, shape (ny, nx)
+        For the new variance; it may be `variance`.
+    apart : (bool, bool)
+        Whether `out` is not the image, and `variance_out` not `variance`.
     gain : ndarray of float32, shape (ny or 1, nx or 1)
         Electrons per image unit.
     x0, y0 : int
@@ -318,8 +321,10 @@ def add_noisy(
         gain_row = j if gain_varies_y else 0
         # unsigned indices need no test for being negative, and without that test the loops become vector code
         low, high = _next_stretch(bits, j, uint64(0))
-        if apart:
+        if apart[0]:
             out[j, :low] = image[j, :low]
+        if with_variance and apart[1]:
+            variance_out[j, :low] = variance[j, :low]
         while low < high:
             n = high - low
             # the planes are not in the cache as the model is, which was just searched: ask for them before drawing
@@ -344,7 +349,7 @@ def add_noisy(
                     flux, spread = model[j, low + i], variance[j, low + i]
                     sums[i] = spread + flux / gains[i] if flux > float32(0.0) else spread
                 for i in range(n):
-                    variance[j, low + i] = sums[i]
+                    variance_out[j, low + i] = sums[i]
             for i in range(n):
                 flux, light = model[j, low + i], image[j, low + i]
                 added = np.float64(numbers[i]) / gains[i] if flux > float32(0.0) else np.float64(flux)
@@ -356,8 +361,10 @@ def add_noisy(
                 out[j, low + i] = sums[i]
             done = high
             low, high = _next_stretch(bits, j, done)
-            if apart:
+            if apart[0]:
                 out[j, done:low] = image[j, done:low]
+            if with_variance and apart[1]:
+                variance_out[j, done:low] = variance[j, done:low]
 
 
 @compiled
