@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles import band_limited_aperture_flux
+from psf_kit import KINDS, SIDE, psf_of_kind
 from skygraft.catalog import Flag
 from skygraft.errors import PsfError
 from skygraft.psf import PSF, Box, FixedKernelPSF, KernelBasisPSF, LinearPSF
@@ -118,6 +119,24 @@ def test_kernels_of_any_odd_size_are_moved_to_any_fraction(engine, half_y, half_
     own = {"fourier": 6e-7, "taps": 4e-4}[engine]
     assert np.abs(canvas.model - expected).max() < own * 7.0 * kernel.max()
     assert not canvas.model[[0, -1]].any() and not canvas.model[:, [0, 1, -2, -1]].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("engine", "bound"), [("fourier", 6e-7), ("taps", 4e-4)])
+@settings(max_examples=10, deadline=None)
+@given(st.floats(30, SIDE - 30), st.floats(30, SIDE - 30))
+def test_every_kind_of_psf_at_its_own_place(engine, bound, kind, x, y):
+    psf, margin = psf_of_kind(kind, moffat(3.5, 3.0)), MARGIN[engine]
+    canvas = Canvas.empty((SIDE, SIDE), (0, 0))
+    painter = StarPainter(psf, Box(-0.5, SIDE - 0.5, -0.5, SIDE - 0.5), engine)
+    painter.add(canvas, np.array([x]), np.array([y]), np.ones(1), AsGiven())
+    ix, iy, half = int(np.floor(x + 0.5)), int(np.floor(y + 0.5)), HALF + margin
+    expected = interpolated(psf.kernels([x], [y])[0], x - ix, y - iy, margin)
+    box = slice(max(0, iy - half), iy + half + 1), slice(max(0, ix - half), ix + half + 1)
+    inside = canvas.model[box]
+    cut = expected[max(0, half - iy) :, max(0, half - ix) :][: inside.shape[0], : inside.shape[1]]
+    assert np.abs(inside - cut).max() < bound * expected.max()
+    assert np.count_nonzero(canvas.model) == np.count_nonzero(inside)
 
 
 @settings(max_examples=25, deadline=None)
