@@ -21,6 +21,7 @@ from skygraft.errors import CatalogError
 
 __all__ = [
     "COLUMNS",
+    "MOFFAT_RANGE",
     "SERSIC_RANGE",
     "SOURCE_TYPES",
     "ColumnSpec",
@@ -33,8 +34,9 @@ __all__ = [
     "values",
 ]
 
-SOURCE_TYPES = ("Star", "Sersic", "BulgeDisk", "Gaussian", "Trail", "Stamp")
+SOURCE_TYPES = ("Star", "Sersic", "BulgeDisk", "Gaussian", "Moffat", "Trail", "Stamp")
 SERSIC_RANGE = (0.3, 6.2)  # what GalSim and LSST source_injection draw
+MOFFAT_RANGE = (1.5, 100.0)  # below, much of the light is outside of any stamp; above, it is a Gaussian
 
 OnBad = Literal["raise", "flag"]
 MAX_LISTED = 10
@@ -98,7 +100,8 @@ class ColumnSpec:
 _NAN = float("nan")
 _SERSIC = ("Sersic",)
 _BULGE = ("BulgeDisk",)
-_SHAPED = ("Sersic", "Gaussian", "BulgeDisk")
+_ELLIPSES = ("Sersic", "Gaussian", "Moffat")
+_NEVER_CUT = ("Gaussian", "Moffat", "BulgeDisk")
 
 
 def _component(name: str, index: float) -> list[ColumnSpec]:
@@ -133,15 +136,15 @@ _SPECS = [
         low=SERSIC_RANGE[0], high=SERSIC_RANGE[1], types=_SERSIC, required=True,
     ),
     ColumnSpec(
+        "moffat_beta", "float", None, "Exponent of a Moffat, I ~ (1 + (r / r_d)^2)^-beta.", _NAN,
+        low=MOFFAT_RANGE[0], high=MOFFAT_RANGE[1], types=("Moffat",), required=True,
+    ),
+    ColumnSpec(
         "half_light_radius", "float", "arcsec", "Circularised half-light radius sqrt(ab), of the truncated profile.",
-        _NAN, low=0.0, open_low=True, types=("Sersic", "Gaussian"), required=True,
+        _NAN, low=0.0, open_low=True, types=_ELLIPSES, required=True,
     ),
-    ColumnSpec(
-        "q", "float", None, "Axis ratio b/a.", 1.0, low=0.0, high=1.0, open_low=True, types=("Sersic", "Gaussian")
-    ),
-    ColumnSpec(
-        "pa", "float", "deg", "Position angle of the major axis, North through East.", 0.0, types=("Sersic", "Gaussian")
-    ),
+    ColumnSpec("q", "float", None, "Axis ratio b/a.", 1.0, low=0.0, high=1.0, open_low=True, types=_ELLIPSES),
+    ColumnSpec("pa", "float", "deg", "Position angle of the major axis, North through East.", 0.0, types=_ELLIPSES),
     ColumnSpec(
         "bulge_fraction", "float", None, "Bulge flux over total flux.", _NAN,
         low=0.0, high=1.0, types=_BULGE, required=True,
@@ -149,7 +152,8 @@ _SPECS = [
     *_component("bulge", 4.0),
     *_component("disk", 1.0),
     ColumnSpec(
-        "trunc", "float", "arcsec", "Truncation radius; NaN for none.", _NAN, low=0.0, open_low=True, types=_SHAPED
+        "trunc", "float", "arcsec", "Truncation radius of a Sersic; NaN for none.", _NAN,
+        low=0.0, open_low=True, types=_SERSIC,
     ),
     ColumnSpec(
         "trail_length", "float", "arcsec", "Length of the trail on the sky.", _NAN,
@@ -373,6 +377,12 @@ def validate(
     _check_types(found, source_type)
     _check_ranges(found, table, source_type)
     _check_trails_and_stamps(found, table, source_type)
+    trunc = values(table, "trunc")
+    found.add(
+        np.isin(source_type, _NEVER_CUT) & (np.nan_to_num(trunc) != 0),
+        Flag.PARAMETERS_BAD,
+        lambda r: f"trunc = {trunc[r]:g}, but a {source_type[r]} is not truncated: leave it empty",
+    )
     for name in (c for c in table.colnames if is_mag_column(c)):
         mag = values(table, name)
         found.add(np.isinf(mag), Flag.MAG_BAD, lambda r, m=mag, c=name: f"{c} = {m[r]} is not finite")

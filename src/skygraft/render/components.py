@@ -1,4 +1,4 @@
-"""Which sources are sums of Sérsic profiles, and which profiles those are."""
+"""Which sources are sums of Sérsic and Moffat profiles, and which profiles those are."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.render.profiles import MAX_STAMP, sersic_reach
+from skygraft.catalog.schema import MOFFAT_RANGE
+from skygraft.render.moffat import core_radius, unit
+from skygraft.render.profiles import MAX_STAMP, moffat_reach, sersic_reach
 from skygraft.render.radial import MAX_INDEX, MIN_INDEX
 from skygraft.render.sersic import Profiles, axes_of, metric_of
 from skygraft.render.sources import Sources
 from skygraft.render.truncated import LEAST_RATIO, MAX_RADIUS, steepness, truncated_reach
 
-__all__ = ["Components", "are_sersic", "components"]
+__all__ = ["Components", "are_profiles", "components"]
 
+_KINDS = ("Sersic", "Gaussian", "Moffat", "BulgeDisk")
 _GAUSSIAN_INDEX = 0.5
 
 
@@ -48,10 +51,12 @@ class _Parts:
     q: NDArray[np.float64]
     pa: NDArray[np.float64]
     trunc: NDArray[np.float64]
+    beta: NDArray[np.float64]
 
     def usable(self, jacobian: NDArray[np.float64]) -> NDArray[np.bool_]:
         """For which there are tables, where the Jacobians, shape (N, 2, 2), are arcsec per pixel."""
         whole = (self.n >= MIN_INDEX) & (self.n <= MAX_INDEX) & (self.radius > 0) & (self.q > 0) & (self.q <= 1)
+        whole &= np.isnan(self.beta) | (self.beta >= MOFFAT_RANGE[0]) & (self.beta <= MOFFAT_RANGE[1])
         cut = np.flatnonzero(whole & self.are_cut())
         edge = axes_of(metric_of(jacobian[cut], self.trunc[cut], self.q[cut], self.pa[cut]))[0]
         whole[cut] = (self.trunc[cut] >= LEAST_RATIO * self.radius[cut]) & (edge <= MAX_RADIUS)
@@ -76,6 +81,7 @@ def _part(sources: Sources, rows: NDArray[np.intp], prefix: str, n: float, fract
         _column(sources, f"{prefix}q", rows, 1.0),
         _column(sources, f"{prefix}pa", rows, 0.0),
         _column(sources, f"{prefix}trunc", rows, 0.0),
+        np.full(len(rows), np.nan),
     )
 
 
@@ -87,13 +93,16 @@ def _parts(sources: Sources, rows: NDArray[np.intp], kind: str) -> list[_Parts]:
     part = _part(sources, rows, "", 1.0, one)
     if kind == "Gaussian":
         part = dataclasses.replace(part, n=_GAUSSIAN_INDEX * one, trunc=0.0 * one)
+    elif kind == "Moffat":
+        # Of one that has no exponent: none that there are tables for.
+        part = dataclasses.replace(part, n=one, trunc=0.0 * one, beta=_column(sources, "moffat_beta", rows, 0.0))
     return [part]
 
 
-def are_sersic(sources: Sources) -> NDArray[np.bool_]:
-    """Which sources are sums of Sérsic profiles that there are tables for: with a size and a shape."""
+def are_profiles(sources: Sources) -> NDArray[np.bool_]:
+    """Which sources are sums of profiles that there are tables for: with a size and a shape."""
     found = np.zeros(len(sources), dtype=np.bool_)
-    for kind in ("Sersic", "Gaussian", "BulgeDisk"):
+    for kind in _KINDS:
         rows = np.flatnonzero(sources.source_type == kind)
         whole = np.ones(len(rows), dtype=np.bool_)
         for part in _parts(sources, rows, kind):
@@ -115,7 +124,7 @@ def components(
     ----------
     sources : Sources
     rows : ndarray of int, shape (M,)
-        Sources for which `are_sersic` holds.
+        Sources for which `are_profiles` holds.
     amplitude : ndarray, shape (M,)
         Their flux times what the kernel is multiplied by.
     half_kernel : int
@@ -124,7 +133,7 @@ def components(
         Part of the flux of each profile that the stamp may leave out.
     """
     slots: list[tuple[NDArray[np.intp], _Parts]] = []
-    for kind in ("Sersic", "Gaussian", "BulgeDisk"):
+    for kind in _KINDS:
         places = np.flatnonzero(sources.source_type[rows] == kind)
         slots += [(places, part) for part in _parts(sources, rows[places], kind)]
     owner = np.concatenate([np.empty(0, np.int64), *(places for places, _ in slots)]).astype(np.int64)
@@ -143,7 +152,12 @@ def components(
     b[cut] = steepness(part.n[cut], part.trunc[cut] / part.radius[cut])
     ends = np.isfinite(b)
     reach[ends] = truncated_reach(part.n[ends], b[ends], flux_tolerance)
-    metric = metric_of(sources.jacobian[mine], np.where(ends, part.trunc, part.radius), part.q, part.pa)
+    one = np.where(ends, part.trunc, part.radius)
+    moffats = np.flatnonzero(np.isfinite(part.beta))
+    in_half_light = unit(part.beta[moffats]) * core_radius(part.beta[moffats])
+    reach[moffats] = moffat_reach(part.beta[moffats], flux_tolerance) / in_half_light
+    one[moffats] *= in_half_light
+    metric = metric_of(sources.jacobian[mine], one, part.q, part.pa)
     half = np.ceil(reach * axes_of(metric)[0]).astype(np.int64) + half_kernel + 1
     asked = _column(sources, "draw_size", mine, 0.0)
     largest = np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP).astype(np.int64)
@@ -153,6 +167,7 @@ def components(
         sources.y[mine],
         amplitude[owner] * part.fraction,
         part.n,
+        part.beta,
         metric,
         reach,
         b,

@@ -1,4 +1,4 @@
-"""Draw all sources of one image, each with its PSF at its own place: stars, Sérsic profiles, and all else by GalSim."""
+"""Draw all sources of one image, each with its PSF at its own place: stars, profiles, and all else by GalSim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skygraft.catalog.flags import Flag
 from skygraft.errors import FormatError, PsfError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
-from skygraft.render.components import are_sersic, components
+from skygraft.render.components import are_profiles, components
 from skygraft.render.galsim_engine import draw_extended
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
@@ -24,7 +24,7 @@ __all__ = ["Normalisation", "StarEngine", "render"]
 
 type StarEngine = Literal["fourier", "taps", "galsim"]
 type GalaxyEngine = Literal["fourier", "precise", "galsim"]
-type _Kind = Literal["star", "sersic", "other"]
+type _Kind = Literal["star", "profile", "other"]
 
 _CHUNK = 64
 """Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
@@ -44,8 +44,8 @@ def render(
 ) -> RenderReport:
     """Add sources to a canvas.
 
-    Stars are added first, then Sérsic profiles, then everything else, each in the order given; a pixel's value
-    therefore depends only on the sources that touch it.
+    Stars are added first, then Sérsic and Moffat profiles, then everything else, each in the order given; a pixel's
+    value therefore depends only on the sources that touch it.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def render(
         How stars are moved by fractions of a pixel: to single precision, with half as many taps (see
         `skygraft.render.shift`), or drawn through GalSim.
     galaxies : {"fourier", "precise", "galsim"}
-        Whether Sérsic profiles are drawn many at a time (see `skygraft.render.sersic`), to 3e-4 or to 5e-5 of their
-        peak, or through GalSim.
+        Whether Sérsic and Moffat profiles are drawn many at a time (see `skygraft.render.sersic`), to 3e-4 or to 5e-5
+        of their peak, or through GalSim.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
 
@@ -80,22 +80,22 @@ def render(
     is_star = sources.source_type == "Star"
     painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None
     prepared = PreparedPsf(psf, box) if psf is not None and not (painter is not None and is_star.all()) else None
-    is_sersic = are_sersic(sources) if galaxies != "galsim" else np.zeros_like(is_star)
+    is_profile = are_profiles(sources) if galaxies != "galsim" else np.zeros_like(is_star)
     kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
         ("star", is_star),
-        ("sersic", is_sersic),
-        ("other", ~(is_star | is_sersic)),
+        ("profile", is_profile),
+        ("other", ~(is_star | is_profile)),
     )
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
         profiles = None
-        if kind == "sersic" and len(rows):
+        if kind == "profile" and len(rows):
             profiles = ProfilePainter(canvas, PRECISE if galaxies == "precise" else FAST)
         native = painter if kind == "star" else None
         size = _CHUNK
         if native is not None:
             size = native.batch
-        elif kind == "sersic" and prepared is not None:
+        elif kind == "profile" and prepared is not None:
             size = prepared.batch
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]

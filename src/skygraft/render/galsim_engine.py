@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
 from skygraft.errors import InjectionError
-from skygraft.render.profiles import MAX_STAMP, gaussian_radius, sersic_radius
+from skygraft.render.profiles import MAX_STAMP, gaussian_radius, moffat_reach, sersic_radius
 from skygraft.render.sources import Sources
 from skygraft.render.stamps import read_stamp
 
@@ -87,6 +87,8 @@ def reach_pixels(sources: Sources, i: int, flux_tolerance: float) -> float:
     radius = sources.value("half_light_radius", i, math.nan)
     if kind == "Gaussian":
         return gaussian_radius(radius, flux_tolerance) / math.sqrt(q) / scale
+    if kind == "Moffat":
+        return radius * float(moffat_reach(_moffat_beta(sources, i), flux_tolerance)) / math.sqrt(q) / scale
     return _sersic_reach(sources.value("n", i, 1.0), radius, q, flux_tolerance, sources.value("trunc", i, 0.0)) / scale
 
 
@@ -148,7 +150,7 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
             )
             profile = galsim.Convolve(profile, psf, gsparams=_PARAMS)
         profile.drawImage(image=image, method="no_pixel", scale=1.0, center=galsim.PositionD(x, y))
-    except (galsim.GalSimError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:  # those of GalSim are among them
         raise InjectionError(
             f"the {sources.source_type[i]} cannot be drawn ({error})",
             row=f"injection_id {sources.injection_id[i]}",
@@ -178,7 +180,22 @@ def _pixel_profile(sources: Sources, i: int) -> Any:
             half_light_radius=sources.value("half_light_radius", i, math.nan), gsparams=_PARAMS
         )
         return to_pixels.profileToImage(_sheared(round_profile, sources, i, ""))
+    if kind == "Moffat":
+        radius = sources.value("half_light_radius", i, math.nan)
+        moffat = galsim.Moffat(_moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
+        return to_pixels.profileToImage(_sheared(moffat, sources, i, ""))
     return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
+
+
+def _moffat_beta(sources: Sources, i: int) -> float:
+    beta = sources.value("moffat_beta", i, math.nan)
+    if not beta > 1:
+        raise InjectionError(
+            f"moffat_beta is {beta}; a Moffat needs an exponent above 1",
+            row=f"injection_id {sources.injection_id[i]}",
+            key="moffat_beta",
+        )
+    return beta
 
 
 def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:

@@ -2,6 +2,7 @@
 
 For a Sérsic profile of index n the part of the light inside a scaled radius t = (r / r_half)^(1/n) is the regularised
 incomplete gamma function P(2n, b_n t), with b_n from P(2n, b_n) = 1/2 (Ciotti 1991; Graham & Driver 2005, eq. 1-5).
+Of a Moffat profile the part (1 + (r / r_d)^2)^(1 - beta) is outside a radius (Moffat 1969; Trujillo et al. 2001).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincinv
 
-__all__ = ["MAX_STAMP", "gaussian_radius", "sersic_radius", "sersic_reach"]
+from skygraft.render.moffat import core_radius
+
+__all__ = ["MAX_STAMP", "gaussian_radius", "moffat_reach", "sersic_radius", "sersic_reach"]
 
 MAX_STAMP = 8192
 """Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
@@ -50,3 +53,9 @@ def sersic_radius(n: float, half_light_radius: float, missing: float, trunc: flo
 def gaussian_radius(half_light_radius: float, missing: float) -> float:
     """Radius outside which a Gaussian has a part `missing` of its flux, in the unit of `half_light_radius`."""
     return half_light_radius * math.sqrt(math.log(1.0 / missing) / math.log(2.0))
+
+
+def moffat_reach(beta: ArrayLike, missing: float) -> NDArray[np.float64]:
+    """Radii, in half-light radii, outside which Moffats of exponents `beta` have a part `missing` of their flux."""
+    exponent = np.asarray(beta, dtype=np.float64)
+    return np.asarray(core_radius(exponent) * np.sqrt(np.expm1(-np.log(missing) / (exponent - 1.0))))

@@ -12,6 +12,8 @@ it, can be read off the bits of a float32.
 The same profile is also fitted by a sum of Gaussians of widths sqrt(2) apart (Hogg & Lang 2013). The wide ones of them
 can be taken out of the transform and be drawn in real space. The fit need not be good for that: what is taken out
 is what is drawn.
+
+Moffat profiles (`skygraft.render.moffat`) have tables of the same kind, 5 per cent in beta - 1 apart.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from scipy.fft import fht, fhtoffset
 from scipy.interpolate import CubicSpline
 from scipy.optimize import nnls
 from scipy.special import gammaincinv, gammaln
+
+from skygraft.catalog.schema import MOFFAT_RANGE
+from skygraft.render import moffat
 
 __all__ = [
     "FIRST_OCTAVE",
@@ -58,6 +63,9 @@ _THIRDS = np.arange(4) / 3.0
 _STEP = 0.05
 """Between the indices of tables, in ln n."""
 _FIRST = math.log(MIN_INDEX) - 2 * _STEP
+_MOFFATS = 1000
+"""Tables from this number on are of Moffat profiles."""
+_FIRST_MOFFAT = math.log(MOFFAT_RANGE[0] - 1.0) - 2 * _STEP
 _LOG_POINTS = 8192
 _LOG_REACH = math.log(1e9)
 _FIT_RADII = np.geomspace(0.01, 150.0, 160)
@@ -92,7 +100,7 @@ def intensity(n: float, r: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class _Node:
-    """One index: the cubic pieces of T, and the fluxes of the Gaussians that make up the profile."""
+    """One index or exponent: the cubic pieces of T, and the fluxes of the Gaussians that make up the profile."""
 
     pieces: NDArray[np.float64]
     fluxes: NDArray[np.float64]
@@ -100,6 +108,9 @@ class _Node:
 
 @functools.cache
 def _node(i: int) -> _Node:
+    if i >= _MOFFATS:
+        beta = 1.0 + math.exp(_FIRST_MOFFAT + (i - _MOFFATS) * _STEP)
+        return _Node(cubics_through(moffat.transform(beta, np.sqrt(kappas()))), moffat.gaussian_fluxes(beta, WIDTHS))
     n = math.exp(_FIRST + i * _STEP)
     log_k = 0.5 * np.log(np.maximum(kappas(), _LEAST_KAPPA))
     return _Node(cubics_through(_transform(n)(log_k)), _fit(n))
@@ -197,8 +208,10 @@ class RadialTables:
         self._known: dict[tuple[int, int], int] = {}
         self._lock = threading.Lock()
 
-    def place(self, n: NDArray[np.float64], first_wide: NDArray[np.int64]) -> Placed:
-        """The tables of some indices.
+    def place(
+        self, n: NDArray[np.float64], first_wide: NDArray[np.int64], beta: NDArray[np.float64] | None = None
+    ) -> Placed:
+        """The tables of some indices or exponents.
 
         Parameters
         ----------
@@ -206,8 +219,10 @@ class RadialTables:
             Sérsic indices, `MIN_INDEX` to `MAX_INDEX`.
         first_wide : ndarray of int, shape (N,)
             The first of the Gaussians that are left out of the transform; ``len(WIDTHS)`` leaves none out.
+        beta : ndarray, shape (N,), optional
+            Exponents of Moffat profiles; NaN for Sérsic profiles.
         """
-        nodes, weights = _around(n)
+        nodes, weights = _around(n, beta)
         keys, which = np.unique(nodes * (len(WIDTHS) + 1) + first_wide[:, None], return_inverse=True)
         with self._lock:
             found = np.array([self._row(*divmod(key, len(WIDTHS) + 1)) for key in keys.tolist()], dtype=np.int64)
@@ -227,26 +242,32 @@ class RadialTables:
         return row
 
 
-def gaussian_fluxes(n: NDArray[np.float64]) -> NDArray[np.float64]:
+def gaussian_fluxes(n: NDArray[np.float64], beta: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """Fluxes of the Gaussians of which profiles of unit flux are made, as the tables have them.
 
     Parameters
     ----------
     n : ndarray, shape (N,)
         Sérsic indices, `MIN_INDEX` to `MAX_INDEX`.
+    beta : ndarray, shape (N,), optional
+        Exponents of Moffat profiles; NaN for Sérsic profiles.
 
     Returns
     -------
     ndarray, shape (N, widths)
     """
-    nodes, weights = _around(n)
-    each = np.array([_node(i).fluxes for i in range(nodes.max(initial=0) + 1)])
-    return np.asarray((each[nodes] * weights[:, :, None]).sum(axis=1))
+    nodes, weights = _around(n, beta)
+    known, which = np.unique(nodes, return_inverse=True)
+    each = np.array([_node(i).fluxes for i in known.tolist()]).reshape(-1, len(WIDTHS))
+    return np.asarray((each[which.reshape(nodes.shape)] * weights[:, :, None]).sum(axis=1))
 
 
-def _around(n: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The four tables about each index, and the weights of a cubic polynomial through them."""
+def _around(n: NDArray[np.float64], beta: NDArray[np.float64] | None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The four tables about each index or exponent, and the weights of a cubic polynomial through them."""
     position = (np.log(n) - _FIRST) / _STEP
+    if beta is not None:
+        moffats = np.isfinite(beta)
+        position[moffats] = _MOFFATS + (np.log(beta[moffats] - 1.0) - _FIRST_MOFFAT) / _STEP
     first = position.astype(np.int64) - 1
     return first[:, None] + np.arange(4), _lagrange(position - first)
 

@@ -1,4 +1,4 @@
-"""Sérsic profiles, many at a time: in Fourier space where they are compact, in real space where they are wide.
+"""Sérsic and Moffat profiles, many at a time: in Fourier space where compact, in real space where they are wide.
 
 The compact part of a profile is drawn by a transform, together with the PSF's (`skygraft.render.cores`).
 
@@ -25,6 +25,7 @@ from skygraft.psf.linear import aligned
 from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import Cells, CoarseField
 from skygraft.render.cores import draw_cores
+from skygraft.render.moffat import MOST_SPLIT_BETA, rim_radius
 from skygraft.render.prepared import EvaluatedPsf
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, gaussian_fluxes, radial_tables
@@ -78,7 +79,7 @@ PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, margin=
 
 @dataclass(frozen=True, eq=False)
 class Profiles:
-    """N Sérsic profiles.
+    """N Sérsic or Moffat profiles.
 
     Parameters
     ----------
@@ -87,10 +88,13 @@ class Profiles:
     amplitude : ndarray, shape (N,)
         Flux, image units, times what the kernel is multiplied by.
     n : ndarray, shape (N,)
-        Index, 0.3 to 6.2; see `skygraft.render.radial`.
+        Sérsic index, 0.3 to 6.2; see `skygraft.render.radial`. One for Moffat profiles.
+    beta : ndarray, shape (N,)
+        Exponent of a Moffat profile; NaN for Sérsic profiles.
     metric : ndarray, shape (N, 3)
         P, the matrix of the half-light ellipse x' P x = 1: xx, xy, yy, per square pixel; see `metric_of`. Of a
-        truncated profile: that of the ellipse at which it ends.
+        truncated profile: that of the ellipse at which it ends; of a Moffat: where the radius is one
+        `skygraft.render.moffat.unit`.
     reach : ndarray, shape (N,)
         Elliptical radius, where that ellipse has 1, to which the profile is drawn.
     steepness : ndarray, shape (N,)
@@ -103,6 +107,7 @@ class Profiles:
     y: NDArray[np.float64]
     amplitude: NDArray[np.float64]
     n: NDArray[np.float64]
+    beta: NDArray[np.float64]
     metric: NDArray[np.float64]
     reach: NDArray[np.float64]
     steepness: NDArray[np.float64]
@@ -190,9 +195,10 @@ class ProfilePainter:
         """
         canvas = self.canvas
         moments = psf.moments()[owner]
-        fluxes = gaussian_fluxes(profiles.n)
+        fluxes = gaussian_fluxes(profiles.n, profiles.beta)
         size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2, self.care)
-        placed = place_truncated(radial_tables().place(profiles.n, first_wide), profiles.n, profiles.steepness)
+        placed = radial_tables().place(profiles.n, first_wide, profiles.beta)
+        placed = place_truncated(placed, profiles.n, profiles.steepness)
         fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
         deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
         x, y, amplitude = profiles.x, profiles.y, profiles.amplitude
@@ -250,7 +256,8 @@ def _sizes(
     first[~narrow.any(axis=1)] = 0
     core = np.where(np.arange(len(WIDTHS)) < first[:, None], radius, 0.0).max(axis=1)
     endless = np.isnan(profiles.steepness)
-    wide = endless & (core < profiles.reach) & (first < len(WIDTHS)) & (profiles.n >= LEAST_SPLIT_INDEX)
+    split = np.where(np.isnan(profiles.beta), profiles.n >= LEAST_SPLIT_INDEX, profiles.beta <= MOST_SPLIT_BETA)
+    wide = endless & (core < profiles.reach) & (first < len(WIDTHS)) & split
     # Where a profile is cut, its light may be anything but faint.
     room = np.where(endless, care.kernel_part, 1.0) * half_kernel
     # What is beyond the box comes in again on the other side: little of a steep profile's flux is much at its edge.
@@ -260,6 +267,8 @@ def _sizes(
     steep = np.flatnonzero(endless & (profiles.n < LEAST_SPLIT_INDEX))
     b = gammaincinv(2.0 * profiles.n[steep], 0.5)
     extent[steep] = np.maximum(profiles.reach[steep], (-np.log(care.rim) / b) ** profiles.n[steep])
+    whole = np.flatnonzero(profiles.beta > MOST_SPLIT_BETA)
+    extent[whole] = np.maximum(profiles.reach[whole], rim_radius(profiles.beta[whole], care.rim))
     wanted = 2 * np.ceil(np.where(wide, core, extent) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
     wanted = np.clip(wanted, 2 * (half_kernel + care.margin) + 3, MAX_STAMP)

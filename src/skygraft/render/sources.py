@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["SHAPE_COLUMNS", "Sources"]
 
 SHAPE_COLUMNS = (
-    *("n", "half_light_radius", "q", "pa", "trunc", "bulge_fraction"),
+    *("n", "moffat_beta", "half_light_radius", "q", "pa", "trunc", "bulge_fraction"),
     *(f"{part}_{name}" for part in ("bulge", "disk") for name in ("half_light_radius", "q", "pa", "n")),
     *("trail_length", "trail_pa", "trail_length_pix", "trail_angle_pix"),
     *("stamp", "stamp_alignment", "stamp_psf", "draw_size"),
@@ -28,7 +28,7 @@ class Sources:
     ----------
     injection_id : ndarray of int64, shape (N,)
     source_type : ndarray of str, shape (N,)
-        Canonical names: Star, Sersic, BulgeDisk, Gaussian, Trail, Stamp.
+        Canonical names: Star, Sersic, BulgeDisk, Gaussian, Moffat, Trail, Stamp.
     x, y : ndarray, shape (N,)
         Parent pixel coordinates, finite.
     flux : ndarray, shape (N,)

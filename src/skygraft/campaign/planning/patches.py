@@ -66,7 +66,7 @@ def _draw_seconds(table: pa.Table) -> NDArray[np.float64]:
     base = np.array([_SECONDS["Star"] if name == "Star" else _SECONDS["other"] for name in names])[kind]
     low, high, start, slope = _GALAXY
     for shaped, columns in (
-        (("Sersic", "Gaussian"), ("half_light_radius",)),
+        (("Sersic", "Gaussian", "Moffat"), ("half_light_radius",)),
         (("BulgeDisk",), ("bulge_half_light_radius", "disk_half_light_radius")),
     ):
         rows = np.array([name in shaped for name in names])[kind]

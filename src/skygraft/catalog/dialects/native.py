@@ -72,7 +72,10 @@ _HLR_OF_SIGMA = float(np.sqrt(2.0 * np.log(2.0)))  # Gaussian
 
 
 class Lsst(Dialect):
-    """LSST source_injection: one band, ``beta`` from East to North, trails in pixels with a magnitude per pixel."""
+    """LSST source_injection: one band, ``beta`` from East to North, trails in pixels with a magnitude per pixel.
+
+    The exponent of a Moffat is the column ``moffat_beta``, as in the schema.
+    """
 
     name: ClassVar[str] = "lsst"
     looks_for: ClassVar[str] = "ra, dec, source_type and mag (no mag_<band>)"
@@ -101,6 +104,12 @@ class Lsst(Dialect):
         radius = np.where(gaussian, source.numbers("fwhm", "arcsec") / 2.0, radius)
         gaussian &= np.isnan(radius)
         radius = np.where(gaussian, source.numbers("sigma", "arcsec") * _HLR_OF_SIGMA, radius)
+        if (kind == "Moffat").any() and "moffat_beta" not in source:
+            raise source.error(
+                "there are Moffats, but no column 'moffat_beta': 'beta' is the position angle in this dialect",
+                key="moffat_beta",
+                fix="Add the Moffats' exponents in a column moffat_beta",
+            )
         q, beta = self._shape(source)
         trail = kind == "Trail"
         out: Canonical = {
@@ -112,9 +121,12 @@ class Lsst(Dialect):
         }
         if not np.isnan(radius).all() or (kind == "Sersic").any() or "half_light_radius" in source:
             out |= {"n": n, "half_light_radius": radius, "q": q, "pa": np.where(trail, np.nan, (90.0 - beta) % 180.0)}
+        if "moffat_beta" in source:
+            out["moffat_beta"] = source.numbers("moffat_beta")
         if "trunc" in source:
             trunc = source.numbers("trunc", "arcsec")
-            out["trunc"] = np.where(trunc == 0, np.nan, trunc)
+            # Galsim's Gaussian has no such parameter, and source_injection gives it none.
+            out["trunc"] = np.where((trunc == 0) | (kind == "Gaussian"), np.nan, trunc)
         if "trail_length" in source:
             # Length and angle are of the image's pixels: only the renderer, which has its WCS, can convert them.
             out["trail_length_pix"] = source.numbers("trail_length", "pix", strict=True)
