@@ -8,7 +8,8 @@ Gaussians that it is made of (see `skygraft.render.radial`) are taken out of T a
 galaxies, narrow on one axis, need large transforms nevertheless.
 
 Over random indices from 0.5 to 4.5, half-light radii to 10 pixels, shapes and places, with a Moffat PSF of 3 to 4.5
-pixels FWHM, the largest error was 2.7e-4 of the peak, and 7e-5 in the median; 2e-4 and 1e-5 for small disks.
+pixels FWHM, the largest error was 2.7e-4 of the peak, and 7e-5 in the median; 2e-4 and 1e-5 for small disks. Over
+Moffat profiles of exponents from 1.5 to 20 it was 1.6e-4, and 1.6e-5 in the median; with `PRECISE` 2.8e-5 and 4e-7.
 """
 
 from __future__ import annotations
