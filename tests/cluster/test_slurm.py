@@ -39,10 +39,16 @@ def tidy(slurm: Any) -> Iterator[None]:
 
 
 def within(seconds: float, condition: Callable[[], Any]) -> Any:
+    """What a condition gives once it holds; a Slurm too busy to answer has not said that it does."""
     deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
+    while True:
+        try:
+            value = condition()
+        except subprocess.TimeoutExpired:
+            value = None
+        if value or time.monotonic() >= deadline:
+            return value
         time.sleep(0.1)
-    return value
 
 
 def cluster_of(path: Path) -> dict[str, Any]:

@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 from scipy.integrate import simpson
 from scipy.special import gammaincinv, gammaln, j0
 
+from psf_kit import KINDS, psf_of_kind
 from skygraft.catalog.flags import Flag
-from skygraft.psf import (
-    PSF,
-    Box,
-    DoubleGaussianPSF,
-    FixedKernelPSF,
-    GaussianPSF,
-    KernelBasisPSF,
-    MoffatPSF,
-    PsfexPSF,
-)
+from skygraft.psf import Box, FixedKernelPSF
 from skygraft.render import Canvas, Sources, render
 from skygraft.render.radial import MAX_INDEX, MIN_INDEX, WIDTHS, gaussian_fluxes, intensity, radial_tables
 from skygraft.render.sersic import metric_of
@@ -195,35 +187,11 @@ def test_a_kernel_that_rings_has_room_to_do_so(where):
         assert worst(one, moffat(3.5, ellipticity), 1024, galaxies="precise") < 4e-5
 
 
-def psf_kinds() -> dict[str, PSF]:
-    """One of every kind that is not an image already, and one that is not a sum of basis images."""
-    moffat_kernel = moffat(3.5)
-    y, x = np.mgrid[-22:23, -22:23] / 10
-    basis = np.array([moffat_kernel, 0.1 * moffat_kernel * x, 0.1 * moffat_kernel * (x * x - y * y)])
-    table = np.array([[1.0, 0.0, 0.0], [0.3, 0.4, -0.2], [-0.2, 0.1, 0.5]])
-    box = Box(-0.5, 1023.5, -0.5, 1023.5)
-
-    class NotLinear(PSF):
-        shape = (45, 45)
-
-        def kernels(self, x, y):
-            return np.array([moffat_kernel * (1 + 1e-4 * a) for a in np.atleast_1d(x)])
-
-    return {
-        "Gaussian": GaussianPSF(fwhm=3.5, shape=(45, 45)),
-        "DoubleGaussian": DoubleGaussianPSF(1.5, 3.0, 0.1, shape=(45, 45)),
-        "Moffat": MoffatPSF(3.5, 3.0, shape=(45, 45)),
-        "KernelBasis": KernelBasisPSF(basis, table, chebyshev_box=box),
-        "Psfex": PsfexPSF(basis, 1, (512.0, 512.0), (1024.0, 1024.0), convention="psfex"),
-        "not linear": NotLinear(),
-    }
-
-
-@pytest.mark.parametrize("kind", psf_kinds())
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=5, deadline=None)
 @given(st.floats(450, 570), st.floats(450, 570), st.sampled_from([0.8, 1.0, 2.5, 4.0]), st.floats(0.1, 1.2))
 def test_every_kind_of_psf_at_its_own_place(kind, x, y, n, radius):
-    psf = psf_kinds()[kind]
+    psf = psf_of_kind(kind, moffat(3.5))
     one = source(x=x, y=y, n=n, half_light_radius=radius, q=0.6, pa=40.0)
     canvas = Canvas.empty((1024, 1024), (0, 0))
     render(one, psf, canvas, Box(-0.5, 1023.5, -0.5, 1023.5), AsItIs())
