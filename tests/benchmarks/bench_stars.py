@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import galsim
 import numpy as np
@@ -268,8 +269,9 @@ def bench_psfs(n: int = 2048, repeats: int = 5) -> list[Row]:
         error = np.abs(basis.kernels(psf.coefficients(x[:256], y[:256])) - kernels).max() / kernels.max()
         rows.append(Row(f"{name}, single precision", single, own / single, {"pixel": float(error)}))
 
-        def into_room(psf: LinearPSF = psf, basis: SinglePrecisionBasis = basis) -> None:
-            room = np.empty((256, *psf.shape), dtype=np.float32)
+        room = np.empty((256, *psf.shape), dtype=np.float32)
+
+        def into_room(psf: LinearPSF = psf, basis: SinglePrecisionBasis = basis, room: NDArray[Any] = room) -> None:
             coefficients = psf.coefficients(x, y)
             for chunk in chunks:
                 basis.kernels(coefficients[chunk], room)
