@@ -30,7 +30,7 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import nnls
 from scipy.special import gammaincinv, gammaln
 
-from skygraft.catalog.schema import MOFFAT_RANGE
+from skygraft.catalog.schema import MOFFAT_RANGE, SERSIC_RANGE
 from skygraft.render import moffat
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "radial_tables",
 ]
 
-MIN_INDEX, MAX_INDEX = 0.3, 6.2
+MIN_INDEX, MAX_INDEX = SERSIC_RANGE
 """Range of the Sérsic index for which there are tables."""
 
 WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(27))
