@@ -262,6 +262,15 @@ def _taps(
 
 
 @compiled(forceinline=True)
+def _held(even: NDArray[np.float32], odd: NDArray[np.float32]) -> Any:  # pragma: no cover - compiled
+    """The first taps, eight times each: loops that store would fetch them from their arrays again and again."""
+    return (
+        (spread(even[0]), spread(even[1]), spread(even[2]), spread(even[3]), spread(even[4])),
+        (spread(odd[0]), spread(odd[1]), spread(odd[2]), spread(odd[3]), spread(odd[4]), spread(odd[5])),
+    )
+
+
+@compiled(forceinline=True)
 def _sums(
     taps: Any, s0: Any, s1: Any, s2: Any, s3: Any, s4: Any, s5: Any, s6: Any
 ) -> tuple[Any, Any]:  # pragma: no cover - compiled
@@ -303,10 +312,7 @@ def shift_rows(
     pair_taps(table, fy, 0, 1.0, 3 * planes.shape[2], columns, even, odd, places)
     wide, width = table.shape[1] > 5, table.shape[1]
     samples = planes.reshape(-1)
-    held = (
-        (spread(even[0]), spread(even[1]), spread(even[2]), spread(even[3]), spread(even[4])),
-        (spread(odd[0]), spread(odd[1]), spread(odd[2]), spread(odd[3]), spread(odd[4]), spread(odd[5])),
-    )
+    held = _held(even, odd)
     first, second = out[0].reshape(-1), out[1].reshape(-1)
     # rows, and planes, one after the other are one long row: a loop over it does as well as over each, much faster
     n = first.size - (width + 2) // 3 * columns
@@ -372,10 +378,7 @@ def add_rows(
     """
     even, odd, places = taps
     samples, flat = rows.reshape(-1), out[0]
-    held = (
-        (spread(even[0]), spread(even[1]), spread(even[2]), spread(even[3]), spread(even[4])),
-        (spread(odd[0]), spread(odd[1]), spread(odd[2]), spread(odd[3]), spread(odd[4]), spread(odd[5])),
-    )
+    held = _held(even, odd)
     total = spread(np.float32(0.0))
     for row in range(start, start + count):
         for i in range(0, lead + n, 2 * LANES):
