@@ -377,12 +377,7 @@ def validate(
     _check_types(found, source_type)
     _check_ranges(found, table, source_type)
     _check_trails_and_stamps(found, table, source_type)
-    trunc = values(table, "trunc")
-    found.add(
-        np.isin(source_type, _NEVER_CUT) & (np.nan_to_num(trunc) != 0),
-        Flag.PARAMETERS_BAD,
-        lambda r: f"trunc = {trunc[r]:g}, but a {source_type[r]} is not truncated: leave it empty",
-    )
+    _check_truncation(found, table, source_type)
     for name in (c for c in table.colnames if is_mag_column(c)):
         mag = values(table, name)
         found.add(np.isinf(mag), Flag.MAG_BAD, lambda r, m=mag, c=name: f"{c} = {m[r]} is not finite")
@@ -441,6 +436,15 @@ def _check_ranges(found: _Findings, table: QTable, source_type: NDArray[np.str_]
             flag,
             lambda r, a=array, s=spec: f"{s.name} = {a[r]:g} is not {s.allowed}{' ' + s.unit if s.unit else ''}",
         )
+
+
+def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
+    trunc = values(table, "trunc")
+    found.add(
+        np.isin(source_type, _NEVER_CUT) & (np.nan_to_num(trunc) != 0),
+        Flag.PARAMETERS_BAD,
+        lambda r: f"trunc = {trunc[r]:g}, but a {source_type[r]} is not truncated: leave it empty",
+    )
 
 
 def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
