@@ -25,7 +25,7 @@ __all__ = [
 RECORD_VERSION = 1
 """Layout of the record."""
 
-PIXEL_VERSION = 5
+PIXEL_VERSION = 6
 """Counts the releases of skygraft that changed any output pixel; part of every content key."""
 
 _MISSING = object()
