@@ -16,6 +16,7 @@ from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
+from skygraft.catalog.flags import has_flag
 from skygraft.exposure import Exposure
 from skygraft.injection.calibrating import (
     ImageNormalisation,
@@ -27,7 +28,7 @@ from skygraft.injection.calibrating import (
 )
 from skygraft.injection.marking import mark, new_planes
 from skygraft.injection.options import InjectionOptions
-from skygraft.injection.placing import canonical, place, subset, within_reach
+from skygraft.injection.placing import canonical, place
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
 from skygraft.render import Canvas, RenderReport, render
@@ -118,16 +119,16 @@ def inject(
     )
     band = band or exposure.data_id.band
     table = canonical(catalog, band)
-    truth, sources, rows = place(exposure, table, photo_calib, band, name)
+    placed = place(exposure, table, photo_calib, band, name, opts.flux_tolerance)
+    truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)
     radius = aperture_radius(exposure, opts)
     normalisation = ImageNormalisation(exposure, opts, reference, radius)
-    drawn = within_reach(exposure, sources, opts.flux_tolerance)
-    gain = image_gain(exposure, opts) if opts.noise and drawn.any() else None
+    gain = image_gain(exposure, opts) if opts.noise and len(sources) else None
 
     canvas = Canvas.empty(exposure.shape, exposure.xy0)
     report = render(
-        subset(sources, drawn),
+        sources,
         exposure.psf,
         canvas,
         exposure.box,
@@ -137,9 +138,10 @@ def inject(
         galaxies=opts.galaxies,
         progress=progress,
     )
+    _forget_what_did_not_land(truth, placed.rows, report)
     # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None)
-    mark(planes, canvas, exposure, sources, drawn, report, opts.mask_threshold)
+    mark(planes, canvas, exposure, sources, report, opts.mask_threshold)
     variance = exposure.variance if gain is not None else None
     add_flux(
         exposure.image,
@@ -153,10 +155,22 @@ def inject(
         variance_out=None if variance is None else planes["variance"].values,
     )
     flag_small_kernel(exposure, reference if opts.flux_mode == "calibrated" else None, radius, report)
-    _report_into(truth, rows[drawn], report, exposure)
-    truth["flags"][rows[~drawn]] |= int(Flag.NO_OVERLAP)
-    summary = _summary(name, opts, photo_calib, reference, gain, truth, report, sources.injection_id[drawn], band)
+    _report_into(truth, placed.rows, report, exposure)
+    messages = [
+        *placed.messages,
+        *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
+    ]
+    summary = _summary(name, opts, photo_calib, reference, gain, truth, report, messages, band)
     return Injection(exposure.replace(planes=planes), truth, summary)
+
+
+def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: RenderReport) -> None:
+    """Count as out of reach what lies off the image and left no light on it after all: its stamp's corner is empty."""
+    off = has_flag(truth["flags"][rows], Flag.CENTER_OFF_IMAGE)
+    none = off & (report.stamp_size > 0) & (report.flux_deposited == 0)
+    report.stamp_size[none] = 0
+    report.flags[none] = int(Flag.NO_OVERLAP)
+    truth["flags"][rows[none]] &= ~int(Flag.CENTER_OFF_IMAGE | Flag.PHOTOCALIB_EXTRAPOLATED)
 
 
 def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
@@ -176,7 +190,7 @@ def _summary(
     gain: Gain | None,
     truth: QTable,
     report: RenderReport,
-    drawn_ids: NDArray[np.int64],
+    messages: list[str],
     band: str | None,
 ) -> dict[str, Any]:
     calibration: dict[str, Any] = {"kind": None, "radius_pixels": None, "radius_arcsec": None}
@@ -207,5 +221,5 @@ def _summary(
         "gain_origin": None if gain is None else gain.origin,
         "flux_tolerance": options.flux_tolerance,
         "flags": count_flags(truth["flags"]),
-        "messages": [f"injection_id {drawn_ids[i]}: {text}" for i, text in sorted(report.messages.items())][:20],
+        "messages": messages[:20],
     }

@@ -35,7 +35,6 @@ def mark(
     canvas: Canvas,
     exposure: Exposure,
     sources: Sources,
-    drawn: NDArray[np.bool_],
     report: RenderReport,
     threshold: float,
 ) -> None:
@@ -49,7 +48,7 @@ def mark(
         variance = np.full((1, mask.shape[1]), _image_sigma(exposure.image) ** 2, dtype=np.float32)
     _mark(exposure.mask, mask, canvas.model, variance, injected, threshold)
     on_canvas = report.stamp_size > 0
-    _mark_cores(mask, canvas.x0, canvas.y0, sources.x[drawn][on_canvas], sources.y[drawn][on_canvas], core)
+    _mark_cores(mask, canvas.x0, canvas.y0, sources.x[on_canvas], sources.y[on_canvas], core)
 
 
 def _image_sigma(image: NDArray[np.float32]) -> float:

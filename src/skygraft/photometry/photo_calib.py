@@ -211,6 +211,9 @@ class PhotoCalib:
     def scale(self, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
         """Nanojansky per image unit at positions; NaN where the calibration is not positive and finite.
 
+        A calibration that varies is made to hold inside a box (`SpatialField.valid_box`), usually that of the image;
+        a position outside gets the value at the nearest position of the box, since polynomials run away out there.
+
         Parameters
         ----------
         x, y : array_like, optional
@@ -229,9 +232,21 @@ class PhotoCalib:
                 "this photometric calibration varies over the image and no position was given",
                 fix="Give x and y, in parent pixels",
             )
+        box = self.field.valid_box
+        if box is not None:
+            x, y = np.clip(np.asarray(x, dtype=float), *box[:2]), np.clip(np.asarray(y, dtype=float), *box[2:])
         values = self.njy_per_unit * self.field.evaluate(x, y)
         good = np.isfinite(values) & (values > 0)
         return np.where(good, values, np.nan)
+
+    def is_extrapolated(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+        """Which positions, in parent pixels, lie outside the box in which the calibration holds; see `scale`."""
+        px, py = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+        box = None if self.field is None else self.field.valid_box
+        if box is None:
+            return np.zeros(px.shape, dtype=np.bool_)
+        outside: NDArray[np.bool_] = (px < box[0]) | (px > box[1]) | (py < box[2]) | (py > box[3])
+        return outside
 
     def inst_flux(self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
         """Calibrated flux, in image units, of AB magnitudes.
@@ -246,7 +261,7 @@ class PhotoCalib:
         Returns
         -------
         ndarray of float64
-            NaN where the calibration is not defined at a position. A scalar for scalar input.
+            NaN where the calibration has no positive value at a position (see `scale`). A scalar for scalar input.
 
         Raises
         ------
