@@ -8,6 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import astropy.units as u
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -60,7 +62,7 @@ def test_a_source_has_one_primary_row_in_each_band(coadds: Outputs) -> None:
 def test_two_coadds_of_one_patch_have_one_primary_row(tmp_path: Path) -> None:
     images = [planned(name, (0, 0), EVERYWHERE) for name in ("deep-b", "deep-a", "deep-c")]
     outputs = Outputs(tmp_path, make_catalog(), SKYMAP, images)
-    outputs.finish("deep-a", rows_of([2], stamp_size=0, flags=int(Flag.PSF_COMPUTE_ERROR)) + rows_of([3]))
+    outputs.finish("deep-a", rows_of([2, 3], mag_r=[np.nan, 20.0] * u.mag))
     outputs.finish("deep-b", rows_of([2, 3]))
     outputs.finish("deep-c", rows_of([2, 3]))
     run(outputs)
@@ -70,34 +72,43 @@ def test_two_coadds_of_one_patch_have_one_primary_row(tmp_path: Path) -> None:
 
 
 def test_what_was_not_drawn_or_lies_off_the_image_is_not_primary(tmp_path: Path) -> None:
-    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [planned("a", (0, 0), EVERYWHERE)])
-    off = int(Flag.CENTER_OFF_IMAGE)
-    outputs.finish("a", rows_of([2], flags=off) + rows_of([3], stamp_size=0, flags=1) + rows_of([4]))
+    # The image ends 4 pixels short of source 2, whose light reaches it.
+    image = planned("a", (0, 0), EVERYWHERE, ra=10.068, dec=0.0)
+    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [image])
+    outputs.finish("a", rows_of([2, 3, 4], mag_r=[19.0, np.nan, 19.0] * u.mag))
     run(outputs)
-    assert [row["is_primary"] for row in truth(outputs)] == [False, False, True]
+    rows = truth(outputs)
+    assert [row["injection_id"] for row in rows] == [2, 3, 4]
+    assert [row["is_primary"] for row in rows] == [False, False, True]
+    assert rows[0]["stamp_size"] > 0
 
 
 def test_primary_rows_of_visits(tmp_path: Path) -> None:
     """Of a visit, the row of the detector that holds the source's centre counts, wherever the patches' borders are."""
+    # Detector 0 ends 4 pixels beyond source 1, on detector 1, which goes on 1 pixel from there.
     images = [
-        planned("v1-d0", (0, 0), EVERYWHERE, visit=1, detector="0", mjd=60000.5),
-        planned("v1-d1", (0, 1), EVERYWHERE, visit=1, detector="1", mjd=60000.5),
+        planned("v1-d0", (0, 0), EVERYWHERE, visit=1, detector="0", mjd=60000.5, ra=10.059),
+        planned("v1-d1", (0, 1), EVERYWHERE, visit=1, detector="1", mjd=60000.5, ra=9.938),
         planned("v2-d0", (0, 0), EVERYWHERE, visit=2, detector="0", mjd=60001.5),
     ]
     outputs = Outputs(tmp_path, make_catalog(), SKYMAP, images)
-    spills = {"flags": int(Flag.CENTER_OFF_IMAGE)}
-    outputs.finish("v1-d0", rows_of([1], **spills) + rows_of([3]))
-    outputs.finish("v1-d1", rows_of([1]) + rows_of([2]))
-    outputs.finish("v2-d0", rows_of([1, 3]))
+    for image in images:
+        outputs.finish(image.image_id, rows_of(range(8)))
     run(outputs)
     rows = {(row["image_id"], row["injection_id"]): row for row in truth(outputs)}
-    assert {key for key, row in rows.items() if row["is_primary"]} == {
-        ("v1-d1", 1), ("v1-d1", 2), ("v1-d0", 3), ("v2-d0", 1), ("v2-d0", 3),
+    # Source 1 spills onto detector 0.
+    assert set(rows) == {
+        ("v1-d0", 1), ("v1-d0", 2), ("v1-d0", 3), ("v1-d0", 4), ("v1-d0", 5),
+        ("v1-d1", 0), ("v1-d1", 1),
+        ("v2-d0", 1), ("v2-d0", 2), ("v2-d0", 3), ("v2-d0", 4), ("v2-d0", 5),
     }  # fmt: skip
-    row = rows["v1-d1", 2]
+    assert {key for key, row in rows.items() if not row["is_primary"]} == {("v1-d0", 1)}
+    assert rows["v1-d0", 1]["flags"] & Flag.CENTER_OFF_IMAGE
+    row = rows["v1-d1", 1]
     assert (row["visit"], row["detector"], row["mjd"]) == (1, "1", 60000.5)
-    # Its home is patch 1, whose inner region the source is not in: that is said, but does not matter for a visit.
-    assert (row["is_patch_inner"], row["is_tract_inner"], row["is_primary"]) == (False, True, True)
+    # Its home is patch 0 of tract 0, whose inner region source 5 is not in: that is said, but does not matter here.
+    row = rows["v1-d0", 5]
+    assert (row["is_patch_inner"], row["is_tract_inner"], row["is_primary"]) == (True, False, True)
 
 
 def test_images_off_the_map(tmp_path: Path) -> None:
@@ -121,11 +132,12 @@ def test_images_off_the_map(tmp_path: Path) -> None:
 
 def test_a_moving_source_belongs_to_where_it_is_seen(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [planned("a", (0, 0), EVERYWHERE, mjd=60000.0)])
-    moved = rows_of([0])
-    moved[0]["ra"] = 10.06  # the catalogue's position is 9.95, in patch 1
-    outputs.finish("a", moved)
+    # The catalogue's position is 9.95, in patch 1; a day later it is at 10.06.
+    rate = (10.06 - 9.95) * 3600 / 24 * u.arcsec / u.h
+    outputs.finish("a", rows_of([0], rate_ra_cosdec=rate, rate_dec=0 * u.arcsec / u.h, epoch_mjd=59999.0 * u.d))
     run(outputs)
     (row,) = truth(outputs)
+    assert row["ra"] == pytest.approx(10.06, abs=1e-6)
     assert (row["source_tract"], row["source_patch"], row["is_primary"]) == (0, 0, True)
     # It is a row of the catalogue patch that it is stored in.
     found = sources(outputs)[0]
