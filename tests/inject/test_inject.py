@@ -113,6 +113,16 @@ def test_the_flux_inside_the_aperture_is_the_calibrated_flux():
     np.testing.assert_allclose(out.truth["x"], x, atol=1e-6)
 
 
+@pytest.mark.parametrize("flux_mode", ["calibrated", "psf_sum", "total"])
+def test_the_aperture_fraction_is_that_of_all_the_light(flux_mode):
+    """Moffat: 1 - (1 + r^2 / alpha^2)^(1 - beta) inside r, in closed form, although the kernel ends at 30 pixels."""
+    exp = exposure(fwhm=4.0, beta=2.5)
+    alpha = 4.0 / 2 / np.sqrt(2 ** (1 / 2.5) - 1)
+    held = 1 - (1 + 10.0**2 / alpha**2) ** (1 - 2.5)
+    truth = inject(exp, catalog_at(exp, 150, 150, 20.0), noise=False, flux_mode=flux_mode).truth
+    assert truth["aperture_fraction"][0] == pytest.approx(held, abs=2e-4)
+
+
 def test_flux_modes_differ_by_what_the_kernel_holds():
     """Moffat: 1 - (1 + r^2 / alpha^2)^(1 - beta) inside r, in closed form."""
     fwhm, beta, r = 4.0, 3.0, 10.0
@@ -173,7 +183,7 @@ def test_a_galaxy_is_scaled_like_a_star_and_loses_no_more_than_it_may(n):
     catalog = catalog_at(exp, 450.2, 450.4, 19.0, "Sersic", n=n, half_light_radius=1.0, q=0.6, pa=10.0)
     out = inject(exp, catalog, noise=False)
     whole_psf = exp.psf.kernels([450.0], [450.0]).sum()
-    expected = counts(19.0) / out.truth["aperture_fraction"][0] * whole_psf
+    expected = counts(19.0) * out.truth["kernel_scale"][0] * whole_psf
     assert out.truth["flux_deposited"][0] == pytest.approx(expected, rel=2e-3)
     assert out.truth["flux_deposited"][0] == pytest.approx(out.exposure.image.sum(dtype=float), rel=1e-4)
 

@@ -9,7 +9,7 @@ import numpy as np
 from skygraft.errors import CalibrationError
 from skygraft.exposure import Exposure
 from skygraft.noise import estimate_gain
-from skygraft.photometry import enclosed_flux
+from skygraft.photometry import CalibrationAperture, kernel_scale
 from skygraft.psf import kernel_fwhm
 from skygraft.wcs import pixel_scale
 
@@ -77,20 +77,26 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
     if psf is None:
         return None
     kernels = psf.kernels(x, y)
-    fwhm, total = float(kernel_fwhm(kernels)[0]), float(kernels[0].sum())
-    aperture = exposure.photo_calib.aperture if exposure.photo_calib is not None else None
-    fraction = None
-    if aperture is not None:
-        fraction = float(enclosed_flux(kernels, aperture.radius_pixels)[0]) / total
-    return {
+    fwhm = float(kernel_fwhm(kernels)[0])
+    reference = exposure.photo_calib.reference if exposure.photo_calib is not None else None
+    content = {
         "kind": psf.description,
         "shape": list(psf.shape),
         "fwhm_pixels": fwhm,
         "fwhm_arcsec": fwhm * scale,
-        "kernel_sum": total,
-        "fraction_in_aperture": fraction,
-        "psf_sum_offset_mag": None if fraction is None or fraction <= 0 else -2.5 * float(np.log10(fraction)),
+        "kernel_sum": float(kernels[0].sum()),
+        "fraction_in_aperture": None,
+        "psf_sum_offset_mag": None,
     }
+    if isinstance(reference, CalibrationAperture):
+        tied = kernel_scale("calibrated", reference, kernels, psf.flux_outside(x, y), invalid="nan")
+        content["fraction_in_aperture"] = _finite(tied.aperture_fraction[0])
+        content["psf_sum_offset_mag"] = _finite(tied.psf_sum_offset[0])
+    return content
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _describe_gain(exposure: Exposure) -> dict[str, Any]:
@@ -130,10 +136,10 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         rows.append(("PSF", psf["kind"]))
         rows.append(("  FWHM", f"{psf['fwhm_pixels']:.2f} pix = {psf['fwhm_arcsec']:.2f} arcsec"))
-        if psf["fraction_in_aperture"] is not None:
+        if psf["psf_sum_offset_mag"] is not None:
             rows.append(
-                ("  in aperture", f"{psf['fraction_in_aperture']:.4f} of the kernel: a kernel scaled to unit sum would "
-                 f"be {psf['psf_sum_offset_mag']:+.4f} mag off")
+                ("  in aperture", f"{psf['fraction_in_aperture']:.4f} of the model's light: stars of a kernel scaled to "
+                 f"unit sum would be {psf['psf_sum_offset_mag']:+.4f} mag off")
             )  # fmt: skip
     value = gain["electrons_per_unit"]
     rows.append(("gain", f"{value:.4g}, {gain['origin']}" if value is not None else f"unknown: {gain['origin']}"))

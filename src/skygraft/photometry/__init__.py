@@ -23,6 +23,7 @@ from skygraft.photometry.flux_modes import (
     FluxMode,
     KernelScale,
     kernel_scale,
+    psf_sum_offset,
 )
 from skygraft.photometry.header_keys import (
     HEADER_KEYWORDS,
@@ -102,6 +103,7 @@ __all__ = [
     "kernel_scale",
     "parse_field_radius",
     "parse_radius",
+    "psf_sum_offset",
     "register_default",
     "register_header_keyword",
     "require_reference",
