@@ -12,8 +12,8 @@ from photutils.aperture import CircularAperture, aperture_photometry
 import skygraft
 from oracles import band_limited_aperture_flux
 from skygraft.catalog import read_catalog
-from skygraft.formats import read_exposure
 from skygraft.cli.describe import describe_exposure
+from skygraft.formats import read_exposure
 from skygraft.photometry import enclosed_flux
 
 RADIUS = 12.0
@@ -207,3 +207,19 @@ def test_the_aperture_fraction_is_what_is_measured(data_dir, name, aperture, fra
     held = aperture_photometry(summed.exposure.image.astype(float), circle, method="exact")["aperture_sum"][0]
     faint = -2.5 * np.log10(held / row["inst_flux"])
     assert psf["psf_sum_offset_mag"] == pytest.approx(faint, abs=1e-3)
+
+
+@pytest.mark.data
+def test_the_aperture_fraction_of_an_aperture_asked_for(data_dir):
+    folder = data_dir / "decam_grz/images/decam/NonDECaLS/CP20141215"
+    exposure = read_exposure(folder / "c4d_141224_033245_ooi_r_a1-S10.fits")
+    blank = exposure.planes.copy(deep=True)
+    blank["image"].values[:] = 0.0
+    exposure = exposure.replace(planes=blank)
+    x, y = (round(v) for v in exposure.box.center)
+    catalog = stars(exposure, [x], [y], 17.0)
+    out = skygraft.inject(exposure, catalog, noise=False, flux_mode="aperture", aperture="12 pix")
+    circle = CircularAperture((float(out.truth["x"][0]), float(out.truth["y"][0])), 12.0)
+    held = aperture_photometry(out.exposure.image.astype(float), circle, method="exact")["aperture_sum"][0]
+    assert held / out.exposure.image.sum(dtype=float) == pytest.approx(0.9833, abs=1e-3)
+    assert out.truth["aperture_fraction"][0] == pytest.approx(0.9833, abs=1e-3)

@@ -107,7 +107,7 @@ def test_the_fraction_does_not_know_what_the_model_sums_to(total):
 @pytest.mark.parametrize(("reference", "total"), [(APERTURE, 1.0), (APERTURE, 1.08), (PSF_MODEL, 1.08), (TOTAL, 1.08)])
 def test_what_a_star_measures_that_was_scaled_to_unit_sum(reference, total):
     """Measured: the flux inside the aperture, the amplitude of a fit, or everything, of a kernel of unit sum."""
-    kernel, inside = moffat(1.0, half=25)
+    kernel, _ = moffat(1.0, half=25)
     outside = 1.0 - kernel.sum()
     star = kernel / kernel.sum()
     measured = {

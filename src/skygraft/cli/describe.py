@@ -138,8 +138,8 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("  FWHM", f"{psf['fwhm_pixels']:.2f} pix = {psf['fwhm_arcsec']:.2f} arcsec"))
         if psf["psf_sum_offset_mag"] is not None:
             rows.append(
-                ("  in aperture", f"{psf['fraction_in_aperture']:.4f} of the model's light: stars of a kernel scaled to "
-                 f"unit sum would be {psf['psf_sum_offset_mag']:+.4f} mag off")
+                ("  in aperture", f"{psf['fraction_in_aperture']:.4f} of the model's light: stars scaled to unit sum "
+                 f"would be {psf['psf_sum_offset_mag']:+.4f} mag off")
             )  # fmt: skip
     value = gain["electrons_per_unit"]
     rows.append(("gain", f"{value:.4g}, {gain['origin']}" if value is not None else f"unknown: {gain['origin']}"))

@@ -256,7 +256,7 @@ def _files(path: Path, options: AfwOptions) -> tuple[Path, Path | None]:
 def _candidates(opened: _Opened, catalog: Path | None, instrument: str | None) -> tuple[ReferenceCandidate, ...]:
     found = [*header_candidates(opened.primary, path=opened.path, hdu=0)]
     if catalog is not None:
-        found += schema_candidates(catalog)
+        found += schema_candidates(catalog, keep_unclear=True)
     component = opened.component("AP_CORR_MAP")
     if component is not None:
         origin = f"the aperture corrections of {opened.path.name}"

@@ -81,7 +81,7 @@ class KernelScale:
 
     @property
     def psf_sum_offset(self) -> NDArray[np.float64]:
-        """Magnitudes by which stars would come out too faint if kernels were scaled to unit sum; see `psf_sum_offset`."""
+        """What stars scaled to unit sum measure, less what they should, in magnitudes; see `psf_sum_offset`."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(2.5 * np.log10(self.scale * self.kernel_sum))
 
