@@ -27,7 +27,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     ra, dec = exposure.wcs.pixel_to_world_values(x, y)
     scale = float(pixel_scale(exposure.wcs, x, y)[0])
     content: dict[str, Any] = {
-        "image_id": str(exposure.data_id),
+        "image_id": exposure.default_image_id(),
         "data_id": exposure.data_id.as_dict(),
         "format": exposure.format,
         "mjd": exposure.visit_info.mjd,

@@ -130,6 +130,14 @@ def inject(
     seed: Annotated[int, typer.Option(min=0, help="Of the photon noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add the sources' photon noise.")] = True,
     gain: Annotated[float | None, typer.Option(help="Electrons per image unit.", show_default=False)] = None,
+    mark_injected: Annotated[
+        bool,
+        typer.Option(
+            "--mark-injected/--no-mark-injected",
+            help="Mark the sources in the mask planes INJECTED and INJECTED_CORE; leave them out for software that "
+            "drops every pixel whose mask is not 0.",
+        ),
+    ] = True,
     truth: Annotated[
         Path | None,
         typer.Option(help="Write one row per source: .parquet, .ecsv, .fits or .csv.", show_default=False),
@@ -168,6 +176,7 @@ def inject(
             seed=seed,
             noise=noise,
             gain=gain,
+            mark_injected=mark_injected,
         )
     if injection.summary["n_drawn"] == 0:
         flags = ", ".join(f"{n} x {name}" for name, n in injection.summary["flags"].items())

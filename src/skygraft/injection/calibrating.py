@@ -159,6 +159,19 @@ def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
     if options.gain is not None:
         return Gain(options.gain, "given")
     if exposure.gain is not None:
-        return Gain(exposure.gain, exposure.gain_origin or "recorded in the image")
+        origin = exposure.gain_origin or "recorded in the image"
+        values = np.asarray(exposure.gain)
+        if values.dtype.kind not in "iuf":
+            raise ConfigError(
+                f"the image's gain ({origin}) is {exposure.gain!r}; numbers are needed", path=exposure.path, key="gain"
+            )
+        if values.ndim and values.shape != exposure.shape:
+            raise ConfigError(
+                f"the image's gain ({origin}) is a map of shape {values.shape}, the image has {exposure.shape}",
+                path=exposure.path,
+                key="gain",
+                fix="Cut both alike (a cut-out needs its part of the map), or give one number",
+            )
+        return Gain(exposure.gain, origin)
     bits = sum(v for n, v in exposure.mask_planes.items() if n in _UNFIT_PLANES)
     return estimate_gain(exposure.image, exposure.variance, (exposure.mask & bits) == 0, path=exposure.path)

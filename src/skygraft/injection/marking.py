@@ -20,11 +20,14 @@ _BLOCK = 128
 """Pixels that are passed over together where there is no flux."""
 
 
-def new_planes(exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool) -> xr.Dataset:
+def new_planes(
+    exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool, new_mask: bool = True
+) -> xr.Dataset:
     """The exposure's planes with another array for the image, and others, yet to be filled, for those that change."""
     planes = exposure.planes.copy(deep=False)
     planes["image"] = (planes["image"].dims, image, dict(planes["image"].attrs))
-    for name in ("mask", *(("variance",) if new_variance and "variance" in planes else ())):
+    changed = {"mask": new_mask, "variance": new_variance and "variance" in planes}
+    for name in (name for name, new in changed.items() if new):
         old = planes[name]
         planes[name] = (old.dims, np.empty_like(old.values, order="C"), dict(old.attrs))
     return planes

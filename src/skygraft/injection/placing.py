@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import astropy.units as u
 import numpy as np
@@ -27,13 +28,15 @@ _EDGE = 1e-6
 """Pixels: the rounding of a WCS, there and back."""
 
 
-def canonical(catalog: Table, band: str | None) -> QTable:
+def canonical(
+    catalog: Table, band: str | None, dialect: str = "auto", on_bad: Literal["raise", "flag"] = "raise"
+) -> QTable:
     """The catalogue in canonical form; one that was read or normalised before has its flags already."""
     # A plain `mag` is LSST's, whose angles and trails are others; it too may have a column called flags.
     foreign = "mag" in catalog.colnames and not bands_of(catalog)
-    if {"flags", "source_type"} <= set(catalog.colnames) and not foreign:
+    if {"flags", "source_type"} <= set(catalog.colnames) and not foreign and dialect in ("auto", "native"):
         return catalog
-    return normalize_catalog(catalog, band=band)
+    return normalize_catalog(catalog, dialect, band, on_bad=on_bad)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skygraft.display import Rows, html_table
 from skygraft.errors import ConfigError, UncalibratedImageError
 from skygraft.photometry.fields import SpatialField
 from skygraft.photometry.reference import (
@@ -26,6 +27,9 @@ AB_REFERENCE_FLUX_NJY = 3630780547701.0026
 
 NJY_PER_NANOMAGGY = AB_REFERENCE_FLUX_NJY * 1e-9
 """One nanomaggy (AB magnitude 22.5) in nJy."""
+
+_SHOWN = 5
+"""Candidates for the reference that are shown to people."""
 
 _UNIT_NAMES = {
     "nJy": ("njy", "nanojansky", "nanojanskys"),
@@ -302,6 +306,20 @@ class PhotoCalib:
     def with_reference(self, reference: CalibrationReference | None, origin: str = "") -> PhotoCalib:
         """The same calibration, with what it is the flux of."""
         return dataclasses.replace(self, reference=reference, reference_origin=origin)
+
+    def rows(self) -> Rows:
+        """The calibration for people: label and text of each line."""
+        one = f"1 {self.unit or 'unit'}"
+        if self.field is None:
+            zeropoint = f"zeropoint {float(self.zeropoint()):.4f} AB mag for {one}"
+        else:
+            zeropoint = f"{self.njy_per_unit:.6g} nJy for {one}, times {self.field!r}"
+        reference = "unknown" if self.reference is None else str(self.reference)
+        rows = [("scale", zeropoint), ("calibrated to", reference)]
+        return rows + [("candidate", f"{c.value}, {c.level}: {c.origin}") for c in self.candidates[:_SHOWN]]
+
+    def _repr_html_(self) -> str:
+        return html_table("PhotoCalib", self.rows())
 
     def describe(self) -> dict[str, Any]:
         """The calibration as JSON types, for records."""
