@@ -27,7 +27,9 @@ from consolidation_kit import (
     truth,
 )
 from finished_images import Outputs, planned
-from skygraft.catalog import Flag
+from skygraft.campaign.planning.selection import near_polygon
+from skygraft.campaign.tables.rivals import find_rivals
+from skygraft.catalog import Flag, normalize_catalog
 from skygraft.catalog.io import read_table
 
 
@@ -222,3 +224,110 @@ def test_the_documentation_names_every_column(coadds: Outputs) -> None:
         wanted = {re.sub("_[gr]$", "_<band>", name) for name in names if name not in catalog}
         six = {f"{name}_<band>" for name in ("n_drawn", "n_primary", "first_mjd", "last_mjd")}
         assert {name for name in wanted - six if f"`{name}`" not in text} == set()
+
+
+def primaries(outputs: Outputs) -> dict[tuple[Any, ...], list[str]]:
+    """Images with the primary row of each source, band, visit and instrument."""
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for row in truth(outputs):
+        if row["is_primary"]:
+            instrument = outputs.images[row["image_id"]].instrument if row["visit"] is not None else None
+            found[row["injection_id"], row["band"], row["visit"], instrument].append(row["image_id"])
+    return found
+
+
+def test_no_source_counts_twice_whatever_overlaps(tmp_path: Path) -> None:
+    """Random visits and coadds of three bands, most of which overlap others of other home patches."""
+    outputs, everything = survey(tmp_path)
+    run(outputs)
+    found = primaries(outputs)
+    assert {len(images) for images in found.values()} == {1}
+    # Of a visit it is the first image by id that has the centre: worked out from all rows.
+    expected: dict[tuple[Any, ...], str] = {}
+    several = set()
+    for row in sorted(everything, key=lambda row: row["image_id"]):
+        image = row["image"]
+        if image.visit is None or row["stamp_size"] == 0 or row["flags"] & Flag.CENTER_OFF_IMAGE:
+            continue
+        key = row["injection_id"], row["band"], image.visit, image.instrument
+        if key in expected:
+            several.add((image.tract, image.patch) != (outputs.images[expected[key]].tract, image.patch))
+        expected.setdefault(key, row["image_id"])
+    assert {key: images[0] for key, images in found.items() if key[2] is not None} == expected
+    assert several == {True, False}
+
+
+def test_a_visit_whose_images_have_different_homes(tmp_path: Path) -> None:
+    images = [
+        planned("v1-b", (0, 0), EVERYWHERE, visit=1),
+        planned("v1-a", (0, 1), EVERYWHERE, visit=1),
+        planned("v2-a", (0, 1), EVERYWHERE, visit=2),
+        planned("v1-z", (0, 1), EVERYWHERE, visit=1, instrument="other"),
+    ]
+    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, images)
+    both = [1, 2]  # on the images of either patch
+    outputs.finish("v1-b", rows_of(both))
+    run(outputs)
+    assert primaries(outputs) == {(i, "r", 1, "testcam"): ["v1-b"] for i in both}
+    # The first by name comes later, from another patch; the row of the patch that nothing happened to gives way.
+    outputs.finish("v1-a", rows_of(both), age=1.0)
+    run(outputs)
+    assert primaries(outputs) == {(i, "r", 1, "testcam"): ["v1-a"] for i in both}
+    # Other visits, and the same number of another instrument, are others.
+    outputs.finish("v2-a", rows_of(both))
+    outputs.finish("v1-z", rows_of(both))
+    run(outputs)
+    found = primaries(outputs)
+    assert len(found) == 6
+    assert sources(outputs)[1]["n_primary_r"] == 3
+    # It gives way only to what is there and whole.
+    outputs.finish("v1-a", rows_of([1]), age=0.5)
+    outputs.part_path("v1-a").write_bytes(b"?")
+    damaged = run(outputs)
+    assert len(damaged.problems) == 1
+    assert primaries(outputs)[1, "r", 1, "testcam"] == ["v1-b"]
+    assert {row["image_id"] for row in truth(outputs) if row["home"] == (0, 0)} == {"v1-b"}
+
+
+def test_detectors_that_share_an_edge_do_not_share_a_source(tmp_path: Path) -> None:
+    """A source on the very edge of two detectors, of different home patches, and one in the gap between two others."""
+    half = math.degrees(math.atan(math.radians(60 * 0.001)))
+    images = [
+        planned("d0", (0, 1), EVERYWHERE, visit=1, ra=10.0 - half),
+        planned("d1", (0, 0), EVERYWHERE, visit=1, ra=10.0 + half),
+        planned("d2", (0, 1), EVERYWHERE, visit=2, ra=9.998 - half),
+        planned("d3", (0, 0), EVERYWHERE, visit=2, ra=10.002 + half),
+    ]
+    table = make_catalog()[:1]
+    table["ra"] = 10.0
+    outputs = Outputs(tmp_path, table, SKYMAP, images)
+    for image in images:
+        outputs.finish(image.image_id, normalize_catalog(table))
+    run(outputs)
+    rows = {row["image_id"]: row for row in truth(outputs)}
+    assert len(rows) == 4
+    assert all(row["stamp_size"] > 0 for row in rows.values())
+    assert sorted(name for name, row in rows.items() if row["is_primary"]) == ["d0"]
+    assert [bool(rows[name]["flags"] & Flag.CENTER_OFF_IMAGE) for name in ("d2", "d3")] == [True, True]
+
+
+def test_which_images_overlap(tmp_path: Path) -> None:
+    """Against points: images overlap if a point lies on both; of those that do not, few are taken for such."""
+    outputs, _ = survey(tmp_path)
+    images = list(outputs.plan.images())
+    found = find_rivals(outputs.plan)
+    rng = np.random.default_rng(1)
+    ra, dec = rng.uniform(9.8, 10.4, 4000), rng.uniform(-0.12, 0.12, 4000)
+    holds = [near_polygon(ra, dec, image.polygon) for image in images]
+    n_pairs = n_more = 0
+    for i, image in enumerate(images):
+        rivals = {rival.image_id for rival in found.of(i, i + 1)}
+        for j, other in enumerate(images):
+            mine = image.visit is not None and (image.visit, image.instrument) == (other.visit, other.instrument)
+            apart = (image.tract, image.patch) != (other.tract, other.patch)
+            overlap = mine and apart and (holds[i] & holds[j]).any()
+            n_pairs += overlap
+            n_more += (other.image_id in rivals) and not overlap
+            assert not overlap or other.image_id in rivals
+    assert n_pairs > 10
+    assert n_more <= 0.1 * n_pairs

@@ -26,6 +26,7 @@ from skygraft.campaign.planned import Plan
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
 from skygraft.campaign.tables.digests import Digests, Key, pack, packed, unpacked
+from skygraft.campaign.tables.rivals import PatchImages, Rivals, find_rivals
 from skygraft.campaign.tables.sources import (
     CampaignSources,
     PatchSources,
@@ -34,7 +35,7 @@ from skygraft.campaign.tables.sources import (
     consolidate_sources,
     join_sources,
 )
-from skygraft.campaign.tables.truth import PatchDigest, PatchImages, consolidate_truth
+from skygraft.campaign.tables.truth import PatchDigest, consolidate_truth
 from skygraft.catalog import list_partitions
 
 __all__ = ["Call", "Consolidation", "consolidate"]
@@ -184,7 +185,8 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     layout = Layout(config.output)
     output = str(layout.root)
     truth, pairs = _Truth(), _Pairs()
-    for done in call(consolidate_truth, _patches(plan, pairs), output=output, skymap=config.skymap):
+    patches = _patches(plan, pairs, find_rivals(plan))
+    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap):
         truth.add(done)
     catalog = sorted(list_partitions(layout.catalog))
     bands = tuple(sorted(truth.bands | set(catalog_bands(layout.catalog_part(*catalog[0])))))
@@ -261,9 +263,10 @@ class _Sources:
         self.tables.add((patch.tract, patch.patch), patch.fingerprint)
 
 
-def _patches(plan: Plan, pairs: _Pairs) -> Iterator[PatchImages]:
+def _patches(plan: Plan, pairs: _Pairs, rivals: Rivals) -> Iterator[PatchImages]:
     """The plan's images, home patch by home patch; `pairs` learns on the way which catalogue patches each reads."""
     home: Key | None = None
+    done = 0
     columns: dict[str, list[Any]] = {}
     for batch in plan.batches([*_PER_IMAGE.values(), "tract", "patch", "reads"], _IMAGES_AT_ONCE):
         tract, patch = numbers(batch.column("tract")), numbers(batch.column("patch"))
@@ -274,17 +277,19 @@ def _patches(plan: Plan, pairs: _Pairs) -> Iterator[PatchImages]:
             key = int(tract[start]), int(patch[start])
             if key != home:
                 if home is not None:
-                    yield _patch(home, columns)
+                    images = _patch(home, columns, rivals, done)
+                    done += len(images)
+                    yield images
                 home, columns = key, {name: [] for name in _PER_IMAGE}
             for name, column in values.items():
                 columns[name] += column[start:stop]
     if home is not None:
-        yield _patch(home, columns)
+        yield _patch(home, columns, rivals, done)
 
 
-def _patch(home: Key, columns: Mapping[str, list[Any]]) -> PatchImages:
+def _patch(home: Key, columns: Mapping[str, list[Any]], rivals: Rivals, start: int) -> PatchImages:
     fields: dict[str, Any] = {name: tuple(column) for name, column in columns.items()}
-    return PatchImages(*home, **fields)
+    return PatchImages(*home, **fields, rivals=rivals.of(start, start + len(fields["image_ids"])))
 
 
 class _Pairs:
