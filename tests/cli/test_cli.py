@@ -16,6 +16,7 @@ from astropy.table import QTable
 from typer.testing import CliRunner
 
 from plain_images import SCALE, write_plain_image
+from skygraft import read_exposure
 from skygraft.cli import app
 
 SIZE, RA, DEC = 220, 150.1, 2.2
@@ -320,3 +321,11 @@ def test_demo_leaves_other_folders_alone(runner, tmp_path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     failed(runner.invoke(app, ["demo", "-o", str(tmp_path), "--overwrite"]), "not a demo", "--output")
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("option", "marked"), [([], True), (["--no-mark-injected"], False)])
+def test_inject_marks_the_fakes_or_not(runner, image, catalog, tmp_path, option, marked) -> None:
+    out = tmp_path / "out.fits"
+    done(runner.invoke(app, ["inject", str(image), str(catalog), "-o", str(out), *PSF, *option]))
+    planes = read_exposure(out, psf={"kind": "moffat", "fwhm": "0.8 arcsec"}).mask_planes
+    assert ("INJECTED" in planes) is marked

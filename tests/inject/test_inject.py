@@ -434,3 +434,18 @@ def test_truth_is_a_table_with_units():
     assert isinstance(truth, QTable)
     assert truth["ra"].unit == "deg"
     assert truth["psf_fwhm"].to_value("arcsec")[0] == pytest.approx(4.0 * SCALE, rel=0.03)
+
+
+@pytest.mark.parametrize(("rates", "length", "pa"), [((1200.0, 0.0), 10.0, 90.0), ((-600.0, 800.0), 8.3333, -36.8699)])
+def test_a_trail_given_by_its_rate_is_as_long_as_it_moves(rates, length, pa):
+    """Arcsec per hour times the 30 s of the exposure, in the direction of the motion, North through East."""
+    exp = exposure()
+    moving = catalog_at(exp, 170.0, 150.0, 18.0, "Trail", rate_ra_cosdec=rates[0], rate_dec=rates[1], epoch_mjd=60000.0)
+    drawn = catalog_at(exp, 170.0, 150.0, 18.0, "Trail", trail_length=length, trail_pa=pa)
+    one, other = (inject(exp, table, noise=False).exposure.image for table in (moving, drawn))
+    assert np.abs(one - other).max() < 1e-3 * other.max()
+    # Without an exposure time there is no length: not a point in its place.
+    timeless = inject(exp.replace(visit_info=VisitInfo(60000.0, None)), moving, noise=False)
+    assert timeless.truth["flags"][0] & Flag.PARAMETERS_BAD
+    assert timeless.truth["stamp_size"][0] == 0
+    assert "no exposure time" in timeless.summary["messages"][0]

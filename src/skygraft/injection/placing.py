@@ -100,6 +100,8 @@ def place(
         local_jacobian(exposure.wcs, x[rows], y[rows]) if rows.size else np.empty((0, 2, 2)),
         {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames},
     )
+    sources, endless = _with_trails_of_rates(sources, table[rows], exposure.visit_info.exposure_time)
+    flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
     # The shape of what is not a point needs the WCS around it too.
     shapeless = ~np.isfinite(sources.jacobian).all(axis=(1, 2)) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
@@ -126,7 +128,25 @@ def place(
         }
     )
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
+    if endless.any():
+        messages += (f"{np.count_nonzero(endless)} trails are given by rates, and the image has no exposure time",)
     return Placed(truth, _subset(sources, drawn), rows[drawn], messages)
+
+
+def _with_trails_of_rates(
+    sources: Sources, table: QTable, exposure_time: float | None
+) -> tuple[Sources, NDArray[np.bool_]]:
+    """Give trails that have no length one: their rate times the exposure time; and which cannot have one."""
+    length, given = values(table, "trail_length"), values(table, "trail_length_pix")
+    bare = (sources.source_type == "Trail") & np.isnan(length) & np.isnan(given)
+    if not bare.any() or exposure_time is None:
+        return sources, bare
+    east, north = (values(table, name) for name in ("rate_ra_cosdec", "rate_dec"))
+    length = np.where(bare, np.hypot(east, north) * exposure_time / 3600, length)
+    angle = np.where(bare, np.degrees(np.arctan2(east, north)), values(table, "trail_pa"))
+    return dataclasses.replace(
+        sources, shape={**sources.shape, "trail_length": length, "trail_pa": angle}
+    ), ~bare & bare
 
 
 def _judge(
