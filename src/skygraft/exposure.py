@@ -160,7 +160,7 @@ class Exposure:
 
     @property
     def mask(self) -> NDArray[np.int32]:
-        """The mask plane (ny, nx)."""
+        """The mask plane (ny, nx): bits, which `mask_planes` names; `bad` says which pixels to leave out."""
         return self.planes["mask"].values
 
     @property

@@ -187,4 +187,4 @@ def _assert_calibrations(actual: Exposure, expected: Exposure) -> None:
         np.testing.assert_allclose(
             one.zeropoint(x, y), two.zeropoint(x, y), rtol=0, atol=1e-12, err_msg="the zeropoints differ"
         )
-        assert one.reference == two.reference, f"calibrated to {one.reference} and {two.reference}"
+        assert one.reference == two.reference, f"calibrated to {one.reference!r} and {two.reference!r}"

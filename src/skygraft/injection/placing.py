@@ -144,9 +144,8 @@ def _with_trails_of_rates(
     east, north = (values(table, name) for name in ("rate_ra_cosdec", "rate_dec"))
     length = np.where(bare, np.hypot(east, north) * exposure_time / 3600, length)
     angle = np.where(bare, np.degrees(np.arctan2(east, north)), values(table, "trail_pa"))
-    return dataclasses.replace(
-        sources, shape={**sources.shape, "trail_length": length, "trail_pa": angle}
-    ), ~bare & bare
+    shape = {**sources.shape, "trail_length": length, "trail_pa": angle}
+    return dataclasses.replace(sources, shape=shape), np.zeros_like(bare)
 
 
 def _judge(
