@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,27 +40,28 @@ def columns(n: int = 3) -> dict[str, Any]:
 CATALOG = QTable(columns())
 
 
-def other_tables() -> dict[str, Any]:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(columns())
-    return {
-        "pandas": frame,
-        "pandas with an index": frame.set_index("injection_id"),
-        "pandas, rows chosen": pandas.concat([frame, frame])[3:],
-        "pandas, its own types": frame.convert_dtypes(),
-        "arrow": pa.table(columns()),
-        "arrow batch": pa.RecordBatch.from_pydict(columns()),
-        "dict": columns(),
-        "rows": [dict(zip(columns(), row, strict=True)) for row in zip(*columns().values(), strict=True)],
-        "structured": np.rec.fromarrays(list(columns().values()), names=list(columns())),
-        "table": Table(columns()),
-    }
+def pandas_frame(**changes: Any) -> Any:
+    return pytest.importorskip("pandas").DataFrame(columns() | changes)
 
 
-@pytest.mark.parametrize("kind", list(other_tables()))
+OTHER_TABLES: dict[str, Callable[[], Any]] = {
+    "pandas": pandas_frame,
+    "pandas with an index": lambda: pandas_frame().set_index("injection_id"),
+    "pandas, rows chosen": lambda: pandas_frame().iloc[::-1],
+    "pandas, its own types": lambda: pandas_frame().convert_dtypes(),
+    "arrow": lambda: pa.table(columns()),
+    "arrow batch": lambda: pa.RecordBatch.from_pydict(columns()),
+    "dict": columns,
+    "rows": lambda: [dict(zip(columns(), row, strict=True)) for row in zip(*columns().values(), strict=True)],
+    "structured": lambda: np.rec.fromarrays(list(columns().values()), names=list(columns())),
+    "table": lambda: Table(columns()),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_TABLES)
 def test_tables_of_other_libraries_are_taken_as_they_are(exposure: Exposure, kind: str) -> None:
     expected = inject(exposure, CATALOG)
-    found = inject(exposure, other_tables()[kind])
+    found = inject(exposure, OTHER_TABLES[kind]())
     np.testing.assert_array_equal(found.truth["injection_id"], expected.truth["injection_id"])
     np.testing.assert_array_equal(found.exposure.image, expected.exposure.image)
 
