@@ -54,8 +54,9 @@ class Injection:
     truth : QTable
         One row per source given, in order of injection id: injection_id, image_id, ra, dec (deg), x, y (pixel, parent
         frame), source_type, band, mag, inst_flux (image units, what the calibration says), flux_deposited (image
-        units, noise-free, what landed on the image), aperture_fraction, kernel_scale, psf_fwhm (arcsec), stamp_size
-        (pixel), flags (`skygraft.catalog.flags.Flag`).
+        units, noise-free, what landed on the image), aperture_fraction (part of the PSF's own light inside the
+        calibration aperture), kernel_scale, psf_fwhm (arcsec), stamp_size (pixel), flags
+        (`skygraft.catalog.flags.Flag`).
     summary : dict
         What goes into the record: counts, flux mode, calibration, gain, seed.
     """
@@ -230,6 +231,8 @@ def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: Ren
     off = has_flag(truth["flags"][rows], Flag.CENTER_OFF_IMAGE)
     none = off & (report.stamp_size > 0) & (report.flux_deposited == 0)
     report.stamp_size[none] = 0
+    for empty in (report.aperture_fraction, report.kernel_scale, report.psf_fwhm):
+        empty[none] = np.nan
     report.flags[none] = int(Flag.NO_OVERLAP)
     truth["flags"][rows[none]] &= ~int(Flag.CENTER_OFF_IMAGE | Flag.PHOTOCALIB_EXTRAPOLATED)
 
