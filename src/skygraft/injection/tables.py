@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,7 @@ from skygraft.errors import CatalogError
 
 __all__ = ["as_table"]
 
-_TAKEN = (
-    "an astropy Table, a pandas or Polars DataFrame, an Arrow table, a structured array, a dict of columns or a list "
-    "of dicts"
-)
+_TAKEN = "an astropy Table, a pandas or Polars DataFrame, an Arrow table, a structured array or a dict of columns"
 
 
 def as_table(catalog: Any) -> Table:
@@ -63,8 +60,6 @@ def as_table(catalog: Any) -> Table:
             return Table(catalog)
         if isinstance(catalog, Mapping):
             return Table(dict(catalog))
-        if isinstance(catalog, Sequence) and catalog and all(isinstance(row, Mapping) for row in catalog):
-            return Table(rows=[dict(row) for row in catalog])
     except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
         if isinstance(error, CatalogError):
             raise
