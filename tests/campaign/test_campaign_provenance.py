@@ -13,15 +13,16 @@ import pytest
 
 from consolidation_kit import EVERYWHERE, SKYMAP, here, make_catalog, rows_of
 from finished_images import APERTURE, SOFTWARE, Outputs, planned
+from skygraft.campaign.events import RunEnded, RunStarted
 from skygraft.campaign.tables.calibrations import calibration_use, fold, mixed_calibrations, tidy
 from skygraft.campaign.tables.consolidate import Consolidation, consolidate
 from skygraft.campaign.tables.provenance import write_provenance
 
-RUNS: list[dict[str, Any]] = [
-    {"event": "run_started", "time": "2026-11-01T10:00:00+00:00"},
-    {"event": "run_started", "time": "2026-11-01T12:00:00+00:00"},  # the first was killed
-    {"event": "run_ended", "time": "2026-11-01T13:00:00+00:00", "n_done": 1, "n_failed": 0, "interrupted": True},
-    {"event": "run_started", "time": "2026-11-02T12:00:00+00:00"},
+RUNS = [
+    RunStarted(time="2026-11-01T10:00:00+00:00"),
+    RunStarted(time="2026-11-01T12:00:00+00:00"),  # the first was killed
+    RunEnded(time="2026-11-01T13:00:00+00:00", n_done=1, interrupted=15),
+    RunStarted(time="2026-11-02T12:00:00+00:00"),
 ]
 ENDED = "2026-11-02T13:30:00+00:00"
 
@@ -170,11 +171,11 @@ def test_what_it_was_made_of(tmp_path: Path) -> None:
     assert (number(run["sg:n_hosts"]), number(run["sg:seed"]), run["sg:complete"]) == (2, 0, True)
     times = [(a["prov:startTime"], a.get("prov:endTime")) for k, a in document["activity"].items() if k != "sg:run"]
     assert times == [
-        (RUNS[0]["time"], None),
-        (RUNS[1]["time"], RUNS[2]["time"]),
-        (RUNS[3]["time"], ENDED),
+        (RUNS[0].time, None),
+        (RUNS[1].time, RUNS[2].time),
+        (RUNS[3].time, ENDED),
     ]
-    assert (run["prov:startTime"], run["prov:endTime"]) == (RUNS[0]["time"], ENDED)
+    assert (run["prov:startTime"], run["prov:endTime"]) == (RUNS[0].time, ENDED)
 
 
 def test_an_incomplete_campaign_says_so(tmp_path: Path) -> None:

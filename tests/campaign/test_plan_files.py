@@ -238,7 +238,7 @@ def test_half_a_line_in_the_ledger_costs_nothing_else(tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         places += ledger.images([ImageSummary("c", "done")])
     found = list(read_events(path))
-    assert [event["image_id"] for _, event in found] == ["a", "b", "c"]
+    assert [event.image_id for _, event in found] == ["a", "b", "c"]
     assert [place for place, _ in found] == places
-    assert next(read_events(path, places[1]))[1]["error"] == "E"
+    assert next(read_events(path, places[1]))[1].error == "E"
     assert list(read_events(tmp_path / "none")) == []

@@ -16,10 +16,12 @@ import numpy as np
 
 from skygraft.campaign.clusters.preflight import Expectation
 from skygraft.campaign.config import CampaignConfig, load_config
+from skygraft.campaign.events import RunStarted, TablesStarted
 from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.interruption import Interruption
-from skygraft.campaign.ledger import Failure, Ledger, read_runs
+from skygraft.campaign.ledger import Failure, Ledger, phase_of, read_runs
+from skygraft.campaign.lock import lease_path
 from skygraft.campaign.memory import release_memory
 from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
@@ -183,18 +185,19 @@ class Campaign:
         self._claim()
         with self.layout.locked(), Interruption() as interruption:
             plan = self._current_plan()
-            standing = stand(plan, self.config, redo=redo)
-            self._write_config()
-            states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
-            rows = standing.rows(*states)
-            run = _Run(self, plan, standing, rows, reporter or NoReporter(), interruption)
-            with run.ledger, run.reporters[0]:
-                run.ledger.event("run_started", images=len(plan), waiting=len(rows), redo=redo)
-                summary = run.go(client, n_workers, work)
-                # Of workers that were killed, in this run or before; it goes through all folders, so not at the start.
-                sweep_leftovers(self.layout.root)
-                content = {k: v for k, v in summary.to_dict().items() if k not in ("failures", "unusable")}
-                run.ledger.event("run_ended", **content)
+            with Ledger(self.layout.ledger) as ledger:
+                standing = stand(plan, self.config, redo=redo, ledger=ledger)
+                self._write_config()
+                states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
+                rows = standing.rows(*states)
+                run = _Run(self, plan, standing, rows, reporter or NoReporter(), interruption, ledger)
+                with run.reporters[0]:
+                    ledger.append([RunStarted(images=len(plan), waiting=len(rows), redo=redo)])
+                    summary = run.go(client, n_workers, work)
+                    # Of workers that were killed, in this run or before; it goes through all folders, so not at the
+                    # start.
+                    sweep_leftovers(self.layout.root)
+                    ledger.append([summary.ended()])
         return summary
 
     def status(self) -> Status:
@@ -211,7 +214,9 @@ class Campaign:
         failures = tuple(f for _, f in standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD]))
         errors = Counter(failure.error for _, failure in standing.failures(self.layout.ledger))
         unusable = _unusable_images(plan)
-        started = [event for event in read_runs(self.layout.ledger) if event["event"] == "run_started"]
+        runs = read_runs(self.layout.ledger)
+        started = [event for event in runs if isinstance(event, RunStarted)]
+        running = self.layout.is_locked()
         return Status(
             name=self.config.name,
             output=str(self.layout.root),
@@ -225,8 +230,9 @@ class Campaign:
             unusable=unusable,
             errors=dict(errors),
             runs=len(started),
-            last_run=str(started[-1]["time"]) if started else "",
-            running=self.layout.is_locked(),
+            last_run=started[-1].time if started else "",
+            running=running,
+            phase=phase_of(runs) if running else "",
         )
 
     def rescan(self) -> Status:
@@ -248,7 +254,8 @@ class Campaign:
         root = self.layout.root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            entries = [entry.name for entry in root.iterdir() if entry.name != self.layout.lock.name]
+            locks = (self.layout.lock, lease_path(self.layout.lock))
+            entries = [entry.name for entry in root.iterdir() if entry not in locks]
         except OSError as error:
             raise OutputError(
                 f"the output folder cannot be used ({error.strerror or error})",
@@ -327,11 +334,12 @@ class _Run:
         rows: np.ndarray[Any, Any],
         reporter: Reporter,
         interruption: Interruption,
+        ledger: Ledger,
     ) -> None:
         self.config, self.layout = campaign.config, campaign.layout
         self.plan, self.standing, self.rows = plan, standing, rows
         self.reporters, self.interruption = [reporter], interruption
-        self.ledger = Ledger(self.layout.ledger)
+        self.ledger = ledger
         self.output = str(self.layout.root)
         self._clock = time.perf_counter()
 
@@ -371,6 +379,7 @@ class _Run:
             if not result.early:
                 # Of a run that was ended early the tables wait for the next one.
                 release_memory()
+                self.ledger.append([TablesStarted()])
                 lines = self._consolidate(client)
         failed = self.standing.rows(FAILED, QUARANTINED)
         failures: tuple[Failure, ...] = tuple(

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from skygraft.campaign.files import atomic_path, json_text
+from skygraft.campaign.files import Layout, atomic_path, json_text
+from skygraft.campaign.lock import holder
 from skygraft.campaign.memory import release_memory
 from skygraft.errors import CampaignError
 
@@ -283,13 +284,33 @@ class Plan:
         try:
             yield
         except FileNotFoundError:
-            raise CampaignError(
-                "the campaign has no plan yet", path=self._path, fix="Run `skygraft plan` first"
-            ) from None
+            raise _no_plan(self._path) from None
         except (OSError, pa.ArrowException, json.JSONDecodeError) as error:
             raise CampaignError(
                 f"the plan cannot be read ({error})", path=self._path, fix="Delete it and plan again"
             ) from error
+
+
+def _no_plan(path: Path) -> CampaignError:
+    """Why there is no plan, as far as its folder tells."""
+    layout = Layout(path.parent)
+    if not layout.root.is_dir():
+        return CampaignError(
+            "the campaign has no plan yet: there is no output folder, or it was removed",
+            path=layout.root,
+            fix="Run `skygraft plan`; if a process still runs the campaign, stop it first",
+        )
+    if not layout.is_locked():
+        return CampaignError("the campaign has no plan yet", path=path, fix="Run `skygraft plan` first")
+    who = holder(layout.lock)
+    # Planning begins with the configuration.
+    if layout.config.exists():
+        return CampaignError("the campaign is being planned", path=path, fix=f"Wait for {who} to have planned it")
+    return CampaignError(
+        f"the output was removed while {who} runs the campaign",
+        path=layout.root,
+        fix="Stop that process, and run again",
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

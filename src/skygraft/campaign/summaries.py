@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from skygraft.campaign.events import RunEnded
 from skygraft.campaign.files import Layout
 from skygraft.campaign.ledger import Failure
+from skygraft.campaign.monitoring.wording import number, phase_words
 
 __all__ = ["RunSummary", "Status", "UnusableImage"]
 
@@ -99,6 +101,11 @@ class RunSummary:
         """The summary as JSON types."""
         return {**asdict(self), "ok": self.ok}
 
+    def ended(self) -> RunEnded:
+        """The event that tells the ledger of it."""
+        known = {field.name for field in fields(RunEnded)} & {field.name for field in fields(self)}
+        return RunEnded(**{name: getattr(self, name) for name in known}, ok=self.ok)
+
     def __str__(self) -> str:
         lines = [
             f"{self.n_done} images made ({self.n_drawn} sources drawn) in {self.wall_seconds:.1f} s, "
@@ -146,6 +153,8 @@ class Status:
         When the last run began, ISO 8601; empty before the first.
     running : bool
         Whether a process is at work on it.
+    phase : {"", "starting", "images", "tables"}
+        What that process is at; empty where there is none.
     """
 
     name: str
@@ -162,13 +171,16 @@ class Status:
     runs: int = 0
     last_run: str = ""
     running: bool = False
+    phase: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The status as JSON types."""
         return asdict(self)
 
     def __str__(self) -> str:
-        state = "running" if self.running else f"{self.runs} runs so far" if self.runs else "not run yet"
+        state = number(self.runs, "run") + " so far" if self.runs else "not run yet"
+        if self.running:
+            state = phase_words(self.phase)
         lines = [
             f"{self.name}: {self.n_done} of {self.n_images} images done, {self.n_failed} failed, "
             f"{self.n_remaining} remaining ({state})"
