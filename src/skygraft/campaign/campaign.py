@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +28,7 @@ from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
-from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
+from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, reopen, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.failures import write_failures
@@ -37,6 +37,7 @@ from skygraft.errors import CampaignError, OutputError, OutputExistsError
 if TYPE_CHECKING:
     from distributed import Client
 
+    from skygraft.campaign.checksums import ChecksumReport
     from skygraft.campaign.planning.check import Checks
     from skygraft.campaign.planning.summary import PlanSummary
 
@@ -235,6 +236,64 @@ class Campaign:
             phase=phase_of(runs) if running else "",
         )
 
+    def check_checksums(
+        self,
+        client: Client | None = None,
+        *,
+        cluster: bool = False,
+        n_workers: int | None = None,
+        processes: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> ChecksumReport:
+        """Read again everything that was written with a checksum, and compare: images, truth, records, tables.
+
+        Parameters
+        ----------
+        client : distributed.Client, optional
+            The cluster to use.
+        cluster : bool
+            Without a client: use the cluster that the configuration names, rather than processes of this machine.
+        n_workers : int, optional
+            Largest number of that cluster's workers.
+        processes : int, optional
+            Processes of this machine; by default one for each core. 1 reads in this process.
+        progress : callable
+            Called with how many images and tables were read so far, and how many there are.
+
+        Returns
+        -------
+        ChecksumReport
+            Damaged files are in it; they are not raised.
+
+        Raises
+        ------
+        CampaignError
+            If no image is done, the cluster fails, or a process dies.
+        """
+        from skygraft.campaign.checksums import check_checksums
+        from skygraft.processes import process_mapper
+
+        with contextlib.ExitStack() as stack:
+            if client is None and cluster:
+                from skygraft.campaign.clusters.cluster import open_cluster
+
+                opened = open_cluster(
+                    self.config.cluster,
+                    n_workers=n_workers,
+                    logs=self.layout.root / "logs",
+                    task_seconds=self.config.task_seconds,
+                    say=NoReporter().say,
+                )
+                client = stack.enter_context(opened).client
+            if client is not None:
+                return check_checksums(self.config, functools.partial(map_items, client), progress)
+            mapper = stack.enter_context(process_mapper(_cores(processes)))
+            return check_checksums(
+                self.config,
+                lambda function, items, **arguments: iter(mapper(functools.partial(function, **arguments), items)),
+                progress,
+            )
+
     def rescan(self) -> Status:
         """Make the ledger anew from the records, and say how far the campaign is.
 
@@ -347,7 +406,6 @@ class _Run:
         """Make the images, and the tables from them."""
         from skygraft.campaign.clusters.cluster import open_cluster
 
-        before = self.standing.count(DONE)
         jobs, overview = self._jobs()
         release_memory()
         self.reporters[0].start(overview)
@@ -390,7 +448,7 @@ class _Run:
             output=self.output,
             n_images=len(self.plan),
             n_done=result.n_done,
-            n_skipped=before + result.n_skipped,
+            n_skipped=max(0, self.standing.count(DONE) - result.n_done),
             n_failed=len(failed),
             n_quarantined=self.standing.count(QUARANTINED),
             n_remaining=self.standing.count(WAITING),
@@ -507,6 +565,8 @@ class _Run:
         from skygraft.campaign.tables.provenance import write_provenance
 
         found = consolidate(self.config, self.plan, functools.partial(map_items, client))
+        if found.problems:
+            reopen(self.plan, self.layout, self.standing, self.ledger, [image_id for image_id, _ in found.problems])
         write_provenance(
             self.config,
             self.plan,

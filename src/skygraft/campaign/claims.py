@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.campaign.events import ImageEvent, ImageReopened
-from skygraft.campaign.files import TRUTH_SUFFIX
 from skygraft.campaign.ledger import read_events
 from skygraft.processes import process_mapper
 
@@ -95,12 +94,10 @@ class Now:
                 status = os.stat(f"{self.root}/{name}" if name[0] != "/" else name)  # noqa: PTH116
                 if status.st_size != n_bytes or status.st_mtime_ns != mtime_ns:
                     return False
-            for name, n_bytes in event.outputs.items():
-                if name.endswith(TRUTH_SUFFIX):
-                    continue  # it lies beside the record, in a folder that is listed anyway
-                if os.stat(f"{self.output}/{name}").st_size != n_bytes:  # noqa: PTH116
-                    return False
-            return True
+            return all(
+                os.stat(f"{self.output}/{name}").st_size == n_bytes  # noqa: PTH116
+                for name, n_bytes in event.outputs.items()
+            )
         except (OSError, ValueError):
             return False
 

@@ -150,6 +150,13 @@ class Layout:
         """What consolidation remembers of one patch."""
         return self.consolidated / f"tract={tract}" / f"patch={patch}.json"
 
+    def checksum(self, table: Path) -> Path:
+        """The checksum of a consolidated table, as it was written."""
+        folder = self.consolidated / "checksums"
+        within = table.relative_to(self.root)
+        within = within.parent if within.stem == "part-0" else within.with_suffix("")
+        return folder / within.with_name(f"{within.name}.sha256")
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second driver out; the lock goes with the process that holds it.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skygraft.campaign.files import Layout, digest
+from skygraft.campaign.files import Layout, digest, write_json
 from skygraft.campaign.image_summary import ImageStatus, ImageSummary
 from skygraft.campaign.planned import PlannedImage
 from skygraft.errors import CampaignError
@@ -20,6 +21,7 @@ __all__ = [
     "read_record",
     "relative_input",
     "summarise",
+    "write_record",
 ]
 
 RECORD_VERSION = 1
@@ -63,6 +65,17 @@ RECORD_KEYS = {"version", "image", "key", "inputs", "catalog", "settings", "code
 """What every record says."""
 
 
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record, with a checksum of its own content, atomically.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    write_json(path, {**content, "checksum": digest(content)})
+
+
 def read_record(path: Path) -> dict[str, Any] | None:
     """A record, or None where there is none, or where it is damaged: its image is then made again.
 
@@ -81,7 +94,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
         ) from error
     except ValueError:
         return None  # a disk's doing, since records appear whole
-    if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
+    if not isinstance(record, dict):
+        return None
+    checksum = record.pop("checksum", None)
+    if checksum is not None and digest(record) != checksum:
+        return None
+    if not record.keys() >= RECORD_KEYS:
         return None
     if record["version"] != RECORD_VERSION:
         raise CampaignError(

@@ -26,7 +26,7 @@ from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.records import PIXEL_VERSION, changes, is_whole, read_record, summarise
 from skygraft.errors import CampaignError
 
-__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Names", "Standing", "recorded", "rescan", "stand"]
+__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Names", "Standing", "recorded", "reopen", "rescan", "stand"]
 
 _LOOKERS = 8
 _BLOCK = 4000
@@ -185,6 +185,16 @@ def stand(
     if ledger is not None:
         _reopen(plan, np.flatnonzero(claimed & (standing.state != DONE)), standing, ledger)
     return standing
+
+
+def reopen(plan: Plan, layout: Layout, standing: Standing, ledger: Ledger, image_ids: Sequence[str]) -> None:
+    """Have images that turned out to be damaged made again: without their records they are not done."""
+    rows = np.unique(Names(plan).rows_of(image_ids))
+    rows = rows[rows >= 0]
+    for image in plan.images(rows):
+        layout.record(image.tract, image.patch, image.stem).unlink(missing_ok=True)
+    standing.state[rows] = WAITING
+    _reopen(plan, rows, standing, ledger)
 
 
 def _reopen(plan: Plan, rows: Rows, standing: Standing, ledger: Ledger) -> None:

@@ -95,7 +95,8 @@ class RunSummary:
     @property
     def ok(self) -> bool:
         """Whether every image is done."""
-        return self.n_done + self.n_skipped == self.n_images and self.n_unusable == 0
+        left = self.n_failed or self.n_remaining or self.n_unusable
+        return self.n_done + self.n_skipped == self.n_images and not left
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON types."""

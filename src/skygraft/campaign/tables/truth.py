@@ -131,8 +131,8 @@ class PatchDigest:
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
         Each pixel version of skygraft, and of how many images.
-    problems : tuple of str
-        Images whose record or truth is damaged, with what to do; they count as not done.
+    problems : tuple of (str, str)
+        Images whose record or truth is damaged, and how, in words; they count as not done.
     looked, written : bool
         Whether the records were read now, and the table written, rather than left as they were.
     """
@@ -151,7 +151,7 @@ class PatchDigest:
     software: tuple[tuple[str, int], ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
     pixel_versions: tuple[tuple[int, int], ...] = ()
-    problems: tuple[str, ...] = ()
+    problems: tuple[tuple[str, str], ...] = ()
     looked: bool = field(default=True, compare=False)
     written: bool = field(default=False, compare=False)
 
@@ -164,8 +164,8 @@ class PatchDigest:
         """What `to_dict` gave, also after its way through JSON."""
         pairs = {name: tuple((a, n) for a, n in content[name]) for name in ("software", "hosts", "pixel_versions")}
         uses = tuple(CalibrationUse.from_dict(use) for use in content["calibrations"])
-        texts = {name: tuple(content[name]) for name in ("bands", "problems")}
-        return cls(**content | pairs | texts | {"calibrations": uses})
+        pairs["problems"] = tuple((image_id, problem) for image_id, problem in content["problems"])
+        return cls(**content | pairs | {"bands": tuple(content["bands"]), "calibrations": uses})
 
 
 def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> PatchDigest:
@@ -200,7 +200,7 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     # Before the records are read: one that is written meanwhile is then seen to be another the next time.
     stamps, newest = _stamps(layout, images)
     of = digest([base, asdict(images), stamps])
-    known = _recall(memory, of, newest, table)
+    known = _recall(memory, of, newest, table, layout.checksum(table))
     if known is not None:
         return known
     memory.unlink(missing_ok=True)
@@ -229,13 +229,15 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _recall(memory: Path, of: str, newest: int, table: Path) -> PatchDigest | None:
+def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
     """What was found the last time, if nothing has changed since; None if that is not certain."""
     try:
         # The memory's own time is by the clock of the file system, as those of the records are.
         settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
         content = json.loads(memory.read_bytes())
         if not settled or content["of"] != of or content["table"] != _stamp(table):
+            return None
+        if content["table"] and not checksum.exists():
             return None
         return replace(PatchDigest.from_dict(content["digest"]), looked=False, written=False)
     except (OSError, ValueError, KeyError, TypeError):
@@ -275,12 +277,12 @@ class _DamagedError(Exception):
         self.done = done
 
 
-def _look(images: PatchImages, i: int, layout: Layout) -> _Done | str | None:
+def _look(images: PatchImages, i: int, layout: Layout) -> _Done | tuple[str, str] | None:
     """What the record of an image says; what is wrong with it, where it is damaged; None where there is none."""
     path = layout.record(images.tract, images.patch, images.stems[i])
     record = read_record(path)
     if record is None:
-        return _problem(images.image_ids[i], path, "its record is damaged") if path.exists() else None
+        return _problem(images.image_ids[i], f"its record {path} is damaged") if path.exists() else None
     part, outputs = layout.truth_part(images.tract, images.patch, images.stems[i]), record["outputs"]
     return _Done(
         images.image_ids[i],
@@ -303,14 +305,15 @@ def _look(images: PatchImages, i: int, layout: Layout) -> _Done | str | None:
 def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str) -> PatchDigest:
     tract, patch = images.tract, images.patch
     seen = [_look(images, i, layout) for i in sorted(range(len(images)), key=images.image_ids.__getitem__)]
-    problems = [one for one in seen if isinstance(one, str)]
+    problems = [one for one in seen if isinstance(one, tuple)]
     found = [one for one in seen if isinstance(one, _Done)]
     table, written = layout.truth_table(tract, patch), False
-    note = note_of(table)
+    checksum = layout.checksum(table)
+    note = note_of(table, checksum)
     if found and (note is None or note.fingerprint != _fingerprint(base, found)):
-        found, damaged = _write(table, found, skymap, base, tract, patch)
+        found, damaged = _write(table, checksum, found, skymap, base, tract, patch)
         problems += damaged
-        note, written = note_of(table), True
+        note, written = note_of(table, checksum), True
     if not found:
         table.unlink(missing_ok=True)
         note, written = None, False
@@ -334,11 +337,8 @@ def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str)
     )
 
 
-def _problem(image_id: str, record: Path, what: str) -> str:
-    return (
-        f"{image_id}: {what}. Delete {record}, then `skygraft status --rescan` and `skygraft run`: the image is then "
-        "made again"
-    )
+def _problem(image_id: str, what: str) -> tuple[str, str]:
+    return image_id, f"{image_id}: {what}"
 
 
 def _fingerprint(base: str, found: Sequence[_Done]) -> str:
@@ -350,13 +350,13 @@ def _count[Value: (str, int)](values: Iterable[Value]) -> tuple[tuple[Value, int
 
 
 def _write(
-    table: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
-) -> tuple[list[_Done], list[str]]:
+    table: Path, checksum: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
+) -> tuple[list[_Done], list[tuple[str, str]]]:
     """Write the table of the images found; gives those that are in it, and what was wrong with the others."""
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     while found:
         try:
-            with TableWriter(table, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
+            with TableWriter(table, checksum, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
                 bands: set[str] = set()
                 for rows in _rows(found, skymap, tract, patch):
                     bands.update(rows.column("band").unique().to_pylist())
@@ -364,7 +364,7 @@ def _write(
                 writer.note |= {"fingerprint": _fingerprint(base, found), "bands": sorted(bands)}
             break
         except _DamagedError as damage:
-            problems.append(_problem(damage.done.image_id, damage.done.record, str(damage)))
+            problems.append(_problem(damage.done.image_id, str(damage)))
             found = [done for done in found if done is not damage.done]
     return found, problems
 
