@@ -8,9 +8,9 @@ as many visits as it can.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -407,12 +407,6 @@ def check_plan(
     return PlanChecks(len(plan), len(rows), fold(tally.uses), tally.troubles(), tally.files())
 
 
-def _of_the_image(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose origin does not name the image's own file: else there would be as many origins as images."""
-    name = PurePath(row["path"]).name
-    return {**row, "origin": str(row["origin"] or "").replace(name, "the image")}
-
-
 class _Tally:
     """Counts what was found, batch by batch."""
 
@@ -426,7 +420,7 @@ class _Tally:
 
     def add(self, batch: pa.RecordBatch) -> None:
         found = batch.to_pylist()
-        used = [calibration_use(_of_the_image(row), row["band"], row["instrument"]) for row in found if row["kind"]]
+        used = [calibration_use(row, row["band"], row["instrument"], [row["path"]]) for row in found if row["kind"]]
         self.uses = fold([*self.uses, *used])
         for row in found:
             place = f"{row['instrument'] or 'unknown'} {row['band'] or 'unknown'}"

@@ -43,6 +43,7 @@ type Call = Callable[..., Iterator[Any]]
 """``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
 
 _SHOWN = 5
+_USES_SHOWN = 20
 _IMAGES_AT_ONCE = 4000
 """Images whose columns are Python objects at a time: the driver of a large campaign stays small."""
 _PER_IMAGE = {
@@ -136,7 +137,9 @@ class Consolidation:
         lines = []
         if self.mixed_calibrations:
             lines.append("WARNING: the images do not all use the same calibration reference:")
-            lines += [f"  {use.n_images} images: {use} ({use.origin or 'origin unknown'})" for use in self.calibrations]
+            uses = sorted(self.calibrations, key=lambda use: -use.n_images)
+            lines += [f"  {use.n_images} images: {use} ({use.place})" for use in uses[:_USES_SHOWN]]
+            lines += [f"  ... and {len(uses) - _USES_SHOWN} more"] if len(uses) > _USES_SHOWN else []
         if self.problems:
             lines.append(
                 f"WARNING: {len(self.problems)} images are left out of the tables, as not done; the next run makes "

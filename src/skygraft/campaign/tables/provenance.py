@@ -154,6 +154,7 @@ def _calibrations(graph: ProvGraph, found: Consolidation) -> list[str]:
                 kind=use.kind or "unknown",
                 **_radii(use),
                 origin=use.origin or "unknown",
+                example_files=list(use.files),
                 n_images=use.n_images,
                 bands=list(use.bands),
                 instruments=list(use.instruments),

@@ -34,6 +34,9 @@ __all__ = ["TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "conso
 TABLE_VERSION = 1
 """Counts the changes of what the consolidated tables hold; part of their fingerprints."""
 
+MEMORY_VERSION = 2
+"""Counts the changes of what is remembered of a patch."""
+
 _SETTLED_NS = 2_000_000_000
 """A record that changed this shortly before it was looked at could have changed again without showing it."""
 
@@ -199,7 +202,7 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     base = digest([TABLE_VERSION, sky.to_dict(), images.tract, images.patch])
     # Before the records are read: one that is written meanwhile is then seen to be another the next time.
     stamps, newest = _stamps(layout, images)
-    of = digest([base, asdict(images), stamps])
+    of = digest([MEMORY_VERSION, base, asdict(images), stamps])
     known = _recall(memory, of, newest, table, layout.checksum(table))
     if known is not None:
         return known
@@ -295,7 +298,7 @@ def _look(images: PatchImages, i: int, layout: Layout) -> _Done | tuple[str, str
         made=(record["key"], tuple(output["sha256"] for output in outputs.values())),
         n_drawn=record["n_drawn"],
         n_bytes=sum(output["n_bytes"] for output in outputs.values()),
-        calibration=calibration_use(record["calibration"], images.bands[i], images.instruments[i]),
+        calibration=calibration_use(record["calibration"], images.bands[i], images.instruments[i], record["inputs"]),
         software=json.dumps(record.get("software", {}), sort_keys=True),
         host=record.get("host", ""),
         pixel_version=record["code"],
