@@ -61,19 +61,26 @@ def relative_input(path: str | Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
+_OF_THE_RUN = frozenset({"timings", "host", "software", "written"})
+
 RECORD_KEYS = {"version", "image", "key", "inputs", "catalog", "settings", "code", "outputs", "n_drawn", "calibration"}
 """What every record says."""
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a record, with a checksum of its own content, atomically.
+    """Write a record, with a checksum of what it says (but of when, where and how fast it was made), atomically.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    write_json(path, {**content, "checksum": digest(content)})
+    write_json(path, {**content, "checksum": _checksum(content)})
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Equal images have equal checksums, whoever made them."""
+    return digest({key: value for key, value in content.items() if key not in _OF_THE_RUN})
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -97,7 +104,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         return None
     checksum = record.pop("checksum", None)
-    if checksum is not None and digest(record) != checksum:
+    if checksum is not None and _checksum(record) != checksum:
         return None
     if not record.keys() >= RECORD_KEYS:
         return None

@@ -71,7 +71,7 @@ def verify(
 
     Isolated stars are measured inside the calibration aperture on the difference of each image and its original. A
     band does not close if its median is off by more than a millimagnitude and four standard errors, and has too few
-    stars if four standard errors are more than 10 millimagnitudes. The exit code is 1 unless all bands close; with
+    stars if four standard errors are more than 25 millimagnitudes. The exit code is 1 unless all bands close; with
     --checksums, unless everything is as it was written.
 
     Example:  skygraft verify skygraft-demo/campaign.yaml --plot closure.png

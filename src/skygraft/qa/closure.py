@@ -29,10 +29,10 @@ _KERNELS_AT_ONCE = 200
 
 TOLERANCE = 1e-3
 """Largest median residual, mag, that is no failure whatever its error."""
-RESOLUTION = 1e-2
+RESOLUTION = 0.025
 """Closure says something where four standard errors of the median are below this, mag.
 
-A radius that is ignored or wrong costs 0.01 to 0.08 mag: who cannot see that has not verified anything.
+A radius that is ignored or wrong costs 0.01 to 0.08 mag: who cannot see most of those has verified nothing.
 """
 
 
@@ -319,7 +319,7 @@ class ClosureSummary:
         """What the numbers allow to be said.
 
         ``does not close`` where the median is off by more than a millimagnitude (`TOLERANCE`) and four standard
-        errors; else ``too few stars`` where four standard errors are more than 0.01 mag (`RESOLUTION`), so that the
+        errors; else ``too few stars`` where four standard errors are more than 0.025 mag (`RESOLUTION`), so that the
         usual mistakes would not have been seen; else ``closes``.
         """
         if self.n == 0:

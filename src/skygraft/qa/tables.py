@@ -23,10 +23,19 @@ def closure_table(summaries: Mapping[str, ClosureSummary], title: str) -> Table:
         table.add_row(
             band,
             str(closure.n),
-            f"{1e3 * closure.median:+.2f} ± {1e3 * closure.median_error:.2f}",
-            f"{1e3 * closure.scatter:.1f}",
-            f"{1e3 * closure.expected:.1f}",
-            f"{1e3 * closure.psf_sum_offset:+.1f}" if np.isfinite(closure.psf_sum_offset) else "unknown",
-            f"[{_COLOURS.get(closure.verdict, 'yellow')}]{closure.verdict}[/]",
+            f"{_mmag(closure.median, '+.2f')} ± {_mmag(closure.median_error, '.2f')}" if closure.n else "-",
+            _mmag(closure.scatter, ".1f"),
+            _mmag(closure.expected, ".1f"),
+            _mmag(closure.psf_sum_offset, "+.1f"),
+            f"[{_COLOURS.get(closure.verdict, 'yellow')}]{closure.verdict}[/]{_bound(closure)}",
         )
     return table
+
+
+def _mmag(value: float, form: str) -> str:
+    return format(1e3 * value, form) if np.isfinite(value) else "-"
+
+
+def _bound(closure: ClosureSummary) -> str:
+    """How far off a band that closes could still be: the statement is no better than its error."""
+    return f" to {1e3 * (abs(closure.median) + 2 * closure.median_error):.1f} mmag" if closure.ok else ""
