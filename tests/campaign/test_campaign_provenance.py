@@ -298,3 +298,15 @@ def test_the_same_pixels_of_two_cameras_from_the_same_place() -> None:
     ]
     assert mixed_calibrations(tidy(cameras))
     assert not mixed_calibrations(tidy(cameras[:1] * 2))
+
+
+def test_a_campaign_on_files_with_hexadecimal_names(make_campaign: Any, survey: Path) -> None:
+    for path in list((survey / "raw").rglob("*.fits")):
+        path.rename(path.with_name(f"{hashlib.sha256(path.read_bytes()).hexdigest()[:9]}.fits"))
+    campaign = make_campaign()
+    assert len(campaign.plan().checks.uses) == 1
+    assert campaign.run(n_workers=0).ok
+    document = json.loads(campaign.layout.provenance.read_text())
+    (one,) = [v for k, v in document["entity"].items() if k.startswith("sg:calibration-")]
+    assert (number(one["sg:n_images"]), one["sg:origin"]) == (4, "CALAPRAD")
+    assert len(one["sg:example_files"]) == 3

@@ -25,7 +25,7 @@ from skygraft.campaign.lock import lease_path
 from skygraft.campaign.memory import release_memory
 from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
-from skygraft.campaign.planned import Plan
+from skygraft.campaign.planned import DamagedPlanError, Plan, campaign_plan
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, reopen, rescan, stand
@@ -185,13 +185,14 @@ class Campaign:
         """
         self._claim()
         with self.layout.locked(), Interruption() as interruption:
-            plan = self._current_plan()
+            reporter = reporter or NoReporter()
+            plan = self._current_plan(reporter.say)
             with Ledger(self.layout.ledger) as ledger:
                 standing = stand(plan, self.config, redo=redo, ledger=ledger)
                 self._write_config()
                 states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
                 rows = standing.rows(*states)
-                run = _Run(self, plan, standing, rows, reporter or NoReporter(), interruption, ledger)
+                run = _Run(self, plan, standing, rows, reporter, interruption, ledger)
                 with run.reporters[0]:
                     ledger.append([RunStarted(images=len(plan), waiting=len(rows), redo=redo)])
                     summary = run.go(client, n_workers, work)
@@ -209,7 +210,7 @@ class Campaign:
         CampaignError
             If there is no plan.
         """
-        plan = Plan(self.layout.plan)
+        plan = campaign_plan(self.layout.plan)
         standing = recorded(plan, self.layout)
         failed = standing.rows(FAILED, QUARANTINED)
         failures = tuple(f for _, f in standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD]))
@@ -305,7 +306,7 @@ class Campaign:
             If the ledger cannot be written; the old one is then left as it is.
         """
         with self.layout.locked():
-            rescan(Plan(self.layout.plan), self.config)
+            rescan(campaign_plan(self.layout.plan), self.config)
         return self.status()
 
     def _claim(self) -> None:
@@ -354,10 +355,14 @@ class Campaign:
             self._write_config()
         return plan_images(self.config, processes=_cores(processes))
 
-    def _current_plan(self) -> Plan:
+    def _current_plan(self, say: Callable[[str], None]) -> Plan:
         """The plan as it is; a new one where there is none, or what it was made from or left out has changed."""
         if self.layout.plan.exists() and self.layout.config.exists():
-            plan = Plan(self.layout.plan)
+            try:
+                plan = campaign_plan(self.layout.plan)
+            except DamagedPlanError as error:
+                say(f"planning again: {error.message} ({self.layout.plan})")
+                return self._make_plan()
             if plan.metadata.get("plan_key") == plan_key(self.config) and not self._replaced(plan):
                 return plan
         return self._make_plan()

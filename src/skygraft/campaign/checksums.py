@@ -16,8 +16,8 @@ from typing import Any
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout
 from skygraft.campaign.monitoring.wording import data_size, number
-from skygraft.campaign.planned import Plan
-from skygraft.campaign.records import content_key, read_record
+from skygraft.campaign.planned import campaign_plan
+from skygraft.campaign.records import read_record
 from skygraft.campaign.standing import DONE, recorded
 from skygraft.campaign.tables.arrow import read_checksum
 from skygraft.errors import CampaignError
@@ -141,7 +141,7 @@ def check_checksums(
     if any(bad.path == layout.plan.name for bad in named.damaged):
         # Which images there are cannot be told by it.
         return ChecksumReport(str(layout.root), 0, named.n_files, named.n_files, named.n_bytes, named.damaged)
-    plan = Plan(layout.plan)
+    plan = campaign_plan(layout.plan)
     rows = recorded(plan, layout).rows(DONE)
     if not len(rows):
         raise CampaignError("no image of the campaign is done", path=layout.root, fix="Run it first: skygraft run")
@@ -190,8 +190,7 @@ def _check_images(images: Sequence[tuple[str, int, int, str]], *, output: str) -
         name = path.relative_to(layout.root).as_posix()
         record = read_record(path)
         n_files += 1
-        key = record and content_key(image_id, record["inputs"], record["catalog"], record["settings"], record["code"])
-        if record is None or record["image"] != image_id or record["key"] != key:
+        if record is None or record["image"] != image_id:
             damaged.append(Damage(name, "the record is damaged", image_id, name))
             continue
         for file, wanted in record["outputs"].items():

@@ -61,7 +61,17 @@ def relative_input(path: str | Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-_OF_THE_RUN = frozenset({"timings", "host", "software", "written"})
+def _agrees(record: Mapping[str, Any], checksum: Any) -> bool:
+    """Whether a record says what it said when it was written."""
+    try:
+        made = [record[name] for name in ("image", "inputs", "catalog", "settings", "code")]
+        return bool(checksum == _checksum(record) and content_key(*made) == record["key"])
+    except (TypeError, ValueError):
+        return False
+
+
+_OF_THE_RUN = frozenset({"timings", "host", "software", "written", "inputs", "key"})
+"""What differs from run to run; times of inputs are in the key."""
 
 RECORD_KEYS = {"version", "image", "key", "inputs", "catalog", "settings", "code", "outputs", "n_drawn", "calibration"}
 """What every record says."""
@@ -104,9 +114,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         return None
     checksum = record.pop("checksum", None)
-    if checksum is not None and _checksum(record) != checksum:
-        return None
     if not record.keys() >= RECORD_KEYS:
+        return None
+    if checksum is not None and not _agrees(record, checksum):
         return None
     if record["version"] != RECORD_VERSION:
         raise CampaignError(

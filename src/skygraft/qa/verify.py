@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skygraft.campaign import Campaign, CampaignConfig, Plan, PlannedImage, read_plan
 from skygraft.campaign.files import Layout
+from skygraft.campaign.planned import campaign_plan
 from skygraft.campaign.planning.check import choose_images
 from skygraft.campaign.reading import read_image
 from skygraft.campaign.records import read_record
@@ -81,7 +82,7 @@ def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDAr
     ConfigError
         If `sample` is not a positive number.
     """
-    plan = Plan(campaign.layout.plan)
+    plan = campaign_plan(campaign.layout.plan)
     done = recorded(plan, campaign.layout).rows(DONE)
     if not len(done):
         raise CampaignError(

@@ -21,7 +21,7 @@ from skygraft.campaign.events import Event, ImageEvent, ImageReopened, RunEnded,
 from skygraft.campaign.files import Layout
 from skygraft.campaign.ledger import Phase
 from skygraft.campaign.monitoring.progress import Overview, Progress, make_overview
-from skygraft.campaign.planned import Plan
+from skygraft.campaign.planned import campaign_plan
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, Names, Standing
 from skygraft.campaign.tables.arrow import numbers
 
@@ -140,7 +140,7 @@ class Follower:
 
     def _begin(self) -> None:
         """Read the plan and the whole ledger; the runs before the last one count for what was done before it."""
-        plan = Plan(self.layout.plan)
+        plan = campaign_plan(self.layout.plan)
         self._standing, self._names = Standing(len(plan)), Names(plan)
         table = plan.table(_COLUMNS)
         self._columns = {name: numbers(table.column(name)) for name in _COLUMNS}
