@@ -21,10 +21,11 @@ from rich.console import Console
 
 from plan_kit import add_images
 from skygraft.campaign import Campaign, ImageSummary
-from skygraft.campaign.events import Event, ImageEvent, RunEnded, RunStarted, event_line
+from skygraft.campaign.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line
 from skygraft.campaign.ledger import Ledger
 from skygraft.campaign.monitoring.follower import Follower
 from skygraft.campaign.monitoring.watch import line, sky_strip, view, watch
+from skygraft.campaign.monitoring.wording import verdict
 from skygraft.campaign.planned import PlannedImage, PlanWriter
 
 START = datetime(2026, 3, 1, 2, 0, 0, tzinfo=UTC).timestamp()
@@ -237,6 +238,30 @@ def test_lines_and_json_until_it_is_finished(book: Book) -> None:
             assert "2 of 12 images done (16.7 %), 0 failed, 10 left" in lines[0]
             assert "11 of 12 images done (91.7 %), 1 failed, 0 left, images failed" in lines[2]
         book.layout.ledger.write_text(copy)
+
+
+def test_finished_with_failures_is_not_green(book: Book) -> None:
+    book.begin()
+    book.done(*range(N - 2))
+    book.failed(N - 2, N - 1)
+    book.end(n_failed=2)
+    follower = book.follow()
+    shot = follower.snapshot()
+    assert shot["state"] == "finished"
+    assert "finished, but 2 images failed, 1 cannot be used" in line(shot)
+    console = Console(file=io.StringIO(), width=110, force_terminal=True, color_system="standard")
+    console.print(view(shot, follower.progress.patches()))
+    title = console.file.getvalue().splitlines()[0]
+    assert "\x1b[1;33mfinished, but" in title and "\x1b[1;32m" not in title
+    assert verdict("finished", "", {"failed": 0, "unusable": 0}) == ("finished", "good")
+
+
+def test_the_tables_are_part_of_the_run(book: Book) -> None:
+    book.begin()
+    book.done(*range(N))
+    book.append(TablesStarted())
+    with book.layout.locked():
+        assert "running: making the tables: 12 of 12 images done" in line(book.follow().snapshot())
 
 
 def test_interrupting_it_is_no_error(book: Book) -> None:

@@ -18,7 +18,8 @@ def closure_table(summaries: Mapping[str, ClosureSummary], title: str) -> Table:
     """One row a band: stars, median with its error, scatter, expected scatter, and what `psf_sum` would give (mmag)."""
     table = Table(title=title, title_justify="left")
     for name in ("band", "stars", "median (mmag)", "scatter (mmag)", "expected scatter", "with psf_sum", "verdict"):
-        table.add_column(name, justify="left" if name in ("band", "verdict") else "right")
+        words = name in ("band", "verdict")
+        table.add_column(name, justify="left" if words else "right", no_wrap=words)
     for band, closure in summaries.items():
         table.add_row(
             band,
