@@ -52,6 +52,8 @@ _COLUMNS = {
     "cost_seconds": np.float32,
 }
 """Columns of the plan that a driver holds, and what is enough for them."""
+_WORTH_A_PROCESS = 32
+"""Images to be read again for which it pays to start another process."""
 _FAILURES_TOLD = 1000
 """Most failures that a summary holds; all of them are in ``failures.parquet``."""
 
@@ -257,7 +259,7 @@ class Campaign:
         n_workers : int, optional
             Largest number of that cluster's workers.
         processes : int, optional
-            Processes of this machine; by default one for each core. 1 reads in this process.
+            Processes of this machine; by default one for each core, if there is enough to read. 1 reads in this one.
         progress : callable
             Called with how many images and tables were read so far, and how many there are.
 
@@ -288,7 +290,8 @@ class Campaign:
                 client = stack.enter_context(opened).client
             if client is not None:
                 return check_checksums(self.config, functools.partial(map_items, client), progress)
-            mapper = stack.enter_context(process_mapper(_cores(processes)))
+            few = max(1, len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS)
+            mapper = stack.enter_context(process_mapper(processes or min(_cores(None), few)))
             return check_checksums(
                 self.config,
                 lambda function, items, **arguments: iter(mapper(functools.partial(function, **arguments), items)),
