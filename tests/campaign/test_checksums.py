@@ -183,3 +183,25 @@ def test_on_a_cluster(done: Campaign) -> None:
     assert [bad["path"] for bad in json.loads(result.stdout)["damaged"]] == [
         victims(done)["image"].relative_to(done.layout.root).as_posix()
     ]
+
+
+@pytest.mark.parametrize("what", ["image", "truth part", "record"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_the_status_names_what_is_gone_or_cut(done: Campaign, what: str, gone: bool) -> None:
+    path, image = victims(done)[what], read_plan(done.layout.plan)[2]
+    if gone:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-20])
+    status = done.status()
+    assert (status.n_done, status.n_remaining, status.n_damaged) == (3, 1, 1)
+    assert status.damaged == (image.image_id,) and f"a run makes them again: {image.image_id}" in str(status)
+    result = CliRunner().invoke(app, ["status", str(done.config.survey.root / "campaign.yaml")])
+    assert result.exit_code == 1 and image.image_id in result.output
+    assert done.run(n_workers=0).n_done == 1
+    assert done.status().n_damaged == 0
+
+
+def test_changed_inputs_are_no_damage(done: Campaign, survey: Path) -> None:
+    os.utime(survey / "raw/v0/image-0.fits")
+    assert (done.status().n_done, done.status().n_damaged) == (4, 0)

@@ -28,7 +28,18 @@ from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import DamagedPlanError, Plan, campaign_plan
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
-from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, reopen, rescan, stand
+from skygraft.campaign.standing import (
+    DONE,
+    FAILED,
+    QUARANTINED,
+    WAITING,
+    Standing,
+    present,
+    recorded,
+    reopen,
+    rescan,
+    stand,
+)
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.failures import write_failures
@@ -213,7 +224,7 @@ class Campaign:
             If there is no plan.
         """
         plan = campaign_plan(self.layout.plan)
-        standing = recorded(plan, self.layout)
+        standing, damaged = present(plan, self.layout)
         failed = standing.rows(FAILED, QUARANTINED)
         failures = tuple(f for _, f in standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD]))
         errors = Counter(failure.error for _, failure in standing.failures(self.layout.ledger))
@@ -232,6 +243,8 @@ class Campaign:
             n_unusable=len(unusable),
             failures=failures,
             unusable=unusable,
+            n_damaged=len(damaged),
+            damaged=tuple(image.image_id for image in plan.images(damaged[:_FAILURES_TOLD])),
             errors=dict(errors),
             runs=len(started),
             last_run=started[-1].time if started else "",

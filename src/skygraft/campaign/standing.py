@@ -26,7 +26,19 @@ from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.records import PIXEL_VERSION, changes, is_whole, read_record, summarise
 from skygraft.errors import CampaignError
 
-__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Names", "Standing", "recorded", "reopen", "rescan", "stand"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "QUARANTINED",
+    "WAITING",
+    "Names",
+    "Standing",
+    "present",
+    "recorded",
+    "reopen",
+    "rescan",
+    "stand",
+]
 
 _LOOKERS = 8
 _BLOCK = 4000
@@ -213,6 +225,29 @@ def recorded(plan: Plan, layout: Layout) -> Standing:
     return standing
 
 
+def present(plan: Plan, layout: Layout) -> tuple[Standing, Rows]:
+    """How the images of a plan stand by their records and the sizes of their outputs, whatever they were made from.
+
+    Returns
+    -------
+    standing : Standing
+        Done is what has a record, and whose outputs have the sizes that the ledger tells.
+    damaged : ndarray of int64
+        Rows of the images that the ledger holds for done, and of which something is gone or of another size.
+    """
+    standing = Standing(len(plan))
+    doubtful = _read_ledger(standing, plan, layout, Now(output=str(layout.root), outputs_only=True))
+    claimed = standing.state == DONE
+    rows = _with_records(plan, layout, standing, doubtful)
+    standing.state[rows] = DONE
+    suspects = rows[claimed[rows]]
+    for row, image in zip(suspects.tolist(), plan.images(suspects), strict=True):
+        record = read_record(layout.record(image.tract, image.patch, image.stem))
+        if record is None or not is_whole(record, layout):
+            standing.state[row] = WAITING
+    return standing, np.flatnonzero(claimed & (standing.state != DONE)).astype(np.int64)
+
+
 def _read_ledger(standing: Standing, plan: Plan, layout: Layout, now: Now | None = None) -> NDArray[np.bool_]:
     """Go through the ledger; returns which images it holds for done that do not look like it, if that is looked at."""
     doubtful = np.zeros(len(standing), dtype=np.bool_)
@@ -224,7 +259,9 @@ def _read_ledger(standing: Standing, plan: Plan, layout: Layout, now: Now | None
         known = rows >= 0
         rows = rows[known]
         standing.note_all(rows, claim.states[known], claim.places[known])
-        doubtful[rows] = ~claim.agrees[known] | (names.sources[rows] != claim.sources[known])
+        doubtful[rows] = ~claim.agrees[known]
+        if now is None or not now.outputs_only:
+            doubtful[rows] |= names.sources[rows] != claim.sources[known]
     return doubtful
 
 

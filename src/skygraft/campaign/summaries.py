@@ -146,6 +146,10 @@ class Status:
         Why images failed.
     unusable : tuple of UnusableImage
         Why images could not be planned.
+    n_damaged : int
+        Of those that remain, images that were made, and of which a file is gone or of another size now.
+    damaged : tuple of str
+        Which those are.
     errors : dict of str to int
         Failures by class of error.
     runs : int
@@ -168,6 +172,8 @@ class Status:
     n_quarantined: int = 0
     failures: tuple[Failure, ...] = ()
     unusable: tuple[UnusableImage, ...] = ()
+    n_damaged: int = 0
+    damaged: tuple[str, ...] = ()
     errors: dict[str, int] = field(default_factory=dict)
     runs: int = 0
     last_run: str = ""
@@ -187,5 +193,8 @@ class Status:
             f"{self.n_remaining} remaining ({state})"
         ]
         lines += [f"  {n} x {error}" for error, n in sorted(self.errors.items())]
+        if self.n_damaged:
+            some = ", ".join(self.damaged[:_SHOWN]) + (", ..." if self.n_damaged > _SHOWN else "")
+            lines.append(f"files of {number(self.n_damaged, 'image')} are gone or cut; a run makes them again: {some}")
         lines += _unusable_lines(self.unusable, self.output)
         return "\n".join(lines)
