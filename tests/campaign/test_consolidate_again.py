@@ -192,10 +192,10 @@ def test_a_damaged_truth_part_is_named_and_the_rest_is_kept(coadds: Outputs, dam
     else:
         part.write_bytes(content[: len(content) // 2] if damage == "half" else content[:50] + b"!" + content[51:])
     found = run(coadds)
-    (problem,) = found.problems
-    assert "g-0-1" in problem
+    ((image_id, problem),) = found.problems
+    assert image_id == "g-0-1" and image_id in problem
     assert str(part) in problem
-    assert f"Delete {coadds.record_path('g-0-1')}" in problem
+    assert "the next run makes them again" in found.lines()[0]
     assert (found.n_done, found.complete) == (7, False)
     assert len({row["image_id"] for row in truth(coadds)}) == 7
     assert found.lines()[0].startswith("WARNING: 1 images are left out")
@@ -210,9 +210,8 @@ def test_a_damaged_record_is_named(coadds: Outputs) -> None:
     path = coadds.record_path("r-1-0")
     path.write_text(path.read_text()[:40])
     found = run(coadds)
-    (problem,) = found.problems
-    assert "r-1-0: its record is damaged" in problem
-    assert str(path) in problem
+    ((image_id, problem),) = found.problems
+    assert image_id == "r-1-0" and problem == f"r-1-0: its record {path} is damaged"
     assert "r-1-0" not in {row["image_id"] for row in truth(coadds)}
 
 

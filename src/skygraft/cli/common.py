@@ -26,6 +26,7 @@ __all__ = [
     "emit_json",
     "err_console",
     "fail",
+    "growing_bar",
     "open_campaign",
     "out_console",
     "progress_bar",
@@ -144,13 +145,28 @@ def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on standard error where that is a terminal; yields what moves it on."""
+    done = 0
+    with growing_bar(label) as moved:
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            moved(done, total)
+
+        moved(0, total)
+        yield advance
+
+
+@contextmanager
+def growing_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar as `progress_bar`; yields what is told how much is done, and of how much."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = err_console()
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(label, total=total)
-        yield lambda n: progress.advance(bar, n)
+        bar = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def open_campaign(path: Path) -> Campaign:

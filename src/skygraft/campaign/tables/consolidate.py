@@ -44,6 +44,7 @@ type Call = Callable[..., Iterator[Any]]
 """``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
 
 _SHOWN = 5
+_USES_SHOWN = 20
 _IMAGES_AT_ONCE = 4000
 """Images whose columns are Python objects at a time: the driver of a large campaign stays small."""
 _PER_IMAGE = {
@@ -89,8 +90,8 @@ class Consolidation:
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
         Each pixel version, and of how many images.
-    problems : tuple of str
-        Images whose record or truth is damaged, with what to do; they count as not done.
+    problems : tuple of (str, str)
+        Images whose record or truth is damaged, and how, in words; they count as not done.
     """
 
     n_images: int
@@ -111,7 +112,7 @@ class Consolidation:
     software: tuple[tuple[dict[str, str], int], ...]
     hosts: tuple[tuple[str, int], ...]
     pixel_versions: tuple[tuple[int, int], ...]
-    problems: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...]
 
     @property
     def complete(self) -> bool:
@@ -137,10 +138,15 @@ class Consolidation:
         lines = []
         if self.mixed_calibrations:
             lines.append("WARNING: the images do not all use the same calibration reference:")
-            lines += [f"  {use.n_images} images: {use} ({use.origin or 'origin unknown'})" for use in self.calibrations]
+            uses = sorted(self.calibrations, key=lambda use: -use.n_images)
+            lines += [f"  {use.n_images} images: {use} ({use.place})" for use in uses[:_USES_SHOWN]]
+            lines += [f"  ... and {len(uses) - _USES_SHOWN} more"] if len(uses) > _USES_SHOWN else []
         if self.problems:
-            lines.append(f"WARNING: {len(self.problems)} images are left out of the tables, as not done:")
-            lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
+            lines.append(
+                f"WARNING: {len(self.problems)} images are left out of the tables, as not done; the next run makes "
+                "them again:"
+            )
+            lines += [f"  {problem}" for _, problem in self.problems[:_SHOWN]]
             lines += ["  ..."] if len(self.problems) > _SHOWN else []
         if len(self.pixel_versions) > 1:
             made = ", ".join(f"{n} by version {version}" for version, n in self.pixel_versions)
@@ -199,6 +205,9 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     _sweep(layout.truth, truth.tables.keys(only_with_digest=True))
     _sweep(layout.sources, sources.tables.keys())
     _sweep(layout.consolidated, truth.tables.keys())
+    checksums = layout.consolidated / "checksums"
+    _sweep(checksums / layout.truth.name, truth.tables.keys(only_with_digest=True))
+    _sweep(checksums / layout.sources.name, sources.tables.keys())
     return Consolidation(
         n_images=truth.sums["n_images"],
         n_done=truth.sums["n_done"],
@@ -233,7 +242,7 @@ class _Truth:
         self.hosts: Counter[str] = Counter()
         self.pixel_versions: Counter[int] = Counter()
         self.bands: set[str] = set()
-        self.problems: list[str] = []
+        self.problems: list[tuple[str, str]] = []
 
     def add(self, patch: PatchDigest) -> None:
         for name in ("n_images", "n_done", "n_rows", "n_drawn", "n_bytes", "looked", "written"):

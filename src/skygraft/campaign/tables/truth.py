@@ -35,6 +35,9 @@ __all__ = ["TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "conso
 TABLE_VERSION = 2
 """Counts the changes of what the consolidated tables hold; part of their fingerprints."""
 
+MEMORY_VERSION = 2
+"""Counts the changes of what is remembered of a patch."""
+
 _SETTLED_NS = 2_000_000_000
 """A record that changed this shortly before it was looked at could have changed again without showing it."""
 
@@ -103,8 +106,8 @@ class PatchDigest:
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
         Each pixel version of skygraft, and of how many images.
-    problems : tuple of str
-        Images whose record or truth is damaged, with what to do; they count as not done.
+    problems : tuple of (str, str)
+        Images whose record or truth is damaged, and how, in words; they count as not done.
     looked, written : bool
         Whether the records were read now, and the table written, rather than left as they were.
     """
@@ -123,7 +126,7 @@ class PatchDigest:
     software: tuple[tuple[str, int], ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
     pixel_versions: tuple[tuple[int, int], ...] = ()
-    problems: tuple[str, ...] = ()
+    problems: tuple[tuple[str, str], ...] = ()
     looked: bool = field(default=True, compare=False)
     written: bool = field(default=False, compare=False)
 
@@ -136,8 +139,8 @@ class PatchDigest:
         """What `to_dict` gave, also after its way through JSON."""
         pairs = {name: tuple((a, n) for a, n in content[name]) for name in ("software", "hosts", "pixel_versions")}
         uses = tuple(CalibrationUse.from_dict(use) for use in content["calibrations"])
-        texts = {name: tuple(content[name]) for name in ("bands", "problems")}
-        return cls(**content | pairs | texts | {"calibrations": uses})
+        pairs["problems"] = tuple((image_id, problem) for image_id, problem in content["problems"])
+        return cls(**content | pairs | {"bands": tuple(content["bands"]), "calibrations": uses})
 
 
 def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> PatchDigest:
@@ -171,8 +174,8 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     base = digest([TABLE_VERSION, sky.to_dict(), images.tract, images.patch])
     # Before the records are read: one that is written meanwhile is then seen to be another the next time.
     stamps, newest = _stamps(layout, images)
-    of = digest([base, asdict(images), stamps])
-    known = _recall(memory, of, newest, table)
+    of = digest([MEMORY_VERSION, base, asdict(images), stamps])
+    known = _recall(memory, of, newest, table, layout.checksum(table))
     if known is not None:
         return known
     memory.unlink(missing_ok=True)
@@ -201,13 +204,15 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _recall(memory: Path, of: str, newest: int, table: Path) -> PatchDigest | None:
+def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
     """What was found the last time, if nothing has changed since; None if that is not certain."""
     try:
         # The memory's own time is by the clock of the file system, as those of the records are.
         settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
         content = json.loads(memory.read_bytes())
         if not settled or content["of"] != of or content["table"] != _stamp(table):
+            return None
+        if content["table"] and not checksum.exists():
             return None
         return replace(PatchDigest.from_dict(content["digest"]), looked=False, written=False)
     except (OSError, ValueError, KeyError, TypeError):
@@ -249,12 +254,12 @@ class _DamagedError(Exception):
         self.done = done
 
 
-def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | str | None:
+def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[str, str] | None:
     """What the record of an image says; what is wrong with it, where it is damaged; None where there is none."""
     path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(path)
     if record is None:
-        return _problem(image.image_id, path, "its record is damaged") if path.exists() else None
+        return _problem(image.image_id, f"its record {path} is damaged") if path.exists() else None
     part, outputs = layout.truth_part(image.tract, image.patch, image.stem), record["outputs"]
     return _Done(
         image.image_id,
@@ -269,7 +274,7 @@ def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | str | No
         made=(record["key"], tuple(output["sha256"] for output in outputs.values())),
         n_drawn=record["n_drawn"],
         n_bytes=sum(output["n_bytes"] for output in outputs.values()),
-        calibration=calibration_use(record["calibration"], image.band, image.instrument),
+        calibration=calibration_use(record["calibration"], image.band, image.instrument, record["inputs"]),
         software=json.dumps(record.get("software", {}), sort_keys=True),
         host=record.get("host", ""),
         pixel_version=record["code"],
@@ -279,18 +284,19 @@ def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | str | No
 def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str) -> PatchDigest:
     tract, patch = images.tract, images.patch
     seen = [_look(image, layout, here=True) for image in images.images()]
-    problems = [one for one in seen if isinstance(one, str)]
+    problems = [one for one in seen if isinstance(one, tuple)]
     found = [one for one in seen if isinstance(one, _Done)]
     if found:
         # What is wrong with a rival is said where it is at home.
         rivals = (_look(image, layout, here=False) for image in images.rivals)
         found = sorted([*found, *(one for one in rivals if isinstance(one, _Done))], key=lambda done: done.image_id)
     table, written = layout.truth_table(tract, patch), False
-    note = note_of(table)
+    checksum = layout.checksum(table)
+    note = note_of(table, checksum)
     if found and (note is None or note.fingerprint != _fingerprint(base, found)):
-        found, damaged = _write(table, found, skymap, base, tract, patch)
+        found, damaged = _write(table, checksum, found, skymap, base, tract, patch)
         problems += damaged
-        note, written = note_of(table), True
+        note, written = note_of(table, checksum), True
     found = [done for done in found if done.here]
     if not found:
         table.unlink(missing_ok=True)
@@ -315,11 +321,8 @@ def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str)
     )
 
 
-def _problem(image_id: str, record: Path, what: str) -> str:
-    return (
-        f"{image_id}: {what}. Delete {record}, then `skygraft status --rescan` and `skygraft run`: the image is then "
-        "made again"
-    )
+def _problem(image_id: str, what: str) -> tuple[str, str]:
+    return image_id, f"{image_id}: {what}"
 
 
 def _fingerprint(base: str, found: Sequence[_Done]) -> str:
@@ -331,13 +334,13 @@ def _count[Value: (str, int)](values: Iterable[Value]) -> tuple[tuple[Value, int
 
 
 def _write(
-    table: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
-) -> tuple[list[_Done], list[str]]:
+    table: Path, checksum: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
+) -> tuple[list[_Done], list[tuple[str, str]]]:
     """Write the table of the images found; gives those that are in it, and what was wrong with the others."""
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     while any(done.here for done in found):
         try:
-            with TableWriter(table, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
+            with TableWriter(table, checksum, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
                 bands: set[str] = set()
                 for rows in _rows(found, skymap, tract, patch):
                     bands.update(rows.column("band").unique().to_pylist())
@@ -346,7 +349,7 @@ def _write(
             break
         except _DamagedError as damage:
             if damage.done.here:
-                problems.append(_problem(damage.done.image_id, damage.done.record, str(damage)))
+                problems.append(_problem(damage.done.image_id, str(damage)))
             found = [done for done in found if done is not damage.done]
     return found, problems
 
