@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from skygraft.errors import CalibrationError, ConfigError, PsfError, UncalibratedImageError
+from skygraft.errors import CalibrationError, PsfError
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats.base import (
     FILES,
@@ -22,13 +22,11 @@ from skygraft.formats.base import (
     stamp_files,
 )
 from skygraft.formats.fits_fingerprints import with_fingerprints
+from skygraft.formats.fits_gain import RecordedGain, read_gain
 from skygraft.formats.fits_headers import (
     Headers,
     check_number,
-    image_unit,
     read_data_id,
-    read_gain,
-    read_photo_calib,
     read_visit_info,
 )
 from skygraft.formats.fits_layout import (
@@ -42,7 +40,9 @@ from skygraft.formats.fits_layout import (
     split_name,
 )
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
+from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
+from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
@@ -74,6 +74,9 @@ class FitsOptions(PlaneOptions):
         The zeropoint keyword to trust, where two disagree.
     unit : str, optional
         Unit of the pixels, instead of BUNIT.
+    pixel_area : str, optional
+        Area of a pixel of a surface-brightness image, instead of PIXAR_SR: ``"2.25e-14 sr"``, ``"0.0009 arcsec2"``, or
+        ``"wcs"`` for that of the WCS at the image's centre.
     exposure_time : float, optional
         Seconds.
     mjd : float, optional
@@ -87,6 +90,7 @@ class FitsOptions(PlaneOptions):
     zeropoint: float | None = None
     zeropoint_key: str | None = None
     unit: str | None = None
+    pixel_area: str | None = None
     exposure_time: float | None = None
     mjd: float | None = None
     instrument: str | None = None
@@ -254,11 +258,11 @@ class FitsFormat(Format):
         ny, nx = opened.image.shape or (0, 0)
         seconds = self._visit_info(opened, given).exposure_time
         candidates = self._candidates(opened)
-        unit, photo_calib, missing = self._photo_calib(opened, given, seconds)
-        gain, gain_origin = read_gain(opened.headers, unit=unit, exposure_time=seconds)
+        center_scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
+        unit, photo_calib, missing = self._photo_calib(opened, given, seconds, center_scale)
+        gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:
             photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
-        center_scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
         psf, no_psf = self._psf(layout, given, center_scale), None
         if psf is None:
             no_psf = PsfError(
@@ -275,8 +279,9 @@ class FitsFormat(Format):
             candidates=candidates,
             psf=psf,
             no_psf=no_psf,
-            gain=gain,
-            gain_origin=gain_origin,
+            gain=gain.value,
+            gain_origin=gain.origin,
+            no_gain=gain.reason,
             has_variance=layout.noise is not None,
             n_files=len(layout.files) + (layout.mask is None),
         )
@@ -288,26 +293,28 @@ class FitsFormat(Format):
         return tuple(found)
 
     def _photo_calib(
-        self, opened: _Opened, given: FitsOptions, exposure_time: float | None
+        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         """Unit of the pixels, their calibration, and why there is none."""
+        unit = image_unit(opened.headers, given.unit)
         try:
-            unit = image_unit(opened.headers, given.unit)
             calib = read_photo_calib(
                 opened.headers,
                 unit=unit,
                 exposure_time=exposure_time,
-                zeropoint=given.zeropoint,
-                zeropoint_key=given.zeropoint_key,
+                pixel_scale=scale,
+                given=GivenZeropoint(given.zeropoint, given.zeropoint_key, given.pixel_area),
                 path=opened.path,
             )
         except CalibrationError as error:
-            return unit, None, error
-        except ConfigError as error:
-            # A surface brightness: the image is there, its calibration cannot be used as it is.
-            unit = given.unit or str(opened.headers.as_dict().get("BUNIT", "adu"))
-            return unit, None, UncalibratedImageError(error.message, path=opened.path, key="BUNIT", fix=error.fix)
-        return unit, calib, None
+            return unit.name, None, error
+        return unit.name, calib, None
+
+    def _gain(
+        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
+    ) -> RecordedGain:
+        unit, zeropoint = image_unit(opened.headers, given.unit), None if calib is None else float(calib.zeropoint())
+        return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
 
     def _psf(self, layout: FitsLayout, given: FitsOptions, scale: float) -> PSF | None:
         if given.psf is False:

@@ -24,10 +24,9 @@ from skygraft.errors import (
     UncalibratedImageError,
     UnknownFormatError,
 )
-from skygraft.exposure import NO_PSF, Exposure
+from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import (
     FILES,
-    NO_PHOTO_CALIB,
     Format,
     ImageCalibration,
     ImageFootprint,
@@ -36,10 +35,18 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
+from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
-from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_radius, resolve_reference
+from skygraft.photometry import (
+    PhotoCalib,
+    ReferenceCandidate,
+    parse_radius,
+    parse_unit,
+    resolve_reference,
+    summed_unit,
+)
 from skygraft.wcs import pixel_scale
 
 __all__ = [
@@ -243,9 +250,9 @@ def read_exposure(
         exposure = fmt.read(path, **asked)
     found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
     extra = {FILES: stamps, **exposure.extra}
-    for key, reason in ((NO_PHOTO_CALIB, found.no_photo_calib), (NO_PSF, found.no_psf)):
-        if reason is None:
-            extra.pop(key, None)
+    for key in (NO_PHOTO_CALIB, NO_PSF, NO_GAIN):
+        extra.pop(key, None)
+    extra |= found.extra()
     return exposure.replace(
         psf=found.psf, photo_calib=found.photo_calib, gain=found.gain, gain_origin=found.gain_origin, extra=extra
     )
@@ -313,7 +320,7 @@ def _complete(
                 key="gain",
                 fix="Give one, such as gain=2.5",
             )
-        changes |= {"gain": float(gain), "gain_origin": "given (gain=)"}
+        changes |= {"gain": float(gain), "gain_origin": "given (gain=)", "no_gain": ""}
     calib = _calibration(found, photo_calib)
     if calib is not None:
         candidates = list(calib.candidates)
@@ -327,13 +334,25 @@ def _complete(
         )
         if photo_calib is not None:
             changes["no_photo_calib"] = None
+            if gain is None and found.gain is not None and (doubt := _other_unit(photo_calib, calib, found)):
+                changes |= {"gain": None, "gain_origin": "", "no_gain": doubt}
     return dataclasses.replace(found, **changes)
+
+
+def _other_unit(given: GivenPhotoCalib, calib: PhotoCalib, found: ImageCalibration) -> str:
+    """Why the recorded gain does not hold for the unit that a given calibration is of; "" where it does."""
+    what = f"the gain ({found.gain_origin}) is of an image in {found.unit}"
+    if parse_unit(calib.unit).kind not in ("counts", "electrons"):
+        return f"{what}, and the calibration given is of one in {calib.unit}"
+    named = isinstance(given, Mapping) and "unit" in given
+    flux_unit = None if named or not calib.is_constant else flux_unit_of(float(calib.zeropoint()))
+    return "" if flux_unit is None else f"{what}, and the zeropoint given is that of one in {flux_unit}"
 
 
 def _calibration(found: ImageCalibration, given: GivenPhotoCalib | None) -> PhotoCalib | None:
     """The calibration to use, with every candidate for its reference; its own reference not yet chosen."""
     if given is not None:
-        calib = make_photo_calib(given, found.unit)
+        calib = make_photo_calib(given, summed_unit(found.unit))
         # What the image says of its reference holds for a zeropoint given by hand, not for a whole calibration.
         if isinstance(given, PhotoCalib) and (given.reference is not None or given.candidates):
             return calib
