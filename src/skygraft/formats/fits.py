@@ -29,6 +29,7 @@ from skygraft.formats.fits_headers import (
     read_data_id,
     read_visit_info,
 )
+from skygraft.formats.fits_kinds import is_legacy_image, lsst_images_kind, refuse_archive, refuse_companion
 from skygraft.formats.fits_layout import (
     FitsLayout,
     HduInfo,
@@ -51,7 +52,6 @@ from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
 
 __all__ = ["FitsFormat", "FitsOptions"]
 
-_RUBIN_IMAGES = "images.lsst.io"
 LAYOUT = "fits_layout"
 """Key of `Exposure.extra`: the `FitsLayout` that was read."""
 
@@ -160,7 +160,7 @@ class FitsFormat(Format):
             return False
         hdus = list_hdus(path)
         # Its WCS keywords are an approximation, its PSF is in an archive: not to be taken for what they seem.
-        if _RUBIN_IMAGES in str(hdus[0].header.get("DATAMODL", "")):
+        if lsst_images_kind(hdus) is not None:
             return False
         return any(
             hdu.shape is not None and len(hdu.shape) == 2 and ("CTYPE1" in hdu.header or "CTYPE1" in hdus[0].header)
@@ -240,7 +240,9 @@ class FitsFormat(Format):
 
     def _open(self, path: StrPath, given: FitsOptions) -> _Opened:
         hdus = list_hdus(path)
+        refuse_archive(Path(path), hdus)
         layout = find_layout(path, given, hdus)
+        refuse_companion(Path(path), hdus[layout.image.hdu], hdus, chosen=given.hdu is not None)
         if isinstance(given.psf, str | os.PathLike):
             layout = dataclasses.replace(layout, psf=Path(given.psf))
         elif given.psf is not None:
@@ -308,12 +310,28 @@ class FitsFormat(Format):
             )
         except CalibrationError as error:
             return unit.name, None, error
+        if given.zeropoint is None and given.zeropoint_key is None and is_legacy_image(opened.path, opened.headers):
+            return unit.name, None, self._stale(opened, unit.name, calib)
         return unit.name, calib, None
+
+    def _stale(self, opened: _Opened, unit: str, calib: PhotoCalib) -> CalibrationError:
+        """What is not to be trusted in a Legacy Surveys image that is read as any other."""
+        return CalibrationError(
+            f"this is an image of the Legacy Surveys read as ordinary FITS: the header's zeropoint "
+            f"({float(calib.zeropoint()):.4f} mag for one {unit}) is older than the survey's, up to 5 mag off, and its "
+            "gain, astrometric offsets and PSF model are in the survey's tables",
+            path=opened.path,
+            hdu=opened.image.index,
+            fix="Read it with format='legacy_survey' and ccds= (the survey-ccds table), or give zeropoint= (the AB "
+            "magnitude of one image unit); zeropoint_key= (a keyword) takes the header's all the same",
+        )
 
     def _gain(
         self, opened: _Opened, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
     ) -> RecordedGain:
         unit, zeropoint = image_unit(opened.headers, given.unit), None if calib is None else float(calib.zeropoint())
+        if unit.unit.kind == "counts" and unit.unit.per_second and is_legacy_image(opened.path, opened.headers):
+            return RecordedGain(None, reason=f"images of the Legacy Surveys in {unit.name} may be of photoelectrons")
         return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
 
     def _psf(self, layout: FitsLayout, given: FitsOptions, scale: float) -> PSF | None:
@@ -324,6 +342,7 @@ class FitsFormat(Format):
         return None if given.psf is None or given.psf is True else make_psf(given.psf, scale)
 
     def _layout_to_follow(self, exposure: Exposure, like: Path) -> FitsLayout:
+        refuse_archive(like, list_hdus(like))
         layout = exposure.extra.get(LAYOUT)
         if isinstance(layout, FitsLayout):
             if layout.image.path == like:

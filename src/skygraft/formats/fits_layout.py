@@ -243,6 +243,9 @@ def _choose_image(path: Path, wanted: int | str | None, hdus: Sequence[HduInfo])
         [hdu for hdu in images if "CTYPE1" in hdu.header],
     ):
         images = better if len(images) > 1 and len(better) == 1 else images
+    if not images and (planes := [hdu for hdu in hdus if _is_image(hdu)]) and len(planes) == 1:
+        # What it is instead is said by `skygraft.formats.fits_kinds.refuse_companion`.
+        return planes[0]
     if not images:
         raise FormatError(
             f"the file has no two-dimensional image; its HDUs are {_listed(hdus)}",

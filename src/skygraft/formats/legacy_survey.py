@@ -322,7 +322,7 @@ class LegacySurveyFormat(Format):
         path = Path(path)
         if "_ooi_" not in path.name:
             raise FormatError(
-                "an image of the Legacy Surveys is called *_ooi_*", path=path, fix="Give that file, or format='fits'"
+                "an image of the Legacy Surveys is called *_ooi_*", path=path, fix="Give that file, under that name"
             )
         hdus = list_hdus(path)
         layout = self._find(path, given, hdus)

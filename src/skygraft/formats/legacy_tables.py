@@ -165,7 +165,8 @@ def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[P
     raise FormatError(
         "there is no survey-ccds table in any directory above the image, so its zeropoint is not known",
         path=image,
-        fix="Give ccds= (the table's path), or read it as an ordinary image with format='fits'",
+        fix="Give ccds= (the path of the survey-ccds table), or, by hand, format='fits' with zeropoint= (the AB "
+        "magnitude of one image unit; the header's MAGZERO is not that)",
     )
 
 
@@ -209,7 +210,7 @@ def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> 
             f"CCD {ccdname or hdu!r} of this image has no row in {names}{told}",
             path=image,
             hdu=hdu,
-            fix="Give the survey-ccds table that lists it as ccds=, or read it with format='fits'",
+            fix="Give the survey-ccds table that lists it as ccds=",
         )
     raise FormatError(
         f"CCD {ccdname or hdu!r} of this image has {len(found)} rows: " + ", ".join(row.origin for row in found[:4]),

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,7 @@ from skygraft.formats.base import (
     stamp_files,
 )
 from skygraft.formats.fits_gain import flux_unit_of
+from skygraft.formats.fits_kinds import RUBIN_IMAGES, describe_file, lsst_images_error, lsst_images_kind
 from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
@@ -66,6 +68,10 @@ _FORMATS: dict[str, tuple[str, str]] = {
 """Formats that say more of a file than that it is FITS: name to module and class, imported when needed."""
 _ORDINARY = {"fits": ("skygraft.formats.fits", "FitsFormat")}
 """What a file is taken for where none of those above recognises it."""
+
+
+_JSON_END = 4096
+"""Bytes at the end of a JSON file in which the schema of the whole is looked for."""
 
 
 def format_names() -> tuple[str, ...]:
@@ -124,22 +130,37 @@ def recognise_format(path: StrPath) -> Format:
             fix=f"Choose with format={names[0]!r}",
         )
     if not found:
-        hdus = list_hdus(path) if is_fits(path) else []
+        hdus = list_hdus(path) if is_fits(path) else ()
+        kind = lsst_images_kind(hdus) if hdus else _lsst_images_json(path)
+        if kind is not None:
+            raise lsst_images_error(Path(path), kind)
+        what = describe_file(Path(path), hdus) if hdus else ""
         flat = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
         if flat and not any("CTYPE1" in hdu.header for hdu in (hdus[0], *flat)):
             raise MissingWcsError(
-                f"no image of the file has a celestial WCS (it holds {'; '.join(map(str, hdus))})",
+                f"no image of the file has a celestial WCS (it holds {'; '.join(map(str, hdus))})"
+                + (f": this is {what}" if what else ""),
                 path=path,
                 fix="Solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards, or leave it out",
             )
         holds = f"; the file holds {'; '.join(map(str, hdus))}" if hdus else ""
         looked = "; ".join(f"{name} is recognised by {_load(name).looked_for}" for name in format_names())
         raise UnknownFormatError(
-            f"no format recognises the file ({looked}){holds}",
+            f"{f'this is {what}: ' if what else ''}no format recognises the file ({looked}){holds}",
             path=path,
             fix="Check that this is the image, or name its format with format=",
         )
     return found[0]
+
+
+def _lsst_images_json(path: StrPath) -> str | None:
+    """The schema of an lsst.images file that is JSON; None for any other file."""
+    with Path(path).open("rb") as stream:
+        if stream.read(1) != b"{":
+            return None
+        stream.seek(max(0, Path(path).stat().st_size - _JSON_END))
+        found = re.search(rb"https?://" + re.escape(RUBIN_IMAGES).encode() + rb'[^"]*"\s*\}\s*$', stream.read())
+    return None if found is None else found[0].decode("utf-8", "replace").split('"')[0]
 
 
 def _matches(fmt: Format, path: StrPath) -> bool:
