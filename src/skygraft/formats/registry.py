@@ -38,8 +38,9 @@ from skygraft.formats.base import (
 )
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_kinds import RUBIN_IMAGES, describe_file, lsst_images_error, lsst_images_kind
-from skygraft.formats.fits_layout import list_hdus
+from skygraft.formats.fits_layout import list_hdus, split_name
 from skygraft.formats.fitsfile.open import is_fits
+from skygraft.formats.fitsfile.packed import foreign_packing, packing_of
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
 from skygraft.photometry import (
     PhotoCalib,
@@ -167,6 +168,10 @@ def _matches(fmt: Format, path: StrPath) -> bool:
     try:
         return fmt.matches(path)
     except CorruptFileError:
+        with Path(path).open("rb") as stream:
+            head = stream.read(8)
+        if foreign_packing(head) is not None or (packing_of(head) is not None and split_name(path)[1]):
+            raise
         # What is no FITS file at all is not a damaged one: it is of another kind.
         if is_fits(path):
             raise
