@@ -35,6 +35,7 @@ from skygraft.psf import PSF
 
 __all__ = [
     "CANDIDATES",
+    "CAUTION",
     "FILES",
     "NO_PHOTO_CALIB",
     "FileStamp",
@@ -54,6 +55,9 @@ FILES = "files"
 
 CANDIDATES = "candidates"
 """Key of `Exposure.extra`: each ``ReferenceCandidate`` that was found, where ``photo_calib`` is None."""
+
+CAUTION = "caution"
+"""Key of `Exposure.extra`: text that says what is not to be trusted in an image that was read as another format."""
 
 
 @dataclass(frozen=True)

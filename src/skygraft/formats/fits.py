@@ -14,6 +14,7 @@ import numpy as np
 from skygraft.errors import CalibrationError, PsfError
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats.base import (
+    CAUTION,
     FILES,
     Format,
     ImageCalibration,
@@ -29,7 +30,13 @@ from skygraft.formats.fits_headers import (
     read_data_id,
     read_visit_info,
 )
-from skygraft.formats.fits_kinds import is_legacy_image, lsst_images_kind, refuse_archive, refuse_companion
+from skygraft.formats.fits_kinds import (
+    LEGACY_CAUTION,
+    is_legacy_image,
+    lsst_images_kind,
+    refuse_archive,
+    refuse_companion,
+)
 from skygraft.formats.fits_layout import (
     FitsLayout,
     HduInfo,
@@ -205,6 +212,9 @@ class FitsFormat(Format):
         mask, planes = (None, dict(given.mask_planes or {}))
         if layout.mask is not None:
             mask, planes = read_mask(layout.mask, given.mask_planes)
+        extra = {LAYOUT: layout, FILES: stamps, **found.extra()}
+        if is_legacy_image(opened.path, opened.headers):
+            extra[CAUTION] = LEGACY_CAUTION
         exposure = Exposure(
             make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
@@ -217,7 +227,7 @@ class FitsFormat(Format):
             path=opened.path,
             format=self.name,
             header=opened.headers.as_dict(),
-            extra={LAYOUT: layout, FILES: stamps, **found.extra()},
+            extra=extra,
         )
         return with_fingerprints(exposure, layout.planes)
 
@@ -317,9 +327,7 @@ class FitsFormat(Format):
     def _stale(self, opened: _Opened, unit: str, calib: PhotoCalib) -> CalibrationError:
         """What is not to be trusted in a Legacy Surveys image that is read as any other."""
         return CalibrationError(
-            f"this is an image of the Legacy Surveys read as ordinary FITS: the header's zeropoint "
-            f"({float(calib.zeropoint()):.4f} mag for one {unit}) is older than the survey's, up to 5 mag off, and its "
-            "gain, astrometric offsets and PSF model are in the survey's tables",
+            f"{LEGACY_CAUTION}; its zeropoint ({float(calib.zeropoint()):.4f} mag for one {unit}) may be 5 mag off",
             path=opened.path,
             hdu=opened.image.index,
             fix="Read it with format='legacy_survey' and ccds= (the survey-ccds table), or give zeropoint= (the AB "

@@ -17,6 +17,7 @@ from skygraft.formats.fits_layout import HDU_NAMES, HduInfo, Role, split_name
 from skygraft.formats.fits_units import image_unit
 
 __all__ = [
+    "LEGACY_CAUTION",
     "RUBIN_IMAGES",
     "describe_file",
     "is_legacy_image",
@@ -29,6 +30,12 @@ __all__ = [
 
 RUBIN_IMAGES = "images.lsst.io"
 """Where the schemas of Rubin's lsst.images files are."""
+
+LEGACY_CAUTION = (
+    "this is an image of the Legacy Surveys read as ordinary FITS: what its header says of zeropoint, gain and "
+    "astrometry is older than what the survey's tables say, and its PSF model is theirs"
+)
+"""What is not to be trusted in such an image."""
 
 _ROLES: dict[Role, str] = {
     "variance": "a variance plane",

@@ -43,7 +43,7 @@ from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.legacy_dq import dq_kind_of, read_dq
 from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain
-from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_row
+from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_root, find_row
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
 from skygraft.psf import PSF, Box, read_psfex
 from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
@@ -63,7 +63,8 @@ class LegacySurveyOptions(ReadOptions):
     ccds : path or sequence of paths, optional
         The survey-ccds table; by default looked for in the directories above the image.
     root : path, optional
-        The survey directory, which holds ``calib``; by default that of the table.
+        The survey directory, which holds ``calib``; by default that of the table, or, where that has no ``calib``,
+        the nearest one above the image that has.
     hdu, ccdname : int or str, str, optional
         The CCD wanted, where the file has several.
     dq : {"codes", "bits"}, optional
@@ -329,7 +330,7 @@ class LegacySurveyFormat(Format):
         image = hdus[layout.planes.image.hdu]
         tables = find_ccds(path, given.ccds)
         row = find_row(path, tables, ccdname=image.name, hdu=image.index)
-        root = row.table.absolute().parent if given.root is None else Path(given.root)
+        root = find_root(path, row.table) if given.root is None else Path(given.root)
         psf, looked = (None, ()) if given.psf is not None and given.psf is not True else find_psfex(root, row)
         return _Opened(path, hdus, image, inherited_headers(hdus, image.index), row, root, layout, psf, looked)
 

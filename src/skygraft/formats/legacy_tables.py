@@ -21,7 +21,7 @@ from skygraft.errors import FormatError
 from skygraft.formats.base import StrPath, stamp_files
 from skygraft.formats.fitsfile.open import open_fits
 
-__all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_row", "read_ccds"]
+__all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_root", "find_row", "read_ccds"]
 
 _COLUMNS = ("image_filename", "image_hdu", "camera", "expnum", "ccdname", "filter", "exptime", "zpt", "ccdzpt")
 _OPTIONAL = ("mjd_obs", "gain", "fwhm", "ccdraoff", "ccddecoff")
@@ -218,6 +218,13 @@ def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> 
         hdu=hdu,
         fix="Give one table as ccds=, and remove the duplicate",
     )
+
+
+def find_root(image: Path, table: Path) -> Path:
+    """The survey directory of an image: that of its table, or the nearest above the image, whichever has ``calib``."""
+    own = table.absolute().parent
+    folders = (own, *image.absolute().parents)
+    return next((folder for folder in folders if (folder / "calib").is_dir()), own)
 
 
 def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:
