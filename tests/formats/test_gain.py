@@ -174,6 +174,19 @@ def test_a_variance_without_photon_noise_contradicts_nothing(tmp_path: Path) -> 
     assert skygraft.inject(read_exposure(path, psf=PSF), star(), seed=1).summary["gain"] == 2.0
 
 
+def test_a_second_card_of_a_gain_counts_within_its_header(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.fits")
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header["GAIN"] = 3.0
+    # An extension's own gain replaces that of the whole file.
+    assert read_exposure(path).gain == 2.0
+    with fits.open(path, mode="update") as hdus:
+        hdus[1].header.append(("GAIN", 5.0), end=True)
+    exposure = read_exposure(path)
+    assert exposure.gain is None
+    assert "two gains disagree: GAIN = 2.0, GAIN = 5.0" in exposure.extra["no_gain"]
+
+
 def test_errors_say_why_the_gain_is_not_known(tmp_path: Path) -> None:
     exposure = read_exposure(make(tmp_path / "a.fits", NCOMBINE=5), psf=PSF)
     with pytest.raises((CalibrationError, InjectionError), match=r"NCOMBINE = 5.*no variance plane.*gain="):

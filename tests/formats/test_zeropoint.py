@@ -101,6 +101,19 @@ def test_a_second_card_of_one_keyword_counts(tmp_path: Path, key: str, where: st
     assert zeropoint(path, photo_calib=26.0) == pytest.approx(26.0)
 
 
+def test_a_second_card_in_a_compressed_image_counts(tmp_path: Path) -> None:
+    header = plain_header(150.0, 2.0, SIZE)
+    header["SPARE"] = 1.0
+    hdu = fits.CompImageHDU(np.ones((SIZE, SIZE), np.float32), header)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "a.fits")
+    content = (tmp_path / "a.fits").read_bytes()
+    at = content.index(b"SPARE   =")
+    second = b"MAGZERO =                 28.0".ljust(80)
+    (tmp_path / "a.fits").write_bytes(content[:at] + second + content[at + 80 :])
+    with pytest.raises(CalibrationError, match=r"27\.0000 mag from MAGZERO in HDU 1, 28\.0000 mag from MAGZERO"):
+        read_exposure(tmp_path / "a.fits")
+
+
 def test_a_third_card_is_not_hidden_by_two_that_agree(tmp_path: Path) -> None:
     path = make(tmp_path / "a.fits", MAGZERO=27.0, PHOTZP=27.0, ZEROPOINT=27.3)
     with pytest.raises(CalibrationError, match=r"27\.0000 mag from MAGZERO.*27\.3000 mag from ZEROPOINT"):

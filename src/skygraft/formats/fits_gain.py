@@ -115,7 +115,7 @@ def _recorded(headers: Headers, seconds: float | None) -> RecordedGain:
     problems: list[str] = []
     effective: list[tuple[Card, float]] = []
     plain: list[tuple[Card, float]] = []
-    for card in headers.find_all(*_EFFECTIVE_KEYS, *_PLAIN_KEYS):
+    for card in _own(headers, *_EFFECTIVE_KEYS, *_PLAIN_KEYS):
         value = _usable(card, problems)
         if value is not None:
             is_effective = card.key in _EFFECTIVE_KEYS or _EFFECTIVE.search(card.comment)
@@ -133,6 +133,12 @@ def _recorded(headers: Headers, seconds: float | None) -> RecordedGain:
     if effective:
         return RecordedGain(value, origin)
     return _of_one_exposure(headers, value, origin, seconds)
+
+
+def _own(headers: Headers, *keys: str) -> list[Card]:
+    """Every card of each key in the first header that has it: an extension's gain replaces the primary header's."""
+    first = {card.key: card.hdu for card in headers.find_all(*keys)}
+    return [card for card in headers.every(*keys) if card.hdu == first.get(card.key)]
 
 
 def _of_one_exposure(headers: Headers, value: float, origin: str, seconds: float | None) -> RecordedGain:
