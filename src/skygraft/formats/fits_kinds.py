@@ -58,7 +58,7 @@ _HDU_KINDS = {name: what for role, what in _ROLES.items() for name in HDU_NAMES[
 _WORDS = {
     **dict.fromkeys(("weight", "weights", "wht", "wgt", "ivar", "invvar", "inverse_variance"), _WEIGHT),
     **dict.fromkeys(("var", "variance"), _ROLES["variance"]),
-    **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "noise"), _ROLES["rms"]),
+    **dict.fromkeys(("rms", "sigma", "err", "error", "unc"), _ROLES["rms"]),
     **dict.fromkeys(("mask", "msk", "flag", "flags", "dq", "dqmask", "bpm", "maskbits"), _MASK),
     **dict.fromkeys(("background", "bkg", "bkgd"), _BACKGROUND),
     **dict.fromkeys(("segmentation", "segm", "segmap"), "a segmentation map"),

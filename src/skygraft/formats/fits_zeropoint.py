@@ -103,7 +103,7 @@ def read_photo_calib(
     for place, card in _named(headers.every(*((given.key,) if given.key else ZEROPOINT_KEYS))):
         value = _magnitude(card)
         if value is None:
-            unusable.append(f"{place} = {card.value}")
+            unusable.append(f"{card.key} = {card.value} in HDU {card.hdu}")
             continue
         _refuse_vega(card, headers, path)
         if _PER_SECOND.search(card.comment) and not unit.unit.per_second:

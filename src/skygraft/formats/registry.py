@@ -246,14 +246,17 @@ def read_exposure(
     hdu : int or str, optional
         The HDU of the image, where the format has such a choice.
     **options
-        Options of the format, such as ``weight=`` of ordinary FITS; see each format's ``Options``.
+        Options of the format, such as ``ccds=`` (survey-ccds tables) of the Legacy Surveys, or ``weight=`` and
+        ``pixel_area=`` (of a surface brightness) of ordinary FITS; see each format's ``Options``.
 
     Returns
     -------
     Exposure
         With ``photo_calib.reference`` resolved. It is None where nothing says what the flux is the flux of: such an
         image can be read, but not injected into in calibrated flux. Where the image is not calibrated at all,
-        ``photo_calib`` is None, and ``extra["no_photo_calib"]`` holds the error that says why.
+        ``photo_calib`` is None, and ``extra["no_photo_calib"]`` holds the error that says why; so do
+        ``extra["no_psf"]``, and ``extra["no_gain"]`` (text) where the files hold something about a gain that does not
+        say how many electrons one image unit is.
 
     Raises
     ------
@@ -266,7 +269,10 @@ def read_exposure(
     ApertureConflictError
         If two places disagree about what the flux is the flux of.
     CalibrationError
-        If two places disagree about the zeropoint.
+        If two places disagree about the zeropoint, or a known survey's image is read as another format and would be
+        calibrated by what its survey has replaced.
+    FormatError
+        If the file holds weights, a mask, a table or the like, and no science image.
     ConfigError
         If an option is not one of the format's.
     """
