@@ -128,7 +128,19 @@ def test_options_of_a_format_are_checked(runner: CliRunner, tmp_path: Path) -> N
     assert "AB mag for 1 MJy/sr" in run(runner, "inspect", image, "--option", "pixel_area=2.25e-14 sr")
     assert "Did you mean 'pixel_area'" in run(runner, "inspect", image, "--option", "pixel_ara=wcs", code=1)
     assert "NAME=VALUE" in run(runner, "inspect", image, "--option", "wcs", code=2)
+    assert "--psf" in run(runner, "inspect", image, "--option", "psf=a.psf", code=2)
+    assert "no YAML" in run(runner, "inspect", image, "--option", "weight=[", code=2)
     assert "'ccds' is not an option of format 'fits'" in run(runner, "inspect", image, "--ccds", "t.fits", code=1)
+
+
+def test_an_index_of_every_image_of_a_file(runner: CliRunner, tmp_path: Path) -> None:
+    image = write_plain_image(tmp_path / "a.fits", RA, DEC, SIZE)
+    second = fits.ImageHDU(fits.getdata(image), fits.getheader(image), name="SECOND")
+    second.header["CCDNUM"] = 2
+    with fits.open(image, mode="append") as hdus:
+        hdus.append(second)
+    found = json.loads(run(runner, "index", image, "--option", "hdu=all", "--json"))["images"]
+    assert [row["image_id"] for row in found] == ["testcam-77-1", "testcam-77-2"]
 
 
 def test_an_index_that_is_piped_is_whole(runner: CliRunner, tmp_path: Path) -> None:

@@ -42,6 +42,15 @@ class Position(StrEnum):
 
 
 _LISTED = 100
+_OWN_OPTIONS = {
+    "path": "IMAGE",
+    "format": "--format",
+    "aperture": "--aperture",
+    "psf": "--psf",
+    "photo_calib": "--zeropoint",
+    "gain": "--gain",
+    "hdu": "--hdu",
+}
 _TRUTH_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 
 Image = Annotated[Path, typer.Argument(help="The image file.", show_default=False)]
@@ -83,8 +92,8 @@ Option = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _format_options(option: list[str] | None, ccds: list[Path] | None) -> dict[str, Any]:
-    """The options of a format, their values read as YAML."""
+def _format_options(option: list[str] | None, ccds: list[Path] | None, *, of_reading: bool = True) -> dict[str, Any]:
+    """The options of a format, their values read as YAML; of reading an image, those apart that have their own."""
     import yaml
 
     options: dict[str, Any] = {}
@@ -92,7 +101,13 @@ def _format_options(option: list[str] | None, ccds: list[Path] | None) -> dict[s
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise fail(f"--option {text}: NAME=VALUE is needed, such as pixel_area=wcs", code=2)
-        options[name.strip()] = yaml.safe_load(value)
+        name = name.strip()
+        if of_reading and name in _OWN_OPTIONS:
+            raise fail(f"--option {text}: {name} has an option of its own, {_OWN_OPTIONS[name]}", code=2)
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise fail(f"--option {text}: the value is no YAML ({' '.join(str(error).split())})", code=2) from None
     if ccds:
         options["ccds"] = [str(path) for path in ccds]
     return options
@@ -317,7 +332,8 @@ def index(
 
     if not images and not ccds:
         raise fail("give images (files or patterns), or --ccds, or both", code=2)
-    options = _format_options(option, [path.absolute() for path in ccds or ()] if images else None)
+    tables = [path.absolute() for path in ccds or ()] if images else None
+    options = _format_options(option, tables, of_reading=False)
     listed = {"images": images} if images else {"ccds": [str(path) for path in ccds or ()]}
     spec: dict[str, Any] = {"format": format, "options": options, **listed}
     with progress_bar("indexing", None) as advance, process_mapper(processes) as mapper:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skygraft.errors import FormatError, UnknownFormatError
+from skygraft.errors import FormatError
 from skygraft.formats.fits_headers import Headers
 from skygraft.formats.fits_layout import HDU_NAMES, HduInfo, Role, split_name
 from skygraft.formats.fits_units import image_unit
@@ -22,7 +22,6 @@ __all__ = [
     "describe_file",
     "is_legacy_image",
     "kind_of_name",
-    "lsst_images_error",
     "lsst_images_kind",
     "refuse_archive",
     "refuse_companion",
@@ -106,17 +105,6 @@ def lsst_images_kind(hdus: Sequence[HduInfo]) -> str | None:
     return "a schema that the file does not name" if "JSONADDR" in header and "INDXADDR" in header else None
 
 
-def lsst_images_error(path: Path, kind: str) -> UnknownFormatError:
-    """What is said of an lsst.images file of a schema (`lsst_images_kind`)."""
-    return UnknownFormatError(
-        f"this is an lsst.images file of Rubin ({kind}), which skygraft does not read: as ordinary FITS its PSF, sky "
-        "projection and mask schema would be lost, and its own reader would not see the INJECTED plane",
-        path=path,
-        fix="Give the afw file (calexp) of the image, or read this one with the package lsst-images and make a "
-        "skygraft.Exposure of its planes, WCS and PSF",
-    )
-
-
 def refuse_archive(path: Path, hdus: Sequence[HduInfo]) -> None:
     """Refuse a file whose calibrations are in an archive that ordinary FITS does not know.
 
@@ -127,7 +115,12 @@ def refuse_archive(path: Path, hdus: Sequence[HduInfo]) -> None:
     """
     kind = lsst_images_kind(hdus)
     if kind is not None:
-        raise lsst_images_error(path, kind)
+        raise FormatError(
+            f"this is an lsst.images file of Rubin ({kind}): as ordinary FITS its PSF, sky projection and mask schema "
+            "would be lost, and its own reader would not see the INJECTED plane",
+            path=path,
+            fix="Read it with format='auto'",
+        )
     types = {str(hdu.header.get("EXTTYPE", "")).strip() for hdu in hdus}
     if "ARCHIVE_INDEX" in types or {"IMAGE", "MASK"} <= types:
         raise FormatError(

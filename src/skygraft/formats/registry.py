@@ -37,7 +37,7 @@ from skygraft.formats.base import (
     stamp_files,
 )
 from skygraft.formats.fits_gain import flux_unit_of
-from skygraft.formats.fits_kinds import RUBIN_IMAGES, describe_file, lsst_images_error, lsst_images_kind
+from skygraft.formats.fits_kinds import RUBIN_IMAGES, describe_file, lsst_images_kind
 from skygraft.formats.fits_layout import list_hdus, split_name
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.fitsfile.packed import foreign_packing, packing_of
@@ -134,7 +134,12 @@ def recognise_format(path: StrPath) -> Format:
         hdus = list_hdus(path) if is_fits(path) else ()
         kind = lsst_images_kind(hdus) if hdus else _lsst_images_json(path)
         if kind is not None:
-            raise lsst_images_error(Path(path), kind)
+            raise UnknownFormatError(
+                f"this is an lsst.images file of Rubin ({kind}), which no format here reads",
+                path=path,
+                fix="Give the afw file (calexp) of the image, or read this one with the package lsst-images and make a "
+                "skygraft.Exposure of its planes, WCS and PSF",
+            )
         what = describe_file(Path(path), hdus) if hdus else ""
         flat = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
         if flat and not any("CTYPE1" in hdu.header for hdu in (hdus[0], *flat)):
