@@ -25,7 +25,7 @@ _AMPLIFIER_TOLERANCE = 0.05
 """By how much the gains of one image's amplifiers may differ for their mean to stand for all of it."""
 _EFFECTIVE = re.compile(r"effective|equivalent", re.IGNORECASE)
 _INVERSE = re.compile(r"\b(adu|dn|count|ct)s?\s*(/|per)\s*(photo-?)?(e|electron)", re.IGNORECASE)
-_SETTING = re.compile(r"\bdB\b|setting|0\.1\s*db", re.IGNORECASE)
+_SETTING = re.compile(r"db\b|setting", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

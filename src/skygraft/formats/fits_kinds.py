@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from skygraft.errors import FormatError
 from skygraft.formats.fits_headers import Headers
@@ -88,6 +87,7 @@ _PRODUCTS: Mapping[str, str] = {
     **dict.fromkeys(("background", "bkg"), _BACKGROUND),
     **dict.fromkeys(("bias", "zero", "dark", "flat", "dome flat", "domeflat", "skyflat", "sky flat"), "a calibration"),
 }
+_FILE_NAME = "its file's name"
 _SURVEY_CAMERAS = ("decam", "90prime", "mosaic3", "mosaic-3", "mosaic 3")
 
 
@@ -180,9 +180,6 @@ def refuse_companion(path: Path, hdu: HduInfo, hdus: Sequence[HduInfo], *, chose
     )
 
 
-_FILE_NAME = "its file's name"
-
-
 def _by_header(hdu: HduInfo, hdus: Sequence[HduInfo]) -> tuple[str, str] | None:
     header = hdu.header
     if (what := kind_of_name(hdu.name)) is not None:
@@ -221,17 +218,15 @@ def _by_file_name(path: Path) -> tuple[str, str] | None:
 
 
 def describe_file(path: Path, hdus: Sequence[HduInfo]) -> str:
-    """What a FITS file without an image to inject into is, for messages: "a catalogue (table of 300 rows)"."""
+    """What a FITS file is that holds no image to inject into, for messages: "a PSFEx model"; "" for what is not known."""
     images = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
     if images:
         found = _by_header(images[0], hdus) or _by_file_name(path)
         return "" if found is None else f"{found[0]}, by {found[1]}"
-    tables: list[tuple[Any, list[str]]] = []
     for hdu in hdus:
-        if "TFIELDS" in hdu.header and hdu.shape is None:
-            names = [str(hdu.header.get(f"TTYPE{i + 1}", "")) for i in range(int(hdu.header["TFIELDS"]))]
-            tables.append((hdu, names))
-    for hdu, names in tables:
+        if "TFIELDS" not in hdu.header or hdu.shape is not None:
+            continue
+        names = [str(hdu.header.get(f"TTYPE{i + 1}", "")) for i in range(int(hdu.header["TFIELDS"]))]
         lower = {name.lower() for name in names}
         if "psf_mask" in lower or "PSFAXIS1" in hdu.header or {"POLNAME1", "PSF_SAMP"} & set(hdu.header):
             return "a PSFEx model, to be given as psf="
