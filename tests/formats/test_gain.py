@@ -16,6 +16,9 @@ from plain_images import plain_header
 from skygraft.catalog import normalize_catalog
 from skygraft.errors import CalibrationError, InjectionError
 from skygraft.formats import read_calibration, read_exposure
+from skygraft.formats.fits_gain import read_gain
+from skygraft.formats.fits_headers import Headers
+from skygraft.formats.fits_units import image_unit
 
 SIZE = 60
 PSF = {"kind": "moffat", "fwhm": "0.9 arcsec"}
@@ -185,6 +188,15 @@ def test_a_second_card_of_a_gain_counts_within_its_header(tmp_path: Path) -> Non
     exposure = read_exposure(path)
     assert exposure.gain is None
     assert "two gains disagree: GAIN = 2.0, GAIN = 5.0" in exposure.extra["no_gain"]
+
+
+def test_a_card_that_is_nan_says_nothing() -> None:
+    text = fits.Header({"GAIN": 2.0, "EXPTIME": 100.0}).tostring()
+    header = fits.Header.fromstring(text.replace("GAIN    =                  2.0", "GAIN    =                  NaN"))
+    headers = Headers([(0, header)])
+    found = read_gain(headers, unit=image_unit(headers), exposure_time=100.0)
+    assert found.value is None and "GAIN = 'NaN' is no positive number" in found.reason
+    assert headers.as_dict() == {"GAIN": "NaN", "EXPTIME": 100.0}
 
 
 def test_errors_say_why_the_gain_is_not_known(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Zeropoints are read by `skygraft.formats.fits_zeropoint`, gains by `skygraft.for
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
@@ -85,7 +86,7 @@ class Headers:
         found = []
         for key in keys:
             for hdu, header in self._headers:
-                value = header.get(key)
+                value = _value(header.cards[key]) if key in header else None
                 if value is None or isinstance(value, fits.card.Undefined) or value == "":
                     continue
                 found.append(Card(key, value, str(header.comments[key]), hdu))
@@ -98,20 +99,32 @@ class Headers:
         for key in keys:
             for hdu, header in self._headers:
                 for n in range(header.count(key) if key in header else 0):
-                    value = header[key, n]
+                    value = _value(header.cards[key, n])
                     if not (value is None or isinstance(value, fits.card.Undefined) or value == ""):
                         found.append(Card(key, value, str(header.comments[key, n]), hdu))
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """All cards with a value, without commentary, as Python values."""
+        """All cards with a value, without commentary, as Python values; text where it is no standard FITS (NaN)."""
         merged: dict[str, Any] = {}
         for _, header in reversed(self._headers):
             for card in header.cards:
-                if card.keyword in ("COMMENT", "HISTORY", "") or isinstance(card.value, fits.card.Undefined):
+                if card.keyword in ("COMMENT", "HISTORY", "") or isinstance(value := _value(card), fits.card.Undefined):
                     continue
-                merged[card.keyword] = card.value
+                merged[card.keyword] = value
         return merged
+
+
+def _value(card: fits.Card) -> Any:
+    """The value of a card; as text, which is no number, where it is no standard FITS (NaN)."""
+    try:
+        return card.value
+    except fits.VerifyError:
+        copied = copy.copy(card)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            copied.verify("fix")
+        return copied.value
 
 
 def finite_number(card: Card) -> float | None:
