@@ -218,7 +218,7 @@ def _by_file_name(path: Path) -> tuple[str, str] | None:
 
 
 def describe_file(path: Path, hdus: Sequence[HduInfo]) -> str:
-    """What a FITS file is that holds no image to inject into, for messages: "a PSFEx model"; "" for what is not known."""
+    """What a FITS file is that holds no image to inject into: "a PSFEx model"; "" for what is not known."""
     images = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
     if images:
         found = _by_header(images[0], hdus) or _by_file_name(path)
