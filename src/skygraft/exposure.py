@@ -25,7 +25,17 @@ from skygraft.photometry.photo_calib import PhotoCalib
 from skygraft.psf.base import PSF, Box
 from skygraft.wcs.local import pixel_scale
 
-__all__ = ["NO_PHOTO_CALIB", "NO_PSF", "DataId", "Exposure", "VisitInfo", "add_mask_plane", "make_planes", "mask_bit"]
+__all__ = [
+    "NO_GAIN",
+    "NO_PHOTO_CALIB",
+    "NO_PSF",
+    "DataId",
+    "Exposure",
+    "VisitInfo",
+    "add_mask_plane",
+    "make_planes",
+    "mask_bit",
+]
 
 PLANE_DIMS = ("y", "x")
 
@@ -36,6 +46,8 @@ NO_PHOTO_CALIB = "no_photo_calib"
 """Key of `Exposure.extra`: the `CalibrationError` that says why ``photo_calib`` is None; raised where it is needed."""
 NO_PSF = "no_psf"
 """Key of `Exposure.extra`: the `PsfError` that says why ``psf`` is None; raised where a source needs a PSF."""
+NO_GAIN = "no_gain"
+"""Key of `Exposure.extra`: text that says why ``gain`` is None though the headers hold something about it."""
 
 
 @dataclass(frozen=True)

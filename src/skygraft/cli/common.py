@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -27,8 +28,10 @@ __all__ = [
     "err_console",
     "fail",
     "growing_bar",
+    "in_options",
     "open_campaign",
     "out_console",
+    "print_table",
     "progress_bar",
     "show_rows",
     "state",
@@ -43,6 +46,9 @@ class _State:
     debug: bool = False
 
 
+_NO_LIMIT = 100_000
+"""Width of what is not a terminal, in characters: a path that is cut is of no use to the next program."""
+
 state = _State()
 """What was asked for before the command's name."""
 
@@ -51,7 +57,19 @@ def out_console() -> Any:
     """Where results go."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    piped = not sys.stdout.isatty()
+    return Console(file=sys.stdout, highlight=False, soft_wrap=piped, width=_NO_LIMIT if piped else None)
+
+
+def print_table(console: Any, table: Any) -> None:
+    """Print a table: no wider than a terminal, but whole, a row a line, where the output is piped."""
+    if console.is_terminal:
+        console.print(table, soft_wrap=False)
+        return
+    with console.capture() as captured:
+        console.print(table, soft_wrap=False)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def err_console() -> Any:
@@ -77,20 +95,34 @@ _OPTIONS = {
     "noise=": "--no-noise",
     "on_bad=": "--on-bad",
     "overwrite=": "--overwrite",
+    "ccds=": "--ccds",
+    "hdu=": "--hdu",
+    "format=": "--format",
 }
+# Options of formats that have none of their own.
+_FORMAT_OPTIONS = re.compile(
+    r"\b(pixel_area|zeropoint_key|zeropoint|unit|exposure_time|mjd|ccdname|root|dq|weight|rms|variance|mask)="
+)
 
 
 def _parameter(option: str) -> str:
     return option.removeprefix("--").removeprefix("no-").replace("-", "_")
 
 
-def _in_options(message: str, parameters: Collection[str]) -> str:
+def in_options(message: str, parameters: Collection[str]) -> str:
     """The message, with the option to use where it names an argument of the library that the command has one for."""
     found = [
         option
         for argument, option in _OPTIONS.items()
-        if argument in message and option not in message and _parameter(option) in parameters
+        if re.search(rf"(?<![\w]){argument}", message) and option not in message and _parameter(option) in parameters
     ]
+    if "option" in parameters:
+        names = dict.fromkeys(_FORMAT_OPTIONS.findall(message))
+        found += [
+            "--zeropoint" if name == "zeropoint" else f"--option {name}=..."
+            for name in names
+            if name != "zeropoint" or "--zeropoint" not in found
+        ]
     return f"{message} Here: {', '.join(found)}." if found else message
 
 
@@ -104,7 +136,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except (SkygraftError, OSError) as error:
             if state.debug:
                 raise
-            raise fail(_in_options(str(error), inspect.signature(function).parameters)) from None
+            raise fail(in_options(str(error), inspect.signature(function).parameters)) from None
         except ValueError as error:
             # pydantic's ValidationError is a ValueError; any other one is a bug and keeps its traceback.
             if state.debug or type(error).__module__.split(".")[0] not in ("pydantic", "pydantic_core"):
@@ -139,7 +171,7 @@ def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
     table.add_column(overflow="fold")
     for label, text in rows:
         table.add_row(f"  {escape(label)}", escape(text))
-    console.print(table, soft_wrap=False)
+    print_table(console, table)
 
 
 @contextmanager

@@ -19,53 +19,12 @@ from skygraft.photometry.reference import (
     ReferenceCandidate,
     describe_reference,
 )
+from skygraft.photometry.units import AB_REFERENCE_FLUX_NJY, NJY_PER_NANOMAGGY, canonical_unit
 
 __all__ = ["AB_REFERENCE_FLUX_NJY", "NJY_PER_NANOMAGGY", "PhotoCalib", "canonical_unit"]
 
-AB_REFERENCE_FLUX_NJY = 3630780547701.0026
-"""Flux density of AB magnitude 0 in nJy: ``1e23 * 10**(-48.6 / 2.5) * 1e9`` (Oke & Gunn 1983)."""
-
-NJY_PER_NANOMAGGY = AB_REFERENCE_FLUX_NJY * 1e-9
-"""One nanomaggy (AB magnitude 22.5) in nJy."""
-
 _SHOWN = 5
 """Candidates for the reference that are shown to people."""
-
-_UNIT_NAMES = {
-    "nJy": ("njy", "nanojansky", "nanojanskys"),
-    "nanomaggy": ("nanomaggy", "nanomaggies", "nmgy", "nanomgy"),
-    "adu": ("adu", "adus", "count", "counts", "ct", "cts", "dn", ""),
-    "electron": ("electron", "electrons", "e-", "e", "photoelectron", "photoelectrons"),
-}
-_CANONICAL = {alias: unit for unit, aliases in _UNIT_NAMES.items() for alias in aliases}
-_PER_SECOND = ("/s", "/sec", "/second", ".s-1", "s-1", "s**-1", "s^-1", "persecond")
-
-
-def canonical_unit(unit: str) -> str:
-    """The one spelling of an image unit that skygraft uses.
-
-    ``nJy``, ``nanomaggy``, ``adu``, ``adu/s``, ``electron``, ``electron/s``; an unknown unit is kept as it is
-    written (it is only a label), but a surface brightness is refused, since its zeropoint means something else.
-
-    Raises
-    ------
-    ConfigError
-        If the unit is a surface brightness, such as MJy/sr.
-    """
-    text = unit.strip()
-    bare = "".join(text.lower().split())
-    if "/sr" in bare or "sr-1" in bare or "arcsec" in bare or "/pix" in bare.replace("/pixel", ""):
-        raise ConfigError(
-            f"{unit!r} is a surface brightness; fluxes per pixel are needed",
-            fix="Multiply the image by the pixel area and give the unit of the product, for example nJy",
-        )
-    bare = bare.removesuffix("/pixel")
-    suffix = ""
-    for ending in _PER_SECOND:
-        if bare.endswith(ending) and bare.removesuffix(ending).rstrip("*. ") in _CANONICAL:
-            bare, suffix = bare.removesuffix(ending).rstrip("*. "), "/s"
-            break
-    return _CANONICAL[bare] + suffix if bare in _CANONICAL else text
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,8 @@ def _look(found: Any, config: CampaignConfig) -> dict[str, Any]:
         troubles["no PSF"] = _words(found.no_psf) if found.no_psf is not None else "it has no PSF"
     known = found.gain is not None or config.injection.gain is not None or found.has_variance
     if config.injection.noise and not known:
-        troubles["no gain"] = "no gain is recorded and there is no variance plane"
+        why = f"the gain is not known ({found.no_gain})" if found.no_gain else "no gain is recorded"
+        troubles["no gain"] = f"{why} and there is no variance plane"
     (ny, nx), (x0, y0) = found.shape, found.xy0
     return {
         "kind": reference["kind"],
