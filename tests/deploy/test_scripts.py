@@ -26,11 +26,17 @@ SKYGRAFT = """#!/usr/bin/env bash
 echo "skygraft $*" >>"$LOG"
 trap 'echo "asked to stop" >>"$LOG"; sleep 0.3; echo stopped >>"$LOG"; exit 130' TERM
 echo $$ >"$LOG.pid"
+[ -z "${KILLED:-}" ] || kill -KILL $$
 for _ in $(seq "$((SECONDS_TO_RUN * 20))"); do sleep 0.05; done
 exit "${EXIT_CODE:-0}"
 """
 RECORDER = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >>"$LOG"
+"""
+# As PBS does: the variables that are named, a copy elsewhere, and later, when the job that submits has ended.
+QSUB = """#!/usr/bin/env bash
+echo "qsub $*" >>"$LOG"
+cp "${@: -1}" "$LOG.spooled" && bash "$LOG.spooled"
 """
 # Only the parts of a step: its tasks one after the other would do, but signals want them at once.
 SRUN = """#!/usr/bin/env bash
@@ -59,6 +65,7 @@ def site(tmp_path: Path) -> SimpleNamespace:
     """A machine with stand-ins for skygraft and the batch systems' commands, and a log of what was called."""
     bin_dir = tmp_path / "venv" / "bin"
     bin_dir.mkdir(parents=True)
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
     commands = dict.fromkeys(("scontrol", "qsub", "apptainer", "mpirun"), RECORDER)
     commands |= {"skygraft": SKYGRAFT, "srun": SRUN, "scancel": SCANCEL, "sleep": SLEEP}
     for name, text in commands.items():
@@ -80,12 +87,12 @@ def site(tmp_path: Path) -> SimpleNamespace:
         "SLURM_JOB_NODELIST": "node1",
     }
 
-    def start(script: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
+    def start(script: str, *arguments: str, without: str = "", **more: str) -> subprocess.Popen[str]:
         # As batch systems do: a copy, elsewhere.
         copy = Path(shutil.copy(DEPLOY / script, tmp_path / "spooled"))
         return subprocess.Popen(
             ["bash", str(copy), *arguments],
-            env=environ | more,
+            env={name: value for name, value in (environ | more).items() if name != without},
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -232,8 +239,107 @@ def test_the_lsf_driver_goes_back_into_the_queue_when_time_is_up(site: SimpleNam
     run.communicate(timeout=30)
     assert site.calls() == ["skygraft run c.yaml --cluster lsf", "asked to stop", "stopped"]
     requeued = directives("lsf/driver.lsf")["-Q"].strip('"').split()
-    assert str(run.returncode) in requeued
-    assert not {"0", "1", "130"} & set(requeued)  # finished, images failed, stopped by somebody
+    assert requeued == [str(run.returncode)]
+    assert not {"0", "1", "130", "137", "143"} & set(requeued)  # finished, images failed, stopped, killed
+
+
+JOBS = {
+    "slurm/driver.sbatch": ("campaign.yaml",),
+    "slurm/runner.sbatch": ("campaign.yaml",),
+    "pbs/driver.pbs": (),
+    "lsf/driver.lsf": (),
+}
+
+
+@pytest.mark.parametrize("script", JOBS)
+def test_a_driver_that_the_kernel_killed_is_not_started_again(site: SimpleNamespace, script: str) -> None:
+    run = site.start(script, *JOBS[script], KILLED="1", SKYGRAFT_STOP_AFTER="60s")
+    output, _ = run.communicate(timeout=30)
+    assert run.returncode == 137
+    assert "ended with 137" in output
+    # What LSF puts back into the queue is another code.
+    assert not any("qsub" in call or "requeue" in call for call in site.calls())
+
+
+@pytest.mark.parametrize("script", JOBS)
+def test_a_script_does_not_need_user_in_its_environment(site: SimpleNamespace, script: str) -> None:
+    run = site.start(script, *JOBS[script], without="USER", SECONDS_TO_RUN="0")
+    output, _ = run.communicate(timeout=30)
+    assert run.returncode == 0, output
+    assert any(call.startswith("skygraft run") for call in site.calls())
+
+
+def test_the_pbs_driver_whose_file_is_not_there_says_so_before_it_starts(site: SimpleNamespace) -> None:
+    """It could not submit itself again: better to hear of it now than after two days."""
+    run = site.start("pbs/driver.pbs", SKYGRAFT_SCRIPT="/nowhere/driver.pbs", SECONDS_TO_RUN="0")
+    output, _ = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert "/nowhere/driver.pbs" in output
+    assert "SKYGRAFT_SCRIPT" in output
+    assert site.calls() == []
+
+
+def test_a_pbs_driver_that_never_finishes_is_submitted_so_often_and_no_more(site: SimpleNamespace) -> None:
+    (site.bin / "qsub").write_text(QSUB)
+    run = site.start("pbs/driver.pbs", SKYGRAFT_STOP_AFTER="0.5s", SKYGRAFT_RESTARTS="2")
+    output, _ = run.communicate(timeout=60)
+    calls = [call.split()[0] for call in site.calls() if call.startswith(("skygraft", "qsub"))]
+    assert calls == ["skygraft", "qsub", "skygraft", "qsub", "skygraft"]
+    assert output.count("no restarts are left (SKYGRAFT_RESTARTS)") == 1
+
+
+def test_pbs_that_refuses_the_next_job_is_heard_of(site: SimpleNamespace) -> None:
+    (site.bin / "qsub").write_text("#!/usr/bin/env bash\necho qsub: over quota >&2\nexit 1\n")
+    run = site.start("pbs/driver.pbs", SKYGRAFT_STOP_AFTER="0.5s")
+    output, _ = run.communicate(timeout=30)
+    assert "over quota" in output
+    assert "qsub refused it: to resume, submit it yourself" in output
+    assert run.returncode == 130
+
+
+def test_an_lsf_driver_that_never_finishes_is_requeued_so_often_and_no_more(site: SimpleNamespace) -> None:
+    codes = []
+    while not codes or str(codes[-1]) == directives("lsf/driver.lsf")["-Q"].strip('"'):
+        assert len(codes) < 5
+        run = site.start("lsf/driver.lsf", LSB_JOBID="4", SKYGRAFT_STOP_AFTER="0.5s", SKYGRAFT_RESTARTS="2")
+        output, _ = run.communicate(timeout=30)
+        codes.append(run.returncode)
+    assert codes == [99, 99, 130]
+    assert "after 2 restarts (SKYGRAFT_RESTARTS)" in output
+    # The next job begins to count anew.
+    assert not list(site.folder.glob("*.restarts"))
+
+
+@pytest.mark.parametrize("script", ["slurm/driver.sbatch", "slurm/runner.sbatch"])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"SLURM_RESTART_COUNT": "20"}, "not requeued after 20 restarts (SKYGRAFT_RESTARTS)"),
+        ({}, "Slurm does not requeue this job; to resume, submit it again"),
+    ],
+    ids=["too often", "refused"],
+)
+def test_a_slurm_job_that_is_not_requeued_says_so(
+    site: SimpleNamespace, script: str, settings: dict[str, str], words: str
+) -> None:
+    (site.bin / "scontrol").write_text('#!/usr/bin/env bash\necho "scontrol $*" >>"$LOG"\nexit 1\n')
+    run = site.start(script, "campaign.yaml", **settings)
+    n_tasks = 3 if "runner" in script else 1
+    site.until(lambda: sum(call.startswith("skygraft") for call in site.calls()) == n_tasks)
+    site.until((site.folder / "calls.pid").exists)
+    run.send_signal(signal.SIGUSR1)
+    output, _ = run.communicate(timeout=30)
+    assert words in output
+    assert ("scontrol requeue 17" in site.calls()) == (not settings)
+    assert run.returncode == 130
+
+
+def test_an_htcondor_driver_leaves_the_queue_however_it_ends() -> None:
+    lines = (DEPLOY / "htcondor/driver.sub").read_text().splitlines()
+    settings = dict(re.split(r"\s*=\s*", line, maxsplit=1) for line in lines if re.match(r"\w+\s*=", line))
+    assert settings["on_exit_remove"] == "true"
+    # HTCondor itself starts it again when the machine comes back: not over and over.
+    assert re.fullmatch(r"NumJobStarts > \d+ && JobStatus == 1", settings["periodic_hold"])
 
 
 def test_mpi_starts_one_process_for_each_rank(site: SimpleNamespace) -> None:
