@@ -84,7 +84,7 @@ def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Iterator[tuple[Client, int, str]]:
+def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Iterator[tuple[Client, int]]:
     """Workers as pods, as many as there is work for; deleted at the end, however it ends.
 
     Parameters
@@ -96,7 +96,7 @@ def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Ite
 
     Yields
     ------
-    client, max_threads, dashboard
+    client, max_threads
         Once the first worker is there.
 
     Raises
@@ -137,4 +137,4 @@ def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Ite
                     fix=f"See `kubectl get pods -l dask.org/cluster-name={spec['metadata']['name']}`",
                 )
             time.sleep(0.5)
-        yield client, config.n_workers, cluster.dashboard_link
+        yield client, config.n_workers

@@ -165,12 +165,12 @@ def take_role(config: ClusterConfig, folder: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int, str]]:
+def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int]]:
     """The other processes of the launch, as a cluster.
 
     Yields
     ------
-    client, max_threads, dashboard
+    client, max_threads
         Once the first worker is there.
 
     Raises
@@ -196,7 +196,7 @@ def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int, str]]:
                 key="cluster",
                 fix="See what the other processes of the launch have printed",
             ) from error
-        yield client, n_workers, client.dashboard_link or ""
+        yield client, n_workers
 
 
 def _worker_options(config: ClusterConfig) -> dict[str, Any]:
