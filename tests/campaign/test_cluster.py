@@ -501,7 +501,7 @@ def test_many_unfit_in_a_row_end_it() -> None:
 def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
     config = ClusterConfig(
         kind="kubernetes", image="r/x:1", cores=2, memory="4GiB", env={"A": "b"}, claims={"data": "/data", "out": "/o"},
-        minimum_workers=3, scratch="/scratch",
+        minimum_workers=3, scratch="/scratch", disk="2GiB",
     )  # fmt: skip
     made = manifest(config, "name")
     assert made["spec"]["worker"]["replicas"] == 3
@@ -510,7 +510,8 @@ def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
         container = spec["containers"][0]
         assert container["image"] == "r/x:1"
         assert {"name": "A", "value": "b"} in container["env"]
-        assert container["resources"]["limits"] == {"cpu": "2", "memory": str(2**32)}
+        amounts = {"cpu": "2", "memory": str(2**32), "ephemeral-storage": str(2**31)}
+        assert container["resources"] == {"limits": amounts, "requests": amounts}
         assert [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]] == ["data", "out"]
         assert [m["mountPath"] for m in container["volumeMounts"]] == ["/data", "/o"]
     args = made["spec"]["worker"]["spec"]["containers"][0]["args"]

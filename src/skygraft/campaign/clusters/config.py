@@ -86,7 +86,7 @@ _KEYS: dict[str, set[str]] = {
     "sge": _OF_BATCH | {"resources"},
     "htcondor": _OF_BATCH - {"queue", "account"} | {"disk"},
     "kubernetes": _OF_ALL | _OF_STARTED | {
-        "minimum_workers", "cores", "memory", "image", "namespace", "env", "claims", "spec", "start_timeout",
+        "minimum_workers", "cores", "memory", "disk", "image", "namespace", "env", "claims", "spec", "start_timeout",
     },
     "mpi": _OF_RANKS,
     "slurm-runner": _OF_RANKS,
@@ -155,7 +155,7 @@ class ClusterConfig(Section):
     memory: Size = None
     """Memory of a job, or of a Kubernetes worker."""
     disk: Size = None
-    """Scratch disk of an HTCondor job."""
+    """Scratch disk of an HTCondor job, or of a worker's pod."""
     walltime: Duration = None
     """How long a job may run. Workers leave in time before it ends, and others take their place."""
     queue: str | None = None
@@ -264,7 +264,7 @@ class ClusterConfig(Section):
                 )
 
     def _check_kubernetes(self) -> None:
-        given = [key for key in ("image", "cores", "memory", "env", "claims") if getattr(self, key)]
+        given = [key for key in ("image", "cores", "memory", "disk", "env", "claims") if getattr(self, key)]
         shipped = shipped_profile("kubernetes")
         if self.spec is not None:
             given = [key for key in given if getattr(self, key) != shipped.get(key)]
