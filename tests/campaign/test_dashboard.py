@@ -308,8 +308,8 @@ def test_a_run_with_failures_does_not_look_like_a_success() -> None:
     green = good.split('class="state" style="background:')[1].split('"')[0]
     some = [*every[:-3], *(failure(k) for k in range(317, 320))]
     for board, words in (
-        (board_of("finished", some, n_unusable=2), "finished, 3 failed"),
-        (board_of("finished", every, n_unusable=2), "finished, 2 unusable"),
+        (board_of("finished", some, n_unusable=2), "finished, but 3 images failed, 2 cannot be used"),
+        (board_of("finished", every, n_unusable=2), "finished, but 2 cannot be used"),
     ):
         bad = header(board, 0.0)
         assert words in bad

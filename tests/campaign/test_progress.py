@@ -190,18 +190,6 @@ def test_closure_edges_and_far_values() -> None:
     assert histogram.n == 7 and histogram.quantile(0.5) == pytest.approx(0.0, abs=0.05)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
-def test_closure_of_few_images_is_that_of_numpy(n: int) -> None:
-    """The median of two is halfway between them."""
-    rng = np.random.default_rng(n)
-    histogram, mags = ClosureHistogram(), rng.uniform(-0.09, 0.09, n)
-    for mag in mags:
-        histogram.add(float(mag))
-    for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
-        assert histogram.quantile(fraction) == pytest.approx(1000 * np.quantile(mags, fraction), abs=0.051)
-    assert math.isnan(ClosureHistogram().quantile(0.5))
-
-
 def test_slowest_images_and_stage_shares(clock: Clock) -> None:
     progress = Progress(overview(n_images=500), clock)
     times = [float((7 * k) % 101) for k in range(101)]  # every whole number once

@@ -50,7 +50,11 @@ def skygraft_commands(path: Path) -> Iterator[list[str]]:
             yield cut.split()
 
 
-COMMANDS = [(path.relative_to(ROOT).as_posix(), words) for path in TEXTS for words in skygraft_commands(path)]
+COMMANDS = [
+    (path.relative_to(ROOT).as_posix(), words)
+    for path in [ROOT / "README.md", *TEXTS]
+    for words in skygraft_commands(path)
+]
 
 
 def options_of(command: str) -> dict[str, click.Parameter]:

@@ -88,7 +88,8 @@ _KEYS: dict[str, set[str]] = {
     "kubernetes": _OF_ALL | _OF_STARTED | {
         "minimum_workers", "cores", "memory", "disk", "image", "namespace", "env", "claims", "spec", "start_timeout",
     },
-    "mpi": _OF_RANKS,
+    # dask-mpi hands the scheduler no options, and MPI itself carries the keys.
+    "mpi": _OF_RANKS - {"scheduler_options", "logs"},
     "slurm-runner": _OF_RANKS,
 }  # fmt: skip
 _OWN_OPTIONS = {

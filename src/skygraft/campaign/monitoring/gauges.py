@@ -143,21 +143,12 @@ class ClosureHistogram:
         return int(self._counts.sum())
 
     def quantile(self, fraction: float) -> float:
-        """The residual below which this fraction lies, mmag, interpolated as numpy does; exact to a bin's width."""
-        n = self.n
-        if n == 0:
-            return math.nan
-        place = fraction * (n - 1)
-        lower = math.floor(place)
-        low, high = self._value(lower), self._value(min(lower + 1, n - 1))
-        return low + (place - lower) * (high - low)
-
-    def _value(self, rank: int) -> float:
-        """The residual of a rank, from 0, mmag: those of a bin are taken as evenly spread over it."""
+        """The residual below which this fraction lies, mmag; exact to a bin's width."""
         below = np.cumsum(self._counts)
-        index = int(np.searchsorted(below, rank, side="right"))
-        before = int(below[index - 1]) if index else 0
-        within = (rank - before + 0.5) / int(self._counts[index])
+        wanted = fraction * below[-1]
+        index = int(np.searchsorted(below, wanted))
+        before = below[index - 1] if index else 0
+        within = (wanted - before) / max(1, self._counts[index])
         return float(np.clip(-self.HALF + (index - 1 + within) * self.BIN, -self.HALF, self.HALF))
 
     def median_sigma(self) -> tuple[float, float]:

@@ -180,10 +180,10 @@ def _state(board: Board) -> tuple[str, str]:
     images = board.snapshot["images"]
     if board.state == "running" and images["left"] == 0:
         word = "collecting results"
-    elif board.state == "finished" and images["failed"]:
-        word, colour = f"finished, {count(images['failed'])} failed", FAILED
-    elif board.state == "finished" and images["unusable"]:
-        word, colour = f"finished, {count(images['unusable'])} unusable", _WARNED
+    elif board.state == "finished" and (images["failed"] or images["unusable"]):
+        bad = [f"{count(images['failed'])} images failed"] if images["failed"] else []
+        bad += [f"{count(images['unusable'])} cannot be used"] if images["unusable"] else []
+        word, colour = f"finished, but {', '.join(bad)}", FAILED if images["failed"] else _WARNED
     return word, colour
 
 
