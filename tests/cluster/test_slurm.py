@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,17 +67,30 @@ def test_a_campaign_by_its_profile(
     slurm: Any, make_campaign: MakeCampaign, survey: Path, profile: Profile, expected: dict[str, str], kit: Any
 ) -> None:
     campaign = make_campaign(images_per_task=1)
-    command = [SKYGRAFT, "run", str(survey / "campaign.yaml"), "--cluster", str(profile()), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["n_done"] == 4
-    assert "http://127.0.0.1:" in done.stderr
+    # As on the nodes of a cluster: workers come by another address than that of the dashboard.
+    site = profile(scheduler_options={"host": "127.0.0.2"})
+    command = [SKYGRAFT, "run", str(survey / "campaign.yaml"), "--cluster", str(site), "--json"]
+    said: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stderr is not None
+        for line in run.stderr:
+            said.append(line)
+            if address := re.match(r"Dask dashboard: (http://127\.0\.0\.1:\d+/status) on (\S+);", line):
+                # Told while there is a worker, so it is listened on.
+                with urllib.request.urlopen(address[1], timeout=100) as answer:
+                    assert answer.status == 200
+                assert address[2] == socket.gethostname()
+                break
+        assert address, said
+        summary, rest = run.communicate(timeout=600)
+    assert run.returncode == 0, (said, rest)
+    assert json.loads(summary)["n_done"] == 4
     assert kit.checksums(campaign.layout.root) == expected
     # What a worker printed: it spoke to the scheduler in private; keys are gone with the run.
     logs = campaign.layout.root / "logs"
-    said = "".join(path.read_text() for path in logs.glob("skygraft-*.err"))
-    assert "tls://127.0.0.1" in said
-    assert "tcp://" not in said
+    printed = "".join(path.read_text() for path in logs.glob("skygraft-*.err"))
+    assert "tls://127.0.0.2" in printed
+    assert "tcp://" not in printed
     assert not list(logs.glob(".tls-*"))
 
 
