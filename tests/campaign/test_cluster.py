@@ -590,3 +590,27 @@ def test_workers_of_a_local_cluster_are_calm() -> None:
         found = cluster.client.run(lambda names: [dask.config.get(name) for name in names], list(CALM))
         (said,) = found.values()
     assert said == list(CALM.values())
+
+
+def test_a_scratch_folder_of_a_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a folder of that very name, where the launch was started."""
+    from skygraft.campaign.clusters import ranks
+
+    config = ClusterConfig(kind="slurm-runner", scratch="$NODE_DISK/work")
+    monkeypatch.setenv("NODE_DISK", "/fast")
+    assert ranks._worker_options(config)["local_directory"] == "/fast/work"
+    monkeypatch.delenv("NODE_DISK")
+    with pytest.raises(ConfigError, match=r"scratch is '\$NODE_DISK/work', and not all of it is set"):
+        ranks._worker_options(config)
+
+
+def test_a_person_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert f"--user={os.getuid()}" in BATCH_SYSTEMS["slurm"].command()

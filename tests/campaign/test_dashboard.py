@@ -258,8 +258,9 @@ def test_the_addresses_that_are_told_are_listened_on(scheduler: str, dashboard: 
     ):
         found = find_dashboard(client)
         assert is_answered(found.url)
+        assert found.words("local") == found.url
         # Whom it is to be asked of from another machine is told only where it has to be.
-        assert (socket.gethostname() in str(found)) == (dashboard != ":0")
+        assert (socket.gethostname() in found.words("slurm")) == (dashboard != ":0")
         with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
             reporter.start(make_overview())
             eventually(lambda: bool(said))

@@ -47,16 +47,16 @@ class OpenCluster:
         Its client.
     max_threads : int
         Worker threads that it has when it has grown as far as it may; how many tasks to keep in flight follows.
+    dashboard : str
+        Address of the dashboard; empty where there is none.
     kind : str
         As in `ClusterConfig`.
-    dashboard : str
-        Address of the dashboard, with the machine where it is not this one's; empty where there is none.
     """
 
     client: Client
     max_threads: int
+    dashboard: str
     kind: str
-    dashboard: str = ""
 
 
 @contextlib.contextmanager
@@ -107,8 +107,7 @@ def open_cluster(
         else:
             opened = _local(config)
         with opened as cluster:
-            found = find_dashboard(cluster.client)
-            yield replace(cluster, dashboard=found.url if config.kind == "local" else str(found))
+            yield replace(cluster, dashboard=find_dashboard(cluster.client).words(config.kind))
 
 
 @contextlib.contextmanager
@@ -135,9 +134,9 @@ def _orderly_exit() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _named(opened: contextlib.AbstractContextManager[tuple[Client, int]], kind: str) -> Iterator[OpenCluster]:
-    with opened as (client, max_threads):
-        yield OpenCluster(client, max_threads, kind)
+def _named(opened: contextlib.AbstractContextManager[tuple[Client, int, str]], kind: str) -> Iterator[OpenCluster]:
+    with opened as (client, max_threads, dashboard):
+        yield OpenCluster(client, max_threads, dashboard, kind)
 
 
 def _jobs(
@@ -182,7 +181,7 @@ def _running(config: ClusterConfig) -> Iterator[OpenCluster]:
                 fix="Start some with `dask worker`",
             ) from error
         n_threads = sum(client.nthreads().values())
-        yield OpenCluster(client, max(1, n_threads), config.kind)
+        yield OpenCluster(client, max(1, n_threads), client.dashboard_link or "", config.kind)
 
 
 @contextlib.contextmanager
@@ -205,4 +204,4 @@ def _local(config: ClusterConfig) -> Iterator[OpenCluster]:
         Client(cluster, set_as_default=False) as client,
     ):
         client.register_plugin(_IgnoreInterrupt())
-        yield OpenCluster(client, count, config.kind)
+        yield OpenCluster(client, count, client.dashboard_link or "", config.kind)

@@ -275,6 +275,8 @@ class ClusterConfig(Section):
                 raise ValueError(f"spec is {str(self.spec)!r}; there is no such file")
         elif self.image is None:
             raise ValueError("kind: kubernetes needs an image with skygraft in it, or a spec")
+        if "$" in (self.scratch or ""):
+            raise ValueError(f"scratch is {self.scratch!r}; no shell expands it in a pod: name the folder")
         for claim, folder in self.claims.items():
             if not folder.startswith("/"):
                 raise ValueError(f"claims.{claim} is {folder!r}; the absolute folder to mount it at is needed")

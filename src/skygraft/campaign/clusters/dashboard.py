@@ -33,9 +33,9 @@ class DashboardAddress:
     host: str = ""
     port: int = 0
 
-    def __str__(self) -> str:
-        """The address, and how to reach it from another machine."""
-        if not self.host:
+    def words(self, kind: str) -> str:
+        """The address, and how to reach it from another machine where the cluster is not one of this machine."""
+        if not self.host or kind == "local":
             return self.url
         return f"{self.url} on {self.host}; from elsewhere: ssh -L 8787:127.0.0.1:{self.port} {self.host}"
 

@@ -339,7 +339,7 @@ def job_script(config: ClusterConfig, *, logs: Path, task_seconds: float = 60.0)
 @contextlib.contextmanager
 def open_jobs(
     config: ClusterConfig, *, logs: Path, task_seconds: float, say: Callable[[str], None]
-) -> Iterator[tuple[Client, int]]:
+) -> Iterator[tuple[Client, int, str]]:
     """Workers as jobs of a batch system, as many as there is work for; cancelled at the end, however it ends.
 
     Parameters
@@ -355,7 +355,7 @@ def open_jobs(
 
     Yields
     ------
-    client, max_threads
+    client, max_threads, dashboard
         Once the first worker is there.
 
     Raises
@@ -379,7 +379,7 @@ def open_jobs(
         try:
             with Client(cluster, set_as_default=False) as client:
                 _wait(client, watch, config, cluster, say)
-                yield client, most * per_job * config.threads_per_process
+                yield client, most * per_job * config.threads_per_process, cluster.dashboard_link
         finally:
             following.cancel()
 

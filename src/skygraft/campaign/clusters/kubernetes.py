@@ -87,7 +87,7 @@ def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Iterator[tuple[Client, int]]:
+def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Iterator[tuple[Client, int, str]]:
     """Workers as pods, as many as there is work for; deleted at the end, however it ends.
 
     Parameters
@@ -99,7 +99,7 @@ def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Ite
 
     Yields
     ------
-    client, max_threads
+    client, max_threads, dashboard
         Once the first worker is there.
 
     Raises
@@ -140,4 +140,4 @@ def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Ite
                     fix=f"See `kubectl get pods -l dask.org/cluster-name={spec['metadata']['name']}`",
                 )
             time.sleep(0.5)
-        yield client, config.n_workers
+        yield client, config.n_workers, cluster.dashboard_link

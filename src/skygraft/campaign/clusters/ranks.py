@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from distributed import Client, Security
 from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.campaign.clusters.settings import WORKERS
 from skygraft.campaign.sections import parse_bytes, parse_duration
-from skygraft.errors import CampaignError
+from skygraft.errors import CampaignError, ConfigError
 
 __all__ = ["Launch", "find_launch", "open_ranks", "take_role"]
 
@@ -165,12 +166,12 @@ def take_role(config: ClusterConfig, folder: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int]]:
+def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int, str]]:
     """The other processes of the launch, as a cluster.
 
     Yields
     ------
-    client, max_threads
+    client, max_threads, dashboard
         Once the first worker is there.
 
     Raises
@@ -196,7 +197,7 @@ def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int]]:
                 key="cluster",
                 fix="See what the other processes of the launch have printed",
             ) from error
-        yield client, n_workers
+        yield client, n_workers, client.dashboard_link or ""
 
 
 def _worker_options(config: ClusterConfig) -> dict[str, Any]:
@@ -211,6 +212,13 @@ def _worker_options(config: ClusterConfig) -> dict[str, Any]:
         options["memory_limit"] = parse_bytes(config.memory_limit)
     if config.scratch is not None:
         options["local_directory"] = os.path.expandvars(config.scratch)
+        if "$" in options["local_directory"]:
+            # Else it would be the name of a folder where the launch was started.
+            raise ConfigError(
+                f"scratch is {config.scratch!r}, and not all of it is set in the environment of {platform.node()}",
+                key="cluster.scratch",
+                fix="Set the variable in the job, or name the folder",
+            )
     if config.interface is not None:
         options["interface"] = config.interface
     return options | {name.replace("-", "_"): value for name, value in config.worker_options.items()}
