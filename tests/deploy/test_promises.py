@@ -191,7 +191,7 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield running
     for process in running:
         process.kill()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
 
 
 @pytest.mark.dask
