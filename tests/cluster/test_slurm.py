@@ -75,7 +75,7 @@ def test_a_campaign_by_its_profile(
         assert run.stdout is not None and run.stderr is not None
         for line in run.stderr:
             said.append(line)
-            if address := re.match(r"Dask dashboard: (http://127\.0\.0\.1:\d+/status) on (\S+);", line):
+            if address := re.search(r"Dask dashboard: (http://127\.0\.0\.1:\d+/status) on (\S+);", line):
                 # Told while there is a worker, so it is listened on.
                 with urllib.request.urlopen(address[1], timeout=100) as answer:
                     assert answer.status == 200

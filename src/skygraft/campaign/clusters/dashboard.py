@@ -94,11 +94,15 @@ def find_dashboard(client: Client) -> DashboardAddress:
         return DashboardAddress("")
     host, port, prefix, machine = bound
     address = ipaddress.ip_address(host)
-    if address.is_unspecified:
-        # Reached like the scheduler; a cluster such as Kubernetes' knows better than we do how.
-        url = str(client.dashboard_link)
-    else:
-        url = str(format_dashboard_link(f"[{host}]" if address.version == 6 else host, port))
+    try:
+        if address.is_unspecified:
+            # Reached like the scheduler; a cluster such as Kubernetes' knows better than we do how.
+            url = str(client.dashboard_link)
+        else:
+            url = str(format_dashboard_link(f"[{host}]" if address.version == 6 else host, port))
+    except KeyError:
+        # The person's own distributed.dashboard.link names a variable that is not set here.
+        return DashboardAddress("")
     if prefix != "/" and url.endswith("/status") and not url.endswith(f"{prefix}status"):
         url = f"{url.removesuffix('/status')}{prefix}status"
     return DashboardAddress(url, machine if address.is_loopback else "", port)
