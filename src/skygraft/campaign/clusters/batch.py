@@ -39,7 +39,7 @@ class JobState:
 
 
 def _user() -> str:
-    """This person's name; the number where neither the environment nor the machine has a name."""
+    """The person's name; the number where neither the environment nor the machine has a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
