@@ -224,6 +224,7 @@ def test_without_dashboard_the_json_is_there() -> None:
         eventually(lambda: n_done() == 1)
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(url.replace(".json", ""), timeout=100)
+        assert find_dashboard(client).url == ""
     assert said == ["the scheduler does not show the Campaign page (the scheduler has no dashboard)"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
 
@@ -267,6 +269,20 @@ def test_a_script_does_not_need_user_in_its_environment(site: SimpleNamespace, s
     output, _ = run.communicate(timeout=300)
     assert run.returncode == 0, output
     assert any(call.startswith("skygraft run") for call in site.calls())
+
+
+@pytest.mark.parametrize("script", ["pbs/driver.pbs", "lsf/driver.lsf"])
+def test_a_driver_whose_job_is_deleted_is_not_started_again(site: SimpleNamespace, script: str) -> None:
+    """qdel and bkill signal every process of the job; the script may be the last to hear of it."""
+    run = site.start(script, SKYGRAFT_STOP_AFTER="600s")
+    site.until((site.folder / "calls.pid").exists)
+    for process in psutil.Process(run.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    output, _ = run.communicate(timeout=300)
+    assert "the driver ended with" in output
+    assert run.returncode in (130, 143)
+    assert not any(call.startswith("qsub") for call in site.calls())
 
 
 def test_the_pbs_driver_whose_file_is_not_there_says_so_before_it_starts(site: SimpleNamespace) -> None:
