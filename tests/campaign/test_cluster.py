@@ -600,7 +600,7 @@ def test_a_scratch_folder_of_a_variable_that_is_not_set(monkeypatch: pytest.Monk
     monkeypatch.setenv("NODE_DISK", "/fast")
     assert ranks._worker_options(config)["local_directory"] == "/fast/work"
     monkeypatch.delenv("NODE_DISK")
-    with pytest.raises(ConfigError, match=r"scratch is '\$NODE_DISK/work', and not all of it is set"):
+    with pytest.raises(CampaignError, match=r"scratch is '\$NODE_DISK/work', and not all of it is set"):
         ranks._worker_options(config)
 
 

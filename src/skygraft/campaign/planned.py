@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 
 from skygraft.campaign.files import atomic_path, json_text
 from skygraft.campaign.memory import release_memory
-from skygraft.campaign.tables.arrow import with_units
 from skygraft.errors import CampaignError
 
 __all__ = ["ROW_GROUP", "Plan", "PlanWriter", "PlannedImage", "read_plan"]
@@ -28,47 +27,36 @@ ROW_GROUP = 10_000
 
 
 _PAIRS = pa.list_(pa.list_(pa.int64(), 2))
-_KINDS = {
-    "image_id": pa.string(),
-    "stem": pa.string(),
-    "path": pa.string(),
-    "hdu": pa.string(),
-    "format": pa.string(),
-    "instrument": pa.string(),
-    "visit": pa.int64(),
-    "detector": pa.string(),
-    "band": pa.string(),
-    "mjd": pa.float64(),
-    "exposure_time": pa.float64(),
-    "nx": pa.int64(),
-    "ny": pa.int64(),
-    "ra": pa.float64(),
-    "dec": pa.float64(),
-    "polygon": pa.list_(pa.list_(pa.float64(), 2)),
-    "pixel_scale": pa.float64(),
-    "n_bytes": pa.int64(),
-    "options": pa.string(),
-    "tract": pa.int64(),
-    "patch": pa.int64(),
-    "reads": _PAIRS,
-    "n_sources": pa.int64(),
-    "cost_seconds": pa.float64(),
-    "output": pa.string(),
-    "catalog_key": pa.string(),
-}
-_UNITS = {
-    "mjd": "d",
-    "exposure_time": "s",
-    "nx": "pix",
-    "ny": "pix",
-    "ra": "deg",
-    "dec": "deg",
-    "polygon": "deg",
-    "pixel_scale": "arcsec",
-    "n_bytes": "byte",
-    "cost_seconds": "s",
-}
-_SCHEMA = with_units(_KINDS, _UNITS)
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("stem", pa.string()),
+        ("path", pa.string()),
+        ("hdu", pa.string()),
+        ("format", pa.string()),
+        ("instrument", pa.string()),
+        ("visit", pa.int64()),
+        ("detector", pa.string()),
+        ("band", pa.string()),
+        pa.field("mjd", pa.float64(), metadata={"unit": "d"}),
+        pa.field("exposure_time", pa.float64(), metadata={"unit": "s"}),
+        pa.field("nx", pa.int64(), metadata={"unit": "pix"}),
+        pa.field("ny", pa.int64(), metadata={"unit": "pix"}),
+        pa.field("ra", pa.float64(), metadata={"unit": "deg"}),
+        pa.field("dec", pa.float64(), metadata={"unit": "deg"}),
+        pa.field("polygon", pa.list_(pa.list_(pa.float64(), 2)), metadata={"unit": "deg"}),
+        pa.field("pixel_scale", pa.float64(), metadata={"unit": "arcsec"}),
+        pa.field("n_bytes", pa.int64(), metadata={"unit": "byte"}),
+        ("options", pa.string()),
+        ("tract", pa.int64()),
+        ("patch", pa.int64()),
+        ("reads", _PAIRS),
+        ("n_sources", pa.int64()),
+        pa.field("cost_seconds", pa.float64(), metadata={"unit": "s"}),
+        ("output", pa.string()),
+        ("catalog_key", pa.string()),
+    ]
+)
 _METADATA = b"skygraft"
 _REPEATED = ["hdu", "format", "instrument", "visit", "detector", "band", "exposure_time", "nx", "ny", "options"]
 """Columns of few values, which are stored once."""

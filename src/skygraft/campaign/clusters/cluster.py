@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ import dask
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 
 from skygraft.campaign.clusters.config import BATCH_KINDS, RANK_KINDS, ClusterConfig, TlsConfig
-from skygraft.campaign.clusters.dashboard import find_dashboard
+from skygraft.campaign.clusters.dashboard import with_dashboard
 from skygraft.campaign.clusters.guard import Guard, guard_workers
 from skygraft.campaign.clusters.settings import DRIVER
 from skygraft.campaign.sections import parse_duration
@@ -107,7 +107,7 @@ def open_cluster(
         else:
             opened = _local(config)
         with opened as cluster:
-            yield replace(cluster, dashboard=find_dashboard(cluster.client).words(config.kind))
+            yield with_dashboard(cluster)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from distributed import Client
 from distributed.utils import format_dashboard_link
 
-__all__ = ["DashboardAddress", "dashboard_applications", "dashboard_prefix", "find_dashboard"]
+if TYPE_CHECKING:
+    from skygraft.campaign.clusters.cluster import OpenCluster
+
+__all__ = ["DashboardAddress", "dashboard_applications", "dashboard_prefix", "find_dashboard", "with_dashboard"]
 
 _TRIES = 3
 
@@ -106,3 +109,8 @@ def find_dashboard(client: Client) -> DashboardAddress:
     if prefix != "/" and url.endswith("/status") and not url.endswith(f"{prefix}status"):
         url = f"{url.removesuffix('/status')}{prefix}status"
     return DashboardAddress(url, machine if address.is_loopback else "", port)
+
+
+def with_dashboard(cluster: OpenCluster) -> OpenCluster:
+    """A cluster with the address at which its dashboard really is."""
+    return replace(cluster, dashboard=find_dashboard(cluster.client).words(cluster.kind))

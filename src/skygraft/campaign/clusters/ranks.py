@@ -24,7 +24,7 @@ from distributed import Client, Security
 from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.campaign.clusters.settings import WORKERS
 from skygraft.campaign.sections import parse_bytes, parse_duration
-from skygraft.errors import CampaignError, ConfigError
+from skygraft.errors import CampaignError
 
 __all__ = ["Launch", "find_launch", "open_ranks", "take_role"]
 
@@ -214,7 +214,7 @@ def _worker_options(config: ClusterConfig) -> dict[str, Any]:
         options["local_directory"] = os.path.expandvars(config.scratch)
         if "$" in options["local_directory"]:
             # Else it would be the name of a folder where the launch was started.
-            raise ConfigError(
+            raise CampaignError(
                 f"scratch is {config.scratch!r}, and not all of it is set in the environment of {platform.node()}",
                 key="cluster.scratch",
                 fix="Set the variable in the job, or name the folder",
