@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import atomic_path
 from skygraft.campaign.planned import Plan, PlannedImage
+from skygraft.campaign.tables.arrow import with_units
 from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
 from skygraft.processes import process_mapper
@@ -68,25 +69,26 @@ TROUBLES = {
 """What may be wrong with an image: what is said of several such images, and what can be done for all of them."""
 
 _TEXT, _NUMBER = pa.string(), pa.float64()
-_SCHEMA = pa.schema(
-    [
-        ("image_id", _TEXT),
-        ("path", _TEXT),
-        ("format", _TEXT),
-        ("instrument", _TEXT),
-        ("band", _TEXT),
-        ("kind", _TEXT),
-        ("radius_pixels", _NUMBER),
-        ("radius_arcsec", _NUMBER),
-        ("origin", _TEXT),
-        ("zeropoint", _NUMBER),
-        ("psf", _TEXT),
-        ("gain", _NUMBER),
-        ("gain_origin", _TEXT),
-        ("n_files", pa.int64()),
-        ("troubles", pa.list_(_TEXT)),
-        ("problem", _TEXT),
-    ]
+_SCHEMA = with_units(
+    {
+        "image_id": _TEXT,
+        "path": _TEXT,
+        "format": _TEXT,
+        "instrument": _TEXT,
+        "band": _TEXT,
+        "kind": _TEXT,
+        "radius_pixels": _NUMBER,
+        "radius_arcsec": _NUMBER,
+        "origin": _TEXT,
+        "zeropoint": _NUMBER,
+        "psf": _TEXT,
+        "gain": _NUMBER,
+        "gain_origin": _TEXT,
+        "n_files": pa.int64(),
+        "troubles": pa.list_(_TEXT),
+        "problem": _TEXT,
+    },
+    {"radius_pixels": "pix", "radius_arcsec": "arcsec", "zeropoint": "mag"},
 )
 
 

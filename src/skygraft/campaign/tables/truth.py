@@ -74,7 +74,18 @@ _ADDED: dict[str, pa.DataType] = {
     "is_primary": pa.bool_(),
 }
 
-TRUTH_SCHEMA = with_units(_PART | _ADDED, {"ra": "deg", "dec": "deg", "psf_fwhm": "arcsec", "mjd": "d"})
+_UNITS = {
+    "ra": "deg",
+    "dec": "deg",
+    "x": "pix",
+    "y": "pix",
+    "mag": "mag",
+    "psf_fwhm": "arcsec",
+    "stamp_size": "pix",
+    "mjd": "d",
+}
+
+TRUTH_SCHEMA = with_units(_PART | _ADDED, _UNITS)
 """The columns of every truth table; deploy/outputs.md explains them."""
 
 _REPEATED = ("image_id", "source_type", "band", "visit", "detector", "mjd", "source_tract", "source_patch")
