@@ -8,6 +8,7 @@ from skygraft.catalog.partition_read import PartitionCache, list_partitions, mov
 from skygraft.catalog.region import Region
 from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES, bands_of, validate, values
 from skygraft.catalog.select import band_column, positions_at, select_for_visit
+from skygraft.catalog.tables import as_table
 
 __all__ = [
     "COLUMNS",
@@ -17,6 +18,7 @@ __all__ = [
     "PartitionSummary",
     "Population",
     "Region",
+    "as_table",
     "band_column",
     "bands_of",
     "cosmos_shapes",

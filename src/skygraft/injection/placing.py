@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -22,8 +23,10 @@ _LARGEST_FLUX = 1e30
 """Image units, in size; sums and squares of what is near the largest float32 (3e38) are not finite."""
 
 
-def canonical(catalog: Table, band: str | None) -> QTable:
-    """The catalogue in canonical form; one that was read or normalised before has its flags already."""
+def canonical(catalog: Any, band: str | None) -> QTable:
+    """Any table in canonical form; a catalogue that was read or normalised before has its flags already."""
+    if not isinstance(catalog, Table):
+        return normalize_catalog(catalog, band=band)
     # A plain `mag` is LSST's, whose angles and trails are others; it too may have a column called flags.
     foreign = "mag" in catalog.colnames and not bands_of(catalog)
     if {"flags", "source_type"} <= set(catalog.colnames) and not foreign:
