@@ -116,7 +116,7 @@ def parse_unit(given: Any) -> u.UnitBase | None:
         Usual words that astropy does not take (``degrees``, ``radians``, ``arcseconds``) are understood.
     """
     if isinstance(given, u.UnitBase) and not isinstance(given, u.UnrecognizedUnit):
-        return given
+        return _MAGGIES.get(str(given), given)  # astropy's own maggies are no multiple of a jansky
     if isinstance(given, bytes):
         given = given.decode("utf-8", errors="backslashreplace")
     return None if given is None else _unit_named(str(given).strip())

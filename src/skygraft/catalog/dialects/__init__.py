@@ -84,6 +84,4 @@ def _read_elsewhere(columns: frozenset[str]) -> str | None:
         return f"This is the table of fits of a GalSim COSMOS catalogue: {shapes}"
     if "IDENT" in columns and {"GAL_FILENAME", "dmag", "ZPHOT", "zphot"} & columns:
         return f"This belongs to a GalSim COSMOS catalogue, whose fits are in the file *_fits.fits beside it: {shapes}"
-    if {"image_id", "flux_deposited", "inst_flux"} <= columns:
-        return "This is skygraft's table of what was injected: give the catalogue that it was made from"
     return None
