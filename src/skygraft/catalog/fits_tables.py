@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.columns import Refusal, refuse
 
-__all__ = ["read_fits_table"]
+__all__ = ["of_fits_data", "read_fits_table"]
 
 _WHOLE = re.compile(r"\s*[01]?[BIJK]")
 
@@ -58,6 +58,33 @@ def read_fits_table(hdu: Any) -> Table:
                 table.remove_column(unique[i])
         refuse(table, name, Refusal.twice(times))
     return table
+
+
+def of_fits_data(data: fits.FITS_rec) -> Table:
+    """The table of an HDU's data in memory.
+
+    astropy has scaled them already, and whole numbers that were scaled to floating-point ones no longer tell what was
+    undefined, or exactly which large number it was: such columns are kept out.
+    """
+    table = Table()
+    for column in data.columns:
+        whole = _WHOLE.fullmatch(str(column.format)) is not None
+        try:
+            values = data.field(column.name)
+        except Exception as error:  # astropy stumbles over some scales
+            refuse(table, column.name, Refusal(f"cannot be read ({error})", _READ_FILE))
+            continue
+        if whole and values.dtype.kind == "f" and (column.null is not None or "K" in str(column.format)):
+            refuse(table, column.name, Refusal("is of scaled whole numbers, no longer exact in memory", _READ_FILE))
+            continue
+        null = values == column.null if whole and column.null is not None else False
+        if whole and values.dtype.kind == "u" and column.null is not None:
+            null = data.view(np.ndarray)[data.dtype.names[data.columns.names.index(column.name)]] == column.null
+        table[column.name] = MaskedColumn(values, mask=null, unit=column.unit)
+    return table
+
+
+_READ_FILE = "Read the file with skygraft.read_catalog, which takes the stored numbers"
 
 
 def _scaled(raw: NDArray[Any], null: NDArray[np.bool_], scale: float, zero: float) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.arrow import from_arrow
 from skygraft.catalog.columns import Refusal, parse_unit, refuse, refused
-from skygraft.catalog.fits_tables import read_fits_table
+from skygraft.catalog.fits_tables import of_fits_data
 from skygraft.errors import CatalogError
 
 __all__ = ["as_table"]
@@ -112,9 +112,9 @@ def _through_arrow(obj: Any, origin: str) -> Table | None:
 
 
 def _of_structured(array: NDArray[Any]) -> Table:
-    """Of a structured array; of the data of a FITS table with its scaling and undefined values."""
+    """Of a structured array, or of the data of a FITS table."""
     if isinstance(array, fits.FITS_rec):
-        return read_fits_table(fits.BinTableHDU(array))
+        return of_fits_data(array)
     return Table(array, copy=False)
 
 
