@@ -41,7 +41,7 @@ __all__ = ["OUTSIDE", "Locator", "PartitionSummary", "partition_catalog"]
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 
 class Locator(Protocol):

@@ -64,8 +64,9 @@ class ColumnSpec:
         Allowed range, both ends allowed unless `open_low`.
     open_low : bool
         `low` itself is not allowed.
-    sane : float
-        What is larger than this in size, though in the range, is a mistake (another unit, an overflow), not a source.
+    least, sane : float
+        What is smaller or larger than these, though in the range, is a mistake (another unit, an overflow), not a
+        source.
     types : tuple of str
         Source types that the range matters for; empty means all.
     required : bool
@@ -82,6 +83,7 @@ class ColumnSpec:
     low: float = -np.inf
     high: float = np.inf
     open_low: bool = False
+    least: float = 0.0
     sane: float = np.inf
     types: tuple[str, ...] = ()
     required: bool = False
@@ -104,6 +106,8 @@ class ColumnSpec:
         """Which values are out of range (or missing, where they are required)."""
         below = array <= self.low if self.open_low else array < self.low
         bad: NDArray[np.bool_] = below | (array > self.high) | np.isinf(array) | (np.abs(array) > self.sane)
+        if self.least:
+            bad |= array < self.least
         return bad | np.isnan(array) if self.required else bad
 
     def allowed(self, value: float) -> str:
@@ -111,6 +115,8 @@ class ColumnSpec:
         unit = f" {self.unit}" if self.unit else ""
         if self.sane < abs(value) < np.inf:
             return f"within {shown(self.sane)}{unit}, the largest that is taken for meant"
+        if self.low < value < self.least:
+            return f"{shown(self.least)}{unit} or more, the smallest that is taken for meant"
         if np.isfinite(self.high):
             return f"in {'(' if self.open_low else '['}{shown(self.low)}, {shown(self.high)}]{unit}"
         at_least = f" and {'>' if self.open_low else '>='} {shown(self.low)}" if np.isfinite(self.low) else ""
@@ -120,6 +126,8 @@ class ColumnSpec:
 _NAN = float("nan")
 _ROUNDING = 2.0**-23  # of single precision
 _TEN_DEGREES = 36000.0  # arcsec
+_TINY = 1e-9  # arcsec
+_THIN = 1e-4  # axis ratio
 _MOTION = 1e7  # mas / yr
 _RATE = 1e8  # arcsec / h, faster than any satellite
 _EPOCH = 2e5  # d, the year 2406: Julian dates and seconds are larger
@@ -134,11 +142,11 @@ def _component(name: str, index: float) -> list[ColumnSpec]:
     return [
         ColumnSpec(
             f"{name}_half_light_radius", "float", "arcsec", f"Circularised half-light radius of the {name}.", _NAN,
-            low=0.0, open_low=True, sane=_TEN_DEGREES, types=_BULGE, required=True,
+            low=0.0, open_low=True, least=_TINY, sane=_TEN_DEGREES, types=_BULGE, required=True,
         ),
         ColumnSpec(
             f"{name}_q", "float", None, f"Axis ratio b/a of the {name}.", 1.0,
-            low=0.0, high=1.0, open_low=True, types=_BULGE,
+            low=0.0, high=1.0, open_low=True, least=_THIN, types=_BULGE,
         ),
         ColumnSpec(
             f"{name}_pa", "float", "deg", f"Position angle of the {name}, North through East.", 0.0, sane=_TURNS,
@@ -168,9 +176,11 @@ _SPECS = [
     ),
     ColumnSpec(
         "half_light_radius", "float", "arcsec", "Circularised half-light radius sqrt(ab), of the truncated profile.",
-        _NAN, low=0.0, open_low=True, sane=_TEN_DEGREES, types=_ELLIPSES, required=True,
+        _NAN, low=0.0, open_low=True, least=_TINY, sane=_TEN_DEGREES, types=_ELLIPSES, required=True,
     ),
-    ColumnSpec("q", "float", None, "Axis ratio b/a.", 1.0, low=0.0, high=1.0, open_low=True, types=_ELLIPSES),
+    ColumnSpec(
+        "q", "float", None, "Axis ratio b/a.", 1.0, low=0.0, high=1.0, open_low=True, least=_THIN, types=_ELLIPSES
+    ),
     ColumnSpec(
         "pa", "float", "deg", "Position angle of the major axis, North through East.", 0.0, sane=_TURNS, types=_ELLIPSES
     ),
@@ -182,7 +192,7 @@ _SPECS = [
     *_component("disk", 1.0),
     ColumnSpec(
         "trunc", "float", "arcsec", "Truncation radius of a Sersic; NaN for none.", _NAN,
-        low=0.0, open_low=True, sane=1e9, types=_SERSIC,
+        low=0.0, open_low=True, least=_TINY, sane=1e9, types=_SERSIC,
     ),
     ColumnSpec(
         "trail_length", "float", "arcsec", "Length of the trail on the sky.", _NAN,
