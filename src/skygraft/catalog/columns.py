@@ -95,7 +95,7 @@ _UNIT_WORDS = {
     "rad": ("radians", "rads"),
     "arcsec": ("arcseconds", "arcsecs", "asec"),
     "arcmin": ("arcminutes", "arcmins", "amin"),
-    "mag": ("magnitude", "magnitudes", "mags", "abmag", "mag(ab)"),
+    "mag": ("magnitude", "magnitudes", "mags", "abmag", "ab mag", "mag(ab)"),
     "pix": ("pixels", "pixs"),
     "d": ("days",),
     "h": ("hours",),

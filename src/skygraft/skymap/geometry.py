@@ -111,8 +111,9 @@ class Polygon:
         self.center = (float(lon), float(lat))
         self.radius = float(np.degrees(_angles(self.vectors, middle[None])).max())
         if self.radius > _MAX_RADIUS:
+            reach = f"{self.radius:.1f}" if self.radius > _MAX_RADIUS + 0.05 else shown(self.radius)
             raise SkyMapError(
-                f"the polygon reaches {shown(self.radius)} degrees from its middle; {_MAX_RADIUS:g} at most",
+                f"the polygon reaches {reach} degrees from its middle; at most {_MAX_RADIUS:g} can be used",
                 fix="Split the footprint into smaller polygons, or check the image's WCS",
             )
 
