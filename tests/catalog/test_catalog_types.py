@@ -409,6 +409,15 @@ def test_what_is_no_table_is_told_what_is():
         normalize_catalog(Lazy())
 
 
+def test_lists_and_single_values_of_a_dict_are_what_they_say():
+    table = normalize_catalog(BASE | {"dec": 0.1 * u.rad, "source_type": "Star", "visit": None, "q": Decimal("0.3")})
+    np.testing.assert_allclose(column(table, "dec"), np.degrees(0.1), rtol=1e-14)
+    assert column(table, "visit") == [NOTHING] * 3 and column(table, "source_type") == ["Star"] * 3
+    for visit, reason in (([True, 2, 3], "true or false"), ([7, "x", 2], "'x' is not"), ([2.0**53, 1, 2], "exact")):
+        with pytest.raises(CatalogError, match=f"visit = .*{reason}"):
+            normalize_catalog(BASE | {"visit": visit})
+
+
 def test_units_and_dimensions_of_xarray():
     data = dataset()
     data["ra"].attrs["units"] = "radians"
@@ -448,6 +457,9 @@ def test_a_column_twice():
     with pytest.raises(CatalogError, match="columns 'ra' and 'RA', with different values"):
         normalize_catalog(arrow(RA=[9.0] * 3))
     assert len(normalize_catalog(arrow(RA=BASE["ra"], mag_R=[1.0] * 3))) == 3
+    # Source Extractor's flags are others.
+    for flags in ({}, {"flags": [0, 0, 0]}):
+        assert column(normalize_catalog(arrow(FLAGS=[1, 2, 3], **flags)), "FLAGS") == [1, 2, 3]
     with pytest.raises(CatalogError, match="a column 'Visit', but none 'visit'"):
         normalize_catalog(arrow(Visit=[7, 6, 2]))
     lsst = pd.DataFrame(BASE).rename(columns={"mag_r": "mag"}).assign(Beta=1.0)

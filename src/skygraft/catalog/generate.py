@@ -17,8 +17,9 @@ from astropy.io import fits
 from astropy.table import QTable
 from numpy.typing import NDArray
 
+from skygraft.catalog.checks import validate
 from skygraft.catalog.region import as_region, tangent_to_sky
-from skygraft.catalog.schema import SERSIC_RANGE, validate, values
+from skygraft.catalog.schema import SERSIC_RANGE, values
 from skygraft.catalog.separated import separated_vectors
 from skygraft.errors import CatalogError, CorruptFileError
 

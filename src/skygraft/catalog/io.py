@@ -27,10 +27,11 @@ from skygraft.catalog.arrow import (
     to_arrow,
     with_index,
 )
+from skygraft.catalog.checks import OnBad, validate
 from skygraft.catalog.columns import Refusal, refuse, refused
 from skygraft.catalog.dialects import Dialect, Source, build_table, choose_dialect
 from skygraft.catalog.fits_tables import read_fits_table
-from skygraft.catalog.schema import OnBad, strings, validate
+from skygraft.catalog.schema import strings
 from skygraft.catalog.tables import as_table
 from skygraft.errors import CatalogError, CorruptFileError
 
@@ -102,7 +103,7 @@ def read_catalog(
         The band that a column without one (``mag``) is of; where bands are named, the one that must be there.
     on_bad : {"raise", "flag"}
         What to do with rows that cannot be drawn: refuse the file, or keep them, flagged (see
-        `skygraft.catalog.schema.validate`).
+        `skygraft.catalog.validate`).
     hdu : int or str, optional
         Which table of a FITS file that has several.
 

@@ -30,9 +30,10 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog.arrow import arrow_array, from_arrow, numpy_array, to_arrow
+from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
 from skygraft.catalog.partition_read import MARKER, OUTSIDE, Key, part_path, read_marker
-from skygraft.catalog.schema import MOTION, OnBad, check_duplicates, validate, values
+from skygraft.catalog.schema import MOTION, values
 from skygraft.catalog.select import angular_rates, is_moving
 from skygraft.errors import CatalogError, OutputError, OutputExistsError
 from skygraft.wcs.base import to_vectors

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from astropy.io import fits
-from astropy.table import Column, MaskedColumn, QTable, Row, Table
+from astropy.table import Column, MaskedColumn, Row, Table
 from astropy.time import Time
 from astropy.units import Quantity
 from numpy.typing import NDArray
@@ -152,12 +152,12 @@ def _of_columns(columns: Iterable[tuple[str, Any]], origin: str) -> Table:
             f"the columns are of different lengths: {told}", path=origin or None, fix="Give one value a row"
         )
     n_rows = next(iter(lengths.values()), 1)
-    table = QTable()
+    table = Table()
     for name, value in converted:
         if isinstance(value, Refusal):
             refuse(table, name, value)
         else:
-            table[name] = np.full(n_rows, value) if np.ndim(value) == 0 else value
+            table[name] = np.broadcast_to(value, n_rows, subok=True).copy() if np.ndim(value) == 0 else value
     for name, given in columns:
         attrs = getattr(given, "attrs", {}) if _is_of("xarray", given) else {}
         unit = parse_unit(attrs.get("units", attrs.get("unit")))
@@ -212,14 +212,13 @@ def _of_series(series: Any) -> Any:
 
 
 def _of_list(values: Any) -> Any:
-    """A list, without what numpy does to mixed ones: numbers that become text, or whole ones that become floats."""
+    """A list, without what numpy does to mixed ones: numbers become text, whole ones floats, true becomes 1."""
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError):
         array = np.empty(0, dtype=object)
-    mixed = (array.dtype.kind == "f" and any(isinstance(v, int) for v in values)) or (
-        array.dtype.kind in "US" and not all(isinstance(v, (str, bytes)) for v in values)
-    )
+    kinds = {"i": (bool,), "u": (bool,), "f": (int,), "U": (bool, int, float, bytes), "S": (bool, int, float)}
+    mixed = any(isinstance(v, kinds.get(array.dtype.kind, ())) for v in values)
     if array.ndim == 1 and array.size == len(values) and not mixed:
         return array
     if array.ndim > 1 and array.dtype.kind in "biufc":

@@ -22,6 +22,8 @@ Canonical = dict[str, NDArray[Any]]
 """Canonical column names to plain arrays in canonical units."""
 
 _BAND_UNITS = ("mag", "nmgy", "mgy")
+_OTHERS_TOO = frozenset({"flags"})
+"""Columns of which others with capitals mean something else: FLAGS are those of Source Extractor."""
 
 
 class Source:
@@ -76,7 +78,7 @@ class Source:
 
     def _check_twins(self, name: str, reader: ColumnReader) -> None:
         """Raise where another column has the same name in other letters and other values."""
-        for other in self._by_lower.get(name.lower(), ()):
+        for other in () if name in _OTHERS_TOO else self._by_lower.get(name.lower(), ()):
             if other != name and (other in self._refused or not self._same(reader, other)):
                 raise self.error(
                     f"there are columns {name!r} and {other!r}, with different values",
@@ -132,7 +134,7 @@ class Source:
 
     def refuse_other_capitals(self, names: Iterable[str]) -> None:
         """Raise where a column would be one of `names` if it were written in small letters, and none is."""
-        for name in names:
+        for name in set(names) - _OTHERS_TOO:
             others = [] if name in self else [n for n in self._by_lower.get(name, ()) if n != name]
             if others:
                 raise self.error(
