@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 from decimal import Decimal
 
 import numpy as np
@@ -499,3 +500,23 @@ def test_streaming_gives_every_part_the_columns_of_the_file(tmp_path):
         stored = read_partitions(tmp_path / str(i), [(0, 0)])
         for name in whole.colnames:
             np.testing.assert_array_equal(np.asarray(stored[name]), np.asarray(whole[name]), err_msg=name)
+
+
+def test_units_of_a_votable_inside_of_parquet(tmp_path):
+    from astropy.io.votable import from_table
+
+    table = Table(BASE | {"visit": [BIG, 1, 2]})
+    table["ra"] = [0.1, 0.2, 0.3] * u.rad
+    content = io.BytesIO()
+    from_table(table).to_xml(content)
+    stored = arrow(ra=[0.1, 0.2, 0.3], visit=[BIG, 1, 2])
+    stored = stored.replace_schema_metadata({"IVOA.VOTable-Parquet.content": content.getvalue()})
+    pq.write_table(stored, tmp_path / "a.parquet")
+    for read in (read_catalog, lambda path: next(iter_catalog(path))):
+        np.testing.assert_allclose(column(read(tmp_path / "a.parquet"), "ra"), np.degrees([0.1, 0.2, 0.3]), rtol=1e-14)
+
+
+def test_texts_of_numpy_of_any_length():
+    texts = np.array([str(BIG), "1", "2"], dtype=np.dtypes.StringDType())
+    table = normalize_catalog(BASE | {"visit": texts, "name": texts})
+    assert column(table, "visit") == [BIG, 1, 2] and column(table, "name") == [str(BIG), "1", "2"]

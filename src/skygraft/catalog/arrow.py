@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from typing import Any
@@ -35,7 +36,7 @@ def to_arrow(table: QTable) -> pa.Table:
         mask = getattr(column, "mask", None)
         raw = np.asarray(getattr(column, "unmasked", column))
         raw = np.asarray(raw.value if isinstance(raw, Quantity) else np.ma.getdata(raw))
-        if raw.dtype.kind in "SUO":
+        if raw.dtype.kind in "SUOT":
             array = arrow_array(ColumnReader(column, name).texts(), mask)
         elif raw.dtype.kind not in "biufM" or raw.ndim != 1:
             shape = f" of shape {raw.shape[1:]}" if raw.ndim > 1 else ""
@@ -79,13 +80,13 @@ def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
 
 
 def from_arrow(table: pa.Table) -> QTable:
-    """A `QTable` of an Arrow table, units from the fields' metadata (or from astropy's own); nulls are masked.
+    """A `QTable` of an Arrow table, units from the metadata of its fields or of the table; nulls are masked.
 
     Columns of lists become arrays of shape (N, M) where all have one length. Columns of other types, lists of many
     lengths, and columns that are there twice are left out, and an error for those who ask for them
     (`skygraft.catalog.columns.refused`).
     """
-    astropy_units = _astropy_units(table.schema.metadata)
+    units = _table_units(table.schema.metadata)
     counts = Counter(table.schema.names)
     out = QTable()
     for i, field in enumerate(table.schema):
@@ -96,7 +97,8 @@ def from_arrow(table: pa.Table) -> QTable:
         if isinstance(values, Refusal):
             refuse(out, field.name, values)
             continue
-        unit = parse_unit((field.metadata or {}).get(b"unit") or astropy_units.get(field.name))
+        told = field.metadata or {}
+        unit = parse_unit(told.get(b"unit") or told.get(b"units") or units.get(field.name))
         if unit is not None and values.dtype.kind in "fiu" and not isinstance(values, Column):
             out[field.name] = _with_unit(values, unit)
         else:
@@ -254,12 +256,18 @@ def numpy_array(column: Any) -> NDArray[Any]:
     return np.frombuffer(buffer, dtype=dtype, count=stop)[start:].copy()
 
 
-def _astropy_units(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
-    text = (metadata or {}).get(b"table_meta_yaml")
-    if not text:
-        return {}
-    header = table_meta.get_header_from_yaml(text.decode().splitlines())
-    return {c["name"]: str(c["unit"]) for c in header["datatype"] if c.get("unit")}
+def _table_units(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
+    """Units of columns, where the table's metadata have them: as astropy writes them, or as a VOTable (VOParquet)."""
+    metadata = metadata or {}
+    if text := metadata.get(b"table_meta_yaml"):
+        header = table_meta.get_header_from_yaml(text.decode().splitlines())
+        return {c["name"]: str(c["unit"]) for c in header["datatype"] if c.get("unit")}
+    if content := metadata.get(b"IVOA.VOTable-Parquet.content"):
+        from astropy.io import votable
+
+        fields = votable.parse(io.BytesIO(content), verify="ignore").get_first_table().fields
+        return {field.name: str(field.unit) for field in fields if field.unit}
+    return {}
 
 
 def pandas_index(schema: pa.Schema, n_rows: int) -> tuple[str, range] | None:

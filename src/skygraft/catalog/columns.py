@@ -178,6 +178,8 @@ class ColumnReader:
         self.unit = parse_unit(getattr(column, "unit", None))
         raw = np.ma.getdata(np.asarray(getattr(column, "unmasked", column)))
         self.mask = np.asarray(mask, dtype=np.bool_) if mask is not None and np.any(mask) else None
+        if raw.dtype.kind == "T":  # numpy's texts of any length
+            raw = raw.astype(object)
         if raw.dtype.names is not None or raw.dtype.kind not in "biufSUO":
             raise self._refusal(raw).error(name, origin)
         if raw.ndim == 2 and raw.shape[1] == 1:
@@ -321,7 +323,7 @@ class ColumnReader:
         raw = self.raw if self.mask is None else np.where(self.mask, np.nan, self.raw)
         missing = np.isnan(raw)
         # From here on neighbouring whole numbers share one floating-point number.
-        limit = 2.0 ** (np.finfo(raw.dtype).nmant + 1)
+        limit = 2.0 ** min(np.finfo(raw.dtype).nmant + 1, 63)
         known = np.where(missing, 0, raw)
         odd = (known != np.rint(known)) | np.isinf(known)
         if odd.any():

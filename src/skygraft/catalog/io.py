@@ -79,7 +79,9 @@ def file_format(path: str | os.PathLike[str]) -> str:
             return fmt
     known = ", ".join(e for endings in FORMATS.values() for e in endings)
     raise CatalogError(
-        f"the ending is none of {known}", path=path, fix="Rename the file, or convert it to one of these"
+        f"the ending is none of {known}",
+        path=path,
+        fix="Rename the file, convert it, or read it yourself and give the table",
     )
 
 
@@ -206,7 +208,7 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
         warnings.simplefilter("ignore")
         try:
             return _READERS[fmt](path, hdu)
-        except (CatalogError, CorruptFileError):
+        except (CatalogError, CorruptFileError, MemoryError):
             raise
         except Exception as error:  # a damaged file breaks a reader in ways that it does not foresee
             what = "Parquet file" if fmt == "parquet" else f"{fmt} table"
