@@ -81,7 +81,7 @@ def file_format(path: str | os.PathLike[str]) -> str:
     raise CatalogError(
         f"the ending is none of {known}",
         path=path,
-        fix="Rename the file, convert it, or read it yourself and give the table",
+        fix="Rename the file, or convert it to one of these; a table in memory can be given to normalize_catalog",
     )
 
 
