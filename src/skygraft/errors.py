@@ -29,7 +29,17 @@ __all__ = [
     "UnknownApertureError",
     "UnknownFormatError",
     "WcsError",
+    "shown",
 ]
+
+
+def shown(value: Any) -> str:
+    """A number for a message, with as many digits as tell it from every other: 1.0000002 is not shown as 1."""
+    if isinstance(value, (bool, int)) or getattr(getattr(value, "dtype", None), "kind", "f") in "iub":
+        return str(value)
+    # NumPy's own text of a float32 has the digits of single precision.
+    short, full = f"{float(value):g}", str(value)
+    return short if float(short) == float(value) or float(value) != float(value) else full
 
 
 class SkygraftError(Exception):

@@ -31,7 +31,6 @@ from skygraft.injection.calibrating import (
 from skygraft.injection.marking import mark, new_planes
 from skygraft.injection.options import InjectionOptions
 from skygraft.injection.placing import canonical, place
-from skygraft.injection.tables import as_table
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
 from skygraft.render import Canvas, RenderReport, render
@@ -165,7 +164,7 @@ def inject(
         require_reference(photo_calib, exposure.path) if opts.flux_mode == "calibrated" else photo_calib.reference
     )
     band = band or exposure.data_id.band
-    table = canonical(as_table(catalog), band, dialect, on_bad)
+    table = canonical(catalog, band, dialect, on_bad)
     placed = place(exposure, table, photo_calib, band, name, opts.flux_tolerance)
     truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable, Table
+from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog import Flag, band_column, bands_of, normalize_catalog, positions_at, values
+from skygraft.catalog import Flag, as_table, band_column, bands_of, normalize_catalog, positions_at, values
 from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
 from skygraft.exposure import Exposure
@@ -29,9 +29,10 @@ _EDGE = 1e-6
 
 
 def canonical(
-    catalog: Table, band: str | None, dialect: str = "auto", on_bad: Literal["raise", "flag"] = "raise"
+    catalog: Any, band: str | None, dialect: str = "auto", on_bad: Literal["raise", "flag"] = "raise"
 ) -> QTable:
-    """The catalogue in canonical form; one that was read or normalised before has its flags already."""
+    """Any table in canonical form; a catalogue that was read or normalised before has its flags already."""
+    catalog = as_table(catalog)
     # A plain `mag` is LSST's, whose angles and trails are others; it too may have a column called flags.
     foreign = "mag" in catalog.colnames and not bands_of(catalog)
     if {"flags", "source_type"} <= set(catalog.colnames) and not foreign and dialect in ("auto", "native"):
