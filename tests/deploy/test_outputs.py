@@ -22,7 +22,7 @@ from astropy.table import QTable
 from plain_images import MJD, write_plain_image
 from skygraft.catalog import write_catalog
 from skygraft.catalog.flags import FLAG_DOCS
-from skygraft.photometry.reference import CandidateKind
+from skygraft.photometry.reference import PSF_MODEL, TOTAL, CalibrationAperture, describe_reference
 
 PAGE = Path(__file__).resolve().parents[2] / "deploy" / "outputs.md"
 SKYGRAFT = str(Path(sys.executable).with_name("skygraft"))
@@ -171,7 +171,8 @@ def test_columns_of_the_plans_tables(campaign: SimpleNamespace) -> None:
     assert list(schema_of(campaign.out / "plan_findings.parquet")) == names_of(findings)
     # Its kinds of reference are those that there are.
     kinds = next(cells[2] for cells in rows_of(checks) if cells[0] == "`kind`")
-    assert set(names_of(kinds)) == set(CandidateKind.__value__.__args__)
+    references = (CalibrationAperture(12.0), PSF_MODEL, TOTAL)
+    assert set(names_of(kinds)) == {describe_reference(reference)["kind"] for reference in references}
 
 
 def test_keys_of_records(campaign: SimpleNamespace) -> None:
@@ -247,11 +248,11 @@ def test_rows_are_those_that_the_page_promises(campaign: SimpleNamespace) -> Non
         assert (source["n_images"], source["n_drawn"], source["n_primary"]) == counts
         if len(drawn):
             assert (source["first_mjd"], source["last_mjd"]) == (drawn["mjd"].min(), drawn["mjd"].max())
-    # Beyond the aperture there is light, too.
+    # Beyond the aperture there is light, too; "about", for some of it is beyond what is drawn.
     alone = truth[(truth["flags"] == 0) & (truth["stamp_size"] > 0)]
     assert len(alone) > 10
     assert (alone["flux_deposited"] > alone["inst_flux"]).all()
-    np.testing.assert_allclose(alone["flux_deposited"] / alone["inst_flux"], 1 / alone["aperture_fraction"], rtol=2e-3)
+    np.testing.assert_allclose(alone["flux_deposited"] / alone["inst_flux"], 1 / alone["aperture_fraction"], rtol=5e-3)
 
 
 def everything(out: Path) -> dict[str, bytes]:
@@ -285,7 +286,8 @@ def test_the_provenance_begins_with_the_calibrations_and_says_what_is_missing(ca
     assert run["sg:complete"] is False
     every = {key for part in content.values() for entry in part.values() if isinstance(entry, dict) for key in entry}
     every |= {key for part in content.values() for key in part}
-    for name in re.findall(r"`(sg:\w+(?:-\d)?)`", text):
+    # Of a run that was interrupted, which this one was not.
+    for name in set(re.findall(r"`(sg:\w+(?:-\d)?)`", text)) - {"sg:interrupted", "sg:signal", "sg:stopped"}:
         assert name in every, name
     assert "sg:run-1" in content["activity"]
 
