@@ -177,8 +177,9 @@ def a_driver(told: list[int]) -> Any:
         told.extend(rows)
 
     nothing: Any = None
+    watch: Any = SimpleNamespace(came_back=lambda: None)
     return _Driver(
-        nothing, "", nothing, identify, listener=listen, interruption=nothing, look=nothing, say=nothing, max_threads=0
+        nothing, "", nothing, identify, listener=listen, interruption=nothing, look=nothing, watch=watch, max_threads=0
     )
 
 
@@ -402,9 +403,10 @@ def test_a_cluster_is_started_where_none_is_given(
     assert said[1:] == [said[0].replace("Dask dashboard", "Campaign page").replace("/status", "/campaign")]
 
 
-def test_a_running_scheduler_by_its_address(make_campaign: MakeCampaign, client: Client, kit: Any) -> None:
-    campaign = make_campaign(cluster=client.scheduler.address)
-    assert campaign.run().ok
+@pytest.mark.slow
+def test_a_running_scheduler_by_its_address(make_campaign: MakeCampaign) -> None:
+    with open_cluster(ClusterConfig(n_workers=1, tls=False)) as opened:
+        assert make_campaign(cluster=opened.client.scheduler.address).run().ok
 
 
 def test_map_items_calls_each_once(threads: Client) -> None:

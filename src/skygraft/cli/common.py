@@ -112,7 +112,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             from skygraft.campaign.interruption import Terminated
 
-            code = 143 if isinstance(error, Terminated) else 130
+            code = 128 + error.number if isinstance(error, Terminated) else 130
             raise fail("interrupted; nothing that was finished is lost: run it again to go on", code=code) from None
 
     return wrapped

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["CALM", "DRIVER", "WORKERS", "as_environment"]
+__all__ = ["CALM", "DRIVER", "JOBS", "WORKERS", "as_environment"]
 
 CALM: dict[str, Any] = {
     "distributed.admin.tick.interval": "500ms",
@@ -34,11 +34,17 @@ DRIVER: dict[str, Any] = {
     "distributed.scheduler.unknown-task-duration": "1m",
     # A task waits at the scheduler, not at a worker that may die: less is run again, and the end is evenly spread.
     "distributed.scheduler.worker-saturation": 1.0,
-    # A worker that is gone stays gone; its job makes room for another.
-    "distributed.deploy.lost-worker-timeout": "5s",
+    # The nanny of a worker that died starts another, however long that takes; Dask would close the nanny meanwhile.
+    "distributed.deploy.lost-worker-timeout": "365d",
     "distributed.dashboard.link": "{scheme}://{host}:{port}/status",
 }
 """In the process that starts a cluster, and in what it starts itself."""
+
+JOBS: dict[str, Any] = {
+    # A job that is gone stays gone, and makes room for another.
+    "distributed.deploy.lost-worker-timeout": "5s",
+}
+"""In the process that starts a cluster of jobs, over `DRIVER`."""
 
 
 def as_environment(settings: Mapping[str, Any]) -> dict[str, str]:
