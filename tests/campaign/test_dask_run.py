@@ -216,7 +216,7 @@ def test_an_error_that_as_completed_keeps_to_itself_is_heard() -> None:
     assert told == [3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_all_that_was_made_before_a_signal_is_told(client: Client, tmp_path: Path, number: int) -> None:
     """Tasks so short that a worker ends many while it is told to stop: none of them is forgotten."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from skygraft.campaign.files import Layout
 from skygraft.campaign.ledger import Failure
+from skygraft.printable import printable
 
 __all__ = ["RunSummary", "Status", "UnusableImage"]
 
@@ -117,7 +118,7 @@ class RunSummary:
             lines.append("run the campaign again to make those that remain")
         elif self.interrupted or self.stopped:
             lines.append("run the campaign again to make the tables")
-        return "\n".join(lines)
+        return printable("\n".join(lines), lines=True)
 
 
 @dataclass(frozen=True)
@@ -175,4 +176,4 @@ class Status:
         ]
         lines += [f"  {n} x {error}" for error, n in sorted(self.errors.items())]
         lines += _unusable_lines(self.unusable, self.output)
-        return "\n".join(lines)
+        return printable("\n".join(lines), lines=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skygraft.errors import SkygraftError
+from skygraft.printable import json_text, printable
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -23,6 +24,7 @@ __all__ = [
     "Config",
     "Json",
     "command",
+    "echo",
     "emit_json",
     "err_console",
     "fail",
@@ -48,22 +50,27 @@ state = _State()
 
 def out_console() -> Any:
     """Where results go."""
-    from rich.console import Console
+    from skygraft.printable import console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def err_console() -> Any:
     """Where errors and progress go, so that results can be piped."""
-    from rich.console import Console
+    from skygraft.printable import console
 
-    return Console(file=sys.stderr, highlight=False, stderr=True)
+    return console(file=sys.stderr, highlight=False, stderr=True)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text; what came from files and a terminal would obey is written out."""
+    typer.echo(printable(text, lines=True), err=err)
 
 
 def fail(message: str, code: int = 1) -> typer.Exit:
     """Print one message; the exit to raise."""
     typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
+    echo(message, err=True)
     return typer.Exit(code)
 
 
@@ -122,7 +129,7 @@ def emit_json(content: Any) -> None:
     """Print JSON; not-a-number becomes null."""
     from skygraft.campaign.files import plain
 
-    typer.echo(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(json_text(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
@@ -132,12 +139,12 @@ def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
 
     console = out_console()
     if title:
-        console.print(f"[bold]{escape(title)}[/]")
+        console.print(f"[bold]{escape(printable(title))}[/]")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in rows:
-        table.add_row(f"  {escape(label)}", escape(text))
+        table.add_row(f"  {escape(printable(label))}", escape(printable(text, lines=True)))
     console.print(table, soft_wrap=False)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skygraft.cli.common import Config, Json, command, emit_json, err_console, open_campaign
+from skygraft.cli.common import Config, Json, command, echo, emit_json, err_console, open_campaign
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -66,8 +66,8 @@ def run(
     if json:
         emit_json(summary.to_dict())
     else:
-        typer.echo(str(summary))
-        typer.echo(f"outputs in {summary.output}")
+        echo(str(summary))
+        echo(f"outputs in {summary.output}")
     if not summary.ok:
         raise typer.Exit(128 + summary.interrupted if summary.interrupted else 1)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
 
-__all__ = ["insist"]
+__all__ = ["hush_reconnecting", "insist"]
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 5
@@ -50,3 +51,16 @@ def insist[Answer](
         time.sleep(pause)
         pause *= 2
     raise AssertionError("unreachable")
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)
+
+
+def hush_reconnecting() -> None:
+    """Keep Dask's client from printing a traceback where it is closed while it looks for a scheduler that is lost.
+
+    The error that ends the run says what is the matter, and comes after.
+    """
+    logging.getLogger("distributed.client").addFilter(_is_of_use)

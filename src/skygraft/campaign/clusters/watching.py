@@ -11,7 +11,7 @@ from typing import Any
 
 from distributed import Client
 
-from skygraft.campaign.clusters.calls import insist
+from skygraft.campaign.clusters.calls import hush_reconnecting, insist
 from skygraft.campaign.watchdog import Facts, Listening, Outlook, Patience, Watchdog, WorkerFacts
 from skygraft.errors import CampaignError
 
@@ -29,6 +29,7 @@ def is_lost(client: Client | None) -> bool:
 
 def scheduler_lost(client: Client) -> CampaignError:
     """The error for that."""
+    hush_reconnecting()
     address = getattr(client.scheduler, "address", "") or "unknown address"
     return CampaignError(
         f"the connection to the Dask scheduler at {address} was lost",
