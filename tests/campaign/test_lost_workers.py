@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,13 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
+from skygraft.campaign import Campaign
 from skygraft.campaign.clusters.cluster import open_cluster
 from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.campaign.clusters.watching import ClusterWatch
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.run import DriveResult, Jobs, drive, map_items
+from skygraft.campaign.stamps import stamp_of
 from skygraft.campaign.watchdog import Patience
 from skygraft.errors import CampaignError
 
@@ -70,6 +72,39 @@ def test_an_image_that_kills_workers_is_quarantined_however_long_they_take_to_st
     assert (result.n_done, result.failed, result.stopped) == (4, {2: False}, "")
     assert told[2].quarantined
     assert sorted(int(path.name) for path in output.iterdir()) == [0, 1, 3, 4]
+
+
+def test_a_campaign_on_a_cluster_of_ones_own_quarantines_it_too(
+    make_campaign: Callable[..., Campaign], tmp_path: Path
+) -> None:
+    """Dask would close the nanny after a second here, while it starts the worker again."""
+    (tmp_path / "slow_start.py").write_text("import time\ntime.sleep(3)\n")
+    campaign = make_campaign(images_per_task=1)
+    campaign.plan()
+    stamp = stamp_of(campaign.layout.plan)
+
+    def work(rows: Sequence[int], output: str) -> list[Any]:
+        from skygraft.campaign.run import make_rows
+
+        if 2 in rows:
+            os._exit(1)
+        return make_rows(rows, output, stamp)
+
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.deploy.lost-worker-timeout": "1s",
+        "distributed.worker.preload": [str(tmp_path / "slow_start.py")],
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        summary = campaign.run(client, work=work)
+    assert (summary.n_done, summary.n_quarantined, summary.stopped) == (3, 1, "")
+    status = campaign.status()
+    assert (status.n_quarantined, status.n_remaining) == (1, 0)
+    assert [failure.quarantined for failure in status.failures] == [True]
 
 
 def drive_until(event: threading.Event, client: Client, output: Path, watch: ClusterWatch) -> DriveResult:

@@ -369,7 +369,12 @@ class _Run:
                 client, max_threads, outlook = opened.client, opened.max_threads, opened.outlook
                 if opened.dashboard:
                     self.say(f"Dask dashboard: {opened.dashboard}")
-            watch = None if client is None else self._watch(client, outlook)
+            watch = None
+            if client is not None:
+                from skygraft.campaign.clusters.watching import patient_nannies
+
+                stack.enter_context(patient_nannies(client))
+                watch = self._watch(client, outlook)
             if len(jobs):
                 result = (
                     self._drive_serial(jobs, work)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["CALM", "DRIVER", "JOBS", "WORKERS", "as_environment"]
+__all__ = ["CALM", "DRIVER", "JOBS", "PATIENT", "WORKERS", "as_environment"]
 
 CALM: dict[str, Any] = {
     "distributed.admin.tick.interval": "500ms",
@@ -28,21 +28,27 @@ WORKERS: dict[str, Any] = {
 }
 """In workers' own processes."""
 
+PATIENT: dict[str, Any] = {
+    # The nanny of a worker that died starts another, however long that takes; Dask would close the nanny meanwhile.
+    "distributed.deploy.lost-worker-timeout": "365d",
+}
+"""In the process that has a cluster on this machine."""
+
 DRIVER: dict[str, Any] = {
     **WORKERS,
     # Without an idea of how long a task is, adaptive clusters grow and shrink all the time.
     "distributed.scheduler.unknown-task-duration": "1m",
     # A task waits at the scheduler, not at a worker that may die: less is run again, and the end is evenly spread.
     "distributed.scheduler.worker-saturation": 1.0,
-    # The nanny of a worker that died starts another, however long that takes; Dask would close the nanny meanwhile.
-    "distributed.deploy.lost-worker-timeout": "365d",
+    **PATIENT,
     "distributed.dashboard.link": "{scheme}://{host}:{port}/status",
 }
 """In the process that starts a cluster, and in what it starts itself."""
 
 JOBS: dict[str, Any] = {
-    # A job that is gone stays gone, and makes room for another.
-    "distributed.deploy.lost-worker-timeout": "5s",
+    # Jobs that have ended are seen in the batch system's list. This is for those that go on without their worker: a
+    # nanny in the job may be starting it again, which takes most of a minute on a slow file system.
+    "distributed.deploy.lost-worker-timeout": "5min",
 }
 """In the process that starts a cluster of jobs, over `DRIVER`."""
 

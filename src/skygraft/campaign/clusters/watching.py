@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import dask
 from distributed import Client
 
 from skygraft.campaign.clusters.calls import hush_reconnecting, insist
+from skygraft.campaign.clusters.settings import PATIENT
 from skygraft.campaign.watchdog import Facts, Listening, Outlook, Patience, Watchdog, WorkerFacts
 from skygraft.errors import CampaignError
 
-__all__ = ["ClusterWatch", "is_lost", "local_outlook", "outlook_of", "scheduler_lost"]
+__all__ = ["ClusterWatch", "is_lost", "local_outlook", "outlook_of", "patient_nannies", "scheduler_lost"]
 
 _LOG = logging.getLogger(__name__)
 _COUNT_SECONDS = 2.0
@@ -67,6 +69,13 @@ def outlook_of(client: Client) -> Callable[[], Outlook]:
     if isinstance(client.cluster, LocalCluster):
         return functools.partial(local_outlook, client.cluster)
     return Outlook
+
+
+def patient_nannies(client: Client) -> contextlib.AbstractContextManager[Any]:
+    """Let the nannies of a cluster that somebody else has made on this machine take their time, while it is entered."""
+    from distributed import LocalCluster
+
+    return dask.config.set(PATIENT) if isinstance(client.cluster, LocalCluster) else contextlib.nullcontext()
 
 
 class ClusterWatch:
