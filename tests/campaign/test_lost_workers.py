@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -101,7 +102,8 @@ def test_a_campaign_on_a_cluster_of_ones_own_quarantines_it_too(
         Client(cluster, set_as_default=False) as client,
     ):
         summary = campaign.run(client, work=work)
-    assert (summary.n_done, summary.n_quarantined, summary.stopped) == (3, 1, "")
+    # A result that was lost with its worker is found to be done when it is asked for again.
+    assert (summary.n_done + summary.n_skipped, summary.n_quarantined, summary.stopped) == (3, 1, "")
     status = campaign.status()
     assert (status.n_quarantined, status.n_remaining) == (1, 0)
     assert [failure.quarantined for failure in status.failures] == [True]
@@ -203,3 +205,23 @@ def test_a_worker_held_at_its_memory_limit_is_started_anew_and_the_run_goes_on(t
         )  # fmt: skip
     assert (result.n_done, result.failed, result.stopped) == (4, {}, "")
     assert any("paused at the memory limit" in text and "anew" in text for text in said)
+
+
+def test_a_scheduler_that_hangs_is_said_and_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections stay, so that nothing else tells."""
+    monkeypatch.setattr("skygraft.campaign.clusters.watching._ANSWER_SECONDS", 0.3)
+
+    async def hang(*args: Any, **kwargs: Any) -> None:
+        await asyncio.sleep(3600)
+
+    said: list[str] = []
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        watch = ClusterWatch(client, patience=Patience(stuck=1.0), say=said.append)
+        cluster.scheduler.handlers["ncores"] = hang
+        with pytest.raises(CampaignError, match=r"scheduler has not answered for 1 s\. .*run the campaign again"):
+            for _ in range(1000):
+                assert watch.look(3) == ""
+    assert said[0].startswith("the Dask scheduler has not answered for ")

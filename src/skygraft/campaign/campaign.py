@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
 import shutil
 import time
@@ -27,7 +26,7 @@ from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
-from skygraft.campaign.sections import parse_duration
+from skygraft.campaign.sections import parse_timeout
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
@@ -521,13 +520,13 @@ class _Run:
         from skygraft.campaign.clusters.watching import ClusterWatch
 
         cluster = self.config.cluster
-        stuck = parse_duration(cluster.worker_timeout or math.inf)
+        stuck = parse_timeout(cluster.worker_timeout)
         queued = cluster.kind in (*BATCH_KINDS, "kubernetes")
         patience = Patience(
             word=max(Patience.word, 3 * self.config.task_seconds),
             stuck=stuck,
             # Jobs may wait in their queue for long; a process of this machine has no reason to.
-            coming=parse_duration(cluster.start_timeout or math.inf) if queued else stuck,
+            coming=parse_timeout(cluster.start_timeout) if queued else stuck,
         )
         return ClusterWatch(client, outlook=outlook, patience=patience, say=self.say)
 

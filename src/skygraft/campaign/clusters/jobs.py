@@ -29,7 +29,7 @@ from skygraft.campaign.clusters.batch import BATCH_SYSTEMS, BatchSystem, JobStat
 from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.campaign.clusters.opened import OpenCluster
 from skygraft.campaign.clusters.settings import JOBS, WORKERS, as_environment
-from skygraft.campaign.sections import parse_bytes, parse_duration
+from skygraft.campaign.sections import parse_bytes, parse_duration, parse_timeout
 from skygraft.campaign.watchdog import Outlook
 from skygraft.errors import CampaignError
 
@@ -400,7 +400,7 @@ def _wait(client: Client, watch: _Watch, config: ClusterConfig, cluster: Any, sa
     """Wait for the first worker."""
     del client
     started = said = time.monotonic()
-    timeout = parse_duration(config.start_timeout or math.inf)
+    timeout = parse_timeout(config.start_timeout)
     say(f"waiting for the first job of {watch.batch.name}")
     while not watch.n_arrived:
         problem, now = watch.hopeless(), time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ from skygraft.campaign.clusters.calls import insist
 from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.campaign.clusters.watching import is_lost, scheduler_lost
 from skygraft.campaign.monitoring.wording import duration
-from skygraft.campaign.sections import parse_duration
+from skygraft.campaign.sections import parse_timeout
 from skygraft.errors import CampaignError
 
 __all__ = ["wait_for_worker"]
@@ -45,7 +44,7 @@ def wait_for_worker(client: Client, config: ClusterConfig, say: Callable[[str], 
     """
     started = time.monotonic()
     next_word = started + _FIRST_WORD
-    timeout = parse_duration(config.start_timeout or math.inf)
+    timeout = parse_timeout(config.start_timeout)
     lost = functools.partial(is_lost, client)
     while True:
         if lost():

@@ -14,6 +14,7 @@ from distributed import Client
 
 from skygraft.campaign.clusters.calls import hush_reconnecting, insist
 from skygraft.campaign.clusters.settings import PATIENT
+from skygraft.campaign.monitoring.wording import duration
 from skygraft.campaign.watchdog import Facts, Listening, Outlook, Patience, Watchdog, WorkerFacts
 from skygraft.errors import CampaignError
 
@@ -22,6 +23,7 @@ __all__ = ["ClusterWatch", "is_lost", "local_outlook", "outlook_of", "patient_na
 _LOG = logging.getLogger(__name__)
 _COUNT_SECONDS = 2.0
 _RESTART_SECONDS = 30.0
+_ANSWER_SECONDS = 60.0
 
 
 def is_lost(client: Client | None) -> bool:
@@ -107,6 +109,7 @@ class ClusterWatch:
         self._dog = Watchdog(self._patience, time.monotonic())
         self._listening = Listening()
         self._counted = self._looked = -float("inf")
+        self._answered = time.monotonic()
         self.n_threads = 1
         """When last counted; at least one."""
 
@@ -140,10 +143,17 @@ class ClusterWatch:
         if lost():
             raise scheduler_lost(self._client)
         try:
-            n_threads = sum(insist(self._client.nthreads, broken=lost).values())
-            now = self._counted = time.monotonic()
+            n_threads = sum(self._ask("ncores").values())
+            now = self._counted = self._answered = time.monotonic()
             self.n_threads = max(1, n_threads)
             return self._judge(n_tasks, now, any_worker=n_threads > 0)
+        except TimeoutError:
+            now = self._counted = time.monotonic()
+            silent = f"the Dask scheduler has not answered for {duration(now - self._answered)}"
+            if now - self._answered > self._patience.stuck:
+                raise CampaignError(silent, fix="What is done is kept, so run the campaign again") from None
+            self._say(silent)
+            return ""
         except (OSError, ValueError, RuntimeError) as error:
             if lost():
                 raise scheduler_lost(self._client) from error
@@ -152,6 +162,13 @@ class ClusterWatch:
                 fix="See whether it is still there; what is done is kept, so run the campaign again",
             ) from error
 
+    def _ask(self, operation: str) -> Any:
+        """Ask the scheduler, but not for ever: a machine that hangs keeps its connections."""
+        return insist(
+            lambda: self._client.sync(getattr(self._client.scheduler, operation), callback_timeout=_ANSWER_SECONDS),
+            broken=functools.partial(is_lost, self._client),
+        )
+
     def _judge(self, n_tasks: int, now: float, *, any_worker: bool) -> str:
         every = min(self._patience.paused, self._patience.word) / 2
         if any_worker and n_tasks and now - self._looked < min(every, 15.0):
@@ -159,9 +176,7 @@ class ClusterWatch:
         self._looked = now
         workers: tuple[WorkerFacts, ...] = ()
         if any_worker and n_tasks:
-            workers = self._listening.workers(
-                insist(lambda: self._client.scheduler_info(n_workers=-1))["workers"], time.monotonic()
-            )
+            workers = self._listening.workers(self._ask("identity")["workers"], time.monotonic())
         verdict = self._dog.judge(Facts(n_tasks, workers, self._outlook()), now)
         if verdict.say:
             self._say(verdict.say)
