@@ -162,9 +162,9 @@ def test_profiles_with_something_wrong(tmp_path: Path, text: str, words: tuple[s
         assert word in str(caught.value)
 
 
-def test_encryption_is_on_off_the_laptop(tmp_path: Path) -> None:
-    assert not ClusterConfig(kind="local").uses_tls
-    for kind in ("slurm", "pbs", "lsf", "sge", "htcondor", "mpi", "slurm-runner"):
+def test_encryption_is_on_wherever_we_start_the_scheduler(tmp_path: Path) -> None:
+    assert not ClusterConfig(kind="local", tls=False).uses_tls
+    for kind in ("local", "slurm", "pbs", "lsf", "sge", "htcondor", "mpi", "slurm-runner"):
         assert ClusterConfig(kind=kind).uses_tls, kind
     assert not ClusterConfig(kind="slurm", tls=False).uses_tls
     for name in ("ca", "cert", "key"):
