@@ -72,10 +72,19 @@ def test_a_worker_that_comes_back_starts_all_waiting_anew() -> None:
         assert not dog.judge(Facts(3, (worker(executing=1),)), start + 895.0).end
 
 
+def test_a_worker_that_comes_after_hours_in_a_queue_is_given_time_to_begin() -> None:
+    dog = Watchdog(PATIENCE, 0.0)
+    for now in range(0, 8000, 2):
+        assert not dog.judge(Facts(3, (), COMING), now).end
+    for now in range(8000, 9000, 2):
+        assert not dog.judge(Facts(3, (worker(),)), now).end
+    assert dog.judge(Facts(3, (worker(),)), 9002).end
+
+
 def test_a_worker_that_makes_a_long_image_is_left_alone() -> None:
     found = watch(Facts(1, (worker(executing=1),)), until=50_000, step=50)
     assert found[0][0] == 100.0
-    assert found[0][1].say == "no image has come back for 100 s: 1 worker at work (a)"
+    assert found[0][1].say == "nothing has come back for 100 s: 1 worker at work (a)"
     assert not any(verdict.end or verdict.restart for _, verdict in found)
 
 

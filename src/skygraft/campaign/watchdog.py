@@ -147,13 +147,12 @@ class Watchdog:
         self._lonely: float | None = None
         self._restarts = 0
         self._next_word, self._pause = now, patience.word
-        self._last_word = ""
 
     def came_back(self, now: float) -> None:
         """A task came back: all is well."""
         self._heard = self._worked = now
         self._restarts = 0
-        self._pause, self._last_word = self.patience.word, ""
+        self._pause = self.patience.word
 
     def quiet_seconds(self, now: float) -> float:
         """Since a task came back, or the run began."""
@@ -174,7 +173,9 @@ class Watchdog:
             return Verdict()
         if not facts.workers:
             return self._judge_none(facts, now)
-        self._lonely = None
+        if self._lonely is not None:
+            # They have just come, and have had no time to do anything.
+            self._lonely, self._worked = None, now
         at_work = [w for w in facts.workers if w.executing and w.silent_seconds <= self.patience.lost]
         if at_work:
             self._worked = now
@@ -186,7 +187,7 @@ class Watchdog:
         quiet = self.quiet_seconds(now)
         if not restart and quiet < self.patience.word:
             return Verdict()
-        text = f"no image has come back for {duration(quiet)}: {_why(facts, self)}"
+        text = f"nothing has come back for {duration(quiet)}: {_why(facts, self)}"
         if restart:
             text += f"; starting {_named(restart)} anew"
         return Verdict(say=self._new(text, now, force=bool(restart)), restart=restart)
