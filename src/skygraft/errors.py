@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from skygraft.printable import printable
+
 __all__ = [
     "ApertureConflictError",
     "CalibrationError",
@@ -86,6 +88,9 @@ class SkygraftError(Exception):
         for name, value in (("row", self.row), ("key", self.key)):
             if value is not None:
                 place += f"{', ' if place else ''}{name} {value}"
+        return printable(self._text(printable(place)), lines=True)
+
+    def _text(self, place: str) -> str:
         text = f"{place}: {self.message}" if place else self.message
         return f"{_sentence(text)} {_sentence(self.fix)}" if self.fix else text
 

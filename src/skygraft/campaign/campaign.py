@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from skygraft.campaign.clusters.config import BATCH_KINDS
 from skygraft.campaign.clusters.preflight import Expectation
 from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.events import RunStarted, TablesStarted
@@ -27,6 +28,7 @@ from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import DamagedPlanError, Plan, campaign_plan
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
+from skygraft.campaign.sections import parse_timeout
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
 from skygraft.campaign.standing import (
     DONE,
@@ -43,12 +45,14 @@ from skygraft.campaign.standing import (
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.failures import write_failures
+from skygraft.campaign.watchdog import Outlook, Patience
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from skygraft.campaign.checksums import ChecksumReport
+    from skygraft.campaign.clusters.watching import ClusterWatch
     from skygraft.campaign.planning.check import Checks
     from skygraft.campaign.planning.summary import PlanSummary
 
@@ -67,6 +71,8 @@ _WORTH_A_PROCESS = 32
 """Images to be read again for which it pays to start another process."""
 _FAILURES_TOLD = 1000
 """Most failures that a summary holds; all of them are in ``failures.parquet``."""
+_WORTH_LOCAL, _WORTH_ELSEWHERE = 1.0, 10.0
+"""Seconds of work for which a worker is worth starting: a process of this machine, and a job or a pod."""
 
 
 class Campaign:
@@ -434,24 +440,32 @@ class _Run:
         lines: tuple[str, ...] = ()
         with contextlib.ExitStack() as stack:
             max_threads = 0
+            outlook: Callable[[], Outlook] | None = None
             if client is None and n_workers != 0 and len(jobs):
                 opened = stack.enter_context(
                     open_cluster(
                         self.config.cluster,
                         n_workers=n_workers,
+                        useful=self._useful_workers(jobs, overview, n_workers),
                         logs=self.layout.root / "logs",
                         task_seconds=self.config.task_seconds,
                         say=self.say,
                     )
                 )
-                client, max_threads = opened.client, opened.max_threads
+                client, max_threads, outlook = opened.client, opened.max_threads, opened.outlook
                 if opened.dashboard:
                     self.say(f"Dask dashboard: {opened.dashboard}")
+            watch = None
+            if client is not None:
+                from skygraft.campaign.clusters.watching import patient_nannies
+
+                stack.enter_context(patient_nannies(client))
+                watch = self._watch(client, outlook)
             if len(jobs):
                 result = (
                     self._drive_serial(jobs, work)
-                    if client is None
-                    else self._drive(jobs, overview, client, work, max_threads, stack)
+                    if client is None or watch is None
+                    else self._drive(jobs, overview, client, watch, work, max_threads, stack)
                 )
             write_failures(self.layout, self.plan, self.standing, _unusable(self.plan))
             del jobs, overview
@@ -459,7 +473,7 @@ class _Run:
                 # Of a run that was ended early the tables wait for the next one.
                 release_memory()
                 self.ledger.append([TablesStarted()])
-                lines = self._consolidate(client)
+                lines = self._consolidate(client, watch)
         failed = self.standing.rows(FAILED, QUARANTINED)
         failures: tuple[Failure, ...] = tuple(
             failure for _, failure in self.standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD])
@@ -552,6 +566,7 @@ class _Run:
         jobs: Jobs,
         overview: Overview,
         client: Client,
+        watch: ClusterWatch,
         work: Work | None,
         max_threads: int,
         stack: contextlib.ExitStack,
@@ -578,14 +593,37 @@ class _Run:
             retries=self.config.retries,
             max_threads=max_threads,
             io_limit=self.config.cluster.io_limit,
+            watch=watch,
         )
 
-    def _consolidate(self, client: Client | None) -> tuple[str, ...]:
+    def _useful_workers(self, jobs: Jobs, overview: Overview, asked: int | None) -> int:
+        """How many workers there is work for; on this machine as many as were asked for, if there are images."""
+        local = self.config.cluster.kind == "local"
+        if local and asked is not None:
+            return len(jobs)
+        return jobs.useful_workers(_WORTH_LOCAL if local else _WORTH_ELSEWHERE, n_patches=len(overview.patches))
+
+    def _watch(self, client: Client, outlook: Callable[[], Outlook] | None) -> ClusterWatch:
+        """What looks after the cluster."""
+        from skygraft.campaign.clusters.watching import ClusterWatch
+
+        cluster = self.config.cluster
+        stuck = parse_timeout(cluster.worker_timeout)
+        queued = cluster.kind in (*BATCH_KINDS, "kubernetes")
+        patience = Patience(
+            word=max(Patience.word, 3 * self.config.task_seconds),
+            stuck=stuck,
+            # Jobs may wait in their queue for long; a process of this machine has no reason to.
+            coming=parse_timeout(cluster.start_timeout) if queued else stuck,
+        )
+        return ClusterWatch(client, outlook=outlook, patience=patience, say=self.say)
+
+    def _consolidate(self, client: Client | None, watch: ClusterWatch | None) -> tuple[str, ...]:
         """Make the tables and the provenance; returns what to tell of them."""
         from skygraft.campaign.tables.consolidate import consolidate
         from skygraft.campaign.tables.provenance import write_provenance
 
-        found = consolidate(self.config, self.plan, functools.partial(map_items, client))
+        found = consolidate(self.config, self.plan, functools.partial(map_items, client, watch=watch))
         if found.problems:
             reopen(self.plan, self.layout, self.standing, self.ledger, [image_id for image_id, _ in found.problems])
         write_provenance(

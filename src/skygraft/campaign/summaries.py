@@ -11,6 +11,7 @@ from skygraft.campaign.events import RunEnded
 from skygraft.campaign.files import Layout
 from skygraft.campaign.ledger import Failure
 from skygraft.campaign.monitoring.wording import number, phase_words
+from skygraft.printable import printable
 
 __all__ = ["RunSummary", "Status", "UnusableImage"]
 
@@ -125,7 +126,7 @@ class RunSummary:
             lines.append("run the campaign again to make those that remain")
         elif self.interrupted or self.stopped:
             lines.append("run the campaign again to make the tables")
-        return "\n".join(lines)
+        return printable("\n".join(lines), lines=True)
 
 
 @dataclass(frozen=True)
@@ -197,4 +198,4 @@ class Status:
             some = ", ".join(self.damaged[:_SHOWN]) + (", ..." if self.n_damaged > _SHOWN else "")
             lines.append(f"files of {number(self.n_damaged, 'image')} are gone or cut; a run makes them again: {some}")
         lines += _unusable_lines(self.unusable, self.output)
-        return "\n".join(lines)
+        return printable("\n".join(lines), lines=True)

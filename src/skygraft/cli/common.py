@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skygraft.errors import SkygraftError
+from skygraft.printable import json_text, printable
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -24,6 +25,7 @@ __all__ = [
     "Config",
     "Json",
     "command",
+    "echo",
     "emit_json",
     "err_console",
     "fail",
@@ -55,10 +57,10 @@ state = _State()
 
 def out_console() -> Any:
     """Where results go."""
-    from rich.console import Console
+    from skygraft.printable import console
 
     piped = not sys.stdout.isatty()
-    return Console(file=sys.stdout, highlight=False, soft_wrap=piped, width=_NO_LIMIT if piped else None)
+    return console(file=sys.stdout, highlight=False, soft_wrap=piped, width=_NO_LIMIT if piped else None)
 
 
 def print_table(console: Any, table: Any) -> None:
@@ -69,20 +71,25 @@ def print_table(console: Any, table: Any) -> None:
     with console.capture() as captured:
         console.print(table, soft_wrap=False)
     for line in captured.get().splitlines():
-        typer.echo(line.rstrip())
+        echo(line.rstrip())
 
 
 def err_console() -> Any:
     """Where errors and progress go, so that results can be piped."""
-    from rich.console import Console
+    from skygraft.printable import console
 
-    return Console(file=sys.stderr, highlight=False, stderr=True)
+    return console(file=sys.stderr, highlight=False, stderr=True)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text; what came from files and a terminal would obey is written out."""
+    typer.echo(printable(text, lines=True), err=err)
 
 
 def fail(message: str, code: int = 1) -> typer.Exit:
     """Print one message; the exit to raise."""
     typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
+    echo(message, err=True)
     return typer.Exit(code)
 
 
@@ -145,7 +152,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             from skygraft.campaign.interruption import Terminated
 
-            code = 143 if isinstance(error, Terminated) else 130
+            code = 128 + error.number if isinstance(error, Terminated) else 130
             raise fail("interrupted; nothing that was finished is lost: run it again to go on", code=code) from None
 
     return wrapped
@@ -155,7 +162,7 @@ def emit_json(content: Any) -> None:
     """Print JSON; not-a-number becomes null."""
     from skygraft.campaign.files import plain
 
-    typer.echo(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(json_text(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
@@ -165,12 +172,12 @@ def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
 
     console = out_console()
     if title:
-        console.print(f"[bold]{escape(title)}[/]")
+        console.print(f"[bold]{escape(printable(title))}[/]")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in rows:
-        table.add_row(f"  {escape(label)}", escape(text))
+        table.add_row(f"  {escape(printable(label))}", escape(printable(text, lines=True)))
     print_table(console, table)
 
 

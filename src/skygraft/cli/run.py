@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skygraft.cli.common import Config, Json, command, emit_json, err_console, open_campaign
+from skygraft.cli.common import Config, Json, command, echo, emit_json, err_console, open_campaign
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -48,8 +48,8 @@ def run(
     """Make every image of a campaign that is not done yet; run it again to resume.
 
     Images that failed before are tried again, but for those in quarantine: they kill the workers that take them. After
-    Ctrl-C or SIGTERM tasks that run are let finish. The exit code is 1 if any image is not done at the end, and 130 or
-    143 after such a signal.
+    Ctrl-C, SIGTERM or a hang-up of the terminal tasks that run are let finish. The exit code is 1 if any image is not
+    done at the end, and 130, 143 or 129 after such a signal.
 
     Example:  skygraft run skygraft-demo/campaign.yaml --workers 2
     Example:  skygraft run campaign.yaml --cluster slurm --workers 200
@@ -66,8 +66,8 @@ def run(
     if json:
         emit_json(summary.to_dict())
     else:
-        typer.echo(str(summary))
-        typer.echo(f"outputs in {summary.output}")
+        echo(str(summary))
+        echo(f"outputs in {summary.output}")
     if not summary.ok:
         raise typer.Exit(128 + summary.interrupted if summary.interrupted else 1)
 

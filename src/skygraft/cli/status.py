@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skygraft.cli.common import Config, Json, command, emit_json, open_campaign
+from skygraft.cli.common import Config, Json, command, echo, emit_json, open_campaign
 
 __all__ = ["status"]
 
@@ -47,10 +47,10 @@ def status(
     if json:
         emit_json(found.to_dict())
     else:
-        typer.echo(str(found))
+        echo(str(found))
         for failure in found.failures[:20]:
-            typer.echo(f"  {failure.image_id}: {failure.error}: {failure.message}")
+            echo(f"  {failure.image_id}: {failure.error}: {failure.message}")
         if found.n_failed > 20:
-            typer.echo(f"  ... and {found.n_failed - 20} more, in {Path(found.output) / 'failures.parquet'}")
+            echo(f"  ... and {found.n_failed - 20} more, in {Path(found.output) / 'failures.parquet'}")
     if found.n_failed or found.n_unusable or found.n_damaged:
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ from skygraft.cli.common import (
     Config,
     Json,
     command,
+    echo,
     emit_json,
     growing_bar,
     open_campaign,
@@ -122,13 +123,13 @@ def _measure(
         out_console().print(closure_table(summaries, title))
         n = len(images)
         every = f"a sample of {n:,} of the {n_done:,} images that are done (--all measures every one)"
-        typer.echo(f"measured on {every if is_sample else f'all {n:,} images that are done'}")
+        echo(f"measured on {every if is_sample else f'all {n:,} images that are done'}")
         if is_sample and any(summary.verdict == "too few stars" for summary in summaries.values()):
-            typer.echo("more stars: --all, or a larger --sample")
+            echo("more stars: --all, or a larger --sample")
         for row in problems[:_SHOWN]:
-            typer.echo(f"not measured: {row['image_id']}: {row['problem']}")
+            echo(f"not measured: {row['image_id']}: {row['problem']}")
         if len(problems) > _SHOWN:
-            typer.echo(f"... and {len(problems) - _SHOWN:,} more, all of them with --json")
+            echo(f"... and {len(problems) - _SHOWN:,} more, all of them with --json")
     if problems or not all(summary.ok for summary in summaries.values()):
         raise typer.Exit(1)
 
@@ -146,11 +147,11 @@ def _read_all(campaign: Campaign, cluster: str | None, workers: int | None, *, d
     if json:
         emit_json(report.to_dict() | {"n_discarded": n})
     else:
-        typer.echo(str(report))
+        echo(str(report))
         if discard and not report.ok:
-            typer.echo(f"the records of {n} images were removed: skygraft run makes them, and damaged tables, again")
+            echo(f"the records of {n} images were removed: skygraft run makes them, and damaged tables, again")
         elif not report.ok:
-            typer.echo("--discard has what is damaged made again by the next skygraft run")
+            echo("--discard has what is damaged made again by the next skygraft run")
     if not report.ok:
         raise typer.Exit(1)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skygraft.errors import CampaignError
+from skygraft.printable import printable
 
 __all__ = ["BATCH_SYSTEMS", "BatchSystem", "JobState", "log_tail"]
 
@@ -230,5 +231,5 @@ def log_tail(folder: Path, job: str) -> str:
             handle.seek(max(0, size - _TAIL_BYTES))
             lines = handle.read().decode(errors="replace").splitlines()
         if any(line.strip() for line in lines):
-            tails.append("\n".join([f"{path}:", *(f"    {line}" for line in lines[-_TAIL_LINES:])]))
+            tails.append("\n".join([f"{path}:", *(f"    {printable(line)}" for line in lines[-_TAIL_LINES:])]))
     return "\n".join(tails)

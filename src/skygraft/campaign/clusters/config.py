@@ -68,7 +68,7 @@ _STAGGER = 0.05
 """Of the walltime: over so much the ends of workers are spread, so that not all leave at once."""
 _MOST_STAGGER = 300.0
 
-_OF_ALL = {"kind", "io_limit"}
+_OF_ALL = {"kind", "io_limit", "worker_timeout"}
 _OF_STARTED = {"n_workers", "tls", "scratch"}
 _OF_BATCH = _OF_ALL | _OF_STARTED | {
     "minimum_workers", "cores", "processes", "memory", "walltime", "queue", "account", "directives", "skip_directives",
@@ -195,12 +195,15 @@ class ClusterConfig(Section):
     spec: ResolvedPath | None = None
     """Manifest of a ``DaskCluster``, instead of `image`, `cores`, `memory`, `env` and `claims`."""
     tls: bool | TlsConfig | None = None
-    """Whether scheduler, workers and client prove to each other who they are, and encrypt; by default everywhere but
-    on this machine. For a running scheduler, the files with which to."""
+    """Whether scheduler, workers and client prove to each other who they are, and encrypt; by default wherever
+    skygraft starts the scheduler, also on this machine, where others may have accounts. For a running scheduler, the
+    files with which to."""
     io_limit: Count = None
     """How many tasks may read or write at the same time; by default all."""
     start_timeout: Duration = "1d"
     """How long to wait for the first worker."""
+    worker_timeout: Duration = "30min"
+    """How long a run goes on without a worker that does anything, where none is known to be on its way."""
 
     @model_validator(mode="before")
     @classmethod
@@ -318,7 +321,7 @@ class ClusterConfig(Section):
     def uses_tls(self) -> bool:
         """Whether traffic is encrypted and peers are known."""
         if self.tls is None:
-            return self.kind not in ("local", "kubernetes", "scheduler")
+            return self.kind not in ("kubernetes", "scheduler")
         return bool(self.tls)
 
     @property
@@ -380,6 +383,19 @@ class ClusterConfig(Section):
         return self.model_copy(
             update={"n_workers": n_workers, "minimum_workers": min(self.minimum_workers, max(1, n_workers))}
         )
+
+    def at_most(self, n_workers: int) -> ClusterConfig:
+        """The same with no more workers than have something to do, where that is ours to choose.
+
+        Parameters
+        ----------
+        n_workers : int
+            Workers that there is work for.
+        """
+        if "n_workers" not in _KEYS[self.kind]:
+            return self
+        most = self.n_workers or len(os.sched_getaffinity(0))
+        return self.with_workers(max(1, min(most, n_workers)))
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import IO, Any
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -22,6 +22,8 @@ from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.interruption import Interruption, Terminated
 from skygraft.campaign.monitoring.follower import Follower
 from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share, verdict
+from skygraft.printable import console as printable_console
+from skygraft.printable import printable
 
 __all__ = ["line", "sky_strip", "view", "watch"]
 
@@ -76,7 +78,7 @@ def watch(
     out = sys.stdout if out is None else out
     follower = Follower(config, resume=resume)
     shot = follower.snapshot()
-    console = Console(file=out, highlight=False)
+    console = printable_console(file=out, highlight=False)
     live = (
         None
         if as_json or not console.is_terminal
@@ -90,7 +92,7 @@ def watch(
                         if live is not None:
                             live.update(view(shot, follower.progress.patches()), refresh=True)
                         else:
-                            out.write((json.dumps(shot, allow_nan=False) if as_json else line(shot)) + "\n")
+                            out.write((json.dumps(shot, allow_nan=False) if as_json else printable(line(shot))) + "\n")
                             out.flush()
                     if shot["state"] == "finished":
                         return shot
@@ -258,7 +260,8 @@ def _failures(shot: Mapping[str, Any]) -> RenderableType | None:
     table = _table(f"failures: {', '.join(f'{escape(name)} × {n}' for name, n in by_error.items())}", "image", "reason")
     for row in last:
         where = f" on {row['host']}" if row["host"] else ""
-        table.add_row(escape(row["image"]), escape(f"{row['error']}: {row['message']}"[:200] + where))
+        reason = printable(f"{row['error']}: {row['message']}"[:200] + where)
+        table.add_row(escape(printable(row["image"])), escape(reason))
     return table
 
 

@@ -24,6 +24,7 @@ from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free
 from skygraft.campaign.planning.findings import Few, find
 from skygraft.campaign.tables.calibrations import mixed_calibrations
 from skygraft.catalog import list_partitions
+from skygraft.printable import printable
 
 __all__ = ["WORKER_COUNTS", "PlanSummary", "summarise_plan"]
 
@@ -159,7 +160,7 @@ class PlanSummary:
         return "\n".join([f"plan of {self.name}", *(f"  {label:<{width}}  {text}" for label, text in rows)])
 
     def __str__(self) -> str:
-        return self.table()
+        return printable(self.table(), lines=True)
 
     def write(self, path: Path) -> None:
         """Write the summary as CSV: quantity, value, unit, note.
