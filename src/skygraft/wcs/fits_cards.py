@@ -1,0 +1,645 @@
+"""The WCS cards of a FITS header, checked: what astropy would take for a default, or leave out, is refused by name.
+
+The whole header goes to astropy. It passes over a card whose value it cannot use (text or NaN for a number) and takes
+the default instead, which puts an image at right ascension 0 or gives it pixels of one degree; and it does not apply
+every distortion that a header can name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from skygraft.errors import MissingWcsError, WcsError
+from skygraft.wcs.distortion import IrafSurface
+
+__all__ = ["IrafCorrections", "WcsCards", "header_text", "read_wcs_cards"]
+
+_CARD = 80
+# Cards of the primary description; those of alternates have a letter behind.
+_WCS_CARD = re.compile(
+    r"NAXIS|WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CRDER|CSYER|CNAME)\d+|(CD|PC|PV|PS)\d+_\d+|(CD|PC)\d{6}|PROJP\d+"
+    r"|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|EPOCH|MJD-OBS|DATE-OBS|[AB]P?_(ORDER|DMAX|\d+_\d+)|WAT\d_\d{3}"
+    r"|AMD[XY]\d+|PPO\d|CNPIX[12]|[XY]PIXELSZ|PLT(RA[HMS]|DECSN|DEC[DMS]|SCALE)|CPDIS\d|CQDIS\d|D2IMDIS\d|AXISCORR"
+)
+_NUMBER = re.compile(
+    r"(CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_\d+|(CD|PC)00[12]\d{3}|PV[12]_\d+|PROJP\d+|LONPOLE|LATPOLE"
+    r"|[AB]_(ORDER|\d+_\d+)|AMD[XY]\d+"
+)
+# A blank value says the same as no card.
+_MAY_BE_BLANK = re.compile(r"LONPOLE|LATPOLE|EQUINOX|EPOCH|CUNIT\d+|RADE(C)?SYS")
+# Two of them with different values: nobody can say which is meant.
+_STRUCTURAL = re.compile(
+    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_\d+|(CD|PC)00[12]\d{3}|PV[12]_\d+|PROJP\d+|LONPOLE|LATPOLE"
+    r"|RADESYS|RADECSYS|EQUINOX|EPOCH|[AB]_(ORDER|\d+_\d+)|WAT[12]_\d{3}|AMD[XY]\d+|PPO[36]|CNPIX[12]|[XY]PIXELSZ"
+    r"|PLT(RA[HMS]|DECSN|DEC[DMS])"
+)
+_TABLES = re.compile(r"(CPDIS|CQDIS|D2IMDIS)\d|AXISCORR")
+_FURTHER_AXIS = re.compile(
+    r"(NAXIS|CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CRDER|CSYER|CNAME)(?![12]$)\d+|(PV|PS)(?![12]_)\d+_\d+"
+    r"|(CD|PC)((?![12]_)\d+_\d+|\d+_(?![12]$)\d+|(?!00[12])\d{6}|\d{3}(?!00[12])\d{3})"
+)
+_CROSS_TERM = re.compile(r"(?:CD|PC)([12]_|00[12])(\d+)")
+_ALTERNATE = re.compile(r"CTYPE\d+([A-Z])")
+_SIP = re.compile(r"([AB])_(\d+)_(\d+)")
+_SIP_CARDS = re.compile(r"[AB]P?_(ORDER|DMAX|\d+_\d+)")
+_PLATE = (
+    *("PLTRAH", "PLTRAM", "PLTRAS", "PLTDECSN", "PLTDECD", "PLTDECM", "PLTDECS"),
+    *("XPIXELSZ", "YPIXELSZ", "PPO3", "PPO6", "CNPIX1", "CNPIX2", "AMDX1", "AMDY1"),
+)
+_ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*("[^"]*(?:"|$)|\S+)""")
+_WAT_WIDTH = 68
+_HARMLESS_ATTRIBUTES = {"wtype", "axtype", "units", "label", "format", "lngcor", "latcor"}
+_EPOCH_TEXT = re.compile(r"[JB]?\s*(\d{4}(?:\.\d*)?)", re.IGNORECASE)
+# Without CDELT the elements of PC have to hold the scale: a rotation would make pixels of one degree.
+_LARGEST_SCALE = 0.1
+_AGREE = 1e-6
+
+
+@dataclass(frozen=True)
+class IrafCorrections:
+    """The corrections of a TNX or ZPX projection.
+
+    Parameters
+    ----------
+    lngcor, latcor : tuple of float or None
+        Numbers of the surfaces, as `IrafSurface` takes them.
+    """
+
+    lngcor: tuple[float, ...] | None
+    latcor: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class WcsCards:
+    """The cards of a header that were found to make sense.
+
+    Parameters
+    ----------
+    text : str
+        All cards, 80 characters each, as astropy is to read them.
+    values : mapping of str to object
+        Values of the WCS cards as the header has them; those without one are not among them.
+    iraf : IrafCorrections or None
+        Corrections of TNX and ZPX, which are not in `text`.
+    plate : bool
+        Whether the header has the plate solution of the Digitized Sky Survey, which goes before CTYPE.
+    """
+
+    text: str
+    values: Mapping[str, Any]
+    iraf: IrafCorrections | None = None
+    plate: bool = False
+
+    def header(self) -> fits.Header:
+        """The WCS cards as a header; RADECSYS, the old name, is called RADESYS."""
+        kept = fits.Header()
+        for key, value in self.values.items():
+            kept["RADESYS" if key == "RADECSYS" else key] = value
+        return kept
+
+
+def header_text(header: Mapping[str, Any] | str) -> str:
+    """The cards of a header with a value, 80 characters each, without END; the header is not changed.
+
+    Parameters
+    ----------
+    header : Header, mapping or str
+        A FITS header, keywords and values, or cards of 80 characters.
+
+    Raises
+    ------
+    VerifyError
+        If a card makes no sense at all.
+    """
+    if isinstance(header, fits.Header):
+        # Cards that are no standard FITS, such as NaN for a number, become text: on a copy.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = header.copy().tostring(sep="", endcard=False, padding=False)
+    if isinstance(header, str):
+        cards = (header[i : i + _CARD] for i in range(0, len(header), _CARD))
+        return "".join(card.ljust(_CARD) for card in cards if card[8:10] == "= ")
+    return "".join(_card(str(key).upper(), value) for key, value in header.items() if len(str(key)) <= 8)
+
+
+def _card(key: str, value: Any) -> str:
+    """One card; a float has all its digits, for which astropy's own cards have no room."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, fits.card.Undefined):
+        text = ""
+    elif isinstance(value, bool):
+        text = "T" if value else "F"
+    elif isinstance(value, str):
+        text = "'" + value.replace("'", "''").ljust(8) + "'"
+    else:
+        text = repr(value).upper() if isinstance(value, float) else str(value)
+    return f"{key:8}= {text:>20}".ljust(_CARD)[:_CARD]
+
+
+@dataclass
+class _Reader:
+    """The checks of one header, one kind of card after the other, and what they change for astropy."""
+
+    place: dict[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
+    alternates: set[str] = field(default_factory=set)
+    changes: dict[str, Any] = field(default_factory=dict)
+    """New values of cards; None removes a card."""
+
+    def refuse(self, message: str, *, key: str | None = None, fix: str) -> WcsError:
+        return WcsError(message, **self.place, key=key, fix=fix)
+
+    def take(self, text: str) -> None:
+        """Read the values of the WCS cards.
+
+        Raises
+        ------
+        WcsError
+            If one that has to be a number is none, or two cards of one name differ.
+        """
+        for i in range(0, len(text), _CARD):
+            card = text[i : i + _CARD]
+            key = card[:8].rstrip()
+            if (alternate := _ALTERNATE.fullmatch(key)) is not None:
+                self.alternates.add(alternate[1])
+            if not _WCS_CARD.fullmatch(key):
+                continue
+            value = _value(card)
+            if key in self.values and _STRUCTURAL.fullmatch(key) and self.values[key] != value:
+                raise self.refuse(
+                    f"{key} is there twice, with different values: {self.values[key]!r} and {value!r}",
+                    key=key,
+                    fix="Remove the one that is wrong",
+                )
+            self.values[key] = value
+        for key, value in list(self.values.items()):
+            if value is None or (isinstance(value, str) and not value.strip() and _MAY_BE_BLANK.fullmatch(key)):
+                if _NUMBER.fullmatch(key) and not _MAY_BE_BLANK.fullmatch(key):
+                    raise self.refuse(f"{key} has no value", key=key, fix="Write its value, or leave this image out")
+                del self.values[key]
+                self.changes[key] = None
+            elif _NUMBER.fullmatch(key) and not _is_number(value):
+                raise self.refuse(
+                    f"{key} is {value!r}; a finite number is needed",
+                    key=key,
+                    fix="Write its value as a number, or leave this image out",
+                )
+
+    def number(self, key: str, default: float) -> float:
+        return float(self.values.get(key, default))
+
+    def drop(self, pattern: re.Pattern[str]) -> None:
+        """Leave cards out of what astropy reads."""
+        self.changes |= {key: None for key in self.values if pattern.fullmatch(key)}
+
+    def has(self, pattern: str) -> bool:
+        return any(re.fullmatch(pattern, key) for key in self.values)
+
+    def ctype(self, axis: int) -> str:
+        return str(self.values.get(f"CTYPE{axis}", "")).strip().upper()
+
+    @property
+    def latitude(self) -> int:
+        """The axis of latitude, 1 or 2."""
+        name = self.ctype(1).split("-", maxsplit=1)[0]
+        return 1 if name == "DEC" or name.endswith(("LAT", "LT")) else 2
+
+
+def read_wcs_cards(text: str, place: dict[str, Any]) -> WcsCards:
+    """The WCS cards of a header, and the header as astropy is to read it.
+
+    Parameters
+    ----------
+    text : str
+        Cards of 80 characters; see `header_text`.
+    place : dict
+        ``path`` and ``hdu``, for messages.
+
+    Raises
+    ------
+    MissingWcsError
+        If the header has no celestial axes.
+    WcsError
+        If a card is missing, makes no sense, contradicts another, or names what is not supported.
+    """
+    reader = _Reader(place)
+    reader.take(text)
+    plate = _plate_solution(reader)
+    if not plate:
+        _celestial_axes(reader)
+        _reference(reader)
+        _matrix(reader)
+    _further_axes(reader, text)
+    _tables(reader)
+    _equinox(reader)
+    iraf = None
+    if not plate:
+        iraf = _iraf(reader)
+        _scamp(reader)
+    _sip(reader, plate or iraf is not None)
+    values = {key: value for key, value in reader.values.items() if value is not None}
+    return WcsCards(_changed(text, reader.changes), values, iraf, plate)
+
+
+def missing(reason: str, place: dict[str, Any]) -> MissingWcsError:
+    """The error for a header without celestial coordinates."""
+    return MissingWcsError(
+        f"the header has no celestial WCS ({reason})",
+        **place,
+        fix="Choose the HDU that has one, or solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards",
+    )
+
+
+def _value(card: str) -> Any:
+    if card.startswith("WAT") and (quoted := re.match(r"\s*'((?:[^']|'')*)'", card[10:])):
+        # Blanks at the end count: the text goes on in the next card.
+        return quoted[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parsed = fits.Card.fromstring(card)
+        try:
+            value = parsed.value
+        except fits.VerifyError:
+            return card[10:].split("/", maxsplit=1)[0].strip()
+    return None if isinstance(value, fits.card.Undefined) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _changed(text: str, changes: Mapping[str, Any]) -> str:
+    """Cards with some removed (None), changed or added."""
+    left = dict(changes)
+    cards = []
+    for i in range(0, len(text), _CARD):
+        card = text[i : i + _CARD]
+        key = card[:8].rstrip()
+        if key not in changes:
+            cards.append(card)
+        elif left.get(key) is not None:
+            cards.append(_card(key, left.pop(key)))
+    cards += [_card(key, value) for key, value in left.items() if value is not None]
+    return "".join(cards)
+
+
+def _is_celestial(ctype: str) -> bool:
+    name = ctype.split("-", maxsplit=1)[0].strip()
+    return name in ("RA", "DEC") or name.endswith(("LON", "LAT")) or (len(name) == 4 and name[2:] in ("LN", "LT"))
+
+
+def _celestial_axes(reader: _Reader) -> None:
+    """Refuse a header whose first two axes are not celestial."""
+    axes = sorted(int(key[5:]) for key in reader.values if re.fullmatch(r"CTYPE\d+", key))
+    types = {axis: reader.ctype(axis) for axis in axes if reader.ctype(axis)}
+    if not types:
+        letters = ", ".join(sorted(reader.alternates))
+        raise missing(
+            f"CTYPE cards are only those of the alternate description {letters}; the primary one, without a letter, "
+            "is needed"
+            if letters
+            else "no CTYPE cards",
+            reader.place,
+        )
+    celestial = [axis for axis, ctype in types.items() if _is_celestial(ctype)]
+    if celestial != [1, 2]:
+        told = f"the axes are {', '.join(repr(ctype) for ctype in types.values())}"
+        if len(celestial) == 2:
+            told = f"its celestial axes are {celestial[0]} and {celestial[1]}, and those of an image are 1 and 2"
+        raise missing(told, reader.place)
+    for axis in (1, 2):
+        ctype = types[axis]
+        if ctype[4:8] == "-TAB":
+            raise reader.refuse(
+                f"the coordinates are in a table (CTYPE{axis} = {ctype!r}), which is not supported",
+                key=f"CTYPE{axis}",
+                fix="Fit a projection with SIP or TPV polynomials and put that into the header",
+            )
+        if ctype != str(reader.values[f"CTYPE{axis}"]).rstrip():
+            reader.changes[f"CTYPE{axis}"] = ctype
+
+
+def _reference(reader: _Reader) -> None:
+    for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
+        if key not in reader.values:
+            raise reader.refuse(
+                f"the WCS has no {key}",
+                key=key,
+                fix="Write it; an image without is not somewhere by default",
+            )
+
+
+def _matrix(reader: _Reader) -> None:
+    """Refuse a linear part that is missing, is given in two ways that differ, or would not be applied."""
+    values = reader.values
+
+    def elements(name: str, default: tuple[float, float]) -> np.ndarray[Any, Any] | None:
+        found = {
+            (i, j): value
+            for i in (1, 2)
+            for j in (1, 2)
+            for key in (f"{name}{i}_{j}", f"{name}{i:03d}{j:03d}")
+            if (value := values.get(key)) is not None
+        }
+        if not reader.has(rf"{name}([12]_\d+|00[12]\d{{3}})"):
+            return None
+        return np.array([[found.get((i, j), default[i != j]) for j in (1, 2)] for i in (1, 2)], dtype=np.float64)
+
+    cd, pc = elements("CD", (0.0, 0.0)), elements("PC", (1.0, 0.0))
+    steps = [key for key in ("CDELT1", "CDELT2") if key in values]
+    lacking = next((key for key in ("CDELT1", "CDELT2") if key not in values), None)
+    scaled = None if pc is None else np.array([[reader.number(k, 1.0)] for k in ("CDELT1", "CDELT2")]) * pc
+    if cd is None and lacking is not None:
+        held = pc is not None and not steps and np.abs(pc).max() < _LARGEST_SCALE
+        if not held:
+            what = f"no {lacking}" if steps or pc is not None else "neither CDELT nor a CD matrix"
+            raise reader.refuse(
+                f"the WCS has {what}: its pixels would be of one degree",
+                key=lacking,
+                fix="Write the pixel scale: CD cards, or CDELT cards with PC or CROTA2",
+            )
+    if cd is not None and scaled is not None and not _agree(cd, scaled):
+        raise reader.refuse(
+            f"the CD cards and the PC cards disagree: {cd.tolist()} and {scaled.tolist()} degrees a pixel",
+            key="CD1_1",
+            fix="Remove those that are wrong; FITS allows one kind",
+        )
+    lat = reader.latitude
+    turn, other = (reader.number(f"CROTA{axis}", 0.0) for axis in (lat, 3 - lat))
+    if cd is None and other and abs(other - turn) > _AGREE:
+        raise reader.refuse(
+            f"CROTA{3 - lat} is {other} and CROTA{lat}, which holds the rotation, "
+            + (f"is {turn}" if f"CROTA{lat}" in values else "is not there"),
+            key=f"CROTA{3 - lat}",
+            fix=f"Write the rotation into CROTA{lat}, and remove CROTA{3 - lat}",
+        )
+    if cd is None and pc is not None and scaled is not None and turn:
+        cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+        steps_ = (reader.number("CDELT1", 1.0), reader.number("CDELT2", 1.0))
+        sign = 1 if lat == 2 else -1
+        turned = np.array([[steps_[0] * cos, -sign * steps_[1] * sin], [sign * steps_[0] * sin, steps_[1] * cos]])
+        if not _agree(scaled, turned):
+            raise reader.refuse(
+                f"CROTA{lat} = {turn} and the PC cards disagree",
+                key=f"CROTA{lat}",
+                fix="Remove those that are wrong; FITS allows one kind",
+            )
+
+
+def _further_axes(reader: _Reader, text: str) -> None:
+    """Leave out axes behind the first two, along which an image has one pixel, if positions do not depend on them."""
+    for key, value in reader.values.items():
+        term = _CROSS_TERM.fullmatch(key)
+        axis = 0 if term is None else int(term[2])
+        # The one pixel is 1, wherever the reference is.
+        if axis > 2 and value * (1 - reader.number(f"CRPIX{axis}", 0.0)):
+            raise reader.refuse(
+                f"positions depend on axis {axis} ({key} = {value})",
+                key=key,
+                fix="Make a two-dimensional image of the plane, with a WCS of its own",
+            )
+    for i in range(0, len(text), _CARD):
+        key = text[i : i + 8].rstrip()
+        if _FURTHER_AXIS.fullmatch(key):
+            reader.changes[key] = None
+    for key in ("NAXIS", "WCSAXES"):
+        if reader.number(key, 2) > 2:
+            reader.changes[key] = 2
+
+
+def _agree(one: np.ndarray[Any, Any], two: np.ndarray[Any, Any]) -> bool:
+    return bool(np.abs(one - two).max() <= _AGREE * max(np.abs(one).max(), np.abs(two).max()))
+
+
+def _tables(reader: _Reader) -> None:
+    for key, value in reader.values.items():
+        if _TABLES.fullmatch(key) and str(value).strip():
+            raise reader.refuse(
+                f"the WCS has a lookup-table distortion ({key}), which is not supported",
+                fix="Fit the distortion with SIP or TPV polynomials and put those into the header",
+            )
+
+
+def _equinox(reader: _Reader) -> None:
+    """Read an equinox that is written as text, such as J2000; RADECSYS is the old name of RADESYS."""
+    if "RADESYS" in reader.values and "RADECSYS" in reader.values:
+        reader.changes["RADECSYS"] = None
+        del reader.values["RADECSYS"]
+    named = any(str(reader.values.get(key, "")).strip().upper() == "ICRS" for key in ("RADESYS", "RADECSYS"))
+    for key in ("EQUINOX", "EPOCH"):
+        value = reader.values.get(key)
+        if value is None or _is_number(value):
+            continue
+        written = _EPOCH_TEXT.fullmatch(str(value).strip())
+        if written is None and not named and not (key == "EPOCH" and "EQUINOX" in reader.values):
+            raise reader.refuse(
+                f"{key} is {value!r}; a year such as 2000.0 is needed",
+                key=key,
+                fix=f"Write the year, or RADESYS = 'ICRS' and no {key}",
+            )
+        reader.changes[key] = None if written is None else float(written[1])
+
+
+def _plate_solution(reader: _Reader) -> bool:
+    """Whether there is a plate solution of the Digitized Sky Survey; one that lacks a part is refused."""
+    if not reader.has("AMD[XY]1"):
+        return False
+    for key in _PLATE:
+        value = reader.values.get(key)
+        if value is None or (key != "PLTDECSN" and not _is_number(value)):
+            raise reader.refuse(
+                f"the header has the plate solution of the Digitized Sky Survey (AMDX, AMDY), and {key} "
+                + ("is missing" if value is None else f"is {value!r}"),
+                key=key,
+                fix="Restore it, or remove the AMDX and AMDY cards, so that CTYPE, CRVAL and the matrix count",
+            )
+    return True
+
+
+def _scamp(reader: _Reader) -> None:
+    """Tell the meanings of PV cards with a TAN projection apart.
+
+    SCAMP wrote its polynomials so before TPV had a name. Where SIP cards give the same distortion once more, the
+    suffix of CTYPE says which of them counts. The standard has no parameters on the latitude axis, and on the other
+    axis up to the fourth, the first of which move the reference point of the projection.
+    """
+    types = [reader.ctype(axis) for axis in (1, 2)]
+    if all(ctype.endswith("-TPV") for ctype in types):
+        reader.drop(_SIP_CARDS)
+        return
+    if not all(re.search("-TAN(-SIP)?$", ctype) for ctype in types):
+        return
+    cards = {key: int(key.split("_")[1]) for key in reader.values if re.fullmatch(r"PV[12]_\d+", key)}
+    if max(cards.values(), default=0) >= 5:
+        if any(ctype.endswith("-SIP") for ctype in types) and reader.has("[AB]_ORDER"):
+            reader.drop(re.compile(r"PV\d+_\d+"))
+        else:
+            reader.drop(_SIP_CARDS)
+            reader.changes |= {f"CTYPE{axis}": re.sub("-TAN(-SIP)?$", "-TPV", types[axis - 1]) for axis in (1, 2)}
+        return
+    poles = (f"PV{3 - reader.latitude}_3", f"PV{3 - reader.latitude}_4")
+    for key in cards:
+        if float(reader.values[key]) != 0 and key not in poles:
+            raise reader.refuse(
+                f"{key} = {reader.values[key]} beside a TAN projection has two meanings: a distortion as SCAMP writes "
+                "it, or a reference point of the projection",
+                key=key,
+                fix="Write TPV into CTYPE where the distortion is meant, or remove the PV cards",
+            )
+
+
+def _sip(reader: _Reader, other: bool) -> None:
+    """Refuse SIP cards of which astropy would leave some out in silence."""
+    live = {k: v for k, v in reader.values.items() if k not in reader.changes or reader.changes[k] is not None}
+    terms = {k: (m[1], int(m[2]) + int(m[3])) for k in live if (m := _SIP.fullmatch(k)) and float(live[k]) != 0}
+    if other and terms:
+        raise reader.refuse(
+            f"the header has SIP cards ({next(iter(terms))}) beside another distortion",
+            key=next(iter(terms)),
+            fix="Remove the one that is not meant",
+        )
+    # The inverse is solved from the forward polynomials: approximations to it are not needed.
+    reader.drop(re.compile(r"[AB]P_(ORDER|DMAX|\d+_\d+)"))
+    if not terms:
+        reader.drop(_SIP_CARDS)
+        return
+    for name in "AB":
+        order = live.get(f"{name}_ORDER")
+        if order is None:
+            raise reader.refuse(
+                f"the header has SIP cards ({next(iter(terms))}) and no {name}_ORDER",
+                key=f"{name}_ORDER",
+                fix=f"Write {name}_ORDER, or remove the SIP cards",
+            )
+        beyond = next((k for k, (letter, power) in terms.items() if letter == name and power > order), None)
+        if beyond is not None:
+            raise reader.refuse(
+                f"{beyond} is beyond {name}_ORDER = {order}",
+                key=beyond,
+                fix=f"Raise {name}_ORDER, or remove the card",
+            )
+        if order < 2:
+            # astropy leaves polynomials of the first order out.
+            reader.changes[f"{name}_ORDER"] = 2
+
+
+def _iraf(reader: _Reader) -> IrafCorrections | None:
+    """Corrections of TNX and ZPX; astropy is to read TAN and ZPN.
+
+    wcslib has corrections of its own, and ends the process on some cards: it gets none.
+    """
+    codes, lat = [reader.ctype(axis)[5:8] for axis in (1, 2)], reader.latitude
+    attributes = [_wat(reader, axis) for axis in (1, 2)]
+    wtypes = [str(a.get("wtype", "")).lower() for a in attributes]
+    corrected = any({"lngcor", "latcor"} & a.keys() for a in attributes)
+    reader.drop(re.compile(r"WAT\d_\d{3}"))
+    if not set(codes) & {"TNX", "ZPX"}:
+        other = reader.has(rf"[AB]_ORDER|PV{lat}_\d+") and set(codes) == {"TAN"}
+        if corrected and {"tnx", "zpx"} & set(wtypes) and set(codes) <= {"TAN", "ZPN"} and not other:
+            raise reader.refuse(
+                f"CTYPE says {codes[0]}, and the WAT cards give the distortion of {wtypes[0] or wtypes[1]}",
+                key="WAT1_001",
+                fix="Write TNX or ZPX into CTYPE where the distortion is meant, and remove the WAT cards where not",
+            )
+        return None
+    if codes[0] != codes[1] or not all(attributes):
+        lacking = next((i + 1 for i, a in enumerate(attributes) if not a), None)
+        raise reader.refuse(
+            f"CTYPE1 and CTYPE2 are {reader.ctype(1)} and {reader.ctype(2)}"
+            + ("" if lacking is None else f", whose distortion is in WAT cards, and there is no WAT{lacking}_001"),
+            key="CTYPE1" if lacking is None else f"WAT{lacking}_001",
+            fix="Restore the cards, or write TAN or ZPN where no distortion is meant",
+        )
+    code = codes[0]
+    for axis, found in enumerate(attributes, 1):
+        unknown = next((k for k in found if k not in _HARMLESS_ATTRIBUTES and not re.fullmatch(r"projp\d+", k)), None)
+        if unknown is not None or found.get("wtype", code.lower()).lower() != code.lower():
+            raise reader.refuse(
+                f"the WAT{axis} cards of a {code} projection say {unknown or 'wtype'} = {found[unknown or 'wtype']}, "
+                "which is not supported",
+                key=f"WAT{axis}_001",
+                fix="Write the astrometry as SIP or TPV",
+            )
+    for axis in (1, 2):
+        ctype = reader.ctype(axis)
+        reader.changes[f"CTYPE{axis}"] = ctype[:5] + {"TNX": "TAN", "ZPX": "ZPN"}[code]
+    if code == "ZPX":
+        _radial(reader, attributes, lat)
+    lng, lng_axis = attributes[2 - lat], 3 - lat
+    return IrafCorrections(
+        _surface(reader, lng.get("lngcor"), f"WAT{lng_axis}_001"),
+        _surface(reader, attributes[lat - 1].get("latcor"), f"WAT{lat}_001"),
+    )
+
+
+def _wat(reader: _Reader, axis: int) -> dict[str, str]:
+    """Attributes of an axis in its WAT cards, lower case; blanks that were lost at the ends of cards are put back."""
+    pieces = [str(reader.values[key]) for key in sorted(k for k in reader.values if k.startswith(f"WAT{axis}_"))]
+    as_is, padded = (
+        {m[1].lower(): m[2].strip('"') for m in _ATTRIBUTE.finditer(text)}
+        for text in ("".join(pieces), "".join(piece.ljust(_WAT_WIDTH) for piece in pieces))
+    )
+    return padded if not _is_sound(as_is) and _is_sound(padded) else as_is
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(word.upper().replace("D", "E")) for word in text.split())
+
+
+def _is_sound(attributes: Mapping[str, str]) -> bool:
+    try:
+        for name, text in attributes.items():
+            if name in ("lngcor", "latcor"):
+                IrafSurface(_numbers(text))
+            elif name.startswith("projp"):
+                float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _surface(reader: _Reader, text: str | None, key: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = _numbers(text)
+        IrafSurface(numbers)
+    except ValueError as error:
+        raise reader.refuse(
+            f"the distortion in the WAT cards makes no sense: {error}",
+            key=key,
+            fix="Restore the cards; blanks at their ends count",
+        ) from error
+    return numbers
+
+
+def _radial(reader: _Reader, attributes: list[dict[str, str]], lat: int) -> None:
+    """Write the radial polynomial of ZPX as that of ZPN: PV cards of the latitude axis."""
+    for found in (attributes[2 - lat], attributes[lat - 1]):
+        for name, text in found.items():
+            if not name.startswith("projp"):
+                continue
+            key = f"PV{lat}_{int(name[5:])}"
+            try:
+                (value,) = _numbers(text)
+            except ValueError as error:
+                raise reader.refuse(
+                    f"{name} in the WAT cards is {text!r}; a number is needed", key=key, fix="Restore the cards"
+                ) from error
+            known = reader.values.get(key, reader.changes.get(key, value))
+            if known != value:
+                raise reader.refuse(
+                    f"{name} is {value} in the WAT cards, and {known} elsewhere in the header",
+                    key=key,
+                    fix="Remove the one that is wrong",
+                )
+            reader.changes[key] = value
