@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
@@ -14,7 +15,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.time import Time
 
-from skygraft.errors import CalibrationError, ConfigError, FormatError, UncalibratedImageError
+from skygraft.errors import CalibrationError, ConfigError, UncalibratedImageError
 from skygraft.exposure import DataId, VisitInfo
 from skygraft.photometry import PhotoCalib, canonical_unit
 
@@ -99,14 +100,25 @@ class Headers:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """All cards with a value, without commentary, as Python values."""
+        """All cards with a value, without commentary, as Python values; text where it is no standard FITS (NaN)."""
         merged: dict[str, Any] = {}
         for _, header in reversed(self._headers):
             for card in header.cards:
-                if card.keyword in ("COMMENT", "HISTORY", "") or isinstance(card.value, fits.card.Undefined):
+                if card.keyword in ("COMMENT", "HISTORY", "") or isinstance(value := _value(card), fits.card.Undefined):
                     continue
-                merged[card.keyword] = card.value
+                merged[card.keyword] = value
         return merged
+
+
+def _value(card: fits.Card) -> Any:
+    try:
+        return card.value
+    except fits.VerifyError:
+        copied = copy.copy(card)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            copied.verify("fix")
+        return copied.value
 
 
 def _number(card: Card) -> float | None:
@@ -365,18 +377,3 @@ def check_number(name: str, value: Any, *, positive: bool = True) -> float:
     if positive and value <= 0:
         raise ConfigError(f"{name} is {value!r}; it must be positive", key=name)
     return float(value)
-
-
-def require_two_dimensions(shape: tuple[int, ...], path: str | os.PathLike[str], hdu: int) -> tuple[int, int]:
-    """Rows and columns of an image HDU.
-
-    Raises
-    ------
-    FormatError
-        If it is not two-dimensional.
-    """
-    if len(shape) != 2:
-        raise FormatError(
-            f"the image has shape {shape}; a two-dimensional image is needed", path=path, hdu=hdu, fix="Give hdu="
-        )
-    return shape[0], shape[1]

@@ -36,11 +36,11 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
-from skygraft.formats.fits_layout import list_hdus
+from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_radius, resolve_reference
-from skygraft.wcs import pixel_scale
+from skygraft.wcs import has_wcs, pixel_scale
 
 __all__ = [
     "format_names",
@@ -118,8 +118,8 @@ def recognise_format(path: StrPath) -> Format:
         )
     if not found:
         hdus = list_hdus(path) if is_fits(path) else []
-        flat = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
-        if flat and not any("CTYPE1" in hdu.header for hdu in (hdus[0], *flat)):
+        flat = [hdu for hdu in hdus if is_flat(hdu)]
+        if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
             raise MissingWcsError(
                 f"no image of the file has a celestial WCS (it holds {'; '.join(map(str, hdus))})",
                 path=path,

@@ -79,6 +79,9 @@ def _read(path: Path, modified: int) -> Stamp:
             fix="Replace blank pixels by zero and subtract the background",
         )
     ny, nx = image.shape
+    for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
+        # A stamp has a scale and a direction, not a place.
+        header.setdefault(key, 0.0)
     try:
         wcs = read_fits_wcs(header, path=path)
     except MissingWcsError:

@@ -23,7 +23,7 @@ from astropy.table import MaskedColumn, Table
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.formats import ImageFootprint, get_format, read_footprint
-from skygraft.formats.fits_layout import list_hdus
+from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.legacy_tables import read_ccds
 from skygraft.processes import Mapper
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
@@ -232,7 +232,7 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
             continue
         rest = {key: option for key, option in options.items() if key != "hdu"}
         try:
-            hdus = [hdu.index for hdu in list_hdus(path) if hdu.shape is not None and len(hdu.shape) == 2]
+            hdus = [hdu.index for hdu in list_hdus(path) if is_flat(hdu)]
         except SkygraftError:
             # Looked at as a whole: the failure is reported with the others.
             hdus = []

@@ -3,6 +3,16 @@
 from skygraft.wcs.ast import AstWcs
 from skygraft.wcs.base import CelestialWcs
 from skygraft.wcs.fits import FitsWcs, read_fits_wcs
+from skygraft.wcs.fits_cards import has_wcs
 from skygraft.wcs.local import footprint, local_jacobian, pixel_scale
 
-__all__ = ["AstWcs", "CelestialWcs", "FitsWcs", "footprint", "local_jacobian", "pixel_scale", "read_fits_wcs"]
+__all__ = [
+    "AstWcs",
+    "CelestialWcs",
+    "FitsWcs",
+    "footprint",
+    "has_wcs",
+    "local_jacobian",
+    "pixel_scale",
+    "read_fits_wcs",
+]

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import WcsError
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_lonlat, to_vectors
 from skygraft.wcs.distortion import Distortion, IrafDistortion, IrafSurface, SipDistortion
-from skygraft.wcs.fits_cards import WcsCards, header_text, missing, read_wcs_cards
+from skygraft.wcs.fits_cards import WcsCards, header_text, inherited, missing, read_wcs_cards
 
 __all__ = ["FitsWcs", "read_fits_wcs"]
 
@@ -34,8 +34,6 @@ _ROUND_TRIP = 1e-3
 _EXACT, _NEAR = 1e-7, 1e3
 _ROUNDING = 5e-16
 """Radians: unit vectors are not known better."""
-# A matrix whose determinant is smaller than this, in units of its largest element squared, has no inverse to speak of.
-_SINGULAR = 1e-8
 # astropy's FITS warnings are silenced while a WCS is built; the filters are global to the process.
 _build_lock = threading.Lock()
 _PLATE_CARDS = ("AMD", "PPO", "CNPIX", "XPIXELSZ", "YPIXELSZ", "PLT")
@@ -88,16 +86,15 @@ class FitsWcs(CelestialWcs):
         self._world_lon, self._world_lat = int(self._wcs.wcs.lng), int(self._wcs.wcs.lat)
         self._frame = _celestial_frame(self._wcs, place)
         self._rotation = _rotation_to_icrs(self._frame)
-        matrix = np.asarray(self._wcs.pixel_scale_matrix, dtype=np.float64)
-        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) <= _SINGULAR * np.abs(matrix).max() ** 2:
+        # Degrees per pixel: rows are the axes of the header, columns (x, y).
+        self._matrix: FloatArray = np.asarray(self._wcs.pixel_scale_matrix, dtype=np.float64)
+        self._scale = float(np.sqrt(abs(np.linalg.det(self._matrix))))
+        if not (np.isfinite(self._scale) and self._scale > 0):
             raise WcsError(
-                f"the CD (or PC and CDELT) matrix of the WCS is singular: {matrix.tolist()} degrees a pixel",
+                f"the matrix of the WCS has no inverse: {self._matrix.tolist()} degrees a pixel",
                 **place,
-                key="CD1_1" if self._wcs.wcs.has_cd() else "CDELT1",
                 fix="Repair the header's WCS, or leave this image out",
             )
-        self._matrix = matrix
-        self._scale = float(np.sqrt(abs(np.linalg.det(matrix))))
         self._distortion = self._read_distortion()
 
     def _read_distortion(self) -> Distortion | None:
@@ -252,16 +249,19 @@ class FitsWcs(CelestialWcs):
 def read_fits_wcs(
     header: Mapping[str, Any] | str,
     *,
+    primary: fits.Header | None = None,
     xy0: tuple[float, float] = (0, 0),
     path: str | os.PathLike[str] | None = None,
     hdu: int | str | None = None,
 ) -> FitsWcs:
-    """The celestial WCS of a FITS header: `FitsWcs` by another name.
+    """The celestial WCS of an image: that of its header, or of the primary header where its own has none.
 
     Parameters
     ----------
     header : mapping or str
         FITS header; see `FitsWcs`.
+    primary : Header, optional
+        Primary header of the file, which an extension may leave its WCS to.
     xy0 : (float, float)
         Parent coordinates of the array's first pixel.
     path, hdu : optional
@@ -274,6 +274,9 @@ def read_fits_wcs(
     WcsError
         If it has, but they cannot be used.
     """
+    if primary is not None:
+        with _build_lock:
+            header = inherited(header_text(header), header_text(primary))
     return FitsWcs(header, xy0, path, hdu)
 
 

@@ -20,7 +20,7 @@ from astropy.io import fits
 from skygraft.errors import MissingWcsError, WcsError
 from skygraft.wcs.distortion import IrafSurface
 
-__all__ = ["IrafCorrections", "WcsCards", "header_text", "read_wcs_cards"]
+__all__ = ["IrafCorrections", "WcsCards", "has_wcs", "header_text", "inherited", "missing", "read_wcs_cards"]
 
 _CARD = 80
 # Cards of the primary description; those of alternates have a letter behind.
@@ -57,10 +57,14 @@ _PLATE = (
 _ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*("[^"]*(?:"|$)|\S+)""")
 _WAT_WIDTH = 68
 _HARMLESS_ATTRIBUTES = {"wtype", "axtype", "units", "label", "format", "lngcor", "latcor"}
+_FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH")
+_SAME_AS_ICRS = (None, "", "ICRS", "FK5", 2000.0)
 _EPOCH_TEXT = re.compile(r"[JB]?\s*(\d{4}(?:\.\d*)?)", re.IGNORECASE)
 # Without CDELT the elements of PC have to hold the scale: a rotation would make pixels of one degree.
 _LARGEST_SCALE = 0.1
 _AGREE = 1e-6
+# A matrix whose determinant is smaller than this, in units of its largest element squared, has no inverse to speak of.
+_SINGULAR = 1e-8
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,10 @@ class WcsCards:
     plate: bool = False
 
     def header(self) -> fits.Header:
-        """The WCS cards as a header; RADECSYS, the old name, is called RADESYS."""
+        """The WCS cards as a header."""
         kept = fits.Header()
         for key, value in self.values.items():
-            kept["RADESYS" if key == "RADECSYS" else key] = value
+            kept[key] = value
         return kept
 
 
@@ -128,6 +132,42 @@ def header_text(header: Mapping[str, Any] | str) -> str:
         cards = (header[i : i + _CARD] for i in range(0, len(header), _CARD))
         return "".join(card.ljust(_CARD) for card in cards if card[8:10] == "= ")
     return "".join(_card(str(key).upper(), value) for key, value in header.items() if len(str(key)) <= 8)
+
+
+def has_wcs(header: fits.Header) -> bool:
+    """Whether a header has cards of any world coordinate system, usable or not."""
+    return "CTYPE1" in header or any(key.startswith(("CTYPE", "AMDX")) for key in header)
+
+
+def inherited(text: str, primary: str) -> str:
+    """The cards of an extension with those that it leaves to the primary header.
+
+    Parameters
+    ----------
+    text, primary : str
+        Cards of 80 characters; see `header_text`.
+
+    Returns
+    -------
+    str
+        An extension without CTYPE has all cards of the primary header that it does not have itself. One with a WCS of
+        its own that inherits (INHERIT = T) is in the reference frame of the primary header if it names none; FK5 of
+        2000 is taken for ICRS there, as astropy does, which reads the extension alone: they are 0.02 arcsec apart.
+    """
+    own, other = _by_key(text), _by_key(primary)
+    if not any(key.startswith(("CTYPE", "AMDX")) for key in own):
+        return text + "".join(card for key, card in other.items() if key not in own)
+    frame = {key: card for key, card in other.items() if key in _FRAME_CARDS}
+    if frame.keys() and not own.keys() & set(_FRAME_CARDS) and "INHERIT" in own and _value(own["INHERIT"]) is True:
+        values = {key: _value(card) for key, card in frame.items()}
+        if not all(value in _SAME_AS_ICRS for value in values.values()):
+            return text + "".join(frame.values())
+    return text
+
+
+def _by_key(text: str) -> dict[str, str]:
+    cards = (text[i : i + _CARD] for i in range(0, len(text), _CARD))
+    return {card[:8].rstrip(): card for card in cards}
 
 
 def _card(key: str, value: Any) -> str:
@@ -238,6 +278,7 @@ def read_wcs_cards(text: str, place: dict[str, Any]) -> WcsCards:
         _celestial_axes(reader)
         _reference(reader)
         _matrix(reader)
+    _old_names(reader)
     _further_axes(reader, text)
     _tables(reader)
     _equinox(reader)
@@ -373,6 +414,16 @@ def _matrix(reader: _Reader) -> None:
             key="CD1_1",
             fix="Remove those that are wrong; FITS allows one kind",
         )
+    # wcslib takes a row of zeros for one that is not given, with pixels of one degree.
+    scales = np.diag([reader.number("CDELT1", 1.0), reader.number("CDELT2", 1.0)])
+    matrix = cd if cd is not None else (scales if scaled is None else scaled)
+    if abs(np.linalg.det(matrix)) <= _SINGULAR * np.abs(matrix).max() ** 2:
+        raise reader.refuse(
+            f"the {'CDELT' if cd is None and pc is None else 'CD' if pc is None else 'PC and CDELT'} matrix of the WCS "
+            f"is singular: {matrix.tolist()} degrees a pixel",
+            key="CD1_1" if cd is not None else "CDELT1",
+            fix="Repair the header's WCS, or leave this image out",
+        )
     lat = reader.latitude
     turn, other = (reader.number(f"CROTA{axis}", 0.0) for axis in (lat, 3 - lat))
     if cd is None and other and abs(other - turn) > _AGREE:
@@ -384,10 +435,8 @@ def _matrix(reader: _Reader) -> None:
         )
     if cd is None and pc is not None and scaled is not None and turn:
         cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-        steps_ = (reader.number("CDELT1", 1.0), reader.number("CDELT2", 1.0))
         sign = 1 if lat == 2 else -1
-        turned = np.array([[steps_[0] * cos, -sign * steps_[1] * sin], [sign * steps_[0] * sin, steps_[1] * cos]])
-        if not _agree(scaled, turned):
+        if not _agree(scaled, np.array([[cos, -sign * sin], [sign * sin, cos]]) @ scales):
             raise reader.refuse(
                 f"CROTA{lat} = {turn} and the PC cards disagree",
                 key=f"CROTA{lat}",
@@ -429,11 +478,23 @@ def _tables(reader: _Reader) -> None:
             )
 
 
+def _old_names(reader: _Reader) -> None:
+    """Call RADECSYS and PROJP cards what they are called today."""
+    for key in [k for k in reader.values if k == "RADECSYS" or k.startswith("PROJP")]:
+        name = "RADESYS" if key == "RADECSYS" else f"PV{reader.latitude}_{int(key[5:])}"
+        value = reader.values.pop(key)
+        known = reader.values.setdefault(name, value)
+        if known != value and key != "RADECSYS":
+            raise reader.refuse(
+                f"{key} is {value} and {name}, which is the same, is {known}",
+                key=key,
+                fix="Remove the one that is wrong",
+            )
+        reader.changes |= {key: None, name: known}
+
+
 def _equinox(reader: _Reader) -> None:
-    """Read an equinox that is written as text, such as J2000; RADECSYS is the old name of RADESYS."""
-    if "RADESYS" in reader.values and "RADECSYS" in reader.values:
-        reader.changes["RADECSYS"] = None
-        del reader.values["RADECSYS"]
+    """Read an equinox that is written as text, such as J2000."""
     named = any(str(reader.values.get(key, "")).strip().upper() == "ICRS" for key in ("RADESYS", "RADECSYS"))
     for key in ("EQUINOX", "EPOCH"):
         value = reader.values.get(key)
