@@ -58,6 +58,7 @@ _ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*("[^"]*(?:"|$)|\S+)""")
 _WAT_WIDTH = 68
 _HARMLESS_ATTRIBUTES = {"wtype", "axtype", "units", "label", "format", "lngcor", "latcor"}
 _FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH")
+_YEARS = (1800, 2200)
 _SAME_AS_ICRS = (None, "", "ICRS", "FK5", 2000.0)
 _EPOCH_TEXT = re.compile(r"[JB]?\s*(\d{4}(?:\.\d*)?)", re.IGNORECASE)
 # Without CDELT the elements of PC have to hold the scale: a rotation would make pixels of one degree.
@@ -221,6 +222,9 @@ class _Reader:
                     fix="Remove the one that is wrong",
                 )
             self.values[key] = value
+            if isinstance(value, float) and "D" in card[10:].split("/", maxsplit=1)[0].upper():
+                # wcslib reads -5D-05 as -5.
+                self.changes[key] = value
         for key, value in list(self.values.items()):
             if value is None or (isinstance(value, str) and not value.strip() and _MAY_BE_BLANK.fullmatch(key)):
                 if _NUMBER.fullmatch(key) and not _MAY_BE_BLANK.fullmatch(key):
@@ -495,19 +499,24 @@ def _old_names(reader: _Reader) -> None:
 
 def _equinox(reader: _Reader) -> None:
     """Read an equinox that is written as text, such as J2000."""
-    named = any(str(reader.values.get(key, "")).strip().upper() == "ICRS" for key in ("RADESYS", "RADECSYS"))
-    for key in ("EQUINOX", "EPOCH"):
-        value = reader.values.get(key)
-        if value is None or _is_number(value):
-            continue
-        written = _EPOCH_TEXT.fullmatch(str(value).strip())
-        if written is None and not named and not (key == "EPOCH" and "EQUINOX" in reader.values):
-            raise reader.refuse(
-                f"{key} is {value!r}; a year such as 2000.0 is needed",
-                key=key,
-                fix=f"Write the year, or RADESYS = 'ICRS' and no {key}",
-            )
-        reader.changes[key] = None if written is None else float(written[1])
+    if str(reader.values.get("RADESYS", "")).strip().upper() == "ICRS" or reader.ctype(1).startswith(("GLON", "GLAT")):
+        # Nothing depends on it.
+        reader.drop(re.compile("EQUINOX|EPOCH"))
+        return
+    if "EQUINOX" in reader.values:
+        reader.drop(re.compile("EPOCH"))
+    key = "EQUINOX" if "EQUINOX" in reader.values else "EPOCH"
+    value = reader.values.get(key)
+    written = value if _is_number(value) else _EPOCH_TEXT.fullmatch(str(value).strip())
+    year = float(written[1]) if isinstance(written, re.Match) else written
+    if value is not None and (year is None or not _YEARS[0] < year < _YEARS[1]):
+        raise reader.refuse(
+            f"{key} is {value!r}; a year such as 2000.0 is needed",
+            key=key,
+            fix=f"Write the year, or RADESYS = 'ICRS' and no {key}",
+        )
+    if value is not None and year != value:
+        reader.changes[key] = year
 
 
 def _plate_solution(reader: _Reader) -> bool:
@@ -591,6 +600,10 @@ def _sip(reader: _Reader, other: bool) -> None:
         if order < 2:
             # astropy leaves polynomials of the first order out.
             reader.changes[f"{name}_ORDER"] = 2
+    for axis in (1, 2):
+        # Coefficients without the suffix (SCAMP, SWarp, astrometry.net) are meant; astropy would print a page on it.
+        if len(ctype := reader.ctype(axis)) == 8:
+            reader.changes[f"CTYPE{axis}"] = f"{ctype}-SIP"
 
 
 def _iraf(reader: _Reader) -> IrafCorrections | None:
