@@ -56,6 +56,7 @@ _PLATE = (
 )
 _ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*("[^"]*(?:"|$)|\S+)""")
 _WAT_WIDTH = 68
+_FORTRAN = re.compile(r"(?<=[\d.])[Dd](?=[+-]?\d)")
 _HARMLESS_ATTRIBUTES = {"wtype", "axtype", "units", "label", "format", "lngcor", "latcor"}
 _FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH")
 _YEARS = (1800, 2200)
@@ -666,7 +667,7 @@ def _wat(reader: _Reader, axis: int) -> dict[str, str]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(word.upper().replace("D", "E")) for word in text.split())
+    return tuple(float(_FORTRAN.sub("E", word)) for word in text.split())
 
 
 def _is_sound(attributes: Mapping[str, str]) -> bool:
