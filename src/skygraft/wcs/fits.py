@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import WcsError
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_lonlat, to_vectors
 from skygraft.wcs.distortion import Distortion, IrafDistortion, IrafSurface, SipDistortion
-from skygraft.wcs.fits_cards import WcsCards, header_text, inherited, missing, read_wcs_cards
+from skygraft.wcs.fits_cards import WcsCards, header_text, inherited, inherits, missing, read_wcs_cards
 
 __all__ = ["FitsWcs", "read_fits_wcs"]
 
@@ -247,7 +247,7 @@ class FitsWcs(CelestialWcs):
 
 
 def read_fits_wcs(
-    header: Mapping[str, Any] | str,
+    header: Mapping[str, Any],
     *,
     primary: fits.Header | None = None,
     xy0: tuple[float, float] = (0, 0),
@@ -258,8 +258,8 @@ def read_fits_wcs(
 
     Parameters
     ----------
-    header : mapping or str
-        FITS header; see `FitsWcs`.
+    header : mapping
+        FITS header.
     primary : Header, optional
         Primary header of the file, which an extension may leave its WCS to.
     xy0 : (float, float)
@@ -274,9 +274,10 @@ def read_fits_wcs(
     WcsError
         If it has, but they cannot be used.
     """
-    if primary is not None:
+    if primary is not None and inherits(header, primary):
         with _build_lock:
-            header = inherited(header_text(header), header_text(primary))
+            whole = inherited(header_text(header), header_text(primary))
+        return FitsWcs(whole, xy0, path, hdu)
     return FitsWcs(header, xy0, path, hdu)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,16 @@ from astropy.io import fits
 from skygraft.errors import MissingWcsError, WcsError
 from skygraft.wcs.distortion import IrafSurface
 
-__all__ = ["IrafCorrections", "WcsCards", "has_wcs", "header_text", "inherited", "missing", "read_wcs_cards"]
+__all__ = [
+    "IrafCorrections",
+    "WcsCards",
+    "has_wcs",
+    "header_text",
+    "inherited",
+    "inherits",
+    "missing",
+    "read_wcs_cards",
+]
 
 _CARD = 80
 # Cards of the primary description; those of alternates have a letter behind.
@@ -55,6 +64,8 @@ _PLATE = (
     *("XPIXELSZ", "YPIXELSZ", "PPO3", "PPO6", "CNPIX1", "CNPIX2", "AMDX1", "AMDY1"),
 )
 _ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*("[^"]*(?:"|$)|\S+)""")
+# Numbers and texts as nearly all cards have them; the others are left to astropy.
+_SIMPLE = re.compile(r" *(?:([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?)|'((?:[^']|'')*)') *(?:/|$)")
 _WAT_WIDTH = 68
 _FORTRAN = re.compile(r"(?<=[\d.])[Dd](?=[+-]?\d)")
 _HARMLESS_ATTRIBUTES = {"wtype", "axtype", "units", "label", "format", "lngcor", "latcor"}
@@ -136,35 +147,39 @@ def header_text(header: Mapping[str, Any] | str) -> str:
     return "".join(_card(str(key).upper(), value) for key, value in header.items() if len(str(key)) <= 8)
 
 
-def has_wcs(header: fits.Header) -> bool:
+def has_wcs(header: Iterable[str]) -> bool:
     """Whether a header has cards of any world coordinate system, usable or not."""
     return "CTYPE1" in header or any(key.startswith(("CTYPE", "AMDX")) for key in header)
 
 
+def inherits(header: Mapping[str, Any], primary: fits.Header) -> bool:
+    """Whether an extension leaves its WCS, or the reference frame of it, to the primary header.
+
+    One without CTYPE leaves all to it. One with a WCS of its own that inherits (INHERIT = T) is in the reference frame
+    of the primary header if it names none; FK5 of 2000 is taken for ICRS there, as astropy does, which reads the
+    extension alone: they are 0.02 arcsec apart.
+    """
+    if not has_wcs(header):
+        return has_wcs(primary)
+    if header.get("INHERIT") is not True or any(key in header for key in _FRAME_CARDS):
+        return False
+    text = header_text(primary)
+    frame = [_value(card) for key, card in _by_key(text).items() if key in _FRAME_CARDS]
+    return not all((value.strip() if isinstance(value, str) else value) in _SAME_AS_ICRS for value in frame)
+
+
 def inherited(text: str, primary: str) -> str:
-    """The cards of an extension with those that it leaves to the primary header.
+    """The cards of an extension that `inherits`, with those of the primary header: all, or those of the frame.
 
     Parameters
     ----------
     text, primary : str
         Cards of 80 characters; see `header_text`.
-
-    Returns
-    -------
-    str
-        An extension without CTYPE has all cards of the primary header that it does not have itself. One with a WCS of
-        its own that inherits (INHERIT = T) is in the reference frame of the primary header if it names none; FK5 of
-        2000 is taken for ICRS there, as astropy does, which reads the extension alone: they are 0.02 arcsec apart.
     """
-    own, other = _by_key(text), _by_key(primary)
-    if not any(key.startswith(("CTYPE", "AMDX")) for key in own):
-        return text + "".join(card for key, card in other.items() if key not in own)
-    frame = {key: card for key, card in other.items() if key in _FRAME_CARDS}
-    if frame.keys() and not own.keys() & set(_FRAME_CARDS) and "INHERIT" in own and _value(own["INHERIT"]) is True:
-        values = {key: _value(card) for key, card in frame.items()}
-        if not all(value in _SAME_AS_ICRS for value in values.values()):
-            return text + "".join(frame.values())
-    return text
+    own = _by_key(text)
+    frame_only = any(key.startswith(("CTYPE", "AMDX")) for key in own)
+    wanted = {k: card for k, card in _by_key(primary).items() if k not in own and (not frame_only or k in _FRAME_CARDS)}
+    return text + "".join(wanted.values())
 
 
 def _by_key(text: str) -> dict[str, str]:
@@ -216,6 +231,8 @@ class _Reader:
             if not _WCS_CARD.fullmatch(key):
                 continue
             value = _value(card)
+            if isinstance(value, str) and not key.startswith("WAT"):
+                value = value.rstrip()
             if key in self.values and _STRUCTURAL.fullmatch(key) and self.values[key] != value:
                 raise self.refuse(
                     f"{key} is there twice, with different values: {self.values[key]!r} and {value!r}",
@@ -306,14 +323,17 @@ def missing(reason: str, place: dict[str, Any]) -> MissingWcsError:
 
 
 def _value(card: str) -> Any:
-    if card.startswith("WAT") and (quoted := re.match(r"\s*'((?:[^']|'')*)'", card[10:])):
-        # Blanks at the end count: the text goes on in the next card.
-        return quoted[1]
+    """Value of a card, None where it has none, text where it is no FITS; texts keep the blanks at their end."""
+    simple = _SIMPLE.match(card, 10)
+    if simple is not None:
+        number, text = simple.groups()
+        if text is not None:
+            return text.replace("''", "'")
+        return int(number) if number.lstrip("+-").isdecimal() else float(number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        parsed = fits.Card.fromstring(card)
         try:
-            value = parsed.value
+            value = fits.Card.fromstring(card).value
         except fits.VerifyError:
             return card[10:].split("/", maxsplit=1)[0].strip()
     return None if isinstance(value, fits.card.Undefined) else value
