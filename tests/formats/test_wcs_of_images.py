@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.table import QTable
+from astropy.wcs import WCS
 
 from skygraft.campaign import Campaign, parse_config
 from skygraft.catalog import write_catalog
@@ -296,3 +298,61 @@ def test_the_frame_of_an_extension_that_inherits(tmp_path: Path, inherit: bool) 
     # From B1950 to ICRS, right ascension grows by 0.64 degrees there.
     assert (float(ra) - 150.0 > 0.6) is inherit
     assert (abs(float(ra) - 150.0) < 1e-9) is not inherit
+
+
+def lookup_image(path: Path, *, kind: str = "Lookup", tables: int = 4, bend: float = 0.3) -> Path:
+    """An image as those of the Hubble Space Telescope: SIP, and tables of further displacements in other HDUs."""
+    own = {k: v for k, v in cards(**cd_cards(), **SIP).items() if not k.startswith("NAXIS")}
+    made = header(own | {"CRPIX1": REFERENCE[0], "CRPIX2": REFERENCE[1]}, CALIB, {"EXPNUM": 7})
+    for axis in (1, 2):
+        for name, record in (("CPDIS", "DP"), ("D2IMDIS", "D2IM")):
+            made.append((f"{name}{axis}", kind))
+            for words in (f"EXTVER: {axis}", "NAXES: 2", "AXIS.1: 1", "AXIS.2: 2"):
+                made.append((f"{record}{axis}", words), end=True)
+    image = np.random.default_rng(1).normal(0, 5, (NY, NX)).astype(np.float32)
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(image, made, name="SCI")]
+    rng = np.random.default_rng(2)
+    for i in range(tables):
+        grid = {"CRPIX1": 1.0, "CRPIX2": 1.0, "CRVAL1": 1.0, "CRVAL2": 1.0, "CDELT1": 20.0, "CDELT2": 20.0}
+        table = fits.ImageHDU(rng.normal(0, bend, (6, 7)).astype(np.float32), header(grid))
+        table.name, table.ver = ("WCSDVARR" if i < 2 else "D2IMARR"), i % 2 + 1
+        hdus.append(table)
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+def test_lookup_tables_in_other_hdus_are_applied(tmp_path: Path) -> None:
+    """As astropy does with the whole file; without them positions are off by half a pixel."""
+    path = lookup_image(tmp_path / "a.fits")
+    points = np.random.default_rng(3).uniform(0, 99, (2, 200))
+    with fits.open(path) as hdus:
+        expected = np.array(WCS(hdus["SCI"].header, hdus).all_pix2world(*points, 0))
+    u, v = points + 1 - np.array(REFERENCE)[:, None]
+    bent = points + np.array([2e-6 * u**2 + 1e-6 * u * v, 1e-6 * v**2])
+    assert on_the_sky(gnomonic(*plane(bent + OFFSETS)), expected) > 0.5 * SCALE
+    exposure = read_exposure(path)
+    corners = read_footprint(path).corners
+    again = pickle.loads(pickle.dumps(exposure.wcs))
+    for wcs in (exposure.wcs, again):
+        assert on_the_sky(np.array(wcs.pixel_to_world_values(*points)), expected) < 1e-9
+        np.testing.assert_allclose(wcs.world_to_pixel_values(*expected), points, rtol=0, atol=1e-6)
+    assert again == exposure.wcs
+    assert exposure.wcs != read_exposure(lookup_image(tmp_path / "b.fits", bend=0.2)).wcs
+    assert on_the_sky(corners[:1].T, np.array(exposure.wcs.pixel_to_world_values([-0.5], [-0.5]))) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "Polynomial"}, "CPDIS1 = 'Polynomial'"),
+        ({"tables": 0}, "CPDIS1 = 'Lookup'"),
+        ({"tables": 1}, "cannot be used: .*D2IMARR"),
+    ],
+)
+def test_lookup_tables_that_are_not_there_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    path = lookup_image(tmp_path / "a.fits", **changes)
+    for reader in (read_footprint, read_exposure):
+        with pytest.raises(WcsError, match=words) as caught:
+            reader(path)
+        assert caught.value.path == str(path) and caught.value.hdu == 1

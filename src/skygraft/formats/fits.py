@@ -44,11 +44,20 @@ from skygraft.formats.fits_layout import (
 )
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_write import write_planes
-from skygraft.formats.fitsfile.open import is_fits
+from skygraft.formats.fitsfile.open import is_fits, open_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.psf import PSF, Box
-from skygraft.wcs import FitsWcs, footprint, has_wcs, pixel_scale, read_fits_wcs
+from skygraft.wcs import (
+    TABLE_NAMES,
+    FitsWcs,
+    LookupTable,
+    footprint,
+    has_wcs,
+    names_tables,
+    pixel_scale,
+    read_fits_wcs,
+)
 
 __all__ = ["FitsFormat", "FitsOptions"]
 
@@ -130,8 +139,13 @@ class _Opened:
         return f"{stem}-{self.image.name or self.image.index}" if several else stem
 
     def wcs(self) -> FitsWcs:
-        primary = self.hdus[0].header if self.image.index else None
-        return read_fits_wcs(self.image.header, primary=primary, path=self.path, hdu=self.image.index)
+        header, index = self.image.header, self.image.index
+        tables: list[LookupTable] = []
+        if names_tables(header):
+            with open_fits(self.path) as hdus:
+                tables = [LookupTable.of(hdu) for hdu in hdus if hdu.name in TABLE_NAMES and hdu.is_image]
+        primary = self.hdus[0].header if index else None
+        return read_fits_wcs(header, primary=primary, tables=tables, path=self.path, hdu=index)
 
 
 class FitsFormat(Format):

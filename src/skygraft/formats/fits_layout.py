@@ -21,7 +21,7 @@ from skygraft.errors import ConfigError, FormatError
 from skygraft.formats.base import ReadOptions, stamp_files
 from skygraft.formats.fits_headers import Headers
 from skygraft.formats.fitsfile.open import open_fits
-from skygraft.wcs import has_wcs
+from skygraft.wcs import TABLE_NAMES, has_wcs
 
 __all__ = [
     "FILE_WORDS",
@@ -247,7 +247,7 @@ def _listed(hdus: Iterable[HduInfo]) -> str:
 def _choose_image(path: Path, wanted: int | str | None, hdus: Sequence[HduInfo]) -> HduInfo:
     if wanted is not None:
         return _named(path, wanted, hdus, "hdu")
-    others = {name for role, names in HDU_NAMES.items() if role != "image" for name in names}
+    others = {*TABLE_NAMES, *(name for role, names in HDU_NAMES.items() if role != "image" for name in names)}
     images = [hdu for hdu in hdus if is_flat(hdu) and hdu.name not in others]
     for better in (
         [hdu for hdu in images if hdu.name in HDU_NAMES["image"]],

@@ -179,7 +179,9 @@ def nameless(bit: int) -> str:
 def header_planes(header: Mapping[str, Any]) -> dict[str, int]:
     """Mask planes and bit numbers that a header names."""
     found: dict[str, int] = {}
-    for key, value in header.items():
+    # Other cards need not even be FITS.
+    for key in [key for key in header if key.startswith(("MP_", "MSKN"))]:
+        value = header[key]
         if key.startswith("MP_") and isinstance(value, int) and 0 <= value < 32:
             found[key.removeprefix("MP_")] = value
         elif key.startswith("MSKN") and isinstance(value, str):

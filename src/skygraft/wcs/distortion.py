@@ -1,4 +1,4 @@
-"""Polynomial distortions between pixels and the projection: SIP, and the surfaces of IRAF's TNX and ZPX.
+"""Distortions between pixels and the projection: SIP, the surfaces of IRAF's TNX and ZPX, and lookup tables.
 
 SIP: Shupe et al. 2005 (ASPC 347, 491). TNX and ZPX: the descriptions in the registry of FITS conventions.
 """
@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from numpy.polynomial import chebyshev, legendre, polynomial
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Distortion", "IrafDistortion", "IrafSurface", "SipDistortion"]
+__all__ = ["TABLE_NAMES", "Distortion", "IrafDistortion", "IrafSurface", "LookupTable", "SipDistortion"]
+
+TABLE_NAMES = ("WCSDVARR", "D2IMARR")
+"""EXTNAMEs of lookup tables: of the distortion (CPDIS), and of the detector (D2IMDIS)."""
 
 type FloatArray = NDArray[Any]
 
@@ -75,6 +80,42 @@ class SipDistortion(Distortion):
         """See `Distortion.slopes`."""
         aa, ab, ba, bb = (polynomial.polyval2d(u, v, slope) for slope in self._slopes)
         return aa, ab, ba, bb
+
+
+@dataclass(frozen=True, eq=False)
+class LookupTable:
+    """A lookup table of displacements, which a header refers to and astropy applies.
+
+    Parameters
+    ----------
+    name, version : str, int
+        EXTNAME (one of `TABLE_NAMES`) and EXTVER of its HDU.
+    data : ndarray of float32, shape (ny, nx)
+        Displacements in pixels.
+    grid : tuple of (str, float)
+        CRPIX, CRVAL and CDELT cards of its HDU.
+    """
+
+    name: str
+    version: int
+    data: NDArray[np.float32] = field(repr=False)
+    grid: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(cls, hdu: Any) -> LookupTable:
+        """That of an astropy HDU."""
+        keys = [f"{name}{axis}" for name in ("CRPIX", "CRVAL", "CDELT") for axis in (1, 2)]
+        grid = tuple((key, float(hdu.header[key])) for key in keys if key in hdu.header)
+        return cls(str(hdu.name).upper(), int(hdu.ver), np.asarray(hdu.data, dtype=np.float32), grid)
+
+    def hdu(self) -> fits.ImageHDU:
+        """It as an HDU."""
+        return fits.ImageHDU(self.data, fits.Header(self.grid), name=self.name, ver=self.version)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """All that it depends on."""
+        return (self.name, self.version, self.data.shape, self.data.tobytes(), self.grid)
 
 
 class IrafSurface:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import WcsError
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_lonlat, to_vectors
-from skygraft.wcs.distortion import Distortion, IrafDistortion, IrafSurface, SipDistortion
+from skygraft.wcs.distortion import Distortion, IrafDistortion, IrafSurface, LookupTable, SipDistortion
 from skygraft.wcs.fits_cards import WcsCards, header_text, inherited, inherits, missing, read_wcs_cards
 
 __all__ = ["FitsWcs", "read_fits_wcs"]
@@ -50,14 +50,16 @@ class FitsWcs(CelestialWcs):
         Parent coordinates of the array's first pixel: parent pixel = array pixel + `xy0`.
     path, hdu : optional
         Where the header came from, for messages.
+    tables : sequence of LookupTable
+        Lookup tables of its file, which CPDIS and D2IMDIS cards refer to.
 
     Raises
     ------
     MissingWcsError
         If the header has no celestial axes.
     WcsError
-        If it has, but a card is missing, makes no sense, contradicts another, or names what is not supported (lookup
-        tables, -TAB): the card is named.
+        If it has, but a card is missing, makes no sense, contradicts another, or names what is not supported (-TAB,
+        distortions of other kinds): the card is named.
 
     Notes
     -----
@@ -74,12 +76,14 @@ class FitsWcs(CelestialWcs):
         xy0: tuple[float, float] = (0, 0),
         path: str | os.PathLike[str] | None = None,
         hdu: int | str | None = None,
+        tables: Sequence[LookupTable] = (),
     ) -> None:
         place: dict[str, Any] = {"path": path, "hdu": hdu}
+        self._tables = tuple(tables)
         with _build_lock:
             self._text = header_text(header)
-            self._cards = read_wcs_cards(self._text, place)
-            self._wcs = _build(self._cards, place)
+            self._cards = read_wcs_cards(self._text, place, tables=bool(tables))
+            self._wcs = _build(self._cards, place, self._tables)
         self._xy0 = (float(xy0[0]), float(xy0[1]))
         # wcslib changes its own structure while it computes, without holding Python's lock.
         self._lock = threading.Lock()
@@ -227,11 +231,12 @@ class FitsWcs(CelestialWcs):
             *(() if sip is None else (tuple(np.ravel(part).tolist()) for part in (sip.a, sip.b))),
             self._cards.iraf,
             tuple(plate),
+            *(table.key for table in self._tables),
             self._xy0,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (FitsWcs, (self._text, self._xy0))
+        return (FitsWcs, (self._text, self._xy0, None, None, self._tables))
 
     def __eq__(self, other: object) -> bool:
         return self._key == other._key if isinstance(other, FitsWcs) else NotImplemented
@@ -250,6 +255,7 @@ def read_fits_wcs(
     header: Mapping[str, Any],
     *,
     primary: fits.Header | None = None,
+    tables: Sequence[LookupTable] = (),
     xy0: tuple[float, float] = (0, 0),
     path: str | os.PathLike[str] | None = None,
     hdu: int | str | None = None,
@@ -262,6 +268,8 @@ def read_fits_wcs(
         FITS header.
     primary : Header, optional
         Primary header of the file, which an extension may leave its WCS to.
+    tables : sequence of LookupTable
+        Lookup tables of the file.
     xy0 : (float, float)
         Parent coordinates of the array's first pixel.
     path, hdu : optional
@@ -277,15 +285,16 @@ def read_fits_wcs(
     if primary is not None and inherits(header, primary):
         with _build_lock:
             whole = inherited(header_text(header), header_text(primary))
-        return FitsWcs(whole, xy0, path, hdu)
-    return FitsWcs(header, xy0, path, hdu)
+        return FitsWcs(whole, xy0, path, hdu, tables)
+    return FitsWcs(header, xy0, path, hdu, tables)
 
 
-def _build(cards: WcsCards, place: dict[str, Any]) -> WCS:
+def _build(cards: WcsCards, place: dict[str, Any], tables: Sequence[LookupTable]) -> WCS:
+    hdus = fits.HDUList([fits.PrimaryHDU(), *(table.hdu() for table in tables)]) if tables else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
-            wcs = WCS(cards.text)
+            wcs = WCS(cards.text, hdus)
     except (ValueError, KeyError, TypeError, MemoryError, fits.VerifyError) as error:
         reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
         raise WcsError(

@@ -28,6 +28,7 @@ __all__ = [
     "inherited",
     "inherits",
     "missing",
+    "names_tables",
     "read_wcs_cards",
 ]
 
@@ -150,6 +151,11 @@ def header_text(header: Mapping[str, Any] | str) -> str:
 def has_wcs(header: Iterable[str]) -> bool:
     """Whether a header has cards of any world coordinate system, usable or not."""
     return "CTYPE1" in header or any(key.startswith(("CTYPE", "AMDX")) for key in header)
+
+
+def names_tables(header: fits.Header) -> bool:
+    """Whether a header refers to lookup tables in other HDUs."""
+    return any(key.startswith(("CPDIS", "D2IMDIS")) for key in header)
 
 
 def inherits(header: Mapping[str, Any], primary: fits.Header) -> bool:
@@ -276,7 +282,7 @@ class _Reader:
         return 1 if name == "DEC" or name.endswith(("LAT", "LT")) else 2
 
 
-def read_wcs_cards(text: str, place: dict[str, Any]) -> WcsCards:
+def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) -> WcsCards:
     """The WCS cards of a header, and the header as astropy is to read it.
 
     Parameters
@@ -285,6 +291,8 @@ def read_wcs_cards(text: str, place: dict[str, Any]) -> WcsCards:
         Cards of 80 characters; see `header_text`.
     place : dict
         ``path`` and ``hdu``, for messages.
+    tables : bool
+        Whether there are lookup tables that the header may refer to.
 
     Raises
     ------
@@ -302,7 +310,7 @@ def read_wcs_cards(text: str, place: dict[str, Any]) -> WcsCards:
         _matrix(reader)
     _old_names(reader)
     _further_axes(reader, text)
-    _tables(reader)
+    _tables(reader, tables)
     _equinox(reader)
     iraf = None
     if not plate:
@@ -494,11 +502,15 @@ def _agree(one: np.ndarray[Any, Any], two: np.ndarray[Any, Any]) -> bool:
     return bool(np.abs(one - two).max() <= _AGREE * max(np.abs(one).max(), np.abs(two).max()))
 
 
-def _tables(reader: _Reader) -> None:
+def _tables(reader: _Reader, given: bool) -> None:
     for key, value in reader.values.items():
-        if _TABLES.fullmatch(key) and str(value).strip():
+        kind = str(value).strip()
+        if not _TABLES.fullmatch(key) or not kind:
+            continue
+        if not (given and kind.lower() == "lookup" and not key.startswith("CQDIS")):
             raise reader.refuse(
-                f"the WCS has a lookup-table distortion ({key}), which is not supported",
+                f"the WCS has a distortion that is not supported here ({key} = {kind!r})",
+                key=key,
                 fix="Fit the distortion with SIP or TPV polynomials and put those into the header",
             )
 
