@@ -2,9 +2,9 @@
 
 from skygraft.wcs.ast import AstWcs
 from skygraft.wcs.base import CelestialWcs
+from skygraft.wcs.card_text import has_wcs, names_tables
 from skygraft.wcs.distortion import TABLE_NAMES, LookupTable
 from skygraft.wcs.fits import FitsWcs, read_fits_wcs
-from skygraft.wcs.fits_cards import has_wcs, names_tables
 from skygraft.wcs.local import footprint, local_jacobian, pixel_scale
 
 __all__ = [

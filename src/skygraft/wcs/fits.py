@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import WcsError
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_lonlat, to_vectors
+from skygraft.wcs.card_text import header_text, inherited, inherits
 from skygraft.wcs.distortion import Distortion, IrafDistortion, IrafSurface, LookupTable, SipDistortion
-from skygraft.wcs.fits_cards import WcsCards, header_text, inherited, inherits, missing, read_wcs_cards
+from skygraft.wcs.fits_cards import WcsCards, missing, read_wcs_cards
 
 __all__ = ["FitsWcs", "read_fits_wcs"]
 

@@ -9,90 +9,39 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
 
-from skygraft.errors import MissingWcsError, WcsError
-from skygraft.wcs.distortion import IrafSurface
+from skygraft.errors import MissingWcsError
+from skygraft.wcs.card_reader import CardReader, is_number
+from skygraft.wcs.card_text import changed, split
+from skygraft.wcs.iraf_cards import IrafCorrections, read_iraf
 
-__all__ = [
-    "IrafCorrections",
-    "WcsCards",
-    "has_wcs",
-    "header_text",
-    "inherited",
-    "inherits",
-    "missing",
-    "names_tables",
-    "read_wcs_cards",
-]
+__all__ = ["WcsCards", "missing", "read_wcs_cards"]
 
-_CARD = 80
-# Cards of the primary description; those of alternates have a letter behind.
-_WCS_CARD = re.compile(
-    r"NAXIS|WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CRDER|CSYER|CNAME)\d+|(CD|PC|PV|PS)\d+_\d+|(CD|PC)\d{6}|PROJP\d+"
-    r"|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|EPOCH|MJD-OBS|DATE-OBS|[AB]P?_(ORDER|DMAX|\d+_\d+)|WAT\d_\d{3}"
-    r"|AMD[XY]\d+|PPO\d|CNPIX[12]|[XY]PIXELSZ|PLT(RA[HMS]|DECSN|DEC[DMS]|SCALE)|CPDIS\d|CQDIS\d|D2IMDIS\d|AXISCORR"
-)
-_NUMBER = re.compile(
-    r"(CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_\d+|(CD|PC)00[12]\d{3}|PV[12]_\d+|PROJP\d+|LONPOLE|LATPOLE"
-    r"|[AB]_(ORDER|\d+_\d+)|AMD[XY]\d+"
-)
-# A blank value says the same as no card.
-_MAY_BE_BLANK = re.compile(r"LONPOLE|LATPOLE|EQUINOX|EPOCH|CUNIT\d+|RADE(C)?SYS")
-# Two of them with different values: nobody can say which is meant.
-_STRUCTURAL = re.compile(
-    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_\d+|(CD|PC)00[12]\d{3}|PV[12]_\d+|PROJP\d+|LONPOLE|LATPOLE"
-    r"|RADESYS|RADECSYS|EQUINOX|EPOCH|[AB]_(ORDER|\d+_\d+)|WAT[12]_\d{3}|AMD[XY]\d+|PPO[36]|CNPIX[12]|[XY]PIXELSZ"
-    r"|PLT(RA[HMS]|DECSN|DEC[DMS])"
-)
 _TABLES = re.compile(r"(CPDIS|CQDIS|D2IMDIS)\d|AXISCORR")
 _FURTHER_AXIS = re.compile(
     r"(NAXIS|CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CRDER|CSYER|CNAME)(?![12]$)\d+|(PV|PS)(?![12]_)\d+_\d+"
     r"|(CD|PC)((?![12]_)\d+_\d+|\d+_(?![12]$)\d+|(?!00[12])\d{6}|\d{3}(?!00[12])\d{3})"
 )
 _CROSS_TERM = re.compile(r"(?:CD|PC)([12]_|00[12])(\d+)")
-_ALTERNATE = re.compile(r"CTYPE\d+([A-Z])")
 _SIP = re.compile(r"([AB])_(\d+)_(\d+)")
 _SIP_CARDS = re.compile(r"[AB]P?_(ORDER|DMAX|\d+_\d+)")
 _PLATE = (
     *("PLTRAH", "PLTRAM", "PLTRAS", "PLTDECSN", "PLTDECD", "PLTDECM", "PLTDECS"),
     *("XPIXELSZ", "YPIXELSZ", "PPO3", "PPO6", "CNPIX1", "CNPIX2", "AMDX1", "AMDY1"),
 )
-_ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*("[^"]*(?:"|$)|\S+)""")
-# Numbers and texts as nearly all cards have them; the others are left to astropy.
-_SIMPLE = re.compile(r" *(?:([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?)|'((?:[^']|'')*)') *(?:/|$)")
-_WAT_WIDTH = 68
-_FORTRAN = re.compile(r"(?<=[\d.])[Dd](?=[+-]?\d)")
-_HARMLESS_ATTRIBUTES = {"wtype", "axtype", "units", "label", "format", "lngcor", "latcor"}
-_FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH")
 _YEARS = (1800, 2200)
-_SAME_AS_ICRS = (None, "", "ICRS", "FK5", 2000.0)
 _EPOCH_TEXT = re.compile(r"[JB]?\s*(\d{4}(?:\.\d*)?)", re.IGNORECASE)
 # Without CDELT the elements of PC have to hold the scale: a rotation would make pixels of one degree.
 _LARGEST_SCALE = 0.1
 _AGREE = 1e-6
 # A matrix whose determinant is smaller than this, in units of its largest element squared, has no inverse to speak of.
 _SINGULAR = 1e-8
-
-
-@dataclass(frozen=True)
-class IrafCorrections:
-    """The corrections of a TNX or ZPX projection.
-
-    Parameters
-    ----------
-    lngcor, latcor : tuple of float or None
-        Numbers of the surfaces, as `IrafSurface` takes them.
-    """
-
-    lngcor: tuple[float, ...] | None
-    latcor: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -124,164 +73,6 @@ class WcsCards:
         return kept
 
 
-def header_text(header: Mapping[str, Any] | str) -> str:
-    """The cards of a header with a value, 80 characters each, without END; the header is not changed.
-
-    Parameters
-    ----------
-    header : Header, mapping or str
-        A FITS header, keywords and values, or cards of 80 characters.
-
-    Raises
-    ------
-    VerifyError
-        If a card makes no sense at all.
-    """
-    if isinstance(header, fits.Header):
-        # Cards that are no standard FITS, such as NaN for a number, become text: on a copy.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = header.copy().tostring(sep="", endcard=False, padding=False)
-    if isinstance(header, str):
-        cards = (header[i : i + _CARD] for i in range(0, len(header), _CARD))
-        return "".join(card.ljust(_CARD) for card in cards if card[8:10] == "= ")
-    return "".join(_card(str(key).upper(), value) for key, value in header.items() if len(str(key)) <= 8)
-
-
-def has_wcs(header: Iterable[str]) -> bool:
-    """Whether a header has cards of any world coordinate system, usable or not."""
-    return "CTYPE1" in header or any(key.startswith(("CTYPE", "AMDX")) for key in header)
-
-
-def names_tables(header: fits.Header) -> bool:
-    """Whether a header refers to lookup tables in other HDUs."""
-    return any(key.startswith(("CPDIS", "D2IMDIS")) for key in header)
-
-
-def inherits(header: Mapping[str, Any], primary: fits.Header) -> bool:
-    """Whether an extension leaves its WCS, or the reference frame of it, to the primary header.
-
-    One without CTYPE leaves all to it. One with a WCS of its own that inherits (INHERIT = T) is in the reference frame
-    of the primary header if it names none; FK5 of 2000 is taken for ICRS there, as astropy does, which reads the
-    extension alone: they are 0.02 arcsec apart.
-    """
-    if not has_wcs(header):
-        return has_wcs(primary)
-    if header.get("INHERIT") is not True or any(key in header for key in _FRAME_CARDS):
-        return False
-    text = header_text(primary)
-    frame = [_value(card) for key, card in _by_key(text).items() if key in _FRAME_CARDS]
-    return not all((value.strip() if isinstance(value, str) else value) in _SAME_AS_ICRS for value in frame)
-
-
-def inherited(text: str, primary: str) -> str:
-    """The cards of an extension that `inherits`, with those of the primary header: all, or those of the frame.
-
-    Parameters
-    ----------
-    text, primary : str
-        Cards of 80 characters; see `header_text`.
-    """
-    own = _by_key(text)
-    frame_only = any(key.startswith(("CTYPE", "AMDX")) for key in own)
-    wanted = {k: card for k, card in _by_key(primary).items() if k not in own and (not frame_only or k in _FRAME_CARDS)}
-    return text + "".join(wanted.values())
-
-
-def _by_key(text: str) -> dict[str, str]:
-    cards = (text[i : i + _CARD] for i in range(0, len(text), _CARD))
-    return {card[:8].rstrip(): card for card in cards}
-
-
-def _card(key: str, value: Any) -> str:
-    """One card; a float has all its digits, for which astropy's own cards have no room."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, fits.card.Undefined):
-        text = ""
-    elif isinstance(value, bool):
-        text = "T" if value else "F"
-    elif isinstance(value, str):
-        text = "'" + value.replace("'", "''").ljust(8) + "'"
-    else:
-        text = repr(value).upper() if isinstance(value, float) else str(value)
-    return f"{key:8}= {text:>20}".ljust(_CARD)[:_CARD]
-
-
-@dataclass
-class _Reader:
-    """The checks of one header, one kind of card after the other, and what they change for astropy."""
-
-    place: dict[str, Any]
-    values: dict[str, Any] = field(default_factory=dict)
-    alternates: set[str] = field(default_factory=set)
-    changes: dict[str, Any] = field(default_factory=dict)
-    """New values of cards; None removes a card."""
-
-    def refuse(self, message: str, *, key: str | None = None, fix: str) -> WcsError:
-        return WcsError(message, **self.place, key=key, fix=fix)
-
-    def take(self, text: str) -> None:
-        """Read the values of the WCS cards.
-
-        Raises
-        ------
-        WcsError
-            If one that has to be a number is none, or two cards of one name differ.
-        """
-        for i in range(0, len(text), _CARD):
-            card = text[i : i + _CARD]
-            key = card[:8].rstrip()
-            if (alternate := _ALTERNATE.fullmatch(key)) is not None:
-                self.alternates.add(alternate[1])
-            if not _WCS_CARD.fullmatch(key):
-                continue
-            value = _value(card)
-            if isinstance(value, str) and not key.startswith("WAT"):
-                value = value.rstrip()
-            if key in self.values and _STRUCTURAL.fullmatch(key) and self.values[key] != value:
-                raise self.refuse(
-                    f"{key} is there twice, with different values: {self.values[key]!r} and {value!r}",
-                    key=key,
-                    fix="Remove the one that is wrong",
-                )
-            self.values[key] = value
-            if isinstance(value, float) and "D" in card[10:].split("/", maxsplit=1)[0].upper():
-                # wcslib reads -5D-05 as -5.
-                self.changes[key] = value
-        for key, value in list(self.values.items()):
-            if value is None or (isinstance(value, str) and not value.strip() and _MAY_BE_BLANK.fullmatch(key)):
-                if _NUMBER.fullmatch(key) and not _MAY_BE_BLANK.fullmatch(key):
-                    raise self.refuse(f"{key} has no value", key=key, fix="Write its value, or leave this image out")
-                del self.values[key]
-                self.changes[key] = None
-            elif _NUMBER.fullmatch(key) and not _is_number(value):
-                raise self.refuse(
-                    f"{key} is {value!r}; a finite number is needed",
-                    key=key,
-                    fix="Write its value as a number, or leave this image out",
-                )
-
-    def number(self, key: str, default: float) -> float:
-        return float(self.values.get(key, default))
-
-    def drop(self, pattern: re.Pattern[str]) -> None:
-        """Leave cards out of what astropy reads."""
-        self.changes |= {key: None for key in self.values if pattern.fullmatch(key)}
-
-    def has(self, pattern: str) -> bool:
-        return any(re.fullmatch(pattern, key) for key in self.values)
-
-    def ctype(self, axis: int) -> str:
-        return str(self.values.get(f"CTYPE{axis}", "")).strip().upper()
-
-    @property
-    def latitude(self) -> int:
-        """The axis of latitude, 1 or 2."""
-        name = self.ctype(1).split("-", maxsplit=1)[0]
-        return 1 if name == "DEC" or name.endswith(("LAT", "LT")) else 2
-
-
 def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) -> WcsCards:
     """The WCS cards of a header, and the header as astropy is to read it.
 
@@ -301,7 +92,7 @@ def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) ->
     WcsError
         If a card is missing, makes no sense, contradicts another, or names what is not supported.
     """
-    reader = _Reader(place)
+    reader = CardReader(place)
     reader.take(text)
     plate = _plate_solution(reader)
     if not plate:
@@ -314,11 +105,11 @@ def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) ->
     _equinox(reader)
     iraf = None
     if not plate:
-        iraf = _iraf(reader)
+        iraf = read_iraf(reader)
         _scamp(reader)
     _sip(reader, plate or iraf is not None)
     values = {key: value for key, value in reader.values.items() if value is not None}
-    return WcsCards(_changed(text, reader.changes), values, iraf, plate)
+    return WcsCards(changed(text, reader.changes), values, iraf, plate)
 
 
 def missing(reason: str, place: dict[str, Any]) -> MissingWcsError:
@@ -330,48 +121,12 @@ def missing(reason: str, place: dict[str, Any]) -> MissingWcsError:
     )
 
 
-def _value(card: str) -> Any:
-    """Value of a card, None where it has none, text where it is no FITS; texts keep the blanks at their end."""
-    simple = _SIMPLE.match(card, 10)
-    if simple is not None:
-        number, text = simple.groups()
-        if text is not None:
-            return text.replace("''", "'")
-        return int(number) if number.lstrip("+-").isdecimal() else float(number)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            value = fits.Card.fromstring(card).value
-        except fits.VerifyError:
-            return card[10:].split("/", maxsplit=1)[0].strip()
-    return None if isinstance(value, fits.card.Undefined) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _changed(text: str, changes: Mapping[str, Any]) -> str:
-    """Cards with some removed (None), changed or added."""
-    left = dict(changes)
-    cards = []
-    for i in range(0, len(text), _CARD):
-        card = text[i : i + _CARD]
-        key = card[:8].rstrip()
-        if key not in changes:
-            cards.append(card)
-        elif left.get(key) is not None:
-            cards.append(_card(key, left.pop(key)))
-    cards += [_card(key, value) for key, value in left.items() if value is not None]
-    return "".join(cards)
-
-
 def _is_celestial(ctype: str) -> bool:
     name = ctype.split("-", maxsplit=1)[0].strip()
     return name in ("RA", "DEC") or name.endswith(("LON", "LAT")) or (len(name) == 4 and name[2:] in ("LN", "LT"))
 
 
-def _celestial_axes(reader: _Reader) -> None:
+def _celestial_axes(reader: CardReader) -> None:
     """Refuse a header whose first two axes are not celestial."""
     axes = sorted(int(key[5:]) for key in reader.values if re.fullmatch(r"CTYPE\d+", key))
     types = {axis: reader.ctype(axis) for axis in axes if reader.ctype(axis)}
@@ -402,7 +157,7 @@ def _celestial_axes(reader: _Reader) -> None:
             reader.changes[f"CTYPE{axis}"] = ctype
 
 
-def _reference(reader: _Reader) -> None:
+def _reference(reader: CardReader) -> None:
     for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
         if key not in reader.values:
             raise reader.refuse(
@@ -412,7 +167,7 @@ def _reference(reader: _Reader) -> None:
             )
 
 
-def _matrix(reader: _Reader) -> None:
+def _matrix(reader: CardReader) -> None:
     """Refuse a linear part that is missing, is given in two ways that differ, or would not be applied."""
     values = reader.values
 
@@ -477,7 +232,7 @@ def _matrix(reader: _Reader) -> None:
             )
 
 
-def _further_axes(reader: _Reader, text: str) -> None:
+def _further_axes(reader: CardReader, text: str) -> None:
     """Leave out axes behind the first two, along which an image has one pixel, if positions do not depend on them."""
     for key, value in reader.values.items():
         term = _CROSS_TERM.fullmatch(key)
@@ -489,12 +244,11 @@ def _further_axes(reader: _Reader, text: str) -> None:
                 key=key,
                 fix="Make a two-dimensional image of the plane, with a WCS of its own",
             )
-    for i in range(0, len(text), _CARD):
-        key = text[i : i + 8].rstrip()
+    for key, _ in split(text):
         if _FURTHER_AXIS.fullmatch(key):
             reader.changes[key] = None
     for key in ("NAXIS", "WCSAXES"):
-        if reader.number(key, 2) > 2:
+        if reader.number(key, 2) != 2:
             reader.changes[key] = 2
 
 
@@ -502,7 +256,7 @@ def _agree(one: np.ndarray[Any, Any], two: np.ndarray[Any, Any]) -> bool:
     return bool(np.abs(one - two).max() <= _AGREE * max(np.abs(one).max(), np.abs(two).max()))
 
 
-def _tables(reader: _Reader, given: bool) -> None:
+def _tables(reader: CardReader, given: bool) -> None:
     for key, value in reader.values.items():
         kind = str(value).strip()
         if not _TABLES.fullmatch(key) or not kind:
@@ -515,7 +269,7 @@ def _tables(reader: _Reader, given: bool) -> None:
             )
 
 
-def _old_names(reader: _Reader) -> None:
+def _old_names(reader: CardReader) -> None:
     """Call RADECSYS and PROJP cards what they are called today."""
     for key in [k for k in reader.values if k == "RADECSYS" or k.startswith("PROJP")]:
         name = "RADESYS" if key == "RADECSYS" else f"PV{reader.latitude}_{int(key[5:])}"
@@ -530,7 +284,7 @@ def _old_names(reader: _Reader) -> None:
         reader.changes |= {key: None, name: known}
 
 
-def _equinox(reader: _Reader) -> None:
+def _equinox(reader: CardReader) -> None:
     """Read an equinox that is written as text, such as J2000."""
     if str(reader.values.get("RADESYS", "")).strip().upper() == "ICRS" or reader.ctype(1).startswith(("GLON", "GLAT")):
         # Nothing depends on it.
@@ -540,7 +294,7 @@ def _equinox(reader: _Reader) -> None:
         reader.drop(re.compile("EPOCH"))
     key = "EQUINOX" if "EQUINOX" in reader.values else "EPOCH"
     value = reader.values.get(key)
-    written = value if _is_number(value) else _EPOCH_TEXT.fullmatch(str(value).strip())
+    written = value if is_number(value) else _EPOCH_TEXT.fullmatch(str(value).strip())
     year = float(written[1]) if isinstance(written, re.Match) else written
     if value is not None and (year is None or not _YEARS[0] < year < _YEARS[1]):
         raise reader.refuse(
@@ -552,13 +306,13 @@ def _equinox(reader: _Reader) -> None:
         reader.changes[key] = year
 
 
-def _plate_solution(reader: _Reader) -> bool:
+def _plate_solution(reader: CardReader) -> bool:
     """Whether there is a plate solution of the Digitized Sky Survey; one that lacks a part is refused."""
     if not reader.has("AMD[XY]1"):
         return False
     for key in _PLATE:
         value = reader.values.get(key)
-        if value is None or (key != "PLTDECSN" and not _is_number(value)):
+        if value is None or (key != "PLTDECSN" and not is_number(value)):
             raise reader.refuse(
                 f"the header has the plate solution of the Digitized Sky Survey (AMDX, AMDY), and {key} "
                 + ("is missing" if value is None else f"is {value!r}"),
@@ -568,7 +322,7 @@ def _plate_solution(reader: _Reader) -> bool:
     return True
 
 
-def _scamp(reader: _Reader) -> None:
+def _scamp(reader: CardReader) -> None:
     """Tell the meanings of PV cards with a TAN projection apart.
 
     SCAMP wrote its polynomials so before TPV had a name. Where SIP cards give the same distortion once more, the
@@ -600,7 +354,7 @@ def _scamp(reader: _Reader) -> None:
             )
 
 
-def _sip(reader: _Reader, other: bool) -> None:
+def _sip(reader: CardReader, other: bool) -> None:
     """Refuse SIP cards of which astropy would leave some out in silence."""
     live = {k: v for k, v in reader.values.items() if k not in reader.changes or reader.changes[k] is not None}
     terms = {k: (m[1], int(m[2]) + int(m[3])) for k in live if (m := _SIP.fullmatch(k)) and float(live[k]) != 0}
@@ -637,116 +391,3 @@ def _sip(reader: _Reader, other: bool) -> None:
         # Coefficients without the suffix (SCAMP, SWarp, astrometry.net) are meant; astropy would print a page on it.
         if len(ctype := reader.ctype(axis)) == 8:
             reader.changes[f"CTYPE{axis}"] = f"{ctype}-SIP"
-
-
-def _iraf(reader: _Reader) -> IrafCorrections | None:
-    """Corrections of TNX and ZPX; astropy is to read TAN and ZPN.
-
-    wcslib has corrections of its own, and ends the process on some cards: it gets none.
-    """
-    codes, lat = [reader.ctype(axis)[5:8] for axis in (1, 2)], reader.latitude
-    attributes = [_wat(reader, axis) for axis in (1, 2)]
-    wtypes = [str(a.get("wtype", "")).lower() for a in attributes]
-    corrected = any({"lngcor", "latcor"} & a.keys() for a in attributes)
-    reader.drop(re.compile(r"WAT\d_\d{3}"))
-    if not set(codes) & {"TNX", "ZPX"}:
-        other = reader.has(rf"[AB]_ORDER|PV{lat}_\d+") and set(codes) == {"TAN"}
-        if corrected and {"tnx", "zpx"} & set(wtypes) and set(codes) <= {"TAN", "ZPN"} and not other:
-            raise reader.refuse(
-                f"CTYPE says {codes[0]}, and the WAT cards give the distortion of {wtypes[0] or wtypes[1]}",
-                key="WAT1_001",
-                fix="Write TNX or ZPX into CTYPE where the distortion is meant, and remove the WAT cards where not",
-            )
-        return None
-    if codes[0] != codes[1] or not all(attributes):
-        lacking = next((i + 1 for i, a in enumerate(attributes) if not a), None)
-        raise reader.refuse(
-            f"CTYPE1 and CTYPE2 are {reader.ctype(1)} and {reader.ctype(2)}"
-            + ("" if lacking is None else f", whose distortion is in WAT cards, and there is no WAT{lacking}_001"),
-            key="CTYPE1" if lacking is None else f"WAT{lacking}_001",
-            fix="Restore the cards, or write TAN or ZPN where no distortion is meant",
-        )
-    code = codes[0]
-    for axis, found in enumerate(attributes, 1):
-        unknown = next((k for k in found if k not in _HARMLESS_ATTRIBUTES and not re.fullmatch(r"projp\d+", k)), None)
-        if unknown is not None or found.get("wtype", code.lower()).lower() != code.lower():
-            raise reader.refuse(
-                f"the WAT{axis} cards of a {code} projection say {unknown or 'wtype'} = {found[unknown or 'wtype']}, "
-                "which is not supported",
-                key=f"WAT{axis}_001",
-                fix="Write the astrometry as SIP or TPV",
-            )
-    for axis in (1, 2):
-        ctype = reader.ctype(axis)
-        reader.changes[f"CTYPE{axis}"] = ctype[:5] + {"TNX": "TAN", "ZPX": "ZPN"}[code]
-    if code == "ZPX":
-        _radial(reader, attributes, lat)
-    lng, lng_axis = attributes[2 - lat], 3 - lat
-    return IrafCorrections(
-        _surface(reader, lng.get("lngcor"), f"WAT{lng_axis}_001"),
-        _surface(reader, attributes[lat - 1].get("latcor"), f"WAT{lat}_001"),
-    )
-
-
-def _wat(reader: _Reader, axis: int) -> dict[str, str]:
-    """Attributes of an axis in its WAT cards, lower case; blanks that were lost at the ends of cards are put back."""
-    pieces = [str(reader.values[key]) for key in sorted(k for k in reader.values if k.startswith(f"WAT{axis}_"))]
-    as_is, padded = (
-        {m[1].lower(): m[2].strip('"') for m in _ATTRIBUTE.finditer(text)}
-        for text in ("".join(pieces), "".join(piece.ljust(_WAT_WIDTH) for piece in pieces))
-    )
-    return padded if not _is_sound(as_is) and _is_sound(padded) else as_is
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(_FORTRAN.sub("E", word)) for word in text.split())
-
-
-def _is_sound(attributes: Mapping[str, str]) -> bool:
-    try:
-        for name, text in attributes.items():
-            if name in ("lngcor", "latcor"):
-                IrafSurface(_numbers(text))
-            elif name.startswith("projp"):
-                float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _surface(reader: _Reader, text: str | None, key: str) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        numbers = _numbers(text)
-        IrafSurface(numbers)
-    except ValueError as error:
-        raise reader.refuse(
-            f"the distortion in the WAT cards makes no sense: {error}",
-            key=key,
-            fix="Restore the cards; blanks at their ends count",
-        ) from error
-    return numbers
-
-
-def _radial(reader: _Reader, attributes: list[dict[str, str]], lat: int) -> None:
-    """Write the radial polynomial of ZPX as that of ZPN: PV cards of the latitude axis."""
-    for found in (attributes[2 - lat], attributes[lat - 1]):
-        for name, text in found.items():
-            if not name.startswith("projp"):
-                continue
-            key = f"PV{lat}_{int(name[5:])}"
-            try:
-                (value,) = _numbers(text)
-            except ValueError as error:
-                raise reader.refuse(
-                    f"{name} in the WAT cards is {text!r}; a number is needed", key=key, fix="Restore the cards"
-                ) from error
-            known = reader.values.get(key, reader.changes.get(key, value))
-            if known != value:
-                raise reader.refuse(
-                    f"{name} is {value} in the WAT cards, and {known} elsewhere in the header",
-                    key=key,
-                    fix="Remove the one that is wrong",
-                )
-            reader.changes[key] = value
