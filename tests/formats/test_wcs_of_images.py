@@ -18,8 +18,10 @@ from skygraft.catalog import write_catalog
 from skygraft.errors import FormatError, MissingWcsError, WcsError
 from skygraft.exposure import add_mask_plane
 from skygraft.formats import read_calibration, read_exposure, read_footprint, write_exposure
+from skygraft.render.stamps import read_stamp
 from skygraft.survey import index_images
 from wcs_kit import (
+    CD,
     PLATE,
     SCALE,
     SIP,
@@ -298,6 +300,41 @@ def test_the_frame_of_an_extension_that_inherits(tmp_path: Path, inherit: bool) 
     # From B1950 to ICRS, right ascension grows by 0.64 degrees there.
     assert (float(ra) - 150.0 > 0.6) is inherit
     assert (abs(float(ra) - 150.0) < 1e-9) is not inherit
+
+
+@pytest.mark.parametrize("compression", [None, "GZIP_2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_lsst_image_without_a_frame_set_lies_where_its_header_says(
+    tmp_path: Path, kind: str, compression: str | None
+) -> None:
+    """In parent pixels: LTV says where the array begins."""
+    wcs, sky = KINDS[kind]
+    own = {k: v for k, v in wcs.items() if not k.startswith("NAXIS")} | {"LTV1": -10.0, "LTV2": -20.0}
+    own |= {"CRPIX1": REFERENCE[0], "CRPIX2": REFERENCE[1], "EXTTYPE": "IMAGE"}
+    pixels = np.zeros((NY, NX), np.float32)
+    image: Any = fits.ImageHDU(pixels, header(own), name="IMAGE")
+    if compression:
+        image = fits.CompImageHDU(pixels, header(own), name="IMAGE", compression_type=compression, quantize_level=0.0)
+    mask = fits.ImageHDU(np.zeros((NY, NX), np.int32), header({"EXTTYPE": "MASK"}), name="MASK")
+    primary = fits.PrimaryHDU(header=header({"FLUXMAG0": 1e10}))
+    fits.HDUList([primary, image, mask]).writeto(tmp_path / "calexp.fits")
+    exposure = read_exposure(tmp_path / "calexp.fits")
+    assert (exposure.format, exposure.xy0) == ("lsst_afw", (10, 20))
+    points = np.array([[0.0, 100.0], [0.0, 90.0]])
+    parent = points + np.array([[10], [20]])
+    assert on_the_sky(np.array(exposure.wcs.pixel_to_world_values(*parent)), sky(points)) < 1e-9
+    np.testing.assert_allclose(exposure.wcs.world_to_pixel_values(*sky(points)), parent, rtol=0, atol=1e-6)
+    assert on_the_sky(read_footprint(tmp_path / "calexp.fits").corners[:1].T, sky(np.array([[-0.5], [-0.5]]))) < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(11, 11), (1, 11, 11)])
+def test_a_stamp_has_a_direction_and_no_place(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    turned = header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"}, cd_cards())
+    fits.writeto(tmp_path / "stamp.fits", np.ones(shape, np.float32), turned)
+    stamp = read_stamp(tmp_path / "stamp.fits")
+    assert stamp.image.shape == (11, 11)
+    assert stamp.jacobian is not None
+    np.testing.assert_allclose(stamp.jacobian, CD * 3600, rtol=0, atol=1e-8)
 
 
 def lookup_image(path: Path, *, kind: str = "Lookup", tables: int = 4, bend: float = 0.3) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlink import Ast
 
@@ -82,6 +82,15 @@ def test_declination_first(code: str) -> None:
     agrees(found, expected_sky(lngcor, latcor, points, code), points)
 
 
+@pytest.mark.parametrize("dec", [90.0, -90.0])
+def test_at_the_poles(dec: float) -> None:
+    """IRAF's native pole is at 180 degrees everywhere; the FITS standard turns it at the north pole."""
+    points, lngcor, latcor = pixels(40), Surface(3, (3, 3), 2, 1), Surface(3, (3, 3), 2, 2)
+    xi, eta = plane(points)
+    expected = gnomonic(xi + lngcor(xi, eta), eta + latcor(xi, eta), RA0, dec)
+    agrees(FitsWcs(iraf_cards("TNX", lngcor, latcor) | {"CRVAL2": dec}), expected, points)
+
+
 def test_one_correction_alone_and_a_zpx_without_any() -> None:
     points, latcor = pixels(40), Surface(1, (3, 3), 2, 1)
     made = iraf_cards("TNX", latcor, latcor)
@@ -100,6 +109,7 @@ def test_the_radial_polynomial_of_zpx_may_be_in_pv_cards() -> None:
     agrees(FitsWcs(made), expected_sky(lngcor, latcor, points, "ZPX"), points)
 
 
+@settings(max_examples=25)
 @given(width=st.integers(20, 68))
 def test_texts_are_cut_anywhere(width: int) -> None:
     """As they are in a file: a blank at the end of a card counts."""
@@ -190,6 +200,8 @@ def changed(old: str, new: str) -> dict[str, Any]:
         (changed("wtype=tnx", "wtype=zpx"), "wtype = zpx"),
         (GOOD | {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"}, "CTYPE says TAN, and the WAT cards give .* tnx"),
         (GOOD | {"CTYPE2": "DEC--TAN"}, "RA---TNX and DEC--TAN"),
+        (GOOD | {"PV1_1": 1.0, "PV2_5": 0.1}, r"PV cards \(PV1_1\) beside another"),
+        (cards(**cd_cards(), **PLATE, PV2_5=0.1), r"PV cards \(PV2_5\) beside another"),
         (GOOD | {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-6}, r"SIP cards \(A_2_0\) beside another"),
         (
             iraf_cards("ZPX", Surface(3, (2, 2), 2, 1), Surface(3, (2, 2), 2, 2), RADIAL) | {"PV2_3": 42.0},

@@ -184,6 +184,12 @@ def test_all_spellings_of_one_matrix_give_the_same_positions(
         np.testing.assert_allclose(found.world_to_pixel_values(*expected), points, rtol=0, atol=1e-6)
 
 
+def test_a_suffix_without_coefficients_does_not_take_the_place_of_a_distortion() -> None:
+    """astropy refuses it; the PV cards are the only distortion that there is."""
+    suffixed = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 0, "B_ORDER": 0}
+    assert FitsWcs(header(cards(**cd_cards(), **SCAMP) | suffixed)) == FitsWcs(header(FORMS["TPV"]))
+
+
 def test_sip_of_the_first_order_is_applied() -> None:
     """astropy leaves it out in silence."""
     made = cards(**cd_cards(), A_ORDER=1, B_ORDER=1, A_1_0=1e-3, A_0_1=-2e-3, B_1_0=5e-4)

@@ -59,8 +59,9 @@ def _read(path: Path, modified: int) -> Stamp:
     try:
         with fits.open(path, memmap=False) as hdus:
             for hdu in hdus:
-                if hdu.data is not None and getattr(hdu, "is_image", False) and hdu.data.ndim == 2:
-                    image = np.asarray(hdu.data, dtype=np.float64)
+                shape = () if hdu.data is None or not getattr(hdu, "is_image", False) else hdu.data.shape
+                if len(shape) >= 2 and set(shape[:-2]) <= {1}:
+                    image = np.asarray(hdu.data, dtype=np.float64).reshape(shape[-2:])
                     header = hdu.header.copy()
                     break
             else:

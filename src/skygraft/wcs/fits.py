@@ -283,11 +283,11 @@ def read_fits_wcs(
     WcsError
         If it has, but they cannot be used.
     """
-    if primary is not None and inherits(header, primary):
-        with _build_lock:
+    whole: Mapping[str, Any] | str = header
+    with _build_lock:
+        if primary is not None and inherits(header, primary):
             whole = inherited(header_text(header), header_text(primary))
-        return FitsWcs(whole, xy0, path, hdu, tables)
-    return FitsWcs(header, xy0, path, hdu, tables)
+    return FitsWcs(whole, xy0, path, hdu, tables)
 
 
 def _build(cards: WcsCards, place: dict[str, Any], tables: Sequence[LookupTable]) -> WCS:

@@ -30,6 +30,7 @@ _FURTHER_AXIS = re.compile(
 )
 _CROSS_TERM = re.compile(r"(?:CD|PC)([12]_|00[12])(\d+)")
 _SIP = re.compile(r"([AB])_(\d+)_(\d+)")
+_PV = re.compile(r"PV[12]_\d+")
 _SIP_CARDS = re.compile(r"[AB]P?_(ORDER|DMAX|\d+_\d+)")
 _PLATE = (
     *("PLTRAH", "PLTRAM", "PLTRAS", "PLTDECSN", "PLTDECD", "PLTDECM", "PLTDECS"),
@@ -335,9 +336,9 @@ def _scamp(reader: CardReader) -> None:
         return
     if not all(re.search("-TAN(-SIP)?$", ctype) for ctype in types):
         return
-    cards = {key: int(key.split("_")[1]) for key in reader.values if re.fullmatch(r"PV[12]_\d+", key)}
+    cards = {key: int(key.split("_")[1]) for key in reader.values if _PV.fullmatch(key)}
     if max(cards.values(), default=0) >= 5:
-        if any(ctype.endswith("-SIP") for ctype in types) and reader.has("[AB]_ORDER"):
+        if any(ctype.endswith("-SIP") for ctype in types) and _sip_terms(reader):
             reader.drop(re.compile(r"PV\d+_\d+"))
         else:
             reader.drop(_SIP_CARDS)
@@ -354,23 +355,33 @@ def _scamp(reader: CardReader) -> None:
             )
 
 
+def _sip_terms(reader: CardReader) -> dict[str, tuple[str, int]]:
+    """SIP coefficients that are not zero and count: polynomial (A or B) and power."""
+    live = [key for key in reader.values if reader.changes.get(key, True) is not None]
+    found = {key: match for key in live if (match := _SIP.fullmatch(key)) and reader.values[key] != 0}
+    return {key: (match[1], int(match[2]) + int(match[3])) for key, match in found.items()}
+
+
 def _sip(reader: CardReader, other: bool) -> None:
     """Refuse SIP cards of which astropy would leave some out in silence."""
-    live = {k: v for k, v in reader.values.items() if k not in reader.changes or reader.changes[k] is not None}
-    terms = {k: (m[1], int(m[2]) + int(m[3])) for k in live if (m := _SIP.fullmatch(k)) and float(live[k]) != 0}
-    if other and terms:
-        raise reader.refuse(
-            f"the header has SIP cards ({next(iter(terms))}) beside another distortion",
-            key=next(iter(terms)),
-            fix="Remove the one that is not meant",
-        )
+    terms, values = _sip_terms(reader), reader.values
+    if other:
+        # The PV cards of ZPX are its own: they make ZPN of it.
+        with_pv = not reader.ctype(1).endswith("-ZPX")
+        second = [k for k in values if k in terms or (with_pv and _PV.fullmatch(k) and values[k] != 0)]
+        if second:
+            raise reader.refuse(
+                f"the header has {'SIP' if second[0] in terms else 'PV'} cards ({second[0]}) beside another distortion",
+                key=second[0],
+                fix="Remove the one that is not meant",
+            )
     # The inverse is solved from the forward polynomials: approximations to it are not needed.
     reader.drop(re.compile(r"[AB]P_(ORDER|DMAX|\d+_\d+)"))
     if not terms:
         reader.drop(_SIP_CARDS)
         return
     for name in "AB":
-        order = live.get(f"{name}_ORDER")
+        order = values.get(f"{name}_ORDER")
         if order is None:
             raise reader.refuse(
                 f"the header has SIP cards ({next(iter(terms))}) and no {name}_ORDER",

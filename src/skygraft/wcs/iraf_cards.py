@@ -71,6 +71,9 @@ def read_iraf(reader: CardReader) -> IrafCorrections | None:
     for axis in (1, 2):
         ctype = reader.ctype(axis)
         reader.changes[f"CTYPE{axis}"] = ctype[:5] + {"TNX": "TAN", "ZPX": "ZPN"}[code]
+    if "LONPOLE" not in reader.values:
+        # IRAF's default, at the pole too.
+        reader.changes["LONPOLE"] = 180.0
     if code == "ZPX":
         _radial(reader, attributes, lat)
     lng, lng_axis = attributes[2 - lat], 3 - lat
