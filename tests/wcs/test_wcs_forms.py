@@ -16,6 +16,7 @@ from astropy.wcs.utils import wcs_to_celestial_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skygraft.errors import WcsError
 from skygraft.wcs import FitsWcs
 from wcs_kit import CD, SCALE, SCAMP, SIP, cards, cd_cards, gnomonic, header, on_the_sky, pixels, plane, raw_header
 
@@ -230,6 +231,24 @@ def test_cards_that_are_no_wcs_may_be_anything() -> None:
     agrees(FitsWcs(made), gnomonic(*plane(points)), points)
     with pytest.raises(fits.VerifyError):
         made["AIRMASS"]
+
+
+@pytest.mark.parametrize("key", ["SPECSYS", "VELREF", "OBSGEO-X", "DATE-OBS", "WCSNAME", "CRVAL1B", "ANYTHING"])
+@pytest.mark.parametrize("before", ["CRVAL1", "CRPIX2", "CD1_1", "CTYPE1"])
+def test_a_blank_card_takes_no_other_with_it(key: str, before: str) -> None:
+    """wcslib loses the card behind it: without CRVAL1 the image would lie at right ascension 0."""
+    lines = [str(card) for card in header(FORMS["CD"]).cards]
+    at = next(i for i, line in enumerate(lines) if line.startswith(before))
+    points = pixels(10)
+    agrees(FitsWcs(raw_header(*lines[:at], f"{key:8}=", *lines[at:])), gnomonic(*plane(points)), points)
+
+
+def test_control_characters_stop_nothing_where_they_do_not_matter() -> None:
+    lines = [str(card) for card in header(FORMS["CD"]).cards]
+    points = pixels(10)
+    agrees(FitsWcs(raw_header("OBJECT  = \x7f", *lines, "OBSERVER= 'a\x01b'")), gnomonic(*plane(points)), points)
+    with pytest.raises(WcsError, match="CD1_2 is 'unreadable'; a finite number"):
+        FitsWcs(raw_header(*(line for line in lines if "CD1_2" not in line), "CD1_2   = \x7f"))
 
 
 def test_wcs_cards_without_a_value_are_as_if_they_were_not_there_where_they_may_be() -> None:

@@ -85,6 +85,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "PROJP3",
         "PROJP3 is 220.0 and PV2_3, .* is 42.0",
     ),
+    "PROJP and TAN": (GOOD | {"PROJP3": 220.0}, "PROJP3", "has no meaning beside RA---TAN"),
     "an equinox of zero": (GOOD | {"EQUINOX": 0.0}, "EQUINOX", "EQUINOX is 0.0; a year"),
     "an equinox in other words": (GOOD | {"EQUINOX": "of date"}, "EQUINOX", "'of date'"),
     "a system of one's own": (GOOD | {"RADESYS": "GAPPT"}, "RADESYS", "'GAPPT' is not supported"),

@@ -37,20 +37,28 @@ def header_text(header: Mapping[str, Any] | str) -> str:
     header : Header, mapping or str
         A FITS header, keywords and values, or cards of 80 characters.
 
-    Raises
-    ------
-    VerifyError
-        If a card makes no sense at all.
     """
     if isinstance(header, fits.Header):
         # Cards that are no standard FITS, such as NaN for a number, become text: on a copy.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = header.copy().tostring(sep="", endcard=False, padding=False)
+            copied = header.copy()
+            try:
+                header = str(copied.tostring(sep="", endcard=False, padding=False))
+            except (ValueError, fits.VerifyError):
+                header = "".join(map(_image_of, copied.cards))
     if isinstance(header, str):
         cards = (header[i : i + _CARD] for i in range(0, len(header), _CARD))
         return "".join(card.ljust(_CARD) for card in cards if card[8:10] == "= ")
     return "".join(card_of(str(key).upper(), value) for key, value in header.items() if len(str(key)) <= 8)
+
+
+def _image_of(card: fits.Card) -> str:
+    """A card as text; one of which FITS makes nothing, such as control characters, has a value that is no number."""
+    try:
+        return str(card)
+    except (ValueError, fits.VerifyError):
+        return card_of(card.keyword.upper()[:8], "unreadable")
 
 
 def split(text: str) -> Iterator[tuple[str, str]]:
@@ -129,16 +137,19 @@ def value_of(card: str) -> Any:
         warnings.simplefilter("ignore")
         try:
             value = fits.Card.fromstring(card).value
-        except fits.VerifyError:
+        except (ValueError, fits.VerifyError):
             return card[10:].split("/", maxsplit=1)[0].strip()
     return None if isinstance(value, fits.card.Undefined) else value
 
 
 def changed(text: str, changes: Mapping[str, Any]) -> str:
-    """Cards with some changed or added, and those whose new value is None removed."""
+    """Cards with some changed or added; those whose new value is None, and blank ones, are left out."""
     left = dict(changes)
     cards = []
     for key, card in split(text):
+        if not card[10:].strip():
+            # wcslib loses the card behind one that ends here.
+            continue
         if key not in changes:
             cards.append(card)
         elif left.get(key) is not None:

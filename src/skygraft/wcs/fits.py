@@ -305,7 +305,32 @@ def _build(cards: WcsCards, place: dict[str, Any], tables: Sequence[LookupTable]
         ) from error
     if not wcs.has_celestial:
         raise missing(f"the axes are {', '.join(repr(str(c)) for c in wcs.wcs.ctype)}", place)
+    if wcs.naxis != 2:
+        raise WcsError(
+            f"the WCS has {wcs.naxis} axes, and an image has two",
+            **place,
+            key="NAXIS",
+            fix="Repair NAXIS and WCSAXES, or leave this image out",
+        )
+    if not cards.plate:
+        _check_read(wcs, cards.values, place)
     return wcs
+
+
+def _check_read(wcs: WCS, values: Mapping[str, Any], place: dict[str, Any]) -> None:
+    """Make sure that the reference is what the header says: wcslib passes over what it does not understand."""
+    for axis in (1, 2):
+        found = {f"CRPIX{axis}": wcs.wcs.crpix[axis - 1]}
+        if str(values.get(f"CUNIT{axis}", "deg")).strip().lower() == "deg":
+            found[f"CRVAL{axis}"] = wcs.wcs.crval[axis - 1]
+        for key, value in found.items():
+            if not np.isclose(float(value), float(values[key]), rtol=1e-13, atol=0):
+                raise WcsError(
+                    f"{key} is read as {value}, and the header says {values[key]}",
+                    **place,
+                    key=key,
+                    fix="Write the WCS cards anew, or leave this image out",
+                )
 
 
 def _celestial_frame(wcs: WCS, place: dict[str, Any]) -> BaseCoordinateFrame | None:

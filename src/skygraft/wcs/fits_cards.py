@@ -275,6 +275,12 @@ def _old_names(reader: CardReader) -> None:
     for key in [k for k in reader.values if k == "RADECSYS" or k.startswith("PROJP")]:
         name = "RADESYS" if key == "RADECSYS" else f"PV{reader.latitude}_{int(key[5:])}"
         value = reader.values.pop(key)
+        if key != "RADECSYS" and value != 0 and reader.ctype(1)[5:8] in ("TAN", "TPV", "TNX"):
+            raise reader.refuse(
+                f"{key} = {value} has no meaning beside {reader.ctype(1)}",
+                key=key,
+                fix="Write ZPN into CTYPE where it is meant, or remove it",
+            )
         known = reader.values.setdefault(name, value)
         if known != value and key != "RADECSYS":
             raise reader.refuse(
