@@ -172,6 +172,14 @@ def test_a_plate_solution_that_lacks_a_part_is_refused(key: str) -> None:
     assert caught.value.key == key
 
 
+@pytest.mark.parametrize("key", ["AMDX14", "AMDY20"])
+def test_plate_terms_that_depend_on_more_than_the_place_are_refused(key: str) -> None:
+    """wcslib ends the process on them."""
+    with pytest.raises(WcsError, match=f"{key} = 0.1") as caught:
+        FitsWcs(PLATE | {key: 0.1})
+    assert caught.value.key == key
+
+
 GOOD = iraf_cards("TNX", Surface(3, (3, 3), 2, 1), Surface(3, (3, 3), 2, 2))
 
 

@@ -15,7 +15,15 @@ from astropy.io import fits
 from numpy.polynomial import chebyshev, legendre, polynomial
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["TABLE_NAMES", "Distortion", "IrafDistortion", "IrafSurface", "LookupTable", "SipDistortion"]
+__all__ = [
+    "TABLE_NAMES",
+    "Distortion",
+    "IrafDistortion",
+    "IrafSurface",
+    "LookupTable",
+    "PlateDistortion",
+    "SipDistortion",
+]
 
 TABLE_NAMES = ("WCSDVARR", "D2IMARR")
 """EXTNAMEs of lookup tables: of the distortion (CPDIS), and of the detector (D2IMDIS)."""
@@ -214,4 +222,33 @@ class IrafDistortion(Distortion):
         none = np.zeros_like(xi)
         slopes = np.stack([(none, none) if surface is None else surface.slopes(xi, eta) for surface in self._surfaces])
         (aa, ab), (ba, bb) = np.einsum("ij,jkn,kl->iln", self._inverse, slopes, self._matrix)
+        return aa, ab, ba, bb
+
+
+class PlateDistortion(Distortion):
+    """Intermediate world coordinates that are polynomials of pixels, as displacements from their linear terms.
+
+    Parameters
+    ----------
+    xi, eta : array_like, shape (n, n)
+        Coefficients of u^i v^j along longitude and latitude.
+    """
+
+    def __init__(self, xi: ArrayLike, eta: ArrayLike) -> None:
+        planes = [np.array(plane, dtype=np.float64) for plane in (xi, eta)]
+        self._inverse = np.linalg.inv([[plane[1, 0], plane[0, 1]] for plane in planes])
+        for plane in planes:
+            plane[1, 0] = plane[0, 1] = 0.0
+        self._terms = planes
+        self._slopes = [polynomial.polyder(t, axis=axis) for t in planes for axis in (0, 1)]
+
+    def shift(self, u: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """See `Distortion.shift`."""
+        du, dv = self._inverse @ np.stack([polynomial.polyval2d(u, v, terms) for terms in self._terms])
+        return du, dv
+
+    def slopes(self, u: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """See `Distortion.slopes`."""
+        slopes = np.stack([polynomial.polyval2d(u, v, slope) for slope in self._slopes]).reshape(2, 2, -1)
+        (aa, ab), (ba, bb) = np.einsum("ij,jkn->ikn", self._inverse, slopes)
         return aa, ab, ba, bb

@@ -24,8 +24,16 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import WcsError
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_lonlat, to_vectors
 from skygraft.wcs.card_text import header_text, inherited, inherits
-from skygraft.wcs.distortion import Distortion, IrafDistortion, IrafSurface, LookupTable, SipDistortion
+from skygraft.wcs.distortion import (
+    Distortion,
+    IrafDistortion,
+    IrafSurface,
+    LookupTable,
+    PlateDistortion,
+    SipDistortion,
+)
 from skygraft.wcs.fits_cards import WcsCards, missing, read_wcs_cards
+from skygraft.wcs.plate import plate_model
 
 __all__ = ["FitsWcs", "read_fits_wcs"]
 
@@ -37,7 +45,6 @@ _ROUNDING = 5e-16
 """Radians: unit vectors are not known better."""
 # astropy's FITS warnings are silenced while a WCS is built; the filters are global to the process.
 _build_lock = threading.Lock()
-_PLATE_CARDS = ("AMD", "PPO", "CNPIX", "XPIXELSZ", "YPIXELSZ", "PLT")
 
 
 class FitsWcs(CelestialWcs):
@@ -64,11 +71,11 @@ class FitsWcs(CelestialWcs):
 
     Notes
     -----
-    The header is read by astropy as a whole, but for the corrections of IRAF's TNX and ZPX. The frame follows RADESYS
-    and EQUINOX with the defaults of the FITS standard; FK5, FK4 and galactic coordinates are converted to ICRS.
-    Distortions are inverted by Newton's method on the forward polynomials (the AP and BP polynomials of SIP are
-    approximations), and so are projections whose inverse in wcslib is not exact. An inverse that does not come back to
-    where it started is NaN.
+    The header is read by astropy as a whole, but for the corrections of IRAF's TNX and ZPX, and for plates. The frame
+    follows RADESYS and EQUINOX with the defaults of the FITS standard; FK5, FK4 and galactic coordinates are converted
+    to ICRS. Distortions are inverted by Newton's method on the forward polynomials (the AP and BP polynomials of SIP
+    are approximations), and so are projections whose inverse in wcslib is not exact. An inverse that does not come back
+    to where it started is NaN.
     """
 
     def __init__(
@@ -103,10 +110,12 @@ class FitsWcs(CelestialWcs):
         self._distortion = self._read_distortion()
 
     def _read_distortion(self) -> Distortion | None:
-        """SIP, which astropy applies forward, or the corrections of TNX and ZPX, which it does not know."""
+        """SIP, which astropy applies forward, or TNX, ZPX and plates, of which it gets the projection alone."""
         sip, iraf = self._wcs.sip, self._cards.iraf
         if sip is not None and sip.a is not None and sip.b is not None:
             return SipDistortion(sip.a, sip.b)
+        if self._cards.plate:
+            return PlateDistortion(*plate_model(self._cards.values)[:2])
         if iraf is None:
             return None
         lngcor, latcor = (None if n is None else IrafSurface(n) for n in (iraf.lngcor, iraf.latcor))
@@ -156,7 +165,7 @@ class FitsWcs(CelestialWcs):
     def _forward(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         pixels = np.column_stack([x - self._xy0[0], y - self._xy0[1]])
         with np.errstate(all="ignore"):
-            if isinstance(self._distortion, IrafDistortion):
+            if self._distortion is not None and not isinstance(self._distortion, SipDistortion):
                 offsets = (pixels - self._origin).T
                 pixels += np.column_stack(self._distortion.shift(*offsets))
             with self._lock:
@@ -219,8 +228,8 @@ class FitsWcs(CelestialWcs):
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         """All that positions depend on."""
-        wcs, sip, values = self._wcs.wcs, self._wcs.sip, self._cards.values
-        plate = [values[key] for key in sorted(values) if key.startswith(_PLATE_CARDS)] if self._cards.plate else []
+        wcs, sip = self._wcs.wcs, self._wcs.sip
+        plate = np.ravel(plate_model(self._cards.values)[:2]).tolist() if self._cards.plate else ()
         return (
             tuple(str(ctype).removesuffix("-SIP") for ctype in wcs.ctype),
             *(

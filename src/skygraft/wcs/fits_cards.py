@@ -20,6 +20,7 @@ from skygraft.errors import MissingWcsError
 from skygraft.wcs.card_reader import CardReader, is_number
 from skygraft.wcs.card_text import changed, split
 from skygraft.wcs.iraf_cards import IrafCorrections, read_iraf
+from skygraft.wcs.plate import has_plate, plate_text, read_plate
 
 __all__ = ["WcsCards", "missing", "read_wcs_cards"]
 
@@ -32,10 +33,6 @@ _CROSS_TERM = re.compile(r"(?:CD|PC)([12]_|00[12])(\d+)")
 _SIP = re.compile(r"([AB])_(\d+)_(\d+)")
 _PV = re.compile(r"PV[12]_\d+")
 _SIP_CARDS = re.compile(r"[AB]P?_(ORDER|DMAX|\d+_\d+)")
-_PLATE = (
-    *("PLTRAH", "PLTRAM", "PLTRAS", "PLTDECSN", "PLTDECD", "PLTDECM", "PLTDECS"),
-    *("XPIXELSZ", "YPIXELSZ", "PPO3", "PPO6", "CNPIX1", "CNPIX2", "AMDX1", "AMDY1"),
-)
 _YEARS = (1800, 2200)
 _EPOCH_TEXT = re.compile(r"[JB]?\s*(\d{4}(?:\.\d*)?)", re.IGNORECASE)
 # Without CDELT the elements of PC have to hold the scale: a rotation would make pixels of one degree.
@@ -95,8 +92,10 @@ def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) ->
     """
     reader = CardReader(place)
     reader.take(text)
-    plate = _plate_solution(reader)
-    if not plate:
+    plate = has_plate(reader)
+    if plate:
+        read_plate(reader)
+    else:
         _celestial_axes(reader)
         _reference(reader)
         _matrix(reader)
@@ -110,7 +109,9 @@ def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) ->
         _scamp(reader)
     _sip(reader, plate or iraf is not None)
     values = {key: value for key, value in reader.values.items() if value is not None}
-    return WcsCards(changed(text, reader.changes), values, iraf, plate)
+    if plate:
+        text = plate_text({key: reader.changes.get(key, value) for key, value in values.items()})
+    return WcsCards(text if plate else changed(text, reader.changes), values, iraf, plate)
 
 
 def missing(reason: str, place: dict[str, Any]) -> MissingWcsError:
@@ -311,22 +312,6 @@ def _equinox(reader: CardReader) -> None:
         )
     if value is not None and year != value:
         reader.changes[key] = year
-
-
-def _plate_solution(reader: CardReader) -> bool:
-    """Whether there is a plate solution of the Digitized Sky Survey; one that lacks a part is refused."""
-    if not reader.has("AMD[XY]1"):
-        return False
-    for key in _PLATE:
-        value = reader.values.get(key)
-        if value is None or (key != "PLTDECSN" and not is_number(value)):
-            raise reader.refuse(
-                f"the header has the plate solution of the Digitized Sky Survey (AMDX, AMDY), and {key} "
-                + ("is missing" if value is None else f"is {value!r}"),
-                key=key,
-                fix="Restore it, or remove the AMDX and AMDY cards, so that CTYPE, CRVAL and the matrix count",
-            )
-    return True
 
 
 def _scamp(reader: CardReader) -> None:
