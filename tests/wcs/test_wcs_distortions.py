@@ -240,3 +240,11 @@ def test_positions_far_away_have_no_pixel_on_the_image() -> None:
     far = np.hypot((ra - RA0 + 180) % 360 - 180, dec - 2.0) > 1
     x, y = found.world_to_pixel_values(ra[far], dec[far])
     assert not ((x > 0) & (x < 2000) & (y > 0) & (y < 2000)).any()
+
+
+def test_a_plate_without_its_polynomials_is_what_ctype_says() -> None:
+    points = pixels(10)
+    left = {key: value for key, value in PLATE.items() if not key.startswith("AMD")}
+    agrees(FitsWcs(header(cards(**cd_cards()) | left)), gnomonic(*plane(points)), points)
+    with pytest.raises(WcsError, match="AMDX1 is missing"):
+        FitsWcs(header(cards(**cd_cards()) | left | {"AMDX2": 0.1}))

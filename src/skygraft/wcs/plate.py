@@ -30,7 +30,7 @@ _ARCSEC = 3600.0
 
 def has_plate(reader: CardReader) -> bool:
     """Whether there is any of a solution."""
-    return reader.has("AMD[XY]1")
+    return reader.has(r"AMD[XY]\d+")
 
 
 def read_plate(reader: CardReader) -> None:
