@@ -96,6 +96,8 @@ def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) ->
     if plate:
         read_plate(reader)
     else:
+        # What is left of a plate without its polynomials: wcslib would go by that.
+        reader.drop(re.compile(r"PLT\w+|PPO\d|CNPIX[12]|[XY]PIXELSZ"))
         _celestial_axes(reader)
         _reference(reader)
         _matrix(reader)
