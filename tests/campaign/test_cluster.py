@@ -501,7 +501,7 @@ def test_many_unfit_in_a_row_end_it() -> None:
 def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
     config = ClusterConfig(
         kind="kubernetes", image="r/x:1", cores=2, memory="4GiB", env={"A": "b"}, claims={"data": "/data", "out": "/o"},
-        minimum_workers=3, scratch="/scratch",
+        minimum_workers=3, scratch="/scratch", disk="2GiB",
     )  # fmt: skip
     made = manifest(config, "name")
     assert made["spec"]["worker"]["replicas"] == 3
@@ -510,7 +510,8 @@ def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
         container = spec["containers"][0]
         assert container["image"] == "r/x:1"
         assert {"name": "A", "value": "b"} in container["env"]
-        assert container["resources"]["limits"] == {"cpu": "2", "memory": str(2**32)}
+        amounts = {"cpu": "2", "memory": str(2**32), "ephemeral-storage": str(2**31)}
+        assert container["resources"] == {"limits": amounts, "requests": amounts}
         assert [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]] == ["data", "out"]
         assert [m["mountPath"] for m in container["volumeMounts"]] == ["/data", "/o"]
     args = made["spec"]["worker"]["spec"]["containers"][0]["args"]
@@ -589,3 +590,27 @@ def test_workers_of_a_local_cluster_are_calm() -> None:
         found = cluster.client.run(lambda names: [dask.config.get(name) for name in names], list(CALM))
         (said,) = found.values()
     assert said == list(CALM.values())
+
+
+def test_a_scratch_folder_of_a_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a folder of that very name, where the launch was started."""
+    from skygraft.campaign.clusters import ranks
+
+    config = ClusterConfig(kind="slurm-runner", scratch="$NODE_DISK/work")
+    monkeypatch.setenv("NODE_DISK", "/fast")
+    assert ranks._worker_options(config)["local_directory"] == "/fast/work"
+    monkeypatch.delenv("NODE_DISK")
+    with pytest.raises(CampaignError, match=r"scratch is '\$NODE_DISK/work', and not all of it is set"):
+        ranks._worker_options(config)
+
+
+def test_a_person_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert f"--user={os.getuid()}" in BATCH_SYSTEMS["slurm"].command()

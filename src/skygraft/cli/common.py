@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -26,8 +27,11 @@ __all__ = [
     "emit_json",
     "err_console",
     "fail",
+    "growing_bar",
+    "in_options",
     "open_campaign",
     "out_console",
+    "print_table",
     "progress_bar",
     "show_rows",
     "state",
@@ -42,6 +46,9 @@ class _State:
     debug: bool = False
 
 
+_NO_LIMIT = 100_000
+"""Width of what is not a terminal, in characters: a path that is cut is of no use to the next program."""
+
 state = _State()
 """What was asked for before the command's name."""
 
@@ -50,7 +57,19 @@ def out_console() -> Any:
     """Where results go."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    piped = not sys.stdout.isatty()
+    return Console(file=sys.stdout, highlight=False, soft_wrap=piped, width=_NO_LIMIT if piped else None)
+
+
+def print_table(console: Any, table: Any) -> None:
+    """Print a table: no wider than a terminal, but whole, a row a line, where the output is piped."""
+    if console.is_terminal:
+        console.print(table, soft_wrap=False)
+        return
+    with console.capture() as captured:
+        console.print(table, soft_wrap=False)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def err_console() -> Any:
@@ -76,20 +95,34 @@ _OPTIONS = {
     "noise=": "--no-noise",
     "on_bad=": "--on-bad",
     "overwrite=": "--overwrite",
+    "ccds=": "--ccds",
+    "hdu=": "--hdu",
+    "format=": "--format",
 }
+# Options of formats that have none of their own.
+_FORMAT_OPTIONS = re.compile(
+    r"\b(pixel_area|zeropoint_key|zeropoint|unit|exposure_time|mjd|ccdname|root|dq|weight|rms|variance|mask)="
+)
 
 
 def _parameter(option: str) -> str:
     return option.removeprefix("--").removeprefix("no-").replace("-", "_")
 
 
-def _in_options(message: str, parameters: Collection[str]) -> str:
+def in_options(message: str, parameters: Collection[str]) -> str:
     """The message, with the option to use where it names an argument of the library that the command has one for."""
     found = [
         option
         for argument, option in _OPTIONS.items()
-        if argument in message and option not in message and _parameter(option) in parameters
+        if re.search(rf"(?<![\w]){argument}", message) and option not in message and _parameter(option) in parameters
     ]
+    if "option" in parameters:
+        names = dict.fromkeys(_FORMAT_OPTIONS.findall(message))
+        found += [
+            "--zeropoint" if name == "zeropoint" else f"--option {name}=..."
+            for name in names
+            if name != "zeropoint" or "--zeropoint" not in found
+        ]
     return f"{message} Here: {', '.join(found)}." if found else message
 
 
@@ -103,7 +136,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except (SkygraftError, OSError) as error:
             if state.debug:
                 raise
-            raise fail(_in_options(str(error), inspect.signature(function).parameters)) from None
+            raise fail(in_options(str(error), inspect.signature(function).parameters)) from None
         except ValueError as error:
             # pydantic's ValidationError is a ValueError; any other one is a bug and keeps its traceback.
             if state.debug or type(error).__module__.split(".")[0] not in ("pydantic", "pydantic_core"):
@@ -138,19 +171,34 @@ def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
     table.add_column(overflow="fold")
     for label, text in rows:
         table.add_row(f"  {escape(label)}", escape(text))
-    console.print(table, soft_wrap=False)
+    print_table(console, table)
 
 
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on standard error where that is a terminal; yields what moves it on."""
+    done = 0
+    with growing_bar(label) as moved:
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            moved(done, total)
+
+        moved(0, total)
+        yield advance
+
+
+@contextmanager
+def growing_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar as `progress_bar`; yields what is told how much is done, and of how much."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = err_console()
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(label, total=total)
-        yield lambda n: progress.advance(bar, n)
+        bar = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def open_campaign(path: Path) -> Campaign:

@@ -13,7 +13,7 @@ from skygraft.cli.common import Config, Json, command, emit_json, err_console, o
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
 
-__all__ = ["run"]
+__all__ = ["placed", "run"]
 
 
 @command
@@ -56,7 +56,7 @@ def run(
     """
     from skygraft.campaign import RichReporter
 
-    campaign = _placed(open_campaign(config), cluster, scheduler, workers)
+    campaign = placed(open_campaign(config), cluster, scheduler, workers)
     with _role(campaign) as is_driver:
         if not is_driver:
             return
@@ -72,7 +72,9 @@ def run(
         raise typer.Exit(128 + summary.interrupted if summary.interrupted else 1)
 
 
-def _placed(campaign: Campaign, cluster: str | None, scheduler: str | None, workers: int | None) -> Campaign:
+def placed(
+    campaign: Campaign, cluster: str | None, scheduler: str | None = None, workers: int | None = None
+) -> Campaign:
     """The campaign, to be run where the command line says."""
     from skygraft.campaign import Campaign
     from skygraft.campaign.clusters.config import named_cluster

@@ -148,7 +148,7 @@ def check_calibration(
 ) -> None:
     """The calibration that is read without pixels is that of the exposure."""
     found, expected = fmt.calibration(path, **(options or {})), ImageCalibration.of(exposure)
-    for name in ("unit", "shape", "xy0", "photo_calib", "candidates", "gain_origin", "has_variance"):
+    for name in ("unit", "shape", "xy0", "photo_calib", "candidates", "gain_origin", "no_gain", "has_variance"):
         assert getattr(found, name) == getattr(expected, name), (
             f"{name} is {getattr(found, name)!r} without pixels, {getattr(expected, name)!r} with them"
         )

@@ -21,6 +21,7 @@ from skygraft.errors import ConfigError, FormatError
 from skygraft.formats.base import ReadOptions, stamp_files
 from skygraft.formats.fits_headers import Headers
 from skygraft.formats.fitsfile.open import open_fits
+from skygraft.formats.fitsfile.packed import PACKED_SUFFIXES
 from skygraft.wcs import TABLE_NAMES, has_wcs
 
 __all__ = [
@@ -58,7 +59,7 @@ FILE_WORDS: dict[Role, tuple[str, ...]] = {
 }
 """Words by which a file beside an image is recognised."""
 
-_SUFFIX = re.compile(r"(\.(?:fits|fit|fts)(?:\.(?:fz|gz))?|\.fz)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"(\.(?:fits|fit|fts)(?:\.(?:fz|gz|bz2|xz|zst))?|\.fz)$", re.IGNORECASE)
 _SUFFIXES = (".fits", ".fits.fz", ".fits.gz")
 _PSF_ENDINGS = (".psf", ".psf.fits", "_psf.fits")
 _BRACKET = re.compile(r"^(?P<path>.+)\[(?P<hdu>[^\[\]]+)\]$")
@@ -254,6 +255,9 @@ def _choose_image(path: Path, wanted: int | str | None, hdus: Sequence[HduInfo])
         [hdu for hdu in images if has_wcs(hdu.header)],
     ):
         images = better if len(images) > 1 and len(better) == 1 else images
+    if not images and (planes := [hdu for hdu in hdus if is_flat(hdu)]) and len(planes) == 1:
+        # What it is instead is said by `skygraft.formats.fits_kinds.refuse_companion`.
+        return planes[0]
     if not images:
         flat = [hdu for hdu in hdus if is_flat(hdu)]
         raise FormatError(
@@ -330,12 +334,14 @@ def _find_plane(role: Role, given: Any, path: Path, hdus: Sequence[HduInfo], ima
         inside = [hdu for hdu in inside if hdu.version == image.version]
     if len(inside) == 1:
         return inside[0].plane(role, path)
-    stem = split_name(path)[0]
+    stem, ending = split_name(path)
+    # Planes are compressed as their image is, or as is usual: each ending that is looked for is a look at the disk.
+    endings = dict.fromkeys((*_SUFFIXES, ending) if ending.endswith(PACKED_SUFFIXES) else _SUFFIXES)
     beside = [
         found
         for word in FILE_WORDS[role]
         for separator in "._"
-        for suffix in _SUFFIXES
+        for suffix in endings
         if (found := path.with_name(f"{stem}{separator}{word}{suffix}")).is_file()
     ]
     if len(beside) > 1:

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag
 from skygraft.errors import ConfigError, InjectionError, SkygraftError, UncalibratedImageError
-from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.injection.options import InjectionOptions
-from skygraft.noise import Gain, estimate_gain
+from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import (
     BasisScale,
     CalibrationAperture,
@@ -155,10 +155,38 @@ def flag_small_kernel(
 
 
 def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
-    """The gain that is set, or that the image records, or that its variance plane tells; in this order."""
+    """The gain that is set, or that the image records, or that its variance plane tells; in this order.
+
+    Raises
+    ------
+    CalibrationError
+        If none of these says, or the recorded gain and the variance plane disagree.
+    """
     if options.gain is not None:
         return Gain(options.gain, "given")
-    if exposure.gain is not None:
-        return Gain(exposure.gain, exposure.gain_origin or "recorded in the image")
     bits = sum(v for n, v in exposure.mask_planes.items() if n in _UNFIT_PLANES)
-    return estimate_gain(exposure.image, exposure.variance, (exposure.mask & bits) == 0, path=exposure.path)
+    planes = exposure.image, exposure.variance, (exposure.mask & bits) == 0
+    if exposure.gain is None:
+        return estimate_gain(*planes, path=exposure.path, recorded=str(exposure.extra.get(NO_GAIN, "")))
+    origin = exposure.gain_origin or "recorded in the image"
+    _check_gain_map(exposure, origin)
+    gain = Gain(exposure.gain, origin)
+    if not gain.origin.startswith("given"):
+        check_gain(gain, *planes, path=exposure.path)
+    return gain
+
+
+def _check_gain_map(exposure: Exposure, origin: str) -> None:
+    """Refuse a recorded gain that is no number, or a map of another shape than the image's."""
+    values = np.asarray(exposure.gain)
+    if values.dtype.kind not in "iuf":
+        raise ConfigError(
+            f"the image's gain ({origin}) is {exposure.gain!r}; numbers are needed", path=exposure.path, key="gain"
+        )
+    if values.ndim and values.shape != exposure.shape:
+        raise ConfigError(
+            f"the image's gain ({origin}) is a map of shape {values.shape}, the image has {exposure.shape}",
+            path=exposure.path,
+            key="gain",
+            fix="Cut both alike (a cut-out needs its part of the map), or give one number",
+        )

@@ -23,6 +23,7 @@ from astropy.table import MaskedColumn, Table
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.formats import ImageFootprint, get_format, read_footprint
+from skygraft.formats.fits_kinds import kind_of_name
 from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.legacy_tables import read_ccds
 from skygraft.processes import Mapper
@@ -232,7 +233,7 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
             continue
         rest = {key: option for key, option in options.items() if key != "hdu"}
         try:
-            hdus = [hdu.index for hdu in list_hdus(path) if is_flat(hdu)]
+            hdus = [hdu.index for hdu in list_hdus(path) if is_flat(hdu) and kind_of_name(hdu.name) is None]
         except SkygraftError:
             # Looked at as a whole: the failure is reported with the others.
             hdus = []

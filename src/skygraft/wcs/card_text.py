@@ -69,8 +69,8 @@ def split(text: str) -> Iterator[tuple[str, str]]:
 
 
 def has_wcs(header: Iterable[str]) -> bool:
-    """Whether a header has cards of any world coordinate system, usable or not."""
-    return "CTYPE1" in header or any(key.startswith(("CTYPE", "AMDX")) for key in header)
+    """Whether a header has cards of a primary world coordinate system, usable or not."""
+    return "CTYPE1" in header or any(re.fullmatch(r"(CTYPE|AMDX)\d+", key) for key in header)
 
 
 def names_tables(header: fits.Header) -> bool:

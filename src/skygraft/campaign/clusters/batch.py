@@ -38,6 +38,14 @@ class JobState:
     running: bool
 
 
+def _user() -> str:
+    """The person's name; the number where neither the environment nor the machine has a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def _clock(seconds: float) -> str:
     minutes, second = divmod(math.ceil(seconds), 60)
     hours, minute = divmod(minutes, 60)
@@ -118,7 +126,7 @@ class BatchSystem:
 
     def command(self) -> list[str]:
         """The command that lists this person's jobs."""
-        return [word.format(user=getpass.getuser()) for word in self.listing]
+        return [word.format(user=_user()) for word in self.listing]
 
     def parse(self, output: str) -> dict[str, JobState]:
         """What `command` printed, as state by job number."""

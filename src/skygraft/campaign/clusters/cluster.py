@@ -16,6 +16,7 @@ import dask
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 
 from skygraft.campaign.clusters.config import BATCH_KINDS, RANK_KINDS, ClusterConfig, TlsConfig
+from skygraft.campaign.clusters.dashboard import with_dashboard
 from skygraft.campaign.clusters.guard import Guard, guard_workers
 from skygraft.campaign.clusters.settings import DRIVER
 from skygraft.campaign.sections import parse_duration
@@ -106,7 +107,7 @@ def open_cluster(
         else:
             opened = _local(config)
         with opened as cluster:
-            yield cluster
+            yield with_dashboard(cluster)
 
 
 @contextlib.contextmanager

@@ -86,9 +86,10 @@ _KEYS: dict[str, set[str]] = {
     "sge": _OF_BATCH | {"resources"},
     "htcondor": _OF_BATCH - {"queue", "account"} | {"disk"},
     "kubernetes": _OF_ALL | _OF_STARTED | {
-        "minimum_workers", "cores", "memory", "image", "namespace", "env", "claims", "spec", "start_timeout",
+        "minimum_workers", "cores", "memory", "disk", "image", "namespace", "env", "claims", "spec", "start_timeout",
     },
-    "mpi": _OF_RANKS,
+    # dask-mpi hands the scheduler no options, and MPI itself carries the keys.
+    "mpi": _OF_RANKS - {"scheduler_options", "logs"},
     "slurm-runner": _OF_RANKS,
 }  # fmt: skip
 _OWN_OPTIONS = {
@@ -155,7 +156,7 @@ class ClusterConfig(Section):
     memory: Size = None
     """Memory of a job, or of a Kubernetes worker."""
     disk: Size = None
-    """Scratch disk of an HTCondor job."""
+    """Scratch disk of an HTCondor job, or of a worker's pod."""
     walltime: Duration = None
     """How long a job may run. Workers leave in time before it ends, and others take their place."""
     queue: str | None = None
@@ -264,7 +265,7 @@ class ClusterConfig(Section):
                 )
 
     def _check_kubernetes(self) -> None:
-        given = [key for key in ("image", "cores", "memory", "env", "claims") if getattr(self, key)]
+        given = [key for key in ("image", "cores", "memory", "disk", "env", "claims") if getattr(self, key)]
         shipped = shipped_profile("kubernetes")
         if self.spec is not None:
             given = [key for key in given if getattr(self, key) != shipped.get(key)]
@@ -274,6 +275,8 @@ class ClusterConfig(Section):
                 raise ValueError(f"spec is {str(self.spec)!r}; there is no such file")
         elif self.image is None:
             raise ValueError("kind: kubernetes needs an image with skygraft in it, or a spec")
+        if "$" in (self.scratch or ""):
+            raise ValueError(f"scratch is {self.scratch!r}; no shell expands it in a pod: name the folder")
         for claim, folder in self.claims.items():
             if not folder.startswith("/"):
                 raise ValueError(f"claims.{claim} is {folder!r}; the absolute folder to mount it at is needed")

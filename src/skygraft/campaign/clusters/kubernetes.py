@@ -59,6 +59,9 @@ def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
     assert config.memory is not None
     n_bytes = parse_bytes(config.memory)
     amounts = {"cpu": str(config.cores or 1), "memory": str(n_bytes)}
+    if config.disk is not None:
+        # Without it a pod is the first to be evicted when its node's disk is short.
+        amounts["ephemeral-storage"] = str(parse_bytes(config.disk))
     made: dict[str, Any] = _operator().make_cluster_spec(
         name,
         image=config.image,

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -211,6 +212,13 @@ def _worker_options(config: ClusterConfig) -> dict[str, Any]:
         options["memory_limit"] = parse_bytes(config.memory_limit)
     if config.scratch is not None:
         options["local_directory"] = os.path.expandvars(config.scratch)
+        if "$" in options["local_directory"]:
+            # Else it would be the name of a folder where the launch was started.
+            raise CampaignError(
+                f"scratch is {config.scratch!r}, and not all of it is set in the environment of {platform.node()}",
+                key="cluster.scratch",
+                fix="Set the variable in the job, or name the folder",
+            )
     if config.interface is not None:
         options["interface"] = config.interface
     return options | {name.replace("-", "_"): value for name, value in config.worker_options.items()}

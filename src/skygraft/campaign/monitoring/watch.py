@@ -21,7 +21,7 @@ from rich.text import Text
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.interruption import Interruption, Terminated
 from skygraft.campaign.monitoring.follower import Follower
-from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share
+from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share, verdict
 
 __all__ = ["line", "sky_strip", "view", "watch"]
 
@@ -32,7 +32,7 @@ _BAR = 72
 _STRIP_ROWS = 12
 _STRIP_COLUMNS = 64
 _SHADES = "·░▒▓█"
-_STYLES = {"running": "bold blue", "finished": "bold green", "stopped": "bold yellow", "dead": "bold red"}
+_STYLES = {"active": "bold blue", "good": "bold green", "warning": "bold yellow", "bad": "bold red"}
 
 
 def watch(
@@ -108,8 +108,9 @@ def line(shot: Mapping[str, Any]) -> str:
     """The numbers in one line."""
     images, last = shot["images"], shot["rates"]["1min"]
     clock = datetime.fromisoformat(shot["updated"]).strftime("%H:%M:%S")
+    word, _ = verdict(shot["state"], shot["phase"], images)
     parts = [
-        f"{clock} {shot['campaign']} {shot['state']}: "
+        f"{clock} {shot['campaign']} {word}: "
         f"{images['done']} of {images['total']} images done ({share(images['done'], images['total'])})",
         f"{images['failed']} failed",
         f"{images['left']} left",
@@ -134,9 +135,8 @@ def view(shot: Mapping[str, Any], patches: Mapping[str, list[Any]]) -> Renderabl
         What `Progress.patches` returns.
     """
     images = shot["images"]
-    title = Text.assemble(
-        (shot["campaign"], "bold"), "  ", (shot["state"], _STYLES.get(shot["state"], "bold")), f"  {shot['output']}"
-    )
+    word, severity = verdict(shot["state"], shot["phase"], images)
+    title = Text.assemble((shot["campaign"], "bold"), "  ", (word, _STYLES[severity]), f"  {shot['output']}")
     parts: list[RenderableType] = [title]
     if shot["advice"]:
         parts.append(Text(shot["advice"], style="bold red" if shot["state"] == "dead" else "yellow"))
