@@ -43,6 +43,7 @@ from skygraft.formats.fits_layout import (
     PlaneOptions,
     find_layout,
     inherited_headers,
+    is_flat,
     list_hdus,
     renamed,
     split_name,
@@ -51,11 +52,20 @@ from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_n
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
-from skygraft.formats.fitsfile.open import is_fits
+from skygraft.formats.fitsfile.open import is_fits, open_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.psf import PSF, Box
-from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
+from skygraft.wcs import (
+    TABLE_NAMES,
+    FitsWcs,
+    LookupTable,
+    footprint,
+    has_wcs,
+    names_tables,
+    pixel_scale,
+    read_fits_wcs,
+)
 
 __all__ = ["FitsFormat", "FitsOptions"]
 
@@ -135,16 +145,18 @@ class _Opened:
     @property
     def name(self) -> str:
         stem = split_name(self.path)[0]
-        alone = sum(hdu.shape is not None and len(hdu.shape) == 2 for hdu in self.hdus) == 1
+        alone = sum(map(is_flat, self.hdus)) == 1
         several = self.layout.image.hdu and not alone and self.image.name not in ("IMAGE", "SCI")
         return f"{stem}-{self.image.name or self.image.index}" if several else stem
 
     def wcs(self) -> FitsWcs:
-        header = self.image.header
-        if "CTYPE1" not in header and "CTYPE1" in self.hdus[0].header:
-            header = self.hdus[0].header.copy()
-            header.update(self.image.header)
-        return read_fits_wcs(header, path=self.path, hdu=self.image.index)
+        header, index = self.image.header, self.image.index
+        tables: list[LookupTable] = []
+        if names_tables(header):
+            with open_fits(self.path) as hdus:
+                tables = [LookupTable.of(hdu) for hdu in hdus if hdu.name in TABLE_NAMES and hdu.is_image]
+        primary = self.hdus[0].header if index else None
+        return read_fits_wcs(header, primary=primary, tables=tables, path=self.path, hdu=index)
 
 
 class FitsFormat(Format):
@@ -157,22 +169,19 @@ class FitsFormat(Format):
 
     name: ClassVar[str] = "fits"
     looked_for: ClassVar[str] = (
-        "a FITS file with a two-dimensional image and celestial CTYPE keywords (not one of images.lsst.io)"
+        "a FITS file with a two-dimensional image and CTYPE keywords (not one of images.lsst.io)"
     )
     Options: ClassVar[type[FitsOptions]] = FitsOptions
 
     def matches(self, path: StrPath) -> bool:
-        """Whether the file is FITS and has a two-dimensional image with a celestial WCS."""
+        """Whether the file is FITS and has a two-dimensional image with a WCS."""
         if Path(path).is_file() and Path(path).stat().st_size and not is_fits(path):
             return False
         hdus = list_hdus(path)
         # Its WCS keywords are an approximation, its PSF is in an archive: not to be taken for what they seem.
         if lsst_images_kind(hdus) is not None:
             return False
-        return any(
-            hdu.shape is not None and len(hdu.shape) == 2 and ("CTYPE1" in hdu.header or "CTYPE1" in hdus[0].header)
-            for hdu in hdus
-        )
+        return any(is_flat(hdu) and (has_wcs(hdu.header) or has_wcs(hdus[0].header)) for hdu in hdus)
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Where the image lies on the sky; see `Format.footprint`."""

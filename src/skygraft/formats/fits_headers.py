@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.time import Time
 
-from skygraft.errors import ConfigError, FormatError
+from skygraft.errors import ConfigError
 from skygraft.exposure import DataId, VisitInfo
 
 __all__ = [
@@ -251,18 +250,3 @@ def check_number(name: str, value: Any, *, positive: bool = True) -> float:
     if positive and value <= 0:
         raise ConfigError(f"{name} is {value!r}; it must be positive", key=name)
     return float(value)
-
-
-def require_two_dimensions(shape: tuple[int, ...], path: str | os.PathLike[str], hdu: int) -> tuple[int, int]:
-    """Rows and columns of an image HDU.
-
-    Raises
-    ------
-    FormatError
-        If it is not two-dimensional.
-    """
-    if len(shape) != 2:
-        raise FormatError(
-            f"the image has shape {shape}; a two-dimensional image is needed", path=path, hdu=hdu, fix="Give hdu="
-        )
-    return shape[0], shape[1]

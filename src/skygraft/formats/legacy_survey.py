@@ -35,10 +35,11 @@ from skygraft.formats.base import (
 )
 from skygraft.formats.fits_fingerprints import with_fingerprints
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
-from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
+from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, is_flat, list_hdus
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
+from skygraft.formats.fitsfile.cards import card_value
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.legacy_dq import dq_kind_of, read_dq
@@ -182,7 +183,7 @@ class LegacySurveyFormat(Format):
         name = Path(path).name
         if "_ooi_" not in name or name.endswith(".psf") or not is_fits(path):
             return False
-        return any(hdu.shape is not None and len(hdu.shape) == 2 for hdu in list_hdus(path))
+        return any(map(is_flat, list_hdus(path)))
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Where the image lies on the sky; see `Format.footprint`."""
@@ -335,14 +336,19 @@ class LegacySurveyFormat(Format):
         return _Opened(path, hdus, image, inherited_headers(hdus, image.index), row, root, layout, psf, looked)
 
     def _wcs(self, opened: _Opened, given: LegacySurveyOptions) -> FitsWcs:
-        header = opened.image.header.copy()
+        header, hdu = opened.image.header, opened.image.index
         offsets = (opened.row.number("ccdraoff"), opened.row.number("ccddecoff"))
-        if given.astrometry == "ccds" and all(offset is not None for offset in offsets) and "CRVAL2" in header:
+        if given.astrometry == "header" or None in offsets:
+            return read_fits_wcs(header, path=opened.path, hdu=hdu)
+        values = [card_value(header, f"CRVAL{axis}") for axis in (1, 2)]
+        # What is no number is refused by name, like everything else that the WCS lacks.
+        if all(isinstance(value, int | float) for value in values):
             # Arcsec, measured against the survey's reference catalogue; the RA offset is a true angle.
-            ra, dec = offsets
-            header["CRVAL1"] += (ra or 0.0) / 3600 / math.cos(math.radians(header["CRVAL2"]))
-            header["CRVAL2"] += (dec or 0.0) / 3600
-        return read_fits_wcs(header, path=opened.path, hdu=opened.image.index)
+            ra, dec = (offset or 0.0 for offset in offsets)
+            header = header.copy()
+            header["CRVAL1"] = values[0] + ra / 3600 / math.cos(math.radians(values[1]))
+            header["CRVAL2"] = values[1] + dec / 3600
+        return read_fits_wcs(header, path=opened.path, hdu=hdu)
 
     def _data_id(self, opened: _Opened) -> DataId:
         row = opened.row
@@ -473,7 +479,7 @@ class LegacySurveyFormat(Format):
 
 def _choose_ccd(path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> HduInfo:
     """The HDU of the CCD: the one asked for, or the only image."""
-    images = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
+    images = [hdu for hdu in hdus if is_flat(hdu)]
     wanted = given.ccdname if given.ccdname is not None else given.hdu
     if wanted is None:
         found = images

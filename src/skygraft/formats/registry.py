@@ -38,7 +38,7 @@ from skygraft.formats.base import (
 )
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_kinds import RUBIN_IMAGES, describe_file, lsst_images_kind
-from skygraft.formats.fits_layout import list_hdus, split_name
+from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.fitsfile.packed import foreign_packing, packing_of
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
@@ -50,7 +50,7 @@ from skygraft.photometry import (
     resolve_reference,
     summed_unit,
 )
-from skygraft.wcs import pixel_scale
+from skygraft.wcs import has_wcs, pixel_scale
 
 __all__ = [
     "format_names",
@@ -141,10 +141,12 @@ def recognise_format(path: StrPath) -> Format:
                 "skygraft.Exposure of its planes, WCS and PSF",
             )
         what = describe_file(Path(path), hdus) if hdus else ""
-        flat = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
-        if flat and not any("CTYPE1" in hdu.header for hdu in (hdus[0], *flat)):
+        flat = [hdu for hdu in hdus if is_flat(hdu)]
+        if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
+            letters = sorted({k[-1] for h in flat for k in h.header if k.startswith("CTYPE") and k[-1].isalpha()})
+            alternate = f", but the alternate description {', '.join(letters)} of one" if letters else ""
             raise MissingWcsError(
-                f"no image of the file has a celestial WCS (it holds {'; '.join(map(str, hdus))})"
+                f"no image of the file has a celestial WCS{alternate} (it holds {'; '.join(map(str, hdus))})"
                 + (f": this is {what}" if what else ""),
                 path=path,
                 fix="Solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards, or leave it out",

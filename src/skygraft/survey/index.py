@@ -24,7 +24,7 @@ from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.errors import ConfigError, FormatError, SkygraftError
 from skygraft.formats import ImageFootprint, get_format, read_footprint
 from skygraft.formats.fits_kinds import kind_of_name
-from skygraft.formats.fits_layout import list_hdus
+from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.legacy_tables import read_ccds
 from skygraft.printable import printable
 from skygraft.processes import Mapper
@@ -234,8 +234,7 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
             continue
         rest = {key: option for key, option in options.items() if key != "hdu"}
         try:
-            flat = [hdu for hdu in list_hdus(path) if hdu.shape is not None and len(hdu.shape) == 2]
-            hdus = [hdu.index for hdu in flat if kind_of_name(hdu.name) is None]
+            hdus = [hdu.index for hdu in list_hdus(path) if is_flat(hdu) and kind_of_name(hdu.name) is None]
         except SkygraftError:
             # Looked at as a whole: the failure is reported with the others.
             hdus = []

@@ -108,17 +108,6 @@ class AstWcs(CelestialWcs):
                 x[astray], y[astray] = self._solve(x[astray], y[astray], target[astray])
         return x, y
 
-    def _newton_step(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Pixels still to go from (x, y) to unit vectors `target` (N, 3), by the forward mapping's own slopes."""
-        here = to_vectors(*self._forward(x, y))
-        slopes = [to_vectors(*self._forward(x + dx, y + dy)) - here for dx, dy in ((1.0, 0.0), (0.0, 1.0))]
-        gap = target - here
-        xx, yy = (np.einsum("ni,ni->n", s, s) for s in slopes)
-        xy = np.einsum("ni,ni->n", slopes[0], slopes[1])
-        gx, gy = (np.einsum("ni,ni->n", s, gap) for s in slopes)
-        det = xx * yy - xy * xy
-        return (yy * gx - xy * gy) / det, (xx * gy - xy * gx) / det
-
     def _solve(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Newton's method on the forward mapping from a rough start; NaN where it does not settle."""
         for _ in range(20):

@@ -137,7 +137,7 @@ def rewrite_fits(
     path : path-like
         The output; compressed as a whole if its name says so (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
     images : mapping of int to ndarray
-        HDU number (0-based) to new pixel values, of the image's shape.
+        HDU number (0-based) to new pixel values, of the image's shape, but for leading axes of one pixel.
     header_updates : mapping of int to mapping
         HDU number to keyword to (value, comment), or to None, which removes the card.
     overwrite : bool
@@ -224,6 +224,9 @@ def _change(
     shape = tuple(int(header[f"{prefix}{i}"]) for i in range(int(header.get(prefix, 0)), 0, -1))
     kind = parse_card(cards[0])[1].split("/")[0].strip(" '").strip()
     is_image = compressed or ((index == 0 or kind == "IMAGE") and bool(shape))
+    if len(shape) > new.ndim and shape == (1,) * (len(shape) - new.ndim) + new.shape:
+        # The one plane of a cube.
+        new = new.reshape(shape)
     if not is_image or new.shape != shape:
         what = f"an image of shape {shape}" if is_image else "no image"
         raise FormatError(
