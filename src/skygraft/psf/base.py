@@ -85,6 +85,13 @@ class PSF(abc.ABC):
         """
         return None
 
+    def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+        """Which of N positions the model has a kernel at, shape (N,): all of them, for most models.
+
+        A coadd's PSF has none where no input has data; `kernels` raises PsfError there.
+        """
+        return np.ones(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape, dtype=np.bool_)
+
     def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Flux per unit source flux that lies outside the kernel, shape (N,).
 
