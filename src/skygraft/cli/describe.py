@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.errors import CalibrationError
+from skygraft.errors import CalibrationError, PsfError
 from skygraft.exposure import Exposure
 from skygraft.noise import estimate_gain
 from skygraft.photometry import enclosed_flux
-from skygraft.psf import kernel_fwhm
+from skygraft.psf import defined_position, kernel_fwhm
 from skygraft.wcs import pixel_scale
 
 __all__ = ["describe_exposure", "describe_rows"]
@@ -76,6 +76,11 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
     psf = exposure.psf
     if psf is None:
         return None
+    if not psf.defined(x, y).all():
+        at = defined_position(psf, exposure.box)
+        if at is None:
+            raise PsfError(f"the PSF ({psf.description}) has no kernel anywhere on the image", path=exposure.path)
+        x, y = (np.array([v]) for v in at)
     kernels = psf.kernels(x, y)
     fwhm, total = float(kernel_fwhm(kernels)[0]), float(kernels[0].sum())
     aperture = exposure.photo_calib.aperture if exposure.photo_calib is not None else None

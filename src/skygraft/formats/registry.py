@@ -54,6 +54,7 @@ __all__ = [
 
 _FORMATS: dict[str, tuple[str, str]] = {
     "lsst_afw": ("skygraft.formats.lsst_afw", "LsstAfwFormat"),
+    "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
 }
 """Formats that say more of a file than that it is FITS: name to module and class, imported when needed."""

@@ -12,11 +12,31 @@ from starlink import Ast
 
 from skygraft.errors import WcsError
 
-__all__ = ["AstMapping"]
+__all__ = ["AstMapping", "read_mapping"]
 
 _PREFIX = re.compile(r"(?P<version>\d+) TransformPoint2ToPoint2 ")
 _BAD = -1e300
 """AST's bad value is the lowest double; what comes near it is not a position."""
+
+
+def read_mapping(text: str, path: str | None = None) -> Any:
+    """The AST mapping of a dump, from two to two axes.
+
+    Raises
+    ------
+    WcsError
+        If the dump cannot be read, or is of something else.
+    """
+    try:
+        # AST writes a tab before its comments, and does not read it.
+        mapping = Ast.Channel(text.replace("\t", " ").splitlines()).read()
+    except Ast.AstError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise WcsError(f"the AST dump of a mapping cannot be read: {reason}", path=path) from error
+    if not isinstance(mapping, Ast.Mapping) or (mapping.Nin, mapping.Nout) != (2, 2):
+        kind = type(mapping).__name__
+        raise WcsError(f"the AST dump of a mapping is a {kind}, not a mapping of two by two axes", path=path)
+    return mapping
 
 
 class AstMapping:
@@ -36,15 +56,7 @@ class AstMapping:
     """
 
     def __init__(self, text: str, *, inverted: bool = False) -> None:
-        try:
-            mapping = Ast.Channel(text.replace("\t", " ").splitlines()).read()
-        except Ast.AstError as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise WcsError(f"the AST dump of a transform cannot be read: {reason}") from error
-        if not isinstance(mapping, Ast.Mapping) or (mapping.Nin, mapping.Nout) != (2, 2):
-            raise WcsError(
-                f"the AST dump of a transform is a {type(mapping).__name__}, not a mapping of two by two axes"
-            )
+        mapping = read_mapping(text)
         if not int(mapping.TranInverse if inverted else mapping.TranForward):
             raise WcsError(f"the transform has no {'inverse' if inverted else 'forward direction'}")
         self._text, self._inverted, self._mapping = text, inverted, mapping
