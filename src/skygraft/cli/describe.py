@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from skygraft.cli.common import in_options
-from skygraft.errors import CalibrationError, SkygraftError
+from skygraft.errors import CalibrationError, PsfError, SkygraftError
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import CAUTION
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
-from skygraft.psf import kernel_fwhm
+from skygraft.psf import defined_position, kernel_fwhm
 from skygraft.wcs import pixel_scale
 
 __all__ = ["describe_exposure", "describe_rows"]
@@ -91,6 +91,11 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
     psf = exposure.psf
     if psf is None:
         return None
+    if not psf.defined(x, y).all():
+        at = defined_position(psf, exposure.box)
+        if at is None:
+            raise PsfError(f"the PSF ({psf.description}) has no kernel anywhere on the image", path=exposure.path)
+        x, y = (np.array([v]) for v in at)
     kernels = psf.kernels(x, y)
     fwhm = float(kernel_fwhm(kernels)[0])
     reference = exposure.photo_calib.reference if exposure.photo_calib is not None else None

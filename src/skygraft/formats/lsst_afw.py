@@ -30,6 +30,7 @@ from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
 from skygraft.formats.afw_names import find_source_catalog, parse_name
+from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import (
     FILES,
     Format,
@@ -310,7 +311,7 @@ def _psf(opened: _Opened, valid_box: Box) -> tuple[PSF | None, PsfError | None]:
             fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
         )
     try:
-        return afw_objects.build_psf(*component, valid_box=valid_box), None
+        return build_psf(*component, valid_box=valid_box), None
     except PsfError as error:
         return None, error
 

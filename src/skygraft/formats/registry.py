@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import importlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -37,7 +36,7 @@ from skygraft.formats.base import (
     stamp_files,
 )
 from skygraft.formats.fits_gain import flux_unit_of
-from skygraft.formats.fits_kinds import RUBIN_IMAGES, describe_file, lsst_images_kind
+from skygraft.formats.fits_kinds import describe_file
 from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.fitsfile.packed import foreign_packing, packing_of
@@ -64,15 +63,12 @@ __all__ = [
 
 _FORMATS: dict[str, tuple[str, str]] = {
     "lsst_afw": ("skygraft.formats.lsst_afw", "LsstAfwFormat"),
+    "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
 }
 """Formats that say more of a file than that it is FITS: name to module and class, imported when needed."""
 _ORDINARY = {"fits": ("skygraft.formats.fits", "FitsFormat")}
 """What a file is taken for where none of those above recognises it."""
-
-
-_JSON_END = 4096
-"""Bytes at the end of a JSON file in which the schema of the whole is looked for."""
 
 
 def format_names() -> tuple[str, ...]:
@@ -132,14 +128,6 @@ def recognise_format(path: StrPath) -> Format:
         )
     if not found:
         hdus = list_hdus(path) if is_fits(path) else ()
-        kind = lsst_images_kind(hdus) if hdus else _lsst_images_json(path)
-        if kind is not None:
-            raise UnknownFormatError(
-                f"this is an lsst.images file of Rubin ({kind}), which no format here reads",
-                path=path,
-                fix="Give the afw file (calexp) of the image, or read this one with the package lsst-images and make a "
-                "skygraft.Exposure of its planes, WCS and PSF",
-            )
         what = describe_file(Path(path), hdus) if hdus else ""
         flat = [hdu for hdu in hdus if is_flat(hdu)]
         if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
@@ -159,16 +147,6 @@ def recognise_format(path: StrPath) -> Format:
             fix="Check that this is the image, or name its format with format=",
         )
     return found[0]
-
-
-def _lsst_images_json(path: StrPath) -> str | None:
-    """The schema of an lsst.images file that is JSON; None for any other file."""
-    with Path(path).open("rb") as stream:
-        if stream.read(1) != b"{":
-            return None
-        stream.seek(max(0, Path(path).stat().st_size - _JSON_END))
-        found = re.search(rb"https?://" + re.escape(RUBIN_IMAGES).encode() + rb'[^"]*"\s*\}\s*$', stream.read())
-    return None if found is None else found[0].decode("utf-8", "replace").split('"')[0]
 
 
 def _matches(fmt: Format, path: StrPath) -> bool:

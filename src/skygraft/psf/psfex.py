@@ -132,6 +132,18 @@ class PsfexPSF(LinearPSF):
         normalized(terms, self._sums)  # raises where there is no light to divide by
         return _in_single_precision(terms, self._samples, self._rows, self._columns)
 
+    def images(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Images of a unit source at N positions on the pixel grid itself, shape (N, ny, nx), each summing to one.
+
+        The middle pixel of image i is pixel (floor(x[i] + 0.5), floor(y[i] + 0.5)); the model is resampled at the
+        source's own place among the pixels, as the pipelines' ``PsfexPsf.computeImage`` does.
+        """
+        terms = self._terms(x, y)
+        normalized(terms, self._sums)  # raises where there is no light to divide by
+        x, y = positions(x, y)
+        dx, dy = x - np.floor(x + 0.5), y - np.floor(y + 0.5)
+        return _resampled(terms, self._samples, self.shape, self._step, _LANCZOS_ORDER[self._convention], dx, dy)
+
     def _terms(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Polynomial terms at N positions, shape (N, B)."""
         x, y = positions(x, y)
@@ -205,6 +217,71 @@ def _in_single_precision(
             for i in range(nx):
                 out[k, j, i] = kernel[j, i] / total
     return out
+
+
+@compiled
+def _resampled(
+    terms: NDArray[np.float64],
+    samples: NDArray[np.float32],
+    shape: tuple[int, int],
+    step: float,
+    order: int,
+    dx: NDArray[np.float64],
+    dy: NDArray[np.float64],
+) -> NDArray[np.float64]:  # pragma: no cover - compiled
+    """Images (N, ny, nx) of models with terms (N, B), moved by dx, dy (N,) of a pixel, each divided by its sum."""
+    n_terms, my, mx = samples.shape
+    ny, nx = shape
+    out = np.empty((terms.shape[0], ny, nx))
+    model = np.empty((my, mx), dtype=np.float32)
+    half = np.empty((my, nx))
+    weights = np.empty(2 * order + 2)
+    for s in range(terms.shape[0]):
+        model[:] = np.float32(0.0)
+        for b in range(n_terms):
+            factor = np.float32(terms[s, b])
+            for j in range(my):
+                for i in range(mx):
+                    model[j, i] += factor * samples[b, j, i]
+        for i in range(nx):
+            first, last = _lanczos_row(mx, mx // 2 + (i - nx // 2 - dx[s]) / step, order, weights)
+            for j in range(my):
+                value = 0.0
+                for m in range(first, last):
+                    value += weights[m - first] * model[j, m]
+                half[j, i] = value
+        total = 0.0
+        for j in range(ny):
+            first, last = _lanczos_row(my, my // 2 + (j - ny // 2 - dy[s]) / step, order, weights)
+            for i in range(nx):
+                out[s, j, i] = 0.0
+            for m in range(first, last):
+                for i in range(nx):
+                    out[s, j, i] += weights[m - first] * half[m, i]
+            for i in range(nx):
+                total += out[s, j, i]
+        for j in range(ny):
+            for i in range(nx):
+                out[s, j, i] /= total
+    return out
+
+
+@compiled
+def _lanczos_row(
+    n: int, at: float, order: int, weights: NDArray[np.float64]
+) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Range of the samples that make the value at `at`, whose Lanczos weights go into `weights`; empty outside."""
+    if at < 0 or at > n - 1:
+        return 0, 0
+    first, last = max(int(np.ceil(at - order)), 0), min(int(np.floor(at + order)) + 1, n)
+    total = 0.0
+    for m in range(first, last):
+        t = np.pi * (m - at)
+        weights[m - first] = 1.0 if t == 0.0 else np.sin(t) / t * (np.sin(t / order) / (t / order))
+        total += weights[m - first]
+    for m in range(first, last):
+        weights[m - first] /= total
+    return first, last
 
 
 @compiled

@@ -1,6 +1,7 @@
 """World coordinate systems: APE-14 wrappers of FITS headers and AST frame sets, and what they do locally."""
 
 from skygraft.wcs.ast import AstWcs
+from skygraft.wcs.ast_mapping import AstMapping
 from skygraft.wcs.base import CelestialWcs
 from skygraft.wcs.card_text import has_wcs, names_tables
 from skygraft.wcs.distortion import TABLE_NAMES, LookupTable
@@ -9,6 +10,7 @@ from skygraft.wcs.local import footprint, local_jacobian, pixel_scale
 
 __all__ = [
     "TABLE_NAMES",
+    "AstMapping",
     "AstWcs",
     "CelestialWcs",
     "FitsWcs",

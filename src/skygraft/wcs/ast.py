@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import MissingWcsError, WcsError
+from skygraft.wcs.ast_mapping import read_mapping
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
 
 __all__ = ["AstWcs"]
@@ -85,6 +86,28 @@ class AstWcs(CelestialWcs):
             )
         return cls(text[prefix.end() :], path)
 
+    @classmethod
+    def from_mapping(cls, text: str, path: str | None = None) -> AstWcs:
+        """The WCS of an AST mapping from 0-based parent pixels to ICRS longitude and latitude in radians.
+
+        Parameters
+        ----------
+        text : str
+            AST's native dump of the mapping, as ``lsst.images`` keeps it.
+        path : str, optional
+            Where it came from, for messages.
+
+        Raises
+        ------
+        WcsError
+            If it cannot be read, or is no mapping of two by two axes.
+        """
+        frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
+        frames.addframe(Ast.BASE, read_mapping(text, path), Ast.SkyFrame("System=ICRS"))
+        lines: list[str] = []
+        Ast.Channel(None, _Lines(lines)).write(frames)
+        return cls("\n".join(lines), path)
+
     @property
     def text(self) -> str:
         """AST's native dump."""
@@ -139,6 +162,16 @@ class AstWcs(CelestialWcs):
     def __repr__(self) -> str:
         kinds = sorted(set(re.findall(r"Begin (\w+Map)\b", self._text)) - {"CmpMap"})
         return f"<AstWcs {', '.join(kinds)}>"
+
+
+class _Lines:
+    """Takes the lines that AST writes."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def astsink(self, line: str) -> None:
+        self._lines.append(line)
 
 
 def _read(text: str, path: str | None) -> Any:
