@@ -35,7 +35,7 @@ from skygraft.photometry.reference import (
     CalibrationReference,
 )
 
-__all__ = ["FLUX_MODES", "BasisScale", "FluxMode", "KernelScale", "kernel_scale"]
+__all__ = ["FLUX_MODES", "BasisScale", "FluxMode", "KernelScale", "kernel_scale", "weighted"]
 
 type FluxMode = Literal["calibrated", "aperture", "psf_sum", "total"]
 
@@ -164,12 +164,22 @@ class BasisScale:
         invalid: Literal["raise", "nan"] = "raise",
     ) -> KernelScale:
         """The factors of kernels ``coefficients @ basis``, coefficients of shape (N, B); see `kernel_scale`."""
-        sums = _weighted(coefficients, self._sums)
-        fraction = None if self._fluxes is None else _weighted(coefficients, self._fluxes)
+        sums = weighted(coefficients, self._sums)
+        fraction = None if self._fluxes is None else weighted(coefficients, self._fluxes)
+        return self._of(sums, fraction, flux_outside, invalid)
+
+    def _of(
+        self,
+        sums: NDArray[np.float64],
+        fraction: NDArray[np.float64] | None,
+        flux_outside: ArrayLike,
+        invalid: Literal["raise", "nan"],
+    ) -> KernelScale:
+        """The factors of kernels with these sums and aperture fluxes."""
         return _scale(self._mode, self._reference, sums, fraction, flux_outside, self._radius, self._shape, invalid)
 
 
-def _weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """``coefficients @ values``, summed in one order however many positions there are."""
     total = np.zeros(len(coefficients))
     for column, value in zip(coefficients.T, values, strict=True):

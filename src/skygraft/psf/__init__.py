@@ -3,16 +3,19 @@
 from skygraft.psf.analytic import DoubleGaussianPSF, GaussianPSF, MoffatPSF
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.conformance import check_psf
+from skygraft.psf.fine import FineGrid, SubPixelBasis
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
 from skygraft.psf.measure import FwhmMeter, kernel_fwhm
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
+from skygraft.psf.sampling import UndersamplingMeter, basis_between_pixels, missed_by_grid, places_over
 
 __all__ = [
     "PSF",
     "Box",
     "DoubleGaussianPSF",
+    "FineGrid",
     "FixedKernelPSF",
     "FwhmMeter",
     "GaussianPSF",
@@ -21,7 +24,12 @@ __all__ = [
     "MoffatPSF",
     "PsfexPSF",
     "SinglePrecisionBasis",
+    "SubPixelBasis",
+    "UndersamplingMeter",
+    "basis_between_pixels",
     "check_psf",
     "kernel_fwhm",
+    "missed_by_grid",
+    "places_over",
     "read_psfex",
 ]

@@ -104,7 +104,7 @@ def render(
             elif native is not None:
                 _draw_stars(sources, chunk, psf, native, canvas, normalisation, report)
             elif prepared is not None:
-                _draw_chunk(sources, chunk, profiles, prepared, canvas, normalisation, flux_tolerance, report)
+                _draw_chunk(sources, chunk, kind, profiles, prepared, canvas, normalisation, flux_tolerance, report)
             if progress is not None:
                 progress(len(chunk))
         if profiles is not None:
@@ -149,6 +149,7 @@ def _note_psf(
     report.kernel_scale[rows] = used.scale
     report.aperture_fraction[rows] = used.aperture_fraction
     report.psf_fwhm[rows] = used.fwhm
+    report.flags[rows[used.undersampled]] |= Flag.PSF_UNDERSAMPLED
     if psf.valid_box is not None:
         report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
 
@@ -156,6 +157,7 @@ def _note_psf(
 def _draw_chunk(
     sources: Sources,
     rows: NDArray[np.intp],
+    kind: _Kind,
     profiles: ProfilePainter | None,
     prepared: PreparedPsf,
     canvas: Canvas,
@@ -165,11 +167,11 @@ def _draw_chunk(
 ) -> None:
     x, y = sources.x[rows], sources.y[rows]
     try:
-        psf = prepared.at(x, y, normalisation)
+        psf = prepared.at(x, y, normalisation, points=kind == "star")
     except PsfError as error:
         if len(rows) > 1:  # find those that fail, and draw the others
             for part in np.array_split(rows, 2):
-                _draw_chunk(sources, part, profiles, prepared, canvas, normalisation, flux_tolerance, report)
+                _draw_chunk(sources, part, kind, profiles, prepared, canvas, normalisation, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = str(error)
@@ -178,8 +180,9 @@ def _draw_chunk(
     if profiles is not None:
         _draw_profiles(sources, rows, psf, profiles, flux_tolerance, report)
         return
-    for k, (row, kernel) in enumerate(zip(rows.tolist(), psf.kernels(np.arange(len(rows))), strict=True)):
-        _draw_one(sources, row, kernel * psf.scale[k], canvas, flux_tolerance, report)
+    kernels, step = psf.kernels(np.arange(len(rows)))
+    for k, (row, kernel) in enumerate(zip(rows.tolist(), kernels, strict=True)):
+        _draw_one(sources, row, kernel * psf.scale[k], step, canvas, flux_tolerance, report)
 
 
 def _draw_profiles(
@@ -204,7 +207,7 @@ def _draw_without_psf(
 ) -> None:
     for row in rows:
         if sources.source_type[row] == "Stamp" and sources.text("stamp_psf", int(row)) == "none":
-            _draw_one(sources, int(row), None, canvas, flux_tolerance, report)
+            _draw_one(sources, int(row), None, 1.0, canvas, flux_tolerance, report)
         else:
             report.flags[row] |= Flag.PSF_COMPUTE_ERROR
             report.messages[int(row)] = "the image has no PSF"
@@ -214,12 +217,13 @@ def _draw_one(
     sources: Sources,
     row: int,
     kernel: NDArray[np.float64] | None,
+    step: float,
     canvas: Canvas,
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
     try:
-        stamp = draw_extended(sources, row, kernel, flux_tolerance)
+        stamp = draw_extended(sources, row, kernel, flux_tolerance, step)
     except SkygraftError as error:
         report.flags[row] |= Flag.STAMP_FILE_BAD if isinstance(error, FormatError) else Flag.FFT_SIZE_ERROR
         report.messages[row] = str(error)

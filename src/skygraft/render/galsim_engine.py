@@ -96,7 +96,9 @@ def _sersic_reach(n: float, radius: float, q: float, tolerance: float, trunc: fl
     return sersic_radius(n, radius, tolerance, trunc) / math.sqrt(q)
 
 
-def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, flux_tolerance: float) -> DrawnStamp:
+def draw_extended(
+    sources: Sources, i: int, kernel: NDArray[np.float64] | None, flux_tolerance: float, step: float = 1.0
+) -> DrawnStamp:
     """Draw source `i`.
 
     Parameters
@@ -109,6 +111,8 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
         convolved already.
     flux_tolerance : float
         Part of the flux that the stamp may leave out.
+    step : float, optional
+        Pixels from one place of the kernel to the next, of one that is given on a grid finer than pixels.
 
     Returns
     -------
@@ -121,7 +125,7 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
     """
     x, y = float(sources.x[i]), float(sources.y[i])
     convolve = kernel is not None and sources.text("stamp_psf", i) != "none"
-    half_kernel = max(kernel.shape) // 2 if kernel is not None and convolve else 1
+    half_kernel = int(max(kernel.shape) // 2 * step) if kernel is not None and convolve else 1
     reach = reach_pixels(sources, i, flux_tolerance)
     if not math.isfinite(reach):
         raise InjectionError(
@@ -143,8 +147,8 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
         if convolve and kernel is not None:
             psf = galsim.InterpolatedImage(
                 galsim.ImageD(np.ascontiguousarray(kernel, dtype=np.float64)),
-                scale=1.0,
-                flux=float(kernel.sum()),
+                scale=step,
+                flux=float(kernel.sum()) * step**2,
                 x_interpolant="lanczos15",
                 gsparams=_PARAMS,
             )

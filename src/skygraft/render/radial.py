@@ -183,6 +183,16 @@ class Placed:
     rows: NDArray[np.int64]
     weights: NDArray[np.float64]
 
+    def at(self, kappa: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The N tables' values, each at a kappa of its own, shape (N,)."""
+        octave = np.floor(np.log2(kappa + 2.0**FIRST_OCTAVE))
+        place = PIECES * (octave - FIRST_OCTAVE) + PIECES * ((kappa + 2.0**FIRST_OCTAVE) / 2.0**octave - 1.0)
+        piece = np.clip(place.astype(np.int64), 0, N_PIECES - 1)
+        powers = (place - piece)[:, None] ** np.arange(4)
+        return np.asarray(
+            (self.pieces[self.rows, piece[:, None]] * self.weights[:, :, None] * powers[:, None]).sum((1, 2))
+        )
+
     def replaced(self, which: NDArray[np.int64], by: NDArray[np.float32], row: NDArray[np.int64]) -> Placed:
         """The same, but for some profiles that have tables of their own.
 

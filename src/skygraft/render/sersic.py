@@ -27,7 +27,7 @@ from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import Cells, CoarseField
 from skygraft.render.cores import draw_cores
 from skygraft.render.moffat import MOST_SPLIT_BETA, rim_radius
-from skygraft.render.prepared import EvaluatedPsf
+from skygraft.render.prepared import FOLDS, EvaluatedPsf
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, gaussian_fluxes, radial_tables
 from skygraft.render.truncated import place_truncated
@@ -62,6 +62,8 @@ class Care:
         rings on beyond its box.
     missed : float
         What a coarse cell may miss of the wide ones, in units of the whole profile's peak.
+    beyond : float
+        What may be left out beyond the frequencies of the grid that a profile is drawn on, in units of its peak.
     """
 
     least_ratio: float
@@ -70,11 +72,12 @@ class Care:
     kernel_part: float
     margin: int
     missed: float
+    beyond: float
 
 
-FAST = Care(least_ratio=2.2, moments=5e-4, rim=1.5e-4, kernel_part=0.2, margin=0, missed=2e-5)
+FAST = Care(least_ratio=2.2, moments=5e-4, rim=1.5e-4, kernel_part=0.2, margin=0, missed=2e-5, beyond=1e-4)
 """To 3e-4 of the peak."""
-PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, margin=32, missed=8e-6)
+PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, margin=32, missed=8e-6, beyond=1e-5)
 """To 5e-5 of the peak."""
 
 
@@ -201,22 +204,26 @@ class ProfilePainter:
         placed = radial_tables().place(profiles.n, first_wide, profiles.beta)
         placed = place_truncated(placed, profiles.n, profiles.steepness)
         fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
+        fold = _folds(profiles, psf, owner, placed, size, peak / (profiles.amplitude * moments[:, 0]), self.care)
         deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
         x, y, amplitude = profiles.x, profiles.y, profiles.amplitude
         wide = _Wide(
             x + moments[:, 1], y + moments[:, 2], amplitude * moments[:, 0], profiles.metric,
             moments[:, 3:].copy(), fluxes, WIDTHS, reach, self.care.missed * np.abs(peak),
         )  # fmt: skip
-        end = np.cumsum(size**2)
-        images = aligned((max(_PIXELS_AT_ONCE, int(size.max(initial=0)) ** 2),))
+        drawn = size * fold
+        end = np.cumsum(drawn**2)
+        images = aligned((max(_PIXELS_AT_ONCE, int(drawn.max(initial=0)) ** 2),))
         start = 0
         while start < len(profiles):
             # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
-            before = int(end[start] - size[start] ** 2)
+            before = int(end[start] - drawn[start] ** 2)
             stop = max(start + 1, int(np.searchsorted(end, before + _PIXELS_AT_ONCE, side="right")))
             some = np.arange(start, stop)
-            first = end[some] - size[some] ** 2 - before
-            draw_cores(images, first, size[some], some, (x, y), amplitude, profiles.metric, psf, owner, placed)
+            first = end[some] - drawn[some] ** 2 - before
+            draw_cores(
+                images, first, size[some], fold[some], some, (x, y), amplitude, profiles.metric, psf, owner, placed
+            )
             _add_all(
                 canvas.model, (canvas.x0, canvas.y0), self._coarse.cells, images, first, size, start, x, y,
                 profiles.half, wide, deposited, clipped,
@@ -277,6 +284,37 @@ def _sizes(
     areas *= np.hypot(WIDTHS * minor[:, None], np.sqrt(variance)[:, None])
     peak = profiles.amplitude * moments[:, 0] * (fluxes / areas).sum(axis=1) / (2.0 * np.pi)
     return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach, peak
+
+
+def _folds(
+    profiles: Profiles,
+    psf: EvaluatedPsf,
+    owner: NDArray[np.int64],
+    placed: Placed,
+    size: NDArray[np.int64],
+    peak: NDArray[np.float64],
+    care: Care,
+) -> NDArray[np.int64]:
+    """By how much finer the grid must be on which each profile is drawn, shape (N,): 1 where pixels sample the PSF.
+
+    What a grid misses of the PSF, it misses of the profile by as much less as the profile's transform is less than one
+    at the grid's Nyquist frequency; `peak` is that of the profile, per unit of its flux.
+    """
+    fold = np.ones(len(profiles), dtype=np.int64)
+    if psf.prepared.between is None:
+        return fold
+    major, minor = axes_of(profiles.metric)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_psf = 0.88 / psf.fwhm[owner] ** 2
+        relative = np.where(peak > 0, of_psf / peak, 1.0 + major * minor * of_psf)
+    relative = np.where(np.isfinite(relative), np.maximum(relative, 1.0), 1.0)
+    enough = np.zeros(len(profiles), dtype=np.bool_)
+    for finer, missed in zip(FOLDS, psf.prepared.missed, strict=True):
+        # Transforms of profiles that end go through zero.
+        there = [np.abs(placed.at((factor * np.pi * finer * minor) ** 2)) for factor in (1.0, 1.15, 1.35)]
+        enough |= (missed * relative * np.max(there, axis=0) <= care.beyond) | (2 * finer * size > MAX_STAMP)
+        fold[~enough] = min(2 * finer, FOLDS[-1])
+    return fold
 
 
 class _Wide(NamedTuple):
