@@ -52,7 +52,7 @@ FLAG_DOCS: dict[Flag, str] = {
     Flag.CENTER_OFF_IMAGE: "the source's centre is off the image, but some of its light may reach it",
     Flag.STAMP_FILE_BAD: "the stamp's image file cannot be read; not drawn",
     Flag.WCS_FAILED: "the position has no finite pixel coordinates in this image; not drawn",
-    Flag.PSF_UNDERSAMPLED: "the PSF is known on pixels too coarse for it only, so that the source's shape is approximate",
+    Flag.PSF_UNDERSAMPLED: "the PSF is known only on pixels too coarse for it: the source's shape is approximate",
 }
 
 LSST_BITS = Flag(0b111111)

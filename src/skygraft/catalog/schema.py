@@ -21,6 +21,7 @@ from skygraft.errors import CatalogError
 
 __all__ = [
     "COLUMNS",
+    "LEAST_TRUNCATION",
     "MOFFAT_RANGE",
     "SERSIC_RANGE",
     "SOURCE_TYPES",
@@ -37,6 +38,8 @@ __all__ = [
 SOURCE_TYPES = ("Star", "Sersic", "BulgeDisk", "Gaussian", "Moffat", "Trail", "Stamp")
 SERSIC_RANGE = (0.3, 6.2)  # what GalSim and LSST source_injection draw
 MOFFAT_RANGE = (1.5, 100.0)  # below, much of the light is outside of any stamp; above, it is a Gaussian
+
+LEAST_TRUNCATION = 2**0.5 * (1.0 - 1e-9)  # over the half-light radius: a flat disk, but for rounding
 
 OnBad = Literal["raise", "flag"]
 MAX_LISTED = 10
@@ -444,6 +447,17 @@ def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.s
         np.isin(source_type, _NEVER_CUT) & (np.nan_to_num(trunc) != 0),
         Flag.PARAMETERS_BAD,
         lambda r: f"trunc = {trunc[r]:g}, but a {source_type[r]} is not truncated: leave it empty",
+    )
+    radius = values(table, "half_light_radius")
+    with np.errstate(invalid="ignore"):
+        inner = np.isin(source_type, _SERSIC) & (trunc > 0) & (trunc < LEAST_TRUNCATION * radius)
+    found.add(
+        inner,
+        Flag.PARAMETERS_BAD,
+        lambda r: (
+            f"trunc = {trunc[r]:.9g} arcsec is less than sqrt(2) half-light radii ({2**0.5 * radius[r]:.9g} arcsec), "
+            "at which the profile is a flat disk: half of the light cannot be so far out"
+        ),
     )
 
 

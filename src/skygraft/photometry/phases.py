@@ -1,11 +1,11 @@
 """`kernel_scale` for point sources of a PSF that pixels are too coarse for: what their pixels hold at each phase.
 
-The pixels of a source are samples of its PSF at whole pixels from its centre. Where the PSF has power beyond the pixels'
-Nyquist frequency, their sum, and the flux that they hold inside a circle about the source, depend on the source's place
-within its pixel. Both are a few harmonics of that phase, and, since a kernel ends somewhere, a ramp: going through a
-pixel, a source leaves light beyond the kernel's edge on one side and takes some in on the other. They are measured at
-nine phases along each axis, and a series goes through these. Its average is what sources have whose light is spread
-over pixels.
+The pixels of a source are samples of its PSF at whole pixels from its centre. Where the PSF has power beyond the
+pixels' Nyquist frequency, their sum, and the flux that they hold inside a circle about the source, depend on the
+source's place within its pixel. Both are a few harmonics of that phase, and, since a kernel ends somewhere, a ramp:
+going through a pixel, a source leaves light beyond the kernel's edge on one side and takes some in on the other. They
+are measured at nine phases along each axis, and a series goes through these. Its average is what sources have whose
+light is spread over pixels.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PhaseScale(BasisScale):
     def _through(series: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Coefficients of the series in y and x through values (y, x, B) of basis images: shape (B, terms)."""
         of_basis = np.einsum("ap,bq,pqk->kab", series, series, values)
-        return of_basis.reshape(len(of_basis), -1)
+        return np.asarray(of_basis.reshape(len(of_basis), -1))
 
     def __call__(
         self,

@@ -9,10 +9,10 @@ pixel, the kernel is not the PSF there, and rings.
   most. Pixels are *too coarse* for it where that is more than `MOST_MISSED` of its peak anywhere over the image: it is
   then evaluated at each source's own sub-pixel place.
 * A kernel on pixels hides what was beyond. Power falls off steadily with frequency, so that what is just below Nyquist
-  tells: such a PSF is *undersampled* where its frequencies above four fifths of Nyquist (in either axis) contribute more
-  than `MOST_NEAR_NYQUIST` of its peak to its core. For Gaussians and Moffats (beta 2.5 and up, pixel included) that is
-  where a star half a pixel away from a pixel's middle is wrong by some 1e-3 of its peak: at a FWHM of 2.5 pixels of a
-  Gaussian, and of 2.9 of a Moffat of beta 2.5.
+  tells: such a PSF is *undersampled* where its frequencies above four fifths of Nyquist (in either axis) contribute
+  more than `MOST_NEAR_NYQUIST` of its peak to its core. For Gaussians and Moffats (beta 2.5 and up, pixel included)
+  that is where a star half a pixel away from a pixel's middle is wrong by some 1e-3 of its peak: at a FWHM of 2.5
+  pixels of a Gaussian, and of 2.9 of a Moffat of beta 2.5.
 * PSFEx models in LSST's convention are both: LSST's pipelines measure and inject with their kernels on pixels, and what
   such models have between pixels is, on well-sampled images, the noise of their samples. They are evaluated between
   pixels where those are too coarse by the first measure and, by the second, power near Nyquist is more than

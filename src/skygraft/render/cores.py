@@ -74,8 +74,9 @@ def draw_cores(
         The tables of T.
     """
     profiles = _Profiles(
-        *where, amplitude, metric, placed.pieces.reshape(-1, 4 * N_PIECES), placed.rows, placed.weights
-    )
+        *where, amplitude, metric, placed.pieces.reshape(-1, 4 * N_PIECES), placed.rows, placed.weights, placed.dense,
+        placed.ends,
+    )  # fmt: skip
     kinds, which = np.unique(np.stack([size, fold], axis=1), axis=0, return_inverse=True)
     for kind, (pixels, finer) in enumerate(kinds.tolist()):
         same = np.flatnonzero(which.reshape(-1) == kind)
@@ -103,6 +104,8 @@ class _Profiles(NamedTuple):
     pieces: NDArray[np.float32]
     rows: NDArray[np.int64]
     weights: NDArray[np.float64]
+    dense: NDArray[np.float32]
+    ends: NDArray[np.int64]
 
 
 @compiled
@@ -140,7 +143,7 @@ def _draw(
     room: NDArray[np.float32],
 ) -> None:
     """Draw those profiles whose kernels have these `spectra`, each moved by `shift` pixels; spectra are changed."""
-    x, y, amplitude, metric, pieces, rows, weights = profiles
+    x, y, amplitude, metric, pieces, rows, weights, dense, ends = profiles
     n = plan.n
     half = n // 2
     table = np.empty(4 * N_PIECES, dtype=np.float32)
@@ -153,10 +156,13 @@ def _draw(
         ix, iy = np.rint(x[s]), np.rint(y[s])
         unit = (2.0 * np.pi * fold / n) ** 2 / (metric[s, 0] * metric[s, 2] - metric[s, 1] ** 2)
         form[0], form[1], form[2] = metric[s, 2] * unit, -metric[s, 1] * unit, metric[s, 0] * unit
-        _make_table(table, pieces, rows[s], weights[s], form, half)
         _make_phases(x_phases, fold * (x[s] - ix), shift[0], amplitude[s] * (fold / n) ** 2)
         _make_phases(y_phases, fold * (y[s] - iy), shift[1], 1.0)
-        _multiply(spectra[k], table, form, waves, x_phases, y_phases)
+        if ends[s, 1] > 0:
+            _multiply_dense(spectra[k], dense[ends[s, 0] : ends[s, 1]], form, x_phases, y_phases)
+        else:
+            _make_table(table, pieces, rows[s], weights[s], form, half)
+            _multiply(spectra[k], table, form, waves, x_phases, y_phases)
         image = images[first[k] : first[k] + n * n]
         to_image(spectra[k], image, plan, room)
         if fold > 1:
@@ -245,6 +251,49 @@ def _multiply(
             other = _value_at(table, (square * k - linear) * k + constant)
             at = (n + start // half) * n + 2 * i
             _multiply_eight(spectrum, at, one + other, re, zero, load(x_re, start + i), load(x_im, start + i))
+
+
+@compiled
+def _multiply_dense(
+    spectrum: NDArray[np.float32],
+    table: NDArray[np.float32],
+    form: NDArray[np.float64],
+    x_phases: NDArray[np.float32],
+    y_phases: NDArray[np.float32],
+) -> None:
+    """`_multiply` with a dense table of T over k."""
+    n = x_phases.shape[1]
+    half = n // 2
+    x_re, x_im, y_re, y_im = x_phases[0], x_phases[1], y_phases[0], y_phases[1]
+    values, zero = np.empty(n, dtype=np.float32), spread(np.float32(0.0))
+    for j in range(n):
+        m = j if j <= half else j - n
+        for i in range(half):
+            values[i] = _dense_at(table, (form[2] * i + 2.0 * form[1] * m) * i + form[0] * m * m)
+        re, im = spread(x_re[j]), spread(x_im[j])
+        for i in range(0, half, LANES):
+            at = j * n + 2 * i
+            _multiply_eight(spectrum, at, load(values, i), re, im, load(y_re, i), load(y_im, i))
+    for i in range(n):
+        m = i if i < half else i - n
+        one = _dense_at(table, (form[0] * m + 2.0 * form[1] * half) * m + form[2] * half * half)
+        other = _dense_at(table, (form[0] * m - 2.0 * form[1] * half) * m + form[2] * half * half)
+        values[i] = one + other
+    re = spread(np.float32(0.5) * y_re[half])
+    for i in range(0, n, LANES):
+        at = n * n + 2 * i
+        _multiply_eight(spectrum, at, load(values, i), re, zero, load(x_re, i), load(x_im, i))
+
+
+@compiled(inline="always")
+def _dense_at(table: NDArray[np.float32], kappa: float) -> float:
+    k = np.sqrt(kappa)
+    piece = int(k)
+    if piece >= len(table):
+        return 0.0
+    t, c = k - piece, table[piece]
+    value: float = c[0] + t * (c[1] + t * (c[2] + t * c[3]))
+    return value
 
 
 @compiled(inline="always")

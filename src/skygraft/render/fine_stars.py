@@ -1,10 +1,10 @@
-"""Stars of a PSF that is known between pixels: its own values at each star's place, by taps on a grid finer than pixels.
+"""Stars of a PSF that is known between pixels: its own values at each star's place, by taps on a finer grid.
 
-Where pixels are too coarse for a PSF (see `skygraft.psf.sampling`), interpolation of its kernel on pixels rings, however
-good the taps. Its model is then evaluated at the star's own sub-pixel place: the sum of the basis, on the model's own
-grid, goes through W taps along x for every column of pixels and through W along y for every row. With a PSFEx model
-those are its own definition (Lanczos); with a formula, polynomials through eight samples. There is no ringing to be cut
-off: as many pixels are drawn as a kernel has, about the one that the star is in.
+Where pixels are too coarse for a PSF (see `skygraft.psf.sampling`), interpolation of its kernel on pixels rings,
+however good the taps. Its model is then evaluated at the star's own sub-pixel place: the sum of the basis, on the
+model's own grid, goes through W taps along x for every column of pixels and through W along y for every row. With a
+PSFEx model those are its own definition (Lanczos); with a formula, polynomials through eight samples. There is no
+ringing to be cut off: as many pixels are drawn as a kernel has, about the one that the star is in.
 
 The errors are those of single precision and of the table of taps, 1e-6 of the peak, for PSFEx models; for formulas also
 those of the polynomials, 1e-5 at 1.5 pixels FWHM.
@@ -128,7 +128,7 @@ def _add(
         for j in range(j0, j1):
             _sum_lines(lines, first_y[j], grid.rows, long_x, taps_y[j], line, 0, long_x)
             into = model[y0 + j]
-            part = np.float32(0.0)
+            part = 0.0
             for i in range(i0, i1):
                 into[x0 + i] += line[i]
                 part += line[i]
@@ -188,7 +188,7 @@ def _sum_lines(
     place: int,
     n_out: int,
 ) -> None:  # pragma: no cover - compiled
-    """Sum lines `first`, `first` + 1, ... of n, each of `length`, with their taps; those that are not there are nothing."""
+    """Sum lines `first`, `first` + 1, ... of n, each of `length`, times their taps; beyond the n there is nothing."""
     begin, end = max(0, -first), min(taps.size, n - first)
     for i in range(0, n_out, LANES):
         total = spread(np.float32(0.0))

@@ -21,7 +21,7 @@ from skygraft.render.profiles import MAX_STAMP, gaussian_radius, moffat_reach, s
 from skygraft.render.sources import Sources
 from skygraft.render.stamps import read_stamp
 
-__all__ = ["DrawnStamp", "draw_extended", "reach_pixels"]
+__all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "draw_extended", "reach_pixels"]
 
 _PARAMS = galsim.GSParams(
     folding_threshold=1e-3,
@@ -30,6 +30,8 @@ _PARAMS = galsim.GSParams(
     stepk_minimum_hlr=5.0,
     maximum_fft_size=2 * MAX_STAMP,
 )
+LEAST_GALSIM_RATIO = 1.45
+"""Of truncation to half-light radius, for profiles that GalSim may be given."""
 _TRAIL_WIDTH = 1e-3
 """Width of a trail before the PSF, in pixels: too thin to be seen."""
 
@@ -133,6 +135,12 @@ def draw_extended(
             row=f"injection_id {sources.injection_id[i]}",
             fix="Give it one in the catalogue",
         )
+    if sources.value("trunc", i, 0.0) > 0 and reach > MAX_STAMP / 2:
+        raise InjectionError(
+            f"the {sources.source_type[i]} ends {reach:.0f} pixels from its centre, where no transform reaches",
+            row=f"injection_id {sources.injection_id[i]}",
+            fix="Leave trunc empty for sources that are larger than images",
+        )
     half = math.ceil(reach) + half_kernel + 1
     flags = 0
     largest = int(sources.value("draw_size", i, 0)) or MAX_STAMP
@@ -154,12 +162,17 @@ def draw_extended(
             )
             profile = galsim.Convolve(profile, psf, gsparams=_PARAMS)
         profile.drawImage(image=image, method="no_pixel", scale=1.0, center=galsim.PositionD(x, y))
-    except (RuntimeError, MemoryError) as error:  # those of GalSim are among them
+    except InjectionError:
+        raise
+    except Exception as error:  # GalSim raises anything from TypeError to MemoryError
         raise InjectionError(
             f"the {sources.source_type[i]} cannot be drawn ({error})",
             row=f"injection_id {sources.injection_id[i]}",
             fix="Check the source's size and shape in the catalogue",
         ) from error
+    total = float(sources.flux[i]) * (float(kernel.sum()) * step**2 if kernel is not None and convolve else 1.0)
+    if total != 0.0 and image.array.sum() / total < 1.0 - flux_tolerance:
+        flags |= Flag.STAMP_TRUNCATED
     return DrawnStamp(image.array, cx - half, cy - half, int(flags))
 
 
@@ -180,12 +193,10 @@ def _pixel_profile(sources: Sources, i: int) -> Any:
         disk = _sersic(sources, i, "disk_", 1.0)
         return to_pixels.profileToImage(fraction * bulge + (1.0 - fraction) * disk)
     if kind == "Gaussian":
-        round_profile = galsim.Gaussian(
-            half_light_radius=sources.value("half_light_radius", i, math.nan), gsparams=_PARAMS
-        )
+        round_profile = galsim.Gaussian(half_light_radius=_half_light_radius(sources, i, ""), gsparams=_PARAMS)
         return to_pixels.profileToImage(_sheared(round_profile, sources, i, ""))
     if kind == "Moffat":
-        radius = sources.value("half_light_radius", i, math.nan)
+        radius = _half_light_radius(sources, i, "")
         moffat = galsim.Moffat(_moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
         return to_pixels.profileToImage(_sheared(moffat, sources, i, ""))
     return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
@@ -202,7 +213,7 @@ def _moffat_beta(sources: Sources, i: int) -> float:
     return beta
 
 
-def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
+def _half_light_radius(sources: Sources, i: int, prefix: str) -> float:
     radius = sources.value(f"{prefix}half_light_radius", i, math.nan)
     if not radius > 0:
         raise InjectionError(
@@ -210,9 +221,22 @@ def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
             row=f"injection_id {sources.injection_id[i]}",
             key=f"{prefix}half_light_radius",
         )
+    return radius
+
+
+def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
+    radius = _half_light_radius(sources, i, prefix)
     # GalSim caches tables per (n, trunc / r_half): n to six digits makes them shareable without changing anything seen.
     n = round(sources.value(f"{prefix}n", i, default_n), 6)
     trunc = sources.value(f"{prefix}trunc", i, 0.0)
+    if trunc != 0 and not trunc > LEAST_GALSIM_RATIO * radius:
+        # Next to a flat disk GalSim fails in many ways, a segmentation fault among them.
+        raise InjectionError(
+            f"trunc is {trunc} at a half-light radius of {radius}; GalSim draws profiles that end beyond "
+            f"{LEAST_GALSIM_RATIO} half-light radii",
+            row=f"injection_id {sources.injection_id[i]}",
+            key=f"{prefix}trunc",
+        )
     return _sheared(galsim.Sersic(n, half_light_radius=radius, trunc=trunc, gsparams=_PARAMS), sources, i, prefix)
 
 

@@ -11,6 +11,7 @@ frequency where a source is small enough to show them, and nothing that pixels f
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,6 +178,23 @@ class EvaluatedPsf:
     undersampled: NDArray[np.bool_]
     coefficients: NDArray[np.float64] | None
     images: NDArray[np.float64] | None
+
+    def part(self, rows: NDArray[np.int64]) -> EvaluatedPsf:
+        """The same at some of the positions."""
+        return EvaluatedPsf(
+            self.prepared,
+            self.scale[rows],
+            self.aperture_fraction[rows],
+            self.fwhm[rows],
+            self.undersampled[rows],
+            None if self.coefficients is None else self.coefficients[rows],
+            None if self.images is None else self.images[rows],
+        )
+
+    @functools.cached_property
+    def sums(self) -> NDArray[np.float64]:
+        """Sums of the kernels' pixels, shape (N,)."""
+        return self.moments()[:, 0]
 
     def kernels(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
         """Kernels at some of the positions, as the model gives them, shape (M, ny, nx).

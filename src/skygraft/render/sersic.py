@@ -23,13 +23,14 @@ from scipy.special import gammaincinv
 
 from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import aligned
+from skygraft.render import moffat
 from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import Cells, CoarseField
 from skygraft.render.cores import draw_cores
-from skygraft.render.moffat import MOST_SPLIT_BETA, rim_radius
+from skygraft.render.moffat import MOST_SPLIT_BETA
 from skygraft.render.prepared import FOLDS, EvaluatedPsf
-from skygraft.render.profiles import MAX_STAMP
-from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, gaussian_fluxes, radial_tables
+from skygraft.render.profiles import MAX_STAMP, rim_radius
+from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, Placed, gaussian_fluxes, radial_tables
 from skygraft.render.truncated import place_truncated
 from skygraft.render.wings import add_wings
 
@@ -175,6 +176,8 @@ class ProfilePainter:
     def __init__(self, canvas: Canvas, care: Care) -> None:
         self.canvas, self.care = canvas, care
         self._coarse = CoarseField(canvas)
+        self.is_half_done = False
+        """Whether an error came when some of the profiles given were drawn already, and others were not."""
 
     def add(
         self, profiles: Profiles, psf: EvaluatedPsf, owner: NDArray[np.int64]
@@ -198,11 +201,12 @@ class ProfilePainter:
             Whether part of the stamp lay off the canvas.
         """
         canvas = self.canvas
+        self.is_half_done = False
         moments = psf.moments()[owner]
         fluxes = gaussian_fluxes(profiles.n, profiles.beta)
         size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2, self.care)
         placed = radial_tables().place(profiles.n, first_wide, profiles.beta)
-        placed = place_truncated(placed, profiles.n, profiles.steepness)
+        placed = place_truncated(placed, profiles.n, profiles.steepness, axes_of(profiles.metric)[0])
         fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
         fold = _folds(profiles, psf, owner, placed, size, peak / (profiles.amplitude * moments[:, 0]), self.care)
         deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
@@ -229,6 +233,7 @@ class ProfilePainter:
                 profiles.half, wide, deposited, clipped,
             )  # fmt: skip
             start = stop
+            self.is_half_done = True
         return deposited, clipped
 
     def finish(self) -> None:
@@ -270,13 +275,12 @@ def _sizes(
     room = np.where(endless, care.kernel_part, 1.0) * half_kernel
     # What is beyond the box comes in again on the other side: little of a steep profile's flux is much at its edge.
     # And a steep one still has something to be seen where its flux is all but complete.
-    reach = np.maximum(profiles.reach, radius.max(axis=1))
+    reach = np.maximum(_blurred_reach(profiles, moments), radius.max(axis=1))
     extent = np.where(endless, reach, 1.0)
     steep = np.flatnonzero(endless & (profiles.n < LEAST_SPLIT_INDEX))
-    b = gammaincinv(2.0 * profiles.n[steep], 0.5)
-    extent[steep] = np.maximum(profiles.reach[steep], (-np.log(care.rim) / b) ** profiles.n[steep])
+    extent[steep] = np.maximum(profiles.reach[steep], rim_radius(profiles.n[steep], care.rim))
     whole = np.flatnonzero(profiles.beta > MOST_SPLIT_BETA)
-    extent[whole] = np.maximum(profiles.reach[whole], rim_radius(profiles.beta[whole], care.rim))
+    extent[whole] = np.maximum(profiles.reach[whole], moffat.rim_radius(profiles.beta[whole], care.rim))
     wanted = 2 * np.ceil(np.where(wide, core, extent) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
     wanted = np.clip(wanted, 2 * (half_kernel + care.margin) + 3, MAX_STAMP)
@@ -284,6 +288,24 @@ def _sizes(
     areas *= np.hypot(WIDTHS * minor[:, None], np.sqrt(variance)[:, None])
     peak = profiles.amplitude * moments[:, 0] * (fluxes / areas).sum(axis=1) / (2.0 * np.pi)
     return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach, peak
+
+
+def _blurred_reach(profiles: Profiles, moments: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far out as much of each profile's light lies after the PSF as there is beyond its reach before it.
+
+    To first order in s, the variance that the PSF adds along an axis in units of the profile's, this is further out by
+    s / 2 times the logarithmic slope of the profile there; half as much again for the PSF's own wings.
+    """
+    xx, xy, yy = profiles.metric.T
+    added = 0.5 * (moments[:, 3] * xx + 2.0 * moments[:, 4] * xy + moments[:, 5] * yy)
+    reach = profiles.reach
+    b = gammaincinv(2.0 * profiles.n, 0.5)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(
+            np.isnan(profiles.beta), b / profiles.n * reach ** (1.0 / profiles.n - 1.0), 2.0 * profiles.beta / reach
+        )
+        further = 0.75 * np.maximum(added, 0.0) * slope
+    return np.where(np.isnan(profiles.steepness), reach + np.where(np.isfinite(further), further, 0.0), reach)
 
 
 def _folds(

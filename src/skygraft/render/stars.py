@@ -1,9 +1,10 @@
 """Stars: the PSF at the star's own position, scaled, moved by a fraction of a pixel and added.
 
 What is the same for all stars of an image is prepared once (`StarPainter`): the PSF's basis on a finer grid (see
-`skygraft.render.shift`; and `skygraft.render.fine_stars` for PSFs that pixels are too coarse for), and what tells widths from coefficients (`skygraft.psf.FwhmMeter`). A star then costs the sum
-of the basis with its coefficients, two passes of a few taps, and the addition. The sums and the shift are in single
-precision, which the canvas has anyway; the basis is made orthonormal first, so that they do not cancel.
+`skygraft.render.shift`, and `skygraft.render.fine_stars` for PSFs that pixels are too coarse for), and what tells
+widths from coefficients (`skygraft.psf.FwhmMeter`). A star then costs the sum of the basis with its coefficients, two
+passes of a few taps, and the addition. The sums and the shift are in single precision, which the canvas has anyway; the
+basis is made orthonormal first, so that they do not cancel.
 
 Stars are added one after the other in the order given (injection id), each made by itself, so that a pixel's sum
 depends only on the stars that touch it, and not on how many are drawn together.
