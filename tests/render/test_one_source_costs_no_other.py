@@ -111,7 +111,8 @@ for engine in ("fourier", "galsim"):
     for n in (0.3, 2.0, 6.2):
         for ratio in (1.0, 1.4142, 1.41422, 1.4143):
             given = Sources(np.arange(1), np.array(["Sersic"]), np.full(1, 50.0), np.full(1, 50.0), np.ones(1),
-                            0.2 * np.eye(2)[None], dict(n=np.full(1, n), half_light_radius=np.ones(1), trunc=np.full(1, ratio)))
+                            0.2 * np.eye(2)[None],
+                            {"n": np.full(1, n), "half_light_radius": np.ones(1), "trunc": np.full(1, ratio)})
             report = render(given, FixedKernelPSF(MoffatPSF(4.0).basis[0]), Canvas.empty((101, 101), (0, 0)),
                             Box(-0.5, 100.5, -0.5, 100.5), AsItIs(), galaxies=engine)
             assert (report.flags[0] == 0) == (ratio > 2**0.5), (n, ratio, report.flags, report.messages)

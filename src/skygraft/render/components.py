@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.schema import MOFFAT_RANGE
 from skygraft.render.moffat import core_radius, unit
-from skygraft.render.profiles import MAX_STAMP, moffat_reach, rim_radius, sersic_reach
+from skygraft.render.profiles import MAX_STAMP, SAFELY, moffat_reach, rim_radius, sersic_reach
 from skygraft.render.radial import LEAST_SPLIT_INDEX, MAX_INDEX, MIN_INDEX
 from skygraft.render.sersic import Profiles, axes_of, metric_of
 from skygraft.render.sources import Sources
@@ -22,8 +22,6 @@ _KINDS = ("Sersic", "Gaussian", "Moffat", "BulgeDisk")
 _GAUSSIAN_INDEX = 0.5
 _RIM = 1e-4
 """Brightness, in units of the centre's, at which a steep profile may be cut."""
-_SAFELY = 0.95
-"""Part of the flux tolerance that profiles themselves may leave out; the rest is for what drawing loses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +160,7 @@ def components(
         )
     )
     mine = rows[owner]
-    flux_tolerance *= _SAFELY
+    flux_tolerance *= SAFELY
     reach = sersic_reach(part.n, flux_tolerance)
     b = np.full(len(mine), np.nan)
     cut = np.flatnonzero(part.are_cut())

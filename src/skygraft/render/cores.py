@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from skygraft.jit import compiled
 from skygraft.psf.linear import aligned, combine_into
 from skygraft.render.prepared import EvaluatedPsf
-from skygraft.render.radial import FIRST_OCTAVE, N_PIECES, PIECES, Placed
+from skygraft.render.radial import DENSE, FIRST_OCTAVE, N_PIECES, PIECES, Placed
 from skygraft.render.transforms import Plan, plan_of, room_for, to_image
 from skygraft.render.vectors import LANES, Eight, cubic_lookup, load, spread, store
 
@@ -287,7 +287,7 @@ def _multiply_dense(
 
 @compiled(inline="always")
 def _dense_at(table: NDArray[np.float32], kappa: float) -> float:
-    k = np.sqrt(kappa)
+    k = DENSE * np.sqrt(kappa)
     piece = int(k)
     if piece >= len(table):
         return 0.0

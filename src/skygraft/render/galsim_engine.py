@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
 from skygraft.errors import InjectionError
-from skygraft.render.profiles import MAX_STAMP, gaussian_radius, moffat_reach, sersic_radius
+from skygraft.render.profiles import MAX_STAMP, SAFELY, gaussian_radius, moffat_reach, sersic_radius
 from skygraft.render.sources import Sources
 from skygraft.render.stamps import read_stamp
 
@@ -58,6 +58,7 @@ class DrawnStamp:
 
 def reach_pixels(sources: Sources, i: int, flux_tolerance: float) -> float:
     """Radius in pixels outside which source `i`, before the PSF, has a part `flux_tolerance` of its flux."""
+    flux_tolerance *= SAFELY
     kind = str(sources.source_type[i])
     jacobian = sources.jacobian[i]
     # The smallest singular value is arcsec per pixel along the axis on which the source is largest in pixels.

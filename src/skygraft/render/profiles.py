@@ -15,10 +15,14 @@ from scipy.special import gammaincinv
 
 from skygraft.render.moffat import core_radius
 
-__all__ = ["MAX_STAMP", "gaussian_radius", "moffat_reach", "rim_radius", "sersic_radius", "sersic_reach"]
+__all__ = ["MAX_STAMP", "SAFELY", "gaussian_radius", "moffat_reach", "rim_radius", "sersic_radius", "sersic_reach"]
 
 MAX_STAMP = 8192
 """Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
+
+
+SAFELY = 0.95
+"""Part of the flux tolerance that a profile itself may leave out; the rest is for what drawing loses."""
 
 
 def sersic_reach(n: ArrayLike, missing: float) -> NDArray[np.float64]:

@@ -35,6 +35,7 @@ from skygraft.catalog.schema import MOFFAT_RANGE, SERSIC_RANGE
 from skygraft.render import moffat
 
 __all__ = [
+    "DENSE",
     "FIRST_OCTAVE",
     "LEAST_SPLIT_INDEX",
     "MAX_INDEX",
@@ -63,6 +64,8 @@ cusp is as wide as the narrowest of them.
 
 FIRST_OCTAVE, PIECES, _OCTAVES = -20, 16, 48
 N_PIECES = _OCTAVES * PIECES
+DENSE = 2
+"""Pieces of tables over k itself, to a wavenumber of one over the radius."""
 _THIRDS = np.arange(4) / 3.0
 
 _STEP = 0.05
@@ -168,7 +171,8 @@ def _fit(n: float) -> NDArray[np.float64]:
         integrand = np.exp(log_a - argument + log_sine)
         density = index * power * np.exp(-power * log_s) * integrand.sum(axis=1) * (_ANGLES[1] - _ANGLES[0]) / math.pi
         peaks = density * np.exp(log_s) * math.log(2.0) * float(intensity(n, np.zeros(1))[0])
-    return np.asarray(peaks * 2.0 * math.pi * WIDTHS**2)
+    fluxes = peaks * 2.0 * math.pi * WIDTHS**2
+    return np.asarray(fluxes / fluxes.sum())
 
 
 @functools.cache
@@ -190,7 +194,8 @@ class Placed:
     weights : ndarray, shape (N, 4)
         What to multiply them by.
     dense : ndarray of float32, shape (D, 4)
-        Cubic pieces of T over k, each 1 long, of profiles that have such tables instead; one table after the other.
+        Cubic pieces of T over k, `DENSE` of them to 1, one table after the other, of profiles that have such tables
+        instead.
     ends : ndarray of int, shape (N, 2)
         Of each of those, the first of its pieces and the one after its last, and zeros for the others.
     """
@@ -275,10 +280,8 @@ class RadialTables:
             made = _node(node)
             wide = np.tensordot(made.fluxes[first_wide:], _gaussian_pieces()[first_wide:], 1)
             rest = made.pieces - wide
-            if first_wide < len(WIDTHS):
-                # What the sum misses of the flux is spread over the whole profile; at wavenumber zero all of it would
-                # come in where the rest is drawn.
-                rest[0, 0] -= 1.0 - made.fluxes.sum()
+            # At wavenumber zero, where the tables' own error counts as often as what is drawn is larger than its box.
+            rest[0, 0] = made.fluxes[:first_wide].sum() if first_wide < len(WIDTHS) else 1.0
             self._pieces[row] = rest
         return row
 

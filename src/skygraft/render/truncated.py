@@ -15,7 +15,7 @@ of `skygraft.render.radial` and the same for all profiles: a table is a row of a
 
 The edge makes T oscillate with a period of 2 pi in k, which the tables' pieces, 1/16 of an octave of kappa, follow up
 to k = 80 or so: for profiles whose edge is within `COMPACT_RADIUS` on the image. Larger ones have tables of their own,
-whose pieces are 1 long in k everywhere (`Dense`), up to the Nyquist frequency.
+whose pieces are 1/2 long in k everywhere (`dense_pieces`), up to the Nyquist frequency.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scipy.special import gammainc, gammaincinv, j0
 
 from skygraft.catalog.schema import LEAST_TRUNCATION
 from skygraft.render.profiles import MAX_STAMP
-from skygraft.render.radial import N_PIECES, Placed, cubics_through, kappas
+from skygraft.render.radial import DENSE, N_PIECES, Placed, cubics_through, kappas
 
 __all__ = [
     "COMPACT_RADIUS",
@@ -121,7 +121,7 @@ def truncated_pieces(n: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[
 
 
 def dense_pieces(n: float, b: float, radius: float) -> NDArray[np.float32]:
-    """Table of T in pieces that are 1 long in k.
+    """Table of T in pieces that are 1/2 long in k.
 
     Parameters
     ----------
@@ -137,13 +137,13 @@ def dense_pieces(n: float, b: float, radius: float) -> NDArray[np.float32]:
     """
     # The same for all profiles of some size.
     size = 2.0 ** math.ceil(math.log2(radius))
-    count = math.ceil(math.pi * radius) + 1
+    count = math.ceil(DENSE * math.pi * radius) + 1
     nodes = 128 + math.ceil(3.5 * size)
     u, weights = _nodes(nodes)
     light = np.exp(-b * u ** (1.0 / n)) * weights
     light /= light.sum()
-    k = np.arange(3 * count + 1) / 3.0
-    whole = 3 * math.ceil(math.pi * size) + 4
+    k = np.arange(3 * count + 1) / (3.0 * DENSE)
+    whole = 3 * math.ceil(DENSE * math.pi * size) + 4
     if whole * len(u) <= _MOST_KEPT:
         values = _waves(whole, nodes)[: len(k)] @ light
     else:
@@ -164,12 +164,12 @@ def _nodes(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 @functools.lru_cache(maxsize=3)
 def _waves(count: int, nodes: int) -> NDArray[np.float64]:
-    """J0(k u), k in steps of 1/3, at the nodes."""
-    return np.asarray(j0(np.outer(np.arange(count) / 3.0, _nodes(nodes)[0])), dtype=np.float64)
+    """J0(k u) at the nodes, k in thirds of pieces."""
+    return np.asarray(j0(np.outer(np.arange(count) / (3.0 * DENSE), _nodes(nodes)[0])), dtype=np.float64)
 
 
 def place_truncated(
-    placed: Placed, n: NDArray[np.float64], b: NDArray[np.float64], radius: NDArray[np.float64]
+    placed: Placed, n: NDArray[np.float64], b: NDArray[np.float64], radius: NDArray[np.float64] | None = None
 ) -> Placed:
     """Tables of some profiles of which some end at a radius.
 
@@ -179,16 +179,17 @@ def place_truncated(
         Of N profiles as if none of them ended.
     n, b : ndarray, shape (N,)
         Their indices and their B, NaN for those that do not end.
-    radius : ndarray, shape (N,)
-        Semi-major axis at the edge of those that end, pixels.
+    radius : ndarray, shape (N,), optional
+        Semi-major axis at the edge of those that end, pixels; by default all are compact.
     """
-    which = np.flatnonzero(np.isfinite(b) & (radius <= COMPACT_RADIUS))
+    large = np.zeros(len(n), dtype=np.bool_) if radius is None else radius > COMPACT_RADIUS
+    which = np.flatnonzero(np.isfinite(b) & ~large)
     if which.size:
         # Catalogues truncate at some multiple of the half-light radius: few profiles differ.
         kinds, row = np.unique(np.stack([n[which], b[which]], axis=1), axis=0, return_inverse=True)
         placed = placed.replaced(which, truncated_pieces(*kinds.T), row.reshape(-1))
-    which = np.flatnonzero(np.isfinite(b) & (radius > COMPACT_RADIUS))
-    if which.size:
+    which = np.flatnonzero(np.isfinite(b) & large)
+    if which.size and radius is not None:
         placed = placed.with_dense(which, [dense_pieces(n[i], b[i], radius[i]) for i in which])
     return placed
 
