@@ -16,7 +16,7 @@ from skygraft.render.components import Components, are_nearly_flat, are_profiles
 from skygraft.render.galsim_engine import LEAST_GALSIM_RATIO, draw_extended
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
-from skygraft.render.sersic import FAST, PRECISE, ProfilePainter
+from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
 from skygraft.render.stars import StarPainter, Stars
 
@@ -27,7 +27,7 @@ type GalaxyEngine = Literal["fourier", "precise", "galsim"]
 type _Kind = Literal["star", "profile", "other"]
 
 _LARGE_HALF = 512
-"""Half a stamp, pixels, from which on a source is drawn by itself."""
+"""Half a transform, pixels, from which on a source is drawn by itself."""
 _CHUNK = 64
 """Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
 
@@ -209,7 +209,7 @@ def _draw_profiles(
         report.messages[int(rows[0])] = _reason(error)
         return
     # What needs much memory is drawn by itself, so that nothing else is lost if there is not as much.
-    large = np.flatnonzero(found.profiles.half > _LARGE_HALF)
+    large = np.flatnonzero((found.profiles.half > _LARGE_HALF) & ~can_be_split(found.profiles))
     cuts = np.unique(np.searchsorted(found.owner, np.concatenate([found.owner[large], found.owner[large] + 1])))
     for some in np.split(np.arange(len(found.owner)), cuts):
         if some.size:

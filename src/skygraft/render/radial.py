@@ -80,6 +80,7 @@ _LEAST_KAPPA = 1e-11
 """Below it T is one to 1e-8, even for n = 6, and FFTLog less exact than that."""
 _LEAST_SUM_INDEX = 0.6
 """Below it the integral over Gaussians is all but one of them, or none: widths so far apart say nothing of it."""
+_FAINT_FLUX, _FAINT_PEAK = 1e-8, 1e-7
 _ANGLES = np.linspace(-36.0, 36.0, 1441)
 """Of the integral for the stable density: logarithms of the tangent of half the angle."""
 LEAST_SPLIT_INDEX = 1.0
@@ -172,7 +173,9 @@ def _fit(n: float) -> NDArray[np.float64]:
         density = index * power * np.exp(-power * log_s) * integrand.sum(axis=1) * (_ANGLES[1] - _ANGLES[0]) / math.pi
         peaks = density * np.exp(log_s) * math.log(2.0) * float(intensity(n, np.zeros(1))[0])
     fluxes = peaks * 2.0 * math.pi * WIDTHS**2
-    return np.asarray(fluxes / fluxes.sum())
+    fluxes /= fluxes.sum()
+    # Of neither flux nor brightness to be seen; what is next to zero takes processors longest.
+    return np.where((fluxes > _FAINT_FLUX) | (peaks > _FAINT_PEAK * peaks.max()), fluxes, 0.0)
 
 
 @functools.cache

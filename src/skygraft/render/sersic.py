@@ -34,7 +34,7 @@ from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, Placed, gaussian_f
 from skygraft.render.truncated import place_truncated
 from skygraft.render.wings import add_wings
 
-__all__ = ["FAST", "PRECISE", "Care", "ProfilePainter", "Profiles", "axes_of", "metric_of"]
+__all__ = ["FAST", "PRECISE", "Care", "ProfilePainter", "Profiles", "axes_of", "can_be_split", "metric_of"]
 
 _PIXELS_AT_ONCE = 1 << 20
 _LINE = 16
@@ -208,7 +208,7 @@ class ProfilePainter:
         placed = radial_tables().place(profiles.n, first_wide, profiles.beta)
         placed = place_truncated(placed, profiles.n, profiles.steepness, axes_of(profiles.metric)[0])
         fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
-        fold = _folds(profiles, psf, owner, placed, size, peak / (profiles.amplitude * moments[:, 0]), self.care)
+        fold = _folds(profiles, psf, owner, placed, size, peak, self.care)
         deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
         x, y, amplitude = profiles.x, profiles.y, profiles.amplitude
         wide = _Wide(
@@ -241,6 +241,12 @@ class ProfilePainter:
         self._coarse.add_to(self.canvas)
 
 
+def can_be_split(profiles: Profiles) -> NDArray[np.bool_]:
+    """Whether profiles may be drawn as wide Gaussians and a compact rest, shape (N,); of others all is transformed."""
+    steep = np.where(np.isnan(profiles.beta), profiles.n < LEAST_SPLIT_INDEX, profiles.beta > MOST_SPLIT_BETA)
+    return np.asarray(np.isnan(profiles.steepness) & ~steep)
+
+
 def _sizes(
     profiles: Profiles, fluxes: NDArray[np.float64], moments: NDArray[np.float64], half_kernel: int, care: Care
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
@@ -269,13 +275,12 @@ def _sizes(
     first[~narrow.any(axis=1)] = 0
     core = np.where(np.arange(len(WIDTHS)) < first[:, None], radius, 0.0).max(axis=1)
     endless = np.isnan(profiles.steepness)
-    split = np.where(np.isnan(profiles.beta), profiles.n >= LEAST_SPLIT_INDEX, profiles.beta <= MOST_SPLIT_BETA)
-    wide = endless & (core < profiles.reach) & (first < len(WIDTHS)) & split
+    wide = (core < profiles.reach) & (first < len(WIDTHS)) & can_be_split(profiles)
     # Where a profile is cut, its light may be anything but faint.
     room = np.where(endless, care.kernel_part, 1.0) * half_kernel
     # What is beyond the box comes in again on the other side: little of a steep profile's flux is much at its edge.
     # And a steep one still has something to be seen where its flux is all but complete.
-    reach = np.maximum(_blurred_reach(profiles, moments), radius.max(axis=1))
+    reach = np.fmax(_blurred_reach(profiles, moments), radius.max(axis=1))
     extent = np.where(endless, reach, 1.0)
     steep = np.flatnonzero(endless & (profiles.n < LEAST_SPLIT_INDEX))
     extent[steep] = np.maximum(profiles.reach[steep], rim_radius(profiles.n[steep], care.rim))
@@ -320,7 +325,7 @@ def _folds(
     """By how much finer the grid must be on which each profile is drawn, shape (N,): 1 where pixels sample the PSF.
 
     What a grid misses of the PSF, it misses of the profile by as much less as the profile's transform is less than one
-    at the grid's Nyquist frequency; `peak` is that of the profile, per unit of its flux.
+    at the grid's Nyquist frequency; `peak` is that of the profile.
     """
     fold = np.ones(len(profiles), dtype=np.int64)
     if psf.prepared.between is None:
@@ -328,6 +333,7 @@ def _folds(
     major, minor = axes_of(profiles.metric)
     with np.errstate(divide="ignore", invalid="ignore"):
         of_psf = 0.88 / psf.fwhm[owner] ** 2
+        peak = peak / (profiles.amplitude * psf.sums[owner])
         relative = np.where(peak > 0, of_psf / peak, 1.0 + major * minor * of_psf)
     relative = np.where(np.isfinite(relative), np.maximum(relative, 1.0), 1.0)
     enough = np.zeros(len(profiles), dtype=np.bool_)
