@@ -242,13 +242,11 @@ def _draw_components(
         report.messages[int(rows[sources[0]])] = _reason(error)
         return
     mine = rows[owner]
-    np.add.at(report.flux_deposited, mine, deposited)
     np.maximum.at(report.stamp_size, mine, 2 * found.profiles.half + 1)
     report.flags[mine[clipped]] |= Flag.TRUNCATED_BY_EDGE
-    wanted, got = (
-        np.bincount(owner, weights=v, minlength=len(rows))
-        for v in (found.profiles.amplitude * psf.sums[owner], deposited)
-    )
+    wanted = np.bincount(owner, weights=found.profiles.amplitude * psf.sums[owner], minlength=len(rows))
+    got = np.bincount(owner, weights=deposited, minlength=len(rows))
+    report.flux_deposited[rows] += got
     cut = np.bincount(owner, weights=clipped, minlength=len(rows)) > 0
     with np.errstate(divide="ignore", invalid="ignore"):
         short = np.flatnonzero(~cut & (got / wanted < 1.0 - flux_tolerance))

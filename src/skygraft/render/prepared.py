@@ -194,7 +194,7 @@ class EvaluatedPsf:
     @functools.cached_property
     def sums(self) -> NDArray[np.float64]:
         """Sums of the kernels' pixels, shape (N,)."""
-        return self.moments()[:, 0]
+        return self._moments[:, 0]
 
     def kernels(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
         """Kernels at some of the positions, as the model gives them, shape (M, ny, nx).
@@ -228,6 +228,11 @@ class EvaluatedPsf:
         return -(nx // 2), -(ny // 2)
 
     def moments(self) -> NDArray[np.float64]:
+        """See `_moments`."""
+        return self._moments
+
+    @functools.cached_property
+    def _moments(self) -> NDArray[np.float64]:
         """Sum, centroid from the middle pixel (x, y), central second moments (xx, xy, yy), and r^4: shape (N, 7)."""
         if self.coefficients is not None:
             raw = self.prepared.moments(self.coefficients)

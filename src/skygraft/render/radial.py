@@ -55,7 +55,7 @@ __all__ = [
 MIN_INDEX, MAX_INDEX = SERSIC_RANGE
 """Range of the Sérsic index for which there are tables."""
 
-WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(-16, 31))
+WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(-12, 31))
 """Widths (sigma) of the Gaussians, in half-light radii.
 
 There must be some that are no wider than the PSF, whatever the profile's size: what a sum of Gaussians misses of the
