@@ -10,7 +10,16 @@ from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
-from skygraft.catalog.schema import COLUMNS, MOTION, SOURCE_TYPES, ColumnSpec, is_mag_column, strings, values
+from skygraft.catalog.schema import (
+    COLUMNS,
+    LEAST_TRUNCATION,
+    MOTION,
+    SOURCE_TYPES,
+    ColumnSpec,
+    is_mag_column,
+    strings,
+    values,
+)
 from skygraft.errors import CatalogError, shown
 
 __all__ = ["OnBad", "check_duplicates", "validate"]
@@ -240,6 +249,17 @@ def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.s
         np.isin(source_type, _NEVER_CUT) & (np.nan_to_num(trunc) != 0),
         Flag.PARAMETERS_BAD,
         lambda r: f"trunc = {shown(trunc[r])}, but a {source_type[r]} is not truncated: leave it empty",
+    )
+    radius = values(table, "half_light_radius")
+    with np.errstate(invalid="ignore"):
+        inner = (source_type == "Sersic") & (trunc > 0) & (trunc < LEAST_TRUNCATION * radius)
+    found.add(
+        inner,
+        Flag.PARAMETERS_BAD,
+        lambda r: (
+            f"trunc = {trunc[r]:.9g} arcsec is less than sqrt(2) half-light radii ({2**0.5 * radius[r]:.9g} arcsec), "
+            "at which the profile is a flat disk: half of the light cannot be so far out"
+        ),
     )
 
 

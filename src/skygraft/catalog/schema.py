@@ -19,6 +19,7 @@ from skygraft.errors import shown
 
 __all__ = [
     "COLUMNS",
+    "LEAST_TRUNCATION",
     "MOFFAT_RANGE",
     "SERSIC_RANGE",
     "SOURCE_TYPES",
@@ -33,6 +34,8 @@ __all__ = [
 SOURCE_TYPES = ("Star", "Sersic", "BulgeDisk", "Gaussian", "Moffat", "Trail", "Stamp")
 SERSIC_RANGE = (0.3, 6.2)  # what GalSim and LSST source_injection draw
 MOFFAT_RANGE = (1.5, 100.0)  # below, much of the light is outside of any stamp; above, it is a Gaussian
+
+LEAST_TRUNCATION = 2**0.5 * (1.0 - 1e-9)  # over the half-light radius: a flat disk, but for rounding
 
 # Not a band: mag_per_pixel, and the errors that observed catalogues have beside their magnitudes.
 _MAG = re.compile(r"mag_(?!per_pixel$|(?:\w+_)?(?:err|error|sigma)(?:_|$))(\w+)")

@@ -19,7 +19,8 @@ from skygraft.photometry import (
     kernel_scale,
     parse_radius,
 )
-from skygraft.psf import PSF, LinearPSF
+from skygraft.photometry.phases import PER_PIXEL, PhaseScale
+from skygraft.psf import PSF, LinearPSF, basis_between_pixels
 from skygraft.render import RenderReport, Sources
 from skygraft.wcs import pixel_scale
 
@@ -92,7 +93,11 @@ class ImageNormalisation:
         self._mode, self._reference, self._radius = options.flux_mode, reference, radius
         self._fixed: tuple[float, float] | None = None
         self._of_basis: BasisScale | None = None
-        if isinstance(self._psf, LinearPSF):
+        between = basis_between_pixels(self._psf, exposure.box)
+        if between is not None:
+            images = between.images(PER_PIXEL)
+            self._of_basis = PhaseScale(self._mode, reference, images, between.shape, radius=radius)
+        elif isinstance(self._psf, LinearPSF):
             self._of_basis = BasisScale(self._mode, reference, self._psf.basis, radius=radius)
         if options.position == "image" and self._psf is not None:
             place = self._psf.average_position or exposure.box.center
@@ -115,6 +120,15 @@ class ImageNormalisation:
         if self._fixed is not None:
             return np.full(len(x), self._fixed[0]), np.full(len(x), self._fixed[1])
         scale = self._of_basis(coefficients, self._psf.flux_outside(x, y))
+        return scale.scale, scale.aperture_fraction
+
+    def of_points(
+        self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As `of_coefficients`, for the pixels of point sources where pixels are too coarse for the PSF."""
+        if self._psf is None or self._fixed is not None or not isinstance(self._of_basis, PhaseScale):
+            return self.of_coefficients(coefficients, x, y)
+        scale = self._of_basis(coefficients, self._psf.flux_outside(x, y), x=x, y=y)
         return scale.scale, scale.aperture_fraction
 
     def __call__(

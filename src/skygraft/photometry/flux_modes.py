@@ -35,7 +35,7 @@ from skygraft.photometry.reference import (
     CalibrationReference,
 )
 
-__all__ = ["FLUX_MODES", "BasisScale", "FluxMode", "KernelScale", "kernel_scale", "psf_sum_offset"]
+__all__ = ["FLUX_MODES", "BasisScale", "FluxMode", "KernelScale", "kernel_scale", "psf_sum_offset", "weighted"]
 
 type FluxMode = Literal["calibrated", "aperture", "psf_sum", "total"]
 
@@ -217,12 +217,22 @@ class BasisScale:
         invalid: Literal["raise", "nan"] = "raise",
     ) -> KernelScale:
         """The factors of kernels ``coefficients @ basis``, coefficients of shape (N, B); see `kernel_scale`."""
-        sums = _weighted(coefficients, self._sums)
-        inside = None if self._fluxes is None else _weighted(coefficients, self._fluxes)
+        sums = weighted(coefficients, self._sums)
+        inside = None if self._fluxes is None else weighted(coefficients, self._fluxes)
+        return self._of(sums, inside, flux_outside, invalid)
+
+    def _of(
+        self,
+        sums: NDArray[np.float64],
+        inside: NDArray[np.float64] | None,
+        flux_outside: ArrayLike,
+        invalid: Literal["raise", "nan"],
+    ) -> KernelScale:
+        """The factors of kernels with these sums and aperture fluxes."""
         return _scale(self._mode, self._reference, sums, inside, flux_outside, self._radius, self._shape, invalid)
 
 
-def _weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """``coefficients @ values``, summed in one order however many positions there are."""
     total = np.zeros(len(coefficients))
     for column, value in zip(coefficients.T, values, strict=True):

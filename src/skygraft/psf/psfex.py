@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled
 from skygraft.psf.base import Box
+from skygraft.psf.fine import FineGrid, SubPixelBasis, lanczos_taps, whole_pixels
 from skygraft.psf.linear import LinearPSF, frozen, normalized, positions, power_terms
 
 __all__ = ["PsfexConvention", "PsfexPSF"]
@@ -20,6 +22,8 @@ _LANCZOS_ORDER = {"psfex": 4, "lsst": 5}
 
 # Stars rarely reach the very edge of a detector; a low polynomial holds this far (of the stars' span) beyond them.
 _EDGE = 0.05
+_ROUNDING = 1e-6
+"""Pixels by which a position may lie outside of the samples."""
 
 
 class PsfexPSF(LinearPSF):
@@ -159,6 +163,13 @@ class PsfexPSF(LinearPSF):
         return power_terms(u, v, exponents)
 
     @property
+    def sub_pixel(self) -> SubPixelBasis | None:
+        """The basis at any offset, interpolated as at whole pixels; None where samples are not closer than pixels."""
+        if self._step >= 1:
+            return None
+        return _PsfexBasis(self._samples, self._step, self._convention, self.shape)
+
+    @property
     def convention(self) -> PsfexConvention:
         """How native pixels are made: "psfex" or "lsst"."""
         return self._convention
@@ -295,14 +306,51 @@ def _support(weights: NDArray[np.float64]) -> tuple[int, int]:  # pragma: no cov
     return first, last
 
 
+class _PsfexBasis(SubPixelBasis):
+    """The samples of a model, interpolated by Lanczos's function at any offset."""
+
+    def __init__(
+        self, samples: NDArray[np.float32], step: float, convention: PsfexConvention, shape: tuple[int, int]
+    ) -> None:
+        # Where the model has values: in the pixels of its kernels, as far as there are samples.
+        reach = []
+        for n, (low, high), half in zip(
+            samples.shape[1:], whole_pixels(shape), (size // 2 + _ROUNDING for size in shape), strict=True
+        ):
+            first, last = n // 2 * step + _ROUNDING, (n - 1 - n // 2) * step + _ROUNDING
+            reach.append((max(low, -max(first, half)), min(high, max(last, half))))
+        super().__init__(shape, (reach[0], reach[1]))
+        self._samples, self._step, self._order = samples, step, _LANCZOS_ORDER[convention]
+        # The LSST pipelines measure, correct and inject with the kernel on pixels, which they interpolate.
+        self.pixels_count = convention == "lsst"
+
+    def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows, columns = (
+            _lanczos_weights(n, n // 2 + at / self._step, self._order)
+            for n, at in zip(self._samples.shape[1:], (y, x), strict=True)
+        )
+        values: NDArray[np.float64] = rows @ self._samples.astype(np.float64) @ columns.T
+        return values
+
+    @functools.cached_property
+    def grid(self) -> FineGrid:
+        """The model's own samples."""
+        return FineGrid(self._samples.astype(np.float64), self._step, lanczos_taps(self._order), True, self.reach)
+
+
 def _resampling(n: int, step: float, convention: PsfexConvention) -> NDArray[np.float64]:
     """Weights (n_out, n) that take n samples, `step` pixels apart, to native pixels about sample n // 2."""
-    order = _LANCZOS_ORDER[convention]
     centre = n // 2
     # PSFEx: the pixel centres that lie among the samples; the margin forgives the rounding of a step such as 0.1
-    half = int(n * np.float32(step)) // 2 if convention == "lsst" else int((n - 1 - centre) * step + 1e-6)
-    at = centre + np.arange(-half, half + 1) / step
+    half = int(n * np.float32(step)) // 2 if convention == "lsst" else int((n - 1 - centre) * step + _ROUNDING)
+    return _lanczos_weights(n, centre + np.arange(-half, half + 1) / step, _LANCZOS_ORDER[convention])
+
+
+def _lanczos_weights(n: int, at: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+    """Weights (n_out, n) of n samples at places given in samples, scaled to sum one over those that exist."""
     offset = np.arange(n) - at[:, None]
     weights = np.where(np.abs(offset) <= order, np.sinc(offset) * np.sinc(offset / order), 0.0)
-    scaled: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    total = weights.sum(axis=1, keepdims=True)
+    scaled = np.zeros_like(weights)
+    np.divide(weights, total, out=scaled, where=total != 0)
     return scaled
