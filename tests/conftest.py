@@ -13,15 +13,28 @@ settings.register_profile("skygraft", deadline=None, derandomize=bool(os.environ
 settings.load_profile("skygraft")
 
 
+# Seconds that a test takes by its marker, roughly: what takes long begins first, and nobody waits for it at the end.
+_SECONDS = {"cluster": 30.0, "slow": 8.0, "dask": 2.0}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the reference data, so that ``-m "not data"`` leaves it out, and what one process must run.
 
-    Tests of a file share fixtures, and those of batch systems share one that this machine can hold once.
+    Tests of a file share fixtures, and those of batch systems share one that this machine can hold once. The longest
+    groups come first.
     """
+    groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("cluster" if item.get_closest_marker("cluster") else item.path.stem))
+        group = "cluster" if item.get_closest_marker("cluster") else item.path.stem
+        groups.setdefault(group, []).append(item)
+        item.add_marker(pytest.mark.xdist_group(group))
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
+
+    def seconds(item: pytest.Item) -> float:
+        return next((long for name, long in _SECONDS.items() if item.get_closest_marker(name)), 0.2)
+
+    items[:] = [item for group in sorted(groups.values(), key=lambda some: -sum(map(seconds, some))) for item in group]
 
 
 @pytest.fixture(scope="session")

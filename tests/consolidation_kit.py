@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from astropy.table import QTable
 
-from finished_images import Outputs, planned
+from finished_images import CENTERS, Outputs, planned
 from skygraft.campaign.tables.consolidate import Consolidation, consolidate
-from skygraft.catalog import Flag
+from skygraft.catalog import normalize_catalog
+from skygraft.catalog.io import to_arrow
 
 # Pixels of 3.6 arcsec are a thousandth of a degree. Tract 0 is centred on ra 10.0, tract 1 on 10.19; each is 200 x 100
 # pixels, cut into two patches of 100 x 100 whose x grows to the West, with a border of 10 pixels. So
@@ -71,8 +71,13 @@ def make_catalog() -> QTable:
     )
 
 
-def rows_of(ids: Iterable[int], **columns: Any) -> list[dict[str, Any]]:
-    return [{"injection_id": i, "ra": SOURCES[i][0], "dec": 0.0} | columns for i in ids]
+def rows_of(ids: Iterable[int], **columns: Any) -> QTable:
+    """Those sources of the catalogue, some columns changed: what is to be injected into an image."""
+    table = normalize_catalog(make_catalog())
+    table = table[np.isin(table["injection_id"], list(ids))]
+    for name, value in columns.items():
+        table[name] = value
+    return table
 
 
 # What lies on the coadd of each patch, border included.
@@ -118,21 +123,21 @@ def contents(outputs: Outputs) -> dict[str, str]:
     return {name: checksum for name, (checksum, _) in files(outputs).items()}
 
 
-def survey(folder: Path, *, n_images: int = 60, seed: int = 3) -> tuple[Outputs, list[dict[str, Any]]]:
+def survey(folder: Path, *, n_images: int = 40, seed: int = 3) -> tuple[Outputs, list[dict[str, Any]]]:
     """A random survey of visits and coadds in three bands, and all its rows of truth as plain dicts."""
     rng = np.random.default_rng(seed)
     n = 400
-    ra, dec = rng.uniform(9.9, 10.29, n), rng.uniform(-0.05, 0.05, n)
+    kind = rng.choice(["Star", "Sersic"], n)
     catalog = QTable(
         {
             "injection_id": rng.permutation(5 * n)[:n],
-            "ra": ra,
-            "dec": dec,
-            "source_type": rng.choice(["Star", "Trail"], n),
-            "trail_length": np.full(n, 1.0),
-            "pa": np.zeros(n),
-            "mag_g": rng.uniform(18, 24, n),
-            "mag_r": rng.uniform(18, 24, n),
+            "ra": rng.uniform(9.9, 10.29, n),
+            "dec": rng.uniform(-0.05, 0.05, n),
+            "source_type": kind,
+            "n": np.where(kind == "Sersic", 1.0, np.nan),
+            "half_light_radius": np.where(kind == "Sersic", 5.0, np.nan),
+            # Some are in no band, or have none.
+            **{f"mag_{band}": np.where(rng.random(n) < 0.1, np.nan, rng.uniform(18, 24, n)) for band in "grz"},
         }
     )
     homes = [EVERYWHERE[i] for i in rng.integers(0, 4, n_images)]
@@ -144,29 +149,18 @@ def survey(folder: Path, *, n_images: int = 60, seed: int = 3) -> tuple[Outputs,
             band=str(rng.choice(["g", "r", "z"])),
             visit=None if rng.random() < 0.3 else int(rng.integers(1, 6)),
             mjd=None if rng.random() < 0.3 else 60000 + float(rng.uniform(0, 100)),
+            ra=CENTERS[home] + float(rng.uniform(-0.04, 0.04)),
+            dec=float(rng.uniform(-0.04, 0.04)),
         )
         for i, home in enumerate(homes)
     ]
     outputs = Outputs(folder, catalog, SKYMAP, images)
+    whole = normalize_catalog(catalog)
     everything = []
     for image in images:
-        chosen = sorted(
-            rng.choice(n, size=int(rng.integers(0, 80)), replace=False), key=lambda k: catalog["injection_id"][k]
-        )
-        rows = [
-            {
-                "injection_id": int(catalog["injection_id"][k]),
-                "ra": float(ra[k]),
-                "dec": float(dec[k]),
-                "inst_flux": float(rng.uniform(1, 1e5)) if rng.random() > 0.05 else math.nan,
-                "flux_deposited": float(rng.uniform(1, 1e5)),
-                "aperture_fraction": float(rng.uniform(0.9, 1)) if rng.random() > 0.1 else math.nan,
-                "psf_fwhm": float(rng.uniform(0.5, 1)),
-                "stamp_size": int(rng.integers(0, 3)) * 11,
-                "flags": int(rng.choice([0, 0, 1, 8192, int(Flag.CENTER_OFF_IMAGE)])),
-            }
-            for k in chosen
-        ]
-        outputs.finish(image.image_id, rows)
+        chosen = whole[rng.random(n) < rng.uniform(0, 1)]
+        mode = "psf_sum" if rng.random() < 0.2 else "calibrated"
+        truth = outputs.finish(image.image_id, chosen, flux_mode=mode)
+        rows = to_arrow(truth).to_pylist()
         everything += [row | {"image": image} for row in rows]
     return outputs, everything

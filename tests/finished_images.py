@@ -1,4 +1,7 @@
-"""What finished images of a campaign leave behind (records and truth tables), written by hand instead of by tasks."""
+"""What finished images of a campaign leave behind: truth tables that `inject` made, and records, without the pixels.
+
+The images are of the sky map of `consolidation_kit`: 120 pixels of 3.6 arcsec wide, centred on their home patch.
+"""
 
 from __future__ import annotations
 
@@ -12,42 +15,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import yaml
 from astropy.table import QTable
 
 from plan_kit import add_images
 from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter
+from skygraft.campaign.tables.truth_parts import write_truth_part
+from skygraft.campaign.task import _on_image
 from skygraft.catalog import partition_catalog, write_catalog
+from skygraft.exposure import DataId, Exposure, VisitInfo
+from skygraft.injection import inject
+from skygraft.photometry import CalibrationAperture
+from skygraft.psf import MoffatPSF
 from skygraft.skymap import get_skymap
+from skygraft.testing import make_exposure
+from skygraft.wcs import footprint
 
 APERTURE = {"kind": "aperture", "radius_pixels": 12.0, "radius_arcsec": 2.4, "origin": "CALAPRAD in image-1.fits"}
 SOFTWARE = {"python": "3.12.1", "skygraft": "0.1", "numpy": "2.3"}
 
-TRUTH_KINDS: dict[str, Any] = {
-    "injection_id": (pa.int64(), 0),
-    "image_id": (pa.string(), ""),
-    "ra": (pa.float64(), 0.0),
-    "dec": (pa.float64(), 0.0),
-    "x": (pa.float64(), 1.0),
-    "y": (pa.float64(), 2.0),
-    "source_type": (pa.string(), "Star"),
-    "band": (pa.string(), "r"),
-    "mag": (pa.float64(), 20.0),
-    "inst_flux": (pa.float64(), 100.0),
-    "flux_deposited": (pa.float64(), 100.0),
-    "aperture_fraction": (pa.float64(), 0.95),
-    "kernel_scale": (pa.float64(), 1.05),
-    "psf_fwhm": (pa.float64(), 0.8),
-    "stamp_size": (pa.int64(), 31),
-    "flags": (pa.int64(), 0),
-}
-_UNITS = {"ra": "deg", "dec": "deg", "psf_fwhm": "arcsec"}
+PIXEL_SCALE = 3.6
+CENTERS = {(0, 1): 9.95, (0, 0): 10.05, (1, 1): 10.14, (1, 0): 10.24, (-1, -1): 50.0}
+"""Right ascension of the middle of each patch; all are at declination 0."""
+_INJECTED: dict[Any, tuple[QTable, dict[str, Any]]] = {}
+PSF = MoffatPSF(fwhm=3.0, beta=3.0, shape=(11, 11))
 
 
 def planned(image_id: str, home: tuple[int, int], reads: Sequence[tuple[int, int]] = (), **fields: Any) -> PlannedImage:
-    """An image of a plan; `fields` replace what is the same for most."""
+    """An image of a plan, by default a coadd of its home patch with border; `fields` replace what is so for most."""
+    ra, dec, size = fields.pop("ra", CENTERS[home]), fields.pop("dec", 0.0), fields.pop("size", 120)
+    sky = make_exposure((size, size), center=(ra, dec), pixel_scale=PIXEL_SCALE, psf=PSF)
     image = PlannedImage(
         image_id=image_id,
         stem=image_id,
@@ -60,12 +58,12 @@ def planned(image_id: str, home: tuple[int, int], reads: Sequence[tuple[int, int
         band="r",
         mjd=None,
         exposure_time=None,
-        nx=100,
-        ny=100,
-        ra=0.0,
-        dec=0.0,
-        polygon=((0.0, 0.0), (0.1, 0.0), (0.1, 0.1)),
-        pixel_scale=0.2,
+        nx=size,
+        ny=size,
+        ra=ra,
+        dec=dec,
+        polygon=tuple((float(a), float(b)) for a, b in footprint(sky.wcs, sky.box, 1)),
+        pixel_scale=PIXEL_SCALE,
         n_bytes=1,
         options="{}",
         tract=home[0],
@@ -130,35 +128,50 @@ class Outputs:
     def part_path(self, image_id: str) -> Path:
         return self.record_path(image_id).with_suffix(".truth.arrow")
 
+    def exposure(self, image_id: str) -> Exposure:
+        """The image, blank."""
+        image = self.images[image_id]
+        return make_exposure(
+            (image.ny, image.nx),
+            center=(image.ra, image.dec),
+            pixel_scale=image.pixel_scale,
+            psf=PSF,
+            reference=CalibrationAperture(5.0, 5.0 * image.pixel_scale, APERTURE["origin"]),
+            data_id=DataId(image.instrument, image.visit, image.detector, band=image.band),
+            visit_info=VisitInfo(image.mjd, image.exposure_time),
+        )
+
+    def _injected(self, image_id: str, catalog: QTable, options: dict[str, Any]) -> tuple[QTable, dict[str, Any]]:
+        """What `inject` says, worked out once in each process: many tests begin with the same images."""
+        image = self.images[image_id]
+        columns = [(name, np.asarray(catalog[name]).tobytes()) for name in catalog.colnames]
+        key = image, hashlib.sha256(repr(columns).encode()).digest(), repr(options)
+        if key not in _INJECTED:
+            injection = inject(self.exposure(image_id), catalog, image_id=image_id, band=image.band, **options)
+            _INJECTED[key] = _on_image(injection.truth), injection.summary
+        return _INJECTED[key]
+
     def finish(
         self,
         image_id: str,
-        rows: Sequence[Mapping[str, Any]] | Mapping[str, Any],
+        catalog: QTable,
         *,
-        calibration: Mapping[str, Any] = APERTURE,
+        calibration: Mapping[str, Any] | None = None,
         software: Mapping[str, str] = SOFTWARE,
         host: str = "node-1",
         code: int = 1,
         key: str = "",
         age: float = 60.0,
-    ) -> None:
-        """Write the truth table and the record of an image, as a task does, dated `age` seconds back."""
-        if not isinstance(rows, Mapping):
-            names = [name for name in TRUTH_KINDS if any(name in row for row in rows)]
-            rows = {name: [row.get(name, TRUTH_KINDS[name][1]) for row in rows] for name in names}
-        size = len(next(iter(rows.values()))) if rows else 0
-        fixed = {"image_id": image_id, "band": self.images[image_id].band}
-        arrays, fields = [], []
-        for name, (kind, default) in TRUTH_KINDS.items():
-            values = rows.get(name, [fixed.get(name, default)] * size)
-            arrays.append(pa.array(values, type=kind))
-            fields.append(pa.field(name, kind, metadata={"unit": _UNITS[name]} if name in _UNITS else None))
+        **options: Any,
+    ) -> QTable:
+        """Inject a catalogue into an image and leave its truth and its record, dated `age` seconds back; the truth.
+
+        `options` are those of `inject`.
+        """
+        truth, summary = self._injected(image_id, catalog, {"noise": False} | options)
         part, record = self.part_path(image_id), self.record_path(image_id)
         part.parent.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        stamps = rows.get("stamp_size", [31] * size)
+        write_truth_part(part, truth)
         content = {
             "version": 1,
             "image": image_id,
@@ -175,9 +188,9 @@ class Outputs:
                 },
             },
             "band": self.images[image_id].band,
-            "n_sources": size,
-            "n_drawn": int(np.count_nonzero(np.asarray(stamps) > 0)),
-            "calibration": dict(calibration),
+            "n_sources": len(truth),
+            "n_drawn": summary["n_drawn"],
+            "calibration": dict(calibration or summary["calibration"]),
             "software": dict(software),
             "host": host,
         }
@@ -186,3 +199,4 @@ class Outputs:
         then = time.time() - age
         os.utime(temporary, (then, then))
         temporary.replace(record)
+        return truth

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from skygraft.printable import printable
+
 __all__ = [
     "ApertureConflictError",
     "CalibrationError",
@@ -29,7 +31,17 @@ __all__ = [
     "UnknownApertureError",
     "UnknownFormatError",
     "WcsError",
+    "shown",
 ]
+
+
+def shown(value: Any) -> str:
+    """A number for a message, with as many digits as tell it from every other: 1.0000002 is not shown as 1."""
+    if isinstance(value, (bool, int)) or getattr(getattr(value, "dtype", None), "kind", "f") in "iub":
+        return str(value)
+    # NumPy's own text of a float32 has the digits of single precision.
+    short, full = f"{float(value):g}", str(value)
+    return short if float(short) == float(value) or float(value) != float(value) else full
 
 
 class SkygraftError(Exception):
@@ -76,6 +88,9 @@ class SkygraftError(Exception):
         for name, value in (("row", self.row), ("key", self.key)):
             if value is not None:
                 place += f"{', ' if place else ''}{name} {value}"
+        return printable(self._text(printable(place)), lines=True)
+
+    def _text(self, place: str) -> str:
         text = f"{place}: {self.message}" if place else self.message
         return f"{_sentence(text)} {_sentence(self.fix)}" if self.fix else text
 

@@ -7,7 +7,9 @@ the planes. The centre of a pixel is at its integral coordinate. A cut-out there
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,25 +19,42 @@ import xarray as xr
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
-from skygraft.errors import FormatError
+from skygraft.display import Rows, html_table, text_table
+from skygraft.errors import ConfigError, FormatError, SkygraftError
 from skygraft.photometry.photo_calib import PhotoCalib
 from skygraft.psf.base import PSF, Box
+from skygraft.wcs.local import pixel_scale
 
-__all__ = ["NO_PHOTO_CALIB", "NO_PSF", "DataId", "Exposure", "VisitInfo", "add_mask_plane", "make_planes", "mask_bit"]
+__all__ = [
+    "NO_GAIN",
+    "NO_PHOTO_CALIB",
+    "NO_PSF",
+    "DataId",
+    "Exposure",
+    "VisitInfo",
+    "add_mask_plane",
+    "make_planes",
+    "mask_bit",
+]
 
 PLANE_DIMS = ("y", "x")
+
+_SOURCE_PLANES = ("INJECTED", "DETECTED")
+"""What the names of mask planes begin with that mark sources, not defects."""
 
 NO_PHOTO_CALIB = "no_photo_calib"
 """Key of `Exposure.extra`: the `CalibrationError` that says why ``photo_calib`` is None; raised where it is needed."""
 NO_PSF = "no_psf"
 """Key of `Exposure.extra`: the `PsfError` that says why ``psf`` is None; raised where a source needs a PSF."""
+NO_GAIN = "no_gain"
+"""Key of `Exposure.extra`: text that says why ``gain`` is None though the headers hold something about it."""
 
 
 @dataclass(frozen=True)
 class DataId:
     """Which image this is: a detector of a visit, or a patch of a tract, in a band.
 
-    The string form (`str`) is the image id: it names the image in plans, records and random streams.
+    The string form (`str`) names the image in plans and records; see also `Exposure.default_image_id`.
     """
 
     instrument: str | None = None
@@ -77,7 +96,7 @@ class VisitInfo:
     exposure_time: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Exposure:
     """Planes of pixels and the calibrations that give them meaning.
 
@@ -153,7 +172,7 @@ class Exposure:
 
     @property
     def mask(self) -> NDArray[np.int32]:
-        """The mask plane (ny, nx)."""
+        """The mask plane (ny, nx): bits, which `mask_planes` names; `bad` says which pixels to leave out."""
         return self.planes["mask"].values
 
     @property
@@ -163,9 +182,124 @@ class Exposure:
         names = str(attrs.get("flag_meanings", "")).split()
         return {n: int(v) for n, v in zip(names, np.atleast_1d(attrs.get("flag_masks", [])), strict=True)}
 
+    def bad(self, planes: str | Iterable[str] | None = None) -> NDArray[np.bool_]:
+        """Where the mask says that a pixel is no good: what measurements should leave out.
+
+        Fakes carry the mask planes ``INJECTED`` and ``INJECTED_CORE``, which say where they are and not that their
+        pixels are bad: masking ``mask != 0`` would hide every one of them.
+
+        Parameters
+        ----------
+        planes : str or iterable of str, optional
+            Planes that make a pixel bad. By default all, and bits without a name, except those that mark sources:
+            the ones whose names begin with ``INJECTED`` or ``DETECTED``.
+
+        Returns
+        -------
+        ndarray of bool, shape (ny, nx)
+            True where any of the planes is set.
+
+        Raises
+        ------
+        ConfigError
+            If the image has no plane of that name.
+        """
+        known = self.mask_planes
+        if planes is None:
+            marks = sum(bit for name, bit in known.items() if name.startswith(_SOURCE_PLANES))
+            return np.asarray((self.mask & ~np.int32(marks)) != 0)
+        bits = 0
+        for name in [planes] if isinstance(planes, str) else planes:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1)
+                raise ConfigError(
+                    f"the image has no mask plane {name!r}; it has {', '.join(known) or 'none'}",
+                    key="planes",
+                    fix=f"Did you mean {near[0]!r}?" if near else None,
+                )
+            bits |= known[name]
+        return np.asarray((self.mask & np.int32(bits)) != 0)
+
+    def default_image_id(self, band: str | None = None) -> str:
+        """The image's name in truth tables and random streams where no other is given.
+
+        The instrument, visit, detector and band; of a coadd, tract, patch and band. An image that is known by its
+        file's name alone gets a fingerprint of its data id, times and pixels as well: files of one name are different
+        images wherever they lie, and the same file is the same image. A cut-out of such an image is another one.
+
+        Parameters
+        ----------
+        band : str, optional
+            Instead of the data id's.
+        """
+        data_id = self.data_id
+        band = band or data_id.band
+        text = str(data_id)
+        if data_id.visit is not None and data_id.detector is not None:
+            return text if band is None else f"{text}-{band}"
+        if data_id.tract is not None and data_id.patch is not None:
+            return str(dataclasses.replace(data_id, band=band))
+        content = hashlib.blake2b(repr((data_id.as_dict(), self.visit_info)).encode(), digest_size=4)
+        content.update(np.ascontiguousarray(self.image).astype("<f4", copy=False).tobytes())
+        return "-".join(part for part in (text, band, content.hexdigest()) if part)
+
+    def __repr__(self) -> str:
+        return text_table(f"Exposure {self.data_id}", self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Exposure {self.data_id}", self._rows())
+
+    def _rows(self) -> Rows:
+        """What `repr` says, line by line."""
+        (ny, nx), (x0, y0) = self.shape, self.xy0
+        units = str(self.planes["image"].attrs.get("units", "")) or "unknown units"
+        start = f", from ({x0}, {y0})" if (x0, y0) != (0, 0) else ""
+        names = ", ".join(self.mask_planes) or "none"
+        known = ", ".join(f"{key} {value}" for key, value in self.data_id.as_dict().items())
+        rows = [
+            ("data id", known or "unknown"),
+            (
+                "pixels",
+                f"{nx} x {ny}{start}, in {units}, {'with' if self.variance is not None else 'without'} variance",
+            ),
+            ("mask planes", names),
+            ("wcs", self._describe_wcs()),
+            ("psf", self.psf.description if self.psf is not None else _absent(self.extra.get(NO_PSF))),
+        ]
+        if self.photo_calib is None:
+            rows.append(("photo_calib", _absent(self.extra.get(NO_PHOTO_CALIB))))
+        else:
+            rows += [
+                (f"  {label}" if i else "photo_calib", text) for i, (label, text) in enumerate(self.photo_calib.rows())
+            ]
+        gain = "not recorded"
+        if self.gain is not None:
+            kind = "" if np.ndim(self.gain) == 0 else ", the median of a map"
+            gain = f"{np.median(self.gain):.4g} electrons per {units}{kind} ({self.gain_origin or 'origin unknown'})"
+        rows.append(("gain", gain))
+        if self.visit_info.mjd is not None or self.visit_info.exposure_time is not None:
+            rows.append(("visit_info", f"MJD {self.visit_info.mjd}, {self.visit_info.exposure_time} s"))
+        if self.path is not None:
+            rows.append(("path", f"{self.path} ({self.format})"))
+        return rows
+
+    def _describe_wcs(self) -> str:
+        kind = type(self.wcs).__name__
+        try:
+            x, y = self.box.center
+            ra, dec = (float(v) for v in self.wcs.pixel_to_world_values(x, y))
+            scale = float(pixel_scale(self.wcs, x, y)[0])
+        except (SkygraftError, ArithmeticError, ValueError, TypeError):
+            return kind
+        return f"{kind}, {scale:.4f} arcsec/pix, centre {ra:.5f} {dec:+.5f}"
+
     def replace(self, **changes: Any) -> Exposure:
         """A copy with some parts changed; planes are shared unless changed."""
         return dataclasses.replace(self, **changes)
+
+
+def _absent(reason: object) -> str:
+    return f"none: {reason}" if reason is not None else "none"
 
 
 def make_planes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,10 @@ def _first(differ: NDArray[np.bool_], exposure: Exposure) -> str:
 
 
 def _assert_calibrations(actual: Exposure, expected: Exposure) -> None:
-    assert actual.data_id == expected.data_id, f"data ids differ: {actual.data_id} and {expected.data_id}"
+    ids: tuple[dict[str, Any], ...] = tuple(dataclasses.asdict(one.data_id) for one in (actual, expected))
+    # Their short forms need not show it.
+    differ = [f"{name} is {ids[0][name]!r} and {ids[1][name]!r}" for name in ids[0] if ids[0][name] != ids[1][name]]
+    assert not differ, f"data ids differ: {', '.join(differ)}"
     box = expected.box
     part = np.array([0.1, 0.9, 0.5, 0.1, 0.9])
     x = box.x_min + part * (box.x_max - box.x_min)
@@ -177,10 +181,14 @@ def _assert_calibrations(actual: Exposure, expected: Exposure) -> None:
         have: tuple[Any, Any] = (getattr(actual, name), getattr(expected, name))
         assert (have[0] is None) == (have[1] is None), f"only one of the exposures has a {name}"
     if actual.psf is not None and expected.psf is not None:
-        np.testing.assert_array_equal(actual.psf.kernels(x, y), expected.psf.kernels(x, y), err_msg="the PSFs differ")
+        has = expected.psf.defined(x, y)
+        np.testing.assert_array_equal(actual.psf.defined(x, y), has, err_msg="the PSFs are defined in other places")
+        np.testing.assert_array_equal(
+            actual.psf.kernels(x[has], y[has]), expected.psf.kernels(x[has], y[has]), err_msg="the PSFs differ"
+        )
     if actual.photo_calib is not None and expected.photo_calib is not None:
         one, two = actual.photo_calib, expected.photo_calib
         np.testing.assert_allclose(
             one.zeropoint(x, y), two.zeropoint(x, y), rtol=0, atol=1e-12, err_msg="the zeropoints differ"
         )
-        assert one.reference == two.reference, f"calibrated to {one.reference} and {two.reference}"
+        assert one.reference == two.reference, f"calibrated to {one.reference!r} and {two.reference!r}"

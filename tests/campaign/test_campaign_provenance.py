@@ -13,15 +13,16 @@ import pytest
 
 from consolidation_kit import EVERYWHERE, SKYMAP, here, make_catalog, rows_of
 from finished_images import APERTURE, SOFTWARE, Outputs, planned
-from skygraft.campaign.tables.calibrations import calibration_use, fold, mixed_calibrations, tidy
+from skygraft.campaign.events import RunEnded, RunStarted
+from skygraft.campaign.tables.calibrations import calibration_use, fold, mixed_calibrations, split_origin, tidy
 from skygraft.campaign.tables.consolidate import Consolidation, consolidate
 from skygraft.campaign.tables.provenance import write_provenance
 
-RUNS: list[dict[str, Any]] = [
-    {"event": "run_started", "time": "2026-11-01T10:00:00+00:00"},
-    {"event": "run_started", "time": "2026-11-01T12:00:00+00:00"},  # the first was killed
-    {"event": "run_ended", "time": "2026-11-01T13:00:00+00:00", "n_done": 1, "n_failed": 0, "interrupted": True},
-    {"event": "run_started", "time": "2026-11-02T12:00:00+00:00"},
+RUNS = [
+    RunStarted(time="2026-11-01T10:00:00+00:00"),
+    RunStarted(time="2026-11-01T12:00:00+00:00"),  # the first was killed
+    RunEnded(time="2026-11-01T13:00:00+00:00", n_done=1, interrupted=15),
+    RunStarted(time="2026-11-02T12:00:00+00:00"),
 ]
 ENDED = "2026-11-02T13:30:00+00:00"
 
@@ -134,7 +135,8 @@ def test_one_calibration(tmp_path: Path) -> None:
     assert number(aperture["sg:diameter_pixels"]) == 24.0
     assert (number(aperture["sg:radius_arcsec_min"]), number(aperture["sg:radius_arcsec_max"])) == (2.4, 2.4003)
     assert number(aperture["sg:n_images"]) == 4
-    assert aperture["sg:origin"] == "CALAPRAD in image-#.fits"
+    assert aperture["sg:origin"] == "CALAPRAD"
+    assert aperture["sg:example_files"] == [f"image-{i}.fits" for i in range(3)]
     assert (aperture["sg:bands"], aperture["sg:instruments"]) == (["g", "r"], ["cam0", "cam1"])
     assert not any("WARNING" in line for line in found.lines())
     assert "12 pix" in found.lines()[0]
@@ -150,7 +152,7 @@ def test_different_apertures_are_told_first(tmp_path: Path) -> None:
     assert text.index("do NOT all use the same calibration reference") < 400
     assert document["activity"]["sg:run"]["sg:mixed_calibrations"] is True
     counts = {v["sg:origin"]: number(v["sg:n_images"]) for k, v in document["entity"].items() if "calibration-" in k}
-    assert counts == {"CALAPRAD in image-#.fits": 2, "given": 1, "zpt in ccds": 1}
+    assert counts == {"CALAPRAD": 2, "given": 1, "zpt in ccds": 1}
     lines = found.lines()
     assert lines[0].startswith("WARNING: the images do not all use the same calibration")
     assert any("1 images: aperture of radius 8 pix = 1.6 arcsec (given)" in line for line in lines[1:4])
@@ -170,11 +172,11 @@ def test_what_it_was_made_of(tmp_path: Path) -> None:
     assert (number(run["sg:n_hosts"]), number(run["sg:seed"]), run["sg:complete"]) == (2, 0, True)
     times = [(a["prov:startTime"], a.get("prov:endTime")) for k, a in document["activity"].items() if k != "sg:run"]
     assert times == [
-        (RUNS[0]["time"], None),
-        (RUNS[1]["time"], RUNS[2]["time"]),
-        (RUNS[3]["time"], ENDED),
+        (RUNS[0].time, None),
+        (RUNS[1].time, RUNS[2].time),
+        (RUNS[3].time, ENDED),
     ]
-    assert (run["prov:startTime"], run["prov:endTime"]) == (RUNS[0]["time"], ENDED)
+    assert (run["prov:startTime"], run["prov:endTime"]) == (RUNS[0].time, ENDED)
 
 
 def test_an_incomplete_campaign_says_so(tmp_path: Path) -> None:
@@ -236,3 +238,75 @@ def test_folding_does_not_depend_on_the_order() -> None:
     whole = tidy(uses)
     assert tidy(reversed(uses)) == whole
     assert tidy([*fold(uses[:2]), *fold(uses[2:])]) == tidy([*fold(uses[3:]), *fold(uses[:3])]) == whole
+
+
+def test_names_of_files_are_no_part_of_an_origin(tmp_path: Path) -> None:
+    """48 images whose names have letters and numbers in them: one reference, and not 48."""
+    names = [f"{hashlib.sha256(bytes([i])).hexdigest()[:12]}.fits.fz" for i in range(48)]
+    origins = [APERTURE | {"origin": f"CALAPRAD = 12.0 in {name}[{i % 4}]"} for i, name in enumerate(names)]
+    outputs, found = make(tmp_path, origins)
+    (one,) = found.calibrations
+    assert (one.origin, one.n_images, one.files) == ("CALAPRAD", 48, tuple(sorted(names)[:3]))
+    text, document = write(outputs, found)
+    assert f"CALAPRAD, in files such as {min(names)}" in text
+    assert len([name for name in document["entity"] if name.startswith("sg:calibration-")]) == 1
+    assert all(min(names) in line or "CALAPRAD" not in line for line in found.lines())
+
+
+@pytest.mark.parametrize(
+    ("origin", "files", "field", "file"),
+    [
+        ("CALAPRAD = 12.0 in 3fa9c1.fits", [], "CALAPRAD", "3fa9c1.fits"),
+        ("CALAPRAD = 12 in 3fa9c1.fits.fz[2]", [], "CALAPRAD", "3fa9c1.fits.fz"),
+        ("CALAPDIA = 4.0 in a.fits[1], a diameter in arcsec: radius 2 arcsec", [],
+         "CALAPDIA, a diameter in arcsec", "a.fits"),
+        ("CALAPRAD in my night.fits", ["raw/my night.fits"], "CALAPRAD", "my night.fits"),
+        ("CALAPRAD in noending", ["raw/noending"], "CALAPRAD", "noending"),
+        ("X in a.fits", ["raw/xa.fits", "raw/a.fits"], "X", "a.fits"),
+        ("slot_CalibFlux -> base_CircularApertureFlux_12_0 in SRC-849375-12.fits", [],
+         "slot_CalibFlux -> base_CircularApertureFlux_12_0", "SRC-849375-12.fits"),
+        ("slot_CalibFlux_instFlux = base_CircularApertureFlux_12_0_instFlux in src.parq", [],
+         "slot_CalibFlux_instFlux = base_CircularApertureFlux_12_0_instFlux", "src.parq"),
+        ("default of the Legacy Surveys (zeropoints from PSF fits, DR8 on)", ["a.fits"],
+         "default of the Legacy Surveys (zeropoints from PSF fits, DR8 on)", ""),
+        ("given", [], "given", ""),
+        ("", ["a.fits"], "", ""),
+    ],
+)  # fmt: skip
+def test_origin_and_file(origin: str, files: list[str], field: str, file: str) -> None:
+    assert split_origin(origin, files) == (field, file)
+
+
+def test_a_radius_of_its_own_for_every_image() -> None:
+    """Apertures that go with the seeing are one entry with a span, whatever their number and the order they come in."""
+    radii = [3 + 0.0537 * i for i in range(700)]
+    uses = [use(r, 0.2 * r, origin=f"CALAPRAD = {r} in {i:x}.fits") for i, r in enumerate(radii)]
+    (one,) = tidy(uses)
+    assert (one.n_images, one.origin, one.unit, one.radius) == (700, "CALAPRAD", "", None)
+    assert one.pixels == (3.0, radii[-1]) and str(one).startswith("aperture of radius 3 to 40.54 pix")
+    assert mixed_calibrations([one])
+    assert tidy(reversed(uses)) == (one,)
+    assert tidy([*fold(uses[:100]), *fold(uses[100:450]), *fold(uses[450:])]) == (one,)
+    few = tidy(uses[:100])
+    assert len(few) == 100 and mixed_calibrations(few)
+
+
+def test_the_same_pixels_of_two_cameras_from_the_same_place() -> None:
+    cameras = [
+        calibration_use({"kind": "aperture", "radius_pixels": 12.0, "radius_arcsec": 12 * scale}, "r", name)
+        for name, scale in (("one", 0.168), ("two", 0.2))
+    ]
+    assert mixed_calibrations(tidy(cameras))
+    assert not mixed_calibrations(tidy(cameras[:1] * 2))
+
+
+def test_a_campaign_on_files_with_hexadecimal_names(make_campaign: Any, survey: Path) -> None:
+    for path in list((survey / "raw").rglob("*.fits")):
+        path.rename(path.with_name(f"{hashlib.sha256(path.read_bytes()).hexdigest()[:9]}.fits"))
+    campaign = make_campaign()
+    assert len(campaign.plan().checks.uses) == 1
+    assert campaign.run(n_workers=0).ok
+    document = json.loads(campaign.layout.provenance.read_text())
+    (one,) = [v for k, v in document["entity"].items() if k.startswith("sg:calibration-")]
+    assert (number(one["sg:n_images"]), one["sg:origin"]) == (4, "CALAPRAD")
+    assert len(one["sg:example_files"]) == 3

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from skygraft.campaign import claims as room
-from skygraft.campaign.claims import Claims, Now, claims, source_key
+from skygraft.campaign.claims import DONE, QUARANTINED, Claims, Now, claims, source_key
+from skygraft.campaign.events import RunStarted
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.ledger import Ledger
 
@@ -45,7 +46,7 @@ def ledger(tmp_path: Path, now: Now) -> Path:
             quarantined=i == FAILED,
         )
         with Ledger(path) as book:
-            book.event("run_started")
+            book.append([RunStarted()])
             book.images([summary])
         if i == N // 2:
             with path.open("ab") as handle:
@@ -57,7 +58,7 @@ def ledger(tmp_path: Path, now: Now) -> Path:
 
 
 def joined(pieces: list[Claims]) -> dict[str, list[object]]:
-    names = ("places", "failed", "quarantined", "sources", "agrees")
+    names = ("places", "states", "sources", "agrees")
     found: dict[str, list[object]] = {
         name: np.concatenate([getattr(p, name) for p in pieces]).tolist() for name in names
     }
@@ -68,7 +69,7 @@ def test_what_is_not_as_it_says(ledger: Path, now: Now) -> None:
     [found] = claims(ledger, now)
     assert found.image_ids == [f"image-{i}" for i in range(N)]
     assert np.flatnonzero(~found.agrees).tolist() == [CHANGED, GONE, LONGER, OTHER_SETTINGS, OTHER_CODE, FAILED]
-    assert np.flatnonzero(found.failed).tolist() == np.flatnonzero(found.quarantined).tolist() == [FAILED]
+    assert np.flatnonzero(found.states != DONE).tolist() == [FAILED] and found.states[FAILED] == QUARANTINED
     assert found.sources.tolist() == [source_key(f"{i:064x}") for i in range(N)]
     content = ledger.read_bytes()
     for i, place in enumerate(found.places.tolist()):

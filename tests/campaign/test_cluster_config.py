@@ -16,8 +16,9 @@ from skygraft.campaign.clusters.config import (
     named_cluster,
     shipped_profile,
 )
+from skygraft.campaign.clusters.settings import expanded_scratch
 from skygraft.campaign.sections import parse_bytes, parse_duration
-from skygraft.errors import ConfigError
+from skygraft.errors import CampaignError, ConfigError
 
 GOOD: dict[str, Any] = {
     "name": "a",
@@ -116,6 +117,9 @@ def test_the_resolved_configuration_is_read_back(tmp_path: Path) -> None:
         ({"kind": "kubernetes"}, ("needs an image",)),
         ({"kind": "kubernetes", "image": "x", "tls": True}, ("operator", "NetworkPolicy")),
         ({"kind": "kubernetes", "image": "x", "claims": {"data": "data"}}, ("claims.data", "absolute")),
+        ({"kind": "kubernetes", "image": "x", "scratch": "$TMPDIR"}, ("scratch", "no shell expands it in a pod")),
+        ({"kind": "mpi", "scheduler_options": {"port": 1}}, ("scheduler_options is not of kind: mpi",)),
+        ({"kind": "mpi", "logs": "l"}, ("logs is not of kind: mpi",)),
         ({"kind": "kubernetes", "spec": "none.yaml"}, ("no such file",)),
         ({"kind": "mpi", "n_workers": 3}, ("n_workers is not of kind: mpi",)),
         ({"kind": "scheduler", "address": "tls://h:1"}, ("tls names its files",)),
@@ -162,9 +166,9 @@ def test_profiles_with_something_wrong(tmp_path: Path, text: str, words: tuple[s
         assert word in str(caught.value)
 
 
-def test_encryption_is_on_off_the_laptop(tmp_path: Path) -> None:
-    assert not ClusterConfig(kind="local").uses_tls
-    for kind in ("slurm", "pbs", "lsf", "sge", "htcondor", "mpi", "slurm-runner"):
+def test_encryption_is_on_wherever_we_start_the_scheduler(tmp_path: Path) -> None:
+    assert not ClusterConfig(kind="local", tls=False).uses_tls
+    for kind in ("local", "slurm", "pbs", "lsf", "sge", "htcondor", "mpi", "slurm-runner"):
         assert ClusterConfig(kind=kind).uses_tls, kind
     assert not ClusterConfig(kind="slurm", tls=False).uses_tls
     for name in ("ca", "cert", "key"):
@@ -197,3 +201,13 @@ def test_there_are_site_profiles() -> None:
 def test_site_profiles_fit_the_default_campaign(path: Path) -> None:
     config = named_cluster(str(path), task_seconds=parse_config(GOOD).task_seconds)
     assert config.uses_tls == (config.kind != "kubernetes")
+
+
+def test_scratch_of_workers_that_this_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is not set would become the name of a folder."""
+    monkeypatch.setenv("SKYGRAFT_TEST_SCRATCH", "/fast")
+    assert expanded_scratch("$SKYGRAFT_TEST_SCRATCH/me") == "/fast/me"
+    assert expanded_scratch(None) is None
+    monkeypatch.delenv("SKYGRAFT_TEST_SCRATCH")
+    with pytest.raises(CampaignError, match=r"scratch is '\$SKYGRAFT_TEST_SCRATCH/me', and not all of it is set"):
+        expanded_scratch("$SKYGRAFT_TEST_SCRATCH/me")

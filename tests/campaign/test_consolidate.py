@@ -8,6 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import astropy.units as u
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -25,7 +27,9 @@ from consolidation_kit import (
     truth,
 )
 from finished_images import Outputs, planned
-from skygraft.catalog import Flag
+from skygraft.campaign.planning.selection import near_polygon
+from skygraft.campaign.tables.rivals import find_rivals
+from skygraft.catalog import Flag, normalize_catalog
 from skygraft.catalog.io import read_table
 
 
@@ -60,7 +64,7 @@ def test_a_source_has_one_primary_row_in_each_band(coadds: Outputs) -> None:
 def test_two_coadds_of_one_patch_have_one_primary_row(tmp_path: Path) -> None:
     images = [planned(name, (0, 0), EVERYWHERE) for name in ("deep-b", "deep-a", "deep-c")]
     outputs = Outputs(tmp_path, make_catalog(), SKYMAP, images)
-    outputs.finish("deep-a", rows_of([2], stamp_size=0, flags=int(Flag.PSF_COMPUTE_ERROR)) + rows_of([3]))
+    outputs.finish("deep-a", rows_of([2, 3], mag_r=[np.nan, 20.0] * u.mag))
     outputs.finish("deep-b", rows_of([2, 3]))
     outputs.finish("deep-c", rows_of([2, 3]))
     run(outputs)
@@ -70,34 +74,43 @@ def test_two_coadds_of_one_patch_have_one_primary_row(tmp_path: Path) -> None:
 
 
 def test_what_was_not_drawn_or_lies_off_the_image_is_not_primary(tmp_path: Path) -> None:
-    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [planned("a", (0, 0), EVERYWHERE)])
-    off = int(Flag.CENTER_OFF_IMAGE)
-    outputs.finish("a", rows_of([2], flags=off) + rows_of([3], stamp_size=0, flags=1) + rows_of([4]))
+    # The image ends 4 pixels short of source 2, whose light reaches it.
+    image = planned("a", (0, 0), EVERYWHERE, ra=10.068, dec=0.0)
+    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [image])
+    outputs.finish("a", rows_of([2, 3, 4], mag_r=[19.0, np.nan, 19.0] * u.mag))
     run(outputs)
-    assert [row["is_primary"] for row in truth(outputs)] == [False, False, True]
+    rows = truth(outputs)
+    assert [row["injection_id"] for row in rows] == [2, 3, 4]
+    assert [row["is_primary"] for row in rows] == [False, False, True]
+    assert rows[0]["stamp_size"] > 0
 
 
 def test_primary_rows_of_visits(tmp_path: Path) -> None:
     """Of a visit, the row of the detector that holds the source's centre counts, wherever the patches' borders are."""
+    # Detector 0 ends 4 pixels beyond source 1, on detector 1, which goes on 1 pixel from there.
     images = [
-        planned("v1-d0", (0, 0), EVERYWHERE, visit=1, detector="0", mjd=60000.5),
-        planned("v1-d1", (0, 1), EVERYWHERE, visit=1, detector="1", mjd=60000.5),
+        planned("v1-d0", (0, 0), EVERYWHERE, visit=1, detector="0", mjd=60000.5, ra=10.059),
+        planned("v1-d1", (0, 1), EVERYWHERE, visit=1, detector="1", mjd=60000.5, ra=9.938),
         planned("v2-d0", (0, 0), EVERYWHERE, visit=2, detector="0", mjd=60001.5),
     ]
     outputs = Outputs(tmp_path, make_catalog(), SKYMAP, images)
-    spills = {"flags": int(Flag.CENTER_OFF_IMAGE)}
-    outputs.finish("v1-d0", rows_of([1], **spills) + rows_of([3]))
-    outputs.finish("v1-d1", rows_of([1]) + rows_of([2]))
-    outputs.finish("v2-d0", rows_of([1, 3]))
+    for image in images:
+        outputs.finish(image.image_id, rows_of(range(8)))
     run(outputs)
     rows = {(row["image_id"], row["injection_id"]): row for row in truth(outputs)}
-    assert {key for key, row in rows.items() if row["is_primary"]} == {
-        ("v1-d1", 1), ("v1-d1", 2), ("v1-d0", 3), ("v2-d0", 1), ("v2-d0", 3),
+    # Source 1 spills onto detector 0.
+    assert set(rows) == {
+        ("v1-d0", 1), ("v1-d0", 2), ("v1-d0", 3), ("v1-d0", 4), ("v1-d0", 5),
+        ("v1-d1", 0), ("v1-d1", 1),
+        ("v2-d0", 1), ("v2-d0", 2), ("v2-d0", 3), ("v2-d0", 4), ("v2-d0", 5),
     }  # fmt: skip
-    row = rows["v1-d1", 2]
+    assert {key for key, row in rows.items() if not row["is_primary"]} == {("v1-d0", 1)}
+    assert rows["v1-d0", 1]["flags"] & Flag.CENTER_OFF_IMAGE
+    row = rows["v1-d1", 1]
     assert (row["visit"], row["detector"], row["mjd"]) == (1, "1", 60000.5)
-    # Its home is patch 1, whose inner region the source is not in: that is said, but does not matter for a visit.
-    assert (row["is_patch_inner"], row["is_tract_inner"], row["is_primary"]) == (False, True, True)
+    # Its home is patch 0 of tract 0, whose inner region source 5 is not in: that is said, but does not matter here.
+    row = rows["v1-d0", 5]
+    assert (row["is_patch_inner"], row["is_tract_inner"], row["is_primary"]) == (True, False, True)
 
 
 def test_images_off_the_map(tmp_path: Path) -> None:
@@ -121,11 +134,12 @@ def test_images_off_the_map(tmp_path: Path) -> None:
 
 def test_a_moving_source_belongs_to_where_it_is_seen(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [planned("a", (0, 0), EVERYWHERE, mjd=60000.0)])
-    moved = rows_of([0])
-    moved[0]["ra"] = 10.06  # the catalogue's position is 9.95, in patch 1
-    outputs.finish("a", moved)
+    # The catalogue's position is 9.95, in patch 1; a day later it is at 10.06.
+    rate = (10.06 - 9.95) * 3600 / 24 * u.arcsec / u.h
+    outputs.finish("a", rows_of([0], rate_ra_cosdec=rate, rate_dec=0 * u.arcsec / u.h, epoch_mjd=59999.0 * u.d))
     run(outputs)
     (row,) = truth(outputs)
+    assert row["ra"] == pytest.approx(10.06, abs=1e-6)
     assert (row["source_tract"], row["source_patch"], row["is_primary"]) == (0, 0, True)
     # It is a row of the catalogue patch that it is stored in.
     found = sources(outputs)[0]
@@ -210,3 +224,110 @@ def test_the_documentation_names_every_column(coadds: Outputs) -> None:
         wanted = {re.sub("_[gr]$", "_<band>", name) for name in names if name not in catalog}
         six = {f"{name}_<band>" for name in ("n_drawn", "n_primary", "first_mjd", "last_mjd")}
         assert {name for name in wanted - six if f"`{name}`" not in text} == set()
+
+
+def primaries(outputs: Outputs) -> dict[tuple[Any, ...], list[str]]:
+    """Images with the primary row of each source, band, visit and instrument."""
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for row in truth(outputs):
+        if row["is_primary"]:
+            instrument = outputs.images[row["image_id"]].instrument if row["visit"] is not None else None
+            found[row["injection_id"], row["band"], row["visit"], instrument].append(row["image_id"])
+    return found
+
+
+def test_no_source_counts_twice_whatever_overlaps(tmp_path: Path) -> None:
+    """Random visits and coadds of three bands, most of which overlap others of other home patches."""
+    outputs, everything = survey(tmp_path)
+    run(outputs)
+    found = primaries(outputs)
+    assert {len(images) for images in found.values()} == {1}
+    # Of a visit it is the first image by id that has the centre: worked out from all rows.
+    expected: dict[tuple[Any, ...], str] = {}
+    several = set()
+    for row in sorted(everything, key=lambda row: row["image_id"]):
+        image = row["image"]
+        if image.visit is None or row["stamp_size"] == 0 or row["flags"] & Flag.CENTER_OFF_IMAGE:
+            continue
+        key = row["injection_id"], row["band"], image.visit, image.instrument
+        if key in expected:
+            several.add((image.tract, image.patch) != (outputs.images[expected[key]].tract, image.patch))
+        expected.setdefault(key, row["image_id"])
+    assert {key: images[0] for key, images in found.items() if key[2] is not None} == expected
+    assert several == {True, False}
+
+
+def test_a_visit_whose_images_have_different_homes(tmp_path: Path) -> None:
+    images = [
+        planned("v1-b", (0, 0), EVERYWHERE, visit=1),
+        planned("v1-a", (0, 1), EVERYWHERE, visit=1),
+        planned("v2-a", (0, 1), EVERYWHERE, visit=2),
+        planned("v1-z", (0, 1), EVERYWHERE, visit=1, instrument="other"),
+    ]
+    outputs = Outputs(tmp_path, make_catalog(), SKYMAP, images)
+    both = [1, 2]  # on the images of either patch
+    outputs.finish("v1-b", rows_of(both))
+    run(outputs)
+    assert primaries(outputs) == {(i, "r", 1, "testcam"): ["v1-b"] for i in both}
+    # The first by name comes later, from another patch; the row of the patch that nothing happened to gives way.
+    outputs.finish("v1-a", rows_of(both), age=1.0)
+    run(outputs)
+    assert primaries(outputs) == {(i, "r", 1, "testcam"): ["v1-a"] for i in both}
+    # Other visits, and the same number of another instrument, are others.
+    outputs.finish("v2-a", rows_of(both))
+    outputs.finish("v1-z", rows_of(both))
+    run(outputs)
+    found = primaries(outputs)
+    assert len(found) == 6
+    assert sources(outputs)[1]["n_primary_r"] == 3
+    # It gives way only to what is there and whole.
+    outputs.finish("v1-a", rows_of([1]), age=0.5)
+    outputs.part_path("v1-a").write_bytes(b"?")
+    damaged = run(outputs)
+    assert len(damaged.problems) == 1
+    assert primaries(outputs)[1, "r", 1, "testcam"] == ["v1-b"]
+    assert {row["image_id"] for row in truth(outputs) if row["home"] == (0, 0)} == {"v1-b"}
+
+
+def test_detectors_that_share_an_edge_do_not_share_a_source(tmp_path: Path) -> None:
+    """A source on the very edge of two detectors, of different home patches, and one in the gap between two others."""
+    half = math.degrees(math.atan(math.radians(60 * 0.001)))
+    images = [
+        planned("d0", (0, 1), EVERYWHERE, visit=1, ra=10.0 - half),
+        planned("d1", (0, 0), EVERYWHERE, visit=1, ra=10.0 + half),
+        planned("d2", (0, 1), EVERYWHERE, visit=2, ra=9.998 - half),
+        planned("d3", (0, 0), EVERYWHERE, visit=2, ra=10.002 + half),
+    ]
+    table = make_catalog()[:1]
+    table["ra"] = 10.0
+    outputs = Outputs(tmp_path, table, SKYMAP, images)
+    for image in images:
+        outputs.finish(image.image_id, normalize_catalog(table))
+    run(outputs)
+    rows = {row["image_id"]: row for row in truth(outputs)}
+    assert len(rows) == 4
+    assert all(row["stamp_size"] > 0 for row in rows.values())
+    assert sorted(name for name, row in rows.items() if row["is_primary"]) == ["d0"]
+    assert [bool(rows[name]["flags"] & Flag.CENTER_OFF_IMAGE) for name in ("d2", "d3")] == [True, True]
+
+
+def test_which_images_overlap(tmp_path: Path) -> None:
+    """Against points: images overlap if a point lies on both; of those that do not, few are taken for such."""
+    outputs, _ = survey(tmp_path)
+    images = list(outputs.plan.images())
+    found = find_rivals(outputs.plan)
+    rng = np.random.default_rng(1)
+    ra, dec = rng.uniform(9.8, 10.4, 4000), rng.uniform(-0.12, 0.12, 4000)
+    holds = [near_polygon(ra, dec, image.polygon) for image in images]
+    n_pairs = n_more = 0
+    for i, image in enumerate(images):
+        rivals = {rival.image_id for rival in found.of(i, i + 1)}
+        for j, other in enumerate(images):
+            mine = image.visit is not None and (image.visit, image.instrument) == (other.visit, other.instrument)
+            apart = (image.tract, image.patch) != (other.tract, other.patch)
+            overlap = mine and apart and (holds[i] & holds[j]).any()
+            n_pairs += overlap
+            n_more += (other.image_id in rivals) and not overlap
+            assert not overlap or other.image_id in rivals
+    assert n_pairs > 10
+    assert n_more <= 0.1 * n_pairs

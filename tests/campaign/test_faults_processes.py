@@ -163,7 +163,7 @@ def test_a_killed_scheduler_ends_the_run_with_a_message_and_a_new_one_resumes_it
     assert ended.code == 1, ended.err
     message = ended.err.partition("error: ")[2]
     assert re.search(r"scheduler.*run the campaign again", message, re.DOTALL), ended.err
-    assert "Traceback" not in message
+    assert "Traceback" not in ended.err
     n_before = campaign.n_records()
     assert 4 <= n_before < N_IMAGES
     assert campaign.ledger()[-1]["event"] in ("image", "run_ended")
@@ -184,7 +184,7 @@ def test_signals_end_a_run_in_order_and_a_second_driver_is_refused(
     campaign: Scene, cluster: Cluster, expected: Undisturbed
 ) -> None:
     n_before = 0
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
         driver = campaign.start("run", "--scheduler", cluster.address)
         with cluster.held(driver, lambda: campaign.n_records() >= n_before + 3):  # noqa: B023
             driver.send(number)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skygraft.campaign import Campaign, ImageSummary, PlannedImage, read_plan
+from skygraft.campaign import Campaign, ImageSummary, NoReporter, PlannedImage, read_plan
 from skygraft.campaign.ledger import Ledger, read_events
+from skygraft.campaign.planned import PlanWriter
 from skygraft.campaign.planning.index import output_places, safe_stems
 from skygraft.campaign.planning.plan import plan_images
 from skygraft.campaign.task_queue import TaskQueue
@@ -21,6 +22,16 @@ from skygraft.errors import CampaignError
 from skygraft.skymap import get_skymap
 
 type MakeCampaign = Callable[..., Campaign]
+
+
+class Listening(NoReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.texts = list[str]()
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def test_plan_says_what_would_be_done(make_campaign: MakeCampaign, kit: Any) -> None:
@@ -238,7 +249,25 @@ def test_half_a_line_in_the_ledger_costs_nothing_else(tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         places += ledger.images([ImageSummary("c", "done")])
     found = list(read_events(path))
-    assert [event["image_id"] for _, event in found] == ["a", "b", "c"]
+    assert [event.image_id for _, event in found] == ["a", "b", "c"]
     assert [place for place, _ in found] == places
-    assert next(read_events(path, places[1]))[1]["error"] == "E"
+    assert next(read_events(path, places[1]))[1].error == "E"
     assert list(read_events(tmp_path / "none")) == []
+
+
+def test_a_plan_that_has_rotted_is_made_again(make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign()
+    assert campaign.run(n_workers=0).ok
+    path = campaign.layout.plan
+    whole = path.read_bytes()
+    with PlanWriter(path):
+        pass
+    for content, problem in ((path.read_bytes(), "holds no image"), (whole[:-4], "cannot be read"), (b"", "cannot")):
+        path.write_bytes(content)
+        with pytest.raises(CampaignError, match=problem):
+            campaign.status()
+        said = Listening()
+        summary = campaign.run(n_workers=0, reporter=said)
+        assert summary.ok and summary.n_skipped == 4
+        assert any("planning again" in text and problem in text for text in said.texts)
+        assert campaign.status().n_done == 4

@@ -20,6 +20,7 @@ from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.planning import cost as plan_cost
 from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free_space
 from skygraft.cli import app
+from skygraft.render import stars
 from skygraft.skymap import get_skymap
 
 type MakeCampaign = Callable[..., Campaign]
@@ -180,6 +181,26 @@ def test_a_sample_says_of_how_many(make_campaign: MakeCampaign) -> None:
     none = campaign.plan(checks="none")
     assert none.problems == ()
     assert "no image's calibration" in str(none)
+
+
+def test_a_run_takes_its_time_to_start(make_campaign: MakeCampaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four small images are a second of work, and many more until the first of them is drawn."""
+    compiled = make_campaign().plan()
+    assert compiled.cost.start_seconds >= 5
+    work = max(compiled.cost.cpu_seconds / compiled.n_workers, compiled.cost.longest_seconds)
+    extra = compiled.cost.start_seconds + compiled.cost.compile_seconds
+    assert compiled.wall_seconds()[compiled.n_workers] == pytest.approx(work + extra)
+    assert "to start" in str(compiled) and "no wait in a queue" in str(compiled)
+    # Nothing of this code was ever compiled: that is what numba's folder for it, which is empty, says.
+    for name, value in list(vars(stars).items()):
+        file = getattr(getattr(value, "_cache", None), "_cache_file", None)
+        if file is not None:
+            monkeypatch.setattr(file, "_index_path", f"/nowhere/{name}")
+    cold = make_campaign().plan()
+    assert cold.cost.compile_seconds >= 20 and "to compile loops" in str(cold)
+    assert cold.wall_seconds()[1] - cold.cost.compile_seconds == pytest.approx(
+        cold.cost.cpu_seconds + cold.cost.start_seconds
+    )
 
 
 def test_what_is_done_costs_nothing(make_campaign: MakeCampaign) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.monitoring.feed import Board, Boards, Feed
@@ -188,6 +190,22 @@ def test_closure_edges_and_far_values() -> None:
     counts, below, above = histogram.counts(1.0, 40)
     assert (sum(counts), counts[20], counts[21], below, above) == (3, 2, 1, 2, 2)
     assert histogram.n == 7 and histogram.quantile(0.5) == pytest.approx(0.0, abs=0.05)
+
+
+@given(st.lists(st.floats(-0.09, 0.09), min_size=1, max_size=9), st.sampled_from([0.25, 0.5, 0.75]))
+def test_few_values_have_the_quantiles_of_numpy(values: list[float], fraction: float) -> None:
+    histogram = ClosureHistogram()
+    for value in values:
+        histogram.add(value)
+    expected = np.quantile([1000 * value for value in values], fraction)
+    assert histogram.quantile(fraction) == pytest.approx(expected, abs=ClosureHistogram.BIN)
+
+
+def test_the_median_of_two_is_between_them() -> None:
+    histogram = ClosureHistogram()
+    for value in (-0.004, 0.010):
+        histogram.add(value)
+    assert histogram.median_sigma()[0] == pytest.approx(3.0, abs=0.05)
 
 
 def test_slowest_images_and_stage_shares(clock: Clock) -> None:

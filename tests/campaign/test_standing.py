@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from skygraft.campaign import Campaign, ImageSummary, Plan, read_plan
+from skygraft.campaign.events import ImageEvent
 from skygraft.campaign.ledger import Ledger, read_events
 from skygraft.campaign.standing import DONE, QUARANTINED, WAITING, Names, Standing, stand
 from skygraft.errors import CampaignError
@@ -26,15 +27,16 @@ def done(make_campaign: MakeCampaign) -> Campaign:
     return campaign
 
 
-def images_of(ledger: Path) -> list[dict[str, Any]]:
-    events = [event for _, event in read_events(ledger) if event["event"] == "image"]
-    return sorted(({k: v for k, v in event.items() if k != "time"} for event in events), key=lambda e: e["image_id"])
+def images_of(ledger: Path) -> list[ImageEvent]:
+    events = [event for _, event in read_events(ledger) if isinstance(event, ImageEvent)]
+    return sorted((replace(event, time="") for event in events), key=lambda event: event.image_id)
 
 
 def edit(ledger: Path, **changes: Any) -> None:
     events = [event for _, event in read_events(ledger)]
-    lines = [json.dumps(e | changes if e["event"] == "image" else e) for e in events]
-    ledger.write_text("\n".join(lines) + "\n")
+    ledger.unlink()
+    with Ledger(ledger) as writer:
+        writer.append(replace(event, **changes) if isinstance(event, ImageEvent) else event for event in events)
 
 
 def test_records_are_not_opened_where_the_ledger_agrees(done: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:

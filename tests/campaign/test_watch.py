@@ -1,7 +1,8 @@
-"""The live view in the terminal, against ledgers written line by line."""
+"""The live view in the terminal, against ledgers that the writer wrote, event by event."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -19,9 +20,12 @@ import pytest
 from rich.console import Console
 
 from plan_kit import add_images
-from skygraft.campaign import Campaign
+from skygraft.campaign import Campaign, ImageSummary
+from skygraft.campaign.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line
+from skygraft.campaign.ledger import Ledger
 from skygraft.campaign.monitoring.follower import Follower
 from skygraft.campaign.monitoring.watch import line, sky_strip, view, watch
+from skygraft.campaign.monitoring.wording import verdict
 from skygraft.campaign.planned import PlannedImage, PlanWriter
 
 START = datetime(2026, 3, 1, 2, 0, 0, tzinfo=UTC).timestamp()
@@ -61,7 +65,7 @@ def planned(k: int) -> PlannedImage:
 
 
 class Book:
-    """A campaign with a plan of `N` images and a ledger that is written by hand."""
+    """A campaign with a plan of `N` images and a ledger whose events are dated by hand."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign, self.layout, self.now = campaign, campaign.layout, START
@@ -74,22 +78,27 @@ class Book:
         with self.layout.ledger.open("a") as handle:
             handle.write(text)
 
-    def event(self, event: str, *, after: float = 1.0, **content: Any) -> None:
+    def append(self, event: Event, *, after: float = 1.0) -> None:
         self.now += after
         at = datetime.fromtimestamp(self.now, UTC).isoformat(timespec="milliseconds")
-        self.write(json.dumps({"time": at, "event": event, **content}, separators=(",", ":")) + "\n")
+        with Ledger(self.layout.ledger) as ledger:
+            ledger.append([dataclasses.replace(event, time=at)])
+
+    def begin(self, waiting: int = N, *, after: float = 1.0, redo: bool = False) -> None:
+        self.append(RunStarted(images=N, waiting=waiting, redo=redo), after=after)
+
+    def end(self, **content: Any) -> None:
+        self.append(RunEnded(n_images=N, **content))
 
     def done(self, *numbers: int, **content: Any) -> None:
         for k in numbers:
-            self.event(
-                "image", image_id=f"i{k}", status="done", n_sources=10, n_bytes=1000, wall_seconds=1.5, **content
-            )
+            summary = ImageSummary(f"i{k}", "done", n_sources=10, n_bytes=1000, wall_seconds=1.5, **content)
+            self.append(ImageEvent.of(summary))
 
     def failed(self, *numbers: int, **content: Any) -> None:
         for k in numbers:
-            self.event(
-                "image", image_id=f"i{k}", status="failed", error="OSError", message="no [disk]", host="bad", **content
-            )
+            summary = ImageSummary(f"i{k}", "failed", error="OSError", message="no [disk]", host="bad", **content)
+            self.append(ImageEvent.of(summary))
 
     def held_by(self, text: str) -> None:
         self.layout.lock.write_text(text)
@@ -112,18 +121,18 @@ def test_nothing_has_run_yet(book: Book) -> None:
     follower = book.follow()
     assert follower.snapshot()["state"] == "not started" and "start with skygraft run" in follower.snapshot()["advice"]
     assert numbers(follower) == (0, 0, 12) and follower.snapshot()["images"]["unusable"] == 1
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(0)
     follower.update()
     assert numbers(follower) == (1, 0, 11)
 
 
 def test_runs_before_the_last_one_count_for_what_was_done(book: Book) -> None:
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(0, 1, 2)
     book.failed(3, 4)
-    book.event("run_ended", interrupted=2)
-    book.event("run_started", after=3600, images=N, waiting=9)
+    book.end(interrupted=2)
+    book.begin(9, after=3600)
     follower = book.follow()
     assert numbers(follower) == (3, 2, 7)
     book.done(5, 3)  # 3 had failed in the run before
@@ -143,31 +152,31 @@ def test_runs_before_the_last_one_count_for_what_was_done(book: Book) -> None:
 
 
 def test_images_made_again_are_not_counted_twice(book: Book) -> None:
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(*range(N))
-    book.event("run_ended")
-    book.event("run_started", images=N, waiting=2, redo=True)
+    book.end()
+    book.begin(2, redo=True)
     book.done(4)
     book.failed(5)
     assert numbers(book.follow()) == (11, 1, 0)
 
 
 def test_half_a_line_waits_for_its_other_half(book: Book) -> None:
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     follower = book.follow()
-    text = '{"time":"2026-03-01T02:00:05.000+00:00","event":"image","image_id":"i1","status":"done"}'
+    text = event_line(ImageEvent("i1", "done"), "2026-03-01T02:00:05.000+00:00").decode().rstrip()
     book.write(text[:40])
     follower.update()
     assert numbers(follower) == (0, 0, 12)
     book.write(text[40:] + "\n" + "{broken\n")
     book.done(2)
-    book.event("image", image_id="not in the plan", status="done")
+    book.append(ImageEvent("not in the plan", "done"))
     follower.update()
     assert numbers(follower) == (2, 0, 10)
 
 
 def test_a_ledger_made_anew_is_read_anew(book: Book) -> None:
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(0, 1, 2, 3)
     follower = book.follow()
     other = book.layout.ledger.with_name("new")
@@ -178,7 +187,7 @@ def test_a_ledger_made_anew_is_read_anew(book: Book) -> None:
 
 
 def test_whether_the_driver_lives(book: Book) -> None:
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(0)
     follower = book.follow()
     with book.layout.locked():
@@ -193,18 +202,18 @@ def test_whether_the_driver_lives(book: Book) -> None:
     assert follower.snapshot()["state"] == "running"
     book.now += 100
     assert follower.snapshot()["state"] == "dead" and follower.snapshot()["silent_seconds"] == 160
-    book.event("run_ended", interrupted=15)
+    book.end(interrupted=15)
     follower.update()
     assert follower.snapshot()["state"] == "stopped"
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(*range(1, N))
-    book.event("run_ended")
+    book.end()
     follower.update()
     assert follower.snapshot()["state"] == "finished" and follower.snapshot()["advice"] == ""
 
 
 def test_lines_and_json_until_it_is_finished(book: Book) -> None:
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(0, 1)
 
     def work(seconds: float) -> None:
@@ -214,7 +223,7 @@ def test_lines_and_json_until_it_is_finished(book: Book) -> None:
             book.failed(6)
         else:
             book.done(*range(7, N))
-            book.event("run_ended")
+            book.end()
 
     for as_json in (False, True):
         out = io.StringIO()
@@ -231,6 +240,30 @@ def test_lines_and_json_until_it_is_finished(book: Book) -> None:
         book.layout.ledger.write_text(copy)
 
 
+def test_finished_with_failures_is_not_green(book: Book) -> None:
+    book.begin()
+    book.done(*range(N - 2))
+    book.failed(N - 2, N - 1)
+    book.end(n_failed=2)
+    follower = book.follow()
+    shot = follower.snapshot()
+    assert shot["state"] == "finished"
+    assert "finished, but 2 images failed, 1 cannot be used" in line(shot)
+    console = Console(file=io.StringIO(), width=110, force_terminal=True, color_system="standard")
+    console.print(view(shot, follower.progress.patches()))
+    title = console.file.getvalue().splitlines()[0]
+    assert "\x1b[1;33mfinished, but" in title and "\x1b[1;32m" not in title
+    assert verdict("finished", "", {"failed": 0, "unusable": 0}) == ("finished", "good")
+
+
+def test_the_tables_are_part_of_the_run(book: Book) -> None:
+    book.begin()
+    book.done(*range(N))
+    book.append(TablesStarted())
+    with book.layout.locked():
+        assert "running: making the tables: 12 of 12 images done" in line(book.follow().snapshot())
+
+
 def test_interrupting_it_is_no_error(book: Book) -> None:
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -239,7 +272,7 @@ def test_interrupting_it_is_no_error(book: Book) -> None:
 
 
 def test_the_view_says_what_counts(book: Book) -> None:
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(*range(8), closure_mag=0.0005, band="r", stages={"read": 0.5, "inject": 1.0}, host="good")
     book.failed(8)
     follower = book.follow()
@@ -275,7 +308,7 @@ def test_the_map_in_characters_has_east_on_the_left() -> None:
 
 def test_in_a_terminal(book: Book, survey: Path) -> None:
     book.now = time.time() - 60
-    book.event("run_started", images=N, waiting=N)
+    book.begin()
     book.done(0, 1)
     book.held_by("process 1 on elsewhere")
     shown = b""

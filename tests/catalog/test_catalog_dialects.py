@@ -180,6 +180,11 @@ def test_insertfakes_positions_are_radians_whatever_their_values():
     raw = Table({"ra": [150.0], "dec": [0.1], "sourceType": ["star"], "r_mag": [20.0]})
     with pytest.raises(CatalogError, match="ra = 8594"):
         normalize_catalog(raw)
+    with pytest.raises(CatalogError, match=r"150 taken as radians.*dialect has positions in radians: convert degrees"):
+        normalize_catalog(raw)
+    raw = Table({"ra": [1.5, 6.0], "dec": [0.1, 2.2], "sourceType": ["star"] * 2, "r_mag": [20.0] * 2})
+    with pytest.raises(CatalogError, match=r"row 1 .*dec = 126\.05.* 2\.2 taken as radians"):
+        normalize_catalog(raw)
     raw = Table({"ra": [1.5] * u.deg, "dec": [0.1] * u.deg, "sourceType": ["star"], "r_mag": [20.0]})
     with pytest.raises(CatalogError, match="says that it is in deg, but this dialect has it in rad"):
         normalize_catalog(raw)
@@ -441,3 +446,12 @@ def test_obiwan_real_randoms(data_dir):
 def test_a_table_of_hundreds_of_columns_is_not_listed_whole():
     with pytest.raises(DialectError, match="c039 and 260 more"):
         normalize_catalog(Table({f"c{i:03d}": [1.0] for i in range(300)}))
+
+
+def test_cosmos_tables_are_told_what_reads_them(data_dir):
+    folders = [data_dir / "catalogues" / name for name in ("galsim_cosmos", "btk")]
+    paths = [path for folder in folders for path in folder.glob("real_galaxy_catalog_*.fits")]
+    assert len(paths) >= 5
+    for path in paths:
+        with pytest.raises(DialectError, match=r"GalSim COSMOS catalogue.*cosmos_shapes\(path\).*random_catalog\("):
+            read_catalog(path)

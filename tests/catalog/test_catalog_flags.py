@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from skygraft.catalog.flags import FLAG_DOCS, NOT_DRAWN, Flag, count_flags, decode_flags, flag_registry, has_flag
@@ -33,6 +35,12 @@ def test_every_flag_is_documented_once_and_is_one_bit():
     assert (2 ** np.asarray(table["bit"]) == np.asarray(table["value"])).all()
     for flag, doc in FLAG_DOCS.items():
         assert doc.endswith("not drawn") == bool(flag & NOT_DRAWN), flag
+
+
+def test_the_page_on_outputs_has_the_registry():
+    text = (Path(__file__).parents[2] / "deploy/outputs.md").read_text()
+    for row in flag_registry():
+        assert f"| {row['bit']} | `{row['name']}` | {row['meaning']} |" in text
 
 
 def test_decode_names_unknown_bits_too():

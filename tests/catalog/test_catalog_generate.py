@@ -10,14 +10,17 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.spatial import cKDTree
 
 from skygraft.catalog import (
     COLUMNS,
     Population,
     Region,
     cosmos_shapes,
+    generate,
     grid_catalog,
     random_catalog,
+    separated,
     star_catalog,
 )
 from skygraft.catalog.region import as_region
@@ -140,6 +143,56 @@ def test_min_separation_holds_for_every_pair():
     assert sky.match_to_catalog_sky(sky, nthneighbor=2)[1].arcsec.min() < 10.0
     with pytest.raises(CatalogError, match="of 300 sources fit"):
         random_catalog((10, 60, 0.02), bands=["r"], n=300, min_separation=20.0)
+
+
+def square_arcmin(area):
+    """A circle of this area, as (ra, dec, radius)."""
+    return 150.0, 2.0, np.degrees(2 * np.arcsin(np.sqrt(np.radians(np.sqrt(area) / 60) ** 2 / (4 * np.pi))))
+
+
+def test_a_density_near_the_limit_of_random_placement_is_reached():
+    t = random_catalog(square_arcmin(110.7), bands=["r"], n=10450, min_separation=5.0, seed=1)
+    sky = SkyCoord(t["ra"], t["dec"])
+    assert len(t) == 10450
+    assert sky.match_to_catalog_sky(sky, nthneighbor=2)[1].arcsec.min() >= 5.0
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        square_arcmin(11.0),
+        (0.0, 90.0, 0.031),
+        [(359.97, 0.0), (0.03, 0.0), (0.03, 0.03), (0.0, 0.01), (359.97, 0.03)],
+    ],
+)
+def test_a_region_is_called_full_when_it_is(region, monkeypatch):
+    kept = []
+    place = separated.separated_vectors
+
+    def watched(*args):
+        original = separated._far_enough
+        monkeypatch.setattr(separated, "_far_enough", lambda *a: kept.append(original(*a)) or kept[-1])
+        return place(*args)
+
+    monkeypatch.setattr(generate, "separated_vectors", watched)
+    with pytest.raises(CatalogError, match=r"only (\d+) of 5000 sources fit at random.*within 5 arcsec") as caught:
+        random_catalog(region, bands=["r"], n=5000, min_separation=5.0, seed=3)
+    sources = np.concatenate(kept)
+    assert f"only {len(sources)} of" in str(caught.value)
+    # Of any places in the region, none is further from all sources than the separation.
+    where = as_region(region)
+    places = where.sample(200_000, np.random.default_rng(0))
+    apart = np.degrees(2 * np.arcsin(cKDTree(sources).query(places)[0] / 2)) * 3600
+    assert apart.max() < 5.0 * (1 + 2 * separated._FINEST)
+    # Disks at random cover 0.547 of the plane (Renyi's constant in two dimensions); a small region's edge adds some.
+    covered = len(sources) * np.pi * 2.5**2 / (where.area * 3600**2)
+    assert 0.54 < covered < 0.66
+
+
+def test_sources_placed_into_the_last_gaps_depend_on_the_seed_only():
+    region = square_arcmin(5.0)
+    one, two = (random_catalog(region, bands=["r"], n=480, min_separation=5.0, seed=7) for _ in range(2))
+    assert one["ra"].value.tolist() == two["ra"].value.tolist()
 
 
 def test_grid():

@@ -10,7 +10,7 @@ from astropy import units as u
 from astropy.table import QTable
 
 from skygraft.catalog import Flag, decode_flags, normalize_catalog, validate, values
-from skygraft.errors import CatalogError
+from skygraft.errors import CatalogError, shown
 
 
 def table(**changes):
@@ -171,3 +171,80 @@ def test_values_converts_units_and_gives_defaults():
     before = values(t, "ra")
     before[:] = 0
     assert t["ra"][1] == 10 * u.deg
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "kept"),
+    [
+        ("q", 1, np.nextafter(np.float32(1), np.float32(2)), 1.0),
+        ("q", 1, 1.0000001, 1.0),
+        ("n", 1, np.nextafter(np.float32(6.2), np.float32(7)), 6.2),
+        ("n", 1, 0.3 - 2e-8, 0.3),
+        ("bulge_fraction", 3, 1.0 + 1e-7, 1.0),
+    ],
+)
+def test_rounding_in_single_precision_is_taken_back(column, row, value, kept):
+    rounded = table(
+        bulge_half_light_radius=np.full(5, 0.7) * u.arcsec, disk_half_light_radius=np.full(5, 0.7) * u.arcsec
+    )
+    rounded[column][row] = value
+    for on_bad in ("raise", "flag"):
+        good = validate(rounded, on_bad=on_bad)
+        assert good[column][row] == kept and (good["flags"] == 0).all()
+    assert rounded[column][row] == value  # the argument is not changed
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "said"),
+    [
+        ("q", 1, 1.0000002, r"q = 1\.0000002 is not in \(0, 1\]"),
+        ("q", 1, 1.0 + 1.3e-7, r"q = 1\.00000013 is not in \(0, 1\]"),
+        ("n", 1, 6.200001, r"n = 6\.200001 is not in \[0\.3, 6\.2\]"),
+        ("ra", 1, np.nextafter(360.0, 400.0), r"ra = 360\.00000000000006 is not in \[0, 360\] deg"),
+        ("dec", 1, 90.0 + 1e-7, r"dec = 90\.0000001 is not in \[-90, 90\] deg"),
+        ("bulge_fraction", 3, -1e-9, r"bulge_fraction = -1e-09 is not in \[0, 1\]"),
+    ],
+)
+def test_numbers_beside_a_bound_are_told_from_it(column, row, value, said):
+    bad = table()
+    bad[column][row] = value * (getattr(bad[column], "unit", None) or 1)
+    with pytest.raises(CatalogError, match=said):
+        validate(bad)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("half_light_radius", 3e240 * u.arcsec, r"half_light_radius = 3e\+240 is not within 36000 arcsec"),
+        ("half_light_radius", 36001 * u.arcsec, "half_light_radius = 36001 is not within 36000 arcsec"),
+        ("half_light_radius", 1e-300 * u.arcsec, r"half_light_radius = 1e-300 is not 1e-09 arcsec or more"),
+        ("trunc", 1e-300 * u.arcsec, r"trunc = 1e-300 is not 1e-09 arcsec or more"),
+        ("q", 1e-12, r"q = 1e-12 is not 0\.0001 or more"),
+        ("pa", 1e300 * u.deg, r"pa = 1e\+300 is not within 3600 deg"),
+        ("trunc", 1e200 * u.arcsec, r"trunc = 1e\+200 is not within"),
+        ("pm_dec", 1e30 * u.mas / u.yr, r"pm_dec = 1e\+30 is not within"),
+        ("rate_dec", 1e30 * u.arcsec / u.h, r"rate_dec = 1e\+30 is not within"),
+        ("epoch_mjd", 2460000.5 * u.d, r"epoch_mjd = 2460000\.5 is not within 200000 d"),  # a Julian date
+        ("draw_size", 10**7, "draw_size = 10000000 is not within 100000 pix"),
+        ("visit", -5, "visit = -5 is not finite and >= -1"),
+    ],
+)
+def test_what_no_source_has_is_refused_or_flagged(column, value, said):
+    fill = {"half_light_radius": 0.5 * u.arcsec, "trunc": 5 * u.arcsec, "q": 0.5, "draw_size": 0, "visit": -1}
+    number = getattr(value, "value", value)
+    unit = getattr(value, "unit", 1)
+    values_ = np.full(5, getattr(fill.get(column), "value", fill.get(column, 0 * number)), dtype=type(number))
+    values_[1] = number
+    bad = table(**{column: values_ * unit})
+    if "pm_" in column or "rate_" in column:
+        bad["epoch_mjd"] = np.full(5, 60000.0) * u.d
+    with pytest.raises(CatalogError, match=said):
+        validate(bad)
+    kept = validate(bad, on_bad="flag")
+    assert decode_flags(kept["flags"][1]) == ["PARAMETERS_BAD"]
+
+
+@pytest.mark.parametrize("value", [1.0000002, np.float32(1.0000002), np.float64(0.1), 1e300, 3, np.int64(2**60 + 1)])
+def test_numbers_in_messages_are_those_that_were_given(value):
+    assert type(value)(shown(value)) == value
+    assert shown(0.5) == "0.5" and shown(360.0) == "360" and shown(np.nan) == "nan"

@@ -33,7 +33,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run(*command: str, check: bool = True, timeout: float = 60) -> str:
+def run(*command: str, check: bool = True, timeout: float = 300) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
@@ -55,7 +55,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
             patch.delenv(name)
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         try:
-            subprocess.run([script, "start", str(folder)], env=os.environ | ports, check=True, timeout=60)
+            subprocess.run([script, "start", str(folder)], env=os.environ | ports, check=True, timeout=300)
             yield SimpleNamespace(
                 folder=folder,
                 run=run,
@@ -63,7 +63,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
                 numbers=lambda state="RUNNING": run("squeue", "--noheader", f"--states={state}", "--format=%i").split(),
             )
         finally:
-            subprocess.run([script, "stop", str(folder)], check=True, timeout=60)
+            subprocess.run([script, "stop", str(folder)], check=True, timeout=300)
 
 
 @pytest.fixture

@@ -92,6 +92,46 @@ def test_a_launch_that_is_killed_resumes(tmp_path: Path) -> None:
     assert checksums(folder) == expected(tmp_path / "serial", 100)
 
 
+def processes(parent: int) -> list[int]:
+    """The processes that a process has started and that are still there."""
+    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+    return [int(number) for number in listed.split()]
+
+
+def rank_of(process: int) -> int:
+    environ = dict(
+        entry.split("=", 1) for entry in Path(f"/proc/{process}/environ").read_text().split("\0") if "=" in entry
+    )
+    return int(environ.get("OMPI_COMM_WORLD_RANK", -1))
+
+
+def test_a_worker_that_dies_is_replaced_and_a_rank_that_dies_ends_the_launch(tmp_path: Path) -> None:
+    """As the page says, with what it advises: run it again."""
+    folder = tmp_path / "mpi"
+    campaign = write_tiny_campaign(folder, 100, images_per_task=1)
+    run = launch(campaign)
+
+    def wait_for(n_files: int) -> None:
+        deadline = time.monotonic() + 600
+        while len(checksums(folder)) < n_files:
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+
+    wait_for(4)
+    (rank,) = [process for process in processes(run.pid) if rank_of(process) == 3]
+    # Its worker, and what that has brought along.
+    for process in processes(rank):
+        os.kill(process, signal.SIGKILL)
+    wait_for(len(checksums(folder)) + 20)
+    os.kill(rank, signal.SIGKILL)
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode != 0, output
+    assert "mpirun noticed that process rank 3" in output
+    assert len(checksums(folder)) < 200
+    output, _ = launch(campaign).communicate(timeout=600)
+    assert checksums(folder) == expected(tmp_path / "serial", 100), output
+
+
 def test_one_process_is_no_launch(tmp_path: Path) -> None:
     campaign = write_tiny_campaign(tmp_path, 1)
     command = [f"{sys.prefix}/bin/skygraft", "run", str(campaign), "--cluster", "mpi"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ SKYGRAFT = str(Path(sys.executable).with_name("skygraft"))
 def tidy(slurm: Any) -> Iterator[None]:
     """No test leaves a job behind."""
     yield
-    left = within(60, lambda: not slurm.jobs())
+    left = within(600, lambda: not slurm.jobs())
     jobs = slurm.jobs()
     for job in jobs:
         slurm.run("scancel", job.split()[0], check=False)
@@ -64,17 +67,30 @@ def test_a_campaign_by_its_profile(
     slurm: Any, make_campaign: MakeCampaign, survey: Path, profile: Profile, expected: dict[str, str], kit: Any
 ) -> None:
     campaign = make_campaign(images_per_task=1)
-    command = [SKYGRAFT, "run", str(survey / "campaign.yaml"), "--cluster", str(profile()), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["n_done"] == 4
-    assert "http://127.0.0.1:" in done.stderr
+    # As on the nodes of a cluster: workers come by another address than that of the dashboard.
+    site = profile(scheduler_options={"host": "127.0.0.2"})
+    command = [SKYGRAFT, "run", str(survey / "campaign.yaml"), "--cluster", str(site), "--json"]
+    said: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stderr is not None
+        for line in run.stderr:
+            said.append(line)
+            if address := re.search(r"Dask dashboard: (http://127\.0\.0\.1:\d+/status) on (\S+);", line):
+                # Told while there is a worker, so it is listened on.
+                with urllib.request.urlopen(address[1], timeout=100) as answer:
+                    assert answer.status == 200
+                assert address[2] == socket.gethostname()
+                break
+        assert address, said
+        summary, rest = run.communicate(timeout=1800)
+    assert run.returncode == 0, (said, rest)
+    assert json.loads(summary)["n_done"] == 4
     assert kit.checksums(campaign.layout.root) == expected
     # What a worker printed: it spoke to the scheduler in private; keys are gone with the run.
     logs = campaign.layout.root / "logs"
-    said = "".join(path.read_text() for path in logs.glob("skygraft-*.err"))
-    assert "tls://127.0.0.1" in said
-    assert "tcp://" not in said
+    printed = "".join(path.read_text() for path in logs.glob("skygraft-*.err"))
+    assert "tls://127.0.0.2" in printed
+    assert "tcp://" not in printed
     assert not list(logs.glob(".tls-*"))
 
 
@@ -120,22 +136,22 @@ def test_the_driver_as_a_job_whose_walltime_ends(
     )  # fmt: skip
     submit = ["sbatch", "--parsable", "--cpus-per-task=1", "--mem=900", "--time=10"]
     job = slurm.run(*submit, f"--output={tmp_path}/first.log", str(script)).strip()
-    assert within(240, lambda: events(campaign, "image")), (tmp_path / "first.log").read_text()
+    assert within(1920, lambda: events(campaign, "image")), (tmp_path / "first.log").read_text()
     # Slurm looks at walltimes twice a minute: until then the worker must not finish everything.
     [worker] = [number for number in slurm.numbers() if number != job]
     slurm.run("scontrol", "suspend", worker)
     try:
         end = datetime.datetime.now() + datetime.timedelta(seconds=1)
         slurm.run("scontrol", "update", f"JobId={job}", f"EndTime={end:%Y-%m-%dT%H:%M:%S}")
-        assert within(90, lambda: "JobState=RUNNING" not in slurm.run("scontrol", "show", "job", job))
+        assert within(720, lambda: "JobState=RUNNING" not in slurm.run("scontrol", "show", "job", job))
     finally:
         slurm.run("scontrol", "resume", worker)
     # Its worker's job ends with it.
-    assert within(120, lambda: not slurm.jobs()), slurm.jobs()
+    assert within(960, lambda: not slurm.jobs()), slurm.jobs()
     assert "TIMEOUT" in slurm.run("scontrol", "show", "job", job)
     first = len(events(campaign, "image"))
     assert 0 < first < 28
-    again = slurm.run(*submit, "--wait", f"--output={tmp_path}/second.log", str(script), timeout=300).strip()
+    again = slurm.run(*submit, "--wait", f"--output={tmp_path}/second.log", str(script), timeout=1800).strip()
     assert "COMPLETED" in slurm.run("scontrol", "show", "job", again), (tmp_path / "second.log").read_text()
     assert kit.checksums(campaign.layout.root) == wanted
     runs = events(campaign, "run_ended")
@@ -149,7 +165,7 @@ def test_a_partition_that_does_not_exist(slurm: Any, tmp_path: Path, profile: Pr
         open_cluster(load_profile(profile(queue="nowhere")), logs=tmp_path),
     ):
         pass
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 600
     script = next(tmp_path.glob("job-*.sh"))
     assert str(script) in str(caught.value)
     assert "#SBATCH -p nowhere" in script.read_text()
@@ -173,9 +189,9 @@ def test_a_job_that_cannot_start_its_worker(
 
 def test_no_worker_in_time(slurm: Any, tmp_path: Path, profile: Profile) -> None:
     """The job asks for what no node has free now; Slurm's own words say why it waits."""
-    blocker = slurm.run("sbatch", "--parsable", "--exclusive", "--output=/dev/null", "--wrap=sleep 100").strip()
+    blocker = slurm.run("sbatch", "--parsable", "--exclusive", "--output=/dev/null", "--wrap=sleep 3600").strip()
     try:
-        assert within(10, lambda: blocker in slurm.numbers())
+        assert within(600, lambda: blocker in slurm.numbers())
         monkey = load_profile(profile(start_timeout="6 s"))
         with (
             pytest.raises(CampaignError, match=r"no worker came within 6 s \(start_timeout\): .*"),
@@ -198,7 +214,7 @@ def test_no_server(slurm: Any, tmp_path: Path, profile: Profile, monkeypatch: py
             open_cluster(load_profile(profile()), logs=tmp_path / "logs"),
         ):
             pass
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 600
 
 
 def test_inside_one_allocation(
@@ -208,7 +224,7 @@ def test_inside_one_allocation(
     campaign = make_campaign()
     command = ["srun", "--ntasks=3", "--overcommit", "--cpu-bind=none", "--mem=2500", "--kill-on-bad-exit=0"]
     command += [SKYGRAFT, "run", str(survey / "campaign.yaml"), "--cluster", "slurm-runner", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_done"] == 4
     assert "tls://" in done.stderr

@@ -30,7 +30,7 @@ def tidy(slurm: SimpleNamespace) -> Iterator[None]:
     until(lambda: not slurm.jobs(), "no job left")
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 240) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 1800) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not after {seconds} s: {what}"

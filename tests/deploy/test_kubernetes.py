@@ -79,6 +79,12 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
 PODS = dict(pods())
 
 
+def quantity(text: str | float) -> float:
+    """An amount as Kubernetes writes it."""
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", str(text)).groups()  # type: ignore[union-attr]
+    return float(number) * {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
 def services() -> dict[str, dict[str, Any]]:
     job, cluster = one("DaskJob")["spec"]["cluster"]["spec"], one("DaskCluster")["spec"]
     return {"DaskJob": job["scheduler"]["service"], "DaskCluster": cluster["scheduler"]["service"]}
@@ -128,8 +134,9 @@ def test_the_scheduler_is_reached_inside_the_cluster_only(kind: str) -> None:
     assert service["spec"]["type"] == "ClusterIP"
     assert service["spec"]["selector"]["dask.org/cluster-name"] == one(kind)["metadata"]["name"]
     declared = {port["name"] for port in PODS[f"{kind}.scheduler"]["containers"][0]["ports"]}
-    # The operator looks for these two by name.
-    assert {port["name"] for port in service["spec"]["ports"]} == {"tcp-comm", "http-dashboard"}
+    declared |= {port["name"] for port in PODS[f"{kind}.scheduler"]["containers"][1]["ports"]}
+    # The operator looks for the first two by name.
+    assert [port["name"] for port in service["spec"]["ports"]] == ["tcp-comm", "http-dashboard", "http-metrics"]
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= declared
 
 
@@ -148,9 +155,19 @@ def test_pods_keep_to_the_restricted_standard(where: str) -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        # Without both, the namespace's quota refuses the pod.
-        assert {"cpu", "memory"} <= set(container["resources"]["limits"])
-        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        # Without limits the namespace's quota refuses the pod; without requests it is the first to be evicted.
+        limits, requests = container["resources"]["limits"], container["resources"]["requests"]
+        assert set(limits) == set(requests) == {"cpu", "memory", "ephemeral-storage"}
+        assert all(quantity(requests[name]) <= quantity(limits[name]) for name in limits)
+
+
+@pytest.mark.parametrize("where", PODS)
+def test_scratch_folders_are_below_the_disk_of_their_pod(where: str) -> None:
+    """What fills its scratch folder is told so by its own limit, and leaves room for the log."""
+    pod = PODS[where]
+    (scratch,) = (volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume)
+    disk = pod["containers"][0]["resources"]["limits"]["ephemeral-storage"]
+    assert 0.5 * quantity(disk) < quantity(scratch) < quantity(disk)
 
 
 @pytest.mark.parametrize("where", PODS)
@@ -159,12 +176,12 @@ def test_inputs_are_read_only_and_every_mount_has_its_volume(where: str) -> None
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     claims = {d["metadata"]["name"] for d in everything() if d["kind"] == "PersistentVolumeClaim"}
     maps = {d["metadata"]["name"] for d in everything() if d["kind"] == "ConfigMap"} | {"campaign"}
-    for container in pod["containers"]:
+    for i, container in enumerate(pod["containers"]):
         mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-        assert set(mounts) == set(volumes)
+        # One that only hands on metrics has nothing to do with keys and data.
+        assert set(mounts) == (set(volumes) if i == 0 else {"dask-config"})
         writable = {name for name, mount in mounts.items() if not mount.get("readOnly")}
         assert writable <= {"output", "scratch"}
-        assert mounts["tls"]["readOnly"]
     for volume in volumes.values():
         if "persistentVolumeClaim" in volume:
             assert volume["persistentVolumeClaim"]["claimName"] in claims
@@ -201,6 +218,7 @@ def test_connections_are_encrypted_or_refused() -> None:
     assert comm["require-encryption"] is True
     for where, pod in PODS.items():
         container = pod["containers"][0]
+        assert "8786" not in str(pod["containers"][1:])
         place = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] == "tls")
         assert Path(comm["tls"]["ca-file"]).parent == Path(place)
         assert "tcp://" not in " ".join(container["args"]), where
@@ -249,15 +267,36 @@ def test_the_autoscaler_is_of_the_cluster_and_within_the_quota() -> None:
     assert autoscaler["cluster"] == one("DaskJob")["metadata"]["name"] == one("DaskCluster")["metadata"]["name"]
     assert 1 <= autoscaler["minimum"] <= autoscaler["maximum"]
 
-    def sizes(where: str) -> tuple[float, float]:
-        limits = PODS[where]["containers"][0]["resources"]["limits"]
-        return float(limits["cpu"]), float(limits["memory"].removesuffix("Gi"))
+    def size(where: str, name: str) -> float:
+        return sum(quantity(container["resources"]["limits"][name]) for container in PODS[where]["containers"])
 
-    cpu, memory = sizes("DaskJob.worker")
-    rest = [sizes("DaskJob.scheduler"), sizes("DaskJob.driver")]
-    quota = one("ResourceQuota")["spec"]["hard"]
-    assert cpu * autoscaler["maximum"] + sum(c for c, _ in rest) <= float(quota["limits.cpu"])
-    assert memory * autoscaler["maximum"] + sum(m for _, m in rest) <= float(quota["limits.memory"].removesuffix("Gi"))
+    for name, amount in one("ResourceQuota")["spec"]["hard"].items():
+        resource = name.removeprefix("limits.")
+        needed = size("DaskJob.worker", resource) * autoscaler["maximum"]
+        needed += size("DaskJob.scheduler", resource) + size("DaskJob.driver", resource)
+        assert needed <= quantity(amount), name
+
+
+def test_the_network_lets_in_and_out_whom_it_must_and_nobody_else() -> None:
+    """Only the operator reaches the port on which workers can be retired; every pod has rules for both directions."""
+    policies = {d["metadata"]["name"]: d["spec"] for d in everything() if d["kind"] == "NetworkPolicy"}
+    everyone = policies.pop("skygraft")
+    assert everyone["podSelector"] == {}
+    assert everyone["policyTypes"] == ["Ingress", "Egress"]
+    assert everyone["ingress"] == [{"from": [{"podSelector": {}}]}]  # its own namespace
+    own, dns = everyone["egress"]
+    assert own == {"to": [{"podSelector": {}}]}
+    assert {port["port"] for port in dns["ports"]} == {53}
+    reached = {}
+    for policy in policies.values():
+        # What the operator labels the scheduler's pod with.
+        assert policy["podSelector"] == {"matchLabels": {"dask.org/component": "scheduler"}}
+        (rule,) = policy["ingress"]
+        (source,) = rule["from"]
+        namespace = source["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        reached[namespace] = {port["port"] for port in rule["ports"]}
+    ports = {port["name"]: port["port"] for port in services()["DaskJob"]["ports"]}
+    assert reached == {"dask-operator": {ports["http-dashboard"]}, "monitoring": {ports["http-metrics"]}}
 
 
 def test_workers_are_one_process_of_the_pods_name() -> None:

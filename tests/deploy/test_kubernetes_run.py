@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def free_port() -> int:
 @pytest.fixture
 def pods(tmp_path: Path) -> Iterator[SimpleNamespace]:
     """Run the commands of the pods; addresses and folders are those of this machine."""
-    port, dashboard, worker = free_port(), free_port(), free_port()
+    port, dashboard, worker, metrics = free_port(), free_port(), free_port(), free_port()
     subprocess.run([str(DEPLOY / "tls.sh"), str(tmp_path / "tls")], check=True, capture_output=True)
     (tmp_path / "etc-dask").mkdir()
     (tmp_path / "etc-skygraft").mkdir()
@@ -47,6 +48,9 @@ def pods(tmp_path: Path) -> Iterator[SimpleNamespace]:
             "--dashboard-address=:8787": f"--dashboard-address=127.0.0.1:{dashboard}",
             "--dashboard-address=:8788": f"--dashboard-address=127.0.0.1:{worker}",
             "--local-directory=/tmp": f"--local-directory={tmp_path}",
+            "http://127.0.0.1:8787": f"http://127.0.0.1:{dashboard}",
+            '("", 8789)': f'("127.0.0.1", {metrics})',
+            "/etc/dask": str(tmp_path / "etc-dask"),
             "/etc/skygraft-tls": str(tmp_path / "tls"),
             "/etc/skygraft": str(tmp_path / "etc-skygraft"),
             "/campaign/campaign.yaml": str(tmp_path / "work/campaign.yaml"),
@@ -62,6 +66,7 @@ def pods(tmp_path: Path) -> Iterator[SimpleNamespace]:
     job = yaml.safe_load((DEPLOY / "kubernetes/job.yaml").read_text())["spec"]
     specs: dict[str, Any] = {role: job["cluster"]["spec"][role]["spec"] for role in ("scheduler", "worker")}
     specs["driver"] = job["job"]["spec"]
+    specs["metrics"] = {"containers": specs["scheduler"]["containers"][1:]}
     running: list[subprocess.Popen[bytes]] = []
 
     def start(role: str) -> subprocess.Popen[bytes]:
@@ -83,19 +88,20 @@ def pods(tmp_path: Path) -> Iterator[SimpleNamespace]:
         address=f"127.0.0.1:{port}",
         http=f"http://127.0.0.1:{dashboard}",
         worker_http=f"http://127.0.0.1:{worker}",
+        metrics_http=f"http://127.0.0.1:{metrics}",
     )
     for process in reversed(running):
         process.terminate()
     for process in running:
-        process.wait(timeout=60)
+        process.wait(timeout=300)
 
 
-def get(url: str, seconds: float = 60) -> str:
+def get(url: str, seconds: float = 600) -> str:
     """What is at an address, once something is."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return str(answer.read().decode())
         except OSError:
             if time.monotonic() > deadline:
@@ -113,9 +119,19 @@ def test_a_campaign_runs_as_in_the_pods(pods: SimpleNamespace) -> None:
     assert json.loads(get(f"{pods.http}/api/v1/adaptive_target"))["workers"] >= 0
     assert "dask_scheduler" in get(f"{pods.http}/metrics")
 
+    # What Prometheus reaches: it cannot retire workers.
+    pods.start("metrics")
+    assert "dask_scheduler" in get(f"{pods.metrics_http}/metrics")
+    for path in ("/api/v1/get_workers", "/status", "/json/counts.json", "/metrics/../api/v1/get_workers"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{pods.metrics_http}{path}", timeout=300)
+    with pytest.raises(urllib.error.HTTPError, match="501"):
+        urllib.request.urlopen(f"{pods.metrics_http}/api/v1/retire_workers", data=b'{"n": 1}', timeout=300)
+
     driver = pods.start("driver")
-    assert driver.wait(timeout=300) == 0, (pods.folder / "driver.log").read_text()
+    assert driver.wait(timeout=1800) == 0, (pods.folder / "driver.log").read_text()
     assert len(checksums(pods.folder / "work")) == 6  # three images and their masks
+    assert 'skygraft_campaign_images_made_total{campaign="tiny"} 3' in get(f"{pods.metrics_http}/metrics")
     # The cluster belongs to others: the driver leaves it as it is.
     assert scheduler.poll() is None
     assert worker.poll() is None

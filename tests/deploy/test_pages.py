@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,11 @@ def skygraft_commands(path: Path) -> Iterator[list[str]]:
             yield cut.split()
 
 
-COMMANDS = [(path.relative_to(ROOT).as_posix(), words) for path in TEXTS for words in skygraft_commands(path)]
+COMMANDS = [
+    (path.relative_to(ROOT).as_posix(), words)
+    for path in [ROOT / "README.md", *TEXTS]
+    for words in skygraft_commands(path)
+]
 
 
 def options_of(command: str) -> dict[str, click.Parameter]:
@@ -160,10 +166,74 @@ def test_profiles_are_taken_as_they_are(path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_pages_are_shell(page: Path) -> None:
-    import subprocess
-
     for block in blocks(page, "sh"):
         assert subprocess.run(["bash", "-n"], check=False, input=block, text=True).returncode == 0, block
+
+
+# Makes a virtual environment of stand-ins, which are there once pip has run.
+PYTHON = """#!/usr/bin/env bash
+echo "$(basename "$0") $*" >>"$LOG"
+mkdir -p "$3/bin"
+echo "export PATH='$3/bin':\\$PATH" >"$3/bin/activate"
+cat >"$3/bin/pip" <<'END'
+#!/usr/bin/env bash
+echo "pip $*" >>"$LOG"
+for name in skygraft dask; do cp "$STAND_IN" "$(dirname "$0")/$name"; done
+END
+chmod +x "$3/bin/pip"
+"""
+# Says what was called, if the files that it is given are there.
+STAND_IN = """#!/usr/bin/env bash
+echo "$(basename "$0") $*" >>"$LOG"
+for word in "$@"; do
+    case $word in deploy/*|campaign.yaml|site.yaml|*/scheduler.yaml) [ -r "$word" ] || exit 1 ;; esac
+done
+"""
+ELSEWHERE = (
+    "sbatch", "squeue", "scancel", "qsub", "bsub", "condor_submit", "condor_q", "mpirun", "ssh", "tail",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("page", "wanted"),
+    [
+        ("slurm.md", {"skygraft plan", "skygraft status", "sbatch --account=ab1234"}),
+        ("htcondor.md", {"skygraft plan", "skygraft status", "condor_submit deploy/htcondor/driver.sub"}),
+        ("pbs-lsf.md", {"skygraft plan", "qsub -v", "bsub"}),
+        ("mpi.md", {"mpirun --bind-to none -n 256 skygraft run campaign.yaml --cluster mpi"}),
+        ("by-hand.md", {"dask scheduler", "dask worker", "skygraft run campaign.yaml"}),
+    ],
+)
+def test_the_commands_of_a_page_run_one_after_the_other(tmp_path: Path, page: str, wanted: set[str]) -> None:
+    """In a shell that knows nothing of skygraft, as that of somebody new."""
+    clone, tools = tmp_path / "clone", tmp_path / "tools"
+    shutil.copytree(DEPLOY, clone / "deploy")
+    (clone / "campaign.yaml").touch()
+    tools.mkdir()
+    for name in ELSEWHERE:
+        (tools / name).write_text(STAND_IN)
+    (tools / "python3.12").write_text(PYTHON)
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    environ = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "LOG": str(tmp_path / "log"),
+        "STAND_IN": str(tools / "sbatch"),
+    }
+    run = subprocess.run(
+        ["bash", "-eu"],
+        check=False,
+        input="\n".join(blocks(DEPLOY / page, "sh")),
+        env=environ,
+        cwd=clone,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "not found" not in run.stderr
+    called = (tmp_path / "log").read_text().splitlines()
+    assert {words for words in wanted if any(call.startswith(words) for call in called)} == wanted
 
 
 def test_dask_has_the_options_that_are_used() -> None:

@@ -13,6 +13,8 @@ import sep
 from astropy.io import fits
 from astropy.table import Table, vstack
 
+from skygraft import inject
+from skygraft.catalog import normalize_catalog
 from skygraft.errors import CalibrationError, ConfigError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import Exposure, add_mask_plane
 from skygraft.formats import read_exposure, read_footprint, recognise_format, write_exposure
@@ -40,8 +42,17 @@ ZEROPOINTS = {
 SHAPE = (30, 40)
 
 
-def make_survey(root: Path, *, plver: str = "V4.8.2", ccds: int = 1, dq: np.ndarray | None = None, **row: Any) -> Path:
-    """A small survey directory with one exposure; the path of its image."""
+def make_survey(
+    root: Path,
+    *,
+    plver: str = "V4.8.2",
+    ccds: int = 1,
+    dq: np.ndarray | None = None,
+    cards: dict[str, Any] | None = None,
+    photon_gain: float | None = None,
+    **row: Any,
+) -> Path:
+    """A small survey directory with one exposure, whose weights may have photon noise; the path of its image."""
     folder = root / "images" / "cam" / "CP"
     folder.mkdir(parents=True)
     wcs = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 30.0, "CRVAL2": 60.0, "CRPIX1": 20.5, "CRPIX2": 15.5}
@@ -52,12 +63,15 @@ def make_survey(root: Path, *, plver: str = "V4.8.2", ccds: int = 1, dq: np.ndar
         "oow": np.full(SHAPE, 0.04, np.float32),
         "ood": np.zeros(SHAPE, np.int32) if dq is None else dq,
     }
+    if photon_gain is not None:
+        planes["ooi"][10:20, 10:20] += 2000
+        planes["oow"] = (1 / (25 + (planes["ooi"] - 100).clip(0) / photon_gain)).astype(np.float32)
     for kind, data in planes.items():
         primary = fits.PrimaryHDU()
         primary.header.update({"PLVER": plver, "MAGZERO": 12.0, "MJD-OBS": 57000.0})
         hdus = [fits.ImageHDU(data + i * (kind == "ooi"), name=f"CCD{i + 1}") for i in range(ccds)]
         for hdu in hdus:
-            hdu.header.update({**wcs, "GAINA": 3.0, "GAINB": 5.0})
+            hdu.header.update({**wcs, "GAINA": 3.0, "GAINB": 5.0, **(cards or {})})
         fits.HDUList([primary, *hdus]).writeto(folder / f"x_1_{kind}_r_v1.fits")
     values = {
         "image_filename": "cam/CP/x_1_ooi_r_v1.fits",
@@ -212,10 +226,54 @@ def test_zeropoint_rule_per_camera(tmp_path: Path, camera: str, expected: float,
     assert exposure.photo_calib is not None
     assert float(exposure.photo_calib.zeropoint()) == pytest.approx(expected)
     assert exposure.photo_calib.unit == unit
-    # Electrons per image unit: 4 per count, 100 s.
-    assert exposure.gain == pytest.approx(4.0 if unit == "adu" else 400.0)
+    # Electrons per image unit: 4 per count, or those of 100 s where the image is in photoelectrons per second.
+    assert exposure.gain == pytest.approx(4.0 if unit == "adu" else 100.0)
     chosen = read_exposure(path, zeropoint_column="ccdzpt").photo_calib
     assert chosen is not None and float(chosen.zeropoint()) == pytest.approx(expected + 0.1)
+
+
+@pytest.mark.parametrize("camera", ["90prime", "mosaic", "mosaic3"])
+@pytest.mark.parametrize(
+    ("bunit", "gain"),
+    [
+        (("counts/s", "photoelectrons per second"), 100.0),
+        (("counts/s", "[photoelectrons/s]"), 100.0),
+        (("electrons/s", ""), 100.0),
+        (("counts/s", ""), 100.0),
+        (("adu/s", "photoelectrons per second"), None),
+        (("adu/s", ""), None),
+        (("nJy", ""), None),
+    ],
+)
+def test_gain_of_cameras_per_second_is_the_exposure_time(
+    tmp_path: Path, camera: str, bunit: tuple[str, str], gain: float | None
+) -> None:
+    path = make_survey(tmp_path, camera=camera, gain=1.9, cards={"BUNIT": bunit})
+    exposure = read_exposure(path, photo_calib=25.0)
+    assert exposure.gain == gain
+    if gain is None:
+        assert bunit[0] in exposure.extra["no_gain"]
+    else:
+        assert "exposure time" in exposure.gain_origin and "photoelectrons per second" in exposure.gain_origin
+
+
+def test_variance_that_contradicts_a_camera_per_second(tmp_path: Path) -> None:
+    psf = {"kind": "gaussian", "fwhm": "3 pix"}
+    star = normalize_catalog(
+        Table({"injection_id": [1], "ra": [30.0], "dec": [60.0], "source_type": ["Star"], "mag_r": [18.0]})
+    )
+    cards = {"BUNIT": ("counts/s", "photoelectrons per second")}
+    agrees = make_survey(tmp_path / "a", camera="90prime", gain=1.9, cards=cards, photon_gain=100.0)
+    injection = inject(read_exposure(agrees, psf=psf), star, seed=1)
+    assert injection.summary["gain"] == 100.0
+    # Added variance: the expected flux over the electrons of a count per second.
+    before, after = read_exposure(agrees).variance, injection.exposure.variance
+    assert before is not None and after is not None
+    np.testing.assert_allclose((after - before).sum() * 100, injection.truth["flux_deposited"].sum(), rtol=1e-3)
+    other = make_survey(tmp_path / "b", camera="90prime", gain=1.9, cards=cards, photon_gain=190.0)
+    with pytest.raises(CalibrationError, match=r"100 electrons per image unit \(photoelectrons per second.*190 by"):
+        inject(read_exposure(other, psf=psf), star, seed=1)
+    assert inject(read_exposure(other, psf=psf, gain=190.0), star, seed=1).summary["gain"] == 190.0
 
 
 def test_unknown_camera_and_missing_zeropoint(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_importing_formats_is_light() -> None:
 
 
 @pytest.mark.data
-def test_rubin_images_are_not_taken_for_ordinary_fits(data_dir: Path) -> None:
-    # Their header WCS is an approximation and their PSF is in an archive.
-    with pytest.raises(UnknownFormatError, match=r"images\.lsst\.io"):
-        recognise_format(data_dir / "rubin" / "dp1_visit_image.fits")
+def test_rubin_images_are_recognised(data_dir: Path) -> None:
+    # Their header WCS is an approximation and their PSF is in an archive: as ordinary FITS they would be wrong.
+    for name in ("dp1_visit_image.fits", "dp1_cell_coadd.fits", "visit_image-1.0.0-dp1.json"):
+        assert recognise_format(data_dir / "rubin" / name).name == "lsst_images"

@@ -113,6 +113,16 @@ def test_the_flux_inside_the_aperture_is_the_calibrated_flux():
     np.testing.assert_allclose(out.truth["x"], x, atol=1e-6)
 
 
+@pytest.mark.parametrize("flux_mode", ["calibrated", "psf_sum", "total"])
+def test_the_aperture_fraction_is_that_of_all_the_light(flux_mode):
+    """Moffat: 1 - (1 + r^2 / alpha^2)^(1 - beta) inside r, in closed form, although the kernel ends at 30 pixels."""
+    exp = exposure(fwhm=4.0, beta=2.5)
+    alpha = 4.0 / 2 / np.sqrt(2 ** (1 / 2.5) - 1)
+    held = 1 - (1 + 10.0**2 / alpha**2) ** (1 - 2.5)
+    truth = inject(exp, catalog_at(exp, 150, 150, 20.0), noise=False, flux_mode=flux_mode).truth
+    assert truth["aperture_fraction"][0] == pytest.approx(held, abs=2e-4)
+
+
 def test_flux_modes_differ_by_what_the_kernel_holds():
     """Moffat: 1 - (1 + r^2 / alpha^2)^(1 - beta) inside r, in closed form."""
     fwhm, beta, r = 4.0, 3.0, 10.0
@@ -173,7 +183,7 @@ def test_a_galaxy_is_scaled_like_a_star_and_loses_no_more_than_it_may(n):
     catalog = catalog_at(exp, 450.2, 450.4, 19.0, "Sersic", n=n, half_light_radius=1.0, q=0.6, pa=10.0)
     out = inject(exp, catalog, noise=False)
     whole_psf = exp.psf.kernels([450.0], [450.0]).sum()
-    expected = counts(19.0) / out.truth["aperture_fraction"][0] * whole_psf
+    expected = counts(19.0) * out.truth["kernel_scale"][0] * whole_psf
     assert out.truth["flux_deposited"][0] == pytest.approx(expected, rel=2e-3)
     assert out.truth["flux_deposited"][0] == pytest.approx(out.exposure.image.sum(dtype=float), rel=1e-4)
 
@@ -424,3 +434,18 @@ def test_truth_is_a_table_with_units():
     assert isinstance(truth, QTable)
     assert truth["ra"].unit == "deg"
     assert truth["psf_fwhm"].to_value("arcsec")[0] == pytest.approx(4.0 * SCALE, rel=0.03)
+
+
+@pytest.mark.parametrize(("rates", "length", "pa"), [((1200.0, 0.0), 10.0, 90.0), ((-600.0, 800.0), 8.3333, -36.8699)])
+def test_a_trail_given_by_its_rate_is_as_long_as_it_moves(rates, length, pa):
+    """Arcsec per hour times the 30 s of the exposure, in the direction of the motion, North through East."""
+    exp = exposure()
+    moving = catalog_at(exp, 170.0, 150.0, 18.0, "Trail", rate_ra_cosdec=rates[0], rate_dec=rates[1], epoch_mjd=60000.0)
+    drawn = catalog_at(exp, 170.0, 150.0, 18.0, "Trail", trail_length=length, trail_pa=pa)
+    one, other = (inject(exp, table, noise=False).exposure.image for table in (moving, drawn))
+    assert np.abs(one - other).max() < 1e-3 * other.max()
+    # Without an exposure time there is no length: not a point in its place.
+    timeless = inject(exp.replace(visit_info=VisitInfo(60000.0, None)), moving, noise=False)
+    assert timeless.truth["flags"][0] & Flag.PARAMETERS_BAD
+    assert timeless.truth["stamp_size"][0] == 0
+    assert "no exposure time" in timeless.summary["messages"][0]

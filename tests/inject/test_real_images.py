@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 from astropy.table import Table
+from photutils.aperture import CircularAperture, aperture_photometry
 
 import skygraft
 from oracles import band_limited_aperture_flux
 from skygraft.catalog import read_catalog
+from skygraft.cli.describe import describe_exposure
 from skygraft.formats import read_exposure
 from skygraft.photometry import enclosed_flux
 
@@ -150,7 +152,7 @@ def test_the_survey_own_injector_draws_the_same(cfht, data_dir):
     expected = json.loads((folder / "truth_849375_si.json").read_text())
     difference = np.load(folder / "truth_849375_si_difference.npz")["difference"]
     out = skygraft.inject(cfht, catalog, noise=False, position="image")
-    assert out.truth["aperture_fraction"][0] == pytest.approx(expected["aperture_correction"], abs=1e-9)
+    assert 1 / out.truth["kernel_scale"][0] == pytest.approx(expected["aperture_correction"], abs=1e-9)
     rows = {int(i): row for i, row in zip(out.truth["injection_id"], out.truth, strict=True)}
     worst = {"Star": 0.0, "Sersic": 0.0, "Trail": 0.0}
     for source in expected["sources"]:
@@ -168,3 +170,56 @@ def test_the_survey_own_injector_draws_the_same(cfht, data_dir):
     assert worst["Star"] < 1e-2
     assert worst["Sersic"] < 6e-3
     assert worst["Trail"] < 2e-3
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "aperture", "fraction"),
+    [
+        ("video_H/image_1.fits", "2 arcsec", None),
+        ("video_H/image_3.fits", "2 arcsec", None),
+        ("video_H/image_4.fits", "2 arcsec", 0.9444),
+    ],
+)
+def test_the_aperture_fraction_is_what_is_measured(data_dir, name, aperture, fraction):
+    """Of a noise-free star: exact overlap of circle and pixels over the sum of its stamp, by photutils.
+
+    PSFEx models sum to 1.01 to 1.08; the number is the same with any sum, and `inspect` says the same of the image.
+    """
+    exposure = read_exposure(data_dir / name, aperture=aperture)
+    blank = exposure.planes.copy(deep=True)
+    blank["image"].values[:] = 0.0
+    exposure = exposure.replace(planes=blank)
+    x, y = (round(v) for v in exposure.box.center)
+    out = skygraft.inject(exposure, stars(exposure, [x], [y], 17.0), noise=False)
+    row = out.truth[0]
+    circle = CircularAperture((float(row["x"]), float(row["y"])), exposure.photo_calib.aperture.radius_pixels)
+    held = aperture_photometry(out.exposure.image.astype(float), circle, method="exact")["aperture_sum"][0]
+    measured = held / out.exposure.image.sum(dtype=float)
+    assert row["aperture_fraction"] == pytest.approx(measured, abs=1e-3)
+    assert row["aperture_fraction"] < 1
+    if fraction is not None:
+        assert row["aperture_fraction"] == pytest.approx(fraction, abs=2e-3)
+    psf = describe_exposure(exposure)["psf"]
+    assert psf["fraction_in_aperture"] == pytest.approx(row["aperture_fraction"], abs=1e-4)
+    # What a star measures that was injected with unit sum, against what it should.
+    summed = skygraft.inject(exposure, stars(exposure, [x], [y], 17.0), noise=False, flux_mode="psf_sum")
+    held = aperture_photometry(summed.exposure.image.astype(float), circle, method="exact")["aperture_sum"][0]
+    faint = -2.5 * np.log10(held / row["inst_flux"])
+    assert psf["psf_sum_offset_mag"] == pytest.approx(faint, abs=1e-3)
+
+
+@pytest.mark.data
+def test_the_aperture_fraction_of_an_aperture_asked_for(data_dir):
+    folder = data_dir / "decam_grz/images/decam/NonDECaLS/CP20141215"
+    exposure = read_exposure(folder / "c4d_141224_033245_ooi_r_a1-S10.fits")
+    blank = exposure.planes.copy(deep=True)
+    blank["image"].values[:] = 0.0
+    exposure = exposure.replace(planes=blank)
+    x, y = (round(v) for v in exposure.box.center)
+    catalog = stars(exposure, [x], [y], 17.0)
+    out = skygraft.inject(exposure, catalog, noise=False, flux_mode="aperture", aperture="12 pix")
+    circle = CircularAperture((float(out.truth["x"][0]), float(out.truth["y"][0])), 12.0)
+    held = aperture_photometry(out.exposure.image.astype(float), circle, method="exact")["aperture_sum"][0]
+    assert held / out.exposure.image.sum(dtype=float) == pytest.approx(0.9833, abs=1e-3)
+    assert out.truth["aperture_fraction"][0] == pytest.approx(0.9833, abs=1e-3)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
+from astropy.table import QTable
 
-from skygraft.errors import CalibrationError, ConfigError, CorruptFileError, FormatError
+from skygraft.errors import (
+    ApertureConflictError,
+    CalibrationError,
+    ConfigError,
+    CorruptFileError,
+    FormatError,
+    UnknownApertureError,
+)
+from skygraft.formats import read_calibration
 from skygraft.photometry import (
     HEADER_KEYWORDS,
+    PhotoCalib,
     aperture_correction_hints,
     config_candidates,
     default_candidate,
     header_candidates,
     origins,
+    parse_radius,
     register_default,
     register_header_keyword,
+    require_reference,
+    resolve_reference,
     schema_candidates,
 )
 
@@ -96,6 +111,116 @@ def test_normalised_tophat(tmp_path):
     assert schema_candidates(path)[0].radius_pixels == 35.0
     path = parquet(tmp_path / "c.parquet", normCompTophatFlux_instFlux=[1.0], apFlux_17_0_instFlux=[2.0])
     assert schema_candidates(path)[0].radius_pixels == 12.0
+
+
+RAW = ["base_CompensatedTophatFlux_12_instFlux", "base_CompensatedTophatFlux_17_instFlux"]
+NORMALISED = "base_NormalizedCompensatedTophatFlux"
+SLOT_OF_IT = [f"slot_CalibFlux:{NORMALISED}"]
+
+
+def documented(path, doc, columns=RAW, keyword="TDOC", aliases=SLOT_OF_IT):
+    """A source catalogue whose normalised flux says what it was made from, as afw (TDOC) or astropy (TCOMM) writes."""
+    source_fits(path, aliases, [*columns, f"{NORMALISED}_instFlux", f"{NORMALISED}_instFluxErr"])
+    if doc is not None:
+        with fits.open(path, mode="update") as hdus:
+            for n, what in ((len(columns) + 1, doc), (len(columns) + 2, doc.replace("flux", "flux error"))):
+                hdus[1].header[f"{keyword}{n}"] = what
+    return path
+
+
+@pytest.mark.parametrize("keyword", ["TDOC", "TCOMM"])
+@pytest.mark.parametrize("radius", [12, 17, 35])
+def test_of_two_raw_tophats_the_documentation_names_the_one(tmp_path, radius, keyword):
+    doc = f"Normalized calibration flux from base_CompensatedTophatFlux_{radius}."
+    path = documented(tmp_path / "a.fits", doc, [*RAW, "base_CompensatedTophatFlux_35_instFlux"], keyword)
+    (candidate,) = schema_candidates(path)
+    assert (candidate.radius_pixels, candidate.level) == (radius, "schema")
+    # By the column alone, without the alias: a table that was copied by other software.
+    path = documented(tmp_path / "b.fits", doc, RAW, keyword, aliases=())
+    assert schema_candidates(path)[0].radius_pixels == radius
+
+
+@pytest.mark.parametrize("doc", [None, "Normalized calibration flux from the usual tophat."])
+@pytest.mark.parametrize("aliases", [SLOT_OF_IT, ()])
+@pytest.mark.parametrize("more", [[], [f"{AP}12_0_instFlux"], ["apFlux_17_0_instFlux"]])
+def test_of_two_raw_tophats_none_is_guessed(tmp_path, doc, aliases, more):
+    path = documented(tmp_path / "a.fits", doc, [*RAW, *more], aliases=aliases)
+    with pytest.raises(ApertureConflictError, match=r"Flux_12_instFlux.*Flux_17_instFlux") as caught:
+        schema_candidates(path)
+    assert caught.value.path == str(path)
+    (candidate,) = schema_candidates(path, keep_unclear=True)
+    assert candidate.kind == "unclear"
+
+
+def test_parquet_documents_it_too(tmp_path):
+    doc = "Normalized calibration flux from base_CompensatedTophatFlux_17."
+    columns = {name: [1.0] for name in (*RAW, f"{NORMALISED}_instFlux")}
+    # In the metadata of the field,
+    fields = [
+        pa.field(n, pa.float64(), metadata={"description": doc} if n.startswith(NORMALISED) else None) for n in columns
+    ]
+    pq.write_table(pa.table(columns, schema=pa.schema(fields)), tmp_path / "a.parq")
+    assert schema_candidates(tmp_path / "a.parq")[0].radius_pixels == 17.0
+    # in the header of astropy's tables, as the Butler writes them,
+    table = QTable(columns)
+    table[f"{NORMALISED}_instFlux"].unit = "nJy"
+    table[f"{NORMALISED}_instFlux"].info.description = doc
+    table.write(tmp_path / "b.parq", format="parquet")
+    assert schema_candidates(tmp_path / "b.parq")[0].radius_pixels == 17.0
+    # or nowhere.
+    for name, raw in (("c", RAW), ("d", ["ctFlux", *RAW])):
+        path = parquet(tmp_path / f"{name}.parq", normCompTophatFlux_instFlux=[1.0], **{n: [1.0] for n in raw})
+        with pytest.raises(ApertureConflictError, match=r"Flux_12_instFlux.*Flux_17_instFlux"):
+            schema_candidates(path)
+    metadata = {"alias": f"{{'slot_CalibFlux': '{AP}17_0'}}", "more": f"{{'slot_CalibFlux': '{AP}12_0'}}"}
+    with pytest.raises(ApertureConflictError, match=rf"{AP}12_0, {AP}17_0"):
+        schema_candidates(parquet(tmp_path / "e.parq", metadata, ap12Flux=[1.0]))
+
+
+def test_without_a_raw_tophat_the_habit_of_the_pipelines_is_a_default_only(tmp_path):
+    (habit,) = schema_candidates(source_fits(tmp_path / "a.fits", SLOT_OF_IT))
+    assert (habit.radius_pixels, habit.level) == (12.0, "default")
+    # LATISS normalises to 35 pixels: the two disagree, and are both named.
+    with pytest.raises(ApertureConflictError, match="35 pix"):
+        resolve_reference([habit, default_candidate("LATISS")], pixel_scale=0.1)
+    assert resolve_reference([habit, default_candidate("LSSTCam")], pixel_scale=0.2)[0].radius_pixels == 12.0
+
+
+def test_what_is_not_understood_keeps_defaults_from_deciding(tmp_path):
+    path = source_fits(tmp_path / "a.fits", ["slot_CalibFlux:base_GaussianFlux"])
+    (unclear,) = schema_candidates(path, keep_unclear=True)
+    default, said = default_candidate("HSC"), parse_radius("17 pix")
+    assert resolve_reference([unclear, default], pixel_scale=0.168) == (None, "")
+    assert resolve_reference([unclear, default, said], pixel_scale=0.168)[0].radius_pixels == 17.0
+    calib = PhotoCalib.from_zeropoint(27.0, candidates=(unclear, default))
+    with pytest.raises(UnknownApertureError, match=r"base_GaussianFlux in a\.fits, which names no radius"):
+        require_reference(calib)
+
+
+@pytest.mark.data
+def test_an_image_whose_slot_is_not_understood_is_not_calibrated_by_default(data_dir, tmp_path):
+    for name in ("calexp-849375-12.fits.fz", "SRC-849375-12.fits"):
+        shutil.copy(data_dir / "cfht_849375" / name, tmp_path / name)
+    with fits.open(tmp_path / "SRC-849375-12.fits", mode="update") as hdus:
+        for card in hdus[1].header.cards:
+            if card.keyword == "ALIAS" and str(card.value).startswith("slot_CalibFlux:"):
+                card.value = "slot_CalibFlux:base_GaussianFlux"
+    image = tmp_path / "calexp-849375-12.fits.fz"
+    calib = read_calibration(image).photo_calib
+    with pytest.raises(UnknownApertureError, match=r"base_GaussianFlux in SRC-849375-12\.fits"):
+        require_reference(calib)
+    assert read_calibration(image, aperture="17 pix").photo_calib.aperture.radius_pixels == 17.0
+
+
+def test_a_configuration_names_the_raw_tophat(tmp_path):
+    path = tmp_path / "calibrateImage.py"
+    slot = f"config.star_measurement.slots.calibFlux='{NORMALISED}'\n"
+    raw = "config.star_normalized_calibration_flux.raw_calibflux_name='base_CompensatedTophatFlux_{}'\n"
+    path.write_text(slot + raw.format(35))
+    assert config_candidates(path)[0].radius_pixels == 35.0
+    path.write_text(slot + raw.format(35) + raw.format(12))
+    with pytest.raises(ApertureConflictError, match=r"Flux_12.*Flux_35"):
+        config_candidates(path)
 
 
 def test_parquet_catalogues(tmp_path):

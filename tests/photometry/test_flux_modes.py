@@ -15,6 +15,7 @@ from skygraft.photometry import (
     aperture_flux,
     enclosed_flux,
     kernel_scale,
+    psf_sum_offset,
 )
 
 PIXEL = 0.168  # arcsec, HSC
@@ -36,7 +37,7 @@ def test_the_error_of_ignoring_the_aperture(fwhm, held, magnitudes):
     assert -2.5 * np.log10(inside(12.0)) == pytest.approx(magnitudes, abs=6e-5)
     tied = kernel_scale("calibrated", APERTURE, kernel[None])
     # Point samples of a Moffat are a little aliased at FWHM 3.6 pixels
-    assert tied.aperture_fraction[0] == pytest.approx(inside(12.0), abs=1e-4)
+    assert tied.aperture_flux[0] == pytest.approx(inside(12.0), abs=1e-4)
     assert tied.scale[0] == pytest.approx(1 / inside(12.0), abs=1.1e-4)
     # The star holds its calibrated flux inside the aperture, measured the same way or by the exact overlap
     star = 1000.0 * tied.scale[0] * kernel
@@ -73,8 +74,10 @@ def test_what_is_recorded(mode):
     made = kernel_scale(mode, APERTURE, kernel[None], [0.01], radius=radius)
     want = 9.0 if mode == "aperture" else 12.0
     assert made.radius_pixels == want
-    assert made.aperture_fraction[0] == enclosed_flux(kernel, want)[0]
+    assert made.aperture_flux[0] == enclosed_flux(kernel, want)[0]
     assert made.kernel_sum[0] == pytest.approx(kernel.sum())
+    assert made.model_sum[0] == pytest.approx(kernel.sum() + 0.01)
+    assert made.aperture_fraction[0] == pytest.approx(made.aperture_flux[0] / (kernel.sum() + 0.01))
     assert made.holds_aperture
     assert not kernel_scale("calibrated", APERTURE, kernel[None, 50:71, 50:71]).holds_aperture
     assert np.isnan(kernel_scale("psf_sum", PSF_MODEL, kernel[None]).aperture_fraction).all()
@@ -89,6 +92,32 @@ def test_negative_wings_hold_more_than_everything():
     assert made.aperture_fraction[0] > 1.005
     assert made.scale[0] < 1
     assert aperture_flux(made.scale[0] * kernel, 60, 60, 12.0)[0] == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("total", [1.0, 1.08, 0.5])
+def test_the_fraction_does_not_know_what_the_model_sums_to(total):
+    kernel, inside = moffat(1.0, half=25)
+    outside = 1.0 - kernel.sum()
+    made = kernel_scale("calibrated", APERTURE, total * kernel[None], total * outside)
+    assert made.aperture_fraction[0] == pytest.approx(inside(12.0), abs=1e-4)
+    basis = BasisScale("calibrated", APERTURE, kernel[None])(np.array([[total]]), total * outside)
+    assert basis.aperture_fraction[0] == pytest.approx(inside(12.0), abs=1e-4)
+
+
+@pytest.mark.parametrize(("reference", "total"), [(APERTURE, 1.0), (APERTURE, 1.08), (PSF_MODEL, 1.08), (TOTAL, 1.08)])
+def test_what_a_star_measures_that_was_scaled_to_unit_sum(reference, total):
+    """Measured: the flux inside the aperture, the amplitude of a fit, or everything, of a kernel of unit sum."""
+    kernel, _ = moffat(1.0, half=25)
+    outside = 1.0 - kernel.sum()
+    star = kernel / kernel.sum()
+    measured = {
+        APERTURE: aperture_flux(star, 25.0, 25.0, 12.0)[0],
+        PSF_MODEL: 1.0,
+        TOTAL: star.sum() + outside / kernel.sum(),
+    }[reference]
+    offset = psf_sum_offset(reference, total * kernel[None], total * outside)
+    assert offset[0] == pytest.approx(-2.5 * np.log10(measured), abs=1e-12)
+    assert np.isnan(psf_sum_offset(reference, -kernel[None])).all()
 
 
 @pytest.mark.data
@@ -150,7 +179,7 @@ def test_a_sum_of_basis_images_is_tied_by_its_coefficients(mode, reference, radi
     np.testing.assert_allclose(made.scale, 1 / want, rtol=2e-4 if held == "inside" else 1e-12)
     np.testing.assert_allclose(made.kernel_sum, sums, rtol=1e-12)
     if reference is APERTURE or radius:
-        np.testing.assert_allclose(made.aperture_fraction, inside, rtol=2e-4)
+        np.testing.assert_allclose(made.aperture_flux, inside, rtol=2e-4)
         assert made.radius_pixels == r
     else:
         assert np.isnan(made.aperture_fraction).all()

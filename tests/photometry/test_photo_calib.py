@@ -12,12 +12,14 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skygraft.errors import ConfigError, UncalibratedImageError
+from skygraft.errors import CalibrationError, ConfigError, UncalibratedImageError
 from skygraft.photometry import (
     PSF_MODEL,
     CalibrationAperture,
     ChebyshevField,
     ConstantField,
+    GridField,
+    ImageField,
     PhotoCalib,
     PixelAreaField,
     ProductField,
@@ -145,9 +147,31 @@ def test_varying_calibration():
     )
     with pytest.raises(ConfigError, match="varies"):
         calib.inst_flux(20.0)
-    # Extrapolated to a negative calibration: no flux at all rather than a negative one.
-    assert np.isnan(calib.inst_flux(20.0, -200.0, 0.0))
     assert not calib.is_constant
+
+
+def test_outside_its_box_a_calibration_is_that_of_the_nearest_edge():
+    # The polynomial itself falls below zero at x = -50.5, and a map ends.
+    falling = PhotoCalib(2.0, field=ChebyshevField([[1.0, 0.5]], (0, 99, 0, 99)))
+    x, y = np.array([-200.0, -0.5, 50.0, 99.5, 99.6, np.nan]), np.array([5.0, 5.0, 5.0, 99.5, 5.0, 5.0])
+    np.testing.assert_allclose(falling.scale(x, y)[[0, 3, 4]], [1.0, 3.0, 3.0], rtol=1e-12)
+    assert np.isnan(falling.scale(x, y)[5])
+    assert falling.is_extrapolated(x, y).tolist() == [True, False, False, False, True, False]
+    table = np.arange(1.0, 13.0).reshape(3, 4)
+    mapped = PhotoCalib(1.0, field=GridField(table, origin=(10, 20), step=(0.3, 0.7)))
+    corners = np.array([0.0, 100.0, 0.0, 100.0]), np.array([0.0, 0.0, 100.0, 100.0])
+    np.testing.assert_array_equal(mapped.scale(*corners), table[[0, 0, -1, -1], [0, -1, 0, -1]])
+    assert mapped.is_extrapolated(*corners).all()
+    assert not PhotoCalib(1.0).is_extrapolated(*corners).any()
+
+
+def test_a_product_holds_where_its_factors_do():
+    one, two = ChebyshevField([[1.0]], (0, 99, 0, 49)), ImageField(np.ones((40, 80)), (30, 20))
+    field = ProductField([one, ConstantField(3.0), two])
+    assert field.valid_box == (29.5, 99.5, 19.5, 49.5)
+    assert ProductField([ConstantField(3.0)]).valid_box is None
+    with pytest.raises(CalibrationError, match="share no position"):
+        ProductField([one, ChebyshevField([[1.0]], (200, 299, 0, 49))])
 
 
 @pytest.mark.parametrize(

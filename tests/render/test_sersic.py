@@ -231,8 +231,7 @@ def test_no_more_flux_is_left_out_than_allowed(n, radius, tolerance):
     kernel = moffat(3.5)
     report, canvas = draw(one, kernel, 2048, flux_tolerance=tolerance)
     left = 1 - report.flux_deposited[0] / (1000.0 * kernel.sum())
-    # The wings that the PSF spreads over the edge make it a little more.
-    assert -1e-6 < left < 1.15 * tolerance
+    assert -1e-6 < left <= tolerance
     assert report.flux_deposited[0] == pytest.approx(canvas.model.sum(dtype=float), rel=1e-5)
 
 
@@ -279,7 +278,7 @@ def test_a_stamp_that_is_cut_says_so():
     assert report.flux_deposited[0] == pytest.approx(canvas.model.sum(dtype=float), rel=1e-6)
 
 
-@pytest.mark.parametrize("shape", [{"trunc": 8.5, "n": 1.0}, {"trunc": 0.9, "n": 1.0}, {"n": 0.3 - 1e-9}])
+@pytest.mark.parametrize("shape", [{"trunc": 0.9, "n": 1.0}, {"n": 0.3 - 1e-9}])
 def test_what_there_are_no_tables_for_is_drawn_by_galsim(shape):
     one = source(x=250.3, y=250.1, half_light_radius=0.7, **shape)
     (report, canvas), (expected, by_galsim) = draw(one, moffat(3.5)), draw(one, moffat(3.5), galaxies="galsim")

@@ -117,7 +117,8 @@ def test_footprint_goes_around_the_box():
 
 
 def test_a_box_that_is_not_on_the_sky_is_an_error():
-    wcs = FitsWcs({"CTYPE1": "RA---SIN", "CTYPE2": "DEC--SIN", "CRPIX1": 1, "CRPIX2": 1, "CD1_1": -1.0, "CD2_2": 1.0})
+    cards = {"CTYPE1": "RA---SIN", "CTYPE2": "DEC--SIN", "CRVAL1": 0.0, "CRVAL2": 0.0, "CRPIX1": 1, "CRPIX2": 1}
+    wcs = FitsWcs(cards | {"CD1_1": -1.0, "CD2_2": 1.0})
     box = SimpleNamespace(x_min=0, x_max=100, y_min=0, y_max=10)
     with pytest.raises(WcsError, match="no position"):
         footprint(wcs, box)

@@ -8,33 +8,51 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from skygraft.campaign.clusters.config import BATCH_KINDS
 from skygraft.campaign.clusters.preflight import Expectation
 from skygraft.campaign.config import CampaignConfig, load_config
+from skygraft.campaign.events import RunStarted, TablesStarted
 from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.interruption import Interruption
-from skygraft.campaign.ledger import Failure, Ledger, read_runs
+from skygraft.campaign.ledger import Failure, Ledger, phase_of, read_runs
+from skygraft.campaign.lock import lease_path
 from skygraft.campaign.memory import release_memory
 from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
-from skygraft.campaign.planned import Plan
+from skygraft.campaign.planned import DamagedPlanError, Plan, campaign_plan
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
+from skygraft.campaign.sections import parse_timeout
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
-from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, WAITING, Standing, recorded, rescan, stand
+from skygraft.campaign.standing import (
+    DONE,
+    FAILED,
+    QUARANTINED,
+    WAITING,
+    Standing,
+    present,
+    recorded,
+    reopen,
+    rescan,
+    stand,
+)
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.failures import write_failures
+from skygraft.campaign.watchdog import Outlook, Patience
 from skygraft.errors import CampaignError, OutputError, OutputExistsError
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from skygraft.campaign.checksums import ChecksumReport
+    from skygraft.campaign.clusters.watching import ClusterWatch
     from skygraft.campaign.planning.check import Checks
     from skygraft.campaign.planning.summary import PlanSummary
 
@@ -49,8 +67,12 @@ _COLUMNS = {
     "cost_seconds": np.float32,
 }
 """Columns of the plan that a driver holds, and what is enough for them."""
+_WORTH_A_PROCESS = 32
+"""Images to be read again for which it pays to start another process."""
 _FAILURES_TOLD = 1000
 """Most failures that a summary holds; all of them are in ``failures.parquet``."""
+_WORTH_LOCAL, _WORTH_ELSEWHERE = 1.0, 10.0
+"""Seconds of work for which a worker is worth starting: a process of this machine, and a job or a pod."""
 
 
 class Campaign:
@@ -182,19 +204,21 @@ class Campaign:
         """
         self._claim()
         with self.layout.locked(), Interruption() as interruption:
-            plan = self._current_plan()
-            standing = stand(plan, self.config, redo=redo)
-            self._write_config()
-            states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
-            rows = standing.rows(*states)
-            run = _Run(self, plan, standing, rows, reporter or NoReporter(), interruption)
-            with run.ledger, run.reporters[0]:
-                run.ledger.event("run_started", images=len(plan), waiting=len(rows), redo=redo)
-                summary = run.go(client, n_workers, work)
-                # Of workers that were killed, in this run or before; it goes through all folders, so not at the start.
-                sweep_leftovers(self.layout.root)
-                content = {k: v for k, v in summary.to_dict().items() if k not in ("failures", "unusable")}
-                run.ledger.event("run_ended", **content)
+            reporter = reporter or NoReporter()
+            plan = self._current_plan(reporter.say)
+            with Ledger(self.layout.ledger) as ledger:
+                standing = stand(plan, self.config, redo=redo, ledger=ledger)
+                self._write_config()
+                states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
+                rows = standing.rows(*states)
+                run = _Run(self, plan, standing, rows, reporter, interruption, ledger)
+                with run.reporters[0]:
+                    ledger.append([RunStarted(images=len(plan), waiting=len(rows), redo=redo)])
+                    summary = run.go(client, n_workers, work)
+                    # Of workers that were killed, in this run or before; it goes through all folders, so not at the
+                    # start.
+                    sweep_leftovers(self.layout.root)
+                    ledger.append([summary.ended()])
         return summary
 
     def status(self) -> Status:
@@ -205,13 +229,15 @@ class Campaign:
         CampaignError
             If there is no plan.
         """
-        plan = Plan(self.layout.plan)
-        standing = recorded(plan, self.layout)
+        plan = campaign_plan(self.layout.plan)
+        standing, damaged = present(plan, self.layout)
         failed = standing.rows(FAILED, QUARANTINED)
         failures = tuple(f for _, f in standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD]))
         errors = Counter(failure.error for _, failure in standing.failures(self.layout.ledger))
         unusable = _unusable_images(plan)
-        started = [event for event in read_runs(self.layout.ledger) if event["event"] == "run_started"]
+        runs = read_runs(self.layout.ledger)
+        started = [event for event in runs if isinstance(event, RunStarted)]
+        running = self.layout.is_locked()
         return Status(
             name=self.config.name,
             output=str(self.layout.root),
@@ -223,11 +249,73 @@ class Campaign:
             n_unusable=len(unusable),
             failures=failures,
             unusable=unusable,
+            n_damaged=len(damaged),
+            damaged=tuple(image.image_id for image in plan.images(damaged[:_FAILURES_TOLD])),
             errors=dict(errors),
             runs=len(started),
-            last_run=str(started[-1]["time"]) if started else "",
-            running=self.layout.is_locked(),
+            last_run=started[-1].time if started else "",
+            running=running,
+            phase=phase_of(runs) if running else "",
         )
+
+    def check_checksums(
+        self,
+        client: Client | None = None,
+        *,
+        cluster: bool = False,
+        n_workers: int | None = None,
+        processes: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> ChecksumReport:
+        """Read again everything that was written with a checksum, and compare: images, truth, records, tables.
+
+        Parameters
+        ----------
+        client : distributed.Client, optional
+            The cluster to use.
+        cluster : bool
+            Without a client: use the cluster that the configuration names, rather than processes of this machine.
+        n_workers : int, optional
+            Largest number of that cluster's workers.
+        processes : int, optional
+            Processes of this machine; by default one for each core, if there is enough to read. 1 reads in this one.
+        progress : callable
+            Called with how many images and tables were read so far, and how many there are.
+
+        Returns
+        -------
+        ChecksumReport
+            Damaged files are in it; they are not raised.
+
+        Raises
+        ------
+        CampaignError
+            If no image is done, the cluster fails, or a process dies.
+        """
+        from skygraft.campaign.checksums import check_checksums
+        from skygraft.processes import process_mapper
+
+        with contextlib.ExitStack() as stack:
+            if client is None and cluster:
+                from skygraft.campaign.clusters.cluster import open_cluster
+
+                opened = open_cluster(
+                    self.config.cluster,
+                    n_workers=n_workers,
+                    logs=self.layout.root / "logs",
+                    task_seconds=self.config.task_seconds,
+                    say=NoReporter().say,
+                )
+                client = stack.enter_context(opened).client
+            if client is not None:
+                return check_checksums(self.config, functools.partial(map_items, client), progress)
+            few = max(1, len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS)
+            mapper = stack.enter_context(process_mapper(processes or min(_cores(None), few)))
+            return check_checksums(
+                self.config,
+                lambda function, items, **arguments: iter(mapper(functools.partial(function, **arguments), items)),
+                progress,
+            )
 
     def rescan(self) -> Status:
         """Make the ledger anew from the records, and say how far the campaign is.
@@ -240,7 +328,7 @@ class Campaign:
             If the ledger cannot be written; the old one is then left as it is.
         """
         with self.layout.locked():
-            rescan(Plan(self.layout.plan), self.config)
+            rescan(campaign_plan(self.layout.plan), self.config)
         return self.status()
 
     def _claim(self) -> None:
@@ -248,7 +336,8 @@ class Campaign:
         root = self.layout.root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            entries = [entry.name for entry in root.iterdir() if entry.name != self.layout.lock.name]
+            locks = (self.layout.lock, lease_path(self.layout.lock))
+            entries = [entry.name for entry in root.iterdir() if entry not in locks]
         except OSError as error:
             raise OutputError(
                 f"the output folder cannot be used ({error.strerror or error})",
@@ -288,10 +377,14 @@ class Campaign:
             self._write_config()
         return plan_images(self.config, processes=_cores(processes))
 
-    def _current_plan(self) -> Plan:
+    def _current_plan(self, say: Callable[[str], None]) -> Plan:
         """The plan as it is; a new one where there is none, or what it was made from or left out has changed."""
         if self.layout.plan.exists() and self.layout.config.exists():
-            plan = Plan(self.layout.plan)
+            try:
+                plan = campaign_plan(self.layout.plan)
+            except DamagedPlanError as error:
+                say(f"planning again: {error.message} ({self.layout.plan})")
+                return self._make_plan()
             if plan.metadata.get("plan_key") == plan_key(self.config) and not self._replaced(plan):
                 return plan
         return self._make_plan()
@@ -327,11 +420,12 @@ class _Run:
         rows: np.ndarray[Any, Any],
         reporter: Reporter,
         interruption: Interruption,
+        ledger: Ledger,
     ) -> None:
         self.config, self.layout = campaign.config, campaign.layout
         self.plan, self.standing, self.rows = plan, standing, rows
         self.reporters, self.interruption = [reporter], interruption
-        self.ledger = Ledger(self.layout.ledger)
+        self.ledger = ledger
         self.output = str(self.layout.root)
         self._clock = time.perf_counter()
 
@@ -339,7 +433,6 @@ class _Run:
         """Make the images, and the tables from them."""
         from skygraft.campaign.clusters.cluster import open_cluster
 
-        before = self.standing.count(DONE)
         jobs, overview = self._jobs()
         release_memory()
         self.reporters[0].start(overview)
@@ -347,31 +440,40 @@ class _Run:
         lines: tuple[str, ...] = ()
         with contextlib.ExitStack() as stack:
             max_threads = 0
+            outlook: Callable[[], Outlook] | None = None
             if client is None and n_workers != 0 and len(jobs):
                 opened = stack.enter_context(
                     open_cluster(
                         self.config.cluster,
                         n_workers=n_workers,
+                        useful=self._useful_workers(jobs, overview, n_workers),
                         logs=self.layout.root / "logs",
                         task_seconds=self.config.task_seconds,
                         say=self.say,
                     )
                 )
-                client, max_threads = opened.client, opened.max_threads
+                client, max_threads, outlook = opened.client, opened.max_threads, opened.outlook
                 if opened.dashboard:
                     self.say(f"Dask dashboard: {opened.dashboard}")
+            watch = None
+            if client is not None:
+                from skygraft.campaign.clusters.watching import patient_nannies
+
+                stack.enter_context(patient_nannies(client))
+                watch = self._watch(client, outlook)
             if len(jobs):
                 result = (
                     self._drive_serial(jobs, work)
-                    if client is None
-                    else self._drive(jobs, overview, client, work, max_threads, stack)
+                    if client is None or watch is None
+                    else self._drive(jobs, overview, client, watch, work, max_threads, stack)
                 )
             write_failures(self.layout, self.plan, self.standing, _unusable(self.plan))
             del jobs, overview
             if not result.early:
                 # Of a run that was ended early the tables wait for the next one.
                 release_memory()
-                lines = self._consolidate(client)
+                self.ledger.append([TablesStarted()])
+                lines = self._consolidate(client, watch)
         failed = self.standing.rows(FAILED, QUARANTINED)
         failures: tuple[Failure, ...] = tuple(
             failure for _, failure in self.standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD])
@@ -381,7 +483,7 @@ class _Run:
             output=self.output,
             n_images=len(self.plan),
             n_done=result.n_done,
-            n_skipped=before + result.n_skipped,
+            n_skipped=max(0, self.standing.count(DONE) - result.n_done),
             n_failed=len(failed),
             n_quarantined=self.standing.count(QUARANTINED),
             n_remaining=self.standing.count(WAITING),
@@ -464,6 +566,7 @@ class _Run:
         jobs: Jobs,
         overview: Overview,
         client: Client,
+        watch: ClusterWatch,
         work: Work | None,
         max_threads: int,
         stack: contextlib.ExitStack,
@@ -490,14 +593,39 @@ class _Run:
             retries=self.config.retries,
             max_threads=max_threads,
             io_limit=self.config.cluster.io_limit,
+            watch=watch,
         )
 
-    def _consolidate(self, client: Client | None) -> tuple[str, ...]:
+    def _useful_workers(self, jobs: Jobs, overview: Overview, asked: int | None) -> int:
+        """How many workers there is work for; on this machine as many as were asked for, if there are images."""
+        local = self.config.cluster.kind == "local"
+        if local and asked is not None:
+            return len(jobs)
+        return jobs.useful_workers(_WORTH_LOCAL if local else _WORTH_ELSEWHERE, n_patches=len(overview.patches))
+
+    def _watch(self, client: Client, outlook: Callable[[], Outlook] | None) -> ClusterWatch:
+        """What looks after the cluster."""
+        from skygraft.campaign.clusters.watching import ClusterWatch
+
+        cluster = self.config.cluster
+        stuck = parse_timeout(cluster.worker_timeout)
+        queued = cluster.kind in (*BATCH_KINDS, "kubernetes")
+        patience = Patience(
+            word=max(Patience.word, 3 * self.config.task_seconds),
+            stuck=stuck,
+            # Jobs may wait in their queue for long; a process of this machine has no reason to.
+            coming=parse_timeout(cluster.start_timeout) if queued else stuck,
+        )
+        return ClusterWatch(client, outlook=outlook, patience=patience, say=self.say)
+
+    def _consolidate(self, client: Client | None, watch: ClusterWatch | None) -> tuple[str, ...]:
         """Make the tables and the provenance; returns what to tell of them."""
         from skygraft.campaign.tables.consolidate import consolidate
         from skygraft.campaign.tables.provenance import write_provenance
 
-        found = consolidate(self.config, self.plan, functools.partial(map_items, client))
+        found = consolidate(self.config, self.plan, functools.partial(map_items, client, watch=watch))
+        if found.problems:
+            reopen(self.plan, self.layout, self.standing, self.ledger, [image_id for image_id, _ in found.problems])
         write_provenance(
             self.config,
             self.plan,

@@ -11,20 +11,23 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.campaign.files import TRUTH_SUFFIX
+from skygraft.campaign.events import ImageEvent, ImageReopened
 from skygraft.campaign.ledger import read_events
 from skygraft.processes import process_mapper
 
-__all__ = ["Claims", "Now", "claims", "source_key"]
+__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Claims", "Now", "claims", "source_key", "state_of"]
+
+WAITING, DONE, FAILED, QUARANTINED = range(4)
+"""States of an image."""
 
 _STRETCH = 4 << 20
 _LARGE = 64 << 20
@@ -36,11 +39,19 @@ _BLOCK = 64
 """Events at a time: Python's garbage collector goes through all that are held, again and again."""
 _COLUMNS = {
     "places": np.int64,
-    "failed": np.bool_,
-    "quarantined": np.bool_,
+    "states": np.uint8,
     "sources": np.int64,
     "agrees": np.bool_,
 }
+
+
+def state_of(event: ImageEvent | ImageReopened) -> int:
+    """The state that an event leaves an image in."""
+    if isinstance(event, ImageReopened):
+        return WAITING
+    if event.status == "failed":
+        return QUARANTINED if event.quarantined else FAILED
+    return DONE
 
 
 def source_key(fingerprint: str) -> int:
@@ -67,29 +78,33 @@ class Now:
         Fingerprint of the settings.
     code : int
         `skygraft.campaign.records.PIXEL_VERSION`.
+    outputs_only : bool
+        Look at the outputs, and not at what they were made from.
     """
 
-    root: str
-    output: str
-    settings: str
-    code: int
+    root: str = ""
+    output: str = ""
+    settings: str = ""
+    code: int = 0
+    outputs_only: bool = False
 
-    def agrees(self, event: Mapping[str, Any]) -> bool:
+    def agrees(self, event: ImageEvent) -> bool:
         """Whether everything that an image was made from, and the image that came of it, is as the ledger says."""
-        if event.get("code") != self.code or event.get("settings") != self.settings:
+        if not (event.inputs and event.outputs):
+            return False
+        inputs = {} if self.outputs_only else event.inputs
+        if not self.outputs_only and (event.code != self.code or event.settings != self.settings):
             return False
         try:
-            for name, (n_bytes, mtime_ns) in event["inputs"].items():
+            for name, (n_bytes, mtime_ns) in inputs.items():
                 status = os.stat(f"{self.root}/{name}" if name[0] != "/" else name)  # noqa: PTH116
                 if status.st_size != n_bytes or status.st_mtime_ns != mtime_ns:
                     return False
-            for name, n_bytes in event["outputs"].items():
-                if name.endswith(TRUTH_SUFFIX):
-                    continue  # it lies beside the record, in a folder that is listed anyway
-                if os.stat(f"{self.output}/{name}").st_size != n_bytes:  # noqa: PTH116
-                    return False
-            return True
-        except (OSError, KeyError, TypeError, ValueError):
+            return all(
+                os.stat(f"{self.output}/{name}").st_size == n_bytes  # noqa: PTH116
+                for name, n_bytes in event.outputs.items()
+            )
+        except (OSError, ValueError):
             return False
 
 
@@ -103,8 +118,8 @@ class Claims:
         The images.
     places : ndarray of int64, shape (N,)
         Where in the ledger that stands.
-    failed, quarantined : ndarray of bool, shape (N,)
-        Whether it failed, and was put in quarantine.
+    states : ndarray of uint8, shape (N,)
+        `WAITING`, `DONE`, `FAILED` or `QUARANTINED`.
     sources : ndarray of int64, shape (N,)
         `source_key` of what it was made with.
     agrees : ndarray of bool, shape (N,)
@@ -113,8 +128,7 @@ class Claims:
 
     image_ids: list[str]
     places: NDArray[np.int64]
-    failed: NDArray[np.bool_]
-    quarantined: NDArray[np.bool_]
+    states: NDArray[np.uint8]
     sources: NDArray[np.int64]
     agrees: NDArray[np.bool_]
 
@@ -159,16 +173,16 @@ def _stretches(ledger: Path) -> Iterator[tuple[int, int]]:
 
 def _read(stretch: tuple[int, int], *, ledger: Path, now: Now | None) -> Claims:
     found = []
-    images = ((place, event) for place, event in read_events(ledger, *stretch) if event.get("event") == "image")
+    images = ((place, e) for place, e in read_events(ledger, *stretch) if isinstance(e, ImageEvent | ImageReopened))
     with _Looker(now) as looker:
         for some in itertools.batched(images, _BLOCK):
             events = [event for _, event in some]
+            keys = [event.catalog if isinstance(event, ImageEvent) else "" for event in events]
             part = Claims(
-                image_ids=[str(event.get("image_id")) for event in events],
+                image_ids=[event.image_id for event in events],
                 places=np.array([place for place, _ in some], dtype=np.int64),
-                failed=np.array([event.get("status") == "failed" for event in events], dtype=np.bool_),
-                quarantined=np.array([bool(event.get("quarantined")) for event in events], dtype=np.bool_),
-                sources=np.array([source_key(str(event.get("catalog", ""))) for event in events], dtype=np.int64),
+                states=np.array([state_of(event) for event in events], dtype=np.uint8),
+                sources=np.array([source_key(key) for key in keys], dtype=np.int64),
                 agrees=np.array(looker.look(events), dtype=np.bool_),
             )
             found.append(part)
@@ -189,7 +203,7 @@ class _Looker:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def look(self, events: Sequence[Mapping[str, Any]]) -> list[bool]:
+    def look(self, events: Sequence[ImageEvent | ImageReopened]) -> list[bool]:
         """Whether each event tells of an image that is done and agrees with what is there now."""
         if self._now is None:
             return [False] * len(events)
@@ -199,5 +213,7 @@ class _Looker:
             self._pool = ThreadPoolExecutor(_LOOKERS)
         return found
 
-    def _agrees(self, event: Mapping[str, Any]) -> bool:
-        return self._now is not None and event.get("status") != "failed" and self._now.agrees(event)
+    def _agrees(self, event: ImageEvent | ImageReopened) -> bool:
+        if self._now is None or not isinstance(event, ImageEvent):
+            return False
+        return event.status != "failed" and self._now.agrees(event)

@@ -182,6 +182,7 @@ class InjectionConfig(Section):
     gain: Positive | None = None
     flux_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
     mask_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    mark_injected: Annotated[bool, Field(strict=True)] = True
     stars: Literal["fourier", "taps", "galsim"] = "fourier"
     galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
 

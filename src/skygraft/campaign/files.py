@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
 import secrets
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.errors import CampaignError, OutputError, SkygraftError
+from skygraft.campaign.lock import is_locked, locked
+from skygraft.errors import OutputError, SkygraftError
 
 __all__ = [
     "RECORD_SUFFIX",
@@ -35,8 +34,6 @@ __all__ = [
 RECORD_SUFFIX = ".json"
 TRUTH_SUFFIX = ".truth.arrow"
 """Of the record and the truth table of an image, in the same folder."""
-
-_LOCK_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -153,6 +150,13 @@ class Layout:
         """What consolidation remembers of one patch."""
         return self.consolidated / f"tract={tract}" / f"patch={patch}.json"
 
+    def checksum(self, table: Path) -> Path:
+        """The checksum of a consolidated table, as it was written."""
+        folder = self.consolidated / "checksums"
+        within = table.relative_to(self.root)
+        within = within.parent if within.stem == "part-0" else within.with_suffix("")
+        return folder / within.with_name(f"{within.name}.sha256")
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second driver out; the lock goes with the process that holds it.
@@ -161,42 +165,16 @@ class Layout:
         ------
         CampaignError
             If another driver is at work.
+        OutputError
+            If the lock cannot be written.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with self.lock.open("a+") as handle:
-            try:
-                for patience in reversed(range(_LOCK_TRIES)):
-                    try:
-                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        # It may be somebody who only looks whether the campaign runs.
-                        if patience == 0:
-                            raise
-                        time.sleep(0.1)
-            except OSError as error:
-                handle.seek(0)
-                holder = handle.read().strip() or "unknown"
-                raise CampaignError(
-                    f"another process runs this campaign ({holder})",
-                    path=self.root,
-                    fix="Wait for it to end, or stop it",
-                ) from error
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {os.uname().nodename}")
-            handle.flush()
+        with locked(self.lock):
             yield
 
     def is_locked(self) -> bool:
         """Whether a driver is at work."""
-        try:
-            with self.lock.open() as handle:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_locked(self.lock)
 
 
 @contextlib.contextmanager

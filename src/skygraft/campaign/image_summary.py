@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal
 
 __all__ = ["ImageStatus", "ImageSummary"]
@@ -79,5 +79,10 @@ class ImageSummary:
     host: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """What it says, as JSON types; what is empty is left out."""
-        return {name: value for name, value in asdict(self).items() if value not in ("", None, {}, False)}
+        """What it says, as JSON types; what is as it is by default is left out."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        return {field.name: value for field, value in values if value != _default(field)}
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

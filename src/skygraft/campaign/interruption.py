@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: acted on between two steps, so that nothing is left half done."""
+"""Ctrl-C, SIGTERM and SIGHUP: acted on between two steps, so that nothing is left half done."""
 
 from __future__ import annotations
 
@@ -11,15 +11,27 @@ from typing import Any, Self
 
 __all__ = ["Interruption", "Terminated"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception: a batch system's way to say that time is up."""
+    """A signal other than that of Ctrl-C, as an exception.
+
+    Parameters
+    ----------
+    number : int
+        SIGTERM: a batch system's way to say that time is up. SIGHUP: the terminal has gone.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(f"signal {int(number)}")
+        self.number = int(number)
 
 
 class Interruption:
-    """Hears Ctrl-C and SIGTERM while it is entered; signals are heard in the main thread only.
+    """Hears Ctrl-C, SIGTERM and SIGHUP while it is entered; signals are heard in the main thread only.
+
+    SIGHUP is left alone where it is ignored, as under ``nohup``.
 
     Within `patience` the first one only sets `asked`, and the next is raised; a `step` raises it at its end. Outside of
     them each is raised.
@@ -37,7 +49,9 @@ class Interruption:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            for number in _SIGNALS:
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -75,4 +89,4 @@ class Interruption:
 
     @staticmethod
     def _error(number: int) -> KeyboardInterrupt:
-        return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)

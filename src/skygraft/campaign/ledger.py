@@ -10,22 +10,27 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Literal, Self
 
-import orjson
-
+from skygraft.campaign.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line, parse_event
 from skygraft.campaign.image_summary import ImageSummary
-from skygraft.errors import OutputError
+from skygraft.errors import CampaignError, OutputError
 
-__all__ = ["Failure", "Ledger", "read_events", "read_runs"]
+__all__ = ["Failure", "Ledger", "Phase", "phase_of", "read_events", "read_runs"]
+
+type Phase = Literal["starting", "images", "tables"]
+"""What a run is at: it looks at what is there, makes images, or makes tables of them."""
 
 _SYNC_SECONDS = 1.0
+_OF_IMAGES = re.compile(rb'\{"time":"[^"]*","event":"image')
+"""How the line of an event on an image begins."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,16 @@ class Failure:
     quarantined: bool = False
 
     @classmethod
-    def of_event(cls, event: Mapping[str, Any], tries: int) -> Self:
-        """The failure that an event of the ledger tells of."""
+    def of(cls, summary: ImageSummary, tries: int) -> Self:
+        """The failure that a summary of an image tells of."""
         return cls(
-            str(event["image_id"]),
-            event.get("error", ""),
-            event.get("message", ""),
-            event.get("where", ""),
-            event.get("host", ""),
+            summary.image_id,
+            summary.error,
+            summary.message,
+            summary.where,
+            summary.host,
             tries=tries,
-            quarantined=bool(event.get("quarantined")),
+            quarantined=summary.quarantined,
         )
 
 
@@ -112,29 +117,37 @@ class Ledger:
         finally:
             self._handle.close()
 
-    def event(self, name: str, **content: Any) -> None:
-        """Append one event."""
-        self._append([{"event": name, **content}])
-
-    def images(self, summaries: Iterable[ImageSummary]) -> list[int]:
-        """Append what became of some images; returns the place in the file of each one's line."""
-        return self._append([{"event": "image", **summary.to_dict()} for summary in summaries])
-
-    def copy(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Append events of another ledger, with their times."""
-        self._append(events)
-
-    def _append(self, events: Iterable[Mapping[str, Any]]) -> list[int]:
+    def append(self, events: Iterable[Event]) -> list[int]:
+        """Append events; returns the place in the file of each one's line. Those that say when keep their time."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        lines = [orjson.dumps({"time": now, **event}, option=orjson.OPT_APPEND_NEWLINE) for event in events]
+        lines = [event_line(event, now) for event in events]
         try:
             places = self._write(lines)
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 os.fsync(self._handle.fileno())
+                self._check_place()
                 self._synced = time.monotonic()
         except OSError as error:
             raise self._told(error) from error
         return places
+
+    def images(self, summaries: Iterable[ImageSummary]) -> list[int]:
+        """Append what became of some images; returns the place in the file of each one's line."""
+        return self.append(map(ImageEvent.of, summaries))
+
+    def _check_place(self) -> None:
+        """Make sure that the file is still the one of its name: what goes into a removed one, nobody ever reads."""
+        mine = os.fstat(self._handle.fileno())
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise OutputError(
+                "the ledger was removed or replaced while the campaign runs, and maybe all of the output folder",
+                path=self._path,
+                fix="Leave the folder alone while it runs; run the campaign again, which makes what is gone",
+            )
 
     def _write(self, lines: list[bytes]) -> list[int]:
         content = b"".join(lines)
@@ -152,7 +165,9 @@ class Ledger:
         )
 
 
-def read_events(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_events(
+    path: Path, start: int = 0, stop: int | None = None, *, damaged: bool = False
+) -> Iterator[tuple[int, Event]]:
     """The events of a ledger with the place in the file of each; none where there is no ledger.
 
     Parameters
@@ -161,24 +176,57 @@ def read_events(path: Path, start: int = 0, stop: int | None = None) -> Iterator
         The ledger.
     start, stop : int
         Places where lines begin: of the first to read, and of the first not to; by default all are read.
+    damaged : bool
+        Leave out lines that are not understood, instead of raising.
+
+    Raises
+    ------
+    CampaignError
+        If a line is not understood; one that was cut short is left out.
     """
-    if not path.is_file():
+    try:
+        handle = path.open("rb")
+    except FileNotFoundError:
         return
-    with path.open("rb") as handle:
+    with handle:
         handle.seek(start)
         place = start
         for line in handle:
             if place == stop:
                 return
             try:
-                event = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                event = None  # half a line, from a driver that was killed while it wrote
-            if isinstance(event, dict):
+                event = parse_event(line, path, place)
+            except CampaignError:
+                if not damaged:
+                    raise
+                event = None
+            if event is not None:
                 yield place, event
             place += len(line)
 
 
-def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The runs so far: the events ``run_started`` and ``run_ended``."""
-    return [event for _, event in read_events(path) if event.get("event") in ("run_started", "run_ended")]
+def read_runs(path: Path) -> list[RunStarted | TablesStarted | RunEnded]:
+    """When runs began, came to their tables, and ended so far, in order."""
+    found: list[RunStarted | TablesStarted | RunEnded] = []
+    try:
+        handle = path.open("rb")
+    except FileNotFoundError:
+        return found
+    with handle:
+        place = 0
+        for line in handle:
+            # There are as many lines of images as there are images: to parse each would take a while.
+            if not _OF_IMAGES.match(line):
+                event = parse_event(line, path, place)
+                if isinstance(event, RunStarted | TablesStarted | RunEnded):
+                    found.append(event)
+            place += len(line)
+    return found
+
+
+def phase_of(runs: Sequence[RunStarted | TablesStarted | RunEnded]) -> Phase:
+    """What a run that holds the lock is at, by the events of `read_runs`."""
+    last = runs[-1] if runs else None
+    if last is None or isinstance(last, RunEnded):
+        return "starting"
+    return "tables" if isinstance(last, TablesStarted) else "images"

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from skygraft.campaign.files import atomic_path, json_text
+from skygraft.campaign.files import Layout, atomic_path, json_text
+from skygraft.campaign.lock import holder
 from skygraft.campaign.memory import release_memory
 from skygraft.errors import CampaignError
 
-__all__ = ["ROW_GROUP", "Plan", "PlanWriter", "PlannedImage", "read_plan"]
+__all__ = ["ROW_GROUP", "DamagedPlanError", "Plan", "PlanWriter", "PlannedImage", "campaign_plan", "read_plan"]
 
 ROW_GROUP = 10_000
 """Images in each part of the file that can be read alone."""
@@ -38,28 +39,33 @@ _SCHEMA = pa.schema(
         ("visit", pa.int64()),
         ("detector", pa.string()),
         ("band", pa.string()),
-        ("mjd", pa.float64()),
-        ("exposure_time", pa.float64()),
-        ("nx", pa.int64()),
-        ("ny", pa.int64()),
-        ("ra", pa.float64()),
-        ("dec", pa.float64()),
-        ("polygon", pa.list_(pa.list_(pa.float64(), 2))),
-        ("pixel_scale", pa.float64()),
-        ("n_bytes", pa.int64()),
+        pa.field("mjd", pa.float64(), metadata={"unit": "d"}),
+        pa.field("exposure_time", pa.float64(), metadata={"unit": "s"}),
+        pa.field("nx", pa.int64(), metadata={"unit": "pix"}),
+        pa.field("ny", pa.int64(), metadata={"unit": "pix"}),
+        pa.field("ra", pa.float64(), metadata={"unit": "deg"}),
+        pa.field("dec", pa.float64(), metadata={"unit": "deg"}),
+        pa.field("polygon", pa.list_(pa.list_(pa.float64(), 2)), metadata={"unit": "deg"}),
+        pa.field("pixel_scale", pa.float64(), metadata={"unit": "arcsec"}),
+        pa.field("n_bytes", pa.int64(), metadata={"unit": "byte"}),
         ("options", pa.string()),
         ("tract", pa.int64()),
         ("patch", pa.int64()),
         ("reads", _PAIRS),
         ("n_sources", pa.int64()),
-        ("cost_seconds", pa.float64()),
+        pa.field("cost_seconds", pa.float64(), metadata={"unit": "s"}),
         ("output", pa.string()),
         ("catalog_key", pa.string()),
     ]
 )
-_METADATA = b"skygraft"
+_AGAIN = "Delete it and plan again: skygraft plan"
+_METADATA, _ROWS = b"skygraft", b"skygraft-rows"
 _REPEATED = ["hdu", "format", "instrument", "visit", "detector", "band", "exposure_time", "nx", "ny", "options"]
 """Columns of few values, which are stored once."""
+
+
+class DamagedPlanError(CampaignError):
+    """The file of a plan is not what was written; a plan can be made again at any time."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +185,16 @@ class Plan:
             with pq.ParquetFile(path) as file:
                 footer, schema = file.metadata, file.schema_arrow
                 groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
-                self._metadata: dict[str, Any] = json.loads((footer.metadata or {}).get(_METADATA, b"{}"))
+                content = footer.metadata or {}
+                self._metadata: dict[str, Any] = json.loads(content.get(_METADATA, b"{}"))
+                wanted = int(content.get(_ROWS, sum(groups)))
         if not schema.equals(_SCHEMA):
             raise CampaignError(
                 "the plan was written by another version of skygraft", path=path, fix="Delete it and plan again"
+            )
+        if sum(groups) != wanted:
+            raise DamagedPlanError(
+                f"the plan holds {sum(groups)} images, and was written with {wanted}", path=path, fix=_AGAIN
             )
         self._part: tuple[int, pa.Table] | None = None
         self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)]).astype(np.int64)
@@ -283,13 +295,48 @@ class Plan:
         try:
             yield
         except FileNotFoundError:
-            raise CampaignError(
-                "the campaign has no plan yet", path=self._path, fix="Run `skygraft plan` first"
-            ) from None
-        except (OSError, pa.ArrowException, json.JSONDecodeError) as error:
-            raise CampaignError(
-                f"the plan cannot be read ({error})", path=self._path, fix="Delete it and plan again"
-            ) from error
+            raise _no_plan(self._path) from None
+        except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DamagedPlanError(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
+        except OSError as error:
+            kind = CampaignError if error.errno else DamagedPlanError  # Arrow says it of content, too
+            raise kind(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
+
+
+def campaign_plan(path: Path) -> Plan:
+    """The plan of a campaign, which has images.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan, it cannot be read, or there is no image in it.
+    """
+    plan = Plan(path)
+    if not len(plan):
+        raise DamagedPlanError("the plan holds no image", path=path, fix=_AGAIN)
+    return plan
+
+
+def _no_plan(path: Path) -> CampaignError:
+    """Why there is no plan, as far as its folder tells."""
+    layout = Layout(path.parent)
+    if not layout.root.is_dir():
+        return CampaignError(
+            "the campaign has no plan yet: there is no output folder, or it was removed",
+            path=layout.root,
+            fix="Run `skygraft plan`; if a process still runs the campaign, stop it first",
+        )
+    if not layout.is_locked():
+        return CampaignError("the campaign has no plan yet", path=path, fix="Run `skygraft plan` first")
+    who = holder(layout.lock)
+    # Planning begins with the configuration.
+    if layout.config.exists():
+        return CampaignError("the campaign is being planned", path=path, fix=f"Wait for {who} to have planned it")
+    return CampaignError(
+        f"the output was removed while {who} runs the campaign",
+        path=layout.root,
+        fix="Stop that process, and run again",
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -322,7 +369,7 @@ class PlanWriter:
         self.metadata: dict[str, Any] = {}
         self._path = path
         self._waiting: list[pa.Table] = []
-        self._n_waiting = 0
+        self._n_waiting = self._n_rows = 0
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -342,12 +389,13 @@ class PlanWriter:
         # Within the stack: what goes wrong here must reach the keeper of the temporary file.
         with self._stack:
             self._flush(everything=True)
-            self._writer.add_key_value_metadata({_METADATA: json_text(self.metadata)})
+            self._writer.add_key_value_metadata({_METADATA: json_text(self.metadata), _ROWS: str(self._n_rows)})
 
     def write_table(self, table: pa.Table) -> None:
         """Add images to the end of the plan, as a table whose columns are the fields of `PlannedImage`."""
         self._waiting.append(table.select(_SCHEMA.names).cast(_SCHEMA))
         self._n_waiting += table.num_rows
+        self._n_rows += table.num_rows
         if self._n_waiting >= ROW_GROUP:
             self._flush()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skygraft.campaign.files import Layout, digest
+from skygraft.campaign.files import Layout, digest, write_json
 from skygraft.campaign.image_summary import ImageStatus, ImageSummary
 from skygraft.campaign.planned import PlannedImage
 from skygraft.errors import CampaignError
@@ -20,6 +21,7 @@ __all__ = [
     "read_record",
     "relative_input",
     "summarise",
+    "write_record",
 ]
 
 RECORD_VERSION = 1
@@ -59,8 +61,36 @@ def relative_input(path: str | Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
+def _agrees(record: Mapping[str, Any], checksum: Any) -> bool:
+    """Whether a record says what it said when it was written."""
+    try:
+        made = [record[name] for name in ("image", "inputs", "catalog", "settings", "code")]
+        return bool(checksum == _checksum(record) and content_key(*made) == record["key"])
+    except (TypeError, ValueError):
+        return False
+
+
+_OF_THE_RUN = frozenset({"timings", "host", "software", "written", "inputs", "key"})
+"""What differs from run to run; times of inputs are in the key."""
+
 RECORD_KEYS = {"version", "image", "key", "inputs", "catalog", "settings", "code", "outputs", "n_drawn", "calibration"}
 """What every record says."""
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record, with a checksum of what it says (but of when, where and how fast it was made), atomically.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    write_json(path, {**content, "checksum": _checksum(content)})
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Equal images have equal checksums, whoever made them."""
+    return digest({key: value for key, value in content.items() if key not in _OF_THE_RUN})
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -81,7 +111,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
         ) from error
     except ValueError:
         return None  # a disk's doing, since records appear whole
-    if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
+    if not isinstance(record, dict):
+        return None
+    checksum = record.pop("checksum", None)
+    if not record.keys() >= RECORD_KEYS:
+        return None
+    if checksum is not None and not _agrees(record, checksum):
         return None
     if record["version"] != RECORD_VERSION:
         raise CampaignError(

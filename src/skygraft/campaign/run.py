@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
+import logging
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from distributed import Client, Future, KilledWorker, Semaphore, as_completed
 
+from skygraft.campaign.clusters.calls import insist
+from skygraft.campaign.clusters.watching import ClusterWatch, is_lost, scheduler_lost
 from skygraft.campaign.files import Layout
 from skygraft.campaign.halting import halt, unless_halted
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.interruption import Interruption
+from skygraft.campaign.mapping import map_items
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.stamps import Stamp, await_stamp
 from skygraft.campaign.task_queue import TaskQueue
+from skygraft.campaign.workload import DriveResult, Jobs
 from skygraft.errors import CampaignError, ConfigError
 
 __all__ = ["DriveResult", "Jobs", "drive", "drive_serial", "make_rows", "map_items"]
@@ -37,105 +41,12 @@ type Identify = Callable[[int], dict[str, Any]]
 _WINDOW_PER_THREAD = 4
 _SMALLEST_WINDOW = 32
 _SUSPECTS_TRIED_ALONE = 20
+_SUSPECTS_NAMED = 3
 _BROKEN_TASKS_ALLOWED = 10
-_UNWRITTEN_ALLOWED = 20
 _POLL_SECONDS = 0.05
-_COUNT_SECONDS = 2.0
-_LONELY_SECONDS = 60.0
+_HALT_SECONDS = 60.0
+"""In which workers are to answer when a run ends early; one that hangs never does."""
 _LAST_PRIORITY = -10
-_ITEMS_PER_TASK = 8
-
-
-@dataclass(frozen=True)
-class Jobs:
-    """The images that are to be made.
-
-    Parameters
-    ----------
-    rows : ndarray of int, shape (N,)
-        Rows of the plan, ascending.
-    homes : ndarray of int, shape (N,)
-        A number for the home patch of each.
-    costs : ndarray of float, shape (N,)
-        Estimated time of each, seconds.
-    kinds : ndarray of int, shape (N,)
-        A number for the kind of each; see `TaskQueue`.
-    """
-
-    rows: np.ndarray[Any, Any]
-    homes: np.ndarray[Any, Any]
-    costs: np.ndarray[Any, Any]
-    kinds: np.ndarray[Any, Any]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def only(self, rows: Iterable[int]) -> Jobs:
-        """Some of them."""
-        chosen = np.isin(self.rows, np.fromiter(rows, dtype=np.int64))
-        return Jobs(self.rows[chosen], self.homes[chosen], self.costs[chosen], self.kinds[chosen])
-
-    def queue(self, *, task_seconds: float, images_per_task: int) -> TaskQueue:
-        """Them, to be handed out."""
-        return TaskQueue(
-            self.rows,
-            self.homes,
-            self.costs,
-            self.kinds,
-            task_seconds=task_seconds,
-            images_per_task=images_per_task,
-        )
-
-
-@dataclass
-class DriveResult:
-    """What became of the images that were handed to workers.
-
-    Parameters
-    ----------
-    n_done, n_skipped : int
-        Images made, and found made already.
-    n_drawn : int
-        Sources drawn in them.
-    failed : dict of int to bool
-        Rows of the images that did not succeed, and whether trying again could help.
-    interrupted : int
-        Number of the signal that ended it early; 0 for none.
-    stopped : str
-        Why it was ended early for another reason; empty where it was not.
-    """
-
-    n_done: int = 0
-    n_skipped: int = 0
-    n_drawn: int = 0
-    failed: dict[int, bool] = field(default_factory=dict)
-    interrupted: int = 0
-    stopped: str = ""
-    _unwritten: int = 0
-
-    @property
-    def early(self) -> bool:
-        """Whether it was ended early."""
-        return bool(self.interrupted or self.stopped)
-
-    def add(self, rows: Iterable[int], summaries: Iterable[ImageSummary]) -> None:
-        """Count some images."""
-        for row, summary in zip(rows, summaries, strict=True):
-            if summary.status == "failed":
-                self.failed[row] = summary.may_pass
-                self._count_unwritten(summary)
-                continue
-            self._unwritten = 0
-            self.failed.pop(row, None)
-            self.n_done += summary.status == "done"
-            self.n_skipped += summary.status == "skipped"
-            self.n_drawn += summary.n_sources
-
-    def _count_unwritten(self, summary: ImageSummary) -> None:
-        # A full or vanished disk: no use spoiling a million images on it.
-        self._unwritten = self._unwritten + 1 if summary.error == "OutputError" else 0
-        if self._unwritten >= _UNWRITTEN_ALLOWED and not self.stopped:
-            self.stopped = f"{self._unwritten} outputs in a row could not be written; the last: {summary.message}"
 
 
 @functools.lru_cache(maxsize=2)
@@ -192,6 +103,7 @@ def drive(
     retries: int = 1,
     max_threads: int = 0,
     io_limit: int | None = None,
+    watch: ClusterWatch | None = None,
 ) -> DriveResult:
     """Make images on a cluster.
 
@@ -220,18 +132,21 @@ def drive(
     look : callable
         Called every few seconds; raises where it makes no sense to go on.
     say : callable
-        Called with what people should know, such as that there is no worker.
+        Called with what people should know, such as that there is no worker and why.
     task_seconds, images_per_task, retries
         As in `CampaignConfig`.
     max_threads : int
         How many worker threads there may be at most; there is always work for more than there are.
     io_limit : int, optional
         How many images may be read or written at a time.
+    watch : ClusterWatch, optional
+        Looks after the cluster; by default one with the usual patience.
 
     Returns
     -------
     DriveResult
-        After Ctrl-C too: tasks that run are let finish, those that wait are not. A second Ctrl-C is raised.
+        After Ctrl-C too: tasks that run are let finish, those that wait are not. A second Ctrl-C is raised. Where no
+        worker can go on, its `stopped` says why.
 
     Raises
     ------
@@ -248,7 +163,8 @@ def drive(
             semaphore = Semaphore(max_leases=io_limit, name=name, scheduler_rpc=client.scheduler, loop=client.loop)
             stack.callback(semaphore.close)
             work = functools.partial(work, io=semaphore)
-        driver = _Driver(client, output, work, identify, listener, interruption, look, say, max_threads)
+        watch = watch or ClusterWatch(client, say=say)
+        driver = _Driver(client, output, work, identify, listener, interruption, look, watch, max_threads)
         driver.run(jobs.queue(task_seconds=task_seconds, images_per_task=images_per_task))
         for _ in range(retries):
             again = [row for row, may_pass in driver.result.failed.items() if may_pass]
@@ -272,16 +188,16 @@ class _Driver:
         listener: Listener,
         interruption: Interruption,
         look: Callable[[], None],
-        say: Callable[[str], None],
+        watch: ClusterWatch,
         max_threads: int,
     ) -> None:
         self.client, self.output, self.work, self.listener = client, output, work, listener
-        self.identify, self.interruption, self.look, self.say = identify, interruption, look, say
+        self.identify, self.interruption, self.look, self.watch = identify, interruption, look, watch
         self._name = uuid.uuid4().hex
         self.result = DriveResult()
         self.suspects: list[int] = []
         self._max_threads = max_threads
-        self._counted, self._n_threads, self._worked = -np.inf, 1, time.monotonic()
+        self._is_stuck = False
         self._n_broken = 0
         self._flying: dict[Future[Any], list[int]] = {}
         self._errors: set[Future[Any]] = set()
@@ -293,7 +209,7 @@ class _Driver:
         dropped = False
         try:
             self._refill(queue, completed, window, priority)
-            while self._flying:
+            while self._flying and not self._is_stuck:
                 self.result.interrupted = self.result.interrupted or self.interruption.asked
                 if self.result.early and not dropped:
                     dropped = True
@@ -307,23 +223,40 @@ class _Driver:
                 if not (self.result.early or self.interruption.asked):
                     self._refill(queue, completed, window, priority)
         finally:
-            self.client.cancel(list(self._flying))
+            self._forget(list(self._flying))
             self._flying = {}
+
+    def _forget(self, futures: list[Future[Any]]) -> None:
+        """Let the scheduler forget tasks; one that is lost has, and asking it would take minutes."""
+        with contextlib.suppress(OSError):
+            if futures and not is_lost(self.client):
+                self.client.cancel(futures)
+
+    @property
+    def _n_threads(self) -> int:
+        return max(self._max_threads, self.watch.n_threads)
 
     def _look_around(self, queue: TaskQueue) -> None:
         """Count worker threads, and see what has gone wrong: now and then, since asking takes a while."""
-        if time.monotonic() - self._counted <= _COUNT_SECONDS:
+        if is_lost(self.client):
+            raise scheduler_lost(self.client)
+        if not self.watch.due():
             return
         self.look()
-        now = self._counted = time.monotonic()
-        n_threads = sum(self.client.nthreads().values())
-        if n_threads or self._flying == {}:
-            self._worked = now
-        elif now - self._worked > _LONELY_SECONDS:
-            self._worked = now
-            self.say(f"there is no worker: {len(self._flying)} tasks wait for one")
-        self._n_threads = max(1, self._max_threads, n_threads)
+        end = self.watch.look(len(self._flying))
+        if end and not self.result.early:
+            self.result.stopped = end + self._suspicion()
+            self._drop_waiting()
+        # What a worker that does nothing any more has begun does not come back either.
+        self._is_stuck = bool(end)
         self._hear_errors(queue)
+
+    def _suspicion(self) -> str:
+        """Whom to suspect where no worker is left."""
+        if not self.suspects:
+            return ""
+        names = ", ".join(str(self.identify(row)["image_id"]) for row in self.suspects[:_SUSPECTS_NAMED])
+        return f"; workers died while they made {names}{', ...' if len(self.suspects) > _SUSPECTS_NAMED else ''}"
 
     def _hear_errors(self, queue: TaskQueue) -> None:
         """Take in errors that `as_completed` keeps to itself.
@@ -357,6 +290,7 @@ class _Driver:
         task = self._flying.pop(future, None)
         if task is None:
             return  # dropped, after Ctrl-C
+        self.watch.came_back()
         # Not what the future says by now: it waits again where its worker has died since.
         if isinstance(result, list):
             # A task that was halted has nothing to tell of its last images.
@@ -366,6 +300,8 @@ class _Driver:
                 self._tell(made, result)
         elif isinstance(result, tuple):
             self._broken(task, result[1], queue)
+        elif is_lost(self.client):
+            raise scheduler_lost(self.client)
         else:
             raise CampaignError(
                 f"the Dask scheduler lost {len(task)} images of a task ({future.status}: {result})",
@@ -400,12 +336,32 @@ class _Driver:
 
     def _drop_waiting(self) -> None:
         """Let no worker begin another image, and forget the tasks that none has begun."""
-        said = self.client.run(halt, run=self._name, on_error="return")
-        begun = {key for keys in said.values() if isinstance(keys, list) for key in keys}
+        begun = self._halt()
         waiting = [future for future in self._flying if future.key not in begun]
         for future in waiting:
             del self._flying[future]
-        self.client.cancel(waiting)
+        self._forget(waiting)
+
+    def _halt(self) -> set[str]:
+        """Let the workers begin nothing more; the keys of what they have begun."""
+        said: dict[str, Any] = {}
+
+        def ask() -> None:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                said.update(
+                    insist(
+                        lambda: self.client.run(halt, run=self._name, on_error="return"),
+                        broken=functools.partial(is_lost, self.client),
+                    )
+                )
+
+        # In a thread: a worker that hangs would let this wait for ever.
+        asking = threading.Thread(target=ask, name="skygraft-halt", daemon=True)
+        asking.start()
+        asking.join(_HALT_SECONDS)
+        if asking.is_alive():
+            logging.getLogger(__name__).warning("some workers do not answer; what they have begun is not waited for")
+        return {key for keys in said.values() if isinstance(keys, list) for key in keys}
 
     def try_suspects_alone(self) -> None:
         """Try each image whose worker died with nothing else in flight: whoever kills it now is guilty."""
@@ -446,57 +402,3 @@ def drive_serial(
             waiting = [row for row, may_pass in result.failed.items() if may_pass]
         result.interrupted = interruption.asked
     return result
-
-
-def _each(items: Iterable[Any], function: Callable[..., Any], arguments: dict[str, Any]) -> list[Any]:
-    return [function(item, **arguments) for item in items]
-
-
-def map_items[Item, Result](
-    client: Client | None, function: Callable[..., Result], items: Iterable[Item], **arguments: Any
-) -> Iterator[Result]:
-    """Call a function on many items, on a cluster or here, with a bounded number in flight.
-
-    Parameters
-    ----------
-    client : distributed.Client or None
-        None calls it in this process.
-    function : callable
-        Called as ``function(item, **arguments)``; importable on the workers.
-    items : iterable
-        Each small.
-
-    Yields
-    ------
-    object
-        Results, in the order in which they come.
-
-    Raises
-    ------
-    Exception
-        What the function raises.
-    """
-    if client is None:
-        for item in items:
-            yield function(item, **arguments)
-        return
-    # Several at a time: a task costs the scheduler as much as a small patch costs a worker.
-    source = itertools.batched(items, _ITEMS_PER_TASK)
-    completed = as_completed(loop=client.loop, with_results=True)
-    flying: set[Future[Any]] = set()
-    size = max(_SMALLEST_WINDOW, _WINDOW_PER_THREAD * sum(client.nthreads().values()))
-    try:
-        while True:
-            batch = list(itertools.islice(source, max(0, size - len(flying))))
-            if batch:
-                futures = client.map(_each, batch, pure=False, function=function, arguments=arguments)
-                flying.update(futures)
-                completed.update(futures)
-            if not flying:
-                return
-            for future, results in completed.next_batch():
-                flying.discard(future)
-                future.release()
-                yield from results
-    finally:
-        client.cancel(list(flying))

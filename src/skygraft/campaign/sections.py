@@ -27,6 +27,7 @@ __all__ = [
     "describe_problems",
     "parse_bytes",
     "parse_duration",
+    "parse_timeout",
     "problems_error",
     "read_yaml",
 ]
@@ -82,6 +83,22 @@ def parse_duration(value: str | float) -> float:
     if total <= 0:
         raise ValueError(f"{value!r} is no time at all")
     return total
+
+
+def parse_timeout(value: str | float | None) -> float:
+    """Seconds of a length of time; infinity for None.
+
+    Parameters
+    ----------
+    value : str, float or None
+        As `parse_duration` takes it.
+
+    Raises
+    ------
+    ValueError
+        As `parse_duration`.
+    """
+    return math.inf if value is None else parse_duration(value)
 
 
 def parse_bytes(value: str) -> int:

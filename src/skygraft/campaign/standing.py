@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.campaign.claims import Now, claims, source_key
+from skygraft.campaign.claims import DONE, FAILED, QUARANTINED, WAITING, Now, claims, source_key, state_of
 from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.events import Event, ImageEvent, ImageReopened
 from skygraft.campaign.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout, atomic_path, digest
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.ledger import Failure, Ledger, read_events
@@ -26,10 +26,19 @@ from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.records import PIXEL_VERSION, changes, is_whole, read_record, summarise
 from skygraft.errors import CampaignError
 
-__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Names", "Standing", "recorded", "rescan", "stand"]
-
-WAITING, DONE, FAILED, QUARANTINED = range(4)
-"""States of an image."""
+__all__ = [
+    "DONE",
+    "FAILED",
+    "QUARANTINED",
+    "WAITING",
+    "Names",
+    "Standing",
+    "present",
+    "recorded",
+    "reopen",
+    "rescan",
+    "stand",
+]
 
 _LOOKERS = 8
 _BLOCK = 4000
@@ -113,33 +122,29 @@ class Standing:
     def note(self, rows: Iterable[int], summaries: Iterable[ImageSummary], places: Iterable[int]) -> None:
         """Take in what became of some images, and where in the ledger that stands."""
         for row, summary, place in zip(rows, summaries, places, strict=True):
-            self.places[row] = place
-            self._set(row, summary.status, quarantined=summary.quarantined)
+            self.note_event(row, ImageEvent.of(summary), place)
 
-    def note_event(self, row: int, event: Mapping[str, Any], place: int) -> None:
+    def note_event(self, row: int, event: ImageEvent | ImageReopened, place: int) -> None:
         """Take in an event of the ledger."""
         self.places[row] = place
-        self._set(row, event.get("status"), quarantined=bool(event.get("quarantined")))
+        self._set(row, state_of(event))
 
-    def note_all(
-        self, rows: Rows, failed: NDArray[np.bool_], quarantined: NDArray[np.bool_], places: NDArray[np.int64]
-    ) -> None:
+    def note_all(self, rows: Rows, states: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
         """Take in what became of many images, one after the other; a row may be there more than once."""
-        if failed.any():
-            for row, bad, alone, place in zip(rows, failed, quarantined, places, strict=True):
+        if np.any(states != DONE):
+            for row, state, place in zip(rows, states, places, strict=True):
                 self.places[row] = place
-                self._set(row, "failed" if bad else "done", quarantined=bool(alone))
+                self._set(row, int(state))
             return
         self.state[rows], self.tries[rows] = DONE, 0
         self.places[rows] = places  # the last counts
 
-    def _set(self, row: int, status: Any, *, quarantined: bool) -> None:
-        if status == "failed":
-            self.state[row] = QUARANTINED if quarantined else FAILED
-            self.tries[row] = min(int(self.tries[row]) + 1, 65535)
-        else:
-            self.state[row] = DONE
+    def _set(self, row: int, state: int) -> None:
+        self.state[row] = state
+        if state == DONE:
             self.tries[row] = 0
+        elif state in (FAILED, QUARANTINED):
+            self.tries[row] = min(int(self.tries[row]) + 1, 65535)
 
     def failures(self, ledger: Path, rows: Iterable[int] | None = None) -> Iterator[tuple[int, Failure]]:
         """Rows that failed, ascending, and why (of `rows`, or all)."""
@@ -147,8 +152,8 @@ class Standing:
         for row in wanted:
             place = int(self.places[row])
             event = next(read_events(ledger, place), (place, None))[1] if place >= 0 else None
-            if event is not None and event.get("status") == "failed":
-                yield int(row), Failure.of_event(event, int(self.tries[row]))
+            if isinstance(event, ImageEvent) and event.status == "failed":
+                yield int(row), Failure.of(event, int(self.tries[row]))
 
 
 def stand(
@@ -156,6 +161,7 @@ def stand(
     config: CampaignConfig,
     *,
     redo: bool = False,
+    ledger: Ledger | None = None,
 ) -> Standing:
     """See how every image of a plan stands.
 
@@ -167,6 +173,9 @@ def stand(
         The campaign as it is now.
     redo : bool
         Whether images that were made from something else are to be made again; without it there is an error.
+    ledger : Ledger, optional
+        Is told of images that it did not know to be done, or held for done and are not: a driver that died may have
+        left records without events, and files get lost. Whoever follows the ledger then counts what a run counts.
 
     Returns
     -------
@@ -179,16 +188,32 @@ def stand(
     """
     layout = Layout(config.output)
     standing = Standing(len(plan))
-    if not layout.records.is_dir():
-        _read_ledger(standing, plan, layout)
-        standing.state[standing.state == DONE] = WAITING
-        return standing
     now = Now(str(config.survey.root), str(layout.root), digest(config.pixel_settings()), PIXEL_VERSION)
     doubtful = _read_ledger(standing, plan, layout, now)
+    claimed = standing.state == DONE
     with ThreadPoolExecutor(max_workers=_LOOKERS) as pool:
         rows = _with_records(plan, layout, standing, doubtful)
-        _look(plan, rows, config, standing, pool, redo=redo)
+        _look(plan, rows, config, standing, pool, redo=redo, ledger=ledger)
+    if ledger is not None:
+        _reopen(plan, np.flatnonzero(claimed & (standing.state != DONE)), standing, ledger)
     return standing
+
+
+def reopen(plan: Plan, layout: Layout, standing: Standing, ledger: Ledger, image_ids: Sequence[str]) -> None:
+    """Have images that turned out to be damaged made again: without their records they are not done."""
+    rows = np.unique(Names(plan).rows_of(image_ids))
+    rows = rows[rows >= 0]
+    for image in plan.images(rows):
+        layout.record(image.tract, image.patch, image.stem).unlink(missing_ok=True)
+    standing.state[rows] = WAITING
+    _reopen(plan, rows, standing, ledger)
+
+
+def _reopen(plan: Plan, rows: Rows, standing: Standing, ledger: Ledger) -> None:
+    """Tell the ledger of images that it holds for done and that are not."""
+    for some in itertools.batched(zip(rows.tolist(), plan.images(rows), strict=True), _BLOCK):
+        places = ledger.append([ImageReopened(image.image_id) for _, image in some])
+        standing.places[[row for row, _ in some]] = places
 
 
 def recorded(plan: Plan, layout: Layout) -> Standing:
@@ -198,6 +223,29 @@ def recorded(plan: Plan, layout: Layout) -> Standing:
     rows = _with_records(plan, layout, standing, np.zeros(len(plan), dtype=np.bool_))
     standing.state[rows] = DONE
     return standing
+
+
+def present(plan: Plan, layout: Layout) -> tuple[Standing, Rows]:
+    """How the images of a plan stand by their records and the sizes of their outputs, whatever they were made from.
+
+    Returns
+    -------
+    standing : Standing
+        Done is what has a record, and whose outputs have the sizes that the ledger tells.
+    damaged : ndarray of int64
+        Rows of the images that the ledger holds for done, and of which something is gone or of another size.
+    """
+    standing = Standing(len(plan))
+    doubtful = _read_ledger(standing, plan, layout, Now(output=str(layout.root), outputs_only=True))
+    claimed = standing.state == DONE
+    rows = _with_records(plan, layout, standing, doubtful)
+    standing.state[rows] = DONE
+    suspects = rows[claimed[rows]]
+    for row, image in zip(suspects.tolist(), plan.images(suspects), strict=True):
+        record = read_record(layout.record(image.tract, image.patch, image.stem))
+        if record is None or not is_whole(record, layout):
+            standing.state[row] = WAITING
+    return standing, np.flatnonzero(claimed & (standing.state != DONE)).astype(np.int64)
 
 
 def _read_ledger(standing: Standing, plan: Plan, layout: Layout, now: Now | None = None) -> NDArray[np.bool_]:
@@ -210,8 +258,10 @@ def _read_ledger(standing: Standing, plan: Plan, layout: Layout, now: Now | None
         rows = names.rows_of(claim.image_ids)
         known = rows >= 0
         rows = rows[known]
-        standing.note_all(rows, claim.failed[known], claim.quarantined[known], claim.places[known])
-        doubtful[rows] = ~claim.agrees[known] | (names.sources[rows] != claim.sources[known])
+        standing.note_all(rows, claim.states[known], claim.places[known])
+        doubtful[rows] = ~claim.agrees[known]
+        if now is None or not now.outputs_only:
+            doubtful[rows] |= names.sources[rows] != claim.sources[known]
     return doubtful
 
 
@@ -246,28 +296,41 @@ def _listing(folder: str) -> frozenset[str]:
 
 
 def _look(
-    plan: Plan, rows: Rows, config: CampaignConfig, standing: Standing, pool: ThreadPoolExecutor, *, redo: bool
+    plan: Plan,
+    rows: Rows,
+    config: CampaignConfig,
+    standing: Standing,
+    pool: ThreadPoolExecutor,
+    *,
+    redo: bool,
+    ledger: Ledger | None,
 ) -> None:
-    """Open the records of some images and decide."""
+    """Open the records of some images and decide; tell the ledger which are done after all."""
     layout, settings, root = Layout(config.output), config.pixel_settings(), config.survey.root
 
-    def look(image: PlannedImage) -> tuple[bool, list[str]]:
+    def look(image: PlannedImage) -> tuple[ImageSummary | None, list[str]]:
         record = read_record(layout.record(image.tract, image.patch, image.stem))
         if record is None:
-            return False, []
+            return None, []
         reasons = changes(record, image, root, settings)
-        return not reasons and is_whole(record, layout), reasons
+        if reasons or not is_whole(record, layout):
+            return None, reasons
+        return summarise(record, image, layout, status="skipped"), []
 
     changed: dict[str, list[str]] = {}
     for some in itertools.batched(zip(rows.tolist(), plan.images(rows), strict=True), _BLOCK // 4):
         verdicts = pool.map(look, [image for _, image in some])
-        for (row, image), (good, reasons) in zip(some, verdicts, strict=True):
-            if good:
+        accepted: list[tuple[int, ImageSummary]] = []
+        for (row, image), (summary, reasons) in zip(some, verdicts, strict=True):
+            if summary is not None:
                 standing.state[row], standing.tries[row] = DONE, 0
+                accepted.append((row, summary))
             elif standing.state[row] == DONE:
                 standing.state[row] = WAITING
             if reasons:
                 changed[image.image_id] = reasons
+        if ledger is not None and accepted:
+            standing.places[[row for row, _ in accepted]] = ledger.images(summary for _, summary in accepted)
         if len(changed) >= _CHANGED_MOST and not redo:
             break
     if changed and not redo:
@@ -326,11 +389,19 @@ def rescan(plan: Plan, config: CampaignConfig) -> int:
             for (row, _), summary in zip(some, found, strict=True):
                 recorded[row] = summary is not None
             ledger.images(summary for summary in found if summary is not None)
-        for events in itertools.batched(read_events(layout.ledger), _BLOCK):
-            places = names.rows_of([str(event.get("image_id")) for _, event in events]).tolist()
-            ledger.copy(
+        for pairs in itertools.batched(read_events(layout.ledger, damaged=True), _BLOCK):
+            events = [event for _, event in pairs]
+            places = names.rows_of([getattr(event, "image_id", "") for event in events]).tolist()
+            ledger.append(
                 event
-                for row, (_, event) in zip(places, events, strict=True)
-                if event.get("event") != "image" or (event.get("status") == "failed" and not recorded[row])
+                for row, event in zip(places, events, strict=True)
+                if _kept(event, recorded=row >= 0 and bool(recorded[row]))
             )
     return int(recorded.sum())
+
+
+def _kept(event: Event, *, recorded: bool) -> bool:
+    """Whether a ledger that is made anew keeps an event: what tells of runs, and of failures that stand."""
+    if isinstance(event, ImageEvent):
+        return event.status == "failed" and not recorded
+    return not isinstance(event, ImageReopened)

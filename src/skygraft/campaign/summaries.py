@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from skygraft.campaign.events import RunEnded
 from skygraft.campaign.files import Layout
 from skygraft.campaign.ledger import Failure
+from skygraft.campaign.monitoring.wording import number, phase_words
+from skygraft.printable import printable
 
 __all__ = ["RunSummary", "Status", "UnusableImage"]
 
@@ -93,11 +96,17 @@ class RunSummary:
     @property
     def ok(self) -> bool:
         """Whether every image is done."""
-        return self.n_done + self.n_skipped == self.n_images and self.n_unusable == 0
+        left = self.n_failed or self.n_remaining or self.n_unusable
+        return self.n_done + self.n_skipped == self.n_images and not left
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON types."""
         return {**asdict(self), "ok": self.ok}
+
+    def ended(self) -> RunEnded:
+        """The event that tells the ledger of it."""
+        known = {field.name for field in fields(RunEnded)} & {field.name for field in fields(self)}
+        return RunEnded(**{name: getattr(self, name) for name in known}, ok=self.ok)
 
     def __str__(self) -> str:
         lines = [
@@ -117,7 +126,7 @@ class RunSummary:
             lines.append("run the campaign again to make those that remain")
         elif self.interrupted or self.stopped:
             lines.append("run the campaign again to make the tables")
-        return "\n".join(lines)
+        return printable("\n".join(lines), lines=True)
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,10 @@ class Status:
         Why images failed.
     unusable : tuple of UnusableImage
         Why images could not be planned.
+    n_damaged : int
+        Of those that remain, images that were made, and of which a file is gone or of another size now.
+    damaged : tuple of str
+        Which those are.
     errors : dict of str to int
         Failures by class of error.
     runs : int
@@ -146,6 +159,8 @@ class Status:
         When the last run began, ISO 8601; empty before the first.
     running : bool
         Whether a process is at work on it.
+    phase : {"", "starting", "images", "tables"}
+        What that process is at; empty where there is none.
     """
 
     name: str
@@ -158,21 +173,29 @@ class Status:
     n_quarantined: int = 0
     failures: tuple[Failure, ...] = ()
     unusable: tuple[UnusableImage, ...] = ()
+    n_damaged: int = 0
+    damaged: tuple[str, ...] = ()
     errors: dict[str, int] = field(default_factory=dict)
     runs: int = 0
     last_run: str = ""
     running: bool = False
+    phase: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The status as JSON types."""
         return asdict(self)
 
     def __str__(self) -> str:
-        state = "running" if self.running else f"{self.runs} runs so far" if self.runs else "not run yet"
+        state = number(self.runs, "run") + " so far" if self.runs else "not run yet"
+        if self.running:
+            state = phase_words(self.phase)
         lines = [
             f"{self.name}: {self.n_done} of {self.n_images} images done, {self.n_failed} failed, "
             f"{self.n_remaining} remaining ({state})"
         ]
         lines += [f"  {n} x {error}" for error, n in sorted(self.errors.items())]
+        if self.n_damaged:
+            some = ", ".join(self.damaged[:_SHOWN]) + (", ..." if self.n_damaged > _SHOWN else "")
+            lines.append(f"files of {number(self.n_damaged, 'image')} are gone or cut; a run makes them again: {some}")
         lines += _unusable_lines(self.unusable, self.output)
-        return "\n".join(lines)
+        return printable("\n".join(lines), lines=True)

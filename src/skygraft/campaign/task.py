@@ -21,7 +21,7 @@ import numpy as np
 from astropy.table import QTable
 
 from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.files import Layout, plain, sha256_file, write_json
+from skygraft.campaign.files import Layout, plain, sha256_file
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.planned import PlannedImage
 from skygraft.campaign.planning.selection import digest_rows, row_digests, select
@@ -35,6 +35,7 @@ from skygraft.campaign.records import (
     read_record,
     relative_input,
     summarise,
+    write_record,
 )
 from skygraft.campaign.tables.truth_parts import write_truth_part
 from skygraft.catalog import Flag, PartitionCache, read_partitions
@@ -240,7 +241,7 @@ def run_image(
         "software": software_versions(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(record_path, content)
+    write_record(record_path, content)
     return summarise(content, image, layout, status="done")
 
 

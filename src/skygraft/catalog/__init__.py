@@ -1,13 +1,15 @@
 """The catalogue of sources to inject: one canonical schema, and the dialects that are converted to it."""
 
+from skygraft.catalog.checks import validate
 from skygraft.catalog.flags import Flag, count_flags, decode_flags, flag_registry, has_flag
 from skygraft.catalog.generate import Population, cosmos_shapes, grid_catalog, random_catalog, star_catalog
 from skygraft.catalog.io import normalize_catalog, read_catalog, write_catalog
 from skygraft.catalog.partition import PartitionSummary, partition_catalog
 from skygraft.catalog.partition_read import PartitionCache, list_partitions, moving_partitions, read_partitions
 from skygraft.catalog.region import Region
-from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES, bands_of, validate, values
+from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES, bands_of, values
 from skygraft.catalog.select import band_column, positions_at, select_for_visit
+from skygraft.catalog.tables import as_table
 
 __all__ = [
     "COLUMNS",
@@ -17,6 +19,7 @@ __all__ = [
     "PartitionSummary",
     "Population",
     "Region",
+    "as_table",
     "band_column",
     "bands_of",
     "cosmos_shapes",

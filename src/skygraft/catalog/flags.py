@@ -37,7 +37,7 @@ class Flag(IntFlag):
 
 
 FLAG_DOCS: dict[Flag, str] = {
-    Flag.MAG_BAD: "the magnitude in this band is missing or not finite; not drawn",
+    Flag.MAG_BAD: "the magnitude in this band is missing, or the calibration gives it no finite flux; not drawn",
     Flag.TYPE_UNKNOWN: "the source type is not one that can be drawn; not drawn",
     Flag.SERSIC_EXTREME: "the Sersic index is outside [0.3, 6.2]; not drawn",
     Flag.NO_OVERLAP: "no light of the source falls on the image; not drawn",
@@ -47,12 +47,14 @@ FLAG_DOCS: dict[Flag, str] = {
     Flag.TRUNCATED_BY_EDGE: "part of the source's light falls off the image",
     Flag.STAMP_TRUNCATED: "the stamp reached its largest size, so more light is left out than was asked for",
     Flag.KERNEL_SMALLER_THAN_APERTURE: "the PSF kernel does not reach the edge of the calibration aperture",
-    Flag.PHOTOCALIB_EXTRAPOLATED: "the source lies outside the box in which the photometric calibration is valid",
+    Flag.PHOTOCALIB_EXTRAPOLATED: (
+        "the source lies outside the box in which the photometric calibration is valid: that of the box's edge is used"
+    ),
     Flag.PARAMETERS_BAD: "a shape, trail, motion or stamp parameter is missing or outside its range; not drawn",
-    Flag.CENTER_OFF_IMAGE: "the source's centre is off the image, but some of its light may reach it",
+    Flag.CENTER_OFF_IMAGE: "the source's centre is off the image, which some of its light may reach all the same",
     Flag.STAMP_FILE_BAD: "the stamp's image file cannot be read; not drawn",
     Flag.WCS_FAILED: "the position has no finite pixel coordinates in this image; not drawn",
-    Flag.PSF_UNDERSAMPLED: "the PSF is known on pixels too coarse for it only, so that the source's shape is approximate",
+    Flag.PSF_UNDERSAMPLED: "the PSF model's pixels are too coarse for it: the drawn shape is approximate",
 }
 
 LSST_BITS = Flag(0b111111)

@@ -17,8 +17,10 @@ from astropy.io import fits
 from astropy.table import QTable
 from numpy.typing import NDArray
 
+from skygraft.catalog.checks import validate
 from skygraft.catalog.region import as_region, tangent_to_sky
-from skygraft.catalog.schema import SERSIC_RANGE, validate, values
+from skygraft.catalog.schema import SERSIC_RANGE, values
+from skygraft.catalog.separated import separated_vectors
 from skygraft.errors import CatalogError, CorruptFileError
 
 __all__ = ["Population", "cosmos_shapes", "grid_catalog", "random_catalog", "star_catalog"]
@@ -116,7 +118,7 @@ def random_catalog(
         Galaxies to draw ``n``, ``half_light_radius`` and ``q`` from, row by row with replacement (see `cosmos_shapes`),
         in place of the population's own; where it has ``mag``, that gives the first band's magnitude too.
     min_separation : float
-        Arcsec; sources nearer than this to an earlier one are drawn again.
+        Arcsec; sources nearer than this to an earlier one are drawn again, until the region is full.
     first_id : int
         Injection ids are `first_id` onward.
 
@@ -128,7 +130,7 @@ def random_catalog(
     Raises
     ------
     CatalogError
-        If the arguments make no sense, or the separation leaves no room.
+        If the arguments make no sense, or no place is left at this separation.
     """
     where = as_region(region)
     if (n is None) == (density is None):
@@ -141,39 +143,11 @@ def random_catalog(
             fix="Raise the density or the number",
         )
     if min_separation > 0:
-        vectors = _separated(where, count, min_separation, _stream(seed, 0))
+        vectors = separated_vectors(where, count, min_separation, _stream(seed, 0))
     else:
         vectors = where.sample(count, _stream(seed, 0))
     ra, dec = where.positions(vectors)
     return _populate(ra, dec, bands, population or Population(), shapes, seed, first_id)
-
-
-def _separated(where: Any, count: int, separation: float, rng: np.random.Generator) -> Array:
-    """Darts thrown one after another; one that is too near to an earlier one is thrown again."""
-    # Here, since it weighs 26 MB, which no driver of a campaign is to carry.
-    from scipy.spatial import cKDTree
-
-    chord = 2.0 * np.sin(np.radians(separation / 3600.0) / 2.0)
-    kept = np.empty((0, 3))
-    for _ in range(200):
-        missing = count - len(kept)
-        if missing <= 0:
-            return kept[:count]
-        darts = where.sample(max(64, int(missing * 1.3)), rng)
-        if len(kept):
-            distance, _nearest = cKDTree(kept).query(darts, distance_upper_bound=chord)
-            darts = darts[~(distance < chord)]
-        alive = np.ones(len(darts), dtype=np.bool_)
-        pairs = cKDTree(darts).query_pairs(chord, output_type="ndarray") if len(darts) else np.empty((0, 2), dtype=int)
-        for first, second in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]:
-            if alive[first]:
-                alive[second] = False
-        kept = np.concatenate([kept, darts[alive]])
-    raise CatalogError(
-        f"only {len(kept)} of {count} sources fit with {separation:g} arcsec between them",
-        key="min_separation",
-        fix="Lower the density or the separation, or use grid_catalog",
-    )
 
 
 def grid_catalog(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import os
 import re
 import warnings
@@ -13,20 +15,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy import units as u
-from astropy.io import fits
-from astropy.io.votable.exceptions import VOTableSpecError
-from astropy.table import MaskedColumn, QTable, Table
-from astropy.table import meta as table_meta
-from astropy.units import Quantity
-from numpy.typing import NDArray
+from astropy.io import fits, votable
+from astropy.table import QTable, Table
 
+from skygraft.catalog.arrow import (
+    arrow_array,
+    from_arrow,
+    numpy_array,
+    one_array,
+    pandas_index,
+    to_arrow,
+    with_index,
+)
+from skygraft.catalog.checks import OnBad, validate
+from skygraft.catalog.columns import Refusal, refuse, refused
 from skygraft.catalog.dialects import Dialect, Source, build_table, choose_dialect
-from skygraft.catalog.schema import OnBad, strings, validate
+from skygraft.catalog.fits_tables import read_fits_table
+from skygraft.catalog.schema import strings
+from skygraft.catalog.tables import as_table
 from skygraft.errors import CatalogError, CorruptFileError
 
 __all__ = [
     "FORMATS",
     "arrow_array",
+    "as_table",
     "file_format",
     "from_arrow",
     "iter_catalog",
@@ -49,6 +61,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 """Formats that can be read, with the endings that they are known by."""
 
 _AGAIN = "Fetch or make the file again, and check that its ending says what it is"
+_WHOLE = re.compile(r"\s*([+-]?[0-9]+|nan|0|)\s*", re.IGNORECASE)
 _REMOTE = re.compile(r"[a-zA-Z][\w+.-]+://")
 
 
@@ -66,7 +79,9 @@ def file_format(path: str | os.PathLike[str]) -> str:
             return fmt
     known = ", ".join(e for endings in FORMATS.values() for e in endings)
     raise CatalogError(
-        f"the ending is none of {known}", path=path, fix="Rename the file, or convert it to one of these"
+        f"the ending is none of {known}",
+        path=path,
+        fix="Rename the file, or convert it to one of these; a table in memory can be given to normalize_catalog",
     )
 
 
@@ -90,7 +105,7 @@ def read_catalog(
         The band that a column without one (``mag``) is of; where bands are named, the one that must be there.
     on_bad : {"raise", "flag"}
         What to do with rows that cannot be drawn: refuse the file, or keep them, flagged (see
-        `skygraft.catalog.schema.validate`).
+        `skygraft.catalog.validate`).
     hdu : int or str, optional
         Which table of a FITS file that has several.
 
@@ -115,17 +130,20 @@ def read_catalog(
 
 
 def normalize_catalog(
-    table: Table,
+    table: Any,
     dialect: str = "auto",
     band: str | None = None,
     *,
     origin: str = "",
     on_bad: OnBad = "raise",
 ) -> QTable:
-    """Convert a table in memory to canonical form and check it; parameters as in `read_catalog`.
+    """Convert a table in memory to canonical form and check it; parameters and errors as in `read_catalog`.
 
     Parameters
     ----------
+    table : table-like
+        An astropy Table, a DataFrame of pandas or Polars, a pyarrow Table, a numpy structured array, an xarray
+        Dataset or a dict of columns (`skygraft.catalog.as_table`).
     origin : str
         What the table is called in error messages.
 
@@ -133,9 +151,10 @@ def normalize_catalog(
     -------
     QTable
     """
-    if len(table) == 0:
+    table = as_table(table, origin=origin)
+    if len(table) == 0 and (table.colnames or not refused(table)):
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
-    chosen = choose_dialect(frozenset(table.colnames), dialect, origin=origin)
+    chosen = choose_dialect(frozenset([*table.colnames, *refused(table)]), dialect, origin=origin)
     return _convert(table, chosen, band, origin=origin, on_bad=on_bad, first_row=0, unique=True)
 
 
@@ -145,7 +164,7 @@ def _convert(
     source = Source(table, origin, first_row)
     columns = dialect.convert(source, band)
     out = build_table(columns, source, dialect)
-    return validate(out, on_bad=on_bad, origin=origin, first_row=first_row, unique=unique)
+    return validate(out, on_bad=on_bad, origin=origin, first_row=first_row, unique=unique, positions=dialect.positions)
 
 
 def resolve_stamps(table: QTable, path: Path) -> None:
@@ -184,26 +203,87 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
     path = Path(path)
     fmt = file_format(path)
     _check_file(path)
-    if fmt == "parquet":
-        try:
-            # Not pq.read_table, which imports pandas: seconds in every worker.
-            with pq.ParquetFile(path) as file:
-                return from_arrow(file.read())
-        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-            raise CorruptFileError(f"not a readable Parquet file: {error}", path=path, fix=_AGAIN) from error
     with warnings.catch_warnings():
         # Units and character codes that astropy grumbles about do not change what is read.
         warnings.simplefilter("ignore")
         try:
-            if fmt == "fits":
-                return Table.read(path, format="fits", hdu=_table_hdu(path, hdu))
-            if fmt == "votable":
-                return Table.read(path, format="votable")
-            return Table.read(path, format=f"ascii.{fmt}")
-        except (CatalogError, CorruptFileError):
+            return _READERS[fmt](path, hdu)
+        except (CatalogError, CorruptFileError, MemoryError):
             raise
-        except (OSError, ValueError, KeyError, IndexError, TypeError, VOTableSpecError) as error:
-            raise CorruptFileError(f"not a readable {fmt} table: {error}", path=path, fix=_AGAIN) from error
+        except Exception as error:  # a damaged file breaks a reader in ways that it does not foresee
+            what = "Parquet file" if fmt == "parquet" else f"{fmt} table"
+            raise CorruptFileError(f"not a readable {what}: {error}", path=path, fix=_AGAIN) from error
+
+
+def _read_parquet(path: Path, hdu: int | str | None) -> Table:
+    del hdu
+    # Not pq.read_table, which imports pandas: seconds in every worker.
+    with pq.ParquetFile(path) as file:
+        index = pandas_index(file.schema_arrow, file.metadata.num_rows)
+        return from_arrow(with_index(file.read(), index))
+
+
+def _read_fits(path: Path, hdu: int | str | None) -> Table:
+    which = _table_hdu(path, hdu)
+    with fits.open(path, memmap=False) as hdus:
+        return read_fits_table(hdus[which])
+
+
+def _read_votable(path: Path, hdu: int | str | None) -> Table:
+    del hdu
+    tables = list(votable.parse(path, verify="ignore").iter_tables())
+    if len(tables) != 1:
+        raise CatalogError(
+            f"the file holds {len(tables)} tables", path=path, fix="Give a VOTable with one table, of sources"
+        )
+    table = tables[0].to_table(use_names_over_ids=True)
+    return _without_doubles(table, [field.name or field.ID for field in tables[0].fields])
+
+
+def _read_csv(path: Path, hdu: int | str | None) -> Table:
+    del hdu
+    table = Table.read(path, format="ascii.csv")
+    for name in table.colnames:
+        # Whole numbers beside a "nan" are read as floating-point ones, in which large ones are no longer exact.
+        if table[name].dtype.kind == "f" and np.any(np.abs(np.ma.asarray(table[name])) >= 2**53):
+            text = Table.read(path, format="ascii.csv", include_names=[name], converters={name: str})[name]
+            if all(_WHOLE.fullmatch(word) for word in np.ma.getdata(text).tolist()):
+                table[name] = text
+    return _without_doubles(table, _header(path, ","))
+
+
+def _read_ecsv(path: Path, hdu: int | str | None) -> Table:
+    del hdu
+    table = Table.read(path, format="ascii.ecsv")
+    return _without_doubles(table, _header(path, str(table.meta.get("delimiter", " "))))
+
+
+def _header(path: Path, delimiter: str) -> list[str]:
+    """The names in the first line of a text table that is not a comment."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        lines = (line for line in file if line.strip() and not line.startswith("#"))
+        return [name.strip() for name in next(csv.reader([next(lines)], delimiter=delimiter))]
+
+
+def _without_doubles(table: Table, names: list[str]) -> Table:
+    """Keep out the columns of a name that occurs twice, to the later of which astropy has given others."""
+    if len(names) == len(table.colnames):
+        read = list(table.colnames)
+        for name in {name for name in names if names.count(name) > 1}:
+            for i, other in enumerate(names):
+                if other == name:
+                    table.remove_column(read[i])
+            refuse(table, name, Refusal.twice(names.count(name)))
+    return table
+
+
+_READERS = {
+    "parquet": _read_parquet,
+    "fits": _read_fits,
+    "votable": _read_votable,
+    "csv": _read_csv,
+    "ecsv": _read_ecsv,
+}
 
 
 def _check_file(path: Path) -> None:
@@ -264,10 +344,12 @@ def iter_catalog(
     with file:
         if file.metadata.num_rows == 0:
             raise CatalogError("the catalogue has no rows", path=path, fix="Give at least one source")
-        chosen = choose_dialect(frozenset(file.schema_arrow.names), dialect, origin=str(path))
+        index = pandas_index(file.schema_arrow, file.metadata.num_rows)
+        names = [*file.schema_arrow.names, *([index[0]] if index else [])]
+        chosen = choose_dialect(frozenset(names), dialect, origin=str(path))
         first = 0
         for batch in _batches(file, path, chunk_rows):
-            raw = from_arrow(pa.Table.from_batches([batch], schema=file.schema_arrow))
+            raw = from_arrow(with_index(pa.Table.from_batches([batch], schema=file.schema_arrow), index, first))
             chunk = _convert(raw, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
             resolve_stamps(chunk, path)
             first += batch.num_rows
@@ -309,142 +391,3 @@ def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: boo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", u.UnitsWarning)
         table.write(path, format="ascii.ecsv" if fmt == "ecsv" else fmt, overwrite=overwrite)
-
-
-def to_arrow(table: QTable) -> pa.Table:
-    """An Arrow table; units go into each field's metadata under ``unit``."""
-    arrays, fields = [], []
-    for name in table.colnames:
-        column = table[name]
-        unit = getattr(column, "unit", None)
-        mask = getattr(column, "mask", None)
-        raw = np.asarray(getattr(column, "unmasked", column))
-        raw = np.asarray(raw.value if isinstance(raw, Quantity) else np.ma.getdata(raw))
-        if raw.dtype.kind in "SUO":
-            array = arrow_array(strings(table, name), mask)
-        else:
-            array = arrow_array(raw.astype(raw.dtype.newbyteorder("="), copy=False), mask)
-        arrays.append(array)
-        fields.append(pa.field(name, array.type, metadata={"unit": str(unit)} if unit else None))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
-    """An Arrow array of a one-dimensional array of numbers, bool or str; null where `mask` is set.
-
-    Unlike `pyarrow.array` this does not import pandas, which takes seconds in every process.
-    """
-    valid = None
-    if mask is not None and np.any(mask):
-        valid = pa.py_buffer(np.packbits(~np.asarray(mask, dtype=bool), bitorder="little"))
-    if values.dtype.kind == "U":
-        lengths, content = _utf8(values)
-        offsets = np.zeros(values.size + 1, dtype=np.int32)
-        np.cumsum(lengths, out=offsets[1:])
-        return pa.Array.from_buffers(pa.string(), values.size, [valid, pa.py_buffer(offsets), pa.py_buffer(content)])
-    kind = pa.from_numpy_dtype(values.dtype)
-    data = np.packbits(values, bitorder="little") if values.dtype.kind == "b" else np.ascontiguousarray(values)
-    return pa.Array.from_buffers(kind, values.size, [valid, pa.py_buffer(data)])
-
-
-def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
-    """Lengths in bytes of some texts, and all of them in a row."""
-    codes = np.ascontiguousarray(texts).view(np.uint32).reshape(texts.size, texts.dtype.itemsize // 4)
-    if codes.size and codes.max() < 128:
-        used = codes != 0
-        lengths = used.sum(axis=1)
-        # NumPy pads with NUL: one between letters is the text's own.
-        if not np.any(~used[:, :-1] & used[:, 1:]):
-            return lengths, codes[used].astype(np.uint8)
-    encoded = [text.encode() for text in texts.tolist()]
-    return [len(text) for text in encoded], b"".join(encoded)
-
-
-def from_arrow(table: pa.Table) -> QTable:
-    """A `QTable` of an Arrow table, units from the fields' metadata (or from astropy's own); nulls are masked.
-
-    Columns of lists become arrays of shape (N, M) where all have one length, and are left out otherwise.
-    """
-    astropy_units = _astropy_units(table.schema.metadata)
-    out = QTable()
-    for i, field in enumerate(table.schema):
-        column = table.column(i).combine_chunks()
-        unit = (field.metadata or {}).get(b"unit", b"").decode() or astropy_units.get(field.name)
-        values = _plain(column)
-        if values is None:
-            continue
-        if unit and not isinstance(values, MaskedColumn) and values.dtype.kind in "fiu":
-            out[field.name] = _with_unit(values, unit)
-        else:
-            out[field.name] = values
-            if unit and isinstance(values, MaskedColumn):
-                out[field.name].unit = unit
-    return out
-
-
-def _with_unit(array: Any, unit: str) -> Any:
-    """A quantity, or the bare array where the unit is not one that astropy knows."""
-    try:
-        # "mag(AB)" is a function unit, whose quantities follow other rules: the same number in plain magnitudes.
-        return Quantity(array, "mag" if unit == "mag(AB)" else unit, copy=False)
-    except (ValueError, TypeError):
-        return array
-
-
-def _plain(column: Any) -> Any:
-    """The values of an Arrow column, or None where they are not one value (or one fixed length) a row."""
-    kind = column.type
-    column = one_array(column)
-    if pa.types.is_dictionary(kind):
-        column, kind = column.dictionary_decode(), kind.value_type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        rows = column.to_pylist()
-        lengths = {len(r) if r is not None else -1 for r in rows}
-        return np.array(rows) if len(lengths) == 1 and -1 not in lengths else None
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        # Few texts stand in many rows.
-        encoded = column.dictionary_encode(null_encoding="encode")
-        rows = [v.decode() if isinstance(v, bytes) else v for v in encoded.dictionary.to_pylist()]
-        text = np.array(["" if v is None else v for v in rows] or [""], dtype=np.str_)[numpy_array(encoded.indices)]
-        return MaskedColumn(text, mask=numpy_array(column.is_null())) if column.null_count else text
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        return None
-    null = numpy_array(column.is_null())
-    if not null.any():
-        return numpy_array(column)
-    filled = numpy_array(column.fill_null(False if pa.types.is_boolean(kind) else 0))
-    if pa.types.is_floating(kind):
-        filled[null] = np.nan
-        return filled
-    return MaskedColumn(filled, mask=null)
-
-
-_NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
-
-
-def one_array(column: Any) -> Any:
-    """An Arrow column, in one piece or several, as one array."""
-    if isinstance(column, pa.ChunkedArray):
-        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
-    return column
-
-
-def numpy_array(column: Any) -> NDArray[Any]:
-    """A copy of an Arrow array without nulls, by its buffer: `to_numpy` would import pandas."""
-    dtype = np.dtype(_NUMPY_NAMES.get(str(column.type), str(column.type)))
-    start, stop = column.offset, column.offset + len(column)
-    buffer = column.buffers()[1]
-    if stop == start:
-        return np.empty(0, dtype=dtype)
-    if dtype.kind == "b":
-        bits = np.frombuffer(buffer, dtype=np.uint8, count=(stop + 7) // 8)
-        return np.unpackbits(bits, bitorder="little", count=stop)[start:].astype(np.bool_)
-    return np.frombuffer(buffer, dtype=dtype, count=stop)[start:].copy()
-
-
-def _astropy_units(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
-    text = (metadata or {}).get(b"table_meta_yaml")
-    if not text:
-        return {}
-    header = table_meta.get_header_from_yaml(text.decode().splitlines())
-    return {c["name"]: str(c["unit"]) for c in header["datatype"] if c.get("unit")}

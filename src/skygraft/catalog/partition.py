@@ -29,9 +29,11 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import arrow_array, file_format, from_arrow, iter_catalog, numpy_array, to_arrow
+from skygraft.catalog.arrow import arrow_array, from_arrow, numpy_array, to_arrow
+from skygraft.catalog.checks import OnBad, check_duplicates, validate
+from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
 from skygraft.catalog.partition_read import MARKER, OUTSIDE, Key, part_path, read_marker
-from skygraft.catalog.schema import MOTION, OnBad, check_duplicates, validate, values
+from skygraft.catalog.schema import MOTION, values
 from skygraft.catalog.select import angular_rates, is_moving
 from skygraft.errors import CatalogError, OutputError, OutputExistsError
 from skygraft.wcs.base import to_vectors
@@ -40,7 +42,7 @@ __all__ = ["OUTSIDE", "Locator", "PartitionSummary", "partition_catalog"]
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 
 class Locator(Protocol):
@@ -80,7 +82,7 @@ class PartitionSummary:
 
 
 def partition_catalog(
-    catalog: QTable | str | os.PathLike[str],
+    catalog: Any,
     skymap: Locator,
     out_dir: str | os.PathLike[str],
     *,
@@ -99,14 +101,15 @@ def partition_catalog(
 
     Parameters
     ----------
-    catalog : QTable or path-like
-        Canonical table, or a file in any dialect; Parquet files are streamed.
+    catalog : QTable, table-like or path-like
+        Canonical table; or another table (see `skygraft.catalog.as_table`) or a file in any dialect. Parquet files are
+        streamed.
     skymap : SkyMap
         Anything with ``locate(ra, dec)`` and ``to_dict()``.
     out_dir : path-like
         Folder of the data set.
     dialect, band, on_bad
-        As in `skygraft.catalog.read_catalog`, for a file.
+        As in `skygraft.catalog.read_catalog`, for what is not canonical.
     overwrite : bool
         Replace a data set that was made from another input.
     chunk_rows : int
@@ -127,6 +130,8 @@ def partition_catalog(
         If there is a data set of another input and `overwrite` is False.
     """
     out = Path(out_dir)
+    if not isinstance(catalog, (QTable, str, os.PathLike)):
+        catalog = normalize_catalog(catalog, dialect, band, on_bad=on_bad)
     settings = {
         "dialect": dialect,
         "band": band,
@@ -202,7 +207,7 @@ def _spool(
     chunk_rows: int,
 ) -> tuple[list[_Run], str]:
     """Write the chunks, each sorted, and check that the ids are unique over all of them."""
-    origin = "" if isinstance(catalog, QTable) else os.fspath(catalog)
+    origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
     schema: pa.Schema | None = None
     for chunk in _chunks(catalog, dialect, band, on_bad, chunk_rows):

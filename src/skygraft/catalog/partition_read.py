@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import from_arrow, numpy_array
+from skygraft.catalog.arrow import from_arrow, numpy_array
 from skygraft.catalog.schema import COLUMNS, values
 from skygraft.errors import CatalogError, CorruptFileError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skygraft.errors import SkygraftError
+from skygraft.printable import json_text, printable
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -23,11 +25,15 @@ __all__ = [
     "Config",
     "Json",
     "command",
+    "echo",
     "emit_json",
     "err_console",
     "fail",
+    "growing_bar",
+    "in_options",
     "open_campaign",
     "out_console",
+    "print_table",
     "progress_bar",
     "show_rows",
     "state",
@@ -42,28 +48,48 @@ class _State:
     debug: bool = False
 
 
+_NO_LIMIT = 100_000
+"""Width of what is not a terminal, in characters: a path that is cut is of no use to the next program."""
+
 state = _State()
 """What was asked for before the command's name."""
 
 
 def out_console() -> Any:
     """Where results go."""
-    from rich.console import Console
+    from skygraft.printable import console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    piped = not sys.stdout.isatty()
+    return console(file=sys.stdout, highlight=False, soft_wrap=piped, width=_NO_LIMIT if piped else None)
+
+
+def print_table(console: Any, table: Any) -> None:
+    """Print a table: no wider than a terminal, but whole, a row a line, where the output is piped."""
+    if console.is_terminal:
+        console.print(table, soft_wrap=False)
+        return
+    with console.capture() as captured:
+        console.print(table, soft_wrap=False)
+    for line in captured.get().splitlines():
+        echo(line.rstrip())
 
 
 def err_console() -> Any:
     """Where errors and progress go, so that results can be piped."""
-    from rich.console import Console
+    from skygraft.printable import console
 
-    return Console(file=sys.stderr, highlight=False, stderr=True)
+    return console(file=sys.stderr, highlight=False, stderr=True)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text; what came from files and a terminal would obey is written out."""
+    typer.echo(printable(text, lines=True), err=err)
 
 
 def fail(message: str, code: int = 1) -> typer.Exit:
     """Print one message; the exit to raise."""
     typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
+    echo(message, err=True)
     return typer.Exit(code)
 
 
@@ -76,20 +102,34 @@ _OPTIONS = {
     "noise=": "--no-noise",
     "on_bad=": "--on-bad",
     "overwrite=": "--overwrite",
+    "ccds=": "--ccds",
+    "hdu=": "--hdu",
+    "format=": "--format",
 }
+# Options of formats that have none of their own.
+_FORMAT_OPTIONS = re.compile(
+    r"\b(pixel_area|zeropoint_key|zeropoint|unit|exposure_time|mjd|ccdname|root|dq|weight|rms|variance|mask)="
+)
 
 
 def _parameter(option: str) -> str:
     return option.removeprefix("--").removeprefix("no-").replace("-", "_")
 
 
-def _in_options(message: str, parameters: Collection[str]) -> str:
+def in_options(message: str, parameters: Collection[str]) -> str:
     """The message, with the option to use where it names an argument of the library that the command has one for."""
     found = [
         option
         for argument, option in _OPTIONS.items()
-        if argument in message and option not in message and _parameter(option) in parameters
+        if re.search(rf"(?<![\w]){argument}", message) and option not in message and _parameter(option) in parameters
     ]
+    if "option" in parameters:
+        names = dict.fromkeys(_FORMAT_OPTIONS.findall(message))
+        found += [
+            "--zeropoint" if name == "zeropoint" else f"--option {name}=..."
+            for name in names
+            if name != "zeropoint" or "--zeropoint" not in found
+        ]
     return f"{message} Here: {', '.join(found)}." if found else message
 
 
@@ -103,7 +143,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except (SkygraftError, OSError) as error:
             if state.debug:
                 raise
-            raise fail(_in_options(str(error), inspect.signature(function).parameters)) from None
+            raise fail(in_options(str(error), inspect.signature(function).parameters)) from None
         except ValueError as error:
             # pydantic's ValidationError is a ValueError; any other one is a bug and keeps its traceback.
             if state.debug or type(error).__module__.split(".")[0] not in ("pydantic", "pydantic_core"):
@@ -112,7 +152,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             from skygraft.campaign.interruption import Terminated
 
-            code = 143 if isinstance(error, Terminated) else 130
+            code = 128 + error.number if isinstance(error, Terminated) else 130
             raise fail("interrupted; nothing that was finished is lost: run it again to go on", code=code) from None
 
     return wrapped
@@ -122,7 +162,7 @@ def emit_json(content: Any) -> None:
     """Print JSON; not-a-number becomes null."""
     from skygraft.campaign.files import plain
 
-    typer.echo(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(json_text(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
@@ -132,25 +172,40 @@ def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
 
     console = out_console()
     if title:
-        console.print(f"[bold]{escape(title)}[/]")
+        console.print(f"[bold]{escape(printable(title))}[/]")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in rows:
-        table.add_row(f"  {escape(label)}", escape(text))
-    console.print(table, soft_wrap=False)
+        table.add_row(f"  {escape(printable(label))}", escape(printable(text, lines=True)))
+    print_table(console, table)
 
 
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on standard error where that is a terminal; yields what moves it on."""
+    done = 0
+    with growing_bar(label) as moved:
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            moved(done, total)
+
+        moved(0, total)
+        yield advance
+
+
+@contextmanager
+def growing_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar as `progress_bar`; yields what is told how much is done, and of how much."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = err_console()
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(label, total=total)
-        yield lambda n: progress.advance(bar, n)
+        bar = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def open_campaign(path: Path) -> Campaign:

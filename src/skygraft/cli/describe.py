@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.errors import CalibrationError
-from skygraft.exposure import Exposure
-from skygraft.noise import estimate_gain
-from skygraft.photometry import enclosed_flux
-from skygraft.psf import kernel_fwhm
+from skygraft.cli.common import in_options
+from skygraft.errors import CalibrationError, PsfError, SkygraftError
+from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.formats.base import CAUTION
+from skygraft.noise import Gain, check_gain, estimate_gain
+from skygraft.photometry import CalibrationAperture, kernel_scale
+from skygraft.psf import defined_position, kernel_fwhm
 from skygraft.wcs import pixel_scale
 
 __all__ = ["describe_exposure", "describe_rows"]
 
+_PARAMETERS = ("aperture", "format", "psf", "zeropoint", "hdu", "ccds", "option")
+"""Those of the command that shows all this: what its texts may advise."""
 HOW_TO_SET = (
     "say what the flux is the flux of: --aperture '12 pix', '2 arcsec' (radius), psf_model or total; "
     "in a campaign, survey: calibration: aperture"
@@ -27,7 +31,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     ra, dec = exposure.wcs.pixel_to_world_values(x, y)
     scale = float(pixel_scale(exposure.wcs, x, y)[0])
     content: dict[str, Any] = {
-        "image_id": str(exposure.data_id),
+        "image_id": exposure.default_image_id(),
         "data_id": exposure.data_id.as_dict(),
         "format": exposure.format,
         "mjd": exposure.visit_info.mjd,
@@ -42,11 +46,22 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
             "center": [float(np.ravel(ra)[0]), float(np.ravel(dec)[0])],
         },
         "mask_planes": exposure.mask_planes,
+        "caution": exposure.extra.get(CAUTION),
     }
     content["photo_calib"] = _describe_calibration(exposure, x, y)
     content["psf"] = _describe_psf(exposure, x, y, scale)
     content["gain"] = _describe_gain(exposure)
+    content["no_photo_calib"] = _reason(exposure, NO_PHOTO_CALIB)
+    content["no_psf"] = _reason(exposure, NO_PSF)
     return content
+
+
+def _reason(exposure: Exposure, key: str) -> str | None:
+    """Why a part is not there, and what to do; None where it is."""
+    error = exposure.extra.get(key)
+    if not isinstance(error, SkygraftError):
+        return None
+    return error.message if error.fix is None else f"{error.message}. {error.fix}"
 
 
 def _describe_calibration(exposure: Exposure, x: Any, y: Any) -> dict[str, Any] | None:
@@ -76,33 +91,49 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
     psf = exposure.psf
     if psf is None:
         return None
+    if not psf.defined(x, y).all():
+        at = defined_position(psf, exposure.box)
+        if at is None:
+            raise PsfError(f"the PSF ({psf.description}) has no kernel anywhere on the image", path=exposure.path)
+        x, y = (np.array([v]) for v in at)
     kernels = psf.kernels(x, y)
-    fwhm, total = float(kernel_fwhm(kernels)[0]), float(kernels[0].sum())
-    aperture = exposure.photo_calib.aperture if exposure.photo_calib is not None else None
-    fraction = None
-    if aperture is not None:
-        fraction = float(enclosed_flux(kernels, aperture.radius_pixels)[0]) / total
-    return {
+    fwhm = float(kernel_fwhm(kernels)[0])
+    reference = exposure.photo_calib.reference if exposure.photo_calib is not None else None
+    content = {
         "kind": psf.description,
         "shape": list(psf.shape),
         "fwhm_pixels": fwhm,
         "fwhm_arcsec": fwhm * scale,
-        "kernel_sum": total,
-        "fraction_in_aperture": fraction,
-        "psf_sum_offset_mag": None if fraction is None or fraction <= 0 else -2.5 * float(np.log10(fraction)),
+        "kernel_sum": float(kernels[0].sum()),
+        "fraction_in_aperture": None,
+        "psf_sum_offset_mag": None,
     }
+    if isinstance(reference, CalibrationAperture):
+        tied = kernel_scale("calibrated", reference, kernels, psf.flux_outside(x, y), invalid="nan")
+        content["fraction_in_aperture"] = _finite(tied.aperture_fraction[0])
+        content["psf_sum_offset_mag"] = _finite(tied.psf_sum_offset[0])
+    return content
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _describe_gain(exposure: Exposure) -> dict[str, Any]:
-    if exposure.gain is not None:
-        return {"electrons_per_unit": float(np.median(exposure.gain)), "origin": exposure.gain_origin}
     # Sources are wanted here, for the slope; everything that spoils pixels is not.
     spoilt = sum(v for n, v in exposure.mask_planes.items() if not n.startswith(("DETECTED", "INJECTED")))
+    planes = exposure.image, exposure.variance, (exposure.mask & spoilt) == 0
+    reason = str(exposure.extra.get(NO_GAIN, ""))
     try:
-        gain = estimate_gain(exposure.image, exposure.variance, (exposure.mask & spoilt) == 0)
+        if exposure.gain is None:
+            gain = estimate_gain(*planes, recorded=reason)
+        else:
+            gain = Gain(exposure.gain, exposure.gain_origin)
+            if not gain.origin.startswith("given"):
+                check_gain(gain, *planes)
     except CalibrationError as error:
         return {"electrons_per_unit": None, "origin": str(error)}
-    return {"electrons_per_unit": gain.median, "origin": gain.origin}
+    return {"electrons_per_unit": gain.median, "origin": f"{gain.origin}; {reason}" if reason else gain.origin}
 
 
 def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -111,6 +142,7 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("image", f"{content['image_id']}  ({_pairs(content['data_id'])})"),
         ("format", str(content["format"])),
+        *([("caution", content["caution"])] if content.get("caution") else []),
         ("size", f"{nx} x {ny} pixels" + (f" from ({x0}, {y0})" if (x0, y0) != (0, 0) else "")),
         ("exposed", _exposed(content)),
         ("WCS", f"{wcs['kind']}, {wcs['pixel_scale']:.4f} arcsec/pix, centre {wcs['center'][0]:.5f} "
@@ -118,7 +150,8 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
     calib, psf, gain = content["photo_calib"], content["psf"], content["gain"]
     if calib is None:
-        rows.append(("zeropoint", "none: the image is not calibrated; give --zeropoint"))
+        why = content.get("no_photo_calib") or "the image is not calibrated. Give zeropoint="
+        rows.append(("zeropoint", f"none: {in_options(why, _PARAMETERS)}"))
     else:
         low, high = calib["zeropoint_range"]
         varies = "" if calib["constant"] else f" at the centre ({low:.3f} to {high:.3f} over the corners)"
@@ -126,14 +159,15 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("calibrated to", calib["reference_text"] or f"unknown: nothing says; {HOW_TO_SET}"))
         rows += [("  candidate", text) for text in calib["candidates_text"]]
     if psf is None:
-        rows.append(("PSF", "none; give --psf"))
+        why = content.get("no_psf")
+        rows.append(("PSF", f"none; give --psf: {why}" if why else "none; give --psf"))
     else:
         rows.append(("PSF", psf["kind"]))
         rows.append(("  FWHM", f"{psf['fwhm_pixels']:.2f} pix = {psf['fwhm_arcsec']:.2f} arcsec"))
-        if psf["fraction_in_aperture"] is not None:
+        if psf["psf_sum_offset_mag"] is not None:
             rows.append(
-                ("  in aperture", f"{psf['fraction_in_aperture']:.4f} of the kernel: a kernel scaled to unit sum would "
-                 f"be {psf['psf_sum_offset_mag']:+.4f} mag off")
+                ("  in aperture", f"{psf['fraction_in_aperture']:.4f} of the model's light: stars scaled to unit sum "
+                 f"would be {psf['psf_sum_offset_mag']:+.4f} mag off")
             )  # fmt: skip
     value = gain["electrons_per_unit"]
     rows.append(("gain", f"{value:.4g}, {gain['origin']}" if value is not None else f"unknown: {gain['origin']}"))

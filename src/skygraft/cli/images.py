@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skygraft.cli.common import command, emit_json, fail, out_console, progress_bar, show_rows
+from skygraft.cli.common import command, emit_json, fail, out_console, print_table, progress_bar, show_rows
 
 if TYPE_CHECKING:
     from skygraft.exposure import Exposure
@@ -42,6 +42,15 @@ class Position(StrEnum):
 
 
 _LISTED = 100
+_OWN_OPTIONS = {
+    "path": "IMAGE",
+    "format": "--format",
+    "aperture": "--aperture",
+    "psf": "--psf",
+    "photo_calib": "--zeropoint",
+    "gain": "--gain",
+    "hdu": "--hdu",
+}
 _TRUTH_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 
 Image = Annotated[Path, typer.Argument(help="The image file.", show_default=False)]
@@ -65,11 +74,53 @@ Zeropoint = Annotated[
     float | None, typer.Option(help="AB magnitude of one image unit, instead of the image's own.", show_default=False)
 ]
 Hdu = Annotated[str | None, typer.Option(help="HDU of the image, where there are several.", show_default=False)]
+Ccds = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Table of CCDs (survey-ccds) that calibrates an image of the Legacy Surveys; may be repeated.",
+        show_default=False,
+    ),
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="An option of the image's format, NAME=VALUE, such as pixel_area=wcs or weight=false; may be repeated.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def _format_options(option: list[str] | None, ccds: list[Path] | None, *, of_reading: bool = True) -> dict[str, Any]:
+    """The options of a format, their values read as YAML; of reading an image, those apart that have their own."""
+    import yaml
+
+    options: dict[str, Any] = {}
+    for text in option or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise fail(f"--option {text}: NAME=VALUE is needed, such as pixel_area=wcs", code=2)
+        name = name.strip()
+        if of_reading and name in _OWN_OPTIONS:
+            raise fail(f"--option {text}: {name} has an option of its own, {_OWN_OPTIONS[name]}", code=2)
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise fail(f"--option {text}: the value is no YAML ({' '.join(str(error).split())})", code=2) from None
+    if ccds:
+        options["ccds"] = [str(path) for path in ccds]
+    return options
+
+
 def _read(
-    path: Path, format: str, aperture: str | None, psf: str | None, zeropoint: float | None, hdu: str | None
+    path: Path,
+    format: str,
+    aperture: str | None,
+    psf: str | None,
+    zeropoint: float | None,
+    hdu: str | None,
+    options: dict[str, Any],
 ) -> Exposure:
     from skygraft.formats import read_exposure
 
@@ -79,7 +130,9 @@ def _read(
         if colon and not Path(psf).exists():
             given_psf = {"kind": kind, "fwhm": fwhm.strip()}
     number = int(hdu) if hdu is not None and hdu.isdecimal() else hdu
-    return read_exposure(path, format=format, aperture=aperture, psf=given_psf, photo_calib=zeropoint, hdu=number)
+    return read_exposure(
+        path, format=format, aperture=aperture, psf=given_psf, photo_calib=zeropoint, hdu=number, **options
+    )
 
 
 @command
@@ -90,6 +143,8 @@ def inspect(
     psf: Psf = None,
     zeropoint: Zeropoint = None,
     hdu: Hdu = None,
+    ccds: Ccds = None,
+    option: Option = None,
     json: Json = False,
 ) -> None:
     """Show what an image says of itself, above all: what its calibrated flux is the flux of, and who says so.
@@ -98,7 +153,7 @@ def inspect(
     """
     from skygraft.cli.describe import describe_exposure, describe_rows
 
-    exposure = _read(image, format, aperture, psf, zeropoint, hdu)
+    exposure = _read(image, format, aperture, psf, zeropoint, hdu, _format_options(option, ccds))
     content = describe_exposure(exposure)
     if json:
         emit_json(content)
@@ -116,6 +171,8 @@ def inject(
     psf: Psf = None,
     zeropoint: Zeropoint = None,
     hdu: Hdu = None,
+    ccds: Ccds = None,
+    option: Option = None,
     band: Annotated[
         str | None, typer.Option(help="Whose magnitudes to use; the image's own by default.", show_default=False)
     ] = None,
@@ -130,6 +187,14 @@ def inject(
     seed: Annotated[int, typer.Option(min=0, help="Of the photon noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add the sources' photon noise.")] = True,
     gain: Annotated[float | None, typer.Option(help="Electrons per image unit.", show_default=False)] = None,
+    mark_injected: Annotated[
+        bool,
+        typer.Option(
+            "--mark-injected/--no-mark-injected",
+            help="Mark the sources in the mask planes INJECTED and INJECTED_CORE; leave them out for software that "
+            "drops every pixel whose mask is not 0.",
+        ),
+    ] = True,
     truth: Annotated[
         Path | None,
         typer.Option(help="Write one row per source: .parquet, .ecsv, .fits or .csv.", show_default=False),
@@ -151,10 +216,11 @@ def inject(
 
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
-    inputs = [image, catalog, *([Path(psf)] if psf is not None else [])]
+    inputs = [image, catalog, *([Path(psf)] if psf is not None else []), *(ccds or ())]
     _check_outputs([path for path in (output, truth) if path is not None], inputs, overwrite)
     by_aperture = flux_mode is FluxMode.aperture
-    exposure = _read(image, format, None if by_aperture else aperture, psf, zeropoint, hdu)
+    options = _format_options(option, ccds)
+    exposure = _read(image, format, None if by_aperture else aperture, psf, zeropoint, hdu, options)
     sources = read_catalog(catalog, dialect=dialect, band=band or exposure.data_id.band, on_bad=on_bad.value)
     with progress_bar("injecting", len(sources)) as advance:
         injection = inject_sources(
@@ -168,6 +234,7 @@ def inject(
             seed=seed,
             noise=noise,
             gain=gain,
+            mark_injected=mark_injected,
         )
     if injection.summary["n_drawn"] == 0:
         flags = ", ".join(f"{n} x {name}" for name, n in injection.summary["flags"].items())
@@ -242,8 +309,14 @@ def index(
         list[str] | None, typer.Argument(help="Images, or glob patterns in quotes.", show_default=False)
     ] = None,
     ccds: Annotated[
-        Path | None, typer.Option(help="Table of CCDs in the Legacy Surveys' layout.", show_default=False)
+        list[Path] | None,
+        typer.Option(
+            help="Table of CCDs (survey-ccds) of the Legacy Surveys: alone, of all images that it lists; with images, "
+            "what calibrates them. May be repeated.",
+            show_default=False,
+        ),
     ] = None,
+    option: Option = None,
     format: FormatName = "auto",
     root: Annotated[Path, typer.Option(help="Folder that patterns are relative to.")] = Path(),
     output: Annotated[
@@ -266,9 +339,12 @@ def index(
     from skygraft.processes import process_mapper
     from skygraft.survey import index_survey, write_index
 
-    if (not images) == (ccds is None):
-        raise fail("give either images (files or patterns) or --ccds", code=2)
-    spec: dict[str, Any] = {"format": format, "ccds": str(ccds)} if ccds else {"format": format, "images": images}
+    if not images and not ccds:
+        raise fail("give images (files or patterns), or --ccds, or both", code=2)
+    tables = [path.absolute() for path in ccds or ()] if images else None
+    options = _format_options(option, tables, of_reading=False)
+    listed = {"images": images} if images else {"ccds": [str(path) for path in ccds or ()]}
+    spec: dict[str, Any] = {"format": format, "options": options, **listed}
     with progress_bar("indexing", None) as advance, process_mapper(processes) as mapper:
         found = index_survey(
             spec,
@@ -278,7 +354,9 @@ def index(
         )
     if not len(found) and not found.failures:
         raise ConfigError(
-            f"no images found for {', '.join(images or [str(ccds)])}", path=root, fix="Check the pattern and --root"
+            f"no images found for {', '.join(next(iter(listed.values())))}",
+            path=root,
+            fix="Check the pattern and --root",
         )
     if output is not None:
         paths = [*found.table.column("path").to_pylist(), *(bad["path"] for bad in found.failures)]
@@ -302,7 +380,8 @@ def _show_index(found: SurveyIndex, output: Path | None) -> None:
         shown = Table(box=None, header_style="cyan")
         columns = ("image_id", "band", "ra", "dec", "size", "arcsec/pix", "format", "path")
         for name in columns:
-            shown.add_column(name, justify="right" if name in ("ra", "dec", "size", "arcsec/pix") else "left")
+            right = name in ("ra", "dec", "size", "arcsec/pix")
+            shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
         for row in found.table.to_pylist():
             shown.add_row(
                 escape(row["image_id"]),
@@ -314,7 +393,7 @@ def _show_index(found: SurveyIndex, output: Path | None) -> None:
                 escape(row["format"]),
                 escape(row["path"]),
             )
-        console.print(shown)
+        print_table(console, shown)
     told = f"{len(found)} images" + (f", [red]{len(found.failures)} cannot be used[/]" if found.failures else "")
     console.print(told + (f", written to {escape(str(output))}" if output is not None else ""))
     for failure in found.failures:

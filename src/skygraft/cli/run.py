@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skygraft.cli.common import Config, Json, command, emit_json, err_console, open_campaign
+from skygraft.cli.common import Config, Json, command, echo, emit_json, err_console, open_campaign
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
 
-__all__ = ["run"]
+__all__ = ["placed", "run"]
 
 
 @command
@@ -48,15 +48,15 @@ def run(
     """Make every image of a campaign that is not done yet; run it again to resume.
 
     Images that failed before are tried again, but for those in quarantine: they kill the workers that take them. After
-    Ctrl-C or SIGTERM tasks that run are let finish. The exit code is 1 if any image is not done at the end, and 130 or
-    143 after such a signal.
+    Ctrl-C, SIGTERM or a hang-up of the terminal tasks that run are let finish. The exit code is 1 if any image is not
+    done at the end, and 130, 143 or 129 after such a signal.
 
     Example:  skygraft run skygraft-demo/campaign.yaml --workers 2
     Example:  skygraft run campaign.yaml --cluster slurm --workers 200
     """
     from skygraft.campaign import RichReporter
 
-    campaign = _placed(open_campaign(config), cluster, scheduler, workers)
+    campaign = placed(open_campaign(config), cluster, scheduler, workers)
     with _role(campaign) as is_driver:
         if not is_driver:
             return
@@ -66,13 +66,15 @@ def run(
     if json:
         emit_json(summary.to_dict())
     else:
-        typer.echo(str(summary))
-        typer.echo(f"outputs in {summary.output}")
+        echo(str(summary))
+        echo(f"outputs in {summary.output}")
     if not summary.ok:
         raise typer.Exit(128 + summary.interrupted if summary.interrupted else 1)
 
 
-def _placed(campaign: Campaign, cluster: str | None, scheduler: str | None, workers: int | None) -> Campaign:
+def placed(
+    campaign: Campaign, cluster: str | None, scheduler: str | None = None, workers: int | None = None
+) -> Campaign:
     """The campaign, to be run where the command line says."""
     from skygraft.campaign import Campaign
     from skygraft.campaign.clusters.config import named_cluster

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skygraft.cli.common import Config, Json, command, emit_json, open_campaign
+from skygraft.cli.common import Config, Json, command, echo, emit_json, open_campaign
 
 __all__ = ["status"]
 
@@ -27,8 +27,8 @@ def status(
     """Show how far a campaign is, and what failed.
 
     With --watch it is followed by its ledger: on any machine that sees the output folder, also when the driver is
-    dead. With --json that prints one line of JSON at each interval. The exit code is 1 if an image failed or cannot be
-    used.
+    dead. With --json that prints one line of JSON at each interval. The exit code is 1 if an image failed, cannot be
+    used, or was made and is damaged now.
 
     Example:  skygraft status skygraft-demo/campaign.yaml --watch
     """
@@ -47,10 +47,10 @@ def status(
     if json:
         emit_json(found.to_dict())
     else:
-        typer.echo(str(found))
+        echo(str(found))
         for failure in found.failures[:20]:
-            typer.echo(f"  {failure.image_id}: {failure.error}: {failure.message}")
+            echo(f"  {failure.image_id}: {failure.error}: {failure.message}")
         if found.n_failed > 20:
-            typer.echo(f"  ... and {found.n_failed - 20} more, in {Path(found.output) / 'failures.parquet'}")
-    if found.n_failed or found.n_unusable:
+            echo(f"  ... and {found.n_failed - 20} more, in {Path(found.output) / 'failures.parquet'}")
+    if found.n_failed or found.n_unusable or found.n_damaged:
         raise typer.Exit(1)

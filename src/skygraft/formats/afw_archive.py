@@ -38,6 +38,10 @@ class Row(dict[str, Any]):
         self._path, self._hdu = path, hdu
 
     def __missing__(self, key: str) -> Any:
+        # Archives before 2014 keep a point in one column of two numbers.
+        vector = self.get(key[:-2]) if key.endswith(("_x", "_y")) else None
+        if isinstance(vector, np.ndarray) and vector.shape == (2,):
+            return vector["xy".index(key[-1])].item()
         raise FormatError(
             f"the table has no column {key!r}; it has {', '.join(self)}",
             path=self._path,

@@ -12,7 +12,7 @@ __all__ = ["find_source_catalog", "parse_name"]
 _NAME = re.compile(r"^(?:(?P<kind>[A-Za-z_]+)[-_])?(?P<rest>(?P<visit>\d{4,})[-_](?P<ccd>\d{1,3}))(?![0-9])")
 _CATALOG_NAMES = ("SRC", "src", "icSrc", "sourceTable", "source")
 _CATALOG_ENDINGS = (".fits", ".fits.gz", ".parq", ".parquet")
-_SUFFIXES = re.compile(r"(\.fits?|\.fz|\.gz)+$", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(\.fits?|\.fz|\.gz|\.bz2|\.xz|\.zst)+$", re.IGNORECASE)
 
 
 def parse_name(path: str | os.PathLike[str]) -> tuple[str, int | None, int | None]:

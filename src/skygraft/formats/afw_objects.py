@@ -6,14 +6,13 @@ is not known is an error that names it, never a guess.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.errors import CalibrationError, ConfigError, FormatError, PsfError, SkygraftError, WcsError
+from skygraft.errors import CalibrationError, ConfigError, FormatError, SkygraftError, WcsError
 from skygraft.formats.afw_archive import Archive, ArchivedObject, Row
 from skygraft.photometry import (
     ChebyshevField,
@@ -23,8 +22,7 @@ from skygraft.photometry import (
     ReferenceCandidate,
     SpatialField,
 )
-from skygraft.psf import PSF, Box, DoubleGaussianPSF, FixedKernelPSF, GaussianPSF, KernelBasisPSF, PsfexPSF
-from skygraft.wcs import AstWcs
+from skygraft.wcs import AstWcs, FitsWcs
 
 __all__ = [
     "Amplifier",
@@ -35,8 +33,9 @@ __all__ = [
     "build_filter",
     "build_photo_calib",
     "build_polygon",
-    "build_psf",
     "build_wcs",
+    "expect_object",
+    "index_box",
 ]
 
 _PHOTOCALIB_IN_NJY = 1
@@ -86,7 +85,14 @@ class Detector:
         return float(used.pop()) if len(used) == 1 else gains
 
 
-def _object(archive: Archive, key: int, *names: str) -> ArchivedObject:
+def expect_object(archive: Archive, key: int, *names: str) -> ArchivedObject:
+    """An object of an archive, of one of the classes named; of any where none is.
+
+    Raises
+    ------
+    FormatError
+        If it is of another class, or not in the archive.
+    """
     found = archive.get(key)
     if names and found.name not in names:
         raise FormatError(
@@ -97,8 +103,8 @@ def _object(archive: Archive, key: int, *names: str) -> ArchivedObject:
     return found
 
 
-def build_wcs(archive: Archive, key: int) -> AstWcs:
-    """The WCS stored as a SkyWcs.
+def build_wcs(archive: Archive, key: int) -> AstWcs | FitsWcs:
+    """The WCS stored as a SkyWcs, or as the TanWcs of older archives.
 
     Raises
     ------
@@ -107,16 +113,39 @@ def build_wcs(archive: Archive, key: int) -> AstWcs:
     FormatError
         If the object is of another class, or damaged.
     """
-    found = _object(archive, key, "SkyWcs")
+    found = expect_object(archive, key, "SkyWcs", "TanWcs")
     try:
+        if found.name == "TanWcs":
+            return FitsWcs(_tan_header(found))
         return AstWcs.from_skywcs(found.row()["wcs"])
     except WcsError as error:
         raise type(error)(error.message, path=archive.path, hdu=found.hdu, fix=error.fix) from error
 
 
+def _tan_header(found: ArchivedObject) -> dict[str, Any]:
+    """FITS cards of a TanWcs: its reference pixel is 0-based, its matrices are stored column by column."""
+    row = found.row()
+    cd = np.reshape(row["cd"], (2, 2), order="F")
+    header: dict[str, Any] = {f"{key.upper()}": row[key] for key in ("ctype1", "ctype2", "equinox", "radesys")}
+    header |= {f"CUNIT{i}": row[f"cunit{i}"] for i in (1, 2)}
+    header |= {f"CRVAL{i}": row[f"crval_{axis}"] for i, axis in ((1, "x"), (2, "y"))}
+    header |= {f"CRPIX{i}": row[f"crpix_{axis}"] + 1.0 for i, axis in ((1, "x"), (2, "y"))}
+    header |= {f"CD{i + 1}_{j + 1}": float(cd[i, j]) for i in range(2) for j in range(2)}
+    if len(found.catalogs) > 1 and found.catalogs[1]:
+        sip = found.row(1)
+        for name in ("A", "B", "Ap", "Bp"):
+            flat = np.atleast_1d(sip[name])
+            size = round(np.sqrt(flat.size))
+            terms = np.reshape(flat, (size, size), order="F")
+            header[f"{name.upper()}_ORDER"] = size - 1
+            pairs = ((i, j) for i in range(size) for j in range(size - i) if terms[i, j])
+            header |= {f"{name.upper()}_{i}_{j}": float(terms[i, j]) for i, j in pairs}
+    return header
+
+
 def build_filter(archive: Archive, key: int) -> tuple[str | None, str | None]:
     """Band and physical filter of a FilterLabel; None for one that it does not have."""
-    row = _object(archive, key, "FilterLabel").row()
+    row = expect_object(archive, key, "FilterLabel").row()
     return (
         str(row["band"]) if row.get("band_exists", True) and row["band"] else None,
         str(row["physical"]) if row.get("physical_exists", True) and row["physical"] else None,
@@ -125,19 +154,19 @@ def build_filter(archive: Archive, key: int) -> tuple[str | None, str | None]:
 
 def build_polygon(archive: Archive, key: int) -> NDArray[np.float64]:
     """Vertices (N, 2), x and y in parent pixels, of a Polygon; the first is not repeated."""
-    rows = [row for part in _object(archive, key, "Polygon").catalogs for row in part]
+    rows = [row for part in expect_object(archive, key, "Polygon").catalogs for row in part]
     vertices = np.array([(row["vertices_x"], row["vertices_y"]) for row in rows], dtype=np.float64)
     return vertices[:-1] if len(vertices) > 1 and np.array_equal(vertices[0], vertices[-1]) else vertices
 
 
 def build_apcorr_names(archive: Archive, key: int) -> tuple[str, ...]:
     """The flux fields that an ApCorrMap has corrections for."""
-    return tuple(str(row["name"]) for part in _object(archive, key, "ApCorrMap").catalogs for row in part)
+    return tuple(str(row["name"]) for part in expect_object(archive, key, "ApCorrMap").catalogs for row in part)
 
 
 def build_detector(archive: Archive, key: int) -> Detector:
     """A Detector and its amplifiers."""
-    found = _object(archive, key, "Detector")
+    found = expect_object(archive, key, "Detector")
     row = found.row()
     amplifiers = tuple(
         Amplifier(
@@ -153,7 +182,8 @@ def build_detector(archive: Archive, key: int) -> Detector:
     return Detector(str(row["name"]), int(row["id"]), amplifiers)
 
 
-def _index_box(row: Row) -> tuple[int, int, int, int]:
+def index_box(row: Row) -> tuple[int, int, int, int]:
+    """First and last column, first and last row of the pixels of a stored box."""
     return row["bbox_min_x"], row["bbox_max_x"], row["bbox_min_y"], row["bbox_max_y"]
 
 
@@ -165,16 +195,16 @@ def build_field(archive: Archive, key: int) -> SpatialField:
     CalibrationError
         If it is of a class that is not supported.
     """
-    found = _object(archive, key)
+    found = expect_object(archive, key)
     if found.name == "ProductBoundedField":
         return ProductField([build_field(archive, row["id"]) for part in found.catalogs for row in part])
     if found.name == "ChebyshevBoundedField":
         row = found.row()
         coefficients = np.atleast_1d(row["coefficients"]).reshape(-1, row["order_x"] + 1)
-        return ChebyshevField(coefficients, _index_box(row))
+        return ChebyshevField(coefficients, index_box(row))
     if found.name == "PixelAreaBoundedField":
         row = found.row()
-        return PixelAreaField(build_wcs(archive, row["wcs"]), row["scaling"], _index_box(row))
+        return PixelAreaField(build_wcs(archive, row["wcs"]), row["scaling"], index_box(row))
     raise CalibrationError(
         f"the photometric calibration varies as a {found.name}, which is not supported; ChebyshevBoundedField, "
         "ProductBoundedField and PixelAreaBoundedField are",
@@ -205,7 +235,7 @@ def build_photo_calib(
     UncalibratedImageError
         If its value makes no sense.
     """
-    found = _object(archive, key, "PhotoCalib", "Calib")
+    found = expect_object(archive, key, "PhotoCalib", "Calib")
     row = found.row()
     try:
         if found.name == "Calib":
@@ -233,134 +263,3 @@ def _placed(error: SkygraftError, archive: Archive, found: ArchivedObject) -> Sk
     return type(error)(
         error.message, path=error.path or archive.path, hdu=error.hdu or found.hdu, key=error.key, fix=error.fix
     )
-
-
-def build_psf(archive: Archive, key: int, valid_box: Box | None = None) -> PSF:
-    """A PSF; one that varies holds inside `valid_box` (the image it was made for), None for what the model says.
-
-    Raises
-    ------
-    PsfError
-        If it is of a class that is not supported, or its values make no sense.
-    """
-    found = _object(archive, key)
-    builder = _PSF_BUILDERS.get(found.name)
-    if builder is None:
-        why = " (it is a pickle, which would have to be executed)" if found.name == "PiffPsf" else ""
-        raise PsfError(
-            f"the image's PSF is a {found.name}, which cannot be read{why}; those that can are "
-            f"{', '.join(sorted(_PSF_BUILDERS))}",
-            path=archive.path,
-            hdu=found.hdu,
-            fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
-        )
-    try:
-        return builder(archive, found, valid_box)
-    except (SkygraftError, ValueError) as error:
-        message = error.message if isinstance(error, SkygraftError) else str(error)
-        raise PsfError(
-            f"the image's PSF, a {found.name}, cannot be used: {message}",
-            path=archive.path,
-            hdu=found.hdu,
-            fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
-        ) from error
-
-
-def _shape(row: Row) -> tuple[int, int]:
-    return row["dimensions_y"], row["dimensions_x"]
-
-
-def _gaussian(_archive: Archive, found: ArchivedObject, _box: Box | None) -> PSF:
-    row = found.row()
-    return GaussianPSF(row["sigma"], shape=_shape(row))
-
-
-def _double_gaussian(_archive: Archive, found: ArchivedObject, _box: Box | None) -> PSF:
-    row = found.row()
-    return DoubleGaussianPSF(row["sigma1"], row["sigma2"], row["b"], shape=_shape(row))
-
-
-def _kernel_psf(archive: Archive, found: ArchivedObject, valid_box: Box | None) -> PSF:
-    row = found.row()
-    average = (float(row["averagePosition_x"]), float(row["averagePosition_y"]))
-    kernel = archive.get(row["kernel"])
-    if kernel.name == "FixedKernel":
-        return FixedKernelPSF(_centred(kernel.row()), normalize=True, average_position=average)
-    if kernel.name != "LinearCombinationKernel":
-        raise PsfError(f"its kernel is a {kernel.name}; FixedKernel and LinearCombinationKernel are supported")
-    parts = kernel.row()
-    basis = np.stack(
-        [_centred(_object(archive, int(part), "FixedKernel").row()) for part in np.atleast_1d(parts["components"])]
-    )
-    box: Box | None = None
-    if "spatialfunctions" in parts and np.any(parts["spatialfunctions"]):
-        functions = [archive.get(int(part)) for part in np.atleast_1d(parts["spatialfunctions"])]
-        boxes = {_function_box(function) for function in functions}
-        if len(boxes) != 1:
-            raise PsfError("its spatial functions are not all of one kind and range")
-        box = boxes.pop()
-        coefficients = [np.atleast_1d(function.row()["coefficients"]) for function in functions]
-    else:
-        coefficients = [np.array([amplitude]) for amplitude in np.atleast_1d(parts["amplitudes"])]
-    return KernelBasisPSF(
-        basis, coefficients, chebyshev_box=box, normalize=True, valid_box=valid_box, average_position=average
-    )
-
-
-def _function_box(function: ArchivedObject) -> Box | None:
-    name, row = function.name, function.row()
-    if name in ("PolynomialFunction2D", "PolynomialFunction2F"):
-        return None
-    if name in ("Chebyshev1Function2D", "Chebyshev1Function2F"):
-        return Box(row["min_x"], row["max_x"], row["min_y"], row["max_y"])
-    raise PsfError(f"it varies as a {name}; PolynomialFunction2 and Chebyshev1Function2 are supported")
-
-
-def _centred(row: Row) -> NDArray[np.float64]:
-    """The image of a FixedKernel, padded with zeros so that its centre is the middle pixel."""
-    ny, nx = _shape(row)
-    image = np.asarray(row["image"], dtype=np.float64).reshape(ny, nx)
-    pads = []
-    for size, centre in ((ny, row["center_y"]), (nx, row["center_x"])):
-        excess = 2 * centre + 1 - size
-        pads.append((max(-excess, 0), max(excess, 0)))
-    return np.pad(image, pads)
-
-
-def _psfex(_archive: Archive, found: ArchivedObject, valid_box: Box | None) -> PSF:
-    row, model = found.row(), found.row(1)
-    width, height, number = (int(v) for v in model["_size"])
-    basis = np.asarray(model["_comp"], dtype=np.float64).reshape(number, height, width)
-    degrees = np.atleast_1d(model["degree"]) if row["ngroup"] else np.zeros(1, dtype=int)
-    degree = int(degrees[0])
-    if degree and (row["ndim"] != 2 or len(degrees) != 1):
-        raise PsfError(f"it varies with {row['ndim']} variables in {len(degrees)} groups; x and y in one are supported")
-    zero, scale = (0.0, 0.0), (1.0, 1.0)
-    if row["ndim"] == 2:
-        zero = _pair(model["_context_first"])
-        scale = _pair(model["_context_second"])
-    average = (float(row["averagePosition_x"]), float(row["averagePosition_y"]))
-    return PsfexPSF(
-        basis,
-        degree,
-        zero,
-        scale,
-        float(row["_pixstep"]),
-        convention="lsst",
-        valid_box=valid_box,
-        average_position=average,
-    )
-
-
-def _pair(values: Any) -> tuple[float, float]:
-    return float(values[0]), float(values[1])
-
-
-_PSF_BUILDERS: dict[str, Callable[[Archive, ArchivedObject, Box | None], PSF]] = {
-    "GaussianPsf": _gaussian,
-    "SingleGaussianPsf": _gaussian,
-    "DoubleGaussianPsf": _double_gaussian,
-    "KernelPsf": _kernel_psf,
-    "PcaPsf": _kernel_psf,
-    "PsfexPsf": _psfex,
-}

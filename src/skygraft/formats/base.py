@@ -29,12 +29,13 @@ from skygraft.errors import (
     OutputExistsError,
     PsfError,
 )
-from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, DataId, Exposure, VisitInfo
+from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, DataId, Exposure, VisitInfo
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.psf import PSF
 
 __all__ = [
     "CANDIDATES",
+    "CAUTION",
     "FILES",
     "NO_PHOTO_CALIB",
     "FileStamp",
@@ -54,6 +55,9 @@ FILES = "files"
 
 CANDIDATES = "candidates"
 """Key of `Exposure.extra`: each ``ReferenceCandidate`` that was found, where ``photo_calib`` is None."""
+
+CAUTION = "caution"
+"""Key of `Exposure.extra`: text that says what is not to be trusted in an image that was read as another format."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,8 @@ class ImageCalibration:
         Electrons per image unit; None where it is not recorded.
     gain_origin : str
         Where the gain was found.
+    no_gain : str
+        Why `gain` is None, where the files hold something about it.
     has_variance : bool
         Whether there is a variance plane, from which a gain can be estimated.
     n_files : int
@@ -271,6 +277,7 @@ class ImageCalibration:
     no_psf: PsfError | None = None
     gain: float | NDArray[np.float32] | None = None
     gain_origin: str = ""
+    no_gain: str = ""
     has_variance: bool = False
     n_files: int = 1
 
@@ -290,17 +297,20 @@ class ImageCalibration:
             no_psf=exposure.extra.get(NO_PSF),
             gain=exposure.gain,
             gain_origin=exposure.gain_origin,
+            no_gain=str(exposure.extra.get(NO_GAIN, "")),
             has_variance=exposure.variance is not None,
             n_files=max(1, len(exposure.extra.get(FILES, ()))),
         )
 
     def extra(self) -> dict[str, Any]:
-        """What `Exposure.extra` holds of it: why there is no calibration, and why there is no PSF."""
+        """What `Exposure.extra` holds of it: why there is no calibration, no PSF and no gain."""
         content: dict[str, Any] = {}
         if self.no_photo_calib is not None:
             content |= {CANDIDATES: self.candidates, NO_PHOTO_CALIB: self.no_photo_calib}
         if self.no_psf is not None:
             content[NO_PSF] = self.no_psf
+        if self.no_gain:
+            content[NO_GAIN] = self.no_gain
         return content
 
 

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from skygraft.errors import CalibrationError, ConfigError, PsfError, UncalibratedImageError
+from skygraft.errors import CalibrationError, PsfError
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats.base import (
+    CAUTION,
     FILES,
     Format,
     ImageCalibration,
@@ -22,14 +23,19 @@ from skygraft.formats.base import (
     stamp_files,
 )
 from skygraft.formats.fits_fingerprints import with_fingerprints
+from skygraft.formats.fits_gain import RecordedGain, read_gain
 from skygraft.formats.fits_headers import (
     Headers,
     check_number,
-    image_unit,
     read_data_id,
-    read_gain,
-    read_photo_calib,
     read_visit_info,
+)
+from skygraft.formats.fits_kinds import (
+    LEGACY_CAUTION,
+    is_legacy_image,
+    lsst_images_kind,
+    refuse_archive,
+    refuse_companion,
 )
 from skygraft.formats.fits_layout import (
     FitsLayout,
@@ -37,21 +43,32 @@ from skygraft.formats.fits_layout import (
     PlaneOptions,
     find_layout,
     inherited_headers,
+    is_flat,
     list_hdus,
     renamed,
     split_name,
 )
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
+from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
-from skygraft.formats.fitsfile.open import is_fits
+from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
+from skygraft.formats.fitsfile.open import is_fits, open_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.psf import PSF, Box
-from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
+from skygraft.wcs import (
+    TABLE_NAMES,
+    FitsWcs,
+    LookupTable,
+    footprint,
+    has_wcs,
+    names_tables,
+    pixel_scale,
+    read_fits_wcs,
+)
 
 __all__ = ["FitsFormat", "FitsOptions"]
 
-_RUBIN_IMAGES = "images.lsst.io"
 LAYOUT = "fits_layout"
 """Key of `Exposure.extra`: the `FitsLayout` that was read."""
 
@@ -74,6 +91,9 @@ class FitsOptions(PlaneOptions):
         The zeropoint keyword to trust, where two disagree.
     unit : str, optional
         Unit of the pixels, instead of BUNIT.
+    pixel_area : str, optional
+        Area of a pixel of a surface-brightness image, instead of PIXAR_SR: ``"2.25e-14 sr"``, ``"0.0009 arcsec2"``, or
+        ``"wcs"`` for that of the WCS at the image's centre.
     exposure_time : float, optional
         Seconds.
     mjd : float, optional
@@ -87,6 +107,7 @@ class FitsOptions(PlaneOptions):
     zeropoint: float | None = None
     zeropoint_key: str | None = None
     unit: str | None = None
+    pixel_area: str | None = None
     exposure_time: float | None = None
     mjd: float | None = None
     instrument: str | None = None
@@ -124,16 +145,18 @@ class _Opened:
     @property
     def name(self) -> str:
         stem = split_name(self.path)[0]
-        alone = sum(hdu.shape is not None and len(hdu.shape) == 2 for hdu in self.hdus) == 1
+        alone = sum(map(is_flat, self.hdus)) == 1
         several = self.layout.image.hdu and not alone and self.image.name not in ("IMAGE", "SCI")
         return f"{stem}-{self.image.name or self.image.index}" if several else stem
 
     def wcs(self) -> FitsWcs:
-        header = self.image.header
-        if "CTYPE1" not in header and "CTYPE1" in self.hdus[0].header:
-            header = self.hdus[0].header.copy()
-            header.update(self.image.header)
-        return read_fits_wcs(header, path=self.path, hdu=self.image.index)
+        header, index = self.image.header, self.image.index
+        tables: list[LookupTable] = []
+        if names_tables(header):
+            with open_fits(self.path) as hdus:
+                tables = [LookupTable.of(hdu) for hdu in hdus if hdu.name in TABLE_NAMES and hdu.is_image]
+        primary = self.hdus[0].header if index else None
+        return read_fits_wcs(header, primary=primary, tables=tables, path=self.path, hdu=index)
 
 
 class FitsFormat(Format):
@@ -146,22 +169,19 @@ class FitsFormat(Format):
 
     name: ClassVar[str] = "fits"
     looked_for: ClassVar[str] = (
-        "a FITS file with a two-dimensional image and celestial CTYPE keywords (not one of images.lsst.io)"
+        "a FITS file with a two-dimensional image and CTYPE keywords (not one of images.lsst.io)"
     )
     Options: ClassVar[type[FitsOptions]] = FitsOptions
 
     def matches(self, path: StrPath) -> bool:
-        """Whether the file is FITS and has a two-dimensional image with a celestial WCS."""
+        """Whether the file is FITS and has a two-dimensional image with a WCS."""
         if Path(path).is_file() and Path(path).stat().st_size and not is_fits(path):
             return False
         hdus = list_hdus(path)
         # Its WCS keywords are an approximation, its PSF is in an archive: not to be taken for what they seem.
-        if _RUBIN_IMAGES in str(hdus[0].header.get("DATAMODL", "")):
+        if lsst_images_kind(hdus) is not None:
             return False
-        return any(
-            hdu.shape is not None and len(hdu.shape) == 2 and ("CTYPE1" in hdu.header or "CTYPE1" in hdus[0].header)
-            for hdu in hdus
-        )
+        return any(is_flat(hdu) and (has_wcs(hdu.header) or has_wcs(hdus[0].header)) for hdu in hdus)
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Where the image lies on the sky; see `Format.footprint`."""
@@ -201,6 +221,9 @@ class FitsFormat(Format):
         mask, planes = (None, dict(given.mask_planes or {}))
         if layout.mask is not None:
             mask, planes = read_mask(layout.mask, given.mask_planes)
+        extra = {LAYOUT: layout, FILES: stamps, **found.extra()}
+        if is_legacy_image(opened.path, opened.headers):
+            extra[CAUTION] = LEGACY_CAUTION
         exposure = Exposure(
             make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
@@ -213,7 +236,7 @@ class FitsFormat(Format):
             path=opened.path,
             format=self.name,
             header=opened.headers.as_dict(),
-            extra={LAYOUT: layout, FILES: stamps, **found.extra()},
+            extra=extra,
         )
         return with_fingerprints(exposure, layout.planes)
 
@@ -236,7 +259,9 @@ class FitsFormat(Format):
 
     def _open(self, path: StrPath, given: FitsOptions) -> _Opened:
         hdus = list_hdus(path)
+        refuse_archive(Path(path), hdus)
         layout = find_layout(path, given, hdus)
+        refuse_companion(Path(path), hdus[layout.image.hdu], hdus, chosen=given.hdu is not None)
         if isinstance(given.psf, str | os.PathLike):
             layout = dataclasses.replace(layout, psf=Path(given.psf))
         elif given.psf is not None:
@@ -254,11 +279,11 @@ class FitsFormat(Format):
         ny, nx = opened.image.shape or (0, 0)
         seconds = self._visit_info(opened, given).exposure_time
         candidates = self._candidates(opened)
-        unit, photo_calib, missing = self._photo_calib(opened, given, seconds)
-        gain, gain_origin = read_gain(opened.headers, unit=unit, exposure_time=seconds)
+        center_scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
+        unit, photo_calib, missing = self._photo_calib(opened, given, seconds, center_scale)
+        gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:
             photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
-        center_scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
         psf, no_psf = self._psf(layout, given, center_scale), None
         if psf is None:
             no_psf = PsfError(
@@ -275,8 +300,9 @@ class FitsFormat(Format):
             candidates=candidates,
             psf=psf,
             no_psf=no_psf,
-            gain=gain,
-            gain_origin=gain_origin,
+            gain=gain.value,
+            gain_origin=gain.origin,
+            no_gain=gain.reason,
             has_variance=layout.noise is not None,
             n_files=len(layout.files) + (layout.mask is None),
         )
@@ -288,26 +314,42 @@ class FitsFormat(Format):
         return tuple(found)
 
     def _photo_calib(
-        self, opened: _Opened, given: FitsOptions, exposure_time: float | None
+        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         """Unit of the pixels, their calibration, and why there is none."""
+        unit = image_unit(opened.headers, given.unit)
         try:
-            unit = image_unit(opened.headers, given.unit)
             calib = read_photo_calib(
                 opened.headers,
                 unit=unit,
                 exposure_time=exposure_time,
-                zeropoint=given.zeropoint,
-                zeropoint_key=given.zeropoint_key,
+                pixel_scale=scale,
+                given=GivenZeropoint(given.zeropoint, given.zeropoint_key, given.pixel_area),
                 path=opened.path,
             )
         except CalibrationError as error:
-            return unit, None, error
-        except ConfigError as error:
-            # A surface brightness: the image is there, its calibration cannot be used as it is.
-            unit = given.unit or str(opened.headers.as_dict().get("BUNIT", "adu"))
-            return unit, None, UncalibratedImageError(error.message, path=opened.path, key="BUNIT", fix=error.fix)
-        return unit, calib, None
+            return unit.name, None, error
+        if given.zeropoint is None and given.zeropoint_key is None and is_legacy_image(opened.path, opened.headers):
+            return unit.name, None, self._stale(opened, unit.name, calib)
+        return unit.name, calib, None
+
+    def _stale(self, opened: _Opened, unit: str, calib: PhotoCalib) -> CalibrationError:
+        """What is not to be trusted in a Legacy Surveys image that is read as any other."""
+        return CalibrationError(
+            f"{LEGACY_CAUTION}; its zeropoint ({float(calib.zeropoint()):.4f} mag for one {unit}) may be 5 mag off",
+            path=opened.path,
+            hdu=opened.image.index,
+            fix="Read it with format='legacy_survey' and ccds= (the survey-ccds table), or give zeropoint= (the AB "
+            "magnitude of one image unit); zeropoint_key= (a keyword) takes the header's all the same",
+        )
+
+    def _gain(
+        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
+    ) -> RecordedGain:
+        unit, zeropoint = image_unit(opened.headers, given.unit), None if calib is None else float(calib.zeropoint())
+        if unit.unit.kind == "counts" and unit.unit.per_second and is_legacy_image(opened.path, opened.headers):
+            return RecordedGain(None, reason=f"images of the Legacy Surveys in {unit.name} may be of photoelectrons")
+        return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
 
     def _psf(self, layout: FitsLayout, given: FitsOptions, scale: float) -> PSF | None:
         if given.psf is False:
@@ -317,6 +359,7 @@ class FitsFormat(Format):
         return None if given.psf is None or given.psf is True else make_psf(given.psf, scale)
 
     def _layout_to_follow(self, exposure: Exposure, like: Path) -> FitsLayout:
+        refuse_archive(like, list_hdus(like))
         layout = exposure.extra.get(LAYOUT)
         if isinstance(layout, FitsLayout):
             if layout.image.path == like:

@@ -1,9 +1,12 @@
-"""What the keywords of an ordinary FITS image say: which image it is, when it was taken, its zeropoint and gain."""
+"""What the keywords of an ordinary FITS image say: which image it is and when it was taken.
+
+Zeropoints are read by `skygraft.formats.fits_zeropoint`, gains by `skygraft.formats.fits_gain`.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,35 +17,26 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.time import Time
 
-from skygraft.errors import CalibrationError, ConfigError, FormatError, UncalibratedImageError
+from skygraft.errors import ConfigError
 from skygraft.exposure import DataId, VisitInfo
-from skygraft.photometry import PhotoCalib, canonical_unit
 
 __all__ = [
     "Card",
     "Headers",
     "band_name",
-    "image_unit",
+    "check_number",
+    "finite_number",
     "read_data_id",
-    "read_gain",
-    "read_photo_calib",
     "read_visit_info",
 ]
-
-ZEROPOINT_KEYS = ("MAGZERO", "MAGZPT", "ZEROPOINT", "PHOTZP", "FLUXMAG0")
-"""Keywords that hold a zeropoint (AB magnitude of one image unit), or (FLUXMAG0) the flux of magnitude zero."""
-ZEROPOINT_TOLERANCE = 0.002
-"""Two zeropoints that differ by more, in magnitudes, disagree; less is rounding."""
 
 VISIT_KEYS = ("EXPNUM", "VISIT", "RUN", "OBSNUM", "EXPID", "IDNUM", "ESO DET EXP NO")
 DETECTOR_KEYS = ("CCDNUM", "DET-ID", "ESO DET CHIP NO", "IMAGEID", "CCDID", "DETECTOR", "CCDNAME", "DETPOS")
 BAND_KEYS = ("BAND", "FILTER", "FILTNAM", "FILTER1")
-GAIN_KEYS = ("GAIN", "EGAIN", "GAINEFF")
 EXPOSURE_TIME_KEYS = ("EXPTIME", "EXPOSURE")
 _MID_KEYS = ("MJD-AVG", "DATE-AVG", "MJD-MID", "DATE-MID")
 _START_KEYS = ("MJD-OBS", "DATE-OBS")
 
-_PER_SECOND = re.compile(r"per[\s_-]*sec|/\s*s(ec)?\b|\bs(ec)?\^?-1\b|\b1\s*(adu|count|dn)s?/s", re.IGNORECASE)
 # "HSC-R2", "SDSS r", "DECam_g", "PS1-z": the survey's name before the band's.
 _BAND_PREFIX = re.compile(r"^(?:HSC|SDSS|DECam|DES|PS1|LSST|Pan-?STARRS1?|VISTA|UKIDSS|2MASS|WFC3|ACS)[\s._-]+(?=\w)")
 _BAND_TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9']*")
@@ -91,25 +85,48 @@ class Headers:
         found = []
         for key in keys:
             for hdu, header in self._headers:
-                value = header.get(key)
+                value = _value(header.cards[key]) if key in header else None
                 if value is None or isinstance(value, fits.card.Undefined) or value == "":
                     continue
                 found.append(Card(key, value, str(header.comments[key]), hdu))
                 break
         return found
 
+    def every(self, *keys: str) -> list[Card]:
+        """Every card of the keys that has a value: in each header, and each where a header has several of one key."""
+        found = []
+        for key in keys:
+            for hdu, header in self._headers:
+                for n in range(header.count(key) if key in header else 0):
+                    value = _value(header.cards[key, n])
+                    if not (value is None or isinstance(value, fits.card.Undefined) or value == ""):
+                        found.append(Card(key, value, str(header.comments[key, n]), hdu))
+        return found
+
     def as_dict(self) -> dict[str, Any]:
-        """All cards with a value, without commentary, as Python values."""
+        """All cards with a value, without commentary, as Python values; text where it is no standard FITS (NaN)."""
         merged: dict[str, Any] = {}
         for _, header in reversed(self._headers):
             for card in header.cards:
-                if card.keyword in ("COMMENT", "HISTORY", "") or isinstance(card.value, fits.card.Undefined):
+                if card.keyword in ("COMMENT", "HISTORY", "") or isinstance(value := _value(card), fits.card.Undefined):
                     continue
-                merged[card.keyword] = card.value
+                merged[card.keyword] = value
         return merged
 
 
-def _number(card: Card) -> float | None:
+def _value(card: fits.Card) -> Any:
+    """The value of a card; as text, which is no number, where it is no standard FITS (NaN)."""
+    try:
+        return card.value
+    except fits.VerifyError:
+        copied = copy.copy(card)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            copied.verify("fix")
+        return copied.value
+
+
+def finite_number(card: Card) -> float | None:
     """The card's value as a finite number; None where it is none (sentinels such as 'unknown')."""
     if isinstance(card.value, bool):
         return None
@@ -188,7 +205,7 @@ def read_visit_info(headers: Headers, *, exposure_time: float | None = None, mjd
     """
     if exposure_time is None:
         card = headers.find(*EXPOSURE_TIME_KEYS)
-        exposure_time = None if card is None else _number(card)
+        exposure_time = None if card is None else finite_number(card)
     if mjd is not None:
         return VisitInfo(float(mjd), exposure_time)
     scale = headers.find("TIMESYS")
@@ -221,138 +238,6 @@ def _time(card: Card, headers: Headers, system: str) -> Time | None:
         return None
 
 
-def image_unit(headers: Headers, unit: str | None = None) -> str:
-    """The unit of the pixels: as given, or BUNIT, or ``adu`` where neither says."""
-    card = headers.find("BUNIT")
-    text = unit if unit is not None else ("adu" if card is None else str(card.value))
-    return canonical_unit(text)
-
-
-def read_photo_calib(
-    headers: Headers,
-    *,
-    unit: str,
-    exposure_time: float | None,
-    zeropoint: float | None = None,
-    zeropoint_key: str | None = None,
-    path: str | os.PathLike[str] | None = None,
-) -> PhotoCalib:
-    """The photometric calibration that the headers give.
-
-    A keyword whose comment says "per sec" is the magnitude of one count *per second*: where the image is in counts,
-    2.5 log10(exposure time) is added. Any other is the magnitude of one image unit. Magnitudes are AB.
-
-    Parameters
-    ----------
-    headers : Headers
-        Where to look for `ZEROPOINT_KEYS`.
-    unit : str
-        Unit of the image; one that has an absolute flux (nJy, uJy, Jy, nanomaggy) is a calibration by itself.
-    exposure_time : float or None
-        Seconds.
-    zeropoint : float, optional
-        AB magnitude of one image unit, given by the caller: nothing is looked up.
-    zeropoint_key : str, optional
-        The keyword to trust, where several disagree.
-    path : path-like, optional
-        For errors.
-
-    Raises
-    ------
-    UncalibratedImageError
-        If nothing usable was found.
-    CalibrationError
-        If two keywords disagree, or a zeropoint is per second and the exposure time is not known.
-    """
-    if zeropoint is not None:
-        return PhotoCalib.from_zeropoint(zeropoint, unit)
-    cards = headers.find_all(*((zeropoint_key,) if zeropoint_key else ZEROPOINT_KEYS))
-    found: list[tuple[str, float]] = []
-    if not zeropoint_key and (absolute := _absolute(unit)) is not None:
-        found.append((f"the unit {unit}", absolute))
-    unusable = []
-    for card in cards:
-        value = _number(card)
-        if card.key == "FLUXMAG0" and value is not None:
-            value = 2.5 * math.log10(value) if value > 0 else None
-        # Pipelines write 0, -99 or 99 where they did not calibrate.
-        if value is None or value == 0 or not -10 < value < 60:
-            unusable.append(f"{card.key} = {card.value}")
-            continue
-        if _PER_SECOND.search(card.comment) and not unit.endswith("/s"):
-            if not exposure_time or exposure_time <= 0:
-                raise CalibrationError(
-                    f"{card.key} is of one count per second ({card.comment.strip()!r}), and the exposure time is not "
-                    "known",
-                    path=path,
-                    hdu=card.hdu,
-                    key=card.key,
-                    fix="Give the zeropoint of one image unit (zeropoint=), or the exposure time (exposure_time=)",
-                )
-            value += 2.5 * math.log10(exposure_time)
-        found.append((f"{card.key} in HDU {card.hdu}", value))
-    if not found:
-        looked = zeropoint_key or ", ".join(ZEROPOINT_KEYS)
-        raise UncalibratedImageError(
-            f"the header gives no zeropoint ({'unusable: ' + ', '.join(unusable) if unusable else 'no ' + looked})",
-            path=path,
-            fix="Give zeropoint= (the AB magnitude of one image unit), or photo_calib=",
-        )
-    first = found[0]
-    for other in found[1:]:
-        if abs(other[1] - first[1]) > ZEROPOINT_TOLERANCE:
-            raise CalibrationError(
-                f"two zeropoints disagree: {first[1]:.4f} mag from {first[0]}, {other[1]:.4f} mag from {other[0]} "
-                f"(both for one {unit})",
-                path=path,
-                fix="Say which one holds with zeropoint_key= (a keyword), or give zeropoint=",
-            )
-    if canonical_unit(unit) == "nJy":
-        return PhotoCalib.nanojansky()
-    if canonical_unit(unit) == "nanomaggy":
-        return PhotoCalib.nanomaggies()
-    return PhotoCalib.from_zeropoint(first[1], unit)
-
-
-def _absolute(unit: str) -> float | None:
-    """AB zeropoint of a unit that is itself a flux density; None for counts and the like."""
-    name = canonical_unit(unit)
-    if name == "nJy":
-        return float(PhotoCalib.nanojansky().zeropoint())
-    if name == "nanomaggy":
-        return float(PhotoCalib.nanomaggies().zeropoint())
-    try:
-        njy = u.Unit(name, parse_strict="raise").to(u.nJy)
-    except (ValueError, TypeError, u.UnitConversionError):
-        return None
-    return float(PhotoCalib.nanojansky().zeropoint() - 2.5 * math.log10(njy))
-
-
-def read_gain(headers: Headers, *, unit: str, exposure_time: float | None) -> tuple[float | None, str]:
-    """Electrons per image unit as the headers record it, and where; (None, "") where they do not.
-
-    A gain is recorded in electrons per count: for an image in counts per second it is multiplied by the exposure
-    time, unless its comment says that it is an effective gain. An image in electrons needs no gain.
-    """
-    per_second = unit.endswith("/s")
-    seconds = exposure_time if exposure_time and exposure_time > 0 else None
-    if unit == "electron":
-        return 1.0, "the image is in electrons"
-    if unit == "electron/s" and seconds is not None:
-        return seconds, "the image is in electrons per second: the exposure time"
-    for card in headers.find_all(*GAIN_KEYS):
-        value = _number(card)
-        if value is None or value <= 0:
-            continue
-        origin = f"{card.key} in the header of HDU {card.hdu}"
-        if per_second and not re.search("effective", card.comment, re.IGNORECASE):
-            if seconds is None:
-                continue
-            return value * seconds, f"{origin}, times the exposure time (the image is per second)"
-        return value, origin
-    return None, ""
-
-
 def check_number(name: str, value: Any, *, positive: bool = True) -> float:
     """A finite (and positive) number given by the caller.
 
@@ -365,18 +250,3 @@ def check_number(name: str, value: Any, *, positive: bool = True) -> float:
     if positive and value <= 0:
         raise ConfigError(f"{name} is {value!r}; it must be positive", key=name)
     return float(value)
-
-
-def require_two_dimensions(shape: tuple[int, ...], path: str | os.PathLike[str], hdu: int) -> tuple[int, int]:
-    """Rows and columns of an image HDU.
-
-    Raises
-    ------
-    FormatError
-        If it is not two-dimensional.
-    """
-    if len(shape) != 2:
-        raise FormatError(
-            f"the image has shape {shape}; a two-dimensional image is needed", path=path, hdu=hdu, fix="Give hdu="
-        )
-    return shape[0], shape[1]

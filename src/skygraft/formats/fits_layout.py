@@ -21,6 +21,8 @@ from skygraft.errors import ConfigError, FormatError
 from skygraft.formats.base import ReadOptions, stamp_files
 from skygraft.formats.fits_headers import Headers
 from skygraft.formats.fitsfile.open import open_fits
+from skygraft.formats.fitsfile.packed import PACKED_SUFFIXES
+from skygraft.wcs import TABLE_NAMES, has_wcs
 
 __all__ = [
     "FILE_WORDS",
@@ -31,6 +33,7 @@ __all__ = [
     "PlaneOptions",
     "Role",
     "find_layout",
+    "is_flat",
     "list_hdus",
     "split_name",
 ]
@@ -56,7 +59,7 @@ FILE_WORDS: dict[Role, tuple[str, ...]] = {
 }
 """Words by which a file beside an image is recognised."""
 
-_SUFFIX = re.compile(r"(\.(?:fits|fit|fts)(?:\.(?:fz|gz))?|\.fz)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"(\.(?:fits|fit|fts)(?:\.(?:fz|gz|bz2|xz|zst))?|\.fz)$", re.IGNORECASE)
 _SUFFIXES = (".fits", ".fits.fz", ".fits.gz")
 _PSF_ENDINGS = (".psf", ".psf.fits", "_psf.fits")
 _BRACKET = re.compile(r"^(?P<path>.+)\[(?P<hdu>[^\[\]]+)\]$")
@@ -75,7 +78,7 @@ class HduInfo:
     version : int
         EXTVER.
     shape : tuple of int or None
-        Shape of its image; None where it holds none.
+        Shape of its image, without leading axes of one pixel before the last two; None where it holds none.
     header : Header
         Its header, that of the image where that is compressed.
     tile_shape : tuple of int or None
@@ -188,10 +191,14 @@ def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
     with open_fits(path) as hdus:
         found = []
         for index, hdu in enumerate(hdus):
-            shape = hdu.shape if hdu.is_image else ()
+            shape = tuple(hdu.shape) if hdu.is_image else ()
             tiles = tuple(hdu.tile_shape) if isinstance(hdu, fits.CompImageHDU) else None
+            # A plane of a cube of one plane is an image.
+            further = len(shape) - 2
+            if further > 0 and set(shape[:further]) == {1}:
+                shape, tiles = shape[further:], tiles and tiles[further:]
             name, header = str(hdu.name).upper(), hdu.header.copy()
-            found.append(HduInfo(index, name, int(hdu.ver), tuple(shape) or None, header, tiles))
+            found.append(HduInfo(index, name, int(hdu.ver), shape or None, header, tiles))
         return tuple(found)
 
 
@@ -225,8 +232,13 @@ def find_layout(path: str | os.PathLike[str], options: PlaneOptions, hdus: Seque
     return FitsLayout(image.plane("image", path), noise, mask, psf)
 
 
-def _is_image(hdu: HduInfo) -> bool:
+def is_flat(hdu: HduInfo) -> bool:
+    """Whether an HDU holds a two-dimensional image."""
     return hdu.shape is not None and len(hdu.shape) == 2
+
+
+def _dimensions(hdu: HduInfo) -> str:
+    return "" if hdu.shape is None else f", but one of {len(hdu.shape)} dimensions (shape {hdu.shape})"
 
 
 def _listed(hdus: Iterable[HduInfo]) -> str:
@@ -236,16 +248,22 @@ def _listed(hdus: Iterable[HduInfo]) -> str:
 def _choose_image(path: Path, wanted: int | str | None, hdus: Sequence[HduInfo]) -> HduInfo:
     if wanted is not None:
         return _named(path, wanted, hdus, "hdu")
-    others = {name for role, names in HDU_NAMES.items() if role != "image" for name in names}
-    images = [hdu for hdu in hdus if _is_image(hdu) and hdu.name not in others]
+    others = {*TABLE_NAMES, *(name for role, names in HDU_NAMES.items() if role != "image" for name in names)}
+    images = [hdu for hdu in hdus if is_flat(hdu) and hdu.name not in others]
     for better in (
         [hdu for hdu in images if hdu.name in HDU_NAMES["image"]],
-        [hdu for hdu in images if "CTYPE1" in hdu.header],
+        [hdu for hdu in images if has_wcs(hdu.header)],
     ):
         images = better if len(images) > 1 and len(better) == 1 else images
+    if not images and (planes := [hdu for hdu in hdus if is_flat(hdu)]) and len(planes) == 1:
+        # What it is instead is said by `skygraft.formats.fits_kinds.refuse_companion`.
+        return planes[0]
     if not images:
+        flat = [hdu for hdu in hdus if is_flat(hdu)]
         raise FormatError(
-            f"the file has no two-dimensional image; its HDUs are {_listed(hdus)}",
+            f"the file has no image but what its EXTNAME calls a weight, a mask or the like: {_listed(flat)}"
+            if flat
+            else f"the file has no two-dimensional image; its HDUs are {_listed(hdus)}",
             path=path,
             fix="Give the file of the image (or its hdu=)",
         )
@@ -275,9 +293,9 @@ def _named(path: Path, wanted: int | str, hdus: Sequence[HduInfo], key: str) -> 
         raise FormatError(
             f"{len(found)} HDUs are called {wanted!r}: {_listed(found)}", path=path, key=key, fix="Give its number"
         )
-    if not _is_image(found[0]):
+    if not is_flat(found[0]):
         raise FormatError(
-            f"HDU {wanted!r} holds no two-dimensional image; the file has {_listed(hdus)}",
+            f"HDU {wanted!r} holds no two-dimensional image{_dimensions(found[0])}; the file has {_listed(hdus)}",
             path=path,
             key=key,
             fix="Give one that does",
@@ -316,12 +334,14 @@ def _find_plane(role: Role, given: Any, path: Path, hdus: Sequence[HduInfo], ima
         inside = [hdu for hdu in inside if hdu.version == image.version]
     if len(inside) == 1:
         return inside[0].plane(role, path)
-    stem = split_name(path)[0]
+    stem, ending = split_name(path)
+    # Planes are compressed as their image is, or as is usual: each ending that is looked for is a look at the disk.
+    endings = dict.fromkeys((*_SUFFIXES, ending) if ending.endswith(PACKED_SUFFIXES) else _SUFFIXES)
     beside = [
         found
         for word in FILE_WORDS[role]
         for separator in "._"
-        for suffix in _SUFFIXES
+        for suffix in endings
         if (found := path.with_name(f"{stem}{separator}{word}{suffix}")).is_file()
     ]
     if len(beside) > 1:
@@ -362,7 +382,7 @@ def _plane_in(role: Role, other: Path, wanted: str | None, image: HduInfo) -> Pl
     hdus = list_hdus(other)
     if wanted is not None:
         return _checked(role, other, _named(other, wanted, hdus, role), image)
-    images = [hdu for hdu in hdus if _is_image(hdu)]
+    images = [hdu for hdu in hdus if is_flat(hdu)]
     for better in (
         [hdu for hdu in images if hdu.name and hdu.name == image.name],
         [hdu for hdu in images if hdu.name in HDU_NAMES[role]],

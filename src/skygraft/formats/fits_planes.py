@@ -42,7 +42,7 @@ def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
     data = _read_unscaled(plane, info)
     if data is None:
         with open_fits(plane.path, memmap=False) as hdus:
-            data = hdus[plane.hdu].data
+            data = hdus[plane.hdu].data.reshape(info.shape)
     return np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("=")), info.header
 
 
@@ -58,7 +58,7 @@ def _read_unscaled(plane: Plane, info: HduInfo) -> NDArray[Any] | None:
         if not scaling.trivial or scaling.blank is not None:
             return None
         if info.tile_shape:
-            return TiledImage(header, data, path=plane.path, hdu=plane.hdu).decode()
+            return TiledImage(header, data, path=plane.path, hdu=plane.hdu).decode().reshape(info.shape)
         return scaling.decode(np.frombuffer(data, scaling.dtype).reshape(info.shape), scaling.dtype.newbyteorder("="))
 
 
@@ -179,7 +179,9 @@ def nameless(bit: int) -> str:
 def header_planes(header: Mapping[str, Any]) -> dict[str, int]:
     """Mask planes and bit numbers that a header names."""
     found: dict[str, int] = {}
-    for key, value in header.items():
+    # Other cards need not even be FITS.
+    for key in [key for key in header if key.startswith(("MP_", "MSKN"))]:
+        value = header[key]
         if key.startswith("MP_") and isinstance(value, int) and 0 <= value < 32:
             found[key.removeprefix("MP_")] = value
         elif key.startswith("MSKN") and isinstance(value, str):

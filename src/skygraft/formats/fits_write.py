@@ -22,7 +22,8 @@ from skygraft.formats.fits_fingerprints import find_touched
 from skygraft.formats.fits_layout import FitsLayout, Plane
 from skygraft.formats.fits_planes import header_planes, nameless, noise_from_variance, read_mask, read_pixels
 from skygraft.formats.fitsfile.cards import header_of
-from skygraft.formats.fitsfile.open import map_fits, open_fits
+from skygraft.formats.fitsfile.open import is_fits, map_fits, open_fits
+from skygraft.formats.fitsfile.packed import packing_of, packing_of_name
 from skygraft.formats.fitsfile.rewrite import atomic_output, rewrite_fits
 
 __all__ = ["INJECTED_CARD", "copy_file", "write_mask", "write_planes"]
@@ -39,7 +40,7 @@ def copy_file(source: Path, target: Path, *, overwrite: bool = False) -> None:
     OutputExistsError, OutputError
     """
     refuse_overwrite(target, [source], overwrite=overwrite)
-    # Not through `atomic_output`, which gzips what is called .gz: this is gzipped already.
+    # Not through `atomic_output`, which compresses what is called .gz: this is compressed already.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with source.open("rb") as original, temporary.open("xb") as stream:
@@ -117,7 +118,7 @@ def write_planes(
             write_mask(output, mask, planes, inputs=tuple(outputs), overwrite=overwrite)
             finished.append(output)
         for source in sorted(outputs, key=lambda path: path == image):
-            if source in new or source in cards:
+            if source in new or source in cards or _packed_otherwise(source, outputs[source]):
                 images, changed = new.get(source, {}), touched.get(source)
                 rewrite_fits(source, outputs[source], images, cards.get(source), overwrite, touched=changed)
             else:
@@ -131,6 +132,12 @@ def write_planes(
                     output.unlink(missing_ok=True)
         raise
     return written
+
+
+def _packed_otherwise(source: Path, target: Path) -> bool:
+    """Whether the output's name says another compression of the whole file than the input has."""
+    with source.open("rb") as stream:
+        return packing_of(stream.read(6)) != packing_of_name(target) and is_fits(source)
 
 
 def _new_pixels(

@@ -35,21 +35,22 @@ from skygraft.formats.base import (
 )
 from skygraft.formats.fits_fingerprints import with_fingerprints
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
-from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
+from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, is_flat, list_hdus
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
+from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
+from skygraft.formats.fitsfile.cards import card_value
 from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.legacy_dq import dq_kind_of, read_dq
-from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_row
+from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain
+from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_root, find_row
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
 from skygraft.psf import PSF, Box, read_psfex
 from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
 
 __all__ = ["LegacySurveyFormat", "LegacySurveyOptions"]
 
-# What the pixels are in: counts per second where the pipeline divided by the exposure time.
-_PER_SECOND = {"90prime": True, "mosaic": True, "mosaic3": True, "decam": False}
 _LAYOUT = "legacy_layout"
 _DQ = "legacy_dq"
 
@@ -63,7 +64,8 @@ class LegacySurveyOptions(ReadOptions):
     ccds : path or sequence of paths, optional
         The survey-ccds table; by default looked for in the directories above the image.
     root : path, optional
-        The survey directory, which holds ``calib``; by default that of the table.
+        The survey directory, which holds ``calib``; by default that of the table, or, where that has no ``calib``,
+        the nearest one above the image that has.
     hdu, ccdname : int or str, str, optional
         The CCD wanted, where the file has several.
     dq : {"codes", "bits"}, optional
@@ -181,7 +183,7 @@ class LegacySurveyFormat(Format):
         name = Path(path).name
         if "_ooi_" not in name or name.endswith(".psf") or not is_fits(path):
             return False
-        return any(hdu.shape is not None and len(hdu.shape) == 2 for hdu in list_hdus(path))
+        return any(map(is_flat, list_hdus(path)))
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Where the image lies on the sky; see `Format.footprint`."""
@@ -322,26 +324,31 @@ class LegacySurveyFormat(Format):
         path = Path(path)
         if "_ooi_" not in path.name:
             raise FormatError(
-                "an image of the Legacy Surveys is called *_ooi_*", path=path, fix="Give that file, or format='fits'"
+                "an image of the Legacy Surveys is called *_ooi_*", path=path, fix="Give that file, under that name"
             )
         hdus = list_hdus(path)
         layout = self._find(path, given, hdus)
         image = hdus[layout.planes.image.hdu]
         tables = find_ccds(path, given.ccds)
         row = find_row(path, tables, ccdname=image.name, hdu=image.index)
-        root = row.table.absolute().parent if given.root is None else Path(given.root)
+        root = find_root(path, row.table) if given.root is None else Path(given.root)
         psf, looked = (None, ()) if given.psf is not None and given.psf is not True else find_psfex(root, row)
         return _Opened(path, hdus, image, inherited_headers(hdus, image.index), row, root, layout, psf, looked)
 
     def _wcs(self, opened: _Opened, given: LegacySurveyOptions) -> FitsWcs:
-        header = opened.image.header.copy()
+        header, hdu = opened.image.header, opened.image.index
         offsets = (opened.row.number("ccdraoff"), opened.row.number("ccddecoff"))
-        if given.astrometry == "ccds" and all(offset is not None for offset in offsets) and "CRVAL2" in header:
+        if given.astrometry == "header" or None in offsets:
+            return read_fits_wcs(header, path=opened.path, hdu=hdu)
+        values = [card_value(header, f"CRVAL{axis}") for axis in (1, 2)]
+        # What is no number is refused by name, like everything else that the WCS lacks.
+        if all(isinstance(value, int | float) for value in values):
             # Arcsec, measured against the survey's reference catalogue; the RA offset is a true angle.
-            ra, dec = offsets
-            header["CRVAL1"] += (ra or 0.0) / 3600 / math.cos(math.radians(header["CRVAL2"]))
-            header["CRVAL2"] += (dec or 0.0) / 3600
-        return read_fits_wcs(header, path=opened.path, hdu=opened.image.index)
+            ra, dec = (offset or 0.0 for offset in offsets)
+            header = header.copy()
+            header["CRVAL1"] = values[0] + ra / 3600 / math.cos(math.radians(values[1]))
+            header["CRVAL2"] = values[1] + dec / 3600
+        return read_fits_wcs(header, path=opened.path, hdu=hdu)
 
     def _data_id(self, opened: _Opened) -> DataId:
         row = opened.row
@@ -360,7 +367,7 @@ class LegacySurveyFormat(Format):
         wcs = self._wcs(opened, given)
         ny, nx = opened.image.shape or (0, 0)
         unit, photo_calib, missing = self._photo_calib(opened, given)
-        gain, gain_origin = self._gain(opened)
+        gain = read_legacy_gain(opened.headers, opened.row)
         psf = self._psf(opened, given, float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]))
         return ImageCalibration(
             unit=unit,
@@ -371,8 +378,9 @@ class LegacySurveyFormat(Format):
             candidates=self._candidates(opened),
             psf=None if isinstance(psf, PsfError) else psf,
             no_psf=psf if isinstance(psf, PsfError) else None,
-            gain=gain,
-            gain_origin=gain_origin,
+            gain=gain.value,
+            gain_origin=gain.origin,
+            no_gain=gain.reason,
             has_variance=opened.layout.planes.noise is not None,
             n_files=len(opened.layout.files().keys() | {"injected"}),
         )
@@ -389,15 +397,23 @@ class LegacySurveyFormat(Format):
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         """Unit of the pixels, their calibration, and why there is none."""
         row, camera, column = opened.row, opened.camera, given.zeropoint_column
-        per_second = _PER_SECOND.get(camera)
+        per_second = PER_SECOND.get(camera)
         unit = "adu/s" if per_second else "adu"
         zeropoint, seconds = row.number(column), opened.exposure_time
         place: dict[str, Any] = {"path": row.table, "row": row.row}
         if per_second is None:
             error: CalibrationError = CalibrationError(
-                f"camera {camera!r} has no known rule for its zeropoint; those that have: {', '.join(_PER_SECOND)}",
+                f"camera {camera!r} has no known rule for its zeropoint; those that have: {', '.join(PER_SECOND)}",
                 **place,
                 key="camera",
+                fix="Give the calibration of the image (photo_calib=)",
+            )
+        elif (said := image_unit(opened.headers)).unit.kind not in ("counts", "electrons", "other"):
+            error = CalibrationError(
+                f"the header says that the image is in {said.name}; the table's zeropoints are of counts",
+                path=opened.path,
+                hdu=opened.image.index,
+                key="BUNIT",
                 fix="Give the calibration of the image (photo_calib=)",
             )
         elif zeropoint is None or not 0 < zeropoint < 60:
@@ -419,25 +435,6 @@ class LegacySurveyFormat(Format):
                 zeropoint += 2.5 * math.log10(seconds or 1.0)
             return unit, PhotoCalib.from_zeropoint(zeropoint, unit, candidates=self._candidates(opened)), None
         return unit, None, error
-
-    def _gain(self, opened: _Opened) -> tuple[float | None, str]:
-        """Electrons per image unit, and where it is from: the table, or the header's amplifiers."""
-        value, origin = opened.row.number("gain"), f"gain in {opened.row.origin}"
-        if value is None or value <= 0:
-            cards = [card for key in ("GAINA", "GAINB") if (card := opened.headers.find(key)) is not None]
-            gains = [float(c.value) for c in cards if isinstance(c.value, int | float) and c.value > 0]
-            origin = f"mean of {' and '.join(c.key for c in cards)} in the header of HDU {opened.image.index}"
-            if not gains:
-                card = opened.headers.find("ARAWGAIN", "GAIN")
-                gains = [float(card.value)] if card and isinstance(card.value, int | float) and card.value > 0 else []
-                origin = "" if card is None else f"{card.key} in the header of HDU {card.hdu}"
-            value = sum(gains) / len(gains) if gains else None
-        if value is None:
-            return None, ""
-        if _PER_SECOND.get(opened.camera):
-            seconds = opened.exposure_time
-            return (None, "") if not seconds else (value * seconds, f"{origin}, times the exposure time")
-        return value, origin
 
     def _psf(self, opened: _Opened, given: LegacySurveyOptions, scale: float) -> PSF | PsfError:
         if given.psf is False:
@@ -482,7 +479,7 @@ class LegacySurveyFormat(Format):
 
 def _choose_ccd(path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> HduInfo:
     """The HDU of the CCD: the one asked for, or the only image."""
-    images = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
+    images = [hdu for hdu in hdus if is_flat(hdu)]
     wanted = given.ccdname if given.ccdname is not None else given.hdu
     if wanted is None:
         found = images

@@ -21,7 +21,7 @@ from skygraft.errors import FormatError
 from skygraft.formats.base import StrPath, stamp_files
 from skygraft.formats.fitsfile.open import open_fits
 
-__all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_row", "read_ccds"]
+__all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_root", "find_row", "read_ccds"]
 
 _COLUMNS = ("image_filename", "image_hdu", "camera", "expnum", "ccdname", "filter", "exptime", "zpt", "ccdzpt")
 _OPTIONAL = ("mjd_obs", "gain", "fwhm", "ccdraoff", "ccddecoff")
@@ -165,7 +165,8 @@ def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[P
     raise FormatError(
         "there is no survey-ccds table in any directory above the image, so its zeropoint is not known",
         path=image,
-        fix="Give ccds= (the table's path), or read it as an ordinary image with format='fits'",
+        fix="Give ccds= (the path of the survey-ccds table), or, by hand, format='fits' with zeropoint= (the AB "
+        "magnitude of one image unit; the header's MAGZERO is not that)",
     )
 
 
@@ -209,7 +210,7 @@ def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> 
             f"CCD {ccdname or hdu!r} of this image has no row in {names}{told}",
             path=image,
             hdu=hdu,
-            fix="Give the survey-ccds table that lists it as ccds=, or read it with format='fits'",
+            fix="Give the survey-ccds table that lists it as ccds=",
         )
     raise FormatError(
         f"CCD {ccdname or hdu!r} of this image has {len(found)} rows: " + ", ".join(row.origin for row in found[:4]),
@@ -217,6 +218,13 @@ def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> 
         hdu=hdu,
         fix="Give one table as ccds=, and remove the duplicate",
     )
+
+
+def find_root(image: Path, table: Path) -> Path:
+    """The survey directory of an image: that of its table, or the nearest above the image, whichever has ``calib``."""
+    own = table.absolute().parent
+    folders = (own, *image.absolute().parents)
+    return next((folder for folder in folders if (folder / "calib").is_dir()), own)
 
 
 def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:

@@ -30,6 +30,7 @@ from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
 from skygraft.formats.afw_names import find_source_catalog, parse_name
+from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import (
     FILES,
     Format,
@@ -41,6 +42,7 @@ from skygraft.formats.base import (
     stamp_files,
 )
 from skygraft.formats.fits_fingerprints import find_touched, with_fingerprints
+from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
 from skygraft.formats.fits_layout import Plane, Role
 from skygraft.formats.fitsfile.cards import CardUpdates, card_value, header_of
@@ -256,7 +258,7 @@ def _files(path: Path, options: AfwOptions) -> tuple[Path, Path | None]:
 def _candidates(opened: _Opened, catalog: Path | None, instrument: str | None) -> tuple[ReferenceCandidate, ...]:
     found = [*header_candidates(opened.primary, path=opened.path, hdu=0)]
     if catalog is not None:
-        found += schema_candidates(catalog)
+        found += schema_candidates(catalog, keep_unclear=True)
     component = opened.component("AP_CORR_MAP")
     if component is not None:
         origin = f"the aperture corrections of {opened.path.name}"
@@ -309,22 +311,30 @@ def _psf(opened: _Opened, valid_box: Box) -> tuple[PSF | None, PsfError | None]:
             fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
         )
     try:
-        return afw_objects.build_psf(*component, valid_box=valid_box), None
+        return build_psf(*component, valid_box=valid_box), None
     except PsfError as error:
         return None, error
 
 
 def _gain(
-    opened: _Opened, unit: str, xy0: tuple[int, int], shape: tuple[int, int]
-) -> tuple[float | NDArray[np.float32] | None, str]:
+    opened: _Opened, unit: str, calib: PhotoCalib | None, xy0: tuple[int, int], shape: tuple[int, int]
+) -> tuple[float | NDArray[np.float32] | None, str, str]:
+    """Electrons per image unit, where they are recorded, and why they are not known."""
     if _is_coadd(opened):
-        return None, ""
+        return None, "", "a coadd's gain is not that of its inputs' amplifiers"
     # An image in electrons is no exception: what its variance plane says is what the pipelines go by, too.
+    if unit != "adu":
+        return None, "", f"the image is in {unit}, and the amplifiers' gains are of electrons per count"
     detector = _detector(opened)
-    if unit != "adu" or detector is None:
-        return None, ""
-    gain = detector.gain_map(xy0, shape)
-    return gain, "" if gain is None else f"amplifiers of detector {detector.name or detector.id} in the file"
+    if detector is None:
+        return None, "", "the file records no detector"
+    flux_unit = flux_unit_of(float(calib.zeropoint())) if calib is not None and calib.is_constant else None
+    if flux_unit is not None and not str(card_value(opened.header(), "BUNIT", "")).strip():
+        return None, "", f"there is no BUNIT, and the calibration is that of an image in {flux_unit}"
+    gain, name = detector.gain_map(xy0, shape), detector.name or detector.id
+    if gain is None:
+        return None, "", f"the amplifiers of detector {name} have no gains, or do not cover the image"
+    return gain, f"amplifiers of detector {name} in the file", ""
 
 
 def _calibration(opened: _Opened, catalog: Path | None, instrument: str | None) -> ImageCalibration:
@@ -333,7 +343,7 @@ def _calibration(opened: _Opened, catalog: Path | None, instrument: str | None) 
     candidates = _candidates(opened, catalog, instrument)
     photo_calib, uncalibrated = _photo_calib(opened, unit, candidates)
     psf, no_psf = _psf(opened, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
-    gain, gain_origin = _gain(opened, unit, xy0, shape)
+    gain, gain_origin, no_gain = _gain(opened, unit, photo_calib, xy0, shape)
     return ImageCalibration(
         unit=unit if photo_calib is None else photo_calib.unit,
         wcs=_wcs(opened, xy0),
@@ -346,6 +356,7 @@ def _calibration(opened: _Opened, catalog: Path | None, instrument: str | None) 
         no_psf=no_psf,
         gain=gain,
         gain_origin=gain_origin,
+        no_gain=no_gain,
         has_variance="VARIANCE" in opened.hdus,
     )
 

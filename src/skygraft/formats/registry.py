@@ -24,10 +24,9 @@ from skygraft.errors import (
     UncalibratedImageError,
     UnknownFormatError,
 )
-from skygraft.exposure import NO_PSF, Exposure
+from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import (
     FILES,
-    NO_PHOTO_CALIB,
     Format,
     ImageCalibration,
     ImageFootprint,
@@ -36,11 +35,21 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
-from skygraft.formats.fits_layout import list_hdus
+from skygraft.formats.fits_gain import flux_unit_of
+from skygraft.formats.fits_kinds import describe_file
+from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
 from skygraft.formats.fitsfile.open import is_fits
+from skygraft.formats.fitsfile.packed import foreign_packing, packing_of
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
-from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_radius, resolve_reference
-from skygraft.wcs import pixel_scale
+from skygraft.photometry import (
+    PhotoCalib,
+    ReferenceCandidate,
+    parse_radius,
+    parse_unit,
+    resolve_reference,
+    summed_unit,
+)
+from skygraft.wcs import has_wcs, pixel_scale
 
 __all__ = [
     "format_names",
@@ -54,6 +63,7 @@ __all__ = [
 
 _FORMATS: dict[str, tuple[str, str]] = {
     "lsst_afw": ("skygraft.formats.lsst_afw", "LsstAfwFormat"),
+    "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
 }
 """Formats that say more of a file than that it is FITS: name to module and class, imported when needed."""
@@ -117,18 +127,22 @@ def recognise_format(path: StrPath) -> Format:
             fix=f"Choose with format={names[0]!r}",
         )
     if not found:
-        hdus = list_hdus(path) if is_fits(path) else []
-        flat = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
-        if flat and not any("CTYPE1" in hdu.header for hdu in (hdus[0], *flat)):
+        hdus = list_hdus(path) if is_fits(path) else ()
+        what = describe_file(Path(path), hdus) if hdus else ""
+        flat = [hdu for hdu in hdus if is_flat(hdu)]
+        if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
+            letters = sorted({k[-1] for h in flat for k in h.header if k.startswith("CTYPE") and k[-1].isalpha()})
+            alternate = f", but the alternate description {', '.join(letters)} of one" if letters else ""
             raise MissingWcsError(
-                f"no image of the file has a celestial WCS (it holds {'; '.join(map(str, hdus))})",
+                f"no image of the file has a celestial WCS{alternate} (it holds {'; '.join(map(str, hdus))})"
+                + (f": this is {what}" if what else ""),
                 path=path,
                 fix="Solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards, or leave it out",
             )
         holds = f"; the file holds {'; '.join(map(str, hdus))}" if hdus else ""
         looked = "; ".join(f"{name} is recognised by {_load(name).looked_for}" for name in format_names())
         raise UnknownFormatError(
-            f"no format recognises the file ({looked}){holds}",
+            f"{f'this is {what}: ' if what else ''}no format recognises the file ({looked}){holds}",
             path=path,
             fix="Check that this is the image, or name its format with format=",
         )
@@ -139,6 +153,10 @@ def _matches(fmt: Format, path: StrPath) -> bool:
     try:
         return fmt.matches(path)
     except CorruptFileError:
+        with Path(path).open("rb") as stream:
+            head = stream.read(8)
+        if foreign_packing(head) is not None or (packing_of(head) is not None and split_name(path)[1]):
+            raise
         # What is no FITS file at all is not a damaged one: it is of another kind.
         if is_fits(path):
             raise
@@ -213,14 +231,17 @@ def read_exposure(
     hdu : int or str, optional
         The HDU of the image, where the format has such a choice.
     **options
-        Options of the format, such as ``weight=`` of ordinary FITS; see each format's ``Options``.
+        Options of the format, such as ``ccds=`` (survey-ccds tables) of the Legacy Surveys, or ``weight=`` and
+        ``pixel_area=`` (of a surface brightness) of ordinary FITS; see each format's ``Options``.
 
     Returns
     -------
     Exposure
         With ``photo_calib.reference`` resolved. It is None where nothing says what the flux is the flux of: such an
         image can be read, but not injected into in calibrated flux. Where the image is not calibrated at all,
-        ``photo_calib`` is None, and ``extra["no_photo_calib"]`` holds the error that says why.
+        ``photo_calib`` is None, and ``extra["no_photo_calib"]`` holds the error that says why; so do
+        ``extra["no_psf"]``, and ``extra["no_gain"]`` (text) where the files hold something about a gain that does not
+        say how many electrons one image unit is.
 
     Raises
     ------
@@ -233,7 +254,10 @@ def read_exposure(
     ApertureConflictError
         If two places disagree about what the flux is the flux of.
     CalibrationError
-        If two places disagree about the zeropoint.
+        If two places disagree about the zeropoint, or a known survey's image is read as another format and would be
+        calibrated by what its survey has replaced.
+    FormatError
+        If the file holds weights, a mask, a table or the like, and no science image.
     ConfigError
         If an option is not one of the format's.
     """
@@ -243,9 +267,9 @@ def read_exposure(
         exposure = fmt.read(path, **asked)
     found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
     extra = {FILES: stamps, **exposure.extra}
-    for key, reason in ((NO_PHOTO_CALIB, found.no_photo_calib), (NO_PSF, found.no_psf)):
-        if reason is None:
-            extra.pop(key, None)
+    for key in (NO_PHOTO_CALIB, NO_PSF, NO_GAIN):
+        extra.pop(key, None)
+    extra |= found.extra()
     return exposure.replace(
         psf=found.psf, photo_calib=found.photo_calib, gain=found.gain, gain_origin=found.gain_origin, extra=extra
     )
@@ -313,7 +337,7 @@ def _complete(
                 key="gain",
                 fix="Give one, such as gain=2.5",
             )
-        changes |= {"gain": float(gain), "gain_origin": "given (gain=)"}
+        changes |= {"gain": float(gain), "gain_origin": "given (gain=)", "no_gain": ""}
     calib = _calibration(found, photo_calib)
     if calib is not None:
         candidates = list(calib.candidates)
@@ -327,13 +351,25 @@ def _complete(
         )
         if photo_calib is not None:
             changes["no_photo_calib"] = None
+            if gain is None and found.gain is not None and (doubt := _other_unit(photo_calib, calib, found)):
+                changes |= {"gain": None, "gain_origin": "", "no_gain": doubt}
     return dataclasses.replace(found, **changes)
+
+
+def _other_unit(given: GivenPhotoCalib, calib: PhotoCalib, found: ImageCalibration) -> str:
+    """Why the recorded gain does not hold for the unit that a given calibration is of; "" where it does."""
+    what = f"the gain ({found.gain_origin}) is of an image in {found.unit}"
+    if parse_unit(calib.unit).kind not in ("counts", "electrons"):
+        return f"{what}, and the calibration given is of one in {calib.unit}"
+    named = isinstance(given, Mapping) and "unit" in given
+    flux_unit = None if named or not calib.is_constant else flux_unit_of(float(calib.zeropoint()))
+    return "" if flux_unit is None else f"{what}, and the zeropoint given is that of one in {flux_unit}"
 
 
 def _calibration(found: ImageCalibration, given: GivenPhotoCalib | None) -> PhotoCalib | None:
     """The calibration to use, with every candidate for its reference; its own reference not yet chosen."""
     if given is not None:
-        calib = make_photo_calib(given, found.unit)
+        calib = make_photo_calib(given, summed_unit(found.unit))
         # What the image says of its reference holds for a zeropoint given by hand, not for a whole calibration.
         if isinstance(given, PhotoCalib) and (given.reference is not None or given.candidates):
             return calib

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag
 from skygraft.errors import ConfigError, InjectionError, SkygraftError, UncalibratedImageError
-from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.injection.options import InjectionOptions
-from skygraft.noise import Gain, estimate_gain
+from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import (
     BasisScale,
     CalibrationAperture,
@@ -19,7 +19,8 @@ from skygraft.photometry import (
     kernel_scale,
     parse_radius,
 )
-from skygraft.psf import PSF, LinearPSF
+from skygraft.photometry.phases import PER_PIXEL, PhaseScale
+from skygraft.psf import PSF, LinearPSF, basis_between_pixels
 from skygraft.render import RenderReport, Sources
 from skygraft.wcs import pixel_scale
 
@@ -92,7 +93,11 @@ class ImageNormalisation:
         self._mode, self._reference, self._radius = options.flux_mode, reference, radius
         self._fixed: tuple[float, float] | None = None
         self._of_basis: BasisScale | None = None
-        if isinstance(self._psf, LinearPSF):
+        between = basis_between_pixels(self._psf, exposure.box)
+        if between is not None:
+            images = between.images(PER_PIXEL)
+            self._of_basis = PhaseScale(self._mode, reference, images, between.shape, radius=radius)
+        elif isinstance(self._psf, LinearPSF):
             self._of_basis = BasisScale(self._mode, reference, self._psf.basis, radius=radius)
         if options.position == "image" and self._psf is not None:
             place = self._psf.average_position or exposure.box.center
@@ -115,6 +120,15 @@ class ImageNormalisation:
         if self._fixed is not None:
             return np.full(len(x), self._fixed[0]), np.full(len(x), self._fixed[1])
         scale = self._of_basis(coefficients, self._psf.flux_outside(x, y))
+        return scale.scale, scale.aperture_fraction
+
+    def of_points(
+        self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As `of_coefficients`, for the pixels of point sources where pixels are too coarse for the PSF."""
+        if self._psf is None or self._fixed is not None or not isinstance(self._of_basis, PhaseScale):
+            return self.of_coefficients(coefficients, x, y)
+        scale = self._of_basis(coefficients, self._psf.flux_outside(x, y), x=x, y=y)
         return scale.scale, scale.aperture_fraction
 
     def __call__(
@@ -155,10 +169,38 @@ def flag_small_kernel(
 
 
 def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
-    """The gain that is set, or that the image records, or that its variance plane tells; in this order."""
+    """The gain that is set, or that the image records, or that its variance plane tells; in this order.
+
+    Raises
+    ------
+    CalibrationError
+        If none of these says, or the recorded gain and the variance plane disagree.
+    """
     if options.gain is not None:
         return Gain(options.gain, "given")
-    if exposure.gain is not None:
-        return Gain(exposure.gain, exposure.gain_origin or "recorded in the image")
     bits = sum(v for n, v in exposure.mask_planes.items() if n in _UNFIT_PLANES)
-    return estimate_gain(exposure.image, exposure.variance, (exposure.mask & bits) == 0, path=exposure.path)
+    planes = exposure.image, exposure.variance, (exposure.mask & bits) == 0
+    if exposure.gain is None:
+        return estimate_gain(*planes, path=exposure.path, recorded=str(exposure.extra.get(NO_GAIN, "")))
+    origin = exposure.gain_origin or "recorded in the image"
+    _check_gain_map(exposure, origin)
+    gain = Gain(exposure.gain, origin)
+    if not gain.origin.startswith("given"):
+        check_gain(gain, *planes, path=exposure.path)
+    return gain
+
+
+def _check_gain_map(exposure: Exposure, origin: str) -> None:
+    """Refuse a recorded gain that is no number, or a map of another shape than the image's."""
+    values = np.asarray(exposure.gain)
+    if values.dtype.kind not in "iuf":
+        raise ConfigError(
+            f"the image's gain ({origin}) is {exposure.gain!r}; numbers are needed", path=exposure.path, key="gain"
+        )
+    if values.ndim and values.shape != exposure.shape:
+        raise ConfigError(
+            f"the image's gain ({origin}) is a map of shape {values.shape}, the image has {exposure.shape}",
+            path=exposure.path,
+            key="gain",
+            fix="Cut both alike (a cut-out needs its part of the map), or give one number",
+        )

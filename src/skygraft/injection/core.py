@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable, Table
+from astropy.table import QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
+from skygraft.catalog.flags import has_flag
+from skygraft.display import Rows, html_table, text_table
+from skygraft.errors import ConfigError
 from skygraft.exposure import Exposure
 from skygraft.injection.calibrating import (
     ImageNormalisation,
@@ -27,7 +30,7 @@ from skygraft.injection.calibrating import (
 )
 from skygraft.injection.marking import mark, new_planes
 from skygraft.injection.options import InjectionOptions
-from skygraft.injection.placing import canonical, place, subset, within_reach
+from skygraft.injection.placing import canonical, place
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
 from skygraft.render import Canvas, RenderReport, render
@@ -35,8 +38,11 @@ from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
 
+_SHOWN = 5
+"""Messages about sources that are shown to people."""
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Injection:
     """What `inject` returns.
 
@@ -47,8 +53,9 @@ class Injection:
     truth : QTable
         One row per source given, in order of injection id: injection_id, image_id, ra, dec (deg), x, y (pixel, parent
         frame), source_type, band, mag, inst_flux (image units, what the calibration says), flux_deposited (image
-        units, noise-free, what landed on the image), aperture_fraction, kernel_scale, psf_fwhm (arcsec), stamp_size
-        (pixel), flags (`skygraft.catalog.flags.Flag`).
+        units, noise-free, what landed on the image), aperture_fraction (part of the PSF's own light inside the
+        calibration aperture), kernel_scale, psf_fwhm (arcsec), stamp_size (pixel), flags
+        (`skygraft.catalog.flags.Flag`).
     summary : dict
         What goes into the record: counts, flux mode, calibration, gain, seed.
     """
@@ -57,14 +64,39 @@ class Injection:
     truth: QTable
     summary: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return text_table(f"Injection into {self.summary['image_id']}", self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Injection into {self.summary['image_id']}", self._rows())
+
+    def _rows(self) -> Rows:
+        """What `repr` says, line by line."""
+        summary, (ny, nx) = self.summary, self.exposure.shape
+        calibration = summary["calibration"]
+        radius = f" of {calibration['radius_pixels']:g} pix" if calibration["radius_pixels"] is not None else ""
+        origin = f" ({calibration['origin']})" if calibration["origin"] else ""
+        noise = f"seed {summary['seed']}, gain {summary['gain']:.4g}" if summary["gain"] is not None else "none"
+        rows = [
+            ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}, band {summary['band'] or 'unknown'}"),
+            ("flux mode", f"{summary['flux_mode']}; calibrated to {calibration['kind'] or 'unknown'}{radius}{origin}"),
+            ("noise", noise),
+            ("flags", ", ".join(f"{n} x {name}" for name, n in summary["flags"].items()) or "none"),
+            ("exposure", f"{nx} x {ny} pixels, see .exposure"),
+            ("truth", f"{len(self.truth)} rows, see .truth: {', '.join(self.truth.colnames)}"),
+        ]
+        return rows + [("note", text) for text in summary["messages"][:_SHOWN]]
+
 
 def inject(
     exposure: Exposure,
-    catalog: Table,
+    catalog: Any,
     *,
     options: InjectionOptions | None = None,
     image_id: str | None = None,
     band: str | None = None,
+    dialect: str = "auto",
+    on_bad: Literal["raise", "flag"] = "raise",
     progress: Callable[[int], None] | None = None,
     **overrides: Any,
 ) -> Injection:
@@ -74,15 +106,22 @@ def inject(
     ----------
     exposure : Exposure
         Not changed.
-    catalog : Table
-        Sources, canonical or in a dialect that `skygraft.catalog.normalize_catalog` recognises. Sources off the image
-        are allowed: they are flagged, and those whose light reaches the image are drawn.
+    catalog : Table, DataFrame, dict of columns, ...
+        Sources, canonical or in a dialect that `skygraft.catalog.normalize_catalog` recognises: an astropy, pandas,
+        Polars or Arrow table, a structured array, a dict of columns. Sources off the image are allowed: they are
+        flagged, and those whose light reaches the image are drawn.
     options : InjectionOptions, optional
         How to inject.
     image_id : str, optional
-        Name of the image in truth and random streams; the exposure's data id by default.
+        Name of the image in truth and random streams: images of one name and seed get the same noise. By default
+        `Exposure.default_image_id`, from the data id and the band; of an image without a data id, from its name and
+        pixels.
     band : str, optional
         Whose magnitudes to use; the exposure's band by default.
+    dialect : str
+        Of the catalogue, where it is not canonical.
+    on_bad : {"raise", "flag"}
+        Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
     **overrides
@@ -101,7 +140,9 @@ def inject(
     CalibrationError
         If noise is wanted and there is no gain to be had.
     CatalogError
-        If a row cannot be used, or the catalogue has no magnitude for the image's band.
+        If a row cannot be used, the catalogue has no magnitude for the image's band, or it is no table.
+    ConfigError
+        If an option is not one of those allowed, or of another type.
     InjectionError
         If the image has no PSF and the catalogue's sources need one.
 
@@ -109,25 +150,31 @@ def inject(
     -----
     A galaxy is scaled like a star of its magnitude, as the field does: its flux before convolution is F / A(r), with A
     the part of the PSF inside the calibration aperture.
+
+    The new mask has the planes ``INJECTED`` and ``INJECTED_CORE``, which say where the sources are. Leave them out when
+    you measure, or every fake is masked: `Exposure.bad` does, and ``mark_injected=False`` does not add them.
+
+    Sources that are injected into an image a second time need another seed, or their noise is the same.
     """
     opts = InjectionOptions.from_kwargs(options, **overrides)
-    name = str(exposure.data_id) if image_id is None else image_id
+    _check_arguments(exposure, image_id, band, progress)
+    name = exposure.default_image_id(band) if image_id is None else image_id
     photo_calib = image_photo_calib(exposure)
     reference = (
         require_reference(photo_calib, exposure.path) if opts.flux_mode == "calibrated" else photo_calib.reference
     )
     band = band or exposure.data_id.band
-    table = canonical(catalog, band)
-    truth, sources, rows = place(exposure, table, photo_calib, band, name)
+    table = canonical(catalog, band, dialect, on_bad)
+    placed = place(exposure, table, photo_calib, band, name, opts.flux_tolerance)
+    truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)
     radius = aperture_radius(exposure, opts)
     normalisation = ImageNormalisation(exposure, opts, reference, radius)
-    drawn = within_reach(exposure, sources, opts.flux_tolerance)
-    gain = image_gain(exposure, opts) if opts.noise and drawn.any() else None
+    gain = image_gain(exposure, opts) if opts.noise and len(sources) else None
 
     canvas = Canvas.empty(exposure.shape, exposure.xy0)
     report = render(
-        subset(sources, drawn),
+        sources,
         exposure.psf,
         canvas,
         exposure.box,
@@ -137,9 +184,11 @@ def inject(
         galaxies=opts.galaxies,
         progress=progress,
     )
+    _forget_what_did_not_land(truth, placed.rows, report)
     # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
-    planes = new_planes(exposure, canvas.model, new_variance=gain is not None)
-    mark(planes, canvas, exposure, sources, drawn, report, opts.mask_threshold)
+    planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=opts.mark_injected)
+    if opts.mark_injected:
+        mark(planes, canvas, exposure, sources, report, opts.mask_threshold)
     variance = exposure.variance if gain is not None else None
     add_flux(
         exposure.image,
@@ -153,10 +202,38 @@ def inject(
         variance_out=None if variance is None else planes["variance"].values,
     )
     flag_small_kernel(exposure, reference if opts.flux_mode == "calibrated" else None, radius, report)
-    _report_into(truth, rows[drawn], report, exposure)
-    truth["flags"][rows[~drawn]] |= int(Flag.NO_OVERLAP)
-    summary = _summary(name, opts, photo_calib, reference, gain, truth, report, sources.injection_id[drawn], band)
+    _report_into(truth, placed.rows, report, exposure)
+    messages = [
+        *placed.messages,
+        *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
+    ]
+    summary = _summary(name, opts, photo_calib, reference, gain, truth, report, messages, band)
     return Injection(exposure.replace(planes=planes), truth, summary)
+
+
+def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> None:
+    if not isinstance(exposure, Exposure):
+        raise ConfigError(
+            f"exposure is a {type(exposure).__name__}; an Exposure is needed",
+            key="exposure",
+            fix="Read it first: skygraft.read_exposure(...)",
+        )
+    for key, value in (("image_id", image_id), ("band", band)):
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"{key} is {value!r}; text is needed", key=key)
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress is {progress!r}; a function of the number of sources is needed", key="progress")
+
+
+def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: RenderReport) -> None:
+    """Count as out of reach what lies off the image and left no light on it after all: its stamp's corner is empty."""
+    off = has_flag(truth["flags"][rows], Flag.CENTER_OFF_IMAGE)
+    none = off & (report.stamp_size > 0) & (report.flux_deposited == 0)
+    report.stamp_size[none] = 0
+    for empty in (report.aperture_fraction, report.kernel_scale, report.psf_fwhm):
+        empty[none] = np.nan
+    report.flags[none] = int(Flag.NO_OVERLAP)
+    truth["flags"][rows[none]] &= ~int(Flag.CENTER_OFF_IMAGE | Flag.PHOTOCALIB_EXTRAPOLATED)
 
 
 def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
@@ -176,7 +253,7 @@ def _summary(
     gain: Gain | None,
     truth: QTable,
     report: RenderReport,
-    drawn_ids: NDArray[np.int64],
+    messages: list[str],
     band: str | None,
 ) -> dict[str, Any]:
     calibration: dict[str, Any] = {"kind": None, "radius_pixels": None, "radius_arcsec": None}
@@ -207,5 +284,5 @@ def _summary(
         "gain_origin": None if gain is None else gain.origin,
         "flux_tolerance": options.flux_tolerance,
         "flags": count_flags(truth["flags"]),
-        "messages": [f"injection_id {drawn_ids[i]}: {text}" for i, text in sorted(report.messages.items())][:20],
+        "messages": messages[:20],
     }

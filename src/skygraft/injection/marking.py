@@ -20,11 +20,14 @@ _BLOCK = 128
 """Pixels that are passed over together where there is no flux."""
 
 
-def new_planes(exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool) -> xr.Dataset:
+def new_planes(
+    exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool, new_mask: bool = True
+) -> xr.Dataset:
     """The exposure's planes with another array for the image, and others, yet to be filled, for those that change."""
     planes = exposure.planes.copy(deep=False)
     planes["image"] = (planes["image"].dims, image, dict(planes["image"].attrs))
-    for name in ("mask", *(("variance",) if new_variance and "variance" in planes else ())):
+    changed = {"mask": new_mask, "variance": new_variance and "variance" in planes}
+    for name in (name for name, new in changed.items() if new):
         old = planes[name]
         planes[name] = (old.dims, np.empty_like(old.values, order="C"), dict(old.attrs))
     return planes
@@ -35,7 +38,6 @@ def mark(
     canvas: Canvas,
     exposure: Exposure,
     sources: Sources,
-    drawn: NDArray[np.bool_],
     report: RenderReport,
     threshold: float,
 ) -> None:
@@ -49,7 +51,7 @@ def mark(
         variance = np.full((1, mask.shape[1]), _image_sigma(exposure.image) ** 2, dtype=np.float32)
     _mark(exposure.mask, mask, canvas.model, variance, injected, threshold)
     on_canvas = report.stamp_size > 0
-    _mark_cores(mask, canvas.x0, canvas.y0, sources.x[drawn][on_canvas], sources.y[drawn][on_canvas], core)
+    _mark_cores(mask, canvas.x0, canvas.y0, sources.x[on_canvas], sources.y[on_canvas], core)
 
 
 def _image_sigma(image: NDArray[np.float32]) -> float:

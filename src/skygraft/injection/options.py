@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from skygraft.errors import ConfigError
-from skygraft.photometry import FLUX_MODES
+from skygraft.photometry import FLUX_MODES, parse_radius
 
 __all__ = ["InjectionOptions"]
 
@@ -39,6 +41,10 @@ class InjectionOptions:
         Part of a source's flux that its stamp may leave out.
     mask_threshold : float
         INJECTED marks pixels changed by more than this fraction of their noise (standard deviation).
+    mark_injected : bool
+        Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
+        source). They say where the fakes are, not that their pixels are bad: software that leaves out every pixel
+        whose mask is not zero would see no fake at all. For such software, leave them out.
     stars : {"fourier", "taps", "galsim"}
         How stars are moved by fractions of a pixel: to single precision; half again as fast, to 2e-4 of their peak
         where the FWHM is 3 pixels or more; or by GalSim.
@@ -60,6 +66,7 @@ class InjectionOptions:
     gain: float | None = None
     flux_tolerance: float = 1e-3
     mask_threshold: float = 0.1
+    mark_injected: bool = True
     stars: Literal["fourier", "taps", "galsim"] = "fourier"
     galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
 
@@ -75,22 +82,46 @@ class InjectionOptions:
                 fix="Give an aperture with flux_mode 'aperture', and only then; to say what aperture an image was "
                 "calibrated in, give it when the image is read",
             )
-        if not 0 < self.flux_tolerance < 0.5:
-            raise ConfigError(f"{self.flux_tolerance!r} is not between 0 and 0.5", key="flux_tolerance")
-        if not (np.isfinite(self.mask_threshold) and self.mask_threshold >= 0):
-            raise ConfigError(f"{self.mask_threshold!r} is not a number of at least 0", key="mask_threshold")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            raise ConfigError(f"{self.seed!r} is not a whole number of at least 0", key="seed", fix="Give one")
-        if self.gain is not None and not (np.isfinite(self.gain) and self.gain > 0):
+        if self.aperture is not None:
+            parse_radius(self.aperture)
+        for name in ("noise", "mark_injected"):
+            self._make(name, bool, isinstance(getattr(self, name), bool | np.bool_), "True or False", "True")
+        tolerance, threshold = _number(self.flux_tolerance), _number(self.mask_threshold)
+        self._make("flux_tolerance", float, 0 < tolerance < 0.5, "a number between 0 and 0.5", "1e-3")
+        self._make("mask_threshold", float, 0 <= threshold < math.inf, "a number of at least 0", "0.1")
+        whole = isinstance(self.seed, int | np.integer) and not isinstance(self.seed, bool)
+        self._make("seed", int, whole and self.seed >= 0, "a whole number of at least 0", "1")
+        given: Any = self.gain
+        if np.ndim(given) > 0:
             raise ConfigError(
-                f"{self.gain!r} is not a positive number of electrons per image unit",
+                f"gain is an array of shape {np.shape(given)}; one number (electrons per image unit) is needed",
                 key="gain",
-                fix="Give one, such as gain=2.5",
+                fix="Give a map to the image: inject(exposure.replace(gain=gain_map), ...)",
             )
+        if self.gain is not None:
+            good = 0 < _number(self.gain) < math.inf
+            self._make("gain", float, good, "a positive number (electrons per image unit)", "2.5")
+
+    def _make(self, name: str, kind: type, good: bool, wanted: str, example: str) -> None:
+        """Keep a setting as a plain bool, int or float; or say what it should have been."""
+        value = getattr(self, name)
+        if not good:
+            raise ConfigError(
+                f"{name} is {reprlib.repr(value)}; {wanted} is needed",
+                key=name,
+                fix=f"Give one, such as {name}={example}",
+            )
+        object.__setattr__(self, name, kind(value))
 
     @classmethod
     def from_kwargs(cls, base: InjectionOptions | None = None, **changes: Any) -> InjectionOptions:
         """Options with some changed; an unknown name is an error that names the nearest known one."""
+        if base is not None and not isinstance(base, InjectionOptions):
+            raise ConfigError(
+                f"options is a {type(base).__name__}; an InjectionOptions is needed",
+                key="options",
+                fix="Give settings by name: inject(exposure, catalog, seed=1)",
+            )
         known = [f.name for f in dataclasses.fields(cls)]
         for name in changes:
             if name not in known:
@@ -102,8 +133,14 @@ class InjectionOptions:
         return dataclasses.replace(base or cls(), **changes)
 
 
+def _number(value: Any) -> float:
+    """A real number as a float; NaN for anything else, such as text, truth values and arrays."""
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return float(value) if real else math.nan
+
+
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         near = difflib.get_close_matches(str(value), allowed, 1)
         raise ConfigError(
             f"{value!r} is not one of {', '.join(allowed)}",

@@ -3,38 +3,74 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable, Table
+from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog import Flag, band_column, bands_of, normalize_catalog, positions_at, values
+from skygraft.catalog import Flag, as_table, band_column, bands_of, normalize_catalog, positions_at, values
+from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
 from skygraft.exposure import Exposure
+from skygraft.injection.reach import reach_of
 from skygraft.photometry import PhotoCalib
-from skygraft.render import SHAPE_COLUMNS, Sources, reach_pixels
+from skygraft.render import SHAPE_COLUMNS, Sources
 from skygraft.wcs import local_jacobian
 
-__all__ = ["canonical", "place", "subset", "within_reach"]
+__all__ = ["Placed", "canonical", "place"]
 
 _LARGEST_FLUX = 1e30
 """Image units, in size; sums and squares of what is near the largest float32 (3e38) are not finite."""
+_EDGE = 1e-6
+"""Pixels: the rounding of a WCS, there and back."""
 
 
-def canonical(catalog: Table, band: str | None) -> QTable:
-    """The catalogue in canonical form; one that was read or normalised before has its flags already."""
+def canonical(
+    catalog: Any, band: str | None, dialect: str = "auto", on_bad: Literal["raise", "flag"] = "raise"
+) -> QTable:
+    """Any table in canonical form; a catalogue that was read or normalised before has its flags already."""
+    catalog = as_table(catalog)
     # A plain `mag` is LSST's, whose angles and trails are others; it too may have a column called flags.
     foreign = "mag" in catalog.colnames and not bands_of(catalog)
-    if {"flags", "source_type"} <= set(catalog.colnames) and not foreign:
+    if {"flags", "source_type"} <= set(catalog.colnames) and not foreign and dialect in ("auto", "native"):
         return catalog
-    return normalize_catalog(catalog, band=band)
+    return normalize_catalog(catalog, dialect, band, on_bad=on_bad)
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The sources of a catalogue on one image.
+
+    Parameters
+    ----------
+    truth : QTable
+        The truth table, one row per source of the catalogue, of which what drawing adds is still empty.
+    sources : Sources
+        Those to be drawn: usable, and with light that reaches the image.
+    rows : ndarray of int
+        Their rows in the truth table.
+    messages : tuple of str
+        Why some others are not drawn, where their flag does not say all.
+    """
+
+    truth: QTable
+    sources: Sources
+    rows: NDArray[np.intp]
+    messages: tuple[str, ...] = ()
 
 
 def place(
-    exposure: Exposure, table: QTable, photo_calib: PhotoCalib, band: str | None, image_id: str
-) -> tuple[QTable, Sources, NDArray[np.intp]]:
-    """Start the truth table, and place the usable sources; the last are their rows in it."""
+    exposure: Exposure,
+    table: QTable,
+    photo_calib: PhotoCalib,
+    band: str | None,
+    image_id: str,
+    flux_tolerance: float,
+) -> Placed:
+    """Start the truth table: where each source lies, its flux, and whether its light reaches the image."""
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
     mag = band_column(table, band)
     ra, dec = positions_at(table, exposure.visit_info.mjd)
@@ -42,18 +78,20 @@ def place(
     n = len(table)
     flags = values(table, "flags")
     flags[~np.isfinite(mag)] |= int(Flag.MAG_BAD)
-    flags[~(np.isfinite(x) & np.isfinite(y))] |= int(Flag.WCS_FAILED | Flag.NO_OVERLAP)
+    placed = np.isfinite(x) & np.isfinite(y)
+    flags[~placed] |= int(Flag.WCS_FAILED | Flag.NO_OVERLAP)
     if exposure.data_id.visit is not None:
         visit = values(table, "visit")
         flags[(visit >= 0) & (visit != exposure.data_id.visit)] |= int(Flag.NO_OVERLAP)
     inst_flux = np.full(n, np.nan)
-    rows = np.flatnonzero(flags == 0)
+    rows = np.flatnonzero(~has_flag(flags, NOT_DRAWN))
     if rows.size:
         inst_flux[rows] = photo_calib.inst_flux(mag[rows], x[rows], y[rows])
         # The planes are float32: a flux near their largest number would leave infinities behind.
         flags[rows[~(np.abs(inst_flux[rows]) < _LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
-        rows = np.flatnonzero(flags == 0)
     inst_flux[rows] *= _magnitude_lengths(table)[rows]
+    # Also those that cannot be drawn have a place, and belong to the images that they would be seen on.
+    rows = np.flatnonzero(~has_flag(flags, Flag.NO_OVERLAP))
     sources = Sources(
         values(table, "injection_id")[rows],
         strings(table, "source_type")[rows],
@@ -63,6 +101,13 @@ def place(
         local_jacobian(exposure.wcs, x[rows], y[rows]) if rows.size else np.empty((0, 2, 2)),
         {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames},
     )
+    sources, endless = _with_trails_of_rates(sources, table[rows], exposure.visit_info.exposure_time)
+    flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
+    # The shape of what is not a point needs the WCS around it too.
+    shapeless = ~np.isfinite(sources.jacobian).all(axis=(1, 2)) & (sources.source_type != "Star")
+    flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
+    messages = _judge(exposure, sources, photo_calib, flux_tolerance, flags, rows)
+    drawn = ~has_flag(flags[rows], NOT_DRAWN)
     truth = QTable(
         {
             "injection_id": values(table, "injection_id"),
@@ -84,7 +129,49 @@ def place(
         }
     )
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
-    return truth, sources, rows
+    if endless.any():
+        messages += (f"{np.count_nonzero(endless)} trails are given by rates, and the image has no exposure time",)
+    return Placed(truth, _subset(sources, drawn), rows[drawn], messages)
+
+
+def _with_trails_of_rates(
+    sources: Sources, table: QTable, exposure_time: float | None
+) -> tuple[Sources, NDArray[np.bool_]]:
+    """Give trails that have no length one: their rate times the exposure time; and which cannot have one."""
+    length, given = values(table, "trail_length"), values(table, "trail_length_pix")
+    bare = (sources.source_type == "Trail") & np.isnan(length) & np.isnan(given)
+    if not bare.any() or exposure_time is None:
+        return sources, bare
+    east, north = (values(table, name) for name in ("rate_ra_cosdec", "rate_dec"))
+    length = np.where(bare, np.hypot(east, north) * exposure_time / 3600, length)
+    angle = np.where(bare, np.degrees(np.arctan2(east, north)), values(table, "trail_pa"))
+    shape = {**sources.shape, "trail_length": length, "trail_pa": angle}
+    return dataclasses.replace(sources, shape=shape), np.zeros_like(bare)
+
+
+def _judge(
+    exposure: Exposure,
+    sources: Sources,
+    photo_calib: PhotoCalib,
+    flux_tolerance: float,
+    flags: NDArray[np.int64],
+    rows: NDArray[np.intp],
+) -> tuple[str, ...]:
+    """Flag, in the rows of these sources, whose light does not reach the image and whose centre lies off it."""
+    box = exposure.box
+    half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
+    reach = reach_of(sources, half_kernel, flux_tolerance)
+    flags[rows[list(reach.bad_stamps)]] |= int(Flag.STAMP_FILE_BAD)
+    distance = np.maximum(
+        np.maximum(box.x_min - sources.x, sources.x - box.x_max),
+        np.maximum(box.y_min - sources.y, sources.y - box.y_max),
+    )
+    near = distance < reach.pixels
+    flags[rows[~near]] |= int(Flag.NO_OVERLAP)
+    # A centre on the very edge is on both of two images that share it, not on neither, whatever the WCSs round to.
+    flags[rows[near & (distance > _EDGE)]] |= int(Flag.CENTER_OFF_IMAGE)
+    flags[rows[near & photo_calib.is_extrapolated(sources.x, sources.y)]] |= int(Flag.PHOTOCALIB_EXTRAPOLATED)
+    return tuple(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(reach.bad_stamps.items()))
 
 
 def _magnitude_lengths(table: QTable) -> NDArray[np.float64]:
@@ -94,22 +181,6 @@ def _magnitude_lengths(table: QTable) -> NDArray[np.float64]:
     return np.where(per_pixel, length, 1.0)
 
 
-def subset(sources: Sources, keep: NDArray[np.bool_]) -> Sources:
-    """The sources that are to be kept."""
+def _subset(sources: Sources, keep: NDArray[np.bool_]) -> Sources:
     arrays = {f.name: getattr(sources, f.name)[keep] for f in dataclasses.fields(Sources) if f.name != "shape"}
     return Sources(**arrays, shape={name: column[keep] for name, column in sources.shape.items()})
-
-
-def within_reach(exposure: Exposure, sources: Sources, flux_tolerance: float) -> NDArray[np.bool_]:
-    """Whose light reaches the image: those whose stamp overlaps it."""
-    box = exposure.box
-    kernel = max(exposure.psf.shape) // 2 + 1 if exposure.psf is not None else 1
-    distance = np.maximum(
-        np.maximum(box.x_min - sources.x, sources.x - box.x_max),
-        np.maximum(box.y_min - sources.y, sources.y - box.y_max),
-    )
-    near = distance < kernel
-    for i in np.flatnonzero(~near):
-        if sources.source_type[i] != "Star":
-            near[i] = distance[i] < kernel + reach_pixels(sources, int(i), flux_tolerance)
-    return near

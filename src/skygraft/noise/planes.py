@@ -22,15 +22,18 @@ from skygraft.errors import CalibrationError
 from skygraft.noise.poisson import add_noisy, fill
 from skygraft.noise.tables import tables
 
-__all__ = ["Gain", "add_flux", "estimate_gain", "poisson_field", "stream_key"]
+__all__ = ["Gain", "add_flux", "check_gain", "estimate_gain", "poisson_field", "stream_key"]
 
 _FIT_PIXELS = 400_000
+_CHECK_PIXELS = 100_000
 _MIN_FIT_PIXELS = 100
 _MIN_BRIGHT_PIXELS = 50
 _MAX_SPREAD = 0.3
 """Largest scatter of the slope between bright pixels, relative to it: 0.02 to 0.07 in real images that have one."""
 _LEAST_EXPLAINED = 0.5
 """Least part of the variance plane's variance that a line through sky pixels must explain."""
+_LARGEST_RATIO = 1.3
+"""By how much a recorded gain and the variance plane's may differ: 1.12 at most in real images where both are right."""
 _HOW_TO_SET = (
     "Give gain= (electrons per image unit), or noise=False; in a campaign, survey: calibration: {gain: ...}, or "
     "injection: {noise: false}"
@@ -162,6 +165,7 @@ def estimate_gain(
     usable: NDArray[np.bool_],
     *,
     path: str | os.PathLike[str] | None = None,
+    recorded: str = "",
 ) -> Gain:
     """Gain from the slope of variance against image.
 
@@ -179,6 +183,8 @@ def estimate_gain(
         Pixels to fit: not saturated, not bad.
     path : path-like, optional
         Named in errors.
+    recorded : str
+        Why what the image records of its gain does not say it, for errors.
 
     Returns
     -------
@@ -190,27 +196,20 @@ def estimate_gain(
         If there is no variance plane, too few pixels, or the slope is not a physical one (not positive, or no line
         at all): it is never replaced by 1.
     """
+    unknown = f"the gain is not known ({recorded})" if recorded else "the gain is not recorded"
     if variance is None:
         raise CalibrationError(
-            "the gain is not recorded and cannot be estimated: there is no variance plane",
-            key="gain",
-            path=path,
-            fix=_HOW_TO_SET,
+            f"{unknown} and cannot be estimated: there is no variance plane", key="gain", path=path, fix=_HOW_TO_SET
         )
-    good = usable & np.isfinite(image) & np.isfinite(variance) & (variance > 0)
-    flux, var = image[good], variance[good]
+    flux, var = _good_pixels(image, variance, usable)
     if flux.size < _MIN_FIT_PIXELS:
         raise CalibrationError(
-            f"the gain is not recorded and cannot be estimated: only {flux.size} good pixels",
-            key="gain",
-            path=path,
-            fix=_HOW_TO_SET,
+            f"{unknown} and cannot be estimated: only {flux.size} good pixels", key="gain", path=path, fix=_HOW_TO_SET
         )
-    slope, error = _slope(flux, var)
+    slope, error, _ = _slope(flux, var)
     if not slope > 0:
         raise CalibrationError(
-            "the gain is not recorded, and the variance does not rise with the image as photon noise does "
-            f"({flux.size} good pixels)",
+            f"{unknown}, and the variance does not rise with the image as photon noise does ({flux.size} good pixels)",
             key="gain",
             path=path,
             fix=_HOW_TO_SET,
@@ -218,8 +217,57 @@ def estimate_gain(
     return Gain(1.0 / slope, f"slope of variance against image ({1 / slope:.4g} +- {error / slope**2:.2g})")
 
 
-def _slope(flux: NDArray[np.float32], var: NDArray[np.float32]) -> tuple[float, float]:
-    """Slope of variance against image and its standard error; NaN where the two do not follow a line."""
+def check_gain(
+    gain: Gain,
+    image: NDArray[np.float32],
+    variance: NDArray[np.float32] | None,
+    usable: NDArray[np.bool_],
+    *,
+    path: str | os.PathLike[str] | None = None,
+) -> None:
+    """Compare a recorded gain with the variance plane, where that holds the photon noise of bright pixels.
+
+    Parameters
+    ----------
+    gain : Gain
+        The recorded one.
+    image, variance, usable, path
+        See `estimate_gain`.
+
+    Raises
+    ------
+    CalibrationError
+        If the two differ by more than a factor of 1.3: one of them is of other units, and neither is taken.
+    """
+    if variance is None:
+        return
+    step = max(1, math.isqrt(image.size // _CHECK_PIXELS))
+    some = slice(None, None, step), slice(None, None, step)
+    flux, var = _good_pixels(image[some], variance[some], usable[some])
+    slope, _, bright = _slope(flux, var) if flux.size >= _MIN_FIT_PIXELS else (math.nan, math.nan, False)
+    # A line through sky pixels is flattened by their noise: it says something where nothing else does, but not this.
+    if not (bright and slope > 0):
+        return
+    ratio = gain.median * slope
+    if max(ratio, 1 / ratio) > _LARGEST_RATIO:
+        raise CalibrationError(
+            f"two gains disagree: {gain.median:.4g} electrons per image unit ({gain.origin}), and {1 / slope:.4g} by "
+            "the slope of variance against image",
+            key="gain",
+            path=path,
+            fix=_HOW_TO_SET,
+        )
+
+
+def _good_pixels(
+    image: NDArray[np.float32], variance: NDArray[np.float32], usable: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    good = usable & np.isfinite(image) & np.isfinite(variance) & (variance > 0)
+    return image[good], variance[good]
+
+
+def _slope(flux: NDArray[np.float32], var: NDArray[np.float32]) -> tuple[float, float, bool]:
+    """Slope of variance against image, its error, and whether bright pixels gave it; NaN where there is no line."""
     step = max(1, flux.size // _FIT_PIXELS)
     sky_flux, sky_var = float(np.median(flux[::step])), float(np.median(var[::step]))
     sigma = 1.4826 * float(np.median(np.abs(flux[::step] - sky_flux)))
@@ -231,11 +279,11 @@ def _slope(flux: NDArray[np.float32], var: NDArray[np.float32]) -> tuple[float, 
             slope = _weighted_median(ratio, above)
             spread = 1.4826 * _weighted_median(np.abs(ratio - slope), above)
             if spread > _MAX_SPREAD * abs(slope):
-                return math.nan, math.nan
-            return slope, spread / math.sqrt(ratio.size)
+                return math.nan, math.nan, True
+            return slope, spread / math.sqrt(ratio.size), True
     x, y = flux[::step].astype(np.float64), var[::step].astype(np.float64)
     slope, error, explained = _robust_slope(x, y)
-    return (slope, error) if explained > _LEAST_EXPLAINED else (math.nan, math.nan)
+    return (slope, error, False) if explained > _LEAST_EXPLAINED else (math.nan, math.nan, False)
 
 
 def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:

@@ -23,6 +23,7 @@ from skygraft.photometry.flux_modes import (
     FluxMode,
     KernelScale,
     kernel_scale,
+    psf_sum_offset,
 )
 from skygraft.photometry.header_keys import (
     HEADER_KEYWORDS,
@@ -37,12 +38,7 @@ from skygraft.photometry.origins import (
     register_default,
     schema_candidates,
 )
-from skygraft.photometry.photo_calib import (
-    AB_REFERENCE_FLUX_NJY,
-    NJY_PER_NANOMAGGY,
-    PhotoCalib,
-    canonical_unit,
-)
+from skygraft.photometry.photo_calib import PhotoCalib
 from skygraft.photometry.radius import (
     field_name_candidate,
     parse_field_radius,
@@ -61,6 +57,14 @@ from skygraft.photometry.resolve import (
     RADIUS_TOLERANCE,
     require_reference,
     resolve_reference,
+)
+from skygraft.photometry.units import (
+    AB_REFERENCE_FLUX_NJY,
+    NJY_PER_NANOMAGGY,
+    PixelUnit,
+    canonical_unit,
+    parse_unit,
+    summed_unit,
 )
 
 __all__ = [
@@ -85,6 +89,7 @@ __all__ = [
     "ModelReference",
     "PhotoCalib",
     "PixelAreaField",
+    "PixelUnit",
     "ProductField",
     "ReferenceCandidate",
     "SpatialField",
@@ -102,10 +107,13 @@ __all__ = [
     "kernel_scale",
     "parse_field_radius",
     "parse_radius",
+    "parse_unit",
+    "psf_sum_offset",
     "register_default",
     "register_header_keyword",
     "require_reference",
     "resolve_reference",
     "schema_candidates",
     "sinc_coefficients",
+    "summed_unit",
 ]

@@ -25,11 +25,13 @@ __all__ = [
     "enclosed_flux",
     "kernel_holds_aperture",
     "sinc_coefficients",
+    "weights_about",
 ]
 
 type ApertureMethod = Literal["sinc", "exact"]
 
 _LEAST_HALF_WIDTH_LOG2 = 5
+_ROOM = 3
 # Weights that are held in memory at once: few enough for a processor's cache.
 _CHUNK_ELEMENTS = 1 << 17
 
@@ -159,6 +161,49 @@ def aperture_weights(shape: tuple[int, int], radius: float, method: ApertureMeth
         weights[here] = coefficients[there]
     weights.setflags(write=False)
     return weights
+
+
+def weights_about(
+    shape: tuple[int, int], y: ArrayLike, x: ArrayLike, radius: float, method: ApertureMethod = "sinc"
+) -> NDArray[np.float64]:
+    """Weights of pixels in apertures about any places among them.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of pixels.
+    y, x : array_like, shapes (M,) and (N,)
+        The apertures' centres, in rows and columns from the first.
+    radius : float
+        Pixels.
+    method : {"sinc", "exact"}
+        See the module's text. The frame of the former is so wide that even for light next to Nyquist, where
+        coefficients ring on, nothing is folded back.
+
+    Returns
+    -------
+    ndarray of float64, shape (M, N, ny, nx)
+    """
+    radius = _check(radius, method)
+    rows, columns = (
+        np.arange(n, dtype=np.float64) - np.asarray(at, dtype=np.float64)[:, None]
+        for n, at in zip(shape, (y, x), strict=True)
+    )
+    if method == "exact":
+        return np.array([[_overlap(column, row, radius) for column in columns] for row in rows])
+    # Here, as above.
+    from scipy.special import j1
+
+    width = 2 * _ROOM * (max(shape) // 2 + math.ceil(radius) + 1) + 1
+    k_y, k_x = np.fft.fftfreq(width), np.fft.rfftfreq(width)
+    k = np.hypot(k_y[:, None], k_x)
+    k[0, 0] = 1.0
+    transform = radius * j1(2 * np.pi * radius * k) / k
+    transform[0, 0] = math.pi * radius**2
+    transform[:, 1:] *= 2.0  # k_x stands for -k_x too
+    along_y = np.exp(2j * np.pi * rows[..., None] * k_y) @ transform
+    along_x = np.exp(2j * np.pi * columns[..., None] * k_x).transpose(0, 2, 1)
+    return np.array([[(a @ b).real / width**2 for b in along_x] for a in along_y])
 
 
 def _shared(n: int, m: int) -> tuple[slice, slice]:

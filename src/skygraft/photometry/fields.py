@@ -1,7 +1,8 @@
 """Smooth and tabulated functions of position that a photometric calibration is multiplied by.
 
 Positions are 0-based pixels of the parent frame. Fields are immutable, picklable, comparable, and answer for many
-positions at once; outside the region that they were made for they extrapolate (polynomials) or say NaN (maps).
+positions at once. Outside the region that they were made for (`SpatialField.valid_box`) they extrapolate (polynomials)
+or give NaN (maps); a `PhotoCalib` asks at the nearest position inside of it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 
+type Edges = tuple[float, float, float, float]
+
+
 class SpatialField(abc.ABC):
     """A scalar function of pixel position."""
 
@@ -44,6 +48,11 @@ class SpatialField(abc.ABC):
         ndarray of float64
             One value for each position, of the broadcast shape.
         """
+
+    @property
+    def valid_box(self) -> Edges | None:
+        """Outer edges (x_min, x_max, y_min, y_max), in pixels, of where the field was made to hold; None: anywhere."""
+        return None
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -135,6 +144,11 @@ class ChebyshevField(SpatialField):
             raise CalibrationError("a Chebyshev coefficient is not finite")
         self.box = _box(box)
 
+    @property
+    @override
+    def valid_box(self) -> Edges | None:
+        return _edges(self.box)
+
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         px, py = _positions(x, y)
@@ -161,6 +175,11 @@ def _box(box: Sequence[int]) -> tuple[int, int, int, int]:
     return x_min, x_max, y_min, y_max
 
 
+def _edges(box: tuple[int, int, int, int]) -> Edges:
+    x_min, x_max, y_min, y_max = box
+    return x_min - 0.5, x_max + 0.5, y_min - 0.5, y_max + 0.5
+
+
 class ProductField(SpatialField):
     """The product of other fields.
 
@@ -168,12 +187,32 @@ class ProductField(SpatialField):
     ----------
     factors : sequence of SpatialField
         At least one.
+
+    Raises
+    ------
+    CalibrationError
+        If there are none, or no position is inside the valid boxes of all.
     """
 
     def __init__(self, factors: Sequence[SpatialField]) -> None:
         self.factors = tuple(factors)
         if not self.factors:
             raise CalibrationError("a product of fields has no factors")
+        boxes = [factor.valid_box for factor in self.factors if factor.valid_box is not None]
+        self._valid_box: Edges | None = None
+        if boxes:
+            left, right, bottom, top = zip(*boxes, strict=True)
+            self._valid_box = max(left), min(right), max(bottom), min(top)
+            if self._valid_box[0] > self._valid_box[1] or self._valid_box[2] > self._valid_box[3]:
+                raise CalibrationError(
+                    f"the factors of a calibration field are valid in boxes that share no position: {boxes} "
+                    "(x_min, x_max, y_min, y_max)"
+                )
+
+    @property
+    @override
+    def valid_box(self) -> Edges | None:
+        return self._valid_box
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -203,13 +242,18 @@ class PixelAreaField(SpatialField):
     scaling : float
         Multiplies the solid angle in steradians, so it carries the unit: ``(180/pi*3600)**2`` for arcsec**2.
     box : sequence of int (x_min, x_max, y_min, y_max), optional
-        Pixels for which it was made; kept for the record.
+        First and last pixel index for which it was made.
     """
 
     def __init__(self, wcs: BaseLowLevelWCS, scaling: float = 1.0, box: Sequence[int] | None = None) -> None:
         self.wcs = wcs
         self.scaling = float(scaling)
         self.box = None if box is None else _box(box)
+
+    @property
+    @override
+    def valid_box(self) -> Edges | None:
+        return None if self.box is None else _edges(self.box)
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -274,15 +318,23 @@ class GridField(SpatialField):
         if not (self.step[0] > 0 and self.step[1] > 0):
             raise CalibrationError(f"the steps of a grid are {self.step}; both must be positive")
 
+    @property
+    @override
+    def valid_box(self) -> Edges | None:
+        (ny, nx), (x0, y0), (dx, dy) = self.values.shape, self.origin, self.step
+        return x0 - 0.5 * dx, x0 + (nx - 0.5) * dx, y0 - 0.5 * dy, y0 + (ny - 0.5) * dy
+
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         px, py = _positions(x, y)
         ny, nx = self.values.shape
         u = (px - self.origin[0]) / self.step[0]
         v = (py - self.origin[1]) / self.step[1]
-        # The half step around the outermost samples belongs to them: a pixel map covers its whole edge pixels.
+        # The half step around the outermost samples belongs to them: a pixel map covers its whole edge pixels; what
+        # lies on its edge must not be outside by the rounding of a division.
+        edge = 0.5 + 1e-9
         with np.errstate(invalid="ignore"):
-            inside = (u >= -0.5) & (u <= nx - 0.5) & (v >= -0.5) & (v <= ny - 0.5)
+            inside = (u >= -edge) & (u <= nx - 1 + edge) & (v >= -edge) & (v <= ny - 1 + edge)
         u = np.clip(np.where(inside, u, 0.0), 0, nx - 1)
         v = np.clip(np.where(inside, v, 0.0), 0, ny - 1)
         i0, j0 = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)

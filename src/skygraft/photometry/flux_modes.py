@@ -35,7 +35,7 @@ from skygraft.photometry.reference import (
     CalibrationReference,
 )
 
-__all__ = ["FLUX_MODES", "BasisScale", "FluxMode", "KernelScale", "kernel_scale"]
+__all__ = ["FLUX_MODES", "BasisScale", "FluxMode", "KernelScale", "kernel_scale", "psf_sum_offset", "weighted"]
 
 type FluxMode = Literal["calibrated", "aperture", "psf_sum", "total"]
 
@@ -51,10 +51,12 @@ class KernelScale:
     ----------
     scale : ndarray of float64, shape (N,)
         ``scale * kernel * F`` holds F inside the reference.
-    aperture_fraction : ndarray of float64, shape (N,)
+    aperture_flux : ndarray of float64, shape (N,)
         A(r): flux of each kernel, as given, inside the aperture; NaN where no aperture is concerned.
     kernel_sum : ndarray of float64, shape (N,)
         S: the sum of each kernel, as given.
+    model_sum : ndarray of float64, shape (N,)
+        S + O: all the light of the model.
     radius_pixels : float or None
         The aperture's radius.
     holds_aperture : bool
@@ -62,10 +64,33 @@ class KernelScale:
     """
 
     scale: NDArray[np.float64]
-    aperture_fraction: NDArray[np.float64]
+    aperture_flux: NDArray[np.float64]
     kernel_sum: NDArray[np.float64]
+    model_sum: NDArray[np.float64]
     radius_pixels: float | None = None
     holds_aperture: bool = True
+
+    @property
+    def aperture_fraction(self) -> NDArray[np.float64]:
+        """Part of the model's own light inside the aperture, A(r) / (S + O), shape (N,); NaN without an aperture.
+
+        Whatever the model sums to: what is measured on a star, over all of the star's light. It is above one only
+        where the model has negative wings.
+        """
+        return _ratio(self.aperture_flux, self.model_sum)
+
+    @property
+    def psf_sum_offset(self) -> NDArray[np.float64]:
+        """What stars scaled to unit sum measure, less what they should, in magnitudes; see `psf_sum_offset`."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(2.5 * np.log10(self.scale * self.kernel_sum))
+
+
+def _ratio(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``one / other``, NaN where there is nothing to divide by."""
+    result = np.full(len(one), np.nan)
+    np.divide(one, other, out=result, where=np.isfinite(other) & (other > 0))
+    return result
 
 
 def kernel_scale(
@@ -116,10 +141,38 @@ def kernel_scale(
     if batch.ndim != 3:
         raise PsfError(f"kernels have shape {np.shape(kernels)}; (N, ny, nx) is needed")
     sums = batch.sum(axis=(1, 2))
-    fraction, shape = None, (batch.shape[1], batch.shape[2])
+    inside, shape = None, (batch.shape[1], batch.shape[2])
     if radius is not None:
-        fraction = enclosed_flux(batch, radius, method=method)
-    return _scale(flux_mode, reference, sums, fraction, flux_outside, radius, shape, invalid)
+        inside = enclosed_flux(batch, radius, method=method)
+    return _scale(flux_mode, reference, sums, inside, flux_outside, radius, shape, invalid)
+
+
+def psf_sum_offset(
+    reference: CalibrationReference, kernels: ArrayLike, flux_outside: ArrayLike = 0.0
+) -> NDArray[np.float64]:
+    """What a star measures with ``flux_mode="psf_sum"``, less what it measures with ``"calibrated"``, in magnitudes.
+
+    Parameters
+    ----------
+    reference : CalibrationAperture, PSF_MODEL or TOTAL
+        What the image's calibrated flux is the flux of, and what is measured.
+    kernels : array_like, shape (N, ny, nx)
+        Effective PSFs, as the model gives them; they need not sum to one.
+    flux_outside : array_like, shape (N,) or scalar
+        Flux that the model says lies outside of the kernel (`PSF.flux_outside`).
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        For an aperture ``-2.5 log10(A(r) / S)``: positive (too faint) by the light outside the aperture. NaN for a
+        kernel whose flux is not positive.
+
+    Raises
+    ------
+    PsfError
+        If the kernels are not (N, ny, nx).
+    """
+    return kernel_scale("calibrated", reference, kernels, flux_outside, invalid="nan").psf_sum_offset
 
 
 class BasisScale:
@@ -164,12 +217,22 @@ class BasisScale:
         invalid: Literal["raise", "nan"] = "raise",
     ) -> KernelScale:
         """The factors of kernels ``coefficients @ basis``, coefficients of shape (N, B); see `kernel_scale`."""
-        sums = _weighted(coefficients, self._sums)
-        fraction = None if self._fluxes is None else _weighted(coefficients, self._fluxes)
-        return _scale(self._mode, self._reference, sums, fraction, flux_outside, self._radius, self._shape, invalid)
+        sums = weighted(coefficients, self._sums)
+        inside = None if self._fluxes is None else weighted(coefficients, self._fluxes)
+        return self._of(sums, inside, flux_outside, invalid)
+
+    def _of(
+        self,
+        sums: NDArray[np.float64],
+        inside: NDArray[np.float64] | None,
+        flux_outside: ArrayLike,
+        invalid: Literal["raise", "nan"],
+    ) -> KernelScale:
+        """The factors of kernels with these sums and aperture fluxes."""
+        return _scale(self._mode, self._reference, sums, inside, flux_outside, self._radius, self._shape, invalid)
 
 
-def _weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """``coefficients @ values``, summed in one order however many positions there are."""
     total = np.zeros(len(coefficients))
     for column, value in zip(coefficients.T, values, strict=True):
@@ -204,7 +267,7 @@ def _scale(
     flux_mode: FluxMode,
     reference: CalibrationReference | None,
     sums: NDArray[np.float64],
-    fraction: NDArray[np.float64] | None,
+    inside: NDArray[np.float64] | None,
     flux_outside: ArrayLike,
     radius: float | None,
     shape: tuple[int, int],
@@ -212,14 +275,14 @@ def _scale(
 ) -> KernelScale:
     """The factors, from the sums S and the aperture fluxes A(r) of the kernels."""
     holds = radius is None or kernel_holds_aperture(shape, radius)
-    if fraction is None:
-        fraction = np.full(len(sums), np.nan)
+    inside = np.full(len(sums), np.nan) if inside is None else inside
+    whole = sums + np.asarray(flux_outside, dtype=np.float64)
     if flux_mode == "psf_sum" or (flux_mode == "calibrated" and reference is PSF_MODEL):
         held, meaning = sums, "sums to"
     elif flux_mode == "total" or (flux_mode == "calibrated" and reference is TOTAL):
-        held, meaning = sums + np.asarray(flux_outside, dtype=np.float64), "with its wings sums to"
+        held, meaning = whole, "with its wings sums to"
     else:
-        held, meaning = fraction, f"holds, inside {radius:g} pixels,"
+        held, meaning = inside, f"holds, inside {radius:g} pixels,"
     good = np.isfinite(held) & (held > 0)
     if invalid == "raise" and not good.all():
         worst = int(np.flatnonzero(~good)[0])
@@ -231,4 +294,4 @@ def _scale(
         )
     scale = np.full(len(sums), np.nan)
     np.divide(1.0, held, out=scale, where=good)
-    return KernelScale(scale, fraction, sums, radius, holds)
+    return KernelScale(scale, inside, sums, whole, radius, holds)

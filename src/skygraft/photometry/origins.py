@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from astropy.io import fits
 
-from skygraft.errors import CorruptFileError, FormatError
-from skygraft.photometry.radius import field_name_candidate, parse_field_radius, parse_radius
-from skygraft.photometry.reference import ReferenceCandidate
+from skygraft.errors import ApertureConflictError, CorruptFileError, FormatError
+from skygraft.photometry.radius import NORMALISED_TOPHAT, field_name_candidate, parse_field_radius, parse_radius
+from skygraft.photometry.reference import CandidateLevel, ReferenceCandidate
 
 __all__ = [
     "aperture_correction_hints",
@@ -29,13 +31,15 @@ __all__ = [
 SLOT = "slot_CalibFlux"
 
 _RAW_TOPHAT = re.compile(r"(?<!Normalized)CompensatedTophatFlux_(\d+)(?:_instFlux)?$")
+_ENDING = re.compile(r"_(?:inst[fF]lux|[fF]lux)$")
 _SLOT_FLUX = re.compile(rf"^(?:{SLOT}|calib)_?(?P<kind>inst[fF]lux|[fF]lux)$")
 _PARQUET_ALIAS = re.compile(rf"{SLOT}[\"'\s:,]+([A-Za-z]\w+)")
 _CONFIG_SLOT = re.compile(r"""^\s*config(?:\.\w+|\[[^\]]*\])*\.slots\.calibFlux\s*=\s*['"](\w+)['"]""", re.M)
+_CONFIG_RAW = re.compile(r"""^\s*config(?:\.\w+|\[[^\]]*\])*\.raw_calibflux_name\s*=\s*['"](\w+)['"]""", re.M)
 _CONFIG_FGCM = re.compile(r"""^\s*config(?:\.\w+|\[[^\]]*\])*\.instFluxField\s*=\s*['"](\w+)['"]""", re.M)
 
 
-def schema_candidates(path: str | os.PathLike[str]) -> list[ReferenceCandidate]:
+def schema_candidates(path: str | os.PathLike[str], *, keep_unclear: bool = False) -> list[ReferenceCandidate]:
     """Collect what a source catalogue measured from the image says about its calibration flux.
 
     In order: the alias ``slot_CalibFlux`` (repeated ``ALIAS`` cards of a FITS catalogue, or the metadata of a Parquet
@@ -43,10 +47,16 @@ def schema_candidates(path: str | os.PathLike[str]) -> list[ReferenceCandidate]:
     normalised compensated tophat; the only aperture radius of the table. Only headers are read, except to compare
     columns.
 
+    The normalised tophat is that of the raw flux which its column's documentation names (``TDOC`` or ``TCOMM`` cards,
+    Parquet descriptions), or of the only raw tophat of the table; where there is none, a default of the pipelines is
+    taken for one.
+
     Parameters
     ----------
     path : path-like
         FITS or Parquet, by its first bytes.
+    keep_unclear : bool
+        Give, as candidates of kind ``"unclear"``, also what the catalogue says in a way that cannot be understood.
 
     Returns
     -------
@@ -59,25 +69,84 @@ def schema_candidates(path: str | os.PathLike[str]) -> list[ReferenceCandidate]:
         If the file is absent, empty or unreadable.
     FormatError
         If it is neither FITS nor Parquet.
+    ApertureConflictError
+        If two fluxes could be the one that calibrated, and nothing says which (and `keep_unclear` is False).
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             magic = file.read(6)
+        found: list[ReferenceCandidate] | None = None
         if magic[:4] == b"PAR1":
-            return _parquet(path)
-        if magic == b"SIMPLE":
-            return _fits(path)
+            found = _parquet(path)
+        elif magic == b"SIMPLE":
+            found = _fits(path)
     except (OSError, pa.ArrowException) as error:
         raise CorruptFileError(
             f"the source catalogue cannot be read: {error}", path=path, fix="Fetch or make it again"
         ) from error
+    except _TwoFluxesError as error:
+        if not keep_unclear:
+            raise ApertureConflictError(
+                str(error), path=path, key="aperture", fix="Give the calibration aperture (aperture='12 pix')"
+            ) from None
+        return [_unclear(f"{error} in {path.name}")]
+    if found is not None:
+        return found if keep_unclear else [c for c in found if c.kind != "unclear"]
     if not magic:
         raise CorruptFileError("the source catalogue is empty", path=path, fix="Fetch or make it again")
     raise FormatError("a source catalogue in FITS or Parquet is needed; this is neither", path=path)
 
 
+class _TwoFluxesError(Exception):
+    """Two fluxes could be the one that calibrated the image."""
+
+
+def _unclear(origin: str) -> ReferenceCandidate:
+    return ReferenceCandidate("unclear", origin=origin, level="schema")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """Columns of a source catalogue, each with its documentation (empty where there is none)."""
+
+    path: Path
+    docs: Mapping[str, str]
+
+    def tophat_radius(self, name: str) -> float | None:
+        """Radius that the normalised tophat `name` (without its ending) was normalised to; None where nothing says."""
+        texts = {text for column, text in self.docs.items() if text and _is_value_of(column, name)}
+        told = {radius: text for text in texts if (radius := parse_field_radius(text)) is not None}
+        if len(told) == 1:
+            return next(iter(told))
+        raw = {float(m[1]): column for column in self.docs if (m := _RAW_TOPHAT.search(column))}
+        if len(told) > 1 or len(raw) > 1:
+            between = list(told.values()) or [raw[radius] for radius in sorted(raw)]
+            raise _TwoFluxesError(
+                f"{name} could be normalised to any of {', '.join(between)}, and its documentation "
+                f"({'; '.join(sorted(texts)) or 'none'}) does not say to which"
+            )
+        return next(iter(raw)) if raw else None
+
+    def named(self, name: str, origin: str) -> list[ReferenceCandidate]:
+        """The candidate of the flux `name`, which the origin says is the one that calibrated."""
+        if not NORMALISED_TOPHAT.search(name):
+            candidate = field_name_candidate(name, origin, level="schema")
+            return [_unclear(f"{origin}, which names no radius")] if candidate is None else [candidate]
+        stem = _ENDING.sub("", name)
+        radius = self.tophat_radius(stem)
+        # Without a raw tophat it is the pipelines' habit, which an instrument may have changed (LATISS: 35).
+        level: CandidateLevel = "default" if radius is None else "schema"
+        candidate = field_name_candidate(name, origin, level=level, tophat_radius=radius)
+        return [] if candidate is None else [candidate]
+
+
+def _is_value_of(column: str, flux: str) -> bool:
+    return column == flux or (column.startswith(flux) and _ENDING.fullmatch(column.removeprefix(flux)) is not None)
+
+
 def _fits(path: Path) -> list[ReferenceCandidate]:
+    normalised: list[ReferenceCandidate] = []
     with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
         for hdu in hdus:
             header = hdu.header
@@ -86,10 +155,18 @@ def _fits(path: Path) -> list[ReferenceCandidate]:
                 for card in header.cards
                 if card.keyword == "ALIAS" and ":" in str(card.value)
             )
+            columns = _Columns(path, _fits_docs(header))
             if SLOT in aliases:
-                columns = [str(card.value) for card in header.cards if card.keyword.startswith("TTYPE")]
-                return _slot(_follow(aliases), columns, path)
-    return []
+                target = _follow(aliases)
+                return columns.named(target, f"{SLOT} -> {target} in {path.name}")
+            normalised = normalised or _normalised_column(columns)
+    return normalised
+
+
+def _fits_docs(header: fits.Header) -> dict[str, str]:
+    """Each column's documentation: afw writes TDOC, astropy TCOMM; comments are cut off at the card's end."""
+    columns = {card.keyword[5:]: str(card.value) for card in header.cards if card.keyword.startswith("TTYPE")}
+    return {name: str(header.get(f"TDOC{n}", header.get(f"TCOMM{n}", ""))) for n, name in columns.items()}
 
 
 def _follow(aliases: Mapping[str, str]) -> str:
@@ -101,54 +178,69 @@ def _follow(aliases: Mapping[str, str]) -> str:
     return target
 
 
-def _slot(target: str, columns: Iterable[str], path: Path) -> list[ReferenceCandidate]:
-    candidate = field_name_candidate(
-        target, f"{SLOT} -> {target} in {path.name}", level="schema", tophat_radius=_tophat_radius(columns)
-    )
-    return [] if candidate is None else [candidate]
-
-
-def _tophat_radius(columns: Iterable[str]) -> float | None:
-    """Give the raw radius of the compensated tophat, where the columns tell of exactly one."""
-    radii = {float(m[1]) for name in columns if (m := _RAW_TOPHAT.search(name))}
-    return radii.pop() if len(radii) == 1 else None
-
-
 def _parquet(path: Path) -> list[ReferenceCandidate]:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         names = list(schema.names)
         metadata = b"\n".join((schema.metadata or {}).values()).decode(errors="replace")
         # Column names that merely begin with the slot's name are in pandas' metadata too.
-        targets = {t for t in _PARQUET_ALIAS.findall(metadata) if not t.startswith("slot_") and "Flux" in t}
-        if len(targets) == 1:
-            return _slot(targets.pop(), names, path)
+        targets = sorted({t for t in _PARQUET_ALIAS.findall(metadata) if not t.startswith("slot_") and "Flux" in t})
+        columns = _Columns(path, _parquet_docs(schema))
+        if len(targets) > 1:
+            raise _TwoFluxesError(f"{SLOT} is an alias of any of {', '.join(targets)}")
+        if targets:
+            return columns.named(targets[0], f"{SLOT} -> {targets[0]} in {path.name}")
         equal = _equal_column(file, names)
     if equal is not None:
-        return _named(equal[1], names, path, f"{equal[0]} = {equal[1]} in {path.name}")
+        return columns.named(equal[1], f"{equal[0]} = {equal[1]} in {path.name}")
     if any(_SLOT_FLUX.match(name) for name in names):
         return []
-    for name in names:
-        if name.startswith(("normCompTophatFlux", "base_NormalizedCompensatedTophatFlux")):
-            return _named(name, names, path)
-    return _only_radius(names, path)
+    return _normalised_column(columns) or _only_radius(columns)
 
 
-def _named(name: str, names: list[str], path: Path, origin: str = "") -> list[ReferenceCandidate]:
-    origin = origin or f"column {name} in {path.name}"
-    candidate = field_name_candidate(name, origin, level="schema", tophat_radius=_tophat_radius(names))
-    return [] if candidate is None else [candidate]
+def _parquet_docs(schema: pa.Schema) -> dict[str, str]:
+    """Each column's documentation: of its field's metadata, or in the header that astropy (and the Butler) writes."""
+    docs: dict[str, str] = {}
+    header = (schema.metadata or {}).get(b"table_meta_yaml")
+    if header is not None:
+        # A header that is not what astropy writes documents nothing.
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+            for column in yaml.load(header, Loader=_HeaderLoader)["datatype"]:
+                docs[str(column["name"])] = str(column.get("description") or "")
+    for field in schema:
+        own = {key.decode(errors="replace").lower(): value for key, value in (field.metadata or {}).items()}
+        text = next((own[key] for key in ("description", "doc", "comment") if own.get(key)), b"")
+        docs[field.name] = text.decode(errors="replace") or docs.get(field.name, "")
+    return docs
 
 
-def _only_radius(names: list[str], path: Path) -> list[ReferenceCandidate]:
+class _HeaderLoader(yaml.SafeLoader):
+    """Reads the header of an ECSV table, whose other tags (of units, times, ordered maps) do not matter here."""
+
+
+_HeaderLoader.add_multi_constructor("", lambda loader, suffix, node: None)
+
+
+def _normalised_column(columns: _Columns) -> list[ReferenceCandidate]:
+    """What the normalised compensated tophat says, where there is such a column."""
+    kin = [n for n in columns.docs if n.startswith(("normCompTophatFlux", "base_NormalizedCompensatedTophatFlux"))]
+    if not kin:
+        return []
+    # Errors and flags of it are named alike.
+    name = next((n for n in kin if n.endswith("Flux")), kin[0])
+    return columns.named(name, f"column {name} in {columns.path.name}")
+
+
+def _only_radius(columns: _Columns) -> list[ReferenceCandidate]:
     by_radius: dict[float, str] = {}
-    for name in names:
+    for name in columns.docs:
         radius = parse_field_radius(name)
         if radius is not None:
             by_radius.setdefault(radius, name)
     if len(by_radius) != 1:
         return []
-    return _named(next(iter(by_radius.values())), names, path)
+    (name,) = by_radius.values()
+    return columns.named(name, f"column {name} in {columns.path.name}")
 
 
 def _equal_column(file: pq.ParquetFile, names: list[str]) -> tuple[str, str] | None:
@@ -188,20 +280,34 @@ def config_candidates(path: str | os.PathLike[str]) -> list[ReferenceCandidate]:
     ------
     CorruptFileError
         If the file is absent or unreadable.
+    ApertureConflictError
+        If the flux is a normalised tophat, and two raw ones are named.
     """
     path = Path(path)
     try:
         text = path.read_text(errors="replace")
     except OSError as error:
         raise CorruptFileError(f"the configuration cannot be read: {error}", path=path) from error
+    raw = {radius: name for name in _CONFIG_RAW.findall(text) if (radius := parse_field_radius(name)) is not None}
     found = []
+    places: tuple[tuple[list[str], str, CandidateLevel], ...] = (
+        (_CONFIG_SLOT.findall(text), "slots.calibFlux", "schema"),
+        (_CONFIG_FGCM.findall(text), "FGCM instFluxField", "fgcm"),
+    )
     # A later line of a configuration overrides an earlier one.
-    if slots := _CONFIG_SLOT.findall(text):
-        origin = f"slots.calibFlux = {slots[-1]} in {path.name}"
-        found.append(field_name_candidate(slots[-1], origin, level="schema"))
-    if fields := _CONFIG_FGCM.findall(text):
-        origin = f"FGCM instFluxField = {fields[-1]} in {path.name}"
-        found.append(field_name_candidate(fields[-1], origin, level="fgcm"))
+    for names, what, level in places:
+        if not names:
+            continue
+        if NORMALISED_TOPHAT.search(names[-1]) and len(raw) > 1:
+            raise ApertureConflictError(
+                f"{names[-1]} could be normalised to any of {', '.join(raw[r] for r in sorted(raw))}",
+                path=path,
+                key="raw_calibflux_name",
+                fix="Give the calibration aperture (aperture='12 pix')",
+            )
+        radius = next(iter(raw)) if len(raw) == 1 else None
+        origin = f"{what} = {names[-1]} in {path.name}"
+        found.append(field_name_candidate(names[-1], origin, level=level, tophat_radius=radius))
     return [candidate for candidate in found if candidate is not None]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skygraft.display import Rows, html_table
 from skygraft.errors import ConfigError, UncalibratedImageError
 from skygraft.photometry.fields import SpatialField
 from skygraft.photometry.reference import (
@@ -18,50 +19,12 @@ from skygraft.photometry.reference import (
     ReferenceCandidate,
     describe_reference,
 )
+from skygraft.photometry.units import AB_REFERENCE_FLUX_NJY, NJY_PER_NANOMAGGY, canonical_unit
 
 __all__ = ["AB_REFERENCE_FLUX_NJY", "NJY_PER_NANOMAGGY", "PhotoCalib", "canonical_unit"]
 
-AB_REFERENCE_FLUX_NJY = 3630780547701.0026
-"""Flux density of AB magnitude 0 in nJy: ``1e23 * 10**(-48.6 / 2.5) * 1e9`` (Oke & Gunn 1983)."""
-
-NJY_PER_NANOMAGGY = AB_REFERENCE_FLUX_NJY * 1e-9
-"""One nanomaggy (AB magnitude 22.5) in nJy."""
-
-_UNIT_NAMES = {
-    "nJy": ("njy", "nanojansky", "nanojanskys"),
-    "nanomaggy": ("nanomaggy", "nanomaggies", "nmgy", "nanomgy"),
-    "adu": ("adu", "adus", "count", "counts", "ct", "cts", "dn", ""),
-    "electron": ("electron", "electrons", "e-", "e", "photoelectron", "photoelectrons"),
-}
-_CANONICAL = {alias: unit for unit, aliases in _UNIT_NAMES.items() for alias in aliases}
-_PER_SECOND = ("/s", "/sec", "/second", ".s-1", "s-1", "s**-1", "s^-1", "persecond")
-
-
-def canonical_unit(unit: str) -> str:
-    """The one spelling of an image unit that skygraft uses.
-
-    ``nJy``, ``nanomaggy``, ``adu``, ``adu/s``, ``electron``, ``electron/s``; an unknown unit is kept as it is
-    written (it is only a label), but a surface brightness is refused, since its zeropoint means something else.
-
-    Raises
-    ------
-    ConfigError
-        If the unit is a surface brightness, such as MJy/sr.
-    """
-    text = unit.strip()
-    bare = "".join(text.lower().split())
-    if "/sr" in bare or "sr-1" in bare or "arcsec" in bare or "/pix" in bare.replace("/pixel", ""):
-        raise ConfigError(
-            f"{unit!r} is a surface brightness; fluxes per pixel are needed",
-            fix="Multiply the image by the pixel area and give the unit of the product, for example nJy",
-        )
-    bare = bare.removesuffix("/pixel")
-    suffix = ""
-    for ending in _PER_SECOND:
-        if bare.endswith(ending) and bare.removesuffix(ending).rstrip("*. ") in _CANONICAL:
-            bare, suffix = bare.removesuffix(ending).rstrip("*. "), "/s"
-            break
-    return _CANONICAL[bare] + suffix if bare in _CANONICAL else text
+_SHOWN = 5
+"""Candidates for the reference that are shown to people."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +174,9 @@ class PhotoCalib:
     def scale(self, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
         """Nanojansky per image unit at positions; NaN where the calibration is not positive and finite.
 
+        A calibration that varies is made to hold inside a box (`SpatialField.valid_box`), usually that of the image;
+        a position outside gets the value at the nearest position of the box, since polynomials run away out there.
+
         Parameters
         ----------
         x, y : array_like, optional
@@ -229,9 +195,21 @@ class PhotoCalib:
                 "this photometric calibration varies over the image and no position was given",
                 fix="Give x and y, in parent pixels",
             )
+        box = self.field.valid_box
+        if box is not None:
+            x, y = np.clip(np.asarray(x, dtype=float), *box[:2]), np.clip(np.asarray(y, dtype=float), *box[2:])
         values = self.njy_per_unit * self.field.evaluate(x, y)
         good = np.isfinite(values) & (values > 0)
         return np.where(good, values, np.nan)
+
+    def is_extrapolated(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+        """Which positions, in parent pixels, lie outside the box in which the calibration holds; see `scale`."""
+        px, py = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+        box = None if self.field is None else self.field.valid_box
+        if box is None:
+            return np.zeros(px.shape, dtype=np.bool_)
+        outside: NDArray[np.bool_] = (px < box[0]) | (px > box[1]) | (py < box[2]) | (py > box[3])
+        return outside
 
     def inst_flux(self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
         """Calibrated flux, in image units, of AB magnitudes.
@@ -246,7 +224,7 @@ class PhotoCalib:
         Returns
         -------
         ndarray of float64
-            NaN where the calibration is not defined at a position. A scalar for scalar input.
+            NaN where the calibration has no positive value at a position (see `scale`). A scalar for scalar input.
 
         Raises
         ------
@@ -287,6 +265,20 @@ class PhotoCalib:
     def with_reference(self, reference: CalibrationReference | None, origin: str = "") -> PhotoCalib:
         """The same calibration, with what it is the flux of."""
         return dataclasses.replace(self, reference=reference, reference_origin=origin)
+
+    def rows(self) -> Rows:
+        """The calibration for people: label and text of each line."""
+        one = f"1 {self.unit or 'unit'}"
+        if self.field is None:
+            zeropoint = f"zeropoint {float(self.zeropoint()):.4f} AB mag for {one}"
+        else:
+            zeropoint = f"{self.njy_per_unit:.6g} nJy for {one}, times {self.field!r}"
+        reference = "unknown" if self.reference is None else str(self.reference)
+        rows = [("scale", zeropoint), ("calibrated to", reference)]
+        return rows + [("candidate", f"{c.value}, {c.level}: {c.origin}") for c in self.candidates[:_SHOWN]]
+
+    def _repr_html_(self) -> str:
+        return html_table("PhotoCalib", self.rows())
 
     def describe(self) -> dict[str, Any]:
         """The calibration as JSON types, for records."""

@@ -45,11 +45,11 @@ _DIGITS_TENTHS = re.compile(r"(?:Aperture|Ap)Flux_(\d+)(?:_(\d+))?(?![A-Za-z0-9]
 _AP_DIGITS_FLUX = re.compile(r"(?<![A-Za-z])ap(\d+)Flux", re.IGNORECASE)
 # base_CompensatedTophatFlux_12_instFlux: whole pixels.
 _TOPHAT = re.compile(r"(?<!Normalized)CompensatedTophatFlux_(\d+)(?![A-Za-z0-9])", re.IGNORECASE)
-_NORMALISED_TOPHAT = re.compile(r"NormalizedCompensatedTophatFlux|normCompTophatFlux", re.IGNORECASE)
+NORMALISED_TOPHAT = re.compile(r"NormalizedCompensatedTophatFlux|normCompTophatFlux", re.IGNORECASE)
 _PSF_FLUX = re.compile(r"(?<![A-Za-z])psfFlux", re.IGNORECASE)
 
 NORMALISED_TOPHAT_RADIUS = 12.0
-"""Pixels: the LSST pipelines normalise their compensated tophat to ``base_CircularApertureFlux_12_0``."""
+"""Pixels: by default the LSST pipelines normalise their compensated tophat to ``base_CircularApertureFlux_12_0``."""
 
 
 def parse_radius(setting: Any, *, origin: str = "given") -> ReferenceCandidate:
@@ -191,7 +191,7 @@ def field_name_candidate(
         None where the name says neither a radius nor a PSF model.
     """
     radius = parse_field_radius(name)
-    if radius is None and _NORMALISED_TOPHAT.search(name):
+    if radius is None and NORMALISED_TOPHAT.search(name):
         radius = tophat_radius or NORMALISED_TOPHAT_RADIUS
         digits = f"{radius:.1f}".replace(".", "_")
         origin = f"{origin} (normalised to base_CircularApertureFlux_{digits})"

@@ -21,7 +21,7 @@ __all__ = [
     "describe_reference",
 ]
 
-type CandidateKind = Literal["aperture", "psf_model", "total"]
+type CandidateKind = Literal["aperture", "psf_model", "total", "unclear"]
 type CandidateLevel = Literal["explicit", "header", "schema", "fgcm", "default", "hint"]
 
 
@@ -91,8 +91,9 @@ class ReferenceCandidate:
 
     Parameters
     ----------
-    kind : {"aperture", "psf_model", "total"}
-        What it says.
+    kind : {"aperture", "psf_model", "total", "unclear"}
+        What it says; ``unclear`` where it says something that cannot be understood. Such a candidate keeps defaults and
+        less specific places from deciding.
     radius_pixels, radius_arcsec : float or None
         For an aperture, its radius in image pixels or on the sky; at least one of the two.
     origin : str

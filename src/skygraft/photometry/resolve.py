@@ -61,7 +61,7 @@ def resolve_reference(
     -------
     reference : CalibrationAperture, PSF_MODEL, TOTAL or None
         What the most specific candidate says (explicit, then header, schema, FGCM, default); None where there is
-        no candidate. See `require_reference` for where None is not good enough.
+        no candidate, or the most specific one is unclear. See `require_reference` for where None is not good enough.
     origin : str
         Where it was found; empty for None.
 
@@ -74,8 +74,9 @@ def resolve_reference(
     """
     found = sorted((c for c in candidates if c.level != "hint"), key=lambda c: _LEVELS[c.level])
     decisive = [c for c in found if c.level != "default"] or found
-    if not decisive:
+    if not decisive or decisive[0].kind == "unclear":
         return None, ""
+    decisive = [c for c in decisive if c.kind != "unclear"]
     if pixel_scale is not None and not 0 < pixel_scale < math.inf:
         raise CalibrationError(
             f"the pixel scale is {pixel_scale!r} arcsec; a positive, finite number is needed", path=path
@@ -180,6 +181,15 @@ def require_reference(
         )
     if photo_calib.reference is not None:
         return photo_calib.reference
+    unclear = [c.origin for c in photo_calib.candidates if c.kind == "unclear"]
+    if unclear:
+        raise UnknownApertureError(
+            "what the calibrated flux is the flux of cannot be told, and skygraft does not guess: "
+            + "; ".join(unclear),
+            path=path,
+            key="aperture",
+            fix=_HOW_TO_SET,
+        )
     hints = _hints(photo_calib.candidates)
     raise UnknownApertureError(
         f"nothing says what the calibrated flux is the flux of, and skygraft does not guess{hints}",

@@ -1,18 +1,29 @@
 """PSF models: what each survey publishes, as effective-PSF images in batches at any position."""
 
 from skygraft.psf.analytic import DoubleGaussianPSF, GaussianPSF, MoffatPSF
-from skygraft.psf.base import PSF, Box
+from skygraft.psf.base import PSF, Box, defined_position
+from skygraft.psf.cells import CellPSF
+from skygraft.psf.coadd import CoaddInput, CoaddPSF
 from skygraft.psf.conformance import check_psf
+from skygraft.psf.fine import FineGrid, SubPixelBasis
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
 from skygraft.psf.measure import FwhmMeter, kernel_fwhm
+from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
+from skygraft.psf.sampling import UndersamplingMeter, basis_between_pixels, missed_by_grid, places_over
+from skygraft.psf.warped import Warp, WarpedPSF
 
 __all__ = [
     "PSF",
     "Box",
+    "CellPSF",
+    "CoaddInput",
+    "CoaddPSF",
     "DoubleGaussianPSF",
+    "DrawnPSF",
+    "FineGrid",
     "FixedKernelPSF",
     "FwhmMeter",
     "GaussianPSF",
@@ -21,7 +32,16 @@ __all__ = [
     "MoffatPSF",
     "PsfexPSF",
     "SinglePrecisionBasis",
+    "SubPixelBasis",
+    "UndersamplingMeter",
+    "Warp",
+    "WarpedPSF",
+    "as_polynomial",
+    "basis_between_pixels",
     "check_psf",
+    "defined_position",
     "kernel_fwhm",
+    "missed_by_grid",
+    "places_over",
     "read_psfex",
 ]

@@ -12,12 +12,15 @@ In both, the kernel's sum plus `flux_outside` is all of the light.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import erf, erfc
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError
+from skygraft.psf.fine import SubPixelBasis, whole_pixels
 from skygraft.psf.kernel import FixedKernelPSF
 
 __all__ = ["DoubleGaussianPSF", "GaussianPSF", "MoffatPSF"]
@@ -26,14 +29,53 @@ _SIGMA_TO_FWHM = 2 * np.sqrt(2 * np.log(2))
 _MAX_SIZE = 4001
 
 
-class _AnalyticPSF(FixedKernelPSF):
-    """A kernel that knows how much light lies outside it."""
+class _Formula(Protocol):
+    """A formula in two dimensions, up to a factor."""
 
-    def __init__(self, kernel: NDArray[np.float64], outside: float, parameters: str, pixel_integrated: bool) -> None:
-        super().__init__(kernel)
-        self._outside = float(outside)
+    @property
+    def width(self) -> float:
+        """Pixels over which it changes: a full width at half maximum, before any integration over pixels."""
+
+    def __call__(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values at offsets y (M,) and x (N,) from the centre, shape (M, N)."""
+
+
+class _FormulaBasis(SubPixelBasis):
+    """A formula, divided by what brings its pixels to their scale, over the area of a kernel's pixels."""
+
+    def __init__(self, formula: _Formula, total: float, shape: tuple[int, int]) -> None:
+        super().__init__(shape, whole_pixels(shape), formula.width)
+        self._formula, self._total = formula, total
+
+    def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._formula(y, x)[None] / self._total
+
+
+class _AnalyticPSF(FixedKernelPSF):
+    """A formula's pixels, and how much light lies outside of them."""
+
+    def __init__(
+        self,
+        formula: _Formula,
+        shape: tuple[int, int],
+        outside: float,
+        parameters: str,
+        pixel_integrated: bool,
+    ) -> None:
+        y, x = (np.arange(-(n // 2), n // 2 + 1.0) for n in shape)
+        kernel = formula(y, x)
+        # What a value of the formula is divided by: where pixels are its values, their sum.
+        self._total = 1.0 if pixel_integrated else float(kernel.sum())
+        super().__init__(kernel / self._total)
+        self._formula = formula
+        self._outside = float(outside) / self._total
         self._parameters = parameters
         self._pixel_integrated = pixel_integrated
+
+    @property
+    def sub_pixel(self) -> SubPixelBasis:
+        """The formula at any offset."""
+        return _FormulaBasis(self._formula, self._total, self.shape)
 
     @property
     def pixel_integrated(self) -> bool:
@@ -91,8 +133,8 @@ class GaussianPSF(_AnalyticPSF):
             sigma = _positive(fwhm, "fwhm") / _SIGMA_TO_FWHM
         sigma = _positive(sigma, "sigma")
         shape = _shape(shape, 6 * sigma)
-        kernel, outside = _gaussians([(1.0, sigma)], shape, pixel_integrated)
-        super().__init__(kernel, outside, f"sigma {sigma:.4g} pixels", pixel_integrated)
+        formula = _Gaussians(((1.0, sigma),), pixel_integrated)
+        super().__init__(formula, shape, formula.outside(shape), f"sigma {sigma:.4g} pixels", pixel_integrated)
         self._sigma = sigma
 
     @property
@@ -134,8 +176,9 @@ class DoubleGaussianPSF(_AnalyticPSF):
         if not 0 <= b < np.inf:
             raise ConfigError(f"b is {b!r}; the second Gaussian's relative peak is not negative, and finite", key="b")
         shape = _shape(shape, 6 * (max(sigma1, sigma2) if b else sigma1))
-        kernel, outside = _gaussians([(1.0, sigma1), (float(b), sigma2)], shape, pixel_integrated)
-        super().__init__(kernel, outside, f"sigma {sigma1:.4g} and {sigma2:.4g} pixels, b {b:.4g}", pixel_integrated)
+        formula = _Gaussians(((1.0, sigma1), (float(b), sigma2)), pixel_integrated)
+        parameters = f"sigma {sigma1:.4g} and {sigma2:.4g} pixels, b {b:.4g}"
+        super().__init__(formula, shape, formula.outside(shape), parameters, pixel_integrated)
 
 
 class MoffatPSF(_AnalyticPSF):
@@ -177,15 +220,9 @@ class MoffatPSF(_AnalyticPSF):
                 f"beta is {beta!r}; the flux of a Moffat is finite only for a finite beta above 1", key="beta"
             )
         shape = _shape(shape, 6 * fwhm)
-        alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
-        corner = _moffat_quadrant(shape, alpha, beta, pixel_integrated)
-        kernel = np.concatenate([corner[:0:-1], corner])
-        kernel = np.concatenate([kernel[:, :0:-1], kernel], axis=1)
-        outside = _moffat_outside(shape, alpha, beta)
-        if not pixel_integrated:
-            total = kernel.sum()
-            kernel, outside = kernel / total, outside / total
-        super().__init__(kernel, outside, f"FWHM {fwhm:.4g} pixels, beta {beta:.4g}", pixel_integrated)
+        formula = _Moffat(fwhm, float(beta), pixel_integrated)
+        outside = _moffat_outside(shape, formula.alpha, beta)
+        super().__init__(formula, shape, outside, f"FWHM {fwhm:.4g} pixels, beta {beta:.4g}", pixel_integrated)
         self._fwhm, self._beta = fwhm, float(beta)
 
     @property
@@ -218,34 +255,52 @@ def _shape(shape: tuple[int, int] | None, reach: float) -> tuple[int, int]:
     return ny, nx
 
 
-def _gaussians(
-    parts: list[tuple[float, float]], shape: tuple[int, int], pixel_integrated: bool
-) -> tuple[NDArray[np.float64], float]:
-    """Kernel and flux outside it of a sum of Gaussians, each given by its peak and sigma."""
-    kernel, outside, total = np.zeros(shape), 0.0, 0.0
-    for peak, sigma in parts:
-        rows, columns = (_profile(n // 2, sigma, pixel_integrated) for n in shape)
-        tails = [_tail(n // 2, sigma, pixel_integrated) for n in shape]
-        kernel += peak * np.outer(rows, columns)
-        whole = rows.sum() + tails[0], columns.sum() + tails[1]
-        # outside = all - inside, without the cancellation
-        outside += peak * (tails[0] * whole[1] + rows.sum() * tails[1])
-        total += peak * whole[0] * whole[1]
-    scale = total if pixel_integrated else kernel.sum()
-    return kernel / scale, outside / scale
+@dataclass(frozen=True)
+class _Gaussians:
+    """A sum of Gaussians, each given by its peak and sigma; of unit flux if integrated over pixels.
+
+    Else its values are in units of the sum of peaks that is given.
+    """
+
+    parts: tuple[tuple[float, float], ...]
+    integrated: bool
+
+    @property
+    def width(self) -> float:
+        return float(_SIGMA_TO_FWHM * min(sigma for peak, sigma in self.parts if peak > 0))
+
+    @property
+    def _unit(self) -> float:
+        return sum(2 * np.pi * peak * sigma**2 for peak, sigma in self.parts) if self.integrated else 1.0
+
+    def __call__(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = np.zeros((y.size, x.size))
+        for peak, sigma in self.parts:
+            values += peak * np.outer(*(_profile(at, sigma, self.integrated) for at in (y, x)))
+        return values / self._unit
+
+    def outside(self, shape: tuple[int, int]) -> float:
+        """What lies outside of a kernel's pixels, in the same units."""
+        outside = 0.0
+        for peak, sigma in self.parts:
+            rows, columns = (_profile(np.arange(-(n // 2), n // 2 + 1.0), sigma, self.integrated).sum() for n in shape)
+            tails = [_tail(n // 2, sigma, self.integrated) for n in shape]
+            # outside = all - inside, without the cancellation
+            outside += peak * (tails[0] * (columns + tails[1]) + rows * tails[1])
+        return float(outside / self._unit)
 
 
-def _profile(half: int, sigma: float, pixel_integrated: bool) -> NDArray[np.float64]:
-    """A one-dimensional Gaussian of unit peak in 2 * half + 1 pixels: values at centres, or integrals."""
-    i = np.arange(-half, half + 1.0)
-    if not pixel_integrated:
-        values: NDArray[np.float64] = np.exp(-0.5 * (i / sigma) ** 2)
+def _profile(at: NDArray[np.float64], sigma: float, integrated: bool) -> NDArray[np.float64]:
+    """A one-dimensional Gaussian of unit peak at offsets: its values, or integrals over the pixels about them."""
+    if not integrated:
+        values: NDArray[np.float64] = np.exp(-0.5 * (at / sigma) ** 2)
         return values
-    root = np.sqrt(2) * sigma
+    root, distance = np.sqrt(2) * sigma, np.abs(at)
     # erfc of the nearer edge keeps the wings' relative precision
-    side = [erfc((k - 0.5) / root) - erfc((k + 0.5) / root) for k in range(1, half + 1)]
-    integral = np.array([*side[::-1], 2 * erf(0.5 / root), *side])
-    scaled: NDArray[np.float64] = sigma * np.sqrt(np.pi / 2) * integral
+    far = distance >= 0.5
+    edges = [np.array([erfc(v) for v in (distance + side) / root]) for side in (-0.5, 0.5)]
+    inner = np.array([erf(v) for v in (distance + 0.5) / root]) + np.array([erf(v) for v in (0.5 - distance) / root])
+    scaled: NDArray[np.float64] = sigma * np.sqrt(np.pi / 2) * np.where(far, edges[0] - edges[1], inner)
     return scaled
 
 
@@ -257,24 +312,41 @@ def _tail(half: int, sigma: float, pixel_integrated: bool) -> float:
     return float(2 * np.exp(-0.5 * (i / sigma) ** 2).sum())
 
 
-def _moffat_quadrant(shape: tuple[int, int], alpha: float, beta: float, pixel_integrated: bool) -> NDArray[np.float64]:
-    """Pixels of a unit-flux Moffat, from the middle one to the corner: shape (ny // 2 + 1, nx // 2 + 1)."""
-    peak = (beta - 1) / (np.pi * alpha**2)
-    y2, x2 = (np.arange(n // 2 + 1.0) for n in shape)
-    nodes, weights = np.zeros(1), np.ones(1)
-    if pixel_integrated:
-        # Gauss-Legendre converges as (t + sqrt(t^2 + 1))^-2n with t = 2 alpha: the formula's pole is alpha away
-        t = 2 * alpha
-        n = int(np.clip(np.ceil(18 / np.log(t + np.sqrt(t * t + 1))), 6, 64))
-        nodes, weights = np.polynomial.legendre.leggauss(n)
-        nodes, weights = nodes / 2, weights / 2
-    corner = np.zeros((y2.size, x2.size))
-    columns = [(x2 + node) ** 2 for node in nodes]
-    for node_y, weight_y in zip(nodes, weights, strict=True):
-        rows = ((y2 + node_y) ** 2)[:, None]
-        for column, weight_x in zip(columns, weights, strict=True):
-            corner += weight_x * weight_y * (1 + (rows + column) / alpha**2) ** -beta
-    return peak * corner
+@dataclass(frozen=True)
+class _Moffat:
+    """A Moffat of unit flux."""
+
+    fwhm: float
+    beta: float
+    integrated: bool
+
+    @property
+    def width(self) -> float:
+        return self.fwhm
+
+    @property
+    def alpha(self) -> float:
+        """Core radius, pixels."""
+        return float(self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1)))
+
+    def __call__(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        alpha = self.alpha
+        nodes, weights = np.zeros(1), np.ones(1)
+        if self.integrated:
+            # Gauss-Legendre converges as (t + sqrt(t^2 + 1))^-2n with t = 2 alpha: the formula's pole is alpha away
+            t = 2 * alpha
+            n = int(np.clip(np.ceil(18 / np.log(t + np.sqrt(t * t + 1))), 6, 64))
+            nodes, weights = np.polynomial.legendre.leggauss(n)
+            nodes, weights = nodes / 2, weights / 2
+        # One quadrant is all of it.
+        (y, all_y), (x, all_x) = (np.unique(np.abs(at), return_inverse=True) for at in (y, x))
+        corner = np.zeros((y.size, x.size))
+        columns = [(x + node) ** 2 for node in nodes]
+        for node_y, weight_y in zip(nodes, weights, strict=True):
+            rows = ((y + node_y) ** 2)[:, None]
+            for column, weight_x in zip(columns, weights, strict=True):
+                corner += weight_x * weight_y * (1 + (rows + column) / alpha**2) ** -self.beta
+        return (self.beta - 1) / (np.pi * alpha**2) * corner[np.ix_(all_y, all_x)]
 
 
 def _moffat_outside(shape: tuple[int, int], alpha: float, beta: float) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PSF", "Box"]
+__all__ = ["PSF", "Box", "defined_position"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,13 @@ class PSF(abc.ABC):
         """
         return None
 
+    def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+        """Which of N positions the model has a kernel at, shape (N,): all of them, for most models.
+
+        A coadd's PSF has none where no input has data; `kernels` raises PsfError there.
+        """
+        return np.ones(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape, dtype=np.bool_)
+
     def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Flux per unit source flux that lies outside the kernel, shape (N,).
 
@@ -97,3 +104,11 @@ class PSF(abc.ABC):
         """What the model is, in a few words for people and records."""
         ny, nx = self.shape
         return f"{type(self).__name__}, {nx} x {ny} pixels"
+
+
+def defined_position(psf: PSF, box: Box) -> tuple[float, float] | None:
+    """The middle of a box, or another position in it where the PSF has no kernel there; None if it has none at all."""
+    part = np.array([0.5, *((np.arange(16) + 0.5) / 16)])
+    x, y = np.meshgrid(box.x_min + part * (box.x_max - box.x_min), box.y_min + part * (box.y_max - box.y_min))
+    found = np.flatnonzero(psf.defined(x.ravel(), y.ravel()))
+    return (float(x.flat[found[0]]), float(y.flat[found[0]])) if found.size else None

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled, fma
 from skygraft.psf.base import PSF, Box
+from skygraft.psf.fine import SubPixelBasis
 
 __all__ = ["LinearPSF", "SinglePrecisionBasis"]
 
@@ -99,6 +100,11 @@ class LinearPSF(PSF):
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
         return combine(self.coefficients(x, y), self._basis)
+
+    @property
+    def sub_pixel(self) -> SubPixelBasis | None:
+        """The basis at any offset from the source's centre; None for a model that is known on whole pixels only."""
+        return None
 
     @property
     def valid_box(self) -> Box | None:

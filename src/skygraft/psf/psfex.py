@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled
 from skygraft.psf.base import Box
+from skygraft.psf.fine import FineGrid, SubPixelBasis, lanczos_taps, whole_pixels
 from skygraft.psf.linear import LinearPSF, frozen, normalized, positions, power_terms
 
 __all__ = ["PsfexConvention", "PsfexPSF"]
@@ -20,6 +22,8 @@ _LANCZOS_ORDER = {"psfex": 4, "lsst": 5}
 
 # Stars rarely reach the very edge of a detector; a low polynomial holds this far (of the stars' span) beyond them.
 _EDGE = 0.05
+_ROUNDING = 1e-6
+"""Pixels by which a position may lie outside of the samples."""
 
 
 class PsfexPSF(LinearPSF):
@@ -132,6 +136,18 @@ class PsfexPSF(LinearPSF):
         normalized(terms, self._sums)  # raises where there is no light to divide by
         return _in_single_precision(terms, self._samples, self._rows, self._columns)
 
+    def images(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Images of a unit source at N positions on the pixel grid itself, shape (N, ny, nx), each summing to one.
+
+        The middle pixel of image i is pixel (floor(x[i] + 0.5), floor(y[i] + 0.5)); the model is resampled at the
+        source's own place among the pixels, as the pipelines' ``PsfexPsf.computeImage`` does.
+        """
+        terms = self._terms(x, y)
+        normalized(terms, self._sums)  # raises where there is no light to divide by
+        x, y = positions(x, y)
+        dx, dy = x - np.floor(x + 0.5), y - np.floor(y + 0.5)
+        return _resampled(terms, self._samples, self.shape, self._step, _LANCZOS_ORDER[self._convention], dx, dy)
+
     def _terms(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Polynomial terms at N positions, shape (N, B)."""
         x, y = positions(x, y)
@@ -145,6 +161,13 @@ class PsfexPSF(LinearPSF):
             )
         )
         return power_terms(u, v, exponents)
+
+    @property
+    def sub_pixel(self) -> SubPixelBasis | None:
+        """The basis at any offset, interpolated as at whole pixels; None where samples are not closer than pixels."""
+        if self._step >= 1:
+            return None
+        return _PsfexBasis(self._samples, self._step, self._convention, self.shape)
 
     @property
     def convention(self) -> PsfexConvention:
@@ -208,6 +231,71 @@ def _in_single_precision(
 
 
 @compiled
+def _resampled(
+    terms: NDArray[np.float64],
+    samples: NDArray[np.float32],
+    shape: tuple[int, int],
+    step: float,
+    order: int,
+    dx: NDArray[np.float64],
+    dy: NDArray[np.float64],
+) -> NDArray[np.float64]:  # pragma: no cover - compiled
+    """Images (N, ny, nx) of models with terms (N, B), moved by dx, dy (N,) of a pixel, each divided by its sum."""
+    n_terms, my, mx = samples.shape
+    ny, nx = shape
+    out = np.empty((terms.shape[0], ny, nx))
+    model = np.empty((my, mx), dtype=np.float32)
+    half = np.empty((my, nx))
+    weights = np.empty(2 * order + 2)
+    for s in range(terms.shape[0]):
+        model[:] = np.float32(0.0)
+        for b in range(n_terms):
+            factor = np.float32(terms[s, b])
+            for j in range(my):
+                for i in range(mx):
+                    model[j, i] += factor * samples[b, j, i]
+        for i in range(nx):
+            first, last = _lanczos_row(mx, mx // 2 + (i - nx // 2 - dx[s]) / step, order, weights)
+            for j in range(my):
+                value = 0.0
+                for m in range(first, last):
+                    value += weights[m - first] * model[j, m]
+                half[j, i] = value
+        total = 0.0
+        for j in range(ny):
+            first, last = _lanczos_row(my, my // 2 + (j - ny // 2 - dy[s]) / step, order, weights)
+            for i in range(nx):
+                out[s, j, i] = 0.0
+            for m in range(first, last):
+                for i in range(nx):
+                    out[s, j, i] += weights[m - first] * half[m, i]
+            for i in range(nx):
+                total += out[s, j, i]
+        for j in range(ny):
+            for i in range(nx):
+                out[s, j, i] /= total
+    return out
+
+
+@compiled
+def _lanczos_row(
+    n: int, at: float, order: int, weights: NDArray[np.float64]
+) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Range of the samples that make the value at `at`, whose Lanczos weights go into `weights`; empty outside."""
+    if at < 0 or at > n - 1:
+        return 0, 0
+    first, last = max(int(np.ceil(at - order)), 0), min(int(np.floor(at + order)) + 1, n)
+    total = 0.0
+    for m in range(first, last):
+        t = np.pi * (m - at)
+        weights[m - first] = 1.0 if t == 0.0 else np.sin(t) / t * (np.sin(t / order) / (t / order))
+        total += weights[m - first]
+    for m in range(first, last):
+        weights[m - first] /= total
+    return first, last
+
+
+@compiled
 def _support(weights: NDArray[np.float64]) -> tuple[int, int]:  # pragma: no cover - compiled
     """Range of the weights that are not zero."""
     first, last = 0, weights.size
@@ -218,14 +306,51 @@ def _support(weights: NDArray[np.float64]) -> tuple[int, int]:  # pragma: no cov
     return first, last
 
 
+class _PsfexBasis(SubPixelBasis):
+    """The samples of a model, interpolated by Lanczos's function at any offset."""
+
+    def __init__(
+        self, samples: NDArray[np.float32], step: float, convention: PsfexConvention, shape: tuple[int, int]
+    ) -> None:
+        # Where the model has values: in the pixels of its kernels, as far as there are samples.
+        reach = []
+        for n, (low, high), half in zip(
+            samples.shape[1:], whole_pixels(shape), (size // 2 + _ROUNDING for size in shape), strict=True
+        ):
+            first, last = n // 2 * step + _ROUNDING, (n - 1 - n // 2) * step + _ROUNDING
+            reach.append((max(low, -max(first, half)), min(high, max(last, half))))
+        super().__init__(shape, (reach[0], reach[1]))
+        self._samples, self._step, self._order = samples, step, _LANCZOS_ORDER[convention]
+        # The LSST pipelines measure, correct and inject with the kernel on pixels, which they interpolate.
+        self.pixels_count = convention == "lsst"
+
+    def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows, columns = (
+            _lanczos_weights(n, n // 2 + at / self._step, self._order)
+            for n, at in zip(self._samples.shape[1:], (y, x), strict=True)
+        )
+        values: NDArray[np.float64] = rows @ self._samples.astype(np.float64) @ columns.T
+        return values
+
+    @functools.cached_property
+    def grid(self) -> FineGrid:
+        """The model's own samples."""
+        return FineGrid(self._samples.astype(np.float64), self._step, lanczos_taps(self._order), True, self.reach)
+
+
 def _resampling(n: int, step: float, convention: PsfexConvention) -> NDArray[np.float64]:
     """Weights (n_out, n) that take n samples, `step` pixels apart, to native pixels about sample n // 2."""
-    order = _LANCZOS_ORDER[convention]
     centre = n // 2
     # PSFEx: the pixel centres that lie among the samples; the margin forgives the rounding of a step such as 0.1
-    half = int(n * np.float32(step)) // 2 if convention == "lsst" else int((n - 1 - centre) * step + 1e-6)
-    at = centre + np.arange(-half, half + 1) / step
+    half = int(n * np.float32(step)) // 2 if convention == "lsst" else int((n - 1 - centre) * step + _ROUNDING)
+    return _lanczos_weights(n, centre + np.arange(-half, half + 1) / step, _LANCZOS_ORDER[convention])
+
+
+def _lanczos_weights(n: int, at: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+    """Weights (n_out, n) of n samples at places given in samples, scaled to sum one over those that exist."""
     offset = np.arange(n) - at[:, None]
     weights = np.where(np.abs(offset) <= order, np.sinc(offset) * np.sinc(offset / order), 0.0)
-    scaled: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    total = weights.sum(axis=1, keepdims=True)
+    scaled = np.zeros_like(weights)
+    np.divide(weights, total, out=scaled, where=total != 0)
     return scaled

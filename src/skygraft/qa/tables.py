@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from rich.table import Table
 
 from skygraft.qa.closure import ClosureSummary
 
 __all__ = ["closure_table"]
 
+_COLOURS = {"closes": "green", "does not close": "red"}
+
 
 def closure_table(summaries: Mapping[str, ClosureSummary], title: str) -> Table:
     """One row a band: stars, median with its error, scatter, expected scatter, and what `psf_sum` would give (mmag)."""
     table = Table(title=title, title_justify="left")
     for name in ("band", "stars", "median (mmag)", "scatter (mmag)", "expected scatter", "with psf_sum", "verdict"):
-        table.add_column(name, justify="left" if name in ("band", "verdict") else "right")
+        words = name in ("band", "verdict")
+        table.add_column(name, justify="left" if words else "right", no_wrap=words)
     for band, closure in summaries.items():
-        verdict = "[green]closes[/]" if closure.ok else "[red]does not close[/]"
         table.add_row(
             band,
             str(closure.n),
-            f"{1e3 * closure.median:+.2f} ± {1e3 * closure.median_error:.2f}",
-            f"{1e3 * closure.scatter:.1f}",
-            f"{1e3 * closure.expected:.1f}",
-            f"{1e3 * closure.psf_sum_offset:+.1f}",
-            verdict if closure.n else "[yellow]no isolated star[/]",
+            f"{_mmag(closure.median, '+.2f')} ± {_mmag(closure.median_error, '.2f')}" if closure.n else "-",
+            _mmag(closure.scatter, ".1f"),
+            _mmag(closure.expected, ".1f"),
+            _mmag(closure.psf_sum_offset, "+.1f"),
+            f"[{_COLOURS.get(closure.verdict, 'yellow')}]{closure.verdict}[/]{_bound(closure)}",
         )
     return table
+
+
+def _mmag(value: float, form: str) -> str:
+    return format(1e3 * value, form) if np.isfinite(value) else "-"
+
+
+def _bound(closure: ClosureSummary) -> str:
+    """How far off a band that closes could still be: the statement is no better than its error."""
+    return f" to {1e3 * (abs(closure.median) + 2 * closure.median_error):.1f} mmag" if closure.ok else ""

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from astropy.table import QTable, vstack
+from numpy.typing import NDArray
 
-from skygraft.campaign import Campaign, PlannedImage, read_plan
+from skygraft.campaign import Campaign, CampaignConfig, Plan, PlannedImage, read_plan
+from skygraft.campaign.files import Layout
+from skygraft.campaign.planned import campaign_plan
+from skygraft.campaign.planning.check import choose_images
 from skygraft.campaign.reading import read_image
 from skygraft.campaign.records import read_record
+from skygraft.campaign.standing import DONE, recorded
 from skygraft.campaign.tables.truth_parts import read_truth_part
 from skygraft.campaign.task import sources_of
 from skygraft.catalog.io import from_arrow
-from skygraft.errors import CampaignError
+from skygraft.errors import CampaignError, ConfigError, SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure
+from skygraft.processes import process_mapper
 from skygraft.qa.closure import measure_closure
 
-__all__ = ["finished_images", "read_pair", "verify_campaign"]
+__all__ = ["SAMPLE", "chosen_images", "finished_images", "read_pair", "verify_campaign"]
+
+SAMPLE = 100
+"""Images that are measured unless more are asked for; they take about a second each."""
+_WORTH_A_PROCESS = 6
+"""Images for which it pays to start another process, which takes some seconds."""
 
 
 def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, Any]]]:
@@ -36,10 +53,44 @@ def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, An
 
 def read_pair(campaign: Campaign, image: PlannedImage) -> tuple[Exposure, Exposure, QTable]:
     """An image before and after injection, and the truth table of what was injected."""
-    before = read_image(image, campaign.config)
-    after = read_exposure(campaign.layout.images / image.output, format=image.format, **image.format_options())
-    truth = from_arrow(read_truth_part(campaign.layout.truth_part(image.tract, image.patch, image.stem).read_bytes()))
+    return _read_pair(campaign.config, image)
+
+
+def _read_pair(config: CampaignConfig, image: PlannedImage) -> tuple[Exposure, Exposure, QTable]:
+    layout = Layout(config.output)
+    before = read_image(image, config)
+    after = read_exposure(layout.images / image.output, format=image.format, **image.format_options())
+    truth = from_arrow(read_truth_part(layout.truth_part(image.tract, image.patch, image.stem).read_bytes()))
     return before, after, truth
+
+
+def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDArray[np.int64], int]:
+    """Which images of a campaign to measure, as rows of its plan, and how many are done.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        Run, at least in part.
+    sample : int or None
+        So many of those that are done, of all instruments and bands (at least one of each) and of as many visits as
+        can be, always the same ones; None for all.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan, or no image is done yet.
+    ConfigError
+        If `sample` is not a positive number.
+    """
+    plan = campaign_plan(campaign.layout.plan)
+    done = recorded(plan, campaign.layout).rows(DONE)
+    if not len(done):
+        raise CampaignError(
+            "no image of the campaign is done", path=campaign.layout.root, fix="Run it first: skygraft run"
+        )
+    if sample is not None and sample <= 0:
+        raise ConfigError(f"a sample of {sample} images says nothing", key="sample", fix="Give a positive number")
+    return choose_images(plan, "all" if sample is None else sample, among=done), len(done)
 
 
 def verify_campaign(
@@ -47,9 +98,11 @@ def verify_campaign(
     *,
     aperture: Any = None,
     contamination: float = 1e-3,
+    sample: int | None = SAMPLE,
+    processes: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> QTable:
-    """Measure the closure of every finished image of a campaign on the files that it wrote.
+    """Measure the closure of finished images of a campaign on the files that it wrote.
 
     Parameters
     ----------
@@ -57,23 +110,77 @@ def verify_campaign(
         Run, at least in part.
     aperture, contamination
         As for `measure_closure`.
+    sample : int or None
+        How many images; see `chosen_images`.
+    processes : int, optional
+        Processes of this machine to measure with; by default one for each core, if there is enough to do.
     progress : callable, optional
         Called with the id of each image when it is measured.
 
     Returns
     -------
     QTable
-        The tables of `measure_closure`, stacked; ``meta["images"]`` has for each image its band, the radius and where
-        it came from, and how many stars were isolated and measured.
+        The tables of `measure_closure`, stacked, in the order of the plan; ``meta["images"]`` has for each image
+        measured its band, the radius and where it came from, and how many stars were isolated and measured;
+        ``meta["problems"]`` the images that could not be measured, with the reason; ``meta["n_done"]`` how many images
+        are done.
 
     Raises
     ------
     CampaignError
-        If no image is done yet.
+        If no image is done yet, or one of the processes dies.
+    ConfigError
+        If `sample` is not a positive number.
+    UncalibratedImageError, UnknownApertureError, CalibrationError
+        As `measure_closure`, if it is so of every image.
     """
-    tables, images = [], []
-    for image, record in finished_images(campaign):
-        before, after, truth = read_pair(campaign, image)
+    rows, n_done = chosen_images(campaign, sample)
+    cores = processes or len(os.sched_getaffinity(0))
+    measure = functools.partial(_measure, config=campaign.config, aperture=aperture, contamination=contamination)
+    tables, images, problems = [], [], []
+    first: SkygraftError | None = None
+    with process_mapper(min(cores, len(rows) // _WORTH_A_PROCESS)) as mapper:
+        for found in mapper(measure, rows.tolist()):
+            if found.error is not None:
+                first = first or found.error
+                problems.append({"image_id": found.image_id, "problem": str(found.error)})
+            if found.table is not None:
+                images.append({"image_id": found.image_id, "band": found.band, **found.table.meta})
+                found.table.meta.clear()
+                tables.append(found.table)
+            if progress:
+                progress(found.image_id)
+    if first is not None and not tables:
+        raise first
+    stacked = vstack(tables, metadata_conflicts="silent")
+    stacked.meta |= {"images": images, "problems": problems, "n_done": n_done}
+    return stacked
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured on an image, or why nothing was."""
+
+    image_id: str
+    band: str | None
+    table: QTable | None = None
+    error: SkygraftError | None = None
+
+
+@functools.lru_cache(maxsize=1)
+def _plan(path: Path) -> Plan:
+    return Plan(path)  # which itself sees to it that it is still the same
+
+
+def _measure(row: int, *, config: CampaignConfig, aperture: Any, contamination: float) -> _Measured:
+    """Measure one image of the plan; one that cannot be measured costs no other."""
+    layout = Layout(config.output)
+    image = next(_plan(layout.plan).images([row]))
+    try:
+        record = read_record(layout.record(image.tract, image.patch, image.stem))
+        if record is None:
+            raise CampaignError("the record is damaged", path=layout.record(image.tract, image.patch, image.stem))
+        before, after, truth = _read_pair(config, image)
         # Where no variance plane tells the noise that was added, the gain that it was drawn with does.
         gain = record.get("injection", {}).get("gain") if before.variance is None else None
         table = measure_closure(
@@ -81,21 +188,14 @@ def verify_campaign(
             after,
             truth,
             aperture=aperture,
-            catalog=sources_of(image, campaign.config)[0],
-            options=campaign.config.injection.options(),
+            catalog=sources_of(image, config)[0],
+            options=config.injection.options(),
             contamination=contamination,
             noise=None if gain is None else True,
             gain=gain,
         )
-        images.append({"image_id": image.image_id, "band": image.band, **table.meta})
-        table.meta.clear()
-        tables.append(table)
-        if progress:
-            progress(image.image_id)
-    if not tables:
-        raise CampaignError(
-            "no image of the campaign is done", path=campaign.layout.root, fix="Run it first: skygraft run"
-        )
-    stacked = vstack(tables, metadata_conflicts="silent")
-    stacked.meta["images"] = images
-    return stacked
+    except SkygraftError as error:
+        return _Measured(image.image_id, image.band, error=error)
+    except (OSError, pa.ArrowException) as error:
+        return _Measured(image.image_id, image.band, error=CampaignError(f"it cannot be read ({error})"))
+    return _Measured(image.image_id, image.band, table)

@@ -78,8 +78,8 @@ class RenderReport:
     flux_deposited : ndarray, shape (N,)
         Noise-free flux that landed on the image, image units.
     aperture_fraction : ndarray, shape (N,)
-        Flux of the kernel, per unit of its own sum as the model gives it, inside the calibration aperture; NaN where
-        the flux mode involves no aperture.
+        Part of the PSF model's own light inside the calibration aperture, whatever the model sums to; NaN where the
+        flux mode involves no aperture.
     kernel_scale : ndarray, shape (N,)
         What the kernel was multiplied by.
     psf_fwhm : ndarray, shape (N,)

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.schema import MOFFAT_RANGE
 from skygraft.render.moffat import core_radius, unit
-from skygraft.render.profiles import MAX_STAMP, moffat_reach, sersic_reach
-from skygraft.render.radial import MAX_INDEX, MIN_INDEX
+from skygraft.render.profiles import MAX_STAMP, SAFELY, moffat_reach, rim_radius, sersic_reach
+from skygraft.render.radial import LEAST_SPLIT_INDEX, MAX_INDEX, MIN_INDEX
 from skygraft.render.sersic import Profiles, axes_of, metric_of
 from skygraft.render.sources import Sources
 from skygraft.render.truncated import LEAST_RATIO, MAX_RADIUS, steepness, truncated_reach
 
-__all__ = ["Components", "are_profiles", "components"]
+__all__ = ["Components", "are_nearly_flat", "are_profiles", "components"]
 
 _KINDS = ("Sersic", "Gaussian", "Moffat", "BulgeDisk")
 _GAUSSIAN_INDEX = 0.5
+_RIM = 1e-4
+"""Brightness, in units of the centre's, at which a steep profile may be cut."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,11 @@ class Components:
     profiles: Profiles
     owner: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+
+    def part(self, which: NDArray[np.int64]) -> Components:
+        """Some of them."""
+        profiles = Profiles(*(getattr(self.profiles, field.name)[which] for field in dataclasses.fields(Profiles)))
+        return Components(profiles, self.owner[which], self.truncated[which])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +118,13 @@ def are_profiles(sources: Sources) -> NDArray[np.bool_]:
     return found
 
 
+def are_nearly_flat(sources: Sources, ratio: float) -> NDArray[np.bool_]:
+    """Which Sérsic profiles end within so many of their half-light radii."""
+    rows = np.arange(len(sources))
+    trunc, radius = _column(sources, "trunc", rows, 0.0), _column(sources, "half_light_radius", rows, np.nan)
+    return np.asarray((sources.source_type == "Sersic") & (trunc > 0) & (trunc <= ratio * radius))
+
+
 def components(
     sources: Sources,
     rows: NDArray[np.intp],
@@ -146,6 +160,7 @@ def components(
         )
     )
     mine = rows[owner]
+    flux_tolerance *= SAFELY
     reach = sersic_reach(part.n, flux_tolerance)
     b = np.full(len(mine), np.nan)
     cut = np.flatnonzero(part.are_cut())
@@ -158,7 +173,11 @@ def components(
     reach[moffats] = moffat_reach(part.beta[moffats], flux_tolerance) / in_half_light
     one[moffats] *= in_half_light
     metric = metric_of(sources.jacobian[mine], one, part.q, part.pa)
-    half = np.ceil(reach * axes_of(metric)[0]).astype(np.int64) + half_kernel + 1
+    # Of steep profiles there is something to be seen where their flux is all but complete.
+    steep = np.flatnonzero(~ends & np.isnan(part.beta) & (part.n < LEAST_SPLIT_INDEX))
+    seen = reach.copy()
+    seen[steep] = np.maximum(reach[steep], rim_radius(part.n[steep], _RIM))
+    half = np.ceil(seen * axes_of(metric)[0]).astype(np.int64) + half_kernel + 1
     asked = _column(sources, "draw_size", mine, 0.0)
     largest = np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP).astype(np.int64)
     allowed = np.maximum((largest - 1) // 2, 1)

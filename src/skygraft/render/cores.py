@@ -4,6 +4,9 @@ A profile with half-light ellipse x' P x = 1 (pixels) has the transform T(n, k' 
 the transform of the PSF kernel at its place, times the phase of its position, it is brought back by one inverse
 transform (`skygraft.render.transforms`), in float32. The kernel contains the pixel, so nothing else is to be done.
 
+A small source whose PSF has light beyond the pixels' Nyquist frequency is drawn on a grid that is finer by a whole
+number (its `fold`), of which the pixels are taken: what pixels then fold of it is what an image does.
+
 Sources of one size are drawn a few at a time, so that the sums over the PSF's basis go through it once for all of them
 while everything stays in a processor's cache. What is drawn of one does not depend on the others.
 """
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from skygraft.jit import compiled
 from skygraft.psf.linear import aligned, combine_into
 from skygraft.render.prepared import EvaluatedPsf
-from skygraft.render.radial import FIRST_OCTAVE, N_PIECES, PIECES, Placed
+from skygraft.render.radial import DENSE, FIRST_OCTAVE, N_PIECES, PIECES, Placed
 from skygraft.render.transforms import Plan, plan_of, room_for, to_image
 from skygraft.render.vectors import LANES, Eight, cubic_lookup, load, spread, store
 
@@ -35,6 +38,7 @@ def draw_cores(
     images: NDArray[np.float32],
     first: NDArray[np.int64],
     size: NDArray[np.int64],
+    fold: NDArray[np.int64],
     some: NDArray[np.int64],
     where: tuple[NDArray[np.float64], NDArray[np.float64]],
     amplitude: NDArray[np.float64],
@@ -51,6 +55,9 @@ def draw_cores(
         Where to put the pixels.
     first, size : ndarray of int, shape (M,)
         Where in `images` those of each of them begin, and how many rows and columns there are.
+    fold : ndarray of int, shape (M,)
+        By how much finer the grid is on which each is drawn, see `skygraft.render.prepared.FOLDS`; there is room in
+        `images` for (fold size)^2 numbers of each.
     some : ndarray of int, shape (M,)
         Which of the profiles.
     where : (ndarray, ndarray), each of shape (N,)
@@ -66,19 +73,21 @@ def draw_cores(
     placed : Placed
         The tables of T.
     """
-    ny, nx = psf.prepared.psf.shape
     profiles = _Profiles(
-        *where, amplitude, metric, placed.pieces.reshape(-1, 4 * N_PIECES), placed.rows, placed.weights
-    )
-    for n in np.unique(size).tolist():
-        same = np.flatnonzero(size == n)
+        *where, amplitude, metric, placed.pieces.reshape(-1, 4 * N_PIECES), placed.rows, placed.weights, placed.dense,
+        placed.ends,
+    )  # fmt: skip
+    kinds, which = np.unique(np.stack([size, fold], axis=1), axis=0, return_inverse=True)
+    for kind, (pixels, finer) in enumerate(kinds.tolist()):
+        same = np.flatnonzero(which.reshape(-1) == kind)
         mine = some[same]
+        n = pixels * finer
         floats = (n + 2) * n
-        shift = n // 2 - nx // 2, n // 2 - ny // 2
-        into = images, first[same], plan_of(n), room_for(n)
-        basis = psf.prepared.basis_transforms(n)
+        shift = n // 2 + psf.origin[0], n // 2 + psf.origin[1]
+        into = images, first[same], finer, plan_of(n), room_for(n)
+        basis = psf.prepared.basis_transforms(pixels, finer)
         if basis is None or psf.coefficients is None:
-            _draw(psf.transforms(owner[mine], n).reshape(-1, floats), profiles, mine, shift, *into)
+            _draw(psf.transforms(owner[mine], pixels, finer).reshape(-1, floats), profiles, mine, shift, *into)
         else:
             spectra = aligned((min(max(1, _HELD // floats), len(mine)), floats))
             weights = basis.weights(psf.coefficients[owner[mine]])
@@ -95,6 +104,8 @@ class _Profiles(NamedTuple):
     pieces: NDArray[np.float32]
     rows: NDArray[np.int64]
     weights: NDArray[np.float64]
+    dense: NDArray[np.float32]
+    ends: NDArray[np.int64]
 
 
 @compiled
@@ -107,6 +118,7 @@ def _draw_sums(
     shift: tuple[int, int],
     images: NDArray[np.float32],
     first: NDArray[np.int64],
+    fold: int,
     plan: Plan,
     room: NDArray[np.float32],
 ) -> None:
@@ -115,7 +127,7 @@ def _draw_sums(
         stop = min(start + len(spectra), len(mine))
         sums = spectra[: stop - start]
         combine_into(psf_weights[start:stop], basis, sums)
-        _draw(sums, profiles, mine[start:stop], shift, images, first[start:stop], plan, room)
+        _draw(sums, profiles, mine[start:stop], shift, images, first[start:stop], fold, plan, room)
 
 
 @compiled
@@ -126,11 +138,12 @@ def _draw(
     shift: tuple[int, int],
     images: NDArray[np.float32],
     first: NDArray[np.int64],
+    fold: int,
     plan: Plan,
     room: NDArray[np.float32],
 ) -> None:
     """Draw those profiles whose kernels have these `spectra`, each moved by `shift` pixels; spectra are changed."""
-    x, y, amplitude, metric, pieces, rows, weights = profiles
+    x, y, amplitude, metric, pieces, rows, weights, dense, ends = profiles
     n = plan.n
     half = n // 2
     table = np.empty(4 * N_PIECES, dtype=np.float32)
@@ -141,13 +154,24 @@ def _draw(
     for k in range(len(mine)):
         s = mine[k]
         ix, iy = np.rint(x[s]), np.rint(y[s])
-        unit = 4.0 * np.pi**2 / (n * n * (metric[s, 0] * metric[s, 2] - metric[s, 1] ** 2))
+        unit = (2.0 * np.pi * fold / n) ** 2 / (metric[s, 0] * metric[s, 2] - metric[s, 1] ** 2)
         form[0], form[1], form[2] = metric[s, 2] * unit, -metric[s, 1] * unit, metric[s, 0] * unit
-        _make_table(table, pieces, rows[s], weights[s], form, half)
-        _make_phases(x_phases, x[s] - ix, shift[0], amplitude[s] / (n * n))
-        _make_phases(y_phases, y[s] - iy, shift[1], 1.0)
-        _multiply(spectra[k], table, form, waves, x_phases, y_phases)
-        to_image(spectra[k], images[first[k] : first[k] + n * n], plan, room)
+        _make_phases(x_phases, fold * (x[s] - ix), shift[0], amplitude[s] * (fold / n) ** 2)
+        _make_phases(y_phases, fold * (y[s] - iy), shift[1], 1.0)
+        if ends[s, 1] > 0:
+            _multiply_dense(spectra[k], dense[ends[s, 0] : ends[s, 1]], form, x_phases, y_phases)
+        else:
+            _make_table(table, pieces, rows[s], weights[s], form, half)
+            _multiply(spectra[k], table, form, waves, x_phases, y_phases)
+        image = images[first[k] : first[k] + n * n]
+        to_image(spectra[k], image, plan, room)
+        if fold > 1:
+            # The middle is a pixel of either grid.
+            to = 0
+            for j in range(0, n, fold):
+                for i in range(j * n, (j + 1) * n, fold):
+                    image[to] = image[i]
+                    to += 1
 
 
 @compiled
@@ -227,6 +251,49 @@ def _multiply(
             other = _value_at(table, (square * k - linear) * k + constant)
             at = (n + start // half) * n + 2 * i
             _multiply_eight(spectrum, at, one + other, re, zero, load(x_re, start + i), load(x_im, start + i))
+
+
+@compiled
+def _multiply_dense(
+    spectrum: NDArray[np.float32],
+    table: NDArray[np.float32],
+    form: NDArray[np.float64],
+    x_phases: NDArray[np.float32],
+    y_phases: NDArray[np.float32],
+) -> None:
+    """`_multiply` with a dense table of T over k."""
+    n = x_phases.shape[1]
+    half = n // 2
+    x_re, x_im, y_re, y_im = x_phases[0], x_phases[1], y_phases[0], y_phases[1]
+    values, zero = np.empty(n, dtype=np.float32), spread(np.float32(0.0))
+    for j in range(n):
+        m = j if j <= half else j - n
+        for i in range(half):
+            values[i] = _dense_at(table, (form[2] * i + 2.0 * form[1] * m) * i + form[0] * m * m)
+        re, im = spread(x_re[j]), spread(x_im[j])
+        for i in range(0, half, LANES):
+            at = j * n + 2 * i
+            _multiply_eight(spectrum, at, load(values, i), re, im, load(y_re, i), load(y_im, i))
+    for i in range(n):
+        m = i if i < half else i - n
+        one = _dense_at(table, (form[0] * m + 2.0 * form[1] * half) * m + form[2] * half * half)
+        other = _dense_at(table, (form[0] * m - 2.0 * form[1] * half) * m + form[2] * half * half)
+        values[i] = one + other
+    re = spread(np.float32(0.5) * y_re[half])
+    for i in range(0, n, LANES):
+        at = n * n + 2 * i
+        _multiply_eight(spectrum, at, load(values, i), re, zero, load(x_re, i), load(x_im, i))
+
+
+@compiled(inline="always")
+def _dense_at(table: NDArray[np.float32], kappa: float) -> float:
+    k = DENSE * np.sqrt(kappa)
+    piece = int(k)
+    if piece >= len(table):
+        return 0.0
+    t, c = k - piece, table[piece]
+    value: float = c[0] + t * (c[1] + t * (c[2] + t * c[3]))
+    return value
 
 
 @compiled(inline="always")

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
-from skygraft.errors import FormatError, PsfError, SkygraftError
+from skygraft.errors import FormatError, InjectionError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
-from skygraft.render.components import are_profiles, components
-from skygraft.render.galsim_engine import draw_extended
+from skygraft.render.components import Components, are_nearly_flat, are_profiles, components
+from skygraft.render.galsim_engine import LEAST_GALSIM_RATIO, draw_extended
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
-from skygraft.render.sersic import FAST, PRECISE, ProfilePainter
+from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
 from skygraft.render.stars import StarPainter, Stars
 
@@ -26,6 +26,8 @@ type StarEngine = Literal["fourier", "taps", "galsim"]
 type GalaxyEngine = Literal["fourier", "precise", "galsim"]
 type _Kind = Literal["star", "profile", "other"]
 
+_LARGE_HALF = 512
+"""Half a transform, pixels, from which on a source is drawn by itself."""
 _CHUNK = 64
 """Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
 
@@ -80,7 +82,9 @@ def render(
     is_star = sources.source_type == "Star"
     painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None
     prepared = PreparedPsf(psf, box) if psf is not None and not (painter is not None and is_star.all()) else None
-    is_profile = are_profiles(sources) if galaxies != "galsim" else np.zeros_like(is_star)
+    is_profile = are_profiles(sources)
+    if galaxies == "galsim":
+        is_profile &= are_nearly_flat(sources, LEAST_GALSIM_RATIO)  # on which GalSim fails
     kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
         ("star", is_star),
         ("profile", is_profile),
@@ -104,7 +108,7 @@ def render(
             elif native is not None:
                 _draw_stars(sources, chunk, psf, native, canvas, normalisation, report)
             elif prepared is not None:
-                _draw_chunk(sources, chunk, profiles, prepared, canvas, normalisation, flux_tolerance, report)
+                _draw_chunk(sources, chunk, kind, profiles, prepared, canvas, normalisation, flux_tolerance, report)
             if progress is not None:
                 progress(len(chunk))
         if profiles is not None:
@@ -124,13 +128,13 @@ def _draw_stars(
     x, y = sources.x[rows], sources.y[rows]
     try:
         drawn = painter.add(canvas, x, y, sources.flux[rows], normalisation)
-    except PsfError as error:
+    except Exception as error:  # of any PSF's own code; nothing has been drawn
         if len(rows) > 1:  # find those that fail, and draw the others
             for part in np.array_split(rows, 2):
                 _draw_stars(sources, part, psf, painter, canvas, normalisation, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
-        report.messages[int(rows[0])] = str(error)
+        report.messages[int(rows[0])] = _reason(error)
         return
     _note_psf(report, rows, psf, drawn, x, y)
     report.flux_deposited[rows] = drawn.deposited
@@ -149,6 +153,7 @@ def _note_psf(
     report.kernel_scale[rows] = used.scale
     report.aperture_fraction[rows] = used.aperture_fraction
     report.psf_fwhm[rows] = used.fwhm
+    report.flags[rows[used.undersampled]] |= Flag.PSF_UNDERSAMPLED
     if psf.valid_box is not None:
         report.flags[rows[~psf.valid_box.contains(x, y)]] |= Flag.PSF_EXTRAPOLATED
 
@@ -156,6 +161,7 @@ def _note_psf(
 def _draw_chunk(
     sources: Sources,
     rows: NDArray[np.intp],
+    kind: _Kind,
     profiles: ProfilePainter | None,
     prepared: PreparedPsf,
     canvas: Canvas,
@@ -165,21 +171,22 @@ def _draw_chunk(
 ) -> None:
     x, y = sources.x[rows], sources.y[rows]
     try:
-        psf = prepared.at(x, y, normalisation)
-    except PsfError as error:
+        psf = prepared.at(x, y, normalisation, points=kind == "star")
+    except Exception as error:  # of any PSF's own code
         if len(rows) > 1:  # find those that fail, and draw the others
             for part in np.array_split(rows, 2):
-                _draw_chunk(sources, part, profiles, prepared, canvas, normalisation, flux_tolerance, report)
+                _draw_chunk(sources, part, kind, profiles, prepared, canvas, normalisation, flux_tolerance, report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
-        report.messages[int(rows[0])] = str(error)
+        report.messages[int(rows[0])] = _reason(error)
         return
     _note_psf(report, rows, prepared.psf, psf, x, y)
     if profiles is not None:
         _draw_profiles(sources, rows, psf, profiles, flux_tolerance, report)
         return
-    for k, (row, kernel) in enumerate(zip(rows.tolist(), psf.kernels(np.arange(len(rows))), strict=True)):
-        _draw_one(sources, row, kernel * psf.scale[k], canvas, flux_tolerance, report)
+    kernels, step = psf.kernels(np.arange(len(rows)))
+    for k, (row, kernel) in enumerate(zip(rows.tolist(), kernels, strict=True)):
+        _draw_one(sources, row, kernel * psf.scale[k], step, canvas, flux_tolerance, report)
 
 
 def _draw_profiles(
@@ -191,12 +198,74 @@ def _draw_profiles(
     report: RenderReport,
 ) -> None:
     half_kernel = max(psf.prepared.psf.shape) // 2
-    found = components(sources, rows, sources.flux[rows] * psf.scale, half_kernel, flux_tolerance)
-    deposited, clipped = painter.add(found.profiles, psf, found.owner)
-    report.flux_deposited[rows] = np.bincount(found.owner, weights=deposited, minlength=len(rows))
-    np.maximum.at(report.stamp_size, rows[found.owner], 2 * found.profiles.half + 1)
-    report.flags[rows[found.owner[clipped]]] |= Flag.TRUNCATED_BY_EDGE
-    report.flags[rows[found.owner[found.truncated]]] |= Flag.STAMP_TRUNCATED
+    try:
+        found = components(sources, rows, sources.flux[rows] * psf.scale, half_kernel, flux_tolerance)
+    except Exception as error:
+        if len(rows) > 1:
+            for part in np.array_split(np.arange(len(rows)), 2):
+                _draw_profiles(sources, rows[part], psf.part(part), painter, flux_tolerance, report)
+            return
+        report.flags[rows] |= Flag.PARAMETERS_BAD
+        report.messages[int(rows[0])] = _reason(error)
+        return
+    # What needs much memory is drawn by itself, so that nothing else is lost if there is not as much.
+    large = np.flatnonzero((found.profiles.half > _LARGE_HALF) & ~can_be_split(found.profiles))
+    cuts = np.unique(np.searchsorted(found.owner, np.concatenate([found.owner[large], found.owner[large] + 1])))
+    for some in np.split(np.arange(len(found.owner)), cuts):
+        if some.size:
+            _draw_components(rows, found.part(some), psf, painter, flux_tolerance, report)
+
+
+def _draw_components(
+    rows: NDArray[np.intp],
+    found: Components,
+    psf: EvaluatedPsf,
+    painter: ProfilePainter,
+    flux_tolerance: float,
+    report: RenderReport,
+) -> None:
+    """Draw whole sources of a batch."""
+    owner = found.owner
+    try:
+        deposited, clipped = painter.add(found.profiles, psf, owner)
+    except Exception as error:
+        if painter.is_half_done:
+            raise
+        sources = np.unique(owner)
+        if len(sources) > 1:
+            for part in np.array_split(sources, 2):
+                _draw_components(
+                    rows, found.part(np.flatnonzero(np.isin(owner, part))), psf, painter, flux_tolerance, report
+                )
+            return
+        report.flags[rows[sources]] |= Flag.FFT_SIZE_ERROR if isinstance(error, MemoryError) else Flag.PARAMETERS_BAD
+        report.messages[int(rows[sources[0]])] = _reason(error)
+        return
+    mine = rows[owner]
+    np.maximum.at(report.stamp_size, mine, 2 * found.profiles.half + 1)
+    report.flags[mine[clipped]] |= Flag.TRUNCATED_BY_EDGE
+    wanted = np.bincount(owner, weights=found.profiles.amplitude * psf.sums[owner], minlength=len(rows))
+    got = np.bincount(owner, weights=deposited, minlength=len(rows))
+    report.flux_deposited[rows] += got
+    cut = np.bincount(owner, weights=clipped, minlength=len(rows)) > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        short = np.flatnonzero(~cut & (got / wanted < 1.0 - flux_tolerance))
+    report.flags[rows[short]] |= Flag.STAMP_TRUNCATED
+    report.flags[mine[found.truncated]] |= Flag.STAMP_TRUNCATED
+
+
+def _flag_of(error: Exception) -> Flag:
+    """Why a source that is drawn by itself was not."""
+    if isinstance(error, FormatError):
+        return Flag.STAMP_FILE_BAD
+    if (isinstance(error, InjectionError) and error.key is None) or isinstance(error, MemoryError):
+        return Flag.FFT_SIZE_ERROR
+    return Flag.PARAMETERS_BAD
+
+
+def _reason(error: Exception) -> str:
+    """What happened, for people: other errors than skygraft's own say little without their kind."""
+    return str(error) if isinstance(error, SkygraftError) else f"{type(error).__name__}: {error}"
 
 
 def _draw_without_psf(
@@ -204,7 +273,7 @@ def _draw_without_psf(
 ) -> None:
     for row in rows:
         if sources.source_type[row] == "Stamp" and sources.text("stamp_psf", int(row)) == "none":
-            _draw_one(sources, int(row), None, canvas, flux_tolerance, report)
+            _draw_one(sources, int(row), None, 1.0, canvas, flux_tolerance, report)
         else:
             report.flags[row] |= Flag.PSF_COMPUTE_ERROR
             report.messages[int(row)] = "the image has no PSF"
@@ -214,15 +283,16 @@ def _draw_one(
     sources: Sources,
     row: int,
     kernel: NDArray[np.float64] | None,
+    step: float,
     canvas: Canvas,
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
     try:
-        stamp = draw_extended(sources, row, kernel, flux_tolerance)
-    except SkygraftError as error:
-        report.flags[row] |= Flag.STAMP_FILE_BAD if isinstance(error, FormatError) else Flag.FFT_SIZE_ERROR
-        report.messages[row] = str(error)
+        stamp = draw_extended(sources, row, kernel, flux_tolerance, step)
+    except Exception as error:  # one source must not cost the image its others
+        report.flags[row] |= _flag_of(error)
+        report.messages[row] = _reason(error)
         return
     deposited, clipped = canvas.add(stamp.image, stamp.x0, stamp.y0)
     report.flux_deposited[row] = deposited

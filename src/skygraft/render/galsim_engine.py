@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
 from skygraft.errors import InjectionError
-from skygraft.render.profiles import MAX_STAMP, gaussian_radius, moffat_reach, sersic_radius
+from skygraft.render.profiles import MAX_STAMP, SAFELY, gaussian_radius, moffat_reach, sersic_radius
 from skygraft.render.sources import Sources
 from skygraft.render.stamps import read_stamp
 
-__all__ = ["DrawnStamp", "draw_extended", "reach_pixels"]
+__all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "draw_extended", "reach_pixels"]
 
 _PARAMS = galsim.GSParams(
     folding_threshold=1e-3,
@@ -30,6 +30,8 @@ _PARAMS = galsim.GSParams(
     stepk_minimum_hlr=5.0,
     maximum_fft_size=2 * MAX_STAMP,
 )
+LEAST_GALSIM_RATIO = 1.45
+"""Of truncation to half-light radius, for profiles that GalSim may be given."""
 _TRAIL_WIDTH = 1e-3
 """Width of a trail before the PSF, in pixels: too thin to be seen."""
 
@@ -56,6 +58,7 @@ class DrawnStamp:
 
 def reach_pixels(sources: Sources, i: int, flux_tolerance: float) -> float:
     """Radius in pixels outside which source `i`, before the PSF, has a part `flux_tolerance` of its flux."""
+    flux_tolerance *= SAFELY
     kind = str(sources.source_type[i])
     jacobian = sources.jacobian[i]
     # The smallest singular value is arcsec per pixel along the axis on which the source is largest in pixels.
@@ -96,7 +99,9 @@ def _sersic_reach(n: float, radius: float, q: float, tolerance: float, trunc: fl
     return sersic_radius(n, radius, tolerance, trunc) / math.sqrt(q)
 
 
-def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, flux_tolerance: float) -> DrawnStamp:
+def draw_extended(
+    sources: Sources, i: int, kernel: NDArray[np.float64] | None, flux_tolerance: float, step: float = 1.0
+) -> DrawnStamp:
     """Draw source `i`.
 
     Parameters
@@ -109,6 +114,8 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
         convolved already.
     flux_tolerance : float
         Part of the flux that the stamp may leave out.
+    step : float, optional
+        Pixels from one place of the kernel to the next, of one that is given on a grid finer than pixels.
 
     Returns
     -------
@@ -121,13 +128,19 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
     """
     x, y = float(sources.x[i]), float(sources.y[i])
     convolve = kernel is not None and sources.text("stamp_psf", i) != "none"
-    half_kernel = max(kernel.shape) // 2 if kernel is not None and convolve else 1
+    half_kernel = int(max(kernel.shape) // 2 * step) if kernel is not None and convolve else 1
     reach = reach_pixels(sources, i, flux_tolerance)
     if not math.isfinite(reach):
         raise InjectionError(
             f"the {sources.source_type[i]} has no size (half_light_radius, or trail_length)",
             row=f"injection_id {sources.injection_id[i]}",
             fix="Give it one in the catalogue",
+        )
+    if sources.value("trunc", i, 0.0) > 0 and reach > MAX_STAMP / 2:
+        raise InjectionError(
+            f"the {sources.source_type[i]} ends {reach:.0f} pixels from its centre, where no transform reaches",
+            row=f"injection_id {sources.injection_id[i]}",
+            fix="Leave trunc empty for sources that are larger than images",
         )
     half = math.ceil(reach) + half_kernel + 1
     flags = 0
@@ -143,19 +156,24 @@ def draw_extended(sources: Sources, i: int, kernel: NDArray[np.float64] | None, 
         if convolve and kernel is not None:
             psf = galsim.InterpolatedImage(
                 galsim.ImageD(np.ascontiguousarray(kernel, dtype=np.float64)),
-                scale=1.0,
-                flux=float(kernel.sum()),
+                scale=step,
+                flux=float(kernel.sum()) * step**2,
                 x_interpolant="lanczos15",
                 gsparams=_PARAMS,
             )
             profile = galsim.Convolve(profile, psf, gsparams=_PARAMS)
         profile.drawImage(image=image, method="no_pixel", scale=1.0, center=galsim.PositionD(x, y))
-    except (RuntimeError, MemoryError) as error:  # those of GalSim are among them
+    except InjectionError:
+        raise
+    except Exception as error:  # GalSim raises anything from TypeError to MemoryError
         raise InjectionError(
             f"the {sources.source_type[i]} cannot be drawn ({error})",
             row=f"injection_id {sources.injection_id[i]}",
             fix="Check the source's size and shape in the catalogue",
         ) from error
+    total = float(sources.flux[i]) * (float(kernel.sum()) * step**2 if kernel is not None and convolve else 1.0)
+    if total != 0.0 and image.array.sum() / total < 1.0 - flux_tolerance:
+        flags |= Flag.STAMP_TRUNCATED
     return DrawnStamp(image.array, cx - half, cy - half, int(flags))
 
 
@@ -176,12 +194,10 @@ def _pixel_profile(sources: Sources, i: int) -> Any:
         disk = _sersic(sources, i, "disk_", 1.0)
         return to_pixels.profileToImage(fraction * bulge + (1.0 - fraction) * disk)
     if kind == "Gaussian":
-        round_profile = galsim.Gaussian(
-            half_light_radius=sources.value("half_light_radius", i, math.nan), gsparams=_PARAMS
-        )
+        round_profile = galsim.Gaussian(half_light_radius=_half_light_radius(sources, i, ""), gsparams=_PARAMS)
         return to_pixels.profileToImage(_sheared(round_profile, sources, i, ""))
     if kind == "Moffat":
-        radius = sources.value("half_light_radius", i, math.nan)
+        radius = _half_light_radius(sources, i, "")
         moffat = galsim.Moffat(_moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
         return to_pixels.profileToImage(_sheared(moffat, sources, i, ""))
     return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
@@ -198,7 +214,7 @@ def _moffat_beta(sources: Sources, i: int) -> float:
     return beta
 
 
-def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
+def _half_light_radius(sources: Sources, i: int, prefix: str) -> float:
     radius = sources.value(f"{prefix}half_light_radius", i, math.nan)
     if not radius > 0:
         raise InjectionError(
@@ -206,9 +222,22 @@ def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
             row=f"injection_id {sources.injection_id[i]}",
             key=f"{prefix}half_light_radius",
         )
+    return radius
+
+
+def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
+    radius = _half_light_radius(sources, i, prefix)
     # GalSim caches tables per (n, trunc / r_half): n to six digits makes them shareable without changing anything seen.
     n = round(sources.value(f"{prefix}n", i, default_n), 6)
     trunc = sources.value(f"{prefix}trunc", i, 0.0)
+    if trunc != 0 and not trunc > LEAST_GALSIM_RATIO * radius:
+        # Next to a flat disk GalSim fails in many ways, a segmentation fault among them.
+        raise InjectionError(
+            f"trunc is {trunc} at a half-light radius of {radius}; GalSim draws profiles that end beyond "
+            f"{LEAST_GALSIM_RATIO} half-light radii",
+            row=f"injection_id {sources.injection_id[i]}",
+            key=f"{prefix}trunc",
+        )
     return _sheared(galsim.Sersic(n, half_light_radius=radius, trunc=trunc, gsparams=_PARAMS), sources, i, prefix)
 
 

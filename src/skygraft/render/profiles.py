@@ -15,16 +15,25 @@ from scipy.special import gammaincinv
 
 from skygraft.render.moffat import core_radius
 
-__all__ = ["MAX_STAMP", "gaussian_radius", "moffat_reach", "sersic_radius", "sersic_reach"]
+__all__ = ["MAX_STAMP", "SAFELY", "gaussian_radius", "moffat_reach", "rim_radius", "sersic_radius", "sersic_reach"]
 
 MAX_STAMP = 8192
 """Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
+
+
+SAFELY = 0.95
+"""Part of the flux tolerance that a profile itself may leave out; the rest is for what drawing loses."""
 
 
 def sersic_reach(n: ArrayLike, missing: float) -> NDArray[np.float64]:
     """Radii, in half-light radii, outside which Sérsic profiles of indices `n` have a part `missing` of their flux."""
     index = np.asarray(n, dtype=np.float64)
     return np.asarray((gammaincinv(2 * index, 1.0 - missing) / gammaincinv(2 * index, 0.5)) ** index)
+
+
+def rim_radius(n: NDArray[np.float64], rim: float) -> NDArray[np.float64]:
+    """Radii, in half-light radii, where Sérsic profiles have come down to a part `rim` of their central brightness."""
+    return np.asarray((-np.log(rim) / gammaincinv(2.0 * n, 0.5)) ** n)
 
 
 def sersic_radius(n: float, half_light_radius: float, missing: float, trunc: float = 0.0) -> float:

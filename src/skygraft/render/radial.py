@@ -9,9 +9,11 @@ with r in half-light radii and P(2n, b) = 1/2 (Ciotti 1991; Graham & Driver 2005
 ln n. Over kappa a table is cubic pieces, 16 to an octave of kappa + 2^-20: which piece a kappa falls into, and where in
 it, can be read off the bits of a float32.
 
-The same profile is also fitted by a sum of Gaussians of widths sqrt(2) apart (Hogg & Lang 2013). The wide ones of them
-can be taken out of the transform and be drawn in real space. The fit need not be good for that: what is taken out
-is what is drawn.
+The same profile is also a sum of Gaussians of widths sqrt(2) apart. exp(-b r^(1/n)) is an integral over Gaussians
+exp(-s r^2) whose weights are the density of a one-sided stable distribution of index 1/(2n) (Pollard 1946; as an
+integral: Kanter 1975), which the trapezoidal rule in ln s makes a sum, to 1e-7 of the central brightness from n = 1.2
+on and 1e-5 at n = 0.9. The wide ones of them can be taken out of the transform and be drawn in real space. The sum need
+not be exact for that: what is taken out is what is drawn.
 
 Moffat profiles (`skygraft.render.moffat`) have tables of the same kind, 5 per cent in beta - 1 apart.
 """
@@ -27,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import fht, fhtoffset
 from scipy.interpolate import CubicSpline
-from scipy.optimize import nnls
 from scipy.special import gammaincinv, gammaln
 
 from skygraft.catalog.schema import MOFFAT_RANGE, SERSIC_RANGE
 from skygraft.render import moffat
 
 __all__ = [
+    "DENSE",
     "FIRST_OCTAVE",
     "LEAST_SPLIT_INDEX",
     "MAX_INDEX",
@@ -53,11 +55,17 @@ __all__ = [
 MIN_INDEX, MAX_INDEX = SERSIC_RANGE
 """Range of the Sérsic index for which there are tables."""
 
-WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(27))
-"""Widths (sigma) of the Gaussians, in half-light radii."""
+WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(-12, 31))
+"""Widths (sigma) of the Gaussians, in half-light radii.
+
+There must be some that are no wider than the PSF, whatever the profile's size: what a sum of Gaussians misses of the
+cusp is as wide as the narrowest of them.
+"""
 
 FIRST_OCTAVE, PIECES, _OCTAVES = -20, 16, 48
 N_PIECES = _OCTAVES * PIECES
+DENSE = 2
+"""Pieces of tables over k itself, to a wavenumber of one over the radius."""
 _THIRDS = np.arange(4) / 3.0
 
 _STEP = 0.05
@@ -68,12 +76,13 @@ _MOFFATS = 1000
 _FIRST_MOFFAT = math.log(MOFFAT_RANGE[0] - 1.0) - 2 * _STEP
 _LOG_POINTS = 8192
 _LOG_REACH = math.log(1e9)
-_FIT_RADII = np.geomspace(0.01, 150.0, 160)
-_FIT_FLOOR = 1e-5
 _LEAST_KAPPA = 1e-11
 """Below it T is one to 1e-8, even for n = 6, and FFTLog less exact than that."""
-_LEAST_POSITIVE_INDEX = 0.5
-"""Below it a profile falls more steeply than a Gaussian, and is not a sum of them."""
+_LEAST_SUM_INDEX = 0.6
+"""Below it the integral over Gaussians is all but one of them, or none: widths so far apart say nothing of it."""
+_FAINT_FLUX, _FAINT_PEAK = 1e-8, 1e-7
+_ANGLES = np.linspace(-36.0, 36.0, 1441)
+"""Of the integral for the stable density: logarithms of the tangent of half the angle."""
 LEAST_SPLIT_INDEX = 1.0
 """Below it wide Gaussians are no good fit at the rim, where what is left of the profile would be folded back."""
 
@@ -148,15 +157,25 @@ def _gaussian_pieces() -> NDArray[np.float64]:
 
 
 def _fit(n: float) -> NDArray[np.float64]:
-    """Fluxes, not negative, of Gaussians whose sum is close to the profile, relative to it, but near the centre."""
-    if n < _LEAST_POSITIVE_INDEX:
+    """Fluxes, not negative, of Gaussians whose sum is close to the profile."""
+    if n < _LEAST_SUM_INDEX:
         return np.zeros(len(WIDTHS))
-    wanted = intensity(n, _FIT_RADII)
-    weight = 1.0 / (wanted + _FIT_FLOOR * float(intensity(n, np.ones(1))[0]))
-    peaks = np.exp(-0.5 * (_FIT_RADII[:, None] / WIDTHS) ** 2) / (2 * math.pi * WIDTHS**2)
-    scale = np.linalg.norm(peaks * weight[:, None], axis=0)
-    fluxes, _ = nnls(peaks * weight[:, None] / scale, wanted * weight, maxiter=30 * len(WIDTHS))
-    return np.asarray(fluxes / scale)
+    index, b = 0.5 / n, float(gammaincinv(2 * n, 0.5))
+    power = 1.0 / (1.0 - index)
+    # Of the transform exp(-u^index); sin(angle) = 1 / cosh(t).
+    log_s = np.log(0.5 / WIDTHS**2) - math.log(b) / index
+    angle, log_sine = 2.0 * np.arctan(np.exp(_ANGLES)), -np.log(np.cosh(_ANGLES))
+    log_a = power * (index * np.log(np.sin(index * angle)) + (1.0 - index) * np.log(np.sin((1.0 - index) * angle)))
+    log_a -= power * log_sine
+    with np.errstate(over="ignore", under="ignore"):
+        argument = np.exp(log_a - index * power * log_s[:, None])
+        integrand = np.exp(log_a - argument + log_sine)
+        density = index * power * np.exp(-power * log_s) * integrand.sum(axis=1) * (_ANGLES[1] - _ANGLES[0]) / math.pi
+        peaks = density * np.exp(log_s) * math.log(2.0) * float(intensity(n, np.zeros(1))[0])
+    fluxes = peaks * 2.0 * math.pi * WIDTHS**2
+    fluxes /= fluxes.sum()
+    # Of neither flux nor brightness to be seen; what is next to zero takes processors longest.
+    return np.where((fluxes > _FAINT_FLUX) | (peaks > _FAINT_PEAK * peaks.max()), fluxes, 0.0)
 
 
 @functools.cache
@@ -177,11 +196,28 @@ class Placed:
         Rows of `pieces`.
     weights : ndarray, shape (N, 4)
         What to multiply them by.
+    dense : ndarray of float32, shape (D, 4)
+        Cubic pieces of T over k, `DENSE` of them to 1, one table after the other, of profiles that have such tables
+        instead.
+    ends : ndarray of int, shape (N, 2)
+        Of each of those, the first of its pieces and the one after its last, and zeros for the others.
     """
 
     pieces: NDArray[np.float32]
     rows: NDArray[np.int64]
     weights: NDArray[np.float64]
+    dense: NDArray[np.float32]
+    ends: NDArray[np.int64]
+
+    def at(self, kappa: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The N tables' values, each at a kappa of its own, shape (N,)."""
+        octave = np.floor(np.log2(kappa + 2.0**FIRST_OCTAVE))
+        place = PIECES * (octave - FIRST_OCTAVE) + PIECES * ((kappa + 2.0**FIRST_OCTAVE) / 2.0**octave - 1.0)
+        piece = np.clip(place.astype(np.int64), 0, N_PIECES - 1)
+        powers = (place - piece)[:, None] ** np.arange(4)
+        return np.asarray(
+            (self.pieces[self.rows, piece[:, None]] * self.weights[:, :, None] * powers[:, None]).sum((1, 2))
+        )
 
     def replaced(self, which: NDArray[np.int64], by: NDArray[np.float32], row: NDArray[np.int64]) -> Placed:
         """The same, but for some profiles that have tables of their own.
@@ -197,7 +233,14 @@ class Placed:
         """
         rows, weights = self.rows.copy(), self.weights.copy()
         rows[which], weights[which] = len(self.pieces) + row[:, None], [1.0, 0.0, 0.0, 0.0]
-        return Placed(np.concatenate([self.pieces, by]), rows, weights)
+        return Placed(np.concatenate([self.pieces, by]), rows, weights, self.dense, self.ends)
+
+    def with_dense(self, which: NDArray[np.int64], tables: list[NDArray[np.float32]]) -> Placed:
+        """The same, but for the profiles `which` that have dense tables of their own."""
+        ends = self.ends.copy()
+        after = np.cumsum([len(table) for table in tables]) + len(self.dense)
+        ends[which, 0], ends[which, 1] = after - [len(table) for table in tables], after
+        return Placed(self.pieces, self.rows, self.weights, np.concatenate([self.dense, *tables]), ends)
 
 
 class RadialTables:
@@ -227,7 +270,8 @@ class RadialTables:
         with self._lock:
             found = np.array([self._row(*divmod(key, len(WIDTHS) + 1)) for key in keys.tolist()], dtype=np.int64)
             pieces = self._pieces
-        return Placed(pieces, found[which.reshape(nodes.shape)], weights)
+        none = np.zeros((0, 4), dtype=np.float32), np.zeros((len(n), 2), dtype=np.int64)
+        return Placed(pieces, found[which.reshape(nodes.shape)], weights, *none)
 
     def _row(self, node: int, first_wide: int) -> int:
         row = self._known.get((node, first_wide))
@@ -238,7 +282,10 @@ class RadialTables:
                 self._pieces = np.concatenate([self._pieces, np.empty_like(self._pieces)])
             made = _node(node)
             wide = np.tensordot(made.fluxes[first_wide:], _gaussian_pieces()[first_wide:], 1)
-            self._pieces[row] = made.pieces - wide
+            rest = made.pieces - wide
+            # At wavenumber zero, where the tables' own error counts as often as what is drawn is larger than its box.
+            rest[0, 0] = made.fluxes[:first_wide].sum() if first_wide < len(WIDTHS) else 1.0
+            self._pieces[row] = rest
         return row
 
 

@@ -23,17 +23,18 @@ from scipy.special import gammaincinv
 
 from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import aligned
+from skygraft.render import moffat
 from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import Cells, CoarseField
 from skygraft.render.cores import draw_cores
-from skygraft.render.moffat import MOST_SPLIT_BETA, rim_radius
-from skygraft.render.prepared import EvaluatedPsf
-from skygraft.render.profiles import MAX_STAMP
-from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, gaussian_fluxes, radial_tables
+from skygraft.render.moffat import MOST_SPLIT_BETA
+from skygraft.render.prepared import FOLDS, EvaluatedPsf
+from skygraft.render.profiles import MAX_STAMP, rim_radius
+from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, Placed, gaussian_fluxes, radial_tables
 from skygraft.render.truncated import place_truncated
 from skygraft.render.wings import add_wings
 
-__all__ = ["FAST", "PRECISE", "Care", "ProfilePainter", "Profiles", "axes_of", "metric_of"]
+__all__ = ["FAST", "PRECISE", "Care", "ProfilePainter", "Profiles", "axes_of", "can_be_split", "metric_of"]
 
 _PIXELS_AT_ONCE = 1 << 20
 _LINE = 16
@@ -62,6 +63,8 @@ class Care:
         rings on beyond its box.
     missed : float
         What a coarse cell may miss of the wide ones, in units of the whole profile's peak.
+    beyond : float
+        What may be left out beyond the frequencies of the grid that a profile is drawn on, in units of its peak.
     """
 
     least_ratio: float
@@ -70,11 +73,12 @@ class Care:
     kernel_part: float
     margin: int
     missed: float
+    beyond: float
 
 
-FAST = Care(least_ratio=2.2, moments=5e-4, rim=1.5e-4, kernel_part=0.2, margin=0, missed=2e-5)
+FAST = Care(least_ratio=2.2, moments=5e-4, rim=1.5e-4, kernel_part=0.2, margin=0, missed=2e-5, beyond=1e-4)
 """To 3e-4 of the peak."""
-PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, margin=32, missed=8e-6)
+PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, margin=32, missed=8e-6, beyond=1e-5)
 """To 5e-5 of the peak."""
 
 
@@ -172,6 +176,8 @@ class ProfilePainter:
     def __init__(self, canvas: Canvas, care: Care) -> None:
         self.canvas, self.care = canvas, care
         self._coarse = CoarseField(canvas)
+        self.is_half_done = False
+        """Whether an error came when some of the profiles given were drawn already, and others were not."""
 
     def add(
         self, profiles: Profiles, psf: EvaluatedPsf, owner: NDArray[np.int64]
@@ -195,38 +201,50 @@ class ProfilePainter:
             Whether part of the stamp lay off the canvas.
         """
         canvas = self.canvas
+        self.is_half_done = False
         moments = psf.moments()[owner]
         fluxes = gaussian_fluxes(profiles.n, profiles.beta)
         size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2, self.care)
         placed = radial_tables().place(profiles.n, first_wide, profiles.beta)
-        placed = place_truncated(placed, profiles.n, profiles.steepness)
+        placed = place_truncated(placed, profiles.n, profiles.steepness, axes_of(profiles.metric)[0])
         fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
+        fold = _folds(profiles, psf, owner, placed, size, peak, self.care)
         deposited, clipped = np.zeros(len(profiles)), np.zeros(len(profiles), dtype=np.bool_)
         x, y, amplitude = profiles.x, profiles.y, profiles.amplitude
         wide = _Wide(
             x + moments[:, 1], y + moments[:, 2], amplitude * moments[:, 0], profiles.metric,
             moments[:, 3:].copy(), fluxes, WIDTHS, reach, self.care.missed * np.abs(peak),
         )  # fmt: skip
-        end = np.cumsum(size**2)
-        images = aligned((max(_PIXELS_AT_ONCE, int(size.max(initial=0)) ** 2),))
+        drawn = size * fold
+        end = np.cumsum(drawn**2)
+        images = aligned((max(_PIXELS_AT_ONCE, int(drawn.max(initial=0)) ** 2),))
         start = 0
         while start < len(profiles):
             # Sums are made in the order of the sources; so only so many images are held as fit into the cache.
-            before = int(end[start] - size[start] ** 2)
+            before = int(end[start] - drawn[start] ** 2)
             stop = max(start + 1, int(np.searchsorted(end, before + _PIXELS_AT_ONCE, side="right")))
             some = np.arange(start, stop)
-            first = end[some] - size[some] ** 2 - before
-            draw_cores(images, first, size[some], some, (x, y), amplitude, profiles.metric, psf, owner, placed)
+            first = end[some] - drawn[some] ** 2 - before
+            draw_cores(
+                images, first, size[some], fold[some], some, (x, y), amplitude, profiles.metric, psf, owner, placed
+            )
             _add_all(
                 canvas.model, (canvas.x0, canvas.y0), self._coarse.cells, images, first, size, start, x, y,
                 profiles.half, wide, deposited, clipped,
             )  # fmt: skip
             start = stop
+            self.is_half_done = True
         return deposited, clipped
 
     def finish(self) -> None:
         """Add to the canvas what was kept in coarse cells; call it once."""
         self._coarse.add_to(self.canvas)
+
+
+def can_be_split(profiles: Profiles) -> NDArray[np.bool_]:
+    """Whether profiles may be drawn as wide Gaussians and a compact rest, shape (N,); of others all is transformed."""
+    steep = np.where(np.isnan(profiles.beta), profiles.n < LEAST_SPLIT_INDEX, profiles.beta > MOST_SPLIT_BETA)
+    return np.asarray(np.isnan(profiles.steepness) & ~steep)
 
 
 def _sizes(
@@ -257,19 +275,17 @@ def _sizes(
     first[~narrow.any(axis=1)] = 0
     core = np.where(np.arange(len(WIDTHS)) < first[:, None], radius, 0.0).max(axis=1)
     endless = np.isnan(profiles.steepness)
-    split = np.where(np.isnan(profiles.beta), profiles.n >= LEAST_SPLIT_INDEX, profiles.beta <= MOST_SPLIT_BETA)
-    wide = endless & (core < profiles.reach) & (first < len(WIDTHS)) & split
+    wide = (core < profiles.reach) & (first < len(WIDTHS)) & can_be_split(profiles)
     # Where a profile is cut, its light may be anything but faint.
     room = np.where(endless, care.kernel_part, 1.0) * half_kernel
     # What is beyond the box comes in again on the other side: little of a steep profile's flux is much at its edge.
     # And a steep one still has something to be seen where its flux is all but complete.
-    reach = np.maximum(profiles.reach, radius.max(axis=1))
+    reach = np.fmax(_blurred_reach(profiles, moments), radius.max(axis=1))
     extent = np.where(endless, reach, 1.0)
     steep = np.flatnonzero(endless & (profiles.n < LEAST_SPLIT_INDEX))
-    b = gammaincinv(2.0 * profiles.n[steep], 0.5)
-    extent[steep] = np.maximum(profiles.reach[steep], (-np.log(care.rim) / b) ** profiles.n[steep])
+    extent[steep] = np.maximum(profiles.reach[steep], rim_radius(profiles.n[steep], care.rim))
     whole = np.flatnonzero(profiles.beta > MOST_SPLIT_BETA)
-    extent[whole] = np.maximum(profiles.reach[whole], rim_radius(profiles.beta[whole], care.rim))
+    extent[whole] = np.maximum(profiles.reach[whole], moffat.rim_radius(profiles.beta[whole], care.rim))
     wanted = 2 * np.ceil(np.where(wide, core, extent) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
     wanted = np.clip(wanted, 2 * (half_kernel + care.margin) + 3, MAX_STAMP)
@@ -277,6 +293,56 @@ def _sizes(
     areas *= np.hypot(WIDTHS * minor[:, None], np.sqrt(variance)[:, None])
     peak = profiles.amplitude * moments[:, 0] * (fluxes / areas).sum(axis=1) / (2.0 * np.pi)
     return sizes[np.searchsorted(sizes, wanted)], np.where(wide, first, len(WIDTHS)), reach, peak
+
+
+def _blurred_reach(profiles: Profiles, moments: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far out as much of each profile's light lies after the PSF as there is beyond its reach before it.
+
+    To first order in s, the variance that the PSF adds along an axis in units of the profile's, this is further out by
+    s / 2 times the logarithmic slope of the profile there; half as much again for the PSF's own wings.
+    """
+    xx, xy, yy = profiles.metric.T
+    added = 0.5 * (moments[:, 3] * xx + 2.0 * moments[:, 4] * xy + moments[:, 5] * yy)
+    reach = profiles.reach
+    b = gammaincinv(2.0 * profiles.n, 0.5)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(
+            np.isnan(profiles.beta), b / profiles.n * reach ** (1.0 / profiles.n - 1.0), 2.0 * profiles.beta / reach
+        )
+        further = 0.75 * np.maximum(added, 0.0) * slope
+    return np.where(np.isnan(profiles.steepness), reach + np.where(np.isfinite(further), further, 0.0), reach)
+
+
+def _folds(
+    profiles: Profiles,
+    psf: EvaluatedPsf,
+    owner: NDArray[np.int64],
+    placed: Placed,
+    size: NDArray[np.int64],
+    peak: NDArray[np.float64],
+    care: Care,
+) -> NDArray[np.int64]:
+    """By how much finer the grid must be on which each profile is drawn, shape (N,): 1 where pixels sample the PSF.
+
+    What a grid misses of the PSF, it misses of the profile by as much less as the profile's transform is less than one
+    at the grid's Nyquist frequency; `peak` is that of the profile.
+    """
+    fold = np.ones(len(profiles), dtype=np.int64)
+    if psf.prepared.between is None:
+        return fold
+    major, minor = axes_of(profiles.metric)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_psf = 0.88 / psf.fwhm[owner] ** 2
+        peak = peak / (profiles.amplitude * psf.sums[owner])
+        relative = np.where(peak > 0, of_psf / peak, 1.0 + major * minor * of_psf)
+    relative = np.where(np.isfinite(relative), np.maximum(relative, 1.0), 1.0)
+    enough = np.zeros(len(profiles), dtype=np.bool_)
+    for finer, missed in zip(FOLDS, psf.prepared.missed, strict=True):
+        # Transforms of profiles that end go through zero.
+        there = [np.abs(placed.at((factor * np.pi * finer * minor) ** 2)) for factor in (1.0, 1.15, 1.35)]
+        enough |= (missed * relative * np.max(there, axis=0) <= care.beyond) | (2 * finer * size > MAX_STAMP)
+        fold[~enough] = min(2 * finer, FOLDS[-1])
+    return fold
 
 
 class _Wide(NamedTuple):

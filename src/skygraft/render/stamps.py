@@ -59,8 +59,9 @@ def _read(path: Path, modified: int) -> Stamp:
     try:
         with fits.open(path, memmap=False) as hdus:
             for hdu in hdus:
-                if hdu.data is not None and getattr(hdu, "is_image", False) and hdu.data.ndim == 2:
-                    image = np.asarray(hdu.data, dtype=np.float64)
+                shape = () if hdu.data is None or not getattr(hdu, "is_image", False) else hdu.data.shape
+                if len(shape) >= 2 and set(shape[:-2]) <= {1}:
+                    image = np.asarray(hdu.data, dtype=np.float64).reshape(shape[-2:])
                     header = hdu.header.copy()
                     break
             else:
@@ -79,6 +80,9 @@ def _read(path: Path, modified: int) -> Stamp:
             fix="Replace blank pixels by zero and subtract the background",
         )
     ny, nx = image.shape
+    for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
+        # A stamp has a scale and a direction, not a place.
+        header.setdefault(key, 0.0)
     try:
         wcs = read_fits_wcs(header, path=path)
     except MissingWcsError:

@@ -1,9 +1,10 @@
 """Stars: the PSF at the star's own position, scaled, moved by a fraction of a pixel and added.
 
 What is the same for all stars of an image is prepared once (`StarPainter`): the PSF's basis on a finer grid (see
-`skygraft.render.shift`), and what tells widths from coefficients (`skygraft.psf.FwhmMeter`). A star then costs the sum
-of the basis with its coefficients, two passes of a few taps, and the addition. The sums and the shift are in single
-precision, which the canvas has anyway; the basis is made orthonormal first, so that they do not cancel.
+`skygraft.render.shift`, and `skygraft.render.fine_stars` for PSFs that pixels are too coarse for), and what tells
+widths from coefficients (`skygraft.psf.FwhmMeter`). A star then costs the sum of the basis with its coefficients, two
+passes of a few taps, and the addition. The sums and the shift are in single precision, which the canvas has anyway; the
+basis is made orthonormal first, so that they do not cancel.
 
 Stars are added one after the other in the order given (injection id), each made by itself, so that a pixel's sum
 depends only on the stars that touch it, and not on how many are drawn together.
@@ -18,10 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.jit import compiled
-from skygraft.psf import PSF, Box, LinearPSF, SinglePrecisionBasis
+from skygraft.psf import (
+    PSF,
+    Box,
+    LinearPSF,
+    SinglePrecisionBasis,
+    UndersamplingMeter,
+    basis_between_pixels,
+    places_over,
+)
 from skygraft.psf.linear import aligned, combine_into
 from skygraft.render.canvas import Canvas
-from skygraft.render.normalisation import Normalisation
+from skygraft.render.fine_stars import FineStars
+from skygraft.render.normalisation import Normalisation, PointNormalisation
 from skygraft.render.prepared import width_meter
 from skygraft.render.shift import FAST, PRECISE, Sizes, add_rows, fine_images, pair_taps, shift_rows, taps_table
 from skygraft.render.vectors import LANES
@@ -48,6 +58,8 @@ class Stars:
         Flux that landed on the canvas.
     clipped : ndarray of bool
         Whether part of the star's kernel lay off the canvas.
+    undersampled : ndarray of bool
+        Whether the PSF is known on pixels only, which are too coarse for it; see `skygraft.psf.sampling`.
     """
 
     scale: NDArray[np.float64]
@@ -55,6 +67,7 @@ class Stars:
     fwhm: NDArray[np.float64]
     deposited: NDArray[np.float64]
     clipped: NDArray[np.bool_]
+    undersampled: NDArray[np.bool_]
 
 
 class StarPainter:
@@ -67,21 +80,25 @@ class StarPainter:
     box : Box
         The image's outer edges, parent pixels.
     engine : {"fourier", "taps"}
-        Nine taps, whose errors are those of single precision, or five.
+        Nine taps, whose errors are those of single precision, or five. A PSF that is known between pixels, where
+        pixels are too coarse for it, is evaluated at each star's own place in either case.
     """
 
     def __init__(self, psf: PSF, box: Box, engine: Literal["fourier", "taps"] = "fourier") -> None:
         self._psf = psf
         self._shift = PRECISE if engine == "fourier" else FAST
         self._fwhm = width_meter(psf, box)
+        self._undersampled = UndersamplingMeter(psf, *places_over(box))
         self._basis: SinglePrecisionBasis | None = None
-        if isinstance(psf, LinearPSF):
+        between = basis_between_pixels(psf, box)
+        self._fine = None if between is None else FineStars(between)
+        if isinstance(psf, LinearPSF) and self._fine is None:
             self._basis = SinglePrecisionBasis(psf.basis).mapped(lambda images: fine_images(images, self._shift))
 
     @property
     def batch(self) -> int:
         """Stars to give at a time: many where the PSF is linear, and few where each has a kernel to be held."""
-        return 64 if self._basis is None else 1024
+        return 1024 if isinstance(self._psf, LinearPSF) else 64
 
     def add(
         self,
@@ -114,25 +131,46 @@ class StarPainter:
             If the PSF cannot be evaluated or normalised at one of the positions; nothing has been drawn then.
         """
         psf = self._psf
-        if isinstance(psf, LinearPSF) and self._basis is not None:
+        coefficients = kernels = None
+        if isinstance(psf, LinearPSF):
             coefficients = psf.coefficients(x, y)
-            scale, fraction = normalisation.of_coefficients(coefficients, x, y)
-            fwhm = self._fwhm(coefficients)
+            scale, fraction = self._normalised(coefficients, x, y, normalisation)
         else:
             kernels = psf.kernels(x, y)
             scale, fraction = normalisation(kernels, x, y)
-            fwhm = self._fwhm(None, kernels)
-        drawn = Stars(scale, fraction, fwhm, np.zeros(len(x)), np.zeros(len(x), dtype=np.bool_))
+        drawn = Stars(
+            scale,
+            fraction,
+            self._fwhm(coefficients, kernels),
+            np.zeros(len(x)),
+            np.zeros(len(x), dtype=np.bool_),
+            self._undersampled(coefficients, kernels),
+        )
+        if self._fine is not None and coefficients is not None:
+            self._fine.add(canvas, coefficients, x, y, flux * scale, drawn.deposited, drawn.clipped)
+            return drawn
         stars = _Placed(x - canvas.x0, y - canvas.y0, flux * scale, drawn.deposited, drawn.clipped)
         sizes = Sizes(psf.shape, self._shift)
         shift = _Shifting(taps_table(self._shift.width), *sizes.stamp, sizes.plane[1], self._shift.margin)
-        if self._basis is not None:
+        if self._basis is not None and coefficients is not None:
             held = min(max(1, _HELD_SAMPLES // (9 * sizes.samples)), len(x))
             planes = aligned((held, 3, 3, sizes.samples))
             _add_sums(canvas.model, self._basis.weights(coefficients), self._basis.rows, planes, stars, shift)
-        else:
+        elif kernels is not None:
             _add_planes(canvas.model, fine_images(kernels, self._shift).astype(np.float32), stars, 0, shift)
         return drawn
+
+    def _normalised(
+        self,
+        coefficients: NDArray[np.float64],
+        x: NDArray[np.float64],
+        y: NDArray[np.float64],
+        normalisation: Normalisation,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and aperture fraction: where pixels are too coarse, those of the pixels at the star's own place."""
+        if self._fine is not None and isinstance(normalisation, PointNormalisation):
+            return normalisation.of_points(coefficients, x, y)
+        return normalisation.of_coefficients(coefficients, x, y)
 
 
 class _Placed(NamedTuple):

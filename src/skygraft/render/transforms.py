@@ -27,7 +27,7 @@ from skygraft.jit import compiled
 from skygraft.psf.linear import aligned
 from skygraft.render.vectors import LANES, Eight, load, spread, store, transpose
 
-__all__ = ["Plan", "half_spectra", "plan_of", "room_for", "to_image"]
+__all__ = ["Plan", "half_spectra", "plan_of", "room_for", "spectra_between_pixels", "to_image"]
 
 _PAIR = 2 * LANES
 """Floats that eight complex numbers take."""
@@ -102,8 +102,45 @@ def half_spectra(images: NDArray[np.float64], n: int) -> NDArray[np.float32]:
     """
     # Columns that are zero need no transform along y.
     columns = scipy.fft.rfft(images.astype(np.float32), n, axis=1)
-    spectra: NDArray[np.complex64] = scipy.fft.fft(columns, n, axis=2, overwrite_x=True)
-    count, half = len(images), n // 2
+    return _packed(scipy.fft.fft(columns, n, axis=2, overwrite_x=True))
+
+
+def spectra_between_pixels(images: NDArray[np.float64], per_pixel: int, n: int, fold: int) -> NDArray[np.float32]:
+    """Transforms of small images that are known between pixels, in boxes of n by n pixels.
+
+    Parameters
+    ----------
+    images : ndarray, shape (N, my, mx)
+        Flux per pixel at `per_pixel` places a pixel; both sizes odd. The middle one is the origin.
+    per_pixel : int
+        Enough for frequencies to be told apart that are further out than those wanted.
+    n : int
+        Pixels a side of the box.
+    fold : int
+        How many times the pixels' Nyquist frequency the frequencies reach.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, fold n + 2, fold n)
+        Half spectra, of images that have `fold` places a pixel.
+    """
+    size = n * fold
+    waves = 2.0 * np.pi / n * np.arange(size // 2 + 1)
+    y, x = ((np.arange(m) - m // 2) / per_pixel for m in images.shape[1:])
+    along_y, along_x = (np.exp(-1j * waves[:, None] * at) / per_pixel for at in (y, x))
+    # What is at the last frequency stands for both signs.
+    along_y[-1], along_x[-1] = along_y[-1].real, along_x[-1].real
+    along_x = np.concatenate([along_x, along_x[-2:0:-1].conj()])
+    made = np.empty((len(images), size // 2 + 1, size), dtype=np.complex64)
+    for image, into in zip(images, made, strict=True):
+        into[:] = (along_y @ image) @ along_x.T
+    return _packed(made)
+
+
+def _packed(spectra: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Half spectra from frequencies 0 ... n/2 in y and n in x, shape (N, n/2 + 1, n)."""
+    count, _, n = spectra.shape
+    half = n // 2
     made = np.empty((count, n + 2, half // LANES, 2, LANES), dtype=np.float32)
     most = spectra[:, :half].transpose(0, 2, 1).reshape(count, n, half // LANES, LANES)
     last = spectra[:, half].reshape(count, 2, half // LANES, LANES)

@@ -32,7 +32,7 @@ __all__ = ["add_wings"]
 _FIRST_OCTAVE = -3
 _OFFSET = np.float32(2.0**_FIRST_OCTAVE)
 _PIECES = 8
-_N_OCTAVES = 24
+_N_OCTAVES = 32
 _ROW = 8
 """Numbers a piece in the table: four and two, and two that are idle."""
 _MISSED_THERE = 0.3

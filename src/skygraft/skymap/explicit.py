@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.errors import SkyMapError
+from skygraft.errors import SkyMapError, shown
 from skygraft.skymap.base import FloatArray, IntArray, SkyMap, Tract
 from skygraft.skymap.geometry import Polygon, check_positions
 from skygraft.skymap.options import Options
@@ -64,7 +64,7 @@ class ExplicitSkyMap(SkyMap):
             full = tuple(n * p for n, p in zip(grid, inner, strict=True))
             if max(full) * scale > 90 * 3600:
                 raise SkyMapError(
-                    f"tract {number} is {max(full) * scale / 3600:.0f} degrees wide; at most 90 can be projected",
+                    f"tract {number} is {shown(max(full) * scale / 3600)} degrees wide; at most 90 can be projected",
                     key="size",
                     fix="Give its size in pixels and pixel_scale in arcsec, or use more tracts",
                 )

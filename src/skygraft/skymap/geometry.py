@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.errors import SkyMapError
+from skygraft.errors import SkyMapError, shown
 from skygraft.wcs.base import to_lonlat, to_vectors
 
 __all__ = ["LonLatBounds", "Polygon", "check_positions", "segments_meet_boxes", "tan_project"]
@@ -111,8 +111,9 @@ class Polygon:
         self.center = (float(lon), float(lat))
         self.radius = float(np.degrees(_angles(self.vectors, middle[None])).max())
         if self.radius > _MAX_RADIUS:
+            reach = f"{self.radius:.1f}" if self.radius > _MAX_RADIUS + 0.05 else shown(self.radius)
             raise SkyMapError(
-                f"the polygon reaches {self.radius:.1f} degrees from its middle; at most {_MAX_RADIUS:g} can be used",
+                f"the polygon reaches {reach} degrees from its middle; at most {_MAX_RADIUS:g} can be used",
                 fix="Split the footprint into smaller polygons, or check the image's WCS",
             )
 

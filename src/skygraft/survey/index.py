@@ -21,10 +21,12 @@ import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
-from skygraft.errors import ConfigError, SkygraftError
+from skygraft.errors import ConfigError, FormatError, SkygraftError
 from skygraft.formats import ImageFootprint, get_format, read_footprint
-from skygraft.formats.fits_layout import list_hdus
+from skygraft.formats.fits_kinds import kind_of_name
+from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.legacy_tables import read_ccds
+from skygraft.printable import printable
 from skygraft.processes import Mapper
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
 
@@ -232,7 +234,7 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
             continue
         rest = {key: option for key, option in options.items() if key != "hdu"}
         try:
-            hdus = [hdu.index for hdu in list_hdus(path) if hdu.shape is not None and len(hdu.shape) == 2]
+            hdus = [hdu.index for hdu in list_hdus(path) if is_flat(hdu) and kind_of_name(hdu.name) is None]
         except SkygraftError:
             # Looked at as a whole: the failure is reported with the others.
             hdus = []
@@ -259,7 +261,19 @@ register_index_kind("images", _from_patterns)
 register_index_kind("ccds", _from_ccds)
 
 
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
+    if not _is_text(job.path):
+        # Neither tables nor JSON can hold such a name.
+        problem = FormatError("the file's name is not UTF-8 text", fix="Give it another name, or a link with one")
+        return _Failure(printable(job.path), "error", type(problem).__name__, str(problem))
     try:
         footprint = read_footprint(job.path, format=job.format, **job.options)
         return footprint, dataclasses.replace(job, options={**footprint.pinned, **job.options})

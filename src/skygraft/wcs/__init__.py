@@ -1,8 +1,24 @@
 """World coordinate systems: APE-14 wrappers of FITS headers and AST frame sets, and what they do locally."""
 
 from skygraft.wcs.ast import AstWcs
+from skygraft.wcs.ast_mapping import AstMapping
 from skygraft.wcs.base import CelestialWcs
+from skygraft.wcs.card_text import has_wcs, names_tables
+from skygraft.wcs.distortion import TABLE_NAMES, LookupTable
 from skygraft.wcs.fits import FitsWcs, read_fits_wcs
 from skygraft.wcs.local import footprint, local_jacobian, pixel_scale
 
-__all__ = ["AstWcs", "CelestialWcs", "FitsWcs", "footprint", "local_jacobian", "pixel_scale", "read_fits_wcs"]
+__all__ = [
+    "TABLE_NAMES",
+    "AstMapping",
+    "AstWcs",
+    "CelestialWcs",
+    "FitsWcs",
+    "LookupTable",
+    "footprint",
+    "has_wcs",
+    "local_jacobian",
+    "names_tables",
+    "pixel_scale",
+    "read_fits_wcs",
+]

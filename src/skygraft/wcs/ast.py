@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import MissingWcsError, WcsError
+from skygraft.wcs.ast_mapping import read_mapping
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
 
 __all__ = ["AstWcs"]
@@ -85,6 +86,28 @@ class AstWcs(CelestialWcs):
             )
         return cls(text[prefix.end() :], path)
 
+    @classmethod
+    def from_mapping(cls, text: str, path: str | None = None) -> AstWcs:
+        """The WCS of an AST mapping from 0-based parent pixels to ICRS longitude and latitude in radians.
+
+        Parameters
+        ----------
+        text : str
+            AST's native dump of the mapping, as ``lsst.images`` keeps it.
+        path : str, optional
+            Where it came from, for messages.
+
+        Raises
+        ------
+        WcsError
+            If it cannot be read, or is no mapping of two by two axes.
+        """
+        frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
+        frames.addframe(Ast.BASE, read_mapping(text, path), Ast.SkyFrame("System=ICRS"))
+        lines: list[str] = []
+        Ast.Channel(None, _Lines(lines)).write(frames)
+        return cls("\n".join(lines), path)
+
     @property
     def text(self) -> str:
         """AST's native dump."""
@@ -107,17 +130,6 @@ class AstWcs(CelestialWcs):
             if len(astray):
                 x[astray], y[astray] = self._solve(x[astray], y[astray], target[astray])
         return x, y
-
-    def _newton_step(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Pixels still to go from (x, y) to unit vectors `target` (N, 3), by the forward mapping's own slopes."""
-        here = to_vectors(*self._forward(x, y))
-        slopes = [to_vectors(*self._forward(x + dx, y + dy)) - here for dx, dy in ((1.0, 0.0), (0.0, 1.0))]
-        gap = target - here
-        xx, yy = (np.einsum("ni,ni->n", s, s) for s in slopes)
-        xy = np.einsum("ni,ni->n", slopes[0], slopes[1])
-        gx, gy = (np.einsum("ni,ni->n", s, gap) for s in slopes)
-        det = xx * yy - xy * xy
-        return (yy * gx - xy * gy) / det, (xx * gy - xy * gx) / det
 
     def _solve(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Newton's method on the forward mapping from a rough start; NaN where it does not settle."""
@@ -150,6 +162,16 @@ class AstWcs(CelestialWcs):
     def __repr__(self) -> str:
         kinds = sorted(set(re.findall(r"Begin (\w+Map)\b", self._text)) - {"CmpMap"})
         return f"<AstWcs {', '.join(kinds)}>"
+
+
+class _Lines:
+    """Takes the lines that AST writes."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def astsink(self, line: str) -> None:
+        self._lines.append(line)
 
 
 def _read(text: str, path: str | None) -> Any:

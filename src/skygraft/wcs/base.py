@@ -37,6 +37,17 @@ class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy c
     def _inverse(self, ra: FloatArray, dec: FloatArray) -> tuple[FloatArray, FloatArray]:
         """ICRS degrees, shape (N,), to parent pixels, each shape (N,); NaN where undefined."""
 
+    def _newton_step(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Pixels still to go from (x, y) to unit vectors `target` (N, 3), by the forward mapping's own slopes."""
+        here = to_vectors(*self._forward(x, y))
+        slopes = [to_vectors(*self._forward(x + dx, y + dy)) - here for dx, dy in ((1.0, 0.0), (0.0, 1.0))]
+        gap = target - here
+        xx, yy = (np.einsum("ni,ni->n", s, s) for s in slopes)
+        xy = np.einsum("ni,ni->n", slopes[0], slopes[1])
+        gx, gy = (np.einsum("ni,ni->n", s, gap) for s in slopes)
+        det = xx * yy - xy * xy
+        return (yy * gx - xy * gy) / det, (xx * gy - xy * gx) / det
+
     def pixel_to_world_values(self, *pixel_arrays: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """ICRS (ra, dec) in degrees of parent pixels (x, y), each of the inputs' broadcast shape."""
         x, y, shape = _two_arrays(pixel_arrays)

@@ -1,4 +1,4 @@
-"""FITS world coordinate systems: TAN, SIP, TPV, ZPN and whatever else wcslib knows, always to ICRS.
+"""FITS world coordinate systems: every projection of wcslib, with SIP, TPV, TNX, ZPX and plate solutions, to ICRS.
 
 Greisen & Calabretta 2002 and Calabretta & Greisen 2002 (A&A 395, 1061 and 1077); SIP: Shupe et al. 2005.
 """
@@ -6,37 +6,43 @@ Greisen & Calabretta 2002 and Calabretta & Greisen 2002 (A&A 395, 1061 and 1077)
 from __future__ import annotations
 
 import os
-import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from astropy import units as u
-from astropy.coordinates import FK4, FK5, BaseCoordinateFrame, Galactic, SkyCoord
+from astropy.coordinates import FK4, FK5, BaseCoordinateFrame, FK4NoETerms, Galactic, SkyCoord
 from astropy.io import fits
 from astropy.time import Time
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
-from numpy.polynomial import polynomial
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.errors import MissingWcsError, WcsError
+from skygraft.errors import WcsError
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_lonlat, to_vectors
+from skygraft.wcs.card_text import header_text, inherited, inherits
+from skygraft.wcs.distortion import (
+    Distortion,
+    IrafDistortion,
+    IrafSurface,
+    LookupTable,
+    PlateDistortion,
+    SipDistortion,
+)
+from skygraft.wcs.fits_cards import WcsCards, missing, read_wcs_cards
+from skygraft.wcs.plate import plate_model
 
 __all__ = ["FitsWcs", "read_fits_wcs"]
 
-# The cards of the primary WCS description; alternates (a letter behind) describe something else.
-_WCS_CARD = re.compile(
-    r"WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC|PV|PS)\d+_\d+|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX"
-    r"|EPOCH|MJD-OBS|DATE-OBS|[AB]P?_(ORDER|DMAX|\d_\d)"
-)
-# Distortions by lookup table: they live in other HDUs, where a header alone cannot reach.
-_TABLE_CARD = re.compile(r"CPDIS\d|CQDIS\d|D2IMDIS\d|D2IMARR\d|DP\d|DQ\d")
-_SIP_CARD = re.compile(r"[AB]P?_(ORDER|DMAX|\d_\d)")
 # A found position counts when mapping it forward comes back this near (pixels, at the reference scale).
 _ROUND_TRIP = 1e-3
+# Positions that come back further away than this are improved by Newton's method, where they are not quite elsewhere.
+_EXACT, _NEAR = 1e-7, 1e3
+_ROUNDING = 5e-16
+"""Radians: unit vectors are not known better."""
 # astropy's FITS warnings are silenced while a WCS is built; the filters are global to the process.
 _build_lock = threading.Lock()
 
@@ -46,52 +52,74 @@ class FitsWcs(CelestialWcs):
 
     Parameters
     ----------
-    header : mapping
-        FITS header (an `~astropy.io.fits.Header`, or a mapping of keyword to value).
+    header : mapping or str
+        FITS header: an `~astropy.io.fits.Header`, a mapping of keyword to value, or cards of 80 characters.
     xy0 : (int, int)
         Parent coordinates of the array's first pixel: parent pixel = array pixel + `xy0`.
     path, hdu : optional
         Where the header came from, for messages.
+    tables : sequence of LookupTable
+        Lookup tables of its file, which CPDIS and D2IMDIS cards refer to.
 
     Raises
     ------
     MissingWcsError
         If the header has no celestial axes.
     WcsError
-        If it has, but they cannot be used.
+        If it has, but a card is missing, makes no sense, contradicts another, or names what is not supported (-TAB,
+        distortions of other kinds): the card is named.
 
     Notes
     -----
-    The frame follows RADESYS and EQUINOX with the defaults of the FITS standard; FK5, FK4 and galactic coordinates
-    are converted to ICRS. SIP is inverted by Newton's method on the forward polynomial (the header's AP and BP
-    polynomials are approximations). An inverse that does not come back to where it started is NaN.
+    The header is read by astropy as a whole, but for the corrections of IRAF's TNX and ZPX, and for plates. The frame
+    follows RADESYS and EQUINOX with the defaults of the FITS standard; FK5, FK4 and galactic coordinates are converted
+    to ICRS. Distortions are inverted by Newton's method on the forward polynomials (the AP and BP polynomials of SIP
+    are approximations), and so are projections whose inverse in wcslib is not exact. An inverse that does not come back
+    to where it started is NaN.
     """
 
     def __init__(
         self,
-        header: Mapping[str, Any],
+        header: Mapping[str, Any] | str,
         xy0: tuple[float, float] = (0, 0),
         path: str | os.PathLike[str] | None = None,
         hdu: int | str | None = None,
+        tables: Sequence[LookupTable] = (),
     ) -> None:
         place: dict[str, Any] = {"path": path, "hdu": hdu}
-        self._header = _wcs_cards(header, place)
-        # Values rather than text: a card has no room for all the digits of a float.
-        self._key = tuple(sorted(self._header.items()))
+        self._tables = tuple(tables)
+        with _build_lock:
+            self._text = header_text(header)
+            self._cards = read_wcs_cards(self._text, place, tables=bool(tables))
+            self._wcs = _build(self._cards, place, self._tables)
         self._xy0 = (float(xy0[0]), float(xy0[1]))
-        self._wcs = _build(self._header, place)
         # wcslib changes its own structure while it computes, without holding Python's lock.
         self._lock = threading.Lock()
         self._world_lon, self._world_lat = int(self._wcs.wcs.lng), int(self._wcs.wcs.lat)
         self._frame = _celestial_frame(self._wcs, place)
         self._rotation = _rotation_to_icrs(self._frame)
-        self._scale = float(np.sqrt(abs(np.linalg.det(self._wcs.pixel_scale_matrix))))
+        # Degrees per pixel: rows are the axes of the header, columns (x, y).
+        self._matrix: FloatArray = np.asarray(self._wcs.pixel_scale_matrix, dtype=np.float64)
+        self._scale = float(np.sqrt(abs(np.linalg.det(self._matrix))))
         if not (np.isfinite(self._scale) and self._scale > 0):
             raise WcsError(
-                "the CD (or PC and CDELT) matrix of the WCS is singular",
+                f"the matrix of the WCS has no inverse: {self._matrix.tolist()} degrees a pixel",
                 **place,
                 fix="Repair the header's WCS, or leave this image out",
             )
+        self._distortion = self._read_distortion()
+
+    def _read_distortion(self) -> Distortion | None:
+        """SIP, which astropy applies forward, or TNX, ZPX and plates, of which it gets the projection alone."""
+        sip, iraf = self._wcs.sip, self._cards.iraf
+        if sip is not None and sip.a is not None and sip.b is not None:
+            return SipDistortion(sip.a, sip.b)
+        if self._cards.plate:
+            return PlateDistortion(*plate_model(self._cards.values)[:2])
+        if iraf is None:
+            return None
+        lngcor, latcor = (None if n is None else IrafSurface(n) for n in (iraf.lngcor, iraf.latcor))
+        return IrafDistortion(lngcor, latcor, self._matrix[[self._world_lon, self._world_lat]])
 
     @classmethod
     def tan(
@@ -126,8 +154,8 @@ class FitsWcs(CelestialWcs):
 
     @property
     def header(self) -> fits.Header:
-        """A copy of the header's WCS cards, for the array frame (see `xy0`)."""
-        return self._header.copy()
+        """The cards of the header that describe its WCS, for the array frame (see `xy0`)."""
+        return self._cards.header()
 
     @property
     def xy0(self) -> tuple[float, float]:
@@ -136,8 +164,12 @@ class FitsWcs(CelestialWcs):
 
     def _forward(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         pixels = np.column_stack([x - self._xy0[0], y - self._xy0[1]])
-        with self._lock, np.errstate(all="ignore"):
-            world = self._wcs.all_pix2world(pixels, 0)
+        with np.errstate(all="ignore"):
+            if self._distortion is not None and not isinstance(self._distortion, SipDistortion):
+                offsets = (pixels - self._origin).T
+                pixels += np.column_stack(self._distortion.shift(*offsets))
+            with self._lock:
+                world = self._wcs.all_pix2world(pixels, 0)
         return self._to_icrs(world[:, self._world_lon], world[:, self._world_lat])
 
     def _inverse(self, ra: FloatArray, dec: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -148,13 +180,36 @@ class FitsWcs(CelestialWcs):
         with np.errstate(all="ignore"):
             with self._lock:
                 pixels = self._wcs.wcs_world2pix(world, 0)
-            if self._wcs.sip is not None:
-                pixels = _undistort(self._wcs.sip, pixels)
+            if self._distortion is not None:
+                offsets = (pixels - self._origin).T
+                pixels = np.column_stack(self._distortion.invert(*offsets)) + self._origin
             x, y = pixels[:, 0] + self._xy0[0], pixels[:, 1] + self._xy0[1]
-            back = self._forward(x, y)
-            miss = np.linalg.norm(to_vectors(*back) - to_vectors(ra, dec), axis=-1)
-            good = miss < np.radians(self._scale * _ROUND_TRIP)
+            target = to_vectors(ra, dec)
+            miss = np.linalg.norm(to_vectors(*self._forward(x, y)) - target, axis=-1)
+            pixel = np.radians(self._scale)
+            inexact = np.flatnonzero((miss > max(_EXACT * pixel, _ROUNDING)) & (miss < _NEAR * pixel))
+            if len(inexact):
+                better = self._improved(x[inexact], y[inexact], target[inexact])
+                x[inexact], y[inexact], miss[inexact] = np.where(
+                    better[2] < miss[inexact], better, (x[inexact], y[inexact], miss[inexact])
+                )
+            good = miss < pixel * _ROUND_TRIP
         return np.where(good, x, np.nan), np.where(good, y, np.nan)
+
+    def _improved(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Pixels nearer to unit vectors `target`, and by how many radians they still miss them."""
+        for _ in range(10):
+            dx, dy = self._newton_step(x, y, target)
+            x, y = x + dx, y + dy
+            if not (np.hypot(dx, dy) > _EXACT / 10).any():
+                break
+        return x, y, np.linalg.norm(to_vectors(*self._forward(x, y)) - target, axis=-1)
+
+    @cached_property
+    def _origin(self) -> FloatArray:
+        """CRPIX, 0-based in the array frame."""
+        origin: FloatArray = np.asarray(self._wcs.wcs.crpix[:2], dtype=np.float64) - 1
+        return origin
 
     def _to_icrs(self, lon: FloatArray, lat: FloatArray) -> tuple[FloatArray, FloatArray]:
         if self._frame is None:
@@ -170,19 +225,38 @@ class FitsWcs(CelestialWcs):
             return to_lonlat(to_vectors(ra, dec) @ self._rotation)
         return _converted(ra, dec, "icrs", self._frame)
 
+    @cached_property
+    def _key(self) -> tuple[Any, ...]:
+        """All that positions depend on."""
+        wcs, sip = self._wcs.wcs, self._wcs.sip
+        plate = np.ravel(plate_model(self._cards.values)[:2]).tolist() if self._cards.plate else ()
+        return (
+            tuple(str(ctype).removesuffix("-SIP") for ctype in wcs.ctype),
+            *(
+                tuple(np.ravel(part).tolist())
+                for part in (wcs.crpix, wcs.crval, self._matrix, wcs.lonpole, wcs.latpole)
+            ),
+            tuple(sorted(wcs.get_pv())),
+            repr(self._frame),
+            *(() if sip is None else (tuple(np.ravel(part).tolist()) for part in (sip.a, sip.b))),
+            self._cards.iraf,
+            tuple(plate),
+            *(table.key for table in self._tables),
+            self._xy0,
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (FitsWcs, (dict(self._key), self._xy0))
+        return (FitsWcs, (self._text, self._xy0, None, None, self._tables))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, FitsWcs):
-            return NotImplemented
-        return self._xy0 == other._xy0 and self._key == other._key
+        return self._key == other._key if isinstance(other, FitsWcs) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self._key, self._xy0))
+        return hash(self._key)
 
     def __repr__(self) -> str:
-        kinds = "/".join(str(kind) for kind in self._header["CTYPE*"].values())
+        kinds = "/".join(str(self._cards.values.get(f"CTYPE{axis}", "")).strip() for axis in (1, 2))
+        kinds = "plate solution" if self._cards.plate else kinds
         values = ", ".join(f"{v:.6f}" for v in self._wcs.wcs.crval)
         return f"<FitsWcs {kinds} at ({values}), {self._scale * 3600:.4g} arcsec/pixel, xy0={self._xy0}>"
 
@@ -190,16 +264,22 @@ class FitsWcs(CelestialWcs):
 def read_fits_wcs(
     header: Mapping[str, Any],
     *,
+    primary: fits.Header | None = None,
+    tables: Sequence[LookupTable] = (),
     xy0: tuple[float, float] = (0, 0),
     path: str | os.PathLike[str] | None = None,
     hdu: int | str | None = None,
 ) -> FitsWcs:
-    """The celestial WCS of a FITS header: `FitsWcs` by another name.
+    """The celestial WCS of an image: that of its header, or of the primary header where its own has none.
 
     Parameters
     ----------
     header : mapping
         FITS header.
+    primary : Header, optional
+        Primary header of the file, which an extension may leave its WCS to.
+    tables : sequence of LookupTable
+        Lookup tables of the file.
     xy0 : (float, float)
         Parent coordinates of the array's first pixel.
     path, hdu : optional
@@ -212,52 +292,20 @@ def read_fits_wcs(
     WcsError
         If it has, but they cannot be used.
     """
-    return FitsWcs(header, xy0, path, hdu)
+    whole: Mapping[str, Any] | str = header
+    with _build_lock:
+        if primary is not None and inherits(header, primary):
+            whole = inherited(header_text(header), header_text(primary))
+    return FitsWcs(whole, xy0, path, hdu, tables)
 
 
-def _wcs_cards(header: Mapping[str, Any], place: dict[str, Any]) -> fits.Header:
-    """The cards that describe the primary WCS, made plain enough that astropy has nothing to remark on."""
-    kept = fits.Header()
-    for keyword, value in header.items():
-        key = str(keyword).upper()
-        if _TABLE_CARD.fullmatch(key):
-            raise WcsError(
-                f"the WCS has a lookup-table distortion ({key}), which is not supported",
-                **place,
-                fix="Fit the distortion with SIP or TPV polynomials and put those into the header",
-            )
-        if _WCS_CARD.fullmatch(key) and not isinstance(value, fits.card.Undefined) and value is not None:
-            kept[key] = value
-    for key in ("CUNIT1", "CUNIT2"):
-        if str(kept.get(key, "")).strip().lower() in {"degree", "degrees"}:
-            kept[key] = "deg"
-    if "RADECSYS" in kept:
-        kept.setdefault("RADESYS", kept["RADECSYS"])
-        del kept["RADECSYS"]
-    has_sip = "A_ORDER" in kept and "B_ORDER" in kept
-    types = [str(kept.get(key, "")).strip() for key in ("CTYPE1", "CTYPE2")]
-    if has_sip and all(t.endswith("TAN") for t in types):
-        # Common (SCAMP, SWarp, astrometry.net): the coefficients are meant, the suffix was forgotten.
-        kept["CTYPE1"], kept["CTYPE2"] = (f"{t}-SIP" for t in types)
-    elif has_sip and not all(t.endswith("-SIP") for t in types):
-        # TPV with left-over SIP cards (PTF): CTYPE says which of the two distortions is meant.
-        for key in [k for k in kept if _SIP_CARD.fullmatch(k)]:
-            del kept[key]
-    return kept
-
-
-def _build(header: fits.Header, place: dict[str, Any]) -> WCS:
-    if not any(re.fullmatch(r"CTYPE\d", key) for key in header):
-        raise _missing("no CTYPE cards", place)
+def _build(cards: WcsCards, place: dict[str, Any], tables: Sequence[LookupTable]) -> WCS:
+    hdus = fits.HDUList([fits.PrimaryHDU(), *(table.hdu() for table in tables)]) if tables else None
     try:
-        with _build_lock, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
-            wcs = WCS(header, fix=False)
-            if wcs.naxis > 2:
-                wcs = wcs.celestial
-            wcs.wcs.fix()
-            wcs.wcs.set()
-    except (ValueError, KeyError, TypeError, fits.VerifyError) as error:
+            wcs = WCS(cards.text, hdus)
+    except (ValueError, KeyError, TypeError, MemoryError, fits.VerifyError) as error:
         reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
         raise WcsError(
             f"the WCS in the header cannot be used: {reason}",
@@ -265,16 +313,33 @@ def _build(header: fits.Header, place: dict[str, Any]) -> WCS:
             fix="Repair the header's WCS cards, or leave this image out",
         ) from error
     if not wcs.has_celestial:
-        raise _missing(f"the axes are {', '.join(repr(str(c)) for c in wcs.wcs.ctype)}", place)
+        raise missing(f"the axes are {', '.join(repr(str(c)) for c in wcs.wcs.ctype)}", place)
+    if wcs.naxis != 2:
+        raise WcsError(
+            f"the WCS has {wcs.naxis} axes, and an image has two",
+            **place,
+            key="NAXIS",
+            fix="Repair NAXIS and WCSAXES, or leave this image out",
+        )
+    if not cards.plate:
+        _check_read(wcs, cards.values, place)
     return wcs
 
 
-def _missing(reason: str, place: dict[str, Any]) -> MissingWcsError:
-    return MissingWcsError(
-        f"the header has no celestial WCS ({reason})",
-        **place,
-        fix="Choose the HDU that has one, or solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards",
-    )
+def _check_read(wcs: WCS, values: Mapping[str, Any], place: dict[str, Any]) -> None:
+    """Make sure that the reference is what the header says: wcslib passes over what it does not understand."""
+    for axis in (1, 2):
+        found = {f"CRPIX{axis}": wcs.wcs.crpix[axis - 1]}
+        if str(values.get(f"CUNIT{axis}", "deg")).strip().lower() == "deg":
+            found[f"CRVAL{axis}"] = wcs.wcs.crval[axis - 1]
+        for key, value in found.items():
+            if not np.isclose(float(value), float(values[key]), rtol=1e-13, atol=0):
+                raise WcsError(
+                    f"{key} is read as {value}, and the header says {values[key]}",
+                    **place,
+                    key=key,
+                    fix="Write the WCS cards anew, or leave this image out",
+                )
 
 
 def _celestial_frame(wcs: WCS, place: dict[str, Any]) -> BaseCoordinateFrame | None:
@@ -285,7 +350,7 @@ def _celestial_frame(wcs: WCS, place: dict[str, Any]) -> BaseCoordinateFrame | N
         return Galactic()
     if kind != "RA":
         raise WcsError(
-            f"celestial coordinates of type {kind!r} are not supported: RA and GLON are",
+            f"celestial coordinates of type {kind!r} are not supported: RA/DEC and GLON/GLAT are",
             **place,
             fix="Convert the header's WCS to equatorial coordinates",
         )
@@ -297,8 +362,10 @@ def _celestial_frame(wcs: WCS, place: dict[str, Any]) -> BaseCoordinateFrame | N
         return FK5(equinox=Time(2000.0 if np.isnan(equinox) else equinox, format="jyear"))
     if system == "FK4":
         return FK4(equinox=Time(1950.0 if np.isnan(equinox) else equinox, format="byear"))
+    if system == "FK4-NO-E":
+        return FK4NoETerms(equinox=Time(1950.0 if np.isnan(equinox) else equinox, format="byear"))
     raise WcsError(
-        f"the reference system {system!r} is not supported: ICRS, FK5 and FK4 are",
+        f"the reference system {system!r} is not supported: ICRS, FK5, FK4 and FK4-NO-E are",
         **place,
         key="RADESYS",
         fix="Convert the header's WCS to ICRS",
@@ -323,29 +390,3 @@ def _converted(
         points = SkyCoord(lon[ok] * u.deg, lat[ok] * u.deg, frame=source).transform_to(target)
         result[:, ok] = points.spherical.lon.deg, points.spherical.lat.deg
     return result[0], result[1]
-
-
-def _undistort(sip: Any, focal: FloatArray) -> FloatArray:
-    """Solve p + (A, B)(p - CRPIX) = focal for the pixels p (0-based), by Newton's method; NaN where it fails."""
-    origin: FloatArray = np.asarray(sip.crpix, dtype=np.float64) - 1
-    terms = [np.asarray(sip.a if sip.a is not None else [[0.0]]), np.asarray(sip.b if sip.b is not None else [[0.0]])]
-    slopes = [(polynomial.polyder(t, axis=0), polynomial.polyder(t, axis=1)) for t in terms]
-    target = focal - origin
-    u_, v_ = target[:, 0].copy(), target[:, 1].copy()
-    open_ = np.flatnonzero(np.isfinite(u_) & np.isfinite(v_))
-    for _ in range(50):
-        u, v = u_[open_], v_[open_]
-        ru = u + polynomial.polyval2d(u, v, terms[0]) - target[open_, 0]
-        rv = v + polynomial.polyval2d(u, v, terms[1]) - target[open_, 1]
-        j00, j01 = 1 + polynomial.polyval2d(u, v, slopes[0][0]), polynomial.polyval2d(u, v, slopes[0][1])
-        j10, j11 = polynomial.polyval2d(u, v, slopes[1][0]), 1 + polynomial.polyval2d(u, v, slopes[1][1])
-        det = j00 * j11 - j01 * j10
-        du, dv = (j11 * ru - j01 * rv) / det, (j00 * rv - j10 * ru) / det
-        u_[open_], v_[open_] = u - du, v - dv
-        size = 1 + np.hypot(u, v)
-        # A step that is not finite never becomes so again; the caller's round trip turns it into NaN.
-        open_ = open_[np.isfinite(du) & np.isfinite(dv) & (np.hypot(du, dv) > 1e-13 * size)]
-        if not len(open_):
-            break
-    pixels: FloatArray = np.column_stack([u_, v_]) + origin
-    return pixels

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skygraft.errors import CampaignError
+from skygraft.printable import printable
 
 __all__ = ["BATCH_SYSTEMS", "BatchSystem", "JobState", "log_tail"]
 
@@ -36,6 +37,14 @@ class JobState:
 
     text: str
     running: bool
+
+
+def _user() -> str:
+    """The person's name; the number where neither the environment nor the machine has a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _clock(seconds: float) -> str:
@@ -118,7 +127,7 @@ class BatchSystem:
 
     def command(self) -> list[str]:
         """The command that lists this person's jobs."""
-        return [word.format(user=getpass.getuser()) for word in self.listing]
+        return [word.format(user=_user()) for word in self.listing]
 
     def parse(self, output: str) -> dict[str, JobState]:
         """What `command` printed, as state by job number."""
@@ -222,5 +231,5 @@ def log_tail(folder: Path, job: str) -> str:
             handle.seek(max(0, size - _TAIL_BYTES))
             lines = handle.read().decode(errors="replace").splitlines()
         if any(line.strip() for line in lines):
-            tails.append("\n".join([f"{path}:", *(f"    {line}" for line in lines[-_TAIL_LINES:])]))
+            tails.append("\n".join([f"{path}:", *(f"    {printable(line)}" for line in lines[-_TAIL_LINES:])]))
     return "\n".join(tails)

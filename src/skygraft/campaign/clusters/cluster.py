@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,10 +16,15 @@ from typing import Any
 import dask
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 
+from skygraft.campaign.clusters.calls import insist
 from skygraft.campaign.clusters.config import BATCH_KINDS, RANK_KINDS, ClusterConfig, TlsConfig
+from skygraft.campaign.clusters.dashboard import with_dashboard
 from skygraft.campaign.clusters.guard import Guard, guard_workers
-from skygraft.campaign.clusters.settings import DRIVER
-from skygraft.campaign.sections import parse_duration
+from skygraft.campaign.clusters.opened import OpenCluster
+from skygraft.campaign.clusters.settings import DRIVER, expanded_scratch
+from skygraft.campaign.clusters.waiting import wait_for_worker
+from skygraft.campaign.clusters.watching import local_outlook
+from skygraft.campaign.interruption import Terminated
 from skygraft.errors import CampaignError
 
 __all__ = ["Guard", "OpenCluster", "guard_workers", "open_cluster"]
@@ -26,36 +32,21 @@ __all__ = ["Guard", "OpenCluster", "guard_workers", "open_cluster"]
 _CONNECT_SECONDS = 30.0
 
 
-class _IgnoreInterrupt(WorkerPlugin):
-    """Ctrl-C reaches every process of the terminal; only the driver is to act on it."""
+class _OwnProcess(WorkerPlugin):
+    """What a worker process of this machine does at its begin and its end."""
 
-    name = "skygraft-ignore-interrupt"
+    name = "skygraft-own-process"
 
     def setup(self, worker: Any) -> None:
+        """Ignore Ctrl-C and a terminal that goes: every process hears of it, only the driver is to act on it."""
         del worker
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
-
-@dataclass(frozen=True)
-class OpenCluster:
-    """A cluster that is ready for tasks.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Its client.
-    max_threads : int
-        Worker threads that it has when it has grown as far as it may; how many tasks to keep in flight follows.
-    dashboard : str
-        Address of the dashboard; empty where there is none.
-    kind : str
-        As in `ClusterConfig`.
-    """
-
-    client: Client
-    max_threads: int
-    dashboard: str
-    kind: str
+    def teardown(self, worker: Any) -> None:
+        """Leave quickly: an interpreter that ends searches all it has imported for garbage, which takes seconds."""
+        del worker
+        gc.freeze()
 
 
 @contextlib.contextmanager
@@ -63,6 +54,7 @@ def open_cluster(
     config: ClusterConfig,
     *,
     n_workers: int | None = None,
+    useful: int | None = None,
     logs: Path | None = None,
     task_seconds: float = 60.0,
     say: Callable[[str], None] = lambda text: None,
@@ -75,6 +67,8 @@ def open_cluster(
         Which cluster.
     n_workers : int, optional
         Largest number of workers, instead of what the configuration says.
+    useful : int, optional
+        How many workers there is work for; no more are started or asked for.
     logs : Path, optional
         Folder for the logs of jobs, which the workers' machines see too, unless the configuration names one; by
         default one in the current folder.
@@ -89,24 +83,26 @@ def open_cluster(
         If the cluster is not there, cannot be started, or no worker comes.
     """
     config = config.with_workers(n_workers)
+    if useful is not None:
+        config = config.at_most(useful)
     folder = (config.logs or logs or Path("skygraft-logs")).absolute()
     with dask.config.set(DRIVER), _orderly_exit():
         if config.kind == "scheduler":
-            opened: contextlib.AbstractContextManager[OpenCluster] = _running(config)
+            opened: contextlib.AbstractContextManager[OpenCluster] = _running(config, say)
         elif config.kind in BATCH_KINDS:
             opened = _jobs(config, folder, task_seconds, say)
         elif config.kind == "kubernetes":
             from skygraft.campaign.clusters.kubernetes import open_kubernetes
 
-            opened = _named(open_kubernetes(config, say=say), config.kind)
+            opened = open_kubernetes(config, say=say)
         elif config.kind in RANK_KINDS:
             from skygraft.campaign.clusters.ranks import open_ranks
 
-            opened = _named(open_ranks(config), config.kind)
+            opened = open_ranks(config, say=say)
         else:
             opened = _local(config)
         with opened as cluster:
-            yield cluster
+            yield with_dashboard(cluster)
 
 
 @contextlib.contextmanager
@@ -117,7 +113,7 @@ def _orderly_exit() -> Iterator[None]:
         del frame
         for name in before:
             signal.signal(name, signal.SIG_IGN)
-        raise KeyboardInterrupt(f"signal {number}")
+        raise Terminated(number)
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -132,22 +128,16 @@ def _orderly_exit() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-@contextlib.contextmanager
-def _named(opened: contextlib.AbstractContextManager[tuple[Client, int, str]], kind: str) -> Iterator[OpenCluster]:
-    with opened as (client, max_threads, dashboard):
-        yield OpenCluster(client, max_threads, dashboard, kind)
-
-
 def _jobs(
     config: ClusterConfig, logs: Path, task_seconds: float, say: Callable[[str], None]
 ) -> contextlib.AbstractContextManager[OpenCluster]:
     from skygraft.campaign.clusters.jobs import open_jobs
 
-    return _named(open_jobs(config, logs=logs, task_seconds=task_seconds, say=say), config.kind)
+    return open_jobs(config, logs=logs, task_seconds=task_seconds, say=say)
 
 
 @contextlib.contextmanager
-def _running(config: ClusterConfig) -> Iterator[OpenCluster]:
+def _running(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[OpenCluster]:
     security = None
     if isinstance(config.tls, TlsConfig):
         security = Security(
@@ -170,16 +160,14 @@ def _running(config: ClusterConfig) -> Iterator[OpenCluster]:
             ),
         ) from error
     with client:
-        timeout = parse_duration(config.start_timeout or "1d")
-        try:
-            client.wait_for_workers(1, timeout=timeout)
-        except TimeoutError as error:
-            raise CampaignError(
-                f"the scheduler at {config.address} has no workers after {config.start_timeout} (start_timeout)",
-                key="cluster.address",
-                fix="Start some with `dask worker`",
-            ) from error
-        n_threads = sum(client.nthreads().values())
+        wait_for_worker(
+            client,
+            config,
+            say,
+            what=f"the scheduler at {config.address} has no workers",
+            fix="Start some with `dask worker`: those of a scheduler that ended have ended with it",
+        )
+        n_threads = sum(insist(client.nthreads).values())
         yield OpenCluster(client, max(1, n_threads), client.dashboard_link or "", config.kind)
 
 
@@ -187,20 +175,29 @@ def _running(config: ClusterConfig) -> Iterator[OpenCluster]:
 def _local(config: ClusterConfig) -> Iterator[OpenCluster]:
     count = config.n_workers or len(os.sched_getaffinity(0))
     security = Security.temporary() if config.uses_tls else None
-    with (
-        LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tls" if security else "tcp",
-            security=security,
-            # The dashboard shows tasks and machines to whoever reaches it: loopback only.
-            dashboard_address="127.0.0.1:0",
-            memory_limit=config.memory_limit or "auto",
-            local_directory=config.scratch,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        client.register_plugin(_IgnoreInterrupt())
-        yield OpenCluster(client, count, client.dashboard_link or "", config.kind)
+    with contextlib.ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    protocol="tls" if security else "tcp",
+                    security=security,
+                    # The dashboard shows tasks and machines to whoever reaches it: loopback only.
+                    dashboard_address="127.0.0.1:0",
+                    memory_limit=config.memory_limit or "auto",
+                    local_directory=expanded_scratch(config.scratch),
+                )
+            )
+        except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+            raise CampaignError(
+                f"the workers on this machine cannot be started ({type(error).__name__}: {error})",
+                key="cluster",
+                fix="See what is printed above; memory_limit and scratch of the cluster, and free memory, matter here",
+            ) from error
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        insist(lambda: client.register_plugin(_OwnProcess()))
+        outlook = functools.partial(local_outlook, cluster)
+        yield OpenCluster(client, count, client.dashboard_link or "", config.kind, outlook)

@@ -68,7 +68,7 @@ _STAGGER = 0.05
 """Of the walltime: over so much the ends of workers are spread, so that not all leave at once."""
 _MOST_STAGGER = 300.0
 
-_OF_ALL = {"kind", "io_limit"}
+_OF_ALL = {"kind", "io_limit", "worker_timeout"}
 _OF_STARTED = {"n_workers", "tls", "scratch"}
 _OF_BATCH = _OF_ALL | _OF_STARTED | {
     "minimum_workers", "cores", "processes", "memory", "walltime", "queue", "account", "directives", "skip_directives",
@@ -86,9 +86,10 @@ _KEYS: dict[str, set[str]] = {
     "sge": _OF_BATCH | {"resources"},
     "htcondor": _OF_BATCH - {"queue", "account"} | {"disk"},
     "kubernetes": _OF_ALL | _OF_STARTED | {
-        "minimum_workers", "cores", "memory", "image", "namespace", "env", "claims", "spec", "start_timeout",
+        "minimum_workers", "cores", "memory", "disk", "image", "namespace", "env", "claims", "spec", "start_timeout",
     },
-    "mpi": _OF_RANKS,
+    # dask-mpi hands the scheduler no options, and MPI itself carries the keys.
+    "mpi": _OF_RANKS - {"scheduler_options", "logs"},
     "slurm-runner": _OF_RANKS,
 }  # fmt: skip
 _OWN_OPTIONS = {
@@ -155,7 +156,7 @@ class ClusterConfig(Section):
     memory: Size = None
     """Memory of a job, or of a Kubernetes worker."""
     disk: Size = None
-    """Scratch disk of an HTCondor job."""
+    """Scratch disk of an HTCondor job, or of a worker's pod."""
     walltime: Duration = None
     """How long a job may run. Workers leave in time before it ends, and others take their place."""
     queue: str | None = None
@@ -194,12 +195,15 @@ class ClusterConfig(Section):
     spec: ResolvedPath | None = None
     """Manifest of a ``DaskCluster``, instead of `image`, `cores`, `memory`, `env` and `claims`."""
     tls: bool | TlsConfig | None = None
-    """Whether scheduler, workers and client prove to each other who they are, and encrypt; by default everywhere but
-    on this machine. For a running scheduler, the files with which to."""
+    """Whether scheduler, workers and client prove to each other who they are, and encrypt; by default wherever
+    skygraft starts the scheduler, also on this machine, where others may have accounts. For a running scheduler, the
+    files with which to."""
     io_limit: Count = None
     """How many tasks may read or write at the same time; by default all."""
     start_timeout: Duration = "1d"
     """How long to wait for the first worker."""
+    worker_timeout: Duration = "30min"
+    """How long a run goes on without a worker that does anything, where none is known to be on its way."""
 
     @model_validator(mode="before")
     @classmethod
@@ -264,7 +268,7 @@ class ClusterConfig(Section):
                 )
 
     def _check_kubernetes(self) -> None:
-        given = [key for key in ("image", "cores", "memory", "env", "claims") if getattr(self, key)]
+        given = [key for key in ("image", "cores", "memory", "disk", "env", "claims") if getattr(self, key)]
         shipped = shipped_profile("kubernetes")
         if self.spec is not None:
             given = [key for key in given if getattr(self, key) != shipped.get(key)]
@@ -274,6 +278,8 @@ class ClusterConfig(Section):
                 raise ValueError(f"spec is {str(self.spec)!r}; there is no such file")
         elif self.image is None:
             raise ValueError("kind: kubernetes needs an image with skygraft in it, or a spec")
+        if "$" in (self.scratch or ""):
+            raise ValueError(f"scratch is {self.scratch!r}; no shell expands it in a pod: name the folder")
         for claim, folder in self.claims.items():
             if not folder.startswith("/"):
                 raise ValueError(f"claims.{claim} is {folder!r}; the absolute folder to mount it at is needed")
@@ -315,7 +321,7 @@ class ClusterConfig(Section):
     def uses_tls(self) -> bool:
         """Whether traffic is encrypted and peers are known."""
         if self.tls is None:
-            return self.kind not in ("local", "kubernetes", "scheduler")
+            return self.kind not in ("kubernetes", "scheduler")
         return bool(self.tls)
 
     @property
@@ -377,6 +383,19 @@ class ClusterConfig(Section):
         return self.model_copy(
             update={"n_workers": n_workers, "minimum_workers": min(self.minimum_workers, max(1, n_workers))}
         )
+
+    def at_most(self, n_workers: int) -> ClusterConfig:
+        """The same with no more workers than have something to do, where that is ours to choose.
+
+        Parameters
+        ----------
+        n_workers : int
+            Workers that there is work for.
+        """
+        if "n_workers" not in _KEYS[self.kind]:
+            return self
+        most = self.n_workers or len(os.sched_getaffinity(0))
+        return self.with_workers(max(1, min(most, n_workers)))
 
 
 @functools.cache

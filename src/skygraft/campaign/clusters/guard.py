@@ -15,6 +15,7 @@ from typing import Any, Self
 from distributed import Client, WorkerPlugin
 from distributed.core import Status
 
+from skygraft.campaign.clusters.calls import insist
 from skygraft.campaign.clusters.preflight import PIXEL_PACKAGES, Expectation, version_differences
 from skygraft.errors import CampaignError
 
@@ -201,15 +202,15 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
         guard.hear(found["worker"], found["node"], found["problems"], warnings)
 
     client.subscribe_topic(_name(expectation), hear)
-    there = set(client.scheduler_info(n_workers=-1)["workers"])
-    client.register_plugin(_Preflight(expectation, client.id))
+    there = _workers(client)
+    insist(lambda: client.register_plugin(_Preflight(expectation, client.id)))
     deadline = time.monotonic() + _ANSWER_SECONDS
     while not all(guard.seen(worker) for worker in there):
         if time.monotonic() > deadline:
             silent = sorted(worker for worker in there if not guard.seen(worker))
             logging.getLogger(__name__).warning("no word from the workers %s", ", ".join(silent[:_SHOWN]))
             break
-        there &= set(client.scheduler_info(n_workers=-1)["workers"]) | {w for w in there if guard.seen(w)}
+        there &= _workers(client) | {w for w in there if guard.seen(w)}
         time.sleep(0.02)
     try:
         guard.check()
@@ -222,7 +223,7 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
 def _close_those_without(client: Client, expectation: Expectation, guard: Guard) -> None:
     """Close workers with other software; they may be unable to read anything that this process sends."""
     wanted = {name: version for name, version in expectation.software if name != "pixel version"}
-    answer: Any = client.get_versions(packages=[*PIXEL_PACKAGES, "pyarrow"])
+    answer: Any = insist(lambda: client.get_versions(packages=[*PIXEL_PACKAGES, "pyarrow"]))
     found = answer["workers"]
     closed = []
     for worker, versions in found.items():
@@ -233,4 +234,8 @@ def _close_those_without(client: Client, expectation: Expectation, guard: Guard)
             guard.hear(worker, node, list(fitness.problems), [])
             closed.append(worker)
     if closed:
-        client.retire_workers(closed, close_workers=True)
+        insist(lambda: client.retire_workers(closed, close_workers=True))
+
+
+def _workers(client: Client) -> set[str]:
+    return set(insist(lambda: client.scheduler_info(n_workers=-1))["workers"])

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dask
 from distributed import Client, Security
 from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface
@@ -26,8 +27,10 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from skygraft.campaign.clusters.batch import BATCH_SYSTEMS, BatchSystem, JobState, log_tail
 from skygraft.campaign.clusters.config import ClusterConfig
-from skygraft.campaign.clusters.settings import WORKERS, as_environment
-from skygraft.campaign.sections import parse_bytes, parse_duration
+from skygraft.campaign.clusters.opened import OpenCluster
+from skygraft.campaign.clusters.settings import JOBS, WORKERS, as_environment
+from skygraft.campaign.sections import parse_bytes, parse_duration, parse_timeout
+from skygraft.campaign.watchdog import Outlook
 from skygraft.errors import CampaignError
 
 __all__ = ["job_script", "open_jobs"]
@@ -167,6 +170,14 @@ class _Watch(SchedulerPlugin):
             what = f"job {number} has been running for {_CONNECT_SECONDS:g} s without its worker reaching the scheduler"
             return f"{what}\n{log_tail(self.logs, number)}".rstrip()
         return ""
+
+    def outlook(self) -> Outlook:
+        """Whether workers may come: while a job waits or runs, or another will be tried."""
+        there = any(job.number in self.states for job in list(self.jobs.values()))
+        text = f"{self.batch.name}: {self.say()}"
+        if not there and self.refusal:
+            text = f"{self.batch.name} refuses the jobs: {self.refusal}"
+        return Outlook(True if there else None, text)
 
     def say(self) -> str:
         """What the jobs wait for, in the batch system's words."""
@@ -339,7 +350,7 @@ def job_script(config: ClusterConfig, *, logs: Path, task_seconds: float = 60.0)
 @contextlib.contextmanager
 def open_jobs(
     config: ClusterConfig, *, logs: Path, task_seconds: float, say: Callable[[str], None]
-) -> Iterator[tuple[Client, int, str]]:
+) -> Iterator[OpenCluster]:
     """Workers as jobs of a batch system, as many as there is work for; cancelled at the end, however it ends.
 
     Parameters
@@ -355,7 +366,7 @@ def open_jobs(
 
     Yields
     ------
-    client, max_threads, dashboard
+    OpenCluster
         Once the first worker is there.
 
     Raises
@@ -371,7 +382,7 @@ def open_jobs(
     per_job = config.processes_per_job
     most = math.ceil(config.n_workers / per_job)
     least = min(most, math.ceil(config.minimum_workers / per_job))
-    with _cluster(config, logs, task_seconds, watch) as cluster:
+    with dask.config.set(JOBS), _cluster(config, logs, task_seconds, watch) as cluster:
         cluster.scheduler.add_plugin(watch)
         # Always adaptive: a fixed size would not be made up for after a job is lost.
         cluster.adapt(minimum_jobs=least, maximum_jobs=most, interval="2s", wait_count=15)
@@ -379,7 +390,8 @@ def open_jobs(
         try:
             with Client(cluster, set_as_default=False) as client:
                 _wait(client, watch, config, cluster, say)
-                yield client, most * per_job * config.threads_per_process, cluster.dashboard_link
+                threads = most * per_job * config.threads_per_process
+                yield OpenCluster(client, threads, cluster.dashboard_link, config.kind, watch.outlook)
         finally:
             following.cancel()
 
@@ -388,7 +400,7 @@ def _wait(client: Client, watch: _Watch, config: ClusterConfig, cluster: Any, sa
     """Wait for the first worker."""
     del client
     started = said = time.monotonic()
-    timeout = parse_duration(config.start_timeout or math.inf)
+    timeout = parse_timeout(config.start_timeout)
     say(f"waiting for the first job of {watch.batch.name}")
     while not watch.n_arrived:
         problem, now = watch.hopeless(), time.monotonic()

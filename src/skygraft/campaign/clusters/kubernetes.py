@@ -6,15 +6,16 @@ import contextlib
 import importlib
 import logging
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from distributed import Client
 
 from skygraft.campaign.clusters.config import ClusterConfig
+from skygraft.campaign.clusters.opened import OpenCluster
 from skygraft.campaign.clusters.settings import WORKERS, as_environment
-from skygraft.campaign.sections import parse_bytes, parse_duration, read_yaml
+from skygraft.campaign.clusters.waiting import wait_for_worker
+from skygraft.campaign.sections import parse_bytes, read_yaml
 from skygraft.errors import CampaignError, ConfigError
 
 __all__ = ["manifest", "open_kubernetes"]
@@ -59,6 +60,9 @@ def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
     assert config.memory is not None
     n_bytes = parse_bytes(config.memory)
     amounts = {"cpu": str(config.cores or 1), "memory": str(n_bytes)}
+    if config.disk is not None:
+        # Without it a pod is the first to be evicted when its node's disk is short.
+        amounts["ephemeral-storage"] = str(parse_bytes(config.disk))
     made: dict[str, Any] = _operator().make_cluster_spec(
         name,
         image=config.image,
@@ -84,7 +88,7 @@ def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Iterator[tuple[Client, int, str]]:
+def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Iterator[OpenCluster]:
     """Workers as pods, as many as there is work for; deleted at the end, however it ends.
 
     Parameters
@@ -96,7 +100,7 @@ def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Ite
 
     Yields
     ------
-    client, max_threads, dashboard
+    OpenCluster
         Once the first worker is there.
 
     Raises
@@ -128,13 +132,11 @@ def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Ite
     assert config.n_workers is not None
     with cluster, Client(cluster, set_as_default=False) as client:
         cluster.adapt(minimum=config.minimum_workers, maximum=config.n_workers)
-        deadline = time.monotonic() + parse_duration(config.start_timeout or "1d")
-        while not client.nthreads():
-            if time.monotonic() > deadline:
-                raise CampaignError(
-                    f"no worker's pod came within {config.start_timeout} (start_timeout)",
-                    key="cluster",
-                    fix=f"See `kubectl get pods -l dask.org/cluster-name={spec['metadata']['name']}`",
-                )
-            time.sleep(0.5)
-        yield client, config.n_workers, cluster.dashboard_link
+        wait_for_worker(
+            client,
+            config,
+            say,
+            what="no worker's pod has come",
+            fix=f"See `kubectl get pods -l dask.org/cluster-name={spec['metadata']['name']}`",
+        )
+        yield OpenCluster(client, config.n_workers, cluster.dashboard_link, config.kind)

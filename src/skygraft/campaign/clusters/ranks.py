@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ import dask
 from distributed import Client, Security
 
 from skygraft.campaign.clusters.config import ClusterConfig
-from skygraft.campaign.clusters.settings import WORKERS
-from skygraft.campaign.sections import parse_bytes, parse_duration
+from skygraft.campaign.clusters.opened import OpenCluster
+from skygraft.campaign.clusters.settings import WORKERS, expanded_scratch
+from skygraft.campaign.clusters.waiting import wait_for_worker
+from skygraft.campaign.sections import parse_bytes
 from skygraft.errors import CampaignError
 
 __all__ = ["Launch", "find_launch", "open_ranks", "take_role"]
@@ -165,12 +167,19 @@ def take_role(config: ClusterConfig, folder: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int, str]]:
+def open_ranks(config: ClusterConfig, *, say: Callable[[str], None] = lambda text: None) -> Iterator[OpenCluster]:
     """The other processes of the launch, as a cluster.
+
+    Parameters
+    ----------
+    config : ClusterConfig
+        Of kind ``mpi`` or ``slurm-runner``.
+    say : callable
+        Hears what is waited for.
 
     Yields
     ------
-    client, max_threads, dashboard
+    OpenCluster
         Once the first worker is there.
 
     Raises
@@ -188,15 +197,14 @@ def open_ranks(config: ClusterConfig) -> Iterator[tuple[Client, int, str]]:
     ranks = _ranks[0]
     n_workers = ranks.size - 2
     with Client(ranks.address, set_as_default=False) as client:
-        try:
-            client.wait_for_workers(1, timeout=parse_duration(config.start_timeout or "1d"))
-        except TimeoutError as error:
-            raise CampaignError(
-                f"no worker came within {config.start_timeout} (start_timeout)",
-                key="cluster",
-                fix="See what the other processes of the launch have printed",
-            ) from error
-        yield client, n_workers, client.dashboard_link or ""
+        wait_for_worker(
+            client,
+            config,
+            say,
+            what="no worker of the launch has come",
+            fix="See what the other processes of the launch have printed",
+        )
+        yield OpenCluster(client, n_workers, client.dashboard_link or "", config.kind)
 
 
 def _worker_options(config: ClusterConfig) -> dict[str, Any]:
@@ -210,7 +218,7 @@ def _worker_options(config: ClusterConfig) -> dict[str, Any]:
     if config.memory_limit is not None:
         options["memory_limit"] = parse_bytes(config.memory_limit)
     if config.scratch is not None:
-        options["local_directory"] = os.path.expandvars(config.scratch)
+        options["local_directory"] = expanded_scratch(config.scratch)
     if config.interface is not None:
         options["interface"] = config.interface
     return options | {name.replace("-", "_"): value for name, value in config.worker_options.items()}

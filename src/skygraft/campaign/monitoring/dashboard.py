@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ from distributed import Client
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.web import RequestHandler
 
+from skygraft.campaign.clusters.dashboard import dashboard_applications, dashboard_prefix, find_dashboard
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.monitoring.feed import FEED_VERSION, TOPIC, Boards, Feed
 from skygraft.campaign.monitoring.progress import Overview
@@ -33,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 class _CampaignJson(RequestHandler):
-    """``/campaign.json``: the newest run, or that of ``?run=``; ``?patches=0`` leaves the patches out."""
+    """``/campaign.json``: the newest run, or that of ``?run=``; ``?patches=0`` leaves the patches out.
+
+    Beside the run, ``runs`` lists those that the scheduler knows and ``workers`` counts its workers by status.
+    """
 
     def initialize(self, boards: Boards) -> None:
         self.boards = boards
@@ -49,6 +54,7 @@ class _CampaignJson(RequestHandler):
         else:
             patches = self.get_query_argument("patches", "1") != "0"
             content = {**board.to_dict(self.boards.now(), patches=patches), "runs": runs}
+        content["workers"] = self.boards.workers()
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.finish(json.dumps(content, allow_nan=False))
@@ -73,7 +79,12 @@ class CampaignDashboard(SchedulerPlugin):
 
     async def start(self, scheduler: Any) -> None:
         """Add the page, the route and the metrics."""
-        self.boards, self.missing = Boards(), []
+
+        def workers() -> dict[str, int]:
+            counted = Counter(worker.status.name for worker in scheduler.workers.values())
+            return {"running": 0, **counted}
+
+        self.boards, self.missing = Boards(workers=workers), []
         self._try("the Campaign page", self._add_page, scheduler)
         self._try("the route /campaign.json", self._add_route, scheduler)
         self._try("metrics for Prometheus", self._add_metrics, scheduler)
@@ -106,15 +117,15 @@ class CampaignDashboard(SchedulerPlugin):
             self.missing.append(f"{what} ({type(error).__name__}: {error})")
 
     def _add_page(self, scheduler: Any) -> None:
-        if not _dashboard_applications(scheduler):
+        if not dashboard_applications(scheduler):
             self.missing.append("the Campaign page (the scheduler has no dashboard)")
             return
         from skygraft.campaign.monitoring.page import add_page
 
-        add_page(scheduler, self.boards, prefix=_prefix(scheduler).strip("/"))
+        add_page(scheduler, self.boards, prefix=dashboard_prefix(scheduler).strip("/"))
 
     def _add_route(self, scheduler: Any) -> None:
-        route = (f"{_prefix(scheduler)}campaign.json", _CampaignJson, {"boards": self.boards})
+        route = (f"{dashboard_prefix(scheduler)}campaign.json", _CampaignJson, {"boards": self.boards})
         scheduler.http_application.add_handlers(r".*", [route])
 
     def _add_metrics(self, scheduler: Any) -> None:
@@ -122,18 +133,6 @@ class CampaignDashboard(SchedulerPlugin):
 
         del scheduler
         show_metrics(self.boards)
-
-
-def _dashboard_applications(scheduler: Any) -> list[Any]:
-    """The Bokeh applications of a scheduler; empty where it was started without dashboard."""
-    return [app for app in scheduler.http_application.applications if hasattr(app, "app_paths")]
-
-
-def _prefix(scheduler: Any) -> str:
-    """Where the dashboard's addresses begin: ``/``, or ``/prefix/``."""
-    for application in _dashboard_applications(scheduler):
-        return f"/{str(application.prefix).strip('/')}/".replace("//", "/")
-    return "/"
 
 
 def _installed(dask_scheduler: Any) -> tuple[int, list[str]]:
@@ -237,8 +236,8 @@ class DashboardReporter:
             return False
         for what in missing:
             self._say(f"the scheduler does not show {what}")
-        if not any("page" in what for what in missing) and self._client.dashboard_link:
-            self._say(f"Campaign page: {self._client.dashboard_link.removesuffix('/status')}/campaign")
+        if not any("page" in what for what in missing) and (address := find_dashboard(self._client)).url:
+            self._say(f"Campaign page: {address.page('campaign')}")
         return True
 
     def _send(self, *, all_of_it: bool) -> bool:

@@ -175,10 +175,14 @@ class Boards:
     ----------
     now : callable
         The time, seconds since 1970.
+    workers : callable
+        Number of the scheduler's workers by status: ``running``, ``paused``, ...
     """
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self.now = now
+    def __init__(
+        self, now: Callable[[], float] = time.time, workers: Callable[[], Mapping[str, int]] = lambda: {}
+    ) -> None:
+        self.now, self.workers = now, workers
         self._boards: dict[str, Board] = {}
 
     def __len__(self) -> int:

@@ -15,13 +15,13 @@ from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
-import orjson
 
 from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.events import Event, ImageEvent, ImageReopened, RunEnded, RunStarted, TablesStarted, parse_event
 from skygraft.campaign.files import Layout
-from skygraft.campaign.image_summary import ImageSummary
+from skygraft.campaign.ledger import Phase
 from skygraft.campaign.monitoring.progress import Overview, Progress, make_overview
-from skygraft.campaign.planned import Plan
+from skygraft.campaign.planned import campaign_plan
 from skygraft.campaign.standing import DONE, FAILED, QUARANTINED, Names, Standing
 from skygraft.campaign.tables.arrow import numbers
 
@@ -29,11 +29,11 @@ __all__ = ["Follower", "WatchState"]
 
 type WatchState = Literal["not started", "running", "finished", "stopped", "dead"]
 
-_RUN_STARTED = b'"event":"run_started"'
+_RUN_STARTED = f'"event":"{RunStarted.event}"'.encode()
+"""As `event_line` writes it; within a text the quotes would be escaped."""
 _BLOCK = 4000
 _SILENCE = 120.0
 """Seconds without a word after which a driver whose lock cannot be seen is taken for dead."""
-_FIELDS = frozenset(field.name for field in dataclasses.fields(ImageSummary))
 _COLUMNS = ("tract", "patch", "ra", "dec", "n_sources", "cost_seconds")
 
 
@@ -61,7 +61,7 @@ class Follower:
         self.config, self.layout = config, Layout(config.output)
         self._now, self._resume = now, resume
         self._at: float | None = None
-        self._ended: dict[str, Any] | None = None
+        self._ended: RunEnded | None = None
         self._begin()
 
     def update(self) -> None:
@@ -69,7 +69,7 @@ class Follower:
         if self._identity() != self._file:
             self._begin()  # another ledger: it was made anew from the records
         for events in _blocks(self._new_events()):
-            if any(event.get("event") == "run_started" for event in events):
+            if any(isinstance(event, RunStarted) for event in events):
                 self._begin()  # the plan may be another one, too
                 return
             self._hear(events)
@@ -77,15 +77,17 @@ class Follower:
     def snapshot(self) -> dict[str, Any]:
         """The numbers of `Progress.snapshot` of the last run.
 
-        ``state`` is a `WatchState`; ``driver`` says where it runs, or ran; ``advice`` what to do, if anything; and
-        ``silent_seconds`` how long the ledger has not grown, null before it began. The numbers of a run that is over
-        are those of its end.
+        ``state`` is a `WatchState`; ``phase`` what a run is at (``starting``, ``images`` or ``tables``; empty where
+        none runs); ``driver`` says where it runs, or ran; ``advice`` what to do, if anything; and ``silent_seconds``
+        how long the ledger has not grown, null before it began. The numbers of a run that is over are those of its
+        end.
         """
         state = self.state
         self._at = None if state in ("running", "not started") else self._last_event
         return {
             **self.progress.snapshot(),
             "state": state,
+            "phase": self.phase if state == "running" else "",
             "driver": self._holder(),
             "advice": self._advice(state),
             "silent_seconds": round(max(0.0, self._now() - self._last_event), 1) if self._last_event else None,
@@ -94,23 +96,33 @@ class Follower:
     @property
     def state(self) -> WatchState:
         """Whether the campaign runs, and if not, how it ended."""
-        if not self._started:
-            return "running" if self.layout.is_locked() else "not started"
-        if self._ended is not None:
-            return "stopped" if self._ended.get("interrupted") or self._ended.get("stopped") else "finished"
+        # First of all: another run may have begun that looks at everything before it says so.
         if self.layout.is_locked():
             return "running"
+        if not self._started:
+            return "not started"
+        if self._ended is not None:
+            return "stopped" if self._ended.early or self._ended.n_remaining else "finished"
         # A lock is seen by every process of its machine, but not through every shared file system.
         holder = self._holder()
         is_here = not holder or holder.endswith(f" on {os.uname().nodename}")
         silent = self._now() - self._last_event
         return "running" if not is_here and silent < _SILENCE else "dead"
 
+    @property
+    def phase(self) -> Phase:
+        """What the run that runs is at."""
+        if not self._started or self._ended is not None:
+            return "starting"
+        return "tables" if self._tables else "images"
+
     def _advice(self, state: WatchState) -> str:
         if state == "dead":
             return f"the driver has died without a word; what is done is kept. Resume with {self._resume}"
         if state == "stopped" and self._ended is not None:
-            why = self._ended.get("stopped") or "it was interrupted"
+            if not self._ended.early:
+                return f"{self._ended.n_remaining} images are left; make them with {self._resume}"
+            why = self._ended.stopped or "it was interrupted"
             return f"the run was ended early ({why}); resume with {self._resume}"
         if state == "not started":
             return f"nothing has run yet; start with {self._resume}"
@@ -128,12 +140,12 @@ class Follower:
 
     def _begin(self) -> None:
         """Read the plan and the whole ledger; the runs before the last one count for what was done before it."""
-        plan = Plan(self.layout.plan)
+        plan = campaign_plan(self.layout.plan)
         self._standing, self._names = Standing(len(plan)), Names(plan)
         table = plan.table(_COLUMNS)
         self._columns = {name: numbers(table.column(name)) for name in _COLUMNS}
         self._n_unusable = len(plan.metadata.get("unusable", []))
-        self._started, self._ended = False, None
+        self._started, self._ended, self._tables = False, None, False
         self._last_event = 0.0
         self._failed_now: set[int] = set()
         self._at = None
@@ -162,7 +174,7 @@ class Follower:
             place = content.rfind(_RUN_STARTED)
             return len(content) if place < 0 else content.rfind(b"\n", 0, place) + 1
 
-    def _new_events(self, until: int | None = None) -> Iterator[dict[str, Any]]:
+    def _new_events(self, until: int | None = None) -> Iterator[Event]:
         """Events of whole lines from where reading stopped; half a line is left for the next time."""
         try:
             handle = self.layout.ledger.open("rb")
@@ -174,27 +186,26 @@ class Follower:
                 if not line.endswith(b"\n") or (until is not None and self._offset >= until):
                     return
                 self._offset += len(line)
-                try:
-                    event = orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    continue  # half a line, from a driver that was killed while it wrote
-                if isinstance(event, dict):
+                event = parse_event(line, self.layout.ledger, self._offset - len(line))
+                if event is not None:
                     yield event
 
-    def _rows(self, events: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _rows(self, events: list[Event]) -> Iterator[tuple[int, ImageEvent | ImageReopened]]:
         """Events on images of the plan, with their rows."""
-        images = [event for event in events if event.get("event") == "image"]
-        rows = self._names.rows_of([str(event.get("image_id")) for event in images]).tolist()
+        images = [event for event in events if isinstance(event, ImageEvent | ImageReopened)]
+        rows = self._names.rows_of([event.image_id for event in images]).tolist()
         return ((row, event) for row, event in zip(rows, images, strict=True) if row >= 0)
 
-    def _hear(self, events: list[dict[str, Any]]) -> None:
+    def _hear(self, events: list[Event]) -> None:
         """Events of the last run."""
         for event in events:
             self._at = self._last_event = max(self._last_event, _seconds(event))
-            if event.get("event") == "run_started":
-                self._started, self._ended = True, None
+            if isinstance(event, RunStarted):
+                self._started, self._ended, self._tables = True, None, False
                 self.progress = Progress(self._overview(), self._time)
-            elif event.get("event") == "run_ended":
+            elif isinstance(event, TablesStarted):
+                self._tables = True
+            elif isinstance(event, RunEnded):
                 self._ended = event
                 self.progress.end()
         for row, event in self._rows(events):
@@ -203,11 +214,12 @@ class Follower:
             # What failed in this run is counted as such already; what is made anew was counted before it.
             if before in (DONE, FAILED, QUARANTINED) and row not in self._failed_now:
                 self.progress.reopen(tract, patch, done=bool(before == DONE))
-            if event.get("status") == "failed":
-                self._failed_now.add(row)
             self._standing.note_event(row, event, 0)
-            known = {name: value for name, value in event.items() if name in _FIELDS}
-            self.progress.add([ImageSummary(**{**known, "tract": tract, "patch": patch})], at=_seconds(event))
+            if isinstance(event, ImageReopened):
+                continue
+            if event.status == "failed":
+                self._failed_now.add(row)
+            self.progress.add([dataclasses.replace(event, tract=tract, patch=patch)], at=_seconds(event))
 
     def _time(self) -> float:
         """The present, or what was the present of the event that is read."""
@@ -225,13 +237,13 @@ class Follower:
         )
 
 
-def _blocks(events: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _blocks(events: Iterator[Event]) -> Iterator[list[Event]]:
     while block := list(itertools.islice(events, _BLOCK)):
         yield block
 
 
-def _seconds(event: dict[str, Any]) -> float:
+def _seconds(event: Event) -> float:
     try:
-        return datetime.fromisoformat(str(event.get("time"))).timestamp()
+        return datetime.fromisoformat(event.time).timestamp()
     except ValueError:
         return 0.0

@@ -143,12 +143,17 @@ class ClosureHistogram:
         return int(self._counts.sum())
 
     def quantile(self, fraction: float) -> float:
-        """The residual below which this fraction lies, mmag; exact to a bin's width."""
-        below = np.cumsum(self._counts)
-        wanted = fraction * below[-1]
-        index = int(np.searchsorted(below, wanted))
-        before = below[index - 1] if index else 0
-        within = (wanted - before) / max(1, self._counts[index])
+        """The quantile of the residuals, mmag, exact to a bin's width: between two of them as numpy's, linearly."""
+        place = fraction * (self.n - 1)
+        lower = math.floor(place)
+        below, above = self._ordered(lower), self._ordered(min(lower + 1, self.n - 1))
+        return below + (place - lower) * (above - below)
+
+    def _ordered(self, rank: int) -> float:
+        """The residual with so many below it, mmag; those of a bin are spread evenly over it."""
+        upto = np.cumsum(self._counts)
+        index = int(np.searchsorted(upto, rank, side="right"))
+        within = (rank - (upto[index] - self._counts[index]) + 0.5) / self._counts[index]
         return float(np.clip(-self.HALF + (index - 1 + within) * self.BIN, -self.HALF, self.HALF))
 
     def median_sigma(self) -> tuple[float, float]:

@@ -19,6 +19,8 @@ __all__ = [
     "DONE",
     "FAILED",
     "LEFT",
+    "NARROW",
+    "STACKED",
     "closure_table",
     "failure_table",
     "header",
@@ -40,10 +42,11 @@ _STAGE_COLOURS = {
 }
 _OTHER_COLOUR = "#b4bac2"
 _DARK_TEXT = ("#56b4e9", "#f0e442", "#e69f00", "#b4bac2", "#cc79a7")
+_WARNED = "#8a6100"
 _STATES = {
     "running": ("running", DONE),
     "finished": ("finished", "#007a5a"),
-    "stopped": ("stopped", "#8a6100"),
+    "stopped": ("stopped", _WARNED),
     "crashed": ("stopped by an error", FAILED),
     "lost": ("driver lost", FAILED),
 }
@@ -91,6 +94,19 @@ td .bad { color: #b34700; font-weight: 600; }
 .legend span { margin-right: 12px; white-space: nowrap; }
 """
 
+STACKED = """
+@media (max-width: 900px) {
+    :host { display: block !important; }
+    :host > * { width: auto !important; height: auto !important; margin-bottom: 14px; }
+}
+"""
+"""Of what stands side by side: on a phone one stands below the other."""
+NARROW = """
+:host { max-width: 100%; min-width: 0; }
+@media (max-width: 600px) { :host { margin: 6px 0 12px 0 !important; width: 100% !important; } }
+"""
+"""Of the whole page, whose margins are wide."""
+
 
 def _text(value: object) -> str:
     return html.escape(str(value), quote=True)
@@ -108,7 +124,7 @@ def _clock(iso: str) -> str:
     return datetime.fromisoformat(iso).strftime("%d %b %H:%M:%S")
 
 
-def header(board: Board, now: float, others: Iterable[Board] = ()) -> str:
+def header(board: Board, now: float, others: Iterable[Board] = (), workers: Mapping[str, int] | None = None) -> str:
     """Name, state and the numbers that are looked at first.
 
     Parameters
@@ -119,15 +135,15 @@ def header(board: Board, now: float, others: Iterable[Board] = ()) -> str:
         The scheduler's time, seconds since 1970.
     others : iterable of Board
         Other runs that can be looked at.
+    workers : mapping of str to int, optional
+        Number of the scheduler's workers by status.
     """
     shot = board.snapshot
     images, rates, eta = shot["images"], shot["rates"], shot["eta"]
-    word, colour = _STATES.get(board.state, (board.state, _OTHER_COLOUR))
+    word, colour = _state(board)
     total = images["total"]
-    if board.state == "running" and images["left"] == 0:
-        word = "collecting results"
     links = ", ".join(
-        f'<a href="campaign?run={_text(each.run)}">{_text(each.snapshot["campaign"])}</a> ({_text(each.state)})'
+        f'<a href="campaign?run={_text(each.run)}">{_text(each.snapshot["campaign"])}</a> ({_text(_state(each)[0])})'
         for each in others
     )
     top = (
@@ -152,9 +168,33 @@ def header(board: Board, now: float, others: Iterable[Board] = ()) -> str:
         _tile("sources", rate(now_rate["sources_per_second"]), _drawn(shot)),
         _eta_tile(eta, board.state, shot["elapsed_seconds"]),
         _tile("written", data_size(shot["bytes_written"]), f"{data_size(now_rate['bytes_per_second'])}/s"),
-        _tile("busy workers", f"{now_rate['busy_workers']:.1f}", what),
+        _worker_tile(workers or {}, board.state, f"{now_rate['busy_workers']:.1f} busy, {what}"),
     ]
-    return f'{top}<div class="bar">{bar}</div><div class="tiles">{"".join(tiles)}</div>{_note(board, now)}'
+    note = _note(board, now, workers)
+    return f'{top}<div class="bar">{bar}</div><div class="tiles">{"".join(tiles)}</div>{note}'
+
+
+def _state(board: Board) -> tuple[str, str]:
+    """A run's state in words, and its colour: not that of success where images have failed."""
+    word, colour = _STATES.get(board.state, (board.state, _OTHER_COLOUR))
+    images = board.snapshot["images"]
+    if board.state == "running" and images["left"] == 0:
+        word = "collecting results"
+    elif board.state == "finished" and (images["failed"] or images["unusable"]):
+        bad = [f"{count(images['failed'])} images failed"] if images["failed"] else []
+        bad += [f"{count(images['unusable'])} cannot be used"] if images["unusable"] else []
+        word, colour = f"finished, but {', '.join(bad)}", FAILED if images["failed"] else _WARNED
+    return word, colour
+
+
+def _worker_tile(workers: Mapping[str, int], state: str, busy: str) -> str:
+    """How many workers there are while a campaign runs; after it, how many were busy."""
+    if state != "running":
+        number, _, rest = busy.partition(" busy, ")
+        return _tile("busy workers", number, rest)
+    idle = ", ".join(f"{count(n)} {name}" for name, n in workers.items() if n and name != "running")
+    n_workers = sum(workers.values())
+    return _tile("workers", count(n_workers), f"{idle}; {busy}" if idle else busy, bad=not workers.get("running"))
 
 
 def _drawn(shot: Mapping[str, Any]) -> str:
@@ -179,7 +219,7 @@ def _eta_tile(eta: Mapping[str, Any] | None, state: str, elapsed: float) -> str:
     return _tile("time left", duration(eta["seconds"]), span)
 
 
-def _note(board: Board, now: float) -> str:
+def _note(board: Board, now: float, workers: Mapping[str, int] | None) -> str:
     again = "What is done is kept: run the campaign again to resume."
     if board.state == "lost":
         text = f"The driver has left the cluster without a word, {duration(board.age(now))} ago. {again}"
@@ -192,9 +232,20 @@ def _note(board: Board, now: float) -> str:
             f"Nothing heard of the driver for {duration(board.age(now))}: these numbers are old. If it has died, "
             "what is done is kept: run the campaign again to resume."
         )
+    elif board.state == "running" and workers is not None and not workers.get("running") and _left(board):
+        paused = workers.get("paused", 0)
+        text = (
+            f"All {count(paused)} workers are paused at their memory limit: give them more memory."
+            if paused
+            else "There is no worker: the images that are left wait for one."
+        )
     else:
         return ""
     return f'<div class="note">{_text(text)}</div>'
+
+
+def _left(board: Board) -> int:
+    return int(board.snapshot["images"]["left"])
 
 
 def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:

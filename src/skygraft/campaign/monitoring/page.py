@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from bokeh.layouts import column, row
 from bokeh.models import (
+    BasicTicker,
     ColumnDataSource,
     CustomJSTickFormatter,
     DataRange1d,
@@ -115,16 +116,23 @@ class CampaignPage:
         self._rates = ColumnDataSource(name="rate-data", data={"left": [], "right": [], "rate": []})
         self._closure = ColumnDataSource(name="closure-data", data={"left": [], "right": []})
         self._rate_figure = _rate_figure(self._rates)
-        self._sky = column(sizing_mode="stretch_both", min_width=420)
+        self._sky = column(sizing_mode="stretch_both", min_width=280)
         self._closure_slot = column(sizing_mode="stretch_width")
         right = column(self._rate_figure, self._closure_slot, self._divs["closure"], sizing_mode="stretch_width")
         self.root = column(
             self._divs["header"],
-            row(self._sky, right, sizing_mode="stretch_width"),
+            row(self._sky, right, sizing_mode="stretch_width", stylesheets=[pieces.STACKED]),
             self._divs["failures"],
             self._divs["stages"],
-            row(self._divs["slowest"], self._divs["hosts"], sizing_mode="stretch_width", spacing=14),
+            row(
+                self._divs["slowest"],
+                self._divs["hosts"],
+                sizing_mode="stretch_width",
+                spacing=14,
+                stylesheets=[pieces.STACKED],
+            ),
             sizing_mode="stretch_width",
+            stylesheets=[pieces.NARROW],
             margin=(10, 18, 18, 18),
             spacing=14,
         )
@@ -138,7 +146,7 @@ class CampaignPage:
             return
         # Ages grow also when nothing is heard.
         others = [each for each in self._boards.all() if each is not board]
-        self._say("header", pieces.header(board, self._boards.now(), others))
+        self._say("header", pieces.header(board, self._boards.now(), others, self._boards.workers()))
         if board is not self._board or board.layout_version != self._layout_version:
             self._board, self._layout_version, self._version = board, board.layout_version, board.version
             self._show_sky(board)
@@ -307,7 +315,7 @@ def _plain(plot: Any) -> Any:
 def _sky_figure(sky: _Sky, patches: Any, failed: Any) -> Any:
     plot = figure(
         name="sky",
-        title=_title("Patches by the share of their images that is done"),
+        title=_title("Share of images done, by patch"),
         output_backend="webgl",
         sizing_mode="stretch_both",
         min_height=470,
@@ -351,6 +359,8 @@ def _sky_figure(sky: _Sky, patches: Any, failed: Any) -> Any:
     )
     legend.items = [LegendItem(label="patch with failed images", renderers=[marked])]
     plot.add_layout(legend, "below")
+    # Few enough for a phone.
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=4)
     # Beyond 0 and 360 degrees the map goes on, the numbers begin anew.
     plot.xaxis.formatter = CustomJSTickFormatter(
         code="const ra = ((tick % 360) + 360) % 360; return String(Math.round(ra * 1e4) / 1e4)"

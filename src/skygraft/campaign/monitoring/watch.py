@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import IO, Any
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -21,7 +21,9 @@ from rich.text import Text
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.interruption import Interruption, Terminated
 from skygraft.campaign.monitoring.follower import Follower
-from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share
+from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share, verdict
+from skygraft.printable import console as printable_console
+from skygraft.printable import printable
 
 __all__ = ["line", "sky_strip", "view", "watch"]
 
@@ -32,7 +34,7 @@ _BAR = 72
 _STRIP_ROWS = 12
 _STRIP_COLUMNS = 64
 _SHADES = "·░▒▓█"
-_STYLES = {"running": "bold blue", "finished": "bold green", "stopped": "bold yellow", "dead": "bold red"}
+_STYLES = {"active": "bold blue", "good": "bold green", "warning": "bold yellow", "bad": "bold red"}
 
 
 def watch(
@@ -76,7 +78,7 @@ def watch(
     out = sys.stdout if out is None else out
     follower = Follower(config, resume=resume)
     shot = follower.snapshot()
-    console = Console(file=out, highlight=False)
+    console = printable_console(file=out, highlight=False)
     live = (
         None
         if as_json or not console.is_terminal
@@ -90,7 +92,7 @@ def watch(
                         if live is not None:
                             live.update(view(shot, follower.progress.patches()), refresh=True)
                         else:
-                            out.write((json.dumps(shot, allow_nan=False) if as_json else line(shot)) + "\n")
+                            out.write((json.dumps(shot, allow_nan=False) if as_json else printable(line(shot))) + "\n")
                             out.flush()
                     if shot["state"] == "finished":
                         return shot
@@ -108,8 +110,9 @@ def line(shot: Mapping[str, Any]) -> str:
     """The numbers in one line."""
     images, last = shot["images"], shot["rates"]["1min"]
     clock = datetime.fromisoformat(shot["updated"]).strftime("%H:%M:%S")
+    word, _ = verdict(shot["state"], shot["phase"], images)
     parts = [
-        f"{clock} {shot['campaign']} {shot['state']}: "
+        f"{clock} {shot['campaign']} {word}: "
         f"{images['done']} of {images['total']} images done ({share(images['done'], images['total'])})",
         f"{images['failed']} failed",
         f"{images['left']} left",
@@ -134,9 +137,8 @@ def view(shot: Mapping[str, Any], patches: Mapping[str, list[Any]]) -> Renderabl
         What `Progress.patches` returns.
     """
     images = shot["images"]
-    title = Text.assemble(
-        (shot["campaign"], "bold"), "  ", (shot["state"], _STYLES.get(shot["state"], "bold")), f"  {shot['output']}"
-    )
+    word, severity = verdict(shot["state"], shot["phase"], images)
+    title = Text.assemble((shot["campaign"], "bold"), "  ", (word, _STYLES[severity]), f"  {shot['output']}")
     parts: list[RenderableType] = [title]
     if shot["advice"]:
         parts.append(Text(shot["advice"], style="bold red" if shot["state"] == "dead" else "yellow"))
@@ -258,7 +260,8 @@ def _failures(shot: Mapping[str, Any]) -> RenderableType | None:
     table = _table(f"failures: {', '.join(f'{escape(name)} × {n}' for name, n in by_error.items())}", "image", "reason")
     for row in last:
         where = f" on {row['host']}" if row["host"] else ""
-        table.add_row(escape(row["image"]), escape(f"{row['error']}: {row['message']}"[:200] + where))
+        reason = printable(f"{row['error']}: {row['message']}"[:200] + where)
+        table.add_row(escape(printable(row["image"])), escape(reason))
     return table
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "data_size", "duration", "rate", "share"]
+from collections.abc import Mapping
+from typing import Literal
+
+__all__ = ["count", "data_size", "duration", "number", "phase_words", "rate", "share", "verdict"]
+
+type Severity = Literal["good", "active", "warning", "bad"]
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -55,3 +60,32 @@ def share(part: float, whole: float) -> str:
     if 99.9 < percent < 100:
         return "> 99.9 %"
     return f"{percent:.0f} %" if percent in (0, 100) else f"{percent:.1f} %"
+
+
+def number(n: int, what: str) -> str:
+    """A number of things: ``1 run``, ``2 runs``."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def phase_words(phase: str) -> str:
+    """What a run that is at work does, by its phase."""
+    return {"starting": "running: starting", "tables": "running: making the tables"}.get(phase, "running")
+
+
+def verdict(state: str, phase: str, images: Mapping[str, int]) -> tuple[str, Severity]:
+    """How a campaign is, in a word or two, and how good that is: a run may have finished, and images failed.
+
+    Parameters
+    ----------
+    state, phase : str
+        As in `skygraft.campaign.monitoring.follower.Follower.snapshot`.
+    images : mapping
+        ``failed`` and ``unusable``, as in `skygraft.campaign.monitoring.progress.Progress.snapshot`.
+    """
+    if state == "running":
+        return phase_words(phase), "active"
+    if state == "finished":
+        bad = [number(images["failed"], "image") + " failed"] if images["failed"] else []
+        bad += [f"{images['unusable']:,} cannot be used"] if images["unusable"] else []
+        return (f"finished, but {', '.join(bad)}", "warning") if bad else ("finished", "good")
+    return state, "warning" if state == "stopped" else "bad" if state in ("dead", "crashed", "lost") else "active"

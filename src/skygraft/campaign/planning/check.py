@@ -8,9 +8,9 @@ as many visits as it can.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import atomic_path
 from skygraft.campaign.planned import Plan, PlannedImage
+from skygraft.campaign.tables.arrow import with_units
 from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
 from skygraft.processes import process_mapper
@@ -68,25 +69,26 @@ TROUBLES = {
 """What may be wrong with an image: what is said of several such images, and what can be done for all of them."""
 
 _TEXT, _NUMBER = pa.string(), pa.float64()
-_SCHEMA = pa.schema(
-    [
-        ("image_id", _TEXT),
-        ("path", _TEXT),
-        ("format", _TEXT),
-        ("instrument", _TEXT),
-        ("band", _TEXT),
-        ("kind", _TEXT),
-        ("radius_pixels", _NUMBER),
-        ("radius_arcsec", _NUMBER),
-        ("origin", _TEXT),
-        ("zeropoint", _NUMBER),
-        ("psf", _TEXT),
-        ("gain", _NUMBER),
-        ("gain_origin", _TEXT),
-        ("n_files", pa.int64()),
-        ("troubles", pa.list_(_TEXT)),
-        ("problem", _TEXT),
-    ]
+_SCHEMA = with_units(
+    {
+        "image_id": _TEXT,
+        "path": _TEXT,
+        "format": _TEXT,
+        "instrument": _TEXT,
+        "band": _TEXT,
+        "kind": _TEXT,
+        "radius_pixels": _NUMBER,
+        "radius_arcsec": _NUMBER,
+        "origin": _TEXT,
+        "zeropoint": _NUMBER,
+        "psf": _TEXT,
+        "gain": _NUMBER,
+        "gain_origin": _TEXT,
+        "n_files": pa.int64(),
+        "troubles": pa.list_(_TEXT),
+        "problem": _TEXT,
+    },
+    {"radius_pixels": "pix", "radius_arcsec": "arcsec", "zeropoint": "mag"},
 )
 
 
@@ -250,7 +252,8 @@ def _look(found: Any, config: CampaignConfig) -> dict[str, Any]:
         troubles["no PSF"] = _words(found.no_psf) if found.no_psf is not None else "it has no PSF"
     known = found.gain is not None or config.injection.gain is not None or found.has_variance
     if config.injection.noise and not known:
-        troubles["no gain"] = "no gain is recorded and there is no variance plane"
+        why = f"the gain is not known ({found.no_gain})" if found.no_gain else "no gain is recorded"
+        troubles["no gain"] = f"{why} and there is no variance plane"
     (ny, nx), (x0, y0) = found.shape, found.xy0
     return {
         "kind": reference["kind"],
@@ -278,7 +281,7 @@ def _words(error: Exception | None) -> str:
     return "" if error is None else f"{type(error).__name__}: {message}"
 
 
-def choose_images(plan: Plan, checks: Checks = "auto") -> Rows:
+def choose_images(plan: Plan, checks: Checks = "auto", among: Rows | None = None) -> Rows:
     """Which images of a plan to look at; the same ones for the same plan.
 
     Parameters
@@ -289,6 +292,8 @@ def choose_images(plan: Plan, checks: Checks = "auto") -> Rows:
         A number takes a sample of that size: from each instrument, band and format in proportion to its images, at
         least one of each, and within each from as many visits as it can. "auto" is all where there are no more than
         `FEW_IMAGES`, else a sample of 1000.
+    among : ndarray of int, optional
+        Rows of the plan to choose from, ascending; by default all.
 
     Returns
     -------
@@ -300,7 +305,8 @@ def choose_images(plan: Plan, checks: Checks = "auto") -> Rows:
     ConfigError
         If `checks` is none of these.
     """
-    n = len(plan)
+    rows = np.arange(len(plan), dtype=np.int64) if among is None else among
+    n = len(rows)
     if checks not in ("auto", "all", "none") and (isinstance(checks, bool | str) or not int(checks) > 0):
         raise ConfigError(
             f"{checks!r} does not say how many images to look at", key="check", fix="Give all, none, or a number"
@@ -309,8 +315,10 @@ def choose_images(plan: Plan, checks: Checks = "auto") -> Rows:
         return np.zeros(0, dtype=np.int64)
     size = _SAMPLE if isinstance(checks, str) else int(checks)
     if checks == "all" or (checks == "auto" and n <= FEW_IMAGES) or size >= n:
-        return np.arange(n, dtype=np.int64)
+        return rows
     table = plan.table(["format", "instrument", "band", "visit"])
+    if among is not None:
+        table = table.take(pa.array(rows.tolist(), type=pa.int64()))
     stratum = np.zeros(n, dtype=np.int64)
     for name in ("format", "instrument", "band"):
         codes = table[name].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
@@ -322,7 +330,7 @@ def choose_images(plan: Plan, checks: Checks = "auto") -> Rows:
     rank = _rank(np.lexsort((chance, unit, stratum)), stratum, unit)
     rank = _rank(np.lexsort((chance, rank, stratum)), stratum)
     quota = _quota(np.bincount(stratum), size)
-    return np.flatnonzero(rank < quota[stratum]).astype(np.int64)
+    return rows[rank < quota[stratum]]
 
 
 def _rank(order: NDArray[np.intp], *groups: NDArray[np.int64]) -> Rows:
@@ -402,12 +410,6 @@ def check_plan(
     return PlanChecks(len(plan), len(rows), fold(tally.uses), tally.troubles(), tally.files())
 
 
-def _of_the_image(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose origin does not name the image's own file: else there would be as many origins as images."""
-    name = PurePath(row["path"]).name
-    return {**row, "origin": str(row["origin"] or "").replace(name, "the image")}
-
-
 class _Tally:
     """Counts what was found, batch by batch."""
 
@@ -421,7 +423,7 @@ class _Tally:
 
     def add(self, batch: pa.RecordBatch) -> None:
         found = batch.to_pylist()
-        used = [calibration_use(_of_the_image(row), row["band"], row["instrument"]) for row in found if row["kind"]]
+        used = [calibration_use(row, row["band"], row["instrument"], [row["path"]]) for row in found if row["kind"]]
         self.uses = fold([*self.uses, *used])
         for row in found:
             place = f"{row['instrument'] or 'unknown'} {row['band'] or 'unknown'}"

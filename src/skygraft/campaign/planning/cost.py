@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skygraft.campaign.planned import Plan
 
-__all__ = ["Cost", "FreeSpace", "estimate_cost", "free_space"]
+__all__ = ["Cost", "FreeSpace", "estimate_cost", "free_space", "loops_are_compiled", "with_start"]
 
 _COLUMNS = ("format", "n_bytes", "n_sources", "cost_seconds", "nx", "ny", "tract", "patch")
 
@@ -32,6 +32,10 @@ _TRUTH_BYTES, _TRUTH_ROW_BYTES = 8000.0, 110.0
 """Of an image's truth table, and of each row of it; they are written twice, the second time in its patch's table."""
 _PROCESS_BYTES = 350e6
 """What a worker holds before it reads an image."""
+_START_SECONDS = 10.0
+"""For the driver and its workers to start and to import everything: 8 s of processor time each where nothing waits."""
+_COMPILE_SECONDS = 60.0
+"""Where nothing is on disk each worker compiles for itself: 20 s of processor time for stars, a minute for all."""
 _COPIES = 4
 """How many times the planes of an image a worker holds while it injects."""
 
@@ -60,6 +64,9 @@ class Cost:
         What a worker needs for each image that it works on at a time; 0 for no images.
     largest_bytes : int
         Of the largest image, as it is written.
+    start_seconds, compile_seconds : float
+        Before the first image: for processes to start, and for loops to be compiled, where they are not yet. The wait
+        in the queue of a batch system cannot be told.
     """
 
     n_images: int = 0
@@ -73,10 +80,13 @@ class Cost:
     longest_seconds: float = 0.0
     memory_bytes: int = 0
     largest_bytes: int = 0
+    start_seconds: float = 0.0
+    compile_seconds: float = 0.0
 
     def wall_seconds(self, n_workers: int) -> float:
-        """Time that `n_workers` workers take, if none waits: never less than the longest image does."""
-        return max(self.cpu_seconds / max(1, n_workers), self.longest_seconds)
+        """Time that `n_workers` workers take, if none waits: never less than to start and the longest image do."""
+        work = max(self.cpu_seconds / max(1, n_workers), self.longest_seconds)
+        return self.start_seconds + self.compile_seconds + work
 
     def disk_bytes(self, n_workers: int) -> int:
         """Disk that is needed: what is written, and what lies beside it while each worker writes an image."""
@@ -163,6 +173,26 @@ def _written(
     growth = np.minimum(n_sources * _of_format(_SOURCE_BYTES, names, which), spare)
     mask = np.where(n_sources > 0, pixels * _of_format(_MASK_PIXEL_BYTES, names, which), 0.0)
     return n_bytes.astype(np.float64) + growth + mask
+
+
+def with_start(cost: Cost) -> Cost:
+    """A cost with what a run takes before its first image, on a machine like this one."""
+    if not cost.n_images:
+        return cost
+    compiling = 0.0 if loops_are_compiled() else _COMPILE_SECONDS
+    return replace(cost, start_seconds=_START_SECONDS, compile_seconds=compiling)
+
+
+def loops_are_compiled() -> bool:
+    """Whether the loops that draw lie compiled on disk, for this version of them and this processor."""
+    from skygraft.render import stars
+
+    files = [getattr(getattr(value, "_cache", None), "_cache_file", None) for value in vars(stars).values()]
+    try:
+        # The index that numba keeps beside them; empty also where it is of another version.
+        return any(file is not None and file._load_index() for file in files)
+    except (AttributeError, OSError):
+        return False
 
 
 @dataclass(frozen=True)

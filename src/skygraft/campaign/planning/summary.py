@@ -20,10 +20,11 @@ from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout, atomic_path
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.planning.check import Checks, Mapper, PlanChecks, check_plan, choose_images
-from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free_space
+from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free_space, with_start
 from skygraft.campaign.planning.findings import Few, find
 from skygraft.campaign.tables.calibrations import mixed_calibrations
 from skygraft.catalog import list_partitions
+from skygraft.printable import printable
 
 __all__ = ["WORKER_COUNTS", "PlanSummary", "summarise_plan"]
 
@@ -131,13 +132,16 @@ class PlanSummary:
             ("disk", self._disk()),
             ("memory", f"about {_size(cost.memory_bytes)} for each image that a worker has in hand"),
             ("processor time", f"about {_duration(cost.cpu_seconds)}"),
-            ("wall time", f"about {_duration(wall[self.n_workers])} with {_number(self.n_workers, 'worker')}"),
+            (
+                "wall time",
+                f"about {_duration(wall[self.n_workers])} with {_number(self.n_workers, 'worker')}{self._start()}",
+            ),
             ("", "with " + ", ".join(f"{n}: {_duration(wall[n])}" for n in WORKER_COUNTS)),
             ("looked at", self._looked()),
         ]
         uses = sorted(self.checks.uses, key=lambda use: -use.n_images)
         rows += [
-            ("calibrated to", f"{use}, in {_number(use.n_images, 'image')}  ({use.origin or 'origin unknown'})")
+            ("calibrated to", f"{use}, in {_number(use.n_images, 'image')}  ({use.place})")
             for use in uses[:_USES_SHOWN]
         ]
         if len(uses) > _USES_SHOWN:
@@ -156,7 +160,7 @@ class PlanSummary:
         return "\n".join([f"plan of {self.name}", *(f"  {label:<{width}}  {text}" for label, text in rows)])
 
     def __str__(self) -> str:
-        return self.table()
+        return printable(self.table(), lines=True)
 
     def write(self, path: Path) -> None:
         """Write the summary as CSV: quantity, value, unit, note.
@@ -200,10 +204,12 @@ class PlanSummary:
         yield "processor time", round(cost.cpu_seconds / 3600, 4), "hour", "estimate"
         for n, seconds in self.wall_seconds().items():
             yield f"wall time with {n} workers", round(seconds / 3600, 4), "hour", "estimate"
+        yield "to start", cost.start_seconds, "second", "in each wall time; estimate"
+        yield "to compile loops", cost.compile_seconds, "second", "in each wall time; 0 where that was done; estimate"
         yield "longest image", round(cost.longest_seconds, 1), "second", "estimate"
         yield "images looked at", checks.n_checked, "", f"of {checks.n_images}"
         for use in checks.uses:
-            yield f"calibrated to {use}", use.n_images, "", use.origin
+            yield f"calibrated to {use}", use.n_images, "", use.place
         for trouble in checks.troubles:
             yield f"images: {trouble.kind}", trouble.n_images, "", trouble.problem
         for name, few in self.findings.items():
@@ -233,6 +239,16 @@ class PlanSummary:
         if self.free is None:
             return f"{needed}; what is free in {self.output} cannot be told"
         return f"{needed}, {_size(self.free.n_bytes)} free in {self.output}"
+
+    def _start(self) -> str:
+        """What of the wall time is not work on images."""
+        cost = self.cost
+        if not cost.start_seconds:
+            return ""
+        parts = [f"{_duration(cost.start_seconds)} to start"]
+        if cost.compile_seconds:
+            parts.append(f"{_duration(cost.compile_seconds)} to compile loops, once on each kind of machine")
+        return f"; of it {' and '.join(parts)}, and no wait in a queue"
 
     def _looked(self) -> str:
         looked, n = self.checks.n_checked, self.checks.n_images
@@ -302,7 +318,7 @@ def summarise_plan(
     wanted = None if to_make is None else np.asarray(to_make, dtype=bool)
     if wanted is not None and n_done is None:
         n_done = len(plan) - int(wanted.sum()) - (n_failed or 0)
-    cost = estimate_cost(plan, wanted, checked.files)
+    cost = with_start(estimate_cost(plan, wanted, checked.files))
     workers = _workers(config) if n_workers is None else n_workers
     free = free_space(config.output)
     unusable = plan.metadata.get("unusable", [])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,10 +17,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skygraft.campaign.files import atomic_path, json_text
+from skygraft.campaign.files import atomic_path, json_text, sha256_file, write_json
 from skygraft.errors import CampaignError
 
-__all__ = ["ROWS", "TableNote", "TableWriter", "ascends", "note_of", "numbers", "read_groups", "with_units"]
+__all__ = [
+    "ROWS",
+    "TableChecksum",
+    "TableNote",
+    "TableWriter",
+    "ascends",
+    "note_of",
+    "numbers",
+    "read_checksum",
+    "read_groups",
+    "with_units",
+]
 
 ROWS = 131_072
 """Rows of a row group, and about as many as are held at a time."""
@@ -46,15 +58,52 @@ class TableNote:
     content: dict[str, Any]
 
 
-def note_of(path: Path) -> TableNote | None:
-    """What a table says of itself; None where there is none, or none that can be read: it is then made again."""
+@dataclass(frozen=True)
+class TableChecksum:
+    """What is known of a table's file since it was written.
+
+    Parameters
+    ----------
+    fingerprint : str
+        As in `TableNote`.
+    n_bytes : int
+        Size.
+    sha256 : str
+        Of the whole file.
+    inputs : dict of str to str
+        SHA-256 of files of the campaign's output that it was made from, by path relative to the output folder.
+    """
+
+    fingerprint: str
+    n_bytes: int
+    sha256: str
+    inputs: dict[str, str]
+
+
+def read_checksum(path: Path) -> TableChecksum | None:
+    """The checksum of a table; None where there is none, or where it is damaged."""
+    try:
+        return TableChecksum(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def note_of(path: Path, checksum: Path) -> TableNote | None:
+    """What a table says of itself; None where the table is to be made again.
+
+    That is where there is none, or none that can be read, or where its checksum is not there or of another one. The
+    content is not read: see `skygraft.campaign.checksums`.
+    """
+    known = read_checksum(checksum)
     try:
         with pq.ParquetFile(path) as file:
             footer = file.metadata
             note = json.loads((footer.metadata or {}).get(_NOTE, b"{}"))
-            return TableNote(str(note.pop("fingerprint", "")), int(footer.num_rows), note)
-    except (OSError, pa.ArrowException, ValueError):
+            found = TableNote(str(note.pop("fingerprint", "")), int(footer.num_rows), note)
+        size = path.stat().st_size
+    except (OSError, pa.ArrowException, ValueError, AttributeError):
         return None
+    return None if known is None or (known.fingerprint, known.n_bytes) != (found.fingerprint, size) else found
 
 
 class TableWriter:
@@ -66,6 +115,8 @@ class TableWriter:
     ----------
     path : Path
         The file.
+    checksum : Path
+        The file for its checksum; see `skygraft.campaign.files.Layout.checksum`.
     schema : pyarrow.Schema
         Of every piece.
     repeated : sequence of str
@@ -75,6 +126,8 @@ class TableWriter:
     ----------
     note : dict
         What the table is to say of itself: its ``fingerprint``, and other JSON types; may be filled until the end.
+    inputs : dict
+        As in `TableChecksum`; may be filled until the end.
 
     Raises
     ------
@@ -82,15 +135,18 @@ class TableWriter:
         If it cannot be written.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, repeated: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, checksum: Path, schema: pa.Schema, *, repeated: Sequence[str] = ()) -> None:
         self.note: dict[str, Any] = {}
-        self._path, self._schema, self._repeated = path, schema, list(repeated)
+        self.inputs: dict[str, str] = {}
+        self._path, self._checksum, self._schema, self._repeated = path, checksum, schema, list(repeated)
         self._waiting: list[pa.Table] = []
         self._n_waiting = 0
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self._path))
+            # When the writer has closed the file, and before it has its name.
+            stack.push(functools.partial(self._note_checksum, temporary))
             self._writer = stack.enter_context(
                 pq.ParquetWriter(temporary, self._schema, compression="zstd", use_dictionary=self._repeated)
             )
@@ -108,6 +164,15 @@ class TableWriter:
         with self._stack:
             self._flush()
             self._writer.add_key_value_metadata({_NOTE: json_text(self.note)})
+
+    def _note_checksum(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None:
+            return
+        # First: where this process is killed in between, there is no checksum of the table, and it is made again.
+        known = TableChecksum(
+            str(self.note.get("fingerprint", "")), temporary.stat().st_size, sha256_file(temporary), dict(self.inputs)
+        )
+        write_json(self._checksum, asdict(known))
 
     def write(self, piece: pa.Table) -> None:
         """Add rows to the end."""

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from skygraft.photometry.resolve import RADIUS_TOLERANCE
 
-__all__ = ["CalibrationUse", "calibration_use", "describe", "fold", "mixed_calibrations", "tidy"]
+__all__ = ["CalibrationUse", "calibration_use", "describe", "fold", "mixed_calibrations", "split_origin", "tidy"]
 
 _DIGITS = 6
+_FILES = 3
+"""Files named as examples."""
+_MOST_RADII = 200
+_TOLD = 20
+_FILE = re.compile(r" in ([^\s,;:()]+\.[A-Za-z]\w*(?:\.(?:fz|gz|bz2|xz))?)(?:\[\w+\])?(?![\w.-])")
+"""A file that is named, by its ending."""
+_NUMBER = re.compile(r" = [-+.\d\[('\"][^,]*|: radius [-+.\de]+ (?:pix|arcsec)")
+"""The value of a header's key, as origins repeat it."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +40,15 @@ class CalibrationUse:
     radius : float or None
         The aperture's radius.
     origin : str
-        Where it was found; numbers in a file's name stand as ``#``, so that all images alike have one origin.
+        Where it was found, without the name of the file, which may be another one for each image.
     n_images : int
         How many images used it.
     pixels, arcsec : (float, float) or None
         Smallest and largest radius, in pixels of the images and on the sky.
     bands, instruments : tuple of str
         Of those images, sorted; unknown ones are left out.
+    files : tuple of str
+        Names of files that it was found in: the first few, sorted.
     """
 
     kind: str
@@ -47,6 +60,7 @@ class CalibrationUse:
     arcsec: tuple[float, float] | None
     bands: tuple[str, ...] = ()
     instruments: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The use as JSON types."""
@@ -76,6 +90,25 @@ class CalibrationUse:
                 return mine[0] <= theirs[1] * grow and theirs[0] <= mine[1] * grow
         return True
 
+    @property
+    def mixed(self) -> bool:
+        """Whether these images alone do not agree: on the sky, 12 pixels of two cameras are two apertures.
+
+        The pixel scale of one camera differs a little from image to image; that is no other aperture.
+        """
+        span = self.arcsec or self.pixels
+        if span is None or (self.unit and len(self.instruments) <= 1):
+            return False
+        return span[1] > span[0] * (1 + RADIUS_TOLERANCE)
+
+    @property
+    def place(self) -> str:
+        """Where it was found, with an example of the files."""
+        origin = self.origin or "origin unknown"
+        if not self.files:
+            return origin
+        return f"{origin} in {self.files[0]}" if self.n_images == 1 else f"{origin}, in files such as {self.files[0]}"
+
     def __str__(self) -> str:
         if self.kind != "aperture":
             return {"psf_model": "PSF model", "total": "total flux", "": "unknown"}.get(self.kind, self.kind)
@@ -92,7 +125,9 @@ def _span(values: tuple[float, float] | None) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def calibration_use(calibration: Mapping[str, Any], band: str | None, instrument: str | None) -> CalibrationUse:
+def calibration_use(
+    calibration: Mapping[str, Any], band: str | None, instrument: str | None, files: Iterable[str] = ()
+) -> CalibrationUse:
     """The calibration that an image's record tells of, as the use of one image.
 
     Parameters
@@ -101,19 +136,23 @@ def calibration_use(calibration: Mapping[str, Any], band: str | None, instrument
         ``kind``, ``radius_pixels``, ``radius_arcsec``, ``origin``.
     band, instrument : str or None
         The image's.
+    files : iterable of str
+        Paths of the files that were read for the image, one of which the origin may name.
     """
+    origin, file = split_origin(str(calibration.get("origin") or ""), files)
     pixels, arcsec = calibration.get("radius_pixels"), calibration.get("radius_arcsec")
     unit, radius = _nominal(pixels, arcsec)
     return CalibrationUse(
         kind=calibration.get("kind") or "",
         unit=unit,
         radius=radius,
-        origin=_generalised(str(calibration.get("origin") or "")),
+        origin=origin,
         n_images=1,
         pixels=None if pixels is None else (float(pixels), float(pixels)),
         arcsec=None if arcsec is None else (float(arcsec), float(arcsec)),
         bands=(band,) if band else (),
         instruments=(instrument,) if instrument else (),
+        files=(file,) if file else (),
     )
 
 
@@ -134,18 +173,52 @@ def _rounded(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def _generalised(origin: str) -> str:
-    """An origin that is that of all images alike: numbers in the file name become ``#``."""
-    head, middle, tail = origin.rpartition(" in ")
-    return head + middle + re.sub(r"\d+", "#", tail) if middle else origin
+def split_origin(origin: str, files: Iterable[str] = ()) -> tuple[str, str]:
+    """Part an origin into the field that was found and the name of the file that it was found in.
+
+    Parameters
+    ----------
+    origin : str
+        ``"CALAPRAD = 12.0 in 3fa9c1.fits[1]"``.
+    files : iterable of str
+        Paths of files that it may name.
+
+    Returns
+    -------
+    field, file : str
+        ``"CALAPRAD"`` and ``"3fa9c1.fits"``: neither the number, which the radius tells, nor the HDU is of the field.
+        The file is empty where none is named.
+    """
+    field, file = origin, ""
+    for name in sorted({PurePath(path).name for path in files} - {""}, key=lambda name: (-len(name), name)):
+        known = re.compile(rf"(?P<in> in )?(?<![\w.-]){re.escape(name)}(?:\[\w+\])?(?![\w.-])")
+        field, n = known.subn(lambda found: "" if found["in"] else "the file", origin)
+        if n:
+            file = name
+            break
+    else:
+        found = _FILE.search(origin)
+        if found is not None:
+            field, file = origin[: found.start()] + origin[found.end() :], found[1]
+    return _NUMBER.sub("", field), file
 
 
 def fold(uses: Iterable[CalibrationUse]) -> tuple[CalibrationUse, ...]:
-    """Uses with equal references put together; sorted, whatever the order they came in and however often folded."""
+    """Uses with equal references put together; sorted, whatever the order they came in and however often folded.
+
+    Of a kind and origin with more than some hundred radii, as where each image has a radius of its own, one use is
+    left, with the smallest and the largest of them.
+    """
     found: dict[tuple[str, str, float, str], CalibrationUse] = {}
     for use in uses:
         before = found.get(use.key)
         found[use.key] = use if before is None else _together(before, use)
+    radii = Counter((use.kind, use.origin) for use in found.values())
+    whole = {(use.kind, use.origin) for use in found.values() if use.kind == "aperture" and not use.unit}
+    for group in sorted(whole | {group for group, n in radii.items() if n > _MOST_RADII}):
+        members = [found.pop(key) for key in sorted(found) if (key[0], key[3]) == group]
+        one = functools.reduce(_together, (replace(use, unit="", radius=None) for use in members))
+        found[one.key] = one
     return tuple(found[key] for key in sorted(found))
 
 
@@ -177,6 +250,7 @@ def _together(one: CalibrationUse, two: CalibrationUse) -> CalibrationUse:
         _hull(one.arcsec, two.arcsec),
         tuple(sorted({*one.bands, *two.bands})),
         tuple(sorted({*one.instruments, *two.instruments})),
+        tuple(sorted({*one.files, *two.files})[:_FILES]),
     )
 
 
@@ -188,14 +262,16 @@ def _hull(one: tuple[float, float] | None, two: tuple[float, float] | None) -> t
 
 def mixed_calibrations(uses: Sequence[CalibrationUse]) -> bool:
     """Whether the images' calibrated fluxes are not all the flux of the same thing."""
-    return any(not one.agrees(two) for one, two in itertools.combinations(uses, 2))
+    return any(use.mixed for use in uses) or any(not one.agrees(two) for one, two in itertools.combinations(uses, 2))
 
 
 def describe(uses: Sequence[CalibrationUse]) -> str:
     """One sentence that tells what the images are calibrated to; where that differs it says so first."""
     if not uses:
         return "No image is done, so no calibration was used."
-    parts = "; ".join(f"{use} in {use.n_images} images ({use.origin or 'origin unknown'})" for use in uses)
+    largest = sorted(uses, key=lambda use: -use.n_images)[:_TOLD]
+    parts = "; ".join(f"{use} in {use.n_images} images ({use.place})" for use in largest)
+    parts += f"; and {len(uses) - _TOLD} more" if len(uses) > _TOLD else ""
     if mixed_calibrations(uses):
         return (
             f"The images do NOT all use the same calibration reference: {parts}. Magnitudes of one source are the "

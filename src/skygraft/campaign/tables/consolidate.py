@@ -26,6 +26,7 @@ from skygraft.campaign.planned import Plan
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
 from skygraft.campaign.tables.digests import Digests, Key, pack, packed, unpacked
+from skygraft.campaign.tables.rivals import PatchImages, Rivals, find_rivals
 from skygraft.campaign.tables.sources import (
     CampaignSources,
     PatchSources,
@@ -34,7 +35,7 @@ from skygraft.campaign.tables.sources import (
     consolidate_sources,
     join_sources,
 )
-from skygraft.campaign.tables.truth import PatchDigest, PatchImages, consolidate_truth
+from skygraft.campaign.tables.truth import PatchDigest, consolidate_truth
 from skygraft.catalog import list_partitions
 
 __all__ = ["Call", "Consolidation", "consolidate"]
@@ -43,6 +44,7 @@ type Call = Callable[..., Iterator[Any]]
 """``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
 
 _SHOWN = 5
+_USES_SHOWN = 20
 _IMAGES_AT_ONCE = 4000
 """Images whose columns are Python objects at a time: the driver of a large campaign stays small."""
 _PER_IMAGE = {
@@ -88,8 +90,8 @@ class Consolidation:
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
         Each pixel version, and of how many images.
-    problems : tuple of str
-        Images whose record or truth is damaged, with what to do; they count as not done.
+    problems : tuple of (str, str)
+        Images whose record or truth is damaged, and how, in words; they count as not done.
     """
 
     n_images: int
@@ -110,7 +112,7 @@ class Consolidation:
     software: tuple[tuple[dict[str, str], int], ...]
     hosts: tuple[tuple[str, int], ...]
     pixel_versions: tuple[tuple[int, int], ...]
-    problems: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...]
 
     @property
     def complete(self) -> bool:
@@ -136,10 +138,15 @@ class Consolidation:
         lines = []
         if self.mixed_calibrations:
             lines.append("WARNING: the images do not all use the same calibration reference:")
-            lines += [f"  {use.n_images} images: {use} ({use.origin or 'origin unknown'})" for use in self.calibrations]
+            uses = sorted(self.calibrations, key=lambda use: -use.n_images)
+            lines += [f"  {use.n_images} images: {use} ({use.place})" for use in uses[:_USES_SHOWN]]
+            lines += [f"  ... and {len(uses) - _USES_SHOWN} more"] if len(uses) > _USES_SHOWN else []
         if self.problems:
-            lines.append(f"WARNING: {len(self.problems)} images are left out of the tables, as not done:")
-            lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
+            lines.append(
+                f"WARNING: {len(self.problems)} images are left out of the tables, as not done; the next run makes "
+                "them again:"
+            )
+            lines += [f"  {problem}" for _, problem in self.problems[:_SHOWN]]
             lines += ["  ..."] if len(self.problems) > _SHOWN else []
         if len(self.pixel_versions) > 1:
             made = ", ".join(f"{n} by version {version}" for version, n in self.pixel_versions)
@@ -184,7 +191,8 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     layout = Layout(config.output)
     output = str(layout.root)
     truth, pairs = _Truth(), _Pairs()
-    for done in call(consolidate_truth, _patches(plan, pairs), output=output, skymap=config.skymap):
+    patches = _patches(plan, pairs, find_rivals(plan))
+    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap):
         truth.add(done)
     catalog = sorted(list_partitions(layout.catalog))
     bands = tuple(sorted(truth.bands | set(catalog_bands(layout.catalog_part(*catalog[0])))))
@@ -197,6 +205,9 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     _sweep(layout.truth, truth.tables.keys(only_with_digest=True))
     _sweep(layout.sources, sources.tables.keys())
     _sweep(layout.consolidated, truth.tables.keys())
+    checksums = layout.consolidated / "checksums"
+    _sweep(checksums / layout.truth.name, truth.tables.keys(only_with_digest=True))
+    _sweep(checksums / layout.sources.name, sources.tables.keys())
     return Consolidation(
         n_images=truth.sums["n_images"],
         n_done=truth.sums["n_done"],
@@ -231,7 +242,7 @@ class _Truth:
         self.hosts: Counter[str] = Counter()
         self.pixel_versions: Counter[int] = Counter()
         self.bands: set[str] = set()
-        self.problems: list[str] = []
+        self.problems: list[tuple[str, str]] = []
 
     def add(self, patch: PatchDigest) -> None:
         for name in ("n_images", "n_done", "n_rows", "n_drawn", "n_bytes", "looked", "written"):
@@ -261,9 +272,10 @@ class _Sources:
         self.tables.add((patch.tract, patch.patch), patch.fingerprint)
 
 
-def _patches(plan: Plan, pairs: _Pairs) -> Iterator[PatchImages]:
+def _patches(plan: Plan, pairs: _Pairs, rivals: Rivals) -> Iterator[PatchImages]:
     """The plan's images, home patch by home patch; `pairs` learns on the way which catalogue patches each reads."""
     home: Key | None = None
+    done = 0
     columns: dict[str, list[Any]] = {}
     for batch in plan.batches([*_PER_IMAGE.values(), "tract", "patch", "reads"], _IMAGES_AT_ONCE):
         tract, patch = numbers(batch.column("tract")), numbers(batch.column("patch"))
@@ -274,17 +286,19 @@ def _patches(plan: Plan, pairs: _Pairs) -> Iterator[PatchImages]:
             key = int(tract[start]), int(patch[start])
             if key != home:
                 if home is not None:
-                    yield _patch(home, columns)
+                    images = _patch(home, columns, rivals, done)
+                    done += len(images)
+                    yield images
                 home, columns = key, {name: [] for name in _PER_IMAGE}
             for name, column in values.items():
                 columns[name] += column[start:stop]
     if home is not None:
-        yield _patch(home, columns)
+        yield _patch(home, columns, rivals, done)
 
 
-def _patch(home: Key, columns: Mapping[str, list[Any]]) -> PatchImages:
+def _patch(home: Key, columns: Mapping[str, list[Any]], rivals: Rivals, start: int) -> PatchImages:
     fields: dict[str, Any] = {name: tuple(column) for name, column in columns.items()}
-    return PatchImages(*home, **fields)
+    return PatchImages(*home, **fields, rivals=rivals.of(start, start + len(fields["image_ids"])))
 
 
 class _Pairs:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.events import RunEnded, RunStarted, TablesStarted
 from skygraft.campaign.files import Layout, atomic_path, digest, sha256_file
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.tables.calibrations import CalibrationUse
@@ -23,7 +24,7 @@ def write_provenance(
     plan: Plan,
     found: Consolidation,
     *,
-    runs: Iterable[Mapping[str, Any]],
+    runs: Iterable[RunStarted | TablesStarted | RunEnded],
     ended: str,
     n_failed: int,
     n_quarantined: int = 0,
@@ -49,7 +50,7 @@ def campaign_provenance(
     plan: Plan,
     found: Consolidation,
     *,
-    runs: Iterable[Mapping[str, Any]],
+    runs: Iterable[RunStarted | TablesStarted | RunEnded],
     ended: str,
     n_failed: int,
     n_quarantined: int = 0,
@@ -64,8 +65,8 @@ def campaign_provenance(
         Its plan.
     found : Consolidation
         What its outputs are.
-    runs : iterable of mapping
-        The ledger's events ``run_started`` and ``run_ended``, in order (`skygraft.campaign.ledger.read_runs`).
+    runs : iterable of RunStarted, TablesStarted or RunEnded
+        The ledger's events of runs, in order (`skygraft.campaign.ledger.read_runs`).
     ended : str
         When the run that writes this came to its end, ISO 8601.
     n_failed, n_quarantined : int
@@ -153,6 +154,7 @@ def _calibrations(graph: ProvGraph, found: Consolidation) -> list[str]:
                 kind=use.kind or "unknown",
                 **_radii(use),
                 origin=use.origin or "unknown",
+                example_files=list(use.files),
                 n_images=use.n_images,
                 bands=list(use.bands),
                 instruments=list(use.instruments),
@@ -259,18 +261,21 @@ def _outputs(graph: ProvGraph, found: Consolidation, n_failed: int, n_quarantine
     ]
 
 
-def _runs(runs: Iterable[Mapping[str, Any]], ended: str) -> list[tuple[str, str | None, dict[str, Any]]]:
+def _runs(
+    runs: Iterable[RunStarted | TablesStarted | RunEnded], ended: str
+) -> list[tuple[str, str | None, dict[str, Any]]]:
     """Start, end and what is known of every run; one that was killed has no end, the last one ends now."""
     found: list[tuple[str, str | None, dict[str, Any]]] = []
-    events: Sequence[Mapping[str, Any]] = list(runs)
-    for event in events:
-        if event["event"] == "run_started":
-            found.append((str(event["time"]), None, {}))
-        elif found:
-            known = {name: event[name] for name in ("n_done", "n_failed") if isinstance(event.get(name), int)}
-            if isinstance(event.get("interrupted"), bool):
-                known["interrupted"] = event["interrupted"]
-            found[-1] = (found[-1][0], str(event["time"]), known)
+    for event in runs:
+        if isinstance(event, RunStarted):
+            found.append((event.time, None, {}))
+        elif found and isinstance(event, RunEnded):
+            known: dict[str, Any] = {"n_done": event.n_done, "n_failed": event.n_failed, "interrupted": event.early}
+            if event.interrupted:
+                known["signal"] = event.interrupted
+            if event.stopped:
+                known["stopped"] = event.stopped
+            found[-1] = (found[-1][0], event.time, known)
     if found and found[-1][1] is None:
         found[-1] = (found[-1][0], ended, found[-1][2])
     return found

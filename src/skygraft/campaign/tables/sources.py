@@ -159,10 +159,9 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     layout = Layout(Path(output))
     path, part = layout.source_table(sources.tract, sources.patch), layout.catalog_part(sources.tract, sources.patch)
     content = _catalog_bytes(part)
-    fingerprint = digest(
-        [TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, hashlib.sha256(content).hexdigest()]
-    )
-    note, written = note_of(path), False
+    sha256 = hashlib.sha256(content).hexdigest()
+    fingerprint = digest([TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, sha256])
+    note, written = note_of(path, layout.checksum(path)), False
     if note is None or note.fingerprint != fingerprint:
         catalog = _catalog_table(content, part)
         tally = _Tally(numbers(catalog["injection_id"]), bands)
@@ -171,10 +170,11 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
             for rows in _small(str(table_path), truth) or read_groups(table_path, _TRUTH_COLUMNS, fix=_AGAIN):
                 tally.add(rows)
         table = _table(catalog, tally, inside=sources.tract >= 0)
-        with TableWriter(path, table.schema, repeated=("source_type",)) as writer:
+        with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
             writer.write(table)
+            writer.inputs[part.relative_to(layout.root).as_posix()] = sha256
             writer.note |= {"fingerprint": fingerprint, "n_on_images": int(np.count_nonzero(tally.drawn_anywhere()))}
-        note, written = note_of(path), True
+        note, written = note_of(path, layout.checksum(path)), True
     if note is None:
         raise CampaignError("the table that was just written is gone", path=path, fix="Leave the output folder alone")
     return SourcesDigest(
@@ -343,12 +343,13 @@ def join_sources(sources: CampaignSources, *, output: str) -> bool:
     """
     layout = Layout(Path(output))
     path = layout.campaign_sources
-    note = note_of(path)
+    note = note_of(path, layout.checksum(path))
     if note is not None and note.fingerprint == sources.fingerprint:
         return False
     first = pq.read_schema(layout.source_table(*sources.patches[0]))
     schema = pa.schema([first.field(0), pa.field("tract", pa.int64()), pa.field("patch", pa.int64()), *list(first)[1:]])
-    with TableWriter(path, schema, repeated=("source_type", "tract", "patch")) as writer:
+    repeated = ("source_type", "tract", "patch")
+    with TableWriter(path, layout.checksum(path), schema, repeated=repeated) as writer:
         for tract, patch in sources.patches:
             for rows in read_groups(layout.source_table(tract, patch), fix=_AGAIN):
                 keys = [arrow_array(np.full(rows.num_rows, value, dtype=np.int64)) for value in (tract, patch)]

@@ -23,6 +23,7 @@ from skygraft.campaign.files import Layout, digest, write_json
 from skygraft.campaign.records import read_record
 from skygraft.campaign.tables.arrow import ROWS, TableWriter, ascends, note_of, numbers, with_units
 from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
+from skygraft.campaign.tables.rivals import PatchImages, PlacedImage
 from skygraft.campaign.tables.truth_parts import read_truth_part
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
@@ -31,8 +32,11 @@ from skygraft.skymap.healpix import HealpixSkyMap
 
 __all__ = ["TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 """Counts the changes of what the consolidated tables hold; part of their fingerprints."""
+
+MEMORY_VERSION = 2
+"""Counts the changes of what is remembered of a patch."""
 
 _SETTLED_NS = 2_000_000_000
 """A record that changed this shortly before it was looked at could have changed again without showing it."""
@@ -70,39 +74,21 @@ _ADDED: dict[str, pa.DataType] = {
     "is_primary": pa.bool_(),
 }
 
-TRUTH_SCHEMA = with_units(_PART | _ADDED, {"ra": "deg", "dec": "deg", "psf_fwhm": "arcsec", "mjd": "d"})
+_UNITS = {
+    "ra": "deg",
+    "dec": "deg",
+    "x": "pix",
+    "y": "pix",
+    "mag": "mag",
+    "psf_fwhm": "arcsec",
+    "stamp_size": "pix",
+    "mjd": "d",
+}
+
+TRUTH_SCHEMA = with_units(_PART | _ADDED, _UNITS)
 """The columns of every truth table; deploy/outputs.md explains them."""
 
 _REPEATED = ("image_id", "source_type", "band", "visit", "detector", "mjd", "source_tract", "source_patch")
-
-
-@dataclass(frozen=True)
-class PatchImages:
-    """The images of one home patch, as far as consolidation needs them; the tuples go together, image by image.
-
-    Parameters
-    ----------
-    tract, patch : int
-        The patch; -1 for images that lie on no tract of the sky map.
-    image_ids, stems : tuple of str
-        As in `skygraft.campaign.planned.PlannedImage`, like the others.
-    bands, instruments, detectors : tuple of str or None
-    visits : tuple of int or None
-    mjds : tuple of float or None
-    """
-
-    tract: int
-    patch: int
-    image_ids: tuple[str, ...]
-    stems: tuple[str, ...]
-    bands: tuple[str | None, ...]
-    instruments: tuple[str | None, ...]
-    detectors: tuple[str | None, ...]
-    visits: tuple[int | None, ...]
-    mjds: tuple[float | None, ...]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
 
 
 @dataclass(frozen=True)
@@ -131,8 +117,8 @@ class PatchDigest:
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
         Each pixel version of skygraft, and of how many images.
-    problems : tuple of str
-        Images whose record or truth is damaged, with what to do; they count as not done.
+    problems : tuple of (str, str)
+        Images whose record or truth is damaged, and how, in words; they count as not done.
     looked, written : bool
         Whether the records were read now, and the table written, rather than left as they were.
     """
@@ -151,7 +137,7 @@ class PatchDigest:
     software: tuple[tuple[str, int], ...] = ()
     hosts: tuple[tuple[str, int], ...] = ()
     pixel_versions: tuple[tuple[int, int], ...] = ()
-    problems: tuple[str, ...] = ()
+    problems: tuple[tuple[str, str], ...] = ()
     looked: bool = field(default=True, compare=False)
     written: bool = field(default=False, compare=False)
 
@@ -164,8 +150,8 @@ class PatchDigest:
         """What `to_dict` gave, also after its way through JSON."""
         pairs = {name: tuple((a, n) for a, n in content[name]) for name in ("software", "hosts", "pixel_versions")}
         uses = tuple(CalibrationUse.from_dict(use) for use in content["calibrations"])
-        texts = {name: tuple(content[name]) for name in ("bands", "problems")}
-        return cls(**content | pairs | texts | {"calibrations": uses})
+        pairs["problems"] = tuple((image_id, problem) for image_id, problem in content["problems"])
+        return cls(**content | pairs | {"bands": tuple(content["bands"]), "calibrations": uses})
 
 
 def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> PatchDigest:
@@ -199,8 +185,8 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     base = digest([TABLE_VERSION, sky.to_dict(), images.tract, images.patch])
     # Before the records are read: one that is written meanwhile is then seen to be another the next time.
     stamps, newest = _stamps(layout, images)
-    of = digest([base, asdict(images), stamps])
-    known = _recall(memory, of, newest, table)
+    of = digest([MEMORY_VERSION, base, asdict(images), stamps])
+    known = _recall(memory, of, newest, table, layout.checksum(table))
     if known is not None:
         return known
     memory.unlink(missing_ok=True)
@@ -213,8 +199,8 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
 def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
     """Fingerprint of which records there are and of when each was written; and the time of the last, in ns."""
     sha, newest = hashlib.sha256(), 0
-    for stem in images.stems:
-        stamp = _stamp(layout.record(images.tract, images.patch, stem))
+    for image in (*images.images(), *images.rivals):
+        stamp = _stamp(layout.record(image.tract, image.patch, image.stem))
         sha.update(f"{stamp};".encode())
         newest = max(newest, *stamp[2:]) if stamp else newest
     return sha.hexdigest(), newest
@@ -229,13 +215,15 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _recall(memory: Path, of: str, newest: int, table: Path) -> PatchDigest | None:
+def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
     """What was found the last time, if nothing has changed since; None if that is not certain."""
     try:
         # The memory's own time is by the clock of the file system, as those of the records are.
         settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
         content = json.loads(memory.read_bytes())
         if not settled or content["of"] != of or content["table"] != _stamp(table):
+            return None
+        if content["table"] and not checksum.exists():
             return None
         return replace(PatchDigest.from_dict(content["digest"]), looked=False, written=False)
     except (OSError, ValueError, KeyError, TypeError):
@@ -244,12 +232,14 @@ def _recall(memory: Path, of: str, newest: int, table: Path) -> PatchDigest | No
 
 @dataclass(frozen=True)
 class _Done:
-    """An image with a record, and what of the record is wanted."""
+    """An image with a record, and what of the record is wanted; `here` says whether the patch is its home."""
 
     image_id: str
+    here: bool
     record: Path
     part: Path
     sha256: str
+    instrument: str | None
     visit: int | None
     detector: str | None
     mjd: float | None
@@ -264,7 +254,7 @@ class _Done:
     @property
     def identity(self) -> list[Any]:
         """What its rows of the patch's table depend on."""
-        return [self.image_id, self.visit, self.detector, self.mjd, self.sha256]
+        return [self.image_id, self.instrument, self.visit, self.detector, self.mjd, self.sha256]
 
 
 class _DamagedError(Exception):
@@ -275,25 +265,27 @@ class _DamagedError(Exception):
         self.done = done
 
 
-def _look(images: PatchImages, i: int, layout: Layout) -> _Done | str | None:
+def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[str, str] | None:
     """What the record of an image says; what is wrong with it, where it is damaged; None where there is none."""
-    path = layout.record(images.tract, images.patch, images.stems[i])
+    path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(path)
     if record is None:
-        return _problem(images.image_ids[i], path, "its record is damaged") if path.exists() else None
-    part, outputs = layout.truth_part(images.tract, images.patch, images.stems[i]), record["outputs"]
+        return _problem(image.image_id, f"its record {path} is damaged") if path.exists() else None
+    part, outputs = layout.truth_part(image.tract, image.patch, image.stem), record["outputs"]
     return _Done(
-        images.image_ids[i],
+        image.image_id,
+        here,
         path,
         part,
         outputs.get(part.relative_to(layout.root).as_posix(), {}).get("sha256", ""),
-        images.visits[i],
-        images.detectors[i],
-        images.mjds[i],
+        image.instrument,
+        image.visit,
+        image.detector,
+        image.mjd,
         made=(record["key"], tuple(output["sha256"] for output in outputs.values())),
         n_drawn=record["n_drawn"],
         n_bytes=sum(output["n_bytes"] for output in outputs.values()),
-        calibration=calibration_use(record["calibration"], images.bands[i], images.instruments[i]),
+        calibration=calibration_use(record["calibration"], image.band, image.instrument, record["inputs"]),
         software=json.dumps(record.get("software", {}), sort_keys=True),
         host=record.get("host", ""),
         pixel_version=record["code"],
@@ -302,15 +294,21 @@ def _look(images: PatchImages, i: int, layout: Layout) -> _Done | str | None:
 
 def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str) -> PatchDigest:
     tract, patch = images.tract, images.patch
-    seen = [_look(images, i, layout) for i in sorted(range(len(images)), key=images.image_ids.__getitem__)]
-    problems = [one for one in seen if isinstance(one, str)]
+    seen = [_look(image, layout, here=True) for image in images.images()]
+    problems = [one for one in seen if isinstance(one, tuple)]
     found = [one for one in seen if isinstance(one, _Done)]
+    if found:
+        # What is wrong with a rival is said where it is at home.
+        rivals = (_look(image, layout, here=False) for image in images.rivals)
+        found = sorted([*found, *(one for one in rivals if isinstance(one, _Done))], key=lambda done: done.image_id)
     table, written = layout.truth_table(tract, patch), False
-    note = note_of(table)
+    checksum = layout.checksum(table)
+    note = note_of(table, checksum)
     if found and (note is None or note.fingerprint != _fingerprint(base, found)):
-        found, damaged = _write(table, found, skymap, base, tract, patch)
+        found, damaged = _write(table, checksum, found, skymap, base, tract, patch)
         problems += damaged
-        note, written = note_of(table), True
+        note, written = note_of(table, checksum), True
+    found = [done for done in found if done.here]
     if not found:
         table.unlink(missing_ok=True)
         note, written = None, False
@@ -334,11 +332,8 @@ def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str)
     )
 
 
-def _problem(image_id: str, record: Path, what: str) -> str:
-    return (
-        f"{image_id}: {what}. Delete {record}, then `skygraft status --rescan` and `skygraft run`: the image is then "
-        "made again"
-    )
+def _problem(image_id: str, what: str) -> tuple[str, str]:
+    return image_id, f"{image_id}: {what}"
 
 
 def _fingerprint(base: str, found: Sequence[_Done]) -> str:
@@ -350,13 +345,13 @@ def _count[Value: (str, int)](values: Iterable[Value]) -> tuple[tuple[Value, int
 
 
 def _write(
-    table: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
-) -> tuple[list[_Done], list[str]]:
+    table: Path, checksum: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
+) -> tuple[list[_Done], list[tuple[str, str]]]:
     """Write the table of the images found; gives those that are in it, and what was wrong with the others."""
-    problems: list[str] = []
-    while found:
+    problems: list[tuple[str, str]] = []
+    while any(done.here for done in found):
         try:
-            with TableWriter(table, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
+            with TableWriter(table, checksum, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
                 bands: set[str] = set()
                 for rows in _rows(found, skymap, tract, patch):
                     bands.update(rows.column("band").unique().to_pylist())
@@ -364,7 +359,8 @@ def _write(
                 writer.note |= {"fingerprint": _fingerprint(base, found), "bands": sorted(bands)}
             break
         except _DamagedError as damage:
-            problems.append(_problem(damage.done.image_id, damage.done.record, str(damage)))
+            if damage.done.here:
+                problems.append(_problem(damage.done.image_id, str(damage)))
             found = [done for done in found if done is not damage.done]
     return found, problems
 
@@ -422,7 +418,9 @@ def _annotated(
     for done, part in parts:
         mine = slice(stop, stop := stop + part.num_rows)
         if part.num_rows:
-            primary[mine] = primaries.take((part["band"][0].as_py(), done.visit), ids[mine], wanted[mine])
+            # Two instruments may number their visits alike; a coadd is nobody's.
+            whose = (done.visit, done.instrument) if done.visit is not None else None
+            primary[mine] = primaries.take((part["band"][0].as_py(), whose), ids[mine], wanted[mine])
     visits = np.array([done.visit or 0 for done, _ in parts], dtype=np.int64)
     detectors = np.array([done.detector or "" for done, _ in parts], dtype=np.str_)
     no_detector = np.array([done.detector is None for done, _ in parts])
@@ -437,7 +435,9 @@ def _annotated(
         "is_tract_inner": arrow_array(tract_inner),
         "is_primary": arrow_array(primary),
     }
-    return pa.Table.from_arrays([*rows.columns, *(added[name] for name in _ADDED)], schema=TRUTH_SCHEMA)
+    table = pa.Table.from_arrays([*rows.columns, *(added[name] for name in _ADDED)], schema=TRUTH_SCHEMA)
+    here = np.array([done.here for done, _ in parts])
+    return table if here.all() else table.filter(arrow_array(here[image]))
 
 
 def _locate(
@@ -481,7 +481,10 @@ def _geometry(skymap: SkyMap, tract: int, patch: int) -> Any:
 
 
 class _Primaries:
-    """Sees to it that among images of one band and visit (or of one band, and none) a source has one primary row."""
+    """Sees to it that among images of one band and visit (or of one band, and none) a source has one primary row.
+
+    The images are those of the patch and their rivals, by image id; so every patch comes to the same.
+    """
 
     def __init__(self) -> None:
         self._taken: dict[Any, NDArray[np.int64]] = {}

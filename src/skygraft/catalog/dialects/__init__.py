@@ -70,5 +70,18 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
         + "; ".join(f"{d.name}: {d.looks_for}" for d in DIALECTS.values())
         + f". The columns are: {have}",
         path=origin or None,
-        fix="Rename the columns to those of one dialect",
+        fix=_read_elsewhere(columns) or "Rename the columns to those of one dialect",
     )
+
+
+def _read_elsewhere(columns: frozenset[str]) -> str | None:
+    """What reads a known table that is no catalogue of sources."""
+    shapes = (
+        "read its galaxies' shapes with skygraft.catalog.cosmos_shapes(path), and give them positions with "
+        "skygraft.catalog.random_catalog(region, bands=..., n=..., shapes=...)"
+    )
+    if "sersicfit" in columns:
+        return f"This is the table of fits of a GalSim COSMOS catalogue: {shapes}"
+    if "IDENT" in columns and {"GAL_FILENAME", "dmag", "ZPHOT", "zphot"} & columns:
+        return f"This belongs to a GalSim COSMOS catalogue, whose fits are in the file *_fits.fits beside it: {shapes}"
+    return None

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from astropy import units as u
-from astropy.table import QTable, Table
+from astropy.table import Column, QTable, Table
 from numpy.typing import NDArray
 
-from skygraft.catalog.schema import COLUMNS, FILLED, is_mag_column, strings
+from skygraft.catalog.columns import ColumnReader, refused
+from skygraft.catalog.schema import COLUMNS, FILLED, is_mag_column
 from skygraft.errors import CatalogError
 
 __all__ = ["Canonical", "Dialect", "Source", "build_table", "magnitude", "shape_from_g"]
 
 Canonical = dict[str, NDArray[Any]]
 """Canonical column names to plain arrays in canonical units."""
+
+_BAND_UNITS = ("mag", "nmgy", "mgy")
+_OTHERS_TOO = frozenset({"flags"})
+"""Columns of which others with capitals mean something else: FLAGS are those of Source Extractor."""
 
 
 class Source:
@@ -27,7 +32,7 @@ class Source:
     Parameters
     ----------
     table : Table
-        As it was read; columns may be masked, of bytes, or carry units.
+        As it was read (see `skygraft.catalog.as_table`); columns may be masked, of bytes, or carry units.
     origin : str
         File name for error messages.
     first_row : int
@@ -38,32 +43,58 @@ class Source:
         self.table = table
         self.origin = origin
         self.first_row = first_row
+        self._refused = refused(table)
+        self._readers: dict[str, ColumnReader] = {}
+        self._by_lower: dict[str, list[str]] = {}
+        for name in self.names:
+            self._by_lower.setdefault(name.lower(), []).append(name)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.table.colnames
+        return name in self.table.colnames or name in self._refused
 
     @property
     def names(self) -> list[str]:
-        """The table's column names."""
-        return list(self.table.colnames)
+        """The table's column names, of those that cannot be read too."""
+        return [*self.table.colnames, *self._refused]
 
     def error(self, message: str, *, key: str | None = None, fix: str | None = None) -> CatalogError:
         """An error about this file."""
         return CatalogError(message, path=self.origin or None, key=key, fix=fix)
 
-    def _one_dimensional(self, name: str) -> Any:
-        column = self.table[name]
-        if len(column.shape) != 1:
-            raise self.error(
-                f"column {name!r} holds arrays of shape {column.shape[1:]}; one value a row is needed", key=name
-            )
-        return column
+    def _reader(self, name: str, *, twins: bool = True) -> ColumnReader:
+        """The column, if it can be read and nothing contradicts it."""
+        if name in self._refused:
+            raise self._refused[name].error(name, self.origin)
+        reader = self._readers.get(name)
+        if reader is None:
+            reader = ColumnReader(self.table[name], name, self.origin, self.first_row)
+            self._readers[name] = reader
+            if twins:
+                self._check_twins(name, reader)
+        return reader
+
+    def _check_twins(self, name: str, reader: ColumnReader) -> None:
+        """Raise where another column has the same name in other letters and other values."""
+        for other in () if name in _OTHERS_TOO else self._by_lower.get(name.lower(), ()):
+            if other != name and (other in self._refused or not self._same(reader, other)):
+                raise self.error(
+                    f"there are columns {name!r} and {other!r}, with different values",
+                    key=name,
+                    fix="Remove or rename the one that is not meant",
+                )
+
+    def _same(self, reader: ColumnReader, other: str) -> bool:
+        try:
+            twin = ColumnReader(self.table[other], other, self.origin, self.first_row)
+            return twin.unit == reader.unit and bool(np.all(twin.texts() == reader.texts()))
+        except CatalogError:
+            return False
 
     def numbers(
-        self, name: str, unit: str | None = None, *, default: float = np.nan, strict: bool = False
+        self, name: str, unit: str | None = "", *, default: float = np.nan, strict: bool = False
     ) -> NDArray[np.float64]:
         """A column as float64, NaN where missing.
 
@@ -71,7 +102,8 @@ class Source:
         ----------
         name : str
         unit : str, optional
-            The unit wanted; a unit in the table's metadata is converted to it, none means that it is this already.
+            The unit wanted, by default that of a pure number; a unit in the table's metadata is converted to it, none
+            means that it is this already. None takes the numbers as they are.
         default : float
             Value where the column is absent.
         strict : bool
@@ -79,87 +111,37 @@ class Source:
         """
         if name not in self:
             return np.full(len(self), default)
-        column = self._one_dimensional(name)
-        mask = getattr(column, "mask", None)
-        raw = np.asarray(getattr(column, "unmasked", column))
-        try:
-            array = np.array(np.ma.getdata(raw), dtype=np.float64)
-        except (TypeError, ValueError):
-            array = self._parse(name, raw)
-        given = getattr(column, "unit", None)
-        if unit is not None and given is not None and given not in (u.dimensionless_unscaled, u.Unit(unit)):
-            array = self._convert(name, array, given, unit, strict)
-        if mask is not None and np.any(mask):
-            array[np.asarray(mask, dtype=bool)] = np.nan
-        return array
+        # Bands are told apart by capitals: R is not r.
+        return self._reader(name, twins=unit not in _BAND_UNITS).floats(unit, strict=strict)
 
-    def _parse(self, name: str, raw: NDArray[Any]) -> NDArray[np.float64]:
-        text = strings(self.table, name)
-        out = np.full(len(text), np.nan)
-        for row, word in enumerate(text.tolist()):
-            if word.lower() in ("", "nan", "none", "null", "--"):
-                continue
-            try:
-                out[row] = float(word)
-            except ValueError:
-                message = f"{name} = {word!r} is not a number"
-                raise CatalogError(
-                    message,
-                    path=self.origin or None,
-                    row=self.first_row + row,
-                    key=name,
-                    fix="Correct it, or leave the cell empty or nan where there is no value",
-                ) from None
-        return out
-
-    def _convert(
-        self, name: str, array: NDArray[np.float64], given: Any, unit: str, strict: bool
-    ) -> NDArray[np.float64]:
-        # AB magnitudes are written with the units "mag" and "mag(AB)": the same number.
-        if unit == "mag" and str(given) in ("mag", "mag(AB)", "ABmag"):
-            return array
-        if strict:
-            raise self.error(
-                f"column {name!r} says that it is in {given}, but this dialect has it in {unit}",
-                key=name,
-                fix="Convert the column, or name the dialect with dialect=",
-            )
-        try:
-            return np.asarray((array * u.Unit(given)).to_value(u.Unit(unit)), dtype=np.float64)
-        except (u.UnitConversionError, ValueError, TypeError):
-            raise self.error(f"column {name!r} is in {given}, which cannot be converted to {unit}", key=name) from None
-
-    def integers(self, name: str, *, default: int = 0) -> NDArray[np.int64]:
-        """A column as int64, `default` where missing or absent."""
+    def integers(self, name: str, *, default: int = 0, unit: str | None = None) -> NDArray[np.int64]:
+        """A column as int64, `default` where missing or absent; another unit than `unit` is an error."""
         if name not in self:
             return np.full(len(self), default, dtype=np.int64)
-        column = self._one_dimensional(name)
-        raw = np.asarray(getattr(column, "unmasked", column))
-        if raw.dtype.kind in "iub":
-            out = np.ma.getdata(raw).astype(np.int64)
-            mask = getattr(column, "mask", None)
-            if mask is not None and np.any(mask):
-                out[np.asarray(mask, dtype=bool)] = default
-            return out
-        real = self.numbers(name)
-        # Beyond 2**53 a float no longer tells two ids apart.
-        odd = np.isfinite(real) & ((real != np.rint(real)) | (np.abs(real) > 2**53))
-        if odd.any() or np.isinf(real).any():
-            row = int(np.flatnonzero(odd | np.isinf(real))[0])
-            raise CatalogError(
-                f"{name} = {float(real[row])!r} is not a whole number",
-                path=self.origin or None,
-                row=self.first_row + row,
-                key=name,
-                fix="Correct it",
-            )
-        return np.where(np.isnan(real), default, real).astype(np.int64)
+        return self._reader(name).integers(default, unit)
+
+    def booleans(self, name: str, *, default: bool = False) -> NDArray[np.bool_]:
+        """A column as bool, `default` where missing or absent."""
+        if name not in self:
+            return np.full(len(self), default, dtype=np.bool_)
+        return self._reader(name).booleans(default)
 
     def text(self, name: str) -> NDArray[np.str_]:
         """A column as str, ``""`` where missing or absent."""
-        if name in self:
-            self._one_dimensional(name)
-        return strings(self.table, name)
+        if name not in self:
+            return np.full(len(self), "", dtype="U1")
+        return self._reader(name).texts()
+
+    def refuse_other_capitals(self, names: Iterable[str]) -> None:
+        """Raise where a column would be one of `names` if it were written in small letters, and none is."""
+        for name in set(names) - _OTHERS_TOO:
+            others = [] if name in self else [n for n in self._by_lower.get(name, ()) if n != name]
+            if others:
+                raise self.error(
+                    f"there is a column {others[0]!r}, but none {name!r}: capitals count",
+                    key=others[0],
+                    fix=f"Rename it to {name!r} if that is what it is, or to something else",
+                )
 
     def ids(self, *names: str) -> NDArray[np.int64]:
         """The first of the named columns as injection ids; the row numbers where there is none of them."""
@@ -182,13 +164,14 @@ class Source:
 class Dialect(abc.ABC):
     """A way in which a project writes its catalogue of fakes.
 
-    A subclass states its `name`, what it `looks_for`, whether columns that it does not know are carried along
-    (except those `consumed` by the conversion), and the two methods.
+    A subclass states its `name`, what it `looks_for`, the unit of its `positions`, whether columns that it does not
+    know are carried along (except those `consumed` by the conversion), and the two methods.
     """
 
     name: ClassVar[str]
     looks_for: ClassVar[str]
     keeps_extra_columns: ClassVar[bool] = False
+    positions: ClassVar[Literal["deg", "rad"]] = "deg"
     consumed: ClassVar[frozenset[str]] = frozenset()
 
     @abc.abstractmethod
@@ -239,7 +222,7 @@ def shape_from_g(g1: NDArray[np.float64], g2: NDArray[np.float64]) -> tuple[NDAr
 def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
     """A canonical `QTable`, with units, missing shape parameters filled, in the schema's order.
 
-    Columns of the source that no canonical column is made of follow, where they hold one value a row.
+    Columns of the source that no canonical column is made of follow, where they hold one number or text a row.
     """
     source_type = columns["source_type"]
     table = QTable()
@@ -256,11 +239,16 @@ def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
         table[name] = array if unit is None or array.dtype.kind != "f" else u.Quantity(array, unit, copy=False)
     table["flags"] = columns.get("flags", np.zeros(len(source), dtype=np.int64))
     if dialect.keeps_extra_columns:
-        for name in source.names:
-            known = name in table.colnames or name in COLUMNS or name in dialect.consumed
-            if known or source.table[name].ndim != 1:
-                continue
+        for name in source.table.colnames:
             column = source.table[name]
-            text = np.asarray(column).dtype.kind in "SO"
-            table[name] = strings(source.table, name) if text else column
+            if name in table.colnames or name in COLUMNS or name in dialect.consumed:
+                continue
+            if column.ndim != 1 or not isinstance(column, (Column, u.Quantity)):
+                continue
+            try:
+                reader = ColumnReader(column, name, source.origin, source.first_row)
+            except CatalogError:
+                continue  # nobody asks for it
+            carried = reader.carried()
+            table[name] = column if carried is None else carried
     return table

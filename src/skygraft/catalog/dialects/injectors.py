@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ class InsertFakes(Dialect):
 
     name: ClassVar[str] = "insertfakes"
     looks_for: ClassVar[str] = "ra, dec (radians), sourceType and <band>_mag; or raJ2000, decJ2000 and <band>magVar"
+    positions: ClassVar[Literal["deg", "rad"]] = "rad"
 
     def matches(self, columns: frozenset[str]) -> bool:
         """Whether there are the columns of either generation."""
@@ -55,7 +56,7 @@ class InsertFakes(Dialect):
         if "sourceType" in source:
             kind = _types(source.text("sourceType"), {"star": "Star", "galaxy": "BulgeDisk", "trail": "Trail"})
         else:
-            sized = np.nan_to_num(source.numbers("a_d")) + np.nan_to_num(source.numbers("a_b")) > 0
+            sized = np.nan_to_num(source.numbers("a_d", "arcsec")) + np.nan_to_num(source.numbers("a_b", "arcsec")) > 0
             kind = np.where(sized, "BulgeDisk", "Star")
         out: Canonical = {
             "injection_id": source.ids("injection_id", "fakeId", "uniqueId", "id"),
@@ -65,14 +66,17 @@ class InsertFakes(Dialect):
         }
         for name, column in bands.items():
             out[f"mag_{name}"] = source.numbers(column, "mag", strict=True)
-        if (kind == "BulgeDisk").any():
-            out["bulge_fraction"] = self._bulge_fraction(source, list(bands), band, old)
+        # By the columns, not by their values: a large file comes in parts, which all get the same columns.
+        galaxies = bool((kind == "BulgeDisk").any())
+        if galaxies or {"disk_semimajor", "bulge_semimajor", "a_d", "a_b"} & set(source.names):
+            fraction = self._bulge_fraction(source, list(bands), band, old) if galaxies else np.full(len(kind), np.nan)
+            out["bulge_fraction"] = fraction
             for part in ("bulge", "disk"):
                 radius, q, pa, n = self._component(source, part, old)
                 out[f"{part}_half_light_radius"] = radius
                 out |= {f"{part}_q": q, f"{part}_pa": pa, f"{part}_n": n}
-        if (kind == "Trail").any():
-            trail = kind == "Trail"
+        trail = kind == "Trail"
+        if trail.any() or "trail_length" in source:
             out["trail_length_pix"] = np.where(trail, source.numbers("trail_length", "pix", strict=True), np.nan)
             angle = np.degrees(source.numbers("trail_angle", "rad", strict=True))
             out["trail_angle_pix"] = np.where(trail, angle, np.nan)
@@ -150,14 +154,14 @@ class SynPipe(Dialect):
             "source_type": kind,
             f"mag_{band}": source.numbers("mag", "mag", strict=True),
         }
-        if (kind == "Sersic").any():
+        if "reff" in source:
             out |= {
                 "n": source.numbers("sersic_n"),
                 "half_light_radius": reff,
                 "q": source.numbers("b_a"),
                 "pa": source.numbers("theta", "deg", strict=True),
             }
-        if (kind == "BulgeDisk").any():
+        if "reff1" in source:
             out["bulge_fraction"] = source.numbers("b2t")
             for part, number, radius in (
                 ("bulge", 1, double),
@@ -208,8 +212,9 @@ class Obiwan(Dialect):
             "source_type": np.where(extended, "Sersic", "Star"),
         }
         for name, column in bands.items():
-            flux = source.numbers(column)
-            out[f"mag_{name}"] = flux if old else magnitude(flux, 22.5)
+            out[f"mag_{name}"] = (
+                source.numbers(column, "mag", strict=True) if old else magnitude(source.numbers(column, "nmgy"), 22.5)
+            )
         out |= {
             "n": np.where(extended, n, np.nan),
             "half_light_radius": np.where(extended, major * np.sqrt(q), np.nan),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.catalog.dialects.base import Canonical, Dialect, Source, require_band, shape_from_g
-from skygraft.catalog.schema import COLUMNS, is_mag_column
+from skygraft.catalog.schema import COLUMNS, is_mag_column, unit_of
 
 __all__ = ["Lsst", "Native"]
 
@@ -20,11 +20,11 @@ def _motion_and_choice(source: Source) -> Canonical:
     out: Canonical = {}
     for name in ("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec", "epoch_mjd"):
         if name in source:
-            array = source.numbers(name, COLUMNS[name].unit)
+            array = source.numbers(name, unit_of(name))
             out[name] = array if name == "epoch_mjd" else np.nan_to_num(array, nan=0.0)
     for name in ("visit", "draw_size"):
         if name in source:
-            out[name] = source.integers(name, default=int(COLUMNS[name].default))
+            out[name] = source.integers(name, default=int(COLUMNS[name].default), unit=unit_of(name))
     for name in ("stamp", "stamp_alignment", "stamp_psf"):
         if name in source:
             out[name] = source.text(name)
@@ -46,6 +46,7 @@ class Native(Dialect):
         """The columns in the schema's units."""
         bands = {name.removeprefix("mag_"): name for name in source.names if is_mag_column(name)}
         require_band(source, bands, band)
+        source.refuse_other_capitals(COLUMNS)
         out: Canonical = {
             "injection_id": source.ids("injection_id"),
             "ra": source.numbers("ra", "deg"),
@@ -57,10 +58,7 @@ class Native(Dialect):
         out |= _motion_and_choice(source)
         for name, spec in COLUMNS.items():
             if name in source and name not in out:
-                if spec.kind == "bool":
-                    out[name] = source.integers(name, default=0).astype(bool)
-                else:
-                    out[name] = source.numbers(name, spec.unit)
+                out[name] = source.booleans(name) if spec.kind == "bool" else source.numbers(name, unit_of(name))
         if "trunc" in out:
             out["trunc"] = np.where(out["trunc"] == 0, np.nan, out["trunc"])
         return out
@@ -94,8 +92,9 @@ class Lsst(Dialect):
                 key="mag",
                 fix="Give the band, as in read_catalog(path, band='r'), or rename the column to mag_r",
             )
+        source.refuse_other_capitals({*COLUMNS, *self.consumed})
         kind = source.text("source_type").astype("U32")
-        n, radius = source.numbers("n"), source.numbers("half_light_radius", "arcsec")
+        n, radius = source.numbers("n", ""), source.numbers("half_light_radius", "arcsec")
         for name, index in _FIXED_INDEX.items():
             n[kind == name] = index
             kind[kind == name] = "Sersic"
@@ -119,10 +118,11 @@ class Lsst(Dialect):
             "source_type": np.array(kind.tolist(), dtype=np.str_),
             f"mag_{band}": source.numbers("mag", "mag"),
         }
-        if not np.isnan(radius).all() or (kind == "Sersic").any() or "half_light_radius" in source:
+        # By the columns, not by their values: a large file comes in parts, which all get the same columns.
+        if {"half_light_radius", "fwhm", "sigma"} & set(source.names) or (kind == "Sersic").any():
             out |= {"n": n, "half_light_radius": radius, "q": q, "pa": np.where(trail, np.nan, (90.0 - beta) % 180.0)}
         if "moffat_beta" in source:
-            out["moffat_beta"] = source.numbers("moffat_beta")
+            out["moffat_beta"] = source.numbers("moffat_beta", "")
         if "trunc" in source:
             trunc = source.numbers("trunc", "arcsec")
             # Galsim's Gaussian has no such parameter, and source_injection gives it none.
@@ -137,9 +137,9 @@ class Lsst(Dialect):
     @staticmethod
     def _shape(source: Source) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Axis ratio and beta, from q and beta or from a shear in GalSim's terms."""
-        q, beta = source.numbers("q"), source.numbers("beta", "deg")
+        q, beta = source.numbers("q", ""), source.numbers("beta", "deg")
         if {"g1", "g2"} <= set(source.names):
-            q_g, beta_g = shape_from_g(source.numbers("g1"), source.numbers("g2"))
+            q_g, beta_g = shape_from_g(source.numbers("g1", ""), source.numbers("g2", ""))
             beta = np.where(np.isnan(q) & np.isnan(beta), beta_g, beta)
             q = np.where(np.isnan(q), q_g, q)
         return q, beta

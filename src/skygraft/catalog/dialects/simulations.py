@@ -102,7 +102,7 @@ class SkyCatalogs(Dialect):
     @staticmethod
     def _flux(source: Source, column: str) -> Array:
         """10**(-0.4 m), zero where the component is missing (magnorm infinite)."""
-        mag = source.numbers(column)
+        mag = source.numbers(column, "mag", strict=True)
         return np.where(np.isfinite(mag), 10.0 ** (-0.4 * np.where(np.isfinite(mag), mag, 0.0)), 0.0)
 
     @staticmethod
@@ -161,11 +161,11 @@ class RomanIsim(Dialect):
             "dec": source.numbers("dec", "deg", strict=True),
             "source_type": kind,
         }
-        out |= {f"mag_{name}": magnitude(source.numbers(column), 0.0) for name, column in bands.items()}
+        out |= {f"mag_{name}": magnitude(source.numbers(column, "mgy"), 0.0) for name, column in bands.items()}
         for name, column, unit in (
-            ("n", "n", None),
+            ("n", "n", ""),
             ("half_light_radius", "half_light_radius", "arcsec"),
-            ("q", "ba", None),
+            ("q", "ba", ""),
             ("pa", "pa", "deg"),
         ):
             out[name] = np.where(galaxy, source.numbers(column, unit, strict=True), np.nan)
@@ -190,7 +190,7 @@ class CatSim(Dialect):
         """Circularised radii, position angles as they are, one bulge fraction for all bands."""
         bands = per_band(source.names, r"(\w)_ab")
         require_band(source, bands, band)
-        bulge, disk = (np.nan_to_num(source.numbers(f"fluxnorm_{part}")) for part in ("bulge", "disk"))
+        bulge, disk = (np.nan_to_num(source.numbers(f"fluxnorm_{part}", None)) for part in ("bulge", "disk"))
         with np.errstate(invalid="ignore", divide="ignore"):
             fraction = np.where(bulge + disk > 0, bulge / (bulge + disk), 0.0)
         out: Canonical = {

@@ -24,13 +24,13 @@ from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
 from skygraft.errors import CorruptFileError, FormatError
+from skygraft.formats.fitsfile.packed import foreign_packing, packing_of, unpack, unpacked_head
 
 __all__ = ["BLOCK", "HduSpan", "RawFits", "get_hdu", "is_fits", "map_fits", "open_fits", "parse_card", "scan_fits"]
 
 BLOCK = 2880
 """Bytes of a FITS block: headers and data are padded to it."""
 CARD = 80
-GZIP_MAGIC = b"\x1f\x8b"
 
 _COPY_AGAIN = "Copy or download the file again"
 
@@ -62,12 +62,12 @@ class HduSpan:
 
 @dataclass(frozen=True)
 class RawFits:
-    """The bytes of a FITS file, gunzipped where it was gzipped as a whole, and where its HDUs lie."""
+    """The bytes of a FITS file, unpacked where it was compressed as a whole, and where its HDUs lie."""
 
     path: Path
     buffer: memoryview
     spans: tuple[HduSpan, ...]
-    gzipped: bool
+    packed: bool
 
     def header_cards(self, index: int) -> list[bytes]:
         """The 80-byte cards of the header of one HDU, up to but without END."""
@@ -123,6 +123,9 @@ def scan_fits(buffer: memoryview, path: str | os.PathLike[str]) -> tuple[HduSpan
     if size == 0:
         raise CorruptFileError("the file is empty", path=path, fix=_COPY_AGAIN)
     if bytes(buffer[:9]) != b"SIMPLE  =":
+        packed = foreign_packing(buffer)
+        if packed is not None:
+            raise CorruptFileError(f"the file is {packed[0]}", path=path, fix=f"Decompress it first ({packed[1]})")
         raise CorruptFileError(
             f"this is not a FITS file: it starts with {bytes(buffer[:9])!r}, not with 'SIMPLE  ='",
             path=path,
@@ -192,27 +195,18 @@ def _data_size(sizes: dict[str, str], path: str | os.PathLike[str], index: int) 
 
 
 def is_fits(path: str | os.PathLike[str]) -> bool:
-    """Whether a file starts like a FITS file (also a gzipped one); False where it cannot be read."""
-    try:
-        with Path(path).open("rb") as stream:
-            head = stream.read(9)
-            if head[:2] == GZIP_MAGIC:
-                stream.seek(0)
-                with gzip.GzipFile(fileobj=stream) as unzipped:
-                    head = unzipped.read(9)
-    except (OSError, EOFError, zlib.error):
-        return False
-    return head == b"SIMPLE  ="
+    """Whether a file starts like a FITS file (also a compressed one); False where it cannot be read."""
+    return unpacked_head(path, 9) == b"SIMPLE  ="
 
 
 @contextlib.contextmanager
 def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
-    """Map the bytes of a FITS file into memory (a gzipped one is unpacked), checked by `scan_fits`.
+    """Map the bytes of a FITS file into memory (a compressed one is unpacked), checked by `scan_fits`.
 
     Parameters
     ----------
     path : path-like
-        A FITS file, plain, tile-compressed, or gzipped as a whole.
+        A FITS file, plain, tile-compressed, or compressed as a whole (gzip, bzip2, xz, Zstandard).
 
     Yields
     ------
@@ -228,10 +222,10 @@ def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
         try:
             stream = stack.enter_context(path.open("rb"))
             size = os.fstat(stream.fileno()).st_size
-            gzipped = stream.read(2) == GZIP_MAGIC
+            packing = packing_of(stream.read(6))
             stream.seek(0)
-            if gzipped:
-                buffer = memoryview(_gunzip(stream, path))
+            if packing is not None:
+                buffer = memoryview(unpack(stream, packing, path))
             elif size == 0:
                 buffer = memoryview(b"")
             else:
@@ -247,15 +241,7 @@ def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
             raise CorruptFileError(
                 f"the file cannot be read ({error.strerror or error})", path=path, fix="Check its permissions"
             ) from error
-        yield RawFits(path, buffer, scan_fits(buffer, path), gzipped)
-
-
-def _gunzip(stream: io.BufferedReader, path: Path) -> bytes:
-    try:
-        with gzip.GzipFile(fileobj=stream) as unzipped:
-            return unzipped.read()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CorruptFileError(f"the gzip stream is damaged ({error})", path=path, fix=_COPY_AGAIN) from error
+        yield RawFits(path, buffer, scan_fits(buffer, path), packing is not None)
 
 
 @contextlib.contextmanager
@@ -265,7 +251,7 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = True, decompress: 
     Parameters
     ----------
     path : path-like
-        A FITS file, plain, tile-compressed, or gzipped as a whole.
+        A FITS file, plain, tile-compressed, or compressed as a whole (gzip, bzip2, xz, Zstandard).
     memmap : bool
         Map uncompressed data instead of reading them: they are then read when they are used.
     decompress : bool
@@ -284,9 +270,9 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = True, decompress: 
     with map_fits(path) as raw, warnings.catch_warnings():
         warnings.simplefilter("ignore", VerifyWarning)
         warnings.filterwarnings("ignore", category=AstropyUserWarning, module=r"astropy\.io\.fits")
-        source: Any = io.BytesIO(raw.buffer) if raw.gzipped else os.fspath(raw.path)
+        source: Any = io.BytesIO(raw.buffer) if raw.packed else os.fspath(raw.path)
         # None, not True: astropy refuses to map scaled images if asked to map, and just reads them by default.
-        options = {} if raw.gzipped else {"memmap": None if memmap else False}
+        options = {} if raw.packed else {"memmap": None if memmap else False}
         try:
             hdus = fits.open(source, mode="readonly", disable_image_compression=not decompress, **options)
         except OSError as error:

@@ -118,6 +118,9 @@ class PixelScaling:
         """The scaling that a header gives."""
         bitpix = int(header[bitpix_key])
         blank = card_value(header, "BLANK") if bitpix > 0 else None
+        if bitpix > 0 and bitpix_key == "ZBITPIX":
+            # cfitsio and astropy go by ZBLANK, where it is there, for compressed images of integers too.
+            blank = card_value(header, "ZBLANK", blank)
         return cls(
             bitpix,
             float(card_value(header, "BSCALE", 1.0)),

@@ -2,7 +2,8 @@
 
 Tiles without a changed pixel are carried over as bytes. In a tile of quantised floats, changed pixels are quantised
 with the tile's own scale, offset and dither, and the others keep the number they have (`quantised`). A tile whose
-new values do not fit is stored losslessly in the ``GZIP_COMPRESSED_DATA`` column, which the standard has for this.
+new values do not fit, or of floats that were stored as whole numbers for want of a scale, is stored losslessly in the
+``GZIP_COMPRESSED_DATA`` column, which the standard has for this.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ def _encode_all(
     """Column and bytes for those of some tiles that have changed pixels; all have, where that is `known`."""
     found: dict[int, tuple[str, bytes]] = {}
     others = tiles.tolist()
-    if image.quantisation is not None or (image.scaling.integral and new.dtype.kind in "iub"):
+    if (image.quantisation is not None and not image.unscaled) or (image.scaling.integral and new.dtype.kind in "iub"):
         riced = image.riced(tiles)
         found, misfits = _encode_riced(image, tiles[riced], new, known)
         others = tiles[~riced].tolist() + misfits
@@ -279,10 +280,11 @@ def _encode_quantised(
     old: NDArray[Any],
     changed: NDArray[np.bool_],
 ) -> tuple[str, bytes]:
-    numbers = _requantised(image, tile, new, stored, old)
+    numbers = None if image.unscaled else _requantised(image, tile, new, stored, old)
     data = None if numbers is None else _compress(image, numbers)
     if data is not None:
         return COMPRESSED, data
-    values = image.values(tile, stored, image.scaling.dtype.newbyteorder("="))
-    values[changed] = new[changed]
-    return GZIPPED, gzip_bytes(values.astype(image.scaling.dtype).tobytes())
+    floats = image.unquantised(tile, stored)
+    scaling = image.scaling
+    floats[changed] = new[changed] if scaling.trivial else (new[changed].astype(float) - scaling.bzero) / scaling.bscale
+    return GZIPPED, gzip_bytes(floats.astype(scaling.dtype).tobytes())

@@ -7,7 +7,6 @@ quantise them anew, which changes every pixel. The output appears under its name
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
 import secrets
 import warnings
@@ -22,12 +21,12 @@ from numpy.typing import NDArray
 from skygraft.errors import FormatError, OutputError, OutputExistsError, SkygraftError
 from skygraft.formats.fitsfile.cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
 from skygraft.formats.fitsfile.open import BLOCK, RawFits, map_fits, parse_card
+from skygraft.formats.fitsfile.packed import packing_writer
 from skygraft.formats.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, differ
 from skygraft.formats.fitsfile.retile import rewrite_tiles
 
 __all__ = ["atomic_output", "rewrite_fits"]
 
-_GZIP_LEVEL = 4
 _SWAPPED_AT_ONCE = 1 << 17
 """Pixels whose bytes are swapped at a time: half a MB, which stays in the cache until it is written."""
 
@@ -43,7 +42,7 @@ def atomic_output(
     Parameters
     ----------
     path : path-like
-        The output; if its name ends in ``.gz`` what is written is gzipped.
+        The output; if its name ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zst`` what is written is compressed.
     inputs : iterable of path-like
         Files that must never be overwritten.
     overwrite : bool
@@ -66,12 +65,8 @@ def atomic_output(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb", buffering=1 << 20) as stream:
-            if path.suffix == ".gz":
-                # No name and no time in the gzip header: the same content gives the same bytes.
-                with gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as zipped:
-                    yield zipped  # type: ignore[misc]
-            else:
-                yield stream
+            with packing_writer(stream, path) as packed:
+                yield packed
             stream.flush()
             os.fsync(stream.fileno())
         _refuse(path, inputs, overwrite)
@@ -140,9 +135,9 @@ def rewrite_fits(
     like : path-like
         The file to copy; never changed.
     path : path-like
-        The output; gzipped if its name ends in ``.gz``.
+        The output; compressed as a whole if its name says so (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
     images : mapping of int to ndarray
-        HDU number (0-based) to new pixel values, of the image's shape.
+        HDU number (0-based) to new pixel values, of the image's shape, but for leading axes of one pixel.
     header_updates : mapping of int to mapping
         HDU number to keyword to (value, comment), or to None, which removes the card.
     overwrite : bool
@@ -229,6 +224,9 @@ def _change(
     shape = tuple(int(header[f"{prefix}{i}"]) for i in range(int(header.get(prefix, 0)), 0, -1))
     kind = parse_card(cards[0])[1].split("/")[0].strip(" '").strip()
     is_image = compressed or ((index == 0 or kind == "IMAGE") and bool(shape))
+    if len(shape) > new.ndim and shape == (1,) * (len(shape) - new.ndim) + new.shape:
+        # The one plane of a cube.
+        new = new.reshape(shape)
     if not is_image or new.shape != shape:
         what = f"an image of shape {shape}" if is_image else "no image"
         raise FormatError(

@@ -44,6 +44,7 @@ __all__ = [
 COMPRESSED, GZIPPED, RAW = "COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA"
 TFORM_BYTES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16}
 TFORM_DTYPE = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+_CODERS_OF_INTEGERS = ("RICE_1", "HCOMPRESS_1", "PLIO_1")
 _BadDeflateError: type[Exception] = cast(Any, isal_zlib.error)
 _AT_ONCE = 1 << 17
 """Numbers of tiles that are worked on at a time: they stay in the cache from one step to the next."""
@@ -111,10 +112,13 @@ class TiledImage:
                 hdu=hdu,
                 fix="Copy or download the file again",
             )
-        self.quantisation = self._quantisation(header)
+        has_scale = "ZSCALE" in self.columns or "ZSCALE" in header
+        self.unscaled = self.scaling.bitpix < 0 and not has_scale and self.algorithm in _CODERS_OF_INTEGERS
+        """Whether floats are stored as the whole numbers that they happened to be: others need another way."""
+        self.quantisation = self._quantisation(header) if has_scale or self.unscaled else None
 
     def _quantisation(self, header: fits.Header) -> Quantisation | None:
-        if self.scaling.bitpix > 0 or not ("ZSCALE" in self.columns or "ZSCALE" in header):
+        if self.scaling.bitpix > 0:
             return None
         blank = card_value(header, "ZBLANK", card_value(header, "BLANK"))
         blanks = None if blank is None else np.full(self.n_rows, int(blank))
@@ -259,6 +263,12 @@ class TiledImage:
         if self.quantisation is None or self.lossless(tile):
             return self.scaling.decode(stored, dtype)
         return self._quantised_values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
+
+    def unquantised(self, tile: int, stored: NDArray[Any]) -> NDArray[Any]:
+        """Floats of the numbers stored for a quantised tile, before the image's own BSCALE and BZERO."""
+        assert self.quantisation is not None
+        dtype = self.scaling.dtype.newbyteorder("=")
+        return self.quantisation.values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
 
     def _quantised_values(
         self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]

@@ -1,0 +1,255 @@
+"""The lock that keeps a second driver out of a campaign, also on file systems that have no locks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from skygraft.errors import CampaignError, OutputError
+
+__all__ = ["holder", "is_locked", "lease_path", "locked"]
+
+_TRIES = 5
+_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV})
+"""What ``flock`` says where the file system has no locks (Lustre without ``-o flock``, NFS without a lock daemon)."""
+_HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
+_BEAT_SECONDS = 20.0
+_DEAD_SECONDS = 180.0
+"""A lease on another machine that was not renewed for this long is of a driver that died."""
+
+
+class _NoLocksError(Exception):
+    """The file system has no locks."""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a campaign's lock; it goes with the process that holds it.
+
+    Where the file system has no locks, a file beside it takes their place: it is made only where there is none, its
+    time is renewed as long as its maker lives, and it counts for nothing where its maker is seen to be dead: at once
+    on the machine that it ran on, after three minutes elsewhere.
+
+    Parameters
+    ----------
+    path : Path
+        The lock file.
+
+    Raises
+    ------
+    CampaignError
+        If another driver holds it.
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        handle = path.open("a+")
+    except OSError as error:
+        raise OutputError(
+            f"the lock cannot be written ({error.strerror or error})", path=path, fix="Check permissions and free space"
+        ) from error
+    with handle, contextlib.ExitStack() as stack:
+        try:
+            taken = _take(handle)
+        except _NoLocksError:
+            stack.enter_context(_lease(path))
+            taken = True
+        if not taken:
+            raise _busy(path, holder(path))
+        handle.truncate(0)
+        handle.write(_name())
+        handle.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a driver holds the lock.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be told, since the lock file cannot be read.
+    """
+    try:
+        with path.open() as handle:
+            try:
+                return not _take(handle, shared=True)
+            except _NoLocksError:
+                return _lease_holds(lease_path(path))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise OutputError(
+            f"whether the campaign runs cannot be told: its lock cannot be read ({error.strerror or error})",
+            path=path,
+            fix="Check permissions",
+        ) from error
+
+
+def holder(path: Path) -> str:
+    """The process that holds the lock, or held it last: ``process 123 on host``; empty where that is not known."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _name() -> str:
+    return f"process {os.getpid()} on {os.uname().nodename}"
+
+
+def _busy(path: Path, who: str, fix: str = "Wait for it to end, or stop it") -> CampaignError:
+    return CampaignError(f"another process runs this campaign ({who or 'unknown'})", path=path.parent, fix=fix)
+
+
+def _take(handle: IO[str], *, shared: bool = False) -> bool:
+    """Whether the lock could be taken."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    for patience in reversed(range(1 if shared else _TRIES)):
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                raise _NoLocksError from error
+            if error.errno not in _HELD:
+                raise OutputError(
+                    f"the lock cannot be taken ({error.strerror or error})",
+                    path=handle.name,
+                    fix="See whether the file system is well, or put the output folder on another one",
+                ) from error
+            # It may be somebody who only looks whether the campaign runs.
+            if patience:
+                time.sleep(0.1)
+    return False
+
+
+# -- without locks
+
+
+def lease_path(path: Path) -> Path:
+    """What stands for the lock where the file system has none."""
+    return path.with_name(f"{path.name}.held")
+
+
+@contextlib.contextmanager
+def _lease(lock: Path) -> Iterator[None]:
+    path, over = lease_path(lock), threading.Event()
+    mine = f"{_name()} since {_birth(os.getpid())} {_processes()} {secrets.token_hex(8)}"
+    for last in (False, True):
+        before = _lease_text(path)
+        try:
+            with path.open("x", encoding="utf-8") as handle:
+                handle.write(mine)
+            break
+        except FileExistsError:
+            if last or _lease_holds(path) or not _remove(path, before):
+                raise _busy(
+                    lock,
+                    before.partition(" since ")[0],
+                    f"Wait for it to end, or stop it. The file system has no locks, so {path} stands for one: it "
+                    "counts until its process is seen to be dead, on another machine until "
+                    f"{_DEAD_SECONDS:.0f} s after its last sign of life",
+                ) from None
+        except OSError as error:
+            raise OutputError(
+                f"the file system has no locks, and {path.name}, which would stand for one, cannot be made "
+                f"({error.strerror or error})",
+                path=path.parent,
+                fix="Put the output folder on another file system, or have this one mounted with locks (flock)",
+            ) from error
+
+    def beat() -> None:
+        while not over.wait(_BEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, daemon=True, name="holds the campaign")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        if _lease_text(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _remove(path: Path, text: str) -> bool:
+    """Remove the lease of a dead driver; False where another one has done so, and has made its own."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return True
+    if _lease_text(aside) == text:
+        aside.unlink(missing_ok=True)
+        return True
+    aside.rename(path)
+    return False
+
+
+def _lease_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _lease_holds(path: Path) -> bool:
+    """Whether there is a lease whose maker may live."""
+    try:
+        text, renewed = _lease_text(path), path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    who, _, rest = text.partition(" since ")
+    number, _, host = who.removeprefix("process ").partition(" on ")
+    birth, _, processes = rest.rpartition(" ")[0].partition(" ")
+    if host == os.uname().nodename and processes == _processes() and number.isdecimal():
+        return _birth(int(number)) == birth
+    return _now_by_the_clock_of(path.parent) - renewed < _DEAD_SECONDS
+
+
+def _processes() -> str:
+    """Names the set of processes that can be seen from here: a container on the same machine may have its own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115  (text, and no file's name)
+    except OSError:
+        return "unknown"
+
+
+def _birth(process: int) -> str:
+    """When a process began, in the kernel's clock ticks, where that can be told; empty for one that is not there."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return ""
+    except OSError:
+        pass  # somebody else's
+    try:
+        # The name, in brackets, may hold anything.
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return status.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "0"
+
+
+def _now_by_the_clock_of(folder: Path) -> float:
+    """The present by the clock that gives files their times, which may be that of a server."""
+    probe = folder / f".now.{secrets.token_hex(8)}.tmp"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)

@@ -1,0 +1,293 @@
+"""Arrow tables to and from astropy's: every Arrow type is converted exactly, or kept out with the reason.
+
+`pyarrow` would import pandas for most conversions, which takes seconds in every process: buffers are read directly.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from astropy.table import Column, MaskedColumn, QTable
+from astropy.table import meta as table_meta
+from astropy.units import Quantity, UnrecognizedUnit
+from numpy.typing import NDArray
+
+from skygraft.catalog.columns import SOURCE_TYPE, ColumnReader, Refusal, parse_unit, refuse
+
+__all__ = ["arrow_array", "from_arrow", "numpy_array", "one_array", "pandas_index", "to_arrow", "with_index"]
+
+# A quotient of two numbers that are exact in double precision is correctly rounded.
+_EXACT = 2**53
+_EXACT_SCALE = 22
+
+
+def to_arrow(table: QTable) -> pa.Table:
+    """An Arrow table; units go into each field's metadata under ``unit``."""
+    arrays, fields = [], []
+    for name in table.colnames:
+        column = table[name]
+        unit = getattr(column, "unit", None)
+        mask = getattr(column, "mask", None)
+        raw = np.asarray(getattr(column, "unmasked", column))
+        raw = np.asarray(raw.value if isinstance(raw, Quantity) else np.ma.getdata(raw))
+        if raw.dtype.kind in "SUOT":
+            array = arrow_array(ColumnReader(column, name).texts(), mask)
+        elif raw.dtype.kind not in "biufM" or raw.ndim != 1:
+            shape = f" of shape {raw.shape[1:]}" if raw.ndim > 1 else ""
+            raise Refusal.of_type(f"{raw.dtype}{shape}").error(name)
+        else:
+            array = arrow_array(raw.astype(raw.dtype.newbyteorder("="), copy=False), mask)
+        arrays.append(array)
+        fields.append(pa.field(name, array.type, metadata={"unit": str(unit)} if unit else None))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
+    """An Arrow array of a one-dimensional array of numbers, bool or str; null where `mask` is set.
+
+    Unlike `pyarrow.array` this does not import pandas, which takes seconds in every process.
+    """
+    valid = None
+    if mask is not None and np.any(mask):
+        valid = pa.py_buffer(np.packbits(~np.asarray(mask, dtype=bool), bitorder="little"))
+    if values.dtype.kind == "U":
+        lengths, content = _utf8(values)
+        offsets = np.zeros(values.size + 1, dtype=np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        return pa.Array.from_buffers(pa.string(), values.size, [valid, pa.py_buffer(offsets), pa.py_buffer(content)])
+    kind = pa.from_numpy_dtype(values.dtype)
+    data = np.packbits(values, bitorder="little") if values.dtype.kind == "b" else np.ascontiguousarray(values)
+    return pa.Array.from_buffers(kind, values.size, [valid, pa.py_buffer(data)])
+
+
+def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
+    """Lengths in bytes of some texts, and all of them in a row."""
+    codes = np.ascontiguousarray(texts).view(np.uint32).reshape(texts.size, texts.dtype.itemsize // 4)
+    if codes.size and codes.max() < 128:
+        used = codes != 0
+        lengths = used.sum(axis=1)
+        # NumPy pads with NUL: one between letters is the text's own.
+        if not np.any(~used[:, :-1] & used[:, 1:]):
+            return lengths, codes[used].astype(np.uint8)
+    encoded = [text.encode() for text in texts.tolist()]
+    return [len(text) for text in encoded], b"".join(encoded)
+
+
+def from_arrow(table: pa.Table) -> QTable:
+    """A `QTable` of an Arrow table, units from the metadata of its fields or of the table; nulls are masked.
+
+    Columns of lists become arrays of shape (N, M) where all have one length. Columns of other types, lists of many
+    lengths, and columns that are there twice are left out, and an error for those who ask for them
+    (`skygraft.catalog.columns.refused`).
+    """
+    units = _table_units(table.schema.metadata)
+    counts = Counter(table.schema.names)
+    out = QTable()
+    for i, field in enumerate(table.schema):
+        if counts[field.name] > 1:
+            refuse(out, field.name, Refusal.twice(counts[field.name]))
+            continue
+        values = _plain(one_array(table.column(i)))
+        if isinstance(values, Refusal):
+            refuse(out, field.name, values)
+            continue
+        told = field.metadata or {}
+        unit = parse_unit(told.get(b"unit") or told.get(b"units") or units.get(field.name))
+        if unit is not None and values.dtype.kind in "fiu" and not isinstance(values, Column):
+            out[field.name] = _with_unit(values, unit)
+        else:
+            out[field.name] = values
+        if unit is not None and isinstance(out[field.name], Column):
+            out[field.name].unit = unit
+    return out
+
+
+def _with_unit(array: Any, unit: Any) -> Any:
+    """A quantity; the bare array where no quantity has such a unit (one not understood, or a logarithmic one)."""
+    try:
+        return array if isinstance(unit, UnrecognizedUnit) else Quantity(array, unit, copy=False)
+    except TypeError:
+        return array
+
+
+def _plain(column: Any) -> Any:
+    """The values of an Arrow array, of any type, as a numpy array or `Column`; or why they cannot be that."""
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return _numbers(column)
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
+        return _texts(column.cast(pa.large_string()) if str(kind) == "string_view" else column)
+    if pa.types.is_dictionary(kind):
+        return _decoded(column)
+    if pa.types.is_decimal(kind):
+        return _decimals(column)
+    if pa.types.is_run_end_encoded(kind):
+        return _plain(pc.run_end_decode(column))
+    if "binary" in str(kind):
+        return _texts(column.cast(pa.large_binary()))
+    if str(kind).startswith(("list", "large_list", "fixed_size_list")):
+        return _lists(column)
+    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.bool8":
+        return _numbers(column.storage.cast(pa.bool_()))
+    return Refusal.of_type(kind, _example(column))
+
+
+def _example(column: Any) -> str | None:
+    valid = column.drop_null()
+    try:
+        return str(valid[0]) if len(valid) else None
+    except (ValueError, OverflowError):  # a time beyond what Python's own can hold
+        return str(valid[:1].to_string())
+
+
+def _numbers(column: Any) -> Any:
+    kind = column.type
+    if not column.null_count:
+        return numpy_array(column)
+    null = numpy_array(column.is_null())
+    filled = numpy_array(column.fill_null(False if pa.types.is_boolean(kind) else 0))
+    if pa.types.is_floating(kind):
+        filled[null] = np.nan
+        return filled
+    return MaskedColumn(filled, mask=null)
+
+
+def _texts(column: Any) -> Any:
+    # Few texts stand in many rows.
+    encoded = column.dictionary_encode(null_encoding="encode")
+    rows = encoded.dictionary.to_pylist()
+    rows = [v.decode(errors="backslashreplace") if isinstance(v, bytes) else v for v in rows]
+    text = np.array(["" if v is None else v for v in rows] or [""], dtype=np.str_)[numpy_array(encoded.indices)]
+    return MaskedColumn(text, mask=numpy_array(column.is_null())) if column.null_count else text
+
+
+def _decoded(column: Any) -> Any:
+    """The values of a dictionary, each in its rows."""
+    values = _plain(column.dictionary)
+    if isinstance(values, Refusal):
+        return Refusal.of_type(column.type, _example(column))
+    missing = numpy_array(column.indices.is_null())
+    if not len(values):
+        return MaskedColumn(np.zeros(len(column), dtype=values.dtype), mask=missing)
+    index = numpy_array(column.indices.fill_null(0) if column.indices.null_count else column.indices)
+    out = values[index]
+    if missing.any() and isinstance(out, MaskedColumn):
+        out.mask |= missing
+    elif missing.any():
+        out = MaskedColumn(out, mask=missing)
+    return out
+
+
+def _decimals(column: Any) -> Any:
+    """Decimals as int64 or correctly rounded float64 where all are exactly that, or else as Python's own."""
+    kind, null = column.type, numpy_array(column.is_null())
+    values = _unscaled(column, null)
+    if values is not None and kind.scale == 0:
+        array = values
+    elif values is not None and 0 < kind.scale <= _EXACT_SCALE and np.all(np.abs(values) < _EXACT):
+        array = values / 10.0**kind.scale
+    else:
+        array = np.empty(len(column), dtype=object)
+        array[:] = column.to_pylist()
+    return MaskedColumn(array, mask=null, meta={SOURCE_TYPE: str(kind)})
+
+
+def _unscaled(column: Any, null: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """The whole numbers of which decimals are so many tenths, hundredths, ...; None where one needs over 64 bits."""
+    try:
+        wide = column.cast(pa.decimal128(38, column.type.scale))
+    except pa.ArrowInvalid:
+        return None
+    start, stop = wide.offset, wide.offset + len(wide)
+    words = np.frombuffer(wide.buffers()[1] or b"", dtype="<i8", count=2 * stop)[2 * start :].reshape(-1, 2)
+    low, high = np.where(null[:, None], 0, words).T
+    return np.asarray(low) if np.all(high == low >> 63) and np.all(low != np.iinfo(np.int64).min) else None
+
+
+def _lists(column: Any) -> Any:
+    """Lists of one length as an array of shape (N, M); of one value or none, as shape (N, 1)."""
+    if str(column.type).startswith(("list_view", "large_list_view")):
+        column = pa.array(column.to_pylist(), pa.large_list(column.type.value_type))
+    lengths = numpy_array(pc.list_value_length(column).cast(pa.int64()).fill_null(-1))
+    size = int(lengths[0]) if lengths.size else 1
+    if size < 1 or np.any(lengths != size):
+        size = 1 if np.all(lengths <= 1) else 0
+    flat = _plain(column.flatten()) if size else None
+    if flat is None or isinstance(flat, Refusal) or flat.ndim != 1:
+        return Refusal.of_type(column.type, _example(column))
+    if np.all(lengths == size):
+        return flat.reshape(len(column), size)
+    there = lengths == 1
+    out = np.zeros((len(column), 1), dtype=flat.dtype)
+    mask = ~there[:, None]
+    out[there, 0] = np.ma.getdata(flat)
+    mask[there, 0] = np.ma.getmaskarray(np.ma.asarray(flat))
+    return MaskedColumn(out, mask=mask)
+
+
+_NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
+
+
+def one_array(column: Any) -> Any:
+    """An Arrow column, in one piece or several, as one array."""
+    if isinstance(column, pa.ChunkedArray):
+        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+    return column
+
+
+def numpy_array(column: Any) -> NDArray[Any]:
+    """A copy of an Arrow array without nulls, by its buffer: `to_numpy` would import pandas."""
+    dtype = np.dtype(_NUMPY_NAMES.get(str(column.type), str(column.type)))
+    start, stop = column.offset, column.offset + len(column)
+    buffer = column.buffers()[1]
+    if stop == start:
+        return np.empty(0, dtype=dtype)
+    if dtype.kind == "b":
+        bits = np.frombuffer(buffer, dtype=np.uint8, count=(stop + 7) // 8)
+        return np.unpackbits(bits, bitorder="little", count=stop)[start:].astype(np.bool_)
+    return np.frombuffer(buffer, dtype=dtype, count=stop)[start:].copy()
+
+
+def _table_units(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
+    """Units of columns, where the table's metadata have them: as astropy writes them, or as a VOTable (VOParquet)."""
+    metadata = metadata or {}
+    if text := metadata.get(b"table_meta_yaml"):
+        header = table_meta.get_header_from_yaml(text.decode().splitlines())
+        return {c["name"]: str(c["unit"]) for c in header["datatype"] if c.get("unit")}
+    if content := metadata.get(b"IVOA.VOTable-Parquet.content"):
+        from astropy.io import votable
+
+        fields = votable.parse(io.BytesIO(content), verify="ignore").get_first_table().fields
+        return {field.name: str(field.unit) for field in fields if field.unit}
+    return {}
+
+
+def pandas_index(schema: pa.Schema, n_rows: int) -> tuple[str, range] | None:
+    """A named index that pandas wrote as three numbers instead of as a column, for all `n_rows` rows of a file."""
+    try:
+        indexes = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    for index in indexes:
+        if isinstance(index, dict) and index.get("kind") == "range" and index.get("name"):
+            rows = range(index["start"], index["stop"], index["step"])
+            if len(rows) == n_rows and index["name"] not in schema.names:
+                return str(index["name"]), rows
+    return None
+
+
+def with_index(table: pa.Table, index: tuple[str, range] | None, first_row: int = 0) -> pa.Table:
+    """The rows of a file from `first_row` on, with the index that `pandas_index` found as a column."""
+    if index is None:
+        return table
+    name, rows = index
+    part = rows[first_row : first_row + table.num_rows]
+    return table.append_column(name, arrow_array(np.arange(part.start, part.stop, part.step, dtype=np.int64)))

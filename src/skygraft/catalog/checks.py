@@ -1,0 +1,287 @@
+"""The check that every canonical table must pass: ranges, types, what belongs together, and ids that are unique."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+import numpy as np
+from astropy.table import QTable, Table
+from numpy.typing import NDArray
+
+from skygraft.catalog.flags import Flag
+from skygraft.catalog.schema import (
+    COLUMNS,
+    LEAST_TRUNCATION,
+    MOTION,
+    SOURCE_TYPES,
+    ColumnSpec,
+    is_mag_column,
+    strings,
+    values,
+)
+from skygraft.errors import CatalogError, shown
+
+__all__ = ["OnBad", "check_duplicates", "validate"]
+
+OnBad = Literal["raise", "flag"]
+MAX_LISTED = 10
+_NEVER_CUT = ("Gaussian", "Moffat", "BulgeDisk")
+
+
+def _nearest(word: str) -> str:
+    lowered = {name.lower(): name for name in SOURCE_TYPES}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.4)
+    return f"; did you mean {lowered[close[0]]!r}?" if close else ""
+
+
+_NOT_RADIANS = (
+    "Correct these rows; this dialect has positions in radians: convert degrees, or write the catalogue in another "
+    "dialect"
+)
+
+
+class _Findings:
+    """Bad rows with their reasons, and the flags that they earn."""
+
+    def __init__(self, n: int) -> None:
+        self.flags = np.zeros(n, dtype=np.int64)
+        self.fatal = np.zeros(n, dtype=bool)
+        self.reasons: dict[int, list[str]] = {}
+
+    def add(self, bad: NDArray[np.bool_], flag: Flag | None, describe: Any) -> None:
+        """Note the rows of `bad`; those without a flag can not be kept at all."""
+        if flag is None:
+            self.fatal |= bad
+        else:
+            self.flags[bad] |= int(flag)
+        for row in np.flatnonzero(bad)[: MAX_LISTED + 1]:
+            self.reasons.setdefault(int(row), []).append(describe(int(row)))
+
+    def error(self, table: Table, rows: NDArray[np.bool_], origin: str, first_row: int, positions: str) -> CatalogError:
+        """One error that lists up to ten of `rows`."""
+        ids = values(table, "injection_id")
+        bad = np.flatnonzero(rows)
+        listed = [r for r in bad if int(r) in self.reasons][:MAX_LISTED]
+        lines = [f"row {first_row + r} (injection_id {ids[r]}): " + "; ".join(self.reasons[int(r)]) for r in listed]
+        more = f"\n  ... and {bad.size - len(lines)} more" if bad.size > len(lines) else ""
+        keepable = not self.fatal.any()
+        return CatalogError(
+            f"{bad.size} of {len(table)} rows cannot be used:\n  " + "\n  ".join(lines) + more,
+            path=origin or None,
+            row=int(first_row + bad[0]),
+            fix=(_NOT_RADIANS if positions == "rad" and not keepable else "Correct these rows")
+            + (
+                ", or keep them undrawn with on_bad='flag' (in a campaign, catalog: {on_bad: flag})" if keepable else ""
+            ),
+        )
+
+
+def check_duplicates(ids: NDArray[np.int64], *, origin: str = "", first_row: int = 0) -> None:
+    """Raise where an injection id occurs twice.
+
+    Raises
+    ------
+    CatalogError
+        Naming up to ten of the ids and two rows of each.
+    """
+    order = np.argsort(ids, kind="stable")
+    same = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+    if same.size:
+        shown = [
+            f"{ids[order[i]]} (rows {first_row + order[i]} and {first_row + order[i + 1]})" for i in same[:MAX_LISTED]
+        ]
+        raise CatalogError(
+            f"{same.size} injection ids occur twice: " + ", ".join(shown) + (", ..." if same.size > MAX_LISTED else ""),
+            path=origin or None,
+            row=int(first_row + order[same[0] + 1]),
+            key="injection_id",
+            fix="Give every source its own id",
+        )
+
+
+def validate(
+    table: QTable,
+    *,
+    on_bad: OnBad = "raise",
+    origin: str = "",
+    first_row: int = 0,
+    unique: bool = True,
+    positions: Literal["deg", "rad"] = "deg",
+) -> QTable:
+    """Check a canonical table; the whole file is refused by default, or its bad rows are flagged.
+
+    A missing magnitude is no error: the source is not in that band, and is flagged ``MAG_BAD`` where it is injected.
+    A position that is not on the sphere, and an id that occurs twice, can not be flagged: they always raise. Right
+    ascensions are never wrapped.
+
+    Parameters
+    ----------
+    table : QTable
+        Canonical columns; not changed.
+    on_bad : {"raise", "flag"}
+        "flag" keeps bad rows, with ``TYPE_UNKNOWN``, ``SERSIC_EXTREME``, ``MAG_BAD`` or ``PARAMETERS_BAD`` set.
+    origin : str
+        File name for error messages.
+    first_row : int
+        Number of the table's first row in the file.
+    unique : bool
+        Check that ids are unique.
+    positions : {"deg", "rad"}
+        What the catalogue had its positions in, before they became degrees; for error messages.
+
+    Returns
+    -------
+    QTable
+        The table with the column ``flags`` set; pure numbers that rounding in single precision has brought out of
+        their range are moved back into it.
+
+    Raises
+    ------
+    CatalogError
+        Naming up to ten rows (row number and injection id), the values and what is allowed.
+    """
+    if on_bad not in ("raise", "flag"):
+        raise CatalogError(f"on_bad is {on_bad!r}; allowed are 'raise' and 'flag'", key="on_bad")
+    if len(table) == 0:
+        raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
+    for name in ("injection_id", "ra", "dec", "source_type"):
+        if name not in table.colnames:
+            raise CatalogError(f"the catalogue has no column {name!r}", path=origin or None, key=name)
+    found = _Findings(len(table))
+    source_type = strings(table, "source_type")
+    _check_types(found, source_type)
+    cleaned = _cleaned(table)
+    _check_ranges(found, table, source_type, cleaned, positions)
+    _check_trails_and_stamps(found, table, source_type)
+    _check_truncation(found, table, source_type)
+    for name in (c for c in table.colnames if is_mag_column(c)):
+        mag = values(table, name)
+        found.add(np.isinf(mag), Flag.MAG_BAD, lambda r, m=mag, c=name: f"{c} = {m[r]} is not finite")
+    bad = found.fatal | (found.flags != 0)
+    if found.fatal.any():
+        raise found.error(table, found.fatal, origin, first_row, positions)
+    if on_bad == "raise" and bad.any():
+        raise found.error(table, bad, origin, first_row, positions)
+    if unique:
+        check_duplicates(values(table, "injection_id"), origin=origin, first_row=first_row)
+    out = table.copy(copy_data=False)
+    for name, column in cleaned.items():
+        out[name] = column
+    out["flags"] = values(table, "flags") | found.flags
+    return out
+
+
+def _check_types(found: _Findings, source_type: NDArray[np.str_]) -> None:
+    unknown = ~np.isin(source_type, SOURCE_TYPES)
+    allowed = ", ".join(SOURCE_TYPES)
+    found.add(
+        unknown,
+        Flag.TYPE_UNKNOWN,
+        lambda r: f"source_type {str(source_type[r])!r} is not one of {allowed}{_nearest(str(source_type[r]))}",
+    )
+
+
+def _cleaned(table: QTable) -> dict[str, NDArray[Any]]:
+    """The columns of pure numbers in which rounding in single precision is taken back."""
+    out = {}
+    for name in table.colnames:
+        spec = COLUMNS.get(name)
+        if spec is not None and spec.kind == "float" and spec.unit is None:
+            given = values(table, name)
+            clipped = spec.clip(given)
+            if clipped is not given:
+                out[name] = clipped
+    return out
+
+
+def _check_ranges(
+    found: _Findings,
+    table: QTable,
+    source_type: NDArray[np.str_],
+    cleaned: dict[str, NDArray[Any]],
+    positions: str,
+) -> None:
+    bulge_fraction = values(table, "bulge_fraction")
+    for spec in COLUMNS.values():
+        name = spec.name
+        absent = name not in table.colnames
+        if spec.choices and name != "source_type" and not absent:
+            text = strings(table, name)
+            found.add(
+                ~np.isin(text, spec.choices),
+                Flag.PARAMETERS_BAD,
+                lambda r, t=text, s=spec: f"{s.name} {str(t[r])!r} is not one of {', '.join(filter(None, s.choices))}",
+            )
+        if spec.kind not in ("float", "int") or name == "injection_id" or (absent and not spec.required):
+            continue
+        used = np.isin(source_type, spec.types) if spec.types else np.ones(len(table), dtype=bool)
+        # A galaxy that is all disk needs no bulge parameters, and the other way round.
+        if name.startswith("bulge_") and name != "bulge_fraction":
+            used &= bulge_fraction != 0
+        elif name.startswith("disk_"):
+            used &= bulge_fraction != 1
+        if not used.any():
+            continue
+        array = cleaned[name] if name in cleaned else values(table, name)
+        flag: Flag | None = Flag.PARAMETERS_BAD
+        if name in ("ra", "dec"):
+            flag = None
+        elif name in ("n", "bulge_n", "disk_n"):
+            flag = Flag.SERSIC_EXTREME
+        found.add(
+            used & spec.fails(array),
+            flag,
+            lambda r, a=array, s=spec: f"{s.name} = {shown(a[r])}{_given(s, a[r], positions)} is not {s.allowed(a[r])}",
+        )
+
+
+def _given(spec: ColumnSpec, value: float, positions: str) -> str:
+    """Of a position that the dialect has in radians, what it was."""
+    if positions != "rad" or spec.name not in ("ra", "dec"):
+        return ""
+    return f" deg, of {np.radians(value):.10g} taken as radians,"
+
+
+def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
+    trunc = values(table, "trunc")
+    found.add(
+        np.isin(source_type, _NEVER_CUT) & (np.nan_to_num(trunc) != 0),
+        Flag.PARAMETERS_BAD,
+        lambda r: f"trunc = {shown(trunc[r])}, but a {source_type[r]} is not truncated: leave it empty",
+    )
+    radius = values(table, "half_light_radius")
+    with np.errstate(invalid="ignore"):
+        inner = (source_type == "Sersic") & (trunc > 0) & (trunc < LEAST_TRUNCATION * radius)
+    found.add(
+        inner,
+        Flag.PARAMETERS_BAD,
+        lambda r: (
+            f"trunc = {trunc[r]:.9g} arcsec is less than sqrt(2) half-light radii ({2**0.5 * radius[r]:.9g} arcsec), "
+            "at which the profile is a flat disk: half of the light cannot be so far out"
+        ),
+    )
+
+
+def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
+    n = len(table)
+    moving = np.zeros(n, dtype=bool)
+    for name in MOTION:
+        moving |= np.nan_to_num(values(table, name)) != 0
+    rated = np.nan_to_num(np.hypot(values(table, "rate_ra_cosdec"), values(table, "rate_dec"))) != 0
+    lengths = np.isnan(values(table, "trail_length")) & np.isnan(values(table, "trail_length_pix"))
+    found.add(
+        (source_type == "Trail") & lengths & ~rated,
+        Flag.PARAMETERS_BAD,
+        lambda r: "a Trail needs trail_length, trail_length_pix, or a rate",
+    )
+    found.add(
+        (source_type == "Stamp") & (strings(table, "stamp") == ""),
+        Flag.PARAMETERS_BAD,
+        lambda r: "a Stamp needs the path of its image in the column stamp",
+    )
+    found.add(
+        moving & np.isnan(values(table, "epoch_mjd")),
+        Flag.PARAMETERS_BAD,
+        lambda r: "a moving source needs epoch_mjd, the time at which it is at (ra, dec)",
+    )

@@ -1,0 +1,154 @@
+"""Random positions that keep a distance from one another, until no place is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from astropy_healpix import healpix_to_lonlat
+from numpy.typing import NDArray
+
+from skygraft.catalog.region import Region, unit_vectors
+from skygraft.errors import CatalogError
+
+__all__ = ["separated_vectors"]
+
+type Vectors = NDArray[np.float64]
+
+_FEW = 0.05
+"""Share of the darts that find a place, below which they are thrown into the gaps only."""
+_FINEST = 2.0**-7
+"""Gaps smaller than this part of the distance are taken for filled."""
+_MOST_DARTS = 200_000
+_MARGIN = 1.05
+"""On the distance of a cell's corners from its middle: its sides are curved."""
+
+
+def separated_vectors(where: Region, count: int, separation: float, rng: np.random.Generator) -> Vectors:
+    """Positions uniform in a region, one after the other, each one as far from all earlier ones as is asked for.
+
+    Darts are thrown, and those that fall too near to an earlier one are thrown again. Once few of them find a place,
+    they are thrown into cells that are not yet wholly within the distance of a source, which are cut ever finer
+    (Ebeida et al. 2012, Computer Graphics Forum 31, 785): the same distribution, and an end when no cell is left.
+
+    Parameters
+    ----------
+    where : Region
+    count : int
+        Positions wanted.
+    separation : float
+        Arcsec.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray, shape (count, 3)
+        Unit vectors.
+
+    Raises
+    ------
+    CatalogError
+        If the region is full before.
+    """
+    chord = 2.0 * np.sin(np.radians(separation / 3600.0) / 2.0)
+    kept = np.empty((0, 3))
+    share = 1.0
+    while share >= _FEW:
+        missing = count - len(kept)
+        if missing <= 0:
+            return kept[:count]
+        darts = where.sample(max(64, int(missing * 1.3)), rng)
+        added = _far_enough(darts, kept, chord)
+        share = len(added) / len(darts)
+        kept = np.concatenate([kept, added])
+    gaps = _Gaps(where, chord)
+    while len(kept) < count:
+        gaps.drop_covered(kept)
+        if not gaps.cells.size:
+            raise CatalogError(
+                f"only {len(kept)} of {count} sources fit at random: then every place in the region is within "
+                f"{separation:g} arcsec of one of them",
+                key="min_separation",
+                fix="Lower the density or the separation, or use grid_catalog, which packs them closer",
+            )
+        share = 1.0
+        while share >= _FEW and len(kept) < count:
+            darts = gaps.sample(min(max(64, 4 * (count - len(kept))), _MOST_DARTS), rng)
+            added = _far_enough(darts, kept, chord)
+            share = len(added) / max(len(darts), 1)
+            kept = np.concatenate([kept, added])
+        gaps.divide()
+    return kept[:count]
+
+
+def _far_enough(darts: Vectors, kept: Vectors, chord: float) -> Vectors:
+    """The darts that are far from those kept and from earlier darts that are."""
+    # Here, since it weighs 26 MB, which no driver of a campaign is to carry.
+    from scipy.spatial import cKDTree
+
+    if len(kept) and len(darts):
+        distance, _ = cKDTree(kept).query(darts, distance_upper_bound=chord)
+        darts = darts[~(distance < chord)]
+    if not len(darts):
+        return darts
+    alive = np.ones(len(darts), dtype=np.bool_)
+    pairs = cKDTree(darts).query_pairs(chord, output_type="ndarray")
+    for first, second in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():
+        if alive[first]:
+            alive[second] = False
+    return darts[alive]
+
+
+class _Gaps:
+    """HEALPix cells of one level, in which a source may still find a place; they are of equal area."""
+
+    def __init__(self, where: Region, chord: float) -> None:
+        self._where = where
+        self._chord = chord
+        self._centre = unit_vectors(where.ra, where.dec)
+        self._level = 2
+        self.cells: NDArray[np.int64] = np.arange(12 << 2 * self._level, dtype=np.int64)
+        # Down to half of the distance in width: few of them, and some are covered at once.
+        while self._level < min(np.log2(2.0 * np.sqrt(np.pi / 3.0) / chord), 28):
+            self._drop_outside()
+            self.divide()
+
+    def _vectors(self, cells: NDArray[np.int64], dx: Any = 0.5, dy: Any = 0.5) -> Vectors:
+        lon, lat = healpix_to_lonlat(cells, 1 << self._level, dx=dx, dy=dy, order="nested")
+        return unit_vectors(lon.deg, lat.deg)
+
+    def drop_covered(self, kept: Vectors) -> None:
+        """Drop the cells outside of the region, and those of which every place is too near to one that is kept."""
+        from scipy.spatial import cKDTree
+
+        middle, reach = self._drop_outside()
+        if not reach.size or reach.max() < _FINEST * self._chord or self._level >= 29:
+            self.cells = self.cells[:0]
+            return
+        nearest, _ = cKDTree(kept).query(middle)
+        self.cells = self.cells[nearest + reach > self._chord]
+
+    def _drop_outside(self) -> tuple[Vectors, NDArray[np.float64]]:
+        """Drop the cells outside of the region; the middles of the others, and how far their corners are from there."""
+        middle = self._vectors(self.cells)
+        corners = [self._vectors(self.cells, dx, dy) for dx, dy in ((0, 0), (0, 1), (1, 0), (1, 1))]
+        reach = np.max([np.linalg.norm(corner - middle, axis=1) for corner in corners], axis=0) * _MARGIN
+        radius = 2.0 * np.sin(np.radians(self._where.radius) / 2.0)
+        inside = np.linalg.norm(middle - self._centre, axis=1) <= radius + reach
+        # Of a large cell the region may hold none of these points.
+        small = inside & (reach < radius / 8.0)
+        points = [point[small] for point in (middle, *corners)]
+        inside[small] = np.any([self._where.contains(*self._where.positions(p)) for p in points], axis=0)
+        self.cells = self.cells[inside]
+        return middle[inside], reach[inside]
+
+    def sample(self, n: int, rng: np.random.Generator) -> Vectors:
+        """Places spread uniformly over the cells; without those that are outside of the region."""
+        cells = self.cells[rng.integers(0, self.cells.size, n)]
+        darts = self._vectors(cells, rng.random(n), rng.random(n))
+        return darts[self._where.contains(*self._where.positions(darts))]
+
+    def divide(self) -> None:
+        """Cut every cell in four."""
+        self._level += 1
+        self.cells = (4 * self.cells[:, None] + np.arange(4)).reshape(-1)

@@ -1,0 +1,261 @@
+"""PSFs of an LSST afw archive as skygraft's own, those of coadds and of warped images included."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.wcs.wcsapi import BaseLowLevelWCS
+from numpy.typing import NDArray
+
+from skygraft.errors import PsfError, SkygraftError
+from skygraft.formats.afw_archive import Archive, ArchivedObject, Row
+from skygraft.formats.afw_objects import build_polygon, build_wcs, expect_object, index_box
+from skygraft.psf import (
+    PSF,
+    Box,
+    CoaddInput,
+    CoaddPSF,
+    DoubleGaussianPSF,
+    FixedKernelPSF,
+    GaussianPSF,
+    KernelBasisPSF,
+    PsfexPSF,
+    Warp,
+    WarpedPSF,
+)
+from skygraft.wcs import AstMapping
+
+__all__ = ["build_psf"]
+
+_DEEPEST = 8
+"""PSFs inside of PSFs: a coadd of warped images has three; an archive that refers to itself has no end."""
+_OLD_WARP = Warp(3, 10000)
+"""Of coadds written before files said it."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a PSF is built for: the box that it holds in, and how deep it lies in others."""
+
+    archive: Archive
+    box: Box | None
+    depth: int = 0
+
+    def build(self, key: int, box: Box | None = None) -> PSF:
+        """Another PSF of the same archive, which this one is made of."""
+        if self.depth == _DEEPEST:
+            raise PsfError(f"PSFs of the archive refer to each other more than {_DEEPEST} deep, or in a circle")
+        return _build(_Place(self.archive, box, self.depth + 1), key)
+
+
+def build_psf(archive: Archive, key: int, valid_box: Box | None = None) -> PSF:
+    """A PSF; one that varies holds inside `valid_box` (the image it was made for), None for what the model says.
+
+    Raises
+    ------
+    PsfError
+        If it is of a class that is not supported, or its values make no sense.
+    """
+    return _build(_Place(archive, valid_box), key)
+
+
+def _build(place: _Place, key: int) -> PSF:
+    archive = place.archive
+    found = expect_object(archive, key)
+    builder = _PSF_BUILDERS.get(found.name)
+    if builder is None:
+        why = " (it is a pickle, which would have to be executed)" if found.name == "PiffPsf" else ""
+        raise PsfError(
+            f"the image's PSF is a {found.name}, which cannot be read{why}; those that can are "
+            f"{', '.join(sorted(_PSF_BUILDERS))}",
+            path=archive.path,
+            hdu=found.hdu,
+            fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
+        )
+    try:
+        return builder(place, found)
+    except (SkygraftError, ValueError) as error:
+        message = error.message if isinstance(error, SkygraftError) else str(error)
+        raise PsfError(
+            f"the image's PSF, a {found.name}, cannot be used: {message}",
+            path=archive.path,
+            hdu=found.hdu,
+            fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
+        ) from error
+
+
+def _shape(row: Row) -> tuple[int, int]:
+    return row["dimensions_y"], row["dimensions_x"]
+
+
+def _gaussian(_place: _Place, found: ArchivedObject) -> PSF:
+    row = found.row()
+    return GaussianPSF(row["sigma"], shape=_shape(row))
+
+
+def _double_gaussian(_place: _Place, found: ArchivedObject) -> PSF:
+    row = found.row()
+    return DoubleGaussianPSF(row["sigma1"], row["sigma2"], row["b"], shape=_shape(row))
+
+
+def _kernel_psf(place: _Place, found: ArchivedObject) -> PSF:
+    row = found.row()
+    average = (float(row["averagePosition_x"]), float(row["averagePosition_y"]))
+    kernel = place.archive.get(row["kernel"])
+    if kernel.name == "FixedKernel":
+        return FixedKernelPSF(_centred(kernel.row()), normalize=True, average_position=average)
+    if kernel.name != "LinearCombinationKernel":
+        raise PsfError(f"its kernel is a {kernel.name}; FixedKernel and LinearCombinationKernel are supported")
+    parts = kernel.row()
+    basis = np.stack(
+        [
+            _centred(expect_object(place.archive, int(part), "FixedKernel").row())
+            for part in np.atleast_1d(parts["components"])
+        ]
+    )
+    box: Box | None = None
+    if "spatialfunctions" in parts and np.any(parts["spatialfunctions"]):
+        functions = [place.archive.get(int(part)) for part in np.atleast_1d(parts["spatialfunctions"])]
+        boxes = {_function_box(function) for function in functions}
+        if len(boxes) != 1:
+            raise PsfError("its spatial functions are not all of one kind and range")
+        box = boxes.pop()
+        coefficients = [np.atleast_1d(function.row()["coefficients"]) for function in functions]
+    else:
+        coefficients = [np.array([amplitude]) for amplitude in np.atleast_1d(parts["amplitudes"])]
+    return KernelBasisPSF(
+        basis, coefficients, chebyshev_box=box, normalize=True, valid_box=place.box, average_position=average
+    )
+
+
+def _function_box(function: ArchivedObject) -> Box | None:
+    name, row = function.name, function.row()
+    if name in ("PolynomialFunction2D", "PolynomialFunction2F"):
+        return None
+    if name in ("Chebyshev1Function2D", "Chebyshev1Function2F"):
+        return Box(row["min_x"], row["max_x"], row["min_y"], row["max_y"])
+    raise PsfError(f"it varies as a {name}; PolynomialFunction2 and Chebyshev1Function2 are supported")
+
+
+def _centred(row: Row) -> NDArray[np.float64]:
+    """The image of a FixedKernel, padded with zeros so that its centre is the middle pixel."""
+    ny, nx = _shape(row)
+    image = np.asarray(row["image"], dtype=np.float64).reshape(ny, nx)
+    pads = []
+    for size, centre in ((ny, row["center_y"]), (nx, row["center_x"])):
+        excess = 2 * centre + 1 - size
+        pads.append((max(-excess, 0), max(excess, 0)))
+    return np.pad(image, pads)
+
+
+def _psfex(place: _Place, found: ArchivedObject) -> PSF:
+    row, model = found.row(), found.row(1)
+    width, height, number = (int(v) for v in model["_size"])
+    basis = np.asarray(model["_comp"], dtype=np.float64).reshape(number, height, width)
+    degrees = np.atleast_1d(model["degree"]) if row["ngroup"] else np.zeros(1, dtype=int)
+    degree = int(degrees[0])
+    if degree and (row["ndim"] != 2 or len(degrees) != 1):
+        raise PsfError(f"it varies with {row['ndim']} variables in {len(degrees)} groups; x and y in one are supported")
+    zero, scale = (0.0, 0.0), (1.0, 1.0)
+    if row["ndim"] == 2:
+        zero = _pair(model["_context_first"])
+        scale = _pair(model["_context_second"])
+    average = (float(row["averagePosition_x"]), float(row["averagePosition_y"]))
+    return PsfexPSF(
+        basis,
+        degree,
+        zero,
+        scale,
+        float(row["_pixstep"]),
+        convention="lsst",
+        valid_box=place.box,
+        average_position=average,
+    )
+
+
+def _pair(values: Any) -> tuple[float, float]:
+    return float(values[0]), float(values[1])
+
+
+def _warped(place: _Place, found: ArchivedObject) -> PSF:
+    row = found.row()
+    transform = expect_object(place.archive, row["transformIndex"], "TransformPoint2ToPoint2").row()
+    psf = place.build(row["psfIndex"])
+    # It is stored from the model's own pixels to the image's.
+    forward, backward = (AstMapping.from_record(transform["bytes"], inverted=i) for i in (False, True))
+    start = psf.average_position or (0.0, 0.0)
+    x, y = forward(np.array([start[0]]), np.array([start[1]]))
+    at = (float(x[0]), float(y[0]))
+    return WarpedPSF(
+        psf, backward, _stored_warp(place, row["controlIndex"]), at=at, valid_box=place.box, average_position=at
+    )
+
+
+def _stored_warp(place: _Place, key: int) -> Warp:
+    row = expect_object(place.archive, key, "WarpingControl").row()
+    if row.get("interpLength"):
+        raise PsfError(f"it interpolates positions over {row['interpLength']} pixels, which is not supported")
+    kernel = expect_object(place.archive, row["warpingKernelIndex"], "LanczosWarpingKernel").row()
+    return Warp(int(kernel["order"]), int(row["cacheSize"]))
+
+
+_LANCZOS = re.compile(r"lanczos(\d+)")
+
+
+def _coadd(place: _Place, found: ArchivedObject) -> PSF:
+    if len(found.catalogs) > 1:
+        head, rows = found.row(), found.catalogs[1]
+        match = _LANCZOS.fullmatch(str(head["warpingkernelname"]).lower())
+        if match is None:
+            raise PsfError(
+                f"its inputs are warped by {head['warpingkernelname']!r}; lanczos3 and its kin are supported"
+            )
+        warp = Warp(int(match[1]), int(head["cachesize"]))
+        wcs, average = build_wcs(place.archive, head["coaddwcs"]), (float(head["avgpos_x"]), float(head["avgpos_y"]))
+    else:
+        # The first of these had one table, whose last row is the coadd itself.
+        *rows, head = found.catalogs[0]
+        warp, wcs, average = _OLD_WARP, build_wcs(place.archive, head["wcs"]), None
+    if place.box is None:
+        raise PsfError("a coadd's PSF inside of another PSF is not supported")
+    made: dict[int, Any] = {}
+
+    def once(key: int, build: Callable[[int], Any]) -> Any:
+        if key not in made:
+            made[key] = build(key)
+        return made[key]
+
+    inputs = [_coadd_input(place, row, once) for row in rows]
+    return CoaddPSF(inputs, wcs, warp, place.box, average_position=average)
+
+
+def _coadd_input(place: _Place, row: Row, once: Callable[[int, Callable[[int], Any]], Any]) -> CoaddInput:
+    x_min, x_max, y_min, y_max = index_box(row)
+    box = Box(x_min - 0.5, x_max + 0.5, y_min - 0.5, y_max + 0.5)
+    wcs: BaseLowLevelWCS = once(row["wcs"], lambda key: build_wcs(place.archive, key))
+    psf: PSF = once(row["psf"], lambda key: place.build(key, box))
+    polygon = row.get("validPolygon", 0)
+    return CoaddInput(
+        psf,
+        wcs,
+        box,
+        float(row["weight"]),
+        build_polygon(place.archive, polygon) if polygon else None,
+        name=str(row["id"]),
+    )
+
+
+_PSF_BUILDERS: dict[str, Callable[[_Place, ArchivedObject], PSF]] = {
+    "GaussianPsf": _gaussian,
+    "SingleGaussianPsf": _gaussian,
+    "DoubleGaussianPsf": _double_gaussian,
+    "KernelPsf": _kernel_psf,
+    "PcaPsf": _kernel_psf,
+    "PsfexPsf": _psfex,
+    "WarpedPsf": _warped,
+    "CoaddPsf": _coadd,
+}

@@ -1,0 +1,262 @@
+"""The photometric zeropoint that the keywords of an ordinary FITS image give. Magnitudes are AB."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from astropy import units as u
+
+from skygraft.errors import CalibrationError, ConfigError, UncalibratedImageError
+from skygraft.formats.fits_headers import Card, Headers, finite_number
+from skygraft.formats.fits_units import ImageUnit
+from skygraft.photometry import PhotoCalib, summed_unit
+
+__all__ = ["FLUX_ZEROPOINTS", "ZEROPOINT_KEYS", "ZEROPOINT_TOLERANCE", "GivenZeropoint", "read_photo_calib"]
+
+ZEROPOINT_KEYS = ("MAGZERO", "MAGZPT", "ZEROPOINT", "PHOTZP", "FLUXMAG0")
+"""Keywords that hold a zeropoint (AB magnitude of one image unit), or (FLUXMAG0) the flux of magnitude zero."""
+ZEROPOINT_TOLERANCE = 0.002
+"""Two zeropoints that differ by more, in magnitudes, disagree; less is rounding."""
+FLUX_ZEROPOINTS = {31.4: "nJy", 22.5: "nanomaggy", 23.9: "uJy", 16.4: "mJy", 8.9: "Jy"}
+"""AB zeropoints of the units of flux density: an image that has one of these is in that unit, whatever BUNIT omits."""
+
+_SYSTEM_KEYS = ("PHOTSYS", "MAGSYS", "ZPSYS", "MAGSYST")
+_AREA_KEYS = {"PIXAR_SR": u.sr, "PIXAR_A2": u.arcsec**2}
+_AREA_TOLERANCE = 0.005
+"""PIXAR_SR and PIXAR_A2 are one number in two units; headers round to three or four digits."""
+_WCS_TOLERANCE = 0.1
+"""What distortion may make of a pixel's area."""
+_PER_SECOND = re.compile(r"per[\s_-]*sec|/\s*s(ec)?\b|\bs(ec)?\^?-1\b|\b1\s*(adu|count|dn)s?/s", re.IGNORECASE)
+_VEGA = re.compile(r"\bvega", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class GivenZeropoint:
+    """What the caller says of the zeropoint.
+
+    Parameters
+    ----------
+    zeropoint : float, optional
+        AB magnitude of one image unit: nothing is looked up.
+    key : str, optional
+        The keyword to trust, where several disagree.
+    pixel_area : str, optional
+        Area of a pixel with its unit, for a surface brightness; "wcs" takes that of the WCS.
+    """
+
+    zeropoint: float | None = None
+    key: str | None = None
+    pixel_area: str | None = None
+
+
+def read_photo_calib(
+    headers: Headers,
+    *,
+    unit: ImageUnit,
+    exposure_time: float | None,
+    pixel_scale: float,
+    given: GivenZeropoint,
+    path: str | os.PathLike[str] | None = None,
+) -> PhotoCalib:
+    """The photometric calibration that the headers give.
+
+    A keyword whose comment says "per sec" is the magnitude of one count *per second*: where the image is in counts,
+    2.5 log10(exposure time) is added. Any other is the magnitude of one image unit. A unit of flux density is a
+    calibration by itself; one of surface brightness is, with the area of a pixel (PIXAR_SR, PIXAR_A2): 1 MJy/sr over
+    PIXAR_SR has the AB magnitude 31.4 - 2.5 log10(1e15 PIXAR_SR).
+
+    Parameters
+    ----------
+    headers : Headers
+        Where to look for `ZEROPOINT_KEYS`: every card of them counts.
+    unit : ImageUnit
+        Unit of the image.
+    exposure_time : float or None
+        Seconds.
+    pixel_scale : float
+        Arcsec per pixel, by the WCS.
+    given : GivenZeropoint
+        What the caller says.
+    path : path-like, optional
+        For errors.
+
+    Raises
+    ------
+    UncalibratedImageError
+        If nothing usable was found.
+    CalibrationError
+        If two cards disagree, a zeropoint is per second and the exposure time is not known, or it is of Vega
+        magnitudes.
+    """
+    name = summed_unit(unit.name)
+    if given.zeropoint is not None:
+        return PhotoCalib.from_zeropoint(given.zeropoint, name)
+    found: list[tuple[str, float]] = []
+    if not given.key and (absolute := _absolute(headers, unit, pixel_scale, given, path)) is not None:
+        found.append(absolute)
+    unusable: list[str] = []
+    for place, card in _named(headers.every(*((given.key,) if given.key else ZEROPOINT_KEYS))):
+        value = _magnitude(card)
+        if value is None:
+            unusable.append(f"{card.key} = {card.value} in HDU {card.hdu}")
+            continue
+        _refuse_vega(card, headers, path)
+        if _PER_SECOND.search(card.comment) and not unit.unit.per_second:
+            value += _exposure_magnitudes(card, exposure_time, path)
+        found.append((place, value))
+    if not found:
+        looked = given.key or ", ".join(ZEROPOINT_KEYS)
+        raise UncalibratedImageError(
+            f"the header gives no zeropoint ({'unusable: ' + ', '.join(unusable) if unusable else 'no ' + looked})",
+            path=path,
+            fix="Give zeropoint= (the AB magnitude of one image unit), or photo_calib=",
+        )
+    _refuse_disagreement(found, unit.name, path)
+    if name == "nJy":
+        return PhotoCalib.nanojansky()
+    if name == "nanomaggy":
+        return PhotoCalib.nanomaggies()
+    return PhotoCalib.from_zeropoint(found[0][1], name)
+
+
+def _named(cards: Sequence[Card]) -> list[tuple[str, Card]]:
+    """What each card is called in messages: its keyword, HDU, and number where the HDU has several."""
+    seen: dict[tuple[str, int], int] = {}
+    named = []
+    for card in cards:
+        number = seen[card.key, card.hdu] = seen.get((card.key, card.hdu), 0) + 1
+        again = "" if number == 1 else f" (card {number} of that name)"
+        named.append((f"{card.key} in HDU {card.hdu}{again}", card))
+    return named
+
+
+def _magnitude(card: Card) -> float | None:
+    value = finite_number(card)
+    if card.key == "FLUXMAG0" and value is not None:
+        value = 2.5 * math.log10(value) if value > 0 else None
+    # Pipelines write 0, -99 or 99 where they did not calibrate.
+    return None if value is None or value == 0 or not -10 < value < 60 else value
+
+
+def _exposure_magnitudes(card: Card, seconds: float | None, path: str | os.PathLike[str] | None) -> float:
+    if not seconds or seconds <= 0:
+        raise CalibrationError(
+            f"{card.key} is of one count per second ({card.comment.strip()!r}), and the exposure time is not known",
+            path=path,
+            hdu=card.hdu,
+            key=card.key,
+            fix="Give the zeropoint of one image unit (zeropoint=), or the exposure time (exposure_time=)",
+        )
+    return 2.5 * math.log10(seconds)
+
+
+def _refuse_vega(card: Card, headers: Headers, path: str | os.PathLike[str] | None) -> None:
+    system = next((other for other in headers.find_all(*_SYSTEM_KEYS) if _VEGA.search(str(other.value))), None)
+    if system is None and not _VEGA.search(card.comment):
+        return
+    told = f"{system.key} = {system.value!r}" if system is not None else f"its comment: {card.comment.strip()!r}"
+    raise CalibrationError(
+        f"{card.key} = {card.value} is of Vega magnitudes ({told}); AB magnitudes are needed",
+        path=path,
+        hdu=card.hdu,
+        key=card.key,
+        fix="Give zeropoint= (the AB magnitude of one image unit: add the band's AB magnitude of Vega)",
+    )
+
+
+def _refuse_disagreement(found: Sequence[tuple[str, float]], unit: str, path: str | os.PathLike[str] | None) -> None:
+    ordered = sorted(found, key=lambda item: item[1])
+    low, high = ordered[0], ordered[-1]
+    if high[1] - low[1] <= ZEROPOINT_TOLERANCE:
+        return
+    first, second = sorted((low, high), key=found.index)
+    raise CalibrationError(
+        f"two zeropoints disagree: {first[1]:.4f} mag from {first[0]}, {second[1]:.4f} mag from {second[0]} "
+        f"(both for one {unit})",
+        path=path,
+        fix="Say which one holds with zeropoint_key= (a keyword), or give zeropoint=",
+    )
+
+
+def _absolute(
+    headers: Headers,
+    unit: ImageUnit,
+    pixel_scale: float,
+    given: GivenZeropoint,
+    path: str | os.PathLike[str] | None,
+) -> tuple[str, float] | None:
+    """Name and AB zeropoint of a unit that is itself a flux; None for counts and the like."""
+    kind, njy = unit.unit.kind, unit.unit.scale
+    if kind == "magnitude":
+        raise UncalibratedImageError(
+            f"the pixels are magnitudes (BUNIT = {unit.name!r}), to which no flux can be added", path=path, key="BUNIT"
+        )
+    if kind not in ("flux", "surface brightness") or not math.isfinite(njy):
+        if kind == "surface brightness":
+            raise _no_area(unit, path)
+        return None
+    name = f"the unit {unit.name}"
+    if kind == "surface brightness":
+        area = _pixel_area(headers, pixel_scale, given.pixel_area, path)
+        if area is None:
+            raise _no_area(unit, path)
+        njy, name = njy * area[0], f"{name} over a pixel of {area[0]:.6g} sr ({area[1]})"
+    return name, float(PhotoCalib.nanojansky().zeropoint()) - 2.5 * math.log10(njy)
+
+
+def _no_area(unit: ImageUnit, path: str | os.PathLike[str] | None) -> UncalibratedImageError:
+    return UncalibratedImageError(
+        f"{unit.name!r} is a surface brightness, and the header does not give the area of a pixel (PIXAR_SR, PIXAR_A2)",
+        path=path,
+        key="BUNIT",
+        fix="Give pixel_area= ('2.25e-14 sr', '0.0009 arcsec2', or 'wcs' for that of the WCS), or zeropoint= (the AB "
+        "magnitude of one image unit in one pixel)",
+    )
+
+
+def _pixel_area(
+    headers: Headers, pixel_scale: float, given: str | None, path: str | os.PathLike[str] | None
+) -> tuple[float, str] | None:
+    """Area of a pixel (sr), and where it is from."""
+    by_wcs = float((pixel_scale**2 * u.arcsec**2).to(u.sr).value)
+    if given is not None:
+        return (by_wcs, "the WCS") if given == "wcs" else (_given_area(given), "given")
+    found = []
+    for card in headers.every(*_AREA_KEYS):
+        value = finite_number(card)
+        if value is None or value <= 0:
+            continue
+        found.append((float((value * _AREA_KEYS[card.key]).to(u.sr).value), f"{card.key} in HDU {card.hdu}"))
+    if not found:
+        return None
+    for one, other, tolerance in (
+        *((one, other, _AREA_TOLERANCE) for one, other in pairwise(found)),
+        (found[0], (by_wcs, "the WCS"), _WCS_TOLERANCE),
+    ):
+        if abs(other[0] / one[0] - 1) > tolerance:
+            raise CalibrationError(
+                f"two areas of a pixel disagree: {one[0]:.6g} sr from {one[1]}, {other[0]:.6g} sr from {other[1]}",
+                path=path,
+                key="PIXAR_SR",
+                fix="Say which one holds with pixel_area= ('2.25e-14 sr', '0.0009 arcsec2' or 'wcs')",
+            )
+    return found[0]
+
+
+def _given_area(text: str) -> float:
+    try:
+        area = float(u.Quantity(text).to(u.sr).value)
+    except (TypeError, ValueError):
+        area = math.nan
+    if not 0 < area < math.inf:
+        raise ConfigError(
+            f"pixel_area is {text!r}; a positive area with its unit, or 'wcs', is needed",
+            key="pixel_area",
+            fix="Write for example '2.25e-14 sr' or '0.0009 arcsec2'",
+        )
+    return area

@@ -1,0 +1,488 @@
+"""Rubin's own image files (``lsst.images``): visit and difference images, masked images and cell coadds, FITS or JSON.
+
+They are read and written by the library that defines them, which is BSD-licensed and on PyPI (``skygraft[rubin]``).
+Taken out of its objects here: pixels, the projection as an AST dump, PSF images, and the calibration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from astropy.time import Time
+from numpy.typing import NDArray
+
+from skygraft.errors import (
+    CorruptFileError,
+    FormatError,
+    MissingWcsError,
+    OutputError,
+    PsfError,
+    SkygraftError,
+    UncalibratedImageError,
+)
+from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.formats.base import (
+    FILES,
+    Format,
+    ImageCalibration,
+    ImageFootprint,
+    ReadOptions,
+    StrPath,
+    refuse_overwrite,
+    stamp_files,
+)
+from skygraft.formats.fitsfile.rewrite import atomic_output
+from skygraft.formats.lsst_images_fits import write_planes
+from skygraft.photometry import PhotoCalib, ReferenceCandidate
+from skygraft.photometry.origins import aperture_correction_hints, default_candidate
+from skygraft.psf import PSF, Box, CellPSF, DrawnPSF, as_polynomial
+from skygraft.wcs import AstWcs, footprint, pixel_scale
+
+__all__ = ["LsstImagesFormat"]
+
+_SCHEMA = re.compile(rb"images\.lsst\.io/schemas/(?P<kind>[a-z_]+)-(?P<version>\d+\.\d+\.\d+)")
+_KINDS = ("visit_image", "difference_image", "masked_image", "cell_coadd")
+_HEAD, _END = 8 * 2880, 4096
+"""Bytes at the beginning of a FITS file, and at the end of a JSON file, in which the schema is named."""
+_INSTALL = "Install the library that reads it: pip install 'skygraft[rubin]'"
+_PLANES = {
+    "INJECTED": "Pixel was changed by an injected source by more than a fraction of its noise.",
+    "INJECTED_CORE": "Pixel is near the centre of an injected source.",
+}
+
+
+@dataclass(frozen=True)
+class LsstImagesOptions(ReadOptions):
+    """What a file may not say of itself.
+
+    Parameters
+    ----------
+    instrument : str, optional
+        Its name; a cell coadd records it in its inputs only.
+    band : str, optional
+        Its band; a plain masked image has none.
+    """
+
+    instrument: str | None = None
+    band: str | None = None
+
+
+def _schema(path: StrPath) -> tuple[str, str] | None:
+    """Kind and version of the schema of a file; None where it is not of this format.
+
+    Raises
+    ------
+    CorruptFileError
+        If it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            text = stream.read(_HEAD)
+            is_json = text[:1] == b"{"
+            if is_json:
+                stream.seek(max(0, Path(path).stat().st_size - _END))
+                text = stream.read()
+    except OSError as error:
+        raise CorruptFileError(
+            f"the file cannot be read ({error.strerror or error})", path=path, fix="Check its name and permissions"
+        ) from error
+    if not is_json and text[:9] != b"SIMPLE  =":
+        return None
+    # Parts of a JSON tree name schemas of their own; that of the whole is what it ends with.
+    found = re.search(_SCHEMA.pattern + rb'"\s*\}\s*$', text) if is_json else _SCHEMA.search(text)
+    return None if found is None else (found["kind"].decode(), found["version"].decode())
+
+
+@contextmanager
+def _library_errors(path: StrPath) -> Iterator[None]:
+    """Name the file in what the library raises, whatever that is: it checks files by their schema."""
+    try:
+        yield
+    except SkygraftError:
+        raise
+    except ImportError as error:
+        raise FormatError(f"the file needs {error.name or 'a library'} to be read", path=path, fix=_INSTALL) from error
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise CorruptFileError(
+            f"lsst.images cannot read the file: {reason[0] if reason else type(error).__name__}",
+            path=path,
+            fix="Copy it again; if it was written by a newer lsst.images, update that library",
+        ) from error
+
+
+def _load(path: StrPath) -> Any:
+    """The library's object of a file."""
+    stamp_files([path])  # refuses a directory and an empty file
+    found = _schema(path)
+    if found is None:
+        raise CorruptFileError(
+            "the file names no schema of lsst.images: it is not whole, or of another format",
+            path=path,
+            fix="Copy it again, or name its format with format=",
+        )
+    kind, version = found
+    if kind not in _KINDS:
+        raise FormatError(
+            f"this lsst.images file holds a {kind} (schema {version}); images are {', '.join(_KINDS)}",
+            path=path,
+            fix="Give the file of an image",
+        )
+    with _library_errors(path):
+        return importlib.import_module("lsst.images.serialization").read_archive(os.fspath(path))
+
+
+def _xy0(image: Any) -> tuple[int, int]:
+    return int(image.bbox.x.start), int(image.bbox.y.start)
+
+
+def _shape(image: Any) -> tuple[int, int]:
+    ny, nx = image.image.array.shape
+    return int(ny), int(nx)
+
+
+def _wcs(image: Any, path: StrPath) -> AstWcs:
+    if image.sky_projection is None:
+        raise MissingWcsError("the image has no sky projection", path=path, fix="Solve its astrometry first")
+    return AstWcs.from_mapping(image.sky_projection.show(), path=os.fspath(path))
+
+
+def _instrument(image: Any, options: LsstImagesOptions) -> str | None:
+    if options.instrument is not None:
+        return options.instrument
+    if (info := getattr(image, "obs_info", None)) is not None:
+        return str(info.instrument) if info.instrument else None
+    inputs = getattr(getattr(image, "provenance", None), "inputs", None)
+    if inputs is not None and "instrument" in inputs.colnames:
+        names = {str(name) for name in inputs["instrument"]}
+        return names.pop() if len(names) == 1 else None
+    return None
+
+
+def _data_id(image: Any, path: StrPath, options: LsstImagesOptions) -> DataId:
+    info, detector = getattr(image, "obs_info", None), getattr(image, "detector", None)
+    patch = getattr(image, "patch", None)
+    name = Path(path).name
+    for ending in (".fits", ".json", ".fits.gz", ".json.gz"):
+        name = name.removesuffix(ending)
+    return DataId(
+        instrument=_instrument(image, options),
+        visit=int(info.visit_id) if info is not None and info.visit_id is not None else None,
+        detector=int(detector.id) if detector is not None else None,
+        tract=int(image.tract) if getattr(image, "tract", None) is not None else None,
+        patch=int(patch.id) if patch is not None else None,
+        band=options.band or getattr(image, "band", None),
+        name=name,
+    )
+
+
+def _visit_info(image: Any) -> VisitInfo:
+    info = getattr(image, "obs_info", None)
+    if info is None:
+        return VisitInfo()
+    seconds = None if info.exposure_time is None else float(info.exposure_time.to_value("s"))
+    mjd = None
+    if info.datetime_begin is not None and info.datetime_end is not None:
+        begin, end = (Time(t).tai for t in (info.datetime_begin, info.datetime_end))
+        mjd = float((begin + (end - begin) / 2).mjd)
+    return VisitInfo(mjd, seconds)
+
+
+def _photo_calib(
+    image: Any, path: StrPath, candidates: tuple[ReferenceCandidate, ...]
+) -> tuple[PhotoCalib | None, UncalibratedImageError | None]:
+    """Pixels in nanojansky are calibrated: ``photometric_scaling`` says how they became so, and was applied."""
+    unit = str(image.unit)
+    if unit == "nJy":
+        return PhotoCalib.nanojansky(candidates=candidates), None
+    return None, UncalibratedImageError(
+        f"the image is in {unit}, not in nJy",
+        path=path,
+        fix="Give its zeropoint (photo_calib=PhotoCalib.from_zeropoint(...))",
+    )
+
+
+def _candidates(image: Any, path: StrPath, instrument: str | None) -> tuple[ReferenceCandidate, ...]:
+    names = [str(name) for name in getattr(image, "aperture_corrections", None) or ()]
+    found = aperture_correction_hints(names, f"the aperture corrections of {Path(path).name}")
+    default = default_candidate(instrument)
+    return tuple([*found, default] if default is not None else found)
+
+
+class _Draw:
+    """Draws a kernel by the library's PSF object."""
+
+    def __init__(self, psf: Any) -> None:
+        self._psf = psf
+
+    def __call__(self, x: float, y: float) -> NDArray[np.float64]:
+        return np.asarray(self._psf.compute_kernel_image(x=x, y=y).array, dtype=np.float64)
+
+
+class _DrawUnscaled(_Draw):
+    """Draws what Piff draws: polynomials of position, which the division by the sum would hide."""
+
+    def __call__(self, x: float, y: float) -> NDArray[np.float64]:
+        side = self._psf.kernel_bbox.shape[0]
+        drawn = self._psf.piff_psf.draw(x, y, stamp_size=side, center=True)
+        return np.asarray(drawn.array, dtype=np.float64)
+
+
+def _psf(image: Any, path: StrPath) -> tuple[PSF | None, PsfError | None]:
+    if not hasattr(image, "psf"):
+        return None, PsfError("a masked image has no PSF", path=path, fix="Give one (psf=, --psf)")
+    try:
+        with _library_errors(path):
+            return _build_psf(image.psf), None
+    except (SkygraftError, ValueError) as error:
+        message = error.message if isinstance(error, SkygraftError) else str(error)
+        return None, PsfError(f"the image's PSF cannot be used: {message}", path=path, fix="Give a PSF (psf=, --psf)")
+
+
+def _build_psf(psf: Any) -> PSF:
+    kind = type(psf).__name__
+    if kind == "CellPointSpreadFunction":
+        return _cell_psf(psf)
+    bounds = psf.bounds.bbox if hasattr(psf.bounds, "bbox") else psf.bounds
+    box = Box(bounds.x.start - 0.5, bounds.x.stop - 0.5, bounds.y.start - 0.5, bounds.y.stop - 0.5)
+    if kind == "PiffWrapper" and (polynomial := as_polynomial(_DrawUnscaled(psf), box)) is not None:
+        return polynomial
+    return DrawnPSF(_Draw(psf), kind, valid_box=box)
+
+
+def _cell_psf(psf: Any) -> CellPSF:
+    """The cells that the PSF covers; those that are missing have no kernel."""
+    bounds, box = psf.bounds, psf.kernel_bbox
+    start, stop = bounds.subgrid_start, bounds.subgrid_stop
+    kernels = np.full((stop.i - start.i, stop.j - start.j, *box.shape), np.nan)
+    for cell in bounds.cell_indices():
+        if bounds.contains_cell(cell):
+            kernels[cell.i - start.i, cell.j - start.j] = psf[cell].array
+    cell = bounds.grid.cell_shape
+    first = bounds.grid.bbox_of(start)
+    return CellPSF(kernels, (int(first.x.start), int(first.y.start)), (int(cell.x), int(cell.y)))
+
+
+def _mask_bits(mask: Any) -> NDArray[np.int32]:
+    """The mask as bits of one number: plane i of the schema is bit i.
+
+    Raises
+    ------
+    FormatError
+        If there are more planes than bits.
+    """
+    array = mask.array
+    if array.shape[2] * array.dtype.itemsize > 4:
+        raise FormatError(f"the mask has {len(mask.schema)} planes; 32 fit", fix="Drop planes that are not needed")
+    bits = np.zeros(array.shape[:2], dtype=np.uint32)
+    for k in range(array.shape[2]):
+        bits |= array[:, :, k].astype(np.uint32) << np.uint32(8 * array.dtype.itemsize * k)
+    return bits.view(np.int32)
+
+
+def _mask_planes(mask: Any) -> dict[str, int]:
+    return {plane.name: bit for bit, plane in enumerate(mask.schema) if plane is not None}
+
+
+def _calibration(image: Any, path: StrPath, options: LsstImagesOptions) -> ImageCalibration:
+    candidates = _candidates(image, path, _instrument(image, options))
+    photo_calib, uncalibrated = _photo_calib(image, path, candidates)
+    psf, no_psf = _psf(image, path)
+    return ImageCalibration(
+        unit=str(image.unit),
+        wcs=_wcs(image, path),
+        shape=_shape(image),
+        xy0=_xy0(image),
+        photo_calib=photo_calib,
+        no_photo_calib=uncalibrated,
+        candidates=candidates,
+        psf=psf,
+        no_psf=no_psf,
+        has_variance=True,
+    )
+
+
+class LsstImagesFormat(Format):
+    """Images of Rubin's ``lsst.images`` library: visit, difference and masked images, and cell coadds."""
+
+    name: ClassVar[str] = "lsst_images"
+    looked_for: ClassVar[str] = "a schema of images.lsst.io in the primary header (DATAMODL) or at the end of the JSON"
+    Options: ClassVar[type[ReadOptions]] = LsstImagesOptions
+
+    def matches(self, path: StrPath) -> bool:
+        """Whether the file names a schema of lsst.images.
+
+        Raises
+        ------
+        CorruptFileError
+            If the file cannot be read.
+        """
+        return _schema(path) is not None
+
+    def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
+        """Where the image lies on the sky; see `Format.footprint`."""
+        parsed = LsstImagesOptions.parse(options, self.name, path)
+        image = _load(path)
+        wcs, (ny, nx), (x0, y0) = _wcs(image, path), _shape(image), _xy0(image)
+        x, y = x0 + (nx - 1) / 2, y0 + (ny - 1) / 2
+        ra, dec = wcs.pixel_to_world_values(x, y)
+        return ImageFootprint(
+            path=Path(path),
+            format=self.name,
+            data_id=_data_id(image, path, parsed),
+            visit_info=_visit_info(image),
+            shape=(ny, nx),
+            xy0=(x0, y0),
+            corners=footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)),
+            center=(float(ra), float(dec)),
+            pixel_scale=float(pixel_scale(wcs, x, y)[0]),
+            n_bytes=Path(path).stat().st_size,
+            files=(os.fspath(path),),
+        )
+
+    def read(self, path: StrPath, **options: Any) -> Exposure:
+        """Read an image; see `Format.read`. ``extra["schema"]`` is the kind of image and the version of its schema."""
+        parsed = LsstImagesOptions.parse(options, self.name, path)
+        stamps = stamp_files([path])
+        image = _load(path)
+        found = _calibration(image, path, parsed)
+        planes = make_planes(
+            image.image.array,
+            image.variance.array,
+            _mask_bits(image.mask),
+            mask_planes=_mask_planes(image.mask),
+            xy0=found.xy0,
+            units=found.unit,
+        )
+        return Exposure(
+            planes=planes,
+            wcs=found.wcs,
+            psf=found.psf,
+            photo_calib=found.photo_calib,
+            data_id=_data_id(image, path, parsed),
+            visit_info=_visit_info(image),
+            path=Path(path),
+            format=self.name,
+            header={str(key): value for key, value in image.metadata.items()},
+            extra={FILES: stamps, "schema": _schema(path), **found.extra()},
+        )
+
+    def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
+        """What the file says of the calibration; see `Format.calibration`."""
+        return _calibration(_load(path), path, LsstImagesOptions.parse(options, self.name, path))
+
+    def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
+        """Write an image with everything else that `like` holds; see `Format.write`.
+
+        A FITS file is copied with its planes, its JSON tree and its index changed, and every other HDU byte for byte; a
+        JSON file is written by the library. Mask planes that `like` does not have are added to its schema, and the
+        metadata say that sources were injected and what the calibrated flux is the flux of (``skygraft_...``).
+        """
+        refuse_overwrite(path, [like], overwrite=overwrite)
+        if Path(path).suffix != Path(like).suffix:
+            raise OutputError(
+                f"the output ends in {Path(path).suffix!r} and the image in {Path(like).suffix!r}",
+                path=path,
+                fix="Give both the same ending: lsst.images tells by it how to write",
+            )
+        image = _load(like)
+        if exposure.shape != _shape(image):
+            raise FormatError(f"the exposure has shape {exposure.shape}, that file {_shape(image)}", path=like)
+        added = _new_planes(image.mask, exposure, like)
+        if Path(like).suffix == ".json":
+            return (_write_json(image, exposure, path, added, [like], overwrite=overwrite),)
+
+        def edit(tree: dict[str, Any]) -> None:
+            tree["mask"]["planes"] += [
+                None if p is None else {"name": p, "description": _PLANES.get(p, "")} for p in added
+            ]
+            if found := _provenance(exposure):
+                tree["metadata"] = {**(tree.get("metadata") or {}), **found}
+
+        planes: dict[str, NDArray[Any]] = {"IMAGE": exposure.image, "MASK": exposure.mask}
+        if exposure.variance is not None:
+            planes["VARIANCE"] = exposure.variance
+        cards: dict[str, tuple[Any, str] | None] = {}
+        for bit, name in enumerate(added, start=len(image.mask.schema)):
+            if name is not None:
+                cards |= {
+                    f"MSKN{bit:04d}": (name, f"Name for mask plane {bit}."),
+                    f"MSKM{bit:04d}": (1 << bit, f"Bitmask for plane n={bit}; always 1<<n."),
+                    f"MSKD{bit:04d}": (_PLANES.get(name, "")[:68], ""),
+                }
+        return (write_planes(like, path, planes, cards, edit, overwrite=overwrite),)
+
+
+def _new_planes(mask: Any, exposure: Exposure, like: StrPath) -> list[str | None]:
+    """Mask planes that the file does not have, in order of their bits after its own; None for bits left free."""
+    known = _mask_planes(mask)
+    wanted = {name: (value & 0xFFFFFFFF).bit_length() - 1 for name, value in exposure.mask_planes.items()}
+    added: list[str | None] = []
+    for bit, name in sorted((bit, name) for name, bit in wanted.items()):
+        if name in known:
+            if known[name] != bit:
+                raise FormatError(
+                    f"mask plane {name} is bit {bit} here and bit {known[name]} in that file",
+                    path=like,
+                    fix="Give the file that the exposure was read from as like=",
+                )
+            continue
+        free = bit - len(mask.schema) - len(added)
+        if free < 0:
+            raise FormatError(f"mask plane {name} is bit {bit} here, which that file keeps free", path=like)
+        added += [*[None] * free, name]
+    return added
+
+
+def _write_json(
+    image: Any, exposure: Exposure, path: StrPath, added: list[str | None], inputs: list[StrPath], *, overwrite: bool
+) -> Path:
+    """Write the library's object with the exposure's planes, by the library."""
+    image.image.array[...] = exposure.image
+    if exposure.variance is not None:
+        image.variance.array[...] = exposure.variance
+    if added:
+        plane = importlib.import_module("lsst.images").MaskPlane
+        image.mask = image.mask.add_planes([None if p is None else plane(p, _PLANES.get(p, "")) for p in added])
+    bits, array = exposure.mask.view(np.uint32), image.mask.array
+    for k in range(array.shape[2]):
+        array[:, :, k] = (bits >> np.uint32(8 * array.dtype.itemsize * k)).astype(array.dtype)
+    image.metadata.update(_provenance(exposure))
+    target = Path(path)
+    written = target.with_name(f".{target.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp.json")
+    try:
+        importlib.import_module("lsst.images.serialization").write_archive(image, os.fspath(written))
+        with atomic_output(path, inputs=inputs, overwrite=overwrite) as stream:
+            stream.write(written.read_bytes())
+    except OSError as error:
+        if isinstance(error, SkygraftError):
+            raise
+        raise OutputError(
+            f"the image cannot be written ({error.strerror or error})", path=path, fix="Check permissions and space"
+        ) from error
+    finally:
+        written.unlink(missing_ok=True)
+    return target
+
+
+def _provenance(exposure: Exposure) -> dict[str, Any]:
+    """What the metadata say of an injected image."""
+    if "INJECTED" not in exposure.mask_planes:
+        return {}
+    found: dict[str, Any] = {"skygraft_injected": True}
+    calib = exposure.photo_calib
+    if calib is not None and calib.reference is not None:
+        found["skygraft_calibration_reference"] = str(calib.reference)
+        found["skygraft_calibration_origin"] = calib.reference_origin
+        if calib.aperture is not None:
+            found["skygraft_calibration_radius_pixels"] = float(calib.aperture.radius_pixels)
+    return found

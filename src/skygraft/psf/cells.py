@@ -1,0 +1,117 @@
+"""PSFs that are constant over the cells of a grid: those of Rubin's cell coadds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skygraft.errors import ConfigError, PsfError
+from skygraft.psf.base import PSF, Box
+from skygraft.psf.linear import frozen, positions
+
+__all__ = ["CellPSF"]
+
+
+class CellPSF(PSF):
+    """One kernel for each cell of a grid of equal rectangles; some cells may have none.
+
+    Parameters
+    ----------
+    kernels : array_like, shape (cells in y, cells in x, ny, nx)
+        Kernels, both sizes odd; NaN all over where a cell has none.
+    start : (int, int)
+        First pixel (x, y) of the first cell, parent pixels.
+    cell_size : (int, int)
+        Pixels of a cell along x and y.
+    valid_box : Box, optional
+        Where the PSF holds; by default the grid's outer edges.
+
+    Raises
+    ------
+    ConfigError
+        If the kernels are not so many odd-sized images, or a cell is empty.
+    PsfError
+        If a kernel holds some values that are not finite, or no cell has a kernel.
+    """
+
+    def __init__(
+        self,
+        kernels: ArrayLike,
+        start: tuple[int, int],
+        cell_size: tuple[int, int],
+        *,
+        valid_box: Box | None = None,
+    ) -> None:
+        array = frozen(kernels)
+        if array.ndim != 4 or not all(n % 2 for n in array.shape[2:]):
+            raise ConfigError(f"a cell PSF is odd-sized images (cells y, cells x, ny, nx), not an array {array.shape}")
+        if min(cell_size) < 1:
+            raise ConfigError(f"cells of {cell_size} pixels hold nothing")
+        finite = np.isfinite(array)
+        self._present = finite.any(axis=(2, 3))
+        if not self._present.any():
+            raise PsfError("no cell of the coadd has a PSF")
+        if not finite[self._present].all():
+            i, j = np.argwhere(self._present & ~finite.all(axis=(2, 3)))[0]
+            raise PsfError(f"the PSF of cell ({i}, {j}) holds values that are not finite")
+        self._kernels, self._start, self._cell_size = array, start, cell_size
+        ny, nx = self._present.shape
+        x, y = start[0] - 0.5, start[1] - 0.5
+        self._valid_box = valid_box or Box(x, x + nx * cell_size[0], y, y + ny * cell_size[1])
+
+    @property
+    def n_cells(self) -> tuple[int, int]:
+        """Cells of the grid, and those of them that have a PSF."""
+        return self._present.size, int(self._present.sum())
+
+    def _cells(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        i = (np.rint(y).astype(np.int64) - self._start[1]) // self._cell_size[1]
+        j = (np.rint(x).astype(np.int64) - self._start[0]) // self._cell_size[0]
+        return i, j
+
+    def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+        """Which positions lie in a cell that has a PSF, shape (N,); see `PSF.defined`."""
+        i, j = self._cells(*positions(x, y))
+        ny, nx = self._present.shape
+        inside = (i >= 0) & (i < ny) & (j >= 0) & (j < nx)
+        found: NDArray[np.bool_] = inside & self._present[np.clip(i, 0, ny - 1), np.clip(j, 0, nx - 1)]
+        return found
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns (ny, nx) of every kernel; both odd."""
+        return self._kernels.shape[2], self._kernels.shape[3]
+
+    def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`.
+
+        Raises
+        ------
+        PsfError
+            If a position is in no cell with a PSF.
+        """
+        x, y = positions(x, y)
+        bad = np.flatnonzero(~self.defined(x, y))
+        if bad.size:
+            raise PsfError(
+                f"no cell of the coadd with a PSF holds position ({x[bad[0]]:.1f}, {y[bad[0]]:.1f})",
+                fix="Leave out sources where the coadd has no data",
+            )
+        i, j = self._cells(x, y)
+        return self._kernels[i, j]
+
+    @property
+    def valid_box(self) -> Box | None:
+        """Where the model was made to hold."""
+        return self._valid_box
+
+    @property
+    def description(self) -> str:
+        """What the model is, in a few words for people and records."""
+        ny, nx = self.shape
+        total, present = self.n_cells
+        size = f"{self._cell_size[0]} x {self._cell_size[1]}"
+        return f"CellPSF, {present} of {total} cells of {size} pixels, {nx} x {ny} pixels"
+
+    def __repr__(self) -> str:
+        return f"<{self.description}>"

@@ -1,0 +1,159 @@
+"""PSF models that are known between pixels: what a source's own sub-pixel place needs where pixels are too coarse.
+
+A model that is a formula, or that has samples closer than pixels, can be evaluated at any offset from the source's
+centre. Interpolation of its native pixels cannot do that where the model has structure finer than they resolve: it
+rings. `SubPixelBasis` is such a model's basis as a function of the offset. Stars are drawn from a regular grid of its
+samples, finer than pixels, with a few taps along each axis (`FineGrid`).
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FineGrid", "SubPixelBasis", "lagrange_taps", "lanczos_taps", "whole_pixels"]
+
+type Reach = tuple[tuple[float, float], tuple[float, float]]
+
+_PHASES = 2048
+_WIDTH = 8
+_PER_PIXEL = 8
+"""Samples a pixel of a grid for polynomials: at 1.5 pixels FWHM they are right to 1e-5 of the peak, or better."""
+_MOST_FINE = 8
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class FineGrid:
+    """Samples of a PSF's basis on a grid finer than pixels, and how to interpolate between them.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (B, my, mx)
+        Sample ``[my // 2, mx // 2]`` is at the source's centre.
+    step : float
+        Pixels between samples.
+    taps : ndarray, shape (phases + 1, W)
+        Weights of the W samples about a place, at equally spaced phases 0 ... 1 after the sample before it; that one is
+        number ``W / 2 - 1`` of them. Each row sums to one.
+    trimmed : bool
+        Whether at the grid's edges the weights of those samples that there are are scaled to sum one; if not, there is
+        nothing beyond.
+    reach : ((y_low, y_high), (x_low, x_high))
+        Offsets in pixels, within which the model has values.
+    """
+
+    samples: NDArray[np.float64]
+    step: float
+    taps: NDArray[np.float64]
+    trimmed: bool
+    reach: Reach
+
+
+class SubPixelBasis(abc.ABC):
+    """The basis of a PSF as a function of the offset from the source's centre.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the PSF's kernels.
+    reach : ((y_low, y_high), (x_low, x_high))
+        Offsets in pixels, within which the model has values.
+    scale : float
+        Pixels over which the model changes, its FWHM for example: the narrower, the finer the grid of samples.
+    """
+
+    pixels_count: bool = False
+    """Whether the kernel on pixels is as much the model as its values between them, so that it is only left where its
+    own power near the pixels' Nyquist frequency says that they are too coarse; see `skygraft.psf.sampling`."""
+
+    def __init__(self, shape: tuple[int, int], reach: Reach, scale: float = 1.5) -> None:
+        self.shape, self.reach, self._scale = shape, reach, scale
+
+    @abc.abstractmethod
+    def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values at offsets (y, x) in pixels, also beyond `reach` where the model can be continued.
+
+        Parameters
+        ----------
+        y, x : ndarray, shapes (M,) and (N,)
+            Rows and columns of a rectangular grid.
+
+        Returns
+        -------
+        ndarray, shape (B, M, N)
+            Flux per pixel, as in the PSF's kernels.
+        """
+
+    def values(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As `evaluate`, with zeros beyond `reach`."""
+        (y_low, y_high), (x_low, x_high) = self.reach
+        inside = ((y >= y_low) & (y <= y_high))[:, None] & ((x >= x_low) & (x <= x_high))
+        return np.where(inside, self.evaluate(y, x), 0.0)
+
+    def images(self, per_pixel: int) -> NDArray[np.float64]:
+        """Values on a grid of `per_pixel` places a pixel, centred on the source.
+
+        They reach half a pixel further than the middles of the kernel's outermost pixels, so that the pixels of a
+        source at any sub-pixel place are among them if it is a multiple of the grid's step.
+
+        Returns
+        -------
+        ndarray, shape (B, my, mx)
+            Both sizes odd.
+        """
+        y, x = (self.offsets(n, per_pixel) for n in self.shape)
+        return self.values(y, x)
+
+    @staticmethod
+    def offsets(n: int, per_pixel: int) -> NDArray[np.float64]:
+        """Offsets of the places of `images` along an axis of n pixels."""
+        half = n // 2 * per_pixel + per_pixel // 2
+        return np.arange(-half, half + 1) / per_pixel
+
+    @functools.cached_property
+    def grid(self) -> FineGrid:
+        """The grid that stars are drawn from."""
+        per_pixel = _PER_PIXEL * min(max(1, int(np.ceil(1.5 / self._scale))), _MOST_FINE)
+        halves = [int(np.ceil(max(-low, high) * per_pixel)) + _WIDTH // 2 for low, high in self.reach]
+        y, x = (np.arange(-half, half + 1) / per_pixel for half in halves)
+        return FineGrid(self.evaluate(y, x), 1.0 / per_pixel, lagrange_taps(_WIDTH), False, self.reach)
+
+
+def whole_pixels(shape: tuple[int, int]) -> Reach:
+    """Offsets that the pixels of a kernel have for a source that is in the middle one, wherever in it."""
+    half_y, half_x = (n / 2 + _ROUNDING for n in shape)
+    return (-half_y, half_y), (-half_x, half_x)
+
+
+def _offsets_of_taps(width: int) -> NDArray[np.float64]:
+    """Where samples are from a place, at all phases: shape (phases + 1, width)."""
+    phase = np.linspace(0.0, 1.0, _PHASES + 1)[:, None]
+    return np.arange(width) - (width // 2 - 1) - phase
+
+
+@functools.lru_cache(maxsize=4)
+def lagrange_taps(width: int) -> NDArray[np.float64]:
+    """Taps of the polynomial through `width` samples, shape (phases + 1, width)."""
+    offsets = _offsets_of_taps(width)
+    taps = np.ones_like(offsets)
+    for j in range(width):
+        for m in range(width):
+            if m != j:
+                taps[:, j] *= -offsets[:, m] / (j - m)
+    taps.setflags(write=False)
+    return taps
+
+
+@functools.lru_cache(maxsize=4)
+def lanczos_taps(order: int) -> NDArray[np.float64]:
+    """Taps of Lanczos's function of an order, scaled to sum one: shape (phases + 1, 2 order)."""
+    offsets = _offsets_of_taps(2 * order)
+    taps: NDArray[np.float64] = np.sinc(offsets) * np.sinc(offsets / order)
+    taps /= taps.sum(axis=1, keepdims=True)
+    taps.setflags(write=False)
+    return taps

@@ -1,0 +1,217 @@
+"""How well pixels sample a PSF, and which PSFs can be evaluated between them where they do not.
+
+A kernel on pixels determines its image between them only if the PSF's power ends below the pixels' Nyquist frequency
+(half a cycle a pixel in each axis). What is beyond comes back as light at other frequencies: moved by a fraction of a
+pixel, the kernel is not the PSF there, and rings.
+
+* A model that is known between pixels tells how much that is: its values at quarters of pixels are compared with the
+  band-limited interpolation of its pixels. The difference is twice what its frequencies beyond Nyquist contribute, at
+  most. Pixels are *too coarse* for it where that is more than `MOST_MISSED` of its peak anywhere over the image: it is
+  then evaluated at each source's own sub-pixel place.
+* A kernel on pixels hides what was beyond. Power falls off steadily with frequency, so that what is just below Nyquist
+  tells: such a PSF is *undersampled* where its frequencies above four fifths of Nyquist (in either axis) contribute
+  more than `MOST_NEAR_NYQUIST` of its peak to its core. For Gaussians and Moffats (beta 2.5 and up, pixel included)
+  that is where a star half a pixel away from a pixel's middle is wrong by some 1e-3 of its peak: at a FWHM of 2.5
+  pixels of a Gaussian, and of 2.9 of a Moffat of beta 2.5.
+* PSFEx models in LSST's convention are both: LSST's pipelines measure and inject with their kernels on pixels, and what
+  such models have between pixels is, on well-sampled images, the noise of their samples. They are evaluated between
+  pixels where those are too coarse by the first measure and, by the second, power near Nyquist is more than
+  `MOST_WHERE_PIXELS_COUNT` of the peak.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.errors import PsfError
+from skygraft.psf.base import PSF, Box
+from skygraft.psf.fine import SubPixelBasis
+from skygraft.psf.linear import LinearPSF, combine
+
+__all__ = [
+    "MOST_MISSED",
+    "MOST_NEAR_NYQUIST",
+    "MOST_WHERE_PIXELS_COUNT",
+    "UndersamplingMeter",
+    "basis_between_pixels",
+    "missed_by_grid",
+    "places_over",
+]
+
+MOST_MISSED = 5e-4
+"""Of the peak: what band-limited interpolation of pixels may miss of a model that is known between them."""
+MOST_NEAR_NYQUIST = 1.5e-2
+"""Of the peak: what frequencies above four fifths of Nyquist may contribute to a kernel known on pixels only."""
+MOST_WHERE_PIXELS_COUNT = 5e-3
+"""The same, where pixels are as much the model as its values between them; at most of the places over an image."""
+
+_NEAR_NYQUIST = 0.8
+_MARGIN = 10
+"""Pixels of zeros about a kernel: ringing has room there instead of coming in on the other side."""
+_PARTS = 4
+
+
+def places_over(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nine places (x, y) spread evenly over a box: what is found there depends on the image, not on its sources."""
+    parts = np.array([1.0, 3.0, 5.0]) / 6.0
+    x, y = np.meshgrid(box.x_min + parts * (box.x_max - box.x_min), box.y_min + parts * (box.y_max - box.y_min))
+    return x.ravel(), y.ravel()
+
+
+@functools.lru_cache(maxsize=4)
+def basis_between_pixels(psf: PSF | None, box: Box) -> SubPixelBasis | None:
+    """The basis of a PSF between pixels, where pixels are too coarse for it; None where they do, or none is known.
+
+    Parameters
+    ----------
+    psf : PSF or None
+        The model.
+    box : Box
+        The image's outer edges, parent pixels.
+
+    Notes
+    -----
+    See the module for what is too coarse. Only the middle half of the kernel is compared, so that where a kernel is cut
+    does not count.
+    """
+    basis = psf.sub_pixel if isinstance(psf, LinearPSF) else None
+    if basis is None or not isinstance(psf, LinearPSF) or missed_by_grid(psf, box, 1) <= MOST_MISSED:
+        return None
+    if basis.pixels_count:
+        coefficients = _coefficients_over(psf, box)
+        core = _Core(combine(coefficients, psf.basis))
+        if np.median(core.near_nyquist(core.measure(psf.basis), coefficients)) <= MOST_WHERE_PIXELS_COUNT:
+            return None
+    return basis
+
+
+@functools.lru_cache(maxsize=8)
+def missed_by_grid(psf: LinearPSF, box: Box, per_pixel: int) -> float:
+    """What band-limited interpolation of a grid misses of a PSF known between pixels, in units of its peak, at most.
+
+    Parameters
+    ----------
+    psf : LinearPSF
+        One with `LinearPSF.sub_pixel`.
+    box : Box
+        The image's outer edges: the PSF is compared at nine places.
+    per_pixel : int
+        Places a pixel of the grid; 1 for the pixels themselves.
+    """
+    basis = psf.sub_pixel
+    if basis is None:
+        return 0.0
+    coefficients = _coefficients_over(psf, box)
+    axes = []
+    for n in psf.shape:
+        whole = basis.offsets(n, per_pixel) if per_pixel > 1 else np.arange(-(n // 2), n // 2 + 1.0)
+        reach = max(1, _PARTS * per_pixel * n // 4)
+        axes.append((whole, np.arange(-reach, reach + 1) / (_PARTS * per_pixel)))
+    (y, fine_y), (x, fine_x) = axes
+    coarse, fine = combine(coefficients, basis.values(y, x)), combine(coefficients, basis.values(fine_y, fine_x))
+    rows, columns = (_interpolation(per_pixel * at, per_pixel * to) for at, to in axes)
+    missed = np.abs(rows @ coarse @ columns.T - fine).max(axis=(1, 2))
+    return float((missed / np.abs(fine).max(axis=(1, 2))).max())
+
+
+def _coefficients_over(psf: LinearPSF, box: Box) -> NDArray[np.float64]:
+    """Coefficients at those of nine places over an image where there are any."""
+    found = []
+    for x, y in zip(*places_over(box), strict=True):
+        try:
+            found.append(psf.coefficients([x], [y]))
+        except PsfError:
+            continue
+    return np.concatenate(found) if found else np.ones((1, len(psf.basis)))
+
+
+def _interpolation(at: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Matrix of the band-limited interpolation of samples at whole numbers `at`, with zeros about them."""
+    n = len(at) + 2 * _MARGIN
+    return _cosines(n, n, to[:, None] - at)
+
+
+def _cosines(n: int, below: float, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(1 / n) sum of cos(2 pi m distance / n) over whole m with |2 m| < below: Dirichlet's kernel, n odd."""
+    terms = 2 * (int(np.ceil(below / 2)) - 1) + 1
+    angle = np.pi * distance / n
+    sine = np.sin(angle)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kernel = np.sin(terms * angle) / (n * sine)
+    return np.where(np.abs(sine) < 1e-12, terms / n, kernel)
+
+
+class _Core:
+    """Nine pixels about the peak of some kernels (N, ny, nx), and what high frequencies have of them."""
+
+    def __init__(self, kernels: NDArray[np.float64]) -> None:
+        shape = kernels.shape[1:]
+        peak = np.unravel_index(int(kernels.mean(axis=0).argmax()), shape)
+        self._rows, self._columns = (slice(max(int(at) - 1, 0), int(at) + 2) for at in peak)
+        self._low_y, self._low_x = _low_frequencies(shape[0])[self._rows], _low_frequencies(shape[1])[self._columns]
+
+    def measure(self, images: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The pixels, and what frequencies near Nyquist have of them: shape (N, 2, pixels)."""
+        core = images[:, self._rows, self._columns]
+        return np.stack([core, core - self._low_y @ images @ self._low_x.T], axis=1).reshape(len(images), 2, -1)
+
+    @staticmethod
+    def near_nyquist(
+        measured: NDArray[np.float64], coefficients: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """What these frequencies have of the peak, of images measured or of sums of them, shape (N,)."""
+        found = measured if coefficients is None else combine(coefficients, measured)
+        peak = found[:, 0].max(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(peak > 0, np.abs(found[:, 1]).max(axis=1) / peak, 0.0)
+
+
+class UndersamplingMeter:
+    """Tells for which sources a PSF that is known on pixels only is undersampled; see the module.
+
+    Parameters
+    ----------
+    psf : PSF
+        The model. One that is known between pixels is never undersampled.
+    x, y : ndarray, shape (M,)
+        A few positions, whose kernels say where the core is.
+    """
+
+    def __init__(self, psf: PSF, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        self._core: _Core | None = None
+        self._basis: NDArray[np.float64] | None = None
+        if isinstance(psf, LinearPSF) and psf.sub_pixel is not None:
+            return
+        self._core = _Core(psf.kernels(x, y))
+        self._basis = self._core.measure(psf.basis) if isinstance(psf, LinearPSF) else None
+
+    def __call__(
+        self, coefficients: NDArray[np.float64] | None, kernels: NDArray[np.float64] | None = None
+    ) -> NDArray[np.bool_]:
+        """Whether the PSF is undersampled, shape (N,).
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B), or None
+            Of a `LinearPSF`.
+        kernels : ndarray, shape (N, ny, nx), optional
+            Needed where there are no coefficients.
+        """
+        if coefficients is not None:
+            if self._core is None or self._basis is None:
+                return np.zeros(len(coefficients), dtype=np.bool_)
+            power = self._core.near_nyquist(self._basis, coefficients)
+        else:
+            assert self._core is not None and kernels is not None
+            power = self._core.near_nyquist(self._core.measure(kernels))
+        return np.asarray(power > MOST_NEAR_NYQUIST)
+
+
+@functools.lru_cache(maxsize=8)
+def _low_frequencies(n: int) -> NDArray[np.float64]:
+    """Matrix that takes n pixels to what their frequencies below four fifths of Nyquist make of them, shape (n, n)."""
+    size = n + 2 * _MARGIN
+    return _cosines(size, _NEAR_NYQUIST * size, np.arange(n)[:, None] - np.arange(n, dtype=np.float64))

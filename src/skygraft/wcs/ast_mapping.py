@@ -1,0 +1,105 @@
+"""Mappings between two pixel frames, kept as AST dumps: the LSST pipelines' TransformPoint2ToPoint2."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlink import Ast
+
+from skygraft.errors import WcsError
+
+__all__ = ["AstMapping", "read_mapping"]
+
+_PREFIX = re.compile(r"(?P<version>\d+) TransformPoint2ToPoint2 ")
+_BAD = -1e300
+"""AST's bad value is the lowest double; what comes near it is not a position."""
+
+
+def read_mapping(text: str, path: str | None = None) -> Any:
+    """The AST mapping of a dump, from two to two axes.
+
+    Raises
+    ------
+    WcsError
+        If the dump cannot be read, or is of something else.
+    """
+    try:
+        # AST writes a tab before its comments, and does not read it.
+        mapping = Ast.Channel(text.replace("\t", " ").splitlines()).read()
+    except Ast.AstError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise WcsError(f"the AST dump of a mapping cannot be read: {reason}", path=path) from error
+    if not isinstance(mapping, Ast.Mapping) or (mapping.Nin, mapping.Nout) != (2, 2):
+        kind = type(mapping).__name__
+        raise WcsError(f"the AST dump of a mapping is a {kind}, not a mapping of two by two axes", path=path)
+    return mapping
+
+
+class AstMapping:
+    """A mapping of positions in two dimensions.
+
+    Parameters
+    ----------
+    text : str
+        AST's native dump of a mapping.
+    inverted : bool, optional
+        Use its inverse.
+
+    Raises
+    ------
+    WcsError
+        If the dump cannot be read, or the mapping is not of two by two coordinates, defined in that direction.
+    """
+
+    def __init__(self, text: str, *, inverted: bool = False) -> None:
+        mapping = read_mapping(text)
+        if not int(mapping.TranInverse if inverted else mapping.TranForward):
+            raise WcsError(f"the transform has no {'inverse' if inverted else 'forward direction'}")
+        self._text, self._inverted, self._mapping = text, inverted, mapping
+        self._lock = threading.Lock()  # AST objects are not for two threads at once
+
+    @classmethod
+    def from_record(cls, record: NDArray[np.uint8], *, inverted: bool = False) -> AstMapping:
+        """The mapping of a ``TransformPoint2ToPoint2`` record: its column ``bytes``.
+
+        Raises
+        ------
+        WcsError
+            If the record is not laid out so, or the mapping cannot be used.
+        """
+        text = np.asarray(record, dtype=np.uint8).tobytes().decode("ascii", errors="replace")
+        prefix = _PREFIX.match(text)
+        if prefix is None or prefix["version"] != "1":
+            raise WcsError(f"not a TransformPoint2ToPoint2 record of version 1: it begins {text[:40]!r}")
+        return cls(text[prefix.end() :], inverted=inverted)
+
+    def __call__(
+        self, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Map N positions; NaN where the mapping is undefined."""
+        points = np.ascontiguousarray(np.stack([x, y]), dtype=np.float64)
+        with self._lock, np.errstate(all="ignore"):
+            mapped = np.array(self._mapping.tran(points, not self._inverted), dtype=np.float64)
+        mapped[:, ~(np.isfinite(mapped) & (mapped > _BAD)).all(axis=0)] = np.nan
+        return mapped[0], mapped[1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._text, self._inverted)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            (self._text, self._inverted) == (other._text, other._inverted)
+            if isinstance(other, AstMapping)
+            else NotImplemented
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._text, self._inverted))
+
+
+def _restore(text: str, inverted: bool) -> AstMapping:
+    return AstMapping(text, inverted=inverted)

@@ -1,0 +1,234 @@
+"""What README.md and the pages of deploy/ promise and no other test looks at: their tables, snippets and messages."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from astropy.table import QTable
+
+from skygraft import read_exposure
+from skygraft.campaign.clusters.config import _KEYS, BATCH_KINDS, KINDS, ClusterConfig
+from skygraft.campaign.config import load_config
+from skygraft.catalog import write_catalog
+from skygraft.catalog.schema import COLUMNS, MOFFAT_RANGE, SERSIC_RANGE, SOURCE_TYPES
+from skygraft.photometry.flux_modes import FLUX_MODES
+from tiny_campaign import checksums, write_tiny_campaign
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def block(text: str, language: str, containing: str) -> str:
+    """The code block of a page that contains a text."""
+    found = [b for b in re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S) if containing in b]
+    assert len(found) == 1, containing
+    return str(found[0])
+
+
+def table(text: str, head: str) -> list[list[str]]:
+    """The rows of the table with a head."""
+    found = re.search(rf"^{re.escape(head)}\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
+    assert found, head
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in found[1].splitlines()]
+
+
+def code(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+# -- README.md
+
+
+def test_the_ten_lines_print_what_they_say(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snippet = block(README, "python", "read_exposure")
+    for name in ("calexp-849375-12.fits.fz", "SRC-849375-12.fits"):
+        (tmp_path / name).symlink_to(data_dir / "cfht_849375" / name)
+    exposure = read_exposure(tmp_path / "calexp-849375-12.fits.fz")
+    x, y = (np.linspace(300, 900, 5) for _ in range(2))
+    ra, dec = exposure.wcs.pixel_to_world_values(x, y)
+    stars = {"injection_id": np.arange(5), "ra": ra, "dec": dec, "source_type": ["Star"] * 5, "mag_r": np.full(5, 20.0)}
+    write_catalog(QTable(stars), tmp_path / "fakes.ecsv")
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(compile(snippet, "README.md", "exec"), {})
+    first, *rest = printed.getvalue().splitlines()
+    (comment,) = re.findall(r"^# (.*)", snippet, re.M)
+    assert first == comment
+    assert len(rest) >= 7  # a head, units, a row for each star
+    assert read_exposure(tmp_path / "injected.fits.fz").shape == exposure.shape
+
+
+def test_the_campaign_of_the_readme_is_taken_as_it_is(tmp_path: Path) -> None:
+    text = block(README, "yaml", "name: video-stars")
+    (tmp_path / "campaign.yaml").write_text(text)
+    config = load_config(tmp_path / "campaign.yaml")
+    assert (config.name, config.output) == ("video-stars", tmp_path / "out")
+    # What its comments offer instead.
+    other = text.replace("images: images/*.fits  ", "ccds: survey-ccds.fits.gz  ")
+    assert other != text
+    (tmp_path / "campaign.yaml").write_text(other)
+    assert load_config(tmp_path / "campaign.yaml").survey.ccds is not None
+
+
+def test_the_columns_of_catalogues_are_those_of_the_schema() -> None:
+    rows = {cells[0]: cells[1] for cells in table(README, "| column | meaning |")}
+    columns = COLUMNS
+    named = {name for cell in rows for name in code(cell)} - {"mag_<band>"}
+    assert named <= set(columns)
+    assert set(code(rows["`source_type`"])) == set(SOURCE_TYPES)
+    assert (columns["ra"].low, columns["ra"].high) == (0, 360)
+    low, high = map(float, re.findall(r"[\d.]+", rows["`moffat_beta`"]))
+    assert (low, high) == MOFFAT_RANGE
+    low, high = map(float, re.findall(r"any index from ([\d.]+) to ([\d.]+)", README)[0])
+    assert (low, high) == SERSIC_RANGE
+
+
+def test_the_flux_modes_are_those_that_there_are() -> None:
+    modes = [code(cells[0])[0] for cells in table(README, "| `flux_mode` | the PSF is scaled so that |")]
+    assert sorted(modes) == sorted(FLUX_MODES)
+
+
+def test_what_the_readme_names_is_there() -> None:
+    for name in re.findall(r"`((?:tests|deploy|examples)/[\w./-]*)`", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(bench_\w+\.py)`", README):
+        assert (ROOT / "tests/benchmarks" / name).exists(), name
+    for name in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / name).exists(), name
+    script, option = re.findall(r"`uv run python (tests/benchmarks/\w+\.py) (--\w+) \d+`", README)[0]
+    assert option in (ROOT / script).read_text()
+
+
+# -- deploy/profiles/README.md
+
+
+def kinds_of(text: str) -> set[str]:
+    """The kinds of cluster that a cell of the table means."""
+    if text in ("", "all"):
+        return set(KINDS)
+    if found := re.fullmatch(r"(all|batch) but (\w+)", text):
+        return kinds_of(found[1]) - {found[2]}
+    named = {word.strip() for word in text.split(",")}
+    return (named - {"batch"}) | (set(BATCH_KINDS) if "batch" in named else set())
+
+
+def test_the_keys_of_profiles_are_those_that_are_taken() -> None:
+    """Of every kind, each key of the table is taken and no other: in both directions."""
+    told: dict[str, set[str]] = {}
+    for keys, of, _ in table((DEPLOY / "profiles/README.md").read_text(), "| key | of | meaning |"):
+        for key in code(keys):
+            told.setdefault(key, set()).update(kinds_of(of))
+    taken = {key: {kind for kind in KINDS if key in _KEYS[kind]} for key in ClusterConfig.model_fields}
+    assert told == taken
+
+
+def test_every_kind_of_the_readme_is_one_and_back() -> None:
+    text = (DEPLOY / "profiles/README.md").read_text()
+    rows = {cells[0]: cells[2] for cells in table(text, "| key | of | meaning |")}
+    assert set(code(rows["`kind`"])) == set(KINDS)
+
+
+def test_pieces_of_profiles_in_pages_are_taken() -> None:
+    """`interface: ib0` and the like, on the page of a kind."""
+    base: dict[str, Any] = {"n_workers": 16, "cores": 16, "memory": "64GiB", "walltime": "04:00:00"}
+    seen = 0
+    for page, kind in (("slurm.md", "slurm"), ("htcondor.md", "htcondor"), ("pbs-lsf.md", "pbs")):
+        text = re.sub(r"^```.*?^```", "", (DEPLOY / page).read_text(), flags=re.M | re.S)
+        for piece in re.findall(r"`(\w+: [^`]+)`", text):
+            content = yaml.safe_load(piece)
+            if not isinstance(content, dict):  # a command
+                continue
+            seen += 1
+            more = {"disk": "10GiB"} if kind == "htcondor" else {}
+            ClusterConfig.model_validate({"kind": kind} | base | more | content)
+    assert seen >= 3
+
+
+# -- messages and abilities that pages speak of
+
+
+def test_messages_that_pages_quote_are_ones_that_skygraft_has() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    seen = 0
+    for page in DEPLOY.glob("*.md"):
+        text = page.read_text()
+        if "| what you see |" not in text:
+            continue
+        for cells in table(text, "| what you see | what to do |"):
+            for quoted in re.findall(r'"([^"]+)"|`(\w[^`]*\.\.\.[^`]*)`', cells[0]):
+                for part in (quoted[0] or quoted[1]).split(" ... "):
+                    seen += 1
+                    assert part in source, f"{page.name}: {part}"
+    assert seen >= 3
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that are ended at the end."""
+    running: list[subprocess.Popen[bytes]] = []
+    yield running
+    for process in running:
+        process.kill()
+        process.wait(timeout=300)
+
+
+@pytest.mark.dask
+@pytest.mark.slow
+def test_by_hand_as_the_page_says(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    """Keys, scheduler, workers and a campaign by the page's commands; a lost scheduler takes its workers along."""
+    commands = re.sub(r"\\\n\s*", " ", block((DEPLOY / "by-hand.md").read_text(), "sh", "dask scheduler"))
+    campaign = write_tiny_campaign(tmp_path / "work", 2)
+    port, dashboard = free_port(), free_port()
+    for there, here in {
+        "~/skygraft-tls": str(tmp_path / "tls"), "tls://HOST:8786": f"tls://127.0.0.1:{port}",
+        "--port 8786": f"--port {port}", "127.0.0.1:8787": f"127.0.0.1:{dashboard}", "--nworkers 32": "--nworkers 2",
+        "4GiB": "1GiB", "campaign.yaml": str(campaign), "--local-directory /tmp": f"--local-directory {tmp_path}",
+        "deploy/tls.sh": str(DEPLOY / "tls.sh"),
+    }.items():  # fmt: skip
+        assert there in commands
+        commands = commands.replace(there, here)
+    lines = [line for line in commands.splitlines() if line and not line.startswith("#")]
+    (source, *_) = [line for line in lines if "tls.env" in line]
+
+    def shell(word: str) -> list[str]:
+        (line,) = [line for line in lines if line.startswith(word)]
+        before = f"{source} && " if word.startswith("dask") else ""
+        return ["bash", "-c", f"{before}exec {line}"]
+
+    environ = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    (tls,) = [line for line in lines if "tls.sh" in line]
+    subprocess.run(["bash", "-c", tls], check=True, capture_output=True)
+    for word in ("dask scheduler", "dask worker"):
+        with (tmp_path / f"{word}.log").open("wb") as log:
+            started.append(subprocess.Popen(shell(word), env=environ, stdout=log, stderr=log))
+    run = subprocess.run(shell("skygraft run"), env=environ, check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "2 images made" in run.stdout
+    assert f"Campaign page: http://127.0.0.1:{dashboard}/campaign" in run.stderr
+    assert len(checksums(tmp_path / "work")) == 4
+    scheduler, worker = started
+    assert scheduler.poll() is worker.poll() is None
+    scheduler.send_signal(signal.SIGKILL)
+    assert worker.wait(timeout=300) is not None
