@@ -1,6 +1,7 @@
 """Feed damaged files of every kind to skygraft, and print what became of them.
 
-Usage: ``uv run python tests/fuzz --minutes 30`` (or ``--cases 50000``); ``--case fits:123`` runs one again and shows it.
+Usage: ``uv run python tests/fuzz --minutes 30`` (or ``--cases 50000``); ``--case fits:123`` runs one again, and keeps
+its files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Damage files in ways that their format knows: one function a kind of damage, each drawn from a generator.
 
-Every function returns a `Change`: the new bytes, what was done in words, and whether information was only taken away. An
-input that lost information and is accepted must still mean what it meant before: a reader that fills the hole with a
-number of its own is wrong in silence.
+Every function returns a `Change`: the new bytes, what was done in words, and whether information was only taken away.
+An input that lost information and is accepted must still mean what it meant before: a reader that fills the hole with
+a number of its own is wrong in silence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORTHY = re.compile(
 BY_STANDARD = re.compile(
     r"^(PC|PV|CD|A_|B_|AP_|BP_|RADESYS|EQUINOX|CUNIT|LONPOLE|LATPOLE|LTV|EXTNAME|EXTVER|FILTER|MJD)"
 )
-"""Cards whose absence the FITS standard itself fills (identity, zero, degrees, ICRS): removing one says something else."""
+"""Cards whose absence the FITS standard itself fills (identity, zero, degrees, ICRS)."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def ast_text(data: bytes, rng: np.random.Generator) -> Change | None:
         return None
     begin = begins[rng.integers(len(begins))]
     end = data.find(b"\0", begin, begin + 20000)
-    lines = [m for m in re.finditer(rb"[^\n]+\n", data[begin : end if end > 0 else begin + 20000])]
+    lines = list(re.finditer(rb"[^\n]+\n", data[begin : end if end > 0 else begin + 20000]))
     if not lines:
         return None
     line = lines[rng.integers(len(lines))]

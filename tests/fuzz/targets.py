@@ -23,7 +23,7 @@ from fuzz.watch import Outcome
 PICKLED = ("path", "hdu", "row", "key", "message")
 
 
-class Silent(Exception):
+class SilentError(Exception):
     """Something was accepted that must not be, or changed that must not."""
 
 
@@ -73,7 +73,7 @@ class Fuzz:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 TARGETS[target][1](self, name, case, rng, what)
-        except Silent as error:
+        except SilentError as error:
             return Outcome(target, number, "silent", "; ".join(what), str(error))
         except MemoryError:
             return Outcome(target, number, "memory", "; ".join(what), traceback.format_exc())
@@ -116,16 +116,17 @@ def _damage(path: Path, mutators: tuple[Any, ...], rng: np.random.Generator, wha
 # --- images
 
 
-def _added(image: Path, options: dict[str, Any]) -> tuple[np.ndarray[Any, Any], Any]:
-    """Noise-free flux that injection adds to an image at fixed pixels, and the injection."""
+def _added(folder: Path, options: dict[str, Any]) -> tuple[np.ndarray[Any, Any], Any]:
+    """Noise-free flux that injection adds to an image at fixed places, and the injection."""
     from skygraft import inject, read_exposure
     from skygraft.formats import read_calibration, read_footprint
 
+    image = (folder / "image.fits").resolve()
     read_footprint(image)
     read_calibration(image, **options)
     exposure = read_exposure(image, **options)
     catalog = seeds.sources()
-    where = json.loads((image.parent / "where.json").read_text())
+    where = json.loads((folder / "where.json").read_text())
     catalog["ra"], catalog["dec"] = where["ra"], where["dec"]
     made = inject(exposure, catalog, band="r", noise=False, seed=1, image_id="image", flux_mode=where["mode"])
     return np.asarray(made.exposure.image, float) - np.asarray(exposure.image, float), made
@@ -137,7 +138,7 @@ def make_fits(folder: Path) -> list[str]:
 
     names = seeds.make_fits(folder)
     for name in names:
-        exposure = read_exposure(folder / name / "image.fits", **seeds.FITS_OPTIONS[name])
+        exposure = read_exposure((folder / name / "image.fits").resolve(), **seeds.FITS_OPTIONS[name])
         rng, (ny, nx) = np.random.default_rng(5), exposure.shape
         x, y = rng.uniform(0.3, 0.7, (2, 12)) * np.array([[nx], [ny]]) + np.array(exposure.xy0)[:, None]
         ra, dec = exposure.wcs.pixel_to_world_values(x, y)
@@ -155,24 +156,24 @@ def try_fits(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: 
 
     options = seeds.FITS_OPTIONS[name]
     sound = fuzz.folder / "fits" / name
-    before = fuzz.known(name, lambda: _added(sound / "image.fits", options)[0])
+    before = fuzz.known(name, lambda: _added(sound, options)[0])
     shutil.copytree(sound, case, symlinks=True, copy_function=shutil.copyfile)
     files = sorted(p for p in case.iterdir() if p.suffix in (".fits", ".psf") and p.is_file())
     path = files[rng.integers(len(files))] if rng.random() < 0.3 else case / "image.fits"
     change = _damage(path, FITS, rng, what)
-    added, made = _added(case / "image.fits", options)
-    exposure = read_exposure(case / "image.fits", **options)
+    added, made = _added(case, options)
+    exposure = read_exposure((case / "image.fits").resolve(), **options)
     if not np.isfinite(np.asarray(made.exposure.image))[np.isfinite(exposure.image)].all():
-        raise Silent("pixels that were finite are not after injection")
+        raise SilentError("pixels that were finite are not after injection")
     peak = float(np.abs(before).max())
     if change.loses and not BY_STANDARD.match(change.loses):
         off = np.inf if added.shape != before.shape else float(np.nanmax(np.abs(added - before))) / peak
         if off > 1e-3:
-            raise Silent(f"what is added differs by {off:.3g} of its peak, and nothing was said of {change.loses}")
+            raise SilentError(f"what is added differs by {off:.3g} of its peak, and nothing was said of {change.loses}")
     drawn = made.truth["stamp_size"] > 0
     deposited = np.asarray(made.truth["flux_deposited"])[drawn]
     if not np.isfinite(deposited).all():
-        raise Silent("truth reports flux that is not finite")
+        raise SilentError("truth reports flux that is not finite")
     out = case / "out.fits"
     write_exposure(made.exposure, out)
     with fits.open(out) as hdus:
@@ -204,12 +205,12 @@ def try_catalogue(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, w
     exposure = make_exposure((seeds.SIZE, seeds.SIZE), center=(seeds.RA, seeds.DEC))
     made = inject(exposure, table, band="r", seed=1)
     if not np.isfinite(np.asarray(made.exposure.image)).all():
-        raise Silent("pixels are not finite after injection")
+        raise SilentError("pixels are not finite after injection")
     write_catalog(table, case / "again.ecsv")
     again = _canonical(case / "again.ecsv")
     for column in ("injection_id", "ra", "dec", "mag_r"):
         if not np.array_equal(np.asarray(table[column]), np.asarray(again[column]), equal_nan=column == "mag_r"):
-            raise Silent(f"column {column} is another after it was written and read")
+            raise SilentError(f"column {column} is another after it was written and read")
 
 
 # --- configurations and outputs, by the command line
@@ -237,7 +238,7 @@ def try_config(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what
             code, text = _command(*words)
             what.append(f"{words[0]}: {code}")
             if code and not text.strip():
-                raise Silent(f"{words[0]} ended with {code} and said nothing")
+                raise SilentError(f"{words[0]} ended with {code} and said nothing")
 
 
 @contextmanager
@@ -257,7 +258,7 @@ _VOLATILE = ("ledger.jsonl", "campaign.yaml", ".lock", ".consolidated", "provena
 def _results(out: Path) -> dict[str, bytes]:
     files = (p for p in sorted(out.rglob("*")) if p.is_file())
     named = ((p.relative_to(out).as_posix(), p) for p in files)
-    return {n: p.read_bytes() for n, p in named if not n.startswith((*_VOLATILE, "records/")) and "/." not in n}
+    return {n: p.read_bytes() for n, p in named if not n.startswith((*_VOLATILE, "records/", "catalog/_partition.json")) and "/." not in n}
 
 
 def try_outputs(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: list[str]) -> None:
@@ -291,7 +292,7 @@ def try_outputs(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, wha
     after = _results(case / "out")
     if not any(codes) and after != before:
         differ = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
-        raise Silent(f"damaged and not noticed: {', '.join(differ)}")
+        raise SilentError(f"damaged and not noticed: {', '.join(differ)}")
 
 
 TARGETS: dict[str, tuple[Callable[[Path], list[str]], Callable[..., None]]] = {
