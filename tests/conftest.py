@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ from hypothesis import settings
 # Machines that run tests are shared: how long an example takes says nothing.
 settings.register_profile("skygraft", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("skygraft")
+
+
+# Started with nohup, or in the background of a script, tests of these signals would see none.
+for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 # Seconds that a test takes by its marker, roughly: what takes long begins first, and nobody waits for it at the end.

@@ -7,6 +7,7 @@ the ``fix``: what the person reading it should do next. They survive a trip thro
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from skygraft.printable import printable
@@ -42,6 +43,17 @@ def shown(value: Any) -> str:
     # NumPy's own text of a float32 has the digits of single precision.
     short, full = f"{float(value):g}", str(value)
     return short if float(short) == float(value) or float(value) != float(value) else full
+
+
+def picklable_cause(error: BaseException) -> BaseException:
+    """The error itself, or one that says the same where its class cannot be found by its name.
+
+    Classes that C extensions make often cannot: an error with such a cause does not survive the way from a worker.
+    """
+    kind = type(error)
+    if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind:
+        return error
+    return RuntimeError(f"{kind.__qualname__}: {error}").with_traceback(error.__traceback__)
 
 
 class SkygraftError(Exception):

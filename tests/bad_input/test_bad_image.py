@@ -192,9 +192,9 @@ BAD_FILES: dict[str, tuple[Callable[[Any, str], Path], type[SkygraftError], tupl
         ("[0]", "'LINEAR'", "CTYPE, CRVAL, CRPIX"),
     ),
     "unparsable card": (
-        damaged(lambda b: b.replace(b"GAIN    =                  2.0", b"GAIN    =                  NaN")),
-        CorruptFileError,
-        ("card is not FITS", "GAIN", "Correct the card"),
+        damaged(lambda b: b.replace(b"CRVAL1  =                150.1", b"CRVAL1  =                  NaN")),
+        WcsError,
+        ("CRVAL1", "NaN"),
     ),
     "singular WCS": (
         lambda night, name: night.write_image(name, detector=2, CD1_1=0.0),

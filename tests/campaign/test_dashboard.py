@@ -419,6 +419,11 @@ def test_a_scheduler_that_goes_away_is_told_once() -> None:
 # -- in a browser
 
 
+_ALLOWED = (
+    "--explicitly-allowed-ports=1719,1720,1723,2049,3659,4045,4190,5060,5061,6000,6566,6665,6666,6667,6668,6669,6679,"
+    "6697,10080"
+)
+"""Ports that a dashboard may get, and that Chromium refuses."""
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
@@ -430,7 +435,7 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium here")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", _ALLOWED])
         try:
             yield opened
         finally:

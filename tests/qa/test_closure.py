@@ -254,7 +254,8 @@ def test_what_unit_sum_would_give_on_real_images(data_dir, number) -> None:
     # However the stars were drawn: it is of the PSF, not of the mode.
     again = measure_closure(exposure, wrong.exposure, wrong.truth)
     np.testing.assert_allclose(again["psf_sum_residual"], table["psf_sum_residual"], atol=1e-9)
-    np.testing.assert_allclose(again["residual"], again["psf_sum_residual"], atol=1e-3)
+    # What is said of the PSF is of a star in the middle of a pixel; of PSFs so sharp it varies with the place by 1e-3.
+    np.testing.assert_allclose(again["residual"], again["psf_sum_residual"], atol=2.5e-3)
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,10 @@ class Campaign:
                 client = stack.enter_context(opened).client
             if client is not None:
                 return check_checksums(self.config, functools.partial(map_items, client), progress)
-            few = max(1, len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS)
+            try:
+                few = max(1, len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS)
+            except DamagedPlanError:
+                few = 1  # which is what is found first
             mapper = stack.enter_context(process_mapper(processes or min(_cores(None), few)))
             return check_checksums(
                 self.config,

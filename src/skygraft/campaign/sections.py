@@ -184,6 +184,11 @@ def read_yaml(path: Path, what: str) -> Any:
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
         raise ConfigError(f"not valid YAML{where}: {problem}", path=path, fix="Correct the file") from error
+    except RecursionError as error:
+        raise ConfigError("not valid YAML: it is nested too deep", path=path, fix="Correct the file") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        # A tag such as !!int before what is none.
+        raise ConfigError(f"not valid YAML: {error}", path=path, fix="Correct the file") from error
 
 
 def problems_error(

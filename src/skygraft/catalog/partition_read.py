@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 MARKER = "_partition.json"
+_MARKED = {"digest", "n_outside", "n_rows", "partitions", "settings"}
+"""What a marker says, whatever else."""
 OUTSIDE = (-1, -1)
 """Tract and patch of the sources that lie in no tract."""
 
@@ -64,8 +66,14 @@ def read_marker(out: Path) -> dict[str, Any] | None:
         marker: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # also bytes that are no UTF-8
         raise CorruptFileError(f"not readable: {error}", path=path, fix="Remove it and partition again") from error
+    if not isinstance(marker, dict) or not marker.keys() >= _MARKED:
+        raise CorruptFileError(
+            f"it lacks {', '.join(sorted(_MARKED - set(marker)))}" if isinstance(marker, dict) else "no JSON object",
+            path=path,
+            fix="Remove it and partition again",
+        )
     return marker
 
 

@@ -106,7 +106,7 @@ def _format_options(option: list[str] | None, ccds: list[Path] | None, *, of_rea
             raise fail(f"--option {text}: {name} has an option of its own, {_OWN_OPTIONS[name]}", code=2)
         try:
             options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise fail(f"--option {text}: the value is no YAML ({' '.join(str(error).split())})", code=2) from None
     if ccds:
         options["ccds"] = [str(path) for path in ccds]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import importlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io.fits import VerifyError
 
 from skygraft.errors import (
     CalibrationError,
@@ -38,7 +36,7 @@ from skygraft.formats.base import (
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_kinds import describe_file
 from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
-from skygraft.formats.fitsfile.open import is_fits
+from skygraft.formats.fitsfile.open import damage_named, is_fits
 from skygraft.formats.fitsfile.packed import foreign_packing, packing_of
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
 from skygraft.photometry import (
@@ -167,19 +165,6 @@ def _format_for(path: StrPath, name: str) -> Format:
     return recognise_format(path) if name == "auto" else get_format(name)
 
 
-@contextlib.contextmanager
-def _sound_header(path: StrPath) -> Iterator[None]:
-    """Astropy parses a card when it is asked for, wherever that is: say which file has one that makes no sense."""
-    try:
-        yield
-    except VerifyError as error:
-        raise CorruptFileError(
-            f"a header card is not FITS ({str(error).split(', fix it')[0].rstrip('.')})",
-            path=path,
-            fix="Correct the card, such as one with NaN for a number, or remove it",
-        ) from error
-
-
 def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> ImageFootprint:
     """Which image a file holds and where it lies on the sky, without reading pixels.
 
@@ -196,7 +181,7 @@ def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> Im
     ------
     UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
     """
-    with _sound_header(path):
+    with damage_named(path):
         return _format_for(path, format).footprint(path, **options)
 
 
@@ -263,7 +248,7 @@ def read_exposure(
     """
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     stamps = stamp_files([path])
-    with _sound_header(path):
+    with damage_named(path):
         exposure = fmt.read(path, **asked)
     found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
     extra = {FILES: stamps, **exposure.extra}
@@ -297,7 +282,7 @@ def read_calibration(
     """
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     stamp_files([path])
-    with _sound_header(path):
+    with damage_named(path):
         found = fmt.calibration(path, **asked)
     return _complete(found, path, aperture, psf, photo_calib, gain)
 
@@ -306,7 +291,7 @@ def _prepare(
     path: StrPath, format: str, psf: GivenPsf | None, hdu: int | str | None, options: Mapping[str, Any]
 ) -> tuple[Format, dict[str, Any], GivenPsf | None]:
     """The format, the options to read with, and the PSF where it is not one of them."""
-    with _sound_header(path):
+    with damage_named(path):
         fmt = _format_for(path, format)
     asked = dict(options)
     if hdu is not None:

@@ -185,7 +185,10 @@ class UndersamplingMeter:
         self._basis: NDArray[np.float64] | None = None
         if isinstance(psf, LinearPSF) and psf.sub_pixel is not None:
             return
-        self._core = _Core(psf.kernels(x, y))
+        defined = psf.defined(x, y)
+        if not defined.any():
+            return
+        self._core = _Core(psf.kernels(x[defined], y[defined]))
         self._basis = self._core.measure(psf.basis) if isinstance(psf, LinearPSF) else None
 
     def __call__(
@@ -205,7 +208,9 @@ class UndersamplingMeter:
                 return np.zeros(len(coefficients), dtype=np.bool_)
             power = self._core.near_nyquist(self._basis, coefficients)
         else:
-            assert self._core is not None and kernels is not None
+            assert kernels is not None
+            if self._core is None:
+                return np.zeros(len(kernels), dtype=np.bool_)
             power = self._core.near_nyquist(self._core.measure(kernels))
         return np.asarray(power > MOST_NEAR_NYQUIST)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import MissingWcsError, WcsError
+from skygraft.wcs.ast_dump import read_dump
 from skygraft.wcs.ast_mapping import read_mapping
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
 
@@ -177,12 +178,7 @@ class _Lines:
 def _read(text: str, path: str | None) -> Any:
     """The FrameSet of a dump, its current frame ICRS; checked, since a wrong frame would shift every source."""
     fix = "Read the image with the pipelines that wrote it, and check its WCS"
-    try:
-        # AST writes a tab before its comments, and does not read it.
-        frames = Ast.Channel(text.replace("\t", " ").splitlines()).read()
-    except Ast.AstError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise WcsError(f"the AST dump of the WCS cannot be read: {reason}", path=path, fix=fix) from error
+    frames = read_dump(text, "the WCS", path)
     if not isinstance(frames, Ast.FrameSet) or (frames.Nin, frames.Nout) != (2, 2):
         kind = type(frames).__name__
         raise WcsError(f"the AST dump of the WCS is a {kind}, not a FrameSet of two by two axes", path=path, fix=fix)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import WcsError
+from skygraft.wcs.ast_dump import read_dump
 
 __all__ = ["AstMapping", "read_mapping"]
 
@@ -27,12 +28,7 @@ def read_mapping(text: str, path: str | None = None) -> Any:
     WcsError
         If the dump cannot be read, or is of something else.
     """
-    try:
-        # AST writes a tab before its comments, and does not read it.
-        mapping = Ast.Channel(text.replace("\t", " ").splitlines()).read()
-    except Ast.AstError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise WcsError(f"the AST dump of a mapping cannot be read: {reason}", path=path) from error
+    mapping = read_dump(text, "a mapping", path)
     if not isinstance(mapping, Ast.Mapping) or (mapping.Nin, mapping.Nout) != (2, 2):
         kind = type(mapping).__name__
         raise WcsError(f"the AST dump of a mapping is a {kind}, not a mapping of two by two axes", path=path)

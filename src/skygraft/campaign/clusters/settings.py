@@ -52,7 +52,7 @@ DRIVER: dict[str, Any] = {
 JOBS: dict[str, Any] = {
     # Jobs that have ended are seen in the batch system's list. This is for those that go on without their worker: a
     # nanny in the job may be starting it again, which takes most of a minute on a slow file system.
-    "distributed.deploy.lost-worker-timeout": "5min",
+    "distributed.deploy.lost-worker-timeout": "5m",
 }
 """In the process that starts a cluster of jobs, over `DRIVER`."""
 

@@ -23,7 +23,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
-from skygraft.errors import CorruptFileError, FormatError
+from skygraft.errors import CorruptFileError, FormatError, SkygraftError, picklable_cause
 from skygraft.formats.fitsfile.packed import foreign_packing, packing_of, unpack, unpacked_head
 
 __all__ = ["BLOCK", "HduSpan", "RawFits", "get_hdu", "is_fits", "map_fits", "open_fits", "parse_card", "scan_fits"]
@@ -199,6 +199,47 @@ def is_fits(path: str | os.PathLike[str]) -> bool:
     return unpacked_head(path, 9) == b"SIMPLE  ="
 
 
+def _first_beyond(error: BaseException) -> str:
+    """The package that raised an error: that of the frame which the last one of skygraft called."""
+    package, trace = "skygraft", error.__traceback__
+    beyond = True
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0]
+        if name == "skygraft":
+            package, beyond = name, True
+        elif beyond:
+            package, beyond = name, False
+        trace = trace.tb_next
+    return package
+
+
+@contextlib.contextmanager
+def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever astropy raises over a damaged file into an error that names the file; other errors pass.
+
+    astropy parses cards when they are asked for, wherever that is, and expects that a header is whole.
+    """
+    try:
+        yield
+    except (SkygraftError, MemoryError):
+        raise
+    except fits.VerifyError as error:
+        raise CorruptFileError(
+            f"a header card is not FITS ({str(error).split(', fix it')[0].rstrip('.')})",
+            path=path,
+            fix="Correct the card, such as one with NaN for a number, or remove it",
+        ) from error
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise CorruptFileError(f"a compressed tile is damaged ({error})", path=path, fix=_COPY_AGAIN) from error
+    except Exception as error:
+        if _first_beyond(error) != "astropy":
+            raise
+        reason = str(error).strip().strip('"').rstrip(".") or type(error).__name__
+        raise CorruptFileError(
+            f"astropy cannot read the file ({reason})", path=path, fix=_COPY_AGAIN
+        ) from picklable_cause(error)
+
+
 @contextlib.contextmanager
 def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
     """Map the bytes of a FITS file into memory (a compressed one is unpacked), checked by `scan_fits`.
@@ -241,7 +282,8 @@ def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
             raise CorruptFileError(
                 f"the file cannot be read ({error.strerror or error})", path=path, fix="Check its permissions"
             ) from error
-        yield RawFits(path, buffer, scan_fits(buffer, path), packing is not None)
+        with damage_named(path):
+            yield RawFits(path, buffer, scan_fits(buffer, path), packing is not None)
 
 
 @contextlib.contextmanager
@@ -273,15 +315,10 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = True, decompress: 
         source: Any = io.BytesIO(raw.buffer) if raw.packed else os.fspath(raw.path)
         # None, not True: astropy refuses to map scaled images if asked to map, and just reads them by default.
         options = {} if raw.packed else {"memmap": None if memmap else False}
-        try:
+        with damage_named(path):
             hdus = fits.open(source, mode="readonly", disable_image_compression=not decompress, **options)
-        except OSError as error:
-            raise CorruptFileError(f"astropy cannot open the file ({error})", path=path, fix=_COPY_AGAIN) from error
-        with hdus:
-            try:
+            with hdus:
                 yield hdus
-            except (zlib.error, EOFError, gzip.BadGzipFile) as error:
-                raise CorruptFileError(f"a compressed tile is damaged ({error})", path=path, fix=_COPY_AGAIN) from error
 
 
 def get_hdu(hdus: fits.HDUList, hdu: int | str, path: str | os.PathLike[str]) -> Any:

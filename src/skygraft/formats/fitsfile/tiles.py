@@ -21,7 +21,7 @@ from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from skygraft.errors import CorruptFileError, FormatError
+from skygraft.errors import CorruptFileError, FormatError, picklable_cause
 from skygraft.formats.fitsfile.cards import card_value
 from skygraft.formats.fitsfile.pixels import PixelScaling
 from skygraft.formats.fitsfile.quantised import Quantisation
@@ -211,7 +211,7 @@ class TiledImage:
                 return self._from_bytes(buffer, algorithm, size, column == COMPRESSED).reshape(shape)
             numbers = self.codec(shape).decode(np.frombuffer(buffer, self.element_dtype()))
         except (_BadDeflateError, ValueError, RuntimeError, CfitsioException) as error:
-            raise self._damaged(tile, error) from error
+            raise self._damaged(tile, error) from picklable_cause(error)
         return np.asarray(numbers)[:size].reshape(shape)
 
     def element_dtype(self) -> str:
@@ -308,7 +308,7 @@ class TiledImage:
         try:
             raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31, 4 * ny * nx)
         except _BadDeflateError as error:
-            raise self._damaged(tile, error) from error
+            raise self._damaged(tile, error) from picklable_cause(error)
         if len(raw) != 4 * ny * nx:
             raise self._damaged(tile, f"{len(raw)} bytes for {ny * nx} pixels")
         unshuffle_words(np.frombuffer(raw, np.uint8), image, y0, x0, ny, nx)

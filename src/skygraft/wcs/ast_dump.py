@@ -1,0 +1,146 @@
+"""Read objects from AST's native text dumps, after a look at the text: AST ends the process on some damaged ones."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlink import Ast
+
+from skygraft.errors import WcsError, picklable_cause
+
+__all__ = ["read_dump"]
+
+_FIX = "Read the image with the software that wrote it, and check its WCS"
+_ALLOWED = re.compile(r"[\t\n\r\x20-\x7e]*")
+_LINE = re.compile(
+    r"(?P<mark>Begin|End|IsA) (?P<kind>[A-Z]\w*)(?:\s.*)?|(?P<key>[A-Za-z]\w*) =(?: (?P<value>\S.*))?\s*", re.ASCII
+)
+_PARENTS = {
+    "FrameSet": (("Frame",),),
+    "SkyFrame": (("Frame",),),
+    "Frame": ((), ("Mapping",)),
+    "Axis": ((),),
+    "SkyAxis": ((), ("Axis",)),
+}
+"""The classes that an object of each class may say it is, in order; mappings say that they are Mappings."""
+_OF_ANY = {"ID", "Ident", "Invert", "Report", "RefCnt", "UseDfs"}
+"""Values that a FrameSet may have as the Frame that it is; the others are those of its current frame, as comments."""
+_COUNTED = re.compile(r"(?P<family>[A-Za-z]+?)(?P<number>\d+)")
+
+
+def read_dump(text: str, what: str, path: str | None = None) -> Any:
+    """The AST object of a dump.
+
+    Parameters
+    ----------
+    text : str
+        AST's native dump.
+    what : str
+        What it is the dump of, for messages: "the WCS".
+    path : str, optional
+        Where it came from, for messages.
+
+    Raises
+    ------
+    WcsError
+        If the text is not laid out as AST writes it, lacks parts that it announces, or AST cannot read it.
+    """
+    problem = _problem(text)
+    if problem is not None:
+        raise WcsError(f"the AST dump of {what} is damaged: {problem}", path=path, fix=_FIX)
+    try:
+        # AST writes a tab before its comments, and does not read it.
+        return Ast.Channel(text.replace("\t", " ").splitlines()).read()
+    except (Ast.AstError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise WcsError(f"the AST dump of {what} cannot be read: {reason}", path=path, fix=_FIX) from picklable_cause(
+            error
+        )
+
+
+def _problem(text: str) -> str | None:
+    """What is wrong with the layout of a dump; None where nothing is."""
+    good = _ALLOWED.match(text)
+    if good is None or good.end() != len(text):
+        at = 0 if good is None else good.end()
+        return f"character {text[at]!r} in line {text.count(chr(10), 0, at) + 1}"
+    stack: list[_Object] = []
+    wants_object, done = False, False
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.split("\t")[0].strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None or done:
+            return f"line {number} is {line[:40]!r}"
+        if wants_object and match["mark"] != "Begin":
+            return f"line {number} is {line[:40]!r}, where an object should begin"
+        wants_object = False
+        if match["mark"] == "Begin":
+            stack.append(_Object(match["kind"]))
+        elif not stack:
+            return f"line {number} is {line[:40]!r}, outside of any object"
+        elif match["mark"] == "End":
+            ended = stack.pop()
+            if ended.kind != match["kind"]:
+                return f"line {number} ends a {match['kind']} inside of a {ended.kind}"
+            if (missing := _missing(ended)) is not None:
+                return missing
+            done = not stack
+        elif match["mark"] == "IsA":
+            if match["kind"] != "Object":  # which everything is
+                stack[-1].parents.append(match["kind"])
+        else:
+            one = stack[-1]
+            if match["key"] in one.parts:
+                return f"line {number} gives {match['key']} a second time"
+            if one.kind == "FrameSet" and not one.parents and match["key"] not in _OF_ANY:
+                return f"line {number} is {line[:40]!r}, which is no part of a FrameSet"
+            one.parts[match["key"]] = match["value"] or ""
+            wants_object = not match["value"]
+    return None if done else "it ends before its object does"
+
+
+@dataclass
+class _Object:
+    """An object of a dump: its class, the classes that it says it is, and its parts."""
+
+    kind: str
+    parents: list[str] = field(default_factory=list)
+    parts: dict[str, str] = field(default_factory=dict)
+
+
+def _whole(parts: dict[str, str], key: str) -> int | None:
+    value = parts.get(key, "").split()
+    return int(value[0]) if value and re.fullmatch(r"\d{1,6}", value[0]) else None
+
+
+def _missing(one: _Object) -> str | None:
+    """What an object announces and does not have."""
+    kind, parts = one.kind, one.parts
+    allowed = (("Mapping",),) if kind.endswith("Map") else _PARENTS.get(kind)
+    if allowed is not None and tuple(one.parents) not in allowed:
+        return f"a {kind} that is {' and '.join(f'a {name}' for name in one.parents) or 'nothing else'}"
+    found = Counter(m["family"] for key in parts if (m := _COUNTED.fullmatch(key)) is not None)
+    if kind == "FrameSet":
+        n = _whole(parts, "Nframe")
+        if not n or found["Frm"] != n:
+            return f"a FrameSet of {'no stated number of' if n is None else n} frames has {found['Frm']}"
+        for key in ("Base", "Currnt"):
+            if key in parts and not 1 <= (_whole(parts, key) or 0) <= n:
+                return f"{key} = {parts[key]} of {n} frames"
+    if kind in ("Frame", "SkyFrame"):
+        n = _whole(parts, "Naxes")
+        if not n or found["Ax"] != n:
+            return f"a {kind} of {'no stated number of' if n is None else n} axes has {found['Ax']}"
+    if kind == "CmpMap" and not {"MapA", "MapB"} <= parts.keys():
+        return "a CmpMap lacks one of its two mappings"
+    if kind == "PolyMap":
+        for counts, values in (("NCF", "CF"), ("NCI", "CI")):
+            announced = [_whole(parts, key) for key in parts if re.fullmatch(rf"{counts}\d+", key)]
+            if None in announced or sum(n or 0 for n in announced) != found[values]:
+                return f"a PolyMap has {found[values]} coefficients {values}, and announces another number"
+    return None

@@ -1,0 +1,98 @@
+"""Dumps that are damaged are refused before AST sees them: some of them end the process."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlink import Ast
+
+from skygraft.errors import WcsError
+from skygraft.wcs.ast_dump import read_dump
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def astsink(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def dump(thing: Any) -> str:
+    sink = Sink()
+    Ast.Channel(None, sink).write(thing)
+    return "\n".join(sink.lines) + "\n"
+
+
+def frame_set() -> Any:
+    frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
+    shift = Ast.ShiftMap([1.0, 2.0])
+    linear = Ast.MatrixMap([[1e-5, 2e-6], [-2e-6, 1e-5]])
+    frames.addframe(Ast.BASE, Ast.CmpMap(shift, linear, True), Ast.SkyFrame("System=ICRS"))
+    return frames
+
+
+POLY = Ast.PolyMap([[1.0, 1, 1, 0], [2.0, 2, 0, 1], [1e-3, 1, 2, 0]], [[1.0, 1, 1, 0], [0.5, 2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "thing", [frame_set(), POLY, Ast.UnitMap(2), Ast.ZoomMap(2, 0.5)], ids=lambda t: type(t).__name__
+)
+def test_what_ast_writes_is_read(thing: Any) -> None:
+    assert dump(read_dump(dump(thing), "a test")) == dump(thing)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("    Nframe = 2", "", "no stated number of frames"),
+        ("Nframe = 2", "Nframe = 3", "a FrameSet of 3 frames has 2"),
+        ("Nframe = 2", "Nframe = 99999999", "no stated number"),
+        ("Currnt = 2", "Currnt = 7", "Currnt = 7 of 2 frames"),
+        ("End FrameSet", "", "ends before its object does"),
+        ("End FrameSet", "End CmpMap", "ends a CmpMap inside of a FrameSet"),
+        ("Begin SkyFrame", "Bogin SkyFrame", "is 'Bogin SkyFrame'"),
+        ("MapB =", "MapC =", "lacks one of its two mappings"),
+        ("Nframe = 2", "Nframe = \0", "character '\\\\x00'"),
+        ("Nframe = 2", "Nframe = é", "character 'é'"),
+        ("Nframe = 2", "Nframe = 2\n Nframe = 2", "gives Nframe a second time"),
+    ],
+)
+def test_damage_is_named(old: str, new: str, words: str) -> None:
+    text = dump(frame_set())
+    assert old in text
+    with pytest.raises(WcsError, match=words) as caught:
+        read_dump(text.replace(old, new, 1), "the WCS", "image.fits")
+    assert "image.fits" in str(caught.value) and "the AST dump of the WCS" in str(caught.value)
+    pickle.loads(pickle.dumps(caught.value))
+
+
+def test_a_missing_coefficient_is_no_zero() -> None:
+    text = dump(POLY)
+    line = next(line for line in text.splitlines() if line.strip().startswith("CF2 ="))
+    with pytest.raises(WcsError, match="coefficients CF"):
+        read_dump(text.replace(line, "", 1), "the WCS")
+
+
+def test_what_ast_itself_refuses_can_be_pickled_with_its_cause() -> None:
+    text = dump(frame_set()).replace("Begin SkyFrame", "Begin Skyframes").replace("End SkyFrame", "End Skyframes")
+    with pytest.raises(WcsError, match="cannot be read") as caught:
+        read_dump(text, "the WCS")
+    assert caught.value.__cause__ is not None
+    pickle.loads(pickle.dumps(caught.value.__cause__))
+
+
+@given(data=st.data())
+def test_lines_lost_or_changed_end_in_words(data: st.DataObject) -> None:
+    lines = dump(frame_set()).splitlines()
+    at = data.draw(st.integers(0, len(lines) - 1))
+    new = data.draw(st.one_of(st.just(""), st.text(max_size=30), st.sampled_from(lines)))
+    lines[at] = new
+    try:
+        read_dump("\n".join(lines), "the WCS")
+    except WcsError as error:
+        assert str(error)
