@@ -45,15 +45,31 @@ def shown(value: Any) -> str:
     return short if float(short) == float(value) or float(value) != float(value) else full
 
 
-def picklable_cause(error: BaseException) -> BaseException:
-    """The error itself, or one that says the same where its class cannot be found by its name.
-
-    Classes that C extensions make often cannot: an error with such a cause does not survive the way from a worker.
-    """
+def _portable(error: BaseException) -> BaseException:
+    """The error itself, or one that says the same where its class has no name that can be looked up, as some of C's."""
     kind = type(error)
     if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind:
         return error
     return RuntimeError(f"{kind.__qualname__}: {error}").with_traceback(error.__traceback__)
+
+
+def _make_portable(error: BaseException) -> None:
+    """Replace causes that would keep the error from being pickled: workers send errors with theirs (tblib)."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        suppressed = one.__suppress_context__
+        if one.__cause__ is not None:
+            one.__cause__ = _portable(one.__cause__)
+            left.append(one.__cause__)
+        if one.__context__ is not None:
+            one.__context__ = _portable(one.__context__)
+            left.append(one.__context__)
+        one.__suppress_context__ = suppressed
 
 
 class SkygraftError(Exception):
@@ -107,6 +123,7 @@ class SkygraftError(Exception):
         return f"{_sentence(text)} {_sentence(self.fix)}" if self.fix else text
 
     def __reduce__(self) -> tuple[Any, ...]:
+        _make_portable(self)
         return (_rebuild, (type(self), self.message, self.path, self.hdu, self.row, self.key, self.fix))
 
 

@@ -114,7 +114,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         return None
     checksum = record.pop("checksum", None)
-    if not record.keys() >= RECORD_KEYS:
+    if not record.keys() >= RECORD_KEYS or not _has_timings(record):
         return None
     if checksum is not None and not _agrees(record, checksum):
         return None
@@ -125,6 +125,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
             fix="Use a new output folder, or delete it; its image is then made again",
         )
     return record
+
+
+def _has_timings(record: Mapping[str, Any]) -> bool:
+    """Whether the timings, which the checksum leaves out, are wall and processor times of stages, if there are any."""
+    timings = record.get("timings") or {}
+    return isinstance(timings, dict) and all(
+        isinstance(stage, dict) and all(isinstance(stage.get(name), int | float) for name in ("wall", "cpu"))
+        for stage in timings.values()
+    )
 
 
 def is_whole(record: dict[str, Any], layout: Layout) -> bool:

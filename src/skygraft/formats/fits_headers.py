@@ -188,7 +188,7 @@ def read_data_id(headers: Headers, given: Mapping[str, Any], *, name: str) -> Da
 def _whole(value: Any) -> int | None:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

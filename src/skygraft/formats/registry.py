@@ -21,6 +21,7 @@ from skygraft.errors import (
     OutputError,
     UncalibratedImageError,
     UnknownFormatError,
+    WcsError,
 )
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import (
@@ -312,6 +313,10 @@ def _complete(
     """What the image says, with what the caller gives instead, and its reference chosen."""
     (ny, nx), (x0, y0) = found.shape, found.xy0
     scale = float(np.ravel(pixel_scale(found.wcs, x0 - 0.5 + nx / 2, y0 - 0.5 + ny / 2))[0])
+    if not 0 < scale < float("inf"):
+        raise WcsError(
+            f"the WCS makes pixels of {scale:g} arcsec at the middle of the image", path=path, fix="Correct its cards"
+        )
     changes: dict[str, Any] = {}
     if psf is not None:
         changes |= {"psf": make_psf(psf, scale), "no_psf": None}

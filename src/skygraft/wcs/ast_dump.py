@@ -9,7 +9,7 @@ from typing import Any
 
 from starlink import Ast
 
-from skygraft.errors import WcsError, picklable_cause
+from skygraft.errors import WcsError
 
 __all__ = ["read_dump"]
 
@@ -56,9 +56,7 @@ def read_dump(text: str, what: str, path: str | None = None) -> Any:
         return Ast.Channel(text.replace("\t", " ").splitlines()).read()
     except (Ast.AstError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise WcsError(f"the AST dump of {what} cannot be read: {reason}", path=path, fix=_FIX) from picklable_cause(
-            error
-        )
+        raise WcsError(f"the AST dump of {what} cannot be read: {reason}", path=path, fix=_FIX) from error
 
 
 def _problem(text: str) -> str | None:

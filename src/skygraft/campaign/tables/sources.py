@@ -162,7 +162,7 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     sha256 = hashlib.sha256(content).hexdigest()
     fingerprint = digest([TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, sha256])
     note, written = note_of(path, layout.checksum(path)), False
-    if note is None or note.fingerprint != fingerprint:
+    if note is None or note.fingerprint != fingerprint or "n_on_images" not in note.content:
         catalog = _catalog_table(content, part)
         tally = _Tally(numbers(catalog["injection_id"]), bands)
         for tract, patch, truth in sources.homes:

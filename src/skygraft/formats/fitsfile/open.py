@@ -23,7 +23,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
-from skygraft.errors import CorruptFileError, FormatError, SkygraftError, picklable_cause
+from skygraft.errors import CorruptFileError, FormatError, SkygraftError
 from skygraft.formats.fitsfile.packed import foreign_packing, packing_of, unpack, unpacked_head
 
 __all__ = ["BLOCK", "HduSpan", "RawFits", "get_hdu", "is_fits", "map_fits", "open_fits", "parse_card", "scan_fits"]
@@ -235,9 +235,7 @@ def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
         if _first_beyond(error) != "astropy":
             raise
         reason = str(error).strip().strip('"').rstrip(".") or type(error).__name__
-        raise CorruptFileError(
-            f"astropy cannot read the file ({reason})", path=path, fix=_COPY_AGAIN
-        ) from picklable_cause(error)
+        raise CorruptFileError(f"astropy cannot read the file ({reason})", path=path, fix=_COPY_AGAIN) from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from astropy.io import fits
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from skygraft.errors import OutputError
+from skygraft.errors import CorruptFileError, OutputError
 from skygraft.formats.fitsfile.cards import card_value
 from skygraft.jit import compiled
 
@@ -117,6 +117,12 @@ class PixelScaling:
     def from_header(cls, header: fits.Header, bitpix_key: str = "BITPIX") -> PixelScaling:
         """The scaling that a header gives."""
         bitpix = int(header[bitpix_key])
+        if bitpix not in BITPIX_DTYPE:
+            raise CorruptFileError(
+                f"{bitpix_key} is {bitpix}; it is one of {', '.join(map(str, BITPIX_DTYPE))}",
+                key=bitpix_key,
+                fix="Copy or download the file again",
+            )
         blank = card_value(header, "BLANK") if bitpix > 0 else None
         if bitpix > 0 and bitpix_key == "ZBITPIX":
             # cfitsio and astropy go by ZBLANK, where it is there, for compressed images of integers too.

@@ -21,7 +21,7 @@ from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from skygraft.errors import CorruptFileError, FormatError, picklable_cause
+from skygraft.errors import CorruptFileError, FormatError
 from skygraft.formats.fitsfile.cards import card_value
 from skygraft.formats.fitsfile.pixels import PixelScaling
 from skygraft.formats.fitsfile.quantised import Quantisation
@@ -127,6 +127,14 @@ class TiledImage:
         method = str(header.get("ZQUANTIZ", "NO_DITHER")).strip()
         dither = {"SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}.get(method, 0)
         seed = int(card_value(header, "ZDITHER0", 0)) if dither else 0
+        has = {name for name in ("ZSCALE", "ZZERO") if name in self.columns or name in header}
+        if len(has) == 1:
+            raise CorruptFileError(
+                f"the compressed image has {has.pop()} without ZSCALE and ZZERO both",
+                path=self.path,
+                hdu=self.hdu,
+                fix="Copy or download the file again",
+            )
         scale, zero = self._per_tile("ZSCALE", header, 1.0), self._per_tile("ZZERO", header, 0.0)
         return Quantisation(scale, zero, blanks, dither, seed)
 
@@ -211,7 +219,7 @@ class TiledImage:
                 return self._from_bytes(buffer, algorithm, size, column == COMPRESSED).reshape(shape)
             numbers = self.codec(shape).decode(np.frombuffer(buffer, self.element_dtype()))
         except (_BadDeflateError, ValueError, RuntimeError, CfitsioException) as error:
-            raise self._damaged(tile, error) from picklable_cause(error)
+            raise self._damaged(tile, error) from error
         return np.asarray(numbers)[:size].reshape(shape)
 
     def element_dtype(self) -> str:
@@ -308,7 +316,7 @@ class TiledImage:
         try:
             raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31, 4 * ny * nx)
         except _BadDeflateError as error:
-            raise self._damaged(tile, error) from picklable_cause(error)
+            raise self._damaged(tile, error) from error
         if len(raw) != 4 * ny * nx:
             raise self._damaged(tile, f"{len(raw)} bytes for {ny * nx} pixels")
         unshuffle_words(np.frombuffer(raw, np.uint8), image, y0, x0, ny, nx)
