@@ -258,7 +258,11 @@ _VOLATILE = ("ledger.jsonl", "campaign.yaml", ".lock", ".consolidated", "provena
 def _results(out: Path) -> dict[str, bytes]:
     files = (p for p in sorted(out.rglob("*")) if p.is_file())
     named = ((p.relative_to(out).as_posix(), p) for p in files)
-    return {n: p.read_bytes() for n, p in named if not n.startswith((*_VOLATILE, "records/", "catalog/_partition.json")) and "/." not in n}
+    return {
+        n: p.read_bytes()
+        for n, p in named
+        if not n.startswith((*_VOLATILE, "records/", "catalog/_partition.json")) and "/." not in n
+    }
 
 
 def try_outputs(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: list[str]) -> None:

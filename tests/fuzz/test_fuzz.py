@@ -1,4 +1,4 @@
-"""Damaged files of every kind, a few hundred of them: each is read rightly or refused in words."""
+"""Damaged catalogues and configurations, some dozens of them: each is read rightly or refused in words."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fuzz.watch import FAULTS
 
 @pytest.mark.slow
 def test_damaged_files_are_refused_in_words(tmp_path: Path) -> None:
-    outcomes = fuzz(tmp_path, ["fits", "catalogue", "config"], cases=300, seconds=1e9, processes=1)
-    assert len(outcomes) == 300
+    outcomes = fuzz(tmp_path, ["catalogue", "config"], cases=80, seconds=1e9, processes=1)
+    assert len(outcomes) == 80
     assert {o.kind for o in outcomes} >= {"ok", "refused"}
     faults = [f"{o.target}:{o.number} {o.kind}: {o.what} {o.detail[-300:]}" for o in outcomes if o.kind in FAULTS]
     assert not faults, "\n".join(faults)
