@@ -45,6 +45,9 @@ class PSF(abc.ABC):
     coordinates of the exposure's parent frame, centres of pixels at integers.
     """
 
+    _valid_box: Box | None = None
+    _average_position: tuple[float, float] | None = None
+
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, int]:
@@ -75,7 +78,7 @@ class PSF(abc.ABC):
     @property
     def valid_box(self) -> Box | None:
         """Where the model was made to hold; None for everywhere."""
-        return None
+        return self._valid_box
 
     @property
     def average_position(self) -> tuple[float, float] | None:
@@ -83,7 +86,7 @@ class PSF(abc.ABC):
 
         LSST models record one, and its source_injection evaluates the aperture correction there.
         """
-        return None
+        return self._average_position
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
         """Which of N positions the model has a kernel at, shape (N,): all of them, for most models.
@@ -104,6 +107,9 @@ class PSF(abc.ABC):
         """What the model is, in a few words for people and records."""
         ny, nx = self.shape
         return f"{type(self).__name__}, {nx} x {ny} pixels"
+
+    def __repr__(self) -> str:
+        return f"<{self.description}>"
 
 
 def defined_position(psf: PSF, box: Box) -> tuple[float, float] | None:

@@ -101,17 +101,9 @@ class CellPSF(PSF):
         return self._kernels[i, j]
 
     @property
-    def valid_box(self) -> Box | None:
-        """Where the model was made to hold."""
-        return self._valid_box
-
-    @property
     def description(self) -> str:
         """What the model is, in a few words for people and records."""
         ny, nx = self.shape
         total, present = self.n_cells
         size = f"{self._cell_size[0]} x {self._cell_size[1]}"
         return f"CellPSF, {present} of {total} cells of {size} pixels, {nx} x {ny} pixels"
-
-    def __repr__(self) -> str:
-        return f"<{self.description}>"

@@ -108,7 +108,7 @@ class CoaddPSF(PSF):
             if not 0 < one.weight < np.inf:
                 raise ConfigError(f"input {one.name or '(without a name)'} has the weight {one.weight}")
         self._inputs, self._wcs, self._warp, self._box = tuple(inputs), wcs, warp, box
-        self._average_position = average_position
+        self._valid_box, self._average_position = box, average_position
         self._shape = self._largest_shape()
 
     def _largest_shape(self) -> tuple[int, int]:
@@ -193,21 +193,8 @@ class CoaddPSF(PSF):
         out /= weights[:, None, None]
 
     @property
-    def valid_box(self) -> Box | None:
-        """The coadd's outer edges."""
-        return self._box
-
-    @property
-    def average_position(self) -> tuple[float, float] | None:
-        """The position that stands for the whole image, where the model names one."""
-        return self._average_position
-
-    @property
     def description(self) -> str:
         """What the model is, in a few words for people and records."""
         ny, nx = self._shape
         kinds = ", ".join(sorted({type(one.psf).__name__ for one in self._inputs}))
         return f"CoaddPSF of {len(self._inputs)} inputs ({kinds}, Lanczos-{self._warp.order}), {nx} x {ny} pixels"
-
-    def __repr__(self) -> str:
-        return f"<{self.description}>"

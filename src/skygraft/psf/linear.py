@@ -106,19 +106,6 @@ class LinearPSF(PSF):
         """The basis at any offset from the source's centre; None for a model that is known on whole pixels only."""
         return None
 
-    @property
-    def valid_box(self) -> Box | None:
-        """Where the model was made to hold; None for everywhere."""
-        return self._valid_box
-
-    @property
-    def average_position(self) -> tuple[float, float] | None:
-        """The position that stands for the whole image, where the model names one."""
-        return self._average_position
-
-    def __repr__(self) -> str:
-        return f"<{self.description}>"
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         # numpy forgets on unpickling that an array was read-only
         for value in state.values():

@@ -67,23 +67,10 @@ class DrawnPSF(PSF):
         return out / out.sum(axis=(1, 2), keepdims=True) if self._normalize else out
 
     @property
-    def valid_box(self) -> Box | None:
-        """Where the model was made to hold; None for everywhere."""
-        return self._valid_box
-
-    @property
-    def average_position(self) -> tuple[float, float] | None:
-        """The position that stands for the whole image, where the model names one."""
-        return self._average_position
-
-    @property
     def description(self) -> str:
         """What the model is, in a few words for people and records."""
         ny, nx = self._shape
         return f"{self._name}, drawn by its own library, {nx} x {ny} pixels"
-
-    def __repr__(self) -> str:
-        return f"<{self.description}>"
 
 
 def as_polynomial(
