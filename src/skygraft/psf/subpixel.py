@@ -36,11 +36,10 @@ def pixel_images(psf: PSF, x: NDArray[np.float64], y: NDArray[np.float64]) -> ND
     ndarray of float64, shape (N, ny, nx)
         The middle pixel of image i is pixel (floor(x[i] + 0.5), floor(y[i] + 0.5)) of the parent frame.
     """
-    x, y = positions(x, y)
-    dx, dy = x - np.floor(x + 0.5), y - np.floor(y + 0.5)
     if isinstance(psf, PsfexPSF) and psf.convention == "lsst":
         return psf.images(x, y)
-    return _moved(psf.kernels(x, y), dx, dy)
+    x, y = positions(x, y)
+    return _moved(psf.kernels(x, y), x - np.floor(x + 0.5), y - np.floor(y + 0.5))
 
 
 @compiled

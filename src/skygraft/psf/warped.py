@@ -84,10 +84,7 @@ def local_maps(x: FloatArray, y: FloatArray, mapping: PixelMap) -> tuple[FloatAr
     offsets : ndarray, shape (N, 2)
         Where (0, 0) goes.
     """
-    n = len(x)
-    step = np.repeat([[0.0, 0.0], [_STEP, 0.0], [-_STEP, 0.0], [0.0, _STEP], [0.0, -_STEP]], n, axis=0)
-    mapped = np.stack(mapping(np.tile(x, 5) + step[:, 0], np.tile(y, 5) + step[:, 1])).reshape(2, 5, n)
-    return affine(x, y, mapped)
+    return affine(x, y, np.stack(mapping(*neighbours(x, y))).reshape(2, 5, len(x)))
 
 
 def affine(x: FloatArray, y: FloatArray, mapped: FloatArray) -> tuple[FloatArray, FloatArray]:
