@@ -151,6 +151,8 @@ def test_radius_round_trip(value, unit, space):
         ("base_SdssShape_instFlux_xx_Cov", None),
         ("overlap12Flux", None),
         ("slot_ApFlux", None),
+        ("ext_gaap_GaapFlux_1_15x_2_5_instFlux", None),
+        ("ext_gaap_GaapFlux_2_0_instFluxErr", None),
     ],
 )
 def test_radius_in_a_field_name(name, radius):

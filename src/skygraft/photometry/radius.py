@@ -40,7 +40,7 @@ _MODELS: dict[str, CandidateKind] = {
 }
 
 # base_CircularApertureFlux_12_0_instFlux, apFlux_35_0_instFlux, ApFlux_4_5_flag: digits, then tenths.
-_DIGITS_TENTHS = re.compile(r"(?:Aperture|Ap)Flux_(\d+)(?:_(\d+))?(?![A-Za-z0-9])", re.IGNORECASE)
+_DIGITS_TENTHS = re.compile(r"(?:Aperture|(?<![A-Za-z])Ap)Flux_(\d+)(?:_(\d+))?(?![A-Za-z0-9])", re.IGNORECASE)
 # ap12Flux, r_ap12FluxErr: whole pixels.
 _AP_DIGITS_FLUX = re.compile(r"(?<![A-Za-z])ap(\d+)Flux", re.IGNORECASE)
 # base_CompensatedTophatFlux_12_instFlux: whole pixels.
