@@ -75,12 +75,15 @@ def test_disk_full_half_way(pristine: Path, tmp_path: Path, cluster: Cluster, ex
         with cluster.held(driver, lambda: campaign.n_records() >= 4):
             disk.fill()
         assert_says(driver.wait(), "No space left on device", "free space", re.escape(str(campaign.out)))
+        # What a worker was at when its driver ended may still come to its record, or fail.
+        wait_for(lambda: _quiet(campaign))
         n_before = campaign.n_records()
         assert 4 <= n_before < N_IMAGES
         assert damage(campaign.out, expected) == []
         disk.remount("size=400m")
         summary = campaign.finish(cluster.address)
-        assert (summary.ok, summary.n_skipped) == (True, n_before)
+        assert summary.ok
+        assert n_before <= summary.n_skipped < N_IMAGES
         assert differences(campaign.out, expected) == []
 
 
