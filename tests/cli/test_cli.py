@@ -329,3 +329,21 @@ def test_inject_marks_the_fakes_or_not(runner, image, catalog, tmp_path, option,
     done(runner.invoke(app, ["inject", str(image), str(catalog), "-o", str(out), *PSF, *option]))
     planes = read_exposure(out, psf={"kind": "moffat", "fwhm": "0.8 arcsec"}).mask_planes
     assert ("INJECTED" in planes) is marked
+
+
+def test_inspect_names_the_inputs_of_a_coadd(runner, data_dir) -> None:
+    path = str(data_dir / "afw_reference/coadd_10_coaddpsf.fits")
+    # As its table of inputs has them: visits 1000 to 1002, two detectors each.
+    names = ["1000-40", "1000-41", "1001-42", "1001-43", "1002-44", "1002-45"]
+    assert f"6 of 6 at (12155.5, 8155.5): {', '.join(names)}" in done(runner.invoke(app, ["inspect", path]))
+    content = json.loads(done(runner.invoke(app, ["inspect", path, "--json"])))
+    assert content["psf"]["inputs_here"] == names
+
+
+def test_inspect_names_the_inputs_of_a_cell(runner, data_dir) -> None:
+    pytest.importorskip("lsst.images")
+    path = str(data_dir / "rubin/dp1_cell_coadd.fits")
+    text = done(runner.invoke(app, ["inspect", path]))
+    assert "2 of 2 at (41.5, 53.5): 2025052000177-96, 2025052000178-96" in text
+    assert "3 of 4 cells" in text and "kernels of 5 x 5 pixels are too small" in text
+    assert "gain           unknown: the gain is not recorded" in text

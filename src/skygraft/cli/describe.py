@@ -12,13 +12,15 @@ from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import CAUTION
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
-from skygraft.psf import defined_position, kernel_fwhm
+from skygraft.psf import PSF, CellPSF, CoaddPSF, defined_position, kernel_fwhm
 from skygraft.wcs import pixel_scale
 
 __all__ = ["describe_exposure", "describe_rows"]
 
 _PARAMETERS = ("aperture", "format", "psf", "zeropoint", "hdu", "ccds", "option")
 """Those of the command that shows all this: what its texts may advise."""
+_LISTED_INPUTS = 8
+"""Inputs of a coadd that are named; JSON has all of them."""
 HOW_TO_SET = (
     "say what the flux is the flux of: --aperture '12 pix', '2 arcsec' (radius), psf_model or total; "
     "in a campaign, survey: calibration: aperture"
@@ -61,6 +63,11 @@ def _reason(exposure: Exposure, key: str) -> str | None:
     error = exposure.extra.get(key)
     if not isinstance(error, SkygraftError):
         return None
+    return _words(error)
+
+
+def _words(error: SkygraftError) -> str:
+    """What an error says and advises, without the place that the rest of the description names."""
     return error.message if error.fix is None else f"{error.message}. {error.fix}"
 
 
@@ -102,16 +109,28 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
     content = {
         "kind": psf.description,
         "shape": list(psf.shape),
-        "fwhm_pixels": fwhm,
-        "fwhm_arcsec": fwhm * scale,
+        "fwhm_pixels": _finite(fwhm),
+        "fwhm_arcsec": _finite(fwhm * scale),
         "kernel_sum": float(kernels[0].sum()),
         "fraction_in_aperture": None,
         "psf_sum_offset_mag": None,
+        **_describe_parts(psf, x, y),
     }
     if isinstance(reference, CalibrationAperture):
         tied = kernel_scale("calibrated", reference, kernels, psf.flux_outside(x, y), invalid="nan")
         content["fraction_in_aperture"] = _finite(tied.aperture_fraction[0])
         content["psf_sum_offset_mag"] = _finite(tied.psf_sum_offset[0])
+    return content
+
+
+def _describe_parts(psf: PSF, x: Any, y: Any) -> dict[str, Any]:
+    """What a coadd's PSF is made of, and which of it counts at the position that the rest is said of."""
+    content: dict[str, Any] = {"position": [float(x[0]), float(y[0])]}
+    if isinstance(psf, CoaddPSF | CellPSF) and psf.n_inputs is not None:
+        content |= {"n_inputs": psf.n_inputs, "inputs_here": list(psf.input_names_at(x, y)[0])}
+    if isinstance(psf, CellPSF):
+        n_cells, n_with_psf = psf.n_cells
+        content |= {"n_cells": n_cells, "n_cells_with_psf": n_with_psf}
     return content
 
 
@@ -132,7 +151,7 @@ def _describe_gain(exposure: Exposure) -> dict[str, Any]:
             if not gain.origin.startswith("given"):
                 check_gain(gain, *planes)
     except CalibrationError as error:
-        return {"electrons_per_unit": None, "origin": str(error)}
+        return {"electrons_per_unit": None, "origin": _words(error)}
     return {"electrons_per_unit": gain.median, "origin": f"{gain.origin}; {reason}" if reason else gain.origin}
 
 
@@ -163,14 +182,25 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("PSF", f"none; give --psf: {why}" if why else "none; give --psf"))
     else:
         rows.append(("PSF", psf["kind"]))
-        rows.append(("  FWHM", f"{psf['fwhm_pixels']:.2f} pix = {psf['fwhm_arcsec']:.2f} arcsec"))
+        if psf["fwhm_pixels"] is None:
+            rows.append(
+                ("  FWHM", f"unknown: the kernels of {psf['shape'][1]} x {psf['shape'][0]} pixels are too small")
+            )
+        else:
+            rows.append(("  FWHM", f"{psf['fwhm_pixels']:.2f} pix = {psf['fwhm_arcsec']:.2f} arcsec"))
+        if "n_inputs" in psf:
+            x, y = psf["position"]
+            here = psf["inputs_here"]
+            shown = ", ".join(here[:_LISTED_INPUTS]) + (", ..." if len(here) > _LISTED_INPUTS else "")
+            rows.append(("  inputs", f"{len(here)} of {psf['n_inputs']} at ({x:.1f}, {y:.1f}): {shown}"))
         if psf["psf_sum_offset_mag"] is not None:
             rows.append(
                 ("  in aperture", f"{psf['fraction_in_aperture']:.4f} of the model's light: stars scaled to unit sum "
                  f"would be {psf['psf_sum_offset_mag']:+.4f} mag off")
             )  # fmt: skip
     value = gain["electrons_per_unit"]
-    rows.append(("gain", f"{value:.4g}, {gain['origin']}" if value is not None else f"unknown: {gain['origin']}"))
+    unknown = f"unknown: {in_options(gain['origin'], _PARAMETERS)}"
+    rows.append(("gain", f"{value:.4g}, {gain['origin']}" if value is not None else unknown))
     if not content["has_variance"]:
         rows.append(("variance", "none"))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))

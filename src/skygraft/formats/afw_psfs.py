@@ -229,11 +229,21 @@ def _coadd(place: _Place, found: ArchivedObject) -> PSF:
             made[key] = build(key)
         return made[key]
 
-    inputs = [_coadd_input(place, row, once) for row in rows]
+    names = _input_names(place.archive)
+    inputs = [_coadd_input(place, row, once, names) for row in rows]
     return CoaddPSF(inputs, wcs, warp, place.box, average_position=average)
 
 
-def _coadd_input(place: _Place, row: Row, once: Callable[[int, Callable[[int], Any]], Any]) -> CoaddInput:
+def _input_names(archive: Archive) -> dict[int, str]:
+    """Visit and detector of a coadd's inputs, by their ids, as far as its table of inputs lists them."""
+    found = archive.find("CoaddInputs")
+    rows = found[0].catalogs[1] if found and len(found[0].catalogs) > 1 else []
+    return {int(row["id"]): f"{row['visit']}-{row['ccd']}" for row in rows if {"id", "visit", "ccd"} <= row.keys()}
+
+
+def _coadd_input(
+    place: _Place, row: Row, once: Callable[[int, Callable[[int], Any]], Any], names: dict[int, str]
+) -> CoaddInput:
     x_min, x_max, y_min, y_max = index_box(row)
     box = Box(x_min - 0.5, x_max + 0.5, y_min - 0.5, y_max + 0.5)
     wcs: BaseLowLevelWCS = once(row["wcs"], lambda key: build_wcs(place.archive, key))
@@ -245,7 +255,7 @@ def _coadd_input(place: _Place, row: Row, once: Callable[[int, Callable[[int], A
         box,
         float(row["weight"]),
         build_polygon(place.archive, polygon) if polygon else None,
-        name=str(row["id"]),
+        name=names.get(int(row["id"]), str(row["id"])),
     )
 
 

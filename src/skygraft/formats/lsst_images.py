@@ -242,16 +242,17 @@ def _psf(image: Any, path: StrPath) -> tuple[PSF | None, PsfError | None]:
         return None, PsfError("a masked image has no PSF", path=path, fix="Give one (psf=, --psf)")
     try:
         with _library_errors(path):
-            return _build_psf(image.psf), None
+            return _build_psf(image), None
     except (SkygraftError, ValueError) as error:
         message = error.message if isinstance(error, SkygraftError) else str(error)
         return None, PsfError(f"the image's PSF cannot be used: {message}", path=path, fix="Give a PSF (psf=, --psf)")
 
 
-def _build_psf(psf: Any) -> PSF:
+def _build_psf(image: Any) -> PSF:
+    psf = image.psf
     kind = type(psf).__name__
     if kind == "CellPointSpreadFunction":
-        return _cell_psf(psf)
+        return _cell_psf(psf, getattr(getattr(image, "provenance", None), "contributions", None))
     bounds = psf.bounds.bbox if hasattr(psf.bounds, "bbox") else psf.bounds
     box = Box(bounds.x.start - 0.5, bounds.x.stop - 0.5, bounds.y.start - 0.5, bounds.y.stop - 0.5)
     if kind == "PiffWrapper" and (polynomial := as_polynomial(_DrawUnscaled(psf), box)) is not None:
@@ -259,8 +260,11 @@ def _build_psf(psf: Any) -> PSF:
     return DrawnPSF(_Draw(psf), kind, valid_box=box)
 
 
-def _cell_psf(psf: Any) -> CellPSF:
-    """The cells that the PSF covers; those that are missing have no kernel."""
+def _cell_psf(psf: Any, contributions: Any) -> CellPSF:
+    """The cells that the PSF covers; those that are missing have no kernel.
+
+    `contributions` is the coadd's table of what each cell was made of, None where it has none.
+    """
     bounds, box = psf.bounds, psf.kernel_bbox
     start, stop = bounds.subgrid_start, bounds.subgrid_stop
     kernels = np.full((stop.i - start.i, stop.j - start.j, *box.shape), np.nan)
@@ -269,7 +273,17 @@ def _cell_psf(psf: Any) -> CellPSF:
             kernels[cell.i - start.i, cell.j - start.j] = psf[cell].array
     cell = bounds.grid.cell_shape
     first = bounds.grid.bbox_of(start)
-    return CellPSF(kernels, (int(first.x.start), int(first.y.start)), (int(cell.x), int(cell.y)))
+    inputs: dict[tuple[int, int], list[str]] = {}
+    if contributions is not None:
+        for row in contributions:
+            place = int(row["cell_i"]) - start.i, int(row["cell_j"]) - start.j
+            inputs.setdefault(place, []).append(f"{row['visit']}-{row['detector']}")
+    return CellPSF(
+        kernels,
+        (int(first.x.start), int(first.y.start)),
+        (int(cell.x), int(cell.y)),
+        inputs={place: sorted(names) for place, names in inputs.items()},
+    )
 
 
 def _mask_bits(mask: Any) -> NDArray[np.int32]:

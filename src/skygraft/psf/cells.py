@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -25,6 +27,8 @@ class CellPSF(PSF):
         Pixels of a cell along x and y.
     valid_box : Box, optional
         Where the PSF holds; by default the grid's outer edges.
+    inputs : mapping of (int, int) to sequence of str, optional
+        Names of the images that each cell was made of, by its row and column of `kernels`.
 
     Raises
     ------
@@ -41,6 +45,7 @@ class CellPSF(PSF):
         cell_size: tuple[int, int],
         *,
         valid_box: Box | None = None,
+        inputs: Mapping[tuple[int, int], Sequence[str]] | None = None,
     ) -> None:
         array = frozen(kernels)
         if array.ndim != 4 or not all(n % 2 for n in array.shape[2:]):
@@ -55,6 +60,7 @@ class CellPSF(PSF):
             i, j = np.argwhere(self._present & ~finite.all(axis=(2, 3)))[0]
             raise PsfError(f"the PSF of cell ({i}, {j}) holds values that are not finite")
         self._kernels, self._start, self._cell_size = array, start, cell_size
+        self._inputs = {cell: tuple(names) for cell, names in (inputs or {}).items()}
         ny, nx = self._present.shape
         x, y = start[0] - 0.5, start[1] - 0.5
         self._valid_box = valid_box or Box(x, x + nx * cell_size[0], y, y + ny * cell_size[1])
@@ -63,6 +69,15 @@ class CellPSF(PSF):
     def n_cells(self) -> tuple[int, int]:
         """Cells of the grid, and those of them that have a PSF."""
         return self._present.size, int(self._present.sum())
+
+    @property
+    def n_inputs(self) -> int | None:
+        """How many images the cells were made of; None where that is not recorded."""
+        return len({name for names in self._inputs.values() for name in names}) or None
+
+    def input_names_at(self, x: ArrayLike, y: ArrayLike) -> list[tuple[str, ...]]:
+        """Names of the images that the cell at each of N positions was made of, as far as they are recorded."""
+        return [self._inputs.get((int(i), int(j)), ()) for i, j in zip(*self._cells(*positions(x, y)), strict=True)]
 
     def _cells(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         i = (np.rint(y).astype(np.int64) - self._start[1]) // self._cell_size[1]

@@ -37,7 +37,7 @@ class CoaddInput:
     polygon : ndarray, shape (V, 2), optional
         Vertices of the part of it that was used, its own pixels; None for all.
     name : str
-        What people know it by: visit and detector.
+        What people know it by: visit and detector, such as ``"1228-49"``.
     """
 
     psf: PSF
@@ -149,6 +149,16 @@ class CoaddPSF(PSF):
         sky = self._wcs.pixel_to_world_values(x, y)
         columns = [one.holds(*one.wcs.world_to_pixel_values(*sky)) for one in self._inputs]
         return np.stack(columns, axis=1)
+
+    @property
+    def n_inputs(self) -> int:
+        """How many images the coadd was made of."""
+        return len(self._inputs)
+
+    def input_names_at(self, x: ArrayLike, y: ArrayLike) -> list[tuple[str, ...]]:
+        """Names of the inputs that hold each of N positions."""
+        names = [one.name for one in self._inputs]
+        return [tuple(n for n, h in zip(names, holding, strict=True) if h) for holding in self.inputs_at(x, y).tolist()]
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
         """Which positions any input holds, shape (N,); see `PSF.defined`."""
