@@ -347,3 +347,11 @@ def test_inspect_names_the_inputs_of_a_cell(runner, data_dir) -> None:
     assert "2 of 2 at (41.5, 53.5): 2025052000177-96, 2025052000178-96" in text
     assert "3 of 4 cells" in text and "kernels of 5 x 5 pixels are too small" in text
     assert "gain           unknown: the gain is not recorded" in text
+
+
+def test_inspect_reads_a_pickled_psf_when_it_may(runner, data_dir) -> None:
+    pytest.importorskip("piff")
+    path = str(data_dir / "afw/meas_extensions_piff/exp.fits")
+    assert "--allow-pickle" in done(runner.invoke(app, ["inspect", path]))
+    text = done(runner.invoke(app, ["inspect", path, "--allow-pickle"]))
+    assert "6 kernels times Chebyshev polynomials of degree 2" in text

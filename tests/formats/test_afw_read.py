@@ -27,12 +27,13 @@ from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.afw_archive import Archive, Table
 from skygraft.formats.afw_names import find_source_catalog
 from skygraft.formats.afw_objects import Amplifier, Detector, build_photo_calib
+from skygraft.formats.afw_piff import build_piff_psf
 from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import CANDIDATES, FILES
 from skygraft.formats.fitsfile.open import map_fits, open_fits
 from skygraft.formats.lsst_afw import LsstAfwFormat
 from skygraft.photometry import enclosed_flux, resolve_reference
-from skygraft.psf import GaussianPSF
+from skygraft.psf import Box, GaussianPSF
 
 pytestmark = pytest.mark.data
 FORMAT = LsstAfwFormat()
@@ -264,7 +265,41 @@ class TestWhatAFileSaysOfItself:
         assert "PiffPsf" in message
         assert "pickle" in message
         assert str(path) in message
+        assert "allow_pickle=True" in message and "any program" in message
         assert isinstance(exposure.extra[NO_PHOTO_CALIB], UncalibratedImageError)
+
+    def test_pickled_psf_with_permission(self, data_dir: Path) -> None:
+        pytest.importorskip("piff")
+        path = data_dir / "afw" / "meas_extensions_piff" / "exp.fits"
+        psf = FORMAT.read(path, allow_pickle=True).psf
+        with fits.open(path) as hdus:
+            width, _, piff_psf = pickle.loads(bytes(hdus["PiffPsf"].data["bytes"][0]))
+        # An older Piff wrote it; its own later version needs these to draw.
+        piff_psf._num = piff_psf.model._num = piff_psf.interp._num = piff_psf.model._fit_flux = None
+        piff_psf.model._maxk = piff_psf.model._stepk = 0.0
+        x, y = np.random.default_rng(3).uniform([[0], [0]], [[110], [301]], (2, 8))
+        for kernel, at in zip(psf.kernels(x, y), zip(x, y, strict=True), strict=True):
+            drawn = piff_psf.draw(*at, stamp_size=int(width), center=True).array
+            np.testing.assert_allclose(kernel, drawn / drawn.sum(), rtol=0, atol=1e-8 * kernel.max())
+        stars = [star.image_pos for star in piff_psf.stars]
+        assert psf.average_position == pytest.approx((np.mean([p.x for p in stars]), np.mean([p.y for p in stars])))
+
+    @pytest.mark.parametrize(
+        ("stored", "says"),
+        [
+            (b"no pickle", "Piff cannot read it"),
+            (pickle.dumps((25, 25)), "Piff cannot read it"),
+            (pickle.dumps((25.0, 25.0, "a word")), "Piff cannot read it"),
+        ],
+    )
+    def test_damaged_pickles_are_errors(self, stored: bytes, says: str) -> None:
+        pytest.importorskip("piff")
+        with pytest.raises(PsfError, match=says):
+            build_piff_psf(stored, Box(-0.5, 99.5, -0.5, 99.5))
+
+    def test_permission_is_true_or_false(self, data_dir: Path) -> None:
+        with pytest.raises(ConfigError, match="neither true nor false"):
+            FORMAT.read(data_dir / "afw" / "meas_extensions_piff" / "exp.fits", allow_pickle="no")
 
     def test_first_version_of_the_archive(self, data_dir: Path) -> None:
         path = data_dir / "afw" / "afw" / "archiveImportTest.fits"

@@ -105,6 +105,7 @@ _OPTIONS = {
     "ccds=": "--ccds",
     "hdu=": "--hdu",
     "format=": "--format",
+    "allow_pickle=": "--allow-pickle",
 }
 # Options of formats that have none of their own.
 _FORMAT_OPTIONS = re.compile(

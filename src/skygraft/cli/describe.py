@@ -17,7 +17,7 @@ from skygraft.wcs import pixel_scale
 
 __all__ = ["describe_exposure", "describe_rows"]
 
-_PARAMETERS = ("aperture", "format", "psf", "zeropoint", "hdu", "ccds", "option")
+_PARAMETERS = ("aperture", "format", "psf", "zeropoint", "hdu", "ccds", "option", "allow_pickle")
 """Those of the command that shows all this: what its texts may advise."""
 _LISTED_INPUTS = 8
 """Inputs of a coadd that are named; JSON has all of them."""
@@ -179,7 +179,7 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         rows += [("  candidate", text) for text in calib["candidates_text"]]
     if psf is None:
         why = content.get("no_psf")
-        rows.append(("PSF", f"none; give --psf: {why}" if why else "none; give --psf"))
+        rows.append(("PSF", f"none; give --psf: {in_options(why, _PARAMETERS)}" if why else "none; give --psf"))
     else:
         rows.append(("PSF", psf["kind"]))
         if psf["fwhm_pixels"] is None:

@@ -89,10 +89,20 @@ Option = Annotated[
         show_default=False,
     ),
 ]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Read a PSF that is stored as a Python pickle (PiffPsf). It can run any program on this machine: only for "
+        "files whose origin you trust.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _format_options(option: list[str] | None, ccds: list[Path] | None, *, of_reading: bool = True) -> dict[str, Any]:
+def _format_options(
+    option: list[str] | None, ccds: list[Path] | None, allow_pickle: bool, *, of_reading: bool = True
+) -> dict[str, Any]:
     """The options of a format, their values read as YAML; of reading an image, those apart that have their own."""
     import yaml
 
@@ -110,6 +120,8 @@ def _format_options(option: list[str] | None, ccds: list[Path] | None, *, of_rea
             raise fail(f"--option {text}: the value is no YAML ({' '.join(str(error).split())})", code=2) from None
     if ccds:
         options["ccds"] = [str(path) for path in ccds]
+    if allow_pickle:
+        options["allow_pickle"] = True
     return options
 
 
@@ -145,6 +157,7 @@ def inspect(
     hdu: Hdu = None,
     ccds: Ccds = None,
     option: Option = None,
+    allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
     """Show what an image says of itself, above all: what its calibrated flux is the flux of, and who says so.
@@ -153,7 +166,7 @@ def inspect(
     """
     from skygraft.cli.describe import describe_exposure, describe_rows
 
-    exposure = _read(image, format, aperture, psf, zeropoint, hdu, _format_options(option, ccds))
+    exposure = _read(image, format, aperture, psf, zeropoint, hdu, _format_options(option, ccds, allow_pickle))
     content = describe_exposure(exposure)
     if json:
         emit_json(content)
@@ -173,6 +186,7 @@ def inject(
     hdu: Hdu = None,
     ccds: Ccds = None,
     option: Option = None,
+    allow_pickle: AllowPickle = False,
     band: Annotated[
         str | None, typer.Option(help="Whose magnitudes to use; the image's own by default.", show_default=False)
     ] = None,
@@ -219,7 +233,7 @@ def inject(
     inputs = [image, catalog, *([Path(psf)] if psf is not None else []), *(ccds or ())]
     _check_outputs([path for path in (output, truth) if path is not None], inputs, overwrite)
     by_aperture = flux_mode is FluxMode.aperture
-    options = _format_options(option, ccds)
+    options = _format_options(option, ccds, allow_pickle)
     exposure = _read(image, format, None if by_aperture else aperture, psf, zeropoint, hdu, options)
     sources = read_catalog(catalog, dialect=dialect, band=band or exposure.data_id.band, on_bad=on_bad.value)
     with progress_bar("injecting", len(sources)) as advance:
@@ -317,6 +331,7 @@ def index(
         ),
     ] = None,
     option: Option = None,
+    allow_pickle: AllowPickle = False,
     format: FormatName = "auto",
     root: Annotated[Path, typer.Option(help="Folder that patterns are relative to.")] = Path(),
     output: Annotated[
@@ -342,7 +357,7 @@ def index(
     if not images and not ccds:
         raise fail("give images (files or patterns), or --ccds, or both", code=2)
     tables = [path.absolute() for path in ccds or ()] if images else None
-    options = _format_options(option, tables, of_reading=False)
+    options = _format_options(option, tables, allow_pickle, of_reading=False)
     listed = {"images": images} if images else {"ccds": [str(path) for path in ccds or ()]}
     spec: dict[str, Any] = {"format": format, "options": options, **listed}
     with progress_bar("indexing", None) as advance, process_mapper(processes) as mapper:

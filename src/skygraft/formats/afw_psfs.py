@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from skygraft.errors import PsfError, SkygraftError
 from skygraft.formats.afw_archive import Archive, ArchivedObject, Row
 from skygraft.formats.afw_objects import build_polygon, build_wcs, expect_object, index_box
+from skygraft.formats.afw_piff import PICKLED, build_piff_psf
 from skygraft.psf import (
     PSF,
     Box,
@@ -43,24 +44,27 @@ class _Place:
 
     archive: Archive
     box: Box | None
+    allow_pickle: bool
     depth: int = 0
 
     def build(self, key: int, box: Box | None = None) -> PSF:
         """Another PSF of the same archive, which this one is made of."""
         if self.depth == _DEEPEST:
             raise PsfError(f"PSFs of the archive refer to each other more than {_DEEPEST} deep, or in a circle")
-        return _build(_Place(self.archive, box, self.depth + 1), key)
+        return _build(_Place(self.archive, box, self.allow_pickle, self.depth + 1), key)
 
 
-def build_psf(archive: Archive, key: int, valid_box: Box | None = None) -> PSF:
+def build_psf(archive: Archive, key: int, valid_box: Box | None = None, *, allow_pickle: bool = False) -> PSF:
     """A PSF; one that varies holds inside `valid_box` (the image it was made for), None for what the model says.
+
+    A PSF that is stored as a pickle, which can run any program, is read with `allow_pickle` only.
 
     Raises
     ------
     PsfError
         If it is of a class that is not supported, or its values make no sense.
     """
-    return _build(_Place(archive, valid_box), key)
+    return _build(_Place(archive, valid_box, allow_pickle), key)
 
 
 def _build(place: _Place, key: int) -> PSF:
@@ -68,9 +72,8 @@ def _build(place: _Place, key: int) -> PSF:
     found = expect_object(archive, key)
     builder = _PSF_BUILDERS.get(found.name)
     if builder is None:
-        why = " (it is a pickle, which would have to be executed)" if found.name == "PiffPsf" else ""
         raise PsfError(
-            f"the image's PSF is a {found.name}, which cannot be read{why}; those that can are "
+            f"the image's PSF is a {found.name}, which cannot be read; those that can are "
             f"{', '.join(sorted(_PSF_BUILDERS))}",
             path=archive.path,
             hdu=found.hdu,
@@ -86,6 +89,12 @@ def _build(place: _Place, key: int) -> PSF:
             hdu=found.hdu,
             fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
         ) from error
+
+
+def _piff(place: _Place, found: ArchivedObject) -> PSF:
+    if not place.allow_pickle:
+        raise PsfError(PICKLED)
+    return build_piff_psf(np.asarray(found.row()["bytes"], dtype=np.uint8).tobytes(), place.box)
 
 
 def _shape(row: Row) -> tuple[int, int]:
@@ -268,4 +277,5 @@ _PSF_BUILDERS: dict[str, Callable[[_Place, ArchivedObject], PSF]] = {
     "PsfexPsf": _psfex,
     "WarpedPsf": _warped,
     "CoaddPsf": _coadd,
+    "PiffPsf": _piff,
 }

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import (
     CalibrationError,
+    ConfigError,
     CorruptFileError,
     FormatError,
     PsfError,
@@ -81,17 +82,25 @@ class AfwOptions(ReadOptions):
     source_catalog : path or False, optional
         The source catalogue (FITS or Parquet) that says in its schema which flux the calibration is of; by default
         it is looked for beside the image (`find_source_catalog`); False for none.
+    allow_pickle : bool, optional
+        Read a PSF that is stored as a Python pickle (``PiffPsf``). A pickle can run any program on this machine: allow
+        it for files whose origin you trust.
     instrument, visit, detector, tract, patch, band : optional
         Parts of the data id.
     """
 
     source_catalog: GivenCatalog = None
+    allow_pickle: bool = False
     instrument: str | None = None
     visit: int | None = None
     detector: int | str | None = None
     tract: int | None = None
     patch: int | None = None
     band: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.allow_pickle, bool):
+            raise ConfigError(f"allow_pickle={self.allow_pickle!r} is neither true nor false", key="allow_pickle")
 
 
 @dataclass(frozen=True)
@@ -300,7 +309,7 @@ def _photo_calib(
         )
 
 
-def _psf(opened: _Opened, valid_box: Box) -> tuple[PSF | None, PsfError | None]:
+def _psf(opened: _Opened, valid_box: Box, *, allow_pickle: bool) -> tuple[PSF | None, PsfError | None]:
     component = opened.component("PSF")
     if component is None:
         return None, PsfError(
@@ -311,7 +320,7 @@ def _psf(opened: _Opened, valid_box: Box) -> tuple[PSF | None, PsfError | None]:
             fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
         )
     try:
-        return build_psf(*component, valid_box=valid_box), None
+        return build_psf(*component, valid_box=valid_box, allow_pickle=allow_pickle), None
     except PsfError as error:
         return None, error
 
@@ -337,12 +346,15 @@ def _gain(
     return gain, f"amplifiers of detector {name} in the file", ""
 
 
-def _calibration(opened: _Opened, catalog: Path | None, instrument: str | None) -> ImageCalibration:
+def _calibration(
+    opened: _Opened, catalog: Path | None, instrument: str | None, *, allow_pickle: bool
+) -> ImageCalibration:
     (ny, nx), (x0, y0) = shape, xy0 = _shape(opened), _xy0(opened.header())
     unit = _unit(opened)
     candidates = _candidates(opened, catalog, instrument)
     photo_calib, uncalibrated = _photo_calib(opened, unit, candidates)
-    psf, no_psf = _psf(opened, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
+    box = Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)
+    psf, no_psf = _psf(opened, box, allow_pickle=allow_pickle)
     gain, gain_origin, no_gain = _gain(opened, unit, photo_calib, xy0, shape)
     return ImageCalibration(
         unit=unit if photo_calib is None else photo_calib.unit,
@@ -426,7 +438,7 @@ class LsstAfwFormat(Format):
         stamps = stamp_files([p for p in (image, catalog) if p is not None])
         with _open(path) as opened:
             data_id = _data_id(opened, parsed)
-            found = _calibration(opened, catalog, data_id.instrument)
+            found = _calibration(opened, catalog, data_id.instrument, allow_pickle=parsed.allow_pickle)
             planes = make_planes(
                 _read_plane(opened, "IMAGE", np.float32),
                 _read_plane(opened, "VARIANCE", np.float32) if "VARIANCE" in opened.hdus else None,
@@ -456,7 +468,7 @@ class LsstAfwFormat(Format):
         parsed = AfwOptions.parse(options, self.name, path)
         _, catalog = _files(Path(path), parsed)
         with _open(path) as opened:
-            return _calibration(opened, catalog, _data_id(opened, parsed).instrument)
+            return _calibration(opened, catalog, _data_id(opened, parsed).instrument, allow_pickle=parsed.allow_pickle)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
         """Write the three planes into a copy of `like`; see `Format.write`.

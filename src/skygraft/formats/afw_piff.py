@@ -1,0 +1,97 @@
+"""PSFs that the LSST pipelines store as pickled objects of the Piff library (``PiffPsf``)."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.errors import PsfError
+from skygraft.psf import PSF, Box, DrawnPSF, as_polynomial
+
+__all__ = ["PICKLED", "build_piff_psf"]
+
+PICKLED = (
+    "it is a Python pickle, and whoever wrote the file could have it run any program on this machine. If you trust "
+    "where the file comes from, read it with allow_pickle=True"
+)
+"""Why such a PSF is not read without permission."""
+
+_POSITION = ("x", "y", "u", "v")
+# Attributes of a model, and of its parts, that objects written by an older Piff lack, and what they begin as.
+_INTRODUCED: dict[str, dict[str, Any]] = {
+    "": {"_num": None},
+    "model": {"_num": None, "_fit_flux": False, "_maxk": 0.0, "_stepk": 0.0},
+    "interp": {"_num": None},
+}
+
+
+class _Draw:
+    """Draws the kernel at a position, not divided by its sum."""
+
+    def __init__(self, psf: Any, size: int) -> None:
+        self._psf, self._size = psf, size
+        self._properties = {
+            name: float(np.median([star.data.properties[name] for star in _used_stars(psf)]))
+            for name in psf.interp_property_names
+            if name not in _POSITION
+        }
+
+    def __call__(self, x: float, y: float) -> NDArray[np.float64]:
+        drawn = self._psf.draw(x, y, stamp_size=self._size, center=True, **self._properties)
+        return np.asarray(drawn.array, dtype=np.float64)
+
+
+def _used_stars(psf: Any) -> list[Any]:
+    """Stars that the model was made of."""
+    return [s for s in psf.stars if not (getattr(s, "is_flagged", False) or getattr(s, "is_reserve", False))]
+
+
+def build_piff_psf(pickled: bytes, valid_box: Box | None) -> PSF:
+    """The PSF of a pickled ``(width, height, piff.PSF)``: **this runs whatever the pickle says**.
+
+    Parameters
+    ----------
+    pickled : bytes
+        What ``PiffPsf`` stores.
+    valid_box : Box, optional
+        Where the PSF holds: the image that it was made for.
+
+    Raises
+    ------
+    PsfError
+        If Piff is not installed, or the bytes are no such object.
+    """
+    try:
+        import piff  # noqa: F401
+    except ImportError as error:
+        raise PsfError(
+            f"it needs {error.name} to be evaluated", fix="Install it: pip install 'skygraft[piff]', or give a PSF"
+        ) from error
+    # What a pickle of another version of Piff, or of anything else, raises is as various as what it holds.
+    try:
+        width, height, psf = pickle.loads(pickled)
+        for part, attributes in _INTRODUCED.items():
+            owner = getattr(psf, part, None) if part else psf
+            for name, value in attributes.items():
+                if owner is not None and not hasattr(owner, name):
+                    setattr(owner, name, value)
+        draw = _Draw(psf, int(width))
+        stars = [star.image_pos for star in _used_stars(psf)]
+        average = (float(np.mean([p.x for p in stars])), float(np.mean([p.y for p in stars]))) if stars else None
+        if width != height or int(width) % 2 == 0:
+            raise PsfError(f"its images are {width:g} x {height:g} pixels; squares of an odd size are supported")
+        if valid_box is not None:
+            polynomial = as_polynomial(draw, valid_box, average_position=average)
+            if polynomial is not None:
+                return polynomial
+        return DrawnPSF(draw, "PiffPsf", valid_box=valid_box, average_position=average)
+    except PsfError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PsfError(
+            f"Piff cannot read it ({reason})", fix="Give a PSF, or install the version that wrote it"
+        ) from error
