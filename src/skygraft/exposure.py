@@ -387,7 +387,8 @@ def add_mask_plane(planes: xr.Dataset, name: str) -> int:
     free = [b for b in range(31) if (1 << b) not in taken]
     if not free:
         raise FormatError(
-            f"no free bit for mask plane {name!r}: all 31 are taken", fix="Remove a mask plane from the image"
+            f"no free bit for mask plane {name!r}: all 31 are taken",
+            fix="Remove a mask plane from the image, or inject with mark_injected=False",
         )
     attrs["flag_masks"] = np.array([*taken, 1 << free[0]], dtype=np.int32)
     attrs["flag_meanings"] = " ".join([*str(attrs.get("flag_meanings", "")).split(), name])

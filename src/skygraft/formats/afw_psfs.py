@@ -82,6 +82,8 @@ def _build(place: _Place, key: int) -> PSF:
     try:
         return builder(place, found)
     except (SkygraftError, ValueError) as error:
+        if place.depth and isinstance(error, SkygraftError):
+            raise  # named once, by the PSF that is made of the others
         message = error.message if isinstance(error, SkygraftError) else str(error)
         raise PsfError(
             f"the image's PSF, a {found.name}, cannot be used: {message}",

@@ -33,6 +33,7 @@ from skygraft.formats.afw_archive import Archive, component_id
 from skygraft.formats.afw_names import find_source_catalog, parse_name
 from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import (
+    CAUTION,
     FILES,
     Format,
     ImageCalibration,
@@ -68,6 +69,13 @@ __all__ = ["AfwOptions", "LsstAfwFormat"]
 type GivenCatalog = str | os.PathLike[str] | Literal[False] | None
 
 _PLANES = ("IMAGE", "MASK", "VARIANCE")
+_SIDE_CLASSES = {
+    "FILTER": "FilterLabel",
+    "DETECTOR": "Detector",
+    "AP_CORR_MAP": "ApCorrMap",
+    "VALID_POLYGON": "Polygon",
+}
+"""Components that injection can do without, and their classes in the archive."""
 _SIMULATED = "HAS-SIMULATED-CONTENT"
 _INJECTED = "INJECTED"
 _TABLE_KEYS = re.compile(r"Z[A-Z]+\d*$|TTYPE\d+$|TFORM\d+$|TFIELDS$|PCOUNT$|GCOUNT$|XTENSION$|THEAP$")
@@ -122,6 +130,24 @@ class _Opened:
     def component(self, name: str) -> tuple[Archive, int] | None:
         key = component_id(self.primary, name)
         return None if self.archive is None or not key else (self.archive, key)
+
+    def side_component(self, name: str) -> tuple[Archive, int] | None:
+        """A component that injection can do without: None also where it is of a class that is not known."""
+        found = self.component(name)
+        return None if found is None or self._odd_class(name) else found
+
+    def _odd_class(self, name: str) -> str:
+        """Class of a component that should be of another; empty where it is what it should be, or nowhere."""
+        found = self.component(name)
+        stored = "" if found is None else found[0].names.get(found[1], "")
+        return "" if stored == _SIDE_CLASSES[name] else stored
+
+    @property
+    def caution(self) -> str:
+        """Which components are of classes that are not known, and so say nothing."""
+        odd = {name: self._odd_class(name) for name in _SIDE_CLASSES}
+        parts = [f"{name} is a {stored}, not a {_SIDE_CLASSES[name]}" for name, stored in odd.items() if stored]
+        return f"parts of the file that are not understood were left out: {'; '.join(parts)}" if parts else ""
 
 
 @contextlib.contextmanager
@@ -204,7 +230,7 @@ def _xy0(header: fits.Header) -> tuple[int, int]:
 
 def _wcs(opened: _Opened, xy0: tuple[int, int]) -> BaseLowLevelWCS:
     component = opened.component("SKYWCS")
-    if component is not None and component[0].names.get(component[1]) == "SkyWcs":
+    if component is not None:
         return afw_objects.build_wcs(*component)
     header = opened.header()
     if card_value(header, "ZIMAGE", False):
@@ -215,12 +241,12 @@ def _wcs(opened: _Opened, xy0: tuple[int, int]) -> BaseLowLevelWCS:
 
 
 def _detector(opened: _Opened) -> afw_objects.Detector | None:
-    component = opened.component("DETECTOR")
+    component = opened.side_component("DETECTOR")
     return None if component is None else afw_objects.build_detector(*component)
 
 
 def _band(opened: _Opened) -> str | None:
-    component = opened.component("FILTER")
+    component = opened.side_component("FILTER")
     if component is not None:
         band, physical = afw_objects.build_filter(*component)
         return band or (band_name(physical) if physical else None)
@@ -268,7 +294,7 @@ def _candidates(opened: _Opened, catalog: Path | None, instrument: str | None) -
     found = [*header_candidates(opened.primary, path=opened.path, hdu=0)]
     if catalog is not None:
         found += schema_candidates(catalog, keep_unclear=True)
-    component = opened.component("AP_CORR_MAP")
+    component = opened.side_component("AP_CORR_MAP")
     if component is not None:
         origin = f"the aperture corrections of {opened.path.name}"
         found += aperture_correction_hints(afw_objects.build_apcorr_names(*component), origin)
@@ -286,6 +312,12 @@ def _photo_calib(
     try:
         component = opened.component("PHOTOCALIB")
         if component is not None:
+            stored = component[0].names.get(component[1])
+            if stored not in (None, "PhotoCalib", "Calib"):
+                raise UncalibratedImageError(
+                    f"the image's calibration is a {stored}; PhotoCalib and Calib are supported",
+                    fix="Give its zeropoint (photo_calib=PhotoCalib.from_zeropoint(...))",
+                )
             return afw_objects.build_photo_calib(*component, unit=unit, candidates=candidates), None
         flux = card_value(opened.primary, "FLUXMAG0")
         if flux is not None:
@@ -459,7 +491,12 @@ class LsstAfwFormat(Format):
                 path=image,
                 format=self.name,
                 header=Headers([(0, opened.primary)]).as_dict(),
-                extra={FILES: stamps, **_extras(opened), **found.extra()},
+                extra={
+                    FILES: stamps,
+                    **_extras(opened),
+                    **found.extra(),
+                    **({CAUTION: opened.caution} if opened.caution else {}),
+                },
             )
             return with_fingerprints(exposure, _planes(opened))
 
@@ -527,7 +564,7 @@ def _reference_cards(photo_calib: PhotoCalib | None) -> CardUpdates:
 
 
 def _extras(opened: _Opened) -> dict[str, Any]:
-    polygon, corrections = opened.component("VALID_POLYGON"), opened.component("AP_CORR_MAP")
+    polygon, corrections = opened.side_component("VALID_POLYGON"), opened.side_component("AP_CORR_MAP")
     return {
         "coadd_inputs": opened.component("COADD_INPUTS") is not None,
         "valid_polygon": None if polygon is None else afw_objects.build_polygon(*polygon),
