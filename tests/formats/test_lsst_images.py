@@ -236,3 +236,17 @@ class TestBadInput:
 def test_copies_are_recognised(path: Path, tmp_path: Path) -> None:
     copy = shutil.copyfile(path, tmp_path / f"renamed{path.suffix}")
     assert read_exposure(copy).format == "lsst_images"
+
+
+def test_a_source_table_says_the_aperture(data_dir: Path, tmp_path: Path) -> None:
+    image = Path(shutil.copy(data_dir / "rubin" / FILES["visit, FITS"], tmp_path / "visit_image-2024110800246-0.fits"))
+    table = Path(shutil.copy(data_dir / "cfht_849375" / "SRC-849375-12.parq", tmp_path / "sources.parq"))
+    assert "schema" not in {c.level for c in read_exposure(image).photo_calib.candidates}
+    given = read_exposure(image, source_catalog=table).photo_calib
+    assert {c.radius_pixels for c in given.candidates if c.level == "schema"} == {12.0}
+    assert given.aperture.radius_pixels == 12.0 and table.name in given.reference_origin
+    beside = table.rename(tmp_path / "sourceTable-2024110800246-0.parq")
+    assert beside.name in read_exposure(image).photo_calib.reference_origin
+    assert [Path(f).name for f in LsstImagesFormat().footprint(image).files] == [image.name, beside.name]
+    with pytest.raises(CorruptFileError, match="absent"):
+        read_exposure(image, source_catalog=tmp_path / "absent.parq")

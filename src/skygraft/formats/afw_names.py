@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["find_source_catalog", "parse_name"]
+__all__ = ["GivenCatalog", "find_source_catalog", "parse_name", "source_catalog_of"]
+
+type GivenCatalog = str | os.PathLike[str] | Literal[False] | None
+"""A source catalogue; False for none, None for the one beside the image."""
 
 # "calexp-849375-12", "CORR-0908120-056": what the image is called, its visit, its detector.
 _NAME = re.compile(r"^(?:(?P<kind>[A-Za-z_]+)[-_])?(?P<rest>(?P<visit>\d{4,})[-_](?P<ccd>\d{1,3}))(?![0-9])")
@@ -47,3 +51,10 @@ def find_source_catalog(path: str | os.PathLike[str]) -> Path | None:
             if found.is_file() and found != path:
                 return found
     return None
+
+
+def source_catalog_of(path: str | os.PathLike[str], given: GivenCatalog) -> Path | None:
+    """The source catalogue that goes with an image: the one given, or by default the one beside it, if any."""
+    if given is False:
+        return None
+    return find_source_catalog(path) if given is None else Path(given)

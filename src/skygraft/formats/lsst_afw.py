@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from astropy.io import fits
@@ -30,7 +30,7 @@ from skygraft.errors import (
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
-from skygraft.formats.afw_names import find_source_catalog, parse_name
+from skygraft.formats.afw_names import GivenCatalog, parse_name, source_catalog_of
 from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import (
     CAUTION,
@@ -65,8 +65,6 @@ from skygraft.psf import PSF, Box
 from skygraft.wcs import footprint, pixel_scale, read_fits_wcs
 
 __all__ = ["AfwOptions", "LsstAfwFormat"]
-
-type GivenCatalog = str | os.PathLike[str] | Literal[False] | None
 
 _PLANES = ("IMAGE", "MASK", "VARIANCE")
 _SIDE_CLASSES = {
@@ -284,12 +282,6 @@ def _visit_info(opened: _Opened) -> VisitInfo:
     return VisitInfo(found.mjd, time if time and time > 0 else None)
 
 
-def _files(path: Path, options: AfwOptions) -> tuple[Path, Path | None]:
-    if options.source_catalog is False:
-        return path, None
-    return path, find_source_catalog(path) if options.source_catalog is None else Path(options.source_catalog)
-
-
 def _candidates(opened: _Opened, catalog: Path | None, instrument: str | None) -> tuple[ReferenceCandidate, ...]:
     found = [*header_candidates(opened.primary, path=opened.path, hdu=0)]
     if catalog is not None:
@@ -435,7 +427,7 @@ class LsstAfwFormat(Format):
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Where the image lies on the sky, from headers and archive; see `Format.footprint`."""
         parsed = AfwOptions.parse(options, self.name, path)
-        image, catalog = _files(Path(path), parsed)
+        image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
         files = tuple(os.fspath(p) for p in (image, catalog) if p is not None)
         with _open(path) as opened:
             ny, nx = shape = _shape(opened)
@@ -466,7 +458,7 @@ class LsstAfwFormat(Format):
         (vertices, or None) and ``"aperture_corrections"`` (names of flux fields).
         """
         parsed = AfwOptions.parse(options, self.name, path)
-        image, catalog = _files(Path(path), parsed)
+        image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
         stamps = stamp_files([p for p in (image, catalog) if p is not None])
         with _open(path) as opened:
             data_id = _data_id(opened, parsed)
@@ -503,7 +495,7 @@ class LsstAfwFormat(Format):
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """What headers, archive and source catalogue say of the calibration; see `Format.calibration`."""
         parsed = AfwOptions.parse(options, self.name, path)
-        _, catalog = _files(Path(path), parsed)
+        catalog = source_catalog_of(path, parsed.source_catalog)
         with _open(path) as opened:
             return _calibration(opened, catalog, _data_id(opened, parsed).instrument, allow_pickle=parsed.allow_pickle)
 

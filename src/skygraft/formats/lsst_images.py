@@ -30,6 +30,7 @@ from skygraft.errors import (
     UncalibratedImageError,
 )
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.formats.afw_names import GivenCatalog, source_catalog_of
 from skygraft.formats.base import (
     FILES,
     Format,
@@ -43,7 +44,7 @@ from skygraft.formats.base import (
 from skygraft.formats.fitsfile.rewrite import atomic_output
 from skygraft.formats.lsst_images_fits import write_planes
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
-from skygraft.photometry.origins import aperture_correction_hints, default_candidate
+from skygraft.photometry.origins import aperture_correction_hints, default_candidate, schema_candidates
 from skygraft.psf import PSF, Box, CellPSF, DrawnPSF, as_polynomial
 from skygraft.wcs import AstWcs, footprint, pixel_scale
 
@@ -70,10 +71,14 @@ class LsstImagesOptions(ReadOptions):
         Its name; a cell coadd records it in its inputs only.
     band : str, optional
         Its band; a plain masked image has none.
+    source_catalog : path or False, optional
+        The source table (FITS or Parquet) that says in its schema which flux the calibration is of; by default it is
+        looked for beside the image (`find_source_catalog`); False for none.
     """
 
     instrument: str | None = None
     band: str | None = None
+    source_catalog: GivenCatalog = None
 
 
 def _schema(path: StrPath) -> tuple[str, str] | None:
@@ -139,6 +144,12 @@ def _load(path: StrPath) -> Any:
         )
     with _library_errors(path):
         return importlib.import_module("lsst.images.serialization").read_archive(os.fspath(path))
+
+
+def _files(path: StrPath, options: LsstImagesOptions) -> list[str]:
+    """The image, and the source table that goes with it."""
+    catalog = source_catalog_of(path, options.source_catalog)
+    return [os.fspath(path), *([] if catalog is None else [os.fspath(catalog)])]
 
 
 def _xy0(image: Any) -> tuple[int, int]:
@@ -211,9 +222,12 @@ def _photo_calib(
     )
 
 
-def _candidates(image: Any, path: StrPath, instrument: str | None) -> tuple[ReferenceCandidate, ...]:
+def _candidates(
+    image: Any, path: StrPath, instrument: str | None, catalog: Path | None
+) -> tuple[ReferenceCandidate, ...]:
+    found = [] if catalog is None else schema_candidates(catalog, keep_unclear=True)
     names = [str(name) for name in getattr(image, "aperture_corrections", None) or ()]
-    found = aperture_correction_hints(names, f"the aperture corrections of {Path(path).name}")
+    found += aperture_correction_hints(names, f"the aperture corrections of {Path(path).name}")
     default = default_candidate(instrument)
     return tuple([*found, default] if default is not None else found)
 
@@ -308,7 +322,8 @@ def _mask_planes(mask: Any) -> dict[str, int]:
 
 
 def _calibration(image: Any, path: StrPath, options: LsstImagesOptions) -> ImageCalibration:
-    candidates = _candidates(image, path, _instrument(image, options))
+    catalog = source_catalog_of(path, options.source_catalog)
+    candidates = _candidates(image, path, _instrument(image, options), catalog)
     photo_calib, uncalibrated = _photo_calib(image, path, candidates)
     psf, no_psf = _psf(image, path)
     return ImageCalibration(
@@ -360,13 +375,13 @@ class LsstImagesFormat(Format):
             center=(float(ra), float(dec)),
             pixel_scale=float(pixel_scale(wcs, x, y)[0]),
             n_bytes=Path(path).stat().st_size,
-            files=(os.fspath(path),),
+            files=tuple(_files(path, parsed)),
         )
 
     def read(self, path: StrPath, **options: Any) -> Exposure:
         """Read an image; see `Format.read`. ``extra["schema"]`` is the kind of image and the version of its schema."""
         parsed = LsstImagesOptions.parse(options, self.name, path)
-        stamps = stamp_files([path])
+        stamps = stamp_files(_files(path, parsed))
         image = _load(path)
         found = _calibration(image, path, parsed)
         planes = make_planes(
