@@ -24,6 +24,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -97,6 +98,8 @@ def main() -> int:
     parser.add_argument("--again", type=Path, metavar="OUTCOMES", help="run the faults of an outcomes.jsonl again")
     parser.add_argument("--verbose", action="store_true", help="a line a sound file, with time and memory")
     given = parser.parse_args()
+    # Ended by a signal, it still removes what is in memory.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder: Path = given.folder or Path(tempfile.mkdtemp(prefix="skygraft-fuzz-"))
     folder.mkdir(parents=True, exist_ok=True)
     if given.case:

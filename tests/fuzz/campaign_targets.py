@@ -74,7 +74,7 @@ class Config:
         fuzz.damage(case / ("site.yaml" if name == "profile" and rng.random() < 0.7 else "campaign.yaml"), rng, what)
         commands = [("plan", "campaign.yaml", "--processes", "1"), ("status", "campaign.yaml")]
         if rng.random() < 0.15:
-            commands += [("run", "campaign.yaml", "--workers", "0"), ("verify", "campaign.yaml")]
+            commands += [("run", "campaign.yaml", "--workers", "0"), ("verify", "campaign.yaml", "--checksums")]
         said, codes = "", []
         with inside(case):
             for words in commands:
@@ -181,12 +181,12 @@ class Outputs:
         some = [p for p in files if p.parent == within] if rng.random() < 0.5 else files
         path = some[rng.integers(len(some))]
         named = path.relative_to(case)
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 and not fuzz.harmless:
             path.unlink()
             what.append(f"{named} removed")
         else:
             change = fuzz.damage(path, rng, what)
-            what[-1] = f"{named}: {change.what}"
+            what[:] = [f"{named}: {change.what}"]
         said, codes = "", []
         commands = (
             ("status", "campaign.yaml"),

@@ -126,10 +126,10 @@ def make(folder: Path) -> list[str]:
     return [*names, "nested.parquet"]
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, band: str = "r") -> Any:
     from skygraft import read_catalog
 
-    return read_catalog(path, band="magnorm" if path.name.startswith("points") else "r")
+    return read_catalog(path, band=band)
 
 
 def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: list[str]) -> None:
@@ -141,11 +141,11 @@ def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: l
     path = case / name
     shutil.copyfile(fuzz.folder / "catalogue" / name, path)
     change = fuzz.damage(path, rng, what)
-    table = _read(path)
+    band = "magnorm" if name.startswith("points") else "r"
+    table = _read(path, band)
     if path.suffix == ".csv" and (cell := re.fullmatch(r"b'(\S+)' at byte \d+ -> .*", change.what)):
         sound = fuzz.known(f"catalogue/{name}", lambda: _read(fuzz.folder / "catalogue" / name))
         _check_others(sound, table, cell[1])
-    band = "magnorm" if name.startswith("points") else "r"
     exposure = fuzz.known("exposure", lambda: make_exposure((SIZE, SIZE), center=(RA, DEC)))
     made = inject(exposure, table, band=band, seed=1, noise=False)
     image = np.asarray(made.exposure.image, float)
@@ -154,7 +154,7 @@ def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: l
     check_drawn(made.truth, image - exposure.image, image)
     ending = ("ecsv", "parquet", "fits")[rng.integers(3)]
     write_catalog(table, case / f"again.{ending}")
-    again = _read(case / f"again.{ending}")
+    again = _read(case / f"again.{ending}", band)
     for column in table.colnames:
         if column not in again.colnames:
             raise SilentError(f"column {column} is gone after it was written and read")

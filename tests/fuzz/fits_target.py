@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from astropy.table import QTable
 
 from fuzz.images import DEAR, make_images
@@ -96,16 +97,18 @@ def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: l
     others = sorted(p for p in case.rglob("*") if p.suffix in _ENDINGS and p.name != "how.json" and p.is_file())
     change = fuzz.damage(others[rng.integers(len(others))] if rng.random() < 0.25 else image, rng, what)
     dice = rng.random(4)
+    # What is given for any image; formats have other options.
+    own = {key: value for key, value in options.items() if key not in ("psf", "photo_calib")}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         if dice[0] < 0.2:
-            _describe(image, options, what, rng)
+            _describe(image, how, what, rng)
         if dice[1] < 0.4:
-            footprint = read_footprint(image, **options)
+            footprint = read_footprint(image, **own)
             if not np.isfinite(footprint.corners).all():
                 raise SilentError("the footprint is not finite")
         if dice[2] < 0.4:
-            read_calibration(image, **options)
+            read_calibration(image, **own)
         exposure = read_exposure(image, **options)
         made = _inject(exposure, how)
     after = _meaning(exposure, made)
@@ -160,13 +163,36 @@ def _write(exposure: Any, made: Any, out: Path, how: dict[str, Any]) -> None:
         raise SilentError("pixels that are finite are others after the image was written and read")
 
 
-def _describe(image: Path, options: dict[str, Any], what: list[str], rng: np.random.Generator) -> None:
-    """What the command line says of the image."""
-    if rng.random() < 0.5 or options.get("psf"):
+def _describe(image: Path, how: dict[str, Any], what: list[str], rng: np.random.Generator) -> None:
+    """What the command line says of the image: an index, a plan, or everything that it holds."""
+    options, kind = how["options"], rng.integers(3)
+    if kind == 0:
         words = ("index", image.name, "--root", str(image.parent))
+    elif kind == 1:
+        words = ("plan", str(_campaign(image, how)), "--processes", "1")
     else:
-        words = ("inspect", str(image), *(("--zeropoint", "27") if options else ()))
+        zeropoint = options.get("photo_calib", {}).get("zeropoint")
+        words = ("inspect", str(image), *(("--zeropoint", str(zeropoint)) if zeropoint else ()))
     code, text = command(*words)
     what.append(f"{words[0]}: {code}")
     if code:
         raise CommandFailedError(text)
+
+
+def _campaign(image: Path, how: dict[str, Any]) -> Path:
+    """A campaign of the image alone."""
+    from skygraft.catalog import write_catalog
+
+    folder, options = image.parent, how["options"]
+    write_catalog(_sources(how), folder / "fakes.ecsv")
+    calibration = {"psf": options.get("psf"), "zeropoint": options.get("photo_calib", {}).get("zeropoint")}
+    content = {
+        "name": "one",
+        "survey": {"images": image.name, "calibration": {k: v for k, v in calibration.items() if v is not None}},
+        "catalog": {"path": "fakes.ecsv"},
+        "injection": {"flux_mode": how["mode"], "noise": False},
+        "output": "planned",
+    }
+    path = folder / "campaign.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path

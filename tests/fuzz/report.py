@@ -39,9 +39,9 @@ def mechanism(outcome: Outcome) -> str:
     if outcome.kind == "foreign" and "Traceback" in detail:
         last = detail.rsplit(_HANDLED, 1)[-1]
         places = _PLACE.findall(last) or _PLACE.findall(detail)
-        kind = detail.strip().splitlines()[-1].split(":")[0][:80]
-        kind = next((m.split(":")[0] for m in re.findall(r"^([A-Za-z_.]+(?:Error|Exception|Warning)\b.*)$", last, re.M)
-                     if not m.startswith("File")), kind)  # fmt: skip
+        # The exception's own line is the first after the last frame that is not indented.
+        rest = last.rsplit('  File "', 1)[-1].splitlines()[1:]
+        kind = next((line for line in rest if line and not line.startswith(" ")), "exception").split(":")[0][:80]
         return f"{kind} in {_at(places[-1])}" if places else f"{kind}, outside skygraft"
     if outcome.kind in ("hang", "signal", "memory"):
         # The stacks of faulthandler have the innermost line first.

@@ -23,6 +23,9 @@ MEMORY_BYTES = 200 << 20
 """What a case may take beyond what the process had, for files of less than 2 MB."""
 ADDRESS_SPACE = 8 << 30
 
+DAMAGE = "damage: "
+"""How the line begins with which a case reports its sound file and what was done to it."""
+
 type Case = tuple[str, int]
 """Target and number: with the seed they determine the case."""
 
@@ -71,6 +74,7 @@ def _serve(pipe: Connection, run: Callable[[str, int], Outcome], prepare: Callab
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     folder.mkdir(parents=True, exist_ok=True)
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     os.dup2(log, 1)
@@ -129,8 +133,10 @@ class _Worker:
         elif self.process.pid is not None:
             os.kill(self.process.pid, signal.SIGUSR1)
             time.sleep(0.3)
-        stack = (self.folder / "log").read_text(errors="replace")[-20000:]
-        return Outcome(*self.case, kind, detail=f"{reason}\n{stack}", cpu=round(cpu, 3))
+        log = (self.folder / "log").read_text(errors="replace")
+        damaged = next((line for line in log.splitlines() if line.startswith(DAMAGE)), "")
+        name, _, what = damaged.removeprefix(DAMAGE).partition(": ")
+        return Outcome(*self.case, kind, name, what, f"{reason}\n{log[-20000:]}", round(cpu, 3))
 
     def restart(self) -> None:
         self.process.kill()
