@@ -22,19 +22,47 @@ WORTHY = re.compile(
     r"\w*_ID|ARCHIVE_ID_\w+|EXPINFO_V|POL\w+|PSF\w+)$"
 )
 """Cards that a reader has reason to look at; the others are drawn as well, less often."""
-BY_STANDARD = re.compile(
-    r"^(PC|PV|CD|A_|B_|AP_|BP_|RADESYS|EQUINOX|CUNIT|LONPOLE|LATPOLE|LTV|EXTNAME|EXTVER|FILTER|MJD)"
+BY_STANDARD: dict[str, str] = {
+    r"PC\d+_\d+|PC00\d00\d": "an absent element of the matrix is that of the identity",
+    r"CD\d+_\d+": "an absent element of a CD matrix that has others is zero",
+    r"PV\d+_\d+|PROJP\d": "absent parameters of a projection have defaults",
+    r"[AB]P?_\d_\d": "an absent SIP coefficient is zero",
+    r"AMD[XY]\d+": "an absent term of a plate solution is zero",
+    r"RADESYS|EQUINOX|EPOCH|CUNIT\d|LONPOLE|LATPOLE": "ICRS or FK5 of 2000, degrees, the standard's pole",
+    r"LTV\d": "an image without LTV is no section of another",
+    r"EXTNAME|EXTVER|EXTLEVEL": "an HDU needs no name; its plane is then not found",
+    r"BSCALE|BZERO|BLANK|TSCAL\d+|TZERO\d+|TNULL\d+|ZBLANK|ZSCALE|ZZERO": "no scaling, no blanks",
+    r"ZQUANTIZ|ZDITHER0|ZNAME\d|ZVAL\d|ZTILE\d|ZMASKCMP": "no dither, default parameters, one row a tile",
+    r"FILTER|MJD.*|DATE.*|TIMESYS|EXPTIME|GAIN|UT.*": "of no weight for noise-free sources of a band given",
+    r"MP_\w+": "a bit of the mask needs no name",
+    r"TDIM\d+|TUNIT\d+|TDISP\d+|THEAP": "a cell is a vector, a number has no unit, the heap follows the table",
+}
+"""Keywords whose absence has a meaning by the standard or the format, with the reason: no reader could see it."""
+_BY_STANDARD = re.compile("(" + "|".join(BY_STANDARD) + ")$")
+STRUCTURE = re.compile(
+    r"(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|T(FORM|TYPE)\d+|Z(IMAGE|CMPTYPE|BITPIX|NAXIS\d*|TILE\d)|"
+    r"C(TYPE|RVAL|RPIX|DELT)\d|CD\d_\d|CRVAL\dA|BSCALE|BZERO|EXTTYPE|MAGZERO|CALAPRAD|AR_HDU|\w+_ID|PSF_SAMP|POLN\w+)$"
 )
-"""Cards whose absence the FITS standard itself fills (identity, zero, degrees, ICRS)."""
+"""Keywords that a reader cannot take twice with two values."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Damaged bytes, what was done to them, and whether information was only taken away."""
+    """Damaged bytes, what was done to them, and what was lost.
+
+    `loses` names the information that was only taken away (a keyword, an HDU, a row), which nothing may replace;
+    `plain` says that the reader sees its place: a card is there but blank, text or NaN.
+    """
 
     data: bytes
     what: str
     loses: str = ""
+    plain: bool = False
+
+    @property
+    def noticeable(self) -> bool:
+        """Whether a reader can know that something was lost."""
+        return bool(self.loses) and (self.plain or not _BY_STANDARD.match(self.loses))
 
 
 type Mutator = Callable[[bytes, np.random.Generator], Change | None]
@@ -94,8 +122,11 @@ def card_empty(data: bytes, rng: np.random.Generator) -> Change | None:
         return None
     place, key = found
     value = ("", "'abc'", "NaN", "''")[rng.integers(4)]
-    card = _with_value(data[place : place + CARD], value)
-    return Change(data[:place] + card + data[place + CARD :], f"card {key} = {value or '(nothing)'}", key)
+    old = data[place : place + CARD]
+    card = _with_value(old, value)
+    return Change(
+        data[:place] + card + data[place + CARD :], f"card {key} = {value or '(nothing)'}", key, _is_number(old)
+    )
 
 
 def card_number(data: bytes, rng: np.random.Generator) -> Change | None:
@@ -120,14 +151,34 @@ def card_bytes(data: bytes, rng: np.random.Generator) -> Change | None:
 
 
 def card_twice(data: bytes, rng: np.random.Generator) -> Change | None:
-    """Another card becomes a second one of a keyword, with another value."""
-    one, other = _pick_card(data, rng), _pick_card(data, rng)
-    if one is None or other is None or one[0] == other[0]:
+    """A second card of a keyword that says something else, further down in the header."""
+    hdus = split_hdus(data)
+    start, begin, _ = hdus[rng.integers(len(hdus))]
+    cards = [data[i : i + CARD] for i in range(start, begin, CARD)]
+    cards = cards[: next(i for i, card in enumerate(cards) if card.startswith(b"END     "))]
+    worthy = [i for i, card in enumerate(cards) if STRUCTURE.match(_keyword(card))]
+    if not worthy:
         return None
+    i = worthy[rng.integers(len(worthy))]
     value = NUMBERS[rng.integers(len(NUMBERS))]
-    card = _with_value(data[one[0] : one[0] + CARD], value)
-    what = f"card {other[1]} replaced by a second {one[1]} = {value}"
-    return Change(data[: other[0]] + card + data[other[0] + CARD :], what)
+    cards.insert(int(rng.integers(i + 1, len(cards) + 1)), _with_value(cards[i], value))
+    header = b"".join(cards) + b"END".ljust(CARD)
+    header = header.ljust(-(-len(header) // BLOCK) * BLOCK)
+    key = _keyword(cards[i])
+    return Change(data[:start] + header + data[begin:], f"a second {key} = {value} in HDU at {start}", f"second {key}")
+
+
+def _keyword(card: bytes) -> str:
+    text = card.decode("latin-1")
+    return text[9:].split("=")[0].strip() if text.startswith("HIERARCH ") else text[:8].strip()
+
+
+def _is_number(card: bytes) -> bool:
+    try:
+        float(card.partition(b"=")[2].partition(b"/")[0].replace(b"D", b"E"))
+    except ValueError:
+        return False
+    return True
 
 
 def hdu_moved(data: bytes, rng: np.random.Generator) -> Change | None:
@@ -144,7 +195,41 @@ def hdu_moved(data: bytes, rng: np.random.Generator) -> Change | None:
         parts.insert(j, parts[i])
     else:
         parts[i], parts[j] = parts[j], parts[i]
-    return Change(b"".join(parts), f"HDU {i} " + ("removed", f"again before {j}", f"swapped with {j}")[kind])
+    what = f"HDU {i} " + ("removed", f"again before {j}", f"swapped with {j}")[kind]
+    return Change(b"".join(parts), what, what if kind == 0 else "")
+
+
+def table_part(data: bytes, rng: np.random.Generator) -> Change | None:
+    """A row of a binary table is gone, or a column has another name."""
+    hdus = [h for h in split_hdus(data) if data[h[0] : h[0] + 20].startswith(b"XTENSION= 'BINTABLE")]
+    if not hdus:
+        return None
+    start, begin, end = hdus[rng.integers(len(hdus))]
+    cards = {_keyword(data[i : i + CARD]): i for i in range(begin - CARD, start - 1, -CARD)}
+
+    def number(key: str) -> int:
+        return int(data[cards[key] + 10 : cards[key] + 30].split(b"/")[0])
+
+    columns = [key for key in cards if key.startswith("TTYPE")]
+    if columns and rng.random() < 0.5:
+        key = columns[rng.integers(len(columns))]
+        place = cards[key]
+        card = _with_value(data[place : place + CARD], "'gone    '")
+        name = data[place + 10 : place + 30].split(b"/")[0].strip()
+        return Change(data[:place] + card + data[place + CARD :], f"column {name!r} renamed", f"column {name!r}", True)
+    try:
+        width, rows, more = number("NAXIS1"), number("NAXIS2"), number("PCOUNT")
+    except (KeyError, ValueError):
+        return None
+    if rows < 1 or "THEAP" in cards or "ZIMAGE" in cards:
+        return None
+    row = int(rng.integers(rows))
+    body = data[begin : begin + row * width] + data[begin + (row + 1) * width : begin + rows * width + more]
+    place = cards["NAXIS2"]
+    header = data[start:place] + _with_value(data[place : place + CARD], str(rows - 1)) + data[place + CARD : begin]
+    body = body.ljust(-(-len(body) // BLOCK) * BLOCK, b"\0")
+    what = f"row {row} of {rows} of the table at {start} removed"
+    return Change(data[:start] + header + body + data[end:], what, f"row {row}")
 
 
 def ast_text(data: bytes, rng: np.random.Generator) -> Change | None:
@@ -198,7 +283,7 @@ def truncated(data: bytes, rng: np.random.Generator) -> Change:
     length = int(rng.integers(len(data)))
     if rng.random() < 0.5:
         length = length // BLOCK * BLOCK
-    return Change(data[:length], f"cut to {length} of {len(data)} bytes")
+    return Change(data[:length], f"cut to {length} of {len(data)} bytes", "the end")
 
 
 def wiped(data: bytes, rng: np.random.Generator) -> Change:
@@ -285,6 +370,7 @@ FITS: tuple[Mutator, ...] = (
     card_bytes,
     card_twice,
     hdu_moved,
+    table_part,
     ast_text,
     table_floats,
     *BYTES,

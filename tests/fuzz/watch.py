@@ -1,26 +1,30 @@
-"""Run cases in processes that may hang, crash or eat memory, and say which did.
+"""Run cases in processes that may hang, crash or eat memory, and report which did.
 
-A case may take so much *processor* time: a busy machine makes nothing a hang. One that neither computes nor ends is
-one too, after a wall time that no busy machine needs.
+A case has a limit of *processor* time, so that a busy machine makes no hang of a sound case. A case that neither
+computes nor ends is a hang too, after a wall time that no busy machine needs.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-CPU_SECONDS, WALL_SECONDS = 30.0, 600.0
-MEMORY_BYTES = 400 << 20
-"""What a case may take beyond what the process had, for files of less than a megabyte."""
+CPU_SECONDS, WALL_SECONDS = 10.0, 300.0
+MEMORY_BYTES = 200 << 20
+"""What a case may take beyond what the process had, for files of less than 2 MB."""
 ADDRESS_SPACE = 8 << 30
+
+DAMAGE = "damage: "
+"""How the line begins with which a case reports its sound file and what was done to it."""
 
 type Case = tuple[str, int]
 """Target and number: with the seed they determine the case."""
@@ -28,13 +32,20 @@ type Case = tuple[str, int]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: ``ok``, ``refused`` or a fault (`FAULTS`), and what says so."""
+    """What became of a case: ``ok``, ``refused`` or a fault (`FAULTS`), with its evidence.
+
+    `name` is that of the sound file, `what` the damage, `detail` the message or traceback; `cpu` in seconds, `peak`
+    in MB beyond what the process had.
+    """
 
     target: str
     number: int
     kind: str
+    name: str = ""
     what: str = ""
     detail: str = ""
+    cpu: float = 0.0
+    peak: int = 0
 
 
 FAULTS = ("hang", "signal", "foreign", "memory", "silent")
@@ -47,42 +58,52 @@ def _peak_bytes() -> int:
     return 0
 
 
-def _serve(pipe: Connection, run: Callable[[str, int], Outcome], folder: Path) -> None:
+def measured(run: Callable[[str, int], Outcome], target: str, number: int) -> Outcome:
+    """Run a case in this process, with its processor time and peak memory."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = _peak_bytes(), time.process_time()
+    outcome = run(target, number)
+    grown = _peak_bytes() - before
+    if grown > MEMORY_BYTES and outcome.kind in ("ok", "refused"):
+        outcome = replace(outcome, kind="memory", detail=f"{grown >> 20} MB more; {outcome.detail}")
+    return replace(outcome, cpu=round(time.process_time() - start, 3), peak=grown >> 20)
+
+
+def _serve(pipe: Connection, run: Callable[[str, int], Outcome], prepare: Callable[[str], None], folder: Path) -> None:
     """Take cases until none comes; each in a folder of its own that is emptied before."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    # A crash writes its stack to the log by itself, a hang when it is asked.
+    faulthandler.enable(log)
+    faulthandler.register(signal.SIGUSR1, log)
     os.chdir(folder)
     while True:
         target, number = pipe.recv()
         os.ftruncate(log, 0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _peak_bytes()
-        outcome = run(target, number)
-        grown = _peak_bytes() - before
-        if grown > MEMORY_BYTES and outcome.kind in ("ok", "refused"):
-            outcome = Outcome(target, number, "memory", outcome.what, f"{grown >> 20} MB more")
-        pipe.send(outcome)
+        prepare(target)
+        pipe.send(measured(run, target, number))
 
 
 class _Worker:
-    def __init__(self, run: Callable[[str, int], Outcome], folder: Path) -> None:
-        self.run, self.folder = run, folder
+    def __init__(self, run: Callable[[str, int], Outcome], prepare: Callable[[str], None], folder: Path) -> None:
+        self.run, self.prepare, self.folder = run, prepare, folder
         self.start()
 
     def start(self) -> None:
         context: Any = multiprocessing.get_context("fork")
         self.pipe, far = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far, self.run, self.folder), daemon=True)
+        self.process = context.Process(target=_serve, args=(far, self.run, self.prepare, self.folder), daemon=True)
         self.process.start()
         far.close()
         self.case: Case | None = None
-        # Importing and loading compiled code is not the first case's time.
-        self.fresh = True
+        # Importing and loading compiled code is not the time of a target's first case.
+        self.prepared: set[str] = set()
 
     def give(self, case: Case) -> None:
         self.case, self.since, self.cpu = case, time.monotonic(), self._cpu_seconds()
@@ -96,9 +117,26 @@ class _Worker:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def overdue(self) -> bool:
-        allowance = 4 if self.fresh else 1
+        assert self.case is not None
+        allowance = 1 if self.case[0] in self.prepared else 6
         spent = self._cpu_seconds() - self.cpu
         return spent > allowance * CPU_SECONDS or time.monotonic() - self.since > allowance * WALL_SECONDS
+
+    def ended(self, kind: str) -> Outcome:
+        """The outcome of a case whose process died or hangs, with its stack."""
+        assert self.case is not None
+        cpu, reason = self._cpu_seconds() - self.cpu, ""
+        if kind == "signal":
+            self.process.join()
+            code = self.process.exitcode or 0
+            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        elif self.process.pid is not None:
+            os.kill(self.process.pid, signal.SIGUSR1)
+            time.sleep(0.3)
+        log = (self.folder / "log").read_text(errors="replace")
+        damaged = next((line for line in log.splitlines() if line.startswith(DAMAGE)), "")
+        name, _, what = damaged.removeprefix(DAMAGE).partition(": ")
+        return Outcome(*self.case, kind, name, what, f"{reason}\n{log[-20000:]}", round(cpu, 3))
 
     def restart(self) -> None:
         self.process.kill()
@@ -108,10 +146,15 @@ class _Worker:
 
 
 def run_cases(
-    cases: Iterable[Case], run: Callable[[str, int], Outcome], folder: Path, n_processes: int, seconds: float
+    cases: Iterable[Case],
+    run: Callable[[str, int], Outcome],
+    prepare: Callable[[str], None],
+    folder: Path,
+    n_processes: int,
+    seconds: float,
 ) -> Iterator[Outcome]:
     """Outcomes as they come, until there are no more cases or the time is up (what is begun is ended)."""
-    workers = [_Worker(run, folder / f"process-{i}") for i in range(n_processes)]
+    workers = [_Worker(run, prepare, folder / f"process-{i}") for i in range(n_processes)]
     todo, end = iter(cases), time.monotonic() + seconds
     try:
         while True:
@@ -123,22 +166,17 @@ def run_cases(
                 return
             for pipe in wait([*busy], timeout=1.0):
                 worker = busy.pop(pipe)  # type: ignore[call-overload]
-                assert worker.case is not None
-                target, number = worker.case
                 try:
                     outcome = worker.pipe.recv()
-                    worker.case, worker.fresh = None, False
+                    worker.prepared.add(outcome.target)
+                    worker.case = None
                 except (EOFError, ConnectionError):
-                    worker.process.join()
-                    code = worker.process.exitcode or 0
-                    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                    outcome = Outcome(target, number, "signal", detail=name)
+                    outcome = worker.ended("signal")
                     worker.restart()
                 yield outcome
             for worker in busy.values():
                 if worker.overdue():
-                    assert worker.case is not None
-                    outcome = Outcome(*worker.case, "hang")
+                    outcome = worker.ended("hang")
                     worker.restart()
                     yield outcome
     finally:

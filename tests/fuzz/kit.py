@@ -1,0 +1,130 @@
+"""Cases by number: how the sound files are made, and how one case is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import traceback
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fuzz.judge import damage, judge
+from fuzz.mutate import Change
+from fuzz.watch import DAMAGE, Outcome
+
+
+class Fuzz:
+    """Cases by number: each damages one file and does with it what a user would.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the sound files are, or will be.
+    seed : int
+        Of the whole run.
+    targets : mapping
+        Modules by name, each with ``make(folder)``, which writes sound files and returns their names, ``WEIGHTS`` of
+        those that are drawn less often, and ``attempt(fuzz, name, case, rng, what)``, which damages and uses one.
+    """
+
+    def __init__(self, folder: Path, seed: int, targets: dict[str, ModuleType]) -> None:
+        self.folder, self.seed, self.targets = folder.resolve(), seed, targets
+        self._known: dict[str, Any] = {}
+        self._prepared: set[str] = set()
+        self.harmless = False
+        self.name = ""
+
+    def make_seeds(self, targets: list[str]) -> None:
+        """Write the sound files, in a process of its own: threads that it starts must not be forked."""
+        wanted = [t for t in targets if not (self.folder / t / "names.json").is_file()]
+        if not wanted:
+            return
+        pid = os.fork()
+        if pid:
+            if os.waitpid(pid, 0)[1] != 0:
+                raise RuntimeError(f"the sound files cannot be made in {self.folder}")
+            return
+        try:
+            for target in wanted:
+                shutil.rmtree(self.folder / target, ignore_errors=True)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    names = self.targets[target].make(self.folder / target)
+                (self.folder / target / "names.json").write_text(json.dumps(names))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    def run(self, target: str, number: int) -> Outcome:
+        """One case, in the folder ``case`` of the current one."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(target.encode()), number])
+        names = self._names(target)
+        weights = np.array([self.targets[target].WEIGHTS.get(name, 1.0) for name in names])
+        return self._attempt(target, number, str(rng.choice(names, p=weights / weights.sum())), rng)
+
+    def _names(self, target: str) -> list[str]:
+        return self.known(f"names of {target}", lambda: json.loads((self.folder / target / "names.json").read_text()))
+
+    def _attempt(self, target: str, number: int, name: str, rng: np.random.Generator) -> Outcome:
+        self.name, case = name, Path("case").resolve()
+        shutil.rmtree(case, ignore_errors=True)
+        what: list[str] = []
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.targets[target].attempt(self, name, case, rng, what)
+        except Exception as error:
+            kind, detail = judge(error)
+            return Outcome(target, number, kind, name, "; ".join(what), detail)
+        return Outcome(target, number, "ok", name, "; ".join(what))
+
+    def prepare(self, target: str) -> None:
+        """Use every sound file of a target as it is: what it loads and keeps is no case's time or memory.
+
+        Raises
+        ------
+        AssertionError
+            If a sound file is at fault or refused: the oracle or the file is wrong then.
+        """
+        if target in self._prepared:
+            return
+        self.harmless = True
+        try:
+            for name in self._names(target):
+                for number in range(2):
+                    outcome = self._attempt(target, number, name, np.random.default_rng(number))
+                    # A command may end with a code for what an image lacks; it then says so.
+                    asked = outcome.kind == "refused" and outcome.what
+                    assert outcome.kind == "ok" or asked, f"sound, but {outcome}"
+        finally:
+            self.harmless = False
+        self._prepared.add(target)
+
+    def damage(self, path: Path, rng: np.random.Generator, what: list[str]) -> Change:
+        """Damage a file of a case; what was done is appended to `what`."""
+        if self.harmless:
+            return Change(path.read_bytes(), "nothing")
+        change = damage(path, rng, what)
+        # Of a process that dies or hangs nothing else remains.
+        print(f"{DAMAGE}{self.name}: {'; '.join(what)}", flush=True)
+        return change
+
+    def known[T](self, key: str, make: Callable[[], T]) -> T:
+        """What the sound file says, found once."""
+        if key not in self._known:
+            self._known[key] = make()
+        value: T = self._known[key]
+        return value
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder of small files, with their times, which a campaign looks at."""
+    shutil.copytree(source, target, copy_function=shutil.copy2)

@@ -1,0 +1,14 @@
+"""Damaged catalogues, some hundreds of them: each is read rightly or refused in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fuzz.checking import check_target
+
+
+@pytest.mark.slow
+def test_damaged_catalogues_are_refused_in_words(tmp_path: Path) -> None:
+    check_target(tmp_path, "catalogue", 400)
