@@ -174,7 +174,10 @@ def _shape(opened: _Opened, plane: str = "IMAGE") -> tuple[int, int]:
         raise FormatError(
             f"the {plane.lower()} has {header[axes]} axes, not two", path=opened.path, hdu=opened.hdus[plane]
         )
-    return int(header[f"{axes}2"]), int(header[f"{axes}1"])
+    ny, nx = int(header[f"{axes}2"]), int(header[f"{axes}1"])
+    if not ny * nx:
+        raise FormatError(f"the {plane.lower()} has no pixels", path=opened.path, hdu=opened.hdus[plane])
+    return ny, nx
 
 
 def _xy0(header: fits.Header) -> tuple[int, int]:

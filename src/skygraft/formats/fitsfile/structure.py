@@ -191,6 +191,8 @@ def _check_table(cards: _Cards, axes: list[int], n_columns: int, size: int) -> N
         filled += n_bytes
     if filled != width:
         raise cards.damaged(f"the columns of the table take {filled} bytes of a row, and NAXIS1 is {width}", "NAXIS1")
+    if not width and n_rows:
+        raise cards.damaged(f"the table has {n_rows} rows of no bytes", "NAXIS1")
     cards.number("THEAP", width * n_rows, least=width * n_rows, most=size)
     if cards.text("ZIMAGE") == "T":
         _check_tiles(cards, n_rows)

@@ -5,7 +5,6 @@ Each value is checked as it is read, and named where it cannot be: a wrong one m
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ _MOST_BLOCK = 1024
 """Pixels in a block of the Rice coder: 16 or 32 by the standard."""
 _SEEDS = 10000
 _SETTING = re.compile(r"(?:ZNAME|ZVAL)[1-9]\d{0,2}$")
+_ANY = 1e18
 _WORDS = (-(2**31), 2**31 - 1)
 
 
@@ -101,7 +101,10 @@ class TileHeader:
             match = re.match(r"(\d*)([PQ])([A-Z])|(\d*)([A-Z])", form)
             if match is None:
                 raise self.damaged(f"TFORM{i} is {form!r}, which is no column format", f"TFORM{i}")
-            name = str(self.header.get(f"TTYPE{i}", "")).strip().upper()
+            title = self.header.get(f"TTYPE{i}", "")
+            if not isinstance(title, str):
+                raise self.damaged(f"TTYPE{i} is {title!r}; the name of a column is needed", f"TTYPE{i}")
+            name = title.strip().upper()
             if match.group(2):
                 size = int(match.group(1) or 1) * (8 if match.group(2) == "P" else 16)
                 if int(match.group(1) or 1) != 1 or match.group(3) not in TFORM_DTYPE:
@@ -180,4 +183,4 @@ class TileHeader:
             # A block of equal pixels is one code of as many bits.
             return sizes * 8 / {1: 3, 2: 4, 4: 5}[rice["bytepix"]] * rice["block"]
         # Deflate repeats up to 258 bytes for two bits; a run of PLIO is 4095 pixels in 16 bits. HCOMPRESS says a shape.
-        return sizes * {"GZIP_1": 1032, "GZIP_2": 1032, "PLIO_1": 2048, "NOCOMPRESS": 1}.get(algorithm, math.inf)
+        return sizes * {"GZIP_1": 1032, "GZIP_2": 1032, "PLIO_1": 2048, "NOCOMPRESS": 1}.get(algorithm, _ANY)

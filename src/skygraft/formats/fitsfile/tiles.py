@@ -9,7 +9,6 @@ import functools
 import itertools
 import math
 import os
-import struct
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
 from skygraft.formats.fitsfile.cards import finite_value
+from skygraft.formats.fitsfile.foreign_tiles import check_plio, decode_hcompress, hcompressed_shape
 from skygraft.formats.fitsfile.pixels import PixelScaling
 from skygraft.formats.fitsfile.quantised import Quantisation
 from skygraft.formats.fitsfile.rice import RiceError, decode_rice
@@ -98,9 +98,8 @@ class TiledImage:
 
     def _check_hcompressed(self, tile: int) -> None:
         """HCOMPRESS states the shape of a tile in its bytes; the decoder goes by that, whatever room there is."""
-        head = bytes(self.stored_bytes(COMPRESSED, tile)[:10])
         shape = tuple(n for n in self.tile_shape_of(tile) if n != 1)
-        if head[:2] != b"\xdd\x99" or struct.unpack(">2i", head[2:].ljust(8, b"\0")) != shape:
+        if hcompressed_shape(self.stored_bytes(COMPRESSED, tile)) != shape:
             raise self._damaged(tile, f"it does not begin as an HCOMPRESS tile of shape {shape}")
 
     def _quantisation(self, header: fits.Header) -> Quantisation | None:
@@ -193,9 +192,14 @@ class TiledImage:
             return self._from_bytes(buffer, algorithm, tile, column == COMPRESSED).reshape(shape)
         if algorithm == "HCOMPRESS_1":
             self._check_hcompressed(tile)
-        codec = self.codec(shape)
+        codec, words = self.codec(shape), np.frombuffer(buffer, self.element_dtype())
         try:
-            numbers = np.asarray(codec.decode(np.frombuffer(buffer, self.element_dtype())))
+            if algorithm == "HCOMPRESS_1":
+                numbers = decode_hcompress(codec, buffer, size)
+            else:
+                if algorithm == "PLIO_1":
+                    check_plio(words, size)
+                numbers = np.asarray(codec.decode(words))
         except (ValueError, RuntimeError, OverflowError, CfitsioException) as error:
             raise self._damaged(tile, error) from error
         if numbers.size < size:
