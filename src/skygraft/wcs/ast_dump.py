@@ -143,7 +143,7 @@ class _Object:
 
 def _whole(parts: dict[str, str], key: str) -> int | None:
     value = parts.get(key, "").split()
-    return int(value[0]) if value and re.fullmatch(r"\d{1,6}", value[0]) else None
+    return int(value[0]) if value and value[0].isdecimal() and len(value[0]) <= 6 else None
 
 
 def _missing(one: _Object) -> str | None:
@@ -196,7 +196,7 @@ def _missing_term(parts: dict[str, str], found: Counter[str]) -> str | None:
     n_in, n_out = _whole(parts, "Nin") or 0, _whole(parts, "Nout") or _whole(parts, "Nin") or 0
     for letter, n_from, n_to in (("F", n_in, n_out), ("I", n_out, n_in)):
         counts, values = f"NC{letter}", f"C{letter}"
-        announced = [_whole(parts, key) for key in parts if re.fullmatch(rf"{counts}\d+", key)]
+        announced = [_whole(parts, f"{counts}{i + 1}") for i in range(found[counts])]
         if None in announced or sum(n or 0 for n in announced) != found[values]:
             return f"a PolyMap has {found[values]} coefficients {values}, and announces another number"
         if announced and len(announced) != n_to:
@@ -204,10 +204,9 @@ def _missing_term(parts: dict[str, str], found: Counter[str]) -> str | None:
         limits = [_whole(parts, f"MP{letter}{i + 1}") or 0 for i in range(n_from)]
         largest = [0] * n_from
         for key, value in parts.items():
-            match = re.fullmatch(rf"P{letter}(\d{{1,6}})", key)
-            if match is None:
+            if not key.startswith(f"P{letter}") or not key[2:].isdecimal():
                 continue
-            place, power = int(match[1]) - 1, _whole(parts, key)
+            place, power = int(key[2:]) - 1, _whole(parts, key)
             if power is None or not 0 <= place < found[values] * n_from:
                 return f"{key} = {value} of a PolyMap of {found[values]} coefficients"
             largest[place % n_from] = max(largest[place % n_from], power)

@@ -40,7 +40,6 @@ _HEADS = frozenset(
 """How they begin: most cards are none of them."""
 
 
-@functools.lru_cache(maxsize=1 << 12)  # most structural cards are the same in file after file
 def parse_card(card: bytes) -> tuple[str, str]:
     """Keyword and unparsed value of one 80-byte card; the keyword of a HIERARCH card is without that word."""
     if card[:9] == b"HIERARCH ":
@@ -57,7 +56,7 @@ def card_text(value: str) -> str:
     return value.split("/", maxsplit=1)[0].strip() if text is None else text.group(1).rstrip()
 
 
-@functools.lru_cache(maxsize=1 << 12)
+@functools.lru_cache(maxsize=1 << 12)  # most structural cards are the same in file after file
 def _structural(card: bytes) -> tuple[str, str] | None:
     """Keyword and value of a card that is of one of `_ONCE`; None for another."""
     keyword, value = parse_card(card)
@@ -72,6 +71,21 @@ def _form_bytes(form: str) -> int | None:
         return None
     repeat, code = int(match[1] or 1), match[2]
     return (repeat + 7) // 8 if code == "X" else repeat * _FORM_BYTES[code]
+
+
+@functools.lru_cache(maxsize=1 << 9)  # a file is scanned several times, and tables of a survey have the same headers
+def _block_cards(block: bytes) -> tuple[tuple[tuple[str, str], ...], bytes | None]:
+    """The structural cards of a block of a header, up to END; and the END card, if it is there."""
+    cards = []
+    for i in range(0, len(block) - CARD + 1, CARD):
+        head = block[i : i + 4]
+        if head in _HEADS:
+            found = _structural(block[i : i + CARD])
+            if found is not None:
+                cards.append(found)
+        elif head == b"END " and block[i : i + 8] == b"END     ":
+            return tuple(cards), block[i : i + CARD]
+    return tuple(cards), None
 
 
 class _Cards:
@@ -163,17 +177,13 @@ def _read_cards(buffer: memoryview, start: int, path: str | os.PathLike[str], hd
     """The structural cards of a header, and where it ends."""
     cards, size = _Cards(path, hdu), len(buffer)
     for block_start in range(start, min(size, start + _MOST_CARDS * CARD), BLOCK):
-        block = bytes(buffer[block_start : block_start + BLOCK])
-        for i in range(0, len(block) - CARD + 1, CARD):
-            head = block[i : i + 4]
-            if head in _HEADS:
-                found = _structural(block[i : i + CARD])
-                if found is not None:
-                    cards.add(*found)
-            elif head == b"END " and block[i : i + 8] == b"END     ":
-                if block[i : i + CARD].strip() != b"END":
-                    raise cards.damaged("the END card has something behind it", "END")
-                return cards, min(block_start + BLOCK, size)
+        found, end = _block_cards(bytes(buffer[block_start : block_start + BLOCK]))
+        for card in found:
+            cards.add(*card)
+        if end is not None:
+            if end.strip() != b"END":
+                raise cards.damaged("the END card has something behind it", "END")
+            return cards, min(block_start + BLOCK, size)
     if size - start > _MOST_CARDS * CARD:
         raise cards.damaged(f"the header has no END within {_MOST_CARDS} cards")
     raise cards.damaged(f"the file is truncated: it ends at byte {size}, inside the header that starts at byte {start}")
