@@ -155,6 +155,7 @@ def tiled(content: bytes) -> TiledImage:
         ("rice", "ZDITHER0", "-7", "seed ZDITHER0"),
         ("rice", "TTYPE2", "'ZZERO'", "two columns are called 'ZZERO'"),
         ("rice", "TTYPE2", "7", "TTYPE2 is 7"),
+        ("rice", "TTYPE2", None, "TTYPE2 is ''"),
         ("rice", "TTYPE1", "'DATA'", "no column COMPRESSED_DATA"),
         ("rice", "TTYPE3", "'XSCALE'", "without ZSCALE and ZZERO both"),
         ("gzip", "ZTILE1", "41", None),

@@ -102,7 +102,7 @@ class TileHeader:
             if match is None:
                 raise self.damaged(f"TFORM{i} is {form!r}, which is no column format", f"TFORM{i}")
             title = self.header.get(f"TTYPE{i}", "")
-            if not isinstance(title, str):
+            if not isinstance(title, str) or not title.strip():
                 raise self.damaged(f"TTYPE{i} is {title!r}; the name of a column is needed", f"TTYPE{i}")
             name = title.strip().upper()
             if match.group(2):
