@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from skygraft.formats.fitsfile.cards import header_of
 from skygraft.formats.fitsfile.open import map_fits
-from skygraft.formats.fitsfile.rice import decode_rice, encode_rice
+from skygraft.formats.fitsfile.rice import RiceError, decode_rice, encode_rice
 from skygraft.formats.fitsfile.tiles import TiledImage
 
 TYPES = {1: np.uint8, 2: np.int16, 4: np.int32}
@@ -65,17 +66,31 @@ def test_nonsense_is_refused_or_decoded_but_never_read_past_its_end(data: bytes,
     heap = np.frombuffer(data + b"\xff" * 8, np.uint8)
     try:
         decode_rice(heap, np.array([0]), np.array([len(data)]), np.array([count]), block=32, bytepix=bytepix)
-    except ValueError as error:
-        assert error.args == ("it ends too early", 0)
+    except RiceError as error:
+        assert error.tile == 0
+        assert str(error) == "it ends too early" or "left over" in str(error)
 
 
 def test_a_tile_that_ends_too_early_is_named() -> None:
     numbers = np.arange(200, dtype=np.int32).reshape(2, 100) ** 2
     counts = np.array([100, 100])
     data, ends = encode_rice(numbers, counts, block=32, bytepix=4)
-    with pytest.raises(ValueError, match="ends too early") as caught:
+    with pytest.raises(RiceError, match="ends too early") as caught:
         decode_rice(data, ends[:-1], np.diff(ends) - [0, 3], counts, block=32, bytepix=4)
-    assert caught.value.args[1] == 1
+    assert caught.value.tile == 1
+    assert pickle.loads(pickle.dumps(caught.value)).tile == 1
+
+
+@pytest.mark.parametrize("spread", [0.0, 20.0, 1e8])
+@pytest.mark.parametrize("extra", [1, 2, 100])
+def test_bytes_left_over_are_named(spread: float, extra: int) -> None:
+    """A wrong BLOCKSIZE, BYTEPIX or tile shape mostly decodes to something: what it does not use gives it away."""
+    numbers = np.round(np.random.default_rng(3).normal(0, spread, (1, 70))).astype(np.int32)
+    counts = np.array([70])
+    data, _ = encode_rice(numbers, counts, block=32, bytepix=4)
+    heap = np.concatenate([data, np.zeros(extra, np.uint8)])
+    with pytest.raises(RiceError, match=f"{extra} of its bytes are left over"):
+        decode_rice(heap, np.array([0]), np.array([len(heap)]), counts, block=32, bytepix=4)
 
 
 @pytest.mark.parametrize("spread", [0.4, 20.0, 1e8])

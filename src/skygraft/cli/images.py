@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,6 +148,32 @@ def _read(
     )
 
 
+@dataclass(frozen=True)
+class _Inspector:
+    """Describes an image in a process that it may end."""
+
+    format: str
+    aperture: str | None
+    psf: str | None
+    zeropoint: float | None
+    hdu: str | None
+    options: dict[str, Any]
+
+    def __call__(self, path: Path) -> dict[str, Any]:
+        from skygraft.cli.describe import describe_exposure
+
+        given = (self.format, self.aperture, self.psf, self.zeropoint, self.hdu)
+        return describe_exposure(_read(path, *given, self.options))
+
+    def lost(self, path: Path, reason: str) -> dict[str, Any]:
+        from skygraft.formats.registry import killed_its_reader
+
+        raise killed_its_reader(path, reason)
+
+    def prepare(self) -> None:
+        """Nothing is looked at but one image."""
+
+
 @command
 def inspect(
     image: Image,
@@ -164,10 +191,11 @@ def inspect(
 
     Example:  skygraft inspect skygraft-demo/survey/calexp-1002-0.fits
     """
-    from skygraft.cli.describe import describe_exposure, describe_rows
+    from skygraft.cli.describe import describe_rows
+    from skygraft.processes import careful_map
 
-    exposure = _read(image, format, aperture, psf, zeropoint, hdu, _format_options(option, ccds, allow_pickle))
-    content = describe_exposure(exposure)
+    look = _Inspector(format, aperture, psf, zeropoint, hdu, _format_options(option, ccds, allow_pickle))
+    [content] = careful_map(look, [image])
     if json:
         emit_json(content)
     else:

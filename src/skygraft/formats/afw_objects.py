@@ -6,6 +6,7 @@ is not known is an error that names it, never a guess.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +118,7 @@ def build_wcs(archive: Archive, key: int) -> AstWcs | FitsWcs:
     try:
         if found.name == "TanWcs":
             return FitsWcs(_tan_header(found))
-        return AstWcs.from_skywcs(found.row()["wcs"])
+        return AstWcs.from_skywcs(found.row()["wcs"], os.fspath(archive.path))
     except WcsError as error:
         raise type(error)(error.message, path=archive.path, hdu=found.hdu, fix=error.fix) from error
 

@@ -191,7 +191,7 @@ def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
     with open_fits(path) as hdus:
         found = []
         for index, hdu in enumerate(hdus):
-            shape = tuple(hdu.shape) if hdu.is_image else ()
+            shape = tuple(hdu.shape) if hdu.is_image and all(hdu.shape) else ()
             tiles = tuple(hdu.tile_shape) if isinstance(hdu, fits.CompImageHDU) else None
             # A plane of a cube of one plane is an image.
             further = len(shape) - 2

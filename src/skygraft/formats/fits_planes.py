@@ -54,11 +54,18 @@ def _read_unscaled(plane: Plane, info: HduInfo) -> NDArray[Any] | None:
         span = raw.spans[plane.hdu]
         data = raw.buffer[span.data_start : span.data_start + span.data_size]
         header = header_of(raw.header_cards(plane.hdu)) if info.tile_shape else info.header
-        scaling = PixelScaling.from_header(header, "ZBITPIX" if info.tile_shape else "BITPIX")
-        if not scaling.trivial or scaling.blank is not None:
-            return None
+        where: dict[str, Any] = {"path": plane.path, "hdu": plane.hdu}
+        scaling = PixelScaling.from_header(header, "ZBITPIX" if info.tile_shape else "BITPIX", **where)
+        scaled = not scaling.trivial or scaling.blank is not None
         if info.tile_shape:
-            return TiledImage(header, data, path=plane.path, hdu=plane.hdu).decode().reshape(info.shape)
+            tiled = TiledImage(header, data, **where)
+            if scaled:
+                # astropy reads it, and does not notice tiles whose bytes are not those of their pixels.
+                tiled.check()
+                return None
+            return tiled.decode().reshape(info.shape)
+        if scaled:
+            return None
         return scaling.decode(np.frombuffer(data, scaling.dtype).reshape(info.shape), scaling.dtype.newbyteorder("="))
 
 

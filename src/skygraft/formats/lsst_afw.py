@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
@@ -21,10 +20,8 @@ from numpy.typing import NDArray
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
-    CorruptFileError,
     FormatError,
     PsfError,
-    SkygraftError,
     UncalibratedImageError,
 )
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
@@ -48,10 +45,11 @@ from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
 from skygraft.formats.fits_layout import Plane, Role
 from skygraft.formats.fitsfile.cards import CardUpdates, card_value, header_of
-from skygraft.formats.fitsfile.open import RawFits, map_fits
+from skygraft.formats.fitsfile.open import CONVERSIONS, RawFits, damage_named, map_fits
 from skygraft.formats.fitsfile.pixels import PixelScaling
 from skygraft.formats.fitsfile.rewrite import rewrite_fits
-from skygraft.formats.fitsfile.tiles import TiledImage, tile_shape_of
+from skygraft.formats.fitsfile.tile_header import tile_shape_of
+from skygraft.formats.fitsfile.tiles import TiledImage
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,
@@ -149,23 +147,16 @@ class _Opened:
 
 
 @contextlib.contextmanager
-def _damage_named(path: StrPath) -> Iterator[None]:
-    """Name the file where a header or a table of the archive makes no sense; astropy's warnings are silenced."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AstropyUserWarning)
-            yield
-    except SkygraftError:
-        raise
-    except (KeyError, IndexError, ValueError, OverflowError, VerifyError) as error:
-        raise CorruptFileError(
-            f"a header or a table of the file is damaged ({error})", path=path, fix="Copy or download the file again"
-        ) from error
+def _mapped(path: StrPath) -> Iterator[RawFits]:
+    """The bytes of a file whose headers and archive are parsed here; astropy's warnings are silenced."""
+    with map_fits(path) as raw, damage_named(path, also=CONVERSIONS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        yield raw
 
 
 @contextlib.contextmanager
 def _open(path: StrPath) -> Iterator[_Opened]:
-    with map_fits(path) as raw, _damage_named(path):
+    with _mapped(path) as raw:
         hdus = _find_planes(raw)
         if hdus is None:
             raise FormatError(
@@ -205,7 +196,7 @@ def _read_plane(opened: _Opened, plane: str, dtype: type[np.generic]) -> NDArray
     data = opened.raw.buffer[span.data_start : span.data_start + span.data_size]
     if card_value(header, "ZIMAGE", False):
         return TiledImage(header, data, path=opened.path, hdu=index).decode(np.dtype(dtype))
-    scaling = PixelScaling.from_header(header)
+    scaling = PixelScaling.from_header(header, path=opened.path, hdu=index)
     return scaling.decode(np.frombuffer(data, scaling.dtype).reshape(_shape(opened, plane)), np.dtype(dtype))
 
 
@@ -216,7 +207,10 @@ def _shape(opened: _Opened, plane: str = "IMAGE") -> tuple[int, int]:
         raise FormatError(
             f"the {plane.lower()} has {header[axes]} axes, not two", path=opened.path, hdu=opened.hdus[plane]
         )
-    return int(header[f"{axes}2"]), int(header[f"{axes}1"])
+    ny, nx = int(header[f"{axes}2"]), int(header[f"{axes}1"])
+    if not ny * nx:
+        raise FormatError(f"the {plane.lower()} has no pixels", path=opened.path, hdu=opened.hdus[plane])
+    return ny, nx
 
 
 def _xy0(header: fits.Header) -> tuple[int, int]:
@@ -421,7 +415,7 @@ class LsstAfwFormat(Format):
         CorruptFileError
             If the file is missing, empty or damaged.
         """
-        with map_fits(path) as raw, _damage_named(path):
+        with _mapped(path) as raw:
             return _find_planes(raw) is not None
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from skygraft.errors import FormatError
 from skygraft.formats.fitsfile.cards import CardUpdates, edit_cards, header_of, join_cards
-from skygraft.formats.fitsfile.open import BLOCK, RawFits, map_fits
+from skygraft.formats.fitsfile.open import RawFits, map_fits
 from skygraft.formats.fitsfile.rewrite import atomic_output, rewrite_fits
+from skygraft.formats.fitsfile.structure import BLOCK
 
 __all__ = ["write_planes"]
 

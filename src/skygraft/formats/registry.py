@@ -53,6 +53,8 @@ from skygraft.wcs import has_wcs, pixel_scale
 __all__ = [
     "format_names",
     "get_format",
+    "killed_its_reader",
+    "load_formats",
     "read_calibration",
     "read_exposure",
     "read_footprint",
@@ -80,6 +82,21 @@ def _load(name: str) -> Format:
     module, cls = {**_FORMATS, **_ORDINARY}[name]
     made: Format = getattr(importlib.import_module(module), cls)()
     return made
+
+
+def load_formats() -> None:
+    """Import the modules of all formats, before processes are forked that would each do so."""
+    for name in format_names():
+        _load(name)
+
+
+def killed_its_reader(path: StrPath, reason: str) -> CorruptFileError:
+    """The error for a file that ended the process that read it."""
+    return CorruptFileError(
+        f"the process that read the file was ended by it ({reason})",
+        path=path,
+        fix="Copy or download the file again, or leave it out; if it is sound, please report it",
+    )
 
 
 def get_format(name: str) -> Format:

@@ -26,8 +26,9 @@ from skygraft.formats import ImageFootprint, get_format, read_footprint
 from skygraft.formats.fits_kinds import kind_of_name
 from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.legacy_tables import read_ccds
+from skygraft.formats.registry import killed_its_reader, load_formats
 from skygraft.printable import printable
-from skygraft.processes import Mapper
+from skygraft.processes import Mapper, careful_map
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
 
 __all__ = ["FAILURES", "index_images", "index_kinds", "index_survey", "open_index", "register_index_kind"]
@@ -95,7 +96,7 @@ def index_images(
     base_dir: str | os.PathLike[str] = ".",
     *,
     progress: Progress | None = None,
-    mapper: Mapper = map,
+    mapper: Mapper = careful_map,
 ) -> Table:
     """Index the images of a survey: which they are and where they lie, without reading pixels.
 
@@ -112,7 +113,8 @@ def index_images(
         Called with the number of images looked at and the number of all, after each.
     mapper : callable, optional
         ``mapper(function, jobs)`` gives the function's results in the order of the jobs, as `map` does; an executor's
-        ``map`` looks at several images at once.
+        ``map`` looks at several images at once. By default images are looked at in a child process: one that ends it
+        is a failure, and the others go on.
 
     Returns
     -------
@@ -145,7 +147,7 @@ def index_survey(
     base_dir: str | os.PathLike[str] = ".",
     *,
     progress: Progress | None = None,
-    mapper: Mapper = map,
+    mapper: Mapper = careful_map,
 ) -> SurveyIndex:
     """Index the images of a survey as `index_images` does, into Arrow columns: a million images are 300 MB."""
     base = Path(base_dir)
@@ -157,7 +159,7 @@ def index_survey(
     waiting: list[dict[str, Any]] = []
     bad: list[_Failure] = []
     companions: set[str] = set()
-    for done, result in enumerate(mapper(_look, jobs), start=1):
+    for done, result in enumerate(mapper(_Looker(), jobs), start=1):
         if isinstance(result, _Failure):
             bad.append(result)
         else:
@@ -279,6 +281,20 @@ def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
         return footprint, dataclasses.replace(job, options={**footprint.pinned, **job.options})
     except Exception as error:  # An image may be broken in ways that nobody thought of; the others must not care.
         return _Failure(job.path, "error", type(error).__name__, str(error))
+
+
+class _Looker:
+    """Looks at images; one that cannot be read, or ends the process that reads it, becomes a failure."""
+
+    def __call__(self, job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
+        return _look(job)
+
+    def lost(self, job: ImageJob, reason: str) -> _Failure:
+        error = killed_its_reader(job.path, reason)
+        return _Failure(job.path, "error", type(error).__name__, str(error))
+
+    def prepare(self) -> None:
+        load_formats()
 
 
 def _row(footprint: ImageFootprint, job: ImageJob, base: Path) -> dict[str, Any]:

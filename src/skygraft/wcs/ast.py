@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import MissingWcsError, WcsError
-from skygraft.wcs.ast_dump import read_dump
+from skygraft.wcs.ast_dump import ast_named, read_dump
 from skygraft.wcs.ast_mapping import read_mapping
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
 
@@ -53,11 +53,12 @@ class AstWcs(CelestialWcs):
 
     def __init__(self, text: str, path: str | None = None) -> None:
         self._text = text.strip()
+        self._path = path
         self._frames = _read(text, path)
         # AST's error status belongs to the process.
         self._lock = threading.Lock()
-        sky = self._frames.getframe(self._frames.Current)
-        self._swapped = int(sky.LonAxis) == 2
+        with ast_named("the AST frame set cannot be used", path):
+            self._swapped = int(self._frames.getframe(self._frames.Current).LonAxis) == 2
 
     @classmethod
     def from_skywcs(cls, record: str | bytes | NDArray[np.uint8], path: str | None = None) -> AstWcs:
@@ -103,10 +104,12 @@ class AstWcs(CelestialWcs):
         WcsError
             If it cannot be read, or is no mapping of two by two axes.
         """
-        frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
-        frames.addframe(Ast.BASE, read_mapping(text, path), Ast.SkyFrame("System=ICRS"))
+        mapping = read_mapping(text, path)
         lines: list[str] = []
-        Ast.Channel(None, _Lines(lines)).write(frames)
+        with ast_named("AST cannot use the mapping as a WCS", path):
+            frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
+            frames.addframe(Ast.BASE, mapping, Ast.SkyFrame("System=ICRS"))
+            Ast.Channel(None, _Lines(lines)).write(frames)
         return cls("\n".join(lines), path)
 
     @property
@@ -146,13 +149,13 @@ class AstWcs(CelestialWcs):
         return np.where(good, x, np.nan), np.where(good, y, np.nan)
 
     def _tran(self, points: FloatArray, *, forward: bool) -> FloatArray:
-        with self._lock, np.errstate(all="ignore"):
+        with self._lock, np.errstate(all="ignore"), ast_named("AST cannot evaluate the WCS", self._path):
             result = np.array(self._frames.tran(np.ascontiguousarray(points), forward), dtype=np.float64)
         result[:, ~(np.isfinite(result) & (result > _BAD)).all(axis=0)] = np.nan
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (AstWcs, (self._text,))
+        return (AstWcs, (self._text, self._path))
 
     def __eq__(self, other: object) -> bool:
         return self._text == other._text if isinstance(other, AstWcs) else NotImplemented
@@ -177,8 +180,13 @@ class _Lines:
 
 def _read(text: str, path: str | None) -> Any:
     """The FrameSet of a dump, its current frame ICRS; checked, since a wrong frame would shift every source."""
-    fix = "Read the image with the pipelines that wrote it, and check its WCS"
     frames = read_dump(text, "the WCS", path)
+    with ast_named("the AST frame set cannot be used", path):
+        return _checked(frames, path)
+
+
+def _checked(frames: Any, path: str | None) -> Any:
+    fix = "Read the image with the pipelines that wrote it, and check its WCS"
     if not isinstance(frames, Ast.FrameSet) or (frames.Nin, frames.Nout) != (2, 2):
         kind = type(frames).__name__
         raise WcsError(f"the AST dump of the WCS is a {kind}, not a FrameSet of two by two axes", path=path, fix=fix)

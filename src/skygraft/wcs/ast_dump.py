@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +13,7 @@ from starlink import Ast
 
 from skygraft.errors import WcsError
 
-__all__ = ["read_dump"]
+__all__ = ["ast_named", "read_dump"]
 
 _FIX = "Read the image with the software that wrote it, and check its WCS"
 _ALLOWED = re.compile(r"[\t\n\r\x20-\x7e]*")
@@ -28,6 +30,18 @@ _PARENTS = {
 """The classes that an object of each class may say it is, in order; mappings say that they are Mappings."""
 _OF_ANY = {"ID", "Ident", "Invert", "Report", "RefCnt", "UseDfs"}
 """Values that a FrameSet may have as the Frame that it is; the others are those of its current frame, as comments."""
+_MOST_COORDINATES = 99
+_NEEDED = {
+    "CmpMap": ("MapA", "MapB"),
+    "TranMap": ("MapA", "MapB"),
+    "RateMap": ("Map",),
+    "MatrixMap": ("Form",),
+    "ZoomMap": ("Zoom",),
+    "WcsMap": ("Type",),
+    "PcdMap": ("PcdCn0", "PcdCn1", "Disco"),
+    "LutMap": ("Nlut",),
+}
+"""Parts that AST always writes; it fills in a default, or nothing, where one lacks."""
 _COUNTED = re.compile(r"(?P<family>[A-Za-z]+?)(?P<number>\d+)")
 
 
@@ -51,12 +65,24 @@ def read_dump(text: str, what: str, path: str | None = None) -> Any:
     problem = _problem(text)
     if problem is not None:
         raise WcsError(f"the AST dump of {what} is damaged: {problem}", path=path, fix=_FIX)
-    try:
+    with ast_named(f"the AST dump of {what} cannot be read", path):
         # AST writes a tab before its comments, and does not read it.
         return Ast.Channel(text.replace("\t", " ").splitlines()).read()
-    except (Ast.AstError, ValueError, TypeError) as error:
+
+
+@contextlib.contextmanager
+def ast_named(what: str, path: str | None = None) -> Iterator[None]:
+    """Turn whatever AST raises into a `WcsError` that says `what` cannot be done, and why; the door to that library.
+
+    An object that was read may be refused only when it is used: AST does not look at all of it before.
+    """
+    try:
+        yield
+    except WcsError:
+        raise
+    except (Ast.AstError, ValueError, TypeError, AttributeError, OverflowError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise WcsError(f"the AST dump of {what} cannot be read: {reason}", path=path, fix=_FIX) from error
+        raise WcsError(f"{what}: {reason}", path=path, fix=_FIX) from error
 
 
 def _problem(text: str) -> str | None:
@@ -110,10 +136,14 @@ class _Object:
     parents: list[str] = field(default_factory=list)
     parts: dict[str, str] = field(default_factory=dict)
 
+    def holds(self, key: str) -> bool:
+        """Whether it has an object as that part: its value is empty."""
+        return key in self.parts and key.startswith("Map")
+
 
 def _whole(parts: dict[str, str], key: str) -> int | None:
     value = parts.get(key, "").split()
-    return int(value[0]) if value and re.fullmatch(r"\d{1,6}", value[0]) else None
+    return int(value[0]) if value and value[0].isdecimal() and len(value[0]) <= 6 else None
 
 
 def _missing(one: _Object) -> str | None:
@@ -134,11 +164,52 @@ def _missing(one: _Object) -> str | None:
         n = _whole(parts, "Naxes")
         if not n or found["Ax"] != n:
             return f"a {kind} of {'no stated number of' if n is None else n} axes has {found['Ax']}"
-    if kind == "CmpMap" and not {"MapA", "MapB"} <= parts.keys():
-        return "a CmpMap lacks one of its two mappings"
+    if kind.endswith("Map") and not 1 <= (_whole(parts, "Nin") or 0) <= _MOST_COORDINATES:
+        return f"a {kind} of {parts.get('Nin', 'no stated number of')} input coordinates"
+    lacking = [key for key in _NEEDED.get(kind, ()) if not (parts.get(key) or one.holds(key))]
+    if lacking:
+        return f"a {kind} lacks {' and '.join(lacking)}"
+    if kind == "MatrixMap":
+        return _missing_element(parts, found)
     if kind == "PolyMap":
-        for counts, values in (("NCF", "CF"), ("NCI", "CI")):
-            announced = [_whole(parts, key) for key in parts if re.fullmatch(rf"{counts}\d+", key)]
-            if None in announced or sum(n or 0 for n in announced) != found[values]:
-                return f"a PolyMap has {found[values]} coefficients {values}, and announces another number"
+        return _missing_term(parts, found)
+    if kind == "LutMap" and found["L"] != _whole(parts, "Nlut"):
+        return f"a LutMap has {found['L']} elements, and announces another number"
+    return None
+
+
+def _missing_element(parts: dict[str, str], found: Counter[str]) -> str | None:
+    """What is wrong with a MatrixMap: of one without all of its elements AST makes one that is undefined."""
+    n_in, n_out = _whole(parts, "Nin") or 0, _whole(parts, "Nout") or _whole(parts, "Nin") or 0
+    form = parts["Form"].split()[0].strip('"')
+    sizes = {"Unit": 0, "Diagonal": min(n_in, n_out), "Full": n_in * n_out}
+    if form not in sizes:
+        return f"a MatrixMap of form {form!r}"
+    for name, allowed in (("M", {sizes[form]}), ("IM", {0, sizes[form]})):
+        if found[name] not in allowed:
+            return f"a MatrixMap of {n_in} by {n_out} coordinates, form {form}, has {found[name]} elements {name}"
+    return None
+
+
+def _missing_term(parts: dict[str, str], found: Counter[str]) -> str | None:
+    """What is wrong with a PolyMap: AST takes a missing coefficient for zero, and powers for places in its memory."""
+    n_in, n_out = _whole(parts, "Nin") or 0, _whole(parts, "Nout") or _whole(parts, "Nin") or 0
+    for letter, n_from, n_to in (("F", n_in, n_out), ("I", n_out, n_in)):
+        counts, values = f"NC{letter}", f"C{letter}"
+        announced = [_whole(parts, f"{counts}{i + 1}") for i in range(found[counts])]
+        if None in announced or sum(n or 0 for n in announced) != found[values]:
+            return f"a PolyMap has {found[values]} coefficients {values}, and announces another number"
+        if announced and len(announced) != n_to:
+            return f"a PolyMap of {n_to} coordinates has {len(announced)} numbers {counts}"
+        limits = [_whole(parts, f"MP{letter}{i + 1}") or 0 for i in range(n_from)]
+        largest = [0] * n_from
+        for key, value in parts.items():
+            if not key.startswith(f"P{letter}") or not key[2:].isdecimal():
+                continue
+            place, power = int(key[2:]) - 1, _whole(parts, key)
+            if power is None or not 0 <= place < found[values] * n_from:
+                return f"{key} = {value} of a PolyMap of {found[values]} coefficients"
+            largest[place % n_from] = max(largest[place % n_from], power)
+        if announced and largest != limits:
+            return f"a PolyMap has powers {letter} up to {largest}, and announces {limits}"
     return None

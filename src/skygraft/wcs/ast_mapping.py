@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import WcsError
-from skygraft.wcs.ast_dump import read_dump
+from skygraft.wcs.ast_dump import ast_named, read_dump
 
 __all__ = ["AstMapping", "read_mapping"]
 
@@ -29,7 +29,9 @@ def read_mapping(text: str, path: str | None = None) -> Any:
         If the dump cannot be read, or is of something else.
     """
     mapping = read_dump(text, "a mapping", path)
-    if not isinstance(mapping, Ast.Mapping) or (mapping.Nin, mapping.Nout) != (2, 2):
+    with ast_named("the AST mapping cannot be used", path):
+        fits = isinstance(mapping, Ast.Mapping) and (mapping.Nin, mapping.Nout) == (2, 2)
+    if not fits:
         kind = type(mapping).__name__
         raise WcsError(f"the AST dump of a mapping is a {kind}, not a mapping of two by two axes", path=path)
     return mapping
@@ -53,7 +55,9 @@ class AstMapping:
 
     def __init__(self, text: str, *, inverted: bool = False) -> None:
         mapping = read_mapping(text)
-        if not int(mapping.TranInverse if inverted else mapping.TranForward):
+        with ast_named("the AST mapping cannot be used"):
+            defined = int(mapping.TranInverse if inverted else mapping.TranForward)
+        if not defined:
             raise WcsError(f"the transform has no {'inverse' if inverted else 'forward direction'}")
         self._text, self._inverted, self._mapping = text, inverted, mapping
         self._lock = threading.Lock()  # AST objects are not for two threads at once
@@ -78,7 +82,7 @@ class AstMapping:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Map N positions; NaN where the mapping is undefined."""
         points = np.ascontiguousarray(np.stack([x, y]), dtype=np.float64)
-        with self._lock, np.errstate(all="ignore"):
+        with self._lock, np.errstate(all="ignore"), ast_named("AST cannot evaluate the transform"):
             mapped = np.array(self._mapping.tran(points, not self._inverted), dtype=np.float64)
         mapped[:, ~(np.isfinite(mapped) & (mapped > _BAD)).all(axis=0)] = np.nan
         return mapped[0], mapped[1]

@@ -24,7 +24,7 @@ from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.tables.arrow import with_units
 from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
-from skygraft.processes import process_mapper
+from skygraft.processes import careful_map, process_mapper
 
 __all__ = [
     "FEW_IMAGES",
@@ -364,9 +364,29 @@ class _Looker:
         found = [asdict(check_image(image, self.config)) for image in Plan(self.plan).images(rows)]
         return pa.RecordBatch.from_pylist(found, schema=_SCHEMA)
 
+    def lost(self, rows: Rows, reason: str) -> pa.RecordBatch:
+        """The images, each looked at by itself: one of them ended the process."""
+        if len(rows) > 1:
+            alone = careful_map(self, [rows[i : i + 1] for i in range(len(rows))])
+            return pa.Table.from_batches(alone).combine_chunks().to_batches()[0]
+        from skygraft.formats.registry import killed_its_reader
+
+        [image] = Plan(self.plan).images(rows)
+        given = (image.image_id, image.path, image.format, image.instrument, image.band)
+        problem = _words(killed_its_reader(image.path, reason))
+        return pa.RecordBatch.from_pylist(
+            [asdict(ImageCheck(*given, troubles=("unreadable",), problem=problem))], schema=_SCHEMA
+        )
+
+    def prepare(self) -> None:
+        """Import the formats."""
+        from skygraft.formats.registry import load_formats
+
+        load_formats()
+
 
 def check_plan(
-    config: CampaignConfig, plan: Plan, rows: Rows, *, path: Path, mapper: Mapper = map, processes: int = 1
+    config: CampaignConfig, plan: Plan, rows: Rows, *, path: Path, mapper: Mapper = careful_map, processes: int = 1
 ) -> PlanChecks:
     """Look at images of a plan and write a table of what was found.
 

@@ -21,6 +21,7 @@ from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan, PlanWriter
 from skygraft.campaign.stamps import file_stamp, plan_key
 from skygraft.errors import CampaignError, OutputError, SkygraftError
+from skygraft.processes import careful_map, process_mapper
 from skygraft.skymap import get_skymap
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _MOST_PROBLEMS = 1000
 _SPOOL = ".planning-"
 
 
-def plan_images(config: CampaignConfig, *, mapper: Mapper = map, processes: int = 1) -> Plan:
+def plan_images(config: CampaignConfig, *, mapper: Mapper = careful_map, processes: int = 1) -> Plan:
     """Index the images, partition the catalogue, work out which image gets which sources, and write the plan.
 
     The plan's metadata has: ``plan_key``; ``unusable``, a list of images that are left out (path, kind, image_id,
@@ -65,8 +66,6 @@ def plan_images(config: CampaignConfig, *, mapper: Mapper = map, processes: int 
     CatalogError, FormatError, ConfigError
         From reading the catalogue or indexing the images.
     """
-    from skygraft.processes import process_mapper
-
     if processes > 1:
         with process_mapper(processes) as pooled:
             return _plan(config, functools.partial(pooled, chunksize=16), pooled)

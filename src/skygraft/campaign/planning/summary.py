@@ -25,6 +25,7 @@ from skygraft.campaign.planning.findings import Few, find
 from skygraft.campaign.tables.calibrations import mixed_calibrations
 from skygraft.catalog import list_partitions
 from skygraft.printable import printable
+from skygraft.processes import careful_map
 
 __all__ = ["WORKER_COUNTS", "PlanSummary", "summarise_plan"]
 
@@ -264,7 +265,7 @@ def summarise_plan(
     plan: Plan,
     *,
     checks: Checks = "auto",
-    mapper: Mapper = map,
+    mapper: Mapper = careful_map,
     processes: int = 1,
     n_workers: int | None = None,
     to_make: ArrayLike | None = None,

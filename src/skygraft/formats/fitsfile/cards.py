@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +12,20 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError, VerifyWarning
 
-from skygraft.errors import OutputError
-from skygraft.formats.fitsfile.open import BLOCK, CARD, parse_card
+from skygraft.errors import CorruptFileError, OutputError
+from skygraft.formats.fitsfile.structure import BLOCK, CARD, COPY_AGAIN, parse_card
 
-__all__ = ["CardUpdates", "card_value", "checksum_cards", "datasum", "edit_cards", "header_of", "join_cards"]
+__all__ = [
+    "CardUpdates",
+    "card_value",
+    "checksum_cards",
+    "datasum",
+    "edit_cards",
+    "finite_value",
+    "header_of",
+    "join_cards",
+    "whole_value",
+]
 
 type CardUpdates = Mapping[str, tuple[Any, str] | None]
 """Keyword (long ones become HIERARCH cards) to value and comment; None removes the card."""
@@ -35,6 +46,56 @@ def card_value(header: fits.Header, key: str, default: Any = None) -> Any:
     """A header value, the default where the card is absent or has no value."""
     value = header.get(key, default)
     return default if isinstance(value, fits.card.Undefined) else value
+
+
+def finite_value(
+    header: fits.Header,
+    key: str,
+    default: float,
+    *,
+    zero: bool = True,
+    path: str | os.PathLike[str] | None = None,
+    hdu: int | None = None,
+) -> float:
+    """A number of a header, the default where the card is absent or has no value.
+
+    Raises
+    ------
+    CorruptFileError
+        If it is text or not finite, or zero where that is not allowed.
+    """
+    value = card_value(header, key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CorruptFileError(
+            f"{key} is {value!r}; a finite number is needed", path=path, hdu=hdu, key=key, fix=COPY_AGAIN
+        )
+    if not zero and value == 0:
+        raise CorruptFileError(
+            f"{key} is 0, which makes all pixels the same", path=path, hdu=hdu, key=key, fix=COPY_AGAIN
+        )
+    return float(value)
+
+
+def whole_value(
+    header: fits.Header,
+    key: str,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    hdu: int | None = None,
+) -> int | None:
+    """A whole number of a header, None where the card is absent or has no value.
+
+    Raises
+    ------
+    CorruptFileError
+        If it is anything else.
+    """
+    value = card_value(header, key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise CorruptFileError(
+            f"{key} is {value!r}; a whole number is needed", path=path, hdu=hdu, key=key, fix=COPY_AGAIN
+        )
+    return value
 
 
 def _make_cards(key: str, value: Any, comment: str, path: str | os.PathLike[str], hdu: int) -> list[bytes]:

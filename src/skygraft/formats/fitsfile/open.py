@@ -11,7 +11,6 @@ import gzip
 import io
 import mmap
 import os
-import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -25,14 +24,22 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from skygraft.errors import CorruptFileError, FormatError, SkygraftError
 from skygraft.formats.fitsfile.packed import foreign_packing, packing_of, unpack, unpacked_head
+from skygraft.formats.fitsfile.structure import BLOCK, CARD, COPY_AGAIN, read_structure
 
-__all__ = ["BLOCK", "HduSpan", "RawFits", "get_hdu", "is_fits", "map_fits", "open_fits", "parse_card", "scan_fits"]
+__all__ = [
+    "CONVERSIONS",
+    "HduSpan",
+    "RawFits",
+    "damage_named",
+    "get_hdu",
+    "is_fits",
+    "map_fits",
+    "open_fits",
+    "scan_fits",
+]
 
-BLOCK = 2880
-"""Bytes of a FITS block: headers and data are padded to it."""
-CARD = 80
-
-_COPY_AGAIN = "Copy or download the file again"
+CONVERSIONS = (KeyError, IndexError, TypeError, ValueError, OverflowError, ZeroDivisionError)
+"""What Python and numpy raise over a number, a column or a row that a file should have and does not."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +91,6 @@ def _end_card(cards: list[bytes]) -> int:
     return len(cards)
 
 
-def parse_card(card: bytes) -> tuple[str, str]:
-    """Keyword and unparsed value of one 80-byte card; the keyword of a HIERARCH card is without that word."""
-    if card[:9] == b"HIERARCH ":
-        keyword, _, value = card[9:].partition(b"=")
-        return keyword.decode("latin-1").strip().upper(), value.decode("latin-1")
-    keyword = card[:8]
-    value = card[10:] if card[8:10] == b"= " else b""
-    return keyword.decode("latin-1").strip().upper(), value.decode("latin-1")
-
-
-def _integer(value: str) -> int | None:
-    match = re.match(r"\s*([+-]?\d+)\s*(?:/.*)?$", value)
-    return int(match.group(1)) if match else None
-
-
 def scan_fits(buffer: memoryview, path: str | os.PathLike[str]) -> tuple[HduSpan, ...]:
     """Where the HDUs of a FITS file lie, having checked that the file holds all of each.
 
@@ -117,11 +109,12 @@ def scan_fits(buffer: memoryview, path: str | os.PathLike[str]) -> tuple[HduSpan
     Raises
     ------
     CorruptFileError
-        If the file is empty, no FITS file, or ends inside a header or inside data.
+        If the file is empty, no FITS file, ends inside a header or inside data, or its headers contradict themselves
+        (`read_structure`).
     """
     size = len(buffer)
     if size == 0:
-        raise CorruptFileError("the file is empty", path=path, fix=_COPY_AGAIN)
+        raise CorruptFileError("the file is empty", path=path, fix=COPY_AGAIN)
     if bytes(buffer[:9]) != b"SIMPLE  =":
         packed = foreign_packing(buffer)
         if packed is not None:
@@ -136,62 +129,25 @@ def scan_fits(buffer: memoryview, path: str | os.PathLike[str]) -> tuple[HduSpan
     while start < size:
         head = bytes(buffer[start : start + 8])
         if spans and head != b"XTENSION"[: len(head)]:
+            _refuse_lost(buffer, start, path, len(spans))
             break
-        sizes, data_start = _read_sizes(buffer, start, path, len(spans))
-        data_size = _data_size(sizes, path, len(spans))
-        if data_start + data_size > size:
-            raise CorruptFileError(
-                f"the file is truncated: the data of this HDU need {data_size} bytes from byte {data_start} on, "
-                f"the file ends at byte {size}",
-                path=path,
-                hdu=len(spans),
-                fix=_COPY_AGAIN,
-            )
+        data_start, data_size = read_structure(buffer, start, path, len(spans), first=not spans)
         end = min(data_start + -(-data_size // BLOCK) * BLOCK, size)
         spans.append(HduSpan(len(spans), start, data_start, data_size, end))
         start = end
     return tuple(spans)
 
 
-def _read_sizes(buffer: memoryview, start: int, path: str | os.PathLike[str], index: int) -> tuple[dict[str, str], int]:
-    sizes: dict[str, str] = {}
-    size = len(buffer)
-    for block_start in range(start, size, BLOCK):
-        block = bytes(buffer[block_start : block_start + BLOCK])
-        for i in range(0, len(block) - CARD + 1, CARD):
-            head = block[i : i + 8]
-            if head == b"END     ":
-                return sizes, min(block_start + BLOCK, size)
-            if head[:5] in (b"NAXIS", b"BITPI", b"PCOUN", b"GCOUN", b"GROUP"):
-                keyword, value = parse_card(block[i : i + CARD])
-                sizes.setdefault(keyword, value)
-    raise CorruptFileError(
-        f"the file is truncated: it ends at byte {size}, inside the header that starts at byte {start}",
-        path=path,
-        hdu=index,
-        fix=_COPY_AGAIN,
-    )
-
-
-def _data_size(sizes: dict[str, str], path: str | os.PathLike[str], index: int) -> int:
-    def number(key: str, default: int | None = None) -> int:
-        value = _integer(sizes[key]) if key in sizes else default
-        if value is None:
+def _refuse_lost(buffer: memoryview, start: int, path: str | os.PathLike[str], hdu: int) -> None:
+    """What follows the last HDU may be anything but further HDUs: those would be lost by a wrong size before them."""
+    for place in range(start + BLOCK, len(buffer), BLOCK):
+        if bytes(buffer[place : place + 10]) == b"XTENSION= ":
             raise CorruptFileError(
-                f"the header lacks a whole number for {key}", path=path, hdu=index, key=key, fix=_COPY_AGAIN
+                f"the next HDU should begin at byte {start}, and there is none; one begins at byte {place}",
+                path=path,
+                hdu=hdu,
+                fix=COPY_AGAIN,
             )
-        return value
-
-    naxis = number("NAXIS")
-    if naxis == 0:
-        return 0
-    axes = [number(f"NAXIS{i + 1}") for i in range(naxis)]
-    if axes[0] == 0 and sizes.get("GROUPS", "").split("/")[0].strip() == "T":
-        axes = axes[1:]
-    count = 1
-    for length in axes:
-        count *= length
-    return abs(number("BITPIX")) // 8 * number("GCOUNT", 1) * (number("PCOUNT", 0) + count)
 
 
 def is_fits(path: str | os.PathLike[str]) -> bool:
@@ -214,10 +170,17 @@ def _first_beyond(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+def damage_named(path: str | os.PathLike[str], *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn whatever astropy raises over a damaged file into an error that names the file; other errors pass.
 
     astropy parses cards when they are asked for, wherever that is, and expects that a header is whole.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    also : tuple of exception classes
+        Further ones that damage causes where the file's own bytes are parsed: `CONVERSIONS`.
     """
     try:
         yield
@@ -230,12 +193,16 @@ def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
             fix="Correct the card, such as one with NaN for a number, or remove it",
         ) from error
     except (zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise CorruptFileError(f"a compressed tile is damaged ({error})", path=path, fix=_COPY_AGAIN) from error
+        raise CorruptFileError(f"a compressed tile is damaged ({error})", path=path, fix=COPY_AGAIN) from error
+    except RecursionError as error:
+        raise CorruptFileError("its parts refer to each other in a circle", path=path, fix=COPY_AGAIN) from error
     except Exception as error:
-        if _first_beyond(error) != "astropy":
+        by_astropy = _first_beyond(error) == "astropy"
+        if not by_astropy and not isinstance(error, also):
             raise
+        what = "astropy cannot read the file" if by_astropy else "a header or a table of the file is damaged"
         reason = str(error).strip().strip('"').rstrip(".") or type(error).__name__
-        raise CorruptFileError(f"astropy cannot read the file ({reason})", path=path, fix=_COPY_AGAIN) from error
+        raise CorruptFileError(f"{what} ({reason})", path=path, fix=COPY_AGAIN) from error
 
 
 @contextlib.contextmanager

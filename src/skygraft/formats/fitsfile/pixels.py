@@ -12,7 +12,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, OutputError
-from skygraft.formats.fitsfile.cards import card_value
+from skygraft.formats.fitsfile.cards import finite_value, whole_value
 from skygraft.jit import compiled
 
 __all__ = [
@@ -114,25 +114,37 @@ class PixelScaling:
     blank: int | None = None
 
     @classmethod
-    def from_header(cls, header: fits.Header, bitpix_key: str = "BITPIX") -> PixelScaling:
-        """The scaling that a header gives."""
-        bitpix = int(header[bitpix_key])
+    def from_header(
+        cls,
+        header: fits.Header,
+        bitpix_key: str = "BITPIX",
+        *,
+        path: str | os.PathLike[str] | None = None,
+        hdu: int | None = None,
+    ) -> PixelScaling:
+        """The scaling that a header gives.
+
+        Raises
+        ------
+        CorruptFileError
+            If a card of it has no value that makes sense.
+        """
+        bitpix = whole_value(header, bitpix_key, path=path, hdu=hdu)
         if bitpix not in BITPIX_DTYPE:
             raise CorruptFileError(
                 f"{bitpix_key} is {bitpix}; it is one of {', '.join(map(str, BITPIX_DTYPE))}",
+                path=path,
+                hdu=hdu,
                 key=bitpix_key,
                 fix="Copy or download the file again",
             )
-        blank = card_value(header, "BLANK") if bitpix > 0 else None
-        if bitpix > 0 and bitpix_key == "ZBITPIX":
+        blank = None
+        if bitpix > 0:
             # cfitsio and astropy go by ZBLANK, where it is there, for compressed images of integers too.
-            blank = card_value(header, "ZBLANK", blank)
-        return cls(
-            bitpix,
-            float(card_value(header, "BSCALE", 1.0)),
-            float(card_value(header, "BZERO", 0.0)),
-            None if blank is None else int(blank),
-        )
+            for key in ("ZBLANK", "BLANK") if bitpix_key == "ZBITPIX" else ("BLANK",):
+                blank = whole_value(header, key, path=path, hdu=hdu) if blank is None else blank
+        bscale = finite_value(header, "BSCALE", 1.0, zero=False, path=path, hdu=hdu)
+        return cls(bitpix, bscale, finite_value(header, "BZERO", 0.0, path=path, hdu=hdu), blank)
 
     @property
     def dtype(self) -> np.dtype[Any]:

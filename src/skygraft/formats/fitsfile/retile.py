@@ -21,16 +21,8 @@ from skygraft.formats.fitsfile.cards import CardUpdates
 from skygraft.formats.fitsfile.pixels import differ
 from skygraft.formats.fitsfile.rice import encode_rice
 from skygraft.formats.fitsfile.shuffle import gzip_bytes, gzip_shuffled
-from skygraft.formats.fitsfile.tiles import (
-    COMPRESSED,
-    GZIPPED,
-    RAW,
-    TFORM_BYTES,
-    TFORM_DTYPE,
-    Column,
-    TiledImage,
-    as_row,
-)
+from skygraft.formats.fitsfile.tile_header import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column
+from skygraft.formats.fitsfile.tiles import TiledImage, as_row
 
 __all__ = ["rewrite_tiles"]
 
@@ -226,7 +218,7 @@ def _compress(image: TiledImage, numbers: NDArray[Any]) -> bytes | None:
     if image.algorithm in ("GZIP_1", "NOCOMPRESS"):
         raw = numbers.astype(numbers.dtype.newbyteorder(">")).tobytes()
         return raw if image.algorithm == "NOCOMPRESS" else gzip_bytes(raw)
-    if image.algorithm == "HCOMPRESS_1" and int(image.settings.get("SCALE", 0)) > 1:
+    if image.algorithm == "HCOMPRESS_1" and image.said.hcompress()["scale"] > 1:
         return None
     if image.algorithm == "PLIO_1" and (numbers.min() < 0 or numbers.max() >= 1 << 24):
         return None

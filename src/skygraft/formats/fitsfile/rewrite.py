@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from skygraft.errors import FormatError, OutputError, OutputExistsError, SkygraftError
 from skygraft.formats.fitsfile.cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
-from skygraft.formats.fitsfile.open import BLOCK, RawFits, map_fits, parse_card
+from skygraft.formats.fitsfile.open import RawFits, map_fits
 from skygraft.formats.fitsfile.packed import packing_writer
 from skygraft.formats.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, differ
 from skygraft.formats.fitsfile.retile import rewrite_tiles
+from skygraft.formats.fitsfile.structure import BLOCK, parse_card
 
 __all__ = ["atomic_output", "rewrite_fits"]
 
@@ -257,7 +258,7 @@ def _plain_image(
     path: str | os.PathLike[str],
     hdu: int,
 ) -> tuple[CardUpdates, Sequence[Part] | None]:
-    scaling = PixelScaling.from_header(header)
+    scaling = PixelScaling.from_header(header, path=path, hdu=hdu)
     if scaling.trivial and new.dtype == scaling.dtype.newbyteorder("="):
         return {}, _Swapped(new, scaling.dtype)
     stored = np.frombuffer(data, dtype=scaling.dtype).reshape(shape)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled, leading_zeros, load_word, store_word
 
-__all__ = ["decode_rice", "encode_rice"]
+__all__ = ["RiceError", "decode_rice", "encode_rice"]
 
 type Bytes = NDArray[np.uint8]
 type Counts = NDArray[np.int64]
@@ -28,6 +28,17 @@ _U64: Any = np.uint64
 """Whole numbers of both signs together are floats to numba: those that count or hold bits have none."""
 _FEW = 20
 """Zeros written at once: with a one and as many split bits as there may be, fewer than 48 bits."""
+
+
+class RiceError(ValueError):
+    """The bytes of a tile are not those of its numbers; `tile` is its place among those given."""
+
+    def __init__(self, message: str, tile: int) -> None:
+        self.tile = tile
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RiceError, (str(self), self.tile)
 
 
 def decode_rice(
@@ -55,13 +66,13 @@ def decode_rice(
 
     Raises
     ------
-    ValueError
-        If the bytes of a tile end before its numbers do; its second argument is the tile's place among those given.
+    RiceError
+        If the bytes of a tile end before its numbers do, or go on behind them: what wrote them leaves no byte over.
     """
     out = np.empty((len(counts), int(counts.max(initial=0))), dtype=np.int32)
-    bad = _decode_tiles(heap, offsets, sizes, counts, block, 8 * bytepix, out)
+    bad, unused = _decode_tiles(heap, offsets, sizes, counts, block, 8 * bytepix, out)
     if bad >= 0:
-        raise ValueError("it ends too early", int(bad))
+        raise RiceError(f"{unused} of its bytes are left over" if unused > 0 else "it ends too early", int(bad))
     return out
 
 
@@ -125,17 +136,20 @@ def _peek(data: Bytes, size: Any, at: Any) -> Any:
 @compiled
 def _decode_tiles(
     heap: Bytes, offsets: Counts, sizes: Counts, counts: Counts, block: int, bits: int, out: NDArray[np.int32]
-) -> int:
+) -> tuple[int, int]:
+    """The first tile whose bytes are not those of its numbers, and how many are left over; -1 where there is none."""
     folded = np.empty(block, np.uint64)
     for t in range(len(counts)):
-        if not _decode(heap[offsets[t] : offsets[t] + sizes[t]], counts[t], block, bits, folded, out[t]):
-            return t
+        unused = _decode(heap[offsets[t] : offsets[t] + sizes[t]], counts[t], block, bits, folded, out[t])
+        if unused != 0:
+            return t, unused
         out[t, counts[t] :] = 0
-    return -1
+    return -1, 0
 
 
 @compiled
-def _decode(data: Bytes, count: int, block: int, bits: int, folded: NDArray[np.uint64], out: NDArray[np.int32]) -> bool:
+def _decode(data: Bytes, count: int, block: int, bits: int, folded: NDArray[np.uint64], out: NDArray[np.int32]) -> Any:
+    """Decode a tile; how many of its bytes are left over, less than 0 where they are too few."""
     code_bits, whole = _sizes(bits)
     size, at = _U64(len(data)), _U64(bits)
     unused, end = np.int64(64 - bits), _U64(8) * size
@@ -155,11 +169,11 @@ def _decode(data: Bytes, count: int, block: int, bits: int, folded: NDArray[np.u
         else:
             at = _decode_unary(data, size, at, _U64(code - 1), folded[:n])
         if at > end:
-            return False
+            return -1
         for j in range(_U64(n)):
             last += np.int64(folded[j] >> _U64(1)) ^ -np.int64(folded[j] & _U64(1))
             row[j] = _wrap(last, bits)
-    return bool(at <= end)
+    return np.int64(size) - np.int64((at + _U64(7)) >> _U64(3))
 
 
 @compiled

@@ -9,9 +9,7 @@ import functools
 import itertools
 import math
 import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -22,54 +20,30 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
-from skygraft.formats.fitsfile.cards import card_value
+from skygraft.formats.fitsfile.cards import finite_value
+from skygraft.formats.fitsfile.foreign_tiles import check_plio, decode_hcompress, hcompressed_shape
 from skygraft.formats.fitsfile.pixels import PixelScaling
 from skygraft.formats.fitsfile.quantised import Quantisation
-from skygraft.formats.fitsfile.rice import decode_rice
+from skygraft.formats.fitsfile.rice import RiceError, decode_rice
 from skygraft.formats.fitsfile.shuffle import unshuffle, unshuffle_words
+from skygraft.formats.fitsfile.tile_header import (
+    COMPRESSED,
+    GZIPPED,
+    RAW,
+    TFORM_BYTES,
+    TFORM_DTYPE,
+    TileHeader,
+    tile_shape_of,
+)
 
-__all__ = [
-    "COMPRESSED",
-    "GZIPPED",
-    "RAW",
-    "TFORM_BYTES",
-    "TFORM_DTYPE",
-    "Column",
-    "TiledImage",
-    "as_row",
-    "tile_shape_of",
-    "tile_slices",
-]
+__all__ = ["TiledImage", "as_row", "tile_slices"]
 
-COMPRESSED, GZIPPED, RAW = "COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA"
-TFORM_BYTES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16}
-TFORM_DTYPE = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _CODERS_OF_INTEGERS = ("RICE_1", "HCOMPRESS_1", "PLIO_1")
+_LEAST_GZIP = 18
+"""Bytes of a gzip stream's header and end."""
 _BadDeflateError: type[Exception] = cast(Any, isal_zlib.error)
 _AT_ONCE = 1 << 17
 """Numbers of tiles that are worked on at a time: they stay in the cache from one step to the next."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: where it lies in a row, its TFORM, and what its cells hold."""
-
-    name: str
-    offset: int
-    form: str
-    element: str
-    """Letter of the elements in the heap; "" for a column that is all in the row."""
-
-    @property
-    def wide(self) -> bool:
-        """Whether descriptors have 64 bits."""
-        return "Q" in self.form.split("(")[0]
-
-
-def tile_shape_of(header: fits.Header) -> tuple[int, ...]:
-    """Shape of the tiles of a compressed image: rows, where its header does not say."""
-    width, n = int(header["ZNAXIS1"]), int(header["ZNAXIS"])
-    return tuple(int(header.get(f"ZTILE{i}", width if i == 1 else 1)) for i in range(n, 0, -1))
 
 
 def tile_slices(shape: tuple[int, ...], tile_shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
@@ -93,79 +67,73 @@ class TiledImage:
 
     def __init__(self, header: fits.Header, data: memoryview, *, path: str | os.PathLike[str], hdu: int) -> None:
         self.path, self.hdu = path, hdu
-        self.algorithm = str(header["ZCMPTYPE"]).strip().upper().replace("RICE_ONE", "RICE_1")
+        self.said = TileHeader(header, path=path, hdu=hdu)
+        self.algorithm, self.columns = self.said.algorithm, self.said.columns
         self.shape = tuple(int(header[f"ZNAXIS{i}"]) for i in range(int(header["ZNAXIS"]), 0, -1))
         self.tile_shape = tile_shape_of(header)
         self.grid = tuple(-(-n // t) for n, t in zip(self.shape, self.tile_shape, strict=True))
-        self.scaling = PixelScaling.from_header(header, "ZBITPIX")
-        self.settings = {
-            str(header[f"ZNAME{i}"]).strip().upper(): header[f"ZVAL{i}"] for i in range(1, 20) if f"ZNAME{i}" in header
-        }
-        self.columns = self._columns(header)
+        self.scaling = PixelScaling.from_header(header, "ZBITPIX", path=path, hdu=hdu)
         width, self.n_rows = int(header["NAXIS1"]), int(header["NAXIS2"])
+        if self.n_rows != math.prod(self.grid):
+            raise self.said.damaged(f"the compressed image has {self.n_rows} rows for {math.prod(self.grid)} tiles")
         self.rows = np.frombuffer(data[: width * self.n_rows], np.uint8).reshape(self.n_rows, width)
         self.heap = data[int(header.get("THEAP", width * self.n_rows)) :]
-        if self.n_rows != math.prod(self.grid) or COMPRESSED not in self.columns:
-            raise CorruptFileError(
-                f"the compressed image has {self.n_rows} rows for {math.prod(self.grid)} tiles",
-                path=path,
-                hdu=hdu,
-                fix="Copy or download the file again",
-            )
+        self._check_room()
         has_scale = "ZSCALE" in self.columns or "ZSCALE" in header
         self.unscaled = self.scaling.bitpix < 0 and not has_scale and self.algorithm in _CODERS_OF_INTEGERS
         """Whether floats are stored as the whole numbers that they happened to be: others need another way."""
         self.quantisation = self._quantisation(header) if has_scale or self.unscaled else None
 
+    def _check_room(self) -> None:
+        """Refuse an image that its bytes cannot hold, before any memory is taken for it."""
+        room = sum(
+            float(np.sum(self.said.most_pixels(name, found[:, 0] * TFORM_BYTES[self.columns[name].element])))
+            for name, found in self.descriptors.items()
+            if name in (COMPRESSED, GZIPPED, RAW)
+        )
+        if self.algorithm == "HCOMPRESS_1" and self.descriptors[COMPRESSED][0, 0] > 0:
+            self._check_hcompressed(0)
+        if math.prod(self.shape) > room:
+            raise self.said.damaged(f"an image of shape {self.shape} does not fit into {len(self.heap)} bytes")
+
+    def _check_hcompressed(self, tile: int) -> None:
+        """HCOMPRESS states the shape of a tile in its bytes; the decoder goes by that, whatever room there is."""
+        shape = tuple(n for n in self.tile_shape_of(tile) if n != 1)
+        if hcompressed_shape(self.stored_bytes(COMPRESSED, tile)) != shape:
+            raise self._damaged(tile, f"it does not begin as an HCOMPRESS tile of shape {shape}")
+
     def _quantisation(self, header: fits.Header) -> Quantisation | None:
         if self.scaling.bitpix > 0:
             return None
-        blank = card_value(header, "ZBLANK", card_value(header, "BLANK"))
-        blanks = None if blank is None else np.full(self.n_rows, int(blank))
+        blank = self.said.blank()
+        blanks = None if blank is None else np.full(self.n_rows, blank)
         if "ZBLANK" in self.columns:
             blanks = self._fixed("ZBLANK").astype(np.int64)
-        method = str(header.get("ZQUANTIZ", "NO_DITHER")).strip()
-        dither = {"SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}.get(method, 0)
-        seed = int(card_value(header, "ZDITHER0", 0)) if dither else 0
+        dither, seed = self.said.dither()
         has = {name for name in ("ZSCALE", "ZZERO") if name in self.columns or name in header}
         if len(has) == 1:
-            raise CorruptFileError(
-                f"the compressed image has {has.pop()} without ZSCALE and ZZERO both",
-                path=self.path,
-                hdu=self.hdu,
-                fix="Copy or download the file again",
-            )
+            raise self.said.damaged(f"the compressed image has {has.pop()} without ZSCALE and ZZERO both")
         scale, zero = self._per_tile("ZSCALE", header, 1.0), self._per_tile("ZZERO", header, 0.0)
+        # Of a tile that is not quantised they say nothing.
+        bad = ~(np.isfinite(scale) & (scale != 0) & np.isfinite(zero)) & (self.descriptors[COMPRESSED][:, 0] > 0)
+        if bad.any():
+            tile = int(np.argmax(bad))
+            raise self._damaged(tile, f"its ZSCALE is {scale[tile]:g}, its ZZERO {zero[tile]:g}")
         return Quantisation(scale, zero, blanks, dither, seed)
-
-    @staticmethod
-    def _columns(header: fits.Header) -> dict[str, Column]:
-        columns: dict[str, Column] = {}
-        offset = 0
-        for i in range(1, int(header["TFIELDS"]) + 1):
-            form = str(header[f"TFORM{i}"]).strip()
-            match = re.match(r"(\d*)([PQ])([A-Z])|(\d*)([A-Z])", form)
-            if match is None:
-                raise FormatError(f"TFORM{i} = {form!r} is no column format")
-            name = str(header.get(f"TTYPE{i}", "")).strip().upper()
-            if match.group(2):
-                size = int(match.group(1) or 1) * (8 if match.group(2) == "P" else 16)
-            else:
-                size = int(match.group(4) or 1) * TFORM_BYTES.get(match.group(5), 1)
-            columns[name] = Column(name, offset, form, match.group(3) or "")
-            offset += size
-        return columns
 
     def _fixed(self, name: str) -> NDArray[Any]:
         column = self.columns[name]
-        dtype = np.dtype(TFORM_DTYPE[column.form.lstrip("0123456789")[0]])
+        code = column.form.lstrip("0123456789")[0]
+        if code not in TFORM_DTYPE:
+            raise self.said.damaged(f"column {name} is {column.form!r}; a number for each tile is needed")
+        dtype = np.dtype(TFORM_DTYPE[code])
         cells = self.rows[:, column.offset : column.offset + dtype.itemsize]
         return np.ascontiguousarray(cells).view(dtype)[:, 0]
 
     def _per_tile(self, name: str, header: fits.Header, default: float) -> NDArray[np.float64]:
         if name in self.columns:
             return self._fixed(name).astype(np.float64)
-        return np.full(self.n_rows, float(card_value(header, name, default)))
+        return np.full(self.n_rows, finite_value(header, name, default, path=self.path, hdu=self.hdu))
 
     @functools.cached_property
     def descriptors(self) -> dict[str, NDArray[np.int64]]:
@@ -175,16 +143,19 @@ class TiledImage:
             if column.element:
                 dtype = np.dtype(">i8" if column.wide else ">u4")
                 cells = self.rows[:, column.offset : column.offset + 2 * dtype.itemsize]
-                found[column.name] = np.ascontiguousarray(cells).view(dtype).astype(np.int64)
+                places = np.ascontiguousarray(cells).view(dtype).astype(np.int64)
+                count, offset = places.T
+                most = (len(self.heap) - offset) // TFORM_BYTES[column.element]
+                outside = (count < 0) | ((count > 0) & ((offset < 0) | (count > most)))
+                if outside.any():
+                    raise self._damaged(int(np.argmax(outside)), "it lies outside of the data")
+                found[column.name] = places
         return found
 
     def stored_bytes(self, name: str, tile: int) -> memoryview:
         """The bytes in the heap of one cell."""
-        count, offset = self.descriptors[name][tile]
-        size = int(count) * TFORM_BYTES[self.columns[name].element]
-        if offset < 0 or offset + size > len(self.heap):
-            raise self._damaged(tile, "it lies outside of the data")
-        return self.heap[int(offset) : int(offset) + size]
+        count, offset = self.descriptors[name][tile].tolist()
+        return self.heap[offset : offset + count * TFORM_BYTES[self.columns[name].element]]
 
     def slices(self, tile: int) -> tuple[slice, ...]:
         """Where a tile lies in the image."""
@@ -212,27 +183,56 @@ class TiledImage:
         column = self.column_of(tile)
         buffer = self.stored_bytes(column, tile)
         if column == RAW:
-            return np.frombuffer(buffer, TFORM_DTYPE[self.columns[column].element])[:size].reshape(shape)
+            numbers = np.frombuffer(buffer, TFORM_DTYPE[self.columns[column].element])
+            if numbers.size != size:
+                raise self._damaged(tile, f"{numbers.size} numbers for {size} pixels")
+            return numbers.reshape(shape)
         algorithm = "GZIP_1" if column == GZIPPED else self.algorithm
+        if algorithm.startswith("GZIP") or algorithm == "NOCOMPRESS":
+            return self._from_bytes(buffer, algorithm, tile, column == COMPRESSED).reshape(shape)
+        if algorithm == "HCOMPRESS_1":
+            self._check_hcompressed(tile)
+        codec, words = self.codec(shape), np.frombuffer(buffer, self.element_dtype())
         try:
-            if algorithm.startswith("GZIP") or algorithm == "NOCOMPRESS":
-                return self._from_bytes(buffer, algorithm, size, column == COMPRESSED).reshape(shape)
-            numbers = self.codec(shape).decode(np.frombuffer(buffer, self.element_dtype()))
-        except (_BadDeflateError, ValueError, RuntimeError, CfitsioException) as error:
+            if algorithm == "HCOMPRESS_1":
+                numbers = decode_hcompress(codec, buffer, size)
+            else:
+                if algorithm == "PLIO_1":
+                    check_plio(words, size)
+                numbers = np.asarray(codec.decode(words))
+        except (ValueError, RuntimeError, OverflowError, CfitsioException) as error:
             raise self._damaged(tile, error) from error
-        return np.asarray(numbers)[:size].reshape(shape)
+        if numbers.size < size:
+            raise self._damaged(tile, f"{numbers.size} numbers for {size} pixels")
+        return numbers[:size].reshape(shape)
 
     def element_dtype(self) -> str:
         """Type of the elements that compressed data are stored as."""
         return TFORM_DTYPE[self.columns[COMPRESSED].element]
 
-    def _from_bytes(self, buffer: memoryview, algorithm: str, size: int, quantisable: bool) -> NDArray[Any]:
-        raw = bytes(buffer) if algorithm == "NOCOMPRESS" else isal_zlib.decompress(buffer, 31)
-        if not size or len(raw) % size:
-            raise ValueError(f"{len(raw)} bytes for {size} pixels")
+    def _inflate(self, buffer: memoryview, tile: int, size: int) -> bytes:
+        """Uncompress a gzipped tile to numbers of 1, 2, 4 or 8 bytes for so many pixels."""
+        # The last four bytes say how many there will be: a damaged stream may go on for a thousand times its size.
+        announced = int.from_bytes(buffer[-4:], "little") if len(buffer) > _LEAST_GZIP else 0
+        if announced not in (size, 2 * size, 4 * size, 8 * size):
+            raise self._damaged(tile, f"{announced} bytes for {size} pixels")
+        try:
+            raw: bytes = isal_zlib.decompress(buffer, 31, announced)
+        except (_BadDeflateError, ValueError, OverflowError) as error:
+            raise self._damaged(tile, error) from error
+        if len(raw) != announced:
+            raise self._damaged(tile, f"{len(raw)} bytes for {size} pixels")
+        return raw
+
+    def _from_bytes(self, buffer: memoryview, algorithm: str, tile: int, quantisable: bool) -> NDArray[Any]:
+        size = math.prod(self.tile_shape_of(tile))
+        raw = bytes(buffer) if algorithm == "NOCOMPRESS" else self._inflate(buffer, tile, size)
         itemsize = len(raw) // size
-        numbers = np.frombuffer(raw, np.uint8)
         floats = self.scaling.bitpix < 0 and (self.quantisation is None or not quantisable)
+        allowed = (4, 8) if floats else (1, 2, 4, 8)
+        if len(raw) != itemsize * size or itemsize not in allowed:
+            raise self._damaged(tile, f"{len(raw)} bytes for {size} pixels")
+        numbers = np.frombuffer(raw, np.uint8)
         if algorithm == "GZIP_2" and itemsize == 4:
             words = np.empty((1, size), np.uint32)
             unshuffle_words(numbers, words, 0, 0, 1, size)
@@ -247,16 +247,15 @@ class TiledImage:
         """What encodes and decodes one tile of a shape, where that is not done by bytes."""
         size = math.prod(shape)
         if self.algorithm == "RICE_1":
-            bytepix = int(self.settings.get("BYTEPIX", 4))
-            return _codecs.Rice1(blocksize=int(self.settings.get("BLOCKSIZE", 32)), bytepix=bytepix, tilesize=size)
+            rice = self.rice
+            return _codecs.Rice1(blocksize=rice["block"], bytepix=rice["bytepix"], tilesize=size)
         if self.algorithm == "PLIO_1":
             return _codecs.PLIO1(tilesize=size)
         flat = tuple(n for n in shape if n != 1)
         if self.algorithm == "HCOMPRESS_1" and len(flat) == 2:
-            scale, smooth = int(self.settings.get("SCALE", 0)), bool(self.settings.get("SMOOTH", 0))
-            return _codecs.HCompress1(scale=scale, smooth=smooth, bytepix=8, nx=flat[0], ny=flat[1])
+            return _codecs.HCompress1(**self.said.hcompress(), bytepix=8, nx=flat[0], ny=flat[1])
         raise FormatError(
-            f"images compressed with {self.algorithm} are not supported",
+            f"images compressed with {self.algorithm} are not supported with tiles of shape {shape}",
             path=self.path,
             hdu=self.hdu,
             fix="Compress the image with GZIP_2 or RICE_1",
@@ -310,13 +309,18 @@ class TiledImage:
                 out[where] = self.values(tile, self.stored(tile), out.dtype)
         return out
 
+    def check(self) -> None:
+        """Raise the error of the first tile whose bytes are not those of its pixels."""
+        riced = self.riced(np.arange(self.n_rows))
+        for tiles in self.portions(np.flatnonzero(riced)):
+            self.rice_numbers(tiles)
+        for tile in np.flatnonzero(~riced).tolist():
+            self.stored(tile)
+
     def _unshuffle(self, tile: int, image: NDArray[np.uint32], where: tuple[slice, ...]) -> None:
         """Uncompress a tile to where it belongs, in one pass."""
         (y0, ny), (x0, nx) = ((s.start, s.stop - s.start) for s in where)
-        try:
-            raw = isal_zlib.decompress(self.stored_bytes(COMPRESSED, tile), 31, 4 * ny * nx)
-        except _BadDeflateError as error:
-            raise self._damaged(tile, error) from error
+        raw = self._inflate(self.stored_bytes(COMPRESSED, tile), tile, ny * nx)
         if len(raw) != 4 * ny * nx:
             raise self._damaged(tile, f"{len(raw)} bytes for {ny * nx} pixels")
         unshuffle_words(np.frombuffer(raw, np.uint8), image, y0, x0, ny, nx)
@@ -365,20 +369,17 @@ class TiledImage:
     @property
     def rice(self) -> dict[str, int]:
         """Settings of the Rice coder."""
-        return {"block": int(self.settings.get("BLOCKSIZE", 32)), "bytepix": int(self.settings.get("BYTEPIX", 4))}
+        return self.said.rice()
 
     def rice_numbers(self, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The numbers of some tiles, shape (N, M), and how many each has."""
         sizes, offsets = self.descriptors[COMPRESSED][tiles].T
-        outside = (offsets < 0) | (offsets + sizes > len(self.heap))
-        if outside.any():
-            raise self._damaged(int(tiles[np.argmax(outside)]), "it lies outside of the data")
         counts = self.counts(tiles)
         heap = np.frombuffer(self.heap, np.uint8)
         try:
             numbers = decode_rice(heap, np.ascontiguousarray(offsets), np.ascontiguousarray(sizes), counts, **self.rice)
-        except ValueError as error:
-            raise self._damaged(int(tiles[error.args[1]]), error.args[0]) from error
+        except RiceError as error:
+            raise self._damaged(int(tiles[error.tile]), error) from error
         # What `gather` gives is as wide as the tiles' nominal shape.
         missing = math.prod(self.tile_shape) - numbers.shape[1]
         return (np.pad(numbers, ((0, 0), (0, missing))) if missing else numbers), counts

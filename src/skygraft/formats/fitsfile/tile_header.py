@@ -1,0 +1,186 @@
+"""What the header of a tile-compressed image says of its table: columns, settings of the coder, quantisation.
+
+Each value is checked as it is read, and named where it cannot be: a wrong one makes wrong pixels, or takes any memory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from skygraft.errors import CorruptFileError, FormatError
+from skygraft.formats.fitsfile.cards import card_value
+from skygraft.formats.fitsfile.structure import COPY_AGAIN
+
+__all__ = [
+    "COMPRESSED",
+    "GZIPPED",
+    "RAW",
+    "TFORM_BYTES",
+    "TFORM_DTYPE",
+    "Column",
+    "TileHeader",
+    "tile_shape_of",
+]
+
+COMPRESSED, GZIPPED, RAW = "COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA"
+TFORM_BYTES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16}
+TFORM_DTYPE = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+_ALGORITHMS = ("RICE_1", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS")
+_DITHERS = {"NO_DITHER": 0, "NONE": 0, "": 0, "SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}
+_MOST_BLOCK = 1024
+"""Pixels in a block of the Rice coder: 16 or 32 by the standard."""
+_SEEDS = 10000
+_SETTING = re.compile(r"(?:ZNAME|ZVAL)[1-9]\d{0,2}$")
+_ANY = 1e18
+_WORDS = (-(2**31), 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: where it lies in a row, its TFORM, and what its cells hold."""
+
+    name: str
+    offset: int
+    form: str
+    element: str
+    """Letter of the elements in the heap; "" for a column that is all in the row."""
+
+    @property
+    def wide(self) -> bool:
+        """Whether descriptors have 64 bits."""
+        return "Q" in self.form.split("(")[0]
+
+
+def tile_shape_of(header: fits.Header) -> tuple[int, ...]:
+    """Shape of the tiles of a compressed image: rows, where its header does not say."""
+    width, n = int(header["ZNAXIS1"]), int(header["ZNAXIS"])
+    # A tile may be announced larger than the image that it is all of.
+    return tuple(
+        min(int(header.get(f"ZTILE{i}", width if i == 1 else 1)), int(header[f"ZNAXIS{i}"])) for i in range(n, 0, -1)
+    )
+
+
+class TileHeader:
+    """The header of the binary table of a compressed image; see `TiledImage` for its parameters.
+
+    Raises
+    ------
+    CorruptFileError, FormatError
+        If a card lacks, or has a value that it cannot have.
+    """
+
+    def __init__(self, header: fits.Header, *, path: str | os.PathLike[str], hdu: int) -> None:
+        self.header, self.path, self.hdu = header, path, hdu
+        self.algorithm = str(header.get("ZCMPTYPE", "")).strip().upper().replace("RICE_ONE", "RICE_1")
+        if self.algorithm not in _ALGORITHMS:
+            raise FormatError(
+                f"the image is compressed with {header.get('ZCMPTYPE')!r}; known are {', '.join(_ALGORITHMS)}",
+                path=path,
+                hdu=hdu,
+                key="ZCMPTYPE",
+                fix="Compress the image with GZIP_2 or RICE_1, or copy it again",
+            )
+        self.columns = self._columns()
+        self.settings = self._settings()
+
+    def damaged(self, message: str, key: str | None = None) -> CorruptFileError:
+        """The error that says so."""
+        return CorruptFileError(message, path=self.path, hdu=self.hdu, key=key, fix=COPY_AGAIN)
+
+    def _columns(self) -> dict[str, Column]:
+        columns: dict[str, Column] = {}
+        offset = 0
+        for i in range(1, int(self.header["TFIELDS"]) + 1):
+            form = str(self.header[f"TFORM{i}"]).strip()
+            match = re.match(r"(\d*)([PQ])([A-Z])|(\d*)([A-Z])", form)
+            if match is None:
+                raise self.damaged(f"TFORM{i} is {form!r}, which is no column format", f"TFORM{i}")
+            title = self.header.get(f"TTYPE{i}", "")
+            if not isinstance(title, str) or not title.strip():
+                raise self.damaged(f"TTYPE{i} is {title!r}; the name of a column is needed", f"TTYPE{i}")
+            name = title.strip().upper()
+            if match.group(2):
+                size = int(match.group(1) or 1) * (8 if match.group(2) == "P" else 16)
+                if int(match.group(1) or 1) != 1 or match.group(3) not in TFORM_DTYPE:
+                    raise self.damaged(f"TFORM{i} is {form!r}; one array of numbers is needed", f"TFORM{i}")
+            elif match.group(5) == "X":
+                size = (int(match.group(4) or 1) + 7) // 8
+            else:
+                size = int(match.group(4) or 1) * TFORM_BYTES.get(match.group(5), 1)
+            if name in columns:
+                raise self.damaged(f"two columns are called {name!r}", f"TTYPE{i}")
+            columns[name] = Column(name, offset, form, match.group(3) or "")
+            offset += size
+        for name in (COMPRESSED, GZIPPED, RAW):
+            if name in columns and not columns[name].element:
+                raise self.damaged(f"column {name} is {columns[name].form!r}, not an array of variable length")
+        if COMPRESSED not in columns:
+            raise self.damaged(f"the compressed image has no column {COMPRESSED}; it has {', '.join(columns)}")
+        return columns
+
+    def _settings(self) -> dict[str, float]:
+        settings: dict[str, float] = {}
+        numbers = {int(key[5:] if key.startswith("ZNAME") else key[4:]) for key in self.header if _SETTING.match(key)}
+        for i in sorted(numbers):
+            name, value = self.header.get(f"ZNAME{i}"), self.header.get(f"ZVAL{i}")
+            if not isinstance(name, str) or not name.strip():
+                raise self.damaged(f"ZNAME{i} is {name!r}; the name of a setting is needed", f"ZNAME{i}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _WORDS[0] <= value <= _WORDS[1]:
+                raise self.damaged(f"{name} is {value!r}; a number is needed", f"ZVAL{i}")
+            settings[name.strip().upper()] = value
+        return settings
+
+    def _setting(self, name: str, default: int, allowed: range | tuple[int, ...]) -> int:
+        value = self.settings.get(name, default)
+        if value not in allowed:
+            told = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+            raise self.damaged(f"{name} of the {self.algorithm} coder is {value}; it can be {told}", name)
+        return int(value)
+
+    def rice(self) -> dict[str, int]:
+        """Settings of the Rice coder."""
+        block = self._setting("BLOCKSIZE", 32, range(1, _MOST_BLOCK + 1))
+        return {"block": block, "bytepix": self._setting("BYTEPIX", 4, (1, 2, 4))}
+
+    def hcompress(self) -> dict[str, int]:
+        """Settings of HCOMPRESS."""
+        return {"scale": int(self.settings.get("SCALE", 0)), "smooth": self._setting("SMOOTH", 0, (0, 1))}
+
+    def dither(self) -> tuple[int, int]:
+        """Kind of dither, 0 for none, and its seed."""
+        name = self.header.get("ZQUANTIZ", "")
+        if name not in _DITHERS:
+            raise self.damaged(f"ZQUANTIZ is {name!r}; known are {', '.join(n for n in _DITHERS if n)}", "ZQUANTIZ")
+        kind = _DITHERS[name]
+        seed = card_value(self.header, "ZDITHER0") if kind else 0
+        if kind and (isinstance(seed, bool) or not isinstance(seed, int) or not 1 <= seed <= _SEEDS):
+            raise self.damaged(f"the seed ZDITHER0 of the dither is {seed!r}; it can be 1 to {_SEEDS}", "ZDITHER0")
+        return kind, int(seed)
+
+    def blank(self) -> int | None:
+        """The number that stands for NaN where pixels are quantised, if the header gives it."""
+        for key in ("ZBLANK", "BLANK"):
+            value = card_value(self.header, key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not _WORDS[0] <= value <= _WORDS[1]:
+                raise self.damaged(f"{key} is {value!r}; a whole number of 32 bits is needed", key)
+            return value
+        return None
+
+    def most_pixels(self, name: str, sizes: Any) -> Any:
+        """The largest number of pixels that so many bytes of a column can hold, by its way of coding."""
+        algorithm = "GZIP_1" if name == GZIPPED else "NOCOMPRESS" if name == RAW else self.algorithm
+        sizes = np.asarray(sizes, dtype=np.float64)
+        if algorithm == "RICE_1":
+            rice = self.rice()
+            # A block of equal pixels is one code of as many bits.
+            return sizes * 8 / {1: 3, 2: 4, 4: 5}[rice["bytepix"]] * rice["block"]
+        # Deflate repeats up to 258 bytes for two bits; a run of PLIO is 4095 pixels in 16 bits. HCOMPRESS says a shape.
+        return sizes * {"GZIP_1": 1032, "GZIP_2": 1032, "PLIO_1": 2048, "NOCOMPRESS": 1}.get(algorithm, _ANY)
