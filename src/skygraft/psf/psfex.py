@@ -12,7 +12,7 @@ from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled
 from skygraft.psf.base import Box
 from skygraft.psf.fine import FineGrid, SubPixelBasis, lanczos_taps, whole_pixels
-from skygraft.psf.linear import LinearPSF, frozen, normalized, positions, power_terms
+from skygraft.psf.linear import LinearPSF, combine, frozen, normalized, positions, power_terms
 
 __all__ = ["PsfexConvention", "PsfexPSF"]
 
@@ -135,6 +135,10 @@ class PsfexPSF(LinearPSF):
         terms = self._terms(x, y)
         normalized(terms, self._sums)  # raises where there is no light to divide by
         return _in_single_precision(terms, self._samples, self._rows, self._columns)
+
+    def model_sums(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Sums of the kernels at N positions before any division by them, shape (N,)."""
+        return combine(self._terms(x, y), self._sums)
 
     def images(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Images of a unit source at N positions on the pixel grid itself, shape (N, ny, nx), each summing to one.

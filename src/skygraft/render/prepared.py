@@ -26,6 +26,7 @@ from skygraft.psf import (
     SinglePrecisionBasis,
     UndersamplingMeter,
     basis_between_pixels,
+    check_kernels,
     missed_by_grid,
     places_over,
 )
@@ -112,6 +113,7 @@ class PreparedPsf:
                 scale, fraction = normalisation.of_coefficients(coefficients, x, y)
         else:
             kernels = self.psf.kernels(x, y)
+            check_kernels(kernels, places=np.stack([x, y], axis=1))
             scale, fraction = normalisation(kernels, x, y)
         undersampled = self._undersampled(coefficients, kernels)
         return EvaluatedPsf(

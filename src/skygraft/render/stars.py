@@ -26,6 +26,7 @@ from skygraft.psf import (
     SinglePrecisionBasis,
     UndersamplingMeter,
     basis_between_pixels,
+    check_kernels,
     places_over,
 )
 from skygraft.psf.linear import aligned, combine_into
@@ -137,6 +138,7 @@ class StarPainter:
             scale, fraction = self._normalised(coefficients, x, y, normalisation)
         else:
             kernels = psf.kernels(x, y)
+            check_kernels(kernels, places=np.stack([x, y], axis=1))
             scale, fraction = normalisation(kernels, x, y)
         drawn = Stars(
             scale,
