@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled
-from skygraft.psf.base import Box
+from skygraft.psf.base import Box, check_kernel_shape
 from skygraft.psf.fine import FineGrid, SubPixelBasis, lanczos_taps, whole_pixels
 from skygraft.psf.linear import LinearPSF, combine, frozen, normalized, positions, power_terms
 
@@ -111,6 +112,7 @@ class PsfexPSF(LinearPSF):
         if valid_box is None and degree > 0:
             (x0, y0), (hx, hy) = numbers[:2].tolist(), ((0.5 + _EDGE) * numbers[2:4]).tolist()
             valid_box = Box(x0 - hx, x0 + hx, y0 - hy, y0 + hy)
+        check_kernel_shape((math.ceil(model.shape[1] * step), math.ceil(model.shape[2] * step)), "the PSFEx model")
         rows, columns = (_resampling(n, float(step), convention) for n in model.shape[1:])
         self._samples = np.ascontiguousarray(model, dtype=np.float32)
         self._samples.setflags(write=False)

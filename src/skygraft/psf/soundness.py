@@ -19,7 +19,7 @@ __all__ = ["check_kernels", "check_psf_soundness"]
 
 _SUM = (0.2, 5.0)
 _PSFEX_SUM = (0.7, 1.4)
-"""Of PSFEx models that are used as they are: 1.01 to 1.08 in real files, since they were fitted to stars of sum one."""
+"""Of PSFEx models in the middle of an image: 1.01 to 1.08 in real files, since they were fitted to stars of sum one."""
 _MOST_OSCILLATION = 3.0
 """Sum of the sizes of a kernel's pixels, in units of its sum."""
 _MOST_OFF_CENTRE = 0.25
@@ -106,13 +106,16 @@ def check_psf_soundness(psf: PSF, box: Box | None) -> None:
     x, y = _places(psf.valid_box, box)
     with np.errstate(all="ignore"):
         kernels = combine(psf.coefficients(x, y), psf.basis)
-    band, sums = _SUM, None
+    places, band, sums = np.stack([x, y], axis=1), _SUM, kernels.sum(axis=(1, 2))
     if isinstance(psf, PsfexPSF):
         sums = psf.model_sums(x, y)
         # Where each kernel is divided by its sum, so may be samples that sum to one, and not to one over step squared.
         area = psf.step**2
-        band = _PSFEX_SUM if psf.convention == "psfex" else (_SUM[0] * min(1.0, area), _SUM[1] * max(1.0, area))
-    check_kernels(kernels, band=band, sums=sums, places=np.stack([x, y], axis=1))
+        band = _SUM if psf.convention == "psfex" else (_SUM[0] * min(1.0, area), _SUM[1] * max(1.0, area))
+        if psf.convention == "psfex":
+            middle = slice(len(x) // 2, len(x) // 2 + 1)
+            check_kernels(kernels[middle], band=_PSFEX_SUM, sums=sums[middle], places=places[middle])
+    check_kernels(kernels, band=band, sums=sums, places=places)
 
 
 def _places(valid: Box | None, box: Box | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
