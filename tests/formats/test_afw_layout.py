@@ -85,8 +85,8 @@ def test_planes_that_are_not_what_they_say() -> None:
     ("hdu", "card"),
     [(1, "EXTTYPE"), (2, "EXTTYPE"), (3, "EXTTYPE"), (1, "CRVAL2A"), (0, "AR_HDU"), (0, "PSF_ID")],
 )
-def test_a_real_exposure_that_lost_a_card(data_folder: Path, tmp_path: Path, hdu: int, card: str) -> None:
-    source = data_folder / "afw_reference/calexp_03_polymap_pca_xy0.fits"
+def test_a_real_exposure_that_lost_a_card(data_dir: Path, tmp_path: Path, hdu: int, card: str) -> None:
+    source = data_dir / "afw_reference/calexp_03_polymap_pca_xy0.fits"
     raw = bytearray(source.read_bytes())
     with fits.open(source, disable_image_compression=True) as hdus:
         begin = hdus[hdu]._header_offset

@@ -68,7 +68,7 @@ def test_an_aperture_that_the_image_does_not_hold(radius: float) -> None:
 def test_apertures_on_large_and_small_images() -> None:
     check_radius(12.0, (12, 12), "the default")
     check_radius(900.0, (4000, 2000), "given")
-    with pytest.raises(CalibrationError, match="0.1 to 1000 are allowed"):
+    with pytest.raises(CalibrationError, match=r"0\.1 to 1000 are allowed"):
         check_radius(1001.0, (4000, 2000), "given")
     with pytest.raises(ConfigError, match="at most 1000"):
         sinc_coefficients(2147483647)

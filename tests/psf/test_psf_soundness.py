@@ -46,7 +46,7 @@ def test_sound_models_pass(convention: Any, scale: float) -> None:
     "change", [(0, 2, 3, 3e38), (1, 15, 15, 3e38), (0, 15, 15, 1e4), (0, 1, 1, 2.0), (2, 3, 3, -50.0)]
 )
 def test_one_damaged_pixel_of_a_psfex_model(convention: Any, change: tuple[int, int, int, float]) -> None:
-    with pytest.raises(PsfError, match="no image of a point source"):
+    with pytest.raises(PsfError, match="no image of a point source|cannot be normalised"):
         check_psf_soundness(psfex(change, convention=convention), BOX)
 
 
@@ -60,7 +60,7 @@ def test_a_psfex_model_sums_to_about_one(scale: float) -> None:
 def test_kernels_that_cannot_be() -> None:
     cases = {
         "not finite": np.where(GOOD.max() == GOOD, np.nan, GOOD),
-        "sums to -7e": -7e28 * GOOD,
+        "sums to -6.98": -7e28 * GOOD,
         "sums to 0, not": 0.0 * GOOD,
         "sums to 6.4, not": 6.4 * GOOD / GOOD.sum(),
         "times its sum": GOOD + 2.0 * (np.indices(GOOD.shape).sum(axis=0) % 2 - 480 / 961),
@@ -74,13 +74,13 @@ def test_kernels_that_cannot_be() -> None:
 def test_the_place_is_named() -> None:
     x = np.arange(-15.0, 16.0)
     psf = KernelBasisPSF([GOOD, np.outer(GOOD[15], x)], [[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]], valid_box=BOX)
-    with pytest.raises(PsfError, match=r"at \(.*63.5"):
+    with pytest.raises(PsfError, match=r"kernel at \(31.8, 0.0\)"):
         check_psf_soundness(psf, Box(0.0, 63.5, 0.0, 63.5))
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, np.nan, 1e30, 1e-9])
 def test_widths_that_no_psf_has(width: float) -> None:
-    with pytest.raises(ConfigError, match="0.01 to 1000"):
+    with pytest.raises(ConfigError, match=r"0\.01 to 1000"):
         GaussianPSF(width, shape=(31, 31))
 
 

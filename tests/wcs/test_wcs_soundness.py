@@ -43,8 +43,9 @@ def test_pixels_that_no_image_has(cd: list[list[float]]) -> None:
 
 def test_a_distortion_that_runs_away_before_the_corner() -> None:
     cards = {
-        "CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "CRVAL1": 150.0, "CRVAL2": 2.0, "CRPIX1": 32.5, "CRPIX2": 32.5,
-        "CD1_1": -SCALE, "CD2_2": SCALE, "A_ORDER": 2, "B_ORDER": 2, "B_0_2": 1e-6, "A_2_0": 1.0,
+        "CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "CRVAL1": 150.0, "CRVAL2": 2.0,
+        "CRPIX1": 32.5, "CRPIX2": 32.5, "CD1_1": -SCALE, "CD2_2": SCALE,
+        "A_ORDER": 2, "B_ORDER": 2, "B_0_2": 1e-6, "A_2_0": 1.0,
     }  # fmt: skip
     with pytest.raises(WcsError, match="the WCS makes pixels of"):
         check_wcs_soundness(FitsWcs(cards | {"A_2_0": -2e9}), BOX)
