@@ -140,7 +140,7 @@ def _with_trails_of_rates(
     """Give trails that have no length one: their rate times the exposure time; and which cannot have one."""
     length, given = values(table, "trail_length"), values(table, "trail_length_pix")
     bare = (sources.source_type == "Trail") & np.isnan(length) & np.isnan(given)
-    if not bare.any() or exposure_time is None:
+    if not bare.any() or exposure_time is None or not 0 < exposure_time < np.inf:
         return sources, bare
     east, north = (values(table, name) for name in ("rate_ra_cosdec", "rate_dec"))
     length = np.where(bare, np.hypot(east, north) * exposure_time / 3600, length)
