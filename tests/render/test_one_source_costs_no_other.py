@@ -170,7 +170,7 @@ def test_a_source_that_needs_more_memory_than_there_is_costs_itself_only(monkeyp
         return real(shape, *rest)
 
     monkeypatch.setattr(skygraft.render.sersic, "aligned", limited)
-    shape = {"n": [0.8, 0.8, 0.8], "half_light_radius": [0.5, 50.0, 0.5]}
+    shape = {"n": [0.8, 0.8, 0.8], "half_light_radius": [0.5, 30.0, 0.5]}
     report, image = draw(sources(["Sersic"] * 3, **shape))
     assert [bool(f & Flag.FFT_SIZE_ERROR) for f in report.flags] == [False, True, False]
     assert report.messages[1].startswith("MemoryError")
