@@ -16,6 +16,7 @@ from skygraft.psf import (
     KernelBasisPSF,
     MoffatPSF,
     PsfexPSF,
+    check_coefficients,
     check_kernels,
     check_psf_soundness,
 )
@@ -122,3 +123,29 @@ def test_a_source_whose_kernel_is_unsound_is_flagged_alone(kind: str) -> None:
     assert [bool(f & Flag.PSF_COMPUTE_ERROR) for f in made.truth["flags"]] == [False, True, True]
     assert np.isfinite(made.exposure.image).all()
     assert made.exposure.image.max() > 0
+
+
+def test_a_polynomial_that_has_run_away() -> None:
+    images = np.stack([GOOD, 0.1 * GOOD, 0.0 * GOOD])
+    psf = PsfexPSF(images, 1, (1e30, 32.0), (64.0, 64.0))
+    with pytest.raises(PsfError, match=r"sums to -1.*e\+27, not to"):
+        check_psf_soundness(psf, BOX)
+    near = PsfexPSF(images, 1, (32.0, 32.0), (64.0, 64.0))
+    y = np.array([32.0, 32.0])
+    for far, sound in ((60.0, True), (-600.0, False), (1e30, False)):
+        x = np.array([32.0, far])
+        if sound:
+            check_coefficients(near, near.coefficients(x, y), x, y)
+            continue
+        with pytest.raises(PsfError, match=r"not to 0\.2 to 5"):
+            check_coefficients(near, near.coefficients(x, y), x, y)
+
+
+def test_the_centre_of_a_stored_kernel_is_one_of_its_pixels() -> None:
+    from skygraft.formats.afw_archive import Row
+    from skygraft.formats.afw_psfs import _centred
+
+    row = {"dimensions_x": 3, "dimensions_y": 3, "image": np.ones(9), "center_x": 1, "center_y": 1}
+    assert _centred(Row(row, "a.fits", 1)).shape == (3, 3)
+    with pytest.raises(PsfError, match="pixel 1073741824, which it does not have"):
+        _centred(Row(row | {"center_x": 2**30}, "a.fits", 1))

@@ -13,7 +13,7 @@ from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
 from skygraft.psf.sampling import UndersamplingMeter, basis_between_pixels, missed_by_grid, places_over
-from skygraft.psf.soundness import check_kernels, check_psf_soundness
+from skygraft.psf.soundness import check_coefficients, check_kernels, check_psf_soundness
 from skygraft.psf.warped import Warp, WarpedPSF
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "WarpedPSF",
     "as_polynomial",
     "basis_between_pixels",
+    "check_coefficients",
     "check_kernels",
     "check_psf",
     "check_psf_soundness",

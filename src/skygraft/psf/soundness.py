@@ -15,7 +15,7 @@ from skygraft.psf.base import PSF, Box
 from skygraft.psf.linear import LinearPSF, combine
 from skygraft.psf.psfex import PsfexPSF
 
-__all__ = ["check_kernels", "check_psf_soundness"]
+__all__ = ["check_coefficients", "check_kernels", "check_psf_soundness"]
 
 _SUM = (0.2, 5.0)
 _PSFEX_SUM = (0.7, 1.4)
@@ -83,6 +83,36 @@ def check_kernels(
             )
 
 
+def check_coefficients(
+    psf: LinearPSF, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+) -> None:
+    """Refuse positions at which the kernels of a sum of images sum to what those of no PSF do.
+
+    Parameters
+    ----------
+    psf : LinearPSF
+        The model.
+    coefficients : ndarray, shape (N, B)
+        Of its basis, at the positions.
+    x, y : ndarray, shape (N,)
+        Positions, pixels.
+
+    Raises
+    ------
+    PsfError
+        If one does, or is not finite: polynomials run away outside of where they hold.
+    """
+    with np.errstate(all="ignore"):
+        sums = combine(coefficients, psf.basis.sum(axis=(1, 2)))
+    bad = ~((sums > _SUM[0]) & (sums < _SUM[1]))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise PsfError(
+            f"the PSF's kernel at ({x[i]:.1f}, {y[i]:.1f}) sums to {sums[i]:.4g}, not to {_SUM[0]:g} to {_SUM[1]:g}",
+            fix="Leave out sources outside the PSF's valid_box",
+        )
+
+
 def check_psf_soundness(psf: PSF, box: Box | None) -> None:
     """Refuse a PSF whose kernels cannot be images of a point source, at nine places over an image.
 
@@ -128,6 +158,6 @@ def _places(valid: Box | None, box: Box | None) -> tuple[NDArray[np.float64], ND
             max(box.y_min, valid.y_min), min(box.y_max, valid.y_max),
         )  # fmt: skip
         if held.x_min > held.x_max or held.y_min > held.y_max:
-            held = valid
+            held = box  # where it will be asked for, all the same
     x, y = np.meshgrid(np.linspace(held.x_min, held.x_max, 3), np.linspace(held.y_min, held.y_max, 3))
     return x.ravel(), y.ravel()

@@ -26,6 +26,7 @@ from skygraft.psf import (
     SinglePrecisionBasis,
     UndersamplingMeter,
     basis_between_pixels,
+    check_coefficients,
     check_kernels,
     missed_by_grid,
     places_over,
@@ -107,6 +108,7 @@ class PreparedPsf:
         coefficients = kernels = None
         if isinstance(self.psf, LinearPSF):
             coefficients = self.psf.coefficients(x, y)
+            check_coefficients(self.psf, coefficients, x, y)
             if points and self.between is not None and isinstance(normalisation, PointNormalisation):
                 scale, fraction = normalisation.of_points(coefficients, x, y)
             else:

@@ -26,6 +26,7 @@ from skygraft.psf import (
     SinglePrecisionBasis,
     UndersamplingMeter,
     basis_between_pixels,
+    check_coefficients,
     check_kernels,
     places_over,
 )
@@ -135,6 +136,7 @@ class StarPainter:
         coefficients = kernels = None
         if isinstance(psf, LinearPSF):
             coefficients = psf.coefficients(x, y)
+            check_coefficients(psf, coefficients, x, y)
             scale, fraction = self._normalised(coefficients, x, y, normalisation)
         else:
             kernels = psf.kernels(x, y)
