@@ -76,7 +76,12 @@ def test_pixels_that_came_in_infinite_stay_so() -> None:
 
 @pytest.mark.parametrize("seconds", [None, 0.0, -30.0, np.nan, np.inf])
 def test_a_trail_of_a_rate_without_an_exposure_time(seconds: float | None) -> None:
-    trails = catalog(source_type=["Star", "Trail", "Star"], rate_ra_cosdec=[0.0, 60.0, 0.0], rate_dec=[0.0] * 3)
+    trails = catalog(
+        source_type=["Star", "Trail", "Star"],
+        rate_ra_cosdec=[0.0, 60.0, 0.0],
+        rate_dec=[0.0] * 3,
+        epoch_mjd=[60000.0] * 3,
+    )
     exposure = make_exposure((64, 64), visit_info=VisitInfo(60000.0, seconds))
     made = inject(exposure, trails, band="r", noise=False)
     assert made.truth["flags"].tolist() == [0, int(Flag.PARAMETERS_BAD), 0]
