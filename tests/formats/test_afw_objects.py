@@ -79,13 +79,13 @@ class TestKernelPsf:
 
     def test_centre_off_the_middle_is_padded(self, archive: Callable[..., Archive]) -> None:
         image = np.zeros((4, 6))
-        image[1, 4] = 1  # the centre
-        image[0, 0] = 3
+        image[1, 4] = 3  # the centre
+        image[0, 0] = 1
         psf = build_psf(archive(kernel_psf(2), kernel(image, (4, 1))), 1)
         found = psf.kernels([0.0], [0.0])[0]
         ny, nx = found.shape
-        assert found[ny // 2, nx // 2] == 0.25
-        assert found[ny // 2 - 1, nx // 2 - 4] == 0.75
+        assert found[ny // 2, nx // 2] == 0.75
+        assert found[ny // 2 - 1, nx // 2 - 4] == 0.25
         assert found.sum() == pytest.approx(1)
 
     @pytest.mark.parametrize("function", ["Chebyshev1Function2D", "PolynomialFunction2F"])

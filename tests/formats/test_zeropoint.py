@@ -18,6 +18,7 @@ from plain_images import plain_header
 from skygraft.catalog import normalize_catalog
 from skygraft.errors import CalibrationError, ConfigError, UncalibratedImageError
 from skygraft.formats import read_exposure
+from skygraft.formats.fits_headers import Headers, read_visit_info
 
 SIZE = 60
 # As each keyword writes the AB magnitude 27 of one count, in an image of 100 s.
@@ -215,3 +216,11 @@ def test_units_to_which_no_flux_can_be_added_are_named(tmp_path: Path, unit: str
     exposure = read_exposure(make(tmp_path / "a.fits", BUNIT=unit, PIXAR_SR=2.25e-14, **pixels(0.0309)))
     assert exposure.photo_calib is None
     assert unit in str(exposure.extra["no_photo_calib"])
+
+
+@pytest.mark.parametrize("seconds", [0.0, -30.0, 1e300])
+def test_an_exposure_time_that_no_image_has_is_none(seconds):
+    headers = Headers([(0, fits.Header([("EXPTIME", seconds), ("MJD-OBS", 60000.0)]))])
+    found = read_visit_info(headers)
+    assert found.exposure_time is None
+    assert found.mjd == pytest.approx(60000.0, abs=0.001)

@@ -165,13 +165,23 @@ def test_a_source_that_needs_more_memory_than_there_is_costs_itself_only(monkeyp
     real = skygraft.render.sersic.aligned
 
     def limited(shape, *rest):
-        if np.prod(shape) > 1 << 23:
+        if np.prod(shape) > 1 << 20:
             raise MemoryError(f"{np.prod(shape)} numbers")
         return real(shape, *rest)
 
     monkeypatch.setattr(skygraft.render.sersic, "aligned", limited)
-    shape = {"n": [0.8, 0.8, 0.8], "half_light_radius": [0.5, 120.0, 0.5]}
+    shape = {"n": [0.8, 0.8, 0.8], "half_light_radius": [0.5, 30.0, 0.5]}
     report, image = draw(sources(["Sersic"] * 3, **shape))
     assert [bool(f & Flag.FFT_SIZE_ERROR) for f in report.flags] == [False, True, False]
     assert report.messages[1].startswith("MemoryError")
+    assert image.sum(dtype=float) == pytest.approx(2 * KERNEL.sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize("galaxies", ["fourier", "galsim"])
+@pytest.mark.parametrize("kind", ["Gaussian", "Trail"])
+def test_what_a_source_costs_is_bounded_by_its_image(kind, galaxies):
+    shape = {"half_light_radius": [0.5, 300.0, 0.5], "trail_length_pix": [8.0, 4000.0, 8.0], "n": [1.0] * 3}
+    report, image = draw(sources(["Star", kind, "Star"], **shape), galaxies=galaxies)
+    assert [bool(f & Flag.FFT_SIZE_ERROR) for f in report.flags] == [False, True, False]
+    assert "2048 are allowed on this image" in report.messages[1]
     assert image.sum(dtype=float) == pytest.approx(2 * KERNEL.sum(), rel=1e-3)

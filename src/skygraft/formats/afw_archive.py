@@ -343,10 +343,23 @@ class Archive:
         return [self.get(key) for key, found in sorted(self.names.items()) if found == name]
 
 
-def component_id(header: fits.Header, name: str) -> int:
-    """Number of an exposure's component in the archive (header of the primary HDU); 0 where it has none."""
-    for key in (f"ARCHIVE_ID_{name}", f"{name}_ID"):
-        value = card_value(header, key, 0)
-        if value:
-            return int(value)
-    return 0
+def component_id(header: fits.Header, name: str, path: str | os.PathLike[str] | None = None) -> int:
+    """Number of an exposure's component in the archive (header of the primary HDU); 0 where it has none.
+
+    Raises
+    ------
+    FormatError
+        If the two cards that say it differ.
+    """
+    keys = f"ARCHIVE_ID_{name}", f"{name}_ID"
+    found = {key: value for key in keys if (value := card_value(header, key)) is not None}
+    if len(set(found.values())) > 1:
+        told = " and ".join(f"{key} = {value}" for key, value in found.items())
+        raise FormatError(
+            f"two cards say which object of the archive is the {name}, and disagree: {told}",
+            path=path,
+            hdu=0,
+            key=keys[1],
+            fix="Copy or download the file again",
+        )
+    return int(next(iter(found.values()), 0))

@@ -27,6 +27,7 @@ from skygraft.psf import (
     PsfexPSF,
     Warp,
     WarpedPSF,
+    check_psf_soundness,
 )
 from skygraft.wcs import AstMapping
 
@@ -80,7 +81,10 @@ def _build(place: _Place, key: int) -> PSF:
             fix="Give a PSF (psf=, --psf, survey: calibration: psf)",
         )
     try:
-        return builder(place, found)
+        psf = builder(place, found)
+        # Those inside of others are seen by nobody else.
+        check_psf_soundness(psf, place.box)
+        return psf
     except (SkygraftError, ValueError) as error:
         if place.depth and isinstance(error, SkygraftError):
             raise  # named once, by the PSF that is made of the others
@@ -158,6 +162,8 @@ def _centred(row: Row) -> NDArray[np.float64]:
     image = np.asarray(row["image"], dtype=np.float64).reshape(ny, nx)
     pads = []
     for size, centre in ((ny, row["center_y"]), (nx, row["center_x"])):
+        if not 0 <= centre < size:
+            raise PsfError(f"the centre of a kernel of {nx} x {ny} pixels is pixel {centre}, which it does not have")
         excess = 2 * centre + 1 - size
         pads.append((max(-excess, 0), max(excess, 0)))
     return np.pad(image, pads)

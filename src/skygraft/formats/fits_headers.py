@@ -197,8 +197,12 @@ def _detector(value: Any) -> int | str:
     return str(value).strip() if whole is None else whole
 
 
+_LONGEST_EXPOSURE = 1e8
+"""Seconds, three years: of coadds, the sum of their inputs'."""
+
+
 def read_visit_info(headers: Headers, *, exposure_time: float | None = None, mjd: float | None = None) -> VisitInfo:
-    """Middle of the exposure (MJD, TAI) and exposure time (s); None where the headers do not say.
+    """Middle of the exposure (MJD, TAI) and exposure time (s); None where the headers do not say, or say what none is.
 
     The middle is that of the headers (MJD-AVG, DATE-AVG, MJD-MID, DATE-MID), or half an exposure time after the start
     (MJD-OBS, DATE-OBS), in the time system that TIMESYS names (UTC where it does not).
@@ -206,6 +210,8 @@ def read_visit_info(headers: Headers, *, exposure_time: float | None = None, mjd
     if exposure_time is None:
         card = headers.find(*EXPOSURE_TIME_KEYS)
         exposure_time = None if card is None else finite_number(card)
+    if exposure_time is not None and not 0 < exposure_time <= _LONGEST_EXPOSURE:
+        exposure_time = None
     if mjd is not None:
         return VisitInfo(float(mjd), exposure_time)
     scale = headers.find("TIMESYS")

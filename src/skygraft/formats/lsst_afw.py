@@ -27,6 +27,7 @@ from skygraft.errors import (
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
+from skygraft.formats.afw_layout import check_planes, find_planes, has_archive, read_xy0
 from skygraft.formats.afw_names import GivenCatalog, parse_name, source_catalog_of
 from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import (
@@ -64,7 +65,6 @@ from skygraft.wcs import footprint, pixel_scale, read_fits_wcs
 
 __all__ = ["AfwOptions", "LsstAfwFormat"]
 
-_PLANES = ("IMAGE", "MASK", "VARIANCE")
 _SIDE_CLASSES = {
     "FILTER": "FilterLabel",
     "DETECTOR": "Detector",
@@ -115,16 +115,17 @@ class _Opened:
     primary: fits.Header
     hdus: dict[str, int]
     archive: Archive | None
+    headers: dict[str, fits.Header]
 
     @property
     def path(self) -> Path:
         return self.raw.path
 
     def header(self, plane: str = "IMAGE") -> fits.Header:
-        return header_of(self.raw.header_cards(self.hdus[plane]))
+        return self.headers[plane]
 
     def component(self, name: str) -> tuple[Archive, int] | None:
-        key = component_id(self.primary, name)
+        key = component_id(self.primary, name, self.path)
         return None if self.archive is None or not key else (self.archive, key)
 
     def side_component(self, name: str) -> tuple[Archive, int] | None:
@@ -157,7 +158,7 @@ def _mapped(path: StrPath) -> Iterator[RawFits]:
 @contextlib.contextmanager
 def _open(path: StrPath) -> Iterator[_Opened]:
     with _mapped(path) as raw:
-        hdus = _find_planes(raw)
+        hdus = find_planes(raw)
         if hdus is None:
             raise FormatError(
                 "this is no afw exposure: it has no HDU with EXTTYPE or EXTNAME = IMAGE followed by one with MASK",
@@ -165,19 +166,18 @@ def _open(path: StrPath) -> Iterator[_Opened]:
                 fix="Name the format that it is in (format=)",
             )
         primary = header_of(raw.header_cards(0))
+        headers = {name: header_of(raw.header_cards(hdu)) for name, hdu in hdus.items()}
+        check_planes(headers, hdus, has_archive(primary), raw.path)
         index = card_value(primary, "AR_HDU")
-        yield _Opened(raw, primary, hdus, None if index is None else Archive(raw, int(index) - 1))
-
-
-def _find_planes(raw: RawFits) -> dict[str, int] | None:
-    """HDU numbers of the planes; None where the file is not laid out as afw does."""
-    hdus: dict[str, int] = {}
-    for span in raw.spans[1:4]:
-        header = header_of(raw.header_cards(span.index))
-        kind = str(card_value(header, "EXTTYPE", "")).strip()
-        if kind in _PLANES and (header.get("XTENSION") == "IMAGE" or card_value(header, "ZIMAGE", False)):
-            hdus.setdefault(kind, span.index)
-    return hdus if {"IMAGE", "MASK"} <= hdus.keys() else None
+        if index is None and has_archive(primary):
+            raise FormatError(
+                "the file says what is in its archive, and not which HDU that is",
+                path=path,
+                hdu=0,
+                key="AR_HDU",
+                fix="Copy or download the file again",
+            )
+        yield _Opened(raw, primary, hdus, None if index is None else Archive(raw, int(index) - 1), headers)
 
 
 def _planes(opened: _Opened) -> list[Plane]:
@@ -213,11 +213,10 @@ def _shape(opened: _Opened, plane: str = "IMAGE") -> tuple[int, int]:
     return ny, nx
 
 
-def _xy0(header: fits.Header) -> tuple[int, int]:
-    """Parent coordinates of the first pixel: the pixel WCS "A", or, where there is none, LTV."""
-    if card_value(header, "CRPIX1A") == 1 and card_value(header, "CRPIX2A") == 1:
-        return round(card_value(header, "CRVAL1A", 0)), round(card_value(header, "CRVAL2A", 0))
-    return -round(card_value(header, "LTV1", 0)), -round(card_value(header, "LTV2", 0))
+def _xy0(opened: _Opened) -> tuple[int, int]:
+    """Parent coordinates of the first pixel."""
+    headers = {name: opened.header(name) for name in opened.hdus}
+    return read_xy0(headers, opened.hdus, has_archive(opened.primary), opened.path)
 
 
 def _wcs(opened: _Opened, xy0: tuple[int, int]) -> BaseLowLevelWCS:
@@ -367,7 +366,7 @@ def _gain(
 def _calibration(
     opened: _Opened, catalog: Path | None, instrument: str | None, *, allow_pickle: bool
 ) -> ImageCalibration:
-    (ny, nx), (x0, y0) = shape, xy0 = _shape(opened), _xy0(opened.header())
+    (ny, nx), (x0, y0) = shape, xy0 = _shape(opened), _xy0(opened)
     unit = _unit(opened)
     candidates = _candidates(opened, catalog, instrument)
     photo_calib, uncalibrated = _photo_calib(opened, unit, candidates)
@@ -416,7 +415,7 @@ class LsstAfwFormat(Format):
             If the file is missing, empty or damaged.
         """
         with _mapped(path) as raw:
-            return _find_planes(raw) is not None
+            return find_planes(raw) is not None
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Where the image lies on the sky, from headers and archive; see `Format.footprint`."""
@@ -425,7 +424,7 @@ class LsstAfwFormat(Format):
         files = tuple(os.fspath(p) for p in (image, catalog) if p is not None)
         with _open(path) as opened:
             ny, nx = shape = _shape(opened)
-            x0, y0 = xy0 = _xy0(opened.header())
+            x0, y0 = xy0 = _xy0(opened)
             wcs = _wcs(opened, xy0)
             corners = footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
             x, y = x0 + (nx - 1) / 2, y0 + (ny - 1) / 2

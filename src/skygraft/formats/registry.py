@@ -19,9 +19,9 @@ from skygraft.errors import (
     CorruptFileError,
     MissingWcsError,
     OutputError,
+    PsfError,
     UncalibratedImageError,
     UnknownFormatError,
-    WcsError,
 )
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import (
@@ -43,12 +43,15 @@ from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, 
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,
+    check_calibration_soundness,
+    check_radius,
     parse_radius,
     parse_unit,
     resolve_reference,
     summed_unit,
 )
-from skygraft.wcs import has_wcs, pixel_scale
+from skygraft.psf import Box, check_psf_soundness
+from skygraft.wcs import check_pixel_scale, check_wcs_soundness, has_wcs, pixel_scale
 
 __all__ = [
     "format_names",
@@ -200,7 +203,9 @@ def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> Im
     UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
     """
     with damage_named(path):
-        return _format_for(path, format).footprint(path, **options)
+        found = _format_for(path, format).footprint(path, **options)
+    check_pixel_scale(found.pixel_scale, path)
+    return found
 
 
 def read_exposure(
@@ -329,11 +334,9 @@ def _complete(
 ) -> ImageCalibration:
     """What the image says, with what the caller gives instead, and its reference chosen."""
     (ny, nx), (x0, y0) = found.shape, found.xy0
-    scale = float(np.ravel(pixel_scale(found.wcs, x0 - 0.5 + nx / 2, y0 - 0.5 + ny / 2))[0])
-    if not 0 < scale < float("inf"):
-        raise WcsError(
-            f"the WCS makes pixels of {scale:g} arcsec at the middle of the image", path=path, fix="Correct its cards"
-        )
+    box = Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)
+    check_wcs_soundness(found.wcs, box, path)
+    scale = float(np.ravel(pixel_scale(found.wcs, *box.center))[0])
     changes: dict[str, Any] = {}
     if psf is not None:
         changes |= {"psf": make_psf(psf, scale), "no_psf": None}
@@ -360,6 +363,26 @@ def _complete(
             changes["no_photo_calib"] = None
             if gain is None and found.gain is not None and (doubt := _other_unit(photo_calib, calib, found)):
                 changes |= {"gain": None, "gain_origin": "", "no_gain": doubt}
+    return _sound(dataclasses.replace(found, **changes), box, path)
+
+
+def _sound(found: ImageCalibration, box: Box, path: StrPath) -> ImageCalibration:
+    """The calibration without what no source can be drawn with; the reasons are in its place."""
+    changes: dict[str, Any] = {}
+    calib = found.photo_calib
+    if calib is not None:
+        if calib.aperture is not None:
+            check_radius(calib.aperture.radius_pixels, found.shape, calib.reference_origin or "given", path)
+        try:
+            check_calibration_soundness(calib, (box.x_min, box.x_max, box.y_min, box.y_max), path)
+        except UncalibratedImageError as error:
+            changes |= {"photo_calib": None, "no_photo_calib": error, "candidates": calib.candidates}
+    if found.psf is not None:
+        try:
+            check_psf_soundness(found.psf, box)
+        except PsfError as error:
+            reason = PsfError(error.message, path=path, fix=error.fix)
+            changes |= {"psf": None, "no_psf": reason}
     return dataclasses.replace(found, **changes)
 
 

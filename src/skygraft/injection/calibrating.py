@@ -15,18 +15,21 @@ from skygraft.photometry import (
     CalibrationAperture,
     CalibrationReference,
     PhotoCalib,
+    check_calibration_soundness,
+    check_radius,
     kernel_holds_aperture,
     kernel_scale,
     parse_radius,
 )
 from skygraft.photometry.phases import PER_PIXEL, PhaseScale
-from skygraft.psf import PSF, LinearPSF, basis_between_pixels
+from skygraft.psf import PSF, LinearPSF, basis_between_pixels, check_psf_soundness
 from skygraft.render import RenderReport, Sources
-from skygraft.wcs import pixel_scale
+from skygraft.wcs import check_wcs_soundness, pixel_scale
 
 __all__ = [
     "ImageNormalisation",
     "aperture_radius",
+    "check_soundness",
     "flag_small_kernel",
     "image_gain",
     "image_photo_calib",
@@ -59,6 +62,26 @@ def image_photo_calib(exposure: Exposure) -> PhotoCalib:
             fix="Calibrate it, or give its zeropoint (photo_calib=, --zeropoint, survey: calibration: zeropoint)",
         )
     return exposure.photo_calib
+
+
+def check_soundness(
+    exposure: Exposure, photo_calib: PhotoCalib, reference: CalibrationReference | None, radius: float | None
+) -> None:
+    """Refuse an image whose WCS, calibration, aperture or PSF cannot be: also one that was not read from a file.
+
+    Raises
+    ------
+    WcsError, CalibrationError, PsfError
+    """
+    box, path = exposure.box, exposure.path
+    check_wcs_soundness(exposure.wcs, box, path)
+    check_calibration_soundness(photo_calib, (box.x_min, box.x_max, box.y_min, box.y_max), path)
+    if radius is not None:
+        check_radius(radius, exposure.shape, "aperture=", path)
+    elif isinstance(reference, CalibrationAperture):
+        check_radius(reference.radius_pixels, exposure.shape, photo_calib.reference_origin or "given", path)
+    if exposure.psf is not None:
+        check_psf_soundness(exposure.psf, box)
 
 
 def require_psf(exposure: Exposure, sources: Sources) -> None:

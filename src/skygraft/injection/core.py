@@ -7,22 +7,24 @@ what the image's calibration is the flux of, draw, add with photon noise, mark t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
+import xarray as xr
 from astropy.table import QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
 from skygraft.catalog.flags import has_flag
 from skygraft.display import Rows, html_table, text_table
-from skygraft.errors import ConfigError
+from skygraft.errors import ConfigError, InjectionError
 from skygraft.exposure import Exposure
 from skygraft.injection.calibrating import (
     ImageNormalisation,
     aperture_radius,
+    check_soundness,
     flag_small_kernel,
     image_gain,
     image_photo_calib,
@@ -30,10 +32,10 @@ from skygraft.injection.calibrating import (
 )
 from skygraft.injection.marking import mark, new_planes
 from skygraft.injection.options import InjectionOptions
-from skygraft.injection.placing import canonical, place
+from skygraft.injection.placing import LARGEST_FLUX, canonical, place, subset
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
-from skygraft.render import Canvas, RenderReport, render
+from skygraft.render import Canvas, RenderReport, Sources, render
 from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
@@ -169,21 +171,11 @@ def inject(
     truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)
     radius = aperture_radius(exposure, opts)
+    check_soundness(exposure, photo_calib, reference if opts.flux_mode == "calibrated" else None, radius)
     normalisation = ImageNormalisation(exposure, opts, reference, radius)
     gain = image_gain(exposure, opts) if opts.noise and len(sources) else None
 
-    canvas = Canvas.empty(exposure.shape, exposure.xy0)
-    report = render(
-        sources,
-        exposure.psf,
-        canvas,
-        exposure.box,
-        normalisation,
-        flux_tolerance=opts.flux_tolerance,
-        stars=opts.stars,
-        galaxies=opts.galaxies,
-        progress=progress,
-    )
+    canvas, report = _draw(exposure, sources, normalisation, opts, progress)
     _forget_what_did_not_land(truth, placed.rows, report)
     # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=opts.mark_injected)
@@ -201,6 +193,7 @@ def inject(
         out=canvas.model,
         variance_out=None if variance is None else planes["variance"].values,
     )
+    _check_planes(exposure, planes, report, gain)
     flag_small_kernel(exposure, reference if opts.flux_mode == "calibrated" else None, radius, report)
     _report_into(truth, placed.rows, report, exposure)
     messages = [
@@ -209,6 +202,67 @@ def inject(
     ]
     summary = _summary(name, opts, photo_calib, reference, gain, truth, report, messages, band)
     return Injection(exposure.replace(planes=planes), truth, summary)
+
+
+def _draw(
+    exposure: Exposure,
+    sources: Sources,
+    normalisation: ImageNormalisation,
+    options: InjectionOptions,
+    progress: Callable[[int], None] | None,
+) -> tuple[Canvas, RenderReport]:
+    """Draw sources on a canvas. Those that would leave pixels that are not finite are flagged, and not on it."""
+    drawn = np.ones(len(sources), dtype=np.bool_)
+    while True:
+        canvas, rows = Canvas.empty(exposure.shape, exposure.xy0), np.flatnonzero(drawn)
+        report = render(
+            sources if drawn.all() else subset(sources, drawn),
+            exposure.psf,
+            canvas,
+            exposure.box,
+            normalisation,
+            flux_tolerance=options.flux_tolerance,
+            stars=options.stars,
+            galaxies=options.galaxies,
+            progress=progress,
+        )
+        # What a source adds to the image is not finite in sum if it is not in any of its pixels.
+        bad = ~np.isfinite(report.flux_deposited)
+        if not bad.any():
+            break
+        drawn[rows[bad]], progress = False, None
+    if drawn.all():
+        return canvas, report
+    whole = RenderReport.empty(len(sources))
+    for array in fields(RenderReport):
+        if array.name != "messages":
+            getattr(whole, array.name)[rows] = getattr(report, array.name)
+    whole.messages.update({int(rows[i]): text for i, text in report.messages.items()})
+    whole.flags[~drawn] |= int(Flag.MAG_BAD)
+    whole.messages.update(dict.fromkeys(np.flatnonzero(~drawn).tolist(), "its pixels would not be finite"))
+    return canvas, whole
+
+
+def _check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, gain: Gain | None) -> None:
+    """Make sure that no pixel that was finite is not so any more; looked at only where the flux is such that it may.
+
+    Raises
+    ------
+    InjectionError
+        If one is.
+    """
+    most = float(np.abs(report.flux_deposited).sum())
+    if most < LARGEST_FLUX and (gain is None or most / float(np.min(gain.value)) < LARGEST_FLUX):
+        return
+    for name in ("image", "variance"):
+        if name in planes:
+            lost = np.isfinite(exposure.planes[name].values) & ~np.isfinite(planes[name].values)
+            if lost.any():
+                raise InjectionError(
+                    f"{np.count_nonzero(lost)} pixels of the {name} plane would not be finite",
+                    path=exposure.path,
+                    fix="Check the brightest sources of the catalogue, the zeropoint and the gain",
+                )
 
 
 def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> None:

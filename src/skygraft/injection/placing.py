@@ -18,11 +18,11 @@ from skygraft.exposure import Exposure
 from skygraft.injection.reach import reach_of
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
-from skygraft.wcs import local_jacobian
+from skygraft.wcs import local_jacobian, usable_jacobians
 
-__all__ = ["Placed", "canonical", "place"]
+__all__ = ["LARGEST_FLUX", "Placed", "canonical", "place", "subset"]
 
-_LARGEST_FLUX = 1e30
+LARGEST_FLUX = 1e30
 """Image units, in size; sums and squares of what is near the largest float32 (3e38) are not finite."""
 _EDGE = 1e-6
 """Pixels: the rounding of a WCS, there and back."""
@@ -88,7 +88,7 @@ def place(
     if rows.size:
         inst_flux[rows] = photo_calib.inst_flux(mag[rows], x[rows], y[rows])
         # The planes are float32: a flux near their largest number would leave infinities behind.
-        flags[rows[~(np.abs(inst_flux[rows]) < _LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
+        flags[rows[~(np.abs(inst_flux[rows]) < LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
     inst_flux[rows] *= _magnitude_lengths(table)[rows]
     # Also those that cannot be drawn have a place, and belong to the images that they would be seen on.
     rows = np.flatnonzero(~has_flag(flags, Flag.NO_OVERLAP))
@@ -103,8 +103,8 @@ def place(
     )
     sources, endless = _with_trails_of_rates(sources, table[rows], exposure.visit_info.exposure_time)
     flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
-    # The shape of what is not a point needs the WCS around it too.
-    shapeless = ~np.isfinite(sources.jacobian).all(axis=(1, 2)) & (sources.source_type != "Star")
+    # The shape of what is not a point needs the WCS around it too, where distortions may run away.
+    shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
     messages = _judge(exposure, sources, photo_calib, flux_tolerance, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
@@ -131,7 +131,7 @@ def place(
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
     if endless.any():
         messages += (f"{np.count_nonzero(endless)} trails are given by rates, and the image has no exposure time",)
-    return Placed(truth, _subset(sources, drawn), rows[drawn], messages)
+    return Placed(truth, subset(sources, drawn), rows[drawn], messages)
 
 
 def _with_trails_of_rates(
@@ -140,7 +140,7 @@ def _with_trails_of_rates(
     """Give trails that have no length one: their rate times the exposure time; and which cannot have one."""
     length, given = values(table, "trail_length"), values(table, "trail_length_pix")
     bare = (sources.source_type == "Trail") & np.isnan(length) & np.isnan(given)
-    if not bare.any() or exposure_time is None:
+    if not bare.any() or exposure_time is None or not 0 < exposure_time < np.inf:
         return sources, bare
     east, north = (values(table, name) for name in ("rate_ra_cosdec", "rate_dec"))
     length = np.where(bare, np.hypot(east, north) * exposure_time / 3600, length)
@@ -181,6 +181,7 @@ def _magnitude_lengths(table: QTable) -> NDArray[np.float64]:
     return np.where(per_pixel, length, 1.0)
 
 
-def _subset(sources: Sources, keep: NDArray[np.bool_]) -> Sources:
+def subset(sources: Sources, keep: NDArray[np.bool_]) -> Sources:
+    """Those of the sources that are to be kept."""
     arrays = {f.name: getattr(sources, f.name)[keep] for f in dataclasses.fields(Sources) if f.name != "shape"}
     return Sources(**arrays, shape={name: column[keep] for name, column in sources.shape.items()})

@@ -58,6 +58,7 @@ from skygraft.photometry.resolve import (
     require_reference,
     resolve_reference,
 )
+from skygraft.photometry.soundness import check_calibration_soundness, check_radius
 from skygraft.photometry.units import (
     AB_REFERENCE_FLUX_NJY,
     NJY_PER_NANOMAGGY,
@@ -97,6 +98,8 @@ __all__ = [
     "aperture_flux",
     "aperture_weights",
     "canonical_unit",
+    "check_calibration_soundness",
+    "check_radius",
     "config_candidates",
     "default_candidate",
     "describe_reference",

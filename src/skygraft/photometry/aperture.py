@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import ConfigError, PsfError
 
 __all__ = [
+    "LARGEST_RADIUS",
     "ApertureMethod",
     "aperture_flux",
     "aperture_weights",
@@ -30,6 +31,9 @@ __all__ = [
 
 type ApertureMethod = Literal["sinc", "exact"]
 
+LARGEST_RADIUS = 1000.0
+"""Pixels. The coefficients of a sinc aperture take 64 bytes per square of it, and four times that to be made."""
+
 _LEAST_HALF_WIDTH_LOG2 = 5
 _ROOM = 3
 # Weights that are held in memory at once: few enough for a processor's cache.
@@ -37,9 +41,10 @@ _CHUNK_ELEMENTS = 1 << 17
 
 
 def _check(radius: float, method: str) -> float:
-    if isinstance(radius, bool) or not 0 < radius < math.inf:
+    if isinstance(radius, bool) or not 0 < radius <= LARGEST_RADIUS:
         raise ConfigError(
-            f"the aperture radius is {radius!r}; a positive, finite number of pixels is needed", key="radius"
+            f"the aperture radius is {radius!r}; a positive number of pixels, at most {LARGEST_RADIUS:g}, is needed",
+            key="radius",
         )
     if method not in get_args(ApertureMethod.__value__):
         raise ConfigError(f"the aperture method is {method!r}; allowed: 'sinc', 'exact'", key="method")

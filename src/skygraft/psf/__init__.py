@@ -13,6 +13,7 @@ from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
 from skygraft.psf.sampling import UndersamplingMeter, basis_between_pixels, missed_by_grid, places_over
+from skygraft.psf.soundness import check_coefficients, check_kernels, check_psf_soundness
 from skygraft.psf.warped import Warp, WarpedPSF
 
 __all__ = [
@@ -38,7 +39,10 @@ __all__ = [
     "WarpedPSF",
     "as_polynomial",
     "basis_between_pixels",
+    "check_coefficients",
+    "check_kernels",
     "check_psf",
+    "check_psf_soundness",
     "defined_position",
     "kernel_fwhm",
     "missed_by_grid",

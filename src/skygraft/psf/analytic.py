@@ -20,13 +20,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError
+from skygraft.psf.base import LARGEST_KERNEL
 from skygraft.psf.fine import SubPixelBasis, whole_pixels
 from skygraft.psf.kernel import FixedKernelPSF
 
 __all__ = ["DoubleGaussianPSF", "GaussianPSF", "MoffatPSF"]
 
 _SIGMA_TO_FWHM = 2 * np.sqrt(2 * np.log(2))
-_MAX_SIZE = 4001
+_WIDTHS = (0.01, 1000.0)
+"""Pixels."""
 
 
 class _Formula(Protocol):
@@ -237,8 +239,10 @@ class MoffatPSF(_AnalyticPSF):
 
 
 def _positive(value: float | None, name: str) -> float:
-    if value is None or not 0 < value < np.inf:
-        raise ConfigError(f"{name} is {value!r}; it must be a positive, finite number of pixels", key=name)
+    if value is None or not _WIDTHS[0] <= value <= _WIDTHS[1]:
+        raise ConfigError(
+            f"{name} is {value!r}; it must be a positive number of pixels, {_WIDTHS[0]:g} to {_WIDTHS[1]:g}", key=name
+        )
     return float(value)
 
 
@@ -248,9 +252,9 @@ def _shape(shape: tuple[int, int] | None, reach: float) -> tuple[int, int]:
         n = 2 * int(np.ceil(reach - 0.5)) + 1
         shape = (n, n)
     ny, nx = (int(n) for n in shape)
-    if ny < 1 or nx < 1 or not (ny % 2 and nx % 2) or max(ny, nx) > _MAX_SIZE:
+    if ny < 1 or nx < 1 or not (ny % 2 and nx % 2) or max(ny, nx) > LARGEST_KERNEL:
         raise ConfigError(
-            f"a kernel of {ny} x {nx} pixels; rows and columns must be odd and at most {_MAX_SIZE}", key="shape"
+            f"a kernel of {ny} x {nx} pixels; rows and columns must be odd and at most {LARGEST_KERNEL}", key="shape"
         )
     return ny, nx
 

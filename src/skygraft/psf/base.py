@@ -11,7 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PSF", "Box", "defined_position"]
+from skygraft.errors import PsfError
+
+__all__ = ["LARGEST_KERNEL", "PSF", "Box", "check_kernel_shape", "defined_position"]
+
+LARGEST_KERNEL = 1501
+"""Longest side of a kernel, pixels."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,22 @@ class PSF(abc.ABC):
 
     def __repr__(self) -> str:
         return f"<{self.description}>"
+
+
+def check_kernel_shape(shape: tuple[int, int], what: str) -> None:
+    """Refuse kernels that are larger than those of any PSF, before memory is asked for.
+
+    Raises
+    ------
+    PsfError
+        If a side is longer than `LARGEST_KERNEL`.
+    """
+    ny, nx = shape
+    if not (0 < ny <= LARGEST_KERNEL and 0 < nx <= LARGEST_KERNEL):
+        raise PsfError(
+            f"{what} would have kernels of {nx} x {ny} pixels; at most {LARGEST_KERNEL} are allowed along a side",
+            fix="Give another PSF for this image",
+        )
 
 
 def defined_position(psf: PSF, box: Box) -> tuple[float, float] | None:

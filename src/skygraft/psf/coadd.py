@@ -10,7 +10,7 @@ from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
-from skygraft.psf.base import PSF, Box
+from skygraft.psf.base import PSF, Box, check_kernel_shape
 from skygraft.psf.linear import positions
 from skygraft.psf.warped import FloatArray, Warp, affine, neighbours, warped_kernels, warped_shape
 
@@ -110,6 +110,7 @@ class CoaddPSF(PSF):
         self._inputs, self._wcs, self._warp, self._box = tuple(inputs), wcs, warp, box
         self._valid_box, self._average_position = box, average_position
         self._shape = self._largest_shape()
+        check_kernel_shape(self._shape, "the coadd's PSF")
 
     def _largest_shape(self) -> tuple[int, int]:
         """Rows and columns that hold every input's kernels, looked up at places all over the coadd."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled
-from skygraft.psf.base import Box
+from skygraft.psf.base import Box, check_kernel_shape
 from skygraft.psf.fine import FineGrid, SubPixelBasis, lanczos_taps, whole_pixels
-from skygraft.psf.linear import LinearPSF, frozen, normalized, positions, power_terms
+from skygraft.psf.linear import LinearPSF, combine, frozen, normalized, positions, power_terms
 
 __all__ = ["PsfexConvention", "PsfexPSF"]
 
@@ -111,6 +112,7 @@ class PsfexPSF(LinearPSF):
         if valid_box is None and degree > 0:
             (x0, y0), (hx, hy) = numbers[:2].tolist(), ((0.5 + _EDGE) * numbers[2:4]).tolist()
             valid_box = Box(x0 - hx, x0 + hx, y0 - hy, y0 + hy)
+        check_kernel_shape((math.ceil(model.shape[1] * step), math.ceil(model.shape[2] * step)), "the PSFEx model")
         rows, columns = (_resampling(n, float(step), convention) for n in model.shape[1:])
         self._samples = np.ascontiguousarray(model, dtype=np.float32)
         self._samples.setflags(write=False)
@@ -135,6 +137,10 @@ class PsfexPSF(LinearPSF):
         terms = self._terms(x, y)
         normalized(terms, self._sums)  # raises where there is no light to divide by
         return _in_single_precision(terms, self._samples, self._rows, self._columns)
+
+    def model_sums(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Sums of the kernels at N positions before any division by them, shape (N,)."""
+        return combine(self._terms(x, y), self._sums)
 
     def images(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Images of a unit source at N positions on the pixel grid itself, shape (N, ny, nx), each summing to one.

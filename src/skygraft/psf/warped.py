@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled
-from skygraft.psf.base import PSF, Box
+from skygraft.psf.base import PSF, Box, check_kernel_shape
 from skygraft.psf.linear import positions
 from skygraft.psf.subpixel import lanczos_taps, pixel_images
 
@@ -252,6 +252,7 @@ class WarpedPSF(PSF):
         if not np.isfinite(matrices).all():
             raise PsfError(f"the mapping of the warped PSF gives nothing at {at}")
         self._shape = warped_shape(psf.shape, matrices)
+        check_kernel_shape(self._shape, "the warped PSF")
 
     @property
     def shape(self) -> tuple[int, int]:

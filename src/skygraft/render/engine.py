@@ -16,6 +16,7 @@ from skygraft.render.components import Components, are_nearly_flat, are_profiles
 from skygraft.render.galsim_engine import LEAST_GALSIM_RATIO, draw_extended
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
+from skygraft.render.profiles import largest_transform
 from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
 from skygraft.render.stars import StarPainter, Stars
@@ -238,7 +239,7 @@ def _draw_components(
                     rows, found.part(np.flatnonzero(np.isin(owner, part))), psf, painter, flux_tolerance, report
                 )
             return
-        report.flags[rows[sources]] |= Flag.FFT_SIZE_ERROR if isinstance(error, MemoryError) else Flag.PARAMETERS_BAD
+        report.flags[rows[sources]] |= _flag_of(error)
         report.messages[int(rows[sources[0]])] = _reason(error)
         return
     mine = rows[owner]
@@ -289,7 +290,8 @@ def _draw_one(
     report: RenderReport,
 ) -> None:
     try:
-        stamp = draw_extended(sources, row, kernel, flux_tolerance, step)
+        most = largest_transform(canvas.model.shape)
+        stamp = draw_extended(sources, row, kernel, flux_tolerance, step, largest=most)
     except Exception as error:  # one source must not cost the image its others
         report.flags[row] |= _flag_of(error)
         report.messages[row] = _reason(error)

@@ -100,7 +100,13 @@ def _sersic_reach(n: float, radius: float, q: float, tolerance: float, trunc: fl
 
 
 def draw_extended(
-    sources: Sources, i: int, kernel: NDArray[np.float64] | None, flux_tolerance: float, step: float = 1.0
+    sources: Sources,
+    i: int,
+    kernel: NDArray[np.float64] | None,
+    flux_tolerance: float,
+    step: float = 1.0,
+    *,
+    largest: int = MAX_STAMP,
 ) -> DrawnStamp:
     """Draw source `i`.
 
@@ -116,6 +122,8 @@ def draw_extended(
         Part of the flux that the stamp may leave out.
     step : float, optional
         Pixels from one place of the kernel to the next, of one that is given on a grid finer than pixels.
+    largest : int, optional
+        Longest side that the stamp may have, pixels, where it is not cut at `MAX_STAMP` or the source's draw_size.
 
     Returns
     -------
@@ -124,7 +132,7 @@ def draw_extended(
     Raises
     ------
     InjectionError
-        If the profile cannot be built or transformed.
+        If the profile cannot be built or transformed, or its pixels are not finite.
     """
     x, y = float(sources.x[i]), float(sources.y[i])
     convolve = kernel is not None and sources.text("stamp_psf", i) != "none"
@@ -144,10 +152,17 @@ def draw_extended(
         )
     half = math.ceil(reach) + half_kernel + 1
     flags = 0
-    largest = int(sources.value("draw_size", i, 0)) or MAX_STAMP
-    if 2 * half + 1 > largest:
-        half = max((largest - 1) // 2, 1)
+    cut = int(sources.value("draw_size", i, 0)) or MAX_STAMP
+    if 2 * half + 1 > cut:
+        half = max((cut - 1) // 2, 1)
         flags |= Flag.STAMP_TRUNCATED
+    if 2 * half + 1 > max(largest, 2 * half_kernel + 3):
+        raise InjectionError(
+            f"the {sources.source_type[i]} needs a stamp of {2 * half + 1} pixels a side; {largest} are allowed on "
+            "this image",
+            row=f"injection_id {sources.injection_id[i]}",
+            fix="Leave out sources that are much larger than the image",
+        )
     cx, cy = round(x), round(y)
     bounds = galsim.BoundsI(cx - half, cx + half, cy - half, cy + half)
     image = galsim.ImageD(bounds)
@@ -161,7 +176,7 @@ def draw_extended(
                 x_interpolant="lanczos15",
                 gsparams=_PARAMS,
             )
-            profile = galsim.Convolve(profile, psf, gsparams=_PARAMS)
+            profile = galsim.Convolve(profile, psf, gsparams=_PARAMS.withParams(maximum_fft_size=2 * largest))
         profile.drawImage(image=image, method="no_pixel", scale=1.0, center=galsim.PositionD(x, y))
     except InjectionError:
         raise
@@ -171,6 +186,13 @@ def draw_extended(
             row=f"injection_id {sources.injection_id[i]}",
             fix="Check the source's size and shape in the catalogue",
         ) from error
+    if not np.abs(image.array).max() < np.finfo(np.float32).max:
+        raise InjectionError(
+            f"the {sources.source_type[i]} has pixels that are not finite",
+            row=f"injection_id {sources.injection_id[i]}",
+            key="mag",
+            fix="Check the source's flux and shape in the catalogue",
+        )
     total = float(sources.flux[i]) * (float(kernel.sum()) * step**2 if kernel is not None and convolve else 1.0)
     if total != 0.0 and image.array.sum() / total < 1.0 - flux_tolerance:
         flags |= Flag.STAMP_TRUNCATED

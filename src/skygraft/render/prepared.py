@@ -26,6 +26,8 @@ from skygraft.psf import (
     SinglePrecisionBasis,
     UndersamplingMeter,
     basis_between_pixels,
+    check_coefficients,
+    check_kernels,
     missed_by_grid,
     places_over,
 )
@@ -106,12 +108,14 @@ class PreparedPsf:
         coefficients = kernels = None
         if isinstance(self.psf, LinearPSF):
             coefficients = self.psf.coefficients(x, y)
+            check_coefficients(self.psf, coefficients, x, y)
             if points and self.between is not None and isinstance(normalisation, PointNormalisation):
                 scale, fraction = normalisation.of_points(coefficients, x, y)
             else:
                 scale, fraction = normalisation.of_coefficients(coefficients, x, y)
         else:
             kernels = self.psf.kernels(x, y)
+            check_kernels(kernels, places=np.stack([x, y], axis=1))
             scale, fraction = normalisation(kernels, x, y)
         undersampled = self._undersampled(coefficients, kernels)
         return EvaluatedPsf(

@@ -15,10 +15,30 @@ from scipy.special import gammaincinv
 
 from skygraft.render.moffat import core_radius
 
-__all__ = ["MAX_STAMP", "SAFELY", "gaussian_radius", "moffat_reach", "rim_radius", "sersic_radius", "sersic_reach"]
+__all__ = [
+    "MAX_STAMP",
+    "SAFELY",
+    "gaussian_radius",
+    "largest_transform",
+    "moffat_reach",
+    "rim_radius",
+    "sersic_radius",
+    "sersic_reach",
+]
 
 MAX_STAMP = 8192
 """Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
+
+
+_ALWAYS_ALLOWED, _PER_SIDE = 2048, 4
+
+
+def largest_transform(shape: tuple[int, int]) -> int:
+    """Longest side, in pixels, of what a source on an image of so many rows and columns may be drawn on by itself.
+
+    Four times the image's own, and not less than 2048 pixels, which take some 0.3 GB; `MAX_STAMP` for any larger image.
+    """
+    return min(MAX_STAMP, max(_ALWAYS_ALLOWED, _PER_SIDE * max(shape)))
 
 
 SAFELY = 0.95

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
+from skygraft.errors import InjectionError
 from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import aligned
 from skygraft.render import moffat
@@ -29,7 +30,7 @@ from skygraft.render.coarse import Cells, CoarseField
 from skygraft.render.cores import draw_cores
 from skygraft.render.moffat import MOST_SPLIT_BETA
 from skygraft.render.prepared import FOLDS, EvaluatedPsf
-from skygraft.render.profiles import MAX_STAMP, rim_radius
+from skygraft.render.profiles import MAX_STAMP, largest_transform, rim_radius
 from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, Placed, gaussian_fluxes, radial_tables
 from skygraft.render.truncated import place_truncated
 from skygraft.render.wings import add_wings
@@ -199,6 +200,11 @@ class ProfilePainter:
             Flux that landed on the canvas.
         clipped : ndarray of bool, shape (N,)
             Whether part of the stamp lay off the canvas.
+
+        Raises
+        ------
+        InjectionError
+            If one needs a larger transform than the image allows; nothing has been drawn then.
         """
         canvas = self.canvas
         self.is_half_done = False
@@ -216,6 +222,12 @@ class ProfilePainter:
             moments[:, 3:].copy(), fluxes, WIDTHS, reach, self.care.missed * np.abs(peak),
         )  # fmt: skip
         drawn = size * fold
+        most = largest_transform(canvas.model.shape)
+        if drawn.max(initial=0) > most:
+            raise InjectionError(
+                f"the profile needs a transform of {drawn.max()} pixels a side; {most} are allowed on this image",
+                fix="Leave out sources that are much larger than the image",
+            )
         end = np.cumsum(drawn**2)
         images = aligned((max(_PIXELS_AT_ONCE, int(drawn.max(initial=0)) ** 2),))
         start = 0

@@ -26,6 +26,8 @@ from skygraft.psf import (
     SinglePrecisionBasis,
     UndersamplingMeter,
     basis_between_pixels,
+    check_coefficients,
+    check_kernels,
     places_over,
 )
 from skygraft.psf.linear import aligned, combine_into
@@ -134,9 +136,11 @@ class StarPainter:
         coefficients = kernels = None
         if isinstance(psf, LinearPSF):
             coefficients = psf.coefficients(x, y)
+            check_coefficients(psf, coefficients, x, y)
             scale, fraction = self._normalised(coefficients, x, y, normalisation)
         else:
             kernels = psf.kernels(x, y)
+            check_kernels(kernels, places=np.stack([x, y], axis=1))
             scale, fraction = normalisation(kernels, x, y)
         drawn = Stars(
             scale,

@@ -7,6 +7,7 @@ from skygraft.wcs.card_text import has_wcs, names_tables
 from skygraft.wcs.distortion import TABLE_NAMES, LookupTable
 from skygraft.wcs.fits import FitsWcs, read_fits_wcs
 from skygraft.wcs.local import footprint, local_jacobian, pixel_scale
+from skygraft.wcs.soundness import check_pixel_scale, check_wcs_soundness, usable_jacobians
 
 __all__ = [
     "TABLE_NAMES",
@@ -15,10 +16,13 @@ __all__ = [
     "CelestialWcs",
     "FitsWcs",
     "LookupTable",
+    "check_pixel_scale",
+    "check_wcs_soundness",
     "footprint",
     "has_wcs",
     "local_jacobian",
     "names_tables",
     "pixel_scale",
     "read_fits_wcs",
+    "usable_jacobians",
 ]

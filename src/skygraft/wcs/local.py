@@ -16,7 +16,7 @@ __all__ = ["footprint", "local_jacobian", "pixel_scale"]
 _ARCSEC = np.degrees(1.0) * 3600.0
 
 
-class _BoxLike(Protocol):
+class BoxLike(Protocol):
     @property
     def x_min(self) -> float: ...
     @property
@@ -86,7 +86,7 @@ def pixel_scale(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike) -> NDArray[np.
     return scale
 
 
-def footprint(wcs: BaseLowLevelWCS, box: _BoxLike, n: int = 8) -> NDArray[np.float64]:
+def footprint(wcs: BaseLowLevelWCS, box: BoxLike, n: int = 8) -> NDArray[np.float64]:
     """The outline of a box of pixels on the sky.
 
     Parameters
