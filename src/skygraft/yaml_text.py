@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["YamlError", "check_yaml", "yaml_problem"]
+__all__ = ["YamlError", "check_yaml", "key_lines", "yaml_problem"]
 
 MAX_DEPTH = 50
 MAX_NODES = 1_000_000
@@ -15,7 +15,7 @@ MAX_ALIASED = 10_000
 
 
 class YamlError(ValueError):
-    """Text is not YAML, or is YAML that nobody wrote by hand."""
+    """Text is not YAML, or is YAML that nobody wrote by hand; its message follows on "not valid YAML"."""
 
 
 def check_yaml(text: str) -> None:
@@ -41,7 +41,7 @@ def check_yaml(text: str) -> None:
                 if event.anchor not in sizes:
                     inside = any(anchor == event.anchor for anchor, _ in collections)
                     reason = "stands inside of what it is the alias of" if inside else "is an alias of nothing"
-                    raise YamlError(f"*{event.anchor} {reason}{_at(event.start_mark)}")
+                    raise YamlError(f"{_at(event.start_mark)}: *{event.anchor} {reason}")
                 size += sizes[event.anchor]
                 aliased += sizes[event.anchor]
             elif isinstance(event, yaml.CollectionStartEvent):
@@ -56,19 +56,49 @@ def check_yaml(text: str) -> None:
                 if event.anchor is not None:
                     sizes[event.anchor] = 1
             if len(collections) > MAX_DEPTH:
-                raise YamlError(f"nested more than {MAX_DEPTH} deep{_at(event.start_mark)}")
+                raise YamlError(f"{_at(event.start_mark)}: nested more than {MAX_DEPTH} deep")
             if aliased > MAX_ALIASED or size > MAX_NODES:
                 limit = f"{MAX_ALIASED} values" if aliased > MAX_ALIASED else f"{MAX_NODES} values"
                 by = "its aliases stand for" if aliased > MAX_ALIASED else "it holds"
-                raise YamlError(f"{by} more than {limit}{_at(event.start_mark)}")
+                raise YamlError(f"{_at(event.start_mark)}: {by} more than {limit}")
     except yaml.YAMLError as error:
         raise YamlError(yaml_problem(error)) from error
 
 
+def key_lines(text: str) -> dict[str, int]:
+    """The line of every key of YAML text that `check_yaml` has passed, by its place: ``survey.images``.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    dict of str to int
+        Lines from 1 on; entries of lists go by their number.
+    """
+    lines: dict[str, int] = {}
+
+    def walk(node: yaml.Node | None, place: str) -> None:
+        inner: list[tuple[str, yaml.Node, yaml.Node]] = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [(str(key.value), key, value) for key, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = [(str(i), value, value) for i, value in enumerate(node.value)]
+        for name, marked, value in inner:
+            lines.setdefault(f"{place}{name}", marked.start_mark.line + 1)
+            walk(value, f"{place}{name}.")
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    return lines
+
+
 def yaml_problem(error: yaml.YAMLError) -> str:
-    """What is wrong with YAML text, in one line, with line and column where these are known."""
-    problem = getattr(error, "problem", None) or " ".join(str(error).split()) or "cannot be parsed"
-    return f"{problem}{_at(getattr(error, 'problem_mark', None))}"
+    """What is wrong with YAML text, in one line: `` at line 3, column 1: what``, or ``: what`` without a place."""
+    problem = str(getattr(error, "problem", None) or " ".join(str(error).split()) or "cannot be parsed")
+    if problem.startswith("but "):
+        problem = f"{error.context} {problem}"  # type: ignore[attr-defined]
+    return f"{_at(getattr(error, 'problem_mark', None))}: {problem}"
 
 
 def _at(mark: Any) -> str:

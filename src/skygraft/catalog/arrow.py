@@ -292,7 +292,7 @@ def _units_of_header(text: bytes, origin: str) -> dict[str, str]:
         columns = table_meta.get_header_from_yaml(content.splitlines())["datatype"]
         return {str(c["name"]): str(c["unit"]) for c in columns if c.get("unit")}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        reason = str(error).lstrip(" :") if isinstance(error, ValueError) else repr(error)
         raise CorruptFileError(
             f"the metadata 'table_meta_yaml', which have the columns' units, are damaged ({reason})",
             path=origin or None,

@@ -24,6 +24,7 @@ from skygraft.catalog.tables import as_table
 from skygraft.catalog.text_tables import AGAIN, read_csv, read_ecsv
 from skygraft.catalog.votables import read_votable
 from skygraft.errors import CatalogError, CorruptFileError
+from skygraft.paths import home_expanded
 
 __all__ = [
     "FORMATS",
@@ -172,7 +173,7 @@ def resolve_stamps(table: QTable, path: Path) -> None:
         if _REMOTE.match(stamp):
             resolved[stamp] = stamp
             continue
-        full = Path(os.path.normpath(folder / Path(stamp).expanduser()))
+        full = Path(os.path.normpath(folder / home_expanded(stamp)))
         if not full.is_file():
             row = int(np.flatnonzero(given == stamp)[0])
             raise CatalogError(

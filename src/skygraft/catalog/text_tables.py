@@ -67,6 +67,10 @@ def read_packed(path: Path) -> bytes:
     return content
 
 
+def _kind(path: Path) -> str:
+    return "ecsv" if ".ecsv" in path.name.lower() else "csv"
+
+
 def _text_of(path: Path) -> bytes:
     """The content of a text file that is UTF-8, without byte order mark, NUL bytes, and a last line that was cut."""
     content = read_packed(path).removeprefix(b"\xef\xbb\xbf")
@@ -78,7 +82,7 @@ def _text_of(path: Path) -> bytes:
         place, reason = error.start, f"the byte 0x{content[error.start]:02x}, which is not UTF-8"
     if place >= 0:
         raise CorruptFileError(
-            f"not a readable table: {reason} in line {content.count(bytes([10]), 0, place) + 1}",
+            f"not a readable {_kind(path)} table: {reason} in line {content.count(bytes([10]), 0, place) + 1}",
             path=path,
             fix="Write the file as UTF-8 text. " + AGAIN,
         )
@@ -123,7 +127,7 @@ def _cells(content: bytes, delimiter: str, path: Path) -> tuple[list[str], list[
     except (pa.ArrowException, OSError) as error:
         ragged = _RAGGED.search(str(error))
         if ragged is None:
-            raise CorruptFileError(f"not a readable table: {error}", path=path, fix=AGAIN) from error
+            raise CorruptFileError(f"not a readable {_kind(path)} table: {error}", path=path, fix=AGAIN) from error
         raise CorruptFileError(
             f"a row has {ragged[3]} cells, where the first line names {ragged[2]} columns",
             path=path,
@@ -255,7 +259,7 @@ def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
         header: Any = yaml.load(text, Loader=_HeaderLoader)
     except (YamlError, yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise CorruptFileError(
-            f"not a readable ecsv table: the header is no YAML ({error})", path=path, fix=AGAIN
+            f"not a readable ecsv table: the header is no YAML ({str(error).lstrip(' :')})", path=path, fix=AGAIN
         ) from error
     columns = header.get("datatype") if isinstance(header, dict) else None
     if not isinstance(columns, list) or not all(

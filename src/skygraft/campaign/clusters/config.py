@@ -43,6 +43,7 @@ from skygraft.campaign.sections import (
     read_yaml,
 )
 from skygraft.errors import ConfigError
+from skygraft.paths import home_expanded
 
 __all__ = [
     "BATCH_KINDS",
@@ -461,7 +462,7 @@ def _named(name: str, base: Path) -> Any:
     if "://" in name:
         return {"kind": "scheduler", "address": name}
     if name.endswith((".yaml", ".yml")) or os.sep in name:
-        return load_profile(base / Path(name).expanduser())
+        return load_profile(base / home_expanded(name))
     return {"kind": name}
 
 
