@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,21 +207,19 @@ _READERS: dict[str, Callable[[Path], Table]] = {
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise CatalogError("this is a directory", path=path, fix="Give a file in it")
-    if not path.is_file():
-        there = "this is no regular file" if _exists(path) else "there is no such file"
-        raise CatalogError(there, path=path, fix="Check the path")
-    if path.stat().st_size == 0:
-        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=AGAIN)
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is anything; also of names that no file can have."""
+    """Refuse what is no regular file (a device may never end), or is empty."""
     try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
+        mode, size = path.stat().st_mode, path.stat().st_size
+    except FileNotFoundError:
+        raise CatalogError("there is no such file", path=path, fix="Check the path") from None
+    except (OSError, ValueError) as error:  # also of names that no file can have
+        raise CatalogError(f"the file cannot be read ({error})", path=path, fix="Check the path") from error
+    if stat.S_ISDIR(mode):
+        raise CatalogError("this is a directory", path=path, fix="Give a file in it")
+    if not stat.S_ISREG(mode):
+        raise CatalogError("this is no regular file", path=path, fix="Give a file that can be read to its end")
+    if size == 0:
+        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=AGAIN)
 
 
 def iter_catalog(
