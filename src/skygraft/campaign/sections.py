@@ -43,6 +43,7 @@ __all__ = [
     "parse_timeout",
     "problems_error",
     "read_yaml",
+    "yaml_value",
 ]
 
 _MAX_BYTES = 16 << 20
@@ -239,13 +240,29 @@ def read_yaml(path: Path, what: str) -> Any:
     """
     text = _yaml_text(path, what)
     try:
-        check_yaml(text)
-        # A subclass of SafeLoader: builds plain Python types only.
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        return yaml_value(text)
     except YamlError as error:
         raise ConfigError(f"not valid YAML{error}", path=path, fix="Correct the file") from error
+
+
+def yaml_value(text: str) -> Any:
+    """The value of YAML text, as plain Python types.
+
+    Parameters
+    ----------
+    text : str
+
+    Raises
+    ------
+    YamlError
+        If it is not YAML, or is nested or repeated by aliases beyond what anybody writes.
+    """
+    check_yaml(text)
+    try:
+        # A subclass of SafeLoader: builds plain Python types only.
+        return yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML{yaml_problem(error)}", path=path, fix="Correct the file") from error
+        raise YamlError(yaml_problem(error)) from error
 
 
 def lines_of(path: Path) -> dict[str, int]:
