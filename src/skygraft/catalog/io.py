@@ -85,6 +85,9 @@ def read_catalog(
 ) -> QTable:
     """Read a catalogue of sources to inject.
 
+    Of CSV and ECSV files every row has a cell for each column, and the last line ends with a line break: without one
+    it may have been cut, and a number with it. VOTables hold their data themselves.
+
     Parameters
     ----------
     path : path-like
