@@ -46,9 +46,11 @@ def shown(value: Any) -> str:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error itself, or one that says the same where its class has no name that can be looked up, as some of C's."""
+    """The error itself, or one that says the same where it would not come through pickle (some classes of C's)."""
     kind = type(error)
-    if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind:
+    known = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
+    # What a UnicodeError says is not in its `args` once tblib has rebuilt it: its text would be empty.
+    if known and not isinstance(error, UnicodeError):
         return error
     return RuntimeError(f"{kind.__qualname__}: {error}").with_traceback(error.__traceback__)
 

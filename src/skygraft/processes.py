@@ -23,7 +23,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from skygraft.errors import CampaignError
 
-__all__ = ["Careful", "Mapper", "careful_map", "process_mapper"]
+__all__ = ["MOST_PROCESSES", "Careful", "Mapper", "careful_map", "process_mapper"]
+
+MOST_PROCESSES = 1024
+"""Processes of this machine that a mapper starts at most; more would end the machine before the work."""
 
 _FEW_CHUNKS = 12
 _NONE = object()
@@ -156,8 +159,13 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     Raises
     ------
     CampaignError
-        From the mapper, if a process dies.
+        If there are more than `MOST_PROCESSES`; from the mapper, if a process dies.
     """
+    if processes > MOST_PROCESSES:
+        raise CampaignError(
+            f"{processes} processes of this machine are asked for; {MOST_PROCESSES} are allowed",
+            fix="Ask for as many as it has cores",
+        )
     if processes <= 1:
         yield careful_map
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -108,10 +109,14 @@ class CalibrationConfig(Section):
             return model
         stem = image.name.removesuffix(".fz").removesuffix(".gz")
         try:
-            name = self.psf.format(stem=Path(stem).stem, name=image.name)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it ({error!r})") from error
-        return image.parent / name
+            parts = list(string.Formatter().parse(self.psf))
+        except ValueError as error:
+            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it ({error})") from error
+        given = {None: "", "stem": Path(stem).stem, "name": image.name}
+        odd = [field for _, field, form, conversion in parts if field not in given or form or conversion]
+        if odd:
+            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it, not {odd[0]!r}")
+        return image.parent / "".join(text + given[field] for text, field, _, _ in parts)
 
     def photo_calib(self) -> dict[str, Any] | None:
         """The calibration that replaces the image's own, as `read_exposure` takes it, or None."""
@@ -165,7 +170,7 @@ class CatalogConfig(Section):
 
     path: ResolvedPath
     dialect: str = "auto"
-    band: str | None = None
+    band: Annotated[str, Field(min_length=1)] | None = None
     """Band of a catalogue with a single ``mag`` column."""
     on_bad: Literal["raise", "flag"] = "raise"
     """Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn."""

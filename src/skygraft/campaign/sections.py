@@ -7,14 +7,26 @@ import json
 import math
 import os
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from skygraft.catalog.columns import shorten
 from skygraft.errors import ConfigError
+from skygraft.paths import home_expanded
+from skygraft.yaml_text import YamlError, check_yaml, key_lines, yaml_problem
 
 __all__ = [
     "BASE_DIR",
@@ -25,12 +37,17 @@ __all__ = [
     "Size",
     "base_dir",
     "describe_problems",
+    "lines_of",
     "parse_bytes",
     "parse_duration",
     "parse_timeout",
     "problems_error",
     "read_yaml",
+    "yaml_value",
 ]
+
+_MAX_BYTES = 16 << 20
+_MAX_TOLD = 40
 
 BASE_DIR = "base_dir"
 """Key of the validation context: the folder that relative paths are relative to."""
@@ -42,7 +59,7 @@ def base_dir(info: ValidationInfo) -> Path:
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
-    return Path(os.path.normpath(base_dir(info) / path.expanduser()))
+    return Path(os.path.normpath(base_dir(info) / home_expanded(path)))
 
 
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
@@ -138,13 +155,37 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plausible(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would take for a number, or what no file name or number of the system can be."""
+        if isinstance(value, bool) and _is_number(cls.model_fields[info.field_name or ""].annotation):
+            wanted = "a number is needed, such as an integer"
+            raise ValueError(f"{str(value).lower()} is given; {wanted} (YAML reads yes, no, on and off so)")
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(one, int) and abs(one) >= 2**63:
+                raise ValueError("the number is beyond those of 64 bits")
+            if isinstance(one, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in one):
+                raise ValueError("the text holds a NUL character, or one that is no Unicode")
+        return value
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a field is a number, or a number or nothing."""
+    kinds = set(get_args(annotation)) - {type(None)} or {annotation}
+    return kinds <= {int, float} or (get_origin(annotation) is Annotated and _is_number(get_args(annotation)[0]))
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML in which a key that stands twice in a mapping is an error, not the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, "merge keys (<<) are not taken; write the keys out", key_node.start_mark
+                )
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -153,6 +194,33 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build one value; what its tag or form does not fit is told with its place."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as error:
+            kind = str(node.tag).rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shorten(str(node.value))!r} cannot be read as {kind} ({error})", node.start_mark
+            ) from error
+
+
+def _yaml_text(path: Path, what: str) -> str:
+    """The text of a YAML file: a regular one, of a size that somebody may have written."""
+    try:
+        known = path.exists()
+        special = known and not (path.is_file() or path.is_dir())  # a device may never end
+        too_large = known and path.stat().st_size > _MAX_BYTES
+        text = "" if special or too_large else path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # also bytes that are no UTF-8, and names that no file can have
+        raise ConfigError(
+            f"the {what} cannot be read ({error})", path=path, fix="Check the path and permissions"
+        ) from error
+    if special or too_large:
+        reason = "it is no regular file" if special else f"it has more than {_MAX_BYTES} bytes"
+        raise ConfigError(f"the {what} cannot be read ({reason})", path=path, fix="Check the path")
+    return text
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -168,38 +236,64 @@ def read_yaml(path: Path, what: str) -> Any:
     Raises
     ------
     ConfigError
-        If it cannot be read or is not YAML.
+        If it cannot be read, is not YAML, or is nested or repeated by aliases beyond what anybody writes.
     """
+    text = _yaml_text(path, what)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the {what} cannot be read ({error})", path=path, fix="Check the path and permissions"
-        ) from error
+        return yaml_value(text)
+    except YamlError as error:
+        raise ConfigError(f"not valid YAML{error}", path=path, fix="Correct the file") from error
+
+
+def yaml_value(text: str) -> Any:
+    """The value of YAML text, as plain Python types.
+
+    Parameters
+    ----------
+    text : str
+
+    Raises
+    ------
+    YamlError
+        If it is not YAML, or is nested or repeated by aliases beyond what anybody writes.
+    """
+    check_yaml(text)
     try:
         # A subclass of SafeLoader: builds plain Python types only.
         return yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise ConfigError(f"not valid YAML{where}: {problem}", path=path, fix="Correct the file") from error
-    except RecursionError as error:
-        raise ConfigError("not valid YAML: it is nested too deep", path=path, fix="Correct the file") from error
-    except (ValueError, TypeError, OverflowError) as error:
-        # A tag such as !!int before what is none.
-        raise ConfigError(f"not valid YAML: {error}", path=path, fix="Correct the file") from error
+        raise YamlError(yaml_problem(error)) from error
+
+
+def lines_of(path: Path) -> dict[str, int]:
+    """The line of every key of a YAML file that `read_yaml` has read; see `skygraft.yaml_text.key_lines`."""
+    try:
+        return key_lines(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError):  # changed since
+        return {}
 
 
 def problems_error(
     problems: Sequence[tuple[str, str]], what: str, path: str | os.PathLike[str] | None = None
 ) -> ConfigError:
-    """One error for all problems (place, message) of a configuration."""
+    """One error for all problems (place, message) of a configuration; with lines, where it is of a file."""
+    if path is not None:
+        lines = lines_of(Path(path))
+        problems = [(place, f"{problem}{_line(place, lines)}") for place, problem in problems]
     if len(problems) == 1:
         place, problem = problems[0]
         return ConfigError(problem, path=path, key=place)
-    joined = "".join(f"\n  {place}: {problem}" for place, problem in problems)
+    joined = "".join(f"\n  {place}: {problem}" for place, problem in problems[:_MAX_TOLD])
+    if len(problems) > _MAX_TOLD:
+        joined += f"\n  ... and {len(problems) - _MAX_TOLD} more"
     return ConfigError(f"{len(problems)} problems in the {what}:{joined}", path=path)
+
+
+def _line(place: str, lines: Mapping[str, int]) -> str:
+    """Where a key stands, or the section that it is missing in."""
+    while place not in lines and "." in place:
+        place = place.rpartition(".")[0]
+    return f" (line {lines[place]})" if place in lines else ""
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
@@ -222,7 +316,7 @@ def _describe(problem: dict[str, Any], model: type[BaseModel]) -> tuple[str, str
         case "value_error":
             return place, str(problem["ctx"]["error"])
         case _:
-            shown = json.dumps(given, default=str)
+            shown = json.dumps(given, default=str, skipkeys=True)
             return place, f"{problem['msg'][0].lower()}{problem['msg'][1:]} (given: {shown[:80]})"
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from typing import Any
@@ -19,8 +18,19 @@ from astropy.units import Quantity, UnrecognizedUnit
 from numpy.typing import NDArray
 
 from skygraft.catalog.columns import SOURCE_TYPE, ColumnReader, Refusal, parse_unit, refuse
+from skygraft.errors import CorruptFileError
+from skygraft.yaml_text import check_yaml
 
-__all__ = ["arrow_array", "from_arrow", "numpy_array", "one_array", "pandas_index", "to_arrow", "with_index"]
+__all__ = [
+    "arrow_array",
+    "from_arrow",
+    "numpy_array",
+    "one_array",
+    "pandas_index",
+    "texts_of",
+    "to_arrow",
+    "with_index",
+]
 
 # A quotient of two numbers that are exact in double precision is correctly rounded.
 _EXACT = 2**53
@@ -79,14 +89,14 @@ def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
     return [len(text) for text in encoded], b"".join(encoded)
 
 
-def from_arrow(table: pa.Table) -> QTable:
+def from_arrow(table: pa.Table, *, origin: str = "") -> QTable:
     """A `QTable` of an Arrow table, units from the metadata of its fields or of the table; nulls are masked.
 
     Columns of lists become arrays of shape (N, M) where all have one length. Columns of other types, lists of many
     lengths, and columns that are there twice are left out, and an error for those who ask for them
     (`skygraft.catalog.columns.refused`).
     """
-    units = _table_units(table.schema.metadata)
+    units = _table_units(table.schema.metadata, origin)
     counts = Counter(table.schema.names)
     out = QTable()
     for i, field in enumerate(table.schema):
@@ -161,12 +171,18 @@ def _numbers(column: Any) -> Any:
 
 
 def _texts(column: Any) -> Any:
+    text = texts_of(column)
+    return MaskedColumn(text, mask=numpy_array(column.is_null())) if column.null_count else text
+
+
+def texts_of(column: Any) -> NDArray[np.str_]:
+    """The texts of an Arrow array of strings or bytes; ``""`` where null."""
     # Few texts stand in many rows.
     encoded = column.dictionary_encode(null_encoding="encode")
     rows = encoded.dictionary.to_pylist()
     rows = [v.decode(errors="backslashreplace") if isinstance(v, bytes) else v for v in rows]
-    text = np.array(["" if v is None else v for v in rows] or [""], dtype=np.str_)[numpy_array(encoded.indices)]
-    return MaskedColumn(text, mask=numpy_array(column.is_null())) if column.null_count else text
+    texts: NDArray[np.str_] = np.array(["" if v is None else v for v in rows] or [""], dtype=np.str_)
+    return np.asarray(texts[numpy_array(encoded.indices)])
 
 
 def _decoded(column: Any) -> Any:
@@ -256,31 +272,47 @@ def numpy_array(column: Any) -> NDArray[Any]:
     return np.frombuffer(buffer, dtype=dtype, count=stop)[start:].copy()
 
 
-def _table_units(metadata: dict[bytes, bytes] | None) -> dict[str, str]:
+def _table_units(metadata: dict[bytes, bytes] | None, origin: str) -> dict[str, str]:
     """Units of columns, where the table's metadata have them: as astropy writes them, or as a VOTable (VOParquet)."""
     metadata = metadata or {}
     if text := metadata.get(b"table_meta_yaml"):
-        header = table_meta.get_header_from_yaml(text.decode().splitlines())
-        return {c["name"]: str(c["unit"]) for c in header["datatype"] if c.get("unit")}
+        return _units_of_header(text, origin)
     if content := metadata.get(b"IVOA.VOTable-Parquet.content"):
-        from astropy.io import votable
+        from skygraft.catalog.votables import parse_votable
 
-        fields = votable.parse(io.BytesIO(content), verify="ignore").get_first_table().fields
-        return {field.name: str(field.unit) for field in fields if field.unit}
+        return {field.name: field.unit for field in parse_votable(content, origin) if field.unit}
     return {}
+
+
+def _units_of_header(text: bytes, origin: str) -> dict[str, str]:
+    """Units in the header of an ECSV table, which astropy writes into the metadata of Parquet files."""
+    try:
+        content = text.decode()
+        check_yaml(content)
+        columns = table_meta.get_header_from_yaml(content.splitlines())["datatype"]
+        return {str(c["name"]): str(c["unit"]) for c in columns if c.get("unit")}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).lstrip(" :") if isinstance(error, ValueError) else repr(error)
+        raise CorruptFileError(
+            f"the metadata 'table_meta_yaml', which have the columns' units, are damaged ({reason})",
+            path=origin or None,
+            fix="Write the file again",
+        ) from error
 
 
 def pandas_index(schema: pa.Schema, n_rows: int) -> tuple[str, range] | None:
     """A named index that pandas wrote as three numbers instead of as a column, for all `n_rows` rows of a file."""
     try:
         indexes = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
-    for index in indexes:
-        if isinstance(index, dict) and index.get("kind") == "range" and index.get("name"):
-            rows = range(index["start"], index["stop"], index["step"])
-            if len(rows) == n_rows and index["name"] not in schema.names:
-                return str(index["name"]), rows
+    for index in indexes if isinstance(indexes, list) else ():
+        if isinstance(index, dict) and index.get("kind") == "range" and isinstance(index.get("name"), str):
+            three = [n for key in ("start", "stop", "step") if isinstance(n := index.get(key), int) and abs(n) < 2**62]
+            if index["name"] and index["name"] not in schema.names and len(three) == 3 and three[2]:
+                rows = range(*three)
+                if len(rows) == n_rows:
+                    return index["name"], rows
     return None
 
 

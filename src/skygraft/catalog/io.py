@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import os
 import re
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from astropy import units as u
-from astropy.io import fits, votable
 from astropy.table import QTable, Table
 
-from skygraft.catalog.arrow import (
-    arrow_array,
-    from_arrow,
-    numpy_array,
-    one_array,
-    pandas_index,
-    to_arrow,
-    with_index,
-)
+from skygraft.catalog.arrow import arrow_array, from_arrow, numpy_array, one_array, to_arrow
 from skygraft.catalog.checks import OnBad, validate
-from skygraft.catalog.columns import Refusal, refuse, refused
+from skygraft.catalog.columns import refused
 from skygraft.catalog.dialects import Dialect, Source, build_table, choose_dialect
-from skygraft.catalog.fits_tables import read_fits_table
+from skygraft.catalog.fits_tables import read_fits
+from skygraft.catalog.parquet_files import open_parquet, read_parquet, write_parquet
 from skygraft.catalog.schema import strings
 from skygraft.catalog.tables import as_table
+from skygraft.catalog.text_tables import AGAIN, read_csv, read_ecsv
+from skygraft.catalog.votables import read_votable
 from skygraft.errors import CatalogError, CorruptFileError
+from skygraft.paths import home_expanded
 
 __all__ = [
     "FORMATS",
@@ -60,8 +52,6 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """Formats that can be read, with the endings that they are known by."""
 
-_AGAIN = "Fetch or make the file again, and check that its ending says what it is"
-_WHOLE = re.compile(r"\s*([+-]?[0-9]+|nan|0|)\s*", re.IGNORECASE)
 _REMOTE = re.compile(r"[a-zA-Z][\w+.-]+://")
 
 
@@ -94,6 +84,9 @@ def read_catalog(
     hdu: int | str | None = None,
 ) -> QTable:
     """Read a catalogue of sources to inject.
+
+    Of CSV and ECSV files every row has a cell for each column, and the last line ends with a line break: without one
+    it may have been cut, and a number with it. VOTables hold their data themselves.
 
     Parameters
     ----------
@@ -184,7 +177,7 @@ def resolve_stamps(table: QTable, path: Path) -> None:
         if _REMOTE.match(stamp):
             resolved[stamp] = stamp
             continue
-        full = Path(os.path.normpath(folder / Path(stamp).expanduser()))
+        full = Path(os.path.normpath(folder / home_expanded(stamp)))
         if not full.is_file():
             row = int(np.flatnonzero(given == stamp)[0])
             raise CatalogError(
@@ -203,114 +196,33 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
     path = Path(path)
     fmt = file_format(path)
     _check_file(path)
-    with warnings.catch_warnings():
-        # Units and character codes that astropy grumbles about do not change what is read.
-        warnings.simplefilter("ignore")
-        try:
-            return _READERS[fmt](path, hdu)
-        except (CatalogError, CorruptFileError, MemoryError):
-            raise
-        except Exception as error:  # a damaged file breaks a reader in ways that it does not foresee
-            what = "Parquet file" if fmt == "parquet" else f"{fmt} table"
-            raise CorruptFileError(f"not a readable {what}: {error}", path=path, fix=_AGAIN) from error
+    if fmt == "fits":
+        return read_fits(path, hdu)
+    return _READERS[fmt](path)
 
 
-def _read_parquet(path: Path, hdu: int | str | None) -> Table:
-    del hdu
-    # Not pq.read_table, which imports pandas: seconds in every worker.
-    with pq.ParquetFile(path) as file:
-        index = pandas_index(file.schema_arrow, file.metadata.num_rows)
-        return from_arrow(with_index(file.read(), index))
-
-
-def _read_fits(path: Path, hdu: int | str | None) -> Table:
-    which = _table_hdu(path, hdu)
-    with fits.open(path, memmap=False) as hdus:
-        return read_fits_table(hdus[which])
-
-
-def _read_votable(path: Path, hdu: int | str | None) -> Table:
-    del hdu
-    tables = list(votable.parse(path, verify="ignore").iter_tables())
-    if len(tables) != 1:
-        raise CatalogError(
-            f"the file holds {len(tables)} tables", path=path, fix="Give a VOTable with one table, of sources"
-        )
-    table = tables[0].to_table(use_names_over_ids=True)
-    return _without_doubles(table, [field.name or field.ID for field in tables[0].fields])
-
-
-def _read_csv(path: Path, hdu: int | str | None) -> Table:
-    del hdu
-    table = Table.read(path, format="ascii.csv")
-    for name in table.colnames:
-        # Whole numbers beside a "nan" are read as floating-point ones, in which large ones are no longer exact.
-        if table[name].dtype.kind == "f" and np.any(np.abs(np.ma.asarray(table[name])) >= 2**53):
-            text = Table.read(path, format="ascii.csv", include_names=[name], converters={name: str})[name]
-            if all(_WHOLE.fullmatch(word) for word in np.ma.getdata(text).tolist()):
-                table[name] = text
-    return _without_doubles(table, _header(path, ","))
-
-
-def _read_ecsv(path: Path, hdu: int | str | None) -> Table:
-    del hdu
-    table = Table.read(path, format="ascii.ecsv")
-    return _without_doubles(table, _header(path, str(table.meta.get("delimiter", " "))))
-
-
-def _header(path: Path, delimiter: str) -> list[str]:
-    """The names in the first line of a text table that is not a comment."""
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        lines = (line for line in file if line.strip() and not line.startswith("#"))
-        return [name.strip() for name in next(csv.reader([next(lines)], delimiter=delimiter))]
-
-
-def _without_doubles(table: Table, names: list[str]) -> Table:
-    """Keep out the columns of a name that occurs twice, to the later of which astropy has given others."""
-    if len(names) == len(table.colnames):
-        read = list(table.colnames)
-        for name in {name for name in names if names.count(name) > 1}:
-            for i, other in enumerate(names):
-                if other == name:
-                    table.remove_column(read[i])
-            refuse(table, name, Refusal.twice(names.count(name)))
-    return table
-
-
-_READERS = {
-    "parquet": _read_parquet,
-    "fits": _read_fits,
-    "votable": _read_votable,
-    "csv": _read_csv,
-    "ecsv": _read_ecsv,
+_READERS: dict[str, Callable[[Path], Table]] = {
+    "parquet": read_parquet,
+    "votable": read_votable,
+    "csv": read_csv,
+    "ecsv": read_ecsv,
 }
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
+    """Refuse what is no regular file (a device may never end), or is empty."""
+    try:
+        mode, size = path.stat().st_mode, path.stat().st_size
+    except FileNotFoundError:
+        raise CatalogError("there is no such file", path=path, fix="Check the path") from None
+    except (OSError, ValueError) as error:  # also of names that no file can have
+        raise CatalogError(f"the file cannot be read ({error})", path=path, fix="Check the path") from error
+    if stat.S_ISDIR(mode):
         raise CatalogError("this is a directory", path=path, fix="Give a file in it")
-    if not path.is_file():
-        raise CatalogError("there is no such file", path=path, fix="Check the path")
-    if path.stat().st_size == 0:
-        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=_AGAIN)
-
-
-def _table_hdu(path: Path, hdu: int | str | None) -> int | str:
-    if path.suffix != ".gz" and path.stat().st_size % 2880:
-        raise CorruptFileError("truncated: its size is not a multiple of 2880 bytes", path=path, fix=_AGAIN)
-    with fits.open(path) as hdus:
-        tables = [i for i, h in enumerate(hdus) if isinstance(h, (fits.BinTableHDU, fits.TableHDU))]
-        tables = [i for i in tables if not isinstance(hdus[i], fits.CompImageHDU)]
-        names = [f"{i} ({hdus[i].name or 'unnamed'})" for i in tables]
-    if hdu is not None:
-        return hdu
-    if not tables:
-        raise CatalogError("the file holds no table", path=path, fix="Give a FITS file with a binary table")
-    if len(tables) > 1:
-        raise CatalogError(
-            f"the file holds {len(tables)} tables: {', '.join(names)}", path=path, fix="Say which with hdu="
-        )
-    return tables[0]
+    if not stat.S_ISREG(mode):
+        raise CatalogError("this is no regular file", path=path, fix="Give a file that can be read to its end")
+    if size == 0:
+        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=AGAIN)
 
 
 def iter_catalog(
@@ -337,35 +249,16 @@ def iter_catalog(
             yield table[start : start + chunk_rows]
         return
     _check_file(path)
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise CorruptFileError(f"not a readable Parquet file: {error}", path=path, fix=_AGAIN) from error
-    with file:
-        if file.metadata.num_rows == 0:
+    with open_parquet(path) as file:
+        if file.n_rows == 0:
             raise CatalogError("the catalogue has no rows", path=path, fix="Give at least one source")
-        index = pandas_index(file.schema_arrow, file.metadata.num_rows)
-        names = [*file.schema_arrow.names, *([index[0]] if index else [])]
-        chosen = choose_dialect(frozenset(names), dialect, origin=str(path))
+        chosen = choose_dialect(frozenset(file.names), dialect, origin=str(path))
         first = 0
-        for batch in _batches(file, path, chunk_rows):
-            raw = from_arrow(with_index(pa.Table.from_batches([batch], schema=file.schema_arrow), index, first))
+        for raw in file.chunks(chunk_rows):
             chunk = _convert(raw, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
             resolve_stamps(chunk, path)
-            first += batch.num_rows
+            first += len(raw)
             yield chunk
-
-
-def _batches(file: Any, path: Path, chunk_rows: int) -> Iterator[Any]:
-    batches = file.iter_batches(batch_size=chunk_rows)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-            raise CorruptFileError(f"the Parquet file is damaged: {error}", path=path, fix=_AGAIN) from error
-        if batch is None:
-            return
-        yield batch
 
 
 def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -386,8 +279,10 @@ def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: boo
     if path.exists() and not overwrite:
         raise CatalogError("the file is there already", path=path, fix="Choose another name, or pass overwrite=True")
     if fmt == "parquet":
-        pq.write_table(to_arrow(table), path)
+        write_parquet(to_arrow(table), path)
         return
+    # Of VOTables, astropy's writer of text (TABLEDATA) writes one byte beyond its buffer where a row just fills it.
+    options = {"tabledata_format": "binary2"} if fmt == "votable" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", u.UnitsWarning)
-        table.write(path, format="ascii.ecsv" if fmt == "ecsv" else fmt, overwrite=overwrite)
+        table.write(path, format="ascii.ecsv" if fmt == "ecsv" else fmt, overwrite=overwrite, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -29,6 +30,7 @@ __all__ = [
     "emit_json",
     "err_console",
     "fail",
+    "finite",
     "growing_bar",
     "in_options",
     "open_campaign",
@@ -115,6 +117,24 @@ _FORMAT_OPTIONS = re.compile(
 
 def _parameter(option: str) -> str:
     return option.removeprefix("--").removeprefix("no-").replace("-", "_")
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse an option's ``nan`` and ``inf``, which no range of numbers keeps out.
+
+    Parameters
+    ----------
+    value : float or None
+        What was given.
+
+    Raises
+    ------
+    typer.BadParameter
+        If it is not finite.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not finite; a number is needed")
+    return value
 
 
 def in_options(message: str, parameters: Collection[str]) -> str:

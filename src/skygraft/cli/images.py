@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skygraft.cli.common import command, emit_json, fail, out_console, print_table, progress_bar, show_rows
+from skygraft.cli.common import command, emit_json, fail, finite, out_console, print_table, progress_bar, show_rows
 
 if TYPE_CHECKING:
     from skygraft.exposure import Exposure
@@ -72,7 +72,10 @@ Psf = Annotated[
     ),
 ]
 Zeropoint = Annotated[
-    float | None, typer.Option(help="AB magnitude of one image unit, instead of the image's own.", show_default=False)
+    float | None,
+    typer.Option(
+        help="AB magnitude of one image unit, instead of the image's own.", callback=finite, show_default=False
+    ),
 ]
 Hdu = Annotated[str | None, typer.Option(help="HDU of the image, where there are several.", show_default=False)]
 Ccds = Annotated[
@@ -105,7 +108,8 @@ def _format_options(
     option: list[str] | None, ccds: list[Path] | None, allow_pickle: bool, *, of_reading: bool = True
 ) -> dict[str, Any]:
     """The options of a format, their values read as YAML; of reading an image, those apart that have their own."""
-    import yaml
+    from skygraft.campaign.sections import yaml_value
+    from skygraft.yaml_text import YamlError
 
     options: dict[str, Any] = {}
     for text in option or ():
@@ -116,9 +120,9 @@ def _format_options(
         if of_reading and name in _OWN_OPTIONS:
             raise fail(f"--option {text}: {name} has an option of its own, {_OWN_OPTIONS[name]}", code=2)
         try:
-            options[name] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise fail(f"--option {text}: the value is no YAML ({' '.join(str(error).split())})", code=2) from None
+            options[name] = yaml_value(value)
+        except YamlError as error:
+            raise fail(f"--option {text}: the value is no YAML ({str(error).lstrip(' :')})", code=2) from None
     if ccds:
         options["ccds"] = [str(path) for path in ccds]
     if allow_pickle:
@@ -228,7 +232,9 @@ def inject(
     position: Annotated[Position, typer.Option(help="Where the PSF is normalised.")] = Position.source,
     seed: Annotated[int, typer.Option(min=0, help="Of the photon noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add the sources' photon noise.")] = True,
-    gain: Annotated[float | None, typer.Option(help="Electrons per image unit.", show_default=False)] = None,
+    gain: Annotated[
+        float | None, typer.Option(help="Electrons per image unit.", callback=finite, show_default=False)
+    ] = None,
     mark_injected: Annotated[
         bool,
         typer.Option(

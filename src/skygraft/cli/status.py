@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skygraft.cli.common import Config, Json, command, echo, emit_json, open_campaign
+from skygraft.cli.common import Config, Json, command, echo, emit_json, finite, open_campaign
 
 __all__ = ["status"]
 
@@ -18,7 +18,9 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow it live until it is finished, or until Ctrl-C.")
     ] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks, with --watch.")] = 2.0,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=86400, callback=finite, help="Seconds between two looks, with --watch.")
+    ] = 2.0,
     rescan: Annotated[
         bool, typer.Option("--rescan", help="First make the ledger anew from the records of what is done.")
     ] = False,

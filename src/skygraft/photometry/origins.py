@@ -19,6 +19,7 @@ from astropy.io import fits
 from skygraft.errors import ApertureConflictError, CorruptFileError, FormatError
 from skygraft.photometry.radius import NORMALISED_TOPHAT, field_name_candidate, parse_field_radius, parse_radius
 from skygraft.photometry.reference import CandidateLevel, ReferenceCandidate
+from skygraft.yaml_text import check_yaml
 
 __all__ = [
     "aperture_correction_hints",
@@ -205,6 +206,7 @@ def _parquet_docs(schema: pa.Schema) -> dict[str, str]:
     if header is not None:
         # A header that is not what astropy writes documents nothing.
         with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+            check_yaml(header.decode())
             for column in yaml.load(header, Loader=_HeaderLoader)["datatype"]:
                 docs[str(column["name"])] = str(column.get("description") or "")
     for field in schema:

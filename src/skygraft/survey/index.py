@@ -27,6 +27,7 @@ from skygraft.formats.fits_kinds import kind_of_name
 from skygraft.formats.fits_layout import is_flat, list_hdus
 from skygraft.formats.legacy_tables import read_ccds
 from skygraft.formats.registry import killed_its_reader, load_formats
+from skygraft.paths import home_expanded
 from skygraft.printable import printable
 from skygraft.processes import Mapper, careful_map
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
@@ -185,7 +186,7 @@ def open_index(value: Any, base: Path) -> IndexFile:
     """
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"index is {value!r}; the path of a Parquet file is needed", key="index")
-    return IndexFile(Path(absolute(base / Path(value).expanduser())))
+    return IndexFile(Path(absolute(base / home_expanded(value))))
 
 
 def _kind(spec: Mapping[str, Any]) -> tuple[str, Any, str, dict[str, Any]]:
@@ -221,7 +222,7 @@ def _patterns(value: Any, key: str) -> list[str]:
 def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) -> Iterator[ImageJob]:
     paths: set[str] = set()
     for pattern in _patterns(value, "images"):
-        whole = os.path.normpath(base / Path(pattern).expanduser())
+        whole = os.path.normpath(base / home_expanded(pattern))
         if glob.has_magic(pattern):
             # Only the pattern itself is one: the base directory may have brackets in its name.
             whole = pattern if Path(pattern).is_absolute() else f"{glob.escape(os.fspath(base))}/{pattern}"
@@ -248,7 +249,7 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
 def _from_ccds(value: Any, base: Path, fmt: str, options: dict[str, Any]) -> Iterator[ImageJob]:
     fmt = "legacy_survey" if fmt == "auto" else fmt
     for name in _patterns(value, "ccds"):
-        path = Path(absolute(base / Path(name).expanduser()))
+        path = Path(absolute(base / home_expanded(name)))
         table = read_ccds(path)
         root = Path(absolute(base / str(options["root"]))) if "root" in options else path.parent
         names, ccds = table.columns["image_filename"], table.columns["ccdname"]

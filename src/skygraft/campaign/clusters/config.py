@@ -43,6 +43,8 @@ from skygraft.campaign.sections import (
     read_yaml,
 )
 from skygraft.errors import ConfigError
+from skygraft.paths import home_expanded
+from skygraft.processes import MOST_PROCESSES
 
 __all__ = [
     "BATCH_KINDS",
@@ -229,6 +231,7 @@ class ClusterConfig(Section):
             self._check_job()
         if self.kind == "kubernetes":
             self._check_kubernetes()
+        self._check_local(self.n_workers)
         if self.minimum_workers > (self.n_workers or math.inf):
             raise ValueError(f"minimum_workers is {self.minimum_workers}, more than n_workers ({self.n_workers})")
         self._check_tls()
@@ -380,9 +383,18 @@ class ClusterConfig(Section):
             raise ConfigError(
                 f"the number of workers is not ours to choose on a cluster of kind {self.kind}", key="cluster.n_workers"
             )
+        self._check_local(n_workers)
         return self.model_copy(
             update={"n_workers": n_workers, "minimum_workers": min(self.minimum_workers, max(1, n_workers))}
         )
+
+    def _check_local(self, n_workers: int | None) -> None:
+        if self.kind == "local" and (n_workers or 0) > MOST_PROCESSES:
+            raise ConfigError(
+                f"{n_workers} workers of this machine are asked for; {MOST_PROCESSES} are allowed",
+                key="cluster.n_workers",
+                fix="Ask for as many as it has cores",
+            )
 
     def at_most(self, n_workers: int) -> ClusterConfig:
         """The same with no more workers than have something to do, where that is ours to choose.
@@ -461,7 +473,7 @@ def _named(name: str, base: Path) -> Any:
     if "://" in name:
         return {"kind": "scheduler", "address": name}
     if name.endswith((".yaml", ".yml")) or os.sep in name:
-        return load_profile(base / Path(name).expanduser())
+        return load_profile(base / home_expanded(name))
     return {"kind": name}
 
 

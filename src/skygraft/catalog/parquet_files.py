@@ -1,0 +1,111 @@
+"""The one door of Parquet catalogues: whatever pyarrow raises over a damaged file names the file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from skygraft.catalog.arrow import from_arrow, pandas_index, with_index
+from skygraft.catalog.text_tables import AGAIN
+from skygraft.errors import CatalogError, CorruptFileError
+
+__all__ = ["ParquetCatalog", "open_parquet", "read_parquet", "write_parquet"]
+
+_ROWS, _ROWS_PER_BYTE = 100_000, 4
+"""Positions do not repeat: a file with more rows than that claims what it does not hold."""
+
+
+class ParquetCatalog:
+    """An open Parquet catalogue.
+
+    Attributes
+    ----------
+    names : list of str
+        Its columns, with the index that pandas wrote as three numbers.
+    n_rows : int
+        Its rows.
+    """
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path = file, path
+        with _damage_named(path):
+            self._schema = file.schema_arrow
+            self.n_rows = int(file.metadata.num_rows)
+            self._index = pandas_index(self._schema, self.n_rows)
+            self.names = [*self._schema.names, *([self._index[0]] if self._index else [])]
+        size = path.stat().st_size
+        if self.n_rows > max(_ROWS, _ROWS_PER_BYTE * size):
+            raise CorruptFileError(f"the file claims {self.n_rows} rows, and has {size} bytes", path=path, fix=AGAIN)
+
+    def read(self) -> Any:
+        """All rows, as `from_arrow` gives them."""
+        with _damage_named(self._path):
+            table = self._file.read()
+        return self._converted(table, 0)
+
+    def chunks(self, chunk_rows: int) -> Iterator[Any]:
+        """Up to `chunk_rows` rows at a time, in the order of the file."""
+        batches = self._file.iter_batches(batch_size=chunk_rows)
+        first = 0
+        while True:
+            with _damage_named(self._path):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                table = pa.Table.from_batches([batch], schema=self._schema)
+            yield self._converted(table, first)
+            first += batch.num_rows
+
+    def _converted(self, table: pa.Table, first_row: int) -> Any:
+        with _damage_named(self._path):
+            # Texts that are no UTF-8 and offsets beyond the data, before anybody reads them.
+            table.validate(full=True)
+        return from_arrow(with_index(table, self._index, first_row), origin=str(self._path))
+
+
+@contextlib.contextmanager
+def open_parquet(path: Path) -> Iterator[ParquetCatalog]:
+    """Open a Parquet catalogue; page checksums are compared where it has any.
+
+    Raises
+    ------
+    CorruptFileError
+        If it cannot be read; here, and while it is read.
+    """
+    with _damage_named(path):
+        # Not pq.read_table, which imports pandas: seconds in every worker.
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    with file:
+        yield ParquetCatalog(file, path)
+
+
+def read_parquet(path: Path) -> Any:
+    """The table of a Parquet file; errors as in `open_parquet`."""
+    with open_parquet(path) as file:
+        return file.read()
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write a table, each of its pages with a checksum."""
+    pq.write_table(table, path, write_page_checksum=True)
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn whatever pyarrow raises into an error that names the file; other errors pass."""
+    try:
+        yield
+    except CatalogError:
+        raise
+    except pa.ArrowMemoryError as error:
+        raise CorruptFileError(
+            f"not a readable Parquet file: it claims more than memory holds ({error})", path=path, fix=AGAIN
+        ) from error
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CorruptFileError(f"not a readable Parquet file: {reason}", path=path, fix=AGAIN) from error
