@@ -47,7 +47,7 @@ from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.failures import write_failures
 from skygraft.campaign.watchdog import Outlook, Patience
-from skygraft.errors import CampaignError, CatalogError, OutputError, OutputExistsError
+from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -344,8 +344,9 @@ class Campaign:
         root = self.layout.root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            locks = (self.layout.lock, lease_path(self.layout.lock))
-            entries = [entry.name for entry in root.iterdir() if entry not in locks]
+            # Of what is remembered, the checksum of a file that was not written is nobody's.
+            own = (self.layout.lock, lease_path(self.layout.lock), self.layout.consolidated)
+            entries = [entry.name for entry in root.iterdir() if entry not in own]
         except OSError as error:
             raise OutputError(
                 f"the output folder cannot be used ({error.strerror or error})",
@@ -357,12 +358,20 @@ class Campaign:
         if not entries:
             return
         if self.layout.config.name not in entries:
+            if self._is_planned():
+                return
             raise OutputExistsError(
                 f"the output folder holds something else ({', '.join(sorted(entries)[:3])})",
                 path=root,
                 fix="Name a new folder",
             )
-        before = load_config(self.layout.config)
+        try:
+            before = load_config(self.layout.config)
+        except (ConfigError, OSError):
+            # Damaged; where the plan tells that it is of this campaign, a run writes it again.
+            if self._is_planned():
+                return
+            raise
         for key in ("name", "skymap"):
             old, new = getattr(before, key), getattr(self.config, key)
             if old != new:
@@ -372,6 +381,13 @@ class Campaign:
                     key=key,
                     fix="Name a new output folder",
                 )
+
+    def _is_planned(self) -> bool:
+        """Whether the output folder has a plan that was made from this configuration."""
+        try:
+            return bool(campaign_plan(self.layout.plan).metadata.get("plan_key") == plan_key(self.config))
+        except CampaignError:
+            return False
 
     def _write_config(self) -> None:
         with atomic_path(self.layout.config) as temporary:

@@ -6,6 +6,7 @@ was changed since; `look_at_files` is for who only looks.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.config import CampaignConfig, load_config
 from skygraft.campaign.file_checksums import compare, problem_of, read_checksum
 from skygraft.campaign.files import Layout
 from skygraft.campaign.monitoring.wording import data_size, number
@@ -21,7 +22,7 @@ from skygraft.campaign.planned import DamagedPlanError, campaign_plan
 from skygraft.campaign.records import read_record
 from skygraft.campaign.standing import DONE, recorded
 from skygraft.catalog.partition_read import MARKER, damaged_partitions, partition_bounds
-from skygraft.errors import CampaignError, CatalogError, SkygraftError
+from skygraft.errors import CampaignError, CatalogError, ConfigError, SkygraftError
 
 __all__ = ["ChecksumReport", "Damage", "check_checksums", "discard", "look_at_files"]
 
@@ -232,12 +233,14 @@ def _check_tables(tables: Sequence[str], *, output: str) -> _Found:
 def _check_configuration(layout: Layout) -> _Found:
     """Compare the configuration with the provenance; one that was changed since, by a person, does not count."""
     try:
-        sha256 = str(json.loads(layout.provenance.read_bytes())["entity"]["sg:configuration"]["sha256"])
-        if layout.config.stat().st_mtime_ns > layout.provenance.stat().st_mtime_ns:
-            return _Found(0, 1, 0, ())
+        sha256 = str(json.loads(layout.provenance.read_bytes())["entity"]["sg:configuration"]["sg:sha256"])
+        written = layout.provenance.stat().st_mtime_ns
     except (OSError, ValueError, KeyError, TypeError):
-        return _Found(0, 0, 0, ())  # of the provenance its own checksum tells, of what is gone nothing can be told
+        return _Found(0, 0, 0, ())  # of a run that was ended early; of a damaged one its own checksum tells
     problem, size = compare(layout.config, None, sha256)
+    with contextlib.suppress(OSError, ConfigError):
+        if layout.config.stat().st_mtime_ns > written and load_config(layout.config):
+            problem = ""
     return _Found(0, 1, size, (Damage(layout.config.name, problem),) if problem else ())
 
 
@@ -251,6 +254,10 @@ def _check_catalog(layout: Layout) -> _Found:
         damaged, n_files, n_bytes = {layout.catalog / MARKER: error.message}, 1, 0
     found = ((path.relative_to(layout.root).as_posix(), problem) for path, problem in damaged.items())
     return _Found(0, n_files, n_bytes, tuple(Damage(path, problem) for path, problem in found))
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, SkygraftError) else str(error)
 
 
 def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
@@ -274,6 +281,10 @@ def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
         if problem:
             damaged.append(Damage(name, problem + ("; skygraft plan writes it again" if path in reports else "")))
     if tables:
+        try:
+            load_config(layout.config)
+        except (ConfigError, OSError) as error:
+            damaged.append(Damage(layout.config.name, f"it cannot be read ({_reason(error)}); the next run writes it"))
         try:
             parts = damaged_partitions(layout.catalog)
         except CatalogError as error:

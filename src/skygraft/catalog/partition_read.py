@@ -201,14 +201,14 @@ def _current(out: Path) -> tuple[PartitionBounds, str]:
     """The bounds and the digest of the data set as it is now."""
     try:
         status = (out / MARKER).stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     except OSError:
-        stamp = (0, 0, 0)
+        stamp = (0, 0, 0, 0)
     return _bounds(out, stamp)
 
 
 @functools.lru_cache(maxsize=4)
-def _bounds(out: Path, stamp: tuple[int, int, int]) -> tuple[PartitionBounds, str]:
+def _bounds(out: Path, stamp: tuple[int, int, int, int]) -> tuple[PartitionBounds, str]:
     del stamp
     marker = read_marker(out)
     if marker is None:
