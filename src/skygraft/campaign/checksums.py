@@ -301,13 +301,19 @@ def discard(report: ChecksumReport) -> int:
     root = Path(report.output)
     records = {bad.record for bad in report.damaged if bad.record}
     for record in records:
-        (root / record).unlink(missing_ok=True)
+        _forget(root / record)
     tables = {bad.path for bad in report.damaged if not bad.record}
     layout = Layout(root)
     for table in tables:
         path = root / table
         if path.is_relative_to(layout.truth) or path.is_relative_to(layout.sources) or path == layout.campaign_sources:
-            layout.checksum(path).unlink(missing_ok=True)
+            _forget(layout.checksum(path))
         elif path.is_relative_to(layout.catalog):
-            path.unlink(missing_ok=True)
+            _forget(path)
     return len(records)
+
+
+def _forget(path: Path) -> None:
+    # A folder in the place of a file is somebody's: whoever writes the file says that it is in the way.
+    with contextlib.suppress(IsADirectoryError):
+        path.unlink(missing_ok=True)

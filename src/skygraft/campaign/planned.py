@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,7 +318,7 @@ def campaign_plan(path: Path) -> Plan:
         raise DamagedPlanError("the plan holds no image", path=path, fix=_AGAIN)
     checksum = Layout(path.parent).checksum(path)
     known = read_checksum(checksum)
-    problem = "its checksum is damaged" if known is None and checksum.exists() else ""
+    problem = "its checksum is damaged" if known is None and os.path.lexists(checksum) else ""
     if problem := problem_of(path, known, read=True) if known is not None else problem:
         raise DamagedPlanError(f"the plan is damaged: {problem}", path=path, fix=_AGAIN)
     return plan

@@ -161,17 +161,18 @@ def is_untouched(record: dict[str, Any], path: Path, layout: Layout, known: obje
     layout : Layout
         Where the outputs are.
     known : Event or None
-        What the ledger says last of the image. Where that is not how it was made, or of another record, the time of
-        the record counts, which is written last.
+        What the ledger says last of the image. Where that is not how it was made, the time of the record counts,
+        which is written last.
     """
+    names = [*record["outputs"], path.relative_to(layout.root).as_posix()]
     try:
-        written = path.stat().st_mtime_ns
-        times = dict(zip(known.outputs, known.output_times, strict=False)) if isinstance(known, ImageSummary) else {}
-        same = times.get(path.relative_to(layout.root).as_posix()) == written
-        now = {name: (layout.root / name).stat().st_mtime_ns for name in record["outputs"]}
+        *now, written = ((layout.root / name).stat().st_mtime_ns for name in names)
     except OSError:
         return False
-    return all(times.get(name) == time if same else time <= written for name, time in now.items())
+    if isinstance(known, ImageSummary) and known.output_times:
+        times = dict(zip(known.outputs, known.output_times, strict=False))
+        return [times.get(name) for name in names] == [*now, written]
+    return all(time <= written for time in now)
 
 
 def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ was made before, and of which no record has changed since, is left as it is.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -189,7 +190,8 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     known = _recall(memory, of, newest, table, layout.checksum(table))
     if known is not None:
         return known
-    memory.unlink(missing_ok=True)
+    with contextlib.suppress(IsADirectoryError):  # writing it says what to do
+        memory.unlink(missing_ok=True)
     made = _consolidate(images, layout, sky, base)
     if not made.problems:
         found = {"of": of, "table": _stamp(table), "digest": made.to_dict()}
