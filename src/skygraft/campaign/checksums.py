@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -260,10 +262,36 @@ def _reason(error: Exception) -> str:
     return error.message if isinstance(error, SkygraftError) else str(error)
 
 
+def _changed_tables(layout: Layout) -> Iterator[Path]:
+    """Tables of patches that are not there, or were changed after their checksums were written, which is just before.
+
+    Two looks at a table and nothing read: there are tens of thousands of them.
+    """
+    for base in (layout.truth.name, layout.sources.name):
+        folder, checksums = f"{layout.root}/{base}", f"{layout.checksums}/{base}"
+        for tract in _names(checksums):
+            for name in _names(f"{checksums}/{tract}"):
+                table = f"{folder}/{tract}/{name.removesuffix('.sha256')}/part-0.parquet"
+                try:
+                    status, noted = os.stat(table), os.stat(f"{checksums}/{tract}/{name}")  # noqa: PTH116
+                    if stat.S_ISREG(status.st_mode) and status.st_mtime_ns <= noted.st_mtime_ns:
+                        continue
+                except OSError:
+                    pass  # which is what is found when it is looked at
+                yield Path(table)
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
     """Look, without reading much, at what a campaign wrote besides images: tables, reports of the plan, catalogue.
 
-    Sizes and times of last change are compared; of small files whose time is another, the checksum.
+    Times of last change are compared, sizes of what there is one of; small files whose time is another are read.
 
     Parameters
     ----------
@@ -274,8 +302,9 @@ def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
     """
     reports = [layout.plan_summary, layout.plan_checks, layout.plan_findings]
     damaged = []
-    for name in _tables(layout) if tables else [path.relative_to(layout.root).as_posix() for path in reports]:
-        path = layout.root / name
+    single = [layout.file_of(path) for path in layout.checksums.glob("*.sha256")]
+    for path in sorted([*single, *_changed_tables(layout)]) if tables else reports:
+        name = path.relative_to(layout.root).as_posix()
         known = read_checksum(layout.checksum(path))
         problem = problem_of(path, known, most=_SMALL) if known is not None else ""
         if problem:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -127,18 +128,24 @@ def damaged_partitions(
 
 
 def _problems(out: Path, written: int | None, parts: Iterable[tuple[Key, int, str]]) -> list[str]:
-    return [_problem(part_path(out, key), n_bytes, sha256, written) for key, n_bytes, sha256 in parts]
+    # A string rather than a Path: there are tens of thousands of parts.
+    return [
+        _problem(f"{out}/tract={tract}/patch={patch}/part-0.parquet", n_bytes, sha256, written)
+        for (tract, patch), n_bytes, sha256 in parts
+    ]
 
 
-def _problem(path: Path, n_bytes: int, sha256: str, written: int | None) -> str:
+def _problem(path: str, n_bytes: int, sha256: str, written: int | None) -> str:
     """What is wrong with a partition, empty for nothing; one that was not changed after `written`, ns, is not read."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):
+            return "it is not a file"
         if status.st_size != n_bytes:
             return f"it has {status.st_size:,} bytes, and was written with {n_bytes:,}"
         if written is not None and status.st_mtime_ns <= written:
-            return "" if path.is_file() else "it is not a file"
-        same = hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+            return ""
+        same = hashlib.sha256(Path(path).read_bytes()).hexdigest() == sha256
     except FileNotFoundError:
         return "it is gone"
     except OSError as error:
