@@ -61,7 +61,7 @@ def test_round_trip(tmp_path: Path, small_groups: int, n: int) -> None:
     assert list(plan.images()) == images == read_plan(plan.path)
     assert Plan(plan.path).metadata == METADATA
     assert pq.read_metadata(plan.path).num_row_groups == -(-n // small_groups)
-    assert [p.name for p in tmp_path.iterdir()] == ["plan.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".consolidated", "plan.parquet"]
 
 
 def test_equal_plans_give_equal_files(tmp_path: Path, small_groups: int) -> None:
@@ -153,7 +153,7 @@ def test_a_plan_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
         add_images(writer, make_images(4))
         raise KeyError("stop")
     assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["plan.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".consolidated", "plan.parquet"]
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"), PlanWriter(tmp_path / "file" / "plan.parquet"):
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import time
@@ -46,7 +47,7 @@ from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
 from skygraft.campaign.tables.arrow import numbers
 from skygraft.campaign.tables.failures import write_failures
 from skygraft.campaign.watchdog import Outlook, Patience
-from skygraft.errors import CampaignError, OutputError, OutputExistsError
+from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -71,6 +72,7 @@ _WORTH_A_PROCESS = 32
 """Images to be read again for which it pays to start another process."""
 _FAILURES_TOLD = 1000
 """Most failures that a summary holds; all of them are in ``failures.parquet``."""
+_PARTS_TOLD = 3
 _WORTH_LOCAL, _WORTH_ELSEWHERE = 1.0, 10.0
 """Seconds of work for which a worker is worth starting: a process of this machine, and a job or a pod."""
 
@@ -147,7 +149,7 @@ class Campaign:
                 standing = stand(plan, self.config)
             except CampaignError as error:
                 problems = (error.message,)
-                standing = recorded(plan, self.layout)
+                standing, _ = recorded(plan, self.layout)
             return summarise_plan(
                 self.config,
                 plan,
@@ -229,6 +231,8 @@ class Campaign:
         CampaignError
             If there is no plan.
         """
+        from skygraft.campaign.checksums import look_at_files
+
         plan = campaign_plan(self.layout.plan)
         standing, damaged = present(plan, self.layout)
         failed = standing.rows(FAILED, QUARANTINED)
@@ -254,6 +258,7 @@ class Campaign:
             errors=dict(errors),
             runs=len(started),
             last_run=started[-1].time if started else "",
+            files=() if running else tuple(f"{bad.path}: {bad.problem}" for bad in look_at_files(self.layout)),
             running=running,
             phase=phase_of(runs) if running else "",
         )
@@ -339,8 +344,9 @@ class Campaign:
         root = self.layout.root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            locks = (self.layout.lock, lease_path(self.layout.lock))
-            entries = [entry.name for entry in root.iterdir() if entry not in locks]
+            # Of what is remembered, the checksum of a file that was not written is nobody's.
+            own = (self.layout.lock, lease_path(self.layout.lock), self.layout.consolidated)
+            entries = [entry.name for entry in root.iterdir() if entry not in own]
         except OSError as error:
             raise OutputError(
                 f"the output folder cannot be used ({error.strerror or error})",
@@ -352,12 +358,20 @@ class Campaign:
         if not entries:
             return
         if self.layout.config.name not in entries:
+            if self._is_planned():
+                return
             raise OutputExistsError(
                 f"the output folder holds something else ({', '.join(sorted(entries)[:3])})",
                 path=root,
                 fix="Name a new folder",
             )
-        before = load_config(self.layout.config)
+        try:
+            before = load_config(self.layout.config)
+        except (ConfigError, OSError):
+            # Damaged; where the plan tells that it is of this campaign, a run writes it again.
+            if self._is_planned():
+                return
+            raise
         for key in ("name", "skymap"):
             old, new = getattr(before, key), getattr(self.config, key)
             if old != new:
@@ -367,6 +381,13 @@ class Campaign:
                     key=key,
                     fix="Name a new output folder",
                 )
+
+    def _is_planned(self) -> bool:
+        """Whether the output folder has a plan that was made from this configuration."""
+        try:
+            return bool(campaign_plan(self.layout.plan).metadata.get("plan_key") == plan_key(self.config))
+        except CampaignError:
+            return False
 
     def _write_config(self) -> None:
         with atomic_path(self.layout.config) as temporary:
@@ -389,8 +410,21 @@ class Campaign:
                 say(f"planning again: {error.message} ({self.layout.plan})")
                 return self._make_plan()
             if plan.metadata.get("plan_key") == plan_key(self.config) and not self._replaced(plan):
-                return plan
+                damaged = self._damaged_catalog()
+                if not damaged:
+                    return plan
+                say(f"planning again: {damaged}")
         return self._make_plan()
+
+    def _damaged_catalog(self) -> str:
+        """What is wrong with the partitioned catalogue at a glance; empty for nothing."""
+        from skygraft.catalog.partition_read import damaged_partitions
+
+        try:
+            damaged = damaged_partitions(self.layout.catalog)
+        except CatalogError as error:
+            return str(error)
+        return "; ".join(f"{path}: {problem}" for path, problem in itertools.islice(damaged.items(), _PARTS_TOLD))
 
     def _replaced(self, plan: Plan) -> bool:
         """Whether a file that the plan had to leave out was made, changed or removed since."""
@@ -434,6 +468,7 @@ class _Run:
 
     def go(self, client: Client | None, n_workers: int | None, work: Work | None) -> RunSummary:
         """Make the images, and the tables from them."""
+        from skygraft.campaign.checksums import look_at_files
         from skygraft.campaign.clusters.cluster import open_cluster
 
         jobs, overview = self._jobs()
@@ -498,6 +533,7 @@ class _Run:
             unusable=unusable,
             failures=failures,
             tables=lines,
+            files=tuple(f"{bad.path}: {bad.problem}" for bad in look_at_files(self.layout, tables=False)),
         )
 
     def say(self, text: str) -> None:

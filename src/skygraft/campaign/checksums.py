@@ -1,35 +1,40 @@
 """Read again everything that a campaign wrote with a checksum, and compare: for disks and copies that lose bits.
 
-Plain functions, for this process, others of this machine, or a cluster. A run compares sizes and times only.
+Plain functions, for this process, others of this machine, or a cluster. A run compares sizes and times, and reads what
+was changed since; `look_at_files` is for who only looks.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import itertools
 import json
+import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.config import CampaignConfig, load_config
+from skygraft.campaign.file_checksums import compare, problem_of, read_checksum
 from skygraft.campaign.files import Layout
 from skygraft.campaign.monitoring.wording import data_size, number
-from skygraft.campaign.planned import campaign_plan
+from skygraft.campaign.planned import DamagedPlanError, campaign_plan
 from skygraft.campaign.records import read_record
 from skygraft.campaign.standing import DONE, recorded
-from skygraft.campaign.tables.arrow import read_checksum
-from skygraft.errors import CampaignError
+from skygraft.catalog.partition_read import MARKER, damaged_partitions, partition_bounds
+from skygraft.errors import CampaignError, CatalogError, ConfigError, SkygraftError
 
-__all__ = ["ChecksumReport", "Damage", "check_checksums", "discard"]
+__all__ = ["ChecksumReport", "Damage", "check_checksums", "discard", "look_at_files"]
 
 type Call = Callable[..., Iterator[Any]]
 """``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
 
 _IMAGES_AT_ONCE = 8
 _TABLES_AT_ONCE = 32
-_BUFFER = 1 << 20
+_SMALL = 1 << 20
+"""Bytes of a file that is read where a look at its time leaves a doubt."""
 _SHOWN = 20
 
 
@@ -116,7 +121,7 @@ class _Found:
 def check_checksums(
     config: CampaignConfig, call: Call, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> ChecksumReport:
-    """Read all files that a campaign wrote with a checksum: images, truth tables, records, consolidated tables.
+    """Read all files that a campaign wrote with a checksum: images, truth, records, tables, plan, catalogue.
 
     Parameters
     ----------
@@ -137,18 +142,20 @@ def check_checksums(
         If there is no plan, or no image is done.
     """
     layout = Layout(config.output)
-    named = _check_named(layout)
-    if any(bad.path == layout.plan.name for bad in named.damaged):
+    try:
+        plan = campaign_plan(layout.plan)
+    except DamagedPlanError as error:
         # Which images there are cannot be told by it.
-        return ChecksumReport(str(layout.root), 0, named.n_files, named.n_files, named.n_bytes, named.damaged)
-    plan = campaign_plan(layout.plan)
-    rows = recorded(plan, layout).rows(DONE)
+        return ChecksumReport(str(layout.root), 0, 1, 1, 0, (Damage(layout.plan.name, error.message),))
+    standing, lost = recorded(plan, layout)
+    standing.state[lost] = DONE
+    rows = standing.rows(DONE)
     if not len(rows):
         raise CampaignError("no image of the campaign is done", path=layout.root, fix="Run it first: skygraft run")
     tables = _tables(layout)
     total = len(rows) + len(tables)
     progress(0, total)
-    found = [named]
+    found = [_check_configuration(layout), _check_catalog(layout)]
     done = 0
     output = str(layout.root)
     images = ((i.image_id, i.tract, i.patch, i.stem) for i in plan.images(rows))
@@ -170,14 +177,14 @@ def check_checksums(
 
 
 def _tables(layout: Layout) -> list[str]:
-    """The consolidated tables that are there or whose checksum is, relative to the output folder, sorted."""
-    found: set[str] = set()
-    checksums = layout.consolidated / "checksums"
-    for path in checksums.rglob("*.sha256"):
-        name = path.relative_to(checksums).with_suffix("")
-        found.add((name / "part-0.parquet" if len(name.parts) > 1 else name.with_suffix(".parquet")).as_posix())
+    """Files of which there is one a patch or a campaign, relative to the output folder, sorted.
+
+    Those that have a checksum, and tables that are there without.
+    """
+    found = {layout.file_of(path) for path in layout.checksums.rglob("*.sha256")}
     there = [*layout.truth.rglob("part-0.parquet"), *layout.sources.rglob("part-0.parquet"), layout.campaign_sources]
-    return sorted(found | {path.relative_to(layout.root).as_posix() for path in there if path.exists()})
+    found |= {path for path in there if path.exists()}
+    return sorted(path.relative_to(layout.root).as_posix() for path in found)
 
 
 def _check_images(images: Sequence[tuple[str, int, int, str]], *, output: str) -> _Found:
@@ -188,13 +195,20 @@ def _check_images(images: Sequence[tuple[str, int, int, str]], *, output: str) -
     for image_id, tract, patch, stem in images:
         path = layout.record(tract, patch, stem)
         name = path.relative_to(layout.root).as_posix()
-        record = read_record(path)
         n_files += 1
-        if record is None or record["image"] != image_id:
-            damaged.append(Damage(name, "the record is damaged", image_id, name))
+        if not path.exists() and not path.is_symlink():
+            damaged.append(Damage(name, f"it is gone (image {image_id})", image_id, name))
+            continue
+        try:
+            record = read_record(path, image_id)
+            problem = "the record is damaged"
+        except CampaignError as error:
+            record, problem = None, error.message
+        if record is None:
+            damaged.append(Damage(name, problem, image_id, name))
             continue
         for file, wanted in record["outputs"].items():
-            problem, size = _compare(layout.root / file, wanted["n_bytes"], wanted["sha256"])
+            problem, size = compare(layout.root / file, wanted["n_bytes"], wanted["sha256"])
             n_files, n_bytes = n_files + 1, n_bytes + size
             if problem:
                 damaged.append(Damage(file, f"{problem} (image {image_id})", image_id, name))
@@ -209,72 +223,126 @@ def _check_tables(tables: Sequence[str], *, output: str) -> _Found:
         path = layout.root / name
         known = read_checksum(layout.checksum(path))
         if known is None:
-            damaged.append(Damage(name, "it has no checksum; the next run writes it again"))
+            damaged.append(Damage(name, "it has no checksum, or a damaged one"))
             continue
-        problem, size = _compare(path, known.n_bytes, known.sha256)
+        problem, size = compare(path, known.n_bytes, known.sha256)
         n_bytes += size
         if problem:
             damaged.append(Damage(name, problem))
-        for file, sha256 in known.inputs.items():
-            source = layout.root / file
-            problem, size = _compare(source, None, sha256, not_after=layout.checksum(path))
-            n_bytes += size
-            if problem:
-                damaged.append(Damage(file, problem))
     return _Found(0, len(tables), n_bytes, tuple(damaged))
 
 
-def _check_named(layout: Layout) -> _Found:
-    """Read the files whose checksums are in the provenance; those that were written anew since do not count."""
+def _check_configuration(layout: Layout) -> _Found:
+    """Compare the configuration with the provenance; one that was changed since, by a person, does not count."""
     try:
-        entities = json.loads(layout.provenance.read_bytes())["entity"]
-        named = {layout.plan: entities["sg:plan"], layout.config: entities["sg:configuration"]}
-        wanted = {path: str(entity["sg:sha256"]) for path, entity in named.items()}
-    except FileNotFoundError:
-        return _Found(0, 0, 0, ())  # of a run that was ended early the tables wait for the next one
-    except (ValueError, KeyError, TypeError):
-        name = layout.provenance.relative_to(layout.root).as_posix()
-        return _Found(0, 1, 0, (Damage(name, "it is no provenance of skygraft; the next run writes it again"),))
-    n_bytes, damaged = 0, []
-    for path, sha256 in wanted.items():
-        problem, size = _compare(path, None, sha256, not_after=layout.provenance)
-        n_bytes += size
+        sha256 = str(json.loads(layout.provenance.read_bytes())["entity"]["sg:configuration"]["sg:sha256"])
+        written = layout.provenance.stat().st_mtime_ns
+    except (OSError, ValueError, KeyError, TypeError):
+        return _Found(0, 0, 0, ())  # of a run that was ended early; of a damaged one its own checksum tells
+    problem, size = compare(layout.config, None, sha256)
+    with contextlib.suppress(OSError, ConfigError):
+        if layout.config.stat().st_mtime_ns > written and load_config(layout.config):
+            problem = ""
+    return _Found(0, 1, size, (Damage(layout.config.name, problem),) if problem else ())
+
+
+def _check_catalog(layout: Layout) -> _Found:
+    """Read the parts of the catalogue, and compare them with what the data set says of itself."""
+    try:
+        bounds = partition_bounds(layout.catalog)
+        damaged = damaged_partitions(layout.catalog, read=True)
+        n_files, n_bytes = 1 + len(bounds.keys), sum(bounds.sizes)
+    except SkygraftError as error:
+        damaged, n_files, n_bytes = {layout.catalog / MARKER: error.message}, 1, 0
+    found = ((path.relative_to(layout.root).as_posix(), problem) for path, problem in damaged.items())
+    return _Found(0, n_files, n_bytes, tuple(Damage(path, problem) for path, problem in found))
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, SkygraftError) else str(error)
+
+
+def _changed_tables(layout: Layout) -> Iterator[Path]:
+    """Tables of patches that are not there, or were changed after their checksums were written, which is just before.
+
+    Two looks at a table and nothing read: there are tens of thousands of them.
+    """
+    for base in (layout.truth.name, layout.sources.name):
+        folder, checksums = f"{layout.root}/{base}", f"{layout.checksums}/{base}"
+        for tract in _names(checksums):
+            for name in _names(f"{checksums}/{tract}"):
+                table = f"{folder}/{tract}/{name.removesuffix('.sha256')}/part-0.parquet"
+                try:
+                    status, noted = os.stat(table), os.stat(f"{checksums}/{tract}/{name}")  # noqa: PTH116
+                    if stat.S_ISREG(status.st_mode) and status.st_mtime_ns <= noted.st_mtime_ns:
+                        continue
+                except OSError:
+                    pass  # which is what is found when it is looked at
+                yield Path(table)
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
+    """Look, without reading much, at what a campaign wrote besides images: tables, reports of the plan, catalogue.
+
+    Times of last change are compared, sizes of what there is one of; small files whose time is another are read.
+
+    Parameters
+    ----------
+    layout : Layout
+        The campaign's output folder.
+    tables : bool
+        Whether what a run writes is looked at; without, only the reports of the plan.
+    """
+    reports = [layout.plan_summary, layout.plan_checks, layout.plan_findings]
+    damaged = []
+    single = [layout.file_of(path) for path in layout.checksums.glob("*.sha256")]
+    for path in sorted([*single, *_changed_tables(layout)]) if tables else reports:
+        name = path.relative_to(layout.root).as_posix()
+        known = read_checksum(layout.checksum(path))
+        problem = problem_of(path, known, most=_SMALL) if known is not None else ""
         if problem:
-            damaged.append(Damage(path.relative_to(layout.root).as_posix(), problem))
-    return _Found(0, len(wanted), n_bytes, tuple(damaged))
-
-
-def _compare(path: Path, n_bytes: int | None, sha256: str, *, not_after: Path | None = None) -> tuple[str, int]:
-    """What is wrong with a file, empty for nothing, and how many bytes were read."""
-    try:
-        with path.open("rb") as handle:
-            hasher, size = hashlib.sha256(), 0
-            while chunk := handle.read(_BUFFER):
-                hasher.update(chunk)
-                size += len(chunk)
-        if not_after is not None and path.stat().st_mtime_ns > not_after.stat().st_mtime_ns:
-            return "", size
-    except FileNotFoundError:
-        return "it is gone", 0
-    except OSError as error:
-        return f"it cannot be read ({error.strerror or error})", 0
-    if n_bytes is not None and size != n_bytes:
-        return f"it has {size:,} bytes, and was written with {n_bytes:,}", size
-    if hasher.hexdigest() != sha256:
-        return "its content is not what was written: the SHA-256 differs", size
-    return "", size
+            damaged.append(Damage(name, problem + ("; skygraft plan writes it again" if path in reports else "")))
+    if tables:
+        try:
+            load_config(layout.config)
+        except (ConfigError, OSError) as error:
+            damaged.append(Damage(layout.config.name, f"it cannot be read ({_reason(error)}); the next run writes it"))
+        try:
+            parts = damaged_partitions(layout.catalog)
+        except CatalogError as error:
+            parts = {layout.catalog / MARKER: error.message}
+        damaged += [Damage(path.relative_to(layout.root).as_posix(), problem) for path, problem in parts.items()]
+    return tuple(sorted(damaged))
 
 
 def discard(report: ChecksumReport) -> int:
-    """Remove the records of images with damaged files, so that the next run makes them again; returns how many."""
+    """Have the next run make what is damaged again: remove the records of images with damaged files; returns how many.
+
+    Checksums of damaged tables and damaged parts of the catalogue are removed, too.
+    """
     root = Path(report.output)
     records = {bad.record for bad in report.damaged if bad.record}
     for record in records:
-        (root / record).unlink(missing_ok=True)
+        _forget(root / record)
     tables = {bad.path for bad in report.damaged if not bad.record}
     layout = Layout(root)
     for table in tables:
         path = root / table
         if path.is_relative_to(layout.truth) or path.is_relative_to(layout.sources) or path == layout.campaign_sources:
-            layout.checksum(path).unlink(missing_ok=True)
+            _forget(layout.checksum(path))
+        elif path.is_relative_to(layout.catalog):
+            _forget(path)
     return len(records)
+
+
+def _forget(path: Path) -> None:
+    # A folder in the place of a file is somebody's: whoever writes the file says that it is in the way.
+    with contextlib.suppress(IsADirectoryError):
+        path.unlink(missing_ok=True)

@@ -100,11 +100,13 @@ class Now:
                 status = os.stat(f"{self.root}/{name}" if name[0] != "/" else name)  # noqa: PTH116
                 if status.st_size != n_bytes or status.st_mtime_ns != mtime_ns:
                     return False
-            return all(
-                os.stat(f"{self.output}/{name}").st_size == n_bytes  # noqa: PTH116
-                for name, n_bytes in event.outputs.items()
-            )
-        except (OSError, ValueError):
+            times = event.output_times
+            for i, (name, n_bytes) in enumerate(event.outputs.items()):
+                status = os.stat(f"{self.output}/{name}")  # noqa: PTH116
+                if status.st_size != n_bytes or (times and status.st_mtime_ns != times[i]):
+                    return False
+            return True
+        except (OSError, ValueError, IndexError):
             return False
 
 

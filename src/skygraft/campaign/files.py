@@ -98,6 +98,11 @@ class Layout:
         return self.root / ".consolidated"
 
     @property
+    def checksums(self) -> Path:
+        """The checksums of tables, and of other files that are there once."""
+        return self.consolidated / "checksums"
+
+    @property
     def records(self) -> Path:
         """One record, and beside it one truth table, for each image that is done."""
         return self.root / "records"
@@ -150,12 +155,19 @@ class Layout:
         """What consolidation remembers of one patch."""
         return self.consolidated / f"tract={tract}" / f"patch={patch}.json"
 
-    def checksum(self, table: Path) -> Path:
-        """The checksum of a consolidated table, as it was written."""
-        folder = self.consolidated / "checksums"
-        within = table.relative_to(self.root)
-        within = within.parent if within.stem == "part-0" else within.with_suffix("")
-        return folder / within.with_name(f"{within.name}.sha256")
+    def checksum(self, file: Path) -> Path:
+        """The checksum of a consolidated table, or of another file that is there once, as it was written."""
+        within = file.relative_to(self.root)
+        if within.suffix == ".parquet":
+            within = within.parent if within.stem == "part-0" else within.with_suffix("")
+        return self.checksums / within.with_name(f"{within.name}.sha256")
+
+    def file_of(self, checksum: Path) -> Path:
+        """The file that a checksum is of, by its name."""
+        name = checksum.relative_to(self.checksums).with_suffix("")
+        if len(name.parts) > 1:
+            return self.root / name / "part-0.parquet"
+        return self.root / (name if name.suffix else name.with_suffix(".parquet"))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -197,10 +209,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         # Of something else that the block did: it says itself what was wrong.
         raise
     except OSError as error:
+        is_folder = isinstance(error, IsADirectoryError)
         raise OutputError(
             f"the output cannot be written ({error.strerror or error})",
             path=path,
-            fix="Check permissions and free space",
+            fix="Remove the folder that is in its place" if is_folder else "Check permissions and free space",
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -40,6 +40,9 @@ class ImageSummary:
         Each file that was read, relative to the survey's root: size in bytes and time of last change in ns.
     outputs : dict of str to int
         Each file that was written, relative to the campaign's output folder: size in bytes.
+    output_times : list of int
+        Time of last change of each of these, in their order, ns; 0 for one that was changed after the record was
+        written. Empty where they are not known.
     catalog, settings : str
         Fingerprints of the catalogue rows and of the settings that it was made from.
     code : int
@@ -68,6 +71,7 @@ class ImageSummary:
     closure_mag: float | None = None
     inputs: dict[str, list[int]] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
+    output_times: list[int] = field(default_factory=list)
     catalog: str = ""
     settings: str = ""
     code: int = 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import BinaryIO, Literal, Self
 
 from skygraft.campaign.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line, parse_event
 from skygraft.campaign.image_summary import ImageSummary
@@ -165,6 +165,20 @@ class Ledger:
         )
 
 
+def _opened(path: Path) -> BinaryIO | None:
+    """A ledger, to be read; None where there is none."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CampaignError(
+            f"the ledger cannot be read ({error.strerror or error})",
+            path=path,
+            fix="Check permissions; or remove it: it is made anew from the records",
+        ) from error
+
+
 def read_events(
     path: Path, start: int = 0, stop: int | None = None, *, damaged: bool = False
 ) -> Iterator[tuple[int, Event]]:
@@ -182,11 +196,9 @@ def read_events(
     Raises
     ------
     CampaignError
-        If a line is not understood; one that was cut short is left out.
+        If it cannot be read, or a line is not understood; one that was cut short is left out.
     """
-    try:
-        handle = path.open("rb")
-    except FileNotFoundError:
+    if (handle := _opened(path)) is None:
         return
     with handle:
         handle.seek(start)
@@ -206,11 +218,15 @@ def read_events(
 
 
 def read_runs(path: Path) -> list[RunStarted | TablesStarted | RunEnded]:
-    """When runs began, came to their tables, and ended so far, in order."""
+    """When runs began, came to their tables, and ended so far, in order.
+
+    Raises
+    ------
+    CampaignError
+        If the ledger cannot be read.
+    """
     found: list[RunStarted | TablesStarted | RunEnded] = []
-    try:
-        handle = path.open("rb")
-    except FileNotFoundError:
+    if (handle := _opened(path)) is None:
         return found
     with handle:
         place = 0

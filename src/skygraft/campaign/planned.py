@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from skygraft.campaign.files import Layout, atomic_path, json_text
+from skygraft.campaign.file_checksums import checked_path, problem_of, read_checksum
+from skygraft.campaign.files import Layout, json_text
 from skygraft.campaign.lock import holder
 from skygraft.campaign.memory import release_memory
 from skygraft.errors import CampaignError
@@ -304,16 +306,21 @@ class Plan:
 
 
 def campaign_plan(path: Path) -> Plan:
-    """The plan of a campaign, which has images.
+    """The plan of a campaign: it has images, and is what was written, by its checksum where there is one.
 
     Raises
     ------
     CampaignError
-        If there is no plan, it cannot be read, or there is no image in it.
+        If there is no plan, it cannot be read, is another than was written, or there is no image in it.
     """
     plan = Plan(path)
     if not len(plan):
         raise DamagedPlanError("the plan holds no image", path=path, fix=_AGAIN)
+    checksum = Layout(path.parent).checksum(path)
+    known = read_checksum(checksum)
+    problem = "its checksum is damaged" if known is None and os.path.lexists(checksum) else ""
+    if problem := problem_of(path, known, read=True) if known is not None else problem:
+        raise DamagedPlanError(f"the plan is damaged: {problem}", path=path, fix=_AGAIN)
     return plan
 
 
@@ -373,7 +380,7 @@ class PlanWriter:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self._path))
+            temporary = stack.enter_context(checked_path(self._path))
             self._writer = stack.enter_context(
                 pq.ParquetWriter(temporary, _SCHEMA, compression="zstd", use_dictionary=_REPEATED)
             )

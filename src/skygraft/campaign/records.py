@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skygraft.campaign.files import Layout, digest, write_json
+from skygraft.campaign.files import Layout, digest, sha256_file, write_json
 from skygraft.campaign.image_summary import ImageStatus, ImageSummary
 from skygraft.campaign.planned import PlannedImage
 from skygraft.errors import CampaignError
@@ -17,6 +17,7 @@ __all__ = [
     "RECORD_VERSION",
     "changes",
     "content_key",
+    "is_untouched",
     "is_whole",
     "read_record",
     "relative_input",
@@ -93,8 +94,8 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return digest({key: value for key, value in content.items() if key not in _OF_THE_RUN})
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A record, or None where there is none, or where it is damaged: its image is then made again.
+def read_record(path: Path, image_id: str) -> dict[str, Any] | None:
+    """The record of an image; None where there is none, or it is damaged or another's: the image is then made again.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     checksum = record.pop("checksum", None)
     if not record.keys() >= RECORD_KEYS or not _has_timings(record):
         return None
-    if checksum is not None and not _agrees(record, checksum):
+    if record["image"] != image_id or (checksum is not None and not _agrees(record, checksum)):
         return None
     if record["version"] != RECORD_VERSION:
         raise CampaignError(
@@ -136,15 +137,42 @@ def _has_timings(record: Mapping[str, Any]) -> bool:
     )
 
 
-def is_whole(record: dict[str, Any], layout: Layout) -> bool:
-    """Whether every output that the record names is there, in its size."""
+def is_whole(record: dict[str, Any], layout: Layout, *, read: bool = False) -> bool:
+    """Whether every output that the record names is there, in its size; with `read`, also with its checksum."""
     for name, output in record["outputs"].items():
+        path = layout.root / name
         try:
-            if (layout.root / name).stat().st_size != output["n_bytes"]:
+            if path.stat().st_size != output["n_bytes"] or (read and sha256_file(path) != output["sha256"]):
                 return False
         except OSError:
             return False
     return True
+
+
+def is_untouched(record: dict[str, Any], path: Path, layout: Layout, known: object) -> bool:
+    """Whether no output was changed since it was written, by the times of last change.
+
+    Parameters
+    ----------
+    record : dict
+        The image's record.
+    path : Path
+        Its file.
+    layout : Layout
+        Where the outputs are.
+    known : Event or None
+        What the ledger says last of the image. Where that is not how it was made, the time of the record counts,
+        which is written last.
+    """
+    names = [*record["outputs"], path.relative_to(layout.root).as_posix()]
+    try:
+        *now, written = ((layout.root / name).stat().st_mtime_ns for name in names)
+    except OSError:
+        return False
+    if isinstance(known, ImageSummary) and known.output_times:
+        times = dict(zip(known.outputs, known.output_times, strict=False))
+        return [times.get(name) for name in names] == [*now, written]
+    return all(time <= written for time in now)
 
 
 def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: dict[str, Any]) -> list[str]:
@@ -184,12 +212,19 @@ def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: d
     return found
 
 
-def summarise(record: dict[str, Any], image: PlannedImage, layout: Layout, *, status: ImageStatus) -> ImageSummary:
-    """What an image's record says, for the driver and its ledger; the record itself is among the outputs."""
+def summarise(
+    record: dict[str, Any], image: PlannedImage, layout: Layout, *, status: ImageStatus, checked: bool = False
+) -> ImageSummary:
+    """What an image's record says, for the driver and its ledger; the record itself is among the outputs.
+
+    With `checked` the outputs are known to be what the record says, whenever they were changed.
+    """
     closure, timings = record.get("closure") or {}, record.get("timings") or {}
     path = layout.record(image.tract, image.patch, image.stem)
-    outputs = {name: output["n_bytes"] for name, output in record["outputs"].items()}
-    outputs[path.relative_to(layout.root).as_posix()] = path.stat().st_size
+    outputs = {name: output["n_bytes"] for name, output in sorted(record["outputs"].items())}
+    written = path.stat()
+    times = [_time(layout.root / name) for name in outputs]
+    outputs[path.relative_to(layout.root).as_posix()] = written.st_size
     return ImageSummary(
         record["image"],
         status,
@@ -205,8 +240,16 @@ def summarise(record: dict[str, Any], image: PlannedImage, layout: Layout, *, st
         closure_mag=closure.get("median_mag"),
         inputs=record["inputs"],
         outputs=outputs,
+        output_times=[time if checked or time <= written.st_mtime_ns else 0 for time in times] + [written.st_mtime_ns],
         catalog=record["catalog"],
         settings=digest(record["settings"]),
         code=record["code"],
         host=record.get("host", ""),
     )
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

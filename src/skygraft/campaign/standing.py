@@ -23,7 +23,7 @@ from skygraft.campaign.files import RECORD_SUFFIX, TRUTH_SUFFIX, Layout, atomic_
 from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.ledger import Failure, Ledger, read_events
 from skygraft.campaign.planned import Plan, PlannedImage
-from skygraft.campaign.records import PIXEL_VERSION, changes, is_whole, read_record, summarise
+from skygraft.campaign.records import PIXEL_VERSION, changes, is_untouched, is_whole, read_record, summarise
 from skygraft.errors import CampaignError
 
 __all__ = [
@@ -216,24 +216,33 @@ def _reopen(plan: Plan, rows: Rows, standing: Standing, ledger: Ledger) -> None:
         standing.places[[row for row, _ in some]] = places
 
 
-def recorded(plan: Plan, layout: Layout) -> Standing:
-    """How the images of a plan stand by what is there at a glance: done is what has a record."""
-    standing = Standing(len(plan))
-    _read_ledger(standing, plan, layout)
-    rows = _with_records(plan, layout, standing, np.zeros(len(plan), dtype=np.bool_))
-    standing.state[rows] = DONE
-    return standing
-
-
-def present(plan: Plan, layout: Layout) -> tuple[Standing, Rows]:
-    """How the images of a plan stand by their records and the sizes of their outputs, whatever they were made from.
+def recorded(plan: Plan, layout: Layout) -> tuple[Standing, Rows]:
+    """How the images of a plan stand by what is there at a glance.
 
     Returns
     -------
     standing : Standing
-        Done is what has a record, and whose outputs have the sizes that the ledger tells.
+        Done is what has a record.
+    lost : ndarray of int64
+        Rows of the images that the ledger holds for done and that have none.
+    """
+    standing = Standing(len(plan))
+    _read_ledger(standing, plan, layout)
+    claimed = standing.state == DONE
+    rows = _with_records(plan, layout, standing, np.zeros(len(plan), dtype=np.bool_))
+    standing.state[rows] = DONE
+    return standing, np.flatnonzero(claimed & (standing.state != DONE)).astype(np.int64)
+
+
+def present(plan: Plan, layout: Layout) -> tuple[Standing, Rows]:
+    """How the images of a plan stand by their records and a look at their outputs, whatever they were made from.
+
+    Returns
+    -------
+    standing : Standing
+        Done is what has a record, and whose outputs have the sizes and times of last change that the ledger tells.
     damaged : ndarray of int64
-        Rows of the images that the ledger holds for done, and of which something is gone or of another size.
+        Rows of the images that the ledger holds for done, and of which something is gone, of another size or changed.
     """
     standing = Standing(len(plan))
     doubtful = _read_ledger(standing, plan, layout, Now(output=str(layout.root), outputs_only=True))
@@ -242,10 +251,18 @@ def present(plan: Plan, layout: Layout) -> tuple[Standing, Rows]:
     standing.state[rows] = DONE
     suspects = rows[claimed[rows]]
     for row, image in zip(suspects.tolist(), plan.images(suspects), strict=True):
-        record = read_record(layout.record(image.tract, image.patch, image.stem))
-        if record is None or not is_whole(record, layout):
+        path = layout.record(image.tract, image.patch, image.stem)
+        record = read_record(path, image.image_id)
+        known = _last_event(layout, standing, row)
+        if record is None or not is_whole(record, layout) or not is_untouched(record, path, layout, known):
             standing.state[row] = WAITING
     return standing, np.flatnonzero(claimed & (standing.state != DONE)).astype(np.int64)
+
+
+def _last_event(layout: Layout, standing: Standing, row: int) -> Event | None:
+    """The last event of the ledger on an image; None where there is none."""
+    place = int(standing.places[row])
+    return next(read_events(layout.ledger, place), (place, None))[1] if place >= 0 else None
 
 
 def _read_ledger(standing: Standing, plan: Plan, layout: Layout, now: Now | None = None) -> NDArray[np.bool_]:
@@ -308,18 +325,24 @@ def _look(
     """Open the records of some images and decide; tell the ledger which are done after all."""
     layout, settings, root = Layout(config.output), config.pixel_settings(), config.survey.root
 
-    def look(image: PlannedImage) -> tuple[ImageSummary | None, list[str]]:
-        record = read_record(layout.record(image.tract, image.patch, image.stem))
+    def look(place: tuple[int, PlannedImage]) -> tuple[ImageSummary | None, list[str]]:
+        row, image = place
+        path = layout.record(image.tract, image.patch, image.stem)
+        record = read_record(path, image.image_id)
         if record is None:
             return None, []
         reasons = changes(record, image, root, settings)
         if reasons or not is_whole(record, layout):
             return None, reasons
+        known = _last_event(layout, standing, row)
+        # One that was opened again or changed since is read by its task: its checksums decide.
+        if isinstance(known, ImageReopened) or not is_untouched(record, path, layout, known):
+            return None, []
         return summarise(record, image, layout, status="skipped"), []
 
     changed: dict[str, list[str]] = {}
     for some in itertools.batched(zip(rows.tolist(), plan.images(rows), strict=True), _BLOCK // 4):
-        verdicts = pool.map(look, [image for _, image in some])
+        verdicts = pool.map(look, some)
         accepted: list[tuple[int, ImageSummary]] = []
         for (row, image), (summary, reasons) in zip(some, verdicts, strict=True):
             if summary is not None:
@@ -376,7 +399,7 @@ def rescan(plan: Plan, config: CampaignConfig) -> int:
     recorded = np.zeros(len(plan), dtype=np.bool_)
 
     def read(image: PlannedImage) -> ImageSummary | None:
-        record = read_record(layout.record(image.tract, image.patch, image.stem))
+        record = read_record(layout.record(image.tract, image.patch, image.stem), image.image_id)
         return None if record is None else summarise(record, image, layout, status="done")
 
     with (

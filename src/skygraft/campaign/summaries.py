@@ -45,6 +45,13 @@ def _unusable_lines(unusable: Sequence[UnusableImage], output: str) -> list[str]
     return lines
 
 
+def _file_lines(files: Sequence[str]) -> list[str]:
+    if not files:
+        return []
+    lines = [f"{number(len(files), 'file')} not as written:", *(f"  {text}" for text in files[:_SHOWN])]
+    return [*lines, "  ..."] if len(files) > _SHOWN else lines
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """What a run did.
@@ -75,6 +82,8 @@ class RunSummary:
         Why images could not be planned.
     tables : tuple of str
         What to tell of the consolidated tables; empty where the run was ended early.
+    files : tuple of str
+        Reports of the plan that are not as they were written, and what is wrong with each; a run does not write them.
     """
 
     output: str
@@ -92,11 +101,12 @@ class RunSummary:
     failures: tuple[Failure, ...] = ()
     unusable: tuple[UnusableImage, ...] = ()
     tables: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every image is done."""
-        left = self.n_failed or self.n_remaining or self.n_unusable
+        """Whether every image is done, and nothing was found that is damaged."""
+        left = self.n_failed or self.n_remaining or self.n_unusable or self.files
         return self.n_done + self.n_skipped == self.n_images and not left
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +132,7 @@ class RunSummary:
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
         lines += self.tables
+        lines += _file_lines(self.files)
         if self.n_remaining:
             lines.append("run the campaign again to make those that remain")
         elif self.interrupted or self.stopped:
@@ -148,9 +159,12 @@ class Status:
     unusable : tuple of UnusableImage
         Why images could not be planned.
     n_damaged : int
-        Of those that remain, images that were made, and of which a file is gone or of another size now.
+        Of those that remain, images that were made, and of which a file is gone, of another size or changed now.
     damaged : tuple of str
         Which those are.
+    files : tuple of str
+        Other files that are not as they were written, and what is wrong with each: tables, catalogue, reports of the
+        plan. Not looked for while a process is at work.
     errors : dict of str to int
         Failures by class of error.
     runs : int
@@ -175,6 +189,7 @@ class Status:
     unusable: tuple[UnusableImage, ...] = ()
     n_damaged: int = 0
     damaged: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     errors: dict[str, int] = field(default_factory=dict)
     runs: int = 0
     last_run: str = ""
@@ -196,6 +211,9 @@ class Status:
         lines += [f"  {n} x {error}" for error, n in sorted(self.errors.items())]
         if self.n_damaged:
             some = ", ".join(self.damaged[:_SHOWN]) + (", ..." if self.n_damaged > _SHOWN else "")
-            lines.append(f"files of {number(self.n_damaged, 'image')} are gone or cut; a run makes them again: {some}")
+            lines.append(
+                f"files of {number(self.n_damaged, 'image')} are gone, cut or changed; a run makes them again: {some}"
+            )
+        lines += _file_lines(self.files)
         lines += _unusable_lines(self.unusable, self.output)
         return printable("\n".join(lines), lines=True)

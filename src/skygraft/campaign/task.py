@@ -179,10 +179,11 @@ def run_image(
     """
     config, layout, io = bench.config, bench.layout, io or contextlib.nullcontext()
     record_path = layout.record(image.tract, image.patch, image.stem)
-    record = read_record(record_path)
+    record = read_record(record_path, image.image_id)
     if record is not None:
-        if is_whole(record, layout) and not changes(record, image, config.survey.root, bench.settings):
-            return summarise(record, image, layout, status="skipped")
+        # Read, since the driver may doubt them: outputs that were changed after they were written.
+        if not changes(record, image, config.survey.root, bench.settings) and is_whole(record, layout, read=True):
+            return summarise(record, image, layout, status="skipped", checked=True)
         # From here on the image is not done: it must not look so if this task dies.
         record_path.unlink(missing_ok=True)
 
@@ -242,7 +243,7 @@ def run_image(
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_record(record_path, content)
-    return summarise(content, image, layout, status="done")
+    return summarise(content, image, layout, status="done", checked=True)
 
 
 def _check_plan(image: PlannedImage, exposure: Exposure) -> None:

@@ -32,17 +32,25 @@ from numpy.typing import NDArray
 from skygraft.catalog.arrow import arrow_array, from_arrow, numpy_array, to_arrow
 from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
-from skygraft.catalog.partition_read import MARKER, OUTSIDE, Key, part_path, read_marker
+from skygraft.catalog.partition_read import (
+    MARKER,
+    OUTSIDE,
+    Key,
+    damaged_partitions,
+    marker_checksum,
+    part_path,
+    read_marker,
+)
 from skygraft.catalog.schema import MOTION, values
 from skygraft.catalog.select import angular_rates, is_moving
-from skygraft.errors import CatalogError, OutputError, OutputExistsError
+from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
 from skygraft.wcs.base import to_vectors
 
 __all__ = ["OUTSIDE", "Locator", "PartitionSummary", "partition_catalog"]
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 
 class Locator(Protocol):
@@ -140,8 +148,13 @@ def partition_catalog(
         "layout": LAYOUT_VERSION,
     }
     digest = _digest(catalog, settings)
-    marker = read_marker(out)
-    if marker is not None and marker["digest"] == digest and _is_complete(out, marker):
+    try:
+        marker = read_marker(out)
+    except CorruptFileError:
+        if not overwrite:
+            raise
+        marker = None  # what it was made from is not known any more
+    if marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
         raise OutputExistsError(
@@ -152,7 +165,9 @@ def partition_catalog(
     spool = out / f".spool-{uuid.uuid4().hex}"
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
+    with _writing(out / MARKER):
         (out / MARKER).unlink(missing_ok=True)  # from here on the data set is unfinished
+    with _writing(spool):
         spool.mkdir()
     try:
         runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows)
@@ -169,7 +184,7 @@ def partition_catalog(
         "n_outside": parts["rows"][keys.index(OUTSIDE)] if OUTSIDE in keys else 0,
         "partitions": parts,
     }
-    _write_json(out / MARKER, marker)
+    _write_json(out / MARKER, marker | {"checksum": marker_checksum(marker)})
     return _summary(out, marker, reused=False)
 
 
@@ -308,7 +323,7 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
         table = table.take(arrow_array(order)).combine_chunks()
         del pieces
     starts = np.cumsum(job.counts) - job.counts
-    sizes, folders = [], set()
+    sizes, checksums, folders = [], [], set()
     for (tract, patch), start, rows in zip(job.keys.tolist(), starts.tolist(), job.counts.tolist(), strict=True):
         path = part_path(job.out, (tract, patch))
         with _writing(path):
@@ -316,12 +331,15 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
                 if folder not in folders:
                     folder.mkdir(exist_ok=True)
             folders.add(path.parent.parent)
-        sizes.append(_write_parquet(table.slice(start, rows), path))
+        n_bytes, sha256 = _write_parquet(table.slice(start, rows), path)
+        sizes.append(n_bytes)
+        checksums.append(sha256)
     return {
         "tract": job.keys[:, 0].tolist(),
         "patch": job.keys[:, 1].tolist(),
         "rows": job.counts.tolist(),
         "bytes": sizes,
+        "sha256": checksums,
         **_bounds(table, starts, job.counts),
     }
 
@@ -355,7 +373,8 @@ def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64
     }
 
 
-def _write_parquet(table: pa.Table, path: Path) -> int:
+def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
+    """Write a partition; its size and SHA-256."""
     # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
@@ -364,7 +383,7 @@ def _write_parquet(table: pa.Table, path: Path) -> int:
         with temporary.open("wb") as file:
             file.write(content)
         temporary.replace(path)
-    return int(content.size)
+    return int(content.size), hashlib.sha256(content).hexdigest()
 
 
 @contextlib.contextmanager
@@ -376,7 +395,11 @@ def _writing(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OutputError(
-            f"the partitioned catalogue cannot be written ({reason})", path=path, fix="Check permissions and free space"
+            f"the partitioned catalogue cannot be written ({reason})",
+            path=path,
+            fix="Remove the folder that is in its place"
+            if isinstance(error, IsADirectoryError)
+            else "Check permissions and free space",
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -430,17 +453,6 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
         while block := file.read(1 << 22):
             sha.update(block)
     return sha.hexdigest()
-
-
-def _is_complete(out: Path, marker: dict[str, Any]) -> bool:
-    parts = marker["partitions"]
-    for tract, patch, n_bytes in zip(parts["tract"], parts["patch"], parts["bytes"], strict=True):
-        try:
-            if part_path(out, (tract, patch)).stat().st_size != n_bytes:
-                return False
-        except OSError:
-            return False
-    return True
 
 
 def _summary(out: Path, marker: dict[str, Any], *, reused: bool) -> PartitionSummary:

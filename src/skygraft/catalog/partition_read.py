@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
 import json
 import os
+import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,9 @@ __all__ = [
     "Key",
     "PartitionBounds",
     "PartitionCache",
+    "damaged_partitions",
     "list_partitions",
+    "marker_checksum",
     "moving_partitions",
     "part_path",
     "partition_bounds",
@@ -40,8 +45,9 @@ __all__ = [
 ]
 
 MARKER = "_partition.json"
-_MARKED = {"digest", "n_outside", "n_rows", "partitions", "settings"}
+_MARKED = {"checksum", "digest", "n_outside", "n_rows", "partitions", "settings"}
 """What a marker says, whatever else."""
+_PARTS_AT_ONCE = 64
 OUTSIDE = (-1, -1)
 """Tract and patch of the sources that lie in no tract."""
 
@@ -74,7 +80,77 @@ def read_marker(out: Path) -> dict[str, Any] | None:
             path=path,
             fix="Remove it and partition again",
         )
+    if marker_checksum(marker) != marker["checksum"]:
+        raise CorruptFileError(
+            "it is not what was written: its checksum differs", path=path, fix="Remove it and partition again"
+        )
     return marker
+
+
+def marker_checksum(marker: Mapping[str, Any]) -> str:
+    """SHA-256 of what a marker says, apart from its ``checksum``."""
+    content = {key: value for key, value in marker.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def damaged_partitions(
+    out_dir: str | os.PathLike[str],
+    *,
+    read: bool = False,
+    mapper: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
+) -> dict[Path, str]:
+    """Files of a finished data set that are not what was written, each with what is wrong with it.
+
+    Parameters
+    ----------
+    out_dir : path-like
+        What `partition_catalog` wrote.
+    read : bool
+        Read every partition. Without, those are read that have their size and were changed after the marker was
+        written.
+    mapper : callable
+        As for `partition_catalog`.
+
+    Raises
+    ------
+    CatalogError
+        If the folder holds no finished data set.
+    """
+    out = Path(out_dir)
+    try:
+        bounds = partition_bounds(out)
+    except CorruptFileError as error:
+        return {out / MARKER: error.message}
+    written = None if read else (out / MARKER).stat().st_mtime_ns
+    parts = itertools.batched(zip(bounds.keys, bounds.sizes, bounds.sha256, strict=True), _PARTS_AT_ONCE)
+    found = itertools.chain.from_iterable(mapper(functools.partial(_problems, out, written), parts))
+    return {part_path(out, key): problem for key, problem in zip(bounds.keys, found, strict=True) if problem}
+
+
+def _problems(out: Path, written: int | None, parts: Iterable[tuple[Key, int, str]]) -> list[str]:
+    # A string rather than a Path: there are tens of thousands of parts.
+    return [
+        _problem(f"{out}/tract={tract}/patch={patch}/part-0.parquet", n_bytes, sha256, written)
+        for (tract, patch), n_bytes, sha256 in parts
+    ]
+
+
+def _problem(path: str, n_bytes: int, sha256: str, written: int | None) -> str:
+    """What is wrong with a partition, empty for nothing; one that was not changed after `written`, ns, is not read."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):
+            return "it is not a file"
+        if status.st_size != n_bytes:
+            return f"it has {status.st_size:,} bytes, and was written with {n_bytes:,}"
+        if written is not None and status.st_mtime_ns <= written:
+            return ""
+        same = hashlib.sha256(Path(path).read_bytes()).hexdigest() == sha256
+    except FileNotFoundError:
+        return "it is gone"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or error})"
+    return "" if same else "its content is not what was written: the SHA-256 differs"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +171,10 @@ class PartitionBounds:
         Fastest motion, radians per day.
     epochs : ndarray, shape (N, 2)
         First and last epoch of those that move (MJD TAI); NaN where none does, or one has none.
+    sizes : tuple of int
+        Bytes of its file.
+    sha256 : tuple of str
+        Of its file.
     """
 
     keys: tuple[Key, ...]
@@ -104,6 +184,8 @@ class PartitionBounds:
     radii: NDArray[np.float64]
     speeds: NDArray[np.float64]
     epochs: NDArray[np.float64]
+    sizes: tuple[int, ...]
+    sha256: tuple[str, ...]
 
     @functools.cached_property
     def index(self) -> Mapping[Key, int]:
@@ -126,14 +208,14 @@ def _current(out: Path) -> tuple[PartitionBounds, str]:
     """The bounds and the digest of the data set as it is now."""
     try:
         status = (out / MARKER).stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     except OSError:
-        stamp = (0, 0, 0)
+        stamp = (0, 0, 0, 0)
     return _bounds(out, stamp)
 
 
 @functools.lru_cache(maxsize=4)
-def _bounds(out: Path, stamp: tuple[int, int, int]) -> tuple[PartitionBounds, str]:
+def _bounds(out: Path, stamp: tuple[int, int, int, int]) -> tuple[PartitionBounds, str]:
     del stamp
     marker = read_marker(out)
     if marker is None:
@@ -152,6 +234,8 @@ def _bounds(out: Path, stamp: tuple[int, int, int]) -> tuple[PartitionBounds, st
             numbers["radius"],
             numbers["speed"],
             numbers["epochs"].reshape(-1, 2),
+            tuple(parts["bytes"]),
+            tuple(parts["sha256"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CatalogError(
@@ -235,14 +319,23 @@ def _joined(tables: Sequence[pa.Table], *, empty: bool) -> QTable:
 def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) -> pa.Table:
     """One partition as it is stored, sorted by injection id; parameters and errors as in `read_partitions`.
 
-    It is not looked up first: a partition without sources is an error here.
+    A partition without sources is an error here.
     """
     path = part_path(out, key)
+    bounds = partition_bounds(out)
     names = None if columns is None else list(dict.fromkeys(["injection_id", *columns]))
     try:
         # Whole, and without threads: these files are small. (pq.read_table would add tract and patch from the
         # folders' names.)
-        with pq.ParquetFile(pa.BufferReader(path.read_bytes())) as file:
+        content = path.read_bytes()
+        place = bounds.index.get(key)
+        if place is not None and hashlib.sha256(content).hexdigest() != bounds.sha256[place]:
+            raise CorruptFileError(
+                "the partition is not what was written: its checksum differs",
+                path=path,
+                fix="Partition the catalogue again (of a campaign: skygraft plan)",
+            )
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
             have = file.schema_arrow.names
             missing = [name for name in names or () if name not in have]
             if missing:
@@ -251,7 +344,9 @@ def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) ->
                 )
             return file.read(columns=names, use_threads=False)
     except FileNotFoundError:
-        raise CorruptFileError("a partition is missing", path=path, fix="Partition the catalogue again") from None
+        raise CorruptFileError(
+            "a partition is missing", path=path, fix="Partition the catalogue again (of a campaign: skygraft plan)"
+        ) from None
     except (OSError, pa.ArrowException) as error:
         raise CorruptFileError(f"not a readable partition: {error}", path=path) from error
 

@@ -30,7 +30,7 @@ def status(
 
     With --watch it is followed by its ledger: on any machine that sees the output folder, also when the driver is
     dead. With --json that prints one line of JSON at each interval. The exit code is 1 if an image failed, cannot be
-    used, or was made and is damaged now.
+    used, or was made and is damaged now, and if another file of the campaign is.
 
     Example:  skygraft status skygraft-demo/campaign.yaml --watch
     """
@@ -54,5 +54,5 @@ def status(
             echo(f"  {failure.image_id}: {failure.error}: {failure.message}")
         if found.n_failed > 20:
             echo(f"  ... and {found.n_failed - 20} more, in {Path(found.output) / 'failures.parquet'}")
-    if found.n_failed or found.n_unusable or found.n_damaged:
+    if found.n_failed or found.n_unusable or found.n_damaged or found.files:
         raise typer.Exit(1)

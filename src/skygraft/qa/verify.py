@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from astropy.table import QTable, vstack
 from numpy.typing import NDArray
 
@@ -47,21 +46,40 @@ def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, An
         If there is no plan.
     """
     images = read_plan(campaign.layout.plan)
-    records = [read_record(campaign.layout.record(i.tract, i.patch, i.stem)) for i in images]
+    records = [read_record(campaign.layout.record(i.tract, i.patch, i.stem), i.image_id) for i in images]
     return [(image, record) for image, record in zip(images, records, strict=True) if record is not None]
 
 
 def read_pair(campaign: Campaign, image: PlannedImage) -> tuple[Exposure, Exposure, QTable]:
-    """An image before and after injection, and the truth table of what was injected."""
-    return _read_pair(campaign.config, image)
+    """An image before and after injection, and the truth table of what was injected.
+
+    Raises
+    ------
+    CampaignError
+        If its record or truth is damaged.
+    SkygraftError
+        Whatever reading an image raises.
+    """
+    return _read_pair(campaign.config, image, _record_of(campaign.layout, image))
 
 
-def _read_pair(config: CampaignConfig, image: PlannedImage) -> tuple[Exposure, Exposure, QTable]:
+def _record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
+    path = layout.record(image.tract, image.patch, image.stem)
+    if (record := read_record(path, image.image_id)) is None:
+        what = "the record is damaged" if path.exists() else "there is no record: the image is not done"
+        raise CampaignError(what, path=path, fix="Make it again: skygraft run")
+    return record
+
+
+def _read_pair(
+    config: CampaignConfig, image: PlannedImage, record: dict[str, Any]
+) -> tuple[Exposure, Exposure, QTable]:
     layout = Layout(config.output)
     before = read_image(image, config)
     after = read_exposure(layout.images / image.output, format=image.format, **image.format_options())
-    truth = from_arrow(read_truth_part(layout.truth_part(image.tract, image.patch, image.stem).read_bytes()))
-    return before, after, truth
+    part = layout.truth_part(image.tract, image.patch, image.stem)
+    written = record["outputs"].get(part.relative_to(layout.root).as_posix(), {})
+    return before, after, from_arrow(read_truth_part(part, written.get("sha256", "")))
 
 
 def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDArray[np.int64], int]:
@@ -83,7 +101,7 @@ def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDAr
         If `sample` is not a positive number.
     """
     plan = campaign_plan(campaign.layout.plan)
-    done = recorded(plan, campaign.layout).rows(DONE)
+    done = recorded(plan, campaign.layout)[0].rows(DONE)
     if not len(done):
         raise CampaignError(
             "no image of the campaign is done", path=campaign.layout.root, fix="Run it first: skygraft run"
@@ -177,10 +195,8 @@ def _measure(row: int, *, config: CampaignConfig, aperture: Any, contamination: 
     layout = Layout(config.output)
     image = next(_plan(layout.plan).images([row]))
     try:
-        record = read_record(layout.record(image.tract, image.patch, image.stem))
-        if record is None:
-            raise CampaignError("the record is damaged", path=layout.record(image.tract, image.patch, image.stem))
-        before, after, truth = _read_pair(config, image)
+        record = _record_of(layout, image)
+        before, after, truth = _read_pair(config, image, record)
         # Where no variance plane tells the noise that was added, the gain that it was drawn with does.
         gain = record.get("injection", {}).get("gain") if before.variance is None else None
         table = measure_closure(
@@ -196,6 +212,6 @@ def _measure(row: int, *, config: CampaignConfig, aperture: Any, contamination: 
         )
     except SkygraftError as error:
         return _Measured(image.image_id, image.band, error=error)
-    except (OSError, pa.ArrowException) as error:
+    except OSError as error:
         return _Measured(image.image_id, image.band, error=CampaignError(f"it cannot be read ({error})"))
     return _Measured(image.image_id, image.band, table)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.campaign.config import CampaignConfig
-from skygraft.campaign.files import atomic_path
+from skygraft.campaign.file_checksums import checked_path
 from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.tables.arrow import with_units
 from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
@@ -421,7 +421,7 @@ def check_plan(
     processes = min(processes, len(rows) // _WORTH_A_PROCESS)
     with (
         process_mapper(processes) as pooled,
-        atomic_path(path) as temporary,
+        checked_path(path) as temporary,
         pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
     ):
         for batch in (pooled if processes > 1 else mapper)(_Looker(plan.path, config), pieces):

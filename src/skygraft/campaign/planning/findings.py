@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.campaign.config import CampaignConfig
-from skygraft.campaign.files import Layout, atomic_path
+from skygraft.campaign.file_checksums import checked_path
+from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan
 from skygraft.catalog import read_partitions
 from skygraft.catalog.partition import OUTSIDE
@@ -152,7 +153,7 @@ def find(config: CampaignConfig, plan: Plan, partitions: Mapping[Patch, int], pa
     result.counts = {name: Counter() for name in _COUNTED}
     bands = _Bands(config)
     read, homes = set[int](), set[int]()
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+    with checked_path(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         sink = _Sink(writer, result.findings)
         for batch in plan.batches(_COLUMNS):
             sources = batch["n_sources"].to_numpy()

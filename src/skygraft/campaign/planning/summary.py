@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skygraft.campaign.config import CampaignConfig
-from skygraft.campaign.files import Layout, atomic_path
+from skygraft.campaign.file_checksums import checked_path
+from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.planning.check import Checks, Mapper, PlanChecks, check_plan, choose_images
 from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free_space, with_start
@@ -171,7 +172,7 @@ class PlanSummary:
         OutputError
             If it cannot be written.
         """
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        with checked_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["quantity", "value", "unit", "note"])
             writer.writerows(self._quantities())

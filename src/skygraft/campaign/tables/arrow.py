@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,18 +17,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from skygraft.campaign.files import atomic_path, json_text, sha256_file, write_json
+from skygraft.campaign.file_checksums import note_checksum, problem_of, read_checksum, refresh
+from skygraft.campaign.files import atomic_path, json_text
 from skygraft.errors import CampaignError
 
 __all__ = [
     "ROWS",
-    "TableChecksum",
     "TableNote",
     "TableWriter",
     "ascends",
     "note_of",
     "numbers",
-    "read_checksum",
     "read_groups",
     "with_units",
 ]
@@ -58,52 +57,26 @@ class TableNote:
     content: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class TableChecksum:
-    """What is known of a table's file since it was written.
-
-    Parameters
-    ----------
-    fingerprint : str
-        As in `TableNote`.
-    n_bytes : int
-        Size.
-    sha256 : str
-        Of the whole file.
-    inputs : dict of str to str
-        SHA-256 of files of the campaign's output that it was made from, by path relative to the output folder.
-    """
-
-    fingerprint: str
-    n_bytes: int
-    sha256: str
-    inputs: dict[str, str]
-
-
-def read_checksum(path: Path) -> TableChecksum | None:
-    """The checksum of a table; None where there is none, or where it is damaged."""
-    try:
-        return TableChecksum(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 def note_of(path: Path, checksum: Path) -> TableNote | None:
     """What a table says of itself; None where the table is to be made again.
 
     That is where there is none, or none that can be read, or where its checksum is not there or of another one. The
-    content is not read: see `skygraft.campaign.checksums`.
+    content is read only if its time of last change is another: see `skygraft.campaign.checksums`.
     """
     known = read_checksum(checksum)
+    if known is None or problem_of(path, known):
+        return None
     try:
         with pq.ParquetFile(path) as file:
             footer = file.metadata
             note = json.loads((footer.metadata or {}).get(_NOTE, b"{}"))
             found = TableNote(str(note.pop("fingerprint", "")), int(footer.num_rows), note)
-        size = path.stat().st_size
     except (OSError, pa.ArrowException, ValueError, AttributeError):
         return None
-    return None if known is None or (known.fingerprint, known.n_bytes) != (found.fingerprint, size) else found
+    if known.fingerprint != found.fingerprint:
+        return None
+    refresh(path, checksum, known)
+    return found
 
 
 class TableWriter:
@@ -126,8 +99,6 @@ class TableWriter:
     ----------
     note : dict
         What the table is to say of itself: its ``fingerprint``, and other JSON types; may be filled until the end.
-    inputs : dict
-        As in `TableChecksum`; may be filled until the end.
 
     Raises
     ------
@@ -137,7 +108,6 @@ class TableWriter:
 
     def __init__(self, path: Path, checksum: Path, schema: pa.Schema, *, repeated: Sequence[str] = ()) -> None:
         self.note: dict[str, Any] = {}
-        self.inputs: dict[str, str] = {}
         self._path, self._checksum, self._schema, self._repeated = path, checksum, schema, list(repeated)
         self._waiting: list[pa.Table] = []
         self._n_waiting = 0
@@ -169,10 +139,7 @@ class TableWriter:
         if kind is not None:
             return
         # First: where this process is killed in between, there is no checksum of the table, and it is made again.
-        known = TableChecksum(
-            str(self.note.get("fingerprint", "")), temporary.stat().st_size, sha256_file(temporary), dict(self.inputs)
-        )
-        write_json(self._checksum, asdict(known))
+        note_checksum(temporary, self._checksum, str(self.note.get("fingerprint", "")))
 
     def write(self, piece: pa.Table) -> None:
         """Add rows to the end."""

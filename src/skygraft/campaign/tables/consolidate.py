@@ -36,7 +36,7 @@ from skygraft.campaign.tables.sources import (
     join_sources,
 )
 from skygraft.campaign.tables.truth import PatchDigest, consolidate_truth
-from skygraft.catalog import list_partitions
+from skygraft.catalog.partition_read import partition_bounds
 
 __all__ = ["Call", "Consolidation", "consolidate"]
 
@@ -194,8 +194,10 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     patches = _patches(plan, pairs, find_rivals(plan))
     for done in call(consolidate_truth, patches, output=output, skymap=config.skymap):
         truth.add(done)
-    catalog = sorted(list_partitions(layout.catalog))
-    bands = tuple(sorted(truth.bands | set(catalog_bands(layout.catalog_part(*catalog[0])))))
+    bounds = partition_bounds(layout.catalog)
+    catalog = dict(sorted(zip(bounds.keys, bounds.sha256, strict=True)))
+    first = next(iter(catalog))
+    bands = tuple(sorted(truth.bands | set(catalog_bands(layout.catalog_part(*first), catalog[first]))))
     items = _sources(catalog, pairs.by_read(), truth.tables)
     sources = _Sources()
     for one in call(consolidate_sources, items, output=output, bands=bands):
@@ -330,12 +332,12 @@ def _unique(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows[np.r_[True, np.any(rows[1:] != rows[:-1], axis=1)]]
 
 
-def _sources(catalog: list[Key], pairs: NDArray[np.int64], tables: Digests) -> Iterator[PatchSources]:
+def _sources(catalog: Mapping[Key, str], pairs: NDArray[np.int64], tables: Digests) -> Iterator[PatchSources]:
     """The catalogue's patches, each with the truth tables that may hold its sources."""
     starts = np.flatnonzero(pairs[1:, 0] != pairs[:-1, 0]) + 1
     groups = itertools.pairwise([0, *starts.tolist(), len(pairs)] if len(pairs) else [])
     group = next(groups, None)
-    for tract, patch in catalog:
+    for (tract, patch), sha256 in catalog.items():
         while group is not None and unpacked(int(pairs[group[0], 0])) < (tract, patch):
             group = next(groups, None)
         homes: list[tuple[int, int, str]] = []
@@ -343,7 +345,7 @@ def _sources(catalog: list[Key], pairs: NDArray[np.int64], tables: Digests) -> I
             home = pairs[group[0] : group[1], 1]
             found = zip(map(unpacked, home.tolist()), tables.find(home), strict=True)
             homes = [(*key, table) for key, table in found if table]
-        yield PatchSources(tract, patch, tuple(homes))
+        yield PatchSources(tract, patch, tuple(homes), sha256)
 
 
 def _sweep(folder: Path, wanted: set[int]) -> None:

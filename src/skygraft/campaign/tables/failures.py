@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skygraft.campaign.files import Layout, atomic_path
+from skygraft.campaign.file_checksums import checked_path
+from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.standing import FAILED, QUARANTINED, Standing
 
@@ -56,7 +57,7 @@ def write_failures(layout: Layout, plan: Plan, standing: Standing, unusable: Ite
     rows = standing.rows(FAILED, QUARANTINED)
     images = plan.images(rows)
     with contextlib.ExitStack() as stack:
-        temporary = stack.enter_context(atomic_path(layout.failures))
+        temporary = stack.enter_context(checked_path(layout.failures))
         writer = stack.enter_context(pq.ParquetWriter(temporary, _SCHEMA))
         for some in itertools.batched(rows.tolist(), _BLOCK):
             failures = dict(standing.failures(layout.ledger, some))

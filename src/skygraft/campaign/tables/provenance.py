@@ -8,7 +8,8 @@ from typing import Any
 
 from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.events import RunEnded, RunStarted, TablesStarted
-from skygraft.campaign.files import Layout, atomic_path, digest, sha256_file
+from skygraft.campaign.file_checksums import checked_path
+from skygraft.campaign.files import Layout, digest, sha256_file
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.tables.calibrations import CalibrationUse
 from skygraft.campaign.tables.consolidate import Consolidation
@@ -36,7 +37,7 @@ def write_provenance(
     OutputError
         If it cannot be written, or what it tells of cannot be read.
     """
-    with atomic_path(Layout(config.output).provenance) as temporary:
+    with checked_path(Layout(config.output).provenance) as temporary:
         document = campaign_provenance(
             config, plan, found, runs=runs, ended=ended, n_failed=n_failed, n_quarantined=n_quarantined
         )

@@ -65,11 +65,14 @@ class PatchSources:
         The patch; -1 for the sources that lie on no tract of the sky map.
     homes : tuple of (int, int, str)
         Tract, patch and fingerprint of the truth tables that may hold its sources, ascending.
+    sha256 : str
+        Of the catalogue's part, as it was written.
     """
 
     tract: int
     patch: int
     homes: tuple[tuple[int, int, str], ...]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -118,16 +121,16 @@ def band_columns(bands: Sequence[str]) -> list[tuple[str, pa.DataType, str]]:
     return columns + [(f"{name}_{band}", kind, unit) for band in bands for name, (kind, unit) in _BAND_COLUMNS.items()]
 
 
-def catalog_bands(part: Path) -> list[str]:
-    """The bands that a part of the catalogue has magnitudes in; all parts have the same.
+def catalog_bands(part: Path, sha256: str) -> list[str]:
+    """The bands that a part of the catalogue, of that SHA-256, has magnitudes in; all parts have the same.
 
     Raises
     ------
     CampaignError
-        If it cannot be read.
+        If it cannot be read, or is not what was written.
     """
     try:
-        names = pq.read_schema(part).names
+        names = pq.read_schema(pa.BufferReader(_catalog_bytes(part, sha256))).names
     except (OSError, pa.ArrowException) as error:
         raise _catalog_error(part, error) from error
     return [name.removeprefix("mag_") for name in names if is_mag_column(name)]
@@ -158,9 +161,8 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     """
     layout = Layout(Path(output))
     path, part = layout.source_table(sources.tract, sources.patch), layout.catalog_part(sources.tract, sources.patch)
-    content = _catalog_bytes(part)
-    sha256 = hashlib.sha256(content).hexdigest()
-    fingerprint = digest([TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, sha256])
+    content = _catalog_bytes(part, sources.sha256)
+    fingerprint = digest([TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, sources.sha256])
     note, written = note_of(path, layout.checksum(path)), False
     if note is None or note.fingerprint != fingerprint or "n_on_images" not in note.content:
         catalog = _catalog_table(content, part)
@@ -172,7 +174,6 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
         table = _table(catalog, tally, inside=sources.tract >= 0)
         with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
             writer.write(table)
-            writer.inputs[part.relative_to(layout.root).as_posix()] = sha256
             writer.note |= {"fingerprint": fingerprint, "n_on_images": int(np.count_nonzero(tally.drawn_anywhere()))}
         note, written = note_of(path, layout.checksum(path)), True
     if note is None:
@@ -195,11 +196,20 @@ def _small(path: str, fingerprint: str) -> tuple[pa.Table, ...]:
     return tuple(found)
 
 
-def _catalog_bytes(part: Path) -> bytes:
+def _catalog_bytes(part: Path, sha256: str) -> bytes:
     try:
-        return part.read_bytes()
+        content = part.read_bytes()
     except OSError as error:
         raise _catalog_error(part, error) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        # Without it the next run partitions the catalogue again.
+        part.unlink(missing_ok=True)
+        raise CampaignError(
+            "the part of the catalogue was not what was written (the SHA-256 differs), and is removed",
+            path=part,
+            fix="Run again: the catalogue is then partitioned again",
+        )
+    return content
 
 
 def _catalog_table(content: bytes, part: Path) -> pa.Table:

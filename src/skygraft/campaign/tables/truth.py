@@ -6,6 +6,7 @@ was made before, and of which no record has changed since, is left as it is.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -24,7 +25,7 @@ from skygraft.campaign.records import read_record
 from skygraft.campaign.tables.arrow import ROWS, TableWriter, ascends, note_of, numbers, with_units
 from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
 from skygraft.campaign.tables.rivals import PatchImages, PlacedImage
-from skygraft.campaign.tables.truth_parts import read_truth_part
+from skygraft.campaign.tables.truth_parts import DamagedTruthError, read_truth_part
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
 from skygraft.skymap import SkyMap, get_skymap
@@ -35,7 +36,7 @@ __all__ = ["TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "conso
 TABLE_VERSION = 2
 """Counts the changes of what the consolidated tables hold; part of their fingerprints."""
 
-MEMORY_VERSION = 2
+MEMORY_VERSION = 3
 """Counts the changes of what is remembered of a patch."""
 
 _SETTLED_NS = 2_000_000_000
@@ -189,10 +190,12 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     known = _recall(memory, of, newest, table, layout.checksum(table))
     if known is not None:
         return known
-    memory.unlink(missing_ok=True)
+    with contextlib.suppress(IsADirectoryError):  # writing it says what to do
+        memory.unlink(missing_ok=True)
     made = _consolidate(images, layout, sky, base)
     if not made.problems:
-        write_json(memory, {"of": of, "table": _stamp(table), "digest": made.to_dict()})
+        found = {"of": of, "table": _stamp(table), "digest": made.to_dict()}
+        write_json(memory, found | {"checksum": digest(found)})
     return made
 
 
@@ -221,6 +224,8 @@ def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> 
         # The memory's own time is by the clock of the file system, as those of the records are.
         settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
         content = json.loads(memory.read_bytes())
+        if content.pop("checksum") != digest(content):
+            return None
         if not settled or content["of"] != of or content["table"] != _stamp(table):
             return None
         if content["table"] and not checksum.exists():
@@ -268,7 +273,7 @@ class _DamagedError(Exception):
 def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[str, str] | None:
     """What the record of an image says; what is wrong with it, where it is damaged; None where there is none."""
     path = layout.record(image.tract, image.patch, image.stem)
-    record = read_record(path)
+    record = read_record(path, image.image_id)
     if record is None:
         return _problem(image.image_id, f"its record {path} is damaged") if path.exists() else None
     part, outputs = layout.truth_part(image.tract, image.patch, image.stem), record["outputs"]
@@ -381,13 +386,10 @@ def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int) -> Ite
 
 def _read_part(done: _Done) -> pa.Table:
     try:
-        content = done.part.read_bytes()
-    except OSError as error:
-        raise _DamagedError(done, f"its truth table {done.part} cannot be read ({error.strerror or error})") from error
-    if hashlib.sha256(content).hexdigest() != done.sha256:
-        raise _DamagedError(done, f"its truth table {done.part} is not the one that its record names")
+        table = read_truth_part(done.part, done.sha256)
+    except DamagedTruthError as error:
+        raise _DamagedError(done, str(error)) from error
     try:
-        table = read_truth_part(content)
         missing = set(_PART) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")

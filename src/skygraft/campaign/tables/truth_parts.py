@@ -5,6 +5,7 @@ Not Parquet, which takes milliseconds to open: consolidation opens as many of th
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,9 @@ from astropy.table import QTable
 
 from skygraft.campaign.files import atomic_path
 from skygraft.catalog.io import to_arrow
+from skygraft.errors import CampaignError
 
-__all__ = ["read_truth_part", "write_truth_part"]
+__all__ = ["DamagedTruthError", "read_truth_part", "write_truth_part"]
 
 
 def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
@@ -34,13 +36,34 @@ def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
         writer.write_table(content)
 
 
-def read_truth_part(content: bytes) -> pa.Table:
-    """The table that a file of these bytes holds.
+class DamagedTruthError(CampaignError):
+    """A truth part that is not what its record says: its image can be made again at any time."""
+
+
+def read_truth_part(path: Path, sha256: str) -> pa.Table:
+    """The truth of an image, whose file has the SHA-256 that its record names.
 
     Raises
     ------
-    pyarrow.ArrowException
-        If it holds none.
+    DamagedTruthError
+        If it cannot be read, or is another file.
     """
-    with pa.ipc.open_file(pa.BufferReader(content)) as file:
-        return file.read_all()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _damaged(f"cannot be read ({error.strerror or error})", path) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _damaged("is not the one that its record names", path)
+    try:
+        with pa.ipc.open_file(pa.BufferReader(content)) as file:
+            return file.read_all()
+    except pa.ArrowException as error:
+        raise _damaged(f"cannot be read ({error})", path) from error
+
+
+def _damaged(what: str, path: Path) -> DamagedTruthError:
+    return DamagedTruthError(
+        f"the truth table {what}",
+        path=path,
+        fix="Make its image again: skygraft verify --checksums --discard, then run",
+    )
