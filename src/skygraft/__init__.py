@@ -9,7 +9,7 @@ from skygraft.lazy import lazy_names
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
     from skygraft.catalog import Flag, normalize_catalog, read_catalog, write_catalog
-    from skygraft.errors import SkygraftError
+    from skygraft.errors import SkygraftError, SkygraftWarning
     from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
     from skygraft.formats import read_exposure, write_exposure
     from skygraft.injection import Injection, InjectionOptions, inject
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "skygraft.campaign": ("Campaign",),
     "skygraft.catalog": ("Flag", "normalize_catalog", "read_catalog", "write_catalog"),
-    "skygraft.errors": ("SkygraftError",),
+    "skygraft.errors": ("SkygraftError", "SkygraftWarning"),
     "skygraft.exposure": ("DataId", "Exposure", "VisitInfo", "make_planes"),
     "skygraft.formats": ("read_exposure", "write_exposure"),
     "skygraft.injection": ("Injection", "InjectionOptions", "inject"),
@@ -41,6 +41,7 @@ __all__ = [
     "InjectionOptions",
     "PhotoCalib",
     "SkygraftError",
+    "SkygraftWarning",
     "VisitInfo",
     "__version__",
     "get_skymap",

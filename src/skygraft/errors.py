@@ -28,6 +28,7 @@ __all__ = [
     "PsfError",
     "SkyMapError",
     "SkygraftError",
+    "SkygraftWarning",
     "UncalibratedImageError",
     "UnknownApertureError",
     "UnknownFormatError",
@@ -72,6 +73,10 @@ def _make_portable(error: BaseException) -> None:
             one.__context__ = _portable(one.__context__)
             left.append(one.__context__)
         one.__suppress_context__ = suppressed
+
+
+class SkygraftWarning(UserWarning):
+    """What was read may not be what was meant, and nothing can tell: the text names the file and what to look at."""
 
 
 class SkygraftError(Exception):

@@ -18,7 +18,7 @@ from astropy.table import QTable, Table
 
 from skygraft.catalog import read_catalog, write_catalog
 from skygraft.catalog.io import iter_catalog
-from skygraft.errors import CatalogError, CorruptFileError, SkygraftError
+from skygraft.errors import CatalogError, CorruptFileError, SkygraftError, SkygraftWarning
 
 CSV = """injection_id,ra,dec,source_type,mag_r,n,half_light_radius
 1,150.1,2.2,Star,20.5,,
@@ -70,7 +70,6 @@ def refused(path, content, *words):
         ("21.25", "21\0.25", ("a NUL byte in line 3",)),
         ("Sersic", b"S\xe9rsic", ("0xe9, which is not UTF-8 in line 3",)),
         ("0.75", '"0.75', ("quotation mark",)),
-        ("22.5,,\n", "22.5,,", ("line 4", "does not end", "echo")),
         ("injection_id", "#injection_id", ("begins with '#'",)),
         ("n,half", "mag_r,half", ("column 'mag_r' is there 2 times",)),
         ("half_light_radius", "RA", ("'ra' and 'RA'",)),
@@ -144,10 +143,16 @@ def test_an_ecsv_whose_type_holds_fewer_digits_than_its_cells(tmp_path):
     assert read_catalog(tmp_path / "b.ecsv")["ra"].value[1] == np.float32(150.123456789)
 
 
-def test_an_ecsv_that_is_cut_in_its_last_line(tmp_path):
+@pytest.mark.parametrize("ending", ["csv", "ecsv"])
+def test_a_last_line_without_an_end_is_warned_of(tmp_path, ending):
     text = io.StringIO()
-    Table({"ra": [1.0], "dec": [1.0], "source_type": ["Star"], "mag_r": [20.123]}).write(text, format="ascii.ecsv")
-    refused(tmp_path / "a.ecsv", text.getvalue()[:-3].encode(), "the last one, does not end")
+    columns = {"injection_id": [1], "ra": [1.0], "dec": [1.0], "source_type": ["Star"], "mag_r": [20.123]}
+    Table(columns).write(text, format="ascii.ecsv" if ending == "ecsv" else "ascii.csv")
+    path = tmp_path / f"a.{ending}"
+    for content, magnitude in ((text.getvalue().rstrip("\r\n"), 20.123), (text.getvalue().rstrip("\r\n")[:-2], 20.1)):
+        path.write_text(content)
+        with pytest.warns(SkygraftWarning, match=r"a\.e?csv: line \d+, the last one, does not end.*echo"):
+            assert read_catalog(path)["mag_r"].value[0] == magnitude
 
 
 def votable(kind="tabledata"):

@@ -85,8 +85,8 @@ def read_catalog(
 ) -> QTable:
     """Read a catalogue of sources to inject.
 
-    Of CSV and ECSV files every row has a cell for each column, and the last line ends with a line break: without one
-    it may have been cut, and a number with it. VOTables hold their data themselves.
+    Of CSV and ECSV files every row has a cell for each column; a last line that does not end with a line break is
+    warned of (`SkygraftWarning`), since a file that was cut looks the same. VOTables hold their data themselves.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.arrow import numpy_array, one_array, texts_of
 from skygraft.catalog.columns import Refusal, refuse, shorten
-from skygraft.errors import CatalogError, CorruptFileError
+from skygraft.errors import CatalogError, CorruptFileError, SkygraftWarning
 from skygraft.yaml_text import YamlError, check_yaml
 
 __all__ = ["AGAIN", "FLOAT", "INTEGER", "SPECIAL", "read_csv", "read_ecsv", "read_packed", "typed", "without_doubles"]
@@ -72,7 +72,7 @@ def _kind(path: Path) -> str:
 
 
 def _text_of(path: Path) -> bytes:
-    """The content of a text file that is UTF-8, without byte order mark, NUL bytes, and a last line that was cut."""
+    """The content of a text file that is UTF-8 without NUL bytes; its byte order mark is left out."""
     content = read_packed(path).removeprefix(b"\xef\xbb\xbf")
     try:
         content.decode("utf-8")
@@ -88,10 +88,12 @@ def _text_of(path: Path) -> bytes:
         )
     if content.strip() and not content.endswith((b"\n", b"\r")):
         n = len(content.splitlines())
-        raise CorruptFileError(
-            f"line {n}, the last one, does not end: the file may have been cut in it, and a number with it",
-            path=path,
-            fix="Compare it with the original; if it is whole, end it with a line break (echo >> file)",
+        warnings.warn(
+            f"{path}: line {n}, the last one, does not end with a line break. If the file was cut there, its last "
+            "number may lack digits: compare it with the original, or end it with a line break (echo >> file) if it is "
+            "whole.",
+            SkygraftWarning,
+            stacklevel=2,
         )
     return content
 
