@@ -70,7 +70,7 @@ def fuzz(
     scratch = Path(tempfile.mkdtemp(prefix="skygraft-fuzz-", dir=memory if os.access(memory, os.W_OK) else None))
     outcomes = []
     try:
-        with (folder / "outcomes.jsonl").open("w") as log:
+        with (folder / "outcomes.jsonl").open("w", buffering=1) as log:
             for outcome in run_cases(todo, work.run, work.prepare, scratch, processes, seconds):
                 outcomes.append(outcome)
                 log.write(json.dumps(vars(outcome) | {"seed": seed}) + "\n")

@@ -102,7 +102,7 @@ class _Worker:
         self.process.start()
         far.close()
         self.case: Case | None = None
-        # Importing and loading compiled code is not the time of a target's first case.
+        # Importing and compiling is not the time of a target's first case.
         self.prepared: set[str] = set()
 
     def give(self, case: Case) -> None:
@@ -118,7 +118,7 @@ class _Worker:
 
     def overdue(self) -> bool:
         assert self.case is not None
-        allowance = 1 if self.case[0] in self.prepared else 6
+        allowance = 1 if self.case[0] in self.prepared else 30
         spent = self._cpu_seconds() - self.cpu
         return spent > allowance * CPU_SECONDS or time.monotonic() - self.since > allowance * WALL_SECONDS
 
