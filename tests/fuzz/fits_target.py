@@ -124,7 +124,9 @@ def attempt(fuzz: Fuzz, name: str, case: Path, rng: np.random.Generator, what: l
             if after.kinds[key] != before.kinds[key]:
                 raise SilentError(f"the {key} became {after.kinds[key]}, and nothing was said")
     if dice[3] < 0.6:
-        _write(exposure, made, case / f"out{''.join(image.suffixes[-2:])[-8:]}", how)
+        # By its name a file of the Legacy Surveys finds its companions, and an ending says how to compress.
+        (case / "written").mkdir()
+        _write(exposure, made, case / "written" / image.resolve().name, how)
 
 
 def _same(before: Meaning, after: Meaning, lost: str) -> None:
