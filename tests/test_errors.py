@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tblib import pickling_support
 
 import skygraft.errors
-from skygraft.errors import SkygraftError
+from skygraft.errors import SkygraftError, SkygraftWarning
 
 pickling_support.install()
 
@@ -32,7 +32,7 @@ def kinds() -> list[type[SkygraftError]]:
         found.append(one)
         left.extend(one.__subclasses__())
     named = [getattr(skygraft.errors, name) for name in skygraft.errors.__all__]
-    assert {kind for kind in named if isinstance(kind, type)} <= set(found)
+    assert {kind for kind in named if isinstance(kind, type)} - {SkygraftWarning} <= set(found)
     return found
 
 

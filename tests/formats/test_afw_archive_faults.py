@@ -43,6 +43,9 @@ def renamed(name: str) -> Callable[[fits.HDUList], None]:
     def edit(hdus: fits.HDUList) -> None:
         names = hdus["ARCHIVE_INDEX"].data["name"]
         names[names == name] = "OddClass"
+        for hdu in hdus:
+            if hdu.header.get("AR_NAME") == name:
+                hdu.header["AR_NAME"] = "OddClass"
 
     return edit
 
@@ -94,6 +97,16 @@ def test_a_wcs_that_is_not_there_is_not_replaced_by_the_header(edited: Edited) -
         hdus[0].header["SKYWCS_ID"] = hdus[0].header["ARCHIVE_ID_SKYWCS"] = 9999
 
     with pytest.raises((WcsError, FormatError), match="no object 9999"):
+        read_exposure(edited(edit))
+
+
+def test_tables_in_another_order(edited: Edited) -> None:
+    def edit(hdus: fits.HDUList) -> None:
+        for hdu in hdus:
+            if hdu.header.get("AR_NAME") == "SkyWcs":
+                hdu.header["AR_NAME"] = "Polygon"
+
+    with pytest.raises(FormatError, match=r"is a SkyWcs, and the table that it should lie in holds a Polygon"):
         read_exposure(edited(edit))
 
 

@@ -49,10 +49,18 @@ TABLE = file_of(fits.BinTableHDU.from_columns(COLUMNS))
 IMAGE = file_of(fits.ImageHDU(PIXELS))
 RICE = file_of(fits.CompImageHDU(PIXELS, compression_type="RICE_1", quantize_method=1, tile_shape=(8, 40)))
 GZIP = file_of(fits.CompImageHDU(PIXELS, compression_type="GZIP_2", quantize_level=0, tile_shape=(8, 40)))
+QUANTISED = file_of(fits.CompImageHDU(PIXELS, compression_type="GZIP_1", quantize_level=8, tile_shape=(8, 40)))
 COUNTS = file_of(fits.CompImageHDU(PIXELS.astype(np.int16), compression_type="RICE_1", tile_shape=(8, 40)))
 HCOMPRESS = file_of(fits.CompImageHDU(PIXELS, compression_type="HCOMPRESS_1", tile_shape=(32, 40)))
 PLIO = file_of(fits.CompImageHDU(PIXELS.astype(np.int16), compression_type="PLIO_1", tile_shape=(8, 40)))
-KINDS = {"rice": RICE, "gzip": GZIP, "counts": COUNTS, "hcompress": HCOMPRESS, "plio": PLIO}
+KINDS = {
+    "rice": RICE,
+    "gzip": GZIP,
+    "quantised gzip": QUANTISED,
+    "counts": COUNTS,
+    "hcompress": HCOMPRESS,
+    "plio": PLIO,
+}
 HUGE = "2147483647"
 
 
@@ -158,6 +166,7 @@ def tiled(content: bytes) -> TiledImage:
         ("rice", "TTYPE2", None, "TTYPE2 is ''"),
         ("rice", "TTYPE1", "'DATA'", "no column COMPRESSED_DATA"),
         ("rice", "TTYPE3", "'XSCALE'", "without ZSCALE and ZZERO both"),
+        ("quantised gzip", "TTYPE3", "'XSCALE'", "without ZSCALE and ZZERO both"),
         ("gzip", "ZTILE1", "41", None),
         ("gzip", "ZCMPTYPE", "'RICE_1'", "tile 0 cannot be uncompressed"),
         ("hcompress", "ZCMPTYPE", "'RICE_1'", "tile 0 cannot be uncompressed"),

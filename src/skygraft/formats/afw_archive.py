@@ -331,12 +331,24 @@ class Archive:
                 fix="The file is damaged: copy or download it again",
             )
         entries = sorted(self._entries[key], key=lambda row: int(row["cat.persistable"]))
+        name = str(entries[0]["name"])
+        for row in entries:
+            table = None if row["row0"] == _NOT_SAVED else self._table(int(row["cat.archive"]))
+            holds = name if table is None else card_value(table.header, "AR_NAME", name)
+            if table is not None and holds != name:
+                raise CorruptFileError(
+                    f"object {key} of the archive is a {name}, and the table that it should lie in holds a {holds}",
+                    path=self.path,
+                    hdu=table.hdu,
+                    key="AR_NAME",
+                    fix="HDUs are missing, or not in their order: copy or download the file again",
+                )
         catalogs = tuple(
             [] if row["row0"] == _NOT_SAVED else self._table(int(row["cat.archive"])).rows(row["row0"], row["nrows"])
             for row in entries
         )
         hdu = self._index_hdu + max(int(entries[0]["cat.archive"]), 0)
-        return ArchivedObject(key, str(entries[0]["name"]), catalogs, hdu, self.path)
+        return ArchivedObject(key, name, catalogs, hdu, self.path)
 
     def find(self, name: str) -> list[ArchivedObject]:
         """All objects of a class, by its stored name, in the order of their numbers."""

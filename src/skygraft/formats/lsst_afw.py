@@ -226,7 +226,7 @@ def _wcs(opened: _Opened, xy0: tuple[int, int]) -> BaseLowLevelWCS:
     header = opened.header()
     if card_value(header, "ZIMAGE", False):
         ny, nx = _shape(opened)
-        header = fits.Header([card for card in header.cards if not _TABLE_KEYS.match(card.keyword)])
+        header = fits.Header([card for card in header.cards if not _TABLE_KEYS.match(card.keyword)]).copy()
         header["NAXIS1"], header["NAXIS2"] = nx, ny
     return read_fits_wcs(header, xy0=xy0, path=opened.path, hdu=opened.hdus["IMAGE"])
 

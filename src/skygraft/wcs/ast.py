@@ -78,6 +78,8 @@ class AstWcs(CelestialWcs):
         """
         if isinstance(record, np.ndarray):
             record = record.astype(np.uint8).tobytes()
+        if not isinstance(record, (str, bytes)):
+            raise WcsError(f"not a SkyWcs record: it is {record!r}, no text", path=path, fix="Copy the file again")
         text = record if isinstance(record, str) else record.decode("ascii", errors="replace")
         prefix = _SKYWCS_PREFIX.match(text)
         if prefix is None or prefix["version"] != "1":

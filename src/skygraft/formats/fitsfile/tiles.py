@@ -79,7 +79,10 @@ class TiledImage:
         self.rows = np.frombuffer(data[: width * self.n_rows], np.uint8).reshape(self.n_rows, width)
         self.heap = data[int(header.get("THEAP", width * self.n_rows)) :]
         self._check_room()
-        has_scale = "ZSCALE" in self.columns or "ZSCALE" in header
+        has = {name for name in ("ZSCALE", "ZZERO") if name in self.columns or name in header}
+        if len(has) == 1:
+            raise self.said.damaged(f"the compressed image has {has.pop()} without ZSCALE and ZZERO both")
+        has_scale = bool(has)
         self.unscaled = self.scaling.bitpix < 0 and not has_scale and self.algorithm in _CODERS_OF_INTEGERS
         """Whether floats are stored as the whole numbers that they happened to be: others need another way."""
         self.quantisation = self._quantisation(header) if has_scale or self.unscaled else None
@@ -110,9 +113,6 @@ class TiledImage:
         if "ZBLANK" in self.columns:
             blanks = self._fixed("ZBLANK").astype(np.int64)
         dither, seed = self.said.dither()
-        has = {name for name in ("ZSCALE", "ZZERO") if name in self.columns or name in header}
-        if len(has) == 1:
-            raise self.said.damaged(f"the compressed image has {has.pop()} without ZSCALE and ZZERO both")
         scale, zero = self._per_tile("ZSCALE", header, 1.0), self._per_tile("ZZERO", header, 0.0)
         # Of a tile that is not quantised they say nothing.
         bad = ~(np.isfinite(scale) & (scale != 0) & np.isfinite(zero)) & (self.descriptors[COMPRESSED][:, 0] > 0)
