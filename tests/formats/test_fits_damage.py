@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from skygraft import read_exposure
 from skygraft.errors import CorruptFileError, FormatError, SkygraftError
 from skygraft.formats.afw_archive import Table
 from skygraft.formats.fits_layout import list_hdus
@@ -289,3 +290,13 @@ def test_a_row_of_an_archive_whose_array_lies_outside(tmp_path: Path) -> None:
     path.write_bytes(TABLE[:at] + struct.pack(">2I", 2**31, 0) + TABLE[at + 8 :])
     with map_fits(path) as raw, pytest.raises(FormatError, match="outside of the table's data"):
         Table(raw, 1).row(0)
+
+
+def test_a_tile_that_is_announced_larger_than_its_image(tmp_path: Path) -> None:
+    """It is all of the image, and takes no more memory."""
+    path = tmp_path / "image.fits"
+    wcs = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 2.0, "CRPIX1": 1.0, "CRPIX2": 1.0}
+    header = fits.Header(wcs | {"CDELT1": -5e-5, "CDELT2": 5e-5, "MAGZERO": 27.0})
+    hdu = fits.CompImageHDU(PIXELS, header, compression_type="GZIP_2", quantize_level=0, tile_shape=(32, 40))
+    path.write_bytes(with_card(file_of(hdu), "ZTILE1", HUGE))
+    assert np.array_equal(read_exposure(path).image, PIXELS)

@@ -192,7 +192,10 @@ def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
         found = []
         for index, hdu in enumerate(hdus):
             shape = tuple(hdu.shape) if hdu.is_image and all(hdu.shape) else ()
-            tiles = tuple(hdu.tile_shape) if isinstance(hdu, fits.CompImageHDU) else None
+            tiles = None
+            if isinstance(hdu, fits.CompImageHDU):
+                # A tile may be announced larger than the image that it is all of.
+                tiles = tuple(min(t, n) for t, n in zip(hdu.tile_shape, hdu.shape, strict=True))
             # A plane of a cube of one plane is an image.
             further = len(shape) - 2
             if further > 0 and set(shape[:further]) == {1}:
