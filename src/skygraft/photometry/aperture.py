@@ -92,9 +92,7 @@ def sinc_coefficients(radius: float) -> NDArray[np.float64]:
 
 
 def _sinc_coefficients(radius: float, width: int) -> NDArray[np.float64]:
-    coefficients: NDArray[np.float64] = np.fft.fftshift(
-        np.fft.irfft2(_sinc_transform(radius, width), s=(width, width))
-    )
+    coefficients: NDArray[np.float64] = np.fft.fftshift(np.fft.irfft2(_sinc_transform(radius, width), s=(width, width)))
     coefficients.setflags(write=False)
     return coefficients
 

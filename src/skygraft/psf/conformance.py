@@ -48,10 +48,13 @@ def check_psf(psf: PSF, x: ArrayLike, y: ArrayLike) -> None:
 
     shapes = psf.kernel_shapes(x, y)
     _require(shapes.shape == (x.size, 2), f"kernel_shapes gives shape {shapes.shape}, not {(x.size, 2)}")
-    _require(bool((shapes % 2 == 1).all() and (shapes <= psf.shape).all()), "kernel_shapes are not odd and within shape")
+    _require(
+        bool((shapes % 2 == 1).all() and (shapes <= psf.shape).all()), "kernel_shapes are not odd and within shape"
+    )
     for i, (rows, columns) in enumerate(shapes.tolist()):
-        inner = np.s_[ny // 2 - rows // 2 : ny // 2 + rows // 2 + 1, nx // 2 - columns // 2 : nx // 2 + columns // 2 + 1]
-        same = np.count_nonzero(kernels[i]) == np.count_nonzero(kernels[i][inner])
+        top, left = (ny - rows) // 2, (nx - columns) // 2
+        inner = kernels[i, top : top + rows, left : left + columns]
+        same = np.count_nonzero(kernels[i]) == np.count_nonzero(inner)
         _require(same, f"the kernel at ({x[i]}, {y[i]}) has light outside of its kernel_shapes")
 
     before = kernels.copy()

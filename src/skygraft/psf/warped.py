@@ -146,12 +146,11 @@ def _extents(shape: tuple[int, int], matrices: FloatArray) -> NDArray[np.int64]:
     return half
 
 
-def warped_shapes(
-    shape: tuple[int, int], matrices: FloatArray, largest: tuple[int, int]
-) -> NDArray[np.int64]:
+def warped_shapes(shape: tuple[int, int], matrices: FloatArray, largest: tuple[int, int]) -> NDArray[np.int64]:
     """Rows and columns of the warped kernels at N maps, within `largest`: shape (N, 2)."""
     half = _extents(shape, matrices)[:, ::-1]
-    return 2 * np.minimum(half, np.array(largest) // 2) + 1
+    shapes: NDArray[np.int64] = 2 * np.minimum(half, np.array(largest) // 2) + 1
+    return shapes
 
 
 def warped_shape(shape: tuple[int, int], matrices: FloatArray) -> tuple[int, int]:
