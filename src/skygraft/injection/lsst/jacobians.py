@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import ArrayLike, NDArray
 
+from skygraft.wcs.base import CelestialWcs
+
 __all__ = ["forward_jacobians"]
 
-_ARCSEC = np.degrees(1.0) * 3600.0
+_RADIANS = math.pi / (180 * 3600)
+"""Of an arcsecond."""
 
 
 def forward_jacobians(
@@ -38,13 +43,30 @@ def forward_jacobians(
     cosine of the wrong declination, by one part in 10^6 a pixel.
     """
     ra, dec, x, y = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in (ra, dec, x, y))
-    next_ra, next_dec = wcs.pixel_to_world_values(np.concatenate([x + 1.0, x]), np.concatenate([y, y + 1.0]))
+    next_x, next_y = np.concatenate([x + 1.0, x]), np.concatenate([y, y + 1.0])
+    if isinstance(wcs, CelestialWcs):
+        to_lon, to_lat = wcs.pixel_to_world_radians(next_x, next_y)
+    else:
+        to_lon, to_lat = np.radians(wcs.pixel_to_world_values(next_x, next_y))
     lon, lat = np.tile(np.radians(ra), 2), np.tile(np.radians(dec), 2)
-    to_lon, to_lat = np.radians(next_ra), np.radians(next_dec)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cos_difference = np.cos(to_lon - lon)
-        depth = np.cos(lat) * cos_difference * np.cos(to_lat) + np.sin(lat) * np.sin(to_lat)
-        east = np.cos(lat) * np.sin(to_lon - lon) / depth
-        north = (np.cos(lat) * cos_difference * np.sin(to_lat) - np.sin(lat) * np.cos(to_lat)) / depth
-    jacobians: NDArray[np.float64] = np.stack([east, north]).reshape(2, 2, x.size).transpose(2, 0, 1) * _ARCSEC
-    return np.ascontiguousarray(jacobians)
+    offsets = [_offset(*place) for place in zip(lon, lat, to_lon % math.tau, to_lat, strict=True)]
+    # One after the other: (East, North) of the next pixel in x of all sources, then of the next in y.
+    jacobians = np.array(offsets, dtype=np.float64).reshape(2, x.size, 2) / _RADIANS
+    return np.ascontiguousarray(jacobians.transpose(1, 2, 0))
+
+
+def _offset(lon: float, lat: float, to_lon: float, to_lat: float) -> tuple[float, float]:
+    """Offset to East and North, radians, of one place from another, all in radians.
+
+    By the C library's functions: a last digit can make GalSim take another size for the transform of a trail, which
+    changes its pixels by 4e-5 of its peak.
+    """
+    if not (math.isfinite(to_lon) and math.isfinite(to_lat)):
+        return math.nan, math.nan
+    sin_lat, cos_lat, to_sin_lat, to_cos_lat = math.sin(lat), math.cos(lat), math.sin(to_lat), math.cos(to_lat)
+    cos_difference = math.cos(to_lon - lon)
+    depth = cos_lat * cos_difference * to_cos_lat + sin_lat * to_sin_lat
+    if depth == 0.0:
+        return math.nan, math.nan
+    east = cos_lat * math.sin(to_lon - lon) / depth
+    return east, (cos_lat * cos_difference * to_sin_lat - sin_lat * to_cos_lat) / depth
