@@ -23,6 +23,7 @@ from skygraft.photometry import afw_aperture_flux
 from skygraft.psf import PSF
 from skygraft.psf.measure import kernel_fwhm
 from skygraft.render import RenderReport, Sources
+from skygraft.render.galsim_engine import bounded_transforms
 from skygraft.wcs import pixel_scale
 
 __all__ = ["DRAW_SIZE_MAX", "draw"]
@@ -269,7 +270,8 @@ def _draw_stamp(sources: Sources, i: int, kernel: NDArray[np.float64], full: Any
         return None
     image = galsim.ImageF(bounds)
     # The kernel has the pixel in it already.
-    source.drawImage(image, offset=galsim.PositionD(x, y) - bounds.true_center, wcs=wcs, method="no_pixel")
+    with bounded_transforms():
+        source.drawImage(image, offset=galsim.PositionD(x, y) - bounds.true_center, wcs=wcs, method="no_pixel")
     if not np.isfinite(image.array).all():
         raise InjectionError("its pixels are not finite", row=f"injection_id {sources.injection_id[i]}")
     return _Stamp(image, bounds, size, asked > size)

@@ -14,6 +14,7 @@ from astropy.io import fits
 from skygraft.catalog import Flag
 from skygraft.errors import InjectionError
 from skygraft.render import Sources
+from skygraft.render.galsim_engine import LEAST_GALSIM_RATIO
 
 __all__ = ["LIMITS_OF_N", "build_profile", "refusals"]
 
@@ -42,10 +43,19 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
         elif kind == "Stamp" and sources.text("stamp_psf", i) == "none":
             found[i] = Flag.PARAMETERS_BAD, "stamp_psf is none; every stamp is convolved with the PSF there"
         elif kind == "Sersic":
-            n = sources.value("n", i, math.nan)
-            if n <= LIMITS_OF_N[0] or n >= LIMITS_OF_N[1]:
+            n, trunc = sources.value("n", i, math.nan), sources.value("trunc", i, 0.0)
+            radius = sources.value("half_light_radius", i, math.nan)
+            if not LIMITS_OF_N[0] < n < LIMITS_OF_N[1]:
                 low, high = LIMITS_OF_N
                 found[i] = Flag.SERSIC_EXTREME, f"n is {n:g}; it draws indices between {low} and {high}, without both"
+            elif trunc != 0 and not trunc > LEAST_GALSIM_RATIO * radius:
+                found[i] = (
+                    Flag.PARAMETERS_BAD,
+                    (
+                        f"trunc is {trunc:g} at a half-light radius of {radius:g}; GalSim draws profiles that end beyond "
+                        f"{LEAST_GALSIM_RATIO} half-light radii"
+                    ),
+                )
     return found
 
 
