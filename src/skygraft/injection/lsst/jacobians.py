@@ -39,8 +39,8 @@ def forward_jacobians(
     -----
     It differs from `skygraft.wcs.local_jacobian` in three ways. Differences are one-sided. They are taken from the
     source's sky position, not from where its pixel position comes back to, which is another place where a WCS has no
-    exact inverse (0.7 per cent of a pixel on a real CFHT detector). And the offset to the East is multiplied by the
-    cosine of the wrong declination, by one part in 10^6 a pixel.
+    exact inverse (0.7 per cent of a pixel on a real CFHT detector). And two cosines of the gnomonic projection are in
+    the wrong place: one part in 10^6 at middle declinations, 10^5 at 80 degrees.
     """
     ra, dec, x, y = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in (ra, dec, x, y))
     next_x, next_y = np.concatenate([x + 1.0, x]), np.concatenate([y, y + 1.0])

@@ -49,13 +49,8 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
                 low, high = LIMITS_OF_N
                 found[i] = Flag.SERSIC_EXTREME, f"n is {n:g}; it draws indices between {low} and {high}, without both"
             elif trunc != 0 and not trunc > LEAST_GALSIM_RATIO * radius:
-                found[i] = (
-                    Flag.PARAMETERS_BAD,
-                    (
-                        f"trunc is {trunc:g} at a half-light radius of {radius:g}; GalSim draws profiles that end beyond "
-                        f"{LEAST_GALSIM_RATIO} half-light radii"
-                    ),
-                )
+                least = f"GalSim draws profiles that end beyond {LEAST_GALSIM_RATIO} half-light radii"
+                found[i] = Flag.PARAMETERS_BAD, f"trunc is {trunc:g} at a half-light radius of {radius:g}; {least}"
     return found
 
 
