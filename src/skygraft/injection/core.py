@@ -317,6 +317,7 @@ def _summary(
         "correction_position": "image" if options.conventions == LSST else options.position,
         "aperture_fraction_median": float(np.median(fraction)) if fraction.size else None,
         "noise": options.noise,
+        "variance": options.adds_variance,
         "seed": options.seed,
         "gain": None if gain is None else gain.median,
         "gain_origin": None if gain is None else gain.origin,

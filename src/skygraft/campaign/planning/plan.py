@@ -20,6 +20,7 @@ from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan, PlanWriter
 from skygraft.campaign.stamps import file_stamp, plan_key
+from skygraft.conventions import LSST
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.skymap import get_skymap
 
@@ -99,7 +100,13 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             mapper=mapper,
         )
         partitions = list_partitions(layout.catalog)
-        spec = PlannerSpec(layout.catalog, folder / "movers.npz", config.margin_arcsec, config.catalog.band)
+        spec = PlannerSpec(
+            layout.catalog,
+            folder / "movers.npz",
+            config.margin_arcsec,
+            config.catalog.band,
+            by_galsim=config.injection.conventions == LSST,
+        )
         find_movers(layout.catalog, spooled.span, look).write(spec.movers)
         n_sources = n_problems = 0
         problems: list[str] = []
