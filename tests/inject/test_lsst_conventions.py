@@ -299,6 +299,8 @@ def test_gains_are_fitted_to_each_amplifier() -> None:
     assert fitted_gains(image).value > 0
     image.mask[:] = bad
     assert fitted_gains(image).value == 1.0
+    # Pixels all alike have no line.
+    assert fitted_gains(make_exposure((20, 20))).value == 1.0
     with pytest.raises(CalibrationError, match="there is none"):
         fitted_gains(image.replace(planes=image.planes.drop_vars("variance")))
 

@@ -89,9 +89,11 @@ def _slope(exposure: Exposure, box: tuple[slice, slice]) -> float:
     good = np.isfinite(flux) & np.isfinite(variance) & ((exposure.mask[box] & np.int32(bits)) == 0)
     if np.count_nonzero(good) < _LEAST_PIXELS:
         return np.nan
-    with warnings.catch_warnings():
-        # Pixels all alike have no line: the slope that comes of them is not positive, which is dealt with.
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", np.exceptions.RankWarning)
-        # In single precision, as the package fits: its last digits are its own.
-        slope = float(np.polyfit(flux[good], variance[good], deg=1)[0])
+        try:
+            # In single precision, as the package fits: its last digits are its own.
+            slope = float(np.polyfit(flux[good], variance[good], deg=1)[0])
+        except np.linalg.LinAlgError:  # pixels that are all zero
+            return np.nan
     return slope if np.isfinite(slope) else np.nan
