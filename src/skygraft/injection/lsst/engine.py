@@ -215,7 +215,7 @@ def _stamp_of(
         stamp = _draw_stamp(sources, i, kernel / aperture.flux, full)
     except Exception as error:  # GalSim raises anything from TypeError to MemoryError
         report.flags[i] |= _flag_of(error)
-        report.messages[i] = str(error) if isinstance(error, InjectionError) else f"{type(error).__name__}: {error}"
+        report.messages[i] = _reason(error)
         return None
     if stamp is None:
         report.flags[i] |= Flag.NO_OVERLAP
@@ -280,6 +280,14 @@ def _draw_stamp(sources: Sources, i: int, kernel: NDArray[np.float64], full: Any
 def _square(x: float, y: float, size: int) -> Any:
     """The box of a source: half of `size`, rounded down, to each side of the pixel that its position is floored to."""
     return galsim.BoundsI(galsim.PositionI(int(x // 1), int(y // 1))).withBorder(size // 2)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, galsim.GalSimFFTSizeError):
+        largest = galsim.GSParams().maximum_fft_size
+        return f"it needs an FFT of {error.size} x {error.size} pixels; GalSim's limit is {largest} x {largest}"
+    said = " ".join(str(error).split())
+    return said if isinstance(error, InjectionError) else f"{type(error).__name__}: {said}"
 
 
 def _flag_of(error: Exception) -> Flag:
