@@ -16,6 +16,7 @@ from plain_images import SCALE, write_plain_image
 from skygraft import read_exposure
 from skygraft.campaign import Campaign
 from skygraft.catalog import Flag, write_catalog
+from skygraft.errors import CatalogError
 
 RA, DEC, SIZE = 150.1, 0.0, 200
 
@@ -78,7 +79,7 @@ def test_the_planes_of_the_fakes_can_be_left_out_of_a_campaign(tmp_path: Path, m
 
 
 def test_a_campaign_in_the_conventions_of_source_injection(tmp_path: Path) -> None:
-    """Records and provenance say which version is meant; what it cannot draw fails by name, or is flagged."""
+    """Records and provenance say which version is meant; what it cannot draw is refused, or flagged."""
     both = {name: values * 2 for name, values in star_at(100.0).items()} | {
         "injection_id": [1, 2],
         "source_type": ["Star", "BulgeDisk"],
@@ -88,9 +89,8 @@ def test_a_campaign_in_the_conventions_of_source_injection(tmp_path: Path) -> No
     }
     injection = {"conventions": "lsst_source_injection", "noise": False, "flux_mode": "aperture", "aperture": "12 pix"}
     strict, lenient = tmp_path / "strict", tmp_path / "lenient"
-    assert not write_campaign(strict, both, injection=injection).run(n_workers=0).ok
-    failures = pq.read_table(strict / "out/failures.parquet").to_pylist()
-    assert all("BulgeDisk" in row["message"] and "injection_id 2" in row["message"] for row in failures)
+    with pytest.raises(CatalogError, match=r"(?s)1 of 2 sources .*injection_id 2: .*BulgeDisk"):
+        write_campaign(strict, both, injection=injection).plan()
 
     catalog = {"path": "fakes.parquet", "on_bad": "flag"}
     assert write_campaign(lenient, both, injection=injection, catalog=catalog).run(n_workers=0).ok

@@ -6,6 +6,13 @@ way of drawing (GalSim's stamps, interpolants and transforms at GalSim's own acc
 correction at the PSF's average position), its Jacobians, its gains, its noise, and its mask planes.
 """
 
-from skygraft.injection.lsst.image import calibration_radius, draw_sources, drawable, within_padding
+from skygraft.injection.lsst.image import (
+    calibration_radius,
+    draw_sources,
+    drawable,
+    refusal_error,
+    undrawable,
+    within_padding,
+)
 
-__all__ = ["calibration_radius", "draw_sources", "drawable", "within_padding"]
+__all__ = ["calibration_radius", "draw_sources", "drawable", "refusal_error", "undrawable", "within_padding"]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from astropy.table import QTable
 
-from skygraft.catalog.flags import Flag, has_flag
+from skygraft.catalog import values
+from skygraft.catalog.flags import NOT_DRAWN, Flag, has_flag
+from skygraft.catalog.schema import strings
 from skygraft.conventions import LSST
 from skygraft.errors import CalibrationError, CatalogError
 from skygraft.exposure import Exposure
@@ -20,9 +24,17 @@ from skygraft.injection.options import InjectionOptions
 from skygraft.injection.placing import Placed, subset
 from skygraft.injection.reach import Reach
 from skygraft.photometry import CalibrationAperture, CalibrationReference, describe_reference
-from skygraft.render import Sources
+from skygraft.render import SHAPE_COLUMNS, Sources
 
-__all__ = ["TRIM_PADDING", "calibration_radius", "draw_sources", "drawable", "within_padding"]
+__all__ = [
+    "TRIM_PADDING",
+    "calibration_radius",
+    "draw_sources",
+    "drawable",
+    "refusal_error",
+    "undrawable",
+    "within_padding",
+]
 
 TRIM_PADDING = 100
 """Pixels off the image within which the centre of a source may lie."""
@@ -66,20 +78,10 @@ def drawable(placed: Placed, on_bad: Literal["raise", "flag"]) -> Placed:
     refused = refusals(placed.sources)
     if not refused:
         return placed
-    ids = placed.sources.injection_id
-    reasons = [f"injection_id {ids[i]}: {text}" for i, (_, text) in refused.items()]
+    reasons = _in_words(refused, placed.sources)
     if on_bad == "raise":
-        more = f"\n  ... and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
-        raise CatalogError(
-            f"{len(reasons)} of {len(ids)} sources on the image cannot be drawn with conventions {LSST!r}:\n  "
-            + "\n  ".join(reasons[:_LISTED])
-            + more,
-            row=f"injection_id {ids[next(iter(refused))]}",
-            key="source_type",
-            fix="Change them, keep them undrawn with on_bad='flag' (in a campaign, catalog: {on_bad: flag}), or use "
-            "skygraft's own conventions",
-        )
-    keep = np.ones(len(ids), dtype=np.bool_)
+        raise refusal_error(reasons, f"{len(placed.sources)} sources on the image")
+    keep = np.ones(len(placed.sources), dtype=np.bool_)
     for i, (flag, _) in refused.items():
         keep[i] = False
         placed.truth["flags"][placed.rows[i]] |= int(flag)
@@ -88,6 +90,50 @@ def drawable(placed: Placed, on_bad: Literal["raise", "flag"]) -> Placed:
         sources=subset(placed.sources, keep),
         rows=placed.rows[keep],
         messages=(*placed.messages, *reasons),
+    )
+
+
+def undrawable(table: QTable) -> list[str]:
+    """The rows of a canonical catalogue that the package cannot draw, and why, for `refusal_error`."""
+    table = table[~has_flag(values(table, "flags"), NOT_DRAWN)]
+    nothing = np.zeros(len(table))
+    sources = Sources(
+        values(table, "injection_id"),
+        strings(table, "source_type"),
+        nothing,
+        nothing,
+        nothing,
+        np.zeros((len(table), 2, 2)),
+        {name: values(table, name) for name in SHAPE_COLUMNS if name in table.colnames},
+    )
+    return _in_words(refusals(sources), sources)
+
+
+def _in_words(refused: dict[int, tuple[Flag, str]], sources: Sources) -> list[str]:
+    return [f"injection_id {sources.injection_id[i]}: {text}" for i, (_, text) in refused.items()]
+
+
+def refusal_error(reasons: list[str], of: str, path: Path | None = None) -> CatalogError:
+    """The error that lists the first of the rows that the package cannot draw.
+
+    Parameters
+    ----------
+    reasons : list of str
+        Of `undrawable`.
+    of : str
+        How many rows of what were looked at: ``"100 sources"``.
+    path : Path, optional
+        The catalogue.
+    """
+    more = f"\n  ... and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+    return CatalogError(
+        f"{len(reasons)} of {of} cannot be drawn with conventions {LSST!r}:\n  "
+        + "\n  ".join(reasons[:_LISTED])
+        + more,
+        path=path,
+        key="source_type",
+        fix="Change them, keep them undrawn with on_bad='flag' (in a campaign, catalog: {on_bad: flag}), or use "
+        "skygraft's own conventions",
     )
 
 
