@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 
 import astropy.units as u
-import galsim
 import numpy as np
 import pytest
 from astropy.table import QTable
 
-import skygraft.render.galsim_engine
 import skygraft.render.sersic
 from skygraft.catalog import Flag, validate
 from skygraft.errors import CatalogError
 from skygraft.psf import PSF, Box, FixedKernelPSF, MoffatPSF
 from skygraft.render import Canvas, Sources, render
-from skygraft.render.galsim_engine import bounded_transforms
 
 KERNEL = MoffatPSF(4.0, 3.0, shape=(45, 45)).basis[0]
 SIZE = 200
@@ -179,19 +175,3 @@ def test_a_source_that_needs_more_memory_than_there_is_costs_itself_only(monkeyp
     assert [bool(f & Flag.FFT_SIZE_ERROR) for f in report.flags] == [False, True, False]
     assert report.messages[1].startswith("MemoryError")
     assert image.sum(dtype=float) == pytest.approx(2 * KERNEL.sum(), rel=1e-3)
-
-
-def test_galsim_does_not_go_on_with_a_transform_that_is_too_large(monkeypatch):
-    """Since version 2.8 it only warns of it, and takes the memory."""
-    before = galsim.errors.raise_fft_size_error
-    monkeypatch.setattr(skygraft.render.galsim_engine, "_PARAMS", galsim.GSParams(maximum_fft_size=64))
-    trail = sources(["Trail"], trail_length_pix=[30.0], trail_angle_pix=[10.0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        report, image = draw(trail)
-    assert report.flags[0] & Flag.FFT_SIZE_ERROR
-    assert "FFT" in report.messages[0]
-    assert not image.any()
-    with bounded_transforms(), bounded_transforms():
-        assert galsim.errors.raise_fft_size_error
-    assert galsim.errors.raise_fft_size_error == before
