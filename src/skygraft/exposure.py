@@ -26,6 +26,8 @@ from skygraft.psf.base import PSF, Box
 from skygraft.wcs.local import pixel_scale
 
 __all__ = [
+    "AMPLIFIERS",
+    "COADD_INPUTS",
     "NO_GAIN",
     "NO_PHOTO_CALIB",
     "NO_PSF",
@@ -48,6 +50,10 @@ NO_PSF = "no_psf"
 """Key of `Exposure.extra`: the `PsfError` that says why ``psf`` is None; raised where a source needs a PSF."""
 NO_GAIN = "no_gain"
 """Key of `Exposure.extra`: text that says why ``gain`` is None though the headers hold something about it."""
+AMPLIFIERS = "amplifiers"
+"""Key of `Exposure.extra`: the amplifiers' parts, each (first x, first y, width, height) in parent pixels."""
+COADD_INPUTS = "coadd_inputs"
+"""Key of `Exposure.extra`: whether the file lists the inputs of a coadd, of formats that can say so."""
 
 
 @dataclass(frozen=True)

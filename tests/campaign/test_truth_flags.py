@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from plain_images import SCALE, write_plain_image
 from skygraft import read_exposure
 from skygraft.campaign import Campaign
 from skygraft.catalog import Flag, write_catalog
+from skygraft.errors import CatalogError
 
 RA, DEC, SIZE = 150.1, 0.0, 200
 
@@ -74,3 +76,27 @@ def test_the_planes_of_the_fakes_can_be_left_out_of_a_campaign(tmp_path: Path, m
     assert (image.image != fits.getdata(tmp_path / "raw/ccd2.fits")).any()
     assert ("INJECTED" in image.mask_planes) is mark
     assert not image.bad().any()
+
+
+def test_a_campaign_in_the_conventions_of_source_injection(tmp_path: Path) -> None:
+    """Records and provenance say which version is meant; what it cannot draw is refused, or flagged."""
+    both = {name: values * 2 for name, values in star_at(100.0).items()} | {
+        "injection_id": [1, 2],
+        "source_type": ["Star", "BulgeDisk"],
+        "bulge_fraction": [0.5, 0.5],
+        "bulge_half_light_radius": [0.5, 0.5],
+        "disk_half_light_radius": [1.0, 1.0],
+    }
+    injection = {"conventions": "lsst_source_injection", "noise": False, "flux_mode": "aperture", "aperture": "12 pix"}
+    strict, lenient = tmp_path / "strict", tmp_path / "lenient"
+    with pytest.raises(CatalogError, match=r"(?s)1 of 2 sources .*injection_id 2: .*BulgeDisk"):
+        write_campaign(strict, both, injection=injection).plan()
+
+    catalog = {"path": "fakes.parquet", "on_bad": "flag"}
+    assert write_campaign(lenient, both, injection=injection, catalog=catalog).run(n_workers=0).ok
+    records = [json.loads(path.read_text()) for path in (lenient / "out/records").rglob("*-7-2.json")]
+    assert records[0]["injection"]["conventions"]["commit"].startswith("8da8778")
+    assert (records[0]["n_drawn"], records[0]["flags"]) == (1, {"TYPE_UNKNOWN": 1})
+    provenance = json.loads((lenient / "out/provenance.json").read_text())
+    assert provenance["activity"]["sg:run"]["sg:conventions"] == "lsst_source_injection"
+    assert provenance["activity"]["sg:run"]["sg:conventions_version"].startswith("8da8778")

@@ -121,6 +121,7 @@ class TestAgainstThePipelines:
         for position in truth["psf"]["positions"]:
             expected = np.load(folder / position["kernel_npy"])
             kernel = exposure.psf.kernels(*([v] for v in position["pixel"]))[0]
+            assert tuple(exposure.psf.kernel_shapes(*([v] for v in position["pixel"]))[0]) == expected.shape
             # A kernel whose size varies has zeros around it here.
             extra = (np.array(kernel.shape) - expected.shape) // 2
             expected = np.pad(expected, [(n, n) for n in extra])

@@ -157,6 +157,10 @@ def test_outside_its_box_a_calibration_is_that_of_the_nearest_edge():
     np.testing.assert_allclose(falling.scale(x, y)[[0, 3, 4]], [1.0, 3.0, 3.0], rtol=1e-12)
     assert np.isnan(falling.scale(x, y)[5])
     assert falling.is_extrapolated(x, y).tolist() == [True, False, False, False, True, False]
+    # Unless the formula itself is asked for, as LSST's own code takes it.
+    np.testing.assert_allclose(falling.scale(109.5, 5.0, extrapolate=True), 3.2, rtol=1e-12)
+    ratio = falling.inst_flux(20.0, 109.5, 5.0) / falling.inst_flux(20.0, 109.5, 5.0, extrapolate=True)
+    assert ratio == pytest.approx(3.2 / 3.0)
     table = np.arange(1.0, 13.0).reshape(3, 4)
     mapped = PhotoCalib(1.0, field=GridField(table, origin=(10, 20), step=(0.3, 0.7)))
     corners = np.array([0.0, 100.0, 0.0, 100.0]), np.array([0.0, 0.0, 100.0, 100.0])

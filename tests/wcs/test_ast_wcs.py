@@ -172,6 +172,8 @@ def test_frames_other_than_icrs_are_converted_and_axes_put_in_order():
     swapped = AstWcs(simple_text(order="2 1"))
     np.testing.assert_allclose(swapped.pixel_to_world_values(0.0, 0.0), (30.0, 60.0), atol=1e-12)
     np.testing.assert_allclose(swapped.world_to_pixel_values(30.0, 60.0), (0.0, 0.0), atol=1e-6)
+    radians = swapped.pixel_to_world_radians(np.zeros(1), np.zeros(1))
+    np.testing.assert_allclose(np.degrees(np.ravel(radians)), (30.0, 60.0), atol=1e-12)
 
 
 def test_records_are_bytes_text_or_arrays():

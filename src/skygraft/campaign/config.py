@@ -27,6 +27,7 @@ from skygraft.campaign.sections import (
     problems_error,
     read_yaml,
 )
+from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.photometry import parse_radius
 from skygraft.skymap import get_skymap
@@ -190,14 +191,21 @@ class InjectionConfig(Section):
     mark_injected: Annotated[bool, Field(strict=True)] = True
     stars: Literal["fourier", "taps", "galsim"] = "fourier"
     galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
+    conventions: Conventions = "skygraft"
+    variance: Annotated[bool, Field(strict=True)] | None = None
 
     @model_validator(mode="after")
-    def _aperture_mode(self) -> Self:
+    def _fits_together(self) -> Self:
         if (self.flux_mode == "aperture") != (self.aperture is not None):
             raise ValueError(
                 "flux_mode: aperture and an aperture belong together; to say what the images are calibrated to, "
                 "use survey.calibration.aperture"
             )
+        settings = self.model_dump()
+        try:
+            check_conventions(settings, {name: field.default for name, field in type(self).model_fields.items()})
+        except ConfigError as error:
+            raise ValueError(f"{error.message}. {error.fix}") from None
         return self
 
     def options(self) -> InjectionOptions:
@@ -261,7 +269,11 @@ class CampaignConfig(Section):
             "margin_arcsec": resolved["margin_arcsec"],
         }
         settings: dict[str, Any] = json.loads(json.dumps(dict(_flatten(parts))))
-        return settings
+        return {key: value for key, value in settings.items() if (key, value) not in _LATER_SETTINGS}
+
+
+_LATER_SETTINGS = (("injection.conventions", "skygraft"), ("injection.variance", None))
+"""Settings that records made before them do not have: left out where they change nothing."""
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

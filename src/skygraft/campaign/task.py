@@ -201,6 +201,7 @@ def run_image(
             options=config.injection.options(),
             image_id=image.image_id,
             band=image.band or config.catalog.band,
+            on_bad=config.catalog.on_bad,
         )
         on_image = _on_image(injection.truth)
     with clock.stage("closure"):

@@ -42,6 +42,13 @@ class Position(StrEnum):
     image = "image"
 
 
+class ConventionsName(StrEnum):
+    """Whose conventions sources are drawn by."""
+
+    skygraft = "skygraft"
+    lsst_source_injection = "lsst_source_injection"
+
+
 _LISTED = 100
 _OWN_OPTIONS = {
     "path": "IMAGE",
@@ -235,6 +242,18 @@ def inject(
     gain: Annotated[
         float | None, typer.Option(help="Electrons per image unit.", callback=finite, show_default=False)
     ] = None,
+    variance: Annotated[
+        bool | None,
+        typer.Option(
+            "--variance/--no-variance",
+            help="Add the sources' variance; by default as --noise. Apart from it only with other conventions.",
+            show_default=False,
+        ),
+    ] = None,
+    conventions: Annotated[
+        ConventionsName,
+        typer.Option(help="Whose conventions to draw by; with LSST's, each pixel is what that package makes of it."),
+    ] = ConventionsName.skygraft,
     mark_injected: Annotated[
         bool,
         typer.Option(
@@ -275,6 +294,7 @@ def inject(
             exposure,
             sources,
             band=band,
+            on_bad=on_bad.value,
             progress=advance,
             flux_mode=flux_mode.value,
             aperture=aperture if by_aperture else None,
@@ -283,6 +303,8 @@ def inject(
             noise=noise,
             gain=gain,
             mark_injected=mark_injected,
+            conventions=conventions.value,
+            variance=variance,
         )
     if injection.summary["n_drawn"] == 0:
         flags = ", ".join(f"{n} x {name}" for name, n in injection.summary["flags"].items())
@@ -305,6 +327,7 @@ def inject(
     calibration = summary["calibration"]
     rows = [
         ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}"),
+        ("conventions", " of ".join(v for k, v in summary["conventions"].items() if k in {"name", "date"})),
         ("flux mode", summary["flux_mode"]),
         ("calibrated to", _calibration(calibration)),
     ]

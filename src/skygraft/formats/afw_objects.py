@@ -63,6 +63,11 @@ class Detector:
     id: int
     amplifiers: tuple[Amplifier, ...]
 
+    @property
+    def boxes(self) -> list[tuple[int, int, int, int]]:
+        """The amplifiers' parts: first x, first y, width and height, parent pixels."""
+        return [(amp.x_min, amp.y_min, amp.width, amp.height) for amp in self.amplifiers]
+
     def gain_map(self, xy0: tuple[int, int], shape: tuple[int, int]) -> float | NDArray[np.float32] | None:
         """Gain over an image: one number where all its amplifiers agree, None where one has none or misses a pixel.
 

@@ -24,7 +24,7 @@ from skygraft.errors import (
     PsfError,
     UncalibratedImageError,
 )
-from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import AMPLIFIERS, COADD_INPUTS, DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
 from skygraft.formats.afw_layout import check_planes, find_planes, has_archive, read_xy0
@@ -549,9 +549,11 @@ def _reference_cards(photo_calib: PhotoCalib | None) -> CardUpdates:
 
 
 def _extras(opened: _Opened) -> dict[str, Any]:
+    detector = _detector(opened)
     polygon, corrections = opened.side_component("VALID_POLYGON"), opened.side_component("AP_CORR_MAP")
     return {
-        "coadd_inputs": opened.component("COADD_INPUTS") is not None,
+        COADD_INPUTS: opened.component("COADD_INPUTS") is not None,
+        AMPLIFIERS: () if detector is None else tuple(detector.boxes),
         "valid_polygon": None if polygon is None else afw_objects.build_polygon(*polygon),
         "aperture_corrections": () if corrections is None else afw_objects.build_apcorr_names(*corrections),
     }

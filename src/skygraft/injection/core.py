@@ -6,6 +6,7 @@ what the image's calibration is the flux of, draw, add with photon noise, mark t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
 from skygraft.catalog.flags import has_flag
+from skygraft.conventions import LSST, conventions_record
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import ConfigError, InjectionError
 from skygraft.exposure import Exposure
+from skygraft.injection import lsst
 from skygraft.injection.calibrating import (
     ImageNormalisation,
     aperture_radius,
@@ -30,9 +33,10 @@ from skygraft.injection.calibrating import (
     image_photo_calib,
     require_psf,
 )
-from skygraft.injection.marking import mark, new_planes
+from skygraft.injection.marking import Drawn, mark, new_planes
 from skygraft.injection.options import InjectionOptions
-from skygraft.injection.placing import LARGEST_FLUX, canonical, place, subset
+from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
+from skygraft.injection.reach import Reach, reach_of
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
 from skygraft.render import Canvas, RenderReport, Sources, render
@@ -59,7 +63,7 @@ class Injection:
         calibration aperture), kernel_scale, psf_fwhm (arcsec), stamp_size (pixel), flags
         (`skygraft.catalog.flags.Flag`).
     summary : dict
-        What goes into the record: counts, flux mode, calibration, gain, seed.
+        What goes into the record: counts, conventions, flux mode, calibration, gain, seed.
     """
 
     exposure: Exposure
@@ -83,11 +87,18 @@ class Injection:
             ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}, band {summary['band'] or 'unknown'}"),
             ("flux mode", f"{summary['flux_mode']}; calibrated to {calibration['kind'] or 'unknown'}{radius}{origin}"),
             ("noise", noise),
+            *_of_conventions(summary["conventions"]),
             ("flags", ", ".join(f"{n} x {name}" for name, n in summary["flags"].items()) or "none"),
             ("exposure", f"{nx} x {ny} pixels, see .exposure"),
             ("truth", f"{len(self.truth)} rows, see .truth: {', '.join(self.truth.colnames)}"),
         ]
         return rows + [("note", text) for text in summary["messages"][:_SHOWN]]
+
+
+def _of_conventions(conventions: dict[str, str]) -> Rows:
+    if "commit" not in conventions:
+        return []
+    return [("conventions", f"{conventions['name']} of {conventions['date']} ({conventions['commit'][:7]})")]
 
 
 def inject(
@@ -167,44 +178,72 @@ def inject(
     )
     band = band or exposure.data_id.band
     table = canonical(catalog, band, dialect, on_bad)
-    placed = place(exposure, table, photo_calib, band, name, opts.flux_tolerance)
+    like_lsst = opts.conventions == LSST
+    reach = lsst.within_padding if like_lsst else _light_of(exposure, opts)
+    placed = place(exposure, table, photo_calib, band, name, reach, extrapolate=like_lsst)
+    if like_lsst:
+        placed = lsst.drawable(placed, on_bad)
     truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)
     radius = aperture_radius(exposure, opts)
-    check_soundness(exposure, photo_calib, reference if opts.flux_mode == "calibrated" else None, radius)
-    normalisation = ImageNormalisation(exposure, opts, reference, radius)
-    gain = image_gain(exposure, opts) if opts.noise and len(sources) else None
+    calibrated = reference if opts.flux_mode == "calibrated" else None
+    check_soundness(exposure, photo_calib, calibrated, radius)
+    if like_lsst:
+        scaled_by = lsst.calibration_radius(exposure, reference, radius)
+        drawn = lsst.draw_sources(exposure, placed, opts, scaled_by, name, progress)
+    else:
+        drawn = _draw(exposure, placed, opts, ImageNormalisation(exposure, opts, reference, radius), name, progress)
+    report = drawn.report
+    _check_planes(exposure, drawn.planes, report, drawn.gain)
+    flag_small_kernel(exposure, calibrated, radius, report)
+    _report_into(truth, placed.rows, report, exposure)
+    messages = [
+        *placed.messages,
+        *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
+    ]
+    summary = _summary(name, opts, photo_calib, reference, drawn.gain, truth, report, messages, band)
+    return Injection(exposure.replace(planes=drawn.planes), truth, summary)
 
-    canvas, report = _draw(exposure, sources, normalisation, opts, progress)
-    _forget_what_did_not_land(truth, placed.rows, report)
+
+def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
+    """How far the light of sources on an image reaches, as far as it is drawn."""
+    half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
+    return functools.partial(reach_of, half_kernel=half_kernel, flux_tolerance=options.flux_tolerance)
+
+
+def _draw(
+    exposure: Exposure,
+    placed: Placed,
+    options: InjectionOptions,
+    normalisation: ImageNormalisation,
+    image_id: str,
+    progress: Callable[[int], None] | None,
+) -> Drawn:
+    """The exposure's planes with the sources on them, in skygraft's own conventions."""
+    sources = placed.sources
+    gain = image_gain(exposure, options) if options.noise and len(sources) else None
+    canvas, report = _render(exposure, sources, normalisation, options, progress)
+    _forget_what_did_not_land(placed.truth, placed.rows, report)
     # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
-    planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=opts.mark_injected)
-    if opts.mark_injected:
-        mark(planes, canvas, exposure, sources, report, opts.mask_threshold)
+    planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=options.mark_injected)
+    if options.mark_injected:
+        mark(planes, canvas, exposure, sources, report, options.mask_threshold)
     variance = exposure.variance if gain is not None else None
     add_flux(
         exposure.image,
         variance,
         canvas.model,
         gain=gain,
-        seed=opts.seed,
-        image_id=name,
+        seed=options.seed,
+        image_id=image_id,
         xy0=exposure.xy0,
         out=canvas.model,
         variance_out=None if variance is None else planes["variance"].values,
     )
-    _check_planes(exposure, planes, report, gain)
-    flag_small_kernel(exposure, reference if opts.flux_mode == "calibrated" else None, radius, report)
-    _report_into(truth, placed.rows, report, exposure)
-    messages = [
-        *placed.messages,
-        *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
-    ]
-    summary = _summary(name, opts, photo_calib, reference, gain, truth, report, messages, band)
-    return Injection(exposure.replace(planes=planes), truth, summary)
+    return Drawn(planes, report, gain)
 
 
-def _draw(
+def _render(
     exposure: Exposure,
     sources: Sources,
     normalisation: ImageNormalisation,
@@ -323,6 +362,7 @@ def _summary(
     fraction = report.aperture_fraction[np.isfinite(report.aperture_fraction)]
     return {
         "image_id": image_id,
+        "conventions": conventions_record(options.conventions),
         "band": band,
         "n_sources": len(truth),
         "n_drawn": int((report.stamp_size > 0).sum()),
@@ -330,13 +370,14 @@ def _summary(
         "aperture": options.aperture,
         "calibration": calibration,
         "aperture_method": "sinc",
-        "correction_position": options.position,
+        "correction_position": "image" if options.conventions == LSST else options.position,
         "aperture_fraction_median": float(np.median(fraction)) if fraction.size else None,
         "noise": options.noise,
+        "variance": options.adds_variance,
         "seed": options.seed,
         "gain": None if gain is None else gain.median,
         "gain_origin": None if gain is None else gain.origin,
-        "flux_tolerance": options.flux_tolerance,
+        "flux_tolerance": None if options.conventions == LSST else options.flux_tolerance,
         "flags": count_flags(truth["flags"]),
         "messages": messages[:20],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,34 @@ from numpy.typing import NDArray
 
 from skygraft.exposure import Exposure, add_mask_plane
 from skygraft.jit import compiled
+from skygraft.noise import Gain
 from skygraft.render import Canvas, RenderReport, Sources
 
-__all__ = ["mark", "new_planes"]
+__all__ = ["Drawn", "mark", "new_planes"]
 
 _CORE = 1
 """Half-width of the INJECTED_CORE square: 3 x 3 pixels."""
 _BLOCK = 128
 """Pixels that are passed over together where there is no flux."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """An exposure's planes with the sources on them.
+
+    Parameters
+    ----------
+    planes : xarray.Dataset
+        With new arrays for those that changed.
+    report : RenderReport
+        One entry per source.
+    gain : Gain or None
+        What noise and variance were made with; None without them.
+    """
+
+    planes: xr.Dataset
+    report: RenderReport
+    gain: Gain | None
 
 
 def new_planes(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from skygraft.conventions import CONVENTIONS, Conventions, check_conventions
 from skygraft.errors import ConfigError
 from skygraft.photometry import FLUX_MODES, parse_radius
 
@@ -51,6 +52,13 @@ class InjectionOptions:
     galaxies : {"fourier", "precise", "galsim"}
         How Sérsic profiles are drawn: many at a time, to 3e-4 of their peak where the FWHM is 3 pixels or more; to
         5e-5, which takes longer; or by GalSim, which draws everything else.
+    conventions : {"skygraft", "lsst_source_injection"}
+        Whose conventions sources are drawn by. With those of LSST's source_injection every pixel is what that package
+        makes of it: see `skygraft.injection.lsst`. The PSF is normalised at its average position whatever `position`
+        says, the gain is fitted, and `flux_tolerance`, `mask_threshold`, `gain`, `stars` and `galaxies` are refused.
+    variance : bool, optional
+        Add the sources' variance to the variance plane; by default as `noise`. With other conventions than skygraft's
+        own it may be asked for without noise, and the reverse.
 
     Raises
     ------
@@ -69,11 +77,14 @@ class InjectionOptions:
     mark_injected: bool = True
     stars: Literal["fourier", "taps", "galsim"] = "fourier"
     galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
+    conventions: Conventions = "skygraft"
+    variance: bool | None = None
 
     def __post_init__(self) -> None:
         _one_of("flux_mode", self.flux_mode, FLUX_MODES)
         _one_of("position", self.position, ("source", "image"))
         _one_of("stars", self.stars, ("fourier", "taps", "galsim"))
+        _one_of("conventions", self.conventions, CONVENTIONS)
         _one_of("galaxies", self.galaxies, ("fourier", "precise", "galsim"))
         if (self.flux_mode == "aperture") != (self.aperture is not None):
             raise ConfigError(
@@ -86,6 +97,8 @@ class InjectionOptions:
             parse_radius(self.aperture)
         for name in ("noise", "mark_injected"):
             self._make(name, bool, isinstance(getattr(self, name), bool | np.bool_), "True or False", "True")
+        if self.variance is not None:
+            self._make("variance", bool, isinstance(self.variance, bool | np.bool_), "True, False or None", "True")
         tolerance, threshold = _number(self.flux_tolerance), _number(self.mask_threshold)
         self._make("flux_tolerance", float, 0 < tolerance < 0.5, "a number between 0 and 0.5", "1e-3")
         self._make("mask_threshold", float, 0 <= threshold < math.inf, "a number of at least 0", "0.1")
@@ -101,6 +114,13 @@ class InjectionOptions:
         if self.gain is not None:
             good = 0 < _number(self.gain) < math.inf
             self._make("gain", float, good, "a positive number (electrons per image unit)", "2.5")
+        fields = dataclasses.fields(self)
+        check_conventions({f.name: getattr(self, f.name) for f in fields}, {f.name: f.default for f in fields})
+
+    @property
+    def adds_variance(self) -> bool:
+        """Whether the variance plane gets the sources' variance."""
+        return self.noise if self.variance is None else self.variance
 
     def _make(self, name: str, kind: type, good: bool, wanted: str, example: str) -> None:
         """Keep a setting as a plain bool, int or float; or say what it should have been."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from skygraft.catalog import Flag, as_table, band_column, bands_of, normalize_ca
 from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
 from skygraft.exposure import Exposure
-from skygraft.injection.reach import reach_of
+from skygraft.injection.reach import Reach
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
 from skygraft.wcs import local_jacobian, usable_jacobians
@@ -68,9 +69,14 @@ def place(
     photo_calib: PhotoCalib,
     band: str | None,
     image_id: str,
-    flux_tolerance: float,
+    reach_of: Callable[[Sources], Reach],
+    extrapolate: bool = False,
 ) -> Placed:
-    """Start the truth table: where each source lies, its flux, and whether its light reaches the image."""
+    """Start the truth table: where each source lies, its flux, and whether its light reaches the image.
+
+    `reach_of` says how far the light of sources reaches, `extrapolate` what their flux is outside of the box in which
+    the photometric calibration holds: see `PhotoCalib.scale`.
+    """
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
     mag = band_column(table, band)
     ra, dec = positions_at(table, exposure.visit_info.mjd)
@@ -86,7 +92,7 @@ def place(
     inst_flux = np.full(n, np.nan)
     rows = np.flatnonzero(~has_flag(flags, NOT_DRAWN))
     if rows.size:
-        inst_flux[rows] = photo_calib.inst_flux(mag[rows], x[rows], y[rows])
+        inst_flux[rows] = photo_calib.inst_flux(mag[rows], x[rows], y[rows], extrapolate=extrapolate)
         # The planes are float32: a flux near their largest number would leave infinities behind.
         flags[rows[~(np.abs(inst_flux[rows]) < LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
     inst_flux[rows] *= _magnitude_lengths(table)[rows]
@@ -106,7 +112,7 @@ def place(
     # The shape of what is not a point needs the WCS around it too, where distortions may run away.
     shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
-    messages = _judge(exposure, sources, photo_calib, flux_tolerance, flags, rows)
+    messages = _judge(exposure, sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
     truth = QTable(
         {
@@ -153,14 +159,13 @@ def _judge(
     exposure: Exposure,
     sources: Sources,
     photo_calib: PhotoCalib,
-    flux_tolerance: float,
+    reach_of: Callable[[Sources], Reach],
     flags: NDArray[np.int64],
     rows: NDArray[np.intp],
 ) -> tuple[str, ...]:
     """Flag, in the rows of these sources, whose light does not reach the image and whose centre lies off it."""
     box = exposure.box
-    half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
-    reach = reach_of(sources, half_kernel, flux_tolerance)
+    reach = reach_of(sources)
     flags[rows[list(reach.bad_stamps)]] |= int(Flag.STAMP_FILE_BAD)
     distance = np.maximum(
         np.maximum(box.x_min - sources.x, sources.x - box.x_max),

@@ -14,6 +14,7 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ class Gain:
         If a gain is not positive and finite.
     """
 
-    value: float | NDArray[np.float32]
+    value: float | NDArray[np.floating[Any]]
     origin: str
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from skygraft.photometry.aperture import (
     ApertureMethod,
+    afw_aperture_flux,
     aperture_flux,
     aperture_weights,
     enclosed_flux,
@@ -94,6 +95,7 @@ __all__ = [
     "ProductField",
     "ReferenceCandidate",
     "SpatialField",
+    "afw_aperture_flux",
     "aperture_correction_hints",
     "aperture_flux",
     "aperture_weights",

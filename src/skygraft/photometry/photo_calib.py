@@ -171,7 +171,9 @@ class PhotoCalib:
         """The reference, where it is an aperture."""
         return self.reference if isinstance(self.reference, CalibrationAperture) else None
 
-    def scale(self, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
+    def scale(
+        self, x: ArrayLike | None = None, y: ArrayLike | None = None, *, extrapolate: bool = False
+    ) -> NDArray[np.float64]:
         """Nanojansky per image unit at positions; NaN where the calibration is not positive and finite.
 
         A calibration that varies is made to hold inside a box (`SpatialField.valid_box`), usually that of the image;
@@ -181,6 +183,8 @@ class PhotoCalib:
         ----------
         x, y : array_like, optional
             Parent pixels; needed where the calibration varies.
+        extrapolate : bool
+            Outside of the box, take the value that the calibration's formula has there, as LSST's afw does.
 
         Raises
         ------
@@ -196,7 +200,7 @@ class PhotoCalib:
                 fix="Give x and y, in parent pixels",
             )
         box = self.field.valid_box
-        if box is not None:
+        if box is not None and not extrapolate:
             x, y = np.clip(np.asarray(x, dtype=float), *box[:2]), np.clip(np.asarray(y, dtype=float), *box[2:])
         values = self.njy_per_unit * self.field.evaluate(x, y)
         good = np.isfinite(values) & (values > 0)
@@ -211,7 +215,9 @@ class PhotoCalib:
         outside: NDArray[np.bool_] = (px < box[0]) | (px > box[1]) | (py < box[2]) | (py > box[3])
         return outside
 
-    def inst_flux(self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
+    def inst_flux(
+        self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None, *, extrapolate: bool = False
+    ) -> NDArray[np.float64]:
         """Calibrated flux, in image units, of AB magnitudes.
 
         Parameters
@@ -220,6 +226,8 @@ class PhotoCalib:
             AB magnitudes. NaN gives NaN, +inf gives 0.
         x, y : array_like, optional
             Parent pixels, broadcast against `mag`; needed where the calibration varies.
+        extrapolate : bool
+            As for `scale`.
 
         Returns
         -------
@@ -234,7 +242,7 @@ class PhotoCalib:
         mags = np.asarray(mag, dtype=np.float64)
         with np.errstate(over="ignore", under="ignore"):
             njy = AB_REFERENCE_FLUX_NJY * 10.0 ** (-0.4 * mags)
-        flux: NDArray[np.float64] = (njy / self.scale(x, y))[()]
+        flux: NDArray[np.float64] = (njy / self.scale(x, y, extrapolate=extrapolate))[()]
         return flux
 
     def magnitude(

@@ -100,6 +100,15 @@ class PSF(abc.ABC):
         """
         return np.ones(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape, dtype=np.bool_)
 
+    def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
+        """Rows and columns of the kernels that the model itself has at N positions, shape (N, 2).
+
+        `kernels` pads all of them with zeros to `shape`. For most models they are that shape; the kernel of a warped
+        PSF is larger or smaller with the local pixel scale.
+        """
+        n = np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).size
+        return np.tile(np.array(self.shape, dtype=np.int64), (n, 1))
+
     def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Flux per unit source flux that lies outside the kernel, shape (N,).
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import ConfigError, PsfError
 from skygraft.psf.base import PSF, Box, check_kernel_shape
 from skygraft.psf.linear import positions
-from skygraft.psf.warped import FloatArray, Warp, affine, neighbours, warped_kernels, warped_shape
+from skygraft.psf.warped import FloatArray, Warp, affine, neighbours, warped_kernels, warped_shape, warped_shapes
 
 __all__ = ["CoaddInput", "CoaddPSF"]
 
@@ -169,6 +169,16 @@ class CoaddPSF(PSF):
     def shape(self) -> tuple[int, int]:
         """Rows and columns (ny, nx) of every kernel; both odd."""
         return self._shape
+
+    def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
+        """Rows and columns that hold the kernels of the inputs at N positions, 1 x 1 where there is no input."""
+        x, y = positions(x, y)
+        shapes = np.ones((x.size, 2), dtype=np.int64)
+        for one, (matrices, _, mapped) in zip(self._inputs, self._maps(x, y), strict=True):
+            rows = np.flatnonzero(one.holds(*mapped))
+            if rows.size:
+                shapes[rows] = np.maximum(shapes[rows], warped_shapes(one.psf.shape, matrices[rows], self._shape))
+        return shapes
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Kernels at N positions, shape (N, ny, nx), each of sum one; see `PSF.kernels`.

@@ -46,6 +46,17 @@ def check_psf(psf: PSF, x: ArrayLike, y: ArrayLike) -> None:
     _require(bool(np.isfinite(kernels).all()), "kernels are not finite everywhere")
     _require(bool((kernels.sum(axis=(1, 2)) > 0).all()), "a kernel holds no light")
 
+    shapes = psf.kernel_shapes(x, y)
+    _require(shapes.shape == (x.size, 2), f"kernel_shapes gives shape {shapes.shape}, not {(x.size, 2)}")
+    _require(
+        bool((shapes % 2 == 1).all() and (shapes <= psf.shape).all()), "kernel_shapes are not odd and within shape"
+    )
+    for i, (rows, columns) in enumerate(shapes.tolist()):
+        top, left = (ny - rows) // 2, (nx - columns) // 2
+        inner = kernels[i, top : top + rows, left : left + columns]
+        same = np.count_nonzero(kernels[i]) == np.count_nonzero(inner)
+        _require(same, f"the kernel at ({x[i]}, {y[i]}) has light outside of its kernel_shapes")
+
     before = kernels.copy()
     for i in range(x.size):
         single = psf.kernels(x[i : i + 1], y[i : i + 1])

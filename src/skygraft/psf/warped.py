@@ -146,6 +146,13 @@ def _extents(shape: tuple[int, int], matrices: FloatArray) -> NDArray[np.int64]:
     return half
 
 
+def warped_shapes(shape: tuple[int, int], matrices: FloatArray, largest: tuple[int, int]) -> NDArray[np.int64]:
+    """Rows and columns of the warped kernels at N maps, within `largest`: shape (N, 2)."""
+    half = _extents(shape, matrices)[:, ::-1]
+    shapes: NDArray[np.int64] = 2 * np.minimum(half, np.array(largest) // 2) + 1
+    return shapes
+
+
 def warped_shape(shape: tuple[int, int], matrices: FloatArray) -> tuple[int, int]:
     """Rows and columns that hold the warped kernels at all of these maps, with a pixel to spare on each side."""
     half = _extents(shape, matrices).max(axis=0) + 1
@@ -258,6 +265,11 @@ class WarpedPSF(PSF):
     def shape(self) -> tuple[int, int]:
         """Rows and columns (ny, nx) of every kernel; both odd."""
         return self._shape
+
+    def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
+        """Rows and columns of the warped kernels at N positions; see `PSF.kernel_shapes`."""
+        x, y = positions(x, y)
+        return warped_shapes(self.psf.shape, local_maps(x, y, self.mapping)[0], self._shape)
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Kernels at N positions, shape (N, ny, nx), each of sum one; see `PSF.kernels`."""

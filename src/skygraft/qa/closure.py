@@ -173,7 +173,7 @@ def _model(
     if not len(table):
         return np.zeros(before.shape)
     bands = np.unique(np.asarray(truth["band"]).astype(str))
-    again = inject(before, table, options=options, noise=False, band=str(bands[0]) or None)
+    again = inject(before, table, options=options, noise=False, variance=None, band=str(bands[0]) or None)
     return np.asarray(again.exposure.image.astype(np.float64) - before.image.astype(np.float64))
 
 

@@ -7,7 +7,10 @@ pixel response. The stamp is as large as the flux tolerance asks for.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +24,7 @@ from skygraft.render.profiles import MAX_STAMP, SAFELY, gaussian_radius, moffat_
 from skygraft.render.sources import Sources
 from skygraft.render.stamps import read_stamp
 
-__all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "draw_extended", "reach_pixels"]
+__all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "bounded_transforms", "draw_extended", "reach_pixels"]
 
 _PARAMS = galsim.GSParams(
     folding_threshold=1e-3,
@@ -34,6 +37,35 @@ LEAST_GALSIM_RATIO = 1.45
 """Of truncation to half-light radius, for profiles that GalSim may be given."""
 _TRAIL_WIDTH = 1e-3
 """Width of a trail before the PSF, in pixels: too thin to be seen."""
+
+
+class _Bounded:
+    """How many threads draw with bounded transforms now, and what GalSim's switch was before the first of them."""
+
+    lock = threading.Lock()
+    inside = 0
+    before = True
+
+
+@contextlib.contextmanager
+def bounded_transforms() -> Iterator[None]:
+    """Let GalSim raise GalSimFFTSizeError for a transform that is larger than its `maximum_fft_size`.
+
+    Since version 2.8 it warns and goes on, and a single large source takes all memory. The switch is GalSim's own, for
+    the whole process; it is as it was once nobody is inside any more.
+    """
+    with _Bounded.lock:
+        if _Bounded.inside == 0:
+            _Bounded.before = getattr(galsim.errors, "raise_fft_size_error", True)
+        _Bounded.inside += 1
+        galsim.errors.raise_fft_size_error = True
+    try:
+        yield
+    finally:
+        with _Bounded.lock:
+            _Bounded.inside -= 1
+            if _Bounded.inside == 0:
+                galsim.errors.raise_fft_size_error = _Bounded.before
 
 
 @dataclass(frozen=True)
@@ -177,7 +209,8 @@ def draw_extended(
                 gsparams=_PARAMS,
             )
             profile = galsim.Convolve(profile, psf, gsparams=_PARAMS.withParams(maximum_fft_size=2 * largest))
-        profile.drawImage(image=image, method="no_pixel", scale=1.0, center=galsim.PositionD(x, y))
+        with bounded_transforms():
+            profile.drawImage(image=image, method="no_pixel", scale=1.0, center=galsim.PositionD(x, y))
     except InjectionError:
         raise
     except Exception as error:  # GalSim raises anything from TypeError to MemoryError

@@ -120,10 +120,13 @@ class AstWcs(CelestialWcs):
         return self._text
 
     def _forward(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        ra, dec = self.pixel_to_world_radians(x, y)
+        return np.degrees(ra), np.degrees(dec)
+
+    def pixel_to_world_radians(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """ICRS (ra, dec) in radians of parent pixels, as AST has them; see `CelestialWcs.pixel_to_world_radians`."""
         first, second = self._tran(np.stack([x, y]), forward=True)
-        if self._swapped:
-            first, second = second, first
-        return np.degrees(first), np.degrees(second)
+        return (second, first) if self._swapped else (first, second)
 
     def _inverse(self, ra: FloatArray, dec: FloatArray) -> tuple[FloatArray, FloatArray]:
         ok = np.isfinite(ra) & np.isfinite(dec) & (np.abs(dec) <= 90)

@@ -23,6 +23,7 @@ from skygraft.campaign.file_checksums import checked_path
 from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.tables.arrow import with_units
 from skygraft.campaign.tables.calibrations import CalibrationUse, calibration_use, fold
+from skygraft.conventions import LSST
 from skygraft.errors import ApertureConflictError, CalibrationError, ConfigError, SkygraftError
 from skygraft.processes import careful_map, process_mapper
 
@@ -59,6 +60,10 @@ TROUBLES = {
     "aperture unknown": (
         "nothing says what they are calibrated to",
         "set survey.calibration.aperture, for example to '12 pix' or '2 arcsec'",
+    ),
+    "no aperture": (
+        f"no calibration aperture, which conventions {LSST} need",
+        "set injection.flux_mode to aperture, or use skygraft's own conventions",
     ),
     "no PSF": ("no PSF", "set survey.calibration.psf"),
     "no gain": (
@@ -242,16 +247,20 @@ def _look(found: Any, config: CampaignConfig) -> dict[str, Any]:
     calib = found.photo_calib
     reference = describe_reference(None if calib is None else calib.reference)
     troubles: dict[str, str] = {}
+    like_lsst = config.injection.conventions == LSST
     if calib is None:
         troubles["uncalibrated"] = _words(found.no_photo_calib)
     elif reference["kind"] is None and config.injection.flux_mode == "calibrated":
         hints = [str(candidate) for candidate in calib.candidates if candidate.level == "hint"]
         told = f" (a hint, not proof: {'; '.join(hints)})" if hints else ""
         troubles["aperture unknown"] = f"nothing says what the calibrated flux is the flux of{told}"
+    elif like_lsst and reference["kind"] != "aperture" and config.injection.flux_mode == "calibrated":
+        troubles["no aperture"] = f"they are calibrated to {reference['kind']}, which is not the flux in an aperture"
     if found.psf is None:
         troubles["no PSF"] = _words(found.no_psf) if found.no_psf is not None else "it has no PSF"
-    known = found.gain is not None or config.injection.gain is not None or found.has_variance
-    if config.injection.noise and not known:
+    given = found.gain is not None or config.injection.gain is not None
+    known = found.has_variance or (given and not like_lsst)
+    if (config.injection.noise or config.injection.variance) and not known:
         why = f"the gain is not known ({found.no_gain})" if found.no_gain else "no gain is recorded"
         troubles["no gain"] = f"{why} and there is no variance plane"
     (ny, nx), (x0, y0) = found.shape, found.xy0

@@ -39,6 +39,8 @@ __all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_mo
 # stamp, and a galaxy by its half-light radius in arcsec.
 _SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "other": 0.005}
 _GALAXY = (0.0001, 0.004, 0.2, 0.0005)
+_GALSIM_SECONDS = {"Star": 0.003, "other": 0.02}
+"""Where GalSim draws everything, source by source."""
 
 _SLOW = np.radians(60 / 3600)
 """Sources that stay within this arc widen their partition's circle."""
@@ -58,12 +60,15 @@ def estimate_seconds(n_bytes: Any, n_pixels: Any, source_seconds: Any) -> Any:
     )
 
 
-def _draw_seconds(table: pa.Table) -> NDArray[np.float64]:
+def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.float64]:
     """Estimated time to draw each source."""
     kinds = one_array(table.column("source_type")).dictionary_encode()
     names = kinds.dictionary.to_pylist()
     kind = numpy_array(kinds.indices)
-    base = np.array([_SECONDS["Star"] if name == "Star" else _SECONDS["other"] for name in names])[kind]
+    seconds = _GALSIM_SECONDS if by_galsim else _SECONDS
+    base = np.array([seconds["Star"] if name == "Star" else seconds["other"] for name in names])[kind]
+    if by_galsim:
+        return np.asarray(base, dtype=np.float64)
     low, high, start, slope = _GALAXY
     for shaped, columns in (
         (("Sersic", "Gaussian", "Moffat"), ("half_light_radius",)),
@@ -158,9 +163,10 @@ class _Part:
     lanes: dict[str | None, NDArray[np.uint64]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def read(cls, catalog: Path, key: tuple[int, int]) -> _Part:
+    def read(cls, catalog: Path, key: tuple[int, int], *, by_galsim: bool) -> _Part:
         table = read_partition(catalog, key)
-        return cls(partition_values(table, "injection_id"), Sources.of(table), _draw_seconds(table), RowDigests(table))
+        costs = _draw_seconds(table, by_galsim=by_galsim)
+        return cls(partition_values(table, "injection_id"), Sources.of(table), costs, RowDigests(table))
 
     @property
     def n_bytes(self) -> int:
@@ -185,11 +191,16 @@ class PatchPlanner:
         How far outside of an image its sources may lie.
     band : str or None
         Band of images that have none.
+    by_galsim : bool
+        Whether GalSim draws all sources, which takes longer.
     """
 
-    def __init__(self, catalog: Path, movers: Movers, margin_arcsec: float, band: str | None) -> None:
+    def __init__(
+        self, catalog: Path, movers: Movers, margin_arcsec: float, band: str | None, *, by_galsim: bool = False
+    ) -> None:
         from scipy.spatial import cKDTree
 
+        self._by_galsim = by_galsim
         self._catalog, self._margin, self._band, self._movers = catalog, margin_arcsec, band, movers
         self._bounds: PartitionBounds = partition_bounds(catalog)
         self._reach = self._bounds.radii + movers.slack + _GUARD
@@ -325,7 +336,7 @@ class PatchPlanner:
         with self._lock:
             part = self._parts.pop(i, None)
             if part is None:
-                part = _Part.read(self._catalog, self._bounds.keys[i])
+                part = _Part.read(self._catalog, self._bounds.keys[i], by_galsim=self._by_galsim)
                 self._n_bytes += part.n_bytes
             self._parts[i] = part
             while self._n_bytes > _HELD and len(self._parts) > 1:
@@ -385,6 +396,7 @@ class PlannerSpec:
     movers: Path
     margin_arcsec: float
     band: str | None
+    by_galsim: bool = False
 
 
 def plan_patches(spec: PlannerSpec, rows: ImageRows) -> tuple[pa.Table, list[str]]:
@@ -395,4 +407,5 @@ def plan_patches(spec: PlannerSpec, rows: ImageRows) -> tuple[pa.Table, list[str
 @functools.lru_cache(maxsize=1)
 def _planner(spec: PlannerSpec, mtime_ns: int) -> PatchPlanner:
     del mtime_ns
-    return PatchPlanner(spec.catalog, Movers.read(spec.movers), spec.margin_arcsec, spec.band)
+    movers = Movers.read(spec.movers)
+    return PatchPlanner(spec.catalog, movers, spec.margin_arcsec, spec.band, by_galsim=spec.by_galsim)

@@ -20,6 +20,7 @@ from skygraft.campaign.config import CampaignConfig
 from skygraft.campaign.files import Layout
 from skygraft.campaign.planned import Plan, PlanWriter
 from skygraft.campaign.stamps import file_stamp, plan_key
+from skygraft.conventions import LSST
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.processes import careful_map, process_mapper
 from skygraft.skymap import get_skymap
@@ -98,7 +99,15 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             mapper=mapper,
         )
         partitions = list_partitions(layout.catalog)
-        spec = PlannerSpec(layout.catalog, folder / "movers.npz", config.margin_arcsec, config.catalog.band)
+        if config.injection.conventions == LSST and config.catalog.on_bad == "raise":
+            _check_drawable(config, layout.catalog, partitions, mapper)
+        spec = PlannerSpec(
+            layout.catalog,
+            folder / "movers.npz",
+            config.margin_arcsec,
+            config.catalog.band,
+            by_galsim=config.injection.conventions == LSST,
+        )
         find_movers(layout.catalog, spooled.span, look).write(spec.movers)
         n_sources = n_problems = 0
         problems: list[str] = []
@@ -120,6 +129,23 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
                 n_outside=partitions.get(OUTSIDE, 0),
             )
     return Plan(layout.plan)
+
+
+def _check_drawable(config: CampaignConfig, catalog: Path, partitions: dict[Any, int], mapper: Mapper) -> None:
+    """Refuse a catalogue with rows that the campaign's conventions cannot draw, before any image is read."""
+    reasons = [text for found in mapper(functools.partial(_undrawable, catalog), list(partitions)) for text in found]
+    if reasons:
+        from skygraft.injection.lsst import refusal_error
+
+        raise refusal_error(reasons, f"{sum(partitions.values())} sources", config.catalog.path)
+
+
+def _undrawable(catalog: Path, key: tuple[int, int]) -> list[str]:
+    from skygraft.catalog.io import from_arrow
+    from skygraft.catalog.partition_read import read_partition
+    from skygraft.injection.lsst import undrawable
+
+    return undrawable(from_arrow(read_partition(catalog, key)))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from skygraft.campaign.files import Layout, digest, sha256_file
 from skygraft.campaign.planned import Plan
 from skygraft.campaign.tables.calibrations import CalibrationUse
 from skygraft.campaign.tables.consolidate import Consolidation
+from skygraft.conventions import conventions_record
 from skygraft.provenance import ProvGraph
 
 __all__ = ["campaign_provenance", "write_provenance"]
@@ -82,6 +83,7 @@ def campaign_provenance(
     references = _calibrations(graph, found)
     inputs = [*_inputs(graph, config, plan), *references]
     outputs = _outputs(graph, found, n_failed, n_quarantined)
+    conventions = conventions_record(config.injection.conventions)
     unusable = len(plan.metadata.get("unusable", []))
     left = max(found.n_images - found.n_done - n_failed, 0)
     times = _runs(runs, ended)
@@ -105,6 +107,8 @@ def campaign_provenance(
         n_runs=len(times),
         seed=config.injection.seed,
         flux_mode=config.injection.flux_mode,
+        conventions=conventions["name"],
+        conventions_version=conventions.get("commit"),
         aperture=None if config.injection.aperture is None else str(config.injection.aperture),
         noise=config.injection.noise,
         pixel_version=[version for version, _ in found.pixel_versions],
