@@ -407,8 +407,8 @@ class Undisturbed:
 
 def _names(out: Path) -> frozenset[str]:
     names = (path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
-    # Tables of a dry run are there or not, as it was asked for.
-    return frozenset(name for name in names if not name.startswith("plan_"))
+    # Tables of a dry run are there or not, as it was asked for, and so are their checksums.
+    return frozenset(name for name in names if not name.startswith(("plan_", ".consolidated/checksums/plan_")))
 
 
 def look(out: Path) -> Undisturbed:
