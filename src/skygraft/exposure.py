@@ -56,6 +56,11 @@ COADD_INPUTS = "coadd_inputs"
 """Key of `Exposure.extra`: whether the file lists the inputs of a coadd, of formats that can say so."""
 
 
+def is_id(number: int) -> bool:
+    """Whether a number fits into 64 bits, as those of visits, detectors, tracts and patches do."""
+    return -(2**63) <= number < 2**63
+
+
 @dataclass(frozen=True)
 class DataId:
     """Which image this is: a detector of a visit, or a patch of a tract, in a band.
@@ -70,6 +75,12 @@ class DataId:
     patch: int | None = None
     band: str | None = None
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("visit", "detector", "tract", "patch"):
+            value = getattr(self, key)
+            if isinstance(value, int) and not is_id(value):
+                raise FormatError(f"{key} = {value} does not fit into 64 bits", key=key, fix="Give the right number")
 
     def __str__(self) -> str:
         parts: tuple[Any, ...]

@@ -15,7 +15,7 @@ import pytest
 from astropy.io import fits
 
 from skygraft import read_exposure
-from skygraft.errors import CorruptFileError, FormatError, SkygraftError
+from skygraft.errors import CorruptFileError, FormatError, SkygraftError, WcsError
 from skygraft.formats.afw_archive import Table
 from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.fits_planes import read_pixels
@@ -24,6 +24,7 @@ from skygraft.formats.fitsfile.open import damage_named, map_fits, scan_fits
 from skygraft.formats.fitsfile.pixels import PixelScaling
 from skygraft.formats.fitsfile.structure import BLOCK, CARD
 from skygraft.formats.fitsfile.tiles import TiledImage
+from skygraft.survey import index_survey
 
 PIXELS = np.random.default_rng(1).normal(20, 5, (32, 40)).astype(np.float32)
 
@@ -300,3 +301,25 @@ def test_a_tile_that_is_announced_larger_than_its_image(tmp_path: Path) -> None:
     hdu = fits.CompImageHDU(PIXELS, header, compression_type="GZIP_2", quantize_level=0, tile_shape=(32, 40))
     path.write_bytes(with_card(file_of(hdu), "ZTILE1", HUGE))
     assert np.array_equal(read_exposure(path).image, PIXELS)
+
+
+def sky_image(path: Path, **cards: Any) -> Path:
+    wcs = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 2.0, "CRPIX1": 1.0, "CRPIX2": 1.0}
+    header = fits.Header(wcs | {"CDELT1": -5e-5, "CDELT2": 5e-5, "MAGZERO": 27.0} | cards)
+    fits.PrimaryHDU(PIXELS, header).writeto(path)
+    return path
+
+
+def test_a_pixel_scale_of_zero_is_refused_before_a_width_is_divided_by_it(tmp_path: Path) -> None:
+    path = sky_image(tmp_path / "a.fits", CRVAL1=-1e300)
+    with pytest.raises(WcsError):
+        read_exposure(path, psf={"kind": "moffat", "fwhm": "0.8 arcsec"})
+
+
+def test_a_visit_that_no_table_can_hold(tmp_path: Path) -> None:
+    path = sky_image(tmp_path / "a.fits", EXPNUM=-1e300)
+    found = index_survey({"images": [str(path)]})
+    assert len(found.meta["failures"]) == 0
+    assert read_exposure(path).data_id.visit is None
+    with pytest.raises(FormatError, match=r"visit = 1000.* does not fit into 64 bits"):
+        read_exposure(path, visit=10**30)

@@ -60,6 +60,7 @@ from skygraft.wcs import (
     TABLE_NAMES,
     FitsWcs,
     LookupTable,
+    check_pixel_scale,
     footprint,
     has_wcs,
     names_tables,
@@ -280,6 +281,7 @@ class FitsFormat(Format):
         seconds = self._visit_info(opened, given).exposure_time
         candidates = self._candidates(opened)
         center_scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
+        check_pixel_scale(center_scale, opened.path)
         unit, photo_calib, missing = self._photo_calib(opened, given, seconds, center_scale)
         gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:

@@ -18,7 +18,7 @@ from astropy.io import fits
 from astropy.time import Time
 
 from skygraft.errors import ConfigError
-from skygraft.exposure import DataId, VisitInfo
+from skygraft.exposure import DataId, VisitInfo, is_id
 
 __all__ = [
     "Card",
@@ -187,9 +187,10 @@ def read_data_id(headers: Headers, given: Mapping[str, Any], *, name: str) -> Da
 
 def _whole(value: Any) -> int | None:
     try:
-        return int(value)
+        whole = int(value)
     except (TypeError, ValueError, OverflowError):
         return None
+    return whole if is_id(whole) else None
 
 
 def _detector(value: Any) -> int | str:

@@ -47,7 +47,7 @@ from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain
 from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_root, find_row
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
 from skygraft.psf import PSF, Box, read_psfex
-from skygraft.wcs import FitsWcs, footprint, pixel_scale, read_fits_wcs
+from skygraft.wcs import FitsWcs, check_pixel_scale, footprint, pixel_scale, read_fits_wcs
 
 __all__ = ["LegacySurveyFormat", "LegacySurveyOptions"]
 
@@ -368,7 +368,9 @@ class LegacySurveyFormat(Format):
         ny, nx = opened.image.shape or (0, 0)
         unit, photo_calib, missing = self._photo_calib(opened, given)
         gain = read_legacy_gain(opened.headers, opened.row)
-        psf = self._psf(opened, given, float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]))
+        scale = float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0])
+        check_pixel_scale(scale, opened.path)
+        psf = self._psf(opened, given, scale)
         return ImageCalibration(
             unit=unit,
             wcs=wcs,
