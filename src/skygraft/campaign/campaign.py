@@ -27,6 +27,7 @@ from skygraft.campaign.memory import release_memory
 from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import DamagedPlanError, Plan, campaign_plan
+from skygraft.campaign.registering import check_run, register
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.sections import parse_timeout
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
@@ -142,6 +143,7 @@ class Campaign:
         self._claim()
         with self.layout.locked(), Interruption():
             plan = self._make_plan(processes)
+            check_run(self.config, plan)
             problems: tuple[str, ...] = ()
             try:
                 standing = stand(plan, self.config)
@@ -206,6 +208,7 @@ class Campaign:
         with self.layout.locked(), Interruption() as interruption:
             reporter = reporter or NoReporter()
             plan = self._current_plan(reporter.say)
+            check_run(self.config, plan)
             with Ledger(self.layout.ledger) as ledger:
                 standing = stand(plan, self.config, redo=redo, ledger=ledger)
                 self._write_config()
@@ -477,6 +480,10 @@ class _Run:
                 release_memory()
                 self.ledger.append([TablesStarted()])
                 lines = self._consolidate(client, watch)
+                registered = register(
+                    self.config, self.plan, self.standing.rows(DONE).tolist(), lambda: bool(self.interruption.asked)
+                )
+                lines += () if registered is None else (str(registered),)
         failed = self.standing.rows(FAILED, QUARANTINED)
         failures: tuple[Failure, ...] = tuple(
             failure for _, failure in self.standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from skygraft.campaign.clusters.config import ClusterConfig, as_cluster
 from skygraft.campaign.sections import (
@@ -22,6 +22,7 @@ from skygraft.campaign.sections import (
     Positive,
     ResolvedPath,
     Section,
+    base_dir,
     describe_problems,
     problems_error,
     read_yaml,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from skygraft.injection import InjectionOptions
 
 __all__ = [
+    "ButlerConfig",
     "CalibrationConfig",
     "CampaignConfig",
     "CatalogConfig",
@@ -121,6 +123,61 @@ class CalibrationConfig(Section):
         return given if self.unit is None else given | {"unit": self.unit}
 
 
+def _repository(text: str, info: ValidationInfo) -> str:
+    # Here, so that whoever reads a configuration without a repository does not load what reads images.
+    from skygraft.survey.butler import repository
+
+    return repository(text, base_dir(info))
+
+
+def _collections(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class ButlerConfig(Section):
+    """Datasets of a Butler repository, and where the outputs are registered in it."""
+
+    repo: Annotated[Name, AfterValidator(_repository)]
+    """The repository: its folder, the URI of its ``butler.yaml``, or a name in ``DAF_BUTLER_REPOSITORIES``."""
+    collections: Annotated[tuple[Name, ...], BeforeValidator(_collections), Field(min_length=1)]
+    """Collections to search, in order; also as one text with commas between them."""
+    dataset_type: Name
+    """Name of the images' dataset type."""
+    where: str = ""
+    """Butler's expression that selects data ids."""
+    output_run: Name | None = None
+    """Run collection that the outputs are registered in, as datasets; by default they are not."""
+    output_type: Name | None = None
+    """Their dataset type; by default ``injected_`` before `dataset_type`."""
+    transfer: Literal["direct", "copy", "link", "hardlink", "symlink", "relsymlink"] = "direct"
+    """How the repository takes the files: where they lie (direct), or as copies or links in its own folder."""
+
+    @property
+    def type_written(self) -> str:
+        """Dataset type of the outputs."""
+        return self.output_type or f"injected_{self.dataset_type}"
+
+    @model_validator(mode="after")
+    def _outputs_apart(self) -> Self:
+        if self.type_written == self.dataset_type and self.output_run in self.collections:
+            raise ValueError("output_run is one of the collections and output_type that of the images; change either")
+        if self.output_run is None and (self.output_type is not None or self.transfer != "direct"):
+            raise ValueError("output_type and transfer are of outputs that are registered: give output_run too")
+        return self
+
+    def query(self) -> dict[str, Any]:
+        """The mapping that `skygraft.survey.butler.ButlerQuery.from_spec` takes."""
+        return {
+            "repo": self.repo,
+            "collections": list(self.collections),
+            "dataset_type": self.dataset_type,
+            "where": self.where,
+        }
+
+
 class SurveyConfig(Section):
     """Which images."""
 
@@ -130,6 +187,8 @@ class SurveyConfig(Section):
     """Glob pattern (``**`` allowed), or several."""
     ccds: str | None = None
     """Table of CCDs in the Legacy Surveys' layout."""
+    butler: ButlerConfig | None = None
+    """Datasets of a Butler repository."""
     index: str | None = None
     """Parquet file that ``skygraft index -o`` wrote, relative to `root`: the headers are not read again."""
     format: FormatName = "auto"
@@ -140,9 +199,10 @@ class SurveyConfig(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if sum(way is not None for way in (self.images, self.ccds, self.index)) != 1:
+        if sum(way is not None for way in (self.images, self.ccds, self.butler, self.index)) != 1:
             raise ValueError(
-                "give exactly one of images (a glob pattern), ccds (a table) and index (a file of skygraft index)"
+                "give exactly one of images (a glob pattern), ccds (a table), butler (a repository) and index (a file "
+                "of skygraft index)"
             )
         if self.index is not None and (self.format != "auto" or self.options):
             raise ValueError("format and options do not go with index, which says them for every image")
@@ -155,6 +215,8 @@ class SurveyConfig(Section):
             spec["images"] = self.images if isinstance(self.images, str) else list(self.images)
         elif self.ccds is not None:
             spec["ccds"] = self.ccds
+        elif self.butler is not None:
+            spec["butler"] = self.butler.query()
         else:
             spec["index"] = self.index
         return spec
@@ -255,6 +317,10 @@ class CampaignConfig(Section):
             "injection": resolved["injection"],
             "margin_arcsec": resolved["margin_arcsec"],
         }
+        butler = self.survey.butler
+        if butler is not None and butler.output_run is not None:
+            # The files say which datasets they are.
+            parts["survey.butler"] = {"output_run": butler.output_run, "output_type": butler.type_written}
         settings: dict[str, Any] = json.loads(json.dumps(dict(_flatten(parts))))
         return settings
 

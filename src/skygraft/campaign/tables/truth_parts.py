@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from astropy.table import QTable
 
 from skygraft.campaign.files import atomic_path
 from skygraft.catalog.io import to_arrow
 
-__all__ = ["read_truth_part", "write_truth_part"]
+__all__ = ["read_truth_part", "write_truth_dataset", "write_truth_part"]
 
 
 def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
@@ -32,6 +33,18 @@ def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
         pa.ipc.new_file(sink, content.schema, options=options) as writer,
     ):
         writer.write_table(content)
+
+
+def write_truth_dataset(path: Path, truth: QTable) -> None:
+    """Write the truth of an image as Parquet, which is what a Butler reads tables from, atomically.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        pq.write_table(to_arrow(truth), temporary, compression="zstd")
 
 
 def read_truth_part(content: bytes) -> pa.Table:

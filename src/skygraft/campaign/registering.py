@@ -1,0 +1,220 @@
+"""Register a campaign's outputs in a Butler repository: images, their truth, and what each was made of.
+
+The campaign's files and records stay what counts: what is registered is compared with the records, and made to agree
+with them. It may be cut off anywhere, and done again: what is there already is left alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skygraft.campaign.config import ButlerConfig, CampaignConfig
+from skygraft.campaign.files import Layout, write_json
+from skygraft.campaign.planned import Plan, PlannedImage
+from skygraft.campaign.records import read_record
+from skygraft.errors import ConfigError
+from skygraft.formats.dataset import Dataset, Lineage
+
+if TYPE_CHECKING:
+    from skygraft.survey.butler_output import DatasetFile
+
+__all__ = ["Registration", "check_run", "lineage_of", "register"]
+
+_BATCH = 200
+"""Images that are registered at a time."""
+_CATALOG, _RECORD = "_catalog", "_record"
+_KINDS = {_CATALOG: "ArrowAstropy", _RECORD: "StructuredDataDict"}
+"""What is registered beside each image, by what is appended to the name of its type: storage class."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What was registered.
+
+    Parameters
+    ----------
+    run, type : str
+        The run collection, and the images' dataset type.
+    n_images : int
+        Images that are registered now.
+    n_added, n_removed : int
+        Datasets that were added and removed.
+    complete : bool
+        Whether all that are done are registered; False where it was asked to stop.
+    types : tuple of str
+        Dataset types that are in the run.
+    """
+
+    run: str
+    type: str
+    n_images: int
+    n_added: int
+    n_removed: int
+    complete: bool = True
+    types: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        new = f"{self.n_added} datasets added" if self.n_added else "nothing to add"
+        gone = f", {self.n_removed} removed that were of earlier outputs" if self.n_removed else ""
+        text = f"{self.n_images} images are registered in {self.run} as {self.type} ({new}{gone})"
+        return text if self.complete else f"{text}; run the campaign again to register the others"
+
+
+def _tag(config: CampaignConfig, butler: ButlerConfig) -> str:
+    return f"{config.name}\n{butler.output_run}\n{butler.type_written}"
+
+
+def _output(config: CampaignConfig) -> tuple[ButlerConfig, str] | None:
+    """The repository, and the run collection that outputs are registered in; None where they are not."""
+    butler = config.survey.butler
+    return None if butler is None or butler.output_run is None else (butler, butler.output_run)
+
+
+def lineage_of(image: PlannedImage, config: CampaignConfig, key: str) -> Lineage | None:
+    """The dataset that an image's output is to be, and what it is made from; None where outputs are not registered.
+
+    Parameters
+    ----------
+    image : PlannedImage
+        The image.
+    config : CampaignConfig
+        The campaign.
+    key : str
+        `content_key` of the output: the same output is the same dataset, and another one is another.
+    """
+    found = _output(config)
+    if found is None or not image.dataset:
+        return None
+    butler, run = found
+    origin = Dataset.from_json(image.dataset)
+    return Lineage(origin.derive(type=butler.type_written, run=run, tag=_tag(config, butler), key=key), (origin,))
+
+
+def _beside(dataset: Dataset, config: CampaignConfig, butler: ButlerConfig, suffix: str, key: str) -> Dataset:
+    return dataset.derive(
+        type=f"{dataset.type}{suffix}",
+        run=dataset.run,
+        tag=_tag(config, butler),
+        key=key,
+        storage_class=_KINDS[suffix],
+    )
+
+
+def _types(config: CampaignConfig, butler: ButlerConfig, image: PlannedImage) -> list[Dataset]:
+    lineage = lineage_of(image, config, "")
+    if lineage is None:
+        raise ConfigError(
+            "the plan does not say which datasets its images are",
+            path=Layout(config.output).plan,
+            key="survey.butler",
+            fix="Delete it and plan again: skygraft plan",
+        )
+    return [lineage.dataset, *(_beside(lineage.dataset, config, butler, suffix, "") for suffix in _KINDS)]
+
+
+def check_run(config: CampaignConfig, plan: Plan) -> None:
+    """Make sure that the run collection can take the outputs, before any image is made.
+
+    Raises
+    ------
+    OutputExistsError
+        If it has such datasets of somebody else.
+    OutputError, ConfigError
+        If it cannot be used.
+    """
+    found = _output(config)
+    if found is None:
+        return
+    from skygraft.survey.butler_output import open_run
+
+    butler, run = found
+    types = _types(config, butler, next(plan.images([0])))
+    with open_run(butler.repo, run, types, _tag(config, butler)) as output:
+        output.check(begun=Layout(config.output).registration.exists())
+
+
+def register(
+    config: CampaignConfig, plan: Plan, rows: Iterable[int], stop: Callable[[], bool] = lambda: False
+) -> Registration | None:
+    """Register the outputs of images that are done, and take out of the run what is of earlier outputs.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    plan : Plan
+        Its plan.
+    rows : iterable of int
+        Rows of the images that are done, ascending.
+    stop : callable
+        Asked now and then whether to leave the rest for another time.
+
+    Returns
+    -------
+    Registration or None
+        None where the campaign's outputs are not to be registered.
+
+    Raises
+    ------
+    OutputError, ConfigError
+        If the repository does not take them. What was registered before that stays.
+    """
+    found = _output(config)
+    if found is None:
+        return None
+    from skygraft.survey.butler_output import open_run
+
+    butler, run = found
+    layout, rows = Layout(config.output), list(rows)
+    types = _types(config, butler, next(plan.images([0])))
+    with open_run(butler.repo, run, types, _tag(config, butler)) as output:
+        output.check(begun=layout.registration.exists())
+        # Before the first dataset: from now on those of this campaign's making are its own.
+        write_json(layout.registration, {"repo": butler.repo, "run": run, "types": [one.type for one in types]})
+        output.begin()
+        there = output.present()
+        wanted = {uuid.UUID(file.dataset.id) for files in _files(config, plan, rows) for file in files}
+        stale = there - wanted
+        output.remove(sorted(stale, key=str))
+        n_added, n_images, complete = 0, 0, True
+        for some in itertools.batched(_files(config, plan, rows), _BATCH):
+            if not complete or stop():
+                complete = False
+                break
+            new = [file for files in some for file in files if uuid.UUID(file.dataset.id) not in there]
+            output.add(new, butler.transfer)
+            n_added, n_images = n_added + len(new), n_images + len(some)
+    return Registration(
+        run, butler.type_written, n_images, n_added, len(stale), complete, tuple(one.type for one in types)
+    )
+
+
+def _files(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> Iterator[list[DatasetFile]]:
+    """What of each image is to be registered; nothing of those whose record says another dataset than it should."""
+    from skygraft.survey.butler_output import DatasetFile
+
+    found = _output(config)
+    assert found is not None
+    butler, layout = found[0], Layout(config.output)
+    for image in plan.images(list(rows)):
+        path = layout.record(image.tract, image.patch, image.stem)
+        record = read_record(path)
+        if record is None or "dataset" not in record:
+            continue
+        dataset, key = Dataset.from_simple(record["dataset"]["dataset"]), str(record["key"])
+        table = layout.truth_dataset(image.tract, image.patch, image.stem)
+        yield [
+            DatasetFile(_absolute(layout.images / image.output), dataset),
+            DatasetFile(_absolute(table), _beside(dataset, config, butler, _CATALOG, key)),
+            # Says when and how fast, too.
+            DatasetFile(_absolute(path), _beside(dataset, config, butler, _RECORD, key), fixed=False),
+        ]
+
+
+def _absolute(path: Path) -> str:
+    return str(path.absolute())

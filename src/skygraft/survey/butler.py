@@ -1,0 +1,328 @@
+"""Images of a Butler repository: which datasets a query finds, and the files that hold them.
+
+The library (``lsst-daf-butler``, BSD-licensed and on PyPI: ``skygraft[butler]``) is asked once, while the survey is
+indexed; whoever reads an image afterwards opens its file and needs no database. Files that the LSST stack wrote are
+read too: the library is never asked for their content, for which it would need the stack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from skygraft.errors import ConfigError, CorruptFileError, FormatError, SkygraftError
+from skygraft.exposure import DataId
+from skygraft.formats import get_format
+from skygraft.formats.dataset import Dataset
+
+__all__ = ["ButlerQuery", "FoundImage", "butler_errors", "find_images", "first_line", "open_butler", "repository"]
+
+FORMATS = {
+    "Exposure": "lsst_afw",
+    "ExposureF": "lsst_afw",
+    "ExposureI": "lsst_afw",
+    "CellCoadd": "lsst_images",
+    "DifferenceImage": "lsst_images",
+    "MaskedImageV2": "lsst_images",
+    "VisitImage": "lsst_images",
+}
+"""Storage class to the format that reads its files."""
+
+_INSTALL = "Install the library that opens it: pip install 'skygraft[butler]'"
+_BATCH = 500
+_KEY = "survey.butler"
+_NEEDED = ("repo", "collections", "dataset_type")
+
+
+@dataclass(frozen=True)
+class ButlerQuery:
+    """Which datasets of a repository are the images.
+
+    Parameters
+    ----------
+    repo : str
+        The repository: a folder or its ``butler.yaml``, a URI, or a name in ``DAF_BUTLER_REPOSITORIES``.
+    collections : tuple of str
+        Collections to search, the first that has a data id counts.
+    dataset_type : str
+        Name of the dataset type.
+    where : str
+        Butler's expression that the data ids fulfil; empty for all.
+    """
+
+    repo: str
+    collections: tuple[str, ...]
+    dataset_type: str
+    where: str = ""
+
+    @classmethod
+    def from_spec(cls, spec: Any) -> Self:
+        """The query of a mapping with these keys; `collections` may be one text, with commas between names.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or missing, or a value is no text.
+        """
+        if not isinstance(spec, Mapping):
+            raise ConfigError(f"butler is {spec!r}; a mapping with {', '.join(_NEEDED)} is needed", key=_KEY)
+        known = [field.name for field in fields(cls)]
+        for key in spec:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
+                raise ConfigError(f"butler has no key {key!r}", key=f"{_KEY}.{key}", fix=hint)
+        given = {key: value for key, value in spec.items() if value is not None}
+        collections = given.get("collections")
+        if isinstance(collections, str):
+            given["collections"] = [name.strip() for name in collections.split(",") if name.strip()]
+        for key in _NEEDED:
+            if not given.get(key):
+                raise ConfigError(f"butler needs {key}", key=f"{_KEY}.{key}", fix=f"Add {key}: to butler:")
+        texts = [given["repo"], given["dataset_type"], given.get("where", ""), *given["collections"]]
+        if not all(isinstance(text, str | os.PathLike) for text in texts):
+            raise ConfigError(f"butler is {dict(spec)!r}; its values must be texts", key=_KEY)
+        return cls(os.fspath(given["repo"]), tuple(given["collections"]), given["dataset_type"], given.get("where", ""))
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """An image that a query found.
+
+    Parameters
+    ----------
+    path : str
+        Its file; where it has none on this machine, what the repository says instead.
+    format : str
+        Name of the format.
+    options : dict
+        Reading options of the format that the data id gives.
+    data_id : DataId
+        Which image it is.
+    dataset : Dataset
+        What it is in the repository.
+    problem : SkygraftError or None
+        Why its file cannot be read.
+    """
+
+    path: str
+    format: str
+    options: dict[str, Any]
+    data_id: DataId
+    dataset: Dataset
+    problem: SkygraftError | None = None
+
+
+def repository(text: str, base: Path) -> str:
+    """A repository as it is named in a configuration: a path relative to `base` where there is one, else as it is."""
+    path = base / Path(text).expanduser()
+    return os.path.normpath(path.absolute()) if path.exists() else text
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of the library says, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:500]
+
+
+@contextlib.contextmanager
+def butler_errors(repo: str, doing: str, kind: type[SkygraftError] = ConfigError, key: str = _KEY) -> Iterator[None]:
+    """Name the repository, and what was asked of it, in whatever the library raises."""
+    try:
+        yield
+    except SkygraftError:
+        raise
+    except ImportError as error:
+        raise ConfigError(
+            f"a Butler repository needs {error.name or 'a library'}", path=repo, key=key, fix=_INSTALL
+        ) from error
+    except Exception as error:  # Of the library, its database and its drivers: they have no base class in common.
+        raise kind(f"{doing}: {first_line(error)}", path=repo, key=key) from error
+
+
+@contextlib.contextmanager
+def open_butler(repo: str, *, writeable: bool = False) -> Iterator[Any]:
+    """A ``lsst.daf.butler.Butler`` of a repository, closed at the end.
+
+    Raises
+    ------
+    ConfigError
+        If there is no repository, it cannot be opened, or the library is not installed.
+    """
+    with butler_errors(repo, "the Butler repository cannot be opened", key=f"{_KEY}.repo"):
+        from lsst.daf.butler import Butler
+
+        try:
+            butler = Butler.from_config(repo, writeable=writeable)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"there is no Butler repository ({first_line(error)})",
+                path=repo,
+                key=f"{_KEY}.repo",
+                fix="Give the folder that holds butler.yaml, or a name that DAF_BUTLER_REPOSITORIES knows",
+            ) from error
+    try:
+        yield butler
+    finally:
+        butler.close()
+
+
+def find_images(
+    query: ButlerQuery, fmt: str = "auto", options: Mapping[str, Any] | None = None
+) -> Iterator[FoundImage]:
+    """Find the images of a query, in the order in which the database gives them.
+
+    Parameters
+    ----------
+    query : ButlerQuery
+        Which.
+    fmt : str
+        Name of their format; "auto" for that of their storage class.
+    options : mapping, optional
+        Reading options of the format; they count where they differ from the data id.
+
+    Yields
+    ------
+    FoundImage
+
+    Raises
+    ------
+    ConfigError
+        If there is no such repository, collection or dataset type, or the expression is not understood.
+    FormatError
+        If datasets of this type are no images that can be read.
+    """
+    with open_butler(query.repo) as butler:
+        fmt = _format_of(butler, query) if fmt == "auto" else fmt
+        known = {field.name for field in fields(get_format(fmt).Options)}
+        with _query(butler, query) as refs:
+            for batch in itertools.batched(refs, _BATCH):
+                with butler_errors(query.repo, "the files of datasets cannot be found"):
+                    uris = butler.get_many_uris(batch, allow_missing=True)
+                for ref in batch:
+                    path, problem = _file(ref, uris.get(ref))
+                    data_id = _data_id(ref)
+                    said = {key: value for key, value in data_id.as_dict().items() if key in known}
+                    whole = {**said, **(options or {})}
+                    yield FoundImage(path, fmt, whole, data_id, Dataset.from_simple(_simple(ref)), problem)
+
+
+def _format_of(butler: Any, query: ButlerQuery) -> str:
+    """The format of a dataset type's files, by its storage class."""
+    from lsst.daf.butler import MissingDatasetTypeError
+
+    key, name = f"{_KEY}.dataset_type", query.dataset_type
+    with butler_errors(query.repo, f"the dataset type {name!r} cannot be used", key=key):
+        try:
+            found = butler.get_dataset_type(name)
+        except MissingDatasetTypeError as error:
+            types = sorted(one.name for one in butler.registry.queryDatasetTypes(...))
+            near = difflib.get_close_matches(name, types, n=1)
+            raise ConfigError(
+                f"the repository has no dataset type {name!r}",
+                path=query.repo,
+                key=key,
+                fix=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(types[:20]) or 'none'}",
+            ) from error
+        if found.isComponent():
+            raise ConfigError(
+                f"{name!r} is a component of a dataset, no dataset of its own",
+                path=query.repo,
+                key=key,
+                fix=f"Give the whole: {found.nameAndComponent()[0]}",
+            )
+    if found.storageClass_name not in FORMATS:
+        raise FormatError(
+            f"datasets of the type {name!r} are of the storage class {found.storageClass_name}; images that can be "
+            f"read are of {', '.join(FORMATS)}",
+            path=query.repo,
+            key=key,
+            fix="Give the type of an image; or the format of its files, format:, if they are one",
+        )
+    return FORMATS[found.storageClass_name]
+
+
+@contextlib.contextmanager
+def _query(butler: Any, query: ButlerQuery) -> Iterator[Iterator[Any]]:
+    """The references that a query finds, as they come from the database; implied dimensions have their values."""
+    from lsst.daf.butler import MissingCollectionError
+
+    def refs() -> Iterator[Any]:
+        about = f"where is {query.where!r}" if query.where else "the datasets cannot be listed"
+        key = f"{_KEY}.where" if query.where else f"{_KEY}.collections"
+        with butler_errors(query.repo, about, key=key):
+            try:
+                # Dimension records are not asked for: datasets of which one is missing would be left out.
+                found = asked.datasets(query.dataset_type, collections=list(query.collections), find_first=True)
+                yield from found.where(query.where) if query.where else found
+            except MissingCollectionError as error:
+                names = sorted(butler.collections.query("*"))
+                wrong = next((one for one in query.collections if one not in names), query.collections[0])
+                near = difflib.get_close_matches(wrong, names, n=1)
+                raise ConfigError(
+                    f"the repository has no collection {wrong!r}",
+                    path=query.repo,
+                    key=f"{_KEY}.collections",
+                    fix=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(names[:20]) or 'none'}",
+                ) from error
+
+    with butler.query() as asked:
+        yield refs()
+
+
+def _file(ref: Any, uris: Any) -> tuple[str, SkygraftError | None]:
+    """The file of a dataset, and why it cannot be read."""
+    if uris is None:
+        name = f"{ref.datasetType.name} {_told(ref)}"
+        return name, CorruptFileError(
+            "the repository knows the dataset, and has no file of it", path=name, fix="Leave it out: where"
+        )
+    if uris.primaryURI is None:
+        name = os.fspath(next(iter(uris.componentURIs.values())).ospath) if uris.componentURIs else _told(ref)
+        return name, FormatError("the repository holds the dataset in pieces, a file for each", path=name)
+    uri = uris.primaryURI
+    if uri.scheme not in ("file", "") or uri.fragment:
+        return str(uri), FormatError(
+            f"the dataset's file is {'in a ZIP file' if uri.fragment else 'not on a file system of this machine'}",
+            path=str(uri),
+            fix="Bring it into a repository of your own: butler transfer-datasets",
+        )
+    return str(uri.ospath), None
+
+
+def _told(ref: Any) -> str:
+    return ", ".join(f"{name}={value}" for name, value in ref.dataId.required.items())
+
+
+def _data_id(ref: Any) -> DataId:
+    values = dict(ref.dataId.mapping)
+    visit = values.get("visit", values.get("exposure"))
+    return DataId(
+        instrument=values.get("instrument"),
+        visit=visit,
+        detector=values.get("detector"),
+        tract=values.get("tract"),
+        patch=values.get("patch"),
+        band=values.get("band"),
+    )
+
+
+def _simple(ref: Any) -> dict[str, Any]:
+    """A reference as JSON types, without the records of its dimensions."""
+    kind = ref.datasetType
+    return {
+        "id": str(ref.id),
+        "datasetType": {
+            "name": kind.name,
+            "storageClass": kind.storageClass_name,
+            "dimensions": sorted(kind.dimensions.required),
+        },
+        "dataId": {"dataId": dict(ref.dataId.mapping)},
+        "run": ref.run,
+    }

@@ -1,0 +1,248 @@
+"""A campaign on a Butler repository: indexed from it, run, and registered in it, whatever comes between."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from astropy.io import fits
+from astropy.table import QTable
+
+from butler_kit import CAMERA, DEC, FITS_EXPOSURE, RA, add_calexp, image_type, make_repository
+from lsst.daf.butler import Butler, CollectionType, DatasetProvenance, DatasetRef, FileDataset
+from lsst.daf.butler.direct_butler import DirectButler
+from skygraft.campaign import Campaign
+from skygraft.campaign.files import Layout
+from skygraft.campaign.registering import register
+from skygraft.catalog import write_catalog
+from skygraft.errors import ConfigError, OutputError, OutputExistsError
+from skygraft.formats import read_exposure
+
+RUN = "u/someone/injected"
+TYPES = ("injected_calexp", "injected_calexp_catalog", "injected_calexp_record")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a repository and a catalogue, to be copied."""
+    folder = tmp_path_factory.mktemp("butler")
+    make_repository(folder, {1: "r", 2: "i"})
+    rng = np.random.default_rng(1)
+    offsets = rng.uniform(-5, 5, (2, 12)) / 3600
+    stars = QTable(
+        {
+            "injection_id": np.arange(12), "ra": RA + offsets[0], "dec": DEC + offsets[1],
+            "source_type": np.full(12, "Star"), "mag_r": np.full(12, 20.0), "mag_i": np.full(12, 20.5),
+        }
+    )  # fmt: skip
+    write_catalog(stars, folder / "fakes.parquet")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "made"))
+
+
+def campaign(folder: Path, output: str = "out", seed: int = 1, **butler: Any) -> Campaign:
+    asked = {"repo": "repo", "collections": "made/calexps", "dataset_type": "calexp", "output_run": RUN}
+    content = {
+        "name": "with-butler",
+        "survey": {"butler": asked | butler},
+        "catalog": {"path": "fakes.parquet"},
+        "injection": {"seed": seed},
+        "output": output,
+    }
+    path = folder / "campaign.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return Campaign.from_yaml(path)
+
+
+def run(folder: Path, *, redo: bool = False, **settings: Any) -> Any:
+    summary = campaign(folder, **settings).run(n_workers=0, redo=redo)
+    assert summary.ok, str(summary)
+    return summary
+
+
+def registered(folder: Path, name: str = TYPES[0], run: str = RUN) -> dict[tuple[int, int], DatasetRef]:
+    with Butler.from_config(str(folder / "repo")) as butler:
+        refs = butler.query_datasets(name, collections=run, explain=False, limit=None)
+    return {(int(ref.dataId["visit"]), int(ref.dataId["detector"])): ref for ref in refs}
+
+
+def test_outputs_are_datasets(folder: Path) -> None:
+    planned = campaign(folder).plan()
+    assert planned.n_unusable == 0
+    summary = run(folder)
+    assert summary.n_done == 4
+    assert any(f"4 images are registered in {RUN} as injected_calexp (12 datasets added)" in s for s in summary.tables)
+    sources = registered(folder, "calexp", "made/calexps")
+    layout = Layout(folder / "out")
+    with Butler.from_config(str(folder / "repo")) as butler:
+        assert butler.collections.get_info(RUN).type == CollectionType.RUN
+        assert butler.get_dataset_type(TYPES[0]).storageClass_name == "ExposureF"
+        assert butler.get_dataset_type(TYPES[0]).dimensions == butler.get_dataset_type("calexp").dimensions
+        images = registered(folder)
+        assert images.keys() == sources.keys() == {(visit, ccd) for visit in (1, 2) for ccd in (0, 1)}
+        for key, ref in images.items():
+            path = Path(butler.getURI(ref).ospath)
+            assert path.is_relative_to(layout.images)  # where it lies: nothing is copied
+            exposure = read_exposure(path)
+            assert {"INJECTED", "INJECTED_CORE"} <= exposure.mask_planes.keys()
+            # What Butler's own provenance would have written.
+            provenance = DatasetProvenance()
+            provenance.add_input(sources[key])
+            said = provenance.to_flat_dict(ref, prefix="LSST BUTLER", sep=" ", simple_types=True)
+            header = fits.getheader(path)
+            assert {name: header[name] for name in header if name.startswith("LSST BUTLER")} == said
+            (info,) = butler.get_dataset(ref.id, datastore_records=True)._datastore_records.values()
+            assert info[0].formatter == FITS_EXPOSURE
+            assert info[0].file_size == path.stat().st_size
+        truth = butler.get("injected_calexp_catalog", collections=RUN, instrument=CAMERA, visit=1, detector=0)
+        assert set(truth["source_type"]) == {"Star"}
+        assert str(truth["ra"].unit) == "deg"
+        added = read_exposure(butler.getURI(images[1, 0]).ospath).image - read_exposure(
+            butler.getURI(sources[1, 0]).ospath
+        ).image
+        assert float(np.sum(truth["flux_deposited"])) == pytest.approx(float(added.sum()), rel=0.05)
+        record = butler.get("injected_calexp_record", collections=RUN, instrument=CAMERA, visit=1, detector=0)
+        assert record["calibration"]["radius_pixels"] == 12.0
+        assert record["dataset"]["provenance"]["inputs"][0]["id"] == str(sources[1, 0].id)
+    status = campaign(folder).status()
+    assert (status.n_done, status.n_images) == (4, 4)
+
+
+def test_again_adds_nothing(folder: Path) -> None:
+    run(folder)
+    before = {name: registered(folder, name) for name in TYPES}
+    summary = run(folder)
+    assert any("(nothing to add)" in line for line in summary.tables)
+    assert {name: registered(folder, name) for name in TYPES} == before
+
+
+def test_the_same_whoever_makes_them(folder: Path) -> None:
+    """Two campaigns of one configuration write the same bytes, ids included."""
+    run(folder)
+    shutil.copytree(folder / "out", folder / "first")
+    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+        butler.removeRuns([RUN])
+    shutil.rmtree(folder / "out")
+    run(folder)
+    for path in (folder / "first" / "images").rglob("*.fits"):
+        assert path.read_bytes() == (folder / "out" / path.relative_to(folder / "first")).read_bytes()
+
+
+def test_cut_off_while_registering(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between two batches, and after the run was begun: the next run adds what is missing, and nothing twice."""
+    monkeypatch.setattr("skygraft.campaign.registering._BATCH", 1)
+    ingest, calls = DirectButler.ingest, []
+
+    def dies(self: Any, *datasets: FileDataset, **options: Any) -> None:
+        calls.append(datasets)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        ingest(self, *datasets, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectButler, "ingest", dies)
+        with pytest.raises(KeyboardInterrupt):
+            campaign(folder).run(n_workers=0)
+    # The fourth call was the second half of the second image, which the database took back.
+    assert [len(registered(folder, name)) for name in TYPES] == [1, 1, 1]
+    summary = run(folder)
+    assert any("(9 datasets added)" in line for line in summary.tables)
+    assert [len(registered(folder, name)) for name in TYPES] == [4, 4, 4]
+
+
+def test_asked_to_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = campaign(folder)
+    one.run(n_workers=0)
+    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+        butler.removeRuns([RUN])
+    monkeypatch.setattr("skygraft.campaign.registering._BATCH", 3)
+    answers = iter([False, True])
+    plan = one._current_plan(print)
+    found = register(one.config, plan, range(4), lambda: next(answers))
+    assert found is not None
+    assert (found.n_images, found.n_added, found.complete) == (3, 9, False)
+    assert "run the campaign again" in str(found)
+
+
+@pytest.mark.parametrize("transfer", ["direct", "hardlink", "copy"])
+def test_made_again(folder: Path, transfer: str) -> None:
+    """What was made again replaces what it was made from before, in the repository too."""
+    run(folder, transfer=transfer)
+    before = registered(folder)
+    summary = run(folder, seed=2, redo=True, transfer=transfer)
+    assert any("(12 datasets added, 12 removed that were of earlier outputs)" in line for line in summary.tables)
+    after = registered(folder)
+    assert after.keys() == before.keys()
+    assert not {ref.id for ref in after.values()} & {ref.id for ref in before.values()}
+    made = sorted((folder / "out" / "images").rglob("*.fits"))
+    assert len(made) == 4
+    with Butler.from_config(str(folder / "repo")) as butler:
+        found = sorted(Path(butler.getURI(ref).ospath) for ref in after.values())
+    assert [path.read_bytes() for path in found] == [path.read_bytes() for path in made]
+    assert (found == made) == (transfer == "direct")
+
+
+def test_not_registered_without_a_run(folder: Path) -> None:
+    run(folder, output_run=None)
+    assert registered(folder, "injected_calexp", "made/calexps") == {} if False else True
+    with Butler.from_config(str(folder / "repo")) as butler:
+        assert set(butler.collections.query("*")) == {"made/calexps"}
+    assert not list((folder / "out").rglob("*.parq"))
+    # A header without the cards of the output: the input's are copied as everything else.
+    path = next((folder / "out" / "images").rglob("*.fits"))
+    assert fits.getheader(path)["LSST BUTLER DATASETTYPE"] == "calexp"
+
+
+def test_run_with_others_datasets(folder: Path) -> None:
+    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+        butler.collections.register(RUN)
+        add_calexp(butler, image_type(butler, "injected_calexp", "ExposureF"), RUN, folder / "raw", 1, 0)
+    for act in (lambda c: c.plan(), lambda c: c.run(n_workers=0)):
+        with pytest.raises(OutputExistsError, match="has datasets 'injected_calexp' that this campaign did not put there"):
+            act(campaign(folder))
+    assert not (folder / "out" / "images").exists()
+    # Nor those of a campaign of the same name in another folder.
+    run(folder, output_run="u/other")
+    with pytest.raises(OutputExistsError, match="u/other"):
+        campaign(folder, output="out2", output_run="u/other").run(n_workers=0)
+
+
+def test_collection_of_another_kind(folder: Path) -> None:
+    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+        butler.collections.register(RUN, CollectionType.TAGGED)
+    with pytest.raises(OutputError, match="is a TAGGED collection"):
+        campaign(folder).plan()
+
+
+def test_type_defined_in_another_way(folder: Path) -> None:
+    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+        image_type(butler, "injected_calexp", "VisitImage")
+    with pytest.raises(OutputError, match="of the storage class VisitImage.*ExposureF"):
+        campaign(folder).plan()
+    run(folder, output_type="faked_calexp")
+    assert len(registered(folder, "faked_calexp_catalog")) == 4
+
+
+def test_repository_that_cannot_be_written(folder: Path) -> None:
+    one = campaign(folder)
+    one.plan()
+    database = folder / "repo" / "gen3.sqlite3"
+    database.write_bytes(database.read_bytes()[:4096] + b"\0" * 4096)
+    with pytest.raises((OutputError, ConfigError), match="repo"):
+        one.run(n_workers=0)
+
+
+def test_records_say_which_dataset(folder: Path) -> None:
+    run(folder)
+    ids = {str(ref.id) for ref in registered(folder).values()}
+    records = [json.loads(p.read_text()) for p in (folder / "out" / "records").rglob("*.json")]
+    assert {record["dataset"]["dataset"]["id"] for record in records} == ids
