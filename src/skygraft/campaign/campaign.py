@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -96,15 +96,15 @@ class Campaign:
         self.layout = Layout(config.output)
 
     @classmethod
-    def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a campaign's configuration.
+    def from_yaml(cls, path: str | os.PathLike[str], *, butler: Mapping[str, Any] | None = None) -> Self:
+        """Read a campaign's configuration; parameters as of `load_config`.
 
         Raises
         ------
         ConfigError
             Naming everything that is wrong with it.
         """
-        return cls(load_config(path))
+        return cls(load_config(path, butler=butler))
 
     def plan(
         self,

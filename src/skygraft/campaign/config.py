@@ -333,13 +333,16 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return items
 
 
-def load_config(path: str | os.PathLike[str]) -> CampaignConfig:
+def load_config(path: str | os.PathLike[str], *, butler: Mapping[str, Any] | None = None) -> CampaignConfig:
     """Read and check a campaign's YAML file.
 
     Parameters
     ----------
     path : path-like
         The file; relative paths in it are relative to its folder.
+    butler : mapping, optional
+        Keys of ``survey: butler:`` that count instead of those in the file; with a ``repo`` among them, also instead
+        of other ways to list images.
 
     Returns
     -------
@@ -352,7 +355,25 @@ def load_config(path: str | os.PathLike[str]) -> CampaignConfig:
     """
     path = Path(path)
     content = read_yaml(path, "configuration")
+    if butler and isinstance(content, Mapping):
+        content = _with_butler(content, butler)
     return parse_config(content, base_dir=path.resolve().parent, path=path)
+
+
+def _with_butler(content: Mapping[str, Any], butler: Mapping[str, Any]) -> dict[str, Any]:
+    survey = content.get("survey")
+    survey = dict(survey) if isinstance(survey, Mapping) else {}
+    before = survey.get("butler")
+    if "repo" in butler:
+        survey = {key: value for key, value in survey.items() if key not in ("images", "ccds", "index")}
+    elif before is None:
+        raise ConfigError(
+            f"{', '.join(butler)} is of a Butler repository, and the campaign names none",
+            key="survey.butler",
+            fix="Name it: butler: {repo: ...} in survey, or --butler",
+        )
+    survey["butler"] = {**(before if isinstance(before, Mapping) else {}), **butler}
+    return {**content, "survey": survey}
 
 
 def parse_config(

@@ -17,8 +17,12 @@ __all__ = ["DatasetFile", "OutputRun", "open_run"]
 
 _KEY = "survey.butler.output_run"
 _AFW_FORMATTER = "lsst.obs.base.formatters.fitsExposure.FitsExposureFormatter"
-_FORMATTERS = dict.fromkeys(("Exposure", "ExposureF", "ExposureI"), _AFW_FORMATTER)
-"""What the stack reads these storage classes with; a machine without it cannot look it up."""
+_FORMATTERS = {
+    **dict.fromkeys(("Exposure", "ExposureF", "ExposureI"), _AFW_FORMATTER),
+    "StructuredDataDict": "lsst.daf.butler.formatters.json.JsonFormatter",
+}
+"""What files of these storage classes are read with, where Butler is not to choose: it would have to look up a class of
+the stack, or take the record for YAML."""
 _BATCH = 500
 
 
