@@ -207,9 +207,7 @@ def test_run_with_others_datasets(folder: Path) -> None:
         butler.collections.register(RUN)
         add_calexp(butler, image_type(butler, "injected_calexp", "ExposureF"), RUN, folder / "raw", 1, 0)
     for act in (lambda c: c.plan(), lambda c: c.run(n_workers=0)):
-        with pytest.raises(
-            OutputExistsError, match="has datasets 'injected_calexp' that this campaign did not put there"
-        ):
+        with pytest.raises(OutputExistsError, match="has datasets 'injected_calexp' that this campaign"):
             act(campaign(folder))
     assert not (folder / "out" / "images").exists()
     # Nor those of a campaign of the same name in another folder.
@@ -228,7 +226,7 @@ def test_collection_of_another_kind(folder: Path) -> None:
 def test_type_defined_in_another_way(folder: Path) -> None:
     with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
         image_type(butler, "injected_calexp", "VisitImage")
-    with pytest.raises(OutputError, match="of the storage class VisitImage.*ExposureF"):
+    with pytest.raises(OutputError, match=r"of the storage class VisitImage.*ExposureF"):
         campaign(folder).plan()
     run(folder, output_type="faked_calexp")
     assert len(registered(folder, "faked_calexp_catalog")) == 4

@@ -376,6 +376,20 @@ def _with_butler(content: Mapping[str, Any], butler: Mapping[str, Any]) -> dict[
     return {**content, "survey": survey}
 
 
+def _with_skymap(content: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The content with a sky map that a Butler repository defines put in its parameters: read once, and then kept."""
+    skymap = content.get("skymap")
+    if not isinstance(skymap, Mapping) or skymap.get("kind") != "butler":
+        return dict(content)
+    from skygraft.survey.butler import repository
+    from skygraft.survey.butler_skymap import as_skymap
+
+    survey = content.get("survey")
+    butler = survey.get("butler") if isinstance(survey, Mapping) else None
+    repo = skymap.get("repo") or (butler.get("repo") if isinstance(butler, Mapping) else None)
+    return {**content, "skymap": as_skymap(skymap, repository(str(repo), base) if repo else None)}
+
+
 def parse_config(
     content: Any, *, base_dir: str | os.PathLike[str] | None = None, path: str | os.PathLike[str] | None = None
 ) -> CampaignConfig:
@@ -404,8 +418,9 @@ def parse_config(
             fix="Start with name:, survey:, catalog: and output:",
         )
     base = Path(base_dir) if base_dir is not None else Path.cwd()
+    content = _with_skymap(content, base)
     try:
-        return CampaignConfig.model_validate(dict(content), context={BASE_DIR: base.resolve()})
+        return CampaignConfig.model_validate(content, context={BASE_DIR: base.resolve()})
     except ValidationError as error:
         problems = describe_problems(error, CampaignConfig)
     except SkygraftError as error:

@@ -85,6 +85,13 @@ class ButlerQuery:
         for key in _NEEDED:
             if not given.get(key):
                 raise ConfigError(f"butler needs {key}", key=f"{_KEY}.{key}", fix=f"Add {key}: to butler:")
+        for name in given["collections"]:
+            if isinstance(name, str) and any(letter in name for letter in "*?["):
+                raise ConfigError(
+                    f"the collection {name!r} is a pattern; which collection comes first must be told",
+                    key=f"{_KEY}.collections",
+                    fix="Name each collection, or one that chains them",
+                )
         texts = [given["repo"], given["dataset_type"], given.get("where", ""), *given["collections"]]
         if not all(isinstance(text, str | os.PathLike) for text in texts):
             raise ConfigError(f"butler is {dict(spec)!r}; its values must be texts", key=_KEY)
