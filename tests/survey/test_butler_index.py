@@ -5,17 +5,21 @@ from __future__ import annotations
 import builtins
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from lsst.daf.butler import Butler, DatasetType
+from lsst.daf.butler.datastore import DatasetRefURIs
+from lsst.resources import ResourcePath
 
 from butler_kit import CAMERA, add_calexp, image_type, make_repository
 from skygraft.campaign.config import load_config, parse_config
 from skygraft.errors import ConfigError, FormatError
 from skygraft.formats.dataset import Dataset
 from skygraft.survey import IndexFile, index_images, index_survey, write_index
+from skygraft.survey.butler import _file
 
 RUN, LATER = "made/calexps", "made/later"
 
@@ -96,6 +100,28 @@ def test_file_that_is_gone(repo: Path) -> None:
     (bad,) = found.meta["failures"]
     assert bad["path"] == f"gone instrument={CAMERA}, detector=1, visit=1"
     assert "has no file of it" in bad["reason"]
+
+
+@pytest.mark.parametrize(
+    ("uris", "path", "said"),
+    [
+        (
+            DatasetRefURIs(ResourcePath("https://example.org/a.fits"), {}),
+            "https://example.org/a.fits",
+            "not on a file system",
+        ),
+        (DatasetRefURIs(ResourcePath("file:///a/b.zip#unzip=c.fits"), {}), "b.zip", "in a ZIP file"),
+        (DatasetRefURIs(None, {"wcs": ResourcePath("file:///a/wcs.fits")}), "/a/wcs.fits", "in pieces"),
+        (DatasetRefURIs(None, {}), "visit=1", "in pieces"),
+    ],
+)
+def test_files_out_of_reach(uris: DatasetRefURIs, path: str, said: str) -> None:
+    ref = SimpleNamespace(
+        datasetType=SimpleNamespace(name="calexp"), dataId=SimpleNamespace(required={"visit": 1, "detector": 2})
+    )
+    found, problem = _file(ref, uris)
+    assert path in found
+    assert said in str(problem)
 
 
 def test_an_index_file_keeps_it(repo: Path, tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ class Campaign:
         with self.layout.locked(), Interruption() as interruption:
             reporter = reporter or NoReporter()
             plan = self._current_plan(reporter.say)
-            check_run(self.config, plan)
+            check_run(self.config, plan, begin=True)
             with Ledger(self.layout.ledger) as ledger:
                 standing = stand(plan, self.config, redo=redo, ledger=ledger)
                 self._write_config()

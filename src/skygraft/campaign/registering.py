@@ -6,10 +6,11 @@ with them. It may be cut off anywhere, and done again: what is there already is 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from skygraft.errors import ConfigError
 from skygraft.formats.dataset import Dataset, Lineage
 
 if TYPE_CHECKING:
-    from skygraft.survey.butler_output import DatasetFile
+    from skygraft.survey.butler_output import DatasetFile, OutputRun
 
 __all__ = ["Registration", "check_run", "lineage_of", "register"]
 
@@ -46,8 +47,6 @@ class Registration:
         Datasets that were added and removed.
     complete : bool
         Whether all that are done are registered; False where it was asked to stop.
-    types : tuple of str
-        Dataset types that are in the run.
     """
 
     run: str
@@ -56,7 +55,6 @@ class Registration:
     n_added: int
     n_removed: int
     complete: bool = True
-    types: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
         new = f"{self.n_added} datasets added" if self.n_added else "nothing to add"
@@ -73,6 +71,13 @@ def _output(config: CampaignConfig) -> tuple[ButlerConfig, str] | None:
     """The repository, and the run collection that outputs are registered in; None where they are not."""
     butler = config.survey.butler
     return None if butler is None or butler.output_run is None else (butler, butler.output_run)
+
+
+def _required(config: CampaignConfig) -> tuple[ButlerConfig, str]:
+    found = _output(config)
+    if found is None:
+        raise ConfigError("the campaign has no run collection for its outputs", key="survey.butler.output_run")
+    return found
 
 
 def lineage_of(image: PlannedImage, config: CampaignConfig, key: str) -> Lineage | None:
@@ -117,8 +122,35 @@ def _types(config: CampaignConfig, butler: ButlerConfig, image: PlannedImage) ->
     return [lineage.dataset, *(_beside(lineage.dataset, config, butler, suffix, "") for suffix in _KINDS)]
 
 
-def check_run(config: CampaignConfig, plan: Plan) -> None:
+@contextlib.contextmanager
+def _open(config: CampaignConfig, plan: Plan, *, begin: bool) -> Iterator[OutputRun]:
+    """The run collection, checked; with `begin`, made where it is not there."""
+    from skygraft.survey.butler_output import open_run
+
+    butler, run = _required(config)
+    mark = Layout(config.output).registration
+    types = _types(config, butler, next(plan.images([0])))
+    with open_run(butler.repo, run, types, _tag(config, butler)) as output:
+        output.check(begun=mark.exists())
+        if begin:
+            # Before the first dataset: from now on those of this campaign's making are its own.
+            write_json(mark, {"repo": butler.repo, "run": run, "types": [one.type for one in types]})
+            output.begin()
+        yield output
+
+
+def check_run(config: CampaignConfig, plan: Plan, *, begin: bool = False) -> None:
     """Make sure that the run collection can take the outputs, before any image is made.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    plan : Plan
+        Its plan.
+    begin : bool
+        Make the collection and the dataset types where they are not there, which a repository that cannot be written
+        to refuses.
 
     Raises
     ------
@@ -127,15 +159,9 @@ def check_run(config: CampaignConfig, plan: Plan) -> None:
     OutputError, ConfigError
         If it cannot be used.
     """
-    found = _output(config)
-    if found is None:
-        return
-    from skygraft.survey.butler_output import open_run
-
-    butler, run = found
-    types = _types(config, butler, next(plan.images([0])))
-    with open_run(butler.repo, run, types, _tag(config, butler)) as output:
-        output.check(begun=Layout(config.output).registration.exists())
+    if _output(config) is not None:
+        with _open(config, plan, begin=begin):
+            pass
 
 
 def register(
@@ -164,19 +190,10 @@ def register(
     OutputError, ConfigError
         If the repository does not take them. What was registered before that stays.
     """
-    found = _output(config)
-    if found is None:
+    if _output(config) is None:
         return None
-    from skygraft.survey.butler_output import open_run
-
-    butler, run = found
-    layout, rows = Layout(config.output), list(rows)
-    types = _types(config, butler, next(plan.images([0])))
-    with open_run(butler.repo, run, types, _tag(config, butler)) as output:
-        output.check(begun=layout.registration.exists())
-        # Before the first dataset: from now on those of this campaign's making are its own.
-        write_json(layout.registration, {"repo": butler.repo, "run": run, "types": [one.type for one in types]})
-        output.begin()
+    (butler, run), rows = _required(config), list(rows)
+    with _open(config, plan, begin=True) as output:
         there = output.present()
         wanted = {uuid.UUID(file.dataset.id) for files in _files(config, plan, rows) for file in files}
         stale = there - wanted
@@ -189,18 +206,14 @@ def register(
             new = [file for files in some for file in files if uuid.UUID(file.dataset.id) not in there]
             output.add(new, butler.transfer)
             n_added, n_images = n_added + len(new), n_images + len(some)
-    return Registration(
-        run, butler.type_written, n_images, n_added, len(stale), complete, tuple(one.type for one in types)
-    )
+    return Registration(run, butler.type_written, n_images, n_added, len(stale), complete)
 
 
 def _files(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> Iterator[list[DatasetFile]]:
     """What of each image is to be registered; nothing of those whose record says another dataset than it should."""
     from skygraft.survey.butler_output import DatasetFile
 
-    found = _output(config)
-    assert found is not None
-    butler, layout = found[0], Layout(config.output)
+    butler, layout = _required(config)[0], Layout(config.output)
     for image in plan.images(list(rows)):
         path = layout.record(image.tract, image.patch, image.stem)
         record = read_record(path)

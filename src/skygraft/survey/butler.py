@@ -21,7 +21,16 @@ from skygraft.exposure import DataId
 from skygraft.formats import get_format
 from skygraft.formats.dataset import Dataset
 
-__all__ = ["ButlerQuery", "FoundImage", "butler_errors", "find_images", "first_line", "open_butler", "repository"]
+__all__ = [
+    "ButlerQuery",
+    "FoundImage",
+    "butler_errors",
+    "data_id_text",
+    "find_images",
+    "first_line",
+    "open_butler",
+    "repository",
+]
 
 FORMATS = {
     "Exposure": "lsst_afw",
@@ -146,9 +155,10 @@ def butler_errors(repo: str, doing: str, kind: type[SkygraftError] = ConfigError
     except SkygraftError:
         raise
     except ImportError as error:
-        raise ConfigError(
-            f"a Butler repository needs {error.name or 'a library'}", path=repo, key=key, fix=_INSTALL
-        ) from error
+        name = error.name or "a library"
+        # Its files may be in a store that needs one more library (botocore for s3://).
+        fix = _INSTALL if name.split(".")[0] in ("lsst", "sqlalchemy") else f"Install it: pip install {name}"
+        raise ConfigError(f"the Butler repository needs {name}", path=repo, key=key, fix=fix) from error
     except Exception as error:  # Of the library, its database and its drivers: they have no base class in common.
         raise kind(f"{doing}: {first_line(error)}", path=repo, key=key) from error
 
@@ -286,12 +296,12 @@ def _query(butler: Any, query: ButlerQuery) -> Iterator[Iterator[Any]]:
 def _file(ref: Any, uris: Any) -> tuple[str, SkygraftError | None]:
     """The file of a dataset, and why it cannot be read."""
     if uris is None:
-        name = f"{ref.datasetType.name} {_told(ref)}"
+        name = f"{ref.datasetType.name} {data_id_text(ref)}"
         return name, CorruptFileError(
             "the repository knows the dataset, and has no file of it", path=name, fix="Leave it out: where"
         )
     if uris.primaryURI is None:
-        name = os.fspath(next(iter(uris.componentURIs.values())).ospath) if uris.componentURIs else _told(ref)
+        name = os.fspath(next(iter(uris.componentURIs.values())).ospath) if uris.componentURIs else data_id_text(ref)
         return name, FormatError("the repository holds the dataset in pieces, a file for each", path=name)
     uri = uris.primaryURI
     if uri.scheme not in ("file", "") or uri.fragment:
@@ -303,7 +313,8 @@ def _file(ref: Any, uris: Any) -> tuple[str, SkygraftError | None]:
     return str(uri.ospath), None
 
 
-def _told(ref: Any) -> str:
+def data_id_text(ref: Any) -> str:
+    """The data id of a reference, for messages."""
     return ", ".join(f"{name}={value}" for name, value in ref.dataId.required.items())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from skygraft.errors import OutputError, OutputExistsError
 from skygraft.formats.dataset import Dataset, made_by
-from skygraft.survey.butler import butler_errors, open_butler
+from skygraft.survey.butler import butler_errors, data_id_text, first_line, open_butler
 
 __all__ = ["DatasetFile", "OutputRun", "open_run"]
 
@@ -120,9 +120,9 @@ class OutputRun:
         for ref in self._present(name):
             if begun and made_by(self._tag, ref.id):
                 continue
-            told = ", ".join(f"{key}={value}" for key, value in ref.dataId.required.items())
             raise OutputExistsError(
-                f"the run {self._run!r} has datasets {name!r} that this campaign did not put there, such as {told}",
+                f"the run {self._run!r} has datasets {name!r} that this campaign did not put there, such as "
+                f"{data_id_text(ref)}",
                 path=self._repo,
                 key=_KEY,
                 fix="Name another output_run; or remove them (butler prune-datasets) if nobody needs them",
@@ -183,10 +183,29 @@ class OutputRun:
                 ref = DatasetRef.from_simple(content, universe=self._butler.dimensions)
                 formatter = _formatter(file.dataset.storage_class)
                 sorts[file.fixed].append(FileDataset(file.path, ref, formatter=formatter))
-            with self._butler.transaction():
-                for fixed, datasets in sorts.items():
-                    if datasets:
-                        self._butler.ingest(*datasets, transfer=transfer, record_validation_info=fixed)
+            try:
+                with self._butler.transaction():
+                    for fixed, datasets in sorts.items():
+                        if datasets:
+                            self._butler.ingest(*datasets, transfer=transfer, record_validation_info=fixed)
+            except Exception:
+                # Butler says that a constraint of the database fails, whichever it is.
+                self._refuse_unknown(ref for datasets in sorts.values() for one in datasets for ref in one.refs)
+                raise
+
+    def _refuse_unknown(self, refs: Iterable[Any]) -> None:
+        from lsst.daf.butler import DataIdValueError
+
+        for ref in refs:
+            try:
+                self._butler.registry.expandDataId(ref.dataId.required)
+            except DataIdValueError as error:
+                raise OutputError(
+                    f"the repository has no record of a dimension of {data_id_text(ref)}: {first_line(error)}",
+                    path=self._repo,
+                    key=_KEY,
+                    fix="Bring the record there first, as butler define-visits or Butler.transfer_from do",
+                ) from error
 
     def _dataset_type(self, one: Dataset) -> Any:
         from lsst.daf.butler import DatasetType
