@@ -22,9 +22,9 @@ from skygraft.campaign.files import Layout
 from skygraft.campaign.registering import register
 from skygraft.catalog import write_catalog
 from skygraft.cli import app
+from skygraft.dataset import Dataset
 from skygraft.errors import ConfigError, OutputError, OutputExistsError
 from skygraft.formats import read_exposure
-from skygraft.formats.dataset import Dataset
 from skygraft.survey.butler_output import DatasetFile, open_run
 
 RUN = "u/someone/injected"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from astropy.io import fits
 from astropy.table import QTable
 from lsst.daf.butler import DatasetRef, DatasetType, FileDataset
 
@@ -99,6 +100,10 @@ def test_in_and_out(folder: Path, tmp_path: Path, dataset_type: str) -> None:
             assert [one.id for one in after.butler_provenance.inputs] == [source.id]
             path = Path(butler.getURI(ref).ospath)
             endings.add(path.suffix)
+            if path.suffix == ".fits":
+                header = fits.getheader(path)
+                assert header["LSST BUTLER ID"] == str(ref.id)
+                assert header["LSST BUTLER INPUT 0 ID"] == str(source.id)
             exposure = read_exposure(path, aperture="12 pix")
             np.testing.assert_array_equal(after.image.array, exposure.image)
             assert after.mask.get("INJECTED").any()

@@ -16,8 +16,8 @@ from lsst.resources import ResourcePath
 
 from butler_kit import CAMERA, add_calexp, image_type, make_repository
 from skygraft.campaign.config import load_config, parse_config
+from skygraft.dataset import Dataset
 from skygraft.errors import ConfigError, FormatError
-from skygraft.formats.dataset import Dataset
 from skygraft.survey import IndexFile, index_images, index_survey, write_index
 from skygraft.survey.butler import _file
 
@@ -95,7 +95,7 @@ def test_the_data_id_counts_before_the_header(repo: Path, tmp_path: Path) -> Non
 
 
 def test_file_that_is_gone(repo: Path) -> None:
-    found = index(repo, dataset_type="gone")
+    found = index(repo, dataset_type="gone", base=repo.parent)
     assert len(found) == 0
     (bad,) = found.meta["failures"]
     assert bad["path"] == f"gone instrument={CAMERA}, detector=1, visit=1"

@@ -116,7 +116,7 @@ class PlannedImage:
     catalog_key : str
         Fingerprint of those rows.
     dataset : str or None
-        What the image is in a Butler repository, as `skygraft.formats.dataset.Dataset.to_json` gives it.
+        What the image is in a Butler repository, as `skygraft.dataset.Dataset.to_json` gives it.
     """
 
     image_id: str

@@ -18,8 +18,8 @@ from skygraft.campaign.config import ButlerConfig, CampaignConfig
 from skygraft.campaign.files import Layout, write_json
 from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.records import read_record
+from skygraft.dataset import Dataset, Lineage
 from skygraft.errors import ConfigError
-from skygraft.formats.dataset import Dataset, Lineage
 
 if TYPE_CHECKING:
     from skygraft.survey.butler_output import DatasetFile, OutputRun

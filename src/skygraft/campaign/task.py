@@ -41,11 +41,11 @@ from skygraft.campaign.records import (
 from skygraft.campaign.registering import lineage_of
 from skygraft.campaign.tables.truth_parts import write_truth_dataset, write_truth_part
 from skygraft.catalog import Flag, PartitionCache, read_partitions
+from skygraft.dataset import LINEAGE
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.formats import write_exposure
 from skygraft.formats.base import FILES
-from skygraft.formats.dataset import LINEAGE
 from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.provenance import software_versions

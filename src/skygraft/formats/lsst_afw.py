@@ -18,6 +18,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
+from skygraft.dataset import LINEAGE
 from skygraft.errors import (
     CalibrationError,
     CorruptFileError,
@@ -41,7 +42,6 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
-from skygraft.formats.dataset import LINEAGE
 from skygraft.formats.fits_fingerprints import find_touched, with_fingerprints
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info

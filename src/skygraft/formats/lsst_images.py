@@ -20,6 +20,7 @@ import numpy as np
 from astropy.time import Time
 from numpy.typing import NDArray
 
+from skygraft.dataset import LINEAGE, Lineage
 from skygraft.errors import (
     CorruptFileError,
     FormatError,
@@ -40,7 +41,6 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
-from skygraft.formats.dataset import LINEAGE, Lineage
 from skygraft.formats.fitsfile.cards import header_of
 from skygraft.formats.fitsfile.open import map_fits
 from skygraft.formats.fitsfile.rewrite import atomic_output

@@ -16,10 +16,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from skygraft.dataset import Dataset
 from skygraft.errors import ConfigError, CorruptFileError, FormatError, SkygraftError
 from skygraft.exposure import DataId
 from skygraft.formats import get_format
-from skygraft.formats.dataset import Dataset
 
 __all__ = [
     "ButlerQuery",

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from skygraft.dataset import Dataset, made_by
 from skygraft.errors import OutputError, OutputExistsError
-from skygraft.formats.dataset import Dataset, made_by
 from skygraft.survey.butler import butler_errors, data_id_text, first_line, open_butler
 
 __all__ = ["DatasetFile", "OutputRun", "open_run"]

@@ -62,7 +62,7 @@ class ImageJob:
     data_id : DataId, optional
         Which image it is, as far as it is known without the file: counts before what the file says.
     dataset : str
-        What it is in a Butler repository, as `skygraft.formats.dataset.Dataset.to_json` gives it; empty for none.
+        What it is in a Butler repository, as `skygraft.dataset.Dataset.to_json` gives it; empty for none.
     problem : SkygraftError, optional
         Why it cannot be used, where that is known already.
     """
@@ -99,6 +99,8 @@ class _Failure:
     error: str
     reason: str
     image_id: str = ""
+    is_file: bool = True
+    """Whether `path` is one of this machine, to be told relative to the survey's folder."""
 
 
 def index_images(
@@ -296,7 +298,7 @@ def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
         problem = FormatError("the file's name is not UTF-8 text", fix="Give it another name, or a link with one")
         return _Failure(printable(job.path), "error", type(problem).__name__, str(problem))
     if job.problem is not None:
-        return _Failure(job.path, "error", type(job.problem).__name__, str(job.problem))
+        return _Failure(job.path, "error", type(job.problem).__name__, str(job.problem), is_file=False)
     try:
         footprint = read_footprint(job.path, format=job.format, **job.options)
         if job.data_id is not None:
@@ -357,7 +359,8 @@ def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path)
         bad.append(_Failure(table.column(_WHOLE)[row].as_py(), "duplicate", "FormatError", reason, image_id))
     kept = table.filter(arrow_array(~again)).select(INDEX_SCHEMA.names)
     bad.sort(key=lambda failure: (failure.path, failure.kind, failure.reason))
-    failures = [(_shown(f.path, base), f.kind, f.image_id, f.error, f.reason) for f in bad]
+    places = [_shown(f.path, base) if f.is_file else f.path for f in bad]
+    failures = [(place, f.kind, f.image_id, f.error, f.reason) for place, f in zip(places, bad, strict=True)]
     return SurveyIndex(
         kept, tuple(dict(zip(_FAILURE, row, strict=True)) for row in failures), tuple(sorted(companions))
     )
