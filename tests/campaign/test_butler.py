@@ -127,6 +127,26 @@ def test_outputs_are_datasets(folder: Path) -> None:
     assert {name: registered(folder, name) for name in TYPES} == before
 
 
+def test_more_images_than_before(folder: Path) -> None:
+    """A query that finds more puts outputs elsewhere; those that are done stay where they are, and are found there."""
+    run(folder, where=f"instrument = '{CAMERA}' AND visit = 1 AND detector = 0")
+    (first,) = registered(folder).values()
+    with Butler.from_config(str(folder / "repo")) as butler:
+        before = butler.getURI(first)
+        summary = run(folder)
+        assert any("4 images are registered" in line and "9 datasets added)" in line for line in summary.tables)
+        after = registered(folder)
+        assert after[1, 0] == first
+        assert butler.getURI(first) == before
+        assert all(butler.getURI(ref).exists() for ref in after.values())
+    # Were they lost from the repository, they would be found again.
+    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+        butler.removeRuns([RUN])
+    run(folder)
+    with Butler.from_config(str(folder / "repo")) as butler:
+        assert butler.getURI(registered(folder)[1, 0]) == before
+
+
 def test_the_same_whoever_makes_them(folder: Path) -> None:
     """Two campaigns of one configuration write the same bytes, ids included."""
     run(folder)

@@ -221,8 +221,13 @@ def _files(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> Iterator[
             continue
         dataset, key = Dataset.from_simple(record["dataset"]["dataset"]), str(record["key"])
         table = layout.truth_dataset(image.tract, image.patch, image.stem)
+        # Not where the plan would put it now: that changes with the folders that its images have in common.
+        place = (layout.images / image.output).relative_to(layout.root).as_posix()
+        if place not in record["outputs"]:
+            beneath = f"{layout.images.name}/"
+            place = next((name for name in record["outputs"] if name.startswith(beneath)), place)
         yield [
-            DatasetFile(_absolute(layout.images / image.output), dataset),
+            DatasetFile(_absolute(layout.root / place), dataset),
             DatasetFile(_absolute(table), _beside(dataset, config, butler, _CATALOG, key)),
             # Says when and how fast, too.
             DatasetFile(_absolute(path), _beside(dataset, config, butler, _RECORD, key), fixed=False),
