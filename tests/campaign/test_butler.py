@@ -53,11 +53,11 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "made"))
 
 
-def campaign(folder: Path, output: str = "out", seed: int = 1, **butler: Any) -> Campaign:
+def campaign(folder: Path, output: str = "out", seed: int = 1, root: str = ".", **butler: Any) -> Campaign:
     asked = {"repo": "repo", "collections": "made/calexps", "dataset_type": "calexp", "output_run": RUN}
     content = {
         "name": "with-butler",
-        "survey": {"butler": asked | butler, "calibration": {"gain": 1.0}},
+        "survey": {"root": root, "butler": asked | butler, "calibration": {"gain": 1.0}},
         "catalog": {"path": "fakes.parquet"},
         "injection": {"seed": seed},
         "output": output,
@@ -129,11 +129,13 @@ def test_outputs_are_datasets(folder: Path) -> None:
 
 def test_more_images_than_before(folder: Path) -> None:
     """A query that finds more puts outputs elsewhere; those that are done stay where they are, and are found there."""
-    run(folder, where=f"instrument = '{CAMERA}' AND visit = 1 AND detector = 0")
+    (folder / "field").mkdir()
+    asked = {"repo": str(folder / "repo"), "root": "field"}
+    run(folder, where=f"instrument = '{CAMERA}' AND visit = 1 AND detector = 0", **asked)
     (first,) = registered(folder).values()
     with Butler.from_config(str(folder / "repo")) as butler:
         before = butler.getURI(first)
-        summary = run(folder)
+        summary = run(folder, **asked)
         assert any("4 images are registered" in line and "9 datasets added)" in line for line in summary.tables)
         after = registered(folder)
         assert after[1, 0] == first
@@ -142,7 +144,7 @@ def test_more_images_than_before(folder: Path) -> None:
     # Were they lost from the repository, they would be found again.
     with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
         butler.removeRuns([RUN])
-    run(folder)
+    run(folder, **asked)
     with Butler.from_config(str(folder / "repo")) as butler:
         assert butler.getURI(registered(folder)[1, 0]) == before
 
