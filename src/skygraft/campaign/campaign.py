@@ -27,7 +27,7 @@ from skygraft.campaign.memory import release_memory
 from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import DamagedPlanError, Plan, campaign_plan
-from skygraft.campaign.registering import check_run, register
+from skygraft.campaign.registering import begin_run, check_run, register
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.sections import parse_timeout
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
@@ -208,9 +208,11 @@ class Campaign:
         with self.layout.locked(), Interruption() as interruption:
             reporter = reporter or NoReporter()
             plan = self._current_plan(reporter.say)
-            check_run(self.config, plan, begin=True)
+            check_run(self.config, plan)
             with Ledger(self.layout.ledger) as ledger:
                 standing = stand(plan, self.config, redo=redo, ledger=ledger)
+                if n_removed := begin_run(self.config, plan, standing.rows(DONE).tolist()):
+                    reporter.say(f"{n_removed} datasets whose files are made again were removed from the repository")
                 self._write_config()
                 states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
                 rows = standing.rows(*states)

@@ -24,7 +24,7 @@ from skygraft.errors import ConfigError
 if TYPE_CHECKING:
     from skygraft.survey.butler_output import DatasetFile, OutputRun
 
-__all__ = ["Registration", "check_run", "lineage_of", "register"]
+__all__ = ["Registration", "begin_run", "check_run", "lineage_of", "register"]
 
 _BATCH = 200
 """Images that are registered at a time."""
@@ -139,18 +139,8 @@ def _open(config: CampaignConfig, plan: Plan, *, begin: bool) -> Iterator[Output
         yield output
 
 
-def check_run(config: CampaignConfig, plan: Plan, *, begin: bool = False) -> None:
-    """Make sure that the run collection can take the outputs, before any image is made.
-
-    Parameters
-    ----------
-    config : CampaignConfig
-        The campaign.
-    plan : Plan
-        Its plan.
-    begin : bool
-        Make the collection and the dataset types where they are not there, which a repository that cannot be written
-        to refuses.
+def check_run(config: CampaignConfig, plan: Plan) -> None:
+    """Make sure that the run collection can take the outputs; nothing is written.
 
     Raises
     ------
@@ -160,8 +150,49 @@ def check_run(config: CampaignConfig, plan: Plan, *, begin: bool = False) -> Non
         If it cannot be used.
     """
     if _output(config) is not None:
-        with _open(config, plan, begin=begin):
+        with _open(config, plan, begin=False):
             pass
+
+
+def begin_run(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> int:
+    """Make the run collection ready before images are made, and take out of it what is to be made again.
+
+    Where the repository notes only where files lie, it would show another image under a dataset's name as soon as its
+    file is replaced.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    plan : Plan
+        Its plan.
+    rows : iterable of int
+        Rows of the images that are done, ascending.
+
+    Returns
+    -------
+    int
+        How many datasets were removed.
+
+    Raises
+    ------
+    OutputExistsError, OutputError, ConfigError
+        As `check_run`; also if the collection or the dataset types cannot be made.
+    """
+    if _output(config) is None:
+        return 0
+    with _open(config, plan, begin=True) as output:
+        return _remove_stale(output, config, plan, list(rows), output.present())
+
+
+def _remove_stale(output: OutputRun, config: CampaignConfig, plan: Plan, rows: list[int], there: set[uuid.UUID]) -> int:
+    """Remove datasets that are not those of images that are done."""
+    if not there:
+        return 0
+    wanted = {uuid.UUID(file.dataset.id) for files in _files(config, plan, rows) for file in files}
+    stale = there - wanted
+    output.remove(sorted(stale, key=str))
+    return len(stale)
 
 
 def register(
@@ -195,9 +226,7 @@ def register(
     (butler, run), rows = _required(config), list(rows)
     with _open(config, plan, begin=True) as output:
         there = output.present()
-        wanted = {uuid.UUID(file.dataset.id) for files in _files(config, plan, rows) for file in files}
-        stale = there - wanted
-        output.remove(sorted(stale, key=str))
+        n_removed = _remove_stale(output, config, plan, rows, there)
         n_added, n_images, complete = 0, 0, True
         for some in itertools.batched(_files(config, plan, rows), _BATCH):
             if not complete or stop():
@@ -206,7 +235,7 @@ def register(
             new = [file for files in some for file in files if uuid.UUID(file.dataset.id) not in there]
             output.add(new, butler.transfer)
             n_added, n_images = n_added + len(new), n_images + len(some)
-    return Registration(run, butler.type_written, n_images, n_added, len(stale), complete)
+    return Registration(run, butler.type_written, n_images, n_added, n_removed, complete)
 
 
 def _files(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> Iterator[list[DatasetFile]]:
