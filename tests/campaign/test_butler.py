@@ -122,6 +122,10 @@ def test_outputs_are_datasets(folder: Path) -> None:
         record = butler.get("injected_calexp_record", collections=RUN, instrument=CAMERA, visit=1, detector=0)
         assert record["calibration"]["radius_pixels"] == 12.0
         assert record["dataset"]["provenance"]["inputs"][0]["id"] == str(sources[1, 0].id)
+    survey = json.loads(layout.provenance.read_text())["entity"]["sg:survey"]
+    assert {name: survey[f"sg:{name}"] for name in ("butler", "dataset-type", "output-run")} == {
+        "butler": str(folder / "repo"), "dataset-type": "calexp", "output-run": RUN,
+    }  # fmt: skip
     # Once more, there is nothing to do.
     before = {name: registered(folder, name) for name in TYPES}
     summary = run(folder)
