@@ -150,6 +150,9 @@ def test_an_index_file_keeps_it(repo: Path, tmp_path: Path) -> None:
         ({"collections": None}, ConfigError, "needs collections"),
         ({"collections": ", "}, ConfigError, "needs collections"),
         ({"dataset_type": 3}, ConfigError, "must be texts"),
+        ({"collections": 3}, ConfigError, "collections is 3; names are needed"),
+        ({"repo": "~nobody/repo"}, ConfigError, "there is no Butler repository"),
+        ({"repo": "x" * 5000}, ConfigError, "there is no Butler repository|cannot be opened"),
     ],
 )
 def test_what_is_wrong_is_named(repo: Path, asked: dict[str, Any], kind: type[Exception], said: str) -> None:

@@ -176,5 +176,7 @@ def test_in_a_configuration(repo: Path) -> None:
     assert parse_config(elsewhere | {"skymap": named}, base_dir=repo.parent).skymap == "hsc_rings_v1"
     with pytest.raises(SkyMapError, match="needs its repository"):
         parse_config(elsewhere | {"skymap": {"kind": "butler", "name": "ours"}}, base_dir=repo.parent)
+    with pytest.raises(SkyMapError, match=r"name is \['ours'\]; a text"):
+        parse_config(content | {"skymap": {"kind": "butler", "name": ["ours"]}}, base_dir=repo.parent)
     with pytest.raises(SkyMapError, match="no parameter 'nmae'"):
         parse_config(content | {"skymap": {"kind": "butler", "nmae": "ours"}}, base_dir=repo.parent)

@@ -91,6 +91,8 @@ class ButlerQuery:
         collections = given.get("collections")
         if isinstance(collections, str):
             given["collections"] = [name.strip() for name in collections.split(",") if name.strip()]
+        if not isinstance(given.get("collections", []), list | tuple):
+            raise ConfigError(f"collections is {collections!r}; names are needed", key=f"{_KEY}.collections")
         for key in _NEEDED:
             if not given.get(key):
                 raise ConfigError(f"butler needs {key}", key=f"{_KEY}.{key}", fix=f"Add {key}: to butler:")
@@ -137,8 +139,11 @@ class FoundImage:
 
 def repository(text: str, base: Path) -> str:
     """A repository as it is named in a configuration: a path relative to `base` where there is one, else as it is."""
-    path = base / Path(text).expanduser()
-    return os.path.normpath(path.absolute()) if path.exists() else text
+    try:
+        path = base / Path(text).expanduser()
+        return os.path.normpath(path.absolute()) if path.exists() else text
+    except (OSError, RuntimeError, ValueError):
+        return text  # no name that a file can have, or of nobody's home
 
 
 def first_line(error: BaseException) -> str:

@@ -274,12 +274,15 @@ def as_skymap(spec: Mapping[str, Any], repo: str | None) -> str | dict[str, Any]
     ConfigError, SkyMapError
         As `read_skymap`; or if a key is unknown.
     """
-    unknown = set(spec) - {"kind", "name", "repo"}
+    unknown = sorted(str(key) for key in spec if key not in ("kind", "name", "repo"))
     if unknown:
-        raise SkyMapError(f"a sky map of a Butler has no parameter {min(unknown)!r}", key=_KEY, fix="Known: name, repo")
+        raise SkyMapError(f"a sky map of a Butler has no parameter {unknown[0]!r}", key=_KEY, fix="Known: name, repo")
+    name = spec.get("name")
+    if not isinstance(name, str | None):
+        raise SkyMapError(f"the sky map's name is {name!r}; a text is needed", key=_KEY)
     where = repo or spec.get("repo")
     if where is None:
         raise SkyMapError("a sky map of a Butler needs its repository", key=_KEY, fix="Add repo: to skymap")
-    skymap = read_skymap(str(where), spec.get("name"))
+    skymap = read_skymap(str(where), name)
     get_skymap(skymap)
     return skymap
