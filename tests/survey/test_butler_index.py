@@ -99,7 +99,7 @@ def test_file_that_is_gone(repo: Path) -> None:
     assert len(found) == 0
     (bad,) = found.meta["failures"]
     assert bad["path"] == f"gone instrument={CAMERA}, detector=1, visit=1"
-    assert "has no file of it" in bad["reason"]
+    assert "the repository has no file of it" in bad["reason"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_index_file_keeps_it(repo: Path, tmp_path: Path) -> None:
         ({"repo": "/no/such/repo"}, ConfigError, "there is no Butler repository"),
         ({"repo": "/etc/hostname"}, ConfigError, "cannot be opened"),
         ({"collections": "made/calexp"}, ConfigError, r"no collection 'made/calexp'.*Did you mean 'made/calexps'\?"),
-        ({"collections": ["made/*"]}, ConfigError, "is a pattern; which collection comes first"),
+        ({"collections": ["made/*"]}, ConfigError, "is a pattern; the order"),
         ({"dataset_type": "calexps"}, ConfigError, r"no dataset type 'calexps'.*Did you mean 'calexp'\?"),
         ({"dataset_type": "calexp.psf"}, ConfigError, "component of a dataset.*Give the whole: calexp"),
         ({"dataset_type": "cells"}, FormatError, "storage class MultipleCellCoadd; .*VisitImage"),

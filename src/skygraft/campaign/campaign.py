@@ -208,7 +208,6 @@ class Campaign:
         with self.layout.locked(), Interruption() as interruption:
             reporter = reporter or NoReporter()
             plan = self._current_plan(reporter.say)
-            check_run(self.config, plan)
             with Ledger(self.layout.ledger) as ledger:
                 standing = stand(plan, self.config, redo=redo, ledger=ledger)
                 if n_removed := begin_run(self.config, plan, standing.rows(DONE).tolist()):

@@ -22,12 +22,13 @@ from skygraft.exposure import DataId
 from skygraft.formats import get_format
 
 __all__ = [
+    "FORMATS",
     "ButlerQuery",
     "FoundImage",
     "butler_errors",
     "data_id_text",
+    "error_text",
     "find_images",
-    "first_line",
     "open_butler",
     "repository",
 ]
@@ -99,7 +100,7 @@ class ButlerQuery:
         for name in given["collections"]:
             if isinstance(name, str) and any(letter in name for letter in "*?["):
                 raise ConfigError(
-                    f"the collection {name!r} is a pattern; which collection comes first must be told",
+                    f"the collection {name!r} is a pattern; the order of collections matters, so they have to be named",
                     key=f"{_KEY}.collections",
                     fix="Name each collection, or one that chains them",
                 )
@@ -116,7 +117,7 @@ class FoundImage:
     Parameters
     ----------
     path : str
-        Its file; where it has none on this machine, what the repository says instead.
+        Its file; its URI or its data id where there is no file on this machine.
     format : str
         Name of the format.
     options : dict
@@ -146,15 +147,14 @@ def repository(text: str, base: Path) -> str:
         return text  # no name that a file can have, or of nobody's home
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of the library says, or its kind where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:500]
+def error_text(error: BaseException) -> str:
+    """The message of an error of the library as one line, or its class where it has none."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:500]
 
 
 @contextlib.contextmanager
 def butler_errors(repo: str, doing: str, kind: type[SkygraftError] = ConfigError, key: str = _KEY) -> Iterator[None]:
-    """Name the repository, and what was asked of it, in whatever the library raises."""
+    """Turn whatever the library raises into an error that names the repository and what failed."""
     try:
         yield
     except SkygraftError:
@@ -165,7 +165,7 @@ def butler_errors(repo: str, doing: str, kind: type[SkygraftError] = ConfigError
         fix = _INSTALL if name.split(".")[0] in ("lsst", "sqlalchemy") else f"Install it: pip install {name}"
         raise ConfigError(f"the Butler repository needs {name}", path=repo, key=key, fix=fix) from error
     except Exception as error:  # Of the library, its database and its drivers: they have no base class in common.
-        raise kind(f"{doing}: {first_line(error)}", path=repo, key=key) from error
+        raise kind(f"{doing}: {error_text(error)}", path=repo, key=key) from error
 
 
 @contextlib.contextmanager
@@ -184,7 +184,7 @@ def open_butler(repo: str, *, writeable: bool = False) -> Iterator[Any]:
             butler = Butler.from_config(repo, writeable=writeable)
         except FileNotFoundError as error:
             raise ConfigError(
-                f"there is no Butler repository ({first_line(error)})",
+                f"there is no Butler repository ({error_text(error)})",
                 path=repo,
                 key=f"{_KEY}.repo",
                 fix="Give the folder that holds butler.yaml, or a name that DAF_BUTLER_REPOSITORIES knows",
@@ -230,9 +230,9 @@ def find_images(
                 for ref in batch:
                     path, problem = _file(ref, uris.get(ref))
                     data_id = _data_id(ref)
-                    said = {key: value for key, value in data_id.as_dict().items() if key in known}
-                    whole = {**said, **(options or {})}
-                    yield FoundImage(path, fmt, whole, data_id, Dataset.from_simple(_simple(ref)), problem)
+                    settings = {key: value for key, value in data_id.as_dict().items() if key in known}
+                    settings |= dict(options or {})
+                    yield FoundImage(path, fmt, settings, data_id, Dataset.from_simple(_simple(ref)), problem)
 
 
 def _format_of(butler: Any, query: ButlerQuery) -> str:
@@ -265,20 +265,20 @@ def _format_of(butler: Any, query: ButlerQuery) -> str:
             f"read are of {', '.join(FORMATS)}",
             path=query.repo,
             key=key,
-            fix="Give the type of an image; or the format of its files, format:, if they are one",
+            fix="Name the type of an image; or, if its files can be read, their format (format: beside butler:)",
         )
     return FORMATS[found.storageClass_name]
 
 
 @contextlib.contextmanager
 def _query(butler: Any, query: ButlerQuery) -> Iterator[Iterator[Any]]:
-    """The references that a query finds, as they come from the database; implied dimensions have their values."""
+    """Iterate over the references that a query finds; their data ids have the values of implied dimensions."""
     from lsst.daf.butler import MissingCollectionError
 
     def refs() -> Iterator[Any]:
-        about = f"where is {query.where!r}" if query.where else "the datasets cannot be listed"
+        doing = f"where is {query.where!r}" if query.where else "the datasets cannot be listed"
         key = f"{_KEY}.where" if query.where else f"{_KEY}.collections"
-        with butler_errors(query.repo, about, key=key):
+        with butler_errors(query.repo, doing, key=key):
             try:
                 # Dimension records are not asked for: datasets of which one is missing would be left out.
                 found = asked.datasets(query.dataset_type, collections=list(query.collections), find_first=True)
@@ -303,7 +303,7 @@ def _file(ref: Any, uris: Any) -> tuple[str, SkygraftError | None]:
     if uris is None:
         name = f"{ref.datasetType.name} {data_id_text(ref)}"
         return name, CorruptFileError(
-            "the repository knows the dataset, and has no file of it", path=name, fix="Leave it out: where"
+            "the repository has no file of it", path=name, fix="Exclude it with where:, or have it made again"
         )
     if uris.primaryURI is None:
         name = os.fspath(next(iter(uris.componentURIs.values())).ospath) if uris.componentURIs else data_id_text(ref)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import uuid
 from collections.abc import Iterable, Iterator
@@ -11,18 +12,13 @@ from typing import Any
 
 from skygraft.dataset import Dataset, made_by
 from skygraft.errors import OutputError, OutputExistsError
-from skygraft.survey.butler import butler_errors, data_id_text, first_line, open_butler
+from skygraft.survey.butler import FORMATS, butler_errors, data_id_text, error_text, open_butler
 
 __all__ = ["DatasetFile", "OutputRun", "open_run"]
 
 _KEY = "survey.butler.output_run"
-_AFW_FORMATTER = "lsst.obs.base.formatters.fitsExposure.FitsExposureFormatter"
-_FORMATTERS = {
-    **dict.fromkeys(("Exposure", "ExposureF", "ExposureI"), _AFW_FORMATTER),
-    "StructuredDataDict": "lsst.daf.butler.formatters.json.JsonFormatter",
-}
-"""What files of these storage classes are read with, where Butler is not to choose: it would have to look up a class of
-the stack, or take the record for YAML."""
+_AFW_MODULE = "lsst.obs.base.formatters.fitsExposure"
+_AFW_CLASS = "FitsExposureFormatter"
 _BATCH = 500
 
 
@@ -77,7 +73,7 @@ class OutputRun:
         OutputExistsError
             If other datasets of these types are there.
         OutputError
-            If the collection is no run, a dataset type is defined in another way, or nothing can be written.
+            If the collection is no run, or a dataset type is defined in another way.
         """
         from lsst.daf.butler import MissingCollectionError
 
@@ -201,7 +197,7 @@ class OutputRun:
                 self._butler.registry.expandDataId(ref.dataId.required)
             except DataIdValueError as error:
                 raise OutputError(
-                    f"the repository has no record of a dimension of {data_id_text(ref)}: {first_line(error)}",
+                    f"the repository has no record of a dimension of {data_id_text(ref)}: {error_text(error)}",
                     path=self._repo,
                     key=_KEY,
                     fix="Bring the record there first, as butler define-visits or Butler.transfer_from do",
@@ -217,26 +213,30 @@ class OutputRun:
 
 
 def _formatter(storage_class: str) -> Any:
-    """What the repository is to read a file with; None for what it would write it with.
-
-    Butler notes the class by its name, and takes it from the class itself: where the stack is absent, a class that only
-    has the name stands for it.
-    """
-    if storage_class not in _FORMATTERS:
-        return None
+    """The class that the repository reads a file with; None for the one that its configuration names."""
     from lsst.daf.butler import FormatterV2
-    from lsst.utils.introspection import get_class_of
+    from lsst.daf.butler.formatters.json import JsonFormatter
 
-    wanted = _FORMATTERS[storage_class]
+    if storage_class == "StructuredDataDict":
+        return JsonFormatter  # the configuration says YAML, which refuses the ending .json
+    if FORMATS.get(storage_class) != "lsst_afw" or _has_stack():
+        return None
+    # Butler records the name that the class gives. Where the stack is absent, a class that only has the name stands for
+    # its own.
+    content = {
+        "default_extension": ".fits",
+        "supported_extensions": frozenset({".fits", ".fits.gz", ".fits.fz", ".fz"}),
+        "name": classmethod(lambda cls: f"{_AFW_MODULE}.{_AFW_CLASS}"),
+    }
+    return type(_AFW_CLASS, (FormatterV2,), content)
+
+
+def _has_stack() -> bool:
     try:
-        return get_class_of(wanted)
+        importlib.import_module(_AFW_MODULE)
     except ImportError:
-        content = {
-            "default_extension": ".fits",
-            "supported_extensions": frozenset({".fits", ".fits.gz", ".fits.fz", ".fz"}),
-            "name": classmethod(lambda cls: wanted),
-        }
-        return type("Named", (FormatterV2,), content)
+        return False
+    return True
 
 
 @contextlib.contextmanager
