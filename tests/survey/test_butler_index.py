@@ -8,16 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from lsst.daf.butler import Butler, DatasetType
+from lsst.daf.butler import Butler, DataCoordinate, DatasetRef, DatasetType, FileDataset
 from lsst.daf.butler.datastore import DatasetRefURIs
 from lsst.resources import ResourcePath
 
-from butler_kit import CAMERA, add_calexp, image_type, make_repository
+from butler_kit import CAMERA, StackFormatter, add_calexp, image_type, make_repository
 from skygraft.campaign.config import load_config, parse_config
 from skygraft.dataset import Dataset
-from skygraft.errors import ConfigError, FormatError
+from skygraft.demo.calexp import write_src
+from skygraft.errors import ApertureConflictError, ConfigError, FormatError
+from skygraft.formats import read_calibration
 from skygraft.survey import IndexFile, index_images, index_survey, write_index
 from skygraft.survey.butler import _file
 
@@ -124,6 +127,33 @@ def test_files_out_of_reach(uris: DatasetRefURIs, path: str, said: str) -> None:
     assert said in str(problem)
 
 
+def test_schema_of_the_source_catalogues(repo: Path, tmp_path: Path) -> None:
+    """Images that do not say what their aperture is are read with the schema that the repository has of their run."""
+    write_src(tmp_path / "src.fits", columns={"id": np.arange(0)}, radius=9.0)
+    with Butler.from_config(str(repo), writeable=True) as butler:
+        kind = DatasetType("src_schema", (), "SourceCatalog", universe=butler.dimensions)
+        butler.registry.registerDatasetType(kind)
+        with pytest.raises(ConfigError, match=r"no dataset 'src_schema' in made/calexps"):
+            index(repo, schema_type="src_schema")
+        ref = DatasetRef(kind, DataCoordinate.make_empty(butler.dimensions), run=RUN)
+        butler.ingest(FileDataset(str(tmp_path / "src.fits"), ref, formatter=StackFormatter), transfer="copy")
+        schema = butler.getURI(ref).ospath
+    found = index(repo, schema_type="src_schema")
+    for row in found:
+        options = json.loads(row["options"])
+        assert options["source_catalog"] == schema
+        # They say it themselves here, and otherwise.
+        with pytest.raises(ApertureConflictError, match="9"):
+            read_calibration(row["path"], format=row["format"], **options)
+    with pytest.raises(ConfigError, match="a schema is one for all"):
+        index(repo, schema_type="calexp")
+    with pytest.raises(ConfigError, match="take no schema"):
+        index_images(
+            {"butler": {"repo": str(repo), "collections": RUN, "dataset_type": "calexp", "schema_type": "src_schema"},
+             "format": "fits"},
+        )  # fmt: skip
+
+
 def test_an_index_file_keeps_it(repo: Path, tmp_path: Path) -> None:
     spec = {"butler": {"repo": str(repo), "collections": RUN, "dataset_type": "calexp"}}
     made = index_survey(spec, tmp_path)
@@ -188,6 +218,7 @@ def test_configuration(tmp_path: Path) -> None:
     config = parse_config(CONFIG | {"survey": {"butler": BUTLER}}, base_dir=tmp_path)
     assert config.survey.spec()["butler"] == {
         "repo": str(tmp_path / "repo"), "collections": ["a", "b"], "dataset_type": "visit_image", "where": "",
+        "schema_type": None,
     }  # fmt: skip
     assert parse_config(config.resolved()) == config
     assert json.loads(json.dumps(config.resolved()))["survey"]["butler"]["transfer"] == "direct"

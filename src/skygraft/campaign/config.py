@@ -148,6 +148,8 @@ class ButlerConfig(Section):
     """Name of the images' dataset type."""
     where: str = ""
     """Butler's expression that selects data ids."""
+    schema_type: Name | None = None
+    """Dataset type of the schema of the source catalogues, which records the calibration aperture of calexps."""
     output_run: Name | None = None
     """Run collection that the outputs are registered in, as datasets; by default they are not."""
     output_type: Name | None = None
@@ -175,6 +177,7 @@ class ButlerConfig(Section):
             "collections": list(self.collections),
             "dataset_type": self.dataset_type,
             "where": self.where,
+            "schema_type": self.schema_type,
         }
 
 

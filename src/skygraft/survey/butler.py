@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -64,12 +64,16 @@ class ButlerQuery:
         Name of the dataset type.
     where : str
         Butler's expression that the data ids fulfil; empty for all.
+    schema_type : str, optional
+        Dataset type of the schema of the source catalogues, such as ``src_schema``: it records the calibration aperture
+        of images that do not record it themselves (format ``lsst_afw``).
     """
 
     repo: str
     collections: tuple[str, ...]
     dataset_type: str
     where: str = ""
+    schema_type: str | None = None
 
     @classmethod
     def from_spec(cls, spec: Any) -> Self:
@@ -104,10 +108,11 @@ class ButlerQuery:
                     key=f"{_KEY}.collections",
                     fix="Name each collection, or one that chains them",
                 )
-        texts = [given["repo"], given["dataset_type"], given.get("where", ""), *given["collections"]]
+        rest = {key: given[key] for key in ("where", "schema_type") if key in given}
+        texts = [given["repo"], given["dataset_type"], *rest.values(), *given["collections"]]
         if not all(isinstance(text, str | os.PathLike) for text in texts):
             raise ConfigError(f"butler is {dict(spec)!r}; its values must be texts", key=_KEY)
-        return cls(os.fspath(given["repo"]), tuple(given["collections"]), given["dataset_type"], given.get("where", ""))
+        return cls(os.fspath(given["repo"]), tuple(given["collections"]), given["dataset_type"], **rest)
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,8 @@ def find_images(
     with open_butler(query.repo) as butler:
         fmt = _format_of(butler, query) if fmt == "auto" else fmt
         known = {field.name for field in fields(get_format(fmt).Options)}
+        common = {} if query.schema_type is None else {"source_catalog": _schema(butler, query, fmt, known)}
+        common |= dict(options or {})
         with _query(butler, query) as refs:
             for batch in itertools.batched(refs, _BATCH):
                 with butler_errors(query.repo, "the files of datasets cannot be found"):
@@ -231,18 +238,16 @@ def find_images(
                     path, problem = _file(ref, uris.get(ref))
                     data_id = _data_id(ref)
                     settings = {key: value for key, value in data_id.as_dict().items() if key in known}
-                    settings |= dict(options or {})
-                    yield FoundImage(path, fmt, settings, data_id, Dataset.from_simple(_simple(ref)), problem)
+                    yield FoundImage(path, fmt, settings | common, data_id, Dataset.from_simple(_simple(ref)), problem)
 
 
-def _format_of(butler: Any, query: ButlerQuery) -> str:
-    """The format of a dataset type's files, by its storage class."""
+def _dataset_type(butler: Any, query: ButlerQuery, name: str, key: str) -> Any:
+    """A dataset type of the repository, by its name."""
     from lsst.daf.butler import MissingDatasetTypeError
 
-    key, name = f"{_KEY}.dataset_type", query.dataset_type
     with butler_errors(query.repo, f"the dataset type {name!r} cannot be used", key=key):
         try:
-            found = butler.get_dataset_type(name)
+            return butler.get_dataset_type(name)
         except MissingDatasetTypeError as error:
             types = sorted(one.name for one in butler.registry.queryDatasetTypes(...))
             near = difflib.get_close_matches(name, types, n=1)
@@ -252,13 +257,19 @@ def _format_of(butler: Any, query: ButlerQuery) -> str:
                 key=key,
                 fix=f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(types[:20]) or 'none'}",
             ) from error
-        if found.isComponent():
-            raise ConfigError(
-                f"{name!r} is a component of a dataset, no dataset of its own",
-                path=query.repo,
-                key=key,
-                fix=f"Give the whole: {found.nameAndComponent()[0]}",
-            )
+
+
+def _format_of(butler: Any, query: ButlerQuery) -> str:
+    """The format of a dataset type's files, by its storage class."""
+    key, name = f"{_KEY}.dataset_type", query.dataset_type
+    found = _dataset_type(butler, query, name, key)
+    if found.isComponent():
+        raise ConfigError(
+            f"{name!r} is a component of a dataset, no dataset of its own",
+            path=query.repo,
+            key=key,
+            fix=f"Give the whole: {found.nameAndComponent()[0]}",
+        )
     if found.storageClass_name not in FORMATS:
         raise FormatError(
             f"datasets of the type {name!r} are of the storage class {found.storageClass_name}; images that can be "
@@ -268,6 +279,35 @@ def _format_of(butler: Any, query: ButlerQuery) -> str:
             fix="Name the type of an image; or, if its files can be read, their format (format: beside butler:)",
         )
     return FORMATS[found.storageClass_name]
+
+
+def _schema(butler: Any, query: ButlerQuery, fmt: str, known: Collection[str]) -> str:
+    """The file of the schema of the source catalogues."""
+    key, name = f"{_KEY}.schema_type", str(query.schema_type)
+    if "source_catalog" not in known:
+        raise ConfigError(f"images of the format {fmt} take no schema", path=query.repo, key=key, fix="Leave it out")
+    dimensions = _dataset_type(butler, query, name, key).dimensions.required
+    if dimensions:
+        raise ConfigError(
+            f"{name!r} is a dataset of each {', '.join(sorted(dimensions))}; a schema is one for all",
+            path=query.repo,
+            key=key,
+            fix=f"Name the type of the schema, such as {name}_schema",
+        )
+    with butler_errors(query.repo, f"the schema {name!r} cannot be found", key=key):
+        refs = butler.query_datasets(name, collections=list(query.collections), explain=False)
+        uris = butler.get_many_uris(refs, allow_missing=True)
+    if not refs:
+        raise ConfigError(
+            f"there is no dataset {name!r} in {', '.join(query.collections)}",
+            path=query.repo,
+            key=key,
+            fix="Add the collection that has it, or leave it out",
+        )
+    path, problem = _file(refs[0], uris.get(refs[0]))
+    if problem is not None:
+        raise problem
+    return path
 
 
 @contextlib.contextmanager
