@@ -116,11 +116,35 @@ def test_cells_of_rubin() -> None:
         (pickle.dumps({"a": 1}), "of no class that is known"),
         (pickle.dumps("config.numRings=120\nconfig.pixelScale=open('x')\n"), 'pixelScale is "open'),
         (pickle.dumps("config.numRingsX=1 config.numRings"), "not whole"),
+        (pickle.dumps("config.numRings=1.5"), "numRings is '1.5'"),
+        (pickle.dumps("config.numRings=99999999999"), "numRings is '99999999999'"),
+        (pickle.dumps("config.numRings=3\nconfig.projection=b'TAN'"), "projection is"),
+        (pickle.dumps("config.numRings=3\nconfig.patchInnerDimensions=[4000]"), "patchInnerDimensions is"),
+        (pickle.dumps("config.numRings=3\nconfig.pixelScale=1e999"), "pixelScale is"),
     ],
 )
 def test_what_is_no_sky_map(content: bytes, said: str) -> None:
     with pytest.raises(SkyMapError, match=said):
         read_definition(content)
+
+
+def test_damaged_pickles(stack: Any) -> None:
+    """Never an error of another kind, whichever bytes are wrong."""
+    rng, n_read = np.random.default_rng(0), 0
+    for protocol in (0, 2, 4):
+        whole = pickle.dumps(stack.RingsSkyMap(text(OURS), 1), protocol)
+        for _ in range(100):
+            damaged = bytearray(whole)
+            for place in rng.integers(len(whole), size=rng.integers(1, 5)):
+                damaged[place] = rng.integers(256)
+            try:
+                found = read_definition(bytes(damaged[: len(damaged) - rng.integers(2) * rng.integers(200)]))
+                assert len(found.sha1()) == 20
+                found.skymap("damaged")
+            except SkyMapError:
+                continue
+            n_read += 1
+    assert 0 < n_read < 300
 
 
 @pytest.fixture

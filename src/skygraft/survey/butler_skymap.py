@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import math
 import pickletools
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +163,10 @@ def read_definition(content: bytes) -> RingsDefinition:
     texts: list[str] = []
     numbers: list[int] = []
     try:
-        for opcode, value, _ in pickletools.genops(content):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escape sequences in a damaged pickle
+            operations = list(pickletools.genops(content))
+        for opcode, value, _ in operations:
             if isinstance(value, bytes | str):
                 text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
                 texts.append(text)
@@ -180,17 +185,34 @@ def read_definition(content: bytes) -> RingsDefinition:
         name = _FIELDS.get(re.sub(r"[\"']", "", match["key"]))
         if name is None:
             continue
-        try:
-            value = ast.literal_eval(match["value"])
-        except (ValueError, SyntaxError) as error:
-            raise SkyMapError(f"the sky map's {match['key']} is {match['value'][:80]!r}", key=_KEY) from error
-        found[name] = tuple(value) if isinstance(value, list) else value
+        found[name] = _value(name, match["key"], match["value"])
     # The last that the pickle holds is the version; the constructor's default of old ones is 0.
     version = numbers[-1] if numbers else 0
+    if "num_rings" not in found:
+        raise SkyMapError("the sky map's configuration is not whole: it has no number of rings", key=_KEY)
+    return RingsDefinition(**found, version=version)
+
+
+def _value(name: str, key: str, text: str) -> Any:
+    """The value that is assigned to a field of `RingsDefinition`, of the field's type."""
     try:
-        return RingsDefinition(**found, version=version)
-    except (TypeError, ValueError) as error:
-        raise SkyMapError(f"the sky map's configuration is not whole ({error})", key=_KEY) from error
+        # A string with a backslash would be one that no sky map has, and might warn.
+        value = None if "\\" in text else ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    whole = [v for v in (value if isinstance(value, list | tuple) else [value]) if type(v) is int and abs(v) < 2**31]
+    match name:
+        case "patch_inner" | "cell_inner":
+            good = isinstance(value, list | tuple) and len(value) == len(whole) == 2
+        case "projection" | "builder":
+            good = isinstance(value, str) and value.isascii()
+        case "pixel_scale" | "tract_overlap" | "ra_start" | "rotation":
+            good = isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+        case _:
+            good = value is not None and [value] == whole
+    if not good:
+        raise SkyMapError(f"the sky map's {key} is {text[:80]!r}", key=_KEY)
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def read_skymap(repo: str, name: str | None = None) -> str | dict[str, Any]:
