@@ -72,6 +72,11 @@ class Dataset:
         """The dataset of a text that `to_json` gave."""
         return cls.from_simple(json.loads(text))
 
+    @property
+    def place(self) -> tuple[int | str, ...]:
+        """Values of the required dimensions, in order of their names: what tells it from others of its type and run."""
+        return tuple(self.data_id[name] for name in sorted(self.dimensions))
+
     def to_json(self) -> str:
         """The dataset as JSON; equal datasets give equal text."""
         return json.dumps(self.to_simple(), sort_keys=True, separators=(",", ":"))

@@ -293,7 +293,7 @@ def test_record_of_a_dimension_is_missing(folder: Path) -> None:
         output.begin()
         with pytest.raises(OutputError, match=r"no record of a dimension of .*visit=99.*define-visits"):
             output.add([DatasetFile(path, one)], "direct")
-        assert output.present() == set()
+        assert list(output.present()) == []
 
 
 @pytest.mark.dask

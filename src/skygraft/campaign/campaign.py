@@ -210,7 +210,7 @@ class Campaign:
             plan = self._current_plan(reporter.say)
             with Ledger(self.layout.ledger) as ledger:
                 standing = stand(plan, self.config, redo=redo, ledger=ledger)
-                if n_removed := begin_run(self.config, plan, standing.rows(DONE).tolist()):
+                if n_removed := begin_run(self.config, plan, standing.rows(WAITING, FAILED, QUARANTINED).tolist()):
                     reporter.say(f"{n_removed} datasets whose files are made again were removed from the repository")
                 self._write_config()
                 states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)

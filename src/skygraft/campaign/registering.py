@@ -167,7 +167,7 @@ def begin_run(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> int:
     plan : Plan
         Its plan.
     rows : iterable of int
-        Rows of the images that are done, ascending.
+        Rows of the images that are not done, ascending.
 
     Returns
     -------
@@ -182,16 +182,14 @@ def begin_run(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> int:
     if _output(config) is None:
         return 0
     with _open(config, plan, begin=True) as output:
-        return _remove_stale(output, config, plan, list(rows), output.present())
-
-
-def _remove_stale(output: OutputRun, config: CampaignConfig, plan: Plan, rows: list[int], there: set[uuid.UUID]) -> int:
-    """Remove datasets that are not those of images that are done."""
-    if not there:
-        return 0
-    wanted = {uuid.UUID(file.dataset.id) for files in _files(config, plan, rows) for file in files}
-    stale = there - wanted
-    output.remove(sorted(stale, key=str))
+        present = output.present()
+        first = next(present, None)
+        if first is None:
+            return 0
+        # By the plan alone: it would take long to open the records of all that is done.
+        waiting = {Dataset.from_json(image.dataset).place for image in plan.images(list(rows)) if image.dataset}
+        stale = [one for one, place in itertools.chain([first], present) if place in waiting]
+        output.remove(stale)
     return len(stale)
 
 
@@ -225,21 +223,23 @@ def register(
         return None
     (butler, run), rows = _required(config), list(rows)
     with _open(config, plan, begin=True) as output:
-        there = output.present()
-        n_removed = _remove_stale(output, config, plan, rows, there)
+        there = {one for one, _ in output.present()}
+        wanted = {uuid.UUID(file.dataset.id) for files in _files(config, plan, rows) for file in files}
+        stale = there - wanted
+        output.remove(sorted(stale, key=str))
         n_added, n_images, complete = 0, 0, True
         for some in itertools.batched(_files(config, plan, rows), _BATCH):
-            if not complete or stop():
+            if stop():
                 complete = False
                 break
             new = [file for files in some for file in files if uuid.UUID(file.dataset.id) not in there]
             output.add(new, butler.transfer)
             n_added, n_images = n_added + len(new), n_images + len(some)
-    return Registration(run, butler.type_written, n_images, n_added, n_removed, complete)
+    return Registration(run, butler.type_written, n_images, n_added, len(stale), complete)
 
 
 def _files(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> Iterator[list[DatasetFile]]:
-    """What of each image is to be registered; nothing of those whose record says another dataset than it should."""
+    """Iterate over images that are done, each as the files of it that are to be registered."""
     from skygraft.survey.butler_output import DatasetFile
 
     butler, layout = _required(config)[0], Layout(config.output)

@@ -130,10 +130,13 @@ class OutputRun:
         with self._butler.query() as query, contextlib.suppress(MissingCollectionError, MissingDatasetTypeError):
             yield from query.datasets(name, collections=[self._run], find_first=False)
 
-    def present(self) -> set[uuid.UUID]:
-        """Ids of the datasets of these types that are in the run."""
+    def present(self) -> Iterator[tuple[uuid.UUID, tuple[int | str, ...]]]:
+        """Iterate over the datasets of these types that are in the run: their ids, and `Dataset.place`."""
         with self._errors("the datasets of the run cannot be listed"):
-            return {ref.id for name in self._types for ref in self._present(name)}
+            for one in self._types.values():
+                names = sorted(one.dimensions)
+                for ref in self._present(one.type):
+                    yield ref.id, tuple(ref.dataId[name] for name in names)
 
     def begin(self) -> None:
         """Make sure that the run and the dataset types are there.
