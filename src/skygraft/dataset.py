@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-__all__ = ["LINEAGE", "Dataset", "Lineage", "made_by"]
+__all__ = ["LINEAGE", "Dataset", "Lineage", "dataset_id", "made_by"]
 
 LINEAGE = "lineage"
 """Key of `Exposure.extra`: the `Lineage` to write into the file, where the output is to be a dataset of a Butler."""
@@ -106,6 +106,11 @@ class Dataset:
             data_id=self.data_id,
             run=run,
         )
+
+
+def dataset_id(text: str | None) -> str:
+    """The id in what `Dataset.to_json` gave; empty where there is no text."""
+    return str(json.loads(text)["id"]) if text else ""
 
 
 def _tag_bytes(tag: str) -> bytes:

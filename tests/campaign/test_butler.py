@@ -25,7 +25,7 @@ from skygraft.campaign.stamps import stamp_of
 from skygraft.catalog import write_catalog
 from skygraft.cli import app
 from skygraft.dataset import Dataset
-from skygraft.errors import ConfigError, OutputError, OutputExistsError
+from skygraft.errors import CampaignError, ConfigError, OutputError, OutputExistsError
 from skygraft.formats import read_exposure
 from skygraft.survey.butler_output import DatasetFile, open_run
 
@@ -153,6 +153,24 @@ def test_more_images_than_before(folder: Path) -> None:
     run(folder, **asked)
     with Butler.from_config(str(folder / "repo")) as butler:
         assert butler.getURI(registered(folder)[1, 0]) == before
+
+
+def test_another_dataset_of_the_same_image(folder: Path) -> None:
+    """A collection in front that has an image too: what was made from the other dataset is not up to date."""
+    run(folder)
+    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+        butler.collections.register("made/later")
+        add_calexp(butler, butler.get_dataset_type("calexp"), "made/later", folder / "raw", 1, 0)
+    (later,) = registered(folder, "calexp", "made/later").values()
+    asked = {"collections": "made/later, made/calexps"}
+    with pytest.raises(CampaignError, match=f"{CAMERA}-1-0.*the input is dataset {later.id} now"):
+        campaign(folder, **asked).run(n_workers=0)
+    summary = run(folder, redo=True, **asked)
+    assert summary.n_done == 1
+    with Butler.from_config(str(folder / "repo")) as butler:
+        record = butler.get("injected_calexp_record", registered(folder)[1, 0].dataId, collections=RUN)
+    assert record["input_dataset"] == str(later.id)
+    assert run(folder, **asked).n_done == 0
 
 
 def test_the_same_whoever_makes_them(folder: Path) -> None:

@@ -41,7 +41,7 @@ from skygraft.campaign.records import (
 from skygraft.campaign.registering import lineage_of
 from skygraft.campaign.tables.truth_parts import write_truth_dataset, write_truth_part
 from skygraft.catalog import Flag, PartitionCache, read_partitions
-from skygraft.dataset import LINEAGE
+from skygraft.dataset import LINEAGE, dataset_id
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.formats import write_exposure
@@ -252,6 +252,8 @@ def run_image(
         "software": software_versions(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if image.dataset:
+        content["input_dataset"] = dataset_id(image.dataset)
     if lineage is not None:
         content["dataset"] = lineage.butler_info()
     write_record(record_path, content)
