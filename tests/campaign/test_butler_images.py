@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from astropy.io import fits
 from astropy.table import QTable
 from lsst.daf.butler import DatasetRef, DatasetType, FileDataset
 
-from butler_kit import Butler
+from butler_kit import Butler, StackFormatter
 from skygraft.campaign import Campaign
 from skygraft.catalog import write_catalog
 from skygraft.formats import read_exposure
+from skygraft.survey import index_images
 
 pytestmark = pytest.mark.data
 serialization = pytest.importorskip("lsst.images.serialization")
@@ -46,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
         types = {
             "visit_image": DatasetType("visit_image", [*VISIT, "detector"], "VisitImage", universe=butler.dimensions),
             "deep_coadd": DatasetType("deep_coadd", list(PATCH), "CellCoadd", universe=butler.dimensions),
+            "deepCoadd": DatasetType("deepCoadd", list(PATCH), "ExposureF", universe=butler.dimensions),
         }
         for kind in types.values():
             butler.registry.registerDatasetType(kind)
@@ -56,6 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
         butler.ingest(FileDataset(str(rubin / "visit_image-1.0.0-dp1.json"), ref), transfer="copy")
         coadd = serialization.read_archive(str(rubin / "dp1_cell_coadd.fits"))
         butler.put(coadd, types["deep_coadd"], PATCH)
+        (afw,) = (data_dir / "afw_reference").glob("coadd_10_*.fits")
+        ref = DatasetRef(types["deepCoadd"], butler.registry.expandDataId(PATCH), run="drp")
+        butler.ingest(FileDataset(str(afw), ref, formatter=StackFormatter), transfer="copy")
     return folder
 
 
@@ -117,6 +123,15 @@ def test_in_and_out(folder: Path, tmp_path: Path, dataset_type: str) -> None:
             assert record["calibration"]["radius_pixels"] == 12.0
             assert record["image"].endswith("-".join(str(source.dataId[k]) for k in _NAMING[dataset_type]))
     assert endings == ({".fits", ".json"} if dataset_type == "visit_image" else {".fits"})
+
+
+def test_the_data_id_says_which_patch(folder: Path) -> None:
+    """A coadd that the stack wrote does not say it itself."""
+    spec = {"repo": str(folder / "repo"), "collections": "drp", "dataset_type": "deepCoadd"}
+    (row,) = index_images({"butler": spec})
+    assert (row["image_id"], row["format"], row["band"]) == ("9813-43-r", "lsst_afw", "r")
+    exposure = read_exposure(row["path"], aperture="12 pix", **json.loads(row["options"]))
+    assert (exposure.data_id.tract, exposure.data_id.patch) == (9813, 43)
 
 
 _NAMING = {"visit_image": ("visit", "detector"), "deep_coadd": ("tract", "patch", "band")}
