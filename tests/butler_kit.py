@@ -14,6 +14,7 @@ from skygraft.demo.calexp import ChebyshevCalib, PsfexModel, write_calexp
 pytest.importorskip("lsst.daf.butler")
 
 from lsst.daf.butler import Butler, DatasetRef, DatasetType, FileDataset, FormatterV2
+from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 
 CAMERA, RA, DEC, SCALE, SIZE = "democam", 150.1, 2.2, 0.2, 90
 FITS_EXPOSURE = "lsst.obs.base.formatters.fitsExposure.FitsExposureFormatter"
@@ -73,6 +74,16 @@ def define_camera(butler: Butler, visits: dict[int, str], n_detectors: int = 2) 
     for visit, band in visits.items():
         content = {"instrument": CAMERA, "id": visit, "name": str(visit), "day_obs": 20250101}
         insert("visit", {**content, "physical_filter": f"demo-{band}"})
+
+
+def define_regions(butler: Butler, visit: int, n_detectors: int = 2) -> None:
+    """Insert where the detectors of a visit lie, as visits of real cameras have it."""
+    corners = [(RA - 1, DEC - 1), (RA + 1, DEC - 1), (RA + 1, DEC + 1), (RA - 1, DEC + 1)]
+    region = ConvexPolygon([UnitVector3d(LonLat.fromDegrees(*corner)) for corner in corners])
+    content = {"instrument": CAMERA, "visit": visit, "region": region}
+    butler.registry.insertDimensionData(
+        "visit_detector_region", *({**content, "detector": i} for i in range(n_detectors))
+    )
 
 
 def image_type(butler: Butler, name: str, storage_class: str) -> DatasetType:

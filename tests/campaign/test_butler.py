@@ -16,7 +16,7 @@ from lsst.daf.butler import Butler, CollectionType, DatasetProvenance, DatasetRe
 from lsst.daf.butler.direct_butler import DirectButler
 from typer.testing import CliRunner
 
-from butler_kit import CAMERA, DEC, FITS_EXPOSURE, RA, add_calexp, image_type, make_repository
+from butler_kit import CAMERA, DEC, FITS_EXPOSURE, RA, add_calexp, define_regions, image_type, make_repository
 from skygraft.campaign import Campaign
 from skygraft.campaign.files import Layout
 from skygraft.campaign.registering import register
@@ -75,8 +75,10 @@ def run(folder: Path, *, redo: bool = False, **settings: Any) -> Any:
     return summary
 
 
-def registered(folder: Path, name: str = TYPES[0], run: str = RUN) -> dict[tuple[int, int], DatasetRef]:
-    with Butler.from_config(str(folder / "repo")) as butler:
+def registered(
+    folder: Path, name: str = TYPES[0], run: str = RUN, repo: str = "repo"
+) -> dict[tuple[int, int], DatasetRef]:
+    with Butler.from_config(str(folder / repo)) as butler:
         refs = butler.query_datasets(name, collections=run, explain=False, limit=None)
     return {(int(ref.dataId["visit"]), int(ref.dataId["detector"])): ref for ref in refs}
 
@@ -131,6 +133,26 @@ def test_outputs_are_datasets(folder: Path) -> None:
     summary = run(folder)
     assert any("(nothing to add)" in line for line in summary.tables)
     assert {name: registered(folder, name) for name in TYPES} == before
+
+
+def test_in_a_repository_of_ones_own(folder: Path) -> None:
+    """The images' repository is only read; the other one gets the records of dimensions that the outputs need."""
+    Butler.makeRepo(str(folder / "mine"))
+    with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
+        define_regions(butler, 2)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "repo").rglob("*") if path.is_file()}
+    asked = {"output_repo": "mine", "where": f"instrument = '{CAMERA}' AND visit = 2"}
+    run(folder, **asked)
+    assert registered(folder, repo="mine").keys() == {(2, 0), (2, 1)}
+    with Butler.from_config(str(folder / "mine")) as butler:
+        records = butler.query_dimension_records("visit", explain=False)
+        assert [(record.id, record.physical_filter) for record in records] == [(2, "demo-i")]
+        truth = butler.get("injected_calexp_catalog", collections=RUN, instrument=CAMERA, visit=2, detector=1)
+        assert len(truth) > 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "repo").rglob("*") if path.is_file()} == before
+    assert any("(nothing to add)" in line for line in run(folder, **asked).tables)
+    with pytest.raises(OutputError, match="the repository of the images has no 'visit_detector_region' records"):
+        run(folder, output="out2", output_run="u/more", output_repo="mine")
 
 
 def test_more_images_than_before(folder: Path) -> None:

@@ -248,6 +248,7 @@ def test_only_what_is_registered_says_where(tmp_path: Path) -> None:
         ({"transfer": "move", "output_run": "x"}, "'direct', 'copy'"),
         ({"output_type": "x"}, "give output_run too"),
         ({"transfer": "copy"}, "give output_run too"),
+        ({"output_repo": "mine"}, "give output_run too"),
         ({"output_type": "visit_image", "output_run": "a"}, "change either"),
     ],
 )

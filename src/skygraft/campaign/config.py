@@ -152,10 +152,17 @@ class ButlerConfig(Section):
     """Dataset type of the schema of the source catalogues, which records the calibration aperture of calexps."""
     output_run: Name | None = None
     """Run collection that the outputs are registered in, as datasets; by default they are not."""
+    output_repo: Annotated[Name, AfterValidator(_repository)] | None = None
+    """Repository that `output_run` is in, by default `repo`; records of dimensions that it lacks are copied to it."""
     output_type: Name | None = None
     """Their dataset type; by default ``injected_`` before `dataset_type`."""
     transfer: Literal["direct", "copy", "link", "hardlink", "symlink", "relsymlink"] = "direct"
     """How the repository takes the files: where they lie (direct), or as copies or links in its own folder."""
+
+    @property
+    def repo_written(self) -> str:
+        """Repository of the outputs."""
+        return self.output_repo or self.repo
 
     @property
     def type_written(self) -> str:
@@ -164,10 +171,13 @@ class ButlerConfig(Section):
 
     @model_validator(mode="after")
     def _outputs_apart(self) -> Self:
-        if self.type_written == self.dataset_type and self.output_run in self.collections:
+        same = self.repo_written == self.repo and self.type_written == self.dataset_type
+        if same and self.output_run in self.collections:
             raise ValueError("output_run is one of the collections and output_type that of the images; change either")
-        if self.output_run is None and (self.output_type is not None or self.transfer != "direct"):
-            raise ValueError("output_type and transfer are of outputs that are registered: give output_run too")
+        if self.output_run is None and (self.output_repo or self.output_type or self.transfer != "direct"):
+            raise ValueError(
+                "output_repo, output_type and transfer are of outputs that are registered: give output_run too"
+            )
         return self
 
     def query(self) -> dict[str, Any]:

@@ -130,11 +130,11 @@ def _open(config: CampaignConfig, plan: Plan, *, begin: bool) -> Iterator[Output
     butler, run = _required(config)
     mark = Layout(config.output).registration
     types = _types(config, butler, next(plan.images([0])))
-    with open_run(butler.repo, run, types, _tag(config, butler)) as output:
+    with open_run(butler.repo_written, run, types, _tag(config, butler), source=butler.repo) as output:
         output.check(begun=mark.exists())
         if begin:
             # Before the first dataset: from now on those of this campaign's making are its own.
-            write_json(mark, {"repo": butler.repo, "run": run, "types": [one.type for one in types]})
+            write_json(mark, {"repo": butler.repo_written, "run": run, "types": [one.type for one in types]})
             output.begin()
         yield output
 

@@ -54,10 +54,14 @@ class OutputRun:
         One dataset of each type that is to be registered; only type, storage class and dimensions count.
     tag : str
         See `Dataset.derive`.
+    source : Butler, optional
+        The repository that the images come from, where that is another one.
     """
 
-    def __init__(self, butler: Any, repo: str, run: str, types: Iterable[Dataset], tag: str) -> None:
-        self._butler, self._repo, self._run, self._tag = butler, repo, run, tag
+    def __init__(
+        self, butler: Any, repo: str, run: str, types: Iterable[Dataset], tag: str, source: Any = None
+    ) -> None:
+        self._butler, self._repo, self._run, self._tag, self._source = butler, repo, run, tag, source
         self._types = {one.type: one for one in types}
 
     def check(self, *, begun: bool) -> None:
@@ -182,6 +186,9 @@ class OutputRun:
                 ref = DatasetRef.from_simple(content, universe=self._butler.dimensions)
                 formatter = _formatter(file.dataset.storage_class)
                 sorts[file.fixed].append(FileDataset(file.path, ref, formatter=formatter))
+            refs = [ref for datasets in sorts.values() for one in datasets for ref in one.refs]
+            if self._source is not None and refs:
+                self._copy_records(refs)
             try:
                 with self._butler.transaction():
                     for fixed, datasets in sorts.items():
@@ -189,8 +196,20 @@ class OutputRun:
                             self._butler.ingest(*datasets, transfer=transfer, record_validation_info=fixed)
             except Exception:
                 # Butler says that a constraint of the database fails, whichever it is.
-                self._refuse_unknown(ref for datasets in sorts.values() for one in datasets for ref in one.refs)
+                self._refuse_unknown(refs)
                 raise
+
+    def _copy_records(self, refs: list[Any]) -> None:
+        """Copy the records of dimensions from the repository of the images."""
+        try:
+            self._butler.transfer_dimension_records_from(self._source, refs)
+        except KeyError as error:  # the name of the element alone
+            raise OutputError(
+                f"the repository of the images has no {error} records of them, which {self._repo} needs",
+                path=self._repo,
+                key="survey.butler.output_repo",
+                fix="Add them there (butler define-visits), or register in that repository: without output_repo",
+            ) from error
 
     def _refuse_unknown(self, refs: Iterable[Any]) -> None:
         from lsst.daf.butler import DataIdValueError
@@ -243,13 +262,17 @@ def _has_stack() -> bool:
 
 
 @contextlib.contextmanager
-def open_run(repo: str, run: str, types: Iterable[Dataset], tag: str) -> Iterator[OutputRun]:
-    """A run collection of a repository, to be written to; parameters as of `OutputRun`.
+def open_run(
+    repo: str, run: str, types: Iterable[Dataset], tag: str, *, source: str | None = None
+) -> Iterator[OutputRun]:
+    """A run collection of a repository, to be written to; parameters as of `OutputRun`, repositories by their names.
 
     Raises
     ------
     ConfigError
-        If the repository cannot be opened.
+        If a repository cannot be opened.
     """
-    with open_butler(repo, writeable=True) as butler:
-        yield OutputRun(butler, repo, run, types, tag)
+    with contextlib.ExitStack() as stack:
+        origin = None if source is None or source == repo else stack.enter_context(open_butler(source))
+        butler = stack.enter_context(open_butler(repo, writeable=True))
+        yield OutputRun(butler, repo, run, types, tag, origin)

@@ -221,6 +221,7 @@ def _listing(survey: SurveyConfig) -> dict[str, Any]:
     if survey.butler is not None:
         query = {key.replace("_", "-"): value for key, value in survey.butler.query().items()}
         repo = {"butler": query.pop("repo"), **query}
+        repo |= {"output-repo": survey.butler.output_repo}
         return repo | {"output-run": survey.butler.output_run, "output-type": survey.butler.type_written}
     if survey.images is not None:
         return {"images": survey.images if isinstance(survey.images, str) else list(survey.images)}
