@@ -22,7 +22,7 @@ from skygraft.cli import app
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PAGES = sorted(DEPLOY.glob("*.md"))
-SITE_PAGES = [page for page in PAGES if page.name not in {"README.md", "container.md", "outputs.md"}]
+SITE_PAGES = [page for page in PAGES if page.name not in {"README.md", "butler.md", "container.md", "outputs.md"}]
 TEXTS = sorted(p for p in DEPLOY.rglob("*") if p.is_file() and p.suffix != ".pem")
 PROFILES = sorted((DEPLOY / "profiles").glob("*.yaml"))
 
@@ -92,7 +92,7 @@ def test_kinds_of_cluster_exist() -> None:
         )
     }
     assert named - {"ConfigMap", "PROFILE"} >= {"slurm", "pbs", "lsf", "htcondor", "mpi", "slurm-runner", "kubernetes"}
-    lower = {word for word in named if word.islower() and word not in {"moffat"}}
+    lower = {word for word in named if word.islower() and word not in {"moffat", "butler"}}
     assert lower <= set(KINDS)
 
 

@@ -319,7 +319,7 @@ def test_a_pixel_scale_of_zero_is_refused_before_a_width_is_divided_by_it(tmp_pa
 def test_a_visit_that_no_table_can_hold(tmp_path: Path) -> None:
     path = sky_image(tmp_path / "a.fits", EXPNUM=-1e300)
     found = index_survey({"images": [str(path)]})
-    assert len(found.meta["failures"]) == 0
+    assert (len(found), list(found.failures)) == (1, [])
     assert read_exposure(path).data_id.visit is None
     with pytest.raises(FormatError, match=r"visit = 1000.* does not fit into 64 bits"):
         read_exposure(path, visit=10**30)

@@ -140,7 +140,7 @@ def test_options_reach_the_format(tmp_path: Path) -> None:
         ({}, "one way to list images is needed"),
         ({"images": "*", "ccds": "c.fits"}, "images and ccds are given"),
         ({"image": "*"}, "Did you mean 'images'"),
-        ({"butler": {"repo": "x"}}, "those are: images, ccds"),
+        ({"stack": {"repo": "x"}}, "those are: images, ccds, butler"),
         ({"images": 3}, "a path or a list of paths"),
         ({"images": "*", "options": "x"}, "a mapping is needed"),
     ],

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +28,7 @@ from skygraft.campaign.memory import release_memory
 from skygraft.campaign.monitoring.progress import Overview, make_overview
 from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
 from skygraft.campaign.planned import DamagedPlanError, Plan, campaign_plan
+from skygraft.campaign.registering import begin_run, check_run, register
 from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.campaign.sections import parse_timeout
 from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
@@ -97,15 +98,15 @@ class Campaign:
         self.layout = Layout(config.output)
 
     @classmethod
-    def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a campaign's configuration.
+    def from_yaml(cls, path: str | os.PathLike[str], *, butler: Mapping[str, Any] | None = None) -> Self:
+        """Read a campaign's configuration; parameters as of `load_config`.
 
         Raises
         ------
         ConfigError
             Naming everything that is wrong with it.
         """
-        return cls(load_config(path))
+        return cls(load_config(path, butler=butler))
 
     def plan(
         self,
@@ -144,6 +145,7 @@ class Campaign:
         self._claim()
         with self.layout.locked(), Interruption():
             plan = self._make_plan(processes)
+            check_run(self.config, plan)
             problems: tuple[str, ...] = ()
             try:
                 standing = stand(plan, self.config)
@@ -210,6 +212,8 @@ class Campaign:
             plan = self._current_plan(reporter.say)
             with Ledger(self.layout.ledger) as ledger:
                 standing = stand(plan, self.config, redo=redo, ledger=ledger)
+                if n_removed := begin_run(self.config, plan, standing.rows(WAITING, FAILED, QUARANTINED).tolist()):
+                    reporter.say(f"{n_removed} datasets whose files are made again were removed from the repository")
                 self._write_config()
                 states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
                 rows = standing.rows(*states)
@@ -512,6 +516,10 @@ class _Run:
                 release_memory()
                 self.ledger.append([TablesStarted()])
                 lines = self._consolidate(client, watch)
+                registered = register(
+                    self.config, self.plan, self.standing.rows(DONE).tolist(), lambda: bool(self.interruption.asked)
+                )
+                lines += () if registered is None else (str(registered),)
         failed = self.standing.rows(FAILED, QUARANTINED)
         failures: tuple[Failure, ...] = tuple(
             failure for _, failure in self.standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD])

@@ -54,8 +54,11 @@ def state_of(event: ImageEvent | ImageReopened) -> int:
     return DONE
 
 
-def source_key(fingerprint: str) -> int:
-    """64 bits of the fingerprint of an image's sources; the same in every process."""
+def source_key(fingerprint: str, dataset: str = "") -> int:
+    """64 bits of the fingerprint of an image's sources, and of its dataset's id; the same in every process."""
+    if dataset:
+        fingerprint = f"{fingerprint} {dataset}"
+        return int.from_bytes(hashlib.blake2b(fingerprint.encode(), digest_size=8).digest(), "big") - (1 << 63)
     try:
         value = int(fingerprint[:16], 16)
     except ValueError:
@@ -179,12 +182,12 @@ def _read(stretch: tuple[int, int], *, ledger: Path, now: Now | None) -> Claims:
     with _Looker(now) as looker:
         for some in itertools.batched(images, _BLOCK):
             events = [event for _, event in some]
-            keys = [event.catalog if isinstance(event, ImageEvent) else "" for event in events]
+            keys = [(e.catalog, e.dataset) if isinstance(e, ImageEvent) else ("", "") for e in events]
             part = Claims(
                 image_ids=[event.image_id for event in events],
                 places=np.array([place for place, _ in some], dtype=np.int64),
                 states=np.array([state_of(event) for event in events], dtype=np.uint8),
-                sources=np.array([source_key(key) for key in keys], dtype=np.int64),
+                sources=np.array([source_key(*key) for key in keys], dtype=np.int64),
                 agrees=np.array(looker.look(events), dtype=np.bool_),
             )
             found.append(part)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from skygraft.campaign.clusters.config import ClusterConfig, as_cluster
 from skygraft.campaign.sections import (
@@ -23,6 +23,7 @@ from skygraft.campaign.sections import (
     Positive,
     ResolvedPath,
     Section,
+    base_dir,
     describe_problems,
     problems_error,
     read_yaml,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from skygraft.injection import InjectionOptions
 
 __all__ = [
+    "ButlerConfig",
     "CalibrationConfig",
     "CampaignConfig",
     "CatalogConfig",
@@ -127,6 +129,74 @@ class CalibrationConfig(Section):
         return given if self.unit is None else given | {"unit": self.unit}
 
 
+def _repository(text: str, info: ValidationInfo) -> str:
+    # Here, so that whoever reads a configuration without a repository does not load what reads images.
+    from skygraft.survey.butler import repository
+
+    return repository(text, base_dir(info))
+
+
+def _collections(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class ButlerConfig(Section):
+    """Datasets of a Butler repository, and where the outputs are registered in it."""
+
+    repo: Annotated[Name, AfterValidator(_repository)]
+    """The repository: its folder, the URI of its ``butler.yaml``, or a name in ``DAF_BUTLER_REPOSITORIES``."""
+    collections: Annotated[tuple[Name, ...], BeforeValidator(_collections), Field(min_length=1)]
+    """Collections to search, in order; also as one text with commas between them."""
+    dataset_type: Name
+    """Name of the images' dataset type."""
+    where: str = ""
+    """Butler's expression that selects data ids."""
+    schema_type: Name | None = None
+    """Dataset type of the schema of the source catalogues, which records the calibration aperture of calexps."""
+    output_run: Name | None = None
+    """Run collection that the outputs are registered in, as datasets; by default they are not."""
+    output_repo: Annotated[Name, AfterValidator(_repository)] | None = None
+    """Repository that `output_run` is in, by default `repo`; records of dimensions that it lacks are copied to it."""
+    output_type: Name | None = None
+    """Their dataset type; by default ``injected_`` before `dataset_type`."""
+    transfer: Literal["direct", "copy", "link", "hardlink", "symlink", "relsymlink"] = "direct"
+    """How the repository takes the files: where they lie (direct), or as copies or links in its own folder."""
+
+    @property
+    def repo_written(self) -> str:
+        """Repository of the outputs."""
+        return self.output_repo or self.repo
+
+    @property
+    def type_written(self) -> str:
+        """Dataset type of the outputs."""
+        return self.output_type or f"injected_{self.dataset_type}"
+
+    @model_validator(mode="after")
+    def _outputs_apart(self) -> Self:
+        same = self.repo_written == self.repo and self.type_written == self.dataset_type
+        if same and self.output_run in self.collections:
+            raise ValueError("output_run is one of the collections and output_type that of the images; change either")
+        if self.output_run is None and (self.output_repo or self.output_type or self.transfer != "direct"):
+            raise ValueError(
+                "output_repo, output_type and transfer are of outputs that are registered: give output_run too"
+            )
+        return self
+
+    def query(self) -> dict[str, Any]:
+        """The mapping that `skygraft.survey.butler.ButlerQuery.from_spec` takes."""
+        return {
+            "repo": self.repo,
+            "collections": list(self.collections),
+            "dataset_type": self.dataset_type,
+            "where": self.where,
+            "schema_type": self.schema_type,
+        }
+
+
 class SurveyConfig(Section):
     """Which images."""
 
@@ -136,6 +206,8 @@ class SurveyConfig(Section):
     """Glob pattern (``**`` allowed), or several."""
     ccds: str | None = None
     """Table of CCDs in the Legacy Surveys' layout."""
+    butler: ButlerConfig | None = None
+    """Datasets of a Butler repository."""
     index: str | None = None
     """Parquet file that ``skygraft index -o`` wrote, relative to `root`: the headers are not read again."""
     format: FormatName = "auto"
@@ -146,9 +218,10 @@ class SurveyConfig(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if sum(way is not None for way in (self.images, self.ccds, self.index)) != 1:
+        if sum(way is not None for way in (self.images, self.ccds, self.butler, self.index)) != 1:
             raise ValueError(
-                "give exactly one of images (a glob pattern), ccds (a table) and index (a file of skygraft index)"
+                "give exactly one of images (a glob pattern), ccds (a table), butler (a repository) and index (a file "
+                "of skygraft index)"
             )
         if self.index is not None and (self.format != "auto" or self.options):
             raise ValueError("format and options do not go with index, which says them for every image")
@@ -161,6 +234,8 @@ class SurveyConfig(Section):
             spec["images"] = self.images if isinstance(self.images, str) else list(self.images)
         elif self.ccds is not None:
             spec["ccds"] = self.ccds
+        elif self.butler is not None:
+            spec["butler"] = self.butler.query()
         else:
             spec["index"] = self.index
         return spec
@@ -268,6 +343,10 @@ class CampaignConfig(Section):
             "injection": resolved["injection"],
             "margin_arcsec": resolved["margin_arcsec"],
         }
+        butler = self.survey.butler
+        if butler is not None and butler.output_run is not None:
+            # The files say which datasets they are.
+            parts["survey.butler"] = {"output_run": butler.output_run, "output_type": butler.type_written}
         settings: dict[str, Any] = json.loads(json.dumps(dict(_flatten(parts))))
         return {key: value for key, value in settings.items() if (key, value) not in _LATER_SETTINGS}
 
@@ -284,13 +363,16 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return items
 
 
-def load_config(path: str | os.PathLike[str]) -> CampaignConfig:
+def load_config(path: str | os.PathLike[str], *, butler: Mapping[str, Any] | None = None) -> CampaignConfig:
     """Read and check a campaign's YAML file.
 
     Parameters
     ----------
     path : path-like
         The file; relative paths in it are relative to its folder.
+    butler : mapping, optional
+        Keys of ``survey: butler:`` that count instead of those in the file; with a ``repo`` among them, also instead
+        of other ways to list images.
 
     Returns
     -------
@@ -303,7 +385,39 @@ def load_config(path: str | os.PathLike[str]) -> CampaignConfig:
     """
     path = Path(path)
     content = read_yaml(path, "configuration")
+    if butler and isinstance(content, Mapping):
+        content = _with_butler(content, butler)
     return parse_config(content, base_dir=path.resolve().parent, path=path)
+
+
+def _with_butler(content: Mapping[str, Any], butler: Mapping[str, Any]) -> dict[str, Any]:
+    survey = content.get("survey")
+    survey = dict(survey) if isinstance(survey, Mapping) else {}
+    before = survey.get("butler")
+    if "repo" in butler:
+        survey = {key: value for key, value in survey.items() if key not in ("images", "ccds", "index")}
+    elif before is None:
+        raise ConfigError(
+            f"{', '.join(butler)} is of a Butler repository, and the campaign names none",
+            key="survey.butler",
+            fix="Name it: butler: {repo: ...} in survey, or --butler",
+        )
+    survey["butler"] = {**(before if isinstance(before, Mapping) else {}), **butler}
+    return {**content, "survey": survey}
+
+
+def _with_skymap(content: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The content with a sky map that a Butler repository defines put in its parameters: read once, and then kept."""
+    skymap = content.get("skymap")
+    if not isinstance(skymap, Mapping) or skymap.get("kind") != "butler":
+        return dict(content)
+    from skygraft.survey.butler import repository
+    from skygraft.survey.butler_skymap import as_skymap
+
+    survey = content.get("survey")
+    butler = survey.get("butler") if isinstance(survey, Mapping) else None
+    repo = skymap.get("repo") or (butler.get("repo") if isinstance(butler, Mapping) else None)
+    return {**content, "skymap": as_skymap(skymap, repository(str(repo), base) if repo else None)}
 
 
 def parse_config(
@@ -334,8 +448,9 @@ def parse_config(
             fix="Start with name:, survey:, catalog: and output:",
         )
     base = Path(base_dir) if base_dir is not None else Path.cwd()
+    content = _with_skymap(content, base)
     try:
-        return CampaignConfig.model_validate(dict(content), context={BASE_DIR: base.resolve()})
+        return CampaignConfig.model_validate(content, context={BASE_DIR: base.resolve()})
     except ValidationError as error:
         problems = describe_problems(error, CampaignConfig)
     except SkygraftError as error:

@@ -19,6 +19,7 @@ from skygraft.campaign.lock import is_locked, locked
 from skygraft.errors import OutputError, SkygraftError
 
 __all__ = [
+    "BUTLER_TRUTH_SUFFIX",
     "RECORD_SUFFIX",
     "TRUTH_SUFFIX",
     "Layout",
@@ -34,6 +35,8 @@ __all__ = [
 RECORD_SUFFIX = ".json"
 TRUTH_SUFFIX = ".truth.arrow"
 """Of the record and the truth table of an image, in the same folder."""
+BUTLER_TRUTH_SUFFIX = ".truth.parq"
+"""Of the truth table again, beside them, where it is to be a dataset of a Butler repository."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,11 @@ class Layout:
         return self.root / ".lock"
 
     @property
+    def registration(self) -> Path:
+        """Which run collection of a Butler repository the outputs are registered in."""
+        return self.root / "registration.json"
+
+    @property
     def failures(self) -> Path:
         """What failed."""
         return self.root / "failures.parquet"
@@ -138,6 +146,10 @@ class Layout:
     def truth_part(self, tract: int, patch: int, stem: str) -> Path:
         """The truth table of one image."""
         return self.patch_folder(self.records, tract, patch) / f"{stem}{TRUTH_SUFFIX}"
+
+    def truth_dataset(self, tract: int, patch: int, stem: str) -> Path:
+        """The truth table of one image as Parquet, for a Butler repository."""
+        return self.patch_folder(self.records, tract, patch) / f"{stem}{BUTLER_TRUTH_SUFFIX}"
 
     def truth_table(self, tract: int, patch: int) -> Path:
         """The truth table of one patch."""

@@ -55,6 +55,8 @@ class ImageSummary:
         For a failure: it kills the workers that take it, and is left alone until it is asked for.
     host : str
         Where it ran.
+    dataset : str
+        Id of the dataset of a Butler repository that it was made from; empty where it comes from none.
     """
 
     image_id: str
@@ -81,6 +83,7 @@ class ImageSummary:
     may_pass: bool = False
     quarantined: bool = False
     host: str = ""
+    dataset: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """What it says, as JSON types; what is as it is by default is left out."""

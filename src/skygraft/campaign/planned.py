@@ -58,6 +58,7 @@ _SCHEMA = pa.schema(
         pa.field("cost_seconds", pa.float64(), metadata={"unit": "s"}),
         ("output", pa.string()),
         ("catalog_key", pa.string()),
+        ("dataset", pa.string()),
     ]
 )
 _AGAIN = "Delete it and plan again: skygraft plan"
@@ -116,6 +117,8 @@ class PlannedImage:
         The image file to write, relative to the campaign's ``images`` folder.
     catalog_key : str
         Fingerprint of those rows.
+    dataset : str or None
+        What the image is in a Butler repository, as `skygraft.dataset.Dataset.to_json` gives it.
     """
 
     image_id: str
@@ -144,6 +147,7 @@ class PlannedImage:
     cost_seconds: float
     output: str
     catalog_key: str
+    dataset: str | None = None
 
     def source(self, root: Path) -> Path:
         """The image file, where the survey's root is `root`."""

@@ -10,6 +10,7 @@ from typing import Any
 from skygraft.campaign.files import Layout, digest, sha256_file, write_json
 from skygraft.campaign.image_summary import ImageStatus, ImageSummary
 from skygraft.campaign.planned import PlannedImage
+from skygraft.dataset import dataset_id
 from skygraft.errors import CampaignError
 
 __all__ = [
@@ -199,6 +200,9 @@ def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: d
             continue
         if [status.st_size, status.st_mtime_ns] != stamp:
             found.append(f"input {name} was changed")
+    dataset, origin = dataset_id(image.dataset), record.get("input_dataset", "")
+    if dataset and dataset != origin:
+        found.append(f"the input is dataset {dataset} now, and was {origin or 'none of a repository'}")
     if record["catalog"] != image.catalog_key:
         found.append("the catalogue's sources of the image")
     before = record["settings"]
@@ -245,6 +249,7 @@ def summarise(
         settings=digest(record["settings"]),
         code=record["code"],
         host=record.get("host", ""),
+        dataset=record.get("input_dataset", ""),
     )
 
 

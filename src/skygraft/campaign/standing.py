@@ -24,6 +24,7 @@ from skygraft.campaign.image_summary import ImageSummary
 from skygraft.campaign.ledger import Failure, Ledger, read_events
 from skygraft.campaign.planned import Plan, PlannedImage
 from skygraft.campaign.records import PIXEL_VERSION, changes, is_untouched, is_whole, read_record, summarise
+from skygraft.dataset import dataset_id
 from skygraft.errors import CampaignError
 
 __all__ = [
@@ -60,7 +61,7 @@ class Names:
     Attributes
     ----------
     sources : ndarray of int64, shape (N,)
-        `source_key` of the sources that the plan gives to each image.
+        `source_key` of the sources that the plan gives to each image, and of its dataset.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -68,10 +69,12 @@ class Names:
         hashes = np.empty(len(plan), dtype=np.int64)
         self.sources = np.empty(len(plan), dtype=np.int64)
         start = 0
-        for batch in plan.batches(["image_id", "catalog_key"]):
+        for batch in plan.batches(["image_id", "catalog_key", "dataset"]):
             end = start + batch.num_rows
             hashes[start:end] = [hash(name) for name in batch.column(0).to_pylist()]
-            self.sources[start:end] = [source_key(key) for key in batch.column(1).to_pylist()]
+            datasets = (dataset_id(text) for text in batch.column(2).to_pylist())
+            keys = zip(batch.column(1).to_pylist(), datasets, strict=True)
+            self.sources[start:end] = [source_key(*key) for key in keys]
             start = end
         self._order = np.argsort(hashes, kind="stable").astype(np.int32)
         self._sorted = hashes[self._order]

@@ -7,6 +7,7 @@ appears under its name only when it is whole. So a task may be killed anywhere, 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import platform
 import time
@@ -37,8 +38,10 @@ from skygraft.campaign.records import (
     summarise,
     write_record,
 )
-from skygraft.campaign.tables.truth_parts import write_truth_part
+from skygraft.campaign.registering import lineage_of
+from skygraft.campaign.tables.truth_parts import write_truth_dataset, write_truth_part
 from skygraft.catalog import Flag, PartitionCache, read_partitions
+from skygraft.dataset import LINEAGE, dataset_id
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.formats import write_exposure
@@ -206,14 +209,22 @@ def run_image(
         on_image = _on_image(injection.truth)
     with clock.stage("closure"):
         closure = _closure(exposure, injection, on_image)
+    key = content_key(image.image_id, inputs, catalog_key, bench.settings, PIXEL_VERSION)
+    lineage = lineage_of(image, config, key)
+    extra = injection.exposure.extra if lineage is None else {**injection.exposure.extra, LINEAGE: lineage}
+    injected = dataclasses.replace(injection.exposure, extra=extra)
     with clock.stage("write"), io:
         target = layout.images / image.output
         _make_folder(target.parent)
-        written = write_exposure(injection.exposure, target, like=image.source(config.survey.root), overwrite=True)
+        written = write_exposure(injected, target, like=image.source(config.survey.root), overwrite=True)
         part = layout.truth_part(image.tract, image.patch, image.stem)
         write_truth_part(part, on_image)
+        if lineage is not None:
+            table = layout.truth_dataset(image.tract, image.patch, image.stem)
+            write_truth_dataset(table, on_image)
+            written = (*written, table)
     summary = plain(injection.summary)
-    del exposure, injection
+    del exposure, injection, injected
     with clock.stage("checksum"):
         outputs = {
             path.relative_to(layout.root).as_posix(): {
@@ -225,7 +236,7 @@ def run_image(
     content = {
         "version": RECORD_VERSION,
         "image": image.image_id,
-        "key": content_key(image.image_id, inputs, catalog_key, bench.settings, PIXEL_VERSION),
+        "key": key,
         "inputs": inputs,
         "catalog": catalog_key,
         "settings": bench.settings,
@@ -243,6 +254,10 @@ def run_image(
         "software": software_versions(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if image.dataset:
+        content["input_dataset"] = dataset_id(image.dataset)
+    if lineage is not None:
+        content["dataset"] = lineage.butler_info()
     write_record(record_path, content)
     return summarise(content, image, layout, status="done", checked=True)
 

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     from skygraft.campaign import Campaign
 
 __all__ = [
+    "ButlerCollections",
+    "ButlerRepo",
+    "ButlerRun",
+    "ButlerType",
+    "ButlerWhere",
     "Config",
     "Json",
+    "butler_settings",
     "command",
     "echo",
     "emit_json",
@@ -229,8 +235,53 @@ def growing_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
-def open_campaign(path: Path) -> Campaign:
-    """The campaign of a YAML file."""
+_BUTLER = "A Butler repository"
+ButlerRepo = Annotated[
+    str | None,
+    typer.Option(
+        "--butler",
+        help="Folder or name of the repository that has the images, instead of what the campaign says.",
+        show_default=False,
+        rich_help_panel=_BUTLER,
+    ),
+]
+ButlerCollections = Annotated[
+    str | None,
+    typer.Option(
+        "--collections", help="Its collections to search, with commas.", show_default=False, rich_help_panel=_BUTLER
+    ),
+]
+ButlerType = Annotated[
+    str | None,
+    typer.Option("--dataset-type", help="Dataset type of the images.", show_default=False, rich_help_panel=_BUTLER),
+]
+ButlerWhere = Annotated[
+    str | None,
+    typer.Option(
+        "--where", help="Butler's expression that selects data ids.", show_default=False, rich_help_panel=_BUTLER
+    ),
+]
+ButlerRun = Annotated[
+    str | None,
+    typer.Option(
+        "--output-run",
+        help="Run collection that the outputs are registered in.",
+        show_default=False,
+        rich_help_panel=_BUTLER,
+    ),
+]
+
+
+def butler_settings(**given: str | None) -> dict[str, str]:
+    """Keys of ``survey: butler:`` that the command line gives; a repository's path is relative to where one is."""
+    settings = {key: value for key, value in given.items() if value is not None}
+    if "repo" in settings and Path(settings["repo"]).expanduser().exists():
+        settings["repo"] = str(Path(settings["repo"]).expanduser().absolute())
+    return settings
+
+
+def open_campaign(path: Path, butler: Mapping[str, str] | None = None) -> Campaign:
+    """The campaign of a YAML file, with what the command line says of a Butler repository."""
     from skygraft.campaign import Campaign
 
-    return Campaign.from_yaml(path)
+    return Campaign.from_yaml(path, butler=butler)

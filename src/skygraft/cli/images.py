@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skygraft.cli.common import command, emit_json, fail, finite, out_console, print_table, progress_bar, show_rows
+from skygraft.cli.common import (
+    ButlerCollections,
+    ButlerRepo,
+    ButlerType,
+    ButlerWhere,
+    butler_settings,
+    command,
+    emit_json,
+    fail,
+    finite,
+    out_console,
+    print_table,
+    progress_bar,
+    show_rows,
+)
 
 if TYPE_CHECKING:
     from skygraft.exposure import Exposure
@@ -387,6 +401,10 @@ def index(
             show_default=False,
         ),
     ] = None,
+    butler: ButlerRepo = None,
+    collections: ButlerCollections = None,
+    dataset_type: ButlerType = None,
+    where: ButlerWhere = None,
     option: Option = None,
     allow_pickle: AllowPickle = False,
     format: FormatName = "auto",
@@ -405,17 +423,22 @@ def index(
     The exit code is 1 if an image cannot be used. With --output, no more than a hundred images are listed.
 
     Example:  skygraft index 'skygraft-demo/survey/calexp-*.fits'
+    Example:  skygraft index --butler /repo/main --collections LSSTCam/runs/DRP --dataset-type visit_image
     """
     from skygraft.campaign.files import atomic_path
     from skygraft.errors import ConfigError
     from skygraft.processes import process_mapper
     from skygraft.survey import index_survey, write_index
 
-    if not images and not ccds:
-        raise fail("give images (files or patterns), or --ccds, or both", code=2)
+    asked = butler_settings(repo=butler, collections=collections, dataset_type=dataset_type, where=where)
+    if not images and not ccds and not asked:
+        raise fail("give images (files or patterns), or --ccds, or both, or --butler", code=2)
+    if asked and (images or ccds):
+        raise fail("--butler lists images itself; give no images and no --ccds", code=2)
     tables = [path.absolute() for path in ccds or ()] if images else None
     options = _format_options(option, tables, allow_pickle, of_reading=False)
-    listed = {"images": images} if images else {"ccds": [str(path) for path in ccds or ()]}
+    listed: dict[str, Any] = {"images": images} if images else {"ccds": [str(path) for path in ccds or ()]}
+    listed = {"butler": asked} if asked else listed
     spec: dict[str, Any] = {"format": format, "options": options, **listed}
     with progress_bar("indexing", None) as advance, process_mapper(processes) as mapper:
         found = index_survey(
@@ -426,9 +449,9 @@ def index(
         )
     if not len(found) and not found.failures:
         raise ConfigError(
-            f"no images found for {', '.join(next(iter(listed.values())))}",
+            f"no images found for {', '.join(asked.values() if asked else next(iter(listed.values())))}",
             path=root,
-            fix="Check the pattern and --root",
+            fix="Check --collections and --where" if asked else "Check the pattern and --root",
         )
     if output is not None:
         paths = [*found.table.column("path").to_pylist(), *(bad["path"] for bad in found.failures)]

@@ -6,7 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skygraft.cli.common import Config, Json, command, emit_json, err_console, open_campaign, out_console
+from skygraft.cli.common import (
+    ButlerCollections,
+    ButlerRepo,
+    ButlerRun,
+    ButlerType,
+    ButlerWhere,
+    Config,
+    Json,
+    butler_settings,
+    command,
+    emit_json,
+    err_console,
+    open_campaign,
+    out_console,
+)
 from skygraft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +64,11 @@ def plan(
         int | None,
         typer.Option(help="Processes to plan with. [default: one for each core]", min=1, show_default=False),
     ] = None,
+    butler: ButlerRepo = None,
+    collections: ButlerCollections = None,
+    dataset_type: ButlerType = None,
+    where: ButlerWhere = None,
+    output_run: ButlerRun = None,
     json: Json = False,
 ) -> None:
     """Work out what a campaign would do, what it would cost and what would go wrong; no image is made.
@@ -62,7 +81,10 @@ def plan(
     Example:  skygraft plan skygraft-demo/campaign.yaml --workers 200
     """
     checks = _checks(check)
-    campaign = open_campaign(config)
+    given = butler_settings(
+        repo=butler, collections=collections, dataset_type=dataset_type, where=where, output_run=output_run
+    )
+    campaign = open_campaign(config, given)
     with err_console().status("planning"):
         summary = campaign.plan(checks=checks, n_workers=workers, processes=processes)
     if json:

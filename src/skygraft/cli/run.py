@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skygraft.cli.common import Config, Json, command, echo, emit_json, err_console, open_campaign
+from skygraft.cli.common import (
+    ButlerCollections,
+    ButlerRepo,
+    ButlerRun,
+    ButlerType,
+    ButlerWhere,
+    Config,
+    Json,
+    butler_settings,
+    command,
+    echo,
+    emit_json,
+    err_console,
+    open_campaign,
+)
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -43,6 +57,11 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Make only what failed before, images in quarantine too.")
     ] = False,
+    butler: ButlerRepo = None,
+    collections: ButlerCollections = None,
+    dataset_type: ButlerType = None,
+    where: ButlerWhere = None,
+    output_run: ButlerRun = None,
     json: Json = False,
 ) -> None:
     """Make every image of a campaign that is not done yet; run it again to resume.
@@ -53,10 +72,14 @@ def run(
 
     Example:  skygraft run skygraft-demo/campaign.yaml --workers 2
     Example:  skygraft run campaign.yaml --cluster slurm --workers 200
+    Example:  skygraft run campaign.yaml --butler /repo/main --collections u/me/run --output-run u/me/injected
     """
     from skygraft.campaign import RichReporter
 
-    campaign = placed(open_campaign(config), cluster, scheduler, workers)
+    given = butler_settings(
+        repo=butler, collections=collections, dataset_type=dataset_type, where=where, output_run=output_run
+    )
+    campaign = placed(open_campaign(config, given), cluster, scheduler, workers)
     with _role(campaign) as is_driver:
         if not is_driver:
             return

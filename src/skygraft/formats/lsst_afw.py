@@ -17,6 +17,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
+from skygraft.dataset import LINEAGE
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
@@ -497,11 +498,12 @@ class LsstAfwFormat(Format):
 
         Mask planes that `like` does not have get their MP_ card, and with an INJECTED plane the primary header says
         HAS-SIMULATED-CONTENT, which the pipelines read, and what the calibrated flux is the flux of (CALAPRAD or
-        CALAPREF, CALAPORG), because the source catalogue stays with the input. All other HDUs are the same bytes.
+        CALAPREF, CALAPORG), because the source catalogue stays with the input; with a `Lineage` in ``extra``, which
+        dataset of a Butler it is and what it was made from. All other HDUs are the same bytes.
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
         with _open(like) as opened:
-            hdus, places = dict(opened.hdus), _planes(opened)
+            hdus, places, primary = dict(opened.hdus), _planes(opened), list(opened.primary)
             known = _mask_planes(opened.header("MASK"))
         wanted = {name: (value & 0xFFFFFFFF).bit_length() - 1 for name, value in exposure.mask_planes.items()}
         for name, bit in wanted.items():
@@ -523,6 +525,8 @@ class LsstAfwFormat(Format):
                 _SIMULATED: (True, "Was any part of this observation simulated?"),
                 **_reference_cards(exposure.photo_calib),
             }
+        if (lineage := exposure.extra.get(LINEAGE)) is not None:
+            updates[0] = {**updates.get(0, {}), **lineage.cards(primary)}
         images: dict[int, NDArray[Any]] = {hdus["IMAGE"]: exposure.image, hdus["MASK"]: exposure.mask}
         if exposure.variance is not None and "VARIANCE" in hdus:
             images[hdus["VARIANCE"]] = exposure.variance

@@ -20,6 +20,7 @@ import numpy as np
 from astropy.time import Time
 from numpy.typing import NDArray
 
+from skygraft.dataset import LINEAGE, Lineage
 from skygraft.errors import (
     CorruptFileError,
     FormatError,
@@ -41,6 +42,8 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
+from skygraft.formats.fitsfile.cards import header_of
+from skygraft.formats.fitsfile.open import map_fits
 from skygraft.formats.fitsfile.rewrite import atomic_output
 from skygraft.formats.lsst_images_fits import write_planes
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
@@ -414,7 +417,8 @@ class LsstImagesFormat(Format):
 
         A FITS file is copied with its planes, its JSON tree and its index changed, and every other HDU byte for byte; a
         JSON file is written by the library. Mask planes that `like` does not have are added to its schema, and the
-        metadata say that sources were injected and what the calibrated flux is the flux of (``skygraft_...``).
+        metadata say that sources were injected and what the calibrated flux is the flux of (``skygraft_...``). With a
+        `Lineage` in ``extra`` the file names the dataset of a Butler that it is, and what it was made from.
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
         if Path(path).suffix != Path(like).suffix:
@@ -436,7 +440,11 @@ class LsstImagesFormat(Format):
             ]
             if found := _provenance(exposure):
                 tree["metadata"] = {**(tree.get("metadata") or {}), **found}
+            if lineage is not None:
+                tree["butler_info"] = lineage.butler_info()
 
+        lineage: Lineage | None = exposure.extra.get(LINEAGE)
+        primary = _lineage_cards(lineage, like)
         planes: dict[str, NDArray[Any]] = {"IMAGE": exposure.image, "MASK": exposure.mask}
         if exposure.variance is not None:
             planes["VARIANCE"] = exposure.variance
@@ -448,7 +456,14 @@ class LsstImagesFormat(Format):
                     f"MSKM{bit:04d}": (1 << bit, f"Bitmask for plane n={bit}; always 1<<n."),
                     f"MSKD{bit:04d}": (_PLANES.get(name, "")[:68], ""),
                 }
-        return (write_planes(like, path, planes, cards, edit, overwrite=overwrite),)
+        return (write_planes(like, path, planes, cards, edit, primary_cards=primary, overwrite=overwrite),)
+
+
+def _lineage_cards(lineage: Lineage | None, like: StrPath) -> dict[str, tuple[Any, str] | None]:
+    if lineage is None:
+        return {}
+    with map_fits(like) as raw:
+        return lineage.cards(header_of(raw.header_cards(0)))
 
 
 def _new_planes(mask: Any, exposure: Exposure, like: StrPath) -> list[str | None]:
@@ -489,7 +504,10 @@ def _write_json(
     target = Path(path)
     written = target.with_name(f".{target.stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp.json")
     try:
-        importlib.import_module("lsst.images.serialization").write_archive(image, os.fspath(written))
+        serialization = importlib.import_module("lsst.images.serialization")
+        lineage: Lineage | None = exposure.extra.get(LINEAGE)
+        info = None if lineage is None else serialization.ButlerInfo.model_validate(lineage.butler_info())
+        serialization.write_archive(image, os.fspath(written), butler_info=info)
         with atomic_output(path, inputs=inputs, overwrite=overwrite) as stream:
             stream.write(written.read_bytes())
     except OSError as error:

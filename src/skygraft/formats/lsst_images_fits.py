@@ -36,6 +36,7 @@ def write_planes(
     mask_cards: CardUpdates,
     edit: Callable[[Tree], None],
     *,
+    primary_cards: CardUpdates | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a copy of a file with new planes and a changed tree.
@@ -52,6 +53,8 @@ def write_planes(
         Cards of the mask's header to change.
     edit : callable
         Changes the JSON tree in place.
+    primary_cards : CardUpdates, optional
+        Cards of the primary header to change.
     overwrite : bool
         Replace an output that exists.
 
@@ -72,7 +75,8 @@ def write_planes(
     new = {numbers[name]: pixels for name, pixels in planes.items()}
     between = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.planes.tmp")
     try:
-        rewrite_fits(like, between, new, {numbers["MASK"]: mask_cards} if mask_cards else {})
+        updates = {numbers["MASK"]: mask_cards, 0: primary_cards or {}}
+        rewrite_fits(like, between, new, {hdu: cards for hdu, cards in updates.items() if cards})
         with map_fits(between) as raw, atomic_output(path, inputs=[like], overwrite=overwrite) as stream:
             for part in _with_tree(raw, numbers, edit):
                 stream.write(part)

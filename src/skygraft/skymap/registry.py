@@ -10,11 +10,11 @@ from skygraft.skymap.base import SkyMap
 from skygraft.skymap.explicit import ExplicitSkyMap
 from skygraft.skymap.healpix import HealpixSkyMap
 from skygraft.skymap.options import nearest
-from skygraft.skymap.rings import HSC_RINGS_V1, RingsSkyMap
+from skygraft.skymap.rings import HSC_RINGS_V1, LSST_CELLS_V1, LSST_CELLS_V2, RingsSkyMap
 
 __all__ = ["get_skymap"]
 
-_NAMED: dict[str, SkyMap] = {HSC_RINGS_V1.name: HSC_RINGS_V1}
+_NAMED: dict[str, SkyMap] = {one.name: one for one in (HSC_RINGS_V1, LSST_CELLS_V1, LSST_CELLS_V2)}
 _KINDS: dict[str, Callable[[Mapping[str, Any]], SkyMap]] = {
     "rings": RingsSkyMap.from_dict,
     "healpix": HealpixSkyMap.from_dict,
@@ -28,7 +28,7 @@ def get_skymap(spec: str | Mapping[str, Any] | SkyMap) -> SkyMap:
     Parameters
     ----------
     spec : str or mapping
-        ``"hsc_rings_v1"``, or one of
+        ``"hsc_rings_v1"``, ``"lsst_cells_v1"``, ``"lsst_cells_v2"``, or one of
 
         * ``{"kind": "rings", "num_rings", "pixel_scale", "patch_inner", "patch_border", "tract_overlap", "ra_start"}``
           (arcsec per pixel; pixels; pixels; degrees; degrees),

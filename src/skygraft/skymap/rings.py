@@ -15,7 +15,7 @@ from skygraft.skymap.base import FloatArray, IntArray, SkyMap, Tract
 from skygraft.skymap.geometry import LonLatBounds, Polygon, tan_project
 from skygraft.skymap.options import Options
 
-__all__ = ["HSC_RINGS_V1", "RingsSkyMap"]
+__all__ = ["HSC_RINGS_V1", "LSST_CELLS_V1", "LSST_CELLS_V2", "RingsSkyMap"]
 
 _KEYS = (
     "kind",
@@ -237,3 +237,20 @@ HSC_RINGS_V1 = RingsSkyMap(
     tract_overlap=1.0 / 60.0,
     name="hsc_rings_v1",
 )
+
+
+def _lsst_cells(name: str) -> RingsSkyMap:
+    """Rubin's sky map of cells: patches of 20 x 20 cells of 150 pixels, with a border of one cell."""
+    return RingsSkyMap(
+        num_rings=120,
+        pixel_scale=0.2,
+        patch_inner=(3000, 3000),
+        patch_border=150,
+        tract_overlap=1.0 / 60.0,
+        name=name,
+    )
+
+
+LSST_CELLS_V1 = _lsst_cells("lsst_cells_v1")
+LSST_CELLS_V2 = _lsst_cells("lsst_cells_v2")
+"""As version 1: they differ in how far cells reach into each other, which no patch of a coadd shows."""

@@ -1,13 +1,17 @@
 """Which images there are, and where they lie on the sky: an index made from headers alone."""
 
+from skygraft.survey.butler import ButlerQuery, FoundImage, find_images
 from skygraft.survey.index import FAILURES, index_images, index_kinds, index_survey, register_index_kind
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, write_index
 
 __all__ = [
     "FAILURES",
     "INDEX_SCHEMA",
+    "ButlerQuery",
+    "FoundImage",
     "IndexFile",
     "SurveyIndex",
+    "find_images",
     "index_images",
     "index_kinds",
     "index_survey",

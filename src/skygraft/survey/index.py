@@ -22,6 +22,7 @@ from astropy.table import MaskedColumn, Table
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.errors import ConfigError, FormatError, SkygraftError
+from skygraft.exposure import DataId
 from skygraft.formats import ImageFootprint, get_format, read_footprint
 from skygraft.formats.fits_kinds import kind_of_name
 from skygraft.formats.fits_layout import is_flat, list_hdus
@@ -30,6 +31,7 @@ from skygraft.formats.registry import killed_its_reader, load_formats
 from skygraft.paths import home_expanded
 from skygraft.printable import printable
 from skygraft.processes import Mapper, careful_map
+from skygraft.survey.butler import ButlerQuery, find_images, repository
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
 
 __all__ = ["FAILURES", "index_images", "index_kinds", "index_survey", "open_index", "register_index_kind"]
@@ -59,11 +61,20 @@ class ImageJob:
         Its format, or "auto".
     options : dict
         Options of the format, JSON types.
+    data_id : DataId, optional
+        Which image it is, as far as it is known without the file: counts before what the file says.
+    dataset : str
+        What it is in a Butler repository, as `skygraft.dataset.Dataset.to_json` gives it; empty for none.
+    problem : SkygraftError, optional
+        Why it cannot be used, where that is known already.
     """
 
     path: str
     format: str
     options: dict[str, Any]
+    data_id: DataId | None = None
+    dataset: str = ""
+    problem: SkygraftError | None = None
 
 
 type IndexKind = Callable[[Any, Path, str, dict[str, Any]], Iterator[ImageJob]]
@@ -90,6 +101,8 @@ class _Failure:
     error: str
     reason: str
     image_id: str = ""
+    is_file: bool = True
+    """Whether `path` is one of this machine, to be told relative to the survey's folder."""
 
 
 def index_images(
@@ -105,8 +118,9 @@ def index_images(
     ----------
     spec : mapping
         Exactly one of ``images`` (a glob pattern, ``**`` allowed, or a list of them), ``ccds`` (a survey-ccds table
-        of the Legacy Surveys, or a list) and ``index`` (a Parquet file that ``skygraft index -o`` wrote); optionally
-        ``format`` and ``options`` (those of the format; an index has its own). With the option ``hdu: all``, every
+        of the Legacy Surveys, or a list), ``butler`` (``{repo, collections, dataset_type, where}``: datasets of a
+        Butler repository) and ``index`` (a Parquet file that ``skygraft index -o`` wrote); optionally ``format`` and
+        ``options`` (those of the format; an index has its own). With the option ``hdu: all``, every
         two-dimensional image of each file is an image of its own.
     base_dir : path-like
         What relative paths are relative to.
@@ -123,7 +137,8 @@ def index_images(
         One row per image, sorted by ``image_id``: image_id, path (relative to `base_dir` where beneath it), hdu
         (text; empty where the format has no choice), format, instrument, visit, detector, band, mjd (middle, TAI),
         exposure_time (s), nx, ny, ra, dec (centre, degrees), polygon (list of [ra, dec]), pixel_scale (arcsec),
-        n_bytes, options (JSON, what reading it needs). ``meta["failures"]`` is a table (path, kind, image_id, error,
+        n_bytes, options (JSON, what reading it needs), dataset (JSON, what it is in a Butler repository; empty where it
+        is in none). ``meta["failures"]`` is a table (path, kind, image_id, error,
         reason) of images that are left out: kind is "error", or "duplicate" for every image but the first with one
         image_id.
         ``meta["companions"]`` lists files that are weights or masks of an indexed image.
@@ -260,8 +275,16 @@ def _from_ccds(value: Any, base: Path, fmt: str, options: dict[str, Any]) -> Ite
             yield ImageJob(os.fspath(root / "images" / str(names[i])), fmt, options | own)
 
 
+def _from_butler(value: Any, base: Path, fmt: str, options: dict[str, Any]) -> Iterator[ImageJob]:
+    query = ButlerQuery.from_spec(value)
+    query = dataclasses.replace(query, repo=repository(query.repo, base))
+    for found in find_images(query, fmt, options):
+        yield ImageJob(found.path, found.format, found.options, found.data_id, found.dataset.to_json(), found.problem)
+
+
 register_index_kind("images", _from_patterns)
 register_index_kind("ccds", _from_ccds)
+register_index_kind("butler", _from_butler)
 
 
 def _is_text(path: str) -> bool:
@@ -277,8 +300,13 @@ def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
         # Neither tables nor JSON can hold such a name.
         problem = FormatError("the file's name is not UTF-8 text", fix="Give it another name, or a link with one")
         return _Failure(printable(job.path), "error", type(problem).__name__, str(problem))
+    if job.problem is not None:
+        return _Failure(job.path, "error", type(job.problem).__name__, str(job.problem), is_file=False)
     try:
         footprint = read_footprint(job.path, format=job.format, **job.options)
+        if job.data_id is not None:
+            known = dataclasses.replace(footprint.data_id, **job.data_id.as_dict())
+            footprint = dataclasses.replace(footprint, data_id=known)
         return footprint, dataclasses.replace(job, options={**footprint.pinned, **job.options})
     except Exception as error:  # An image may be broken in ways that nobody thought of; the others must not care.
         return _Failure(job.path, "error", type(error).__name__, str(error))
@@ -319,6 +347,7 @@ def _row(footprint: ImageFootprint, job: ImageJob, base: Path) -> dict[str, Any]
         "pixel_scale": footprint.pixel_scale,
         "n_bytes": footprint.n_bytes,
         "options": json.dumps(job.options, sort_keys=True),
+        "dataset": job.dataset or None,
         _WHOLE: absolute(footprint.path),
         _HDU: str(footprint.hdu),
     }
@@ -347,7 +376,8 @@ def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path)
         bad.append(_Failure(table.column(_WHOLE)[row].as_py(), "duplicate", "FormatError", reason, image_id))
     kept = table.filter(arrow_array(~again)).select(INDEX_SCHEMA.names)
     bad.sort(key=lambda failure: (failure.path, failure.kind, failure.reason))
-    failures = [(_shown(f.path, base), f.kind, f.image_id, f.error, f.reason) for f in bad]
+    places = [_shown(f.path, base) if f.is_file else f.path for f in bad]
+    failures = [(place, f.kind, f.image_id, f.error, f.reason) for place, f in zip(places, bad, strict=True)]
     return SurveyIndex(
         kept, tuple(dict(zip(_FAILURE, row, strict=True)) for row in failures), tuple(sorted(companions))
     )

@@ -41,11 +41,12 @@ INDEX_SCHEMA = pa.schema(
         ("pixel_scale", pa.float64()),
         ("n_bytes", pa.int64()),
         ("options", pa.string()),
+        ("dataset", pa.string()),
     ]
 )
 """Columns of an index; what they mean is said at `index_images`."""
 
-_OPTIONAL = ("hdu", "instrument", "visit", "detector", "band", "mjd", "exposure_time", "options")
+_OPTIONAL = ("hdu", "instrument", "visit", "detector", "band", "mjd", "exposure_time", "options", "dataset")
 _METADATA = b"skygraft"
 _AGAIN = "Make it again: skygraft index PATTERN -o FILE.parquet"
 

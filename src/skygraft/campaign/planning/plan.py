@@ -190,6 +190,14 @@ def _check_images(config: CampaignConfig, n_images: int, unusable: list[dict[str
         )
     if n_images == 0:
         survey = config.survey
+        if survey.butler is not None:
+            raise CampaignError(
+                f"no dataset {survey.butler.dataset_type!r} found in {', '.join(survey.butler.collections)}"
+                + (f" where {survey.butler.where}" if survey.butler.where else ""),
+                path=survey.butler.repo,
+                key="survey.butler",
+                fix="Check the collections, and that the expression is about data ids that they have",
+            )
         looked = next(way for way in (survey.images, survey.ccds, survey.index) if way is not None)
         raise CampaignError(
             f"no images found for {looked!r}",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from skygraft.campaign.config import CampaignConfig
+from skygraft.campaign.config import CampaignConfig, SurveyConfig
 from skygraft.campaign.events import RunEnded, RunStarted, TablesStarted
 from skygraft.campaign.file_checksums import checked_path
 from skygraft.campaign.files import Layout, digest, sha256_file
@@ -184,11 +184,6 @@ def _radii(use: CalibrationUse) -> dict[str, float]:
 def _inputs(graph: ProvGraph, config: CampaignConfig, plan: Plan) -> list[str]:
     layout = Layout(config.output)
     catalog, survey = config.catalog.path, config.survey
-    listed = {name: getattr(survey, name, None) for name in ("images", "ccds", "index")}
-    kind, given = next(((name, value) for name, value in listed.items() if value is not None), ("images", ""))
-    patterns = [str(one) for one in given] if isinstance(given, list | tuple) else str(given)
-    # A table of images is an input of its own, whose content can be told.
-    table = survey.root / str(given) if kind != "images" else None
     return [
         graph.entity(
             "configuration",
@@ -212,8 +207,7 @@ def _inputs(graph: ProvGraph, config: CampaignConfig, plan: Plan) -> list[str]:
             "sg:Input",
             "the images; the stamps of each one's files are in its record",
             path=str(survey.root),
-            **{kind: patterns},
-            sha256=sha256_file(table) if table is not None and table.is_file() else None,
+            **_listing(survey),
             n_images=len(plan),
             n_unusable=len(plan.metadata.get("unusable", [])),
         ),
@@ -225,6 +219,22 @@ def _inputs(graph: ProvGraph, config: CampaignConfig, plan: Plan) -> list[str]:
             sha256=sha256_file(layout.plan),
         ),
     ]
+
+
+def _listing(survey: SurveyConfig) -> dict[str, Any]:
+    """What said which the images are."""
+    if survey.butler is not None:
+        query = {key.replace("_", "-"): value for key, value in survey.butler.query().items()}
+        repo = {"butler": query.pop("repo"), **query}
+        repo |= {"output-repo": survey.butler.output_repo}
+        return repo | {"output-run": survey.butler.output_run, "output-type": survey.butler.type_written}
+    if survey.images is not None:
+        return {"images": survey.images if isinstance(survey.images, str) else list(survey.images)}
+    # A table of images is an input of its own, whose content can be told.
+    kind = "ccds" if survey.ccds is not None else "index"
+    name = str(getattr(survey, kind))
+    table = survey.root / name
+    return {kind: name, "sha256": sha256_file(table) if table.is_file() else None}
 
 
 def _outputs(graph: ProvGraph, found: Consolidation, n_failed: int, n_quarantined: int) -> list[str]:

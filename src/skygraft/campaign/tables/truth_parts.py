@@ -9,13 +9,14 @@ import hashlib
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from astropy.table import QTable
 
 from skygraft.campaign.files import atomic_path
 from skygraft.catalog.io import to_arrow
 from skygraft.errors import CampaignError
 
-__all__ = ["DamagedTruthError", "read_truth_part", "write_truth_part"]
+__all__ = ["DamagedTruthError", "read_truth_part", "write_truth_dataset", "write_truth_part"]
 
 
 def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
@@ -34,6 +35,18 @@ def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
         pa.ipc.new_file(sink, content.schema, options=options) as writer,
     ):
         writer.write_table(content)
+
+
+def write_truth_dataset(path: Path, truth: QTable) -> None:
+    """Write the truth of an image as Parquet, which is what a Butler reads tables from, atomically.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        pq.write_table(to_arrow(truth), temporary, compression="zstd")
 
 
 class DamagedTruthError(CampaignError):
