@@ -196,3 +196,11 @@ def test_other_broken_files(tmp_path: Path) -> None:
     (tmp_path / "b.psf.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(CorruptFileError):
         read_psfex(tmp_path / "b.psf.gz")
+
+
+@pytest.mark.parametrize(("form", "values"), [("4A", "text"), ("4L", [True] * 4), ("2C", [1j, 2j])])
+def test_images_that_are_no_numbers(tmp_path: Path, form: str, values: Any) -> None:
+    hdu = fits.BinTableHDU.from_columns([fits.Column("PSF_MASK", form, array=[values])], name="PSF_DATA")
+    hdu.header.update(CARDS)
+    with pytest.raises(PsfError, match="no numbers"):
+        read_psfex(write(tmp_path / "a.psf", hdu))

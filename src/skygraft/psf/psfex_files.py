@@ -143,7 +143,10 @@ class _Row:
 
     def mask(self) -> NDArray[np.float64]:
         """The model's images, shape (terms, my, mx)."""
-        mask = np.asarray(self.value("PSF_MASK"), dtype=np.float64)
+        stored = np.asarray(self.value("PSF_MASK"))
+        if stored.dtype.kind not in "fiu":
+            raise self.error(f"the PSFEx model's images are {stored.dtype.name} values, no numbers", "PSF_MASK")
+        mask = stored.astype(np.float64)
         if mask.ndim == 1 and mask.size:
             shape = [int(self.number(f"PSFAXIS{i}", 1)) for i in (3, 2, 1)]
             if mask.size != np.prod(shape):
