@@ -26,6 +26,7 @@ from skygraft.psf.base import PSF, Box
 from skygraft.wcs.local import pixel_scale
 
 __all__ = [
+    "COADD_NOISE",
     "NO_GAIN",
     "NO_PHOTO_CALIB",
     "NO_PSF",
@@ -48,6 +49,9 @@ NO_PSF = "no_psf"
 """Key of `Exposure.extra`: the `PsfError` that says why ``psf`` is None; raised where a source needs a PSF."""
 NO_GAIN = "no_gain"
 """Key of `Exposure.extra`: text that says why ``gain`` is None though the headers hold something about it."""
+
+COADD_NOISE = "coadd_noise"
+"""Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, what tells how its noise is correlated."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,13 @@ class Position(StrEnum):
     image = "image"
 
 
+class CoaddNoise(StrEnum):
+    """What photon noise is added to a coadd."""
+
+    correlated = "correlated"
+    white = "white"
+
+
 _LISTED = 100
 _OWN_OPTIONS = {
     "path": "IMAGE",
@@ -187,6 +194,9 @@ def inject(
     seed: Annotated[int, typer.Option(min=0, help="Of the photon noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add the sources' photon noise.")] = True,
     gain: Annotated[float | None, typer.Option(help="Electrons per image unit.", show_default=False)] = None,
+    coadd_noise: Annotated[
+        CoaddNoise, typer.Option(help="Correlate the noise added to a coadd as its own noise is, or not at all.")
+    ] = CoaddNoise.correlated,
     mark_injected: Annotated[
         bool,
         typer.Option(
@@ -213,6 +223,7 @@ def inject(
     from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
     from skygraft.injection import inject as inject_sources
+    from skygraft.injection.coadd_noise import noise_words
 
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
@@ -234,6 +245,7 @@ def inject(
             seed=seed,
             noise=noise,
             gain=gain,
+            coadd_noise=coadd_noise.value,
             mark_injected=mark_injected,
         )
     if injection.summary["n_drawn"] == 0:
@@ -262,6 +274,7 @@ def inject(
     ]
     if summary["gain"] is not None:
         rows.append(("gain", f"{summary['gain']:.4g} electrons per image unit ({summary['gain_origin']})"))
+        rows.append(("noise", noise_words(summary["noise_correlation"])))
     rows += [("flags", f"{n} x {name}") for name, n in summary["flags"].items()]
     rows += [("note", text) for text in summary["messages"]]
     rows += [("written", path) for path in written]

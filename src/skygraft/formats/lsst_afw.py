@@ -26,7 +26,7 @@ from skygraft.errors import (
     SkygraftError,
     UncalibratedImageError,
 )
-from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import COADD_NOISE, DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
 from skygraft.formats.afw_names import find_source_catalog, parse_name
@@ -50,6 +50,7 @@ from skygraft.formats.fitsfile.open import RawFits, map_fits
 from skygraft.formats.fitsfile.pixels import PixelScaling
 from skygraft.formats.fitsfile.rewrite import rewrite_fits
 from skygraft.formats.fitsfile.tiles import TiledImage, tile_shape_of
+from skygraft.noise import CoaddNoise
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,
@@ -447,7 +448,9 @@ class LsstAfwFormat(Format):
                 path=image,
                 format=self.name,
                 header=Headers([(0, opened.primary)]).as_dict(),
-                extra={FILES: stamps, **_extras(opened), **found.extra()},
+                extra={FILES: stamps, **_extras(opened), **found.extra()} | (
+                    {COADD_NOISE: CoaddNoise()} if _is_coadd(opened) else {}
+                ),
             )
             return with_fingerprints(exposure, _planes(opened))
 

@@ -42,6 +42,7 @@ from skygraft.formats.base import (
 )
 from skygraft.formats.fitsfile.rewrite import atomic_output
 from skygraft.formats.lsst_images_fits import write_planes
+from skygraft.formats.lsst_images_parts import coadd_noise
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.photometry.origins import aperture_correction_hints, default_candidate
 from skygraft.psf import PSF, Box, CellPSF, DrawnPSF, as_polynomial
@@ -373,7 +374,7 @@ class LsstImagesFormat(Format):
             path=Path(path),
             format=self.name,
             header={str(key): value for key, value in image.metadata.items()},
-            extra={FILES: stamps, "schema": _schema(path), **found.extra()},
+            extra={FILES: stamps, "schema": _schema(path), **coadd_noise(image), **found.extra()},
         )
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:

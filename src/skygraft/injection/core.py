@@ -28,6 +28,7 @@ from skygraft.injection.calibrating import (
     image_photo_calib,
     require_psf,
 )
+from skygraft.injection.coadd_noise import NoiseModel, image_noise, noise_words
 from skygraft.injection.marking import mark, new_planes
 from skygraft.injection.options import InjectionOptions
 from skygraft.injection.placing import canonical, place
@@ -57,7 +58,8 @@ class Injection:
         calibration aperture), kernel_scale, psf_fwhm (arcsec), stamp_size (pixel), flags
         (`skygraft.catalog.flags.Flag`).
     summary : dict
-        What goes into the record: counts, flux mode, calibration, gain, seed.
+        What goes into the record: counts, flux mode, calibration, gain, seed, and how the noise is correlated between
+        pixels.
     """
 
     exposure: Exposure
@@ -76,7 +78,9 @@ class Injection:
         calibration = summary["calibration"]
         radius = f" of {calibration['radius_pixels']:g} pix" if calibration["radius_pixels"] is not None else ""
         origin = f" ({calibration['origin']})" if calibration["origin"] else ""
-        noise = f"seed {summary['seed']}, gain {summary['gain']:.4g}" if summary["gain"] is not None else "none"
+        noise = "none"
+        if summary["gain"] is not None:
+            noise = f"seed {summary['seed']}, gain {summary['gain']:.4g}, {noise_words(summary['noise_correlation'])}"
         rows = [
             ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}, band {summary['band'] or 'unknown'}"),
             ("flux mode", f"{summary['flux_mode']}; calibrated to {calibration['kind'] or 'unknown'}{radius}{origin}"),
@@ -172,6 +176,8 @@ def inject(
     normalisation = ImageNormalisation(exposure, opts, reference, radius)
     gain = image_gain(exposure, opts) if opts.noise and len(sources) else None
 
+    noise = None if gain is None else image_noise(exposure, opts.coadd_noise)
+
     canvas = Canvas.empty(exposure.shape, exposure.xy0)
     report = render(
         sources,
@@ -198,6 +204,7 @@ def inject(
         seed=opts.seed,
         image_id=name,
         xy0=exposure.xy0,
+        correlation=None if noise is None else noise.correlation,
         out=canvas.model,
         variance_out=None if variance is None else planes["variance"].values,
     )
@@ -207,7 +214,7 @@ def inject(
         *placed.messages,
         *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
     ]
-    summary = _summary(name, opts, photo_calib, reference, gain, truth, report, messages, band)
+    summary = _summary(name, opts, photo_calib, reference, gain, noise, truth, report, messages, band)
     return Injection(exposure.replace(planes=planes), truth, summary)
 
 
@@ -251,6 +258,7 @@ def _summary(
     photo_calib: PhotoCalib,
     reference: CalibrationReference | None,
     gain: Gain | None,
+    noise: NoiseModel | None,
     truth: QTable,
     report: RenderReport,
     messages: list[str],
@@ -282,6 +290,7 @@ def _summary(
         "seed": options.seed,
         "gain": None if gain is None else gain.median,
         "gain_origin": None if gain is None else gain.origin,
+        "noise_correlation": None if noise is None else noise.describe(),
         "flux_tolerance": options.flux_tolerance,
         "flags": count_flags(truth["flags"]),
         "messages": messages[:20],
