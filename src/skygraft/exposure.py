@@ -27,6 +27,7 @@ from skygraft.wcs.local import pixel_scale
 
 __all__ = [
     "COADD_NOISE",
+    "DIFFERENCE",
     "NO_GAIN",
     "NO_PHOTO_CALIB",
     "NO_PSF",
@@ -52,6 +53,8 @@ NO_GAIN = "no_gain"
 
 COADD_NOISE = "coadd_noise"
 """Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, what tells how its noise is correlated."""
+DIFFERENCE = "difference"
+"""Key of `Exposure.extra`, of difference images only: a `skygraft.psf.DifferenceImage`, how the image came about."""
 
 
 @dataclass(frozen=True)

@@ -448,9 +448,8 @@ class LsstAfwFormat(Format):
                 path=image,
                 format=self.name,
                 header=Headers([(0, opened.primary)]).as_dict(),
-                extra={FILES: stamps, **_extras(opened), **found.extra()} | (
-                    {COADD_NOISE: CoaddNoise()} if _is_coadd(opened) else {}
-                ),
+                extra={FILES: stamps, **_extras(opened), **found.extra()}
+                | ({COADD_NOISE: CoaddNoise()} if _is_coadd(opened) else {}),
             )
             return with_fingerprints(exposure, _planes(opened))
 

@@ -15,14 +15,14 @@ from skygraft.noise.correlation import LEAST_PIXELS
 
 __all__ = ["NoiseModel", "image_noise", "noise_words"]
 
-_DEFECTS = frozenset(
-    ("BAD", "SAT", "SATURATED", "CR", "COSMIC_RAY", "NO_DATA", "INTRP", "INTERPOLATED", "SUSPECT", "EDGE")
-    + ("DETECTION_EDGE", "UNMASKEDNAN", "UNMASKED_NAN", "STREAK", "BRIGHT_OBJECT", "SPIKE", "VIGNETTED")
+_DEFECTS = (
+    *("BAD", "SAT", "SATURATED", "CR", "COSMIC_RAY", "NO_DATA", "INTRP", "INTERPOLATED", "SUSPECT", "EDGE"),
+    *("DETECTION_EDGE", "UNMASKEDNAN", "UNMASKED_NAN", "STREAK", "BRIGHT_OBJECT", "SPIKE", "VIGNETTED"),
 )
 _LIGHT = ("DETECTED", "INJECTED")
 """What the names of mask planes begin with whose pixels hold light."""
-_MOST = 0.95
-"""Correlation between neighbours from which on pixels hold light or a background, not noise."""
+_LARGEST_LAG, _LARGEST_MISFIT = 0.95, 0.1
+"""A larger correlation between neighbours, or one that no noise can have, is that of light or of a background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,9 @@ def _unfit(found: NoiseCorrelation | None) -> str | None:
     if found is None:
         return f"fewer than {LEAST_PIXELS} good pixels that vary"
     most = max(found.lags.values())
-    return f"a correlation of {most:.2f} between neighbours is not that of noise" if most > _MOST else None
+    if found.misfit > _LARGEST_MISFIT:
+        return f"no noise has the correlation measured, the nearest one is off by {found.misfit:.2f}"
+    return f"a correlation of {most:.2f} between neighbours is not that of noise" if most > _LARGEST_LAG else None
 
 
 def _with_data(exposure: Exposure) -> NDArray[np.bool_]:

@@ -29,12 +29,14 @@ from skygraft.injection.calibrating import (
     require_psf,
 )
 from skygraft.injection.coadd_noise import NoiseModel, image_noise, noise_words
+from skygraft.injection.differences import TemplateNormalisation, draw_both_sides
 from skygraft.injection.marking import mark, new_planes
 from skygraft.injection.options import InjectionOptions
-from skygraft.injection.placing import canonical, place
+from skygraft.injection.placing import Placed, canonical, place
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
-from skygraft.render import Canvas, RenderReport, render
+from skygraft.psf import PSF
+from skygraft.render import Canvas, Normalisation, RenderReport, Sources, render
 from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
@@ -148,7 +150,8 @@ def inject(
     ConfigError
         If an option is not one of those allowed, or of another type.
     InjectionError
-        If the image has no PSF and the catalogue's sources need one.
+        If the image has no PSF and the catalogue's sources need one, or some are to be in the template of a difference
+        image (`inject_into`), and the image does not tell how it was made.
 
     Notes
     -----
@@ -157,6 +160,10 @@ def inject(
 
     The new mask has the planes ``INJECTED`` and ``INJECTED_CORE``, which say where the sources are. Leave them out when
     you measure, or every fake is masked: `Exposure.bad` does, and ``mark_injected=False`` does not add them.
+
+    A difference image takes its sources as of its science image; the catalogue's column `inject_into` puts them into
+    the template instead (``template``), or into both. What the image then loses is the source as it is in the template,
+    convolved with the matching kernel at its place. No photon noise is drawn of the template's light.
 
     Sources that are injected into an image a second time need another seed, or their noise is the same.
     """
@@ -179,22 +186,14 @@ def inject(
     noise = None if gain is None else image_noise(exposure, opts.coadd_noise)
 
     canvas = Canvas.empty(exposure.shape, exposure.xy0)
-    report = render(
-        sources,
-        exposure.psf,
-        canvas,
-        exposure.box,
-        normalisation,
-        flux_tolerance=opts.flux_tolerance,
-        stars=opts.stars,
-        galaxies=opts.galaxies,
-        progress=progress,
-    )
+    report, taken = _draw(exposure, placed, canvas, normalisation, opts, reference, radius, progress)
     _forget_what_did_not_land(truth, placed.rows, report)
     # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=opts.mark_injected)
     if opts.mark_injected:
-        mark(planes, canvas, exposure, sources, report, opts.mask_threshold)
+        # Where a source is in the template too, little may be left of it but noise: its own light decides.
+        light = canvas if taken is None else Canvas(np.maximum(np.abs(canvas.model), np.abs(taken)), *exposure.xy0)
+        mark(planes, light, exposure, sources, report, opts.mask_threshold)
     variance = exposure.variance if gain is not None else None
     add_flux(
         exposure.image,
@@ -208,6 +207,8 @@ def inject(
         out=canvas.model,
         variance_out=None if variance is None else planes["variance"].values,
     )
+    if taken is not None:  # the template's photon noise is not known
+        np.add(canvas.model, taken, out=canvas.model, where=taken != 0)
     flag_small_kernel(exposure, reference if opts.flux_mode == "calibrated" else None, radius, report)
     _report_into(truth, placed.rows, report, exposure)
     messages = [
@@ -215,7 +216,48 @@ def inject(
         *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
     ]
     summary = _summary(name, opts, photo_calib, reference, gain, noise, truth, report, messages, band)
+    if placed.template is not None:
+        summary["difference"] = placed.template.describe(sources, np.isin(placed.into, ("template", "both")))
     return Injection(exposure.replace(planes=planes), truth, summary)
+
+
+def _draw(
+    exposure: Exposure,
+    placed: Placed,
+    canvas: Canvas,
+    normalisation: ImageNormalisation,
+    options: InjectionOptions,
+    reference: CalibrationReference | None,
+    radius: float | None,
+    progress: Callable[[int], None] | None,
+) -> tuple[RenderReport, NDArray[np.float32] | None]:
+    """Draw the sources onto the canvas; and, on a difference image, what it loses to those in its template."""
+    settings: dict[str, Any] = {
+        "flux_tolerance": options.flux_tolerance,
+        "stars": options.stars,
+        "galaxies": options.galaxies,
+    }
+    if placed.template is None:
+        sources, psf = placed.sources, exposure.psf
+        return render(sources, psf, canvas, exposure.box, normalisation, progress=progress, **settings), None
+
+    def draw(some: Sources, psf: PSF | None, onto: Canvas, scale: Normalisation) -> RenderReport:
+        return render(some, psf, onto, exposure.box, scale, **settings)
+
+    of_template = placed.template.difference.template_psf
+    assert of_template is not None
+    scaled = ImageNormalisation(exposure.replace(psf=of_template), options, reference, radius)
+    report, taken = draw_both_sides(
+        placed.sources,
+        placed.into,
+        draw,
+        canvas,
+        science=(exposure.psf, normalisation),
+        template=(placed.template.psf, TemplateNormalisation(of_template, scaled)),
+    )
+    if progress is not None:
+        progress(len(placed.sources))
+    return report, taken.model
 
 
 def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> None:

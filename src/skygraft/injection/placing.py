@@ -15,6 +15,7 @@ from skygraft.catalog import Flag, as_table, band_column, bands_of, normalize_ca
 from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
 from skygraft.exposure import Exposure
+from skygraft.injection.differences import TemplateSide, template_side
 from skygraft.injection.reach import reach_of
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
@@ -52,6 +53,10 @@ class Placed:
         Those to be drawn: usable, and with light that reaches the image.
     rows : ndarray of int
         Their rows in the truth table.
+    into : ndarray of str
+        Which images of a difference image have each of them: ``science`` (or empty), ``template``, ``both``.
+    template : TemplateSide or None
+        What those in the template are drawn with; None where the catalogue has none.
     messages : tuple of str
         Why some others are not drawn, where their flag does not say all.
     """
@@ -59,6 +64,8 @@ class Placed:
     truth: QTable
     sources: Sources
     rows: NDArray[np.intp]
+    into: NDArray[np.str_]
+    template: TemplateSide | None
     messages: tuple[str, ...] = ()
 
 
@@ -72,6 +79,8 @@ def place(
 ) -> Placed:
     """Start the truth table: where each source lies, its flux, and whether its light reaches the image."""
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
+    into = strings(table, "inject_into")
+    template = template_side(exposure, into)
     mag = band_column(table, band)
     ra, dec = positions_at(table, exposure.visit_info.mjd)
     x, y = (np.asarray(v, dtype=float) for v in exposure.wcs.world_to_pixel_values(ra, dec))
@@ -106,7 +115,7 @@ def place(
     # The shape of what is not a point needs the WCS around it too.
     shapeless = ~np.isfinite(sources.jacobian).all(axis=(1, 2)) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
-    messages = _judge(exposure, sources, photo_calib, flux_tolerance, flags, rows)
+    messages = _judge(exposure, template, sources, photo_calib, flux_tolerance, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
     truth = QTable(
         {
@@ -131,7 +140,7 @@ def place(
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
     if endless.any():
         messages += (f"{np.count_nonzero(endless)} trails are given by rates, and the image has no exposure time",)
-    return Placed(truth, _subset(sources, drawn), rows[drawn], messages)
+    return Placed(truth, _subset(sources, drawn), rows[drawn], into[rows[drawn]], template, messages)
 
 
 def _with_trails_of_rates(
@@ -151,6 +160,7 @@ def _with_trails_of_rates(
 
 def _judge(
     exposure: Exposure,
+    template: TemplateSide | None,
     sources: Sources,
     photo_calib: PhotoCalib,
     flux_tolerance: float,
@@ -159,7 +169,8 @@ def _judge(
 ) -> tuple[str, ...]:
     """Flag, in the rows of these sources, whose light does not reach the image and whose centre lies off it."""
     box = exposure.box
-    half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
+    shapes = [one.shape for one in (exposure.psf, None if template is None else template.psf) if one is not None]
+    half_kernel = max((max(shape) // 2 for shape in shapes), default=0)
     reach = reach_of(sources, half_kernel, flux_tolerance)
     flags[rows[list(reach.bad_stamps)]] |= int(Flag.STAMP_FILE_BAD)
     distance = np.maximum(

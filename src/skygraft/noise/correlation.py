@@ -6,9 +6,9 @@ a kernel h whose own autocorrelation is r:
 
     u(x) = sum over d of h(d) w(x - d),    sum of h(d)^2 = 1,    sum over d of h(d) h(d + lag) = r(lag)
 
-so that u has variance 1 and the noise that photons of variance V(x) add is sqrt(V(x)) u(x). w is a function of the seed,
-the image's id and the pixel's parent position only (see `skygraft.noise.poisson`), so u is the same whatever part of an
-image is drawn, in whatever order.
+so that u has variance 1, and photons that add the variance V(x) add the noise sqrt(V(x)) u(x). w is a function of the
+seed, the image's id and the pixel's parent position only (see `skygraft.noise.poisson`), so that u is the same whatever
+part of an image is drawn, in whatever order.
 
 h is the transform of the square root of the power spectrum of r. A measured r need not be positive semi-definite:
 frequencies of negative power get none, which makes the correlation that is drawn the nearest one that is.
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from skygraft.jit import compiled
 from skygraft.noise.poisson import fill
 from skygraft.noise.tables import tables
 
@@ -167,7 +168,8 @@ def normal_field(shape: tuple[int, int], xy0: tuple[int, int], key: tuple[int, i
         Poisson numbers of a mean of 2^40, less the mean and over its root: multiples of 1e-6, of skewness 1e-6.
     """
     drawn = np.full(shape, _NORMAL_MEAN)
-    fill(drawn, *xy0, *key, *tables())
+    alias, edges, density = tables()
+    fill(drawn, *xy0, *key, alias, edges, density)
     return (drawn - _NORMAL_MEAN) / _NORMAL_SIGMA
 
 
@@ -177,14 +179,27 @@ def filtered_field(
     """Noise of variance 1 with the autocorrelation of a symmetric kernel; see `normal_field`."""
     (ny, nx), reach = shape, kernel.shape[0] // 2
     white = normal_field((ny + 2 * reach, nx + 2 * reach), (xy0[0] - reach, xy0[1] - reach), key)
-    total = kernel[reach, reach] * white[reach : reach + ny, reach : reach + nx]
-    # One order of sums, pair by pair of opposite taps, whatever the part of an image that is asked for.
-    for j in range(reach + 1):
-        for i in range(2 * reach + 1 if j < reach else reach):
-            if kernel[j, i]:
-                k, m = 2 * reach - j, 2 * reach - i
-                total += kernel[j, i] * (white[j : j + ny, i : i + nx] + white[k : k + ny, m : m + nx])
+    total = np.empty(shape)
+    _filter(white, kernel, total)
     return total
+
+
+@compiled
+def _filter(white: NDArray[np.float64], kernel: NDArray[np.float64], total: NDArray[np.float64]) -> None:
+    """Convolve with a symmetric kernel, in one order of sums whatever part of an image is asked for."""
+    last = kernel.shape[0] - 1
+    reach = last // 2
+    for y in range(total.shape[0]):
+        out = total[y]
+        middle = white[y + reach, reach:]
+        for x in range(out.size):
+            out[x] = kernel[reach, reach] * middle[x]
+        for j in range(reach + 1):
+            for i in range(last + 1 if j < reach else reach):
+                tap = kernel[j, i]
+                one, other = white[y + j, i:], white[y + last - j, last - i :]
+                for x in range(out.size):
+                    out[x] += tap * (one[x] + other[x])
 
 
 def add_correlated(
@@ -339,7 +354,7 @@ def _autocorrelation(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
 def _measure(
     plane: NDArray[np.float32], usable: NDArray[np.bool_], sky: bool
 ) -> tuple[NDArray[np.float64], int] | None:
-    """Correlation at lags up to `_FARTHEST` in a region, and its good pixels; None where there is nothing to measure."""
+    """Correlation in a region at lags up to `_FARTHEST`, and its good pixels; None where nothing can be measured."""
     good = usable & np.isfinite(plane)
     if not good.any():
         return None
@@ -364,7 +379,7 @@ def _measure(
 
 
 def _lagged(array: NDArray[np.float64], size: list[int]) -> NDArray[np.float64]:
-    """Sums of products of all pixels at lags up to `_FARTHEST` in both axes, shape (2 _FARTHEST + 1, 2 _FARTHEST + 1)."""
+    """Sums of products of all pixels at lags up to `_FARTHEST` in both axes, the middle one lag 0."""
     power = np.abs(fft.rfft2(array, size)) ** 2
     sums = np.roll(fft.irfft2(power, size), (_FARTHEST, _FARTHEST), axis=(0, 1))
     return np.asarray(sums[: 2 * _FARTHEST + 1, : 2 * _FARTHEST + 1])

@@ -8,6 +8,7 @@ from skygraft.psf.conformance import check_psf
 from skygraft.psf.fine import FineGrid, SubPixelBasis
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
+from skygraft.psf.matched import DifferenceImage, MatchedPSF, MatchingKernel, TemplatePSF, gaussian_of_moments
 from skygraft.psf.measure import FwhmMeter, kernel_fwhm
 from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
@@ -21,6 +22,7 @@ __all__ = [
     "CellPSF",
     "CoaddInput",
     "CoaddPSF",
+    "DifferenceImage",
     "DoubleGaussianPSF",
     "DrawnPSF",
     "FineGrid",
@@ -29,10 +31,13 @@ __all__ = [
     "GaussianPSF",
     "KernelBasisPSF",
     "LinearPSF",
+    "MatchedPSF",
+    "MatchingKernel",
     "MoffatPSF",
     "PsfexPSF",
     "SinglePrecisionBasis",
     "SubPixelBasis",
+    "TemplatePSF",
     "UndersamplingMeter",
     "Warp",
     "WarpedPSF",
@@ -40,6 +45,7 @@ __all__ = [
     "basis_between_pixels",
     "check_psf",
     "defined_position",
+    "gaussian_of_moments",
     "kernel_fwhm",
     "missed_by_grid",
     "places_over",

@@ -1,0 +1,192 @@
+"""Sources of difference images: in the science image, in the template through the matching kernel, or in both.
+
+A difference image is science - kernel * template (a convolution), on the pixels, the PSF and the photometric scale of
+the science image. A source of flux F in the science image therefore adds F P_s, and one in the template takes away
+F (kernel * P_t), with P_s and P_t the PSFs of the two images, each scaled to the calibration as on its own image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.catalog import Flag
+from skygraft.catalog.flags import NOT_DRAWN, has_flag
+from skygraft.errors import InjectionError
+from skygraft.exposure import DIFFERENCE, Exposure
+from skygraft.psf import PSF, DifferenceImage, MatchedPSF
+from skygraft.render import Canvas, Normalisation, RenderReport, Sources
+
+__all__ = ["TemplateNormalisation", "TemplateSide", "draw_both_sides", "template_side"]
+
+type Draw = Callable[[Sources, PSF | None, Canvas, Normalisation], RenderReport]
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateSide:
+    """What sources in the template are drawn with.
+
+    Parameters
+    ----------
+    difference : DifferenceImage
+        Kernel and PSF of the template, neither of them None.
+    psf : MatchedPSF
+        The template's PSF as it is in the difference image, but for its sign.
+    """
+
+    difference: DifferenceImage
+    psf: MatchedPSF
+
+    def describe(self, sources: Sources, in_template: NDArray[np.bool_]) -> dict[str, Any]:
+        """What the record says: sources in the template, its PSF, and the kernel's sum at them (the median)."""
+        kernel = self.difference.kernel
+        x, y = sources.x[in_template], sources.y[in_template]
+        return {
+            "n_in_template": int(np.count_nonzero(in_template)),
+            "template_psf": self.difference.origin,
+            "kernel_sum": None if kernel is None or not x.size else round(float(np.median(kernel.sums(x, y))), 6),
+            "template_noise": False,
+        }
+
+
+def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | None:
+    """What sources in the template are drawn with; None where there are none.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    into : ndarray of str
+        The catalogue's `inject_into`.
+
+    Raises
+    ------
+    InjectionError
+        If there are some, and the image is no difference image, or does not tell its kernel or its template's PSF.
+    """
+    wanted = np.isin(into, ("template", "both"))
+    if not wanted.any():
+        return None
+    what = f"{np.count_nonzero(wanted)} of {len(into)} sources are to be in the template (inject_into)"
+    difference = exposure.extra.get(DIFFERENCE)
+    if not isinstance(difference, DifferenceImage):
+        raise InjectionError(
+            f"{what}, and this is no difference image with a matching kernel",
+            path=exposure.path,
+            key="inject_into",
+            fix="Inject these sources into difference images of lsst.images, or remove the column",
+        )
+    if difference.kernel is None or difference.template_psf is None:
+        raise InjectionError(
+            f"{what}, and the difference image does not say how it was made: {difference.missing}",
+            path=exposure.path,
+            key="inject_into",
+            fix="Take one that holds its kernel and templates; a template's PSF can be given (template_psf=)",
+        )
+    return TemplateSide(difference, MatchedPSF(difference.kernel, difference.template_psf))
+
+
+class TemplateNormalisation:
+    """Scales the template's PSF to the calibration as on the template itself; see `Normalisation`."""
+
+    def __init__(self, psf: PSF, of_template: Normalisation) -> None:
+        self._psf, self._normalisation = psf, of_template
+
+    def __call__(
+        self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and aperture fraction, each of shape (N,), at (x, y): of the kernels before they were matched."""
+        del kernels
+        return self._normalisation(self._psf.kernels(x, y), x, y)
+
+    def of_coefficients(
+        self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Not to be had: a matched PSF is no sum of fixed images."""
+        raise InjectionError("a PSF through a matching kernel has no basis")
+
+
+def draw_both_sides(
+    sources: Sources,
+    into: NDArray[np.str_],
+    draw: Draw,
+    canvas: Canvas,
+    *,
+    science: tuple[PSF | None, Normalisation],
+    template: tuple[PSF, Normalisation],
+) -> tuple[RenderReport, Canvas]:
+    """Draw sources of the science image onto the canvas, and those of the template, negative, onto another one.
+
+    A source that is in both, and that one of the two PSFs cannot draw, is drawn in neither.
+
+    Parameters
+    ----------
+    sources : Sources
+        All of them.
+    into : ndarray of str, shape (N,)
+        ``science`` or empty, ``template`` or ``both``.
+    draw : callable
+        Draws sources with a PSF and a normalisation onto a canvas.
+    canvas : Canvas
+        Empty; for the light in the science image.
+    science, template : (PSF, Normalisation)
+        Of the two images, that of the template through the kernel.
+
+    Returns
+    -------
+    report : RenderReport
+        What was deposited in the difference image, and the scales of the science image, or of the template where a
+        source is in that alone.
+    Canvas
+        The light that the difference image loses.
+    """
+    n = len(sources)
+    sides = np.isin(into, ("template",), invert=True), np.isin(into, ("template", "both"))
+    failed = np.zeros(n, dtype=np.bool_)
+    reasons: dict[int, str] = {}
+    flags = np.zeros(n, dtype=np.int64)
+    while True:
+        taken = Canvas.empty(canvas.model.shape, (canvas.x0, canvas.y0))
+        canvas.model[...] = 0.0
+        report = RenderReport.empty(n)
+        # The template first: where a source is in both, the scales reported are those of the science image.
+        for side, (psf, normalisation), onto, sign in (
+            (sides[1], template, taken, -1.0),
+            (sides[0], science, canvas, 1.0),
+        ):
+            rows = np.flatnonzero(side & ~failed)
+            part = draw(_some(sources, rows, sign), psf, onto, normalisation)
+            _merge(report, part, rows)
+        broken = ~failed & sides[0] & sides[1] & has_flag(report.flags, NOT_DRAWN)
+        flags[broken] = report.flags[broken]
+        reasons |= {row: text for row, text in report.messages.items() if broken[row]}
+        if not broken.any():
+            break
+        failed |= broken
+    report.flags[failed] = flags[failed]
+    report.messages.update(reasons)
+    report.flags[sides[1] & ~has_flag(report.flags, NOT_DRAWN)] |= int(Flag.IN_TEMPLATE)
+    return report, taken
+
+
+def _some(sources: Sources, rows: NDArray[np.intp], sign: float) -> Sources:
+    names = [f.name for f in dataclasses.fields(Sources) if f.name not in ("shape", "flux")]
+    parts = {name: getattr(sources, name)[rows] for name in names}
+    shape = {name: column[rows] for name, column in sources.shape.items()}
+    return Sources(**parts, flux=sign * sources.flux[rows], shape=shape)
+
+
+def _merge(report: RenderReport, part: RenderReport, rows: NDArray[np.intp]) -> None:
+    """Put what was drawn of some sources into the report of all."""
+    report.flux_deposited[rows] += part.flux_deposited
+    report.stamp_size[rows] = np.maximum(report.stamp_size[rows], part.stamp_size)
+    report.flags[rows] |= part.flags
+    for name in ("aperture_fraction", "kernel_scale", "psf_fwhm"):
+        new = getattr(part, name)
+        getattr(report, name)[rows] = np.where(np.isfinite(new), new, getattr(report, name)[rows])
+    report.messages.update({int(rows[i]): text for i, text in part.messages.items()})
