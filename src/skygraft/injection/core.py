@@ -217,7 +217,7 @@ def inject(
     ]
     summary = _summary(name, opts, photo_calib, reference, gain, noise, truth, report, messages, band)
     if placed.template is not None:
-        summary["difference"] = placed.template.describe(sources, np.isin(placed.into, ("template", "both")))
+        summary["difference"] = placed.template.describe(sources, placed.into)
     return Injection(exposure.replace(planes=planes), truth, summary)
 
 

@@ -22,7 +22,7 @@ from skygraft.exposure import DIFFERENCE, Exposure
 from skygraft.psf import PSF, DifferenceImage, MatchedPSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 
-__all__ = ["TemplateNormalisation", "TemplateSide", "draw_both_sides", "template_side"]
+__all__ = ["TemplateNormalisation", "TemplateSide", "draw_both_sides", "in_template", "template_side"]
 
 type Draw = Callable[[Sources, PSF | None, Canvas, Normalisation], RenderReport]
 
@@ -42,16 +42,21 @@ class TemplateSide:
     difference: DifferenceImage
     psf: MatchedPSF
 
-    def describe(self, sources: Sources, in_template: NDArray[np.bool_]) -> dict[str, Any]:
+    def describe(self, sources: Sources, into: NDArray[np.str_]) -> dict[str, Any]:
         """What the record says: sources in the template, its PSF, and the kernel's sum at them (the median)."""
-        kernel = self.difference.kernel
-        x, y = sources.x[in_template], sources.y[in_template]
+        kernel, mine = self.difference.kernel, in_template(into)
+        x, y = sources.x[mine], sources.y[mine]
         return {
-            "n_in_template": int(np.count_nonzero(in_template)),
+            "n_in_template": int(np.count_nonzero(mine)),
             "template_psf": self.difference.origin,
             "kernel_sum": None if kernel is None or not x.size else round(float(np.median(kernel.sums(x, y))), 6),
             "template_noise": False,
         }
+
+
+def in_template(into: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Which sources are in the template, by the catalogue's `inject_into`, shape (N,)."""
+    return np.isin(into, ("template", "both"))
 
 
 def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | None:
@@ -69,7 +74,7 @@ def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | 
     InjectionError
         If there are some, and the image is no difference image, or does not tell its kernel or its template's PSF.
     """
-    wanted = np.isin(into, ("template", "both"))
+    wanted = in_template(into)
     if not wanted.any():
         return None
     what = f"{np.count_nonzero(wanted)} of {len(into)} sources are to be in the template (inject_into)"
@@ -146,7 +151,7 @@ def draw_both_sides(
         The light that the difference image loses.
     """
     n = len(sources)
-    sides = np.isin(into, ("template",), invert=True), np.isin(into, ("template", "both"))
+    sides = into != "template", in_template(into)
     failed = np.zeros(n, dtype=np.bool_)
     reasons: dict[int, str] = {}
     flags = np.zeros(n, dtype=np.int64)

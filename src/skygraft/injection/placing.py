@@ -15,7 +15,7 @@ from skygraft.catalog import Flag, as_table, band_column, bands_of, normalize_ca
 from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
 from skygraft.exposure import Exposure
-from skygraft.injection.differences import TemplateSide, template_side
+from skygraft.injection.differences import TemplateSide, in_template, template_side
 from skygraft.injection.reach import reach_of
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
@@ -115,7 +115,7 @@ def place(
     # The shape of what is not a point needs the WCS around it too.
     shapeless = ~np.isfinite(sources.jacobian).all(axis=(1, 2)) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
-    messages = _judge(exposure, template, sources, photo_calib, flux_tolerance, flags, rows)
+    messages = _judge(exposure, template, into[rows], sources, photo_calib, flux_tolerance, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
     truth = QTable(
         {
@@ -161,6 +161,7 @@ def _with_trails_of_rates(
 def _judge(
     exposure: Exposure,
     template: TemplateSide | None,
+    into: NDArray[np.str_],
     sources: Sources,
     photo_calib: PhotoCalib,
     flux_tolerance: float,
@@ -169,15 +170,18 @@ def _judge(
 ) -> tuple[str, ...]:
     """Flag, in the rows of these sources, whose light does not reach the image and whose centre lies off it."""
     box = exposure.box
-    shapes = [one.shape for one in (exposure.psf, None if template is None else template.psf) if one is not None]
-    half_kernel = max((max(shape) // 2 for shape in shapes), default=0)
+    half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
     reach = reach_of(sources, half_kernel, flux_tolerance)
+    reach_pixels = reach.pixels
+    if template is not None:
+        matched = reach_of(sources, max(template.psf.shape) // 2, flux_tolerance).pixels
+        reach_pixels = np.where(in_template(into), np.maximum(matched, reach_pixels), reach_pixels)
     flags[rows[list(reach.bad_stamps)]] |= int(Flag.STAMP_FILE_BAD)
     distance = np.maximum(
         np.maximum(box.x_min - sources.x, sources.x - box.x_max),
         np.maximum(box.y_min - sources.y, sources.y - box.y_max),
     )
-    near = distance < reach.pixels
+    near = distance < reach_pixels
     flags[rows[~near]] |= int(Flag.NO_OVERLAP)
     # A centre on the very edge is on both of two images that share it, not on neither, whatever the WCSs round to.
     flags[rows[near & (distance > _EDGE)]] |= int(Flag.CENTER_OFF_IMAGE)
