@@ -11,6 +11,7 @@ from astropy.table import Table
 from scipy import signal
 
 from skygraft import inject, read_exposure
+from skygraft.campaign.config import InjectionConfig
 from skygraft.cli.describe import describe_exposure, describe_rows
 from skygraft.errors import ConfigError
 from skygraft.exposure import COADD_NOISE, Exposure
@@ -169,6 +170,13 @@ def test_inspect_tells_of_it() -> None:
         f"correlated, {content['coadd_noise']['lags']['0,1']:.3f}"
     )
     assert describe_exposure(make_exposure((50, 50)))["coadd_noise"] is None
+
+
+def test_a_campaign_can_ask_for_white_noise() -> None:
+    assert InjectionConfig.model_validate({"coadd_noise": "white"}).options().coadd_noise == "white"
+    assert InjectionConfig().options().coadd_noise == "correlated"
+    with pytest.raises(ValueError, match="coadd_noise"):
+        InjectionConfig.model_validate({"coadd_noise": "pink"})
 
 
 @pytest.mark.data

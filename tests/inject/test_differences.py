@@ -14,9 +14,11 @@ from scipy import signal
 
 from skygraft import inject, read_exposure, write_exposure
 from skygraft.catalog import Flag
+from skygraft.cli.describe import describe_exposure, describe_rows
 from skygraft.errors import CatalogError, ConfigError, InjectionError
 from skygraft.exposure import DIFFERENCE, Exposure
 from skygraft.psf import GaussianPSF
+from skygraft.qa.closure import measure_closure
 from skygraft.testing import make_exposure
 from skygraft.wcs import local_jacobian
 
@@ -281,6 +283,23 @@ def test_the_output_keeps_its_kernel_and_templates(image: Any, exposure: Exposur
     assert after.templates == image.templates
     again = pickle.loads(pickle.dumps(exposure)).extra[DIFFERENCE]
     np.testing.assert_array_equal(again.kernel.kernels(X, Y), exposure.extra[DIFFERENCE].kernel.kernels(X, Y))
+
+
+def test_closure_is_measured_on_stars_of_the_science_image_alone(exposure: Exposure) -> None:
+    table = catalog(exposure, ["science", "template", "both"], [40.0, 100, 160], [90.0, 90, 90])
+    injection = inject(exposure, table, gain=50.0)
+    measured = measure_closure(exposure, injection.exposure, injection.truth)
+    assert measured["injection_id"].tolist() == [0]
+    assert abs(measured["residual"][0]) < 5 * measured["sigma"][0] + 1e-3
+
+
+def test_inspect_tells_how_it_came_about(exposure: Exposure, data_dir: Path, tmp_path: Path) -> None:
+    rows = dict(describe_rows(describe_exposure(exposure)))
+    assert "through a kernel of 17 x 17 pixels, sum 1." in rows["difference"]
+    assert "Gaussian of the second moments recorded for 1 template" in rows["difference"]
+    bare = read_exposure(written(library_image(data_dir, kernel=None), tmp_path))
+    assert "it carries no matching kernel" in dict(describe_rows(describe_exposure(bare)))["difference"]
+    assert "difference" not in dict(describe_rows(describe_exposure(make_exposure((50, 50)))))
 
 
 def test_rubin_s_own_difference_image(data_dir: Path) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 
 from skygraft.cli.common import in_options
 from skygraft.errors import CalibrationError, PsfError, SkygraftError
-from skygraft.exposure import COADD_NOISE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import CAUTION
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
-from skygraft.psf import defined_position, kernel_fwhm
+from skygraft.psf import DifferenceImage, defined_position, kernel_fwhm
 from skygraft.wcs import pixel_scale
 
 __all__ = ["describe_exposure", "describe_rows"]
@@ -53,6 +53,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     content["psf"] = _describe_psf(exposure, x, y, scale)
     content["gain"] = _describe_gain(exposure)
     content["coadd_noise"] = image_noise(exposure, "correlated").describe() if COADD_NOISE in exposure.extra else None
+    content["difference"] = _describe_difference(exposure)
     content["no_photo_calib"] = _reason(exposure, NO_PHOTO_CALIB)
     content["no_psf"] = _reason(exposure, NO_PSF)
     return content
@@ -138,6 +139,21 @@ def _describe_gain(exposure: Exposure) -> dict[str, Any]:
     return {"electrons_per_unit": gain.median, "origin": f"{gain.origin}; {reason}" if reason else gain.origin}
 
 
+def _describe_difference(exposure: Exposure) -> dict[str, Any] | None:
+    """What a difference image tells of how it was made, its kernel at the middle; None for other images."""
+    found = exposure.extra.get(DIFFERENCE)
+    if not isinstance(found, DifferenceImage):
+        return None
+    kernel = found.kernel
+    return {
+        "kernel_shape": None if kernel is None else list(kernel.shape),
+        "kernel_sum": None if kernel is None else float(kernel.sums(*exposure.box.center)[0]),
+        "template_psf": None if found.template_psf is None else found.template_psf.description,
+        "template_psf_origin": found.origin,
+        "missing": found.missing,
+    }
+
+
 def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     """The description for people: label and text."""
     (ny, nx), (x0, y0), wcs = content["shape"], content["xy0"], content["wcs"]
@@ -175,10 +191,22 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("gain", f"{value:.4g}, {gain['origin']}" if value is not None else f"unknown: {gain['origin']}"))
     if content.get("coadd_noise"):
         rows.append(("coadd noise", noise_words(content["coadd_noise"])))
+    if difference := content.get("difference"):
+        rows.append(("difference", _difference_words(difference)))
     if not content["has_variance"]:
         rows.append(("variance", "none"))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))
     return rows
+
+
+def _difference_words(difference: dict[str, Any]) -> str:
+    if difference["missing"]:
+        return f"science image less template; sources cannot be put into the template: {difference['missing']}"
+    ny, nx = difference["kernel_shape"]
+    return (
+        f"science image less template through a kernel of {nx} x {ny} pixels, sum {difference['kernel_sum']:.4f}; PSF of "
+        f"the template: {difference['template_psf_origin']}"
+    )
 
 
 def _pairs(parts: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import signal
 from scipy.spatial import cKDTree
 
+from skygraft.catalog.flags import Flag, has_flag
 from skygraft.errors import CalibrationError, ConfigError
 from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions, inject
@@ -104,7 +105,9 @@ def measure_closure(
         )
     radius, arcsec, origin = _radius(before, aperture)
     drawn = np.asarray(truth["stamp_size"]) > 0
-    star = drawn & (np.asarray(truth["source_type"]).astype(str) == "Star")
+    # Of a star that is in the template of a difference image, the calibrated flux is not what the image holds.
+    whole = ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
+    star = drawn & whole & (np.asarray(truth["source_type"]).astype(str) == "Star")
     difference = after.image.astype(np.float64) - before.image.astype(np.float64)
     reach = np.where(star | (catalog is None), np.asarray(truth["stamp_size"]), 0)
     if catalog is not None:
