@@ -95,5 +95,9 @@ def test_what_does_not_go_together():
         MatchingKernel(np.where(BASIS > 2, np.nan, BASIS), (1, 3), [constant, slope])
     with pytest.raises(PsfError, match=r"no value at position \(3.0, 10.0\)"):
         MatchingKernel(BASIS, (1, 3), [constant, lambda x, y: np.full(len(x), np.nan)]).coefficients(X, Y)
+    broken = MatchingKernel(BASIS, (1, 3), [constant, lambda x, y: x[99] * y])
+    with pytest.raises(PsfError, match="cannot be evaluated: IndexError"):
+        broken.coefficients(X, Y)
+    assert broken.median_sum(X, Y) is None
     with pytest.raises(PsfError, match="no template has a PSF"):
         TemplatePSF([], [])

@@ -147,7 +147,7 @@ def _describe_difference(exposure: Exposure) -> dict[str, Any] | None:
     kernel = found.kernel
     return {
         "kernel_shape": None if kernel is None else list(kernel.shape),
-        "kernel_sum": None if kernel is None else float(kernel.sums(*exposure.box.center)[0]),
+        "kernel_sum": None if kernel is None else kernel.median_sum(*exposure.box.center),
         "template_psf": None if found.template_psf is None else found.template_psf.description,
         "template_psf_origin": found.origin,
         "missing": found.missing,
@@ -202,10 +202,11 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
 def _difference_words(difference: dict[str, Any]) -> str:
     if difference["missing"]:
         return f"science image less template; sources cannot be put into the template: {difference['missing']}"
-    ny, nx = difference["kernel_shape"]
+    (ny, nx), total = difference["kernel_shape"], difference["kernel_sum"]
+    told = "unknown" if total is None else f"{total:.4f}"
     return (
-        f"science image less template through a kernel of {nx} x {ny} pixels, sum {difference['kernel_sum']:.4f}; PSF of "
-        f"the template: {difference['template_psf_origin']}"
+        f"science image less template through a kernel of {nx} x {ny} pixels, sum {told}; PSF of the template: "
+        f"{difference['template_psf_origin']}"
     )
 
 

@@ -22,7 +22,8 @@ def coadd_noise(image: Any) -> dict[str, Any]:
     if not hasattr(image, "noise_realizations"):
         return {}
     grid = image.grid
-    cells = CellGrid((int(grid.bbox.x.start), int(grid.bbox.y.start)), (int(grid.cell_shape.x), int(grid.cell_shape.y)))
+    start, size = (grid.bbox.x.start, grid.bbox.y.start), (grid.cell_shape.x, grid.cell_shape.y)
+    cells = CellGrid((int(start[0]), int(start[1])), (int(size[0]), int(size[1]))) if min(size) > 0 else None
     planes = tuple(np.asarray(one.array, dtype=np.float32) for one in image.noise_realizations)
     return {COADD_NOISE: CoaddNoise(planes, cells)}
 

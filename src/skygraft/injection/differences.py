@@ -49,7 +49,7 @@ class TemplateSide:
         return {
             "n_in_template": int(np.count_nonzero(mine)),
             "template_psf": self.difference.origin,
-            "kernel_sum": None if kernel is None or not x.size else round(float(np.median(kernel.sums(x, y))), 6),
+            "kernel_sum": None if kernel is None else kernel.median_sum(x, y),
             "template_noise": False,
         }
 

@@ -93,10 +93,13 @@ class MatchingKernel(LinearPSF):
         Raises
         ------
         PsfError
-            If one is not finite.
+            If one cannot be had, or is not finite.
         """
         x, y = positions(x, y)
-        weights = np.stack([np.asarray(f(x=x, y=y), dtype=np.float64) for f in self._functions], axis=1)
+        try:
+            weights = np.stack([np.asarray(f(x=x, y=y), dtype=np.float64) for f in self._functions], axis=1)
+        except Exception as error:  # of the library whose functions these are
+            raise PsfError(f"the matching kernel cannot be evaluated: {type(error).__name__}: {error}") from error
         bad = ~np.isfinite(weights).all(axis=1)
         if bad.any():
             raise PsfError(f"the matching kernel has no value at position ({x[bad][0]:.1f}, {y[bad][0]:.1f})")
@@ -105,6 +108,14 @@ class MatchingKernel(LinearPSF):
     def sums(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Sum of the kernel at N positions, shape (N,): what it multiplies a flux by."""
         return np.asarray((self.coefficients(x, y) * self.basis.sum(axis=(1, 2))).sum(axis=1))
+
+    def median_sum(self, x: ArrayLike, y: ArrayLike) -> float | None:
+        """Median of the kernel's sums at some positions; None where it has none."""
+        try:
+            sums = self.sums(x, y)
+        except PsfError:
+            return None
+        return round(float(np.median(sums)), 6) if sums.size else None
 
 
 class TemplatePSF(PSF):
