@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import galsim
 import numpy as np
 import pytest
 from scipy import signal
 
 from skygraft.errors import ConfigError, PsfError
-from skygraft.psf import Box, GaussianPSF, MatchedPSF, MatchingKernel, TemplatePSF, check_psf, gaussian_of_moments
+from skygraft.psf import (
+    Box,
+    GaussianPSF,
+    MatchedPSF,
+    MatchingKernel,
+    TemplatePSF,
+    adaptive_moments,
+    check_psf,
+    gaussian_of_moments,
+    reshaped,
+)
 
 RNG = np.random.default_rng(8)
 BASIS = RNG.normal(size=(2, 5, 4)) + 2
@@ -84,6 +95,59 @@ def test_a_gaussian_has_the_moments_asked_for(moments):
 def test_moments_that_no_psf_has(moments):
     with pytest.raises(PsfError, match="are not those of a PSF"):
         gaussian_of_moments(*moments)
+
+
+def galsim_kernel(profile: galsim.GSObject, n: int = 61) -> np.ndarray:
+    image = profile.drawImage(nx=n, ny=n, scale=1.0, method="no_pixel", dtype=float).array
+    return np.asarray(image / image.sum())
+
+
+SHAPES = [
+    galsim.Gaussian(sigma=2.2).shear(g1=0.05, g2=-0.1),
+    galsim.Moffat(beta=3.0, fwhm=5.0).shear(g1=0.1, g2=0.05),
+    galsim.Moffat(beta=2.5, fwhm=4.0),
+]
+
+
+@pytest.mark.parametrize("profile", SHAPES)
+def test_adaptive_moments_are_those_of_galsim(profile):
+    """Of Hirata & Seljak's code, which takes sizes from determinants, and shapes as distortions."""
+    kernel = galsim_kernel(profile)
+    xx, yy, xy = adaptive_moments(kernel)
+    found = galsim.hsm.FindAdaptiveMom(galsim.ImageD(kernel))
+    assert (xx * yy - xy**2) ** 0.25 == pytest.approx(found.moments_sigma, rel=1e-4)
+    assert (xx - yy) / (xx + yy) == pytest.approx(found.observed_e1, abs=1e-4)
+    assert 2 * xy / (xx + yy) == pytest.approx(found.observed_e2, abs=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.3])
+@pytest.mark.parametrize("profile", SHAPES)
+def test_a_stretched_kernel_is_the_profile_stretched(profile, factor):
+    kernel, matrix = galsim_kernel(profile), np.array([[1.0, 0.1], [0.1, 0.9]]) * factor
+    xx, yy, xy = adaptive_moments(kernel)
+    own = np.array([[xx, xy], [xy, yy]])
+    moments = matrix @ own @ matrix.T
+    found = reshaped(kernel, (moments[0, 0], moments[1, 1], moments[0, 1]))
+    assert found.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(
+        adaptive_moments(found), (moments[0, 0], moments[1, 1], moments[0, 1]), rtol=1e-4, atol=1e-4
+    )
+    # of all stretches to these moments, the one that does not turn
+    values, vectors = np.linalg.eigh(own)
+    back = vectors @ np.diag(values**-0.5) @ vectors.T
+    values, vectors = np.linalg.eigh(moments)
+    forth = vectors @ np.diag(values**0.5) @ vectors.T
+    expected = galsim_kernel(profile.transform(*(forth @ back).ravel()), found.shape[0])
+    inner = np.s_[found.shape[0] // 2 - 12 : found.shape[0] // 2 + 13]
+    np.testing.assert_allclose(found[inner, inner] / found.max(), expected[inner, inner] / expected.max(), atol=3e-4)
+
+
+def test_kernels_without_moments():
+    for kernel in (np.zeros((9, 9)), -np.ones((9, 9)), np.eye(9)[::-1] - np.eye(9)):
+        with pytest.raises(PsfError, match="no adaptive second moments"):
+            adaptive_moments(kernel)
+    with pytest.raises(PsfError, match="not those of a PSF"):
+        reshaped(galsim_kernel(SHAPES[0]), (1.0, 1.0, 2.0))
 
 
 def test_what_does_not_go_together():

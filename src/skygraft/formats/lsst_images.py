@@ -74,7 +74,7 @@ class LsstImagesOptions(ReadOptions):
         Its band; a plain masked image has none.
     template_psf : PSF, path or mapping, optional
         Of a difference image's template, on the pixels of the science image; see `skygraft.formats.given.make_psf`. By
-        default, a Gaussian of the second moments that the file records of it.
+        default, the science image's, stretched to the second moments that the file records of the template's.
     """
 
     instrument: str | None = None
@@ -377,7 +377,10 @@ class LsstImagesFormat(Format):
         schema = _schema(path)
         scale = float(pixel_scale(found.wcs, *_middle(image))[0])
         kind = "" if schema is None else schema[0]
-        difference = difference_image(image, kind, parsed.template_psf, scale, path)
+        given = parsed.template_psf
+        difference = difference_image(
+            image, kind, science_psf=found.psf, template_psf=given, pixel_scale=scale, path=path
+        )
         return Exposure(
             planes=planes,
             wcs=found.wcs,

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError, PsfError
 from skygraft.exposure import COADD_NOISE, DIFFERENCE
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.noise import CellGrid, CoaddNoise
-from skygraft.psf import PSF, Box, DifferenceImage, MatchingKernel, TemplatePSF, gaussian_of_moments
+from skygraft.psf import PSF, Box, DifferenceImage, MatchingKernel, TemplatePSF, gaussian_of_moments, reshaped
 
 __all__ = ["coadd_noise", "difference_image"]
 
@@ -29,7 +30,13 @@ def coadd_noise(image: Any) -> dict[str, Any]:
 
 
 def difference_image(
-    image: Any, kind: str, template_psf: GivenPsf | None, pixel_scale: float, path: str | os.PathLike[str]
+    image: Any,
+    kind: str,
+    *,
+    science_psf: PSF | None,
+    template_psf: GivenPsf | None,
+    pixel_scale: float,
+    path: str | os.PathLike[str],
 ) -> dict[str, Any]:
     """How a difference image came about, for `Exposure.extra`; empty for other images.
 
@@ -40,8 +47,10 @@ def difference_image(
         second moments their PSFs have on the pixels of the science image.
     kind : str
         Of its schema.
+    science_psf : PSF or None
+        The image's: stretched to these moments, it is taken for the template's; without it, a Gaussian is.
     template_psf : PSF, path or mapping, optional
-        The template's PSF on the pixels of the science image, instead of Gaussians of these moments.
+        The template's PSF on the pixels of the science image, instead of that.
     pixel_scale : float
         Arcsec per pixel.
     path : path-like
@@ -77,7 +86,7 @@ def difference_image(
     else:
         templates = getattr(image, "templates", None) or ()
         try:
-            psf, origin = _template_psf(templates), _origin(templates)
+            psf, origin = _template_psf(templates, science_psf)
         except PsfError as error:
             missing.append(f"the PSF of its template is not known ({error.message})")
     return {DIFFERENCE: DifferenceImage(kernel, psf, origin if psf is not None else "", "; ".join(missing))}
@@ -94,17 +103,30 @@ def _matching_kernel(kernel: Any) -> MatchingKernel | None:
     return MatchingKernel(kernel.basis, (-int(box.x.start), -int(box.y.start)), kernel.spatial, valid_box=valid)
 
 
-def _template_psf(templates: Sequence[Any]) -> TemplatePSF:
-    """Gaussians that have the second moments recorded for the templates, each in its template's polygon."""
+def _template_psf(templates: Sequence[Any], science: PSF | None) -> tuple[TemplatePSF, str]:
+    """A kernel with the second moments recorded for each template, in its polygon; and where all that comes from."""
     known = [one for one in templates if not one.psf_shape_flag]
     if not known:
         raise PsfError("its list of templates holds no moments" if templates else "it carries no list of templates")
     polygons = [np.stack([one.bounds.x_vertices, one.bounds.y_vertices], axis=1) for one in known]
-    return TemplatePSF(
-        polygons, [gaussian_of_moments(one.psf_shape_xx, one.psf_shape_yy, one.psf_shape_xy) for one in known]
-    )
+    moments = [(float(one.psf_shape_xx), float(one.psf_shape_yy), float(one.psf_shape_xy)) for one in known]
+    recorded = f"the second moments recorded for {len(known)} template{'s' if len(known) > 1 else ''}"
+    gaussians = [gaussian_of_moments(*some) for some in moments]
+    if science is not None:
+        try:
+            kernels = [_science_kernel(science, polygon) for polygon in polygons]
+            stretched = [reshaped(kernel, some) for kernel, some in zip(kernels, moments, strict=True)]
+        except PsfError:
+            pass  # a model without a kernel there, or without moments
+        else:
+            return TemplatePSF(polygons, stretched), f"the science image's, stretched to {recorded}"
+    return TemplatePSF(polygons, gaussians), f"Gaussian of {recorded}"
 
 
-def _origin(templates: Sequence[Any]) -> str:
-    known = sum(not one.psf_shape_flag for one in templates)
-    return f"Gaussian of the second moments recorded for {known} template{'s' if known > 1 else ''}"
+def _science_kernel(psf: PSF, polygon: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The science image's kernel at the middle of a template's polygon, or where its model begins to hold."""
+    x, y = polygon.mean(axis=0)
+    if (box := psf.valid_box) is not None:
+        x, y = np.clip(x, box.x_min, box.x_max), np.clip(y, box.y_min, box.y_max)
+    kernel: NDArray[np.float64] = psf.kernels([x], [y])[0]
+    return kernel

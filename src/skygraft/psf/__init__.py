@@ -8,7 +8,15 @@ from skygraft.psf.conformance import check_psf
 from skygraft.psf.fine import FineGrid, SubPixelBasis
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
-from skygraft.psf.matched import DifferenceImage, MatchedPSF, MatchingKernel, TemplatePSF, gaussian_of_moments
+from skygraft.psf.matched import (
+    DifferenceImage,
+    MatchedPSF,
+    MatchingKernel,
+    TemplatePSF,
+    adaptive_moments,
+    gaussian_of_moments,
+    reshaped,
+)
 from skygraft.psf.measure import FwhmMeter, kernel_fwhm
 from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
@@ -41,6 +49,7 @@ __all__ = [
     "UndersamplingMeter",
     "Warp",
     "WarpedPSF",
+    "adaptive_moments",
     "as_polynomial",
     "basis_between_pixels",
     "check_psf",
@@ -50,4 +59,5 @@ __all__ = [
     "missed_by_grid",
     "places_over",
     "read_psfex",
+    "reshaped",
 ]

@@ -15,7 +15,15 @@ from skygraft.psf.base import PSF, Box
 from skygraft.psf.coadd import in_polygon
 from skygraft.psf.linear import LinearPSF, combine, frozen, positions
 
-__all__ = ["DifferenceImage", "MatchedPSF", "MatchingKernel", "TemplatePSF", "gaussian_of_moments"]
+__all__ = [
+    "DifferenceImage",
+    "MatchedPSF",
+    "MatchingKernel",
+    "TemplatePSF",
+    "adaptive_moments",
+    "gaussian_of_moments",
+    "reshaped",
+]
 
 _SIGMAS = 6.0
 _LARGEST_HALF = 200
@@ -242,3 +250,73 @@ def gaussian_of_moments(xx: float, yy: float, xy: float) -> NDArray[np.float64]:
     y, x = np.mgrid[-half[0] : half[0] + 1, -half[1] : half[1] + 1].astype(np.float64)
     kernel = np.exp(-0.5 * (yy * x**2 - 2 * xy * x * y + xx * y**2) / determinant)
     return np.asarray(kernel / kernel.sum())
+
+
+def adaptive_moments(kernel: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Second moments (xx, yy, xy) of a kernel about its middle, weighted by the elliptical Gaussian that has them.
+
+    They are what LSST's `computeShape` gives: wings and noise, which would rule unweighted moments, hardly count.
+
+    Raises
+    ------
+    PsfError
+        If there is no such ellipse.
+    """
+    y, x = np.indices(kernel.shape) - np.array(kernel.shape)[:, None, None] // 2
+    moments = np.diag([4.0, 4.0])
+    for _ in range(200):
+        inverse = np.linalg.inv(moments)
+        weighted = kernel * np.exp(-0.5 * (inverse[0, 0] * x**2 + 2 * inverse[0, 1] * x * y + inverse[1, 1] * y**2))
+        total = weighted.sum()
+        if not total > 0:
+            break
+        xx, yy, xy = ((weighted * m).sum() / total for m in (x * x, y * y, x * y))
+        if not (xx > 0 and yy > 0 and xx * yy > xy**2):
+            break
+        # A Gaussian times its own weight has half its moments: what the weight hid is given back.
+        without = np.linalg.inv(np.array([[xx, xy], [xy, yy]])) - inverse
+        if not (np.linalg.det(without) > 0 and np.trace(without) > 0):
+            break
+        new = np.linalg.inv(without)
+        if np.abs(new - moments).max() < 1e-10 * np.trace(new):
+            return float(new[0, 0]), float(new[1, 1]), float(new[0, 1])
+        moments = new
+    raise PsfError("the PSF has no adaptive second moments")
+
+
+def reshaped(kernel: NDArray[np.float64], moments: tuple[float, float, float]) -> NDArray[np.float64]:
+    """Stretch a kernel linearly until it has given adaptive moments (xx, yy, xy), pixels squared; of unit sum.
+
+    Between pixels the kernel is interpolated without loss of what it is sampled for (by its Fourier series).
+
+    Raises
+    ------
+    PsfError
+        If the kernel has no moments, or those asked for are not those of a PSF.
+    """
+    gaussian_of_moments(*moments)  # refuses what is none
+    xx, yy, xy = moments
+    own = adaptive_moments(kernel)
+    to_own = _root([[own[0], own[2]], [own[2], own[1]]]) @ np.linalg.inv(_root([[xx, xy], [xy, yy]]))
+    reach = np.linalg.svd(np.linalg.inv(to_own), compute_uv=False)[0] * (max(kernel.shape) // 2)
+    half = int(np.clip(np.ceil(reach), 1, _LARGEST_HALF))
+    y, x = (v.ravel() for v in np.mgrid[-half : half + 1, -half : half + 1].astype(np.float64))
+    at_x, at_y = to_own[0, 0] * x + to_own[0, 1] * y, to_own[1, 0] * x + to_own[1, 1] * y
+    size = 2 * max(kernel.shape) + 1
+    middle = [n // 2 for n in kernel.shape]
+    padded = np.zeros((size, size))
+    padded[: kernel.shape[0], : kernel.shape[1]] = kernel
+    spectrum = fft.fft2(np.roll(padded, [-m for m in middle], axis=(0, 1))) / size**2
+    waves_y, waves_x = (np.exp(2j * np.pi * at[:, None] * fft.fftfreq(size)) for at in (at_y, at_x))
+    values = ((waves_y @ spectrum) * waves_x).sum(axis=1).real
+    values[(np.abs(at_x) > middle[1] + 0.5) | (np.abs(at_y) > middle[0] + 0.5)] = 0.0
+    total = values.sum()
+    if not total > 0:
+        raise PsfError("the PSF of these moments holds no light")
+    return np.asarray((values / total).reshape(2 * half + 1, 2 * half + 1))
+
+
+def _root(matrix: list[list[float]]) -> NDArray[np.float64]:
+    """Symmetric square root of a positive definite matrix."""
+    values, vectors = np.linalg.eigh(np.array(matrix))
+    return np.asarray((vectors * np.sqrt(values)) @ vectors.T)
