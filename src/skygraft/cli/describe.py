@@ -13,7 +13,8 @@ from skygraft.formats.base import CAUTION
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
-from skygraft.psf import DifferenceImage, defined_position, kernel_fwhm
+from skygraft.psf import defined_position, kernel_fwhm
+from skygraft.psf.matched import DifferenceImage
 from skygraft.wcs import pixel_scale
 
 __all__ = ["describe_exposure", "describe_rows"]
@@ -189,12 +190,12 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
             )  # fmt: skip
     value = gain["electrons_per_unit"]
     rows.append(("gain", f"{value:.4g}, {gain['origin']}" if value is not None else f"unknown: {gain['origin']}"))
+    if not content["has_variance"]:
+        rows.append(("variance", "none"))
     if content.get("coadd_noise"):
         rows.append(("coadd noise", noise_words(content["coadd_noise"])))
     if difference := content.get("difference"):
         rows.append(("difference", _difference_words(difference)))
-    if not content["has_variance"]:
-        rows.append(("variance", "none"))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))
     return rows
 

@@ -448,8 +448,7 @@ class LsstAfwFormat(Format):
                 path=image,
                 format=self.name,
                 header=Headers([(0, opened.primary)]).as_dict(),
-                extra={FILES: stamps, **_extras(opened), **found.extra()}
-                | ({COADD_NOISE: CoaddNoise()} if _is_coadd(opened) else {}),
+                extra={FILES: stamps, **_extras(opened), **found.extra()},
             )
             return with_fingerprints(exposure, _planes(opened))
 
@@ -522,4 +521,5 @@ def _extras(opened: _Opened) -> dict[str, Any]:
         "coadd_inputs": opened.component("COADD_INPUTS") is not None,
         "valid_polygon": None if polygon is None else afw_objects.build_polygon(*polygon),
         "aperture_corrections": () if corrections is None else afw_objects.build_apcorr_names(*corrections),
+        **({COADD_NOISE: CoaddNoise()} if _is_coadd(opened) else {}),
     }

@@ -68,18 +68,18 @@ class LsstImagesOptions(ReadOptions):
 
     Parameters
     ----------
+    template_psf : PSF, path or mapping, optional
+        Of a difference image's template, on the pixels of the science image; see `skygraft.formats.given.make_psf`. By
+        default, the science image's, stretched to the second moments that the file records of the template's.
     instrument : str, optional
         Its name; a cell coadd records it in its inputs only.
     band : str, optional
         Its band; a plain masked image has none.
-    template_psf : PSF, path or mapping, optional
-        Of a difference image's template, on the pixels of the science image; see `skygraft.formats.given.make_psf`. By
-        default, the science image's, stretched to the second moments that the file records of the template's.
     """
 
+    template_psf: GivenPsf | None = None
     instrument: str | None = None
     band: str | None = None
-    template_psf: GivenPsf | None = None
 
 
 def _schema(path: StrPath) -> tuple[str, str] | None:
