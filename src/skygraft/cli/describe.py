@@ -8,13 +8,13 @@ import numpy as np
 
 from skygraft.cli.common import in_options
 from skygraft.errors import CalibrationError, PsfError, SkygraftError
-from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import COADD_NOISE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import CAUTION
 from skygraft.injection.coadd_noise import image_noise, noise_words
+from skygraft.injection.differences import describe_difference, difference_words
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
 from skygraft.psf import defined_position, kernel_fwhm
-from skygraft.psf.matched import DifferenceImage
 from skygraft.wcs import pixel_scale
 
 __all__ = ["describe_exposure", "describe_rows"]
@@ -54,7 +54,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     content["psf"] = _describe_psf(exposure, x, y, scale)
     content["gain"] = _describe_gain(exposure)
     content["coadd_noise"] = image_noise(exposure, "correlated").describe() if COADD_NOISE in exposure.extra else None
-    content["difference"] = _describe_difference(exposure)
+    content["difference"] = describe_difference(exposure)
     content["no_photo_calib"] = _reason(exposure, NO_PHOTO_CALIB)
     content["no_psf"] = _reason(exposure, NO_PSF)
     return content
@@ -140,21 +140,6 @@ def _describe_gain(exposure: Exposure) -> dict[str, Any]:
     return {"electrons_per_unit": gain.median, "origin": f"{gain.origin}; {reason}" if reason else gain.origin}
 
 
-def _describe_difference(exposure: Exposure) -> dict[str, Any] | None:
-    """What a difference image tells of how it was made, its kernel at the middle; None for other images."""
-    found = exposure.extra.get(DIFFERENCE)
-    if not isinstance(found, DifferenceImage):
-        return None
-    kernel = found.kernel
-    return {
-        "kernel_shape": None if kernel is None else list(kernel.shape),
-        "kernel_sum": None if kernel is None else kernel.median_sum(*exposure.box.center),
-        "template_psf": None if found.template_psf is None else found.template_psf.description,
-        "template_psf_origin": found.origin,
-        "missing": found.missing,
-    }
-
-
 def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     """The description for people: label and text."""
     (ny, nx), (x0, y0), wcs = content["shape"], content["xy0"], content["wcs"]
@@ -195,20 +180,9 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     if content.get("coadd_noise"):
         rows.append(("coadd noise", noise_words(content["coadd_noise"])))
     if difference := content.get("difference"):
-        rows.append(("difference", _difference_words(difference)))
+        rows.append(("difference", difference_words(difference)))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))
     return rows
-
-
-def _difference_words(difference: dict[str, Any]) -> str:
-    if difference["missing"]:
-        return f"science image less template; sources cannot be put into the template: {difference['missing']}"
-    (ny, nx), total = difference["kernel_shape"], difference["kernel_sum"]
-    told = "unknown" if total is None else f"{total:.4f}"
-    return (
-        f"science image less template through a kernel of {nx} x {ny} pixels, sum {told}; PSF of the template: "
-        f"{difference['template_psf_origin']}"
-    )
 
 
 def _pairs(parts: dict[str, Any]) -> str:

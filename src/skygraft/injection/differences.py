@@ -8,7 +8,7 @@ F (kernel * P_t), with P_s and P_t the PSFs of the two images, each scaled to th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,15 @@ from skygraft.exposure import DIFFERENCE, Exposure
 from skygraft.psf import PSF, DifferenceImage, MatchedPSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 
-__all__ = ["TemplateNormalisation", "TemplateSide", "draw_both_sides", "in_template", "template_side"]
+__all__ = [
+    "TemplateNormalisation",
+    "TemplateSide",
+    "describe_difference",
+    "difference_words",
+    "draw_both_sides",
+    "in_template",
+    "template_side",
+]
 
 type Draw = Callable[[Sources, PSF | None, Canvas, Normalisation], RenderReport]
 
@@ -94,6 +102,33 @@ def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | 
             fix="Take one that holds its kernel and templates; a template's PSF can be given (template_psf=)",
         )
     return TemplateSide(difference, MatchedPSF(difference.kernel, difference.template_psf))
+
+
+def describe_difference(exposure: Exposure) -> dict[str, Any] | None:
+    """What a difference image tells of how it was made, with its kernel at the middle, as JSON types; None for other images."""
+    found = exposure.extra.get(DIFFERENCE)
+    if not isinstance(found, DifferenceImage):
+        return None
+    kernel = found.kernel
+    return {
+        "kernel_shape": None if kernel is None else list(kernel.shape),
+        "kernel_sum": None if kernel is None else kernel.median_sum(*exposure.box.center),
+        "template_psf": None if found.template_psf is None else found.template_psf.description,
+        "template_psf_origin": found.origin,
+        "missing": found.missing,
+    }
+
+
+def difference_words(difference: Mapping[str, Any]) -> str:
+    """What `describe_difference` says, in words."""
+    if difference["missing"]:
+        return f"science image less template; sources cannot be put into the template: {difference['missing']}"
+    (ny, nx), total = difference["kernel_shape"], difference["kernel_sum"]
+    told = "unknown" if total is None else f"{total:.4f}"
+    return (
+        f"science image less template through a kernel of {nx} x {ny} pixels, sum {told}; PSF of the template: "
+        f"{difference['template_psf_origin']}"
+    )
 
 
 class TemplateNormalisation:
