@@ -105,7 +105,7 @@ def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | 
 
 
 def describe_difference(exposure: Exposure) -> dict[str, Any] | None:
-    """What a difference image tells of how it was made, with its kernel at the middle, as JSON types; None for other images."""
+    """How a difference image was made, with its kernel at the middle, as JSON types; None for other images."""
     found = exposure.extra.get(DIFFERENCE)
     if not isinstance(found, DifferenceImage):
         return None
