@@ -29,14 +29,13 @@ from skygraft.injection.calibrating import (
     require_psf,
 )
 from skygraft.injection.coadd_noise import NoiseModel, image_noise, noise_words
-from skygraft.injection.differences import TemplateNormalisation, draw_both_sides
+from skygraft.injection.differences import draw_sources
 from skygraft.injection.marking import mark, new_planes
 from skygraft.injection.options import InjectionOptions
-from skygraft.injection.placing import Placed, canonical, place
+from skygraft.injection.placing import canonical, place
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
-from skygraft.psf import PSF
-from skygraft.render import Canvas, Normalisation, RenderReport, Sources, render
+from skygraft.render import Canvas, RenderReport
 from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
@@ -186,7 +185,19 @@ def inject(
     noise = None if gain is None else image_noise(exposure, opts.coadd_noise)
 
     canvas = Canvas.empty(exposure.shape, exposure.xy0)
-    report, taken = _draw(exposure, placed, canvas, normalisation, opts, reference, radius, progress)
+    report, taken = draw_sources(
+        exposure,
+        sources,
+        placed.into,
+        placed.template,
+        canvas,
+        normalisation,
+        lambda psf: ImageNormalisation(exposure.replace(psf=psf), opts, reference, radius),
+        flux_tolerance=opts.flux_tolerance,
+        stars=opts.stars,
+        galaxies=opts.galaxies,
+        progress=progress,
+    )
     _forget_what_did_not_land(truth, placed.rows, report)
     # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=opts.mark_injected)
@@ -219,45 +230,6 @@ def inject(
     if placed.template is not None:
         summary["difference"] = placed.template.describe(sources, placed.into)
     return Injection(exposure.replace(planes=planes), truth, summary)
-
-
-def _draw(
-    exposure: Exposure,
-    placed: Placed,
-    canvas: Canvas,
-    normalisation: ImageNormalisation,
-    options: InjectionOptions,
-    reference: CalibrationReference | None,
-    radius: float | None,
-    progress: Callable[[int], None] | None,
-) -> tuple[RenderReport, NDArray[np.float32] | None]:
-    """Draw the sources onto the canvas; and, on a difference image, what it loses to those in its template."""
-    settings: dict[str, Any] = {
-        "flux_tolerance": options.flux_tolerance,
-        "stars": options.stars,
-        "galaxies": options.galaxies,
-    }
-    if placed.template is None:
-        sources, psf = placed.sources, exposure.psf
-        return render(sources, psf, canvas, exposure.box, normalisation, progress=progress, **settings), None
-
-    def draw(some: Sources, psf: PSF | None, onto: Canvas, scale: Normalisation) -> RenderReport:
-        return render(some, psf, onto, exposure.box, scale, **settings)
-
-    of_template = placed.template.difference.template_psf
-    assert of_template is not None
-    scaled = ImageNormalisation(exposure.replace(psf=of_template), options, reference, radius)
-    report, taken = draw_both_sides(
-        placed.sources,
-        placed.into,
-        draw,
-        canvas,
-        science=(exposure.psf, normalisation),
-        template=(placed.template.psf, TemplateNormalisation(of_template, scaled)),
-    )
-    if progress is not None:
-        progress(len(placed.sources))
-    return report, taken.model
 
 
 def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> None:

@@ -20,19 +20,16 @@ from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.errors import InjectionError
 from skygraft.exposure import DIFFERENCE, Exposure
 from skygraft.psf import PSF, DifferenceImage, MatchedPSF
-from skygraft.render import Canvas, Normalisation, RenderReport, Sources
+from skygraft.render import Canvas, Normalisation, RenderReport, Sources, render
 
 __all__ = [
-    "TemplateNormalisation",
     "TemplateSide",
     "describe_difference",
     "difference_words",
-    "draw_both_sides",
+    "draw_sources",
     "in_template",
     "template_side",
 ]
-
-type Draw = Callable[[Sources, PSF | None, Canvas, Normalisation], RenderReport]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +128,7 @@ def difference_words(difference: Mapping[str, Any]) -> str:
     )
 
 
-class TemplateNormalisation:
+class _TemplateNormalisation:
     """Scales the template's PSF to the calibration as on the template itself; see `Normalisation`."""
 
     def __init__(self, psf: PSF, of_template: Normalisation) -> None:
@@ -151,67 +148,85 @@ class TemplateNormalisation:
         raise InjectionError("a PSF through a matching kernel has no basis")
 
 
-def draw_both_sides(
+def draw_sources(
+    exposure: Exposure,
     sources: Sources,
     into: NDArray[np.str_],
-    draw: Draw,
+    side: TemplateSide | None,
     canvas: Canvas,
+    normalisation: Normalisation,
+    normalise: Callable[[PSF], Normalisation],
     *,
-    science: tuple[PSF | None, Normalisation],
-    template: tuple[PSF, Normalisation],
-) -> tuple[RenderReport, Canvas]:
-    """Draw sources of the science image onto the canvas, and those of the template, negative, onto another one.
-
-    A source that is in both, and that one of the two PSFs cannot draw, is drawn in neither.
+    progress: Callable[[int], None] | None = None,
+    **settings: Any,
+) -> tuple[RenderReport, NDArray[np.float32] | None]:
+    """Draw sources onto the canvas, and those in a difference image's template, negative, onto another one.
 
     Parameters
     ----------
+    exposure : Exposure
+        The image.
     sources : Sources
         All of them.
     into : ndarray of str, shape (N,)
         ``science`` or empty, ``template`` or ``both``.
-    draw : callable
-        Draws sources with a PSF and a normalisation onto a canvas.
+    side : TemplateSide or None
+        What those in the template are drawn with; None where there are none.
     canvas : Canvas
-        Empty; for the light in the science image.
-    science, template : (PSF, Normalisation)
-        Of the two images, that of the template through the kernel.
+        Empty; for the light in the science image, which of all other images is all there is.
+    normalisation : Normalisation
+        Of the image's PSF.
+    normalise : callable
+        Gives that of another PSF.
+    progress : callable, optional
+        Called with the number of sources drawn since the last call.
+    **settings
+        Of `skygraft.render.render`.
 
     Returns
     -------
     report : RenderReport
-        What was deposited in the difference image, and the scales of the science image, or of the template where a
-        source is in that alone.
-    Canvas
-        The light that the difference image loses.
+        What was deposited in the image, and the scales of the science image, or of the template where a source is in
+        that alone.
+    ndarray of float32, shape (ny, nx), or None
+        The light that the difference image loses, negative; None where no source is in its template.
+
+    Notes
+    -----
+    A source that is in both, and that one of the two PSFs cannot draw, is drawn in neither.
     """
+    if side is None or side.difference.template_psf is None:
+        return render(sources, exposure.psf, canvas, exposure.box, normalisation, progress=progress, **settings), None
+    of_template = side.difference.template_psf
+    template = side.psf, _TemplateNormalisation(of_template, normalise(of_template))
     n = len(sources)
-    sides = into != "template", in_template(into)
+    in_science, in_both = into != "template", into == "both"
     failed = np.zeros(n, dtype=np.bool_)
-    reasons: dict[int, str] = {}
-    flags = np.zeros(n, dtype=np.int64)
+    flags, reasons = np.zeros(n, dtype=np.int64), dict[int, str]()
     while True:
         taken = Canvas.empty(canvas.model.shape, (canvas.x0, canvas.y0))
         canvas.model[...] = 0.0
         report = RenderReport.empty(n)
         # The template first: where a source is in both, the scales reported are those of the science image.
-        for side, (psf, normalisation), onto, sign in (
-            (sides[1], template, taken, -1.0),
-            (sides[0], science, canvas, 1.0),
+        for wanted, (psf, scale), onto, sign in (
+            (in_template(into), template, taken, -1.0),
+            (in_science, (exposure.psf, normalisation), canvas, 1.0),
         ):
-            rows = np.flatnonzero(side & ~failed)
-            part = draw(_some(sources, rows, sign), psf, onto, normalisation)
+            rows = np.flatnonzero(wanted & ~failed)
+            part = render(_some(sources, rows, sign), psf, onto, exposure.box, scale, **settings)
             _merge(report, part, rows)
-        broken = ~failed & sides[0] & sides[1] & has_flag(report.flags, NOT_DRAWN)
-        flags[broken] = report.flags[broken]
-        reasons |= {row: text for row, text in report.messages.items() if broken[row]}
+        broken = in_both & ~failed & has_flag(report.flags, NOT_DRAWN)
         if not broken.any():
             break
+        flags[broken] = report.flags[broken]
+        reasons |= {row: text for row, text in report.messages.items() if broken[row]}
         failed |= broken
     report.flags[failed] = flags[failed]
     report.messages.update(reasons)
-    report.flags[sides[1] & ~has_flag(report.flags, NOT_DRAWN)] |= int(Flag.IN_TEMPLATE)
-    return report, taken
+    report.flags[in_template(into) & ~has_flag(report.flags, NOT_DRAWN)] |= int(Flag.IN_TEMPLATE)
+    if progress is not None:
+        progress(n)
+    return report, taken.model
 
 
 def _some(sources: Sources, rows: NDArray[np.intp], sign: float) -> Sources:
