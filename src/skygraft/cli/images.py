@@ -194,9 +194,6 @@ def inject(
     seed: Annotated[int, typer.Option(min=0, help="Of the photon noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add the sources' photon noise.")] = True,
     gain: Annotated[float | None, typer.Option(help="Electrons per image unit.", show_default=False)] = None,
-    coadd_noise: Annotated[
-        CoaddNoise, typer.Option(help="Correlate the noise added to a coadd as its own noise is, or not at all.")
-    ] = CoaddNoise.correlated,
     mark_injected: Annotated[
         bool,
         typer.Option(
@@ -205,6 +202,9 @@ def inject(
             "drops every pixel whose mask is not 0.",
         ),
     ] = True,
+    coadd_noise: Annotated[
+        CoaddNoise, typer.Option(help="Correlate the noise added to a coadd as its own noise is, or not at all.")
+    ] = CoaddNoise.correlated,
     truth: Annotated[
         Path | None,
         typer.Option(help="Write one row per source: .parquet, .ecsv, .fits or .csv.", show_default=False),
