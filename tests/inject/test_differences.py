@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import astropy.units as u
 import galsim
 import numpy as np
 import pytest
@@ -60,8 +61,9 @@ def library_image(data_dir: Path, **changes: Any) -> Any:
         "kernel": convolution_kernels.ImageBasisConvolutionKernel(basis, spatial),
         "templates": [one.model_copy(update={"bounds": where, "psf_shape_flag": False, **moments})],
     }
-    plane = images.Image(np.zeros(SHAPE, np.float32), bbox=box, unit=like.unit)
-    variance = images.Image(np.full(SHAPE, 100.0, np.float32), bbox=box, unit=like.unit**2)
+    unit = changes.pop("unit", like.unit)
+    plane = images.Image(np.zeros(SHAPE, np.float32), bbox=box, unit=unit)
+    variance = images.Image(np.full(SHAPE, 100.0, np.float32), bbox=box, unit=unit**2)
     return images.DifferenceImage(plane, variance=variance, **(parts | changes))
 
 
@@ -260,6 +262,12 @@ class TestRefusals:
         given = read_exposure(path, template_psf={"kind": "gaussian", "fwhm": "4 pix"})
         told = inject(given, catalog(given, "template"), noise=False).summary["difference"]
         assert told["template_psf"] == "given (template_psf=)"
+
+    def test_another_unit(self, data_dir: Path, tmp_path: Path) -> None:
+        path = written(library_image(data_dir, unit=u.electron), tmp_path)
+        exposure = read_exposure(path, photo_calib=30.0, aperture="12 pix")
+        with pytest.raises(InjectionError, match="it is in electron, not in nJy"):
+            inject(exposure, catalog(exposure, "both"), noise=False)
 
     def test_other_images_have_no_template(self, data_dir: Path) -> None:
         exposure = make_exposure((100, 100))

@@ -79,6 +79,10 @@ def difference_image(
     else:
         if kernel is None:
             missing.append("it carries no matching kernel")
+        elif str(image.unit) != "nJy":
+            # Templates are in nJy; then so is what the kernel makes of them only if it was fitted to an image in nJy.
+            kernel = None
+            missing.append(f"it is in {image.unit}, not in nJy, so that the scale of its matching kernel is not known")
     psf: PSF | None = None
     origin = "given (template_psf=)"
     if template_psf is not None:
