@@ -143,6 +143,19 @@ def test_sky_with_light_defects_and_a_background(taps):
     assert found.filters[0].sum() ** 2 == pytest.approx(expected.sum(), rel=0.25)
 
 
+@pytest.mark.parametrize("taps", [np.ones((1, 1)), TAPS], ids=["white", "correlated"])
+def test_faint_light_everywhere(taps):
+    """A third of the noise's amplitude, 8 pixels wide, which else made an aperture's variance eight times too large."""
+    shape = (640, 640)
+    light = ndimage.gaussian_filter(np.random.default_rng(6).normal(size=shape), 8)
+    plane = noise(taps, shape) / np.sqrt((taps**2).sum()) + 0.35 * light / light.std()
+    found = measure_correlation([plane.astype(np.float32)], np.ones(shape, bool), sky=True)
+    assert found is not None
+    expected = correlation_of(taps)
+    assert found.lags["0,1"] == pytest.approx(expected[LAGS, LAGS + 1], abs=0.015)
+    assert found.filters[0].sum() ** 2 == pytest.approx(expected.sum(), rel=0.25)
+
+
 @pytest.mark.parametrize(
     "plane",
     [np.zeros(SHAPE, np.float32), np.full(SHAPE, np.nan, np.float32), np.full(SHAPE, 3.25, np.float32)],

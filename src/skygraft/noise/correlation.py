@@ -57,7 +57,7 @@ _SKY_BLOCK = 32
 _CLIP, _GROWN = 4.0, 4
 """Sky pixels off the median by so many standard deviations are light or defects, and all within so many pixels."""
 _FARTHEST = 8
-"""What sky pixels farther apart than `LAGS`, up to this, have in common is faint light, not noise."""
+"""What sky pixels as far apart as `LAGS`, and up to this, have in common is faint light, not noise."""
 _FEW = 9
 """Regions from which on their median is taken instead of their mean."""
 _PADDED = 64
@@ -261,8 +261,8 @@ def measure_correlation(
         Regions that each get their own correlation, if they hold `LEAST_PIXELS` good pixels.
     sky : bool
         The planes hold sky, with light and defects that no mask tells of: pixels four standard deviations off the
-        median and those around them are left out, the median of small regions is taken, and what is as correlated at 7
-        and 8 pixels, where no noise is, is taken off.
+        median and those around them are left out, the median of small regions is taken, and the correlation of faint
+        light, as pixels tell that are farther apart than noise reaches, is taken off.
     what : str
         What the planes are, for the record.
 
@@ -313,11 +313,15 @@ def _central(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _without_light(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A correlation without the part that is there at lags that noise does not reach."""
-    dy, dx = np.indices(correlation.shape) - correlation.shape[0] // 2
-    far = np.median(correlation[np.maximum(np.abs(dy), np.abs(dx)) >= _FARTHEST - 1])
-    without = (correlation - far) / (1.0 - far)
-    without[correlation.shape[0] // 2, correlation.shape[0] // 2] = 1.0
+    """A correlation without that of faint light: the parabola through lags that noise does not reach."""
+    middle = correlation.shape[0] // 2
+    dy, dx = np.indices(correlation.shape) - middle
+    squared = (dy**2 + dx**2).astype(np.float64)
+    far = squared >= LAGS**2
+    terms = np.stack([np.ones_like(squared), squared], axis=-1)
+    light = terms @ np.linalg.lstsq(terms[far], correlation[far], rcond=None)[0]
+    without = (correlation - light) / (1.0 - light[middle, middle])
+    without[middle, middle] = 1.0
     return np.asarray(without)
 
 
