@@ -25,7 +25,7 @@ _LSST_VERSION = {
 }
 """The newest when this was written: gains fitted per amplifier, coadds known by their CoaddInputs."""
 
-_FIXED = ("gain", "flux_tolerance", "mask_threshold", "stars", "galaxies")
+_FIXED = ("gain", "coadd_noise", "flux_tolerance", "mask_threshold", "stars", "galaxies")
 """Settings that source_injection has no choice of."""
 _LARGEST_SEED = 2**62
 

@@ -28,6 +28,8 @@ from skygraft.wcs.local import pixel_scale
 __all__ = [
     "AMPLIFIERS",
     "COADD_INPUTS",
+    "COADD_NOISE",
+    "DIFFERENCE",
     "NO_GAIN",
     "NO_PHOTO_CALIB",
     "NO_PSF",
@@ -54,6 +56,11 @@ AMPLIFIERS = "amplifiers"
 """Key of `Exposure.extra`: the amplifiers' parts, each (first x, first y, width, height) in parent pixels."""
 COADD_INPUTS = "coadd_inputs"
 """Key of `Exposure.extra`: whether the file lists the inputs of a coadd, of formats that can say so."""
+
+COADD_NOISE = "coadd_noise"
+"""Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, what tells how its noise is correlated."""
+DIFFERENCE = "difference"
+"""Key of `Exposure.extra`, of difference images only: a `skygraft.psf.DifferenceImage`, how the image came about."""
 
 
 def is_id(number: int) -> bool:

@@ -11,7 +11,7 @@ from skygraft import inject
 from skygraft.catalog import Flag
 from skygraft.errors import InjectionError
 from skygraft.exposure import VisitInfo
-from skygraft.injection import core
+from skygraft.injection import differences
 from skygraft.photometry import CalibrationAperture, PhotoCalib
 from skygraft.render import RenderReport
 from skygraft.testing import make_exposure
@@ -40,7 +40,7 @@ def test_a_flux_that_single_precision_does_not_hold(column: dict[str, Any]) -> N
 
 
 def test_a_source_whose_pixels_come_out_infinite_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = core.render
+    real = differences.render
 
     def spoilt(sources: Any, psf: Any, canvas: Any, *rest: Any, **options: Any) -> RenderReport:
         report = real(sources, psf, canvas, *rest, **options)
@@ -51,7 +51,7 @@ def test_a_source_whose_pixels_come_out_infinite_is_left_out(monkeypatch: pytest
 
     exposure = make_exposure((64, 64))
     expected = inject(exposure, catalog(mag_r=[20.0, np.nan, 21.0]), band="r", seed=1, on_bad="flag")
-    monkeypatch.setattr(core, "render", spoilt)
+    monkeypatch.setattr(differences, "render", spoilt)
     made = inject(exposure, catalog(mag_r=[20.0, 20.0, 21.0]), band="r", seed=1)
     assert made.truth["flags"].tolist() == [0, int(Flag.MAG_BAD), 0]
     np.testing.assert_array_equal(made.exposure.image, expected.exposure.image)

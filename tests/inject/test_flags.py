@@ -14,9 +14,9 @@ from astropy.table import Table, vstack
 from skygraft import inject, read_catalog
 from skygraft.catalog import Flag
 from skygraft.catalog.flags import NOT_DRAWN, decode_flags
-from skygraft.exposure import DataId, Exposure
+from skygraft.exposure import DIFFERENCE, DataId, Exposure
 from skygraft.photometry import CalibrationAperture, ChebyshevField, PhotoCalib
-from skygraft.psf import FixedKernelPSF, MoffatPSF, PsfexPSF
+from skygraft.psf import DifferenceImage, FixedKernelPSF, MatchingKernel, MoffatPSF, PsfexPSF
 from skygraft.testing import make_exposure
 from skygraft.wcs import FitsWcs
 
@@ -45,6 +45,12 @@ def sharp_psf() -> FixedKernelPSF:
     """A Gaussian of FWHM 1.4 pixels, of which nothing is known but its pixels."""
     y, x = np.mgrid[-10:11, -10:11]
     return FixedKernelPSF(np.exp(-(x**2 + y**2) / (2 * 0.6**2)), normalize=True)
+
+
+def difference() -> Exposure:
+    """A difference image whose template, of the science image's PSF, was convolved with nothing."""
+    kernel = MatchingKernel(np.ones((1, 1, 1)), (0, 0), [lambda x, y: np.ones(len(x))])
+    return exposure(extra={DIFFERENCE: DifferenceImage(kernel, SMALL, "made for a test")})
 
 
 def falling_calibration() -> PhotoCalib:
@@ -79,6 +85,7 @@ CASES: dict[Flag, Callable[[], tuple[Exposure, Table, dict[str, Any]]]] = {
     Flag.CENTER_OFF_IMAGE: lambda: (exposure(), rows(exposure(), 82), {}),
     Flag.STAMP_FILE_BAD: lambda: (exposure(), rows(exposure(), 40, source_type="Stamp", stamp="lost.fits"), {}),
     Flag.WCS_FAILED: lambda: (exposure(), rows(exposure(), 40, ra=330.0, dec=-2.0), {}),
+    Flag.IN_TEMPLATE: lambda: (difference(), rows(exposure(), 40.3, inject_into="both"), {}),
     Flag.PSF_UNDERSAMPLED: lambda: (exposure(psf=sharp_psf()), rows(exposure(), 40.3), {}),
 }
 

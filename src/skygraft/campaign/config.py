@@ -261,6 +261,7 @@ class InjectionConfig(Section):
     noise: Annotated[bool, Field(strict=True)] = True
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     gain: Positive | None = None
+    coadd_noise: Literal["correlated", "white"] = "correlated"
     flux_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
     mask_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     mark_injected: Annotated[bool, Field(strict=True)] = True

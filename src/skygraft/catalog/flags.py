@@ -34,6 +34,7 @@ class Flag(IntFlag):
     STAMP_FILE_BAD = 1 << 15
     WCS_FAILED = 1 << 16
     PSF_UNDERSAMPLED = 1 << 17
+    IN_TEMPLATE = 1 << 18
 
 
 FLAG_DOCS: dict[Flag, str] = {
@@ -55,6 +56,7 @@ FLAG_DOCS: dict[Flag, str] = {
     Flag.STAMP_FILE_BAD: "the stamp's image file cannot be read; not drawn",
     Flag.WCS_FAILED: "the position has no finite pixel coordinates in this image; not drawn",
     Flag.PSF_UNDERSAMPLED: "the PSF model's pixels are too coarse for it: the drawn shape is approximate",
+    Flag.IN_TEMPLATE: "the source is in the template of the difference image, so that the image loses its light there",
 }
 
 LSST_BITS = Flag(0b111111)

@@ -216,6 +216,10 @@ _SPECS = [
         "stamp_psf", "str", None, "Convolve the stamp with the image's PSF, or with none.", "",
         choices=("", "image", "none"),
     ),
+    ColumnSpec(
+        "inject_into", "str", None, "Which of the images that a difference image is made of has the source: the "
+        "science image, the template, or both.", "", choices=("", "science", "template", "both"),
+    ),
     ColumnSpec("pm_ra_cosdec", "float", "mas / yr", "Proper motion in ra, times cos(dec).", 0.0, sane=_MOTION),
     ColumnSpec("pm_dec", "float", "mas / yr", "Proper motion in dec.", 0.0, sane=_MOTION),
     ColumnSpec("rate_ra_cosdec", "float", "arcsec / h", "Rate in ra, times cos(dec).", 0.0, sane=_RATE),

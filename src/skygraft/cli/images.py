@@ -56,6 +56,13 @@ class Position(StrEnum):
     image = "image"
 
 
+class CoaddNoise(StrEnum):
+    """What photon noise is added to a coadd."""
+
+    correlated = "correlated"
+    white = "white"
+
+
 class ConventionsName(StrEnum):
     """Whose conventions sources are drawn by."""
 
@@ -276,6 +283,9 @@ def inject(
             "drops every pixel whose mask is not 0.",
         ),
     ] = True,
+    coadd_noise: Annotated[
+        CoaddNoise, typer.Option(help="Correlate the noise added to a coadd as its own noise is, or not at all.")
+    ] = CoaddNoise.correlated,
     truth: Annotated[
         Path | None,
         typer.Option(help="Write one row per source: .parquet, .ecsv, .fits or .csv.", show_default=False),
@@ -294,6 +304,7 @@ def inject(
     from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
     from skygraft.injection import inject as inject_sources
+    from skygraft.injection.coadd_noise import noise_words
 
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
@@ -316,6 +327,7 @@ def inject(
             seed=seed,
             noise=noise,
             gain=gain,
+            coadd_noise=coadd_noise.value,
             mark_injected=mark_injected,
             conventions=conventions.value,
             variance=variance,
@@ -347,6 +359,8 @@ def inject(
     ]
     if summary["gain"] is not None:
         rows.append(("gain", f"{summary['gain']:.4g} electrons per image unit ({summary['gain_origin']})"))
+    if summary["noise_correlation"] is not None:
+        rows.append(("noise", noise_words(summary["noise_correlation"])))
     rows += [("flags", f"{n} x {name}") for name, n in summary["flags"].items()]
     rows += [("note", text) for text in summary["messages"]]
     rows += [("written", path) for path in written]

@@ -25,7 +25,7 @@ from skygraft.errors import (
     PsfError,
     UncalibratedImageError,
 )
-from skygraft.exposure import AMPLIFIERS, COADD_INPUTS, DataId, Exposure, VisitInfo, make_planes
+from skygraft.exposure import AMPLIFIERS, COADD_INPUTS, COADD_NOISE, DataId, Exposure, VisitInfo, make_planes
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
 from skygraft.formats.afw_layout import check_planes, find_planes, has_archive, read_xy0
@@ -52,6 +52,7 @@ from skygraft.formats.fitsfile.pixels import PixelScaling
 from skygraft.formats.fitsfile.rewrite import rewrite_fits
 from skygraft.formats.fitsfile.tile_header import tile_shape_of
 from skygraft.formats.fitsfile.tiles import TiledImage
+from skygraft.noise import CoaddNoise
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,
@@ -560,4 +561,5 @@ def _extras(opened: _Opened) -> dict[str, Any]:
         AMPLIFIERS: () if detector is None else tuple(detector.boxes),
         "valid_polygon": None if polygon is None else afw_objects.build_polygon(*polygon),
         "aperture_corrections": () if corrections is None else afw_objects.build_apcorr_names(*corrections),
+        **({COADD_NOISE: CoaddNoise()} if _is_coadd(opened) else {}),
     }

@@ -45,7 +45,9 @@ from skygraft.formats.base import (
 from skygraft.formats.fitsfile.cards import header_of
 from skygraft.formats.fitsfile.open import map_fits
 from skygraft.formats.fitsfile.rewrite import atomic_output
+from skygraft.formats.given import GivenPsf
 from skygraft.formats.lsst_images_fits import write_planes
+from skygraft.formats.lsst_images_parts import coadd_noise, difference_image
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.photometry.origins import aperture_correction_hints, default_candidate, schema_candidates
 from skygraft.psf import PSF, Box, CellPSF, DrawnPSF, as_polynomial
@@ -70,6 +72,9 @@ class LsstImagesOptions(ReadOptions):
 
     Parameters
     ----------
+    template_psf : PSF, path or mapping, optional
+        Of a difference image's template, on the pixels of the science image; see `skygraft.formats.given.make_psf`. By
+        default, the science image's, stretched to the second moments that the file records of the template's.
     instrument : str, optional
         Its name; a cell coadd records it in its inputs only.
     band : str, optional
@@ -79,6 +84,7 @@ class LsstImagesOptions(ReadOptions):
         looked for beside the image (`find_source_catalog`); False for none.
     """
 
+    template_psf: GivenPsf | None = None
     instrument: str | None = None
     band: str | None = None
     source_catalog: GivenCatalog = None
@@ -162,6 +168,11 @@ def _xy0(image: Any) -> tuple[int, int]:
 def _shape(image: Any) -> tuple[int, int]:
     ny, nx = image.image.array.shape
     return int(ny), int(nx)
+
+
+def _middle(image: Any) -> tuple[float, float]:
+    (ny, nx), (x0, y0) = _shape(image), _xy0(image)
+    return x0 + (nx - 1) / 2, y0 + (ny - 1) / 2
 
 
 def _wcs(image: Any, path: StrPath) -> AstWcs:
@@ -365,7 +376,7 @@ class LsstImagesFormat(Format):
         parsed = LsstImagesOptions.parse(options, self.name, path)
         image = _load(path)
         wcs, (ny, nx), (x0, y0) = _wcs(image, path), _shape(image), _xy0(image)
-        x, y = x0 + (nx - 1) / 2, y0 + (ny - 1) / 2
+        x, y = _middle(image)
         ra, dec = wcs.pixel_to_world_values(x, y)
         return ImageFootprint(
             path=Path(path),
@@ -395,6 +406,13 @@ class LsstImagesFormat(Format):
             xy0=found.xy0,
             units=found.unit,
         )
+        schema = _schema(path)
+        scale = float(pixel_scale(found.wcs, *_middle(image))[0])
+        kind = "" if schema is None else schema[0]
+        given = parsed.template_psf
+        difference = difference_image(
+            image, kind, science_psf=found.psf, template_psf=given, pixel_scale=scale, path=path
+        )
         return Exposure(
             planes=planes,
             wcs=found.wcs,
@@ -405,7 +423,7 @@ class LsstImagesFormat(Format):
             path=Path(path),
             format=self.name,
             header={str(key): value for key, value in image.metadata.items()},
-            extra={FILES: stamps, "schema": _schema(path), **found.extra()},
+            extra={FILES: stamps, "schema": schema, **coadd_noise(image), **difference, **found.extra()},
         )
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:

@@ -33,13 +33,16 @@ from skygraft.injection.calibrating import (
     image_photo_calib,
     require_psf,
 )
+from skygraft.injection.coadd_noise import image_noise, noise_words
+from skygraft.injection.differences import draw_sources
 from skygraft.injection.marking import Drawn, mark, new_planes
 from skygraft.injection.options import InjectionOptions
 from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
-from skygraft.render import Canvas, RenderReport, Sources, render
+from skygraft.psf import PSF
+from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
@@ -63,7 +66,8 @@ class Injection:
         calibration aperture), kernel_scale, psf_fwhm (arcsec), stamp_size (pixel), flags
         (`skygraft.catalog.flags.Flag`).
     summary : dict
-        What goes into the record: counts, conventions, flux mode, calibration, gain, seed.
+        What goes into the record: counts, conventions, flux mode, calibration, gain, seed, and how the noise is
+        correlated between pixels.
     """
 
     exposure: Exposure
@@ -83,6 +87,8 @@ class Injection:
         radius = f" of {calibration['radius_pixels']:g} pix" if calibration["radius_pixels"] is not None else ""
         origin = f" ({calibration['origin']})" if calibration["origin"] else ""
         noise = f"seed {summary['seed']}, gain {summary['gain']:.4g}" if summary["gain"] is not None else "none"
+        if summary["noise_correlation"] is not None:
+            noise += f", {noise_words(summary['noise_correlation'])}"
         rows = [
             ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}, band {summary['band'] or 'unknown'}"),
             ("flux mode", f"{summary['flux_mode']}; calibrated to {calibration['kind'] or 'unknown'}{radius}{origin}"),
@@ -157,7 +163,8 @@ def inject(
     ConfigError
         If an option is not one of those allowed, or of another type.
     InjectionError
-        If the image has no PSF and the catalogue's sources need one.
+        If the image has no PSF and the catalogue's sources need one, or some are to be in the template of a difference
+        image (`inject_into`), and the image does not tell how it was made.
 
     Notes
     -----
@@ -166,6 +173,10 @@ def inject(
 
     The new mask has the planes ``INJECTED`` and ``INJECTED_CORE``, which say where the sources are. Leave them out when
     you measure, or every fake is masked: `Exposure.bad` does, and ``mark_injected=False`` does not add them.
+
+    A difference image takes its sources as of its science image; the catalogue's column `inject_into` puts them into
+    the template instead (``template``), or into both. What the image then loses is the source as it is in the template,
+    convolved with the matching kernel at its place. No photon noise is drawn of the template's light.
 
     Sources that are injected into an image a second time need another seed, or their noise is the same.
     """
@@ -182,6 +193,13 @@ def inject(
     reach = lsst.within_padding if like_lsst else _light_of(exposure, opts)
     placed = place(exposure, table, photo_calib, band, name, reach, extrapolate=like_lsst)
     if like_lsst:
+        if placed.template is not None:
+            raise InjectionError(
+                "LSST's conventions know no sources in the template of a difference image",
+                path=exposure.path,
+                key="inject_into",
+                fix="Remove the column, or draw in skygraft's own conventions",
+            )
         placed = lsst.drawable(placed, on_bad)
     truth, sources = placed.truth, placed.sources
     require_psf(exposure, sources)
@@ -192,7 +210,11 @@ def inject(
         scaled_by = lsst.calibration_radius(exposure, reference, radius)
         drawn = lsst.draw_sources(exposure, placed, opts, scaled_by, name, progress)
     else:
-        drawn = _draw(exposure, placed, opts, ImageNormalisation(exposure, opts, reference, radius), name, progress)
+
+        def normalise(psf: PSF | None) -> ImageNormalisation:
+            return ImageNormalisation(exposure.replace(psf=psf), opts, reference, radius)
+
+        drawn = _draw(exposure, placed, opts, normalise, name, progress)
     report = drawn.report
     _check_planes(exposure, drawn.planes, report, drawn.gain)
     flag_small_kernel(exposure, calibrated, radius, report)
@@ -201,7 +223,9 @@ def inject(
         *placed.messages,
         *(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(report.messages.items())),
     ]
-    summary = _summary(name, opts, photo_calib, reference, drawn.gain, truth, report, messages, band)
+    summary = _summary(name, opts, photo_calib, reference, drawn, truth, messages, band)
+    if placed.template is not None:
+        summary["difference"] = placed.template.describe(sources, placed.into)
     return Injection(exposure.replace(planes=drawn.planes), truth, summary)
 
 
@@ -215,19 +239,22 @@ def _draw(
     exposure: Exposure,
     placed: Placed,
     options: InjectionOptions,
-    normalisation: ImageNormalisation,
+    normalise: Callable[[PSF | None], Normalisation],
     image_id: str,
     progress: Callable[[int], None] | None,
 ) -> Drawn:
     """The exposure's planes with the sources on them, in skygraft's own conventions."""
     sources = placed.sources
     gain = image_gain(exposure, options) if options.noise and len(sources) else None
-    canvas, report = _render(exposure, sources, normalisation, options, progress)
+    noise = None if gain is None else image_noise(exposure, options.coadd_noise)
+    canvas, taken, report = _render(exposure, placed, normalise, options, progress)
     _forget_what_did_not_land(placed.truth, placed.rows, report)
     # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=options.mark_injected)
     if options.mark_injected:
-        mark(planes, canvas, exposure, sources, report, options.mask_threshold)
+        # Where a source is in the template too, little may be left of it but noise: its own light decides.
+        light = canvas if taken is None else Canvas(np.maximum(np.abs(canvas.model), np.abs(taken)), *exposure.xy0)
+        mark(planes, light, exposure, sources, report, options.mask_threshold)
     variance = exposure.variance if gain is not None else None
     add_flux(
         exposure.image,
@@ -237,29 +264,39 @@ def _draw(
         seed=options.seed,
         image_id=image_id,
         xy0=exposure.xy0,
+        correlation=None if noise is None else noise.correlation,
         out=canvas.model,
         variance_out=None if variance is None else planes["variance"].values,
     )
-    return Drawn(planes, report, gain)
+    if taken is not None:  # the template's photon noise is not known
+        np.add(canvas.model, taken, out=canvas.model, where=taken != 0)
+    return Drawn(planes, report, gain, noise)
 
 
 def _render(
     exposure: Exposure,
-    sources: Sources,
-    normalisation: ImageNormalisation,
+    placed: Placed,
+    normalise: Callable[[PSF | None], Normalisation],
     options: InjectionOptions,
     progress: Callable[[int], None] | None,
-) -> tuple[Canvas, RenderReport]:
-    """Draw sources on a canvas. Those that would leave pixels that are not finite are flagged, and not on it."""
+) -> tuple[Canvas, NDArray[np.float32] | None, RenderReport]:
+    """Draw sources on a canvas. Those that would leave pixels that are not finite are flagged, and not on it.
+
+    Between the canvas and the report is what a difference image loses to the sources in its template; see
+    `skygraft.injection.differences.draw_sources`.
+    """
+    sources, normalisation = placed.sources, normalise(exposure.psf)
     drawn = np.ones(len(sources), dtype=np.bool_)
     while True:
         canvas, rows = Canvas.empty(exposure.shape, exposure.xy0), np.flatnonzero(drawn)
-        report = render(
+        report, taken = draw_sources(
+            exposure,
             sources if drawn.all() else subset(sources, drawn),
-            exposure.psf,
+            placed.into[drawn],
+            placed.template,
             canvas,
-            exposure.box,
             normalisation,
+            normalise,
             flux_tolerance=options.flux_tolerance,
             stars=options.stars,
             galaxies=options.galaxies,
@@ -271,7 +308,7 @@ def _render(
             break
         drawn[rows[bad]], progress = False, None
     if drawn.all():
-        return canvas, report
+        return canvas, taken, report
     whole = RenderReport.empty(len(sources))
     for array in fields(RenderReport):
         if array.name != "messages":
@@ -279,7 +316,7 @@ def _render(
     whole.messages.update({int(rows[i]): text for i, text in report.messages.items()})
     whole.flags[~drawn] |= int(Flag.MAG_BAD)
     whole.messages.update(dict.fromkeys(np.flatnonzero(~drawn).tolist(), "its pixels would not be finite"))
-    return canvas, whole
+    return canvas, taken, whole
 
 
 def _check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, gain: Gain | None) -> None:
@@ -343,9 +380,8 @@ def _summary(
     options: InjectionOptions,
     photo_calib: PhotoCalib,
     reference: CalibrationReference | None,
-    gain: Gain | None,
+    drawn: Drawn,
     truth: QTable,
-    report: RenderReport,
     messages: list[str],
     band: str | None,
 ) -> dict[str, Any]:
@@ -359,6 +395,7 @@ def _summary(
     elif reference is not None:
         calibration["kind"] = reference.value
     calibration["origin"] = photo_calib.reference_origin
+    report, gain, noise = drawn.report, drawn.gain, drawn.noise
     fraction = report.aperture_fraction[np.isfinite(report.aperture_fraction)]
     return {
         "image_id": image_id,
@@ -377,6 +414,7 @@ def _summary(
         "seed": options.seed,
         "gain": None if gain is None else gain.median,
         "gain_origin": None if gain is None else gain.origin,
+        "noise_correlation": None if noise is None else noise.describe(),
         "flux_tolerance": None if options.conventions == LSST else options.flux_tolerance,
         "flags": count_flags(truth["flags"]),
         "messages": messages[:20],

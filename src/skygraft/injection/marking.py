@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skygraft.exposure import Exposure, add_mask_plane
+from skygraft.injection.coadd_noise import NoiseModel
 from skygraft.jit import compiled
 from skygraft.noise import Gain
 from skygraft.render import Canvas, RenderReport, Sources
@@ -34,11 +35,14 @@ class Drawn:
         One entry per source.
     gain : Gain or None
         What noise and variance were made with; None without them.
+    noise : NoiseModel or None
+        How the noise is correlated between pixels; None without noise, or where LSST's conventions make it.
     """
 
     planes: xr.Dataset
     report: RenderReport
     gain: Gain | None
+    noise: NoiseModel | None = None
 
 
 def new_planes(

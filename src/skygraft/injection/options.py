@@ -38,6 +38,10 @@ class InjectionOptions:
         Campaign seed of the noise.
     gain : float, optional
         Electrons per image unit; None takes the image's own, or the slope of its variance against its flux.
+    coadd_noise : {"correlated", "white"}
+        What photon noise is added to a coadd: Gaussian, with the correlation between pixels that the coadd's own noise
+        has (of its noise realizations, or of its sky pixels); or as to any other image, independent between pixels.
+        The variance added is the same.
     flux_tolerance : float
         Part of a source's flux that its stamp may leave out.
     mask_threshold : float
@@ -72,6 +76,7 @@ class InjectionOptions:
     noise: bool = True
     seed: int = 0
     gain: float | None = None
+    coadd_noise: Literal["correlated", "white"] = "correlated"
     flux_tolerance: float = 1e-3
     mask_threshold: float = 0.1
     mark_injected: bool = True
@@ -83,6 +88,7 @@ class InjectionOptions:
     def __post_init__(self) -> None:
         _one_of("flux_mode", self.flux_mode, FLUX_MODES)
         _one_of("position", self.position, ("source", "image"))
+        _one_of("coadd_noise", self.coadd_noise, ("correlated", "white"))
         _one_of("stars", self.stars, ("fourier", "taps", "galsim"))
         _one_of("conventions", self.conventions, CONVENTIONS)
         _one_of("galaxies", self.galaxies, ("fourier", "precise", "galsim"))

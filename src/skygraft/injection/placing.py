@@ -16,6 +16,7 @@ from skygraft.catalog import Flag, as_table, band_column, bands_of, normalize_ca
 from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
 from skygraft.exposure import Exposure
+from skygraft.injection.differences import TemplateSide, in_template, template_side
 from skygraft.injection.reach import Reach
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
@@ -53,6 +54,10 @@ class Placed:
         Those to be drawn: usable, and with light that reaches the image.
     rows : ndarray of int
         Their rows in the truth table.
+    into : ndarray of str
+        Which images of a difference image have each of them: ``science`` (or empty), ``template``, ``both``.
+    template : TemplateSide or None
+        What those in the template are drawn with; None where the catalogue has none.
     messages : tuple of str
         Why some others are not drawn, where their flag does not say all.
     """
@@ -60,6 +65,8 @@ class Placed:
     truth: QTable
     sources: Sources
     rows: NDArray[np.intp]
+    into: NDArray[np.str_]
+    template: TemplateSide | None
     messages: tuple[str, ...] = ()
 
 
@@ -69,7 +76,7 @@ def place(
     photo_calib: PhotoCalib,
     band: str | None,
     image_id: str,
-    reach_of: Callable[[Sources], Reach],
+    reach_of: Callable[..., Reach],
     extrapolate: bool = False,
 ) -> Placed:
     """Start the truth table: where each source lies, its flux, and whether its light reaches the image.
@@ -78,6 +85,8 @@ def place(
     the photometric calibration holds: see `PhotoCalib.scale`.
     """
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
+    into = strings(table, "inject_into")
+    template = template_side(exposure, into)
     mag = band_column(table, band)
     ra, dec = positions_at(table, exposure.visit_info.mjd)
     x, y = (np.asarray(v, dtype=float) for v in exposure.wcs.world_to_pixel_values(ra, dec))
@@ -112,7 +121,7 @@ def place(
     # The shape of what is not a point needs the WCS around it too, where distortions may run away.
     shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
-    messages = _judge(exposure, sources, photo_calib, reach_of, flags, rows)
+    messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
     truth = QTable(
         {
@@ -137,7 +146,7 @@ def place(
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
     if endless.any():
         messages += (f"{np.count_nonzero(endless)} trails are given by rates, and the image has no exposure time",)
-    return Placed(truth, subset(sources, drawn), rows[drawn], messages)
+    return Placed(truth, subset(sources, drawn), rows[drawn], into[rows[drawn]], template, messages)
 
 
 def _with_trails_of_rates(
@@ -157,21 +166,27 @@ def _with_trails_of_rates(
 
 def _judge(
     exposure: Exposure,
+    template: TemplateSide | None,
+    into: NDArray[np.str_],
     sources: Sources,
     photo_calib: PhotoCalib,
-    reach_of: Callable[[Sources], Reach],
+    reach_of: Callable[..., Reach],
     flags: NDArray[np.int64],
     rows: NDArray[np.intp],
 ) -> tuple[str, ...]:
     """Flag, in the rows of these sources, whose light does not reach the image and whose centre lies off it."""
     box = exposure.box
     reach = reach_of(sources)
+    reach_pixels = reach.pixels
+    if template is not None:
+        matched = reach_of(sources, half_kernel=max(template.psf.shape) // 2).pixels
+        reach_pixels = np.where(in_template(into), np.maximum(matched, reach_pixels), reach_pixels)
     flags[rows[list(reach.bad_stamps)]] |= int(Flag.STAMP_FILE_BAD)
     distance = np.maximum(
         np.maximum(box.x_min - sources.x, sources.x - box.x_max),
         np.maximum(box.y_min - sources.y, sources.y - box.y_max),
     )
-    near = distance < reach.pixels
+    near = distance < reach_pixels
     flags[rows[~near]] |= int(Flag.NO_OVERLAP)
     # A centre on the very edge is on both of two images that share it, not on neither, whatever the WCSs round to.
     flags[rows[near & (distance > _EDGE)]] |= int(Flag.CENTER_OFF_IMAGE)

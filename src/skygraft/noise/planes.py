@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError
+from skygraft.noise.correlation import NoiseCorrelation, add_correlated
 from skygraft.noise.poisson import add_noisy, fill
 from skygraft.noise.tables import tables
 
@@ -41,7 +42,7 @@ _HOW_TO_SET = (
 )
 
 
-def stream_key(seed: int, image_id: str) -> tuple[int, int]:
+def stream_key(seed: int, image_id: str, kind: str = "noise") -> tuple[int, int]:
     """Key of an image's random stream: two 32-bit words.
 
     Parameters
@@ -50,8 +51,10 @@ def stream_key(seed: int, image_id: str) -> tuple[int, int]:
         The campaign's seed, any integer; 0 is a seed like any other.
     image_id : str
         The image's id.
+    kind : str
+        Name of the stream: those of one image are independent of each other.
     """
-    digest = hashlib.blake2b(f"skygraft noise\0{int(seed)}\0{image_id}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"skygraft {kind}\0{int(seed)}\0{image_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
@@ -119,6 +122,7 @@ def add_flux(
     seed: int = 0,
     image_id: str = "image",
     xy0: tuple[int, int] = (0, 0),
+    correlation: NoiseCorrelation | None = None,
     out: NDArray[np.float32] | None = None,
     variance_out: NDArray[np.float32] | None = None,
 ) -> None:
@@ -137,6 +141,9 @@ def add_flux(
         See `stream_key`.
     xy0 : (int, int)
         Parent coordinates of the first pixel.
+    correlation : NoiseCorrelation, optional
+        Draw Gaussian noise that is correlated between pixels, as that of a coadd; by default, pixels are independent
+        and their numbers Poisson's.
     out : ndarray of float32, shape (ny, nx), optional
         Where the sum goes; it may be `model`.
     variance_out : ndarray of float32, shape (ny, nx), optional
@@ -151,6 +158,12 @@ def add_flux(
         return
     value = np.atleast_2d(np.asarray(gain.value, dtype=np.float32))
     np.broadcast_to(value, model.shape)  # refuses the gain of another image
+    if correlation is not None:
+        spread = variance if variance_out is None else variance_out
+        stream = stream_key(seed, image_id, "coadd noise")
+        planes = image, variance, model, value, correlation
+        add_correlated(*planes, key=stream, xy0=xy0, out=out, variance_out=spread)
+        return
     if variance is None:
         variance = np.empty((0, 0), dtype=np.float32)
     new_variance = variance if variance_out is None else variance_out

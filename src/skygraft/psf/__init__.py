@@ -8,6 +8,15 @@ from skygraft.psf.conformance import check_psf
 from skygraft.psf.fine import FineGrid, SubPixelBasis
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
+from skygraft.psf.matched import (
+    DifferenceImage,
+    MatchedPSF,
+    MatchingKernel,
+    TemplatePSF,
+    adaptive_moments,
+    gaussian_of_moments,
+    reshaped,
+)
 from skygraft.psf.measure import FwhmMeter, kernel_fwhm
 from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
@@ -22,6 +31,7 @@ __all__ = [
     "CellPSF",
     "CoaddInput",
     "CoaddPSF",
+    "DifferenceImage",
     "DoubleGaussianPSF",
     "DrawnPSF",
     "FineGrid",
@@ -30,13 +40,17 @@ __all__ = [
     "GaussianPSF",
     "KernelBasisPSF",
     "LinearPSF",
+    "MatchedPSF",
+    "MatchingKernel",
     "MoffatPSF",
     "PsfexPSF",
     "SinglePrecisionBasis",
     "SubPixelBasis",
+    "TemplatePSF",
     "UndersamplingMeter",
     "Warp",
     "WarpedPSF",
+    "adaptive_moments",
     "as_polynomial",
     "basis_between_pixels",
     "check_coefficients",
@@ -44,8 +58,10 @@ __all__ = [
     "check_psf",
     "check_psf_soundness",
     "defined_position",
+    "gaussian_of_moments",
     "kernel_fwhm",
     "missed_by_grid",
     "places_over",
     "read_psfex",
+    "reshaped",
 ]

@@ -14,7 +14,7 @@ from skygraft.psf.base import PSF, Box, check_kernel_shape
 from skygraft.psf.linear import positions
 from skygraft.psf.warped import FloatArray, Warp, affine, neighbours, warped_kernels, warped_shape, warped_shapes
 
-__all__ = ["CoaddInput", "CoaddPSF"]
+__all__ = ["CoaddInput", "CoaddPSF", "in_polygon"]
 
 _BATCH = 256
 """Positions that are evaluated at a time: their kernels of one input stay small."""
@@ -52,10 +52,10 @@ class CoaddInput:
         inside: NDArray[np.bool_] = (
             (x >= self.box.x_min) & (x < self.box.x_max) & (y >= self.box.y_min) & (y < self.box.y_max)
         )
-        return inside if self.polygon is None else inside & _in_polygon(self.polygon, x, y)
+        return inside if self.polygon is None else inside & in_polygon(self.polygon, x, y)
 
 
-def _in_polygon(vertices: NDArray[np.float64], x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:
+def in_polygon(vertices: NDArray[np.float64], x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:
     """Which points lie inside a polygon, by the number of its edges that a line to the right of them crosses."""
     inside = np.zeros(x.shape, dtype=np.bool_)
     for (ax, ay), (bx, by) in zip(vertices, np.roll(vertices, -1, axis=0), strict=True):

@@ -12,11 +12,16 @@ from typing import Any, Literal
 import numpy as np
 from astropy.table import QTable, Table
 from numpy.typing import ArrayLike, NDArray
+from scipy import signal
 from scipy.spatial import cKDTree
 
+from skygraft.catalog.flags import Flag, has_flag
+from skygraft.conventions import LSST
 from skygraft.errors import CalibrationError, ConfigError
 from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions, inject
+from skygraft.injection.coadd_noise import image_noise
+from skygraft.noise import NoiseCorrelation
 from skygraft.photometry import aperture_flux, enclosed_flux, parse_radius, require_reference
 from skygraft.wcs import pixel_scale
 
@@ -101,7 +106,9 @@ def measure_closure(
         )
     radius, arcsec, origin = _radius(before, aperture)
     drawn = np.asarray(truth["stamp_size"]) > 0
-    star = drawn & (np.asarray(truth["source_type"]).astype(str) == "Star")
+    # Of a star that is in the template of a difference image, the calibrated flux is not what the image holds.
+    whole = ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
+    star = drawn & whole & (np.asarray(truth["source_type"]).astype(str) == "Star")
     difference = after.image.astype(np.float64) - before.image.astype(np.float64)
     reach = np.where(star | (catalog is None), np.asarray(truth["stamp_size"]), 0)
     if catalog is not None:
@@ -116,7 +123,9 @@ def measure_closure(
     assert calib is not None
     # Over the flux that is expected, not the one measured: else stars that came out bright would seem less noisy.
     flux_in = _plain(truth["inst_flux"])[rows]
-    sigma = _expected_flux_error(before, after, x, y, flux_in, radius, noise, gain)
+    how = options or InjectionOptions()
+    model = image_noise(before, "white" if how.conventions == LSST else how.coadd_noise)
+    sigma = _expected_flux_error(before, after, x, y, flux_in, radius, noise, gain, model.correlation)
     mag_in, mag_out = _plain(truth["mag"])[rows], calib.magnitude(flux, x, y)
     table = QTable(
         {
@@ -264,6 +273,7 @@ def _expected_flux_error(
     radius: float,
     noise: bool | None,
     gain: float | None,
+    correlation: NoiseCorrelation | None,
 ) -> NDArray[np.float64]:
     """Standard deviation of the aperture flux due to the photon noise that injection added."""
     if before.variance is None or after.variance is None:
@@ -281,7 +291,28 @@ def _expected_flux_error(
         return np.sqrt(flux / gain)
     added[~np.isfinite(added)] = 0.0
     error = np.sqrt(np.clip(aperture_flux(added, x, y, radius, xy0=before.xy0, method="exact"), 0, None))
+    if correlation is not None:
+        (x0, y0), pixels = before.xy0, np.clip(added, 0, None)
+        error *= [_larger_error(pixels, x - x0, y - y0, radius, correlation) for x, y in zip(x, y, strict=True)]
     return np.asarray(error, dtype=np.float64)
+
+
+def _larger_error(
+    added: NDArray[np.float64], x: float, y: float, radius: float, correlation: NoiseCorrelation
+) -> float:
+    """By how much correlation makes the error of an aperture flux larger than its pixels' variances say.
+
+    Noise that is white noise filtered by h and scaled by s sums over the aperture to a sum over the white noise's own
+    pixels, each times (h correlated with s).
+    """
+    half = int(radius) + 1
+    rows, columns = (slice(max(0, round(c) - half), round(c) + half + 1) for c in (y, x))
+    sigma = np.sqrt(added[rows, columns])
+    dy, dx = np.indices(sigma.shape)
+    sigma[np.hypot(dx + columns.start - x, dy + rows.start - y) > radius] = 0.0
+    total = float((sigma**2).sum())
+    # The filter is symmetric: correlating with it is convolving.
+    return float(np.sqrt((signal.fftconvolve(sigma, correlation.filters[0]) ** 2).sum() / total)) if total else 1.0
 
 
 @dataclass(frozen=True)

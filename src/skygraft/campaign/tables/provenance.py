@@ -111,6 +111,7 @@ def campaign_provenance(
         conventions_version=conventions.get("commit"),
         aperture=None if config.injection.aperture is None else str(config.injection.aperture),
         noise=config.injection.noise,
+        coadd_noise=config.injection.coadd_noise,
         pixel_version=[version for version, _ in found.pixel_versions],
     )
     for i, (start, end, attributes) in enumerate(times, start=1):

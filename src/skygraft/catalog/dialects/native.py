@@ -25,7 +25,7 @@ def _motion_and_choice(source: Source) -> Canonical:
     for name in ("visit", "draw_size"):
         if name in source:
             out[name] = source.integers(name, default=int(COLUMNS[name].default), unit=unit_of(name))
-    for name in ("stamp", "stamp_alignment", "stamp_psf"):
+    for name in ("stamp", "stamp_alignment", "stamp_psf", "inject_into"):
         if name in source:
             out[name] = source.text(name)
     return out
