@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
@@ -250,3 +251,32 @@ def test_a_source_table_says_the_aperture(data_dir: Path, tmp_path: Path) -> Non
     assert [Path(f).name for f in LsstImagesFormat().footprint(image).files] == [image.name, beside.name]
     with pytest.raises(CorruptFileError, match="absent"):
         read_exposure(image, source_catalog=tmp_path / "absent.parq")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_pixels_are_read_to_know_where_an_image_lies(
+    data_dir: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = data_dir / "rubin" / FILES[name]
+    whole = read_exposure(path)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the whole file is read")
+
+    monkeypatch.setattr(serialization, "read_archive", refuse)
+    monkeypatch.setattr(importlib.import_module("lsst.images").Image, "__init__", refuse)
+    found = LsstImagesFormat().footprint(path)
+    assert (found.shape, found.xy0, found.data_id) == (whole.shape, whole.xy0, whole.data_id)
+    assert found.visit_info == whole.visit_info
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_calibration_alone_is_that_of_the_whole(data_dir: Path, name: str) -> None:
+    path = data_dir / "rubin" / FILES[name]
+    whole, found = read_exposure(path), LsstImagesFormat().calibration(path)
+    assert (found.shape, found.xy0, found.unit) == (whole.shape, whole.xy0, "nJy")
+    assert found.candidates == whole.photo_calib.candidates
+    x, y = (np.array([v]) for v in whole.box.center)
+    np.testing.assert_array_equal(found.wcs.pixel_to_world_values(x, y), whole.wcs.pixel_to_world_values(x, y))
+    if whole.psf.defined(x, y).all():
+        np.testing.assert_array_equal(found.psf.kernels(x, y), whole.psf.kernels(x, y))

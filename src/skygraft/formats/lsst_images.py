@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,11 +19,9 @@ from numpy.typing import NDArray
 
 from skygraft.dataset import LINEAGE, Lineage
 from skygraft.errors import (
-    CorruptFileError,
     FormatError,
     MissingWcsError,
     OutputError,
-    PsfError,
     SkygraftError,
     UncalibratedImageError,
 )
@@ -47,19 +42,16 @@ from skygraft.formats.fitsfile.open import map_fits
 from skygraft.formats.fitsfile.rewrite import atomic_output
 from skygraft.formats.given import GivenPsf
 from skygraft.formats.lsst_images_fits import write_planes
+from skygraft.formats.lsst_images_open import load, open_parts, schema_of
 from skygraft.formats.lsst_images_parts import coadd_noise, difference_image
+from skygraft.formats.lsst_images_psfs import build_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.photometry.origins import aperture_correction_hints, default_candidate, schema_candidates
-from skygraft.psf import PSF, Box, CellPSF, DrawnPSF, as_polynomial
+from skygraft.psf import Box
 from skygraft.wcs import AstWcs, footprint, pixel_scale
 
 __all__ = ["LsstImagesFormat"]
 
-_SCHEMA = re.compile(rb"images\.lsst\.io/schemas/(?P<kind>[a-z_]+)-(?P<version>\d+\.\d+\.\d+)")
-_KINDS = ("visit_image", "difference_image", "masked_image", "cell_coadd")
-_HEAD, _END = 8 * 2880, 4096
-"""Bytes at the beginning of a FITS file, and at the end of a JSON file, in which the schema is named."""
-_INSTALL = "Install the library that reads it: pip install 'skygraft[rubin]'"
 _PLANES = {
     "INJECTED": "Pixel was changed by an injected source by more than a fraction of its noise.",
     "INJECTED_CORE": "Pixel is near the centre of an injected source.",
@@ -90,71 +82,6 @@ class LsstImagesOptions(ReadOptions):
     source_catalog: GivenCatalog = None
 
 
-def _schema(path: StrPath) -> tuple[str, str] | None:
-    """Kind and version of the schema of a file; None where it is not of this format.
-
-    Raises
-    ------
-    CorruptFileError
-        If it cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as stream:
-            text = stream.read(_HEAD)
-            is_json = text[:1] == b"{"
-            if is_json:
-                stream.seek(max(0, Path(path).stat().st_size - _END))
-                text = stream.read()
-    except OSError as error:
-        raise CorruptFileError(
-            f"the file cannot be read ({error.strerror or error})", path=path, fix="Check its name and permissions"
-        ) from error
-    if not is_json and text[:9] != b"SIMPLE  =":
-        return None
-    # Parts of a JSON tree name schemas of their own; that of the whole is what it ends with.
-    found = re.search(_SCHEMA.pattern + rb'"\s*\}\s*$', text) if is_json else _SCHEMA.search(text)
-    return None if found is None else (found["kind"].decode(), found["version"].decode())
-
-
-@contextmanager
-def _library_errors(path: StrPath) -> Iterator[None]:
-    """Name the file in what the library raises, whatever that is: it checks files by their schema."""
-    try:
-        yield
-    except SkygraftError:
-        raise
-    except ImportError as error:
-        raise FormatError(f"the file needs {error.name or 'a library'} to be read", path=path, fix=_INSTALL) from error
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise CorruptFileError(
-            f"lsst.images cannot read the file: {reason[0] if reason else type(error).__name__}",
-            path=path,
-            fix="Copy it again; if it was written by a newer lsst.images, update that library",
-        ) from error
-
-
-def _load(path: StrPath) -> Any:
-    """The library's object of a file."""
-    stamp_files([path])  # refuses a directory and an empty file
-    found = _schema(path)
-    if found is None:
-        raise CorruptFileError(
-            "the file names no schema of lsst.images: it is not whole, or of another format",
-            path=path,
-            fix="Copy it again, or name its format with format=",
-        )
-    kind, version = found
-    if kind not in _KINDS:
-        raise FormatError(
-            f"this lsst.images file holds a {kind} (schema {version}); images are {', '.join(_KINDS)}",
-            path=path,
-            fix="Give the file of an image",
-        )
-    with _library_errors(path):
-        return importlib.import_module("lsst.images.serialization").read_archive(os.fspath(path))
-
-
 def _files(path: StrPath, options: LsstImagesOptions) -> list[str]:
     """The image, and the source table that goes with it."""
     catalog = source_catalog_of(path, options.source_catalog)
@@ -166,8 +93,7 @@ def _xy0(image: Any) -> tuple[int, int]:
 
 
 def _shape(image: Any) -> tuple[int, int]:
-    ny, nx = image.image.array.shape
-    return int(ny), int(nx)
+    return int(image.bbox.y.size), int(image.bbox.x.size)
 
 
 def _middle(image: Any) -> tuple[float, float]:
@@ -246,74 +172,6 @@ def _candidates(
     return tuple([*found, default] if default is not None else found)
 
 
-class _Draw:
-    """Draws a kernel by the library's PSF object."""
-
-    def __init__(self, psf: Any) -> None:
-        self._psf = psf
-
-    def __call__(self, x: float, y: float) -> NDArray[np.float64]:
-        return np.asarray(self._psf.compute_kernel_image(x=x, y=y).array, dtype=np.float64)
-
-
-class _DrawUnscaled(_Draw):
-    """Draws what Piff draws: polynomials of position, which the division by the sum would hide."""
-
-    def __call__(self, x: float, y: float) -> NDArray[np.float64]:
-        side = self._psf.kernel_bbox.shape[0]
-        drawn = self._psf.piff_psf.draw(x, y, stamp_size=side, center=True)
-        return np.asarray(drawn.array, dtype=np.float64)
-
-
-def _psf(image: Any, path: StrPath) -> tuple[PSF | None, PsfError | None]:
-    if not hasattr(image, "psf"):
-        return None, PsfError("a masked image has no PSF", path=path, fix="Give one (psf=, --psf)")
-    try:
-        with _library_errors(path):
-            return _build_psf(image), None
-    except (SkygraftError, ValueError) as error:
-        message = error.message if isinstance(error, SkygraftError) else str(error)
-        return None, PsfError(f"the image's PSF cannot be used: {message}", path=path, fix="Give a PSF (psf=, --psf)")
-
-
-def _build_psf(image: Any) -> PSF:
-    psf = image.psf
-    kind = type(psf).__name__
-    if kind == "CellPointSpreadFunction":
-        return _cell_psf(psf, getattr(getattr(image, "provenance", None), "contributions", None))
-    bounds = psf.bounds.bbox if hasattr(psf.bounds, "bbox") else psf.bounds
-    box = Box(bounds.x.start - 0.5, bounds.x.stop - 0.5, bounds.y.start - 0.5, bounds.y.stop - 0.5)
-    if kind == "PiffWrapper" and (polynomial := as_polynomial(_DrawUnscaled(psf), box)) is not None:
-        return polynomial
-    return DrawnPSF(_Draw(psf), kind, valid_box=box)
-
-
-def _cell_psf(psf: Any, contributions: Any) -> CellPSF:
-    """The cells that the PSF covers; those that are missing have no kernel.
-
-    `contributions` is the coadd's table of what each cell was made of, None where it has none.
-    """
-    bounds, box = psf.bounds, psf.kernel_bbox
-    start, stop = bounds.subgrid_start, bounds.subgrid_stop
-    kernels = np.full((stop.i - start.i, stop.j - start.j, *box.shape), np.nan)
-    for cell in bounds.cell_indices():
-        if bounds.contains_cell(cell):
-            kernels[cell.i - start.i, cell.j - start.j] = psf[cell].array
-    cell = bounds.grid.cell_shape
-    first = bounds.grid.bbox_of(start)
-    inputs: dict[tuple[int, int], list[str]] = {}
-    if contributions is not None:
-        for row in contributions:
-            place = int(row["cell_i"]) - start.i, int(row["cell_j"]) - start.j
-            inputs.setdefault(place, []).append(f"{row['visit']}-{row['detector']}")
-    return CellPSF(
-        kernels,
-        (int(first.x.start), int(first.y.start)),
-        (int(cell.x), int(cell.y)),
-        inputs={place: sorted(names) for place, names in inputs.items()},
-    )
-
-
 def _mask_bits(mask: Any) -> NDArray[np.int32]:
     """The mask as bits of one number: plane i of the schema is bit i.
 
@@ -339,7 +197,7 @@ def _calibration(image: Any, path: StrPath, options: LsstImagesOptions) -> Image
     catalog = source_catalog_of(path, options.source_catalog)
     candidates = _candidates(image, path, _instrument(image, options), catalog)
     photo_calib, uncalibrated = _photo_calib(image, path, candidates)
-    psf, no_psf = _psf(image, path)
+    psf, no_psf = build_psf(image, path)
     return ImageCalibration(
         unit=str(image.unit),
         wcs=_wcs(image, path),
@@ -369,12 +227,15 @@ class LsstImagesFormat(Format):
         CorruptFileError
             If the file cannot be read.
         """
-        return _schema(path) is not None
+        return schema_of(path) is not None
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Where the image lies on the sky; see `Format.footprint`."""
         parsed = LsstImagesOptions.parse(options, self.name, path)
-        image = _load(path)
+        with open_parts(path) as image:
+            return self._footprint(image, path, parsed)
+
+    def _footprint(self, image: Any, path: StrPath, parsed: LsstImagesOptions) -> ImageFootprint:
         wcs, (ny, nx), (x0, y0) = _wcs(image, path), _shape(image), _xy0(image)
         x, y = _middle(image)
         ra, dec = wcs.pixel_to_world_values(x, y)
@@ -396,7 +257,7 @@ class LsstImagesFormat(Format):
         """Read an image; see `Format.read`. ``extra["schema"]`` is the kind of image and the version of its schema."""
         parsed = LsstImagesOptions.parse(options, self.name, path)
         stamps = stamp_files(_files(path, parsed))
-        image = _load(path)
+        image = load(path)
         found = _calibration(image, path, parsed)
         planes = make_planes(
             image.image.array,
@@ -406,7 +267,7 @@ class LsstImagesFormat(Format):
             xy0=found.xy0,
             units=found.unit,
         )
-        schema = _schema(path)
+        schema = schema_of(path)
         scale = float(pixel_scale(found.wcs, *_middle(image))[0])
         kind = "" if schema is None else schema[0]
         given = parsed.template_psf
@@ -428,7 +289,9 @@ class LsstImagesFormat(Format):
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """What the file says of the calibration; see `Format.calibration`."""
-        return _calibration(_load(path), path, LsstImagesOptions.parse(options, self.name, path))
+        parsed = LsstImagesOptions.parse(options, self.name, path)
+        with open_parts(path) as image:
+            return _calibration(image, path, parsed)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
         """Write an image with everything else that `like` holds; see `Format.write`.
@@ -445,7 +308,7 @@ class LsstImagesFormat(Format):
                 path=path,
                 fix="Give both the same ending: lsst.images tells by it how to write",
             )
-        image = _load(like)
+        image = load(like)
         if exposure.shape != _shape(image):
             raise FormatError(f"the exposure has shape {exposure.shape}, that file {_shape(image)}", path=like)
         added = _new_planes(image.mask, exposure, like)

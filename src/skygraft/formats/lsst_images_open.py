@@ -1,0 +1,140 @@
+"""Open files of ``lsst.images``: what a file says that it is, the library's object of it, or parts of that alone."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from skygraft.errors import CorruptFileError, FormatError, SkygraftError
+from skygraft.formats.base import StrPath, stamp_files
+
+__all__ = ["library_errors", "load", "open_parts", "schema_of"]
+
+_SCHEMA = re.compile(rb"images\.lsst\.io/schemas/(?P<kind>[a-z_]+)-(?P<version>\d+\.\d+\.\d+)")
+_KINDS = ("visit_image", "difference_image", "masked_image", "cell_coadd")
+_HEAD, _END = 8 * 2880, 4096
+"""Bytes at the beginning of a FITS file, and at the end of a JSON file, in which the schema is named."""
+_INSTALL = "Install the library that reads it: pip install 'skygraft[rubin]'"
+
+
+def schema_of(path: StrPath) -> tuple[str, str] | None:
+    """Kind and version of the schema of a file; None where it is not of this format.
+
+    Raises
+    ------
+    CorruptFileError
+        If it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            text = stream.read(_HEAD)
+            is_json = text[:1] == b"{"
+            if is_json:
+                stream.seek(max(0, Path(path).stat().st_size - _END))
+                text = stream.read()
+    except OSError as error:
+        raise CorruptFileError(
+            f"the file cannot be read ({error.strerror or error})", path=path, fix="Check its name and permissions"
+        ) from error
+    if not is_json and text[:9] != b"SIMPLE  =":
+        return None
+    # Parts of a JSON tree name schemas of their own; that of the whole is what it ends with.
+    found = re.search(_SCHEMA.pattern + rb'"\s*\}\s*$', text) if is_json else _SCHEMA.search(text)
+    return None if found is None else (found["kind"].decode(), found["version"].decode())
+
+
+@contextmanager
+def library_errors(path: StrPath) -> Iterator[None]:
+    """Name the file in what the library raises, whatever that is: it checks files by their schema."""
+    try:
+        yield
+    except SkygraftError:
+        raise
+    except ImportError as error:
+        raise FormatError(f"the file needs {error.name or 'a library'} to be read", path=path, fix=_INSTALL) from error
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise CorruptFileError(
+            f"lsst.images cannot read the file: {reason[0] if reason else type(error).__name__}",
+            path=path,
+            fix="Copy it again; if it was written by a newer lsst.images, update that library",
+        ) from error
+
+
+def _check(path: StrPath) -> None:
+    """Make sure that a file is of this format and holds an image."""
+    stamp_files([path])  # refuses a directory and an empty file
+    found = schema_of(path)
+    if found is None:
+        raise CorruptFileError(
+            "the file names no schema of lsst.images: it is not whole, or of another format",
+            path=path,
+            fix="Copy it again, or name its format with format=",
+        )
+    kind, version = found
+    if kind not in _KINDS:
+        raise FormatError(
+            f"this lsst.images file holds a {kind} (schema {version}); images are {', '.join(_KINDS)}",
+            path=path,
+            fix="Give the file of an image",
+        )
+
+
+def load(path: StrPath) -> Any:
+    """The library's object of a file, with all its pixels.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is damaged or of another format.
+    FormatError
+        If it holds no image, or the library is not installed.
+    """
+    _check(path)
+    with library_errors(path):
+        return importlib.import_module("lsst.images.serialization").read_archive(os.fspath(path))
+
+
+class _Parts:
+    """Components of a file by the names that its object has them under, each read when it is first asked for."""
+
+    def __init__(self, reader: Any, absent: type[Exception]) -> None:
+        self._reader, self._absent = reader, absent
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            value = self._reader.get_component(name)
+        except self._absent as error:
+            raise AttributeError(name) from error
+        setattr(self, name, value)
+        return value
+
+    @property
+    def tract(self) -> int | None:
+        """The tract whose pixels these are; None where they are those of a detector."""
+        return getattr(getattr(self.sky_projection, "pixel_frame", None), "tract", None)
+
+
+@contextmanager
+def open_parts(path: StrPath) -> Iterator[Any]:
+    """Open a file for its parts other than pixels: they have the names that the library's object has them under.
+
+    Raises
+    ------
+    CorruptFileError
+        If the file is damaged or of another format.
+    FormatError
+        If it holds no image, or the library is not installed.
+    """
+    _check(path)
+    with library_errors(path):
+        library = importlib.import_module("lsst.images.serialization")
+        with library.open_archive(os.fspath(path)) as reader:
+            yield _Parts(reader, library.InvalidComponentError)
