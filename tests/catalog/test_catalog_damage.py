@@ -327,18 +327,18 @@ def with_card(key, value):
     ("key", "value", "words"),
     [
         ("NAXIS2", "2", "behind the last row"),
-        ("NAXIS2", "2147483647", "bytes by the header"),
+        ("NAXIS2", "2147483647", "need 115964116938 bytes"),
         ("NAXIS2", "-1", ""),
         ("NAXIS1", "8", ""),
-        ("NAXIS1", "2147483647", "bytes by the header"),
-        ("TFIELDS", "3", "TFIELDS is 3"),
+        ("NAXIS1", "2147483647", "the file is truncated"),
+        ("TFIELDS", "3", "take 24 bytes of a row"),
         ("TFIELDS", "1000000", "TFIELDS"),
-        ("PCOUNT", "2147483647", "bytes by the header"),
+        ("PCOUNT", "2147483647", "the file is truncated"),
         ("PCOUNT", "-99999", ""),
-        ("GCOUNT", "2", "GCOUNT is 2, not 1"),
-        ("BITPIX", "16", "BITPIX is 16, not 8"),
-        ("TFORM2", "'E       '", "take 50 bytes a row, where NAXIS1 is 54"),
-        ("TFORM2", "'text    '", "no format"),
+        ("GCOUNT", "2", "GCOUNT is 2; it can be 1"),
+        ("BITPIX", "16", "of BITPIX = 16"),
+        ("TFORM2", "'E       '", "take 50 bytes of a row, and NAXIS1 is 54"),
+        ("TFORM2", "'text    '", "no column format"),
         ("TTYPE2", "'        '", "field 2 has no name"),
         ("TTYPE6", "'mag_r   '", "'mag_r' is there 2 times"),
         ("TUNIT2", "'de      '", "is in de"),
@@ -375,3 +375,10 @@ def test_what_is_no_file(tmp_path):
     for name in ("a\0b.csv", "x" * 5000 + ".csv"):
         with pytest.raises(SkygraftError):
             read_catalog(name)
+
+
+def test_a_second_number_of_axes_is_refused_before_they_are_counted(tmp_path):
+    whole = fits_table()
+    place = whole.index(b"EXTEND  =")
+    card = b"NAXIS   =           2147483647".ljust(80)
+    refused(tmp_path / "a.fits", whole[:place] + card + whole[place + 80 :], "NAXIS")

@@ -149,3 +149,11 @@ def test_a_mask_without_a_free_bit(edited: Edited) -> None:
     with pytest.raises(FormatError, match=r"no free bit for mask plane 'INJECTED'.*mark_injected=False"):
         star(exposure, noise=False)
     assert star(exposure, noise=False, mark_injected=False).summary["n_drawn"] == 1
+
+
+def test_a_wcs_that_no_card_points_to_is_not_replaced_by_the_header(edited: Edited) -> None:
+    def edit(hdus: fits.HDUList) -> None:
+        del hdus[0].header["SKYWCS_ID"], hdus[0].header["ARCHIVE_ID_SKYWCS"]
+
+    with pytest.raises(FormatError, match="holds a SkyWcs, and no card says"):
+        read_exposure(edited(edit))

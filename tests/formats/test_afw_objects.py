@@ -11,10 +11,10 @@ import pytest
 from astropy.io import fits
 
 from skygraft.errors import CalibrationError, FormatError, PsfError, UncalibratedImageError, WcsError
+from skygraft.fitsfile.open import map_fits
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive
 from skygraft.formats.afw_psfs import build_psf
-from skygraft.formats.fitsfile.open import map_fits
 from skygraft.psf import FixedKernelPSF, GaussianPSF
 
 type Rows = Sequence[Mapping[str, Any]]

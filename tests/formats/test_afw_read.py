@@ -24,13 +24,13 @@ from skygraft.errors import (
     UncalibratedImageError,
 )
 from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.fitsfile.open import map_fits, open_fits
 from skygraft.formats.afw_archive import Archive, Table
 from skygraft.formats.afw_names import find_source_catalog
 from skygraft.formats.afw_objects import Amplifier, Detector, build_photo_calib
 from skygraft.formats.afw_piff import build_piff_psf
 from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import CANDIDATES, FILES
-from skygraft.formats.fitsfile.open import map_fits, open_fits
 from skygraft.formats.lsst_afw import LsstAfwFormat
 from skygraft.photometry import enclosed_flux, resolve_reference
 from skygraft.psf import Box, GaussianPSF

@@ -11,9 +11,9 @@ from astropy.io import fits
 
 from skygraft.errors import ApertureConflictError, FormatError, OutputExistsError
 from skygraft.exposure import Exposure, add_mask_plane
+from skygraft.fitsfile.open import map_fits, open_fits
 from skygraft.formats import read_exposure, write_exposure
 from skygraft.formats.conformance import check_format
-from skygraft.formats.fitsfile.open import map_fits, open_fits
 from skygraft.formats.lsst_afw import LsstAfwFormat
 
 pytestmark = pytest.mark.data

@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as hnp
 from plain_images import plain_header
 from skygraft import read_exposure, write_exposure
 from skygraft.exposure import Exposure
+from skygraft.fitsfile import tiles
 from skygraft.formats import fits_write
 from skygraft.formats.fits_fingerprints import FINGERPRINTS, Fingerprint
-from skygraft.formats.fitsfile import tiles
 
 SIZE = 96
 TILE = (32, 40)

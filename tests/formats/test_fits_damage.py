@@ -16,14 +16,14 @@ from astropy.io import fits
 
 from skygraft import read_exposure
 from skygraft.errors import CorruptFileError, FormatError, SkygraftError, WcsError
+from skygraft.fitsfile.cards import header_of
+from skygraft.fitsfile.open import damage_named, map_fits, scan_fits
+from skygraft.fitsfile.pixels import PixelScaling
+from skygraft.fitsfile.structure import BLOCK, CARD
+from skygraft.fitsfile.tiles import TiledImage
 from skygraft.formats.afw_archive import Table
 from skygraft.formats.fits_layout import list_hdus
 from skygraft.formats.fits_planes import read_pixels
-from skygraft.formats.fitsfile.cards import header_of
-from skygraft.formats.fitsfile.open import damage_named, map_fits, scan_fits
-from skygraft.formats.fitsfile.pixels import PixelScaling
-from skygraft.formats.fitsfile.structure import BLOCK, CARD
-from skygraft.formats.fitsfile.tiles import TiledImage
 from skygraft.survey import index_survey
 
 PIXELS = np.random.default_rng(1).normal(20, 5, (32, 40)).astype(np.float32)

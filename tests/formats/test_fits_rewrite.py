@@ -13,9 +13,9 @@ import pytest
 from astropy.io import fits
 
 from skygraft.errors import CorruptFileError, FormatError, OutputError, OutputExistsError
+from skygraft.fitsfile.open import get_hdu, is_fits, map_fits, open_fits
+from skygraft.fitsfile.rewrite import atomic_output, rewrite_fits
 from skygraft.formats.fits_fingerprints import Fingerprint
-from skygraft.formats.fitsfile.open import get_hdu, is_fits, map_fits, open_fits
-from skygraft.formats.fitsfile.rewrite import atomic_output, rewrite_fits
 
 SHAPE = (40, 56)
 RNG = np.random.default_rng(3)

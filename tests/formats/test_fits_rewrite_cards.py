@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from skygraft.errors import OutputError
-from skygraft.formats.fitsfile.cards import checksum_cards, datasum, edit_cards, header_of, join_cards
+from skygraft.fitsfile.cards import checksum_cards, datasum, edit_cards, header_of, join_cards
 
 CARDS = [
     fits.Card("SIMPLE", True).image.encode(),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skygraft.formats.fitsfile.shuffle import gzip_shuffled
+from skygraft.fitsfile.shuffle import gzip_shuffled
 
 
 def shuffled(numbers: np.ndarray[Any, Any]) -> bytes:

@@ -16,9 +16,9 @@ from astropy.table import QTable
 from skygraft import inject, read_exposure, write_exposure
 from skygraft.catalog import Flag
 from skygraft.errors import CorruptFileError, FormatError, OutputError
+from skygraft.fitsfile.cards import header_of
+from skygraft.fitsfile.open import map_fits
 from skygraft.formats.conformance import check_format
-from skygraft.formats.fitsfile.cards import header_of
-from skygraft.formats.fitsfile.open import map_fits
 from skygraft.formats.lsst_images import LsstImagesFormat
 from skygraft.formats.lsst_images_fits import write_planes
 from skygraft.psf import CellPSF, KernelBasisPSF, check_psf

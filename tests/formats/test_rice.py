@@ -12,10 +12,10 @@ from astropy.io.fits.hdu.compressed import _codecs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skygraft.formats.fitsfile.cards import header_of
-from skygraft.formats.fitsfile.open import map_fits
-from skygraft.formats.fitsfile.rice import RiceError, decode_rice, encode_rice
-from skygraft.formats.fitsfile.tiles import TiledImage
+from skygraft.fitsfile.cards import header_of
+from skygraft.fitsfile.open import map_fits
+from skygraft.fitsfile.rice import RiceError, decode_rice, encode_rice
+from skygraft.fitsfile.tiles import TiledImage
 
 TYPES = {1: np.uint8, 2: np.int16, 4: np.int32}
 

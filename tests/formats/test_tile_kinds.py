@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from skygraft.fitsfile.rewrite import rewrite_fits
 from skygraft.formats.fits_layout import Plane
 from skygraft.formats.fits_planes import read_pixels
-from skygraft.formats.fitsfile.rewrite import rewrite_fits
 
 SHAPE, TILE = (32, 40), (16, 40)
 INTS = np.random.default_rng(1).integers(0, 200, SHAPE).astype(np.int32)

@@ -53,10 +53,13 @@ def _kinds(exposure: Any) -> dict[str, Any]:
     """What kind of image it is, and what its flux is the flux of."""
     reference = exposure.photo_calib.reference if exposure.photo_calib is not None else None
     radius = getattr(reference, "radius_pixels", None)
+    psf = type(exposure.psf).__name__
+    if exposure.format == "lsst_images" and psf == "DrawnPSF":
+        psf = "KernelBasisPSF"  # of its Piff models, which of the two it is depends on the numbers
     return {
         "format": exposure.format,
         "WCS": type(exposure.wcs).__name__,
-        "PSF": type(exposure.psf).__name__,
+        "PSF": psf,
         "calibration reference": type(reference).__name__ if radius is None else f"{radius:.6g} pixels",
         "unit": str(exposure.planes["image"].attrs.get("units", "")),
     }

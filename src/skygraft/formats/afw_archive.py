@@ -18,8 +18,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
-from skygraft.formats.fitsfile.cards import card_value, header_of
-from skygraft.formats.fitsfile.open import RawFits
+from skygraft.fitsfile.cards import card_value, header_of
+from skygraft.fitsfile.open import RawFits
 
 __all__ = ["Archive", "ArchivedObject", "Row", "Table", "component_id"]
 

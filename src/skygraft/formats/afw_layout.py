@@ -15,8 +15,8 @@ from typing import Any
 from astropy.io import fits
 
 from skygraft.errors import FormatError
-from skygraft.formats.fitsfile.cards import card_value, header_of
-from skygraft.formats.fitsfile.open import RawFits
+from skygraft.fitsfile.cards import card_value, header_of
+from skygraft.fitsfile.open import RawFits
 
 __all__ = ["check_planes", "find_planes", "has_archive", "read_xy0"]
 

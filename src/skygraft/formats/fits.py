@@ -13,6 +13,7 @@ import numpy as np
 
 from skygraft.errors import CalibrationError, PsfError
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.fitsfile.open import is_fits, open_fits
 from skygraft.formats.base import (
     CAUTION,
     FILES,
@@ -52,7 +53,6 @@ from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_n
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
-from skygraft.formats.fitsfile.open import is_fits, open_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.psf import PSF, Box

@@ -18,8 +18,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from skygraft.exposure import Exposure
+from skygraft.fitsfile.tiles import tile_slices
 from skygraft.formats.fits_layout import Plane
-from skygraft.formats.fitsfile.tiles import tile_slices
 
 __all__ = ["FINGERPRINTS", "Fingerprint", "find_touched", "with_fingerprints"]
 

@@ -18,10 +18,10 @@ from typing import Any, Literal
 from astropy.io import fits
 
 from skygraft.errors import ConfigError, FormatError
+from skygraft.fitsfile.open import open_fits
+from skygraft.fitsfile.packed import PACKED_SUFFIXES
 from skygraft.formats.base import ReadOptions, stamp_files
 from skygraft.formats.fits_headers import Headers
-from skygraft.formats.fitsfile.open import open_fits
-from skygraft.formats.fitsfile.packed import PACKED_SUFFIXES
 from skygraft.wcs import TABLE_NAMES, has_wcs
 
 __all__ = [

@@ -10,11 +10,11 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError, FormatError
+from skygraft.fitsfile.cards import header_of
+from skygraft.fitsfile.open import map_fits, open_fits
+from skygraft.fitsfile.pixels import PixelScaling
+from skygraft.fitsfile.tiles import TiledImage
 from skygraft.formats.fits_layout import HduInfo, Plane, list_hdus
-from skygraft.formats.fitsfile.cards import header_of
-from skygraft.formats.fitsfile.open import map_fits, open_fits
-from skygraft.formats.fitsfile.pixels import PixelScaling
-from skygraft.formats.fitsfile.tiles import TiledImage
 
 __all__ = [
     "header_planes",

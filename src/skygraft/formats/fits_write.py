@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from skygraft.errors import FormatError, OutputError
 from skygraft.exposure import Exposure
+from skygraft.fitsfile.cards import header_of
+from skygraft.fitsfile.open import is_fits, map_fits, open_fits
+from skygraft.fitsfile.packed import packing_of, packing_of_name
+from skygraft.fitsfile.rewrite import atomic_output, rewrite_fits
 from skygraft.formats.base import refuse_overwrite
 from skygraft.formats.fits_fingerprints import find_touched
 from skygraft.formats.fits_layout import FitsLayout, Plane
 from skygraft.formats.fits_planes import header_planes, nameless, noise_from_variance, read_mask, read_pixels
-from skygraft.formats.fitsfile.cards import header_of
-from skygraft.formats.fitsfile.open import is_fits, map_fits, open_fits
-from skygraft.formats.fitsfile.packed import packing_of, packing_of_name
-from skygraft.formats.fitsfile.rewrite import atomic_output, rewrite_fits
 
 __all__ = ["INJECTED_CARD", "copy_file", "write_mask", "write_planes"]
 

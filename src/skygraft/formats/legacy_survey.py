@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, ConfigError, FormatError, PsfError, UncalibratedImageError
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.fitsfile.cards import card_value
+from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import (
     FILES,
     Format,
@@ -39,8 +41,6 @@ from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_h
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
-from skygraft.formats.fitsfile.cards import card_value
-from skygraft.formats.fitsfile.open import is_fits
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.legacy_dq import dq_kind_of, read_dq
 from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain

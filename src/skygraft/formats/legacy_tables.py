@@ -18,8 +18,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import FormatError
+from skygraft.fitsfile.open import open_fits
 from skygraft.formats.base import StrPath, stamp_files
-from skygraft.formats.fitsfile.open import open_fits
 
 __all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_root", "find_row", "read_ccds"]
 

@@ -21,11 +21,18 @@ from skygraft.dataset import LINEAGE
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
+    CorruptFileError,
     FormatError,
     PsfError,
     UncalibratedImageError,
 )
 from skygraft.exposure import AMPLIFIERS, COADD_INPUTS, COADD_NOISE, DataId, Exposure, VisitInfo, make_planes
+from skygraft.fitsfile.cards import CardUpdates, card_value, header_of
+from skygraft.fitsfile.open import CONVERSIONS, RawFits, damage_named, map_fits
+from skygraft.fitsfile.pixels import PixelScaling
+from skygraft.fitsfile.rewrite import rewrite_fits
+from skygraft.fitsfile.tile_header import tile_shape_of
+from skygraft.fitsfile.tiles import TiledImage
 from skygraft.formats import afw_objects
 from skygraft.formats.afw_archive import Archive, component_id
 from skygraft.formats.afw_layout import check_planes, find_planes, has_archive, read_xy0
@@ -46,12 +53,6 @@ from skygraft.formats.fits_fingerprints import find_touched, with_fingerprints
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
 from skygraft.formats.fits_layout import Plane, Role
-from skygraft.formats.fitsfile.cards import CardUpdates, card_value, header_of
-from skygraft.formats.fitsfile.open import CONVERSIONS, RawFits, damage_named, map_fits
-from skygraft.formats.fitsfile.pixels import PixelScaling
-from skygraft.formats.fitsfile.rewrite import rewrite_fits
-from skygraft.formats.fitsfile.tile_header import tile_shape_of
-from skygraft.formats.fitsfile.tiles import TiledImage
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import (
     PhotoCalib,
@@ -223,6 +224,15 @@ def _xy0(opened: _Opened) -> tuple[int, int]:
 
 def _wcs(opened: _Opened, xy0: tuple[int, int]) -> BaseLowLevelWCS:
     component = opened.component("SKYWCS")
+    if component is None and opened.archive is not None and "SkyWcs" in opened.archive.names.values():
+        # The header's WCS is an approximation of the one that was stored.
+        raise CorruptFileError(
+            "the archive holds a SkyWcs, and no card says that it is the image's",
+            path=opened.path,
+            hdu=0,
+            key="SKYWCS_ID",
+            fix="Copy the file again, or write it again with the pipelines that made it",
+        )
     if component is not None:
         return afw_objects.build_wcs(*component)
     header = opened.header()

@@ -26,6 +26,9 @@ from skygraft.errors import (
     UncalibratedImageError,
 )
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.fitsfile.cards import header_of
+from skygraft.fitsfile.open import map_fits
+from skygraft.fitsfile.rewrite import atomic_output
 from skygraft.formats.afw_names import GivenCatalog, source_catalog_of
 from skygraft.formats.base import (
     FILES,
@@ -37,9 +40,6 @@ from skygraft.formats.base import (
     refuse_overwrite,
     stamp_files,
 )
-from skygraft.formats.fitsfile.cards import header_of
-from skygraft.formats.fitsfile.open import map_fits
-from skygraft.formats.fitsfile.rewrite import atomic_output
 from skygraft.formats.given import GivenPsf
 from skygraft.formats.lsst_images_fits import write_planes
 from skygraft.formats.lsst_images_open import load, open_parts, schema_of

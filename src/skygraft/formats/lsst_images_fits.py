@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import FormatError
-from skygraft.formats.fitsfile.cards import CardUpdates, edit_cards, header_of, join_cards
-from skygraft.formats.fitsfile.open import RawFits, map_fits
-from skygraft.formats.fitsfile.rewrite import atomic_output, rewrite_fits
-from skygraft.formats.fitsfile.structure import BLOCK
+from skygraft.fitsfile.cards import CardUpdates, edit_cards, header_of, join_cards
+from skygraft.fitsfile.open import RawFits, map_fits
+from skygraft.fitsfile.rewrite import atomic_output, rewrite_fits
+from skygraft.fitsfile.structure import BLOCK
 
 __all__ = ["write_planes"]
 

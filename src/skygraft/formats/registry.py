@@ -24,6 +24,8 @@ from skygraft.errors import (
     UnknownFormatError,
 )
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.fitsfile.open import damage_named, is_fits
+from skygraft.fitsfile.packed import foreign_packing, packing_of
 from skygraft.formats.base import (
     FILES,
     Format,
@@ -37,8 +39,6 @@ from skygraft.formats.base import (
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_kinds import describe_file
 from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
-from skygraft.formats.fitsfile.open import damage_named, is_fits
-from skygraft.formats.fitsfile.packed import foreign_packing, packing_of
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
 from skygraft.photometry import (
     PhotoCalib,

@@ -17,6 +17,7 @@ import yaml
 from astropy.io import fits
 
 from skygraft.errors import ApertureConflictError, CorruptFileError, FormatError
+from skygraft.fitsfile.open import open_fits
 from skygraft.photometry.radius import NORMALISED_TOPHAT, field_name_candidate, parse_field_radius, parse_radius
 from skygraft.photometry.reference import CandidateLevel, ReferenceCandidate
 from skygraft.yaml_text import check_yaml
@@ -148,7 +149,7 @@ def _is_value_of(column: str, flux: str) -> bool:
 
 def _fits(path: Path) -> list[ReferenceCandidate]:
     normalised: list[ReferenceCandidate] = []
-    with fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
+    with open_fits(path) as hdus:
         for hdu in hdus:
             header = hdu.header
             aliases = dict(

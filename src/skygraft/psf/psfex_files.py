@@ -16,6 +16,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, PsfError
+from skygraft.fitsfile.open import scan_fits
 from skygraft.psf.base import Box
 from skygraft.psf.psfex import PsfexPSF
 
@@ -189,6 +190,8 @@ def _read_tables(path: Path) -> list[_Table]:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
+        # astropy believes what a header says of sizes.
+        scan_fits(memoryview(content), path)
         with warnings.catch_warnings():
             # Of a truncated file astropy only warns, and reads what there is.
             warnings.simplefilter("ignore", AstropyUserWarning)
@@ -196,6 +199,8 @@ def _read_tables(path: Path) -> list[_Table]:
             # From memory: where opening a path fails, astropy leaves the file open.
             with fits.open(io.BytesIO(content)) as hdus:
                 return [_table(i, hdu) for i, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU)]
+    except CorruptFileError:
+        raise
     except Exception as error:  # astropy raises anything from KeyError to UnboundLocalError on a damaged header
         raise CorruptFileError(
             f"the PSF file cannot be read ({type(error).__name__}: {error})",

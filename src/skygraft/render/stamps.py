@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
-from skygraft.errors import CorruptFileError, InjectionError, MissingWcsError
+from skygraft.errors import CorruptFileError, InjectionError, MissingWcsError, SkygraftError
+from skygraft.fitsfile.open import open_fits
 from skygraft.wcs import local_jacobian, read_fits_wcs
 
 __all__ = ["Stamp", "read_stamp"]
@@ -57,7 +57,7 @@ def read_stamp(path: str | Path) -> Stamp:
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, modified: int) -> Stamp:
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with open_fits(path, memmap=False) as hdus:
             for hdu in hdus:
                 shape = () if hdu.data is None or not getattr(hdu, "is_image", False) else hdu.data.shape
                 if len(shape) >= 2 and set(shape[:-2]) <= {1}:
@@ -69,7 +69,7 @@ def _read(path: Path, modified: int) -> Stamp:
                     "no HDU holds a two-dimensional image", path=path, fix="Give a FITS image as stamp"
                 )
     except (OSError, TypeError, ValueError) as error:
-        if isinstance(error, InjectionError):
+        if isinstance(error, SkygraftError):
             raise
         raise CorruptFileError(f"the stamp cannot be read ({error})", path=path, fix="Write the file again") from error
     total = image.sum()

@@ -19,12 +19,12 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from skygraft.errors import FormatError, OutputError, OutputExistsError, SkygraftError
-from skygraft.formats.fitsfile.cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
-from skygraft.formats.fitsfile.open import RawFits, map_fits
-from skygraft.formats.fitsfile.packed import packing_writer
-from skygraft.formats.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, differ
-from skygraft.formats.fitsfile.retile import rewrite_tiles
-from skygraft.formats.fitsfile.structure import BLOCK, parse_card
+from skygraft.fitsfile.cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
+from skygraft.fitsfile.open import RawFits, map_fits
+from skygraft.fitsfile.packed import packing_writer
+from skygraft.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, differ
+from skygraft.fitsfile.retile import rewrite_tiles
+from skygraft.fitsfile.structure import BLOCK, parse_card
 
 __all__ = ["atomic_output", "rewrite_fits"]
 

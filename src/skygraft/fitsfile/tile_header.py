@@ -14,8 +14,8 @@ import numpy as np
 from astropy.io import fits
 
 from skygraft.errors import CorruptFileError, FormatError
-from skygraft.formats.fitsfile.cards import card_value
-from skygraft.formats.fitsfile.structure import COPY_AGAIN
+from skygraft.fitsfile.cards import card_value
+from skygraft.fitsfile.structure import COPY_AGAIN
 
 __all__ = [
     "COMPRESSED",

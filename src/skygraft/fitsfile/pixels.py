@@ -12,7 +12,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, OutputError
-from skygraft.formats.fitsfile.cards import finite_value, whole_value
+from skygraft.fitsfile.cards import finite_value, whole_value
 from skygraft.jit import compiled
 
 __all__ = [

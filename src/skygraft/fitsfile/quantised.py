@@ -2,7 +2,7 @@
 
 A tile has a scale and an offset, and a dither for each of its pixels that all readers know: ``value = (number - dither
 + 0.5) * scale + zero``. Changed pixels are quantised with what their tile has already, and without bias
-(`skygraft.formats.fitsfile.pixels.round_fairly`); the others keep the number that they have.
+(`skygraft.fitsfile.pixels.round_fairly`); the others keep the number that they have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.formats.fitsfile.pixels import fair_key, fair_uniform
+from skygraft.fitsfile.pixels import fair_key, fair_uniform
 from skygraft.jit import compiled
 
 __all__ = ["ZERO", "Quantisation", "dither_randoms"]

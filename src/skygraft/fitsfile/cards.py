@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyError, VerifyWarning
 
 from skygraft.errors import CorruptFileError, OutputError
-from skygraft.formats.fitsfile.structure import BLOCK, CARD, COPY_AGAIN, parse_card
+from skygraft.fitsfile.structure import BLOCK, CARD, COPY_AGAIN, parse_card
 
 __all__ = [
     "CardUpdates",

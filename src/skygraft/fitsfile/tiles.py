@@ -20,13 +20,13 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
-from skygraft.formats.fitsfile.cards import finite_value
-from skygraft.formats.fitsfile.foreign_tiles import check_plio, decode_hcompress, hcompressed_shape
-from skygraft.formats.fitsfile.pixels import PixelScaling
-from skygraft.formats.fitsfile.quantised import Quantisation
-from skygraft.formats.fitsfile.rice import RiceError, decode_rice
-from skygraft.formats.fitsfile.shuffle import unshuffle, unshuffle_words
-from skygraft.formats.fitsfile.tile_header import (
+from skygraft.fitsfile.cards import finite_value
+from skygraft.fitsfile.foreign_tiles import check_plio, decode_hcompress, hcompressed_shape
+from skygraft.fitsfile.pixels import PixelScaling
+from skygraft.fitsfile.quantised import Quantisation
+from skygraft.fitsfile.rice import RiceError, decode_rice
+from skygraft.fitsfile.shuffle import unshuffle, unshuffle_words
+from skygraft.fitsfile.tile_header import (
     COMPRESSED,
     GZIPPED,
     RAW,

@@ -17,12 +17,12 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
-from skygraft.formats.fitsfile.cards import CardUpdates
-from skygraft.formats.fitsfile.pixels import differ
-from skygraft.formats.fitsfile.rice import encode_rice
-from skygraft.formats.fitsfile.shuffle import gzip_bytes, gzip_shuffled
-from skygraft.formats.fitsfile.tile_header import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column
-from skygraft.formats.fitsfile.tiles import TiledImage, as_row
+from skygraft.fitsfile.cards import CardUpdates
+from skygraft.fitsfile.pixels import differ
+from skygraft.fitsfile.rice import encode_rice
+from skygraft.fitsfile.shuffle import gzip_bytes, gzip_shuffled
+from skygraft.fitsfile.tile_header import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column
+from skygraft.fitsfile.tiles import TiledImage, as_row
 
 __all__ = ["rewrite_tiles"]
 

@@ -23,8 +23,8 @@ from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
 from skygraft.errors import CorruptFileError, FormatError, SkygraftError
-from skygraft.formats.fitsfile.packed import foreign_packing, packing_of, unpack, unpacked_head
-from skygraft.formats.fitsfile.structure import BLOCK, CARD, COPY_AGAIN, read_structure
+from skygraft.fitsfile.packed import foreign_packing, packing_of, unpack, unpacked_head
+from skygraft.fitsfile.structure import BLOCK, CARD, COPY_AGAIN, read_structure
 
 __all__ = [
     "CONVERSIONS",
