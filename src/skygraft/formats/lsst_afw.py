@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
-from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
 from skygraft.dataset import LINEAGE
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
-    CorruptFileError,
     FormatError,
     PsfError,
     UncalibratedImageError,
 )
 from skygraft.exposure import AMPLIFIERS, COADD_INPUTS, COADD_NOISE, DataId, Exposure, VisitInfo, make_planes
-from skygraft.fitsfile.cards import CardUpdates, card_value, header_of
-from skygraft.fitsfile.open import CONVERSIONS, RawFits, damage_named, map_fits
-from skygraft.fitsfile.pixels import PixelScaling
+from skygraft.fitsfile.cards import CardUpdates, card_value
 from skygraft.fitsfile.rewrite import rewrite_fits
-from skygraft.fitsfile.tile_header import tile_shape_of
-from skygraft.fitsfile.tiles import TiledImage
 from skygraft.formats import afw_objects
-from skygraft.formats.afw_archive import Archive, component_id
-from skygraft.formats.afw_layout import check_planes, find_planes, has_archive, read_xy0
+from skygraft.formats.afw_file import (
+    AfwFile,
+    image_shape,
+    image_wcs,
+    image_xy0,
+    mapped,
+    open_afw,
+    planes_of,
+    read_plane,
+)
+from skygraft.formats.afw_layout import find_planes
 from skygraft.formats.afw_names import GivenCatalog, parse_name, source_catalog_of
 from skygraft.formats.afw_psfs import build_psf
 from skygraft.formats.base import (
@@ -52,7 +50,6 @@ from skygraft.formats.base import (
 from skygraft.formats.fits_fingerprints import find_touched, with_fingerprints
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
-from skygraft.formats.fits_layout import Plane, Role
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import (
     PhotoCalib,
@@ -64,20 +61,12 @@ from skygraft.photometry import (
     schema_candidates,
 )
 from skygraft.psf import PSF, Box
-from skygraft.wcs import footprint, pixel_scale, read_fits_wcs
+from skygraft.wcs import footprint, pixel_scale
 
 __all__ = ["AfwOptions", "LsstAfwFormat"]
 
-_SIDE_CLASSES = {
-    "FILTER": "FilterLabel",
-    "DETECTOR": "Detector",
-    "AP_CORR_MAP": "ApCorrMap",
-    "VALID_POLYGON": "Polygon",
-}
-"""Components that injection can do without, and their classes in the archive."""
 _SIMULATED = "HAS-SIMULATED-CONTENT"
 _INJECTED = "INJECTED"
-_TABLE_KEYS = re.compile(r"Z[A-Z]+\d*$|TTYPE\d+$|TFORM\d+$|TFIELDS$|PCOUNT$|GCOUNT$|XTENSION$|THEAP$")
 
 
 @dataclass(frozen=True)
@@ -110,145 +99,12 @@ class AfwOptions(ReadOptions):
             raise ConfigError(f"allow_pickle={self.allow_pickle!r} is neither true nor false", key="allow_pickle")
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """An afw file whose headers were read."""
-
-    raw: RawFits
-    primary: fits.Header
-    hdus: dict[str, int]
-    archive: Archive | None
-    headers: dict[str, fits.Header]
-
-    @property
-    def path(self) -> Path:
-        return self.raw.path
-
-    def header(self, plane: str = "IMAGE") -> fits.Header:
-        return self.headers[plane]
-
-    def component(self, name: str) -> tuple[Archive, int] | None:
-        key = component_id(self.primary, name, self.path)
-        return None if self.archive is None or not key else (self.archive, key)
-
-    def side_component(self, name: str) -> tuple[Archive, int] | None:
-        """A component that injection can do without: None also where it is of a class that is not known."""
-        found = self.component(name)
-        return None if found is None or self._odd_class(name) else found
-
-    def _odd_class(self, name: str) -> str:
-        """Class of a component that should be of another; empty where it is what it should be, or nowhere."""
-        found = self.component(name)
-        stored = "" if found is None else found[0].names.get(found[1], "")
-        return "" if stored == _SIDE_CLASSES[name] else stored
-
-    @property
-    def caution(self) -> str:
-        """Which components are of classes that are not known, and so say nothing."""
-        odd = {name: self._odd_class(name) for name in _SIDE_CLASSES}
-        parts = [f"{name} is a {stored}, not a {_SIDE_CLASSES[name]}" for name, stored in odd.items() if stored]
-        return f"parts of the file that are not understood were left out: {'; '.join(parts)}" if parts else ""
-
-
-@contextlib.contextmanager
-def _mapped(path: StrPath) -> Iterator[RawFits]:
-    """The bytes of a file whose headers and archive are parsed here; astropy's warnings are silenced."""
-    with map_fits(path) as raw, damage_named(path, also=CONVERSIONS), warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyUserWarning)
-        yield raw
-
-
-@contextlib.contextmanager
-def _open(path: StrPath) -> Iterator[_Opened]:
-    with _mapped(path) as raw:
-        hdus = find_planes(raw)
-        if hdus is None:
-            raise FormatError(
-                "this is no afw exposure: it has no HDU with EXTTYPE or EXTNAME = IMAGE followed by one with MASK",
-                path=path,
-                fix="Name the format that it is in (format=)",
-            )
-        primary = header_of(raw.header_cards(0))
-        headers = {name: header_of(raw.header_cards(hdu)) for name, hdu in hdus.items()}
-        check_planes(headers, hdus, has_archive(primary), raw.path)
-        index = card_value(primary, "AR_HDU")
-        if index is None and has_archive(primary):
-            raise FormatError(
-                "the file says what is in its archive, and not which HDU that is",
-                path=path,
-                hdu=0,
-                key="AR_HDU",
-                fix="Copy or download the file again",
-            )
-        yield _Opened(raw, primary, hdus, None if index is None else Archive(raw, int(index) - 1), headers)
-
-
-def _planes(opened: _Opened) -> list[Plane]:
-    roles: dict[str, Role] = {"IMAGE": "image", "MASK": "mask", "VARIANCE": "variance"}
-    planes = []
-    for name, index in opened.hdus.items():
-        header = opened.header(name)
-        tiles = tile_shape_of(header) if card_value(header, "ZIMAGE", False) else None
-        planes.append(Plane(roles[name], opened.path, index, tiles))
-    return planes
-
-
-def _read_plane(opened: _Opened, plane: str, dtype: type[np.generic]) -> NDArray[Any]:
-    index, header = opened.hdus[plane], opened.header(plane)
-    span = opened.raw.spans[index]
-    data = opened.raw.buffer[span.data_start : span.data_start + span.data_size]
-    if card_value(header, "ZIMAGE", False):
-        return TiledImage(header, data, path=opened.path, hdu=index).decode(np.dtype(dtype))
-    scaling = PixelScaling.from_header(header, path=opened.path, hdu=index)
-    return scaling.decode(np.frombuffer(data, scaling.dtype).reshape(_shape(opened, plane)), np.dtype(dtype))
-
-
-def _shape(opened: _Opened, plane: str = "IMAGE") -> tuple[int, int]:
-    header = opened.header(plane)
-    axes = "ZNAXIS" if card_value(header, "ZIMAGE", False) else "NAXIS"
-    if header[axes] != 2:
-        raise FormatError(
-            f"the {plane.lower()} has {header[axes]} axes, not two", path=opened.path, hdu=opened.hdus[plane]
-        )
-    ny, nx = int(header[f"{axes}2"]), int(header[f"{axes}1"])
-    if not ny * nx:
-        raise FormatError(f"the {plane.lower()} has no pixels", path=opened.path, hdu=opened.hdus[plane])
-    return ny, nx
-
-
-def _xy0(opened: _Opened) -> tuple[int, int]:
-    """Parent coordinates of the first pixel."""
-    headers = {name: opened.header(name) for name in opened.hdus}
-    return read_xy0(headers, opened.hdus, has_archive(opened.primary), opened.path)
-
-
-def _wcs(opened: _Opened, xy0: tuple[int, int]) -> BaseLowLevelWCS:
-    component = opened.component("SKYWCS")
-    if component is None and opened.archive is not None and "SkyWcs" in opened.archive.names.values():
-        # The header's WCS is an approximation of the one that was stored.
-        raise CorruptFileError(
-            "the archive holds a SkyWcs, and no card says that it is the image's",
-            path=opened.path,
-            hdu=0,
-            key="SKYWCS_ID",
-            fix="Copy the file again, or write it again with the pipelines that made it",
-        )
-    if component is not None:
-        return afw_objects.build_wcs(*component)
-    header = opened.header()
-    if card_value(header, "ZIMAGE", False):
-        ny, nx = _shape(opened)
-        header = fits.Header([card for card in header.cards if not _TABLE_KEYS.match(card.keyword)]).copy()
-        header["NAXIS1"], header["NAXIS2"] = nx, ny
-    return read_fits_wcs(header, xy0=xy0, path=opened.path, hdu=opened.hdus["IMAGE"])
-
-
-def _detector(opened: _Opened) -> afw_objects.Detector | None:
+def _detector(opened: AfwFile) -> afw_objects.Detector | None:
     component = opened.side_component("DETECTOR")
     return None if component is None else afw_objects.build_detector(*component)
 
 
-def _band(opened: _Opened) -> str | None:
+def _band(opened: AfwFile) -> str | None:
     component = opened.side_component("FILTER")
     if component is not None:
         band, physical = afw_objects.build_filter(*component)
@@ -257,7 +113,7 @@ def _band(opened: _Opened) -> str | None:
     return band_name(name) if name not in ("", "_unknown_") else None
 
 
-def _data_id(opened: _Opened, options: AfwOptions) -> DataId:
+def _data_id(opened: AfwFile, options: AfwOptions) -> DataId:
     stem, named_visit, named_detector = parse_name(opened.path)
     detector = _detector(opened)
     instrument = str(card_value(opened.primary, "INSTRUMENT", card_value(opened.primary, "INSTRUME", ""))).strip()
@@ -275,7 +131,7 @@ def _data_id(opened: _Opened, options: AfwOptions) -> DataId:
     return DataId(**(found | {key: value for key, value in given.items() if value is not None}))
 
 
-def _visit_info(opened: _Opened) -> VisitInfo:
+def _visit_info(opened: AfwFile) -> VisitInfo:
     headers = Headers([(0, opened.primary)])
     found = read_visit_info(headers)
     time = found.exposure_time if found.exposure_time and np.isfinite(found.exposure_time) else None
@@ -287,7 +143,7 @@ def _visit_info(opened: _Opened) -> VisitInfo:
     return VisitInfo(found.mjd, time if time and time > 0 else None)
 
 
-def _candidates(opened: _Opened, catalog: Path | None, instrument: str | None) -> tuple[ReferenceCandidate, ...]:
+def _candidates(opened: AfwFile, catalog: Path | None, instrument: str | None) -> tuple[ReferenceCandidate, ...]:
     found = [*header_candidates(opened.primary, path=opened.path, hdu=0)]
     if catalog is not None:
         found += schema_candidates(catalog, keep_unclear=True)
@@ -299,12 +155,12 @@ def _candidates(opened: _Opened, catalog: Path | None, instrument: str | None) -
     return tuple([*found, default] if default is not None else found)
 
 
-def _unit(opened: _Opened) -> str:
+def _unit(opened: AfwFile) -> str:
     return canonical_unit(str(card_value(opened.header(), "BUNIT", "adu")).strip() or "adu")
 
 
 def _photo_calib(
-    opened: _Opened, unit: str, candidates: tuple[ReferenceCandidate, ...]
+    opened: AfwFile, unit: str, candidates: tuple[ReferenceCandidate, ...]
 ) -> tuple[PhotoCalib | None, CalibrationError | None]:
     try:
         component = opened.component("PHOTOCALIB")
@@ -338,7 +194,7 @@ def _photo_calib(
         )
 
 
-def _psf(opened: _Opened, valid_box: Box, *, allow_pickle: bool) -> tuple[PSF | None, PsfError | None]:
+def _psf(opened: AfwFile, valid_box: Box, *, allow_pickle: bool) -> tuple[PSF | None, PsfError | None]:
     component = opened.component("PSF")
     if component is None:
         return None, PsfError(
@@ -355,7 +211,7 @@ def _psf(opened: _Opened, valid_box: Box, *, allow_pickle: bool) -> tuple[PSF | 
 
 
 def _gain(
-    opened: _Opened, unit: str, calib: PhotoCalib | None, xy0: tuple[int, int], shape: tuple[int, int]
+    opened: AfwFile, unit: str, calib: PhotoCalib | None, xy0: tuple[int, int], shape: tuple[int, int]
 ) -> tuple[float | NDArray[np.float32] | None, str, str]:
     """Electrons per image unit, where they are recorded, and why they are not known."""
     if _is_coadd(opened):
@@ -376,9 +232,9 @@ def _gain(
 
 
 def _calibration(
-    opened: _Opened, catalog: Path | None, instrument: str | None, *, allow_pickle: bool
+    opened: AfwFile, catalog: Path | None, instrument: str | None, *, allow_pickle: bool
 ) -> ImageCalibration:
-    (ny, nx), (x0, y0) = shape, xy0 = _shape(opened), _xy0(opened)
+    (ny, nx), (x0, y0) = shape, xy0 = image_shape(opened), image_xy0(opened)
     unit = _unit(opened)
     candidates = _candidates(opened, catalog, instrument)
     photo_calib, uncalibrated = _photo_calib(opened, unit, candidates)
@@ -387,7 +243,7 @@ def _calibration(
     gain, gain_origin, no_gain = _gain(opened, unit, photo_calib, xy0, shape)
     return ImageCalibration(
         unit=unit if photo_calib is None else photo_calib.unit,
-        wcs=_wcs(opened, xy0),
+        wcs=image_wcs(opened, xy0),
         shape=shape,
         xy0=xy0,
         photo_calib=photo_calib,
@@ -426,7 +282,7 @@ class LsstAfwFormat(Format):
         CorruptFileError
             If the file is missing, empty or damaged.
         """
-        with _mapped(path) as raw:
+        with mapped(path) as raw:
             return find_planes(raw) is not None
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
@@ -434,10 +290,10 @@ class LsstAfwFormat(Format):
         parsed = AfwOptions.parse(options, self.name, path)
         image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
         files = tuple(os.fspath(p) for p in (image, catalog) if p is not None)
-        with _open(path) as opened:
-            ny, nx = shape = _shape(opened)
-            x0, y0 = xy0 = _xy0(opened)
-            wcs = _wcs(opened, xy0)
+        with open_afw(path) as opened:
+            ny, nx = shape = image_shape(opened)
+            x0, y0 = xy0 = image_xy0(opened)
+            wcs = image_wcs(opened, xy0)
             corners = footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
             x, y = x0 + (nx - 1) / 2, y0 + (ny - 1) / 2
             ra, dec = wcs.pixel_to_world_values(x, y)
@@ -465,13 +321,13 @@ class LsstAfwFormat(Format):
         parsed = AfwOptions.parse(options, self.name, path)
         image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
         stamps = stamp_files([p for p in (image, catalog) if p is not None])
-        with _open(path) as opened:
+        with open_afw(path) as opened:
             data_id = _data_id(opened, parsed)
             found = _calibration(opened, catalog, data_id.instrument, allow_pickle=parsed.allow_pickle)
             planes = make_planes(
-                _read_plane(opened, "IMAGE", np.float32),
-                _read_plane(opened, "VARIANCE", np.float32) if "VARIANCE" in opened.hdus else None,
-                _read_plane(opened, "MASK", np.int32),
+                read_plane(opened, "IMAGE", np.float32),
+                read_plane(opened, "VARIANCE", np.float32) if "VARIANCE" in opened.hdus else None,
+                read_plane(opened, "MASK", np.int32),
                 mask_planes=_mask_planes(opened.header("MASK")),
                 xy0=found.xy0,
                 units=found.unit,
@@ -495,13 +351,13 @@ class LsstAfwFormat(Format):
                     **({CAUTION: opened.caution} if opened.caution else {}),
                 },
             )
-            return with_fingerprints(exposure, _planes(opened))
+            return with_fingerprints(exposure, planes_of(opened))
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
         """What headers, archive and source catalogue say of the calibration; see `Format.calibration`."""
         parsed = AfwOptions.parse(options, self.name, path)
         catalog = source_catalog_of(path, parsed.source_catalog)
-        with _open(path) as opened:
+        with open_afw(path) as opened:
             return _calibration(opened, catalog, _data_id(opened, parsed).instrument, allow_pickle=parsed.allow_pickle)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
@@ -513,8 +369,8 @@ class LsstAfwFormat(Format):
         dataset of a Butler it is and what it was made from. All other HDUs are the same bytes.
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
-        with _open(like) as opened:
-            hdus, places, primary = dict(opened.hdus), _planes(opened), list(opened.primary)
+        with open_afw(like) as opened:
+            hdus, places, primary = dict(opened.hdus), planes_of(opened), list(opened.primary)
             known = _mask_planes(opened.header("MASK"))
         wanted = {name: (value & 0xFFFFFFFF).bit_length() - 1 for name, value in exposure.mask_planes.items()}
         for name, bit in wanted.items():
@@ -546,7 +402,7 @@ class LsstAfwFormat(Format):
         return (rewrite_fits(like, path, images, updates, overwrite, touched=touched),)
 
 
-def _is_coadd(opened: _Opened) -> bool:
+def _is_coadd(opened: AfwFile) -> bool:
     """Whether the image lists inputs: a single image may carry an empty list."""
     component = opened.component("COADD_INPUTS")
     return component is not None and any(component[0].get(component[1]).catalogs)
@@ -563,7 +419,7 @@ def _reference_cards(photo_calib: PhotoCalib | None) -> CardUpdates:
     return {"CALAPRAD": (photo_calib.aperture.radius_pixels, "[pix] radius of the calibration aperture"), **origin}
 
 
-def _extras(opened: _Opened) -> dict[str, Any]:
+def _extras(opened: AfwFile) -> dict[str, Any]:
     detector = _detector(opened)
     polygon, corrections = opened.side_component("VALID_POLYGON"), opened.side_component("AP_CORR_MAP")
     return {
