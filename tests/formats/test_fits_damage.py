@@ -323,3 +323,10 @@ def test_a_visit_that_no_table_can_hold(tmp_path: Path) -> None:
     assert read_exposure(path).data_id.visit is None
     with pytest.raises(FormatError, match=r"visit = 1000.* does not fit into 64 bits"):
         read_exposure(path, visit=10**30)
+
+
+def test_a_header_whose_end_is_lost_does_not_swallow_the_next(tmp_path: Path) -> None:
+    content = file_of(fits.ImageHDU(PIXELS), fits.ImageHDU(PIXELS))
+    at = content.index(b"END".ljust(CARD), 2880)
+    with pytest.raises(CorruptFileError, match="XTENSION is there twice"):
+        scan_fits(memoryview(content[:at] + b"XND".ljust(CARD) + content[at + CARD :]), "x.fits")

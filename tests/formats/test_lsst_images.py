@@ -15,9 +15,10 @@ from astropy.table import QTable
 
 from skygraft import inject, read_exposure, write_exposure
 from skygraft.catalog import Flag
-from skygraft.errors import CorruptFileError, FormatError, OutputError
+from skygraft.errors import CorruptFileError, FormatError, OutputError, SkygraftError
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import map_fits
+from skygraft.formats import read_calibration, read_footprint
 from skygraft.formats.conformance import check_format
 from skygraft.formats.lsst_images import LsstImagesFormat
 from skygraft.formats.lsst_images_fits import write_planes
@@ -280,3 +281,14 @@ def test_the_calibration_alone_is_that_of_the_whole(data_dir: Path, name: str) -
     np.testing.assert_array_equal(found.wcs.pixel_to_world_values(x, y), whole.wcs.pixel_to_world_values(x, y))
     if whole.psf.defined(x, y).all():
         np.testing.assert_array_equal(found.psf.kernels(x, y), whole.psf.kernels(x, y))
+
+
+def test_a_mapping_that_the_library_cannot_show(data_dir: Path, tmp_path: Path) -> None:
+    """Its AST dump is looked at when the sky projection is used, not when the file is read."""
+    text = (data_dir / "rubin" / FILES["coadd"]).read_text()
+    assert "Compound Mapping\\n          Nin = 2" in text
+    path = tmp_path / "coadd.json"
+    path.write_text(text.replace("Compound Mapping\\n          Nin = 2", "Compound Mapping\\n          Nin = -1"))
+    for read in (read_exposure, read_calibration, read_footprint):
+        with pytest.raises(SkygraftError, match=r"coadd\.json"):
+            read(path)

@@ -96,6 +96,8 @@ class _Cards:
         self.values: dict[str, str] = {}
 
     def add(self, keyword: str, value: str) -> None:
+        if keyword in ("XTENSION", "SIMPLE") and keyword in self.values:
+            raise self.damaged(f"{keyword} is there twice: the END of this header is lost, and another one follows")
         if self.values.setdefault(keyword, value) != value:
             raise self.damaged(f"{keyword} is there twice, as {self.values[keyword]!r} and as {value!r}", keyword)
 

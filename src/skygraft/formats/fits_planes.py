@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skygraft.errors import ConfigError, FormatError
+from skygraft.errors import ConfigError, CorruptFileError, FormatError
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import map_fits, open_fits
 from skygraft.fitsfile.pixels import PixelScaling
@@ -66,6 +67,13 @@ def _read_unscaled(plane: Plane, info: HduInfo) -> NDArray[Any] | None:
             return tiled.decode().reshape(info.shape)
         if scaled:
             return None
+        if len(data) != math.prod(info.shape or ()) * scaling.dtype.itemsize:
+            raise CorruptFileError(
+                f"the {plane.role} has {len(data)} bytes of data, not those of an image of shape {info.shape}",
+                path=plane.path,
+                hdu=plane.hdu,
+                fix="Copy or download the file again",
+            )
         return scaling.decode(np.frombuffer(data, scaling.dtype).reshape(info.shape), scaling.dtype.newbyteorder("="))
 
 

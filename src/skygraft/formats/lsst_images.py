@@ -42,7 +42,7 @@ from skygraft.formats.base import (
 )
 from skygraft.formats.given import GivenPsf
 from skygraft.formats.lsst_images_fits import write_planes
-from skygraft.formats.lsst_images_open import load, open_parts, schema_of
+from skygraft.formats.lsst_images_open import library_errors, load, open_parts, schema_of
 from skygraft.formats.lsst_images_parts import coadd_noise, difference_image
 from skygraft.formats.lsst_images_psfs import build_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
@@ -104,7 +104,9 @@ def _middle(image: Any) -> tuple[float, float]:
 def _wcs(image: Any, path: StrPath) -> AstWcs:
     if image.sky_projection is None:
         raise MissingWcsError("the image has no sky projection", path=path, fix="Solve its astrometry first")
-    return AstWcs.from_mapping(image.sky_projection.show(), path=os.fspath(path))
+    with library_errors(path):
+        dump = image.sky_projection.show()
+    return AstWcs.from_mapping(dump, path=os.fspath(path))
 
 
 def _instrument(image: Any, options: LsstImagesOptions) -> str | None:

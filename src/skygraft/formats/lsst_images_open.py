@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ _KINDS = ("visit_image", "difference_image", "masked_image", "cell_coadd")
 _HEAD, _END = 8 * 2880, 4096
 """Bytes at the beginning of a FITS file, and at the end of a JSON file, in which the schema is named."""
 _INSTALL = "Install the library that reads it: pip install 'skygraft[rubin]'"
+_ABSENT = object()
 
 
 def schema_of(path: StrPath) -> tuple[str, str] | None:
@@ -103,16 +104,19 @@ def load(path: StrPath) -> Any:
 class _Parts:
     """Components of a file by the names that its object has them under, each read when it is first asked for."""
 
-    def __init__(self, reader: Any, absent: type[Exception]) -> None:
-        self._reader, self._absent = reader, absent
+    def __init__(self, reader: Any, absent: type[Exception], path: StrPath) -> None:
+        self._reader, self._absent, self._path = reader, absent, path
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        try:
-            value = self._reader.get_component(name)
-        except self._absent as error:
-            raise AttributeError(name) from error
+        with library_errors(self._path):
+            try:
+                value = self._reader.get_component(name)
+            except self._absent:
+                value = _ABSENT
+        if value is _ABSENT:
+            raise AttributeError(name)
         setattr(self, name, value)
         return value
 
@@ -134,7 +138,8 @@ def open_parts(path: StrPath) -> Iterator[Any]:
         If it holds no image, or the library is not installed.
     """
     _check(path)
-    with library_errors(path):
-        library = importlib.import_module("lsst.images.serialization")
-        with library.open_archive(os.fspath(path)) as reader:
-            yield _Parts(reader, library.InvalidComponentError)
+    with ExitStack() as stack:
+        with library_errors(path):
+            library = importlib.import_module("lsst.images.serialization")
+            reader = stack.enter_context(library.open_archive(os.fspath(path)))
+        yield _Parts(reader, library.InvalidComponentError, path)
