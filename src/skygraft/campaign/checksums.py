@@ -298,7 +298,7 @@ def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
     layout : Layout
         The campaign's output folder.
     tables : bool
-        Whether what a run writes is looked at; without, only the reports of the plan.
+        Whether what a run writes is looked at; without, only the reports of the plan that there are.
     """
     reports = [layout.plan_summary, layout.plan_checks, layout.plan_findings]
     damaged = []
@@ -307,7 +307,8 @@ def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
         name = path.relative_to(layout.root).as_posix()
         known = read_checksum(layout.checksum(path))
         problem = problem_of(path, known, most=_SMALL) if known is not None else ""
-        if problem:
+        # A run needs no reports: one that somebody removed is no fault of it.
+        if problem and (tables or os.path.lexists(path)):
             damaged.append(Damage(name, problem + ("; skygraft plan writes it again" if path in reports else "")))
     if tables:
         try:
