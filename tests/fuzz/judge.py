@@ -127,6 +127,6 @@ def check_drawn(truth: Any, added: Any, image: Any) -> None:
     scale = float(np.abs(deposited).sum())
     if abs(float(added.sum()) - float(deposited.sum())) > 1e-3 * scale + 2 * rounding:
         raise SilentError(f"the image gained {added.sum():.6g}, and the truth states {deposited.sum():.6g}")
-    most = float(np.abs(columns["inst_flux"]).sum())
+    most = float((np.abs(columns["inst_flux"]) * np.maximum(columns["kernel_scale"], 1.0)).sum())
     if float(np.abs(added).max(initial=0)) > 3 * most + 2 * rounding:
         raise SilentError(f"a pixel gained {np.abs(added).max():.3g}, more than all sources have ({most:.3g})")

@@ -29,7 +29,8 @@ _FIX = "Copy or download the file again, or write it again with the pipelines th
 
 def has_archive(primary: fits.Header) -> bool:
     """Whether a primary header says that the file has an archive of afw."""
-    return "AR_HDU" in primary or "EXPINFO_V" in primary or any(key.startswith("ARCHIVE_ID_") for key in primary)
+    keys = ("AR_HDU", "EXPINFO_V", "SKYWCS_ID", "PSF_ID", "PHOTOCALIB_ID")
+    return any(key in primary for key in keys) or any(key.startswith("ARCHIVE_ID_") for key in primary)
 
 
 def find_planes(raw: RawFits) -> dict[str, int] | None:

@@ -156,7 +156,16 @@ def _candidates(opened: AfwFile, catalog: Path | None, instrument: str | None) -
 
 
 def _unit(opened: AfwFile) -> str:
-    return canonical_unit(str(card_value(opened.header(), "BUNIT", "adu")).strip() or "adu")
+    unit = str(card_value(opened.header(), "BUNIT", "adu")).strip()
+    if not unit:
+        raise FormatError(
+            "the image's unit is blank",
+            path=opened.path,
+            hdu=opened.hdus["IMAGE"],
+            key="BUNIT",
+            fix="Write its unit into the header, or remove the card of an image in counts (adu)",
+        )
+    return canonical_unit(unit)
 
 
 def _photo_calib(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from skygraft.errors import CorruptFileError, FormatError, SkygraftError
+from skygraft.fitsfile.cards import header_of
+from skygraft.fitsfile.open import is_fits, map_fits
 from skygraft.formats.base import StrPath, stamp_files
+from skygraft.wcs import dump_problem
 
 __all__ = ["library_errors", "load", "open_parts", "schema_of"]
 
@@ -21,6 +25,7 @@ _HEAD, _END = 8 * 2880, 4096
 """Bytes at the beginning of a FITS file, and at the end of a JSON file, in which the schema is named."""
 _INSTALL = "Install the library that reads it: pip install 'skygraft[rubin]'"
 _ABSENT = object()
+_DUMP = re.compile(rb'"ast"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def schema_of(path: StrPath) -> tuple[str, str] | None:
@@ -84,6 +89,26 @@ def _check(path: StrPath) -> None:
             path=path,
             fix="Give the file of an image",
         )
+    _check_dumps(path)
+
+
+def _check_dumps(path: StrPath) -> None:
+    """Refuse damaged AST dumps in the tree of a file before the library has AST read them: some end the process."""
+    with map_fits(path) if is_fits(path) else nullcontext() as raw:
+        if raw is None:
+            text = Path(path).read_bytes()
+        else:
+            trees = [s for s in raw.spans if header_of(raw.header_cards(s.index)).get("EXTNAME") == "JSON"]
+            text = b"".join(bytes(raw.buffer[s.data_start : s.data_start + s.data_size]) for s in trees)
+    for found in _DUMP.finditer(text):
+        try:
+            problem = dump_problem(json.loads(found[1]))
+        except ValueError as error:
+            problem = str(error)
+        if problem is not None:
+            raise CorruptFileError(
+                f"an AST dump of its transforms is damaged: {problem}", path=path, fix="Copy the file again"
+            )
 
 
 def load(path: StrPath) -> Any:

@@ -50,6 +50,9 @@ __all__ = ["Injection", "inject"]
 _SHOWN = 5
 """Messages about sources that are shown to people."""
 
+_MOST_LIGHT = 10.0
+"""Times its flux, scaled as its PSF is, that no source deposits."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Injection:
@@ -302,8 +305,10 @@ def _render(
             galaxies=options.galaxies,
             progress=progress,
         )
-        # What a source adds to the image is not finite in sum if it is not in any of its pixels.
-        bad = ~np.isfinite(report.flux_deposited)
+        # What a source adds to the image is not finite in sum if it is not in any of its pixels; and it is not many
+        # times its flux, unless a PSF that makes no sense is a sum of large images that nearly cancel.
+        most = _MOST_LIGHT * np.abs(sources.flux[rows]) * np.fmax(report.kernel_scale, 1.0)
+        bad = ~np.isfinite(report.flux_deposited) | (np.abs(report.flux_deposited) > most)
         if not bad.any():
             break
         drawn[rows[bad]], progress = False, None
@@ -315,7 +320,9 @@ def _render(
             getattr(whole, array.name)[rows] = getattr(report, array.name)
     whole.messages.update({int(rows[i]): text for i, text in report.messages.items()})
     whole.flags[~drawn] |= int(Flag.MAG_BAD)
-    whole.messages.update(dict.fromkeys(np.flatnonzero(~drawn).tolist(), "its pixels would not be finite"))
+    whole.messages.update(
+        dict.fromkeys(np.flatnonzero(~drawn).tolist(), "its pixels would not be finite, or hold many times its flux")
+    )
     return canvas, taken, whole
 
 

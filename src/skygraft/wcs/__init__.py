@@ -1,6 +1,7 @@
 """World coordinate systems: APE-14 wrappers of FITS headers and AST frame sets, and what they do locally."""
 
 from skygraft.wcs.ast import AstWcs
+from skygraft.wcs.ast_dump import dump_problem
 from skygraft.wcs.ast_mapping import AstMapping
 from skygraft.wcs.base import CelestialWcs
 from skygraft.wcs.card_text import has_wcs, names_tables
@@ -18,6 +19,7 @@ __all__ = [
     "LookupTable",
     "check_pixel_scale",
     "check_wcs_soundness",
+    "dump_problem",
     "footprint",
     "has_wcs",
     "local_jacobian",

@@ -13,7 +13,7 @@ from starlink import Ast
 
 from skygraft.errors import WcsError
 
-__all__ = ["ast_named", "read_dump"]
+__all__ = ["ast_named", "dump_problem", "read_dump"]
 
 _FIX = "Read the image with the software that wrote it, and check its WCS"
 _ALLOWED = re.compile(r"[\t\n\r\x20-\x7e]*")
@@ -62,7 +62,7 @@ def read_dump(text: str, what: str, path: str | None = None) -> Any:
     WcsError
         If the text is not laid out as AST writes it, lacks parts that it announces, or AST cannot read it.
     """
-    problem = _problem(text)
+    problem = dump_problem(text)
     if problem is not None:
         raise WcsError(f"the AST dump of {what} is damaged: {problem}", path=path, fix=_FIX)
     with ast_named(f"the AST dump of {what} cannot be read", path):
@@ -80,12 +80,12 @@ def ast_named(what: str, path: str | None = None) -> Iterator[None]:
         yield
     except WcsError:
         raise
-    except (Ast.AstError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (Ast.AstError, ValueError, TypeError, AttributeError, OverflowError, SystemError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise WcsError(f"{what}: {reason}", path=path, fix=_FIX) from error
 
 
-def _problem(text: str) -> str | None:
+def dump_problem(text: str) -> str | None:
     """What is wrong with the layout of a dump; None where nothing is."""
     good = _ALLOWED.match(text)
     if good is None or good.end() != len(text):
