@@ -183,19 +183,3 @@ def test_a_blank_unit_is_not_counts(data_dir: Path, tmp_path: Path) -> None:
 
     with pytest.raises(FormatError, match="unit is blank"):
         read_exposure(copied(data_dir / "afw_reference/calexp_01_tan_singlegauss.fits", tmp_path, edit))
-
-
-def test_a_psf_of_large_images_that_nearly_cancel_costs_its_source(data_dir: Path, tmp_path: Path) -> None:
-    """A damaged coefficient: kernels are sound enough, and galaxies would have 1e18 times their flux."""
-    content = bytearray((data_dir / "afw_reference/calexp_03_polymap_pca_xy0.fits").read_bytes())
-    content[207376:207384] = np.array(-1.0, ">f8").tobytes()
-    path = tmp_path / "calexp.fits"
-    path.write_bytes(content)
-    exposure = read_exposure(path)
-    x, y = np.array([1531.0142433480044, 1522.58]), np.array([810.2034611629981, 820.9])
-    ra, dec = exposure.wcs.pixel_to_world_values(x, y)
-    columns = {"injection_id": [1, 2], "ra": ra, "dec": dec, "source_type": ["Sersic", "Star"], "mag_r": [20.0, 20.0]}
-    shape = {"n": [1.0, np.nan], "half_light_radius": [0.5, np.nan], "q": [0.7, np.nan], "pa": [30.0, np.nan]}
-    made = inject(exposure, QTable(columns | shape), band="r", noise=False)
-    assert (np.abs(made.truth["flux_deposited"]) < 10 * made.truth["inst_flux"]).all()
-    assert made.truth["stamp_size"][1] > 0

@@ -292,3 +292,20 @@ def test_a_mapping_that_the_library_cannot_show(data_dir: Path, tmp_path: Path) 
     for read in (read_exposure, read_calibration, read_footprint):
         with pytest.raises(SkygraftError, match=r"coadd\.json"):
             read(path)
+
+
+@pytest.mark.parametrize(("old", "new"), [("Begin WcsMap", "Begin WcsMap_"), ("End WcsMap", "End PcdMap")])
+@pytest.mark.parametrize("name", ["coadd", "coadd, FITS"])
+def test_a_dump_that_ends_the_process_is_refused_before(
+    data_dir: Path, tmp_path: Path, name: str, old: str, new: str
+) -> None:
+    content = (data_dir / "rubin" / FILES[name]).read_bytes()
+    assert old.encode() in content
+    path = tmp_path / f"coadd{Path(FILES[name]).suffix}"
+    # At the same length: a FITS file's tree keeps its place.
+    spare = len(new) - len(old)
+    damaged = content.replace(old.encode() + b" " * spare, new.encode(), 1)
+    assert len(damaged) == len(content) and damaged != content
+    path.write_bytes(damaged)
+    with pytest.raises(CorruptFileError, match="AST dump of its transforms is damaged"):
+        read_exposure(path)

@@ -39,14 +39,18 @@ def test_a_flux_that_single_precision_does_not_hold(column: dict[str, Any]) -> N
     assert np.isfinite(made.truth["inst_flux"][1]) or made.truth["flags"][1] & int(Flag.MAG_BAD)
 
 
-def test_a_source_whose_pixels_come_out_infinite_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("pixel", "deposited"), [(np.inf, np.nan), (-1e22, -1e22), (1e9, 1e9)])
+def test_a_source_whose_pixels_make_no_sense_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, pixel: float, deposited: float
+) -> None:
+    """Not finite, or many times the source's flux."""
     real = differences.render
 
     def spoilt(sources: Any, psf: Any, canvas: Any, *rest: Any, **options: Any) -> RenderReport:
         report = real(sources, psf, canvas, *rest, **options)
         for row in np.flatnonzero(sources.injection_id == 1):
-            canvas.model[10, 10] = np.inf
-            report.flux_deposited[row] = np.nan
+            canvas.model[10, 10] = pixel
+            report.flux_deposited[row] = deposited
         return report
 
     exposure = make_exposure((64, 64))
