@@ -54,6 +54,7 @@ def test_what_ast_writes_is_read(thing: Any) -> None:
     [
         ("    Nframe = 2", "", "no stated number of frames"),
         ("Nframe = 2", "Nframe = 3", "a FrameSet of 3 frames has 2"),
+        ("Nframe = 2", "Nframe = 2 1", "gives Nframe two values"),
         ("Nframe = 2", "Nframe = 99999999", "no stated number"),
         ("Currnt = 2", "Currnt = 7", "Currnt = 7 of 2 frames"),
         ("End FrameSet", "", "ends before its object does"),

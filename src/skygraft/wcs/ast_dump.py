@@ -119,6 +119,10 @@ def dump_problem(text: str) -> str | None:
                 stack[-1].parents.append(match["kind"])
         else:
             one = stack[-1]
+            value = (match["value"] or "").strip()
+            # AST reads the first of two words, or none, and its objects are then of sizes that do not fit.
+            if " " in value and not value.startswith('"') and "#" not in value:
+                return f"line {number} gives {match['key']} two values, {value[:40]!r}"
             if match["key"] in one.parts:
                 return f"line {number} gives {match['key']} a second time"
             if one.kind == "FrameSet" and not one.parents and match["key"] not in _OF_ANY:
