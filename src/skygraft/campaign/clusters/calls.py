@@ -55,12 +55,14 @@ def insist[Answer](
 
 def _is_of_use(record: logging.LogRecord) -> bool:
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or not issubclass(kind, asyncio.CancelledError)
+    # CommClosedError of Dask is an OSError, as all that a broken connection raises.
+    return kind is None or not issubclass(kind, (asyncio.CancelledError, OSError))
 
 
 def hush_reconnecting() -> None:
-    """Keep Dask's client from printing a traceback where it is closed while it looks for a scheduler that is lost.
+    """Keep Dask's client, and the loop that it runs in, from printing tracebacks where the scheduler is lost.
 
     The error that ends the run says what is the matter, and comes after.
     """
-    logging.getLogger("distributed.client").addFilter(_is_of_use)
+    for name in ("distributed.client", "tornado.application"):
+        logging.getLogger(name).addFilter(_is_of_use)
