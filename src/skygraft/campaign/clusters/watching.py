@@ -26,6 +26,10 @@ _RESTART_SECONDS = 30.0
 _ANSWER_SECONDS = 60.0
 
 
+# From the first connection on: a callback of the event loop may fail before anybody notices that the scheduler is gone.
+hush_reconnecting()
+
+
 def is_lost(client: Client | None) -> bool:
     """Whether a client has lost its scheduler: what it had there is gone, though it may find it again."""
     return client is not None and client.status in ("connecting", "closing", "closed")
@@ -33,7 +37,6 @@ def is_lost(client: Client | None) -> bool:
 
 def scheduler_lost(client: Client) -> CampaignError:
     """The error for that."""
-    hush_reconnecting()
     address = getattr(client.scheduler, "address", "") or "unknown address"
     return CampaignError(
         f"the connection to the Dask scheduler at {address} was lost",
