@@ -99,7 +99,7 @@ def test_no_pixel_is_read(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise AssertionError("pixels were read")
 
     for module, name in (
-        (lsst_afw, "_read_plane"),
+        (lsst_afw, "read_plane"),
         (legacy_survey, "read_pixels"),
         (legacy_survey, "read_dq"),
         (fits_format, "read_pixels"),
