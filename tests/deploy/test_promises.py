@@ -29,6 +29,7 @@ from tiny_campaign import checksums, write_tiny_campaign
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
@@ -115,7 +116,7 @@ def test_what_the_readme_names_is_there() -> None:
     assert option in (ROOT / script).read_text()
 
 
-# -- deploy/profiles/README.md
+# -- docs/deploy/profiles.md
 
 
 def kinds_of(text: str) -> set[str]:
@@ -131,7 +132,7 @@ def kinds_of(text: str) -> set[str]:
 def test_the_keys_of_profiles_are_those_that_are_taken() -> None:
     """Of every kind, each key of the table is taken and no other: in both directions."""
     told: dict[str, set[str]] = {}
-    for keys, of, _ in table((DEPLOY / "profiles/README.md").read_text(), "| key | of | meaning |"):
+    for keys, of, _ in table((DOCS / "deploy/profiles.md").read_text(), "| key | of | meaning |"):
         for key in code(keys):
             told.setdefault(key, set()).update(kinds_of(of))
     taken = {key: {kind for kind in KINDS if key in _KEYS[kind]} for key in ClusterConfig.model_fields}
@@ -139,7 +140,7 @@ def test_the_keys_of_profiles_are_those_that_are_taken() -> None:
 
 
 def test_every_kind_of_the_readme_is_one_and_back() -> None:
-    text = (DEPLOY / "profiles/README.md").read_text()
+    text = (DOCS / "deploy/profiles.md").read_text()
     rows = {cells[0]: cells[2] for cells in table(text, "| key | of | meaning |")}
     assert set(code(rows["`kind`"])) == set(KINDS)
 
@@ -149,7 +150,7 @@ def test_pieces_of_profiles_in_pages_are_taken() -> None:
     base: dict[str, Any] = {"n_workers": 16, "cores": 16, "memory": "64GiB", "walltime": "04:00:00"}
     seen = 0
     for page, kind in (("slurm.md", "slurm"), ("htcondor.md", "htcondor"), ("pbs-lsf.md", "pbs")):
-        text = re.sub(r"^```.*?^```", "", (DEPLOY / page).read_text(), flags=re.M | re.S)
+        text = re.sub(r"^```.*?^```", "", (DOCS / "deploy" / page).read_text(), flags=re.M | re.S)
         for piece in re.findall(r"`(\w+: [^`]+)`", text):
             content = yaml.safe_load(piece)
             if not isinstance(content, dict):  # a command
@@ -166,7 +167,7 @@ def test_pieces_of_profiles_in_pages_are_taken() -> None:
 def test_messages_that_pages_quote_are_ones_that_skygraft_has() -> None:
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     seen = 0
-    for page in DEPLOY.glob("*.md"):
+    for page in DOCS.glob("deploy/*.md"):
         text = page.read_text()
         if "| what you see |" not in text:
             continue
@@ -198,7 +199,7 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 @pytest.mark.slow
 def test_by_hand_as_the_page_says(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     """Keys, scheduler, workers and a campaign by the page's commands; a lost scheduler takes its workers along."""
-    commands = re.sub(r"\\\n\s*", " ", block((DEPLOY / "by-hand.md").read_text(), "sh", "dask scheduler"))
+    commands = re.sub(r"\\\n\s*", " ", block((DOCS / "deploy/by-hand.md").read_text(), "sh", "dask scheduler"))
     campaign = write_tiny_campaign(tmp_path / "work", 2)
     port, dashboard = free_port(), free_port()
     for there, here in {

@@ -87,7 +87,7 @@ _UNITS = {
 }
 
 TRUTH_SCHEMA = with_units(_PART | _ADDED, _UNITS)
-"""The columns of every truth table; deploy/outputs.md explains them."""
+"""The columns of every truth table; docs/outputs.md explains them."""
 
 _REPEATED = ("image_id", "source_type", "band", "visit", "detector", "mjd", "source_tract", "source_patch")
 
