@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 
 from finished_images import CENTERS, Outputs, planned
-from skygraft.campaign.tables.consolidate import Consolidation, consolidate
 from skygraft.catalog import normalize_catalog
 from skygraft.catalog.io import to_arrow
+from skygraft.tables.consolidate import Consolidation, consolidate
 
 # Pixels of 3.6 arcsec are a thousandth of a degree. Tract 0 is centred on ra 10.0, tract 1 on 10.19; each is 200 x 100
 # pixels, cut into two patches of 100 x 100 whose x grows to the West, with a border of 10 pixels. So

@@ -19,16 +19,16 @@ import yaml
 from astropy.table import QTable
 
 from plan_kit import add_images
-from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter
-from skygraft.campaign.tables.truth_parts import write_truth_part
-from skygraft.campaign.task import _on_image
 from skygraft.catalog import partition_catalog, write_catalog
+from skygraft.config.campaign import CampaignConfig, load_config
+from skygraft.execution.task import _on_image
 from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.injection import inject
 from skygraft.photometry import CalibrationAperture
 from skygraft.psf import MoffatPSF
+from skygraft.records.plan_file import Plan, PlannedImage, PlanWriter
 from skygraft.skymap import get_skymap
+from skygraft.tables.truth_parts import write_truth_part
 from skygraft.testing import make_exposure
 from skygraft.wcs import footprint
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from skygraft.campaign.planned import _SCHEMA, ROW_GROUP, PlannedImage, PlanWriter
+from skygraft.records.plan_file import _SCHEMA, ROW_GROUP, PlannedImage, PlanWriter
 
 
 def write_plan(path: Path, images: Iterable[PlannedImage], metadata: Mapping[str, Any]) -> None:

@@ -30,11 +30,11 @@ import yaml
 from distributed import Client
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.clusters.cluster import open_cluster
-from skygraft.campaign.config import ClusterConfig
-from skygraft.campaign.planned import Plan
-from skygraft.campaign.run import make_rows
-from skygraft.campaign.stamps import stamp_of
+from skygraft.clusters.cluster import open_cluster
+from skygraft.config.campaign import ClusterConfig
+from skygraft.execution.driver import make_rows
+from skygraft.records.file_identity import stamp_of
+from skygraft.records.plan_file import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "video_H"
@@ -89,7 +89,7 @@ def _tasks(client: Client) -> list[dict[str, Any]]:
 
 def _warm(number: int) -> int:
     """Import what draws, as the first task of a worker would."""
-    import skygraft.campaign.task  # noqa: F401
+    import skygraft.execution.task  # noqa: F401
 
     time.sleep(0.5)  # so that every worker gets one
     return number
@@ -166,7 +166,7 @@ def without_dask(survey: Path, output: Path, n_processes: int) -> float:
 
 
 def _make_share(ready: Any, rows: list[int], output: str, stamp: tuple[int, int]) -> None:
-    import skygraft.campaign.task  # noqa: F401
+    import skygraft.execution.task  # noqa: F401
 
     ready.wait()
     if any(summary.status != "done" for summary in make_rows(rows, output, stamp)):

@@ -37,11 +37,11 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
     """What a worker does instead of drawing: the same files, the same order, no pixels."""
     import pyarrow as pa
 
-    from skygraft.campaign.config import load_config
-    from skygraft.campaign.files import Layout, sha256_file, write_json
-    from skygraft.campaign.records import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
-    from skygraft.campaign.run import _plan_of
-    from skygraft.campaign.tables.truth_parts import write_truth_part
+    from skygraft.config.campaign import load_config
+    from skygraft.execution.driver import _plan_of
+    from skygraft.records.files import Layout, sha256_file, write_json
+    from skygraft.records.image_record import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
+    from skygraft.tables.truth_parts import write_truth_part
 
     os.fsync = lambda _: None  # of a million tiny files nothing would be left but this
     layout = Layout(Path(output))

@@ -71,8 +71,8 @@ def main() -> None:
     try:
         from simulated import write_campaign
 
-        from skygraft.campaign.config import load_config
-        from skygraft.campaign.planning.plan import plan_images
+        from skygraft.config.campaign import load_config
+        from skygraft.planning.plan import plan_images
 
         campaign = folder / "survey" / "campaign.yaml"
         if not campaign.exists():

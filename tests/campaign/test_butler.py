@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 
 from butler_kit import CAMERA, DEC, FITS_EXPOSURE, RA, add_calexp, define_regions, image_type, make_repository
 from skygraft.campaign import Campaign
-from skygraft.campaign.files import Layout
-from skygraft.campaign.registering import register
-from skygraft.campaign.run import make_rows
-from skygraft.campaign.stamps import stamp_of
 from skygraft.catalog import write_catalog
 from skygraft.cli import app
 from skygraft.dataset import Dataset
 from skygraft.errors import CampaignError, ConfigError, OutputError, OutputExistsError
+from skygraft.execution.driver import make_rows
+from skygraft.execution.registering import register
 from skygraft.formats import read_exposure
+from skygraft.records.file_identity import stamp_of
+from skygraft.records.files import Layout
 from skygraft.survey.butler_output import DatasetFile, open_run
 
 RUN = "u/someone/injected"
@@ -215,7 +215,7 @@ def test_the_same_whoever_makes_them(folder: Path) -> None:
 
 def test_cut_off_while_registering(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between two batches, and after the run was begun: the next run adds what is missing, and nothing twice."""
-    monkeypatch.setattr("skygraft.campaign.registering._BATCH", 1)
+    monkeypatch.setattr("skygraft.execution.registering._BATCH", 1)
     ingest, calls = DirectButler.ingest, []
 
     def dies(self: Any, *datasets: FileDataset, **options: Any) -> None:
@@ -240,7 +240,7 @@ def test_asked_to_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one.run(n_workers=0)
     with Butler.from_config(str(folder / "repo"), writeable=True) as butler:
         butler.removeRuns([RUN])
-    monkeypatch.setattr("skygraft.campaign.registering._BATCH", 3)
+    monkeypatch.setattr("skygraft.execution.registering._BATCH", 3)
     answers = iter([False, True])
     plan = one._current_plan(print)
     found = register(one.config, plan, range(4), lambda: next(answers))

@@ -13,10 +13,10 @@ import pytest
 
 from consolidation_kit import EVERYWHERE, SKYMAP, here, make_catalog, rows_of
 from finished_images import APERTURE, SOFTWARE, Outputs, planned
-from skygraft.campaign.events import RunEnded, RunStarted
-from skygraft.campaign.tables.calibrations import calibration_use, fold, mixed_calibrations, split_origin, tidy
-from skygraft.campaign.tables.consolidate import Consolidation, consolidate
-from skygraft.campaign.tables.provenance import write_provenance
+from skygraft.records.events import RunEnded, RunStarted
+from skygraft.tables.calibrations import calibration_use, fold, mixed_calibrations, split_origin, tidy
+from skygraft.tables.consolidate import Consolidation, consolidate
+from skygraft.tables.provenance import write_provenance
 
 RUNS = [
     RunStarted(time="2026-11-01T10:00:00+00:00"),

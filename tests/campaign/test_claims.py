@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skygraft.campaign import claims as room
-from skygraft.campaign.claims import DONE, QUARANTINED, Claims, Now, claims, source_key
-from skygraft.campaign.events import RunStarted
-from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.ledger import Ledger
+from skygraft.records import ledger_scan as room
+from skygraft.records.events import RunStarted
+from skygraft.records.image_summary import ImageSummary
+from skygraft.records.ledger import Ledger
+from skygraft.records.ledger_scan import DONE, QUARANTINED, Claims, Now, claims, source_key
 
 N = 300
 CHANGED, GONE, LONGER, OTHER_SETTINGS, OTHER_CODE, FAILED = 3, 50, 120, 170, 230, 290

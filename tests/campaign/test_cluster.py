@@ -20,14 +20,14 @@ import yaml
 from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.clusters.batch import BATCH_SYSTEMS, JobState, log_tail
-from skygraft.campaign.clusters.cluster import guard_workers, open_cluster
-from skygraft.campaign.clusters.config import ClusterConfig
-from skygraft.campaign.clusters.guard import Guard
-from skygraft.campaign.clusters.kubernetes import manifest
-from skygraft.campaign.clusters.preflight import Expectation
-from skygraft.campaign.clusters.ranks import Launch, find_launch, open_ranks, take_role
-from skygraft.campaign.clusters.settings import CALM, WORKERS, as_environment
+from skygraft.clusters.batch import BATCH_SYSTEMS, JobState, log_tail
+from skygraft.clusters.cluster import guard_workers, open_cluster
+from skygraft.clusters.guard import Guard
+from skygraft.clusters.kubernetes import manifest
+from skygraft.clusters.mpi_roles import Launch, find_launch, open_ranks, take_role
+from skygraft.clusters.preflight import Expectation
+from skygraft.clusters.settings import CALM, WORKERS, as_environment
+from skygraft.config.cluster import ClusterConfig
 from skygraft.errors import CampaignError, ConfigError
 
 type MakeCampaign = Callable[..., Campaign]
@@ -37,7 +37,7 @@ type MakeCampaign = Callable[..., Campaign]
 
 
 def script(tmp_path: Path, **settings: Any) -> str:
-    from skygraft.campaign.clusters.jobs import job_script
+    from skygraft.clusters.jobs import job_script
 
     return job_script(ClusterConfig(**settings), logs=tmp_path, task_seconds=60.0)
 
@@ -189,7 +189,7 @@ def test_a_server_that_does_not_answer(fake: Any, tmp_path: Path, monkeypatch: p
         open_cluster(ClusterConfig(kind="pbs"), logs=tmp_path / "logs"),
     ):
         pass
-    monkeypatch.setattr("skygraft.campaign.clusters.batch._PATIENCE", 0.2)
+    monkeypatch.setattr("skygraft.clusters.batch._PATIENCE", 0.2)
     fake(qstat="exec sleep 5")
     with pytest.raises(CampaignError, match=r"PBS does not answer: .* said nothing within 0.2 s"):
         BATCH_SYSTEMS["pbs"].check()
@@ -216,8 +216,8 @@ def test_a_package_that_is_missing(fake: Any, tmp_path: Path, monkeypatch: pytes
 
 def test_ctrl_c_is_still_ours_after_dask_jobqueue_was_imported() -> None:
     code = (
-        "import signal; from skygraft.campaign.clusters.jobs import job_script;"
-        "from skygraft.campaign.clusters.config import ClusterConfig; from pathlib import Path;"
+        "import signal; from skygraft.clusters.jobs import job_script;"
+        "from skygraft.config.cluster import ClusterConfig; from pathlib import Path;"
         "job_script(ClusterConfig(kind='slurm'), logs=Path('/tmp'));"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     )
@@ -244,8 +244,8 @@ def test_jobs_are_cancelled_however_it_ends(fake: Any, tmp_path: Path) -> None:
     code = f"""
 import os, sys, time
 from pathlib import Path
-from skygraft.campaign.clusters.cluster import open_cluster
-from skygraft.campaign.clusters.config import ClusterConfig
+from skygraft.clusters.cluster import open_cluster
+from skygraft.config.cluster import ClusterConfig
 if __name__ == "__main__":
     with open_cluster(ClusterConfig(**{settings!r}), logs=Path({str(tmp_path / "logs")!r})) as opened:
         assert opened.client.scheduler.address.startswith("tls://127.0.0.1:"), opened
@@ -286,7 +286,7 @@ def test_jobs_that_get_nowhere_are_given_up_at_growing_intervals(
 ) -> None:
     from types import SimpleNamespace
 
-    from skygraft.campaign.clusters import jobs
+    from skygraft.clusters import jobs
 
     now = 1000.0
     monkeypatch.setattr(jobs.time, "monotonic", lambda: now)
@@ -367,7 +367,7 @@ def test_a_running_scheduler_by_its_certificates(tmp_path: Path) -> None:
             pytest.MonkeyPatch.context() as patch,
             pytest.raises(CampaignError, match=r"no Dask scheduler answers at tls://.*files of cluster.tls"),
         ):
-            patch.setattr("skygraft.campaign.clusters.cluster._CONNECT_SECONDS", 2)
+            patch.setattr("skygraft.clusters.cluster._CONNECT_SECONDS", 2)
             with open_cluster(ClusterConfig(kind="scheduler", address=address, tls=theirs)):
                 pass
 
@@ -511,8 +511,8 @@ def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
 
 def test_no_kubernetes_here(tmp_path: Path) -> None:
     code = (
-        "from skygraft.campaign.clusters.cluster import open_cluster\n"
-        "from skygraft.campaign.clusters.config import ClusterConfig\n"
+        "from skygraft.clusters.cluster import open_cluster\n"
+        "from skygraft.config.cluster import ClusterConfig\n"
         "from skygraft.errors import CampaignError\n"
         "try:\n"
         "    with open_cluster(ClusterConfig(kind='kubernetes', image='x')):\n"
@@ -578,7 +578,7 @@ def test_workers_of_a_local_cluster_are_calm() -> None:
 
 def test_a_scratch_folder_of_a_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be a folder of that very name, where the launch was started."""
-    from skygraft.campaign.clusters import ranks
+    from skygraft.clusters import mpi_roles as ranks
 
     config = ClusterConfig(kind="slurm-runner", scratch="$NODE_DISK/work")
     monkeypatch.setenv("NODE_DISK", "/fast")

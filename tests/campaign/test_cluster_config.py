@@ -9,15 +9,15 @@ import pytest
 import yaml
 
 from skygraft.campaign import load_config, parse_config
-from skygraft.campaign.clusters.config import (
+from skygraft.clusters.settings import expanded_scratch
+from skygraft.config.cluster import (
     KINDS,
     ClusterConfig,
     load_profile,
     named_cluster,
     shipped_profile,
 )
-from skygraft.campaign.clusters.settings import expanded_scratch
-from skygraft.campaign.sections import parse_bytes, parse_duration
+from skygraft.config.yaml_schema import parse_bytes, parse_duration
 from skygraft.errors import CampaignError, ConfigError
 
 GOOD: dict[str, Any] = {

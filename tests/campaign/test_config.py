@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from skygraft.campaign import load_config, parse_config
-from skygraft.campaign.config import InjectionConfig
+from skygraft.config.campaign import InjectionConfig
 from skygraft.errors import ConfigError
 from skygraft.injection import InjectionOptions
 

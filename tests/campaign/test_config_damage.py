@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skygraft.campaign.config import load_config
+from skygraft.config.campaign import load_config
 from skygraft.errors import ConfigError
 from skygraft.yaml_text import YamlError, check_yaml, key_lines
 

@@ -27,10 +27,10 @@ from consolidation_kit import (
     truth,
 )
 from finished_images import Outputs, planned
-from skygraft.campaign.planning.selection import near_polygon
-from skygraft.campaign.tables.rivals import find_rivals
 from skygraft.catalog import Flag, normalize_catalog
 from skygraft.catalog.io import read_table
+from skygraft.planning.selection import near_polygon
+from skygraft.tables.rivals import find_rivals
 
 
 @pytest.fixture

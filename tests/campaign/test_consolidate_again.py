@@ -26,9 +26,9 @@ from consolidation_kit import (
     truth,
 )
 from finished_images import Outputs, planned
-from skygraft.campaign.tables import arrow as tables
-from skygraft.campaign.tables import truth as truth_tables
 from skygraft.errors import CampaignError, OutputError
+from skygraft.tables import arrow as tables
+from skygraft.tables import truth as truth_tables
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster, Security
 
-from skygraft.campaign.clusters.dashboard import find_dashboard
-from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.monitoring.dashboard import DashboardReporter
-from skygraft.campaign.monitoring.feed import Board, Boards, Feed
-from skygraft.campaign.monitoring.html import header
-from skygraft.campaign.monitoring.progress import Overview, PatchCount
+from skygraft.clusters.dashboard import find_dashboard
+from skygraft.monitoring.dashboard import DashboardReporter
+from skygraft.monitoring.feed import Board, Boards, Feed
+from skygraft.monitoring.html import header
+from skygraft.monitoring.progress import Overview, PatchCount
+from skygraft.records.image_summary import ImageSummary
 
 pytestmark = pytest.mark.dask
 

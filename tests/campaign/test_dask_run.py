@@ -20,11 +20,11 @@ from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import CancelledError
 
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
-from skygraft.campaign.clusters.cluster import open_cluster
-from skygraft.campaign.config import ClusterConfig
-from skygraft.campaign.run import Jobs, _Driver, drive, drive_serial, make_rows, map_items
-from skygraft.campaign.stamps import stamp_of
+from skygraft.clusters.cluster import open_cluster
+from skygraft.config.campaign import ClusterConfig
 from skygraft.errors import CampaignError
+from skygraft.execution.driver import Jobs, _Driver, drive, drive_serial, make_rows, map_items
+from skygraft.records.file_identity import stamp_of
 
 pytestmark = pytest.mark.dask
 
@@ -101,7 +101,7 @@ def test_order_and_repetition_do_not_matter(
 def test_a_worker_that_sees_another_plan(make_campaign: MakeCampaign, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = make_campaign()
     campaign.plan()
-    monkeypatch.setattr("skygraft.campaign.stamps._TRIES", 1)
+    monkeypatch.setattr("skygraft.records.file_identity._TRIES", 1)
     with pytest.raises(CampaignError, match="does not see the plan"):
         make_rows([0], str(campaign.layout.root), (1, 1))
     plan = stamp_of(campaign.layout.plan)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skygraft.campaign.tables.digests import Digests, pack, packed, unpacked
+from skygraft.tables.digests import Digests, pack, packed, unpacked
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 KEYS = st.tuples(INT32, INT32)

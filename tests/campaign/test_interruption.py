@@ -9,8 +9,8 @@ import signal
 import pytest
 import typer
 
-from skygraft.campaign.interruption import Interruption, Terminated
 from skygraft.cli.common import command
+from skygraft.records.interruption import Interruption, Terminated
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
-from skygraft.campaign.events import (
+from skygraft.errors import CampaignError, OutputError
+from skygraft.monitoring.follower import Follower
+from skygraft.records.events import (
     Event,
     ImageEvent,
     ImageReopened,
@@ -26,9 +28,7 @@ from skygraft.campaign.events import (
     event_line,
     parse_event,
 )
-from skygraft.campaign.ledger import Ledger, read_events, read_runs
-from skygraft.campaign.monitoring.follower import Follower
-from skygraft.errors import CampaignError, OutputError
+from skygraft.records.ledger import Ledger, read_events, read_runs
 
 type MakeCampaign = Callable[..., Campaign]
 
@@ -191,7 +191,7 @@ def test_what_a_run_is_at(make_campaign: MakeCampaign, monkeypatch: pytest.Monke
         seen.append((str(campaign.status()), shot["state"], shot["phase"]))
         return consolidate(*args, **kwargs)
 
-    from skygraft.campaign.tables import consolidate as room
+    from skygraft.tables import consolidate as room
 
     consolidate = room.consolidate
     monkeypatch.setattr(room, "consolidate", tables)

@@ -14,12 +14,12 @@ import pytest
 from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.clusters.calls import insist
-from skygraft.campaign.clusters.cluster import guard_workers, open_cluster
-from skygraft.campaign.clusters.config import ClusterConfig
-from skygraft.campaign.clusters.preflight import Expectation
-from skygraft.campaign.workload import Jobs
+from skygraft.clusters.calls import insist
+from skygraft.clusters.cluster import guard_workers, open_cluster
+from skygraft.clusters.preflight import Expectation
+from skygraft.config.cluster import ClusterConfig
 from skygraft.errors import CampaignError
+from skygraft.execution.workload import Jobs
 
 type MakeCampaign = Callable[..., Campaign]
 
@@ -163,7 +163,7 @@ def test_no_more_workers_than_there_is_work_for() -> None:
 @pytest.mark.dask
 def test_a_scheduler_without_workers_says_so_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of one that was lost and started again have ended with it."""
-    monkeypatch.setattr("skygraft.campaign.clusters.waiting._FIRST_WORD", 0.2)
+    monkeypatch.setattr("skygraft.clusters.waiting._FIRST_WORD", 0.2)
     said: list[str] = []
     with LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0") as cluster:
         config = ClusterConfig(kind="scheduler", address=cluster.scheduler_address, start_timeout="2s")
@@ -179,8 +179,8 @@ def test_a_scheduler_without_workers_says_so_within_seconds(monkeypatch: pytest.
 
 LEAVING = """
 import sys, time
-import skygraft.campaign.task, skygraft.formats, distributed
-from skygraft.campaign.clusters.cluster import _OwnProcess
+import skygraft.execution.task, skygraft.formats, distributed
+from skygraft.clusters.cluster import _OwnProcess
 if sys.argv[1] == "leaves":
     _OwnProcess().teardown(None)
 print(time.process_time(), flush=True)

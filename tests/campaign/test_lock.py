@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from skygraft.campaign import Campaign, lock
-from skygraft.campaign.files import Layout
+from skygraft.campaign import Campaign
 from skygraft.errors import CampaignError, OutputError
+from skygraft.records import lock
+from skygraft.records.files import Layout
 
 NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 
@@ -37,7 +38,7 @@ def hold(layout: Layout, *, locks: bool, seconds: float = 60) -> subprocess.Pope
     code = f"""
 import errno, fcntl, os, sys, time
 from pathlib import Path
-from skygraft.campaign.files import Layout
+from skygraft.records.files import Layout
 def flock(file, operation):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 if not {locks}:

@@ -16,14 +16,14 @@ import pytest
 from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.clusters.cluster import open_cluster
-from skygraft.campaign.clusters.config import ClusterConfig
-from skygraft.campaign.clusters.watching import ClusterWatch
-from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.run import DriveResult, Jobs, drive, map_items
-from skygraft.campaign.stamps import stamp_of
-from skygraft.campaign.watchdog import Patience
+from skygraft.clusters.cluster import open_cluster
+from skygraft.clusters.watchdog import Patience
+from skygraft.clusters.watching import ClusterWatch
+from skygraft.config.cluster import ClusterConfig
 from skygraft.errors import CampaignError
+from skygraft.execution.driver import DriveResult, Jobs, drive, map_items
+from skygraft.records.file_identity import stamp_of
+from skygraft.records.image_summary import ImageSummary
 
 pytestmark = [pytest.mark.dask, pytest.mark.slow]
 
@@ -85,7 +85,7 @@ def test_a_campaign_on_a_cluster_of_ones_own_quarantines_it_too(
     stamp = stamp_of(campaign.layout.plan)
 
     def work(rows: Sequence[int], output: str) -> list[Any]:
-        from skygraft.campaign.run import make_rows
+        from skygraft.execution.driver import make_rows
 
         if 2 in rows:
             os._exit(1)
@@ -209,7 +209,7 @@ def test_a_worker_held_at_its_memory_limit_is_started_anew_and_the_run_goes_on(t
 
 def test_a_scheduler_that_hangs_is_said_and_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connections stay, so that nothing else tells."""
-    monkeypatch.setattr("skygraft.campaign.clusters.watching._ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("skygraft.clusters.watching._ANSWER_SECONDS", 0.3)
 
     async def hang(*args: Any, **kwargs: Any) -> None:
         await asyncio.sleep(3600)

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from plan_kit import write_plan
 from skygraft.campaign import Campaign
-from skygraft.campaign.planned import Plan, PlannedImage
-from skygraft.campaign.planning import check as plan_check
-from skygraft.campaign.planning.check import FEW_IMAGES, TROUBLES, Checks, check_plan, choose_images
-from skygraft.campaign.planning.plan import plan_images
 from skygraft.errors import ConfigError
+from skygraft.planning import check as plan_check
+from skygraft.planning.check import FEW_IMAGES, TROUBLES, Checks, check_plan, choose_images
+from skygraft.planning.plan import plan_images
+from skygraft.records.plan_file import Plan, PlannedImage
 
 type MakeCampaign = Callable[..., Campaign]
 
@@ -176,7 +176,7 @@ def test_images_that_are_gone_or_damaged(make_campaign: MakeCampaign, survey: Pa
     def fail(*args: Any, **options: Any) -> Any:
         raise ZeroDivisionError("the moon is full")
 
-    monkeypatch.setattr("skygraft.campaign.reading.read_calibration", fail)
+    monkeypatch.setattr("skygraft.planning.reading.read_calibration", fail)
     found, problems = look()
     assert found.count("unreadable") == 4
     assert set(problems.values()) == {"ZeroDivisionError: the moon is full"}

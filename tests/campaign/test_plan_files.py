@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skygraft.campaign import Campaign, ImageSummary, NoReporter, PlannedImage, read_plan
-from skygraft.campaign.ledger import Ledger, read_events
-from skygraft.campaign.planned import PlanWriter
-from skygraft.campaign.planning.index import output_places, safe_stems
-from skygraft.campaign.planning.plan import plan_images
-from skygraft.campaign.task_queue import TaskQueue
 from skygraft.errors import CampaignError
+from skygraft.execution.task_queue import TaskQueue
+from skygraft.planning.index import output_places, safe_stems
+from skygraft.planning.plan import plan_images
+from skygraft.records.ledger import Ledger, read_events
+from skygraft.records.plan_file import PlanWriter
 from skygraft.skymap import get_skymap
 
 type MakeCampaign = Callable[..., Campaign]

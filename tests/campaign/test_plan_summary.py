@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from plan_kit import write_plan
 from skygraft.campaign import Campaign, read_plan
-from skygraft.campaign.planned import Plan, PlannedImage
-from skygraft.campaign.planning import cost as plan_cost
-from skygraft.campaign.planning.cost import Cost, FreeSpace, estimate_cost, free_space
 from skygraft.cli import app
+from skygraft.planning import cost as plan_cost
+from skygraft.planning.cost import Cost, FreeSpace, estimate_cost, free_space
+from skygraft.records.plan_file import Plan, PlannedImage
 from skygraft.render import stars
 from skygraft.skymap import get_skymap
 
@@ -98,7 +98,7 @@ def test_free_space(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_too_small(make_campaign: MakeCampaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skygraft.campaign.planning import summary as plan_summary
+    from skygraft.planning import summary as plan_summary
 
     campaign = make_campaign()
     monkeypatch.setattr(plan_summary, "free_space", lambda folder: FreeSpace(300_000, 7))

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from plan_kit import add_images, write_plan
-from skygraft.campaign import planned as planned_module
-from skygraft.campaign.planned import Plan, PlannedImage, PlanWriter, read_plan
 from skygraft.errors import CampaignError, OutputError
+from skygraft.records import plan_file as planned_module
+from skygraft.records.plan_file import Plan, PlannedImage, PlanWriter, read_plan
 
 METADATA = {"plan_key": "abc", "unusable": [{"path": "ü.fits", "reason": "no"}], "nothing": None}
 

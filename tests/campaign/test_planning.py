@@ -13,12 +13,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.planned import PlannedImage
-from skygraft.campaign.planning.plan import plan_images
-from skygraft.campaign.planning.selection import digest_rows, row_digests, select
 from skygraft.catalog import read_partitions
+from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CampaignError
+from skygraft.planning.plan import plan_images
+from skygraft.planning.selection import digest_rows, row_digests, select
+from skygraft.records.plan_file import PlannedImage
 from skygraft.skymap import get_skymap
 
 MARGIN = 20.0
@@ -197,8 +197,8 @@ def test_the_planner_finds_what_brute_force_finds(tmp_path: Path, field: str, mo
 def test_processes_and_parts_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     survey = Survey(tmp_path / "survey", "wrap", movers=True)
     one = plan_images(survey.config("one")).path.read_bytes()
-    monkeypatch.setattr("skygraft.campaign.planning.plan._GROUP", 7)
-    monkeypatch.setattr("skygraft.campaign.planning.patches._PIECE", 2)
+    monkeypatch.setattr("skygraft.planning.plan._GROUP", 7)
+    monkeypatch.setattr("skygraft.planning.patches._PIECE", 2)
     assert plan_images(survey.config("parts")).path.read_bytes() == one
     assert plan_images(survey.config("two"), processes=2).path.read_bytes() == one
     # The order of the index does not matter either.

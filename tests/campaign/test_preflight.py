@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from skygraft.campaign import Campaign
-from skygraft.campaign.clusters.preflight import Expectation, software, version_differences
+from skygraft.clusters.preflight import Expectation, software, version_differences
 from skygraft.errors import OutputError
 
 type MakeCampaign = Callable[..., Campaign]
@@ -44,7 +44,7 @@ def test_this_process_is_fit(expectation: Expectation, tmp_path: Path) -> None:
 
 
 def test_the_token_is_swept_with_the_leftovers_of_a_killed_run(expectation: Expectation) -> None:
-    from skygraft.campaign.files import sweep_leftovers
+    from skygraft.records.files import sweep_leftovers
 
     assert sweep_leftovers(expectation.output) == 1
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.monitoring.feed import Board, Boards, Feed
-from skygraft.campaign.monitoring.gauges import ClosureHistogram, History, HostTable, SlidingSums
-from skygraft.campaign.monitoring.progress import Overview, PatchCount, Progress, make_overview
-from skygraft.campaign.monitoring.wording import count, data_size, duration, rate, share
+from skygraft.monitoring.feed import Board, Boards, Feed
+from skygraft.monitoring.gauges import ClosureHistogram, History, HostTable, SlidingSums
+from skygraft.monitoring.progress import Overview, PatchCount, Progress, make_overview
+from skygraft.records.image_summary import ImageSummary
+from skygraft.wording import count, data_size, duration, rate, share
 
 
 class Clock:

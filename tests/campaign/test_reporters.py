@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.monitoring.progress import Overview
-from skygraft.campaign.monitoring.reporters import RichReporter
+from skygraft.monitoring.progress import Overview
+from skygraft.monitoring.reporters import RichReporter
+from skygraft.records.image_summary import ImageSummary
 
 
 def overview(n_images: int, n_done: int = 0) -> Overview:

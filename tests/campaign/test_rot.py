@@ -14,9 +14,9 @@ import pytest
 from plain_images import write_plain_image
 from skygraft.campaign import Campaign, read_plan
 from skygraft.campaign.checksums import discard
-from skygraft.campaign.events import ImageReopened
-from skygraft.campaign.ledger import Ledger
 from skygraft.errors import SkygraftError
+from skygraft.records.events import ImageReopened
+from skygraft.records.ledger import Ledger
 from tiny_campaign import RA, write_tiny_campaign
 
 BLIND = {"ledger.jsonl", ".lock", "patch memory"}
@@ -173,7 +173,7 @@ CASES += [
 
 @pytest.mark.parametrize(("kind", "damage"), CASES)
 def test_damage_is_named_and_mended(sound: Sound, kind: str, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skygraft.campaign.tables.truth._SETTLED_NS", -(10**9))
+    monkeypatch.setattr("skygraft.tables.truth._SETTLED_NS", -(10**9))
     campaign = sound.put_back()
     if kind in ("truth table", "patch memory"):
         campaign.run(n_workers=0)  # what is remembered of a patch is by the inodes of its files

@@ -10,7 +10,7 @@ from astropy.table import QTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skygraft.campaign.planning.selection import digest_rows, near_polygon, row_digests, select
+from skygraft.planning.selection import digest_rows, near_polygon, row_digests, select
 
 CENTRES = [(150.0, 2.0), (0.001, -45.0), (10.0, 89.9), (200.0, -90.0)]
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from skygraft.campaign import Campaign, ImageSummary, Plan, read_plan
-from skygraft.campaign.events import ImageEvent
-from skygraft.campaign.ledger import Ledger, read_events
-from skygraft.campaign.standing import DONE, QUARANTINED, WAITING, Names, Standing, stand
 from skygraft.errors import CampaignError
+from skygraft.records.events import ImageEvent
+from skygraft.records.ledger import Ledger, read_events
+from skygraft.records.status import DONE, QUARANTINED, WAITING, Names, Standing, stand
 
 type MakeCampaign = Callable[..., Campaign]
 
@@ -43,7 +43,7 @@ def test_records_are_not_opened_where_the_ledger_agrees(done: Campaign, monkeypa
     def refuse(path: Path) -> None:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr("skygraft.campaign.standing.read_record", refuse)
+    monkeypatch.setattr("skygraft.records.status.read_record", refuse)
     standing = stand(Plan(done.layout.plan), done.config)
     assert standing.state.tolist() == [DONE] * 4
 

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from skygraft.campaign import Campaign, Plan, read_plan
-from skygraft.campaign.planning.check import choose_images
 from skygraft.cli import app
 from skygraft.errors import CampaignError, ConfigError
+from skygraft.planning.check import choose_images
 from skygraft.qa.verify import chosen_images, verify_campaign
 
 type MakeCampaign = Callable[..., Campaign]

@@ -21,12 +21,12 @@ from rich.console import Console
 
 from plan_kit import add_images
 from skygraft.campaign import Campaign, ImageSummary
-from skygraft.campaign.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line
-from skygraft.campaign.ledger import Ledger
-from skygraft.campaign.monitoring.follower import Follower
-from skygraft.campaign.monitoring.watch import line, sky_strip, view, watch
-from skygraft.campaign.monitoring.wording import verdict
-from skygraft.campaign.planned import PlannedImage, PlanWriter
+from skygraft.monitoring.follower import Follower
+from skygraft.monitoring.watch import line, sky_strip, view, watch
+from skygraft.records.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line
+from skygraft.records.ledger import Ledger
+from skygraft.records.plan_file import PlannedImage, PlanWriter
+from skygraft.wording import verdict
 
 START = datetime(2026, 3, 1, 2, 0, 0, tzinfo=UTC).timestamp()
 N = 12

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from skygraft.campaign.watchdog import Facts, Listening, Outlook, Patience, Verdict, Watchdog, WorkerFacts
+from skygraft.clusters.watchdog import Facts, Listening, Outlook, Patience, Verdict, Watchdog, WorkerFacts
 
 PATIENCE = Patience(word=100.0, paused=50.0, lost=60.0, stuck=1000.0, coming=9000.0)
 COMING, NONE_LEFT = Outlook(True, "Slurm: 3 x PENDING (Priority)"), Outlook(False, "its nannies have ended")

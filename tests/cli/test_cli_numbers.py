@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from skygraft.campaign.clusters.config import ClusterConfig
 from skygraft.cli import app
+from skygraft.config.cluster import ClusterConfig
 from skygraft.errors import CampaignError
 from skygraft.processes import process_mapper
 

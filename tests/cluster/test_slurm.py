@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from skygraft.campaign import Campaign, NoReporter
-from skygraft.campaign.clusters.cluster import open_cluster
-from skygraft.campaign.clusters.config import ClusterConfig, load_profile
+from skygraft.clusters.cluster import open_cluster
+from skygraft.config.cluster import ClusterConfig, load_profile
 from skygraft.errors import CampaignError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -175,7 +175,7 @@ def test_a_job_that_cannot_start_its_worker(
     slurm: Any, tmp_path: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it printed is shown; nobody waits for ever."""
-    from skygraft.campaign.clusters import jobs
+    from skygraft.clusters import jobs
 
     for name, value in {"_LOOK_SECONDS": 0.5, "_GRACE_SECONDS": 0.5, "_FIRST_PAUSE": 0.1}.items():
         monkeypatch.setattr(jobs, name, value)

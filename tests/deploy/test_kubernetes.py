@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from skygraft.campaign.clusters.config import load_profile
+from skygraft.config.cluster import load_profile
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))

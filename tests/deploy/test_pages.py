@@ -15,9 +15,9 @@ import pytest
 import typer
 import yaml
 
-from skygraft.campaign.clusters.config import KINDS, load_profile
-from skygraft.campaign.config import load_config
 from skygraft.cli import app
+from skygraft.config.campaign import load_config
+from skygraft.config.cluster import KINDS, load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -20,10 +20,10 @@ import yaml
 from astropy.table import QTable
 
 from skygraft import read_exposure
-from skygraft.campaign.clusters.config import _KEYS, BATCH_KINDS, KINDS, ClusterConfig
-from skygraft.campaign.config import load_config
 from skygraft.catalog import write_catalog
 from skygraft.catalog.schema import COLUMNS, MOFFAT_RANGE, SERSIC_RANGE, SOURCE_TYPES
+from skygraft.config.campaign import load_config
+from skygraft.config.cluster import _KEYS, BATCH_KINDS, KINDS, ClusterConfig
 from skygraft.photometry.flux_modes import FLUX_MODES
 from tiny_campaign import checksums, write_tiny_campaign
 

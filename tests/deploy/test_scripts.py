@@ -404,7 +404,7 @@ def test_directives_are_ones_that_the_batch_system_knows(script: str) -> None:
 
 @pytest.mark.parametrize("script", ["slurm/driver.sbatch", "slurm/runner.sbatch"])
 def test_slurm_warns_the_script_in_time(script: str) -> None:
-    from skygraft.campaign.config import CampaignConfig
+    from skygraft.config.campaign import CampaignConfig
 
     to, name, seconds = re.match(r"(B):(\w+)@(\d+)", directives(script)["--signal"]).groups()  # type: ignore[union-attr]
     assert (to, name) == ("B", "USR1")

@@ -11,8 +11,8 @@ from astropy.table import Table
 from scipy import signal
 
 from skygraft import inject, read_exposure
-from skygraft.campaign.config import InjectionConfig
 from skygraft.cli.describe import describe_exposure, describe_rows
+from skygraft.config.campaign import InjectionConfig
 from skygraft.errors import ConfigError
 from skygraft.exposure import COADD_NOISE, Exposure
 from skygraft.injection.coadd_noise import image_noise

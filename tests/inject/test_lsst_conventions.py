@@ -12,8 +12,8 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 
-from skygraft.campaign.config import parse_config
 from skygraft.catalog import Flag
+from skygraft.config.campaign import parse_config
 from skygraft.errors import CalibrationError, CatalogError, ConfigError, PsfError
 from skygraft.exposure import AMPLIFIERS, COADD_INPUTS, DataId, Exposure, add_mask_plane
 from skygraft.injection import Injection, InjectionOptions, inject

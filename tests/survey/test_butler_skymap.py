@@ -14,7 +14,7 @@ import pytest
 from lsst.daf.butler import DatasetRef, DatasetType, FileDataset
 
 from butler_kit import Butler
-from skygraft.campaign.config import parse_config
+from skygraft.config.campaign import parse_config
 from skygraft.errors import ConfigError, SkyMapError
 from skygraft.skymap import get_skymap
 from skygraft.survey.butler_skymap import RingsDefinition, read_definition, read_skymap

@@ -8,25 +8,25 @@ from skygraft.lazy import lazy_names
 
 if TYPE_CHECKING:
     from skygraft.campaign.campaign import Campaign
-    from skygraft.campaign.config import CampaignConfig, load_config, parse_config
-    from skygraft.campaign.image_summary import ImageSummary
-    from skygraft.campaign.ledger import Failure
-    from skygraft.campaign.monitoring.reporters import NoReporter, Reporter, RichReporter
-    from skygraft.campaign.planned import Plan, PlannedImage, read_plan
-    from skygraft.campaign.planning.summary import PlanSummary
     from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
-    from skygraft.campaign.task import run_image, run_task
+    from skygraft.config.campaign import CampaignConfig, load_config, parse_config
+    from skygraft.execution.task import run_image, run_task
+    from skygraft.monitoring.reporters import NoReporter, Reporter, RichReporter
+    from skygraft.planning.summary import PlanSummary
+    from skygraft.records.image_summary import ImageSummary
+    from skygraft.records.ledger import Failure
+    from skygraft.records.plan_file import Plan, PlannedImage, read_plan
 
 _HOMES = {
     "skygraft.campaign.campaign": ("Campaign",),
-    "skygraft.campaign.config": ("CampaignConfig", "load_config", "parse_config"),
-    "skygraft.campaign.image_summary": ("ImageSummary",),
-    "skygraft.campaign.ledger": ("Failure",),
-    "skygraft.campaign.monitoring.reporters": ("NoReporter", "Reporter", "RichReporter"),
-    "skygraft.campaign.planning.summary": ("PlanSummary",),
-    "skygraft.campaign.planned": ("Plan", "PlannedImage", "read_plan"),
+    "skygraft.config.campaign": ("CampaignConfig", "load_config", "parse_config"),
+    "skygraft.records.image_summary": ("ImageSummary",),
+    "skygraft.records.ledger": ("Failure",),
+    "skygraft.monitoring.reporters": ("NoReporter", "Reporter", "RichReporter"),
+    "skygraft.planning.summary": ("PlanSummary",),
+    "skygraft.records.plan_file": ("Plan", "PlannedImage", "read_plan"),
     "skygraft.campaign.summaries": ("RunSummary", "Status", "UnusableImage"),
-    "skygraft.campaign.task": ("run_image", "run_task"),
+    "skygraft.execution.task": ("run_image", "run_task"),
 }
 
 __all__ = [

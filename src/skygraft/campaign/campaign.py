@@ -15,24 +15,27 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from skygraft.campaign.clusters.config import BATCH_KINDS
-from skygraft.campaign.clusters.preflight import Expectation
-from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.events import RunStarted, TablesStarted
-from skygraft.campaign.files import Layout, atomic_path, sweep_leftovers
-from skygraft.campaign.image_summary import ImageSummary
-from skygraft.campaign.interruption import Interruption
-from skygraft.campaign.ledger import Failure, Ledger, phase_of, read_runs
-from skygraft.campaign.lock import lease_path
-from skygraft.campaign.memory import release_memory
-from skygraft.campaign.monitoring.progress import Overview, make_overview
-from skygraft.campaign.monitoring.reporters import NoReporter, Reporter
-from skygraft.campaign.planned import DamagedPlanError, Plan, campaign_plan
-from skygraft.campaign.registering import begin_run, check_run, register
-from skygraft.campaign.run import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
-from skygraft.campaign.sections import parse_timeout
-from skygraft.campaign.stamps import file_stamp, plan_key, stamp_of
-from skygraft.campaign.standing import (
+from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
+from skygraft.clusters.preflight import Expectation
+from skygraft.clusters.watchdog import Outlook, Patience
+from skygraft.config.campaign import CampaignConfig, load_config
+from skygraft.config.cluster import BATCH_KINDS
+from skygraft.config.yaml_schema import parse_timeout
+from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
+from skygraft.execution.driver import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
+from skygraft.execution.registering import begin_run, check_run, register
+from skygraft.monitoring.progress import Overview, make_overview
+from skygraft.monitoring.reporters import NoReporter, Reporter
+from skygraft.records.events import RunStarted, TablesStarted
+from skygraft.records.file_identity import file_stamp, plan_key, stamp_of
+from skygraft.records.files import Layout, atomic_path, sweep_leftovers
+from skygraft.records.image_summary import ImageSummary
+from skygraft.records.interruption import Interruption
+from skygraft.records.ledger import Failure, Ledger, phase_of, read_runs
+from skygraft.records.lock import lease_path
+from skygraft.records.memory import release_memory
+from skygraft.records.plan_file import DamagedPlanError, Plan, campaign_plan
+from skygraft.records.status import (
     DONE,
     FAILED,
     QUARANTINED,
@@ -44,19 +47,16 @@ from skygraft.campaign.standing import (
     rescan,
     stand,
 )
-from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
-from skygraft.campaign.tables.arrow import numbers
-from skygraft.campaign.tables.failures import write_failures
-from skygraft.campaign.watchdog import Outlook, Patience
-from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
+from skygraft.tables.arrow import numbers
+from skygraft.tables.failures import write_failures
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from skygraft.campaign.checksums import ChecksumReport
-    from skygraft.campaign.clusters.watching import ClusterWatch
-    from skygraft.campaign.planning.check import Checks
-    from skygraft.campaign.planning.summary import PlanSummary
+    from skygraft.clusters.watching import ClusterWatch
+    from skygraft.planning.check import Checks
+    from skygraft.planning.summary import PlanSummary
 
 __all__ = ["Campaign"]
 
@@ -140,7 +140,7 @@ class Campaign:
             If the output folder holds something else.
         """
         # Here, and so for other rooms below: the driver of a planned campaign does not carry the weight of planning.
-        from skygraft.campaign.planning.summary import summarise_plan
+        from skygraft.planning.summary import summarise_plan
 
         self._claim()
         with self.layout.locked(), Interruption():
@@ -190,9 +190,9 @@ class Campaign:
             Make those images only that failed before, and among them those in quarantine, which a run leaves alone
             otherwise because they kill the workers that take them.
         reporter : Reporter, optional
-            Hears how far it is; see `skygraft.campaign.monitoring.reporters.RichReporter`.
+            Hears how far it is; see `skygraft.monitoring.reporters.RichReporter`.
         work : callable, optional
-            What a task does instead of `skygraft.campaign.run.make_rows`: ``work(rows, output)``. For rehearsals.
+            What a task does instead of `skygraft.execution.driver.make_rows`: ``work(rows, output)``. For rehearsals.
 
         Returns
         -------
@@ -306,7 +306,7 @@ class Campaign:
 
         with contextlib.ExitStack() as stack:
             if client is None and cluster:
-                from skygraft.campaign.clusters.cluster import open_cluster
+                from skygraft.clusters.cluster import open_cluster
 
                 opened = open_cluster(
                     self.config.cluster,
@@ -398,7 +398,7 @@ class Campaign:
             temporary.write_text(self.config.to_yaml(), encoding="utf-8")
 
     def _make_plan(self, processes: int | None = None) -> Plan:
-        from skygraft.campaign.planning.plan import plan_images
+        from skygraft.planning.plan import plan_images
 
         if not self.layout.config.exists():
             # First of all: it marks the folder as this campaign's, should planning be cut short.
@@ -473,7 +473,7 @@ class _Run:
     def go(self, client: Client | None, n_workers: int | None, work: Work | None) -> RunSummary:
         """Make the images, and the tables from them."""
         from skygraft.campaign.checksums import look_at_files
-        from skygraft.campaign.clusters.cluster import open_cluster
+        from skygraft.clusters.cluster import open_cluster
 
         jobs, overview = self._jobs()
         release_memory()
@@ -499,7 +499,7 @@ class _Run:
                     self.say(f"Dask dashboard: {opened.dashboard}")
             watch = None
             if client is not None:
-                from skygraft.campaign.clusters.watching import patient_nannies
+                from skygraft.clusters.watching import patient_nannies
 
                 stack.enter_context(patient_nannies(client))
                 watch = self._watch(client, outlook)
@@ -618,8 +618,8 @@ class _Run:
         max_threads: int,
         stack: contextlib.ExitStack,
     ) -> DriveResult:
-        from skygraft.campaign.clusters.cluster import guard_workers
-        from skygraft.campaign.monitoring.dashboard import DashboardReporter
+        from skygraft.clusters.cluster import guard_workers
+        from skygraft.monitoring.dashboard import DashboardReporter
 
         guard = stack.enter_context(guard_workers(client, Expectation.of(self.config), self.say))
         board = stack.enter_context(DashboardReporter(client, say=self.say))
@@ -652,7 +652,7 @@ class _Run:
 
     def _watch(self, client: Client, outlook: Callable[[], Outlook] | None) -> ClusterWatch:
         """What looks after the cluster."""
-        from skygraft.campaign.clusters.watching import ClusterWatch
+        from skygraft.clusters.watching import ClusterWatch
 
         cluster = self.config.cluster
         stuck = parse_timeout(cluster.worker_timeout)
@@ -667,8 +667,8 @@ class _Run:
 
     def _consolidate(self, client: Client | None, watch: ClusterWatch | None) -> tuple[str, ...]:
         """Make the tables and the provenance; returns what to tell of them."""
-        from skygraft.campaign.tables.consolidate import consolidate
-        from skygraft.campaign.tables.provenance import write_provenance
+        from skygraft.tables.consolidate import consolidate
+        from skygraft.tables.provenance import write_provenance
 
         found = consolidate(self.config, self.plan, functools.partial(map_items, client, watch=watch))
         if found.problems:

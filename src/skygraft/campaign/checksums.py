@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skygraft.campaign.config import CampaignConfig, load_config
-from skygraft.campaign.file_checksums import compare, problem_of, read_checksum
-from skygraft.campaign.files import Layout
-from skygraft.campaign.monitoring.wording import data_size, number
-from skygraft.campaign.planned import DamagedPlanError, campaign_plan
-from skygraft.campaign.records import read_record
-from skygraft.campaign.standing import DONE, recorded
 from skygraft.catalog.partition_read import MARKER, damaged_partitions, partition_bounds
+from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CampaignError, CatalogError, ConfigError, SkygraftError
+from skygraft.records.file_checksums import compare, problem_of, read_checksum
+from skygraft.records.files import Layout
+from skygraft.records.image_record import read_record
+from skygraft.records.plan_file import DamagedPlanError, campaign_plan
+from skygraft.records.status import DONE, recorded
+from skygraft.wording import data_size, number
 
 __all__ = ["ChecksumReport", "Damage", "check_checksums", "discard", "look_at_files"]
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from skygraft.campaign.events import RunEnded
-from skygraft.campaign.files import Layout
-from skygraft.campaign.ledger import Failure
-from skygraft.campaign.monitoring.wording import number, phase_words
 from skygraft.printable import printable
+from skygraft.records.events import RunEnded
+from skygraft.records.files import Layout
+from skygraft.records.ledger import Failure
+from skygraft.wording import number, phase_words
 
 __all__ = ["RunSummary", "Status", "UnusableImage"]
 

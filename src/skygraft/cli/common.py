@@ -177,7 +177,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             raise fail(str(error)) from None
         except KeyboardInterrupt as error:
-            from skygraft.campaign.interruption import Terminated
+            from skygraft.records.interruption import Terminated
 
             code = 128 + error.number if isinstance(error, Terminated) else 130
             raise fail("interrupted; nothing that was finished is lost: run it again to go on", code=code) from None
@@ -187,7 +187,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def emit_json(content: Any) -> None:
     """Print JSON; not-a-number becomes null."""
-    from skygraft.campaign.files import plain
+    from skygraft.records.files import plain
 
     typer.echo(json_text(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)))
 

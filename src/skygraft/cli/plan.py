@@ -24,8 +24,8 @@ from skygraft.cli.common import (
 from skygraft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skygraft.campaign.planning.check import Checks
-    from skygraft.campaign.planning.summary import PlanSummary
+    from skygraft.planning.check import Checks
+    from skygraft.planning.summary import PlanSummary
 
 __all__ = ["plan"]
 

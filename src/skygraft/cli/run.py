@@ -100,7 +100,7 @@ def placed(
 ) -> Campaign:
     """The campaign, to be run where the command line says."""
     from skygraft.campaign import Campaign
-    from skygraft.campaign.clusters.config import named_cluster
+    from skygraft.config.cluster import named_cluster
     from skygraft.errors import ConfigError
 
     if scheduler is not None:
@@ -122,13 +122,13 @@ def placed(
 @contextlib.contextmanager
 def _role(campaign: Campaign) -> Iterator[bool]:
     """Whether this process drives the campaign; the others of an MPI launch have served it when this says no."""
-    from skygraft.campaign.clusters.config import RANK_KINDS
+    from skygraft.config.cluster import RANK_KINDS
 
     cluster = campaign.config.cluster
     if cluster.kind not in RANK_KINDS:
         yield True
         return
-    from skygraft.campaign.clusters.ranks import take_role
+    from skygraft.clusters.mpi_roles import take_role
 
     # Not in the output folder, which has to be claimed first.
     with take_role(cluster, cluster.logs or campaign.config.output.parent) as is_driver:

@@ -38,7 +38,7 @@ def status(
     if rescan:
         found = campaign.rescan()
     if watch:
-        from skygraft.campaign.monitoring.watch import watch as follow
+        from skygraft.monitoring.watch import watch as follow
 
         images = follow(campaign.config, interval=interval, as_json=json, resume=f"skygraft run {config}")["images"]
         if images["failed"] or images["unusable"]:

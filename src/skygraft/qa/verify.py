@@ -14,20 +14,20 @@ from astropy.table import QTable, vstack
 from numpy.typing import NDArray
 
 from skygraft.campaign import Campaign, CampaignConfig, Plan, PlannedImage, read_plan
-from skygraft.campaign.files import Layout
-from skygraft.campaign.planned import campaign_plan
-from skygraft.campaign.planning.check import choose_images
-from skygraft.campaign.reading import read_image
-from skygraft.campaign.records import read_record
-from skygraft.campaign.standing import DONE, recorded
-from skygraft.campaign.tables.truth_parts import read_truth_part
-from skygraft.campaign.task import sources_of
 from skygraft.catalog.io import from_arrow
 from skygraft.errors import CampaignError, ConfigError, SkygraftError
+from skygraft.execution.task import sources_of
 from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure
+from skygraft.planning.check import choose_images
+from skygraft.planning.reading import read_image
 from skygraft.processes import process_mapper
 from skygraft.qa.closure import measure_closure
+from skygraft.records.files import Layout
+from skygraft.records.image_record import read_record
+from skygraft.records.plan_file import campaign_plan
+from skygraft.records.status import DONE, recorded
+from skygraft.tables.truth_parts import read_truth_part
 
 __all__ = ["SAMPLE", "chosen_images", "finished_images", "read_pair", "verify_campaign"]
 

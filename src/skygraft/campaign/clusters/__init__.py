@@ -1,1 +1,0 @@
-"""Where the tasks run, and whether the workers there are fit for them."""

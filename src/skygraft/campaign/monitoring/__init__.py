@@ -1,1 +1,0 @@
-"""Tell people, browsers and machines how far a campaign is."""

@@ -1,1 +1,0 @@
-"""Work out what a campaign would do, and what it would cost."""

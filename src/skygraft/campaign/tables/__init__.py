@@ -1,1 +1,0 @@
-"""Gather what the tasks left, image by image, into what people read."""

@@ -1,0 +1,1 @@
+"""Clusters of workers on this machine, in batch systems, Kubernetes or under MPI: opened, watched and checked."""

@@ -1,0 +1,1 @@
+"""The YAML of a campaign: its models, the settings of clusters, and how errors in it are reported."""

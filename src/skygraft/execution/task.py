@@ -1,0 +1,345 @@
+"""What a worker does: plain functions that read, inject and write images, without Dask.
+
+An image is done when its record exists: it is written last, after the image and its truth table, and every file
+appears under its name only when it is whole. So a task may be killed anywhere, and run twice, at no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import QTable
+
+from skygraft.catalog import Flag, PartitionCache, read_partitions
+from skygraft.config.campaign import CampaignConfig, load_config
+from skygraft.dataset import LINEAGE, dataset_id
+from skygraft.errors import CampaignError, OutputError, SkygraftError
+from skygraft.execution.registering import lineage_of
+from skygraft.exposure import Exposure
+from skygraft.formats import write_exposure
+from skygraft.formats.base import FILES
+from skygraft.injection import Injection, inject
+from skygraft.photometry import aperture_flux
+from skygraft.planning.reading import read_image
+from skygraft.planning.selection import digest_rows, row_digests, select
+from skygraft.provenance import software_versions
+from skygraft.records.files import Layout, plain, sha256_file
+from skygraft.records.image_record import (
+    PIXEL_VERSION,
+    RECORD_VERSION,
+    changes,
+    content_key,
+    is_whole,
+    read_record,
+    relative_input,
+    summarise,
+    write_record,
+)
+from skygraft.records.image_summary import ImageSummary
+from skygraft.records.plan_file import PlannedImage
+from skygraft.tables.truth_parts import write_truth_dataset, write_truth_part
+
+__all__ = ["Bench", "run_image", "run_task", "sources_of"]
+
+_CLOSURE_STARS = 20
+"""Stars measured in each image."""
+_MOVED_PIXELS = 2.0
+
+
+@dataclass
+class _Clock:
+    """Wall and processor time of each stage, in seconds."""
+
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.stages[name] = {
+            "wall": round(time.perf_counter() - wall, 4),
+            "cpu": round(time.process_time() - cpu, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a worker has at hand for every image of a campaign.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    """
+
+    config: CampaignConfig
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where outputs lie."""
+        return Layout(self.config.output)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """What of the configuration pixels depend on."""
+        return self.config.pixel_settings()
+
+    @functools.cached_property
+    def partitions(self) -> PartitionCache:
+        """The catalogue; images of one home patch have most of their partitions in common."""
+        return PartitionCache(self.layout.catalog)
+
+
+@functools.lru_cache(maxsize=4)
+def _bench(path: str, mtime_ns: int) -> Bench:
+    """The bench of a configuration's file: one in each process for each version of the file."""
+    del mtime_ns
+    return Bench(load_config(path))
+
+
+def run_task(
+    images: Iterable[PlannedImage], output: str, io: contextlib.AbstractContextManager[Any] | None = None
+) -> list[ImageSummary]:
+    """Make some images of a campaign; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    images : iterable of PlannedImage
+        The images.
+    output : str
+        The campaign's output folder, whose ``campaign.yaml`` says how.
+    io : context manager, optional
+        Entered around each reading and writing of an image, such as a semaphore of the cluster.
+
+    Returns
+    -------
+    list of ImageSummary
+        One for each image, in order.
+    """
+    path = Layout(Path(output)).config
+    bench = _bench(str(path), path.stat().st_mtime_ns)
+    return [_guarded(image, bench, io) for image in images]
+
+
+def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextManager[Any] | None) -> ImageSummary:
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        return run_image(image, bench, io)
+    except Exception as error:
+        # The boundary at which one image's failure becomes a row of failures.parquet, whatever it is.
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+        return ImageSummary(
+            image.image_id,
+            "failed",
+            tract=image.tract,
+            patch=image.patch,
+            band=image.band or "",
+            wall_seconds=round(time.perf_counter() - wall, 4),
+            cpu_seconds=round(time.process_time() - cpu, 4),
+            error=type(error).__name__,
+            message=str(error)[:2000],
+            where=where,
+            may_pass=isinstance(error, OSError) or not isinstance(error, SkygraftError),
+            host=platform.node(),
+        )
+
+
+def run_image(
+    image: PlannedImage, bench: Bench, io: contextlib.AbstractContextManager[Any] | None = None
+) -> ImageSummary:
+    """Read one image, inject its sources, and write it with its truth table and its record.
+
+    Parameters
+    ----------
+    image : PlannedImage
+        The image.
+    bench : Bench
+        The campaign, and what there is once in each process.
+    io : context manager, optional
+        As in `run_task`.
+
+    Returns
+    -------
+    ImageSummary
+        With status ``skipped`` where the image is done already, from what it would be made from now.
+
+    Raises
+    ------
+    SkygraftError
+        Whatever reading, injecting or writing raises.
+    """
+    config, layout, io = bench.config, bench.layout, io or contextlib.nullcontext()
+    record_path = layout.record(image.tract, image.patch, image.stem)
+    record = read_record(record_path, image.image_id)
+    if record is not None:
+        # Read, since the driver may doubt them: outputs that were changed after they were written.
+        if not changes(record, image, config.survey.root, bench.settings) and is_whole(record, layout, read=True):
+            return summarise(record, image, layout, status="skipped", checked=True)
+        # From here on the image is not done: it must not look so if this task dies.
+        record_path.unlink(missing_ok=True)
+
+    clock = _Clock()
+    with clock.stage("read"), io:
+        exposure = read_image(image, config)
+        _check_plan(image, exposure)
+        inputs = _stamps(exposure, config.survey.root)
+    with clock.stage("select"):
+        sources, catalog_key = sources_of(image, config, bench.partitions.read)
+    with clock.stage("inject"):
+        injection = inject(
+            exposure,
+            sources,
+            options=config.injection.options(),
+            image_id=image.image_id,
+            band=image.band or config.catalog.band,
+            on_bad=config.catalog.on_bad,
+        )
+        on_image = _on_image(injection.truth)
+    with clock.stage("closure"):
+        closure = _closure(exposure, injection, on_image)
+    key = content_key(image.image_id, inputs, catalog_key, bench.settings, PIXEL_VERSION)
+    lineage = lineage_of(image, config, key)
+    extra = injection.exposure.extra if lineage is None else {**injection.exposure.extra, LINEAGE: lineage}
+    injected = dataclasses.replace(injection.exposure, extra=extra)
+    with clock.stage("write"), io:
+        target = layout.images / image.output
+        _make_folder(target.parent)
+        written = write_exposure(injected, target, like=image.source(config.survey.root), overwrite=True)
+        part = layout.truth_part(image.tract, image.patch, image.stem)
+        write_truth_part(part, on_image)
+        if lineage is not None:
+            table = layout.truth_dataset(image.tract, image.patch, image.stem)
+            write_truth_dataset(table, on_image)
+            written = (*written, table)
+    summary = plain(injection.summary)
+    del exposure, injection, injected
+    with clock.stage("checksum"):
+        outputs = {
+            path.relative_to(layout.root).as_posix(): {
+                "n_bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
+            for path in (*written, part)
+        }
+    content = {
+        "version": RECORD_VERSION,
+        "image": image.image_id,
+        "key": key,
+        "inputs": inputs,
+        "catalog": catalog_key,
+        "settings": bench.settings,
+        "code": PIXEL_VERSION,
+        "outputs": outputs,
+        "band": image.band,
+        "n_sources": len(on_image),
+        "n_drawn": summary["n_drawn"],
+        "calibration": summary["calibration"],
+        "closure": closure,
+        "flags": summary["flags"],
+        "injection": summary,
+        "timings": clock.stages,
+        "host": platform.node(),
+        "software": software_versions(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if image.dataset:
+        content["input_dataset"] = dataset_id(image.dataset)
+    if lineage is not None:
+        content["dataset"] = lineage.butler_info()
+    write_record(record_path, content)
+    return summarise(content, image, layout, status="done", checked=True)
+
+
+def _check_plan(image: PlannedImage, exposure: Exposure) -> None:
+    """Make sure that the image still is where it was when it was planned: its sources were chosen by that."""
+    ra, dec = exposure.wcs.pixel_to_world_values(*exposure.box.center)
+    east = ((float(ra) - image.ra + 180) % 360 - 180) * np.cos(np.radians(image.dec))
+    moved = 3600 * np.hypot(east, float(dec) - image.dec)
+    if exposure.shape != (image.ny, image.nx) or not moved < max(_MOVED_PIXELS * image.pixel_scale, 0.1):
+        raise CampaignError(
+            f"the image is not the one that was planned: it had {image.nx} x {image.ny} pixels, now "
+            f"{exposure.shape[1]} x {exposure.shape[0]}, and its centre moved by {moved:.2f} arcsec",
+            path=exposure.path,
+            fix="Plan again: skygraft plan",
+        )
+
+
+def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
+    return {
+        relative_input(path, root): [stamp.n_bytes, stamp.mtime_ns]
+        for path, stamp in sorted(exposure.extra[FILES].items())
+    }
+
+
+def sources_of(
+    image: PlannedImage, config: CampaignConfig, read: Callable[[Iterable[tuple[int, int]]], QTable] | None = None
+) -> tuple[QTable, str]:
+    """The catalogue rows of an image, in order of injection id, and their fingerprint; `read` reads partitions."""
+    table = read(image.reads) if read else read_partitions(Layout(config.output).catalog, image.reads)
+    band = image.band or config.catalog.band
+    rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
+    chosen = table[rows]
+    return chosen, digest_rows(row_digests(chosen, band))
+
+
+def _on_image(truth: QTable) -> QTable:
+    """The truth without the sources that do not reach the image: they belong to its neighbours."""
+    return truth[(np.asarray(truth["flags"]) & int(Flag.NO_OVERLAP)) == 0]
+
+
+def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[str, Any] | None:
+    """Measure some lone stars of the difference image inside the calibration aperture.
+
+    None where the calibration refers to no aperture, or no star stands alone.
+    """
+    calibration = injection.summary["calibration"]
+    radius = calibration["radius_pixels"]
+    if radius is None or injection.summary["flux_mode"] != "calibrated":
+        return None
+    (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
+    x, y = np.asarray(truth["x"], dtype=float), np.asarray(truth["y"], dtype=float)
+    inside = (x - x0 > radius) & (x0 + nx - 1 - x > radius) & (y - y0 > radius) & (y0 + ny - 1 - y > radius)
+    star = (np.asarray(truth["source_type"]) == "Star") & (np.asarray(truth["flags"]) == 0)
+    candidates = np.flatnonzero(inside & star)
+    # The brightest say most; the order is that of flux, then of injection id.
+    flux = np.asarray(truth["inst_flux"], dtype=float)
+    candidates = candidates[np.argsort(-flux[candidates], kind="stable")][: 10 * _CLOSURE_STARS]
+    alone = [i for i in candidates if np.count_nonzero(np.hypot(x - x[i], y - y[i]) < 4 * radius) == 1][:_CLOSURE_STARS]
+    if not alone:
+        return None
+    difference = injection.exposure.image - exposure.image
+    measured = aperture_flux(difference, x[alone], y[alone], radius, xy0=(x0, y0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        residual = -2.5 * np.log10(measured / flux[alone])
+    residual = residual[np.isfinite(residual)]
+    if residual.size == 0:
+        return None
+    return {
+        "n_stars": int(residual.size),
+        "radius_pixels": float(radius),
+        "median_mag": float(np.median(residual)),
+        "max_abs_mag": float(np.abs(residual).max()),
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder cannot be made ({error.strerror or error})",
+            path=folder,
+            fix="Check permissions and free space",
+        ) from error

@@ -1,0 +1,249 @@
+"""How far a campaign is, by its ledger alone: for whoever sees the output folder, from any machine.
+
+The ledger is read from its end on as it grows; the driver knows nothing of it, and may have died.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+
+from skygraft.config.campaign import CampaignConfig
+from skygraft.monitoring.progress import Overview, Progress, make_overview
+from skygraft.records.events import Event, ImageEvent, ImageReopened, RunEnded, RunStarted, TablesStarted, parse_event
+from skygraft.records.files import Layout
+from skygraft.records.ledger import Phase
+from skygraft.records.plan_file import campaign_plan
+from skygraft.records.status import DONE, FAILED, QUARANTINED, Names, Standing
+from skygraft.tables.arrow import numbers
+
+__all__ = ["Follower", "WatchState"]
+
+type WatchState = Literal["not started", "running", "finished", "stopped", "dead"]
+
+_RUN_STARTED = f'"event":"{RunStarted.event}"'.encode()
+"""As `event_line` writes it; within a text the quotes would be escaped."""
+_BLOCK = 4000
+_SILENCE = 120.0
+"""Seconds without a word after which a driver whose lock cannot be seen is taken for dead."""
+_COLUMNS = ("tract", "patch", "ra", "dec", "n_sources", "cost_seconds")
+
+
+class Follower:
+    """Follows the ledger of a campaign.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    resume : str
+        The command that runs the campaign.
+    now : callable
+        The time, seconds since 1970.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan.
+    """
+
+    def __init__(
+        self, config: CampaignConfig, *, resume: str = "skygraft run", now: Callable[[], float] = time.time
+    ) -> None:
+        self.config, self.layout = config, Layout(config.output)
+        self._now, self._resume = now, resume
+        self._at: float | None = None
+        self._ended: RunEnded | None = None
+        self._begin()
+
+    def update(self) -> None:
+        """Read what has been written since the last time."""
+        if self._identity() != self._file:
+            self._begin()  # another ledger: it was made anew from the records
+        for events in _blocks(self._new_events()):
+            if any(isinstance(event, RunStarted) for event in events):
+                self._begin()  # the plan may be another one, too
+                return
+            self._hear(events)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The numbers of `Progress.snapshot` of the last run.
+
+        ``state`` is a `WatchState`; ``phase`` what a run is at (``starting``, ``images`` or ``tables``; empty where
+        none runs); ``driver`` says where it runs, or ran; ``advice`` what to do, if anything; and ``silent_seconds``
+        how long the ledger has not grown, null before it began. The numbers of a run that is over are those of its
+        end.
+        """
+        state = self.state
+        self._at = None if state in ("running", "not started") else self._last_event
+        return {
+            **self.progress.snapshot(),
+            "state": state,
+            "phase": self.phase if state == "running" else "",
+            "driver": self._holder(),
+            "advice": self._advice(state),
+            "silent_seconds": round(max(0.0, self._now() - self._last_event), 1) if self._last_event else None,
+        }
+
+    @property
+    def state(self) -> WatchState:
+        """Whether the campaign runs, and if not, how it ended."""
+        # First of all: another run may have begun that looks at everything before it says so.
+        if self.layout.is_locked():
+            return "running"
+        if not self._started:
+            return "not started"
+        if self._ended is not None:
+            return "stopped" if self._ended.early or self._ended.n_remaining else "finished"
+        # A lock is seen by every process of its machine, but not through every shared file system.
+        holder = self._holder()
+        is_here = not holder or holder.endswith(f" on {os.uname().nodename}")
+        silent = self._now() - self._last_event
+        return "running" if not is_here and silent < _SILENCE else "dead"
+
+    @property
+    def phase(self) -> Phase:
+        """What the run that runs is at."""
+        if not self._started or self._ended is not None:
+            return "starting"
+        return "tables" if self._tables else "images"
+
+    def _advice(self, state: WatchState) -> str:
+        if state == "dead":
+            return f"the driver has died without a word; what is done is kept. Resume with {self._resume}"
+        if state == "stopped" and self._ended is not None:
+            if not self._ended.early:
+                return f"{self._ended.n_remaining} images are left; make them with {self._resume}"
+            why = self._ended.stopped or "it was interrupted"
+            return f"the run was ended early ({why}); resume with {self._resume}"
+        if state == "not started":
+            return f"nothing has run yet; start with {self._resume}"
+        if state == "finished" and np.isin(self._standing.state, (FAILED, QUARANTINED)).any():
+            return f"images failed; failures.parquet has all of them. Try again with {self._resume}"
+        return ""
+
+    def _holder(self) -> str:
+        try:
+            return self.layout.lock.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+
+    # -- reading
+
+    def _begin(self) -> None:
+        """Read the plan and the whole ledger; the runs before the last one count for what was done before it."""
+        plan = campaign_plan(self.layout.plan)
+        self._standing, self._names = Standing(len(plan)), Names(plan)
+        table = plan.table(_COLUMNS)
+        self._columns = {name: numbers(table.column(name)) for name in _COLUMNS}
+        self._n_unusable = len(plan.metadata.get("unusable", []))
+        self._started, self._ended, self._tables = False, None, False
+        self._last_event = 0.0
+        self._failed_now: set[int] = set()
+        self._at = None
+        self._file, self._offset = self._identity(), 0
+        start = self._start_of_last_run()
+        for events in _blocks(self._new_events(until=start)):
+            for row, event in self._rows(events):
+                self._standing.note_event(row, event, 0)
+        self.progress = Progress(self._overview(), self._time)
+        for events in _blocks(self._new_events()):
+            self._hear(events)
+
+    def _identity(self) -> tuple[int, int]:
+        try:
+            status = self.layout.ledger.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_dev, status.st_ino)
+
+    def _start_of_last_run(self) -> int:
+        """Where in the ledger the last run begins; its end where there is none."""
+        path = self.layout.ledger
+        if not path.is_file() or path.stat().st_size == 0:
+            return 0
+        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            place = content.rfind(_RUN_STARTED)
+            return len(content) if place < 0 else content.rfind(b"\n", 0, place) + 1
+
+    def _new_events(self, until: int | None = None) -> Iterator[Event]:
+        """Events of whole lines from where reading stopped; half a line is left for the next time."""
+        try:
+            handle = self.layout.ledger.open("rb")
+        except FileNotFoundError:
+            return
+        with handle:
+            handle.seek(self._offset)
+            for line in handle:
+                if not line.endswith(b"\n") or (until is not None and self._offset >= until):
+                    return
+                self._offset += len(line)
+                event = parse_event(line, self.layout.ledger, self._offset - len(line))
+                if event is not None:
+                    yield event
+
+    def _rows(self, events: list[Event]) -> Iterator[tuple[int, ImageEvent | ImageReopened]]:
+        """Events on images of the plan, with their rows."""
+        images = [event for event in events if isinstance(event, ImageEvent | ImageReopened)]
+        rows = self._names.rows_of([event.image_id for event in images]).tolist()
+        return ((row, event) for row, event in zip(rows, images, strict=True) if row >= 0)
+
+    def _hear(self, events: list[Event]) -> None:
+        """Events of the last run."""
+        for event in events:
+            self._at = self._last_event = max(self._last_event, _seconds(event))
+            if isinstance(event, RunStarted):
+                self._started, self._ended, self._tables = True, None, False
+                self.progress = Progress(self._overview(), self._time)
+            elif isinstance(event, TablesStarted):
+                self._tables = True
+            elif isinstance(event, RunEnded):
+                self._ended = event
+                self.progress.end()
+        for row, event in self._rows(events):
+            tract, patch = int(self._columns["tract"][row]), int(self._columns["patch"][row])
+            before = self._standing.state[row]
+            # What failed in this run is counted as such already; what is made anew was counted before it.
+            if before in (DONE, FAILED, QUARANTINED) and row not in self._failed_now:
+                self.progress.reopen(tract, patch, done=bool(before == DONE))
+            self._standing.note_event(row, event, 0)
+            if isinstance(event, ImageReopened):
+                continue
+            if event.status == "failed":
+                self._failed_now.add(row)
+            self.progress.add([dataclasses.replace(event, tract=tract, patch=patch)], at=_seconds(event))
+
+    def _time(self) -> float:
+        """The present, or what was the present of the event that is read."""
+        return self._now() if self._at is None else self._at
+
+    def _overview(self) -> Overview:
+        state = self._standing.state
+        return make_overview(
+            self.config.name,
+            str(self.layout.root),
+            **self._columns,
+            done=state == DONE,
+            failed=np.isin(state, (FAILED, QUARANTINED)),
+            n_unusable=self._n_unusable,
+        )
+
+
+def _blocks(events: Iterator[Event]) -> Iterator[list[Event]]:
+    while block := list(itertools.islice(events, _BLOCK)):
+        yield block
+
+
+def _seconds(event: Event) -> float:
+    try:
+        return datetime.fromisoformat(event.time).timestamp()
+    except ValueError:
+        return 0.0

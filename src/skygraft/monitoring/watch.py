@@ -1,0 +1,288 @@
+"""A live view of a campaign in the terminal: the numbers of the Campaign page, from the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import IO, Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from skygraft.config.campaign import CampaignConfig
+from skygraft.monitoring.follower import Follower
+from skygraft.printable import console as printable_console
+from skygraft.printable import printable
+from skygraft.records.interruption import Interruption, Terminated
+from skygraft.wording import count, data_size, duration, rate, share, verdict
+
+__all__ = ["line", "sky_strip", "view", "watch"]
+
+_FAILURES_SHOWN = 6
+_SLOWEST_SHOWN = 3
+_HOSTS_SHOWN = 3
+_BAR = 72
+_STRIP_ROWS = 12
+_STRIP_COLUMNS = 64
+_SHADES = "·░▒▓█"
+_STYLES = {"active": "bold blue", "good": "bold green", "warning": "bold yellow", "bad": "bold red"}
+
+
+def watch(
+    config: CampaignConfig,
+    *,
+    interval: float = 2.0,
+    as_json: bool = False,
+    resume: str = "skygraft run",
+    out: IO[str] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Show how far a campaign is until it is finished, or until Ctrl-C.
+
+    On a terminal the view is live; elsewhere there is a line at each interval.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    interval : float
+        Seconds.
+    as_json : bool
+        Print one line of JSON at each interval instead: what `Follower.snapshot` returns.
+    resume : str
+        The command that runs the campaign.
+    out : file, optional
+        Where to; standard output by default.
+    sleep : callable
+        Waits.
+
+    Returns
+    -------
+    dict
+        The last snapshot.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan.
+    """
+    out = sys.stdout if out is None else out
+    follower = Follower(config, resume=resume)
+    shot = follower.snapshot()
+    console = printable_console(file=out, highlight=False)
+    live = (
+        None
+        if as_json or not console.is_terminal
+        else Live(console=console, auto_refresh=False, vertical_overflow="crop")
+    )
+    with Interruption() as interruption:
+        try:
+            with live or contextlib.nullcontext():
+                while True:
+                    with interruption.step():
+                        if live is not None:
+                            live.update(view(shot, follower.progress.patches()), refresh=True)
+                        else:
+                            out.write((json.dumps(shot, allow_nan=False) if as_json else printable(line(shot))) + "\n")
+                            out.flush()
+                    if shot["state"] == "finished":
+                        return shot
+                    sleep(interval)
+                    with interruption.step():
+                        follower.update()
+                        shot = follower.snapshot()
+        except Terminated:
+            raise
+        except KeyboardInterrupt:
+            return shot
+
+
+def line(shot: Mapping[str, Any]) -> str:
+    """The numbers in one line."""
+    images, last = shot["images"], shot["rates"]["1min"]
+    clock = datetime.fromisoformat(shot["updated"]).strftime("%H:%M:%S")
+    word, _ = verdict(shot["state"], shot["phase"], images)
+    parts = [
+        f"{clock} {shot['campaign']} {word}: "
+        f"{images['done']} of {images['total']} images done ({share(images['done'], images['total'])})",
+        f"{images['failed']} failed",
+        f"{images['left']} left",
+    ]
+    if shot["state"] == "running":
+        parts.append(rate(last["images_per_second"], "images"))
+        if shot["eta"] is not None:
+            parts.append(f"{duration(shot['eta']['seconds'])} to go")
+    if shot["advice"]:
+        parts.append(shot["advice"])
+    return ", ".join(parts)
+
+
+def view(shot: Mapping[str, Any], patches: Mapping[str, list[Any]]) -> RenderableType:
+    """The numbers for a terminal.
+
+    Parameters
+    ----------
+    shot : mapping
+        What `Follower.snapshot` returns.
+    patches : mapping
+        What `Progress.patches` returns.
+    """
+    images = shot["images"]
+    word, severity = verdict(shot["state"], shot["phase"], images)
+    title = Text.assemble((shot["campaign"], "bold"), "  ", (word, _STYLES[severity]), f"  {shot['output']}")
+    parts: list[RenderableType] = [title]
+    if shot["advice"]:
+        parts.append(Text(shot["advice"], style="bold red" if shot["state"] == "dead" else "yellow"))
+    parts += [
+        _bar(images),
+        _numbers(shot),
+        sky_strip(patches),
+    ]
+    parts += [part for part in (_closure(shot), _stages(shot), _failures(shot), _hosts(shot), _slowest(shot)) if part]
+    parts.append(Text("Ctrl-C ends this view, not the campaign.", style="dim"))
+    return Group(*parts)
+
+
+def _bar(images: Mapping[str, int]) -> Text:
+    ends = [round(_BAR * n / max(1, images["total"])) for n in (images["done"], images["done"] + images["failed"])]
+    return Text.assemble(("━" * ends[0], "blue"), ("━" * (ends[1] - ends[0]), "red"), ("─" * (_BAR - ends[1]), "dim"))
+
+
+def _numbers(shot: Mapping[str, Any]) -> RenderableType:
+    images, rates, eta = shot["images"], shot["rates"], shot["eta"]
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        grid.add_column(style="dim")
+        grid.add_column(no_wrap=True)
+    left = "-" if eta is None else duration(eta["seconds"])
+    if eta is not None and eta["seconds"] > 0:
+        left += f" ({duration(eta['low_seconds'])} to {duration(eta['high_seconds'])})"
+    failed = Text(count(images["failed"]), style="bold red" if images["failed"] else "")
+    done = f"{count(images['done'])} of {count(images['total'])} ({share(images['done'], images['total'])})"
+    grid.add_row("done", done, "failed", failed, "left", count(images["left"]))
+    last, overall = rates["1min"], rates["run"]
+    silent = shot["silent_seconds"]
+    grid.add_row(
+        "images, last min",
+        rate(last["images_per_second"]),
+        "whole run",
+        rate(overall["images_per_second"]),
+        "time left",
+        left,
+    )
+    grid.add_row(
+        "sources, last min",
+        rate(last["sources_per_second"]),
+        "drawn",
+        count(shot["sources"]["drawn"]),
+        "running for",
+        duration(shot["elapsed_seconds"]),
+    )
+    grid.add_row(
+        "written",
+        data_size(shot["bytes_written"]),
+        "busy workers",
+        f"{last['busy_workers']:.1f}",
+        "last word",
+        "-" if silent is None else f"{duration(silent)} ago",
+    )
+    return grid
+
+
+def sky_strip(patches: Mapping[str, list[Any]]) -> Text:
+    """A map of the patches in characters: right ascension grows to the left, declination upwards.
+
+    The darker, the more of the images there are done; red where some have failed.
+    """
+    n_images = np.array(patches["n_images"], dtype=float)
+    if n_images.size == 0:
+        return Text("")
+    ra, dec = np.radians(patches["ra"]), np.array(patches["dec"], dtype=float)
+    middle = np.arctan2(np.sin(ra).sum(), np.cos(ra).sum())
+    east = (np.degrees(ra - middle) + 180.0) % 360.0 - 180.0
+    x, y = -east * np.cos(np.radians((dec.min() + dec.max()) / 2)), -dec
+    # A character is twice as high as wide. Few patches need few of them.
+    side = int(np.ceil(np.sqrt(n_images.size)))
+    n_rows, n_columns = min(_STRIP_ROWS, 2 * side), min(_STRIP_COLUMNS, 4 * side)
+    size = max(np.ptp(x) / max(1, n_columns - 1), np.ptp(y) / max(1, 2 * (n_rows - 1)), 1e-6)
+    column, row = ((x - x.min()) / size).round().astype(int), ((y - y.min()) / (2 * size)).round().astype(int)
+    shape = (row.max() + 1, column.max() + 1)
+    total, done, failed = (np.zeros(shape) for _ in range(3))
+    for grid, values in ((total, n_images), (done, patches["n_done"]), (failed, patches["n_failed"])):
+        np.add.at(grid, (row, column), values)
+    text = Text()
+    for cells in zip(total, done, failed, strict=True):
+        for has_failed, some in itertools.groupby(zip(*cells, strict=True), key=lambda cell: cell[2] > 0):
+            # The last shade is for what is done to the last image.
+            shades = [" " if n == 0 else _SHADES[int((len(_SHADES) - 1) * n_done / n)] for n, n_done, _ in some]
+            text.append("".join(shades), style="red" if has_failed else "blue")
+        text.append("\n")
+    text.append(f"{np.degrees(middle) % 360:.1f} {dec.mean():+.1f} deg in the middle, east to the left", style="dim")
+    return text
+
+
+def _closure(shot: Mapping[str, Any]) -> Text | None:
+    bands = shot["closure"]["bands"]
+    if not bands:
+        return None
+    words = [f"{band} {c['median_mmag']:+.2f} ± {c['sigma_mmag']:.2f} ({count(c['n'])})" for band, c in bands.items()]
+    return Text.assemble(("closure (mmag)  ", "dim"), "  ".join(words))
+
+
+def _stages(shot: Mapping[str, Any]) -> Text | None:
+    shares = shot["stages"]["share"]
+    if not shares:
+        return None
+    words = [f"{name} {share(part, 1.0)}" for name, part in sorted(shares.items(), key=lambda item: -item[1])]
+    return Text.assemble(("time goes to  ", "dim"), ", ".join(words))
+
+
+def _table(title: str, *heads: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for head in heads:
+        table.add_column(head, header_style="dim", overflow="fold" if head == "reason" else "ellipsis", no_wrap=False)
+    return table
+
+
+def _failures(shot: Mapping[str, Any]) -> RenderableType | None:
+    last, by_error = shot["failures"]["last"][:_FAILURES_SHOWN], shot["failures"]["by_error"]
+    if not last:
+        return None
+    table = _table(f"failures: {', '.join(f'{escape(name)} × {n}' for name, n in by_error.items())}", "image", "reason")
+    for row in last:
+        where = f" on {row['host']}" if row["host"] else ""
+        reason = printable(f"{row['error']}: {row['message']}"[:200] + where)
+        table.add_row(escape(printable(row["image"])), escape(reason))
+    return table
+
+
+def _hosts(shot: Mapping[str, Any]) -> RenderableType | None:
+    bad = [row for row in shot["hosts"] if row["n_failed_attempts"]][:_HOSTS_SHOWN]
+    if not bad:
+        return None
+    words = [f"{row['host']} {row['n_failed_attempts']} of {row['n_failed_attempts'] + row['n_images']}" for row in bad]
+    return Text.assemble(("failed tries by machine  ", "dim"), ", ".join(words))
+
+
+def _slowest(shot: Mapping[str, Any]) -> RenderableType | None:
+    rows = shot["slowest"][:_SLOWEST_SHOWN]
+    if not rows:
+        return None
+    words = [f"{row['image']} {row['wall_seconds']:.1f} s{_longest_stage(row['stages'])}" for row in rows]
+    return Text.assemble(("slowest  ", "dim"), ", ".join(words))
+
+
+def _longest_stage(stages: Mapping[str, float]) -> str:
+    if not stages:
+        return ""
+    name = max(stages, key=lambda stage: stages[stage])
+    return f" ({name} {stages[name]:.1f} s)"

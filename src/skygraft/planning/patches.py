@@ -1,0 +1,411 @@
+"""Which sources each of some images gets: the part of planning that is done for many images, in many processes.
+
+An image's catalogue partitions are found by circles around their sources, which sources it gets by the same compiled
+loop that the workers use. Sources whose motion, over the time of the survey, is small widen the circles of their
+partitions; those that move further are looked up one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
+from skygraft.catalog.partition_read import (
+    OUTSIDE,
+    PartitionBounds,
+    partition_bounds,
+    partition_values,
+    read_partition,
+)
+from skygraft.catalog.select import check_motion
+from skygraft.errors import CatalogError
+from skygraft.planning.index import ImageRows
+from skygraft.planning.selection import Outlines, RowDigests, Sources, digest_rows
+
+__all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_movers", "plan_patches"]
+
+# Measured on one core: reading and writing a megabyte of input, treating a megapixel, drawing a star, a trail or a
+# stamp, and a galaxy by its half-light radius in arcsec.
+_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "other": 0.005}
+_GALAXY = (0.0001, 0.004, 0.2, 0.0005)
+_GALSIM_SECONDS = {"Star": 0.003, "other": 0.02}
+"""Where GalSim draws everything, source by source."""
+
+_SLOW = np.radians(60 / 3600)
+"""Sources that stay within this arc widen their partition's circle."""
+_GUARD = 1e-6
+"""Radians that circles are widened by: far more than rounding takes away."""
+_PIECE = 256
+_HELD = 256 << 20
+
+
+def estimate_seconds(n_bytes: Any, n_pixels: Any, source_seconds: Any) -> Any:
+    """Estimated time of images on one core, in seconds; only its proportions matter to the running of tasks."""
+    return (
+        _SECONDS["image"]
+        + _SECONDS["megabyte"] * n_bytes / 1e6
+        + _SECONDS["megapixel"] * n_pixels / 1e6
+        + source_seconds
+    )
+
+
+def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.float64]:
+    """Estimated time to draw each source."""
+    kinds = one_array(table.column("source_type")).dictionary_encode()
+    names = kinds.dictionary.to_pylist()
+    kind = numpy_array(kinds.indices)
+    seconds = _GALSIM_SECONDS if by_galsim else _SECONDS
+    base = np.array([seconds["Star"] if name == "Star" else seconds["other"] for name in names])[kind]
+    if by_galsim:
+        return np.asarray(base, dtype=np.float64)
+    low, high, start, slope = _GALAXY
+    for shaped, columns in (
+        (("Sersic", "Gaussian", "Moffat"), ("half_light_radius",)),
+        (("BulgeDisk",), ("bulge_half_light_radius", "disk_half_light_radius")),
+    ):
+        rows = np.array([name in shaped for name in names])[kind]
+        if rows.any():
+            cost = np.zeros(len(kind))
+            for name in columns:
+                radius = partition_values(table, name) if name in table.column_names else np.full(len(kind), np.nan)
+                cost += np.clip(low + slope * (np.nan_to_num(radius) - start), low, high)
+            base[rows] = cost[rows]
+    return np.asarray(base, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Movers:
+    """Sources that leave the surroundings of their partition, and how far the others move.
+
+    Parameters
+    ----------
+    slack : ndarray, shape (P,)
+        Radians by which each partition's circle is widened.
+    sources : Sources
+        Those that go further.
+    homes : ndarray of int, shape (N,)
+        Their partitions' places in `PartitionBounds`.
+    """
+
+    slack: NDArray[np.float64]
+    sources: Sources
+    homes: NDArray[np.int64]
+
+    def write(self, path: Path) -> None:
+        """Write them to an ``.npz`` file."""
+        far = self.sources
+        np.savez(path, slack=self.slack, homes=self.homes, vectors=far.vectors, visits=far.visits, motion=far.motion)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` wrote."""
+        with np.load(path) as file:
+            return cls(file["slack"], Sources(file["vectors"], file["visits"], file["motion"]), file["homes"])
+
+
+def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> Movers:
+    """Look through the partitions in which sources move far between first and last image."""
+    bounds = partition_bounds(catalog)
+    gap = np.abs(np.array(span)[None, :, None] - bounds.epochs[:, None, :])
+    # Without a time, or an epoch, nothing is known: no image gets such sources.
+    reach = bounds.speeds * np.max(np.nan_to_num(gap), axis=(1, 2), initial=0.0)
+    slack = np.where(bounds.moving > 0, reach, 0.0)
+    fast = np.flatnonzero(slack > _SLOW)
+    slack[fast] = _SLOW
+    look = functools.partial(_far_movers, catalog, span)
+    found = list(mapper(look, [bounds.keys[i] for i in fast.tolist()]))
+    vectors = [sources.vectors for sources in found]
+    visits = [sources.visits if sources.visits.size else np.full(len(sources), -1) for sources in found]
+    sources = Sources(
+        np.concatenate([np.empty((0, 3)), *vectors]),
+        np.concatenate([np.empty(0, dtype=np.int64), *visits]),
+        np.concatenate([np.empty((0, 3)), *(s.motion for s in found)]),
+    )
+    return Movers(slack, sources, np.repeat(fast, [len(s) for s in found]).astype(np.int64))
+
+
+def _far_movers(catalog: Path, span: tuple[float, float], key: tuple[int, int]) -> Sources:
+    sources = Sources.of(from_arrow(read_partition(catalog, key)))
+    if not len(sources.motion):
+        return _rows(sources, np.empty(0, dtype=np.intp))
+    gap = np.abs(np.array(span)[None, :] - sources.motion[:, 2:]).max(axis=1)
+    arc = np.abs(sources.motion[:, :2]).sum(axis=1) * np.nan_to_num(gap)
+    return _rows(sources, np.flatnonzero(arc > _SLOW))
+
+
+def _rows(sources: Sources, rows: NDArray[np.intp]) -> Sources:
+    return Sources(
+        sources.vectors[rows],
+        sources.visits[rows] if sources.visits.size else sources.visits,
+        sources.motion[rows] if len(sources.motion) else sources.motion,
+    )
+
+
+@dataclass(eq=False)
+class _Part:
+    """A partition, made ready."""
+
+    ids: NDArray[np.int64]
+    sources: Sources
+    costs: NDArray[np.float64]
+    digests: RowDigests
+    lanes: dict[str | None, NDArray[np.uint64]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def read(cls, catalog: Path, key: tuple[int, int], *, by_galsim: bool) -> _Part:
+        table = read_partition(catalog, key)
+        costs = _draw_seconds(table, by_galsim=by_galsim)
+        return cls(partition_values(table, "injection_id"), Sources.of(table), costs, RowDigests(table))
+
+    @property
+    def n_bytes(self) -> int:
+        return 200 * len(self.ids) + 2000
+
+    def lanes_of(self, band: str | None) -> NDArray[np.uint64]:
+        if band not in self.lanes:
+            self.lanes[band] = self.digests.of(band)
+        return self.lanes[band]
+
+
+class PatchPlanner:
+    """Plans images against one partitioned catalogue; keeps the partitions that it read last.
+
+    Parameters
+    ----------
+    catalog : Path
+        The data set.
+    movers : Movers
+        As `find_movers` gives it.
+    margin_arcsec : float
+        How far outside of an image its sources may lie.
+    band : str or None
+        Band of images that have none.
+    by_galsim : bool
+        Whether GalSim draws all sources, which takes longer.
+    """
+
+    def __init__(
+        self, catalog: Path, movers: Movers, margin_arcsec: float, band: str | None, *, by_galsim: bool = False
+    ) -> None:
+        from scipy.spatial import cKDTree
+
+        self._by_galsim = by_galsim
+        self._catalog, self._margin, self._band, self._movers = catalog, margin_arcsec, band, movers
+        self._bounds: PartitionBounds = partition_bounds(catalog)
+        self._reach = self._bounds.radii + movers.slack + _GUARD
+        self._outside = self._bounds.index.get(OUTSIDE, -1)
+        near = self._reach.copy()
+        if self._outside >= 0:
+            near[self._outside] = 0.0
+        self._widest = float(near.max(initial=0.0))
+        self._tree = cKDTree(self._bounds.centers)
+        self._lost = (self._bounds.moving > 0) & ~np.isfinite(self._bounds.epochs).all(axis=1)
+        self._parts: OrderedDict[int, _Part] = OrderedDict()
+        self._n_bytes = 0
+        self._lock = threading.Lock()
+
+    def plan(self, rows: ImageRows) -> tuple[pa.Table, list[str]]:
+        """The plan of some images (a table of the fields of `PlannedImage`), and what is wrong with them."""
+        table = rows.read()
+        homes = np.column_stack(
+            [numpy_array(one_array(table.column("tract"))), numpy_array(one_array(table.column("patch")))]
+        )
+        fresh = np.any(np.diff(homes, axis=0) != 0, axis=1)
+        # Images on no patch may lie anywhere: each is looked at alone.
+        fresh |= homes[1:, 0] < 0
+        starts = np.flatnonzero(np.r_[True, fresh])
+        stops = np.r_[starts[1:], len(homes)]
+        parts, problems = [], []
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            for first in range(start, stop, _PIECE):
+                piece = table.slice(first, min(_PIECE, stop - first))
+                planned, bad = self._plan_near(piece)
+                parts.append(planned)
+                problems += bad
+        found = pa.concat_tables(parts).combine_chunks()
+        for name in found.column_names:
+            table = table.append_column(name, found.column(name))
+        return table, problems
+
+    def _plan_near(self, images: pa.Table) -> tuple[pa.Table, list[str]]:
+        """What the catalogue adds to some images that lie near each other."""
+        n = images.num_rows
+        outlines = _outlines(images)
+        middles, reaches = _circles(outlines, self._margin)
+        candidates, held = self._candidates(middles, reaches)
+        admitted = np.zeros(n, dtype=np.bool_)
+        if len(self._movers.sources):
+            candidates, held, admitted = self._with_movers(outlines, candidates, held)
+        parts = [self._part(i) for i in candidates.tolist()]
+        ids = np.concatenate([np.empty(0, np.int64), *(part.ids for part in parts)])
+        order = np.argsort(ids, kind="stable")
+        home = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts])[order]
+        sources = _joined([part.sources for part in parts], order)
+        guarded = (candidates[home] == self._outside).astype(np.int64) if self._outside in candidates else None
+        offsets, rows = sources.select(outlines, self._margin, guarded, admitted)
+        from skygraft.planning.selection_loops import gather
+
+        costs = np.concatenate([np.empty(0), *(part.costs for part in parts)])[order]
+        reads, seconds = gather(offsets, rows, home, len(parts), costs)
+        counts = np.diff(offsets)
+        problems = []
+        keys: list[str] = []
+        bands = [band or self._band for band in images.column("band").to_pylist()]
+        lanes: dict[str | None, NDArray[np.uint64]] = {}
+        unsure = held & self._unsure(candidates, outlines.times)
+        for i in range(n):
+            if unsure[i].any():
+                # The image fails with the same error when its turn comes; the others do not care.
+                mine = np.flatnonzero(held[i][home])
+                moving = np.intersect1d(mine, sources.moving)
+                time = float(outlines.times[i])
+                try:
+                    check_motion(ids[order][moving], sources.motion[moving, 2], None if np.isnan(time) else time)
+                except CatalogError as error:
+                    problems.append(f"{images.column('image_id')[i].as_py()}: {error}")
+                    reads[i], counts[i], seconds[i] = held[i], 0, 0.0
+                    keys.append(digest_rows(np.empty((0, 2), dtype=np.uint64)))
+                    continue
+            if bands[i] not in lanes:
+                lanes[bands[i]] = np.concatenate(
+                    [np.empty((0, 2), np.uint64), *(part.lanes_of(bands[i]) for part in parts)]
+                )[order]
+            keys.append(digest_rows(lanes[bands[i]][rows[offsets[i] : offsets[i + 1]]]))
+        n_pixels = numpy_array(one_array(images.column("nx"))) * numpy_array(one_array(images.column("ny")))
+        cost = estimate_seconds(numpy_array(one_array(images.column("n_bytes"))), n_pixels, seconds)
+        return (
+            pa.table(
+                {
+                    "reads": self._reads(reads, candidates),
+                    "n_sources": arrow_array(counts),
+                    "cost_seconds": arrow_array(np.round(cost, 3)),
+                    "catalog_key": pa.array(keys, type=pa.string()),
+                }
+            ),
+            problems,
+        )
+
+    def _candidates(
+        self, middles: NDArray[np.float64], reaches: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Partitions that may hold sources of some images, ascending, and of which of them: shape (M, P)."""
+        middle = middles.sum(axis=0)
+        length = np.linalg.norm(middle)
+        middle = middle / length if length > 1e-9 else middles[0]
+        reach = float((_angle(middles, middle) + reaches).max())
+        near = min(reach + self._widest, np.pi)
+        found = np.array(sorted(self._tree.query_ball_point(middle, 2 * np.sin(near / 2) + 1e-9)), dtype=np.int64)
+        found = found[found != self._outside]
+        gaps = _angle(middles[:, None, :], self._bounds.centers[found][None])
+        held = gaps <= reaches[:, None] + self._reach[found][None]
+        some = held.any(axis=0)
+        return found[some], held[:, some]
+
+    def _with_movers(
+        self, outlines: Outlines, candidates: NDArray[np.int64], held: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """The partitions of sources that moved far to be on an image, too; and which images saw one of no tract."""
+        offsets, rows = self._movers.sources.select(outlines, self._margin)
+        images = np.repeat(np.arange(len(outlines)), np.diff(offsets))
+        homes = self._movers.homes[rows]
+        every = np.union1d(candidates, homes)
+        grown = np.zeros((len(outlines), len(every)), dtype=np.bool_)
+        grown[:, np.searchsorted(every, candidates)] = held
+        grown[images, np.searchsorted(every, homes)] = True
+        admitted = np.zeros(len(outlines), dtype=np.bool_)
+        admitted[images[homes == self._outside]] = True
+        return every, grown, admitted
+
+    def _unsure(self, candidates: NDArray[np.int64], times: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which partitions hold sources that have no place at the times of which images, shape (M, P)."""
+        moving = self._bounds.moving[candidates] > 0
+        return (np.isnan(times)[:, None] & moving[None]) | self._lost[candidates][None]
+
+    def _part(self, i: int) -> _Part:
+        with self._lock:
+            part = self._parts.pop(i, None)
+            if part is None:
+                part = _Part.read(self._catalog, self._bounds.keys[i], by_galsim=self._by_galsim)
+                self._n_bytes += part.n_bytes
+            self._parts[i] = part
+            while self._n_bytes > _HELD and len(self._parts) > 1:
+                self._n_bytes -= self._parts.popitem(last=False)[1].n_bytes
+            return part
+
+    def _reads(self, reads: NDArray[np.bool_], candidates: NDArray[np.int64]) -> Any:
+        _, columns = np.nonzero(reads)
+        pairs = np.array([self._bounds.keys[i] for i in candidates[columns].tolist()], dtype=np.int64).reshape(-1, 2)
+        offsets = np.concatenate([[0], np.cumsum(reads.sum(axis=1))]).astype(np.int32)
+        flat = pa.FixedSizeListArray.from_arrays(arrow_array(np.ascontiguousarray(pairs).reshape(-1)), 2)
+        return pa.ListArray.from_arrays(arrow_array(offsets), flat)
+
+
+def _outlines(images: pa.Table) -> Outlines:
+    from skygraft.planning.selection_loops import unit_vectors
+
+    polygons = one_array(images.column("polygon"))
+    sizes = numpy_array(polygons.value_lengths())
+    points = numpy_array(polygons.flatten().flatten()).reshape(-1, 2)
+    return Outlines(
+        unit_vectors(np.ascontiguousarray(points[:, 0]), np.ascontiguousarray(points[:, 1])),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        numpy_array(one_array(images.column("mjd")).fill_null(np.nan)),
+        numpy_array(one_array(images.column("visit")).fill_null(-1)),
+    )
+
+
+def _circles(outlines: Outlines, margin: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Middles of the outlines, shape (M, 3), and radians from there that hold them and their margins."""
+    starts = outlines.bounds[:-1]
+    middles = np.add.reduceat(outlines.corners, starts)
+    middles /= np.linalg.norm(middles, axis=1, keepdims=True)
+    gaps = _angle(outlines.corners, np.repeat(middles, np.diff(outlines.bounds), axis=0))
+    return middles, np.maximum.reduceat(gaps, starts) + np.radians(margin / 3600) + _GUARD
+
+
+def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(2 * np.arcsin(np.minimum(np.linalg.norm(a - b, axis=-1) / 2, 1)))
+
+
+def _joined(sources: Sequence[Sources], order: NDArray[np.intp]) -> Sources:
+    vectors = np.concatenate([np.empty((0, 3)), *(s.vectors for s in sources)])[order]
+    visits, motion = np.empty(0, dtype=np.int64), np.empty((0, 3))
+    if any(s.visits.size for s in sources):
+        visits = np.concatenate([s.visits if s.visits.size else np.full(len(s), -1) for s in sources])[order]
+    if any(len(s.motion) for s in sources):
+        motion = np.concatenate([s.motion if len(s.motion) else np.zeros((len(s), 3)) for s in sources])[order]
+    return Sources(vectors, visits, motion)
+
+
+@dataclass(frozen=True)
+class PlannerSpec:
+    """What a `PatchPlanner` is made of, small and hashable: `movers` is the file that `Movers.write` wrote."""
+
+    catalog: Path
+    movers: Path
+    margin_arcsec: float
+    band: str | None
+    by_galsim: bool = False
+
+
+def plan_patches(spec: PlannerSpec, rows: ImageRows) -> tuple[pa.Table, list[str]]:
+    """Plan some images, as `PatchPlanner.plan` does; each process makes the planner once."""
+    return _planner(spec, spec.movers.stat().st_mtime_ns).plan(rows)
+
+
+@functools.lru_cache(maxsize=1)
+def _planner(spec: PlannerSpec, mtime_ns: int) -> PatchPlanner:
+    del mtime_ns
+    movers = Movers.read(spec.movers)
+    return PatchPlanner(spec.catalog, movers, spec.margin_arcsec, spec.band, by_galsim=spec.by_galsim)

@@ -1,0 +1,284 @@
+"""Files of a campaign's output: where each lies, how they are written whole or not at all, and their checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skygraft.errors import OutputError, SkygraftError
+from skygraft.records.lock import is_locked, locked
+
+__all__ = [
+    "BUTLER_TRUTH_SUFFIX",
+    "RECORD_SUFFIX",
+    "TRUTH_SUFFIX",
+    "Layout",
+    "atomic_path",
+    "digest",
+    "json_text",
+    "plain",
+    "sha256_file",
+    "sweep_leftovers",
+    "write_json",
+]
+
+RECORD_SUFFIX = ".json"
+TRUTH_SUFFIX = ".truth.arrow"
+"""Of the record and the truth table of an image, in the same folder."""
+BUTLER_TRUTH_SUFFIX = ".truth.parq"
+"""Of the truth table again, beside them, where it is to be a dataset of a Butler repository."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything of a campaign lies beneath its output folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, as resolved."""
+        return self.root / "campaign.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """Every image."""
+        return self.root / "plan.parquet"
+
+    @property
+    def plan_summary(self) -> Path:
+        """What the plan would do and cost."""
+        return self.root / "plan_summary.csv"
+
+    @property
+    def plan_checks(self) -> Path:
+        """What each image that was looked at says of its calibration."""
+        return self.root / "plan_checks.parquet"
+
+    @property
+    def plan_findings(self) -> Path:
+        """Images and patches of the plan that something is to be said of."""
+        return self.root / "plan_findings.parquet"
+
+    @property
+    def catalog(self) -> Path:
+        """The partitioned input catalogue."""
+        return self.root / "catalog"
+
+    @property
+    def images(self) -> Path:
+        """The injected images."""
+        return self.root / "images"
+
+    @property
+    def truth(self) -> Path:
+        """The consolidated truth tables."""
+        return self.root / "truth"
+
+    @property
+    def sources(self) -> Path:
+        """The consolidated catalogue: what became of each source."""
+        return self.root / "sources"
+
+    @property
+    def campaign_sources(self) -> Path:
+        """The consolidated catalogue as one file."""
+        return self.root / "sources.parquet"
+
+    @property
+    def consolidated(self) -> Path:
+        """What consolidation remembers of each patch, so that it need not look at all records again."""
+        return self.root / ".consolidated"
+
+    @property
+    def checksums(self) -> Path:
+        """The checksums of tables, and of other files that are there once."""
+        return self.consolidated / "checksums"
+
+    @property
+    def records(self) -> Path:
+        """One record, and beside it one truth table, for each image that is done."""
+        return self.root / "records"
+
+    @property
+    def ledger(self) -> Path:
+        """What happened, in order."""
+        return self.root / "ledger.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one driver that runs the campaign."""
+        return self.root / ".lock"
+
+    @property
+    def registration(self) -> Path:
+        """Which run collection of a Butler repository the outputs are registered in."""
+        return self.root / "registration.json"
+
+    @property
+    def failures(self) -> Path:
+        """What failed."""
+        return self.root / "failures.parquet"
+
+    @property
+    def provenance(self) -> Path:
+        """What made the outputs."""
+        return self.root / "provenance.json"
+
+    def patch_folder(self, base: Path, tract: int, patch: int) -> Path:
+        """The folder of a patch beneath `base`."""
+        return base / f"tract={tract}" / f"patch={patch}"
+
+    def record(self, tract: int, patch: int, stem: str) -> Path:
+        """The record of an image whose outputs are called `stem`."""
+        return self.patch_folder(self.records, tract, patch) / f"{stem}{RECORD_SUFFIX}"
+
+    def truth_part(self, tract: int, patch: int, stem: str) -> Path:
+        """The truth table of one image."""
+        return self.patch_folder(self.records, tract, patch) / f"{stem}{TRUTH_SUFFIX}"
+
+    def truth_dataset(self, tract: int, patch: int, stem: str) -> Path:
+        """The truth table of one image as Parquet, for a Butler repository."""
+        return self.patch_folder(self.records, tract, patch) / f"{stem}{BUTLER_TRUTH_SUFFIX}"
+
+    def truth_table(self, tract: int, patch: int) -> Path:
+        """The truth table of one patch."""
+        return self.patch_folder(self.truth, tract, patch) / "part-0.parquet"
+
+    def source_table(self, tract: int, patch: int) -> Path:
+        """The table of one patch's sources."""
+        return self.patch_folder(self.sources, tract, patch) / "part-0.parquet"
+
+    def catalog_part(self, tract: int, patch: int) -> Path:
+        """The catalogue's sources of one patch."""
+        return self.patch_folder(self.catalog, tract, patch) / "part-0.parquet"
+
+    def patch_memory(self, tract: int, patch: int) -> Path:
+        """What consolidation remembers of one patch."""
+        return self.consolidated / f"tract={tract}" / f"patch={patch}.json"
+
+    def checksum(self, file: Path) -> Path:
+        """The checksum of a consolidated table, or of another file that is there once, as it was written."""
+        within = file.relative_to(self.root)
+        if within.suffix == ".parquet":
+            within = within.parent if within.stem == "part-0" else within.with_suffix("")
+        return self.checksums / within.with_name(f"{within.name}.sha256")
+
+    def file_of(self, checksum: Path) -> Path:
+        """The file that a checksum is of, by its name."""
+        name = checksum.relative_to(self.checksums).with_suffix("")
+        if len(name.parts) > 1:
+            return self.root / name / "part-0.parquet"
+        return self.root / (name if name.suffix else name.with_suffix(".parquet"))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second driver out; the lock goes with the process that holds it.
+
+        Raises
+        ------
+        CampaignError
+            If another driver is at work.
+        OutputError
+            If the lock cannot be written.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with locked(self.lock):
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a driver is at work."""
+        return is_locked(self.lock)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it, synced, when the block ends well; removed when it does not.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except SkygraftError:
+        # Of something else that the block did: it says itself what was wrong.
+        raise
+    except OSError as error:
+        is_folder = isinstance(error, IsADirectoryError)
+        raise OutputError(
+            f"the output cannot be written ({error.strerror or error})",
+            path=path,
+            fix="Remove the folder that is in its place" if is_folder else "Check permissions and free space",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON types: NumPy scalars and arrays unwrapped, non-finite numbers None, paths text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """JSON with sorted keys: equal content gives equal text."""
+    return json.dumps(content, sort_keys=True, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of JSON content."""
+    return hashlib.sha256(json_text(content).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sweep_leftovers(root: Path) -> int:
+    """Remove temporary files that killed processes left beneath `root`; returns how many there were."""
+    found, folders = 0, [str(root)]
+    # Not Path.rglob, which takes half a minute for the files of a million images.
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.name[0] == "." and entry.name.endswith(".tmp"):
+                    Path(entry.path).unlink(missing_ok=True)
+                    found += 1
+    return found

@@ -1,0 +1,95 @@
+"""What became of one image, as a task tells the driver and the driver tells the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal
+
+__all__ = ["ImageStatus", "ImageSummary"]
+
+type ImageStatus = Literal["done", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class ImageSummary:
+    """What became of one image; about a kilobyte.
+
+    Parameters
+    ----------
+    image_id : str
+        The image.
+    status : {"done", "skipped", "failed"}
+        ``skipped`` where it was done already, from the same inputs.
+    tract, patch : int
+        Its home patch.
+    band : str
+        Its band; empty where unknown.
+    key : str
+        Content key of its record.
+    n_sources : int
+        Sources drawn.
+    n_bytes : int
+        Bytes written.
+    wall_seconds, cpu_seconds : float
+        Time it took.
+    stages : dict of str to float
+        Wall time of each stage, seconds.
+    closure_mag : float or None
+        Median over its lone stars of the magnitude measured minus the magnitude asked for; None where not measured.
+    inputs : dict of str to [int, int]
+        Each file that was read, relative to the survey's root: size in bytes and time of last change in ns.
+    outputs : dict of str to int
+        Each file that was written, relative to the campaign's output folder: size in bytes.
+    output_times : list of int
+        Time of last change of each of these, in their order, ns; 0 for one that was changed after the record was
+        written. Empty where they are not known.
+    catalog, settings : str
+        Fingerprints of the catalogue rows and of the settings that it was made from.
+    code : int
+        `skygraft.records.image_record.PIXEL_VERSION` of the code that made it.
+    error, message, where : str
+        For a failure: class of the error, what it says, and the line of code.
+    may_pass : bool
+        For a failure: whether trying again could help.
+    quarantined : bool
+        For a failure: it kills the workers that take it, and is left alone until it is asked for.
+    host : str
+        Where it ran.
+    dataset : str
+        Id of the dataset of a Butler repository that it was made from; empty where it comes from none.
+    """
+
+    image_id: str
+    status: ImageStatus
+    tract: int = -1
+    patch: int = -1
+    band: str = ""
+    key: str = ""
+    n_sources: int = 0
+    n_bytes: int = 0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    closure_mag: float | None = None
+    inputs: dict[str, list[int]] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    output_times: list[int] = field(default_factory=list)
+    catalog: str = ""
+    settings: str = ""
+    code: int = 0
+    error: str = ""
+    message: str = ""
+    where: str = ""
+    may_pass: bool = False
+    quarantined: bool = False
+    host: str = ""
+    dataset: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it says, as JSON types; what is as it is by default is left out."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        return {field.name: value for field, value in values if value != _default(field)}
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

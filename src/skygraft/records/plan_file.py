@@ -1,0 +1,435 @@
+"""One image of a plan, and the Parquet file that holds all of them, by home patch, then image id."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
+
+from skygraft.errors import CampaignError
+from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
+from skygraft.records.files import Layout, json_text
+from skygraft.records.lock import holder
+from skygraft.records.memory import release_memory
+
+__all__ = ["ROW_GROUP", "DamagedPlanError", "Plan", "PlanWriter", "PlannedImage", "campaign_plan", "read_plan"]
+
+ROW_GROUP = 10_000
+"""Images in each part of the file that can be read alone."""
+
+
+_PAIRS = pa.list_(pa.list_(pa.int64(), 2))
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("stem", pa.string()),
+        ("path", pa.string()),
+        ("hdu", pa.string()),
+        ("format", pa.string()),
+        ("instrument", pa.string()),
+        ("visit", pa.int64()),
+        ("detector", pa.string()),
+        ("band", pa.string()),
+        pa.field("mjd", pa.float64(), metadata={"unit": "d"}),
+        pa.field("exposure_time", pa.float64(), metadata={"unit": "s"}),
+        pa.field("nx", pa.int64(), metadata={"unit": "pix"}),
+        pa.field("ny", pa.int64(), metadata={"unit": "pix"}),
+        pa.field("ra", pa.float64(), metadata={"unit": "deg"}),
+        pa.field("dec", pa.float64(), metadata={"unit": "deg"}),
+        pa.field("polygon", pa.list_(pa.list_(pa.float64(), 2)), metadata={"unit": "deg"}),
+        pa.field("pixel_scale", pa.float64(), metadata={"unit": "arcsec"}),
+        pa.field("n_bytes", pa.int64(), metadata={"unit": "byte"}),
+        ("options", pa.string()),
+        ("tract", pa.int64()),
+        ("patch", pa.int64()),
+        ("reads", _PAIRS),
+        ("n_sources", pa.int64()),
+        pa.field("cost_seconds", pa.float64(), metadata={"unit": "s"}),
+        ("output", pa.string()),
+        ("catalog_key", pa.string()),
+        ("dataset", pa.string()),
+    ]
+)
+_AGAIN = "Delete it and plan again: skygraft plan"
+_METADATA, _ROWS = b"skygraft", b"skygraft-rows"
+_REPEATED = ["hdu", "format", "instrument", "visit", "detector", "band", "exposure_time", "nx", "ny", "options"]
+"""Columns of few values, which are stored once."""
+
+
+class DamagedPlanError(CampaignError):
+    """The file of a plan is not what was written; a plan can be made again at any time."""
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """Everything that a task needs to know of one image.
+
+    Parameters
+    ----------
+    image_id : str
+        Names the image in records, truth tables and random streams; unique in the campaign.
+    stem : str
+        `image_id` made fit for file names; unique too.
+    path : str
+        The image file, relative to the survey's root where it lies beneath it.
+    hdu : str
+        The HDU that holds the image; empty where its format has no such choice.
+    format, instrument, detector, band : str or None
+        As the index says.
+    visit : int or None
+        As the index says.
+    mjd : float or None
+        Middle of the exposure, MJD TAI, days.
+    exposure_time : float or None
+        Seconds.
+    nx, ny : int
+        Columns and rows.
+    ra, dec : float
+        Centre, ICRS degrees.
+    polygon : tuple of (float, float)
+        Outline, ICRS degrees.
+    pixel_scale : float
+        Arcsec per pixel at the centre.
+    n_bytes : int
+        Size of the input.
+    options : str
+        Reading options of the format, JSON.
+    tract, patch : int
+        Home patch: the one whose inner region holds the centre; -1 where the sky map has none there.
+    reads : tuple of (int, int)
+        Tract and patch of every catalogue partition that may hold sources of this image.
+    n_sources : int
+        Catalogue rows within the outline and its margin.
+    cost_seconds : float
+        Estimated time.
+    output : str
+        The image file to write, relative to the campaign's ``images`` folder.
+    catalog_key : str
+        Fingerprint of those rows.
+    dataset : str or None
+        What the image is in a Butler repository, as `skygraft.dataset.Dataset.to_json` gives it.
+    """
+
+    image_id: str
+    stem: str
+    path: str
+    hdu: str
+    format: str
+    instrument: str | None
+    visit: int | None
+    detector: str | None
+    band: str | None
+    mjd: float | None
+    exposure_time: float | None
+    nx: int
+    ny: int
+    ra: float
+    dec: float
+    polygon: tuple[tuple[float, float], ...]
+    pixel_scale: float
+    n_bytes: int
+    options: str
+    tract: int
+    patch: int
+    reads: tuple[tuple[int, int], ...]
+    n_sources: int
+    cost_seconds: float
+    output: str
+    catalog_key: str
+    dataset: str | None = None
+
+    def source(self, root: Path) -> Path:
+        """The image file, where the survey's root is `root`."""
+        return root / self.path
+
+    def format_options(self) -> dict[str, Any]:
+        """Reading options of the format."""
+        options: dict[str, Any] = json.loads(self.options)
+        return options
+
+
+def _pairs(values: list[Any]) -> list[tuple[Any, ...]]:
+    return [tuple((a, b) for a, b in row) for row in values]
+
+
+def _to_images(table: pa.Table | pa.RecordBatch) -> Iterator[PlannedImage]:
+    columns = {name: table.column(name).to_pylist() for name in _SCHEMA.names}
+    columns |= {name: _pairs(columns[name]) for name in ("polygon", "reads")}
+    # The schema is in the order of the fields.
+    return itertools.starmap(PlannedImage, zip(*columns.values(), strict=True))
+
+
+class Plan:
+    """A plan on disk, of which no more is read than is asked for: a survey's does not fit into a driver.
+
+    Parameters
+    ----------
+    path : Path
+        The Parquet file that a `PlanWriter` wrote.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan, or it cannot be read; in every method too, also when another plan has taken its place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._told():
+            self._stamp = _stamp(path)
+            with pq.ParquetFile(path) as file:
+                footer, schema = file.metadata, file.schema_arrow
+                groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+                content = footer.metadata or {}
+                self._metadata: dict[str, Any] = json.loads(content.get(_METADATA, b"{}"))
+                wanted = int(content.get(_ROWS, sum(groups)))
+        if not schema.equals(_SCHEMA):
+            raise CampaignError(
+                "the plan was written by another version of skygraft", path=path, fix="Delete it and plan again"
+            )
+        if sum(groups) != wanted:
+            raise DamagedPlanError(
+                f"the plan holds {sum(groups)} images, and was written with {wanted}", path=path, fix=_AGAIN
+            )
+        self._part: tuple[int, pa.Table] | None = None
+        self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return f"Plan({str(self._path)!r}, {len(self)} images)"
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the plan was made of, and what the planner noticed (JSON types)."""
+        return self._metadata
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Whole columns, in the order of the plan.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Names of fields of `PlannedImage`.
+
+        Returns
+        -------
+        pyarrow.Table
+        """
+        with self._opened() as file:
+            return file.read(columns=self._known(columns)).select(list(columns))
+
+    def batches(self, columns: Sequence[str] | None = None, batch_rows: int = 20_000) -> Iterator[pa.RecordBatch]:
+        """Some columns (by default all), a batch of up to `batch_rows` images at a time, in the order of the plan."""
+        names = self._known(_SCHEMA.names if columns is None else columns)
+        with self._opened() as file:
+            for batch in file.iter_batches(batch_size=batch_rows, columns=names, use_threads=False):
+                yield batch.select(names)
+        release_memory()
+
+    def images(self, rows: ArrayLike | None = None) -> Iterator[PlannedImage]:
+        """Images, one after the other; only the parts of the file that hold some of them are read.
+
+        Parameters
+        ----------
+        rows : array_like of int, optional
+            Places in the plan, ascending; by default all.
+
+        Yields
+        ------
+        PlannedImage
+
+        Raises
+        ------
+        ValueError
+            If a row is not in the plan, or they do not ascend.
+        """
+        wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64).reshape(-1)
+        if wanted.size and (wanted[0] < 0 or wanted[-1] >= len(self) or np.any(np.diff(wanted) <= 0)):
+            raise ValueError(f"rows of a plan of {len(self)} images are needed, ascending")
+        bounds = np.searchsorted(wanted, self._starts)
+        for group in np.flatnonzero(np.diff(bounds)).tolist():
+            chosen = wanted[bounds[group] : bounds[group + 1]] - self._starts[group]
+            table = self._group(group)
+            if len(chosen) < table.num_rows:
+                table = table.take(pa.array(chosen.tolist(), type=pa.int64()))
+            yield from _to_images(table)
+
+    def _group(self, group: int) -> pa.Table:
+        # Kept, since what a worker asks for next is most likely of the same part; opening the file alone takes longer
+        # than finding an image in it.
+        if self._part is None or self._part[0] != group:
+            with self._opened() as file:
+                self._part = (group, file.read_row_group(group))
+        return self._part[1]
+
+    def _known(self, columns: Sequence[str]) -> list[str]:
+        unknown = [name for name in columns if name not in _SCHEMA.names]
+        if unknown:
+            raise ValueError(f"a plan has no column {unknown[0]!r}; it has {', '.join(_SCHEMA.names)}")
+        return list(columns)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        with self._told():
+            if _stamp(self._path) != self._stamp:
+                raise CampaignError(
+                    "another plan has taken the place of this one", path=self._path, fix="Start the command again"
+                )
+            with pq.ParquetFile(self._path) as file:
+                yield file
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise _no_plan(self._path) from None
+        except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DamagedPlanError(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
+        except OSError as error:
+            kind = CampaignError if error.errno else DamagedPlanError  # Arrow says it of content, too
+            raise kind(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
+
+
+def campaign_plan(path: Path) -> Plan:
+    """The plan of a campaign: it has images, and is what was written, by its checksum where there is one.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan, it cannot be read, is another than was written, or there is no image in it.
+    """
+    plan = Plan(path)
+    if not len(plan):
+        raise DamagedPlanError("the plan holds no image", path=path, fix=_AGAIN)
+    checksum = Layout(path.parent).checksum(path)
+    known = read_checksum(checksum)
+    problem = "its checksum is damaged" if known is None and os.path.lexists(checksum) else ""
+    if problem := problem_of(path, known, read=True) if known is not None else problem:
+        raise DamagedPlanError(f"the plan is damaged: {problem}", path=path, fix=_AGAIN)
+    return plan
+
+
+def _no_plan(path: Path) -> CampaignError:
+    """Why there is no plan, as far as its folder tells."""
+    layout = Layout(path.parent)
+    if not layout.root.is_dir():
+        return CampaignError(
+            "the campaign has no plan yet: there is no output folder, or it was removed",
+            path=layout.root,
+            fix="Run `skygraft plan`; if a process still runs the campaign, stop it first",
+        )
+    if not layout.is_locked():
+        return CampaignError("the campaign has no plan yet", path=path, fix="Run `skygraft plan` first")
+    who = holder(layout.lock)
+    # Planning begins with the configuration.
+    if layout.config.exists():
+        return CampaignError("the campaign is being planned", path=path, fix=f"Wait for {who} to have planned it")
+    return CampaignError(
+        f"the output was removed while {who} runs the campaign",
+        path=layout.root,
+        fix="Stop that process, and run again",
+    )
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class PlanWriter:
+    """Writes a plan, part by part, in the order of the plan; the file appears whole at the end, or not at all.
+
+    Equal plans give equal files, however they were cut into parts. Use it in a ``with`` statement.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Attributes
+    ----------
+    metadata : dict
+        What `Plan.metadata` is to give (JSON types); it may be filled until the end.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.metadata: dict[str, Any] = {}
+        self._path = path
+        self._waiting: list[pa.Table] = []
+        self._n_waiting = self._n_rows = 0
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(checked_path(self._path))
+            self._writer = stack.enter_context(
+                pq.ParquetWriter(temporary, _SCHEMA, compression="zstd", use_dictionary=_REPEATED)
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
+        # Within the stack: what goes wrong here must reach the keeper of the temporary file.
+        with self._stack:
+            self._flush(everything=True)
+            self._writer.add_key_value_metadata({_METADATA: json_text(self.metadata), _ROWS: str(self._n_rows)})
+
+    def write_table(self, table: pa.Table) -> None:
+        """Add images to the end of the plan, as a table whose columns are the fields of `PlannedImage`."""
+        self._waiting.append(table.select(_SCHEMA.names).cast(_SCHEMA))
+        self._n_waiting += table.num_rows
+        self._n_rows += table.num_rows
+        if self._n_waiting >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self, *, everything: bool = False) -> None:
+        if not self._waiting:
+            return
+        # In one piece: pages and dictionaries must not show how the parts were cut.
+        table = pa.concat_tables(self._waiting).combine_chunks()
+        start = 0
+        while table.num_rows - start >= ROW_GROUP or (everything and start < table.num_rows):
+            self._writer.write_table(table.slice(start, ROW_GROUP), row_group_size=ROW_GROUP)
+            start += ROW_GROUP
+        # A copy, so that what was written can be freed.
+        rest = table.slice(start).take(pa.array(range(max(table.num_rows - start, 0)), type=pa.int64()))
+        self._waiting, self._n_waiting = [rest], rest.num_rows
+
+
+def read_plan(path: Path) -> list[PlannedImage]:
+    """The images of a plan, in its order.
+
+    Raises
+    ------
+    CampaignError
+        If there is no plan, or it cannot be read.
+    """
+    return list(Plan(path).images())

@@ -1,0 +1,1 @@
+"""Tables of a campaign's results: truth, sources, failures, calibrations and provenance."""

@@ -1,0 +1,363 @@
+"""Gather what the tasks left, image by image, into what people read: truth, sources, and how it all was made.
+
+The work is done patch by patch by functions that run on workers; this module cuts it up, hands it out and adds up
+what comes back, in an amount of memory that does not depend on the number of images. Patches of which nothing has
+changed since the last time are left alone, and what comes out does not depend on who did what, or when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from skygraft.catalog.partition_read import partition_bounds
+from skygraft.config.campaign import CampaignConfig
+from skygraft.records.files import Layout
+from skygraft.records.plan_file import Plan
+from skygraft.tables.arrow import numbers
+from skygraft.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
+from skygraft.tables.digests import Digests, Key, pack, packed, unpacked
+from skygraft.tables.rivals import PatchImages, Rivals, find_rivals
+from skygraft.tables.sources import (
+    CampaignSources,
+    PatchSources,
+    SourcesDigest,
+    catalog_bands,
+    consolidate_sources,
+    join_sources,
+)
+from skygraft.tables.truth import PatchDigest, consolidate_truth
+
+__all__ = ["Call", "Consolidation", "consolidate"]
+
+type Call = Callable[..., Iterator[Any]]
+"""``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
+
+_SHOWN = 5
+_USES_SHOWN = 20
+_IMAGES_AT_ONCE = 4000
+"""Images whose columns are Python objects at a time: the driver of a large campaign stays small."""
+_PER_IMAGE = {
+    "image_ids": "image_id",
+    "stems": "stem",
+    "bands": "band",
+    "instruments": "instrument",
+    "detectors": "detector",
+    "visits": "visit",
+    "mjds": "mjd",
+}
+
+
+@dataclass(frozen=True)
+class Consolidation:
+    """What a campaign's outputs are, all together.
+
+    Parameters
+    ----------
+    n_images, n_done : int
+        Images of the plan, and those that are done.
+    n_patches : int
+        Home patches.
+    n_rows : int
+        Rows of truth: one per source and image.
+    n_drawn : int
+        Of these, those that were drawn.
+    n_bytes : int
+        Size of the images' outputs.
+    n_sources, n_on_images : int
+        Rows of the catalogue, and sources that were drawn on some image.
+    n_looked, n_written : int
+        Patches whose records were read, and tables that were written, this time.
+    records, truth, sources : str
+        Fingerprints of all records, truth tables and source tables.
+    bands : tuple of str
+        Bands with columns of their own in the source tables.
+    calibrations : tuple of CalibrationUse
+        Every calibration reference used, and by how many images.
+    software : tuple of (dict, int)
+        Each set of software versions that made images, and how many.
+    hosts : tuple of (str, int)
+        Each machine, and how many images it made.
+    pixel_versions : tuple of (int, int)
+        Each pixel version, and of how many images.
+    problems : tuple of (str, str)
+        Images whose record or truth is damaged, and how, in words; they count as not done.
+    """
+
+    n_images: int
+    n_done: int
+    n_patches: int
+    n_rows: int
+    n_drawn: int
+    n_bytes: int
+    n_sources: int
+    n_on_images: int
+    n_looked: int
+    n_written: int
+    records: str
+    truth: str
+    sources: str
+    bands: tuple[str, ...]
+    calibrations: tuple[CalibrationUse, ...]
+    software: tuple[tuple[dict[str, str], int], ...]
+    hosts: tuple[tuple[str, int], ...]
+    pixel_versions: tuple[tuple[int, int], ...]
+    problems: tuple[tuple[str, str], ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the plan is done."""
+        return self.n_done == self.n_images
+
+    @property
+    def mixed_calibrations(self) -> bool:
+        """Whether the images' calibrated fluxes are not all the flux of the same thing."""
+        return mixed_calibrations(self.calibrations)
+
+    @property
+    def calibration_text(self) -> str:
+        """What the images are calibrated to, in a sentence or two; that they differ comes first."""
+        return describe(self.calibrations)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON types."""
+        return asdict(self) | {"complete": self.complete, "mixed_calibrations": self.mixed_calibrations}
+
+    def lines(self) -> list[str]:
+        """What to tell at the end of a run: warnings first, then the calibration, then the counts."""
+        lines = []
+        if self.mixed_calibrations:
+            lines.append("WARNING: the images do not all use the same calibration reference:")
+            uses = sorted(self.calibrations, key=lambda use: -use.n_images)
+            lines += [f"  {use.n_images} images: {use} ({use.place})" for use in uses[:_USES_SHOWN]]
+            lines += [f"  ... and {len(uses) - _USES_SHOWN} more"] if len(uses) > _USES_SHOWN else []
+        if self.problems:
+            lines.append(
+                f"WARNING: {len(self.problems)} images are left out of the tables, as not done; the next run makes "
+                "them again:"
+            )
+            lines += [f"  {problem}" for _, problem in self.problems[:_SHOWN]]
+            lines += ["  ..."] if len(self.problems) > _SHOWN else []
+        if len(self.pixel_versions) > 1:
+            made = ", ".join(f"{n} by version {version}" for version, n in self.pixel_versions)
+            lines.append(f"WARNING: the images were made by different pixel versions of skygraft: {made}")
+        if not self.complete:
+            lines.append(f"The tables are of {self.n_done} of {self.n_images} images: the others are not done")
+        if not self.mixed_calibrations:
+            lines.append(self.calibration_text)
+        lines.append(
+            f"Tables: {self.n_rows} rows of truth in {self.n_patches} patches; {self.n_on_images} of {self.n_sources} "
+            f"sources were drawn on some image"
+        )
+        return lines
+
+
+def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation:
+    """Bring all tables of a campaign up to date with its records.
+
+    First the truth of every home patch, then the sources of every patch of the catalogue, then the sources as one
+    file. It may be cut off anywhere and called again.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign, whose output folder is used.
+    plan : Plan
+        Its plan.
+    call : callable
+        Calls functions of this package on items, on workers or here; see `Call`.
+
+    Returns
+    -------
+    Consolidation
+
+    Raises
+    ------
+    CampaignError
+        If a record cannot be opened, or the plan, the catalogue or a table cannot be read.
+    OutputError
+        If a table cannot be written.
+    """
+    layout = Layout(config.output)
+    output = str(layout.root)
+    truth, pairs = _Truth(), _Pairs()
+    patches = _patches(plan, pairs, find_rivals(plan))
+    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap):
+        truth.add(done)
+    bounds = partition_bounds(layout.catalog)
+    catalog = dict(sorted(zip(bounds.keys, bounds.sha256, strict=True)))
+    first = next(iter(catalog))
+    bands = tuple(sorted(truth.bands | set(catalog_bands(layout.catalog_part(*first), catalog[first]))))
+    items = _sources(catalog, pairs.by_read(), truth.tables)
+    sources = _Sources()
+    for one in call(consolidate_sources, items, output=output, bands=bands):
+        sources.add(one)
+    whole = CampaignSources(tuple(catalog), sources.tables.fingerprint())
+    joined = any(list(call(join_sources, [whole], output=output)))
+    _sweep(layout.truth, truth.tables.keys(only_with_digest=True))
+    _sweep(layout.sources, sources.tables.keys())
+    _sweep(layout.consolidated, truth.tables.keys())
+    checksums = layout.consolidated / "checksums"
+    _sweep(checksums / layout.truth.name, truth.tables.keys(only_with_digest=True))
+    _sweep(checksums / layout.sources.name, sources.tables.keys())
+    return Consolidation(
+        n_images=truth.sums["n_images"],
+        n_done=truth.sums["n_done"],
+        n_patches=len(truth.tables),
+        n_rows=truth.sums["n_rows"],
+        n_drawn=truth.sums["n_drawn"],
+        n_bytes=truth.sums["n_bytes"],
+        n_sources=sources.n_sources,
+        n_on_images=sources.n_on_images,
+        n_looked=truth.sums["looked"],
+        n_written=truth.sums["written"] + sources.n_written + joined,
+        records=truth.records.fingerprint(),
+        truth=truth.tables.fingerprint(),
+        sources=whole.fingerprint,
+        bands=bands,
+        calibrations=tidy(truth.calibrations),
+        software=tuple((json.loads(versions), n) for versions, n in sorted(truth.software.items())),
+        hosts=tuple(sorted(truth.hosts.items())),
+        pixel_versions=tuple(sorted(truth.pixel_versions.items())),
+        problems=tuple(sorted(truth.problems)),
+    )
+
+
+class _Truth:
+    """Adds up what is said of the home patches, in whatever order they come."""
+
+    def __init__(self) -> None:
+        self.sums: Counter[str] = Counter()
+        self.records, self.tables = Digests(), Digests()
+        self.calibrations: tuple[CalibrationUse, ...] = ()
+        self.software: Counter[str] = Counter()
+        self.hosts: Counter[str] = Counter()
+        self.pixel_versions: Counter[int] = Counter()
+        self.bands: set[str] = set()
+        self.problems: list[tuple[str, str]] = []
+
+    def add(self, patch: PatchDigest) -> None:
+        for name in ("n_images", "n_done", "n_rows", "n_drawn", "n_bytes", "looked", "written"):
+            self.sums[name] += getattr(patch, name)
+        key = patch.tract, patch.patch
+        self.records.add(key, patch.records)
+        self.tables.add(key, patch.truth)
+        self.calibrations = fold((*self.calibrations, *patch.calibrations))
+        self.software.update(dict(patch.software))
+        self.hosts.update(dict(patch.hosts))
+        self.pixel_versions.update(dict(patch.pixel_versions))
+        self.bands.update(patch.bands)
+        self.problems += patch.problems
+
+
+class _Sources:
+    """Adds up what is said of the patches of the catalogue."""
+
+    def __init__(self) -> None:
+        self.n_sources = self.n_on_images = self.n_written = 0
+        self.tables = Digests()
+
+    def add(self, patch: SourcesDigest) -> None:
+        self.n_sources += patch.n_sources
+        self.n_on_images += patch.n_on_images
+        self.n_written += patch.written
+        self.tables.add((patch.tract, patch.patch), patch.fingerprint)
+
+
+def _patches(plan: Plan, pairs: _Pairs, rivals: Rivals) -> Iterator[PatchImages]:
+    """The plan's images, home patch by home patch; `pairs` learns on the way which catalogue patches each reads."""
+    home: Key | None = None
+    done = 0
+    columns: dict[str, list[Any]] = {}
+    for batch in plan.batches([*_PER_IMAGE.values(), "tract", "patch", "reads"], _IMAGES_AT_ONCE):
+        tract, patch = numbers(batch.column("tract")), numbers(batch.column("patch"))
+        pairs.learn(tract, patch, batch.column("reads"))
+        starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
+        values = {name: batch.column(column).to_pylist() for name, column in _PER_IMAGE.items()}
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(tract)], strict=True):
+            key = int(tract[start]), int(patch[start])
+            if key != home:
+                if home is not None:
+                    images = _patch(home, columns, rivals, done)
+                    done += len(images)
+                    yield images
+                home, columns = key, {name: [] for name in _PER_IMAGE}
+            for name, column in values.items():
+                columns[name] += column[start:stop]
+    if home is not None:
+        yield _patch(home, columns, rivals, done)
+
+
+def _patch(home: Key, columns: Mapping[str, list[Any]], rivals: Rivals, start: int) -> PatchImages:
+    fields: dict[str, Any] = {name: tuple(column) for name, column in columns.items()}
+    return PatchImages(*home, **fields, rivals=rivals.of(start, start + len(fields["image_ids"])))
+
+
+class _Pairs:
+    """Which home patches' images read which patches of the catalogue: each pair once, 16 bytes a pair."""
+
+    _COMPACT = 1 << 18
+
+    def __init__(self) -> None:
+        self._found: list[NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
+
+    def learn(self, tract: NDArray[np.int64], patch: NDArray[np.int64], reads: Any) -> None:
+        image = numbers(pc.list_parent_indices(reads))
+        read = numbers(reads.flatten().flatten()).reshape(-1, 2)
+        homes = packed(tract, patch)
+        self._found.append(_unique(np.column_stack([packed(*read.T), homes[image]])))
+        if sum(len(piece) for piece in self._found[1:]) > max(self._COMPACT, len(self._found[0])):
+            self._found = [_unique(np.concatenate(self._found))]
+
+    def by_read(self) -> NDArray[np.int64]:
+        """Rows of (patch of the catalogue, home patch), both packed, sorted."""
+        self._found = [_unique(np.concatenate(self._found))]
+        return self._found[0]
+
+
+def _unique(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    if not len(rows):
+        return rows
+    rows = rows[np.lexsort(rows.T[::-1])]
+    return rows[np.r_[True, np.any(rows[1:] != rows[:-1], axis=1)]]
+
+
+def _sources(catalog: Mapping[Key, str], pairs: NDArray[np.int64], tables: Digests) -> Iterator[PatchSources]:
+    """The catalogue's patches, each with the truth tables that may hold its sources."""
+    starts = np.flatnonzero(pairs[1:, 0] != pairs[:-1, 0]) + 1
+    groups = itertools.pairwise([0, *starts.tolist(), len(pairs)] if len(pairs) else [])
+    group = next(groups, None)
+    for (tract, patch), sha256 in catalog.items():
+        while group is not None and unpacked(int(pairs[group[0], 0])) < (tract, patch):
+            group = next(groups, None)
+        homes: list[tuple[int, int, str]] = []
+        if group is not None and unpacked(int(pairs[group[0], 0])) == (tract, patch):
+            home = pairs[group[0] : group[1], 1]
+            found = zip(map(unpacked, home.tolist()), tables.find(home), strict=True)
+            homes = [(*key, table) for key, table in found if table]
+        yield PatchSources(tract, patch, tuple(homes), sha256)
+
+
+def _sweep(folder: Path, wanted: set[int]) -> None:
+    """Remove what was made of patches that the plan no longer has; wanted are `packed` ones."""
+    for tract in sorted(folder.glob("tract=*")):
+        for path in sorted(tract.glob("patch=*")):
+            key = int(tract.name.removeprefix("tract=")), int(path.stem.removeprefix("patch="))
+            if pack(key) in wanted:
+                continue
+            table = path if path.is_file() else path / "part-0.parquet"
+            table.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not ours, if there is more in it
+                path.rmdir()
+        with contextlib.suppress(OSError):
+            tract.rmdir()

@@ -1,0 +1,196 @@
+"""The images of a home patch, and those of others that overlap them in one visit: of a source on both one row counts.
+
+They are found from the plan alone, in memory that grows with the number of images by some tens of bytes each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from skygraft.records.plan_file import Plan
+from skygraft.tables.arrow import numbers
+from skygraft.tables.digests import packed
+from skygraft.wcs.base import to_vectors
+
+__all__ = ["PatchImages", "PlacedImage", "Rivals", "find_rivals"]
+
+_BOW = 0.002
+"""How far an edge may bow out between its corners, as a part of the image's diagonal: some 10 pixels of 5000."""
+_PAIRS_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """An image of the plan as consolidation needs it; fields as in `skygraft.records.plan_file.PlannedImage`."""
+
+    tract: int
+    patch: int
+    image_id: str
+    stem: str
+    band: str | None
+    instrument: str | None
+    detector: str | None
+    visit: int | None
+    mjd: float | None
+
+
+@dataclass(frozen=True)
+class PatchImages:
+    """The images of one home patch, as far as consolidation needs them; the tuples go together, image by image.
+
+    Parameters
+    ----------
+    tract, patch : int
+        The patch; -1 for images that lie on no tract of the sky map.
+    image_ids, stems : tuple of str
+        As in `skygraft.records.plan_file.PlannedImage`, like the others.
+    bands, instruments, detectors : tuple of str or None
+    visits : tuple of int or None
+    mjds : tuple of float or None
+    rivals : tuple of PlacedImage
+        Images of other home patches that overlap one of these in the same visit; see `find_rivals`.
+    """
+
+    tract: int
+    patch: int
+    image_ids: tuple[str, ...]
+    stems: tuple[str, ...]
+    bands: tuple[str | None, ...]
+    instruments: tuple[str | None, ...]
+    detectors: tuple[str | None, ...]
+    visits: tuple[int | None, ...]
+    mjds: tuple[float | None, ...]
+    rivals: tuple[PlacedImage, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def images(self) -> Iterator[PlacedImage]:
+        """Its images, one by one; not the rivals."""
+        columns = self.image_ids, self.stems, self.bands, self.instruments, self.detectors, self.visits, self.mjds
+        for fields in zip(*columns, strict=True):
+            yield PlacedImage(self.tract, self.patch, *fields)
+
+
+class Rivals:
+    """Which images overlap images of a home patch, in one visit, without being at home there.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (N, 2)
+        Pairs of places in the plan: an image, and one that overlaps it; sorted.
+    images : dict of int to PlacedImage
+        The second of each pair.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], images: dict[int, PlacedImage]) -> None:
+        self._rows, self._images = rows, images
+
+    def of(self, start: int, stop: int) -> tuple[PlacedImage, ...]:
+        """Those that overlap one of the images at places `start` to `stop` in the plan, by image id."""
+        first, last = np.searchsorted(self._rows[:, 0], [start, stop])
+        found = np.unique(self._rows[first:last, 1]).tolist()
+        return tuple(sorted((self._images[row] for row in found), key=lambda image: image.image_id))
+
+
+def find_rivals(plan: Plan) -> Rivals:
+    """The rivals of all images of a plan; see `Rivals`."""
+    table = plan.table(["instrument", "visit", "tract", "patch", "ra", "dec", "nx", "ny", "pixel_scale"])
+    home = packed(numbers(table.column("tract")), numbers(table.column("patch")))
+    visit = _visits(table)
+    centre = to_vectors(numbers(table.column("ra")), numbers(table.column("dec")))
+    diagonal = np.radians(
+        np.hypot(numbers(table.column("nx")), numbers(table.column("ny"))) * numbers(table.column("pixel_scale")) / 3600
+    )
+    del table
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *_near(visit, home, centre, diagonal)])
+    if len(pairs):
+        corners = _corners(plan, np.unique(pairs))
+        keep = [
+            _overlap(corners, diagonal, pairs[i : i + _PAIRS_AT_ONCE]) for i in range(0, len(pairs), _PAIRS_AT_ONCE)
+        ]
+        pairs = pairs[np.concatenate(keep)]
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    pairs = pairs[np.lexsort(pairs.T[::-1])]
+    wanted = np.unique(pairs[:, 1])
+    images = {
+        row: PlacedImage(**{name: getattr(image, name) for name in PlacedImage.__dataclass_fields__})
+        for row, image in zip(wanted.tolist(), plan.images(wanted), strict=True)
+    }
+    return Rivals(pairs, images)
+
+
+def _visits(table: pa.Table) -> NDArray[np.int64]:
+    """A number for each visit of each instrument; -1 for images without a visit."""
+    known = np.asarray(numbers(pc.is_valid(table.column("visit")))).astype(np.bool_)
+    names = table.column("instrument").combine_chunks().dictionary_encode(null_encoding="encode").indices
+    names = numbers(pc.cast(names, pa.int64()))
+    visits = numbers(pc.fill_null(table.column("visit"), 0))
+    found = np.full(len(known), -1, dtype=np.int64)
+    if known.any():
+        both = np.stack([names[known], visits[known]], axis=1)
+        found[known] = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+    return found
+
+
+def _near(
+    visit: NDArray[np.int64], home: NDArray[np.int64], centre: NDArray[np.float64], diagonal: NDArray[np.float64]
+) -> Iterator[NDArray[np.int64]]:
+    """Pairs of images of one visit and different homes whose circumscribed circles meet."""
+    order = np.argsort(visit, kind="stable")
+    order = order[np.searchsorted(visit[order], 0) :]
+    starts = np.flatnonzero(np.r_[True, np.diff(visit[order]) != 0]) if order.size else np.empty(0, np.int64)
+    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=False):
+        rows = order[start:stop]
+        if stop - start < 2 or np.all(home[rows] == home[rows[0]]):
+            continue
+        apart = np.linalg.norm(centre[rows][:, None] - centre[rows][None], axis=-1)
+        reach = 0.5 * (1 + _BOW) * (diagonal[rows][:, None] + diagonal[rows][None])
+        i, j = np.nonzero(np.triu((apart <= reach) & (home[rows][:, None] != home[rows][None]), 1))
+        yield np.stack([rows[i], rows[j]], axis=1)
+
+
+def _corners(plan: Plan, rows: NDArray[np.int64]) -> dict[int, NDArray[np.float64]]:
+    """Unit vectors of the four corners of some images, shape (4, 3); NaN for outlines that are no quadrangle."""
+    found: dict[int, NDArray[np.float64]] = {}
+    start = 0
+    for batch in plan.batches(["polygon"]):
+        stop = start + batch.num_rows
+        mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+        for row, polygon in zip(
+            mine.tolist(), batch.column("polygon").take(pa.array((mine - start).tolist(), pa.int64())), strict=True
+        ):
+            points = np.asarray(polygon.as_py(), dtype=np.float64).reshape(-1, 2)
+            corners = np.full((4, 3), np.nan)
+            if len(points) and len(points) % 4 == 0:  # as many points on each edge, from a corner on
+                corners = to_vectors(*points[:: len(points) // 4].T)
+            found[row] = corners
+        start = stop
+    return found
+
+
+def _overlap(
+    corners: dict[int, NDArray[np.float64]], diagonal: NDArray[np.float64], pairs: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which pairs of quadrangles meet: no great circle through an edge of one has all of the other beyond it.
+
+    Edges are moved out by the bow that distortion may give them, so that images which touch are among them, and so are
+    those whose corners are not known.
+    """
+    one, two = (np.stack([corners[row] for row in side]) for side in pairs.T.tolist())
+    apart = np.zeros(len(pairs), dtype=np.bool_)
+    margin = _BOW * diagonal[pairs].max(axis=1)
+    for a, b in ((one, two), (two, one)):
+        normal = np.cross(a, np.roll(a, -1, axis=1))
+        with np.errstate(invalid="ignore"):
+            normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+            inside = np.einsum("pek,pk->pe", normal, a.mean(axis=1))  # the sign tells in which sense the corners run
+            beyond = np.einsum("pek,pck->pec", normal, b) * np.sign(inside)[:, :, None]
+            apart |= (beyond < -margin[:, None, None]).all(axis=2).any(axis=1)
+    return ~apart

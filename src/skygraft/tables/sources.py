@@ -1,0 +1,368 @@
+"""What became of each source of the catalogue, over all images: one row a source, columns for every band.
+
+Plain functions of one patch of the catalogue, for workers, and one that strings the patches together to one file.
+They read the truth tables of every home patch whose images see the patch's sources.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from skygraft.catalog.io import arrow_array
+from skygraft.catalog.schema import is_mag_column
+from skygraft.errors import CampaignError
+from skygraft.records.files import Layout, digest
+from skygraft.tables.arrow import TableWriter, ascends, note_of, numbers, read_groups
+from skygraft.tables.truth import TABLE_VERSION
+
+__all__ = [
+    "CampaignSources",
+    "PatchSources",
+    "SourcesDigest",
+    "band_columns",
+    "catalog_bands",
+    "consolidate_sources",
+    "join_sources",
+]
+
+_TRUTH = ("injection_id", "band", "mjd", "inst_flux", "flux_deposited", "aperture_fraction", "psf_fwhm", "stamp_size")
+_TRUTH_COLUMNS = (*_TRUTH, "flags", "is_primary")
+
+_BAND_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "n_images": (pa.int64(), ""),
+    "n_drawn": (pa.int64(), ""),
+    "n_primary": (pa.int64(), ""),
+    "flux_fraction": (pa.float64(), ""),
+    "aperture_fraction": (pa.float64(), ""),
+    "psf_fwhm": (pa.float64(), "arcsec"),
+    "first_mjd": (pa.float64(), "d"),
+    "last_mjd": (pa.float64(), "d"),
+    "flags": (pa.int64(), ""),
+}
+_ALL_BANDS = ("n_images", "n_drawn", "n_primary", "first_mjd", "last_mjd", "flags")
+_MEANS = ("flux_fraction", "aperture_fraction", "psf_fwhm")
+_SMALL_ROWS = 32_768
+_AGAIN = "Delete it and run the campaign again (`skygraft run`): it is then made again"
+
+
+@dataclass(frozen=True)
+class PatchSources:
+    """One patch of the catalogue, and where its sources may have gone.
+
+    Parameters
+    ----------
+    tract, patch : int
+        The patch; -1 for the sources that lie on no tract of the sky map.
+    homes : tuple of (int, int, str)
+        Tract, patch and fingerprint of the truth tables that may hold its sources, ascending.
+    sha256 : str
+        Of the catalogue's part, as it was written.
+    """
+
+    tract: int
+    patch: int
+    homes: tuple[tuple[int, int, str], ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SourcesDigest:
+    """What came of the sources of one patch.
+
+    Parameters
+    ----------
+    tract, patch : int
+        The patch.
+    n_sources, n_on_images : int
+        Rows, and those of sources that were drawn on some image.
+    fingerprint : str
+        Of what the table was made from.
+    written : bool
+        Whether it was written now, rather than left as it was.
+    """
+
+    tract: int
+    patch: int
+    n_sources: int
+    n_on_images: int
+    fingerprint: str
+    written: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
+class CampaignSources:
+    """The tables to string together.
+
+    Parameters
+    ----------
+    patches : tuple of (int, int)
+        Tract and patch of each, ascending.
+    fingerprint : str
+        Of what they were all made from.
+    """
+
+    patches: tuple[tuple[int, int], ...]
+    fingerprint: str
+
+
+def band_columns(bands: Sequence[str]) -> list[tuple[str, pa.DataType, str]]:
+    """Name, type and unit of the columns that are added to the catalogue's own: for all bands, then band by band."""
+    columns: list[tuple[str, pa.DataType, str]] = [(name, *_BAND_COLUMNS[name]) for name in _ALL_BANDS]
+    return columns + [(f"{name}_{band}", kind, unit) for band in bands for name, (kind, unit) in _BAND_COLUMNS.items()]
+
+
+def catalog_bands(part: Path, sha256: str) -> list[str]:
+    """The bands that a part of the catalogue, of that SHA-256, has magnitudes in; all parts have the same.
+
+    Raises
+    ------
+    CampaignError
+        If it cannot be read, or is not what was written.
+    """
+    try:
+        names = pq.read_schema(pa.BufferReader(_catalog_bytes(part, sha256))).names
+    except (OSError, pa.ArrowException) as error:
+        raise _catalog_error(part, error) from error
+    return [name.removeprefix("mag_") for name in names if is_mag_column(name)]
+
+
+def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[str]) -> SourcesDigest:
+    """Bring the table of one patch's sources up to date; its rows are in the order of injection id.
+
+    Parameters
+    ----------
+    sources : PatchSources
+        The patch.
+    output : str
+        The campaign's output folder.
+    bands : sequence of str
+        Of the whole campaign, so that every table has the same columns.
+
+    Returns
+    -------
+    SourcesDigest
+
+    Raises
+    ------
+    CampaignError
+        If the catalogue's part or a truth table cannot be read.
+    OutputError
+        If the table cannot be written; the former one is then still there.
+    """
+    layout = Layout(Path(output))
+    path, part = layout.source_table(sources.tract, sources.patch), layout.catalog_part(sources.tract, sources.patch)
+    content = _catalog_bytes(part, sources.sha256)
+    fingerprint = digest([TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, sources.sha256])
+    note, written = note_of(path, layout.checksum(path)), False
+    if note is None or note.fingerprint != fingerprint or "n_on_images" not in note.content:
+        catalog = _catalog_table(content, part)
+        tally = _Tally(numbers(catalog["injection_id"]), bands)
+        for tract, patch, truth in sources.homes:
+            table_path = layout.truth_table(tract, patch)
+            for rows in _small(str(table_path), truth) or read_groups(table_path, _TRUTH_COLUMNS, fix=_AGAIN):
+                tally.add(rows)
+        table = _table(catalog, tally, inside=sources.tract >= 0)
+        with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
+            writer.write(table)
+            writer.note |= {"fingerprint": fingerprint, "n_on_images": int(np.count_nonzero(tally.drawn_anywhere()))}
+        note, written = note_of(path, layout.checksum(path)), True
+    if note is None:
+        raise CampaignError("the table that was just written is gone", path=path, fix="Leave the output folder alone")
+    return SourcesDigest(
+        sources.tract, sources.patch, note.n_rows, int(note.content["n_on_images"]), fingerprint, written
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _small(path: str, fingerprint: str) -> tuple[pa.Table, ...]:
+    """A truth table that is small enough to be kept for the next patches, its neighbours; else nothing."""
+    del fingerprint  # tells one version of the table from another
+    found, n_rows = [], 0
+    for rows in read_groups(Path(path), _TRUTH_COLUMNS, fix=_AGAIN):
+        found.append(rows)
+        n_rows += rows.num_rows
+        if n_rows > _SMALL_ROWS:
+            return ()
+    return tuple(found)
+
+
+def _catalog_bytes(part: Path, sha256: str) -> bytes:
+    try:
+        content = part.read_bytes()
+    except OSError as error:
+        raise _catalog_error(part, error) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        # Without it the next run partitions the catalogue again.
+        part.unlink(missing_ok=True)
+        raise CampaignError(
+            "the part of the catalogue was not what was written (the SHA-256 differs), and is removed",
+            path=part,
+            fix="Run again: the catalogue is then partitioned again",
+        )
+    return content
+
+
+def _catalog_table(content: bytes, part: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            table = file.read()
+    except pa.ArrowException as error:
+        raise _catalog_error(part, error) from error
+    return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
+
+
+def _catalog_error(part: Path, error: Exception) -> CampaignError:
+    return CampaignError(
+        f"the part of the catalogue cannot be read ({error})", path=part, fix="Plan again: skygraft plan"
+    )
+
+
+class _Tally:
+    """Counts and sums over the truth's rows of some sources, shape (sources, bands) each.
+
+    Rows are added in an order that is always the same, so that sums come out the same to the last bit.
+    """
+
+    def __init__(self, ids: NDArray[np.int64], bands: Sequence[str]) -> None:
+        self._ids = ids
+        self.bands = list(bands)
+        shape = (ids.size, len(self.bands))
+        self.counts = {name: np.zeros(shape, dtype=np.int64) for name in ("n_images", "n_drawn", "n_primary", "flags")}
+        self.first = np.full(shape, np.nan)
+        self.last = np.full(shape, np.nan)
+        self._sums = {name: np.zeros(shape) for name in _MEANS}
+        self._numbers = {name: np.zeros(shape, dtype=np.int64) for name in _MEANS}
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows of a truth table; those of other sources do not count."""
+        if not self._ids.size or not self.bands:
+            return
+        injection_id = numbers(rows["injection_id"])
+        place = np.searchsorted(self._ids, injection_id).clip(max=self._ids.size - 1)
+        mine = np.flatnonzero(self._ids[place] == injection_id)
+        if not mine.size:
+            return
+        rows, place = rows.take(arrow_array(mine)), place[mine]
+        band = pc.index_in(rows["band"], arrow_array(np.array(self.bands, dtype=np.str_)))
+        cell = place * len(self.bands) + numbers(band).astype(np.int64)
+        drawn = numbers(rows["stamp_size"]) > 0
+        self._count("n_images", cell)
+        self._count("n_drawn", cell[drawn])
+        self._count("n_primary", cell[numbers(rows["is_primary"]) > 0])
+        np.bitwise_or.at(self.counts["flags"].reshape(-1), cell, numbers(rows["flags"]))
+        mjd = numbers(rows["mjd"])
+        timed = drawn & np.isfinite(mjd)
+        np.fmin.at(self.first.reshape(-1), cell[timed], mjd[timed])
+        np.fmax.at(self.last.reshape(-1), cell[timed], mjd[timed])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fraction = numbers(rows["flux_deposited"]) / numbers(rows["inst_flux"])
+        self._sum("flux_fraction", cell, fraction, drawn)
+        self._sum("aperture_fraction", cell, numbers(rows["aperture_fraction"]), drawn)
+        self._sum("psf_fwhm", cell, numbers(rows["psf_fwhm"]), drawn)
+
+    def _count(self, name: str, cell: NDArray[np.int64]) -> None:
+        counts = self.counts[name]
+        counts += np.bincount(cell, minlength=counts.size).reshape(counts.shape)
+
+    def _sum(self, name: str, cell: NDArray[np.int64], values: NDArray[np.float64], drawn: NDArray[np.bool_]) -> None:
+        use = drawn & np.isfinite(values)
+        size, shape = self._sums[name].size, self._sums[name].shape
+        self._sums[name] += np.bincount(cell[use], weights=values[use], minlength=size).reshape(shape)
+        self._numbers[name] += np.bincount(cell[use], minlength=size).reshape(shape)
+
+    def mean(self, name: str) -> NDArray[np.float64]:
+        """Mean over the images on which the source was drawn; NaN where there is none."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self._sums[name] / self._numbers[name])
+
+    def drawn_anywhere(self) -> NDArray[np.bool_]:
+        """Which sources were drawn on some image, shape (sources,)."""
+        return np.asarray(self.counts["n_drawn"].any(axis=1))
+
+    def columns(self) -> Iterator[NDArray[np.int64] | NDArray[np.float64]]:
+        """The columns that `band_columns` names."""
+        for name in ("n_images", "n_drawn", "n_primary"):
+            yield self.counts[name].sum(axis=1)
+        nothing = np.full((self._ids.size, 1), np.nan)
+        yield np.fmin.reduce(np.hstack([self.first, nothing]), axis=1)
+        yield np.fmax.reduce(np.hstack([self.last, nothing]), axis=1)
+        yield np.bitwise_or.reduce(self.counts["flags"], axis=1)
+        means = {name: self.mean(name) for name in _MEANS}
+        for i in range(len(self.bands)):
+            for name in ("n_images", "n_drawn", "n_primary"):
+                yield self.counts[name][:, i]
+            for name in _MEANS:
+                yield means[name][:, i]
+            yield self.first[:, i]
+            yield self.last[:, i]
+            yield self.counts["flags"][:, i]
+
+
+def _table(catalog: pa.Table, tally: _Tally, *, inside: bool) -> pa.Table:
+    """The catalogue's columns, then the flags of its patch, then what was counted."""
+    added = band_columns(tally.bands)
+    taken = {"is_patch_inner", "is_tract_inner", "tract", "patch", *(name for name, _, _ in added)}
+    arrays, fields = [], []
+    for i, column in enumerate(catalog.schema):
+        # The catalogue's own flags, above all: those of the images are another column.
+        arrays.append(catalog.column(i))
+        fields.append(column.with_name(f"catalog_{column.name}") if column.name in taken else column)
+    for name in ("is_patch_inner", "is_tract_inner"):
+        arrays.append(arrow_array(np.full(catalog.num_rows, inside)))
+        fields.append(pa.field(name, pa.bool_()))
+    for (name, kind, unit), values in zip(added, tally.columns(), strict=True):
+        whole = np.ascontiguousarray(values)
+        if name == "flags" and "flags" in catalog.column_names:
+            whole = whole | numbers(catalog["flags"])
+        arrays.append(arrow_array(whole))
+        fields.append(pa.field(name, kind, metadata={"unit": unit} if unit else None))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def join_sources(sources: CampaignSources, *, output: str) -> bool:
+    """Write the tables of all patches as one file, in their order, with columns ``tract`` and ``patch``.
+
+    Parameters
+    ----------
+    sources : CampaignSources
+        The patches.
+    output : str
+        The campaign's output folder.
+
+    Returns
+    -------
+    bool
+        Whether it was written, rather than left as it was.
+
+    Raises
+    ------
+    CampaignError
+        If a table cannot be read.
+    OutputError
+        If the file cannot be written; the former one is then still there.
+    """
+    layout = Layout(Path(output))
+    path = layout.campaign_sources
+    note = note_of(path, layout.checksum(path))
+    if note is not None and note.fingerprint == sources.fingerprint:
+        return False
+    first = pq.read_schema(layout.source_table(*sources.patches[0]))
+    schema = pa.schema([first.field(0), pa.field("tract", pa.int64()), pa.field("patch", pa.int64()), *list(first)[1:]])
+    repeated = ("source_type", "tract", "patch")
+    with TableWriter(path, layout.checksum(path), schema, repeated=repeated) as writer:
+        for tract, patch in sources.patches:
+            for rows in read_groups(layout.source_table(tract, patch), fix=_AGAIN):
+                keys = [arrow_array(np.full(rows.num_rows, value, dtype=np.int64)) for value in (tract, patch)]
+                writer.write(pa.Table.from_arrays([rows.column(0), *keys, *rows.columns[1:]], schema=schema))
+        writer.note["fingerprint"] = sources.fingerprint
+    return True

@@ -1,0 +1,500 @@
+"""The truth of one patch: what was injected into each image whose home it is, and which row of a source counts.
+
+Plain functions of one patch, for workers. What is made depends on the patch's images and records alone; a patch that
+was made before, and of which no record has changed since, is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from skygraft.catalog import Flag
+from skygraft.catalog.io import arrow_array
+from skygraft.records.files import Layout, digest, write_json
+from skygraft.records.image_record import read_record
+from skygraft.skymap import SkyMap, get_skymap
+from skygraft.skymap.healpix import HealpixSkyMap
+from skygraft.tables.arrow import ROWS, TableWriter, ascends, note_of, numbers, with_units
+from skygraft.tables.calibrations import CalibrationUse, calibration_use, fold
+from skygraft.tables.rivals import PatchImages, PlacedImage
+from skygraft.tables.truth_parts import DamagedTruthError, read_truth_part
+
+__all__ = ["TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
+
+TABLE_VERSION = 2
+"""Counts the changes of what the consolidated tables hold; part of their fingerprints."""
+
+MEMORY_VERSION = 3
+"""Counts the changes of what is remembered of a patch."""
+
+_SETTLED_NS = 2_000_000_000
+"""A record that changed this shortly before it was looked at could have changed again without showing it."""
+
+_PART: dict[str, pa.DataType] = {
+    "injection_id": pa.int64(),
+    "image_id": pa.string(),
+    "ra": pa.float64(),
+    "dec": pa.float64(),
+    "x": pa.float64(),
+    "y": pa.float64(),
+    "source_type": pa.string(),
+    "band": pa.string(),
+    "mag": pa.float64(),
+    "inst_flux": pa.float64(),
+    "flux_deposited": pa.float64(),
+    "aperture_fraction": pa.float64(),
+    "kernel_scale": pa.float64(),
+    "psf_fwhm": pa.float64(),
+    "stamp_size": pa.int64(),
+    "flags": pa.int64(),
+}
+"""Columns of an image's own truth table."""
+
+_PART_SCHEMA = pa.schema(list(_PART.items()))
+
+_ADDED: dict[str, pa.DataType] = {
+    "visit": pa.int64(),
+    "detector": pa.string(),
+    "mjd": pa.float64(),
+    "source_tract": pa.int64(),
+    "source_patch": pa.int64(),
+    "is_patch_inner": pa.bool_(),
+    "is_tract_inner": pa.bool_(),
+    "is_primary": pa.bool_(),
+}
+
+_UNITS = {
+    "ra": "deg",
+    "dec": "deg",
+    "x": "pix",
+    "y": "pix",
+    "mag": "mag",
+    "psf_fwhm": "arcsec",
+    "stamp_size": "pix",
+    "mjd": "d",
+}
+
+TRUTH_SCHEMA = with_units(_PART | _ADDED, _UNITS)
+"""The columns of every truth table; docs/outputs.md explains them."""
+
+_REPEATED = ("image_id", "source_type", "band", "visit", "detector", "mjd", "source_tract", "source_patch")
+
+
+@dataclass(frozen=True)
+class PatchDigest:
+    """What the records of one home patch say together.
+
+    Parameters
+    ----------
+    tract, patch : int
+        The patch.
+    n_images : int
+        Images planned.
+    n_done, n_rows, n_drawn, n_bytes : int
+        Images with a record, and of these: rows of truth, sources drawn, bytes of the outputs.
+    records : str
+        Fingerprint of the records' keys and of their outputs' checksums.
+    truth : str
+        Fingerprint of the truth table; empty where there is none.
+    bands : tuple of str
+        Of the truth's rows.
+    calibrations : tuple of CalibrationUse
+        Each calibration reference used.
+    software : tuple of (str, int)
+        Each set of software versions, as JSON, and of how many images.
+    hosts : tuple of (str, int)
+        Each machine, and how many images it made.
+    pixel_versions : tuple of (int, int)
+        Each pixel version of skygraft, and of how many images.
+    problems : tuple of (str, str)
+        Images whose record or truth is damaged, and how, in words; they count as not done.
+    looked, written : bool
+        Whether the records were read now, and the table written, rather than left as they were.
+    """
+
+    tract: int
+    patch: int
+    n_images: int
+    n_done: int = 0
+    n_rows: int = 0
+    n_drawn: int = 0
+    n_bytes: int = 0
+    records: str = ""
+    truth: str = ""
+    bands: tuple[str, ...] = ()
+    calibrations: tuple[CalibrationUse, ...] = ()
+    software: tuple[tuple[str, int], ...] = ()
+    hosts: tuple[tuple[str, int], ...] = ()
+    pixel_versions: tuple[tuple[int, int], ...] = ()
+    problems: tuple[tuple[str, str], ...] = ()
+    looked: bool = field(default=True, compare=False)
+    written: bool = field(default=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The digest as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> PatchDigest:
+        """What `to_dict` gave, also after its way through JSON."""
+        pairs = {name: tuple((a, n) for a, n in content[name]) for name in ("software", "hosts", "pixel_versions")}
+        uses = tuple(CalibrationUse.from_dict(use) for use in content["calibrations"])
+        pairs["problems"] = tuple((image_id, problem) for image_id, problem in content["problems"])
+        return cls(**content | pairs | {"bands": tuple(content["bands"]), "calibrations": uses})
+
+
+def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> PatchDigest:
+    """Bring the truth table of one patch up to date; its rows are in the order of image and injection id.
+
+    Images that are not done are left out, and so are damaged ones, which are named in the result.
+
+    Parameters
+    ----------
+    images : PatchImages
+        All images of the patch.
+    output : str
+        The campaign's output folder.
+    skymap : str or mapping
+        The campaign's sky map, as `get_skymap` takes it.
+
+    Returns
+    -------
+    PatchDigest
+
+    Raises
+    ------
+    CampaignError
+        If a record cannot be opened, or is of another version of skygraft.
+    OutputError
+        If the table cannot be written; the former one is then still there.
+    """
+    layout, sky = Layout(Path(output)), get_skymap(skymap)
+    memory = layout.patch_memory(images.tract, images.patch)
+    table = layout.truth_table(images.tract, images.patch)
+    base = digest([TABLE_VERSION, sky.to_dict(), images.tract, images.patch])
+    # Before the records are read: one that is written meanwhile is then seen to be another the next time.
+    stamps, newest = _stamps(layout, images)
+    of = digest([MEMORY_VERSION, base, asdict(images), stamps])
+    known = _recall(memory, of, newest, table, layout.checksum(table))
+    if known is not None:
+        return known
+    with contextlib.suppress(IsADirectoryError):  # writing it says what to do
+        memory.unlink(missing_ok=True)
+    made = _consolidate(images, layout, sky, base)
+    if not made.problems:
+        found = {"of": of, "table": _stamp(table), "digest": made.to_dict()}
+        write_json(memory, found | {"checksum": digest(found)})
+    return made
+
+
+def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
+    """Fingerprint of which records there are and of when each was written; and the time of the last, in ns."""
+    sha, newest = hashlib.sha256(), 0
+    for image in (*images.images(), *images.rivals):
+        stamp = _stamp(layout.record(image.tract, image.patch, image.stem))
+        sha.update(f"{stamp};".encode())
+        newest = max(newest, *stamp[2:]) if stamp else newest
+    return sha.hexdigest(), newest
+
+
+def _stamp(path: Path) -> list[int]:
+    """What tells that a file was replaced: files appear by renaming, so another one has another number or time."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return []
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
+    """What was found the last time, if nothing has changed since; None if that is not certain."""
+    try:
+        # The memory's own time is by the clock of the file system, as those of the records are.
+        settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
+        content = json.loads(memory.read_bytes())
+        if content.pop("checksum") != digest(content):
+            return None
+        if not settled or content["of"] != of or content["table"] != _stamp(table):
+            return None
+        if content["table"] and not checksum.exists():
+            return None
+        return replace(PatchDigest.from_dict(content["digest"]), looked=False, written=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing remembered, or damaged: the records tell
+
+
+@dataclass(frozen=True)
+class _Done:
+    """An image with a record, and what of the record is wanted; `here` says whether the patch is its home."""
+
+    image_id: str
+    here: bool
+    record: Path
+    part: Path
+    sha256: str
+    instrument: str | None
+    visit: int | None
+    detector: str | None
+    mjd: float | None
+    made: tuple[str, tuple[str, ...]]
+    n_drawn: int
+    n_bytes: int
+    calibration: CalibrationUse
+    software: str
+    host: str
+    pixel_version: int
+
+    @property
+    def identity(self) -> list[Any]:
+        """What its rows of the patch's table depend on."""
+        return [self.image_id, self.instrument, self.visit, self.detector, self.mjd, self.sha256]
+
+
+class _DamagedError(Exception):
+    """A truth part that is not what its record says."""
+
+    def __init__(self, done: _Done, reason: str) -> None:
+        super().__init__(reason)
+        self.done = done
+
+
+def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[str, str] | None:
+    """What the record of an image says; what is wrong with it, where it is damaged; None where there is none."""
+    path = layout.record(image.tract, image.patch, image.stem)
+    record = read_record(path, image.image_id)
+    if record is None:
+        return _problem(image.image_id, f"its record {path} is damaged") if path.exists() else None
+    part, outputs = layout.truth_part(image.tract, image.patch, image.stem), record["outputs"]
+    return _Done(
+        image.image_id,
+        here,
+        path,
+        part,
+        outputs.get(part.relative_to(layout.root).as_posix(), {}).get("sha256", ""),
+        image.instrument,
+        image.visit,
+        image.detector,
+        image.mjd,
+        made=(record["key"], tuple(output["sha256"] for output in outputs.values())),
+        n_drawn=record["n_drawn"],
+        n_bytes=sum(output["n_bytes"] for output in outputs.values()),
+        calibration=calibration_use(record["calibration"], image.band, image.instrument, record["inputs"]),
+        software=json.dumps(record.get("software", {}), sort_keys=True),
+        host=record.get("host", ""),
+        pixel_version=record["code"],
+    )
+
+
+def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str) -> PatchDigest:
+    tract, patch = images.tract, images.patch
+    seen = [_look(image, layout, here=True) for image in images.images()]
+    problems = [one for one in seen if isinstance(one, tuple)]
+    found = [one for one in seen if isinstance(one, _Done)]
+    if found:
+        # What is wrong with a rival is said where it is at home.
+        rivals = (_look(image, layout, here=False) for image in images.rivals)
+        found = sorted([*found, *(one for one in rivals if isinstance(one, _Done))], key=lambda done: done.image_id)
+    table, written = layout.truth_table(tract, patch), False
+    checksum = layout.checksum(table)
+    note = note_of(table, checksum)
+    if found and (note is None or note.fingerprint != _fingerprint(base, found)):
+        found, damaged = _write(table, checksum, found, skymap, base, tract, patch)
+        problems += damaged
+        note, written = note_of(table, checksum), True
+    found = [done for done in found if done.here]
+    if not found:
+        table.unlink(missing_ok=True)
+        note, written = None, False
+    return PatchDigest(
+        tract,
+        patch,
+        n_images=len(images),
+        n_done=len(found),
+        n_rows=note.n_rows if note else 0,
+        n_drawn=sum(done.n_drawn for done in found),
+        n_bytes=sum(done.n_bytes for done in found),
+        records=digest([[done.image_id, *done.made] for done in found]),
+        truth=note.fingerprint if note else "",
+        bands=tuple(note.content["bands"]) if note else (),
+        calibrations=fold(done.calibration for done in found),
+        software=_count(done.software for done in found),
+        hosts=_count(done.host for done in found),
+        pixel_versions=_count(done.pixel_version for done in found),
+        problems=tuple(sorted(problems)),
+        written=written,
+    )
+
+
+def _problem(image_id: str, what: str) -> tuple[str, str]:
+    return image_id, f"{image_id}: {what}"
+
+
+def _fingerprint(base: str, found: Sequence[_Done]) -> str:
+    return digest([base, [done.identity for done in found]])
+
+
+def _count[Value: (str, int)](values: Iterable[Value]) -> tuple[tuple[Value, int], ...]:
+    return tuple(sorted(Counter(values).items()))
+
+
+def _write(
+    table: Path, checksum: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
+) -> tuple[list[_Done], list[tuple[str, str]]]:
+    """Write the table of the images found; gives those that are in it, and what was wrong with the others."""
+    problems: list[tuple[str, str]] = []
+    while any(done.here for done in found):
+        try:
+            with TableWriter(table, checksum, TRUTH_SCHEMA, repeated=_REPEATED) as writer:
+                bands: set[str] = set()
+                for rows in _rows(found, skymap, tract, patch):
+                    bands.update(rows.column("band").unique().to_pylist())
+                    writer.write(rows)
+                writer.note |= {"fingerprint": _fingerprint(base, found), "bands": sorted(bands)}
+            break
+        except _DamagedError as damage:
+            if damage.done.here:
+                problems.append(_problem(damage.done.image_id, str(damage)))
+            found = [done for done in found if done is not damage.done]
+    return found, problems
+
+
+def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int) -> Iterator[pa.Table]:
+    """The images' rows, in pieces: many images at a time are much quicker than one after the other."""
+    primaries, waiting, n_waiting = _Primaries(), [], 0
+    for done in found:
+        part = _read_part(done)
+        waiting.append((done, part))
+        n_waiting += part.num_rows
+        if n_waiting >= ROWS:
+            yield _annotated(waiting, skymap, tract, patch, primaries)
+            waiting, n_waiting = [], 0
+    if n_waiting:
+        yield _annotated(waiting, skymap, tract, patch, primaries)
+
+
+def _read_part(done: _Done) -> pa.Table:
+    try:
+        table = read_truth_part(done.part, done.sha256)
+    except DamagedTruthError as error:
+        raise _DamagedError(done, str(error)) from error
+    try:
+        missing = set(_PART) - set(table.column_names)
+        if missing:
+            raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")
+        table = table.select(list(_PART))
+        if not table.schema.equals(_PART_SCHEMA):
+            table = table.cast(_PART_SCHEMA)
+    except pa.ArrowException as error:
+        raise _DamagedError(done, f"its truth table {done.part} cannot be read ({error})") from error
+    return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
+
+
+def _annotated(
+    parts: Sequence[tuple[_Done, pa.Table]], skymap: SkyMap, tract: int, patch: int, primaries: _Primaries
+) -> pa.Table:
+    """Images' truth, with what the images are, and where on the sky map their sources lie."""
+    rows = pa.concat_tables([part.replace_schema_metadata() for _, part in parts])
+    counts = [part.num_rows for _, part in parts]
+    image = np.repeat(np.arange(len(parts)), counts)
+    ra, dec, ids = numbers(rows["ra"]), numbers(rows["dec"]), numbers(rows["injection_id"])
+    source_tract, source_patch = _locate(skymap, ra, dec)
+    patch_inner = _in_patch(skymap, tract, patch, ra, dec, source_tract, source_patch)
+    tract_inner = (source_tract == tract) & (tract >= 0)
+    no_visit = np.array([done.visit is None for done, _ in parts])[image]
+    on_image = (numbers(rows["flags"]) & int(Flag.CENTER_OFF_IMAGE)) == 0
+    wanted = on_image & (numbers(rows["stamp_size"]) > 0) & (~no_visit | (patch_inner & tract_inner))
+    primary = np.zeros(len(image), dtype=np.bool_)
+    stop = 0
+    for done, part in parts:
+        mine = slice(stop, stop := stop + part.num_rows)
+        if part.num_rows:
+            # Two instruments may number their visits alike; a coadd is nobody's.
+            whose = (done.visit, done.instrument) if done.visit is not None else None
+            primary[mine] = primaries.take((part["band"][0].as_py(), whose), ids[mine], wanted[mine])
+    visits = np.array([done.visit or 0 for done, _ in parts], dtype=np.int64)
+    detectors = np.array([done.detector or "" for done, _ in parts], dtype=np.str_)
+    no_detector = np.array([done.detector is None for done, _ in parts])
+    mjds = np.array([np.nan if done.mjd is None else done.mjd for done, _ in parts], dtype=np.float64)
+    added = {
+        "visit": arrow_array(visits[image], no_visit),
+        "detector": arrow_array(detectors, no_detector).take(arrow_array(image)),
+        "mjd": arrow_array(mjds[image]),
+        "source_tract": arrow_array(source_tract),
+        "source_patch": arrow_array(source_patch),
+        "is_patch_inner": arrow_array(patch_inner),
+        "is_tract_inner": arrow_array(tract_inner),
+        "is_primary": arrow_array(primary),
+    }
+    table = pa.Table.from_arrays([*rows.columns, *(added[name] for name in _ADDED)], schema=TRUTH_SCHEMA)
+    here = np.array([done.here for done, _ in parts])
+    return table if here.all() else table.filter(arrow_array(here[image]))
+
+
+def _locate(
+    skymap: SkyMap, ra: NDArray[np.float64], dec: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tract and patch of positions; -1 also where a position is not a number."""
+    known = np.isfinite(ra) & np.isfinite(dec)
+    tract, patch = np.full((2, ra.size), -1, dtype=np.int64)
+    if known.any():
+        tract[known], patch[known] = skymap.locate(ra[known], dec[known])
+    return tract, patch
+
+
+def _in_patch(
+    skymap: SkyMap,
+    tract: int,
+    patch: int,
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+    source_tract: NDArray[np.int64],
+    source_patch: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Which positions lie in the inner region of a patch, whichever tract they belong to."""
+    if tract < 0:
+        return np.zeros(ra.size, dtype=np.bool_)
+    inner: NDArray[np.bool_] = (source_tract == tract) & (source_patch == patch)
+    # Pixels of HEALPix do not overlap (their boxes do): a source of another tract is in none of this one's patches.
+    others = np.flatnonzero(source_tract != tract)
+    if others.size and not isinstance(skymap, HealpixSkyMap):
+        geometry, box = _geometry(skymap, tract, patch)
+        x, y = geometry.project(ra[others], dec[others])
+        with np.errstate(invalid="ignore"):
+            inner[others] = (x >= box.x_min) & (x < box.x_max) & (y >= box.y_min) & (y < box.y_max)
+    return inner
+
+
+@functools.lru_cache(maxsize=256)
+def _geometry(skymap: SkyMap, tract: int, patch: int) -> Any:
+    geometry = skymap.tract(tract)
+    return geometry, geometry.patch(patch).inner_box
+
+
+class _Primaries:
+    """Sees to it that among images of one band and visit (or of one band, and none) a source has one primary row.
+
+    The images are those of the patch and their rivals, by image id; so every patch comes to the same.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[Any, NDArray[np.int64]] = {}
+
+    def take(self, group: Any, ids: NDArray[np.int64], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of the rows wanted are the first of their source."""
+        taken = self._taken.get(group)
+        first = wanted if taken is None else wanted & ~np.isin(ids, taken)
+        new = ids[first]
+        self._taken[group] = new if taken is None else np.concatenate([taken, new])
+        return first

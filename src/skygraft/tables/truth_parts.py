@@ -1,0 +1,82 @@
+"""The truth of one image, as its task leaves it beside the record: an Arrow file.
+
+Not Parquet, which takes milliseconds to open: consolidation opens as many of these as there are images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.table import QTable
+
+from skygraft.catalog.io import to_arrow
+from skygraft.errors import CampaignError
+from skygraft.records.files import atomic_path
+
+__all__ = ["DamagedTruthError", "read_truth_part", "write_truth_dataset", "write_truth_part"]
+
+
+def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
+    """Write the truth of an image, atomically; units go into the columns' metadata (`skygraft.catalog.io.to_arrow`).
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    content = truth if isinstance(truth, pa.Table) else to_arrow(truth)
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, content.schema, options=options) as writer,
+    ):
+        writer.write_table(content)
+
+
+def write_truth_dataset(path: Path, truth: QTable) -> None:
+    """Write the truth of an image as Parquet, which is what a Butler reads tables from, atomically.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        pq.write_table(to_arrow(truth), temporary, compression="zstd")
+
+
+class DamagedTruthError(CampaignError):
+    """A truth part that is not what its record says: its image can be made again at any time."""
+
+
+def read_truth_part(path: Path, sha256: str) -> pa.Table:
+    """The truth of an image, whose file has the SHA-256 that its record names.
+
+    Raises
+    ------
+    DamagedTruthError
+        If it cannot be read, or is another file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _damaged(f"cannot be read ({error.strerror or error})", path) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _damaged("is not the one that its record names", path)
+    try:
+        with pa.ipc.open_file(pa.BufferReader(content)) as file:
+            return file.read_all()
+    except pa.ArrowException as error:
+        raise _damaged(f"cannot be read ({error})", path) from error
+
+
+def _damaged(what: str, path: Path) -> DamagedTruthError:
+    return DamagedTruthError(
+        f"the truth table {what}",
+        path=path,
+        fix="Make its image again: skygraft verify --checksums --discard, then run",
+    )
