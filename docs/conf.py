@@ -31,7 +31,7 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-autosummary_generate = True
+autosummary_generate = True  # into docs/generated
 autodoc_typehints = "none"  # numpydoc's sections have them, in words
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False

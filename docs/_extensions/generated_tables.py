@@ -32,9 +32,7 @@ from skygraft.injection import InjectionOptions
 
 _GROUPS: dict[str, Sequence[str]] = {
     "Which source, and where": ("injection_id", "ra", "dec", "source_type", "mag_<band>"),
-    "Motion and time": (
-        *("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec", "epoch_mjd", "visit"),
-    ),
+    "Motion and time": (*("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec", "epoch_mjd", "visit"),),
     "`Sersic`, `Gaussian` and `Moffat`": ("half_light_radius", "q", "pa", "n", "trunc", "moffat_beta"),
     "`BulgeDisk`": ("bulge_fraction", "bulge_", "disk_"),
     "`Trail`": ("trail_", "mag_per_pixel"),
@@ -127,7 +125,9 @@ def _section(model: type[BaseModel], prefix: str) -> Iterable[str]:
     for name, field in model.model_fields.items():
         part = _model_of(field.annotation)
         if part is ClusterConfig:
-            rows.append((f"`{name}`", "", "Where it runs: a kind, a profile's file, or [its keys](deploy/profiles.md)."))
+            rows.append(
+                (f"`{name}`", "", "Where it runs: a kind, a profile's file, or [its keys](deploy/profiles.md).")
+            )
         elif part is not None:
             inner.append((name, part))
             rows.append((f"`{name}`", "", f"See [{prefix}{name}](#{_anchor(prefix + name)})."))

@@ -245,7 +245,9 @@ class CatalogConfig(Section):
     """Which fake sources."""
 
     path: ResolvedPath
+    """The catalogue's file."""
     dialect: str = "auto"
+    """Name of its dialect, where it is not recognised by its columns."""
     band: Annotated[str, Field(min_length=1)] | None = None
     """Band of a catalogue with a single ``mag`` column."""
     on_bad: Literal["raise", "flag"] = "raise"
@@ -295,10 +297,13 @@ class CampaignConfig(Section):
     """A whole campaign, as one YAML file says it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the campaign: letters, digits, dots, dashes and underscores."""
     survey: SurveyConfig
     catalog: CatalogConfig
     output: ResolvedPath
+    """Folder that everything is written to."""
     skymap: SkyMapSpec = "hsc_rings_v1"
+    """Sky map that cuts the catalogue and the tables: its name, or a mapping with a kind."""
     injection: InjectionConfig = InjectionConfig()
     margin_arcsec: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """How far outside an image a source may lie and still be drawn on it."""
