@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "skygraft"
 author = "The skygraft developers"
-copyright = author  # noqa: A001 - Sphinx's name
+copyright = author
 version = release = skygraft.__version__
 
 extensions = [

@@ -1,6 +1,6 @@
-"""Run the tutorial on the folder that `skygraft demo` makes, and save it with its outputs.
+"""Save the tutorial with its outputs: `uv run --group docs python docs/save_tutorial.py skygraft-demo`.
 
-uv run --group docs python docs/save_tutorial.py skygraft-demo
+The argument is the folder that `skygraft demo` makes.
 """
 
 from __future__ import annotations

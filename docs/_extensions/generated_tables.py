@@ -41,6 +41,8 @@ _GROUPS: dict[str, Sequence[str]] = {
 }
 """Headings of the columns; a name stands for all that begin with it where it ends in ``_``, or is ``stamp``."""
 
+_ANGLES = {"deg": "degrees", "rad": "radians"}
+
 _MAGNITUDE = ColumnSpec(
     "mag_<band>", "float", "mag", "AB magnitude in each band; one column a band.", math.nan
 )  # of a pattern of columns, which the schema has no entry for
@@ -98,9 +100,9 @@ def _types(spec: ColumnSpec) -> str:
 def catalogue_dialects() -> str:
     """Every dialect of catalogues: how it is recognised, and what it is."""
     rows = [
-        (f"`{name}`", _prose(d.looks_for), _prose(_first_sentence(type(d))), "degrees" if d.positions == "deg" else "radians")
+        (f"`{name}`", _prose(d.looks_for), _prose(_first_sentence(type(d))), _ANGLES[d.positions])
         for name, d in DIALECTS.items()
-    ]  # fmt: skip
+    ]
     return _table(("`dialect`", "recognised by", "what it is", "positions in"), rows)
 
 
@@ -126,7 +128,7 @@ def _section(model: type[BaseModel], prefix: str) -> Iterable[str]:
         part = _model_of(field.annotation)
         if part is ClusterConfig:
             rows.append(
-                (f"`{name}`", "", "Where it runs: a kind, a profile's file, or [its keys](deploy/profiles.md).")
+                (f"`{name}`", "", "Where it runs: a kind, the file of a profile, or [its keys](deploy/profiles.md).")
             )
         elif part is not None:
             inner.append((name, part))
@@ -227,6 +229,7 @@ class GeneratedTable(SphinxDirective):
     table: ClassVar[Callable[[], str]]
 
     def run(self) -> list[nodes.Node]:
+        """The table's nodes."""
         return self.parse_text_to_nodes(type(self).table(), allow_section_headings=True)
 
 

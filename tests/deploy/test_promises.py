@@ -56,9 +56,7 @@ def code(text: str) -> list[str]:
 # -- README.md and the pages that it leads to
 
 
-def test_the_ten_lines_do_on_a_real_calexp_what_they_do_on_the_demo(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_ten_lines_on_a_real_calexp(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its name instead of that of the demo's image; tests/docs runs them as they stand."""
     snippet = block(README, "python", "read_exposure")
     for there, here in {
