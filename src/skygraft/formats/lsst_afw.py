@@ -165,6 +165,17 @@ def _unit(opened: AfwFile) -> str:
             key="BUNIT",
             fix="Write its unit into the header, or remove the card of an image in counts (adu)",
         )
+    # Files of afw without units are in counts; with units, each plane has its own, and one of them was lost here.
+    if "BUNIT" not in opened.header() and "VARIANCE" in opened.hdus:
+        of_variance = str(card_value(opened.header("VARIANCE"), "BUNIT", "")).strip()
+        if of_variance:
+            raise FormatError(
+                f"the image has no unit, but its variance has one ({of_variance})",
+                path=opened.path,
+                hdu=opened.hdus["IMAGE"],
+                key="BUNIT",
+                fix="Write the image's unit into the header of the IMAGE plane",
+            )
     return canonical_unit(unit)
 
 
