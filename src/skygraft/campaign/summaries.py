@@ -11,10 +11,13 @@ from skygraft.printable import printable
 from skygraft.records.events import RunEnded
 from skygraft.records.files import Layout
 from skygraft.records.ledger import Failure
+from skygraft.records.plan_file import Plan
 from skygraft.wording import number, phase_words
 
-__all__ = ["RunSummary", "Status", "UnusableImage"]
+__all__ = ["FAILURES_LISTED", "RunSummary", "Status", "UnusableImage", "unusable_images"]
 
+FAILURES_LISTED = 1000
+"""Most failures that a summary holds; all of them are in ``failures.parquet``."""
 _SHOWN = 5
 
 
@@ -33,6 +36,11 @@ class UnusableImage:
     path: str
     error: str
     message: str
+
+
+def unusable_images(plan: Plan) -> tuple[UnusableImage, ...]:
+    """Images of the survey that a plan leaves out, with the reasons."""
+    return tuple(UnusableImage(bad["path"], bad["error"], bad["reason"]) for bad in plan.unusable)
 
 
 def _unusable_lines(unusable: Sequence[UnusableImage], output: str) -> list[str]:

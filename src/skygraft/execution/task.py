@@ -12,7 +12,7 @@ import functools
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from skygraft.photometry import aperture_flux
 from skygraft.planning.reading import read_image
 from skygraft.planning.selection import digest_rows, row_digests, select
 from skygraft.provenance import software_versions
+from skygraft.records.file_identity import Stamp, await_stamp
 from skygraft.records.files import Layout, plain, sha256_file
 from skygraft.records.image_record import (
     PIXEL_VERSION,
@@ -47,7 +48,7 @@ from skygraft.records.image_record import (
     write_record,
 )
 from skygraft.records.image_summary import ImageSummary
-from skygraft.records.plan_file import PlannedImage
+from skygraft.records.plan_file import Plan, PlannedImage
 from skygraft.tables.truth_parts import write_truth_dataset, write_truth_part
 
 __all__ = ["Bench", "run_image", "run_task", "sources_of"]
@@ -108,17 +109,35 @@ def _bench(path: str, mtime_ns: int) -> Bench:
     return Bench(load_config(path))
 
 
+@functools.lru_cache(maxsize=2)
+def _plan(output: str, stamp: Stamp) -> Plan:
+    """The plan of a campaign, opened once in each process."""
+    path = Layout(Path(output)).plan
+    await_stamp(path, stamp, "plan")
+    return Plan(path)
+
+
 def run_task(
-    images: Iterable[PlannedImage], output: str, io: contextlib.AbstractContextManager[Any] | None = None
+    rows: Sequence[int],
+    output: str,
+    plan: Stamp,
+    config: Stamp | None = None,
+    io: contextlib.AbstractContextManager[Any] | None = None,
 ) -> list[ImageSummary]:
     """Make some images of a campaign; one that fails does not stop the others.
 
+    This is what a worker runs. It reads the plan and the configuration itself, so that a task is a few numbers.
+
     Parameters
     ----------
-    images : iterable of PlannedImage
-        The images.
+    rows : sequence of int
+        Rows of the plan, ascending.
     output : str
-        The campaign's output folder, whose ``campaign.yaml`` says how.
+        The campaign's output folder.
+    plan : (int, int)
+        The plan that is meant, see `skygraft.records.file_identity.Stamp`.
+    config : (int, int), optional
+        The configuration that is meant; by default the one that is there.
     io : context manager, optional
         Entered around each reading and writing of an image, such as a semaphore of the cluster.
 
@@ -126,10 +145,17 @@ def run_task(
     -------
     list of ImageSummary
         One for each image, in order.
+
+    Raises
+    ------
+    CampaignError
+        If this machine does not see the plan or the configuration that is meant.
     """
     path = Layout(Path(output)).config
+    if config is not None:
+        await_stamp(path, config, "configuration")
     bench = _bench(str(path), path.stat().st_mtime_ns)
-    return [_guarded(image, bench, io) for image in images]
+    return [_guarded(image, bench, io) for image in _plan(output, plan).images(rows)]
 
 
 def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextManager[Any] | None) -> ImageSummary:

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from skygraft.execution.jobs import Jobs
 from skygraft.records.image_summary import ImageSummary
 
 __all__ = ["TaskQueue"]
@@ -17,7 +17,7 @@ _MEMORY = 0.98
 
 
 class TaskQueue:
-    """Images waiting, as rows of the plan, handed out as tasks.
+    """The images that wait, handed out as tasks: each some rows of the plan.
 
     A task is as long as it should be, or a fair share of what is left: so tasks get shorter towards the end, and
     workers finish together. It ends with a home patch where it can without getting much shorter, since images of one
@@ -26,44 +26,26 @@ class TaskQueue:
 
     Parameters
     ----------
-    rows : array_like of int, shape (N,)
-        The images, in the order of the plan: by home patch.
-    homes : array_like of int, shape (N,)
-        A number for the home patch of each.
-    costs : array_like of float, shape (N,)
-        Estimated time of each, seconds.
-    kinds : array_like of int, shape (N,), optional
-        A number for the kind of each (format, instrument): estimates of one kind are off by the same factor.
+    jobs : Jobs
+        The images.
     task_seconds : float
         How long a task should be.
     images_per_task : int
         Its largest number of images.
     """
 
-    def __init__(
-        self,
-        rows: ArrayLike,
-        homes: ArrayLike,
-        costs: ArrayLike,
-        kinds: ArrayLike | None = None,
-        *,
-        task_seconds: float,
-        images_per_task: int,
-    ) -> None:
-        self._rows = np.asarray(rows, dtype=np.int64)
-        self._homes = np.asarray(homes, dtype=np.int32)
-        self._costs = np.asarray(costs)
-        self._kinds = np.zeros(len(self._rows), np.int16) if kinds is None else np.asarray(kinds, dtype=np.int16)
+    def __init__(self, jobs: Jobs, *, task_seconds: float, images_per_task: int) -> None:
+        self._jobs = jobs
         self._alone: deque[int] = deque()
         self._next = 0
         self._seconds = task_seconds
         self._most = images_per_task
-        n_kinds = int(self._kinds.max(initial=0)) + 1
-        self._left = np.bincount(self._kinds, weights=self._costs, minlength=n_kinds)
+        n_kinds = int(jobs.kinds.max(initial=0)) + 1
+        self._left = np.bincount(jobs.kinds, weights=jobs.costs, minlength=n_kinds)
         self._estimated, self._measured = np.zeros(n_kinds), np.zeros(n_kinds)
 
     def __len__(self) -> int:
-        return len(self._rows) - self._next + len(self._alone)
+        return len(self._jobs.rows) - self._next + len(self._alone)
 
     def correction(self, kind: int = 0) -> float:
         """Measured over estimated time of a kind of image, lately; that of all kinds where there is none yet."""
@@ -82,11 +64,11 @@ class TaskQueue:
 
     def learn(self, task: Sequence[int], summaries: Iterable[ImageSummary]) -> None:
         """Take in how long the images of a task really took."""
-        places = np.searchsorted(self._rows, np.asarray(task, dtype=np.int64))
+        places = np.searchsorted(self._jobs.rows, np.asarray(task, dtype=np.int64))
         for place, summary in zip(places.tolist(), summaries, strict=False):
             if summary.status == "done":
-                kind = self._kinds[place]
-                self._estimated[kind] = _MEMORY * self._estimated[kind] + self._costs[place]
+                kind = self._jobs.kinds[place]
+                self._estimated[kind] = _MEMORY * self._estimated[kind] + self._jobs.costs[place]
                 self._measured[kind] = _MEMORY * self._measured[kind] + summary.wall_seconds
 
     def put_alone(self, task: Iterable[int]) -> None:
@@ -98,25 +80,25 @@ class TaskQueue:
         if self._alone:
             return [self._alone.popleft()]
         start = self._next
-        if start == len(self._rows):
+        if start == len(self._jobs.rows):
             return []
-        kind = int(self._kinds[start])
+        kind = int(self._jobs.kinds[start])
         fair = self.seconds_left / (3 * max(1, n_slots))
         longest = min(self._seconds, fair) / self.correction(kind)
-        end = min(len(self._rows), start + self._most)
-        fits = self._kinds[start:end] == kind
-        fits &= np.cumsum(self._costs[start:end], dtype=np.float64) <= longest
+        end = min(len(self._jobs.rows), start + self._most)
+        fits = self._jobs.kinds[start:end] == kind
+        fits &= np.cumsum(self._jobs.costs[start:end], dtype=np.float64) <= longest
         fits[0] = True
         size = len(fits) if fits.all() else int(np.argmin(fits))
         size = self._whole_homes(start, size)
         self._next = start + size
-        self._left[kind] = max(0.0, self._left[kind] - float(self._costs[start : start + size].sum()))
-        return [int(row) for row in self._rows[start : start + size]]
+        self._left[kind] = max(0.0, self._left[kind] - float(self._jobs.costs[start : start + size].sum()))
+        return [int(row) for row in self._jobs.rows[start : start + size]]
 
     def _whole_homes(self, start: int, size: int) -> int:
         """How many of `size` images to take so that no home patch is cut, if that leaves at least half of them."""
-        if start + size == len(self._rows):
+        if start + size == len(self._jobs.rows):
             return size
-        homes = self._homes[start : start + size + 1]
+        homes = self._jobs.homes[start : start + size + 1]
         ends = np.flatnonzero(homes[1:] != homes[:-1]) + 1
         return int(ends[-1]) if ends.size and 2 * ends[-1] >= size else size

@@ -221,6 +221,12 @@ class Plan:
         """What the plan was made of, and what the planner noticed (JSON types)."""
         return self._metadata
 
+    @property
+    def unusable(self) -> list[dict[str, str]]:
+        """Images of the survey that the plan leaves out: ``path``, ``error``, ``reason`` and ``stamp`` of each."""
+        unusable: list[dict[str, str]] = self._metadata.get("unusable", [])
+        return unusable
+
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Whole columns, in the order of the plan.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.execution.task_queue import TaskQueue
 from skygraft.records.image_summary import ImageSummary
 
 __all__ = ["DriveResult", "Jobs"]
@@ -21,7 +20,7 @@ _PATCH_SECONDS, _PATCHES_PER_TASK = 0.05, 8
 
 @dataclass(frozen=True)
 class Jobs:
-    """The images that are to be made.
+    """The images that a run is to make, in the order of the plan: by home patch.
 
     Parameters
     ----------
@@ -32,7 +31,7 @@ class Jobs:
     costs : ndarray of float, shape (N,)
         Estimated time of each, seconds.
     kinds : ndarray of int, shape (N,)
-        A number for the kind of each; see `TaskQueue`.
+        A number for the kind of each (format, instrument): estimates of one kind are off by the same factor.
     """
 
     rows: np.ndarray[Any, Any]
@@ -44,7 +43,7 @@ class Jobs:
         return len(self.rows)
 
     def only(self, rows: Iterable[int]) -> Jobs:
-        """Some of them."""
+        """Those of some rows."""
         chosen = np.isin(self.rows, np.fromiter(rows, dtype=np.int64))
         return Jobs(self.rows[chosen], self.homes[chosen], self.costs[chosen], self.kinds[chosen])
 
@@ -61,17 +60,6 @@ class Jobs:
         seconds = float(self.costs.sum(dtype=np.float64)) + _PATCH_SECONDS * n_patches
         tasks = len(self) + math.ceil(n_patches / _PATCHES_PER_TASK)
         return max(1, min(tasks, math.ceil(seconds / worth)))
-
-    def queue(self, *, task_seconds: float, images_per_task: int) -> TaskQueue:
-        """Them, to be handed out."""
-        return TaskQueue(
-            self.rows,
-            self.homes,
-            self.costs,
-            self.kinds,
-            task_seconds=task_seconds,
-            images_per_task=images_per_task,
-        )
 
 
 @dataclass
