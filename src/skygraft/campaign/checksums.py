@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from skygraft.catalog.partition_read import MARKER, damaged_partitions, partition_bounds
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CampaignError, CatalogError, ConfigError, SkygraftError
+from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import compare, problem_of, read_checksum
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
@@ -235,7 +235,7 @@ def _check_tables(tables: Sequence[str], *, output: str) -> _Found:
 def _check_configuration(layout: Layout) -> _Found:
     """Compare the configuration with the provenance; one that was changed since, by a person, does not count."""
     try:
-        sha256 = str(json.loads(layout.provenance.read_bytes())["entity"]["sg:configuration"]["sg:sha256"])
+        sha256 = str(parse_json(layout.provenance.read_bytes())["entity"]["sg:configuration"]["sg:sha256"])
         written = layout.provenance.stat().st_mtime_ns
     except (OSError, ValueError, KeyError, TypeError):
         return _Found(0, 0, 0, ())  # of a run that was ended early; of a damaged one its own checksum tells

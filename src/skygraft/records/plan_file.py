@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from skygraft.errors import CampaignError
+from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
 from skygraft.records.files import Layout, json_text
 from skygraft.records.lock import holder
@@ -155,7 +156,7 @@ class PlannedImage:
 
     def format_options(self) -> dict[str, Any]:
         """Reading options of the format."""
-        options: dict[str, Any] = json.loads(self.options)
+        options: dict[str, Any] = parse_json(self.options)
         return options
 
 
@@ -192,7 +193,7 @@ class Plan:
                 footer, schema = file.metadata, file.schema_arrow
                 groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
                 content = footer.metadata or {}
-                self._metadata: dict[str, Any] = json.loads(content.get(_METADATA, b"{}"))
+                self._metadata: dict[str, Any] = parse_json(content.get(_METADATA, b"{}"))
                 wanted = int(content.get(_ROWS, sum(groups)))
         if not schema.equals(_SCHEMA):
             raise CampaignError(
@@ -308,7 +309,7 @@ class Plan:
             yield
         except FileNotFoundError:
             raise _no_plan(self._path) from None
-        except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, ValueError) as error:
             raise DamagedPlanError(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
         except OSError as error:
             kind = CampaignError if error.errno else DamagedPlanError  # Arrow says it of content, too
