@@ -18,11 +18,12 @@ def parse_json(text: str | bytes) -> Any:
 
     Raises
     ------
-    ValueError
-        If it is not JSON, not text, or is nested deeper than Python's own limit, of which `json.loads` makes a
-        RecursionError.
+    json.JSONDecodeError
+        If it is not JSON, or nested deeper than Python's own limit, where `json.loads` raises a RecursionError.
+    UnicodeDecodeError
+        If it is not text. Both are kinds of ValueError.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("its brackets are nested too deep") from error
+        raise json.JSONDecodeError("brackets are nested too deep", "", 0) from error

@@ -309,7 +309,7 @@ class Plan:
             yield
         except FileNotFoundError:
             raise _no_plan(self._path) from None
-        except (pa.ArrowException, ValueError) as error:
+        except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DamagedPlanError(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
         except OSError as error:
             kind = CampaignError if error.errno else DamagedPlanError  # Arrow says it of content, too
