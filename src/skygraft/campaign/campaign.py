@@ -1,4 +1,4 @@
-"""The campaign: plan it, run it, see how far it is."""
+"""`Campaign`: plan it, run it, and see its progress."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["Campaign"]
 
 _WORTH_A_PROCESS = 32
-"""Images to be read again for which it pays to start another process."""
-_PARTS_TOLD = 3
+"""Number of images to read for which another process is worth starting."""
+_PARTITIONS_SHOWN = 3
 
 
 class Campaign:
@@ -86,18 +86,18 @@ class Campaign:
         processes: int | None = None,
         n_workers: int | None = None,
     ) -> PlanSummary:
-        """Work out what would be done and what it would cost; no image is made.
+        """Plan the campaign: which sources go into which image, and what that will cost.
 
-        The survey is indexed anew and the catalogue partitioned, so images that appeared since are found.
+        The survey is indexed again and the catalogue partitioned, so that new images are found. No pixels are read.
 
         Parameters
         ----------
         checks : {"auto", "all", "none"} or int
-            How many images' calibration to look at: all of a few thousand and some of more, all, none, or so many.
+            How many images' calibration to check: with "auto", all of up to 2000 images and a sample of more.
         processes : int, optional
-            Processes of this machine to plan with; by default one for each core.
+            Processes of this machine; by default one for each core.
         n_workers : int, optional
-            Workers to assume for the time that it would take; by default those of the configuration.
+            Workers to assume in the estimate of the time; by default those of the configuration.
 
         Returns
         -------
@@ -110,7 +110,7 @@ class Campaign:
         OutputExistsError
             If the output folder holds something else.
         """
-        # Here, and so for other rooms below: the driver of a planned campaign does not carry the weight of planning.
+        # Imported here, as Dask and drawing are below, so that looking at a campaign starts quickly.
         from skygraft.planning.summary import summarise_plan
 
         self._claim()
@@ -129,7 +129,7 @@ class Campaign:
                 checks=checks,
                 processes=_cores(processes),
                 n_workers=n_workers,
-                # A run tries again what failed, but not what is in quarantine.
+                # A run retries failed images, but not those in quarantine.
                 to_make=np.isin(standing.state, (WAITING, FAILED)),
                 n_done=standing.count(DONE),
                 n_failed=standing.count(FAILED, QUARANTINED),
@@ -145,32 +145,32 @@ class Campaign:
         retry_failed: bool = False,
         reporter: Reporter | None = None,
     ) -> RunSummary:
-        """Make every image that is not done yet; those that failed before are tried again.
+        """Inject into every image that is not done yet; those that failed before are tried again.
 
         Parameters
         ----------
         client : distributed.Client, optional
             The cluster to use; by default the one that the configuration names.
         n_workers : int, optional
-            Processes of a local cluster. 0 makes the images in this process, one after the other, without Dask.
+            Worker processes of a local cluster; 0 works in this process, one image after the other, without Dask.
         redo : bool
-            Make images again whose inputs or settings have changed since they were made; without it such a change is
-            an error.
+            Inject again into images whose inputs or settings have changed since; without it such a change is an
+            error.
         retry_failed : bool
-            Make those images only that failed before, and among them those in quarantine, which a run leaves alone
-            otherwise because they kill the workers that take them.
+            Only try the images that failed before, including those in quarantine, which other runs leave out because
+            they kill their workers.
         reporter : Reporter, optional
-            Hears how far it is; see `skygraft.monitoring.reporters.RichReporter`.
+            Shows the progress; see `skygraft.monitoring.reporters.RichReporter`.
 
         Returns
         -------
         RunSummary
-            Failures of images are in it; they are not raised.
+            With the images that failed; their errors are not raised.
 
         Raises
         ------
         CampaignError
-            If something has changed since images were made, another process runs the campaign, or the cluster fails.
+            If inputs or settings have changed, another process runs the campaign, or the cluster fails.
         OutputError
             If the output folder cannot be written.
         """
@@ -184,7 +184,7 @@ class Campaign:
             with Ledger(self.layout.ledger) as ledger:
                 standing = stand(plan, self.config, redo=redo, ledger=ledger)
                 if n_removed := begin_run(self.config, plan, standing.rows(WAITING, FAILED, QUARANTINED).tolist()):
-                    reporter.say(f"{n_removed} datasets whose files are made again were removed from the repository")
+                    reporter.say(f"{n_removed} datasets whose files will be replaced were removed from the repository")
                 self._write_config()
                 states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
                 rows = standing.rows(*states)
@@ -192,14 +192,13 @@ class Campaign:
                 with reporter:
                     ledger.append([RunStarted(images=len(plan), waiting=len(rows), redo=redo)])
                     summary = run.run(client, n_workers)
-                    # Of workers that were killed, in this run or before; it goes through all folders, so not at the
-                    # start.
+                    # Temporary files of killed workers; at the end, because it goes through all folders.
                     sweep_leftovers(self.layout.root)
                     ledger.append([summary.ended()])
         return summary
 
     def status(self) -> Status:
-        """How far the campaign is, from its records and its ledger.
+        """The progress of the campaign, from its records and its ledger.
 
         Raises
         ------
@@ -247,25 +246,25 @@ class Campaign:
         processes: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> ChecksumReport:
-        """Read again everything that was written with a checksum, and compare: images, truth, records, tables.
+        """Verify the checksums of everything that was written: images, truth, records, tables, catalogue.
 
         Parameters
         ----------
         client : distributed.Client, optional
             The cluster to use.
         cluster : bool
-            Without a client: use the cluster that the configuration names, rather than processes of this machine.
+            Use the cluster that the configuration names instead of processes of this machine.
         n_workers : int, optional
             Largest number of that cluster's workers.
         processes : int, optional
-            Processes of this machine; by default one for each core, if there is enough to read. 1 reads in this one.
+            Processes of this machine; by default up to one for each core. 1 reads in this process.
         progress : callable
-            Called with how many images and tables were read so far, and how many there are.
+            Called with the number of images and tables read so far, and of all.
 
         Returns
         -------
         ChecksumReport
-            Damaged files are in it; they are not raised.
+            With the damaged files; they are not raised.
 
         Raises
         ------
@@ -303,14 +302,14 @@ class Campaign:
             )
 
     def rescan(self) -> Status:
-        """Make the ledger anew from the records, and say how far the campaign is.
+        """Rebuild the ledger from the records, and return the status.
 
         Raises
         ------
         CampaignError
             If there is no plan, or a process runs the campaign.
         OutputError
-            If the ledger cannot be written; the old one is then left as it is.
+            If the ledger cannot be written; the old one is kept.
         """
         with self.layout.locked():
             rescan(campaign_plan(self.layout.plan), self.config)
@@ -345,7 +344,7 @@ class Campaign:
         try:
             before = load_config(self.layout.config)
         except (ConfigError, OSError):
-            # Damaged; where the plan tells that it is of this campaign, a run writes it again.
+            # Damaged; if the plan shows that the folder is this campaign's, a run rewrites it.
             if self._is_planned():
                 return
             raise
@@ -374,12 +373,12 @@ class Campaign:
         from skygraft.planning.plan import plan_images
 
         if not self.layout.config.exists():
-            # First of all: it marks the folder as this campaign's, should planning be cut short.
+            # First, because it marks the folder as this campaign's if planning is interrupted.
             self._write_config()
         return plan_images(self.config, processes=_cores(processes))
 
     def _current_plan(self, say: Callable[[str], None]) -> Plan:
-        """The plan as it is; a new one where there is none, or what it was made from or left out has changed."""
+        """The plan, planned again if it is missing or damaged, or if its inputs have changed."""
         if self.layout.plan.exists() and self.layout.config.exists():
             try:
                 plan = campaign_plan(self.layout.plan)
@@ -394,17 +393,17 @@ class Campaign:
         return self._make_plan()
 
     def _damaged_catalog(self) -> str:
-        """What is wrong with the partitioned catalogue at a glance; empty for nothing."""
+        """What is wrong with the partitioned catalogue, by a quick look; empty if nothing is."""
         from skygraft.catalog.partition_read import damaged_partitions
 
         try:
             damaged = damaged_partitions(self.layout.catalog)
         except CatalogError as error:
             return str(error)
-        return "; ".join(f"{path}: {problem}" for path, problem in itertools.islice(damaged.items(), _PARTS_TOLD))
+        return "; ".join(f"{path}: {problem}" for path, problem in itertools.islice(damaged.items(), _PARTITIONS_SHOWN))
 
     def _replaced(self, plan: Plan) -> bool:
-        """Whether a file that the plan had to leave out was made, changed or removed since."""
+        """Whether a file that the plan left out was created, changed or removed since."""
         root = self.config.survey.root
         return any(file_stamp(root / bad["path"]) != bad.get("stamp") for bad in plan.unusable)
 

@@ -1,4 +1,4 @@
-"""One run of a campaign: the cluster, the images, the tables, and what is said of them."""
+"""One run of a campaign: open the cluster, inject into the images, make the tables, summarise."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class CampaignRun:
     rows : ndarray of int, shape (N,)
         The images to make, as rows of the plan, ascending.
     reporter : Reporter
-        Hears how far the run is.
+        Shows the progress.
     interruption : Interruption
-        What hears of Ctrl-C.
+        Notices Ctrl-C.
     ledger : Ledger
-        Gets the events.
+        Receives the events.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CampaignRun:
         self._guard: Guard | None = None
 
     def run(self, client: Client | None, n_workers: int | None) -> RunSummary:
-        """Make the images, and the tables from them.
+        """Inject into the images, and make the tables.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class CampaignRun:
         return self._summary(result, lines, time.perf_counter() - began)
 
     def work(self) -> Work:
-        """What a task does with its rows of the plan; rehearsals put something else here."""
+        """The function that a task applies to its rows of the plan; rehearsals replace it."""
         return functools.partial(
             run_task,
             output=str(self.layout.root),
@@ -135,20 +135,20 @@ class CampaignRun:
         )
 
     def say(self, text: str) -> None:
-        """Say something to whoever watches the run."""
+        """Show a message to whoever watches the run."""
         for reporter in self.reporters:
             reporter.say(text)
 
     # -- what the driver reports
 
     def images(self, rows: Sequence[int], summaries: list[ImageSummary]) -> None:
-        """Take in what became of some images, and pass it on."""
+        """Record the results of some images, and pass them on to the reporters."""
         self.standing.note(rows, summaries, self.ledger.images(summaries))
         for reporter in self.reporters:
             reporter.images(summaries)
 
     def identify(self, row: int) -> dict[str, Any]:
-        """What names an image whose worker did not come back."""
+        """Image id, home patch and band of an image whose worker did not come back."""
         image = next(self.plan.images([row]))
         return {"image_id": image.image_id, "tract": image.tract, "patch": image.patch, "band": image.band or ""}
 
@@ -160,7 +160,7 @@ class CampaignRun:
     # -- the parts of a run
 
     def _look_at_plan(self) -> tuple[Jobs, Overview]:
-        """What is to be made, and what the run begins with."""
+        """The images to inject into, and the state that the run begins with."""
         table = self.plan.table([*_OF_OVERVIEW, "format", "instrument", "n_bytes"])
         columns = {name: numbers(table.column(name)) for name in (*_OF_OVERVIEW, "n_bytes")}
         # What is written is about as large as what is read; `skygraft plan` knows better, but takes longer.
@@ -213,7 +213,7 @@ class CampaignRun:
         return opened.client, self._watch(opened.client, opened.outlook), opened.max_threads
 
     def _watch(self, client: Client, outlook: Callable[[], Outlook] | None) -> ClusterWatch:
-        """What looks after the cluster."""
+        """The watch over the cluster's workers."""
         cluster = self.config.cluster
         stuck = parse_timeout(cluster.worker_timeout)
         queued = cluster.kind in (*BATCH_KINDS, "kubernetes")
@@ -248,7 +248,7 @@ class CampaignRun:
         return drive(client, jobs, self.work(), self, settings, interruption=self.interruption, watch=watch)
 
     def _make_tables(self, client: Client | None, watch: ClusterWatch | None) -> list[str]:
-        """Make the tables and the provenance; returns what to say of them."""
+        """Make the tables and the provenance; returns lines for the summary."""
         self.ledger.append([TablesStarted()])
         found = consolidate(self.config, self.plan, functools.partial(map_items, client, watch=watch))
         if found.problems:

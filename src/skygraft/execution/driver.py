@@ -38,7 +38,7 @@ _SUSPECTS_NAMED = 3
 _BROKEN_TASKS_ALLOWED = 10
 _POLL_SECONDS = 0.05
 _HALT_SECONDS = 60.0
-"""In which workers are to answer when a run ends early; one that hangs never does."""
+"""Time for workers to answer when a run ends early; one that hangs never does."""
 _LAST_PRIORITY = -10
 
 
@@ -64,10 +64,10 @@ class DriveSettings:
 
 
 class Reports(Protocol):
-    """Whom a driver reports to."""
+    """What a driver reports to: it receives results, names images, and may end the run."""
 
     def images(self, rows: Sequence[int], summaries: list[ImageSummary]) -> None:
-        """Hear what became of the images of some rows, as it becomes known."""
+        """Receive the results of the images in some rows of the plan."""
 
     def identify(self, row: int) -> dict[str, Any]:
         """The image_id, tract, patch and band of an image whose worker did not come back."""
@@ -86,11 +86,11 @@ def drive(
     interruption: Interruption | None = None,
     watch: ClusterWatch | None = None,
 ) -> DriveResult:
-    """Make images on a cluster.
+    """Inject into images on a cluster.
 
-    Images that failed for a reason that may pass are tried again after all others, each in a task of its own. A task
-    that kills its workers is cut into single images; one that still does is tried alone, with nothing else in flight
-    that could have been to blame, and then quarantined.
+    Images that failed for a transient reason are tried again after all others, each in a task of its own. A task that
+    kills its workers is split into single images; an image that still does is tried alone, with no other task in
+    flight that could be the cause, and is then quarantined.
 
     Parameters
     ----------
@@ -102,19 +102,19 @@ def drive(
         What a task does: ``work(rows)``, or ``work(rows, io=...)`` with an `io_limit`; gives an `ImageSummary` for
         each row, in order.
     reports : Reports
-        Hears what becomes of them.
+        Receives their results.
     settings : DriveSettings
-        How they are handed out.
+        How they are grouped into tasks, and how often they are tried.
     interruption : Interruption, optional
-        What hears of Ctrl-C.
+        Notices Ctrl-C.
     watch : ClusterWatch, optional
         Looks after the cluster; by default one with the usual patience.
 
     Returns
     -------
     DriveResult
-        After Ctrl-C too: tasks that run are let finish, those that wait are not. A second Ctrl-C is raised. Where no
-        worker can go on, its `stopped` says why.
+        Also after Ctrl-C, which lets running tasks finish and drops waiting ones (a second Ctrl-C is raised), and when
+        no worker can go on; `stopped` then says why.
 
     Raises
     ------
@@ -142,13 +142,13 @@ def drive(
             driver.run(jobs.only(again), images_per_task=1, priority=_LAST_PRIORITY)
         if not driver.result.early:
             driver.try_suspects_alone(jobs)
-        # Heard while the last image came in: what follows the images would take long, too.
+        # Ctrl-C while the last image came in counts as well: the tables that follow take long, too.
         driver.result.interrupted = driver.result.interrupted or interruption.asked
     return driver.result
 
 
 class _Driver:
-    """Keeps a bounded number of tasks on the cluster, and takes in what comes back."""
+    """Keeps a bounded number of tasks on the cluster and collects their results."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class _Driver:
     def run(
         self, jobs: Jobs, *, images_per_task: int | None = None, window: int | None = None, priority: int = 0
     ) -> None:
-        """Make images until all are made, or Ctrl-C."""
+        """Run tasks until all images have a result, or until Ctrl-C."""
         queue = TaskQueue(
             jobs,
             task_seconds=self.settings.task_seconds,
@@ -201,7 +201,7 @@ class _Driver:
             self._flying = {}
 
     def _forget(self, futures: list[Future[Any]]) -> None:
-        """Let the scheduler forget tasks; one that is lost has, and asking it would take minutes."""
+        """Cancel tasks; not on a lost scheduler, where the call would take minutes."""
         with contextlib.suppress(OSError):
             if futures and not is_lost(self.client):
                 self.client.cancel(futures)
@@ -211,7 +211,7 @@ class _Driver:
         return max(self.settings.max_threads, self.watch.n_threads)
 
     def _look_around(self, queue: TaskQueue) -> None:
-        """Count worker threads, and see what has gone wrong: now and then, since asking takes a while."""
+        """Check the workers from time to time, since asking the scheduler takes a while."""
         if is_lost(self.client):
             raise scheduler_lost(self.client)
         if not self.watch.due():
@@ -221,22 +221,22 @@ class _Driver:
         if end and not self.result.early:
             self.result.stopped = end + self._suspicion()
             self._drop_waiting()
-        # What a worker that does nothing any more has begun does not come back either.
+        # Workers that hang do not finish what they have begun.
         self._is_stuck = bool(end)
         self._hear_errors(queue)
 
     def _suspicion(self) -> str:
-        """Whom to suspect where no worker is left."""
+        """The images that may have killed the workers, if no worker is left."""
         if not self.suspects:
             return ""
         names = ", ".join(str(self.reports.identify(row)["image_id"]) for row in self.suspects[:_SUSPECTS_NAMED])
         return f"; workers died while they made {names}{', ...' if len(self.suspects) > _SUSPECTS_NAMED else ''}"
 
     def _hear_errors(self, queue: TaskQueue) -> None:
-        """Take in errors that `as_completed` keeps to itself.
+        """Collect errors that `as_completed` does not report.
 
-        It tells nothing of a task that was done, whose result was lost with its worker on the way here, and that then
-        failed where it ran again.
+        It is silent about a task that had finished, whose result was then lost with its worker, and that failed when
+        the scheduler ran it again.
         """
         errors = {future for future in self._flying if future.status == "error"}
         for future in errors & self._errors:
@@ -265,9 +265,9 @@ class _Driver:
         if task is None:
             return  # dropped, after Ctrl-C
         self.watch.came_back()
-        # Not what the future says by now: it waits again where its worker has died since.
+        # The future's own status may be newer: it is pending again if its worker has died since.
         if isinstance(result, list):
-            # A task that was halted has nothing to tell of its last images.
+            # A task that was halted has no results for its last images.
             made = task[: len(result)] if self.result.early else task
             if made:
                 queue.learn(made, result)
@@ -284,7 +284,7 @@ class _Driver:
         future.release()
 
     def _broken(self, task: list[int], error: BaseException, queue: TaskQueue) -> None:
-        """A task came back without a word on its images: its worker died, or could not begin."""
+        """Handle a task without results: its worker died, or could not start it."""
         if isinstance(error, KilledWorker):
             if len(task) > 1:
                 queue.put_alone(task)
@@ -309,7 +309,7 @@ class _Driver:
         self.reports.images(task, summaries)
 
     def _drop_waiting(self) -> None:
-        """Let no worker begin another image, and forget the tasks that none has begun."""
+        """Stop the workers from starting another image, and drop the tasks that none has started."""
         begun = self._halt()
         waiting = [future for future in self._flying if future.key not in begun]
         for future in waiting:
@@ -317,7 +317,7 @@ class _Driver:
         self._forget(waiting)
 
     def _halt(self) -> set[str]:
-        """Let the workers begin nothing more; the keys of what they have begun."""
+        """Stop the workers from starting anything more; returns the keys of the tasks that they have started."""
         said: dict[str, Any] = {}
 
         def ask() -> None:
@@ -329,16 +329,16 @@ class _Driver:
                     )
                 )
 
-        # In a thread: a worker that hangs would let this wait for ever.
+        # In a thread, because a worker that hangs never answers.
         asking = threading.Thread(target=ask, name="skygraft-halt", daemon=True)
         asking.start()
         asking.join(_HALT_SECONDS)
         if asking.is_alive():
-            logging.getLogger(__name__).warning("some workers do not answer; what they have begun is not waited for")
+            logging.getLogger(__name__).warning("some workers do not answer; their images are not waited for")
         return {key for keys in said.values() if isinstance(keys, list) for key in keys}
 
     def try_suspects_alone(self, jobs: Jobs) -> None:
-        """Try each image whose worker died with nothing else in flight: whoever kills it now is guilty."""
+        """Try each image whose worker died with nothing else in flight, to find the one that kills workers."""
         suspects, self.suspects = self.suspects, []
         for row in suspects[:_SUSPECTS_TRIED_ALONE]:
             self.run(jobs.only([row]), images_per_task=1, window=1)
@@ -357,7 +357,7 @@ def drive_serial(
     retries: int = 1,
     interruption: Interruption | None = None,
 ) -> DriveResult:
-    """Make images one after the other in this process, without Dask; see `drive`."""
+    """Inject into images one after the other in this process, without Dask; see `drive`."""
     result = DriveResult()
     waiting = [int(row) for row in jobs.rows]
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The images that a run is to make, and what became of them."""
+"""The images that a run is to inject, and the result of driving them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DriveResult", "Jobs"]
 
 _UNWRITTEN_ALLOWED = 20
 _PATCH_SECONDS, _PATCHES_PER_TASK = 0.05, 8
-"""Of making a patch's tables, and so many of them are a task."""
+"""Time to make the tables of a patch, and the number of patches in a task."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Jobs:
         return Jobs(self.rows[chosen], self.homes[chosen], self.costs[chosen], self.kinds[chosen])
 
     def useful_workers(self, worth: float, *, n_patches: int = 0) -> int:
-        """How many workers there is work for: fewer than images, and each with enough to be worth its start.
+        """How many workers there is work for: no more than tasks, and each with enough work to be worth starting.
 
         Parameters
         ----------
@@ -64,20 +64,20 @@ class Jobs:
 
 @dataclass
 class DriveResult:
-    """What became of the images that were handed to workers.
+    """The result of handing images to workers.
 
     Parameters
     ----------
     n_done, n_skipped : int
-        Images made, and found made already.
+        Images injected, and found done already.
     n_drawn : int
-        Sources drawn in them.
+        Sources drawn.
     failed : dict of int to bool
         Rows of the images that did not succeed, and whether trying again could help.
     interrupted : int
         Number of the signal that ended it early; 0 for none.
     stopped : str
-        Why it was ended early for another reason; empty where it was not.
+        Another reason for which it was ended early; empty if there is none.
     """
 
     n_done: int = 0
@@ -90,7 +90,7 @@ class DriveResult:
 
     @property
     def early(self) -> bool:
-        """Whether it was ended early."""
+        """Whether the run was ended early."""
         return bool(self.interrupted or self.stopped)
 
     def add(self, rows: Iterable[int], summaries: Iterable[ImageSummary]) -> None:

@@ -1,4 +1,4 @@
-"""Cut the images that are to be made into tasks: each some images of neighbouring home patches, about a minute long."""
+"""The queue that cuts images into tasks: each some images of neighbouring home patches, about a minute of work."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from skygraft.records.image_summary import ImageSummary
 __all__ = ["TaskQueue"]
 
 _MEMORY = 0.98
-"""How much of what was learned before an image counts beside it: the last fifty or so decide."""
+"""Weight of all earlier images relative to the newest: about the last fifty count."""
 
 
 class TaskQueue:
     """The images that wait, handed out as tasks: each some rows of the plan.
 
-    A task is as long as it should be, or a fair share of what is left: so tasks get shorter towards the end, and
-    workers finish together. It ends with a home patch where it can without getting much shorter, since images of one
-    home patch read the same parts of the catalogue. Estimates are corrected, for each kind of image, by the times that
-    come back.
+    A task takes `task_seconds`, or a fair share of what is left, so that tasks get shorter towards the end and workers
+    finish together. It ends at the border of a home patch where that does not make it much shorter, because images of
+    one home patch read the same partitions of the catalogue. The estimated times are corrected, for each kind of image,
+    by the measured ones.
 
     Parameters
     ----------
     jobs : Jobs
         The images.
     task_seconds : float
-        How long a task should be.
+        Duration of a task.
     images_per_task : int
-        Its largest number of images.
+        Largest number of images in a task.
     """
 
     def __init__(self, jobs: Jobs, *, task_seconds: float, images_per_task: int) -> None:
@@ -48,7 +48,7 @@ class TaskQueue:
         return len(self._jobs.rows) - self._next + len(self._alone)
 
     def correction(self, kind: int = 0) -> float:
-        """Measured over estimated time of a kind of image, lately; that of all kinds where there is none yet."""
+        """Recent ratio of measured to estimated time of a kind of image; of all kinds before the first of its kind."""
         for estimated, measured in (
             (self._estimated[kind], self._measured[kind]),
             (self._estimated.sum(), self._measured.sum()),
@@ -59,11 +59,11 @@ class TaskQueue:
 
     @property
     def seconds_left(self) -> float:
-        """Estimated time of all that waits, corrected."""
+        """Estimated time of all images in the queue, corrected."""
         return float(sum(left * self.correction(kind) for kind, left in enumerate(self._left)))
 
     def learn(self, task: Sequence[int], summaries: Iterable[ImageSummary]) -> None:
-        """Take in how long the images of a task really took."""
+        """Correct the estimates by the measured times of a task."""
         places = np.searchsorted(self._jobs.rows, np.asarray(task, dtype=np.int64))
         for place, summary in zip(places.tolist(), summaries, strict=False):
             if summary.status == "done":
@@ -72,11 +72,11 @@ class TaskQueue:
                 self._measured[kind] = _MEMORY * self._measured[kind] + summary.wall_seconds
 
     def put_alone(self, task: Iterable[int]) -> None:
-        """Put images back, each to be a task of its own, before all others."""
+        """Put images back at the front of the queue, each as a task of its own."""
         self._alone.extend(task)
 
     def take(self, n_slots: int) -> list[int]:
-        """The next task, for `n_slots` workers that share what is left; empty where nothing is left."""
+        """The next task, if `n_slots` workers share what is left; empty at the end of the queue."""
         if self._alone:
             return [self._alone.popleft()]
         start = self._next
@@ -96,7 +96,7 @@ class TaskQueue:
         return [int(row) for row in self._jobs.rows[start : start + size]]
 
     def _whole_homes(self, start: int, size: int) -> int:
-        """How many of `size` images to take so that no home patch is cut, if that leaves at least half of them."""
+        """The number of images, at least half of `size`, that end with a home patch; `size` if there is none."""
         if start + size == len(self._jobs.rows):
             return size
         homes = self._jobs.homes[start : start + size + 1]
