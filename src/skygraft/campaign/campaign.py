@@ -14,6 +14,7 @@ import numpy as np
 
 from skygraft.campaign.summaries import FAILURES_LISTED, RunSummary, Status, unusable_images
 from skygraft.config.campaign import CampaignConfig, load_config
+from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.registering import begin_run, check_run
 from skygraft.monitoring.reporters import NoReporter, Reporter
@@ -34,6 +35,7 @@ from skygraft.records.status import (
     rescan,
     stand,
 )
+from skygraft.wording import number
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -67,6 +69,34 @@ class Campaign:
     def __init__(self, config: CampaignConfig) -> None:
         self.config = config
         self.layout = Layout(config.output)
+
+    def __repr__(self) -> str:
+        return text_table(*self._display())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._display())
+
+    def _display(self) -> tuple[str, Rows]:
+        """Title and rows of the text that shows the campaign; of its files only the plan's size is read."""
+        survey, injection = self.config.survey, self.config.injection
+        spec = survey.spec()
+        images = next(str(spec[way]) for way in ("images", "ccds", "butler", "index") if way in spec)
+        try:
+            plan = number(len(Plan(self.layout.plan)), "image")
+        except CampaignError as error:
+            plan = error.message
+        given = survey.calibration.model_dump(mode="json", exclude_defaults=True)
+        flux = injection.flux_mode + (f", in an aperture of {injection.aperture}" if injection.aperture else "")
+        return f"Campaign {self.config.name}", [
+            ("survey", f"{images} in {survey.root}, format {survey.format}"),
+            ("calibration", ", ".join(f"{k} {v}" for k, v in given.items()) or "as the images say"),
+            ("catalogue", str(self.config.catalog.path)),
+            ("flux", f"{flux}; {'with' if injection.noise else 'without'} photon noise, seed {injection.seed}"),
+            ("sky map", str(self.config.skymap)),
+            ("cluster", self.config.cluster.kind),
+            ("output", str(self.layout.root)),
+            ("plan", plan),
+        ]
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], *, butler: Mapping[str, Any] | None = None) -> Self:
