@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from skygraft.json_text import parse_json
+
 __all__ = ["LINEAGE", "Dataset", "Lineage", "dataset_id", "made_by"]
 
 LINEAGE = "lineage"
@@ -70,7 +72,7 @@ class Dataset:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The dataset of a text that `to_json` gave."""
-        return cls.from_simple(json.loads(text))
+        return cls.from_simple(parse_json(text))
 
     @property
     def place(self) -> tuple[int | str, ...]:
@@ -110,7 +112,7 @@ class Dataset:
 
 def dataset_id(text: str | None) -> str:
     """The id in what `Dataset.to_json` gave; empty where there is no text."""
-    return str(json.loads(text)["id"]) if text else ""
+    return str(parse_json(text)["id"]) if text else ""
 
 
 def _tag_bytes(tag: str) -> bytes:

@@ -32,7 +32,7 @@ from distributed import Client
 from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
 from skygraft.config.campaign import ClusterConfig
-from skygraft.execution.driver import make_rows
+from skygraft.execution.task import run_task
 from skygraft.records.file_identity import stamp_of
 from skygraft.records.plan_file import Plan
 
@@ -169,7 +169,7 @@ def _make_share(ready: Any, rows: list[int], output: str, stamp: tuple[int, int]
     import skygraft.execution.task  # noqa: F401
 
     ready.wait()
-    if any(summary.status != "done" for summary in make_rows(rows, output, stamp)):
+    if any(summary.status != "done" for summary in run_task(rows, output, stamp)):
         sys.exit(1)
 
 

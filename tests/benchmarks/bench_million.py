@@ -156,6 +156,7 @@ def _drive(path: Path, address: str, *, tables: bool) -> None:
     from distributed import Client
 
     from skygraft.campaign import Campaign, NoReporter
+    from skygraft.campaign.run import CampaignRun
 
     began = time.perf_counter()
     marks: dict[str, float] = {}
@@ -183,11 +184,12 @@ def _drive(path: Path, address: str, *, tables: bool) -> None:
     status = campaign.layout.plan.stat()
     import functools
 
-    work = functools.partial(rehearse, stamp=(status.st_size, status.st_mtime_ns))
+    work = functools.partial(rehearse, output=str(campaign.layout.root), stamp=(status.st_size, status.st_mtime_ns))
     watch = Watch()
     with Client(address, set_as_default=False) as client:
         client.upload_file(__file__)
-        summary = campaign.run(client, reporter=watch, work=work)
+        CampaignRun.work = lambda self: work  # type: ignore[method-assign]
+        summary = campaign.run(client, reporter=watch)
     cpu = sum(process.cpu_times()[:2])
     print(
         json.dumps(

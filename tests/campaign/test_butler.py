@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from butler_kit import CAMERA, DEC, FITS_EXPOSURE, RA, add_calexp, define_regions, image_type, make_repository
 from skygraft.campaign import Campaign
+from skygraft.campaign.run import CampaignRun
 from skygraft.catalog import write_catalog
 from skygraft.cli import app
 from skygraft.dataset import Dataset
 from skygraft.errors import CampaignError, ConfigError, OutputError, OutputExistsError
-from skygraft.execution.driver import make_rows
 from skygraft.execution.registering import register
+from skygraft.execution.task import run_task
 from skygraft.formats import read_exposure
 from skygraft.records.file_identity import stamp_of
 from skygraft.records.files import Layout
@@ -249,17 +250,18 @@ def test_asked_to_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "run the campaign again" in str(found)
 
 
-def test_made_again(folder: Path) -> None:
+def test_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made again replaces what it was made from before, in the repository too."""
     run(folder)
     before = registered(folder)
     layout, seen = Layout(folder / "out"), []
 
-    def work(rows: Any, output: str) -> Any:
+    def work(rows: Any) -> Any:
         seen.append(len(registered(folder)))
-        return make_rows(rows, output, stamp_of(layout.plan), stamp_of(layout.config))
+        return run_task(rows, str(layout.root), stamp_of(layout.plan), stamp_of(layout.config))
 
-    summary = campaign(folder, seed=2).run(n_workers=0, redo=True, work=work)
+    monkeypatch.setattr(CampaignRun, "work", lambda self: work)
+    summary = campaign(folder, seed=2).run(n_workers=0, redo=True)
     # What is made again is not in the repository while its file is replaced.
     assert seen == [0, 0, 0, 0]
     assert any("(12 datasets added)" in line for line in summary.tables)

@@ -406,3 +406,13 @@ def test_moving_sources_are_found_where_they_are(make_campaign: MakeCampaign, su
     truth = pq.read_table(campaign.layout.truth).to_pylist()
     assert [row["injection_id"] for row in truth] == [1000]
     assert truth[0]["dec"] == pytest.approx(dec, abs=1e-6)
+
+
+def test_a_campaign_shows_itself(make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign()
+    text = repr(campaign)
+    assert len(text.splitlines()) < 15
+    assert str(campaign.layout.root) in text and "has no plan yet" in text and "calibrated" in text
+    campaign.plan()
+    assert "4 images" in repr(campaign)
+    assert "<table>" in campaign._repr_html_()

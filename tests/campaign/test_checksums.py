@@ -196,7 +196,7 @@ def test_the_status_names_what_is_gone_or_cut(done: Campaign, what: str, gone: b
         path.write_bytes(path.read_bytes()[:-20])
     status = done.status()
     assert (status.n_done, status.n_remaining, status.n_damaged) == (3, 1, 1)
-    assert status.damaged == (image.image_id,) and f"a run makes them again: {image.image_id}" in str(status)
+    assert status.damaged == (image.image_id,) and f"a run repairs them: {image.image_id}" in str(status)
     result = CliRunner().invoke(app, ["status", str(done.config.survey.root / "campaign.yaml")])
     assert result.exit_code == 1 and image.image_id in result.output
     assert done.run(n_workers=0).n_done == 1

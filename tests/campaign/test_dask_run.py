@@ -14,16 +14,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import dask
-import numpy as np
 import pytest
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import CancelledError
 
+from drive_kit import Reports, drive, jobs, name_of
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.clusters.cluster import open_cluster
 from skygraft.config.campaign import ClusterConfig
 from skygraft.errors import CampaignError
-from skygraft.execution.driver import Jobs, _Driver, drive, drive_serial, make_rows, map_items
+from skygraft.execution.driver import DriveSettings, _Driver, drive_serial
+from skygraft.execution.mapping import map_items
+from skygraft.execution.task import run_task
+from skygraft.execution.task_queue import TaskQueue
 from skygraft.records.file_identity import stamp_of
 
 pytestmark = pytest.mark.dask
@@ -46,20 +49,6 @@ def threads() -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
-
-
-def jobs(n: int) -> Jobs:
-    """So many images of a second each, fifty to a patch."""
-    rows = np.arange(n)
-    return Jobs(rows, rows // 50, np.ones(n), np.zeros(n, dtype=int))
-
-
-def name_of(row: int) -> str:
-    return f"image-{row:04}"
-
-
-def identify(row: int) -> dict[str, Any]:
-    return {"image_id": name_of(row), "tract": 0, "patch": row // 50, "band": "r"}
 
 
 def done(rows: Sequence[int]) -> list[ImageSummary]:
@@ -91,7 +80,7 @@ def test_order_and_repetition_do_not_matter(
     campaign.plan()
     shuffled = [0, 1, 2, 3] * 2  # at-least-once: every image is run twice, two of them at the same time
     random.Random(5).shuffle(shuffled)
-    work = partial(make_rows, output=str(campaign.layout.root), stamp=stamp_of(campaign.layout.plan))
+    work = partial(run_task, output=str(campaign.layout.root), plan=stamp_of(campaign.layout.plan))
     results = [r for (r,) in client.gather(client.map(work, [[row] for row in shuffled], pure=False))]
     assert {summary.status for summary in results} <= {"done", "skipped"}
     assert campaign.run(client).n_skipped == 4
@@ -103,11 +92,11 @@ def test_a_worker_that_sees_another_plan(make_campaign: MakeCampaign, monkeypatc
     campaign.plan()
     monkeypatch.setattr("skygraft.records.file_identity._TRIES", 1)
     with pytest.raises(CampaignError, match="does not see the plan"):
-        make_rows([0], str(campaign.layout.root), (1, 1))
+        run_task([0], str(campaign.layout.root), (1, 1))
     plan = stamp_of(campaign.layout.plan)
     with pytest.raises(CampaignError, match="does not see the configuration"):
-        make_rows([0], str(campaign.layout.root), plan, (1, 1))
-    [summary] = make_rows([0], str(campaign.layout.root), plan, stamp_of(campaign.layout.config))
+        run_task([0], str(campaign.layout.root), plan, (1, 1))
+    [summary] = run_task([0], str(campaign.layout.root), plan, stamp_of(campaign.layout.config))
     assert summary.status == "done"
 
 
@@ -149,7 +138,6 @@ def test_an_image_that_kills_its_workers_is_named(tmp_path: Path) -> None:
             str(tmp_path),
             images_per_task=6,
             work=work,
-            identify=identify,
             listener=lambda rows, summaries: told.update(zip(rows, summaries, strict=True)),
         )
     assert result.failed == {poison: False}
@@ -178,15 +166,13 @@ def a_driver(told: list[int]) -> Any:
 
     nothing: Any = None
     watch: Any = SimpleNamespace(came_back=lambda: None)
-    return _Driver(
-        nothing, "", nothing, identify, listener=listen, interruption=nothing, look=nothing, watch=watch, max_threads=0
-    )
+    return _Driver(nothing, nothing, Reports(listen), DriveSettings(), interruption=nothing, watch=watch)
 
 
 def test_a_result_counts_though_its_worker_died_since() -> None:
     """Dask makes it again, and its future waits; but it is here."""
     told: list[int] = []
-    driver, queue = a_driver(told), jobs(4).queue(task_seconds=1.0, images_per_task=2)
+    driver, queue = a_driver(told), TaskQueue(jobs(4), task_seconds=1.0, images_per_task=2)
     for status in ("pending", "lost", "finished"):
         future, task = Told(status), queue.take(1)
         driver._flying = {future: task}
@@ -202,7 +188,7 @@ def test_a_result_counts_though_its_worker_died_since() -> None:
 def test_an_error_that_as_completed_keeps_to_itself_is_heard() -> None:
     """A result was lost on its way here, and the task fails when it is run again: a run would wait for ever."""
     told: list[int] = []
-    driver, queue = a_driver(told), jobs(4).queue(task_seconds=1.0, images_per_task=2)
+    driver, queue = a_driver(told), TaskQueue(jobs(4), task_seconds=1.0, images_per_task=2)
     lost, broken, well = Told("error", KilledWorker("t", None, 0)), Told("error", OSError("gone")), Told("pending")
     driver._flying = {lost: [2], broken: [3], well: [1]}
     driver._hear_errors(queue)
@@ -233,7 +219,7 @@ def test_all_that_was_made_before_a_signal_is_told(client: Client, tmp_path: Pat
         if len(told) == 60:
             os.kill(os.getpid(), number)
 
-    settings: dict[str, Any] = {"images_per_task": 1, "work": work, "identify": identify}
+    settings: dict[str, Any] = {"images_per_task": 1, "work": work}
     result = drive(client, jobs(2000), str(tmp_path), listener=listen, **settings)
     assert result.interrupted == number
     assert len(told) == result.n_done < 2000
@@ -258,7 +244,7 @@ def test_a_signal_ends_a_task_between_two_images(client: Client, tmp_path: Path)
         os.kill(os.getpid(), signal.SIGTERM)
 
     told: list[int] = []
-    settings: dict[str, Any] = {"images_per_task": 200, "work": work, "identify": identify}
+    settings: dict[str, Any] = {"images_per_task": 200, "work": work}
     sender = threading.Thread(target=interrupt)
     sender.start()
     result = drive(client, jobs(400), str(tmp_path), listener=lambda rows, summaries: told.extend(rows), **settings)
@@ -282,10 +268,10 @@ def test_the_window_is_bounded(threads: Client) -> None:
     def work(rows: Sequence[int], output: str) -> list[ImageSummary]:
         return done(rows)
 
-    result = drive(threads, jobs(600), "", images_per_task=1, work=work, identify=identify, listener=listen)
+    result = drive(threads, jobs(600), "", images_per_task=1, work=work, listener=listen)
     assert result.n_done == 600
     assert 0 < most <= 2 * 32
-    drive(threads, jobs(600), "", images_per_task=1, work=work, identify=identify, listener=listen, max_threads=40)
+    drive(threads, jobs(600), "", images_per_task=1, work=work, listener=listen, max_threads=40)
     # An adaptive cluster that may grow is shown work for all of its workers; some tasks are done and not forgotten yet.
     assert 100 < most <= 2 * 4 * 40
     assert most_left <= 4 * 40
@@ -304,7 +290,7 @@ def test_failures_that_may_pass_are_tried_again_last(threads: Client, tmp_path: 
             summaries += done([row]) if passes else [ImageSummary("", "failed", error="E", may_pass=row != 3)]
         return summaries
 
-    result = drive(threads, jobs(20), str(log), retries=1, work=work, identify=identify)
+    result = drive(threads, jobs(20), str(log), retries=1, work=work)
     order = [int(row) for row in log.read_text().split()]
     assert set(result.failed) == {2, 3}
     assert result.n_done == 18
@@ -317,7 +303,7 @@ def test_workers_that_cannot_run_anything(threads: Client) -> None:
         raise ModuleNotFoundError("No module named 'skygraft'")
 
     with pytest.raises(CampaignError, match=r"no worker could run a task.*ModuleNotFoundError.*same software"):
-        drive(threads, jobs(200), "", images_per_task=1, work=work, identify=identify)
+        drive(threads, jobs(200), "", images_per_task=1, work=work)
 
 
 def test_a_disk_that_is_full_stops_the_campaign(threads: Client) -> None:
@@ -328,7 +314,7 @@ def test_a_disk_that_is_full_stops_the_campaign(threads: Client) -> None:
             return done(rows)
         return [ImageSummary(name_of(row), "failed", error="OutputError", message="No space left") for row in rows]
 
-    result = drive(threads, jobs(2000), "", images_per_task=1, work=work, identify=identify)
+    result = drive(threads, jobs(2000), "", images_per_task=1, work=work)
     assert result.n_done == 50
     assert 20 <= len(result.failed) < 300
     assert "No space left" in result.stopped
@@ -352,7 +338,7 @@ def test_few_images_are_read_and_written_at_a_time(threads: Client, tmp_path: Pa
             nonlocal most
             most = max(most, *(summary.n_sources for summary in summaries))
 
-        settings: dict[str, Any] = {"images_per_task": 1, "work": work, "identify": identify, "listener": listen}
+        settings: dict[str, Any] = {"images_per_task": 1, "work": work, "listener": listen}
         assert drive(threads, jobs(24), str(tmp_path), io_limit=limit, **settings).n_done == 24
         return most
 
@@ -430,4 +416,4 @@ def test_serial_and_parallel_drivers_agree(threads: Client) -> None:
             ImageSummary(name_of(r), "failed" if r in (3, 11) else "done", wall_seconds=0.1, n_sources=2) for r in rows
         ]
 
-    assert drive(threads, jobs(30), "", work=work, identify=identify) == drive_serial(jobs(30), "", work=work)
+    assert drive(threads, jobs(30), "", work=work) == drive_serial(jobs(30), partial(work, output=""), Reports())

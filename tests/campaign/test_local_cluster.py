@@ -19,7 +19,7 @@ from skygraft.clusters.cluster import guard_workers, open_cluster
 from skygraft.clusters.preflight import Expectation
 from skygraft.config.cluster import ClusterConfig
 from skygraft.errors import CampaignError
-from skygraft.execution.workload import Jobs
+from skygraft.execution.jobs import Jobs
 
 type MakeCampaign = Callable[..., Campaign]
 

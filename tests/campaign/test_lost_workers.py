@@ -15,13 +15,16 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
+from drive_kit import drive, jobs
 from skygraft.campaign import Campaign
+from skygraft.campaign.run import CampaignRun
 from skygraft.clusters.cluster import open_cluster
 from skygraft.clusters.watchdog import Patience
 from skygraft.clusters.watching import ClusterWatch
 from skygraft.config.cluster import ClusterConfig
 from skygraft.errors import CampaignError
-from skygraft.execution.driver import DriveResult, Jobs, drive, map_items
+from skygraft.execution.jobs import DriveResult
+from skygraft.execution.mapping import map_items
 from skygraft.records.file_identity import stamp_of
 from skygraft.records.image_summary import ImageSummary
 
@@ -29,16 +32,6 @@ pytestmark = [pytest.mark.dask, pytest.mark.slow]
 
 SLOW_START = 6.0
 """Longer than any time-out that is in use: 5 s was one."""
-
-
-def jobs(n: int) -> Jobs:
-    import numpy as np
-
-    return Jobs(np.arange(n), np.zeros(n, int), np.ones(n), np.zeros(n, int))
-
-
-def identify(row: int) -> dict[str, Any]:
-    return {"image_id": f"image-{row}", "tract": 0, "patch": 0, "band": "r"}
 
 
 def test_an_image_that_kills_workers_is_quarantined_however_long_they_take_to_start(tmp_path: Path) -> None:
@@ -66,7 +59,7 @@ def test_an_image_that_kills_workers_is_quarantined_however_long_they_take_to_st
     with dask.config.set(settings), open_cluster(ClusterConfig(n_workers=1)) as opened:
         marker.touch()
         result = drive(
-            opened.client, jobs(5), str(output), images_per_task=1, work=work, identify=identify,
+            opened.client, jobs(5), str(output), images_per_task=1, work=work,
             listener=lambda rows, summaries: told.update(zip(rows, summaries, strict=True)),
         )  # fmt: skip
         marker.unlink()
@@ -76,7 +69,7 @@ def test_an_image_that_kills_workers_is_quarantined_however_long_they_take_to_st
 
 
 def test_a_campaign_on_a_cluster_of_ones_own_quarantines_it_too(
-    make_campaign: Callable[..., Campaign], tmp_path: Path
+    make_campaign: Callable[..., Campaign], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dask would close the nanny after a second here, while it starts the worker again."""
     (tmp_path / "slow_start.py").write_text("import time\ntime.sleep(3)\n")
@@ -84,12 +77,14 @@ def test_a_campaign_on_a_cluster_of_ones_own_quarantines_it_too(
     campaign.plan()
     stamp = stamp_of(campaign.layout.plan)
 
-    def work(rows: Sequence[int], output: str) -> list[Any]:
-        from skygraft.execution.driver import make_rows
+    output = str(campaign.layout.root)
+
+    def work(rows: Sequence[int]) -> list[Any]:
+        from skygraft.execution.task import run_task
 
         if 2 in rows:
             os._exit(1)
-        return make_rows(rows, output, stamp)
+        return run_task(rows, output, stamp)
 
     settings = {
         "distributed.scheduler.allowed-failures": 0,
@@ -101,7 +96,8 @@ def test_a_campaign_on_a_cluster_of_ones_own_quarantines_it_too(
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        summary = campaign.run(client, work=work)
+        monkeypatch.setattr(CampaignRun, "work", lambda self: work)
+        summary = campaign.run(client)
     # A result that was lost with its worker is found to be done when it is asked for again.
     assert (summary.n_done + summary.n_skipped, summary.n_quarantined, summary.stopped) == (3, 1, "")
     status = campaign.status()
@@ -121,7 +117,7 @@ def drive_until(event: threading.Event, client: Client, output: Path, watch: Clu
         if any(output.iterdir()):
             event.set()
 
-    return drive(client, jobs(3), str(output), images_per_task=1, work=work, identify=identify, look=look, watch=watch)
+    return drive(client, jobs(3), str(output), images_per_task=1, work=work, look=look, watch=watch)
 
 
 def test_a_run_whose_workers_are_gone_for_good_ends_and_says_why(tmp_path: Path) -> None:
@@ -201,7 +197,7 @@ def test_a_worker_held_at_its_memory_limit_is_started_anew_and_the_run_goes_on(t
     ):
         watch = ClusterWatch(client, patience=Patience(word=2.0, paused=1.0), say=said.append)
         result = drive(
-            client, jobs(4), str(tmp_path), images_per_task=1, work=work, identify=identify, watch=watch
+            client, jobs(4), str(tmp_path), images_per_task=1, work=work, watch=watch
         )  # fmt: skip
     assert (result.n_done, result.failed, result.stopped) == (4, {}, "")
     assert any("paused at the memory limit" in text and "anew" in text for text in said)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from skygraft.campaign import Campaign, ImageSummary, NoReporter, PlannedImage, read_plan
 from skygraft.errors import CampaignError
+from skygraft.execution.jobs import Jobs
 from skygraft.execution.task_queue import TaskQueue
 from skygraft.planning.index import output_places, safe_stems
 from skygraft.planning.plan import plan_images
@@ -158,6 +160,12 @@ def planned(number: int, patch: int, cost: float) -> PlannedImage:
     )  # fmt: skip
 
 
+def queue_of(rows: Any, homes: Any, costs: Any, kinds: Any = None, **settings: Any) -> TaskQueue:
+    kinds = np.zeros(len(rows)) if kinds is None else kinds
+    jobs = Jobs(np.array(rows, int), np.array(homes, int), np.array(costs, float), np.array(kinds, int))
+    return TaskQueue(jobs, **settings)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.floats(0.01, 50)), max_size=60),
@@ -168,7 +176,7 @@ def planned(number: int, patch: int, cost: float) -> PlannedImage:
 def test_tasks_hold_every_image_once(images: list[tuple[int, float]], seconds: float, most: int, n_slots: int) -> None:
     homes, costs = zip(*sorted(images), strict=True) if images else ((), ())
     rows = [3 * i + 1 for i in range(len(images))]
-    queue = TaskQueue(rows, homes, costs, task_seconds=seconds, images_per_task=most)
+    queue = queue_of(rows, homes, costs, task_seconds=seconds, images_per_task=most)
     tasks = []
     while len(queue):
         tasks.append(queue.take(n_slots))
@@ -181,12 +189,12 @@ def test_tasks_hold_every_image_once(images: list[tuple[int, float]], seconds: f
 
 def equal_images(n: int, kinds: list[int] | None = None, **settings: float) -> TaskQueue:
     settings = {"task_seconds": 60, "images_per_task": 100, **settings}
-    return TaskQueue(range(n), [0] * n, [1.0] * n, kinds, **settings)  # type: ignore[arg-type]
+    return queue_of(range(n), [0] * n, [1.0] * n, kinds, **settings)
 
 
 def test_tasks_end_with_a_home_patch_unless_that_makes_them_much_shorter() -> None:
     homes = [0] * 6 + [1] * 3 + [2] * 1 + [3] * 30 + [4] * 2
-    queue = TaskQueue(range(42), homes, [1.0] * 42, task_seconds=8, images_per_task=100)
+    queue = queue_of(range(42), homes, [1.0] * 42, task_seconds=8, images_per_task=100)
     sizes = []
     while len(queue) and len(sizes) < 6:
         sizes.append(len(queue.take(1)))
@@ -195,7 +203,7 @@ def test_tasks_end_with_a_home_patch_unless_that_makes_them_much_shorter() -> No
 
 
 def test_few_images_in_a_home_patch_do_not_make_small_tasks() -> None:
-    queue = TaskQueue(range(1000), range(1000), [1.0] * 1000, task_seconds=20, images_per_task=100)
+    queue = queue_of(range(1000), range(1000), [1.0] * 1000, task_seconds=20, images_per_task=100)
     assert len(queue.take(1)) == 20
 
 

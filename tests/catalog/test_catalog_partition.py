@@ -159,9 +159,10 @@ def test_damage_is_seen_and_repaired(tmp_path):
         read_partitions(tmp_path, [key])
     assert not partition_catalog(table, Squares(), tmp_path).reused
     assert files(tmp_path) == good
-    (tmp_path / "_partition.json").write_text("{")
-    with pytest.raises(CorruptFileError, match="not readable"):
-        list_partitions(tmp_path)
+    for text in ("{", "[" * 50_000):
+        (tmp_path / "_partition.json").write_text(text)
+        with pytest.raises(CorruptFileError, match="not readable"):
+            list_partitions(tmp_path)
 
 
 def test_ids_are_unique_over_all_chunks(tmp_path):

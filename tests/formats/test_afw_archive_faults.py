@@ -183,3 +183,13 @@ def test_a_blank_unit_is_not_counts(data_dir: Path, tmp_path: Path) -> None:
 
     with pytest.raises(FormatError, match="unit is blank"):
         read_exposure(copied(data_dir / "afw_reference/calexp_01_tan_singlegauss.fits", tmp_path, edit))
+
+
+@pytest.mark.parametrize("bit", [32, 2**31 - 1, 0.5, True, "5"])
+def test_a_mask_plane_of_no_bit_of_the_mask(data_dir: Path, tmp_path: Path, bit: object) -> None:
+    def edit(hdus: fits.HDUList) -> None:
+        hdus["MASK"].header["MP_EDGE"] = bit
+
+    with pytest.raises(FormatError, match=r"EDGE has bit .*; bits of a mask are 0 to 31") as caught:
+        read_exposure(copied(data_dir / "afw_reference/calexp_01_tan_singlegauss.fits", tmp_path, edit))
+    assert caught.value.key == "MP_EDGE"

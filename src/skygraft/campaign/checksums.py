@@ -1,14 +1,13 @@
-"""Read again everything that a campaign wrote with a checksum, and compare: for disks and copies that lose bits.
+"""Verify the checksums of everything that a campaign wrote, to find what disks and copies have damaged.
 
-Plain functions, for this process, others of this machine, or a cluster. A run compares sizes and times, and reads what
-was changed since; `look_at_files` is for who only looks.
+`check_checksums` reads every file; its parts are plain functions, which run in this process, in others of this machine
+or on a cluster. `look_at_files` is the quick look of `skygraft status`, at sizes and times of last change.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from skygraft.catalog.partition_read import MARKER, damaged_partitions, partition_bounds
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CampaignError, CatalogError, ConfigError, SkygraftError
+from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import compare, problem_of, read_checksum
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
@@ -51,7 +51,7 @@ class Damage:
     image_id : str
         The image that it belongs to; empty for tables.
     record : str
-        The record of that image, whose removal has it made again; empty for tables.
+        The record of that image; without it the next run injects the image again. Empty for tables.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class ChecksumReport:
-    """What came of comparing.
+    """The result of verifying a campaign's checksums.
 
     Parameters
     ----------
@@ -73,9 +73,9 @@ class ChecksumReport:
     n_tables : int
         Tables and other files of the whole campaign that were read.
     n_files, n_bytes : int
-        What was read.
+        Files that were read, and their bytes.
     damaged : tuple of Damage
-        Files that are not what was written, sorted.
+        Files that differ from what was written, sorted.
     """
 
     output: str
@@ -87,7 +87,7 @@ class ChecksumReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything is as it was written."""
+        """Whether no file is damaged."""
         return not self.damaged
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class ChecksumReport:
 
 @dataclass(frozen=True)
 class _Found:
-    """What came of some files."""
+    """The result for some files."""
 
     n_images: int
     n_files: int
@@ -128,9 +128,9 @@ def check_checksums(
     config : CampaignConfig
         The campaign.
     call : callable
-        Calls functions of this module on items, on workers or here; see `Call`.
+        Applies functions of this module to items, on workers or in this process; see `Call`.
     progress : callable
-        Called with how many images and tables were read so far, and how many there are.
+        Called with the number of images and tables read so far, and of all.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def check_checksums(
     try:
         plan = campaign_plan(layout.plan)
     except DamagedPlanError as error:
-        # Which images there are cannot be told by it.
+        # Without a plan, the images are not known.
         return ChecksumReport(str(layout.root), 0, 1, 1, 0, (Damage(layout.plan.name, error.message),))
     standing, lost = recorded(plan, layout)
     standing.state[lost] = DONE
@@ -177,10 +177,7 @@ def check_checksums(
 
 
 def _tables(layout: Layout) -> list[str]:
-    """Files of which there is one a patch or a campaign, relative to the output folder, sorted.
-
-    Those that have a checksum, and tables that are there without.
-    """
+    """Files of no single image, relative to the output folder, sorted: those with a checksum, and tables without."""
     found = {layout.file_of(path) for path in layout.checksums.rglob("*.sha256")}
     there = [*layout.truth.rglob("part-0.parquet"), *layout.sources.rglob("part-0.parquet"), layout.campaign_sources]
     found |= {path for path in there if path.exists()}
@@ -188,7 +185,7 @@ def _tables(layout: Layout) -> list[str]:
 
 
 def _check_images(images: Sequence[tuple[str, int, int, str]], *, output: str) -> _Found:
-    """Read the files of some images: image id, tract, patch and stem of each."""
+    """Verify the files of some images, given the image id, tract, patch and stem of each."""
     layout = Layout(Path(output))
     n_files = n_bytes = 0
     damaged: list[Damage] = []
@@ -233,12 +230,12 @@ def _check_tables(tables: Sequence[str], *, output: str) -> _Found:
 
 
 def _check_configuration(layout: Layout) -> _Found:
-    """Compare the configuration with the provenance; one that was changed since, by a person, does not count."""
+    """Compare the configuration with its checksum in the provenance, unless somebody has edited it since."""
     try:
-        sha256 = str(json.loads(layout.provenance.read_bytes())["entity"]["sg:configuration"]["sg:sha256"])
+        sha256 = str(parse_json(layout.provenance.read_bytes())["entity"]["sg:configuration"]["sg:sha256"])
         written = layout.provenance.stat().st_mtime_ns
     except (OSError, ValueError, KeyError, TypeError):
-        return _Found(0, 0, 0, ())  # of a run that was ended early; of a damaged one its own checksum tells
+        return _Found(0, 0, 0, ())  # The run was ended early; a damaged provenance has its own checksum.
     problem, size = compare(layout.config, None, sha256)
     with contextlib.suppress(OSError, ConfigError):
         if layout.config.stat().st_mtime_ns > written and load_config(layout.config):
@@ -247,7 +244,7 @@ def _check_configuration(layout: Layout) -> _Found:
 
 
 def _check_catalog(layout: Layout) -> _Found:
-    """Read the parts of the catalogue, and compare them with what the data set says of itself."""
+    """Compare the partitions of the catalogue with the checksums in its marker file."""
     try:
         bounds = partition_bounds(layout.catalog)
         damaged = damaged_partitions(layout.catalog, read=True)
@@ -263,9 +260,9 @@ def _reason(error: Exception) -> str:
 
 
 def _changed_tables(layout: Layout) -> Iterator[Path]:
-    """Tables of patches that are not there, or were changed after their checksums were written, which is just before.
+    """Tables of patches that are missing, or are newer than their checksums, which are written just after them.
 
-    Two looks at a table and nothing read: there are tens of thousands of them.
+    Nothing is read: there are tens of thousands of them.
     """
     for base in (layout.truth.name, layout.sources.name):
         folder, checksums = f"{layout.root}/{base}", f"{layout.checksums}/{base}"
@@ -277,7 +274,7 @@ def _changed_tables(layout: Layout) -> Iterator[Path]:
                     if stat.S_ISREG(status.st_mode) and status.st_mtime_ns <= noted.st_mtime_ns:
                         continue
                 except OSError:
-                    pass  # which is what is found when it is looked at
+                    pass  # It is missing, and reported as such.
                 yield Path(table)
 
 
@@ -289,16 +286,21 @@ def _names(folder: str) -> list[str]:
 
 
 def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
-    """Look, without reading much, at what a campaign wrote besides images: tables, reports of the plan, catalogue.
+    """Find damaged files among what a campaign wrote besides images: tables, reports of the plan, catalogue.
 
-    Times of last change are compared, sizes of what there is one of; small files whose time is another are read.
+    Sizes and times of last change are compared; small files whose time differs are read.
 
     Parameters
     ----------
     layout : Layout
         The campaign's output folder.
     tables : bool
-        Whether what a run writes is looked at; without, only the reports of the plan that there are.
+        Whether to look at what a run writes; if False, only at the reports of the plan.
+
+    Returns
+    -------
+    tuple of Damage
+        Sorted.
     """
     reports = [layout.plan_summary, layout.plan_checks, layout.plan_findings]
     damaged = []
@@ -307,9 +309,9 @@ def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
         name = path.relative_to(layout.root).as_posix()
         known = read_checksum(layout.checksum(path))
         problem = problem_of(path, known, most=_SMALL) if known is not None else ""
-        # A run needs no reports: one that somebody removed is no fault of it.
+        # A run does not need the reports, so one that was removed is not damage.
         if problem and (tables or os.path.lexists(path)):
-            damaged.append(Damage(name, problem + ("; skygraft plan writes it again" if path in reports else "")))
+            damaged.append(Damage(name, problem + ("; `skygraft plan` rebuilds it" if path in reports else "")))
     if tables:
         try:
             load_config(layout.config)
@@ -324,9 +326,9 @@ def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
 
 
 def discard(report: ChecksumReport) -> int:
-    """Have the next run make what is damaged again: remove the records of images with damaged files; returns how many.
+    """Remove what keeps the next run from repairing the damage, and return how many images it will inject again.
 
-    Checksums of damaged tables and damaged parts of the catalogue are removed, too.
+    That is the records of images with damaged files, the checksums of damaged tables, and damaged partitions.
     """
     root = Path(report.output)
     records = {bad.record for bad in report.damaged if bad.record}
@@ -344,6 +346,6 @@ def discard(report: ChecksumReport) -> int:
 
 
 def _forget(path: Path) -> None:
-    # A folder in the place of a file is somebody's: whoever writes the file says that it is in the way.
+    # A folder in place of the file is not ours to remove: whoever writes the file reports it.
     with contextlib.suppress(IsADirectoryError):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a run did and how far a campaign is, for people and as JSON types."""
+"""Summaries of a run and of a campaign's progress, as text and as JSON types."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from skygraft.printable import printable
 from skygraft.records.events import RunEnded
 from skygraft.records.files import Layout
 from skygraft.records.ledger import Failure
+from skygraft.records.plan_file import Plan
 from skygraft.wording import number, phase_words
 
-__all__ = ["RunSummary", "Status", "UnusableImage"]
+__all__ = ["FAILURES_LISTED", "RunSummary", "Status", "UnusableImage", "unusable_images"]
 
+FAILURES_LISTED = 1000
+"""Most failures that a summary holds; all of them are in ``failures.parquet``."""
 _SHOWN = 5
 
 
@@ -33,6 +36,11 @@ class UnusableImage:
     path: str
     error: str
     message: str
+
+
+def unusable_images(plan: Plan) -> tuple[UnusableImage, ...]:
+    """Images of the survey that a plan leaves out, with the reasons."""
+    return tuple(UnusableImage(bad["path"], bad["error"], bad["reason"]) for bad in plan.unusable)
 
 
 def _unusable_lines(unusable: Sequence[UnusableImage], output: str) -> list[str]:
@@ -54,7 +62,7 @@ def _file_lines(files: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did.
+    """The summary of a run.
 
     Parameters
     ----------
@@ -63,15 +71,15 @@ class RunSummary:
     n_images : int
         Images of the plan.
     n_done, n_skipped, n_failed, n_remaining : int
-        Images made in this run, done before it, failed, and not come to.
+        Images injected in this run, done before it, failed, and not reached.
     n_unusable : int
-        Images that could not even be planned; ``failures.parquet`` says why.
+        Images that could not be planned; ``failures.parquet`` says why.
     n_drawn : int
-        Sources drawn in the images made.
+        Sources drawn in this run's images.
     wall_seconds : float
-        Time it took.
+        Duration of the run, seconds.
     n_quarantined : int
-        Images that are left alone because they kill the workers that take them.
+        Images that are not tried again because they kill their workers.
     interrupted : int
         Number of the signal that ended it early; 0 for none.
     stopped : str
@@ -81,9 +89,9 @@ class RunSummary:
     unusable : tuple of UnusableImage
         Why images could not be planned.
     tables : tuple of str
-        What to tell of the consolidated tables; empty where the run was ended early.
+        Lines about the consolidated tables; empty if the run was ended early.
     files : tuple of str
-        Reports of the plan that are not as they were written, and what is wrong with each; a run does not write them.
+        Damaged reports of the plan, and what is wrong with each; `skygraft plan` rebuilds them.
     """
 
     output: str
@@ -105,7 +113,7 @@ class RunSummary:
 
     @property
     def ok(self) -> bool:
-        """Whether every image is done, and nothing was found that is damaged."""
+        """Whether every image is done, and no damage was found."""
         left = self.n_failed or self.n_remaining or self.n_unusable or self.files
         return self.n_done + self.n_skipped == self.n_images and not left
 
@@ -114,7 +122,7 @@ class RunSummary:
         return {**asdict(self), "ok": self.ok}
 
     def ended(self) -> RunEnded:
-        """The event that tells the ledger of it."""
+        """The event of the ledger that records the run's end."""
         known = {field.name for field in fields(RunEnded)} & {field.name for field in fields(self)}
         return RunEnded(**{name: getattr(self, name) for name in known}, ok=self.ok)
 
@@ -149,32 +157,32 @@ class Status:
     name, output : str
         The campaign and its output folder.
     n_images, n_done, n_failed, n_remaining : int
-        Images of the plan; with a record; whose last attempt failed; and the rest.
+        Images of the plan; those done; those whose last attempt failed; and the rest.
     n_unusable : int
         Images that could not be planned.
     n_quarantined : int
-        Those that failed and are left alone because they kill the workers that take them.
+        Images that failed and are not tried again because they kill their workers.
     failures : tuple of Failure
         Why images failed.
     unusable : tuple of UnusableImage
         Why images could not be planned.
     n_damaged : int
-        Of those that remain, images that were made, and of which a file is gone, of another size or changed now.
+        Images among the remaining that were done, and of which a file is now missing, cut or changed.
     damaged : tuple of str
-        Which those are.
+        Their image ids.
     files : tuple of str
-        Other files that are not as they were written, and what is wrong with each: tables, catalogue, reports of the
-        plan. Not looked for while a process is at work.
+        Other damaged files, and what is wrong with each: tables, catalogue, reports of the plan. Not looked for while
+        a run is active.
     errors : dict of str to int
         Failures by class of error.
     runs : int
-        How often it was run.
+        Number of runs.
     last_run : str
         When the last run began, ISO 8601; empty before the first.
     running : bool
-        Whether a process is at work on it.
+        Whether a process runs the campaign now.
     phase : {"", "starting", "images", "tables"}
-        What that process is at; empty where there is none.
+        What that process does; empty if there is none.
     """
 
     name: str
@@ -212,7 +220,7 @@ class Status:
         if self.n_damaged:
             some = ", ".join(self.damaged[:_SHOWN]) + (", ..." if self.n_damaged > _SHOWN else "")
             lines.append(
-                f"files of {number(self.n_damaged, 'image')} are gone, cut or changed; a run makes them again: {some}"
+                f"files of {number(self.n_damaged, 'image')} are gone, cut or changed; a run repairs them: {some}"
             )
         lines += _file_lines(self.files)
         lines += _unusable_lines(self.unusable, self.output)

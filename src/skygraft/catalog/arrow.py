@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.columns import SOURCE_TYPE, ColumnReader, Refusal, parse_unit, refuse
 from skygraft.errors import CorruptFileError
+from skygraft.json_text import parse_json
 from skygraft.yaml_text import check_yaml
 
 __all__ = [
@@ -303,7 +303,7 @@ def _units_of_header(text: bytes, origin: str) -> dict[str, str]:
 def pandas_index(schema: pa.Schema, n_rows: int) -> tuple[str, range] | None:
     """A named index that pandas wrote as three numbers instead of as a column, for all `n_rows` rows of a file."""
     try:
-        indexes = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
+        indexes = parse_json((schema.metadata or {})[b"pandas"])["index_columns"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
     for index in indexes if isinstance(indexes, list) else ():

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.arrow import from_arrow, numpy_array
 from skygraft.catalog.schema import COLUMNS, values
 from skygraft.errors import CatalogError, CorruptFileError
+from skygraft.json_text import parse_json
 
 __all__ = [
     "MARKER",
@@ -69,7 +70,7 @@ def read_marker(out: Path) -> dict[str, Any] | None:
     """
     path = out / MARKER
     try:
-        marker: dict[str, Any] = json.loads(path.read_text())
+        marker: dict[str, Any] = parse_json(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # also bytes that are no UTF-8

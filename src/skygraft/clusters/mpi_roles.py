@@ -26,6 +26,7 @@ from skygraft.clusters.waiting import wait_for_worker
 from skygraft.config.cluster import ClusterConfig
 from skygraft.config.yaml_schema import parse_bytes
 from skygraft.errors import CampaignError
+from skygraft.json_text import parse_json
 
 __all__ = ["Launch", "find_launch", "open_ranks", "take_role"]
 
@@ -299,5 +300,5 @@ def _shared_keys(path: Path, launch: Launch, patience: float = 120.0) -> dict[st
                 fix="See that all machines share this folder",
             )
         time.sleep(0.1)
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     return content

@@ -13,30 +13,23 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import numpy as np
 from distributed import Client, Future, KilledWorker, Semaphore, as_completed
 
 from skygraft.clusters.calls import insist
 from skygraft.clusters.watching import ClusterWatch, is_lost, scheduler_lost
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.execution.halting import halt, unless_halted
-from skygraft.execution.mapping import map_items
+from skygraft.execution.jobs import DriveResult, Jobs
 from skygraft.execution.task_queue import TaskQueue
-from skygraft.execution.workload import DriveResult, Jobs
-from skygraft.records.file_identity import Stamp, await_stamp
-from skygraft.records.files import Layout
 from skygraft.records.image_summary import ImageSummary
 from skygraft.records.interruption import Interruption
-from skygraft.records.plan_file import Plan
 
-__all__ = ["DriveResult", "Jobs", "drive", "drive_serial", "make_rows", "map_items"]
+__all__ = ["DriveSettings", "Reports", "Work", "drive", "drive_serial"]
 
 type Work = Callable[..., list[ImageSummary]]
-type Listener = Callable[[Sequence[int], list[ImageSummary]], None]
-type Identify = Callable[[int], dict[str, Any]]
 
 _WINDOW_PER_THREAD = 4
 _SMALLEST_WINDOW = 32
@@ -45,71 +38,59 @@ _SUSPECTS_NAMED = 3
 _BROKEN_TASKS_ALLOWED = 10
 _POLL_SECONDS = 0.05
 _HALT_SECONDS = 60.0
-"""In which workers are to answer when a run ends early; one that hangs never does."""
+"""Time for workers to answer when a run ends early; one that hangs never does."""
 _LAST_PRIORITY = -10
 
 
-@functools.lru_cache(maxsize=2)
-def _plan_of(output: str, stamp: Stamp) -> Plan:
-    """The plan with a stamp."""
-    path = Layout(Path(output)).plan
-    await_stamp(path, stamp, "plan")
-    return Plan(path)
-
-
-def make_rows(
-    rows: Sequence[int],
-    output: str,
-    stamp: Stamp,
-    config_stamp: Stamp | None = None,
-    io: contextlib.AbstractContextManager[Any] | None = None,
-) -> list[ImageSummary]:
-    """What a worker does: read some rows of the plan, and make those images.
+@dataclass(frozen=True)
+class DriveSettings:
+    """How images are handed to workers.
 
     Parameters
     ----------
-    rows : sequence of int
-        Rows of the plan, ascending.
-    output : str
-        The campaign's output folder.
-    stamp : (int, int)
-        The plan that is meant, see `skygraft.records.file_identity.Stamp`.
-    config_stamp : (int, int), optional
-        The configuration that is meant; by default the one that is there.
-    io : context manager, optional
-        As in `skygraft.execution.task.run_task`.
+    task_seconds, images_per_task, retries
+        As in `skygraft.config.campaign.CampaignConfig`.
+    io_limit : int, optional
+        How many images may be read or written at a time; by default all.
+    max_threads : int
+        Largest number of worker threads that there may be; there is always work for more than there are.
     """
-    # Here, so that a driver does not carry the weight of drawing.
-    from skygraft.execution.task import run_task
 
-    if config_stamp is not None:
-        await_stamp(Layout(Path(output)).config, config_stamp, "configuration")
-    return run_task(_plan_of(output, stamp).images(rows), output, io)
+    task_seconds: float = 60.0
+    images_per_task: int = 100
+    retries: int = 1
+    io_limit: int | None = None
+    max_threads: int = 0
+
+
+class Reports(Protocol):
+    """What a driver reports to: it receives results, names images, and may end the run."""
+
+    def images(self, rows: Sequence[int], summaries: list[ImageSummary]) -> None:
+        """Receive the results of the images in some rows of the plan."""
+
+    def identify(self, row: int) -> dict[str, Any]:
+        """The image_id, tract, patch and band of an image whose worker did not come back."""
+
+    def check(self) -> None:
+        """Called every few seconds; raises where it makes no sense to go on."""
 
 
 def drive(
     client: Client,
     jobs: Jobs,
-    output: str,
-    *,
     work: Work,
-    identify: Identify,
-    listener: Listener = lambda rows, summaries: None,
+    reports: Reports,
+    settings: DriveSettings,
+    *,
     interruption: Interruption | None = None,
-    look: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda text: None,
-    task_seconds: float = 60.0,
-    images_per_task: int = 100,
-    retries: int = 1,
-    max_threads: int = 0,
-    io_limit: int | None = None,
     watch: ClusterWatch | None = None,
 ) -> DriveResult:
-    """Make images on a cluster.
+    """Inject into images on a cluster.
 
-    Images that failed for a reason that may pass are tried again after all others, each in a task of its own. A task
-    that kills its workers is cut into single images; one that still does is tried alone, with nothing else in flight
-    that could have been to blame, and then quarantined.
+    Images that failed for a transient reason are tried again after all others, each in a task of its own. A task that
+    kills its workers is split into single images; an image that still does is tried alone, with no other task in
+    flight that could be the cause, and is then quarantined.
 
     Parameters
     ----------
@@ -117,36 +98,23 @@ def drive(
         The cluster.
     jobs : Jobs
         The images.
-    output : str
-        The campaign's output folder, as the workers see it.
     work : callable
-        What a task does: ``work(rows, output)``, or ``work(rows, output, io=...)`` with an `io_limit`; gives an
-        `ImageSummary` for each row, in order.
-    identify : callable
-        ``identify(row)``: image_id, tract, patch and band of an image, for those that their workers do not come back
-        from.
-    listener : callable
-        Called with rows and what became of them, as it becomes known.
+        What a task does: ``work(rows)``, or ``work(rows, io=...)`` with an `io_limit`; gives an `ImageSummary` for
+        each row, in order.
+    reports : Reports
+        Receives their results.
+    settings : DriveSettings
+        How they are grouped into tasks, and how often they are tried.
     interruption : Interruption, optional
-        What hears of Ctrl-C.
-    look : callable
-        Called every few seconds; raises where it makes no sense to go on.
-    say : callable
-        Called with what people should know, such as that there is no worker and why.
-    task_seconds, images_per_task, retries
-        As in `CampaignConfig`.
-    max_threads : int
-        How many worker threads there may be at most; there is always work for more than there are.
-    io_limit : int, optional
-        How many images may be read or written at a time.
+        Notices Ctrl-C.
     watch : ClusterWatch, optional
         Looks after the cluster; by default one with the usual patience.
 
     Returns
     -------
     DriveResult
-        After Ctrl-C too: tasks that run are let finish, those that wait are not. A second Ctrl-C is raised. Where no
-        worker can go on, its `stopped` says why.
+        Also after Ctrl-C, which lets running tasks finish and drops waiting ones (a second Ctrl-C is raised), and when
+        no worker can go on; `stopped` then says why.
 
     Raises
     ------
@@ -158,52 +126,58 @@ def drive(
     with contextlib.ExitStack() as stack:
         interruption = interruption or stack.enter_context(Interruption())
         stack.enter_context(interruption.patience())
-        if io_limit is not None:
+        if settings.io_limit is not None:
             name = f"skygraft-io-{uuid.uuid4().hex}"
-            semaphore = Semaphore(max_leases=io_limit, name=name, scheduler_rpc=client.scheduler, loop=client.loop)
+            semaphore = Semaphore(
+                max_leases=settings.io_limit, name=name, scheduler_rpc=client.scheduler, loop=client.loop
+            )
             stack.callback(semaphore.close)
             work = functools.partial(work, io=semaphore)
-        watch = watch or ClusterWatch(client, say=say)
-        driver = _Driver(client, output, work, identify, listener, interruption, look, watch, max_threads)
-        driver.run(jobs.queue(task_seconds=task_seconds, images_per_task=images_per_task))
-        for _ in range(retries):
+        driver = _Driver(client, work, reports, settings, interruption, watch or ClusterWatch(client))
+        driver.run(jobs)
+        for _ in range(settings.retries):
             again = [row for row, may_pass in driver.result.failed.items() if may_pass]
             if not again or driver.result.early:
                 break
-            driver.run(jobs.only(again).queue(task_seconds=task_seconds, images_per_task=1), priority=_LAST_PRIORITY)
+            driver.run(jobs.only(again), images_per_task=1, priority=_LAST_PRIORITY)
         if not driver.result.early:
-            driver.try_suspects_alone()
-        # Heard while the last image came in: what follows the images would take long, too.
+            driver.try_suspects_alone(jobs)
+        # Ctrl-C while the last image came in counts as well: the tables that follow take long, too.
         driver.result.interrupted = driver.result.interrupted or interruption.asked
     return driver.result
 
 
 class _Driver:
+    """Keeps a bounded number of tasks on the cluster and collects their results."""
+
     def __init__(
         self,
         client: Client,
-        output: str,
         work: Work,
-        identify: Identify,
-        listener: Listener,
+        reports: Reports,
+        settings: DriveSettings,
         interruption: Interruption,
-        look: Callable[[], None],
         watch: ClusterWatch,
-        max_threads: int,
     ) -> None:
-        self.client, self.output, self.work, self.listener = client, output, work, listener
-        self.identify, self.interruption, self.look, self.watch = identify, interruption, look, watch
+        self.client, self.work, self.reports, self.settings = client, work, reports, settings
+        self.interruption, self.watch = interruption, watch
         self._name = uuid.uuid4().hex
         self.result = DriveResult()
         self.suspects: list[int] = []
-        self._max_threads = max_threads
         self._is_stuck = False
         self._n_broken = 0
         self._flying: dict[Future[Any], list[int]] = {}
         self._errors: set[Future[Any]] = set()
 
-    def run(self, queue: TaskQueue, *, window: int | None = None, priority: int = 0) -> None:
-        """Run the tasks of a queue to its end, or to Ctrl-C."""
+    def run(
+        self, jobs: Jobs, *, images_per_task: int | None = None, window: int | None = None, priority: int = 0
+    ) -> None:
+        """Run tasks until all images have a result, or until Ctrl-C."""
+        queue = TaskQueue(
+            jobs,
+            task_seconds=self.settings.task_seconds,
+            images_per_task=images_per_task or self.settings.images_per_task,
+        )
         completed = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
         self._flying, self._errors = {}, set()
         dropped = False
@@ -227,42 +201,42 @@ class _Driver:
             self._flying = {}
 
     def _forget(self, futures: list[Future[Any]]) -> None:
-        """Let the scheduler forget tasks; one that is lost has, and asking it would take minutes."""
+        """Cancel tasks; not on a lost scheduler, where the call would take minutes."""
         with contextlib.suppress(OSError):
             if futures and not is_lost(self.client):
                 self.client.cancel(futures)
 
     @property
     def _n_threads(self) -> int:
-        return max(self._max_threads, self.watch.n_threads)
+        return max(self.settings.max_threads, self.watch.n_threads)
 
     def _look_around(self, queue: TaskQueue) -> None:
-        """Count worker threads, and see what has gone wrong: now and then, since asking takes a while."""
+        """Check the workers from time to time, since asking the scheduler takes a while."""
         if is_lost(self.client):
             raise scheduler_lost(self.client)
         if not self.watch.due():
             return
-        self.look()
+        self.reports.check()
         end = self.watch.look(len(self._flying))
         if end and not self.result.early:
             self.result.stopped = end + self._suspicion()
             self._drop_waiting()
-        # What a worker that does nothing any more has begun does not come back either.
+        # Workers that hang do not finish what they have begun.
         self._is_stuck = bool(end)
         self._hear_errors(queue)
 
     def _suspicion(self) -> str:
-        """Whom to suspect where no worker is left."""
+        """The images that may have killed the workers, if no worker is left."""
         if not self.suspects:
             return ""
-        names = ", ".join(str(self.identify(row)["image_id"]) for row in self.suspects[:_SUSPECTS_NAMED])
+        names = ", ".join(str(self.reports.identify(row)["image_id"]) for row in self.suspects[:_SUSPECTS_NAMED])
         return f"; workers died while they made {names}{', ...' if len(self.suspects) > _SUSPECTS_NAMED else ''}"
 
     def _hear_errors(self, queue: TaskQueue) -> None:
-        """Take in errors that `as_completed` keeps to itself.
+        """Collect errors that `as_completed` does not report.
 
-        It tells nothing of a task that was done, whose result was lost with its worker on the way here, and that then
-        failed where it ran again.
+        It is silent about a task that had finished, whose result was then lost with its worker, and that failed when
+        the scheduler ran it again.
         """
         errors = {future for future in self._flying if future.status == "error"}
         for future in errors & self._errors:
@@ -282,7 +256,7 @@ class _Driver:
             tasks.append(queue.take(n_threads))
         if tasks:
             work = functools.partial(unless_halted, run=self._name, work=self.work)
-            futures = self.client.map(work, tasks, output=self.output, pure=False, key="inject", priority=priority)
+            futures = self.client.map(work, tasks, pure=False, key="inject", priority=priority)
             self._flying.update(zip(futures, tasks, strict=True))
             completed.update(futures)
 
@@ -291,9 +265,9 @@ class _Driver:
         if task is None:
             return  # dropped, after Ctrl-C
         self.watch.came_back()
-        # Not what the future says by now: it waits again where its worker has died since.
+        # The future's own status may be newer: it is pending again if its worker has died since.
         if isinstance(result, list):
-            # A task that was halted has nothing to tell of its last images.
+            # A task that was halted has no results for its last images.
             made = task[: len(result)] if self.result.early else task
             if made:
                 queue.learn(made, result)
@@ -310,7 +284,7 @@ class _Driver:
         future.release()
 
     def _broken(self, task: list[int], error: BaseException, queue: TaskQueue) -> None:
-        """A task came back without a word on its images: its worker died, or could not begin."""
+        """Handle a task without results: its worker died, or could not start it."""
         if isinstance(error, KilledWorker):
             if len(task) > 1:
                 queue.put_alone(task)
@@ -328,14 +302,14 @@ class _Driver:
     def _fail(self, task: Sequence[int], error: str, message: str, **content: Any) -> None:
         if task:
             said = {"status": "failed", "error": error, "message": message, **content}
-            self._tell(task, [ImageSummary(**self.identify(row), **said) for row in task])
+            self._tell(task, [ImageSummary(**self.reports.identify(row), **said) for row in task])
 
     def _tell(self, task: Sequence[int], summaries: list[ImageSummary]) -> None:
         self.result.add(task, summaries)
-        self.listener(task, summaries)
+        self.reports.images(task, summaries)
 
     def _drop_waiting(self) -> None:
-        """Let no worker begin another image, and forget the tasks that none has begun."""
+        """Stop the workers from starting another image, and drop the tasks that none has started."""
         begun = self._halt()
         waiting = [future for future in self._flying if future.key not in begun]
         for future in waiting:
@@ -343,7 +317,7 @@ class _Driver:
         self._forget(waiting)
 
     def _halt(self) -> set[str]:
-        """Let the workers begin nothing more; the keys of what they have begun."""
+        """Stop the workers from starting anything more; returns the keys of the tasks that they have started."""
         said: dict[str, Any] = {}
 
         def ask() -> None:
@@ -355,20 +329,19 @@ class _Driver:
                     )
                 )
 
-        # In a thread: a worker that hangs would let this wait for ever.
+        # In a thread, because a worker that hangs never answers.
         asking = threading.Thread(target=ask, name="skygraft-halt", daemon=True)
         asking.start()
         asking.join(_HALT_SECONDS)
         if asking.is_alive():
-            logging.getLogger(__name__).warning("some workers do not answer; what they have begun is not waited for")
+            logging.getLogger(__name__).warning("some workers do not answer; their images are not waited for")
         return {key for keys in said.values() if isinstance(keys, list) for key in keys}
 
-    def try_suspects_alone(self) -> None:
-        """Try each image whose worker died with nothing else in flight: whoever kills it now is guilty."""
+    def try_suspects_alone(self, jobs: Jobs) -> None:
+        """Try each image whose worker died with nothing else in flight, to find the one that kills workers."""
         suspects, self.suspects = self.suspects, []
         for row in suspects[:_SUSPECTS_TRIED_ALONE]:
-            alone = Jobs(np.array([row]), np.zeros(1), np.ones(1), np.zeros(1))
-            self.run(alone.queue(task_seconds=1.0, images_per_task=1), window=1)
+            self.run(jobs.only([row]), images_per_task=1, window=1)
             if self.result.early:
                 return
         why = "every worker that took the image died{}; is there enough memory for it? The workers' logs say more"
@@ -378,14 +351,13 @@ class _Driver:
 
 def drive_serial(
     jobs: Jobs,
-    output: str,
-    *,
     work: Work,
-    listener: Listener = lambda rows, summaries: None,
-    interruption: Interruption | None = None,
+    reports: Reports,
+    *,
     retries: int = 1,
+    interruption: Interruption | None = None,
 ) -> DriveResult:
-    """Make images one after the other in this process, without Dask; see `drive`."""
+    """Inject into images one after the other in this process, without Dask; see `drive`."""
     result = DriveResult()
     waiting = [int(row) for row in jobs.rows]
     with contextlib.ExitStack() as stack:
@@ -396,9 +368,9 @@ def drive_serial(
                 result.interrupted = interruption.asked
                 if result.early:
                     return result
-                summaries = work([row], output)
+                summaries = work([row])
                 result.add([row], summaries)
-                listener([row], summaries)
+                reports.images([row], summaries)
             waiting = [row for row, may_pass in result.failed.items() if may_pass]
         result.interrupted = interruption.asked
     return result

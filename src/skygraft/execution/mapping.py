@@ -1,4 +1,4 @@
-"""Call a function on many items, on a cluster or in this process."""
+"""Apply a function to many items, on a cluster or in this process."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def map_items[Item, Result](
     watch: ClusterWatch | None = None,
     **arguments: Any,
 ) -> Iterator[Result]:
-    """Call a function on many items, on a cluster or here, with a bounded number in flight.
+    """Apply a function to many items, on a cluster or in this process, with a bounded number in flight.
 
     Parameters
     ----------
     client : distributed.Client or None
-        None calls it in this process.
+        The cluster; None for this process.
     function : callable
         Called as ``function(item, **arguments)``; importable on the workers.
     items : iterable
@@ -50,7 +50,7 @@ def map_items[Item, Result](
     Yields
     ------
     object
-        Results, in the order in which they come.
+        Results, in the order in which they arrive.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def map_items[Item, Result](
 
 
 def _error(result: Any, client: Client) -> BaseException:
-    """What to raise for a task that gave no list."""
+    """The error to raise for a task that returned no list."""
     error = result[1] if isinstance(result, tuple) else result
     if isinstance(error, KilledWorker):
         return CampaignError(

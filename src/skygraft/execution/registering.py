@@ -1,7 +1,7 @@
-"""Register a campaign's outputs in a Butler repository: images, their truth, and what each was made of.
+"""Register a campaign's outputs in a Butler repository: images, their truth tables and their provenance.
 
-The campaign's files and records stay what counts: what is registered is compared with the records, and made to agree
-with them. It may be cut off anywhere, and done again: what is there already is left alone.
+The campaign's records remain the authority: the repository is made to agree with them. Registering may be interrupted
+at any point and repeated; datasets that are registered already are left alone.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _BATCH = 200
 """Images that are registered at a time."""
 _CATALOG, _RECORD = "_catalog", "_record"
 _KINDS = {_CATALOG: "ArrowAstropy", _RECORD: "StructuredDataDict"}
-"""What is registered beside each image, by what is appended to the name of its type: storage class."""
+"""Storage class of what is registered beside each image, by the suffix of its dataset type."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """What was registered.
+    """The result of registering.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Registration:
     n_added, n_removed : int
         Datasets that were added and removed.
     complete : bool
-        Whether all that are done are registered; False where it was asked to stop.
+        Whether all images that are done are registered; False if it was asked to stop.
     """
 
     run: str
@@ -81,7 +81,7 @@ def _required(config: CampaignConfig) -> tuple[ButlerConfig, str]:
 
 
 def lineage_of(image: PlannedImage, config: CampaignConfig, key: str) -> Lineage | None:
-    """The dataset that an image's output is to be, and what it is made from; None where outputs are not registered.
+    """The dataset of an image's output, and the dataset it was made from; None if outputs are not registered.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def lineage_of(image: PlannedImage, config: CampaignConfig, key: str) -> Lineage
     config : CampaignConfig
         The campaign.
     key : str
-        `content_key` of the output: the same output is the same dataset, and another one is another.
+        `content_key` of the output, which identifies the dataset.
     """
     found = _output(config)
     if found is None or not image.dataset:
@@ -124,7 +124,7 @@ def _types(config: CampaignConfig, butler: ButlerConfig, image: PlannedImage) ->
 
 @contextlib.contextmanager
 def _open(config: CampaignConfig, plan: Plan, *, begin: bool) -> Iterator[OutputRun]:
-    """The run collection, checked; with `begin`, made where it is not there."""
+    """The run collection, checked; with `begin`, created if it does not exist."""
     from skygraft.survey.butler_output import open_run
 
     butler, run = _required(config)
@@ -133,7 +133,7 @@ def _open(config: CampaignConfig, plan: Plan, *, begin: bool) -> Iterator[Output
     with open_run(butler.repo_written, run, types, _tag(config, butler), source=butler.repo) as output:
         output.check(begun=mark.exists())
         if begin:
-            # Before the first dataset: from now on those of this campaign's making are its own.
+            # Before the first dataset, so that this campaign recognises its own datasets from now on.
             write_json(mark, {"repo": butler.repo_written, "run": run, "types": [one.type for one in types]})
             output.begin()
         yield output
@@ -145,7 +145,7 @@ def check_run(config: CampaignConfig, plan: Plan) -> None:
     Raises
     ------
     OutputExistsError
-        If it has such datasets of somebody else.
+        If it has datasets of these types that are not this campaign's.
     OutputError, ConfigError
         If it cannot be used.
     """
@@ -155,10 +155,9 @@ def check_run(config: CampaignConfig, plan: Plan) -> None:
 
 
 def begin_run(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> int:
-    """Make the run collection ready before images are made, and take out of it what is to be made again.
+    """Prepare the run collection for a run, and remove from it the datasets whose files will be replaced.
 
-    Where the repository notes only where files lie, it would show another image under a dataset's name as soon as its
-    file is replaced.
+    A repository that holds only the paths of files would otherwise show a new image under the old dataset's id.
 
     Parameters
     ----------
@@ -186,7 +185,7 @@ def begin_run(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> int:
         first = next(present, None)
         if first is None:
             return 0
-        # By the plan alone: it would take long to open the records of all that is done.
+        # By the plan alone, since opening the records of all images would take long.
         waiting = {Dataset.from_json(image.dataset).place for image in plan.images(list(rows)) if image.dataset}
         stale = [one for one, place in itertools.chain([first], present) if place in waiting]
         output.remove(stale)
@@ -196,7 +195,7 @@ def begin_run(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> int:
 def register(
     config: CampaignConfig, plan: Plan, rows: Iterable[int], stop: Callable[[], bool] = lambda: False
 ) -> Registration | None:
-    """Register the outputs of images that are done, and take out of the run what is of earlier outputs.
+    """Register the outputs of images that are done, and remove datasets of earlier outputs.
 
     Parameters
     ----------
@@ -207,17 +206,17 @@ def register(
     rows : iterable of int
         Rows of the images that are done, ascending.
     stop : callable
-        Asked now and then whether to leave the rest for another time.
+        Called between batches; True leaves the rest for the next run.
 
     Returns
     -------
     Registration or None
-        None where the campaign's outputs are not to be registered.
+        None if the campaign's outputs are not to be registered.
 
     Raises
     ------
     OutputError, ConfigError
-        If the repository does not take them. What was registered before that stays.
+        If the repository refuses them; what was registered before stays.
     """
     if _output(config) is None:
         return None
@@ -239,7 +238,7 @@ def register(
 
 
 def _files(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> Iterator[list[DatasetFile]]:
-    """Iterate over images that are done, each as the files of it that are to be registered."""
+    """Yield, for each image that is done, its files to register."""
     from skygraft.survey.butler_output import DatasetFile
 
     butler, layout = _required(config)[0], Layout(config.output)
@@ -250,7 +249,7 @@ def _files(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> Iterator[
             continue
         dataset, key = Dataset.from_simple(record["dataset"]["dataset"]), str(record["key"])
         table = layout.truth_dataset(image.tract, image.patch, image.stem)
-        # Not where the plan would put it now: that changes with the folders that its images have in common.
+        # From the record: the plan's own place changes with the common folder of its images.
         place = (layout.images / image.output).relative_to(layout.root).as_posix()
         if place not in record["outputs"]:
             beneath = f"{layout.images.name}/"
@@ -258,7 +257,7 @@ def _files(config: CampaignConfig, plan: Plan, rows: Iterable[int]) -> Iterator[
         yield [
             DatasetFile(_absolute(layout.root / place), dataset),
             DatasetFile(_absolute(table), _beside(dataset, config, butler, _CATALOG, key)),
-            # Says when and how fast, too.
+            # Not fixed: it holds times and timings, too.
             DatasetFile(_absolute(path), _beside(dataset, config, butler, _RECORD, key), fixed=False),
         ]
 

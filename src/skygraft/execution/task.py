@@ -1,7 +1,7 @@
-"""What a worker does: plain functions that read, inject and write images, without Dask.
+"""What a worker runs: plain functions, without Dask, that read images, inject into them, and write them.
 
-An image is done when its record exists: it is written last, after the image and its truth table, and every file
-appears under its name only when it is whole. So a task may be killed anywhere, and run twice, at no harm.
+An image is done when its record exists. The record is written last, after the image and its truth table, and every
+file gets its name only when it is complete; so a task may be killed at any point, and run twice, without harm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from skygraft.photometry import aperture_flux
 from skygraft.planning.reading import read_image
 from skygraft.planning.selection import digest_rows, row_digests, select
 from skygraft.provenance import software_versions
+from skygraft.records.file_identity import Stamp, await_stamp
 from skygraft.records.files import Layout, plain, sha256_file
 from skygraft.records.image_record import (
     PIXEL_VERSION,
@@ -47,7 +48,7 @@ from skygraft.records.image_record import (
     write_record,
 )
 from skygraft.records.image_summary import ImageSummary
-from skygraft.records.plan_file import PlannedImage
+from skygraft.records.plan_file import Plan, PlannedImage
 from skygraft.tables.truth_parts import write_truth_dataset, write_truth_part
 
 __all__ = ["Bench", "run_image", "run_task", "sources_of"]
@@ -75,7 +76,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a worker has at hand for every image of a campaign.
+    """What a worker keeps in memory for all images of a campaign.
 
     Parameters
     ----------
@@ -87,38 +88,56 @@ class Bench:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """Where outputs lie."""
+        """Where the outputs are."""
         return Layout(self.config.output)
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """What of the configuration pixels depend on."""
+        """The part of the configuration that pixels depend on."""
         return self.config.pixel_settings()
 
     @functools.cached_property
     def partitions(self) -> PartitionCache:
-        """The catalogue; images of one home patch have most of their partitions in common."""
+        """The catalogue's partitions, cached: images of one home patch share most of them."""
         return PartitionCache(self.layout.catalog)
 
 
 @functools.lru_cache(maxsize=4)
 def _bench(path: str, mtime_ns: int) -> Bench:
-    """The bench of a configuration's file: one in each process for each version of the file."""
+    """The bench of a configuration file, made once in each process."""
     del mtime_ns
     return Bench(load_config(path))
 
 
+@functools.lru_cache(maxsize=2)
+def _plan(output: str, stamp: Stamp) -> Plan:
+    """The plan of a campaign, opened once in each process."""
+    path = Layout(Path(output)).plan
+    await_stamp(path, stamp, "plan")
+    return Plan(path)
+
+
 def run_task(
-    images: Iterable[PlannedImage], output: str, io: contextlib.AbstractContextManager[Any] | None = None
+    rows: Sequence[int],
+    output: str,
+    plan: Stamp,
+    config: Stamp | None = None,
+    io: contextlib.AbstractContextManager[Any] | None = None,
 ) -> list[ImageSummary]:
-    """Make some images of a campaign; one that fails does not stop the others.
+    """Inject into some images of a campaign; one that fails does not stop the others.
+
+    This is what a worker runs. It reads the plan and the configuration itself, so that a task is a few row numbers.
 
     Parameters
     ----------
-    images : iterable of PlannedImage
-        The images.
+    rows : sequence of int
+        Rows of the plan, ascending.
     output : str
-        The campaign's output folder, whose ``campaign.yaml`` says how.
+        The campaign's output folder.
+    plan : (int, int)
+        The plan that is meant, see `skygraft.records.file_identity.Stamp`.
+    config : (int, int), optional
+        The configuration that is meant; by default the one that is there.
     io : context manager, optional
         Entered around each reading and writing of an image, such as a semaphore of the cluster.
 
@@ -126,10 +145,17 @@ def run_task(
     -------
     list of ImageSummary
         One for each image, in order.
+
+    Raises
+    ------
+    CampaignError
+        If this machine does not see the plan or the configuration that is meant.
     """
     path = Layout(Path(output)).config
+    if config is not None:
+        await_stamp(path, config, "configuration")
     bench = _bench(str(path), path.stat().st_mtime_ns)
-    return [_guarded(image, bench, io) for image in images]
+    return [_guarded(image, bench, io) for image in _plan(output, plan).images(rows)]
 
 
 def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextManager[Any] | None) -> ImageSummary:
@@ -137,7 +163,7 @@ def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextMa
     try:
         return run_image(image, bench, io)
     except Exception as error:
-        # The boundary at which one image's failure becomes a row of failures.parquet, whatever it is.
+        # Any exception here becomes a row of failures.parquet and ends this image only.
         frames = traceback.extract_tb(error.__traceback__)
         where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
         return ImageSummary(
@@ -166,14 +192,14 @@ def run_image(
     image : PlannedImage
         The image.
     bench : Bench
-        The campaign, and what there is once in each process.
+        The campaign, and what is kept in each process.
     io : context manager, optional
         As in `run_task`.
 
     Returns
     -------
     ImageSummary
-        With status ``skipped`` where the image is done already, from what it would be made from now.
+        With status ``skipped`` if the image is done already, from the same inputs and settings.
 
     Raises
     ------
@@ -184,10 +210,10 @@ def run_image(
     record_path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(record_path, image.image_id)
     if record is not None:
-        # Read, since the driver may doubt them: outputs that were changed after they were written.
+        # Outputs are read and compared, because the driver also sends images whose files were changed since.
         if not changes(record, image, config.survey.root, bench.settings) and is_whole(record, layout, read=True):
             return summarise(record, image, layout, status="skipped", checked=True)
-        # From here on the image is not done: it must not look so if this task dies.
+        # From here on the image is not done, and must not seem so if this task dies.
         record_path.unlink(missing_ok=True)
 
     clock = _Clock()
@@ -263,7 +289,7 @@ def run_image(
 
 
 def _check_plan(image: PlannedImage, exposure: Exposure) -> None:
-    """Make sure that the image still is where it was when it was planned: its sources were chosen by that."""
+    """Refuse an image that has moved since it was planned, because its sources were selected by its outline."""
     ra, dec = exposure.wcs.pixel_to_world_values(*exposure.box.center)
     east = ((float(ra) - image.ra + 180) % 360 - 180) * np.cos(np.radians(image.dec))
     moved = 3600 * np.hypot(east, float(dec) - image.dec)
@@ -286,7 +312,17 @@ def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
 def sources_of(
     image: PlannedImage, config: CampaignConfig, read: Callable[[Iterable[tuple[int, int]]], QTable] | None = None
 ) -> tuple[QTable, str]:
-    """The catalogue rows of an image, in order of injection id, and their fingerprint; `read` reads partitions."""
+    """The catalogue rows of an image, in order of injection id, and their fingerprint.
+
+    Parameters
+    ----------
+    image : PlannedImage
+        The image.
+    config : CampaignConfig
+        The campaign.
+    read : callable, optional
+        Reads partitions of the catalogue; by default from disk, without a cache.
+    """
     table = read(image.reads) if read else read_partitions(Layout(config.output).catalog, image.reads)
     band = image.band or config.catalog.band
     rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
@@ -295,14 +331,14 @@ def sources_of(
 
 
 def _on_image(truth: QTable) -> QTable:
-    """The truth without the sources that do not reach the image: they belong to its neighbours."""
+    """The truth rows of the sources that reach the image."""
     return truth[(np.asarray(truth["flags"]) & int(Flag.NO_OVERLAP)) == 0]
 
 
 def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[str, Any] | None:
-    """Measure some lone stars of the difference image inside the calibration aperture.
+    """Measure isolated stars in the difference of output and input, inside the calibration aperture.
 
-    None where the calibration refers to no aperture, or no star stands alone.
+    None if the calibration refers to no aperture, or no star is isolated.
     """
     calibration = injection.summary["calibration"]
     radius = calibration["radius_pixels"]
@@ -313,7 +349,7 @@ def _closure(exposure: Exposure, injection: Injection, truth: QTable) -> dict[st
     inside = (x - x0 > radius) & (x0 + nx - 1 - x > radius) & (y - y0 > radius) & (y0 + ny - 1 - y > radius)
     star = (np.asarray(truth["source_type"]) == "Star") & (np.asarray(truth["flags"]) == 0)
     candidates = np.flatnonzero(inside & star)
-    # The brightest say most; the order is that of flux, then of injection id.
+    # The brightest first; of equal fluxes, by injection id.
     flux = np.asarray(truth["inst_flux"], dtype=float)
     candidates = candidates[np.argsort(-flux[candidates], kind="stable")][: 10 * _CLOSURE_STARS]
     alone = [i for i in candidates if np.count_nonzero(np.hypot(x - x[i], y - y[i]) < 4 * radius) == 1][:_CLOSURE_STARS]

@@ -1,4 +1,4 @@
-"""Cut the images that are to be made into tasks: each some images of neighbouring home patches, about a minute long."""
+"""The queue that cuts images into tasks: each some images of neighbouring home patches, about a minute of work."""
 
 from __future__ import annotations
 
@@ -6,67 +6,49 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from skygraft.execution.jobs import Jobs
 from skygraft.records.image_summary import ImageSummary
 
 __all__ = ["TaskQueue"]
 
 _MEMORY = 0.98
-"""How much of what was learned before an image counts beside it: the last fifty or so decide."""
+"""Weight of all earlier images relative to the newest: about the last fifty count."""
 
 
 class TaskQueue:
-    """Images waiting, as rows of the plan, handed out as tasks.
+    """The images that wait, handed out as tasks: each some rows of the plan.
 
-    A task is as long as it should be, or a fair share of what is left: so tasks get shorter towards the end, and
-    workers finish together. It ends with a home patch where it can without getting much shorter, since images of one
-    home patch read the same parts of the catalogue. Estimates are corrected, for each kind of image, by the times that
-    come back.
+    A task takes `task_seconds`, or a fair share of what is left, so that tasks get shorter towards the end and workers
+    finish together. It ends at the border of a home patch where that does not make it much shorter, because images of
+    one home patch read the same partitions of the catalogue. The estimated times are corrected, for each kind of image,
+    by the measured ones.
 
     Parameters
     ----------
-    rows : array_like of int, shape (N,)
-        The images, in the order of the plan: by home patch.
-    homes : array_like of int, shape (N,)
-        A number for the home patch of each.
-    costs : array_like of float, shape (N,)
-        Estimated time of each, seconds.
-    kinds : array_like of int, shape (N,), optional
-        A number for the kind of each (format, instrument): estimates of one kind are off by the same factor.
+    jobs : Jobs
+        The images.
     task_seconds : float
-        How long a task should be.
+        Duration of a task.
     images_per_task : int
-        Its largest number of images.
+        Largest number of images in a task.
     """
 
-    def __init__(
-        self,
-        rows: ArrayLike,
-        homes: ArrayLike,
-        costs: ArrayLike,
-        kinds: ArrayLike | None = None,
-        *,
-        task_seconds: float,
-        images_per_task: int,
-    ) -> None:
-        self._rows = np.asarray(rows, dtype=np.int64)
-        self._homes = np.asarray(homes, dtype=np.int32)
-        self._costs = np.asarray(costs)
-        self._kinds = np.zeros(len(self._rows), np.int16) if kinds is None else np.asarray(kinds, dtype=np.int16)
+    def __init__(self, jobs: Jobs, *, task_seconds: float, images_per_task: int) -> None:
+        self._jobs = jobs
         self._alone: deque[int] = deque()
         self._next = 0
         self._seconds = task_seconds
         self._most = images_per_task
-        n_kinds = int(self._kinds.max(initial=0)) + 1
-        self._left = np.bincount(self._kinds, weights=self._costs, minlength=n_kinds)
+        n_kinds = int(jobs.kinds.max(initial=0)) + 1
+        self._left = np.bincount(jobs.kinds, weights=jobs.costs, minlength=n_kinds)
         self._estimated, self._measured = np.zeros(n_kinds), np.zeros(n_kinds)
 
     def __len__(self) -> int:
-        return len(self._rows) - self._next + len(self._alone)
+        return len(self._jobs.rows) - self._next + len(self._alone)
 
     def correction(self, kind: int = 0) -> float:
-        """Measured over estimated time of a kind of image, lately; that of all kinds where there is none yet."""
+        """Recent ratio of measured to estimated time of a kind of image; of all kinds before the first of its kind."""
         for estimated, measured in (
             (self._estimated[kind], self._measured[kind]),
             (self._estimated.sum(), self._measured.sum()),
@@ -77,46 +59,46 @@ class TaskQueue:
 
     @property
     def seconds_left(self) -> float:
-        """Estimated time of all that waits, corrected."""
+        """Estimated time of all images in the queue, corrected."""
         return float(sum(left * self.correction(kind) for kind, left in enumerate(self._left)))
 
     def learn(self, task: Sequence[int], summaries: Iterable[ImageSummary]) -> None:
-        """Take in how long the images of a task really took."""
-        places = np.searchsorted(self._rows, np.asarray(task, dtype=np.int64))
+        """Correct the estimates by the measured times of a task."""
+        places = np.searchsorted(self._jobs.rows, np.asarray(task, dtype=np.int64))
         for place, summary in zip(places.tolist(), summaries, strict=False):
             if summary.status == "done":
-                kind = self._kinds[place]
-                self._estimated[kind] = _MEMORY * self._estimated[kind] + self._costs[place]
+                kind = self._jobs.kinds[place]
+                self._estimated[kind] = _MEMORY * self._estimated[kind] + self._jobs.costs[place]
                 self._measured[kind] = _MEMORY * self._measured[kind] + summary.wall_seconds
 
     def put_alone(self, task: Iterable[int]) -> None:
-        """Put images back, each to be a task of its own, before all others."""
+        """Put images back at the front of the queue, each as a task of its own."""
         self._alone.extend(task)
 
     def take(self, n_slots: int) -> list[int]:
-        """The next task, for `n_slots` workers that share what is left; empty where nothing is left."""
+        """The next task, if `n_slots` workers share what is left; empty at the end of the queue."""
         if self._alone:
             return [self._alone.popleft()]
         start = self._next
-        if start == len(self._rows):
+        if start == len(self._jobs.rows):
             return []
-        kind = int(self._kinds[start])
+        kind = int(self._jobs.kinds[start])
         fair = self.seconds_left / (3 * max(1, n_slots))
         longest = min(self._seconds, fair) / self.correction(kind)
-        end = min(len(self._rows), start + self._most)
-        fits = self._kinds[start:end] == kind
-        fits &= np.cumsum(self._costs[start:end], dtype=np.float64) <= longest
+        end = min(len(self._jobs.rows), start + self._most)
+        fits = self._jobs.kinds[start:end] == kind
+        fits &= np.cumsum(self._jobs.costs[start:end], dtype=np.float64) <= longest
         fits[0] = True
         size = len(fits) if fits.all() else int(np.argmin(fits))
         size = self._whole_homes(start, size)
         self._next = start + size
-        self._left[kind] = max(0.0, self._left[kind] - float(self._costs[start : start + size].sum()))
-        return [int(row) for row in self._rows[start : start + size]]
+        self._left[kind] = max(0.0, self._left[kind] - float(self._jobs.costs[start : start + size].sum()))
+        return [int(row) for row in self._jobs.rows[start : start + size]]
 
     def _whole_homes(self, start: int, size: int) -> int:
-        """How many of `size` images to take so that no home patch is cut, if that leaves at least half of them."""
-        if start + size == len(self._rows):
+        """The number of images, at least half of `size`, that end with a home patch; `size` if there is none."""
+        if start + size == len(self._jobs.rows):
             return size
-        homes = self._homes[start : start + size + 1]
+        homes = self._jobs.homes[start : start + size + 1]
         ends = np.flatnonzero(homes[1:] != homes[:-1]) + 1
         return int(ends[-1]) if ends.size and 2 * ends[-1] >= size else size

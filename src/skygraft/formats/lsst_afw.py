@@ -67,6 +67,7 @@ __all__ = ["AfwOptions", "LsstAfwFormat"]
 
 _SIMULATED = "HAS-SIMULATED-CONTENT"
 _INJECTED = "INJECTED"
+_MASK_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,17 @@ def _unit(opened: AfwFile) -> str:
             key="BUNIT",
             fix="Write its unit into the header, or remove the card of an image in counts (adu)",
         )
+    # Files of afw without units are in counts; with units, each plane has its own, and one of them was lost here.
+    if "BUNIT" not in opened.header() and "VARIANCE" in opened.hdus:
+        of_variance = str(card_value(opened.header("VARIANCE"), "BUNIT", "")).strip()
+        if of_variance:
+            raise FormatError(
+                f"the image has no unit, but its variance has one ({of_variance})",
+                path=opened.path,
+                hdu=opened.hdus["IMAGE"],
+                key="BUNIT",
+                fix="Write the image's unit into the header of the IMAGE plane",
+            )
     return canonical_unit(unit)
 
 
@@ -267,13 +279,23 @@ def _calibration(
     )
 
 
-def _mask_planes(header: fits.Header) -> dict[str, int]:
+def _mask_planes(header: fits.Header, path: Path) -> dict[str, int]:
     """Mask planes and their bit numbers: only the file's own MP_ cards say them."""
-    return {
-        key[3:].upper(): int(header[key])
-        for key in header
-        if key.upper().startswith("MP_") and isinstance(header[key], int) and header[key] >= 0
-    }
+    planes: dict[str, int] = {}
+    for key in header:
+        if not key.upper().startswith("MP_"):
+            continue
+        bit = header[key]
+        if isinstance(bit, bool) or not isinstance(bit, int) or bit >= _MASK_BITS:
+            raise FormatError(
+                f"the mask plane {key[3:]} has bit {bit!r}; bits of a mask are 0 to {_MASK_BITS - 1}",
+                path=path,
+                key=key,
+                fix="Make or fetch the file again",
+            )
+        if bit >= 0:
+            planes[key[3:].upper()] = bit
+    return planes
 
 
 class LsstAfwFormat(Format):
@@ -337,7 +359,7 @@ class LsstAfwFormat(Format):
                 read_plane(opened, "IMAGE", np.float32),
                 read_plane(opened, "VARIANCE", np.float32) if "VARIANCE" in opened.hdus else None,
                 read_plane(opened, "MASK", np.int32),
-                mask_planes=_mask_planes(opened.header("MASK")),
+                mask_planes=_mask_planes(opened.header("MASK"), opened.path),
                 xy0=found.xy0,
                 units=found.unit,
             )
@@ -380,7 +402,7 @@ class LsstAfwFormat(Format):
         refuse_overwrite(path, [like], overwrite=overwrite)
         with open_afw(like) as opened:
             hdus, places, primary = dict(opened.hdus), planes_of(opened), list(opened.primary)
-            known = _mask_planes(opened.header("MASK"))
+            known = _mask_planes(opened.header("MASK"), opened.path)
         wanted = {name: (value & 0xFFFFFFFF).bit_length() - 1 for name, value in exposure.mask_planes.items()}
         for name, bit in wanted.items():
             other = next((n for n, b in known.items() if b == bit), name)

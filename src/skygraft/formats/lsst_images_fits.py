@@ -22,6 +22,7 @@ from skygraft.fitsfile.cards import CardUpdates, edit_cards, header_of, join_car
 from skygraft.fitsfile.open import RawFits, map_fits
 from skygraft.fitsfile.rewrite import atomic_output, rewrite_fits
 from skygraft.fitsfile.structure import BLOCK
+from skygraft.json_text import parse_json
 
 __all__ = ["write_planes"]
 
@@ -117,9 +118,9 @@ def _tree_hdu(raw: RawFits, number: int, edit: Callable[[Tree], None]) -> bytes:
     size, offset = (int(v) for v in np.frombuffer(data[:width], kind))
     start = int(header.get("THEAP", width)) + offset
     before = bytes(data[start : start + size])
-    tree: Tree = json.loads(before)
+    tree: Tree = parse_json(before)
     edit(tree)
-    if tree == json.loads(before):
+    if tree == parse_json(before):
         return bytes(raw.buffer[span.start : span.end])
     text = json.dumps(tree, separators=(",", ":"), ensure_ascii=False).encode()
     cell = np.array([len(text), 0], kind).tobytes() + text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from skygraft.errors import CorruptFileError, FormatError, SkygraftError
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import is_fits, map_fits
 from skygraft.formats.base import StrPath, stamp_files
+from skygraft.json_text import parse_json
 from skygraft.wcs import dump_problem
 
 __all__ = ["library_errors", "load", "open_parts", "schema_of"]
@@ -102,7 +102,7 @@ def _check_dumps(path: StrPath) -> None:
             text = b"".join(bytes(raw.buffer[s.data_start : s.data_start + s.data_size]) for s in trees)
     for found in _DUMP.finditer(text):
         try:
-            problem = dump_problem(json.loads(found[1]))
+            problem = dump_problem(parse_json(found[1]))
         except ValueError as error:
             problem = str(error)
         if problem is not None:

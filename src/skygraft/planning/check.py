@@ -1,8 +1,7 @@
-"""Look at the calibration of a plan's images before anything is run: headers and tables only, no pixels.
+"""Check the calibration of a plan's images before a run, from headers and tables only, without pixels.
 
-What is wrong with an image is a row of a table and never stops the look at the others. A survey too large to look at
-every image is looked at in a sample, the same each time, that has images of every instrument, band and format, and of
-as many visits as it can.
+What is wrong with an image becomes a row of a table and never stops the check of the others. Of a large survey a sample
+is checked, always the same, with images of every instrument, band and format and of as many visits as possible.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ __all__ = [
 ]
 
 type Checks = Literal["auto", "all", "none"] | int
-"""How many images to look at: all, none, a number, or all of a few and a sample of many."""
+"""How many images to check: all, none, a number, or ("auto") all of a few and a sample of many."""
 type Rows = NDArray[np.int64]
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 FEW_IMAGES = 2000
-"""Up to so many images are all looked at, unless something else is asked for."""
+"""Largest number of images that are all checked by default."""
 _SAMPLE = 1000
 _AT_ONCE = 50
 _WORTH_A_PROCESS = 200
@@ -71,7 +70,7 @@ TROUBLES = {
         "set survey.calibration.gain, or injection.noise to false",
     ),
 }
-"""What may be wrong with an image: what is said of several such images, and what can be done for all of them."""
+"""What may be wrong with an image: a description, and a remedy for all such images."""
 
 _TEXT, _NUMBER = pa.string(), pa.float64()
 _SCHEMA = with_units(
@@ -99,7 +98,7 @@ _SCHEMA = with_units(
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What an image says of its calibration; a row of ``plan_checks.parquet``.
+    """The calibration of an image, as far as it is known without pixels; a row of ``plan_checks.parquet``.
 
     Parameters
     ----------
@@ -108,25 +107,25 @@ class ImageCheck:
     instrument, band : str or None
         As the plan says.
     kind : str or None
-        What calibrated flux is the flux of: ``aperture``, ``psf_model`` or ``total``; None where nothing says.
+        The reference of the calibrated flux: ``aperture``, ``psf_model`` or ``total``; None if unknown.
     radius_pixels, radius_arcsec : float or None
-        The aperture's.
+        Radius of the aperture.
     origin : str
-        Where it was found.
+        Where the reference was found.
     zeropoint : float or None
-        AB magnitude of one image unit in the middle of the image; None where it is not calibrated.
+        AB magnitude of one image unit at the centre of the image; None if it is not calibrated.
     psf : str
-        What the PSF is; empty where there is none.
+        Description of the PSF; empty if there is none.
     gain : float or None
-        Electrons per image unit (the median of a map); None where it is not recorded.
+        Electrons per image unit (the median of a map); None if it is not recorded.
     gain_origin : str
-        Where it was found.
+        Where the gain was found.
     n_files : int
-        Files that are written for the image, besides record and truth table; 0 where that is not known.
+        Files written for the image, besides record and truth table; 0 if unknown.
     troubles : tuple of str
-        Those of `TROUBLES` that it has.
+        Keys of `TROUBLES` that apply.
     problem : str
-        What is wrong, in words; empty where nothing is.
+        What is wrong, in words; empty if nothing is.
     """
 
     image_id: str
@@ -149,18 +148,18 @@ class ImageCheck:
 
 @dataclass(frozen=True)
 class Trouble:
-    """One thing that is wrong with some of the images looked at.
+    """One kind of trouble, and the checked images that have it.
 
     Parameters
     ----------
     kind : str
-        One of `TROUBLES`.
+        Key of `TROUBLES`.
     n_images : int
-        How many of those looked at have it.
+        Number of checked images that have it.
     first : tuple of str
         The first few image ids.
     problem : str
-        What the first of them says.
+        The message of the first of them.
     where : dict of str to int
         Images by instrument and band.
     """
@@ -182,20 +181,20 @@ class Trouble:
 
 @dataclass(frozen=True)
 class PlanChecks:
-    """What came of looking at the images of a plan.
+    """The result of checking the images of a plan.
 
     Parameters
     ----------
     n_images : int
         Images of the plan.
     n_checked : int
-        How many of them were looked at.
+        How many of them were checked.
     uses : tuple of CalibrationUse
-        What calibrated flux is the flux of in those that say it, and in how many images.
+        The references of the calibrated flux, and the number of images of each.
     troubles : tuple of Trouble
         What is wrong, in the order of `TROUBLES`.
     files : dict of str to float
-        Mean number of files that are written for an image, by format; where that is known.
+        Mean number of files written for an image, by format, if known.
     """
 
     n_images: int
@@ -205,7 +204,7 @@ class PlanChecks:
     files: dict[str, float] | None = None
 
     def count(self, kind: str) -> int:
-        """How many of the images looked at have this trouble."""
+        """The number of checked images that have this kind of trouble."""
         return next((trouble.n_images for trouble in self.troubles if trouble.kind == kind), 0)
 
 
@@ -214,7 +213,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def check_image(image: PlannedImage, config: CampaignConfig) -> ImageCheck:
-    """See what an image says of its calibration, with what the configuration says; never raises for a bad image.
+    """Check the calibration of an image, given the settings of the campaign; never raises for a bad image.
 
     Parameters
     ----------
@@ -235,13 +234,13 @@ def check_image(image: PlannedImage, config: CampaignConfig) -> ImageCheck:
         kind, problem = "zeropoint conflict", _words(error)
     except SkygraftError as error:
         kind, problem = "unreadable", _words(error)
-    except Exception as error:  # An image may be broken in ways that nobody thought of; the others must not care.
+    except Exception as error:  # An image may be broken in unforeseen ways, which must not stop the others.
         kind, problem = "unreadable", _words(error)
     return ImageCheck(*given, troubles=(kind,), problem=problem[:1000])
 
 
 def _look(found: Any, config: CampaignConfig) -> dict[str, Any]:
-    """The columns of an image whose `ImageCalibration` was read."""
+    """The columns of `ImageCheck` from an `ImageCalibration`."""
     from skygraft.photometry import describe_reference
 
     calib = found.photo_calib
@@ -285,22 +284,22 @@ def _finite(value: Any) -> float | None:
 
 
 def _words(error: Exception | None) -> str:
-    """What an error is and says, without the path, which has a column of its own."""
+    """Class and message of an error, without the path, which has its own column."""
     message = error.message if isinstance(error, SkygraftError) else error
     return "" if error is None else f"{type(error).__name__}: {message}"
 
 
 def choose_images(plan: Plan, checks: Checks = "auto", among: Rows | None = None) -> Rows:
-    """Which images of a plan to look at; the same ones for the same plan.
+    """Choose the images of a plan to check, always the same for the same plan.
 
     Parameters
     ----------
     plan : Plan
         The plan.
     checks : {"auto", "all", "none"} or int
-        A number takes a sample of that size: from each instrument, band and format in proportion to its images, at
-        least one of each, and within each from as many visits as it can. "auto" is all where there are no more than
-        `FEW_IMAGES`, else a sample of 1000.
+        A number is the size of a sample: from each instrument, band and format in proportion to its images, at least
+        one of each, and within each from as many visits as possible. "auto" is all of up to `FEW_IMAGES` images, else
+        a sample of 1000.
     among : ndarray of int, optional
         Rows of the plan to choose from, ascending; by default all.
 
@@ -333,7 +332,7 @@ def choose_images(plan: Plan, checks: Checks = "auto", among: Rows | None = None
         codes = table[name].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
         stratum = np.unique(stratum * (int(codes.max()) + 1) + codes, return_inverse=True)[1]
     visits = table["visit"]
-    # An image without a visit is one of its own.
+    # An image without a visit counts as a visit of its own.
     unit = np.where(visits.is_null().to_numpy(), -1 - np.arange(n), visits.fill_null(0).to_numpy())
     chance = np.random.default_rng(_SEED).permutation(n)
     rank = _rank(np.lexsort((chance, unit, stratum)), stratum, unit)
@@ -343,7 +342,7 @@ def choose_images(plan: Plan, checks: Checks = "auto", among: Rows | None = None
 
 
 def _rank(order: NDArray[np.intp], *groups: NDArray[np.int64]) -> Rows:
-    """The place of each row in its group, when the rows are put in an order that has the groups one by one."""
+    """The rank of each row within its group, in an order that keeps groups together."""
     n = len(order)
     new = np.ones(n, dtype=bool)
     new[1:] = np.any([group[order][1:] != group[order][:-1] for group in groups], axis=0)
@@ -354,7 +353,7 @@ def _rank(order: NDArray[np.intp], *groups: NDArray[np.int64]) -> Rows:
 
 
 def _quota(sizes: NDArray[np.int64], total: int) -> Rows:
-    """Share `total` among groups by size, at least one each, largest remainders first."""
+    """Divide `total` among groups in proportion to their sizes, at least one each, by largest remainders."""
     share = sizes * total / sizes.sum()
     quota = np.maximum(1, np.floor(share)).astype(np.int64)
     left = max(0, total - int(quota.sum()))
@@ -364,7 +363,7 @@ def _quota(sizes: NDArray[np.int64], total: int) -> Rows:
 
 @dataclass(frozen=True)
 class _Looker:
-    """Looks at some images of a plan; goes to another process by pickle, and its result comes back as columns."""
+    """Checks some images of a plan; can be pickled, and returns columns."""
 
     plan: Path
     config: CampaignConfig
@@ -374,7 +373,7 @@ class _Looker:
         return pa.RecordBatch.from_pylist(found, schema=_SCHEMA)
 
     def lost(self, rows: Rows, reason: str) -> pa.RecordBatch:
-        """The images, each looked at by itself: one of them ended the process."""
+        """Check each image by itself, after one of them has killed the process."""
         if len(rows) > 1:
             alone = careful_map(self, [rows[i : i + 1] for i in range(len(rows))])
             return pa.Table.from_batches(alone).combine_chunks().to_batches()[0]
@@ -397,7 +396,7 @@ class _Looker:
 def check_plan(
     config: CampaignConfig, plan: Plan, rows: Rows, *, path: Path, mapper: Mapper = careful_map, processes: int = 1
 ) -> PlanChecks:
-    """Look at images of a plan and write a table of what was found.
+    """Check images of a plan, and write a table of the results.
 
     Parameters
     ----------
@@ -406,13 +405,13 @@ def check_plan(
     plan : Plan
         The plan.
     rows : ndarray of int
-        Which images, ascending; see `choose_images`.
+        The images, ascending; see `choose_images`.
     path : Path
-        The Parquet file to write: a row for each image looked at, in the order of the plan.
+        The Parquet file to write, with a row for each image in the order of the plan.
     mapper : callable
         ``mapper(function, items)`` gives the function's results in the order of the items, as `map` does.
     processes : int
-        More than one: look in so many processes of this machine, instead of with `mapper`.
+        If more than one, that many processes of this machine are used instead of `mapper`.
 
     Returns
     -------
@@ -440,7 +439,7 @@ def check_plan(
 
 
 class _Tally:
-    """Counts what was found, batch by batch."""
+    """Counts the results, batch by batch."""
 
     def __init__(self) -> None:
         self.uses: tuple[CalibrationUse, ...] = ()

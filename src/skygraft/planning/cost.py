@@ -1,4 +1,4 @@
-"""What the images of a plan cost: bytes, files, processor time, memory and disk, from the columns of the plan."""
+"""Estimates of what the images of a plan cost: bytes, files, processor time, memory and disk."""
 
 from __future__ import annotations
 
@@ -17,56 +17,55 @@ __all__ = ["Cost", "FreeSpace", "estimate_cost", "free_space", "loops_are_compil
 
 _COLUMNS = ("format", "n_bytes", "n_sources", "cost_seconds", "nx", "ny", "tract", "patch")
 
-# Measured on every kind of image of the reference data: untouched planes are written in the bytes that they were read
-# in. What is compressed grows where sources are added (a quantised tile with a source may double), up to the size
-# that it would have uncompressed.
+# Measured on every kind of image of the reference data. Unchanged planes are written as the bytes that were read;
+# compressed ones grow where sources are added (a quantised tile may double), at most to their uncompressed size.
 _SOURCE_BYTES = {"lsst_afw": 4000.0, "legacy_survey": 500.0, "fits": 200.0}
 _MASK_PIXEL_BYTES = {"lsst_afw": 0.0, "legacy_survey": 0.5, "fits": 0.08}
-"""A losslessly compressed mask of the fakes, where the format may have to add one."""
+"""Bytes per pixel of a compressed mask of the injected sources, in formats that may have to add one."""
 _FILES = {"lsst_afw": 1.0, "legacy_survey": 4.0, "fits": 3.0}
-"""Files of an image where none was looked at."""
+"""Files written for an image, if none was checked."""
 _PLANES_BYTES = 12
-"""Bytes of image, variance and mask for each pixel."""
+"""Bytes of image, variance and mask per pixel."""
 _RECORD_BYTES = 5000.0
 _TRUTH_BYTES, _TRUTH_ROW_BYTES = 8000.0, 110.0
-"""Of an image's truth table, and of each row of it; they are written twice, the second time in its patch's table."""
+"""Bytes of an image's truth table, and of each of its rows; rows are written again in the patch's table."""
 _PROCESS_BYTES = 350e6
-"""What a worker holds before it reads an image."""
+"""Memory of a worker before it reads an image."""
 _START_SECONDS = 10.0
-"""For the driver and its workers to start and to import everything: 8 s of processor time each where nothing waits."""
+"""Time for driver and workers to start; importing takes each about 8 s of processor time."""
 _COMPILE_SECONDS = 60.0
 """Where nothing is on disk each worker compiles for itself: 20 s of processor time for stars, a minute for all."""
 _COPIES = 4
-"""How many times the planes of an image a worker holds while it injects."""
+"""Copies of the planes of an image in memory during injection."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What some images cost.
+    """The estimated cost of some images.
 
     Parameters
     ----------
     n_images : int
         The images.
     n_sources : int
-        Sources to draw (upper bound: those that turn out not to reach an image are included).
+        Sources to draw (an upper bound: some will not reach their image).
     n_patches : int
         Their home patches.
     read_bytes, image_bytes, table_bytes : int
-        To read; to write as images; to write as truth tables and records.
+        Bytes to read; to write as images; to write as truth tables and records.
     n_files : int
-        Files that are written.
+        Files to write.
     cpu_seconds : float
-        Processor time, all together.
+        Processor time of all images.
     longest_seconds : float
-        That of the one image that takes longest.
+        Processor time of the image that takes longest.
     memory_bytes : int
-        What a worker needs for each image that it works on at a time; 0 for no images.
+        Memory of a worker for each image that it works on at a time; 0 if there are no images.
     largest_bytes : int
-        Of the largest image, as it is written.
+        Size of the largest output image.
     start_seconds, compile_seconds : float
-        Before the first image: for processes to start, and for loops to be compiled, where they are not yet. The wait
-        in the queue of a batch system cannot be told.
+        Time before the first image: to start processes, and to compile loops if they are not compiled yet. The wait in
+        the queue of a batch system is not included.
     """
 
     n_images: int = 0
@@ -84,28 +83,28 @@ class Cost:
     compile_seconds: float = 0.0
 
     def wall_seconds(self, n_workers: int) -> float:
-        """Time that `n_workers` workers take, if none waits: never less than to start and the longest image do."""
+        """Wall time with `n_workers` workers, at least the time to start and the longest image."""
         work = max(self.cpu_seconds / max(1, n_workers), self.longest_seconds)
         return self.start_seconds + self.compile_seconds + work
 
     def disk_bytes(self, n_workers: int) -> int:
-        """Disk that is needed: what is written, and what lies beside it while each worker writes an image."""
+        """Disk needed: everything that is written, and a temporary image for each worker."""
         return self.image_bytes + self.table_bytes + min(n_workers, self.n_images) * self.largest_bytes
 
 
 def estimate_cost(
     plan: Plan, to_make: NDArray[np.bool_] | None = None, files: Mapping[str, float] | None = None
 ) -> Cost:
-    """Add up what the images of a plan cost.
+    """Estimate the cost of the images of a plan.
 
     Parameters
     ----------
     plan : Plan
         The plan, of N images.
     to_make : ndarray of bool, shape (N,), optional
-        Which of the images count; by default all.
+        The images to count; by default all.
     files : mapping, optional
-        Mean number of files that are written for an image, by format, where that is known.
+        Mean number of files written for an image, by format, if known.
 
     Returns
     -------
@@ -155,7 +154,7 @@ def estimate_cost(
 
 
 def _of_format(values: Mapping[str, float], names: Sequence[str], which: NDArray[np.int32]) -> NDArray[np.float64]:
-    """A number for each image by its format; the largest for one that is not known."""
+    """The value of each image's format; the largest value for an unknown format."""
     worst = max(values.values())
     spread: NDArray[np.float64] = np.array([values.get(name, worst) for name in names], dtype=np.float64)[which]
     return spread
@@ -168,7 +167,7 @@ def _written(
     names: Sequence[str],
     which: NDArray[np.int32],
 ) -> NDArray[np.float64]:
-    """Bytes that are written of images."""
+    """Sizes of output images, bytes."""
     spare = np.maximum(0.0, _PLANES_BYTES * pixels - n_bytes)
     growth = np.minimum(n_sources * _of_format(_SOURCE_BYTES, names, which), spare)
     mask = np.where(n_sources > 0, pixels * _of_format(_MASK_PIXEL_BYTES, names, which), 0.0)
@@ -176,7 +175,7 @@ def _written(
 
 
 def with_start(cost: Cost) -> Cost:
-    """A cost with what a run takes before its first image, on a machine like this one."""
+    """The cost with the time before the first image added, on a machine like this one."""
     if not cost.n_images:
         return cost
     compiling = 0.0 if loops_are_compiled() else _COMPILE_SECONDS
@@ -184,7 +183,7 @@ def with_start(cost: Cost) -> Cost:
 
 
 def loops_are_compiled() -> bool:
-    """Whether the loops that draw lie compiled on disk, for this version of them and this processor."""
+    """Whether the drawing loops are compiled and cached on disk, for this version and this processor."""
     from skygraft.render import stars
 
     files = [getattr(getattr(value, "_cache", None), "_cache_file", None) for value in vars(stars).values()]
@@ -197,14 +196,14 @@ def loops_are_compiled() -> bool:
 
 @dataclass(frozen=True)
 class FreeSpace:
-    """What a file system has left for this user.
+    """The free space of a file system for this user.
 
     Parameters
     ----------
     n_bytes : int
-        Bytes.
+        Free bytes.
     n_files : int or None
-        Files; None where it sets no limit.
+        Files that can still be created; None if there is no limit.
     """
 
     n_bytes: int
@@ -212,7 +211,7 @@ class FreeSpace:
 
 
 def free_space(folder: Path) -> FreeSpace | None:
-    """What is free where a folder is, or would be; None where that cannot be told."""
+    """The free space of the file system of a folder, which need not exist; None if it cannot be determined."""
     there = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
     if there is None:
         return None

@@ -1,6 +1,7 @@
-"""Which images and patches of a plan something is to be said of: counted, the first few named, all in a table.
+"""Noteworthy images and patches of a plan: unusable, without sources, off the sky map and so on.
 
-The table ``plan_findings.parquet`` has a row for each: finding, image_id, path, tract, patch, note.
+They are counted, the first few are named, and all are rows of ``plan_findings.parquet``, with the columns finding,
+image_id, path, tract, patch and note.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ __all__ = [
     "OFF_MAP",
     "PLANNED_BADLY",
     "UNUSABLE",
-    "Few",
+    "Examples",
     "Findings",
     "find",
 ]
 
 NO_SOURCES = "images without sources"
-"""No source is near; they are written all the same."""
+"""No source is near them; they are written all the same."""
 OFF_MAP = "images off the sky map"
 """Their centre is in no patch."""
 NO_IMAGES = "patches without images"
@@ -67,13 +68,13 @@ _COLUMNS = ("image_id", "path", "tract", "patch", "n_sources", "reads", *_COUNTE
 
 
 @dataclass(frozen=True)
-class Few:
-    """Some of many things.
+class Examples:
+    """A count with the first few names as examples.
 
     Parameters
     ----------
     n : int
-        How many there are.
+        The count.
     first : tuple of str
         The first few; all of them are in ``plan_findings.parquet``.
     """
@@ -85,27 +86,27 @@ class Few:
         return self.n > 0
 
     def names(self) -> str:
-        """The first few, and whether there are more."""
+        """The first few names, with dots if there are more."""
         return ", ".join(self.first) + (", ..." if self.n > len(self.first) else "")
 
     def __str__(self) -> str:
         return f"{self.n:,}: {self.names()}"
 
-    def more(self, n: int, names: Iterable[str]) -> Few:
-        """The same with `n` more."""
-        return Few(self.n + n, (*self.first, *names)[:_NAMED])
+    def more(self, n: int, names: Iterable[str]) -> Examples:
+        """The same with `n` added, some of them named."""
+        return Examples(self.n + n, (*self.first, *names)[:_NAMED])
 
 
 @dataclass
 class Findings:
-    """What was found in a plan.
+    """The findings of a plan.
 
     Parameters
     ----------
-    findings : dict of str to Few
-        What it is, and of which images or patches.
+    findings : dict of str to Examples
+        Count and examples for each kind of finding.
     problems : list of str
-        What of it will go wrong.
+        The findings that will make images fail, in words.
     n_outside : int
         Catalogue rows in no tract of the sky map.
     counts : dict of str to dict
@@ -116,7 +117,7 @@ class Findings:
         Home patches.
     """
 
-    findings: dict[str, Few] = field(default_factory=dict)
+    findings: dict[str, Examples] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     n_outside: int = 0
     counts: dict[str, Counter[str]] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class Findings:
 
 
 def find(config: CampaignConfig, plan: Plan, partitions: Mapping[Patch, int], path: Path) -> Findings:
-    """Go through a plan, batch by batch, and write the table of findings.
+    """Find the noteworthy images and patches of a plan, and write the table of findings.
 
     Parameters
     ----------
@@ -149,7 +150,7 @@ def find(config: CampaignConfig, plan: Plan, partitions: Mapping[Patch, int], pa
     OutputError
         If the table cannot be written.
     """
-    result = Findings({name: Few() for name in _ORDER}, n_outside=partitions.get(OUTSIDE, 0))
+    result = Findings({name: Examples() for name in _ORDER}, n_outside=partitions.get(OUTSIDE, 0))
     result.counts = {name: Counter() for name in _COUNTED}
     bands = _Bands(config)
     read, homes = set[int](), set[int]()
@@ -194,12 +195,12 @@ def _some(problems: Sequence[str], path: Path) -> list[str]:
 
 
 class _Bands:
-    """Which images are in a band that the catalogue has no magnitudes for."""
+    """Finds the images in a band for which the catalogue has no magnitudes."""
 
     def __init__(self, config: CampaignConfig) -> None:
         columns = read_partitions(Layout(config.output).catalog, []).colnames
         self._bands = [name.removeprefix("mag_") for name in columns if is_mag_column(name)]
-        # A plain `mag` is that of whatever image it is injected into.
+        # A plain `mag` applies to every image.
         self._any = not self._bands and "mag" in columns
         self._default = config.catalog.band
         self._count: dict[str | None, int] = {}
@@ -210,7 +211,7 @@ class _Bands:
         if self._any:
             return np.zeros(len(band), dtype=np.bool_)
         known = pc.is_in(band, value_set=pa.array(self._bands, type=pa.string())).to_numpy(zero_copy_only=False)
-        # An image of no known band gets the magnitudes of a catalogue that has one band only.
+        # An image without a band gets the magnitudes of a catalogue with one band.
         known |= band.is_null().to_numpy(zero_copy_only=False) & (len(self._bands) <= 1)
         missing: NDArray[np.bool_] = ~known & (n_sources > 0)
         for row in pc.value_counts(band.filter(pa.array(missing))).to_pylist():
@@ -228,9 +229,9 @@ class _Bands:
 
 
 class _Sink:
-    """Writes rows of findings and counts them."""
+    """Writes the rows of the table of findings, and counts them."""
 
-    def __init__(self, writer: pq.ParquetWriter, findings: dict[str, Few]) -> None:
+    def __init__(self, writer: pq.ParquetWriter, findings: dict[str, Examples]) -> None:
         self._writer = writer
         self._findings = findings
 

@@ -1,7 +1,7 @@
-"""The index of a survey in the order of the plan: home patches, names and places of outputs.
+"""The index of a survey in the order of the plan, with home patches, file names and output paths.
 
-Two passes over the index: the first looks at what has to be known of all images together (names, places, centres),
-the second writes the rows to disk, sorted piece by piece. Whoever plans some images takes their rows from there.
+Two passes over the index are made: the first takes what must be known of all images together (ids, paths, centres), the
+second writes the rows to disk, sorted piece by piece. The planner of some images reads their rows from there.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _PLACE = "_place"
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Some images that are neighbours in the plan: for every spooled file, where its rows of them begin and end."""
+    """Consecutive images of the plan: for each file on disk, its path and the range of its rows that belong to them."""
 
     pieces: tuple[tuple[str, int, int], ...]
 
     def read(self) -> pa.Table:
-        """Their rows of the index, in the order of the plan, with stem, output, tract and patch."""
+        """Read their rows of the index, in the order of the plan, with stem, output, tract and patch."""
         tables = []
         for path, start, stop in self.pieces:
             with pa.memory_map(path) as memory:
                 piece = pa.ipc.open_file(memory).read_all().slice(start, stop - start)
-                # A copy: the file is closed.
+                # A copy, because the file is closed.
                 tables.append(piece.take(arrow_array(np.arange(piece.num_rows))))
         table = pa.concat_tables(tables).combine_chunks()
         place = numpy_array(one_array(table.column(_PLACE)))
@@ -48,14 +48,14 @@ class ImageRows:
 
 @dataclass(frozen=True)
 class SpooledIndex:
-    """The rows of an index on disk, and what is known of all images together.
+    """The sorted rows of an index on disk, and properties of all N images together.
 
     Parameters
     ----------
     runs : tuple of (str, ndarray)
-        Arrow files, and the images in each by their places in the plan, ascending.
+        Arrow files, and the rows of the plan that each holds, ascending.
     ra, dec : ndarray, shape (N,)
-        Centres, degrees, in any order.
+        Centres, ICRS degrees, in any order.
     span : (float, float)
         First and last time, MJD TAI; NaN where no image has one.
     """
@@ -69,7 +69,7 @@ class SpooledIndex:
         return len(self.ra)
 
     def groups(self, size: int) -> Iterator[ImageRows]:
-        """All images, in the order of the plan, `size` at a time."""
+        """Iterate over all images in the order of the plan, `size` at a time."""
         for start in range(0, len(self), size):
             bounds = [(path, *np.searchsorted(places, [start, start + size]).tolist()) for path, places in self.runs]
             yield ImageRows(tuple((path, a, b) for path, a, b in bounds if b > a))
@@ -87,11 +87,11 @@ def spool_index(
     root : Path
         The survey's root, which their paths are relative to.
     skymap : SkyMap
-        Says the home patches.
+        Gives the home patches.
     folder : Path
-        Where the files go.
+        Folder of the files.
     leave_out : Path
-        Images beneath this folder are left out: those that the campaign itself wrote.
+        Images in this folder are left out, because the campaign itself wrote them.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def _floats(column: Any) -> NDArray[np.float64]:
 
 
 def _with_paths(batch: pa.Table, root: Path) -> pa.Table:
-    """With paths relative to the root where they lie beneath it, and without dots."""
+    """The batch with normalised paths, relative to the root if they lie in it."""
     paths = one_array(batch.column("path"))
     odd = numpy_array(pc.match_substring_regex(paths, r"^/|(^|/)\.{0,2}(/|$)"))
     if odd.any():
@@ -171,7 +171,7 @@ def _replaced(texts: Any, where: NDArray[np.bool_], values: Sequence[str]) -> An
 
 
 def safe_stems(image_ids: Any) -> Any:
-    """Image ids made fit for file names; those that become equal, also to a file system blind to case, are numbered.
+    """File names made of image ids; those that would collide, also without regard to case, get a hash of the id.
 
     Parameters
     ----------
@@ -194,22 +194,22 @@ def safe_stems(image_ids: Any) -> Any:
 
 
 def _repeated(texts: Any) -> NDArray[np.bool_]:
-    """Which of some texts stand more than once."""
+    """Which texts occur more than once."""
     counts = pc.value_counts(texts)
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     return numpy_array(pc.is_in(texts, value_set=twice))
 
 
 def output_places(paths: Any, stems: Any) -> Any:
-    """Where each output goes: the input's place beneath the survey's folder; unique.
+    """Output paths, unique: the path of each input in the survey's folder.
 
-    Images outside of it lose what they have in common. Several images of one file get a folder each, so that none is
+    Inputs outside the folder lose their common parent. Several images of one file get a folder each, so that no file is
     written by two tasks.
 
     Parameters
     ----------
     paths : pyarrow.StringArray
-        Relative to the survey's root; from the root of the file system for images that lie elsewhere.
+        Relative to the survey's root; absolute for images outside it.
     stems : pyarrow.StringArray
         Their stems.
 

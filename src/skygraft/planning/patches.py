@@ -1,8 +1,8 @@
-"""Which sources each of some images gets: the part of planning that is done for many images, in many processes.
+"""Select the sources of images: the part of planning that runs in many processes.
 
-An image's catalogue partitions are found by circles around their sources, which sources it gets by the same compiled
-loop that the workers use. Sources whose motion, over the time of the survey, is small widen the circles of their
-partitions; those that move further are looked up one by one.
+The partitions that an image may need are found by the circles that enclose each partition's sources; its sources are
+then selected by the same compiled loop that the workers use. Sources that move little during the survey widen the
+circle of their partition; those that move further are compared with the images one by one.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from skygraft.planning.selection import Outlines, RowDigests, Sources, digest_ro
 
 __all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_movers", "plan_patches"]
 
-# Measured on one core: reading and writing a megabyte of input, treating a megapixel, drawing a star, a trail or a
-# stamp, and a galaxy by its half-light radius in arcsec.
+# Seconds measured on one core: for each image, megabyte read and written, megapixel, star, and other source.
 _SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "other": 0.005}
 _GALAXY = (0.0001, 0.004, 0.2, 0.0005)
+"""Least and greatest time of a galaxy, half-light radius (arcsec) from which it grows, and seconds per arcsec."""
 _GALSIM_SECONDS = {"Star": 0.003, "other": 0.02}
-"""Where GalSim draws everything, source by source."""
+"""Seconds for each source where GalSim draws all of them."""
 
 _SLOW = np.radians(60 / 3600)
-"""Sources that stay within this arc widen their partition's circle."""
+"""Radians; sources that move less than this widen the circle of their partition."""
 _GUARD = 1e-6
-"""Radians that circles are widened by: far more than rounding takes away."""
+"""Radians added to each circle, far more than rounding errors."""
 _PIECE = 256
-_HELD = 256 << 20
+_CACHE_BYTES = 256 << 20
 
 
 def estimate_seconds(n_bytes: Any, n_pixels: Any, source_seconds: Any) -> Any:
-    """Estimated time of images on one core, in seconds; only its proportions matter to the running of tasks."""
+    """Estimated time of images on one core, seconds. For the sizes of tasks only the ratios matter."""
     return (
         _SECONDS["image"]
         + _SECONDS["megabyte"] * n_bytes / 1e6
@@ -61,7 +61,7 @@ def estimate_seconds(n_bytes: Any, n_pixels: Any, source_seconds: Any) -> Any:
 
 
 def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.float64]:
-    """Estimated time to draw each source."""
+    """Estimated time to draw each source, seconds."""
     kinds = one_array(table.column("source_type")).dictionary_encode()
     names = kinds.dictionary.to_pylist()
     kind = numpy_array(kinds.indices)
@@ -86,16 +86,16 @@ def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.flo
 
 @dataclass(frozen=True, eq=False)
 class Movers:
-    """Sources that leave the surroundings of their partition, and how far the others move.
+    """The sources that move away from their partition, and how far the others move.
 
     Parameters
     ----------
     slack : ndarray, shape (P,)
-        Radians by which each partition's circle is widened.
+        Radians by which the circle of each partition is widened.
     sources : Sources
-        Those that go further.
+        The N sources that move further.
     homes : ndarray of int, shape (N,)
-        Their partitions' places in `PartitionBounds`.
+        Index of the partition of each in `PartitionBounds`.
     """
 
     slack: NDArray[np.float64]
@@ -109,16 +109,26 @@ class Movers:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What `write` wrote."""
+        """Read what `write` wrote."""
         with np.load(path) as file:
             return cls(file["slack"], Sources(file["vectors"], file["visits"], file["motion"]), file["homes"])
 
 
 def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> Movers:
-    """Look through the partitions in which sources move far between first and last image."""
+    """Find the sources that move far between the first and the last image.
+
+    Parameters
+    ----------
+    catalog : Path
+        The partitioned catalogue.
+    span : (float, float)
+        Times of the first and last image, MJD TAI; NaN where no image has one.
+    mapper : callable
+        Applies a function to partitions, as `map` does.
+    """
     bounds = partition_bounds(catalog)
     gap = np.abs(np.array(span)[None, :, None] - bounds.epochs[:, None, :])
-    # Without a time, or an epoch, nothing is known: no image gets such sources.
+    # Without a time or an epoch their positions are unknown, and no image gets such sources.
     reach = bounds.speeds * np.max(np.nan_to_num(gap), axis=(1, 2), initial=0.0)
     slack = np.where(bounds.moving > 0, reach, 0.0)
     fast = np.flatnonzero(slack > _SLOW)
@@ -154,7 +164,7 @@ def _rows(sources: Sources, rows: NDArray[np.intp]) -> Sources:
 
 @dataclass(eq=False)
 class _Part:
-    """A partition, made ready."""
+    """A partition in memory, as the planner needs it."""
 
     ids: NDArray[np.int64]
     sources: Sources
@@ -179,16 +189,16 @@ class _Part:
 
 
 class PatchPlanner:
-    """Plans images against one partitioned catalogue; keeps the partitions that it read last.
+    """Plans images for one partitioned catalogue, with a cache of the partitions read last.
 
     Parameters
     ----------
     catalog : Path
         The data set.
     movers : Movers
-        As `find_movers` gives it.
+        From `find_movers`.
     margin_arcsec : float
-        How far outside of an image its sources may lie.
+        How far outside the outline of an image its sources may lie.
     band : str or None
         Band of images that have none.
     by_galsim : bool
@@ -216,13 +226,13 @@ class PatchPlanner:
         self._lock = threading.Lock()
 
     def plan(self, rows: ImageRows) -> tuple[pa.Table, list[str]]:
-        """The plan of some images (a table of the fields of `PlannedImage`), and what is wrong with them."""
+        """Plan some images: a table with the fields of `PlannedImage`, and a list of problems."""
         table = rows.read()
         homes = np.column_stack(
             [numpy_array(one_array(table.column("tract"))), numpy_array(one_array(table.column("patch")))]
         )
         fresh = np.any(np.diff(homes, axis=0) != 0, axis=1)
-        # Images on no patch may lie anywhere: each is looked at alone.
+        # Images in no patch may lie anywhere, so each is planned by itself.
         fresh |= homes[1:, 0] < 0
         starts = np.flatnonzero(np.r_[True, fresh])
         stops = np.r_[starts[1:], len(homes)]
@@ -239,7 +249,7 @@ class PatchPlanner:
         return table, problems
 
     def _plan_near(self, images: pa.Table) -> tuple[pa.Table, list[str]]:
-        """What the catalogue adds to some images that lie near each other."""
+        """Plan neighbouring images: the columns that come from the catalogue, and a list of problems."""
         n = images.num_rows
         outlines = _outlines(images)
         middles, reaches = _circles(outlines, self._margin)
@@ -266,7 +276,7 @@ class PatchPlanner:
         unsure = held & self._unsure(candidates, outlines.times)
         for i in range(n):
             if unsure[i].any():
-                # The image fails with the same error when its turn comes; the others do not care.
+                # The image will fail with the same error when it is run; the others are not affected.
                 mine = np.flatnonzero(held[i][home])
                 moving = np.intersect1d(mine, sources.moving)
                 time = float(outlines.times[i])
@@ -299,7 +309,7 @@ class PatchPlanner:
     def _candidates(
         self, middles: NDArray[np.float64], reaches: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Partitions that may hold sources of some images, ascending, and of which of them: shape (M, P)."""
+        """Partitions whose circles touch those of M images: their P indices, and which image each touches, (M, P)."""
         middle = middles.sum(axis=0)
         length = np.linalg.norm(middle)
         middle = middle / length if length > 1e-9 else middles[0]
@@ -315,7 +325,7 @@ class PatchPlanner:
     def _with_movers(
         self, outlines: Outlines, candidates: NDArray[np.int64], held: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """The partitions of sources that moved far to be on an image, too; and which images saw one of no tract."""
+        """The candidates with the partitions of far movers added, and the images that a mover in no tract is on."""
         offsets, rows = self._movers.sources.select(outlines, self._margin)
         images = np.repeat(np.arange(len(outlines)), np.diff(offsets))
         homes = self._movers.homes[rows]
@@ -328,7 +338,7 @@ class PatchPlanner:
         return every, grown, admitted
 
     def _unsure(self, candidates: NDArray[np.int64], times: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which partitions hold sources that have no place at the times of which images, shape (M, P)."""
+        """Which partitions hold sources whose position at the time of an image is unknown, shape (M, P)."""
         moving = self._bounds.moving[candidates] > 0
         return (np.isnan(times)[:, None] & moving[None]) | self._lost[candidates][None]
 
@@ -339,7 +349,7 @@ class PatchPlanner:
                 part = _Part.read(self._catalog, self._bounds.keys[i], by_galsim=self._by_galsim)
                 self._n_bytes += part.n_bytes
             self._parts[i] = part
-            while self._n_bytes > _HELD and len(self._parts) > 1:
+            while self._n_bytes > _CACHE_BYTES and len(self._parts) > 1:
                 self._n_bytes -= self._parts.popitem(last=False)[1].n_bytes
             return part
 
@@ -366,7 +376,7 @@ def _outlines(images: pa.Table) -> Outlines:
 
 
 def _circles(outlines: Outlines, margin: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Middles of the outlines, shape (M, 3), and radians from there that hold them and their margins."""
+    """Centres (unit vectors, shape (M, 3)) and radii (radians) of circles around the outlines and their margins."""
     starts = outlines.bounds[:-1]
     middles = np.add.reduceat(outlines.corners, starts)
     middles /= np.linalg.norm(middles, axis=1, keepdims=True)
@@ -390,7 +400,7 @@ def _joined(sources: Sequence[Sources], order: NDArray[np.intp]) -> Sources:
 
 @dataclass(frozen=True)
 class PlannerSpec:
-    """What a `PatchPlanner` is made of, small and hashable: `movers` is the file that `Movers.write` wrote."""
+    """The settings of a `PatchPlanner`, small and hashable; `movers` is the file that `Movers.write` wrote."""
 
     catalog: Path
     movers: Path
@@ -400,7 +410,7 @@ class PlannerSpec:
 
 
 def plan_patches(spec: PlannerSpec, rows: ImageRows) -> tuple[pa.Table, list[str]]:
-    """Plan some images, as `PatchPlanner.plan` does; each process makes the planner once."""
+    """Plan some images as `PatchPlanner.plan` does, with one planner in each process."""
     return _planner(spec, spec.movers.stat().st_mtime_ns).plan(rows)
 
 

@@ -1,7 +1,7 @@
-"""Work out what a campaign would do: which image gets which sources, where it goes, and what that costs.
+"""Plan a campaign: which image gets which sources, where its output goes, and what that costs.
 
-No pixels are read. The images' index is put in order on disk, the catalogue is cut into patches, and then a few
-thousand images at a time are planned and written: nothing here grows with the survey but a few numbers an image.
+No pixels are read. The index of the images is sorted on disk and the catalogue is partitioned by patch; then the images
+are planned and written a few thousand at a time, so that memory grows by a few numbers for each image only.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ __all__ = ["plan_images"]
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 _GROUP = 2000
-"""Images that are planned at a time."""
+"""Number of images planned at a time."""
 _MOST_PROBLEMS = 1000
 _SPOOL = ".planning-"
 
 
 def plan_images(config: CampaignConfig, *, mapper: Mapper = careful_map, processes: int = 1) -> Plan:
-    """Index the images, partition the catalogue, work out which image gets which sources, and write the plan.
+    """Index the images, partition the catalogue, select the sources of each image, and write the plan.
 
-    The plan's metadata has: ``plan_key``; ``unusable``, a list of images that are left out (path, kind, image_id,
-    error, reason, and the file's stamp); ``problems``, a list of what is wrong with images that are planned;
-    ``n_catalog`` and ``n_outside``, the catalogue's rows and those in no tract.
+    The plan's metadata has: ``plan_key``; ``unusable``, a list of the images that are left out (path, kind, image_id,
+    error, reason, and the identity of the file); ``problems``, a list of what is wrong with planned images;
+    ``n_catalog`` and ``n_outside``, the number of rows of the catalogue and of those in no tract.
 
     Parameters
     ----------
@@ -51,19 +51,19 @@ def plan_images(config: CampaignConfig, *, mapper: Mapper = careful_map, process
         The campaign.
     mapper : callable, optional
         ``mapper(function, items)`` gives the function's results in order, as `map` does. Functions and items can be
-        pickled, so that the work may be done elsewhere.
+        pickled, so that it may use other processes.
     processes : int
-        More than one: do the work in so many processes of this machine, instead of with `mapper`.
+        If more than one, that many processes of this machine are used instead of `mapper`.
 
     Returns
     -------
     Plan
-        The same whatever `mapper` and `processes` are.
+        The same for any `mapper` and `processes`.
 
     Raises
     ------
     CampaignError
-        If there are no images, none can be used, or the catalogue touches none.
+        If there are no images, none can be used, or no source of the catalogue is near one.
     CatalogError, FormatError, ConfigError
         From reading the catalogue or indexing the images.
     """
@@ -74,7 +74,7 @@ def plan_images(config: CampaignConfig, *, mapper: Mapper = careful_map, process
 
 
 def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
-    """Plan; `look` is the mapper for small pieces of work."""
+    """Plan; `look` is the mapper for small items."""
     from skygraft.catalog import partition_catalog
     from skygraft.catalog.partition_read import OUTSIDE, list_partitions
     from skygraft.planning.index import spool_index
@@ -150,7 +150,7 @@ def _undrawable(catalog: Path, key: tuple[int, int]) -> list[str]:
 
 @contextlib.contextmanager
 def _spool(root: Path) -> Iterator[Path]:
-    """A folder for what lies on disk while planning; those of planners that were killed are removed."""
+    """A folder for temporary files of the planner; those of planners that were killed are removed."""
     for left in root.glob(f"{_SPOOL}*"):
         shutil.rmtree(left, ignore_errors=True)
     folder = root / f"{_SPOOL}{secrets.token_hex(4)}"
@@ -175,7 +175,7 @@ def _index(config: CampaignConfig, look: Mapper) -> SurveyIndex | IndexFile:
         return open_index(config.survey.index, config.survey.root)
 
     def outside(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterable[Any]:
-        # Images beneath the output folder are those that the campaign itself wrote.
+        # Images in the output folder were written by the campaign itself.
         return look(function, (job for job in jobs if not Path(job.path).is_relative_to(config.output)))
 
     return index_survey(config.survey.spec(), config.survey.root, mapper=outside)

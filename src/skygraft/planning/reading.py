@@ -1,4 +1,4 @@
-"""Read the images of a plan with what the configuration says of their calibration: whole, or without their pixels."""
+"""Read the images of a plan with the calibration settings of the campaign, with or without their pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["read_image", "read_image_calibration"]
 
 
 def read_image(image: PlannedImage, config: CampaignConfig) -> Exposure:
-    """Read an image of a plan, with what the configuration says of its calibration.
+    """Read an image of a plan with the calibration settings of the campaign.
 
     Raises
     ------
@@ -24,7 +24,7 @@ def read_image(image: PlannedImage, config: CampaignConfig) -> Exposure:
 
 
 def read_image_calibration(image: PlannedImage, config: CampaignConfig) -> ImageCalibration:
-    """What `read_image` would say of the image's calibration, without reading pixels.
+    """Read the calibration of an image of a plan, as `read_image` would, without its pixels.
 
     Raises
     ------
@@ -42,5 +42,5 @@ def _options(image: PlannedImage, config: CampaignConfig) -> dict[str, Any]:
         "photo_calib": calibration.photo_calib(),
         "gain": calibration.gain,
     }
-    # What the survey's own tables say of the image counts where the configuration says nothing.
+    # The settings of the campaign take precedence over the survey's own tables.
     return image.format_options() | {name: value for name, value in given.items() if value is not None}

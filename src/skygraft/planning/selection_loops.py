@@ -1,7 +1,7 @@
-"""The compiled loops of `skygraft.planning.selection`: one code for the planner and for the workers.
+"""The compiled loops of `skygraft.planning.selection`, shared by the planner and the workers.
 
-They must agree to the last bit on which sources an image gets, so that everything from degrees on happens here, row
-by row in plain arithmetic: the result for a row does not depend on the rows beside it.
+Both must agree to the last bit on the sources of an image. So everything from degrees on happens here, row by row in
+plain arithmetic: the result for a row does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def unit_vectors(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[n
 
 @compiled
 def _displaced(x: float, y: float, z: float, east: float, north: float) -> tuple[float, float, float]:
-    """A unit vector moved along a great circle by (east, north) radians: what `positions_at` does to angles."""
+    """A unit vector moved along a great circle by (east, north) radians, as `positions_at` moves angles."""
     across = math.sqrt(x * x + y * y)
     # At a pole, East is undefined and so is the motion.
     ex, ey = (-y / across, x / across) if across > 0 else (0.0, 1.0)
@@ -52,7 +52,7 @@ def _displaced(x: float, y: float, z: float, east: float, north: float) -> tuple
 
 @compiled
 def _close(x: float, y: float, vx: NDArray[np.float64], vy: NDArray[np.float64], margin: float) -> bool:
-    """Whether a point of the plane lies in a polygon or within the margin of its edge."""
+    """Whether a point of the plane lies in a polygon or within a margin of its edge."""
     inside = False
     squared = np.inf
     for i in range(len(vx)):
@@ -83,7 +83,7 @@ def select_rows(
     stores_open: NDArray[np.bool_],
     margin: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that each of some images gets.
+    """Select the rows of the catalogue for each of M images.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def select_rows(
     motion : ndarray, shape (N, 3)
         East and north in radians per day, and the epoch; shape (0, 3) where nothing moves.
     stores : ndarray, shape (N,)
-        1 for rows that an image gets only if it is open to them, else 0; empty where all are 0.
+        1 for rows that only some images may get (see `stores_open`), else 0; empty if all are 0.
     corners : ndarray, shape (V, 3)
         Unit vectors of the vertices of all images, one image after the other.
     bounds : ndarray, shape (M + 1,)
@@ -104,7 +104,7 @@ def select_rows(
     image_visits : ndarray, shape (M,)
         Visits; -1 for an image of none.
     stores_open : ndarray, shape (M,)
-        Which images are open to the rows that `stores` marks.
+        Which images may get the rows that `stores` marks.
     margin : float
         Arcsec.
 
@@ -184,7 +184,7 @@ def gather(
     n_homes: int,
     costs: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which partitions hold rows of each image, shape (M, n_homes), and the sum of the rows' costs, shape (M,)."""
+    """The partitions that rows of each image are in, shape (M, n_homes), and the sum of their costs, shape (M,)."""
     n_images = len(offsets) - 1
     held = np.zeros((n_images, n_homes), dtype=np.bool_)
     total = np.zeros(n_images)
@@ -207,7 +207,7 @@ def _stir(value: Any) -> Any:
 
 @compiled
 def mix_columns(columns: NDArray[np.uint64], seeds: NDArray[np.uint64], lanes: NDArray[np.uint64]) -> None:
-    """Stir the values of columns, shape (C, N), with the seeds of each, shape (C, 2), into `lanes`, shape (N, 2)."""
+    """Hash the rows of columns, shape (C, N), with seeds, shape (C, 2), into `lanes`, shape (N, 2), in place."""
     for row in range(lanes.shape[0]):
         first, second = lanes[row, 0], lanes[row, 1]
         for column in range(columns.shape[0]):

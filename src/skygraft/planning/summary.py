@@ -1,7 +1,7 @@
-"""What a campaign would do, what it would cost, and what would go wrong: in numbers, in words, and as a table.
+"""The summary of a plan: what the campaign would do, what it would cost, and what would go wrong.
 
-Worked out from the columns of the plan's file, the catalogue's list of partitions and a look at the images'
-calibration (`skygraft.planning.check`): a million images take seconds.
+It is made from the columns of the plan, the list of the catalogue's partitions and a check of the images' calibration
+(`skygraft.planning.check`); a million images take seconds.
 """
 
 from __future__ import annotations
@@ -20,40 +20,41 @@ from skygraft.catalog import list_partitions
 from skygraft.config.campaign import CampaignConfig
 from skygraft.planning.check import Checks, Mapper, PlanChecks, check_plan, choose_images
 from skygraft.planning.cost import Cost, FreeSpace, estimate_cost, free_space, with_start
-from skygraft.planning.findings import Few, find
+from skygraft.planning.findings import Examples, find
 from skygraft.printable import printable
 from skygraft.processes import careful_map
 from skygraft.records.file_checksums import checked_path
 from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan
 from skygraft.tables.calibrations import mixed_calibrations
+from skygraft.wording import data_size, duration, number
 
 __all__ = ["WORKER_COUNTS", "PlanSummary", "summarise_plan"]
 
 WORKER_COUNTS = (1, 8, 64, 512)
-"""Numbers of workers for which the wall time is told."""
+"""Numbers of workers for which the wall time is estimated."""
 _PROBLEMS_SHOWN = 20
 _USES_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What a campaign would do.
+    """The summary of a plan.
 
     Parameters
     ----------
     name : str
         The campaign.
     output : str
-        Its folder.
+        Its output folder.
     n_images : int
-        Images planned.
+        Images of the plan.
     n_unusable : int
         Images that cannot be planned: unreadable, or with the image id of another.
     n_done, n_failed : int or None
-        How many are done, and how many failed when they were last tried; None where nobody looked.
+        Images that are done, and whose last attempt failed; None if that was not determined.
     n_catalog, n_outside : int
-        Rows of the catalogue, and how many of them are in no tract of the sky map.
+        Rows of the catalogue, and those in no tract of the sky map.
     n_sources : int
         Sources to draw, summed over all images.
     n_patches : int
@@ -61,17 +62,17 @@ class PlanSummary:
     bands, instruments, formats : dict of str to int
         Images by band, instrument and format.
     cost : Cost
-        What the images that are still to be made cost.
+        Cost of the images that remain.
     free : FreeSpace or None
-        What the output's file system has left.
+        Free space of the output's file system.
     n_workers : int
-        Workers that are assumed.
+        Workers assumed.
     checks : PlanChecks
-        What the images say of their calibration.
-    findings : dict of str to Few
-        Images and patches that something is to be said of, by what it is (see `skygraft.planning.findings`).
+        The check of the images' calibration.
+    findings : dict of str to Examples
+        Noteworthy images and patches by kind; see `skygraft.planning.findings`.
     problems : tuple of str
-        What will go wrong if nothing is done.
+        What will go wrong if nothing is changed.
     """
 
     name: str
@@ -89,14 +90,14 @@ class PlanSummary:
     free: FreeSpace | None
     n_workers: int
     checks: PlanChecks
-    findings: dict[str, Few] = field(default_factory=dict)
+    findings: dict[str, Examples] = field(default_factory=dict)
     n_done: int | None = None
     n_failed: int | None = None
     problems: tuple[str, ...] = ()
 
     @property
     def mixed(self) -> bool:
-        """Whether the images' calibrated fluxes are not all the flux of the same thing."""
+        """Whether the calibrated fluxes of the images have different references."""
         return mixed_calibrations(self.checks.uses)
 
     def wall_seconds(self) -> dict[int, float]:
@@ -113,7 +114,7 @@ class PlanSummary:
         }
 
     def rows(self) -> list[tuple[str, str]]:
-        """The summary for people: label and text."""
+        """The summary as rows of label and text."""
         cost, wall = self.cost, self.wall_seconds()
         rows = [("attention", self._mixture())] if self.mixed else []
         left = self.n_images - cost.n_images
@@ -125,29 +126,28 @@ class PlanSummary:
             *([("to make", self._to_make())] if left or self.n_failed else []),
             ("sources", f"{self.n_sources:,} to draw, of {self.n_catalog:,} in the catalogue"),
             ("home patches", f"{self.n_patches:,}"),
-            ("to read", _size(cost.read_bytes)),
+            ("to read", data_size(cost.read_bytes)),
             (
                 "to write",
-                f"about {_size(cost.image_bytes)} of images, {_size(cost.table_bytes)} of truth and records; "
+                f"about {data_size(cost.image_bytes)} of images, {data_size(cost.table_bytes)} of truth and records; "
                 f"{cost.n_files:,} files",
             ),
             ("disk", self._disk()),
-            ("memory", f"about {_size(cost.memory_bytes)} for each image that a worker has in hand"),
-            ("processor time", f"about {_duration(cost.cpu_seconds)}"),
+            ("memory", f"about {data_size(cost.memory_bytes)} for each image that a worker has in hand"),
+            ("processor time", f"about {duration(cost.cpu_seconds)}"),
             (
                 "wall time",
-                f"about {_duration(wall[self.n_workers])} with {_number(self.n_workers, 'worker')}{self._start()}",
+                f"about {duration(wall[self.n_workers])} with {number(self.n_workers, 'worker')}{self._start()}",
             ),
-            ("", "with " + ", ".join(f"{n}: {_duration(wall[n])}" for n in WORKER_COUNTS)),
+            ("", "with " + ", ".join(f"{n}: {duration(wall[n])}" for n in WORKER_COUNTS)),
             ("looked at", self._looked()),
         ]
         uses = sorted(self.checks.uses, key=lambda use: -use.n_images)
         rows += [
-            ("calibrated to", f"{use}, in {_number(use.n_images, 'image')}  ({use.place})")
-            for use in uses[:_USES_SHOWN]
+            ("calibrated to", f"{use}, in {number(use.n_images, 'image')}  ({use.place})") for use in uses[:_USES_SHOWN]
         ]
         if len(uses) > _USES_SHOWN:
-            rows.append(("", f"... and {_number(len(uses) - _USES_SHOWN, 'other')}, all in plan_summary.csv"))
+            rows.append(("", f"... and {number(len(uses) - _USES_SHOWN, 'other')}, all in plan_summary.csv"))
         rows += [(name, str(few)) for name, few in self.findings.items() if few]
         if self.n_outside:
             rows.append(("sources off the sky map", f"{self.n_outside:,}; they are drawn on no image"))
@@ -221,7 +221,7 @@ class PlanSummary:
 
     def _mixture(self) -> str:
         uses = sorted(self.checks.uses, key=lambda use: -use.n_images)
-        parts = "; ".join(f"{use} in {_number(use.n_images, 'image')}" for use in uses[:_USES_SHOWN])
+        parts = "; ".join(f"{use} in {number(use.n_images, 'image')}" for use in uses[:_USES_SHOWN])
         parts += "; ..." if len(uses) > _USES_SHOWN else ""
         return (
             f"The images are NOT all calibrated to the same thing: {parts}. Each image is injected by its own, but one "
@@ -237,19 +237,19 @@ class PlanSummary:
         return "; ".join(parts)
 
     def _disk(self) -> str:
-        needed = f"{_size(self.cost.disk_bytes(self.n_workers))} needed"
+        needed = f"{data_size(self.cost.disk_bytes(self.n_workers))} needed"
         if self.free is None:
             return f"{needed}; what is free in {self.output} cannot be told"
-        return f"{needed}, {_size(self.free.n_bytes)} free in {self.output}"
+        return f"{needed}, {data_size(self.free.n_bytes)} free in {self.output}"
 
     def _start(self) -> str:
-        """What of the wall time is not work on images."""
+        """The part of the wall time before the first image, in words."""
         cost = self.cost
         if not cost.start_seconds:
             return ""
-        parts = [f"{_duration(cost.start_seconds)} to start"]
+        parts = [f"{duration(cost.start_seconds)} to start"]
         if cost.compile_seconds:
-            parts.append(f"{_duration(cost.compile_seconds)} to compile loops, once on each kind of machine")
+            parts.append(f"{duration(cost.compile_seconds)} to compile loops, once on each kind of machine")
         return f"; of it {' and '.join(parts)}, and no wait in a queue"
 
     def _looked(self) -> str:
@@ -274,10 +274,10 @@ def summarise_plan(
     n_failed: int | None = None,
     problems: Iterable[str] = (),
 ) -> PlanSummary:
-    """Work out what a plan says, and write it beside the plan.
+    """Summarise a plan, and write the results beside it.
 
-    Writes ``plan_summary.csv``, ``plan_checks.parquet`` (one row per image looked at) and ``plan_findings.parquet``
-    (one row for each image or patch that something is to be said of).
+    Writes ``plan_summary.csv``, ``plan_checks.parquet`` (one row for each image checked) and ``plan_findings.parquet``
+    (one row for each noteworthy image or patch).
 
     Parameters
     ----------
@@ -286,18 +286,17 @@ def summarise_plan(
     plan : Plan
         Its plan.
     checks : {"auto", "all", "none"} or int
-        How many images' calibration to look at; see `skygraft.planning.check.choose_images`.
+        How many images' calibration to check; see `skygraft.planning.check.choose_images`.
     mapper, processes
-        With what to look at them, such as an executor's ``map``; see `skygraft.planning.check.check_plan`.
+        As in `skygraft.planning.check.check_plan`.
     n_workers : int, optional
         Workers to assume; by default those of the configured cluster, or one for each core of this machine.
     to_make : array_like of bool, shape (N,), optional
-        Which images a run would make; by default all.
+        The images that a run would inject into; by default all.
     n_done, n_failed : int, optional
-        How many are done, and how many failed when they were last tried; by default all that are not to be made are
-        one or the other.
+        Images that are done, and whose last attempt failed; by default all others are done.
     problems : iterable of str
-        What else is wrong.
+        Other problems.
 
     Returns
     -------
@@ -354,7 +353,7 @@ def _workers(config: CampaignConfig) -> int:
 
 
 def _troubles(checks: PlanChecks) -> list[str]:
-    """The troubles as problems; those of a sample say how many images that would be in all."""
+    """The troubles as problems; those of a sample with the number expected in all images."""
     if checks.n_checked == checks.n_images:
         return [str(trouble) for trouble in checks.troubles]
     n, looked = checks.n_images, checks.n_checked
@@ -371,8 +370,8 @@ def _too_little(cost: Cost, free: FreeSpace | None, n_workers: int, output: Path
     needed = cost.disk_bytes(n_workers)
     if needed > free.n_bytes:
         problems.append(
-            f"the disk of {output} is too small: {_size(needed)} are needed and {_size(free.n_bytes)} are free; make "
-            "room, or put output: on a larger disk"
+            f"the disk of {output} is too small: {data_size(needed)} are needed and {data_size(free.n_bytes)} are "
+            "free; make room, or put output: on a larger disk"
         )
     if free.n_files is not None and cost.n_files > free.n_files:
         problems.append(
@@ -382,24 +381,5 @@ def _too_little(cost: Cost, free: FreeSpace | None, n_workers: int, output: Path
     return problems
 
 
-def _number(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name}: {n:,}" for name, n in sorted(counts.items())) or "none"
-
-
-def _size(n_bytes: float) -> str:
-    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:.3g} {unit}"
-    return f"{n_bytes / 1e3:.3g} kB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:,.1f} days"

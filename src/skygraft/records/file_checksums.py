@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from skygraft.json_text import parse_json
 from skygraft.records.files import Layout, atomic_path, digest, write_json
 
 __all__ = ["FileChecksum", "checked_path", "compare", "note_checksum", "problem_of", "read_checksum", "refresh"]
@@ -76,7 +76,7 @@ def _write(path: Path, known: FileChecksum) -> None:
 def read_checksum(path: Path) -> FileChecksum | None:
     """The checksum of a file; None where there is none, or where it is damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         return FileChecksum(**content) if content.pop("checksum", "") == digest(content) else None
     except (OSError, ValueError, TypeError, AttributeError):
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from skygraft.dataset import dataset_id
 from skygraft.errors import CampaignError
+from skygraft.json_text import parse_json
 from skygraft.records.files import Layout, digest, sha256_file, write_json
 from skygraft.records.image_summary import ImageStatus, ImageSummary
 from skygraft.records.plan_file import PlannedImage
@@ -104,7 +105,7 @@ def read_record(path: Path, image_id: str) -> dict[str, Any] | None:
         If it cannot be opened, or is of another version (of another skygraft's campaign, whose outputs stay).
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from skygraft.errors import CampaignError
+from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
 from skygraft.records.files import Layout, json_text
 from skygraft.records.lock import holder
@@ -155,7 +156,7 @@ class PlannedImage:
 
     def format_options(self) -> dict[str, Any]:
         """Reading options of the format."""
-        options: dict[str, Any] = json.loads(self.options)
+        options: dict[str, Any] = parse_json(self.options)
         return options
 
 
@@ -192,7 +193,7 @@ class Plan:
                 footer, schema = file.metadata, file.schema_arrow
                 groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
                 content = footer.metadata or {}
-                self._metadata: dict[str, Any] = json.loads(content.get(_METADATA, b"{}"))
+                self._metadata: dict[str, Any] = parse_json(content.get(_METADATA, b"{}"))
                 wanted = int(content.get(_ROWS, sum(groups)))
         if not schema.equals(_SCHEMA):
             raise CampaignError(
@@ -220,6 +221,12 @@ class Plan:
     def metadata(self) -> dict[str, Any]:
         """What the plan was made of, and what the planner noticed (JSON types)."""
         return self._metadata
+
+    @property
+    def unusable(self) -> list[dict[str, str]]:
+        """Images of the survey that the plan leaves out: ``path``, ``error``, ``reason`` and ``stamp`` of each."""
+        unusable: list[dict[str, str]] = self._metadata.get("unusable", [])
+        return unusable
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Whole columns, in the order of the plan.

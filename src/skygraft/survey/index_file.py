@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.io import numpy_array, one_array
 from skygraft.errors import ConfigError, CorruptFileError, FormatError, SkygraftError
 from skygraft.formats import get_format
+from skygraft.json_text import parse_json
 
 __all__ = ["INDEX_SCHEMA", "IndexFile", "SurveyIndex", "write_index"]
 
@@ -124,7 +125,7 @@ class IndexFile:
                     self._cast(pa.array([], type=file.schema_arrow.field(name).type), name)
             object.__setattr__(self, "_n", file.metadata.num_rows)
             try:
-                told = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
+                told = parse_json((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
                 failures = tuple({str(k): str(v) for k, v in bad.items()} for bad in told.get("failures", []))
                 companions = tuple(str(name) for name in told.get("companions", []))
             except (ValueError, AttributeError, TypeError) as error:
@@ -279,7 +280,7 @@ def _is_format(name: str | None) -> bool:
 
 def _is_options(text: str | None) -> bool:
     try:
-        return not text or isinstance(json.loads(text), Mapping)
+        return not text or isinstance(parse_json(text), Mapping)
     except ValueError:
         return False
 

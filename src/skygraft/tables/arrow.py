@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.errors import CampaignError
+from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import note_checksum, problem_of, read_checksum, refresh
 from skygraft.records.files import atomic_path, json_text
 
@@ -69,7 +69,7 @@ def note_of(path: Path, checksum: Path) -> TableNote | None:
     try:
         with pq.ParquetFile(path) as file:
             footer = file.metadata
-            note = json.loads((footer.metadata or {}).get(_NOTE, b"{}"))
+            note = parse_json((footer.metadata or {}).get(_NOTE, b"{}"))
             found = TableNote(str(note.pop("fingerprint", "")), int(footer.num_rows), note)
     except (OSError, pa.ArrowException, ValueError, AttributeError):
         return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.partition_read import partition_bounds
 from skygraft.config.campaign import CampaignConfig
+from skygraft.json_text import parse_json
 from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan
 from skygraft.tables.arrow import numbers
@@ -226,7 +226,7 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
         sources=whole.fingerprint,
         bands=bands,
         calibrations=tidy(truth.calibrations),
-        software=tuple((json.loads(versions), n) for versions, n in sorted(truth.software.items())),
+        software=tuple((parse_json(versions), n) for versions, n in sorted(truth.software.items())),
         hosts=tuple(sorted(truth.hosts.items())),
         pixel_versions=tuple(sorted(truth.pixel_versions.items())),
         problems=tuple(sorted(truth.problems)),

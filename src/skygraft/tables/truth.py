@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
+from skygraft.json_text import parse_json
 from skygraft.records.files import Layout, digest, write_json
 from skygraft.records.image_record import read_record
 from skygraft.skymap import SkyMap, get_skymap
@@ -223,7 +224,7 @@ def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> 
     try:
         # The memory's own time is by the clock of the file system, as those of the records are.
         settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
-        content = json.loads(memory.read_bytes())
+        content = parse_json(memory.read_bytes())
         if content.pop("checksum") != digest(content):
             return None
         if not settled or content["of"] != of or content["table"] != _stamp(table):

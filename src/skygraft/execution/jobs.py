@@ -1,4 +1,4 @@
-"""The images that a run is to make, and what became of them."""
+"""The images that a run is to inject, and the result of driving them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.execution.task_queue import TaskQueue
 from skygraft.records.image_summary import ImageSummary
 
 __all__ = ["DriveResult", "Jobs"]
 
 _UNWRITTEN_ALLOWED = 20
 _PATCH_SECONDS, _PATCHES_PER_TASK = 0.05, 8
-"""Of making a patch's tables, and so many of them are a task."""
+"""Time to make the tables of a patch, and the number of patches in a task."""
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """The images that are to be made.
+    """The images that a run is to make, in the order of the plan: by home patch.
 
     Parameters
     ----------
@@ -32,7 +31,7 @@ class Jobs:
     costs : ndarray of float, shape (N,)
         Estimated time of each, seconds.
     kinds : ndarray of int, shape (N,)
-        A number for the kind of each; see `TaskQueue`.
+        A number for the kind of each (format, instrument): estimates of one kind are off by the same factor.
     """
 
     rows: np.ndarray[Any, Any]
@@ -44,12 +43,12 @@ class Jobs:
         return len(self.rows)
 
     def only(self, rows: Iterable[int]) -> Jobs:
-        """Some of them."""
+        """Those of some rows."""
         chosen = np.isin(self.rows, np.fromiter(rows, dtype=np.int64))
         return Jobs(self.rows[chosen], self.homes[chosen], self.costs[chosen], self.kinds[chosen])
 
     def useful_workers(self, worth: float, *, n_patches: int = 0) -> int:
-        """How many workers there is work for: fewer than images, and each with enough to be worth its start.
+        """How many workers there is work for: no more than tasks, and each with enough work to be worth starting.
 
         Parameters
         ----------
@@ -62,34 +61,23 @@ class Jobs:
         tasks = len(self) + math.ceil(n_patches / _PATCHES_PER_TASK)
         return max(1, min(tasks, math.ceil(seconds / worth)))
 
-    def queue(self, *, task_seconds: float, images_per_task: int) -> TaskQueue:
-        """Them, to be handed out."""
-        return TaskQueue(
-            self.rows,
-            self.homes,
-            self.costs,
-            self.kinds,
-            task_seconds=task_seconds,
-            images_per_task=images_per_task,
-        )
-
 
 @dataclass
 class DriveResult:
-    """What became of the images that were handed to workers.
+    """The result of handing images to workers.
 
     Parameters
     ----------
     n_done, n_skipped : int
-        Images made, and found made already.
+        Images injected, and found done already.
     n_drawn : int
-        Sources drawn in them.
+        Sources drawn.
     failed : dict of int to bool
         Rows of the images that did not succeed, and whether trying again could help.
     interrupted : int
         Number of the signal that ended it early; 0 for none.
     stopped : str
-        Why it was ended early for another reason; empty where it was not.
+        Another reason for which it was ended early; empty if there is none.
     """
 
     n_done: int = 0
@@ -102,7 +90,7 @@ class DriveResult:
 
     @property
     def early(self) -> bool:
-        """Whether it was ended early."""
+        """Whether the run was ended early."""
         return bool(self.interrupted or self.stopped)
 
     def add(self, rows: Iterable[int], summaries: Iterable[ImageSummary]) -> None:

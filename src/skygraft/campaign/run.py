@@ -1,0 +1,290 @@
+"""One run of a campaign: open the cluster, inject into the images, make the tables, summarise."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skygraft.campaign.checksums import look_at_files
+from skygraft.campaign.summaries import FAILURES_LISTED, RunSummary, unusable_images
+from skygraft.clusters.cluster import open_cluster
+from skygraft.clusters.guard import Guard, guard_workers
+from skygraft.clusters.preflight import Expectation
+from skygraft.clusters.watchdog import Outlook, Patience
+from skygraft.clusters.watching import ClusterWatch, patient_nannies
+from skygraft.config.campaign import CampaignConfig
+from skygraft.config.cluster import BATCH_KINDS
+from skygraft.config.yaml_schema import parse_timeout
+from skygraft.execution.driver import DriveSettings, Work, drive, drive_serial
+from skygraft.execution.jobs import DriveResult, Jobs
+from skygraft.execution.mapping import map_items
+from skygraft.execution.registering import register
+from skygraft.execution.task import run_task
+from skygraft.monitoring.dashboard import DashboardReporter
+from skygraft.monitoring.progress import Overview, make_overview
+from skygraft.monitoring.reporters import Reporter
+from skygraft.records.events import TablesStarted
+from skygraft.records.file_identity import stamp_of
+from skygraft.records.files import Layout
+from skygraft.records.image_summary import ImageSummary
+from skygraft.records.interruption import Interruption
+from skygraft.records.ledger import Ledger, read_runs
+from skygraft.records.plan_file import Plan
+from skygraft.records.status import DONE, FAILED, QUARANTINED, WAITING, Standing, reopen
+from skygraft.tables.arrow import numbers
+from skygraft.tables.consolidate import consolidate
+from skygraft.tables.failures import write_failures
+from skygraft.tables.provenance import write_provenance
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["CampaignRun"]
+
+_WORTH_LOCAL, _WORTH_ELSEWHERE = 1.0, 10.0
+"""Seconds of work for which a worker is worth starting: a process of this machine, and a job or a pod."""
+_OF_OVERVIEW = ("tract", "patch", "ra", "dec", "n_sources", "cost_seconds")
+
+
+class CampaignRun:
+    """One run of a campaign; the driver reports to it (`skygraft.execution.driver.Reports`).
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    plan : Plan
+        Its plan.
+    standing : Standing
+        The state of each image; kept up to date.
+    rows : ndarray of int, shape (N,)
+        The images to make, as rows of the plan, ascending.
+    reporter : Reporter
+        Shows the progress.
+    interruption : Interruption
+        Notices Ctrl-C.
+    ledger : Ledger
+        Receives the events.
+    """
+
+    def __init__(
+        self,
+        config: CampaignConfig,
+        plan: Plan,
+        standing: Standing,
+        rows: NDArray[np.int64],
+        reporter: Reporter,
+        interruption: Interruption,
+        ledger: Ledger,
+    ) -> None:
+        self.config, self.layout = config, Layout(config.output)
+        self.plan, self.standing, self.rows = plan, standing, rows
+        self.reporters, self.interruption, self.ledger = [reporter], interruption, ledger
+        self._guard: Guard | None = None
+
+    def run(self, client: Client | None, n_workers: int | None) -> RunSummary:
+        """Inject into the images, and make the tables.
+
+        Parameters
+        ----------
+        client : distributed.Client, optional
+            The cluster to use; by default the one that the configuration names.
+        n_workers : int, optional
+            Most workers of that cluster; 0 makes the images in this process.
+        """
+        began = time.perf_counter()
+        jobs, overview = self._look_at_plan()
+        for reporter in self.reporters:
+            reporter.start(overview)
+        result, lines = DriveResult(), list[str]()
+        with contextlib.ExitStack() as stack:
+            watch, max_threads = None, 0
+            if client is None and n_workers != 0 and len(jobs):
+                client, watch, max_threads = self._open_cluster(stack, jobs, overview, n_workers)
+            elif client is not None:
+                watch = self._watch(client, None)
+            if client is not None:
+                stack.enter_context(patient_nannies(client))
+            if len(jobs) and client is not None:
+                result = self._drive(stack, client, watch, jobs, overview, max_threads)
+            elif len(jobs):
+                result = drive_serial(
+                    jobs, self.work(), self, retries=self.config.retries, interruption=self.interruption
+                )
+            write_failures(self.layout, self.plan, self.standing, self.plan.unusable)
+            # The tables of a run that was ended early wait for the next run.
+            if not result.early:
+                lines = self._make_tables(client, watch)
+        return self._summary(result, lines, time.perf_counter() - began)
+
+    def work(self) -> Work:
+        """The function that a task applies to its rows of the plan; rehearsals replace it."""
+        return functools.partial(
+            run_task,
+            output=str(self.layout.root),
+            plan=stamp_of(self.layout.plan),
+            config=stamp_of(self.layout.config),
+        )
+
+    def say(self, text: str) -> None:
+        """Show a message to whoever watches the run."""
+        for reporter in self.reporters:
+            reporter.say(text)
+
+    # -- what the driver reports
+
+    def images(self, rows: Sequence[int], summaries: list[ImageSummary]) -> None:
+        """Record the results of some images, and pass them on to the reporters."""
+        self.standing.note(rows, summaries, self.ledger.images(summaries))
+        for reporter in self.reporters:
+            reporter.images(summaries)
+
+    def identify(self, row: int) -> dict[str, Any]:
+        """Image id, home patch and band of an image whose worker did not come back."""
+        image = next(self.plan.images([row]))
+        return {"image_id": image.image_id, "tract": image.tract, "patch": image.patch, "band": image.band or ""}
+
+    def check(self) -> None:
+        """Make sure that the workers are fit for the campaign."""
+        if self._guard is not None:
+            self._guard.check()
+
+    # -- the parts of a run
+
+    def _look_at_plan(self) -> tuple[Jobs, Overview]:
+        """The images to inject into, and the state that the run begins with."""
+        table = self.plan.table([*_OF_OVERVIEW, "format", "instrument", "n_bytes"])
+        columns = {name: numbers(table.column(name)) for name in (*_OF_OVERVIEW, "n_bytes")}
+        # What is written is about as large as what is read; `skygraft plan` knows better, but takes longer.
+        to_read, free = int(columns.pop("n_bytes")[self.rows].sum()), shutil.disk_usage(self.layout.root).free
+        if free < to_read:
+            self.say(
+                f"the images take about {to_read / 1e9:.3g} GB; {free / 1e9:.3g} GB are free in {self.layout.root}"
+            )
+        known: dict[Any, int] = {}
+        pairs = zip(table.column("format").to_pylist(), table.column("instrument").to_pylist(), strict=True)
+        kinds = np.fromiter((known.setdefault(pair, len(known)) for pair in pairs), np.int64, len(table))
+        moved = [np.diff(columns[name], prepend=-2) != 0 for name in ("tract", "patch")]
+        homes = np.cumsum(moved[0] | moved[1])
+        jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
+        waiting = np.isin(np.arange(len(self.plan)), self.rows)
+        state = self.standing.state
+        overview = make_overview(
+            self.config.name,
+            str(self.layout.root),
+            **columns,
+            done=state == DONE,
+            failed=np.isin(state, (FAILED, QUARANTINED)) & ~waiting,
+            n_unusable=len(self.plan.unusable),
+        )
+        return jobs, overview
+
+    def _open_cluster(
+        self, stack: contextlib.ExitStack, jobs: Jobs, overview: Overview, n_workers: int | None
+    ) -> tuple[Client, ClusterWatch, int]:
+        """The cluster that the configuration names: its client, its watch, and the most threads that it may have."""
+        local = self.config.cluster.kind == "local"
+        # On this machine as many workers as were asked for, if there are images; elsewhere as many as have work.
+        useful = (
+            len(jobs)
+            if local and n_workers is not None
+            else jobs.useful_workers(_WORTH_LOCAL if local else _WORTH_ELSEWHERE, n_patches=len(overview.patches))
+        )
+        opened = stack.enter_context(
+            open_cluster(
+                self.config.cluster,
+                n_workers=n_workers,
+                useful=useful,
+                logs=self.layout.root / "logs",
+                task_seconds=self.config.task_seconds,
+                say=self.say,
+            )
+        )
+        if opened.dashboard:
+            self.say(f"Dask dashboard: {opened.dashboard}")
+        return opened.client, self._watch(opened.client, opened.outlook), opened.max_threads
+
+    def _watch(self, client: Client, outlook: Callable[[], Outlook] | None) -> ClusterWatch:
+        """The watch over the cluster's workers."""
+        cluster = self.config.cluster
+        stuck = parse_timeout(cluster.worker_timeout)
+        queued = cluster.kind in (*BATCH_KINDS, "kubernetes")
+        patience = Patience(
+            word=max(Patience.word, 3 * self.config.task_seconds),
+            stuck=stuck,
+            # Jobs may wait in their queue for long; a process of this machine has no reason to.
+            coming=parse_timeout(cluster.start_timeout) if queued else stuck,
+        )
+        return ClusterWatch(client, outlook=outlook, patience=patience, say=self.say)
+
+    def _drive(
+        self,
+        stack: contextlib.ExitStack,
+        client: Client,
+        watch: ClusterWatch | None,
+        jobs: Jobs,
+        overview: Overview,
+        max_threads: int,
+    ) -> DriveResult:
+        self._guard = stack.enter_context(guard_workers(client, Expectation.of(self.config), self.say))
+        board = stack.enter_context(DashboardReporter(client, say=self.say))
+        board.start(overview)
+        self.reporters.append(board)
+        settings = DriveSettings(
+            task_seconds=self.config.task_seconds,
+            images_per_task=self.config.images_per_task,
+            retries=self.config.retries,
+            io_limit=self.config.cluster.io_limit,
+            max_threads=max_threads,
+        )
+        return drive(client, jobs, self.work(), self, settings, interruption=self.interruption, watch=watch)
+
+    def _make_tables(self, client: Client | None, watch: ClusterWatch | None) -> list[str]:
+        """Make the tables and the provenance; returns lines for the summary."""
+        self.ledger.append([TablesStarted()])
+        found = consolidate(self.config, self.plan, functools.partial(map_items, client, watch=watch))
+        if found.problems:
+            reopen(self.plan, self.layout, self.standing, self.ledger, [image_id for image_id, _ in found.problems])
+        write_provenance(
+            self.config,
+            self.plan,
+            found,
+            runs=read_runs(self.layout.ledger),
+            ended=datetime.now(UTC).isoformat(timespec="seconds"),
+            n_failed=self.standing.count(FAILED, QUARANTINED),
+            n_quarantined=self.standing.count(QUARANTINED),
+        )
+        done = self.standing.rows(DONE).tolist()
+        registered = register(self.config, self.plan, done, lambda: bool(self.interruption.asked))
+        return [*found.lines(), *([] if registered is None else [str(registered)])]
+
+    def _summary(self, result: DriveResult, lines: Sequence[str], wall_seconds: float) -> RunSummary:
+        standing = self.standing
+        failed = standing.rows(FAILED, QUARANTINED)
+        unusable = unusable_images(self.plan)
+        return RunSummary(
+            output=str(self.layout.root),
+            n_images=len(self.plan),
+            n_done=result.n_done,
+            n_skipped=max(0, standing.count(DONE) - result.n_done),
+            n_failed=len(failed),
+            n_quarantined=standing.count(QUARANTINED),
+            n_remaining=standing.count(WAITING),
+            n_drawn=result.n_drawn,
+            wall_seconds=round(wall_seconds, 2),
+            n_unusable=len(unusable),
+            interrupted=result.interrupted,
+            stopped=result.stopped,
+            unusable=unusable,
+            failures=tuple(f for _, f in standing.failures(self.layout.ledger, failed[:FAILURES_LISTED])),
+            tables=tuple(lines),
+            files=tuple(f"{bad.path}: {bad.problem}" for bad in look_at_files(self.layout, tables=False)),
+        )
