@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -110,3 +111,25 @@ def test_the_campaign_of_the_page_runs_by_its_commands(beside_demo: Path) -> Non
     assert "1 image made" in said["run"] or "1 images made" in said["run"]
     assert (beside_demo / "out/images/images/one.fits").is_file()
     assert "2 arcsec" in (beside_demo / "out/provenance.json").read_text()
+
+
+SHELL = of("sh")
+
+
+@pytest.mark.parametrize(("page", "text"), SHELL, ids=named(SHELL))
+def test_shell_blocks_are_shell(page: str, text: str) -> None:
+    assert subprocess.run(["bash", "-n"], check=False, input=text, text=True).returncode == 0, page
+
+
+def test_extras_that_pages_install_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    named = {
+        extra
+        for page in PAGES
+        for extras in re.findall(r"(?:\.|skygraft)\[([\w,]+)\]", page.read_text())
+        for extra in extras.split(",")
+    }
+    assert {"rubin", "butler", "slurm", "htcondor", "mpi"} <= named
+    assert named <= set(project["project"]["optional-dependencies"])
+    groups = {group for page in PAGES for group in re.findall(r"uv (?:run|sync) --group (\w+)", page.read_text())}
+    assert groups == {"docs"} <= set(project["dependency-groups"])
