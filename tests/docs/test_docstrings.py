@@ -14,8 +14,8 @@ from skygraft.psf import PSF
 from skygraft.skymap import SkyMap
 
 # What numpydoc asks for and is not asked for here: an extended summary, "See Also" and examples of everything; a
-# description of what is returned where its type says it.
-NOT_ASKED = {"ES01", "SA01", "SA04", "EX01", "RT03"}
+# description of what is returned where its type says it, or its name (scale : ndarray) and capitals in it.
+NOT_ASKED = {"ES01", "SA01", "SA04", "EX01", "RT02", "RT03", "RT04"}
 # Sections, which a function of no or one argument can do without: its first line says it all.
 SECTIONS = {"PR01", "RT01"}
 RETURNED = (PSF, SkyMap)
