@@ -24,6 +24,8 @@ extensions = [
     "mathml",
 ]
 exclude_patterns = ["_build", "_extensions"]
+templates_path = ["_templates"]
+default_role = "py:obj"  # single backticks in docstrings
 nitpicky = False
 
 # Notebooks are shown with the outputs that they were saved with; tests/docs runs them.
