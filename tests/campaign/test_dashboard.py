@@ -16,14 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster, Security
 
 from skygraft.clusters.dashboard import find_dashboard
 from skygraft.monitoring.dashboard import DashboardReporter
-from skygraft.monitoring.feed import Board, Boards, Feed
-from skygraft.monitoring.html import header
-from skygraft.monitoring.progress import Overview, PatchCount
+from skygraft.monitoring.overview import Overview, PatchTable
+from skygraft.monitoring.page_text import header
+from skygraft.monitoring.progress import Progress
+from skygraft.monitoring.published import MESSAGE_VERSION, PublishedRun, PublishedRuns, pack_patches, pack_progress
 from skygraft.records.image_summary import ImageSummary
 
 pytestmark = pytest.mark.dask
@@ -35,14 +37,18 @@ EVIL = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
 
 def make_overview(name: str = "survey", **changes: Any) -> Overview:
     """Patches on a square grid across right ascension zero, 0.2 deg apart."""
-    patches = tuple(
-        PatchCount(3, i, (359.2 + 0.2 * (i % SIDE)) % 360, 0.2 * (i // SIDE), n_images=PER_PATCH, cost_seconds=5.0)
-        for i in range(SIDE * SIDE)
+    index = np.arange(SIDE * SIDE)
+    patches = PatchTable.of(
+        tract=np.full(index.size, 3),
+        patch=index,
+        ra=(359.2 + 0.2 * (index % SIDE)) % 360,
+        dec=0.2 * (index // SIDE),
+        n_images=np.full(index.size, PER_PATCH),
     )
     content: dict[str, Any] = {
         "name": name,
         "output": "/somewhere/out",
-        "n_images": PER_PATCH * SIDE * SIDE,
+        "image_cost": np.ones(index.size),
         "n_unusable": 2,
         "n_sources_planned": 5000,
         "cost_seconds_left": 5.0 * SIDE * SIDE,
@@ -169,20 +175,40 @@ def test_metrics_for_prometheus(cluster: Client) -> None:
     assert metrics(cluster)[f"skygraft_campaign_running{{{label}}}"] == 0
 
 
+def published(client: Client) -> PublishedRun:
+    """The newest run, in the scheduler's own memory."""
+    run = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.plugins["skygraft-campaign"].runs.get())
+    assert isinstance(run, PublishedRun)
+    return run
+
+
 def test_many_images_cost_few_messages(cluster: Client) -> None:
     with DashboardReporter(cluster, interval=0.5) as reporter:
-        reporter.start(make_overview("many", n_images=100_000))
+        reporter.start(make_overview("many"))
         eventually(lambda: get_json(cluster)["campaign"] == "many")
-        before, began, cpu = len(cluster.get_events("skygraft-campaign")), time.monotonic(), time.thread_time()
+        before, began, cpu = published(cluster).version, time.monotonic(), time.thread_time()
         for k in range(5000):
             reporter.images([summary(k % 320)])
         took, cpu = time.monotonic() - began, time.thread_time() - cpu
-        sent = len(cluster.get_events("skygraft-campaign")) - before
-        assert sent <= took / 0.5 + 2
-        eventually(lambda: len(cluster.get_events("skygraft-campaign")) > before)
+        assert published(cluster).version - before <= took / 0.5 + 2
+        eventually(lambda: published(cluster).version > before)
         assert cpu < 5000 * 0.5e-3  # half of what the whole driver may take
-    events = cluster.get_events("skygraft-campaign")
-    assert max(len(event["data"]) for _, event in events) < 20_000
+    assert len(published(cluster)._data) < 20_000
+    # The scheduler keeps the last message, not all of them.
+    assert not cluster.get_events("skygraft-campaign")
+
+
+def test_a_run_that_the_scheduler_has_forgotten_is_published_again(cluster: Client) -> None:
+    def forget(dask_scheduler: Any) -> None:
+        dask_scheduler.plugins["skygraft-campaign"].runs._runs.clear()
+
+    with DashboardReporter(cluster, interval=0.05) as reporter:
+        reporter.start(make_overview("forgotten"))
+        eventually(lambda: get_json(cluster)["campaign"] == "forgotten")
+        cluster.run_on_scheduler(forget)
+        reporter.images(summary(k) for k in range(7))
+        reporter._over.set()
+        reporter._thread.join()
 
 
 def test_a_driver_that_leaves_without_a_word_is_missed(cluster: Client) -> None:
@@ -190,7 +216,7 @@ def test_a_driver_that_leaves_without_a_word_is_missed(cluster: Client) -> None:
         reporter = DashboardReporter(other, interval=0.05)
         reporter.start(make_overview("lost"))
         eventually(lambda: get_json(cluster)["campaign"] == "lost")
-        reporter._over.set()  # its thread ends as the process would, without a last word
+        reporter._over.set()  # its thread ends as the process would, without saying how the run ended
         reporter._thread.join()
     eventually(lambda: get_json(cluster)["state"] == "lost")
 
@@ -289,35 +315,34 @@ def test_the_workers_are_counted(cluster: Client) -> None:
         eventually(lambda: get_json(client)["workers"] == {"running": 0})
 
 
-def board_of(state: str, summaries: list[ImageSummary], **overview: Any) -> Board:
-    """A run as the scheduler hears of it, from the driver's own messages."""
-    feed = Feed(make_overview(**overview))
-    feed.progress.add(summaries)
+def published_run(state: str, summaries: list[ImageSummary], **overview: Any) -> PublishedRun:
+    """A run as the scheduler knows it, from the driver's own messages."""
+    progress = Progress(make_overview(**overview))
+    progress.add(summaries)
     if state != "running":
-        feed.progress.end(None if state == "finished" else state)  # type: ignore[arg-type]
-    boards = Boards()
-    for message in feed.start():
-        boards.hear(message)
-    board = boards.get()
-    assert board is not None
-    return board
+        progress.end(None if state == "finished" else state)  # type: ignore[arg-type]
+    runs = PublishedRuns()
+    assert runs.publish(MESSAGE_VERSION, "run", "driver", pack_progress(progress), pack_patches(progress))
+    run = runs.get()
+    assert run is not None
+    return run
 
 
 def test_a_run_with_failures_does_not_look_like_a_success() -> None:
     every = [summary(k) for k in range(320)]
-    good = header(board_of("finished", every, n_unusable=0), 0.0)
+    good = header(published_run("finished", every, n_unusable=0), 0.0)
     assert ">finished<" in good
-    green = good.split('class="state" style="background:')[1].split('"')[0]
+    assert '<span class="good state">' in good
     some = [*every[:-3], *(failure(k) for k in range(317, 320))]
-    for board, words in (
-        (board_of("finished", some, n_unusable=2), "finished, but 3 images failed, 2 cannot be used"),
-        (board_of("finished", every, n_unusable=2), "finished, but 2 cannot be used"),
+    for run, words in (
+        (published_run("finished", some, n_unusable=2), "finished, but 3 images failed, 2 cannot be used"),
+        (published_run("finished", every, n_unusable=2), "finished, but 2 cannot be used"),
     ):
-        bad = header(board, 0.0)
-        assert words in bad
-        assert green not in bad.split('class="where"')[0]
+        bad = header(run, 0.0)
+        assert f'<span class="warning state">{words}</span>' in bad
+        assert "good" not in bad
         # Nor where it stands beside another run.
-        assert f"({words})" in header(board_of("running", []), 0.0, [board])
+        assert f"({words})" in header(published_run("running", []), 0.0, [run])
 
 
 @pytest.mark.parametrize(
@@ -330,8 +355,8 @@ def test_a_run_with_failures_does_not_look_like_a_success() -> None:
     ],
 )
 def test_the_page_says_how_many_workers_there_are(workers: dict[str, int], tile: str, note: str) -> None:
-    board = board_of("running", [summary(0)])
-    text = header(board, board._heard, workers=workers)
+    run = published_run("running", [summary(0)])
+    text = header(run, run._heard, workers=workers)
     assert f'<span class="label">workers</span>{tile}' in text
     assert note in text
     assert bool(note) == ('class="note"' in text)
@@ -412,7 +437,7 @@ def test_a_scheduler_that_goes_away_is_told_once() -> None:
                 reporter.images([summary(k)])
                 time.sleep(0.02)
             eventually(lambda: len(said) > 1)
-    assert len(said) == 2 and "hears nothing any more" in said[1]
+    assert len(said) == 2 and "is not updated any more" in said[1]
     assert time.monotonic() - began < 200  # nobody waits for a scheduler that is gone
 
 

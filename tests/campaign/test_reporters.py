@@ -6,15 +6,17 @@ import io
 import re
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from skygraft.monitoring.progress import Overview
+from skygraft.monitoring.overview import Overview, PatchTable
 from skygraft.monitoring.reporters import RichReporter
 from skygraft.records.image_summary import ImageSummary
 
 
 def overview(n_images: int, n_done: int = 0) -> Overview:
-    return Overview("c", "/out", n_images, n_done, 0, 0, 0.0, ())
+    patches = PatchTable.of(tract=[1], patch=[2], ra=[3.0], dec=[4.0], n_images=[n_images], n_done=[n_done])
+    return Overview("c", "/out", patches, image_cost=np.zeros(1))
 
 
 class Clock:
