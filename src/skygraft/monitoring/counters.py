@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from skygraft.monitoring.snapshot import HostSnapshot
+from skygraft.monitoring.snapshot import Host
 
 __all__ = ["ClosureHistogram", "History", "HostTable", "RecentSums"]
 
@@ -215,14 +215,14 @@ class HostTable:
         self._sums[name].add(at, (not failed, failed, wall_seconds, n_sources))
         self._last[name] = max(self._last.get(name, at), at)
 
-    def rows(self, at: float, n: int) -> list[HostSnapshot]:
+    def rows(self, at: float, n: int) -> list[Host]:
         """Return the machines with most failed attempts, then those that made most images; at most `n`."""
         order = sorted(
             self._sums, key=lambda name: (*-self._sums[name].totals[[self._FAILED, self._IMAGES]].astype(int), name)
         )
         return [self._row(at, name, self._sums[name]) for name in order[:n]]
 
-    def _row(self, at: float, name: str, sums: RecentSums) -> HostSnapshot:
+    def _row(self, at: float, name: str, sums: RecentSums) -> Host:
         images, failed, wall, sources = sums.totals.tolist()
         return {
             "host": name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,12 @@ from tornado.ioloop import IOLoop
 from skygraft.monitoring.overview import PatchTable
 from skygraft.monitoring.page_text import CSS, PIECES, header, render
 from skygraft.monitoring.published import PublishedRun, PublishedRuns
-from skygraft.monitoring.snapshot import ClosureSnapshot, HistorySnapshot
+from skygraft.monitoring.snapshot import Closure, Growth
 
 __all__ = ["CampaignPage", "add_page"]
 
 _PERIOD_MS = 1000
 _SINGLE_PATCH_DEG = 0.2
-_RATE_BINS = 80
-_TIME_UNITS = ((3 * 86400, 86400, "d"), (3 * 3600, 3600, "h"), (180, 60, "min"), (0, 1, "s"))
 # Colours that can be told apart with any kind of colour vision: Okabe & Ito (2008), Color Universal Design.
 _DONE, _FAILED = "#0072b2", "#d55e00"
 _BANDS = (_DONE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#999999", "#000000")
@@ -55,29 +53,8 @@ _NARROW = """
 @media (max-width: 600px) { :host { margin: 6px 0 12px 0 !important; width: 100% !important; } }
 """
 """CSS of the whole page: on a phone it has narrow margins."""
-_THEME = Theme(
-    json={
-        "attrs": {
-            "Plot": {
-                "background_fill_color": None,
-                "border_fill_color": None,
-                "outline_line_color": "#cbd2d9",
-                "min_border_left": 10,
-                "min_border_right": 10,
-            },
-            "Title": {"text_font_size": "13px", "text_color": "#1f2933", "text_font_style": "bold"},
-            "Grid": {"grid_line_color": "#eceff2"},
-            "Axis": {
-                "axis_line_color": "#9aa5b1",
-                "major_tick_line_color": "#9aa5b1",
-                "minor_tick_line_color": None,
-                "axis_label_text_font_style": "normal",
-                "axis_label_text_color": "#3e4c59",
-            },
-            "Toolbar": {"logo": None},
-        }
-    }
-)
+_THEME = Path(__file__).parent / "templates" / "theme.yaml"
+_RATE_BINS = 80
 
 
 def add_page(scheduler: Any, runs: PublishedRuns, *, prefix: str) -> None:
@@ -100,7 +77,7 @@ def add_page(scheduler: Any, runs: PublishedRuns, *, prefix: str) -> None:
         run = next(iter(arguments.get("run", [])), b"").decode("ascii", "replace")
         page = CampaignPage(runs, run)
         document.title = "Dask: Campaign"
-        document.theme = _THEME
+        document.theme = Theme(filename=str(_THEME))
         document.template = env.get_template("simple.html")
         document.template_variables.update(extra)
         document.add_root(page.root)
@@ -141,30 +118,23 @@ class CampaignPage:
         self._runs, self._name = runs, run
         self._run: PublishedRun | None = None
         self._version = 0
-        self._divs = {
-            name: Div(
-                name=name, text="", stylesheets=[CSS], css_classes=[f"campaign-{name}"], sizing_mode="stretch_width"
-            )
-            for name in ("header", "closure", *PIECES)
-        }
+        self._divs = {name: _div(name) for name in ("header", "closure", *PIECES)}
         self._map: _SkyMap | None = None
         self._map_place = column(sizing_mode="stretch_both", min_width=280)
-        self._rates = _RateFigure()
-        self._closure = _ClosureFigure()
+        self._rates = ColumnDataSource(name="rate-data", data={"left": [], "right": [], "rate": []})
+        self._closure = ColumnDataSource(name="closure-data")
+        self._bands: list[str] = []
         self._closure_place = column(sizing_mode="stretch_width")
-        right = column(self._rates.plot, self._closure_place, self._divs["closure"], sizing_mode="stretch_width")
+        right = column(
+            _rate_figure(self._rates), self._closure_place, self._divs["closure"], sizing_mode="stretch_width"
+        )
+        wide: dict[str, Any] = {"sizing_mode": "stretch_width", "stylesheets": [_STACKED]}
         self.root = column(
             self._divs["header"],
-            row(self._map_place, right, sizing_mode="stretch_width", stylesheets=[_STACKED]),
+            row(self._map_place, right, **wide),
             self._divs["failures"],
             self._divs["stages"],
-            row(
-                self._divs["slowest"],
-                self._divs["hosts"],
-                sizing_mode="stretch_width",
-                spacing=14,
-                stylesheets=[_STACKED],
-            ),
+            row(self._divs["slowest"], self._divs["hosts"], spacing=14, **wide),
             sizing_mode="stretch_width",
             stylesheets=[_NARROW],
             margin=(10, 18, 18, 18),
@@ -190,15 +160,29 @@ class CampaignPage:
             self._map.update(run.patches)
         self._run, self._version = run, run.version
         shot = run.snapshot
-        self._rates.update(shot["history"])
-        self._closure.update(shot["closure"])
-        # An empty figure is left out.
-        shown = [self._closure.plot] if shot["closure"]["bands"] else []
-        if self._closure_place.children != shown:
-            self._closure_place.children = shown
-        self._show("closure", render("closure", shot, self._closure.colours))
+        self._show_rates(shot["history"])
+        self._show_closure(shot["closure"])
+        self._show("closure", render("closure", shot, _colours(len(self._bands))))
         for piece in PIECES:
             self._show(piece, render(piece, shot))
+
+    def _show_rates(self, history: Growth) -> None:
+        end = max(2.0, history["seconds"][-1])
+        edges = np.linspace(0.0, end, min(_RATE_BINS, int(end)) + 1)
+        done = np.interp(edges, history["seconds"], history["done"])
+        rate = np.maximum(np.diff(done) / np.diff(edges), 0.0)
+        self._rates.data = {"left": edges[:-1], "right": edges[1:], "rate": rate}
+
+    def _show_closure(self, closure: Closure) -> None:
+        half, n_bins = closure["half_width_mmag"], closure["n_bins"]
+        centres = (np.arange(n_bins) + 0.5) * (2 * half / n_bins) - half
+        data: dict[str, Any] = {"centre": centres, "width": np.full(n_bins, 2 * half / n_bins)}
+        data |= {f"band{i}": content["counts"] for i, content in enumerate(closure["bands"].values())}
+        if self._bands != [*closure["bands"]]:
+            self._bands = [*closure["bands"]]
+            self._closure = ColumnDataSource(name="closure-data", data=data)
+            self._closure_place.children = [_closure_figure(self._closure, len(self._bands))] if self._bands else []
+        self._closure.data = data
 
     def _show(self, piece: str, text: str) -> None:
         # Text that somebody has selected stays selected as long as it is not replaced.
@@ -276,10 +260,7 @@ class _SkyMap:
         )
         colours = LinearColorMapper(palette=_NONE_TO_ALL, low=0.0, high=1.0)
         drawn = plot.rect(
-            x="ra",
-            y="dec",
-            width="width",
-            height="height",
+            *("ra", "dec", "width", "height"),
             source=self._patches,
             fill_color={"field": "fraction", "transform": colours},
             line_color="#ffffff",
@@ -297,24 +278,15 @@ class _SkyMap:
         plot.xaxis.formatter = CustomJSTickFormatter(
             code="const ra = ((tick % 360) + 360) % 360; return String(Math.round(ra * 1e4) / 1e4)"
         )
-        plot.add_tools(
-            HoverTool(
-                renderers=[drawn],
-                tooltips=[
-                    ("tract, patch", "@tract, @patch"),
-                    ("images done", "@n_done of @n_images"),
-                    ("failed", "@n_failed"),
-                    ("ra, dec", "@true_ra{0.000}, @dec{0.000} deg"),
-                ],
-            )
-        )
-        bar = ColorBar(
-            color_mapper=colours,
-            width=10,
-            padding=4,
-            formatter=NumeralTickFormatter(format="0 %"),
-            background_fill_color=None,
-        )
+        tips = {
+            "tract, patch": "@tract, @patch",
+            "images done": "@n_done of @n_images",
+            "failed": "@n_failed",
+            "ra, dec": "@true_ra{0.000}, @dec{0.000} deg",
+        }
+        plot.add_tools(HoverTool(renderers=[drawn], tooltips=[*tips.items()]))
+        percent = NumeralTickFormatter(format="0 %")
+        bar = ColorBar(color_mapper=colours, width=10, padding=4, formatter=percent, background_fill_color=None)
         plot.add_layout(bar, "right")
         return plot
 
@@ -331,72 +303,35 @@ def _spacing(ra: npt.NDArray[np.float64], dec: npt.NDArray[np.float64]) -> float
 
 def _small_figure(**options: Any) -> Any:
     """Return a figure without tools whose y axis begins at zero."""
-    return figure(
-        height=220,
-        sizing_mode="stretch_width",
-        tools="",
-        toolbar_location=None,
-        y_range=DataRange1d(start=0, range_padding=0.08),
-        x_range=DataRange1d(range_padding=0.0),
-        **options,
+    y, x = DataRange1d(start=0, range_padding=0.08), DataRange1d(range_padding=0.0)
+    size: dict[str, Any] = {"height": 220, "sizing_mode": "stretch_width", "tools": "", "toolbar_location": None}
+    return figure(y_range=y, x_range=x, **size, **options)
+
+
+def _rate_figure(source: ColumnDataSource) -> Any:
+    plot = _small_figure(name="rate", title="Images finished per second", y_axis_label="images / s")
+    plot.quad("left", "right", "rate", 0, source=source, color=_DONE, line_color=None)
+    plot.xaxis.axis_label = "time since the run began (h:mm:ss)"
+    plot.xaxis.formatter = NumeralTickFormatter(format="00:00:00")
+    return plot
+
+
+def _closure_figure(source: ColumnDataSource, n_bands: int) -> Any:
+    plot = _small_figure(
+        name="closure-histogram",
+        title="Closure: measured minus asked for",
+        x_axis_label="median residual of an image's stars (mmag)",
+        y_axis_label="images",
     )
+    bands = [f"band{i}" for i in range(n_bands)]
+    lines = {"line_color": "#ffffff", "line_width": 0.5}
+    plot.vbar_stack(bands, x="centre", width="width", source=source, fill_color=_colours(n_bands), **lines)
+    return plot
 
 
-class _RateFigure:
-    """Images finished per second, from the start until now."""
-
-    def __init__(self) -> None:
-        self._source = ColumnDataSource(name="rate-data", data={"left": [], "right": [], "rate": []})
-        self.plot = _small_figure(name="rate", title="Images finished per second", y_axis_label="images / s")
-        self.plot.quad("left", "right", "rate", 0, source=self._source, color=_DONE, line_color=None)
-
-    def update(self, history: HistorySnapshot) -> None:
-        """Show another history."""
-        end = max(2.0, history["seconds"][-1])
-        unit, name = next((unit, name) for limit, unit, name in _TIME_UNITS if end >= limit)
-        edges = np.linspace(0.0, end, min(_RATE_BINS, int(end)) + 1)
-        done = np.interp(edges, history["seconds"], history["done"])
-        rate = np.maximum(np.diff(done) / np.diff(edges), 0.0)
-        self._source.data = {"left": edges[:-1] / unit, "right": edges[1:] / unit, "rate": rate}
-        self.plot.xaxis.axis_label = f"time since the run began ({name})"
+def _colours(n_bands: int) -> list[str]:
+    return [_BANDS[i % len(_BANDS)] for i in range(n_bands)]
 
 
-class _ClosureFigure:
-    """Histogram of the closure residuals, the bands stacked on each other."""
-
-    def __init__(self) -> None:
-        self.colours: list[str] = []
-        self._bands: list[str] = []
-        self._source = ColumnDataSource(name="closure-data")
-        self.plot: Any = None
-
-    def update(self, closure: ClosureSnapshot) -> None:
-        """Show other residuals; for other bands the figure is a new one."""
-        edges = np.linspace(-closure["half_width_mmag"], closure["half_width_mmag"], closure["n_bins"] + 1)
-        data = {"left": edges[:-1], "right": edges[1:]}
-        tops = np.cumsum([np.zeros(closure["n_bins"]), *(band["counts"] for band in closure["bands"].values())], axis=0)
-        for i, (bottom, top) in enumerate(itertools.pairwise(tops)):
-            data |= {f"bottom{i}": bottom, f"top{i}": top}
-        if [*closure["bands"]] == self._bands:
-            self._source.data = data
-            return
-        self._bands = [*closure["bands"]]
-        self.colours = [_BANDS[i % len(_BANDS)] for i in range(len(self._bands))]
-        self._source = ColumnDataSource(name="closure-data", data=data)
-        self.plot = _small_figure(
-            name="closure-histogram",
-            title="Closure: measured minus asked for",
-            x_axis_label="median residual of an image's stars (mmag)",
-            y_axis_label="images",
-        )
-        for i, colour in enumerate(self.colours):
-            self.plot.quad(
-                "left",
-                "right",
-                f"top{i}",
-                f"bottom{i}",
-                source=self._source,
-                fill_color=colour,
-                line_color="#ffffff",
-                line_width=0.5,
-            )
+def _div(name: str) -> Div:
+    return Div(name=name, text="", stylesheets=[CSS], css_classes=[f"campaign-{name}"], sizing_mode="stretch_width")

@@ -13,20 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from skygraft.monitoring import snapshot as form
 from skygraft.monitoring.counters import ClosureHistogram, History, HostTable, RecentSums
 from skygraft.monitoring.overview import Overview
-from skygraft.monitoring.snapshot import (
-    SNAPSHOT_VERSION,
-    BandClosure,
-    ClosureSnapshot,
-    Eta,
-    FailureSnapshot,
-    HistorySnapshot,
-    Rates,
-    SlowImage,
-    Snapshot,
-    StageTimes,
-)
 from skygraft.records.image_summary import ImageSummary
 
 __all__ = ["Progress", "State"]
@@ -55,7 +44,7 @@ class _Failures:
 
     error_of: dict[str, str] = field(default_factory=dict)
     n_by_error: Counter[str] = field(default_factory=Counter)
-    last: dict[str, FailureSnapshot] = field(default_factory=dict)
+    last: dict[str, form.Failure] = field(default_factory=dict)
     n_recovered: int = 0
 
     def add(self, summary: ImageSummary, at: float) -> bool:
@@ -136,7 +125,7 @@ class Progress:
         self._hosts = HostTable(self._started)
         self._failures = _Failures()
         self._closure: dict[str, ClosureHistogram] = {}
-        self._slowest: list[tuple[float, int, SlowImage]] = []
+        self._slowest: list[tuple[float, int, form.SlowImage]] = []
         self._n_added = 0
         homes = zip(self.patches.tract.tolist(), self.patches.patch.tolist(), strict=True)
         self._row_of = {home: row for row, home in enumerate(homes)}
@@ -212,7 +201,7 @@ class Progress:
     def _keep_slowest(self, summary: ImageSummary) -> None:
         if len(self._slowest) >= _SLOWEST and summary.wall_seconds <= self._slowest[0][0]:
             return
-        slow: SlowImage = {
+        slow: form.SlowImage = {
             "image": summary.image_id,
             "status": summary.status,
             "wall_seconds": summary.wall_seconds,
@@ -227,7 +216,7 @@ class Progress:
 
     # -- showing
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> form.Snapshot:
         """Return the present state of the run, all of it but the counts of each patch.
 
         Notes
@@ -240,7 +229,7 @@ class Progress:
         at = self._now()
         totals = self._sums.totals.tolist()
         return {
-            "version": SNAPSHOT_VERSION,
+            "version": form.SNAPSHOT_VERSION,
             "campaign": self.overview.name,
             "output": self.overview.output,
             "state": self.state,
@@ -274,7 +263,7 @@ class Progress:
             "n_patches_done": int(np.count_nonzero(self.patches.n_done >= self.patches.n_images)),
         }
 
-    def _rates(self, at: float) -> dict[str, Rates]:
+    def _rates(self, at: float) -> dict[str, form.Rates]:
         rates = {name: self._sums.rates(at, seconds) for name, seconds in _WINDOWS.items()}
         rates["run"] = self._sums.totals / max(1.0, at - self._started)
         return {
@@ -287,7 +276,7 @@ class Progress:
             for name, rate in rates.items()
         }
 
-    def _eta(self, at: float) -> Eta | None:
+    def _eta(self, at: float) -> form.Eta | None:
         if self.state != "running":
             return None
         if self.n_left <= 0:
@@ -308,9 +297,9 @@ class Progress:
             "time": _iso(at + float(estimates[0])),
         }
 
-    def _closure_snapshot(self) -> ClosureSnapshot:
+    def _closure_snapshot(self) -> form.Closure:
         half = next((h for h in _CLOSURE_HALF_WIDTHS if self._share_inside(h) >= 0.98), _CLOSURE_HALF_WIDTHS[-1])
-        bands: dict[str, BandClosure] = {}
+        bands: dict[str, form.BandClosure] = {}
         for band, histogram in sorted(self._closure.items(), key=lambda item: _band_order(item[0])):
             median, sigma = histogram.median_sigma()
             counts, below, above = histogram.counts(half, _CLOSURE_BINS)
@@ -330,7 +319,7 @@ class Progress:
         total = sum(histogram.n for histogram in self._closure.values())
         return inside / total if total else 1.0
 
-    def _stage_times(self) -> StageTimes:
+    def _stage_times(self) -> form.Stages:
         seconds = {name: round(value, 3) for name, value in self._stages.items()}
         wall = float(self._sums.totals[_WALL])
         other = wall - sum(self._stages.values())
@@ -341,7 +330,7 @@ class Progress:
         useful = round(sum(share.get(name, 0.0) for name in _USEFUL), 4) if share else None
         return {"seconds": seconds, "share": share, "inject_io_share": useful}
 
-    def _history_snapshot(self, at: float) -> HistorySnapshot:
+    def _history_snapshot(self, at: float) -> form.Growth:
         points = [*self._history.points(), (at - self._started, (self.n_done, self.n_failed))]
         return {
             "seconds": [round(seconds, 1) for seconds, _ in points],
