@@ -107,11 +107,11 @@ def eventually(check: Callable[[], bool], seconds: float = 300.0) -> None:
         with contextlib.suppress(urllib.error.HTTPError):  # the page is not there yet
             if check():
                 return
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
 
 
-def test_json_says_what_the_driver_counted(cluster: Client) -> None:
+def test_json_has_what_the_driver_counted(cluster: Client) -> None:
     said: list[str] = []
     with DashboardReporter(cluster, say=said.append, interval=0.05) as reporter:
         reporter.start(make_overview())
@@ -207,11 +207,12 @@ def test_a_run_that_the_scheduler_has_forgotten_is_published_again(cluster: Clie
         eventually(lambda: get_json(cluster)["campaign"] == "forgotten")
         cluster.run_on_scheduler(forget)
         reporter.images(summary(k) for k in range(7))
-        reporter._over.set()
-        reporter._thread.join()
+    shot = get_json(cluster)
+    assert (shot["campaign"], shot["images"]["done"], shot["patches"]["n_done"][:3]) == ("forgotten", 7, [5, 2, 0])
+    assert shot["patches"]["ra"][1] == pytest.approx(359.4)
 
 
-def test_a_driver_that_leaves_without_a_word_is_missed(cluster: Client) -> None:
+def test_a_driver_that_disconnects_during_a_run_is_shown_as_lost(cluster: Client) -> None:
     with Client(cluster.scheduler.address, set_as_default=False) as other:
         reporter = DashboardReporter(other, interval=0.05)
         reporter.start(make_overview("lost"))
@@ -270,7 +271,7 @@ def is_answered(url: str) -> bool:
         ("127.0.0.2", ":0", "far"),
     ],
 )
-def test_the_addresses_that_are_told_are_listened_on(scheduler: str, dashboard: str, prefix: str) -> None:
+def test_the_reported_addresses_answer(scheduler: str, dashboard: str, prefix: str) -> None:
     said: list[str] = []
     with (
         LocalCluster(
@@ -286,14 +287,14 @@ def test_the_addresses_that_are_told_are_listened_on(scheduler: str, dashboard: 
         found = find_dashboard(client)
         assert is_answered(found.url)
         assert found.words("local") == found.url
-        # Whom it is to be asked of from another machine is told only where it has to be.
+        # The machine is named only where the address is of its loopback.
         assert (socket.gethostname() in found.words("slurm")) == (dashboard != ":0")
         with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
             reporter.start(make_overview())
             eventually(lambda: bool(said))
-        (told,) = said
-        assert told.startswith("Campaign page: http://")
-        assert is_answered(told.removeprefix("Campaign page: "))
+        (message,) = said
+        assert message.startswith("Campaign page: http://")
+        assert is_answered(message.removeprefix("Campaign page: "))
 
 
 def test_the_workers_are_counted(cluster: Client) -> None:
@@ -389,8 +390,8 @@ main(["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"
 """
 
 
-def tell(file: Path) -> tuple[list[str], int]:
-    """Run a campaign of one image against a scheduler; what is said, and how many images its JSON tells of."""
+def publish(file: Path) -> tuple[list[str], int]:
+    """Publish a campaign of one image on a scheduler; the messages, and how many images its JSON has as done."""
     said: list[str] = []
     with Client(scheduler_file=str(file), set_as_default=False) as client:
         with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
@@ -411,9 +412,9 @@ def test_schedulers_in_other_processes_with_and_without_skygraft(tmp_path: Path)
             with file.with_suffix(".log").open("w") as log:
                 processes.append(subprocess.Popen([sys.executable, "-c", code], stderr=log, stdout=log))
         eventually(lambda: all(file.exists() and file.stat().st_size > 0 for file in files.values()))
-        said, n_done = tell(files[False])
+        said, n_done = publish(files[False])
         assert n_done == 1 and len(said) == 1 and said[0].startswith("Campaign page: http://127.0.0.1:")
-        said, n_done = tell(files[True])
+        said, n_done = publish(files[True])
         assert n_done == -1 and len(said) == 1
         assert said[0].startswith("no Campaign page: the scheduler cannot show it") and "skygraft" in said[0]
     finally:
@@ -422,7 +423,7 @@ def test_schedulers_in_other_processes_with_and_without_skygraft(tmp_path: Path)
             process.wait(20)
 
 
-def test_a_scheduler_that_goes_away_is_told_once() -> None:
+def test_a_scheduler_that_goes_away_is_reported_once() -> None:
     said: list[str] = []
     began = time.monotonic()
     with LocalCluster(
@@ -498,7 +499,7 @@ def colours(page: Any) -> dict[str, int]:
 
 
 def text_of(page: Any, name: str) -> str:
-    """What a piece of the page says."""
+    """Text of a piece of the page."""
     return str(page.locator(f".campaign-{name} .bk-clearfix").text_content()).replace("\u202f", "")
 
 
@@ -522,7 +523,7 @@ PIECES = """() => {
 def test_the_page_fits_on_a_phone_and_on_a_desk(
     cluster: Client, browser: Any, width: int, height: int, is_mobile: bool
 ) -> None:
-    """Nothing is cut off, and nothing lies upon something else."""
+    """Nothing is cut off, and nothing overlaps."""
     with DashboardReporter(cluster, interval=0.05) as reporter:
         reporter.start(make_overview("fits", output="/scratch/users/somebody/surveys/video/outputs/2026-11"))
         where = "/data/survey/images/2026/video_H_image_0000123.fits: HDU 3 has no column PSF_MASK"

@@ -1,4 +1,4 @@
-"""What a log shows of a run, and what a terminal does, while it lasts and after it has gone."""
+"""Lines in a log, the bar on a terminal, and a terminal that is closed during a run."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_a_terminal_gets_its_bar_and_no_such_lines() -> None:
     with RichReporter(Console(file=out, force_terminal=True, width=100), every=0.0) as reporter:
         reporter.start(overview(3))
         reporter.images([made(0)])
-        reporter.say("a word [/bold] with [brackets] and \x1b[2J")
+        reporter.say("a message [/bold] with [brackets] and \x1b[2J")
     assert "images done" not in out.getvalue()
-    assert "a word [/bold] with [brackets] and \\x1b[2J" in out.getvalue()
+    assert "a message [/bold] with [brackets] and \\x1b[2J" in out.getvalue()
 
 
 def test_a_terminal_that_has_gone_ends_nothing() -> None:

@@ -176,7 +176,7 @@ def test_half_a_line_waits_for_its_other_half(book: Book) -> None:
     assert numbers(follower) == (2, 0, 10)
 
 
-def test_a_ledger_made_anew_is_read_anew(book: Book) -> None:
+def test_a_rebuilt_ledger_is_read_from_the_beginning(book: Book) -> None:
     book.begin()
     book.done(0, 1, 2, 3)
     follower = book.follow()
@@ -187,7 +187,7 @@ def test_a_ledger_made_anew_is_read_anew(book: Book) -> None:
     assert numbers(follower) == (2, 0, 10)
 
 
-def test_whether_the_driver_lives(book: Book) -> None:
+def test_whether_the_driver_is_alive(book: Book) -> None:
     book.begin()
     book.done(0)
     follower = book.follow()
@@ -272,7 +272,7 @@ def test_interrupting_it_is_no_error(book: Book) -> None:
     assert watch(book.campaign.config, out=io.StringIO(), sleep=interrupt)["images"]["total"] == N
 
 
-def test_the_view_says_what_counts(book: Book) -> None:
+def test_the_view_has_the_important_numbers(book: Book) -> None:
     book.begin()
     book.done(*range(8), closure_mag=0.0005, band="r", stages={"read": 0.5, "inject": 1.0}, host="good")
     book.failed(8)

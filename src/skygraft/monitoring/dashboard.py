@@ -209,17 +209,15 @@ class DashboardReporter:
             return
         with self._lock:
             patches = pack_patches(progress)
-        is_known, waited = False, 0.0
+        is_received, waited = False, 0.0
         while True:
             is_last = self._over.is_set()
-            if self._changed or waited >= _HEARTBEAT or is_last or not is_known:
-                # The places of the patches, which are most of the bytes, go to a scheduler that does not have them.
-                is_known = self._publish(progress, b"" if is_known else patches)
-                waited = 0.0
+            if self._changed or waited >= _HEARTBEAT or is_last or not is_received:
+                is_received, waited = self._publish(progress, patches), 0.0
             if is_last:
                 return
             # After a message was lost the next one may wait: most likely the scheduler is gone.
-            pause = self._interval if is_known else _HEARTBEAT
+            pause = self._interval if is_received else _HEARTBEAT
             self._over.wait(pause)
             waited += pause
 
@@ -242,21 +240,12 @@ class DashboardReporter:
         return True
 
     def _publish(self, progress: Progress, patches: bytes) -> bool:
-        """Send the present state; returns whether the scheduler has it."""
+        """Send the present state; returns whether the scheduler has received it."""
         try:
             with self._lock:
                 data, self._changed = pack_progress(progress), False
-            # By a handler of the scheduler, as Dask's own queues and locks do: it keeps the last thousand events of a
-            # topic, which for a large survey would be 100 MB, and logs each function that is run on it.
-            known = self._client.sync(
-                getattr(self._client.scheduler, _HANDLER),
-                version=MESSAGE_VERSION,
-                run=self._run,
-                driver=str(self._client.id),
-                data=data,
-                patches=patches,
-                callback_timeout=_PATIENCE,
-            )
+            # The places of the patches are most of the bytes: only for a scheduler that does not have them.
+            is_received = self._send(data=data) or self._send(data=data, patches=patches)
         except Exception as error:
             # As above; the ledger, not the page, is what counts.
             if not self._has_failed and not self._over.is_set():
@@ -264,7 +253,14 @@ class DashboardReporter:
             self._has_failed = True
             return False
         self._has_failed = False
-        return bool(known)
+        return is_received
+
+    def _send(self, **content: bytes) -> bool:
+        # To a handler of the scheduler, as Dask's own queues and locks do. Of events it keeps the last thousand, 100 MB
+        # for a large survey; functions that are run on it are logged.
+        handler = getattr(self._client.scheduler, _HANDLER)
+        head = {"version": MESSAGE_VERSION, "run": self._run, "driver": str(self._client.id)}
+        return bool(self._client.sync(handler, **head, **content, callback_timeout=_PATIENCE))
 
 
 def _first_line(error: BaseException) -> str:

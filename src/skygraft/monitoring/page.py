@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from bokeh.layouts import column, row
 from bokeh.models import (
+    AdaptiveTicker,
     BasicTicker,
     ColumnDataSource,
     CustomJSTickFormatter,
@@ -313,6 +314,7 @@ def _rate_figure(source: ColumnDataSource) -> Any:
     plot.quad("left", "right", "rate", 0, source=source, color=_DONE, line_color=None)
     plot.xaxis.axis_label = "time since the run began (h:mm:ss)"
     plot.xaxis.formatter = NumeralTickFormatter(format="00:00:00")
+    plot.xaxis.ticker = AdaptiveTicker(base=60, mantissas=[1, 2, 5, 10, 15, 20, 30], min_interval=1)
     return plot
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections import Counter
@@ -43,17 +42,13 @@ class _Failures:
     """Images whose last attempt failed: the class of error of each, and the details of the last ones."""
 
     error_of: dict[str, str] = field(default_factory=dict)
-    n_by_error: Counter[str] = field(default_factory=Counter)
     last: dict[str, form.Failure] = field(default_factory=dict)
     n_recovered: int = 0
 
     def add(self, summary: ImageSummary, at: float) -> bool:
         """Note a failure; returns whether it is the image's first in this run, or since it was last done."""
-        before = self.error_of.pop(summary.image_id, None)
-        if before is not None:
-            self.n_by_error[before] -= 1
-        error = self.error_of[summary.image_id] = summary.error or "unknown"
-        self.n_by_error[error] += 1
+        is_first = summary.image_id not in self.error_of
+        self.error_of[summary.image_id] = summary.error or "unknown"
         known = self.last.pop(summary.image_id, None)
         self.last[summary.image_id] = {
             "image": summary.image_id,
@@ -69,20 +64,15 @@ class _Failures:
         }
         if len(self.last) > _LAST_FAILURES:
             del self.last[next(iter(self.last))]
-        return before is None
+        return is_first
 
     def discard(self, image_id: str) -> bool:
         """Forget the failure of an image that is done now; returns whether there was one."""
-        before = self.error_of.pop(image_id, None)
-        if before is None:
+        if self.error_of.pop(image_id, None) is None:
             return False
-        self.n_by_error[before] -= 1
         self.last.pop(image_id, None)
         self.n_recovered += 1
         return True
-
-    def by_error(self) -> dict[str, int]:
-        return {error: n for error, n in self.n_by_error.most_common() if n > 0}
 
 
 class Progress:
@@ -117,7 +107,8 @@ class Progress:
         self.n_done, self.n_failed = overview.n_done, overview.n_failed
         self.n_images = overview.n_images
         self._now = now
-        self._started = self._last_add = now()
+        self._started = now()
+        self._last_add: float | None = None
         self._sums = RecentSums(self._started, 7, n_bins=_LONGEST_WINDOW)
         self._stages: dict[str, float] = {}
         self._history = History(self._started)
@@ -125,8 +116,7 @@ class Progress:
         self._hosts = HostTable(self._started)
         self._failures = _Failures()
         self._closure: dict[str, ClosureHistogram] = {}
-        self._slowest: list[tuple[float, int, form.SlowImage]] = []
-        self._n_added = 0
+        self._slowest: list[form.SlowImage] = []
         homes = zip(self.patches.tract.tolist(), self.patches.patch.tolist(), strict=True)
         self._row_of = {home: row for row, home in enumerate(homes)}
 
@@ -143,9 +133,8 @@ class Progress:
             When that was, seconds since 1970; now by default.
         """
         at = self._now() if at is None else at
-        self._last_add = max(at, self._last_add)
         for summary in summaries:
-            self._n_added += 1
+            self._last_add = max(at, self._last_add or at)
             self._add_one(summary, at)
         self._history.add(at, (self.n_done, self.n_failed))
 
@@ -199,7 +188,7 @@ class Progress:
         return self._closure.setdefault(band, ClosureHistogram())
 
     def _keep_slowest(self, summary: ImageSummary) -> None:
-        if len(self._slowest) >= _SLOWEST and summary.wall_seconds <= self._slowest[0][0]:
+        if len(self._slowest) >= _SLOWEST and summary.wall_seconds <= self._slowest[-1]["wall_seconds"]:
             return
         slow: form.SlowImage = {
             "image": summary.image_id,
@@ -211,8 +200,7 @@ class Progress:
             "host": summary.host,
             "stages": dict(summary.stages),
         }
-        keep = heapq.heappush if len(self._slowest) < _SLOWEST else heapq.heapreplace
-        keep(self._slowest, (summary.wall_seconds, self._n_added, slow))
+        self._slowest = sorted([*self._slowest, slow], key=lambda each: -each["wall_seconds"])[:_SLOWEST]
 
     # -- showing
 
@@ -237,7 +225,7 @@ class Progress:
             "started": _iso(self._started),
             "updated": _iso(at),
             "elapsed_seconds": round(at - self._started, 2),
-            "seconds_since_last_image": round(at - self._last_add, 2) if self._n_added else None,
+            "seconds_since_last_image": None if self._last_add is None else round(at - self._last_add, 2),
             "images": {
                 "total": self.n_images,
                 "done": self.n_done,
@@ -252,11 +240,14 @@ class Progress:
             "bytes_written": int(totals[_BYTES]),
             "rates": self._rates(at),
             "eta": self._eta(at),
-            "failures": {"by_error": self._failures.by_error(), "last": [*self._failures.last.values()][::-1]},
+            "failures": {
+                "by_error": dict(Counter(self._failures.error_of.values()).most_common()),
+                "last": [*self._failures.last.values()][::-1],
+            },
             "hosts": self._hosts.rows(at, _HOSTS_SHOWN),
             "n_hosts": len(self._hosts),
             "closure": self._closure_snapshot(),
-            "slowest": [slow for _, _, slow in sorted(self._slowest, key=lambda item: (-item[0], item[1]))],
+            "slowest": self._slowest,
             "stages": self._stage_times(),
             "history": self._history_snapshot(at),
             "n_patches": len(self.patches),
@@ -264,16 +255,16 @@ class Progress:
         }
 
     def _rates(self, at: float) -> dict[str, form.Rates]:
-        rates = {name: self._sums.rates(at, seconds) for name, seconds in _WINDOWS.items()}
-        rates["run"] = self._sums.totals / max(1.0, at - self._started)
+        means = {name: self._sums.rates(at, seconds) for name, seconds in _WINDOWS.items()}
+        means["run"] = self._sums.totals / max(1.0, at - self._started)
         return {
             name: {
-                "images_per_second": round(float(rate[_MADE]), 4),
-                "sources_per_second": round(float(rate[_SOURCES]), 2),
-                "bytes_per_second": round(float(rate[_BYTES]), 1),
-                "busy_workers": round(float(rate[_WALL]), 2),
+                "images_per_second": round(mean[_MADE], 4),
+                "sources_per_second": round(mean[_SOURCES], 2),
+                "bytes_per_second": round(mean[_BYTES], 1),
+                "busy_workers": round(mean[_WALL], 2),
             }
-            for name, rate in rates.items()
+            for name, mean in ((name, rates.tolist()) for name, rates in means.items())
         }
 
     def _eta(self, at: float) -> form.Eta | None:
