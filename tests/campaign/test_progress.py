@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -384,6 +385,23 @@ def test_messages_of_another_version_are_ignored() -> None:
     runs = PublishedRuns()
     assert not runs.publish(99, "x", "me", b"?", b"?")
     assert len(runs) == 0 and runs.get() is None
+
+
+def test_publishing_a_large_survey_is_cheap_for_the_scheduler() -> None:
+    n, rng = 100_000, np.random.default_rng(1)
+    places = {"tract": np.arange(n) // 81, "patch": np.arange(n) % 81, "ra": 360 * rng.random(n), "dec": rng.random(n)}
+    patches = PatchTable.of(**places, n_images=np.full(n, 10), n_done=rng.integers(0, 10, n))
+    progress = Progress(overview(patches=patches, image_cost=np.ones(n)))
+    runs = PublishedRuns()
+    assert runs.publish(MESSAGE_VERSION, "r", "me", pack_progress(progress), pack_patches(progress))
+    message = pack_progress(progress)
+    assert len(message) < 100_000
+    began = time.process_time()
+    for _ in range(100):
+        runs.publish(MESSAGE_VERSION, "r", "me", message)
+    assert time.process_time() - began < 0.1  # a millisecond each, a thousandth of which is usual
+    run = runs.get()
+    assert run is not None and np.array_equal(run.patches.n_done, patches.n_done)
 
 
 @pytest.mark.parametrize(
