@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from skygraft.monitoring.published import PublishedRun
-from skygraft.monitoring.snapshot import Eta, ImageCounts
+from skygraft.monitoring.snapshot import ImageCounts
 from skygraft.wording import Severity, count, data_size, duration, rate, share, verdict
 
 __all__ = ["CSS", "PIECES", "header", "render"]
@@ -23,9 +23,6 @@ _SILENT = 20.0
 """Time without a message after which people are warned, seconds."""
 
 CSS = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8")
-
-type Tile = tuple[str, str, str, bool]
-"""Label, value, explanation, and whether it is bad news."""
 
 
 def _clock(iso: str) -> str:
@@ -47,7 +44,8 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_TEMPLATES.filters |= {"clock": _clock, "count": count, "duration": duration, "in_order": _in_order}
+_TEMPLATES.filters |= {"clock": _clock, "count": count, "data_size": data_size, "duration": duration}
+_TEMPLATES.filters |= {"in_order": _in_order, "rate": rate}
 _TEMPLATES.globals["share"] = share
 _MACROS = _TEMPLATES.get_template("page.html").module
 
@@ -73,8 +71,15 @@ def header(
     workers : mapping of str to int, optional
         Number of the scheduler's workers by status.
     """
+    shot, is_running = run.snapshot, run.state == "running"
+    # After the end, the last minute says nothing.
+    means = shot["rates"]["1min" if is_running else "run"]
+    window = "last minute" if is_running and shot["elapsed_seconds"] >= 60 else "mean of the run"
     links = [(other, _verdict(other)[0]) for other in others]
-    return render("header", run, _verdict(run), links, _tiles(run, workers or {}), _note(run, now, workers))
+    note = _note(run, now, workers)
+    return render(
+        "header", run, _verdict(run), links, means, window, _failed_words(shot["images"]), workers or {}, note
+    )
 
 
 def _verdict(run: PublishedRun) -> tuple[str, Severity]:
@@ -82,56 +87,10 @@ def _verdict(run: PublishedRun) -> tuple[str, Severity]:
     return verdict(run.state, run.snapshot["phase"], n_failed=images["failed"], n_unusable=images["unusable"])
 
 
-def _tiles(run: PublishedRun, workers: Mapping[str, int]) -> list[Tile]:
-    shot = run.snapshot
-    images, elapsed = shot["images"], shot["elapsed_seconds"]
-    # After the end, and before the first minute is over, the last minute says nothing.
-    recent = run.state == "running" and elapsed >= 60
-    now, window = (
-        shot["rates"]["1min" if run.state == "running" else "run"],
-        "last minute" if recent else "mean of the run",
-    )
-    tiles: list[Tile] = [
-        (
-            "images done",
-            count(images["done"]),
-            f"of {count(images['total'])} ({share(images['done'], images['total'])})",
-            False,
-        ),
-        ("failed", count(images["failed"]), _failed_words(images), images["failed"] > 0),
-        (
-            "left",
-            count(images["left"]),
-            f"{count(shot['n_patches_done'])} of {count(shot['n_patches'])} patches full",
-            False,
-        ),
-        ("images", rate(now["images_per_second"]), window, False),
-        ("sources", rate(now["sources_per_second"]), f"{count(shot['sources']['drawn'])} drawn", False),
-        _eta_tile(shot["eta"]) if run.state == "running" else ("took", duration(elapsed), "", False),
-        ("written", data_size(shot["bytes_written"]), f"{data_size(now['bytes_per_second'])}/s", False),
-    ]
-    busy = f"{now['busy_workers']:.1f}"
-    if run.state != "running":
-        return [*tiles, ("busy workers", busy, window, False)]
-    idle = [f"{count(n)} {status}" for status, n in workers.items() if n and status != "running"]
-    more = "; ".join([*([", ".join(idle)] if idle else []), f"{busy} busy, {window}"])
-    return [*tiles, ("workers", count(sum(workers.values())), more, not workers.get("running"))]
-
-
 def _failed_words(images: ImageCounts) -> str:
     words = [f"{count(images['recovered'])} made when tried again"] if images["recovered"] else []
     words += [f"{count(images['unusable'])} more cannot be used"] if images["unusable"] else []
     return ", ".join(words) or share(images["failed"], images["total"])
-
-
-def _eta_tile(eta: Eta | None) -> Tile:
-    if eta is None:
-        return "time left", "—", "not known yet", False
-    if eta["seconds"] == 0:
-        return "time left", "0 s", "retries and results", False
-    low, high = duration(eta["low_seconds"]), duration(eta["high_seconds"])
-    limits = f"{low} – {high}" if low != high else f"until {_clock(eta['time'])} UTC"
-    return "time left", duration(eta["seconds"]), limits, False
 
 
 def _note(run: PublishedRun, now: float, workers: Mapping[str, int] | None) -> str:
