@@ -24,7 +24,7 @@ from skygraft.config.yaml_schema import parse_timeout
 from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.driver import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.execution.registering import begin_run, check_run, register
-from skygraft.monitoring.overview import Overview, make_overview
+from skygraft.monitoring.progress import Overview, make_overview
 from skygraft.monitoring.reporters import NoReporter, Reporter
 from skygraft.records.events import RunStarted, TablesStarted
 from skygraft.records.file_identity import file_stamp, plan_key, stamp_of
