@@ -14,10 +14,10 @@ import numpy as np
 
 from skygraft.monitoring import snapshot as form
 from skygraft.monitoring.counters import ClosureHistogram, History, HostTable, RecentSums
-from skygraft.monitoring.overview import Overview, make_overview
+from skygraft.monitoring.overview import Overview
 from skygraft.records.image_summary import ImageSummary
 
-__all__ = ["Overview", "Progress", "State", "make_overview"]
+__all__ = ["Progress", "State"]
 
 type State = Literal["running", "finished", "stopped", "crashed"]
 
