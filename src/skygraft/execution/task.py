@@ -47,6 +47,7 @@ from skygraft.records.image_record import (
     write_record,
 )
 from skygraft.records.image_summary import ImageSummary
+from skygraft.records.packs import remove_record
 from skygraft.records.plan_file import PlannedImage
 from skygraft.tables.truth_parts import write_truth_dataset, write_truth_part
 
@@ -188,7 +189,7 @@ def run_image(
         if not changes(record, image, config.survey.root, bench.settings) and is_whole(record, layout, read=True):
             return summarise(record, image, layout, status="skipped", checked=True)
         # From here on the image is not done: it must not look so if this task dies.
-        record_path.unlink(missing_ok=True)
+        remove_record(record_path)
 
     clock = _Clock()
     with clock.stage("read"), io:

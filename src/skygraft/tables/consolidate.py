@@ -45,6 +45,8 @@ type Call = Callable[..., Iterator[Any]]
 
 _SHOWN = 5
 _USES_SHOWN = 20
+_PACKED_FROM = 1000
+"""Images of a campaign whose records are packed; those of a smaller one stay files that can be opened one by one."""
 _IMAGES_AT_ONCE = 4000
 """Images whose columns are Python objects at a time: the driver of a large campaign stays small."""
 _PER_IMAGE = {
@@ -192,7 +194,7 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     output = str(layout.root)
     truth, pairs = _Truth(), _Pairs()
     patches = _patches(plan, pairs, find_rivals(plan))
-    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap):
+    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap, pack=_is_packed(config, plan)):
         truth.add(done)
     bounds = partition_bounds(layout.catalog)
     catalog = dict(sorted(zip(bounds.keys, bounds.sha256, strict=True)))
@@ -231,6 +233,12 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
         pixel_versions=tuple(sorted(truth.pixel_versions.items())),
         problems=tuple(sorted(truth.problems)),
     )
+
+
+def _is_packed(config: CampaignConfig, plan: Plan) -> bool:
+    """Whether records and truth tables are packed: not where a Butler repository notes their files."""
+    butler = config.survey.butler
+    return len(plan) >= _PACKED_FROM and (butler is None or butler.output_run is None)
 
 
 class _Truth:

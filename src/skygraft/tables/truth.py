@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
 from skygraft.records.files import Layout, digest, write_json
 from skygraft.records.image_record import read_record
+from skygraft.records.packs import file_exists, stat_file
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.skymap.healpix import HealpixSkyMap
 from skygraft.tables.arrow import ROWS, TableWriter, ascends, note_of, numbers, with_units
 from skygraft.tables.calibrations import CalibrationUse, calibration_use, fold
+from skygraft.tables.packing import pack_patch
 from skygraft.tables.rivals import PatchImages, PlacedImage
 from skygraft.tables.truth_parts import DamagedTruthError, read_truth_part
 
@@ -155,7 +157,7 @@ class PatchDigest:
         return cls(**content | pairs | {"bands": tuple(content["bands"]), "calibrations": uses})
 
 
-def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> PatchDigest:
+def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bool = False) -> PatchDigest:
     """Bring the truth table of one patch up to date; its rows are in the order of image and injection id.
 
     Images that are not done are left out, and so are damaged ones, which are named in the result.
@@ -168,6 +170,9 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
         The campaign's output folder.
     skymap : str or mapping
         The campaign's sky map, as `get_skymap` takes it.
+    pack : bool
+        Whether the records and truth tables of the images are packed into one file afterwards; see
+        `skygraft.tables.packing`.
 
     Returns
     -------
@@ -178,7 +183,7 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     CampaignError
         If a record cannot be opened, or is of another version of skygraft.
     OutputError
-        If the table cannot be written; the former one is then still there.
+        If the table or the pack cannot be written; the former one is then still there.
     """
     layout, sky = Layout(Path(output)), get_skymap(skymap)
     memory = layout.patch_memory(images.tract, images.patch)
@@ -188,15 +193,26 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     stamps, newest = _stamps(layout, images)
     of = digest([MEMORY_VERSION, base, asdict(images), stamps])
     known = _recall(memory, of, newest, table, layout.checksum(table))
-    if known is not None:
-        return known
+    made = known
+    if made is None:
+        _forget(memory)
+        made = _consolidate(images, layout, sky, base)
+        if not made.problems:
+            found = {"of": of, "table": _stamp(table), "digest": made.to_dict()}
+            write_json(memory, found | {"checksum": digest(found)})
+    if pack:
+        left_out = {image_id for image_id, _ in made.problems}
+        stems = {image.stem: image.image_id for image in images.images() if image.image_id not in left_out}
+        damaged = pack_patch(layout, images.tract, images.patch, stems)
+        if damaged:
+            _forget(memory)
+            made = _consolidate(images, layout, sky, base, damaged)
+    return made
+
+
+def _forget(memory: Path) -> None:
     with contextlib.suppress(IsADirectoryError):  # writing it says what to do
         memory.unlink(missing_ok=True)
-    made = _consolidate(images, layout, sky, base)
-    if not made.problems:
-        found = {"of": of, "table": _stamp(table), "digest": made.to_dict()}
-        write_json(memory, found | {"checksum": digest(found)})
-    return made
 
 
 def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
@@ -212,10 +228,10 @@ def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
 def _stamp(path: Path) -> list[int]:
     """What tells that a file was replaced: files appear by renaming, so another one has another number or time."""
     try:
-        status = path.stat()
+        state = stat_file(path)
     except FileNotFoundError:
         return []
-    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return [state.inode, state.n_bytes, state.mtime_ns, state.ctime_ns]
 
 
 def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
@@ -275,7 +291,7 @@ def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[st
     path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(path, image.image_id)
     if record is None:
-        return _problem(image.image_id, f"its record {path} is damaged") if path.exists() else None
+        return _problem(image.image_id, f"its record {path} is damaged") if file_exists(path) else None
     part, outputs = layout.truth_part(image.tract, image.patch, image.stem), record["outputs"]
     return _Done(
         image.image_id,
@@ -297,9 +313,15 @@ def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[st
     )
 
 
-def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str) -> PatchDigest:
-    tract, patch = images.tract, images.patch
-    seen = [_look(image, layout, here=True) for image in images.images()]
+def _consolidate(
+    images: PatchImages, layout: Layout, skymap: SkyMap, base: str, damaged: Mapping[str, str] | None = None
+) -> PatchDigest:
+    """Bring a patch up to date with its records; `damaged` says what is wrong with some images, by image id."""
+    tract, patch, known = images.tract, images.patch, damaged or {}
+    seen = [
+        _problem(image.image_id, known[image.image_id]) if image.image_id in known else _look(image, layout, here=True)
+        for image in images.images()
+    ]
     problems = [one for one in seen if isinstance(one, tuple)]
     found = [one for one in seen if isinstance(one, _Done)]
     if found:
@@ -310,8 +332,8 @@ def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str)
     checksum = layout.checksum(table)
     note = note_of(table, checksum)
     if found and (note is None or note.fingerprint != _fingerprint(base, found)):
-        found, damaged = _write(table, checksum, found, skymap, base, tract, patch)
-        problems += damaged
+        found, unreadable = _write(table, checksum, found, skymap, base, tract, patch)
+        problems += unreadable
         note, written = note_of(table, checksum), True
     found = [done for done in found if done.here]
     if not found:

@@ -15,6 +15,7 @@ from astropy.table import QTable
 from skygraft.catalog.io import to_arrow
 from skygraft.errors import CampaignError
 from skygraft.records.files import atomic_path
+from skygraft.records.packs import read_file
 
 __all__ = ["DamagedTruthError", "read_truth_part", "write_truth_dataset", "write_truth_part"]
 
@@ -62,7 +63,7 @@ def read_truth_part(path: Path, sha256: str) -> pa.Table:
         If it cannot be read, or is another file.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise _damaged(f"cannot be read ({error.strerror or error})", path) from error
     if hashlib.sha256(content).hexdigest() != sha256:
