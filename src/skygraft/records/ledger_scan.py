@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from skygraft.processes import process_mapper
 from skygraft.records.events import ImageEvent, ImageReopened
 from skygraft.records.ledger import read_events
-from skygraft.records.packs import FileState, packed_files
+from skygraft.records.packs import packed_files
 
 __all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Claims", "Now", "claims", "source_key", "state_of"]
 
@@ -92,7 +92,7 @@ class Now:
     code: int = 0
     outputs_only: bool = False
 
-    def agrees(self, event: ImageEvent, packed: Callable[[str], Mapping[str, FileState]] = packed_files) -> bool:
+    def agrees(self, event: ImageEvent, packed: Callable[[str], Mapping[str, Sequence[int]]] = packed_files) -> bool:
         """Whether everything that an image was made from, and the image that came of it, is as the ledger says.
 
         `packed` gives the packed files of a folder; see `skygraft.records.packs.packed_files`.

@@ -17,12 +17,13 @@ import functools
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,8 +104,9 @@ class PackIndex:
     ----------
     image_ids : dict of str to str
         Image id by stem.
-    files : dict of str to FileState
-        States of the files that were packed, by name. If the pack was changed since it was written, its own time
+    files : dict of str to sequence of int
+        The fields of `FileState` of each file that was packed, by name: they are looked up one by one, and listed by
+        the thousand. If the pack was changed since it was written, its own time
         stands in for theirs: what is read from it then has to be compared with checksums, as with any changed file.
     groups : dict of str to int
         Row group by stem.
@@ -113,7 +115,7 @@ class PackIndex:
     """
 
     image_ids: Mapping[str, str]
-    files: Mapping[str, FileState]
+    files: Mapping[str, Sequence[int]]
     groups: Mapping[str, int]
     changed: bool
 
@@ -156,11 +158,11 @@ def _read_index(pack: str, state: FileState) -> PackIndex:
         if hashlib.sha256(orjson.dumps(table)).hexdigest() != content["sha256"]:
             return _NOTHING
         changed = bool(content["written_ns"] != state.mtime_ns)
-        files = {
-            stem + suffix: FileState(n_bytes, *state[1:]) if changed else FileState(n_bytes, *rest)
-            for suffix, column in _COLUMNS.items()
-            for stem, (n_bytes, *rest) in zip(table["stem"], table[column], strict=True)
-        }
+        files: dict[str, Sequence[int]] = {}
+        for suffix, column in _COLUMNS.items():
+            files.update(zip([stem + suffix for stem in table["stem"]], table[column], strict=True))
+        if changed:
+            files = {name: [n_bytes, *state[1:]] for name, (n_bytes, *_) in files.items()}
         image_ids = dict(zip(table["stem"], table["image_id"], strict=True))
         return PackIndex(image_ids, files, dict(zip(table["stem"], table["group"], strict=True)), changed=changed)
     except (pa.ArrowException, ValueError, KeyError, TypeError):
@@ -171,8 +173,8 @@ def _read_index(pack: str, state: FileState) -> PackIndex:
         raise
 
 
-def packed_files(folder: str | Path) -> dict[str, FileState]:
-    """The files that only the pack of a folder has, by name; those of reopened images do not count.
+def packed_files(folder: str | Path) -> Mapping[str, Sequence[int]]:
+    """The files that only the pack of a folder has: the fields of `FileState` by name. Reopened images do not count.
 
     Raises
     ------
@@ -194,13 +196,15 @@ def file_names(folder: str | Path) -> frozenset[str]:
     return names.union(_packed_files(folder, names))
 
 
-def _packed_files(folder: str | Path, names: frozenset[str]) -> dict[str, FileState]:
+def _packed_files(folder: str | Path, names: frozenset[str]) -> Mapping[str, Sequence[int]]:
     if PACK_NAME not in names:
         return {}
     index = read_index(f"{folder}/{PACK_NAME}")
+    if len(names) == 1:
+        return index.files
     reopened = {name.removesuffix(REOPENED_SUFFIX) for name in names if name.endswith(REOPENED_SUFFIX)}
-    void = {stem + suffix for stem in reopened for suffix in _COLUMNS}
-    return {name: state for name, state in index.files.items() if name not in void and name not in names}
+    void = names.union(stem + suffix for stem in reopened for suffix in _COLUMNS)
+    return {name: state for name, state in index.files.items() if name not in void}
 
 
 def single_names(folder: str | Path) -> frozenset[str]:
@@ -250,7 +254,7 @@ def stat_file(path: Path) -> FileState:
     except FileNotFoundError:
         if (found := _packed(path)) is None:
             raise
-        return found[2].files[path.name]
+        return FileState(*found[2].files[path.name])
 
 
 def read_file(path: Path) -> bytes:
@@ -332,7 +336,7 @@ class PackWriter:
 
     def __init__(self, pack: Path, checksum: Path) -> None:
         self._pack, self._checksum = pack, checksum
-        self._rows: list[tuple[str, str, str, bytes]] = []
+        self._rows: list[tuple[bytes, bytes, bytes, bytes]] = []
         self._n_bytes = 0
         self._group = 0
         self._images: dict[str, list[Any]] = {name: [] for name in ("stem", "image_id", "record", "truth", "group")}
@@ -383,7 +387,7 @@ class PackWriter:
             Content and state of its record and its truth table, by suffix.
         """
         (record, record_state), (truth, truth_state) = (files[suffix] for suffix in _COLUMNS)
-        self._rows.append((stem, image_id, record.decode(), truth))
+        self._rows.append((stem.encode(), image_id.encode(), record, truth))
         row = (stem, image_id, [*record_state], [*truth_state], self._group)
         for column, value in zip(self._images.values(), row, strict=True):
             column.append(value)
@@ -393,9 +397,9 @@ class PackWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = zip(*self._rows, strict=True)
-            table = pa.table(dict(zip(_SCHEMA.names, map(list, columns), strict=True)), schema=_SCHEMA)
-            self._writer.write_table(table, row_group_size=len(self._rows))
+            columns = [_binary(values) for values in zip(*self._rows, strict=True)]
+            arrays = [column.cast(kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), row_group_size=len(self._rows))
             self._group += 1
         self._rows, self._n_bytes = [], 0
 
@@ -403,6 +407,13 @@ class PackWriter:
         if kind is None:
             os.utime(temporary, ns=(self._written_ns, self._written_ns))
             note_checksum(temporary, self._checksum)
+
+
+def _binary(values: Sequence[bytes]) -> pa.Array:
+    """An array of texts; `pyarrow.array` would import pandas for it, which takes a second in every process."""
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int64).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(pa.binary(), len(values), buffers)
 
 
 def _sync(folder: Path) -> None:
