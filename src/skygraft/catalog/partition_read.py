@@ -35,13 +35,13 @@ __all__ = [
     "damaged_partitions",
     "list_partitions",
     "marker_checksum",
-    "moving_partitions",
     "part_path",
     "partition_bounds",
     "partition_values",
     "read_marker",
     "read_partition",
     "read_partitions",
+    "read_stored",
 ]
 
 MARKER = "_partition.json"
@@ -258,23 +258,13 @@ def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
     return dict(zip(bounds.keys, bounds.rows.tolist(), strict=True))
 
 
-def moving_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
-    """Sources with a proper motion or a rate, of every (tract, patch) that has any.
-
-    A source is stored where it is at its epoch. An image taken at another time may see it in another patch, so
-    whoever looks for movers has to look through these partitions too.
-    """
-    bounds = partition_bounds(out_dir)
-    return {key: n for key, n in zip(bounds.keys, bounds.moving.tolist(), strict=True) if n}
-
-
 def read_partitions(
     out_dir: str | os.PathLike[str],
     keys: Iterable[Key],
     *,
     columns: Sequence[str] | None = None,
 ) -> QTable:
-    """The sources of some patches, sorted by injection id.
+    """Read the sources of some patches, sorted by injection id.
 
     Parameters
     ----------
@@ -297,6 +287,16 @@ def read_partitions(
     CorruptFileError
         If a partition is missing or unreadable.
     """
+    return from_arrow(read_stored(out_dir, keys, columns=columns))
+
+
+def read_stored(
+    out_dir: str | os.PathLike[str],
+    keys: Iterable[Key],
+    *,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Read the sources of some patches as they are stored; parameters and errors as of `read_partitions`."""
     out = Path(out_dir)
     present = partition_bounds(out).index
     wanted = _wanted(keys, present)
@@ -307,13 +307,13 @@ def _wanted(keys: Iterable[Key], present: Mapping[Key, int]) -> list[Key]:
     return [key for key in sorted({(int(t), int(p)) for t, p in keys}) if key in present]
 
 
-def _joined(tables: Sequence[pa.Table], *, empty: bool) -> QTable:
+def _joined(tables: Sequence[pa.Table], *, empty: bool) -> pa.Table:
     table = pa.concat_tables(tables)
     if empty:
-        table = table.slice(0, 0)
-    elif len(tables) > 1:
-        table = table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
-    return from_arrow(table)
+        return table.slice(0, 0)
+    if len(tables) > 1:
+        return table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
+    return table
 
 
 def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) -> pa.Table:
@@ -362,7 +362,7 @@ def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
 
 
 class PartitionCache:
-    """The partitions that were read last, for a process that makes one image after the other of one patch.
+    """Keeps the partitions that were read last in memory, for a process that makes many images of one patch.
 
     Threads may share it. It notices when the catalogue is partitioned again.
 
@@ -371,7 +371,7 @@ class PartitionCache:
     path : path-like
         What `partition_catalog` wrote.
     max_bytes : int
-        Memory that it may hold.
+        Memory that it may take.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 128 << 20) -> None:
@@ -384,11 +384,11 @@ class PartitionCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes held now."""
+        """Bytes of the tables in memory."""
         return self._n_bytes
 
-    def read(self, keys: Iterable[Key]) -> QTable:
-        """The sources of some patches, sorted by injection id: what `read_partitions` gives, with its errors."""
+    def read(self, keys: Iterable[Key]) -> pa.Table:
+        """Read the sources of some patches: as `read_stored`, with its errors."""
         bounds, digest = _current(self._path)
         wanted = _wanted(keys, bounds.index)
         with self._lock:

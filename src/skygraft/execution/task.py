@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from astropy.table import QTable
 
-from skygraft.catalog import Flag, PartitionCache, read_partitions
+from skygraft.catalog import Flag, PartitionCache
+from skygraft.catalog.io import arrow_array, from_arrow
+from skygraft.catalog.partition_read import read_stored
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.dataset import LINEAGE, dataset_id
 from skygraft.errors import CampaignError, OutputError, SkygraftError
@@ -285,14 +288,15 @@ def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
 
 
 def sources_of(
-    image: PlannedImage, config: CampaignConfig, read: Callable[[Iterable[tuple[int, int]]], QTable] | None = None
+    image: PlannedImage, config: CampaignConfig, read: Callable[[Iterable[tuple[int, int]]], pa.Table] | None = None
 ) -> tuple[QTable, str]:
     """The catalogue rows of an image, in order of injection id, and their fingerprint; `read` reads partitions."""
-    table = read(image.reads) if read else read_partitions(Layout(config.output).catalog, image.reads)
+    table = read(image.reads) if read else read_stored(Layout(config.output).catalog, image.reads)
     band = image.band or config.catalog.band
     rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
-    chosen = table[rows]
-    return chosen, digest_rows(row_digests(chosen, band))
+    # Only these become a QTable: the partitions hold many times as many.
+    chosen = table.take(arrow_array(rows))
+    return from_arrow(chosen), digest_rows(row_digests(chosen, band))
 
 
 def _on_image(truth: QTable) -> QTable:

@@ -124,12 +124,8 @@ class Sources:
         """The sources of a canonical catalogue; of Arrow, as partitions are stored."""
         stored = isinstance(table, pa.Table)
         names = table.column_names if stored else table.colnames
-
-        def column(name: str) -> NDArray[Any]:
-            return partition_values(table, name) if stored else values(table, name)
-
-        still = cls.at(column("ra"), column("dec"))
-        visits = column("visit") if "visit" in names else still.visits
+        still = cls.at(_column(table, "ra"), _column(table, "dec"))
+        visits = _column(table, "visit") if "visit" in names else still.visits
         motion = still.motion
         moved = [name for name in (*MOTION, "epoch_mjd") if name in names]
         if set(moved) & set(MOTION):
@@ -190,8 +186,12 @@ class Sources:
         )
 
 
+def _column(table: QTable | pa.Table, name: str) -> NDArray[Any]:
+    return partition_values(table, name) if isinstance(table, pa.Table) else values(table, name)
+
+
 def select(
-    table: QTable,
+    table: QTable | pa.Table,
     polygon: ArrayLike,
     margin_arcsec: float,
     *,
@@ -205,8 +205,8 @@ def select(
 
     Parameters
     ----------
-    table : QTable
-        Canonical columns.
+    table : QTable or pyarrow.Table
+        Canonical columns; of Arrow, as partitions are stored.
     polygon : array_like, shape (M, 2)
         The image's outline, ICRS degrees.
     margin_arcsec : float
@@ -229,7 +229,7 @@ def select(
     sources = Sources.of(table)
     moving = sources.moving
     if moving.size:
-        check_motion(values(table, "injection_id")[moving], sources.motion[moving, 2], mjd)
+        check_motion(_column(table, "injection_id")[moving], sources.motion[moving, 2], mjd)
     _, rows = sources.select(Outlines.of([polygon], [mjd], [visit]), margin_arcsec)
     return rows.astype(np.intp, copy=False)
 

@@ -195,7 +195,7 @@ def with_units(kinds: Mapping[str, pa.DataType], units: Mapping[str, str]) -> pa
     """A schema whose fields carry their units as the rest of skygraft's Parquet files do."""
     return pa.schema(
         [
-            pa.field(name, kind, metadata={"unit": units[name]} if name in units else None)
+            pa.field(name, kind, metadata={"unit": units[name]} if units.get(name) else None)
             for name, kind in kinds.items()
         ]
     )

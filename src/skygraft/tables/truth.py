@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
+from skygraft.catalog.truth_columns import TRUTH_COLUMNS, TruthColumn
 from skygraft.records.files import Layout, digest, write_json
 from skygraft.records.image_record import read_record
 from skygraft.records.packs import file_exists, stat_file
@@ -33,7 +34,7 @@ from skygraft.tables.packing import pack_patch
 from skygraft.tables.rivals import PatchImages, PlacedImage
 from skygraft.tables.truth_parts import DamagedTruthError, read_truth_part
 
-__all__ = ["TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
+__all__ = ["TABLE_COLUMNS", "TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
 
 TABLE_VERSION = 2
 """Counts the changes of what the consolidated tables hold; part of their fingerprints."""
@@ -41,57 +42,32 @@ TABLE_VERSION = 2
 MEMORY_VERSION = 3
 """Counts the changes of what is remembered of a patch."""
 
+_OWNER = "the patch of the sky map that owns (`ra`, `dec`); -1 where none does"
+
 _SETTLED_NS = 2_000_000_000
 """A record that changed this shortly before it was looked at could have changed again without showing it."""
 
-_PART: dict[str, pa.DataType] = {
-    "injection_id": pa.int64(),
-    "image_id": pa.string(),
-    "ra": pa.float64(),
-    "dec": pa.float64(),
-    "x": pa.float64(),
-    "y": pa.float64(),
-    "source_type": pa.string(),
-    "band": pa.string(),
-    "mag": pa.float64(),
-    "inst_flux": pa.float64(),
-    "flux_deposited": pa.float64(),
-    "aperture_fraction": pa.float64(),
-    "kernel_scale": pa.float64(),
-    "psf_fwhm": pa.float64(),
-    "stamp_size": pa.int64(),
-    "flags": pa.int64(),
-}
-"""Columns of an image's own truth table."""
+_ADDED = (
+    TruthColumn("visit", "int", "of the image; empty for a coadd", repeated=True),
+    TruthColumn("detector", "text", "of the image; empty for a coadd", repeated=True),
+    TruthColumn("mjd", "float", "middle of the exposure, TAI; NaN where unknown", "d", repeated=True),
+    TruthColumn("source_tract", "int", _OWNER, repeated=True),
+    TruthColumn("source_patch", "int", _OWNER, repeated=True),
+    TruthColumn("is_patch_inner", "bool", "(`ra`, `dec`) is in the inner region of the home patch"),
+    TruthColumn("is_tract_inner", "bool", "the sky map gives (`ra`, `dec`) to the home patch's tract"),
+    TruthColumn("is_primary", "bool", "the one row that counts (below)"),
+)
 
-_PART_SCHEMA = pa.schema(list(_PART.items()))
-
-_ADDED: dict[str, pa.DataType] = {
-    "visit": pa.int64(),
-    "detector": pa.string(),
-    "mjd": pa.float64(),
-    "source_tract": pa.int64(),
-    "source_patch": pa.int64(),
-    "is_patch_inner": pa.bool_(),
-    "is_tract_inner": pa.bool_(),
-    "is_primary": pa.bool_(),
-}
-
-_UNITS = {
-    "ra": "deg",
-    "dec": "deg",
-    "x": "pix",
-    "y": "pix",
-    "mag": "mag",
-    "psf_fwhm": "arcsec",
-    "stamp_size": "pix",
-    "mjd": "d",
-}
-
-TRUTH_SCHEMA = with_units(_PART | _ADDED, _UNITS)
+TABLE_COLUMNS = (*TRUTH_COLUMNS, *_ADDED)
 """The columns of every truth table; deploy/outputs.md explains them."""
 
-_REPEATED = ("image_id", "source_type", "band", "visit", "detector", "mjd", "source_tract", "source_patch")
+_KINDS = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "bool": pa.bool_()}
+_PART_SCHEMA = pa.schema([(column.name, _KINDS[column.kind]) for column in TRUTH_COLUMNS])
+TRUTH_SCHEMA = with_units(
+    {column.name: _KINDS[column.kind] for column in TABLE_COLUMNS},
+    {column.name: column.unit for column in TABLE_COLUMNS},
+)
+_REPEATED = tuple(column.name for column in TABLE_COLUMNS if column.repeated)
 
 
 @dataclass(frozen=True)
@@ -412,10 +388,10 @@ def _read_part(done: _Done) -> pa.Table:
     except DamagedTruthError as error:
         raise _DamagedError(done, str(error)) from error
     try:
-        missing = set(_PART) - set(table.column_names)
+        missing = set(_PART_SCHEMA.names) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")
-        table = table.select(list(_PART))
+        table = table.select(_PART_SCHEMA.names)
         if not table.schema.equals(_PART_SCHEMA):
             table = table.cast(_PART_SCHEMA)
     except pa.ArrowException as error:
@@ -459,7 +435,7 @@ def _annotated(
         "is_tract_inner": arrow_array(tract_inner),
         "is_primary": arrow_array(primary),
     }
-    table = pa.Table.from_arrays([*rows.columns, *(added[name] for name in _ADDED)], schema=TRUTH_SCHEMA)
+    table = pa.Table.from_arrays([*rows.columns, *(added[column.name] for column in _ADDED)], schema=TRUTH_SCHEMA)
     here = np.array([done.here for done, _ in parts])
     return table if here.all() else table.filter(arrow_array(here[image]))
 
