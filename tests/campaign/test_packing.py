@@ -232,9 +232,10 @@ def test_a_full_disk_leaves_the_single_files(coadds: Outputs, monkeypatch: pytes
     assert {path.name for path in single_files(coadds)} == {packs.PACK_NAME}
 
 
-def test_flipped_bits_give_no_wrong_record(tmp_path: Path) -> None:
+def test_flipped_bits_give_no_wrong_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever they are: what is read is what was written, or is found damaged, and most of the rest stays."""
-    outputs, _ = survey(tmp_path, n_images=160)
+    monkeypatch.setattr(packs, "_IMAGES_A_GROUP", 3)
+    outputs, _ = survey(tmp_path)
     records = {i: json.loads(outputs.record_path(i).read_text()) for i in outputs.images}
     run(outputs)
     home = (0, 1)
@@ -258,7 +259,8 @@ def test_flipped_bits_give_no_wrong_record(tmp_path: Path) -> None:
             with contextlib.suppress(OSError):
                 n_read += record is not None and hashlib.sha256(read_file(part)).hexdigest() == wanted
         survivors.append(n_read)
-    assert sum(n >= len(mine) - 16 for n in survivors) > 0.8 * len(survivors)
+    assert len(mine) > 6
+    assert sum(n >= len(mine) - 3 for n in survivors) > 0.7 * len(survivors)
 
 
 def test_damage_found_while_packing_again_is_named_and_not_packed(tmp_path: Path) -> None:

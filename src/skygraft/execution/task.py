@@ -35,7 +35,7 @@ from skygraft.formats.base import FILES
 from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.planning.reading import read_image
-from skygraft.planning.selection import digest_rows, row_digests, select
+from skygraft.planning.selection import RowDigests, digest_rows, select
 from skygraft.provenance import software_versions
 from skygraft.records.files import Layout, plain, sha256_file
 from skygraft.records.image_record import (
@@ -296,7 +296,7 @@ def sources_of(
     rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
     # Only these become a QTable: the partitions hold many times as many.
     chosen = table.take(arrow_array(rows))
-    return from_arrow(chosen), digest_rows(row_digests(chosen, band))
+    return from_arrow(chosen), digest_rows(RowDigests(chosen).of(band))
 
 
 def _on_image(truth: QTable) -> QTable:

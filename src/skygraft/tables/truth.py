@@ -30,8 +30,8 @@ from skygraft.skymap import SkyMap, get_skymap
 from skygraft.skymap.healpix import HealpixSkyMap
 from skygraft.tables.arrow import ROWS, TableWriter, ascends, note_of, numbers, with_units
 from skygraft.tables.calibrations import CalibrationUse, calibration_use, fold
+from skygraft.tables.neighbours import PatchImages, PlacedImage
 from skygraft.tables.packing import pack_patch
-from skygraft.tables.rivals import PatchImages, PlacedImage
 from skygraft.tables.truth_parts import DamagedTruthError, read_truth_part
 
 __all__ = ["TABLE_COLUMNS", "TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
@@ -178,7 +178,7 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bo
             write_json(memory, found | {"checksum": digest(found)})
     if pack:
         left_out = {image_id for image_id, _ in made.problems}
-        stems = {image.stem: image.image_id for image in images.images() if image.image_id not in left_out}
+        stems = {image.stem: image.image_id for image in images.images if image.image_id not in left_out}
         damaged = pack_patch(layout, images.tract, images.patch, stems)
         if damaged:
             _forget(memory)
@@ -194,7 +194,7 @@ def _forget(memory: Path) -> None:
 def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
     """Fingerprint of which records there are and of when each was written; and the time of the last, in ns."""
     sha, newest = hashlib.sha256(), 0
-    for image in (*images.images(), *images.rivals):
+    for image in (*images.images, *images.neighbours):
         stamp = _stamp(layout.record(image.tract, image.patch, image.stem))
         sha.update(f"{stamp};".encode())
         newest = max(newest, *stamp[2:]) if stamp else newest
@@ -296,14 +296,14 @@ def _consolidate(
     tract, patch, known = images.tract, images.patch, damaged or {}
     seen = [
         _problem(image.image_id, known[image.image_id]) if image.image_id in known else _look(image, layout, here=True)
-        for image in images.images()
+        for image in images.images
     ]
     problems = [one for one in seen if isinstance(one, tuple)]
     found = [one for one in seen if isinstance(one, _Done)]
     if found:
-        # What is wrong with a rival is said where it is at home.
-        rivals = (_look(image, layout, here=False) for image in images.rivals)
-        found = sorted([*found, *(one for one in rivals if isinstance(one, _Done))], key=lambda done: done.image_id)
+        # Damage of a neighbour is reported by its own patch.
+        others = (_look(image, layout, here=False) for image in images.neighbours)
+        found = sorted([*found, *(one for one in others if isinstance(one, _Done))], key=lambda done: done.image_id)
     table, written = layout.truth_table(tract, patch), False
     checksum = layout.checksum(table)
     note = note_of(table, checksum)
@@ -318,7 +318,7 @@ def _consolidate(
     return PatchDigest(
         tract,
         patch,
-        n_images=len(images),
+        n_images=len(images.images),
         n_done=len(found),
         n_rows=note.n_rows if note else 0,
         n_drawn=sum(done.n_drawn for done in found),
@@ -483,7 +483,7 @@ def _geometry(skymap: SkyMap, tract: int, patch: int) -> Any:
 class _Primaries:
     """Sees to it that among images of one band and visit (or of one band, and none) a source has one primary row.
 
-    The images are those of the patch and their rivals, by image id; so every patch comes to the same.
+    The images are those of the patch and their neighbours, by image id; so every patch comes to the same.
     """
 
     def __init__(self) -> None:
