@@ -1,8 +1,8 @@
-"""Gather what the tasks left, image by image, into what people read: truth, sources, and how it all was made.
+"""Gather what the tasks wrote image by image into the tables that people read: truth and sources.
 
-The work is done patch by patch by functions that run on workers; this module cuts it up, hands it out and adds up
-what comes back, in an amount of memory that does not depend on the number of images. Patches of which nothing has
-changed since the last time are left alone, and what comes out does not depend on who did what, or when.
+The work is done patch by patch, by functions that run on workers. This module divides it, hands it out and sums up the
+results, in memory that hardly depends on the number of images. Patches in which nothing changed since the last time are
+left alone, and the tables do not depend on which worker did what, or when.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _USES_SHOWN = 20
 _PACKED_FROM = 1000
 """Images of a campaign whose records are packed; those of a smaller one stay files that can be opened one by one."""
 _IMAGES_AT_ONCE = 4000
-"""Images whose columns are Python objects at a time: the driver of a large campaign stays small."""
+"""Images of the plan that are Python objects at a time."""
 
 
 @dataclass(frozen=True)
 class Consolidation:
-    """What a campaign's outputs are, all together.
+    """Summary of all outputs of a campaign.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ class Consolidation:
     n_rows : int
         Rows of truth: one per source and image.
     n_drawn : int
-        Of these, those that were drawn.
+        Of these, rows of sources that were drawn.
     n_bytes : int
         Size of the images' outputs.
     n_sources, n_on_images : int
-        Rows of the catalogue, and sources that were drawn on some image.
+        Rows of the catalogue, and sources that were drawn on at least one image.
     n_looked, n_written : int
         Patches whose records were read, and tables that were written, this time.
     records, truth, sources : str
@@ -78,13 +78,13 @@ class Consolidation:
     calibrations : tuple of CalibrationUse
         Every calibration reference used, and by how many images.
     software : tuple of (dict, int)
-        Each set of software versions that made images, and how many.
+        Each set of software versions that images were made with, and how many.
     hosts : tuple of (str, int)
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
-        Each pixel version, and of how many images.
+        Each pixel version, and how many images have it.
     problems : tuple of (str, str)
-        Images whose record or truth is damaged, and how, in words; they count as not done.
+        Images whose record or truth is damaged, and a description of the damage; they count as not done.
     """
 
     n_images: int
@@ -119,7 +119,7 @@ class Consolidation:
 
     @property
     def calibration_text(self) -> str:
-        """What the images are calibrated to, in a sentence or two; that they differ comes first."""
+        """What the images are calibrated to, in a sentence or two, beginning with a warning if they differ."""
         return describe(self.calibrations)
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Consolidation:
         return asdict(self) | {"complete": self.complete, "mixed_calibrations": self.mixed_calibrations}
 
     def lines(self) -> list[str]:
-        """What to tell at the end of a run: warnings first, then the calibration, then the counts."""
+        """Lines to print at the end of a run: warnings first, then the calibration, then the counts."""
         lines = []
         if self.mixed_calibrations:
             lines.append("WARNING: the images do not all use the same calibration reference:")
@@ -156,10 +156,10 @@ class Consolidation:
 
 
 def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation:
-    """Bring all tables of a campaign up to date with its records.
+    """Bring all tables of a campaign up to date with its records, and pack the records of large campaigns.
 
     First the truth of every home patch, then the sources of every patch of the catalogue, then the sources as one
-    file. It may be cut off anywhere and called again.
+    file. It may be interrupted anywhere and called again.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
 
 
 def _is_packed(config: CampaignConfig, plan: Plan) -> bool:
-    """Whether records and truth tables are packed: not where a Butler repository notes their files."""
+    """True if records and truth tables are packed; they are not if a Butler repository refers to their files."""
     butler = config.survey.butler
     return len(plan) >= _PACKED_FROM and (butler is None or butler.output_run is None)
 

@@ -1,7 +1,7 @@
-"""The truth of one patch: what was injected into each image whose home it is, and which row of a source counts.
+"""The truth table of one patch: what was injected into the images that have it as home, and the primary rows.
 
-Plain functions of one patch, for workers. What is made depends on the patch's images and records alone; a patch that
-was made before, and of which no record has changed since, is left as it is.
+Plain functions of one patch, for workers. The table depends on the patch's images and records alone; it is left as it
+is if no record changed since it was written.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from skygraft.tables.truth_parts import DamagedTruthError, read_truth_part
 __all__ = ["TABLE_COLUMNS", "TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
 
 TABLE_VERSION = 2
-"""Counts the changes of what the consolidated tables hold; part of their fingerprints."""
+"""Counts changes of the content of the consolidated tables; part of their fingerprints."""
 
 MEMORY_VERSION = 3
-"""Counts the changes of what is remembered of a patch."""
+"""Counts changes of what is remembered of a patch."""
 
 _OWNER = "the patch of the sky map that owns (`ra`, `dec`); -1 where none does"
 
 _SETTLED_NS = 2_000_000_000
-"""A record that changed this shortly before it was looked at could have changed again without showing it."""
+"""A record that changed less than this before it was read could have changed again within one tick of the clock."""
 
 _ADDED = (
     TruthColumn("visit", "int", "of the image; empty for a coadd", repeated=True),
@@ -72,7 +72,7 @@ _REPEATED = tuple(column.name for column in TABLE_COLUMNS if column.repeated)
 
 @dataclass(frozen=True)
 class PatchDigest:
-    """What the records of one home patch say together.
+    """Summary of the records of one home patch.
 
     Parameters
     ----------
@@ -83,23 +83,23 @@ class PatchDigest:
     n_done, n_rows, n_drawn, n_bytes : int
         Images with a record, and of these: rows of truth, sources drawn, bytes of the outputs.
     records : str
-        Fingerprint of the records' keys and of their outputs' checksums.
+        Fingerprint of the records' content keys and their outputs' checksums.
     truth : str
         Fingerprint of the truth table; empty where there is none.
     bands : tuple of str
-        Of the truth's rows.
+        Bands of the truth's rows.
     calibrations : tuple of CalibrationUse
         Each calibration reference used.
     software : tuple of (str, int)
-        Each set of software versions, as JSON, and of how many images.
+        Each set of software versions, as JSON, and how many images were made with it.
     hosts : tuple of (str, int)
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
-        Each pixel version of skygraft, and of how many images.
+        Each pixel version of skygraft, and how many images have it.
     problems : tuple of (str, str)
-        Images whose record or truth is damaged, and how, in words; they count as not done.
+        Images whose record or truth is damaged, and a description of the damage; they count as not done.
     looked, written : bool
-        Whether the records were read now, and the table written, rather than left as they were.
+        Whether the records were read, and the table written, this time.
     """
 
     tract: int
@@ -126,7 +126,7 @@ class PatchDigest:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> PatchDigest:
-        """What `to_dict` gave, also after its way through JSON."""
+        """The digest that `to_dict` gave, also after a round trip through JSON."""
         pairs = {name: tuple((a, n) for a, n in content[name]) for name in ("software", "hosts", "pixel_versions")}
         uses = tuple(CalibrationUse.from_dict(use) for use in content["calibrations"])
         pairs["problems"] = tuple((image_id, problem) for image_id, problem in content["problems"])
@@ -134,9 +134,9 @@ class PatchDigest:
 
 
 def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bool = False) -> PatchDigest:
-    """Bring the truth table of one patch up to date; its rows are in the order of image and injection id.
+    """Bring the truth table of one patch up to date with its records; rows are in the order of image and injection id.
 
-    Images that are not done are left out, and so are damaged ones, which are named in the result.
+    Images that are not done are left out, and so are damaged ones, which are listed in the result.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bo
     memory = layout.patch_memory(images.tract, images.patch)
     table = layout.truth_table(images.tract, images.patch)
     base = digest([TABLE_VERSION, sky.to_dict(), images.tract, images.patch])
-    # Before the records are read: one that is written meanwhile is then seen to be another the next time.
+    # Before the records are read: one that is written meanwhile is then noticed the next time.
     stamps, newest = _stamps(layout, images)
     of = digest([MEMORY_VERSION, base, asdict(images), stamps])
     known = _recall(memory, of, newest, table, layout.checksum(table))
@@ -192,7 +192,7 @@ def _forget(memory: Path) -> None:
 
 
 def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
-    """Fingerprint of which records there are and of when each was written; and the time of the last, in ns."""
+    """Fingerprint of the records that there are and of their times; and the latest of the times, ns."""
     sha, newest = hashlib.sha256(), 0
     for image in (*images.images, *images.neighbours):
         stamp = _stamp(layout.record(image.tract, image.patch, image.stem))
@@ -202,7 +202,7 @@ def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
 
 
 def _stamp(path: Path) -> list[int]:
-    """What tells that a file was replaced: files appear by renaming, so another one has another number or time."""
+    """What tells one version of a file from another: files appear by renaming, so a new one has a new inode or time."""
     try:
         state = stat_file(path)
     except FileNotFoundError:
@@ -211,9 +211,9 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
-    """What was found the last time, if nothing has changed since; None if that is not certain."""
+    """The result of the last time, if nothing changed since; None if that is not certain."""
     try:
-        # The memory's own time is by the clock of the file system, as those of the records are.
+        # The memory's own time is by the file system's clock, as the records' times are.
         settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
         content = json.loads(memory.read_bytes())
         if content.pop("checksum") != digest(content):
@@ -224,12 +224,12 @@ def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> 
             return None
         return replace(PatchDigest.from_dict(content["digest"]), looked=False, written=False)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing remembered, or damaged: the records tell
+        return None  # nothing is remembered, or it is damaged: the records decide
 
 
 @dataclass(frozen=True)
 class _Done:
-    """An image with a record, and what of the record is wanted; `here` says whether the patch is its home."""
+    """What consolidation needs of the record of an image; `here` says whether the patch is its home."""
 
     image_id: str
     here: bool
@@ -250,12 +250,12 @@ class _Done:
 
     @property
     def identity(self) -> list[Any]:
-        """What its rows of the patch's table depend on."""
+        """Everything that its rows of the patch's table depend on."""
         return [self.image_id, self.instrument, self.visit, self.detector, self.mjd, self.sha256]
 
 
 class _DamagedError(Exception):
-    """A truth part that is not what its record says."""
+    """A truth part that does not fit the record of its image."""
 
     def __init__(self, done: _Done, reason: str) -> None:
         super().__init__(reason)
@@ -263,7 +263,7 @@ class _DamagedError(Exception):
 
 
 def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[str, str] | None:
-    """What the record of an image says; what is wrong with it, where it is damaged; None where there is none."""
+    """Read the record of an image; the problem if it is damaged, None if there is none."""
     path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(path, image.image_id)
     if record is None:
@@ -350,7 +350,7 @@ def _count[Value: (str, int)](values: Iterable[Value]) -> tuple[tuple[Value, int
 def _write(
     table: Path, checksum: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
 ) -> tuple[list[_Done], list[tuple[str, str]]]:
-    """Write the table of the images found; gives those that are in it, and what was wrong with the others."""
+    """Write the table of the images found; returns those that are in it, and the problems of the others."""
     problems: list[tuple[str, str]] = []
     while any(done.here for done in found):
         try:
@@ -369,7 +369,7 @@ def _write(
 
 
 def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int) -> Iterator[pa.Table]:
-    """The images' rows, in pieces: many images at a time are much quicker than one after the other."""
+    """Yield the images' rows in pieces: many images at a time are much quicker than one after the other."""
     primaries, waiting, n_waiting = _Primaries(), [], 0
     for done in found:
         part = _read_part(done)
@@ -402,7 +402,7 @@ def _read_part(done: _Done) -> pa.Table:
 def _annotated(
     parts: Sequence[tuple[_Done, pa.Table]], skymap: SkyMap, tract: int, patch: int, primaries: _Primaries
 ) -> pa.Table:
-    """Images' truth, with what the images are, and where on the sky map their sources lie."""
+    """Add to the truth of images what the images are, and where on the sky map their sources lie."""
     rows = pa.concat_tables([part.replace_schema_metadata() for _, part in parts])
     counts = [part.num_rows for _, part in parts]
     image = np.repeat(np.arange(len(parts)), counts)
@@ -418,7 +418,7 @@ def _annotated(
     for done, part in parts:
         mine = slice(stop, stop := stop + part.num_rows)
         if part.num_rows:
-            # Two instruments may number their visits alike; a coadd is nobody's.
+            # Two instruments may number their visits alike; a coadd has neither.
             whose = (done.visit, done.instrument) if done.visit is not None else None
             primary[mine] = primaries.take((part["band"][0].as_py(), whose), ids[mine], wanted[mine])
     visits = np.array([done.visit or 0 for done, _ in parts], dtype=np.int64)
@@ -443,7 +443,7 @@ def _annotated(
 def _locate(
     skymap: SkyMap, ra: NDArray[np.float64], dec: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tract and patch of positions; -1 also where a position is not a number."""
+    """Tract and patch of positions; -1 also if a position is not finite."""
     known = np.isfinite(ra) & np.isfinite(dec)
     tract, patch = np.full((2, ra.size), -1, dtype=np.int64)
     if known.any():
@@ -460,11 +460,11 @@ def _in_patch(
     source_tract: NDArray[np.int64],
     source_patch: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Which positions lie in the inner region of a patch, whichever tract they belong to."""
+    """True for positions in the inner region of a patch, whichever tract they belong to."""
     if tract < 0:
         return np.zeros(ra.size, dtype=np.bool_)
     inner: NDArray[np.bool_] = (source_tract == tract) & (source_patch == patch)
-    # Pixels of HEALPix do not overlap (their boxes do): a source of another tract is in none of this one's patches.
+    # Pixels of HEALPix do not overlap (their boxes do): a source of another tract is in no patch of this one.
     others = np.flatnonzero(source_tract != tract)
     if others.size and not isinstance(skymap, HealpixSkyMap):
         geometry, box = _geometry(skymap, tract, patch)
@@ -481,16 +481,16 @@ def _geometry(skymap: SkyMap, tract: int, patch: int) -> Any:
 
 
 class _Primaries:
-    """Sees to it that among images of one band and visit (or of one band, and none) a source has one primary row.
+    """Chooses one primary row for each source, among the images of one band and visit, or the coadds of one band.
 
-    The images are those of the patch and their neighbours, by image id; so every patch comes to the same.
+    The images are those of the patch and their neighbours, in the order of image ids, so that all patches agree.
     """
 
     def __init__(self) -> None:
         self._taken: dict[Any, NDArray[np.int64]] = {}
 
     def take(self, group: Any, ids: NDArray[np.int64], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which of the rows wanted are the first of their source."""
+        """True for those of the wanted rows that are the first of their source."""
         taken = self._taken.get(group)
         first = wanted if taken is None else wanted & ~np.isin(ids, taken)
         new = ids[first]
