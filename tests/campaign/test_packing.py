@@ -91,6 +91,8 @@ def test_every_byte_and_time_is_kept(coadds: Outputs) -> None:
     assert {path: (read_file(path), stat_file(path)) for path in before} == before
     for image_id in coadds.images:
         assert read_record(coadds.record_path(image_id), image_id) is not None
+    states = packs.stat_packed([*map(str, before), str(coadds.root / "records/nothing")])
+    assert states == [*((state.n_bytes, state.mtime_ns) for _, state in before.values()), (-1, -1)]
     folder = coadds.record_path("g-0-1").parent
     names = {path.name for path in before if path.parent == folder}
     assert packed_files(folder).keys() == names

@@ -49,6 +49,7 @@ __all__ = [
     "sha256_of",
     "single_names",
     "stat_file",
+    "stat_packed",
 ]
 
 PACK_NAME = "part-0.parquet"
@@ -255,6 +256,28 @@ def stat_file(path: Path) -> FileState:
         if (found := _packed(path)) is None:
             raise
         return FileState(*found[2].files[path.name])
+
+
+def stat_packed(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Sizes in bytes and times of last change in ns of many packed files; -1 for those that are not packed.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        The names that they had as single files, which are not there. Each folder is listed once.
+
+    Raises
+    ------
+    CampaignError
+        As `read_index`.
+    """
+    folders = functools.lru_cache(maxsize=256)(packed_files)
+    found = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        state = folders(folder).get(name, (-1, -1))
+        found.append((state[0], state[1]))
+    return found
 
 
 def read_file(path: Path) -> bytes:
