@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_single_files(coadds: Outputs, monkeypatch: pytes
 
 def test_flipped_bits_give_no_wrong_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever they are: what is read is what was written, or is found damaged, and most of the rest stays."""
-    monkeypatch.setattr(packs, "_IMAGES_A_GROUP", 3)
+    monkeypatch.setattr(packs, "_IMAGES_A_GROUP", 2)
     outputs, _ = survey(tmp_path)
     records = {i: json.loads(outputs.record_path(i).read_text()) for i in outputs.images}
     run(outputs)
@@ -261,8 +261,8 @@ def test_flipped_bits_give_no_wrong_record(tmp_path: Path, monkeypatch: pytest.M
             with contextlib.suppress(OSError):
                 n_read += record is not None and hashlib.sha256(read_file(part)).hexdigest() == wanted
         survivors.append(n_read)
-    assert len(mine) > 6
-    assert sum(n >= len(mine) - 3 for n in survivors) > 0.7 * len(survivors)
+    assert len(mine) >= 5
+    assert sum(n >= len(mine) - 2 for n in survivors) > 0.7 * len(survivors)
 
 
 def test_damage_found_while_packing_again_is_named_and_not_packed(tmp_path: Path) -> None:
