@@ -169,9 +169,14 @@ def _read_index(pack: str, state: FileState) -> PackIndex:
     except (pa.ArrowException, ValueError, KeyError, TypeError):
         return _NOTHING  # as with a damaged record: its images count as not done
     except OSError as error:
-        if error.errno in (None, errno.EISDIR):  # Parquet's own errors are OSErrors without a number
+        if _is_damage(error):
             return _NOTHING
         raise
+
+
+def _is_damage(error: OSError) -> bool:
+    """True for what Parquet says of damaged files, unlike what a file system says of files that it cannot read."""
+    return error.errno in (None, errno.EISDIR)
 
 
 def packed_files(folder: str | Path) -> Mapping[str, Sequence[int]]:
@@ -299,9 +304,14 @@ def read_file(path: Path) -> bytes:
             if (found := _packed(path)) is None:
                 raise
         stem, column, index = found
-        content = _read_group(str(pack_of(path)), pack_of(path).stat().st_ino, index.groups[stem], column).get(stem)
-        if content is not None:
-            return content
+        pack = pack_of(path)
+        try:
+            return _read_group(str(pack), pack.stat().st_ino, index.groups[stem], column)[stem]
+        except (pa.ArrowException, ValueError, LookupError):
+            continue
+        except OSError as error:
+            if not _is_damage(error) and not isinstance(error, FileNotFoundError):
+                raise
     raise DamagedPackError(errno.EIO, "its part of the pack is damaged", str(pack_of(path)))
 
 
@@ -315,15 +325,12 @@ def sha256_of(path: Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _read_group(pack: str, inode: int, group: int, column: str) -> dict[str, bytes]:
-    """One column of a row group, by stem; empty where it is damaged. Few are kept: images are read in order."""
+    """One column of a row group, by stem; raises what Arrow raises. Few are kept: images are read in order."""
     del inode  # tells one version of the pack from another
-    try:
-        with pq.ParquetFile(pack, page_checksum_verification=True) as file:
-            table = file.read_row_group(group, columns=["stem", column], use_threads=False)
-        values = table.column(column).cast(pa.binary()).to_pylist()
-        return dict(zip(table.column("stem").to_pylist(), values, strict=True))
-    except (OSError, pa.ArrowException, ValueError, KeyError, IndexError):
-        return {}
+    with pq.ParquetFile(pack, page_checksum_verification=True) as file:
+        table = file.read_row_group(group, columns=["stem", column], use_threads=False)
+    values = table.column(column).cast(pa.binary()).to_pylist()
+    return dict(zip(table.column("stem").to_pylist(), values, strict=True))
 
 
 def remove_record(path: Path) -> None:
