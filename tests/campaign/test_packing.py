@@ -346,3 +346,20 @@ def test_settings_that_changed_are_noticed_in_packs(make_campaign: MakeCampaign,
         again.run(n_workers=0)
     assert again.run(n_workers=0, redo=True).n_done == 4
     assert {path.name for path in again.layout.records.rglob("*.*")} == {packs.PACK_NAME}
+
+
+def test_another_pack_under_the_inode_of_an_old_one_is_read(coadds: Outputs) -> None:
+    """File systems give the number of a file that was removed to the next one."""
+    run(coadds)
+    path, pack = coadds.record_path("g-0-1"), pack_of(coadds, "g-0-1")
+    older, content = read_file(path), pack.read_bytes()
+    coadds.finish("g-0-1", rows_of([0, 1, 2]), host="elsewhere")
+    newer = path.read_bytes()
+    run(coadds)
+    assert read_file(path) == newer
+    inode = pack.stat().st_ino
+    with pack.open("rb+") as file:
+        file.write(content)
+        file.truncate()
+    assert pack.stat().st_ino == inode
+    assert read_file(path) == older

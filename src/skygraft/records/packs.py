@@ -306,7 +306,7 @@ def read_file(path: Path) -> bytes:
         stem, column, index = found
         pack = pack_of(path)
         try:
-            return _read_group(str(pack), pack.stat().st_ino, index.groups[stem], column)[stem]
+            return _read_group(str(pack), FileState.of(pack.stat()), index.groups[stem], column)[stem]
         except (pa.ArrowException, ValueError, LookupError):
             continue
         except OSError as error:
@@ -324,9 +324,9 @@ def sha256_of(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _read_group(pack: str, inode: int, group: int, column: str) -> dict[str, bytes]:
+def _read_group(pack: str, state: FileState, group: int, column: str) -> dict[str, bytes]:
     """One column of a row group, by stem; raises what Arrow raises. Few are kept: images are read in order."""
-    del inode  # tells one version of the pack from another
+    del state  # tells one version of the pack from another; its inode alone may come again
     with pq.ParquetFile(pack, page_checksum_verification=True) as file:
         table = file.read_row_group(group, columns=["stem", column], use_threads=False)
     values = table.column(column).cast(pa.binary()).to_pylist()
