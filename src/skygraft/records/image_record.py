@@ -9,6 +9,7 @@ from typing import Any
 
 from skygraft.dataset import dataset_id
 from skygraft.errors import CampaignError
+from skygraft.json_text import parse_json
 from skygraft.records.files import Layout, digest, write_json
 from skygraft.records.image_summary import ImageStatus, ImageSummary
 from skygraft.records.packs import DamagedPackError, read_file, sha256_of, stat_file
@@ -119,7 +120,7 @@ def read_record(path: Path, image_id: str) -> dict[str, Any] | None:
 def parse_record(content: bytes, image_id: str, path: Path) -> dict[str, Any] | None:
     """The record of an image from its bytes, of a file of that path; None and errors as of `read_record`."""
     try:
-        record = json.loads(content.decode())
+        record = parse_json(content.decode())
     except ValueError:
         return None  # a disk's doing, since records appear whole
     if not isinstance(record, dict):
