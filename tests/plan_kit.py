@@ -1,4 +1,4 @@
-"""Plans written by hand, instead of by the planner."""
+"""Plans written by hand, instead of by the planner; and the planner's selection, of single positions and rows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from astropy.table import QTable
+from numpy.typing import ArrayLike, NDArray
 
+from skygraft.catalog.io import to_arrow
+from skygraft.planning.selection import Outlines, RowDigests, SourcePositions
 from skygraft.records.plan_file import _SCHEMA, ROW_GROUP, PlannedImage, PlanWriter
 
 
@@ -24,3 +29,16 @@ def write_plan(path: Path, images: Iterable[PlannedImage], metadata: Mapping[str
 def add_images(writer: PlanWriter, images: Iterable[PlannedImage]) -> None:
     """Add images to the end of a plan."""
     writer.write_table(pa.Table.from_pylist([asdict(image) for image in images], schema=_SCHEMA))
+
+
+def near_polygon(ra: ArrayLike, dec: ArrayLike, polygon: ArrayLike, margin_arcsec: float = 0.0) -> NDArray[np.bool_]:
+    """The positions that an image of that outline gets, all in degrees, as a mask."""
+    sources = SourcePositions.at(np.asarray(ra, dtype=float), np.asarray(dec, dtype=float))
+    result = np.zeros(len(sources), dtype=np.bool_)
+    result[sources.select(Outlines.of([polygon]), margin_arcsec)[1]] = True
+    return result
+
+
+def row_digests(table: QTable | pa.Table, band: str | None) -> NDArray[np.uint64]:
+    """The fingerprint of each row of a canonical catalogue."""
+    return RowDigests(table if isinstance(table, pa.Table) else to_arrow(table)).of(band)

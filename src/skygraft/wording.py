@@ -1,8 +1,7 @@
-"""Numbers in words for people: the same on the page, in the terminal and in summaries."""
+"""Numbers and states in words: the same on the page, in the terminal and in summaries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 __all__ = ["count", "data_size", "duration", "number", "phase_words", "rate", "share", "verdict"]
@@ -13,12 +12,12 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def count(number: float) -> str:
-    """A count, with its thousands apart: ``1 234 567``."""
+    """Return a count with its thousands separated: ``1 234 567``."""
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
 def duration(seconds: float) -> str:
-    """A length of time in at most two units: ``42 s``, ``5 min``, ``3 h 07 min``, ``2 d 04 h``."""
+    """Return a length of time in at most two units: ``42 s``, ``5 min``, ``3 h 07 min``, ``2 d 04 h``."""
     seconds = max(0.0, seconds)
     if seconds < 2 * _MINUTE:
         return f"{seconds:.0f} s"
@@ -32,7 +31,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(per_second: float, unit: str = "") -> str:
-    """Something per second, per minute or per hour, whichever is a number to remember; without a unit, ``2.5 /s``."""
+    """Return a rate per second, or per minute or hour if it is a small one: ``2.5 images/s``, ``2.5 /h``."""
     name, factor = "s", 1
     if 0 < per_second < 1:
         name, factor = ("min", _MINUTE) if per_second * _MINUTE >= 1 else ("h", _HOUR)
@@ -42,7 +41,7 @@ def rate(per_second: float, unit: str = "") -> str:
 
 
 def data_size(n_bytes: float) -> str:
-    """Bytes in powers of a thousand: ``12.3 GB``."""
+    """Return a number of bytes in powers of a thousand: ``12.3 GB``."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
@@ -51,7 +50,7 @@ def data_size(n_bytes: float) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A part in per cent; neither 0 nor 100 % unless it is exactly that."""
+    """Return a share in per cent; 0 and 100 % are only written where they are exact."""
     if whole <= 0:
         return "0 %"
     percent = 100 * part / whole
@@ -63,29 +62,38 @@ def share(part: float, whole: float) -> str:
 
 
 def number(n: int, what: str) -> str:
-    """A number of things: ``1 run``, ``2 runs``."""
+    """Return a number with its noun: ``1 run``, ``2 runs``."""
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def phase_words(phase: str) -> str:
-    """What a run that is at work does, by its phase."""
-    return {"starting": "running: starting", "tables": "running: making the tables"}.get(phase, "running")
+    """Return what a run that is running does in its present phase."""
+    words = {"starting": "starting", "results": "collecting results", "tables": "making the tables"}
+    return f"running: {words[phase]}" if phase in words else "running"
 
 
-def verdict(state: str, phase: str, images: Mapping[str, int]) -> tuple[str, Severity]:
-    """How a campaign is, in a word or two, and how good that is: a run may have finished, and images failed.
+def verdict(state: str, phase: str, *, n_failed: int, n_unusable: int) -> tuple[str, Severity]:
+    """Return the state of a campaign in a few words, and how good it is: a run may finish with images that failed.
 
     Parameters
     ----------
     state, phase : str
-        As in `skygraft.monitoring.follower.Follower.snapshot`.
-    images : mapping
-        ``failed`` and ``unusable``, as in `skygraft.monitoring.progress.Progress.snapshot`.
+        As in `skygraft.monitoring.snapshot.LedgerSnapshot`, or ``lost`` where the driver has left the cluster.
+    n_failed, n_unusable : int
+        Images that failed, and images of the survey that could not be planned.
+
+    Returns
+    -------
+    words : str
+        Such as ``running: making the tables``.
+    severity : {"good", "active", "warning", "bad"}
+        ``active`` for a run that is running or waits to be started.
     """
     if state == "running":
         return phase_words(phase), "active"
     if state == "finished":
-        bad = [number(images["failed"], "image") + " failed"] if images["failed"] else []
-        bad += [f"{images['unusable']:,} cannot be used"] if images["unusable"] else []
+        bad = [number(n_failed, "image") + " failed"] if n_failed else []
+        bad += [f"{n_unusable:,} cannot be used"] if n_unusable else []
         return (f"finished, but {', '.join(bad)}", "warning") if bad else ("finished", "good")
-    return state, "warning" if state == "stopped" else "bad" if state in ("dead", "crashed", "lost") else "active"
+    words = {"crashed": "stopped by an error", "lost": "driver lost"}.get(state, state)
+    return words, "warning" if state == "stopped" else "bad" if state in ("dead", "crashed", "lost") else "active"

@@ -34,6 +34,7 @@ from skygraft.clusters.cluster import open_cluster
 from skygraft.config.campaign import ClusterConfig
 from skygraft.execution.task import run_task
 from skygraft.records.file_identity import stamp_of
+from skygraft.records.packs import file_names, read_file
 from skygraft.records.plan_file import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,9 +116,10 @@ def once(survey: Path, output: Path, n_workers: int) -> dict[str, float]:
     if not summary.ok:
         raise SystemExit(str(summary))
     stages: Counter[str] = Counter()
-    for path in campaign.layout.records.rglob("*.json"):
-        for name, times in json.loads(path.read_text())["timings"].items():
-            stages[name] += times["wall"]
+    for folder in campaign.layout.records.glob("tract=*/patch=*"):
+        for record in (folder / name for name in file_names(folder) if name.endswith(".json")):
+            for name, times in json.loads(read_file(record))["timings"].items():
+                stages[name] += times["wall"]
     making = [task for task in tasks if task["kind"] == "inject"]
     busy = sum(task["stop"] - task["start"] for task in making)
     span = max(task["stop"] for task in making) - min(task["start"] for task in making)

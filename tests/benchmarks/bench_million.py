@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -286,11 +287,12 @@ def main() -> None:
         show("plan", _plan(path))
         show("run", _run(path, arguments.port, arguments.workers, tables=not arguments.no_tables))
     from skygraft.campaign import Campaign
+    from skygraft.records.packs import file_names, remove_record
 
-    layout = Campaign.from_yaml(path).layout
-    for i, record in enumerate(layout.records.rglob("*.json")):
-        if i % 100 == 0:
-            record.unlink()
+    folders = Campaign.from_yaml(path).layout.records.glob("tract=*/patch=*")
+    records = (folder / name for folder in folders for name in file_names(folder) if name.endswith(".json"))
+    for record in itertools.islice(records, 0, None, 100):
+        remove_record(record)
     show("resume", _run(path, arguments.port + 1, arguments.workers, tables=not arguments.no_tables))
 
 

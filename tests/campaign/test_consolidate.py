@@ -27,10 +27,10 @@ from consolidation_kit import (
     truth,
 )
 from finished_images import Outputs, planned
+from plan_kit import near_polygon
 from skygraft.catalog import Flag, normalize_catalog
 from skygraft.catalog.io import read_table
-from skygraft.planning.selection import near_polygon
-from skygraft.tables.rivals import find_rivals
+from skygraft.tables.neighbours import find_neighbours
 
 
 @pytest.fixture
@@ -315,19 +315,19 @@ def test_which_images_overlap(tmp_path: Path) -> None:
     """Against points: images overlap if a point lies on both; of those that do not, few are taken for such."""
     outputs, _ = survey(tmp_path)
     images = list(outputs.plan.images())
-    found = find_rivals(outputs.plan)
+    found = find_neighbours(outputs.plan)
     rng = np.random.default_rng(1)
     ra, dec = rng.uniform(9.8, 10.4, 4000), rng.uniform(-0.12, 0.12, 4000)
     holds = [near_polygon(ra, dec, image.polygon) for image in images]
     n_pairs = n_more = 0
     for i, image in enumerate(images):
-        rivals = {rival.image_id for rival in found.of(i, i + 1)}
+        neighbours = {one.image_id for one in found.of(i, i + 1)}
         for j, other in enumerate(images):
             mine = image.visit is not None and (image.visit, image.instrument) == (other.visit, other.instrument)
             apart = (image.tract, image.patch) != (other.tract, other.patch)
             overlap = mine and apart and (holds[i] & holds[j]).any()
             n_pairs += overlap
-            n_more += (other.image_id in rivals) and not overlap
-            assert not overlap or other.image_id in rivals
+            n_more += (other.image_id in neighbours) and not overlap
+            assert not overlap or other.image_id in neighbours
     assert n_pairs > 10
     assert n_more <= 0.1 * n_pairs

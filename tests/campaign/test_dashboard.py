@@ -16,14 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster, Security
 
 from skygraft.clusters.dashboard import find_dashboard
 from skygraft.monitoring.dashboard import DashboardReporter
-from skygraft.monitoring.feed import Board, Boards, Feed
-from skygraft.monitoring.html import header
-from skygraft.monitoring.progress import Overview, PatchCount
+from skygraft.monitoring.overview import Overview, PatchTable
+from skygraft.monitoring.page_text import header
+from skygraft.monitoring.progress import Progress
+from skygraft.monitoring.published import MESSAGE_VERSION, PublishedRun, PublishedRuns, pack_patches, pack_progress
 from skygraft.records.image_summary import ImageSummary
 
 pytestmark = pytest.mark.dask
@@ -35,14 +37,18 @@ EVIL = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
 
 def make_overview(name: str = "survey", **changes: Any) -> Overview:
     """Patches on a square grid across right ascension zero, 0.2 deg apart."""
-    patches = tuple(
-        PatchCount(3, i, (359.2 + 0.2 * (i % SIDE)) % 360, 0.2 * (i // SIDE), n_images=PER_PATCH, cost_seconds=5.0)
-        for i in range(SIDE * SIDE)
+    index = np.arange(SIDE * SIDE)
+    patches = PatchTable.of(
+        tract=np.full(index.size, 3),
+        patch=index,
+        ra=(359.2 + 0.2 * (index % SIDE)) % 360,
+        dec=0.2 * (index // SIDE),
+        n_images=np.full(index.size, PER_PATCH),
     )
     content: dict[str, Any] = {
         "name": name,
         "output": "/somewhere/out",
-        "n_images": PER_PATCH * SIDE * SIDE,
+        "image_cost": np.ones(index.size),
         "n_unusable": 2,
         "n_sources_planned": 5000,
         "cost_seconds_left": 5.0 * SIDE * SIDE,
@@ -101,11 +107,11 @@ def eventually(check: Callable[[], bool], seconds: float = 300.0) -> None:
         with contextlib.suppress(urllib.error.HTTPError):  # the page is not there yet
             if check():
                 return
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
 
 
-def test_json_says_what_the_driver_counted(cluster: Client) -> None:
+def test_json_has_what_the_driver_counted(cluster: Client) -> None:
     said: list[str] = []
     with DashboardReporter(cluster, say=said.append, interval=0.05) as reporter:
         reporter.start(make_overview())
@@ -169,28 +175,49 @@ def test_metrics_for_prometheus(cluster: Client) -> None:
     assert metrics(cluster)[f"skygraft_campaign_running{{{label}}}"] == 0
 
 
+def published(client: Client) -> PublishedRun:
+    """The newest run, in the scheduler's own memory."""
+    run = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.plugins["skygraft-campaign"].runs.get())
+    assert isinstance(run, PublishedRun)
+    return run
+
+
 def test_many_images_cost_few_messages(cluster: Client) -> None:
     with DashboardReporter(cluster, interval=0.5) as reporter:
-        reporter.start(make_overview("many", n_images=100_000))
+        reporter.start(make_overview("many"))
         eventually(lambda: get_json(cluster)["campaign"] == "many")
-        before, began, cpu = len(cluster.get_events("skygraft-campaign")), time.monotonic(), time.thread_time()
+        before, began, cpu = published(cluster).version, time.monotonic(), time.thread_time()
         for k in range(5000):
             reporter.images([summary(k % 320)])
         took, cpu = time.monotonic() - began, time.thread_time() - cpu
-        sent = len(cluster.get_events("skygraft-campaign")) - before
-        assert sent <= took / 0.5 + 2
-        eventually(lambda: len(cluster.get_events("skygraft-campaign")) > before)
+        assert published(cluster).version - before <= took / 0.5 + 2
+        eventually(lambda: published(cluster).version > before)
         assert cpu < 5000 * 0.5e-3  # half of what the whole driver may take
-    events = cluster.get_events("skygraft-campaign")
-    assert max(len(event["data"]) for _, event in events) < 20_000
+    assert len(published(cluster)._data) < 20_000
+    # The scheduler keeps the last message, not all of them.
+    assert not cluster.get_events("skygraft-campaign")
 
 
-def test_a_driver_that_leaves_without_a_word_is_missed(cluster: Client) -> None:
+def test_a_run_that_the_scheduler_has_forgotten_is_published_again(cluster: Client) -> None:
+    def forget(dask_scheduler: Any) -> None:
+        dask_scheduler.plugins["skygraft-campaign"].runs._runs.clear()
+
+    with DashboardReporter(cluster, interval=0.05) as reporter:
+        reporter.start(make_overview("forgotten"))
+        eventually(lambda: get_json(cluster)["campaign"] == "forgotten")
+        cluster.run_on_scheduler(forget)
+        reporter.images(summary(k) for k in range(7))
+    shot = get_json(cluster)
+    assert (shot["campaign"], shot["images"]["done"], shot["patches"]["n_done"][:3]) == ("forgotten", 7, [5, 2, 0])
+    assert shot["patches"]["ra"][1] == pytest.approx(359.4)
+
+
+def test_a_driver_that_disconnects_during_a_run_is_shown_as_lost(cluster: Client) -> None:
     with Client(cluster.scheduler.address, set_as_default=False) as other:
         reporter = DashboardReporter(other, interval=0.05)
         reporter.start(make_overview("lost"))
         eventually(lambda: get_json(cluster)["campaign"] == "lost")
-        reporter._over.set()  # its thread ends as the process would, without a last word
+        reporter._over.set()  # its thread ends as the process would, without saying how the run ended
         reporter._thread.join()
     eventually(lambda: get_json(cluster)["state"] == "lost")
 
@@ -244,7 +271,7 @@ def is_answered(url: str) -> bool:
         ("127.0.0.2", ":0", "far"),
     ],
 )
-def test_the_addresses_that_are_told_are_listened_on(scheduler: str, dashboard: str, prefix: str) -> None:
+def test_the_reported_addresses_answer(scheduler: str, dashboard: str, prefix: str) -> None:
     said: list[str] = []
     with (
         LocalCluster(
@@ -260,14 +287,14 @@ def test_the_addresses_that_are_told_are_listened_on(scheduler: str, dashboard: 
         found = find_dashboard(client)
         assert is_answered(found.url)
         assert found.words("local") == found.url
-        # Whom it is to be asked of from another machine is told only where it has to be.
+        # The machine is named only where the address is of its loopback.
         assert (socket.gethostname() in found.words("slurm")) == (dashboard != ":0")
         with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
             reporter.start(make_overview())
             eventually(lambda: bool(said))
-        (told,) = said
-        assert told.startswith("Campaign page: http://")
-        assert is_answered(told.removeprefix("Campaign page: "))
+        (message,) = said
+        assert message.startswith("Campaign page: http://")
+        assert is_answered(message.removeprefix("Campaign page: "))
 
 
 def test_the_workers_are_counted(cluster: Client) -> None:
@@ -289,35 +316,34 @@ def test_the_workers_are_counted(cluster: Client) -> None:
         eventually(lambda: get_json(client)["workers"] == {"running": 0})
 
 
-def board_of(state: str, summaries: list[ImageSummary], **overview: Any) -> Board:
-    """A run as the scheduler hears of it, from the driver's own messages."""
-    feed = Feed(make_overview(**overview))
-    feed.progress.add(summaries)
+def published_run(state: str, summaries: list[ImageSummary], **overview: Any) -> PublishedRun:
+    """A run as the scheduler knows it, from the driver's own messages."""
+    progress = Progress(make_overview(**overview))
+    progress.add(summaries)
     if state != "running":
-        feed.progress.end(None if state == "finished" else state)  # type: ignore[arg-type]
-    boards = Boards()
-    for message in feed.start():
-        boards.hear(message)
-    board = boards.get()
-    assert board is not None
-    return board
+        progress.end(None if state == "finished" else state)  # type: ignore[arg-type]
+    runs = PublishedRuns()
+    assert runs.publish(MESSAGE_VERSION, "run", "driver", pack_progress(progress), pack_patches(progress))
+    run = runs.get()
+    assert run is not None
+    return run
 
 
 def test_a_run_with_failures_does_not_look_like_a_success() -> None:
     every = [summary(k) for k in range(320)]
-    good = header(board_of("finished", every, n_unusable=0), 0.0)
+    good = header(published_run("finished", every, n_unusable=0), 0.0)
     assert ">finished<" in good
-    green = good.split('class="state" style="background:')[1].split('"')[0]
+    assert '<span class="good state">' in good
     some = [*every[:-3], *(failure(k) for k in range(317, 320))]
-    for board, words in (
-        (board_of("finished", some, n_unusable=2), "finished, but 3 images failed, 2 cannot be used"),
-        (board_of("finished", every, n_unusable=2), "finished, but 2 cannot be used"),
+    for run, words in (
+        (published_run("finished", some, n_unusable=2), "finished, but 3 images failed, 2 cannot be used"),
+        (published_run("finished", every, n_unusable=2), "finished, but 2 cannot be used"),
     ):
-        bad = header(board, 0.0)
-        assert words in bad
-        assert green not in bad.split('class="where"')[0]
+        bad = header(run, 0.0)
+        assert f'<span class="warning state">{words}</span>' in bad
+        assert "good" not in bad
         # Nor where it stands beside another run.
-        assert f"({words})" in header(board_of("running", []), 0.0, [board])
+        assert f"({words})" in header(published_run("running", []), 0.0, [run])
 
 
 @pytest.mark.parametrize(
@@ -330,8 +356,8 @@ def test_a_run_with_failures_does_not_look_like_a_success() -> None:
     ],
 )
 def test_the_page_says_how_many_workers_there_are(workers: dict[str, int], tile: str, note: str) -> None:
-    board = board_of("running", [summary(0)])
-    text = header(board, board._heard, workers=workers)
+    run = published_run("running", [summary(0)])
+    text = header(run, run._heard, workers=workers)
     assert f'<span class="label">workers</span>{tile}' in text
     assert note in text
     assert bool(note) == ('class="note"' in text)
@@ -364,8 +390,8 @@ main(["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"
 """
 
 
-def tell(file: Path) -> tuple[list[str], int]:
-    """Run a campaign of one image against a scheduler; what is said, and how many images its JSON tells of."""
+def publish(file: Path) -> tuple[list[str], int]:
+    """Publish a campaign of one image on a scheduler; the messages, and how many images its JSON has as done."""
     said: list[str] = []
     with Client(scheduler_file=str(file), set_as_default=False) as client:
         with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
@@ -386,9 +412,9 @@ def test_schedulers_in_other_processes_with_and_without_skygraft(tmp_path: Path)
             with file.with_suffix(".log").open("w") as log:
                 processes.append(subprocess.Popen([sys.executable, "-c", code], stderr=log, stdout=log))
         eventually(lambda: all(file.exists() and file.stat().st_size > 0 for file in files.values()))
-        said, n_done = tell(files[False])
+        said, n_done = publish(files[False])
         assert n_done == 1 and len(said) == 1 and said[0].startswith("Campaign page: http://127.0.0.1:")
-        said, n_done = tell(files[True])
+        said, n_done = publish(files[True])
         assert n_done == -1 and len(said) == 1
         assert said[0].startswith("no Campaign page: the scheduler cannot show it") and "skygraft" in said[0]
     finally:
@@ -397,7 +423,7 @@ def test_schedulers_in_other_processes_with_and_without_skygraft(tmp_path: Path)
             process.wait(20)
 
 
-def test_a_scheduler_that_goes_away_is_told_once() -> None:
+def test_a_scheduler_that_goes_away_is_reported_once() -> None:
     said: list[str] = []
     began = time.monotonic()
     with LocalCluster(
@@ -412,7 +438,7 @@ def test_a_scheduler_that_goes_away_is_told_once() -> None:
                 reporter.images([summary(k)])
                 time.sleep(0.02)
             eventually(lambda: len(said) > 1)
-    assert len(said) == 2 and "hears nothing any more" in said[1]
+    assert len(said) == 2 and "is not updated any more" in said[1]
     assert time.monotonic() - began < 200  # nobody waits for a scheduler that is gone
 
 
@@ -449,6 +475,11 @@ COUNTS = """() => {
     return [sum(data.n_done), sum(data.n_failed), sum(data.fraction), data.n_done.length];
 }"""
 
+CLOSURE = """() => {
+    const data = Bokeh.documents[0].get_model_by_name('closure-data').data;
+    return [data.band0, data.band1].map((values) => Array.from(values).reduce((a, b) => a + b, 0));
+}"""
+
 
 def colours(page: Any) -> dict[str, int]:
     """Pixels of the sky map in the colours of nothing done, all done, and failed."""
@@ -468,7 +499,7 @@ def colours(page: Any) -> dict[str, int]:
 
 
 def text_of(page: Any, name: str) -> str:
-    """What a piece of the page says."""
+    """Text of a piece of the page."""
     return str(page.locator(f".campaign-{name} .bk-clearfix").text_content()).replace("\u202f", "")
 
 
@@ -492,7 +523,7 @@ PIECES = """() => {
 def test_the_page_fits_on_a_phone_and_on_a_desk(
     cluster: Client, browser: Any, width: int, height: int, is_mobile: bool
 ) -> None:
-    """Nothing is cut off, and nothing lies upon something else."""
+    """Nothing is cut off, and nothing overlaps."""
     with DashboardReporter(cluster, interval=0.05) as reporter:
         reporter.start(make_overview("fits", output="/scratch/users/somebody/surveys/video/outputs/2026-11"))
         where = "/data/survey/images/2026/video_H_image_0000123.fits: HDU 3 has no column PSF_MASK"
@@ -553,8 +584,7 @@ def test_the_page_in_a_browser(cluster: Client, browser: Any) -> None:
         assert "node1" in text_of(page, "hosts")
         assert "read 25.0 %" in text_of(page, "stages")
         assert "+1.0" in text_of(page, "closure")
-        heights = page.evaluate("() => Array.from(Bokeh.documents[0].get_model_by_name('closure-data').data.top1)")
-        assert sum(heights) >= 156  # the upper edge of the stacked bars
+        assert page.evaluate(CLOSURE) == [76, 80]  # images of the two bands in the stacked bars
         assert "image-1" in text_of(page, "slowest")
 
         reporter.images(summary(k) for k in range(160, 320))

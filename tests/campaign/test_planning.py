@@ -13,11 +13,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plan_kit import row_digests
 from skygraft.catalog import read_partitions
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CampaignError
 from skygraft.planning.plan import plan_images
-from skygraft.planning.selection import digest_rows, row_digests, select
+from skygraft.planning.selection import digest_rows, select
 from skygraft.records.plan_file import PlannedImage
 from skygraft.skymap import get_skymap
 

@@ -1,11 +1,11 @@
-"""Progress, its gauges, and the messages that carry it, against numbers worked out by hand, with a clock of our own."""
+"""Progress, its counters, and what is published of it, against numbers worked out by hand, with a clock of our own."""
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import statistics
+import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skygraft.monitoring.feed import Board, Boards, Feed
-from skygraft.monitoring.gauges import ClosureHistogram, History, HostTable, SlidingSums
-from skygraft.monitoring.progress import Overview, PatchCount, Progress, make_overview
+from skygraft.monitoring.counters import ClosureHistogram, History, HostTable, RecentSums
+from skygraft.monitoring.overview import Overview, PatchTable, make_overview
+from skygraft.monitoring.progress import Progress
+from skygraft.monitoring.published import MESSAGE_VERSION, PublishedRuns, pack_patches, pack_progress
 from skygraft.records.image_summary import ImageSummary
 from skygraft.wording import count, data_size, duration, rate, share
 
@@ -40,19 +41,23 @@ def clock() -> Clock:
     return Clock()
 
 
-def overview(**changes: Any) -> Overview:
+def overview(n_images: int = 10, **changes: Any) -> Overview:
+    """Two patches, of which the second has four images."""
     content: dict[str, Any] = {
         "name": "c",
         "output": "/out",
-        "n_images": 10,
-        "n_done": 2,
-        "n_failed": 1,
         "n_sources_planned": 1000,
         "cost_seconds_left": 70.0,
-        "patches": (
-            PatchCount(7, 1, 10.0, 0.0, n_images=6, n_done=2, cost_seconds=60.0),
-            PatchCount(7, 2, 10.2, 0.0, n_images=4, n_failed=1, cost_seconds=40.0),
+        "patches": PatchTable.of(
+            tract=[7, 7],
+            patch=[1, 2],
+            ra=[10.0, 10.2],
+            dec=[0.0, 0.0],
+            n_images=[n_images - 4, 4],
+            n_done=[2, 0],
+            n_failed=[0, 1],
         ),
+        "image_cost": np.array([10.0, 10.0]),
     }
     return Overview(**{**content, **changes})
 
@@ -65,6 +70,10 @@ def failed(name: str, patch: int = 1, error: str = "OSError", **more: Any) -> Im
     return ImageSummary(name, "failed", tract=7, patch=patch, error=error, message=f"{name} is bad", **more)
 
 
+def by_patch(progress: Progress) -> tuple[list[int], list[int]]:
+    return progress.patches.n_done.tolist(), progress.patches.n_failed.tolist()
+
+
 def test_counts_of_images_and_patches(clock: Clock) -> None:
     progress = Progress(overview(), clock)
     progress.add([done("a", n_sources=5, n_bytes=100), done("b", 2, n_sources=7, n_bytes=50), failed("f")])
@@ -75,12 +84,10 @@ def test_counts_of_images_and_patches(clock: Clock) -> None:
     }  # fmt: skip
     # What was found done was not drawn or written in this run.
     assert (shot["sources"]["drawn"], shot["bytes_written"]) == (12, 150)
-    patches = progress.patches()
-    assert (patches["n_done"], patches["n_failed"]) == ([3, 2], [1, 1])
-    assert progress.changed_patches() == {"index": [0, 1], "n_done": [3, 2], "n_failed": [1, 1]}
-    assert progress.changed_patches()["index"] == []
+    assert by_patch(progress) == ([3, 2], [1, 1])
     progress.add([done("c", 2)])
-    assert progress.changed_patches() == {"index": [1], "n_done": [3], "n_failed": [1]}
+    assert by_patch(progress) == ([3, 3], [1, 1])
+    assert by_patch(Progress(progress.overview)) == ([2, 0], [0, 1])  # what the run began with is as it was
 
 
 def test_an_image_that_succeeds_when_tried_again_leaves_the_failures(clock: Clock) -> None:
@@ -97,7 +104,7 @@ def test_an_image_that_succeeds_when_tried_again_leaves_the_failures(clock: Cloc
     assert shot["images"]["failed"] == 2 and shot["images"]["recovered"] == 1 and shot["images"]["left"] == 5
     assert shot["failures"]["by_error"] == {"FormatError": 1}
     assert [f["image"] for f in shot["failures"]["last"]] == ["b"]
-    assert progress.patches()["n_failed"] == [0, 2]
+    assert by_patch(progress)[1] == [0, 2]
     # The machine that failed it still shows: attempts are counted, not images.
     tries = {row["host"]: (row["n_failed_attempts"], row["n_images"]) for row in shot["hosts"]}
     assert tries == {"good": (2, 1), "bad": (1, 0)}
@@ -107,7 +114,7 @@ def test_images_outside_every_patch_count_all_the_same(clock: Clock) -> None:
     progress = Progress(overview(), clock)
     progress.add([ImageSummary("x", "done", tract=99, patch=99), ImageSummary("y", "failed")])
     assert progress.snapshot()["images"]["done"] == 3
-    assert progress.changed_patches()["index"] == []
+    assert by_patch(progress) == ([2, 0], [0, 1])
 
 
 def test_rates_over_a_minute_and_over_the_run(clock: Clock) -> None:
@@ -132,11 +139,9 @@ def test_rates_over_a_minute_and_over_the_run(clock: Clock) -> None:
 
 def test_time_left_follows_the_cost(clock: Clock) -> None:
     """Cheap images done first must not promise that the dear ones are as quick."""
-    patches = (
-        PatchCount(7, 1, 0, 0, n_images=50, cost_seconds=50.0),
-        PatchCount(7, 2, 0, 0, n_images=50, cost_seconds=450.0),
-    )
-    progress = Progress(overview(n_images=100, n_done=0, n_failed=0, cost_seconds_left=500.0, patches=patches), clock)
+    patches = PatchTable.of(tract=[7, 7], patch=[1, 2], ra=[0, 0], dec=[0, 0], n_images=[50, 50])
+    cost = {"image_cost": np.array([1.0, 9.0]), "cost_seconds_left": 500.0}
+    progress = Progress(overview(patches=patches, **cost), clock)
     assert progress.snapshot()["eta"] is None
     for i in range(50):
         clock.set(2.0 * i)
@@ -152,8 +157,8 @@ def test_time_left_follows_the_cost(clock: Clock) -> None:
 
 
 def test_no_time_left_at_the_end(clock: Clock) -> None:
-    progress = Progress(overview(n_images=4, n_done=2, n_failed=1), clock)
-    progress.add([failed("a")])
+    progress = Progress(overview(n_images=6), clock)
+    progress.add([failed(name) for name in "abc"])
     assert progress.snapshot()["eta"]["seconds"] == 0
     progress.end()
     assert (progress.state, progress.snapshot()["eta"]) == ("finished", None)
@@ -222,15 +227,18 @@ def test_slowest_images_and_stage_shares(clock: Clock) -> None:
     assert shot["stages"]["inject_io_share"] == 0.8
 
 
-def test_hosts_beyond_the_limit_are_added_up() -> None:
-    table = HostTable(0.0, limit=3)
+def test_hosts_are_sorted_by_failures_then_by_images() -> None:
+    table = HostTable(0.0)
     for i in range(6):
-        table.add(60.0 * i, f"h{i}", failed=i == 0, wall_seconds=2.0, n_sources=10)
-    rows = {row["host"]: row for row in table.rows(330.0, 10)}
-    assert len(rows) <= 4 and "h5" in rows
-    assert sum(row["n_images"] for row in rows.values()) == 5
-    assert rows["(others)"]["n_failed_attempts"] == 1
-    assert rows["h5"]["seconds_since_last"] == 30.0 and rows["h5"]["mean_wall_seconds"] == 2.0
+        table.add(60.0 * i, f"h{i}", failed=i == 3, wall_seconds=2.0, n_sources=10)
+    table.add(300.0, "h5", failed=False, wall_seconds=4.0, n_sources=10)
+    rows = table.rows(330.0, 4)
+    assert len(table) == 6 and [row["host"] for row in rows] == ["h3", "h5", "h0", "h1"]
+    assert [(row["n_failed_attempts"], row["n_images"], row["n_sources"]) for row in rows[:2]] == [
+        (1, 0, 10),
+        (0, 2, 20),
+    ]
+    assert rows[1]["seconds_since_last"] == 30.0 and rows[1]["mean_wall_seconds"] == 3.0
 
 
 def test_a_host_that_falls_silent_slows_down() -> None:
@@ -241,14 +249,14 @@ def test_a_host_that_falls_silent_slows_down() -> None:
     assert table.rows(1200.0, 1)[0]["images_per_minute"] == 0.0
 
 
-def test_sliding_sums_forget_and_do_not_go_back() -> None:
-    sums = SlidingSums(0.0, 1, seconds=10)
+def test_recent_sums_forget_and_do_not_go_back() -> None:
+    sums = RecentSums(0.0, 1, n_bins=10)
     sums.add(1.0, (1.0,))
     sums.add(5.5, (2.0,))
     sums.add(3.0, (4.0,))  # a clock that was set back: counts as now
     assert sums.sums(6.0, 10)[0] == 7.0 and sums.sums(6.0, 2)[0] == 6.0
     assert sums.sums(14.9, 10)[0] == 6.0 and sums.sums(16.0, 10)[0] == 0.0
-    assert sums.sums(1e6, 10)[0] == 0.0
+    assert sums.sums(1e6, 10)[0] == 0.0 and sums.totals[0] == 7.0
 
 
 def test_history_keeps_its_length_and_the_pauses() -> None:
@@ -288,11 +296,20 @@ def test_overview_of_a_plan() -> None:
     )
     assert (found.n_images, found.n_done, found.n_failed, found.n_unusable) == (5, 2, 1, 3)
     assert (found.n_sources_planned, found.cost_seconds_left) == (15, 24.0)
-    first, second, third = found.patches
-    assert (first.tract, first.patch, first.n_images, first.n_done, first.n_failed) == (1, 5, 2, 1, 1)
-    assert min(first.ra, 360 - first.ra) < 1e-9 and first.dec == pytest.approx(1.0, abs=1e-3)  # across zero
-    assert second.ra == pytest.approx(21.0) and (second.cost_seconds, third.cost_seconds) == (12.0, 16.0)
-    assert Overview.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    patches = found.patches
+    assert (patches.tract.tolist(), patches.patch.tolist()) == ([1, 2, 2], [5, 0, 1])
+    assert (patches.n_images.tolist(), patches.n_done.tolist()) == ([2, 2, 1], [1, 1, 0])
+    assert patches.n_failed.tolist() == [1, 0, 0]
+    ra, dec = patches.ra, patches.dec
+    assert min(ra[0], 360 - ra[0]) < 1e-9 and dec[0] == pytest.approx(1.0, abs=1e-3)  # across zero
+    assert ra[1] == pytest.approx(21.0)
+    assert found.image_cost.tolist() == [1.5, 6.0, 16.0]
+
+
+def test_overview_of_nothing() -> None:
+    columns = dict.fromkeys(("tract", "patch", "ra", "dec", "n_sources", "cost_seconds", "done", "failed"), ())
+    found = make_overview("n", "/o", **columns)
+    assert (found.n_images, len(found.patches), Progress(found).snapshot()["n_patches_done"]) == (0, 0, 0)
 
 
 def test_memory_does_not_grow_with_the_images(clock: Clock) -> None:
@@ -317,63 +334,74 @@ def test_memory_does_not_grow_with_the_images(clock: Clock) -> None:
     assert grown < 150_000  # 15 bytes an image would be more
 
 
-def assert_same(board: Board, progress: Progress) -> None:
-    patches = progress.patches()
-    assert board.n_done.tolist() == patches["n_done"] and board.n_failed.tolist() == patches["n_failed"]
-    assert board.columns["ra"] == patches["ra"]
+def test_a_published_run_is_what_the_driver_counted(clock: Clock) -> None:
+    n = 12_000
+    columns = {"tract": [1] * n, "patch": range(n), "ra": np.arange(n) % 360.0 + 1 / 3, "dec": [0.0] * n}
+    patches = PatchTable.of(**columns, n_images=[3] * n)
+    progress = Progress(overview(patches=patches, image_cost=np.zeros(n)), clock)
+    runs = PublishedRuns(clock)
+    assert not runs.publish(MESSAGE_VERSION, "r", "me", pack_progress(progress))  # it does not know the patches
+    assert len(runs) == 0
+    assert runs.publish(MESSAGE_VERSION, "r", "me", pack_progress(progress), pack_patches(progress))
+    progress.add(ImageSummary(f"i{k}", "done", tract=1, patch=k) for k in range(0, n, 7))
+    progress.add([ImageSummary("x", "failed", tract=1, patch=3, error="E", message="é \ud800")])
+    # A message that was lost does not matter: each says everything.
+    pack_progress(progress)
+    progress.add([ImageSummary("y", "done", tract=1, patch=n - 1, closure_mag=math.nan, band="r")])
+    message = pack_progress(progress)
+    assert runs.publish(MESSAGE_VERSION, "r", "me", message)
+    run = runs.get("r")
+    assert run is not None and runs.all() == [run] and run.version == 2
+    for name, column in progress.patches.to_dict().items():
+        assert np.array_equal(getattr(run.patches, name), column), name
+    assert run.snapshot == progress.snapshot()
+    assert len(message) < 5000
 
 
-def test_the_scheduler_hears_what_the_driver_counts(clock: Clock) -> None:
-    patches = tuple(PatchCount(1, i, float(i % 360), 0.0, n_images=3) for i in range(12_000))
-    feed = Feed(overview(n_images=36_000, patches=patches), client="me", now=clock)
-    boards = Boards(clock)
-    messages = list(feed.start())
-    assert len(messages) == 1 + 3  # patches by five thousand
-    for message in messages:
-        boards.hear(message)
-    board = boards.get()
-    assert board is not None
-    feed.progress.add(ImageSummary(f"i{k}", "done", tract=1, patch=k) for k in range(0, 12_000, 7))
-    lost = feed.update()
-    feed.progress.add([ImageSummary("x", "failed", tract=1, patch=3, error="E")])
-    boards.hear(lost)
-    boards.hear(feed.update())
-    assert_same(board, feed.progress)
-    assert board.snapshot == json.loads(json.dumps(feed.progress.snapshot()))
-    assert len(feed.update()["data"]) < 3000  # nothing changed: small
-    # After a message that never came everything is told again.
-    feed.progress.add([ImageSummary("y", "done", tract=1, patch=11_999)])
-    feed.update()
-    for message in feed.start():
-        boards.hear(message)
-    assert_same(boards.all()[0], feed.progress)
-    assert len(boards) == 1
+def test_the_last_runs_are_kept_and_a_lost_driver_is_noticed(clock: Clock) -> None:
+    runs = PublishedRuns(clock)
+    drivers = [Progress(overview(name=f"c{i}"), clock) for i in range(10)]
+    drivers[9].end("finished")
 
+    def publish(i: int) -> None:
+        messages = pack_progress(drivers[i]), pack_patches(drivers[i])
+        assert runs.publish(MESSAGE_VERSION, f"run{i}", f"client{i}", *messages)
 
-def test_boards_keep_the_last_runs_and_notice_a_lost_driver(clock: Clock) -> None:
-    boards = Boards(clock)
-    feeds = [Feed(overview(name=f"c{i}"), client=f"client{i}", now=clock) for i in range(10)]
-    feeds[9].progress.end("finished")
-    for feed in feeds:
-        for message in feed.start():
-            boards.hear(message)
-    assert [board.snapshot["campaign"] for board in boards.all()] == [f"c{i}" for i in range(2, 10)]
-    boards.lose("client8")
-    boards.lose("client9")  # had ended
-    boards.lose("")
-    assert [board.state for board in boards.all()][-3:] == ["running", "lost", "finished"]
+    for i in range(10):
+        publish(i)
+    assert [run.snapshot["campaign"] for run in runs.all()] == [f"c{i}" for i in range(2, 10)]
+    runs.lose("client8")
+    runs.lose("client9")  # had ended
+    runs.lose("")
+    assert [run.state for run in runs.all()][-3:] == ["running", "lost", "finished"]
     clock.set(30.0)
-    last = boards.get(feeds[8].run)
+    last = runs.get("run8")
     assert last is not None and last.to_dict(clock())["seconds_since_heard"] == 30.0
-    boards.hear(feeds[8].update())
+    publish(8)
     assert last.state == "running"
 
 
-@pytest.mark.parametrize("message", [None, "text", {}, {"version": 99, "run": "x", "kind": "start", "data": b""}])
-def test_messages_not_understood_are_left_alone(message: Any) -> None:
-    boards = Boards()
-    boards.hear(message)
-    assert len(boards) == 0
+def test_messages_of_another_version_are_ignored() -> None:
+    runs = PublishedRuns()
+    assert not runs.publish(99, "x", "me", b"?", b"?")
+    assert len(runs) == 0 and runs.get() is None
+
+
+def test_publishing_a_large_survey_is_cheap_for_the_scheduler() -> None:
+    n, rng = 100_000, np.random.default_rng(1)
+    places = {"tract": np.arange(n) // 81, "patch": np.arange(n) % 81, "ra": 360 * rng.random(n), "dec": rng.random(n)}
+    patches = PatchTable.of(**places, n_images=np.full(n, 10), n_done=rng.integers(0, 10, n))
+    progress = Progress(overview(patches=patches, image_cost=np.ones(n)))
+    runs = PublishedRuns()
+    assert runs.publish(MESSAGE_VERSION, "r", "me", pack_progress(progress), pack_patches(progress))
+    message = pack_progress(progress)
+    assert len(message) < 100_000
+    began = time.process_time()
+    for _ in range(100):
+        runs.publish(MESSAGE_VERSION, "r", "me", message)
+    assert time.process_time() - began < 0.1  # a millisecond each, a thousandth of which is usual
+    run = runs.get()
+    assert run is not None and np.array_equal(run.patches.n_done, patches.n_done)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a log shows of a run, and what a terminal does, while it lasts and after it has gone."""
+"""Lines in a log, the bar on a terminal, and a terminal that is closed during a run."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import io
 import re
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from skygraft.monitoring.progress import Overview
+from skygraft.monitoring.overview import Overview, PatchTable
 from skygraft.monitoring.reporters import RichReporter
 from skygraft.records.image_summary import ImageSummary
 
 
 def overview(n_images: int, n_done: int = 0) -> Overview:
-    return Overview("c", "/out", n_images, n_done, 0, 0, 0.0, ())
+    patches = PatchTable.of(tract=[1], patch=[2], ra=[3.0], dec=[4.0], n_images=[n_images], n_done=[n_done])
+    return Overview("c", "/out", patches, image_cost=np.zeros(1))
 
 
 class Clock:
@@ -49,9 +51,9 @@ def test_a_terminal_gets_its_bar_and_no_such_lines() -> None:
     with RichReporter(Console(file=out, force_terminal=True, width=100), every=0.0) as reporter:
         reporter.start(overview(3))
         reporter.images([made(0)])
-        reporter.say("a word [/bold] with [brackets] and \x1b[2J")
+        reporter.say("a message [/bold] with [brackets] and \x1b[2J")
     assert "images done" not in out.getvalue()
-    assert "a word [/bold] with [brackets] and \\x1b[2J" in out.getvalue()
+    assert "a message [/bold] with [brackets] and \\x1b[2J" in out.getvalue()
 
 
 def test_a_terminal_that_has_gone_ends_nothing() -> None:

@@ -17,6 +17,7 @@ from skygraft.campaign.checksums import discard
 from skygraft.errors import SkygraftError
 from skygraft.records.events import ImageReopened
 from skygraft.records.ledger import Ledger
+from skygraft.records.packs import PACK_NAME, pack_of
 from tiny_campaign import RA, write_tiny_campaign
 
 BLIND = {"ledger.jsonl", ".lock", "patch memory"}
@@ -125,6 +126,8 @@ class Sound:
             "patch memory": layout.patch_memory(*home),
             "truth checksum": layout.checksum(layout.truth_table(*home)),
             "plan checksum": layout.checksum(layout.plan),
+            "pack": pack_of(layout.record(*home, image.stem)),
+            "pack checksum": layout.checksum(pack_of(layout.record(*home, image.stem))),
         }
         return {kind: path.relative_to(layout.root).as_posix() for kind, path in paths.items()}
 
@@ -142,6 +145,14 @@ def results(out: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     return Sound(tmp_path_factory.mktemp("rot"))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Sound:
+    """The same, with its records packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skygraft.tables.consolidate._PACKED_FROM", 1)
+        return Sound(tmp_path_factory.mktemp("packed"))
 
 
 def said(command: Callable[[], object]) -> tuple[bool, str]:
@@ -276,3 +287,58 @@ def test_a_ledger_made_anew_does_not_vouch_for_what_was_changed(sound: Sound) ->
     assert campaign.status().n_damaged == 1
     assert campaign.run(n_workers=0).n_done == 1
     assert results(campaign.layout.root) == sound.results
+
+
+@pytest.mark.parametrize("kind", ["pack", "pack checksum", "image", "mask"])
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+def test_damage_of_a_packed_campaign_is_named_and_mended(
+    packed: Sound, kind: str, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if damage == "a row less" and kind != "pack":
+        pytest.skip("is no table")
+    monkeypatch.setattr("skygraft.tables.consolidate._PACKED_FROM", 1)
+    campaign = packed.put_back()
+    path = campaign.layout.root / packed.files[kind]
+    DAMAGES[damage](path)
+    is_folder, is_unreadable = damage == "a folder", damage == "unreadable"
+    well, text = said(lambda: campaign.check_checksums(processes=1))
+    if not (kind == "pack checksum" and damage == "removed"):
+        assert not well and (path.name in text or kind == "pack checksum"), text
+    well, text = said(campaign.status)
+    if damage != "rotten" and kind != "pack checksum":
+        assert not well, text
+    well, text = said(lambda: campaign.run(n_workers=0))
+    if is_folder:
+        assert not well and path.name in text, text
+        path.rmdir()
+    elif is_unreadable and kind != "pack checksum":
+        assert not well and path.name in text, text
+        path.unlink()
+    elif damage == "rotten" and not (report := campaign.check_checksums(processes=1)).ok:
+        assert well, text  # nothing tells a run of it
+        discard(report)
+    else:
+        assert well, text
+    summary = campaign.run(n_workers=0)
+    assert summary.ok
+    assert {**results(campaign.layout.root), **_reports(packed)} == packed.results
+    assert campaign.check_checksums(processes=1).ok
+    status = campaign.status()
+    assert status.files == () and status.n_damaged == 0
+    assert [p for p in campaign.layout.records.rglob("*") if p.is_file() and p.name != PACK_NAME] == []
+
+
+def test_a_packed_campaign_that_was_only_touched_is_read_and_not_made_again(
+    packed: Sound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skygraft.tables.consolidate._PACKED_FROM", 1)
+    campaign = packed.put_back()
+    for path in campaign.layout.root.rglob("*"):
+        if path.is_file():
+            os.utime(path)
+    assert campaign.status().n_damaged == 2
+    summary = campaign.run(n_workers=0)
+    assert (summary.n_done, summary.n_skipped, summary.ok) == (0, 2, True)
+    assert campaign.status().n_damaged == 0 and campaign.check_checksums(processes=1).ok
+    assert campaign.run(n_workers=0).n_skipped == 2
+    assert results(campaign.layout.root) == packed.results

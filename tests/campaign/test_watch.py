@@ -22,6 +22,7 @@ from rich.console import Console
 from plan_kit import add_images
 from skygraft.campaign import Campaign, ImageSummary
 from skygraft.monitoring.follower import Follower
+from skygraft.monitoring.overview import PatchTable
 from skygraft.monitoring.watch import line, sky_strip, view, watch
 from skygraft.records.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line
 from skygraft.records.ledger import Ledger
@@ -146,8 +147,8 @@ def test_runs_before_the_last_one_count_for_what_was_done(book: Book) -> None:
         assert (shot["images"]["made"], shot["images"]["recovered"]) == (3, 1)
         assert shot["failures"]["by_error"] == {"OSError": 2}
         assert shot["sources"]["drawn"] == 30 and shot["elapsed_seconds"] == 6
-        patches = follower.progress.patches()
-        assert (patches["n_done"], patches["n_failed"]) == ([3, 2, 1, 0], [0, 1, 1, 0])
+        patches = follower.progress.patches
+        assert (patches.n_done.tolist(), patches.n_failed.tolist()) == ([3, 2, 1, 0], [0, 1, 1, 0])
         follower = book.follow()
 
 
@@ -175,7 +176,7 @@ def test_half_a_line_waits_for_its_other_half(book: Book) -> None:
     assert numbers(follower) == (2, 0, 10)
 
 
-def test_a_ledger_made_anew_is_read_anew(book: Book) -> None:
+def test_a_rebuilt_ledger_is_read_from_the_beginning(book: Book) -> None:
     book.begin()
     book.done(0, 1, 2, 3)
     follower = book.follow()
@@ -186,7 +187,7 @@ def test_a_ledger_made_anew_is_read_anew(book: Book) -> None:
     assert numbers(follower) == (2, 0, 10)
 
 
-def test_whether_the_driver_lives(book: Book) -> None:
+def test_whether_the_driver_is_alive(book: Book) -> None:
     book.begin()
     book.done(0)
     follower = book.follow()
@@ -250,10 +251,10 @@ def test_finished_with_failures_is_not_green(book: Book) -> None:
     assert shot["state"] == "finished"
     assert "finished, but 2 images failed, 1 cannot be used" in line(shot)
     console = Console(file=io.StringIO(), width=110, force_terminal=True, color_system="standard")
-    console.print(view(shot, follower.progress.patches()))
+    console.print(view(shot, follower.progress.patches))
     title = console.file.getvalue().splitlines()[0]
     assert "\x1b[1;33mfinished, but" in title and "\x1b[1;32m" not in title
-    assert verdict("finished", "", {"failed": 0, "unusable": 0}) == ("finished", "good")
+    assert verdict("finished", "", n_failed=0, n_unusable=0) == ("finished", "good")
 
 
 def test_the_tables_are_part_of_the_run(book: Book) -> None:
@@ -271,13 +272,13 @@ def test_interrupting_it_is_no_error(book: Book) -> None:
     assert watch(book.campaign.config, out=io.StringIO(), sleep=interrupt)["images"]["total"] == N
 
 
-def test_the_view_says_what_counts(book: Book) -> None:
+def test_the_view_has_the_important_numbers(book: Book) -> None:
     book.begin()
     book.done(*range(8), closure_mag=0.0005, band="r", stages={"read": 0.5, "inject": 1.0}, host="good")
     book.failed(8)
     follower = book.follow()
     console = Console(file=io.StringIO(), width=110, force_terminal=False)
-    console.print(view(follower.snapshot(), follower.progress.patches()))
+    console.print(view(follower.snapshot(), follower.progress.patches))
     text = console.file.getvalue()
     for words in (
         "8 of 12 (66.7 %)",
@@ -295,15 +296,15 @@ def test_the_view_says_what_counts(book: Book) -> None:
 
 
 def test_the_map_in_characters_has_east_on_the_left() -> None:
-    ra, dec = [10.0, 10.2, 10.0, 10.2], [0.0, 0.0, 0.2, 0.2]
+    places = {"tract": [1] * 4, "patch": range(4), "ra": [10.0, 10.2, 10.0, 10.2], "dec": [0.0, 0.0, 0.2, 0.2]}
     # North-west is done, south-east has begun, the others have not.
-    text = sky_strip({"ra": ra, "dec": dec, "n_images": [4] * 4, "n_done": [0, 1, 4, 0], "n_failed": [0, 0, 0, 2]})
+    text = sky_strip(PatchTable.of(**places, n_images=[4] * 4, n_done=[0, 1, 4, 0], n_failed=[0, 0, 0, 2]))
     rows = [row for row in text.plain.splitlines()[:-1] if row.strip()]
     assert rows[0].strip()[0] == "·" and rows[0].strip()[-1] == "█"
     assert rows[-1].strip()[0] == "░" and rows[-1].strip()[-1] == "·"
     red = [text.plain[span.start : span.end] for span in text.spans if span.style == "red"]
     assert red == ["·"]
-    assert sky_strip({"ra": [], "dec": [], "n_images": [], "n_done": [], "n_failed": []}).plain == ""
+    assert sky_strip(PatchTable.of(tract=[], patch=[], ra=[], dec=[], n_images=[])).plain == ""
 
 
 def test_in_a_terminal(book: Book, survey: Path) -> None:

@@ -22,13 +22,17 @@ from astropy.table import QTable
 from plain_images import MJD, write_plain_image
 from skygraft.catalog import write_catalog
 from skygraft.catalog.flags import FLAG_DOCS
+from skygraft.catalog.truth_columns import describe_columns
 from skygraft.photometry.reference import PSF_MODEL, TOTAL, CalibrationAperture, describe_reference
+from skygraft.tables.truth import TABLE_COLUMNS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
 SKYGRAFT = str(Path(sys.executable).with_name("skygraft"))
 RA, DEC, SIZE = 150.1, 2.2, 300
 NEEDS_JOBS = {"logs/"}
 """Documented, and left only by jobs of a batch system (tests/cluster/test_slurm.py reads them)."""
+NEEDS_MANY_IMAGES = {"records/tract=/patch=/part-0.parquet"}
+"""Documented, and left only by large campaigns (tests/campaign/test_packing.py makes them)."""
 
 UNITS = {"pixel": "pix", "AB mag": "mag", "image units": ""}
 """As people and as astropy say it; fluxes are in the unit of each image."""
@@ -134,7 +138,7 @@ def test_every_file_is_on_the_page_and_every_file_of_the_page_is_there(campaign:
     unknown = [file for file in files if not any(re.fullmatch(pattern(name), file) for name in documented)]
     assert unknown == []
     missing = [name for name in documented if not any(re.fullmatch(pattern(name), file) for file in files)]
-    assert set(missing) == NEEDS_JOBS
+    assert set(missing) == NEEDS_JOBS | NEEDS_MANY_IMAGES
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,11 @@ def test_columns_of_tables(campaign: SimpleNamespace, heading: str, table: str) 
         own["catalog_flags"] = own.pop("flags")
         assert {name: found.pop(name) for name in own} == own
     assert found == documented
+
+
+def test_columns_of_the_truth_mean_what_their_definition_says() -> None:
+    documented = [(cells[0], cells[2]) for cells in rows_of(section("`truth`"))]
+    assert documented[1:] == describe_columns(TABLE_COLUMNS)  # the first are the folders' names
 
 
 def test_columns_of_the_plans_tables(campaign: SimpleNamespace) -> None:

@@ -190,6 +190,6 @@ def test_a_mask_plane_of_no_bit_of_the_mask(data_dir: Path, tmp_path: Path, bit:
     def edit(hdus: fits.HDUList) -> None:
         hdus["MASK"].header["MP_EDGE"] = bit
 
-    with pytest.raises(FormatError, match=r"EDGE has bit .*; bits of a mask are 0 to 31") as caught:
+    with pytest.raises(FormatError, match=r"'EDGE' has bit .*; a word and a bit of 0 to 31 are needed") as caught:
         read_exposure(copied(data_dir / "afw_reference/calexp_01_tan_singlegauss.fits", tmp_path, edit))
     assert caught.value.key == "MP_EDGE"

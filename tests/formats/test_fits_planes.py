@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 
 from skygraft.formats.fits_layout import list_hdus
-from skygraft.formats.fits_planes import read_pixels
+from skygraft.formats.fits_planes import header_planes, read_pixels
 
 RNG = np.random.default_rng(7)
 PIXELS: dict[str, np.ndarray[Any, Any]] = {
@@ -66,3 +66,8 @@ def test_blanks_and_scales_are_heeded(tmp_path: Path, compressed: bool) -> None:
     found, _ = read_pixels(list_hdus(path)[1].plane("image", path))
     with fits.open(path) as hdus:
         np.testing.assert_array_equal(found, hdus[1].data)
+
+
+def test_names_of_planes_are_words() -> None:
+    named = {"MSKN0003": " ", "MSKM0003": 8, "MSKN0004": "TWO WORDS ", "MSKM0004": 16, "MP_": 5, "MP_BAD": 0}
+    assert header_planes(named) == {"TWO_WORDS": 4, "BAD": 0}

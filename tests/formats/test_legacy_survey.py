@@ -297,6 +297,15 @@ def test_astrometric_offset_is_a_true_angle(tmp_path: Path) -> None:
     assert (float(ra), float(dec)) == pytest.approx((30.0, 60.0), abs=1e-12)
 
 
+@pytest.mark.parametrize("lost", ["ccdraoff", "ccddecoff"])
+def test_one_astrometric_offset_without_the_other_is_refused(tmp_path: Path, lost: str) -> None:
+    path = make_survey(tmp_path, **{lost: np.nan})
+    with pytest.raises(FormatError, match=f"one astrometric offset, but no {lost}") as caught:
+        read_exposure(path)
+    assert caught.value.key == lost
+    assert read_exposure(path, astrometry="header").shape
+
+
 @pytest.mark.parametrize(("plver", "codes"), [("V3.4.9", False), ("V3.5", True), ("V4.8.2a", True), ("V10.1", True)])
 def test_dq_is_codes_or_bits_by_the_pipeline_version(tmp_path: Path, plver: str, codes: bool) -> None:
     dq = np.zeros(SHAPE, np.int32)

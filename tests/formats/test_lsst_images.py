@@ -234,6 +234,15 @@ class TestBadInput:
         with pytest.raises(FormatError, match="33 planes; 32 fit"):
             read_exposure(tmp_path / "more.json")
 
+    @pytest.mark.parametrize("name", ["", "TWO WORDS"])
+    def test_a_mask_plane_without_a_proper_name(self, data_dir: Path, tmp_path: Path, name: str) -> None:
+        text = (data_dir / "rubin" / FILES["visit"]).read_text()
+        assert '"INTERPOLATED"' in text
+        path = tmp_path / "renamed.json"
+        path.write_text(text.replace('"INTERPOLATED"', f'"{name}"'))
+        with pytest.raises(FormatError, match=r"named .*a word is needed"):
+            read_exposure(path)
+
 
 def test_copies_are_recognised(path: Path, tmp_path: Path) -> None:
     copy = shutil.copyfile(path, tmp_path / f"renamed{path.suffix}")

@@ -172,6 +172,13 @@ def test_a_plate_solution_that_lacks_a_part_is_refused(key: str) -> None:
     assert caught.value.key == key
 
 
+@pytest.mark.parametrize("size", [-1e300, 1e300, 1e-300, 0.05])
+def test_a_plate_of_impossible_pixels_is_refused(size: float) -> None:
+    with pytest.raises(WcsError, match=r"YPIXELSZ is .*micrometres") as caught:
+        FitsWcs(header(cards(**cd_cards()) | PLATE | {"YPIXELSZ": size}), path="plate.fits")
+    assert caught.value.key == "YPIXELSZ"
+
+
 @pytest.mark.parametrize("key", ["AMDX14", "AMDY20"])
 def test_plate_terms_that_depend_on_more_than_the_place_are_refused(key: str) -> None:
     """wcslib ends the process on them."""

@@ -7,10 +7,11 @@ or on a cluster. `look_at_files` is the quick look of `skygraft status`, at size
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import compare, problem_of, read_checksum
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
+from skygraft.records.packs import file_exists, pack_of, read_file, remove_record
 from skygraft.records.plan_file import DamagedPlanError, campaign_plan
 from skygraft.records.status import DONE, recorded
 from skygraft.wording import data_size, number
@@ -193,7 +195,7 @@ def _check_images(images: Sequence[tuple[str, int, int, str]], *, output: str) -
         path = layout.record(tract, patch, stem)
         name = path.relative_to(layout.root).as_posix()
         n_files += 1
-        if not path.exists() and not path.is_symlink():
+        if not file_exists(path):
             damaged.append(Damage(name, f"it is gone (image {image_id})", image_id, name))
             continue
         try:
@@ -202,14 +204,33 @@ def _check_images(images: Sequence[tuple[str, int, int, str]], *, output: str) -
         except CampaignError as error:
             record, problem = None, error.message
         if record is None:
-            damaged.append(Damage(name, problem, image_id, name))
+            damaged.append(Damage(_file_of(path, layout), f"{problem} (image {image_id})", image_id, name))
             continue
         for file, wanted in record["outputs"].items():
-            problem, size = compare(layout.root / file, wanted["n_bytes"], wanted["sha256"])
+            problem, size = _compare_output(layout.root / file, wanted)
             n_files, n_bytes = n_files + 1, n_bytes + size
             if problem:
-                damaged.append(Damage(file, f"{problem} (image {image_id})", image_id, name))
+                path = layout.root / file
+                damaged.append(Damage(_file_of(path, layout), f"{problem} (image {image_id})", image_id, name))
     return _Found(len(images), n_files, n_bytes, tuple(damaged))
+
+
+def _file_of(path: Path, layout: Layout) -> str:
+    """The file that a record or a truth table lies in, its own or the pack, relative to the output folder."""
+    packed = not os.path.lexists(path) and file_exists(path)
+    return (pack_of(path) if packed else path).relative_to(layout.root).as_posix()
+
+
+def _compare_output(path: Path, wanted: Mapping[str, Any]) -> tuple[str, int]:
+    """Read an output of an image, single or packed; see `skygraft.records.file_checksums.compare`."""
+    if os.path.lexists(path) or not file_exists(path):
+        return compare(path, wanted["n_bytes"], wanted["sha256"])
+    try:
+        content = read_file(path)
+    except OSError as error:
+        return f"{path.name} in it cannot be read ({error.strerror or error})", 0
+    same = hashlib.sha256(content).hexdigest() == wanted["sha256"]
+    return "" if same else f"the content of {path.name} in it is not what was written", len(content)
 
 
 def _check_tables(tables: Sequence[str], *, output: str) -> _Found:
@@ -264,7 +285,7 @@ def _changed_tables(layout: Layout) -> Iterator[Path]:
 
     Nothing is read: there are tens of thousands of them.
     """
-    for base in (layout.truth.name, layout.sources.name):
+    for base in (layout.truth.name, layout.sources.name, layout.records.name):
         folder, checksums = f"{layout.root}/{base}", f"{layout.checksums}/{base}"
         for tract in _names(checksums):
             for name in _names(f"{checksums}/{tract}"):
@@ -333,12 +354,14 @@ def discard(report: ChecksumReport) -> int:
     root = Path(report.output)
     records = {bad.record for bad in report.damaged if bad.record}
     for record in records:
-        _forget(root / record)
+        with contextlib.suppress(IsADirectoryError):  # as in `_forget`
+            remove_record(root / record)
     tables = {bad.path for bad in report.damaged if not bad.record}
     layout = Layout(root)
     for table in tables:
         path = root / table
-        if path.is_relative_to(layout.truth) or path.is_relative_to(layout.sources) or path == layout.campaign_sources:
+        checked = (layout.truth, layout.sources, layout.records, layout.campaign_sources)
+        if any(path.is_relative_to(folder) for folder in checked):
             _forget(layout.checksum(path))
         elif path.is_relative_to(layout.catalog):
             _forget(path)

@@ -29,7 +29,7 @@ from skygraft.execution.mapping import map_items
 from skygraft.execution.registering import register
 from skygraft.execution.task import run_task
 from skygraft.monitoring.dashboard import DashboardReporter
-from skygraft.monitoring.progress import Overview, make_overview
+from skygraft.monitoring.overview import Overview, make_overview
 from skygraft.monitoring.reporters import Reporter
 from skygraft.records.events import TablesStarted
 from skygraft.records.file_identity import stamp_of

@@ -1,12 +1,12 @@
-"""The catalogue cut by tract and patch: a Hive-partitioned Parquet data set that every task reads its part of.
+"""Cut a catalogue by tract and patch into a Hive-partitioned Parquet data set, of which each task reads its part.
 
 Layout: ``<out>/tract=<t>/patch=<p>/part-0.parquet``, one file a patch, sorted by injection id, every file with the
-same schema; and ``<out>/_partition.json``, written last, which says what the data set was made from and, of each
-patch, how many rows it has, where they lie and how fast they move. Without that file the data set is not finished and
-cannot be read (see `skygraft.catalog.partition_read`).
+same schema; and ``<out>/_partition.json``, written last: what the data set was made from and, for each patch, the
+number of rows, where they lie and how fast they move. Without that file the data set is not finished and cannot be read
+(see `skygraft.catalog.partition_read`).
 
-Sources that lie in no tract of an explicit sky map are kept in ``tract=-1/patch=-1``: no image of the map reads them,
-but nothing is lost, and their number is reported.
+Sources in no tract of an explicit sky map go into ``tract=-1/patch=-1``: no image of the map reads them, but nothing is
+lost, and their number is reported.
 """
 
 from __future__ import annotations
@@ -54,27 +54,27 @@ LAYOUT_VERSION = 4
 
 
 class Locator(Protocol):
-    """What is needed of a sky map (see `skygraft.skymap`)."""
+    """The part of a sky map that partitioning needs (see `skygraft.skymap`)."""
 
     def locate(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tract and patch of positions in degrees; -1 where there is no tract."""
+        """Tract and patch of positions in degrees; -1 outside of all tracts."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """What the sky map is, as JSON."""
+        """The definition of the sky map, as JSON types."""
         ...
 
 
 @dataclass(frozen=True)
 class PartitionSummary:
-    """What `partition_catalog` did.
+    """Summary of what `partition_catalog` did.
 
     Parameters
     ----------
     path : Path
         The data set.
     n_rows, n_partitions, n_outside : int
-        Rows in all, patches with rows, and rows in no tract.
+        Total rows, patches with rows, and rows in no tract.
     digest : str
         SHA-256 of the input, the sky map and the settings.
     reused : bool
@@ -103,9 +103,9 @@ def partition_catalog(
 ) -> PartitionSummary:
     """Cut a catalogue by the tract and patch of its sources' catalogue positions.
 
-    The result depends on the rows only, not on their order in the input, on `chunk_rows` or on `mapper`. Memory holds
-    a chunk, the largest partition and 8 bytes for every row; a copy of the catalogue lies in `out_dir` while this
-    runs.
+    The result depends on the rows only, not on their order in the input, on `chunk_rows` or on `mapper`. This takes
+    memory for a chunk, the largest partition and 8 bytes for every row, and disk space in `out_dir` for a copy of the
+    catalogue while it runs.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def partition_catalog(
     overwrite : bool
         Replace a data set that was made from another input.
     chunk_rows : int
-        Rows that are held at a time.
+        Rows in memory at a time.
     mapper : callable
         ``mapper(function, items)`` gives the function's results in order, as `map` does; what it is given can be
         pickled. It writes the partitions, which is most of the work where these are small.
@@ -221,7 +221,7 @@ def _spool(
     on_bad: OnBad,
     chunk_rows: int,
 ) -> tuple[list[_Run], str]:
-    """Write the chunks, each sorted, and check that the ids are unique over all of them."""
+    """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
     schema: pa.Schema | None = None
@@ -250,7 +250,7 @@ def _spool(
 
 
 def _conform(arrow: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
-    """A chunk whose optional columns came out differently, in the first chunk's schema."""
+    """Cast a chunk whose optional columns have other types to the first chunk's schema."""
     if set(arrow.schema.names) != set(schema.names):
         odd = sorted(set(arrow.schema.names) ^ set(schema.names))
         raise CatalogError(
@@ -266,7 +266,7 @@ def _conform(arrow: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Merge:
-    """Partitions that are written together, and the rows of every run that belong to them."""
+    """Partitions that are written together, and the rows of every run that go into them."""
 
     out: Path
     keys: NDArray[np.int64]
@@ -276,7 +276,7 @@ class _Merge:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Rows of a run: where they start, and how many of them belong to which of some partitions."""
+    """Rows of a run: the first, the partitions that they go into, and how many go into each."""
 
     path: Path
     start: int
@@ -285,7 +285,7 @@ class _Slice:
 
 
 def _write_parts(runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int) -> dict[str, list[Any]]:
-    """Merge the runs' slices of each partition into its file; gives the columns of the marker's table."""
+    """Merge the runs' slices of each partition into its file; returns the columns of the marker's table."""
     jobs = _merges(runs, out, merge_rows)
     parts: dict[str, list[Any]] = {}
     for columns in mapper(_write_merged, jobs):
@@ -345,7 +345,7 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
 
 
 def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, list[Any]]:
-    """Where the sources of each partition lie and how fast they move (see `PartitionBounds`)."""
+    """Positions and speeds of the sources of each partition (see `PartitionBounds`)."""
     names = [name for name in ("ra", "dec", "epoch_mjd", *MOTION) if name in table.column_names]
     rows = from_arrow(table.select(names))
     vectors = to_vectors(values(rows, "ra"), values(rows, "dec"))
@@ -374,7 +374,7 @@ def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64
 
 
 def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
-    """Write a partition; its size and SHA-256."""
+    """Write a partition; returns its size and SHA-256."""
     # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
@@ -388,7 +388,7 @@ def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, gone at the end; what cannot be written is told with the path."""
+    """A temporary name beside `path`, removed at the end; errors of writing become an OutputError that names `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -407,7 +407,7 @@ def _writing(path: Path) -> Iterator[Path]:
 
 
 def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
-    """Remove the files of a former, different or unfinished run that this one did not replace."""
+    """Remove files of a former, different or unfinished run that this one did not replace."""
     wanted = {(f"tract={tract}", f"patch={patch}") for tract, patch in keys}
     for tract in out.glob("tract=*"):
         for folder in tract.glob("patch=*"):

@@ -1,4 +1,4 @@
-"""Reading what `skygraft.catalog.partition` wrote: what a data set holds, its patches, and a cache of them."""
+"""Read a catalogue that `skygraft.catalog.partition` cut by patches: its summary, its partitions, and their cache."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ __all__ = [
     "damaged_partitions",
     "list_partitions",
     "marker_checksum",
-    "moving_partitions",
     "part_path",
     "partition_bounds",
     "partition_values",
     "read_marker",
     "read_partition",
     "read_partitions",
+    "read_stored",
 ]
 
 MARKER = "_partition.json"
 _MARKED = {"checksum", "digest", "n_outside", "n_rows", "partitions", "settings"}
-"""What a marker says, whatever else."""
+"""Keys that every marker has."""
 _PARTS_AT_ONCE = 64
 OUTSIDE = (-1, -1)
 """Tract and patch of the sources that lie in no tract."""
@@ -61,7 +61,7 @@ def part_path(out: Path, key: Key) -> Path:
 
 
 def read_marker(out: Path) -> dict[str, Any] | None:
-    """What the data set says of itself; None where it is not finished.
+    """Read the marker of a data set, which describes it; None if the data set is not finished.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def read_marker(out: Path) -> dict[str, Any] | None:
 
 
 def marker_checksum(marker: Mapping[str, Any]) -> str:
-    """SHA-256 of what a marker says, apart from its ``checksum``."""
+    """SHA-256 of the content of a marker without its ``checksum``."""
     content = {key: value for key, value in marker.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -100,17 +100,22 @@ def damaged_partitions(
     read: bool = False,
     mapper: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
 ) -> dict[Path, str]:
-    """Files of a finished data set that are not what was written, each with what is wrong with it.
+    """Find the files of a finished data set that are not what was written.
 
     Parameters
     ----------
     out_dir : path-like
         What `partition_catalog` wrote.
     read : bool
-        Read every partition. Without, those are read that have their size and were changed after the marker was
-        written.
+        Read every partition. Without it, only partitions of the right size that were changed after the marker was
+        written are read.
     mapper : callable
         As for `partition_catalog`.
+
+    Returns
+    -------
+    dict of Path to str
+        What is wrong with each damaged file.
 
     Raises
     ------
@@ -137,7 +142,7 @@ def _problems(out: Path, written: int | None, parts: Iterable[tuple[Key, int, st
 
 
 def _problem(path: str, n_bytes: int, sha256: str, written: int | None) -> str:
-    """What is wrong with a partition, empty for nothing; one that was not changed after `written`, ns, is not read."""
+    """The damage of a partition, in words; empty if there is none. It is read only if changed after `written`, ns."""
     try:
         status = os.stat(path)  # noqa: PTH116
         if not stat.S_ISREG(status.st_mode):
@@ -156,26 +161,26 @@ def _problem(path: str, n_bytes: int, sha256: str, written: int | None) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PartitionBounds:
-    """Where the sources of every partition lie, and how fast they move.
+    """Positions, speeds and sizes of all partitions of a catalogue.
 
     Parameters
     ----------
     keys : tuple of (int, int)
         Tract and patch of each partition, sorted.
     rows, moving : ndarray of int, shape (N,)
-        Its sources, and those of them that move.
+        Number of sources, and of those that move.
     centers : ndarray, shape (N, 3)
-        Unit vector to the middle of its sources' catalogue positions.
+        Unit vector to the middle of the sources' catalogue positions.
     radii : ndarray, shape (N,)
-        Radians from there that hold all of them.
+        Radius of the circle around the middle that has all of them, radians.
     speeds : ndarray, shape (N,)
         Fastest motion, radians per day.
     epochs : ndarray, shape (N, 2)
-        First and last epoch of those that move (MJD TAI); NaN where none does, or one has none.
+        First and last epoch of the sources that move (MJD TAI); NaN if none moves, or one has no epoch.
     sizes : tuple of int
-        Bytes of its file.
+        Size of the file, bytes.
     sha256 : tuple of str
-        Of its file.
+        SHA-256 of the file.
     """
 
     keys: tuple[Key, ...]
@@ -190,12 +195,12 @@ class PartitionBounds:
 
     @functools.cached_property
     def index(self) -> Mapping[Key, int]:
-        """Place of every partition in the arrays."""
+        """Index of every partition in the arrays."""
         return {key: i for i, key in enumerate(self.keys)}
 
 
 def partition_bounds(out_dir: str | os.PathLike[str]) -> PartitionBounds:
-    """Where the sources of every partition lie; read once in each process for each version of the data set.
+    """Read the bounds of all partitions; once in each process for each version of the data set.
 
     Raises
     ------
@@ -206,7 +211,7 @@ def partition_bounds(out_dir: str | os.PathLike[str]) -> PartitionBounds:
 
 
 def _current(out: Path) -> tuple[PartitionBounds, str]:
-    """The bounds and the digest of the data set as it is now."""
+    """The bounds and the digest of the data set, as of now."""
     try:
         status = (out / MARKER).stat()
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -248,7 +253,7 @@ def _bounds(out: Path, stamp: tuple[int, int, int, int]) -> tuple[PartitionBound
 
 
 def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
-    """Rows of every (tract, patch) that has any, sorted; (-1, -1) are those in no tract.
+    """Number of sources of every (tract, patch) that has any, sorted; (-1, -1) are those in no tract.
 
     Raises
     ------
@@ -259,37 +264,27 @@ def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
     return dict(zip(bounds.keys, bounds.rows.tolist(), strict=True))
 
 
-def moving_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
-    """Sources with a proper motion or a rate, of every (tract, patch) that has any.
-
-    A source is stored where it is at its epoch. An image taken at another time may see it in another patch, so
-    whoever looks for movers has to look through these partitions too.
-    """
-    bounds = partition_bounds(out_dir)
-    return {key: n for key, n in zip(bounds.keys, bounds.moving.tolist(), strict=True) if n}
-
-
 def read_partitions(
     out_dir: str | os.PathLike[str],
     keys: Iterable[Key],
     *,
     columns: Sequence[str] | None = None,
 ) -> QTable:
-    """The sources of some patches, sorted by injection id.
+    """Read the sources of some patches, sorted by injection id.
 
     Parameters
     ----------
     out_dir : path-like
         What `partition_catalog` wrote.
     keys : iterable of (int, int)
-        Tracts and patches; one without sources, or named twice, adds nothing.
+        Tracts and patches; those without sources are skipped, those named twice are read once.
     columns : sequence of str, optional
         Only these columns; ``injection_id`` is always among them.
 
     Returns
     -------
     QTable
-        With no rows, but all columns, where none of the patches has any.
+        Without rows, but with all columns, if none of the patches has sources.
 
     Raises
     ------
@@ -298,6 +293,16 @@ def read_partitions(
     CorruptFileError
         If a partition is missing or unreadable.
     """
+    return from_arrow(read_stored(out_dir, keys, columns=columns))
+
+
+def read_stored(
+    out_dir: str | os.PathLike[str],
+    keys: Iterable[Key],
+    *,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Read the sources of some patches as they are stored; parameters and errors as of `read_partitions`."""
     out = Path(out_dir)
     present = partition_bounds(out).index
     wanted = _wanted(keys, present)
@@ -308,17 +313,17 @@ def _wanted(keys: Iterable[Key], present: Mapping[Key, int]) -> list[Key]:
     return [key for key in sorted({(int(t), int(p)) for t, p in keys}) if key in present]
 
 
-def _joined(tables: Sequence[pa.Table], *, empty: bool) -> QTable:
+def _joined(tables: Sequence[pa.Table], *, empty: bool) -> pa.Table:
     table = pa.concat_tables(tables)
     if empty:
-        table = table.slice(0, 0)
-    elif len(tables) > 1:
-        table = table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
-    return from_arrow(table)
+        return table.slice(0, 0)
+    if len(tables) > 1:
+        return table.take(pc.sort_indices(table, sort_keys=[("injection_id", "ascending")]))
+    return table
 
 
 def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) -> pa.Table:
-    """One partition as it is stored, sorted by injection id; parameters and errors as in `read_partitions`.
+    """Read one partition as it is stored, sorted by injection id; parameters and errors as in `read_partitions`.
 
     A partition without sources is an error here.
     """
@@ -353,7 +358,7 @@ def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) ->
 
 
 def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column of a stored partition, as `skygraft.catalog.values` gives it, without the way through a `QTable`."""
+    """A column of a stored partition as an array, as `skygraft.catalog.values` gives it of a `QTable`."""
     column, spec = table.column(name), COLUMNS.get(name)
     unit = (table.schema.field(name).metadata or {}).get(b"unit", b"").decode()
     plain = pa.types.is_float64(column.type) if spec and spec.kind == "float" else pa.types.is_int64(column.type)
@@ -363,7 +368,7 @@ def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
 
 
 class PartitionCache:
-    """The partitions that were read last, for a process that makes one image after the other of one patch.
+    """Keeps the partitions that were read last in memory, for a process that makes many images of one patch.
 
     Threads may share it. It notices when the catalogue is partitioned again.
 
@@ -372,7 +377,7 @@ class PartitionCache:
     path : path-like
         What `partition_catalog` wrote.
     max_bytes : int
-        Memory that it may hold.
+        Memory that it may take.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 128 << 20) -> None:
@@ -385,11 +390,11 @@ class PartitionCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes held now."""
+        """Bytes of the tables in memory."""
         return self._n_bytes
 
-    def read(self, keys: Iterable[Key]) -> QTable:
-        """The sources of some patches, sorted by injection id: what `read_partitions` gives, with its errors."""
+    def read(self, keys: Iterable[Key]) -> pa.Table:
+        """Read the sources of some patches: as `read_stored`, with its errors."""
         bounds, digest = _current(self._path)
         wanted = _wanted(keys, bounds.index)
         with self._lock:

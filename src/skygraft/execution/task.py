@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from astropy.table import QTable
 
-from skygraft.catalog import Flag, PartitionCache, read_partitions
+from skygraft.catalog import Flag, PartitionCache
+from skygraft.catalog.io import arrow_array, from_arrow
+from skygraft.catalog.partition_read import read_stored
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.dataset import LINEAGE, dataset_id
 from skygraft.errors import CampaignError, OutputError, SkygraftError
@@ -32,7 +35,7 @@ from skygraft.formats.base import FILES
 from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.planning.reading import read_image
-from skygraft.planning.selection import digest_rows, row_digests, select
+from skygraft.planning.selection import RowDigests, digest_rows, select
 from skygraft.provenance import software_versions
 from skygraft.records.file_identity import Stamp, await_stamp
 from skygraft.records.files import Layout, plain, sha256_file
@@ -48,6 +51,7 @@ from skygraft.records.image_record import (
     write_record,
 )
 from skygraft.records.image_summary import ImageSummary
+from skygraft.records.packs import remove_record
 from skygraft.records.plan_file import Plan, PlannedImage
 from skygraft.tables.truth_parts import write_truth_dataset, write_truth_part
 
@@ -214,7 +218,7 @@ def run_image(
         if not changes(record, image, config.survey.root, bench.settings) and is_whole(record, layout, read=True):
             return summarise(record, image, layout, status="skipped", checked=True)
         # From here on the image is not done, and must not seem so if this task dies.
-        record_path.unlink(missing_ok=True)
+        remove_record(record_path)
 
     clock = _Clock()
     with clock.stage("read"), io:
@@ -310,7 +314,7 @@ def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
 
 
 def sources_of(
-    image: PlannedImage, config: CampaignConfig, read: Callable[[Iterable[tuple[int, int]]], QTable] | None = None
+    image: PlannedImage, config: CampaignConfig, read: Callable[[Iterable[tuple[int, int]]], pa.Table] | None = None
 ) -> tuple[QTable, str]:
     """The catalogue rows of an image, in order of injection id, and their fingerprint.
 
@@ -323,11 +327,12 @@ def sources_of(
     read : callable, optional
         Reads partitions of the catalogue; by default from disk, without a cache.
     """
-    table = read(image.reads) if read else read_partitions(Layout(config.output).catalog, image.reads)
+    table = read(image.reads) if read else read_stored(Layout(config.output).catalog, image.reads)
     band = image.band or config.catalog.band
     rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
-    chosen = table[rows]
-    return chosen, digest_rows(row_digests(chosen, band))
+    # Only these become a QTable: the partitions hold many times as many.
+    chosen = table.take(arrow_array(rows))
+    return from_arrow(chosen), digest_rows(RowDigests(chosen).of(band))
 
 
 def _on_image(truth: QTable) -> QTable:

@@ -198,9 +198,15 @@ def header_planes(header: Mapping[str, Any]) -> dict[str, int]:
     for key in [key for key in header if key.startswith(("MP_", "MSKN"))]:
         value = header[key]
         if key.startswith("MP_") and isinstance(value, int) and 0 <= value < 32:
-            found[key.removeprefix("MP_")] = value
+            name, bit = key.removeprefix("MP_"), value
         elif key.startswith("MSKN") and isinstance(value, str):
             bits = header.get(f"MSKM{key.removeprefix('MSKN')}")
-            if isinstance(bits, int) and bits > 0 and bits & (bits - 1) == 0:
-                found[value.strip()] = bits.bit_length() - 1
+            if not (isinstance(bits, int) and bits > 0 and bits & (bits - 1) == 0):
+                continue
+            name, bit = value, bits.bit_length() - 1
+        else:
+            continue
+        # Names are written with spaces between them.
+        if word := "_".join(name.split()):
+            found[word] = bit
     return found

@@ -337,9 +337,19 @@ class LegacySurveyFormat(Format):
 
     def _wcs(self, opened: _Opened, given: LegacySurveyOptions) -> FitsWcs:
         header, hdu = opened.image.header, opened.image.index
-        offsets = (opened.row.number("ccdraoff"), opened.row.number("ccddecoff"))
-        if given.astrometry == "header" or None in offsets:
+        names = ("ccdraoff", "ccddecoff")
+        offsets = tuple(opened.row.number(name) for name in names)
+        if given.astrometry == "header" or offsets == (None, None):
             return read_fits_wcs(header, path=opened.path, hdu=hdu)
+        if None in offsets:
+            # Tables have both or neither; with one of them the image would lie beside its place.
+            lost = names[offsets.index(None)]
+            raise FormatError(
+                f"{opened.row.origin} has one astrometric offset, but no {lost}",
+                path=opened.row.table,
+                key=lost,
+                fix="Restore the column, or read with astrometry='header'",
+            )
         values = [card_value(header, f"CRVAL{axis}") for axis in (1, 2)]
         # What is no number is refused by name, like everything else that the WCS lacks.
         if all(isinstance(value, int | float) for value in values):

@@ -285,16 +285,16 @@ def _mask_planes(header: fits.Header, path: Path) -> dict[str, int]:
     for key in header:
         if not key.upper().startswith("MP_"):
             continue
-        bit = header[key]
-        if isinstance(bit, bool) or not isinstance(bit, int) or bit >= _MASK_BITS:
+        bit, name = header[key], key[3:].upper()
+        if isinstance(bit, bool) or not isinstance(bit, int) or bit >= _MASK_BITS or name.split() != [name]:
             raise FormatError(
-                f"the mask plane {key[3:]} has bit {bit!r}; bits of a mask are 0 to {_MASK_BITS - 1}",
+                f"the mask plane {name!r} has bit {bit!r}; a word and a bit of 0 to {_MASK_BITS - 1} are needed",
                 path=path,
                 key=key,
                 fix="Make or fetch the file again",
             )
         if bit >= 0:
-            planes[key[3:].upper()] = bit
+            planes[name] = bit
     return planes
 
 

@@ -191,8 +191,18 @@ def _mask_bits(mask: Any) -> NDArray[np.int32]:
     return bits.view(np.int32)
 
 
-def _mask_planes(mask: Any) -> dict[str, int]:
-    return {plane.name: bit for bit, plane in enumerate(mask.schema) if plane is not None}
+def _mask_planes(mask: Any, path: StrPath) -> dict[str, int]:
+    """Mask planes and their bit numbers."""
+    planes = {str(plane.name): bit for bit, plane in enumerate(mask.schema) if plane is not None}
+    for name, bit in planes.items():
+        if name.split() != [name]:
+            raise FormatError(
+                f"the mask plane of bit {bit} is named {name!r}; a word is needed",
+                path=path,
+                key="mask",
+                fix="Make or fetch the file again",
+            )
+    return planes
 
 
 def _calibration(image: Any, path: StrPath, options: LsstImagesOptions) -> ImageCalibration:
@@ -265,7 +275,7 @@ class LsstImagesFormat(Format):
             image.image.array,
             image.variance.array,
             _mask_bits(image.mask),
-            mask_planes=_mask_planes(image.mask),
+            mask_planes=_mask_planes(image.mask, path),
             xy0=found.xy0,
             units=found.unit,
         )
@@ -351,7 +361,7 @@ def _lineage_cards(lineage: Lineage | None, like: StrPath) -> dict[str, tuple[An
 
 def _new_planes(mask: Any, exposure: Exposure, like: StrPath) -> list[str | None]:
     """Mask planes that the file does not have, in order of their bits after its own; None for bits left free."""
-    known = _mask_planes(mask)
+    known = _mask_planes(mask, like)
     wanted = {name: (value & 0xFFFFFFFF).bit_length() - 1 for name, value in exposure.mask_planes.items()}
     added: list[str | None] = []
     for bit, name in sorted((bit, name) for name, bit in wanted.items()):

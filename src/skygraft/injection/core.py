@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
 from skygraft.catalog.flags import has_flag
+from skygraft.catalog.truth_columns import TRUTH_COLUMNS
 from skygraft.conventions import LSST, conventions_record
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import ConfigError, InjectionError
@@ -374,8 +375,9 @@ def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: Ren
 
 
 def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
-    for name in ("flux_deposited", "aperture_fraction", "kernel_scale", "stamp_size"):
-        truth[name][rows] = getattr(report, name)
+    for column in TRUTH_COLUMNS:
+        if column.before is not None and column.name != "psf_fwhm":
+            truth[column.name][rows] = getattr(report, column.name)
     truth["flags"][rows] |= report.flags
     if rows.size:
         scale = pixel_scale(exposure.wcs, truth["x"][rows], truth["y"][rows])

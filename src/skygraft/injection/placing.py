@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from skygraft.catalog import Flag, as_table, band_column, bands_of, normalize_catalog, positions_at, values
 from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
+from skygraft.catalog.truth_columns import new_truth
 from skygraft.exposure import Exposure
 from skygraft.injection.differences import TemplateSide, in_template, template_side
 from skygraft.injection.reach import Reach
@@ -123,25 +123,21 @@ def place(
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
-    truth = QTable(
+    truth = new_truth(
+        n,
         {
             "injection_id": values(table, "injection_id"),
             "image_id": np.full(n, image_id),
-            "ra": np.asarray(ra, dtype=float) * u.deg,
-            "dec": np.asarray(dec, dtype=float) * u.deg,
+            "ra": np.asarray(ra, dtype=float),
+            "dec": np.asarray(dec, dtype=float),
             "x": x,
             "y": y,
             "source_type": strings(table, "source_type"),
             "band": np.full(n, band or next(iter(bands_of(table)), "")),
             "mag": mag,
             "inst_flux": inst_flux,
-            "flux_deposited": np.zeros(n),
-            "aperture_fraction": np.full(n, np.nan),
-            "kernel_scale": np.full(n, np.nan),
-            "psf_fwhm": np.full(n, np.nan) * u.arcsec,
-            "stamp_size": np.zeros(n, dtype=np.int64),
             "flags": flags,
-        }
+        },
     )
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
     if endless.any():

@@ -1,1 +1,1 @@
-"""How far a campaign is, shown in the terminal, on the dashboard's page and to Prometheus."""
+"""The progress of a campaign, shown in the terminal, on the dashboard's page and to Prometheus."""

@@ -1,15 +1,15 @@
 """A Campaign page in Dask's dashboard, a JSON route beside it, and metrics for Prometheus.
 
 `DashboardReporter` belongs to the driver: it installs `CampaignDashboard` on the scheduler, which may be on another
-machine, and tells it the campaign's numbers twice a second. Whatever goes wrong with that is said once, and never
-stops the campaign.
+machine, and publishes the campaign's progress there every few seconds. A failure of any of this is reported once and
+never stops the campaign.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -20,14 +20,16 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.web import RequestHandler
 
 from skygraft.clusters.dashboard import dashboard_applications, dashboard_prefix, find_dashboard
-from skygraft.monitoring.feed import FEED_VERSION, TOPIC, Boards, Feed
-from skygraft.monitoring.progress import Overview
+from skygraft.monitoring.overview import Overview
+from skygraft.monitoring.progress import Progress
+from skygraft.monitoring.published import MESSAGE_VERSION, PublishedRuns, pack_patches, pack_progress, to_json
 from skygraft.records.image_summary import ImageSummary
 
 __all__ = ["CampaignDashboard", "DashboardReporter"]
 
 _PLUGIN = "skygraft-campaign"
-_INTERVAL = 0.5
+_HANDLER = "skygraft_publish"
+_INTERVAL = 2.0
 _HEARTBEAT = 5.0
 _PATIENCE = 10.0
 
@@ -35,76 +37,72 @@ logger = logging.getLogger(__name__)
 
 
 class _CampaignJson(RequestHandler):
-    """``/campaign.json``: the newest run, or that of ``?run=``; ``?patches=0`` leaves the patches out.
+    """``/campaign.json``: the newest run, or that of ``?run=``; ``?patches=0`` leaves out the patches.
 
     Beside the run, ``runs`` lists those that the scheduler knows and ``workers`` counts its workers by status.
     """
 
-    def initialize(self, boards: Boards) -> None:
-        self.boards = boards
+    def initialize(self, runs: PublishedRuns) -> None:
+        self.runs = runs
 
     def get(self) -> None:
-        board = self.boards.get(self.get_query_argument("run", None))
-        runs = [
-            {"run": each.run, "campaign": each.snapshot["campaign"], "state": each.state} for each in self.boards.all()
-        ]
-        if board is None:
+        run = self.runs.get(self.get_query_argument("run", None))
+        content: dict[str, Any]
+        if run is None:
             self.set_status(404)
-            content: dict[str, Any] = {"error": "no such campaign has run on this scheduler", "runs": runs}
+            content = {"error": "no such campaign has run on this scheduler"}
         else:
-            patches = self.get_query_argument("patches", "1") != "0"
-            content = {**board.to_dict(self.boards.now(), patches=patches), "runs": runs}
-        content["workers"] = self.boards.workers()
+            content = run.to_dict(self.runs.now(), patches=self.get_query_argument("patches", "1") != "0")
+        content["runs"] = [
+            {"run": each.run, "campaign": each.snapshot["campaign"], "state": each.state} for each in self.runs.all()
+        ]
+        content["workers"] = self.runs.workers()
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps(content, allow_nan=False))
+        self.finish(to_json(content))
 
 
 class CampaignDashboard(SchedulerPlugin):
-    """Shows campaigns on the dashboard of the scheduler that it is installed on; installed once, it stays.
+    """Shows campaigns on the dashboard of the scheduler that it is installed on; once installed, it stays.
 
     Attributes
     ----------
-    boards : Boards
-        What the scheduler knows; the runs of the last few campaigns stay to be looked at.
+    runs : PublishedRuns
+        The runs that can be shown.
     missing : list of str
-        What could not be shown, and why.
+        What cannot be shown, and why.
     """
 
     name = _PLUGIN
     idempotent = True
 
-    boards: Boards
+    runs: PublishedRuns
     missing: list[str]
 
     async def start(self, scheduler: Any) -> None:
-        """Add the page, the route and the metrics."""
+        """Add the page, the route, the metrics, and the handler through which drivers publish."""
 
         def workers() -> dict[str, int]:
             counted = Counter(worker.status.name for worker in scheduler.workers.values())
             return {"running": 0, **counted}
 
-        self.boards, self.missing = Boards(workers=workers), []
+        self.runs, self.missing = PublishedRuns(workers=workers), []
+        scheduler.handlers[_HANDLER] = self.runs.publish
         self._try("the Campaign page", self._add_page, scheduler)
         self._try("the route /campaign.json", self._add_route, scheduler)
         self._try("metrics for Prometheus", self._add_metrics, scheduler)
 
-    def log_event(self, topic: str, msg: Any) -> None:
-        """Hear the driver."""
-        if topic == TOPIC:
-            self.boards.hear(msg)
-
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """Note that a driver has gone."""
+        """Note that a driver has disconnected."""
         del scheduler
-        self.boards.lose(client)
+        self.runs.lose(client)
 
     async def close(self) -> None:
-        """Take the metrics out of the process."""
+        """Remove the metrics from the process."""
         if not any("Prometheus" in what for what in self.missing):
             from skygraft.monitoring.metrics import hide_metrics
 
-            hide_metrics(self.boards)
+            hide_metrics(self.runs)
 
     def _try(self, what: str, add: Callable[[Any], None], scheduler: Any) -> None:
         try:
@@ -122,53 +120,53 @@ class CampaignDashboard(SchedulerPlugin):
             return
         from skygraft.monitoring.page import add_page
 
-        add_page(scheduler, self.boards, prefix=dashboard_prefix(scheduler).strip("/"))
+        add_page(scheduler, self.runs, prefix=dashboard_prefix(scheduler).strip("/"))
 
     def _add_route(self, scheduler: Any) -> None:
-        route = (f"{dashboard_prefix(scheduler)}campaign.json", _CampaignJson, {"boards": self.boards})
+        route = (f"{dashboard_prefix(scheduler)}campaign.json", _CampaignJson, {"runs": self.runs})
         scheduler.http_application.add_handlers(r".*", [route])
 
     def _add_metrics(self, scheduler: Any) -> None:
         from skygraft.monitoring.metrics import show_metrics
 
         del scheduler
-        show_metrics(self.boards)
+        show_metrics(self.runs)
 
 
 def _installed(dask_scheduler: Any) -> tuple[int, list[str]]:
-    """What the plugin on the scheduler speaks and could not show."""
+    """Return the version of messages that the scheduler reads, and what it cannot show."""
     plugin = dask_scheduler.plugins[_PLUGIN]
-    return FEED_VERSION, list(plugin.missing)
+    return MESSAGE_VERSION, list(plugin.missing)
 
 
 class DashboardReporter:
-    """Tells the dashboard of a scheduler how far a campaign is; a `Reporter`.
+    """A `Reporter` that publishes a campaign's progress on the dashboard of a scheduler.
 
     Parameters
     ----------
     client : distributed.Client
         The cluster; skygraft must be installed where its scheduler runs.
     say : callable
-        Called with what there is to tell people: where the page is, or what is not there.
+        Called with messages for people: the address of the page, or what cannot be shown.
     interval : float
-        Seconds between two messages, at least.
+        Shortest time between two messages to the scheduler, seconds.
 
     Notes
     -----
-    Counting is done here, in the driver. Everything that waits for the network is done in a thread, so that a slow
-    scheduler does not slow down the campaign.
+    Everything that waits for the network is done in a thread, so that a slow scheduler does not slow down the campaign.
     """
 
     def __init__(
         self, client: Client, *, say: Callable[[str], None] = lambda text: None, interval: float = _INTERVAL
     ) -> None:
         self._client, self._say, self._interval = client, say, interval
+        self._run = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
-        self._feed: Feed | None = None
+        self._progress: Progress | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
-        self._changed = False
-        self._is_silent = False
+        self._changed = True
+        self._has_failed = False
 
     def __enter__(self) -> Self:
         return self
@@ -176,49 +174,50 @@ class DashboardReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._feed is None or self._thread is None:
+        if self._progress is None or self._thread is None:
             return
         with self._lock:
             interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-            self._feed.progress.end(None if kind is None else "stopped" if interrupted else "crashed")
+            self._progress.end(None if kind is None else "stopped" if interrupted else "crashed")
         self._over.set()
-        # The last word is worth some seconds; a scheduler that does not listen is not worth more.
+        # The last message is worth some seconds; a scheduler that does not answer is not worth more.
         self._thread.join(_PATIENCE)
 
     def start(self, overview: Overview) -> None:
-        """Install what shows the campaign, and begin to tell."""
-        self._feed = Feed(overview, client=str(self._client.id))
-        self._thread = threading.Thread(target=self._tell, name="skygraft-dashboard", daemon=True)
+        """Install the dashboard on the scheduler and begin to publish."""
+        self._progress = Progress(overview)
+        self._thread = threading.Thread(
+            target=self._publish_until_over, args=(self._progress,), name="skygraft-dashboard", daemon=True
+        )
         self._thread.start()
 
     def images(self, summaries: Iterable[ImageSummary]) -> None:
         """Count what became of some images."""
-        if self._feed is None:
+        if self._progress is None:
             return
         with self._lock:
-            self._feed.progress.add(summaries)
+            self._progress.add(summaries)
             self._changed = True
 
     def say(self, text: str) -> None:
-        """Do nothing: the page has its own words."""
+        """Do nothing: the page has no place for messages."""
 
     # -- in the thread
 
-    def _tell(self) -> None:
+    def _publish_until_over(self, progress: Progress) -> None:
         if not self._install():
             return
-        told_all, waited = False, _HEARTBEAT
+        with self._lock:
+            patches = pack_patches(progress)
+        is_received, waited = False, 0.0
         while True:
-            last = self._over.is_set()
-            with self._lock:
-                due, self._changed = self._changed or waited >= _HEARTBEAT or last or not told_all, False
-            if due:
-                told_all = self._send(all_of_it=not told_all)
-                waited = 0.0
-            if last:
+            is_last = self._over.is_set()
+            if self._changed or waited >= _HEARTBEAT or is_last or not is_received:
+                is_received, waited = self._publish(progress, patches), 0.0
+            if is_last:
                 return
             # After a message was lost the next one may wait: most likely the scheduler is gone.
-            pause = self._interval if told_all else _HEARTBEAT
+            pause = self._interval if is_received else _HEARTBEAT
             self._over.wait(pause)
             waited += pause
 
@@ -231,7 +230,7 @@ class DashboardReporter:
             # is, the campaign runs without the page.
             self._say(f"no Campaign page: the scheduler cannot show it ({type(error).__name__}: {_first_line(error)})")
             return False
-        if version != FEED_VERSION:
+        if version != MESSAGE_VERSION:
             self._say("no Campaign page: the scheduler has another version of skygraft")
             return False
         for what in missing:
@@ -240,22 +239,28 @@ class DashboardReporter:
             self._say(f"Campaign page: {address.page('campaign')}")
         return True
 
-    def _send(self, *, all_of_it: bool) -> bool:
-        if self._feed is None:
-            return False
+    def _publish(self, progress: Progress, patches: bytes) -> bool:
+        """Send the present state; returns whether the scheduler has received it."""
         try:
             with self._lock:
-                messages = list(self._feed.start()) if all_of_it else [self._feed.update()]
-            for message in messages:
-                self._client.log_event(TOPIC, message)
+                data, self._changed = pack_progress(progress), False
+            # The places of the patches are most of the bytes: only for a scheduler that does not have them.
+            is_received = self._send(data=data) or self._send(data=data, patches=patches)
         except Exception as error:
             # As above; the ledger, not the page, is what counts.
-            if not self._is_silent and not self._over.is_set():
-                self._say(f"the Campaign page hears nothing any more ({type(error).__name__}: {_first_line(error)})")
-            self._is_silent = True
+            if not self._has_failed and not self._over.is_set():
+                self._say(f"the Campaign page is not updated any more ({type(error).__name__}: {_first_line(error)})")
+            self._has_failed = True
             return False
-        self._is_silent = False
-        return True
+        self._has_failed = False
+        return is_received
+
+    def _send(self, **content: bytes) -> bool:
+        # To a handler of the scheduler, as Dask's own queues and locks do. Of events it keeps the last thousand, 100 MB
+        # for a large survey; functions that are run on it are logged.
+        handler = getattr(self._client.scheduler, _HANDLER)
+        head = {"version": MESSAGE_VERSION, "run": self._run, "driver": str(self._client.id)}
+        return bool(self._client.sync(handler, **head, **content, callback_timeout=_PATIENCE))
 
 
 def _first_line(error: BaseException) -> str:

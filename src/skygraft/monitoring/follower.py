@@ -1,6 +1,6 @@
-"""How far a campaign is, by its ledger alone: for whoever sees the output folder, from any machine.
+"""Follow the progress of a campaign by its ledger, from any machine that sees the output folder.
 
-The ledger is read from its end on as it grows; the driver knows nothing of it, and may have died.
+The driver takes no part in this, and may have died.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, Literal
 
 import numpy as np
 
 from skygraft.config.campaign import CampaignConfig
-from skygraft.monitoring.progress import Overview, Progress, make_overview
+from skygraft.monitoring.overview import Overview, make_overview
+from skygraft.monitoring.progress import Progress
+from skygraft.monitoring.snapshot import LedgerSnapshot, WatchState
 from skygraft.records.events import Event, ImageEvent, ImageReopened, RunEnded, RunStarted, TablesStarted, parse_event
 from skygraft.records.files import Layout
 from skygraft.records.ledger import Phase
@@ -25,29 +26,32 @@ from skygraft.records.plan_file import campaign_plan
 from skygraft.records.status import DONE, FAILED, QUARANTINED, Names, Standing
 from skygraft.tables.arrow import numbers
 
-__all__ = ["Follower", "WatchState"]
-
-type WatchState = Literal["not started", "running", "finished", "stopped", "dead"]
+__all__ = ["Follower"]
 
 _RUN_STARTED = f'"event":"{RunStarted.event}"'.encode()
-"""As `event_line` writes it; within a text the quotes would be escaped."""
+"""The event as `event_line` writes it; within a string the quotes would be escaped."""
 _BLOCK = 4000
 _SILENCE = 120.0
-"""Seconds without a word after which a driver whose lock cannot be seen is taken for dead."""
+"""Time without a new event after which a driver whose lock cannot be seen is taken for dead, seconds."""
 _COLUMNS = ("tract", "patch", "ra", "dec", "n_sources", "cost_seconds")
 
 
 class Follower:
-    """Follows the ledger of a campaign.
+    """The progress of a campaign's last run, read from its ledger as it grows.
 
     Parameters
     ----------
     config : CampaignConfig
         The campaign.
     resume : str
-        The command that runs the campaign.
+        The command that runs the campaign, for advice.
     now : callable
-        The time, seconds since 1970.
+        Returns the present time, seconds since 1970.
+
+    Attributes
+    ----------
+    progress : Progress
+        The counts of the last run.
 
     Raises
     ------
@@ -65,23 +69,17 @@ class Follower:
         self._begin()
 
     def update(self) -> None:
-        """Read what has been written since the last time."""
+        """Read what has been written since the last call."""
         if self._identity() != self._file:
-            self._begin()  # another ledger: it was made anew from the records
+            self._begin()  # another ledger: it was rebuilt from the records
         for events in _blocks(self._new_events()):
             if any(isinstance(event, RunStarted) for event in events):
-                self._begin()  # the plan may be another one, too
+                self._begin()  # the plan may have changed, too
                 return
-            self._hear(events)
+            self._count(events)
 
-    def snapshot(self) -> dict[str, Any]:
-        """The numbers of `Progress.snapshot` of the last run.
-
-        ``state`` is a `WatchState`; ``phase`` what a run is at (``starting``, ``images`` or ``tables``; empty where
-        none runs); ``driver`` says where it runs, or ran; ``advice`` what to do, if anything; and ``silent_seconds``
-        how long the ledger has not grown, null before it began. The numbers of a run that is over are those of its
-        end.
-        """
+    def snapshot(self) -> LedgerSnapshot:
+        """Return the progress of the last run, and what to do next."""
         state = self.state
         self._at = None if state in ("running", "not started") else self._last_event
         return {
@@ -95,15 +93,15 @@ class Follower:
 
     @property
     def state(self) -> WatchState:
-        """Whether the campaign runs, and if not, how it ended."""
-        # First of all: another run may have begun that looks at everything before it says so.
+        """Whether the campaign is running, and if not, how its last run ended."""
+        # First, because a run that has just begun checks everything before it writes its first event.
         if self.layout.is_locked():
             return "running"
         if not self._started:
             return "not started"
         if self._ended is not None:
             return "stopped" if self._ended.early or self._ended.n_remaining else "finished"
-        # A lock is seen by every process of its machine, but not through every shared file system.
+        # A lock is seen by every process of its own machine, but not through every shared file system.
         holder = self._holder()
         is_here = not holder or holder.endswith(f" on {os.uname().nodename}")
         silent = self._now() - self._last_event
@@ -111,23 +109,23 @@ class Follower:
 
     @property
     def phase(self) -> Phase:
-        """What the run that runs is at."""
+        """What the present run does."""
         if not self._started or self._ended is not None:
             return "starting"
         return "tables" if self._tables else "images"
 
     def _advice(self, state: WatchState) -> str:
         if state == "dead":
-            return f"the driver has died without a word; what is done is kept. Resume with {self._resume}"
+            return f"the driver has died; what is done is kept. Resume with {self._resume}"
         if state == "stopped" and self._ended is not None:
             if not self._ended.early:
                 return f"{self._ended.n_remaining} images are left; make them with {self._resume}"
             why = self._ended.stopped or "it was interrupted"
-            return f"the run was ended early ({why}); resume with {self._resume}"
+            return f"the run was stopped early ({why}); resume with {self._resume}"
         if state == "not started":
             return f"nothing has run yet; start with {self._resume}"
         if state == "finished" and np.isin(self._standing.state, (FAILED, QUARANTINED)).any():
-            return f"images failed; failures.parquet has all of them. Try again with {self._resume}"
+            return f"images failed; failures.parquet lists them. Try again with {self._resume}"
         return ""
 
     def _holder(self) -> str:
@@ -139,7 +137,7 @@ class Follower:
     # -- reading
 
     def _begin(self) -> None:
-        """Read the plan and the whole ledger; the runs before the last one count for what was done before it."""
+        """Read the plan and the whole ledger; of the runs before the last one only what they have done counts."""
         plan = campaign_plan(self.layout.plan)
         self._standing, self._names = Standing(len(plan)), Names(plan)
         table = plan.table(_COLUMNS)
@@ -156,7 +154,7 @@ class Follower:
                 self._standing.note_event(row, event, 0)
         self.progress = Progress(self._overview(), self._time)
         for events in _blocks(self._new_events()):
-            self._hear(events)
+            self._count(events)
 
     def _identity(self) -> tuple[int, int]:
         try:
@@ -166,7 +164,7 @@ class Follower:
         return (status.st_dev, status.st_ino)
 
     def _start_of_last_run(self) -> int:
-        """Where in the ledger the last run begins; its end where there is none."""
+        """Return the offset in the ledger at which the last run begins; 0 where there is none."""
         path = self.layout.ledger
         if not path.is_file() or path.stat().st_size == 0:
             return 0
@@ -175,7 +173,7 @@ class Follower:
             return len(content) if place < 0 else content.rfind(b"\n", 0, place) + 1
 
     def _new_events(self, until: int | None = None) -> Iterator[Event]:
-        """Events of whole lines from where reading stopped; half a line is left for the next time."""
+        """Yield the events of whole lines from where reading stopped; half a line is left for the next call."""
         try:
             handle = self.layout.ledger.open("rb")
         except FileNotFoundError:
@@ -191,13 +189,13 @@ class Follower:
                     yield event
 
     def _rows(self, events: list[Event]) -> Iterator[tuple[int, ImageEvent | ImageReopened]]:
-        """Events on images of the plan, with their rows."""
+        """Return the events of images of the plan, with their rows."""
         images = [event for event in events if isinstance(event, ImageEvent | ImageReopened)]
         rows = self._names.rows_of([event.image_id for event in images]).tolist()
         return ((row, event) for row, event in zip(rows, images, strict=True) if row >= 0)
 
-    def _hear(self, events: list[Event]) -> None:
-        """Events of the last run."""
+    def _count(self, events: list[Event]) -> None:
+        """Count events of the last run."""
         for event in events:
             self._at = self._last_event = max(self._last_event, _seconds(event))
             if isinstance(event, RunStarted):
@@ -211,7 +209,7 @@ class Follower:
         for row, event in self._rows(events):
             tract, patch = int(self._columns["tract"][row]), int(self._columns["patch"][row])
             before = self._standing.state[row]
-            # What failed in this run is counted as such already; what is made anew was counted before it.
+            # Progress counts a failure of this run itself. An image that is made again was counted before this run.
             if before in (DONE, FAILED, QUARANTINED) and row not in self._failed_now:
                 self.progress.reopen(tract, patch, done=bool(before == DONE))
             self._standing.note_event(row, event, 0)
@@ -222,7 +220,7 @@ class Follower:
             self.progress.add([dataclasses.replace(event, tract=tract, patch=patch)], at=_seconds(event))
 
     def _time(self) -> float:
-        """The present, or what was the present of the event that is read."""
+        """Return the present time, or the time of the event that is being read."""
         return self._now() if self._at is None else self._at
 
     def _overview(self) -> Overview:

@@ -1,4 +1,4 @@
-"""A campaign's numbers for Prometheus: they appear in the scheduler's ``/metrics``."""
+"""Metrics of campaigns for Prometheus, which reads them from the scheduler's ``/metrics``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from skygraft.monitoring.feed import Board, Boards
+from skygraft.monitoring.published import PublishedRun, PublishedRuns
 
 __all__ = ["CampaignCollector", "hide_metrics", "show_metrics"]
 
@@ -18,29 +18,29 @@ type _Rows = Sequence[tuple[tuple[str, ...], float]]
 
 
 class CampaignCollector:
-    """Tells Prometheus of the newest run of each campaign.
+    """Collects the metrics of the newest run of each campaign.
 
     Attributes
     ----------
-    boards : Boards or None
-        What the scheduler knows. Counters begin anew with each run, as Prometheus expects of a process that starts.
+    runs : PublishedRuns or None
+        The runs. Counters start from zero with each run, which Prometheus takes for a restart.
     """
 
     def __init__(self) -> None:
-        self.boards: Boards | None = None
+        self.runs: PublishedRuns | None = None
 
     def describe(self) -> list[Metric]:
-        """Nothing: what there is depends on what has run."""
+        """Return nothing: the metrics depend on what has run."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
-        if self.boards is None:
+        """Yield the present metrics."""
+        if self.runs is None:
             return
-        newest = {str(board.snapshot["campaign"]): board for board in self.boards.all()}
+        newest = {run.snapshot["campaign"]: run for run in self.runs.all()}
         families: dict[str, Any] = {}
-        for name, board in sorted(newest.items()):
-            for family, rows in _metrics(board, self.boards.now()):
+        for name, run in sorted(newest.items()):
+            for family, rows in _metrics(run, self.runs.now()):
                 known = families.setdefault(family.name, family)
                 for values, number in rows:
                     known.add_metric([name, *values], number)
@@ -55,12 +55,12 @@ def _counter(name: str, text: str, *labels: str) -> Any:
     return CounterMetricFamily(f"skygraft_campaign_{name}", text, labels=["campaign", *labels])
 
 
-def _metrics(board: Board, now: float) -> Iterator[tuple[Any, _Rows]]:
-    shot = board.snapshot
+def _metrics(run: PublishedRun, now: float) -> Iterator[tuple[Any, _Rows]]:
+    shot = run.snapshot
     images = shot["images"]
     last = shot["rates"]["1min"]
-    states = ("done", "failed", "left", "unusable")
-    yield _gauge("images", "Images by state.", "state"), [((state,), images[state]) for state in states]
+    by_state = {state: images[state] for state in ("done", "failed", "left", "unusable")}
+    yield _gauge("images", "Images by state.", "state"), [((state,), n) for state, n in by_state.items()]
     yield _counter("images_made", "Images made in this run."), [((), images["made"])]
     yield _counter("sources_drawn", "Sources drawn in this run."), [((), shot["sources"]["drawn"])]
     yield _counter("bytes_written", "Bytes written in this run."), [((), shot["bytes_written"])]
@@ -70,7 +70,10 @@ def _metrics(board: Board, now: float) -> Iterator[tuple[Any, _Rows]]:
     yield _counter("stage_seconds", "Wall time of the images' stages in this run.", "stage"), stages
     yield _gauge("images_per_second", "Images made, mean of the last minute."), [((), last["images_per_second"])]
     yield _gauge("sources_per_second", "Sources, mean of the last minute."), [((), last["sources_per_second"])]
-    yield _gauge("busy_workers", "Images in work at once, mean of the last minute."), [((), last["busy_workers"])]
+    yield (
+        _gauge("busy_workers", "Images in work at the same time, mean of the last minute."),
+        [((), last["busy_workers"])],
+    )
     eta = shot["eta"]
     yield (
         _gauge("eta_seconds", "Estimated time until no image is left; NaN while unknown."),
@@ -85,28 +88,27 @@ def _metrics(board: Board, now: float) -> Iterator[tuple[Any, _Rows]]:
         _gauge("closure_sigma_mag", "Robust standard deviation of closure residuals.", "band"),
         [((band,), content["sigma_mmag"] / 1000) for band, content in bands.items()],
     )
-    yield _gauge("running", "1 while a driver is at work on it."), [((), float(board.state == "running"))]
+    yield _gauge("running", "1 while a driver runs it, otherwise 0."), [((), float(run.state == "running"))]
     started = datetime.fromisoformat(shot["started"]).timestamp()
     yield _gauge("start_time_seconds", "When the run began, seconds since 1970."), [((), started)]
-    yield _gauge("silence_seconds", "Since the driver's last word."), [((), board.age(now))]
+    yield _gauge("silence_seconds", "Time since the driver's last message."), [((), run.age(now))]
 
 
 _COLLECTOR = CampaignCollector()
 
 
-def show_metrics(boards: Boards) -> None:
-    """Let the registry of this process tell of these.
+def show_metrics(runs: PublishedRuns) -> None:
+    """Add the metrics of some runs to the registry of this process.
 
-    The registry is one for the process, as Dask's ``/metrics`` is: should several schedulers live in it, the last one
-    counts.
+    There is one registry for the process, as for Dask's ``/metrics``: of several schedulers in it, the last one counts.
     """
-    if _COLLECTOR.boards is None:
+    if _COLLECTOR.runs is None:
         REGISTRY.register(_COLLECTOR)
-    _COLLECTOR.boards = boards
+    _COLLECTOR.runs = runs
 
 
-def hide_metrics(boards: Boards) -> None:
-    """Take them out again, unless others have taken their place."""
-    if _COLLECTOR.boards is boards:
+def hide_metrics(runs: PublishedRuns) -> None:
+    """Remove the metrics of some runs, unless those of others have replaced them."""
+    if _COLLECTOR.runs is runs:
         REGISTRY.unregister(_COLLECTOR)
-        _COLLECTOR.boards = None
+        _COLLECTOR.runs = None

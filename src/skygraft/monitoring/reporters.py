@@ -1,4 +1,4 @@
-"""Tell people how far a campaign is."""
+"""Report how far a campaign is, to a log or on a terminal."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
-from skygraft.monitoring.progress import Overview
+from skygraft.monitoring.overview import Overview
+from skygraft.monitoring.progress import Progress
 from skygraft.printable import console as printable_console
 from skygraft.printable import printable
 from skygraft.records.image_summary import ImageSummary
@@ -29,7 +24,7 @@ __all__ = ["NoReporter", "Reporter", "RichReporter"]
 
 
 class Reporter(Protocol):
-    """Hears what becomes of images; a context manager around a run."""
+    """Receives the progress of a run; a context manager around the run."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -42,20 +37,20 @@ class Reporter(Protocol):
         ...
 
     def start(self, overview: Overview) -> None:
-        """Hear what the run begins with."""
+        """Receive the state that the run begins with."""
         ...
 
     def images(self, summaries: Iterable[ImageSummary]) -> None:
-        """Hear what became of some."""
+        """Receive what became of some images."""
         ...
 
     def say(self, text: str) -> None:
-        """Hear something else, such as the address of the dashboard."""
+        """Receive a message for people, such as the address of the dashboard."""
         ...
 
 
 class NoReporter:
-    """Says nothing."""
+    """Reports nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -76,23 +71,23 @@ class NoReporter:
 
 
 class RichReporter:
-    """A bar on the terminal; where there is none, a line now and then, and what is said in words.
+    """Shows a progress bar on a terminal; elsewhere, such as in a log, writes a line at intervals.
 
     Parameters
     ----------
     console : rich.console.Console, optional
-        Where to write; standard error by default. Should it go, such as with its terminal, nothing more is written.
+        Where to write; standard error by default. If it is closed, such as with its terminal, nothing more is written.
     every : float
-        Seconds between two lines where there is no terminal.
+        Time between two lines where there is no terminal, seconds.
     now : callable
-        The time, seconds, of a clock that does not go back.
+        Returns the present time, seconds, of a clock that does not go back.
     """
 
     def __init__(
         self, console: Console | None = None, *, every: float = 60.0, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._console = console or printable_console(stderr=True)
-        self._progress = Progress(
+        self._bar = ProgressBar(
             TextColumn("injecting"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -104,71 +99,63 @@ class RichReporter:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._bar = self._progress.add_task("injecting", total=None, failed="")
-        self._failed: set[str] = set()
-        self._n_failed_before = 0
+        self._task = self._bar.add_task("injecting", total=None, failed="")
+        self._progress: Progress | None = None
         self._every, self._now = every, now
-        self._started = self._next = now()
-        self._total = self._done = self._done_before = 0
+        self._next = now()
 
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError):
-            self._progress.start()
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):
-            self._progress.stop()
+            self._bar.stop()
 
     def start(self, overview: Overview) -> None:
         """Set the length of the bar."""
-        self._n_failed_before = overview.n_failed
-        self._total, self._done = overview.n_images, overview.n_done
-        self._done_before = self._done
-        self._started = self._now()
-        self._progress.update(self._bar, total=self._total, completed=self._done)
-        self._show()
+        self._progress = Progress(overview, self._now)
+        self._show(self._progress)
 
     def images(self, summaries: Iterable[ImageSummary]) -> None:
         """Move the bar on."""
-        for summary in summaries:
-            if summary.status == "failed":
-                self._failed.add(summary.image_id)
-            else:
-                self._failed.discard(summary.image_id)
-                self._done += 1
-                self._progress.advance(self._bar)
-        self._show()
+        if self._progress is not None:
+            self._progress.add(summaries)
+            self._show(self._progress)
 
     def say(self, text: str) -> None:
-        """Write a line above the bar."""
+        """Write a message above the bar."""
         with contextlib.suppress(OSError):
             if self._console.is_terminal:
                 self._console.print(printable(text, lines=True), highlight=False, markup=False)
             else:
-                self._console.print(self._clock(text), highlight=False, markup=False, soft_wrap=True)
+                self._console.print(self._dated(text), highlight=False, markup=False, soft_wrap=True)
 
-    def _show(self) -> None:
-        n_failed = self._n_failed_before + len(self._failed)
-        with contextlib.suppress(OSError):
-            self._progress.update(self._bar, failed=f"[red]{n_failed} failed" if n_failed else "")
-        if not self._console.is_terminal and self._now() >= self._next:
+    def _show(self, progress: Progress) -> None:
+        if self._console.is_terminal:
+            failed = f"[red]{progress.n_failed} failed" if progress.n_failed else ""
+            with contextlib.suppress(OSError):
+                self._bar.update(self._task, total=progress.n_images, completed=progress.n_done, failed=failed)
+        elif self._now() >= self._next:
             self._next = self._now() + self._every
-            self.say(self._line(n_failed))
+            self.say(self._line(progress))
 
-    def _line(self, n_failed: int) -> str:
-        """The numbers, for a log."""
-        elapsed, made = self._now() - self._started, self._done - self._done_before
-        text = f"{count(self._done)} of {count(self._total)} images done ({share(self._done, self._total)})"
-        text += f", {count(n_failed)} failed" if n_failed else ""
-        left = self._total - self._done - n_failed
-        if made and elapsed > 0 and left > 0:
-            text += f", {rate(made / elapsed, 'images')}, about {duration(left * elapsed / made)} to go"
+    @staticmethod
+    def _line(progress: Progress) -> str:
+        """Return the line of a log."""
+        shot = progress.snapshot()
+        images, eta, per_second = shot["images"], shot["eta"], shot["rates"]["run"]["images_per_second"]
+        text = f"{count(images['done'])} of {count(images['total'])} images done"
+        text += f" ({share(images['done'], images['total'])})"
+        text += f", {count(images['failed'])} failed" if images["failed"] else ""
+        if eta is not None and eta["seconds"] > 0:
+            text += f", {rate(per_second, 'images')}, about {duration(eta['seconds'])} to go"
         return text
 
     @staticmethod
-    def _clock(text: str) -> str:
-        """A line of a log says when it was written."""
+    def _dated(text: str) -> str:
+        """Return a message with the time at which it is written, for a log."""
         return f"{datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S')}  {printable(text, lines=True)}"

@@ -1,4 +1,4 @@
-"""A live view of a campaign in the terminal: the numbers of the Campaign page, from the ledger."""
+"""Show the progress of a campaign live in the terminal: the numbers of the Campaign page, from the ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -20,10 +20,12 @@ from rich.text import Text
 
 from skygraft.config.campaign import CampaignConfig
 from skygraft.monitoring.follower import Follower
+from skygraft.monitoring.overview import PatchTable
+from skygraft.monitoring.snapshot import ImageCounts, LedgerSnapshot, Snapshot
 from skygraft.printable import console as printable_console
 from skygraft.printable import printable
 from skygraft.records.interruption import Interruption, Terminated
-from skygraft.wording import count, data_size, duration, rate, share, verdict
+from skygraft.wording import Severity, count, data_size, duration, rate, share, verdict
 
 __all__ = ["line", "sky_strip", "view", "watch"]
 
@@ -45,30 +47,30 @@ def watch(
     resume: str = "skygraft run",
     out: IO[str] | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> dict[str, Any]:
-    """Show how far a campaign is until it is finished, or until Ctrl-C.
+) -> LedgerSnapshot:
+    """Show the progress of a campaign until it is finished, or until Ctrl-C.
 
-    On a terminal the view is live; elsewhere there is a line at each interval.
+    On a terminal the view is updated in place; elsewhere a line is written at each interval.
 
     Parameters
     ----------
     config : CampaignConfig
         The campaign.
     interval : float
-        Seconds.
+        Time between two updates, seconds.
     as_json : bool
-        Print one line of JSON at each interval instead: what `Follower.snapshot` returns.
+        Write one line of JSON at each interval instead: a `LedgerSnapshot`.
     resume : str
-        The command that runs the campaign.
+        The command that runs the campaign, for advice.
     out : file, optional
-        Where to; standard output by default.
+        Where to write; standard output by default.
     sleep : callable
-        Waits.
+        Waits for some seconds.
 
     Returns
     -------
-    dict
-        The last snapshot.
+    LedgerSnapshot
+        The last state shown.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def watch(
                 while True:
                     with interruption.step():
                         if live is not None:
-                            live.update(view(shot, follower.progress.patches()), refresh=True)
+                            live.update(view(shot, follower.progress.patches), refresh=True)
                         else:
                             out.write((json.dumps(shot, allow_nan=False) if as_json else printable(line(shot))) + "\n")
                             out.flush()
@@ -106,11 +108,11 @@ def watch(
             return shot
 
 
-def line(shot: Mapping[str, Any]) -> str:
-    """The numbers in one line."""
+def line(shot: LedgerSnapshot) -> str:
+    """Return the most important numbers in one line."""
     images, last = shot["images"], shot["rates"]["1min"]
     clock = datetime.fromisoformat(shot["updated"]).strftime("%H:%M:%S")
-    word, _ = verdict(shot["state"], shot["phase"], images)
+    word, _ = _verdict(shot)
     parts = [
         f"{clock} {shot['campaign']} {word}: "
         f"{images['done']} of {images['total']} images done ({share(images['done'], images['total'])})",
@@ -126,18 +128,18 @@ def line(shot: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def view(shot: Mapping[str, Any], patches: Mapping[str, list[Any]]) -> RenderableType:
-    """The numbers for a terminal.
+def view(shot: LedgerSnapshot, patches: PatchTable) -> RenderableType:
+    """Return the view for a terminal.
 
     Parameters
     ----------
-    shot : mapping
-        What `Follower.snapshot` returns.
-    patches : mapping
-        What `Progress.patches` returns.
+    shot : LedgerSnapshot
+        The progress of the run.
+    patches : PatchTable
+        The same by patch.
     """
     images = shot["images"]
-    word, severity = verdict(shot["state"], shot["phase"], images)
+    word, severity = _verdict(shot)
     title = Text.assemble((shot["campaign"], "bold"), "  ", (word, _STYLES[severity]), f"  {shot['output']}")
     parts: list[RenderableType] = [title]
     if shot["advice"]:
@@ -152,12 +154,17 @@ def view(shot: Mapping[str, Any], patches: Mapping[str, list[Any]]) -> Renderabl
     return Group(*parts)
 
 
-def _bar(images: Mapping[str, int]) -> Text:
+def _verdict(shot: LedgerSnapshot) -> tuple[str, Severity]:
+    images = shot["images"]
+    return verdict(shot["state"], shot["phase"], n_failed=images["failed"], n_unusable=images["unusable"])
+
+
+def _bar(images: ImageCounts) -> Text:
     ends = [round(_BAR * n / max(1, images["total"])) for n in (images["done"], images["done"] + images["failed"])]
     return Text.assemble(("━" * ends[0], "blue"), ("━" * (ends[1] - ends[0]), "red"), ("─" * (_BAR - ends[1]), "dim"))
 
 
-def _numbers(shot: Mapping[str, Any]) -> RenderableType:
+def _numbers(shot: LedgerSnapshot) -> RenderableType:
     images, rates, eta = shot["images"], shot["rates"], shot["eta"]
     grid = Table.grid(padding=(0, 2))
     for _ in range(3):
@@ -192,37 +199,36 @@ def _numbers(shot: Mapping[str, Any]) -> RenderableType:
         data_size(shot["bytes_written"]),
         "busy workers",
         f"{last['busy_workers']:.1f}",
-        "last word",
+        "last event",
         "-" if silent is None else f"{duration(silent)} ago",
     )
     return grid
 
 
-def sky_strip(patches: Mapping[str, list[Any]]) -> Text:
-    """A map of the patches in characters: right ascension grows to the left, declination upwards.
+def sky_strip(patches: PatchTable) -> Text:
+    """Return a map of the patches in characters: right ascension grows to the left, declination upwards.
 
-    The darker, the more of the images there are done; red where some have failed.
+    The more of the images are done, the darker the character; red where some have failed.
     """
-    n_images = np.array(patches["n_images"], dtype=float)
-    if n_images.size == 0:
+    if not len(patches):
         return Text("")
-    ra, dec = np.radians(patches["ra"]), np.array(patches["dec"], dtype=float)
+    ra, dec = np.radians(patches.ra), patches.dec
     middle = np.arctan2(np.sin(ra).sum(), np.cos(ra).sum())
     east = (np.degrees(ra - middle) + 180.0) % 360.0 - 180.0
     x, y = -east * np.cos(np.radians((dec.min() + dec.max()) / 2)), -dec
-    # A character is twice as high as wide. Few patches need few of them.
-    side = int(np.ceil(np.sqrt(n_images.size)))
+    # A character is twice as high as wide. A few patches need only a few.
+    side = int(np.ceil(np.sqrt(len(patches))))
     n_rows, n_columns = min(_STRIP_ROWS, 2 * side), min(_STRIP_COLUMNS, 4 * side)
     size = max(np.ptp(x) / max(1, n_columns - 1), np.ptp(y) / max(1, 2 * (n_rows - 1)), 1e-6)
     column, row = ((x - x.min()) / size).round().astype(int), ((y - y.min()) / (2 * size)).round().astype(int)
     shape = (row.max() + 1, column.max() + 1)
     total, done, failed = (np.zeros(shape) for _ in range(3))
-    for grid, values in ((total, n_images), (done, patches["n_done"]), (failed, patches["n_failed"])):
+    for grid, values in ((total, patches.n_images), (done, patches.n_done), (failed, patches.n_failed)):
         np.add.at(grid, (row, column), values)
     text = Text()
     for cells in zip(total, done, failed, strict=True):
         for has_failed, some in itertools.groupby(zip(*cells, strict=True), key=lambda cell: cell[2] > 0):
-            # The last shade is for what is done to the last image.
+            # The darkest shade means that every image is done.
             shades = [" " if n == 0 else _SHADES[int((len(_SHADES) - 1) * n_done / n)] for n, n_done, _ in some]
             text.append("".join(shades), style="red" if has_failed else "blue")
         text.append("\n")
@@ -230,7 +236,7 @@ def sky_strip(patches: Mapping[str, list[Any]]) -> Text:
     return text
 
 
-def _closure(shot: Mapping[str, Any]) -> Text | None:
+def _closure(shot: Snapshot) -> Text | None:
     bands = shot["closure"]["bands"]
     if not bands:
         return None
@@ -238,7 +244,7 @@ def _closure(shot: Mapping[str, Any]) -> Text | None:
     return Text.assemble(("closure (mmag)  ", "dim"), "  ".join(words))
 
 
-def _stages(shot: Mapping[str, Any]) -> Text | None:
+def _stages(shot: Snapshot) -> Text | None:
     shares = shot["stages"]["share"]
     if not shares:
         return None
@@ -253,7 +259,7 @@ def _table(title: str, *heads: str) -> Table:
     return table
 
 
-def _failures(shot: Mapping[str, Any]) -> RenderableType | None:
+def _failures(shot: Snapshot) -> RenderableType | None:
     last, by_error = shot["failures"]["last"][:_FAILURES_SHOWN], shot["failures"]["by_error"]
     if not last:
         return None
@@ -265,7 +271,7 @@ def _failures(shot: Mapping[str, Any]) -> RenderableType | None:
     return table
 
 
-def _hosts(shot: Mapping[str, Any]) -> RenderableType | None:
+def _hosts(shot: Snapshot) -> RenderableType | None:
     bad = [row for row in shot["hosts"] if row["n_failed_attempts"]][:_HOSTS_SHOWN]
     if not bad:
         return None
@@ -273,7 +279,7 @@ def _hosts(shot: Mapping[str, Any]) -> RenderableType | None:
     return Text.assemble(("failed tries by machine  ", "dim"), ", ".join(words))
 
 
-def _slowest(shot: Mapping[str, Any]) -> RenderableType | None:
+def _slowest(shot: Snapshot) -> RenderableType | None:
     rows = shot["slowest"][:_SLOWEST_SHOWN]
     if not rows:
         return None

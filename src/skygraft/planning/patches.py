@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
+from skygraft.catalog.io import arrow_array, numpy_array, one_array
 from skygraft.catalog.partition_read import (
     OUTSIDE,
     PartitionBounds,
@@ -31,7 +31,7 @@ from skygraft.catalog.partition_read import (
 from skygraft.catalog.select import check_motion
 from skygraft.errors import CatalogError
 from skygraft.planning.index import ImageRows
-from skygraft.planning.selection import Outlines, RowDigests, Sources, digest_rows
+from skygraft.planning.selection import Outlines, RowDigests, SourcePositions, digest_rows
 
 __all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_movers", "plan_patches"]
 
@@ -92,14 +92,14 @@ class Movers:
     ----------
     slack : ndarray, shape (P,)
         Radians by which the circle of each partition is widened.
-    sources : Sources
+    sources : SourcePositions
         The N sources that move further.
     homes : ndarray of int, shape (N,)
         Index of the partition of each in `PartitionBounds`.
     """
 
     slack: NDArray[np.float64]
-    sources: Sources
+    sources: SourcePositions
     homes: NDArray[np.int64]
 
     def write(self, path: Path) -> None:
@@ -111,7 +111,7 @@ class Movers:
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote."""
         with np.load(path) as file:
-            return cls(file["slack"], Sources(file["vectors"], file["visits"], file["motion"]), file["homes"])
+            return cls(file["slack"], SourcePositions(file["vectors"], file["visits"], file["motion"]), file["homes"])
 
 
 def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> Movers:
@@ -137,7 +137,7 @@ def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> 
     found = list(mapper(look, [bounds.keys[i] for i in fast.tolist()]))
     vectors = [sources.vectors for sources in found]
     visits = [sources.visits if sources.visits.size else np.full(len(sources), -1) for sources in found]
-    sources = Sources(
+    sources = SourcePositions(
         np.concatenate([np.empty((0, 3)), *vectors]),
         np.concatenate([np.empty(0, dtype=np.int64), *visits]),
         np.concatenate([np.empty((0, 3)), *(s.motion for s in found)]),
@@ -145,8 +145,8 @@ def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> 
     return Movers(slack, sources, np.repeat(fast, [len(s) for s in found]).astype(np.int64))
 
 
-def _far_movers(catalog: Path, span: tuple[float, float], key: tuple[int, int]) -> Sources:
-    sources = Sources.of(from_arrow(read_partition(catalog, key)))
+def _far_movers(catalog: Path, span: tuple[float, float], key: tuple[int, int]) -> SourcePositions:
+    sources = SourcePositions.of(read_partition(catalog, key))
     if not len(sources.motion):
         return _rows(sources, np.empty(0, dtype=np.intp))
     gap = np.abs(np.array(span)[None, :] - sources.motion[:, 2:]).max(axis=1)
@@ -154,8 +154,8 @@ def _far_movers(catalog: Path, span: tuple[float, float], key: tuple[int, int]) 
     return _rows(sources, np.flatnonzero(arc > _SLOW))
 
 
-def _rows(sources: Sources, rows: NDArray[np.intp]) -> Sources:
-    return Sources(
+def _rows(sources: SourcePositions, rows: NDArray[np.intp]) -> SourcePositions:
+    return SourcePositions(
         sources.vectors[rows],
         sources.visits[rows] if sources.visits.size else sources.visits,
         sources.motion[rows] if len(sources.motion) else sources.motion,
@@ -167,7 +167,7 @@ class _Part:
     """A partition in memory, as the planner needs it."""
 
     ids: NDArray[np.int64]
-    sources: Sources
+    sources: SourcePositions
     costs: NDArray[np.float64]
     digests: RowDigests
     lanes: dict[str | None, NDArray[np.uint64]] = dataclasses.field(default_factory=dict)
@@ -176,7 +176,7 @@ class _Part:
     def read(cls, catalog: Path, key: tuple[int, int], *, by_galsim: bool) -> _Part:
         table = read_partition(catalog, key)
         costs = _draw_seconds(table, by_galsim=by_galsim)
-        return cls(partition_values(table, "injection_id"), Sources.of(table), costs, RowDigests(table))
+        return cls(partition_values(table, "injection_id"), SourcePositions.of(table), costs, RowDigests(table))
 
     @property
     def n_bytes(self) -> int:
@@ -388,14 +388,14 @@ def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
     return np.asarray(2 * np.arcsin(np.minimum(np.linalg.norm(a - b, axis=-1) / 2, 1)))
 
 
-def _joined(sources: Sequence[Sources], order: NDArray[np.intp]) -> Sources:
+def _joined(sources: Sequence[SourcePositions], order: NDArray[np.intp]) -> SourcePositions:
     vectors = np.concatenate([np.empty((0, 3)), *(s.vectors for s in sources)])[order]
     visits, motion = np.empty(0, dtype=np.int64), np.empty((0, 3))
     if any(s.visits.size for s in sources):
         visits = np.concatenate([s.visits if s.visits.size else np.full(len(s), -1) for s in sources])[order]
     if any(len(s.motion) for s in sources):
         motion = np.concatenate([s.motion if len(s.motion) else np.zeros((len(s), 3)) for s in sources])[order]
-    return Sources(vectors, visits, motion)
+    return SourcePositions(vectors, visits, motion)
 
 
 @dataclass(frozen=True)

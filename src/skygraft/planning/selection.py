@@ -1,4 +1,4 @@
-"""Which catalogue rows an image gets, and a fingerprint of them."""
+"""Select the catalogue rows of an image, and take their fingerprint."""
 
 from __future__ import annotations
 
@@ -14,46 +14,21 @@ import pyarrow.compute as pc
 from astropy.table import QTable
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.catalog.io import from_arrow, numpy_array, one_array, to_arrow
+from skygraft.catalog.io import from_arrow, numpy_array, one_array
 from skygraft.catalog.partition_read import partition_values
 from skygraft.catalog.schema import MOTION, is_mag_column, values
 from skygraft.catalog.select import angular_rates, check_motion
 from skygraft.errors import CatalogError
 
-__all__ = ["Outlines", "RowDigests", "Sources", "digest_rows", "near_polygon", "row_digests", "select"]
+__all__ = ["Outlines", "RowDigests", "SourcePositions", "digest_rows", "select"]
 
 _NAN = np.uint64(0x7FF8000000000000)
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 
 
-def near_polygon(ra: ArrayLike, dec: ArrayLike, polygon: ArrayLike, margin_arcsec: float = 0.0) -> NDArray[np.bool_]:
-    """Which positions lie inside a sky polygon, or within a margin of its edge.
-
-    Worked out in the tangent plane at the polygon's middle, where great circles are straight: exact inside; the
-    margin is stretched by the plane's scale, below 1e-3 of it up to 2 degrees from the middle.
-
-    Parameters
-    ----------
-    ra, dec : array_like, shape (N,)
-        ICRS degrees.
-    polygon : array_like, shape (M, 2)
-        Vertices in order, ICRS degrees; smaller than a hemisphere.
-    margin_arcsec : float
-        Width of the margin.
-
-    Returns
-    -------
-    ndarray of bool, shape (N,)
-    """
-    sources = Sources.at(np.asarray(ra, dtype=float), np.asarray(dec, dtype=float))
-    result = np.zeros(len(sources), dtype=np.bool_)
-    result[sources.select(Outlines.of([polygon]), margin_arcsec)[1]] = True
-    return result
-
-
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """Where and when some images lie, as the compiled loop wants it.
+    """Outlines and times of some images, as the compiled loop takes them.
 
     Parameters
     ----------
@@ -94,8 +69,8 @@ class Outlines:
 
 
 @dataclass(frozen=True, eq=False)
-class Sources:
-    """What of a catalogue decides which image gets which row.
+class SourcePositions:
+    """Positions, visits and motions of a catalogue's sources: what decides which image gets which row.
 
     Parameters
     ----------
@@ -124,12 +99,8 @@ class Sources:
         """The sources of a canonical catalogue; of Arrow, as partitions are stored."""
         stored = isinstance(table, pa.Table)
         names = table.column_names if stored else table.colnames
-
-        def column(name: str) -> NDArray[Any]:
-            return partition_values(table, name) if stored else values(table, name)
-
-        still = cls.at(column("ra"), column("dec"))
-        visits = column("visit") if "visit" in names else still.visits
+        still = cls.at(_column(table, "ra"), _column(table, "dec"))
+        visits = _column(table, "visit") if "visit" in names else still.visits
         motion = still.motion
         moved = [name for name in (*MOTION, "epoch_mjd") if name in names]
         if set(moved) & set(MOTION):
@@ -190,23 +161,27 @@ class Sources:
         )
 
 
+def _column(table: QTable | pa.Table, name: str) -> NDArray[Any]:
+    return partition_values(table, name) if isinstance(table, pa.Table) else values(table, name)
+
+
 def select(
-    table: QTable,
+    table: QTable | pa.Table,
     polygon: ArrayLike,
     margin_arcsec: float,
     *,
     mjd: float | None = None,
     visit: int | None = None,
 ) -> NDArray[np.intp]:
-    """Rows of a canonical catalogue that an image gets.
+    """Select the rows of a canonical catalogue that an image gets.
 
-    Those that stand, at the image's time, within its outline or the margin around it, and are not meant for another
-    visit. It does not depend on how the catalogue was cut into patches.
+    These are the sources that are, at the image's time, within its outline or the margin around it, and are not meant
+    for another visit. The result does not depend on how the catalogue was cut into patches.
 
     Parameters
     ----------
-    table : QTable
-        Canonical columns.
+    table : QTable or pyarrow.Table
+        Canonical columns; of Arrow, as partitions are stored.
     polygon : array_like, shape (M, 2)
         The image's outline, ICRS degrees.
     margin_arcsec : float
@@ -226,37 +201,26 @@ def select(
     CatalogError
         If a source moves and the image has no time.
     """
-    sources = Sources.of(table)
+    sources = SourcePositions.of(table)
     moving = sources.moving
     if moving.size:
-        check_motion(values(table, "injection_id")[moving], sources.motion[moving, 2], mjd)
+        check_motion(_column(table, "injection_id")[moving], sources.motion[moving, 2], mjd)
     _, rows = sources.select(Outlines.of([polygon], [mjd], [visit]), margin_arcsec)
     return rows.astype(np.intp, copy=False)
 
 
-def row_digests(table: QTable | pa.Table, band: str | None) -> NDArray[np.uint64]:
-    """A 16-byte fingerprint of each row: what it says of the source in one band.
+class RowDigests:
+    """Fingerprints of the rows of a catalogue in any band; what the bands share is worked out once.
 
-    Other bands' magnitudes are left out, so that a change of them leaves the images of this band alone. Every NaN is
-    like every other, and like a missing value. A fingerprint, not a signature: nobody is kept from making two rows
-    of one fingerprint on purpose.
+    A fingerprint leaves out other bands' magnitudes, so that a change of them leaves the images of this band alone.
+    Every NaN is like every other, and like a missing value. It is no signature: nobody is kept from making two rows of
+    one fingerprint on purpose.
 
     Parameters
     ----------
-    table : QTable or pyarrow.Table
-        Canonical; of Arrow, as partitions are stored.
-    band : str or None
-        The band.
-
-    Returns
-    -------
-    ndarray of uint64, shape (N, 2)
+    table : pyarrow.Table
+        Canonical columns, as partitions are stored.
     """
-    return RowDigests(table if isinstance(table, pa.Table) else to_arrow(table)).of(band)
-
-
-class RowDigests:
-    """Fingerprints of the rows of an Arrow table in any band; what the bands share is worked out once."""
 
     def __init__(self, table: pa.Table) -> None:
         names = sorted(table.column_names)
@@ -266,7 +230,7 @@ class RowDigests:
         _mix(shared, self._shared)
 
     def of(self, band: str | None) -> NDArray[np.uint64]:
-        """As `row_digests`."""
+        """Fingerprints of all rows, of what they say of their sources in one band: 16 bytes each, shape (N, 2)."""
         words = self._magnitudes.get(f"mag_{band}")
         if words is None:
             return self._shared

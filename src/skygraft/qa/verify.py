@@ -25,6 +25,7 @@ from skygraft.processes import process_mapper
 from skygraft.qa.closure import measure_closure
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
+from skygraft.records.packs import file_exists
 from skygraft.records.plan_file import campaign_plan
 from skygraft.records.status import DONE, recorded
 from skygraft.tables.truth_parts import read_truth_part
@@ -66,7 +67,7 @@ def read_pair(campaign: Campaign, image: PlannedImage) -> tuple[Exposure, Exposu
 def _record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
     path = layout.record(image.tract, image.patch, image.stem)
     if (record := read_record(path, image.image_id)) is None:
-        what = "the record is damaged" if path.exists() else "there is no record: the image is not done"
+        what = "the record is damaged" if file_exists(path) else "there is no record: the image is not done"
         raise CampaignError(what, path=path, fix="Make it again: skygraft run")
     return record
 

@@ -10,8 +10,9 @@ from typing import Any
 from skygraft.dataset import dataset_id
 from skygraft.errors import CampaignError
 from skygraft.json_text import parse_json
-from skygraft.records.files import Layout, digest, sha256_file, write_json
+from skygraft.records.files import Layout, digest, write_json
 from skygraft.records.image_summary import ImageStatus, ImageSummary
+from skygraft.records.packs import DamagedPackError, read_file, sha256_of, stat_file
 from skygraft.records.plan_file import PlannedImage
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "content_key",
     "is_untouched",
     "is_whole",
+    "parse_record",
     "read_record",
     "relative_input",
     "summarise",
@@ -105,13 +107,20 @@ def read_record(path: Path, image_id: str) -> dict[str, Any] | None:
         If it cannot be opened, or is of another version (of another skygraft's campaign, whose outputs stay).
     """
     try:
-        record = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = read_file(path)
+    except (FileNotFoundError, DamagedPackError):
         return None
     except OSError as error:
         raise CampaignError(
             f"the record cannot be read ({error})", path=path, fix="Check permissions, and run again"
         ) from error
+    return parse_record(content, image_id, path)
+
+
+def parse_record(content: bytes, image_id: str, path: Path) -> dict[str, Any] | None:
+    """The record of an image from its bytes, of a file of that path; None and errors as of `read_record`."""
+    try:
+        record = parse_json(content.decode())
     except ValueError:
         return None  # a disk's doing, since records appear whole
     if not isinstance(record, dict):
@@ -144,7 +153,7 @@ def is_whole(record: dict[str, Any], layout: Layout, *, read: bool = False) -> b
     for name, output in record["outputs"].items():
         path = layout.root / name
         try:
-            if path.stat().st_size != output["n_bytes"] or (read and sha256_file(path) != output["sha256"]):
+            if stat_file(path).n_bytes != output["n_bytes"] or (read and sha256_of(path) != output["sha256"]):
                 return False
         except OSError:
             return False
@@ -168,7 +177,7 @@ def is_untouched(record: dict[str, Any], path: Path, layout: Layout, known: obje
     """
     names = [*record["outputs"], path.relative_to(layout.root).as_posix()]
     try:
-        *now, written = ((layout.root / name).stat().st_mtime_ns for name in names)
+        *now, written = (stat_file(layout.root / name).mtime_ns for name in names)
     except OSError:
         return False
     if isinstance(known, ImageSummary) and known.output_times:
@@ -227,9 +236,9 @@ def summarise(
     closure, timings = record.get("closure") or {}, record.get("timings") or {}
     path = layout.record(image.tract, image.patch, image.stem)
     outputs = {name: output["n_bytes"] for name, output in sorted(record["outputs"].items())}
-    written = path.stat()
+    written = stat_file(path)
     times = [_time(layout.root / name) for name in outputs]
-    outputs[path.relative_to(layout.root).as_posix()] = written.st_size
+    outputs[path.relative_to(layout.root).as_posix()] = written.n_bytes
     return ImageSummary(
         record["image"],
         status,
@@ -245,7 +254,7 @@ def summarise(
         closure_mag=closure.get("median_mag"),
         inputs=record["inputs"],
         outputs=outputs,
-        output_times=[time if checked or time <= written.st_mtime_ns else 0 for time in times] + [written.st_mtime_ns],
+        output_times=[time if checked or time <= written.mtime_ns else 0 for time in times] + [written.mtime_ns],
         catalog=record["catalog"],
         settings=digest(record["settings"]),
         code=record["code"],
@@ -256,6 +265,6 @@ def summarise(
 
 def _time(path: Path) -> int:
     try:
-        return path.stat().st_mtime_ns
+        return stat_file(path).mtime_ns
     except OSError:
         return 0

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from skygraft.processes import process_mapper
 from skygraft.records.events import ImageEvent, ImageReopened
 from skygraft.records.ledger import read_events
+from skygraft.records.packs import packed_files
 
 __all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Claims", "Now", "claims", "source_key", "state_of"]
 
@@ -91,8 +92,11 @@ class Now:
     code: int = 0
     outputs_only: bool = False
 
-    def agrees(self, event: ImageEvent) -> bool:
-        """Whether everything that an image was made from, and the image that came of it, is as the ledger says."""
+    def agrees(self, event: ImageEvent, packed: Callable[[str], Mapping[str, Sequence[int]]] = packed_files) -> bool:
+        """Whether everything that an image was made from, and the image that came of it, is as the ledger says.
+
+        `packed` gives the packed files of a folder; see `skygraft.records.packs.packed_files`.
+        """
         if not (event.inputs and event.outputs):
             return False
         inputs = {} if self.outputs_only else event.inputs
@@ -105,11 +109,16 @@ class Now:
                     return False
             times = event.output_times
             for i, (name, n_bytes) in enumerate(event.outputs.items()):
-                status = os.stat(f"{self.output}/{name}")  # noqa: PTH116
-                if status.st_size != n_bytes or (times and status.st_mtime_ns != times[i]):
+                try:
+                    status = os.stat(f"{self.output}/{name}")  # noqa: PTH116
+                    size, mtime_ns = status.st_size, status.st_mtime_ns
+                except FileNotFoundError:
+                    folder, _, file = f"{self.output}/{name}".rpartition("/")
+                    size, mtime_ns, *_ = packed(folder)[file]
+                if size != n_bytes or (times and mtime_ns != times[i]):
                     return False
             return True
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, LookupError):
             return False
 
 
@@ -199,6 +208,8 @@ class _Looker:
 
     def __init__(self, now: Now | None) -> None:
         self._now = now
+        # For one stretch of the ledger: a folder is listed once for all of its images.
+        self._packed = functools.lru_cache(maxsize=256)(packed_files)
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -221,4 +232,4 @@ class _Looker:
     def _agrees(self, event: ImageEvent | ImageReopened) -> bool:
         if self._now is None or not isinstance(event, ImageEvent):
             return False
-        return event.status != "failed" and self._now.agrees(event)
+        return event.status != "failed" and self._now.agrees(event, self._packed)

@@ -1,4 +1,4 @@
-"""Consolidated tables as Parquet: written row group by row group, whole or not at all, and known by a fingerprint."""
+"""Consolidated tables as Parquet: written row group by row group, atomically, with a fingerprint of their inputs."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ __all__ = [
 ]
 
 ROWS = 131_072
-"""Rows of a row group, and about as many as are held at a time."""
+"""Rows of a row group, and about as many as are in memory at a time."""
 
 _NOTE = b"skygraft"
 
 
 @dataclass(frozen=True)
 class TableNote:
-    """What a consolidated table says of itself.
+    """The note in the footer of a consolidated table.
 
     Parameters
     ----------
     fingerprint : str
-        Of what it was made from.
+        Fingerprint of what the table was made from.
     n_rows : int
-        Its rows.
+        Its number of rows.
     content : dict
-        What else its writer noted.
+        Everything else that its writer noted.
     """
 
     fingerprint: str
@@ -58,10 +58,10 @@ class TableNote:
 
 
 def note_of(path: Path, checksum: Path) -> TableNote | None:
-    """What a table says of itself; None where the table is to be made again.
+    """Read the note of a table; None if the table has to be rebuilt.
 
-    That is where there is none, or none that can be read, or where its checksum is not there or of another one. The
-    content is read only if its time of last change is another: see `skygraft.campaign.checksums`.
+    That is the case if it is missing, cannot be read, or has no checksum or that of another file. The content is
+    compared with the checksum only if the time of last change differs: see `skygraft.campaign.checksums`.
     """
     known = read_checksum(checksum)
     if known is None or problem_of(path, known):
@@ -80,9 +80,9 @@ def note_of(path: Path, checksum: Path) -> TableNote | None:
 
 
 class TableWriter:
-    """Writes a table piece by piece, in row groups of `ROWS` or a little more; use it in a ``with`` statement.
+    """Writes a table piece by piece, in row groups of `ROWS` rows or a little more; use it in a ``with`` statement.
 
-    Equal pieces give equal files. The file appears when the block ends well; what was there before stays until then.
+    Equal rows give equal files. The file appears when the block ends without an error; until then the former one stays.
 
     Parameters
     ----------
@@ -91,14 +91,14 @@ class TableWriter:
     checksum : Path
         The file for its checksum; see `skygraft.records.files.Layout.checksum`.
     schema : pyarrow.Schema
-        Of every piece.
+        Schema of every piece.
     repeated : sequence of str
-        Columns of few values, which are stored once.
+        Columns with few different values, which are stored as dictionaries.
 
     Attributes
     ----------
     note : dict
-        What the table is to say of itself: its ``fingerprint``, and other JSON types; may be filled until the end.
+        The note of the table, as JSON types, with its ``fingerprint``; may be filled until the block ends.
 
     Raises
     ------
@@ -115,7 +115,7 @@ class TableWriter:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self._path))
-            # When the writer has closed the file, and before it has its name.
+            # Called after the writer has closed the file, and before it gets its name.
             stack.push(functools.partial(self._note_checksum, temporary))
             self._writer = stack.enter_context(
                 pq.ParquetWriter(temporary, self._schema, compression="zstd", use_dictionary=self._repeated)
@@ -130,7 +130,7 @@ class TableWriter:
             self._waiting.clear()
             self._stack.__exit__(kind, error, traceback)
             return
-        # Within the stack: what goes wrong here must reach the keeper of the temporary file.
+        # Inside the stack: an error here must reach what removes the temporary file.
         with self._stack:
             self._flush()
             self._writer.add_key_value_metadata({_NOTE: json_text(self.note)})
@@ -138,7 +138,8 @@ class TableWriter:
     def _note_checksum(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is not None:
             return
-        # First: where this process is killed in between, there is no checksum of the table, and it is made again.
+        # Before the table gets its name: if this process is killed in between, the checksum does not fit, and the
+        # table is rebuilt.
         note_checksum(temporary, self._checksum, str(self.note.get("fingerprint", "")))
 
     def write(self, piece: pa.Table) -> None:
@@ -150,19 +151,19 @@ class TableWriter:
 
     def _flush(self) -> None:
         if self._n_waiting:
-            # In one piece: pages and dictionaries must not show how the pieces were cut.
+            # In one piece: pages and dictionaries must not depend on how the rows were cut into pieces.
             table = pa.concat_tables(self._waiting).combine_chunks()
             self._writer.write_table(table, row_group_size=table.num_rows)
         self._waiting, self._n_waiting = [], 0
 
 
 def read_groups(path: Path, columns: Sequence[str] | None = None, *, fix: str) -> Iterator[pa.Table]:
-    """The row groups of a Parquet file, one after the other; `columns` only.
+    """Yield the row groups of a Parquet file, one after the other; of `columns` only, if given.
 
     Raises
     ------
     CampaignError
-        If it cannot be read; `fix` says what to do then.
+        If it cannot be read; `fix` tells the user what to do.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -174,9 +175,9 @@ def read_groups(path: Path, columns: Sequence[str] | None = None, *, fix: str) -
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
-    """The values of a column of numbers, nulls as NaN (of integers: none allowed); not to be written to.
+    """The values of a column of numbers, as a read-only array; nulls become NaN (integer columns must not have any).
 
-    By way of DLPack, since `to_numpy` would import pandas, which takes a second in every process.
+    Uses DLPack, since `to_numpy` would import pandas, which takes a second in every process.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_boolean(array.type):
@@ -187,15 +188,15 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> NDArray[Any]:
 
 
 def ascends(ids: NDArray[np.int64]) -> bool:
-    """Whether numbers ascend, each once."""
+    """True if numbers ascend strictly."""
     return bool(np.all(ids[1:] > ids[:-1]))
 
 
 def with_units(kinds: Mapping[str, pa.DataType], units: Mapping[str, str]) -> pa.Schema:
-    """A schema whose fields carry their units as the rest of skygraft's Parquet files do."""
+    """An Arrow schema with the units in the metadata of its fields, as in all Parquet files of skygraft."""
     return pa.schema(
         [
-            pa.field(name, kind, metadata={"unit": units[name]} if name in units else None)
+            pa.field(name, kind, metadata={"unit": units[name]} if units.get(name) else None)
             for name, kind in kinds.items()
         ]
     )

@@ -1,8 +1,8 @@
-"""Gather what the tasks left, image by image, into what people read: truth, sources, and how it all was made.
+"""Gather what the tasks wrote image by image into the tables that people read: truth and sources.
 
-The work is done patch by patch by functions that run on workers; this module cuts it up, hands it out and adds up
-what comes back, in an amount of memory that does not depend on the number of images. Patches of which nothing has
-changed since the last time are left alone, and what comes out does not depend on who did what, or when.
+The work is done patch by patch, by functions that run on workers. This module divides it, hands it out and sums up the
+results, in memory that hardly depends on the number of images. Patches in which nothing changed since the last time are
+left alone, and the tables do not depend on which worker did what, or when.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan
 from skygraft.tables.arrow import numbers
 from skygraft.tables.calibrations import CalibrationUse, describe, fold, mixed_calibrations, tidy
-from skygraft.tables.digests import Digests, Key, pack, packed, unpacked
-from skygraft.tables.rivals import PatchImages, Rivals, find_rivals
+from skygraft.tables.neighbours import Neighbours, PatchImages, PlacedImage, find_neighbours
+from skygraft.tables.patch_keys import Key, fingerprint, packed, unpacked
 from skygraft.tables.sources import (
     CampaignSources,
     PatchSources,
@@ -45,22 +45,15 @@ type Call = Callable[..., Iterator[Any]]
 
 _SHOWN = 5
 _USES_SHOWN = 20
+_PACKED_FROM = 1000
+"""Images of a campaign whose records are packed; those of a smaller one stay files that can be opened one by one."""
 _IMAGES_AT_ONCE = 4000
-"""Images whose columns are Python objects at a time: the driver of a large campaign stays small."""
-_PER_IMAGE = {
-    "image_ids": "image_id",
-    "stems": "stem",
-    "bands": "band",
-    "instruments": "instrument",
-    "detectors": "detector",
-    "visits": "visit",
-    "mjds": "mjd",
-}
+"""Images of the plan that are Python objects at a time."""
 
 
 @dataclass(frozen=True)
 class Consolidation:
-    """What a campaign's outputs are, all together.
+    """Summary of all outputs of a campaign.
 
     Parameters
     ----------
@@ -71,11 +64,11 @@ class Consolidation:
     n_rows : int
         Rows of truth: one per source and image.
     n_drawn : int
-        Of these, those that were drawn.
+        Of these, rows of sources that were drawn.
     n_bytes : int
         Size of the images' outputs.
     n_sources, n_on_images : int
-        Rows of the catalogue, and sources that were drawn on some image.
+        Rows of the catalogue, and sources that were drawn on at least one image.
     n_looked, n_written : int
         Patches whose records were read, and tables that were written, this time.
     records, truth, sources : str
@@ -85,13 +78,13 @@ class Consolidation:
     calibrations : tuple of CalibrationUse
         Every calibration reference used, and by how many images.
     software : tuple of (dict, int)
-        Each set of software versions that made images, and how many.
+        Each set of software versions that images were made with, and how many.
     hosts : tuple of (str, int)
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
-        Each pixel version, and of how many images.
+        Each pixel version, and how many images have it.
     problems : tuple of (str, str)
-        Images whose record or truth is damaged, and how, in words; they count as not done.
+        Images whose record or truth is damaged, and a description of the damage; they count as not done.
     """
 
     n_images: int
@@ -126,7 +119,7 @@ class Consolidation:
 
     @property
     def calibration_text(self) -> str:
-        """What the images are calibrated to, in a sentence or two; that they differ comes first."""
+        """What the images are calibrated to, in a sentence or two, beginning with a warning if they differ."""
         return describe(self.calibrations)
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,7 +127,7 @@ class Consolidation:
         return asdict(self) | {"complete": self.complete, "mixed_calibrations": self.mixed_calibrations}
 
     def lines(self) -> list[str]:
-        """What to tell at the end of a run: warnings first, then the calibration, then the counts."""
+        """Lines to print at the end of a run: warnings first, then the calibration, then the counts."""
         lines = []
         if self.mixed_calibrations:
             lines.append("WARNING: the images do not all use the same calibration reference:")
@@ -163,10 +156,10 @@ class Consolidation:
 
 
 def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation:
-    """Bring all tables of a campaign up to date with its records.
+    """Bring all tables of a campaign up to date with its records, and pack the records of large campaigns.
 
     First the truth of every home patch, then the sources of every patch of the catalogue, then the sources as one
-    file. It may be cut off anywhere and called again.
+    file. It may be interrupted anywhere and called again.
 
     Parameters
     ----------
@@ -191,8 +184,8 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     layout = Layout(config.output)
     output = str(layout.root)
     truth, pairs = _Truth(), _Pairs()
-    patches = _patches(plan, pairs, find_rivals(plan))
-    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap):
+    patches = _patches(plan, pairs, find_neighbours(plan))
+    for done in call(consolidate_truth, patches, output=output, skymap=config.skymap, pack=_is_packed(config, plan)):
         truth.add(done)
     bounds = partition_bounds(layout.catalog)
     catalog = dict(sorted(zip(bounds.keys, bounds.sha256, strict=True)))
@@ -202,14 +195,15 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     sources = _Sources()
     for one in call(consolidate_sources, items, output=output, bands=bands):
         sources.add(one)
-    whole = CampaignSources(tuple(catalog), sources.tables.fingerprint())
+    whole = CampaignSources(tuple(catalog), fingerprint(sources.tables))
     joined = any(list(call(join_sources, [whole], output=output)))
-    _sweep(layout.truth, truth.tables.keys(only_with_digest=True))
-    _sweep(layout.sources, sources.tables.keys())
-    _sweep(layout.consolidated, truth.tables.keys())
+    with_truth = {key for key, table in truth.tables.items() if table}
     checksums = layout.consolidated / "checksums"
-    _sweep(checksums / layout.truth.name, truth.tables.keys(only_with_digest=True))
-    _sweep(checksums / layout.sources.name, sources.tables.keys())
+    _sweep(layout.truth, with_truth)
+    _sweep(layout.sources, sources.tables)
+    _sweep(layout.consolidated, truth.tables)
+    _sweep(checksums / layout.truth.name, with_truth)
+    _sweep(checksums / layout.sources.name, sources.tables)
     return Consolidation(
         n_images=truth.sums["n_images"],
         n_done=truth.sums["n_done"],
@@ -221,8 +215,8 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
         n_on_images=sources.n_on_images,
         n_looked=truth.sums["looked"],
         n_written=truth.sums["written"] + sources.n_written + joined,
-        records=truth.records.fingerprint(),
-        truth=truth.tables.fingerprint(),
+        records=fingerprint(truth.records),
+        truth=fingerprint(truth.tables),
         sources=whole.fingerprint,
         bands=bands,
         calibrations=tidy(truth.calibrations),
@@ -233,12 +227,19 @@ def consolidate(config: CampaignConfig, plan: Plan, call: Call) -> Consolidation
     )
 
 
+def _is_packed(config: CampaignConfig, plan: Plan) -> bool:
+    """True if records and truth tables are packed; they are not if a Butler repository refers to their files."""
+    butler = config.survey.butler
+    return len(plan) >= _PACKED_FROM and (butler is None or butler.output_run is None)
+
+
 class _Truth:
-    """Adds up what is said of the home patches, in whatever order they come."""
+    """Sums of what was found of the home patches, in whatever order they come."""
 
     def __init__(self) -> None:
         self.sums: Counter[str] = Counter()
-        self.records, self.tables = Digests(), Digests()
+        self.records: dict[Key, str] = {}
+        self.tables: dict[Key, str] = {}
         self.calibrations: tuple[CalibrationUse, ...] = ()
         self.software: Counter[str] = Counter()
         self.hosts: Counter[str] = Counter()
@@ -250,8 +251,8 @@ class _Truth:
         for name in ("n_images", "n_done", "n_rows", "n_drawn", "n_bytes", "looked", "written"):
             self.sums[name] += getattr(patch, name)
         key = patch.tract, patch.patch
-        self.records.add(key, patch.records)
-        self.tables.add(key, patch.truth)
+        self.records[key] = patch.records
+        self.tables[key] = patch.truth
         self.calibrations = fold((*self.calibrations, *patch.calibrations))
         self.software.update(dict(patch.software))
         self.hosts.update(dict(patch.hosts))
@@ -261,50 +262,36 @@ class _Truth:
 
 
 class _Sources:
-    """Adds up what is said of the patches of the catalogue."""
+    """Sums of what was found of the patches of the catalogue."""
 
     def __init__(self) -> None:
         self.n_sources = self.n_on_images = self.n_written = 0
-        self.tables = Digests()
+        self.tables: dict[Key, str] = {}
 
     def add(self, patch: SourcesDigest) -> None:
         self.n_sources += patch.n_sources
         self.n_on_images += patch.n_on_images
         self.n_written += patch.written
-        self.tables.add((patch.tract, patch.patch), patch.fingerprint)
+        self.tables[patch.tract, patch.patch] = patch.fingerprint
 
 
-def _patches(plan: Plan, pairs: _Pairs, rivals: Rivals) -> Iterator[PatchImages]:
-    """The plan's images, home patch by home patch; `pairs` learns on the way which catalogue patches each reads."""
-    home: Key | None = None
-    done = 0
-    columns: dict[str, list[Any]] = {}
-    for batch in plan.batches([*_PER_IMAGE.values(), "tract", "patch", "reads"], _IMAGES_AT_ONCE):
-        tract, patch = numbers(batch.column("tract")), numbers(batch.column("patch"))
-        pairs.learn(tract, patch, batch.column("reads"))
-        starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
-        values = {name: batch.column(column).to_pylist() for name, column in _PER_IMAGE.items()}
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(tract)], strict=True):
-            key = int(tract[start]), int(patch[start])
-            if key != home:
-                if home is not None:
-                    images = _patch(home, columns, rivals, done)
-                    done += len(images)
-                    yield images
-                home, columns = key, {name: [] for name in _PER_IMAGE}
-            for name, column in values.items():
-                columns[name] += column[start:stop]
-    if home is not None:
-        yield _patch(home, columns, rivals, done)
+def _patches(plan: Plan, pairs: _Pairs, neighbours: Neighbours) -> Iterator[PatchImages]:
+    """Yield the plan's images, home patch by home patch; `pairs` learns which catalogue patches each of them reads."""
+    row = 0
+    for home, found in itertools.groupby(_images(plan, pairs), key=lambda image: (image.tract, image.patch)):
+        images = tuple(found)
+        yield PatchImages(*home, images, neighbours.of(row, row + len(images)))
+        row += len(images)
 
 
-def _patch(home: Key, columns: Mapping[str, list[Any]], rivals: Rivals, start: int) -> PatchImages:
-    fields: dict[str, Any] = {name: tuple(column) for name, column in columns.items()}
-    return PatchImages(*home, **fields, rivals=rivals.of(start, start + len(fields["image_ids"])))
+def _images(plan: Plan, pairs: _Pairs) -> Iterator[PlacedImage]:
+    for batch in plan.batches([*PlacedImage._fields, "reads"], _IMAGES_AT_ONCE):
+        pairs.learn(numbers(batch.column("tract")), numbers(batch.column("patch")), batch.column("reads"))
+        yield from map(PlacedImage, *(batch.column(name).to_pylist() for name in PlacedImage._fields))
 
 
 class _Pairs:
-    """Which home patches' images read which patches of the catalogue: each pair once, 16 bytes a pair."""
+    """The patches of the catalogue that the images of each home patch read: each pair once, 16 bytes a pair."""
 
     _COMPACT = 1 << 18
 
@@ -332,28 +319,20 @@ def _unique(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows[np.r_[True, np.any(rows[1:] != rows[:-1], axis=1)]]
 
 
-def _sources(catalog: Mapping[Key, str], pairs: NDArray[np.int64], tables: Digests) -> Iterator[PatchSources]:
-    """The catalogue's patches, each with the truth tables that may hold its sources."""
-    starts = np.flatnonzero(pairs[1:, 0] != pairs[:-1, 0]) + 1
-    groups = itertools.pairwise([0, *starts.tolist(), len(pairs)] if len(pairs) else [])
-    group = next(groups, None)
+def _sources(catalog: Mapping[Key, str], pairs: NDArray[np.int64], tables: Mapping[Key, str]) -> Iterator[PatchSources]:
+    """Yield the catalogue's patches, each with the truth tables that may have rows of its sources."""
     for (tract, patch), sha256 in catalog.items():
-        while group is not None and unpacked(int(pairs[group[0], 0])) < (tract, patch):
-            group = next(groups, None)
-        homes: list[tuple[int, int, str]] = []
-        if group is not None and unpacked(int(pairs[group[0], 0])) == (tract, patch):
-            home = pairs[group[0] : group[1], 1]
-            found = zip(map(unpacked, home.tolist()), tables.find(home), strict=True)
-            homes = [(*key, table) for key, table in found if table]
-        yield PatchSources(tract, patch, tuple(homes), sha256)
+        first, last = np.searchsorted(pairs[:, 0], packed(np.array([tract]), np.array([patch]))[0] + np.arange(2))
+        homes = ((*home, tables.get(home, "")) for home in unpacked(pairs[first:last, 1]))
+        yield PatchSources(tract, patch, tuple(home for home in homes if home[2]), sha256)
 
 
-def _sweep(folder: Path, wanted: set[int]) -> None:
-    """Remove what was made of patches that the plan no longer has; wanted are `packed` ones."""
+def _sweep(folder: Path, wanted: Container[Key]) -> None:
+    """Remove tables, and what is remembered, of patches that the plan no longer has."""
     for tract in sorted(folder.glob("tract=*")):
         for path in sorted(tract.glob("patch=*")):
             key = int(tract.name.removeprefix("tract=")), int(path.stem.removeprefix("patch="))
-            if pack(key) in wanted:
+            if key in wanted:
                 continue
             table = path if path.is_file() else path / "part-0.parquet"
             table.unlink(missing_ok=True)

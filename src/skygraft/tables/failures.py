@@ -1,4 +1,4 @@
-"""The table of what failed, for people."""
+"""The table of the images that failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What made a campaign's outputs, as one W3C PROV-JSON file that begins with the calibration."""
+"""The provenance of a campaign's outputs, as one W3C PROV-JSON file that begins with the calibration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_provenance(
     Raises
     ------
     OutputError
-        If it cannot be written, or what it tells of cannot be read.
+        If it cannot be written, or a file that it describes cannot be read.
     """
     with checked_path(Layout(config.output).provenance) as temporary:
         document = campaign_provenance(
@@ -57,7 +57,7 @@ def campaign_provenance(
     n_failed: int,
     n_quarantined: int = 0,
 ) -> dict[str, Any]:
-    """Tell what a campaign's outputs are and what they were made from, by what, and when.
+    """Describe a campaign's outputs: what they were made from, with which software, and when.
 
     Parameters
     ----------
@@ -66,18 +66,18 @@ def campaign_provenance(
     plan : Plan
         Its plan.
     found : Consolidation
-        What its outputs are.
+        Summary of its outputs.
     runs : iterable of RunStarted, TablesStarted or RunEnded
         The ledger's events of runs, in order (`skygraft.records.ledger.read_runs`).
     ended : str
-        When the run that writes this came to its end, ISO 8601.
+        When the run that writes this ended, ISO 8601.
     n_failed, n_quarantined : int
-        Images whose last attempt failed, and those among them that are left alone because they kill workers.
+        Images whose last attempt failed, and those of them that are quarantined because they kill workers.
 
     Returns
     -------
     dict
-        A PROV-JSON document, in the order in which it is to be read.
+        A PROV-JSON document, in reading order.
     """
     graph = ProvGraph()
     references = _calibrations(graph, found)

@@ -1,7 +1,7 @@
-"""What became of each source of the catalogue, over all images: one row a source, columns for every band.
+"""The catalogue with what became of each source over all images: one row a source, columns for every band.
 
-Plain functions of one patch of the catalogue, for workers, and one that strings the patches together to one file.
-They read the truth tables of every home patch whose images see the patch's sources.
+Plain functions of one patch of the catalogue, for workers, and one that joins the tables of all patches in one file.
+They read the truth tables of every home patch whose images read the patch's sources.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ _BAND_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 _ALL_BANDS = ("n_images", "n_drawn", "n_primary", "first_mjd", "last_mjd", "flags")
 _MEANS = ("flux_fraction", "aperture_fraction", "psf_fwhm")
 _SMALL_ROWS = 32_768
-_AGAIN = "Delete it and run the campaign again (`skygraft run`): it is then made again"
+_AGAIN = "Delete it and run the campaign again (`skygraft run`), which rebuilds it"
 
 
 @dataclass(frozen=True)
 class PatchSources:
-    """One patch of the catalogue, and where its sources may have gone.
+    """One patch of the catalogue, and the truth tables with rows of its sources.
 
     Parameters
     ----------
     tract, patch : int
         The patch; -1 for the sources that lie on no tract of the sky map.
     homes : tuple of (int, int, str)
-        Tract, patch and fingerprint of the truth tables that may hold its sources, ascending.
+        Tract, patch and fingerprint of the truth tables that may have rows of its sources, ascending.
     sha256 : str
         Of the catalogue's part, as it was written.
     """
@@ -77,18 +77,18 @@ class PatchSources:
 
 @dataclass(frozen=True)
 class SourcesDigest:
-    """What came of the sources of one patch.
+    """Summary of the table of one patch's sources.
 
     Parameters
     ----------
     tract, patch : int
         The patch.
     n_sources, n_on_images : int
-        Rows, and those of sources that were drawn on some image.
+        Rows, and those of sources that were drawn on at least one image.
     fingerprint : str
-        Of what the table was made from.
+        Fingerprint of what the table was made from.
     written : bool
-        Whether it was written now, rather than left as it was.
+        Whether it was written this time.
     """
 
     tract: int
@@ -101,14 +101,14 @@ class SourcesDigest:
 
 @dataclass(frozen=True)
 class CampaignSources:
-    """The tables to string together.
+    """The tables of all patches, to be joined.
 
     Parameters
     ----------
     patches : tuple of (int, int)
         Tract and patch of each, ascending.
     fingerprint : str
-        Of what they were all made from.
+        Fingerprint of what they were all made from.
     """
 
     patches: tuple[tuple[int, int], ...]
@@ -116,13 +116,13 @@ class CampaignSources:
 
 
 def band_columns(bands: Sequence[str]) -> list[tuple[str, pa.DataType, str]]:
-    """Name, type and unit of the columns that are added to the catalogue's own: for all bands, then band by band."""
+    """Name, type and unit of the columns added to the catalogue's own: first over all bands, then band by band."""
     columns: list[tuple[str, pa.DataType, str]] = [(name, *_BAND_COLUMNS[name]) for name in _ALL_BANDS]
     return columns + [(f"{name}_{band}", kind, unit) for band in bands for name, (kind, unit) in _BAND_COLUMNS.items()]
 
 
 def catalog_bands(part: Path, sha256: str) -> list[str]:
-    """The bands that a part of the catalogue, of that SHA-256, has magnitudes in; all parts have the same.
+    """The bands of the magnitudes of a part of the catalogue, of that SHA-256; all parts have the same.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     output : str
         The campaign's output folder.
     bands : sequence of str
-        Of the whole campaign, so that every table has the same columns.
+        Bands of the whole campaign, so that every table has the same columns.
 
     Returns
     -------
@@ -185,7 +185,7 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
 
 @functools.lru_cache(maxsize=32)
 def _small(path: str, fingerprint: str) -> tuple[pa.Table, ...]:
-    """A truth table that is small enough to be kept for the next patches, its neighbours; else nothing."""
+    """A truth table that is small enough to be kept for the next patches, which are its neighbours; else empty."""
     del fingerprint  # tells one version of the table from another
     found, n_rows = [], 0
     for rows in read_groups(Path(path), _TRUTH_COLUMNS, fix=_AGAIN):
@@ -228,9 +228,9 @@ def _catalog_error(part: Path, error: Exception) -> CampaignError:
 
 
 class _Tally:
-    """Counts and sums over the truth's rows of some sources, shape (sources, bands) each.
+    """Counts and sums over the rows of truth of some sources, each of shape (sources, bands).
 
-    Rows are added in an order that is always the same, so that sums come out the same to the last bit.
+    Rows are always added in the same order, so that sums are the same to the last bit.
     """
 
     def __init__(self, ids: NDArray[np.int64], bands: Sequence[str]) -> None:
@@ -244,7 +244,7 @@ class _Tally:
         self._numbers = {name: np.zeros(shape, dtype=np.int64) for name in _MEANS}
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows of a truth table; those of other sources do not count."""
+        """Add rows of a truth table; rows of other sources are ignored."""
         if not self._ids.size or not self.bands:
             return
         injection_id = numbers(rows["injection_id"])
@@ -281,16 +281,16 @@ class _Tally:
         self._numbers[name] += np.bincount(cell[use], minlength=size).reshape(shape)
 
     def mean(self, name: str) -> NDArray[np.float64]:
-        """Mean over the images on which the source was drawn; NaN where there is none."""
+        """Mean over the images on which the source was drawn; NaN if there is none."""
         with np.errstate(invalid="ignore"):
             return np.asarray(self._sums[name] / self._numbers[name])
 
     def drawn_anywhere(self) -> NDArray[np.bool_]:
-        """Which sources were drawn on some image, shape (sources,)."""
+        """True for sources that were drawn on at least one image, shape (sources,)."""
         return np.asarray(self.counts["n_drawn"].any(axis=1))
 
     def columns(self) -> Iterator[NDArray[np.int64] | NDArray[np.float64]]:
-        """The columns that `band_columns` names."""
+        """Yield the columns that `band_columns` names."""
         for name in ("n_images", "n_drawn", "n_primary"):
             yield self.counts[name].sum(axis=1)
         nothing = np.full((self._ids.size, 1), np.nan)
@@ -309,12 +309,12 @@ class _Tally:
 
 
 def _table(catalog: pa.Table, tally: _Tally, *, inside: bool) -> pa.Table:
-    """The catalogue's columns, then the flags of its patch, then what was counted."""
+    """The catalogue's columns, then the flags of its patch, then the counts and means."""
     added = band_columns(tally.bands)
     taken = {"is_patch_inner", "is_tract_inner", "tract", "patch", *(name for name, _, _ in added)}
     arrays, fields = [], []
     for i, column in enumerate(catalog.schema):
-        # The catalogue's own flags, above all: those of the images are another column.
+        # Such as the catalogue's own flags: those of the images are another column.
         arrays.append(catalog.column(i))
         fields.append(column.with_name(f"catalog_{column.name}") if column.name in taken else column)
     for name in ("is_patch_inner", "is_tract_inner"):
@@ -330,7 +330,7 @@ def _table(catalog: pa.Table, tally: _Tally, *, inside: bool) -> pa.Table:
 
 
 def join_sources(sources: CampaignSources, *, output: str) -> bool:
-    """Write the tables of all patches as one file, in their order, with columns ``tract`` and ``patch``.
+    """Join the tables of all patches in one file, in their order, with columns ``tract`` and ``patch``.
 
     Parameters
     ----------
@@ -342,7 +342,7 @@ def join_sources(sources: CampaignSources, *, output: str) -> bool:
     Returns
     -------
     bool
-        Whether it was written, rather than left as it was.
+        Whether it was written this time.
 
     Raises
     ------

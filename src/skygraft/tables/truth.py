@@ -1,7 +1,7 @@
-"""The truth of one patch: what was injected into each image whose home it is, and which row of a source counts.
+"""The truth table of one patch: what was injected into the images that have it as home, and the primary rows.
 
-Plain functions of one patch, for workers. What is made depends on the patch's images and records alone; a patch that
-was made before, and of which no record has changed since, is left as it is.
+Plain functions of one patch, for workers. The table depends on the patch's images and records alone; it is left as it
+is if no record changed since it was written.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,80 +22,58 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag
 from skygraft.catalog.io import arrow_array
+from skygraft.catalog.truth_columns import TRUTH_COLUMNS, TruthColumn
 from skygraft.json_text import parse_json
 from skygraft.records.files import Layout, digest, write_json
 from skygraft.records.image_record import read_record
+from skygraft.records.packs import file_exists, stat_file
 from skygraft.skymap import SkyMap, get_skymap
 from skygraft.skymap.healpix import HealpixSkyMap
 from skygraft.tables.arrow import ROWS, TableWriter, ascends, note_of, numbers, with_units
 from skygraft.tables.calibrations import CalibrationUse, calibration_use, fold
-from skygraft.tables.rivals import PatchImages, PlacedImage
+from skygraft.tables.neighbours import PatchImages, PlacedImage
+from skygraft.tables.packing import pack_patch
 from skygraft.tables.truth_parts import DamagedTruthError, read_truth_part
 
-__all__ = ["TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
+__all__ = ["TABLE_COLUMNS", "TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
 
 TABLE_VERSION = 2
-"""Counts the changes of what the consolidated tables hold; part of their fingerprints."""
+"""Counts changes of the content of the consolidated tables; part of their fingerprints."""
 
 MEMORY_VERSION = 3
-"""Counts the changes of what is remembered of a patch."""
+"""Counts changes of what is remembered of a patch."""
+
+_OWNER = "the patch of the sky map that owns (`ra`, `dec`); -1 where none does"
 
 _SETTLED_NS = 2_000_000_000
-"""A record that changed this shortly before it was looked at could have changed again without showing it."""
+"""A record that changed less than this before it was read could have changed again within one tick of the clock."""
 
-_PART: dict[str, pa.DataType] = {
-    "injection_id": pa.int64(),
-    "image_id": pa.string(),
-    "ra": pa.float64(),
-    "dec": pa.float64(),
-    "x": pa.float64(),
-    "y": pa.float64(),
-    "source_type": pa.string(),
-    "band": pa.string(),
-    "mag": pa.float64(),
-    "inst_flux": pa.float64(),
-    "flux_deposited": pa.float64(),
-    "aperture_fraction": pa.float64(),
-    "kernel_scale": pa.float64(),
-    "psf_fwhm": pa.float64(),
-    "stamp_size": pa.int64(),
-    "flags": pa.int64(),
-}
-"""Columns of an image's own truth table."""
+_ADDED = (
+    TruthColumn("visit", "int", "of the image; empty for a coadd", repeated=True),
+    TruthColumn("detector", "text", "of the image; empty for a coadd", repeated=True),
+    TruthColumn("mjd", "float", "middle of the exposure, TAI; NaN where unknown", "d", repeated=True),
+    TruthColumn("source_tract", "int", _OWNER, repeated=True),
+    TruthColumn("source_patch", "int", _OWNER, repeated=True),
+    TruthColumn("is_patch_inner", "bool", "(`ra`, `dec`) is in the inner region of the home patch"),
+    TruthColumn("is_tract_inner", "bool", "the sky map gives (`ra`, `dec`) to the home patch's tract"),
+    TruthColumn("is_primary", "bool", "the one row that counts (below)"),
+)
 
-_PART_SCHEMA = pa.schema(list(_PART.items()))
-
-_ADDED: dict[str, pa.DataType] = {
-    "visit": pa.int64(),
-    "detector": pa.string(),
-    "mjd": pa.float64(),
-    "source_tract": pa.int64(),
-    "source_patch": pa.int64(),
-    "is_patch_inner": pa.bool_(),
-    "is_tract_inner": pa.bool_(),
-    "is_primary": pa.bool_(),
-}
-
-_UNITS = {
-    "ra": "deg",
-    "dec": "deg",
-    "x": "pix",
-    "y": "pix",
-    "mag": "mag",
-    "psf_fwhm": "arcsec",
-    "stamp_size": "pix",
-    "mjd": "d",
-}
-
-TRUTH_SCHEMA = with_units(_PART | _ADDED, _UNITS)
+TABLE_COLUMNS = (*TRUTH_COLUMNS, *_ADDED)
 """The columns of every truth table; docs/outputs.md explains them."""
 
-_REPEATED = ("image_id", "source_type", "band", "visit", "detector", "mjd", "source_tract", "source_patch")
+_KINDS = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "bool": pa.bool_()}
+_PART_SCHEMA = pa.schema([(column.name, _KINDS[column.kind]) for column in TRUTH_COLUMNS])
+TRUTH_SCHEMA = with_units(
+    {column.name: _KINDS[column.kind] for column in TABLE_COLUMNS},
+    {column.name: column.unit for column in TABLE_COLUMNS},
+)
+_REPEATED = tuple(column.name for column in TABLE_COLUMNS if column.repeated)
 
 
 @dataclass(frozen=True)
 class PatchDigest:
-    """What the records of one home patch say together.
+    """Summary of the records of one home patch.
 
     Parameters
     ----------
@@ -106,23 +84,23 @@ class PatchDigest:
     n_done, n_rows, n_drawn, n_bytes : int
         Images with a record, and of these: rows of truth, sources drawn, bytes of the outputs.
     records : str
-        Fingerprint of the records' keys and of their outputs' checksums.
+        Fingerprint of the records' content keys and their outputs' checksums.
     truth : str
         Fingerprint of the truth table; empty where there is none.
     bands : tuple of str
-        Of the truth's rows.
+        Bands of the truth's rows.
     calibrations : tuple of CalibrationUse
         Each calibration reference used.
     software : tuple of (str, int)
-        Each set of software versions, as JSON, and of how many images.
+        Each set of software versions, as JSON, and how many images were made with it.
     hosts : tuple of (str, int)
         Each machine, and how many images it made.
     pixel_versions : tuple of (int, int)
-        Each pixel version of skygraft, and of how many images.
+        Each pixel version of skygraft, and how many images have it.
     problems : tuple of (str, str)
-        Images whose record or truth is damaged, and how, in words; they count as not done.
+        Images whose record or truth is damaged, and a description of the damage; they count as not done.
     looked, written : bool
-        Whether the records were read now, and the table written, rather than left as they were.
+        Whether the records were read, and the table written, this time.
     """
 
     tract: int
@@ -149,17 +127,17 @@ class PatchDigest:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> PatchDigest:
-        """What `to_dict` gave, also after its way through JSON."""
+        """The digest that `to_dict` gave, also after a round trip through JSON."""
         pairs = {name: tuple((a, n) for a, n in content[name]) for name in ("software", "hosts", "pixel_versions")}
         uses = tuple(CalibrationUse.from_dict(use) for use in content["calibrations"])
         pairs["problems"] = tuple((image_id, problem) for image_id, problem in content["problems"])
         return cls(**content | pairs | {"bands": tuple(content["bands"]), "calibrations": uses})
 
 
-def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> PatchDigest:
-    """Bring the truth table of one patch up to date; its rows are in the order of image and injection id.
+def consolidate_truth(images: PatchImages, *, output: str, skymap: Any, pack: bool = False) -> PatchDigest:
+    """Bring the truth table of one patch up to date with its records; rows are in the order of image and injection id.
 
-    Images that are not done are left out, and so are damaged ones, which are named in the result.
+    Images that are not done are left out, and so are damaged ones, which are listed in the result.
 
     Parameters
     ----------
@@ -169,6 +147,9 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
         The campaign's output folder.
     skymap : str or mapping
         The campaign's sky map, as `get_skymap` takes it.
+    pack : bool
+        Whether the records and truth tables of the images are packed into one file afterwards; see
+        `skygraft.tables.packing`.
 
     Returns
     -------
@@ -179,31 +160,42 @@ def consolidate_truth(images: PatchImages, *, output: str, skymap: Any) -> Patch
     CampaignError
         If a record cannot be opened, or is of another version of skygraft.
     OutputError
-        If the table cannot be written; the former one is then still there.
+        If the table or the pack cannot be written; the former one is then still there.
     """
     layout, sky = Layout(Path(output)), get_skymap(skymap)
     memory = layout.patch_memory(images.tract, images.patch)
     table = layout.truth_table(images.tract, images.patch)
     base = digest([TABLE_VERSION, sky.to_dict(), images.tract, images.patch])
-    # Before the records are read: one that is written meanwhile is then seen to be another the next time.
+    # Before the records are read: one that is written meanwhile is then noticed the next time.
     stamps, newest = _stamps(layout, images)
     of = digest([MEMORY_VERSION, base, asdict(images), stamps])
     known = _recall(memory, of, newest, table, layout.checksum(table))
-    if known is not None:
-        return known
-    with contextlib.suppress(IsADirectoryError):  # writing it says what to do
-        memory.unlink(missing_ok=True)
-    made = _consolidate(images, layout, sky, base)
-    if not made.problems:
-        found = {"of": of, "table": _stamp(table), "digest": made.to_dict()}
-        write_json(memory, found | {"checksum": digest(found)})
+    made = known
+    if made is None:
+        _forget(memory)
+        made = _consolidate(images, layout, sky, base)
+        if not made.problems:
+            found = {"of": of, "table": _stamp(table), "digest": made.to_dict()}
+            write_json(memory, found | {"checksum": digest(found)})
+    if pack:
+        left_out = {image_id for image_id, _ in made.problems}
+        stems = {image.stem: image.image_id for image in images.images if image.image_id not in left_out}
+        damaged = pack_patch(layout, images.tract, images.patch, stems)
+        if damaged:
+            _forget(memory)
+            made = _consolidate(images, layout, sky, base, damaged)
     return made
 
 
+def _forget(memory: Path) -> None:
+    with contextlib.suppress(IsADirectoryError):  # writing it says what to do
+        memory.unlink(missing_ok=True)
+
+
 def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
-    """Fingerprint of which records there are and of when each was written; and the time of the last, in ns."""
+    """Fingerprint of the records that there are and of their times; and the latest of the times, ns."""
     sha, newest = hashlib.sha256(), 0
-    for image in (*images.images(), *images.rivals):
+    for image in (*images.images, *images.neighbours):
         stamp = _stamp(layout.record(image.tract, image.patch, image.stem))
         sha.update(f"{stamp};".encode())
         newest = max(newest, *stamp[2:]) if stamp else newest
@@ -211,18 +203,18 @@ def _stamps(layout: Layout, images: PatchImages) -> tuple[str, int]:
 
 
 def _stamp(path: Path) -> list[int]:
-    """What tells that a file was replaced: files appear by renaming, so another one has another number or time."""
+    """What tells one version of a file from another: files appear by renaming, so a new one has a new inode or time."""
     try:
-        status = path.stat()
+        state = stat_file(path)
     except FileNotFoundError:
         return []
-    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return [state.inode, state.n_bytes, state.mtime_ns, state.ctime_ns]
 
 
 def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> PatchDigest | None:
-    """What was found the last time, if nothing has changed since; None if that is not certain."""
+    """The result of the last time, if nothing changed since; None if that is not certain."""
     try:
-        # The memory's own time is by the clock of the file system, as those of the records are.
+        # The memory's own time is by the file system's clock, as the records' times are.
         settled = newest < memory.stat().st_mtime_ns - _SETTLED_NS
         content = parse_json(memory.read_bytes())
         if content.pop("checksum") != digest(content):
@@ -233,12 +225,12 @@ def _recall(memory: Path, of: str, newest: int, table: Path, checksum: Path) -> 
             return None
         return replace(PatchDigest.from_dict(content["digest"]), looked=False, written=False)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing remembered, or damaged: the records tell
+        return None  # nothing is remembered, or it is damaged: the records decide
 
 
 @dataclass(frozen=True)
 class _Done:
-    """An image with a record, and what of the record is wanted; `here` says whether the patch is its home."""
+    """What consolidation needs of the record of an image; `here` says whether the patch is its home."""
 
     image_id: str
     here: bool
@@ -259,12 +251,12 @@ class _Done:
 
     @property
     def identity(self) -> list[Any]:
-        """What its rows of the patch's table depend on."""
+        """Everything that its rows of the patch's table depend on."""
         return [self.image_id, self.instrument, self.visit, self.detector, self.mjd, self.sha256]
 
 
 class _DamagedError(Exception):
-    """A truth part that is not what its record says."""
+    """A truth part that does not fit the record of its image."""
 
     def __init__(self, done: _Done, reason: str) -> None:
         super().__init__(reason)
@@ -272,11 +264,11 @@ class _DamagedError(Exception):
 
 
 def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[str, str] | None:
-    """What the record of an image says; what is wrong with it, where it is damaged; None where there is none."""
+    """Read the record of an image; the problem if it is damaged, None if there is none."""
     path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(path, image.image_id)
     if record is None:
-        return _problem(image.image_id, f"its record {path} is damaged") if path.exists() else None
+        return _problem(image.image_id, f"its record {path} is damaged") if file_exists(path) else None
     part, outputs = layout.truth_part(image.tract, image.patch, image.stem), record["outputs"]
     return _Done(
         image.image_id,
@@ -298,21 +290,27 @@ def _look(image: PlacedImage, layout: Layout, *, here: bool) -> _Done | tuple[st
     )
 
 
-def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str) -> PatchDigest:
-    tract, patch = images.tract, images.patch
-    seen = [_look(image, layout, here=True) for image in images.images()]
+def _consolidate(
+    images: PatchImages, layout: Layout, skymap: SkyMap, base: str, damaged: Mapping[str, str] | None = None
+) -> PatchDigest:
+    """Bring a patch up to date with its records; `damaged` says what is wrong with some images, by image id."""
+    tract, patch, known = images.tract, images.patch, damaged or {}
+    seen = [
+        _problem(image.image_id, known[image.image_id]) if image.image_id in known else _look(image, layout, here=True)
+        for image in images.images
+    ]
     problems = [one for one in seen if isinstance(one, tuple)]
     found = [one for one in seen if isinstance(one, _Done)]
     if found:
-        # What is wrong with a rival is said where it is at home.
-        rivals = (_look(image, layout, here=False) for image in images.rivals)
-        found = sorted([*found, *(one for one in rivals if isinstance(one, _Done))], key=lambda done: done.image_id)
+        # Damage of a neighbour is reported by its own patch.
+        others = (_look(image, layout, here=False) for image in images.neighbours)
+        found = sorted([*found, *(one for one in others if isinstance(one, _Done))], key=lambda done: done.image_id)
     table, written = layout.truth_table(tract, patch), False
     checksum = layout.checksum(table)
     note = note_of(table, checksum)
     if found and (note is None or note.fingerprint != _fingerprint(base, found)):
-        found, damaged = _write(table, checksum, found, skymap, base, tract, patch)
-        problems += damaged
+        found, unreadable = _write(table, checksum, found, skymap, base, tract, patch)
+        problems += unreadable
         note, written = note_of(table, checksum), True
     found = [done for done in found if done.here]
     if not found:
@@ -321,7 +319,7 @@ def _consolidate(images: PatchImages, layout: Layout, skymap: SkyMap, base: str)
     return PatchDigest(
         tract,
         patch,
-        n_images=len(images),
+        n_images=len(images.images),
         n_done=len(found),
         n_rows=note.n_rows if note else 0,
         n_drawn=sum(done.n_drawn for done in found),
@@ -353,7 +351,7 @@ def _count[Value: (str, int)](values: Iterable[Value]) -> tuple[tuple[Value, int
 def _write(
     table: Path, checksum: Path, found: list[_Done], skymap: SkyMap, base: str, tract: int, patch: int
 ) -> tuple[list[_Done], list[tuple[str, str]]]:
-    """Write the table of the images found; gives those that are in it, and what was wrong with the others."""
+    """Write the table of the images found; returns those that are in it, and the problems of the others."""
     problems: list[tuple[str, str]] = []
     while any(done.here for done in found):
         try:
@@ -372,7 +370,7 @@ def _write(
 
 
 def _rows(found: Sequence[_Done], skymap: SkyMap, tract: int, patch: int) -> Iterator[pa.Table]:
-    """The images' rows, in pieces: many images at a time are much quicker than one after the other."""
+    """Yield the images' rows in pieces: many images at a time are much quicker than one after the other."""
     primaries, waiting, n_waiting = _Primaries(), [], 0
     for done in found:
         part = _read_part(done)
@@ -391,10 +389,10 @@ def _read_part(done: _Done) -> pa.Table:
     except DamagedTruthError as error:
         raise _DamagedError(done, str(error)) from error
     try:
-        missing = set(_PART) - set(table.column_names)
+        missing = set(_PART_SCHEMA.names) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")
-        table = table.select(list(_PART))
+        table = table.select(_PART_SCHEMA.names)
         if not table.schema.equals(_PART_SCHEMA):
             table = table.cast(_PART_SCHEMA)
     except pa.ArrowException as error:
@@ -405,7 +403,7 @@ def _read_part(done: _Done) -> pa.Table:
 def _annotated(
     parts: Sequence[tuple[_Done, pa.Table]], skymap: SkyMap, tract: int, patch: int, primaries: _Primaries
 ) -> pa.Table:
-    """Images' truth, with what the images are, and where on the sky map their sources lie."""
+    """Add to the truth of images what the images are, and where on the sky map their sources lie."""
     rows = pa.concat_tables([part.replace_schema_metadata() for _, part in parts])
     counts = [part.num_rows for _, part in parts]
     image = np.repeat(np.arange(len(parts)), counts)
@@ -421,7 +419,7 @@ def _annotated(
     for done, part in parts:
         mine = slice(stop, stop := stop + part.num_rows)
         if part.num_rows:
-            # Two instruments may number their visits alike; a coadd is nobody's.
+            # Two instruments may number their visits alike; a coadd has neither.
             whose = (done.visit, done.instrument) if done.visit is not None else None
             primary[mine] = primaries.take((part["band"][0].as_py(), whose), ids[mine], wanted[mine])
     visits = np.array([done.visit or 0 for done, _ in parts], dtype=np.int64)
@@ -438,7 +436,7 @@ def _annotated(
         "is_tract_inner": arrow_array(tract_inner),
         "is_primary": arrow_array(primary),
     }
-    table = pa.Table.from_arrays([*rows.columns, *(added[name] for name in _ADDED)], schema=TRUTH_SCHEMA)
+    table = pa.Table.from_arrays([*rows.columns, *(added[column.name] for column in _ADDED)], schema=TRUTH_SCHEMA)
     here = np.array([done.here for done, _ in parts])
     return table if here.all() else table.filter(arrow_array(here[image]))
 
@@ -446,7 +444,7 @@ def _annotated(
 def _locate(
     skymap: SkyMap, ra: NDArray[np.float64], dec: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tract and patch of positions; -1 also where a position is not a number."""
+    """Tract and patch of positions; -1 also if a position is not finite."""
     known = np.isfinite(ra) & np.isfinite(dec)
     tract, patch = np.full((2, ra.size), -1, dtype=np.int64)
     if known.any():
@@ -463,11 +461,11 @@ def _in_patch(
     source_tract: NDArray[np.int64],
     source_patch: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Which positions lie in the inner region of a patch, whichever tract they belong to."""
+    """True for positions in the inner region of a patch, whichever tract they belong to."""
     if tract < 0:
         return np.zeros(ra.size, dtype=np.bool_)
     inner: NDArray[np.bool_] = (source_tract == tract) & (source_patch == patch)
-    # Pixels of HEALPix do not overlap (their boxes do): a source of another tract is in none of this one's patches.
+    # Pixels of HEALPix do not overlap (their boxes do): a source of another tract is in no patch of this one.
     others = np.flatnonzero(source_tract != tract)
     if others.size and not isinstance(skymap, HealpixSkyMap):
         geometry, box = _geometry(skymap, tract, patch)
@@ -484,16 +482,16 @@ def _geometry(skymap: SkyMap, tract: int, patch: int) -> Any:
 
 
 class _Primaries:
-    """Sees to it that among images of one band and visit (or of one band, and none) a source has one primary row.
+    """Chooses one primary row for each source, among the images of one band and visit, or the coadds of one band.
 
-    The images are those of the patch and their rivals, by image id; so every patch comes to the same.
+    The images are those of the patch and their neighbours, in the order of image ids, so that all patches agree.
     """
 
     def __init__(self) -> None:
         self._taken: dict[Any, NDArray[np.int64]] = {}
 
     def take(self, group: Any, ids: NDArray[np.int64], wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which of the rows wanted are the first of their source."""
+        """True for those of the wanted rows that are the first of their source."""
         taken = self._taken.get(group)
         first = wanted if taken is None else wanted & ~np.isin(ids, taken)
         new = ids[first]

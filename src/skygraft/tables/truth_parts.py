@@ -1,6 +1,6 @@
-"""The truth of one image, as its task leaves it beside the record: an Arrow file.
+"""The truth table of one image, which its task writes beside the record as an Arrow file.
 
-Not Parquet, which takes milliseconds to open: consolidation opens as many of these as there are images.
+Not Parquet, which takes milliseconds to open: consolidation opens one for every image.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from astropy.table import QTable
 from skygraft.catalog.io import to_arrow
 from skygraft.errors import CampaignError
 from skygraft.records.files import atomic_path
+from skygraft.records.packs import read_file
 
 __all__ = ["DamagedTruthError", "read_truth_part", "write_truth_dataset", "write_truth_part"]
 
 
 def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
-    """Write the truth of an image, atomically; units go into the columns' metadata (`skygraft.catalog.io.to_arrow`).
+    """Write the truth of an image as an Arrow file, atomically, with units in the columns' metadata.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def write_truth_part(path: Path, truth: QTable | pa.Table) -> None:
 
 
 def write_truth_dataset(path: Path, truth: QTable) -> None:
-    """Write the truth of an image as Parquet, which is what a Butler reads tables from, atomically.
+    """Write the truth of an image as Parquet, the format in which a Butler reads tables, atomically.
 
     Raises
     ------
@@ -50,11 +51,11 @@ def write_truth_dataset(path: Path, truth: QTable) -> None:
 
 
 class DamagedTruthError(CampaignError):
-    """A truth part that is not what its record says: its image can be made again at any time."""
+    """A truth part that does not fit the record of its image, which can be made again at any time."""
 
 
 def read_truth_part(path: Path, sha256: str) -> pa.Table:
-    """The truth of an image, whose file has the SHA-256 that its record names.
+    """Read the truth of an image, of a file with the SHA-256 that its record names.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def read_truth_part(path: Path, sha256: str) -> pa.Table:
         If it cannot be read, or is another file.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise _damaged(f"cannot be read ({error.strerror or error})", path) from error
     if hashlib.sha256(content).hexdigest() != sha256:

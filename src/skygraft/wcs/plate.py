@@ -24,6 +24,8 @@ _TERMS: tuple[dict[tuple[int, int], int], ...] = (
     *({(3, 0): 1}, {(2, 1): 1}, {(1, 2): 1}, {(0, 3): 1}),
     *({(3, 0): 1, (1, 2): 1}, {(5, 0): 1, (3, 2): 2, (1, 4): 1}),
 )
+_SIZES = 0.1, 10_000.0
+"""Least and greatest size of a pixel, micrometres; those of the surveys are 7 to 25."""
 _MICRONS = 1000.0
 _ARCSEC = 3600.0
 
@@ -47,6 +49,14 @@ def read_plate(reader: CardReader) -> None:
         if value is None or zero or (key != "PLTDECSN" and not is_number(value)):
             raise reader.refuse(
                 f"{survey}, and {key} " + ("is missing" if value is None else f"is {value!r}"),
+                key=key,
+                fix="Restore it, or remove the AMDX and AMDY cards, so that CTYPE, CRVAL and the matrix count",
+            )
+    for key in ("XPIXELSZ", "YPIXELSZ"):
+        if not _SIZES[0] <= abs(float(reader.values[key])) <= _SIZES[1]:
+            raise reader.refuse(
+                f"{survey}, and {key} is {reader.values[key]!r}: plates are scanned in pixels of {_SIZES[0]:g} to "
+                f"{_SIZES[1]:g} micrometres",
                 key=key,
                 fix="Restore it, or remove the AMDX and AMDY cards, so that CTYPE, CRVAL and the matrix count",
             )

@@ -1,12 +1,14 @@
-"""The images of a home patch, and those of others that overlap them in one visit: of a source on both one row counts.
+"""The images of a home patch, and its neighbours: images of other patches that overlap them in the same visit.
 
-They are found from the plan alone, in memory that grows with the number of images by some tens of bytes each.
+A source on two of them has two rows of truth, of which one is to count: each patch has to know the other's images. They
+are found from the plan alone, in memory that grows with the number of images by some tens of bytes each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +17,17 @@ from numpy.typing import NDArray
 
 from skygraft.records.plan_file import Plan
 from skygraft.tables.arrow import numbers
-from skygraft.tables.digests import packed
+from skygraft.tables.patch_keys import packed
 from skygraft.wcs.base import to_vectors
 
-__all__ = ["PatchImages", "PlacedImage", "Rivals", "find_rivals"]
+__all__ = ["Neighbours", "PatchImages", "PlacedImage", "find_neighbours"]
 
 _BOW = 0.002
-"""How far an edge may bow out between its corners, as a part of the image's diagonal: some 10 pixels of 5000."""
+"""How far an edge may bow out between its corners, as a fraction of the image's diagonal: some 10 pixels of 5000."""
 _PAIRS_AT_ONCE = 100_000
 
 
-@dataclass(frozen=True)
-class PlacedImage:
+class PlacedImage(NamedTuple):
     """An image of the plan as consolidation needs it; fields as in `skygraft.records.plan_file.PlannedImage`."""
 
     tract: int
@@ -42,65 +43,47 @@ class PlacedImage:
 
 @dataclass(frozen=True)
 class PatchImages:
-    """The images of one home patch, as far as consolidation needs them; the tuples go together, image by image.
+    """The images of one home patch.
 
     Parameters
     ----------
     tract, patch : int
         The patch; -1 for images that lie on no tract of the sky map.
-    image_ids, stems : tuple of str
-        As in `skygraft.records.plan_file.PlannedImage`, like the others.
-    bands, instruments, detectors : tuple of str or None
-    visits : tuple of int or None
-    mjds : tuple of float or None
-    rivals : tuple of PlacedImage
-        Images of other home patches that overlap one of these in the same visit; see `find_rivals`.
+    images : tuple of PlacedImage
+        Its images, in the order of the plan.
+    neighbours : tuple of PlacedImage
+        Images of other home patches that overlap one of these in the same visit, by image id.
     """
 
     tract: int
     patch: int
-    image_ids: tuple[str, ...]
-    stems: tuple[str, ...]
-    bands: tuple[str | None, ...]
-    instruments: tuple[str | None, ...]
-    detectors: tuple[str | None, ...]
-    visits: tuple[int | None, ...]
-    mjds: tuple[float | None, ...]
-    rivals: tuple[PlacedImage, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def images(self) -> Iterator[PlacedImage]:
-        """Its images, one by one; not the rivals."""
-        columns = self.image_ids, self.stems, self.bands, self.instruments, self.detectors, self.visits, self.mjds
-        for fields in zip(*columns, strict=True):
-            yield PlacedImage(self.tract, self.patch, *fields)
+    images: tuple[PlacedImage, ...]
+    neighbours: tuple[PlacedImage, ...] = ()
 
 
-class Rivals:
-    """Which images overlap images of a home patch, in one visit, without being at home there.
+class Neighbours:
+    """Finds the images that overlap images of a home patch, in one visit, and are at home elsewhere.
 
     Parameters
     ----------
     rows : ndarray of int, shape (N, 2)
-        Pairs of places in the plan: an image, and one that overlaps it; sorted.
+        Pairs of rows of the plan: an image, and one that overlaps it; sorted.
     images : dict of int to PlacedImage
-        The second of each pair.
+        The second of each pair, by row.
     """
 
     def __init__(self, rows: NDArray[np.int64], images: dict[int, PlacedImage]) -> None:
         self._rows, self._images = rows, images
 
     def of(self, start: int, stop: int) -> tuple[PlacedImage, ...]:
-        """Those that overlap one of the images at places `start` to `stop` in the plan, by image id."""
+        """The images that overlap one of rows `start` to `stop` of the plan, by image id."""
         first, last = np.searchsorted(self._rows[:, 0], [start, stop])
         found = np.unique(self._rows[first:last, 1]).tolist()
         return tuple(sorted((self._images[row] for row in found), key=lambda image: image.image_id))
 
 
-def find_rivals(plan: Plan) -> Rivals:
-    """The rivals of all images of a plan; see `Rivals`."""
+def find_neighbours(plan: Plan) -> Neighbours:
+    """Find the images of a plan that overlap images of other home patches in the same visit."""
     table = plan.table(["instrument", "visit", "tract", "patch", "ra", "dec", "nx", "ny", "pixel_scale"])
     home = packed(numbers(table.column("tract")), numbers(table.column("patch")))
     visit = _visits(table)
@@ -120,10 +103,10 @@ def find_rivals(plan: Plan) -> Rivals:
     pairs = pairs[np.lexsort(pairs.T[::-1])]
     wanted = np.unique(pairs[:, 1])
     images = {
-        row: PlacedImage(**{name: getattr(image, name) for name in PlacedImage.__dataclass_fields__})
+        row: PlacedImage(*(getattr(image, name) for name in PlacedImage._fields))
         for row, image in zip(wanted.tolist(), plan.images(wanted), strict=True)
     }
-    return Rivals(pairs, images)
+    return Neighbours(pairs, images)
 
 
 def _visits(table: pa.Table) -> NDArray[np.int64]:
@@ -142,7 +125,7 @@ def _visits(table: pa.Table) -> NDArray[np.int64]:
 def _near(
     visit: NDArray[np.int64], home: NDArray[np.int64], centre: NDArray[np.float64], diagonal: NDArray[np.float64]
 ) -> Iterator[NDArray[np.int64]]:
-    """Pairs of images of one visit and different homes whose circumscribed circles meet."""
+    """Yield pairs of images of one visit and different home patches whose circumscribed circles meet."""
     order = np.argsort(visit, kind="stable")
     order = order[np.searchsorted(visit[order], 0) :]
     starts = np.flatnonzero(np.r_[True, np.diff(visit[order]) != 0]) if order.size else np.empty(0, np.int64)
@@ -178,10 +161,10 @@ def _corners(plan: Plan, rows: NDArray[np.int64]) -> dict[int, NDArray[np.float6
 def _overlap(
     corners: dict[int, NDArray[np.float64]], diagonal: NDArray[np.float64], pairs: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which pairs of quadrangles meet: no great circle through an edge of one has all of the other beyond it.
+    """Find the pairs of quadrangles that meet: no great circle along an edge of one has all of the other beyond it.
 
-    Edges are moved out by the bow that distortion may give them, so that images which touch are among them, and so are
-    those whose corners are not known.
+    Edges are moved out by the bow that distortion may give them, so images that touch count as meeting, and so do
+    images whose corners are not known.
     """
     one, two = (np.stack([corners[row] for row in side]) for side in pairs.T.tolist())
     apart = np.zeros(len(pairs), dtype=np.bool_)

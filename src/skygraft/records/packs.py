@@ -1,0 +1,456 @@
+"""Packs: the records and truth tables of a patch's images in one Parquet file, so that a campaign has few files.
+
+While images are made, each has a record and a truth table in files of its own, which its worker writes without asking
+anybody. Ten million images would leave twenty million of them; when the tables are made, those of a patch are copied
+into its pack and removed (`skygraft.tables.packing`). Whoever reads a record or a truth table asks this module by the
+name of the single file, which counts where it exists; otherwise the pack does, unless the image was reopened.
+
+The footer of a pack lists what is in it, with the sizes and times of the files, so that nothing else is read to find
+out which images are done. Row groups are small: a damaged page costs the records of some images, not those of a patch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from skygraft.errors import CampaignError
+from skygraft.records.file_checksums import note_checksum
+from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, atomic_path, sha256_file
+
+__all__ = [
+    "PACK_NAME",
+    "REOPENED_SUFFIX",
+    "DamagedPackError",
+    "FileState",
+    "PackIndex",
+    "PackWriter",
+    "file_exists",
+    "file_names",
+    "pack_of",
+    "packed_files",
+    "read_file",
+    "read_index",
+    "remove_record",
+    "sha256_of",
+    "single_names",
+    "stat_file",
+    "stat_packed",
+]
+
+PACK_NAME = "part-0.parquet"
+"""Of the pack, in the folder of the single files; a data set of Parquet files, as the tables are."""
+
+REOPENED_SUFFIX = ".reopened"
+"""Of an empty file that says that the pack's record of an image does not count any more."""
+
+_IMAGES_A_GROUP = 16
+_BYTES_A_GROUP = 8 << 20
+"""A row group is closed at whichever of these is reached first: it is what is read to get at one record."""
+
+_INDEX = b"skygraft"
+_COLUMNS = {RECORD_SUFFIX: "record", TRUTH_SUFFIX: "truth"}
+_SCHEMA = pa.schema([("stem", pa.string()), ("image_id", pa.string()), ("record", pa.string()), ("truth", pa.binary())])
+_COMPRESSION = {"stem": "zstd", "image_id": "zstd", "record": "zstd", "truth": "none"}
+"""Truth tables are compressed already."""
+
+
+class DamagedPackError(OSError):
+    """The part of a pack that has a file cannot be read: its images can be made again at any time."""
+
+
+class FileState(NamedTuple):
+    """What tells one version of a file from another.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Size.
+    mtime_ns, ctime_ns : int
+        Times of last change of the content and of the inode, ns.
+    inode : int
+        Its number.
+    """
+
+    n_bytes: int
+    mtime_ns: int
+    inode: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """The state that `os.stat` found."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class PackIndex:
+    """What the footer of a pack says.
+
+    Parameters
+    ----------
+    image_ids : dict of str to str
+        Image id by stem.
+    files : dict of str to sequence of int
+        The fields of `FileState` of each file that was packed, by name: they are looked up one by one, and listed by
+        the thousand. If the pack was changed since it was written, its own time
+        stands in for theirs: what is read from it then has to be compared with checksums, as with any changed file.
+    groups : dict of str to int
+        Row group by stem.
+    changed : bool
+        Whether the pack was changed since it was written.
+    """
+
+    image_ids: Mapping[str, str]
+    files: Mapping[str, Sequence[int]]
+    groups: Mapping[str, int]
+    changed: bool
+
+
+_NOTHING = PackIndex({}, {}, {}, changed=False)
+
+
+def pack_of(path: Path) -> Path:
+    """The pack that a single file goes into."""
+    return path.with_name(PACK_NAME)
+
+
+def read_index(pack: str | Path) -> PackIndex:
+    """Read the footer of a pack; an empty index if there is no pack, or if its footer is damaged.
+
+    Raises
+    ------
+    CampaignError
+        If the pack is there and cannot be opened.
+    """
+    try:
+        status = os.stat(pack)  # noqa: PTH116
+        return _read_index(str(pack), FileState.of(status))
+    except (FileNotFoundError, NotADirectoryError):
+        return _NOTHING
+    except OSError as error:
+        raise CampaignError(
+            f"the packed records cannot be read ({error.strerror or error})",
+            path=pack,
+            fix="Check permissions, and run again",
+        ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _read_index(pack: str, state: FileState) -> PackIndex:
+    try:
+        metadata = pq.read_metadata(pack).metadata or {}
+        content = orjson.loads(metadata.get(_INDEX, b"{}"))
+        table = content["images"]
+        if hashlib.sha256(orjson.dumps(table)).hexdigest() != content["sha256"]:
+            return _NOTHING
+        changed = bool(content["written_ns"] != state.mtime_ns)
+        files: dict[str, Sequence[int]] = {}
+        for suffix, column in _COLUMNS.items():
+            files.update(zip([stem + suffix for stem in table["stem"]], table[column], strict=True))
+        if changed:
+            files = {name: [n_bytes, *state[1:]] for name, (n_bytes, *_) in files.items()}
+        image_ids = dict(zip(table["stem"], table["image_id"], strict=True))
+        return PackIndex(image_ids, files, dict(zip(table["stem"], table["group"], strict=True)), changed=changed)
+    except (pa.ArrowException, ValueError, KeyError, TypeError):
+        return _NOTHING  # as with a damaged record: its images count as not done
+    except OSError as error:
+        if _is_damage(error):
+            return _NOTHING
+        raise
+
+
+def _is_damage(error: OSError) -> bool:
+    """True for what Parquet says of damaged files, unlike what a file system says of files that it cannot read."""
+    return error.errno in (None, errno.EISDIR)
+
+
+def packed_files(folder: str | Path) -> Mapping[str, Sequence[int]]:
+    """The files that only the pack of a folder has: the fields of `FileState` by name. Reopened images do not count.
+
+    Raises
+    ------
+    CampaignError
+        As `read_index`.
+    """
+    return _packed_files(folder, single_names(folder))
+
+
+def file_names(folder: str | Path) -> frozenset[str]:
+    """Names of all files of a folder, single or packed.
+
+    Raises
+    ------
+    CampaignError
+        As `read_index`.
+    """
+    names = single_names(folder)
+    return names.union(_packed_files(folder, names))
+
+
+def _packed_files(folder: str | Path, names: frozenset[str]) -> Mapping[str, Sequence[int]]:
+    if PACK_NAME not in names:
+        return {}
+    index = read_index(f"{folder}/{PACK_NAME}")
+    if len(names) == 1:
+        return index.files
+    reopened = {name.removesuffix(REOPENED_SUFFIX) for name in names if name.endswith(REOPENED_SUFFIX)}
+    void = names.union(stem + suffix for stem in reopened for suffix in _COLUMNS)
+    return {name: state for name, state in index.files.items() if name not in void}
+
+
+def single_names(folder: str | Path) -> frozenset[str]:
+    """Names of the files of a folder, as listed; none if there is no folder."""
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208  (three times as quick as a Path)
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+
+
+def _stem_of(path: Path) -> tuple[str, str] | None:
+    """Stem and suffix of a file that may be in a pack."""
+    for suffix in _COLUMNS:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix), suffix
+    return None
+
+
+def _packed(path: Path) -> tuple[str, str, PackIndex] | None:
+    """Where the pack has a file: its stem, its column and the pack's index; None if it is not there or void."""
+    if (found := _stem_of(path)) is None:
+        return None
+    stem, suffix = found
+    index = read_index(pack_of(path))
+    if stem not in index.groups or path.with_name(stem + REOPENED_SUFFIX).exists():
+        return None
+    return stem, _COLUMNS[suffix], index
+
+
+def file_exists(path: Path) -> bool:
+    """Whether a record or a truth table is there, single or packed, or something else is in its place."""
+    return os.path.lexists(path) or _packed(path) is not None
+
+
+def stat_file(path: Path) -> FileState:
+    """The state of a file: of a packed one, as it was when it had a file of its own.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither single nor packed.
+    OSError, CampaignError
+        If it cannot be looked up.
+    """
+    try:
+        return FileState.of(path.stat())
+    except FileNotFoundError:
+        if (found := _packed(path)) is None:
+            raise
+        return FileState(*found[2].files[path.name])
+
+
+def stat_packed(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Sizes in bytes and times of last change in ns of many packed files; -1 for those that are not packed.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        The names that they had as single files, which are not there. Each folder is listed once.
+
+    Raises
+    ------
+    CampaignError
+        As `read_index`.
+    """
+    folders = functools.lru_cache(maxsize=256)(packed_files)
+    found = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        state = folders(folder).get(name, (-1, -1))
+        found.append((state[0], state[1]))
+    return found
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file, byte for byte as it was written, single or packed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither.
+    DamagedPackError
+        If it is packed, and that part of the pack is damaged.
+    OSError, CampaignError
+        If it cannot be read.
+    """
+    for _ in range(2):  # a pack may be replaced between a look at its index and reading it
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            if (found := _packed(path)) is None:
+                raise
+        stem, column, index = found
+        pack = pack_of(path)
+        try:
+            return _read_group(str(pack), FileState.of(pack.stat()), index.groups[stem], column)[stem]
+        except (pa.ArrowException, ValueError, LookupError):
+            continue
+        except OSError as error:
+            if not _is_damage(error) and not isinstance(error, FileNotFoundError):
+                raise
+    raise DamagedPackError(errno.EIO, "its part of the pack is damaged", str(pack_of(path)))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file of any size, single or packed; raises as `read_file`."""
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:
+        return hashlib.sha256(read_file(path)).hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _read_group(pack: str, state: FileState, group: int, column: str) -> dict[str, bytes]:
+    """One column of a row group, by stem; raises what Arrow raises. Few are kept: images are read in order."""
+    del state  # tells one version of the pack from another; its inode alone may come again
+    with pq.ParquetFile(pack, page_checksum_verification=True) as file:
+        table = file.read_row_group(group, columns=["stem", column], use_threads=False)
+    values = table.column(column).cast(pa.binary()).to_pylist()
+    return dict(zip(table.column("stem").to_pylist(), values, strict=True))
+
+
+def remove_record(path: Path) -> None:
+    """Remove the record of an image, single and packed: the image is then not done.
+
+    Raises
+    ------
+    OSError, OutputError
+        If it cannot be removed.
+    """
+    # First: were the single record gone and this not written, the older one in the pack would count again.
+    if (found := _packed(path)) is not None:
+        with atomic_path(path.with_name(found[0] + REOPENED_SUFFIX)) as temporary:
+            temporary.touch()
+    path.unlink(missing_ok=True)
+
+
+class PackWriter:
+    """Writes a pack; use it in a ``with`` statement. The file appears when the block ends well, and is then on disk.
+
+    Parameters
+    ----------
+    pack : Path
+        The file.
+    checksum : Path
+        The file for its checksum; see `skygraft.records.files.Layout.checksum`.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; what was there before stays.
+    """
+
+    def __init__(self, pack: Path, checksum: Path) -> None:
+        self._pack, self._checksum = pack, checksum
+        self._rows: list[tuple[bytes, bytes, bytes, bytes]] = []
+        self._n_bytes = 0
+        self._group = 0
+        self._images: dict[str, list[Any]] = {name: [] for name in ("stem", "image_id", "record", "truth", "group")}
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._pack))
+            stack.push(functools.partial(self._finish, temporary))
+            self._writer = stack.enter_context(
+                pq.ParquetWriter(
+                    temporary,
+                    _SCHEMA,
+                    compression=_COMPRESSION,
+                    use_dictionary=False,
+                    write_statistics=False,
+                    write_page_checksum=True,
+                )
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
+        with self._stack:
+            self._flush()
+            # Of whole seconds, which every file system keeps: by it a pack that was changed later is recognised.
+            self._written_ns = int(time.time()) * 10**9
+            index = {
+                "images": self._images,
+                "sha256": hashlib.sha256(orjson.dumps(self._images)).hexdigest(),
+                "written_ns": self._written_ns,
+            }
+            self._writer.add_key_value_metadata({_INDEX: orjson.dumps(index)})
+        _sync(self._pack.parent)
+
+    def add(self, stem: str, image_id: str, files: Mapping[str, tuple[bytes, FileState]]) -> None:
+        """Add an image.
+
+        Parameters
+        ----------
+        stem, image_id : str
+            The image.
+        files : dict of str to (bytes, FileState)
+            Content and state of its record and its truth table, by suffix.
+        """
+        (record, record_state), (truth, truth_state) = (files[suffix] for suffix in _COLUMNS)
+        self._rows.append((stem.encode(), image_id.encode(), record, truth))
+        row = (stem, image_id, [*record_state], [*truth_state], self._group)
+        for column, value in zip(self._images.values(), row, strict=True):
+            column.append(value)
+        self._n_bytes += len(record) + len(truth)
+        if len(self._rows) >= _IMAGES_A_GROUP or self._n_bytes >= _BYTES_A_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = [_binary(values) for values in zip(*self._rows, strict=True)]
+            arrays = [column.cast(kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), row_group_size=len(self._rows))
+            self._group += 1
+        self._rows, self._n_bytes = [], 0
+
+    def _finish(self, temporary: Path, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            os.utime(temporary, ns=(self._written_ns, self._written_ns))
+            note_checksum(temporary, self._checksum)
+
+
+def _binary(values: Sequence[bytes]) -> pa.Array:
+    """An array of texts; `pyarrow.array` would import pandas for it, which takes a second in every process."""
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int64).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(pa.binary(), len(values), buffers)
+
+
+def _sync(folder: Path) -> None:
+    """Force a folder to disk: the name of a new file in it, before those of others are removed."""
+    with contextlib.suppress(OSError):  # not every file system can
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
