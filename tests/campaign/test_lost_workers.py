@@ -17,9 +17,9 @@ from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
+from skygraft.clusters.cluster_watch import ClusterWatch
 from skygraft.clusters.watchdog import Patience
-from skygraft.clusters.watching import ClusterWatch
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster import cluster_config
 from skygraft.errors import CampaignError
 from skygraft.execution.driver import DriveResult, Jobs, drive, map_items
 from skygraft.records.file_identity import stamp_of
@@ -63,7 +63,7 @@ def test_an_image_that_kills_workers_is_quarantined_however_long_they_take_to_st
         "distributed.scheduler.allowed-failures": 0,
         "distributed.worker.preload": [str(tmp_path / "slow_start.py")],
     }
-    with dask.config.set(settings), open_cluster(ClusterConfig(n_workers=1)) as opened:
+    with dask.config.set(settings), open_cluster(cluster_config(n_workers=1)) as opened:
         marker.touch()
         result = drive(
             opened.client, jobs(5), str(output), images_per_task=1, work=work, identify=identify,
@@ -126,7 +126,7 @@ def drive_until(event: threading.Event, client: Client, output: Path, watch: Clu
 
 def test_a_run_whose_workers_are_gone_for_good_ends_and_says_why(tmp_path: Path) -> None:
     begun, said = threading.Event(), []
-    with open_cluster(ClusterConfig(n_workers=1)) as opened:
+    with open_cluster(cluster_config(n_workers=1)) as opened:
         cluster = opened.client.cluster
 
         def end_nannies() -> None:
@@ -163,7 +163,7 @@ def test_where_nobody_knows_whether_workers_come_the_wait_is_bounded(tmp_path: P
 
         leaving = threading.Thread(target=leave)
         leaving.start()
-        watch = ClusterWatch(client, patience=Patience(word=0.5, stuck=3.0), say=said.append)
+        watch = ClusterWatch(client, patience=Patience(report=0.5, stuck=3.0), say=said.append)
         result = drive_until(begun, client, tmp_path, watch)
         leaving.join()
     assert result.stopped.startswith("there has been no worker for ")
@@ -199,7 +199,7 @@ def test_a_worker_held_at_its_memory_limit_is_started_anew_and_the_run_goes_on(t
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        watch = ClusterWatch(client, patience=Patience(word=2.0, paused=1.0), say=said.append)
+        watch = ClusterWatch(client, patience=Patience(report=2.0, paused=1.0), say=said.append)
         result = drive(
             client, jobs(4), str(tmp_path), images_per_task=1, work=work, identify=identify, watch=watch
         )  # fmt: skip
@@ -209,7 +209,7 @@ def test_a_worker_held_at_its_memory_limit_is_started_anew_and_the_run_goes_on(t
 
 def test_a_scheduler_that_hangs_is_said_and_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connections stay, so that nothing else tells."""
-    monkeypatch.setattr("skygraft.clusters.watching._ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("skygraft.clusters.cluster_watch._ANSWER_SECONDS", 0.3)
 
     async def hang(*args: Any, **kwargs: Any) -> None:
         await asyncio.sleep(3600)
@@ -223,5 +223,5 @@ def test_a_scheduler_that_hangs_is_said_and_ends_the_run(monkeypatch: pytest.Mon
         cluster.scheduler.handlers["ncores"] = hang
         with pytest.raises(CampaignError, match=r"scheduler has not answered for 1 s\. .*run the campaign again"):
             for _ in range(1000):
-                assert watch.look(3) == ""
+                assert watch.check(3) == ""
     assert said[0].startswith("the Dask scheduler has not answered for ")

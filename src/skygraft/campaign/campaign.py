@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from skygraft.campaign.summaries import RunSummary, Status, UnusableImage
-from skygraft.clusters.preflight import Expectation
 from skygraft.clusters.watchdog import Outlook, Patience
 from skygraft.config.campaign import CampaignConfig, load_config
-from skygraft.config.cluster import BATCH_KINDS
+from skygraft.config.cluster_kinds import BatchConfig, KubernetesConfig
 from skygraft.config.yaml_schema import parse_timeout
 from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.driver import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from skygraft.campaign.checksums import ChecksumReport
-    from skygraft.clusters.watching import ClusterWatch
+    from skygraft.clusters.cluster_watch import ClusterWatch
     from skygraft.planning.check import Checks
     from skygraft.planning.summary import PlanSummary
 
@@ -499,7 +498,7 @@ class _Run:
                     self.say(f"Dask dashboard: {opened.dashboard}")
             watch = None
             if client is not None:
-                from skygraft.clusters.watching import patient_nannies
+                from skygraft.clusters.cluster_watch import patient_nannies
 
                 stack.enter_context(patient_nannies(client))
                 watch = self._watch(client, outlook)
@@ -618,7 +617,8 @@ class _Run:
         max_threads: int,
         stack: contextlib.ExitStack,
     ) -> DriveResult:
-        from skygraft.clusters.cluster import guard_workers
+        from skygraft.clusters.guard import guard_workers
+        from skygraft.clusters.preflight import Expectation
         from skygraft.monitoring.dashboard import DashboardReporter
 
         guard = stack.enter_context(guard_workers(client, Expectation.of(self.config), self.say))
@@ -652,17 +652,14 @@ class _Run:
 
     def _watch(self, client: Client, outlook: Callable[[], Outlook] | None) -> ClusterWatch:
         """What looks after the cluster."""
-        from skygraft.clusters.watching import ClusterWatch
+        from skygraft.clusters.cluster_watch import ClusterWatch
 
         cluster = self.config.cluster
-        stuck = parse_timeout(cluster.worker_timeout)
-        queued = cluster.kind in (*BATCH_KINDS, "kubernetes")
-        patience = Patience(
-            word=max(Patience.word, 3 * self.config.task_seconds),
-            stuck=stuck,
+        stuck = coming = parse_timeout(cluster.worker_timeout)
+        if isinstance(cluster, BatchConfig | KubernetesConfig):
             # Jobs may wait in their queue for long; a process of this machine has no reason to.
-            coming=parse_timeout(cluster.start_timeout) if queued else stuck,
-        )
+            coming = parse_timeout(cluster.start_timeout)
+        patience = Patience(report=max(Patience.report, 3 * self.config.task_seconds), stuck=stuck, coming=coming)
         return ClusterWatch(client, outlook=outlook, patience=patience, say=self.say)
 
     def _consolidate(self, client: Client | None, watch: ClusterWatch | None) -> tuple[str, ...]:

@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
-from skygraft.config.cluster import ClusterConfig, as_cluster
+from skygraft.config.cluster import AnyCluster
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.config.yaml_schema import (
     BASE_DIR,
-    Positive,
+    Flag,
+    Name,
+    PositiveFloat,
+    PositiveInt,
     ResolvedPath,
     Section,
     base_dir,
@@ -41,7 +45,6 @@ __all__ = [
     "CalibrationConfig",
     "CampaignConfig",
     "CatalogConfig",
-    "ClusterConfig",
     "InjectionConfig",
     "SurveyConfig",
     "load_config",
@@ -84,7 +87,7 @@ class CalibrationConfig(Section):
     """AB magnitude of one image unit."""
     unit: str | None = None
     """Unit of the image; only together with `zeropoint`."""
-    gain: Positive | None = None
+    gain: PositiveFloat | None = None
     """Electrons per image unit."""
     psf: Any = None
     """PSFEx file of an image, relative to the image: ``{stem}.psf``, where ``{stem}`` and ``{name}`` are the image
@@ -138,9 +141,6 @@ def _repository(text: str, info: ValidationInfo) -> str:
 
 def _collections(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-
-
-Name = Annotated[str, Field(min_length=1)]
 
 
 class ButlerConfig(Section):
@@ -246,7 +246,7 @@ class CatalogConfig(Section):
 
     path: ResolvedPath
     dialect: str = "auto"
-    band: Annotated[str, Field(min_length=1)] | None = None
+    band: Name | None = None
     """Band of a catalogue with a single ``mag`` column."""
     on_bad: Literal["raise", "flag"] = "raise"
     """Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn."""
@@ -258,17 +258,17 @@ class InjectionConfig(Section):
     flux_mode: Literal["calibrated", "aperture", "psf_sum", "total"] = "calibrated"
     aperture: Radius = None
     position: Literal["source", "image"] = "source"
-    noise: Annotated[bool, Field(strict=True)] = True
+    noise: Flag = True
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    gain: Positive | None = None
+    gain: PositiveFloat | None = None
     coadd_noise: Literal["correlated", "white"] = "correlated"
     flux_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
     mask_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    mark_injected: Annotated[bool, Field(strict=True)] = True
+    mark_injected: Flag = True
     stars: Literal["fourier", "taps", "galsim"] = "fourier"
     galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
     conventions: Conventions = "skygraft"
-    variance: Annotated[bool, Field(strict=True)] | None = None
+    variance: Flag | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -302,12 +302,12 @@ class CampaignConfig(Section):
     injection: InjectionConfig = InjectionConfig()
     margin_arcsec: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """How far outside an image a source may lie and still be drawn on it."""
-    cluster: Annotated[ClusterConfig, BeforeValidator(as_cluster)] = ClusterConfig()
-    task_seconds: Positive = 60.0
+    cluster: AnyCluster = LocalConfig()
+    task_seconds: PositiveFloat = 60.0
     """Aimed-at length of a task."""
-    images_per_task: Annotated[int, Field(ge=1)] = 100
+    images_per_task: PositiveInt = 100
     """Largest number of images in a task."""
-    retries: Annotated[int, Field(ge=0)] = 1
+    retries: Annotated[int, Field(ge=0, strict=True)] = 1
     """How often an image that failed for a reason that may pass is tried again, after all others."""
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What every part of a campaign's configuration shares: strict sections, paths, YAML, and how problems are told."""
+"""What all sections of the YAML share: strict models, types of values, reading of files, and reports of problems."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -31,7 +32,11 @@ from skygraft.yaml_text import YamlError, check_yaml, key_lines, yaml_problem
 __all__ = [
     "BASE_DIR",
     "Duration",
-    "Positive",
+    "Flag",
+    "Name",
+    "OptionalDuration",
+    "PositiveFloat",
+    "PositiveInt",
     "ResolvedPath",
     "Section",
     "Size",
@@ -63,7 +68,10 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 
 
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, Field(min_length=1)]
 
 
 _UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0,
@@ -133,27 +141,29 @@ def parse_bytes(value: str) -> int:
     return math.ceil(float(match[1]) * float(base ** _BYTES[match[2]]))
 
 
-def _duration(value: str | float | None) -> str | float | None:
-    if value is not None:
-        parse_duration(value)
-    return value
+def _checked_by(parse: Callable[[Any], Any]) -> BeforeValidator:
+    """Return a validator that calls `parse` for its errors and keeps the value as it was written."""
+
+    def check(value: Any) -> Any:
+        parse(value)
+        return value
+
+    return BeforeValidator(check)
 
 
-def _size(value: str | None) -> str | None:
-    if value is not None:
-        parse_bytes(value)
-    return value
-
-
-# A YAML reader makes a number of 04:00:00 (sexagesimal) and of an unquoted 4.
-Duration = Annotated[str | float | None, AfterValidator(_duration)]
-Size = Annotated[str | None, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v), AfterValidator(_size)]
+# YAML reads an unquoted 04:00:00 as a number (sexagesimal), and an unquoted 4 too.
+Duration = Annotated[str | float, _checked_by(parse_duration)]
+OptionalDuration = Duration | None
+Size = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v), _checked_by(parse_bytes)]
 
 
 class Section(BaseModel):
     """A mapping of a configuration: no other keys than these, and not changed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    foreign_key_hint: ClassVar[str] = ""
+    """For a member of a union: what to add to the message for a key that other members have."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -171,9 +181,11 @@ class Section(BaseModel):
 
 
 def _is_number(annotation: Any) -> bool:
-    """Whether a field is a number, or a number or nothing."""
-    kinds = set(get_args(annotation)) - {type(None)} or {annotation}
-    return kinds <= {int, float} or (get_origin(annotation) is Annotated and _is_number(get_args(annotation)[0]))
+    """True if a field takes numbers only, or numbers and None."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    members = set(get_args(annotation)) - {type(None)}
+    return all(map(_is_number, members)) if members else annotation in (int, float)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -296,38 +308,84 @@ def _line(place: str, lines: Mapping[str, int]) -> str:
     return f" (line {lines[place]})" if place in lines else ""
 
 
-def describe_problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
-    """What pydantic found wrong, as (place, message); an unknown key names the nearest known one."""
-    return [_describe(dict(problem), model) for problem in error.errors(include_url=False)]
+def describe_problems(error: ValidationError, schema: Any) -> list[tuple[str, str]]:
+    """Describe what pydantic found wrong.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+        The problems.
+    schema : type
+        The model that was validated, or a union of models with different values of ``kind``.
+
+    Returns
+    -------
+    list of (str, str)
+        Dotted key and message of each problem. For an unknown key the message names the nearest known key, or the
+        kinds that do have the key.
+    """
+    return [_describe(dict(problem), schema) for problem in error.errors(include_url=False)]
 
 
-def _describe(problem: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
-    location = tuple(part for part in problem["loc"] if not str(part).startswith("function-"))
-    place = ".".join(str(part) for part in location) or "configuration"
-    given = problem.get("input")
+def _describe(problem: dict[str, Any], schema: Any) -> tuple[str, str]:
+    location, section, siblings = _follow(problem["loc"], schema)
+    place = ".".join(location) or "configuration"
     match problem["type"]:
-        case "extra_forbidden":
-            known = _known_keys(location[:-1], model)
-            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            return place, f"unknown key{hint}"
+        case "extra_forbidden" if section is not None:
+            return place, _unknown_key(location[-1], section, siblings)
         case "missing":
             return place, "is missing"
         case "value_error":
             return place, str(problem["ctx"]["error"])
         case _:
-            shown = json.dumps(given, default=str, skipkeys=True)
+            shown = json.dumps(problem.get("input"), default=str, skipkeys=True)
             return place, f"{problem['msg'][0].lower()}{problem['msg'][1:]} (given: {shown[:80]})"
 
 
-def _known_keys(location: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
-    """The keys that the section at `location` has."""
-    section = model
-    for name in location:
-        annotation = section.model_fields[name].annotation if name in section.model_fields else None
-        candidates = [annotation, *get_args(annotation)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not models:
-            return []
-        section = models[0]
-    return list(section.model_fields)
+def _unknown_key(key: str, section: type[Section], siblings: Sequence[type[Section]]) -> str:
+    kinds = [sibling.model_fields["kind"].default for sibling in siblings if key in sibling.model_fields]
+    if kinds:
+        hint = f": {section.foreign_key_hint}" if section.foreign_key_hint else ""
+        return f"{key} is not of kind: {section.model_fields['kind'].default}, but of {', '.join(kinds)}{hint}"
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+
+
+def _follow(location: Sequence[Any], schema: Any) -> tuple[list[str], type[Section] | None, Sequence[type[Section]]]:
+    """Follow a location of pydantic's through the models.
+
+    Pydantic puts the kind of a union's member, and names of its own validators, between the keys.
+
+    Returns
+    -------
+    keys : list of str
+        The keys alone, as in the file.
+    section : type of Section or None
+        The model that the last key belongs to; None if it belongs to none.
+    siblings : sequence of type of Section
+        The other members of its union.
+    """
+    keys: list[str] = []
+    section: type[Section] | None = None
+    models, others, siblings = _models(schema), [], []
+    for part in location:
+        if str(part).startswith("function-"):
+            continue
+        if len(models) > 1:
+            others = [model for model in models if model.model_fields["kind"].default != part]
+            models = [model for model in models if model not in others]
+            continue
+        keys.append(str(part))
+        section = models[0] if models else None
+        others, siblings = [], others
+        models = _models(section.model_fields[part].annotation) if section and part in section.model_fields else []
+    return keys, section, siblings
+
+
+def _models(schema: Any) -> list[type[Section]]:
+    """Return the models in a type: itself, or the members of a union."""
+    if get_origin(schema) in (Annotated, Union, UnionType):
+        members = get_args(schema)[:1] if get_origin(schema) is Annotated else get_args(schema)
+        return [model for member in members for model in _models(member)]
+    return [schema] if isinstance(schema, type) and issubclass(schema, Section) else []

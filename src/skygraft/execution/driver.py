@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from distributed import Client, Future, KilledWorker, Semaphore, as_completed
 
-from skygraft.clusters.calls import insist
-from skygraft.clusters.watching import ClusterWatch, is_lost, scheduler_lost
+from skygraft.clusters.cluster_watch import ClusterWatch
+from skygraft.clusters.connection import insist, is_lost, scheduler_lost
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.execution.halting import halt, unless_halted
 from skygraft.execution.mapping import map_items
@@ -243,7 +243,7 @@ class _Driver:
         if not self.watch.due():
             return
         self.look()
-        end = self.watch.look(len(self._flying))
+        end = self.watch.check(len(self._flying))
         if end and not self.result.early:
             self.result.stopped = end + self._suspicion()
             self._drop_waiting()
@@ -290,7 +290,7 @@ class _Driver:
         task = self._flying.pop(future, None)
         if task is None:
             return  # dropped, after Ctrl-C
-        self.watch.came_back()
+        self.watch.task_finished()
         # Not what the future says by now: it waits again where its worker has died since.
         if isinstance(result, list):
             # A task that was halted has nothing to tell of its last images.
@@ -351,7 +351,7 @@ class _Driver:
                 said.update(
                     insist(
                         lambda: self.client.run(halt, run=self._name, on_error="return"),
-                        broken=functools.partial(is_lost, self.client),
+                        hopeless=functools.partial(is_lost, self.client),
                     )
                 )
 
