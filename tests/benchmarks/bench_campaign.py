@@ -31,7 +31,7 @@ from distributed import Client
 
 from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
-from skygraft.config.cluster import cluster_config
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.execution.driver import make_rows
 from skygraft.records.file_identity import stamp_of
 from skygraft.records.plan_file import Plan
@@ -100,7 +100,7 @@ def once(survey: Path, output: Path, n_workers: int) -> dict[str, float]:
     campaign = configure(survey, output)
     campaign.plan()
     begin = time.perf_counter()
-    with open_cluster(cluster_config(n_workers=n_workers)) as cluster:
+    with open_cluster(LocalConfig(n_workers=n_workers)) as cluster:
         client = cluster.client
         client.wait_for_workers(n_workers)
         client.get_task_stream(count=1)  # from now on it is kept

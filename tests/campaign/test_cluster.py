@@ -27,7 +27,16 @@ from skygraft.clusters.guard import Guard, guard_workers
 from skygraft.clusters.kubernetes import manifest
 from skygraft.clusters.mpi_roles import Launch, find_launch, open_launch, take_role
 from skygraft.clusters.preflight import Expectation
-from skygraft.config.cluster import cluster_config
+from skygraft.config.cluster_kinds import (
+    MODELS,
+    KubernetesConfig,
+    LocalConfig,
+    MpiConfig,
+    PbsConfig,
+    SchedulerConfig,
+    SlurmConfig,
+    SlurmRunnerConfig,
+)
 from skygraft.errors import CampaignError, ConfigError
 
 type MakeCampaign = Callable[..., Campaign]
@@ -39,7 +48,7 @@ type MakeCampaign = Callable[..., Campaign]
 def script(tmp_path: Path, **settings: Any) -> str:
     from skygraft.clusters.jobs import job_script
 
-    return job_script(cluster_config(**settings), logs=tmp_path, task_seconds=60.0)
+    return job_script(MODELS[settings["kind"]](**settings), logs=tmp_path, task_seconds=60.0)
 
 
 def worker_options(text: str) -> list[str]:
@@ -173,7 +182,7 @@ def test_no_batch_system_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             pytest.raises(
                 CampaignError, match=f"there is no {batch.name} here: the command {batch.submit} is not found"
             ),
-            open_cluster(cluster_config(kind=kind), logs=tmp_path / "logs"),
+            open_cluster(MODELS[kind](), logs=tmp_path / "logs"),
         ):
             pass
         assert time.monotonic() - started < 5
@@ -186,7 +195,7 @@ def test_a_server_that_does_not_answer(fake: Any, tmp_path: Path, monkeypatch: p
     )
     with (
         pytest.raises(CampaignError, match=r"PBS does not answer: `qstat -u \w+` failed: qstat: cannot connect"),
-        open_cluster(cluster_config(kind="pbs"), logs=tmp_path / "logs"),
+        open_cluster(PbsConfig(), logs=tmp_path / "logs"),
     ):
         pass
     monkeypatch.setattr("skygraft.clusters.batch._ANSWER_SECONDS", 0.2)
@@ -204,9 +213,9 @@ def test_a_package_that_is_missing(fake: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", None)
     for config, words in (
-        (cluster_config(kind="slurm"), r"dask-jobqueue, which is not installed.*skygraft\[slurm\]"),
+        (SlurmConfig(), r"dask-jobqueue, which is not installed.*skygraft\[slurm\]"),
         (
-            cluster_config(kind="kubernetes", image="x"),
+            KubernetesConfig(image="x"),
             r"dask-kubernetes, which is not installed.*skygraft\[kubernetes\]",
         ),
     ):
@@ -217,8 +226,8 @@ def test_a_package_that_is_missing(fake: Any, tmp_path: Path, monkeypatch: pytes
 def test_ctrl_c_is_still_ours_after_dask_jobqueue_was_imported() -> None:
     code = (
         "import signal; from skygraft.clusters.jobs import job_script;"
-        "from skygraft.config.cluster import cluster_config; from pathlib import Path;"
-        "job_script(cluster_config(kind='slurm'), logs=Path('/tmp'));"
+        "from skygraft.config.cluster_kinds import SlurmConfig; from pathlib import Path;"
+        "job_script(SlurmConfig(), logs=Path('/tmp'));"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -245,9 +254,9 @@ def test_jobs_are_cancelled_however_it_ends(fake: Any, tmp_path: Path) -> None:
 import os, sys, time
 from pathlib import Path
 from skygraft.clusters.cluster import open_cluster
-from skygraft.config.cluster import cluster_config
+from skygraft.config.cluster_kinds import MODELS
 if __name__ == "__main__":
-    with open_cluster(cluster_config(**{settings!r}), logs=Path({str(tmp_path / "logs")!r})) as opened:
+    with open_cluster(MODELS[{settings["kind"]!r}](**{settings!r}), logs=Path({str(tmp_path / "logs")!r})) as opened:
         assert opened.client.scheduler.address.startswith("tls://127.0.0.1:"), opened
         assert opened.dashboard.startswith("http://127.0.0.1:"), opened
         assert opened.max_threads == 1, opened
@@ -360,7 +369,7 @@ def test_a_running_scheduler_by_its_certificates(tmp_path: Path) -> None:
         dashboard_address="127.0.0.1:0",
     ) as cluster:  # fmt: skip
         address = cluster.scheduler_address
-        with open_cluster(cluster_config(kind="scheduler", address=address, tls=ours)) as opened:
+        with open_cluster(SchedulerConfig(address=address, tls=ours)) as opened:
             assert (opened.max_threads, opened.kind) == (3, "scheduler")
             assert opened.client.submit(sum, [1, 2]).result() == 3
         with (
@@ -368,7 +377,7 @@ def test_a_running_scheduler_by_its_certificates(tmp_path: Path) -> None:
             pytest.raises(CampaignError, match=r"no Dask scheduler answers at tls://.*files of cluster.tls"),
         ):
             patch.setattr("skygraft.clusters.cluster._CONNECT_SECONDS", 2)
-            with open_cluster(cluster_config(kind="scheduler", address=address, tls=theirs)):
+            with open_cluster(SchedulerConfig(address=address, tls=theirs)):
                 pass
 
 
@@ -483,8 +492,8 @@ def test_many_unfit_in_a_row_end_it() -> None:
 
 
 def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
-    config = cluster_config(
-        kind="kubernetes", image="r/x:1", cores=2, memory="4GiB", env={"A": "b"}, claims={"data": "/data", "out": "/o"},
+    config = KubernetesConfig(
+        image="r/x:1", cores=2, memory="4GiB", env={"A": "b"}, claims={"data": "/data", "out": "/o"},
         minimum_workers=3, scratch="/scratch", disk="2GiB",
     )  # fmt: skip
     made = manifest(config, "name")
@@ -503,19 +512,19 @@ def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
     assert " ".join(args[-8:]) == f"--nworkers 1 --nthreads 1 --memory-limit {2**32} --local-directory /scratch"
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(made))
-    assert manifest(cluster_config(kind="kubernetes", spec=path), "other") == made
+    assert manifest(KubernetesConfig(spec=path), "other") == made
     path.write_text("kind: Pod\nmetadata: {name: a}\n")
     with pytest.raises(ConfigError, match=r"cluster.yaml.*not the manifest of a DaskCluster"):
-        manifest(cluster_config(kind="kubernetes", spec=path), "other")
+        manifest(KubernetesConfig(spec=path), "other")
 
 
 def test_no_kubernetes_here(tmp_path: Path) -> None:
     code = (
         "from skygraft.clusters.cluster import open_cluster\n"
-        "from skygraft.config.cluster import cluster_config\n"
+        "from skygraft.config.cluster_kinds import KubernetesConfig\n"
         "from skygraft.errors import CampaignError\n"
         "try:\n"
-        "    with open_cluster(cluster_config(kind='kubernetes', image='x')):\n"
+        "    with open_cluster(KubernetesConfig(image='x')):\n"
         "        pass\n"
         "except CampaignError as error:\n"
         "    print(error)\n"
@@ -548,13 +557,13 @@ def test_which_process_of_a_launch() -> None:
 def test_not_under_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("OMPI_", "PMI", "SLURM_"))]:
         monkeypatch.delenv(name)
-    with pytest.raises(CampaignError, match="mpirun -n 64"), take_role(cluster_config(kind="mpi"), tmp_path):
+    with pytest.raises(CampaignError, match="mpirun -n 64"), take_role(MpiConfig(), tmp_path):
         pass
-    with take_role(cluster_config(), tmp_path) as is_driver:
+    with take_role(LocalConfig(), tmp_path) as is_driver:
         assert is_driver
     monkeypatch.setenv("PMI_RANK", "1")
     monkeypatch.setenv("PMI_SIZE", "4")
-    with pytest.raises(CampaignError, match="have no roles yet"), open_launch(cluster_config(kind="mpi")):
+    with pytest.raises(CampaignError, match="have no roles yet"), open_launch(MpiConfig()):
         pass
 
 
@@ -570,7 +579,7 @@ def test_dask_reads_the_settings_of_workers_from_their_environment(tmp_path: Pat
 
 @pytest.mark.dask
 def test_workers_of_a_local_cluster_are_calm() -> None:
-    with open_cluster(cluster_config(n_workers=1)) as cluster:
+    with open_cluster(LocalConfig(n_workers=1)) as cluster:
         found = cluster.client.run(lambda names: [dask.config.get(name) for name in names], list(CALM))
         (said,) = found.values()
     assert said == list(CALM.values())
@@ -580,7 +589,7 @@ def test_a_scratch_folder_of_a_variable_that_is_not_set(monkeypatch: pytest.Monk
     """It would be a folder of that very name, where the launch was started."""
     from skygraft.clusters import mpi_roles
 
-    config = cluster_config(kind="slurm-runner", scratch="$NODE_DISK/work")
+    config = SlurmRunnerConfig(scratch="$NODE_DISK/work")
     monkeypatch.setenv("NODE_DISK", "/fast")
     assert mpi_roles._worker_options(config)["local_directory"] == "/fast/work"
     monkeypatch.delenv("NODE_DISK")

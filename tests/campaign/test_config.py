@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from skygraft.campaign import load_config, parse_config
-from skygraft.config.campaign import InjectionConfig
+from skygraft.config.campaign import CampaignConfig, InjectionConfig
+from skygraft.config.cluster_kinds import MODELS
 from skygraft.errors import ConfigError
 from skygraft.injection import InjectionOptions
 
@@ -171,3 +172,29 @@ def test_pixel_settings_leave_out_what_pixels_do_not_depend_on() -> None:
     assert same.pixel_settings() == base.pixel_settings()
     changed = {k for k, v in other.pixel_settings().items() if v != base.pixel_settings()[k]}
     assert changed == {"injection.seed"}
+
+
+@pytest.mark.parametrize("key", ["images_per_task", "retries"])
+@pytest.mark.parametrize("value", [True, "3", 3.0])
+def test_integers_are_written_as_integers(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=key):
+        parse_config(GOOD | {key: value})
+
+
+def test_every_key_of_the_yaml_has_a_description_in_the_schema() -> None:
+    schema = CampaignConfig.model_json_schema()
+    sections = {name: section for name, section in schema["$defs"].items() if "properties" in section}
+    kinds = {model.__name__ for model in MODELS.values()}
+    assert sections.keys() >= kinds | {"SurveyConfig", "ButlerConfig", "CatalogConfig", "InjectionConfig", "TlsConfig"}
+    sections["CampaignConfig"] = schema
+    described = {
+        f"{name}.{key}": about.get("description", "")
+        for name, section in sections.items()
+        for key, about in section["properties"].items()
+        # The kind of a cluster, and a key that says no more than its section, are described there.
+        if "const" not in about and "$ref" not in about
+    }
+    assert [key for key, text in described.items() if not text] == []
+    assert [name for name, section in sections.items() if not section.get("description")] == []
+    assert described["SlurmConfig.queue"].startswith("Queue or partition")
+    assert schema["properties"]["margin_arcsec"]["default"] == 60.0

@@ -78,7 +78,7 @@ def refused(path: Path, content: str | bytes, *words: str) -> ConfigError:
         ("aperture: 12 pix", "psf: '{stem:>99999999999}'", ("only {stem} and {name}", "(line 5)")),
         ("aperture: 12 pix", "psf: '{stem.__class__}'", ("only {stem} and {name}",)),
         ("{kind: local, n_workers: 2}", "/dev/zero.yaml", ("cluster", "cannot be read", "(line 15)")),
-        ("{kind: local, n_workers: 2}", "/dev/../dev/zero", ("cluster", "no regular file", "(line 15)")),
+        ("{kind: local, n_workers: 2}", "/dev/../dev/zero", ("cluster", "not a regular file", "(line 15)")),
     ],
 )
 def test_what_nobody_should_write(tmp_path: Path, old: str, new: str, words: tuple[str, ...]) -> None:
@@ -110,7 +110,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         load_config(tmp_path / "pipe.yaml")
 
 

@@ -21,7 +21,7 @@ from distributed.client import CancelledError
 
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.clusters.cluster import open_cluster
-from skygraft.config.cluster import cluster_config
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.errors import CampaignError
 from skygraft.execution.driver import Jobs, _Driver, drive, drive_serial, make_rows, map_items
 from skygraft.records.file_identity import stamp_of
@@ -34,7 +34,7 @@ type MakeCampaign = Callable[..., Campaign]
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """Two worker processes, as a campaign without a client starts them."""
-    with open_cluster(cluster_config(n_workers=2)) as cluster:
+    with open_cluster(LocalConfig(n_workers=2)) as cluster:
         yield cluster.client
 
 
@@ -405,7 +405,7 @@ def test_a_cluster_is_started_where_none_is_given(
 
 @pytest.mark.slow
 def test_a_running_scheduler_by_its_address(make_campaign: MakeCampaign) -> None:
-    with open_cluster(cluster_config(n_workers=1, tls=False)) as opened:
+    with open_cluster(LocalConfig(n_workers=1, tls=False)) as opened:
         assert make_campaign(cluster=opened.client.scheduler.address).run().ok
 
 

@@ -19,7 +19,7 @@ from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
 from skygraft.clusters.cluster_watch import ClusterWatch
 from skygraft.clusters.watchdog import Patience
-from skygraft.config.cluster import cluster_config
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.errors import CampaignError
 from skygraft.execution.driver import DriveResult, Jobs, drive, map_items
 from skygraft.records.file_identity import stamp_of
@@ -63,7 +63,7 @@ def test_an_image_that_kills_workers_is_quarantined_however_long_they_take_to_st
         "distributed.scheduler.allowed-failures": 0,
         "distributed.worker.preload": [str(tmp_path / "slow_start.py")],
     }
-    with dask.config.set(settings), open_cluster(cluster_config(n_workers=1)) as opened:
+    with dask.config.set(settings), open_cluster(LocalConfig(n_workers=1)) as opened:
         marker.touch()
         result = drive(
             opened.client, jobs(5), str(output), images_per_task=1, work=work, identify=identify,
@@ -126,7 +126,7 @@ def drive_until(event: threading.Event, client: Client, output: Path, watch: Clu
 
 def test_a_run_whose_workers_are_gone_for_good_ends_and_says_why(tmp_path: Path) -> None:
     begun, said = threading.Event(), []
-    with open_cluster(cluster_config(n_workers=1)) as opened:
+    with open_cluster(LocalConfig(n_workers=1)) as opened:
         cluster = opened.client.cluster
 
         def end_nannies() -> None:
@@ -204,7 +204,7 @@ def test_a_worker_held_at_its_memory_limit_is_started_anew_and_the_run_goes_on(t
             client, jobs(4), str(tmp_path), images_per_task=1, work=work, identify=identify, watch=watch
         )  # fmt: skip
     assert (result.n_done, result.failed, result.stopped) == (4, {}, "")
-    assert any("paused at the memory limit" in text and "anew" in text for text in said)
+    assert any("paused at the memory limit" in text and "restarting" in text for text in said)
 
 
 def test_a_scheduler_that_hangs_is_said_and_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

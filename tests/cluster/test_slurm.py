@@ -19,7 +19,7 @@ import pytest
 
 from skygraft.campaign import Campaign, NoReporter
 from skygraft.clusters.cluster import open_cluster
-from skygraft.config.cluster import cluster_config, load_profile
+from skygraft.config.cluster import load_profile
 from skygraft.errors import CampaignError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -234,7 +234,7 @@ def test_inside_one_allocation(
 
 
 def test_a_task_fits_into_the_walltime(profile: Profile) -> None:
-    config = cluster_config(**cluster_of(profile()))
+    config = load_profile(profile())
     lifetime = config.lifetime(60.0)
     assert lifetime is not None
     assert lifetime + config.stagger() + 60.0 < 600

@@ -23,8 +23,7 @@ from skygraft import read_exposure
 from skygraft.catalog import write_catalog
 from skygraft.catalog.schema import COLUMNS, MOFFAT_RANGE, SERSIC_RANGE, SOURCE_TYPES
 from skygraft.config.campaign import load_config
-from skygraft.config.cluster import KINDS, MODELS, cluster_config
-from skygraft.config.cluster_kinds import BatchConfig
+from skygraft.config.cluster_kinds import KINDS, MODELS, BatchConfig
 from skygraft.photometry.flux_modes import FLUX_MODES
 from tiny_campaign import checksums, write_tiny_campaign
 
@@ -161,7 +160,7 @@ def test_pieces_of_profiles_in_pages_are_taken() -> None:
                 continue
             seen += 1
             more = {"disk": "10GiB"} if kind == "htcondor" else {}
-            cluster_config(**{"kind": kind} | base | more | content)
+            MODELS[kind](**base | more | content)
     assert seen >= 3
 
 

@@ -18,44 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, ValidationError, ValidationInfo
 
-from skygraft.config.cluster_kinds import (
-    ClusterConfig,
-    HtcondorConfig,
-    KubernetesConfig,
-    LocalConfig,
-    LsfConfig,
-    MpiConfig,
-    PbsConfig,
-    SchedulerConfig,
-    SgeConfig,
-    SlurmConfig,
-    SlurmRunnerConfig,
-)
-from skygraft.config.yaml_schema import BASE_DIR, base_dir, describe_problems, problems_error, read_yaml
+from skygraft.config.cluster_kinds import KINDS, MODELS, ClusterConfig
+from skygraft.config.yaml_schema import BASE_DIR, base_dir, config_error, describe_problems, read_yaml
 from skygraft.errors import ConfigError
 from skygraft.paths import home_expanded
 
-__all__ = ["KINDS", "MODELS", "AnyCluster", "ClusterConfig", "cluster_config", "load_profile", "named_cluster"]
-
-MODELS: dict[str, type[ClusterConfig]] = {
-    model.model_fields["kind"].default: model
-    for model in (
-        LocalConfig,
-        SlurmConfig,
-        PbsConfig,
-        LsfConfig,
-        HtcondorConfig,
-        SgeConfig,
-        KubernetesConfig,
-        MpiConfig,
-        SlurmRunnerConfig,
-        SchedulerConfig,
-    )
-}
-"""The model of each kind of cluster."""
-
-KINDS = tuple(MODELS)
-"""Kinds of cluster."""
+__all__ = ["AnyCluster", "load_profile", "named_cluster"]
 
 
 def _expand(value: Any, info: ValidationInfo) -> Any:
@@ -98,25 +66,12 @@ else:
 _ADAPTER: TypeAdapter[ClusterConfig] = TypeAdapter(AnyCluster)
 
 
-def cluster_config(kind: str = "local", **settings: Any) -> ClusterConfig:
-    """Return the checked settings of a cluster.
-
-    Parameters
-    ----------
-    kind : str
-        Kind of cluster, one of `KINDS`.
-    **settings
-        Keys of that kind; the others have their defaults.
-
-    Raises
-    ------
-    ConfigError
-        If the kind or a key is unknown, or a value is not allowed; all problems are named.
-    """
+def _validated(value: Any, what: str, path: Path | None = None) -> ClusterConfig:
+    base = Path.cwd() if path is None else path.resolve().parent
     try:
-        return _ADAPTER.validate_python({"kind": kind, **settings})
+        return _ADAPTER.validate_python(value, context={BASE_DIR: base})
     except ValidationError as error:
-        raise problems_error(describe_problems(error, AnyCluster), "cluster") from error
+        raise config_error(describe_problems(error, AnyCluster), what, path) from error
 
 
 def load_profile(path: str | os.PathLike[str]) -> ClusterConfig:
@@ -145,10 +100,7 @@ def load_profile(path: str | os.PathLike[str]) -> ClusterConfig:
             path=path,
             fix=f"Start with kind:, one of {', '.join(KINDS)}",
         )
-    try:
-        return _ADAPTER.validate_python(dict(content), context={BASE_DIR: path.resolve().parent})
-    except ValidationError as error:
-        raise problems_error(describe_problems(error, AnyCluster), "profile", path) from error
+    return _validated(dict(content), "profile", path)
 
 
 def _named(name: str, base: Path) -> Any:
@@ -174,13 +126,9 @@ def named_cluster(name: str, *, task_seconds: float) -> ClusterConfig:
     ConfigError
         If there is no such cluster, its profile is wrong, or its jobs are too short for a task.
     """
+    cluster = _validated(name, "cluster")
     try:
-        cluster = _ADAPTER.validate_python(name)
         cluster.check_task(task_seconds)
-    except ValidationError as error:
-        raise problems_error(describe_problems(error, AnyCluster), "cluster") from error
-    except ConfigError:
-        raise
     except ValueError as error:
         raise ConfigError(str(error), path=name if name.endswith((".yaml", ".yml")) else None) from error
     return cluster

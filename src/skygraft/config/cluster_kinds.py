@@ -33,6 +33,8 @@ from skygraft.errors import ConfigError
 from skygraft.processes import MOST_PROCESSES
 
 __all__ = [
+    "KINDS",
+    "MODELS",
     "BatchConfig",
     "ClusterConfig",
     "HtcondorConfig",
@@ -488,3 +490,24 @@ class SchedulerConfig(ClusterConfig):
         if self.tls is not None and not encrypted:
             raise ValueError(f"tls has files, but the address is {self.address!r}; one like tls://host:8786 is needed")
         return self
+
+
+MODELS: dict[str, type[ClusterConfig]] = {
+    model.model_fields["kind"].default: model
+    for model in (
+        LocalConfig,
+        SlurmConfig,
+        PbsConfig,
+        LsfConfig,
+        HtcondorConfig,
+        SgeConfig,
+        KubernetesConfig,
+        MpiConfig,
+        SlurmRunnerConfig,
+        SchedulerConfig,
+    )
+}
+"""The model of each kind of cluster."""
+
+KINDS = tuple(MODELS)
+"""Kinds of cluster."""
