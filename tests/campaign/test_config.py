@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,10 @@ def test_every_key_of_the_yaml_has_a_description_in_the_schema() -> None:
     assert [name for name, section in sections.items() if not section.get("description")] == []
     assert described["SlurmConfig.queue"].startswith("Queue or partition")
     assert schema["properties"]["margin_arcsec"]["default"] == 60.0
+
+
+def test_reading_a_configuration_does_not_import_dask() -> None:
+    """Its import takes longer than what `skygraft status` does."""
+    code = "import sys, skygraft.config.campaign; print({'dask', 'distributed'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -33,19 +33,19 @@ class OpenCluster:
         Client of the cluster's scheduler.
     max_threads : int
         Number of worker threads once the cluster has grown to its largest size; it sets how many tasks are submitted.
-    dashboard : str
-        Address of the dashboard; empty if there is none.
     kind : str
         Kind of the cluster, as in `ClusterConfig`.
     outlook : callable
         Returns whether more workers may come.
+    dashboard : str
+        Address of the dashboard; empty if there is none. `open_cluster` fills it in.
     """
 
     client: Client
     max_threads: int
-    dashboard: str
     kind: str
     outlook: Callable[[], Outlook] = Outlook
+    dashboard: str = ""
 
 
 def wait_for_worker(

@@ -175,7 +175,7 @@ def _open_scheduler(config: SchedulerConfig, say: Callable[[str], None]) -> Iter
             key="cluster.address",
         )
         n_threads = sum(insist(client.nthreads).values())
-        yield OpenCluster(client, max(1, n_threads), "", config.kind)
+        yield OpenCluster(client, max(1, n_threads), config.kind)
 
 
 @contextlib.contextmanager
@@ -207,4 +207,4 @@ def _open_local(config: LocalConfig) -> Iterator[OpenCluster]:
         client = stack.enter_context(Client(cluster, set_as_default=False))
         insist(lambda: client.register_plugin(_LocalProcess()))
         outlook = functools.partial(local_outlook, cluster)
-        yield OpenCluster(client, count, "", config.kind, outlook)
+        yield OpenCluster(client, count, config.kind, outlook)

@@ -389,7 +389,7 @@ def open_jobs(
             with Client(cluster, set_as_default=False) as client:
                 _wait_for_worker(tracker, config, cluster, say)
                 threads = most * per_job * config.threads_per_process
-                yield OpenCluster(client, threads, "", config.kind, tracker.outlook)
+                yield OpenCluster(client, threads, config.kind, tracker.outlook)
         finally:
             following.cancel()
 

@@ -136,4 +136,4 @@ def open_kubernetes(config: KubernetesConfig, *, say: Callable[[str], None]) -> 
             problem="no worker's pod has come",
             fix=f"See `kubectl get pods -l dask.org/cluster-name={spec['metadata']['name']}`",
         )
-        yield OpenCluster(client, config.n_workers, "", config.kind)
+        yield OpenCluster(client, config.n_workers, config.kind)

@@ -213,7 +213,7 @@ def open_launch(config: LaunchConfig, *, say: Callable[[str], None] = lambda tex
             fix="See what the other processes of the launch have printed",
         )
         # The others are the driver and the scheduler.
-        yield OpenCluster(client, running.size - 2, "", config.kind)
+        yield OpenCluster(client, running.size - 2, config.kind)
 
 
 def _worker_options(config: LaunchConfig) -> dict[str, Any]:
