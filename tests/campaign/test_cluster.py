@@ -548,7 +548,7 @@ def test_which_process_of_a_launch() -> None:
         {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "9"},
         {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
     ):
-        with pytest.raises(CampaignError, match=r"not one of several.*srun -n 64"):
+        with pytest.raises(CampaignError, match=r"was started alone.*srun -n 64"):
             find_launch("slurm-runner", environ)
     with pytest.raises(CampaignError, match=r"has 2 processes; a scheduler, a driver and a worker"):
         find_launch("mpi", {"PMI_RANK": "0", "PMI_SIZE": "2"})

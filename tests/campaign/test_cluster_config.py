@@ -122,7 +122,7 @@ TLS = {"kind": "scheduler", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}
         ({"kind": "slurm", "queue": "a; rm -rf /"}, ("queue", "prologue")),
         ({"kind": "slurm", "directives": ["-a\n-b"]}, ("cluster.directives", "one for each")),
         ({"kind": "slurm", "worker_options": {"nthreads": 3}}, ("worker_options.nthreads", "use cores")),
-        ({"kind": "slurm", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}, ("files are of a running",)),
+        ({"kind": "slurm", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}, ("files for a running scheduler only",)),
         (TLS | {"address": "tls://h:1"}, ("cluster.tls", "no such file: ca_file")),
         ({"kind": "slurm", "address": "tcp://h:1"}, ("address is not of kind: slurm, but of scheduler",)),
         ({"address": "tcp://h:1"}, ("address is not of kind: local, but of scheduler",)),
@@ -137,8 +137,8 @@ TLS = {"kind": "scheduler", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}
         ({"kind": "mpi", "logs": "l"}, ("logs is not of kind: mpi",)),
         ({"kind": "kubernetes", "spec": "none.yaml"}, ("no such file",)),
         ({"kind": "mpi", "n_workers": 3}, ("n_workers is not of kind: mpi",)),
-        ({"kind": "scheduler", "address": "tls://h:1"}, ("tls names its files",)),
-        ("tls://h:1", ("tls names its files",)),
+        ({"kind": "scheduler", "address": "tls://h:1"}, ("tls with its files",)),
+        ("tls://h:1", ("tls with its files",)),
         ({"kind": "local", "n_workers": "many"}, ("cluster.n_workers",)),
         (["slurm"], ("cluster", "given: [\"slurm\"]")),
         ({"kind": ["slurm"]}, ("unknown cluster ['slurm']",)),
@@ -174,7 +174,7 @@ def test_a_walltime_shorter_than_a_task() -> None:
         ("queue: x\n", ("site.yaml", "a kind is needed")),
         ("- slurm\n", ("site.yaml", "a kind is needed")),
         ("kind: [\n", ("site.yaml", "not valid YAML")),
-        ("kind: slurm\nqueue: a\nqueue: b\n", ("site.yaml", "'queue' stands twice")),
+        ("kind: slurm\nqueue: a\nqueue: b\n", ("site.yaml", "'queue' occurs twice")),
         ("kind: slurm\nwalltime: 10s\n", ("site.yaml", "too short for tasks")),
     ],
 )
@@ -207,7 +207,7 @@ def test_the_number_of_workers_on_the_command_line() -> None:
     assert config.with_workers(None) is config
     fewer = config.with_workers(8)
     assert (fewer.n_workers, fewer.minimum_workers) == (8, 8)
-    with pytest.raises(ConfigError, match="not ours to choose"):
+    with pytest.raises(ConfigError, match="cannot be set on a cluster of kind mpi"):
         MpiConfig().with_workers(3)
 
 

@@ -116,7 +116,7 @@ def test_images_and_ccds_exclude_each_other() -> None:
 
 def test_duplicate_keys_are_errors(tmp_path: Path) -> None:
     text = yaml.safe_dump(GOOD) + "injection: {seed: 1, seed: 2}\n"
-    with pytest.raises(ConfigError, match=r"'seed' stands twice.*") as caught:
+    with pytest.raises(ConfigError, match=r"'seed' occurs twice.*") as caught:
         load_config(write(tmp_path, text))
     assert "line" in str(caught.value)
 

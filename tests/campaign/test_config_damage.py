@@ -59,7 +59,7 @@ def refused(path: Path, content: str | bytes, *words: str) -> ConfigError:
         ("root: .", "root: *nope", ("line 3", "alias of nothing")),
         ("seed: 3", "<<: {seed: 3}", ("line 12", "merge keys")),
         ("  seed: 3", "\tseed: 3", ("line 12", "'\\t'")),
-        ("seed: 3", "seed: 3\n  seed: 4", ("line 13", "'seed' stands twice")),
+        ("seed: 3", "seed: 3\n  seed: 4", ("line 13", "'seed' occurs twice")),
         ("seed: 3", "2020-01-01: 3", ("injection", "keys should be strings", "line 1")),
         ("seed: 3", "[a]: 3", ("line 12",)),
         ("seed: 3", "seed: 1" + "0" * 400, ("injection.seed", "64 bits", "(line 12)")),

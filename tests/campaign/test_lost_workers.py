@@ -139,14 +139,14 @@ def test_a_run_whose_workers_are_gone_for_good_ends_and_says_why(tmp_path: Path)
         watch = ClusterWatch(opened.client, outlook=opened.outlook, say=said.append)
         result = drive_until(begun, opened.client, tmp_path, watch)
         ending.join()
-        assert result.stopped.startswith("there is no worker any more, and none can come: what starts workers")
+        assert result.stopped.startswith("no worker is left, and none can come: the processes that start workers")
         assert result.n_done == 0
 
         def double(item: int) -> int:
             return 2 * item
 
         # So does what comes after the images.
-        with pytest.raises(CampaignError, match=r"no worker any more, and none can come.*run the campaign again"):
+        with pytest.raises(CampaignError, match=r"no worker is left, and none can come.*run the campaign again"):
             list(map_items(opened.client, double, [1, 2], watch=watch))
 
 

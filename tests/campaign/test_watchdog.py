@@ -47,14 +47,14 @@ def test_without_tasks_nothing_is_missed() -> None:
 def test_no_worker_and_none_can_come_ends_it_at_once() -> None:
     [(at, verdict)] = watch(Facts(3, (), NONE_LEFT), until=100)
     assert at <= 2.0  # the second look: the first may have come between a worker's end and its nanny's
-    assert verdict.end == "there is no worker any more, and none can come: its nannies have ended"
+    assert verdict.end == "no worker is left, and none can come: its nannies have ended"
 
 
 @pytest.mark.parametrize(("outlook", "limit"), [(Outlook(), PATIENCE.stuck), (COMING, PATIENCE.coming)])
 def test_no_worker_is_said_within_seconds_and_ends_it_only_after_long(outlook: Outlook, limit: float) -> None:
     found = watch(Facts(3, (), outlook), until=20_000)
     assert found[0][0] <= 6.0
-    assert found[0][1].message.startswith("there is no worker: 3 tasks wait for one")
+    assert found[0][1].message.startswith("there is no worker: 3 tasks are waiting")
     assert outlook.text in found[0][1].message
     at, verdict = found[-1]
     assert limit <= at <= limit + 4
@@ -84,7 +84,7 @@ def test_a_worker_that_comes_after_hours_in_a_queue_is_given_time_to_begin() -> 
 def test_a_worker_that_makes_a_long_image_is_left_alone() -> None:
     found = watch(Facts(1, (worker(executing=1),)), until=50_000, step=50)
     assert found[0][0] == 100.0
-    assert found[0][1].message == "nothing has come back for 100 s: 1 worker at work (a)"
+    assert found[0][1].message == "no task has finished for 100 s: 1 worker at work (a)"
     assert not any(verdict.end or verdict.restart for _, verdict in found)
 
 
@@ -119,7 +119,7 @@ def test_one_paused_worker_does_not_end_what_others_do() -> None:
 def test_a_lost_worker_does_not_count_as_one_at_work() -> None:
     found = watch(Facts(1, (worker(executing=1, silent_seconds=300.0),)), until=5000)
     assert "1 worker not responding, with tasks (a)" in found[0][1].message
-    assert found[-1][1].end.startswith("no worker has done anything for ")
+    assert found[-1][1].end.startswith("no worker has made progress for ")
     assert 1000 <= found[-1][0] <= 1004
 
 

@@ -34,7 +34,7 @@ def local_outlook(cluster: LocalCluster) -> Outlook:
     """
     alive = [nanny for nanny in list(cluster.workers.values()) if _may_have_worker(nanny)]
     if not alive:
-        return Outlook(False, "what starts workers on this machine has given up; the messages above say why")
+        return Outlook(False, "the processes that start workers on this machine have given up; see the messages above")
     return Outlook(True, f"{len(alive)} {'is' if len(alive) == 1 else 'are'} being started")
 
 

@@ -88,7 +88,7 @@ def find_launch(kind: str, environ: Mapping[str, str] = os.environ) -> Launch:
                 )
             return Launch(int(environ[rank]), count)
     raise CampaignError(
-        f"a cluster of kind {kind} is made of the processes of a launch, and this process is not one of several",
+        f"a cluster of kind {kind} consists of the processes of a launch, and this process was started alone",
         key="cluster.kind",
         fix=f"Start it like `{how}`",
     )

@@ -184,12 +184,12 @@ class Watchdog:
             return Verdict(end=end)
         if now - self._worked > self.patience.stuck:
             return Verdict(
-                end=f"no worker has done anything for {duration(now - self._worked)}: {_describe(facts, self.patience)}"
+                end=f"no worker has made progress for {duration(now - self._worked)}: {_describe(facts, self.patience)}"
             )
         quiet = now - self._finished
         if not restart and quiet < self.patience.report:
             return Verdict()
-        text = f"nothing has come back for {duration(quiet)}: {_describe(facts, self.patience)}"
+        text = f"no task has finished for {duration(quiet)}: {_describe(facts, self.patience)}"
         if restart:
             text += f"; restarting {_listed(restart)}"
         return Verdict(self._unless_repeated(text, now, force=bool(restart)), restart)
@@ -201,7 +201,7 @@ class Watchdog:
         waited, outlook = now - self._without_workers, facts.outlook
         about = f": {outlook.text}" if outlook.text else ""
         if outlook.coming is False and not first:
-            return Verdict(end=f"there is no worker any more, and none can come{about}")
+            return Verdict(end=f"no worker is left, and none can come{about}")
         limit = self.patience.coming if outlook.coming else self.patience.stuck
         if waited > limit:
             return Verdict(end=f"there has been no worker for {duration(waited)}{about}")
@@ -209,7 +209,7 @@ class Watchdog:
             # A worker that dies and is restarted at once is not worth a message.
             self._next_message = now + min(_RESTART_SECONDS, self.patience.report)
             return Verdict()
-        text = f"there is no worker: {facts.n_tasks} tasks wait for one{about}"
+        text = f"there is no worker: {facts.n_tasks} tasks are waiting{about}"
         return Verdict(self._unless_repeated(text, now))
 
     def _judge_paused(self, workers: Iterable[WorkerFacts], now: float) -> tuple[tuple[str, ...], str]:

@@ -167,7 +167,9 @@ class ClusterConfig(Section):
             return self
         if "n_workers" not in type(self).model_fields:
             raise ConfigError(
-                f"the number of workers is not ours to choose on a cluster of kind {self.kind}", key="cluster.n_workers"
+                f"the number of workers cannot be set on a cluster of kind {self.kind}: skygraft does not start them",
+                key="cluster.n_workers",
+                fix="Leave it out",
             )
         return self.model_copy(update={"n_workers": n_workers})
 
@@ -191,7 +193,7 @@ class _StartedConfig(ClusterConfig):
     def _no_tls_files(cls, value: Any) -> Any:
         if isinstance(value, Mapping | TlsConfig):
             raise ValueError(
-                "tls: files are of a running scheduler; here say true or false, keys are made for each run"
+                "tls takes files for a running scheduler only; set true or false, since each run makes its keys"
             )
         return value
 
@@ -210,7 +212,7 @@ class LocalConfig(_StartedConfig):
     def _allowed(cls, n_workers: int | None) -> int | None:
         if (n_workers or 0) > MOST_PROCESSES:
             raise ConfigError(
-                f"{n_workers} workers of this machine are asked for; {MOST_PROCESSES} are allowed",
+                f"{n_workers} workers on this machine are asked for; at most {MOST_PROCESSES} are allowed",
                 key="cluster.n_workers",
                 fix="Ask for as many as it has cores",
             )
@@ -465,7 +467,7 @@ class SlurmRunnerConfig(LaunchConfig):
 class SchedulerConfig(ClusterConfig):
     """A Dask scheduler that is already running, with its workers."""
 
-    foreign_key_hint = "a running scheduler has its workers"
+    foreign_key_hint = "a running scheduler has its workers already"
 
     kind: Literal["scheduler"] = "scheduler"
     address: str
@@ -479,14 +481,14 @@ class SchedulerConfig(ClusterConfig):
     @classmethod
     def _files_or_none(cls, value: Any) -> Any:
         if value is True:
-            raise ValueError("for an encrypted scheduler tls names its files: {ca_file: ..., cert: ..., key: ...}")
+            raise ValueError("an encrypted scheduler needs tls with its files: {ca_file: ..., cert: ..., key: ...}")
         return None if value is False else value
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
         encrypted = self.address.startswith("tls://")
         if encrypted and self.tls is None:
-            raise ValueError("for an encrypted scheduler tls names its files: {ca_file: ..., cert: ..., key: ...}")
+            raise ValueError("an encrypted scheduler needs tls with its files: {ca_file: ..., cert: ..., key: ...}")
         if self.tls is not None and not encrypted:
             raise ValueError(f"tls has files, but the address is {self.address!r}; one like tls://host:8786 is needed")
         return self
