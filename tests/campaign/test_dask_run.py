@@ -177,7 +177,7 @@ def a_driver(told: list[int]) -> Any:
         told.extend(rows)
 
     nothing: Any = None
-    watch: Any = SimpleNamespace(came_back=lambda: None)
+    watch: Any = SimpleNamespace(task_finished=lambda: None)
     return _Driver(
         nothing, "", nothing, identify, listener=listen, interruption=nothing, look=nothing, watch=watch, max_threads=0
     )
