@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from skygraft.clusters.watching import ClusterWatch
+from skygraft.clusters.cluster_watch import ClusterWatch
 from skygraft.execution import driver
 from skygraft.execution.jobs import DriveResult, Jobs
 from skygraft.records.image_summary import ImageSummary

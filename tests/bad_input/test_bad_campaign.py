@@ -28,7 +28,7 @@ WIDE = 160  # pixels a side: 103680 bytes and more on disk; the others have 6048
         ("hello", ("is a str", "mapping")),
         ("a: [1,\nb: }", ("not valid YAML at line 2", "Correct the file")),
         ("name: x\n\tsurvey: 1", ("not valid YAML at line 2", "'\\t'")),
-        ("name: a\nname: b\n", ("line 2", "'name' stands twice")),
+        ("name: a\nname: b\n", ("line 2", "'name' occurs twice")),
     ],
 )
 def test_what_is_no_configuration(night: Any, expect: Any, text: str, words: tuple[str, ...]) -> None:

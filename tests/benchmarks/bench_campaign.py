@@ -31,7 +31,7 @@ from distributed import Client
 
 from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
-from skygraft.config.campaign import ClusterConfig
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.execution.task import run_task
 from skygraft.records.file_identity import stamp_of
 from skygraft.records.packs import file_names, read_file
@@ -101,7 +101,7 @@ def once(survey: Path, output: Path, n_workers: int) -> dict[str, float]:
     campaign = configure(survey, output)
     campaign.plan()
     begin = time.perf_counter()
-    with open_cluster(ClusterConfig(n_workers=n_workers)) as cluster:
+    with open_cluster(LocalConfig(n_workers=n_workers)) as cluster:
         client = cluster.client
         client.wait_for_workers(n_workers)
         client.get_task_stream(count=1)  # from now on it is kept

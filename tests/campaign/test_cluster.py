@@ -21,13 +21,22 @@ from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign
 from skygraft.clusters.batch import BATCH_SYSTEMS, JobState, log_tail
-from skygraft.clusters.cluster import guard_workers, open_cluster
-from skygraft.clusters.guard import Guard
+from skygraft.clusters.cluster import open_cluster
+from skygraft.clusters.dask_settings import CALM, WORKERS, as_environment
+from skygraft.clusters.guard import Guard, guard_workers
 from skygraft.clusters.kubernetes import manifest
-from skygraft.clusters.mpi_roles import Launch, find_launch, open_ranks, take_role
+from skygraft.clusters.mpi_roles import Launch, find_launch, open_launch, take_role
 from skygraft.clusters.preflight import Expectation
-from skygraft.clusters.settings import CALM, WORKERS, as_environment
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster_kinds import (
+    MODELS,
+    KubernetesConfig,
+    LocalConfig,
+    MpiConfig,
+    PbsConfig,
+    SchedulerConfig,
+    SlurmConfig,
+    SlurmRunnerConfig,
+)
 from skygraft.errors import CampaignError, ConfigError
 
 type MakeCampaign = Callable[..., Campaign]
@@ -39,7 +48,7 @@ type MakeCampaign = Callable[..., Campaign]
 def script(tmp_path: Path, **settings: Any) -> str:
     from skygraft.clusters.jobs import job_script
 
-    return job_script(ClusterConfig(**settings), logs=tmp_path, task_seconds=60.0)
+    return job_script(MODELS[settings["kind"]](**settings), logs=tmp_path, task_seconds=60.0)
 
 
 def worker_options(text: str) -> list[str]:
@@ -173,7 +182,7 @@ def test_no_batch_system_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             pytest.raises(
                 CampaignError, match=f"there is no {batch.name} here: the command {batch.submit} is not found"
             ),
-            open_cluster(ClusterConfig(kind=kind), logs=tmp_path / "logs"),
+            open_cluster(MODELS[kind](), logs=tmp_path / "logs"),
         ):
             pass
         assert time.monotonic() - started < 5
@@ -186,12 +195,12 @@ def test_a_server_that_does_not_answer(fake: Any, tmp_path: Path, monkeypatch: p
     )
     with (
         pytest.raises(CampaignError, match=r"PBS does not answer: `qstat -u \w+` failed: qstat: cannot connect"),
-        open_cluster(ClusterConfig(kind="pbs"), logs=tmp_path / "logs"),
+        open_cluster(PbsConfig(), logs=tmp_path / "logs"),
     ):
         pass
-    monkeypatch.setattr("skygraft.clusters.batch._PATIENCE", 0.2)
+    monkeypatch.setattr("skygraft.clusters.batch._ANSWER_SECONDS", 0.2)
     fake(qstat="exec sleep 5")
-    with pytest.raises(CampaignError, match=r"PBS does not answer: .* said nothing within 0.2 s"):
+    with pytest.raises(CampaignError, match=r"PBS does not answer: .* did not answer within 0.2 s"):
         BATCH_SYSTEMS["pbs"].check()
     fake(bsub="", bkill="", bjobs="echo 'No unfinished job found' >&2; exit 255")
     BATCH_SYSTEMS["lsf"].check()
@@ -204,9 +213,9 @@ def test_a_package_that_is_missing(fake: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", None)
     for config, words in (
-        (ClusterConfig(kind="slurm"), r"dask-jobqueue, which is not installed.*skygraft\[slurm\]"),
+        (SlurmConfig(), r"dask-jobqueue, which is not installed.*skygraft\[slurm\]"),
         (
-            ClusterConfig(kind="kubernetes", image="x"),
+            KubernetesConfig(image="x"),
             r"dask-kubernetes, which is not installed.*skygraft\[kubernetes\]",
         ),
     ):
@@ -217,8 +226,8 @@ def test_a_package_that_is_missing(fake: Any, tmp_path: Path, monkeypatch: pytes
 def test_ctrl_c_is_still_ours_after_dask_jobqueue_was_imported() -> None:
     code = (
         "import signal; from skygraft.clusters.jobs import job_script;"
-        "from skygraft.config.cluster import ClusterConfig; from pathlib import Path;"
-        "job_script(ClusterConfig(kind='slurm'), logs=Path('/tmp'));"
+        "from skygraft.config.cluster_kinds import SlurmConfig; from pathlib import Path;"
+        "job_script(SlurmConfig(), logs=Path('/tmp'));"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -245,9 +254,9 @@ def test_jobs_are_cancelled_however_it_ends(fake: Any, tmp_path: Path) -> None:
 import os, sys, time
 from pathlib import Path
 from skygraft.clusters.cluster import open_cluster
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster_kinds import MODELS
 if __name__ == "__main__":
-    with open_cluster(ClusterConfig(**{settings!r}), logs=Path({str(tmp_path / "logs")!r})) as opened:
+    with open_cluster(MODELS[{settings["kind"]!r}](**{settings!r}), logs=Path({str(tmp_path / "logs")!r})) as opened:
         assert opened.client.scheduler.address.startswith("tls://127.0.0.1:"), opened
         assert opened.dashboard.startswith("http://127.0.0.1:"), opened
         assert opened.max_threads == 1, opened
@@ -290,7 +299,7 @@ def test_jobs_that_get_nowhere_are_given_up_at_growing_intervals(
 
     now = 1000.0
     monkeypatch.setattr(jobs.time, "monotonic", lambda: now)
-    watch = jobs._Watch(BATCH_SYSTEMS["slurm"], tmp_path)
+    watch = jobs._JobTracker(BATCH_SYSTEMS["slurm"], tmp_path)
     cluster = SimpleNamespace(workers={}, worker_spec={})
 
     def submit(name: str, number: str) -> None:
@@ -306,23 +315,23 @@ def test_jobs_that_get_nowhere_are_given_up_at_growing_intervals(
     arrive("c-10-3")
     assert [job.name for job in watch.jobs.values() if job.arrived] == ["c-10"]
     now += 5
-    watch.see({})  # too new to be in the list
+    watch.update({})  # too new to be in the list
     now += 60
-    watch.see({"1": running})
-    watch.see({"1": running})
-    watch.make_room(cluster)
+    watch.update({"1": running})
+    watch.update({"1": running})
+    watch.forget_ended(cluster)
     # That with a worker is replaced at once, that without one after a while, that which runs is left alone.
     assert set(cluster.workers) == {"c-1", "c-2"}
     assert watch.ended == ["2"]
     now += 11
-    watch.make_room(cluster)
+    watch.forget_ended(cluster)
     assert set(cluster.worker_spec) == {"c-1"}
     waits = []
     for number in range(20, 30):
         submit(f"c-{number}", str(number))
         now += 30
-        watch.see({"1": running})
-        watch.see({"1": running})
+        watch.update({"1": running})
+        watch.update({"1": running})
         waits.append(watch.jobs[f"c-{number}"].give_up_at - now)
     assert waits[:3] == [20.0, 40.0, 80.0]
     assert waits[-1] == 600.0
@@ -360,7 +369,7 @@ def test_a_running_scheduler_by_its_certificates(tmp_path: Path) -> None:
         dashboard_address="127.0.0.1:0",
     ) as cluster:  # fmt: skip
         address = cluster.scheduler_address
-        with open_cluster(ClusterConfig(kind="scheduler", address=address, tls=ours)) as opened:
+        with open_cluster(SchedulerConfig(address=address, tls=ours)) as opened:
             assert (opened.max_threads, opened.kind) == (3, "scheduler")
             assert opened.client.submit(sum, [1, 2]).result() == 3
         with (
@@ -368,7 +377,7 @@ def test_a_running_scheduler_by_its_certificates(tmp_path: Path) -> None:
             pytest.raises(CampaignError, match=r"no Dask scheduler answers at tls://.*files of cluster.tls"),
         ):
             patch.setattr("skygraft.clusters.cluster._CONNECT_SECONDS", 2)
-            with open_cluster(ClusterConfig(kind="scheduler", address=address, tls=theirs)):
+            with open_cluster(SchedulerConfig(address=address, tls=theirs)):
                 pass
 
 
@@ -469,11 +478,11 @@ def test_all_unfit(two: LocalCluster, expectation: Expectation) -> None:
 def test_many_unfit_in_a_row_end_it() -> None:
     said: list[str] = []
     guard = Guard(said.append)
-    guard.hear("w0", "good", [], [])
+    guard.record("w0", "good", [], [])
     for i in range(19):
-        guard.hear(f"w{i + 1}", "bad", ["the disk is full"], ["its clock is 90 s behind"])
+        guard.record(f"w{i + 1}", "bad", ["the disk is full"], ["its clock is 90 s behind"])
     guard.check()
-    guard.hear("w99", "bad", ["the disk is full"], [])
+    guard.record("w99", "bad", ["the disk is full"], [])
     with pytest.raises(CampaignError, match="bad: the disk is full"):
         guard.check()
     assert said == ["no tasks for the worker on bad: the disk is full", "worker on bad: its clock is 90 s behind"]
@@ -483,8 +492,8 @@ def test_many_unfit_in_a_row_end_it() -> None:
 
 
 def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
-    config = ClusterConfig(
-        kind="kubernetes", image="r/x:1", cores=2, memory="4GiB", env={"A": "b"}, claims={"data": "/data", "out": "/o"},
+    config = KubernetesConfig(
+        image="r/x:1", cores=2, memory="4GiB", env={"A": "b"}, claims={"data": "/data", "out": "/o"},
         minimum_workers=3, scratch="/scratch", disk="2GiB",
     )  # fmt: skip
     made = manifest(config, "name")
@@ -503,19 +512,19 @@ def test_the_manifest_of_a_dask_cluster(tmp_path: Path) -> None:
     assert " ".join(args[-8:]) == f"--nworkers 1 --nthreads 1 --memory-limit {2**32} --local-directory /scratch"
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(made))
-    assert manifest(ClusterConfig(kind="kubernetes", spec=path), "other") == made
+    assert manifest(KubernetesConfig(spec=path), "other") == made
     path.write_text("kind: Pod\nmetadata: {name: a}\n")
     with pytest.raises(ConfigError, match=r"cluster.yaml.*not the manifest of a DaskCluster"):
-        manifest(ClusterConfig(kind="kubernetes", spec=path), "other")
+        manifest(KubernetesConfig(spec=path), "other")
 
 
 def test_no_kubernetes_here(tmp_path: Path) -> None:
     code = (
         "from skygraft.clusters.cluster import open_cluster\n"
-        "from skygraft.config.cluster import ClusterConfig\n"
+        "from skygraft.config.cluster_kinds import KubernetesConfig\n"
         "from skygraft.errors import CampaignError\n"
         "try:\n"
-        "    with open_cluster(ClusterConfig(kind='kubernetes', image='x')):\n"
+        "    with open_cluster(KubernetesConfig(image='x')):\n"
         "        pass\n"
         "except CampaignError as error:\n"
         "    print(error)\n"
@@ -539,7 +548,7 @@ def test_which_process_of_a_launch() -> None:
         {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "9"},
         {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
     ):
-        with pytest.raises(CampaignError, match=r"not one of several.*srun -n 64"):
+        with pytest.raises(CampaignError, match=r"was started alone.*srun -n 64"):
             find_launch("slurm-runner", environ)
     with pytest.raises(CampaignError, match=r"has 2 processes; a scheduler, a driver and a worker"):
         find_launch("mpi", {"PMI_RANK": "0", "PMI_SIZE": "2"})
@@ -548,13 +557,13 @@ def test_which_process_of_a_launch() -> None:
 def test_not_under_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("OMPI_", "PMI", "SLURM_"))]:
         monkeypatch.delenv(name)
-    with pytest.raises(CampaignError, match="mpirun -n 64"), take_role(ClusterConfig(kind="mpi"), tmp_path):
+    with pytest.raises(CampaignError, match="mpirun -n 64"), take_role(MpiConfig(), tmp_path):
         pass
-    with take_role(ClusterConfig(), tmp_path) as is_driver:
+    with take_role(LocalConfig(), tmp_path) as is_driver:
         assert is_driver
     monkeypatch.setenv("PMI_RANK", "1")
     monkeypatch.setenv("PMI_SIZE", "4")
-    with pytest.raises(CampaignError, match="have no roles yet"), open_ranks(ClusterConfig(kind="mpi")):
+    with pytest.raises(CampaignError, match="have no roles yet"), open_launch(MpiConfig()):
         pass
 
 
@@ -570,7 +579,7 @@ def test_dask_reads_the_settings_of_workers_from_their_environment(tmp_path: Pat
 
 @pytest.mark.dask
 def test_workers_of_a_local_cluster_are_calm() -> None:
-    with open_cluster(ClusterConfig(n_workers=1)) as cluster:
+    with open_cluster(LocalConfig(n_workers=1)) as cluster:
         found = cluster.client.run(lambda names: [dask.config.get(name) for name in names], list(CALM))
         (said,) = found.values()
     assert said == list(CALM.values())
@@ -578,14 +587,14 @@ def test_workers_of_a_local_cluster_are_calm() -> None:
 
 def test_a_scratch_folder_of_a_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be a folder of that very name, where the launch was started."""
-    from skygraft.clusters import mpi_roles as ranks
+    from skygraft.clusters import mpi_roles
 
-    config = ClusterConfig(kind="slurm-runner", scratch="$NODE_DISK/work")
+    config = SlurmRunnerConfig(scratch="$NODE_DISK/work")
     monkeypatch.setenv("NODE_DISK", "/fast")
-    assert ranks._worker_options(config)["local_directory"] == "/fast/work"
+    assert mpi_roles._worker_options(config)["local_directory"] == "/fast/work"
     monkeypatch.delenv("NODE_DISK")
     with pytest.raises(CampaignError, match=r"scratch is '\$NODE_DISK/work', and not all of it is set"):
-        ranks._worker_options(config)
+        mpi_roles._worker_options(config)
 
 
 def test_a_person_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,9 @@ import pytest
 import yaml
 
 from skygraft.campaign import load_config, parse_config
-from skygraft.clusters.settings import expanded_scratch
-from skygraft.config.cluster import (
-    KINDS,
-    ClusterConfig,
-    load_profile,
-    named_cluster,
-    shipped_profile,
-)
+from skygraft.clusters.base import expanded_scratch
+from skygraft.config.cluster import load_profile, named_cluster
+from skygraft.config.cluster_kinds import KINDS, MODELS, ClusterConfig, LocalConfig, MpiConfig, SlurmConfig
 from skygraft.config.yaml_schema import parse_bytes, parse_duration
 from skygraft.errors import CampaignError, ConfigError
 
@@ -63,17 +58,31 @@ def test_what_is_no_size(text: str) -> None:
         parse_bytes(text)
 
 
+QUEUED = {"n_workers": 16, "cores": 4, "memory": "16GiB", "walltime": "04:00:00", "job_name": "skygraft"}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "htcondor": {"n_workers": 16, "cores": 1, "memory": "4GiB", "disk": "4GiB", "job_name": "skygraft"},
+    **dict.fromkeys(("slurm", "pbs", "lsf", "sge"), QUEUED),
+}
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("scheduler", "kubernetes")])
 def test_every_kind_can_be_named_alone(kind: str) -> None:
     config = cluster(kind)
     assert config.kind == kind
-    assert config.model_dump(mode="json", include=set(shipped_profile(kind))) == shipped_profile(kind)
+    # What is written to the resolved configuration: the size of the jobs, and no other default.
+    assert config.model_dump(mode="json") == {"kind": kind, **DEFAULTS.get(kind, {})}
     assert named_cluster(kind, task_seconds=60.0) == config
 
 
-def test_what_is_said_goes_before_what_is_shipped() -> None:
+def test_pods_have_a_default_size() -> None:
+    assert cluster({"kind": "kubernetes", "image": "x"}).model_dump(mode="json") == {
+        "kind": "kubernetes", "n_workers": 16, "cores": 1, "memory": "4GiB", "disk": "10GiB", "image": "x",
+    }  # fmt: skip
+
+
+def test_given_settings_override_the_defaults() -> None:
     config = cluster({"kind": "slurm", "queue": "regular", "cores": 8, "processes": 4})
-    assert (config.queue, config.cores, config.n_workers) == ("regular", 8, shipped_profile("slurm")["n_workers"])
+    assert (config.queue, config.cores, config.n_workers) == ("regular", 8, 16)
     assert (config.processes_per_job, config.threads_per_process) == (4, 2)
 
 
@@ -95,6 +104,9 @@ def test_the_resolved_configuration_is_read_back(tmp_path: Path) -> None:
         assert again == config
 
 
+TLS = {"kind": "scheduler", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -105,13 +117,16 @@ def test_the_resolved_configuration_is_read_back(tmp_path: Path) -> None:
         ({"kind": "slurm", "memory": "much"}, ("cluster.memory", "'16GiB'")),
         ({"kind": "slurm", "cores": 0}, ("cluster.cores", "greater than or equal to 1")),
         ({"kind": "slurm", "cores": 2, "processes": 3}, ("processes is 3, more than the 2 cores",)),
-        ({"kind": "slurm", "cores": None}, ("kind: slurm needs cores",)),
+        ({"kind": "slurm", "cores": None}, ("cluster.cores", "valid integer (given: null)")),
         ({"kind": "slurm", "minimum_workers": 100}, ("minimum_workers is 100, more than n_workers (16)",)),
         ({"kind": "slurm", "queue": "a; rm -rf /"}, ("queue", "prologue")),
         ({"kind": "slurm", "directives": ["-a\n-b"]}, ("cluster.directives", "one for each")),
         ({"kind": "slurm", "worker_options": {"nthreads": 3}}, ("worker_options.nthreads", "use cores")),
-        ({"kind": "slurm", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}, ("no such file",)),
-        ({"kind": "slurm", "address": "tcp://h:1"}, ("kind: scheduler and an address belong together",)),
+        ({"kind": "slurm", "tls": {"ca_file": "a", "cert": "b", "key": "c"}}, ("files for a running scheduler only",)),
+        (TLS | {"address": "tls://h:1"}, ("cluster.tls", "no such file: ca_file")),
+        ({"kind": "slurm", "address": "tcp://h:1"}, ("address is not of kind: slurm, but of scheduler",)),
+        ({"address": "tcp://h:1"}, ("address is not of kind: local, but of scheduler",)),
+        ({"kind": "scheduler"}, ("key cluster.address: is missing",)),
         ({"kind": "htcondor", "directives": "--big"}, ("'--big' is not like 'key = value'",)),
         ({"kind": "htcondor", "queue": "x"}, ("queue is not of kind: htcondor",)),
         ({"kind": "kubernetes"}, ("needs an image",)),
@@ -122,10 +137,16 @@ def test_the_resolved_configuration_is_read_back(tmp_path: Path) -> None:
         ({"kind": "mpi", "logs": "l"}, ("logs is not of kind: mpi",)),
         ({"kind": "kubernetes", "spec": "none.yaml"}, ("no such file",)),
         ({"kind": "mpi", "n_workers": 3}, ("n_workers is not of kind: mpi",)),
-        ({"kind": "scheduler", "address": "tls://h:1"}, ("tls names its files",)),
-        ("tls://h:1", ("tls names its files",)),
+        ({"kind": "scheduler", "address": "tls://h:1"}, ("tls with its files",)),
+        ("tls://h:1", ("tls with its files",)),
         ({"kind": "local", "n_workers": "many"}, ("cluster.n_workers",)),
         (["slurm"], ("cluster", "given: [\"slurm\"]")),
+        ({"kind": ["slurm"]}, ("unknown cluster ['slurm']",)),
+        ({"kind": 3}, ("unknown cluster 3; there are: local",)),
+        (None, ("key cluster:", "given: null")),
+        (TLS | {"address": "tls://h:1", "tls": {"ca_fil": "a"}}, ("cluster.tls.ca_fil: unknown key", "'ca_file'?")),
+        ({"worker_timeout": True}, ("cluster.worker_timeout", "is not a length of time")),
+        ({"tls": "yes"}, ("cluster.tls", "valid boolean")),
         ("no/such.yaml", ("no/such.yaml", "cannot be read")),
     ],
 )  # fmt: skip
@@ -153,7 +174,7 @@ def test_a_walltime_shorter_than_a_task() -> None:
         ("queue: x\n", ("site.yaml", "a kind is needed")),
         ("- slurm\n", ("site.yaml", "a kind is needed")),
         ("kind: [\n", ("site.yaml", "not valid YAML")),
-        ("kind: slurm\nqueue: a\nqueue: b\n", ("site.yaml", "'queue' stands twice")),
+        ("kind: slurm\nqueue: a\nqueue: b\n", ("site.yaml", "'queue' occurs twice")),
         ("kind: slurm\nwalltime: 10s\n", ("site.yaml", "too short for tasks")),
     ],
 )
@@ -167,10 +188,10 @@ def test_profiles_with_something_wrong(tmp_path: Path, text: str, words: tuple[s
 
 
 def test_encryption_is_on_wherever_we_start_the_scheduler(tmp_path: Path) -> None:
-    assert not ClusterConfig(kind="local", tls=False).uses_tls
+    assert not LocalConfig(tls=False).uses_tls
     for kind in ("local", "slurm", "pbs", "lsf", "sge", "htcondor", "mpi", "slurm-runner"):
-        assert ClusterConfig(kind=kind).uses_tls, kind
-    assert not ClusterConfig(kind="slurm", tls=False).uses_tls
+        assert MODELS[kind]().uses_tls, kind
+    assert not SlurmConfig(tls=False).uses_tls
     for name in ("ca", "cert", "key"):
         (tmp_path / name).touch()
     files = {"ca_file": "ca", "cert": "cert", "key": "key"}
@@ -182,12 +203,12 @@ def test_encryption_is_on_wherever_we_start_the_scheduler(tmp_path: Path) -> Non
 
 
 def test_the_number_of_workers_on_the_command_line() -> None:
-    config = ClusterConfig(kind="slurm", n_workers=40, minimum_workers=30)
+    config = SlurmConfig(n_workers=40, minimum_workers=30)
     assert config.with_workers(None) is config
     fewer = config.with_workers(8)
     assert (fewer.n_workers, fewer.minimum_workers) == (8, 8)
-    with pytest.raises(ConfigError, match="not ours to choose"):
-        ClusterConfig(kind="mpi").with_workers(3)
+    with pytest.raises(ConfigError, match="cannot be set on a cluster of kind mpi"):
+        MpiConfig().with_workers(3)
 
 
 SITES = sorted((Path(__file__).parents[2] / "deploy" / "profiles").glob("*.yaml"))

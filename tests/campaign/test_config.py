@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 import yaml
 
 from skygraft.campaign import load_config, parse_config
-from skygraft.config.campaign import InjectionConfig
+from skygraft.config.campaign import CampaignConfig, InjectionConfig
+from skygraft.config.cluster_kinds import MODELS
 from skygraft.errors import ConfigError
 from skygraft.injection import InjectionOptions
 
@@ -113,7 +116,7 @@ def test_images_and_ccds_exclude_each_other() -> None:
 
 def test_duplicate_keys_are_errors(tmp_path: Path) -> None:
     text = yaml.safe_dump(GOOD) + "injection: {seed: 1, seed: 2}\n"
-    with pytest.raises(ConfigError, match=r"'seed' stands twice.*") as caught:
+    with pytest.raises(ConfigError, match=r"'seed' occurs twice.*") as caught:
         load_config(write(tmp_path, text))
     assert "line" in str(caught.value)
 
@@ -171,3 +174,36 @@ def test_pixel_settings_leave_out_what_pixels_do_not_depend_on() -> None:
     assert same.pixel_settings() == base.pixel_settings()
     changed = {k for k, v in other.pixel_settings().items() if v != base.pixel_settings()[k]}
     assert changed == {"injection.seed"}
+
+
+@pytest.mark.parametrize("key", ["images_per_task", "retries"])
+@pytest.mark.parametrize("value", [True, "3", 3.0])
+def test_integers_are_written_as_integers(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=key):
+        parse_config(GOOD | {key: value})
+
+
+def test_every_key_of_the_yaml_has_a_description_in_the_schema() -> None:
+    schema = CampaignConfig.model_json_schema()
+    sections = {name: section for name, section in schema["$defs"].items() if "properties" in section}
+    kinds = {model.__name__ for model in MODELS.values()}
+    assert sections.keys() >= kinds | {"SurveyConfig", "ButlerConfig", "CatalogConfig", "InjectionConfig", "TlsConfig"}
+    sections["CampaignConfig"] = schema
+    described = {
+        f"{name}.{key}": about.get("description", "")
+        for name, section in sections.items()
+        for key, about in section["properties"].items()
+        # The kind of a cluster, and a key that says no more than its section, are described there.
+        if "const" not in about and "$ref" not in about
+    }
+    assert [key for key, text in described.items() if not text] == []
+    assert [name for name, section in sections.items() if not section.get("description")] == []
+    assert described["SlurmConfig.queue"].startswith("Queue or partition")
+    assert schema["properties"]["margin_arcsec"]["default"] == 60.0
+
+
+def test_reading_a_configuration_does_not_import_dask() -> None:
+    """Its import takes longer than what `skygraft status` does."""
+    code = "import sys, skygraft.config.campaign; print({'dask', 'distributed'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

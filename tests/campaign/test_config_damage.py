@@ -59,7 +59,7 @@ def refused(path: Path, content: str | bytes, *words: str) -> ConfigError:
         ("root: .", "root: *nope", ("line 3", "alias of nothing")),
         ("seed: 3", "<<: {seed: 3}", ("line 12", "merge keys")),
         ("  seed: 3", "\tseed: 3", ("line 12", "'\\t'")),
-        ("seed: 3", "seed: 3\n  seed: 4", ("line 13", "'seed' stands twice")),
+        ("seed: 3", "seed: 3\n  seed: 4", ("line 13", "'seed' occurs twice")),
         ("seed: 3", "2020-01-01: 3", ("injection", "keys should be strings", "line 1")),
         ("seed: 3", "[a]: 3", ("line 12",)),
         ("seed: 3", "seed: 1" + "0" * 400, ("injection.seed", "64 bits", "(line 12)")),
@@ -78,7 +78,7 @@ def refused(path: Path, content: str | bytes, *words: str) -> ConfigError:
         ("aperture: 12 pix", "psf: '{stem:>99999999999}'", ("only {stem} and {name}", "(line 5)")),
         ("aperture: 12 pix", "psf: '{stem.__class__}'", ("only {stem} and {name}",)),
         ("{kind: local, n_workers: 2}", "/dev/zero.yaml", ("cluster", "cannot be read", "(line 15)")),
-        ("{kind: local, n_workers: 2}", "/dev/../dev/zero", ("cluster", "no regular file", "(line 15)")),
+        ("{kind: local, n_workers: 2}", "/dev/../dev/zero", ("cluster", "not a regular file", "(line 15)")),
     ],
 )
 def test_what_nobody_should_write(tmp_path: Path, old: str, new: str, words: tuple[str, ...]) -> None:
@@ -110,7 +110,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         load_config(tmp_path / "pipe.yaml")
 
 

@@ -21,7 +21,7 @@ from distributed.client import CancelledError
 from drive_kit import Reports, drive, jobs, name_of
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.clusters.cluster import open_cluster
-from skygraft.config.campaign import ClusterConfig
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.errors import CampaignError
 from skygraft.execution.driver import DriveSettings, _Driver, drive_serial
 from skygraft.execution.mapping import map_items
@@ -37,7 +37,7 @@ type MakeCampaign = Callable[..., Campaign]
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """Two worker processes, as a campaign without a client starts them."""
-    with open_cluster(ClusterConfig(n_workers=2)) as cluster:
+    with open_cluster(LocalConfig(n_workers=2)) as cluster:
         yield cluster.client
 
 
@@ -165,7 +165,7 @@ def a_driver(told: list[int]) -> Any:
         told.extend(rows)
 
     nothing: Any = None
-    watch: Any = SimpleNamespace(came_back=lambda: None)
+    watch: Any = SimpleNamespace(task_finished=lambda: None)
     return _Driver(nothing, nothing, Reports(listen), DriveSettings(), interruption=nothing, watch=watch)
 
 
@@ -391,7 +391,7 @@ def test_a_cluster_is_started_where_none_is_given(
 
 @pytest.mark.slow
 def test_a_running_scheduler_by_its_address(make_campaign: MakeCampaign) -> None:
-    with open_cluster(ClusterConfig(n_workers=1, tls=False)) as opened:
+    with open_cluster(LocalConfig(n_workers=1, tls=False)) as opened:
         assert make_campaign(cluster=opened.client.scheduler.address).run().ok
 
 

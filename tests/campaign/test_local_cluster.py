@@ -14,10 +14,11 @@ import pytest
 from distributed import Client, LocalCluster
 
 from skygraft.campaign import Campaign
-from skygraft.clusters.calls import insist
-from skygraft.clusters.cluster import guard_workers, open_cluster
+from skygraft.clusters.cluster import open_cluster
+from skygraft.clusters.connection import insist
+from skygraft.clusters.guard import guard_workers
 from skygraft.clusters.preflight import Expectation
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster_kinds import LocalConfig, SchedulerConfig, SlurmConfig
 from skygraft.errors import CampaignError
 from skygraft.execution.jobs import Jobs
 
@@ -72,7 +73,7 @@ def test_strangers_are_refused_without_being_asked_for_it() -> None:
     import psutil
     from distributed import Security
 
-    with open_cluster(ClusterConfig(n_workers=1)) as opened:
+    with open_cluster(LocalConfig(n_workers=1)) as opened:
         address = opened.client.scheduler.address
         assert address.startswith("tls://127.0.0.1:")
         assert opened.dashboard.startswith("http://127.0.0.1:")
@@ -92,7 +93,7 @@ def test_strangers_are_refused_without_being_asked_for_it() -> None:
 
 @pytest.mark.dask
 def test_a_stranger_would_be_heard_without_encryption() -> None:
-    with open_cluster(ClusterConfig(n_workers=1, tls=False)) as opened:
+    with open_cluster(LocalConfig(n_workers=1, tls=False)) as opened:
         assert "plain heard" in stranger(opened.client.scheduler.address)
 
 
@@ -142,7 +143,7 @@ def test_only_what_broke_is_asked_again() -> None:
             insist(call(error), pause=0.0)
         assert len(calls) == tries
     with pytest.raises(BrokenPipeError):
-        insist(call(BrokenPipeError()), pause=0.0, broken=lambda: True)
+        insist(call(BrokenPipeError()), pause=0.0, hopeless=lambda: True)
     assert len(calls) == 1
 
 
@@ -152,21 +153,21 @@ def test_no_more_workers_than_there_is_work_for() -> None:
 
     # 24 images of a third of a second are one job's; four of ten minutes are four.
     assert (useful(24, 0.3), useful(4, 600.0), useful(100, 20.0), useful(1, 0.0)) == (1, 4, 100, 1)
-    slurm = ClusterConfig(kind="slurm", n_workers=240, minimum_workers=8, cores=4, memory="4GiB", walltime="1h")
+    slurm = SlurmConfig(n_workers=240, minimum_workers=8, cores=4, memory="4GiB", walltime="1h")
     assert (slurm.at_most(4).n_workers, slurm.at_most(4).minimum_workers) == (4, 4)
     assert slurm.at_most(1000).n_workers == 240
-    assert ClusterConfig().at_most(1).n_workers == 1
-    running = ClusterConfig(kind="scheduler", address="tcp://127.0.0.1:1")
+    assert LocalConfig().at_most(1).n_workers == 1
+    running = SchedulerConfig(address="tcp://127.0.0.1:1")
     assert running.at_most(1) == running
 
 
 @pytest.mark.dask
 def test_a_scheduler_without_workers_says_so_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of one that was lost and started again have ended with it."""
-    monkeypatch.setattr("skygraft.clusters.waiting._FIRST_WORD", 0.2)
+    monkeypatch.setattr("skygraft.clusters.base._FIRST_MESSAGE_SECONDS", 0.2)
     said: list[str] = []
     with LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0") as cluster:
-        config = ClusterConfig(kind="scheduler", address=cluster.scheduler_address, start_timeout="2s")
+        config = SchedulerConfig(address=cluster.scheduler_address, start_timeout="2s")
         with (
             pytest.raises(CampaignError, match=r"has no workers after 2s \(start_timeout\).*dask worker"),
             open_cluster(config, say=said.append),
@@ -180,9 +181,9 @@ def test_a_scheduler_without_workers_says_so_within_seconds(monkeypatch: pytest.
 LEAVING = """
 import sys, time
 import skygraft.execution.task, skygraft.formats, distributed
-from skygraft.clusters.cluster import _OwnProcess
+from skygraft.clusters.cluster import _LocalProcess
 if sys.argv[1] == "leaves":
-    _OwnProcess().teardown(None)
+    _LocalProcess().teardown(None)
 print(time.process_time(), flush=True)
 """
 

@@ -19,9 +19,9 @@ from drive_kit import drive, jobs
 from skygraft.campaign import Campaign
 from skygraft.campaign.run import CampaignRun
 from skygraft.clusters.cluster import open_cluster
+from skygraft.clusters.cluster_watch import ClusterWatch
 from skygraft.clusters.watchdog import Patience
-from skygraft.clusters.watching import ClusterWatch
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.errors import CampaignError
 from skygraft.execution.jobs import DriveResult
 from skygraft.execution.mapping import map_items
@@ -56,7 +56,7 @@ def test_an_image_that_kills_workers_is_quarantined_however_long_they_take_to_st
         "distributed.scheduler.allowed-failures": 0,
         "distributed.worker.preload": [str(tmp_path / "slow_start.py")],
     }
-    with dask.config.set(settings), open_cluster(ClusterConfig(n_workers=1)) as opened:
+    with dask.config.set(settings), open_cluster(LocalConfig(n_workers=1)) as opened:
         marker.touch()
         result = drive(
             opened.client, jobs(5), str(output), images_per_task=1, work=work,
@@ -122,7 +122,7 @@ def drive_until(event: threading.Event, client: Client, output: Path, watch: Clu
 
 def test_a_run_whose_workers_are_gone_for_good_ends_and_says_why(tmp_path: Path) -> None:
     begun, said = threading.Event(), []
-    with open_cluster(ClusterConfig(n_workers=1)) as opened:
+    with open_cluster(LocalConfig(n_workers=1)) as opened:
         cluster = opened.client.cluster
 
         def end_nannies() -> None:
@@ -135,14 +135,14 @@ def test_a_run_whose_workers_are_gone_for_good_ends_and_says_why(tmp_path: Path)
         watch = ClusterWatch(opened.client, outlook=opened.outlook, say=said.append)
         result = drive_until(begun, opened.client, tmp_path, watch)
         ending.join()
-        assert result.stopped.startswith("there is no worker any more, and none can come: what starts workers")
+        assert result.stopped.startswith("no worker is left, and none can come: the processes that start workers")
         assert result.n_done == 0
 
         def double(item: int) -> int:
             return 2 * item
 
         # So does what comes after the images.
-        with pytest.raises(CampaignError, match=r"no worker any more, and none can come.*run the campaign again"):
+        with pytest.raises(CampaignError, match=r"no worker is left, and none can come.*run the campaign again"):
             list(map_items(opened.client, double, [1, 2], watch=watch))
 
 
@@ -159,7 +159,7 @@ def test_where_nobody_knows_whether_workers_come_the_wait_is_bounded(tmp_path: P
 
         leaving = threading.Thread(target=leave)
         leaving.start()
-        watch = ClusterWatch(client, patience=Patience(word=0.5, stuck=3.0), say=said.append)
+        watch = ClusterWatch(client, patience=Patience(report=0.5, stuck=3.0), say=said.append)
         result = drive_until(begun, client, tmp_path, watch)
         leaving.join()
     assert result.stopped.startswith("there has been no worker for ")
@@ -195,17 +195,17 @@ def test_a_worker_held_at_its_memory_limit_is_started_anew_and_the_run_goes_on(t
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        watch = ClusterWatch(client, patience=Patience(word=2.0, paused=1.0), say=said.append)
+        watch = ClusterWatch(client, patience=Patience(report=2.0, paused=1.0), say=said.append)
         result = drive(
             client, jobs(4), str(tmp_path), images_per_task=1, work=work, watch=watch
         )  # fmt: skip
     assert (result.n_done, result.failed, result.stopped) == (4, {}, "")
-    assert any("paused at the memory limit" in text and "anew" in text for text in said)
+    assert any("paused at the memory limit" in text and "restarting" in text for text in said)
 
 
 def test_a_scheduler_that_hangs_is_said_and_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connections stay, so that nothing else tells."""
-    monkeypatch.setattr("skygraft.clusters.watching._ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("skygraft.clusters.cluster_watch._ANSWER_SECONDS", 0.3)
 
     async def hang(*args: Any, **kwargs: Any) -> None:
         await asyncio.sleep(3600)
@@ -219,5 +219,5 @@ def test_a_scheduler_that_hangs_is_said_and_ends_the_run(monkeypatch: pytest.Mon
         cluster.scheduler.handlers["ncores"] = hang
         with pytest.raises(CampaignError, match=r"scheduler has not answered for 1 s\. .*run the campaign again"):
             for _ in range(1000):
-                assert watch.look(3) == ""
+                assert watch.check(3) == ""
     assert said[0].startswith("the Dask scheduler has not answered for ")

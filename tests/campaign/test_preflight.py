@@ -29,11 +29,11 @@ def expectation(make_campaign: MakeCampaign) -> Expectation:
 
 
 def changed(expectation: Expectation, **changes: Any) -> list[str]:
-    return dataclasses.replace(expectation, **changes).problems()
+    return list(dataclasses.replace(expectation, **changes).check().problems)
 
 
 def test_this_process_is_fit(expectation: Expectation, tmp_path: Path) -> None:
-    fitness = pickle.loads(pickle.dumps(expectation)).look(tmp_path)
+    fitness = pickle.loads(pickle.dumps(expectation)).check(tmp_path)
     assert fitness.ok
     assert (fitness.problems, fitness.warnings) == ((), ())
     # Looking leaves nothing behind, and the token can go.
@@ -83,7 +83,7 @@ def test_a_catalogue_that_is_not_there(expectation: Expectation, tmp_path: Path)
     assert "none.parquet cannot be read (No such file" in changed(expectation, catalog=tmp_path / "none.parquet")[0]
     old = tmp_path / "old.parquet"
     old.write_bytes(expectation.catalog.read_bytes()[:-1])
-    assert f"is another one here ({old.stat().st_size} bytes, not" in changed(expectation, catalog=old)[0]
+    assert f"differs here ({old.stat().st_size} bytes, not" in changed(expectation, catalog=old)[0]
 
 
 def test_an_output_folder_of_another_machine(expectation: Expectation, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_an_output_folder_of_another_machine(expectation: Expectation, tmp_path:
     other.mkdir()
     assert "is on another file system than the client's" in changed(expectation, output=other)[0]
     expectation.token_path.write_text("somebody else's")
-    assert "is not the client's" in expectation.problems()[0]
+    assert "is not the client's" in expectation.check().problems[0]
 
 
 def test_an_output_folder_that_cannot_be_written(expectation: Expectation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,19 +101,19 @@ def test_an_output_folder_that_cannot_be_written(expectation: Expectation, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "cannot be written (No space left on device)" in expectation.problems()[0]
+    assert "cannot be written (No space left on device)" in expectation.check().problems[0]
     assert [path.name for path in expectation.output.iterdir()] == [expectation.token_path.name]
 
 
 def test_a_disk_that_is_full(expectation: Expectation, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(expectation.output)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50 * 2**20))
-    [problem] = expectation.problems()
+    [problem] = expectation.check().problems
     assert "has 0.05 GiB free; 0.10 GiB are needed" in problem
 
 
 def test_scratch(expectation: Expectation, tmp_path: Path) -> None:
-    assert "the scratch folder" in expectation.look(tmp_path / "none").problems[0]
+    assert "the scratch folder" in expectation.check(tmp_path / "none").problems[0]
 
 
 def test_a_token_that_cannot_be_written(expectation: Expectation, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from skygraft.clusters.watchdog import Facts, Listening, Outlook, Patience, Verdict, Watchdog, WorkerFacts
+from skygraft.clusters.watchdog import Facts, Outlook, Patience, Verdict, Watchdog, WorkerFacts, WorkerMonitor
 
-PATIENCE = Patience(word=100.0, paused=50.0, lost=60.0, stuck=1000.0, coming=9000.0)
+PATIENCE = Patience(report=100.0, paused=50.0, lost=60.0, stuck=1000.0, coming=9000.0)
 COMING, NONE_LEFT = Outlook(True, "Slurm: 3 x PENDING (Priority)"), Outlook(False, "its nannies have ended")
 
 
@@ -36,7 +36,7 @@ def test_nothing_is_said_while_all_is_well() -> None:
     dog = Watchdog(PATIENCE, 0.0)
     for now in range(0, 5000, 10):
         if now % 90 == 0:
-            dog.came_back(now)
+            dog.task_finished(now)
         assert dog.judge(Facts(3, (worker(executing=1), worker("b"))), now) == Verdict()
 
 
@@ -47,15 +47,15 @@ def test_without_tasks_nothing_is_missed() -> None:
 def test_no_worker_and_none_can_come_ends_it_at_once() -> None:
     [(at, verdict)] = watch(Facts(3, (), NONE_LEFT), until=100)
     assert at <= 2.0  # the second look: the first may have come between a worker's end and its nanny's
-    assert verdict.end == "there is no worker any more, and none can come: its nannies have ended"
+    assert verdict.end == "no worker is left, and none can come: its nannies have ended"
 
 
 @pytest.mark.parametrize(("outlook", "limit"), [(Outlook(), PATIENCE.stuck), (COMING, PATIENCE.coming)])
 def test_no_worker_is_said_within_seconds_and_ends_it_only_after_long(outlook: Outlook, limit: float) -> None:
     found = watch(Facts(3, (), outlook), until=20_000)
     assert found[0][0] <= 6.0
-    assert found[0][1].say.startswith("there is no worker: 3 tasks wait for one")
-    assert outlook.text in found[0][1].say
+    assert found[0][1].message.startswith("there is no worker: 3 tasks are waiting")
+    assert outlook.text in found[0][1].message
     at, verdict = found[-1]
     assert limit <= at <= limit + 4
     assert verdict.end.startswith("there has been no worker for ")
@@ -84,7 +84,7 @@ def test_a_worker_that_comes_after_hours_in_a_queue_is_given_time_to_begin() -> 
 def test_a_worker_that_makes_a_long_image_is_left_alone() -> None:
     found = watch(Facts(1, (worker(executing=1),)), until=50_000, step=50)
     assert found[0][0] == 100.0
-    assert found[0][1].say == "nothing has come back for 100 s: 1 worker at work (a)"
+    assert found[0][1].message == "no task has finished for 100 s: 1 worker at work (a)"
     assert not any(verdict.end or verdict.restart for _, verdict in found)
 
 
@@ -94,10 +94,10 @@ def test_a_paused_worker_is_started_anew_and_given_up_after_three_times() -> Non
     assert [(at, verdict.restart) for at, verdict in found if verdict.restart] == [
         (50.0, (held.address,)), (102.0, (held.address,)), (154.0, (held.address,)),
     ]  # fmt: skip
-    assert "1 worker paused at the memory limit, 850.0 MB of 1.0 GB held (a)" in found[0][1].say
+    assert "1 worker paused at the memory limit, 850.0 MB of 1.0 GB used (a)" in found[0][1].message
     at, verdict = found[-1]
     assert at == 206.0
-    assert "held at their memory limit before they can begin a task" in verdict.end
+    assert "paused at their memory limit before they can start a task" in verdict.end
     assert "850.0 MB of 1.0 GB" in verdict.end
 
 
@@ -118,14 +118,14 @@ def test_one_paused_worker_does_not_end_what_others_do() -> None:
 
 def test_a_lost_worker_does_not_count_as_one_at_work() -> None:
     found = watch(Facts(1, (worker(executing=1, silent_seconds=300.0),)), until=5000)
-    assert "1 worker not heard of, with tasks (a)" in found[0][1].say
-    assert found[-1][1].end.startswith("no worker has done anything for ")
+    assert "1 worker not responding, with tasks (a)" in found[0][1].message
+    assert found[-1][1].end.startswith("no worker has made progress for ")
     assert 1000 <= found[-1][0] <= 1004
 
 
 def test_workers_without_a_task_though_tasks_wait() -> None:
     found = watch(Facts(7, tuple(worker(f"n{i}") for i in range(6))), until=5000)
-    assert "6 workers without a task (n0, n1, n2 and 3 more)" in found[0][1].say
+    assert "6 workers without a task (n0, n1, n2 and 3 more)" in found[0][1].message
     assert found[-1][1].end
 
 
@@ -138,9 +138,9 @@ def test_what_the_scheduler_tells_becomes_facts() -> None:
         },
         "tcp://b:1": {"host": "b", "status": "running", "last_seen": 5e9, "memory_limit": None, "metrics": {}},
     }  # fmt: skip
-    listening = Listening()
-    assert [w.silent_seconds for w in listening.workers(told, 10.0)] == [0.0, 0.0]
+    monitor = WorkerMonitor()
+    assert [w.silent_seconds for w in monitor.workers(told, 10.0)] == [0.0, 0.0]
     told["tcp://b:1"]["last_seen"] = 5e9 + 1
-    a, b = listening.workers(told, 50.0)
+    a, b = monitor.workers(told, 50.0)
     assert a == WorkerFacts("tcp://a:1", "a", "paused", 2, 40.0, 90, 100)
     assert b == WorkerFacts("tcp://b:1", "b", "running", 0, 0.0, 0, 0)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from skygraft.cli import app
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.errors import CampaignError
 from skygraft.processes import process_mapper
 
@@ -26,7 +26,7 @@ from skygraft.processes import process_mapper
         (("inspect", "x.fits", "--option", "a=" + "[" * 5000), "nested more than", 2),
         (("inspect", "x.fits", "--option", "a=&a [*a]"), "stands inside of", 2),
         (("inspect", "x.fits", "--option", "a=!!timestamp x"), "cannot be read as timestamp", 2),
-        (("plan", "/dev/zero"), "no regular file", 1),
+        (("plan", "/dev/zero"), "not a regular file", 1),
     ],
 )
 def test_numbers_and_values_that_nobody_can_mean(
@@ -41,6 +41,6 @@ def test_numbers_and_values_that_nobody_can_mean(
 def test_no_machine_takes_a_thousand_million_processes() -> None:
     with pytest.raises(CampaignError, match="1024 are allowed"), process_mapper(10**9):
         pass
-    for make in (lambda: ClusterConfig(kind="local").with_workers(10**9), lambda: ClusterConfig(n_workers=10**9)):
+    for make in (lambda: LocalConfig().with_workers(10**9), lambda: LocalConfig(n_workers=10**9)):
         with pytest.raises(ValueError, match="1024 are allowed"):
             make()

@@ -19,7 +19,7 @@ import pytest
 
 from skygraft.campaign import Campaign, NoReporter
 from skygraft.clusters.cluster import open_cluster
-from skygraft.config.cluster import ClusterConfig, load_profile
+from skygraft.config.cluster import load_profile
 from skygraft.errors import CampaignError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -177,7 +177,7 @@ def test_a_job_that_cannot_start_its_worker(
     """What it printed is shown; nobody waits for ever."""
     from skygraft.clusters import jobs
 
-    for name, value in {"_LOOK_SECONDS": 0.5, "_GRACE_SECONDS": 0.5, "_FIRST_PAUSE": 0.1}.items():
+    for name, value in {"_LIST_SECONDS": 0.5, "_GRACE_SECONDS": 0.5, "_FIRST_PAUSE": 0.1}.items():
         monkeypatch.setattr(jobs, name, value)
     config = load_profile(profile(n_workers=1, prologue=["echo the module is gone >&2", "exit 3"]))
     with (
@@ -234,7 +234,7 @@ def test_inside_one_allocation(
 
 
 def test_a_task_fits_into_the_walltime(profile: Profile) -> None:
-    config = ClusterConfig.model_validate(cluster_of(profile()))
+    config = load_profile(profile())
     lifetime = config.lifetime(60.0)
     assert lifetime is not None
     assert lifetime + config.stagger() + 60.0 < 600

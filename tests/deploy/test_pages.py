@@ -17,7 +17,8 @@ import yaml
 
 from skygraft.cli import app
 from skygraft.config.campaign import load_config
-from skygraft.config.cluster import KINDS, load_profile
+from skygraft.config.cluster import load_profile
+from skygraft.config.cluster_kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -23,11 +23,12 @@ from skygraft import read_exposure
 from skygraft.catalog import write_catalog
 from skygraft.catalog.schema import COLUMNS, SERSIC_RANGE, SOURCE_TYPES
 from skygraft.config.campaign import load_config
-from skygraft.config.cluster import _KEYS, BATCH_KINDS, KINDS, ClusterConfig
+from skygraft.config.cluster_kinds import KINDS, MODELS, BatchConfig
 from skygraft.photometry.flux_modes import FLUX_MODES
 from tiny_campaign import checksums, write_tiny_campaign
 
 ROOT = Path(__file__).resolve().parents[2]
+BATCH_KINDS = {kind for kind, model in MODELS.items() if issubclass(model, BatchConfig)}
 DEPLOY = ROOT / "deploy"
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
@@ -140,7 +141,7 @@ def kinds_of(text: str) -> set[str]:
     if found := re.fullmatch(r"(all|batch) but (\w+)", text):
         return kinds_of(found[1]) - {found[2]}
     named = {word.strip() for word in text.split(",")}
-    return (named - {"batch"}) | (set(BATCH_KINDS) if "batch" in named else set())
+    return (named - {"batch"}) | (BATCH_KINDS if "batch" in named else set())
 
 
 def test_the_keys_of_profiles_are_those_that_are_taken() -> None:
@@ -149,7 +150,10 @@ def test_the_keys_of_profiles_are_those_that_are_taken() -> None:
     for keys, of, _ in table((DOCS / "deploy/profiles.md").read_text(), "| key | of | meaning |"):
         for key in code(keys):
             told.setdefault(key, set()).update(kinds_of(of))
-    taken = {key: {kind for kind in KINDS if key in _KEYS[kind]} for key in ClusterConfig.model_fields}
+    taken: dict[str, set[str]] = {}
+    for kind, model in MODELS.items():
+        for key in model.model_fields:
+            taken.setdefault(key, set()).add(kind)
     assert told == taken
 
 
@@ -171,7 +175,7 @@ def test_pieces_of_profiles_in_pages_are_taken() -> None:
                 continue
             seen += 1
             more = {"disk": "10GiB"} if kind == "htcondor" else {}
-            ClusterConfig.model_validate({"kind": kind} | base | more | content)
+            MODELS[kind](**base | more | content)
     assert seen >= 3
 
 

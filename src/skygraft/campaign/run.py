@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from skygraft.campaign.checksums import look_at_files
 from skygraft.campaign.summaries import FAILURES_LISTED, RunSummary, unusable_images
 from skygraft.clusters.cluster import open_cluster
+from skygraft.clusters.cluster_watch import ClusterWatch, patient_nannies
 from skygraft.clusters.guard import Guard, guard_workers
 from skygraft.clusters.preflight import Expectation
 from skygraft.clusters.watchdog import Outlook, Patience
-from skygraft.clusters.watching import ClusterWatch, patient_nannies
 from skygraft.config.campaign import CampaignConfig
-from skygraft.config.cluster import BATCH_KINDS
+from skygraft.config.cluster_kinds import BatchConfig, KubernetesConfig
 from skygraft.config.yaml_schema import parse_timeout
 from skygraft.execution.driver import DriveSettings, Work, drive, drive_serial
 from skygraft.execution.jobs import DriveResult, Jobs
@@ -215,14 +215,11 @@ class CampaignRun:
     def _watch(self, client: Client, outlook: Callable[[], Outlook] | None) -> ClusterWatch:
         """The watch over the cluster's workers."""
         cluster = self.config.cluster
-        stuck = parse_timeout(cluster.worker_timeout)
-        queued = cluster.kind in (*BATCH_KINDS, "kubernetes")
-        patience = Patience(
-            word=max(Patience.word, 3 * self.config.task_seconds),
-            stuck=stuck,
+        stuck = coming = parse_timeout(cluster.worker_timeout)
+        if isinstance(cluster, BatchConfig | KubernetesConfig):
             # Jobs may wait in their queue for long; a process of this machine has no reason to.
-            coming=parse_timeout(cluster.start_timeout) if queued else stuck,
-        )
+            coming = parse_timeout(cluster.start_timeout)
+        patience = Patience(report=max(Patience.report, 3 * self.config.task_seconds), stuck=stuck, coming=coming)
         return ClusterWatch(client, outlook=outlook, patience=patience, say=self.say)
 
     def _drive(

@@ -136,7 +136,7 @@ def _format_options(
     option: list[str] | None, ccds: list[Path] | None, allow_pickle: bool, *, of_reading: bool = True
 ) -> dict[str, Any]:
     """The options of a format, their values read as YAML; of reading an image, those apart that have their own."""
-    from skygraft.config.yaml_schema import yaml_value
+    from skygraft.config.yaml_schema import parse_yaml
     from skygraft.yaml_text import YamlError
 
     options: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def _format_options(
         if of_reading and name in _OWN_OPTIONS:
             raise fail(f"--option {text}: {name} has an option of its own, {_OWN_OPTIONS[name]}", code=2)
         try:
-            options[name] = yaml_value(value)
+            options[name] = parse_yaml(value)
         except YamlError as error:
             raise fail(f"--option {text}: the value is no YAML ({str(error).lstrip(' :')})", code=2) from None
     if ccds:

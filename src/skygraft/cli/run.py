@@ -122,14 +122,14 @@ def placed(
 @contextlib.contextmanager
 def _role(campaign: Campaign) -> Iterator[bool]:
     """Whether this process drives the campaign; the others of an MPI launch have served it when this says no."""
-    from skygraft.config.cluster import RANK_KINDS
+    from skygraft.config.cluster_kinds import LaunchConfig
 
     cluster = campaign.config.cluster
-    if cluster.kind not in RANK_KINDS:
+    if not isinstance(cluster, LaunchConfig):
         yield True
         return
     from skygraft.clusters.mpi_roles import take_role
 
     # Not in the output folder, which has to be claimed first.
-    with take_role(cluster, cluster.logs or campaign.config.output.parent) as is_driver:
+    with take_role(cluster, campaign.config.output.parent) as is_driver:
         yield is_driver

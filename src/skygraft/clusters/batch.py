@@ -1,4 +1,4 @@
-"""Batch systems: which commands they have, how they list jobs, and how they write a walltime. No Dask here."""
+"""Batch systems: their commands, the format of their lists of jobs, and that of a walltime. No Dask here."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from skygraft.printable import printable
 
 __all__ = ["BATCH_SYSTEMS", "BatchSystem", "JobState", "log_tail"]
 
-_PATIENCE = 20.0
-"""Seconds in which a batch system is to answer."""
+_ANSWER_SECONDS = 20.0
+"""Time within which a batch system has to answer, seconds."""
 _TAIL_LINES = 8
 _TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What a batch system says of a job.
+    """State of a job.
 
     Parameters
     ----------
     text : str
-        In its own words.
+        State in the words of the batch system.
     running : bool
-        Whether it has started.
+        True if the job has started.
     """
 
     text: str
@@ -40,7 +40,7 @@ class JobState:
 
 
 def _user() -> str:
-    """The person's name; the number where neither the environment nor the machine has a name."""
+    """Return the user's name, or the user's number if neither the environment nor the machine has a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -89,29 +89,29 @@ def _condor_state(words: list[str]) -> JobState:
 
 @dataclass(frozen=True)
 class BatchSystem:
-    """How to speak with a batch system.
+    """How to use a batch system.
 
     Parameters
     ----------
     name : str
-        As people call it.
+        Its usual name.
     extra : str
-        Of skygraft's, with what it needs.
+        The extra of skygraft that installs what it needs.
     cluster : str
-        Class of dask-jobqueue.
+        Name of its class in dask-jobqueue.
     submit, cancel : str
-        Commands.
+        Commands that submit and cancel a job.
     listing : tuple of str
-        Command that lists a person's jobs that wait or run, a line each that begins with the job's number;
-        ``{user}`` is the person.
+        Command that lists a user's waiting and running jobs, one in a line that begins with the job's number;
+        ``{user}`` stands for the user.
     state_of : callable
-        What the words of such a line say.
+        Returns the `JobState` in such a line, given its words.
     nothing : str
-        Text that stands for an empty list.
+        Text that the command prints instead of an empty list.
     walltime : callable
-        Seconds as it wants them.
+        Formats a time in seconds as the batch system expects it.
     account : str
-        What dask-jobqueue calls the account there.
+        Name of dask-jobqueue's argument for the account.
     """
 
     name: str
@@ -126,11 +126,11 @@ class BatchSystem:
     account: str = "account"
 
     def command(self) -> list[str]:
-        """The command that lists this person's jobs."""
+        """Return the command that lists this user's jobs."""
         return [word.format(user=_user()) for word in self.listing]
 
     def parse(self, output: str) -> dict[str, JobState]:
-        """What `command` printed, as state by job number."""
+        """Return the state of each job, by job number, from the output of `command`."""
         jobs: dict[str, JobState] = {}
         for line in output.splitlines():
             words = line.split()
@@ -140,7 +140,7 @@ class BatchSystem:
         return jobs
 
     def check(self) -> None:
-        """Make sure that the batch system is there and answers.
+        """Check that the batch system is available.
 
         Raises
         ------
@@ -160,22 +160,22 @@ class BatchSystem:
             raise CampaignError(
                 f"{self.name} does not answer: {error.message}",
                 key="cluster.kind",
-                fix="See whether its server is up, and whether you may use it from this machine",
+                fix="Check that its server is running, and that you may use it from this machine",
             ) from error
 
     def jobs(self) -> dict[str, JobState]:
-        """State by number of this person's jobs that wait or run.
+        """Return the state of this user's waiting and running jobs, by job number.
 
         Raises
         ------
         CampaignError
-            If the batch system does not say.
+            If the batch system does not answer.
         """
         command = self.command()
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
-            raise CampaignError(f"`{' '.join(command)}` said nothing within {_PATIENCE:g} s") from error
+            raise CampaignError(f"`{' '.join(command)}` did not answer within {_ANSWER_SECONDS:g} s") from error
         except OSError as error:
             raise CampaignError(f"`{' '.join(command)}` cannot be run ({error})") from error
         if self.nothing and self.nothing in done.stdout + done.stderr:
@@ -186,9 +186,9 @@ class BatchSystem:
         return self.parse(done.stdout)
 
     def cancel_jobs(self, numbers: list[str]) -> None:
-        """Cancel jobs; those that are gone already do not matter."""
+        """Cancel jobs; those that have ended already are ignored."""
         for number in numbers:
-            subprocess.run([self.cancel, number], capture_output=True, timeout=_PATIENCE, check=False)
+            subprocess.run([self.cancel, number], capture_output=True, timeout=_ANSWER_SECONDS, check=False)
 
 
 BATCH_SYSTEMS = {
@@ -213,12 +213,12 @@ BATCH_SYSTEMS = {
 
 
 def log_tail(folder: Path, job: str) -> str:
-    """The last lines of what a job wrote, with the files' names; empty where there is nothing.
+    """Return the last lines of a job's logs, each under the name of its file; empty if nothing was logged.
 
     Parameters
     ----------
     folder : Path
-        Of the logs.
+        Folder of the logs.
     job : str
         Number of the job.
     """

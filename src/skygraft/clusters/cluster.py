@@ -1,8 +1,9 @@
-"""Where the tasks run: this machine, jobs of a batch system, Kubernetes, an MPI launch, or a running scheduler."""
+"""Open the cluster that a configuration names: this machine, batch jobs, Kubernetes, MPI, or a running scheduler."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import os
@@ -16,35 +17,43 @@ from typing import Any
 import dask
 from distributed import Client, LocalCluster, Security, WorkerPlugin
 
-from skygraft.clusters.calls import insist
-from skygraft.clusters.dashboard import with_dashboard
-from skygraft.clusters.guard import Guard, guard_workers
-from skygraft.clusters.opened import OpenCluster
-from skygraft.clusters.settings import DRIVER, expanded_scratch
-from skygraft.clusters.waiting import wait_for_worker
-from skygraft.clusters.watching import local_outlook
-from skygraft.config.cluster import BATCH_KINDS, RANK_KINDS, ClusterConfig, TlsConfig
+from skygraft.clusters.base import OpenCluster, expanded_scratch, wait_for_worker
+from skygraft.clusters.cluster_watch import local_outlook
+from skygraft.clusters.connection import hide_connection_tracebacks, insist
+from skygraft.clusters.dashboard import find_dashboard
+from skygraft.clusters.dask_settings import DRIVER
+from skygraft.clusters.jobs import open_jobs
+from skygraft.clusters.kubernetes import open_kubernetes
+from skygraft.clusters.mpi_roles import open_launch
+from skygraft.config.cluster_kinds import (
+    BatchConfig,
+    ClusterConfig,
+    KubernetesConfig,
+    LaunchConfig,
+    LocalConfig,
+    SchedulerConfig,
+)
 from skygraft.errors import CampaignError
 from skygraft.records.interruption import Terminated
 
-__all__ = ["Guard", "OpenCluster", "guard_workers", "open_cluster"]
+__all__ = ["open_cluster"]
 
 _CONNECT_SECONDS = 30.0
 
 
-class _OwnProcess(WorkerPlugin):
-    """What a worker process of this machine does at its begin and its end."""
+class _LocalProcess(WorkerPlugin):
+    """Prepares a worker process of this machine for signals to the driver, and for a quick end."""
 
-    name = "skygraft-own-process"
+    name = "skygraft-local-process"
 
     def setup(self, worker: Any) -> None:
-        """Ignore Ctrl-C and a terminal that goes: every process hears of it, only the driver is to act on it."""
+        """Ignore Ctrl-C and a closed terminal: every process receives the signal, but only the driver acts on it."""
         del worker
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
 
     def teardown(self, worker: Any) -> None:
-        """Leave quickly: an interpreter that ends searches all it has imported for garbage, which takes seconds."""
+        """Exclude all objects from garbage collection, which takes seconds when the interpreter ends."""
         del worker
         gc.freeze()
 
@@ -59,55 +68,60 @@ def open_cluster(
     task_seconds: float = 60.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[OpenCluster]:
-    """The cluster that a configuration names; what was started here is stopped at the end, however it ends.
+    """Open the cluster that a configuration names, and close whatever was started when the context is left.
 
     Parameters
     ----------
     config : ClusterConfig
-        Which cluster.
+        Settings of the cluster.
     n_workers : int, optional
-        Largest number of workers, instead of what the configuration says.
+        Largest number of workers, instead of the configured one.
     useful : int, optional
-        How many workers there is work for; no more are started or asked for.
+        Number of workers that there is work for; no more are started.
     logs : Path, optional
-        Folder for the logs of jobs, which the workers' machines see too, unless the configuration names one; by
-        default one in the current folder.
+        Folder for the logs of jobs, which workers see too, unless the configuration names one; by default
+        ``skygraft-logs`` in the current folder.
     task_seconds : float
-        Length of a task; workers leave in time before their job ends.
+        Length of a task, seconds; workers leave that much before their job ends.
     say : callable
-        Hears what is waited for.
+        Called with messages about what is waited for.
+
+    Yields
+    ------
+    OpenCluster
 
     Raises
     ------
     CampaignError
-        If the cluster is not there, cannot be started, or no worker comes.
+        If the cluster is not available, cannot be started, or no worker comes.
     """
     config = config.with_workers(n_workers)
     if useful is not None:
         config = config.at_most(useful)
-    folder = (config.logs or logs or Path("skygraft-logs")).absolute()
+    hide_connection_tracebacks()
     with dask.config.set(DRIVER), _orderly_exit():
-        if config.kind == "scheduler":
-            opened: contextlib.AbstractContextManager[OpenCluster] = _running(config, say)
-        elif config.kind in BATCH_KINDS:
-            opened = _jobs(config, folder, task_seconds, say)
-        elif config.kind == "kubernetes":
-            from skygraft.clusters.kubernetes import open_kubernetes
-
-            opened = open_kubernetes(config, say=say)
-        elif config.kind in RANK_KINDS:
-            from skygraft.clusters.mpi_roles import open_ranks
-
-            opened = open_ranks(config, say=say)
-        else:
-            opened = _local(config)
+        match config:
+            case LocalConfig():
+                opened = _open_local(config)
+            case SchedulerConfig():
+                opened = _open_scheduler(config, say)
+            case BatchConfig():
+                folder = (config.logs or logs or Path("skygraft-logs")).absolute()
+                opened = open_jobs(config, logs=folder, task_seconds=task_seconds, say=say)
+            case KubernetesConfig():
+                opened = open_kubernetes(config, say=say)
+            case LaunchConfig():
+                opened = open_launch(config, say=say)
+            case _:
+                raise TypeError(f"no way to open a cluster of kind {config.kind}")
         with opened as cluster:
-            yield with_dashboard(cluster)
+            # The address in Dask's own link may be one at which nothing listens.
+            yield dataclasses.replace(cluster, dashboard=find_dashboard(cluster.client).describe(cluster.kind))
 
 
 @contextlib.contextmanager
 def _orderly_exit() -> Iterator[None]:
-    """Leave the way Ctrl-C does where this process is told to end or its terminal goes: jobs must not stay behind."""
+    """End as after Ctrl-C if this process is terminated or its terminal is closed, so that no jobs are left running."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         del frame
@@ -118,7 +132,7 @@ def _orderly_exit() -> Iterator[None]:
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for name in (int(signal.SIGTERM), int(signal.SIGHUP)):
-            # nohup, and whoever drives this, have their own idea of these.
+            # nohup, and programs that use skygraft, may handle these themselves.
             if signal.getsignal(name) is signal.SIG_DFL:
                 before[name] = signal.signal(name, leave)
     try:
@@ -128,18 +142,10 @@ def _orderly_exit() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def _jobs(
-    config: ClusterConfig, logs: Path, task_seconds: float, say: Callable[[str], None]
-) -> contextlib.AbstractContextManager[OpenCluster]:
-    from skygraft.clusters.jobs import open_jobs
-
-    return open_jobs(config, logs=logs, task_seconds=task_seconds, say=say)
-
-
 @contextlib.contextmanager
-def _running(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[OpenCluster]:
+def _open_scheduler(config: SchedulerConfig, say: Callable[[str], None]) -> Iterator[OpenCluster]:
     security = None
-    if isinstance(config.tls, TlsConfig):
+    if config.tls is not None:
         security = Security(
             tls_ca_file=str(config.tls.ca_file),
             tls_client_cert=str(config.tls.cert),
@@ -162,17 +168,18 @@ def _running(config: ClusterConfig, say: Callable[[str], None]) -> Iterator[Open
     with client:
         wait_for_worker(
             client,
-            config,
+            config.start_timeout,
             say,
-            what=f"the scheduler at {config.address} has no workers",
-            fix="Start some with `dask worker`: those of a scheduler that ended have ended with it",
+            problem=f"the scheduler at {config.address} has no workers",
+            fix="Start some with `dask worker`: workers end together with their scheduler",
+            key="cluster.address",
         )
         n_threads = sum(insist(client.nthreads).values())
-        yield OpenCluster(client, max(1, n_threads), client.dashboard_link or "", config.kind)
+        yield OpenCluster(client, max(1, n_threads), config.kind)
 
 
 @contextlib.contextmanager
-def _local(config: ClusterConfig) -> Iterator[OpenCluster]:
+def _open_local(config: LocalConfig) -> Iterator[OpenCluster]:
     count = config.n_workers or len(os.sched_getaffinity(0))
     security = Security.temporary() if config.uses_tls else None
     with contextlib.ExitStack() as stack:
@@ -185,7 +192,7 @@ def _local(config: ClusterConfig) -> Iterator[OpenCluster]:
                     host="127.0.0.1",
                     protocol="tls" if security else "tcp",
                     security=security,
-                    # The dashboard shows tasks and machines to whoever reaches it: loopback only.
+                    # Whoever reaches the dashboard sees tasks and machines: loopback only.
                     dashboard_address="127.0.0.1:0",
                     memory_limit=config.memory_limit or "auto",
                     local_directory=expanded_scratch(config.scratch),
@@ -195,9 +202,9 @@ def _local(config: ClusterConfig) -> Iterator[OpenCluster]:
             raise CampaignError(
                 f"the workers on this machine cannot be started ({type(error).__name__}: {error})",
                 key="cluster",
-                fix="See what is printed above; memory_limit and scratch of the cluster, and free memory, matter here",
+                fix="See the messages above; check memory_limit and scratch of the cluster, and the free memory",
             ) from error
         client = stack.enter_context(Client(cluster, set_as_default=False))
-        insist(lambda: client.register_plugin(_OwnProcess()))
+        insist(lambda: client.register_plugin(_LocalProcess()))
         outlook = functools.partial(local_outlook, cluster)
-        yield OpenCluster(client, count, client.dashboard_link or "", config.kind, outlook)
+        yield OpenCluster(client, count, config.kind, outlook)

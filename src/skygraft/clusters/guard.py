@@ -1,10 +1,11 @@
-"""Look at every worker before its first task, and keep out those that are not fit."""
+"""Check every worker before its first task, and close those that cannot make a campaign's images."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import platform
 import threading
 import time
 import weakref
@@ -15,68 +16,61 @@ from typing import Any, Self
 from distributed import Client, WorkerPlugin
 from distributed.core import Status
 
-from skygraft.clusters.calls import insist
-from skygraft.clusters.preflight import PIXEL_PACKAGES, Expectation, version_differences
+from skygraft.clusters.connection import insist
+from skygraft.clusters.preflight import PACKAGES, Expectation, relevant_versions, version_differences
 from skygraft.errors import CampaignError
 
 __all__ = ["Guard", "guard_workers"]
 
 _NAME = "skygraft-preflight"
-_SKEW_SECONDS = 60.0
-_HOPELESS = 20
-"""So many unfit workers in a row, and no fit one, are no accident."""
-_SHOWN = 5
+_MAX_CLOCK_SECONDS = 60.0
+_MAX_UNFIT_IN_A_ROW = 20
+"""After so many unfit workers without a fit one in between, the run ends."""
+_MAX_LISTED = 5
 _ANSWER_SECONDS = 120.0
 
 
 class _Preflight(WorkerPlugin):
-    """Looks whether its worker is fit, before the worker takes a task; one that is not leaves."""
+    """Checks its worker before the worker takes a task, reports the result, and closes a worker that is unfit."""
 
     def __init__(self, expectation: Expectation, driver: str) -> None:
-        self.name = _name(expectation)
+        self.name = _topic(expectation)
         self.expectation, self.driver = expectation, driver
 
     async def setup(self, worker: Any) -> None:
         if not await _is_connected(worker, self.driver):
             return
-        # In a thread: a file system that hangs must not take the worker's heartbeat with it.
-        fitness = await asyncio.to_thread(self.expectation.look, worker.local_directory)
+        # In a thread: a file system that hangs must not stop the worker's heartbeat.
+        fitness = await asyncio.to_thread(self.expectation.check, worker.local_directory)
         worker.log_event(
             self.name,
             {
                 "worker": worker.address,
-                "host": worker.address.rpartition("/")[2].rpartition(":")[0],
-                "node": _node(),
+                "node": platform.node(),
                 "time": time.time(),
                 "problems": list(fitness.problems),
                 "warnings": list(fitness.warnings),
             },
         )
         if not fitness.ok:
-            # From here on it begins no task.
+            # A worker with this status starts no tasks.
             worker.status = Status.closing_gracefully
             worker.loop.add_callback(_leave, worker)
 
 
-def _name(expectation: Expectation) -> str:
-    """Of the plugin and of what it says: a scheduler may serve several campaigns."""
+def _topic(expectation: Expectation) -> str:
+    """Name of the plugin and of its events; it differs between the campaigns that a scheduler serves."""
     return f"{_NAME}-{expectation.token}"
 
 
 async def _is_connected(worker: Any, client: str) -> bool:
-    """Whether a client of the scheduler is still there.
+    """Return True if a client is still connected to the scheduler.
 
-    The scheduler goes on to hand out what a driver that has ended, or was killed, wanted looked at: nobody is to lose
-    workers to that.
+    The scheduler keeps the plugin of a driver that ended or was killed, and installs it on new workers. Those must not
+    be closed because of that driver.
     """
     events = await worker.scheduler.events(topic=client)
     return bool(events) and events[-1][1].get("action") != "remove-client"
-
-
-def _node() -> str:
-    import platform
-
-    return platform.node()
 
 
 async def _leave(worker: Any) -> None:
@@ -84,22 +78,30 @@ async def _leave(worker: Any) -> None:
         await worker.scheduler.retire_workers(
             workers=[worker.address], close_workers=False, remove=True, stimulus_id=f"{_NAME}-{time.time()}"
         )
-    # Its nanny too: a new process of the same machine would be as unfit.
+    # Its nanny too: a new process on the same machine would be unfit as well.
     await worker.close(nanny=True, reason=_NAME)
 
 
 class Guard:
-    """What is known of the workers' fitness; see `guard_workers`. As a context manager, it goes off duty at the end."""
+    """Collects the results of the workers' checks; see `guard_workers`. Leaving its context ends the checks.
+
+    Parameters
+    ----------
+    say : callable
+        Called with messages about unfit workers.
+    leave : callable
+        Called when the context is left.
+    """
 
     def __init__(self, say: Callable[[str], None], leave: Callable[[], None] = lambda: None) -> None:
         self._leave = leave
         self._say = say
         self._lock = threading.Lock()
-        self._seen: dict[str, bool] = {}
-        self._told: set[tuple[str, str]] = set()
-        self._in_a_row = 0
+        self._fit: dict[str, bool] = {}
+        self._reported: set[tuple[str, str]] = set()
+        self._unfit_in_a_row = 0
         self.unfit: dict[str, tuple[str, ...]] = {}
-        """Reasons by machine."""
+        """For each machine with unfit workers, the reasons."""
 
     def __enter__(self) -> Self:
         return self
@@ -111,106 +113,111 @@ class Guard:
 
     @property
     def n_fit(self) -> int:
-        """Workers found fit so far."""
-        return sum(self._seen.values())
+        """Number of workers that passed the check so far."""
+        return sum(self._fit.values())
 
-    def hear(self, worker: str, node: str, problems: list[str], warnings: list[str]) -> None:
-        """Take in what was found at a worker; each reason is said once for each machine."""
+    def record(self, worker: str, node: str, problems: list[str], warnings: list[str]) -> None:
+        """Record the result of a worker's check; each reason is reported once for each machine.
+
+        Parameters
+        ----------
+        worker, node : str
+            Address of the worker and name of its machine.
+        problems, warnings : list of str
+            Why it is unfit, and what may matter.
+        """
         with self._lock:
-            self._seen[worker] = not problems
-            self._in_a_row = self._in_a_row + 1 if problems else 0
+            self._fit[worker] = not problems
+            self._unfit_in_a_row = self._unfit_in_a_row + 1 if problems else 0
             if problems:
                 self.unfit[node] = tuple(dict.fromkeys((*self.unfit.get(node, ()), *problems)))
-            fresh = [p for p in problems if (node, p) not in self._told]
-            warned = [w for w in warnings if (node, w) not in self._told]
-            self._told.update((node, text) for text in (*fresh, *warned))
-        if fresh:
-            self._say(f"no tasks for the worker on {node}: {'; '.join(fresh)}")
-        if warned:
-            self._say(f"worker on {node}: {'; '.join(warned)}")
+            new_problems = [text for text in problems if (node, text) not in self._reported]
+            new_warnings = [text for text in warnings if (node, text) not in self._reported]
+            self._reported.update((node, text) for text in (*new_problems, *new_warnings))
+        if new_problems:
+            self._say(f"no tasks for the worker on {node}: {'; '.join(new_problems)}")
+        if new_warnings:
+            self._say(f"worker on {node}: {'; '.join(new_warnings)}")
 
-    def seen(self, worker: str) -> bool:
-        """Whether a worker was looked at."""
-        return worker in self._seen
+    def is_checked(self, worker: str) -> bool:
+        """Return True if the result of a worker's check has been recorded."""
+        return worker in self._fit
 
     def check(self) -> None:
-        """Make sure that there is somebody to do the work.
+        """Check that there are fit workers.
 
         Raises
         ------
         CampaignError
             If no worker was ever fit, or very many in a row were not.
         """
-        if self.unfit and (self.n_fit == 0 or self._in_a_row >= _HOPELESS):
-            raise self.error()
-
-    def error(self) -> CampaignError:
-        """Why no worker is fit."""
-        lines = [f"\n  {node}: {'; '.join(reasons)}" for node, reasons in list(self.unfit.items())[:_SHOWN]]
-        more = f"\n  and {len(self.unfit) - _SHOWN} more machines" if len(self.unfit) > _SHOWN else ""
-        return CampaignError(
-            f"no worker is fit for this campaign:{''.join(lines)}{more}",
-            key="cluster",
-            fix="Give the workers the same software as this process has, and the same folders under the same paths",
-        )
+        if self.unfit and (self.n_fit == 0 or self._unfit_in_a_row >= _MAX_UNFIT_IN_A_ROW):
+            lines = [f"\n  {node}: {'; '.join(reasons)}" for node, reasons in list(self.unfit.items())[:_MAX_LISTED]]
+            more = f"\n  and {len(self.unfit) - _MAX_LISTED} more machines" if len(self.unfit) > _MAX_LISTED else ""
+            raise CampaignError(
+                f"no worker is fit for this campaign:{''.join(lines)}{more}",
+                key="cluster",
+                fix="Give the workers the same software as this process has, and the same folders under the same paths",
+            )
 
 
 def guard_workers(client: Client, expectation: Expectation, say: Callable[[str], None] = lambda text: None) -> Guard:
-    """Look at every worker that is there, and at every one that joins later, before its first task.
+    """Check all workers of a cluster, and every worker that joins later, before its first task.
 
-    Those that are not fit are closed, and named once for each machine.
+    Workers that are unfit are closed, and reported once for each machine.
 
     Parameters
     ----------
     client : distributed.Client
-        The cluster; none of its workers has a task yet.
+        Client of the cluster; none of its workers has a task yet.
     expectation : Expectation
-        What is needed of them.
+        What the workers need.
     say : callable
-        Hears who is unfit and why, and of versions and clocks that differ.
+        Called with messages about unfit workers, and about versions and clocks that differ.
 
     Returns
     -------
     Guard
-        Knows who was unfit; `Guard.check` raises where nobody is left. To be entered: it is on duty until it is left.
+        Results of the checks, as a context manager: workers are checked until the context is left.
 
     Raises
     ------
     CampaignError
-        If none of those that are there is fit.
+        If none of the present workers is fit.
     """
 
     def leave() -> None:
-        # Whoever joins the cluster later is not there for this campaign.
+        # Workers that join the cluster later are not for this campaign.
         with contextlib.suppress(OSError, TimeoutError, ValueError, RuntimeError):
             if client.status == "running":
-                client.unregister_worker_plugin(_name(expectation))
+                client.unregister_worker_plugin(_topic(expectation))
         expectation.remove_token()
 
     guard = Guard(say, leave)
     expectation.place_token()
-    # Also where nobody enters the guard.
+    # In case nobody enters the guard's context.
     weakref.finalize(client, expectation.remove_token)
-    _close_those_without(client, expectation, guard)
+    _close_other_software(client, expectation, guard)
 
-    def hear(event: tuple[float, dict[str, Any]]) -> None:
+    def record(event: tuple[float, dict[str, Any]]) -> None:
         _, found = event
-        skew = found["time"] - time.time()
+        ahead = found["time"] - time.time()
         warnings = list(found["warnings"])
-        if abs(skew) > _SKEW_SECONDS:
-            warnings.append(f"its clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}")
-        guard.hear(found["worker"], found["node"], found["problems"], warnings)
+        if abs(ahead) > _MAX_CLOCK_SECONDS:
+            warnings.append(f"its clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}")
+        guard.record(found["worker"], found["node"], found["problems"], warnings)
 
-    client.subscribe_topic(_name(expectation), hear)
-    there = _workers(client)
+    client.subscribe_topic(_topic(expectation), record)
+    waiting_for = _workers(client)
     insist(lambda: client.register_plugin(_Preflight(expectation, client.id)))
     deadline = time.monotonic() + _ANSWER_SECONDS
-    while not all(guard.seen(worker) for worker in there):
+    while not all(map(guard.is_checked, waiting_for)):
         if time.monotonic() > deadline:
-            silent = sorted(worker for worker in there if not guard.seen(worker))
-            logging.getLogger(__name__).warning("no word from the workers %s", ", ".join(silent[:_SHOWN]))
+            silent = sorted(worker for worker in waiting_for if not guard.is_checked(worker))
+            logging.getLogger(__name__).warning("no answer from the workers %s", ", ".join(silent[:_MAX_LISTED]))
             break
-        there &= _workers(client) | {w for w in there if guard.seen(w)}
+        present = _workers(client)
+        waiting_for = {worker for worker in waiting_for if worker in present or guard.is_checked(worker)}
         time.sleep(0.02)
     try:
         guard.check()
@@ -220,18 +227,16 @@ def guard_workers(client: Client, expectation: Expectation, say: Callable[[str],
     return guard
 
 
-def _close_those_without(client: Client, expectation: Expectation, guard: Guard) -> None:
-    """Close workers with other software; they may be unable to read anything that this process sends."""
+def _close_other_software(client: Client, expectation: Expectation, guard: Guard) -> None:
+    """Close workers with other versions of packages, which may be unable to load the plugin."""
     wanted = {name: version for name, version in expectation.software if name != "pixel version"}
-    answer: Any = insist(lambda: client.get_versions(packages=[*PIXEL_PACKAGES, "pyarrow"]))
-    found = answer["workers"]
+    answer: Any = insist(lambda: client.get_versions(packages=PACKAGES))
     closed = []
-    for worker, versions in found.items():
-        packages = {**versions["packages"], "python": ".".join(str(versions["host"]["python"]).split(".")[:3])}
-        fitness = version_differences(packages, wanted)
+    for worker, versions in answer["workers"].items():
+        fitness = version_differences(relevant_versions(versions["packages"]), wanted)
         if not fitness.ok:
             node = worker.rpartition("/")[2].rpartition(":")[0]
-            guard.hear(worker, node, list(fitness.problems), [])
+            guard.record(worker, node, list(fitness.problems), [])
             closed.append(worker)
     if closed:
         insist(lambda: client.retire_workers(closed, close_workers=True))

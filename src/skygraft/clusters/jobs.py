@@ -1,4 +1,4 @@
-"""Workers that are jobs of a batch system: submitted, watched, replaced and cancelled through dask-jobqueue."""
+"""Workers as jobs of a batch system, through dask-jobqueue: submitted, followed, replaced and cancelled."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from skygraft.clusters.base import OpenCluster
 from skygraft.clusters.batch import BATCH_SYSTEMS, BatchSystem, JobState, log_tail
-from skygraft.clusters.opened import OpenCluster
-from skygraft.clusters.settings import JOBS, WORKERS, as_environment
+from skygraft.clusters.dask_settings import JOBS, WORKERS, as_environment
 from skygraft.clusters.watchdog import Outlook
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster_kinds import BatchConfig, HtcondorConfig, PbsConfig, QueueConfig, SgeConfig
 from skygraft.config.yaml_schema import parse_bytes, parse_duration, parse_timeout
 from skygraft.errors import CampaignError
 
@@ -37,20 +37,20 @@ __all__ = ["job_script", "open_jobs"]
 
 _LOG = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0
-"""Between two looks at the batch system's list of jobs."""
+_LIST_SECONDS = 10.0
+"""Time between two requests for the batch system's list of jobs."""
 _GRACE_SECONDS = 20.0
-"""A new job may not be in that list at once."""
+"""Time that a new job may be missing from that list."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
-"""Before another job takes the place of one that never got to work; doubled each time, so that a machine on which
-jobs die at once does not eat jobs all night."""
-_HOPELESS = 3
-"""So many jobs that ended without a worker, and none with one, are no accident."""
+"""Time before a job is replaced that ended without a worker, seconds. It doubles each time, so that a machine on which
+jobs die at once does not use up jobs all night."""
+_MAX_ENDED = 3
+"""The run ends after so many jobs that ended without a worker, if no job had one."""
 _DEATH_SECONDS = 120
-"""A worker that cannot reach the scheduler for so long ends, and its job with it."""
+"""A worker that cannot reach the scheduler for this time ends, and its job with it."""
 _CONNECT_SECONDS = 300.0
-"""A job that has been running for so long without a worker never gets one."""
-_SAY_SECONDS = 60.0
+"""A job that has been running for this time without a worker is considered broken."""
+_MESSAGE_SECONDS = 60.0
 _TLS_PREFIX = ".tls-"
 _EXPORTS = tuple(f"export {name}={value}" for name, value in as_environment(WORKERS).items())
 
@@ -67,66 +67,66 @@ class _Job:
 
 
 @dataclass
-class _Watch(SchedulerPlugin):
-    """Follows the jobs of a cluster: those refused, ended before their worker came, or gone make room for others.
+class _JobTracker(SchedulerPlugin):
+    """Follows the jobs of a cluster, so that jobs that were refused or have ended are replaced.
 
-    dask-jobqueue takes a job for good once it has submitted it, and never looks whether it still exists.
+    dask-jobqueue assumes that a job lives on once it is submitted, and never checks whether it still exists.
     """
 
     batch: BatchSystem
     logs: Path
-    name: str = "skygraft-watch"
+    name: str = "skygraft-jobs"
     jobs: dict[str, _Job] = field(default_factory=dict)
     states: dict[str, JobState] = field(default_factory=dict)
     numbers: set[str] = field(default_factory=set)
     refusal: str = ""
     ended: list[str] = field(default_factory=list)
     n_arrived: int = 0
-    n_in_vain: int = 0
+    n_failures: int = 0
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
-        """A worker is there: its job is a good one."""
+        """Note that the worker of a job has connected."""
         name = str(scheduler.workers[worker].name)
         for job in self.jobs.values():
             if name == job.name or name.startswith(f"{job.name}-"):
                 job.arrived = True
                 self.n_arrived += 1
-                self.n_in_vain = 0
+                self.n_failures = 0
 
     def submitted(self, name: str, number: str) -> None:
-        """A job was taken."""
+        """Note that the batch system has accepted a job."""
         number = number.split(".", maxsplit=1)[0]
         self.numbers.add(number)
         self.jobs[name] = _Job(name, number, time.monotonic())
 
     def refused(self, name: str, error: BaseException) -> None:
-        """A job was not taken."""
+        """Note that the batch system has refused a job."""
         lines = [line.strip() for line in str(error).partition("stderr:")[2].splitlines() if line.strip()]
         self.refusal = "; ".join(lines) or str(error)
         _LOG.warning("%s refused a job: %s", self.batch.name, self.refusal)
         self.jobs[name] = _Job(name, None, time.monotonic())
-        self._in_vain(self.jobs[name])
+        self._failed(self.jobs[name])
 
-    def _in_vain(self, job: _Job) -> None:
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self.n_in_vain, 10))
+    def _failed(self, job: _Job) -> None:
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self.n_failures, 10))
         job.give_up_at = time.monotonic() + pause
-        self.n_in_vain += 1
+        self.n_failures += 1
 
     async def follow(self, cluster: Any) -> None:
-        """Look at the jobs until cancelled; runs in the cluster's event loop."""
+        """Follow the jobs until cancelled; runs in the cluster's event loop."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_LIST_SECONDS)
             try:
                 states = await asyncio.to_thread(self.batch.jobs)
             except CampaignError as error:
-                # Its server may be restarting: that says nothing about the jobs.
+                # Its server may be restarting, which says nothing about the jobs.
                 _LOG.info("%s", error)
                 continue
-            self.see(states)
-            self.make_room(cluster)
+            self.update(states)
+            self.forget_ended(cluster)
 
-    def see(self, states: dict[str, JobState]) -> None:
-        """Take in a list of jobs."""
+    def update(self, states: dict[str, JobState]) -> None:
+        """Update the jobs from the batch system's list."""
         self.states = states
         now = time.monotonic()
         for job in self.jobs.values():
@@ -137,14 +137,14 @@ class _Watch(SchedulerPlugin):
                     job.running_since = now
             elif job.number is not None and now - job.since > _GRACE_SECONDS:
                 job.missed += 1
-                # Twice: lists are not always whole.
+                # Twice in a row: lists are not always complete.
                 if job.missed == 2 and not job.arrived:
                     self.ended.append(job.number)
                     _LOG.warning("job %s ended without a worker\n%s", job.number, log_tail(self.logs, job.number))
-                    self._in_vain(job)
+                    self._failed(job)
 
-    def make_room(self, cluster: Any) -> None:
-        """Forget the jobs that are gone, so that adaptive scaling asks for others."""
+    def forget_ended(self, cluster: Any) -> None:
+        """Remove jobs that have ended from the cluster, so that adaptive scaling submits others."""
         now = time.monotonic()
         for name, job in list(self.jobs.items()):
             gone = job.missed >= 2 and job.arrived
@@ -154,12 +154,12 @@ class _Watch(SchedulerPlugin):
                 cluster.worker_spec.pop(name, None)
 
     def hopeless(self) -> str:
-        """Why no worker will come; empty where one may."""
+        """Return why no worker will come; empty if one may."""
         if self.n_arrived:
             return ""
         if self.refusal:
             return f"{self.batch.name} refuses the jobs: {self.refusal}"
-        if len(self.ended) >= _HOPELESS:
+        if len(self.ended) >= _MAX_ENDED:
             return (
                 f"{len(self.ended)} jobs ended before their worker came\n{log_tail(self.logs, self.ended[-1])}".rstrip()
             )
@@ -172,22 +172,22 @@ class _Watch(SchedulerPlugin):
         return ""
 
     def outlook(self) -> Outlook:
-        """Whether workers may come: while a job waits or runs, or another will be tried."""
+        """Return whether workers may come: a job is waiting or running, or another one will be submitted."""
         there = any(job.number in self.states for job in list(self.jobs.values()))
-        text = f"{self.batch.name}: {self.say()}"
+        text = f"{self.batch.name}: {self.describe()}"
         if not there and self.refusal:
             text = f"{self.batch.name} refuses the jobs: {self.refusal}"
         return Outlook(True if there else None, text)
 
-    def say(self) -> str:
-        """What the jobs wait for, in the batch system's words."""
+    def describe(self) -> str:
+        """Return the states of the jobs, in the batch system's words."""
         texts = [self.states[j.number].text for j in list(self.jobs.values()) if j.number in self.states]
         counted = {text: texts.count(text) for text in dict.fromkeys(texts)}
         return ", ".join(f"{count} x {text}" for text, count in counted.items()) or f"{len(self.jobs)} submitted"
 
 
 def _import_jobqueue(batch: BatchSystem) -> Any:
-    # One of its modules takes SIGINT away from whoever imports it.
+    # One of its modules replaces the handler of SIGINT when it is imported.
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -203,20 +203,20 @@ def _import_jobqueue(batch: BatchSystem) -> Any:
             signal.signal(signal.SIGINT, before)
 
 
-def _job_class(base: Any, watch: _Watch) -> Any:
+def _job_class(base: Any, tracker: _JobTracker) -> Any:
     class Job(base):  # type: ignore[misc]
-        """A job whose refusal does not end the cluster, and whose fate is followed."""
+        """A job that is followed, and whose refusal does not end the cluster."""
 
         async def start(self) -> None:
             try:
                 await super().start()
-                watch.submitted(str(self.name), str(self.job_id))
+                tracker.submitted(str(self.name), str(self.job_id))
             except (RuntimeError, OSError, ValueError) as error:
-                watch.refused(str(self.name), error)
+                tracker.refused(str(self.name), error)
                 await ProcessInterface.start(self)
 
         async def close(self) -> None:
-            watch.jobs.pop(str(self.name), None)
+            tracker.jobs.pop(str(self.name), None)
             await super().close()
             self.status = Status.closed
 
@@ -224,14 +224,13 @@ def _job_class(base: Any, watch: _Watch) -> Any:
 
 
 def _quoted(text: str) -> str:
-    """Text for a shell that still expands variables in it."""
+    """Quote a text for a shell, which still expands variables in it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _keywords(config: ClusterConfig, batch: BatchSystem, logs: Path, task_seconds: float) -> dict[str, Any]:
-    """What the class of dask-jobqueue takes."""
-    assert config.memory is not None
-    # Workers have pages of their own; nobody else is to see them.
+def _keywords(config: BatchConfig, batch: BatchSystem, logs: Path, task_seconds: float) -> dict[str, Any]:
+    """Return the arguments of dask-jobqueue's class."""
+    # Workers serve dashboards of their own: loopback only.
     options = ["--dashboard-address", "127.0.0.1:0"]
     lifetime = config.lifetime(task_seconds)
     if lifetime is not None:
@@ -256,32 +255,32 @@ def _keywords(config: ClusterConfig, batch: BatchSystem, logs: Path, task_second
         "death_timeout": _DEATH_SECONDS,
         "log_directory": str(logs),
     }
-    if config.kind == "htcondor":
+    if isinstance(config, HtcondorConfig):
         pairs = (line.partition("=") for line in config.directives)
         given["job_extra_directives"] = {key.strip(): value.strip() for key, _, value in pairs}
         if config.walltime is not None:
             given["job_extra_directives"].setdefault("allowed_job_duration", math.ceil(parse_duration(config.walltime)))
-        given["disk"] = f"{parse_bytes(config.disk or '')}B"
+        given["disk"] = f"{parse_bytes(config.disk)}B"
         return given
-    assert config.walltime is not None
-    given |= {
-        "queue": config.queue,
-        batch.account: config.account,
-        "walltime": batch.walltime(parse_duration(config.walltime)),
-    }
-    if config.resources is not None:
+    if isinstance(config, QueueConfig):
+        given |= {
+            "queue": config.queue,
+            batch.account: config.account,
+            "walltime": batch.walltime(parse_duration(config.walltime)),
+        }
+    if isinstance(config, PbsConfig | SgeConfig) and config.resources is not None:
         given["resource_spec"] = config.resources
     return given
 
 
 @contextlib.contextmanager
-def _keys(config: ClusterConfig, logs: Path) -> Iterator[dict[str, Any]]:
-    """A folder for this run's keys that only this person can enter, and the keywords for it."""
+def _keys(config: BatchConfig, logs: Path) -> Iterator[dict[str, Any]]:
+    """Make a folder for this run's keys that only this user can enter, and yield the arguments that name it."""
     if not config.uses_tls:
         yield {}
         return
     for old in logs.glob(f"{_TLS_PREFIX}*"):
-        # Of a driver that was killed. Its campaign is locked by this one, so it is gone.
+        # Left by a driver that was killed: this process holds the campaign's lock, so that driver is gone.
         shutil.rmtree(old, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=_TLS_PREFIX, dir=logs)
     try:
@@ -291,16 +290,16 @@ def _keys(config: ClusterConfig, logs: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _cluster(config: ClusterConfig, logs: Path, task_seconds: float, watch: _Watch) -> Iterator[Any]:
-    module = _import_jobqueue(watch.batch)
-    cls = getattr(module, watch.batch.cluster)
-    keywords = _keywords(config, watch.batch, logs, task_seconds)
-    # The dashboard shows tasks and machines to whoever reaches it: loopback only.
+def _cluster(config: BatchConfig, logs: Path, task_seconds: float, tracker: _JobTracker) -> Iterator[Any]:
+    module = _import_jobqueue(tracker.batch)
+    cls = getattr(module, tracker.batch.cluster)
+    keywords = _keywords(config, tracker.batch, logs, task_seconds)
+    # Whoever reaches the dashboard sees tasks and machines: loopback only.
     scheduler_options = {"dashboard_address": "127.0.0.1:0", **config.scheduler_options}
     with _keys(config, logs) as keys:
         try:
             cluster = cls(
-                job_cls=_job_class(cls.job_cls, watch), scheduler_options=scheduler_options, **keywords, **keys
+                job_cls=_job_class(cls.job_cls, tracker), scheduler_options=scheduler_options, **keywords, **keys
             )
         except (ValueError, TypeError, RuntimeError, OSError) as error:
             raise CampaignError(
@@ -315,31 +314,31 @@ def _cluster(config: ClusterConfig, logs: Path, task_seconds: float, watch: _Wat
                 for name in ("_job_ca_file", "_job_cert", "_job_key"):
                     if (handle := getattr(cluster, name, None)) is not None:
                         handle.close()
-                _cancel_the_rest(watch)
+                _cancel_remaining(tracker)
 
 
-def _cancel_the_rest(watch: _Watch) -> None:
-    """Cancel the jobs that closing the cluster has left, should there be any."""
+def _cancel_remaining(tracker: _JobTracker) -> None:
+    """Cancel the jobs that are left after the cluster was closed."""
     try:
-        left = sorted(watch.numbers & watch.batch.jobs().keys())
+        left = sorted(tracker.numbers & tracker.batch.jobs().keys())
     except CampaignError as error:
-        if watch.numbers:
-            _LOG.warning("some of the jobs %s may still be there: %s", ", ".join(sorted(watch.numbers)), error)
+        if tracker.numbers:
+            _LOG.warning("some of the jobs %s may still exist: %s", ", ".join(sorted(tracker.numbers)), error)
         return
-    watch.batch.cancel_jobs(left)
+    tracker.batch.cancel_jobs(left)
 
 
-def job_script(config: ClusterConfig, *, logs: Path, task_seconds: float = 60.0) -> str:
-    """The script of a worker's job, as it would be submitted; nothing is started.
+def job_script(config: BatchConfig, *, logs: Path, task_seconds: float = 60.0) -> str:
+    """Return the script of a worker's job, as it would be submitted; nothing is started.
 
     Parameters
     ----------
-    config : ClusterConfig
-        Of a batch system.
+    config : BatchConfig
+        Settings of the cluster.
     logs : Path
-        Folder of the jobs' logs.
+        Folder for the jobs' logs.
     task_seconds : float
-        Length of a task.
+        Length of a task, seconds.
     """
     batch = BATCH_SYSTEMS[config.kind]
     cls = getattr(_import_jobqueue(batch), batch.cluster)
@@ -349,72 +348,70 @@ def job_script(config: ClusterConfig, *, logs: Path, task_seconds: float = 60.0)
 
 @contextlib.contextmanager
 def open_jobs(
-    config: ClusterConfig, *, logs: Path, task_seconds: float, say: Callable[[str], None]
+    config: BatchConfig, *, logs: Path, task_seconds: float, say: Callable[[str], None]
 ) -> Iterator[OpenCluster]:
-    """Workers as jobs of a batch system, as many as there is work for; cancelled at the end, however it ends.
+    """Start workers as jobs of a batch system, as many as there is work for; cancel them when the context is left.
 
     Parameters
     ----------
-    config : ClusterConfig
-        Of a batch system.
+    config : BatchConfig
+        Settings of the cluster.
     logs : Path
-        Folder that workers see too.
+        Folder for the jobs' logs, which workers see too.
     task_seconds : float
-        Length of a task: a worker leaves in time before its walltime ends.
+        Length of a task, seconds; a worker leaves that much before its walltime ends.
     say : callable
-        Hears what is waited for.
+        Called with messages about what is waited for.
 
     Yields
     ------
     OpenCluster
-        Once the first worker is there.
+        The cluster, with at least one worker.
 
     Raises
     ------
     CampaignError
-        If the batch system is not there, refuses the jobs, or no worker comes.
+        If the batch system is not available, refuses the jobs, or no worker comes.
     """
     batch = BATCH_SYSTEMS[config.kind]
     batch.check()
     logs.mkdir(parents=True, exist_ok=True)
-    watch = _Watch(batch, logs)
-    assert config.n_workers is not None
+    tracker = _JobTracker(batch, logs)
     per_job = config.processes_per_job
     most = math.ceil(config.n_workers / per_job)
     least = min(most, math.ceil(config.minimum_workers / per_job))
-    with dask.config.set(JOBS), _cluster(config, logs, task_seconds, watch) as cluster:
-        cluster.scheduler.add_plugin(watch)
-        # Always adaptive: a fixed size would not be made up for after a job is lost.
+    with dask.config.set(JOBS), _cluster(config, logs, task_seconds, tracker) as cluster:
+        cluster.scheduler.add_plugin(tracker)
+        # Always adaptive: with a fixed size, a lost job would not be replaced.
         cluster.adapt(minimum_jobs=least, maximum_jobs=most, interval="2s", wait_count=15)
-        following = asyncio.run_coroutine_threadsafe(watch.follow(cluster), cluster.loop.asyncio_loop)
+        following = asyncio.run_coroutine_threadsafe(tracker.follow(cluster), cluster.loop.asyncio_loop)
         try:
             with Client(cluster, set_as_default=False) as client:
-                _wait(client, watch, config, cluster, say)
+                _wait_for_worker(tracker, config, cluster, say)
                 threads = most * per_job * config.threads_per_process
-                yield OpenCluster(client, threads, cluster.dashboard_link, config.kind, watch.outlook)
+                yield OpenCluster(client, threads, config.kind, tracker.outlook)
         finally:
             following.cancel()
 
 
-def _wait(client: Client, watch: _Watch, config: ClusterConfig, cluster: Any, say: Callable[[str], None]) -> None:
-    """Wait for the first worker."""
-    del client
-    started = said = time.monotonic()
+def _wait_for_worker(tracker: _JobTracker, config: BatchConfig, cluster: Any, say: Callable[[str], None]) -> None:
+    """Wait for the first worker, and raise an error with the job's script and logs if none comes."""
+    started = reported = time.monotonic()
     timeout = parse_timeout(config.start_timeout)
-    say(f"waiting for the first job of {watch.batch.name}")
-    while not watch.n_arrived:
-        problem, now = watch.hopeless(), time.monotonic()
+    say(f"waiting for the first job of {tracker.batch.name}")
+    while not tracker.n_arrived:
+        problem, now = tracker.hopeless(), time.monotonic()
         if not problem and now - started > timeout:
-            problem = f"no worker came within {config.start_timeout} (start_timeout): {watch.say()}"
+            problem = f"no worker came within {config.start_timeout} (start_timeout): {tracker.describe()}"
         if problem:
-            script = watch.logs / f"job-{os.getpid()}.sh"
+            script = tracker.logs / f"job-{os.getpid()}.sh"
             script.write_text(cluster.job_script(), encoding="utf-8")
             raise CampaignError(
                 problem,
                 key="cluster",
                 fix=f"The job's script is {script}, its logs are beside it; correct the profile of the cluster",
             )
-        if now - said > _SAY_SECONDS:
-            said = now
-            say(f"still waiting for {watch.batch.name}: {watch.say()}")
+        if now - reported > _MESSAGE_SECONDS:
+            reported = now
+            say(f"still waiting for {tracker.batch.name}: {tracker.describe()}")
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Workers that are pods: a ``DaskCluster`` of the Dask operator, made for one run and deleted after it."""
+"""Workers as pods of a ``DaskCluster`` of the Dask operator for Kubernetes, created for one run and then deleted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any
 
 from distributed import Client
 
-from skygraft.clusters.opened import OpenCluster
-from skygraft.clusters.settings import WORKERS, as_environment
-from skygraft.clusters.waiting import wait_for_worker
-from skygraft.config.cluster import ClusterConfig
+from skygraft.clusters.base import OpenCluster, wait_for_worker
+from skygraft.clusters.dask_settings import WORKERS, as_environment
+from skygraft.config.cluster_kinds import KubernetesConfig
 from skygraft.config.yaml_schema import parse_bytes, read_yaml
 from skygraft.errors import CampaignError, ConfigError
 
 __all__ = ["manifest", "open_kubernetes"]
 
 _OPERATOR_SECONDS = 120
-"""In which the operator is to have started the scheduler's pod, its image fetched."""
+"""Time for the operator to start the scheduler's pod, which includes fetching its image."""
 
 
 def _operator() -> Any:
@@ -35,20 +34,20 @@ def _operator() -> Any:
         ) from error
 
 
-def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
-    """The ``DaskCluster`` that a configuration asks for.
+def manifest(config: KubernetesConfig, name: str) -> dict[str, Any]:
+    """Return the manifest of the ``DaskCluster`` that a configuration asks for.
 
     Parameters
     ----------
-    config : ClusterConfig
-        Of kind ``kubernetes``.
+    config : KubernetesConfig
+        Settings of the cluster.
     name : str
-        What to call it, unless the configuration's manifest has a name.
+        Name of the ``DaskCluster``, unless the configuration names a manifest, which has a name.
 
     Raises
     ------
     ConfigError
-        If the configuration's manifest is none of a ``DaskCluster``.
+        If the configuration's manifest is not that of a ``DaskCluster``.
     """
     if config.spec is not None:
         given = read_yaml(config.spec, "manifest")
@@ -57,11 +56,10 @@ def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
                 "this is not the manifest of a DaskCluster with a name", path=config.spec, key="cluster.spec"
             )
         return given
-    assert config.memory is not None
     n_bytes = parse_bytes(config.memory)
-    amounts = {"cpu": str(config.cores or 1), "memory": str(n_bytes)}
+    amounts = {"cpu": str(config.cores), "memory": str(n_bytes)}
     if config.disk is not None:
-        # Without it a pod is the first to be evicted when its node's disk is short.
+        # Pods without it are evicted first when the disk of their node is full.
         amounts["ephemeral-storage"] = str(parse_bytes(config.disk))
     made: dict[str, Any] = _operator().make_cluster_spec(
         name,
@@ -88,25 +86,25 @@ def manifest(config: ClusterConfig, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Iterator[OpenCluster]:
-    """Workers as pods, as many as there is work for; deleted at the end, however it ends.
+def open_kubernetes(config: KubernetesConfig, *, say: Callable[[str], None]) -> Iterator[OpenCluster]:
+    """Start workers as pods, as many as there is work for; delete them when the context is left.
 
     Parameters
     ----------
-    config : ClusterConfig
-        Of kind ``kubernetes``.
+    config : KubernetesConfig
+        Settings of the cluster.
     say : callable
-        Hears what is waited for.
+        Called with messages about what is waited for.
 
     Yields
     ------
     OpenCluster
-        Once the first worker is there.
+        The cluster, with at least one worker.
 
     Raises
     ------
     CampaignError
-        If there is no Kubernetes, no operator in it, or no worker comes.
+        If Kubernetes or its Dask operator is not available, or no worker comes.
     """
     operator = _operator()
     spec = manifest(config, f"skygraft-{secrets.token_hex(4)}")
@@ -121,7 +119,7 @@ def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Ite
             quiet=True,
         )
     except Exception as error:
-        # Else it tries once more at the end of the process, and fails once more.
+        # Otherwise dask-kubernetes tries to close it at the end of the process, and fails again.
         operator.KubeCluster._instances.clear()
         raise CampaignError(
             f"the Dask cluster cannot be started on Kubernetes ({type(error).__name__}: {error})",
@@ -129,14 +127,13 @@ def open_kubernetes(config: ClusterConfig, *, say: Callable[[str], None]) -> Ite
             fix="See that `kubectl get daskclusters` works from here: that takes a kubeconfig or a service account, "
             "and the Dask operator",
         ) from error
-    assert config.n_workers is not None
     with cluster, Client(cluster, set_as_default=False) as client:
         cluster.adapt(minimum=config.minimum_workers, maximum=config.n_workers)
         wait_for_worker(
             client,
-            config,
+            config.start_timeout,
             say,
-            what="no worker's pod has come",
+            problem="no worker's pod has come",
             fix=f"See `kubectl get pods -l dask.org/cluster-name={spec['metadata']['name']}`",
         )
-        yield OpenCluster(client, config.n_workers, cluster.dashboard_link, config.kind)
+        yield OpenCluster(client, config.n_workers, config.kind)

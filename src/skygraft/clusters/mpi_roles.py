@@ -1,7 +1,7 @@
-"""Workers that are the other processes of a launch: ``mpirun -n 64 skygraft run ...``, ``srun -n 64 skygraft run ...``.
+"""Workers as the other processes of a launch: ``mpirun -n 64 skygraft run ...`` or ``srun -n 64 skygraft run ...``.
 
-Every process of the launch runs the same command. `take_role` divides them: one goes on as the driver, one is the
-scheduler, the others are workers until the driver is done.
+Every process of the launch runs the same command. `take_role` gives each its role: one goes on as the driver, one is
+the scheduler, and the others are workers until the driver has finished.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from typing import Any
 import dask
 from distributed import Client, Security
 
-from skygraft.clusters.opened import OpenCluster
-from skygraft.clusters.settings import WORKERS, expanded_scratch
-from skygraft.clusters.waiting import wait_for_worker
-from skygraft.config.cluster import ClusterConfig
+from skygraft.clusters.base import OpenCluster, expanded_scratch, wait_for_worker
+from skygraft.clusters.connection import hide_connection_tracebacks
+from skygraft.clusters.dask_settings import WORKERS
+from skygraft.config.cluster_kinds import ClusterConfig, LaunchConfig, SlurmRunnerConfig
 from skygraft.config.yaml_schema import parse_bytes
 from skygraft.errors import CampaignError
 from skygraft.json_text import parse_json
 
-__all__ = ["Launch", "find_launch", "open_ranks", "take_role"]
+__all__ = ["Launch", "find_launch", "open_launch", "take_role"]
 
 _LAUNCHERS = {
-    # rank, size
+    # Variables with the rank and the size of a launch.
     "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
     "PMI_RANK": "PMI_SIZE",
     "MV2_COMM_WORLD_RANK": "MV2_COMM_WORLD_SIZE",
     "PMIX_RANK": "",
 }
-_FEWEST = 3
+_MIN_PROCESSES = 3
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of the processes of a launch this is.
+    """Place of this process in a launch.
 
     Parameters
     ----------
     rank, size : int
-        Its number, from 0, and how many there are.
+        Number of this process, from 0, and number of processes.
     """
 
     rank: int
@@ -55,19 +55,23 @@ class Launch:
 
 
 def find_launch(kind: str, environ: Mapping[str, str] = os.environ) -> Launch:
-    """Which process of a launch this is, from what the launcher put into the environment.
+    """Find the place of this process in a launch, from the launcher's environment variables.
 
     Parameters
     ----------
     kind : str
         ``mpi`` or ``slurm-runner``.
     environ : mapping
-        The environment.
+        Environment variables.
+
+    Returns
+    -------
+    Launch
 
     Raises
     ------
     CampaignError
-        If this is no launch, or one of fewer than three processes.
+        If this process was not started by a launcher, or the launch has fewer than three processes.
     """
     if kind == "slurm-runner":
         pairs = {"SLURM_PROCID": "SLURM_NTASKS"} if "SLURM_STEP_ID" in environ else {}
@@ -76,8 +80,8 @@ def find_launch(kind: str, environ: Mapping[str, str] = os.environ) -> Launch:
         pairs, how = {**_LAUNCHERS, "SLURM_PROCID": "SLURM_NTASKS"}, "mpirun -n 64 skygraft run ..."
     for rank, size in pairs.items():
         if rank in environ and (not size or size in environ):
-            count = int(environ[size]) if size else _FEWEST
-            if count < _FEWEST:
+            count = int(environ[size]) if size else _MIN_PROCESSES
+            if count < _MIN_PROCESSES:
                 raise CampaignError(
                     f"the launch has {count} processes; a scheduler, a driver and a worker are needed",
                     key="cluster.kind",
@@ -85,7 +89,7 @@ def find_launch(kind: str, environ: Mapping[str, str] = os.environ) -> Launch:
                 )
             return Launch(int(environ[rank]), count)
     raise CampaignError(
-        f"a cluster of kind {kind} is made of the processes of a launch, and this process is not one of several",
+        f"a cluster of kind {kind} consists of the processes of a launch, and this process was started alone",
         key="cluster.kind",
         fix=f"Start it like `{how}`",
     )
@@ -102,12 +106,12 @@ def _import(name: str, extra: str) -> Any:
             fix=f"Install it with `pip install 'skygraft[{extra}]'`",
         ) from error
     finally:
-        # dask_jobqueue takes SIGINT away from whoever imports it.
+        # dask_jobqueue replaces the handler of SIGINT when it is imported.
         signal.signal(signal.SIGINT, before)
 
 
 def _tls_settings(security: Security) -> dict[str, Any]:
-    """A security object as configuration, which every role of Dask reads, and their child processes."""
+    """Return a security object as settings of Dask, which every role and its child processes read."""
     settings: dict[str, Any] = {"distributed.comm.require-encryption": True, "distributed.comm.default-scheme": "tls"}
     for role in ("client", "scheduler", "worker"):
         found = security.get_tls_config_for_role(role)
@@ -117,99 +121,104 @@ def _tls_settings(security: Security) -> dict[str, Any]:
     return settings
 
 
-@dataclass
-class _Ranks:
+@dataclass(frozen=True)
+class _Running:
     address: str
     size: int
 
 
-_ranks: list[_Ranks] = []
-"""Of this process, while it is the driver."""
+_running: list[_Running] = []
+"""The launch that this process drives, while it does."""
 
 
 @contextlib.contextmanager
 def take_role(config: ClusterConfig, folder: Path) -> Iterator[bool]:
-    """Be what this process of a launch is to be; to be entered before anything else is done.
+    """Take the role of this process in its launch; to be entered before anything else is done.
 
     Parameters
     ----------
     config : ClusterConfig
-        Of any kind; where it is not about a launch nothing happens.
+        Settings of the cluster; for kinds without a launch nothing happens.
     folder : Path
-        One that all processes see, for what they tell each other.
+        Folder that all processes see, for this run's keys and the scheduler's address, unless the configuration names
+        one.
 
     Yields
     ------
     bool
-        Whether this process is the driver; the others have done their part then, and there is nothing left to do.
+        True in the driver. In the other processes False, once the driver has finished: nothing is left to do.
 
     Raises
     ------
     CampaignError
-        If this is no launch, or something is not installed.
+        If this process was not started by a launcher, or a package is missing.
     """
-    if config.kind not in ("mpi", "slurm-runner"):
+    if not isinstance(config, LaunchConfig):
         yield True
         return
     launch = find_launch(config.kind)
-    join = _join_mpi if config.kind == "mpi" else _join_slurm
-    with dask.config.set({"distributed.worker.daemon": True, **WORKERS}), join(config, launch, folder) as address:
+    if isinstance(config, SlurmRunnerConfig):
+        joined = _join_slurm(config, launch, config.logs or folder)
+    else:
+        joined = _join_mpi(config, launch)
+    hide_connection_tracebacks()
+    with dask.config.set({"distributed.worker.daemon": True, **WORKERS}), joined as address:
         if address is None:
             yield False
             return
-        _ranks.append(_Ranks(address, launch.size))
+        _running.append(_Running(address, launch.size))
         try:
             yield True
         finally:
-            _ranks.clear()
-            # Also where the driver failed before it had anything to do: the others would wait for ever.
+            _running.clear()
+            # Even if the driver failed early: the other processes would wait for ever.
             with contextlib.suppress(OSError, TimeoutError), Client(address, set_as_default=False) as client:
                 client.shutdown()
 
 
 @contextlib.contextmanager
-def open_ranks(config: ClusterConfig, *, say: Callable[[str], None] = lambda text: None) -> Iterator[OpenCluster]:
-    """The other processes of the launch, as a cluster.
+def open_launch(config: LaunchConfig, *, say: Callable[[str], None] = lambda text: None) -> Iterator[OpenCluster]:
+    """Connect to the other processes of the launch, as a cluster.
 
     Parameters
     ----------
-    config : ClusterConfig
-        Of kind ``mpi`` or ``slurm-runner``.
+    config : LaunchConfig
+        Settings of the cluster.
     say : callable
-        Hears what is waited for.
+        Called with messages about what is waited for.
 
     Yields
     ------
     OpenCluster
-        Once the first worker is there.
+        The cluster, with at least one worker.
 
     Raises
     ------
     CampaignError
         If `take_role` was not entered before, or no worker comes.
     """
-    if not _ranks:
+    if not _running:
         find_launch(config.kind)
         raise CampaignError(
             f"the processes of the launch have no roles yet, for a cluster of kind {config.kind}",
             key="cluster.kind",
             fix="Use `skygraft run`, or enter skygraft.clusters.mpi_roles.take_role before anything else",
         )
-    ranks = _ranks[0]
-    n_workers = ranks.size - 2
-    with Client(ranks.address, set_as_default=False) as client:
+    running = _running[0]
+    with Client(running.address, set_as_default=False) as client:
         wait_for_worker(
             client,
-            config,
+            config.start_timeout,
             say,
-            what="no worker of the launch has come",
+            problem="no worker of the launch has come",
             fix="See what the other processes of the launch have printed",
         )
-        yield OpenCluster(client, n_workers, client.dashboard_link or "", config.kind)
+        # The others are the driver and the scheduler.
+        yield OpenCluster(client, running.size - 2, config.kind)
 
 
-def _worker_options(config: ClusterConfig) -> dict[str, Any]:
-    # Workers have pages of their own; nobody else is to see them.
+def _worker_options(config: LaunchConfig) -> dict[str, Any]:
+    # Workers serve dashboards of their own: loopback only.
     options: dict[str, Any] = {
         "nthreads": 1,
         "memory_limit": "auto",
@@ -226,9 +235,8 @@ def _worker_options(config: ClusterConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _join_mpi(config: ClusterConfig, launch: Launch, folder: Path) -> Iterator[str | None]:
-    """Through dask-mpi: keys and addresses travel by MPI itself."""
-    del folder
+def _join_mpi(config: LaunchConfig, launch: Launch) -> Iterator[str | None]:
+    """Yield the scheduler's address in the driver, else None; dask-mpi passes keys and addresses through MPI."""
     dask_mpi = _import("dask_mpi", "mpi")
     comm = _import("mpi4py.MPI", "mpi").COMM_WORLD
     if comm.Get_size() != launch.size and "PMIX_RANK" not in os.environ:
@@ -253,11 +261,11 @@ def _join_mpi(config: ClusterConfig, launch: Launch, folder: Path) -> Iterator[s
 
 
 @contextlib.contextmanager
-def _join_slurm(config: ClusterConfig, launch: Launch, folder: Path) -> Iterator[str | None]:
-    """Through dask-jobqueue's runner: keys and addresses travel by files in a shared folder."""
+def _join_slurm(config: SlurmRunnerConfig, launch: Launch, folder: Path) -> Iterator[str | None]:
+    """Yield the scheduler's address in the driver, else None; keys and addresses are passed in a shared folder."""
     slurm = _import("dask_jobqueue.slurm", "slurm")
     folder.mkdir(parents=True, exist_ok=True)
-    # A requeued job has the same number, and must not take the files of its first life.
+    # A requeued job has the same number, and must not use the files of its first start.
     step = "-".join(os.environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
     keys, scheduler_file = folder / f".tls-{step}.json", folder / f".scheduler-{step}.json"
     options = {"dashboard_address": "127.0.0.1:0", "interface": config.interface, **config.scheduler_options}
@@ -272,7 +280,7 @@ def _join_slurm(config: ClusterConfig, launch: Launch, folder: Path) -> Iterator
                     worker_options=_worker_options(config),
                 )
             except (KeyboardInterrupt, SystemExit):
-                # This is how it ends the processes that are not the driver.
+                # SLURMRunner ends the processes that are not the driver like this.
                 yield None
                 return
             yield runner.scheduler_address
@@ -283,7 +291,7 @@ def _join_slurm(config: ClusterConfig, launch: Launch, folder: Path) -> Iterator
 
 
 def _shared_keys(path: Path, launch: Launch, patience: float = 120.0) -> dict[str, Any]:
-    """Keys that the first process makes and the others read; nobody else can."""
+    """Return the keys that the first process makes and the others read; no other user can read them."""
     if launch.rank == 0:
         settings = _tls_settings(Security.temporary())
         temporary = path.with_suffix(".new")

@@ -1,15 +1,14 @@
-"""Whether a process is fit to make a campaign's images: same software, same files, room to write.
+"""Check whether a process can make a campaign's images: same software, same files, room to write.
 
-What is expected is worked out where the campaign is run, and looked at where its tasks run: a wrong version, a file
-system that is not mounted or a full disk then has the machine's name, once, instead of a million failed images.
+The driver works out what is expected, and each worker compares itself with that before its first task. A wrong version,
+a file system that is not mounted, or a full disk is then reported once, with the name of the machine, instead of
+failing a million images.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
-import platform
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -17,31 +16,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from distributed.versions import get_versions
+
 from skygraft.config.campaign import CampaignConfig
 from skygraft.errors import OutputError
 from skygraft.records.image_record import PIXEL_VERSION
 
-__all__ = ["Expectation", "Fitness", "software", "version_differences"]
+__all__ = ["PACKAGES", "Expectation", "Fitness", "relevant_versions", "software", "version_differences"]
 
-PIXEL_PACKAGES = ("skygraft", "numpy", "astropy", "galsim", "numba", "scipy", "starlink-pyast")
-"""Pixels depend on these: another version is another image."""
-OTHER_PACKAGES = ("pyarrow", "dask", "distributed")
-"""Another version of these may work; it is said."""
+_PIXEL_PACKAGES = ("skygraft", "numpy", "astropy", "galsim", "numba", "scipy", "starlink-pyast")
+"""Packages that pixels depend on: with another version, images may differ."""
+_OTHER_PACKAGES = ("pyarrow", "dask", "distributed")
+"""Packages of which another version may work; it is reported."""
+PACKAGES = (*_PIXEL_PACKAGES, *_OTHER_PACKAGES)
+"""Packages whose versions are compared."""
 
-_LEAST_OUTPUT = 100 * 2**20
-_LEAST_SCRATCH = 20 * 2**20
+_LEAST_OUTPUT_BYTES = 100 * 2**20
+_LEAST_SCRATCH_BYTES = 20 * 2**20
 
 
 @dataclass(frozen=True)
 class Fitness:
-    """What is wrong with a process.
+    """Result of checking a process.
 
     Parameters
     ----------
     problems : tuple of str
-        Why it cannot make images; empty where it can.
+        Why the process cannot make images; empty if it can.
     warnings : tuple of str
-        What may matter.
+        Differences that may matter.
     """
 
     problems: tuple[str, ...] = ()
@@ -49,22 +52,33 @@ class Fitness:
 
     @property
     def ok(self) -> bool:
-        """Whether it can make images."""
+        """True if the process can make images."""
         return not self.problems
 
 
+def relevant_versions(packages: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the versions that matter, of those that Dask reports.
+
+    Parameters
+    ----------
+    packages : mapping
+        The ``packages`` of `distributed.versions.get_versions`, called with `PACKAGES`.
+
+    Returns
+    -------
+    dict
+        Name to version; packages that are not installed are left out.
+    """
+    found = {name: version for name in PACKAGES if (version := packages.get(name)) is not None}
+    return {"python": ".".join(str(packages.get("python")).split(".")[:3]), **found}
+
+
 def software() -> dict[str, str]:
-    """Versions of what runs here; a package that is not there is left out."""
-    found = {"python": platform.python_version(), "pixel version": str(PIXEL_VERSION)}
-    for name in (*PIXEL_PACKAGES, *OTHER_PACKAGES):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """Return the versions of this process, by name, and the version of skygraft's pixels."""
+    return relevant_versions(get_versions(PACKAGES)["packages"]) | {"pixel version": str(PIXEL_VERSION)}
 
 
-def version_differences(here: Mapping[str, str | None], there: Mapping[str, str | None]) -> Fitness:
+def version_differences(here: Mapping[str, str], there: Mapping[str, str]) -> Fitness:
     """Compare the software of a worker with that of the client.
 
     Parameters
@@ -75,8 +89,8 @@ def version_differences(here: Mapping[str, str | None], there: Mapping[str, str 
     Returns
     -------
     Fitness
-        Problems for what pixels depend on and for another Python, which cannot read what this one sends; warnings
-        for the rest.
+        Problems for packages that pixels depend on and for another Python, which cannot unpickle what this one sends;
+        warnings for the rest.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -84,31 +98,31 @@ def version_differences(here: Mapping[str, str | None], there: Mapping[str, str 
         found = here.get(name)
         if found == wanted:
             continue
-        text = f"{name} is {found or 'missing'}, the client has {wanted or 'none'}"
+        text = f"{name} is {found or 'missing'}, the client has {wanted}"
         if name == "python":
             minor = [str(version).split(".")[:2] for version in (found, wanted)]
             (warnings if minor[0] == minor[1] else problems).append(text)
         else:
-            (warnings if name in OTHER_PACKAGES and found else problems).append(text)
+            (warnings if name in _OTHER_PACKAGES and found else problems).append(text)
     return Fitness(tuple(problems), tuple(warnings))
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a campaign needs of each process that makes its images.
+    """What a process needs to make a campaign's images.
 
     Parameters
     ----------
     software : tuple of (str, str)
         Names and versions, as `software` finds them at the client.
     root, catalog, output : Path
-        Folder of the survey, file of the catalogue, folder of the outputs.
+        Folder of the survey, file of the catalogue, and folder of the outputs.
     landmark : str
-        An entry of `root`: the mount point of a file system that is not mounted is an empty folder.
+        Name of an entry of `root`. It is missing if the file system is not mounted: the mount point is empty then.
     catalog_bytes : int
-        Size of the catalogue.
+        Size of the catalogue, bytes.
     token : str
-        Content of `token_path`.
+        Content of the file `token_path`.
     """
 
     software: tuple[tuple[str, str], ...]
@@ -121,7 +135,7 @@ class Expectation:
 
     @classmethod
     def of(cls, config: CampaignConfig) -> Self:
-        """What a campaign needs, as it is here."""
+        """Return what a campaign needs, as seen by this process."""
         root, catalog = config.survey.root, config.catalog.path
         with os.scandir(root) as entries:
             landmark = min((entry.name for entry in entries if not entry.name.startswith(".")), default="")
@@ -137,11 +151,11 @@ class Expectation:
 
     @property
     def token_path(self) -> Path:
-        """A file that only who sees the client's output folder can read; gone after the run, or with the next."""
+        """A file by which a worker recognises the client's output folder; removed after the run, or by the next one."""
         return self.output / f".preflight-{self.token}.tmp"
 
     def place_token(self) -> None:
-        """Write the token's file.
+        """Write the file `token_path`.
 
         Raises
         ------
@@ -158,27 +172,27 @@ class Expectation:
             ) from error
 
     def remove_token(self) -> None:
-        """Remove the token's file."""
+        """Remove the file `token_path`."""
         self.token_path.unlink(missing_ok=True)
 
-    def look(self, scratch: str | os.PathLike[str] | None = None) -> Fitness:
-        """See whether this process is fit.
+    def check(self, scratch: str | os.PathLike[str] | None = None) -> Fitness:
+        """Check this process.
 
         Parameters
         ----------
         scratch : path-like, optional
-            Folder for temporary files.
+            Folder for temporary files, which has to be writable.
+
+        Returns
+        -------
+        Fitness
         """
         versions = version_differences(software(), dict(self.software))
         problems = [*versions.problems, *self._inputs(), *self._outputs()]
         if scratch is not None:
-            problem = _writable(Path(scratch), _LEAST_SCRATCH)
+            problem = _writable(Path(scratch), _LEAST_SCRATCH_BYTES)
             problems += [f"the scratch folder {scratch} {problem}"] if problem else []
         return Fitness(tuple(problems), versions.warnings)
-
-    def problems(self) -> list[str]:
-        """Why this process cannot make the images; empty where it can."""
-        return list(self.look().problems)
 
     def _inputs(self) -> list[str]:
         problems = []
@@ -186,7 +200,7 @@ class Expectation:
             with os.scandir(self.root):
                 pass
             if self.landmark and not os.path.lexists(self.root / self.landmark):
-                problems.append(f"the survey's folder {self.root} is another one here: {self.landmark} is not in it")
+                problems.append(f"the survey's folder {self.root} differs here: {self.landmark} is not in it")
         except OSError as error:
             problems.append(f"the survey's folder {self.root} cannot be read ({error.strerror or error})")
         try:
@@ -194,9 +208,7 @@ class Expectation:
             with self.catalog.open("rb"):
                 pass
             if self.catalog.is_file() and size != self.catalog_bytes:
-                problems.append(
-                    f"the catalogue {self.catalog} is another one here ({size} bytes, not {self.catalog_bytes})"
-                )
+                problems.append(f"the catalogue {self.catalog} differs here ({size} bytes, not {self.catalog_bytes})")
         except IsADirectoryError:
             pass
         except OSError as error:
@@ -213,12 +225,12 @@ class Expectation:
             return [f"the output folder {self.output} cannot be read ({error})"]
         if token != self.token:
             return [f"the output folder {self.output} is not the client's"]
-        problem = _writable(self.output, _LEAST_OUTPUT)
+        problem = _writable(self.output, _LEAST_OUTPUT_BYTES)
         return [f"the output folder {self.output} {problem}"] if problem else []
 
 
 def _writable(folder: Path, n_bytes: int) -> str:
-    """Why files of so many bytes cannot be written to a folder; empty where they can."""
+    """Return why `n_bytes` bytes cannot be written to a folder; empty if they can."""
     trial = folder / f".preflight-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         with trial.open("wb") as handle:

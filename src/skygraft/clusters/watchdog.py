@@ -1,7 +1,7 @@
-"""Why no image comes back, and what to do about it: decided from plain facts, without Dask.
+"""Decide why no image comes back and what to do about it, from plain facts and without Dask.
 
-A run waits for its workers, and a worker may never do another task: it was stopped by a batch system, is held at its
-memory limit, or is not heard from. `Watchdog` says so, asks for what can be started again, and ends what cannot go on.
+A worker may never run another task: a batch system suspended it, Dask paused it at its memory limit, or its machine no
+longer answers. `Watchdog` reports that, asks for stuck workers to be restarted, and ends a run that cannot go on.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Any
 
 from skygraft.wording import data_size, duration
 
-__all__ = ["Facts", "Listening", "Outlook", "Patience", "Verdict", "Watchdog", "WorkerFacts"]
+__all__ = ["Facts", "Outlook", "Patience", "Verdict", "Watchdog", "WorkerFacts", "WorkerMonitor"]
 
-_NAMED = 3
-_RESTARTS = 3
-"""A worker that is held at its memory limit again after so many new processes has too little of it."""
+_MAX_NAMES = 3
+_MAX_RESTARTS = 3
+"""A worker that is paused at its memory limit again after this many restarts has too little memory."""
 _LONGEST_PAUSE = 600.0
-_A_MOMENT = 5.0
-"""In which a worker that died may be back."""
+_RESTART_SECONDS = 5.0
+"""Time in which a worker that died may be restarted."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """Whether workers may still come, as the cluster knows it.
+    """Whether more workers may come.
 
     Parameters
     ----------
     coming : bool or None
-        True: some are on their way, such as jobs that wait in a queue. False: none can come any more. None: it is not
-        known.
+        True if some are on their way, such as jobs that wait in a queue; False if none can come any more; None if it is
+        not known.
     text : str
-        What they wait for, or why none comes.
+        What they wait for, or why none can come.
     """
 
     coming: bool | None = None
@@ -41,20 +41,20 @@ class Outlook:
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """A worker, as the scheduler sees it.
+    """State of a worker, as known to the scheduler.
 
     Parameters
     ----------
     address, host : str
-        Where it is.
+        Address of the worker and name of its machine.
     status : str
-        ``running``, ``paused`` (it holds too much memory to begin another task), or a word for one that is leaving.
+        ``running``, ``paused`` (its memory is too full to start another task), or Dask's word for one that is leaving.
     executing : int
-        Tasks that it is at work on.
+        Number of tasks that it is running.
     silent_seconds : float
-        Since it was last heard of.
+        Time since its last heartbeat, seconds.
     memory, memory_limit : int
-        Bytes that its process holds, and may hold; a limit of 0 is none.
+        Memory of its process and the limit to it, bytes; 0 means no limit.
     """
 
     address: str
@@ -68,16 +68,16 @@ class WorkerFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """The state of a run.
+    """State of a run.
 
     Parameters
     ----------
     n_tasks : int
-        Tasks that the scheduler has.
+        Number of unfinished tasks.
     workers : tuple of WorkerFacts
-        Workers that it has.
+        The workers.
     outlook : Outlook
-        Whether others may come.
+        Whether more workers may come.
     """
 
     n_tasks: int
@@ -87,23 +87,23 @@ class Facts:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, seconds.
+    """How long to wait for what, seconds.
 
     Parameters
     ----------
-    word : float
-        For the first worker, or the next image, before it is said why there is none.
+    report : float
+        Without a finished task before a message says why.
     paused : float
-        For a worker that is held at its memory limit and does nothing, before its process is started anew.
+        While a worker is paused at its memory limit and runs no task, before it is restarted.
     lost : float
-        Without a word from a worker before it counts as lost.
+        Without a heartbeat before a worker counts as lost.
     stuck : float
-        For anything to happen where nobody knows whether it can, before the run ends.
+        Without progress before the run ends, if it is not known whether workers will come.
     coming : float
-        For workers that are on their way, before the run ends.
+        Without a worker before the run ends, if workers are on their way.
     """
 
-    word: float = 120.0
+    report: float = 120.0
     paused: float = 60.0
     lost: float = 60.0
     stuck: float = 1800.0
@@ -112,70 +112,70 @@ class Patience:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be done.
+    """Decision of a `Watchdog`.
 
     Parameters
     ----------
-    say : str
-        What to tell people; empty for nothing new.
+    message : str
+        Message to show; empty if there is nothing new.
     restart : tuple of str
-        Addresses of the workers whose process is to be started anew.
+        Addresses of the workers to restart.
     end : str
-        Why the run ends; empty where it goes on.
+        Why the run has to end; empty if it goes on.
     """
 
-    say: str = ""
+    message: str = ""
     restart: tuple[str, ...] = ()
     end: str = ""
 
 
 class Watchdog:
-    """Judges the state of a run, again and again.
+    """Decides what to do about a run whose tasks do not finish.
 
     Parameters
     ----------
     patience : Patience
-        How long to wait.
+        How long to wait for what.
     now : float
-        The time, seconds, of any clock that does not go back.
+        Time of a monotonic clock, seconds.
     """
 
     def __init__(self, patience: Patience, now: float) -> None:
         self.patience = patience
-        self._heard = self._worked = now
+        self._finished = self._worked = now
         self._paused: dict[str, float] = {}
-        self._lonely: float | None = None
+        self._without_workers: float | None = None
         self._restarts = 0
-        self._next_word, self._pause = now, patience.word
+        self._next_message, self._pause = now, patience.report
 
-    def came_back(self, now: float) -> None:
-        """A task came back: all is well."""
-        self._heard = self._worked = now
+    def task_finished(self, now: float) -> None:
+        """Note that a task has finished."""
+        self._finished = self._worked = now
         self._restarts = 0
-        self._pause = self.patience.word
-
-    def quiet_seconds(self, now: float) -> float:
-        """Since a task came back, or the run began."""
-        return now - self._heard
+        self._pause = self.patience.report
 
     def judge(self, facts: Facts, now: float) -> Verdict:
-        """Say what is to be done.
+        """Decide what to do.
 
         Parameters
         ----------
         facts : Facts
-            The state of the run.
+            State of the run.
         now : float
-            The time.
+            Time, seconds.
+
+        Returns
+        -------
+        Verdict
         """
         if facts.n_tasks == 0:
-            self._worked, self._lonely = now, None
+            self._worked, self._without_workers = now, None
             return Verdict()
         if not facts.workers:
             return self._judge_none(facts, now)
-        if self._lonely is not None:
-            # They have just come, and have had no time to do anything.
-            self._lonely, self._worked = None, now
+        if self._without_workers is not None:
+            # They have just come, and have had no time to finish anything.
+            self._without_workers, self._worked = None, now
         at_work = [w for w in facts.workers if w.executing and w.silent_seconds <= self.patience.lost]
         if at_work:
             self._worked = now
@@ -183,76 +183,79 @@ class Watchdog:
         if end and not at_work:
             return Verdict(end=end)
         if now - self._worked > self.patience.stuck:
-            return Verdict(end=f"no worker has done anything for {duration(now - self._worked)}: {_why(facts, self)}")
-        quiet = self.quiet_seconds(now)
-        if not restart and quiet < self.patience.word:
+            return Verdict(
+                end=f"no worker has made progress for {duration(now - self._worked)}: {_describe(facts, self.patience)}"
+            )
+        quiet = now - self._finished
+        if not restart and quiet < self.patience.report:
             return Verdict()
-        text = f"nothing has come back for {duration(quiet)}: {_why(facts, self)}"
+        text = f"no task has finished for {duration(quiet)}: {_describe(facts, self.patience)}"
         if restart:
-            text += f"; starting {_named(restart)} anew"
-        return Verdict(say=self._new(text, now, force=bool(restart)), restart=restart)
+            text += f"; restarting {_listed(restart)}"
+        return Verdict(self._unless_repeated(text, now, force=bool(restart)), restart)
 
     def _judge_none(self, facts: Facts, now: float) -> Verdict:
         self._paused.clear()
-        first = self._lonely is None
-        self._lonely = now if self._lonely is None else self._lonely
-        alone, outlook = now - self._lonely, facts.outlook
+        first = self._without_workers is None
+        self._without_workers = now if self._without_workers is None else self._without_workers
+        waited, outlook = now - self._without_workers, facts.outlook
         about = f": {outlook.text}" if outlook.text else ""
         if outlook.coming is False and not first:
-            return Verdict(end=f"there is no worker any more, and none can come{about}")
+            return Verdict(end=f"no worker is left, and none can come{about}")
         limit = self.patience.coming if outlook.coming else self.patience.stuck
-        if alone > limit:
-            return Verdict(end=f"there has been no worker for {duration(alone)}{about}")
+        if waited > limit:
+            return Verdict(end=f"there has been no worker for {duration(waited)}{about}")
         if first:
-            # A process that dies and is started again at once is not worth a word.
-            self._next_word = now + min(_A_MOMENT, self.patience.word)
+            # A worker that dies and is restarted at once is not worth a message.
+            self._next_message = now + min(_RESTART_SECONDS, self.patience.report)
             return Verdict()
-        return Verdict(say=self._new(f"there is no worker: {facts.n_tasks} tasks wait for one{about}", now))
+        text = f"there is no worker: {facts.n_tasks} tasks are waiting{about}"
+        return Verdict(self._unless_repeated(text, now))
 
     def _judge_paused(self, workers: Iterable[WorkerFacts], now: float) -> tuple[tuple[str, ...], str]:
-        """Which paused workers to start anew, and why that is no use any more."""
+        """Return the paused workers to restart, and why restarting no longer helps; empty if it may."""
         paused = {w.address: w for w in workers if w.status == "paused" and not w.executing}
         self._paused = {address: self._paused.get(address, now) for address in paused}
         due = [address for address, since in self._paused.items() if now - since >= self.patience.paused]
         if not due:
             return (), ""
-        if self._restarts >= _RESTARTS * len(due):
+        if self._restarts >= _MAX_RESTARTS * len(due):
             worker = paused[due[0]]
             return (), (
-                f"workers are held at their memory limit before they can begin a task, also after new processes were "
-                f"started: {_memory(worker)}; give each worker more memory, or have fewer of them"
+                f"workers are paused at their memory limit before they can start a task, even after a restart: "
+                f"{_memory(worker)}; give each worker more memory, or use fewer workers"
             )
         self._restarts += len(due)
         for address in due:
             del self._paused[address]
         return tuple(due), ""
 
-    def _new(self, text: str, now: float, *, force: bool = False) -> str:
-        """The text where it is time for one; the same state is told at growing intervals."""
-        if now < self._next_word and not force:
+    def _unless_repeated(self, text: str, now: float, *, force: bool = False) -> str:
+        """Return the message if it is time for one, else an empty text; the intervals between messages grow."""
+        if now < self._next_message and not force:
             return ""
-        self._next_word = now + self._pause
-        self._pause = min(2 * self._pause, max(_LONGEST_PAUSE, self.patience.word))
+        self._next_message = now + self._pause
+        self._pause = min(2 * self._pause, max(_LONGEST_PAUSE, self.patience.report))
         return text
 
 
-def _why(facts: Facts, watchdog: Watchdog) -> str:
+def _describe(facts: Facts, patience: Patience) -> str:
     """What the workers do, in words."""
     groups: dict[str, list[WorkerFacts]] = {}
     for worker in facts.workers:
-        groups.setdefault(_state(worker, watchdog.patience), []).append(worker)
-    words = []
+        groups.setdefault(_state(worker, patience), []).append(worker)
+    parts = []
     for state, workers in groups.items():
         n = len(workers)
-        words.append(f"{n} worker{'s' if n > 1 else ''} {state} ({_named(w.host or w.address for w in workers)})")
+        parts.append(f"{n} worker{'s' if n > 1 else ''} {state} ({_listed(w.host or w.address for w in workers)})")
     if facts.outlook.coming and facts.outlook.text:
-        words.append(facts.outlook.text)
-    return "; ".join(words)
+        parts.append(facts.outlook.text)
+    return "; ".join(parts)
 
 
 def _state(worker: WorkerFacts, patience: Patience) -> str:
     if worker.silent_seconds > patience.lost:
-        return "not heard of" if not worker.executing else "not heard of, with tasks"
+        return "not responding" if not worker.executing else "not responding, with tasks"
     if worker.status == "paused":
         return f"paused at the memory limit, {_memory(worker)}"
     if worker.executing:
@@ -262,41 +265,45 @@ def _state(worker: WorkerFacts, patience: Patience) -> str:
 
 def _memory(worker: WorkerFacts) -> str:
     limit = f" of {data_size(worker.memory_limit)}" if worker.memory_limit else ""
-    return f"{data_size(worker.memory)}{limit} held"
+    return f"{data_size(worker.memory)}{limit} used"
 
 
-def _named(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     found = list(dict.fromkeys(names))
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return ", ".join(found[:_NAMED]) + more
+    more = f" and {len(found) - _MAX_NAMES} more" if len(found) > _MAX_NAMES else ""
+    return ", ".join(found[:_MAX_NAMES]) + more
 
 
-class Listening:
-    """Turns what a scheduler tells of its workers into facts, by a clock of this process.
+class WorkerMonitor:
+    """Turns a scheduler's description of its workers into `WorkerFacts`.
 
-    A scheduler notes by its own clock when it last heard of a worker; here counts when that note was last seen to
-    change, since the clocks of two machines differ.
+    A scheduler records the last heartbeat of a worker by its own clock. Since the clocks of two machines differ, the
+    silence of a worker is counted here from the moment at which that record was last seen to change.
     """
 
     def __init__(self) -> None:
-        self._notes: dict[str, tuple[float, float]] = {}
+        self._heartbeats: dict[str, tuple[float, float]] = {}
 
     def workers(self, identities: Mapping[str, Mapping[str, Any]], now: float) -> tuple[WorkerFacts, ...]:
-        """The workers.
+        """Return the state of the workers.
 
         Parameters
         ----------
         identities : mapping
-            By address: what ``distributed.scheduler.WorkerState.identity`` gives.
+            For each address what ``distributed.scheduler.WorkerState.identity`` returns.
         now : float
-            The time, of a clock that does not go back.
+            Time of a monotonic clock, seconds.
+
+        Returns
+        -------
+        tuple of WorkerFacts
         """
-        notes: dict[str, tuple[float, float]] = {}
+        heartbeats: dict[str, tuple[float, float]] = {}
         found = []
         for address, identity in identities.items():
-            note = float(identity.get("last_seen") or 0.0)
-            before = self._notes.get(address)
-            notes[address] = before if before is not None and before[0] == note else (note, now)
+            recorded = float(identity.get("last_seen") or 0.0)
+            before = self._heartbeats.get(address)
+            heartbeats[address] = before if before is not None and before[0] == recorded else (recorded, now)
             metrics = identity.get("metrics") or {}
             counts = metrics.get("task_counts") or {}
             found.append(
@@ -305,10 +312,10 @@ class Listening:
                     host=str(identity.get("host") or ""),
                     status=str(identity.get("status") or "running"),
                     executing=sum(int(counts.get(name) or 0) for name in ("executing", "long-running")),
-                    silent_seconds=now - notes[address][1],
+                    silent_seconds=now - heartbeats[address][1],
                     memory=int(metrics.get("memory") or 0),
                     memory_limit=int(identity.get("memory_limit") or 0),
                 )
             )
-        self._notes = notes
+        self._heartbeats = heartbeats
         return tuple(found)

@@ -1,1 +1,1 @@
-"""The YAML of a campaign: its models, the settings of clusters, and how errors in it are reported."""
+"""The configuration: models of a campaign's YAML and of the settings of clusters, and reports of errors in them."""

@@ -1,8 +1,8 @@
-"""The configuration of a campaign: one YAML file, checked whole before anything runs.
+"""The configuration of a campaign: one YAML file, which is checked completely before anything runs.
 
-Relative paths are relative to the file. What is wrong is reported all at once, each problem with the place in the
-file and, for an unknown key, the nearest known one. The resolved configuration (paths absolute, defaults filled in)
-can be written out and read back unchanged.
+Relative paths are relative to the file. All problems are reported together, each with its key and line and, for an
+unknown key, the nearest known one. The resolved configuration (paths absolute, defaults filled in) can be written and
+read back unchanged. Every key is described where it is declared; ``CampaignConfig.model_json_schema()`` lists them all.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 
-from skygraft.config.cluster import ClusterConfig, as_cluster
+from skygraft.config.cluster import AnyCluster
+from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.config.yaml_schema import (
     BASE_DIR,
-    Positive,
+    Flag,
+    Name,
+    PositiveFloat,
+    PositiveInt,
     ResolvedPath,
     Section,
     base_dir,
+    config_error,
     describe_problems,
-    problems_error,
     read_yaml,
 )
 from skygraft.conventions import Conventions, check_conventions
@@ -41,7 +45,6 @@ __all__ = [
     "CalibrationConfig",
     "CampaignConfig",
     "CatalogConfig",
-    "ClusterConfig",
     "InjectionConfig",
     "SurveyConfig",
     "load_config",
@@ -57,7 +60,7 @@ def _radius(value: Any) -> Any:
 
 def _format(value: str) -> str:
     if value != "auto":
-        # What reads and draws images is loaded where it is needed: the driver of a large campaign does without.
+        # Formats take long to import; `skygraft status` does not need them.
         from skygraft.formats import get_format
 
         get_format(value)
@@ -69,26 +72,27 @@ def _skymap(value: Any) -> Any:
     return value
 
 
-# Any, not a union: of a union pydantic reports one problem for each member.
+# Any, not a union: pydantic reports one problem for each member of a union.
 Radius = Annotated[Any, AfterValidator(_radius)]
 FormatName = Annotated[str, AfterValidator(_format)]
 SkyMapSpec = Annotated[Any, AfterValidator(_skymap)]
 
 
 class CalibrationConfig(Section):
-    """What the images do not say themselves, or say wrongly."""
+    """Calibration that the images do not record, or record wrongly."""
 
     aperture: Radius = None
-    """Calibration reference: ``12 pix``, ``2 arcsec``, ``{diameter: 4 arcsec}``, ``psf_model`` or ``total``."""
+    """What calibrated fluxes are the flux of: an aperture's radius (``12 pix``, ``2 arcsec``) or diameter
+    (``{diameter: 4 arcsec}``), ``psf_model`` or ``total``."""
     zeropoint: Annotated[float | None, Field(allow_inf_nan=False)] = None
-    """AB magnitude of one image unit."""
+    """AB magnitude of a source with a flux of one image unit."""
     unit: str | None = None
-    """Unit of the image; only together with `zeropoint`."""
-    gain: Positive | None = None
+    """Unit of the image's pixels; only together with `zeropoint`."""
+    gain: PositiveFloat | None = None
     """Electrons per image unit."""
     psf: Any = None
-    """PSFEx file of an image, relative to the image: ``{stem}.psf``, where ``{stem}`` and ``{name}`` are the image
-    file's; or a model for all, such as ``{kind: moffat, fwhm: 0.9 arcsec}``."""
+    """PSFEx file of each image, relative to the image, such as ``{stem}.psf``, where ``{stem}`` and ``{name}`` are
+    those of the image file; or one model for all images, such as ``{kind: moffat, fwhm: 0.9 arcsec}``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -106,7 +110,18 @@ class CalibrationConfig(Section):
         return self
 
     def psf_of(self, image: Path) -> Path | dict[str, Any] | None:
-        """The PSF of an image, its file or its model; None where the image is to find its own."""
+        """Return the PSF of an image.
+
+        Parameters
+        ----------
+        image : Path
+            Path of the image file.
+
+        Returns
+        -------
+        Path, dict or None
+            Path of the PSFEx file, or the model; None if the image's own PSF is used.
+        """
         if not isinstance(self.psf, str):
             model: dict[str, Any] | None = self.psf
             return model
@@ -122,7 +137,7 @@ class CalibrationConfig(Section):
         return image.parent / "".join(text + given[field] for text, field, _, _ in parts)
 
     def photo_calib(self) -> dict[str, Any] | None:
-        """The calibration that replaces the image's own, as `read_exposure` takes it, or None."""
+        """Return the calibration that replaces the image's own, as `read_exposure` takes it; None if there is none."""
         if self.zeropoint is None:
             return None
         given: dict[str, Any] = {"zeropoint": self.zeropoint}
@@ -130,7 +145,7 @@ class CalibrationConfig(Section):
 
 
 def _repository(text: str, info: ValidationInfo) -> str:
-    # Here, so that whoever reads a configuration without a repository does not load what reads images.
+    # Imported here: a configuration without a repository does not need it.
     from skygraft.survey.butler import repository
 
     return repository(text, base_dir(info))
@@ -140,34 +155,31 @@ def _collections(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
-Name = Annotated[str, Field(min_length=1)]
-
-
 class ButlerConfig(Section):
-    """Datasets of a Butler repository, and where the outputs are registered in it."""
+    """Images in a Butler repository, and where the outputs are registered in it."""
 
     repo: Annotated[Name, AfterValidator(_repository)]
-    """The repository: its folder, the URI of its ``butler.yaml``, or a name in ``DAF_BUTLER_REPOSITORIES``."""
+    """Repository: its folder, the URI of its ``butler.yaml``, or a name in ``DAF_BUTLER_REPOSITORIES``."""
     collections: Annotated[tuple[Name, ...], BeforeValidator(_collections), Field(min_length=1)]
-    """Collections to search, in order; also as one text with commas between them."""
+    """Collections to search, in order, as a list or as text separated by commas."""
     dataset_type: Name
-    """Name of the images' dataset type."""
+    """Dataset type of the images."""
     where: str = ""
-    """Butler's expression that selects data ids."""
+    """Expression of the Butler that selects data ids."""
     schema_type: Name | None = None
-    """Dataset type of the schema of the source catalogues, which records the calibration aperture of calexps."""
+    """Dataset type of the source catalogues' schema, which records the calibration aperture of calexps."""
     output_run: Name | None = None
-    """Run collection that the outputs are registered in, as datasets; by default they are not."""
+    """Run collection to register the outputs in, as datasets; by default they are not registered."""
     output_repo: Annotated[Name, AfterValidator(_repository)] | None = None
-    """Repository that `output_run` is in, by default `repo`; records of dimensions that it lacks are copied to it."""
+    """Repository of `output_run`, by default `repo`; dimension records that it lacks are copied to it."""
     output_type: Name | None = None
-    """Their dataset type; by default ``injected_`` before `dataset_type`."""
+    """Dataset type of the outputs; by default ``injected_`` followed by `dataset_type`."""
     transfer: Literal["direct", "copy", "link", "hardlink", "symlink", "relsymlink"] = "direct"
-    """How the repository takes the files: where they lie (direct), or as copies or links in its own folder."""
+    """How the repository stores the files: in place (``direct``), or as copies or links in its own folder."""
 
     @property
     def repo_written(self) -> str:
-        """Repository of the outputs."""
+        """Repository that the outputs are registered in."""
         return self.output_repo or self.repo
 
     @property
@@ -182,12 +194,12 @@ class ButlerConfig(Section):
             raise ValueError("output_run is one of the collections and output_type that of the images; change either")
         if self.output_run is None and (self.output_repo or self.output_type or self.transfer != "direct"):
             raise ValueError(
-                "output_repo, output_type and transfer are of outputs that are registered: give output_run too"
+                "output_repo, output_type and transfer apply to outputs that are registered: give output_run too"
             )
         return self
 
     def query(self) -> dict[str, Any]:
-        """The mapping that `skygraft.survey.butler.ButlerQuery.from_spec` takes."""
+        """Return the mapping that `skygraft.survey.butler.ButlerQuery.from_spec` takes."""
         return {
             "repo": self.repo,
             "collections": list(self.collections),
@@ -198,23 +210,24 @@ class ButlerConfig(Section):
 
 
 class SurveyConfig(Section):
-    """Which images."""
+    """Which images to inject into: exactly one of `images`, `ccds`, `butler` and `index`."""
 
     root: ResolvedPath = Path()
-    """Folder that `images` and the outputs' layout are relative to; by default that of the file."""
+    """Folder that `images` and the layout of the outputs are relative to; by default that of the file."""
     images: str | tuple[str, ...] | None = None
-    """Glob pattern (``**`` allowed), or several."""
+    """Glob pattern of the image files (``**`` allowed), or a list of them."""
     ccds: str | None = None
-    """Table of CCDs in the Legacy Surveys' layout."""
+    """Table of CCDs in the layout of the Legacy Surveys."""
     butler: ButlerConfig | None = None
-    """Datasets of a Butler repository."""
+    """Images in a Butler repository."""
     index: str | None = None
-    """Parquet file that ``skygraft index -o`` wrote, relative to `root`: the headers are not read again."""
+    """Parquet file written by ``skygraft index -o``, relative to `root`; the headers are then not read again."""
     format: FormatName = "auto"
-    """Name of the image format."""
+    """Name of the image format; ``auto`` recognises it."""
     calibration: CalibrationConfig = CalibrationConfig()
+    """Calibration that the images do not record, or record wrongly."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Reading options of the format."""
+    """Options of the format for reading images."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -224,11 +237,11 @@ class SurveyConfig(Section):
                 "of skygraft index)"
             )
         if self.index is not None and (self.format != "auto" or self.options):
-            raise ValueError("format and options do not go with index, which says them for every image")
+            raise ValueError("format and options cannot be combined with index, which has them for every image")
         return self
 
     def spec(self) -> dict[str, Any]:
-        """The mapping that `skygraft.survey.index_images` takes."""
+        """Return the mapping that `skygraft.survey.index_images` takes."""
         spec: dict[str, Any] = {"format": self.format, "options": dict(self.options)}
         if self.images is not None:
             spec["images"] = self.images if isinstance(self.images, str) else list(self.images)
@@ -242,35 +255,50 @@ class SurveyConfig(Section):
 
 
 class CatalogConfig(Section):
-    """Which fake sources."""
+    """Which sources to inject."""
 
     path: ResolvedPath
-    """The catalogue's file."""
+    """File or folder of the catalogue."""
     dialect: str = "auto"
-    """Name of its dialect, where it is not recognised by its columns."""
-    band: Annotated[str, Field(min_length=1)] | None = None
-    """Band of a catalogue with a single ``mag`` column."""
+    """Name of the catalogue's dialect, its convention for columns; ``auto`` recognises it."""
+    band: Name | None = None
+    """Band of the magnitudes in a catalogue with a single ``mag`` column."""
     on_bad: Literal["raise", "flag"] = "raise"
-    """Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn."""
+    """Rows that cannot be drawn are an error (``raise``), or are flagged and not drawn (``flag``)."""
 
 
 class InjectionConfig(Section):
-    """How the sources are drawn; each key is one of `skygraft.injection.InjectionOptions`."""
+    """How the sources are drawn; each key is an option of `skygraft.injection.InjectionOptions`."""
 
     flux_mode: Literal["calibrated", "aperture", "psf_sum", "total"] = "calibrated"
+    """What a source's flux is the flux of: the image's own calibration reference, the flux inside `aperture`, the sum
+    of the PSF kernel, or the total flux in an infinite plane."""
     aperture: Radius = None
+    """Aperture for ``flux_mode: aperture``, such as ``12 pix``, ``2 arcsec`` or ``{diameter: 4 arcsec}``."""
     position: Literal["source", "image"] = "source"
-    noise: Annotated[bool, Field(strict=True)] = True
+    """Where the PSF is normalised: at each source, or at the average position of the image."""
+    noise: Flag = True
+    """Add the photon noise of the sources."""
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    gain: Positive | None = None
+    """Seed of the noise."""
+    gain: PositiveFloat | None = None
+    """Electrons per image unit; by default the image's own, or fitted to its variance."""
     coadd_noise: Literal["correlated", "white"] = "correlated"
+    """Photon noise in coadds: correlated between pixels like the coadd's own noise, or white."""
     flux_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
+    """Fraction of a source's flux that may fall outside its stamp."""
     mask_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    mark_injected: Annotated[bool, Field(strict=True)] = True
+    """The mask plane INJECTED marks pixels that change by more than this fraction of their noise."""
+    mark_injected: Flag = True
+    """Add the mask planes INJECTED and INJECTED_CORE."""
     stars: Literal["fourier", "taps", "galsim"] = "fourier"
+    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim."""
     galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
+    """How Sérsic profiles are drawn: fast, more precisely, or by GalSim."""
     conventions: Conventions = "skygraft"
-    variance: Annotated[bool, Field(strict=True)] | None = None
+    """Conventions to draw sources by; those of ``lsst_source_injection`` reproduce that package's pixels."""
+    variance: Flag | None = None
+    """Add the sources' variance to the variance plane; by default as `noise`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -287,57 +315,66 @@ class InjectionConfig(Section):
         return self
 
     def options(self) -> InjectionOptions:
-        """The options that `skygraft.inject` takes."""
+        """Return the options that `skygraft.inject` takes."""
         from skygraft.injection import InjectionOptions
 
         return InjectionOptions(**self.model_dump())
 
 
 class CampaignConfig(Section):
-    """A whole campaign, as one YAML file says it."""
+    """A campaign: the content of its YAML file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Name of the campaign: letters, digits, dots, dashes and underscores."""
+    """Name of the campaign."""
     survey: SurveyConfig
+    """Which images to inject into."""
     catalog: CatalogConfig
+    """Which sources to inject."""
     output: ResolvedPath
-    """Folder that everything is written to."""
+    """Folder for the outputs."""
     skymap: SkyMapSpec = "hsc_rings_v1"
-    """Sky map that cuts the catalogue and the tables: its name, or a mapping with a kind."""
+    """Sky map whose tracts and patches divide the sky: a name, or a mapping with a ``kind``."""
     injection: InjectionConfig = InjectionConfig()
+    """How the sources are drawn."""
     margin_arcsec: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    """How far outside an image a source may lie and still be drawn on it."""
-    cluster: Annotated[ClusterConfig, BeforeValidator(as_cluster)] = ClusterConfig()
-    task_seconds: Positive = 60.0
-    """Aimed-at length of a task."""
-    images_per_task: Annotated[int, Field(ge=1)] = 100
+    """How far outside an image a source may lie and still be drawn on it, arcseconds."""
+    cluster: AnyCluster = LocalConfig()
+    """Where the tasks run: a kind of cluster, the address of a scheduler, the path of a profile, or a mapping."""
+    task_seconds: PositiveFloat = 60.0
+    """Intended length of a task, seconds."""
+    images_per_task: PositiveInt = 100
     """Largest number of images in a task."""
-    retries: Annotated[int, Field(ge=0)] = 1
-    """How often an image that failed for a reason that may pass is tried again, after all others."""
+    retries: Annotated[int, Field(ge=0, strict=True)] = 1
+    """Number of further attempts for an image that failed for a reason that may be temporary, after all others."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.cluster.check_task(self.task_seconds)
         if self.survey.root.is_relative_to(self.output):
             raise ValueError(
-                f"output is {str(self.output)!r}, a folder that the survey lies in; outputs would be taken for inputs. "
-                "Name a folder of its own"
+                f"output is {str(self.output)!r}, a folder that the survey lies in; outputs would be mistaken for "
+                "inputs. Name a folder of its own"
             )
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """The configuration as JSON types, defaults filled in and paths absolute; `parse_config` takes it back."""
+        """Return the configuration as JSON types, with absolute paths and defaults; `parse_config` reads it back."""
         dumped: dict[str, Any] = self.model_dump(mode="json")
         return dumped
 
     def to_yaml(self) -> str:
-        """The resolved configuration as YAML."""
+        """Return the resolved configuration as YAML."""
         return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
 
     def pixel_settings(self) -> dict[str, Any]:
-        """What of the configuration an image's pixels depend on, flat: dotted key to value (JSON types).
+        """Return the settings that an image's pixels depend on.
 
-        Paths are left out: inputs are known by their content or stamps, so that a campaign can move house.
+        Paths are left out, so that a campaign can be moved: inputs are identified by content, or by size and time.
+
+        Returns
+        -------
+        dict
+            Dotted key to value, as JSON types.
         """
         resolved = self.resolved()
         parts = {
@@ -351,14 +388,14 @@ class CampaignConfig(Section):
         }
         butler = self.survey.butler
         if butler is not None and butler.output_run is not None:
-            # The files say which datasets they are.
+            # The output files record which datasets they are.
             parts["survey.butler"] = {"output_run": butler.output_run, "output_type": butler.type_written}
         settings: dict[str, Any] = json.loads(json.dumps(dict(_flatten(parts))))
         return {key: value for key, value in settings.items() if (key, value) not in _LATER_SETTINGS}
 
 
 _LATER_SETTINGS = (("injection.conventions", "skygraft"), ("injection.variance", None))
-"""Settings that records made before them do not have: left out where they change nothing."""
+"""Settings added later: with these values they are left out, as in older records, since they change nothing."""
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -377,8 +414,8 @@ def load_config(path: str | os.PathLike[str], *, butler: Mapping[str, Any] | Non
     path : path-like
         The file; relative paths in it are relative to its folder.
     butler : mapping, optional
-        Keys of ``survey: butler:`` that count instead of those in the file; with a ``repo`` among them, also instead
-        of other ways to list images.
+        Keys of ``survey: butler:`` that replace those in the file; a ``repo`` among them also replaces other ways to
+        list images.
 
     Returns
     -------
@@ -387,7 +424,7 @@ def load_config(path: str | os.PathLike[str], *, butler: Mapping[str, Any] | Non
     Raises
     ------
     ConfigError
-        If the file cannot be read, is not YAML, or anything in it is not as it should be; all problems are named.
+        If the file cannot be read, is not YAML, or anything in it is not allowed; all problems are named.
     """
     path = Path(path)
     content = read_yaml(path, "configuration")
@@ -404,7 +441,7 @@ def _with_butler(content: Mapping[str, Any], butler: Mapping[str, Any]) -> dict[
         survey = {key: value for key, value in survey.items() if key not in ("images", "ccds", "index")}
     elif before is None:
         raise ConfigError(
-            f"{', '.join(butler)} is of a Butler repository, and the campaign names none",
+            f"{', '.join(butler)} applies to a Butler repository, and the campaign names none",
             key="survey.butler",
             fix="Name it: butler: {repo: ...} in survey, or --butler",
         )
@@ -413,7 +450,7 @@ def _with_butler(content: Mapping[str, Any], butler: Mapping[str, Any]) -> dict[
 
 
 def _with_skymap(content: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """The content with a sky map that a Butler repository defines put in its parameters: read once, and then kept."""
+    """Replace a sky map that a Butler repository defines by its parameters, so that it is read only once."""
     skymap = content.get("skymap")
     if not isinstance(skymap, Mapping) or skymap.get("kind") != "butler":
         return dict(content)
@@ -434,16 +471,21 @@ def parse_config(
     Parameters
     ----------
     content : mapping
-        What the YAML file would hold.
+        Content of the YAML file.
     base_dir : path-like, optional
         Folder that relative paths are relative to; by default the current one.
     path : path-like, optional
-        Named in errors.
+        Path of the file, for errors.
+
+    Returns
+    -------
+    CampaignConfig
 
     Raises
     ------
     ConfigError
-        All problems at once: an unknown key (the nearest known one is named), a missing one, a bad value.
+        If a key is unknown or missing, or a value is not allowed; all problems are named, and for an unknown key the
+        nearest known one.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(
@@ -460,6 +502,6 @@ def parse_config(
     except ValidationError as error:
         problems = describe_problems(error, CampaignConfig)
     except SkygraftError as error:
-        # Pydantic lets errors that are not ValueErrors through; say where they come from.
+        # Pydantic does not catch errors that are not ValueErrors; name their key.
         problems = [(error.key or "configuration", error.message)]
-    raise problems_error(problems, "configuration", path)
+    raise config_error(problems, "configuration", path)

@@ -1,4 +1,4 @@
-"""What every part of a campaign's configuration shares: strict sections, paths, YAML, and how problems are told."""
+"""What all sections of the YAML share: the base model, types of values, reading of files, and reports of problems."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -31,30 +32,33 @@ from skygraft.yaml_text import YamlError, check_yaml, key_lines, yaml_problem
 __all__ = [
     "BASE_DIR",
     "Duration",
-    "Positive",
+    "Flag",
+    "Name",
+    "OptionalDuration",
+    "PositiveFloat",
+    "PositiveInt",
     "ResolvedPath",
     "Section",
     "Size",
     "base_dir",
+    "config_error",
     "describe_problems",
-    "lines_of",
     "parse_bytes",
     "parse_duration",
     "parse_timeout",
-    "problems_error",
+    "parse_yaml",
     "read_yaml",
-    "yaml_value",
 ]
 
 _MAX_BYTES = 16 << 20
-_MAX_TOLD = 40
+_MAX_REPORTED = 40
 
 BASE_DIR = "base_dir"
-"""Key of the validation context: the folder that relative paths are relative to."""
+"""Key of pydantic's validation context: the folder that relative paths are relative to."""
 
 
 def base_dir(info: ValidationInfo) -> Path:
-    """The folder that relative paths are relative to."""
+    """Return the folder that relative paths are relative to."""
     return Path((info.context or {}).get(BASE_DIR, Path.cwd()))
 
 
@@ -63,7 +67,10 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 
 
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, Field(min_length=1)]
 
 
 _UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0,
@@ -72,18 +79,18 @@ _BYTES = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_duration(value: str | float) -> float:
-    """Seconds of a length of time.
+    """Return a length of time in seconds.
 
     Parameters
     ----------
     value : str or float
-        ``4h``, ``90 min``, ``2 d``, ``HH:MM:SS``, ``D-HH:MM:SS``, or a number of seconds. ``HH:MM`` is not taken:
-        batch systems do not agree on whether that is hours or minutes.
+        ``4h``, ``90 min``, ``2 d``, ``HH:MM:SS``, ``D-HH:MM:SS``, or a number of seconds. ``HH:MM`` is not allowed:
+        some batch systems read it as hours and minutes, others as minutes and seconds.
 
     Raises
     ------
     ValueError
-        If it is none of these, or not positive.
+        If the value is none of these, or not positive.
     """
     text = str(value).strip().lower()
     clock = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", text)
@@ -98,33 +105,22 @@ def parse_duration(value: str | float) -> float:
             )
         total = float(number[1]) * _UNITS[number[2] or "s"]
     if total <= 0:
-        raise ValueError(f"{value!r} is no time at all")
+        raise ValueError(f"{value!r} is not a positive length of time")
     return total
 
 
 def parse_timeout(value: str | float | None) -> float:
-    """Seconds of a length of time; infinity for None.
-
-    Parameters
-    ----------
-    value : str, float or None
-        As `parse_duration` takes it.
-
-    Raises
-    ------
-    ValueError
-        As `parse_duration`.
-    """
+    """Return a length of time in seconds, as `parse_duration`; infinity for None."""
     return math.inf if value is None else parse_duration(value)
 
 
 def parse_bytes(value: str) -> int:
-    """Bytes of a size such as ``16GiB``, ``500 MB``, ``4G`` (as GiB, which is what batch systems mean by it).
+    """Return the bytes of a size such as ``16GiB``, ``500 MB`` or ``4G`` (GiB, as in batch systems).
 
     Raises
     ------
     ValueError
-        If it is not a size.
+        If the value is not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)", str(value).strip().lower())
     if match is None or float(match[1]) <= 0 or (match[3] and not match[2]):
@@ -133,32 +129,34 @@ def parse_bytes(value: str) -> int:
     return math.ceil(float(match[1]) * float(base ** _BYTES[match[2]]))
 
 
-def _duration(value: str | float | None) -> str | float | None:
-    if value is not None:
-        parse_duration(value)
-    return value
+def _checked_by(parse: Callable[[Any], Any]) -> BeforeValidator:
+    """Return a validator that calls `parse` for its errors and keeps the value as it was written."""
+
+    def check(value: Any) -> Any:
+        parse(value)
+        return value
+
+    return BeforeValidator(check)
 
 
-def _size(value: str | None) -> str | None:
-    if value is not None:
-        parse_bytes(value)
-    return value
-
-
-# A YAML reader makes a number of 04:00:00 (sexagesimal) and of an unquoted 4.
-Duration = Annotated[str | float | None, AfterValidator(_duration)]
-Size = Annotated[str | None, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v), AfterValidator(_size)]
+# YAML reads an unquoted 04:00:00 as a number (sexagesimal), and an unquoted 4 too.
+Duration = Annotated[str | float, _checked_by(parse_duration)]
+OptionalDuration = Duration | None
+Size = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int) else v), _checked_by(parse_bytes)]
 
 
 class Section(BaseModel):
-    """A mapping of a configuration: no other keys than these, and not changed once read."""
+    """Base of the models of the YAML's sections: unknown keys are errors, and instances cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    foreign_key_hint: ClassVar[str] = ""
+    """For a member of a union: what to add to the message for a key that other members have."""
 
     @field_validator("*", mode="before")
     @classmethod
     def _plausible(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what pydantic would take for a number, or what no file name or number of the system can be."""
+        """Refuse booleans given for numbers, numbers beyond 64 bits, and text that no file name can contain."""
         if isinstance(value, bool) and _is_number(cls.model_fields[info.field_name or ""].annotation):
             wanted = "a number is needed, such as an integer"
             raise ValueError(f"{str(value).lower()} is given; {wanted} (YAML reads yes, no, on and off so)")
@@ -166,37 +164,39 @@ class Section(BaseModel):
             if isinstance(one, int) and abs(one) >= 2**63:
                 raise ValueError("the number is beyond those of 64 bits")
             if isinstance(one, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in one):
-                raise ValueError("the text holds a NUL character, or one that is no Unicode")
+                raise ValueError("the text contains a NUL character, or one that is not Unicode")
         return value
 
 
 def _is_number(annotation: Any) -> bool:
-    """Whether a field is a number, or a number or nothing."""
-    kinds = set(get_args(annotation)) - {type(None)} or {annotation}
-    return kinds <= {int, float} or (get_origin(annotation) is Annotated and _is_number(get_args(annotation)[0]))
+    """True if a field takes numbers only, or numbers and None."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    members = set(get_args(annotation)) - {type(None)}
+    return all(map(_is_number, members)) if members else annotation in (int, float)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice in a mapping is an error, not the last one winning."""
+    """Loader of safe YAML in which a repeated key is an error, instead of the last one being used."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
-                    None, None, "merge keys (<<) are not taken; write the keys out", key_node.start_mark
+                    None, None, "merge keys (<<) are not allowed; write the keys out", key_node.start_mark
                 )
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice in one mapping", key_node.start_mark
+                    None, None, f"the key {key!r} occurs twice in one mapping", key_node.start_mark
                 )
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Build one value; what its tag or form does not fit is told with its place."""
+        """Build one value; report one that does not fit its tag, with its place."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as error:
@@ -206,56 +206,62 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             ) from error
 
 
-def _yaml_text(path: Path, what: str) -> str:
-    """The text of a YAML file: a regular one, of a size that somebody may have written."""
+def _read_text(path: Path, what: str) -> str:
+    """Read a YAML file, which has to be a regular file of moderate size."""
     try:
         known = path.exists()
-        special = known and not (path.is_file() or path.is_dir())  # a device may never end
+        special = known and not (path.is_file() or path.is_dir())  # reading a device may never end
         too_large = known and path.stat().st_size > _MAX_BYTES
         text = "" if special or too_large else path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # also bytes that are no UTF-8, and names that no file can have
+    except (OSError, ValueError) as error:  # also for bytes that are not UTF-8, and names that no file can have
         raise ConfigError(
             f"the {what} cannot be read ({error})", path=path, fix="Check the path and permissions"
         ) from error
     if special or too_large:
-        reason = "it is no regular file" if special else f"it has more than {_MAX_BYTES} bytes"
+        reason = "it is not a regular file" if special else f"it has more than {_MAX_BYTES} bytes"
         raise ConfigError(f"the {what} cannot be read ({reason})", path=path, fix="Check the path")
     return text
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """The content of a YAML file, as plain Python types.
+    """Read a YAML file.
 
     Parameters
     ----------
     path : Path
         The file.
     what : str
-        What it is, for errors: ``configuration``.
+        What the file is, for errors, such as ``configuration``.
+
+    Returns
+    -------
+    object
+        Content as plain Python types.
 
     Raises
     ------
     ConfigError
-        If it cannot be read, is not YAML, or is nested or repeated by aliases beyond what anybody writes.
+        If the file cannot be read, is not YAML, or is nested or repeated by aliases excessively.
     """
-    text = _yaml_text(path, what)
+    text = _read_text(path, what)
     try:
-        return yaml_value(text)
+        return parse_yaml(text)
     except YamlError as error:
         raise ConfigError(f"not valid YAML{error}", path=path, fix="Correct the file") from error
 
 
-def yaml_value(text: str) -> Any:
-    """The value of YAML text, as plain Python types.
+def parse_yaml(text: str) -> Any:
+    """Return the value of YAML text as plain Python types.
 
     Parameters
     ----------
     text : str
+        YAML text of one document.
 
     Raises
     ------
     YamlError
-        If it is not YAML, or is nested or repeated by aliases beyond what anybody writes.
+        If the text is not YAML, or is nested or repeated by aliases excessively.
     """
     check_yaml(text)
     try:
@@ -265,69 +271,125 @@ def yaml_value(text: str) -> Any:
         raise YamlError(yaml_problem(error)) from error
 
 
-def lines_of(path: Path) -> dict[str, int]:
-    """The line of every key of a YAML file that `read_yaml` has read; see `skygraft.yaml_text.key_lines`."""
+def _key_lines(path: Path) -> dict[str, int]:
+    """Return the line of every key of a YAML file that has been read; see `skygraft.yaml_text.key_lines`."""
     try:
         return key_lines(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError):  # changed since
+    except (OSError, ValueError, yaml.YAMLError):  # the file has changed since
         return {}
 
 
-def problems_error(
+def config_error(
     problems: Sequence[tuple[str, str]], what: str, path: str | os.PathLike[str] | None = None
 ) -> ConfigError:
-    """One error for all problems (place, message) of a configuration; with lines, where it is of a file."""
+    """Return one error for all problems of a configuration.
+
+    Parameters
+    ----------
+    problems : sequence of (str, str)
+        Dotted key and message of each problem, see `describe_problems`.
+    what : str
+        What has the problems, for the message, such as ``configuration``.
+    path : path-like, optional
+        The YAML file, for the lines of the keys.
+    """
     if path is not None:
-        lines = lines_of(Path(path))
+        lines = _key_lines(Path(path))
         problems = [(place, f"{problem}{_line(place, lines)}") for place, problem in problems]
     if len(problems) == 1:
         place, problem = problems[0]
         return ConfigError(problem, path=path, key=place)
-    joined = "".join(f"\n  {place}: {problem}" for place, problem in problems[:_MAX_TOLD])
-    if len(problems) > _MAX_TOLD:
-        joined += f"\n  ... and {len(problems) - _MAX_TOLD} more"
+    joined = "".join(f"\n  {place}: {problem}" for place, problem in problems[:_MAX_REPORTED])
+    if len(problems) > _MAX_REPORTED:
+        joined += f"\n  ... and {len(problems) - _MAX_REPORTED} more"
     return ConfigError(f"{len(problems)} problems in the {what}:{joined}", path=path)
 
 
 def _line(place: str, lines: Mapping[str, int]) -> str:
-    """Where a key stands, or the section that it is missing in."""
+    """Return the line of a key or, if the key is missing, of its section."""
     while place not in lines and "." in place:
         place = place.rpartition(".")[0]
     return f" (line {lines[place]})" if place in lines else ""
 
 
-def describe_problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
-    """What pydantic found wrong, as (place, message); an unknown key names the nearest known one."""
-    return [_describe(dict(problem), model) for problem in error.errors(include_url=False)]
+def describe_problems(error: ValidationError, schema: Any) -> list[tuple[str, str]]:
+    """Describe what pydantic found wrong.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+        The problems.
+    schema : type
+        The model that was validated, or a union of models with different values of ``kind``.
+
+    Returns
+    -------
+    list of (str, str)
+        Dotted key and message of each problem. For an unknown key the message names the nearest known key, or the
+        kinds that do have the key.
+    """
+    return [_describe(dict(problem), schema) for problem in error.errors(include_url=False)]
 
 
-def _describe(problem: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
-    location = tuple(part for part in problem["loc"] if not str(part).startswith("function-"))
-    place = ".".join(str(part) for part in location) or "configuration"
-    given = problem.get("input")
+def _describe(problem: dict[str, Any], schema: Any) -> tuple[str, str]:
+    location, section, siblings = _follow(problem["loc"], schema)
+    place = ".".join(location) or "configuration"
     match problem["type"]:
-        case "extra_forbidden":
-            known = _known_keys(location[:-1], model)
-            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            return place, f"unknown key{hint}"
+        case "extra_forbidden" if section is not None:
+            return place, _unknown_key(location[-1], section, siblings)
         case "missing":
             return place, "is missing"
         case "value_error":
             return place, str(problem["ctx"]["error"])
         case _:
-            shown = json.dumps(given, default=str, skipkeys=True)
+            shown = json.dumps(problem.get("input"), default=str, skipkeys=True)
             return place, f"{problem['msg'][0].lower()}{problem['msg'][1:]} (given: {shown[:80]})"
 
 
-def _known_keys(location: tuple[Any, ...], model: type[BaseModel]) -> list[str]:
-    """The keys that the section at `location` has."""
-    section = model
-    for name in location:
-        annotation = section.model_fields[name].annotation if name in section.model_fields else None
-        candidates = [annotation, *get_args(annotation)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not models:
-            return []
-        section = models[0]
-    return list(section.model_fields)
+def _unknown_key(key: str, section: type[Section], siblings: Sequence[type[Section]]) -> str:
+    kinds = [sibling.model_fields["kind"].default for sibling in siblings if key in sibling.model_fields]
+    if kinds:
+        hint = f": {section.foreign_key_hint}" if section.foreign_key_hint else ""
+        return f"{key} is not of kind: {section.model_fields['kind'].default}, but of {', '.join(kinds)}{hint}"
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+
+
+def _follow(location: Sequence[Any], schema: Any) -> tuple[list[str], type[Section] | None, Sequence[type[Section]]]:
+    """Follow a location of pydantic's through the models.
+
+    Pydantic puts the kind of a union's member, and names of its own validators, between the keys.
+
+    Returns
+    -------
+    keys : list of str
+        The keys alone, as in the file.
+    section : type of Section or None
+        The model that the last key belongs to; None if it belongs to none.
+    siblings : sequence of type of Section
+        The other members of its union.
+    """
+    keys: list[str] = []
+    section: type[Section] | None = None
+    models, others, siblings = _models(schema), [], []
+    for part in location:
+        if str(part).startswith("function-"):
+            continue
+        if len(models) > 1:
+            others = [model for model in models if model.model_fields["kind"].default != part]
+            models = [model for model in models if model not in others]
+            continue
+        keys.append(str(part))
+        section = models[0] if models else None
+        others, siblings = [], others
+        models = _models(section.model_fields[part].annotation) if section and part in section.model_fields else []
+    return keys, section, siblings
+
+
+def _models(schema: Any) -> list[type[Section]]:
+    """Return the models in a type: itself, or the members of a union."""
+    if get_origin(schema) in (Annotated, Union, UnionType):
+        members = get_args(schema)[:1] if get_origin(schema) is Annotated else get_args(schema)
+        return [model for member in members for model in _models(member)]
+    return [schema] if isinstance(schema, type) and issubclass(schema, Section) else []

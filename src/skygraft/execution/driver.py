@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from distributed import Client, Future, KilledWorker, Semaphore, as_completed
 
-from skygraft.clusters.calls import insist
-from skygraft.clusters.watching import ClusterWatch, is_lost, scheduler_lost
+from skygraft.clusters.cluster_watch import ClusterWatch
+from skygraft.clusters.connection import insist, is_lost, scheduler_lost
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.execution.halting import halt, unless_halted
 from skygraft.execution.jobs import DriveResult, Jobs
@@ -217,7 +217,7 @@ class _Driver:
         if not self.watch.due():
             return
         self.reports.check()
-        end = self.watch.look(len(self._flying))
+        end = self.watch.check(len(self._flying))
         if end and not self.result.early:
             self.result.stopped = end + self._suspicion()
             self._drop_waiting()
@@ -264,7 +264,7 @@ class _Driver:
         task = self._flying.pop(future, None)
         if task is None:
             return  # dropped, after Ctrl-C
-        self.watch.came_back()
+        self.watch.task_finished()
         # The future's own status may be newer: it is pending again if its worker has died since.
         if isinstance(result, list):
             # A task that was halted has no results for its last images.
@@ -325,7 +325,7 @@ class _Driver:
                 said.update(
                     insist(
                         lambda: self.client.run(halt, run=self._name, on_error="return"),
-                        broken=functools.partial(is_lost, self.client),
+                        hopeless=functools.partial(is_lost, self.client),
                     )
                 )
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
 
-from skygraft.clusters.calls import insist
-from skygraft.clusters.watching import ClusterWatch, is_lost, scheduler_lost
+from skygraft.clusters.cluster_watch import ClusterWatch
+from skygraft.clusters.connection import insist, is_lost, scheduler_lost
 from skygraft.errors import CampaignError
 
 __all__ = ["map_items"]
@@ -68,7 +68,7 @@ def map_items[Item, Result](
     completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
     flying: set[Future[Any]] = set()
     watch = watch or ClusterWatch(client)
-    watch.came_back()
+    watch.task_finished()
     errors: set[Future[Any]] = set()
     size = max(_SMALLEST_WINDOW, _WINDOW_PER_THREAD * sum(insist(client.nthreads).values()))
     try:
@@ -82,7 +82,7 @@ def map_items[Item, Result](
                 return
             if not completed.has_ready():
                 if watch.due():
-                    if end := watch.look(len(flying)):
+                    if end := watch.check(len(flying)):
                         raise CampaignError(end, fix="What is done is kept, so run the campaign again")
                     # `as_completed` keeps some errors to itself, see `_Driver._hear_errors`.
                     before, errors = errors, {future for future in flying if future.status == "error"}
@@ -91,7 +91,7 @@ def map_items[Item, Result](
                 time.sleep(_POLL_SECONDS)
                 continue
             for future, results in completed.next_batch(block=False):
-                watch.came_back()
+                watch.task_finished()
                 flying.discard(future)
                 if not isinstance(results, list):
                     raise _error(results, client)

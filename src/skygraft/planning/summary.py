@@ -349,7 +349,7 @@ def summarise_plan(
 
 
 def _workers(config: CampaignConfig) -> int:
-    return config.cluster.n_workers or len(os.sched_getaffinity(0))
+    return config.cluster.max_workers or len(os.sched_getaffinity(0))
 
 
 def _troubles(checks: PlanChecks) -> list[str]:
