@@ -26,7 +26,7 @@ from skygraft.catalog.dialects import DIALECTS
 from skygraft.catalog.schema import COLUMNS, ColumnSpec
 from skygraft.cli import app
 from skygraft.config.campaign import CampaignConfig, InjectionConfig
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster_kinds import ClusterConfig
 from skygraft.formats import format_names, get_format
 from skygraft.injection import InjectionOptions
 
@@ -126,15 +126,14 @@ def _section(model: type[BaseModel], prefix: str) -> Iterable[str]:
     rows, inner = [], []
     for name, field in model.model_fields.items():
         part = _model_of(field.annotation)
-        if part is ClusterConfig:
-            rows.append(
-                (f"`{name}`", "", "Where it runs: a kind, the file of a profile, or [its keys](deploy/profiles.md).")
-            )
+        said = _prose(docs.get(name, ""))
+        if part is not None and issubclass(part, ClusterConfig):
+            rows.append((f"`{name}`", "", f"{said} See [profiles](deploy/profiles.md)."))
         elif part is not None:
             inner.append((name, part))
-            rows.append((f"`{name}`", "", f"See [{prefix}{name}](#{_anchor(prefix + name)})."))
+            rows.append((f"`{name}`", "", f"{said} See [{prefix}{name}](#{_anchor(prefix + name)}).".strip()))
         else:
-            rows.append((f"`{name}`", _default(field), _prose(docs.get(name, "")) or _choices(field.annotation)))
+            rows.append((f"`{name}`", _default(field), said or _choices(field.annotation)))
     heading = f"## `{prefix.rstrip('.')}`" if prefix else "## The file"
     intro = _prose(inspect.cleandoc(model.__doc__ or "").split("\n\n")[0])
     yield f"({_anchor(prefix.rstrip('.')) or 'the-file'})=\n{heading}"

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from skygraft.catalog.schema import COLUMNS, MOFFAT_RANGE, SERSIC_RANGE, SOURCE_TYPES
 from skygraft.config.campaign import CampaignConfig
-from skygraft.config.cluster import ClusterConfig
+from skygraft.config.cluster_kinds import ClusterConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -67,7 +67,7 @@ def keys(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield name
         inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner is not ClusterConfig:
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and not issubclass(inner, ClusterConfig):
             yield from keys(inner)
 
 
