@@ -23,7 +23,15 @@ BLIND = {"ledger.jsonl", ".lock", "patch memory"}
 """A run does without these and writes them again; nothing tells what they were."""
 REPORTS = {"plan_summary.csv", "plan_checks.parquet", "plan_findings.parquet"}
 """Written by `skygraft plan` alone."""
-_VOLATILE = ("ledger.jsonl", ".lock", ".consolidated", "provenance.json", "records/", "campaign.yaml")
+_VOLATILE = (
+    "ledger.jsonl",
+    "ledger_checkpoint.arrow",
+    ".lock",
+    ".consolidated",
+    "provenance.json",
+    "records/",
+    "campaign.yaml",
+)
 """Hold times of their making. (The checksums of images and truth in the records are compared by verify.)"""
 
 

@@ -26,6 +26,7 @@ from skygraft.execution.driver import DriveResult, Jobs, Work, drive, drive_seri
 from skygraft.execution.registering import begin_run, check_run, register
 from skygraft.monitoring.progress import Overview, make_overview
 from skygraft.monitoring.reporters import NoReporter, Reporter
+from skygraft.records.checkpoint_writer import CheckpointWriter
 from skygraft.records.events import RunStarted, TablesStarted
 from skygraft.records.file_identity import file_stamp, plan_key, stamp_of
 from skygraft.records.files import Layout, atomic_path, sweep_leftovers
@@ -40,12 +41,12 @@ from skygraft.records.status import (
     FAILED,
     QUARANTINED,
     WAITING,
-    Standing,
-    present,
-    recorded,
+    ImageStates,
+    output_states,
+    record_states,
     reopen,
     rescan,
-    stand,
+    resume_states,
 )
 from skygraft.tables.arrow import numbers
 from skygraft.tables.failures import write_failures
@@ -148,10 +149,10 @@ class Campaign:
             check_run(self.config, plan)
             problems: tuple[str, ...] = ()
             try:
-                standing = stand(plan, self.config)
+                states = resume_states(plan, self.config)
             except CampaignError as error:
                 problems = (error.message,)
-                standing, _ = recorded(plan, self.layout)
+                states, _ = record_states(plan, self.layout)
             return summarise_plan(
                 self.config,
                 plan,
@@ -159,9 +160,9 @@ class Campaign:
                 processes=_cores(processes),
                 n_workers=n_workers,
                 # A run tries again what failed, but not what is in quarantine.
-                to_make=np.isin(standing.state, (WAITING, FAILED)),
-                n_done=standing.count(DONE),
-                n_failed=standing.count(FAILED, QUARANTINED),
+                to_make=np.isin(states.state, (WAITING, FAILED)),
+                n_done=states.count(DONE),
+                n_failed=states.count(FAILED, QUARANTINED),
                 problems=problems,
             )
 
@@ -211,20 +212,22 @@ class Campaign:
             reporter = reporter or NoReporter()
             plan = self._current_plan(reporter.say)
             with Ledger(self.layout.ledger) as ledger:
-                standing = stand(plan, self.config, redo=redo, ledger=ledger)
-                if n_removed := begin_run(self.config, plan, standing.rows(WAITING, FAILED, QUARANTINED).tolist()):
+                states = resume_states(plan, self.config, redo=redo, ledger=ledger)
+                if n_removed := begin_run(self.config, plan, states.rows(WAITING, FAILED, QUARANTINED).tolist()):
                     reporter.say(f"{n_removed} datasets whose files are made again were removed from the repository")
                 self._write_config()
-                states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
-                rows = standing.rows(*states)
-                run = _Run(self, plan, standing, rows, reporter, interruption, ledger)
+                wanted = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
+                rows = states.rows(*wanted)
+                run = _Run(self, plan, states, rows, reporter, interruption, ledger)
                 with run.reporters[0]:
-                    ledger.append([RunStarted(images=len(plan), waiting=len(rows), redo=redo)])
+                    (place,) = ledger.append([RunStarted(images=len(plan), waiting=len(rows), redo=redo)])
+                    states.begin_run(place)
                     summary = run.go(client, n_workers, work)
                     # Of workers that were killed, in this run or before; it goes through all folders, so not at the
                     # start.
                     sweep_leftovers(self.layout.root)
                     ledger.append([summary.ended()])
+                    run.checkpoints.save()
         return summary
 
     def status(self) -> Status:
@@ -238,10 +241,10 @@ class Campaign:
         from skygraft.campaign.checksums import look_at_files
 
         plan = campaign_plan(self.layout.plan)
-        standing, damaged = present(plan, self.layout)
-        failed = standing.rows(FAILED, QUARANTINED)
-        failures = tuple(f for _, f in standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD]))
-        errors = Counter(failure.error for _, failure in standing.failures(self.layout.ledger))
+        states, damaged = output_states(plan, self.layout)
+        failed = states.rows(FAILED, QUARANTINED)
+        failures = tuple(f for _, f in states.failures(self.layout.ledger, failed[:_FAILURES_TOLD]))
+        errors = Counter(failure.error for _, failure in states.failures(self.layout.ledger))
         unusable = _unusable_images(plan)
         runs = read_runs(self.layout.ledger)
         started = [event for event in runs if isinstance(event, RunStarted)]
@@ -250,10 +253,10 @@ class Campaign:
             name=self.config.name,
             output=str(self.layout.root),
             n_images=len(plan),
-            n_done=standing.count(DONE),
+            n_done=states.count(DONE),
             n_failed=len(failed),
-            n_remaining=standing.count(WAITING),
-            n_quarantined=standing.count(QUARANTINED),
+            n_remaining=states.count(WAITING),
+            n_quarantined=states.count(QUARANTINED),
             n_unusable=len(unusable),
             failures=failures,
             unusable=unusable,
@@ -457,16 +460,17 @@ class _Run:
         self,
         campaign: Campaign,
         plan: Plan,
-        standing: Standing,
+        states: ImageStates,
         rows: np.ndarray[Any, Any],
         reporter: Reporter,
         interruption: Interruption,
         ledger: Ledger,
     ) -> None:
         self.config, self.layout = campaign.config, campaign.layout
-        self.plan, self.standing, self.rows = plan, standing, rows
+        self.plan, self.states, self.rows = plan, states, rows
         self.reporters, self.interruption = [reporter], interruption
         self.ledger = ledger
+        self.checkpoints = CheckpointWriter(plan, self.layout, states, ledger)
         self.output = str(self.layout.root)
         self._clock = time.perf_counter()
 
@@ -509,7 +513,7 @@ class _Run:
                     if client is None or watch is None
                     else self._drive(jobs, overview, client, watch, work, max_threads, stack)
                 )
-            write_failures(self.layout, self.plan, self.standing, _unusable(self.plan))
+            write_failures(self.layout, self.plan, self.states, _unusable(self.plan))
             del jobs, overview
             if not result.early:
                 # Of a run that was ended early the tables wait for the next one.
@@ -517,22 +521,22 @@ class _Run:
                 self.ledger.append([TablesStarted()])
                 lines = self._consolidate(client, watch)
                 registered = register(
-                    self.config, self.plan, self.standing.rows(DONE).tolist(), lambda: bool(self.interruption.asked)
+                    self.config, self.plan, self.states.rows(DONE).tolist(), lambda: bool(self.interruption.asked)
                 )
                 lines += () if registered is None else (str(registered),)
-        failed = self.standing.rows(FAILED, QUARANTINED)
+        failed = self.states.rows(FAILED, QUARANTINED)
         failures: tuple[Failure, ...] = tuple(
-            failure for _, failure in self.standing.failures(self.layout.ledger, failed[:_FAILURES_TOLD])
+            failure for _, failure in self.states.failures(self.layout.ledger, failed[:_FAILURES_TOLD])
         )
         unusable = _unusable_images(self.plan)
         return RunSummary(
             output=self.output,
             n_images=len(self.plan),
             n_done=result.n_done,
-            n_skipped=max(0, self.standing.count(DONE) - result.n_done),
+            n_skipped=max(0, self.states.count(DONE) - result.n_done),
             n_failed=len(failed),
-            n_quarantined=self.standing.count(QUARANTINED),
-            n_remaining=self.standing.count(WAITING),
+            n_quarantined=self.states.count(QUARANTINED),
+            n_remaining=self.states.count(WAITING),
             n_drawn=result.n_drawn,
             wall_seconds=round(time.perf_counter() - self._clock, 2),
             n_unusable=len(unusable),
@@ -576,7 +580,7 @@ class _Run:
     def _overview(self, columns: dict[str, np.ndarray[Any, Any]]) -> Overview:
         waiting = np.zeros(len(self.plan), dtype=bool)
         waiting[self.rows] = True
-        state = self.standing.state
+        state = self.states.state
         return make_overview(
             self.config.name,
             self.output,
@@ -591,7 +595,8 @@ class _Run:
         return {"image_id": image.image_id, "tract": image.tract, "patch": image.patch, "band": image.band or ""}
 
     def _listen(self, rows: Sequence[int], summaries: list[ImageSummary]) -> None:
-        self.standing.note(rows, summaries, self.ledger.images(summaries))
+        self.states.enter_summaries(rows, summaries, self.ledger.images(summaries))
+        self.checkpoints.check()
         for reporter in self.reporters:
             reporter.images(summaries)
 
@@ -672,14 +677,14 @@ class _Run:
 
         found = consolidate(self.config, self.plan, functools.partial(map_items, client, watch=watch))
         if found.problems:
-            reopen(self.plan, self.layout, self.standing, self.ledger, [image_id for image_id, _ in found.problems])
+            reopen(self.plan, self.layout, self.states, self.ledger, [image_id for image_id, _ in found.problems])
         write_provenance(
             self.config,
             self.plan,
             found,
             runs=read_runs(self.layout.ledger),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
-            n_failed=self.standing.count(FAILED, QUARANTINED),
-            n_quarantined=self.standing.count(QUARANTINED),
+            n_failed=self.states.count(FAILED, QUARANTINED),
+            n_quarantined=self.states.count(QUARANTINED),
         )
         return tuple(found.lines())

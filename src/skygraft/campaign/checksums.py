@@ -23,7 +23,7 @@ from skygraft.records.file_checksums import compare, problem_of, read_checksum
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
 from skygraft.records.plan_file import DamagedPlanError, campaign_plan
-from skygraft.records.status import DONE, recorded
+from skygraft.records.status import DONE, record_states
 from skygraft.wording import data_size, number
 
 __all__ = ["ChecksumReport", "Damage", "check_checksums", "discard", "look_at_files"]
@@ -147,9 +147,9 @@ def check_checksums(
     except DamagedPlanError as error:
         # Which images there are cannot be told by it.
         return ChecksumReport(str(layout.root), 0, 1, 1, 0, (Damage(layout.plan.name, error.message),))
-    standing, lost = recorded(plan, layout)
-    standing.state[lost] = DONE
-    rows = standing.rows(DONE)
+    states, lost = record_states(plan, layout)
+    states.state[lost] = DONE
+    rows = states.rows(DONE)
     if not len(rows):
         raise CampaignError("no image of the campaign is done", path=layout.root, fix="Run it first: skygraft run")
     tables = _tables(layout)

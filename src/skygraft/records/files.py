@@ -116,6 +116,11 @@ class Layout:
         return self.root / "ledger.jsonl"
 
     @property
+    def checkpoint(self) -> Path:
+        """What the ledger says of every image up to a place, so that not all of it is read again; safe to delete."""
+        return self.root / "ledger_checkpoint.arrow"
+
+    @property
     def lock(self) -> Path:
         """Held by the one driver that runs the campaign."""
         return self.root / ".lock"

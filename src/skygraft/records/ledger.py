@@ -135,6 +135,11 @@ class Ledger:
         """Append what became of some images; returns the place in the file of each one's line."""
         return self.append(map(ImageEvent.of, summaries))
 
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
     def _check_place(self) -> None:
         """Make sure that the file is still the one of its name: what goes into a removed one, nobody ever reads."""
         mine = os.fstat(self._handle.fileno())
