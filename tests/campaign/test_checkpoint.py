@@ -223,7 +223,7 @@ def test_it_is_written_in_intervals_and_at_the_end(world: SimpleNamespace, monke
             written.append(json.loads(_header(world))["offset"] if world.layout.checkpoint.exists() else 0)
         assert len(set(written)) == 1 + N // 20 and written[18] == 0 < written[19]
         writer.save()  # everything is in it
-        states.enter_summaries([0], [summary], ledger.images([summary]))
+        states.enter_summaries([N - 1], [summary], ledger.images([summary]))
         writer.save()
         assert json.loads(_header(world))["offset"] == ledger.size
     assert is_used(world) and states_of(world) == without_checkpoint(world)

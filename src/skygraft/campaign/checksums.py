@@ -184,6 +184,8 @@ def _tables(layout: Layout) -> list[str]:
     found = {layout.file_of(path) for path in layout.checksums.rglob("*.sha256")}
     there = [*layout.truth.rglob("part-0.parquet"), *layout.sources.rglob("part-0.parquet"), layout.campaign_sources]
     found |= {path for path in there if path.exists()}
+    if not os.path.lexists(layout.checkpoint):
+        found.discard(layout.checkpoint)  # which anybody may delete
     return sorted(path.relative_to(layout.root).as_posix() for path in found)
 
 
@@ -306,6 +308,8 @@ def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
     for path in sorted([*single, *_changed_tables(layout)]) if tables else reports:
         name = path.relative_to(layout.root).as_posix()
         known = read_checksum(layout.checksum(path))
+        if path == layout.checkpoint:
+            continue  # read and compared before it is used; the next run replaces a damaged one
         problem = problem_of(path, known, most=_SMALL) if known is not None else ""
         # A run needs no reports: one that somebody removed is no fault of it.
         if problem and (tables or os.path.lexists(path)):
