@@ -32,8 +32,8 @@ from distributed import Client
 from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
 from skygraft.config.campaign import ClusterConfig
+from skygraft.disk import FileIdentity
 from skygraft.execution.driver import make_rows
-from skygraft.records.file_identity import stamp_of
 from skygraft.records.plan_file import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,7 +144,7 @@ def without_dask(survey: Path, output: Path, n_processes: int) -> float:
     """Seconds for the images in plain processes, each with its share of them."""
     campaign = configure(survey, output)
     campaign.plan()
-    stamp = stamp_of(campaign.layout.plan)
+    stamp = FileIdentity.of(campaign.layout.plan).size_and_time
     n_images = len(Plan(campaign.layout.plan))
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(n_processes + 1)

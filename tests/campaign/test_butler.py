@@ -21,11 +21,11 @@ from skygraft.campaign import Campaign
 from skygraft.catalog import write_catalog
 from skygraft.cli import app
 from skygraft.dataset import Dataset
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.driver import make_rows
 from skygraft.execution.registering import register
 from skygraft.formats import read_exposure
-from skygraft.records.file_identity import stamp_of
 from skygraft.records.files import Layout
 from skygraft.survey.butler_output import DatasetFile, open_run
 
@@ -257,7 +257,7 @@ def test_made_again(folder: Path) -> None:
 
     def work(rows: Any, output: str) -> Any:
         seen.append(len(registered(folder)))
-        return make_rows(rows, output, stamp_of(layout.plan), stamp_of(layout.config))
+        return make_rows(rows, output, *(FileIdentity.of(path).size_and_time for path in (layout.plan, layout.config)))
 
     summary = campaign(folder, seed=2).run(n_workers=0, redo=True, work=work)
     # What is made again is not in the repository while its file is replaced.

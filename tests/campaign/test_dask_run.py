@@ -22,9 +22,9 @@ from distributed.client import CancelledError
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.clusters.cluster import open_cluster
 from skygraft.config.campaign import ClusterConfig
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError
 from skygraft.execution.driver import Jobs, _Driver, drive, drive_serial, make_rows, map_items
-from skygraft.records.file_identity import stamp_of
 
 pytestmark = pytest.mark.dask
 
@@ -91,7 +91,9 @@ def test_order_and_repetition_do_not_matter(
     campaign.plan()
     shuffled = [0, 1, 2, 3] * 2  # at-least-once: every image is run twice, two of them at the same time
     random.Random(5).shuffle(shuffled)
-    work = partial(make_rows, output=str(campaign.layout.root), stamp=stamp_of(campaign.layout.plan))
+    work = partial(
+        make_rows, output=str(campaign.layout.root), stamp=FileIdentity.of(campaign.layout.plan).size_and_time
+    )
     results = [r for (r,) in client.gather(client.map(work, [[row] for row in shuffled], pure=False))]
     assert {summary.status for summary in results} <= {"done", "skipped"}
     assert campaign.run(client).n_skipped == 4
@@ -104,10 +106,10 @@ def test_a_worker_that_sees_another_plan(make_campaign: MakeCampaign, monkeypatc
     monkeypatch.setattr("skygraft.records.file_identity._TRIES", 1)
     with pytest.raises(CampaignError, match="does not see the plan"):
         make_rows([0], str(campaign.layout.root), (1, 1))
-    plan = stamp_of(campaign.layout.plan)
+    plan = FileIdentity.of(campaign.layout.plan).size_and_time
     with pytest.raises(CampaignError, match="does not see the configuration"):
         make_rows([0], str(campaign.layout.root), plan, (1, 1))
-    [summary] = make_rows([0], str(campaign.layout.root), plan, stamp_of(campaign.layout.config))
+    [summary] = make_rows([0], str(campaign.layout.root), plan, FileIdentity.of(campaign.layout.config).size_and_time)
     assert summary.status == "done"
 
 

@@ -21,6 +21,7 @@ from skygraft.clusters.watchdog import Outlook, Patience
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.config.cluster import BATCH_KINDS
 from skygraft.config.yaml_schema import parse_timeout
+from skygraft.disk import FileIdentity, atomic_path
 from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.driver import DriveResult, Jobs, Work, drive, drive_serial, make_rows, map_items
 from skygraft.execution.registering import begin_run, check_run, register
@@ -28,14 +29,12 @@ from skygraft.monitoring.progress import Overview, make_overview
 from skygraft.monitoring.reporters import NoReporter, Reporter
 from skygraft.records.checkpoint_writer import CheckpointWriter
 from skygraft.records.events import RunStarted, TablesStarted
-from skygraft.records.file_identity import file_stamp, plan_key, stamp_of
-from skygraft.records.files import Layout, atomic_path, sweep_leftovers
+from skygraft.records.files import Layout, sweep_leftovers
 from skygraft.records.image_summary import ImageSummary
 from skygraft.records.interruption import Interruption
 from skygraft.records.ledger import Failure, Ledger, phase_of, read_runs
 from skygraft.records.lock import lease_path
-from skygraft.records.memory import release_memory
-from skygraft.records.plan_file import DamagedPlanError, Plan, campaign_plan
+from skygraft.records.plan_file import DamagedPlanError, Plan, campaign_plan, plan_key
 from skygraft.records.status import (
     DONE,
     FAILED,
@@ -436,7 +435,7 @@ class Campaign:
     def _replaced(self, plan: Plan) -> bool:
         """Whether a file that the plan had to leave out was made, changed or removed since."""
         root = self.config.survey.root
-        return any(file_stamp(root / bad["path"]) != bad.get("stamp") for bad in _unusable(plan))
+        return any(str(FileIdentity.find(root / bad["path"]) or "") != bad.get("stamp") for bad in _unusable(plan))
 
 
 def _cores(processes: int | None) -> int:
@@ -480,7 +479,6 @@ class _Run:
         from skygraft.clusters.cluster import open_cluster
 
         jobs, overview = self._jobs()
-        release_memory()
         self.reporters[0].start(overview)
         result = DriveResult()
         lines: tuple[str, ...] = ()
@@ -517,7 +515,6 @@ class _Run:
             del jobs, overview
             if not result.early:
                 # Of a run that was ended early the tables wait for the next one.
-                release_memory()
                 self.ledger.append([TablesStarted()])
                 lines = self._consolidate(client, watch)
                 registered = register(
@@ -601,7 +598,8 @@ class _Run:
             reporter.images(summaries)
 
     def _work(self) -> Work:
-        return functools.partial(make_rows, stamp=stamp_of(self.layout.plan), config_stamp=stamp_of(self.layout.config))
+        plan, config = (FileIdentity.of(path).size_and_time for path in (self.layout.plan, self.layout.config))
+        return functools.partial(make_rows, stamp=plan, config_stamp=config)
 
     def _drive_serial(self, jobs: Jobs, work: Work | None) -> DriveResult:
         return drive_serial(

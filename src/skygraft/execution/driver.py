@@ -26,8 +26,7 @@ from skygraft.execution.halting import halt, unless_halted
 from skygraft.execution.mapping import map_items
 from skygraft.execution.task_queue import TaskQueue
 from skygraft.execution.workload import DriveResult, Jobs
-from skygraft.records.file_identity import Stamp, await_stamp
-from skygraft.records.files import Layout
+from skygraft.records.files import Layout, await_file
 from skygraft.records.image_summary import ImageSummary
 from skygraft.records.interruption import Interruption
 from skygraft.records.plan_file import Plan
@@ -50,18 +49,18 @@ _LAST_PRIORITY = -10
 
 
 @functools.lru_cache(maxsize=2)
-def _plan_of(output: str, stamp: Stamp) -> Plan:
-    """The plan with a stamp."""
+def _plan_of(output: str, stamp: tuple[int, int]) -> Plan:
+    """The plan whose file has that size and time."""
     path = Layout(Path(output)).plan
-    await_stamp(path, stamp, "plan")
+    await_file(path, stamp, "plan")
     return Plan(path)
 
 
 def make_rows(
     rows: Sequence[int],
     output: str,
-    stamp: Stamp,
-    config_stamp: Stamp | None = None,
+    stamp: tuple[int, int],
+    config_stamp: tuple[int, int] | None = None,
     io: contextlib.AbstractContextManager[Any] | None = None,
 ) -> list[ImageSummary]:
     """What a worker does: read some rows of the plan, and make those images.
@@ -73,7 +72,7 @@ def make_rows(
     output : str
         The campaign's output folder.
     stamp : (int, int)
-        The plan that is meant, see `skygraft.records.file_identity.Stamp`.
+        The plan that is meant: `skygraft.disk.FileIdentity.size_and_time` of its file.
     config_stamp : (int, int), optional
         The configuration that is meant; by default the one that is there.
     io : context manager, optional
@@ -83,7 +82,7 @@ def make_rows(
     from skygraft.execution.task import run_task
 
     if config_stamp is not None:
-        await_stamp(Layout(Path(output)).config, config_stamp, "configuration")
+        await_file(Layout(Path(output)).config, config_stamp, "configuration")
     return run_task(_plan_of(output, stamp).images(rows), output, io)
 
 

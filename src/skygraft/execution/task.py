@@ -24,6 +24,7 @@ from astropy.table import QTable
 from skygraft.catalog import Flag, PartitionCache, read_partitions
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.dataset import LINEAGE, dataset_id
+from skygraft.disk import relative_name
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.execution.registering import lineage_of
 from skygraft.exposure import Exposure
@@ -42,7 +43,6 @@ from skygraft.records.image_record import (
     content_key,
     is_whole,
     read_record,
-    relative_input,
     summarise,
     write_record,
 )
@@ -194,7 +194,7 @@ def run_image(
     with clock.stage("read"), io:
         exposure = read_image(image, config)
         _check_plan(image, exposure)
-        inputs = _stamps(exposure, config.survey.root)
+        inputs = _input_identities(exposure, config.survey.root)
     with clock.stage("select"):
         sources, catalog_key = sources_of(image, config, bench.partitions.read)
     with clock.stage("inject"):
@@ -276,10 +276,9 @@ def _check_plan(image: PlannedImage, exposure: Exposure) -> None:
         )
 
 
-def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
+def _input_identities(exposure: Exposure, root: Path) -> dict[str, list[int]]:
     return {
-        relative_input(path, root): [stamp.n_bytes, stamp.mtime_ns]
-        for path, stamp in sorted(exposure.extra[FILES].items())
+        relative_name(path, root): [*identity.size_and_time] for path, identity in sorted(exposure.extra[FILES].items())
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from skygraft.config.campaign import CampaignConfig
+from skygraft.disk import FileIdentity
 from skygraft.monitoring.progress import Overview, Progress, make_overview
 from skygraft.records.events import Event, ImageEvent, ImageReopened, RunEnded, RunStarted, TablesStarted, parse_event
 from skygraft.records.files import Layout
@@ -66,8 +67,9 @@ class Follower:
 
     def update(self) -> None:
         """Read what has been written since the last time."""
-        if self._identity() != self._file:
-            self._begin()  # another ledger: it was made anew from the records
+        found = FileIdentity.find(self.layout.ledger)
+        if found is not self._file and not (found is not None and found.same_file(self._file)):
+            self._begin()  # another ledger, which was rebuilt from the records
         for events in _blocks(self._new_events()):
             if any(isinstance(event, RunStarted) for event in events):
                 self._begin()  # the plan may be another one, too
@@ -150,17 +152,10 @@ class Follower:
         self._last_event = 0.0
         self._failed_now: set[int] = set()
         self._at = None
-        self._file, self._offset = self._identity(), start
+        self._file, self._offset = FileIdentity.find(self.layout.ledger), start
         self.progress = Progress(self._overview(), self._time)
         for events in _blocks(self._new_events()):
             self._hear(events)
-
-    def _identity(self) -> tuple[int, int]:
-        try:
-            status = self.layout.ledger.stat()
-        except OSError:
-            return (0, 0)
-        return (status.st_dev, status.st_ino)
 
     def _start_of_last_run(self) -> int:
         """Where in the ledger the last run begins; its end where there is none."""

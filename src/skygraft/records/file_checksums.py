@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from skygraft.records.files import Layout, atomic_path, digest, write_json
+from skygraft.disk import FileIdentity, atomic_path
+from skygraft.records.files import Layout, digest, sha256_file, write_json
 
 __all__ = ["FileChecksum", "checked_path", "compare", "note_checksum", "problem_of", "read_checksum", "refresh"]
 
@@ -62,10 +63,8 @@ def note_checksum(file: Path, checksum: Path, fingerprint: str = "") -> None:
     OutputError
         If it cannot be written.
     """
-    status = file.stat()
-    with file.open("rb") as handle:
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    _write(checksum, FileChecksum(status.st_size, status.st_mtime_ns, sha256, fingerprint))
+    identity = FileIdentity.of(file)
+    _write(checksum, FileChecksum(*identity.size_and_time, sha256_file(file), fingerprint))
 
 
 def _write(path: Path, known: FileChecksum) -> None:

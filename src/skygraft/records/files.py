@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-import secrets
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.errors import OutputError, SkygraftError
+from skygraft.disk import FileIdentity, atomic_path
+from skygraft.errors import CampaignError
 from skygraft.records.lock import is_locked, locked
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
     "RECORD_SUFFIX",
     "TRUTH_SUFFIX",
     "Layout",
-    "atomic_path",
+    "await_file",
     "digest",
     "json_text",
     "plain",
@@ -37,6 +38,7 @@ TRUTH_SUFFIX = ".truth.arrow"
 """Of the record and the truth table of an image, in the same folder."""
 BUTLER_TRUTH_SUFFIX = ".truth.parq"
 """Of the truth table again, beside them, where it is to be a dataset of a Butler repository."""
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -206,35 +208,35 @@ class Layout:
         return is_locked(self.lock)
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it, synced, when the block ends well; removed when it does not.
+def await_file(path: Path, size_and_time: tuple[int, int], what: str) -> None:
+    """Wait until this machine sees a file as the driver does; a network file system may show an older one for a while.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    size_and_time : (int, int)
+        `FileIdentity.size_and_time` of it for the driver.
+    what : str
+        What the file is, for the message.
 
     Raises
     ------
-    OutputError
-        If the file cannot be written.
+    CampaignError
+        If it does not within some seconds.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except SkygraftError:
-        # Of something else that the block did: it says itself what was wrong.
-        raise
-    except OSError as error:
-        is_folder = isinstance(error, IsADirectoryError)
-        raise OutputError(
-            f"the output cannot be written ({error.strerror or error})",
-            path=path,
-            fix="Remove the folder that is in its place" if is_folder else "Check permissions and free space",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    for tries_left in reversed(range(_TRIES)):
+        with contextlib.suppress(OSError), path.open("rb"):
+            # Opening a file makes a network file system fetch its newest status.
+            if FileIdentity.of(path).size_and_time == size_and_time:
+                return
+        if tries_left:
+            time.sleep(1.0)
+    raise CampaignError(
+        f"this worker does not see the {what} that the campaign runs by",
+        path=path,
+        fix="Make sure that workers and driver see the same file system",
+    )
 
 
 def plain(value: Any) -> Any:

@@ -21,7 +21,6 @@ __all__ = [
     "is_untouched",
     "is_whole",
     "read_record",
-    "relative_input",
     "summarise",
     "write_record",
 ]
@@ -55,12 +54,6 @@ def content_key(
         `PIXEL_VERSION` of the code.
     """
     return digest([image_id, inputs, catalog_key, settings, code])
-
-
-def relative_input(path: str | Path, root: Path) -> str:
-    """An input's name in records: relative to the survey's root where it lies beneath it."""
-    path = Path(path)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _agrees(record: Mapping[str, Any], checksum: Any) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, OutputError
 from skygraft.records.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line, parse_event
 from skygraft.records.image_summary import ImageSummary
@@ -142,12 +143,8 @@ class Ledger:
 
     def _check_place(self) -> None:
         """Make sure that the file is still the one of its name: what goes into a removed one, nobody ever reads."""
-        mine = os.fstat(self._handle.fileno())
-        try:
-            there = self._path.stat()
-        except FileNotFoundError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+        mine = FileIdentity.of_status(os.fstat(self._handle.fileno()))
+        if not mine.same_file(FileIdentity.find(self._path)):
             raise OutputError(
                 "the ledger was removed or replaced while the campaign runs, and maybe all of the output folder",
                 path=self._path,

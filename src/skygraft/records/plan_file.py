@@ -17,13 +17,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
+from skygraft.config.campaign import CampaignConfig
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError
 from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
-from skygraft.records.files import Layout, json_text
+from skygraft.records.files import Layout, digest, json_text
 from skygraft.records.lock import holder
-from skygraft.records.memory import release_memory
 
-__all__ = ["ROW_GROUP", "DamagedPlanError", "Plan", "PlanWriter", "PlannedImage", "campaign_plan", "read_plan"]
+__all__ = [
+    "ROW_GROUP",
+    "DamagedPlanError",
+    "Plan",
+    "PlanWriter",
+    "PlannedImage",
+    "campaign_plan",
+    "plan_key",
+    "read_plan",
+]
 
 ROW_GROUP = 10_000
 """Images in each part of the file that can be read alone."""
@@ -186,8 +196,8 @@ class Plan:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._told():
-            self._stamp = _stamp(path)
+        with self._with_advice():
+            self._identity = FileIdentity.of(path)
             with pq.ParquetFile(path) as file:
                 footer, schema = file.metadata, file.schema_arrow
                 groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
@@ -242,7 +252,6 @@ class Plan:
         with self._opened() as file:
             for batch in file.iter_batches(batch_size=batch_rows, columns=names, use_threads=False):
                 yield batch.select(names)
-        release_memory()
 
     def images(self, rows: ArrayLike | None = None) -> Iterator[PlannedImage]:
         """Images, one after the other; only the parts of the file that hold some of them are read.
@@ -288,8 +297,9 @@ class Plan:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
-        with self._told():
-            if _stamp(self._path) != self._stamp:
+        with self._with_advice():
+            now = FileIdentity.of(self._path)
+            if not (now.same_file(self._identity) and now.same_content(self._identity)):
                 raise CampaignError(
                     "another plan has taken the place of this one", path=self._path, fix="Start the command again"
                 )
@@ -297,7 +307,7 @@ class Plan:
                 yield file
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _with_advice(self) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
@@ -348,11 +358,6 @@ def _no_plan(path: Path) -> CampaignError:
         path=layout.root,
         fix="Stop that process, and run again",
     )
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class PlanWriter:
@@ -433,3 +438,14 @@ def read_plan(path: Path) -> list[PlannedImage]:
         If there is no plan, or it cannot be read.
     """
     return list(Plan(path).images())
+
+
+def plan_key(config: CampaignConfig) -> str:
+    """Fingerprint of what a plan depends on: survey, its table where it has one, catalogue file, sky map, margin."""
+    resolved = config.resolved()
+    files = [config.catalog.path]
+    if config.survey.index is not None:
+        files.append(config.survey.root / config.survey.index)
+    found = [FileIdentity.find(path) for path in files]
+    identities = [[] if identity is None else [*identity.size_and_time] for identity in found]
+    return digest([resolved[k] for k in ("survey", "catalog", "skymap", "margin_arcsec")] + identities)

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.config.campaign import CampaignConfig
+from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
 from skygraft.records.comparison import Comparison
 from skygraft.records.events import Event, ImageEvent, ImageReopened
-from skygraft.records.files import RECORD_SUFFIX, Layout, atomic_path, digest
+from skygraft.records.files import RECORD_SUFFIX, Layout, digest
 from skygraft.records.image_record import PIXEL_VERSION, changes, is_untouched, is_whole, read_record, summarise
 from skygraft.records.image_states import DONE, FAILED, QUARANTINED, WAITING, ImageRows, ImageStates, read_ledger
 from skygraft.records.image_summary import ImageSummary

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
+from skygraft.disk import relative_name
 from skygraft.errors import ConfigError, FormatError, SkygraftError
 from skygraft.exposure import DataId
 from skygraft.formats import ImageFootprint, get_format, read_footprint
@@ -385,8 +386,7 @@ def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path)
 
 def _shown(path: str | os.PathLike[str], base: Path) -> str:
     """A path relative to the base directory, where it is beneath it."""
-    whole, root = Path(absolute(path)), Path(absolute(base))
-    return (whole.relative_to(root) if whole.is_relative_to(root) else whole).as_posix()
+    return relative_name(absolute(path), Path(absolute(base)))
 
 
 def _hdu(footprint: ImageFootprint) -> str:
