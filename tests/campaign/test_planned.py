@@ -97,7 +97,7 @@ def test_columns(tmp_path: Path, small_groups: int) -> None:
     assert [batch.schema.names for batch in batches] == [["visit", "ra"]] * len(batches)
     assert max(batch.num_rows for batch in batches) <= 20
     assert [v for batch in batches for v in batch["visit"].to_pylist()] == [image.visit for image in images]
-    assert next(plan.batches()).schema.names == [field.name for field in dataclasses.fields(PlannedImage)]
+    assert set(next(plan.batches()).schema.names) == {field.name for field in dataclasses.fields(PlannedImage)}
     with pytest.raises(ValueError, match="no column 'colour'"):
         plan.table(["colour"])
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from skygraft.errors import CampaignError
 from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
 from skygraft.records.files import Layout, digest, json_text
 from skygraft.records.lock import holder
+from skygraft.survey.image_columns import Column, IndexedImage, columns_of, describe_columns, schema_of
 
 __all__ = [
     "ROW_GROUP",
@@ -39,38 +39,6 @@ ROW_GROUP = 10_000
 """Images in each part of the file that can be read alone."""
 
 
-_PAIRS = pa.list_(pa.list_(pa.int64(), 2))
-_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("stem", pa.string()),
-        ("path", pa.string()),
-        ("hdu", pa.string()),
-        ("format", pa.string()),
-        ("instrument", pa.string()),
-        ("visit", pa.int64()),
-        ("detector", pa.string()),
-        ("band", pa.string()),
-        pa.field("mjd", pa.float64(), metadata={"unit": "d"}),
-        pa.field("exposure_time", pa.float64(), metadata={"unit": "s"}),
-        pa.field("nx", pa.int64(), metadata={"unit": "pix"}),
-        pa.field("ny", pa.int64(), metadata={"unit": "pix"}),
-        pa.field("ra", pa.float64(), metadata={"unit": "deg"}),
-        pa.field("dec", pa.float64(), metadata={"unit": "deg"}),
-        pa.field("polygon", pa.list_(pa.list_(pa.float64(), 2)), metadata={"unit": "deg"}),
-        pa.field("pixel_scale", pa.float64(), metadata={"unit": "arcsec"}),
-        pa.field("n_bytes", pa.int64(), metadata={"unit": "byte"}),
-        ("options", pa.string()),
-        ("tract", pa.int64()),
-        ("patch", pa.int64()),
-        ("reads", _PAIRS),
-        ("n_sources", pa.int64()),
-        pa.field("cost_seconds", pa.float64(), metadata={"unit": "s"}),
-        ("output", pa.string()),
-        ("catalog_key", pa.string()),
-        ("dataset", pa.string()),
-    ]
-)
 _AGAIN = "Delete it and plan again: skygraft plan"
 _METADATA, _ROWS = b"skygraft", b"skygraft-rows"
 _REPEATED = ["hdu", "format", "instrument", "visit", "detector", "band", "exposure_time", "nx", "ny", "options"]
@@ -81,83 +49,29 @@ class DamagedPlanError(CampaignError):
     """The file of a plan is not what was written; a plan can be made again at any time."""
 
 
-@dataclass(frozen=True)
-class PlannedImage:
-    """Everything that a task needs to know of one image.
+@describe_columns
+@dataclass(frozen=True, kw_only=True)
+class PlannedImage(IndexedImage):
+    """Everything that a task needs to know of one image."""
 
-    Parameters
-    ----------
-    image_id : str
-        Names the image in records, truth tables and random streams; unique in the campaign.
-    stem : str
-        `image_id` made fit for file names; unique too.
-    path : str
-        The image file, relative to the survey's root where it lies beneath it.
-    hdu : str
-        The HDU that holds the image; empty where its format has no such choice.
-    format, instrument, detector, band : str or None
-        As the index says.
-    visit : int or None
-        As the index says.
-    mjd : float or None
-        Middle of the exposure, MJD TAI, days.
-    exposure_time : float or None
-        Seconds.
-    nx, ny : int
-        Columns and rows.
-    ra, dec : float
-        Centre, ICRS degrees.
-    polygon : tuple of (float, float)
-        Outline, ICRS degrees.
-    pixel_scale : float
-        Arcsec per pixel at the centre.
-    n_bytes : int
-        Size of the input.
-    options : str
-        Reading options of the format, JSON.
-    tract, patch : int
-        Home patch: the one whose inner region holds the centre; -1 where the sky map has none there.
-    reads : tuple of (int, int)
-        Tract and patch of every catalogue partition that may hold sources of this image.
-    n_sources : int
-        Catalogue rows within the outline and its margin.
-    cost_seconds : float
-        Estimated time.
-    output : str
-        The image file to write, relative to the campaign's ``images`` folder.
-    catalog_key : str
-        Fingerprint of those rows.
-    dataset : str or None
-        What the image is in a Butler repository, as `skygraft.dataset.Dataset.to_json` gives it.
-    """
-
-    image_id: str
-    stem: str
-    path: str
-    hdu: str
-    format: str
-    instrument: str | None
-    visit: int | None
-    detector: str | None
-    band: str | None
-    mjd: float | None
-    exposure_time: float | None
-    nx: int
-    ny: int
-    ra: float
-    dec: float
-    polygon: tuple[tuple[float, float], ...]
-    pixel_scale: float
-    n_bytes: int
-    options: str
-    tract: int
-    patch: int
-    reads: tuple[tuple[int, int], ...]
-    n_sources: int
-    cost_seconds: float
-    output: str
-    catalog_key: str
-    dataset: str | None = None
+    stem: Annotated[str, Column(pa.string(), "`image_id` made fit for file names; unique too.")]
+    tract: Annotated[int, Column(pa.int64(), "Tract of the home patch; -1 where the sky map has none there.")]
+    patch: Annotated[int, Column(pa.int64(), "The home patch, whose inner region holds the centre.")]
+    reads: Annotated[
+        tuple[tuple[int, int], ...],
+        Column(
+            pa.list_(pa.list_(pa.int64(), 2)),
+            "Tract and patch of every catalogue partition that may hold sources of this image.",
+        ),
+    ]
+    n_sources: Annotated[int, Column(pa.int64(), "Catalogue rows within the outline and its margin.")]
+    cost_seconds: Annotated[float, Column(pa.float64(), "Estimated time.", "s")]
+    output: Annotated[
+        str, Column(pa.string(), "The image file to write, relative to the campaign's ``images`` folder.")
+    ]
+    catalog_key: Annotated[
+        str, Column(pa.string(), "Fingerprint of the catalogue rows within the outline and its margin.")
+    ]
 
     def source(self, root: Path) -> Path:
         """The image file, where the survey's root is `root`."""
@@ -169,6 +83,19 @@ class PlannedImage:
         return options
 
 
+def _plan_schema() -> pa.Schema:
+    """The schema of the file: the columns in an order that files of former versions have, points of two numbers."""
+    columns = columns_of(PlannedImage)
+    index = [name for name in columns_of(IndexedImage) if name not in ("image_id", "dataset")]
+    planned = [name for name in columns if name not in (*index, "image_id", "stem", "dataset")]
+    names = ["image_id", "stem", *index, *planned, "dataset"]
+    columns["polygon"] = replace(columns["polygon"], type=pa.list_(pa.list_(pa.float64(), 2)))
+    return schema_of({name: columns[name] for name in names}, with_units=True)
+
+
+_SCHEMA = _plan_schema()
+
+
 def _pairs(values: list[Any]) -> list[tuple[Any, ...]]:
     return [tuple((a, b) for a, b in row) for row in values]
 
@@ -176,8 +103,7 @@ def _pairs(values: list[Any]) -> list[tuple[Any, ...]]:
 def _to_images(table: pa.Table | pa.RecordBatch) -> Iterator[PlannedImage]:
     columns = {name: table.column(name).to_pylist() for name in _SCHEMA.names}
     columns |= {name: _pairs(columns[name]) for name in ("polygon", "reads")}
-    # The schema is in the order of the fields.
-    return itertools.starmap(PlannedImage, zip(*columns.values(), strict=True))
+    return (PlannedImage(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
 
 
 class Plan:
