@@ -1,4 +1,4 @@
-"""One image of a plan, and the Parquet file that holds all of them, by home patch, then image id."""
+"""One image of a plan, and the Parquet file that has all of them, sorted by home patch, then image id."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ __all__ = [
 ]
 
 ROW_GROUP = 10_000
-"""Images in each part of the file that can be read alone."""
+"""Images in each row group, the smallest part of the file that can be read."""
 
 
 _AGAIN = "Delete it and plan again: skygraft plan"
 _METADATA, _ROWS = b"skygraft", b"skygraft-rows"
 _REPEATED = ["hdu", "format", "instrument", "visit", "detector", "band", "exposure_time", "nx", "ny", "options"]
-"""Columns of few values, which are stored once."""
+"""Columns of few distinct values, which are dictionary-encoded."""
 
 
 class DamagedPlanError(CampaignError):
-    """The file of a plan is not what was written; a plan can be made again at any time."""
+    """The file of a plan is damaged; a plan can be made again at any time."""
 
 
 @describe_columns
@@ -74,11 +74,11 @@ class PlannedImage(IndexedImage):
     ]
 
     def source(self, root: Path) -> Path:
-        """The image file, where the survey's root is `root`."""
+        """The image file, given the survey's root."""
         return root / self.path
 
     def format_options(self) -> dict[str, Any]:
-        """Reading options of the format."""
+        """The reading options of the format."""
         options: dict[str, Any] = json.loads(self.options)
         return options
 
@@ -107,7 +107,7 @@ def _to_images(table: pa.Table | pa.RecordBatch) -> Iterator[PlannedImage]:
 
 
 class Plan:
-    """A plan on disk, of which no more is read than is asked for: a survey's does not fit into a driver.
+    """A plan on disk, read in parts: that of a large survey does not fit into the memory of a driver.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Plan:
     Raises
     ------
     CampaignError
-        If there is no plan, or it cannot be read; in every method too, also when another plan has taken its place.
+        If there is no plan, or it cannot be read. Every method raises it too, also if the plan was replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,11 +154,11 @@ class Plan:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the plan was made of, and what the planner noticed (JSON types)."""
+        """What the plan was made from, and what the planner found (JSON types)."""
         return self._metadata
 
     def table(self, columns: Sequence[str]) -> pa.Table:
-        """Whole columns, in the order of the plan.
+        """Read whole columns, in the order of the plan.
 
         Parameters
         ----------
@@ -173,19 +173,19 @@ class Plan:
             return file.read(columns=self._known(columns)).select(list(columns))
 
     def batches(self, columns: Sequence[str] | None = None, batch_rows: int = 20_000) -> Iterator[pa.RecordBatch]:
-        """Some columns (by default all), a batch of up to `batch_rows` images at a time, in the order of the plan."""
+        """Read some columns (by default all) in batches of up to `batch_rows` images, in the order of the plan."""
         names = self._known(_SCHEMA.names if columns is None else columns)
         with self._opened() as file:
             for batch in file.iter_batches(batch_size=batch_rows, columns=names, use_threads=False):
                 yield batch.select(names)
 
     def images(self, rows: ArrayLike | None = None) -> Iterator[PlannedImage]:
-        """Images, one after the other; only the parts of the file that hold some of them are read.
+        """Read images one after the other; only the row groups that have some of them are read.
 
         Parameters
         ----------
         rows : array_like of int, optional
-            Places in the plan, ascending; by default all.
+            Rows of the plan, ascending; by default all.
 
         Yields
         ------
@@ -208,8 +208,8 @@ class Plan:
             yield from _to_images(table)
 
     def _group(self, group: int) -> pa.Table:
-        # Kept, since what a worker asks for next is most likely of the same part; opening the file alone takes longer
-        # than finding an image in it.
+        # Kept, since the next image that a worker asks for is most likely in the same group, and opening the file takes
+        # longer than finding an image in it.
         if self._part is None or self._part[0] != group:
             with self._opened() as file:
                 self._part = (group, file.read_row_group(group))
@@ -241,17 +241,17 @@ class Plan:
         except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DamagedPlanError(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
         except OSError as error:
-            kind = CampaignError if error.errno else DamagedPlanError  # Arrow says it of content, too
+            kind = CampaignError if error.errno else DamagedPlanError  # Arrow raises it for damaged content as well
             raise kind(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
 
 
 def campaign_plan(path: Path) -> Plan:
-    """The plan of a campaign: it has images, and is what was written, by its checksum where there is one.
+    """Open the plan of a campaign, and check that it has images, and its checksum if there is one.
 
     Raises
     ------
     CampaignError
-        If there is no plan, it cannot be read, is another than was written, or there is no image in it.
+        If there is no plan, it cannot be read, is damaged, or has no image.
     """
     plan = Plan(path)
     if not len(plan):
@@ -265,7 +265,7 @@ def campaign_plan(path: Path) -> Plan:
 
 
 def _no_plan(path: Path) -> CampaignError:
-    """Why there is no plan, as far as its folder tells."""
+    """The error for a missing plan, by what else is in its folder."""
     layout = Layout(path.parent)
     if not layout.root.is_dir():
         return CampaignError(
@@ -276,7 +276,7 @@ def _no_plan(path: Path) -> CampaignError:
     if not layout.is_locked():
         return CampaignError("the campaign has no plan yet", path=path, fix="Run `skygraft plan` first")
     who = holder(layout.lock)
-    # Planning begins with the configuration.
+    # The configuration is the first file that planning writes.
     if layout.config.exists():
         return CampaignError("the campaign is being planned", path=path, fix=f"Wait for {who} to have planned it")
     return CampaignError(
@@ -287,9 +287,9 @@ def _no_plan(path: Path) -> CampaignError:
 
 
 class PlanWriter:
-    """Writes a plan, part by part, in the order of the plan; the file appears whole at the end, or not at all.
+    """Writes a plan in parts, in the order of the plan; the file appears whole at the end, or not at all.
 
-    Equal plans give equal files, however they were cut into parts. Use it in a ``with`` statement.
+    Equal plans give equal files, whatever the parts. Use it in a ``with`` statement.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ class PlanWriter:
     Attributes
     ----------
     metadata : dict
-        What `Plan.metadata` is to give (JSON types); it may be filled until the end.
+        `Plan.metadata` of the plan (JSON types); it may be filled until the end.
 
     Raises
     ------
@@ -328,7 +328,7 @@ class PlanWriter:
         if error is not None:
             self._stack.__exit__(kind, error, traceback)
             return
-        # Within the stack: what goes wrong here must reach the keeper of the temporary file.
+        # Within the stack, so that an error here removes the temporary file.
         with self._stack:
             self._flush(everything=True)
             self._writer.add_key_value_metadata({_METADATA: json_text(self.metadata), _ROWS: str(self._n_rows)})
@@ -344,19 +344,19 @@ class PlanWriter:
     def _flush(self, *, everything: bool = False) -> None:
         if not self._waiting:
             return
-        # In one piece: pages and dictionaries must not show how the parts were cut.
+        # In one piece, so that pages and dictionaries do not depend on the parts.
         table = pa.concat_tables(self._waiting).combine_chunks()
         start = 0
         while table.num_rows - start >= ROW_GROUP or (everything and start < table.num_rows):
             self._writer.write_table(table.slice(start, ROW_GROUP), row_group_size=ROW_GROUP)
             start += ROW_GROUP
-        # A copy, so that what was written can be freed.
+        # A copy, so that the memory of what was written is freed.
         rest = table.slice(start).take(pa.array(range(max(table.num_rows - start, 0)), type=pa.int64()))
         self._waiting, self._n_waiting = [rest], rest.num_rows
 
 
 def read_plan(path: Path) -> list[PlannedImage]:
-    """The images of a plan, in its order.
+    """Read all images of a plan, in its order.
 
     Raises
     ------
