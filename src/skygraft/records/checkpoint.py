@@ -37,6 +37,8 @@ CHECKPOINT_SCHEMA = pa.schema(
 
 _VERSION = 1
 _METADATA = b"skygraft"
+_ROWS = 20_000
+"""Rows of a batch, or a little more: what is compared with files at a time."""
 _HASHED = 1 << 16
 """Bytes of the ledger, at its beginning and before the checkpoint's place, that a checkpoint knows it by."""
 
@@ -84,7 +86,7 @@ class Checkpoint:
         self.header, self._reader = header, reader
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Its rows, of `CHECKPOINT_SCHEMA`, some ten thousand at a time."""
+        """Its rows, of `CHECKPOINT_SCHEMA`, some `_ROWS` at a time."""
         return (self._reader.get_batch(i) for i in range(self._reader.num_record_batches))
 
 
@@ -156,5 +158,11 @@ def write_checkpoint(layout: Layout, header: CheckpointHeader, batches: Iterable
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, schema, options=options) as writer,
     ):
+        waiting: list[pa.RecordBatch] = []
         for batch in batches:
-            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+            waiting.append(batch.replace_schema_metadata(schema.metadata))
+            if sum(map(len, waiting)) >= _ROWS:
+                writer.write_batch(pa.concat_batches(waiting))
+                waiting.clear()
+        if waiting:
+            writer.write_batch(pa.concat_batches(waiting))

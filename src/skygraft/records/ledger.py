@@ -32,6 +32,8 @@ type Phase = Literal["starting", "images", "tables"]
 _SYNC_SECONDS = 1.0
 _OF_IMAGES = re.compile(rb'\{"time":"[^"]*","event":"image')
 """The beginning of a line for an event on an image."""
+_OF_RUNS = re.compile(rb'"event":"(?:run_|tables_)')
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -232,13 +234,17 @@ def read_runs(path: Path) -> list[RunStarted | TablesStarted | RunEnded]:
         return found
     with handle:
         place = 0
-        for line in handle:
-            # Nearly all lines are of images, and parsing a million takes ten seconds.
-            if not _OF_IMAGES.match(line):
-                event = parse_event(line, path, place)
-                if isinstance(event, RunStarted | TablesStarted | RunEnded):
-                    found.append(event)
-            place += len(line)
+        # Nearly all lines are of images, and parsing a million takes ten seconds.
+        while block := handle.read(_BLOCK_BYTES) + handle.readline():
+            if _OF_RUNS.search(block):
+                for line in block.splitlines(keepends=True):
+                    if not _OF_IMAGES.match(line):
+                        event = parse_event(line, path, place)
+                        if isinstance(event, RunStarted | TablesStarted | RunEnded):
+                            found.append(event)
+                    place += len(line)
+            else:
+                place += len(block)
     return found
 
 
