@@ -49,7 +49,7 @@ def test_what_is_no_digest():
 
 
 def test_a_driver_carries_neither_what_draws_nor_what_it_does_not_use():
-    """Each of these takes a second to import, or tens of MB; a driver starts at once, and runs beside those of others."""
+    """Each of these takes a second to import, or tens of MB; a driver starts at once and runs beside others."""
     code = (
         "import sys; from skygraft.campaign import Campaign; import skygraft.campaign.campaign, distributed;"
         "print(*sorted({'scipy', 'galsim', 'numba', 'pandas', 'xarray', 'matplotlib', 'bokeh'} & set(sys.modules)))"

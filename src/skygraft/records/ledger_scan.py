@@ -6,14 +6,15 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from skygraft.processes import process_mapper
-from skygraft.records.events import ImageEvent, ImageReopened, RunStarted
+from skygraft.records.events import Event, ImageEvent, ImageReopened, RunStarted
 from skygraft.records.ledger import read_events
 
 __all__ = [
@@ -47,7 +48,7 @@ FILE_COLUMNS = pa.schema(
 the ledger does not know it). An image that is not done has no files."""
 
 ANY_TIME = -1
-_NEVER = -2
+_NO_SIZE = -2
 """A size that no file has: of an entry that is not understood."""
 
 _EVENT_COLUMNS = pa.schema(
@@ -56,8 +57,8 @@ _EVENT_COLUMNS = pa.schema(
 _PART_BYTES = 4 << 20
 _LARGE = 64 << 20
 """Bytes of a ledger for which it pays to start processes, which takes seconds."""
-_BATCH = 1000
-"""Events at a time; Python's garbage collector visits all that exist, again and again."""
+_BATCH = 5000
+"""Events of the ledger in each batch."""
 
 
 def state_after(event: ImageEvent | ImageReopened) -> int:
@@ -137,44 +138,52 @@ def _parts(ledger: Path, start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _scan_part(part: tuple[int, int], *, ledger: Path) -> list[ScannedEvents]:
-    found = []
-    for some in itertools.batched(read_events(ledger, *part), _BATCH):
-        images = [(place, e) for place, e in some if isinstance(e, ImageEvent | ImageReopened)]
-        starts = tuple(place for place, event in some if isinstance(event, RunStarted))
-        if images or starts:
-            found.append(ScannedEvents(_columns(images), starts))
-    return found
+    events = read_events(ledger, *part)
+    found = iter(lambda: _columns(itertools.islice(events, _BATCH)), None)
+    return [scanned for scanned in found if scanned is not None]
 
 
-def _columns(events: Sequence[tuple[int, ImageEvent | ImageReopened]]) -> pa.RecordBatch:
-    rows = [
-        (event.image_id, place, state := state_after(event), *(_files(event) if state == DONE else _NO_FILES))
-        for place, event in events
+def _columns(events: Iterator[tuple[int, Event]]) -> ScannedEvents | None:
+    """The columns of some events, none of which is kept; None where there are none."""
+    columns: dict[str, list[Any]] = {name: [] for name in _EVENT_COLUMNS.names}
+    names, sizes, times, ends = columns["names"], columns["sizes"], columns["times"], [0]
+    starts, n_events = [], 0
+    for place, event in events:
+        n_events += 1
+        if isinstance(event, RunStarted):
+            starts.append(place)
+        if not isinstance(event, ImageEvent | ImageReopened):
+            continue
+        state = state_after(event)
+        columns["image_id"].append(event.image_id)
+        columns["place"].append(place)
+        columns["state"].append(state)
+        made = event if state == DONE and isinstance(event, ImageEvent) else _NOT_DONE
+        columns["sources"].append(fingerprint_key(made.catalog, made.dataset))
+        columns["settings"].append(fingerprint_key(made.settings))
+        columns["code"].append(made.code)
+        columns["n_inputs"].append(len(made.inputs))
+        for name, identity in made.inputs.items():
+            # A malformed entry, as of a damaged ledger, agrees with no file: the image's record is opened then.
+            size, time = identity if len(identity) == 2 else (_NO_SIZE, 0)
+            names.append(name)
+            sizes.append(size)
+            times.append(time)
+        names += made.outputs
+        sizes += made.outputs.values()
+        known = made.output_times or [ANY_TIME] * len(made.outputs)
+        times += known if len(known) == len(made.outputs) else [0] * len(made.outputs)
+        ends.append(len(names))
+    offsets = pa.array(ends, pa.int32())
+    arrays = [
+        pa.ListArray.from_arrays(offsets, pa.array(columns[field.name], field.type.value_type))
+        if pa.types.is_list(field.type)
+        else pa.array(columns[field.name], field.type)
+        for field in _EVENT_COLUMNS
     ]
-    columns = zip(*rows, strict=True) if rows else ([] for _ in _EVENT_COLUMNS)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, _EVENT_COLUMNS, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=_EVENT_COLUMNS)
+    images = pa.RecordBatch.from_arrays(arrays, schema=_EVENT_COLUMNS)
+    return ScannedEvents(images, tuple(starts)) if n_events else None
 
 
-type _Files = tuple[int, int, int, int, list[str], list[int], list[int]]
-
-_NO_FILES: _Files = (0, 0, 0, 0, [], [], [])
-
-
-def _files(event: ImageEvent | ImageReopened) -> _Files:
-    """The values of `FILE_COLUMNS` for an image that is done."""
-    assert isinstance(event, ImageEvent)
-    # Malformed entries, as of a damaged ledger, agree with no file: the image's record is opened then.
-    known = [identity if len(identity) == 2 else [_NEVER, 0] for identity in event.inputs.values()]
-    times = event.output_times or [ANY_TIME] * len(event.outputs)
-    if len(times) != len(event.outputs):
-        times = [0] * len(event.outputs)
-    return (
-        fingerprint_key(event.catalog, event.dataset),
-        fingerprint_key(event.settings),
-        event.code,
-        len(event.inputs),
-        [*event.inputs, *event.outputs],
-        [*(size for size, _ in known), *event.outputs.values()],
-        [*(time for _, time in known), *times],
-    )
+_NOT_DONE = ImageEvent("", "done")
+"""An image without files."""
