@@ -126,9 +126,9 @@ def test_the_ledger_before_the_checkpoint_is_not_read(world: SimpleNamespace, mo
     starts = []
     scan = states_module.scan_ledger
 
-    def spy(ledger, start=0, stop=None):
+    def spy(ledger, start=0, stop=None, **options):
         starts.append(start)
-        return scan(ledger, start, stop)
+        return scan(ledger, start, stop, **options)
 
     monkeypatch.setattr(states_module, "scan_ledger", spy)
     states_of(world)

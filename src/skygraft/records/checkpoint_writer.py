@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 
-from skygraft.errors import OutputError
+from skygraft.errors import SkygraftError
 from skygraft.records.files import Layout
 from skygraft.records.image_states import ImageStates, save_checkpoint
 from skygraft.records.ledger import Ledger
@@ -62,5 +62,5 @@ class CheckpointWriter:
             self._write(self._states, self._ledger.size)
 
     def _write(self, states: ImageStates, offset: int) -> None:
-        with contextlib.suppress(OutputError):
+        with contextlib.suppress(SkygraftError):
             save_checkpoint(self._plan, self._layout, states, offset)

@@ -311,7 +311,9 @@ def _rows_of_last_events(
     for batch in before.batches() if before is not None else ():
         yield _with_states(states, numpy_array(batch.column("row")).astype(np.int64), batch)
     rows_of: ImageRows | None = None
-    for scanned in scan_ledger(layout.ledger, before.header.offset if before is not None else 0, offset):
+    start = before.header.offset if before is not None else 0
+    # In this process: a run goes on meanwhile, and others are at work on its images.
+    for scanned in scan_ledger(layout.ledger, start, offset, processes=1):
         rows_of = rows_of or ImageRows(plan)
         yield _with_states(states, *_known(rows_of, scanned.images))
 

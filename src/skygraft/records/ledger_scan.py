@@ -102,7 +102,9 @@ class ScannedEvents:
     run_starts: tuple[int, ...] = ()
 
 
-def scan_ledger(ledger: Path, start: int = 0, stop: int | None = None) -> Iterator[ScannedEvents]:
+def scan_ledger(
+    ledger: Path, start: int = 0, stop: int | None = None, *, processes: int | None = None
+) -> Iterator[ScannedEvents]:
     """Read the events of a ledger on images and on the starts of runs, in order; none where there is no ledger.
 
     Parameters
@@ -111,6 +113,8 @@ def scan_ledger(ledger: Path, start: int = 0, stop: int | None = None) -> Iterat
         The ledger.
     start, stop : int
         Places where lines begin: the first line to read, and the first not to; by default all are read.
+    processes : int, optional
+        Processes that read; by default one for each core where there is enough to read.
 
     Raises
     ------
@@ -120,8 +124,9 @@ def scan_ledger(ledger: Path, start: int = 0, stop: int | None = None) -> Iterat
     if not ledger.exists():
         return
     stop = ledger.stat().st_size if stop is None else stop
-    cores = len(os.sched_getaffinity(0)) if stop - start > _LARGE else 1
-    with process_mapper(cores) as mapper:
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if stop - start > _LARGE else 1
+    with process_mapper(processes) as mapper:
         for parts in mapper(functools.partial(_scan_part, ledger=ledger), _parts(ledger, start, stop)):
             yield from parts
 
