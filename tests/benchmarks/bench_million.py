@@ -4,8 +4,8 @@
 
 Planner, scheduler, two workers and driver are processes of their own, so that each one's time and memory are its own.
 A worker makes a file, a truth table and a record for each image without reading or drawing anything. Then a hundredth
-of the records is removed, and the campaign is run again: how long until work starts? FOLDER needs some 20 kB an image;
-the outputs lie beside it, in ``out``.
+of the records is removed, and the campaign is run again: how long until work starts? How long does its status take?
+FOLDER needs some 20 kB an image; the outputs lie beside it, in ``out``.
 """
 
 from __future__ import annotations
@@ -261,6 +261,20 @@ def _plan(path: Path) -> dict[str, Any]:
         time.sleep(0.2)
     assert process.returncode in (0, 1)
     return {"seconds": time.perf_counter() - began, "rss_peak_mib": most / 2**20}
+
+
+def _status(path: Path) -> dict[str, Any]:
+    """How long `Campaign.status` takes, in a process of its own that has imported it."""
+    code = (
+        "import json, resource, sys, time; from skygraft.campaign import Campaign; import skygraft.campaign.checksums;"
+        f"campaign = Campaign.from_yaml({str(path)!r}); wall, cpu = time.perf_counter(), time.process_time();"
+        "status = campaign.status(); print(json.dumps({'n_done': status.n_done, 'seconds': time.perf_counter() - wall,"
+        "'cpu_seconds': time.process_time() - cpu,"
+        "'rss_peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def main() -> None:
