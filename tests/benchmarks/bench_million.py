@@ -39,7 +39,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
     import pyarrow as pa
 
     from skygraft.config.campaign import load_config
-    from skygraft.execution.driver import _plan_of
+    from skygraft.execution.task import _plan
     from skygraft.records.files import Layout, sha256_file, write_json
     from skygraft.records.image_record import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
     from skygraft.tables.truth_parts import write_truth_part
@@ -49,7 +49,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
     config = _once(load_config, layout.config)
     settings = _once(config.pixel_settings)
     summaries = []
-    for image in _plan_of(output, stamp).images(rows):
+    for image in _plan(output, stamp).images(rows):
         source = image.source(config.survey.root)
         target = layout.images / image.output
         part = layout.truth_part(image.tract, image.patch, image.stem)
