@@ -32,8 +32,8 @@ from distributed import Client
 from skygraft.campaign import Campaign
 from skygraft.clusters.cluster import open_cluster
 from skygraft.config.cluster_kinds import LocalConfig
+from skygraft.disk import FileIdentity
 from skygraft.execution.task import run_task
-from skygraft.records.file_identity import stamp_of
 from skygraft.records.packs import file_names, read_file
 from skygraft.records.plan_file import Plan
 
@@ -146,7 +146,7 @@ def without_dask(survey: Path, output: Path, n_processes: int) -> float:
     """Seconds for the images in plain processes, each with its share of them."""
     campaign = configure(survey, output)
     campaign.plan()
-    stamp = stamp_of(campaign.layout.plan)
+    stamp = FileIdentity.of(campaign.layout.plan).size_and_time
     n_images = len(Plan(campaign.layout.plan))
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(n_processes + 1)

@@ -4,8 +4,8 @@
 
 Planner, scheduler, two workers and driver are processes of their own, so that each one's time and memory are its own.
 A worker makes a file, a truth table and a record for each image without reading or drawing anything. Then a hundredth
-of the records is removed, and the campaign is run again: how long until work starts? FOLDER needs some 20 kB an image;
-the outputs lie beside it, in ``out``.
+of the records is removed, and the campaign is run again: how long until work starts? How long does its status take?
+FOLDER needs some 20 kB an image; the outputs lie beside it, in ``out``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
     import pyarrow as pa
 
     from skygraft.config.campaign import load_config
-    from skygraft.execution.driver import _plan_of
+    from skygraft.execution.task import _plan
     from skygraft.records.files import Layout, sha256_file, write_json
     from skygraft.records.image_record import PIXEL_VERSION, RECORD_VERSION, content_key, summarise
     from skygraft.tables.truth_parts import write_truth_part
@@ -49,7 +49,7 @@ def rehearse(rows: Sequence[int], output: str, stamp: tuple[int, int]) -> list[A
     config = _once(load_config, layout.config)
     settings = _once(config.pixel_settings)
     summaries = []
-    for image in _plan_of(output, stamp).images(rows):
+    for image in _plan(output, stamp).images(rows):
         source = image.source(config.survey.root)
         target = layout.images / image.output
         part = layout.truth_part(image.tract, image.patch, image.stem)
@@ -261,6 +261,20 @@ def _plan(path: Path) -> dict[str, Any]:
         time.sleep(0.2)
     assert process.returncode in (0, 1)
     return {"seconds": time.perf_counter() - began, "rss_peak_mib": most / 2**20}
+
+
+def _status(path: Path) -> dict[str, Any]:
+    """How long `Campaign.status` takes, in a process of its own that has imported it."""
+    code = (
+        "import json, resource, sys, time; from skygraft.campaign import Campaign; import skygraft.campaign.checksums;"
+        f"campaign = Campaign.from_yaml({str(path)!r}); wall, cpu = time.perf_counter(), time.process_time();"
+        "status = campaign.status(); print(json.dumps({'n_done': status.n_done, 'seconds': time.perf_counter() - wall,"
+        "'cpu_seconds': time.process_time() - cpu,"
+        "'rss_peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ from skygraft.campaign.run import CampaignRun
 from skygraft.catalog import write_catalog
 from skygraft.cli import app
 from skygraft.dataset import Dataset
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.registering import register
 from skygraft.execution.task import run_task
 from skygraft.formats import read_exposure
-from skygraft.records.file_identity import stamp_of
 from skygraft.records.files import Layout
 from skygraft.survey.butler_output import DatasetFile, open_run
 
@@ -258,7 +258,12 @@ def test_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def work(rows: Any) -> Any:
         seen.append(len(registered(folder)))
-        return run_task(rows, str(layout.root), stamp_of(layout.plan), stamp_of(layout.config))
+        return run_task(
+            rows,
+            str(layout.root),
+            FileIdentity.of(layout.plan).size_and_time,
+            FileIdentity.of(layout.config).size_and_time,
+        )
 
     monkeypatch.setattr(CampaignRun, "work", lambda self: work)
     summary = campaign(folder, seed=2).run(n_workers=0, redo=True)

@@ -22,12 +22,12 @@ from drive_kit import Reports, drive, jobs, name_of
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.clusters.cluster import open_cluster
 from skygraft.config.cluster_kinds import LocalConfig
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError
 from skygraft.execution.driver import DriveSettings, _Driver, drive_serial
 from skygraft.execution.mapping import map_items
 from skygraft.execution.task import run_task
 from skygraft.execution.task_queue import TaskQueue
-from skygraft.records.file_identity import stamp_of
 
 pytestmark = pytest.mark.dask
 
@@ -80,7 +80,7 @@ def test_order_and_repetition_do_not_matter(
     campaign.plan()
     shuffled = [0, 1, 2, 3] * 2  # at-least-once: every image is run twice, two of them at the same time
     random.Random(5).shuffle(shuffled)
-    work = partial(run_task, output=str(campaign.layout.root), plan=stamp_of(campaign.layout.plan))
+    work = partial(run_task, output=str(campaign.layout.root), plan=FileIdentity.of(campaign.layout.plan).size_and_time)
     results = [r for (r,) in client.gather(client.map(work, [[row] for row in shuffled], pure=False))]
     assert {summary.status for summary in results} <= {"done", "skipped"}
     assert campaign.run(client).n_skipped == 4
@@ -90,13 +90,13 @@ def test_order_and_repetition_do_not_matter(
 def test_a_worker_that_sees_another_plan(make_campaign: MakeCampaign, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign = make_campaign()
     campaign.plan()
-    monkeypatch.setattr("skygraft.records.file_identity._TRIES", 1)
+    monkeypatch.setattr("skygraft.records.files._TRIES", 1)
     with pytest.raises(CampaignError, match="does not see the plan"):
         run_task([0], str(campaign.layout.root), (1, 1))
-    plan = stamp_of(campaign.layout.plan)
+    plan = FileIdentity.of(campaign.layout.plan).size_and_time
     with pytest.raises(CampaignError, match="does not see the configuration"):
         run_task([0], str(campaign.layout.root), plan, (1, 1))
-    [summary] = run_task([0], str(campaign.layout.root), plan, stamp_of(campaign.layout.config))
+    [summary] = run_task([0], str(campaign.layout.root), plan, FileIdentity.of(campaign.layout.config).size_and_time)
     assert summary.status == "done"
 
 

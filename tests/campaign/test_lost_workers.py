@@ -22,10 +22,10 @@ from skygraft.clusters.cluster import open_cluster
 from skygraft.clusters.cluster_watch import ClusterWatch
 from skygraft.clusters.watchdog import Patience
 from skygraft.config.cluster_kinds import LocalConfig
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError
 from skygraft.execution.jobs import DriveResult
 from skygraft.execution.mapping import map_items
-from skygraft.records.file_identity import stamp_of
 from skygraft.records.image_summary import ImageSummary
 
 pytestmark = [pytest.mark.dask, pytest.mark.slow]
@@ -75,7 +75,7 @@ def test_a_campaign_on_a_cluster_of_ones_own_quarantines_it_too(
     (tmp_path / "slow_start.py").write_text("import time\ntime.sleep(3)\n")
     campaign = make_campaign(images_per_task=1)
     campaign.plan()
-    stamp = stamp_of(campaign.layout.plan)
+    stamp = FileIdentity.of(campaign.layout.plan).size_and_time
 
     output = str(campaign.layout.root)
 

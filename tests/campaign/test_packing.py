@@ -22,7 +22,7 @@ from skygraft.records.files import Layout, sweep_leftovers
 from skygraft.records.image_record import read_record
 from skygraft.records.packs import file_names, packed_files, read_file, remove_record, stat_file
 from skygraft.records.plan_file import Plan
-from skygraft.records.status import DONE, WAITING, stand
+from skygraft.records.status import DONE, WAITING, resume_states
 from skygraft.tables import truth as truth_tables
 
 
@@ -326,13 +326,13 @@ def test_nothing_but_footers_is_read_where_the_ledger_agrees(done: Campaign, mon
         raise AssertionError(f"{arguments} was read")
 
     monkeypatch.setattr(packs, "_read_group", refuse)
-    assert stand(Plan(done.layout.plan), done.config).count(DONE) == 4
+    assert resume_states(Plan(done.layout.plan), done.config).count(DONE) == 4
 
 
 def test_a_packed_image_is_made_again_alone(done: Campaign, expected: dict[str, str], kit: Any) -> None:
     image = next(Plan(done.layout.plan).images([2]))
     (done.layout.images / image.output).unlink()
-    assert stand(Plan(done.layout.plan), done.config).rows(WAITING).tolist() == [2]
+    assert resume_states(Plan(done.layout.plan), done.config).rows(WAITING).tolist() == [2]
     summary = done.run(n_workers=0)
     assert (summary.n_done, summary.n_skipped, summary.ok) == (1, 3, True)
     assert kit.checksums(done.layout.root) == expected

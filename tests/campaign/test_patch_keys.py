@@ -33,7 +33,7 @@ def test_the_fingerprint_does_not_depend_on_the_order(content, dice):
 
 
 def test_a_driver_carries_neither_what_draws_nor_what_it_does_not_use():
-    """Each of these is some tens of MB, of which a driver of a million images has 300."""
+    """Each of these takes a second to import, or tens of MB; a driver starts at once and runs beside others."""
     code = (
         "import sys; from skygraft.campaign import Campaign; import skygraft.campaign.campaign, distributed;"
         "print(*sorted({'scipy', 'galsim', 'numba', 'pandas', 'xarray', 'matplotlib', 'bokeh'} & set(sys.modules)))"

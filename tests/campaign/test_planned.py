@@ -10,29 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from plan_kit import add_images, write_plan
+from plan_kit import add_images, make_images, write_plan
 from skygraft.errors import CampaignError, OutputError
 from skygraft.records import plan_file as planned_module
 from skygraft.records.plan_file import Plan, PlannedImage, PlanWriter, read_plan
 
 METADATA = {"plan_key": "abc", "unusable": [{"path": "ü.fits", "reason": "no"}], "nothing": None}
-
-
-def make_images(n: int) -> list[PlannedImage]:
-    """Images that differ in everything, with and without what an image may lack."""
-    return [
-        PlannedImage(
-            image_id=f"cam-{i}-ü", stem=f"cam-{i}", path=f"raw/{i}.fits", hdu=str(i % 3), format="fits",
-            instrument=None if i % 5 == 0 else "cam", visit=None if i % 7 == 0 else i // 4,
-            detector=None if i % 3 else "7", band="gri"[i % 3], mjd=None if i % 4 == 0 else 60000.0 + i / 7,
-            exposure_time=30.0, nx=2048, ny=4176 + i, ra=i * 360 / n, dec=-1 / 3,
-            polygon=tuple((i / 3 + k, k - 0.5) for k in range(3 + i % 3)),
-            pixel_scale=0.168, n_bytes=10**10 + i, options='{"hdu": 1}', tract=i // 20, patch=i // 5 % 4,
-            reads=tuple((i // 20, k) for k in range(i % 4)), n_sources=i, cost_seconds=1.5 * i, output=f"raw/{i}.fits",
-            catalog_key=f"{i:064x}",
-        )
-        for i in range(n)
-    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -114,7 +97,7 @@ def test_columns(tmp_path: Path, small_groups: int) -> None:
     assert [batch.schema.names for batch in batches] == [["visit", "ra"]] * len(batches)
     assert max(batch.num_rows for batch in batches) <= 20
     assert [v for batch in batches for v in batch["visit"].to_pylist()] == [image.visit for image in images]
-    assert next(plan.batches()).schema.names == [field.name for field in dataclasses.fields(PlannedImage)]
+    assert set(next(plan.batches()).schema.names) == {field.name for field in dataclasses.fields(PlannedImage)}
     with pytest.raises(ValueError, match="no column 'colour'"):
         plan.table(["colour"])
 

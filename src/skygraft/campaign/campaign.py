@@ -14,26 +14,26 @@ import numpy as np
 
 from skygraft.campaign.summaries import FAILURES_LISTED, RunSummary, Status, unusable_images
 from skygraft.config.campaign import CampaignConfig, load_config
+from skygraft.disk import FileIdentity, atomic_path
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.registering import begin_run, check_run
 from skygraft.monitoring.reporters import NoReporter, Reporter
 from skygraft.records.events import RunStarted
-from skygraft.records.file_identity import file_stamp, plan_key
-from skygraft.records.files import Layout, atomic_path, sweep_leftovers
+from skygraft.records.files import Layout, sweep_leftovers
 from skygraft.records.interruption import Interruption
 from skygraft.records.ledger import Ledger, phase_of, read_runs
 from skygraft.records.lock import lease_path
-from skygraft.records.plan_file import DamagedPlanError, Plan, campaign_plan
+from skygraft.records.plan_file import DamagedPlanError, Plan, campaign_plan, plan_key
 from skygraft.records.status import (
     DONE,
     FAILED,
     QUARANTINED,
     WAITING,
-    present,
-    recorded,
+    output_states,
+    record_states,
     rescan,
-    stand,
+    resume_states,
 )
 from skygraft.wording import number
 
@@ -156,10 +156,10 @@ class Campaign:
             check_run(self.config, plan)
             problems: tuple[str, ...] = ()
             try:
-                standing = stand(plan, self.config)
+                states = resume_states(plan, self.config)
             except CampaignError as error:
                 problems = (error.message,)
-                standing, _ = recorded(plan, self.layout)
+                states, _ = record_states(plan, self.layout)
             return summarise_plan(
                 self.config,
                 plan,
@@ -167,9 +167,9 @@ class Campaign:
                 processes=_cores(processes),
                 n_workers=n_workers,
                 # A run retries failed images, but not those in quarantine.
-                to_make=np.isin(standing.state, (WAITING, FAILED)),
-                n_done=standing.count(DONE),
-                n_failed=standing.count(FAILED, QUARANTINED),
+                to_make=np.isin(states.state, (WAITING, FAILED)),
+                n_done=states.count(DONE),
+                n_failed=states.count(FAILED, QUARANTINED),
                 problems=problems,
             )
 
@@ -219,19 +219,21 @@ class Campaign:
             reporter = reporter or NoReporter()
             plan = self._current_plan(reporter.say)
             with Ledger(self.layout.ledger) as ledger:
-                standing = stand(plan, self.config, redo=redo, ledger=ledger)
-                if n_removed := begin_run(self.config, plan, standing.rows(WAITING, FAILED, QUARANTINED).tolist()):
+                states = resume_states(plan, self.config, redo=redo, ledger=ledger)
+                if n_removed := begin_run(self.config, plan, states.rows(WAITING, FAILED, QUARANTINED).tolist()):
                     reporter.say(f"{n_removed} datasets whose files will be replaced were removed from the repository")
                 self._write_config()
-                states = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
-                rows = standing.rows(*states)
-                run = CampaignRun(self.config, plan, standing, rows, reporter, interruption, ledger)
+                wanted = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
+                rows = states.rows(*wanted)
+                run = CampaignRun(self.config, plan, states, rows, reporter, interruption, ledger)
                 with reporter:
-                    ledger.append([RunStarted(images=len(plan), waiting=len(rows), redo=redo)])
+                    (place,) = ledger.append([RunStarted(images=len(plan), waiting=len(rows), redo=redo)])
+                    states.begin_run(place)
                     summary = run.run(client, n_workers)
                     # Temporary files of killed workers; at the end, because it goes through all folders.
                     sweep_leftovers(self.layout.root)
                     ledger.append([summary.ended()])
+                    run.checkpoints.save()
         return summary
 
     def status(self) -> Status:
@@ -245,10 +247,10 @@ class Campaign:
         from skygraft.campaign.checksums import look_at_files
 
         plan = campaign_plan(self.layout.plan)
-        standing, damaged = present(plan, self.layout)
-        failed = standing.rows(FAILED, QUARANTINED)
-        failures = tuple(f for _, f in standing.failures(self.layout.ledger, failed[:FAILURES_LISTED]))
-        errors = Counter(failure.error for _, failure in standing.failures(self.layout.ledger))
+        states, damaged = output_states(plan, self.layout)
+        failed = states.rows(FAILED, QUARANTINED)
+        failures = tuple(f for _, f in states.failures(self.layout.ledger, failed[:FAILURES_LISTED]))
+        errors = Counter(failure.error for _, failure in states.failures(self.layout.ledger))
         unusable = unusable_images(plan)
         runs = read_runs(self.layout.ledger)
         started = [event for event in runs if isinstance(event, RunStarted)]
@@ -257,10 +259,10 @@ class Campaign:
             name=self.config.name,
             output=str(self.layout.root),
             n_images=len(plan),
-            n_done=standing.count(DONE),
+            n_done=states.count(DONE),
             n_failed=len(failed),
-            n_remaining=standing.count(WAITING),
-            n_quarantined=standing.count(QUARANTINED),
+            n_remaining=states.count(WAITING),
+            n_quarantined=states.count(QUARANTINED),
             n_unusable=len(unusable),
             failures=failures,
             unusable=unusable,
@@ -442,7 +444,7 @@ class Campaign:
     def _replaced(self, plan: Plan) -> bool:
         """Whether a file that the plan left out was created, changed or removed since."""
         root = self.config.survey.root
-        return any(file_stamp(root / bad["path"]) != bad.get("stamp") for bad in plan.unusable)
+        return any(str(FileIdentity.find(root / bad["path"]) or "") != bad.get("stamp") for bad in plan.unusable)
 
 
 def _cores(processes: int | None) -> int:

@@ -25,7 +25,7 @@ from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
 from skygraft.records.packs import file_exists, pack_of, read_file, remove_record
 from skygraft.records.plan_file import DamagedPlanError, campaign_plan
-from skygraft.records.status import DONE, recorded
+from skygraft.records.status import DONE, record_states
 from skygraft.wording import data_size, number
 
 __all__ = ["ChecksumReport", "Damage", "check_checksums", "discard", "look_at_files"]
@@ -149,9 +149,9 @@ def check_checksums(
     except DamagedPlanError as error:
         # Without a plan, the images are not known.
         return ChecksumReport(str(layout.root), 0, 1, 1, 0, (Damage(layout.plan.name, error.message),))
-    standing, lost = recorded(plan, layout)
-    standing.state[lost] = DONE
-    rows = standing.rows(DONE)
+    states, lost = record_states(plan, layout)
+    states.state[lost] = DONE
+    rows = states.rows(DONE)
     if not len(rows):
         raise CampaignError("no image of the campaign is done", path=layout.root, fix="Run it first: skygraft run")
     tables = _tables(layout)
@@ -183,6 +183,8 @@ def _tables(layout: Layout) -> list[str]:
     found = {layout.file_of(path) for path in layout.checksums.rglob("*.sha256")}
     there = [*layout.truth.rglob("part-0.parquet"), *layout.sources.rglob("part-0.parquet"), layout.campaign_sources]
     found |= {path for path in there if path.exists()}
+    if not os.path.lexists(layout.checkpoint):
+        found.discard(layout.checkpoint)  # which anybody may delete
     return sorted(path.relative_to(layout.root).as_posix() for path in found)
 
 
@@ -329,6 +331,8 @@ def look_at_files(layout: Layout, *, tables: bool = True) -> tuple[Damage, ...]:
     for path in sorted([*single, *_changed_tables(layout)]) if tables else reports:
         name = path.relative_to(layout.root).as_posix()
         known = read_checksum(layout.checksum(path))
+        if path == layout.checkpoint:
+            continue  # read and compared before it is used; the next run replaces a damaged one
         problem = problem_of(path, known, most=_SMALL) if known is not None else ""
         # A run does not need the reports, so one that was removed is not damage.
         if problem and (tables or os.path.lexists(path)):

@@ -23,6 +23,7 @@ from skygraft.clusters.watchdog import Outlook, Patience
 from skygraft.config.campaign import CampaignConfig
 from skygraft.config.cluster_kinds import BatchConfig, KubernetesConfig
 from skygraft.config.yaml_schema import parse_timeout
+from skygraft.disk import FileIdentity
 from skygraft.execution.driver import DriveSettings, Work, drive, drive_serial
 from skygraft.execution.jobs import DriveResult, Jobs
 from skygraft.execution.mapping import map_items
@@ -31,14 +32,14 @@ from skygraft.execution.task import run_task
 from skygraft.monitoring.dashboard import DashboardReporter
 from skygraft.monitoring.overview import Overview, make_overview
 from skygraft.monitoring.reporters import Reporter
+from skygraft.records.checkpoint_writer import CheckpointWriter
 from skygraft.records.events import TablesStarted
-from skygraft.records.file_identity import stamp_of
 from skygraft.records.files import Layout
 from skygraft.records.image_summary import ImageSummary
 from skygraft.records.interruption import Interruption
 from skygraft.records.ledger import Ledger, read_runs
 from skygraft.records.plan_file import Plan
-from skygraft.records.status import DONE, FAILED, QUARANTINED, WAITING, Standing, reopen
+from skygraft.records.status import DONE, FAILED, QUARANTINED, WAITING, ImageStates, reopen
 from skygraft.tables.arrow import numbers
 from skygraft.tables.consolidate import consolidate
 from skygraft.tables.failures import write_failures
@@ -63,7 +64,7 @@ class CampaignRun:
         The campaign.
     plan : Plan
         Its plan.
-    standing : Standing
+    states : ImageStates
         The state of each image; kept up to date.
     rows : ndarray of int, shape (N,)
         The images to make, as rows of the plan, ascending.
@@ -79,15 +80,16 @@ class CampaignRun:
         self,
         config: CampaignConfig,
         plan: Plan,
-        standing: Standing,
+        states: ImageStates,
         rows: NDArray[np.int64],
         reporter: Reporter,
         interruption: Interruption,
         ledger: Ledger,
     ) -> None:
         self.config, self.layout = config, Layout(config.output)
-        self.plan, self.standing, self.rows = plan, standing, rows
+        self.plan, self.states, self.rows = plan, states, rows
         self.reporters, self.interruption, self.ledger = [reporter], interruption, ledger
+        self.checkpoints = CheckpointWriter(plan, self.layout, states, ledger)
         self._guard: Guard | None = None
 
     def run(self, client: Client | None, n_workers: int | None) -> RunSummary:
@@ -119,7 +121,7 @@ class CampaignRun:
                 result = drive_serial(
                     jobs, self.work(), self, retries=self.config.retries, interruption=self.interruption
                 )
-            write_failures(self.layout, self.plan, self.standing, self.plan.unusable)
+            write_failures(self.layout, self.plan, self.states, self.plan.unusable)
             # The tables of a run that was ended early wait for the next run.
             if not result.early:
                 lines = self._make_tables(client, watch)
@@ -127,12 +129,8 @@ class CampaignRun:
 
     def work(self) -> Work:
         """The function that a task applies to its rows of the plan; rehearsals replace it."""
-        return functools.partial(
-            run_task,
-            output=str(self.layout.root),
-            plan=stamp_of(self.layout.plan),
-            config=stamp_of(self.layout.config),
-        )
+        plan, config = (FileIdentity.of(path).size_and_time for path in (self.layout.plan, self.layout.config))
+        return functools.partial(run_task, output=str(self.layout.root), plan=plan, config=config)
 
     def say(self, text: str) -> None:
         """Show a message to whoever watches the run."""
@@ -143,7 +141,8 @@ class CampaignRun:
 
     def images(self, rows: Sequence[int], summaries: list[ImageSummary]) -> None:
         """Record the results of some images, and pass them on to the reporters."""
-        self.standing.note(rows, summaries, self.ledger.images(summaries))
+        self.states.enter_summaries(rows, summaries, self.ledger.images(summaries))
+        self.checkpoints.check()
         for reporter in self.reporters:
             reporter.images(summaries)
 
@@ -176,7 +175,7 @@ class CampaignRun:
         homes = np.cumsum(moved[0] | moved[1])
         jobs = Jobs(self.rows, homes[self.rows], columns["cost_seconds"][self.rows], kinds[self.rows])
         waiting = np.isin(np.arange(len(self.plan)), self.rows)
-        state = self.standing.state
+        state = self.states.state
         overview = make_overview(
             self.config.name,
             str(self.layout.root),
@@ -249,39 +248,39 @@ class CampaignRun:
         self.ledger.append([TablesStarted()])
         found = consolidate(self.config, self.plan, functools.partial(map_items, client, watch=watch))
         if found.problems:
-            reopen(self.plan, self.layout, self.standing, self.ledger, [image_id for image_id, _ in found.problems])
+            reopen(self.plan, self.layout, self.states, self.ledger, [image_id for image_id, _ in found.problems])
         write_provenance(
             self.config,
             self.plan,
             found,
             runs=read_runs(self.layout.ledger),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
-            n_failed=self.standing.count(FAILED, QUARANTINED),
-            n_quarantined=self.standing.count(QUARANTINED),
+            n_failed=self.states.count(FAILED, QUARANTINED),
+            n_quarantined=self.states.count(QUARANTINED),
         )
-        done = self.standing.rows(DONE).tolist()
+        done = self.states.rows(DONE).tolist()
         registered = register(self.config, self.plan, done, lambda: bool(self.interruption.asked))
         return [*found.lines(), *([] if registered is None else [str(registered)])]
 
     def _summary(self, result: DriveResult, lines: Sequence[str], wall_seconds: float) -> RunSummary:
-        standing = self.standing
-        failed = standing.rows(FAILED, QUARANTINED)
+        states = self.states
+        failed = states.rows(FAILED, QUARANTINED)
         unusable = unusable_images(self.plan)
         return RunSummary(
             output=str(self.layout.root),
             n_images=len(self.plan),
             n_done=result.n_done,
-            n_skipped=max(0, standing.count(DONE) - result.n_done),
+            n_skipped=max(0, states.count(DONE) - result.n_done),
             n_failed=len(failed),
-            n_quarantined=standing.count(QUARANTINED),
-            n_remaining=standing.count(WAITING),
+            n_quarantined=states.count(QUARANTINED),
+            n_remaining=states.count(WAITING),
             n_drawn=result.n_drawn,
             wall_seconds=round(wall_seconds, 2),
             n_unusable=len(unusable),
             interrupted=result.interrupted,
             stopped=result.stopped,
             unusable=unusable,
-            failures=tuple(f for _, f in standing.failures(self.layout.ledger, failed[:FAILURES_LISTED])),
+            failures=tuple(f for _, f in states.failures(self.layout.ledger, failed[:FAILURES_LISTED])),
             tables=tuple(lines),
             files=tuple(f"{bad.path}: {bad.problem}" for bad in look_at_files(self.layout, tables=False)),
         )

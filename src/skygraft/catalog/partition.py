@@ -43,6 +43,7 @@ from skygraft.catalog.partition_read import (
 )
 from skygraft.catalog.schema import MOTION, values
 from skygraft.catalog.select import angular_rates, is_moving
+from skygraft.disk import atomic_path
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
 from skygraft.wcs.base import to_vectors
 
@@ -379,19 +380,17 @@ def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
     content = sink.getvalue()
-    with _writing(path) as temporary:
-        with temporary.open("wb") as file:
-            file.write(content)
-        temporary.replace(path)
+    # The marker is written last, and holds sizes and checksums of all parts.
+    with atomic_path(path, sync=False) as temporary:
+        temporary.write_bytes(content)
     return int(content.size), hashlib.sha256(content).hexdigest()
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, removed at the end; errors of writing become an OutputError that names `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _writing(path: Path) -> Iterator[None]:
+    """Name the path in errors of what is written."""
     try:
-        yield temporary
+        yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OutputError(
@@ -401,9 +400,6 @@ def _writing(path: Path) -> Iterator[Path]:
             if isinstance(error, IsADirectoryError)
             else "Check permissions and free space",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
@@ -424,12 +420,8 @@ def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with _writing(path) as temporary:
-        with temporary.open("w") as file:
-            file.write(json.dumps(content, sort_keys=True, separators=(",", ":")))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
 
 def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) -> str:

@@ -300,11 +300,11 @@ def inject(
     Example:  skygraft inject calexp-1002-0.fits fakes.parquet -o injected.fits --truth truth.ecsv
     """
     from skygraft.catalog import read_catalog
+    from skygraft.disk import atomic_path
     from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
     from skygraft.injection import inject as inject_sources
     from skygraft.injection.coadd_noise import noise_words
-    from skygraft.records.files import atomic_path
 
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
@@ -439,9 +439,9 @@ def index(
     Example:  skygraft index 'skygraft-demo/survey/calexp-*.fits'
     Example:  skygraft index --butler /repo/main --collections LSSTCam/runs/DRP --dataset-type visit_image
     """
+    from skygraft.disk import atomic_path
     from skygraft.errors import ConfigError
     from skygraft.processes import process_mapper
-    from skygraft.records.files import atomic_path
     from skygraft.survey import index_survey, write_index
 
     asked = butler_settings(repo=butler, collections=collections, dataset_type=dataset_type, where=where)

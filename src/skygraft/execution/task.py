@@ -27,6 +27,7 @@ from skygraft.catalog.io import arrow_array, from_arrow
 from skygraft.catalog.partition_read import read_stored
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.dataset import LINEAGE, dataset_id
+from skygraft.disk import relative_name
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.execution.registering import lineage_of
 from skygraft.exposure import Exposure
@@ -37,8 +38,7 @@ from skygraft.photometry import aperture_flux
 from skygraft.planning.reading import read_image
 from skygraft.planning.selection import RowDigests, digest_rows, select
 from skygraft.provenance import software_versions
-from skygraft.records.file_identity import Stamp, await_stamp
-from skygraft.records.files import Layout, plain, sha256_file
+from skygraft.records.files import Layout, await_file, plain, sha256_file
 from skygraft.records.image_record import (
     PIXEL_VERSION,
     RECORD_VERSION,
@@ -46,7 +46,6 @@ from skygraft.records.image_record import (
     content_key,
     is_whole,
     read_record,
-    relative_input,
     summarise,
     write_record,
 )
@@ -114,18 +113,18 @@ def _bench(path: str, mtime_ns: int) -> Bench:
 
 
 @functools.lru_cache(maxsize=2)
-def _plan(output: str, stamp: Stamp) -> Plan:
+def _plan(output: str, identity: tuple[int, int]) -> Plan:
     """The plan of a campaign, opened once in each process."""
     path = Layout(Path(output)).plan
-    await_stamp(path, stamp, "plan")
+    await_file(path, identity, "plan")
     return Plan(path)
 
 
 def run_task(
     rows: Sequence[int],
     output: str,
-    plan: Stamp,
-    config: Stamp | None = None,
+    plan: tuple[int, int],
+    config: tuple[int, int] | None = None,
     io: contextlib.AbstractContextManager[Any] | None = None,
 ) -> list[ImageSummary]:
     """Inject into some images of a campaign; one that fails does not stop the others.
@@ -139,7 +138,7 @@ def run_task(
     output : str
         The campaign's output folder.
     plan : (int, int)
-        The plan that is meant, see `skygraft.records.file_identity.Stamp`.
+        The plan that is meant: `skygraft.disk.FileIdentity.size_and_time` of its file.
     config : (int, int), optional
         The configuration that is meant; by default the one that is there.
     io : context manager, optional
@@ -157,7 +156,7 @@ def run_task(
     """
     path = Layout(Path(output)).config
     if config is not None:
-        await_stamp(path, config, "configuration")
+        await_file(path, config, "configuration")
     bench = _bench(str(path), path.stat().st_mtime_ns)
     return [_guarded(image, bench, io) for image in _plan(output, plan).images(rows)]
 
@@ -224,7 +223,7 @@ def run_image(
     with clock.stage("read"), io:
         exposure = read_image(image, config)
         _check_plan(image, exposure)
-        inputs = _stamps(exposure, config.survey.root)
+        inputs = _input_identities(exposure, config.survey.root)
     with clock.stage("select"):
         sources, catalog_key = sources_of(image, config, bench.partitions.read)
     with clock.stage("inject"):
@@ -306,10 +305,9 @@ def _check_plan(image: PlannedImage, exposure: Exposure) -> None:
         )
 
 
-def _stamps(exposure: Exposure, root: Path) -> dict[str, list[int]]:
+def _input_identities(exposure: Exposure, root: Path) -> dict[str, list[int]]:
     return {
-        relative_input(path, root): [stamp.n_bytes, stamp.mtime_ns]
-        for path, stamp in sorted(exposure.extra[FILES].items())
+        relative_name(path, root): [*identity.size_and_time] for path, identity in sorted(exposure.extra[FILES].items())
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from skygraft.errors import FormatError, OutputError, OutputExistsError, SkygraftError
+from skygraft.disk import atomic_path
+from skygraft.errors import FormatError, OutputError, OutputExistsError
 from skygraft.fitsfile.cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
 from skygraft.fitsfile.open import RawFits, map_fits
 from skygraft.fitsfile.packed import packing_writer
@@ -63,27 +63,10 @@ def atomic_output(
     """
     path = Path(path)
     _refuse(path, inputs, overwrite)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb", buffering=1 << 20) as stream:
-            with packing_writer(stream, path) as packed:
-                yield packed
-            stream.flush()
-            os.fsync(stream.fileno())
+    with atomic_path(path, make_folder=False) as temporary:
+        with temporary.open("xb", buffering=1 << 20) as stream, packing_writer(stream, path) as packed:
+            yield packed
         _refuse(path, inputs, overwrite)
-        temporary.replace(path)
-        _sync_directory(path.parent)
-    except SkygraftError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"the output cannot be written ({error.strerror or error})",
-            path=path,
-            fix=f"Check that {path.parent} exists, is writable, and has room",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _refuse(path: Path, inputs: Iterable[str | os.PathLike[str]], overwrite: bool) -> None:
@@ -103,16 +86,6 @@ def _refuse(path: Path, inputs: Iterable[str | os.PathLike[str]], overwrite: boo
         raise OutputExistsError(
             "the output exists already", path=path, fix="Give another path, or overwrite=True to replace it"
         )
-
-
-def _sync_directory(folder: Path) -> None:
-    # Some file systems cannot sync a directory; the rename is then as durable as they make it.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def rewrite_fits(

@@ -1,6 +1,6 @@
 """Image formats: what is on disk becomes an `Exposure`, and is written back with everything else carried over."""
 
-from skygraft.formats.base import FileStamp, Format, ImageCalibration, ImageFootprint, ReadOptions
+from skygraft.formats.base import Format, ImageCalibration, ImageFootprint, ReadOptions
 from skygraft.formats.registry import (
     format_names,
     get_format,
@@ -12,7 +12,6 @@ from skygraft.formats.registry import (
 )
 
 __all__ = [
-    "FileStamp",
     "Format",
     "ImageCalibration",
     "ImageFootprint",

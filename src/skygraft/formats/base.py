@@ -21,6 +21,7 @@ import numpy as np
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
+from skygraft.disk import FileIdentity
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
@@ -38,20 +39,19 @@ __all__ = [
     "CAUTION",
     "FILES",
     "NO_PHOTO_CALIB",
-    "FileStamp",
     "Format",
     "ImageCalibration",
     "ImageFootprint",
     "ReadOptions",
     "check_unchanged",
+    "identify_files",
     "refuse_overwrite",
-    "stamp_files",
 ]
 
 type StrPath = str | os.PathLike[str]
 
 FILES = "files"
-"""Key of `Exposure.extra`: every file the exposure was read from, path to `FileStamp`, the image first."""
+"""Key of `Exposure.extra`: each file the exposure was read from, path to `skygraft.disk.FileIdentity`, image first."""
 
 CANDIDATES = "candidates"
 """Key of `Exposure.extra`: each ``ReferenceCandidate`` that was found, where ``photo_calib`` is None."""
@@ -60,23 +60,15 @@ CAUTION = "caution"
 """Key of `Exposure.extra`: text that says what is not to be trusted in an image that was read as another format."""
 
 
-@dataclass(frozen=True)
-class FileStamp:
-    """Size and time of last change of a file, as it was when it was read."""
-
-    n_bytes: int
-    mtime_ns: int
-
-
-def stamp_files(paths: Iterable[StrPath]) -> dict[str, FileStamp]:
-    """Stamps of files, by path; taken *before* a file is read, so that a later change is noticed.
+def identify_files(paths: Iterable[StrPath]) -> dict[str, FileIdentity]:
+    """Identities of files, by path; taken *before* a file is read, so that a later change is noticed.
 
     Raises
     ------
     CorruptFileError
         If a file cannot be looked at, or is empty.
     """
-    stamps: dict[str, FileStamp] = {}
+    identities: dict[str, FileIdentity] = {}
     for path in paths:
         try:
             status = Path(path).stat()
@@ -90,11 +82,11 @@ def stamp_files(paths: Iterable[StrPath]) -> dict[str, FileStamp]:
             raise CorruptFileError("this is a directory", path=path, fix="Give a file in it")
         if status.st_size == 0:
             raise CorruptFileError("the file is empty (0 bytes)", path=path, fix="Fetch or make the file again")
-        stamps[os.fspath(path)] = FileStamp(status.st_size, status.st_mtime_ns)
-    return stamps
+        identities[os.fspath(path)] = FileIdentity.of_status(status)
+    return identities
 
 
-def check_unchanged(stamps: Mapping[str, FileStamp]) -> None:
+def check_unchanged(identities: Mapping[str, FileIdentity]) -> None:
     """Make sure that files are still what they were when they were read.
 
     Raises
@@ -102,19 +94,19 @@ def check_unchanged(stamps: Mapping[str, FileStamp]) -> None:
     FormatError
         If one was deleted or changed since.
     """
-    for path, before in stamps.items():
+    for path, before in identities.items():
         try:
-            status = Path(path).stat()
+            now = FileIdentity.of(path)
         except OSError as error:
             raise FormatError(
                 "the file that this exposure was read from is gone, and the output copies parts of it",
                 path=path,
                 fix="Put it back, or give another file with like=",
             ) from error
-        if FileStamp(status.st_size, status.st_mtime_ns) != before:
+        if not now.same_content(before):
             raise FormatError(
                 f"the file that this exposure was read from has changed since ({before.n_bytes} bytes then, "
-                f"{status.st_size} now)",
+                f"{now.n_bytes} now)",
                 path=path,
                 fix="Read it again, and inject again",
             )
@@ -356,7 +348,7 @@ class Format(abc.ABC):
         ``extra[CANDIDATES]`` and the `CalibrationError` that says why in ``extra[NO_PHOTO_CALIB]``: an
         `UncalibratedImageError` where nothing was found (such an image may be read), anything else (two
         zeropoints that disagree) is raised by `read_exposure`, unless the caller gives a calibration.
-        ``extra[FILES]`` holds the stamps of the files read.
+        ``extra[FILES]`` holds the identities of the files read.
 
         Raises
         ------

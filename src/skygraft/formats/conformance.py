@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from skygraft.disk import FileIdentity
 from skygraft.errors import ConfigError, CorruptFileError, OutputExistsError, SkygraftError
 from skygraft.exposure import NO_PHOTO_CALIB, NO_PSF, Exposure, add_mask_plane
-from skygraft.formats.base import CANDIDATES, FILES, FileStamp, Format, ImageCalibration, StrPath
+from skygraft.formats.base import CANDIDATES, FILES, Format, ImageCalibration, StrPath
 from skygraft.psf import PSF, Box, defined_position
 from skygraft.wcs import pixel_scale
 
@@ -112,9 +113,9 @@ def check_read(fmt: Format, path: StrPath, *, options: Mapping[str, Any] | None 
     if exposure.psf is None:
         assert isinstance(exposure.extra.get(NO_PSF), SkygraftError), "nothing says why psf is None"
     assert exposure.gain is None or exposure.gain_origin, "nothing says where the gain is from"
-    stamps = exposure.extra.get(FILES, {})
-    assert os.fspath(path) in stamps, f"extra[{FILES!r}] does not list the image"
-    assert all(isinstance(stamp, FileStamp) for stamp in stamps.values())
+    identities = exposure.extra.get(FILES, {})
+    assert os.fspath(path) in identities, f"extra[{FILES!r}] does not list the image"
+    assert all(isinstance(one, FileIdentity) for one in identities.values())
     x, y = exposure.xy0
     sky = exposure.wcs.pixel_to_world_values(x + exposure.shape[1] / 2, y + exposure.shape[0] / 2)
     assert np.isfinite(sky).all(), "the WCS gives no position in the middle of the image"

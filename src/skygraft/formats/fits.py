@@ -21,7 +21,7 @@ from skygraft.formats.base import (
     ImageCalibration,
     ImageFootprint,
     StrPath,
-    stamp_files,
+    identify_files,
 )
 from skygraft.formats.fits_fingerprints import with_fingerprints
 from skygraft.formats.fits_gain import RecordedGain, read_gain
@@ -212,7 +212,7 @@ class FitsFormat(Format):
         given = self.Options.parse(options, self.name, path)
         opened = self._open(path, given)
         layout = opened.layout
-        stamps = stamp_files(layout.files)
+        stamps = identify_files(layout.files)
         visit_info = self._visit_info(opened, given)
         found = self._calibration(opened, given)
         image, _ = read_pixels(layout.image)

@@ -20,7 +20,7 @@ from astropy.io import fits
 from skygraft.errors import ConfigError, FormatError
 from skygraft.fitsfile.open import open_fits
 from skygraft.fitsfile.packed import PACKED_SUFFIXES
-from skygraft.formats.base import ReadOptions, stamp_files
+from skygraft.formats.base import ReadOptions, identify_files
 from skygraft.formats.fits_headers import Headers
 from skygraft.wcs import TABLE_NAMES, has_wcs
 
@@ -181,7 +181,7 @@ def list_hdus(path: str | os.PathLike[str]) -> tuple[HduInfo, ...]:
     CorruptFileError
         If the file is missing, empty, not FITS, or truncated.
     """
-    stamp = stamp_files([path])[os.fspath(path)]
+    stamp = identify_files([path])[os.fspath(path)]
     return _list_hdus(os.fspath(path), stamp.n_bytes, stamp.mtime_ns)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skygraft.errors import FormatError, OutputError
+from skygraft.disk import atomic_path
+from skygraft.errors import FormatError
 from skygraft.exposure import Exposure
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import is_fits, map_fits, open_fits
@@ -41,22 +41,8 @@ def copy_file(source: Path, target: Path, *, overwrite: bool = False) -> None:
     """
     refuse_overwrite(target, [source], overwrite=overwrite)
     # Not through `atomic_output`, which compresses what is called .gz: this is compressed already.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with source.open("rb") as original, temporary.open("xb") as stream:
-            shutil.copyfileobj(original, stream, 1 << 20)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(
-            f"the output cannot be written ({error.strerror or error})",
-            path=target,
-            fix=f"Check that {target.parent} exists, is writable, and has room",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with atomic_path(target, make_folder=False) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_planes(

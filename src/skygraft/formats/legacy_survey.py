@@ -33,7 +33,7 @@ from skygraft.formats.base import (
     ImageFootprint,
     ReadOptions,
     StrPath,
-    stamp_files,
+    identify_files,
 )
 from skygraft.formats.fits_fingerprints import with_fingerprints
 from skygraft.formats.fits_headers import Headers, band_name, read_visit_info
@@ -212,7 +212,7 @@ class LegacySurveyFormat(Format):
         """Read an exposure; see `Format.read`."""
         given = self.Options.parse(options, self.name, path)
         opened = self._open(path, given)
-        stamps, layout = stamp_files(opened.files), opened.layout
+        stamps, layout = identify_files(opened.files), opened.layout
         found = self._calibration(opened, given)
         image, _ = read_pixels(layout.planes.image)
         variance = None

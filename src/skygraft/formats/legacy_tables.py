@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import FormatError
 from skygraft.fitsfile.open import open_fits
-from skygraft.formats.base import StrPath, stamp_files
+from skygraft.formats.base import StrPath, identify_files
 
 __all__ = ["CcdRow", "CcdsTable", "beside", "find_ccds", "find_psfex", "find_root", "find_row", "read_ccds"]
 
@@ -115,7 +115,7 @@ def read_ccds(path: StrPath) -> CcdsTable:
     FormatError
         If it is no survey-ccds table.
     """
-    stamp = stamp_files([path])[os.fspath(path)]
+    stamp = identify_files([path])[os.fspath(path)]
     return _read_ccds(os.fspath(path), stamp.n_bytes, stamp.mtime_ns)
 
 

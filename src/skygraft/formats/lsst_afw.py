@@ -44,8 +44,8 @@ from skygraft.formats.base import (
     ImageFootprint,
     ReadOptions,
     StrPath,
+    identify_files,
     refuse_overwrite,
-    stamp_files,
 )
 from skygraft.formats.fits_fingerprints import find_touched, with_fingerprints
 from skygraft.formats.fits_gain import flux_unit_of
@@ -351,7 +351,7 @@ class LsstAfwFormat(Format):
         """
         parsed = AfwOptions.parse(options, self.name, path)
         image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
-        stamps = stamp_files([p for p in (image, catalog) if p is not None])
+        stamps = identify_files([p for p in (image, catalog) if p is not None])
         with open_afw(path) as opened:
             data_id = _data_id(opened, parsed)
             found = _calibration(opened, catalog, data_id.instrument, allow_pickle=parsed.allow_pickle)

@@ -37,8 +37,8 @@ from skygraft.formats.base import (
     ImageFootprint,
     ReadOptions,
     StrPath,
+    identify_files,
     refuse_overwrite,
-    stamp_files,
 )
 from skygraft.formats.given import GivenPsf
 from skygraft.formats.lsst_images_fits import write_planes
@@ -268,7 +268,7 @@ class LsstImagesFormat(Format):
     def read(self, path: StrPath, **options: Any) -> Exposure:
         """Read an image; see `Format.read`. ``extra["schema"]`` is the kind of image and the version of its schema."""
         parsed = LsstImagesOptions.parse(options, self.name, path)
-        stamps = stamp_files(_files(path, parsed))
+        stamps = identify_files(_files(path, parsed))
         image = load(path)
         found = _calibration(image, path, parsed)
         planes = make_planes(

@@ -13,7 +13,7 @@ from typing import Any
 from skygraft.errors import CorruptFileError, FormatError, SkygraftError
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import is_fits, map_fits
-from skygraft.formats.base import StrPath, stamp_files
+from skygraft.formats.base import StrPath, identify_files
 from skygraft.json_text import parse_json
 from skygraft.wcs import dump_problem
 
@@ -74,7 +74,7 @@ def library_errors(path: StrPath) -> Iterator[None]:
 
 def _check(path: StrPath) -> None:
     """Make sure that a file is of this format and holds an image."""
-    stamp_files([path])  # refuses a directory and an empty file
+    identify_files([path])  # refuses a directory and an empty file
     found = schema_of(path)
     if found is None:
         raise CorruptFileError(

@@ -33,8 +33,8 @@ from skygraft.formats.base import (
     ImageFootprint,
     StrPath,
     check_unchanged,
+    identify_files,
     refuse_overwrite,
-    stamp_files,
 )
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_kinds import describe_file
@@ -135,7 +135,7 @@ def recognise_format(path: StrPath) -> Format:
     MissingWcsError
         If all that is wrong with a FITS image is that it has no celestial WCS.
     """
-    stamp_files([path])
+    identify_files([path])
     found = [fmt for name in _FORMATS if _matches(fmt := _load(name), path)]
     found = found or [fmt for name in _ORDINARY if _matches(fmt := _load(name), path)]
     if len(found) > 1:
@@ -270,7 +270,7 @@ def read_exposure(
         If an option is not one of the format's.
     """
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
-    stamps = stamp_files([path])
+    stamps = identify_files([path])
     with damage_named(path):
         exposure = fmt.read(path, **asked)
     found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
@@ -304,7 +304,7 @@ def read_calibration(
         With ``photo_calib.reference`` resolved.
     """
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
-    stamp_files([path])
+    identify_files([path])
     with damage_named(path):
         found = fmt.calibration(path, **asked)
     return _complete(found, path, aperture, psf, photo_calib, gain)

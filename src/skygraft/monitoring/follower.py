@@ -16,14 +16,15 @@ from datetime import datetime
 import numpy as np
 
 from skygraft.config.campaign import CampaignConfig
+from skygraft.disk import FileIdentity
 from skygraft.monitoring.overview import Overview, make_overview
 from skygraft.monitoring.progress import Progress
 from skygraft.monitoring.snapshot import LedgerSnapshot, WatchState
 from skygraft.records.events import Event, ImageEvent, ImageReopened, RunEnded, RunStarted, TablesStarted, parse_event
 from skygraft.records.files import Layout
+from skygraft.records.image_states import DONE, FAILED, QUARANTINED, ImageRows, read_ledger
 from skygraft.records.ledger import Phase
 from skygraft.records.plan_file import campaign_plan
-from skygraft.records.status import DONE, FAILED, QUARANTINED, Names, Standing
 from skygraft.tables.arrow import numbers
 
 __all__ = ["Follower"]
@@ -69,9 +70,10 @@ class Follower:
         self._begin()
 
     def update(self) -> None:
-        """Read what has been written since the last call."""
-        if self._identity() != self._file:
-            self._begin()  # another ledger: it was rebuilt from the records
+        """Read what has been written since the last time."""
+        found = FileIdentity.find(self.layout.ledger)
+        if found is not self._file and not (found is not None and found.same_file(self._file)):
+            self._begin()  # another ledger, which was rebuilt from the records
         for events in _blocks(self._new_events()):
             if any(isinstance(event, RunStarted) for event in events):
                 self._begin()  # the plan may have changed, too
@@ -124,8 +126,8 @@ class Follower:
             return f"the run was stopped early ({why}); resume with {self._resume}"
         if state == "not started":
             return f"nothing has run yet; start with {self._resume}"
-        if state == "finished" and np.isin(self._standing.state, (FAILED, QUARANTINED)).any():
-            return f"images failed; failures.parquet lists them. Try again with {self._resume}"
+        if state == "finished" and np.isin(self._states.state, (FAILED, QUARANTINED)).any():
+            return f"images failed; failures.parquet has all of them. Try again with {self._resume}"
         return ""
 
     def _holder(self) -> str:
@@ -139,7 +141,8 @@ class Follower:
     def _begin(self) -> None:
         """Read the plan and the whole ledger; of the runs before the last one only what they have done counts."""
         plan = campaign_plan(self.layout.plan)
-        self._standing, self._names = Standing(len(plan)), Names(plan)
+        start = self._start_of_last_run()
+        self._states, self._image_rows = read_ledger(plan, self.layout, until=start).states, ImageRows(plan)
         table = plan.table(_COLUMNS)
         self._columns = {name: numbers(table.column(name)) for name in _COLUMNS}
         self._n_unusable = len(plan.metadata.get("unusable", []))
@@ -147,21 +150,10 @@ class Follower:
         self._last_event = 0.0
         self._failed_now: set[int] = set()
         self._at = None
-        self._file, self._offset = self._identity(), 0
-        start = self._start_of_last_run()
-        for events in _blocks(self._new_events(until=start)):
-            for row, event in self._rows(events):
-                self._standing.note_event(row, event, 0)
+        self._file, self._offset = FileIdentity.find(self.layout.ledger), start
         self.progress = Progress(self._overview(), self._time)
         for events in _blocks(self._new_events()):
             self._count(events)
-
-    def _identity(self) -> tuple[int, int]:
-        try:
-            status = self.layout.ledger.stat()
-        except OSError:
-            return (0, 0)
-        return (status.st_dev, status.st_ino)
 
     def _start_of_last_run(self) -> int:
         """Return the offset in the ledger at which the last run begins; 0 where there is none."""
@@ -172,7 +164,7 @@ class Follower:
             place = content.rfind(_RUN_STARTED)
             return len(content) if place < 0 else content.rfind(b"\n", 0, place) + 1
 
-    def _new_events(self, until: int | None = None) -> Iterator[Event]:
+    def _new_events(self) -> Iterator[Event]:
         """Yield the events of whole lines from where reading stopped; half a line is left for the next call."""
         try:
             handle = self.layout.ledger.open("rb")
@@ -181,7 +173,7 @@ class Follower:
         with handle:
             handle.seek(self._offset)
             for line in handle:
-                if not line.endswith(b"\n") or (until is not None and self._offset >= until):
+                if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
                 event = parse_event(line, self.layout.ledger, self._offset - len(line))
@@ -191,7 +183,7 @@ class Follower:
     def _rows(self, events: list[Event]) -> Iterator[tuple[int, ImageEvent | ImageReopened]]:
         """Return the events of images of the plan, with their rows."""
         images = [event for event in events if isinstance(event, ImageEvent | ImageReopened)]
-        rows = self._names.rows_of([event.image_id for event in images]).tolist()
+        rows = self._image_rows.find([event.image_id for event in images]).tolist()
         return ((row, event) for row, event in zip(rows, images, strict=True) if row >= 0)
 
     def _count(self, events: list[Event]) -> None:
@@ -208,11 +200,11 @@ class Follower:
                 self.progress.end()
         for row, event in self._rows(events):
             tract, patch = int(self._columns["tract"][row]), int(self._columns["patch"][row])
-            before = self._standing.state[row]
+            before = self._states.state[row]
             # Progress counts a failure of this run itself. An image that is made again was counted before this run.
             if before in (DONE, FAILED, QUARANTINED) and row not in self._failed_now:
                 self.progress.reopen(tract, patch, done=bool(before == DONE))
-            self._standing.note_event(row, event, 0)
+            self._states.enter(row, event, 0)
             if isinstance(event, ImageReopened):
                 continue
             if event.status == "failed":
@@ -224,7 +216,7 @@ class Follower:
         return self._now() if self._at is None else self._at
 
     def _overview(self) -> Overview:
-        state = self._standing.state
+        state = self._states.state
         return make_overview(
             self.config.name,
             str(self.layout.root),

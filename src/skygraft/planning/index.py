@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
+from skygraft.disk import relative_name
 from skygraft.skymap import SkyMap
 from skygraft.survey import IndexFile, SurveyIndex
 
@@ -162,8 +163,7 @@ def _with_paths(batch: pa.Table, root: Path) -> pa.Table:
 
 
 def _tidy(text: str, root: Path) -> str:
-    path = Path(os.path.normpath(root / text))
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    return relative_name(os.path.normpath(root / text), root)
 
 
 def _replaced(texts: Any, where: NDArray[np.bool_], values: Sequence[str]) -> Any:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from skygraft.config.campaign import CampaignConfig
 from skygraft.conventions import LSST
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, OutputError, SkygraftError
 from skygraft.processes import careful_map, process_mapper
-from skygraft.records.file_identity import file_stamp, plan_key
 from skygraft.records.files import Layout
-from skygraft.records.plan_file import Plan, PlanWriter
+from skygraft.records.plan_file import Plan, PlanWriter, plan_key
 from skygraft.skymap import get_skymap
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
     layout, root = Layout(config.output), config.survey.root
     skymap = get_skymap(config.skymap)
     index = _index(config, look)
-    unusable = [{**bad, "stamp": file_stamp(root / bad["path"])} for bad in index.failures]
+    unusable = [{**bad, "stamp": str(FileIdentity.find(root / bad["path"]) or "")} for bad in index.failures]
     with _spool(layout.root) as folder:
         spooled = spool_index(index, root, skymap, folder, leave_out=config.output)
         _check_images(config, len(spooled), unusable)

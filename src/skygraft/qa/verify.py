@@ -27,7 +27,7 @@ from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
 from skygraft.records.packs import file_exists
 from skygraft.records.plan_file import campaign_plan
-from skygraft.records.status import DONE, recorded
+from skygraft.records.status import DONE, record_states
 from skygraft.tables.truth_parts import read_truth_part
 
 __all__ = ["SAMPLE", "chosen_images", "finished_images", "read_pair", "verify_campaign"]
@@ -102,7 +102,7 @@ def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDAr
         If `sample` is not a positive number.
     """
     plan = campaign_plan(campaign.layout.plan)
-    done = recorded(plan, campaign.layout)[0].rows(DONE)
+    done = record_states(plan, campaign.layout)[0].rows(DONE)
     if not len(done):
         raise CampaignError(
             "no image of the campaign is done", path=campaign.layout.root, fix="Run it first: skygraft run"

@@ -1,4 +1,4 @@
-"""The events of a campaign's ledger: one definition of each, for what writes them and for all that read them."""
+"""The events of a campaign's ledger: one definition of each, used to write and to read them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = [
 ]
 
 _RULES = ConfigDict(strict=True, extra="ignore")
-"""A number is no bool and a text no number; keys that a later skygraft adds are left alone."""
+"""No bool counts as a number, no number as text; unknown keys, which a later skygraft may add, are ignored."""
 
 
 @with_config(_RULES)
 @dataclass(frozen=True)
 class ImageEvent(ImageSummary):
-    """What became of an image; ``skipped`` also where a run found it done and the ledger did not know.
+    """The outcome of an image; ``skipped`` also where a run found it done and the ledger had no event of that.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class ImageEvent(ImageSummary):
 
     @classmethod
     def of(cls, summary: ImageSummary) -> ImageEvent:
-        """The event that tells of a summary."""
+        """The event for a summary."""
         return cls(**{name: getattr(summary, name) for name in _SUMMARY})
 
 
@@ -53,7 +53,7 @@ _SUMMARY = tuple(field.name for field in fields(ImageSummary))
 @with_config(_RULES)
 @dataclass(frozen=True)
 class ImageReopened:
-    """An image that the ledger holds for done is not, or not any more: it waits to be made.
+    """An image that is done by an earlier event is not done, or not any more: it waits to be made.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class RunStarted:
     images, waiting : int
         Images of the plan, and those that the run is to make.
     redo : bool
-        Whether images made from something else are made again.
+        Whether images are made again that were made from something else.
     time : str
         As in `ImageEvent`.
     """
@@ -93,7 +93,7 @@ class RunStarted:
 @with_config(_RULES)
 @dataclass(frozen=True)
 class TablesStarted:
-    """The images of a run are through, and its tables are being made.
+    """All images of a run were tried, and its tables are being made.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class TablesStarted:
 @with_config(_RULES)
 @dataclass(frozen=True)
 class RunEnded:
-    """A run came to its end; one that was killed has no such event.
+    """A run ended; one that was killed has no such event.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class RunEnded:
 
     @property
     def early(self) -> bool:
-        """Whether it was ended early."""
+        """True if it was ended early."""
         return bool(self.interrupted or self.stopped)
 
 
@@ -153,7 +153,7 @@ _EVENTS: TypeAdapter[Event] = TypeAdapter(
 
 
 def event_line(event: Event, time: str) -> bytes:
-    """The line of the ledger that holds an event, which took place at `time` unless it says when."""
+    """The line of the ledger for an event, with `time` as its time unless the event has one."""
     if isinstance(event, ImageEvent):
         content = event.to_dict()
     else:
@@ -164,7 +164,7 @@ def event_line(event: Event, time: str) -> bytes:
 
 
 def parse_event(line: bytes, path: Path, place: int) -> Event | None:
-    """The event that a line of the ledger holds; None for a line that was cut short.
+    """Read the event in a line of the ledger; None for a line that was cut short.
 
     Parameters
     ----------
@@ -173,22 +173,22 @@ def parse_event(line: bytes, path: Path, place: int) -> Event | None:
     path : Path
         The ledger, for messages.
     place : int
-        Where in it the line begins, in bytes.
+        Where in the ledger the line begins, bytes.
 
     Raises
     ------
     CampaignError
-        If it holds something else than the events of this module.
+        If it is none of the events of this module.
     """
     try:
         return _EVENTS.validate_json(line)
     except ValidationError as error:
         if not _is_json(line):
-            return None  # half a line, from a driver that was killed while it wrote
+            return None  # half a line, of a driver that was killed while it wrote
         raise CampaignError(
             f"the ledger has a line that is not understood, at byte {place}: {_problem(error)}",
             path=path,
-            fix="It may be of another version of skygraft, or damaged: make it anew from the records with "
+            fix="It may be of another version of skygraft, or damaged: rebuild it from the records with "
             "`skygraft status --rescan`",
         ) from error
 

@@ -1,4 +1,4 @@
-"""The checksum of a file, noted as it is written in a small file of its own, and what a file is by it later."""
+"""Checksums of files, each kept in a small file of its own, and the comparison of files with them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from skygraft.disk import FileIdentity, atomic_path
 from skygraft.json_text import parse_json
-from skygraft.records.files import Layout, atomic_path, digest, write_json
+from skygraft.records.files import Layout, digest, sha256_file, write_json
 
 __all__ = ["FileChecksum", "checked_path", "compare", "note_checksum", "problem_of", "read_checksum", "refresh"]
 
@@ -18,7 +19,7 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True)
 class FileChecksum:
-    """What is known of a file since it was written.
+    """The checksum of a file, with its size and time when it was written.
 
     Parameters
     ----------
@@ -27,9 +28,9 @@ class FileChecksum:
     mtime_ns : int
         Time of last change, ns.
     sha256 : str
-        Of the whole file.
+        SHA-256 of the whole file.
     fingerprint : str
-        Of what it was made from; empty where its writer does not say.
+        Fingerprint of what it was made from; empty where its writer gives none.
     """
 
     n_bytes: int
@@ -40,7 +41,7 @@ class FileChecksum:
 
 @contextlib.contextmanager
 def checked_path(path: Path) -> Iterator[Path]:
-    """A temporary name for a file of the output folder, as `atomic_path` gives it, and the checksum when it is whole.
+    """Write a file of the output folder through `atomic_path`, and its checksum when it is whole.
 
     Raises
     ------
@@ -53,19 +54,18 @@ def checked_path(path: Path) -> Iterator[Path]:
 
 
 def note_checksum(file: Path, checksum: Path, fingerprint: str = "") -> None:
-    """Write the checksum of a file: of one that has its name not yet, since a process may be killed in between.
+    """Write the checksum of a file.
 
-    A file without a checksum, or with that of another, is written again; renaming keeps the time of last change.
+    It is written before the file is renamed to its final name, since a process may be killed in between: a file with
+    the checksum of another is written again. Renaming keeps the time of last change.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    status = file.stat()
-    with file.open("rb") as handle:
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    _write(checksum, FileChecksum(status.st_size, status.st_mtime_ns, sha256, fingerprint))
+    identity = FileIdentity.of(file)
+    _write(checksum, FileChecksum(*identity.size_and_time, sha256_file(file), fingerprint))
 
 
 def _write(path: Path, known: FileChecksum) -> None:
@@ -74,7 +74,7 @@ def _write(path: Path, known: FileChecksum) -> None:
 
 
 def read_checksum(path: Path) -> FileChecksum | None:
-    """The checksum of a file; None where there is none, or where it is damaged."""
+    """Read the checksum of a file; None where there is none, or it is damaged itself."""
     try:
         content = parse_json(path.read_bytes())
         return FileChecksum(**content) if content.pop("checksum", "") == digest(content) else None
@@ -83,24 +83,24 @@ def read_checksum(path: Path) -> FileChecksum | None:
 
 
 def refresh(path: Path, checksum: Path, known: FileChecksum) -> None:
-    """Note the time of last change of a file whose content was found to be the same."""
+    """Update the time of last change in a checksum, when the content of the file was found to be the same."""
     if (mtime_ns := path.stat().st_mtime_ns) != known.mtime_ns:
         _write(checksum, replace(known, mtime_ns=mtime_ns))
 
 
 def problem_of(path: Path, known: FileChecksum, *, read: bool = False, most: int | None = None) -> str:
-    """What is wrong with a file, in words; empty for nothing.
+    """Describe what is wrong with a file, by its checksum; empty if nothing is.
 
     Parameters
     ----------
     path : Path
         The file.
     known : FileChecksum
-        What is known of it.
+        Its checksum.
     read : bool
-        Read it in any case. Without, size and time of last change are enough where they are as they were.
+        Read the file in any case; without, it is not read if its size and time of last change are the same.
     most : int, optional
-        Largest size, bytes, of a file that is read because its time is another; of larger ones that is the problem.
+        Largest file, bytes, that is read because its time differs; of a larger one the time is the problem.
     """
     try:
         status = path.stat()
@@ -119,7 +119,7 @@ def problem_of(path: Path, known: FileChecksum, *, read: bool = False, most: int
 
 
 def compare(path: Path, n_bytes: int | None, sha256: str) -> tuple[str, int]:
-    """Read a file: what is wrong with it, in words, empty for nothing, and how many bytes were read."""
+    """Read a file; returns what is wrong with it (empty if nothing is), and how many bytes were read."""
     hasher, size = hashlib.sha256(), 0
     try:
         with path.open("rb") as handle:

@@ -1,4 +1,4 @@
-"""Files of a campaign's output: where each lies, how they are written whole or not at all, and their checksums."""
+"""Where the files of a campaign's output lie, and how JSON is written and fingerprinted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-import secrets
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.errors import OutputError, SkygraftError
+from skygraft.disk import FileIdentity, atomic_path
+from skygraft.errors import CampaignError
 from skygraft.records.lock import is_locked, locked
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
     "RECORD_SUFFIX",
     "TRUTH_SUFFIX",
     "Layout",
-    "atomic_path",
+    "await_file",
     "digest",
     "json_text",
     "plain",
@@ -34,25 +35,26 @@ __all__ = [
 
 RECORD_SUFFIX = ".json"
 TRUTH_SUFFIX = ".truth.arrow"
-"""Of the record and the truth table of an image, in the same folder."""
+"""Suffixes of the record and the truth table of an image, which lie in the same folder."""
 BUTLER_TRUTH_SUFFIX = ".truth.parq"
-"""Of the truth table again, beside them, where it is to be a dataset of a Butler repository."""
+"""Suffix of a second copy of the truth table, beside them, where it is a dataset of a Butler repository."""
+_TRIES = 10
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything of a campaign lies beneath its output folder."""
+    """Where the files of a campaign lie beneath its output folder."""
 
     root: Path
 
     @property
     def config(self) -> Path:
-        """The configuration, as resolved."""
+        """The configuration, with all defaults filled in."""
         return self.root / "campaign.yaml"
 
     @property
     def plan(self) -> Path:
-        """Every image."""
+        """The plan: every image, and what it needs."""
         return self.root / "plan.parquet"
 
     @property
@@ -62,12 +64,12 @@ class Layout:
 
     @property
     def plan_checks(self) -> Path:
-        """What each image that was looked at says of its calibration."""
+        """The calibration of each image that was checked when the campaign was planned."""
         return self.root / "plan_checks.parquet"
 
     @property
     def plan_findings(self) -> Path:
-        """Images and patches of the plan that something is to be said of."""
+        """Findings of the planner for images and patches."""
         return self.root / "plan_findings.parquet"
 
     @property
@@ -87,7 +89,7 @@ class Layout:
 
     @property
     def sources(self) -> Path:
-        """The consolidated catalogue: what became of each source."""
+        """The consolidated catalogue: the outcome of each source."""
         return self.root / "sources"
 
     @property
@@ -97,42 +99,47 @@ class Layout:
 
     @property
     def consolidated(self) -> Path:
-        """What consolidation remembers of each patch, so that it need not look at all records again."""
+        """What consolidation keeps for each patch, so that it need not read all records again."""
         return self.root / ".consolidated"
 
     @property
     def checksums(self) -> Path:
-        """The checksums of tables, and of other files that are there once."""
+        """The checksums of tables, and of other files of which there is one."""
         return self.consolidated / "checksums"
 
     @property
     def records(self) -> Path:
-        """One record, and beside it one truth table, for each image that is done."""
+        """One record, and beside it one truth table, for each finished image."""
         return self.root / "records"
 
     @property
     def ledger(self) -> Path:
-        """What happened, in order."""
+        """What happened, in order (`skygraft.records.ledger`)."""
         return self.root / "ledger.jsonl"
 
     @property
+    def checkpoint(self) -> Path:
+        """What the ledger says of every image up to a place, so that not all of it is read again; safe to delete."""
+        return self.root / "ledger_checkpoint.arrow"
+
+    @property
     def lock(self) -> Path:
-        """Held by the one driver that runs the campaign."""
+        """The lock, held by the one driver that runs the campaign."""
         return self.root / ".lock"
 
     @property
     def registration(self) -> Path:
-        """Which run collection of a Butler repository the outputs are registered in."""
+        """The run collection of a Butler repository that the outputs are registered in."""
         return self.root / "registration.json"
 
     @property
     def failures(self) -> Path:
-        """What failed."""
+        """The images that failed, and why."""
         return self.root / "failures.parquet"
 
     @property
     def provenance(self) -> Path:
-        """What made the outputs."""
+        """The provenance: which software, configuration and inputs made the outputs."""
         return self.root / "provenance.json"
 
     def patch_folder(self, base: Path, tract: int, patch: int) -> Path:
@@ -164,18 +171,18 @@ class Layout:
         return self.patch_folder(self.catalog, tract, patch) / "part-0.parquet"
 
     def patch_memory(self, tract: int, patch: int) -> Path:
-        """What consolidation remembers of one patch."""
+        """What consolidation keeps for one patch."""
         return self.consolidated / f"tract={tract}" / f"patch={patch}.json"
 
     def checksum(self, file: Path) -> Path:
-        """The checksum of a consolidated table, or of another file that is there once, as it was written."""
+        """The file with the checksum of a consolidated table, or of another file of which there is one."""
         within = file.relative_to(self.root)
         if within.suffix == ".parquet":
             within = within.parent if within.stem == "part-0" else within.with_suffix("")
         return self.checksums / within.with_name(f"{within.name}.sha256")
 
     def file_of(self, checksum: Path) -> Path:
-        """The file that a checksum is of, by its name."""
+        """The file that a checksum belongs to, by the name of the checksum."""
         name = checksum.relative_to(self.checksums).with_suffix("")
         if len(name.parts) > 1:
             return self.root / name / "part-0.parquet"
@@ -183,12 +190,12 @@ class Layout:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second driver out; the lock goes with the process that holds it.
+        """Hold the lock of the campaign, which ends with the process that holds it.
 
         Raises
         ------
         CampaignError
-            If another driver is at work.
+            If another driver holds it.
         OutputError
             If the lock cannot be written.
         """
@@ -197,43 +204,43 @@ class Layout:
             yield
 
     def is_locked(self) -> bool:
-        """Whether a driver is at work."""
+        """True if a driver runs the campaign."""
         return is_locked(self.lock)
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it, synced, when the block ends well; removed when it does not.
+def await_file(path: Path, size_and_time: tuple[int, int], what: str) -> None:
+    """Wait until this machine sees a file as the driver does; a network file system may show an older one for a while.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    size_and_time : (int, int)
+        `FileIdentity.size_and_time` of it for the driver.
+    what : str
+        What the file is, for the message.
 
     Raises
     ------
-    OutputError
-        If the file cannot be written.
+    CampaignError
+        If it does not within some seconds.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except SkygraftError:
-        # Of something else that the block did: it says itself what was wrong.
-        raise
-    except OSError as error:
-        is_folder = isinstance(error, IsADirectoryError)
-        raise OutputError(
-            f"the output cannot be written ({error.strerror or error})",
-            path=path,
-            fix="Remove the folder that is in its place" if is_folder else "Check permissions and free space",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    for tries_left in reversed(range(_TRIES)):
+        with contextlib.suppress(OSError), path.open("rb"):
+            # Opening a file makes a network file system fetch its newest status.
+            if FileIdentity.of(path).size_and_time == size_and_time:
+                return
+        if tries_left:
+            time.sleep(1.0)
+    raise CampaignError(
+        f"this worker does not see the {what} that the campaign runs by",
+        path=path,
+        fix="Make sure that workers and driver see the same file system",
+    )
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON types: NumPy scalars and arrays unwrapped, non-finite numbers None, paths text."""
+    """Convert a value to JSON types: NumPy scalars and arrays to numbers and lists, non-finite numbers to None."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray):
@@ -248,7 +255,7 @@ def plain(value: Any) -> Any:
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
-    """JSON with sorted keys: equal content gives equal text."""
+    """Serialize content as JSON with sorted keys, so that equal content gives equal text."""
     return json.dumps(content, sort_keys=True, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
@@ -259,20 +266,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def digest(content: Any) -> str:
-    """SHA-256 of JSON content."""
+    """SHA-256 of content, serialized as JSON with sorted keys."""
     return hashlib.sha256(json_text(content).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of the content of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sweep_leftovers(root: Path) -> int:
-    """Remove temporary files that killed processes left beneath `root`; returns how many there were."""
+    """Remove the temporary files that killed processes left beneath `root`, and return how many there were."""
     found, folders = 0, [str(root)]
-    # Not Path.rglob, which takes half a minute for the files of a million images.
+    # Path.rglob takes half a minute for the files of a million images.
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:

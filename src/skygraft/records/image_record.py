@@ -1,4 +1,4 @@
-"""The record of an image: written last, it says that the image is done and what it was made of."""
+"""The record of an image, which is written last: it says that the image is done, and what it was made from."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ __all__ = [
     "is_whole",
     "parse_record",
     "read_record",
-    "relative_input",
     "summarise",
     "write_record",
 ]
 
 RECORD_VERSION = 1
-"""Layout of the record."""
+"""Version of the record's layout."""
 
 PIXEL_VERSION = 6
-"""Counts the releases of skygraft that changed any output pixel; part of every content key."""
+"""Number of releases of skygraft that changed any output pixel; part of every content key."""
 
 _MISSING = object()
 
@@ -46,7 +45,7 @@ def content_key(
     Parameters
     ----------
     image_id : str
-        Keys the random streams.
+        The image; it selects the random streams.
     inputs : dict
         Each file that was read: path relative to the survey's root, to size in bytes and time of last change in ns.
         (Contents are not hashed: that would read every input twice.)
@@ -60,14 +59,8 @@ def content_key(
     return digest([image_id, inputs, catalog_key, settings, code])
 
 
-def relative_input(path: str | Path, root: Path) -> str:
-    """An input's name in records: relative to the survey's root where it lies beneath it."""
-    path = Path(path)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-
-
 def _agrees(record: Mapping[str, Any], checksum: Any) -> bool:
-    """Whether a record says what it said when it was written."""
+    """True if a record has the content that it was written with."""
     try:
         made = [record[name] for name in ("image", "inputs", "catalog", "settings", "code")]
         return bool(checksum == _checksum(record) and content_key(*made) == record["key"])
@@ -76,14 +69,14 @@ def _agrees(record: Mapping[str, Any], checksum: Any) -> bool:
 
 
 _OF_THE_RUN = frozenset({"timings", "host", "software", "written", "inputs", "key"})
-"""What differs from run to run; times of inputs are in the key."""
+"""Keys whose values differ from run to run; times of inputs are part of the content key."""
 
 RECORD_KEYS = {"version", "image", "key", "inputs", "catalog", "settings", "code", "outputs", "n_drawn", "calibration"}
-"""What every record says."""
+"""Keys of every record."""
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a record, with a checksum of what it says (but of when, where and how fast it was made), atomically.
+    """Write a record atomically, with a checksum of its content (without when, where and how fast it was made).
 
     Raises
     ------
@@ -94,17 +87,17 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    """Equal images have equal checksums, whoever made them."""
+    """The checksum of a record: equal for equal images, whichever run made them."""
     return digest({key: value for key, value in content.items() if key not in _OF_THE_RUN})
 
 
 def read_record(path: Path, image_id: str) -> dict[str, Any] | None:
-    """The record of an image; None where there is none, or it is damaged or another's: the image is then made again.
+    """Read the record of an image; None where there is none, or it is damaged or of another image.
 
     Raises
     ------
     CampaignError
-        If it cannot be opened, or is of another version (of another skygraft's campaign, whose outputs stay).
+        If it cannot be opened, or was written by a skygraft whose records have another layout.
     """
     try:
         content = read_file(path)
@@ -122,7 +115,7 @@ def parse_record(content: bytes, image_id: str, path: Path) -> dict[str, Any] | 
     try:
         record = parse_json(content.decode())
     except ValueError:
-        return None  # a disk's doing, since records appear whole
+        return None  # damaged on the disk, since records are written atomically
     if not isinstance(record, dict):
         return None
     checksum = record.pop("checksum", None)
@@ -140,7 +133,7 @@ def parse_record(content: bytes, image_id: str, path: Path) -> dict[str, Any] | 
 
 
 def _has_timings(record: Mapping[str, Any]) -> bool:
-    """Whether the timings, which the checksum leaves out, are wall and processor times of stages, if there are any."""
+    """True if the timings, which the checksum leaves out, are wall and processor times of stages, if there are any."""
     timings = record.get("timings") or {}
     return isinstance(timings, dict) and all(
         isinstance(stage, dict) and all(isinstance(stage.get(name), int | float) for name in ("wall", "cpu"))
@@ -149,7 +142,7 @@ def _has_timings(record: Mapping[str, Any]) -> bool:
 
 
 def is_whole(record: dict[str, Any], layout: Layout, *, read: bool = False) -> bool:
-    """Whether every output that the record names is there, in its size; with `read`, also with its checksum."""
+    """True if every output in a record exists and has its size; with `read`, also its checksum."""
     for name, output in record["outputs"].items():
         path = layout.root / name
         try:
@@ -161,7 +154,7 @@ def is_whole(record: dict[str, Any], layout: Layout, *, read: bool = False) -> b
 
 
 def is_untouched(record: dict[str, Any], path: Path, layout: Layout, known: object) -> bool:
-    """Whether no output was changed since it was written, by the times of last change.
+    """True if no output was changed since it was written, by the times of last change.
 
     Parameters
     ----------
@@ -172,8 +165,8 @@ def is_untouched(record: dict[str, Any], path: Path, layout: Layout, known: obje
     layout : Layout
         Where the outputs are.
     known : Event or None
-        What the ledger says last of the image. Where that is not how it was made, the time of the record counts,
-        which is written last.
+        The last event of the ledger on the image. If it has no times of outputs, none may be later than the time of
+        the record, which is written last.
     """
     names = [*record["outputs"], path.relative_to(layout.root).as_posix()]
     try:
@@ -187,7 +180,7 @@ def is_untouched(record: dict[str, Any], path: Path, layout: Layout, known: obje
 
 
 def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: dict[str, Any]) -> list[str]:
-    """What has changed since the image was made, in words; empty where it is up to date.
+    """Describe what has changed since an image was made; empty if nothing has.
 
     Parameters
     ----------
@@ -229,9 +222,20 @@ def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: d
 def summarise(
     record: dict[str, Any], image: PlannedImage, layout: Layout, *, status: ImageStatus, checked: bool = False
 ) -> ImageSummary:
-    """What an image's record says, for the driver and its ledger; the record itself is among the outputs.
+    """Summarise the record of an image for the driver and its ledger.
 
-    With `checked` the outputs are known to be what the record says, whenever they were changed.
+    Parameters
+    ----------
+    record : dict
+        The record; it is itself among the outputs of the summary.
+    image : PlannedImage
+        The image.
+    layout : Layout
+        Where the outputs are.
+    status : {"done", "skipped", "failed"}
+        The outcome.
+    checked : bool
+        Whether the checksums of the outputs were compared, so that it does not matter when they were last changed.
     """
     closure, timings = record.get("closure") or {}, record.get("timings") or {}
     path = layout.record(image.tract, image.patch, image.stem)

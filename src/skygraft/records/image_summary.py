@@ -1,4 +1,4 @@
-"""What became of one image, as a task tells the driver and the driver tells the ledger."""
+"""The outcome of one image, as a task reports it to the driver, and the driver appends it to the ledger."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ type ImageStatus = Literal["done", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class ImageSummary:
-    """What became of one image; about a kilobyte.
+    """The outcome of one image; about a kilobyte.
 
     Parameters
     ----------
     image_id : str
         The image.
     status : {"done", "skipped", "failed"}
-        ``skipped`` where it was done already, from the same inputs.
+        ``skipped`` if it was done already, from the same inputs.
     tract, patch : int
         Its home patch.
     band : str
@@ -27,36 +27,36 @@ class ImageSummary:
     key : str
         Content key of its record.
     n_sources : int
-        Sources drawn.
+        Number of sources drawn.
     n_bytes : int
         Bytes written.
     wall_seconds, cpu_seconds : float
-        Time it took.
+        Time that it took.
     stages : dict of str to float
         Wall time of each stage, seconds.
     closure_mag : float or None
-        Median over its lone stars of the magnitude measured minus the magnitude asked for; None where not measured.
+        Median over its isolated stars of measured minus requested magnitude; None where not measured.
     inputs : dict of str to [int, int]
         Each file that was read, relative to the survey's root: size in bytes and time of last change in ns.
     outputs : dict of str to int
         Each file that was written, relative to the campaign's output folder: size in bytes.
     output_times : list of int
         Time of last change of each of these, in their order, ns; 0 for one that was changed after the record was
-        written. Empty where they are not known.
+        written. Empty if unknown.
     catalog, settings : str
         Fingerprints of the catalogue rows and of the settings that it was made from.
     code : int
         `skygraft.records.image_record.PIXEL_VERSION` of the code that made it.
     error, message, where : str
-        For a failure: class of the error, what it says, and the line of code.
+        For a failure: class of the error, its message, and the line of code.
     may_pass : bool
-        For a failure: whether trying again could help.
+        For a failure: whether it may succeed when tried again.
     quarantined : bool
-        For a failure: it kills the workers that take it, and is left alone until it is asked for.
+        For a failure: whether it kills the workers that take it; runs leave it out unless asked to retry.
     host : str
         Where it ran.
     dataset : str
-        Id of the dataset of a Butler repository that it was made from; empty where it comes from none.
+        Id of the dataset of a Butler repository that it was made from; empty if from none.
     """
 
     image_id: str
@@ -86,7 +86,7 @@ class ImageSummary:
     dataset: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """What it says, as JSON types; what is as it is by default is left out."""
+        """The summary as JSON types, without the fields that have their default."""
         values = ((field, getattr(self, field.name)) for field in fields(self))
         return {field.name: value for field, value in values if value != _default(field)}
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: acted on between two steps, so that nothing is left half done."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP between two steps, so that nothing is left half done."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Terminated(KeyboardInterrupt):
     Parameters
     ----------
     number : int
-        SIGTERM: a batch system's way to say that time is up. SIGHUP: the terminal has gone.
+        SIGTERM, which batch systems send when the time is up; or SIGHUP, when the terminal was closed.
     """
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
@@ -29,17 +29,15 @@ class Terminated(KeyboardInterrupt):
 
 
 class Interruption:
-    """Hears Ctrl-C, SIGTERM and SIGHUP while it is entered; signals are heard in the main thread only.
+    """Handles Ctrl-C, SIGTERM and SIGHUP within a ``with`` statement of the main thread.
 
-    SIGHUP is left alone where it is ignored, as under ``nohup``.
-
-    Within `patience` the first one only sets `asked`, and the next is raised; a `step` raises it at its end. Outside of
-    them each is raised.
+    Within `patience` the first signal only sets `asked`, and the next is raised as an exception; a `step` raises the
+    first at its end. Elsewhere each is raised at once. SIGHUP stays ignored where it is, as under ``nohup``.
 
     Attributes
     ----------
     asked : int
-        Number of the signal that came; 0 for none.
+        Number of the signal that was received; 0 for none.
     """
 
     def __init__(self) -> None:
@@ -62,7 +60,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def patience(self) -> Iterator[None]:
-        """Let the first signal wait until it is looked for."""
+        """Only note the first signal, for whoever looks at `asked`."""
         self._patient = True
         try:
             yield
@@ -71,9 +69,9 @@ class Interruption:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Let a signal wait until something is done, and raise it then.
+        """Raise a signal only at the end of the block.
 
-        Raised anywhere, it may be lost: Python throws away what is raised where it collects garbage.
+        Raised anywhere it may be lost: Python discards exceptions that are raised during garbage collection.
         """
         with self.patience():
             yield

@@ -1,8 +1,8 @@
-"""What happened in a campaign, in order: one line of JSON per event, appended by the driver alone.
+"""The ledger of a campaign: what happened, in order, as one line of JSON per event, appended by the driver alone.
 
-The records are the truth of what is done; the ledger tells how it came about, which images failed and why, and what
-each image that is done was made from, so that a million of them are checked without opening a million records. It can
-be made anew from the records (`skygraft.records.status.rescan`).
+Whether an image is done is decided by its record. The ledger has the history: which images failed and why, and what
+each finished image was made from, so that a million of them are checked without opening a million records. It can be
+rebuilt from the records (`skygraft.records.status.rescan`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError, OutputError
 from skygraft.records.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line, parse_event
 from skygraft.records.image_summary import ImageSummary
@@ -26,16 +27,18 @@ from skygraft.records.image_summary import ImageSummary
 __all__ = ["Failure", "Ledger", "Phase", "phase_of", "read_events", "read_runs"]
 
 type Phase = Literal["starting", "images", "tables"]
-"""What a run is at: it looks at what is there, makes images, or makes tables of them."""
+"""What a run is doing: finding out what is left to do, making images, or making tables."""
 
 _SYNC_SECONDS = 1.0
 _OF_IMAGES = re.compile(rb'\{"time":"[^"]*","event":"image')
-"""How the line of an event on an image begins."""
+"""The beginning of a line for an event on an image."""
+_OF_RUNS = re.compile(rb'"event":"(?:run_|tables_)')
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an image failed, last, and how often it was tried.
+    """The last failure of an image, and how often it was tried.
 
     Parameters
     ----------
@@ -46,7 +49,7 @@ class Failure:
     tries : int
         How often it failed since it was last done.
     quarantined : bool
-        Whether it is left alone until it is asked for, because it kills the workers that take it.
+        Whether a run leaves it out unless asked to retry, because it kills the workers that take it.
     """
 
     image_id: str
@@ -59,7 +62,7 @@ class Failure:
 
     @classmethod
     def of(cls, summary: ImageSummary, tries: int) -> Self:
-        """The failure that a summary of an image tells of."""
+        """The failure in the summary of an image."""
         return cls(
             summary.image_id,
             summary.error,
@@ -72,15 +75,15 @@ class Failure:
 
 
 class Ledger:
-    """Appends events; use as a context manager.
+    """Appends events to a ledger; use it in a ``with`` statement.
 
-    What is appended can be read at once; it is forced to disk once a second and at the end, since a machine that dies
-    costs nothing but a look at the records of that second.
+    What is appended can be read at once. It is synced to disk once a second and at the end: where a machine dies, the
+    records of the images of that second still say that they are done.
 
     Parameters
     ----------
     path : Path
-        The file; made where it is not there yet.
+        The file; created if it does not exist.
 
     Raises
     ------
@@ -101,7 +104,7 @@ class Ledger:
                 if self._size and written.seek(-1, os.SEEK_END) >= 0 and written.read(1) != b"\n":
                     self._write([b"\n"])
         except OSError as error:
-            raise self._told(error) from error
+            raise self._write_error(error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -113,12 +116,12 @@ class Ledger:
             os.fsync(self._handle.fileno())
         except OSError as problem:
             if error is None:
-                raise self._told(problem) from problem
+                raise self._write_error(problem) from problem
         finally:
             self._handle.close()
 
     def append(self, events: Iterable[Event]) -> list[int]:
-        """Append events; returns the place in the file of each one's line. Those that say when keep their time."""
+        """Append events, and return where in the file the line of each begins; events that have a time keep it."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         lines = [event_line(event, now) for event in events]
         try:
@@ -128,25 +131,26 @@ class Ledger:
                 self._check_place()
                 self._synced = time.monotonic()
         except OSError as error:
-            raise self._told(error) from error
+            raise self._write_error(error) from error
         return places
 
     def images(self, summaries: Iterable[ImageSummary]) -> list[int]:
-        """Append what became of some images; returns the place in the file of each one's line."""
+        """Append the outcome of some images, and return where in the file the line of each begins."""
         return self.append(map(ImageEvent.of, summaries))
 
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
     def _check_place(self) -> None:
-        """Make sure that the file is still the one of its name: what goes into a removed one, nobody ever reads."""
-        mine = os.fstat(self._handle.fileno())
-        try:
-            there = self._path.stat()
-        except FileNotFoundError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+        """Raise if the file was removed or replaced, since nobody would ever read what is appended to it."""
+        mine = FileIdentity.of_status(os.fstat(self._handle.fileno()))
+        if not mine.same_file(FileIdentity.find(self._path)):
             raise OutputError(
                 "the ledger was removed or replaced while the campaign runs, and maybe all of the output folder",
                 path=self._path,
-                fix="Leave the folder alone while it runs; run the campaign again, which makes what is gone",
+                fix="Leave the folder alone while the campaign runs; run it again, which makes what is gone",
             )
 
     def _write(self, lines: list[bytes]) -> list[int]:
@@ -157,7 +161,7 @@ class Ledger:
         self._size = ends.pop()
         return ends
 
-    def _told(self, error: OSError) -> OutputError:
+    def _write_error(self, error: OSError) -> OutputError:
         return OutputError(
             f"the ledger cannot be written ({error.strerror or error})",
             path=self._path,
@@ -166,7 +170,7 @@ class Ledger:
 
 
 def _opened(path: Path) -> BinaryIO | None:
-    """A ledger, to be read; None where there is none."""
+    """Open a ledger for reading; None where there is none."""
     try:
         return path.open("rb")
     except FileNotFoundError:
@@ -175,28 +179,28 @@ def _opened(path: Path) -> BinaryIO | None:
         raise CampaignError(
             f"the ledger cannot be read ({error.strerror or error})",
             path=path,
-            fix="Check permissions; or remove it: it is made anew from the records",
+            fix="Check permissions; or remove it: it is rebuilt from the records",
         ) from error
 
 
 def read_events(
     path: Path, start: int = 0, stop: int | None = None, *, damaged: bool = False
 ) -> Iterator[tuple[int, Event]]:
-    """The events of a ledger with the place in the file of each; none where there is no ledger.
+    """Read the events of a ledger, and where in the file each begins; none where there is no ledger.
 
     Parameters
     ----------
     path : Path
         The ledger.
     start, stop : int
-        Places where lines begin: of the first to read, and of the first not to; by default all are read.
+        Places where lines begin, bytes: of the first line to read, and of the first not to; by default all are read.
     damaged : bool
-        Leave out lines that are not understood, instead of raising.
+        Skip lines that are not understood, instead of raising.
 
     Raises
     ------
     CampaignError
-        If it cannot be read, or a line is not understood; one that was cut short is left out.
+        If it cannot be read, or a line is not understood; one that was cut short is skipped.
     """
     if (handle := _opened(path)) is None:
         return
@@ -218,7 +222,7 @@ def read_events(
 
 
 def read_runs(path: Path) -> list[RunStarted | TablesStarted | RunEnded]:
-    """When runs began, came to their tables, and ended so far, in order.
+    """Read the events of a ledger on runs: when they began, came to their tables, and ended, in order.
 
     Raises
     ------
@@ -230,18 +234,22 @@ def read_runs(path: Path) -> list[RunStarted | TablesStarted | RunEnded]:
         return found
     with handle:
         place = 0
-        for line in handle:
-            # There are as many lines of images as there are images: to parse each would take a while.
-            if not _OF_IMAGES.match(line):
-                event = parse_event(line, path, place)
-                if isinstance(event, RunStarted | TablesStarted | RunEnded):
-                    found.append(event)
-            place += len(line)
+        # Nearly all lines are of images, and parsing a million takes ten seconds.
+        while block := handle.read(_BLOCK_BYTES) + handle.readline():
+            if _OF_RUNS.search(block):
+                for line in block.splitlines(keepends=True):
+                    if not _OF_IMAGES.match(line):
+                        event = parse_event(line, path, place)
+                        if isinstance(event, RunStarted | TablesStarted | RunEnded):
+                            found.append(event)
+                    place += len(line)
+            else:
+                place += len(block)
     return found
 
 
 def phase_of(runs: Sequence[RunStarted | TablesStarted | RunEnded]) -> Phase:
-    """What a run that holds the lock is at, by the events of `read_runs`."""
+    """What a run that holds the lock is doing, by the events of `read_runs`."""
     last = runs[-1] if runs else None
     if last is None or isinstance(last, RunEnded):
         return "starting"

@@ -1,8 +1,4 @@
-"""What the ledger claims of images, held against what is there now: stretch by stretch, in several processes.
-
-A million images are some gigabyte of ledger and four million files to look at. Threads are no help where that is quick,
-for they wait for each other; where a file system is far away they are, since it is all waiting.
-"""
+"""The image events of a ledger as columns of numbers and names, read in several processes where the ledger is long."""
 
 from __future__ import annotations
 
@@ -10,43 +6,62 @@ import functools
 import hashlib
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from skygraft.processes import process_mapper
-from skygraft.records.events import ImageEvent, ImageReopened
+from skygraft.records.events import Event, ImageEvent, ImageReopened, RunStarted
 from skygraft.records.ledger import read_events
-from skygraft.records.packs import packed_files
 
-__all__ = ["DONE", "FAILED", "QUARANTINED", "WAITING", "Claims", "Now", "claims", "source_key", "state_of"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "FILE_COLUMNS",
+    "QUARANTINED",
+    "WAITING",
+    "ScannedEvents",
+    "fingerprint_key",
+    "scan_ledger",
+    "state_after",
+]
 
 WAITING, DONE, FAILED, QUARANTINED = range(4)
 """States of an image."""
 
-_STRETCH = 4 << 20
+FILE_COLUMNS = pa.schema(
+    [
+        ("sources", pa.int64()),
+        ("settings", pa.int64()),
+        ("code", pa.int64()),
+        ("n_inputs", pa.int32()),
+        ("names", pa.list_(pa.string())),
+        ("sizes", pa.list_(pa.int64())),
+        ("times", pa.list_(pa.int64())),
+    ]
+)
+"""What an image was made from and what was written: `fingerprint_key` of its sources and dataset and of its settings,
+`PIXEL_VERSION`, and its files, the inputs first: name, size in bytes and time of last change in ns (`ANY_TIME` where
+the ledger does not know it). An image that is not done has no files."""
+
+ANY_TIME = -1
+_NO_SIZE = -2
+"""A size that no file has: of an entry that is not understood."""
+
+_EVENT_COLUMNS = pa.schema(
+    [("image_id", pa.string()), ("place", pa.int64()), ("state", pa.uint8()), *FILE_COLUMNS],
+)
+_PART_BYTES = 4 << 20
 _LARGE = 64 << 20
-"""Bytes of a ledger that is worth starting processes for, which takes seconds."""
-_FAR_SECONDS = 1e-3
-"""Looking at the files of an image takes longer than this where the file system is far away."""
-_LOOKERS = 16
-_BLOCK = 64
-"""Events at a time: Python's garbage collector goes through all that are held, again and again."""
-_COLUMNS = {
-    "places": np.int64,
-    "states": np.uint8,
-    "sources": np.int64,
-    "agrees": np.bool_,
-}
+"""Bytes of a ledger for which it pays to start processes, which takes seconds."""
+_BATCH = 5000
+"""Events of the ledger in each batch."""
 
 
-def state_of(event: ImageEvent | ImageReopened) -> int:
+def state_after(event: ImageEvent | ImageReopened) -> int:
     """The state that an event leaves an image in."""
     if isinstance(event, ImageReopened):
         return WAITING
@@ -55,181 +70,125 @@ def state_of(event: ImageEvent | ImageReopened) -> int:
     return DONE
 
 
-def source_key(fingerprint: str, dataset: str = "") -> int:
-    """64 bits of the fingerprint of an image's sources, and of its dataset's id; the same in every process."""
+def fingerprint_key(fingerprint: str, dataset: str = "") -> int:
+    """64 bits of a hexadecimal fingerprint, and of the id of a dataset; the same in every process."""
     if dataset:
-        fingerprint = f"{fingerprint} {dataset}"
-        return int.from_bytes(hashlib.blake2b(fingerprint.encode(), digest_size=8).digest(), "big") - (1 << 63)
+        return _hashed(f"{fingerprint} {dataset}")
     try:
-        value = int(fingerprint[:16], 16)
+        return int(fingerprint[:16], 16) - (1 << 63)
     except ValueError:
-        value = int.from_bytes(hashlib.blake2b(fingerprint.encode(), digest_size=8).digest(), "big")
-    return value - (1 << 63)
+        return _hashed(fingerprint)
 
 
-# Strings rather than paths where a million files are looked at: those take longer than the looking.
-
-
-@dataclass(frozen=True)
-class Now:
-    """What an image that is done is held against.
-
-    Parameters
-    ----------
-    root, output : str
-        The survey's root, and the campaign's output folder.
-    settings : str
-        Fingerprint of the settings.
-    code : int
-        `skygraft.records.image_record.PIXEL_VERSION`.
-    outputs_only : bool
-        Look at the outputs, and not at what they were made from.
-    """
-
-    root: str = ""
-    output: str = ""
-    settings: str = ""
-    code: int = 0
-    outputs_only: bool = False
-
-    def agrees(self, event: ImageEvent, packed: Callable[[str], Mapping[str, Sequence[int]]] = packed_files) -> bool:
-        """Whether everything that an image was made from, and the image that came of it, is as the ledger says.
-
-        `packed` gives the packed files of a folder; see `skygraft.records.packs.packed_files`.
-        """
-        if not (event.inputs and event.outputs):
-            return False
-        inputs = {} if self.outputs_only else event.inputs
-        if not self.outputs_only and (event.code != self.code or event.settings != self.settings):
-            return False
-        try:
-            for name, (n_bytes, mtime_ns) in inputs.items():
-                status = os.stat(f"{self.root}/{name}" if name[0] != "/" else name)  # noqa: PTH116
-                if status.st_size != n_bytes or status.st_mtime_ns != mtime_ns:
-                    return False
-            times = event.output_times
-            for i, (name, n_bytes) in enumerate(event.outputs.items()):
-                try:
-                    status = os.stat(f"{self.output}/{name}")  # noqa: PTH116
-                    size, mtime_ns = status.st_size, status.st_mtime_ns
-                except FileNotFoundError:
-                    folder, _, file = f"{self.output}/{name}".rpartition("/")
-                    size, mtime_ns, *_ = packed(folder)[file]
-                if size != n_bytes or (times and mtime_ns != times[i]):
-                    return False
-            return True
-        except (OSError, ValueError, LookupError):
-            return False
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") - (1 << 63)
 
 
 @dataclass(frozen=True)
-class Claims:
-    """What a stretch of a ledger says of N images, in order; an image may be among them more than once.
+class ScannedEvents:
+    """Consecutive events of a ledger.
 
     Parameters
     ----------
-    image_ids : list of str
-        The images.
-    places : ndarray of int64, shape (N,)
-        Where in the ledger that stands.
-    states : ndarray of uint8, shape (N,)
-        `WAITING`, `DONE`, `FAILED` or `QUARANTINED`.
-    sources : ndarray of int64, shape (N,)
-        `source_key` of what it was made with.
-    agrees : ndarray of bool, shape (N,)
-        Whether it is done, and everything is as the ledger says; False where that was not looked at.
+    images : pyarrow.RecordBatch
+        One row per event on an image, in order; an image may occur more than once. Columns: ``image_id``, ``place``
+        (of its line in the ledger, bytes), ``state`` (`WAITING`, `DONE`, `FAILED` or `QUARANTINED`), and
+        `FILE_COLUMNS`.
+    run_starts : tuple of int
+        Places of the lines at which runs began.
     """
 
-    image_ids: list[str]
-    places: NDArray[np.int64]
-    states: NDArray[np.uint8]
-    sources: NDArray[np.int64]
-    agrees: NDArray[np.bool_]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Claims]) -> Claims:
-        """What several stretches say, one after the other."""
-        arrays = (
-            np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in parts)])
-            for name, dtype in _COLUMNS.items()
-        )
-        return cls([image_id for part in parts for image_id in part.image_ids], *arrays)
+    images: pa.RecordBatch
+    run_starts: tuple[int, ...] = ()
 
 
-def claims(ledger: Path, now: Now | None = None) -> Iterator[Claims]:
-    """What a ledger says of images, from its beginning to its end; nothing where there is none.
+def scan_ledger(
+    ledger: Path, start: int = 0, stop: int | None = None, *, processes: int | None = None
+) -> Iterator[ScannedEvents]:
+    """Read the events of a ledger on images and on the starts of runs, in order; none where there is no ledger.
 
     Parameters
     ----------
     ledger : Path
         The ledger.
-    now : Now, optional
-        What to hold it against; without it nothing is looked at.
+    start, stop : int
+        Places where lines begin: the first line to read, and the first not to; by default all are read.
+    processes : int, optional
+        Processes that read; by default one for each core where there is enough to read.
+
+    Raises
+    ------
+    CampaignError
+        If the ledger cannot be read, or a line of it is not understood.
     """
-    if not ledger.is_file():
+    if not ledger.exists():
         return
-    cores = len(os.sched_getaffinity(0)) if ledger.stat().st_size > _LARGE else 1
-    with process_mapper(cores) as mapper:
-        yield from mapper(functools.partial(_read, ledger=ledger, now=now), _stretches(ledger))
+    stop = ledger.stat().st_size if stop is None else stop
+    if processes is None:
+        processes = len(os.sched_getaffinity(0)) if stop - start > _LARGE else 1
+    with process_mapper(processes) as mapper:
+        for parts in mapper(functools.partial(_scan_part, ledger=ledger), _parts(ledger, start, stop)):
+            yield from parts
 
 
-def _stretches(ledger: Path) -> Iterator[tuple[int, int]]:
-    """Where to begin and to end reading, at ends of lines."""
+def _parts(ledger: Path, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Where parts begin and end, at ends of lines."""
     with ledger.open("rb") as handle:
-        start, size = 0, handle.seek(0, os.SEEK_END)
-        while start < size:
-            handle.seek(start + _STRETCH)
+        while start < stop:
+            handle.seek(start + _PART_BYTES)
             handle.readline()
-            stop = min(handle.tell(), size)
-            yield start, stop
-            start = stop
+            end = min(handle.tell(), stop)
+            yield start, end
+            start = end
 
 
-def _read(stretch: tuple[int, int], *, ledger: Path, now: Now | None) -> Claims:
-    found = []
-    images = ((place, e) for place, e in read_events(ledger, *stretch) if isinstance(e, ImageEvent | ImageReopened))
-    with _Looker(now) as looker:
-        for some in itertools.batched(images, _BLOCK):
-            events = [event for _, event in some]
-            keys = [(e.catalog, e.dataset) if isinstance(e, ImageEvent) else ("", "") for e in events]
-            part = Claims(
-                image_ids=[event.image_id for event in events],
-                places=np.array([place for place, _ in some], dtype=np.int64),
-                states=np.array([state_of(event) for event in events], dtype=np.uint8),
-                sources=np.array([source_key(*key) for key in keys], dtype=np.int64),
-                agrees=np.array(looker.look(events), dtype=np.bool_),
-            )
-            found.append(part)
-    return Claims.joined(found)
+def _scan_part(part: tuple[int, int], *, ledger: Path) -> list[ScannedEvents]:
+    events = read_events(ledger, *part)
+    found = iter(lambda: _columns(itertools.islice(events, _BATCH)), None)
+    return [scanned for scanned in found if scanned is not None]
 
 
-class _Looker:
-    """Looks at what events claim: one after the other, or many at once where that turns out to be slow."""
+def _columns(events: Iterator[tuple[int, Event]]) -> ScannedEvents | None:
+    """The columns of some events, none of which is kept; None where there are none."""
+    columns: dict[str, list[Any]] = {name: [] for name in _EVENT_COLUMNS.names}
+    names, sizes, times, ends = columns["names"], columns["sizes"], columns["times"], [0]
+    starts, n_events = [], 0
+    for place, event in events:
+        n_events += 1
+        if isinstance(event, RunStarted):
+            starts.append(place)
+        if not isinstance(event, ImageEvent | ImageReopened):
+            continue
+        state = state_after(event)
+        columns["image_id"].append(event.image_id)
+        columns["place"].append(place)
+        columns["state"].append(state)
+        made = event if state == DONE and isinstance(event, ImageEvent) else _NOT_DONE
+        columns["sources"].append(fingerprint_key(made.catalog, made.dataset))
+        columns["settings"].append(fingerprint_key(made.settings))
+        columns["code"].append(made.code)
+        columns["n_inputs"].append(len(made.inputs))
+        for name, identity in made.inputs.items():
+            # A malformed entry, as of a damaged ledger, agrees with no file: the image's record is opened then.
+            size, time = identity if len(identity) == 2 else (_NO_SIZE, 0)
+            names.append(name)
+            sizes.append(size)
+            times.append(time)
+        names += made.outputs
+        sizes += made.outputs.values()
+        known = made.output_times or [ANY_TIME] * len(made.outputs)
+        times += known if len(known) == len(made.outputs) else [0] * len(made.outputs)
+        ends.append(len(names))
+    offsets = pa.array(ends, pa.int32())
+    arrays = [
+        pa.ListArray.from_arrays(offsets, pa.array(columns[field.name], field.type.value_type))
+        if pa.types.is_list(field.type)
+        else pa.array(columns[field.name], field.type)
+        for field in _EVENT_COLUMNS
+    ]
+    images = pa.RecordBatch.from_arrays(arrays, schema=_EVENT_COLUMNS)
+    return ScannedEvents(images, tuple(starts)) if n_events else None
 
-    def __init__(self, now: Now | None) -> None:
-        self._now = now
-        # For one stretch of the ledger: a folder is listed once for all of its images.
-        self._packed = functools.lru_cache(maxsize=256)(packed_files)
-        self._pool: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def look(self, events: Sequence[ImageEvent | ImageReopened]) -> list[bool]:
-        """Whether each event tells of an image that is done and agrees with what is there now."""
-        if self._now is None:
-            return [False] * len(events)
-        began = time.perf_counter()
-        found = list((map if self._pool is None else self._pool.map)(self._agrees, events))
-        if self._pool is None and time.perf_counter() - began > _FAR_SECONDS * _BLOCK:
-            self._pool = ThreadPoolExecutor(_LOOKERS)
-        return found
-
-    def _agrees(self, event: ImageEvent | ImageReopened) -> bool:
-        if self._now is None or not isinstance(event, ImageEvent):
-            return False
-        return event.status != "failed" and self._now.agrees(event, self._packed)
+_NOT_DONE = ImageEvent("", "done")
+"""An image without files."""

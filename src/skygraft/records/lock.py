@@ -1,4 +1,8 @@
-"""The lock that keeps a second driver out of a campaign, also on file systems that have no locks."""
+"""The lock that keeps a second driver out of a campaign, also on file systems that have no locks.
+
+The library filelock does not replace it: its lock does not name the process that holds it, and raises an error where
+the file system has no locks.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,11 @@ __all__ = ["holder", "is_locked", "lease_path", "locked"]
 
 _TRIES = 5
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV})
-"""What ``flock`` says where the file system has no locks (Lustre without ``-o flock``, NFS without a lock daemon)."""
+"""Errors of ``flock`` on file systems without locks (Lustre without ``-o flock``, NFS without a lock daemon)."""
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _BEAT_SECONDS = 20.0
 _DEAD_SECONDS = 180.0
-"""A lease on another machine that was not renewed for this long is of a driver that died."""
+"""A lease of another machine that was not renewed for this long belongs to a driver that died."""
 
 
 class _NoLocksError(Exception):
@@ -32,11 +36,11 @@ class _NoLocksError(Exception):
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a campaign's lock; it goes with the process that holds it.
+    """Hold a campaign's lock, which ends with the process that holds it.
 
-    Where the file system has no locks, a file beside it takes their place: it is made only where there is none, its
-    time is renewed as long as its maker lives, and it counts for nothing where its maker is seen to be dead: at once
-    on the machine that it ran on, after three minutes elsewhere.
+    Where the file system has no locks, a lease takes its place: a file beside the lock that is created only if there
+    is none, and whose time its owner renews. It is void when its owner is dead: at once on the same machine, after
+    three minutes without renewal on others.
 
     Parameters
     ----------
@@ -71,12 +75,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a driver holds the lock.
+    """True if a driver holds the lock.
 
     Raises
     ------
     OutputError
-        If that cannot be told, since the lock file cannot be read.
+        If the lock file cannot be read.
     """
     try:
         with path.open() as handle:
@@ -88,14 +92,14 @@ def is_locked(path: Path) -> bool:
         return False
     except OSError as error:
         raise OutputError(
-            f"whether the campaign runs cannot be told: its lock cannot be read ({error.strerror or error})",
+            f"it is unknown whether the campaign runs: its lock cannot be read ({error.strerror or error})",
             path=path,
             fix="Check permissions",
         ) from error
 
 
 def holder(path: Path) -> str:
-    """The process that holds the lock, or held it last: ``process 123 on host``; empty where that is not known."""
+    """The process that holds the lock, or held it last: ``process 123 on host``; empty if unknown."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -111,9 +115,9 @@ def _busy(path: Path, who: str, fix: str = "Wait for it to end, or stop it") -> 
 
 
 def _take(handle: IO[str], *, shared: bool = False) -> bool:
-    """Whether the lock could be taken."""
+    """Try to take the lock; True if that succeeded."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    for patience in reversed(range(1 if shared else _TRIES)):
+    for tries_left in reversed(range(1 if shared else _TRIES)):
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
             return True
@@ -124,19 +128,19 @@ def _take(handle: IO[str], *, shared: bool = False) -> bool:
                 raise OutputError(
                     f"the lock cannot be taken ({error.strerror or error})",
                     path=handle.name,
-                    fix="See whether the file system is well, or put the output folder on another one",
+                    fix="Check the file system, or put the output folder on another one",
                 ) from error
-            # It may be somebody who only looks whether the campaign runs.
-            if patience:
+            # It may be a process that only checks whether the campaign runs.
+            if tries_left:
                 time.sleep(0.1)
     return False
 
 
-# -- without locks
+# -- on file systems without locks
 
 
 def lease_path(path: Path) -> Path:
-    """What stands for the lock where the file system has none."""
+    """The lease, which takes the place of a lock where the file system has none."""
     return path.with_name(f"{path.name}.held")
 
 
@@ -155,13 +159,13 @@ def _lease(lock: Path) -> Iterator[None]:
                 raise _busy(
                     lock,
                     before.partition(" since ")[0],
-                    f"Wait for it to end, or stop it. The file system has no locks, so {path} stands for one: it "
-                    "counts until its process is seen to be dead, on another machine until "
-                    f"{_DEAD_SECONDS:.0f} s after its last sign of life",
+                    f"Wait for it to end, or stop it. The file system has no locks, so {path} takes their place: it "
+                    "is valid until its process is dead, on another machine until "
+                    f"{_DEAD_SECONDS:.0f} s after it was last renewed",
                 ) from None
         except OSError as error:
             raise OutputError(
-                f"the file system has no locks, and {path.name}, which would stand for one, cannot be made "
+                f"the file system has no locks, and {path.name}, which would take their place, cannot be created "
                 f"({error.strerror or error})",
                 path=path.parent,
                 fix="Put the output folder on another file system, or have this one mounted with locks (flock)",
@@ -184,7 +188,7 @@ def _lease(lock: Path) -> Iterator[None]:
 
 
 def _remove(path: Path, text: str) -> bool:
-    """Remove the lease of a dead driver; False where another one has done so, and has made its own."""
+    """Remove the lease of a dead driver; False if another driver has done so, and created its own."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.rename(aside)
@@ -205,7 +209,7 @@ def _lease_text(path: Path) -> str:
 
 
 def _lease_holds(path: Path) -> bool:
-    """Whether there is a lease whose maker may live."""
+    """True if there is a lease whose owner may be alive."""
     try:
         text, renewed = _lease_text(path), path.stat().st_mtime
     except FileNotFoundError:
@@ -219,7 +223,7 @@ def _lease_holds(path: Path) -> bool:
 
 
 def _processes() -> str:
-    """Names the set of processes that can be seen from here: a container on the same machine may have its own."""
+    """Name of the PID namespace: a container on the same machine may have its own."""
     try:
         return os.readlink("/proc/self/ns/pid")  # noqa: PTH115  (text, and no file's name)
     except OSError:
@@ -227,15 +231,15 @@ def _processes() -> str:
 
 
 def _birth(process: int) -> str:
-    """When a process began, in the kernel's clock ticks, where that can be told; empty for one that is not there."""
+    """When a process began, in clock ticks of the kernel, or "0" if unknown; empty if there is no such process."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return ""
     except OSError:
-        pass  # somebody else's
+        pass  # of another user
     try:
-        # The name, in brackets, may hold anything.
+        # The name of the command, in brackets, may contain anything.
         status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
         return status.rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -243,7 +247,7 @@ def _birth(process: int) -> str:
 
 
 def _now_by_the_clock_of(folder: Path) -> float:
-    """The present by the clock that gives files their times, which may be that of a server."""
+    """The time by the clock that gives files their times, which may be that of a file server."""
     probe = folder / f".now.{secrets.token_hex(8)}.tmp"
     try:
         probe.touch()

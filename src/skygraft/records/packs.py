@@ -28,9 +28,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
 from skygraft.records.file_checksums import note_checksum
-from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, atomic_path, sha256_file
+from skygraft.records.files import RECORD_SUFFIX, TRUTH_SUFFIX, sha256_file
 
 __all__ = [
     "PACK_NAME",

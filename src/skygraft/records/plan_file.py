@@ -1,163 +1,100 @@
-"""One image of a plan, and the Parquet file that holds all of them, by home patch, then image id."""
+"""One image of a plan, and the Parquet file that has all of them, sorted by home patch, then image id."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
+from skygraft.config.campaign import CampaignConfig
+from skygraft.disk import FileIdentity
 from skygraft.errors import CampaignError
 from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
-from skygraft.records.files import Layout, json_text
+from skygraft.records.files import Layout, digest, json_text
 from skygraft.records.lock import holder
-from skygraft.records.memory import release_memory
+from skygraft.survey.image_columns import Column, IndexedImage, columns_of, describe_columns, schema_of
 
-__all__ = ["ROW_GROUP", "DamagedPlanError", "Plan", "PlanWriter", "PlannedImage", "campaign_plan", "read_plan"]
+__all__ = [
+    "ROW_GROUP",
+    "DamagedPlanError",
+    "Plan",
+    "PlanWriter",
+    "PlannedImage",
+    "campaign_plan",
+    "plan_key",
+    "read_plan",
+]
 
 ROW_GROUP = 10_000
-"""Images in each part of the file that can be read alone."""
+"""Images in each row group, the smallest part of the file that can be read."""
 
 
-_PAIRS = pa.list_(pa.list_(pa.int64(), 2))
-_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("stem", pa.string()),
-        ("path", pa.string()),
-        ("hdu", pa.string()),
-        ("format", pa.string()),
-        ("instrument", pa.string()),
-        ("visit", pa.int64()),
-        ("detector", pa.string()),
-        ("band", pa.string()),
-        pa.field("mjd", pa.float64(), metadata={"unit": "d"}),
-        pa.field("exposure_time", pa.float64(), metadata={"unit": "s"}),
-        pa.field("nx", pa.int64(), metadata={"unit": "pix"}),
-        pa.field("ny", pa.int64(), metadata={"unit": "pix"}),
-        pa.field("ra", pa.float64(), metadata={"unit": "deg"}),
-        pa.field("dec", pa.float64(), metadata={"unit": "deg"}),
-        pa.field("polygon", pa.list_(pa.list_(pa.float64(), 2)), metadata={"unit": "deg"}),
-        pa.field("pixel_scale", pa.float64(), metadata={"unit": "arcsec"}),
-        pa.field("n_bytes", pa.int64(), metadata={"unit": "byte"}),
-        ("options", pa.string()),
-        ("tract", pa.int64()),
-        ("patch", pa.int64()),
-        ("reads", _PAIRS),
-        ("n_sources", pa.int64()),
-        pa.field("cost_seconds", pa.float64(), metadata={"unit": "s"}),
-        ("output", pa.string()),
-        ("catalog_key", pa.string()),
-        ("dataset", pa.string()),
-    ]
-)
 _AGAIN = "Delete it and plan again: skygraft plan"
 _METADATA, _ROWS = b"skygraft", b"skygraft-rows"
 _REPEATED = ["hdu", "format", "instrument", "visit", "detector", "band", "exposure_time", "nx", "ny", "options"]
-"""Columns of few values, which are stored once."""
+"""Columns of few distinct values, which are dictionary-encoded."""
 
 
 class DamagedPlanError(CampaignError):
-    """The file of a plan is not what was written; a plan can be made again at any time."""
+    """The file of a plan is damaged; a plan can be made again at any time."""
 
 
-@dataclass(frozen=True)
-class PlannedImage:
-    """Everything that a task needs to know of one image.
+@describe_columns
+@dataclass(frozen=True, kw_only=True)
+class PlannedImage(IndexedImage):
+    """Everything that a task needs to know of one image."""
 
-    Parameters
-    ----------
-    image_id : str
-        Names the image in records, truth tables and random streams; unique in the campaign.
-    stem : str
-        `image_id` made fit for file names; unique too.
-    path : str
-        The image file, relative to the survey's root where it lies beneath it.
-    hdu : str
-        The HDU that holds the image; empty where its format has no such choice.
-    format, instrument, detector, band : str or None
-        As the index says.
-    visit : int or None
-        As the index says.
-    mjd : float or None
-        Middle of the exposure, MJD TAI, days.
-    exposure_time : float or None
-        Seconds.
-    nx, ny : int
-        Columns and rows.
-    ra, dec : float
-        Centre, ICRS degrees.
-    polygon : tuple of (float, float)
-        Outline, ICRS degrees.
-    pixel_scale : float
-        Arcsec per pixel at the centre.
-    n_bytes : int
-        Size of the input.
-    options : str
-        Reading options of the format, JSON.
-    tract, patch : int
-        Home patch: the one whose inner region holds the centre; -1 where the sky map has none there.
-    reads : tuple of (int, int)
-        Tract and patch of every catalogue partition that may hold sources of this image.
-    n_sources : int
-        Catalogue rows within the outline and its margin.
-    cost_seconds : float
-        Estimated time.
-    output : str
-        The image file to write, relative to the campaign's ``images`` folder.
-    catalog_key : str
-        Fingerprint of those rows.
-    dataset : str or None
-        What the image is in a Butler repository, as `skygraft.dataset.Dataset.to_json` gives it.
-    """
-
-    image_id: str
-    stem: str
-    path: str
-    hdu: str
-    format: str
-    instrument: str | None
-    visit: int | None
-    detector: str | None
-    band: str | None
-    mjd: float | None
-    exposure_time: float | None
-    nx: int
-    ny: int
-    ra: float
-    dec: float
-    polygon: tuple[tuple[float, float], ...]
-    pixel_scale: float
-    n_bytes: int
-    options: str
-    tract: int
-    patch: int
-    reads: tuple[tuple[int, int], ...]
-    n_sources: int
-    cost_seconds: float
-    output: str
-    catalog_key: str
-    dataset: str | None = None
+    stem: Annotated[str, Column(pa.string(), "`image_id` made fit for file names; unique too.")]
+    tract: Annotated[int, Column(pa.int64(), "Tract of the home patch; -1 where the sky map has none there.")]
+    patch: Annotated[int, Column(pa.int64(), "The home patch, whose inner region holds the centre.")]
+    reads: Annotated[
+        tuple[tuple[int, int], ...],
+        Column(
+            pa.list_(pa.list_(pa.int64(), 2)),
+            "Tract and patch of every catalogue partition that may hold sources of this image.",
+        ),
+    ]
+    n_sources: Annotated[int, Column(pa.int64(), "Catalogue rows within the outline and its margin.")]
+    cost_seconds: Annotated[float, Column(pa.float64(), "Estimated time.", "s")]
+    output: Annotated[
+        str, Column(pa.string(), "The image file to write, relative to the campaign's ``images`` folder.")
+    ]
+    catalog_key: Annotated[
+        str, Column(pa.string(), "Fingerprint of the catalogue rows within the outline and its margin.")
+    ]
 
     def source(self, root: Path) -> Path:
-        """The image file, where the survey's root is `root`."""
+        """The image file, given the survey's root."""
         return root / self.path
 
     def format_options(self) -> dict[str, Any]:
-        """Reading options of the format."""
+        """The reading options of the format."""
         options: dict[str, Any] = parse_json(self.options)
         return options
+
+
+def _plan_schema() -> pa.Schema:
+    """The schema of the file: the columns in an order that files of former versions have, points of two numbers."""
+    columns = columns_of(PlannedImage)
+    index = [name for name in columns_of(IndexedImage) if name not in ("image_id", "dataset")]
+    planned = [name for name in columns if name not in (*index, "image_id", "stem", "dataset")]
+    names = ["image_id", "stem", *index, *planned, "dataset"]
+    columns["polygon"] = replace(columns["polygon"], type=pa.list_(pa.list_(pa.float64(), 2)))
+    return schema_of({name: columns[name] for name in names}, with_units=True)
+
+
+_SCHEMA = _plan_schema()
 
 
 def _pairs(values: list[Any]) -> list[tuple[Any, ...]]:
@@ -167,12 +104,11 @@ def _pairs(values: list[Any]) -> list[tuple[Any, ...]]:
 def _to_images(table: pa.Table | pa.RecordBatch) -> Iterator[PlannedImage]:
     columns = {name: table.column(name).to_pylist() for name in _SCHEMA.names}
     columns |= {name: _pairs(columns[name]) for name in ("polygon", "reads")}
-    # The schema is in the order of the fields.
-    return itertools.starmap(PlannedImage, zip(*columns.values(), strict=True))
+    return (PlannedImage(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
 
 
 class Plan:
-    """A plan on disk, of which no more is read than is asked for: a survey's does not fit into a driver.
+    """A plan on disk, read in parts: that of a large survey does not fit into the memory of a driver.
 
     Parameters
     ----------
@@ -182,13 +118,13 @@ class Plan:
     Raises
     ------
     CampaignError
-        If there is no plan, or it cannot be read; in every method too, also when another plan has taken its place.
+        If there is no plan, or it cannot be read. Every method raises it too, also if the plan was replaced.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._told():
-            self._stamp = _stamp(path)
+        with self._with_advice():
+            self._identity = FileIdentity.of(path)
             with pq.ParquetFile(path) as file:
                 footer, schema = file.metadata, file.schema_arrow
                 groups = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
@@ -219,7 +155,7 @@ class Plan:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the plan was made of, and what the planner noticed (JSON types)."""
+        """What the plan was made from, and what the planner found (JSON types)."""
         return self._metadata
 
     @property
@@ -229,7 +165,7 @@ class Plan:
         return unusable
 
     def table(self, columns: Sequence[str]) -> pa.Table:
-        """Whole columns, in the order of the plan.
+        """Read whole columns, in the order of the plan.
 
         Parameters
         ----------
@@ -244,20 +180,19 @@ class Plan:
             return file.read(columns=self._known(columns)).select(list(columns))
 
     def batches(self, columns: Sequence[str] | None = None, batch_rows: int = 20_000) -> Iterator[pa.RecordBatch]:
-        """Some columns (by default all), a batch of up to `batch_rows` images at a time, in the order of the plan."""
+        """Read some columns (by default all) in batches of up to `batch_rows` images, in the order of the plan."""
         names = self._known(_SCHEMA.names if columns is None else columns)
         with self._opened() as file:
             for batch in file.iter_batches(batch_size=batch_rows, columns=names, use_threads=False):
                 yield batch.select(names)
-        release_memory()
 
     def images(self, rows: ArrayLike | None = None) -> Iterator[PlannedImage]:
-        """Images, one after the other; only the parts of the file that hold some of them are read.
+        """Read images one after the other; only the row groups that have some of them are read.
 
         Parameters
         ----------
         rows : array_like of int, optional
-            Places in the plan, ascending; by default all.
+            Rows of the plan, ascending; by default all.
 
         Yields
         ------
@@ -280,8 +215,8 @@ class Plan:
             yield from _to_images(table)
 
     def _group(self, group: int) -> pa.Table:
-        # Kept, since what a worker asks for next is most likely of the same part; opening the file alone takes longer
-        # than finding an image in it.
+        # Kept, since the next image that a worker asks for is most likely in the same group, and opening the file takes
+        # longer than finding an image in it.
         if self._part is None or self._part[0] != group:
             with self._opened() as file:
                 self._part = (group, file.read_row_group(group))
@@ -295,8 +230,9 @@ class Plan:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
-        with self._told():
-            if _stamp(self._path) != self._stamp:
+        with self._with_advice():
+            now = FileIdentity.of(self._path)
+            if not (now.same_file(self._identity) and now.same_content(self._identity)):
                 raise CampaignError(
                     "another plan has taken the place of this one", path=self._path, fix="Start the command again"
                 )
@@ -304,7 +240,7 @@ class Plan:
                 yield file
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _with_advice(self) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
@@ -312,17 +248,17 @@ class Plan:
         except (pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DamagedPlanError(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
         except OSError as error:
-            kind = CampaignError if error.errno else DamagedPlanError  # Arrow says it of content, too
+            kind = CampaignError if error.errno else DamagedPlanError  # Arrow raises it for damaged content as well
             raise kind(f"the plan cannot be read ({error})", path=self._path, fix=_AGAIN) from error
 
 
 def campaign_plan(path: Path) -> Plan:
-    """The plan of a campaign: it has images, and is what was written, by its checksum where there is one.
+    """Open the plan of a campaign, and check that it has images, and its checksum if there is one.
 
     Raises
     ------
     CampaignError
-        If there is no plan, it cannot be read, is another than was written, or there is no image in it.
+        If there is no plan, it cannot be read, is damaged, or has no image.
     """
     plan = Plan(path)
     if not len(plan):
@@ -336,7 +272,7 @@ def campaign_plan(path: Path) -> Plan:
 
 
 def _no_plan(path: Path) -> CampaignError:
-    """Why there is no plan, as far as its folder tells."""
+    """The error for a missing plan, by what else is in its folder."""
     layout = Layout(path.parent)
     if not layout.root.is_dir():
         return CampaignError(
@@ -347,7 +283,7 @@ def _no_plan(path: Path) -> CampaignError:
     if not layout.is_locked():
         return CampaignError("the campaign has no plan yet", path=path, fix="Run `skygraft plan` first")
     who = holder(layout.lock)
-    # Planning begins with the configuration.
+    # The configuration is the first file that planning writes.
     if layout.config.exists():
         return CampaignError("the campaign is being planned", path=path, fix=f"Wait for {who} to have planned it")
     return CampaignError(
@@ -357,15 +293,10 @@ def _no_plan(path: Path) -> CampaignError:
     )
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 class PlanWriter:
-    """Writes a plan, part by part, in the order of the plan; the file appears whole at the end, or not at all.
+    """Writes a plan in parts, in the order of the plan; the file appears whole at the end, or not at all.
 
-    Equal plans give equal files, however they were cut into parts. Use it in a ``with`` statement.
+    Equal plans give equal files, whatever the parts. Use it in a ``with`` statement.
 
     Parameters
     ----------
@@ -375,7 +306,7 @@ class PlanWriter:
     Attributes
     ----------
     metadata : dict
-        What `Plan.metadata` is to give (JSON types); it may be filled until the end.
+        `Plan.metadata` of the plan (JSON types); it may be filled until the end.
 
     Raises
     ------
@@ -404,7 +335,7 @@ class PlanWriter:
         if error is not None:
             self._stack.__exit__(kind, error, traceback)
             return
-        # Within the stack: what goes wrong here must reach the keeper of the temporary file.
+        # Within the stack, so that an error here removes the temporary file.
         with self._stack:
             self._flush(everything=True)
             self._writer.add_key_value_metadata({_METADATA: json_text(self.metadata), _ROWS: str(self._n_rows)})
@@ -420,19 +351,19 @@ class PlanWriter:
     def _flush(self, *, everything: bool = False) -> None:
         if not self._waiting:
             return
-        # In one piece: pages and dictionaries must not show how the parts were cut.
+        # In one piece, so that pages and dictionaries do not depend on the parts.
         table = pa.concat_tables(self._waiting).combine_chunks()
         start = 0
         while table.num_rows - start >= ROW_GROUP or (everything and start < table.num_rows):
             self._writer.write_table(table.slice(start, ROW_GROUP), row_group_size=ROW_GROUP)
             start += ROW_GROUP
-        # A copy, so that what was written can be freed.
+        # A copy, so that the memory of what was written is freed.
         rest = table.slice(start).take(pa.array(range(max(table.num_rows - start, 0)), type=pa.int64()))
         self._waiting, self._n_waiting = [rest], rest.num_rows
 
 
 def read_plan(path: Path) -> list[PlannedImage]:
-    """The images of a plan, in its order.
+    """Read all images of a plan, in its order.
 
     Raises
     ------
@@ -440,3 +371,14 @@ def read_plan(path: Path) -> list[PlannedImage]:
         If there is no plan, or it cannot be read.
     """
     return list(Plan(path).images())
+
+
+def plan_key(config: CampaignConfig) -> str:
+    """Fingerprint of what a plan depends on: survey, its table where it has one, catalogue file, sky map, margin."""
+    resolved = config.resolved()
+    files = [config.catalog.path]
+    if config.survey.index is not None:
+        files.append(config.survey.root / config.survey.index)
+    found = [FileIdentity.find(path) for path in files]
+    identities = [[] if identity is None else [*identity.size_and_time] for identity in found]
+    return digest([resolved[k] for k in ("survey", "catalog", "skymap", "margin_arcsec")] + identities)

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
+from skygraft.disk import relative_name
 from skygraft.errors import ConfigError, FormatError, SkygraftError
 from skygraft.exposure import DataId
 from skygraft.formats import ImageFootprint, get_format, read_footprint
@@ -32,6 +33,7 @@ from skygraft.paths import home_expanded
 from skygraft.printable import printable
 from skygraft.processes import Mapper, careful_map
 from skygraft.survey.butler import ButlerQuery, find_images, repository
+from skygraft.survey.image_columns import IndexedImage, columns_of
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, absolute
 
 __all__ = ["FAILURES", "index_images", "index_kinds", "index_survey", "open_index", "register_index_kind"]
@@ -40,7 +42,7 @@ FAILURES = "failures"
 """Key of the index's ``meta``: the table of images that could not be indexed."""
 
 _FAILURE = ("path", "kind", "image_id", "error", "reason")
-_UNITS = {"mjd": "d", "exposure_time": "s", "ra": "deg", "dec": "deg", "pixel_scale": "arcsec"}
+_UNITS = {name: c.unit for name, c in columns_of(IndexedImage).items() if c.unit and pa.types.is_floating(c.type)}
 _WHOLE, _HDU = "_whole", "_hdu"
 _ROWS = pa.schema([*INDEX_SCHEMA, (_WHOLE, pa.string()), (_HDU, pa.string())])
 """While the index is made: the whole path and the HDU too, which images of one id are sorted by."""
@@ -134,13 +136,10 @@ def index_images(
     Returns
     -------
     astropy.table.Table
-        One row per image, sorted by ``image_id``: image_id, path (relative to `base_dir` where beneath it), hdu
-        (text; empty where the format has no choice), format, instrument, visit, detector, band, mjd (middle, TAI),
-        exposure_time (s), nx, ny, ra, dec (centre, degrees), polygon (list of [ra, dec]), pixel_scale (arcsec),
-        n_bytes, options (JSON, what reading it needs), dataset (JSON, what it is in a Butler repository; empty where it
-        is in none). ``meta["failures"]`` is a table (path, kind, image_id, error,
-        reason) of images that are left out: kind is "error", or "duplicate" for every image but the first with one
-        image_id.
+        One row per image, sorted by ``image_id``. The columns are the fields of
+        `skygraft.survey.image_columns.IndexedImage`; paths are relative to `base_dir` where beneath it.
+        ``meta["failures"]`` is a table (path, kind, image_id, error, reason) of images that are left out: kind is
+        "error", or "duplicate" for every image but the first with one image_id.
         ``meta["companions"]`` lists files that are weights or masks of an indexed image.
 
     Raises
@@ -385,8 +384,7 @@ def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path)
 
 def _shown(path: str | os.PathLike[str], base: Path) -> str:
     """A path relative to the base directory, where it is beneath it."""
-    whole, root = Path(absolute(path)), Path(absolute(base))
-    return (whole.relative_to(root) if whole.is_relative_to(root) else whole).as_posix()
+    return relative_name(absolute(path), Path(absolute(base)))
 
 
 def _hdu(footprint: ImageFootprint) -> str:

@@ -19,33 +19,12 @@ from skygraft.catalog.io import numpy_array, one_array
 from skygraft.errors import ConfigError, CorruptFileError, FormatError, SkygraftError
 from skygraft.formats import get_format
 from skygraft.json_text import parse_json
+from skygraft.survey.image_columns import IndexedImage, columns_of, schema_of
 
 __all__ = ["INDEX_SCHEMA", "IndexFile", "SurveyIndex", "write_index"]
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("path", pa.string()),
-        ("hdu", pa.string()),
-        ("format", pa.string()),
-        ("instrument", pa.string()),
-        ("visit", pa.int64()),
-        ("detector", pa.string()),
-        ("band", pa.string()),
-        ("mjd", pa.float64()),
-        ("exposure_time", pa.float64()),
-        ("nx", pa.int64()),
-        ("ny", pa.int64()),
-        ("ra", pa.float64()),
-        ("dec", pa.float64()),
-        ("polygon", pa.list_(pa.list_(pa.float64()))),
-        ("pixel_scale", pa.float64()),
-        ("n_bytes", pa.int64()),
-        ("options", pa.string()),
-        ("dataset", pa.string()),
-    ]
-)
-"""Columns of an index; what they mean is said at `index_images`."""
+INDEX_SCHEMA = schema_of(columns_of(IndexedImage))
+"""Columns of an index: the fields of `skygraft.survey.image_columns.IndexedImage`."""
 
 _OPTIONAL = ("hdu", "instrument", "visit", "detector", "band", "mjd", "exposure_time", "options", "dataset")
 _METADATA = b"skygraft"

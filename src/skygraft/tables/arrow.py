@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
 from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import note_checksum, problem_of, read_checksum, refresh
-from skygraft.records.files import atomic_path, json_text
+from skygraft.records.files import json_text
 
 __all__ = [
     "ROWS",

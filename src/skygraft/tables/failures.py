@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from skygraft.records.file_checksums import checked_path
 from skygraft.records.files import Layout
+from skygraft.records.image_states import FAILED, QUARANTINED, ImageStates
 from skygraft.records.plan_file import Plan
-from skygraft.records.status import FAILED, QUARANTINED, Standing
 
 __all__ = ["write_failures"]
 
@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
 _BLOCK = 5000
 
 
-def write_failures(layout: Layout, plan: Plan, standing: Standing, unusable: Iterable[Mapping[str, str]]) -> None:
+def write_failures(layout: Layout, plan: Plan, states: ImageStates, unusable: Iterable[Mapping[str, str]]) -> None:
     """Write ``failures.parquet``: a row for each image that failed, and for each that could not be planned.
 
     Parameters
@@ -44,7 +44,7 @@ def write_failures(layout: Layout, plan: Plan, standing: Standing, unusable: Ite
         Where the campaign's files are.
     plan : Plan
         The plan.
-    standing : Standing
+    states : ImageStates
         How its images stand.
     unusable : iterable of mapping
         Images that the plan leaves out: image_id, path, error, reason.
@@ -54,13 +54,13 @@ def write_failures(layout: Layout, plan: Plan, standing: Standing, unusable: Ite
     OutputError
         If it cannot be written.
     """
-    rows = standing.rows(FAILED, QUARANTINED)
+    rows = states.rows(FAILED, QUARANTINED)
     images = plan.images(rows)
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(checked_path(layout.failures))
         writer = stack.enter_context(pq.ParquetWriter(temporary, _SCHEMA))
         for some in itertools.batched(rows.tolist(), _BLOCK):
-            failures = dict(standing.failures(layout.ledger, some))
+            failures = dict(states.failures(layout.ledger, some))
             found = zip(some, itertools.islice(images, len(some)), strict=True)
             _write(
                 writer,

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 
 from skygraft.catalog.io import to_arrow
+from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
-from skygraft.records.files import atomic_path
 from skygraft.records.packs import read_file
 
 __all__ = ["DamagedTruthError", "read_truth_part", "write_truth_dataset", "write_truth_part"]

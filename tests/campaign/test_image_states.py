@@ -13,8 +13,9 @@ import pytest
 from skygraft.campaign import Campaign, ImageSummary, Plan, read_plan
 from skygraft.errors import CampaignError
 from skygraft.records.events import ImageEvent
+from skygraft.records.image_states import DONE, QUARANTINED, WAITING, ImageRows, ImageStates
 from skygraft.records.ledger import Ledger, read_events
-from skygraft.records.status import DONE, QUARANTINED, WAITING, Names, Standing, stand
+from skygraft.records.status import resume_states
 
 type MakeCampaign = Callable[..., Campaign]
 
@@ -44,8 +45,8 @@ def test_records_are_not_opened_where_the_ledger_agrees(done: Campaign, monkeypa
         raise AssertionError(f"{path} was opened")
 
     monkeypatch.setattr("skygraft.records.status.read_record", refuse)
-    standing = stand(Plan(done.layout.plan), done.config)
-    assert standing.state.tolist() == [DONE] * 4
+    states = resume_states(Plan(done.layout.plan), done.config)
+    assert states.state.tolist() == [DONE] * 4
 
 
 @pytest.mark.parametrize("damage", ["record", "truth", "image", "cut image"])
@@ -59,23 +60,23 @@ def test_what_is_not_there_any_more_is_made_again(done: Campaign, damage: str) -
         victim.write_bytes(victim.read_bytes()[:-2880])
     else:
         victim.unlink()
-    standing = stand(Plan(done.layout.plan), done.config)
-    assert standing.state.tolist() == [DONE, DONE, WAITING, DONE]
-    assert standing.rows(WAITING).tolist() == [2]
+    states = resume_states(Plan(done.layout.plan), done.config)
+    assert states.state.tolist() == [DONE, DONE, WAITING, DONE]
+    assert states.rows(WAITING).tolist() == [2]
 
 
 @pytest.mark.parametrize("change", [{"settings": "x"}, {"catalog": "x"}, {"code": -1}, {"inputs": {"gone": [1, 2]}}])
 def test_the_record_decides_where_the_ledger_differs(done: Campaign, change: dict[str, Any]) -> None:
     """A driver may have died between a record and its line, with an older line before it."""
     edit(done.layout.ledger, **change)
-    assert stand(Plan(done.layout.plan), done.config).count(DONE) == 4
+    assert resume_states(Plan(done.layout.plan), done.config).count(DONE) == 4
 
 
 def test_a_lost_ledger_is_made_anew(done: Campaign) -> None:
     before = images_of(done.layout.ledger)
     assert len(before) == 4
     done.layout.ledger.unlink()
-    assert stand(Plan(done.layout.plan), done.config).count(DONE) == 4
+    assert resume_states(Plan(done.layout.plan), done.config).count(DONE) == 4
     status = done.rescan()
     assert (status.n_done, status.n_remaining) == (4, 0)
     assert images_of(done.layout.ledger) == before
@@ -120,9 +121,11 @@ def test_quarantine_is_left_only_when_asked(done: Campaign, expected: dict[str, 
 
 def test_rows_are_found_by_name(done: Campaign) -> None:
     plan = Plan(done.layout.plan)
-    standing = Standing(len(plan))
+    states = ImageStates(len(plan))
     names = [image.image_id for image in plan.images()]
-    assert Names(plan).rows_of([*reversed(names), "stranger"]).tolist() == [3, 2, 1, 0, -1]
-    standing.note([1, 2], [ImageSummary(names[1], "done"), ImageSummary("", "failed", quarantined=True)], [0, 9])
-    assert standing.state.tolist() == [WAITING, DONE, QUARANTINED, WAITING]
-    assert standing.places.tolist() == [-1, 0, 9, -1]
+    assert ImageRows(plan).find([*reversed(names), "stranger"]).tolist() == [3, 2, 1, 0, -1]
+    states.enter_summaries(
+        [1, 2], [ImageSummary(names[1], "done"), ImageSummary("", "failed", quarantined=True)], [0, 9]
+    )
+    assert states.state.tolist() == [WAITING, DONE, QUARANTINED, WAITING]
+    assert states.places.tolist() == [-1, 0, 9, -1]

@@ -1,0 +1,149 @@
+"""Files on disk: written whole or not at all, recognised later, and named relative to a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from skygraft.errors import OutputError, SkygraftError
+
+__all__ = ["FileIdentity", "atomic_path", "relative_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells whether a file is the same as before, without reading it.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Size.
+    mtime_ns : int
+        Time of last change of the content, ns.
+    ctime_ns : int
+        Time of last change of content or status, ns; unlike `mtime_ns` a copy cannot keep it.
+    inode, device : int
+        Number of the file, and of the file system that it is on: a file that takes the place of another has another.
+    """
+
+    n_bytes: int
+    mtime_ns: int
+    ctime_ns: int = 0
+    inode: int = 0
+    device: int = 0
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Self:
+        """The identity of a file.
+
+        Raises
+        ------
+        OSError
+            If there is no such file, or it cannot be looked at.
+        """
+        return cls.of_status(Path(path).stat())
+
+    @classmethod
+    def of_status(cls, status: os.stat_result) -> Self:
+        """The identity of the file that a status is of."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+    @classmethod
+    def find(cls, path: str | os.PathLike[str]) -> Self | None:
+        """The identity of a file; None where there is none, or it cannot be looked at."""
+        try:
+            return cls.of(path)
+        except OSError:
+            return None
+
+    @property
+    def size_and_time(self) -> tuple[int, int]:
+        """Size in bytes and time of last change in ns: the same on all machines that share a file system."""
+        return self.n_bytes, self.mtime_ns
+
+    def same_content(self, other: FileIdentity | None) -> bool:
+        """True if the content is the same, as far as size and time of last change tell."""
+        return other is not None and self.size_and_time == other.size_and_time
+
+    def same_file(self, other: FileIdentity | None) -> bool:
+        """True if it is the same file, whatever was written to it, rather than one that took its place."""
+        return other is not None and (self.device, self.inode) == (other.device, other.inode)
+
+    def __str__(self) -> str:
+        return f"{self.n_bytes} {self.mtime_ns} {self.ctime_ns}"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, make_folder: bool = True, sync: bool = True) -> Iterator[Path]:
+    """Write a file so that it appears under its name only when it is whole and on the disk.
+
+    File and folder are synced: without the first, a power cut may leave an empty file under the final name; without
+    the second, it may undo the renaming, while what was done because of it (another file removed, a user told) stays.
+    That costs milliseconds, and an image takes seconds.
+
+    Parameters
+    ----------
+    path : Path
+        The file. One that exists is replaced.
+    make_folder : bool
+        Whether to create its folder.
+    sync : bool
+        False for one of many small files that are compared with a later, synced one before they are used.
+
+    Yields
+    ------
+    Path
+        A temporary name in the same folder, to write the file under. It is renamed when the block ends, and removed
+        when the block raises. `skygraft.records.files.sweep_leftovers` finds those of processes that were killed.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if sync:
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        temporary.replace(path)
+        if sync:
+            _sync_folder(path.parent)
+    except SkygraftError:
+        raise  # by the block, about something else
+    except OSError as error:
+        reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+        raise OutputError(
+            f"the output cannot be written ({reason})",
+            path=path,
+            fix="Remove the folder that is in its place"
+            if isinstance(error, IsADirectoryError)
+            else f"Check that {path.parent} exists, is writable, and has room (free space, quota)",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some file systems cannot sync a folder; the renaming is then as durable as they make it.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def relative_name(path: str | os.PathLike[str], root: Path) -> str:
+    """The name of a file relative to a folder where it lies beneath it, or else its whole path; with ``/``."""
+    path = Path(path)
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

@@ -1,0 +1,336 @@
+"""The state of every image of a plan, as the ledger has it: a few numbers for each, for millions of images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from skygraft.catalog.arrow import arrow_array, numpy_array
+from skygraft.dataset import dataset_id
+from skygraft.records.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, header_of, open_checkpoint, write_checkpoint
+from skygraft.records.comparison import Comparison
+from skygraft.records.events import Event, ImageEvent, ImageReopened
+from skygraft.records.files import Layout
+from skygraft.records.image_summary import ImageSummary
+from skygraft.records.ledger import Failure, read_events
+from skygraft.records.ledger_scan import (
+    DONE,
+    FAILED,
+    QUARANTINED,
+    WAITING,
+    fingerprint_key,
+    scan_ledger,
+    state_after,
+)
+from skygraft.records.plan_file import Plan
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "QUARANTINED",
+    "WAITING",
+    "ImageRows",
+    "ImageStates",
+    "LedgerStates",
+    "read_ledger",
+    "save_checkpoint",
+]
+
+type Rows = NDArray[np.int64]
+
+
+class ImageRows:
+    """Finds the rows of images in a plan by their ids.
+
+    It keeps 64-bit hashes of the ids, 16 bytes an image: a dictionary of ten million ids would take 2 GB.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        hashes = [
+            np.array([hash(name) for name in batch.column(0).to_pylist()], dtype=np.int64)
+            for batch in plan.batches(["image_id"])
+        ]
+        unsorted = np.concatenate([np.empty(0, dtype=np.int64), *hashes])
+        self._rows = np.argsort(unsorted, kind="stable")
+        self._hashes = unsorted[self._rows]
+
+    def find(self, image_ids: Sequence[str]) -> Rows:
+        """Rows of images in the plan; -1 for those that are not in it."""
+        wanted = np.array([hash(name) for name in image_ids], dtype=np.int64)
+        if not len(self._hashes):
+            return np.full(len(wanted), -1, dtype=np.int64)
+        found = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+        return np.where(self._hashes[found] == wanted, self._rows[found], -1).astype(np.int64)
+
+
+class ImageStates:
+    """The state of every image of a plan of N images, by its row in the plan: 12 bytes an image.
+
+    Parameters
+    ----------
+    n_images : int
+        N.
+
+    Attributes
+    ----------
+    state : ndarray of uint8, shape (N,)
+        `WAITING`, `DONE`, `FAILED` or `QUARANTINED`.
+    tries : ndarray of uint16, shape (N,)
+        How often the image failed since it was last done.
+    places : ndarray of int64, shape (N,)
+        Where in the ledger the line of its last event begins, bytes; -1 where it has none.
+    before_run : ndarray of uint8, shape (N,)
+        `state` when the last run began.
+    run_start : int
+        Where in the ledger the line of that run's start begins; -1 where there was no run.
+    n_unsaved : int
+        Events on images that no checkpoint includes.
+    """
+
+    def __init__(self, n_images: int) -> None:
+        self.state = np.zeros(n_images, dtype=np.uint8)
+        self.tries = np.zeros(n_images, dtype=np.uint16)
+        self.places = np.full(n_images, -1, dtype=np.int64)
+        self.before_run = np.zeros(n_images, dtype=np.uint8)
+        self.run_start = -1
+        self.n_unsaved = 0
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def copy(self) -> Self:
+        """A copy that does not change with this one."""
+        new = type(self)(0)
+        new.state, new.tries, new.places = self.state.copy(), self.tries.copy(), self.places.copy()
+        new.before_run, new.run_start = self.before_run, self.run_start  # replaced as a whole, never changed
+        return new
+
+    def count(self, *states: int) -> int:
+        """How many images are in one of some states."""
+        return int(np.isin(self.state, states).sum())
+
+    def rows(self, *states: int) -> Rows:
+        """Rows of the images in one of some states, ascending."""
+        return np.flatnonzero(np.isin(self.state, states)).astype(np.int64)
+
+    def begin_run(self, place: int) -> None:
+        """Enter the start of a run, whose line in the ledger begins at `place`."""
+        self.before_run, self.run_start = self.state.copy(), place
+
+    def enter(self, row: int, event: ImageEvent | ImageReopened, place: int) -> None:
+        """Enter an event of the ledger, whose line begins at `place`."""
+        self.places[row] = place
+        self.n_unsaved += 1
+        self._set(row, state_after(event))
+
+    def enter_summaries(self, rows: Iterable[int], summaries: Iterable[ImageSummary], places: Iterable[int]) -> None:
+        """Enter the outcome of some images, whose lines in the ledger begin at `places`."""
+        for row, summary, place in zip(rows, summaries, places, strict=True):
+            self.enter(row, ImageEvent.of(summary), place)
+
+    def enter_many(self, rows: Rows, states: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
+        """Enter the states that consecutive events leave images in; a row may occur more than once."""
+        self.n_unsaved += len(rows)
+        self.places[rows] = places  # the last one counts
+        if np.all(states == DONE):
+            self.state[rows], self.tries[rows] = DONE, 0
+            return
+        for row, state in zip(rows.tolist(), states.tolist(), strict=True):
+            self._set(row, state)
+
+    def _set(self, row: int, state: int) -> None:
+        self.state[row] = state
+        if state == DONE:
+            self.tries[row] = 0
+        elif state in (FAILED, QUARANTINED):
+            self.tries[row] = min(int(self.tries[row]) + 1, 65535)
+
+    def last_event(self, ledger: Path, row: int) -> Event | None:
+        """The last event of the ledger on an image; None where it has none."""
+        place = int(self.places[row])
+        return next(read_events(ledger, place), (place, None))[1] if place >= 0 else None
+
+    def failures(self, ledger: Path, rows: Iterable[int] | None = None) -> Iterator[tuple[int, Failure]]:
+        """Rows of images that failed, ascending, with the reasons (of `rows`, or all)."""
+        for row in self.rows(FAILED, QUARANTINED) if rows is None else rows:
+            event = self.last_event(ledger, row)
+            if isinstance(event, ImageEvent) and event.status == "failed":
+                yield int(row), Failure.of(event, int(self.tries[row]))
+
+
+@dataclass(frozen=True)
+class LedgerStates:
+    """What a ledger says of the images of a plan.
+
+    Parameters
+    ----------
+    states : ImageStates
+        The states.
+    unconfirmed : ndarray of bool, shape (N,)
+        True for images that are done by the ledger, and whose files, settings or sources are different now; without a
+        comparison all False.
+    """
+
+    states: ImageStates
+    unconfirmed: NDArray[np.bool_]
+
+
+def read_ledger(
+    plan: Plan, layout: Layout, comparison: Comparison | None = None, *, until: int | None = None
+) -> LedgerStates:
+    """Derive the state of every image from the ledger: its checkpoint, and the events after it.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan, of N images.
+    layout : Layout
+        Where the ledger and its checkpoint are.
+    comparison : Comparison, optional
+        What to compare finished images with.
+    until : int, optional
+        Place in the ledger where the line of a run's start begins, bytes: events from there on do not count.
+
+    Raises
+    ------
+    CampaignError
+        If the ledger cannot be read, or a line of it is not understood.
+    """
+    states, unconfirmed = ImageStates(len(plan)), np.zeros(len(plan), dtype=np.bool_)
+    sources = _source_keys(plan) if comparison is not None and comparison.with_inputs else None
+
+    def compare(rows: Rows, images: pa.RecordBatch) -> None:
+        if comparison is not None:
+            agrees = comparison.agrees(images)
+            if sources is not None:
+                agrees &= sources[rows] == numpy_array(images.column("sources"))
+            unconfirmed[rows] = ~agrees
+
+    start = 0
+    with open_checkpoint(plan, layout) as checkpoint:
+        if checkpoint is not None and until is not None and checkpoint.header.run_start == until:
+            _restore(states, checkpoint, lambda rows, images: None)
+            states.state, states.run_start = states.before_run, -1
+            return LedgerStates(states, unconfirmed)
+        if checkpoint is not None and (until is None or checkpoint.header.offset <= until):
+            _restore(states, checkpoint, compare)
+            start = checkpoint.header.offset
+    rows_of: ImageRows | None = None
+    for scanned in scan_ledger(layout.ledger, start, until):
+        # Made when the first events are there: by then other processes read the next ones.
+        rows_of = rows_of or ImageRows(plan)
+        rows, images = _known(rows_of, scanned.images)
+        places = numpy_array(images.column("place"))
+        begun = [0, *np.searchsorted(places, scanned.run_starts).tolist(), len(rows)]
+        for i, (first, end) in enumerate(itertools.pairwise(begun)):
+            if i:
+                states.begin_run(scanned.run_starts[i - 1])
+            some = slice(first, end)
+            states.enter_many(rows[some], numpy_array(images.column("state"))[some], places[some])
+        compare(rows, images)
+    unconfirmed &= states.state == DONE
+    return LedgerStates(states, unconfirmed)
+
+
+def _source_keys(plan: Plan) -> NDArray[np.int64]:
+    """`fingerprint_key` of the sources that a plan gives to each image, and of its dataset."""
+    keys = [
+        fingerprint_key(fingerprint, dataset_id(dataset))
+        for batch in plan.batches(["catalog_key", "dataset"])
+        for fingerprint, dataset in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    ]
+    return np.array(keys, dtype=np.int64)
+
+
+def _known(rows_of: ImageRows, images: pa.RecordBatch) -> tuple[Rows, pa.RecordBatch]:
+    """The rows of images in the plan, and the events on them; without those of images that are not in it."""
+    rows = rows_of.find(images.column("image_id").to_pylist())
+    if np.all(rows >= 0):
+        return rows, images
+    return rows[rows >= 0], images.filter(arrow_array(rows >= 0))
+
+
+def _restore(states: ImageStates, checkpoint: Checkpoint, compare: Callable[[Rows, pa.RecordBatch], None]) -> None:
+    """Take the states from a checkpoint."""
+    states.run_start = checkpoint.header.run_start
+    for batch in checkpoint.batches():
+        rows = numpy_array(batch.column("row")).astype(np.int64)
+        for name, into in (
+            ("state", states.state),
+            ("tries", states.tries),
+            ("place", states.places),
+            ("before_run", states.before_run),
+        ):
+            into[rows] = numpy_array(batch.column(name))
+        compare(rows, batch)
+
+
+def save_checkpoint(plan: Plan, layout: Layout, states: ImageStates, offset: int) -> None:
+    """Write a checkpoint of the ledger, from the former one and the events after it.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    layout : Layout
+        Where the ledger is.
+    states : ImageStates
+        The states that the first `offset` bytes of the ledger leave the images in.
+    offset : int
+        How much of the ledger is included.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    header = header_of(plan, layout, offset, states.run_start)
+    if header is None:
+        return  # the ledger was removed; whoever appends to it says so
+    with open_checkpoint(plan, layout) as before:
+        usable = before if before is not None and before.header.offset <= offset else None
+        write_checkpoint(layout, header, _rows_of_last_events(plan, layout, states, usable, offset))
+
+
+def _rows_of_last_events(
+    plan: Plan, layout: Layout, states: ImageStates, before: Checkpoint | None, offset: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a checkpoint: those of each image's last event, from a former checkpoint and the ledger after it."""
+    for batch in before.batches() if before is not None else ():
+        yield _with_states(states, numpy_array(batch.column("row")).astype(np.int64), batch)
+    rows_of: ImageRows | None = None
+    start = before.header.offset if before is not None else 0
+    # In this process: a run goes on meanwhile, and others are at work on its images.
+    for scanned in scan_ledger(layout.ledger, start, offset, processes=1):
+        rows_of = rows_of or ImageRows(plan)
+        yield _with_states(states, *_known(rows_of, scanned.images))
+
+
+def _with_states(states: ImageStates, rows: Rows, images: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows of a checkpoint for those images whose last event is among `images`."""
+    last = states.places[rows] == numpy_array(images.column("place"))
+    if not np.all(last):
+        rows, images = rows[last], images.filter(arrow_array(last))
+    columns: dict[str, NDArray[Any]] = {
+        "row": rows.astype(np.int32),
+        "place": states.places[rows],
+        "state": states.state[rows],
+        "tries": states.tries[rows],
+        "before_run": states.before_run[rows],
+    }
+    arrays = [
+        arrow_array(columns[name]) if name in columns else images.column(name) for name in CHECKPOINT_SCHEMA.names
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=CHECKPOINT_SCHEMA)
