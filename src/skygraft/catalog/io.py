@@ -127,8 +127,8 @@ def normalize_catalog(
     dialect: str = "auto",
     band: str | None = None,
     *,
-    origin: str = "",
     on_bad: OnBad = "raise",
+    origin: str = "",
 ) -> QTable:
     """Convert a table in memory to canonical form and check it; parameters and errors as in `read_catalog`.
 
@@ -137,6 +137,12 @@ def normalize_catalog(
     table : table-like
         An astropy Table, a DataFrame of pandas or Polars, a pyarrow Table, a numpy structured array, an xarray
         Dataset or a dict of columns (`skygraft.catalog.as_table`).
+    dialect : str
+        Name of the dialect, or "auto" to recognise it.
+    band : str, optional
+        Band of a magnitude column without one (``mag``); if the columns name bands, the band that must exist.
+    on_bad : {"raise", "flag"}
+        Raise for rows that cannot be drawn, or flag them.
     origin : str
         What the table is called in error messages.
 
@@ -267,6 +273,7 @@ def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: boo
     Parameters
     ----------
     table : QTable
+        Canonical table.
     path : path-like
         The ending says the format; CSV is refused because it loses the units.
     overwrite : bool
