@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
 from skygraft.catalog.flags import has_flag
-from skygraft.conventions import LSST, conventions_record
+from skygraft.conventions import LSST, Conventions, conventions_record
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import ConfigError, InjectionError
 from skygraft.exposure import Exposure
@@ -36,11 +36,11 @@ from skygraft.injection.calibrating import (
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.injection.differences import draw_sources
 from skygraft.injection.marking import Drawn, mark, new_planes
-from skygraft.injection.options import InjectionOptions
+from skygraft.injection.options import CoaddNoise, Galaxies, InjectionOptions, Position, Stars, takes_settings
 from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.noise import Gain, add_flux
-from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
+from skygraft.photometry import CalibrationAperture, CalibrationReference, FluxMode, PhotoCalib, require_reference
 from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.wcs import pixel_scale
@@ -110,6 +110,7 @@ def _of_conventions(conventions: dict[str, str]) -> Rows:
     return [("conventions", f"{conventions['name']} of {conventions['date']} ({conventions['commit'][:7]})")]
 
 
+@takes_settings
 def inject(
     exposure: Exposure,
     catalog: Any,
@@ -120,7 +121,20 @@ def inject(
     dialect: str = "auto",
     on_bad: Literal["raise", "flag"] = "raise",
     progress: Callable[[int], None] | None = None,
-    **overrides: Any,
+    flux_mode: FluxMode = "calibrated",
+    aperture: Any = None,
+    position: Position = "source",
+    noise: bool = True,
+    seed: int = 0,
+    gain: float | None = None,
+    coadd_noise: CoaddNoise = "correlated",
+    flux_tolerance: float = 1e-3,
+    mask_threshold: float = 0.1,
+    mark_injected: bool = True,
+    stars: Stars = "fourier",
+    galaxies: Galaxies = "fourier",
+    conventions: Conventions = "skygraft",
+    variance: bool | None = None,
 ) -> Injection:
     """Inject the sources of a catalogue into an exposure.
 
@@ -133,7 +147,8 @@ def inject(
         Polars or Arrow table, a structured array, a dict of columns. Sources off the image are allowed: they are
         flagged, and those whose light reaches the image are drawn.
     options : InjectionOptions, optional
-        How to inject.
+        All settings at once, from `flux_mode` on; a setting that is also given by name counts instead of the one
+        in `options`.
     image_id : str, optional
         Name of the image in truth and random streams: images of one name and seed get the same noise. By default
         `Exposure.default_image_id`, from the data id and the band; of an image without a data id, from its name and
@@ -146,8 +161,45 @@ def inject(
         Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
-    **overrides
-        Fields of `InjectionOptions` to change, for example ``noise=False, seed=1``.
+    flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
+        What a source's flux is the flux of: the image's own calibration reference (default), the flux inside
+        `aperture`, the sum of the PSF kernel, or everything in an infinite plane.
+    aperture : str or mapping, optional
+        For ``flux_mode="aperture"`` alone: ``"12 pix"``, ``"2 arcsec"`` or ``{"diameter": "4 arcsec"}``.
+    position : {"source", "image"}
+        Where the PSF is normalised: at each source, or for all of them at the position that the PSF model names as
+        its average (the image's centre where it names none).
+    noise : bool
+        Add the photon noise of the sources, and its variance.
+    seed : int
+        Campaign seed of the noise.
+    gain : float, optional
+        Electrons per image unit; None takes the image's own, or the slope of its variance against its flux.
+    coadd_noise : {"correlated", "white"}
+        What photon noise is added to a coadd: Gaussian, with the correlation between pixels that the coadd's own noise
+        has (of its noise realizations, or of its sky pixels); or as to any other image, independent between pixels.
+        The variance added is the same.
+    flux_tolerance : float
+        Part of a source's flux that its stamp may leave out.
+    mask_threshold : float
+        INJECTED marks pixels changed by more than this fraction of their noise (standard deviation).
+    mark_injected : bool
+        Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
+        source). They say where the fakes are, not that their pixels are bad: software that leaves out every pixel
+        whose mask is not zero would see no fake at all. For such software, leave them out.
+    stars : {"fourier", "taps", "galsim"}
+        How stars are moved by fractions of a pixel: to single precision; half again as fast, to 2e-4 of their peak
+        where the FWHM is 3 pixels or more; or by GalSim.
+    galaxies : {"fourier", "precise", "galsim"}
+        How Sérsic profiles are drawn: many at a time, to 3e-4 of their peak where the FWHM is 3 pixels or more; to
+        5e-5, which takes longer; or by GalSim, which draws everything else.
+    conventions : {"skygraft", "lsst_source_injection"}
+        Whose conventions sources are drawn by. With those of LSST's source_injection every pixel is what that package
+        makes of it: see `skygraft.injection.lsst`. The PSF is normalised at its average position whatever `position`
+        says, the gain is fitted, and `flux_tolerance`, `mask_threshold`, `gain`, `stars` and `galaxies` are refused.
+    variance : bool, optional
+        Add the sources' variance to the variance plane; by default as `noise`. With other conventions than skygraft's
+        own it may be asked for without noise, and the reverse.
 
     Returns
     -------
@@ -183,7 +235,7 @@ def inject(
 
     Sources that are injected into an image a second time need another seed, or their noise is the same.
     """
-    opts = InjectionOptions.from_kwargs(options, **overrides)
+    opts = options or InjectionOptions()
     _check_arguments(exposure, image_id, band, progress)
     name = exposure.default_image_id(band) if image_id is None else image_id
     photo_calib = image_photo_calib(exposure)
