@@ -40,7 +40,7 @@ from skygraft.injection.options import CoaddNoise, Galaxies, InjectionOptions, P
 from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.noise import Gain, add_flux
-from skygraft.photometry import CalibrationAperture, CalibrationReference, FluxMode, PhotoCalib, require_reference
+from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.wcs import pixel_scale
@@ -444,16 +444,7 @@ def _summary(
     messages: list[str],
     band: str | None,
 ) -> dict[str, Any]:
-    calibration: dict[str, Any] = {"kind": None, "radius_pixels": None, "radius_arcsec": None}
-    if isinstance(reference, CalibrationAperture):
-        calibration = {
-            "kind": "aperture",
-            "radius_pixels": reference.radius_pixels,
-            "radius_arcsec": reference.radius_arcsec,
-        }
-    elif reference is not None:
-        calibration["kind"] = reference.value
-    calibration["origin"] = photo_calib.reference_origin
+    calibration = describe_reference(reference) | {"origin": photo_calib.reference_origin}
     report, gain, noise = drawn.report, drawn.gain, drawn.noise
     fraction = report.aperture_fraction[np.isfinite(report.aperture_fraction)]
     return {

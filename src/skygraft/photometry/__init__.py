@@ -51,8 +51,10 @@ from skygraft.photometry.reference import (
     CalibrationAperture,
     CalibrationReference,
     ModelReference,
+    RadiusUnit,
     ReferenceCandidate,
     describe_reference,
+    recorded_unit,
 )
 from skygraft.photometry.resolve import (
     RADIUS_TOLERANCE,
@@ -93,6 +95,7 @@ __all__ = [
     "PixelAreaField",
     "PixelUnit",
     "ProductField",
+    "RadiusUnit",
     "ReferenceCandidate",
     "SpatialField",
     "afw_aperture_flux",
@@ -114,6 +117,7 @@ __all__ = [
     "parse_radius",
     "parse_unit",
     "psf_sum_offset",
+    "recorded_unit",
     "register_default",
     "register_header_keyword",
     "require_reference",

@@ -77,10 +77,10 @@ def parse_radius(setting: Any, *, origin: str = "given") -> ReferenceCandidate:
     match setting:
         case ReferenceCandidate():
             return setting
+        case CalibrationAperture(unit="arcsec"):
+            return _aperture(None, setting.radius_arcsec, setting.origin)
         case CalibrationAperture():
-            return ReferenceCandidate(
-                "aperture", setting.radius_pixels, setting.radius_arcsec, origin=setting.origin, level="explicit"
-            )
+            return _aperture(setting.radius_pixels, setting.radius_arcsec, setting.origin)
         case ModelReference():
             return ReferenceCandidate(setting.value, origin=origin, level="explicit")
         case Mapping():

@@ -101,7 +101,7 @@ def _reference(
                 path=path,
                 fix="Give the radius in pixels, or an image with a celestial WCS",
             )
-        return CalibrationAperture(arcsec / pixel_scale, arcsec, candidate.origin)
+        return CalibrationAperture(arcsec / pixel_scale, arcsec, candidate.origin, unit="arcsec")
     if pixel_scale is None:
         return CalibrationAperture(pixels, arcsec, candidate.origin)
     sky = pixels * pixel_scale
