@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.errors import PsfError
+from skygraft.content import same_state
+from skygraft.display import Rows, html_table, text_table
+from skygraft.errors import PsfError, SkygraftError
 
 __all__ = ["LARGEST_KERNEL", "PSF", "Box", "check_kernel_shape", "defined_position"]
 
@@ -122,8 +124,44 @@ class PSF(abc.ABC):
         ny, nx = self.shape
         return f"{type(self).__name__}, {nx} x {ny} pixels"
 
+    def __eq__(self, other: object) -> bool:
+        """Equal models have the same class and parameters: a pickled copy equals its original."""
+        return same_state(self, other) if type(self) is type(other) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.description))
+
+    def rows(self) -> Rows:
+        """Label and text of each line that people see of the model; widths are measured, in pixels.
+
+        Returns
+        -------
+        list of (str, str)
+        """
+        return [("model", self.description), ("FWHM", self._fwhm_text()), ("valid box", self._box_text())]
+
+    def _fwhm_text(self) -> str:
+        from skygraft.psf.measure import fwhm_range
+
+        box = self.valid_box
+        try:
+            low, high = fwhm_range(self, box or Box(-0.5, 0.5, -0.5, 0.5))
+        except (SkygraftError, ArithmeticError, ValueError, TypeError):
+            low = high = np.nan
+        if not low <= high:
+            return "not known"
+        where = "" if box is None else " over its box"
+        return f"{low:.2f} pixels{where}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f} pixels{where}"
+
+    def _box_text(self) -> str:
+        box = self.valid_box
+        return "everywhere" if box is None else f"x {box.x_min:g} to {box.x_max:g}, y {box.y_min:g} to {box.y_max:g}"
+
     def __repr__(self) -> str:
-        return f"<{self.description}>"
+        return text_table(type(self).__name__, self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(type(self).__name__, self.rows())
 
 
 def check_kernel_shape(shape: tuple[int, int], what: str) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.errors import ConfigError
+from skygraft.errors import ConfigError, PsfError
 from skygraft.jit import compiled
-from skygraft.psf.base import PSF
+from skygraft.psf.base import PSF, Box
 from skygraft.psf.linear import LinearPSF, combine
 
-__all__ = ["FwhmMeter", "kernel_fwhm"]
+__all__ = ["FwhmMeter", "fwhm_range", "kernel_fwhm"]
 
 # Poles of the quintic B-spline's inverse filter: roots of z^4 + 26 z^3 + 66 z^2 + 26 z + 1 inside the unit circle.
 _POLE_1 = -0.43057534709997379
@@ -65,6 +65,33 @@ def kernel_fwhm(kernels: ArrayLike) -> NDArray[np.float64]:
     if array.size:
         _fwhm(array, out)
     return out
+
+
+def fwhm_range(psf: PSF, box: Box) -> tuple[float, float]:
+    """Measure the narrowest and the widest kernel of a PSF, at the middle and near the corners of a box.
+
+    Parameters
+    ----------
+    psf : PSF
+        The model.
+    box : Box
+        Edges in parent pixels.
+
+    Returns
+    -------
+    low, high : float
+        FWHM in pixels; NaN where the PSF has no kernel there, or none whose width can be measured.
+    """
+    part = np.array([0.5, 0.05, 0.95, 0.05, 0.95])
+    x = box.x_min + part * (box.x_max - box.x_min)
+    y = box.y_min + np.array([0.5, 0.05, 0.05, 0.95, 0.95]) * (box.y_max - box.y_min)
+    try:
+        has = psf.defined(x, y)
+        widths = kernel_fwhm(psf.kernels(x[has], y[has]))
+    except PsfError:
+        return np.nan, np.nan
+    widths = widths[np.isfinite(widths)]
+    return (float(widths.min()), float(widths.max())) if widths.size else (np.nan, np.nan)
 
 
 class FwhmMeter:
