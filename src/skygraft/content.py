@@ -44,11 +44,9 @@ def same_content(one: Any, other: Any) -> bool:
     if isinstance(one, Sequence) and not isinstance(one, str | bytes | bytearray):
         return len(one) == len(other) and all(map(same_content, one, other))
     if isinstance(one, float | np.floating):
-        return bool(one == other or (one != one and other != other))
+        return bool(one == other or (np.isnan(one) and np.isnan(other)))
     own: Any = type(one).__eq__
-    if own is not object.__eq__ and not (
-        dataclasses.is_dataclass(one) or isinstance(one, types.MethodType)
-    ):
+    if own is not object.__eq__ and not (dataclasses.is_dataclass(one) or isinstance(one, types.MethodType)):
         return bool(one == other)
     return same_state(one, other)
 

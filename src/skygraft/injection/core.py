@@ -84,17 +84,15 @@ class Injection:
         return html_table(f"Injection into {self.summary['image_id']}", self._rows())
 
     def _rows(self) -> Rows:
-        """What `repr` says, line by line."""
-        summary, (ny, nx) = self.summary, self.exposure.shape
-        calibration = summary["calibration"]
-        radius = f" of {calibration['radius_pixels']:g} pix" if calibration["radius_pixels"] is not None else ""
-        origin = f" ({calibration['origin']})" if calibration["origin"] else ""
+        """Label and text of each line of `repr`."""
+        summary, (ny, nx), calib = self.summary, self.exposure.shape, self.exposure.photo_calib
+        reference = "unknown" if calib is None else calib.reference_text
         noise = f"seed {summary['seed']}, gain {summary['gain']:.4g}" if summary["gain"] is not None else "none"
         if summary["noise_correlation"] is not None:
             noise += f", {noise_words(summary['noise_correlation'])}"
         rows = [
             ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}, band {summary['band'] or 'unknown'}"),
-            ("flux mode", f"{summary['flux_mode']}; calibrated to {calibration['kind'] or 'unknown'}{radius}{origin}"),
+            ("flux mode", f"{summary['flux_mode']}; calibrated to {reference}"),
             ("noise", noise),
             *_of_conventions(summary["conventions"]),
             ("flags", ", ".join(f"{n} x {name}" for name, n in summary["flags"].items()) or "none"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,13 +21,16 @@ from skygraft.photometry.reference import (
 )
 from skygraft.photometry.units import AB_REFERENCE_FLUX_NJY, NJY_PER_NANOMAGGY, canonical_unit
 
+if TYPE_CHECKING:
+    from skygraft.wcs.local import BoxLike
+
 __all__ = ["AB_REFERENCE_FLUX_NJY", "NJY_PER_NANOMAGGY", "PhotoCalib", "canonical_unit"]
 
 _SHOWN = 5
 """Candidates for the reference that are shown to people."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PhotoCalib:
     """The photometric calibration of one image, ``nJy = njy_per_unit * field(x, y) * image value``.
 
@@ -274,16 +277,63 @@ class PhotoCalib:
         """The same calibration, with what it is the flux of."""
         return dataclasses.replace(self, reference=reference, reference_origin=origin)
 
-    def rows(self) -> Rows:
-        """The calibration for people: label and text of each line."""
-        one = f"1 {self.unit or 'unit'}"
-        if self.field is None:
-            zeropoint = f"zeropoint {float(self.zeropoint()):.4f} AB mag for {one}"
-        else:
-            zeropoint = f"{self.njy_per_unit:.6g} nJy for {one}, times {self.field!r}"
-        reference = "unknown" if self.reference is None else str(self.reference)
-        rows = [("scale", zeropoint), ("calibrated to", reference)]
+    def rows(self, box: BoxLike | None = None) -> Rows:
+        """Describe the calibration for people.
+
+        Parameters
+        ----------
+        box : Box, optional
+            Edges of the image in parent pixels, over which the zeropoint of a calibration that varies is evaluated;
+            by default the box in which it holds.
+
+        Returns
+        -------
+        list of (str, str)
+            Label and text of each line.
+        """
+        rows = [("zeropoint", self._zeropoint_text(box)), ("calibrated to", self.reference_text)]
         return rows + [("candidate", f"{c.value}, {c.level}: {c.origin}") for c in self.candidates[:_SHOWN]]
+
+    @property
+    def reference_text(self) -> str:
+        """What a calibrated flux is the flux of, for people: radius in pixels and arcsec, and where it was found."""
+        if self.reference is None:
+            return "unknown: nothing says what a calibrated flux is the flux of"
+        if isinstance(self.reference, CalibrationAperture):
+            what, origin = f"aperture of {self.reference.text}", self.reference_origin or self.reference.origin
+        else:
+            what, origin = str(self.reference), self.reference_origin
+        return f"{what} ({origin or 'origin unknown'})"
+
+    def _zeropoint_text(self, box: BoxLike | None = None) -> str:
+        one = f"AB mag for 1 {self.unit or 'unit'}"
+        if self.field is None:
+            return f"{float(self.zeropoint()):.4f} {one}"
+        edges = (box.x_min, box.x_max, box.y_min, box.y_max) if box is not None else self.field.valid_box
+        if edges is None:
+            return f"{self.njy_per_unit:.6g} nJy for 1 {self.unit or 'unit'}, times {self.field!r}"
+        part = np.array([0.5, 0.0, 1.0, 0.0, 1.0])
+        x = edges[0] + part * (edges[1] - edges[0])
+        y = edges[2] + np.array([0.5, 0.0, 0.0, 1.0, 1.0]) * (edges[3] - edges[2])
+        values = self.zeropoint(x, y)
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            return "not known anywhere on the image"
+        return (
+            f"{values[0]:.4f} {one} at the centre, {finite.min():.4f} to {finite.max():.4f} at the corners "
+            f"({type(self.field).__name__})"
+        )
+
+    def __repr__(self) -> str:
+        """Give an expression that makes the calibration again, where its values are plain; one argument a line."""
+        lines = [f"njy_per_unit={self.njy_per_unit!r},  # zeropoint {self._zeropoint_text()}", f"unit={self.unit!r},"]
+        for f in dataclasses.fields(self)[2:]:
+            value = getattr(self, f.name)
+            if f.name == "candidates" and value:
+                lines += ["candidates=(", *(f"    {candidate!r}," for candidate in value), "),"]
+            elif value != f.default:
+                lines.append(f"{f.name}={value!r},")
+        return "PhotoCalib(\n" + "".join(f"    {line}\n" for line in lines) + ")"
 
     def _repr_html_(self) -> str:
         return html_table("PhotoCalib", self.rows())

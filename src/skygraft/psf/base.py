@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.content import same_state
-from skygraft.display import Rows, html_table, text_table
-from skygraft.errors import PsfError, SkygraftError
+from skygraft.display import Rows, html_table, span, text_table
+from skygraft.errors import PsfError
 
 __all__ = ["LARGEST_KERNEL", "PSF", "Box", "check_kernel_shape", "defined_position"]
 
@@ -131,37 +131,38 @@ class PSF(abc.ABC):
     def __hash__(self) -> int:
         return hash((type(self), self.description))
 
-    def rows(self) -> Rows:
-        """Label and text of each line that people see of the model; widths are measured, in pixels.
+    def fwhm_range(self, box: Box | None = None) -> tuple[float, float]:
+        """Measure the narrowest and the widest kernel, at the middle and near the corners of a box.
+
+        Parameters
+        ----------
+        box : Box, optional
+            Edges in parent pixels; by default `valid_box`.
 
         Returns
         -------
-        list of (str, str)
+        low, high : float
+            FWHM in pixels; NaN where the model has no kernel there, or none whose width can be measured.
         """
-        return [("model", self.description), ("FWHM", self._fwhm_text()), ("valid box", self._box_text())]
-
-    def _fwhm_text(self) -> str:
         from skygraft.psf.measure import fwhm_range
 
-        box = self.valid_box
-        try:
-            low, high = fwhm_range(self, box or Box(-0.5, 0.5, -0.5, 0.5))
-        except (SkygraftError, ArithmeticError, ValueError, TypeError):
-            low = high = np.nan
-        if not low <= high:
-            return "not known"
-        where = "" if box is None else " over its box"
-        return f"{low:.2f} pixels{where}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f} pixels{where}"
+        return fwhm_range(self, box or self.valid_box or Box(-0.5, 0.5, -0.5, 0.5))
 
-    def _box_text(self) -> str:
+    def _shown_rows(self) -> Rows:
+        """Label and text of each line of `repr`."""
+        low, high = self.fwhm_range()
         box = self.valid_box
-        return "everywhere" if box is None else f"x {box.x_min:g} to {box.x_max:g}, y {box.y_min:g} to {box.y_max:g}"
+        holds = "everywhere" if box is None else f"x {box.x_min:g} to {box.x_max:g}, y {box.y_min:g} to {box.y_max:g}"
+        rows = [("FWHM", f"{span(low, high)} pixels" if low <= high else "not known"), ("holds", holds)]
+        if self.average_position is not None:
+            rows.append(("average at", "x {:.1f}, y {:.1f}".format(*self.average_position)))
+        return rows
 
     def __repr__(self) -> str:
-        return text_table(type(self).__name__, self.rows())
+        return text_table(self.description, self._shown_rows())
 
     def _repr_html_(self) -> str:
-        return html_table(type(self).__name__, self.rows())
+        return html_table(self.description, self._shown_rows())
 
 
 def check_kernel_shape(shape: tuple[int, int], what: str) -> None:

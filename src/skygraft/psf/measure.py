@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.errors import ConfigError, PsfError
+from skygraft.errors import ConfigError, SkygraftError
 from skygraft.jit import compiled
 from skygraft.psf.base import PSF, Box
 from skygraft.psf.linear import LinearPSF, combine
@@ -81,6 +81,10 @@ def fwhm_range(psf: PSF, box: Box) -> tuple[float, float]:
     -------
     low, high : float
         FWHM in pixels; NaN where the PSF has no kernel there, or none whose width can be measured.
+
+    See Also
+    --------
+    PSF.fwhm_range
     """
     part = np.array([0.5, 0.05, 0.95, 0.05, 0.95])
     x = box.x_min + part * (box.x_max - box.x_min)
@@ -88,7 +92,7 @@ def fwhm_range(psf: PSF, box: Box) -> tuple[float, float]:
     try:
         has = psf.defined(x, y)
         widths = kernel_fwhm(psf.kernels(x[has], y[has]))
-    except PsfError:
+    except (SkygraftError, ArithmeticError, ValueError):
         return np.nan, np.nan
     widths = widths[np.isfinite(widths)]
     return (float(widths.min()), float(widths.max())) if widths.size else (np.nan, np.nan)
