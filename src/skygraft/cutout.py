@@ -170,16 +170,7 @@ def pixels_around(exposure: Exposure, position: Any, size: Any) -> Ranges:
 
 def _sizes(exposure: Exposure, size: Any, x: float, y: float) -> tuple[int, int]:
     pair = size if isinstance(size, Sequence) or np.ndim(size) == 1 else (size, size)
-    sizes = []
-    for one in pair:
-        value = one
-        if isinstance(one, u.Quantity):
-            angle = one.unit.is_equivalent(u.arcsec)
-            scale = float(pixel_scale(exposure.wcs, x, y)[0]) if angle else 1.0
-            value = round(float(one.to_value(u.arcsec if angle else u.pix)) / scale)
-        elif isinstance(one, bool | np.bool_) or not isinstance(one, int | np.integer):
-            value = 0
-        sizes.append(int(value))
+    sizes = [_pixels(one, exposure, x, y) for one in pair]
     if len(sizes) != 2 or min(sizes) < 1:
         raise ConfigError(
             f"the size {size!r} of a cut-out is not a positive number of pixels, an angle, or two of these (ny, nx)",
@@ -187,6 +178,17 @@ def _sizes(exposure: Exposure, size: Any, x: float, y: float) -> tuple[int, int]
             fix="Give, for example, 51, (51, 101) or 10 * u.arcsec",
         )
     return sizes[0], sizes[1]
+
+
+def _pixels(size: Any, exposure: Exposure, x: float, y: float) -> int:
+    """A length in whole pixels; zero for what is no such length."""
+    if isinstance(size, u.Quantity) and size.isscalar and np.isfinite(size):
+        if size.unit.is_equivalent(u.pix):
+            return round(float(size.to_value(u.pix)))
+        if size.unit.is_equivalent(u.arcsec):
+            return round(float(size.to_value(u.arcsec)) / float(pixel_scale(exposure.wcs, x, y)[0]))
+    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
+    return int(size) if whole else 0
 
 
 def on_the_image(exposure: Exposure, ranges: Ranges, mode: Literal["trim", "strict"]) -> Ranges:

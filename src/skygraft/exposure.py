@@ -398,8 +398,14 @@ class Exposure:
         Returns
         -------
         CCDData
-            As `to_nddata`, with the bits of the mask in `flags`. Where its WCS is an `astropy.wcs.WCS` it can be
-            written to a FITS file, from which `skygraft.read_exposure` reads the image and its calibration again.
+            As `to_nddata`, with the bits of the mask in `flags`. It can be written to a FITS file, from which
+            `skygraft.read_exposure` reads the image and its calibration again.
+
+        Raises
+        ------
+        WcsError
+            If the WCS is one that FITS cannot hold, such as an AST frame set, and no TAN-SIP projection follows it to a
+            tenth of a pixel. The largest error of one that does, in pixels, is ``meta["WCSERR"]``.
         """
         from skygraft.nddata import to_ccddata
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import astropy.units as u
 import numpy as np
 from astropy.nddata import CCDData, NDData, VarianceUncertainty
+from astropy.wcs import WCS
 
 from skygraft.photometry.reference import CalibrationAperture
 from skygraft.photometry.units import parse_unit
-from skygraft.wcs.array_frame import array_wcs
+from skygraft.wcs.array_frame import array_wcs, fitted_wcs
 
 if TYPE_CHECKING:
     from skygraft.exposure import Exposure
@@ -51,7 +52,10 @@ def to_ccddata(exposure: Exposure, bad: str | Iterable[str] | None = None) -> CC
     -------
     CCDData
     """
-    return CCDData(exposure.image.copy(), flags=exposure.mask.copy(), **_parts(exposure, bad))
+    parts = _parts(exposure, bad)
+    if not isinstance(parts["wcs"], WCS):
+        parts["wcs"], parts["meta"]["WCSERR"] = fitted_wcs(exposure.wcs, exposure.xy0, exposure.shape)
+    return CCDData(exposure.image.copy(), flags=exposure.mask.copy(), **parts)
 
 
 def _parts(exposure: Exposure, bad: str | Iterable[str] | None) -> dict[str, Any]:
