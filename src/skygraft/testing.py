@@ -1,20 +1,78 @@
-"""Public helpers for tests: an exposure of any kind in one call, and a comparison that says what differs."""
+"""Public helpers for tests: exposures from nothing, comparisons that say what differs, and conformance suites.
+
+The suites are what skygraft's own formats and PSFs are tested with. They are plain functions that raise
+`AssertionError` naming what is wrong, for any test runner; use them on a format or a PSF class of your own.
+
+Examples
+--------
+In a test of a PSF class::
+
+    def test_my_psf():
+        skygraft.testing.check_psf(MyPsf(fwhm=3.5), x=[10.0, 500.5], y=[20.0, 30.25])
+
+In a test of a format, with one of its files (``tmp_path`` is pytest's empty directory)::
+
+    def test_my_format(tmp_path):
+        skygraft.testing.check_format(MyFormat(), "image.fits", tmp_path)
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.lazy import lazy_names
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib
-from skygraft.psf import PSF, MoffatPSF
+from skygraft.psf import PSF, MoffatPSF, check_psf
 from skygraft.wcs import FitsWcs
 
-__all__ = ["assert_exposures_equal", "make_exposure"]
+if TYPE_CHECKING:
+    from skygraft.formats.conformance import (
+        check_bad_files,
+        check_calibration,
+        check_footprint,
+        check_format,
+        check_options,
+        check_pickle,
+        check_read,
+        check_round_trip,
+        check_writes_changes,
+    )
+
+__all__ = [
+    "assert_exposures_equal",
+    "check_bad_files",
+    "check_calibration",
+    "check_footprint",
+    "check_format",
+    "check_options",
+    "check_pickle",
+    "check_psf",
+    "check_read",
+    "check_round_trip",
+    "check_writes_changes",
+    "make_exposure",
+]
+
+_OF_FORMATS = (
+    "check_bad_files",
+    "check_calibration",
+    "check_footprint",
+    "check_format",
+    "check_options",
+    "check_pickle",
+    "check_read",
+    "check_round_trip",
+    "check_writes_changes",
+)
+
+if not TYPE_CHECKING:  # formats are imported when one is checked
+    __getattr__ = lazy_names(__name__, {"skygraft.formats.conformance": _OF_FORMATS})
 
 MASK_PLANES = {"BAD": 0, "SAT": 1, "INTRP": 2, "CR": 3, "EDGE": 4, "DETECTED": 5}
 

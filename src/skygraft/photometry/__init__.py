@@ -11,9 +11,7 @@ from skygraft.photometry.aperture import (
 )
 from skygraft.photometry.fields import (
     ChebyshevField,
-    ConstantField,
     GridField,
-    ImageField,
     PixelAreaField,
     ProductField,
     SpatialField,
@@ -84,11 +82,9 @@ __all__ = [
     "CalibrationAperture",
     "CalibrationReference",
     "ChebyshevField",
-    "ConstantField",
     "FluxMode",
     "GridField",
     "HeaderKeyword",
-    "ImageField",
     "KernelScale",
     "ModelReference",
     "PhotoCalib",

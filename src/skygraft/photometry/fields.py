@@ -19,9 +19,7 @@ from skygraft.errors import CalibrationError
 
 __all__ = [
     "ChebyshevField",
-    "ConstantField",
     "GridField",
-    "ImageField",
     "PixelAreaField",
     "ProductField",
     "SpatialField",
@@ -92,31 +90,6 @@ def _frozen(values: ArrayLike, dtype: type[np.floating[Any]] = np.float64) -> ND
 def _positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     px, py = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
     return px, py
-
-
-class ConstantField(SpatialField):
-    """The same value everywhere.
-
-    Parameters
-    ----------
-    value : float
-        The value.
-    """
-
-    def __init__(self, value: float) -> None:
-        self.value = float(value)
-
-    @override
-    def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        return np.full(_positions(x, y)[0].shape, self.value)
-
-    @override
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "constant", "value": self.value}
-
-    @override
-    def _state(self) -> tuple[Any, ...]:
-        return (self.value,)
 
 
 class ChebyshevField(SpatialField):
@@ -287,12 +260,15 @@ class PixelAreaField(SpatialField):
 class GridField(SpatialField):
     """Values tabulated on a regular grid of positions, interpolated bilinearly; NaN outside the grid.
 
+    No format makes one: it is for calibrations that come as a map, such as an illumination correction with one value
+    for each pixel of the image, or for each superpixel.
+
     Parameters
     ----------
     values : array_like, shape (ny, nx)
         The table; at least one row and one column.
     origin : (float, float)
-        Position (x, y) of ``values[0, 0]``.
+        Position (x, y) of ``values[0, 0]``, in parent pixels.
     step : (float, float)
         Distance in pixels between columns and between rows.
 
@@ -300,6 +276,17 @@ class GridField(SpatialField):
     ------
     CalibrationError
         If the table is not two-dimensional and filled, or a step is not positive.
+
+    Examples
+    --------
+    An image with a map of correction factors:
+
+    >>> from skygraft.photometry import PhotoCalib
+    >>> from skygraft.testing import make_exposure
+    >>> exposure = make_exposure((40, 50), xy0=(1000, 2000))
+    >>> factors = np.linspace(0.99, 1.01, 40 * 50).reshape(40, 50)
+    >>> field = GridField(factors, origin=exposure.xy0)
+    >>> exposure = exposure.replace(photo_calib=PhotoCalib.from_zeropoint(27.0, field=field))
     """
 
     def __init__(
@@ -363,22 +350,3 @@ class GridField(SpatialField):
     @override
     def _state(self) -> tuple[Any, ...]:
         return (self.values, self.origin, self.step)
-
-
-class ImageField(GridField):
-    """A map with one value for each pixel of an image.
-
-    Parameters
-    ----------
-    values : array_like, shape (ny, nx)
-        The map.
-    xy0 : (int, int)
-        Parent coordinates of its first pixel.
-    """
-
-    def __init__(self, values: ArrayLike, xy0: tuple[int, int] = (0, 0)) -> None:
-        super().__init__(values, origin=xy0)
-
-    @override
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "image", "shape": list(self.values.shape), "xy0": [int(v) for v in self.origin]}
