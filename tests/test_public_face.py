@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import html
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,19 @@ except AttributeError as error:
     print(error)
 """
     assert "no attribute 'no_such_name'" in python(code)
+
+
+EXAMPLES = (
+    *("exposure", "testing", "psf.analytic", "psf.kernel", "photometry.fields", "photometry.origins"),
+    *("photometry.reference", "photometry.units"),
+)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_give_what_they_say(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"skygraft.{name}"))
+    assert found.attempted
+    assert not found.failed
 
 
 def test_every_public_name_of_testing_is_found_and_described() -> None:

@@ -77,6 +77,26 @@ class DataId:
     """Which image this is: a detector of a visit, or a patch of a tract, in a band.
 
     The string form (`str`) names the image in plans and records; see also `Exposure.default_image_id`.
+
+    Parameters
+    ----------
+    instrument : str, optional
+        Name of the camera.
+    visit : int, optional
+        Number of the exposure.
+    detector : int or str, optional
+        Number or name of the detector.
+    tract, patch : int, optional
+        Of a coadd, in its sky map; the patch by its sequential index.
+    band : str, optional
+        Such as ``"r"``.
+    name : str, optional
+        Of the file, for an image that has no numbers.
+
+    Raises
+    ------
+    FormatError
+        If a number does not fit into 64 bits.
     """
 
     instrument: str | None = None
@@ -259,6 +279,10 @@ class Exposure:
         ----------
         band : str, optional
             Instead of the data id's.
+
+        Returns
+        -------
+        str
         """
         data_id = self.data_id
         band = band or data_id.band
@@ -472,7 +496,17 @@ class Exposure:
         return [("psf", self.psf.description), ("  FWHM", width)]
 
     def replace(self, **changes: Any) -> Exposure:
-        """A copy with some parts changed; planes are shared unless changed."""
+        """Copy the exposure with some parts changed; planes are shared unless changed.
+
+        Parameters
+        ----------
+        **changes
+            Fields of `Exposure` by name.
+
+        Returns
+        -------
+        Exposure
+        """
         return dataclasses.replace(self, **changes)
 
 

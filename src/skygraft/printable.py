@@ -35,6 +35,10 @@ def printable(text: object, *, lines: bool = False) -> str:
         The text, or what has one.
     lines : bool
         Leave line ends and tabulators as they are: for text of several lines.
+
+    Returns
+    -------
+    str
     """
     text = str(text)
     return text if text.isprintable() else (_IN_LINES if lines else _IN_A_LINE).sub(_escaped, text)
@@ -47,6 +51,10 @@ def json_text(text: str) -> str:
     ----------
     text : str
         JSON as `json.dumps` makes it, which writes some control characters as they are.
+
+    Returns
+    -------
+    str
     """
     return text if text.isprintable() else _IN_LINES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -74,5 +82,9 @@ def console(**options: Any) -> Any:
     ----------
     **options
         Of `rich.console.Console`.
+
+    Returns
+    -------
+    rich.console.Console
     """
     return _console_class()(**options)

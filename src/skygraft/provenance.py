@@ -37,7 +37,13 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of Python, skygraft, and the packages that pixels depend on."""
+    """Look up the versions of Python, skygraft, and the packages that pixels depend on.
+
+    Returns
+    -------
+    dict of str to str
+        Name of the package to its version.
+    """
     return dict(_versions())
 
 
@@ -89,30 +95,83 @@ class ProvGraph:
         self._relations: dict[str, dict[str, Any]] = {}
 
     def entity(self, name: str, kind: str | Sequence[str], label: str, /, **attributes: Any) -> str:
-        """Add a thing (a file, many files, a setting); gives its name."""
+        """Add a thing: a file, many files, a setting.
+
+        Parameters
+        ----------
+        name : str
+            Its identifier, without prefix.
+        kind : str or sequence of str
+            Its PROV types.
+        label : str
+            For people.
+        **attributes
+            More about it; None and empty lists are left out.
+
+        Returns
+        -------
+        str
+            Its name.
+        """
         return self._add("entity", name, _attributes(kind, label, attributes))
 
     def activity(
         self, name: str, kind: str, label: str, started: str | None, ended: str | None, /, **attributes: Any
     ) -> str:
-        """Add what was done, from when to when (ISO 8601, with the offset from UTC); gives its name."""
+        """Add something that was done.
+
+        Parameters
+        ----------
+        name : str
+            Its identifier, without prefix.
+        kind : str
+            Its PROV type.
+        label : str
+            For people.
+        started, ended : str or None
+            ISO 8601 times, with the offset from UTC.
+        **attributes
+            More about it; None and empty lists are left out.
+
+        Returns
+        -------
+        str
+            Its name.
+        """
         times = {"prov:startTime": started, "prov:endTime": ended}
         content = {key: time for key, time in times.items() if time} | _attributes(kind, label, attributes)
         return self._add("activity", name, content)
 
     def agent(self, name: str, label: str, /, **attributes: Any) -> str:
-        """Add software that did something; gives its name."""
+        """Add software that did something.
+
+        Parameters
+        ----------
+        name : str
+            Its identifier, without prefix.
+        label : str
+            For people.
+        **attributes
+            More about it; None and empty lists are left out.
+
+        Returns
+        -------
+        str
+            Its name.
+        """
         return self._add("agent", name, _attributes("prov:SoftwareAgent", label, attributes))
 
     def relate(self, relation: str, first: str, second: str, /, **more: str) -> None:
-        """Add a relation between two things, in the order of its name; `more` are further ``prov:`` roles.
+        """Add a relation between two things.
 
         Parameters
         ----------
         relation : str
             Such as ``"used"``: an activity, then an entity.
         first, second : str
-            Names.
+            Names, in the order of the relation's roles.
+        **more : str
+            Names in further ``prov:`` roles.
         """
         roles = self._RELATIONS[relation]
         content = {role: f"sg:{name}" for role, name in zip(roles, (first, second), strict=True)}

@@ -110,8 +110,15 @@ def make_exposure(
     reference : CalibrationReference, optional
         What the default calibration is the flux of: by default an aperture of 12 pixels.
     wcs : BaseLowLevelWCS, optional
-        By default gnomonic, with `center` (RA and Dec, degrees) on the middle pixel, `pixel_scale` (arcsec),
-        North turned by `rotation` degrees, and columns running East instead of West where `mirrored`.
+        By default gnomonic, by the next four parameters.
+    center : (float, float)
+        Right ascension and declination of the middle pixel, ICRS degrees.
+    pixel_scale : float
+        Arcseconds per pixel.
+    rotation : float
+        Degrees by which North is turned.
+    mirrored : bool
+        Let columns run East instead of West.
     xy0 : (int, int)
         Parent coordinates of the first pixel.
     sky : float

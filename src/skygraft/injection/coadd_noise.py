@@ -52,7 +52,17 @@ class NoiseModel:
 
 
 def noise_words(described: Mapping[str, Any]) -> str:
-    """What `NoiseModel.describe` says, in words."""
+    """Put what `NoiseModel.describe` gives into words.
+
+    Parameters
+    ----------
+    described : mapping
+        What it gave.
+
+    Returns
+    -------
+    str
+    """
     if described["lags"] is None:
         return f"white ({described['origin']})"
     told = ", ".join(f"{value:.3f} at ({lag})" for lag, value in described["lags"].items())

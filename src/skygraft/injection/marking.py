@@ -48,7 +48,21 @@ class Drawn:
 def new_planes(
     exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool, new_mask: bool = True
 ) -> xr.Dataset:
-    """The exposure's planes with another array for the image, and others, yet to be filled, for those that change."""
+    """Give an exposure's planes another image, and empty arrays for the other planes that will change.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    image : ndarray of float32, shape (ny, nx)
+        The new image plane.
+    new_variance, new_mask : bool
+        Whether variance and mask will change too; their new arrays are not filled.
+
+    Returns
+    -------
+    xarray.Dataset
+    """
     planes = exposure.planes.copy(deep=False)
     planes["image"] = (planes["image"].dims, image, dict(planes["image"].attrs))
     changed = {"mask": new_mask, "variance": new_variance and "variance" in planes}
@@ -66,7 +80,23 @@ def mark(
     report: RenderReport,
     threshold: float,
 ) -> None:
-    """Fill the new mask: INJECTED where the model stands out of the noise, INJECTED_CORE on 3 x 3 pixels a source."""
+    """Fill the new mask: INJECTED where the model exceeds the noise, INJECTED_CORE on 3 x 3 pixels at each source.
+
+    Parameters
+    ----------
+    planes : xarray.Dataset
+        With a new array for the mask, which is filled.
+    canvas : Canvas
+        The light of the sources.
+    exposure : Exposure
+        The image before injection.
+    sources : Sources
+        The sources.
+    report : RenderReport
+        One entry per source.
+    threshold : float
+        INJECTED marks pixels changed by more than this many standard deviations of their noise.
+    """
     injected = np.int32(1 << add_mask_plane(planes, "INJECTED"))
     core = np.int32(1 << add_mask_plane(planes, "INJECTED_CORE"))
     mask = planes["mask"].values

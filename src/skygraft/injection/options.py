@@ -191,7 +191,8 @@ def _share_descriptions(source: str | None, settings: list[str]) -> None:
     entries = re.split(r"\n(?=\S)", inspect.cleandoc(source))
     described = [entry for name in settings for entry in entries if entry.startswith(f"{name} : ")]
     head, _, rest = inspect.cleandoc(InjectionOptions.__doc__ or "").partition("\n\nRaises\n")
-    InjectionOptions.__doc__ = "\n".join([f"{head}\n\nParameters\n----------", *described, f"\nRaises\n{rest}\n"])
+    sections = "\n".join(["Parameters", "----------", *(entry.rstrip() for entry in described)])
+    InjectionOptions.__doc__ = f"{head}\n\n{sections}\n\nRaises\n{rest}\n"
 
 
 def _number(value: Any) -> float:

@@ -33,7 +33,23 @@ _EDGE = 1e-6
 def canonical(
     catalog: Any, band: str | None, dialect: str = "auto", on_bad: Literal["raise", "flag"] = "raise"
 ) -> QTable:
-    """Any table in canonical form; a catalogue that was read or normalised before has its flags already."""
+    """Bring any table into canonical form.
+
+    Parameters
+    ----------
+    catalog : Table, DataFrame, dict of columns, ...
+        The catalogue; one that was read or normalised before is taken as it is, with its flags.
+    band : str or None
+        Whose magnitudes to use.
+    dialect : str
+        Its dialect; "auto" recognises it.
+    on_bad : {"raise", "flag"}
+        Whether rows that cannot be drawn are an error, or are kept and flagged.
+
+    Returns
+    -------
+    QTable
+    """
     catalog = as_table(catalog)
     # A plain `mag` is LSST's, whose angles and trails are others; it too may have a column called flags.
     foreign = "mag" in catalog.colnames and not bands_of(catalog)
@@ -81,8 +97,26 @@ def place(
 ) -> Placed:
     """Start the truth table: where each source lies, its flux, and whether its light reaches the image.
 
-    `reach_of` says how far the light of sources reaches, `extrapolate` what their flux is outside of the box in which
-    the photometric calibration holds: see `PhotoCalib.scale`.
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    table : QTable
+        The catalogue in canonical form.
+    photo_calib : PhotoCalib
+        The image's calibration.
+    band : str or None
+        Whose magnitudes to use.
+    image_id : str
+        Name of the image in the truth table.
+    reach_of : callable
+        Gives the `Reach` of some sources: how far their light extends.
+    extrapolate : bool
+        What the flux is outside of the box in which the calibration holds; see `PhotoCalib.scale`.
+
+    Returns
+    -------
+    Placed
     """
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
     into = strings(table, "inject_into")
@@ -202,6 +236,18 @@ def _magnitude_lengths(table: QTable) -> NDArray[np.float64]:
 
 
 def subset(sources: Sources, keep: NDArray[np.bool_]) -> Sources:
-    """Those of the sources that are to be kept."""
+    """Keep some of the sources.
+
+    Parameters
+    ----------
+    sources : Sources
+        The sources.
+    keep : ndarray of bool, shape (N,)
+        True for those to keep.
+
+    Returns
+    -------
+    Sources
+    """
     arrays = {f.name: getattr(sources, f.name)[keep] for f in dataclasses.fields(Sources) if f.name != "shape"}
     return Sources(**arrays, shape={name: column[keep] for name, column in sources.shape.items()})

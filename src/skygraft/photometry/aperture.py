@@ -222,7 +222,21 @@ def _shared(n: int, m: int) -> tuple[slice, slice]:
 
 
 def kernel_holds_aperture(shape: tuple[int, int], radius: float) -> bool:
-    """Whether a kernel's pixels cover the whole disc; where not, A(r) is of what the kernel holds."""
+    """Tell whether a kernel's pixels cover the whole disc of an aperture.
+
+    Where they do not, the part of the PSF inside the aperture is that of what the kernel holds.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the kernel.
+    radius : float
+        Of the aperture, pixels.
+
+    Returns
+    -------
+    bool
+    """
     return min(shape) / 2 >= radius
 
 

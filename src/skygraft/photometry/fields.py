@@ -34,12 +34,12 @@ class SpatialField(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Values at N positions.
+        """Evaluate the field at some positions.
 
         Parameters
         ----------
-        x, y : array_like, shape (N,)
-            Pixel positions in the parent frame; any shapes that broadcast.
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
 
         Returns
         -------
@@ -54,7 +54,12 @@ class SpatialField(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What the field is, as JSON types, without its bulk."""
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
 
     @abc.abstractmethod
     def _state(self) -> tuple[Any, ...]:
@@ -124,6 +129,18 @@ class ChebyshevField(SpatialField):
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Sum the series at some positions.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
         px, py = _positions(x, y)
         x_min, x_max, y_min, y_max = self.box
         u = (2 * px - (x_min + x_max)) / (x_max - x_min + 1)
@@ -133,6 +150,12 @@ class ChebyshevField(SpatialField):
 
     @override
     def describe(self) -> dict[str, Any]:
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
         ny, nx = self.coefficients.shape
         return {"kind": "chebyshev", "order_x": nx - 1, "order_y": ny - 1, "box": list(self.box)}
 
@@ -189,6 +212,18 @@ class ProductField(SpatialField):
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Multiply the factors at some positions.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
         values = self.factors[0].evaluate(x, y)
         for factor in self.factors[1:]:
             values = values * factor.evaluate(x, y)
@@ -196,6 +231,12 @@ class ProductField(SpatialField):
 
     @override
     def describe(self) -> dict[str, Any]:
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
         return {"kind": "product", "factors": [factor.describe() for factor in self.factors]}
 
     @override
@@ -230,6 +271,18 @@ class PixelAreaField(SpatialField):
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Compute the scaled solid angle of a pixel at some positions.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
         px, py = _positions(x, y)
         here, right, up = (self._unit_vectors(px + dx, py + dy) for dx, dy in ((0, 0), (1, 0), (0, 1)))
         area: NDArray[np.float64] = np.linalg.norm(np.cross(right - here, up - here), axis=-1)
@@ -241,6 +294,12 @@ class PixelAreaField(SpatialField):
 
     @override
     def describe(self) -> dict[str, Any]:
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "kind": "pixel_area",
             "scaling": self.scaling,
@@ -313,6 +372,18 @@ class GridField(SpatialField):
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Interpolate the table at some positions; NaN outside of it.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
         px, py = _positions(x, y)
         ny, nx = self.values.shape
         u = (px - self.origin[0]) / self.step[0]
@@ -340,6 +411,12 @@ class GridField(SpatialField):
 
     @override
     def describe(self) -> dict[str, Any]:
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "kind": "grid",
             "shape": list(self.values.shape),

@@ -183,10 +183,16 @@ class BasisScale:
 
     Parameters
     ----------
-    flux_mode, reference, radius, method
-        As for `kernel_scale`.
+    flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
+        What a source's flux is the flux of.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What a calibrated flux is the flux of.
     basis : ndarray, shape (B, ny, nx)
         The PSF's basis images.
+    radius : float, optional
+        Pixels; of ``flux_mode="aperture"`` alone.
+    method : {"sinc", "exact"}
+        How light is summed inside an aperture; see `ApertureMethod`.
 
     Raises
     ------
@@ -216,7 +222,21 @@ class BasisScale:
         *,
         invalid: Literal["raise", "nan"] = "raise",
     ) -> KernelScale:
-        """The factors of kernels ``coefficients @ basis``, coefficients of shape (N, B); see `kernel_scale`."""
+        """Compute the factors of kernels ``coefficients @ basis``.
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B)
+            Weights of the basis images.
+        flux_outside : array_like, shape (N,)
+            Flux per unit source flux that lies outside the kernels.
+        invalid : {"raise", "nan"}
+            What becomes of a kernel without light inside the aperture.
+
+        Returns
+        -------
+        KernelScale
+        """
         sums = weighted(coefficients, self._sums)
         inside = None if self._fluxes is None else weighted(coefficients, self._fluxes)
         return self._of(sums, inside, flux_outside, invalid)
@@ -233,7 +253,19 @@ class BasisScale:
 
 
 def weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``coefficients @ values``, summed in one order however many positions there are."""
+    """Compute ``coefficients @ values``, summed in one order however many positions there are.
+
+    Parameters
+    ----------
+    coefficients : ndarray, shape (N, B)
+        Weights.
+    values : ndarray, shape (B,)
+        A value for each basis image.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+    """
     total = np.zeros(len(coefficients))
     for column, value in zip(coefficients.T, values, strict=True):
         total += column * value

@@ -279,12 +279,34 @@ def config_candidates(path: str | os.PathLike[str]) -> list[ReferenceCandidate]:
 
     The file is read as text and never executed.
 
+    Parameters
+    ----------
+    path : path-like
+        The configuration, a Python file of assignments.
+
+    Returns
+    -------
+    list of ReferenceCandidate
+        What the file names, the slot first.
+
     Raises
     ------
     CorruptFileError
         If the file is absent or unreadable.
     ApertureConflictError
         If the flux is a normalised tophat, and two raw ones are named.
+
+    Examples
+    --------
+    For an image whose own files do not say which flux it was calibrated to, beside the configuration that did it:
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     config = Path(folder) / "calibrate.py"
+    ...     _ = config.write_text("config.measurement.slots.calibFlux='base_CircularApertureFlux_12_0'")
+    ...     [candidate] = config_candidates(config)
+    >>> candidate.value  # read_exposure(..., aperture=candidate)
+    '12 pix'
     """
     path = Path(path)
     try:
@@ -369,9 +391,19 @@ def register_default(name: str, setting: Any, *, origin: str | None = None) -> N
 
 
 def default_candidate(name: str | None) -> ReferenceCandidate | None:
-    """Give the registered default of an instrument or survey; None where there is none.
+    """Look up the registered default of an instrument or survey.
 
     The instruments' defaults are those of the LSST pipelines: ask for them only for images that these made.
+
+    Parameters
+    ----------
+    name : str or None
+        Of the instrument or survey, in any spelling.
+
+    Returns
+    -------
+    ReferenceCandidate or None
+        None where there is no default.
     """
     return _DEFAULTS.get(_plain(name)) if name else None
 

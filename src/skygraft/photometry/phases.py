@@ -31,13 +31,19 @@ class PhaseScale(BasisScale):
 
     Parameters
     ----------
-    flux_mode, reference, radius, method
-        As for `kernel_scale`.
+    flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
+        What a source's flux is the flux of.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What a calibrated flux is the flux of.
     images : ndarray, shape (B, my, mx)
         Basis images at `PER_PIXEL` places a pixel, the middle one at the source's centre, which reach half a pixel
         further than the middles of the kernel's outermost pixels.
     shape : (int, int)
         Rows and columns of the PSF's kernels.
+    radius : float, optional
+        Pixels; of ``flux_mode="aperture"`` alone.
+    method : {"sinc", "exact"}
+        How light is summed inside an aperture; see `ApertureMethod`.
 
     Raises
     ------

@@ -101,7 +101,26 @@ class PhotoCalib:
         reference_origin: str = "",
         candidates: tuple[ReferenceCandidate, ...] = (),
     ) -> PhotoCalib:
-        """A calibration from the AB magnitude of one image unit.
+        """Make a calibration from the AB magnitude of one image unit.
+
+        Parameters
+        ----------
+        zeropoint : float
+            AB magnitude of a source of one image unit.
+        unit : str
+            Unit of the image; see `canonical_unit`.
+        field : SpatialField, optional
+            Dependence on position, a factor of the flux of one image unit.
+        reference : CalibrationAperture, PSF_MODEL or TOTAL, optional
+            What a calibrated flux is the flux of.
+        reference_origin : str
+            Where `reference` was found.
+        candidates : tuple of ReferenceCandidate
+            Everything that was found about the reference.
+
+        Returns
+        -------
+        PhotoCalib
 
         Raises
         ------
@@ -127,7 +146,24 @@ class PhotoCalib:
         reference_origin: str = "",
         candidates: tuple[ReferenceCandidate, ...] = (),
     ) -> PhotoCalib:
-        """A calibration from the image flux of a source of AB magnitude 0 (the FLUXMAG0 keyword).
+        """Make a calibration from the image flux of a source of AB magnitude 0 (the FLUXMAG0 keyword).
+
+        Parameters
+        ----------
+        fluxmag0 : float
+            Image units.
+        unit : str
+            Unit of the image; see `canonical_unit`.
+        reference : CalibrationAperture, PSF_MODEL or TOTAL, optional
+            What a calibrated flux is the flux of.
+        reference_origin : str
+            Where `reference` was found.
+        candidates : tuple of ReferenceCandidate
+            Everything that was found about the reference.
+
+        Returns
+        -------
+        PhotoCalib
 
         Raises
         ------
@@ -150,7 +186,21 @@ class PhotoCalib:
         reference_origin: str = "",
         candidates: tuple[ReferenceCandidate, ...] = (),
     ) -> PhotoCalib:
-        """The calibration of an image whose pixels are nJy."""
+        """Make the calibration of an image whose pixels are nJy.
+
+        Parameters
+        ----------
+        reference : CalibrationAperture, PSF_MODEL or TOTAL, optional
+            What a calibrated flux is the flux of.
+        reference_origin : str
+            Where `reference` was found.
+        candidates : tuple of ReferenceCandidate
+            Everything that was found about the reference.
+
+        Returns
+        -------
+        PhotoCalib
+        """
         return cls(1.0, "nJy", None, reference, reference_origin, candidates)
 
     @classmethod
@@ -161,7 +211,21 @@ class PhotoCalib:
         reference_origin: str = "",
         candidates: tuple[ReferenceCandidate, ...] = (),
     ) -> PhotoCalib:
-        """The calibration of an image whose pixels are nanomaggies (zeropoint 22.5)."""
+        """Make the calibration of an image whose pixels are nanomaggies (zeropoint 22.5).
+
+        Parameters
+        ----------
+        reference : CalibrationAperture, PSF_MODEL or TOTAL, optional
+            What a calibrated flux is the flux of.
+        reference_origin : str
+            Where `reference` was found.
+        candidates : tuple of ReferenceCandidate
+            Everything that was found about the reference.
+
+        Returns
+        -------
+        PhotoCalib
+        """
         return cls(NJY_PER_NANOMAGGY, "nanomaggy", None, reference, reference_origin, candidates)
 
     @property
@@ -177,7 +241,7 @@ class PhotoCalib:
     def scale(
         self, x: ArrayLike | None = None, y: ArrayLike | None = None, *, extrapolate: bool = False
     ) -> NDArray[np.float64]:
-        """Nanojansky per image unit at positions; NaN where the calibration is not positive and finite.
+        """Evaluate nanojansky per image unit at positions; NaN where the calibration is not positive and finite.
 
         A calibration that varies is made to hold inside a box (`SpatialField.valid_box`), usually that of the image;
         a position outside gets the value at the nearest position of the box, since polynomials run away out there.
@@ -188,6 +252,11 @@ class PhotoCalib:
             Parent pixels; needed where the calibration varies.
         extrapolate : bool
             Outside of the box, take the value that the calibration's formula has there, as LSST's afw does.
+
+        Returns
+        -------
+        ndarray of float64
+            nJy per image unit, of the positions' broadcast shape.
 
         Raises
         ------
@@ -210,7 +279,18 @@ class PhotoCalib:
         return np.where(good, values, np.nan)
 
     def is_extrapolated(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions, in parent pixels, lie outside the box in which the calibration holds; see `scale`."""
+        """Find the positions that lie outside the box in which the calibration holds; see `scale`.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Parent pixels.
+
+        Returns
+        -------
+        ndarray of bool
+            Of the broadcast shape.
+        """
         px, py = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
         box = None if self.field is None else self.field.valid_box
         if box is None:
@@ -221,7 +301,7 @@ class PhotoCalib:
     def inst_flux(
         self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None, *, extrapolate: bool = False
     ) -> NDArray[np.float64]:
-        """Calibrated flux, in image units, of AB magnitudes.
+        """Convert AB magnitudes to calibrated fluxes in image units.
 
         Parameters
         ----------
@@ -251,7 +331,19 @@ class PhotoCalib:
     def magnitude(
         self, inst_flux: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """AB magnitudes of fluxes in image units: NaN for negative flux, +inf for none.
+        """Convert fluxes in image units to AB magnitudes.
+
+        Parameters
+        ----------
+        inst_flux : array_like
+            Image units.
+        x, y : array_like, optional
+            Parent pixels, broadcast against `inst_flux`; needed where the calibration varies.
+
+        Returns
+        -------
+        ndarray of float64
+            NaN for negative flux, +inf for none. A scalar for scalar input.
 
         Raises
         ------
@@ -264,7 +356,17 @@ class PhotoCalib:
         return mag
 
     def zeropoint(self, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
-        """AB magnitude of a source of one image unit.
+        """Evaluate the AB magnitude of a source of one image unit.
+
+        Parameters
+        ----------
+        x, y : array_like, optional
+            Parent pixels; needed where the calibration varies.
+
+        Returns
+        -------
+        ndarray of float64
+            AB magnitudes. A scalar for scalar input.
 
         Raises
         ------
@@ -274,7 +376,19 @@ class PhotoCalib:
         return self.magnitude(1.0, x, y)
 
     def with_reference(self, reference: CalibrationReference | None, origin: str = "") -> PhotoCalib:
-        """The same calibration, with what it is the flux of."""
+        """Copy the calibration with another statement of what it is the flux of.
+
+        Parameters
+        ----------
+        reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+            What a calibrated flux is the flux of.
+        origin : str
+            Where that was found; an aperture's own origin by default.
+
+        Returns
+        -------
+        PhotoCalib
+        """
         return dataclasses.replace(self, reference=reference, reference_origin=origin)
 
     def rows(self, box: BoxLike | None = None) -> Rows:
@@ -339,7 +453,12 @@ class PhotoCalib:
         return html_table("PhotoCalib", self.rows())
 
     def describe(self) -> dict[str, Any]:
-        """The calibration as JSON types, for records."""
+        """Describe the calibration by JSON types, as records hold it.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "njy_per_unit": self.njy_per_unit,
             "unit": self.unit,

@@ -153,10 +153,20 @@ def _quantity_length(setting: u.Quantity) -> tuple[float | None, float | None]:
 
 
 def parse_field_radius(name: str) -> float | None:
-    """Radius in pixels that the name of a flux field carries, by the naming of the LSST pipelines.
+    """Read the radius that the name of a flux field carries, by the naming of the LSST pipelines.
 
     ``base_CircularApertureFlux_12_0_instFlux`` gives 12.0, ``ApFlux_4_5_flag`` 4.5 (digits, then tenths),
     ``ap12Flux`` 12.0, ``base_CompensatedTophatFlux_12`` 12.0; a name without a radius (``base_PsfFlux``) None.
+
+    Parameters
+    ----------
+    name : str
+        Name of the field.
+
+    Returns
+    -------
+    float or None
+        Pixels; None for a name without a radius.
     """
     if found := _DIGITS_TENTHS.search(name):
         return float(f"{found[1]}.{found[2] or 0}")

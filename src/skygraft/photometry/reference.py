@@ -173,7 +173,12 @@ class ReferenceCandidate:
         return f"{self.value} ({self.origin})"
 
     def describe(self) -> dict[str, Any]:
-        """The candidate as JSON types."""
+        """Describe the candidate by JSON types.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "kind": self.kind,
             "radius_pixels": self.radius_pixels,

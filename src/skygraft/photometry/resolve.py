@@ -164,7 +164,18 @@ def _conflict(
 def require_reference(
     photo_calib: PhotoCalib | None, path: str | os.PathLike[str] | None = None
 ) -> CalibrationReference:
-    """The reference of a calibration, or an error that says how to set it.
+    """Give the reference of a calibration, or raise an error that says how to set it.
+
+    Parameters
+    ----------
+    photo_calib : PhotoCalib or None
+        The image's calibration.
+    path : path-like, optional
+        The image, for messages.
+
+    Returns
+    -------
+    CalibrationAperture, PSF_MODEL or TOTAL
 
     Raises
     ------

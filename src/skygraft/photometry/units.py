@@ -171,10 +171,19 @@ def _njy(unit: Any) -> float:
 
 
 def canonical_unit(unit: str) -> str:
-    """The one spelling of an image unit that skygraft uses.
+    """Give the one spelling of an image unit that skygraft uses.
 
     ``nJy``, ``nanomaggy``, ``adu``, ``adu/s``, ``electron``, ``electron/s``; any other unit is kept as it is
     written (it is only a label), but a surface brightness is refused, since its zeropoint means something else.
+
+    Parameters
+    ----------
+    unit : str
+        The unit in any spelling.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
@@ -192,5 +201,15 @@ def canonical_unit(unit: str) -> str:
 
 
 def summed_unit(unit: str) -> str:
-    """The unit of a sum over pixels: that of the image, times a pixel where it is a surface brightness."""
+    """Give the unit of a sum over pixels: that of the image, times a pixel where it is a surface brightness.
+
+    Parameters
+    ----------
+    unit : str
+        Unit of the image.
+
+    Returns
+    -------
+    str
+    """
     return f"{unit.strip()}{_SUMMED}" if parse_unit(unit).kind == "surface brightness" else unit

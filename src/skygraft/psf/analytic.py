@@ -118,7 +118,7 @@ class GaussianPSF(_AnalyticPSF):
     --------
     >>> psf = GaussianPSF(fwhm=4.0)
     >>> psf.shape
-    (23, 23)
+    (21, 21)
     """
 
     def __init__(

@@ -26,6 +26,11 @@ class Box:
     """A closed range of pixel positions, in the pixel frame of the exposure's parent (0-based, centres integral).
 
     A pixel with index i covers i - 0.5 to i + 0.5; `x_min`..`y_max` are such edges, not indices.
+
+    Parameters
+    ----------
+    x_min, x_max, y_min, y_max : float
+        The edges, in parent pixels.
     """
 
     x_min: float
@@ -39,7 +44,18 @@ class Box:
         return 0.5 * (self.x_min + self.x_max), 0.5 * (self.y_min + self.y_max)
 
     def contains(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions lie inside, edges included (same shape as the broadcast of `x` and `y`)."""
+        """Find the positions that lie inside, edges included.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of bool
+            Of the broadcast shape.
+        """
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         inside: NDArray[np.bool_] = (x >= self.x_min) & (x <= self.x_max) & (y >= self.y_min) & (y <= self.y_max)
         return inside
@@ -62,7 +78,7 @@ class PSF(abc.ABC):
 
     @abc.abstractmethod
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, as the model gives them.
+        """Evaluate the model at N positions.
 
         Parameters
         ----------
@@ -96,25 +112,53 @@ class PSF(abc.ABC):
         return self._average_position
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which of N positions the model has a kernel at, shape (N,): all of them, for most models.
+        """Find the positions at which the model has a kernel: all of them, for most models.
 
         A coadd's PSF has none where no input has data; `kernels` raises PsfError there.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
         """
         return np.ones(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape, dtype=np.bool_)
 
     def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
-        """Rows and columns of the kernels that the model itself has at N positions, shape (N, 2).
+        """Give the sizes of the kernels that the model itself has at N positions.
 
         `kernels` pads all of them with zeros to `shape`. For most models they are that shape; the kernel of a warped
         PSF is larger or smaller with the local pixel scale.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of int, shape (N, 2)
+            Rows and columns, both odd.
         """
         n = np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).size
         return np.tile(np.array(self.shape, dtype=np.int64), (n, 1))
 
     def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Flux per unit source flux that lies outside the kernel, shape (N,).
+        """Give the flux per unit source flux that lies outside the kernel.
 
         Zero for a model that claims nothing about what it does not hold; analytic models know better.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
         """
         return np.zeros(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape)
 
@@ -168,6 +212,13 @@ class PSF(abc.ABC):
 def check_kernel_shape(shape: tuple[int, int], what: str) -> None:
     """Refuse kernels that are larger than those of any PSF, before memory is asked for.
 
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the kernels.
+    what : str
+        The PSF, as the error names it.
+
     Raises
     ------
     PsfError
@@ -182,7 +233,20 @@ def check_kernel_shape(shape: tuple[int, int], what: str) -> None:
 
 
 def defined_position(psf: PSF, box: Box) -> tuple[float, float] | None:
-    """The middle of a box, or another position in it where the PSF has no kernel there; None if it has none at all."""
+    """Find a position in a box at which a PSF has a kernel: the middle, if it has one there.
+
+    Parameters
+    ----------
+    psf : PSF
+        The model.
+    box : Box
+        Edges in parent pixels.
+
+    Returns
+    -------
+    (float, float) or None
+        Position (x, y); None if the PSF has no kernel anywhere in the box.
+    """
     part = np.array([0.5, *((np.arange(16) + 0.5) / 16)])
     x, y = np.meshgrid(box.x_min + part * (box.x_max - box.x_min), box.y_min + part * (box.y_max - box.y_min))
     found = np.flatnonzero(psf.defined(x.ravel(), y.ravel()))

@@ -76,7 +76,17 @@ class CellPSF(PSF):
         return len({name for names in self._inputs.values() for name in names}) or None
 
     def input_names_at(self, x: ArrayLike, y: ArrayLike) -> list[tuple[str, ...]]:
-        """Names of the images that the cell at each of N positions was made of, as far as they are recorded."""
+        """Name the images that the cell at each of N positions was made of, as far as they are recorded.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        list of tuple of str
+        """
         return [self._inputs.get((int(i), int(j)), ()) for i, j in zip(*self._cells(*positions(x, y)), strict=True)]
 
     def _cells(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -85,7 +95,17 @@ class CellPSF(PSF):
         return i, j
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions lie in a cell that has a PSF, shape (N,); see `PSF.defined`."""
+        """Find the positions that lie in a cell with a PSF.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         i, j = self._cells(*positions(x, y))
         ny, nx = self._present.shape
         inside = (i >= 0) & (i < ny) & (j >= 0) & (j < nx)
@@ -98,7 +118,17 @@ class CellPSF(PSF):
         return self._kernels.shape[2], self._kernels.shape[3]
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`.
+        """Look up the kernels of the cells at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
 
         Raises
         ------

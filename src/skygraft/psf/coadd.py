@@ -48,7 +48,17 @@ class CoaddInput:
     name: str = ""
 
     def holds(self, x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:
-        """Which positions on its own pixels lie on the part of it that was used, shape (N,)."""
+        """Find the positions that lie on the part of the image that was used.
+
+        Parameters
+        ----------
+        x, y : ndarray, shape (N,)
+            Positions in its own pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         inside: NDArray[np.bool_] = (
             (x >= self.box.x_min) & (x < self.box.x_max) & (y >= self.box.y_min) & (y < self.box.y_max)
         )
@@ -56,7 +66,19 @@ class CoaddInput:
 
 
 def in_polygon(vertices: NDArray[np.float64], x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:
-    """Which points lie inside a polygon, by the number of its edges that a line to the right of them crosses."""
+    """Find the points that lie inside a polygon, by the number of edges that a line to the right of them crosses.
+
+    Parameters
+    ----------
+    vertices : ndarray, shape (V, 2)
+        Vertices (x, y) of the polygon.
+    x, y : ndarray, shape (N,)
+        The points.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+    """
     inside = np.zeros(x.shape, dtype=np.bool_)
     for (ax, ay), (bx, by) in zip(vertices, np.roll(vertices, -1, axis=0), strict=True):
         if ay != by:
@@ -145,7 +167,17 @@ class CoaddPSF(PSF):
         return self._inputs
 
     def inputs_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which inputs hold N positions (0-based parent pixels of the coadd), shape (N, number of inputs)."""
+        """Find the inputs that hold N positions of the coadd.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N, number of inputs)
+        """
         x, y = positions(x, y)
         sky = self._wcs.pixel_to_world_values(x, y)
         columns = [one.holds(*one.wcs.world_to_pixel_values(*sky)) for one in self._inputs]
@@ -157,12 +189,32 @@ class CoaddPSF(PSF):
         return len(self._inputs)
 
     def input_names_at(self, x: ArrayLike, y: ArrayLike) -> list[tuple[str, ...]]:
-        """Names of the inputs that hold each of N positions."""
+        """Name the inputs that hold each of N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        list of tuple of str
+        """
         names = [one.name for one in self._inputs]
         return [tuple(n for n, h in zip(names, holding, strict=True) if h) for holding in self.inputs_at(x, y).tolist()]
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions any input holds, shape (N,); see `PSF.defined`."""
+        """Find the positions that an input holds.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         return self.inputs_at(x, y).any(axis=1)
 
     @property
@@ -171,7 +223,17 @@ class CoaddPSF(PSF):
         return self._shape
 
     def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
-        """Rows and columns that hold the kernels of the inputs at N positions, 1 x 1 where there is no input."""
+        """Give the sizes that hold the kernels of the inputs at N positions; 1 x 1 where there is no input.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of int, shape (N, 2)
+        """
         x, y = positions(x, y)
         shapes = np.ones((x.size, 2), dtype=np.int64)
         for one, (matrices, _, mapped) in zip(self._inputs, self._maps(x, y), strict=True):
@@ -181,7 +243,17 @@ class CoaddPSF(PSF):
         return shapes
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
-        """Kernels at N positions, shape (N, ny, nx), each of sum one; see `PSF.kernels`.
+        """Average the warped kernels of the inputs at N positions; each has sum one.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
 
         Raises
         ------

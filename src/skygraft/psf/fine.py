@@ -76,7 +76,7 @@ class SubPixelBasis(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values at offsets (y, x) in pixels, also beyond `reach` where the model can be continued.
+        """Evaluate the basis at offsets (y, x) in pixels, also beyond `reach` where the model can be continued.
 
         Parameters
         ----------
@@ -90,16 +90,31 @@ class SubPixelBasis(abc.ABC):
         """
 
     def values(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As `evaluate`, with zeros beyond `reach`."""
+        """Evaluate the basis as `evaluate` does, with zeros beyond `reach`.
+
+        Parameters
+        ----------
+        y, x : ndarray, shapes (M,) and (N,)
+            Rows and columns of a rectangular grid, as offsets in pixels.
+
+        Returns
+        -------
+        ndarray, shape (B, M, N)
+        """
         (y_low, y_high), (x_low, x_high) = self.reach
         inside = ((y >= y_low) & (y <= y_high))[:, None] & ((x >= x_low) & (x <= x_high))
         return np.where(inside, self.evaluate(y, x), 0.0)
 
     def images(self, per_pixel: int) -> NDArray[np.float64]:
-        """Values on a grid of `per_pixel` places a pixel, centred on the source.
+        """Evaluate the basis on a grid finer than pixels, centred on the source.
 
         They reach half a pixel further than the middles of the kernel's outermost pixels, so that the pixels of a
         source at any sub-pixel place are among them if it is a multiple of the grid's step.
+
+        Parameters
+        ----------
+        per_pixel : int
+            Places a pixel, along each axis.
 
         Returns
         -------
@@ -111,7 +126,20 @@ class SubPixelBasis(abc.ABC):
 
     @staticmethod
     def offsets(n: int, per_pixel: int) -> NDArray[np.float64]:
-        """Offsets of the places of `images` along an axis of n pixels."""
+        """List the offsets of the places of `images` along an axis.
+
+        Parameters
+        ----------
+        n : int
+            Pixels of the axis.
+        per_pixel : int
+            Places a pixel.
+
+        Returns
+        -------
+        ndarray of float64
+            Pixels.
+        """
         half = n // 2 * per_pixel + per_pixel // 2
         return np.arange(-half, half + 1) / per_pixel
 
@@ -125,7 +153,17 @@ class SubPixelBasis(abc.ABC):
 
 
 def whole_pixels(shape: tuple[int, int]) -> Reach:
-    """Offsets that the pixels of a kernel have for a source that is in the middle one, wherever in it."""
+    """Give the offsets that a kernel's pixels can have from a source anywhere in the middle pixel.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the kernel.
+
+    Returns
+    -------
+    ((y_low, y_high), (x_low, x_high))
+    """
     half_y, half_x = (n / 2 + _ROUNDING for n in shape)
     return (-half_y, half_y), (-half_x, half_x)
 
@@ -138,7 +176,17 @@ def _offsets_of_taps(width: int) -> NDArray[np.float64]:
 
 @functools.lru_cache(maxsize=4)
 def lagrange_taps(width: int) -> NDArray[np.float64]:
-    """Taps of the polynomial through `width` samples, shape (phases + 1, width)."""
+    """Compute the taps of the polynomial through a number of samples.
+
+    Parameters
+    ----------
+    width : int
+        The number of samples.
+
+    Returns
+    -------
+    ndarray, shape (phases + 1, width)
+    """
     offsets = _offsets_of_taps(width)
     taps = np.ones_like(offsets)
     for j in range(width):
@@ -151,7 +199,17 @@ def lagrange_taps(width: int) -> NDArray[np.float64]:
 
 @functools.lru_cache(maxsize=4)
 def lanczos_taps(order: int) -> NDArray[np.float64]:
-    """Taps of Lanczos's function of an order, scaled to sum one: shape (phases + 1, 2 order)."""
+    """Compute the taps of Lanczos's function of an order, scaled to sum one.
+
+    Parameters
+    ----------
+    order : int
+        Its order.
+
+    Returns
+    -------
+    ndarray, shape (phases + 1, 2 order)
+    """
     offsets = _offsets_of_taps(2 * order)
     taps: NDArray[np.float64] = np.sinc(offsets) * np.sinc(offsets / order)
     taps /= taps.sum(axis=1, keepdims=True)

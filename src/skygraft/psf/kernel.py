@@ -77,7 +77,18 @@ class FixedKernelPSF(LinearPSF):
         super().__init__(image[None], valid_box=valid_box, average_position=average_position)
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """One for each position, shape (N, 1)."""
+        """Give the weight of the one kernel, which is one everywhere.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
+            Weights of the basis images, with any normalisation of the model.
+        """
         return np.ones((positions(x, y)[0].size, 1))
 
 
@@ -148,7 +159,18 @@ class KernelBasisPSF(LinearPSF):
         self._sums = frozen(self._basis.sum(axis=(1, 2))) if normalize else None
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Weights of the basis kernels, shape (N, B), normalisation included."""
+        """Evaluate the weights of the basis kernels.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
+            Weights of the basis images, with any normalisation of the model.
+        """
         x, y = positions(x, y)
         exponents = graded_exponents(self._degree)
         box = self._chebyshev_box

@@ -81,9 +81,18 @@ class LinearPSF(PSF):
 
     @abc.abstractmethod
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Weights of the basis images at N positions (0-based parent pixels), shape (N, B).
+        """Evaluate the weights of the basis images at N positions.
 
         They hold any normalisation of the model, so that ``coefficients(x, y) @ basis`` is the kernel.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
 
         Raises
         ------
@@ -98,7 +107,18 @@ class LinearPSF(PSF):
         return ny, nx
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        """Combine the basis images at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         return combine(self.coefficients(x, y), self._basis)
 
     @property
@@ -244,17 +264,38 @@ class SinglePrecisionBasis:
         return self._rows
 
     def weights(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Weights of `rows`, shape (N, Q), from coefficients of the PSF's basis, shape (N, B)."""
+        """Convert coefficients of the PSF's basis to weights of `rows`.
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B)
+            Of the PSF's basis.
+
+        Returns
+        -------
+        ndarray of float32, shape (N, Q)
+        """
         return combine(coefficients, self._rotation).astype(np.float32)
 
     def mapped(self, prepare: Callable[[NDArray[np.float64]], NDArray[Any]]) -> SinglePrecisionBasis:
-        """The same basis after a linear map of its images (Q, ny, nx) to arrays (Q, ...)."""
+        """Apply a linear map to the images of the basis.
+
+        Parameters
+        ----------
+        prepare : callable
+            Maps images (Q, ny, nx) to arrays (Q, ...).
+
+        Returns
+        -------
+        SinglePrecisionBasis
+            Of the mapped images.
+        """
         made = copy.copy(self)
         made._hold(prepare(self._orthonormal))
         return made
 
     def kernels(self, coefficients: NDArray[np.float64], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Combinations: to single precision what `LinearPSF.kernels` gives, if they are not mapped.
+        """Combine the images: to single precision what `LinearPSF.kernels` gives, if they are not mapped.
 
         Parameters
         ----------
@@ -262,6 +303,10 @@ class SinglePrecisionBasis:
             Of the PSF's basis.
         out : ndarray of float32, shape (N, ...), optional
             Where to put them, C-contiguous: fresh memory for many kernels costs more than they do.
+
+        Returns
+        -------
+        ndarray of float32, shape (N, ...)
 
         Raises
         ------

@@ -59,7 +59,18 @@ class DrawnPSF(PSF):
         return self._shape
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        """Draw the kernels at N positions, one after the other.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         x, y = positions(x, y)
         out = np.empty((x.size, *self._shape))
         for i in range(x.size):

@@ -126,12 +126,34 @@ class PsfexPSF(LinearPSF):
         self._sums = frozen(self._basis.sum(axis=(1, 2)))
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Polynomial terms at N positions, shape (N, B), normalisation included."""
+        """Evaluate the polynomial's terms at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
+            Weights of the basis images, with any normalisation of the model.
+        """
         terms = self._terms(x, y)
         return normalized(terms, self._sums) if self._convention == "lsst" else terms
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        """Evaluate the model at N positions in native pixels.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         if self._convention == "psfex":
             return super().kernels(x, y)
         terms = self._terms(x, y)
@@ -139,14 +161,33 @@ class PsfexPSF(LinearPSF):
         return _in_single_precision(terms, self._samples, self._rows, self._columns)
 
     def model_sums(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Sums of the kernels at N positions before any division by them, shape (N,)."""
+        """Sum the kernels at N positions before any division by these sums.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+        """
         return combine(self._terms(x, y), self._sums)
 
     def images(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Images of a unit source at N positions on the pixel grid itself, shape (N, ny, nx), each summing to one.
+        """Evaluate images of a unit source at N positions on the pixel grid itself, each summing to one.
 
         The middle pixel of image i is pixel (floor(x[i] + 0.5), floor(y[i] + 0.5)); the model is resampled at the
         source's own place among the pixels, as the pipelines' ``PsfexPsf.computeImage`` does.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
         """
         terms = self._terms(x, y)
         normalized(terms, self._sums)  # raises where there is no light to divide by

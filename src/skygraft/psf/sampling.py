@@ -55,7 +55,19 @@ _PARTS = 4
 
 
 def places_over(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nine places (x, y) spread evenly over a box: what is found there depends on the image, not on its sources."""
+    """Spread nine places evenly over a box.
+
+    What is found there depends on the image and not on its sources.
+
+    Parameters
+    ----------
+    box : Box
+        Edges in parent pixels.
+
+    Returns
+    -------
+    x, y : ndarray, shape (9,)
+    """
     parts = np.array([1.0, 3.0, 5.0]) / 6.0
     x, y = np.meshgrid(box.x_min + parts * (box.x_max - box.x_min), box.y_min + parts * (box.y_max - box.y_min))
     return x.ravel(), y.ravel()

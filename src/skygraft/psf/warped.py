@@ -75,7 +75,14 @@ class Warp:
 
 
 def local_maps(x: FloatArray, y: FloatArray, mapping: PixelMap) -> tuple[FloatArray, FloatArray]:
-    """Affine maps that stand for a mapping around N positions.
+    """Compute affine maps that stand for a mapping around N positions.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (N,)
+        Positions on the pixels that are mapped.
+    mapping : PixelMap
+        The mapping.
 
     Returns
     -------
@@ -267,12 +274,33 @@ class WarpedPSF(PSF):
         return self._shape
 
     def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
-        """Rows and columns of the warped kernels at N positions; see `PSF.kernel_shapes`."""
+        """Give the sizes of the warped kernels at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of int, shape (N, 2)
+        """
         x, y = positions(x, y)
         return warped_shapes(self.psf.shape, local_maps(x, y, self.mapping)[0], self._shape)
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
-        """Kernels at N positions, shape (N, ny, nx), each of sum one; see `PSF.kernels`."""
+        """Warp the model's kernels at N positions; each has sum one.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         x, y = positions(x, y)
         out = np.empty((x.size, *self._shape))
         if x.size:
