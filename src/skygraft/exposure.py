@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 _SOURCE_PLANES = ("INJECTED", "DETECTED")
-"""What the names of mask planes begin with that mark sources, not defects."""
+"""Prefixes of the mask planes that mark sources, not defects."""
 
 NO_PHOTO_CALIB = "no_photo_calib"
 """Key of `Exposure.extra`: the `CalibrationError` that says why ``photo_calib`` is None; raised where it is needed."""
@@ -59,22 +59,22 @@ NO_GAIN = "no_gain"
 AMPLIFIERS = "amplifiers"
 """Key of `Exposure.extra`: the amplifiers' parts, each (first x, first y, width, height) in parent pixels."""
 COADD_INPUTS = "coadd_inputs"
-"""Key of `Exposure.extra`: whether the file lists the inputs of a coadd, of formats that can say so."""
+"""Key of `Exposure.extra`: whether the file lists the inputs of a coadd, in formats that record it."""
 
 COADD_NOISE = "coadd_noise"
-"""Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, what tells how its noise is correlated."""
+"""Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, which says how its noise is correlated."""
 DIFFERENCE = "difference"
-"""Key of `Exposure.extra`, of difference images only: a `skygraft.psf.DifferenceImage`, how the image came about."""
+"""Key of `Exposure.extra`, of difference images: a `skygraft.psf.DifferenceImage`, how the image was made."""
 
 
 def is_id(number: int) -> bool:
-    """Whether a number fits into 64 bits, as those of visits, detectors, tracts and patches do."""
+    """Tell whether a number fits into 64 bits, as numbers of visits, detectors, tracts and patches must."""
     return -(2**63) <= number < 2**63
 
 
 @dataclass(frozen=True)
 class DataId:
-    """Which image this is: a detector of a visit, or a patch of a tract, in a band.
+    """Identity of an image: a detector of a visit, or a patch of a tract, in a band.
 
     The string form (`str`) names the image in plans and records; see also `Exposure.default_image_id`.
 
@@ -124,13 +124,13 @@ class DataId:
         return "-".join(str(part) for part in parts if part is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        """The parts that are known, by name."""
+        """Collect the parts that are known, by name."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
 
 @dataclass(frozen=True)
 class VisitInfo:
-    """When and for how long the image was exposed.
+    """Time and length of the exposure.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ class Exposure:
         return {n: int(v) for n, v in zip(names, np.atleast_1d(attrs.get("flag_masks", [])), strict=True)}
 
     def bad(self, planes: str | Iterable[str] | None = None) -> NDArray[np.bool_]:
-        """Where the mask says that a pixel is no good: what measurements should leave out.
+        """Find the pixels that measurements should leave out, by the mask.
 
         Fakes carry the mask planes ``INJECTED`` and ``INJECTED_CORE``, which say where they are and not that their
         pixels are bad: masking ``mask != 0`` would hide every one of them.
@@ -269,7 +269,7 @@ class Exposure:
         return np.asarray((self.mask & np.int32(bits)) != 0)
 
     def default_image_id(self, band: str | None = None) -> str:
-        """The image's name in truth tables and random streams where no other is given.
+        """Derive the name of the image for truth tables and random streams, where no other is given.
 
         The instrument, visit, detector and band; of a coadd, tract, patch and band. An image that is known by its
         file's name alone gets a fingerprint of its data id, times and pixels as well: files of one name are different

@@ -1,4 +1,4 @@
-"""What made an output, as a W3C PROV-JSON document, and which software that was.
+"""Provenance of outputs as a W3C PROV-JSON document, and the versions of the software.
 
 `PROV-JSON <https://www.w3.org/submissions/prov-json/>`_ names *entities* (files, settings), *activities* (the run)
 and *agents* (software), and the relations between them. A survey of a million images is one entity with a number and
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 __all__ = ["PACKAGES", "ProvGraph", "software_versions"]
 
 PACKAGES = ("skygraft", "numpy", "astropy", "galsim", "numba", "scipy", "xarray", "pyarrow", "starlink-pyast")
-"""Whose versions are recorded."""
+"""Packages whose versions are recorded."""
 
 _PREFIX = {
     "sg": "urn:skygraft:",
@@ -48,7 +48,7 @@ def software_versions() -> dict[str, str]:
 
 
 def _typed(value: Any) -> Any:
-    """A literal as PROV-JSON writes it: text and truth values as they are, numbers with their XSD type."""
+    """Convert a literal to PROV-JSON: text and truth values as they are, numbers with their XSD type."""
     if isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -69,14 +69,14 @@ def _attributes(kind: str | Sequence[str], label: str, attributes: Mapping[str, 
     kinds = [kind] if isinstance(kind, str) else list(kind)
     content: dict[str, Any] = {"prov:type": _kinds(kinds), "prov:label": label}
     for name, value in attributes.items():
-        # An attribute that says nothing is left out; PROV-JSON has no null.
+        # Empty attributes are left out; PROV-JSON has no null.
         if value is not None and value not in ([], ()):
             content[f"sg:{name}"] = _typed(value)
     return content
 
 
 class ProvGraph:
-    """A PROV-JSON document that is put together piece by piece; `to_dict` gives it in the order in which it was.
+    """A PROV-JSON document, built piece by piece and kept in that order.
 
     Identifiers and attributes are given without their prefix, ``sg:``.
     """
@@ -184,5 +184,5 @@ class ProvGraph:
         return name
 
     def to_dict(self) -> dict[str, Any]:
-        """The document as JSON types; entities come first."""
+        """Give the document as JSON types; entities come first."""
         return {**self._things, "prefix": dict(_PREFIX), **self._relations}

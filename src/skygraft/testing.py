@@ -178,7 +178,7 @@ def make_exposure(
 def assert_exposures_equal(
     actual: Exposure, expected: Exposure, *, rtol: float = 0.0, atol: float = 0.0, calibrations: bool = True
 ) -> None:
-    """Raise unless two exposures have the same planes, and mean the same by them.
+    """Check that two exposures have the same planes, and calibrations that give them the same meaning.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def _first(differ: NDArray[np.bool_], exposure: Exposure) -> str:
 
 def _assert_calibrations(actual: Exposure, expected: Exposure) -> None:
     ids: tuple[dict[str, Any], ...] = tuple(dataclasses.asdict(one.data_id) for one in (actual, expected))
-    # Their short forms need not show it.
+    # The text forms of two different ids may be equal.
     differ = [f"{name} is {ids[0][name]!r} and {ids[1][name]!r}" for name in ids[0] if ids[0][name] != ids[1][name]]
     assert not differ, f"data ids differ: {', '.join(differ)}"
     box = expected.box

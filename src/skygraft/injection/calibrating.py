@@ -1,4 +1,4 @@
-"""What the image says its pixels mean: zeropoint, what the flux is the flux of, PSF, and gain."""
+"""The calibrations of an image as injection uses them: zeropoint, reference of the flux, PSF, and gain."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
 
 
 def _check_gain_map(exposure: Exposure, origin: str) -> None:
-    """Refuse a recorded gain that is no number, or a map of another shape than the image's."""
+    """Refuse a recorded gain that is not a number, or a map of another shape than the image's."""
     values = np.asarray(exposure.gain)
     if values.dtype.kind not in "iuf":
         raise ConfigError(

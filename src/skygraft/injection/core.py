@@ -48,15 +48,15 @@ from skygraft.wcs import pixel_scale
 __all__ = ["Injection", "inject"]
 
 _SHOWN = 5
-"""Messages about sources that are shown to people."""
+"""Largest number of messages about sources in `repr`."""
 
 _MOST_LIGHT = 10.0
-"""Times its flux, scaled as its PSF is, that no source deposits."""
+"""A source that deposits more than this many times its scaled flux is refused."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Injection:
-    """What `inject` returns.
+    """The result of `inject`: the new exposure, the truth table, and a summary.
 
     Parameters
     ----------
@@ -165,39 +165,39 @@ def inject(
     aperture : str or mapping, optional
         For ``flux_mode="aperture"`` alone: ``"12 pix"``, ``"2 arcsec"`` or ``{"diameter": "4 arcsec"}``.
     position : {"source", "image"}
-        Where the PSF is normalised: at each source, or for all of them at the position that the PSF model names as
-        its average (the image's centre where it names none).
+        Where the PSF is normalised: at each source, or for all sources at the average position of the PSF model (the
+        image's centre where the model records none).
     noise : bool
-        Add the photon noise of the sources, and its variance.
+        Add photon noise to the sources, and its variance to the variance plane.
     seed : int
-        Campaign seed of the noise.
+        Seed of the noise, at least 0. The noise of a pixel depends on the seed, the image id and the pixel's position.
     gain : float, optional
-        Electrons per image unit; None takes the image's own, or the slope of its variance against its flux.
+        Electrons per image unit; by default the image's own, or the slope of its variance against its flux.
     coadd_noise : {"correlated", "white"}
-        What photon noise is added to a coadd: Gaussian, with the correlation between pixels that the coadd's own noise
-        has (of its noise realizations, or of its sky pixels); or as to any other image, independent between pixels.
-        The variance added is the same.
+        Photon noise of sources on a coadd: Gaussian, with the correlation between pixels of the coadd's own noise
+        (measured on its noise realizations, or on its sky pixels); or independent between pixels, as on any other
+        image. The variance added is the same.
     flux_tolerance : float
-        Part of a source's flux that its stamp may leave out.
+        Largest fraction of a source's flux that may fall outside of its stamp, between 0 and 0.5.
     mask_threshold : float
-        INJECTED marks pixels changed by more than this fraction of their noise (standard deviation).
+        INJECTED marks pixels that change by more than this fraction of their noise (standard deviation).
     mark_injected : bool
         Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
-        source). They say where the fakes are, not that their pixels are bad: software that leaves out every pixel
-        whose mask is not zero would see no fake at all. For such software, leave them out.
+        source). They say where the fakes are, not that their pixels are bad. Use False for software that ignores
+        every pixel whose mask is not zero.
     stars : {"fourier", "taps", "galsim"}
-        How stars are moved by fractions of a pixel: to single precision; half again as fast, to 2e-4 of their peak
-        where the FWHM is 3 pixels or more; or by GalSim.
+        How stars are shifted by fractions of a pixel: exact to single precision; half again as fast, to 2e-4 of their
+        peak where the FWHM is 3 pixels or more; or by GalSim.
     galaxies : {"fourier", "precise", "galsim"}
-        How Sérsic profiles are drawn: many at a time, to 3e-4 of their peak where the FWHM is 3 pixels or more; to
-        5e-5, which takes longer; or by GalSim, which draws everything else.
+        How Sérsic profiles are drawn: to 3e-4 of their peak where the FWHM is 3 pixels or more; to 5e-5, which takes
+        longer; or by GalSim, which draws all other profiles in any case.
     conventions : {"skygraft", "lsst_source_injection"}
-        Whose conventions sources are drawn by. With those of LSST's source_injection every pixel is what that package
-        makes of it: see `skygraft.injection.lsst`. The PSF is normalised at its average position whatever `position`
-        says, the gain is fitted, and `flux_tolerance`, `mask_threshold`, `gain`, `stars` and `galaxies` are refused.
+        Whose conventions are followed. Those of LSST's source_injection reproduce that package's pixels: see
+        `skygraft.injection.lsst`. The PSF is then normalised at its average position whatever `position` says, the
+        gain is fitted, and `flux_tolerance`, `mask_threshold`, `gain`, `stars` and `galaxies` are refused.
     variance : bool, optional
-        Add the sources' variance to the variance plane; by default as `noise`. With other conventions than skygraft's
-        own it may be asked for without noise, and the reverse.
+        Add the sources' variance to the variance plane; by default as `noise`. It may differ from `noise` only with
+        conventions other than skygraft's own.
 
     Returns
     -------
@@ -210,19 +210,19 @@ def inject(
     UncalibratedImageError
         If the image has no zeropoint.
     CalibrationError
-        If noise is wanted and there is no gain to be had.
+        If noise is wanted and no gain is known.
     CatalogError
         If a row cannot be used, the catalogue has no magnitude for the image's band, or it is no table.
     ConfigError
         If an option is not one of those allowed, or of another type.
     InjectionError
         If the image has no PSF and the catalogue's sources need one, or some are to be in the template of a difference
-        image (`inject_into`), and the image does not tell how it was made.
+        image (`inject_into`) whose file does not record how it was made.
 
     Notes
     -----
-    A galaxy is scaled like a star of its magnitude, as the field does: its flux before convolution is F / A(r), with A
-    the part of the PSF inside the calibration aperture.
+    A galaxy is scaled like a star of its magnitude, as is usual: its flux before convolution is F / A(r), with A(r) the
+    fraction of the PSF inside the calibration aperture.
 
     The new mask has the planes ``INJECTED`` and ``INJECTED_CORE``, which say where the sources are. Leave them out when
     you measure, or every fake is masked: `Exposure.bad` does, and ``mark_injected=False`` does not add them.
@@ -283,7 +283,7 @@ def inject(
 
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
-    """How far the light of sources on an image reaches, as far as it is drawn."""
+    """Make the function that computes how far the light of sources reaches, as far as it is drawn."""
     half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
     return functools.partial(reach_of, half_kernel=half_kernel, flux_tolerance=options.flux_tolerance)
 
@@ -296,16 +296,16 @@ def _draw(
     image_id: str,
     progress: Callable[[int], None] | None,
 ) -> Drawn:
-    """The exposure's planes with the sources on them, in skygraft's own conventions."""
+    """Draw the sources on the exposure's planes, in skygraft's own conventions."""
     sources = placed.sources
     gain = image_gain(exposure, options) if options.noise and len(sources) else None
     noise = None if gain is None else image_noise(exposure, options.coadd_noise)
     canvas, taken, report = _render(exposure, placed, normalise, options, progress)
     _forget_what_did_not_land(placed.truth, placed.rows, report)
-    # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
+    # The canvas becomes the new image, in place: allocating one more plane takes longer than filling it.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=options.mark_injected)
     if options.mark_injected:
-        # Where a source is in the template too, little may be left of it but noise: its own light decides.
+        # A source that is in the template too may leave little but noise: the mask follows its own light.
         light = canvas if taken is None else Canvas(np.maximum(np.abs(canvas.model), np.abs(taken)), *exposure.xy0)
         mark(planes, light, exposure, sources, report, options.mask_threshold)
     variance = exposure.variance if gain is not None else None
@@ -333,9 +333,9 @@ def _render(
     options: InjectionOptions,
     progress: Callable[[int], None] | None,
 ) -> tuple[Canvas, NDArray[np.float32] | None, RenderReport]:
-    """Draw sources on a canvas. Those that would leave pixels that are not finite are flagged, and not on it.
+    """Draw sources on a canvas; those that would make pixels infinite or NaN are flagged and left out.
 
-    Between the canvas and the report is what a difference image loses to the sources in its template; see
+    The second value is what a difference image loses to the sources in its template; see
     `skygraft.injection.differences.draw_sources`.
     """
     sources, normalisation = placed.sources, normalise(exposure.psf)
@@ -355,8 +355,8 @@ def _render(
             galaxies=options.galaxies,
             progress=progress,
         )
-        # What a source adds to the image is not finite in sum if it is not in any of its pixels; and it is not many
-        # times its flux, unless a PSF that makes no sense is a sum of large images that nearly cancel.
+        # The sum of what a source adds is not finite if any of its pixels is not. It exceeds its flux many times only
+        # for a broken PSF, a sum of large images that nearly cancel.
         most = _MOST_LIGHT * np.abs(sources.flux[rows]) * np.fmax(report.kernel_scale, 1.0)
         bad = ~np.isfinite(report.flux_deposited) | (np.abs(report.flux_deposited) > most)
         if not bad.any():
@@ -377,7 +377,7 @@ def _render(
 
 
 def _check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, gain: Gain | None) -> None:
-    """Make sure that no pixel that was finite is not so any more; looked at only where the flux is such that it may.
+    """Check that finite pixels have stayed finite; only where the flux is large enough to overflow.
 
     Raises
     ------
@@ -413,7 +413,7 @@ def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> 
 
 
 def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: RenderReport) -> None:
-    """Count as out of reach what lies off the image and left no light on it after all: its stamp's corner is empty."""
+    """Report sources off the image that left no light on it as out of reach: the corner of their stamp is empty."""
     off = has_flag(truth["flags"][rows], Flag.CENTER_OFF_IMAGE)
     none = off & (report.stamp_size > 0) & (report.flux_deposited == 0)
     report.stamp_size[none] = 0

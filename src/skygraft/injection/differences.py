@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class TemplateSide:
-    """What sources in the template are drawn with.
+    """The kernel and PSF that sources in the template are drawn with.
 
     Parameters
     ----------
@@ -170,9 +170,9 @@ def difference_words(difference: Mapping[str, Any]) -> str:
     if difference["missing"]:
         return f"science image less template; sources cannot be put into the template: {difference['missing']}"
     (ny, nx), total = difference["kernel_shape"], difference["kernel_sum"]
-    told = "unknown" if total is None else f"{total:.4f}"
+    total_text = "unknown" if total is None else f"{total:.4f}"
     return (
-        f"science image less template through a kernel of {nx} x {ny} pixels, sum {told}; PSF of the template: "
+        f"science image less template through a kernel of {nx} x {ny} pixels, sum {total_text}; PSF of the template: "
         f"{difference['template_psf_origin']}"
     )
 
@@ -193,7 +193,7 @@ class _TemplateNormalisation:
     def of_coefficients(
         self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Not to be had: a matched PSF is no sum of fixed images."""
+        """Raise: a matched PSF is no sum of fixed images."""
         raise InjectionError("a PSF through a matching kernel has no basis")
 
 
@@ -286,7 +286,7 @@ def _some(sources: Sources, rows: NDArray[np.intp], sign: float) -> Sources:
 
 
 def _merge(report: RenderReport, part: RenderReport, rows: NDArray[np.intp]) -> None:
-    """Put what was drawn of some sources into the report of all."""
+    """Merge the report of some sources into the report of all."""
     report.flux_deposited[rows] += part.flux_deposited
     report.stamp_size[rows] = np.maximum(report.stamp_size[rows], part.stamp_size)
     report.flags[rows] |= part.flags

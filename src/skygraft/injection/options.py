@@ -95,11 +95,11 @@ class InjectionOptions:
 
     @property
     def adds_variance(self) -> bool:
-        """Whether the variance plane gets the sources' variance."""
+        """True if the sources' variance is added to the variance plane."""
         return self.noise if self.variance is None else self.variance
 
     def _make(self, name: str, kind: type, good: bool, wanted: str, example: str) -> None:
-        """Keep a setting as a plain bool, int or float; or say what it should have been."""
+        """Store a setting as a plain bool, int or float, or raise an error that says what is allowed."""
         value = getattr(self, name)
         if not good:
             raise ConfigError(
@@ -151,7 +151,7 @@ def takes_settings[**P, R](function: Callable[P, R]) -> Callable[P, R]:
 
     The function's signature lists every setting, with the default of `InjectionOptions`, and its docstring describes
     them: editors, `help` and completion show them, and a type checker checks them. Its body reads ``options`` alone,
-    since a setting that was given cannot be told from a default there: those given change the ``options`` given.
+    which has the settings that were given: in the body they could not be distinguished from defaults.
     `InjectionOptions` gets the same descriptions.
 
     Parameters
@@ -196,7 +196,7 @@ def _share_descriptions(source: str | None, settings: list[str]) -> None:
 
 
 def _number(value: Any) -> float:
-    """A real number as a float; NaN for anything else, such as text, truth values and arrays."""
+    """Convert a real number to a float; NaN for anything else, such as text, truth values and arrays."""
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     return float(value) if real else math.nan
 

@@ -49,7 +49,7 @@ class SpatialField(abc.ABC):
 
     @property
     def valid_box(self) -> Edges | None:
-        """Outer edges (x_min, x_max, y_min, y_max), in pixels, of where the field was made to hold; None: anywhere."""
+        """Outer edges (x_min, x_max, y_min, y_max), in pixels, of where the field is valid; None for everywhere."""
         return None
 
     @abc.abstractmethod
@@ -63,7 +63,7 @@ class SpatialField(abc.ABC):
 
     @abc.abstractmethod
     def _state(self) -> tuple[Any, ...]:
-        """Everything that the values depend on."""
+        """Collect everything that the values depend on."""
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -308,8 +308,8 @@ class PixelAreaField(SpatialField):
 
     @override
     def _state(self) -> tuple[Any, ...]:
-        # Most WCS classes compare by identity. Their values over the box are what matters here: the corners
-        # and the middle of the box (or of the sky near the origin) pin any linear-plus-smooth mapping down.
+        # Other WCS classes compare by identity. What counts is their values over the box: those on a grid determine any
+        # smooth mapping.
         x_min, x_max, y_min, y_max = self.box or (0, 1024, 0, 1024)
         gx, gy = np.meshgrid(np.linspace(x_min, x_max, 4), np.linspace(y_min, y_max, 4))
         sky = self.wcs.pixel_to_world_values(gx.ravel(), gy.ravel())
@@ -355,7 +355,7 @@ class GridField(SpatialField):
         step: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         given = np.asarray(values)
-        # A map the size of the image is kept in single precision where it came so: no doubling of memory.
+        # A map the size of the image stays in single precision, which halves its memory.
         self.values = _frozen(given, np.float32 if given.dtype == np.float32 else np.float64)
         if self.values.ndim != 2 or not self.values.size:
             raise CalibrationError(f"a grid of calibration values has shape {self.values.shape}; (ny, nx) is needed")
@@ -388,8 +388,8 @@ class GridField(SpatialField):
         ny, nx = self.values.shape
         u = (px - self.origin[0]) / self.step[0]
         v = (py - self.origin[1]) / self.step[1]
-        # The half step around the outermost samples belongs to them: a pixel map covers its whole edge pixels; what
-        # lies on its edge must not be outside by the rounding of a division.
+        # The half step around the outermost samples belongs to them, as a map of pixels covers its edge pixels whole; a
+        # position on the edge must not be outside by the rounding of a division.
         edge = 0.5 + 1e-9
         with np.errstate(invalid="ignore"):
             inside = (u >= -edge) & (u <= nx - 1 + edge) & (v >= -edge) & (v <= ny - 1 + edge)
@@ -398,7 +398,7 @@ class GridField(SpatialField):
         i0, j0 = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)
         i1, j1 = np.minimum(i0 + 1, nx - 1), np.minimum(j0 + 1, ny - 1)
         fu, fv = u - i0, v - j0
-        # A weight of zero must not let a NaN neighbour in.
+        # Zero times NaN is NaN: a neighbour of weight zero is left out.
         total = np.zeros(px.shape)
         for jj, ii, weight in (
             (j0, i0, (1 - fv) * (1 - fu)),

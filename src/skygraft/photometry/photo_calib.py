@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["AB_REFERENCE_FLUX_NJY", "NJY_PER_NANOMAGGY", "PhotoCalib", "canonical_unit"]
 
 _SHOWN = 5
-"""Candidates for the reference that are shown to people."""
+"""Largest number of candidates for the reference in `repr`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,7 +230,7 @@ class PhotoCalib:
 
     @property
     def is_constant(self) -> bool:
-        """Whether the calibration is the same everywhere on the image."""
+        """True if the calibration is the same everywhere on the image."""
         return self.field is None
 
     @property

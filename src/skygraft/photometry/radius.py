@@ -1,4 +1,4 @@
-"""Radii as people and field names write them."""
+"""Radii as people write them and as the names of flux fields carry them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NORMALISED_TOPHAT_RADIUS = 12.0
 
 
 def parse_radius(setting: Any, *, origin: str = "given") -> ReferenceCandidate:
-    """Read what a person says that the calibrated flux is the flux of.
+    """Read a setting of what the calibrated flux is the flux of.
 
     Parameters
     ----------
@@ -110,11 +110,11 @@ def _from_mapping(setting: Mapping[Any, Any], origin: str) -> ReferenceCandidate
     pixels, arcsec = _length(setting[keys[0]])
     if keys == ["radius"]:
         return _aperture(pixels, arcsec, origin)
-    told = f"{pixels:g} pix" if pixels is not None else f"{arcsec:g} arcsec"
+    diameter = f"{pixels:g} pix" if pixels is not None else f"{arcsec:g} arcsec"
     return _aperture(
         None if pixels is None else pixels / 2,
         None if arcsec is None else arcsec / 2,
-        f"{origin}, half of the diameter {told}",
+        f"{origin}, half of the diameter {diameter}",
     )
 
 
@@ -181,7 +181,7 @@ def field_name_candidate(
     level: CandidateLevel = "fgcm",
     tophat_radius: float | None = None,
 ) -> ReferenceCandidate | None:
-    """What a flux field, named as the one that the calibration used, is the flux of.
+    """Read from the name of the flux field that the calibration used what it is the flux of.
 
     Parameters
     ----------

@@ -120,7 +120,7 @@ type CalibrationReference = CalibrationAperture | ModelReference
 
 @dataclass(frozen=True)
 class ReferenceCandidate:
-    """One place's word on what the calibrated flux is the flux of, before anything is decided.
+    """What one source of information says that the calibrated flux is the flux of, before anything is decided.
 
     Parameters
     ----------

@@ -128,7 +128,7 @@ def _conflict(
     second_reference: CalibrationReference,
     path: str | os.PathLike[str] | None,
 ) -> ApertureConflictError:
-    def told(candidate: ReferenceCandidate, reference: CalibrationReference) -> str:
+    def statement(candidate: ReferenceCandidate, reference: CalibrationReference) -> str:
         value = candidate.value
         if isinstance(reference, CalibrationAperture):
             value = f"{reference.radius_pixels:.5g} pix"
@@ -154,7 +154,7 @@ def _conflict(
             fix += " (then give it as {diameter: ...})"
     return ApertureConflictError(
         "two places disagree about what the calibrated flux is the flux of: "
-        f"{told(first, first_reference)}; {told(second, second_reference)}",
+        f"{statement(first, first_reference)}; {statement(second, second_reference)}",
         path=path,
         key="aperture",
         fix=fix,

@@ -1,4 +1,4 @@
-"""Units of pixels: what one image unit is, however it is spelled.
+"""Units of pixels, in any spelling.
 
 A gain is in electrons per count, so it applies to an image of counts and to no other; a zeropoint per second applies to
 a unit per second; a surface brightness needs the area of a pixel. `parse_unit` says which of these a unit is.
@@ -85,7 +85,7 @@ class PixelUnit:
 
 
 def parse_unit(text: str) -> PixelUnit:
-    """What an image unit is.
+    """Read an image unit, in any spelling.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def _parse(text: str) -> PixelUnit:
 
 
 def _astropy_unit(text: str) -> Any:
-    """Astropy's unit, or None where it knows none."""
+    """Convert to astropy's unit; None where astropy does not know it."""
     for pattern, word in _WORDS:
         text = re.sub(pattern, word, text, flags=re.IGNORECASE)
     with warnings.catch_warnings():

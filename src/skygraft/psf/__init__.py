@@ -1,4 +1,4 @@
-"""PSF models: what each survey publishes, as effective-PSF images in batches at any position."""
+"""PSF models in the forms that surveys publish, evaluated as effective-PSF images, in batches, at any position."""
 
 from skygraft.psf.analytic import DoubleGaussianPSF, GaussianPSF, MoffatPSF
 from skygraft.psf.base import PSF, Box, defined_position

@@ -1,4 +1,4 @@
-"""What a PSF is to skygraft: effective-PSF images, in batches, at any position.
+"""The interface of all PSF models: effective-PSF images, in batches, at any position.
 
 *Effective* means that the pixel response is included: such a kernel is never convolved with a pixel again.
 """
@@ -74,7 +74,7 @@ class PSF(abc.ABC):
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
 
     @abc.abstractmethod
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -100,12 +100,12 @@ class PSF(abc.ABC):
 
     @property
     def valid_box(self) -> Box | None:
-        """Where the model was made to hold; None for everywhere."""
+        """The region in which the model is valid; None for everywhere."""
         return self._valid_box
 
     @property
     def average_position(self) -> tuple[float, float] | None:
-        """The position (x, y) in pixels that stands for the whole image, where the model names one; or None.
+        """The position (x, y) in pixels that represents the whole image; None where the model names none.
 
         LSST models record one, and its source_injection evaluates the aperture correction there.
         """
@@ -164,7 +164,7 @@ class PSF(abc.ABC):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         return f"{type(self).__name__}, {nx} x {ny} pixels"
 
@@ -210,7 +210,7 @@ class PSF(abc.ABC):
 
 
 def check_kernel_shape(shape: tuple[int, int], what: str) -> None:
-    """Refuse kernels that are larger than those of any PSF, before memory is asked for.
+    """Refuse kernels that are larger than those of any PSF, before memory is allocated.
 
     Parameters
     ----------

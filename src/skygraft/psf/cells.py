@@ -67,12 +67,12 @@ class CellPSF(PSF):
 
     @property
     def n_cells(self) -> tuple[int, int]:
-        """Cells of the grid, and those of them that have a PSF."""
+        """Number of cells of the grid, and how many of them have a PSF."""
         return self._present.size, int(self._present.sum())
 
     @property
     def n_inputs(self) -> int | None:
-        """How many images the cells were made of; None where that is not recorded."""
+        """Number of images that the cells were made of; None where that is not recorded."""
         return len({name for names in self._inputs.values() for name in names}) or None
 
     def input_names_at(self, x: ArrayLike, y: ArrayLike) -> list[tuple[str, ...]]:
@@ -114,7 +114,7 @@ class CellPSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         return self._kernels.shape[2], self._kernels.shape[3]
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
@@ -147,7 +147,7 @@ class CellPSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         total, present = self.n_cells
         size = f"{self._cell_size[0]} x {self._cell_size[1]}"

@@ -17,7 +17,7 @@ from skygraft.psf.warped import FloatArray, Warp, affine, neighbours, warped_ker
 __all__ = ["CoaddInput", "CoaddPSF", "in_polygon"]
 
 _BATCH = 256
-"""Positions that are evaluated at a time: their kernels of one input stay small."""
+"""Positions evaluated at a time, which limits the memory for the kernels of one input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ class CoaddPSF(PSF):
         check_kernel_shape(self._shape, "the coadd's PSF")
 
     def _largest_shape(self) -> tuple[int, int]:
-        """Rows and columns that hold every input's kernels, looked up at places all over the coadd."""
+        """Find the shape that holds every input's kernels, evaluated at places all over the coadd."""
         edges = np.linspace(0.0, 1.0, 5)
         x, y = np.meshgrid(
             self._box.x_min + edges * (self._box.x_max - self._box.x_min),
@@ -151,7 +151,7 @@ class CoaddPSF(PSF):
         return max(ny for ny, _ in shapes), max(nx for _, nx in shapes)
 
     def _maps(self, x: FloatArray, y: FloatArray) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
-        """Local affine maps and positions (2, N) on the pixels of every input."""
+        """Compute local affine maps to the pixels of every input, and the positions (2, N) there."""
         sky = self._wcs.pixel_to_world_values(*neighbours(x, y))
         found = []
         for one in self._inputs:
@@ -163,7 +163,7 @@ class CoaddPSF(PSF):
 
     @property
     def inputs(self) -> tuple[CoaddInput, ...]:
-        """What the coadd was made of."""
+        """The images that the coadd was made of."""
         return self._inputs
 
     def inputs_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
@@ -185,7 +185,7 @@ class CoaddPSF(PSF):
 
     @property
     def n_inputs(self) -> int:
-        """How many images the coadd was made of."""
+        """Number of images that the coadd was made of."""
         return len(self._inputs)
 
     def input_names_at(self, x: ArrayLike, y: ArrayLike) -> list[tuple[str, ...]]:
@@ -219,7 +219,7 @@ class CoaddPSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         return self._shape
 
     def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
@@ -287,7 +287,7 @@ class CoaddPSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self._shape
         kinds = ", ".join(sorted({type(one.psf).__name__ for one in self._inputs}))
         return f"CoaddPSF of {len(self._inputs)} inputs ({kinds}, Lanczos-{self._warp.order}), {nx} x {ny} pixels"

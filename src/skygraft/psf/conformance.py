@@ -1,4 +1,4 @@
-"""What every PSF must do, as one function that any test suite may call on its own models."""
+"""The contract that every PSF keeps, as one function for the tests of any PSF class."""
 
 from __future__ import annotations
 
@@ -110,6 +110,6 @@ def _require_same(actual: NDArray[np.float64], expected: NDArray[np.float64], me
 
 
 def _arrays(psf: PSF) -> list[NDArray[np.float64]]:
-    """Arrays that the model's public properties hand out."""
+    """Collect the arrays that the model's public properties return."""
     values = (getattr(psf, name) for name in dir(type(psf)) if isinstance(getattr(type(psf), name), property))
     return [value for value in values if isinstance(value, np.ndarray)]

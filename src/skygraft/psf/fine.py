@@ -1,4 +1,4 @@
-"""PSF models that are known between pixels: what a source's own sub-pixel place needs where pixels are too coarse.
+"""PSF models that can be evaluated between pixels, which sources need where pixels undersample the PSF.
 
 A model that is a formula, or that has samples closer than pixels, can be evaluated at any offset from the source's
 centre. Interpolation of its native pixels cannot do that where the model has structure finer than they resolve: it
@@ -22,7 +22,7 @@ type Reach = tuple[tuple[float, float], tuple[float, float]]
 _PHASES = 2048
 _WIDTH = 8
 _PER_PIXEL = 8
-"""Samples a pixel of a grid for polynomials: at 1.5 pixels FWHM they are right to 1e-5 of the peak, or better."""
+"""Samples per pixel of a grid interpolated by polynomials: accurate to 1e-5 of the peak at a FWHM of 1.5 pixels."""
 _MOST_FINE = 8
 _ROUNDING = 1e-9
 
@@ -169,7 +169,7 @@ def whole_pixels(shape: tuple[int, int]) -> Reach:
 
 
 def _offsets_of_taps(width: int) -> NDArray[np.float64]:
-    """Where samples are from a place, at all phases: shape (phases + 1, width)."""
+    """Offsets of samples from the place of interpolation, at all phases: shape (phases + 1, width)."""
     phase = np.linspace(0.0, 1.0, _PHASES + 1)[:, None]
     return np.arange(width) - (width // 2 - 1) - phase
 

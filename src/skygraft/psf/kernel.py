@@ -187,14 +187,14 @@ class KernelBasisPSF(LinearPSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         kind = "polynomials" if self._chebyshev_box is None else "Chebyshev polynomials"
         return f"KernelBasisPSF, {len(self._basis)} kernels times {kind} of degree {self._degree}, {nx} x {ny} pixels"
 
 
 def _degree(n_terms: int) -> int:
-    """Degree of the two-dimensional polynomial that has `n_terms` coefficients."""
+    """Compute the degree of the two-dimensional polynomial that has `n_terms` coefficients."""
     degree = int((np.sqrt(8 * n_terms + 1) - 3) / 2 + 1e-9) if n_terms else -1
     if degree < 0 or (degree + 1) * (degree + 2) // 2 != n_terms:
         raise ConfigError(f"{n_terms} coefficients do not make a two-dimensional polynomial; 1, 3, 6, 10, 15, ... do")

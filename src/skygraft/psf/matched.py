@@ -27,12 +27,12 @@ __all__ = [
 
 _SIGMAS = 6.0
 _LARGEST_HALF = 200
-"""Pixels to either side of the middle that a Gaussian of given moments may need, at most."""
+"""Largest half-width of a Gaussian of given moments, pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class DifferenceImage:
-    """How a difference image, science - kernel * template (a convolution), came about.
+    """How a difference image was made: science image minus the template convolved with a matching kernel.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class DifferenceImage:
 
 
 class MatchingKernel(LinearPSF):
-    """A convolution kernel that varies over an image: images, each times a function of position.
+    """A convolution kernel that varies over an image: a sum of images, each times a function of position.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class MatchingKernel(LinearPSF):
 
 
 class TemplatePSF(PSF):
-    """The PSF of a template that was stitched together: one kernel inside each of some polygons.
+    """The PSF of a template that was assembled from several: one kernel inside each polygon.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ class TemplatePSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         _, ny, nx = self._images.shape
         return ny, nx
 
@@ -232,7 +232,7 @@ class TemplatePSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         return f"TemplatePSF, {len(self._polygons)} templates, {nx} x {ny} pixels"
 
@@ -254,7 +254,7 @@ class MatchedPSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         ny, nx = (a + b - 1 for a, b in zip(self._kernel.shape, self._psf.shape, strict=True))
         return ny, nx
 
@@ -306,7 +306,7 @@ class MatchedPSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         return f"{self._psf.description}, through a matching kernel, {nx} x {ny} pixels"
 
@@ -369,7 +369,7 @@ def adaptive_moments(kernel: NDArray[np.float64]) -> tuple[float, float, float]:
         xx, yy, xy = ((weighted * m).sum() / total for m in (x * x, y * y, x * y))
         if not (xx > 0 and yy > 0 and xx * yy > xy**2):
             break
-        # A Gaussian times its own weight has half its moments: what the weight hid is given back.
+        # A Gaussian times an equal weight has half its moments: this undoes the effect of the weight.
         without = np.linalg.inv(np.array([[xx, xy], [xy, yy]])) - inverse
         if not (np.linalg.det(without) > 0 and np.trace(without) > 0):
             break

@@ -1,4 +1,4 @@
-"""From an image's catalogue to its drawn sources in the package's conventions: which, scaled by what, and how."""
+"""Injection into one image in the package's conventions: which sources are drawn, how scaled, and how."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def refusal_error(reasons: list[str], of: str, path: Path | None = None) -> Cata
     reasons : list of str
         Of `undrawable`.
     of : str
-        How many rows of what were looked at: ``"100 sources"``.
+        Number and kind of the rows that were checked: ``"100 sources"``.
     path : Path, optional
         The catalogue.
     """

@@ -55,7 +55,7 @@ def seed_of(seed: int, n_before: int, image_id: str) -> int:
 
 
 def with_noise(flux: Any, inverse_gain: Any, seed: int, *, coadd: bool) -> tuple[Any, Any]:
-    """A source with its noise, and the variance that it adds.
+    """Draw the photon noise of a source, and compute the variance that it adds.
 
     Parameters
     ----------
