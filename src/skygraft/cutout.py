@@ -41,7 +41,7 @@ def cut(exposure: Exposure, rows: range, columns: range) -> Exposure:
         With the same calibrations, which are all in parent pixels, and the same part of a gain map and of noise
         realizations.
     """
-    from skygraft.exposure import COADD_NOISE
+    from skygraft.exposure import COADD_NOISE, CUT_FROM
 
     x0, y0 = exposure.xy0
     where = np.s_[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0]
@@ -50,10 +50,14 @@ def cut(exposure: Exposure, rows: range, columns: range) -> Exposure:
     gain = np.asarray(exposure.gain)
     if gain.shape == exposure.shape:
         changes["gain"] = gain[where].copy()
-    noise = exposure.extra.get(COADD_NOISE)
-    if noise is not None:
+    extra = dict(exposure.extra)
+    if (len(rows), len(columns)) != exposure.shape:
+        extra.setdefault(CUT_FROM, exposure.box)
+    if COADD_NOISE in extra:
+        noise = extra[COADD_NOISE]
         parts = tuple(np.array(p[where]) for p in noise.realizations if np.shape(p) == exposure.shape)
-        changes["extra"] = {**exposure.extra, COADD_NOISE: dataclasses.replace(noise, realizations=parts)}
+        extra[COADD_NOISE] = dataclasses.replace(noise, realizations=parts)
+    changes["extra"] = extra
     return exposure.replace(planes=planes, **changes)
 
 

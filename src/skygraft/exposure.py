@@ -20,8 +20,9 @@ from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
 from skygraft.content import same_content
+from skygraft.data_id import DataId, VisitInfo
 from skygraft.display import Rows, html_table, span, text_table
-from skygraft.errors import ConfigError, FormatError, SkygraftError
+from skygraft.errors import ConfigError, SkygraftError
 from skygraft.photometry.photo_calib import PhotoCalib
 from skygraft.planes import add_mask_plane, make_planes, mask_bit
 from skygraft.psf.base import PSF, Box
@@ -35,6 +36,7 @@ __all__ = [
     "AMPLIFIERS",
     "COADD_INPUTS",
     "COADD_NOISE",
+    "CUT_FROM",
     "DIFFERENCE",
     "NO_GAIN",
     "NO_PHOTO_CALIB",
@@ -63,85 +65,10 @@ COADD_INPUTS = "coadd_inputs"
 
 COADD_NOISE = "coadd_noise"
 """Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, which says how its noise is correlated."""
+CUT_FROM = "cut_from"
+"""Key of `Exposure.extra`, of cut-outs only: the `Box` of the whole image."""
 DIFFERENCE = "difference"
 """Key of `Exposure.extra`, of difference images: a `skygraft.psf.DifferenceImage`, how the image was made."""
-
-
-def is_id(number: int) -> bool:
-    """Tell whether a number fits into 64 bits, as numbers of visits, detectors, tracts and patches must."""
-    return -(2**63) <= number < 2**63
-
-
-@dataclass(frozen=True)
-class DataId:
-    """Identity of an image: a detector of a visit, or a patch of a tract, in a band.
-
-    The string form (`str`) names the image in plans and records; see also `Exposure.default_image_id`.
-
-    Parameters
-    ----------
-    instrument : str, optional
-        Name of the camera.
-    visit : int, optional
-        Number of the exposure.
-    detector : int or str, optional
-        Number or name of the detector.
-    tract, patch : int, optional
-        Of a coadd, in its sky map; the patch by its sequential index.
-    band : str, optional
-        Such as ``"r"``.
-    name : str, optional
-        Of the file, for an image that has no numbers.
-
-    Raises
-    ------
-    FormatError
-        If a number does not fit into 64 bits.
-    """
-
-    instrument: str | None = None
-    visit: int | None = None
-    detector: int | str | None = None
-    tract: int | None = None
-    patch: int | None = None
-    band: str | None = None
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("visit", "detector", "tract", "patch"):
-            value = getattr(self, key)
-            if isinstance(value, int) and not is_id(value):
-                raise FormatError(f"{key} = {value} does not fit into 64 bits", key=key, fix="Give the right number")
-
-    def __str__(self) -> str:
-        parts: tuple[Any, ...]
-        if self.visit is not None and self.detector is not None:
-            parts = (self.instrument, self.visit, self.detector)
-        elif self.tract is not None and self.patch is not None:
-            parts = (self.instrument, self.tract, self.patch, self.band)
-        else:
-            parts = (self.name or "image",)
-        return "-".join(str(part) for part in parts if part is not None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Collect the parts that are known, by name."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
-
-
-@dataclass(frozen=True)
-class VisitInfo:
-    """Time and length of the exposure.
-
-    Parameters
-    ----------
-    mjd : float or None
-        Middle of the exposure, Modified Julian Date, TAI, in days.
-    exposure_time : float or None
-        Seconds.
-    """
-
-    mjd: float | None = None
-    exposure_time: float | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -357,7 +284,8 @@ class Exposure:
         -------
         Exposure
             Its pixels are a copy. WCS, PSF and calibration are those of the whole exposure: positions stay those of
-            the parent frame. The part of a gain map and of noise realizations goes with it.
+            the parent frame. The part of a gain map and of noise realizations goes with it. `write_exposure` writes
+            whole images only; see `to_ccddata` for cut-outs.
 
         Raises
         ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import astropy.units as u
@@ -13,6 +14,7 @@ from astropy.nddata import Cutout2D
 from astropy.table import QTable
 
 import skygraft
+from plain_images import write_plain_image
 from skygraft.errors import ConfigError, FormatError
 from skygraft.exposure import COADD_NOISE, Exposure
 from skygraft.noise import CoaddNoise
@@ -192,14 +194,21 @@ def test_a_strict_cut_out_lies_wholly_on_the_image(exposure: Exposure) -> None:
         exposure.cutout((1002, 2040), 5, mode="fill")
 
 
-def test_a_cut_out_is_not_written_in_place_of_the_whole(tmp_path: Any) -> None:
-    from plain_images import write_plain_image
-
+def test_a_cut_out_is_not_written_in_the_layout_of_the_whole(tmp_path: Path) -> None:
     path = write_plain_image(tmp_path / "image.fits", 150.0, 2.0, 60)
-    part = skygraft.read_exposure(path)[10:20, 10:20]
-    with pytest.raises(FormatError, match=r"shape|pixels"):
+    exposure = skygraft.read_exposure(path)
+    part = exposure[10:20, 10:25]
+    with pytest.raises(FormatError, match=r"cut-out of 15 x 10 pixels from 60 x 60.*to_ccddata\(\)\.write"):
         skygraft.write_exposure(part, tmp_path / "part.fits")
+    with pytest.raises(FormatError, match="cut-out of 15 x 2 pixels from 60 x 60"):
+        skygraft.write_exposure(part[12:14, :], tmp_path / "part.fits")
     assert not (tmp_path / "part.fits").exists()
+    skygraft.write_exposure(exposure[:, :], tmp_path / "whole.fits")  # which is all of it
+    part.to_ccddata().write(tmp_path / "part.fits")
+    again = skygraft.read_exposure(tmp_path / "part.fits")
+    np.testing.assert_array_equal(again.image, part.image)
+    there = part.wcs.pixel_to_world(12.0, 13.0)
+    assert again.wcs.pixel_to_world(2.0, 3.0).separation(there) < 1e-6 * u.arcsec
 
 
 def test_a_cut_out_knows_its_image(exposure: Exposure) -> None:
