@@ -349,13 +349,12 @@ def inject(
     if json:
         emit_json({**injection.summary, "outputs": written})
         return
-    summary = injection.summary
-    calibration = summary["calibration"]
+    summary, calib = injection.summary, injection.exposure.photo_calib
     rows = [
         ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}"),
         ("conventions", " of ".join(v for k, v in summary["conventions"].items() if k in {"name", "date"})),
         ("flux mode", summary["flux_mode"]),
-        ("calibrated to", _calibration(calibration)),
+        ("calibrated to", "unknown" if calib is None else calib.reference_text),
     ]
     if summary["gain"] is not None:
         rows.append(("gain", f"{summary['gain']:.4g} electrons per image unit ({summary['gain_origin']})"))
@@ -365,13 +364,6 @@ def inject(
     rows += [("note", text) for text in summary["messages"]]
     rows += [("written", path) for path in written]
     show_rows(rows, summary["image_id"])
-
-
-def _calibration(calibration: dict[str, Any]) -> str:
-    if calibration["kind"] != "aperture":
-        return f"{calibration['kind'] or 'unknown'} ({calibration['origin'] or 'nothing says'})"
-    sky = "" if calibration["radius_arcsec"] is None else f" = {calibration['radius_arcsec']:.2f} arcsec"
-    return f"{calibration['radius_pixels']:g} pix{sky} ({calibration['origin']})"
 
 
 def _check_outputs(outputs: list[Path], inputs: list[Path], overwrite: bool) -> None:

@@ -32,7 +32,8 @@ from skygraft.errors import (
 )
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, DataId, Exposure, VisitInfo
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
-from skygraft.psf import PSF
+from skygraft.psf import PSF, Box
+from skygraft.wcs import footprint, pixel_scale
 
 __all__ = [
     "CANDIDATES",
@@ -222,6 +223,67 @@ class ImageFootprint:
     hdu: int | str | None = None
     files: tuple[str, ...] = field(default=())
     pinned: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        format: str,
+        wcs: BaseLowLevelWCS,
+        shape: tuple[int, int],
+        xy0: tuple[int, int] = (0, 0),
+        *,
+        data_id: DataId,
+        visit_info: VisitInfo,
+        files: Iterable[StrPath],
+        hdu: int | str | None = None,
+        pinned: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Work out the footprint of an image from its WCS and size.
+
+        Parameters
+        ----------
+        path : Path
+            The image file.
+        format : str
+            Name of the format.
+        wcs : BaseLowLevelWCS
+            Parent pixels (x, y) to ICRS degrees (ra, dec).
+        shape, xy0 : (int, int)
+            Rows and columns; parent coordinates (x, y) of the first pixel.
+        data_id, visit_info, hdu, pinned
+            As those of `ImageFootprint`.
+        files : iterable of path-like
+            Every file that reading the image opens, the image first.
+
+        Returns
+        -------
+        ImageFootprint
+
+        Raises
+        ------
+        WcsError
+            If part of the image's outline is not on the sky.
+        """
+        (ny, nx), (x0, y0) = shape, xy0
+        x, y = x0 + (nx - 1) / 2, y0 + (ny - 1) / 2
+        ra, dec = wcs.pixel_to_world_values(x, y)
+        paths = tuple(os.fspath(file) for file in files)
+        return cls(
+            path=path,
+            format=format,
+            data_id=data_id,
+            visit_info=visit_info,
+            shape=shape,
+            xy0=xy0,
+            corners=footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)),
+            center=(float(ra), float(dec)),
+            pixel_scale=float(pixel_scale(wcs, x, y)[0]),
+            n_bytes=sum(Path(file).stat().st_size for file in paths),
+            hdu=hdu,
+            files=paths,
+            pinned=pinned or {},
+        )
 
 
 @dataclass(frozen=True, eq=False)

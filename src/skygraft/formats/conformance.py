@@ -186,6 +186,7 @@ def check_pickle(fmt: Format, exposure: Exposure) -> None:
     np.testing.assert_array_equal(copy.wcs.pixel_to_world_values(x, y), exposure.wcs.pixel_to_world_values(x, y))
     if exposure.psf is not None and copy.psf is not None:
         _same_psf(copy.psf, exposure.psf, exposure.box)
+    assert copy == exposure, "a pickled exposure is not equal to the original"
 
 
 def check_options(fmt: Format, path: StrPath) -> None:

@@ -55,13 +55,12 @@ from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
-from skygraft.psf import PSF, Box
+from skygraft.psf import PSF
 from skygraft.wcs import (
     TABLE_NAMES,
     FitsWcs,
     LookupTable,
     check_pixel_scale,
-    footprint,
     has_wcs,
     names_tables,
     pixel_scale,
@@ -188,23 +187,16 @@ class FitsFormat(Format):
         """Where the image lies on the sky; see `Format.footprint`."""
         given = self.Options.parse(options, self.name, path)
         opened = self._open(path, given)
-        wcs = opened.wcs()
         ny, nx = opened.image.shape or (0, 0)
-        files = tuple(os.fspath(p) for p in opened.layout.files)
-        ra, dec = wcs.pixel_to_world_values((nx - 1) / 2, (ny - 1) / 2)
-        return ImageFootprint(
-            path=opened.path,
-            format=self.name,
+        return ImageFootprint.of(
+            opened.path,
+            self.name,
+            opened.wcs(),
+            (ny, nx),
             data_id=self._data_id(opened, given),
             visit_info=self._visit_info(opened, given),
-            shape=(ny, nx),
-            xy0=(0, 0),
-            corners=footprint(wcs, Box(-0.5, nx - 0.5, -0.5, ny - 0.5)),
-            center=(float(ra), float(dec)),
-            pixel_scale=float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]),
-            n_bytes=sum(Path(f).stat().st_size for f in files),
+            files=opened.layout.files,
             hdu=opened.image.index,
-            files=files,
         )
 
     def read(self, path: StrPath, **options: Any) -> Exposure:

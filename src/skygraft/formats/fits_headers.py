@@ -17,8 +17,9 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.time import Time
 
+from skygraft.data_id import is_id
 from skygraft.errors import ConfigError
-from skygraft.exposure import DataId, VisitInfo, is_id
+from skygraft.exposure import DataId, VisitInfo
 
 __all__ = [
     "Card",

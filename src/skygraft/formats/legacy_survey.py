@@ -46,8 +46,8 @@ from skygraft.formats.legacy_dq import dq_kind_of, read_dq
 from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain
 from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_root, find_row
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
-from skygraft.psf import PSF, Box, read_psfex
-from skygraft.wcs import FitsWcs, check_pixel_scale, footprint, pixel_scale, read_fits_wcs
+from skygraft.psf import PSF, read_psfex
+from skygraft.wcs import FitsWcs, check_pixel_scale, pixel_scale, read_fits_wcs
 
 __all__ = ["LegacySurveyFormat", "LegacySurveyOptions"]
 
@@ -191,20 +191,15 @@ class LegacySurveyFormat(Format):
         opened = self._open(path, given)
         wcs = self._wcs(opened, given)
         ny, nx = opened.image.shape or (0, 0)
-        ra, dec = wcs.pixel_to_world_values((nx - 1) / 2, (ny - 1) / 2)
-        return ImageFootprint(
-            path=opened.path,
-            format=self.name,
+        return ImageFootprint.of(
+            opened.path,
+            self.name,
+            wcs,
+            (ny, nx),
             data_id=self._data_id(opened),
             visit_info=self._visit_info(opened),
-            shape=(ny, nx),
-            xy0=(0, 0),
-            corners=footprint(wcs, Box(-0.5, nx - 0.5, -0.5, ny - 0.5)),
-            center=(float(ra), float(dec)),
-            pixel_scale=float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]),
-            n_bytes=sum(p.stat().st_size for p in opened.files),
+            files=opened.files,
             hdu=opened.image.index,
-            files=tuple(os.fspath(p) for p in opened.files),
             pinned={"ccds": os.fspath(opened.row.table.absolute()), "root": os.fspath(opened.root.absolute())},
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,7 +60,6 @@ from skygraft.photometry import (
     schema_candidates,
 )
 from skygraft.psf import PSF, Box
-from skygraft.wcs import footprint, pixel_scale
 
 __all__ = ["AfwOptions", "LsstAfwFormat"]
 
@@ -320,27 +318,18 @@ class LsstAfwFormat(Format):
         """Where the image lies on the sky, from headers and archive; see `Format.footprint`."""
         parsed = AfwOptions.parse(options, self.name, path)
         image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
-        files = tuple(os.fspath(p) for p in (image, catalog) if p is not None)
         with open_afw(path) as opened:
-            ny, nx = shape = image_shape(opened)
-            x0, y0 = xy0 = image_xy0(opened)
-            wcs = image_wcs(opened, xy0)
-            corners = footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
-            x, y = x0 + (nx - 1) / 2, y0 + (ny - 1) / 2
-            ra, dec = wcs.pixel_to_world_values(x, y)
-            return ImageFootprint(
-                path=image,
-                format=self.name,
+            xy0 = image_xy0(opened)
+            return ImageFootprint.of(
+                image,
+                self.name,
+                image_wcs(opened, xy0),
+                image_shape(opened),
+                xy0,
                 data_id=_data_id(opened, parsed),
                 visit_info=_visit_info(opened),
-                shape=shape,
-                xy0=xy0,
-                corners=corners,
-                center=(float(ra), float(dec)),
-                pixel_scale=float(pixel_scale(wcs, x, y)[0]),
+                files=[file for file in (image, catalog) if file is not None],
                 hdu=opened.hdus["IMAGE"],
-                n_bytes=sum(Path(p).stat().st_size for p in files),
-                files=files,
             )
 
     def read(self, path: StrPath, **options: Any) -> Exposure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,8 +47,7 @@ from skygraft.formats.lsst_images_parts import coadd_noise, difference_image
 from skygraft.formats.lsst_images_psfs import build_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.photometry.origins import aperture_correction_hints, default_candidate, schema_candidates
-from skygraft.psf import Box
-from skygraft.wcs import AstWcs, footprint, pixel_scale
+from skygraft.wcs import AstWcs, pixel_scale
 
 __all__ = ["LsstImagesFormat"]
 
@@ -245,25 +244,18 @@ class LsstImagesFormat(Format):
         """Where the image lies on the sky; see `Format.footprint`."""
         parsed = LsstImagesOptions.parse(options, self.name, path)
         with open_parts(path) as image:
-            return self._footprint(image, path, parsed)
-
-    def _footprint(self, image: Any, path: StrPath, parsed: LsstImagesOptions) -> ImageFootprint:
-        wcs, (ny, nx), (x0, y0) = _wcs(image, path), _shape(image), _xy0(image)
-        x, y = _middle(image)
-        ra, dec = wcs.pixel_to_world_values(x, y)
-        return ImageFootprint(
-            path=Path(path),
-            format=self.name,
-            data_id=_data_id(image, path, parsed),
-            visit_info=_visit_info(image),
-            shape=(ny, nx),
-            xy0=(x0, y0),
-            corners=footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)),
-            center=(float(ra), float(dec)),
-            pixel_scale=float(pixel_scale(wcs, x, y)[0]),
-            n_bytes=Path(path).stat().st_size,
-            files=tuple(_files(path, parsed)),
-        )
+            found = ImageFootprint.of(
+                Path(path),
+                self.name,
+                _wcs(image, path),
+                _shape(image),
+                _xy0(image),
+                data_id=_data_id(image, path, parsed),
+                visit_info=_visit_info(image),
+                files=_files(path, parsed),
+            )
+        # Indexes have always held the size of the image alone.
+        return replace(found, n_bytes=Path(path).stat().st_size)
 
     def read(self, path: StrPath, **options: Any) -> Exposure:
         """Read an image; see `Format.read`. ``extra["schema"]`` is the kind of image and the version of its schema."""

@@ -17,13 +17,14 @@ from skygraft.errors import (
     CalibrationError,
     ConfigError,
     CorruptFileError,
+    FormatError,
     MissingWcsError,
     OutputError,
     PsfError,
     UncalibratedImageError,
     UnknownFormatError,
 )
-from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import CUT_FROM, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.fitsfile.open import damage_named, is_fits
 from skygraft.fitsfile.packed import foreign_packing, packing_of
 from skygraft.formats.base import (
@@ -447,8 +448,16 @@ def write_exposure(
     OutputError
         If it cannot be written, or there is no file to follow.
     FormatError
-        If the files that the exposure was read from were deleted or changed since.
+        If the files that the exposure was read from were deleted or changed since, or the exposure is a cut-out.
     """
+    if CUT_FROM in exposure.extra:
+        box, (ny, nx) = exposure.extra[CUT_FROM], exposure.shape
+        raise FormatError(
+            f"the exposure is a cut-out of {nx} x {ny} pixels from {box.x_max - box.x_min:g} x "
+            f"{box.y_max - box.y_min:g}, and files are written in the layout of a whole image",
+            path=path,
+            fix="Write it with exposure.to_ccddata().write(path), or inject into the whole image",
+        )
     like = exposure.path if like is None else like
     if like is None:
         raise OutputError(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from astropy.wcs.wcsapi import BaseLowLevelWCS
+from astropy.wcs.wcsapi import BaseLowLevelWCS, HighLevelWCSMixin
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["CelestialWcs", "to_lonlat", "to_vectors"]
@@ -19,12 +19,12 @@ type FloatArray = NDArray[np.float64]
 _NO_INDEX = np.iinfo(np.int64).min
 
 
-class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy carries no types
+class CelestialWcs(BaseLowLevelWCS, HighLevelWCSMixin, abc.ABC):  # type: ignore[misc]  # astropy carries no types
     """Parent pixels (x, y) to ICRS (ra, dec) in degrees, through the interface of APE 14.
 
     Pixels are 0-based in the exposure's parent frame, centres at integers; right ascension is in [0, 360). Positions
     that have no image under the transformation become NaN, in either direction. Array indices are (y, x) in the
-    same parent frame.
+    same parent frame. `pixel_to_world` and `world_to_pixel` do the same with `~astropy.coordinates.SkyCoord`.
 
     Subclasses give `_forward` and `_inverse`, are immutable and picklable, and may be called from several threads.
     """

@@ -18,7 +18,7 @@ from astropy.coordinates import FK4, FK5, BaseCoordinateFrame, FK4NoETerms, Gala
 from astropy.io import fits
 from astropy.time import Time
 from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS
+from astropy.wcs import WCS, Sip
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import WcsError
@@ -161,6 +161,30 @@ class FitsWcs(CelestialWcs):
     def xy0(self) -> tuple[float, float]:
         """Parent coordinates of the array's first pixel."""
         return self._xy0
+
+    def to_astropy(self, xy0: tuple[float, float] | None = None) -> WCS | None:
+        """The same WCS as an `astropy.wcs.WCS`, for the pixels of an array.
+
+        Parameters
+        ----------
+        xy0 : (float, float), optional
+            Parent coordinates of the array's first pixel; by default those of the header's own array.
+
+        Returns
+        -------
+        astropy.wcs.WCS or None
+            In the header's own frame, which need not be ICRS. None where it could not hold all of this WCS: with
+            the corrections of TNX, ZPX and plates, and with lookup tables.
+        """
+        sip = self._wcs.sip
+        if self._tables or (self._distortion is not None and not isinstance(self._distortion, SipDistortion)):
+            return None
+        found = self._wcs.deepcopy()
+        shift = np.subtract(self._xy0 if xy0 is None else xy0, self._xy0)
+        found.wcs.crpix = found.wcs.crpix - shift
+        if sip is not None:
+            found.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - shift)
+        return found
 
     def _forward(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         pixels = np.column_stack([x - self._xy0[0], y - self._xy0[1]])
