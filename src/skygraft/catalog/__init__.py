@@ -5,7 +5,7 @@ from skygraft.catalog.flags import Flag, count_flags, decode_flags, flag_registr
 from skygraft.catalog.generate import Population, cosmos_shapes, grid_catalog, random_catalog, star_catalog
 from skygraft.catalog.io import normalize_catalog, read_catalog, write_catalog
 from skygraft.catalog.partition import PartitionSummary, partition_catalog
-from skygraft.catalog.partition_read import PartitionCache, list_partitions, moving_partitions, read_partitions
+from skygraft.catalog.partition_read import PartitionCache, list_partitions, read_partitions
 from skygraft.catalog.region import Region
 from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES, bands_of, values
 from skygraft.catalog.select import band_column, positions_at, select_for_visit
@@ -29,7 +29,6 @@ __all__ = [
     "grid_catalog",
     "has_flag",
     "list_partitions",
-    "moving_partitions",
     "normalize_catalog",
     "partition_catalog",
     "positions_at",

@@ -14,7 +14,8 @@ import numpy as np
 from astropy import units as u
 from astropy.table import QTable, Table
 
-from skygraft.catalog.arrow import arrow_array, from_arrow, numpy_array, one_array, to_arrow
+from skygraft.catalog.arrow import from_arrow, to_arrow
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array
 from skygraft.catalog.checks import OnBad, validate
 from skygraft.catalog.columns import refused
 from skygraft.catalog.dialects import Dialect, Source, build_table, choose_dialect

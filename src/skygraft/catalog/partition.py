@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import arrow_array, from_arrow, numpy_array, to_arrow
+from skygraft.catalog.arrow import from_arrow, to_arrow
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
 from skygraft.catalog.partition_read import (

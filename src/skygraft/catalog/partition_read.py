@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import from_arrow, numpy_array
+from skygraft.catalog.arrow import from_arrow
+from skygraft.catalog.arrow_arrays import numpy_array
 from skygraft.catalog.schema import COLUMNS, values
 from skygraft.errors import CatalogError, CorruptFileError
 
@@ -35,7 +36,6 @@ __all__ = [
     "damaged_partitions",
     "list_partitions",
     "marker_checksum",
-    "moving_partitions",
     "part_path",
     "partition_bounds",
     "partition_values",
@@ -256,16 +256,6 @@ def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
     """
     bounds = partition_bounds(out_dir)
     return dict(zip(bounds.keys, bounds.rows.tolist(), strict=True))
-
-
-def moving_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
-    """Sources with a proper motion or a rate, of every (tract, patch) that has any.
-
-    A source is stored where it is at its epoch. An image taken at another time may see it in another patch, so
-    whoever looks for movers has to look through these partitions too.
-    """
-    bounds = partition_bounds(out_dir)
-    return {key: n for key, n in zip(bounds.keys, bounds.moving.tolist(), strict=True) if n}
 
 
 def read_partitions(

@@ -23,7 +23,7 @@ import yaml
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import numpy_array, one_array, texts_of
+from skygraft.catalog.arrow_arrays import numpy_array, one_array, texts_of
 from skygraft.catalog.columns import Refusal, refuse, shorten
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftWarning
 from skygraft.yaml_text import YamlError, check_yaml

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import numpy_array, texts_of
+from skygraft.catalog.arrow_arrays import numpy_array, texts_of
 from skygraft.catalog.columns import Refusal, parse_unit, refuse, shorten
 from skygraft.catalog.text_tables import AGAIN, FLOAT, INTEGER, SPECIAL, read_packed, without_doubles
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftError

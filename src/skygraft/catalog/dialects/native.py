@@ -12,8 +12,6 @@ from skygraft.catalog.schema import COLUMNS, is_mag_column, unit_of
 
 __all__ = ["Lsst", "Native"]
 
-_ALWAYS = ("injection_id", "ra", "dec", "source_type", "flags")
-
 
 def _motion_and_choice(source: Source) -> Canonical:
     """The optional columns that both dialects name as the schema does."""
