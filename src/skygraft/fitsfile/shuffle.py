@@ -65,9 +65,9 @@ def _stored(group: NDArray[np.uint8]) -> list[bytes | NDArray[np.uint8]]:
 
 @compiled
 def _looks_random(group: NDArray[np.uint8]) -> bool:
-    """Return whether compression would save hardly a per cent: sampled bytes are equal hardly more often than by chance.
+    """Return whether compression would hardly save a per cent: equal bytes are hardly more frequent than by chance.
 
-    Only integers are used, so that the same image gives the same bytes on every machine.
+    A sample of the bytes is compared, with integers only, so that the same image gives the same bytes everywhere.
     """
     counts = np.zeros(256, np.int64)
     n = pairs = 0
