@@ -1,4 +1,4 @@
-"""Paths that people write."""
+"""Check and expand paths given by users."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ _MAX_NAME, _MAX_PATH = 255, 4096
 
 
 def home_expanded(path: str | os.PathLike[str]) -> Path:
-    """A path whose ``~`` is replaced by the home folder that it means.
+    """Return a path with ``~`` replaced by the home folder.
 
     Parameters
     ----------
     path : path-like
 
+    Returns
+    -------
+    Path
+
     Raises
     ------
     ConfigError
-        If there is no such home folder, or no file can have such a name.
+        If there is no such home folder, or the path is not valid.
     """
     given = Path(path)
     text = repr(str(given) if len(str(given)) < 60 else f"{str(given)[:60]}...")
@@ -36,7 +40,7 @@ def home_expanded(path: str | os.PathLike[str]) -> Path:
             fix="Correct the path",
         )
     if "\0" in str(given):
-        raise ConfigError(f"{text} holds a NUL character, which no path does", fix="Correct the path")
+        raise ConfigError(f"{text} contains a NUL character, which no path does", fix="Correct the path")
     try:
         return given.expanduser()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The index of a survey as a table: in memory, or in a Parquet file, made once, that planning streams from."""
+"""The index of a survey as a table, in memory or in a Parquet file that planning reads in batches."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ INDEX_SCHEMA = pa.schema(
         ("dataset", pa.string()),
     ]
 )
-"""Columns of an index; what they mean is said at `index_images`."""
+"""Columns of an index; see `index_images` for their meaning."""
 
 _OPTIONAL = ("hdu", "instrument", "visit", "detector", "band", "mjd", "exposure_time", "options", "dataset")
 _METADATA = b"skygraft"
@@ -58,9 +58,9 @@ class SurveyIndex:
     Parameters
     ----------
     table : pyarrow.Table
-        One row per image, of `INDEX_SCHEMA`, sorted by ``image_id``, which is unique.
+        One row per image, with `INDEX_SCHEMA`, sorted by ``image_id``, which is unique.
     failures : tuple of dict
-        Images that are left out: path, kind, image_id, error, reason.
+        Images that are left out, with path, kind, image_id, error and reason.
     companions : tuple of str
         Files that are weights or masks of an indexed image.
     """
@@ -73,14 +73,22 @@ class SurveyIndex:
         return int(self.table.num_rows)
 
     def batches(self, columns: Sequence[str] | None = None, batch_rows: int = 50_000) -> Iterator[pa.Table]:
-        """Some columns (by default all), up to `batch_rows` images at a time."""
+        """Iterate over the index in batches.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Columns to return, by default all.
+        batch_rows : int
+            Largest number of images in a batch.
+        """
         table = self.table if columns is None else self.table.select(list(columns))
         for start in range(0, len(self), batch_rows):
             yield table.slice(start, batch_rows)
 
 
 def write_index(index: SurveyIndex, path: Path) -> None:
-    """Write an index as Parquet, with its failures; `path` is a temporary name or one that may be replaced."""
+    """Write an index and its failures as Parquet; an existing file at `path` is replaced, not atomically."""
     told = {"failures": list(index.failures), "companions": list(index.companions)}
     schema = INDEX_SCHEMA.with_metadata({_METADATA: json.dumps(told, sort_keys=True)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -90,7 +98,7 @@ def write_index(index: SurveyIndex, path: Path) -> None:
 
 @dataclass(frozen=True)
 class IndexFile:
-    """An index in a Parquet file, as ``skygraft index -o`` writes it; no more than a part of it is read at a time.
+    """An index in a Parquet file written by ``skygraft index -o``, which is read in parts.
 
     Parameters
     ----------
@@ -102,7 +110,7 @@ class IndexFile:
     ConfigError
         If there is no such file.
     FormatError
-        If it is not Parquet, or lacks columns, or has them of another type.
+        If it is not Parquet, or columns are missing or of a wrong type.
     """
 
     path: Path
@@ -120,7 +128,7 @@ class IndexFile:
                 )
             for name in names:
                 if name in INDEX_SCHEMA.names:
-                    # The types alone: an empty column of them.
+                    # Casting an empty column checks the type alone.
                     self._cast(pa.array([], type=file.schema_arrow.field(name).type), name)
             object.__setattr__(self, "_n", file.metadata.num_rows)
             try:
@@ -136,12 +144,19 @@ class IndexFile:
         return self._n
 
     def batches(self, columns: Sequence[str] | None = None, batch_rows: int = 50_000) -> Iterator[pa.Table]:
-        """Some columns (by default all), up to `batch_rows` images at a time, checked.
+        """Iterate over the index in batches; every row is checked.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Columns to return, by default all.
+        batch_rows : int
+            Largest number of images in a batch.
 
         Raises
         ------
         FormatError
-            Naming the first row that cannot be used, and what is wrong with it.
+            If a row is invalid; the message names the first and what is wrong with it.
         """
         wanted = INDEX_SCHEMA.names if columns is None else list(columns)
         with self._open() as file:
@@ -163,12 +178,12 @@ class IndexFile:
                 raise CorruptFileError(f"the index is damaged: {error}", path=self.path, fix=_AGAIN) from error
 
     def check_unique(self) -> None:
-        """Make sure that no image id occurs twice.
+        """Check that no image id occurs twice.
 
         Raises
         ------
         FormatError
-            Naming some that do.
+            If some do; the message names them.
         """
         ids = pa.chunked_array([t.column("image_id").combine_chunks() for t in self.batches(["image_id"])] or [[]])
         counts = pc.value_counts(ids)
@@ -182,7 +197,7 @@ class IndexFile:
             )
 
     def read(self) -> SurveyIndex:
-        """All of it, sorted by image id."""
+        """Return the whole index, sorted by image id."""
         self.check_unique()
         table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *self.batches()])
         return SurveyIndex(table.sort_by("image_id"), self.failures, self.companions)
@@ -224,7 +239,7 @@ class IndexFile:
 
 
 def _problems(table: pa.Table) -> Iterator[tuple[str, NDArray[np.bool_], str]]:
-    """Column, which rows of it cannot be used, and what is needed."""
+    """For each column: its name, which rows are invalid, and what is needed."""
     names = set(table.column_names)
     for name in table.column_names:
         if name not in _OPTIONAL:
@@ -253,7 +268,7 @@ def _bad_polygons(polygons: Any) -> NDArray[np.bool_]:
     bad = sizes < 3
     pairs = polygons.flatten()
     owner = np.repeat(np.arange(len(polygons)), sizes)
-    # Counted, not addressed: a vertex may be null, or have more or fewer than two numbers.
+    # Only counts are compared: a vertex may be null, or have more or fewer than two numbers.
     lengths = _numpy(pc.fill_null(pc.list_value_length(pairs), 0))
     bad[owner[lengths != 2]] = True
     if not bad.any():
@@ -264,7 +279,7 @@ def _bad_polygons(polygons: Any) -> NDArray[np.bool_]:
 
 
 def _by_value(column: Any, accepts: Any) -> NDArray[np.bool_]:
-    """Which values are not accepted; each that occurs is looked at once."""
+    """Whether each value is refused by `accepts`, which is called once per distinct value."""
     encoded = one_array(column).dictionary_encode(null_encoding="encode")
     bad = np.array([not accepts(value) for value in encoded.dictionary.to_pylist()] or [False])
     return np.asarray(bad[numpy_array(encoded.indices)], dtype=np.bool_)
@@ -285,5 +300,5 @@ def _is_options(text: str | None) -> bool:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """A path from the root, without dots."""
+    """Return an absolute path without ``.`` and ``..``."""
     return os.path.normpath(Path(path).absolute())
