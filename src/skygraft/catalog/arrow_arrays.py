@@ -1,6 +1,6 @@
-"""One-dimensional Arrow arrays to and from NumPy's, by their buffers.
+"""Convert between one-dimensional Arrow and NumPy arrays through their buffers.
 
-`pyarrow.array` and `to_numpy` import pandas, which takes seconds in every process; nothing here does.
+`pyarrow.array` and `to_numpy` import pandas, which takes seconds in every process; these functions do not.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ _NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
 
 
 def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
-    """An Arrow array of a one-dimensional array of numbers, bool or str; null where `mask` is set.
-
-    Unlike `pyarrow.array` this does not import pandas, which takes seconds in every process.
-    """
+    """Convert an array of numbers, bool or str, shape (N,), to an Arrow array; null where `mask` is true."""
     valid = None
     if mask is not None and np.any(mask):
         valid = pa.py_buffer(np.packbits(~np.asarray(mask, dtype=bool), bitorder="little"))
@@ -35,12 +32,12 @@ def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
 
 
 def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
-    """Lengths in bytes of some texts, and all of them in a row."""
+    """Lengths of the strings in bytes, and their concatenated UTF-8 bytes."""
     codes = np.ascontiguousarray(texts).view(np.uint32).reshape(texts.size, texts.dtype.itemsize // 4)
     if codes.size and codes.max() < 128:
         used = codes != 0
         lengths = used.sum(axis=1)
-        # NumPy pads with NUL: one between letters is the text's own.
+        # NumPy pads strings with NUL at their end; a NUL between letters belongs to the string.
         if not np.any(~used[:, :-1] & used[:, 1:]):
             return lengths, codes[used].astype(np.uint8)
     encoded = [text.encode() for text in texts.tolist()]
@@ -48,8 +45,8 @@ def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
 
 
 def texts_of(column: Any) -> NDArray[np.str_]:
-    """The texts of an Arrow array of strings or bytes; ``""`` where null."""
-    # Few texts stand in many rows.
+    """Convert an Arrow array of strings or bytes to an array of str; nulls become ``""``."""
+    # A dictionary, because many rows usually share a few strings.
     encoded = column.dictionary_encode(null_encoding="encode")
     rows = encoded.dictionary.to_pylist()
     rows = [v.decode(errors="backslashreplace") if isinstance(v, bytes) else v for v in rows]
@@ -58,14 +55,14 @@ def texts_of(column: Any) -> NDArray[np.str_]:
 
 
 def one_array(column: Any) -> Any:
-    """An Arrow column, in one piece or several, as one array."""
+    """Return an Arrow column, chunked or not, as one array."""
     if isinstance(column, pa.ChunkedArray):
         return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
     return column
 
 
 def numpy_array(column: Any) -> NDArray[Any]:
-    """A copy of an Arrow array without nulls, by its buffer: `to_numpy` would import pandas."""
+    """Copy an Arrow array without nulls to a NumPy array."""
     dtype = np.dtype(_NUMPY_NAMES.get(str(column.type), str(column.type)))
     start, stop = column.offset, column.offset + len(column)
     buffer = column.buffers()[1]

@@ -1,12 +1,11 @@
-"""The catalogue cut by tract and patch: a Hive-partitioned Parquet data set that every task reads its part of.
+"""Partition a catalogue by tract and patch, into a Hive-partitioned Parquet data set of which each task reads a part.
 
-Layout: ``<out>/tract=<t>/patch=<p>/part-0.parquet``, one file a patch, sorted by injection id, every file with the
-same schema; and ``<out>/_partition.json``, written last, which says what the data set was made from and, of each
-patch, how many rows it has, where they lie and how fast they move. Without that file the data set is not finished and
-cannot be read (see `skygraft.catalog.partition_read`).
+Layout: ``<out>/tract=<t>/patch=<p>/part-0.parquet``, one file per patch, sorted by injection id, all with the same
+schema; and ``<out>/_partition.json``, the marker, which is written last. It records the inputs of the data set and, for
+each patch, the number of rows and bounds of their positions and motions. Without the marker the data set is unfinished
+and cannot be read (see `skygraft.catalog.partition_read`).
 
-Sources that lie in no tract of an explicit sky map are kept in ``tract=-1/patch=-1``: no image of the map reads them,
-but nothing is lost, and their number is reported.
+Sources outside all tracts of an explicit sky map are stored in ``tract=-1/patch=-1`` and counted in the summary.
 """
 
 from __future__ import annotations
@@ -55,31 +54,31 @@ LAYOUT_VERSION = 4
 
 
 class Locator(Protocol):
-    """What is needed of a sky map (see `skygraft.skymap`)."""
+    """The methods of a sky map that are used here (see `skygraft.skymap`)."""
 
     def locate(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tract and patch of positions in degrees; -1 where there is no tract."""
+        """Return tract and patch of positions in degrees; -1 outside all tracts."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """What the sky map is, as JSON."""
+        """Return the parameters of the sky map as JSON types."""
         ...
 
 
 @dataclass(frozen=True)
 class PartitionSummary:
-    """What `partition_catalog` did.
+    """Summary of a partitioned catalogue.
 
     Parameters
     ----------
     path : Path
         The data set.
     n_rows, n_partitions, n_outside : int
-        Rows in all, patches with rows, and rows in no tract.
+        Total number of rows, number of patches with rows, and rows outside all tracts.
     digest : str
-        SHA-256 of the input, the sky map and the settings.
+        SHA-256 of input, sky map and settings.
     reused : bool
-        The data set was there already, made from the same input; nothing was written.
+        True if the data set existed already, from the same input, so that nothing was written.
     """
 
     path: Path
@@ -102,30 +101,30 @@ def partition_catalog(
     chunk_rows: int = 500_000,
     mapper: Mapper = map,
 ) -> PartitionSummary:
-    """Cut a catalogue by the tract and patch of its sources' catalogue positions.
+    """Partition a catalogue by the tract and patch of its sources' catalogue positions.
 
-    The result depends on the rows only, not on their order in the input, on `chunk_rows` or on `mapper`. Memory holds
-    a chunk, the largest partition and 8 bytes for every row; a copy of the catalogue lies in `out_dir` while this
-    runs.
+    The result depends only on the rows, not on their order in the input, on `chunk_rows` or on `mapper`. Memory is
+    needed for a chunk, the largest partition and 8 bytes per row; `out_dir` temporarily contains a copy of the
+    catalogue.
 
     Parameters
     ----------
     catalog : QTable, table-like or path-like
-        Canonical table; or another table (see `skygraft.catalog.as_table`) or a file in any dialect. Parquet files are
+        Canonical table, or another table (see `skygraft.catalog.as_table`) or file in any dialect. Parquet files are
         streamed.
     skymap : SkyMap
         Anything with ``locate(ra, dec)`` and ``to_dict()``.
     out_dir : path-like
         Folder of the data set.
     dialect, band, on_bad
-        As in `skygraft.catalog.read_catalog`, for what is not canonical.
+        As in `skygraft.catalog.read_catalog`, for catalogues that are not canonical.
     overwrite : bool
-        Replace a data set that was made from another input.
+        Replace a data set of another input.
     chunk_rows : int
-        Rows that are held at a time.
+        Rows in memory at a time.
     mapper : callable
-        ``mapper(function, items)`` gives the function's results in order, as `map` does; what it is given can be
-        pickled. It writes the partitions, which is most of the work where these are small.
+        ``mapper(function, items)`` returns the results in order, as `map` does; its arguments are picklable. It writes
+        the partitions, which is most of the work if they are small.
 
     Returns
     -------
@@ -136,7 +135,7 @@ def partition_catalog(
     CatalogError
         If a row cannot be used, or an id occurs twice anywhere.
     OutputExistsError
-        If there is a data set of another input and `overwrite` is False.
+        If the folder contains a data set of another input and `overwrite` is false.
     """
     out = Path(out_dir)
     if not isinstance(catalog, (QTable, str, os.PathLike)):
@@ -154,7 +153,7 @@ def partition_catalog(
     except CorruptFileError:
         if not overwrite:
             raise
-        marker = None  # what it was made from is not known any more
+        marker = None  # its input is unknown
     if marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
@@ -191,7 +190,7 @@ def partition_catalog(
 
 @dataclass(frozen=True)
 class _Run:
-    """A chunk on disk, sorted by tract, patch and id.
+    """A spooled chunk on disk, sorted by tract, patch and id.
 
     The rows of the partition ``keys[i]`` (shape (K, 2), sorted) are those from ``starts[i]`` to ``starts[i + 1]``.
     """
@@ -222,7 +221,7 @@ def _spool(
     on_bad: OnBad,
     chunk_rows: int,
 ) -> tuple[list[_Run], str]:
-    """Write the chunks, each sorted, and check that the ids are unique over all of them."""
+    """Sort and spool the chunks, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
     schema: pa.Schema | None = None
@@ -251,7 +250,7 @@ def _spool(
 
 
 def _conform(arrow: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
-    """A chunk whose optional columns came out differently, in the first chunk's schema."""
+    """Convert a chunk to the schema of the first one, if optional columns differ."""
     if set(arrow.schema.names) != set(schema.names):
         odd = sorted(set(arrow.schema.names) ^ set(schema.names))
         raise CatalogError(
@@ -267,7 +266,7 @@ def _conform(arrow: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Merge:
-    """Partitions that are written together, and the rows of every run that belong to them."""
+    """A group of partitions that are written together, and their rows in every run."""
 
     out: Path
     keys: NDArray[np.int64]
@@ -277,7 +276,7 @@ class _Merge:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Rows of a run: where they start, and how many of them belong to which of some partitions."""
+    """Consecutive rows of a run: the first row, and the number of rows of each partition."""
 
     path: Path
     start: int
@@ -286,7 +285,7 @@ class _Slice:
 
 
 def _write_parts(runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int) -> dict[str, list[Any]]:
-    """Merge the runs' slices of each partition into its file; gives the columns of the marker's table."""
+    """Merge the runs' slices of each partition into its file; returns the columns of the marker's table."""
     jobs = _merges(runs, out, merge_rows)
     parts: dict[str, list[Any]] = {}
     for columns in mapper(_write_merged, jobs):
@@ -346,13 +345,13 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
 
 
 def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, list[Any]]:
-    """Where the sources of each partition lie and how fast they move (see `PartitionBounds`)."""
+    """Bounds of positions and motions of the sources in each partition (see `PartitionBounds`)."""
     names = [name for name in ("ra", "dec", "epoch_mjd", *MOTION) if name in table.column_names]
     rows = from_arrow(table.select(names))
     vectors = to_vectors(values(rows, "ra"), values(rows, "dec"))
     centers = np.add.reduceat(vectors, starts)
     lengths = np.linalg.norm(centers, axis=1, keepdims=True)
-    # Sources all around the sky have no middle: any will do.
+    # The mean of sources all around the sky vanishes; any direction serves as their centre.
     centers = np.where(lengths > 1e-6, centers / np.maximum(lengths, 1e-6), [0.0, 0.0, 1.0]).round(9)
     gaps = np.linalg.norm(vectors - np.repeat(centers, counts, axis=0), axis=1)
     radii = 2 * np.arcsin(np.minimum(np.maximum.reduceat(gaps, starts) / 2, 1))
@@ -367,7 +366,7 @@ def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64
     return {
         "moving": np.add.reduceat(moves.astype(np.int64), starts).tolist(),
         "center": centers.tolist(),
-        # Rounded up, by more than the rounding of the centre.
+        # Rounded up by more than the rounding error of the centre.
         "radius": (radii + 5e-9).round(9).tolist(),
         "speed": speeds.tolist(),
         "epochs": [[t if np.isfinite(t) else None for t in pair] for pair in known.tolist()],
@@ -375,8 +374,8 @@ def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64
 
 
 def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
-    """Write a partition; its size and SHA-256."""
-    # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
+    """Write a partition; returns its size and SHA-256."""
+    # Built in memory and without statistics: most partitions are small, and there are tens of thousands of them.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
     content = sink.getvalue()
@@ -389,7 +388,7 @@ def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, gone at the end; what cannot be written is told with the path."""
+    """Context with a temporary name in the folder of `path`, removed at the end; write errors name `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -408,7 +407,7 @@ def _writing(path: Path) -> Iterator[Path]:
 
 
 def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
-    """Remove the files of a former, different or unfinished run that this one did not replace."""
+    """Remove files of an earlier, different or unfinished run that this one did not replace."""
     wanted = {(f"tract={tract}", f"patch={patch}") for tract, patch in keys}
     for tract in out.glob("tract=*"):
         for folder in tract.glob("patch=*"):
@@ -419,7 +418,7 @@ def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
                     folder.rmdir()
         if not any(tract.iterdir()):
             tract.rmdir()
-    for spool in out.glob(".spool-*"):  # of a run that was killed; a day old, so not of one that is running
+    for spool in out.glob(".spool-*"):  # left by a killed run, if a day old: running ones are younger
         if time.time() - spool.stat().st_mtime > 86400:
             shutil.rmtree(spool, ignore_errors=True)
 
@@ -434,7 +433,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) -> str:
-    """SHA-256 of the settings and of the file's bytes, or of the table's columns."""
+    """SHA-256 of the settings and the file's bytes, or the table's columns."""
     sha = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     if isinstance(catalog, QTable):
         arrow = to_arrow(catalog)

@@ -1,4 +1,4 @@
-"""Reading what `skygraft.catalog.partition` wrote: what a data set holds, its patches, and a cache of them."""
+"""Read catalogues that `skygraft.catalog.partition` has partitioned: bounds, patches, and a cache of patches."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ __all__ = [
 
 MARKER = "_partition.json"
 _MARKED = {"checksum", "digest", "n_outside", "n_rows", "partitions", "settings"}
-"""What a marker says, whatever else."""
+"""Keys that every marker has."""
 _PARTS_AT_ONCE = 64
 OUTSIDE = (-1, -1)
-"""Tract and patch of the sources that lie in no tract."""
+"""Tract and patch of sources outside all tracts."""
 
 type Key = tuple[int, int]
 
 
 def part_path(out: Path, key: Key) -> Path:
-    """The file of a partition."""
+    """Return the path of a partition's file."""
     return out / f"tract={key[0]}" / f"patch={key[1]}" / "part-0.parquet"
 
 
 def read_marker(out: Path) -> dict[str, Any] | None:
-    """What the data set says of itself; None where it is not finished.
+    """Return the content of a data set's marker, or None if the data set is unfinished.
 
     Raises
     ------
     CorruptFileError
-        If the marker cannot be read.
+        If the marker cannot be read, or its checksum is wrong.
     """
     path = out / MARKER
     try:
         marker: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:  # also bytes that are no UTF-8
+    except (OSError, ValueError) as error:  # ValueError includes invalid UTF-8
         raise CorruptFileError(f"not readable: {error}", path=path, fix="Remove it and partition again") from error
     if not isinstance(marker, dict) or not marker.keys() >= _MARKED:
         raise CorruptFileError(
@@ -88,7 +88,7 @@ def read_marker(out: Path) -> dict[str, Any] | None:
 
 
 def marker_checksum(marker: Mapping[str, Any]) -> str:
-    """SHA-256 of what a marker says, apart from its ``checksum``."""
+    """Return the SHA-256 of a marker's content without its ``checksum``."""
     content = {key: value for key, value in marker.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -99,22 +99,27 @@ def damaged_partitions(
     read: bool = False,
     mapper: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,
 ) -> dict[Path, str]:
-    """Files of a finished data set that are not what was written, each with what is wrong with it.
+    """Find the files of a finished data set that have been changed, damaged or removed.
 
     Parameters
     ----------
     out_dir : path-like
-        What `partition_catalog` wrote.
+        Folder that `partition_catalog` wrote.
     read : bool
-        Read every partition. Without, those are read that have their size and were changed after the marker was
-        written.
+        Read and checksum every partition. Otherwise only those are read that were modified after the marker was
+        written and have the right size.
     mapper : callable
         As for `partition_catalog`.
+
+    Returns
+    -------
+    dict of Path to str
+        The problem of each such file.
 
     Raises
     ------
     CatalogError
-        If the folder holds no finished data set.
+        If the folder contains no finished data set.
     """
     out = Path(out_dir)
     try:
@@ -136,7 +141,7 @@ def _problems(out: Path, written: int | None, parts: Iterable[tuple[Key, int, st
 
 
 def _problem(path: str, n_bytes: int, sha256: str, written: int | None) -> str:
-    """What is wrong with a partition, empty for nothing; one that was not changed after `written`, ns, is not read."""
+    """Problem of a partition, empty for none; it is not read unless modified after `written` (ns since 1970)."""
     try:
         status = os.stat(path)  # noqa: PTH116
         if not stat.S_ISREG(status.st_mode):
@@ -155,26 +160,24 @@ def _problem(path: str, n_bytes: int, sha256: str, written: int | None) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PartitionBounds:
-    """Where the sources of every partition lie, and how fast they move.
+    """Bounds of positions and motions of the sources in every partition.
 
     Parameters
     ----------
     keys : tuple of (int, int)
         Tract and patch of each partition, sorted.
     rows, moving : ndarray of int, shape (N,)
-        Its sources, and those of them that move.
-    centers : ndarray, shape (N, 3)
-        Unit vector to the middle of its sources' catalogue positions.
-    radii : ndarray, shape (N,)
-        Radians from there that hold all of them.
+        Number of sources, and of moving sources.
+    centers, radii : ndarray, shapes (N, 3) and (N,)
+        Centre (unit vector) and radius (radians) of a circle that contains all catalogue positions.
     speeds : ndarray, shape (N,)
         Fastest motion, radians per day.
     epochs : ndarray, shape (N, 2)
-        First and last epoch of those that move (MJD TAI); NaN where none does, or one has none.
+        First and last epoch of moving sources (MJD TAI); NaN if there are none, or one has no epoch.
     sizes : tuple of int
-        Bytes of its file.
+        Size of each file in bytes.
     sha256 : tuple of str
-        Of its file.
+        SHA-256 of each file.
     """
 
     keys: tuple[Key, ...]
@@ -189,23 +192,23 @@ class PartitionBounds:
 
     @functools.cached_property
     def index(self) -> Mapping[Key, int]:
-        """Place of every partition in the arrays."""
+        """Index of every partition in the arrays."""
         return {key: i for i, key in enumerate(self.keys)}
 
 
 def partition_bounds(out_dir: str | os.PathLike[str]) -> PartitionBounds:
-    """Where the sources of every partition lie; read once in each process for each version of the data set.
+    """Return the bounds of all partitions; they are cached until the data set changes.
 
     Raises
     ------
     CatalogError
-        If the folder holds no finished data set.
+        If the folder contains no finished data set.
     """
     return _current(Path(out_dir))[0]
 
 
 def _current(out: Path) -> tuple[PartitionBounds, str]:
-    """The bounds and the digest of the data set as it is now."""
+    """Return the current bounds and digest of the data set."""
     try:
         status = (out / MARKER).stat()
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -247,12 +250,12 @@ def _bounds(out: Path, stamp: tuple[int, int, int, int]) -> tuple[PartitionBound
 
 
 def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
-    """Rows of every (tract, patch) that has any, sorted; (-1, -1) are those in no tract.
+    """Return the number of rows of every (tract, patch) that has any, sorted; (-1, -1) is outside all tracts.
 
     Raises
     ------
     CatalogError
-        If the folder holds no finished data set.
+        If the folder contains no finished data set.
     """
     bounds = partition_bounds(out_dir)
     return dict(zip(bounds.keys, bounds.rows.tolist(), strict=True))
@@ -264,26 +267,26 @@ def read_partitions(
     *,
     columns: Sequence[str] | None = None,
 ) -> QTable:
-    """The sources of some patches, sorted by injection id.
+    """Read the sources of some patches, sorted by injection id.
 
     Parameters
     ----------
     out_dir : path-like
-        What `partition_catalog` wrote.
+        Folder that `partition_catalog` wrote.
     keys : iterable of (int, int)
-        Tracts and patches; one without sources, or named twice, adds nothing.
+        Tracts and patches; repeated ones and those without sources are allowed.
     columns : sequence of str, optional
-        Only these columns; ``injection_id`` is always among them.
+        Columns to read, by default all; ``injection_id`` is always included.
 
     Returns
     -------
     QTable
-        With no rows, but all columns, where none of the patches has any.
+        With all columns, even if there are no rows.
 
     Raises
     ------
     CatalogError
-        If the folder holds no finished data set, or has no such column.
+        If the folder contains no finished data set, or a column does not exist.
     CorruptFileError
         If a partition is missing or unreadable.
     """
@@ -307,15 +310,15 @@ def _joined(tables: Sequence[pa.Table], *, empty: bool) -> QTable:
 
 
 def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) -> pa.Table:
-    """One partition as it is stored, sorted by injection id; parameters and errors as in `read_partitions`.
+    """Read one partition as an Arrow table, sorted by injection id; parameters and errors as in `read_partitions`.
 
-    A partition without sources is an error here.
+    A partition that does not exist is an error here.
     """
     path = part_path(out, key)
     bounds = partition_bounds(out)
     names = None if columns is None else list(dict.fromkeys(["injection_id", *columns]))
     try:
-        # Whole, and without threads: these files are small. (pq.read_table would add tract and patch from the
+        # Read completely and without threads, since these files are small. (pq.read_table would add columns for the
         # folders' names.)
         content = path.read_bytes()
         place = bounds.index.get(key)
@@ -342,7 +345,7 @@ def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) ->
 
 
 def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column of a stored partition, as `skygraft.catalog.values` gives it, without the way through a `QTable`."""
+    """Return a column of a stored partition as `skygraft.catalog.values` does, without converting the whole table."""
     column, spec = table.column(name), COLUMNS.get(name)
     unit = (table.schema.field(name).metadata or {}).get(b"unit", b"").decode()
     plain = pa.types.is_float64(column.type) if spec and spec.kind == "float" else pa.types.is_int64(column.type)
@@ -352,16 +355,16 @@ def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
 
 
 class PartitionCache:
-    """The partitions that were read last, for a process that makes one image after the other of one patch.
+    """A cache of the partitions that were read last, for processes that inject into many images of one patch.
 
-    Threads may share it. It notices when the catalogue is partitioned again.
+    It is thread-safe, and is cleared when the catalogue is partitioned again.
 
     Parameters
     ----------
     path : path-like
-        What `partition_catalog` wrote.
+        Folder that `partition_catalog` wrote.
     max_bytes : int
-        Memory that it may hold.
+        Largest size in memory.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = 128 << 20) -> None:
@@ -374,11 +377,11 @@ class PartitionCache:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes held now."""
+        """Current size in memory, bytes."""
         return self._n_bytes
 
     def read(self, keys: Iterable[Key]) -> QTable:
-        """The sources of some patches, sorted by injection id: what `read_partitions` gives, with its errors."""
+        """Return the sources of some patches, sorted by injection id, as `read_partitions` does, with its errors."""
         bounds, digest = _current(self._path)
         wanted = _wanted(keys, bounds.index)
         with self._lock:
