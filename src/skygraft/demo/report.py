@@ -1,4 +1,4 @@
-"""Tells what the demo did."""
+"""Print a report of the demo."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def print_report(result: DemoResult, console: Console) -> None:
 
 
 def _near(path: Path) -> str:
-    """The path as one would type it here."""
+    """Return the path relative to the current folder, if it is inside."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
