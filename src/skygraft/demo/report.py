@@ -16,7 +16,7 @@ __all__ = ["print_report"]
 
 
 def print_report(result: DemoResult, console: Console) -> None:
-    """Print what was made, what it measured, where it is, and what to try next."""
+    """Print what was generated, the measurements, where the files are, and commands to try next."""
     run, images = result.run, result.images
     bands = list(result.closure)
     visits = len({image.visit for image in images})
