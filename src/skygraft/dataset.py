@@ -118,7 +118,14 @@ def _tag_bytes(tag: str) -> bytes:
 
 
 def made_by(tag: str, id: uuid.UUID) -> bool:
-    """Return whether an id was created by `Dataset.derive` with this tag."""
+    """Return whether an id was created by `Dataset.derive` with this tag.
+
+    Parameters
+    ----------
+    tag : str
+        As in `Dataset.derive`.
+    id : uuid.UUID
+    """
     wanted = bytearray(_tag_bytes(tag))
     wanted[6] = wanted[6] & 0x0F | 0x80
     return id.bytes[:_TAG_BYTES] == bytes(wanted)

@@ -28,7 +28,7 @@ __all__ = ["MOST_PROCESSES", "Careful", "Mapper", "careful_map", "process_mapper
 MOST_PROCESSES = 1024
 """Largest number of processes that a mapper starts; more would exhaust the machine."""
 
-_FEW_CHUNKS = 12
+_FIRST_CHUNKS = 12
 _NONE = object()
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -194,7 +194,7 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
         def mapper(function: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
             waiting: deque[Future[list[Any]]] = deque()
             items = iter(items)
-            first = list(itertools.islice(items, 1 if chunksize == 1 else _FEW_CHUNKS * chunksize))
+            first = list(itertools.islice(items, 1 if chunksize == 1 else _FIRST_CHUNKS * chunksize))
             if (more := next(items, _NONE)) is _NONE:
                 # Done in this process, while no other has started.
                 yield from careful_map(function, first)

@@ -90,8 +90,8 @@ def from_arrow(table: pa.Table, *, origin: str = "") -> QTable:
         if isinstance(values, Refusal):
             refuse(out, field.name, values)
             continue
-        told = field.metadata or {}
-        unit = parse_unit(told.get(b"unit") or told.get(b"units") or units.get(field.name))
+        metadata = field.metadata or {}
+        unit = parse_unit(metadata.get(b"unit") or metadata.get(b"units") or units.get(field.name))
         if unit is not None and values.dtype.kind in "fiu" and not isinstance(values, Column):
             out[field.name] = _with_unit(values, unit)
         else:
@@ -272,7 +272,21 @@ def pandas_index(schema: pa.Schema, n_rows: int) -> tuple[str, range] | None:
 
 
 def with_index(table: pa.Table, index: tuple[str, range] | None, first_row: int = 0) -> pa.Table:
-    """Add the index from `pandas_index` as a column to rows of a file that begin at `first_row`."""
+    """Add the index from `pandas_index` as a column to rows of a file that begin at `first_row`.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Consecutive rows of the file.
+    index : (str, range) or None
+        Result of `pandas_index`.
+    first_row : int
+        Number of the table's first row in the file.
+
+    Returns
+    -------
+    pyarrow.Table
+    """
     if index is None:
         return table
     name, rows = index

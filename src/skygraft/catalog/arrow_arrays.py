@@ -17,7 +17,17 @@ _NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
 
 
 def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
-    """Convert an array of numbers, bool or str, shape (N,), to an Arrow array; null where `mask` is true."""
+    """Convert an array of numbers, bool or str, shape (N,), to an Arrow array; null where `mask` is true.
+
+    Parameters
+    ----------
+    values : ndarray, shape (N,)
+    mask : array_like of bool, optional
+
+    Returns
+    -------
+    pyarrow.Array
+    """
     valid = None
     if mask is not None and np.any(mask):
         valid = pa.py_buffer(np.packbits(~np.asarray(mask, dtype=bool), bitorder="little"))

@@ -72,7 +72,17 @@ class Refusal:
 
 
 def refuse(table: Table, name: str, refusal: Refusal) -> None:
-    """Record that a column was left out of a table, and why."""
+    """Record that a column was left out of a table, and why.
+
+    Parameters
+    ----------
+    table : Table
+        Modified in place.
+    name : str
+        Name of the column.
+    refusal : Refusal
+        The reason.
+    """
     table.meta.setdefault(_REFUSED, {})[name] = refusal
     if name in table.colnames:
         table.remove_column(name)
@@ -294,6 +304,11 @@ class ColumnReader:
         Returns
         -------
         ndarray, shape (N,)
+
+        Raises
+        ------
+        CatalogError
+            If a value is not an integer, or cannot be represented as int64.
         """
         self._no_booleans("a whole number")
         if self.unit not in (None, u.dimensionless_unscaled, parse_unit(unit)):

@@ -17,7 +17,7 @@ from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
 from skygraft.catalog.columns import Refusal, refuse, shorten
-from skygraft.catalog.text_tables import AGAIN, read_packed
+from skygraft.catalog.text_tables import FETCH_AGAIN, read_packed
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftError
 from skygraft.fitsfile.open import scan_fits
 
@@ -44,16 +44,16 @@ def read_fits(path: Path, hdu: int | str | None = None) -> Table:
     """
     packed = path.suffix.lower() == ".gz"
     if not packed and path.stat().st_size % 2880:
-        raise CorruptFileError("truncated: its size is not a multiple of 2880 bytes", path=path, fix=AGAIN)
+        raise CorruptFileError("truncated: its size is not a multiple of 2880 bytes", path=path, fix=FETCH_AGAIN)
     content = read_packed(path) if packed else path.read_bytes()
     # astropy trusts the sizes in a header.
     scan_fits(memoryview(content), path)
-    with _damage_named(path), fits.open(io.BytesIO(content), memmap=False) as hdus:
+    with _fits_errors(path), fits.open(io.BytesIO(content), memmap=False) as hdus:
         which = _table_hdu(hdus, path, hdu)
         found = hdus[which]
         problem = _structure_problem(found.header, content[found.fileinfo()["datLoc"] :])
         if problem:
-            raise CorruptFileError(f"not a readable fits table: {problem}", path=path, hdu=which, fix=AGAIN)
+            raise CorruptFileError(f"not a readable fits table: {problem}", path=path, hdu=which, fix=FETCH_AGAIN)
         return read_fits_table(found)
 
 
@@ -113,7 +113,7 @@ def _table_hdu(hdus: fits.HDUList, path: Path, hdu: int | str | None) -> int:
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _fits_errors(path: Path) -> Iterator[None]:
     """Context in which astropy's exceptions about a damaged file become errors that name it; skygraft's errors pass."""
     with warnings.catch_warnings():
         # astropy's warnings about units and character codes do not affect the values.
@@ -124,10 +124,10 @@ def _damage_named(path: Path) -> Iterator[None]:
             error.path = error.path or str(path)
             raise
         except MemoryError as error:
-            raise CorruptFileError("the table claims more than memory holds", path=path, fix=AGAIN) from error
+            raise CorruptFileError("the table claims more than memory holds", path=path, fix=FETCH_AGAIN) from error
         except Exception as error:  # astropy assumes complete headers, and may raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise CorruptFileError(f"not a readable fits table: {reason}", path=path, fix=AGAIN) from error
+            raise CorruptFileError(f"not a readable fits table: {reason}", path=path, fix=FETCH_AGAIN) from error
 
 
 def read_fits_table(hdu: Any) -> Table:

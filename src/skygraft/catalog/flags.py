@@ -83,7 +83,15 @@ def decode_flags(value: int) -> list[str]:
 
 
 def has_flag(flags: ArrayLike, flag: Flag) -> NDArray[np.bool_]:
-    """Return which elements of `flags` have any bit of `flag` set, as booleans, shape (N,)."""
+    """Return which elements of `flags` have any bit of `flag` set, as booleans, shape (N,).
+
+    Parameters
+    ----------
+    flags : array_like of int, shape (N,)
+        A ``flags`` column.
+    flag : Flag
+        One or several flags.
+    """
     set_bits: NDArray[np.int64] = np.asarray(flags, dtype=np.int64) & np.int64(int(flag))
     return set_bits.astype(np.bool_)
 

@@ -23,7 +23,7 @@ from skygraft.catalog.fits_tables import read_fits
 from skygraft.catalog.parquet_files import open_parquet, read_parquet, write_parquet
 from skygraft.catalog.schema import strings
 from skygraft.catalog.tables import as_table
-from skygraft.catalog.text_tables import AGAIN, read_csv, read_ecsv
+from skygraft.catalog.text_tables import FETCH_AGAIN, read_csv, read_ecsv
 from skygraft.catalog.votables import read_votable
 from skygraft.errors import CatalogError, CorruptFileError
 from skygraft.paths import home_expanded
@@ -229,7 +229,7 @@ def _check_file(path: Path) -> None:
     if not stat.S_ISREG(mode):
         raise CatalogError("this is no regular file", path=path, fix="Give a file that can be read to its end")
     if size == 0:
-        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=AGAIN)
+        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=FETCH_AGAIN)
 
 
 def iter_catalog(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skygraft.catalog.arrow import from_arrow, pandas_index, with_index
-from skygraft.catalog.text_tables import AGAIN
+from skygraft.catalog.text_tables import FETCH_AGAIN
 from skygraft.errors import CatalogError, CorruptFileError
 
 __all__ = ["ParquetCatalog", "open_parquet", "read_parquet", "write_parquet"]
@@ -33,18 +33,20 @@ class ParquetCatalog:
 
     def __init__(self, file: Any, path: Path) -> None:
         self._file, self._path = file, path
-        with _damage_named(path):
+        with _parquet_errors(path):
             self._schema = file.schema_arrow
             self.n_rows = int(file.metadata.num_rows)
             self._index = pandas_index(self._schema, self.n_rows)
             self.names = [*self._schema.names, *([self._index[0]] if self._index else [])]
         size = path.stat().st_size
         if self.n_rows > max(_ROWS, _ROWS_PER_BYTE * size):
-            raise CorruptFileError(f"the file claims {self.n_rows} rows, and has {size} bytes", path=path, fix=AGAIN)
+            raise CorruptFileError(
+                f"the file claims {self.n_rows} rows, and has {size} bytes", path=path, fix=FETCH_AGAIN
+            )
 
     def read(self) -> Any:
         """Return all rows, converted by `from_arrow`."""
-        with _damage_named(self._path):
+        with _parquet_errors(self._path):
             table = self._file.read()
         return self._converted(table, 0)
 
@@ -53,7 +55,7 @@ class ParquetCatalog:
         batches = self._file.iter_batches(batch_size=chunk_rows)
         first = 0
         while True:
-            with _damage_named(self._path):
+            with _parquet_errors(self._path):
                 batch = next(batches, None)
                 if batch is None:
                     return
@@ -62,7 +64,7 @@ class ParquetCatalog:
             first += batch.num_rows
 
     def _converted(self, table: pa.Table, first_row: int) -> Any:
-        with _damage_named(self._path):
+        with _parquet_errors(self._path):
             # Finds invalid UTF-8 and offsets beyond the data before they are accessed.
             table.validate(full=True)
         return from_arrow(with_index(table, self._index, first_row), origin=str(self._path))
@@ -81,7 +83,7 @@ def open_parquet(path: Path) -> Iterator[ParquetCatalog]:
     CorruptFileError
         If the file cannot be read, when it is opened or later.
     """
-    with _damage_named(path):
+    with _parquet_errors(path):
         # Not pq.read_table, which imports pandas: seconds in every worker.
         file = pq.ParquetFile(path, page_checksum_verification=True)
     with file:
@@ -100,7 +102,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _parquet_errors(path: Path) -> Iterator[None]:
     """Context in which pyarrow's exceptions become errors that name the file; other errors pass."""
     try:
         yield
@@ -108,8 +110,8 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise
     except pa.ArrowMemoryError as error:
         raise CorruptFileError(
-            f"not a readable Parquet file: it claims more than memory holds ({error})", path=path, fix=AGAIN
+            f"not a readable Parquet file: it claims more than memory holds ({error})", path=path, fix=FETCH_AGAIN
         ) from error
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CorruptFileError(f"not a readable Parquet file: {reason}", path=path, fix=AGAIN) from error
+        raise CorruptFileError(f"not a readable Parquet file: {reason}", path=path, fix=FETCH_AGAIN) from error

@@ -345,7 +345,19 @@ def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) ->
 
 
 def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
-    """Return a column of a stored partition as `skygraft.catalog.values` does, without converting the whole table."""
+    """Return a column of a stored partition as `skygraft.catalog.values` does, without converting the whole table.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        A partition, from `read_partition`.
+    name : str
+        Name of the column.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+    """
     column, spec = table.column(name), COLUMNS.get(name)
     unit = (table.schema.field(name).metadata or {}).get(b"unit", b"").decode()
     plain = pa.types.is_float64(column.type) if spec and spec.kind == "float" else pa.types.is_int64(column.type)

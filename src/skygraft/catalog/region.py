@@ -40,7 +40,20 @@ def _to_degrees(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
 def tangent_to_sky(
     ra0: float, dec0: float, xi: NDArray[np.float64], eta: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Convert gnomonic tangent-plane offsets xi (East) and eta (North), arcsec, to positions in degrees."""
+    """Convert gnomonic tangent-plane offsets xi (East) and eta (North), arcsec, to positions in degrees.
+
+    Parameters
+    ----------
+    ra0, dec0 : float
+        Tangent point, degrees.
+    xi, eta : array_like
+        Offsets in arcsec.
+
+    Returns
+    -------
+    ra, dec : ndarray
+        Degrees.
+    """
     centre = unit_vectors(ra0, dec0)
     east, north = _basis(centre)
     to_rad = np.radians(1.0 / 3600.0)
@@ -68,7 +81,20 @@ class Region:
 
     @classmethod
     def circle(cls, ra: float, dec: float, radius: float) -> Region:
-        """Return the circle of `radius` degrees around (ra, dec)."""
+        """Return the circle of `radius` degrees around (ra, dec).
+
+        Parameters
+        ----------
+        ra, dec : float
+            Centre, degrees.
+        radius : float
+            Degrees, in (0, 180].
+
+        Raises
+        ------
+        CatalogError
+            If the position or the radius is invalid.
+        """
         if not (0 < radius <= 180 and abs(dec) <= 90 and np.isfinite(ra)):
             raise CatalogError(
                 f"a circle of radius {radius} degrees around ({ra}, {dec}) makes no sense",
@@ -79,7 +105,18 @@ class Region:
 
     @classmethod
     def from_polygon(cls, corners: ArrayLike) -> Region:
-        """Return the polygon with these corners (ra, dec) in degrees."""
+        """Return the polygon with these corners (ra, dec) in degrees.
+
+        Parameters
+        ----------
+        corners : array_like, shape (M, 2)
+            (ra, dec) in degrees.
+
+        Raises
+        ------
+        CatalogError
+            If there are fewer than three corners, or the polygon is too large or has no area.
+        """
         points = np.asarray(corners, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
             raise CatalogError(
@@ -116,7 +153,13 @@ class Region:
         return float(abs(excess.sum()) * _SQ_DEG)
 
     def contains(self, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.bool_]:
-        """Return which positions (degrees, shape (N,)) are inside, as booleans."""
+        """Return which positions (degrees, shape (N,)) are inside, as booleans.
+
+        Parameters
+        ----------
+        ra, dec : array_like, shape (N,)
+            Degrees.
+        """
         vectors = np.atleast_2d(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)))
         return self._holds(vectors)
 
@@ -144,7 +187,14 @@ class Region:
         return inside
 
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Draw `n` unit vectors, shape (n, 3), uniformly distributed over the region."""
+        """Draw `n` unit vectors, shape (n, 3), uniformly distributed over the region.
+
+        Parameters
+        ----------
+        n : int
+            Number of points.
+        rng : numpy.random.Generator
+        """
         centre = unit_vectors(self.ra, self.dec)
         east, north = _basis(centre)
         # 1 - cos(radius), without cancellation for small circles.

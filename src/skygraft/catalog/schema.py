@@ -293,7 +293,18 @@ def unit_of(name: str) -> str | None:
 
 
 def strings(table: Table, name: str) -> NDArray[np.str_]:
-    """Return a text column as an array of str: bytes are decoded, blanks stripped, missing values become ``""``."""
+    """Return a text column as an array of str: bytes are decoded, blanks stripped, missing values become ``""``.
+
+    Parameters
+    ----------
+    table : Table or QTable
+    name : str
+        Any text column; an absent one gives ``""`` everywhere.
+
+    Returns
+    -------
+    ndarray of str, shape (N,)
+    """
     if name in refused(table):
         raise refused(table)[name].error(name)
     if name not in table.colnames:

@@ -15,7 +15,7 @@ __all__ = ["separated_vectors"]
 
 type Vectors = NDArray[np.float64]
 
-_FEW = 0.05
+_LOW_ACCEPTANCE = 0.05
 """Acceptance rate below which darts are thrown only into the remaining gaps."""
 _FINEST = 2.0**-7
 """Gaps smaller than this fraction of the separation are treated as filled."""
@@ -53,7 +53,7 @@ def separated_vectors(where: Region, count: int, separation: float, rng: np.rand
     chord = 2.0 * np.sin(np.radians(separation / 3600.0) / 2.0)
     kept = np.empty((0, 3))
     share = 1.0
-    while share >= _FEW:
+    while share >= _LOW_ACCEPTANCE:
         missing = count - len(kept)
         if missing <= 0:
             return kept[:count]
@@ -72,7 +72,7 @@ def separated_vectors(where: Region, count: int, separation: float, rng: np.rand
                 fix="Lower the density or the separation, or use grid_catalog, which packs them closer",
             )
         share = 1.0
-        while share >= _FEW and len(kept) < count:
+        while share >= _LOW_ACCEPTANCE and len(kept) < count:
             darts = gaps.sample(min(max(64, 4 * (count - len(kept))), _MOST_DARTS), rng)
             added = _far_enough(darts, kept, chord)
             share = len(added) / max(len(darts), 1)

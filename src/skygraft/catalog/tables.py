@@ -147,9 +147,9 @@ def _of_columns(columns: Iterable[tuple[str, Any]], origin: str) -> Table:
     converted = [(name, Refusal.twice(n) if (n := counts[name]) > 1 else _column(value)) for name, value in columns]
     lengths = {name: len(c) for name, c in converted if not isinstance(c, Refusal) and np.ndim(c) > 0}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} ({n})" for name, n in lengths.items())
+        listed = ", ".join(f"{name} ({n})" for name, n in lengths.items())
         raise CatalogError(
-            f"the columns are of different lengths: {told}", path=origin or None, fix="Give one value a row"
+            f"the columns are of different lengths: {listed}", path=origin or None, fix="Give one value a row"
         )
     n_rows = next(iter(lengths.values()), 1)
     table = Table()

@@ -28,9 +28,19 @@ from skygraft.catalog.columns import Refusal, refuse, shorten
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftWarning
 from skygraft.yaml_text import YamlError, check_yaml
 
-__all__ = ["AGAIN", "FLOAT", "INTEGER", "SPECIAL", "read_csv", "read_ecsv", "read_packed", "typed", "without_repeated"]
+__all__ = [
+    "FETCH_AGAIN",
+    "FLOAT",
+    "INTEGER",
+    "SPECIAL",
+    "read_csv",
+    "read_ecsv",
+    "read_packed",
+    "typed",
+    "without_repeated",
+]
 
-AGAIN = "Fetch or make the file again, and check that its ending says what it is"
+FETCH_AGAIN = "Fetch or make the file again, and check that its ending says what it is"
 
 INTEGER = r"[+-]?[0-9]+"
 FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -57,7 +67,7 @@ def read_packed(path: Path) -> bytes:
         with gzip.open(path) as file:
             content = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise CorruptFileError(f"the file cannot be read ({error})", path=path, fix=AGAIN) from error
+        raise CorruptFileError(f"the file cannot be read ({error})", path=path, fix=FETCH_AGAIN) from error
     if len(content) > limit:
         raise CorruptFileError(
             f"it unpacks to more than {limit} bytes, which no table of text does",
@@ -84,7 +94,7 @@ def _text_of(path: Path) -> bytes:
         raise CorruptFileError(
             f"not a readable {_kind(path)} table: {reason} in line {content.count(bytes([10]), 0, place) + 1}",
             path=path,
-            fix="Write the file as UTF-8 text. " + AGAIN,
+            fix="Write the file as UTF-8 text. " + FETCH_AGAIN,
         )
     if content.strip() and not content.endswith((b"\n", b"\r")):
         n = len(content.splitlines())
@@ -129,7 +139,9 @@ def _cells(content: bytes, delimiter: str, path: Path) -> tuple[list[str], list[
     except (pa.ArrowException, OSError) as error:
         ragged = _RAGGED.search(str(error))
         if ragged is None:
-            raise CorruptFileError(f"not a readable {_kind(path)} table: {error}", path=path, fix=AGAIN) from error
+            raise CorruptFileError(
+                f"not a readable {_kind(path)} table: {error}", path=path, fix=FETCH_AGAIN
+            ) from error
         raise CorruptFileError(
             f"a row has {ragged[3]} cells, where the first line names {ragged[2]} columns",
             path=path,
@@ -254,7 +266,7 @@ def read_ecsv(path: Path) -> Table:
         except MemoryError:
             raise
         except Exception as error:  # astropy may raise anything for a damaged file
-            raise CorruptFileError(f"not a readable ecsv table: {error}", path=path, fix=AGAIN) from error
+            raise CorruptFileError(f"not a readable ecsv table: {error}", path=path, fix=FETCH_AGAIN) from error
     names, cells = _cells(b"\n".join(lines[n_header:]), str(header.get("delimiter", " ")), path)
     kinds = {str(c["name"]): str(c["datatype"]) for c in header["datatype"] if "subtype" not in c}
     for name, column in zip(names, cells, strict=True):
@@ -269,7 +281,7 @@ def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
         header: Any = yaml.load(text, Loader=_HeaderLoader)
     except (YamlError, yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise CorruptFileError(
-            f"not a readable ecsv table: the header is no YAML ({str(error).lstrip(' :')})", path=path, fix=AGAIN
+            f"not a readable ecsv table: the header is no YAML ({str(error).lstrip(' :')})", path=path, fix=FETCH_AGAIN
         ) from error
     columns = header.get("datatype") if isinstance(header, dict) else None
     if not isinstance(columns, list) or not all(
@@ -278,7 +290,7 @@ def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
         raise CorruptFileError(
             "not a readable ecsv table: the header has no list 'datatype' of columns with a name and a datatype",
             path=path,
-            fix=AGAIN,
+            fix=FETCH_AGAIN,
         )
     for column in columns:
         for key in column.keys() - set(_ECSV_KEYS):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.arrow_arrays import numpy_array, texts_of
 from skygraft.catalog.columns import Refusal, parse_unit, refuse, shorten
-from skygraft.catalog.text_tables import AGAIN, FLOAT, INTEGER, SPECIAL, read_packed, without_repeated
+from skygraft.catalog.text_tables import FETCH_AGAIN, FLOAT, INTEGER, SPECIAL, read_packed, without_repeated
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftError
 
 __all__ = ["Field", "parse_votable", "read_votable"]
@@ -109,7 +109,7 @@ class _Parser:
         except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError for an unknown encoding
             if isinstance(error, SkygraftError):
                 raise
-            raise CorruptFileError(f"not a readable votable: {error}", path=self.path, fix=AGAIN) from error
+            raise CorruptFileError(f"not a readable votable: {error}", path=self.path, fix=FETCH_AGAIN) from error
 
     def columns(self) -> list[pa.Array]:
         """Return the cells of TABLEDATA by column, as text without surrounding blanks."""
@@ -118,7 +118,7 @@ class _Parser:
         return [pc.utf8_trim_whitespace(pa.concat_arrays(p) if p else pa.array([], pa.string())) for p in parts]
 
     def error(
-        self, reason: str, fix: str = AGAIN, *, row: int | None = None, key: str | None = None
+        self, reason: str, fix: str = FETCH_AGAIN, *, row: int | None = None, key: str | None = None
     ) -> CorruptFileError:
         """Return an error that names the current line of the file."""
         line = self._expat.CurrentLineNumber
@@ -272,7 +272,7 @@ def read_votable(path: Path) -> Table:
     lengths = {len(c) for c in columns if not isinstance(c, Refusal)}
     if parser.n_rows >= 0 and lengths and lengths != {parser.n_rows}:
         raise CorruptFileError(
-            f"the table has {max(lengths)} rows, and says that it has {parser.n_rows}", path=path, fix=AGAIN
+            f"the table has {max(lengths)} rows, and says that it has {parser.n_rows}", path=path, fix=FETCH_AGAIN
         )
     table = Table()
     names = [field.name for field in fields]
@@ -368,7 +368,7 @@ def _of_stream(parser: _Parser, *, nulls: bool) -> Iterator[Any]:
     try:
         content = binascii.a2b_base64("".join("".join(parser.stream).split()), strict_mode=True)
     except (binascii.Error, ValueError) as error:
-        raise CorruptFileError(f"the stream is no base64 ({error})", path=parser.path, fix=AGAIN) from error
+        raise CorruptFileError(f"the stream is no base64 ({error})", path=parser.path, fix=FETCH_AGAIN) from error
     fields = parser.fields
     sizes = [_cell_bytes(field) for field in fields]
     n_flags = -(-len(fields) // 8) if nulls else 0
@@ -376,7 +376,7 @@ def _of_stream(parser: _Parser, *, nulls: bool) -> Iterator[Any]:
     if not any(variable for _, variable in sizes):
         row_bytes = n_flags + sum(n for n, _ in sizes)
         if row_bytes == 0 or len(content) % row_bytes:
-            raise CorruptFileError(ends, path=parser.path, fix=AGAIN)
+            raise CorruptFileError(ends, path=parser.path, fix=FETCH_AGAIN)
         rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, row_bytes)
         starts = np.cumsum([n_flags, *(n for n, _ in sizes)]).tolist()
         cells: list[Any] = [np.ascontiguousarray(rows[:, a:b]) for a, b in itertools.pairwise(starts)]
@@ -384,7 +384,7 @@ def _of_stream(parser: _Parser, *, nulls: bool) -> Iterator[Any]:
     else:
         cells, flags = _variable_rows(content, sizes, n_flags)
         if cells is None:
-            raise CorruptFileError(ends, path=parser.path, fix=AGAIN)
+            raise CorruptFileError(ends, path=parser.path, fix=FETCH_AGAIN)
     missing = (
         np.unpackbits(flags, axis=1) if nulls and len(flags) else np.zeros((len(flags), len(fields)), dtype=np.uint8)
     )
@@ -437,7 +437,7 @@ def _of_bytes(field: Field, cells: Any, missing: NDArray[np.bool_], path: Path |
                 f"column {field.name!r} holds text that is no {encoding} ({error})",
                 path=path,
                 key=field.name,
-                fix=AGAIN,
+                fix=FETCH_AGAIN,
             ) from error
         out = np.array(["" if gone else t for t, gone in zip(texts, missing, strict=True)], dtype=np.str_)
         return out if out.size else out.astype("U1")

@@ -125,8 +125,8 @@ AllowPickle = Annotated[
     bool,
     typer.Option(
         "--allow-pickle",
-        help="Read a PSF that is stored as a Python pickle (PiffPsf). A pickle can run any program on this machine: only "
-        "for files whose origin you trust.",
+        help="Read a PSF that is stored as a Python pickle (PiffPsf). A pickle can run any program on this machine: "
+        "use this only for files whose origin you trust.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -51,7 +51,20 @@ def measure(
     y: NDArray[np.float64],
     radius: float = APERTURE_RADIUS,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Measure fluxes inside circles and their standard errors; NaN where the sky annulus leaves the image."""
+    """Measure fluxes inside circles and their standard errors; NaN where the sky annulus leaves the image.
+
+    Parameters
+    ----------
+    image, variance : ndarray, shape (ny, nx)
+    x, y : ndarray, shape (N,)
+        Centres, 0-based pixels.
+    radius : float
+        Pixels.
+
+    Returns
+    -------
+    flux, error : ndarray, shape (N,)
+    """
     half = int(ANNULUS[1]) + 1
     flux, error = np.full(len(x), np.nan), np.full(len(x), np.nan)
     step = (np.arange(10) - 4.5) / 10

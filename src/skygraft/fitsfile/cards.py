@@ -43,7 +43,15 @@ def header_of(cards: Iterable[bytes]) -> fits.Header:
 
 
 def card_value(header: fits.Header, key: str, default: Any = None) -> Any:
-    """Return a header value, or the default where the card is absent or has no value."""
+    """Return a header value, or the default where the card is absent or has no value.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    key : str
+        Keyword.
+    default : object
+    """
     value = header.get(key, default)
     return default if isinstance(value, fits.card.Undefined) else value
 

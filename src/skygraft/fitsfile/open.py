@@ -30,7 +30,7 @@ __all__ = [
     "CONVERSIONS",
     "HduSpan",
     "RawFits",
-    "damage_named",
+    "fits_errors",
     "is_fits",
     "map_fits",
     "open_fits",
@@ -181,7 +181,7 @@ def _first_beyond(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def damage_named(path: str | os.PathLike[str], *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def fits_errors(path: str | os.PathLike[str], *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Context in which exceptions that astropy raises for a damaged file become errors that name the file.
 
     astropy parses cards when they are accessed and assumes complete headers, so damage can surface anywhere. Other
@@ -264,7 +264,7 @@ def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
             raise CorruptFileError(
                 f"the file cannot be read ({error.strerror or error})", path=path, fix="Check its permissions"
             ) from error
-        with damage_named(path):
+        with fits_errors(path):
             yield RawFits(path, buffer, scan_fits(buffer, path), packing is not None)
 
 
@@ -297,7 +297,7 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = True, decompress: 
         source: Any = io.BytesIO(raw.buffer) if raw.packed else os.fspath(raw.path)
         # None, not True: with True astropy refuses to map scaled images; by default it reads them into memory.
         options = {} if raw.packed else {"memmap": None if memmap else False}
-        with damage_named(path):
+        with fits_errors(path):
             hdus = fits.open(source, mode="readonly", disable_image_compression=not decompress, **options)
             with hdus:
                 yield hdus

@@ -19,10 +19,10 @@ __all__ = [
     "BITPIX_DTYPE",
     "PixelScaling",
     "PixelsDoNotFitError",
-    "differ",
-    "fair_key",
-    "fair_uniform",
-    "round_fairly",
+    "changed_pixels",
+    "round_stochastically",
+    "rounding_key",
+    "rounding_uniform",
 ]
 
 BITPIX_DTYPE = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
@@ -32,7 +32,7 @@ class PixelsDoNotFitError(OutputError):
     """New pixel values are outside the range of the image's stored type."""
 
 
-def differ(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.bool_]:
+def changed_pixels(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which pixels changed, as booleans; NaN equals NaN, and `old` is converted to the type of `new` first."""
     with np.errstate(over="ignore", invalid="ignore"):
         old = old.astype(new.dtype, copy=False)
@@ -42,7 +42,9 @@ def differ(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.bool_]:
     return changed
 
 
-def round_fairly(numbers: NDArray[np.float64], stored: NDArray[Any], changed: NDArray[np.bool_]) -> NDArray[np.int64]:
+def round_stochastically(
+    numbers: NDArray[np.float64], stored: NDArray[Any], changed: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """Round stochastically: up with a probability equal to the fractional part, so that the expected value is kept.
 
     The pixels that injection changes were integers before. Rounding to nearest would drop all light that adds less
@@ -63,17 +65,17 @@ def round_fairly(numbers: NDArray[np.float64], stored: NDArray[Any], changed: ND
     ndarray of int64, shape (N,)
         Less than one away from `numbers`, and equal to those that are integers.
     """
-    return _round_all(numbers, np.flatnonzero(changed), fair_key(stored))
+    return _round_all(numbers, np.flatnonzero(changed), rounding_key(stored))
 
 
-def fair_key(stored: NDArray[Any]) -> int:
+def rounding_key(stored: NDArray[Any]) -> int:
     """Return the 32-bit key of the random numbers of an image or tile."""
     key: int = isal_zlib.crc32(np.ascontiguousarray(stored))
     return key
 
 
 @compiled
-def fair_uniform(key: int, index: int) -> float:
+def rounding_uniform(key: int, index: int) -> float:
     """Return the random number in [0, 1) of one pixel: SplitMix64 (Steele, Lea & Flood 2014) of key and pixel index."""
     state = np.uint64(key)
     for step in (np.uint64(1), np.uint64(index + 1)):
@@ -89,7 +91,7 @@ def _round_all(numbers: NDArray[np.float64], places: NDArray[np.int64], key: int
     out = np.empty(len(numbers), np.int64)
     for i in range(len(numbers)):
         whole = np.floor(numbers[i])
-        out[i] = np.int64(whole) + (fair_uniform(key, places[i]) < numbers[i] - whole)
+        out[i] = np.int64(whole) + (rounding_uniform(key, places[i]) < numbers[i] - whole)
     return out
 
 
@@ -169,7 +171,19 @@ class PixelScaling:
         return self.bitpix > 0 and self.bscale == 1 and self.bzero == int(self.bzero)
 
     def decode(self, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Convert stored numbers to pixel values of type `dtype`; BLANK becomes NaN if `dtype` is floating."""
+        """Convert stored numbers to pixel values of type `dtype`; BLANK becomes NaN if `dtype` is floating.
+
+        Parameters
+        ----------
+        stored : ndarray
+            Numbers of the stored type.
+        dtype : dtype
+            Type of the pixel values.
+
+        Returns
+        -------
+        ndarray, same shape
+        """
         native = stored.astype(stored.dtype.newbyteorder("="))
         if self.trivial:
             values = native
@@ -208,7 +222,7 @@ class PixelScaling:
         Returns
         -------
         ndarray, big-endian
-            Integer types are rounded by `round_fairly`.
+            Integer types are rounded by `round_stochastically`.
 
         Raises
         ------
@@ -230,7 +244,7 @@ class PixelScaling:
             blank = np.isnan(scaled)
             limits = np.iinfo(np.int64)
             inside = np.clip(np.where(blank, 0, scaled), limits.min // 2, limits.max // 2)
-            numbers = round_fairly(inside, stored, changed)
+            numbers = round_stochastically(inside, stored, changed)
             if self.blank is not None:
                 # A pixel that happens to round to BLANK would be read as NaN: take the adjacent number instead.
                 numbers[numbers == self.blank] += 1 if self.blank < np.iinfo(self.dtype).max else -1

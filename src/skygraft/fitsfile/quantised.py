@@ -2,7 +2,7 @@
 
 Each tile has a scale and an offset, and each pixel a dither from a sequence fixed by the standard:
 ``value = (number - dither + 0.5) * scale + zero``. Changed pixels are quantised with the scale, offset and dither of
-their tile, and without bias (`skygraft.fitsfile.pixels.round_fairly`); the others keep their number.
+their tile, and without bias (`skygraft.fitsfile.pixels.round_stochastically`); the others keep their number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.fitsfile.pixels import fair_key, fair_uniform
+from skygraft.fitsfile.pixels import rounding_key, rounding_uniform
 from skygraft.jit import compiled
 
 __all__ = ["ZERO", "Quantisation", "dither_randoms"]
@@ -121,7 +121,9 @@ class Quantisation:
         limits = np.iinfo(dtype)
         # No more than 32 bits are used, even of wider types.
         low, high = max(limits.min, -(2**31)) + _RESERVED, min(limits.max, 2**31 - 1) - _RESERVED
-        keys = np.array([fair_key(row[:n]) for row, n in zip(numbers, counts.tolist(), strict=True)], dtype=np.uint64)
+        keys = np.array(
+            [rounding_key(row[:n]) for row, n in zip(numbers, counts.tolist(), strict=True)], dtype=np.uint64
+        )
         changed, fits = np.zeros(len(tiles), dtype=np.bool_), np.zeros(len(tiles), dtype=np.bool_)
         _requantise(
             numbers, counts, tiles, *self._columns(), self.dither, self.seed, dither_randoms(),
@@ -222,7 +224,7 @@ def _requantise(
                 good = low < q < high
                 if good:
                     whole = np.floor(q)
-                    row[p] = np.int64(whole) + (fair_uniform(keys[k], int(p)) < q - whole)
+                    row[p] = np.int64(whole) + (rounding_uniform(keys[k], int(p)) < q - whole)
         fits[k] = good
         if good:
             numbers[k, :n] = row[:n]

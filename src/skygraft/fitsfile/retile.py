@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
 from skygraft.fitsfile.cards import CardUpdates
-from skygraft.fitsfile.pixels import differ
+from skygraft.fitsfile.pixels import changed_pixels
 from skygraft.fitsfile.rice import encode_rice
 from skygraft.fitsfile.shuffle import gzip_bytes, gzip_shuffled
 from skygraft.fitsfile.tile_header import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column
@@ -131,7 +131,7 @@ def _assemble(
     return updates, [rows.tobytes(), *heap]
 
 
-def _encode_riced(
+def _encode_rice_coded(
     image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], known: bool
 ) -> tuple[dict[int, tuple[str, bytes]], list[int]]:
     """Encode the changed ones of some Rice-coded tiles.
@@ -140,7 +140,7 @@ def _encode_riced(
     """
     found: dict[int, tuple[str, bytes]] = {}
     misfits: list[int] = []
-    for portion in image.portions(tiles):
+    for portion in image.batches_of(tiles):
         if image.quantisation is not None:
             numbers, counts, changed, fits_in = _quantised_numbers(image, portion, new)
         else:
@@ -172,7 +172,7 @@ def _integer_numbers(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[A
     if known:
         changed = np.ones(len(tiles), dtype=np.bool_)
     else:
-        marked = differ(values, image.scaling.decode(image.rice_numbers(tiles)[0], new.dtype))
+        marked = changed_pixels(values, image.scaling.decode(image.rice_numbers(tiles)[0], new.dtype))
         # Rows of smaller tiles are padded after their last pixel.
         marked &= np.arange(marked.shape[1]) < counts[:, None]
         changed = marked.any(axis=1)
@@ -237,9 +237,9 @@ def _encode_all(
     found: dict[int, tuple[str, bytes]] = {}
     others = tiles.tolist()
     if (image.quantisation is not None and not image.unscaled) or (image.scaling.integral and new.dtype.kind in "iub"):
-        riced = image.riced(tiles)
-        found, misfits = _encode_riced(image, tiles[riced], new, known)
-        others = tiles[~riced].tolist() + misfits
+        rice_coded = image.rice_coded(tiles)
+        found, misfits = _encode_rice_coded(image, tiles[rice_coded], new, known)
+        others = tiles[~rice_coded].tolist() + misfits
     for tile in others:
         encoded = _encode(image, tile, new[image.slices(tile)], known)
         if encoded is not None:
@@ -255,7 +255,7 @@ def _encode(image: TiledImage, tile: int, new: NDArray[Any], known: bool) -> tup
     else:
         stored = image.stored(tile)
         old = image.values(tile, stored, new.dtype)
-        changed = differ(new, old)
+        changed = changed_pixels(new, old)
         if not changed.any():
             return None
         if not image.lossless(tile):

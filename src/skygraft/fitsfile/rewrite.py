@@ -22,7 +22,7 @@ from skygraft.errors import FormatError, OutputError, OutputExistsError, Skygraf
 from skygraft.fitsfile.cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
 from skygraft.fitsfile.open import RawFits, map_fits
 from skygraft.fitsfile.packed import packing_writer
-from skygraft.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, differ
+from skygraft.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, changed_pixels
 from skygraft.fitsfile.retile import rewrite_tiles
 from skygraft.fitsfile.structure import BLOCK, parse_card
 
@@ -262,7 +262,7 @@ def _plain_image(
     if scaling.trivial and new.dtype == scaling.dtype.newbyteorder("="):
         return {}, _Swapped(new, scaling.dtype)
     stored = np.frombuffer(data, dtype=scaling.dtype).reshape(shape)
-    changed = differ(new, scaling.decode(stored, new.dtype))
+    changed = changed_pixels(new, scaling.decode(stored, new.dtype))
     if not changed.any():
         return {}, None
     try:

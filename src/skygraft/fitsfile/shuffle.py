@@ -79,13 +79,37 @@ def _looks_random(group: NDArray[np.uint8]) -> bool:
 
 
 def unshuffle(raw: NDArray[np.uint8], itemsize: int) -> NDArray[np.uint8]:
-    """Return the bytes of big-endian numbers from shuffled bytes."""
+    """Return the bytes of big-endian numbers from shuffled bytes.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (N itemsize,)
+        First bytes of all numbers, then second bytes, and so on.
+    itemsize : int
+        Bytes per number.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N itemsize,)
+    """
     return np.ascontiguousarray(raw.reshape(itemsize, -1).T).reshape(-1)
 
 
 @compiled
 def unshuffle_words(raw: NDArray[np.uint8], image: NDArray[np.uint32], y0: int, x0: int, ny: int, nx: int) -> None:
-    """Unshuffle a tile of ny x nx four-byte numbers into an image (C-contiguous), its first pixel at (y0, x0)."""
+    """Unshuffle a tile of ny x nx four-byte numbers into an image (C-contiguous), its first pixel at (y0, x0).
+
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (4 ny nx,)
+        Shuffled bytes of the tile.
+    image : ndarray of uint32, shape (NY, NX)
+        Written in place, in native byte order.
+    y0, x0 : int
+        First row and column of the tile.
+    ny, nx : int
+        Shape of the tile.
+    """
     size = ny * nx
     first, second, third, fourth = raw[:size], raw[size : 2 * size], raw[2 * size : 3 * size], raw[3 * size :]
     for j in range(ny):

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from skygraft.errors import CorruptFileError, FormatError
 from skygraft.fitsfile.cards import finite_value
 from skygraft.fitsfile.codecs import codec_errors, load_codec
-from skygraft.fitsfile.foreign_tiles import check_plio, decode_hcompress, hcompressed_shape
 from skygraft.fitsfile.pixels import PixelScaling
 from skygraft.fitsfile.quantised import Quantisation
 from skygraft.fitsfile.rice import RiceError, decode_rice
 from skygraft.fitsfile.shuffle import unshuffle, unshuffle_words
+from skygraft.fitsfile.tile_checks import check_plio, decode_hcompress, hcompressed_shape
 from skygraft.fitsfile.tile_header import (
     COMPRESSED,
     GZIPPED,
@@ -176,14 +176,35 @@ class TiledImage:
         return tuple(s.stop - s.start for s in self.slices(tile))
 
     def column_of(self, tile: int) -> str:
-        """Return the name of the column that contains a tile's pixels."""
+        """Return the name of the column that contains a tile's pixels.
+
+        Raises
+        ------
+        CorruptFileError
+            If the tile has no data.
+        """
         for name in (COMPRESSED, GZIPPED, RAW):
             if name in self.descriptors and self.descriptors[name][tile, 0] > 0:
                 return name
         raise self._damaged(tile, "it has no data")
 
     def stored(self, tile: int) -> NDArray[Any]:
-        """Return the decompressed numbers of one tile: integers if the tile is quantised, otherwise of type ZBITPIX."""
+        """Return the decompressed numbers of one tile: integers if the tile is quantised, otherwise of type ZBITPIX.
+
+        Parameters
+        ----------
+        tile : int
+            Index of the tile.
+
+        Returns
+        -------
+        ndarray, shape of the tile
+
+        Raises
+        ------
+        CorruptFileError
+            If the tile cannot be decompressed.
+        """
         shape = self.tile_shape_of(tile)
         size = math.prod(shape)
         column = self.column_of(tile)
@@ -278,7 +299,21 @@ class TiledImage:
         return self.quantisation is None or self.column_of(tile) != COMPRESSED
 
     def values(self, tile: int, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Convert the stored numbers of a tile to pixel values."""
+        """Convert the stored numbers of a tile to pixel values.
+
+        Parameters
+        ----------
+        tile : int
+            Index of the tile.
+        stored : ndarray
+            Result of `stored`.
+        dtype : dtype
+            Type of the pixel values.
+
+        Returns
+        -------
+        ndarray, same shape
+        """
         if self.quantisation is None or self.lossless(tile):
             return self.scaling.decode(stored, dtype)
         return self._quantised_values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
@@ -307,13 +342,13 @@ class TiledImage:
     def decode(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """Return the whole image, by default in its stored type."""
         out = np.empty(self.shape, dtype or self.scaling.dtype.newbyteorder("="))
-        riced = self.riced(np.arange(self.n_rows))
-        for tiles in self.portions(np.flatnonzero(riced)):
+        rice_coded = self.rice_coded(np.arange(self.n_rows))
+        for tiles in self.batches_of(np.flatnonzero(rice_coded)):
             numbers, counts = self.rice_numbers(tiles)
             self.scatter(out, tiles, self.rice_values(tiles, numbers, counts, out.dtype))
         shuffled = self.algorithm == "GZIP_2" and out.ndim == 2 and out.itemsize == 4 and self.plain(out.dtype)
         words = out.view(np.uint32) if shuffled else None
-        for tile in np.flatnonzero(~riced).tolist():
+        for tile in np.flatnonzero(~rice_coded).tolist():
             where = self.slices(tile)
             if words is not None and self.column_of(tile) == COMPRESSED:
                 self._unshuffle(tile, words, where)
@@ -323,10 +358,10 @@ class TiledImage:
 
     def check(self) -> None:
         """Raise `CorruptFileError` for the first tile that cannot be decompressed."""
-        riced = self.riced(np.arange(self.n_rows))
-        for tiles in self.portions(np.flatnonzero(riced)):
+        rice_coded = self.rice_coded(np.arange(self.n_rows))
+        for tiles in self.batches_of(np.flatnonzero(rice_coded)):
             self.rice_numbers(tiles)
-        for tile in np.flatnonzero(~riced).tolist():
+        for tile in np.flatnonzero(~rice_coded).tolist():
             self.stored(tile)
 
     def _unshuffle(self, tile: int, image: NDArray[np.uint32], where: tuple[slice, ...]) -> None:
@@ -337,13 +372,13 @@ class TiledImage:
             raise self._damaged(tile, f"{len(raw)} bytes for {ny * nx} pixels")
         unshuffle_words(np.frombuffer(raw, np.uint8), image, y0, x0, ny, nx)
 
-    def riced(self, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def rice_coded(self, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of the given tiles are Rice-coded, as booleans."""
         if self.algorithm != "RICE_1" or self.columns[COMPRESSED].element != "B":
             return np.zeros(len(tiles), dtype=np.bool_)
         return np.asarray(self.descriptors[COMPRESSED][tiles, 0] > 0)
 
-    def portions(self, tiles: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    def batches_of(self, tiles: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Split tiles into groups small enough for the processor's cache."""
         step = max(1, _AT_ONCE // math.prod(self.tile_shape))
         for start in range(0, len(tiles), step):
@@ -360,7 +395,17 @@ class TiledImage:
         return np.array([math.prod(self.tile_shape_of(tile)) for tile in tiles.tolist()], dtype=np.int64)
 
     def scatter(self, image: NDArray[Any], tiles: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Write the values of some tiles, shape (N, M), into an image."""
+        """Write the values of some tiles, shape (N, M), into an image.
+
+        Parameters
+        ----------
+        image : ndarray
+            The whole image; written in place.
+        tiles : ndarray of int64, shape (N,)
+            Indices of the tiles.
+        values : ndarray, shape (N, M)
+            Pixels of each tile, as returned by `gather`.
+        """
         if self._by_rows:
             image.reshape(self.n_rows, -1)[tiles] = values
             return
@@ -369,7 +414,15 @@ class TiledImage:
             image[self.slices(tile)] = row[: math.prod(shape)].reshape(shape)
 
     def gather(self, image: NDArray[Any], tiles: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the pixels of some tiles of an image, shape (N, M); zero after the last pixel of a smaller tile."""
+        """Return the pixels of some tiles of an image, shape (N, M); zero after the last pixel of a smaller tile.
+
+        Parameters
+        ----------
+        image : ndarray
+            The whole image.
+        tiles : ndarray of int64, shape (N,)
+            Indices of the tiles.
+        """
         if self._by_rows:
             return np.asarray(image.reshape(self.n_rows, -1)[tiles])
         out = np.zeros((len(tiles), math.prod(self.tile_shape)), dtype=image.dtype)

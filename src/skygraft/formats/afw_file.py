@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
 from skygraft.fitsfile.cards import card_value, header_of
-from skygraft.fitsfile.open import CONVERSIONS, RawFits, damage_named, map_fits
+from skygraft.fitsfile.open import CONVERSIONS, RawFits, fits_errors, map_fits
 from skygraft.fitsfile.pixels import PixelScaling
 from skygraft.fitsfile.tile_header import tile_shape_of
 from skygraft.fitsfile.tiles import TiledImage
@@ -101,7 +101,7 @@ class AfwFile:
 @contextlib.contextmanager
 def mapped(path: StrPath) -> Iterator[RawFits]:
     """Map a file whose headers and archive are parsed here; astropy's warnings are silenced."""
-    with map_fits(path) as raw, damage_named(path, also=CONVERSIONS), warnings.catch_warnings():
+    with map_fits(path) as raw, fits_errors(path, also=CONVERSIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyUserWarning)
         yield raw
 
@@ -152,7 +152,20 @@ def planes_of(opened: AfwFile) -> list[Plane]:
 
 
 def read_plane(opened: AfwFile, plane: str, dtype: type[np.generic]) -> NDArray[Any]:
-    """Return the pixels of a plane, shape (ny, nx)."""
+    """Return the pixels of a plane, shape (ny, nx).
+
+    Parameters
+    ----------
+    opened : AfwFile
+    plane : {"IMAGE", "MASK", "VARIANCE"}
+    dtype : type
+        Type of the pixel values.
+
+    Raises
+    ------
+    CorruptFileError
+        If the plane is damaged.
+    """
     index, header = opened.hdus[plane], opened.header(plane)
     span = opened.raw.spans[index]
     data = opened.raw.buffer[span.data_start : span.data_start + span.data_size]
@@ -163,7 +176,13 @@ def read_plane(opened: AfwFile, plane: str, dtype: type[np.generic]) -> NDArray[
 
 
 def image_shape(opened: AfwFile, plane: str = "IMAGE") -> tuple[int, int]:
-    """Return rows and columns of a plane."""
+    """Return rows and columns of a plane.
+
+    Raises
+    ------
+    FormatError
+        If the plane does not have two axes, or has no pixels.
+    """
     header = opened.header(plane)
     axes = "ZNAXIS" if card_value(header, "ZIMAGE", False) else "NAXIS"
     if header[axes] != 2:
@@ -183,7 +202,21 @@ def image_xy0(opened: AfwFile) -> tuple[int, int]:
 
 
 def image_wcs(opened: AfwFile, xy0: tuple[int, int]) -> BaseLowLevelWCS:
-    """Return the WCS in the archive, or the header's WCS if the archive has none."""
+    """Return the WCS in the archive, or the header's WCS if the archive has none.
+
+    Parameters
+    ----------
+    opened : AfwFile
+    xy0 : (int, int)
+        Parent coordinates of the first pixel.
+
+    Raises
+    ------
+    WcsError
+        If the WCS cannot be used.
+    CorruptFileError
+        If the archive has a WCS that no card refers to.
+    """
     component = opened.component("SKYWCS")
     if component is None and opened.archive is not None and "SkyWcs" in opened.archive.names.values():
         # The WCS in the header only approximates the stored one.

@@ -133,7 +133,15 @@ def check_read(fmt: Format, path: StrPath, *, options: Mapping[str, Any] | None 
 def check_footprint(
     fmt: Format, path: StrPath, exposure: Exposure, *, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Check that the footprint, which is read without pixels, agrees with the exposure."""
+    """Check that the footprint, which is read without pixels, agrees with the exposure.
+
+    Parameters
+    ----------
+    fmt, path, options
+        As in `check_read`.
+    exposure : Exposure
+        Result of `check_read`.
+    """
     footprint = fmt.footprint(path, **(options or {}))
     assert footprint.format == fmt.name
     assert footprint.data_id == exposure.data_id, f"{footprint.data_id!r} is not {exposure.data_id!r}"
@@ -156,7 +164,15 @@ def check_footprint(
 def check_calibration(
     fmt: Format, path: StrPath, exposure: Exposure, *, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Check that the calibration read without pixels is that of the exposure."""
+    """Check that the calibration read without pixels is that of the exposure.
+
+    Parameters
+    ----------
+    fmt, path, options
+        As in `check_read`.
+    exposure : Exposure
+        Result of `check_read`.
+    """
     found, expected = fmt.calibration(path, **(options or {})), ImageCalibration.of(exposure)
     for name in ("unit", "shape", "xy0", "photo_calib", "candidates", "gain_origin", "no_gain", "has_variance"):
         assert getattr(found, name) == getattr(expected, name), (
@@ -184,7 +200,14 @@ def _described(error: Exception | None) -> tuple[type, str] | None:
 
 
 def check_pickle(fmt: Format, exposure: Exposure) -> None:
-    """Check that format and exposure can be pickled."""
+    """Check that format and exposure can be pickled.
+
+    Parameters
+    ----------
+    fmt : Format
+    exposure : Exposure
+        Result of `check_read`.
+    """
     again: Format = pickle.loads(pickle.dumps(fmt))
     assert again.name == fmt.name
     copy: Exposure = pickle.loads(pickle.dumps(exposure))
@@ -197,7 +220,14 @@ def check_pickle(fmt: Format, exposure: Exposure) -> None:
 
 
 def check_options(fmt: Format, path: StrPath) -> None:
-    """Check that `read`, `footprint` and `calibration` refuse an unknown option."""
+    """Check that `read`, `footprint` and `calibration` refuse an unknown option.
+
+    Parameters
+    ----------
+    fmt : Format
+    path : path-like
+        An image of the format.
+    """
     for read in (fmt.read, fmt.footprint, fmt.calibration):
         try:
             read(path, no_such_option=1)
@@ -208,7 +238,15 @@ def check_options(fmt: Format, path: StrPath) -> None:
 
 
 def check_round_trip(fmt: Format, path: StrPath, out_dir: Path, *, options: Mapping[str, Any] | None = None) -> None:
-    """Check that an exposure written unchanged is read back with the same pixels, and never replaces its input."""
+    """Check that an exposure written unchanged is read back with the same pixels, and never replaces its input.
+
+    Parameters
+    ----------
+    fmt, path, options
+        As in `check_read`.
+    out_dir : Path
+        An empty directory.
+    """
     options = dict(options or {})
     exposure = fmt.read(path, **options)
     target = out_dir / Path(path).name
@@ -231,7 +269,15 @@ def check_round_trip(fmt: Format, path: StrPath, out_dir: Path, *, options: Mapp
 def check_writes_changes(
     fmt: Format, path: StrPath, out_dir: Path, *, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Check that changed pixels are written (within the input's quantisation) and all others are read back exactly."""
+    """Check that changed pixels are written (within the input's quantisation) and all others are read back exactly.
+
+    Parameters
+    ----------
+    fmt, path, options
+        As in `check_read`.
+    out_dir : Path
+        An empty directory.
+    """
     options = dict(options or {})
     exposure = fmt.read(path, **options)
     ny, nx = exposure.shape
@@ -275,7 +321,16 @@ def check_writes_changes(
 
 
 def check_bad_files(fmt: Format, path: StrPath, out_dir: Path) -> None:
-    """Check that missing, empty, truncated and foreign files raise an error that names the file."""
+    """Check that missing, empty, truncated and foreign files raise an error that names the file.
+
+    Parameters
+    ----------
+    fmt : Format
+    path : path-like
+        An image of the format.
+    out_dir : Path
+        An empty directory.
+    """
     name = Path(path).name
     good = Path(path).read_bytes()
     bad = {"missing": None, "empty": b"", "truncated": good[: len(good) // 2], "no_fits": b"not a FITS file " * 300}

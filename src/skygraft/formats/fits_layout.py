@@ -432,6 +432,17 @@ def renamed(layout: FitsLayout, target: Path) -> dict[Path, Path]:
 
     All outputs are in one directory. A file named after the image (``<stem>_weight.fits``) keeps the rest of its name
     after the new stem; any other is named ``<stem>.<role>`` with its own suffix.
+
+    Parameters
+    ----------
+    layout : FitsLayout
+        Files of the input.
+    target : Path
+        Output path of the image.
+
+    Returns
+    -------
+    dict of Path to Path
     """
     stem, new_stem = split_name(layout.image.path)[0], split_name(target)[0]
     roles: dict[Path, str] = {plane.path: plane.role for plane in layout.planes}

@@ -81,6 +81,16 @@ def variance_from_noise(role: str, noise: NDArray[Any]) -> NDArray[np.float32]:
     """Convert a variance, inverse-variance ("weight") or standard-deviation ("rms") plane to variance.
 
     Pixels whose weight is zero, negative or NaN get an infinite variance.
+
+    Parameters
+    ----------
+    role : {"variance", "weight", "rms"}
+        Kind of the noise plane.
+    noise : ndarray
+
+    Returns
+    -------
+    ndarray of float32
     """
     noise = np.asarray(noise, dtype=np.float32)
     if role == "variance":

@@ -145,6 +145,13 @@ def _read_ccds(path: str, n_bytes: int, mtime_ns: int) -> CcdsTable:
 def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[Path, ...]:
     """Find the survey-ccds tables of an image: the given ones, or those in the nearest directory above it that has any.
 
+    Parameters
+    ----------
+    image : Path
+        The image's file.
+    given : path-like or sequence of path-like, optional
+        Tables given by the caller.
+
     Raises
     ------
     FormatError
@@ -236,6 +243,13 @@ def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:
 
     The layouts are tried from the newest: one file per CCD, one file per exposure with a row per CCD, and the layouts
     of the first data releases, by exposure number.
+
+    Parameters
+    ----------
+    root : Path
+        The survey directory.
+    row : CcdRow
+        Row of the CCD.
 
     Returns
     -------

@@ -21,7 +21,7 @@ from skygraft.errors import (
     UnknownFormatError,
 )
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
-from skygraft.fitsfile.open import damage_named, is_fits
+from skygraft.fitsfile.open import fits_errors, is_fits
 from skygraft.fitsfile.packed import foreign_packing, packing_of
 from skygraft.formats.available import format_names, get_format, load_formats, ordinary_formats, specific_formats
 from skygraft.formats.base import (
@@ -167,7 +167,7 @@ def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> Im
     ------
     UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
     """
-    with damage_named(path):
+    with fits_errors(path):
         found = _format_for(path, format).footprint(path, **options)
     check_pixel_scale(found.pixel_scale, path)
     return found
@@ -236,7 +236,7 @@ def read_exposure(
     """
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     stamps = stamp_files([path])
-    with damage_named(path):
+    with fits_errors(path):
         exposure = fmt.read(path, **asked)
     found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
     extra = {FILES: stamps, **exposure.extra}
@@ -278,7 +278,7 @@ def read_calibration(
     """
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     stamp_files([path])
-    with damage_named(path):
+    with fits_errors(path):
         found = fmt.calibration(path, **asked)
     return _complete(found, path, aperture, psf, photo_calib, gain)
 
@@ -287,7 +287,7 @@ def _prepare(
     path: StrPath, format: str, psf: GivenPsf | None, hdu: int | str | None, options: Mapping[str, Any]
 ) -> tuple[Format, dict[str, Any], GivenPsf | None]:
     """Return the format, its reading options, and the PSF if it is not one of these options."""
-    with damage_named(path):
+    with fits_errors(path):
         fmt = _format_for(path, format)
     asked = dict(options)
     if hdu is not None:

@@ -96,7 +96,20 @@ def composite_figure(
     faintest: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Draw the images of `triplet_figure` above the panels of `closure_figure`."""
+    """Draw the images of `triplet_figure` above the panels of `closure_figure`.
+
+    Parameters
+    ----------
+    before, after, truth, cutout, faintest
+        As in `triplet_figure`.
+    closure : Table
+        As in `closure_figure`.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     bands = _bands(closure)
     figure = Figure(figsize=(15, 9.9), facecolor="white")
     top = figure.add_gridspec(1, 3, left=0.01, right=0.99, bottom=0.42, top=0.91, wspace=0.02)
@@ -117,7 +130,16 @@ def composite_figure(
 
 
 def best_cutout(exposure: Exposure, truth: Table, size: int) -> Cutout:
-    """Return the square of the image with most injected sources, weighted by magnitude rather than flux."""
+    """Return the square of the image with most injected sources, weighted by magnitude rather than flux.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    truth : Table
+        Truth table of the image.
+    size : int
+        Side of the square, pixels.
+    """
     (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
     width, height = min(size, nx), min(size, ny)
     x, y = _values(truth["x"]) - x0, _values(truth["y"]) - y0

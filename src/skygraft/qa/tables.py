@@ -15,7 +15,18 @@ _COLOURS = {"closes": "green", "does not close": "red"}
 
 
 def closure_table(summaries: Mapping[str, ClosureSummary], title: str) -> Table:
-    """Build a table with a row per band: stars, median and error, scatter, expected scatter, `psf_sum` offset, mmag."""
+    """Build a table with a row per band: stars, median and error, scatter, expected scatter, `psf_sum` offset, mmag.
+
+    Parameters
+    ----------
+    summaries : mapping of str to ClosureSummary
+        By band.
+    title : str
+
+    Returns
+    -------
+    rich.table.Table
+    """
     table = Table(title=title, title_justify="left")
     for name in ("band", "stars", "median (mmag)", "scatter (mmag)", "expected scatter", "with psf_sum", "verdict"):
         words = name in ("band", "verdict")

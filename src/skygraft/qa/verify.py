@@ -53,6 +53,17 @@ def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, An
 def read_pair(campaign: Campaign, image: PlannedImage) -> tuple[Exposure, Exposure, QTable]:
     """Read an image before and after injection, and its truth table.
 
+    Parameters
+    ----------
+    campaign : Campaign
+    image : PlannedImage
+        An image that is done.
+
+    Returns
+    -------
+    before, after : Exposure
+    truth : QTable
+
     Raises
     ------
     CampaignError

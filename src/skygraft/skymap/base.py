@@ -57,7 +57,17 @@ class PixelBox:
         return round(self.y_max - self.y_min), round(self.x_max - self.x_min)
 
     def contains(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Whether pixel positions lie in the box, edges included; boolean array of the inputs' broadcast shape."""
+        """Whether pixel positions lie in the box, edges included; boolean array of the inputs' broadcast shape.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Tract pixels.
+
+        Returns
+        -------
+        ndarray of bool
+        """
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         return np.asarray((x >= self.x_min) & (x <= self.x_max) & (y >= self.y_min) & (y <= self.y_max))
 

@@ -145,7 +145,13 @@ class HealpixSkyMap(SkyMap):
         return _tract(self, self._check_tract(number))
 
     def patch_polygon(self, tract: int, patch: int, *, outer: bool = False, n: int = 4) -> FloatArray:
-        """Return the outline of a patch on the sky: its HEALPix pixel, or its outer box if `outer`; shape (4 n, 2)."""
+        """Return the outline of a patch on the sky: its HEALPix pixel, or its outer box if `outer`; shape (4 n, 2).
+
+        Parameters
+        ----------
+        tract, patch, outer, n
+            As in `SkyMap.patch_polygon`.
+        """
         if outer:
             return super().patch_polygon(tract, patch, outer=True, n=n)
         self.tract(tract).patch(patch)

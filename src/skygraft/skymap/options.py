@@ -63,21 +63,60 @@ class Options:
     def number(
         self, key: str, default: float | None = None, *, low: float = -math.inf, high: float = math.inf
     ) -> float:
-        """Return a value that must be a finite number within `low`..`high`."""
+        """Return a value that must be a finite number within `low`..`high`.
+
+        Parameters
+        ----------
+        key : str
+        default : float, optional
+        low, high : float
+            Allowed range, both ends included.
+
+        Raises
+        ------
+        SkyMapError
+            If the value is missing or not such a number.
+        """
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             self._refuse(key, value, f"a number within {low:g}..{high:g}")
         return float(value)
 
     def integer(self, key: str, default: int | None = None, *, low: int = 0, high: int = 2**30) -> int:
-        """Return a value that must be an integer within `low`..`high`."""
+        """Return a value that must be an integer within `low`..`high`.
+
+        Parameters
+        ----------
+        key : str
+        default : int, optional
+        low, high : int
+            Allowed range, both ends included.
+
+        Raises
+        ------
+        SkyMapError
+            If the value is missing or not such an integer.
+        """
         value = self.get(key, default)
         if not _whole(value) or not low <= value <= high:
             self._refuse(key, value, f"a whole number within {low}..{high}")
         return int(value)
 
     def pair(self, key: str, default: tuple[int, int] | None = None, *, low: int = 1) -> tuple[int, int]:
-        """Return a value that must be two integers (x, y), or one integer for both."""
+        """Return a value that must be two integers (x, y), or one integer for both.
+
+        Parameters
+        ----------
+        key : str
+        default : (int, int), optional
+        low : int
+            Smallest allowed value.
+
+        Raises
+        ------
+        SkyMapError
+            If the value is missing or not such a pair.
+        """
         value = self.get(key, default)
         both = [value, value] if _whole(value) else value
         ok = isinstance(both, Sequence) and not isinstance(both, str) and len(both) == 2

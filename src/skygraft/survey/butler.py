@@ -144,7 +144,15 @@ class FoundImage:
 
 
 def repository(text: str, base: Path) -> str:
-    """Resolve the name of a repository: a path relative to `base` if that exists, otherwise the text unchanged."""
+    """Resolve the name of a repository: a path relative to `base` if that exists, otherwise the text unchanged.
+
+    Parameters
+    ----------
+    text : str
+        Name of the repository in a configuration.
+    base : Path
+        Folder of the configuration.
+    """
     try:
         path = base / Path(text).expanduser()
         return os.path.normpath(path.absolute()) if path.exists() else text
@@ -188,6 +196,17 @@ def butler_errors(repo: str, doing: str, kind: type[SkygraftError] = ConfigError
 @contextlib.contextmanager
 def open_butler(repo: str, *, writeable: bool = False) -> Iterator[Any]:
     """Open a repository as an ``lsst.daf.butler.Butler``, and close it at the end of the context.
+
+    Parameters
+    ----------
+    repo : str
+        The repository.
+    writeable : bool
+        Open it for writing.
+
+    Yields
+    ------
+    lsst.daf.butler.Butler
 
     Raises
     ------

@@ -172,7 +172,17 @@ def index_survey(
     progress: Progress | None = None,
     mapper: Mapper = careful_map,
 ) -> SurveyIndex:
-    """Index the images of a survey as `index_images` does, into Arrow columns (300 MB for a million images)."""
+    """Index the images of a survey as `index_images` does, into Arrow columns (300 MB for a million images).
+
+    Parameters
+    ----------
+    spec, base_dir, progress, mapper
+        As in `index_images`.
+
+    Returns
+    -------
+    SurveyIndex
+    """
     base = Path(base_dir)
     kind, value, fmt, options = _kind(spec)
     if kind == "index":

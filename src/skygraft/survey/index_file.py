@@ -89,8 +89,8 @@ class SurveyIndex:
 
 def write_index(index: SurveyIndex, path: Path) -> None:
     """Write an index and its failures as Parquet; an existing file at `path` is replaced, not atomically."""
-    told = {"failures": list(index.failures), "companions": list(index.companions)}
-    schema = INDEX_SCHEMA.with_metadata({_METADATA: json.dumps(told, sort_keys=True)})
+    content = {"failures": list(index.failures), "companions": list(index.companions)}
+    schema = INDEX_SCHEMA.with_metadata({_METADATA: json.dumps(content, sort_keys=True)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in index.batches():
             writer.write_table(batch.cast(INDEX_SCHEMA).replace_schema_metadata(schema.metadata))
@@ -132,9 +132,9 @@ class IndexFile:
                     self._cast(pa.array([], type=file.schema_arrow.field(name).type), name)
             object.__setattr__(self, "_n", file.metadata.num_rows)
             try:
-                told = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
-                failures = tuple({str(k): str(v) for k, v in bad.items()} for bad in told.get("failures", []))
-                companions = tuple(str(name) for name in told.get("companions", []))
+                content = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
+                failures = tuple({str(k): str(v) for k, v in bad.items()} for bad in content.get("failures", []))
+                companions = tuple(str(name) for name in content.get("companions", []))
             except (ValueError, AttributeError, TypeError) as error:
                 raise FormatError(f"its metadata cannot be read ({error})", path=self.path, fix=_AGAIN) from error
             object.__setattr__(self, "failures", failures)
@@ -228,13 +228,17 @@ class IndexFile:
             ) from error
 
     def _check(self, table: pa.Table, first: int) -> None:
-        for name, bad, told in _problems(table):
+        for name, bad, needed in _problems(table):
             rows = np.flatnonzero(bad)
             if rows.size:
                 row = int(rows[0])
                 shown = str(table.column(name)[row].as_py())
                 raise FormatError(
-                    f"{name} is {shown[:120]}; {told} is needed", path=self.path, row=first + row, key=name, fix=_AGAIN
+                    f"{name} is {shown[:120]}; {needed} is needed",
+                    path=self.path,
+                    row=first + row,
+                    key=name,
+                    fix=_AGAIN,
                 )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import MissingWcsError, WcsError
-from skygraft.wcs.ast_dump import ast_named, read_dump
+from skygraft.wcs.ast_dump import ast_errors, read_dump
 from skygraft.wcs.ast_mapping import read_mapping
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
 
@@ -57,7 +57,7 @@ class AstWcs(CelestialWcs):
         self._frames = _read(text, path)
         # AST's error status is global to the process.
         self._lock = threading.Lock()
-        with ast_named("the AST frame set cannot be used", path):
+        with ast_errors("the AST frame set cannot be used", path):
             self._swapped = int(self._frames.getframe(self._frames.Current).LonAxis) == 2
 
     @classmethod
@@ -108,7 +108,7 @@ class AstWcs(CelestialWcs):
         """
         mapping = read_mapping(text, path)
         lines: list[str] = []
-        with ast_named("AST cannot use the mapping as a WCS", path):
+        with ast_errors("AST cannot use the mapping as a WCS", path):
             frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
             frames.addframe(Ast.BASE, mapping, Ast.SkyFrame("System=ICRS"))
             Ast.Channel(None, _Lines(lines)).write(frames)
@@ -154,7 +154,7 @@ class AstWcs(CelestialWcs):
         return np.where(good, x, np.nan), np.where(good, y, np.nan)
 
     def _tran(self, points: FloatArray, *, forward: bool) -> FloatArray:
-        with self._lock, np.errstate(all="ignore"), ast_named("AST cannot evaluate the WCS", self._path):
+        with self._lock, np.errstate(all="ignore"), ast_errors("AST cannot evaluate the WCS", self._path):
             result = np.array(self._frames.tran(np.ascontiguousarray(points), forward), dtype=np.float64)
         result[:, ~(np.isfinite(result) & (result > _BAD)).all(axis=0)] = np.nan
         return result
@@ -186,7 +186,7 @@ class _Lines:
 def _read(text: str, path: str | None) -> Any:
     """Read a FrameSet and set its current frame to ICRS; a wrong frame, which would shift every source, is an error."""
     frames = read_dump(text, "the WCS", path)
-    with ast_named("the AST frame set cannot be used", path):
+    with ast_errors("the AST frame set cannot be used", path):
         return _checked(frames, path)
 
 

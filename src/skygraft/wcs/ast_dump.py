@@ -13,7 +13,7 @@ from starlink import Ast
 
 from skygraft.errors import WcsError
 
-__all__ = ["ast_named", "dump_problem", "read_dump"]
+__all__ = ["ast_errors", "dump_problem", "read_dump"]
 
 _FIX = "Read the image with the software that wrote it, and check its WCS"
 _ALLOWED = re.compile(r"[\t\n\r\x20-\x7e]*")
@@ -69,13 +69,13 @@ def read_dump(text: str, what: str, path: str | None = None) -> Any:
     problem = dump_problem(text)
     if problem is not None:
         raise WcsError(f"the AST dump of {what} is damaged: {problem}", path=path, fix=_FIX)
-    with ast_named(f"the AST dump of {what} cannot be read", path):
+    with ast_errors(f"the AST dump of {what} cannot be read", path):
         # AST writes a tab before comments, which it cannot read.
         return Ast.Channel(text.replace("\t", " ").splitlines()).read()
 
 
 @contextlib.contextmanager
-def ast_named(what: str, path: str | None = None) -> Iterator[None]:
+def ast_errors(what: str, path: str | None = None) -> Iterator[None]:
     """Context in which AST's exceptions become a `WcsError` that says what failed.
 
     Every call of AST needs it: AST checks some parts of an object only when the object is used.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import WcsError
-from skygraft.wcs.ast_dump import ast_named, read_dump
+from skygraft.wcs.ast_dump import ast_errors, read_dump
 
 __all__ = ["AstMapping", "read_mapping"]
 
@@ -36,7 +36,7 @@ def read_mapping(text: str, path: str | None = None) -> Any:
         If the dump cannot be read, or contains another object.
     """
     mapping = read_dump(text, "a mapping", path)
-    with ast_named("the AST mapping cannot be used", path):
+    with ast_errors("the AST mapping cannot be used", path):
         fits = isinstance(mapping, Ast.Mapping) and (mapping.Nin, mapping.Nout) == (2, 2)
     if not fits:
         kind = type(mapping).__name__
@@ -62,7 +62,7 @@ class AstMapping:
 
     def __init__(self, text: str, *, inverted: bool = False) -> None:
         mapping = read_mapping(text)
-        with ast_named("the AST mapping cannot be used"):
+        with ast_errors("the AST mapping cannot be used"):
             defined = int(mapping.TranInverse if inverted else mapping.TranForward)
         if not defined:
             raise WcsError(f"the transform has no {'inverse' if inverted else 'forward direction'}")
@@ -96,7 +96,7 @@ class AstMapping:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Map positions x and y, each shape (N,); NaN where the mapping is undefined."""
         points = np.ascontiguousarray(np.stack([x, y]), dtype=np.float64)
-        with self._lock, np.errstate(all="ignore"), ast_named("AST cannot evaluate the transform"):
+        with self._lock, np.errstate(all="ignore"), ast_errors("AST cannot evaluate the transform"):
             mapped = np.array(self._mapping.tran(points, not self._inverted), dtype=np.float64)
         mapped[:, ~(np.isfinite(mapped) & (mapped > _BAD)).all(axis=0)] = np.nan
         return mapped[0], mapped[1]

@@ -59,6 +59,11 @@ class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy c
         """Convert parent pixels to ICRS (ra, dec) in radians, each shape (N,), without the rounding to degrees.
 
         For a WCS that computes in radians, the conversion to degrees costs up to 5e-10 pixel.
+
+        Parameters
+        ----------
+        x, y : ndarray of float64, shape (N,)
+            Parent pixels.
         """
         ra, dec = self.pixel_to_world_values(x, y)
         return np.radians(ra), np.radians(dec)
@@ -122,7 +127,13 @@ class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy c
 
 
 def to_vectors(ra: ArrayLike, dec: ArrayLike) -> FloatArray:
-    """Convert directions in degrees to unit vectors, shape (..., 3)."""
+    """Convert directions in degrees to unit vectors, shape (..., 3).
+
+    Parameters
+    ----------
+    ra, dec : array_like
+        Longitude and latitude, degrees.
+    """
     lon, lat = np.radians(ra), np.radians(dec)
     cos_lat = np.cos(lat)
     return np.stack([cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.sin(lat)], axis=-1)

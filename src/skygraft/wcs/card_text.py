@@ -83,6 +83,13 @@ def inherits(header: Mapping[str, Any], primary: fits.Header) -> bool:
     An extension without CTYPE takes everything. An extension with its own WCS and INHERIT = T takes the reference frame
     if it does not name one, except FK5 of 2000: as in astropy, which reads the extension alone, that is treated as ICRS
     (0.02 arcsec apart).
+
+    Parameters
+    ----------
+    header : mapping
+        Header of the extension.
+    primary : astropy.io.fits.Header
+        Primary header.
     """
     if not has_wcs(header):
         return has_wcs(primary)
@@ -142,7 +149,15 @@ def value_of(card: str) -> Any:
 
 
 def changed(text: str, changes: Mapping[str, Any]) -> str:
-    """Return cards with some changed or added; cards whose new value is None, and blank cards, are removed."""
+    """Return cards with some changed or added; cards whose new value is None, and blank cards, are removed.
+
+    Parameters
+    ----------
+    text : str
+        Cards of 80 characters; see `header_text`.
+    changes : mapping of str to object
+        New values by keyword.
+    """
     left = dict(changes)
     cards = []
     for key, card in split(text):

@@ -47,7 +47,18 @@ class Distortion(abc.ABC):
         """Return the derivatives d(du)/du, d(du)/dv, d(dv)/du and d(dv)/dv, each shape (N,)."""
 
     def invert(self, u: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the offsets that are displaced to (u, v), by Newton's method; not finite where it fails."""
+        """Return the offsets that are displaced to (u, v), by Newton's method; not finite where it fails.
+
+        Parameters
+        ----------
+        u, v : ndarray, shape (N,)
+            Displaced offsets from CRPIX, pixels.
+
+        Returns
+        -------
+        u, v : ndarray, shape (N,)
+            Offsets before the displacement.
+        """
         p, q = u.copy(), v.copy()
         open_ = np.flatnonzero(np.isfinite(u) & np.isfinite(v))
         for _ in range(50):

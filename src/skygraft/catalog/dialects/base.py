@@ -203,7 +203,21 @@ def per_band(names: list[str], pattern: str) -> dict[str, str]:
 
 
 def require_band(source: Source, available: Mapping[str, Any], band: str | None) -> None:
-    """Raise if a requested band does not exist; the error names those that do."""
+    """Raise if a requested band does not exist; the error names those that do.
+
+    Parameters
+    ----------
+    source : Source
+        The table, for errors.
+    available : mapping
+        Bands of the table.
+    band : str or None
+        The requested band; None for any.
+
+    Raises
+    ------
+    CatalogError
+    """
     if band is not None and band not in available:
         raise source.error(
             f"the catalogue has no band {band!r}; it has {', '.join(available) or 'none'}",
@@ -213,7 +227,19 @@ def require_band(source: Source, available: Mapping[str, Any], band: str | None)
 
 
 def magnitude(flux: NDArray[np.float64], zeropoint: float) -> NDArray[np.float64]:
-    """Convert flux to AB magnitude; NaN (not in this band) where the flux is not positive."""
+    """Convert flux to AB magnitude; NaN (not in this band) where the flux is not positive.
+
+    Parameters
+    ----------
+    flux : ndarray
+        Flux in any unit.
+    zeropoint : float
+        AB magnitude of one unit of flux.
+
+    Returns
+    -------
+    ndarray
+    """
     out = np.full(flux.shape, np.nan)
     lit = np.isfinite(flux) & (flux > 0)
     out[lit] = zeropoint - 2.5 * np.log10(flux[lit])
@@ -221,7 +247,17 @@ def magnitude(flux: NDArray[np.float64], zeropoint: float) -> NDArray[np.float64
 
 
 def shape_from_g(g1: NDArray[np.float64], g2: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Convert reduced shear to axis ratio and angle (in [0, 180) deg): |g| = (1-q)/(1+q), angle = atan2(g2, g1) / 2."""
+    """Convert reduced shear to axis ratio and angle (in [0, 180) deg): |g| = (1-q)/(1+q), angle = atan2(g2, g1) / 2.
+
+    Parameters
+    ----------
+    g1, g2 : ndarray, shape (N,)
+        Components of the reduced shear.
+
+    Returns
+    -------
+    q, angle : ndarray, shape (N,)
+    """
     g = np.hypot(g1, g2)
     return (1.0 - g) / (1.0 + g), np.degrees(0.5 * np.arctan2(g2, g1)) % 180.0
 
