@@ -33,7 +33,7 @@ def home_expanded(path: str | os.PathLike[str]) -> Path:
     try:
         too_long = len(os.fsencode(given)) > _MAX_PATH or any(len(os.fsencode(p)) > _MAX_NAME for p in given.parts)
     except UnicodeEncodeError:
-        raise ConfigError(f"{text} is no path: it is not Unicode", fix="Correct the path") from None
+        raise ConfigError(f"{text} is not a valid path: it is not Unicode", fix="Correct the path") from None
     if too_long:
         raise ConfigError(
             f"{text} is longer than a path can be ({_MAX_NAME} bytes a name, {_MAX_PATH} in all)",

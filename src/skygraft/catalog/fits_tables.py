@@ -98,7 +98,7 @@ def _table_hdu(hdus: fits.HDUList, path: Path, hdu: int | str | None) -> int:
             which = -1
         if which not in tables:
             raise CatalogError(
-                f"HDU {hdu!r} is no table; the file has {', '.join(names) or 'none'}",
+                f"HDU {hdu!r} is not a table; the file has {', '.join(names) or 'none'}",
                 path=path,
                 fix="Give one of these",
             )

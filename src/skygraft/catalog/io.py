@@ -227,7 +227,7 @@ def _check_file(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise CatalogError("this is a directory", path=path, fix="Give a file in it")
     if not stat.S_ISREG(mode):
-        raise CatalogError("this is no regular file", path=path, fix="Give a file that can be read to its end")
+        raise CatalogError("this is not a regular file", path=path, fix="Give a file that can be read to its end")
     if size == 0:
         raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=FETCH_AGAIN)
 

@@ -97,7 +97,7 @@ class Region:
         """
         if not (0 < radius <= 180 and abs(dec) <= 90 and np.isfinite(ra)):
             raise CatalogError(
-                f"a circle of radius {radius} degrees around ({ra}, {dec}) makes no sense",
+                f"a circle of radius {radius} degrees around ({ra}, {dec}) is invalid",
                 key="region",
                 fix="Give ra, dec in degrees and a radius in (0, 180]",
             )

@@ -78,7 +78,7 @@ def as_table(obj: Any, *, origin: str = "") -> Table:
         return table
     lazy = hasattr(obj, "compute") or hasattr(obj, "collect")
     raise CatalogError(
-        f"a {type(obj).__module__}.{type(obj).__qualname__} is no table that can be read",
+        f"a {type(obj).__module__}.{type(obj).__qualname__} is not a table that can be read",
         path=origin or None,
         fix=("Compute it first (with .compute() or .collect()), and give " if lazy else "Give ") + _TAKEN,
     )

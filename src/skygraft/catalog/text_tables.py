@@ -297,7 +297,7 @@ def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(str(key), _ECSV_KEYS, n=1, cutoff=0.5)
             if near:
                 raise CorruptFileError(
-                    f"the header says {key!r} of column {column['name']!r}; that is no word of ECSV",
+                    f"the header says {key!r} of column {column['name']!r}; that is not a keyword of ECSV",
                     path=path,
                     key=str(column["name"]),
                     fix=f"Did you mean {near[0]!r}?",
@@ -305,7 +305,7 @@ def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
         unit = column.get("unit")
         if (unit is not None and not isinstance(unit, (str, int, float))) or isinstance(unit, bool):
             raise CorruptFileError(
-                f"the unit of column {column['name']!r} is {shorten(unit)}, which is no text",
+                f"the unit of column {column['name']!r} is {shorten(unit)}, which is not text",
                 path=path,
                 key=str(column["name"]),
                 fix="Write the unit's name, such as deg",
@@ -332,7 +332,7 @@ def _check_cells(name: str, cells: pa.Array, kind: str, path: Path) -> None:
     odd = pc.index(pc.match_substring_regex(cells, pattern), False).as_py()
     if odd >= 0:
         raise CorruptFileError(
-            f"{name} = {shorten(repr(cells[odd].as_py()))} is no {kind}, which the header says that it is",
+            f"{name} = {shorten(repr(cells[odd].as_py()))} is not {kind}, the type in the header",
             path=path,
             row=odd,
             key=name,
@@ -346,7 +346,7 @@ def _check_cells(name: str, cells: pa.Array, kind: str, path: Path) -> None:
         value = float(cells[row].as_py())
         if abs(float(np.dtype(kind).type(value)) - value) > error * abs(value):
             raise CorruptFileError(
-                f"{name} = {cells[row]} has more digits than {kind} holds, which the header says that it is",
+                f"{name} = {cells[row]} has more digits than {kind}, the type in the header, can represent",
                 path=path,
                 row=row,
                 key=name,

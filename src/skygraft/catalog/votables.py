@@ -298,7 +298,7 @@ def _refusal(field: Field) -> Refusal | None:
 
 def _bad(field: Field, row: int, text: str, path: Path | str, reason: str = "") -> CorruptFileError:
     return CorruptFileError(
-        f"{field.name} = {shorten(repr(text))} {reason or f'is no {field.kind}, which the field says that it is'}",
+        f"{field.name} = {shorten(repr(text))} {reason or f'is not {field.kind}, the type of the field'}",
         path=path,
         row=row,
         key=field.name,
@@ -368,7 +368,7 @@ def _of_stream(parser: _Parser, *, nulls: bool) -> Iterator[Any]:
     try:
         content = binascii.a2b_base64("".join("".join(parser.stream).split()), strict_mode=True)
     except (binascii.Error, ValueError) as error:
-        raise CorruptFileError(f"the stream is no base64 ({error})", path=parser.path, fix=FETCH_AGAIN) from error
+        raise CorruptFileError(f"the stream is not base64 ({error})", path=parser.path, fix=FETCH_AGAIN) from error
     fields = parser.fields
     sizes = [_cell_bytes(field) for field in fields]
     n_flags = -(-len(fields) // 8) if nulls else 0
@@ -434,7 +434,7 @@ def _of_bytes(field: Field, cells: Any, missing: NDArray[np.bool_], path: Path |
             texts = [b.decode(encoding).partition("\0")[0].strip() for b in raw]
         except UnicodeDecodeError as error:
             raise CorruptFileError(
-                f"column {field.name!r} holds text that is no {encoding} ({error})",
+                f"column {field.name!r} contains text that is not {encoding} ({error})",
                 path=path,
                 key=field.name,
                 fix=FETCH_AGAIN,

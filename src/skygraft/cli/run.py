@@ -107,7 +107,7 @@ def placed(
         if cluster is not None:
             raise ConfigError("--cluster and --scheduler both say where to run", fix="Give one of them")
         if workers is not None:
-            raise ConfigError("--workers is of a cluster on this machine; --scheduler names one that has its workers")
+            raise ConfigError("--workers applies to a new cluster; the one given with --scheduler has its own workers")
         if "://" not in scheduler:
             raise ConfigError(
                 f"{scheduler!r} is not the address of a Dask scheduler", fix="Give it like tcp://host:8786"

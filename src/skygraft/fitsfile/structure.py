@@ -204,7 +204,7 @@ def _check_table(cards: _Cards, axes: list[int], n_columns: int, size: int) -> N
         form = cards.text(f"TFORM{i}")
         n_bytes = _form_bytes(form)
         if n_bytes is None:
-            raise cards.damaged(f"TFORM{i} is {form!r}, which is no column format", f"TFORM{i}")
+            raise cards.damaged(f"TFORM{i} is {form!r}, which is not a column format", f"TFORM{i}")
         filled += n_bytes
     if filled != width:
         raise cards.damaged(f"the columns of the table take {filled} bytes of a row, and NAXIS1 is {width}", "NAXIS1")

@@ -96,7 +96,7 @@ def check_plio(words: NDArray[Any], size: int) -> None:
         elif code == 1:  # set the current value; the next word belongs to it
             place += 1
         elif code > 7:
-            raise ValueError(f"word {place} is no instruction")
+            raise ValueError(f"word {place} is not an instruction")
         place += 1
     if place > length or filled > size:
         raise ValueError(f"its instructions are for {filled} pixels of {size}")

@@ -109,7 +109,7 @@ class TileHeader:
             form = str(self.header[f"TFORM{i}"]).strip()
             match = re.match(r"(\d*)([PQ])([A-Z])|(\d*)([A-Z])", form)
             if match is None:
-                raise self.damaged(f"TFORM{i} is {form!r}, which is no column format", f"TFORM{i}")
+                raise self.damaged(f"TFORM{i} is {form!r}, which is not a column format", f"TFORM{i}")
             title = self.header.get(f"TTYPE{i}", "")
             if not isinstance(title, str) or not title.strip():
                 raise self.damaged(f"TTYPE{i} is {title!r}; the name of a column is needed", f"TTYPE{i}")

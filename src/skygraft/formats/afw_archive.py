@@ -110,7 +110,7 @@ class Table:
             form = str(self.header[f"TFORM{i}"]).strip()
             match = _FORM.match(form)
             if match is None:
-                raise FormatError(f"{form!r} is no column format", path=self.path, hdu=self.hdu, key=f"TFORM{i}")
+                raise FormatError(f"{form!r} is not a column format", path=self.path, hdu=self.hdu, key=f"TFORM{i}")
             count, code, element = match.groups()
             column = _Column(
                 str(self.header.get(f"TTYPE{i}", f"col{i}")).strip(),

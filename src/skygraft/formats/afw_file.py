@@ -121,7 +121,7 @@ def open_afw(path: StrPath) -> Iterator[AfwFile]:
         hdus = find_planes(raw)
         if hdus is None:
             raise FormatError(
-                "this is no afw exposure: it has no HDU with EXTTYPE or EXTNAME = IMAGE followed by one with MASK",
+                "this is not an afw exposure: it has no HDU with EXTTYPE or EXTNAME = IMAGE followed by one with MASK",
                 path=path,
                 fix="Name the format that it is in (format=)",
             )

@@ -14,7 +14,7 @@ from skygraft.psf import PSF, Box, DrawnPSF, as_polynomial
 __all__ = ["PICKLED", "build_piff_psf"]
 
 PICKLED = (
-    "it is a Python pickle, and whoever wrote the file could have it run any program on this machine. If you trust "
+    "it is a Python pickle, which can run any program on this machine. If you trust "
     "where the file comes from, read it with allow_pickle=True"
 )
 """Reason, for messages, why such a PSF is not read without permission."""

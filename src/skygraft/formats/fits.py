@@ -341,7 +341,7 @@ class FitsFormat(Format):
             path=opened.path,
             hdu=opened.image.index,
             fix="Read it with format='legacy_survey' and ccds= (the survey-ccds table), or give zeropoint= (the AB "
-            "magnitude of one image unit); zeropoint_key= (a keyword) takes the header's all the same",
+            "magnitude of one image unit); zeropoint_key= (a keyword) uses the header's in spite of this",
         )
 
     def _gain(

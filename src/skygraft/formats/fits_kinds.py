@@ -30,8 +30,8 @@ RUBIN_IMAGES = "images.lsst.io"
 """Host of the schemas of Rubin's lsst.images files."""
 
 LEGACY_CAUTION = (
-    "this is an image of the Legacy Surveys read as ordinary FITS: what its header says of zeropoint, gain and "
-    "astrometry is older than what the survey's tables say, and its PSF model is theirs"
+    "this is an image of the Legacy Surveys read as ordinary FITS: zeropoint, gain and astrometry in its header are "
+    "older than those in the survey's tables, and its PSF model is among the survey's files"
 )
 """Warning about a Legacy Surveys image that is read as ordinary FITS."""
 
@@ -171,7 +171,7 @@ def refuse_companion(path: Path, hdu: HduInfo, hdus: Sequence[HduInfo], *, chose
     if found is None:
         return
     what, evidence = found
-    again = "" if evidence != _FILE_NAME else "; if it is one all the same, choose its HDU with hdu="
+    again = "" if evidence != _FILE_NAME else "; if it is a science image, choose its HDU with hdu="
     raise FormatError(
         f"this holds {what}, by {evidence}, and no science image",
         path=path,

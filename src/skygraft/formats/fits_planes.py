@@ -164,7 +164,7 @@ def read_mask(plane: Plane, named: Mapping[str, int] | None = None) -> tuple[NDA
         # Some tools write masks as floats.
         if not np.array_equal(data, np.rint(data)) or np.abs(data).max(initial=0) >= 2.0**31:
             raise FormatError(
-                "the mask holds numbers that are not whole: it is no bit mask",
+                "the mask holds numbers that are not whole: it is not a bit mask",
                 path=plane.path,
                 hdu=plane.hdu,
                 fix="Give another mask=, or mask=False for none",

@@ -127,7 +127,7 @@ def _read_ccds(path: str, n_bytes: int, mtime_ns: int) -> CcdsTable:
         missing = [name for name in _NEEDED if name not in names]
         if data is None or missing:
             raise FormatError(
-                f"this is no survey-ccds table: it has no {', '.join(missing)}",
+                f"this is not a survey-ccds table: it has no {', '.join(missing)}",
                 path=path,
                 fix="Give the survey-ccds table of the Legacy Surveys as ccds=",
             )

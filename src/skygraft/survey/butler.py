@@ -295,7 +295,7 @@ def _format_of(butler: Any, query: ButlerQuery) -> str:
     found = _dataset_type(butler, query, name, key)
     if found.isComponent():
         raise ConfigError(
-            f"{name!r} is a component of a dataset, no dataset of its own",
+            f"{name!r} is a component of a dataset, not a dataset itself",
             path=query.repo,
             key=key,
             fix=f"Give the whole: {found.nameAndComponent()[0]}",

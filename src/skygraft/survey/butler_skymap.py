@@ -180,7 +180,7 @@ def read_definition(content: bytes) -> RingsDefinition:
             elif isinstance(value, int) and opcode.name in ("BININT", "BININT1", "BININT2", "INT", "LONG1"):
                 numbers.append(value)
     except (ValueError, IndexError, UnicodeDecodeError, struct.error) as error:
-        raise SkyMapError(f"the sky map is no pickle that can be read ({error})", key=_KEY) from error
+        raise SkyMapError(f"the sky map is not a pickle that can be read ({error})", key=_KEY) from error
     if config is None:
         kind = next((name for name in _CLASSES if any(text.split(" ")[-1] == name for text in texts)), None)
         what = f"of the class {kind}" if kind else "of no class that is known"

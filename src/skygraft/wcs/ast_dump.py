@@ -141,7 +141,7 @@ def dump_problem(text: str) -> str | None:
             if match["key"] in one.parts:
                 return f"line {number} gives {match['key']} a second time"
             if one.kind == "FrameSet" and not one.parents and match["key"] not in _OF_ANY:
-                return f"line {number} is {line[:40]!r}, which is no part of a FrameSet"
+                return f"line {number} is {line[:40]!r}, which is not part of a FrameSet"
             one.parts[match["key"]] = match["value"] or ""
             wants_object = not match["value"]
     return None if done else "it ends before its object does"

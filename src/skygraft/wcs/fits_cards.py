@@ -195,8 +195,8 @@ def _matrix(reader: CardReader) -> None:
     lacking = next((key for key in ("CDELT1", "CDELT2") if key not in values), None)
     scaled = None if pc is None else np.array([[reader.number(k, 1.0)] for k in ("CDELT1", "CDELT2")]) * pc
     if cd is None and lacking is not None:
-        held = pc is not None and not steps and np.abs(pc).max() < _LARGEST_SCALE
-        if not held:
+        has_scale = pc is not None and not steps and np.abs(pc).max() < _LARGEST_SCALE
+        if not has_scale:
             what = f"no {lacking}" if steps or pc is not None else "neither CDELT nor a CD matrix"
             raise reader.refuse(
                 f"the WCS has {what}: its pixels would be of one degree",

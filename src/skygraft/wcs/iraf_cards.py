@@ -117,7 +117,7 @@ def _surface(reader: CardReader, text: str | None, key: str) -> tuple[float, ...
         IrafSurface(numbers)
     except ValueError as error:
         raise reader.refuse(
-            f"the distortion in the WAT cards makes no sense: {error}",
+            f"the distortion in the WAT cards is invalid: {error}",
             key=key,
             fix="Restore the cards; trailing blanks are significant",
         ) from error
