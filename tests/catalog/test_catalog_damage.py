@@ -174,7 +174,7 @@ def test_votables_of_every_storage_are_read(tmp_path, kind):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("<TD>20.5</TD>", "<TD>abc</TD>", ("row 0, key mag_r", "'abc' is no double")),
+        ("<TD>20.5</TD>", "<TD>abc</TD>", ("row 0, key mag_r", "'abc' is not double")),
         ("<TD>20.5</TD>", "<TD>0x10</TD>", ("row 0, key mag_r",)),
         ("<TD>20.5</TD>", "<T>20.5</T>", ("element 'T' in a TR",)),
         ("<TD>20.5</TD>", "", ("6 cells", "7 fields")),

@@ -34,7 +34,7 @@ def has_archive(primary: fits.Header) -> bool:
 
 
 def find_planes(raw: RawFits) -> dict[str, int] | None:
-    """Return the HDU numbers of the planes that are there (see `check_planes`), or None if this is not an afw exposure."""
+    """Return the HDU numbers of the existing planes (see `check_planes`), or None if it is not an afw exposure."""
     hdus: dict[str, int] = {}
     for span in raw.spans[1:4]:
         header = header_of(raw.header_cards(span.index))
