@@ -94,6 +94,10 @@ class Dataset:
             Key of its inputs: the id is a function of tag, type, run and key.
         storage_class : str, optional
             Its storage class, by default that of this dataset.
+
+        Returns
+        -------
+        Dataset
         """
         raw = bytearray(_tag_bytes(tag) + hashlib.sha256(f"{type}\n{run}\n{key}".encode()).digest()[:8])
         raw[6] = raw[6] & 0x0F | 0x80  # UUID version 8: custom
@@ -125,6 +129,10 @@ def made_by(tag: str, id: uuid.UUID) -> bool:
     tag : str
         As in `Dataset.derive`.
     id : uuid.UUID
+
+    Returns
+    -------
+    bool
     """
     wanted = bytearray(_tag_bytes(tag))
     wanted[6] = wanted[6] & 0x0F | 0x80

@@ -39,7 +39,16 @@ __all__ = [
 
 
 def shown(value: Any) -> str:
-    """Format a number for a message, with as many digits as identify it: 1.0000002 is not shown as 1."""
+    """Format a number for a message, with as many digits as identify it: 1.0000002 is not shown as 1.
+
+    Parameters
+    ----------
+    value : number
+
+    Returns
+    -------
+    str
+    """
     if isinstance(value, (bool, int)) or getattr(getattr(value, "dtype", None), "kind", "f") in "iub":
         return str(value)
     # str of a NumPy float32 has the digits of single precision.

@@ -175,6 +175,11 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     processes : int
         Number of processes, at most `MOST_PROCESSES`.
 
+    Yields
+    ------
+    callable
+        The mapper.
+
     Raises
     ------
     CampaignError

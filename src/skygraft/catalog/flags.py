@@ -91,6 +91,10 @@ def has_flag(flags: ArrayLike, flag: Flag) -> NDArray[np.bool_]:
         A ``flags`` column.
     flag : Flag
         One or several flags.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
     """
     set_bits: NDArray[np.int64] = np.asarray(flags, dtype=np.int64) & np.int64(int(flag))
     return set_bits.astype(np.bool_)
@@ -114,7 +118,12 @@ def count_flags(flags: ArrayLike) -> dict[str, int]:
 
 
 def flag_registry() -> QTable:
-    """Return all flags as a table with columns ``bit``, ``value``, ``name`` and ``meaning``."""
+    """Return all flags as a table with columns ``bit``, ``value``, ``name`` and ``meaning``.
+
+    Returns
+    -------
+    QTable
+    """
     return QTable(
         rows=[(f.value.bit_length() - 1, f.value, f.name, doc) for f, doc in FLAG_DOCS.items()],
         names=("bit", "value", "name", "meaning"),

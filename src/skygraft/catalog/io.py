@@ -137,6 +137,8 @@ def normalize_catalog(
     table : table-like
         An astropy Table, a DataFrame of pandas or Polars, a pyarrow Table, a numpy structured array, an xarray
         Dataset or a dict of columns (`skygraft.catalog.as_table`).
+    dialect, band, on_bad
+        As in `read_catalog`.
     origin : str
         Name of the table in error messages.
 

@@ -252,6 +252,15 @@ def _bounds(out: Path, stamp: tuple[int, int, int, int]) -> tuple[PartitionBound
 def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
     """Return the number of rows of every (tract, patch) that has any, sorted; (-1, -1) is outside all tracts.
 
+    Parameters
+    ----------
+    out_dir : path-like
+        Folder that `partition_catalog` wrote.
+
+    Returns
+    -------
+    dict of (int, int) to int
+
     Raises
     ------
     CatalogError
@@ -393,7 +402,17 @@ class PartitionCache:
         return self._n_bytes
 
     def read(self, keys: Iterable[Key]) -> QTable:
-        """Return the sources of some patches, sorted by injection id, as `read_partitions` does, with its errors."""
+        """Return the sources of some patches, sorted by injection id, as `read_partitions` does, with its errors.
+
+        Parameters
+        ----------
+        keys : iterable of (int, int)
+            Tracts and patches.
+
+        Returns
+        -------
+        QTable
+        """
         bounds, digest = _current(self._path)
         wanted = _wanted(keys, bounds.index)
         with self._lock:

@@ -159,6 +159,10 @@ class Region:
         ----------
         ra, dec : array_like, shape (N,)
             Degrees.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
         """
         vectors = np.atleast_2d(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)))
         return self._holds(vectors)
@@ -194,6 +198,10 @@ class Region:
         n : int
             Number of points.
         rng : numpy.random.Generator
+
+        Returns
+        -------
+        ndarray, shape (n, 3)
         """
         centre = unit_vectors(self.ra, self.dec)
         east, north = _basis(centre)
@@ -217,7 +225,16 @@ class Region:
         return np.concatenate(pieces) if pieces else np.empty((0, 3))
 
     def positions(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Convert unit vectors to positions in degrees."""
+        """Convert unit vectors to positions in degrees.
+
+        Parameters
+        ----------
+        vectors : ndarray, shape (N, 3)
+
+        Returns
+        -------
+        ra, dec : ndarray, shape (N,)
+        """
         return _to_degrees(vectors)
 
 

@@ -250,7 +250,16 @@ def is_mag_column(name: str) -> bool:
 
 
 def bands_of(table: Table) -> list[str]:
-    """Return the bands with a column ``mag_<band>``, in the order of the columns."""
+    """Return the bands with a column ``mag_<band>``, in the order of the columns.
+
+    Parameters
+    ----------
+    table : Table
+
+    Returns
+    -------
+    list of str
+    """
     return [name.removeprefix("mag_") for name in table.colnames if is_mag_column(name)]
 
 

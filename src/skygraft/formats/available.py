@@ -46,13 +46,27 @@ def _described(entry: EntryPoint) -> str:
 
 
 def format_names() -> tuple[str, ...]:
-    """Return the names of all formats, in the order in which they are tried."""
+    """Return the names of all formats, in the order in which they are tried.
+
+    Returns
+    -------
+    tuple of str
+    """
     own = (*_SPECIFIC, *_ORDINARY)
     return (*_SPECIFIC, *(name for name in _installed() if name not in own), *_ORDINARY)
 
 
 def get_format(name: str) -> Format:
     """Return a format by its name.
+
+    Parameters
+    ----------
+    name : str
+        One of `format_names`.
+
+    Returns
+    -------
+    Format
 
     Raises
     ------

@@ -366,6 +366,15 @@ class Format(abc.ABC):
     def matches(self, path: StrPath) -> bool:
         """Return whether a file is of this format; reads headers at most.
 
+        Parameters
+        ----------
+        path : path-like
+            The file.
+
+        Returns
+        -------
+        bool
+
         Raises
         ------
         CorruptFileError
@@ -375,6 +384,17 @@ class Format(abc.ABC):
     @abc.abstractmethod
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
         """Return identity and sky position of the image, without reading pixels; takes the options of `read`.
+
+        Parameters
+        ----------
+        path : path-like
+            The image.
+        **options
+            Fields of `Options`.
+
+        Returns
+        -------
+        ImageFootprint
 
         Raises
         ------
@@ -391,6 +411,17 @@ class Format(abc.ABC):
         was found (such an image can be read); any other error (such as two zeropoints that disagree) is raised by
         `read_exposure`, unless the caller gives a calibration. ``extra[FILES]`` contains the stamps of the files read.
 
+        Parameters
+        ----------
+        path : path-like
+            The image.
+        **options
+            Fields of `Options`.
+
+        Returns
+        -------
+        Exposure
+
         Raises
         ------
         CorruptFileError, MissingWcsError, CalibrationError, FormatError, ConfigError
@@ -401,6 +432,17 @@ class Format(abc.ABC):
 
         The default reads the whole image. A format should override it to read headers and tables only, with the code
         that its `read` uses, so that the two cannot disagree.
+
+        Parameters
+        ----------
+        path : path-like
+            The image.
+        **options
+            Fields of `Options`.
+
+        Returns
+        -------
+        ImageCalibration
         """
         return ImageCalibration.of(self.read(path, **options))
 

@@ -137,10 +137,12 @@ def check_footprint(
 
     Parameters
     ----------
-    fmt, path, options
+    fmt, path
         As in `check_read`.
     exposure : Exposure
         Result of `check_read`.
+    options
+        As in `check_read`.
     """
     footprint = fmt.footprint(path, **(options or {}))
     assert footprint.format == fmt.name
@@ -168,10 +170,12 @@ def check_calibration(
 
     Parameters
     ----------
-    fmt, path, options
+    fmt, path
         As in `check_read`.
     exposure : Exposure
         Result of `check_read`.
+    options
+        As in `check_read`.
     """
     found, expected = fmt.calibration(path, **(options or {})), ImageCalibration.of(exposure)
     for name in ("unit", "shape", "xy0", "photo_calib", "candidates", "gain_origin", "no_gain", "has_variance"):
@@ -242,10 +246,12 @@ def check_round_trip(fmt: Format, path: StrPath, out_dir: Path, *, options: Mapp
 
     Parameters
     ----------
-    fmt, path, options
+    fmt, path
         As in `check_read`.
     out_dir : Path
         An empty directory.
+    options
+        As in `check_read`.
     """
     options = dict(options or {})
     exposure = fmt.read(path, **options)
@@ -273,10 +279,12 @@ def check_writes_changes(
 
     Parameters
     ----------
-    fmt, path, options
+    fmt, path
         As in `check_read`.
     out_dir : Path
         An empty directory.
+    options
+        As in `check_read`.
     """
     options = dict(options or {})
     exposure = fmt.read(path, **options)

@@ -86,6 +86,15 @@ def recognise_format(path: StrPath) -> Format:
 
     A file is ordinary FITS if no more specific format recognises it.
 
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    Format
+
     Raises
     ------
     CorruptFileError

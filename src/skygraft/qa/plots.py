@@ -31,7 +31,19 @@ type Cutout = tuple[int, int, int, int]
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 130) -> Path:
-    """Write a figure in the format of the suffix, by default PNG, and return the path."""
+    """Write a figure in the format of the suffix, by default PNG, and return the path.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path : path-like
+    dpi : int
+        Resolution, dots per inch.
+
+    Returns
+    -------
+    Path
+    """
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=dpi, facecolor=figure.get_facecolor())
     return Path(path)
@@ -71,6 +83,10 @@ def closure_figure(closure: Table) -> Figure:
     ----------
     closure : Table
         From `measure_closure`, or several tables stacked.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -139,6 +155,11 @@ def best_cutout(exposure: Exposure, truth: Table, size: int) -> Cutout:
         Truth table of the image.
     size : int
         Side of the square, pixels.
+
+    Returns
+    -------
+    (int, int, int, int)
+        First column and row (parent frame), width and height.
     """
     (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
     width, height = min(size, nx), min(size, ny)

@@ -40,6 +40,14 @@ _WORTH_A_PROCESS = 6
 def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, Any]]]:
     """Return the images of a campaign that are done, each with its record.
 
+    Parameters
+    ----------
+    campaign : Campaign
+
+    Returns
+    -------
+    list of (PlannedImage, dict)
+
     Raises
     ------
     CampaignError

@@ -38,7 +38,15 @@ class PixelBox:
 
     @classmethod
     def from_indices(cls, x0: int, y0: int, x1: int, y1: int) -> PixelBox:
-        """The box of pixels `x0`..`x1`, `y0`..`y1`, both ends included."""
+        """The box of pixels `x0`..`x1`, `y0`..`y1`, both ends included.
+
+        Parameters
+        ----------
+        x0, y0 : int
+            First column and row.
+        x1, y1 : int
+            Last column and row.
+        """
         return cls(x0 - 0.5, x1 + 0.5, y0 - 0.5, y1 + 0.5)
 
     @property
@@ -170,6 +178,15 @@ class Tract:
     def patch(self, sequential: int) -> Patch:
         """Return a patch by its number.
 
+        Parameters
+        ----------
+        sequential : int
+            Number of the patch.
+
+        Returns
+        -------
+        Patch
+
         Raises
         ------
         SkyMapError
@@ -236,6 +253,14 @@ class SkyMap(abc.ABC):
     @abc.abstractmethod
     def tract(self, number: int) -> Tract:
         """Return a tract by its number; tracts are cached.
+
+        Parameters
+        ----------
+        number : int
+
+        Returns
+        -------
+        Tract
 
         Raises
         ------

@@ -49,6 +49,10 @@ class ExplicitSkyMap(SkyMap):
     def from_dict(cls, spec: Mapping[str, Any]) -> ExplicitSkyMap:
         """Build the map from a mapping of parameters (see `get_skymap`).
 
+        Parameters
+        ----------
+        spec : mapping
+
         Raises
         ------
         SkyMapError

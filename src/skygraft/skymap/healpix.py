@@ -27,7 +27,12 @@ class HealpixTract(Tract):
     """A HEALPix pixel as a tract: projected gnomonically about its centre, with smaller HEALPix pixels as patches.
 
     HEALPix pixels are curved diamonds: the boxes of tract and patches are bounding boxes in the projection, and
-    `HealpixSkyMap.patch_polygon` returns the true outlines.
+    `HealpixSkyMap.patch_polygon` returns the true outlines. The first parameters are those of `Tract`.
+
+    Parameters
+    ----------
+    nside, patch_nside : int
+        Resolution of tracts and patches.
     """
 
     nside: int = 1
@@ -99,6 +104,10 @@ class HealpixSkyMap(SkyMap):
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> HealpixSkyMap:
         """Build the map from a mapping of parameters (see `get_skymap`).
+
+        Parameters
+        ----------
+        spec : mapping
 
         Raises
         ------

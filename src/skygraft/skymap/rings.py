@@ -70,6 +70,10 @@ class RingsSkyMap(SkyMap):
     def from_dict(cls, spec: Mapping[str, Any]) -> RingsSkyMap:
         """Build the map from a mapping of parameters (see `get_skymap`).
 
+        Parameters
+        ----------
+        spec : mapping
+
         Raises
         ------
         SkyMapError

@@ -79,6 +79,11 @@ class ButlerQuery:
     def from_spec(cls, spec: Any) -> Self:
         """Build the query from a mapping with these keys; `collections` may be one string, separated by commas.
 
+        Parameters
+        ----------
+        spec : mapping
+            Configuration of the query.
+
         Raises
         ------
         ConfigError

@@ -81,6 +81,10 @@ class SurveyIndex:
             Columns to return, by default all.
         batch_rows : int
             Largest number of images in a batch.
+
+        Yields
+        ------
+        pyarrow.Table
         """
         table = self.table if columns is None else self.table.select(list(columns))
         for start in range(0, len(self), batch_rows):
@@ -88,7 +92,14 @@ class SurveyIndex:
 
 
 def write_index(index: SurveyIndex, path: Path) -> None:
-    """Write an index and its failures as Parquet; an existing file at `path` is replaced, not atomically."""
+    """Write an index and its failures as Parquet; an existing file at `path` is replaced, not atomically.
+
+    Parameters
+    ----------
+    index : SurveyIndex
+    path : Path
+        Output file.
+    """
     content = {"failures": list(index.failures), "companions": list(index.companions)}
     schema = INDEX_SCHEMA.with_metadata({_METADATA: json.dumps(content, sort_keys=True)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -152,6 +163,10 @@ class IndexFile:
             Columns to return, by default all.
         batch_rows : int
             Largest number of images in a batch.
+
+        Yields
+        ------
+        pyarrow.Table
 
         Raises
         ------

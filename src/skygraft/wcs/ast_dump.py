@@ -101,7 +101,17 @@ def ast_errors(what: str, path: str | None = None) -> Iterator[None]:
 
 
 def dump_problem(text: str) -> str | None:
-    """Return what is wrong with the layout of a dump, or None if it is sound."""
+    """Return what is wrong with the layout of a dump, or None if it is sound.
+
+    Parameters
+    ----------
+    text : str
+        AST's native dump.
+
+    Returns
+    -------
+    str or None
+    """
     good = _ALLOWED.match(text)
     if good is None or good.end() != len(text):
         at = 0 if good is None else good.end()

@@ -49,7 +49,17 @@ class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy c
         return (yy * gx - xy * gy) / det, (xx * gy - xy * gx) / det
 
     def pixel_to_world_values(self, *pixel_arrays: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Convert parent pixels (x, y) to ICRS (ra, dec) in degrees, each of the inputs' broadcast shape."""
+        """Convert parent pixels (x, y) to ICRS (ra, dec) in degrees, each of the inputs' broadcast shape.
+
+        Parameters
+        ----------
+        *pixel_arrays : array_like
+            x and y.
+
+        Returns
+        -------
+        ra, dec : ndarray
+        """
         x, y, shape = _two_arrays(pixel_arrays)
         on_plane = np.isfinite(x) & np.isfinite(y)
         ra, dec = self._forward(np.where(on_plane, x, np.nan), np.where(on_plane, y, np.nan))
@@ -64,18 +74,42 @@ class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy c
         ----------
         x, y : ndarray of float64, shape (N,)
             Parent pixels.
+
+        Returns
+        -------
+        ra, dec : ndarray of float64, shape (N,)
         """
         ra, dec = self.pixel_to_world_values(x, y)
         return np.radians(ra), np.radians(dec)
 
     def world_to_pixel_values(self, *world_arrays: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Convert ICRS (ra, dec) in degrees to parent pixels (x, y), each of the inputs' broadcast shape, or NaN."""
+        """Convert ICRS (ra, dec) in degrees to parent pixels (x, y), each of the inputs' broadcast shape, or NaN.
+
+        Parameters
+        ----------
+        *world_arrays : array_like
+            Right ascension and declination, degrees.
+
+        Returns
+        -------
+        x, y : ndarray
+        """
         ra, dec, shape = _two_arrays(world_arrays)
         x, y = self._inverse(ra, dec)
         return _shaped(x, shape), _shaped(y, shape)
 
     def world_to_array_index_values(self, *world_arrays: ArrayLike) -> tuple[NDArray[np.int64], ...]:
-        """Convert ICRS degrees to the nearest array indices (y, x); the smallest int64 where undefined."""
+        """Convert ICRS degrees to the nearest array indices (y, x); the smallest int64 where undefined.
+
+        Parameters
+        ----------
+        *world_arrays : array_like
+            Right ascension and declination, degrees.
+
+        Returns
+        -------
+        y, x : ndarray of int64
+        """
         x, y = self.world_to_pixel_values(*world_arrays)
         on_plane = np.isfinite(x) & np.isfinite(y)
 

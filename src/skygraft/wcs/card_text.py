@@ -68,12 +68,31 @@ def split(text: str) -> Iterator[tuple[str, str]]:
 
 
 def has_wcs(header: Iterable[str]) -> bool:
-    """Return whether a header has cards of a primary world coordinate system, valid or not."""
+    """Return whether a header has cards of a primary world coordinate system, valid or not.
+
+    Parameters
+    ----------
+    header : iterable of str
+        Keywords of the header.
+
+    Returns
+    -------
+    bool
+    """
     return "CTYPE1" in header or any(re.fullmatch(r"(CTYPE|AMDX)\d+", key) for key in header)
 
 
 def names_tables(header: fits.Header) -> bool:
-    """Return whether a header refers to lookup tables in other HDUs."""
+    """Return whether a header refers to lookup tables in other HDUs.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+
+    Returns
+    -------
+    bool
+    """
     return any(key.startswith(("CPDIS", "D2IMDIS")) for key in header)
 
 

@@ -46,7 +46,17 @@ def check_pixel_scale(scale: float, path: str | os.PathLike[str] | None = None) 
 
 
 def usable_jacobians(jacobian: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which Jacobians, shape (N, 2, 2), arcsec per pixel, are plausible for an image; booleans, shape (N,)."""
+    """Return which Jacobians, shape (N, 2, 2), arcsec per pixel, are plausible for an image; booleans, shape (N,).
+
+    Parameters
+    ----------
+    jacobian : ndarray, shape (N, 2, 2)
+        Arcsec per pixel; see `local_jacobian`.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+    """
     long, short = pixel_axes(jacobian)
     usable: NDArray[np.bool_] = (
         (short >= PIXEL_SCALES[0]) & (long <= PIXEL_SCALES[1]) & (long <= _MOST_ELONGATED * short)

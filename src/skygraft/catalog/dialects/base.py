@@ -108,6 +108,10 @@ class Source:
             Value if the column is absent.
         strict : bool
             Raise instead of converting, if the column has another unit than the dialect prescribes.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
         """
         if name not in self:
             return np.full(len(self), default)
@@ -115,13 +119,34 @@ class Source:
         return self._reader(name, twins=unit not in _BAND_UNITS).floats(unit, strict=strict)
 
     def integers(self, name: str, *, default: int = 0, unit: str | None = None) -> NDArray[np.int64]:
-        """Return a column as int64, `default` where missing or absent; another unit than `unit` is an error."""
+        """Return a column as int64, `default` where missing or absent; another unit than `unit` is an error.
+
+        Parameters
+        ----------
+        name : str
+        default : int
+        unit : str, optional
+
+        Returns
+        -------
+        ndarray of int64, shape (N,)
+        """
         if name not in self:
             return np.full(len(self), default, dtype=np.int64)
         return self._reader(name).integers(default, unit)
 
     def booleans(self, name: str, *, default: bool = False) -> NDArray[np.bool_]:
-        """Return a column as bool, `default` where missing or absent."""
+        """Return a column as bool, `default` where missing or absent.
+
+        Parameters
+        ----------
+        name : str
+        default : bool
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         if name not in self:
             return np.full(len(self), default, dtype=np.bool_)
         return self._reader(name).booleans(default)
@@ -176,7 +201,17 @@ class Dialect(abc.ABC):
 
     @abc.abstractmethod
     def matches(self, columns: frozenset[str]) -> bool:
-        """Return whether a table with these columns is of this dialect; values are not considered."""
+        """Return whether a table with these columns is of this dialect; values are not considered.
+
+        Parameters
+        ----------
+        columns : frozenset of str
+            Column names.
+
+        Returns
+        -------
+        bool
+        """
 
     @abc.abstractmethod
     def convert(self, source: Source, band: str | None) -> Canonical:
@@ -266,6 +301,18 @@ def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
     """Build a canonical `QTable` with units, in the schema's order, with missing shape parameters filled.
 
     Other columns of the source follow, if they are one number or text per row.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray
+        Result of `Dialect.convert`.
+    source : Source
+        The original table.
+    dialect : Dialect
+
+    Returns
+    -------
+    QTable
     """
     source_type = columns["source_type"]
     table = QTable()
