@@ -17,7 +17,7 @@ from skygraft.errors import CatalogError, CorruptFileError
 __all__ = ["ParquetCatalog", "open_parquet", "read_parquet", "write_parquet"]
 
 _ROWS, _ROWS_PER_BYTE = 100_000, 4
-"""Largest plausible number of rows per byte: positions do not compress well, so a file with more rows is damaged."""
+"""A file is damaged if it has more rows than both: this many, and this many per byte (positions do not compress)."""
 
 
 class ParquetCatalog:

@@ -232,7 +232,10 @@ def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> 
 
 
 def find_root(image: Path, table: Path) -> Path:
-    """Find the survey directory of an image: the first with ``calib`` of the table's and those above the image."""
+    """Find the survey directory of an image.
+
+    It is the first directory with ``calib`` among the table's and those above the image, otherwise the table's.
+    """
     own = table.absolute().parent
     folders = (own, *image.absolute().parents)
     return next((folder for folder in folders if (folder / "calib").is_dir()), own)

@@ -276,7 +276,7 @@ def _closure(axis: Axes, table: Table, band: str) -> None:
     if len(mag):
         grid = np.linspace(mag.min() - 0.2, mag.max() + 0.2, 100)
         if (sigma > 0).any():
-            # Photon noise in magnitudes grows as 10^(0.2 m); the normalisation is fitted to the stars' sigma.
+            # Photon noise in magnitudes grows as 10^(0.2 m); the normalisation is the median of the stars.
             height = np.median(sigma / 10 ** (0.2 * mag)) * 10 ** (0.2 * grid)
             axis.fill_between(grid, -height, height, color="0.86", lw=0, label="expected photon noise (±1σ)", zorder=0)
             axis.fill_between(grid, -2 * height, 2 * height, color="0.93", lw=0, zorder=-1)

@@ -327,7 +327,7 @@ class SkyMap(abc.ABC):
 
     @abc.abstractmethod
     def _near(self, ra: float, dec: float) -> Iterable[int]:
-        """Return at least the tracts whose outer box contains a position."""
+        """Return candidates for `find_all`: the tracts that may contain a position."""
 
     def patch_polygon(self, tract: int, patch: int, *, outer: bool = False, n: int = 4) -> FloatArray:
         """Return the outline of a patch on the sky.
