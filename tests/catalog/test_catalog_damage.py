@@ -118,7 +118,7 @@ def test_a_csv_that_unpacks_without_end(tmp_path, monkeypatch):
         ("name: ra, unit: deg, datatype: float64", "name: ra, unit: deg", ("a name and a datatype",)),
         ("# datatype:", "# datatyp:", ("datatype",)),
         ("# ---\n", "# ---\n# " + "[" * 5000 + "\n", ("nested more than",)),
-        ("150.2", "15_0.2", ("row 1, key ra", "no float64")),
+        ("150.2", "15_0.2", ("row 1, key ra", "not float64")),
         ("150.2", "abc", ("ecsv table", "abc")),
         ("150.2", '"', ("ecsv table",)),
     ],
