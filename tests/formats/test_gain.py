@@ -195,7 +195,7 @@ def test_a_card_that_is_nan_says_nothing() -> None:
     header = fits.Header.fromstring(text.replace("GAIN    =                  2.0", "GAIN    =                  NaN"))
     headers = Headers([(0, header)])
     found = read_gain(headers, unit=image_unit(headers), exposure_time=100.0)
-    assert found.value is None and "GAIN = 'NaN' is not a positive number" in found.reason
+    assert found.value is None and "GAIN = 'NaN' is no positive number" in found.reason
     assert headers.as_dict() == {"GAIN": "NaN", "EXPTIME": 100.0}
 
 

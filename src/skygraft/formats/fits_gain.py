@@ -174,7 +174,7 @@ def _of_amplifiers(headers: Headers, seconds: float | None, problems: list[str])
 def _usable(card: Card, problems: list[str]) -> float | None:
     value = finite_number(card)
     if value is None or value <= 0:
-        problems.append(f"{card.key} = {card.value!r} is not a positive number")
+        problems.append(f"{card.key} = {card.value!r} is no positive number")
         return None
     if _INVERSE.search(card.comment) or _SETTING.search(card.comment):
         problems.append(f"{card.key} = {card.value} is not in electrons per count ({card.comment.strip()!r})")
