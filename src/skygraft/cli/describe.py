@@ -1,4 +1,4 @@
-"""What `skygraft inspect` has to say of an exposure."""
+"""Describe an exposure for `skygraft inspect`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from skygraft.wcs import pixel_scale
 __all__ = ["describe_exposure", "describe_rows"]
 
 _PARAMETERS = ("aperture", "format", "psf", "zeropoint", "hdu", "ccds", "option", "allow_pickle")
-"""Those of the command that shows all this: what its texts may advise."""
+"""Parameters of `skygraft inspect`, which its messages may recommend."""
 _LISTED_INPUTS = 8
-"""Inputs of a coadd that are named; JSON has all of them."""
+"""Largest number of a coadd's inputs that are listed; JSON has all of them."""
 HOW_TO_SET = (
     "say what the flux is the flux of: --aperture '12 pix', '2 arcsec' (radius), psf_model or total; "
     "in a campaign, survey: calibration: aperture"
@@ -30,7 +30,7 @@ HOW_TO_SET = (
 
 
 def describe_exposure(exposure: Exposure) -> dict[str, Any]:
-    """Everything that matters for injection, as JSON types; evaluated at the middle of the image."""
+    """Return everything that matters for injection, evaluated at the middle of the image, as JSON types."""
     x, y = (np.array([middle]) for middle in exposure.box.center)
     ra, dec = exposure.wcs.pixel_to_world_values(x, y)
     scale = float(pixel_scale(exposure.wcs, x, y)[0])
@@ -63,7 +63,7 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
 
 
 def _reason(exposure: Exposure, key: str) -> str | None:
-    """Why a part is not there, and what to do; None where it is."""
+    """Return why a part is missing and what to do; None if it is not missing."""
     error = exposure.extra.get(key)
     if not isinstance(error, SkygraftError):
         return None
@@ -71,7 +71,7 @@ def _reason(exposure: Exposure, key: str) -> str | None:
 
 
 def _words(error: SkygraftError) -> str:
-    """What an error says and advises, without the place that the rest of the description names."""
+    """Return message and fix of an error, without the file, which the rest of the description names."""
     return error.message if error.fix is None else f"{error.message}. {error.fix}"
 
 
@@ -128,7 +128,7 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
 
 
 def _describe_parts(psf: PSF, x: Any, y: Any) -> dict[str, Any]:
-    """What a coadd's PSF is made of, and which of it counts at the position that the rest is said of."""
+    """Describe the inputs of a coadd's PSF: their number, and those at the position of the description."""
     content: dict[str, Any] = {"position": [float(x[0]), float(y[0])]}
     if isinstance(psf, CoaddPSF | CellPSF) and psf.n_inputs is not None:
         content |= {"n_inputs": psf.n_inputs, "inputs_here": list(psf.input_names_at(x, y)[0])}
@@ -143,7 +143,7 @@ def _finite(value: float) -> float | None:
 
 
 def _describe_gain(exposure: Exposure) -> dict[str, Any]:
-    # Sources are wanted here, for the slope; everything that spoils pixels is not.
+    # Pixels of sources are needed for the slope of variance against flux; flagged bad pixels are excluded.
     spoilt = sum(v for n, v in exposure.mask_planes.items() if not n.startswith(("DETECTED", "INJECTED")))
     planes = exposure.image, exposure.variance, (exposure.mask & spoilt) == 0
     reason = str(exposure.extra.get(NO_GAIN, ""))
@@ -160,7 +160,7 @@ def _describe_gain(exposure: Exposure) -> dict[str, Any]:
 
 
 def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
-    """The description for people: label and text."""
+    """Return the description as rows of label and text."""
     (ny, nx), (x0, y0), wcs = content["shape"], content["xy0"], content["wcs"]
     rows = [
         ("image", f"{content['image_id']}  ({_pairs(content['data_id'])})"),

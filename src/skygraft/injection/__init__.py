@@ -1,4 +1,4 @@
-"""Injecting sources into one exposure."""
+"""Injection of sources into one exposure."""
 
 from skygraft.injection.core import Injection, inject
 from skygraft.injection.options import InjectionOptions
