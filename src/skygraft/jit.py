@@ -25,9 +25,9 @@ from numba.core import cgutils, event, sigutils
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
-__all__ = ["compiled", "fma", "leading_zeros", "load_word", "prefetch", "scratch", "store_word"]
+__all__ = ["compiled", "fma", "in_python_too", "leading_zeros", "load_word", "prefetch", "scratch", "store_word"]
 
 _LOCK_NAME = "skygraft-compiling.lock"
 _LONGEST_WAIT_SECONDS = 300.0
@@ -103,6 +103,22 @@ def _plain(kind: Any, read_only: bool) -> Any:
     if read_only and isinstance(kind, types.Array):
         kind = kind.copy(readonly=True)
     return kind
+
+
+def in_python_too[F: Callable[..., Any]](function: F) -> F:
+    """Let compiled functions call a function that remains an ordinary one in Python, where it is not compiled.
+
+    Parameters
+    ----------
+    function : callable
+        A function that numba can compile in nopython mode.
+
+    Returns
+    -------
+    callable
+        The same function.
+    """
+    return cast(F, register_jitable(error_model="numpy")(function))
 
 
 class _Lock:

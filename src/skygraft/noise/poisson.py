@@ -256,7 +256,7 @@ def _empty(bits: NDArray[np.uint32], j: int, low: Any, high: Any) -> bool:
     return not seen
 
 
-@compiled
+@compiled(inline="always")
 def _next_stretch(bits: NDArray[np.uint32], j: int, low: Any) -> tuple[Any, Any]:
     """From a row's next pixel that is not 0 to a gap, a block at most; empty at the row's end if there is none."""
     nx, block, gap = uint64(bits.shape[1]), uint64(_BLOCK), uint64(_GAP)
@@ -320,12 +320,15 @@ def add_noisy(
     for j in range(model.shape[0]):
         gain_row = j if gain_varies_y else 0
         # unsigned indices need no test for being negative, and without that test the loops become vector code
-        low, high = _next_stretch(bits, j, uint64(0))
-        if apart[0]:
-            out[j, :low] = image[j, :low]
-        if with_variance and apart[1]:
-            variance_out[j, :low] = variance[j, :low]
-        while low < high:
+        done = uint64(0)
+        while True:
+            low, high = _next_stretch(bits, j, done)
+            for i in range(done, low if apart[0] else done):
+                out[j, i] = image[j, i]
+            for i in range(done, low if with_variance and apart[1] else done):
+                variance_out[j, i] = variance[j, i]
+            if low == high:
+                break
             n = high - low
             # the planes are not in the cache as the model is, which was just searched: ask for them before drawing
             for i in range(low, high + uint64(_LINE - 1), uint64(_LINE)):
@@ -360,11 +363,6 @@ def add_noisy(
             for i in range(n):
                 out[j, low + i] = sums[i]
             done = high
-            low, high = _next_stretch(bits, j, done)
-            if apart[0]:
-                out[j, done:low] = image[j, done:low]
-            if with_variance and apart[1]:
-                variance_out[j, done:low] = variance[j, done:low]
 
 
 @compiled
@@ -386,7 +384,9 @@ def fill(
         for low in range(0, field.shape[1], _BLOCK):
             block = field[j, low : low + _BLOCK]
             n = block.size
-            means[:n], means[n : n + _VECTOR] = block, 0.0
+            for i in range(uint64(n)):
+                means[i] = block[i]
+            means[n : n + _VECTOR] = 0.0
             n_large = _draw(room, means, n, x0 + low, y0 + j, k0, k1, alias, edges, density)
             for i in range(uint64(n)):
                 # what is no positive number is its own

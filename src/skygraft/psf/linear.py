@@ -171,7 +171,7 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
     return out.reshape(weights.shape[0], *basis.shape[1:])
 
 
-@compiled
+@compiled(reads=("weights", "basis"))
 def combine_into(weights: NDArray[Any], basis: NDArray[Any], out: NDArray[Any]) -> None:  # pragma: no cover - compiled
     """`combine` for images in one row: weights (N, B), basis (B, P or more), out (N, P), all of one precision."""
     # in blocks of pixels, so that the basis stays in the nearest cache while all positions use it; the first ten images

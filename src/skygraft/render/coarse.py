@@ -82,7 +82,9 @@ class CoarseField:
         """Add all cells to the canvas for which they were made; call it once."""
         for level in range(N_LEVELS - 1, 0, -1):
             _refine(self.cells, level, _to_children(level))
-        _paint(self.cells, _lagrange(_pixels(0), 0), canvas.model, canvas.x0, canvas.y0)
+        _paint(
+            self.cells, np.ascontiguousarray(_lagrange(_pixels(0), 0).T, np.float32), canvas.model, canvas.x0, canvas.y0
+        )
 
 
 def _pixels(level: int) -> NDArray[np.float64]:
@@ -145,17 +147,19 @@ def _refine(cells: Cells, level: int, to_children: NDArray[np.float32]) -> None:
 
 
 @compiled
-def _paint(cells: Cells, weights: NDArray[np.float64], model: NDArray[np.float32], x0: int, y0: int) -> None:
+def _paint(cells: Cells, across: NDArray[np.float32], model: NDArray[np.float32], x0: int, y0: int) -> None:
     """Add the smallest cells to the pixels."""
     values, touched, layout = cells.values, cells.touched, cells.layout[0]
     rows, columns = model.shape
-    across = np.ascontiguousarray(weights.T).astype(np.float32)
     x_weights = load(across[0], 0), load(across[1], 0), load(across[2], 0)
     pixels = np.empty(FINEST, dtype=np.float32)
     for j in range(layout[3]):
         first_j = FINEST * (layout[1] + j) - y0
         cell = layout[0] + j * layout[4]
-        if not touched[cell : cell + layout[4]].any():
+        some = False
+        for i in range(layout[4]):
+            some |= touched[cell + i]
+        if not some:
             continue
         # Row by row of pixels: memory is fastest in that order.
         for t in range(max(0, -first_j), min(FINEST, rows - first_j)):

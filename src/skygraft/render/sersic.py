@@ -219,7 +219,7 @@ class ProfilePainter:
         x, y, amplitude = profiles.x, profiles.y, profiles.amplitude
         wide = _Wide(
             x + moments[:, 1], y + moments[:, 2], amplitude * moments[:, 0], profiles.metric,
-            moments[:, 3:].copy(), fluxes, WIDTHS, reach, self.care.missed * np.abs(peak),
+            moments[:, 3:].copy(), fluxes, WIDTHS, reach, self.care.missed * np.abs(peak), fluxes.any(axis=1),
         )  # fmt: skip
         drawn = size * fold
         most = largest_transform(canvas.model.shape)
@@ -369,6 +369,7 @@ class _Wide(NamedTuple):
     widths: NDArray[np.float64]
     reach: NDArray[np.float64]
     allowed: NDArray[np.float64]
+    present: NDArray[np.bool_]
 
 
 @compiled
@@ -389,7 +390,10 @@ def _add_all(
 ) -> None:
     """Add the profiles from `start` on, what transforms drew of each and its wings, in their order."""
     rows, columns = model.shape
-    along = np.empty(size.max(), dtype=np.float64)
+    largest = 0
+    for k in range(len(size)):
+        largest = max(largest, size[k])
+    along = np.empty(largest, dtype=np.float64)
     for k in range(len(first)):
         s = start + k
         n, ix, iy = size[s], int(np.rint(x[s])), int(np.rint(y[s]))
@@ -404,14 +408,14 @@ def _add_all(
         )
         left, bottom = ix - corner[0] - half[s], iy - corner[1] - half[s]
         clipped[s] = left < 0 or bottom < 0 or left + 2 * half[s] >= columns or bottom + 2 * half[s] >= rows
-        if wide.fluxes[s].any():
+        if wide.present[s]:
             deposited[s] += add_wings(
                 model, corner, cells, wide.x[s], wide.y[s], wide.amplitude[s], wide.metric[s], wide.moments[s],
                 wide.fluxes[s], wide.widths, wide.reach[s], wide.allowed[s], (ix, iy), half[s],
             )  # fmt: skip
 
 
-@compiled
+@compiled(inline="always")
 def _add_core(
     model: NDArray[np.float32],
     core: NDArray[np.float32],
@@ -445,4 +449,7 @@ def _add_core(
         for i in range(len(into)):
             into[i] += line[i]
             along[i] += line[i]
-    return along.sum()
+    flux = 0.0
+    for i in range(len(along)):
+        flux += along[i]
+    return flux

@@ -261,7 +261,7 @@ def _taps(
     return first
 
 
-@compiled(forceinline=True)
+@compiled(inline="always")
 def _held(even: NDArray[np.float32], odd: NDArray[np.float32]) -> Any:  # pragma: no cover - compiled
     """The first taps, eight times each: loops that store would fetch them from their arrays again and again."""
     return (
@@ -270,7 +270,7 @@ def _held(even: NDArray[np.float32], odd: NDArray[np.float32]) -> Any:  # pragma
     )
 
 
-@compiled(forceinline=True)
+@compiled(inline="always")
 def _sums(
     taps: Any, s0: Any, s1: Any, s2: Any, s3: Any, s4: Any, s5: Any, s6: Any
 ) -> tuple[Any, Any]:  # pragma: no cover - compiled
@@ -281,7 +281,7 @@ def _sums(
     return one, fused(odd[5], s6, fused(odd[4], s5, two))
 
 
-@compiled
+@compiled(inline="always")
 def shift_rows(
     planes: NDArray[np.float32],
     columns: int,
@@ -334,7 +334,7 @@ def shift_rows(
         store(second, at, two)
 
 
-@compiled
+@compiled(inline="always")
 def add_rows(
     rows: NDArray[np.float32],
     columns: int,

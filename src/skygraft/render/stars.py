@@ -215,7 +215,7 @@ def _add_sums(
         _add_planes(model, planes[: some.shape[0]], stars, start, shift)
 
 
-@compiled
+@compiled(inline="always")
 def _add_planes(
     model: NDArray[np.float32],
     planes: NDArray[np.float32],
@@ -265,7 +265,7 @@ def _add_planes(
                     deposited[s] += value
 
 
-@compiled
+@compiled(inline="always")
 def _first_pixel(position: float, size: int) -> int:  # pragma: no cover - compiled
     """Where a stamp of `size` pixels begins, whose middle pixel is the nearest to `position`."""
     return int(np.floor(position + 0.5)) - size // 2

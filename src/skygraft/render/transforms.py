@@ -149,7 +149,7 @@ def _packed(spectra: NDArray[np.complex64]) -> NDArray[np.float32]:
     return made.reshape(count, n + 2, n)
 
 
-@compiled
+@compiled(inline="always")
 def to_image(spectrum: NDArray[np.float32], image: NDArray[np.float32], plan: Plan, room: NDArray[np.float32]) -> None:
     """Transform a half spectrum back, without dividing by the number of pixels.
 
@@ -192,7 +192,7 @@ def to_image(spectrum: NDArray[np.float32], image: NDArray[np.float32], plan: Pl
                 store(image, to + n, load(done, at + LANES))
 
 
-@compiled
+@compiled(inline="always")
 def _join_pairs(
     lines: NDArray[np.float32], at: int, step: int, pair_turns: NDArray[np.float32], half: int, wide: int
 ) -> None:
@@ -227,8 +227,7 @@ def _transform_lines(
     wide: int,
 ) -> NDArray[np.float32]:
     """Transform lines, `wide` vectors of them, whose elements are `step` apart; gives which room has the result."""
-    # Plain ones would be types of their own, for which everything is compiled once more.
-    m, s, turn, into = int(np.int64(1)), int(np.int64(1)), int(np.int64(0)), True
+    m, s, turn, into = 1, 1, 0, True
     for factor in factors:
         m *= factor
     for factor in factors:
@@ -264,7 +263,7 @@ def _put_turned(
     store(target, at + LANES, c * im + s * re)
 
 
-@compiled
+@compiled(inline="always")
 def _by_two(
     source: NDArray[np.float32],
     at: int,
@@ -294,7 +293,7 @@ def _by_two(
         turn += 2
 
 
-@compiled
+@compiled(inline="always")
 def _by_three(
     source: NDArray[np.float32],
     at: int,
@@ -327,7 +326,7 @@ def _by_three(
         turn += 4
 
 
-@compiled
+@compiled(inline="always")
 def _by_four(
     source: NDArray[np.float32],
     at: int,
@@ -361,7 +360,7 @@ def _by_four(
         turn += 6
 
 
-@compiled
+@compiled(inline="always")
 def _by_five(
     source: NDArray[np.float32],
     at: int,

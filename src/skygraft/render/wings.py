@@ -41,6 +41,8 @@ _HALF_DIAGONAL = 0.7072
 _FAINT = 25.0
 """Exponent from which on a Gaussian is nothing."""
 
+_LANES = np.arange(LANES, dtype=np.float32)
+
 _STEPS = 1.0 + np.arange(_PIECES, dtype=np.float32) / _PIECES
 """Beginnings of the pieces of an octave, in units of the first's."""
 _CUBES = np.maximum(_OFFSET * (np.exp2(np.arange(_N_OCTAVES))[:, None] * _STEPS - 1.0), 1e-3).ravel() ** 1.5
@@ -49,7 +51,7 @@ _CUBES = np.maximum(_OFFSET * (np.exp2(np.arange(_N_OCTAVES))[:, None] * _STEPS 
 _value_at = cubic_and_line_lookup(_FIRST_OCTAVE, _PIECES, _N_OCTAVES * _PIECES)
 
 
-@compiled
+@compiled(inline="always")
 def _tabulate(
     table: NDArray[np.float32],
     fluxes: NDArray[np.float64],
@@ -110,7 +112,7 @@ def _tabulate(
     return n_octaves
 
 
-@compiled
+@compiled(inline="always")
 def _least_radii(
     table: NDArray[np.float32], n_octaves: int, side: float, allowed: float, radii: NDArray[np.float64]
 ) -> None:
@@ -135,7 +137,7 @@ def _least_radii(
                     return
 
 
-@compiled
+@compiled(inline="always")
 def add_wings(
     model: NDArray[np.float32],
     corner: tuple[int, int],
@@ -210,8 +212,9 @@ def add_wings(
     tabulated = most + _HALF_DIAGONAL * (FINEST << (N_LEVELS - 1)) * per_pixel
     table = np.empty(_N_OCTAVES * _PIECES * _ROW, dtype=np.float32)
     n_octaves = _tabulate(table, fluxes, widths / unit, blur, excess, tabulated**2, amplitude * np.sqrt(det))
-    u_form = np.array([pxx, 2.0 * pxy, pyy])
-    q_form = np.array([qxx, 2.0 * qxy, qyy])
+    u_form, q_form = np.empty(3), np.empty(3)
+    u_form[0], u_form[1], u_form[2] = pxx, 2.0 * pxy, pyy
+    q_form[0], q_form[1], q_form[2] = qxx, 2.0 * qxy, qyy
     radii = np.empty(N_LEVELS)
     _least_radii(table, n_octaves, FINEST * per_pixel, allowed, radii)
 
@@ -225,7 +228,7 @@ def add_wings(
     i_first, i_last = max(i_first, int(np.ceil(x - x_extent)) - FINEST), min(i_last, int(x + x_extent) + FINEST)
     j_first, j_last = max(j_first, int(np.ceil(y - y_extent)) - FINEST), min(j_last, int(y + y_extent) + FINEST)
     waiting = np.empty((3 * N_LEVELS + 1, 3), dtype=np.int64)
-    steps, made = np.arange(LANES).astype(np.float32), np.empty(2 * LANES, dtype=np.float32)
+    made = np.empty(2 * LANES, dtype=np.float32)
     x_nodes, y_nodes = _nodes()
     deposited = 0.0
     largest = FINEST << (N_LEVELS - 1)
@@ -266,7 +269,7 @@ def add_wings(
                     low, high = max(j_first, j0), min(j_last, j0 + FINEST - 1)
                     deposited += _add_pixels(
                         model[low - corner[1] : high + 1 - corner[1]], i0 - corner[0], first, last, table, u_form,
-                        q_form, i0 - x, low - y, most**2, steps, made,
+                        q_form, i0 - x, low - y, most**2, made,
                     )  # fmt: skip
     return deposited
 
@@ -277,7 +280,7 @@ def _form(form: NDArray[np.float64], dx: float, dy: float) -> float:
     return value
 
 
-@compiled
+@compiled(inline="always")
 def _nodes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A cell's nodes, row by row, in units of the outer ones' distance from the middle, and some that fill up."""
     x, y = np.zeros(2 * LANES, dtype=np.float32), np.zeros(2 * LANES, dtype=np.float32)
@@ -286,7 +289,7 @@ def _nodes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return x, y
 
 
-@compiled
+@compiled(inline="always")
 def _at_nodes(
     made: NDArray[np.float32],
     table: NDArray[np.float32],
@@ -312,7 +315,7 @@ def _form_of(form: NDArray[np.float64], x: Eight, y: Eight) -> Eight:
     return value
 
 
-@compiled
+@compiled(inline="always")
 def _add_cell(
     values: NDArray[np.float32],
     made: NDArray[np.float32],
@@ -332,7 +335,7 @@ def _add_cell(
     return flux
 
 
-@compiled
+@compiled(inline="always")
 def _add_pixels(
     rows: NDArray[np.float32],
     left: int,
@@ -344,7 +347,6 @@ def _add_pixels(
     dx: float,
     dy: float,
     most: float,
-    steps: NDArray[np.float32],
     made: NDArray[np.float32],
 ) -> float:
     """Add W to pixels `first` to `last` of a smallest cell in some rows of the canvas; gives their flux.
@@ -352,7 +354,7 @@ def _add_pixels(
     The cell's first pixel is in column `left`, and in the first row (dx, dy) from the centre; there is nothing where u
     is more than `most`.
     """
-    x, end, flux = spread(np.float32(dx)) + load(steps, 0), spread(np.float32(most + _OFFSET)), spread(np.float32(0.0))
+    x, end, flux = spread(np.float32(dx)) + load(_LANES, 0), spread(np.float32(most + _OFFSET)), spread(np.float32(0.0))
     deposited = 0.0
     for t in range(len(rows)):
         y = spread(np.float32(dy + t))
