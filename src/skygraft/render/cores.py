@@ -229,7 +229,7 @@ def _prepare(
     shift: tuple[int, int],
     fold: int,
 ) -> None:
-    """Compute the quadratic form kappa(kx, ky) of profile `s`, in steps of frequency, and the phases of its position."""
+    """Compute the quadratic form kappa(kx, ky) of profile `s`, per frequency step, and the phases of its position."""
     x, y, metric = profiles.x[s], profiles.y[s], profiles.metric
     n = x_phases.shape[1]
     unit = (2.0 * np.pi * fold / n) ** 2 / (metric[s, 0] * metric[s, 2] - metric[s, 1] ** 2)

@@ -13,10 +13,9 @@ from skygraft.errors import FormatError, InjectionError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
 from skygraft.render.components import Components, are_nearly_flat, are_profiles, components
-from skygraft.render.galsim_engine import LEAST_GALSIM_RATIO, draw_extended
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
-from skygraft.render.profiles import largest_transform
+from skygraft.render.profiles import LEAST_GALSIM_RATIO, largest_transform
 from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
 from skygraft.render.stars import StarPainter, Stars
@@ -289,6 +288,8 @@ def _draw_one(
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
+    from skygraft.render.galsim_engine import draw_extended  # GalSim is imported only where it draws something
+
     try:
         most = largest_transform(canvas.model.shape)
         stamp = draw_extended(sources, row, kernel, flux_tolerance, step, largest=most)

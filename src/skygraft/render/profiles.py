@@ -16,6 +16,7 @@ from scipy.special import gammaincinv
 from skygraft.render.moffat import core_radius
 
 __all__ = [
+    "LEAST_GALSIM_RATIO",
     "MAX_STAMP",
     "SAFELY",
     "gaussian_radius",
@@ -30,6 +31,8 @@ MAX_STAMP = 8192
 """Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
 
 
+LEAST_GALSIM_RATIO = 1.45
+"""Smallest ratio of truncation to half-light radius of profiles that GalSim is given."""
 _ALWAYS_ALLOWED, _PER_SIDE = 2048, 4
 
 

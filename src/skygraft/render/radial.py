@@ -24,15 +24,18 @@ import functools
 import math
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import fht, fhtoffset
-from scipy.interpolate import CubicSpline
 from scipy.special import gammaincinv, gammaln
 
 from skygraft.catalog.schema import MOFFAT_RANGE, SERSIC_RANGE
 from skygraft.render import moffat
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 __all__ = [
     "DENSE",
@@ -127,6 +130,8 @@ def _node(i: int) -> _Node:
 
 def _transform(n: float) -> CubicSpline:
     """T over ln k, by FFTLog."""
+    from scipy.interpolate import CubicSpline  # takes a second to import, and stars do without
+
     step = 2 * _LOG_REACH / (_LOG_POINTS - 1)
     log_r = (np.arange(_LOG_POINTS) - 0.5 * (_LOG_POINTS - 1)) * step
     r = np.exp(log_r)

@@ -234,11 +234,11 @@ def add_wings(
     largest = FINEST << (N_LEVELS - 1)
     for top_j in range(j_first // largest, j_last // largest + 1):
         for top_i in range(i_first // largest, i_last // largest + 1):
-            waiting[0] = N_LEVELS - 1, top_j, top_i
+            waiting[0, 0], waiting[0, 1], waiting[0, 2] = N_LEVELS - 1, top_j, top_i
             n_waiting = 1
             while n_waiting > 0:
                 n_waiting -= 1
-                level, cell_j, cell_i = waiting[n_waiting]
+                level, cell_j, cell_i = waiting[n_waiting, 0], waiting[n_waiting, 1], waiting[n_waiting, 2]
                 h = FINEST << level
                 j0, i0 = cell_j * h, cell_i * h
                 if j0 > j_last or i0 > i_last or j0 + h <= j_first or i0 + h <= i_first:
@@ -262,7 +262,9 @@ def add_wings(
                     deposited += _add_cell(values[place], made, sums[level], x_sums, y_sums)
                 elif level > 0:
                     for child in range(4):
-                        waiting[n_waiting] = level - 1, 2 * cell_j + child // 2, 2 * cell_i + child % 2
+                        waiting[n_waiting, 0] = level - 1
+                        waiting[n_waiting, 1] = 2 * cell_j + child // 2
+                        waiting[n_waiting, 2] = 2 * cell_i + child % 2
                         n_waiting += 1
                 else:
                     first, last = max(i_first, i0) - i0, min(i_last, i0 + FINEST - 1) - i0
