@@ -275,7 +275,7 @@ class _Notice(event.Listener):  # type: ignore[misc]
         if self._depth > 1:
             return
         self._began = time.monotonic()
-        # Compilation creates millions of objects that live until its end: looking for garbage takes a tenth of its time.
+        # A tenth of the time would go to looking for garbage among millions of objects that live until the end.
         self._collects = gc.isenabled()
         gc.disable()
         if self.spent > _PATIENCE_SECONDS and not self._reported:
