@@ -118,7 +118,7 @@ def in_python_too[F: Callable[..., Any]](function: F) -> F:
     callable
         The same function.
     """
-    return cast(F, register_jitable(error_model="numpy")(function))
+    return register_jitable(error_model="numpy")(function)
 
 
 class _Lock:
@@ -176,7 +176,7 @@ class _Lock:
                 return True
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """Numba's cache of one function, valid as long as all code that is compiled into the function stays the same.
 
     Numba itself checks the function's own file only, although code from other files is compiled into the function.
@@ -262,7 +262,7 @@ def _content(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-class _Notice(event.Listener):  # type: ignore[misc]
+class _Notice(event.Listener):
     """Reports once in a process that loops are being compiled, if that takes long, and makes it faster."""
 
     def __init__(self) -> None:
