@@ -31,6 +31,7 @@ from skygraft.campaign.sections import (
 from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.photometry import parse_radius
+from skygraft.render.engines import stored_galaxy_engine, stored_star_engine
 from skygraft.skymap import get_skymap
 
 if TYPE_CHECKING:
@@ -265,8 +266,12 @@ class InjectionConfig(Section):
     flux_tolerance: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3
     mask_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     mark_injected: Annotated[bool, Field(strict=True)] = True
-    stars: Literal["fourier", "taps", "galsim"] = "fourier"
-    galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
+    stars: Annotated[Literal["precise", "fast", "galsim", "fourier", "taps"], AfterValidator(stored_star_engine)] = (
+        "fourier"
+    )
+    galaxies: Annotated[Literal["fast", "precise", "galsim", "fourier"], AfterValidator(stored_galaxy_engine)] = (
+        "fourier"
+    )
     conventions: Conventions = "skygraft"
     variance: Annotated[bool, Field(strict=True)] | None = None
 

@@ -14,6 +14,14 @@ import numpy as np
 from skygraft.conventions import CONVENTIONS, Conventions, check_conventions
 from skygraft.errors import ConfigError
 from skygraft.photometry import FLUX_MODES, parse_radius
+from skygraft.render.engines import (
+    GALAXY_ENGINES,
+    STAR_ENGINES,
+    GalaxyEngine,
+    StarEngine,
+    galaxy_engine,
+    star_engine,
+)
 
 __all__ = ["InjectionOptions"]
 
@@ -50,10 +58,10 @@ class InjectionOptions:
         Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
         source). They say where the fakes are, not that their pixels are bad: software that leaves out every pixel
         whose mask is not zero would see no fake at all. For such software, leave them out.
-    stars : {"fourier", "taps", "galsim"}
+    stars : {"precise", "fast", "galsim"}
         How stars are moved by fractions of a pixel: to single precision; half again as fast, to 2e-4 of their peak
         where the FWHM is 3 pixels or more; or by GalSim.
-    galaxies : {"fourier", "precise", "galsim"}
+    galaxies : {"fast", "precise", "galsim"}
         How Sérsic profiles are drawn: many at a time, to 3e-4 of their peak where the FWHM is 3 pixels or more; to
         5e-5, which takes longer; or by GalSim, which draws everything else.
     conventions : {"skygraft", "lsst_source_injection"}
@@ -80,8 +88,8 @@ class InjectionOptions:
     flux_tolerance: float = 1e-3
     mask_threshold: float = 0.1
     mark_injected: bool = True
-    stars: Literal["fourier", "taps", "galsim"] = "fourier"
-    galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
+    stars: StarEngine = "precise"
+    galaxies: GalaxyEngine = "fast"
     conventions: Conventions = "skygraft"
     variance: bool | None = None
 
@@ -89,9 +97,15 @@ class InjectionOptions:
         _one_of("flux_mode", self.flux_mode, FLUX_MODES)
         _one_of("position", self.position, ("source", "image"))
         _one_of("coadd_noise", self.coadd_noise, ("correlated", "white"))
-        _one_of("stars", self.stars, ("fourier", "taps", "galsim"))
+        for name, current, allowed in (
+            ("stars", star_engine, STAR_ENGINES),
+            ("galaxies", galaxy_engine, GALAXY_ENGINES),
+        ):
+            engine = getattr(self, name)
+            engine = current(engine) if isinstance(engine, str) else engine
+            _one_of(name, engine, allowed)
+            object.__setattr__(self, name, engine)
         _one_of("conventions", self.conventions, CONVENTIONS)
-        _one_of("galaxies", self.galaxies, ("fourier", "precise", "galsim"))
         if (self.flux_mode == "aperture") != (self.aperture is not None):
             raise ConfigError(
                 f"flux_mode is {self.flux_mode!r} and aperture is {self.aperture!r}",

@@ -13,6 +13,7 @@ from skygraft.errors import FormatError, InjectionError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
 from skygraft.render.components import Components, are_nearly_flat, are_profiles, components
+from skygraft.render.engines import GalaxyEngine, StarEngine, galaxy_engine, star_engine
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
 from skygraft.render.profiles import LEAST_GALSIM_RATIO, largest_transform
@@ -20,10 +21,8 @@ from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
 from skygraft.render.stars import StarPainter, Stars
 
-__all__ = ["Normalisation", "StarEngine", "render"]
+__all__ = ["render"]
 
-type StarEngine = Literal["fourier", "taps", "galsim"]
-type GalaxyEngine = Literal["fourier", "precise", "galsim"]
 type _Kind = Literal["star", "profile", "other"]
 
 _LARGE_HALF = 512
@@ -40,8 +39,8 @@ def render(
     normalisation: Normalisation,
     *,
     flux_tolerance: float = 1e-3,
-    stars: StarEngine = "fourier",
-    galaxies: GalaxyEngine = "fourier",
+    stars: StarEngine = "precise",
+    galaxies: GalaxyEngine = "fast",
     progress: Callable[[int], None] | None = None,
 ) -> RenderReport:
     """Add sources to a canvas.
@@ -63,12 +62,12 @@ def render(
         What ties kernels to the calibration.
     flux_tolerance : float
         Part of a source's flux that its stamp may leave out.
-    stars : {"fourier", "taps", "galsim"}
-        How stars are moved by fractions of a pixel: to single precision, with half as many taps (see
-        `skygraft.render.shift`), or drawn through GalSim.
-    galaxies : {"fourier", "precise", "galsim"}
-        Whether Sérsic and Moffat profiles are drawn many at a time (see `skygraft.render.sersic`), to 3e-4 or to 5e-5
-        of their peak, or through GalSim.
+    stars : {"precise", "fast", "galsim"}
+        How stars are moved by fractions of a pixel: to single precision, with about half as many taps (see
+        `skygraft.render.shift`), or by GalSim.
+    galaxies : {"fast", "precise", "galsim"}
+        How Sérsic and Moffat profiles are drawn: many at a time (see `skygraft.render.sersic`), to 3e-4 or to 5e-5 of
+        their peak, or one by one by GalSim.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
 
@@ -78,6 +77,7 @@ def render(
         One entry per source. A source that cannot be drawn is flagged, its reason is in ``messages``, and nothing of
         it is on the canvas.
     """
+    stars, galaxies = star_engine(stars), galaxy_engine(galaxies)
     report = RenderReport.empty(len(sources))
     is_star = sources.source_type == "Star"
     painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None

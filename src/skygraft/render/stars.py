@@ -81,14 +81,14 @@ class StarPainter:
         The image's PSF.
     box : Box
         The image's outer edges, parent pixels.
-    engine : {"fourier", "taps"}
+    engine : {"precise", "fast"}
         Nine taps, whose errors are those of single precision, or five. A PSF that is known between pixels, where
         pixels are too coarse for it, is evaluated at each star's own place in either case.
     """
 
-    def __init__(self, psf: PSF, box: Box, engine: Literal["fourier", "taps"] = "fourier") -> None:
+    def __init__(self, psf: PSF, box: Box, engine: Literal["precise", "fast"] = "precise") -> None:
         self._psf = psf
-        self._shift = PRECISE if engine == "fourier" else FAST
+        self._shift = PRECISE if engine == "precise" else FAST
         self._fwhm = width_meter(psf, box)
         self._undersampled = UndersamplingMeter(psf, *places_over(box))
         self._basis: SinglePrecisionBasis | None = None
