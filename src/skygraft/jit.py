@@ -211,12 +211,12 @@ def _fingerprint(function: Any, options: str) -> str:
     digest = hashlib.blake2b(f"{llvmlite.__version__} {options}".encode(), digest_size=16)
     seen: set[int] = set()
 
-    def add_code(code: python_types.CodeType, names: dict[str, Any]) -> None:
+    def add_code(code: python_types.CodeType, names: dict[str, Any], docstring: str | None = None) -> None:
         digest.update(code.co_code)
         for constant in code.co_consts:
             if isinstance(constant, python_types.CodeType):
                 add_code(constant, names)
-            else:
+            elif constant is not docstring:
                 add(constant)
         for name in code.co_names:
             digest.update(name.encode())
@@ -241,7 +241,7 @@ def _fingerprint(function: Any, options: str) -> str:
         if isinstance(value, python_types.FunctionType):
             if id(value) not in seen:
                 seen.add(id(value))
-                add_code(value.__code__, value.__globals__)
+                add_code(value.__code__, value.__globals__, value.__doc__)
                 for cell in value.__closure__ or ():
                     add(cell.cell_contents)
             return

@@ -30,8 +30,8 @@ def test_old_names_draw_the_same_as_new_ones(option, old, new):
     for name in (old, new):
         canvas = Canvas.empty((61, 61), (0, 0))
         psf = FixedKernelPSF(MoffatPSF(4.0).basis[0])
-        report = render(sources, psf, canvas, Box(-0.5, 60.5, -0.5, 60.5), AsItIs(), **{option: name})
-        assert report.flags[0] == 0
+        render(sources, psf, canvas, Box(-0.5, 60.5, -0.5, 60.5), AsItIs(), **{option: name})
+        assert canvas.model.any()
         drawn.append(canvas.model)
     np.testing.assert_array_equal(*drawn)
 
@@ -45,15 +45,8 @@ def test_options_of_old_names_are_those_of_new_ones(option, old, new):
 @pytest.mark.parametrize(("option", "old", "new"), NAMES)
 def test_campaigns_store_the_old_name_for_either(option, old, new):
     def injection(name):
-        config = parse_config(
-            {
-                "name": "a",
-                "survey": {"images": "*.fits"},
-                "catalog": "a.fits",
-                "output": "out",
-                "injection": {option: name},
-            }
-        )
+        content = {"name": "a", "survey": {"images": "*.fits"}, "catalog": {"path": "a.fits"}, "output": "out"}
+        config = parse_config(content | {"injection": {option: name}})
         assert getattr(config.injection.options(), option) == new
         return config.resolved()["injection"]
 

@@ -1,4 +1,4 @@
-"""What a coadd carries about the correlation of its noise."""
+"""Information that a coadd carries about the correlation of its noise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CellGrid:
     size: tuple[int, int]
 
     def tiles(self, xy0: tuple[int, int], shape: tuple[int, int]) -> Iterator[tuple[tuple[int, int], slice, slice]]:
-        """Cell (i, j), in y and x, and the rows and columns of an image that lie in it, for each that does."""
+        """Yield each cell (i, j), in y and x, that overlaps an image, with the rows and columns of the overlap."""
         bounds = []
         for first, size, n, begin in zip(self.start[::-1], self.size[::-1], shape, xy0[::-1], strict=True):
             cells = range((begin - first) // size, (begin + n - 1 - first) // size + 1)
@@ -40,12 +40,12 @@ class CellGrid:
 
 @dataclass(frozen=True, eq=False)
 class CoaddNoise:
-    """What a coadd carries about the correlation of its noise.
+    """Noise realizations and cells of a coadd, from which the correlation of its noise is measured.
 
     Parameters
     ----------
     realizations : tuple of ndarray, shape (ny, nx)
-        Images of nothing but noise, coadded as the coadd was; empty where it has none, and its sky pixels must do.
+        Images of pure noise, coadded as the coadd was; empty if there are none, and sky pixels are used instead.
     cells : CellGrid or None
         The coadd's cells, within each of which the same inputs were averaged.
     """

@@ -23,7 +23,7 @@ _MAX_SPREAD = 0.3
 _LEAST_EXPLAINED = 0.5
 """Least part of the variance plane's variance that a line through sky pixels must explain."""
 _LARGEST_RATIO = 1.3
-"""By how much a recorded gain and the variance plane's may differ: 1.12 at most in real images where both are right."""
+"""Largest ratio of a recorded gain to the variance plane's: at most 1.12 in real images where both are right."""
 _HOW_TO_SET = (
     "Give gain= (electrons per image unit), or noise=False; in a campaign, survey: calibration: {gain: ...}, or "
     "injection: {noise: false}"
@@ -32,14 +32,14 @@ _HOW_TO_SET = (
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """Electrons per image unit and where that comes from.
+    """A gain, electrons per image unit, and its origin.
 
     Parameters
     ----------
     value : float or ndarray of shape (ny, nx)
         Positive and finite.
     origin : str
-        For people and records.
+        Where the value was found, for messages and records.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def estimate_gain(
     path: str | os.PathLike[str] | None = None,
     recorded: str = "",
 ) -> Gain:
-    """Gain from the slope of variance against image.
+    """Estimate the gain from the slope of variance against image.
 
     In a calibrated image the variance plane is (sky + source) / gain + read noise^2, so its slope against the image is
     one over the gain. It is taken from the pixels that stand far above the sky: the median of (variance - sky's) /
@@ -90,7 +90,7 @@ def estimate_gain(
     path : path-like, optional
         Named in errors.
     recorded : str
-        Why what the image records of its gain does not say it, for errors.
+        Why the image's own record of its gain is not used, for error messages.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Photon noise of injected flux, its variance, and random numbers that do not depend on order.
+"""Photon noise of injected flux and its variance, from random numbers that do not depend on any order.
 
 A source that adds the expected flux F to a pixel adds Poisson(g F) electrons, so Poisson(g F) / g image units, with g
 the gain in electrons per image unit; the variance plane gains the *expected* F / g. Where F < 0 (a kernel's negative
@@ -24,7 +24,7 @@ __all__ = ["add_flux", "poisson_field", "stream_key"]
 
 
 def stream_key(seed: int, image_id: str, kind: str = "noise") -> tuple[int, int]:
-    """Key of an image's random stream: two 32-bit words.
+    """Return the key of an image's random stream: two 32-bit words.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def stream_key(seed: int, image_id: str, kind: str = "noise") -> tuple[int, int]
 def poisson_field(
     mean: NDArray[np.float64], *, seed: int, image_id: str, xy0: tuple[int, int] = (0, 0)
 ) -> NDArray[np.float64]:
-    """Poisson numbers for a field of means, as `add_flux` draws them.
+    """Draw Poisson numbers for a field of means, as `add_flux` does.
 
     Parameters
     ----------

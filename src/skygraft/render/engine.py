@@ -1,4 +1,4 @@
-"""Draw all sources of one image, each with its PSF at its own place: stars, profiles, and all else by GalSim."""
+"""Draw all sources of one image, each with the PSF at its own position: stars, profiles, and the rest by GalSim."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["render"]
 type _Kind = Literal["star", "profile", "other"]
 
 _LARGE_HALF = 512
-"""Half a transform, pixels, from which on a source is drawn by itself."""
+"""Sources with a transform of more than twice this many pixels a side are drawn one by one."""
 _CHUNK = 64
-"""Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
+"""Kernels in memory at a time, few enough for the cache with the usual kernel sizes."""
 
 
 def render(
@@ -59,9 +59,9 @@ def render(
     box : Box
         The image's outer edges, parent pixels.
     normalisation : Normalisation
-        What ties kernels to the calibration.
+        How kernels are scaled to the calibration.
     flux_tolerance : float
-        Part of a source's flux that its stamp may leave out.
+        Fraction of a source's flux that its stamp may leave out.
     stars : {"precise", "fast", "galsim"}
         How stars are moved by fractions of a pixel: to single precision, with about half as many taps (see
         `skygraft.render.shift`), or by GalSim.
@@ -208,7 +208,7 @@ def _draw_profiles(
         report.flags[rows] |= Flag.PARAMETERS_BAD
         report.messages[int(rows[0])] = _reason(error)
         return
-    # What needs much memory is drawn by itself, so that nothing else is lost if there is not as much.
+    # Sources that need much memory are drawn alone, so that running out of memory costs no other source.
     large = np.flatnonzero((found.profiles.half > _LARGE_HALF) & ~can_be_split(found.profiles))
     cuts = np.unique(np.searchsorted(found.owner, np.concatenate([found.owner[large], found.owner[large] + 1])))
     for some in np.split(np.arange(len(found.owner)), cuts):
@@ -224,7 +224,7 @@ def _draw_components(
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
-    """Draw whole sources of a batch."""
+    """Draw some sources of a batch, each with all of its profiles."""
     owner = found.owner
     try:
         deposited, clipped = painter.add(found.profiles, psf, owner)
@@ -255,7 +255,7 @@ def _draw_components(
 
 
 def _flag_of(error: Exception) -> Flag:
-    """Why a source that is drawn by itself was not."""
+    """Return the flag for a source that could not be drawn because of an error."""
     if isinstance(error, FormatError):
         return Flag.STAMP_FILE_BAD
     if (isinstance(error, InjectionError) and error.key is None) or isinstance(error, MemoryError):
@@ -264,7 +264,7 @@ def _flag_of(error: Exception) -> Flag:
 
 
 def _reason(error: Exception) -> str:
-    """What happened, for people: other errors than skygraft's own say little without their kind."""
+    """Return the text of an error, with its type unless it is one of skygraft's own."""
     return str(error) if isinstance(error, SkygraftError) else f"{type(error).__name__}: {error}"
 
 

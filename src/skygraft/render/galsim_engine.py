@@ -1,4 +1,4 @@
-"""What the other engines do not draw, and all sources where that is asked for, by GalSim (Rowe et al. 2015).
+"""Drawing by GalSim (Rowe et al. 2015): what the native engine cannot draw, or all sources if asked for.
 
 A profile is built on the sky (arcsec, u towards East, v towards North), taken to pixels through the image's local
 Jacobian, convolved with the effective PSF kernel at the source, scaled as for stars, and drawn without any further
@@ -39,7 +39,7 @@ _TRAIL_WIDTH = 1e-3
 
 
 class _Bounded:
-    """How many threads draw with bounded transforms now, and what GalSim's switch was before the first of them."""
+    """Number of threads inside `bounded_transforms`, and the value of GalSim's switch before the first of them."""
 
     lock = threading.Lock()
     inside = 0
@@ -50,8 +50,8 @@ class _Bounded:
 def bounded_transforms() -> Iterator[None]:
     """Let GalSim raise GalSimFFTSizeError for a transform that is larger than its `maximum_fft_size`.
 
-    Since version 2.8 it warns and goes on, and a single large source takes all memory. The switch is GalSim's own, for
-    the whole process; it is as it was once nobody is inside any more.
+    Since version 2.8 it only warns, and a single large source can take all memory. The switch is GalSim's own and
+    global in the process; it is restored when the last thread leaves.
     """
     with _Bounded.lock:
         if _Bounded.inside == 0:
