@@ -217,7 +217,7 @@ def test_every_reader_opens_the_tables(tmp_path: Path) -> None:
 
 def test_the_documentation_names_every_column(coadds: Outputs) -> None:
     run(coadds)
-    text = (Path(__file__).parents[2] / "deploy/outputs.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text()
     for path in (coadds.root / "truth/tract=0/patch=0/part-0.parquet", coadds.root / "sources.parquet"):
         names = pq.read_schema(path).names
         catalog = {*make_catalog().colnames, "catalog_flags"}

@@ -38,7 +38,7 @@ def test_every_flag_is_documented_once_and_is_one_bit():
 
 
 def test_the_page_on_outputs_has_the_registry():
-    text = (Path(__file__).parents[2] / "deploy/outputs.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text()
     for row in flag_registry():
         assert f"| {row['bit']} | `{row['name']}` | {row['meaning']} |" in text
 

@@ -1,4 +1,4 @@
-"""What the tests of `deploy/` share: the folder, its pages and the commands in them."""
+"""What the tests of `deploy/` share: the folder, its pages in `docs/deploy/` and the commands in them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+PAGES = ROOT / "docs" / "deploy"
 
 
 def code_blocks(page: Path, language: str) -> list[str]:
@@ -30,7 +31,8 @@ def deploy() -> SimpleNamespace:
     return SimpleNamespace(
         root=ROOT,
         folder=DEPLOY,
-        pages=sorted(DEPLOY.glob("*.md")),
+        page_folder=PAGES,
+        pages=sorted(PAGES.glob("*.md")),
         scripts=sorted(
             path for path in DEPLOY.rglob("*") if path.suffix in {".sh", ".sbatch", ".pbs", ".lsf"} and path.is_file()
         ),

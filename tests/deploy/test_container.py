@@ -140,6 +140,6 @@ def test_apptainers_scripts_are_shell(section: str) -> None:
 
 
 def test_the_page_builds_them_from_where_they_work(deploy: SimpleNamespace) -> None:
-    text = (deploy.folder / "container.md").read_text()
+    text = (deploy.page_folder / "container.md").read_text()
     assert "docker build -f deploy/container/Dockerfile" in text
     assert "deploy/container/skygraft.def" in text

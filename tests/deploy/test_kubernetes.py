@@ -314,7 +314,7 @@ def test_all_are_in_one_namespace() -> None:
 
 
 def test_the_page_names_every_manifest_and_nothing_else(deploy: SimpleNamespace) -> None:
-    page = (deploy.folder / "kubernetes.md").read_text()
+    page = (deploy.page_folder / "kubernetes.md").read_text()
     named = {Path(name).name for name in re.findall(r"deploy/kubernetes/[\w.-]+\.yaml", page)}
     assert named == {path.name for path in FILES}
     assert f"-n {one('Namespace')['metadata']['name']}" in page

@@ -1,4 +1,4 @@
-"""deploy/outputs.md against what a campaign leaves: every file and column that is there is on the page, and back."""
+"""docs/outputs.md against what a campaign leaves: every file and column that is there is on the page, and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from skygraft.catalog.truth_columns import describe_columns
 from skygraft.photometry.reference import PSF_MODEL, TOTAL, CalibrationAperture, describe_reference
 from skygraft.tables.truth import TABLE_COLUMNS
 
-PAGE = Path(__file__).resolve().parents[2] / "deploy" / "outputs.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
 SKYGRAFT = str(Path(sys.executable).with_name("skygraft"))
 RA, DEC, SIZE = 150.1, 2.2, 300
 NEEDS_JOBS = {"logs/"}

@@ -1,4 +1,4 @@
-"""The pages of `deploy/`: what they name exists, their commands have those options, their YAML is taken as it is."""
+"""The pages on clusters: what they name exists, their commands have those options, their YAML is taken as it is."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from skygraft.config.cluster_kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-PAGES = sorted(DEPLOY.glob("*.md"))
-SITE_PAGES = [page for page in PAGES if page.name not in {"README.md", "butler.md", "container.md", "outputs.md"}]
-TEXTS = sorted(p for p in DEPLOY.rglob("*") if p.is_file() and p.suffix != ".pem")
+DOCS = ROOT / "docs"
+ENTRY = DOCS / "deploy" / "index.md"
+PAGES = sorted([*DOCS.glob("deploy/*.md"), *DOCS.glob("*.md")])
+CLUSTER_PAGES = [page for page in PAGES if page.parent == ENTRY.parent]
+SITE_PAGES = [page for page in CLUSTER_PAGES if page.name not in {"index.md", "container.md", "profiles.md"}]
+TEXTS = sorted([*PAGES, *(p for p in DEPLOY.rglob("*") if p.is_file() and p.suffix != ".pem")])
 PROFILES = sorted((DEPLOY / "profiles").glob("*.yaml"))
 
 
@@ -93,7 +96,7 @@ def test_kinds_of_cluster_exist() -> None:
         )
     }
     assert named - {"ConfigMap", "PROFILE"} >= {"slurm", "pbs", "lsf", "htcondor", "mpi", "slurm-runner", "kubernetes"}
-    lower = {word for word in named if word.islower() and word not in {"moffat", "butler"}}
+    lower = {word for word in named if word.islower() and word not in {"moffat", "butler", "healpix", "explicit"}}
     assert lower <= set(KINDS)
 
 
@@ -102,22 +105,22 @@ def test_links_and_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if "://" not in target:
-            assert (DEPLOY / target).exists(), target
+            assert (page.parent / target).exists(), target
+    text = re.sub(r"\]\([^)]+\)|^```{toctree}\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     for name in re.findall(r"deploy/[\w./-]*\w", text):
         assert (ROOT / name).exists(), name
 
 
 def test_the_entry_leads_to_every_page() -> None:
-    entry = (DEPLOY / "README.md").read_text()
-    linked = set(re.findall(r"\]\((\S+?\.md)\)", entry))
-    assert linked == {page.name for page in PAGES} - {"README.md"}
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", ENTRY.read_text()))
+    assert linked == {page.name for page in CLUSTER_PAGES} - {"index.md"}
 
 
-@pytest.mark.parametrize("page", [*SITE_PAGES, DEPLOY / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*SITE_PAGES, ENTRY], ids=lambda page: page.name)
 def test_pages_say_how_connections_and_the_dashboard_are_kept_safe(page: Path) -> None:
     text = page.read_text()
     assert re.search(r"ssh (-J \w+ )?-L 8787:127\.0\.0\.1|port-forward", text)
-    entry = (DEPLOY / "README.md").read_text()
+    entry = ENTRY.read_text()
     assert "encrypted" in entry
     assert "run code as you" in entry
 
@@ -138,7 +141,8 @@ def written_files(page: Path) -> Iterator[tuple[str, str]]:
         yield named[1], block
 
 
-FILES = [(page.name, name, content) for page in PAGES for name, content in written_files(page)]
+WITH_FILES = [*CLUSTER_PAGES, DOCS / "butler.md"]
+FILES = [(page.name, name, content) for page in WITH_FILES for name, content in written_files(page)]
 
 
 @pytest.mark.parametrize(("page", "name", "content"), FILES, ids=[f"{page}:{name}" for page, name, _ in FILES])
@@ -225,7 +229,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(tmp_path: Path, page: st
     run = subprocess.run(
         ["bash", "-eu"],
         check=False,
-        input="\n".join(blocks(DEPLOY / page, "sh")),
+        input="\n".join(blocks(ENTRY.parent / page, "sh")),
         env=environ,
         cwd=clone,
         capture_output=True,
@@ -246,7 +250,7 @@ def test_dask_has_the_options_that_are_used() -> None:
         for name, command in (("scheduler", scheduler), ("worker", worker))
     }
     seen = set()
-    lines = [line for block in blocks(DEPLOY / "by-hand.md", "sh") for line in block.splitlines()]
+    lines = [line for block in blocks(ENTRY.parent / "by-hand.md", "sh") for line in block.splitlines()]
     commands = [shlex.split(line, comments=True) for line in lines if line.startswith("dask ")]
     for name in ("job.yaml", "cluster.yaml"):
         document = yaml.safe_load((DEPLOY / "kubernetes" / name).read_text())["spec"]

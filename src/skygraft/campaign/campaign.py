@@ -100,7 +100,14 @@ class Campaign:
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], *, butler: Mapping[str, Any] | None = None) -> Self:
-        """Read a campaign's configuration; parameters as of `load_config`.
+        """Read a campaign's configuration from its YAML file.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; relative paths in it are relative to its folder.
+        butler : mapping, optional
+            Keys of ``survey: butler:`` that replace those in the file, see `skygraft.config.campaign.load_config`.
 
         Raises
         ------

@@ -127,18 +127,22 @@ def normalize_catalog(
     dialect: str = "auto",
     band: str | None = None,
     *,
-    origin: str = "",
     on_bad: OnBad = "raise",
+    origin: str = "",
 ) -> QTable:
-    """Convert a table in memory to a canonical table and check it; other parameters and errors as in `read_catalog`.
+    """Convert a table in memory to a canonical table and check it; errors as in `read_catalog`.
 
     Parameters
     ----------
     table : table-like
         An astropy Table, a DataFrame of pandas or Polars, a pyarrow Table, a numpy structured array, an xarray
         Dataset or a dict of columns (`skygraft.catalog.as_table`).
-    dialect, band, on_bad
-        As in `read_catalog`.
+    dialect : str
+        Name of the dialect, or "auto" to recognise it.
+    band : str, optional
+        Band of a magnitude column without one (``mag``); if the columns name bands, the band that must exist.
+    on_bad : {"raise", "flag"}
+        Raise for rows that cannot be drawn, or flag them.
     origin : str
         Name of the table in error messages.
 
@@ -276,6 +280,7 @@ def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: boo
     Parameters
     ----------
     table : QTable
+        Canonical table.
     path : path-like
         Its suffix determines the format; CSV is refused because it would lose the units.
     overwrite : bool

@@ -1,6 +1,6 @@
 """The columns of the truth: one definition, which `inject`, the campaign's tables and the documentation follow.
 
-A new column is a row here and one of deploy/outputs.md, which `describe_columns` gives. If drawing finds its
+A new column is a row here and one of docs/outputs.md, which `describe_columns` gives. If drawing finds its
 values, it is a field of `skygraft.render.canvas.RenderReport` too.
 """
 

@@ -142,7 +142,7 @@ def inject(
     ----------
     exposure : Exposure
         Not changed.
-    catalog : Table, DataFrame, dict of columns, ...
+    catalog : table-like
         Sources, canonical or in a dialect that `skygraft.catalog.normalize_catalog` recognises: an astropy, pandas,
         Polars or Arrow table, a structured array, a dict of columns. Sources off the image are allowed: they are
         flagged, and those whose light reaches the image are drawn.

@@ -257,6 +257,7 @@ class SkyMap(abc.ABC):
         Parameters
         ----------
         number : int
+            Number of the tract.
 
         Returns
         -------

@@ -60,7 +60,7 @@ _ADDED = (
 )
 
 TABLE_COLUMNS = (*TRUTH_COLUMNS, *_ADDED)
-"""The columns of every truth table; deploy/outputs.md explains them."""
+"""The columns of every truth table; docs/outputs.md explains them."""
 
 _KINDS = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "bool": pa.bool_()}
 _PART_SCHEMA = pa.schema([(column.name, _KINDS[column.kind]) for column in TRUTH_COLUMNS])

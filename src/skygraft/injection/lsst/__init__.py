@@ -1,9 +1,10 @@
 """Injection as LSST's own package does it, pixel by pixel: ``conventions="lsst_source_injection"``.
 
 Surveys that have campaigns made with ``lsst.source.injection`` can continue them, or compare. What it does differently
-from skygraft, and which of the two is right, is in the README; here it is followed, for better or worse: the package's
-way of drawing (GalSim's stamps, interpolants and transforms at GalSim's own accuracy), its calibration (the aperture
-correction at the PSF's average position), its Jacobians, its gains, its noise, and its mask planes.
+from skygraft, and which of the two is right, is in docs/lsst_source_injection.md; here it is followed, for better or
+worse: the package's way of drawing (GalSim's stamps, interpolants and transforms at GalSim's own accuracy), its
+calibration (the aperture correction at the PSF's average position), its Jacobians, its gains, its noise, and its mask
+planes.
 """
 
 from __future__ import annotations
