@@ -58,8 +58,8 @@ def test_all_is_well(done: Campaign) -> None:
     written = [path for folder in ("images", "records") for path in (done.layout.root / folder).rglob("*.*")]
     tables = [path for folder in ("truth", "sources") for path in (done.layout.root / folder).rglob("*.parquet")]
     catalog = [path for path in done.layout.catalog.rglob("*.*") if path.is_file()]
-    # With the sources of all patches, the plan, the configuration, the provenance and the failures.
-    assert report.n_tables == len(tables) + len(catalog) + 5
+    # With the sources of all patches, plan, configuration, provenance, failures and the ledger's checkpoint.
+    assert report.n_tables == len(tables) + len(catalog) + 6
     assert report.n_files == len([path for path in written if path.is_file()]) + report.n_tables
     assert "are as they were written" in str(report)
 

@@ -8,10 +8,8 @@ import numpy as np
 
 from skygraft.cli.common import in_options
 from skygraft.errors import CalibrationError, PsfError, SkygraftError
-from skygraft.exposure import COADD_NOISE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import CAUTION
-from skygraft.injection.coadd_noise import image_noise, noise_words
-from skygraft.injection.differences import describe_difference, difference_words
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
 from skygraft.psf import PSF, CellPSF, CoaddPSF, defined_position, kernel_fwhm
@@ -55,8 +53,16 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     content["photo_calib"] = _describe_calibration(exposure, x, y)
     content["psf"] = _describe_psf(exposure, x, y, scale)
     content["gain"] = _describe_gain(exposure)
-    content["coadd_noise"] = image_noise(exposure, "correlated").describe() if COADD_NOISE in exposure.extra else None
-    content["difference"] = describe_difference(exposure)
+    content["coadd_noise"] = content["difference"] = None
+    # Imported where needed: what draws sources takes most of a second to import.
+    if COADD_NOISE in exposure.extra:
+        from skygraft.injection.coadd_noise import image_noise
+
+        content["coadd_noise"] = image_noise(exposure, "correlated").describe()
+    if DIFFERENCE in exposure.extra:
+        from skygraft.injection.differences import describe_difference
+
+        content["difference"] = describe_difference(exposure)
     content["no_photo_calib"] = _reason(exposure, NO_PHOTO_CALIB)
     content["no_psf"] = _reason(exposure, NO_PSF)
     return content
@@ -208,8 +214,12 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     if not content["has_variance"]:
         rows.append(("variance", "none"))
     if content.get("coadd_noise"):
+        from skygraft.injection.coadd_noise import noise_words
+
         rows.append(("coadd noise", noise_words(content["coadd_noise"])))
     if difference := content.get("difference"):
+        from skygraft.injection.differences import difference_words
+
         rows.append(("difference", difference_words(difference)))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))
     return rows

@@ -37,13 +37,14 @@ from skygraft.injection.calibrating import (
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.injection.differences import draw_sources
 from skygraft.injection.marking import Drawn, mark, new_planes
-from skygraft.injection.options import CoaddNoise, Galaxies, InjectionOptions, Position, Stars, takes_settings
+from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
 from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
+from skygraft.render.engines import GalaxyEngine, StarEngine
 from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
@@ -130,8 +131,8 @@ def inject(
     flux_tolerance: float = 1e-3,
     mask_threshold: float = 0.1,
     mark_injected: bool = True,
-    stars: Stars = "fourier",
-    galaxies: Galaxies = "fourier",
+    stars: StarEngine = "precise",
+    galaxies: GalaxyEngine = "fast",
     conventions: Conventions = "skygraft",
     variance: bool | None = None,
 ) -> Injection:
@@ -186,10 +187,10 @@ def inject(
         Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
         source). They say where the fakes are, not that their pixels are bad. Use False for software that ignores
         every pixel whose mask is not zero.
-    stars : {"fourier", "taps", "galsim"}
+    stars : {"precise", "fast", "galsim"}
         How stars are shifted by fractions of a pixel: exact to single precision; half again as fast, to 2e-4 of their
         peak where the FWHM is 3 pixels or more; or by GalSim.
-    galaxies : {"fourier", "precise", "galsim"}
+    galaxies : {"fast", "precise", "galsim"}
         How Sérsic profiles are drawn: to 3e-4 of their peak where the FWHM is 3 pixels or more; to 5e-5, which takes
         longer; or by GalSim, which draws all other profiles in any case.
     conventions : {"skygraft", "lsst_source_injection"}

@@ -131,7 +131,8 @@ def _mark(
     squared = threshold * threshold
     for j in range(model.shape[0]):
         v = variance[min(j, variance.shape[0] - 1)]
-        mask[j] = before[j]
+        for i in range(model.shape[1]):
+            mask[j, i] = before[j, i]
         for start in range(0, model.shape[1], _BLOCK):
             flux, out = model[j, start : start + _BLOCK], mask[j, start : start + _BLOCK]
             some = False

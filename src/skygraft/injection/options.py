@@ -18,13 +18,12 @@ import numpy as np
 from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError
 from skygraft.photometry import FluxMode, parse_radius
+from skygraft.render.engines import GalaxyEngine, StarEngine, galaxy_engine, star_engine
 
-__all__ = ["CoaddNoise", "Galaxies", "InjectionOptions", "Position", "Stars", "takes_settings"]
+__all__ = ["CoaddNoise", "InjectionOptions", "Position", "takes_settings"]
 
 type Position = Literal["source", "image"]
 type CoaddNoise = Literal["correlated", "white"]
-type Stars = Literal["fourier", "taps", "galsim"]
-type Galaxies = Literal["fourier", "precise", "galsim"]
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,22 @@ class InjectionOptions:
     flux_tolerance: float = 1e-3
     mask_threshold: float = 0.1
     mark_injected: bool = True
-    stars: Stars = "fourier"
-    galaxies: Galaxies = "fourier"
+    stars: StarEngine = "precise"
+    galaxies: GalaxyEngine = "fast"
     conventions: Conventions = "skygraft"
     variance: bool | None = None
 
     def __post_init__(self) -> None:
+        for name, current in (("stars", star_engine), ("galaxies", galaxy_engine)):
+            engine: Any = getattr(self, name)
+            object.__setattr__(self, name, current(engine) if isinstance(engine, str) else engine)
         for name, kind in (
             ("flux_mode", FluxMode),
             ("position", Position),
             ("coadd_noise", CoaddNoise),
-            ("stars", Stars),
+            ("stars", StarEngine),
             ("conventions", Conventions),
-            ("galaxies", Galaxies),
+            ("galaxies", GalaxyEngine),
         ):
             _one_of(name, getattr(self, name), get_args(kind.__value__))
         if (self.flux_mode == "aperture") != (self.aperture is not None):

@@ -191,7 +191,7 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
     return out.reshape(weights.shape[0], *basis.shape[1:])
 
 
-@compiled
+@compiled(reads=("weights", "basis"))
 def combine_into(weights: NDArray[Any], basis: NDArray[Any], out: NDArray[Any]) -> None:  # pragma: no cover - compiled
     """Combine flattened images: weights (N, B), basis (B, P or more), out (N, P), all of one precision."""
     # Blocks of pixels keep the basis in the L1 cache while all positions use it. Ten images at once, then five, load

@@ -166,7 +166,7 @@ def _core_values(basis: NDArray[np.float64], row: float, column: float, radius: 
     return values
 
 
-@compiled
+@compiled(reads=("images",))
 def _spline_values(
     images: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled
@@ -205,7 +205,10 @@ def _contour_widths(
             for ray in range(_N_RAYS):
                 above[ray] &= rays[k * _N_RAYS + ray] >= half
                 count[ray] += above[ray]
-        if count.min() == 0 or count.max() == radii.size:
+        fewest, most = radii.size, 0
+        for ray in range(_N_RAYS):
+            fewest, most = min(fewest, count[ray]), max(most, count[ray])
+        if fewest == 0 or most == radii.size:
             continue
         # The cubic through the four samples around the crossing is solved for half the peak by Newton's method.
         for ray in range(_N_RAYS):
@@ -232,7 +235,7 @@ def _contour_widths(
         out[s] = 2 * np.sqrt(area / _N_RAYS)
 
 
-@compiled
+@compiled(inline="always")
 def _above(left: float, middle: float, right: float) -> float:  # pragma: no cover - compiled
     """Height of the vertex of a parabola through three equidistant values above the middle one, the largest."""
     curvature = left - 2 * middle + right
@@ -266,7 +269,7 @@ def _fwhm(kernels: NDArray[np.float64], out: NDArray[np.float64]) -> None:  # pr
         out[i] = _width(spline, row - y0, column - x0, guess)
 
 
-@compiled
+@compiled(inline="always")
 def _width(spline: NDArray[np.float64], row: int, column: int, guess: float) -> float:  # pragma: no cover - compiled
     ny, nx = spline.shape
     cy, cx = float(row), float(column)
@@ -312,7 +315,7 @@ def _width(spline: NDArray[np.float64], row: int, column: int, guess: float) -> 
     return float(2 * np.sqrt(area / _N_RAYS))
 
 
-@compiled
+@compiled(inline="always")
 def _vertex(left: float, middle: float, right: float) -> float:  # pragma: no cover - compiled
     """Where a parabola through -1, 0, 1 has its maximum, within -1 to 1; 0 if it has none."""
     curvature = left - 2 * middle + right
@@ -321,7 +324,7 @@ def _vertex(left: float, middle: float, right: float) -> float:  # pragma: no co
     return min(max(0.5 * (left - right) / curvature, -1.0), 1.0)
 
 
-@compiled
+@compiled(reads=("values",))
 def _prefilter(values: NDArray[np.float64]) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """Quintic B-spline coefficients along the first axis, the image mirrored at its first and last pixels."""
     c = values.copy()
@@ -377,7 +380,7 @@ def _value(c: NDArray[np.float64], y: float, x: float) -> float:  # pragma: no c
     return total
 
 
-@compiled
+@compiled(inline="always")
 def _mirror(i: int, n: int) -> int:  # pragma: no cover - compiled
     if n == 1:
         return 0
@@ -400,7 +403,7 @@ def _weights(t: float) -> tuple[float, float, float, float, float, float]:  # pr
     return first, second, third, fourth, fifth, last
 
 
-@compiled
+@compiled(inline="always")
 def _middle(d: float) -> float:  # pragma: no cover - compiled
     """Quintic B-spline at distance d in [1, 2)."""
     return (51 + d * (75 + d * (-210 + d * (150 + d * (-45 + 5 * d))))) / 120

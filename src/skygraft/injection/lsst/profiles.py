@@ -14,7 +14,7 @@ from astropy.io import fits
 from skygraft.catalog import Flag
 from skygraft.errors import InjectionError
 from skygraft.render import Sources
-from skygraft.render.galsim_engine import LEAST_GALSIM_RATIO
+from skygraft.render.profiles import LEAST_GALSIM_RATIO
 
 __all__ = ["LIMITS_OF_N", "build_profile", "refusals"]
 
