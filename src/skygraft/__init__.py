@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from skygraft.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from skygraft import catalog, errors, formats, photometry, psf, skymap, testing, wcs
     from skygraft.campaign import Campaign
     from skygraft.catalog import Flag, normalize_catalog, read_catalog, write_catalog
     from skygraft.errors import SkygraftError, SkygraftWarning
@@ -29,6 +31,9 @@ _HOMES = {
     "skygraft.skymap": ("get_skymap",),
 }
 
+_MODULES = ("catalog", "errors", "formats", "photometry", "psf", "skymap", "testing", "wcs")
+"""Reachable after ``import skygraft``, such as ``skygraft.psf.MoffatPSF``."""
+
 __all__ = [
     "PSF_MODEL",
     "TOTAL",
@@ -44,20 +49,31 @@ __all__ = [
     "SkygraftWarning",
     "VisitInfo",
     "__version__",
+    "catalog",
+    "errors",
+    "formats",
     "get_skymap",
     "inject",
     "make_planes",
     "normalize_catalog",
+    "photometry",
+    "psf",
     "read_catalog",
     "read_exposure",
+    "skymap",
+    "testing",
+    "wcs",
     "write_catalog",
     "write_exposure",
 ]
 
 
-# Rooms are imported when first used: `skygraft --help` should not wait for GalSim and Dask.
+# Packages are imported when first used: `skygraft --help` should not wait for GalSim and Dask.
 if not TYPE_CHECKING:  # else every name would seem to be there
-    __getattr__ = lazy_names(__name__, _HOMES)
+    _find = lazy_names(__name__, _HOMES)
+
+    def __getattr__(name: str) -> Any:
+        return importlib.import_module(f"skygraft.{name}") if name in _MODULES else _find(name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,6 @@
-"""Whose conventions sources are drawn by: skygraft's own, or those of a package that a survey used before.
+"""Conventions for drawing sources: skygraft's own, or those of another package, to reproduce its results.
 
-It says which there are, which version of the other package they mean, and which settings they leave a choice of; it
-draws nothing.
+Defined here are their names, the version of the other package, and the settings that each convention fixes.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ _LSST_VERSION = {
     "commit": "8da87785feb2905f4486531e58182b5b6333425b",
     "date": "2026-06-12",
 }
-"""The newest when this was written: gains fitted per amplifier, coadds known by their CoaddInputs."""
+"""Version that is reproduced: gains are fitted per amplifier, and coadds are recognised by their CoaddInputs."""
 
 _FIXED = ("gain", "coadd_noise", "flux_tolerance", "mask_threshold", "stars", "galaxies")
-"""Settings that source_injection has no choice of."""
+"""Settings that are fixed in source_injection."""
 _LARGEST_SEED = 2**62
 
 
 def conventions_record(conventions: str) -> dict[str, str]:
-    """The conventions and the version that they mean, for an image's record and for provenance: plain text.
+    """Return conventions and version as text, for an image's record and provenance.
 
-    GalSim's version is part of source_injection's: sizes of stamps and interpolation are GalSim's.
+    The version of GalSim is included for source_injection, because GalSim determines stamp sizes and interpolation.
     """
     if conventions != LSST:
         return {"name": conventions}
@@ -41,7 +40,7 @@ def conventions_record(conventions: str) -> dict[str, str]:
 
 
 def check_conventions(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse settings that the conventions among them leave no choice of.
+    """Check that no setting contradicts the conventions.
 
     Parameters
     ----------
@@ -53,7 +52,7 @@ def check_conventions(settings: Mapping[str, Any], defaults: Mapping[str, Any]) 
     Raises
     ------
     ConfigError
-        Naming the first that contradicts the conventions.
+        If one does; the message names the first.
     """
     conventions = settings["conventions"]
     if conventions != LSST:

@@ -1,7 +1,7 @@
-"""Datasets of a Butler repository as plain data: what a file says that it is, and what it was made from.
+"""Datasets of a Butler repository as plain data, and the provenance that files record.
 
-Files that a Butler writes name the dataset that they hold: ``lsst.images`` files in their JSON tree, FITS files in
-cards ``LSST BUTLER ...`` of the primary header. A copy with injected sources is another dataset, derived from that one.
+Files written by a Butler name their dataset: ``lsst.images`` files in their JSON tree, FITS files in cards
+``LSST BUTLER ...`` of the primary header. A copy with injected sources is another dataset, derived from that one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from skygraft.json_text import parse_json
 __all__ = ["LINEAGE", "Dataset", "Lineage", "dataset_id", "made_by"]
 
 LINEAGE = "lineage"
-"""Key of `Exposure.extra`: the `Lineage` to write into the file, where the output is to be a dataset of a Butler."""
+"""Key of `Exposure.extra`: the `Lineage` to write into a file that will be a dataset of a Butler."""
 
 _CARDS = "LSST BUTLER"
 _TAG_BYTES = 8
@@ -39,7 +39,7 @@ class Dataset:
     dimensions : tuple of str
         The type's required dimensions.
     data_id : mapping of str to int or str
-        Values of the dimensions, implied ones included where they are known.
+        Values of the dimensions, including implied ones that are known.
     run : str
         The run collection that it is in.
     """
@@ -53,7 +53,7 @@ class Dataset:
 
     @classmethod
     def from_simple(cls, content: Mapping[str, Any]) -> Self:
-        """The dataset of a mapping such as `to_simple` gives, which is how Butler serializes a reference."""
+        """Build a dataset from the mapping of `to_simple`, Butler's serialization of a reference."""
         kind = content["datasetType"]
         return cls(
             id=str(content["id"]),
@@ -65,40 +65,44 @@ class Dataset:
         )
 
     def to_simple(self) -> dict[str, Any]:
-        """The dataset as JSON types, in the layout of Butler's ``SerializedDatasetRef``."""
+        """Return the dataset as JSON types, in the layout of Butler's ``SerializedDatasetRef``."""
         kind = {"name": self.type, "storageClass": self.storage_class, "dimensions": list(self.dimensions)}
         return {"id": self.id, "datasetType": kind, "dataId": {"dataId": dict(self.data_id)}, "run": self.run}
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The dataset of a text that `to_json` gave."""
+        """Build a dataset from the text of `to_json`."""
         return cls.from_simple(parse_json(text))
 
     @property
     def place(self) -> tuple[int | str, ...]:
-        """Values of the required dimensions, in order of their names: what tells it from others of its type and run."""
+        """Values of the required dimensions, in order of their names: unique among datasets of one type and run."""
         return tuple(self.data_id[name] for name in sorted(self.dimensions))
 
     def to_json(self) -> str:
-        """The dataset as JSON; equal datasets give equal text."""
+        """Return the dataset as JSON text; equal datasets give equal text."""
         return json.dumps(self.to_simple(), sort_keys=True, separators=(",", ":"))
 
     def derive(self, *, type: str, run: str, tag: str, key: str, storage_class: str | None = None) -> Dataset:
-        """A dataset of the same data id in another run, of another type.
+        """Return a new dataset with the same data id in another run, of another type.
 
         Parameters
         ----------
         type, run : str
             Its type and run.
         tag : str
-            What made it: datasets of one tag are recognised by their ids (`made_by`).
+            Name of its producer, which can be recognised from the id (`made_by`).
         key : str
-            What it was made from: of one tag, type and key there is one id.
+            Key of its inputs: the id is a function of tag, type, run and key.
         storage_class : str, optional
-            Its storage class, by default this dataset's.
+            Its storage class, by default that of this dataset.
+
+        Returns
+        -------
+        Dataset
         """
         raw = bytearray(_tag_bytes(tag) + hashlib.sha256(f"{type}\n{run}\n{key}".encode()).digest()[:8])
-        raw[6] = raw[6] & 0x0F | 0x80  # version 8: of one's own making
+        raw[6] = raw[6] & 0x0F | 0x80  # UUID version 8: custom
         raw[8] = raw[8] & 0x3F | 0x80
         return Dataset(
             id=str(uuid.UUID(bytes=bytes(raw))),
@@ -111,7 +115,7 @@ class Dataset:
 
 
 def dataset_id(text: str | None) -> str:
-    """The id in what `Dataset.to_json` gave; empty where there is no text."""
+    """Return the id in the text of `Dataset.to_json`; empty if there is no text."""
     return str(parse_json(text)["id"]) if text else ""
 
 
@@ -120,7 +124,18 @@ def _tag_bytes(tag: str) -> bytes:
 
 
 def made_by(tag: str, id: uuid.UUID) -> bool:
-    """Whether an id is one that `Dataset.derive` gave for a tag."""
+    """Return whether an id was created by `Dataset.derive` with this tag.
+
+    Parameters
+    ----------
+    tag : str
+        As in `Dataset.derive`.
+    id : uuid.UUID
+
+    Returns
+    -------
+    bool
+    """
     wanted = bytearray(_tag_bytes(tag))
     wanted[6] = wanted[6] & 0x0F | 0x80
     return id.bytes[:_TAG_BYTES] == bytes(wanted)
@@ -128,47 +143,47 @@ def made_by(tag: str, id: uuid.UUID) -> bool:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a file is, and what it was made from.
+    """The dataset of a file, and the datasets that it was derived from.
 
     Parameters
     ----------
     dataset : Dataset
-        What it is.
+        Dataset of the file.
     inputs : tuple of Dataset
-        What it was made from.
+        Datasets that it was derived from.
     """
 
     dataset: Dataset
     inputs: tuple[Dataset, ...] = ()
 
     def butler_info(self) -> dict[str, Any]:
-        """The lineage as ``lsst.images`` files have it in their JSON tree, under ``butler_info``."""
+        """Return the entry ``butler_info`` for the JSON tree of an ``lsst.images`` file."""
         inputs = [one.to_simple() for one in self.inputs]
         return {"dataset": self.dataset.to_simple(), "provenance": {"inputs": inputs}}
 
     def cards(self, present: Iterable[str] = ()) -> dict[str, tuple[Any, str] | None]:
-        """Cards of a primary header that say it, as Butler's formatters write them.
+        """Return cards for the primary header, as Butler's formatters write them.
 
         Parameters
         ----------
         present : iterable of str
-            Keywords that the header has; those of another dataset's lineage are to be removed.
+            Keywords in the header, from which those of another dataset's lineage are removed.
 
         Returns
         -------
         dict
-            Keyword to value and comment; None for those to be removed.
+            Value and comment by keyword; None for cards to remove.
         """
         cards: dict[str, tuple[Any, str] | None] = {
             key: None for key in present if key.upper().startswith(f"{_CARDS} ")
         }
-        said: dict[str, Any] = dict(_named(self.dataset))
-        said |= {f"DATAID {name.upper()}": self.dataset.data_id[name] for name in self.dataset.dimensions}
-        said["N_INPUTS"] = len(self.inputs)
+        values: dict[str, Any] = dict(_identity(self.dataset))
+        values |= {f"DATAID {name.upper()}": self.dataset.data_id[name] for name in self.dataset.dimensions}
+        values["N_INPUTS"] = len(self.inputs)
         for number, one in enumerate(self.inputs):
-            said |= {f"INPUT {number} {name}": value for name, value in _named(one).items()}
-        return cards | {f"{_CARDS} {key}": (value, "") for key, value in said.items()}
+            values |= {f"INPUT {number} {name}": value for name, value in _identity(one).items()}
+        return cards | {f"{_CARDS} {key}": (value, "") for key, value in values.items()}
 
 
-def _named(dataset: Dataset) -> dict[str, str]:
+def _identity(dataset: Dataset) -> dict[str, str]:
     return {"ID": dataset.id, "RUN": dataset.run, "DATASETTYPE": dataset.type}

@@ -1,7 +1,8 @@
-"""The errors that skygraft raises: one tree, picklable, each says what was wrong, where, and what to do.
+"""The errors that skygraft raises. Each says what is wrong, where, and what to do next.
 
 Every error takes a one-sentence ``message`` and, by keyword, the place (``path``, ``hdu``, ``row``, ``key``) and
-the ``fix``: what the person reading it should do next. They survive a trip through a Dask worker unchanged.
+the ``fix``: what the user should do next. All are subclasses of `SkygraftError` and picklable, so that Dask workers
+return them unchanged.
 """
 
 from __future__ import annotations
@@ -38,26 +39,35 @@ __all__ = [
 
 
 def shown(value: Any) -> str:
-    """A number for a message, with as many digits as tell it from every other: 1.0000002 is not shown as 1."""
+    """Format a number for a message, with as many digits as identify it: 1.0000002 is not shown as 1.
+
+    Parameters
+    ----------
+    value : number
+
+    Returns
+    -------
+    str
+    """
     if isinstance(value, (bool, int)) or getattr(getattr(value, "dtype", None), "kind", "f") in "iub":
         return str(value)
-    # NumPy's own text of a float32 has the digits of single precision.
+    # str of a NumPy float32 has the digits of single precision.
     short, full = f"{float(value):g}", str(value)
     return short if float(short) == float(value) or float(value) != float(value) else full
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error itself, or one that says the same where it would not come through pickle (some classes of C's)."""
+    """Return the error itself, or a `RuntimeError` with its text if it cannot be pickled (some classes in C)."""
     kind = type(error)
     known = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
-    # What a UnicodeError says is not in its `args` once tblib has rebuilt it: its text would be empty.
+    # The text of a UnicodeError is empty after tblib has rebuilt it, because it is not in `args`.
     if known and not isinstance(error, UnicodeError):
         return error
     return RuntimeError(f"{kind.__qualname__}: {error}").with_traceback(error.__traceback__)
 
 
 def _make_portable(error: BaseException) -> None:
-    """Replace causes that would keep the error from being pickled: workers send errors with theirs (tblib)."""
+    """Replace causes and contexts that cannot be pickled: workers send them along with the error (tblib)."""
     seen: set[int] = set()
     left = [error]
     while left:
@@ -76,26 +86,26 @@ def _make_portable(error: BaseException) -> None:
 
 
 class SkygraftWarning(UserWarning):
-    """What was read may not be what was meant, and nothing can tell: the text names the file and what to look at."""
+    """A file may be read wrongly, which cannot be decided from the file; the text names it and what to check."""
 
 
 class SkygraftError(Exception):
-    """Base of every error that skygraft raises on purpose.
+    """Base class of all errors that skygraft raises deliberately.
 
     Parameters
     ----------
     message : str
-        What was wrong, naming what was given and what is allowed; no final full stop.
+        What is wrong: what was found and what is allowed; without a final full stop.
     path : path-like, optional
-        The file concerned.
+        The file.
     hdu : int or str, optional
-        The HDU of that file.
+        The HDU of the file.
     row : int or str, optional
-        The row (or injection id) of that table.
+        The row (or injection id) of the table.
     key : str, optional
         The header keyword, column or configuration key.
     fix : str, optional
-        What to do next; no final full stop.
+        What to do next; without a final full stop.
     """
 
     def __init__(
@@ -151,15 +161,15 @@ def _rebuild(
 
 
 class ConfigError(SkygraftError, ValueError):
-    """A setting or an argument is not one of those allowed."""
+    """A setting or an argument is not allowed."""
 
 
 class FormatError(SkygraftError):
-    """A file is not laid out as its format says."""
+    """A file does not have the layout of its format."""
 
 
 class UnknownFormatError(FormatError):
-    """No format recognises the file, or more than one does."""
+    """No format recognises the file, or several do."""
 
 
 class CorruptFileError(FormatError, OSError):
@@ -175,23 +185,23 @@ class MissingWcsError(WcsError, FormatError):
 
 
 class CalibrationError(SkygraftError):
-    """The photometric calibration is missing or makes no sense."""
+    """The photometric calibration is missing, contradictory or not supported."""
 
 
 class UncalibratedImageError(CalibrationError):
-    """The image carries no usable zeropoint."""
+    """The image has no usable zeropoint."""
 
 
 class UnknownApertureError(CalibrationError):
-    """Nothing says what the calibrated flux is the flux of."""
+    """The calibration reference (aperture, PSF model or total flux) is not recorded anywhere."""
 
 
 class ApertureConflictError(CalibrationError):
-    """Two places disagree about what the calibrated flux is the flux of."""
+    """Two places disagree about the calibration reference (aperture, PSF model or total flux)."""
 
 
 class PsfError(SkygraftError):
-    """The PSF model is missing, unreadable or undefined where it is asked for."""
+    """The PSF model is missing, unreadable, or undefined at a position."""
 
 
 class CatalogError(SkygraftError, ValueError):
@@ -199,23 +209,23 @@ class CatalogError(SkygraftError, ValueError):
 
 
 class DialectError(CatalogError):
-    """A catalogue matches no known dialect, or more than one."""
+    """A catalogue matches no known dialect, or several."""
 
 
 class SkyMapError(SkygraftError, ValueError):
-    """An unknown sky map, tract or patch, or a position off the sphere."""
+    """A sky map, tract or patch is unknown, or a position is not on the sphere."""
 
 
 class InjectionError(SkygraftError):
-    """A source could not be drawn, or the image cannot take it."""
+    """A source cannot be drawn, or cannot be injected into the image."""
 
 
 class OutputError(SkygraftError, OSError):
-    """An output could not be written."""
+    """An output cannot be written."""
 
 
 class OutputExistsError(OutputError):
-    """The output is there already (or is the input)."""
+    """The output exists already, or is the input."""
 
 
 class CampaignError(SkygraftError):

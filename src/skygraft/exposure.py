@@ -12,23 +12,31 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
-from skygraft.display import Rows, html_table, text_table
-from skygraft.errors import ConfigError, FormatError, SkygraftError
+from skygraft.content import same_content
+from skygraft.data_id import DataId, VisitInfo
+from skygraft.display import Rows, html_table, span, text_table
+from skygraft.errors import ConfigError, SkygraftError
 from skygraft.photometry.photo_calib import PhotoCalib
+from skygraft.planes import add_mask_plane, make_planes, mask_bit
 from skygraft.psf.base import PSF, Box
 from skygraft.wcs.local import pixel_scale
+
+if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
+    from astropy.nddata import CCDData, NDData
 
 __all__ = [
     "AMPLIFIERS",
     "COADD_INPUTS",
     "COADD_NOISE",
+    "CUT_FROM",
     "DIFFERENCE",
     "NO_GAIN",
     "NO_PHOTO_CALIB",
@@ -41,10 +49,8 @@ __all__ = [
     "mask_bit",
 ]
 
-PLANE_DIMS = ("y", "x")
-
 _SOURCE_PLANES = ("INJECTED", "DETECTED")
-"""What the names of mask planes begin with that mark sources, not defects."""
+"""Prefixes of the mask planes that mark sources, not defects."""
 
 NO_PHOTO_CALIB = "no_photo_calib"
 """Key of `Exposure.extra`: the `CalibrationError` that says why ``photo_calib`` is None; raised where it is needed."""
@@ -55,69 +61,14 @@ NO_GAIN = "no_gain"
 AMPLIFIERS = "amplifiers"
 """Key of `Exposure.extra`: the amplifiers' parts, each (first x, first y, width, height) in parent pixels."""
 COADD_INPUTS = "coadd_inputs"
-"""Key of `Exposure.extra`: whether the file lists the inputs of a coadd, of formats that can say so."""
+"""Key of `Exposure.extra`: whether the file lists the inputs of a coadd, in formats that record it."""
 
 COADD_NOISE = "coadd_noise"
-"""Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, what tells how its noise is correlated."""
+"""Key of `Exposure.extra`, of coadds only: a `skygraft.noise.CoaddNoise`, which says how its noise is correlated."""
+CUT_FROM = "cut_from"
+"""Key of `Exposure.extra`, of cut-outs only: the `Box` of the whole image."""
 DIFFERENCE = "difference"
-"""Key of `Exposure.extra`, of difference images only: a `skygraft.psf.DifferenceImage`, how the image came about."""
-
-
-def is_id(number: int) -> bool:
-    """Whether a number fits into 64 bits, as those of visits, detectors, tracts and patches do."""
-    return -(2**63) <= number < 2**63
-
-
-@dataclass(frozen=True)
-class DataId:
-    """Which image this is: a detector of a visit, or a patch of a tract, in a band.
-
-    The string form (`str`) names the image in plans and records; see also `Exposure.default_image_id`.
-    """
-
-    instrument: str | None = None
-    visit: int | None = None
-    detector: int | str | None = None
-    tract: int | None = None
-    patch: int | None = None
-    band: str | None = None
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("visit", "detector", "tract", "patch"):
-            value = getattr(self, key)
-            if isinstance(value, int) and not is_id(value):
-                raise FormatError(f"{key} = {value} does not fit into 64 bits", key=key, fix="Give the right number")
-
-    def __str__(self) -> str:
-        parts: tuple[Any, ...]
-        if self.visit is not None and self.detector is not None:
-            parts = (self.instrument, self.visit, self.detector)
-        elif self.tract is not None and self.patch is not None:
-            parts = (self.instrument, self.tract, self.patch, self.band)
-        else:
-            parts = (self.name or "image",)
-        return "-".join(str(part) for part in parts if part is not None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The parts that are known, by name."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
-
-
-@dataclass(frozen=True)
-class VisitInfo:
-    """When and for how long the image was exposed.
-
-    Parameters
-    ----------
-    mjd : float or None
-        Middle of the exposure, Modified Julian Date, TAI, in days.
-    exposure_time : float or None
-        Seconds.
-    """
-
-    mjd: float | None = None
-    exposure_time: float | None = None
+"""Key of `Exposure.extra`, of difference images: a `skygraft.psf.DifferenceImage`, how the image was made."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,7 +158,7 @@ class Exposure:
         return {n: int(v) for n, v in zip(names, np.atleast_1d(attrs.get("flag_masks", [])), strict=True)}
 
     def bad(self, planes: str | Iterable[str] | None = None) -> NDArray[np.bool_]:
-        """Where the mask says that a pixel is no good: what measurements should leave out.
+        """Find the pixels that measurements should leave out, by the mask.
 
         Fakes carry the mask planes ``INJECTED`` and ``INJECTED_CORE``, which say where they are and not that their
         pixels are bad: masking ``mask != 0`` would hide every one of them.
@@ -245,7 +196,7 @@ class Exposure:
         return np.asarray((self.mask & np.int32(bits)) != 0)
 
     def default_image_id(self, band: str | None = None) -> str:
-        """The image's name in truth tables and random streams where no other is given.
+        """Derive the name of the image for truth tables and random streams, where no other is given.
 
         The instrument, visit, detector and band; of a coadd, tract, patch and band. An image that is known by its
         file's name alone gets a fingerprint of its data id, times and pixels as well: files of one name are different
@@ -255,6 +206,10 @@ class Exposure:
         ----------
         band : str, optional
             Instead of the data id's.
+
+        Returns
+        -------
+        str
         """
         data_id = self.data_id
         band = band or data_id.band
@@ -267,6 +222,147 @@ class Exposure:
         content.update(np.ascontiguousarray(self.image).astype("<f4", copy=False).tobytes())
         return "-".join(part for part in (text, band, content.hexdigest()) if part)
 
+    def __eq__(self, other: object) -> bool:
+        """Equal exposures have the same planes, calibrations, identity and origin: a pickled copy is one."""
+        if not isinstance(other, Exposure):
+            return NotImplemented
+        return all(same_content(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+
+    def __hash__(self) -> int:
+        return hash((self.data_id, self.visit_info))
+
+    def __getitem__(self, slices: tuple[slice, slice]) -> Exposure:
+        """Cut the exposure to rows and columns, ``exposure[y0:y1, x0:x1]``, as indices of parent pixels.
+
+        Parameters
+        ----------
+        slices : (slice, slice)
+            Rows and columns: the first, and one past the last. They are indices of the parent frame, as the
+            coordinates of `planes`, the positions of truth tables and pixels of the WCS are; not counted from the
+            first pixel of a cut-out, nor from the end. An end that is left out is the image's own.
+
+        Returns
+        -------
+        Exposure
+            See `cutout`.
+
+        Raises
+        ------
+        ConfigError
+            If these are not two slices of step 1, or not all of the pixels are on the image.
+
+        Examples
+        --------
+        >>> from skygraft.testing import make_exposure
+        >>> part = make_exposure((64, 128), xy0=(1000, 2000))[2010:2020, 1100:]
+        >>> part.shape, part.xy0
+        ((10, 28), (1100, 2010))
+        """
+        from skygraft.cutout import cut, pixels_of_slices
+
+        return cut(self, *pixels_of_slices(self, slices))
+
+    def cutout(
+        self,
+        position: SkyCoord | tuple[float, float] | Box,
+        size: Any = None,
+        *,
+        mode: Literal["trim", "strict"] = "trim",
+    ) -> Exposure:
+        """Cut the exposure to a rectangle around a position, or to a box.
+
+        Parameters
+        ----------
+        position : SkyCoord, (float, float) or Box
+            The middle, on the sky or as (x, y) in parent pixels; or the edges of the cut-out in parent pixels.
+        size : int, Quantity or a pair of these
+            Height and width (ny, nx), in pixels or as angles; one number for a square. Not with a box.
+        mode : {"trim", "strict"}
+            Whether pixels off the image are left out, or are an error.
+
+        Returns
+        -------
+        Exposure
+            Its pixels are a copy. WCS, PSF and calibration are those of the whole exposure: positions stay those of
+            the parent frame. The part of a gain map and of noise realizations goes with it. `write_exposure` writes
+            whole images only; see `to_ccddata` for cut-outs.
+
+        Raises
+        ------
+        ConfigError
+            If position or size cannot be read, or no pixel is left.
+
+        Notes
+        -----
+        What is injected into a cut-out with the same image id and a recorded gain is, pixel by pixel, what is injected
+        into the whole. It is not where something is measured on the pixels at hand: a gain that is not recorded, the
+        noise correlation of a coadd, or the PSF at the centre of the image (``position="image"``).
+
+        Examples
+        --------
+        >>> from skygraft.testing import make_exposure
+        >>> exposure = make_exposure((64, 128), center=(150.0, 2.0))
+        >>> exposure.cutout((100, 30), size=21).box
+        Box(x_min=89.5, x_max=110.5, y_min=19.5, y_max=40.5)
+        >>> from astropy.coordinates import SkyCoord
+        >>> import astropy.units as u
+        >>> exposure.cutout(SkyCoord(150, 2, unit="deg"), size=(3, 4) * u.arcsec).shape
+        (15, 20)
+        """
+        from skygraft.cutout import cut, on_the_image, pixels_around, pixels_of_box
+
+        if isinstance(position, Box) == (size is not None):
+            raise ConfigError(
+                "a cut-out takes either a box, or a position and a size",
+                key="size",
+                fix="Give exposure.cutout((x, y), size=51), or exposure.cutout(box)",
+            )
+        ranges = pixels_of_box(position) if isinstance(position, Box) else pixels_around(self, position, size)
+        return cut(self, *on_the_image(self, ranges, mode))
+
+    def to_nddata(self, bad: str | Iterable[str] | None = None) -> NDData:
+        """Copy the exposure into an `~astropy.nddata.NDData`.
+
+        Parameters
+        ----------
+        bad : str or iterable of str, optional
+            Mask planes that make a pixel bad; see `bad`.
+
+        Returns
+        -------
+        NDData
+            The image with its unit (none where astropy does not know it), the variance as a `VarianceUncertainty`,
+            True in the mask where a pixel is bad, the WCS in pixels of the array, and in `meta` what is known of the
+            image under FITS keywords: zeropoint, aperture, gain, time, visit, and so on. The PSF has no place in it.
+        """
+        from skygraft.nddata import to_nddata
+
+        return to_nddata(self, bad)
+
+    def to_ccddata(self, bad: str | Iterable[str] | None = None) -> CCDData:
+        """Copy the exposure into a `~astropy.nddata.CCDData`.
+
+        Parameters
+        ----------
+        bad : str or iterable of str, optional
+            Mask planes that make a pixel bad; see `bad`.
+
+        Returns
+        -------
+        CCDData
+            As `to_nddata`, with the bits of the mask in `flags`. It can be written to a FITS file, from which
+            `skygraft.read_exposure` reads the image and its calibration again.
+
+        Raises
+        ------
+        WcsError
+            If the WCS is one that FITS cannot hold, such as an AST frame set, and no TAN-SIP projection follows it to a
+            tenth of a pixel. The largest error of one that does, in pixels, is ``meta["WCSERR"]``.
+        """
+        from skygraft.nddata import to_ccddata
+
+        return to_ccddata(self, bad)
+
     def __repr__(self) -> str:
         return text_table(f"Exposure {self.data_id}", self._rows())
 
@@ -274,27 +370,25 @@ class Exposure:
         return html_table(f"Exposure {self.data_id}", self._rows())
 
     def _rows(self) -> Rows:
-        """What `repr` says, line by line."""
+        """Label and text of each line of `repr`: what one wants to see of an image first."""
         (ny, nx), (x0, y0) = self.shape, self.xy0
         units = str(self.planes["image"].attrs.get("units", "")) or "unknown units"
-        start = f", from ({x0}, {y0})" if (x0, y0) != (0, 0) else ""
-        names = ", ".join(self.mask_planes) or "none"
+        start = f", first pixel ({x0}, {y0})" if (x0, y0) != (0, 0) else ""
         known = ", ".join(f"{key} {value}" for key, value in self.data_id.as_dict().items())
+        scale, place = self._describe_wcs()
+        planes = f"{'with' if self.variance is not None else 'without'} variance"
         rows = [
             ("data id", known or "unknown"),
-            (
-                "pixels",
-                f"{nx} x {ny}{start}, in {units}, {'with' if self.variance is not None else 'without'} variance",
-            ),
-            ("mask planes", names),
-            ("wcs", self._describe_wcs()),
-            ("psf", self.psf.description if self.psf is not None else _absent(self.extra.get(NO_PSF))),
+            ("pixels", f"{nx} x {ny}{start}, in {units}, {planes}"),
+            ("wcs", place),
+            *self._psf_rows(scale),
         ]
         if self.photo_calib is None:
             rows.append(("photo_calib", _absent(self.extra.get(NO_PHOTO_CALIB))))
         else:
             rows += [
-                (f"  {label}" if i else "photo_calib", text) for i, (label, text) in enumerate(self.photo_calib.rows())
+                (f"  {label}", text) if i else ("photo_calib", f"{label} {text}")
+                for i, (label, text) in enumerate(self.photo_calib.rows(self.box))
             ]
         gain = "not recorded"
         if self.gain is not None:
@@ -303,117 +397,46 @@ class Exposure:
         rows.append(("gain", gain))
         if self.visit_info.mjd is not None or self.visit_info.exposure_time is not None:
             rows.append(("visit_info", f"MJD {self.visit_info.mjd}, {self.visit_info.exposure_time} s"))
+        rows.append(("mask planes", ", ".join(self.mask_planes) or "none"))
         if self.path is not None:
-            rows.append(("path", f"{self.path} ({self.format})"))
+            rows.append(("file", f"{self.path.name} ({self.format}), in {self.path.parent}"))
         return rows
 
-    def _describe_wcs(self) -> str:
+    def _describe_wcs(self) -> tuple[float, str]:
+        """The pixel scale at the centre in arcsec, NaN if unknown, and what people see of the WCS."""
         kind = type(self.wcs).__name__
         try:
             x, y = self.box.center
             ra, dec = (float(v) for v in self.wcs.pixel_to_world_values(x, y))
             scale = float(pixel_scale(self.wcs, x, y)[0])
         except (SkygraftError, ArithmeticError, ValueError, TypeError):
-            return kind
-        return f"{kind}, {scale:.4f} arcsec/pix, centre {ra:.5f} {dec:+.5f}"
+            return np.nan, kind
+        return scale, f"{kind}, {scale:.4f} arcsec/pix, centre {ra:.5f} {dec:+.5f}"
+
+    def _psf_rows(self, scale: float) -> Rows:
+        if self.psf is None:
+            return [("psf", _absent(self.extra.get(NO_PSF)))]
+        low, high = self.psf.fwhm_range(self.box)
+        width = "not known"
+        if low <= high:
+            in_arcsec = "" if np.isnan(scale) else f" = {span(low * scale, high * scale)} arcsec"
+            width = f"{span(low, high)} pix{in_arcsec}"
+        return [("psf", self.psf.description), ("  FWHM", width)]
 
     def replace(self, **changes: Any) -> Exposure:
-        """A copy with some parts changed; planes are shared unless changed."""
+        """Copy the exposure with some parts changed; planes are shared unless changed.
+
+        Parameters
+        ----------
+        **changes
+            Fields of `Exposure` by name.
+
+        Returns
+        -------
+        Exposure
+        """
         return dataclasses.replace(self, **changes)
 
 
 def _absent(reason: object) -> str:
     return f"none: {reason}" if reason is not None else "none"
-
-
-def make_planes(
-    image: NDArray[Any],
-    variance: NDArray[Any] | None = None,
-    mask: NDArray[Any] | None = None,
-    *,
-    mask_planes: Mapping[str, int] | None = None,
-    xy0: tuple[int, int] = (0, 0),
-    units: str = "adu",
-) -> xr.Dataset:
-    """Put arrays into the Dataset that an `Exposure` holds; arrays of the right type are not copied.
-
-    Parameters
-    ----------
-    image, variance : ndarray, shape (ny, nx)
-        Image, in `units`, and variance, in `units` squared.
-    mask : ndarray of int, shape (ny, nx), optional
-        Bits; zeros when absent.
-    mask_planes : mapping of str to int
-        Name of each plane to its *bit number*.
-    xy0 : (int, int)
-        Parent coordinates of the first pixel.
-    units : str
-        Unit of the image.
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    FormatError
-        If the shapes differ or the image is not two-dimensional.
-    """
-    image = np.asarray(image, dtype=np.float32)
-    if image.ndim != 2:
-        raise FormatError(f"the image has {image.ndim} dimensions; a two-dimensional image is needed")
-    ny, nx = image.shape
-    mask = np.zeros((ny, nx), dtype=np.int32) if mask is None else np.asarray(mask, dtype=np.int32)
-    arrays: dict[str, NDArray[Any]] = {"image": image, "mask": mask}
-    if variance is not None:
-        arrays["variance"] = np.asarray(variance, dtype=np.float32)
-    for name, array in arrays.items():
-        if array.shape != image.shape:
-            raise FormatError(f"the {name} plane has shape {array.shape}, the image {image.shape}")
-    named = dict(mask_planes or {})
-    attrs: dict[str, dict[str, Any]] = {
-        "image": {"units": units},
-        "variance": {"units": f"({units})**2"},
-        "mask": {
-            "flag_masks": np.array([1 << bit for bit in named.values()], dtype=np.int64).astype(np.int32),
-            "flag_meanings": " ".join(named),
-        },
-    }
-    x0, y0 = xy0
-    return xr.Dataset(
-        {name: (PLANE_DIMS, array, attrs[name]) for name, array in arrays.items()},
-        coords={"y": np.arange(y0, y0 + ny), "x": np.arange(x0, x0 + nx)},
-    )
-
-
-def mask_bit(planes: xr.Dataset, name: str) -> int | None:
-    """Bit number of a mask plane, or None where the image does not have it."""
-    attrs = planes["mask"].attrs
-    names = str(attrs.get("flag_meanings", "")).split()
-    if name not in names:
-        return None
-    return (int(attrs["flag_masks"][names.index(name)]) & 0xFFFFFFFF).bit_length() - 1
-
-
-def add_mask_plane(planes: xr.Dataset, name: str) -> int:
-    """Bit number of a mask plane of `planes`, which is changed to have it: the lowest free bit is taken.
-
-    Raises
-    ------
-    FormatError
-        If all 31 bits are taken.
-    """
-    bit = mask_bit(planes, name)
-    if bit is not None:
-        return bit
-    attrs = planes["mask"].attrs
-    taken = [int(v) for v in np.atleast_1d(attrs.get("flag_masks", []))]
-    free = [b for b in range(31) if (1 << b) not in taken]
-    if not free:
-        raise FormatError(
-            f"no free bit for mask plane {name!r}: all 31 are taken",
-            fix="Remove a mask plane from the image, or inject with mark_injected=False",
-        )
-    attrs["flag_masks"] = np.array([*taken, 1 << free[0]], dtype=np.int32)
-    attrs["flag_meanings"] = " ".join([*str(attrs.get("flag_meanings", "")).split(), name])
-    return free[0]

@@ -1,100 +1,297 @@
-"""How loops are compiled, in one place."""
+"""Compilation of loops with numba: options, the cache on disk, and a few operations that numba lacks."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import functools
+import gc
 import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+import types as python_types
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import IO, Any, cast, overload
 
+import llvmlite
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, event
-from numba.extending import intrinsic
+from numba.core import cgutils, event, sigutils
+from numba.core.caching import FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.dispatcher import Dispatcher
+from numba.extending import intrinsic, register_jitable
 
-__all__ = ["compiled", "fma", "leading_zeros", "load_word", "prefetch", "scratch", "store_word"]
+__all__ = ["compiled", "fma", "in_python_too", "leading_zeros", "load_word", "prefetch", "scratch", "store_word"]
+
+_LOCK_NAME = "skygraft-compiling.lock"
+_LONGEST_WAIT_SECONDS = 300.0
+"""After this long a process compiles for itself, whatever the other one is doing."""
+_POLL_SECONDS = 0.05
+_HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 
 
 @overload
 def compiled[F: Callable[..., Any]](function: F) -> F: ...
 @overload
-def compiled[F: Callable[..., Any]](**options: Any) -> Callable[[F], F]: ...
-def compiled(function: Any = None, **options: Any) -> Any:
-    """Compile a function with numba, without the GIL, and keep the result on disk where that is possible.
+def compiled[F: Callable[..., Any]](*, reads: tuple[str, ...] = (), **options: Any) -> Callable[[F], F]: ...
+def compiled(function: Any = None, *, reads: tuple[str, ...] = (), **options: Any) -> Any:
+    """Compile a function with numba at its first call, without the GIL, and cache the result on disk.
 
-    On a compute node neither the package's folder nor the home directory may be writable, which numba refuses: there
-    the function is compiled once in each process. No fast-math options: what is computed must not depend on the
-    processor. Division by zero follows numpy.
+    Where neither the package's folder nor the home directory is writable, as on some compute nodes, the function is
+    compiled once in each process. There are no fast-math options, because results must not depend on the processor;
+    division by zero follows numpy.
+
+    Each function is compiled once for each set of argument types: integer constants count as integers, and the arrays
+    named in `reads` as read-only, whatever is given. Processes that share a cache and start together do not compile the
+    same thing: one of them does, and the others wait for it.
 
     Parameters
     ----------
     function : callable
         A function that numba can compile in nopython mode.
+    reads : tuple of str
+        Parameters whose arrays are only read, if both writable and read-only arrays are passed for them.
     **options
         For `numba.njit`, such as ``inline="always"``.
+
+    Returns
+    -------
+    callable
+        The compiled function, or a decorator if `function` was not given.
     """
     if function is None:
-        return lambda real: _compile(real, options)
-    return _compile(function, options)
+        return lambda real: _compile(real, reads, options)
+    return _compile(function, reads, options)
 
 
-def _compile(function: Any, options: dict[str, Any]) -> Any:
-    options = {"nogil": True, "error_model": "numpy", **options}
-    try:
-        made = numba.njit(cache=True, **options)(function)
-    except RuntimeError as error:
-        if "locator" not in str(error):
-            raise
-        return numba.njit(**options)(function)
-    # Numba looks at the function's own file to tell whether what is on disk is still right, but there is code of other
-    # files in it: after an upgrade, a file that did not change would bring the old code of one that did.
-    file = getattr(getattr(made, "_cache", None), "_cache_file", None)
-    if file is not None and hasattr(file, "_source_stamp"):
-        file._source_stamp = (file._source_stamp, _sources())
+def _compile(function: Any, reads: tuple[str, ...], options: dict[str, Any]) -> Any:
+    # Nothing calls these functions from C, so numba need not compile an entry point for that.
+    options = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, **options}
+    made = numba.njit(**options)(function)
+    cache = None
+    with contextlib.suppress(RuntimeError):  # no folder for it is writable
+        cache = made._cache = _Cache(function, options)
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    read_only = frozenset(i for i, name in enumerate(names) if name in reads)
+    made.compile = functools.partial(_compile_once, made, cache, read_only)
     return made
 
 
-@functools.cache
-def _sources() -> str:
-    """Fingerprint of all files of the package that have compiled functions."""
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        content = path.read_bytes()
-        if b"@compiled" in content:
-            digest.update(content)
+def _compile_once(made: Any, cache: _Cache | None, read_only: frozenset[int], signature: Any) -> Any:
+    """Take the place of `Dispatcher.compile`: one specialisation for types that differ in nothing that matters."""
+    given, _ = sigutils.normalize_signature(signature)
+    known = made.overloads.get(given)
+    if known is not None:
+        return known.entry_point
+    wanted = tuple(_plain(kind, i in read_only) for i, kind in enumerate(given))
+    with global_compiler_lock, contextlib.nullcontext() if cache is None else cache.lock.while_compiling():
+        entry = type(made).compile(made, wanted)
+    if wanted != given:
+        # So that later calls with these types find it without asking here.
+        made._insert([kind._code for kind in given], entry, False)
+    return entry
+
+
+def _plain(kind: Any, read_only: bool) -> Any:
+    kind = types.unliteral(kind)
+    if read_only and isinstance(kind, types.Array):
+        kind = kind.copy(readonly=True)
+    return kind
+
+
+def in_python_too[F: Callable[..., Any]](function: F) -> F:
+    """Let compiled functions call a function that remains an ordinary one in Python, where it is not compiled.
+
+    Parameters
+    ----------
+    function : callable
+        A function that numba can compile in nopython mode.
+
+    Returns
+    -------
+    callable
+        The same function.
+    """
+    return register_jitable(error_model="numpy")(function)
+
+
+class _Lock:
+    """Lets one process at a time compile what is missing in a cache folder.
+
+    It is taken only when something is missing, and given back by the kernel if its holder dies.
+
+    Parameters
+    ----------
+    folder : Path
+        The cache folder, in which the lock file is created.
+    """
+
+    depth = 0
+    """Compilations in progress in this process, each started by the one before; numba's lock admits one thread."""
+    holder: IO[bytes] | None = None
+    """The lock file that this process has locked. What a compilation starts takes no second one: no deadlock."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _LOCK_NAME
+
+    @contextlib.contextmanager
+    def while_compiling(self) -> Iterator[None]:
+        """Give the lock back, if it was taken, at the end of the outermost compilation."""
+        _Lock.depth += 1
+        try:
+            yield
+        finally:
+            _Lock.depth -= 1
+            if _Lock.depth == 0 and _Lock.holder is not None:
+                fcntl.flock(_Lock.holder, fcntl.LOCK_UN)
+                _Lock.holder.close()
+                _Lock.holder = None
+
+    def take(self) -> bool:
+        """Wait for the lock; True if it was taken now, False if this process has one or there are no locks."""
+        if _Lock.holder is not None or _Lock.depth == 0:
+            return False
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("ab")
+        except OSError:
+            return False
+        end = time.monotonic() + _LONGEST_WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _HELD or time.monotonic() > end:
+                    file.close()
+                    return False
+                time.sleep(_POLL_SECONDS)
+            else:
+                _Lock.holder = file
+                return True
+
+
+class _Cache(FunctionCache):
+    """Numba's cache of one function, valid as long as all code that is compiled into the function stays the same.
+
+    Numba itself checks the function's own file only, although code from other files is compiled into the function.
+
+    Parameters
+    ----------
+    function : callable
+    options : dict
+        What it is compiled with.
+    """
+
+    def __init__(self, function: Any, options: dict[str, Any]) -> None:
+        super().__init__(function)
+        self._options = repr(sorted(options.items()))
+        self._stamped = False
+        self.lock = _Lock(Path(self.cache_path))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load one specialisation, waiting for another process that may be compiling it; None if there is none."""
+        if not self._stamped:
+            # Not before: functions further down in a file are defined later than those that call them.
+            self._cache_file._source_stamp = _fingerprint(self._py_func, self._options)
+            self._stamped = True
+        found = super().load_overload(sig, target_context)
+        if found is None and self.lock.take():
+            found = super().load_overload(sig, target_context)
+        return found
+
+
+def _fingerprint(function: Any, options: str) -> str:
+    """Hash of everything that is compiled into a function: its code, that of what it calls, and their constants."""
+    digest = hashlib.blake2b(f"{llvmlite.__version__} {options}".encode(), digest_size=16)
+    seen: set[int] = set()
+
+    def add_code(code: python_types.CodeType, names: dict[str, Any], docstring: str | None = None) -> None:
+        digest.update(code.co_code)
+        for constant in code.co_consts:
+            if isinstance(constant, python_types.CodeType):
+                add_code(constant, names)
+            elif constant is not docstring:
+                add(constant)
+        for name in code.co_names:
+            digest.update(name.encode())
+            if name in names:
+                add(names[name])
+
+    def add(value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
+            return
+        if isinstance(value, tuple | frozenset):
+            digest.update(f"{type(value).__name__} {len(value)}".encode())
+            for item in value:
+                add(item)
+            return
+        if isinstance(value, Dispatcher):
+            digest.update(repr(sorted(value.targetoptions.items())).encode())
+            value = value.py_func
+        if hasattr(value, "_defn"):  # an intrinsic: any code of its file may take part in what it generates
+            value = value._defn
+            digest.update(_content(value.__code__.co_filename))
+        if isinstance(value, python_types.FunctionType):
+            if id(value) not in seen:
+                seen.add(id(value))
+                add_code(value.__code__, value.__globals__, value.__doc__)
+                for cell in value.__closure__ or ():
+                    add(cell.cell_contents)
+            return
+        if isinstance(value, _CONSTANTS):
+            digest.update(repr(value).encode())
+        else:  # libraries, types and their functions, whose text may hold an address
+            digest.update(f"{getattr(value, '__module__', '')} {getattr(value, '__name__', type(value))}".encode())
+
+    add(function)
     return digest.hexdigest()
 
 
+_CONSTANTS = (int, float, complex, str, bytes, type(None), type(...), np.generic, np.dtype, types.Type)
+
+
+@functools.cache
+def _content(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
 class _Notice(event.Listener):
-    """Says once in a process that loops are being compiled, where that takes long: nothing else is heard of it."""
+    """Reports once in a process that loops are being compiled, if that takes long, and makes it faster."""
 
     def __init__(self) -> None:
-        self.spent, self._depth, self._began, self._told = 0.0, 0, 0.0, False
+        self.spent, self._depth, self._began, self._reported, self._collects = 0.0, 0, 0.0, False, False
 
     def on_start(self, compilation: Any) -> None:
-        """Take note that a function is compiled that is not on disk."""
+        """Note the time when a function that is not in the cache begins to be compiled."""
         del compilation
         self._depth += 1
         if self._depth > 1:
             return
         self._began = time.monotonic()
-        if self.spent > _PATIENCE_SECONDS and not self._told:
-            self._told = True
+        # A tenth of the time would go to looking for garbage among millions of objects that live until the end.
+        self._collects = gc.isenabled()
+        gc.disable()
+        if self.spent > _PATIENCE_SECONDS and not self._reported:
+            self._reported = True
             logging.getLogger("skygraft").warning(
                 "skygraft compiles its loops for this machine: up to a minute, once after it was installed or changed"
             )
 
     def on_end(self, compilation: Any) -> None:
-        """Take note that it is done."""
+        """Add the time that the outermost compilation took."""
         del compilation
         self._depth -= 1
         if self._depth == 0:
             self.spent += time.monotonic() - self._began
+            if self._collects:
+                gc.enable()
 
 
 _PATIENCE_SECONDS = 4.0
@@ -118,7 +315,7 @@ def _prefetch(_: Any, array: Any, row: Any, column: Any) -> Any:
 
 
 prefetch: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_prefetch))
-"""In a compiled function: ask memory for ``array[row, column]``, soon to be changed, without waiting for it."""
+"""In a compiled function: fetch ``array[row, column]`` into the cache, in order to write to it, without waiting."""
 
 
 def _leading_zeros(_: Any, word: Any) -> Any:
@@ -130,11 +327,11 @@ def _leading_zeros(_: Any, word: Any) -> Any:
 
 
 leading_zeros: Callable[[Any], Any] = cast(Any, intrinsic(_leading_zeros))
-"""In a compiled function: how many bits of a uint64 are 0 before the first that is 1; 64 for 0."""
+"""In a compiled function: number of leading zero bits of a uint64; 64 for 0."""
 
 
 def _word_at(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
-    """Address of eight bytes of an array of bytes."""
+    """Address of eight bytes in an array of bytes."""
     made = context.make_array(kind)(context, builder, array)
     item = cgutils.get_item_pointer(context, builder, kind, made, [place])
     return builder.bitcast(item, ir.IntType(64).as_pointer())
@@ -153,7 +350,7 @@ def _load_word(_: Any, data: Any, place: Any) -> Any:
 
 
 load_word: Callable[[Any, Any], Any] = cast(Any, intrinsic(_load_word))
-"""In a compiled function: ``data[place : place + 8]`` of an array of bytes, which are there, as a big-endian uint64."""
+"""In a compiled function: bytes ``data[place : place + 8]`` as a big-endian uint64; bounds are not checked."""
 
 
 def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
@@ -166,7 +363,7 @@ def _store_word(_: Any, data: Any, place: Any, word: Any) -> Any:
 
 
 store_word: Callable[[Any, Any, Any], None] = cast(Any, intrinsic(_store_word))
-"""In a compiled function: put a uint64, big-endian, into ``data[place : place + 8]``, which is there."""
+"""In a compiled function: store a big-endian uint64 in ``data[place : place + 8]``; bounds are not checked."""
 
 
 def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
@@ -178,10 +375,10 @@ def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 fma: Callable[[Any, Any, Any], Any] = cast(Any, intrinsic(_fma))
-"""In a compiled function: ``a * b + c`` of numbers of one kind, rounded once.
+"""In a compiled function: ``a * b + c`` of floats of one type, rounded once (fused multiply-add).
 
-It says so itself where a compiler that was free to join products and sums would do it on some processors and not on
-others: the result is the same on all.
+A compiler that may contract products and sums by itself does so on some processors and not on others. An explicit
+operation gives the same result on all of them.
 """
 
 
@@ -205,8 +402,8 @@ def _scratch(_: Any, size: Any, kind: Any) -> Any:
 
 
 scratch: Callable[[int, Any], Any] = cast(Any, intrinsic(prefer_literal=True)(_scratch))
-"""In a compiled function: an array on the stack, of so many numbers of a kind, which must be a constant of a module.
+"""In a compiled function: an array on the stack, of a size that is a constant of a module, and a type of numbers.
 
-It is gone when the function returns. Compilers know that no other array is in its place, as they do not of one from the
-heap, and turn loops over many such into vector code without asking at run time whether they overlap.
+It must not outlive the function. The compiler knows that it overlaps with no other array, which it does not know of
+arrays on the heap, and therefore vectorises loops over many such arrays without checks at run time.
 """

@@ -1,4 +1,4 @@
-"""Text of files, headers and catalogues, made fit to be shown: a terminal obeys control characters.
+"""Escaping of text from files, headers and catalogues before it is shown, since terminals obey control characters.
 
 Whoever names a file can write escape sequences into it, which rename a terminal's window, hide lines or type commands.
 """
@@ -27,7 +27,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""Text with everything that a terminal would obey written out, such as ``\x1b`` for the escape character.
+    r"""Escape every control character of a text that a terminal would obey, such as ``\x1b``.
 
     Parameters
     ----------
@@ -35,18 +35,26 @@ def printable(text: object, *, lines: bool = False) -> str:
         The text, or what has one.
     lines : bool
         Leave line ends and tabulators as they are: for text of several lines.
+
+    Returns
+    -------
+    str
     """
     text = str(text)
     return text if text.isprintable() else (_IN_LINES if lines else _IN_A_LINE).sub(_escaped, text)
 
 
 def json_text(text: str) -> str:
-    """JSON with what a terminal would obey as JSON's own escapes: it means the same.
+    """Replace control characters in JSON by JSON's own escapes, which does not change its meaning.
 
     Parameters
     ----------
     text : str
         JSON as `json.dumps` makes it, which writes some control characters as they are.
+
+    Returns
+    -------
+    str
     """
     return text if text.isprintable() else _IN_LINES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -68,11 +76,15 @@ def _console_class() -> Any:
 
 
 def console(**options: Any) -> Any:
-    """A `rich.console.Console` that writes out what a terminal would obey.
+    """Make a `rich.console.Console` that escapes control characters.
 
     Parameters
     ----------
     **options
         Of `rich.console.Console`.
+
+    Returns
+    -------
+    rich.console.Console
     """
     return _console_class()(**options)

@@ -1,7 +1,7 @@
-"""A `map` over several processes of this machine that keeps the order, and holds little.
+"""A `map` over several processes of this machine that keeps the order and uses little memory.
 
-A damaged file may end the process that reads it (a library's segmentation fault). Functions that look at files nobody
-has looked at before therefore run in a child process of whoever maps them: see `careful_map`.
+A damaged file may crash the process that reads it (a segmentation fault in a library). Functions that read files for
+the first time therefore run in a child process: see `careful_map`.
 """
 
 from __future__ import annotations
@@ -26,46 +26,59 @@ from skygraft.errors import CampaignError
 __all__ = ["MOST_PROCESSES", "Careful", "Mapper", "careful_map", "process_mapper"]
 
 MOST_PROCESSES = 1024
-"""Processes of this machine that a mapper starts at most; more would end the machine before the work."""
+"""Largest number of processes that a mapper starts; more would exhaust the machine."""
 
-_FEW_CHUNKS = 12
+_FIRST_CHUNKS = 12
 _NONE = object()
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""``mapper(function, items)`` gives the function's results in the order of the items, as `map` does."""
+"""``mapper(function, items)`` returns the function's results in the order of the items, as `map` does."""
 
 
 @runtime_checkable
 class Careful(Protocol):
-    """A function whose item may end the process that it runs in."""
+    """A function that may crash its process, depending on the item that it is called with."""
 
     def __call__(self, item: Any, /) -> Any:
-        """The result for an item."""
+        """Return the result for an item."""
         ...
 
     def lost(self, item: Any, reason: str, /) -> Any:
-        """The result for an item that ended its process, for that reason; or raises an error."""
+        """Return the result for an item that crashed its process, or raise an error.
+
+        Parameters
+        ----------
+        item : object
+            The item.
+        reason : str
+            How the process ended: a signal's name or an exit code.
+        """
         ...
 
     def prepare(self) -> None:
-        """Import what all items need: otherwise each child process would."""
+        """Import the modules that all items need, so that child processes need not do so."""
         ...
 
 
 def careful_map(function: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
-    """`map`, but a function that is `Careful` runs in a child process, and outlives an item that ends it.
+    """Map a function over items; a `Careful` function runs in a child process, which an item may crash.
 
-    The child is a copy of this process (a fork), so that it starts at once; it is replaced when it has ended. Where
-    there is no fork, this is `map`.
+    The child is a fork of this process, so that it starts at once, and is replaced when it has crashed. On systems
+    without fork, this is `map`.
 
     Parameters
     ----------
     function : callable
-        What to do with an item. If it is `Careful`, results and errors can be pickled.
+        The function. If it is `Careful`, its results and errors must be picklable.
     items : iterable
-        What to do it with.
+        Its arguments.
     chunksize : int
-        Has no effect here.
+        Ignored; for compatibility with other mappers.
+
+    Yields
+    ------
+    object
+        The results, in the order of the items.
     """
     del chunksize
     if not isinstance(function, Careful) or not hasattr(os, "fork"):
@@ -91,12 +104,13 @@ def careful_map(function: Callable[[Any], Any], items: Iterable[Any], chunksize:
 
 
 class _Child:
-    """A copy of this process that takes items and gives results."""
+    """A fork of this process that receives items and returns results."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._pipe, far = multiprocessing.Pipe()
         with warnings.catch_warnings():
-            # Of other threads. The child only runs the function: it needs none of them, nor a lock that one may hold.
+            # Python warns about forking with threads. The child only runs the function, which needs no other thread
+            # and no lock that one may hold.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
@@ -108,7 +122,7 @@ class _Child:
         far.close()
 
     def ask(self, item: Any) -> tuple[Any, BaseException | None]:
-        """The result for an item, and the error that there was instead.
+        """Return the result for an item, or None and the error that the function raised.
 
         Raises
         ------
@@ -120,7 +134,7 @@ class _Child:
         return answer
 
     def end(self) -> str:
-        """End the child; why it had ended by itself, if it had."""
+        """End the child, and return how it ended: a signal's name or an exit code."""
         self._pipe.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
@@ -131,11 +145,11 @@ class _Child:
 
 
 def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
-    """Answer until nobody asks."""
-    # Ctrl-C and the like are for the parent, which ends its child.
+    """Serve items until the pipe is closed."""
+    # Signals such as Ctrl-C are handled by the parent, which ends its child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Who asked says what became of it.
+    # The parent reports a crash.
     faulthandler.disable()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
@@ -150,16 +164,26 @@ def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
 
 @contextlib.contextmanager
 def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A mapper over so many processes; with one, `careful_map`.
+    """Context that yields a mapper over several processes; with one process it is `careful_map`.
 
-    It takes ``chunksize``, the number of items that are handed over at a time. Items are taken as they are needed; a
-    few are done in this process, since another one takes seconds to start.
-    The processes start afresh, so that a script that uses this has its work below ``if __name__ == "__main__":``.
+    The mapper accepts ``chunksize``, the number of items that are passed to a process at a time. Items are taken from
+    the iterable as they are needed; the first few are done in this process, since others take seconds to start. The
+    processes are spawned, so a script that uses this must have its work below ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    processes : int
+        Number of processes, at most `MOST_PROCESSES`.
+
+    Yields
+    ------
+    callable
+        The mapper.
 
     Raises
     ------
     CampaignError
-        If there are more than `MOST_PROCESSES`; from the mapper, if a process dies.
+        If there are more processes than allowed; from the mapper, if a process dies.
     """
     if processes > MOST_PROCESSES:
         raise CampaignError(
@@ -175,9 +199,9 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
         def mapper(function: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
             waiting: deque[Future[list[Any]]] = deque()
             items = iter(items)
-            first = list(itertools.islice(items, 1 if chunksize == 1 else _FEW_CHUNKS * chunksize))
+            first = list(itertools.islice(items, 1 if chunksize == 1 else _FIRST_CHUNKS * chunksize))
             if (more := next(items, _NONE)) is _NONE:
-                # Done here before a process has begun.
+                # Done in this process, while no other has started.
                 yield from careful_map(function, first)
                 return
             chunks = itertools.batched(itertools.chain(first, [more], items), chunksize)
@@ -190,7 +214,7 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
                     yield from waiting.popleft().result()
             except BrokenProcessPool as error:
                 raise CampaignError(
-                    "a process died at its work, or at its start",
+                    "a process died while it worked or started",
                     fix="If memory ran out, use fewer processes; a script that plans in several needs its work below "
                     "if __name__ == '__main__'",
                 ) from error
@@ -202,7 +226,7 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 
 def _end_with_parent() -> None:
-    """Where the parent is killed, nobody else tells its processes to end: they would wait for work for ever."""
+    """End this process when its parent is killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

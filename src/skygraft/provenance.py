@@ -1,4 +1,4 @@
-"""What made an output, as a W3C PROV-JSON document, and which software that was.
+"""Provenance of outputs as a W3C PROV-JSON document, and the versions of the software.
 
 `PROV-JSON <https://www.w3.org/submissions/prov-json/>`_ names *entities* (files, settings), *activities* (the run)
 and *agents* (software), and the relations between them. A survey of a million images is one entity with a number and
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 __all__ = ["PACKAGES", "ProvGraph", "software_versions"]
 
 PACKAGES = ("skygraft", "numpy", "astropy", "galsim", "numba", "scipy", "xarray", "pyarrow", "starlink-pyast")
-"""Whose versions are recorded."""
+"""Packages whose versions are recorded."""
 
 _PREFIX = {
     "sg": "urn:skygraft:",
@@ -37,12 +37,18 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of Python, skygraft, and the packages that pixels depend on."""
+    """Look up the versions of Python, skygraft, and the packages that pixels depend on.
+
+    Returns
+    -------
+    dict of str to str
+        Name of the package to its version.
+    """
     return dict(_versions())
 
 
 def _typed(value: Any) -> Any:
-    """A literal as PROV-JSON writes it: text and truth values as they are, numbers with their XSD type."""
+    """Convert a literal to PROV-JSON: text and truth values as they are, numbers with their XSD type."""
     if isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -63,14 +69,14 @@ def _attributes(kind: str | Sequence[str], label: str, attributes: Mapping[str, 
     kinds = [kind] if isinstance(kind, str) else list(kind)
     content: dict[str, Any] = {"prov:type": _kinds(kinds), "prov:label": label}
     for name, value in attributes.items():
-        # An attribute that says nothing is left out; PROV-JSON has no null.
+        # Empty attributes are left out; PROV-JSON has no null.
         if value is not None and value not in ([], ()):
             content[f"sg:{name}"] = _typed(value)
     return content
 
 
 class ProvGraph:
-    """A PROV-JSON document that is put together piece by piece; `to_dict` gives it in the order in which it was.
+    """A PROV-JSON document, built piece by piece and kept in that order.
 
     Identifiers and attributes are given without their prefix, ``sg:``.
     """
@@ -89,30 +95,83 @@ class ProvGraph:
         self._relations: dict[str, dict[str, Any]] = {}
 
     def entity(self, name: str, kind: str | Sequence[str], label: str, /, **attributes: Any) -> str:
-        """Add a thing (a file, many files, a setting); gives its name."""
+        """Add a thing: a file, many files, a setting.
+
+        Parameters
+        ----------
+        name : str
+            Its identifier, without prefix.
+        kind : str or sequence of str
+            Its PROV types.
+        label : str
+            For people.
+        **attributes
+            More about it; None and empty lists are left out.
+
+        Returns
+        -------
+        str
+            Its name.
+        """
         return self._add("entity", name, _attributes(kind, label, attributes))
 
     def activity(
         self, name: str, kind: str, label: str, started: str | None, ended: str | None, /, **attributes: Any
     ) -> str:
-        """Add what was done, from when to when (ISO 8601, with the offset from UTC); gives its name."""
+        """Add something that was done.
+
+        Parameters
+        ----------
+        name : str
+            Its identifier, without prefix.
+        kind : str
+            Its PROV type.
+        label : str
+            For people.
+        started, ended : str or None
+            ISO 8601 times, with the offset from UTC.
+        **attributes
+            More about it; None and empty lists are left out.
+
+        Returns
+        -------
+        str
+            Its name.
+        """
         times = {"prov:startTime": started, "prov:endTime": ended}
         content = {key: time for key, time in times.items() if time} | _attributes(kind, label, attributes)
         return self._add("activity", name, content)
 
     def agent(self, name: str, label: str, /, **attributes: Any) -> str:
-        """Add software that did something; gives its name."""
+        """Add software that did something.
+
+        Parameters
+        ----------
+        name : str
+            Its identifier, without prefix.
+        label : str
+            For people.
+        **attributes
+            More about it; None and empty lists are left out.
+
+        Returns
+        -------
+        str
+            Its name.
+        """
         return self._add("agent", name, _attributes("prov:SoftwareAgent", label, attributes))
 
     def relate(self, relation: str, first: str, second: str, /, **more: str) -> None:
-        """Add a relation between two things, in the order of its name; `more` are further ``prov:`` roles.
+        """Add a relation between two things.
 
         Parameters
         ----------
         relation : str
             Such as ``"used"``: an activity, then an entity.
         first, second : str
-            Names.
+            Names, in the order of the relation's roles.
+        **more : str
+            Names in further ``prov:`` roles.
         """
         roles = self._RELATIONS[relation]
         content = {role: f"sg:{name}" for role, name in zip(roles, (first, second), strict=True)}
@@ -125,5 +184,5 @@ class ProvGraph:
         return name
 
     def to_dict(self) -> dict[str, Any]:
-        """The document as JSON types; entities come first."""
+        """Give the document as JSON types; entities come first."""
         return {**self._things, "prefix": dict(_PREFIX), **self._relations}

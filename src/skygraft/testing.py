@@ -1,20 +1,78 @@
-"""Public helpers for tests: an exposure of any kind in one call, and a comparison that says what differs."""
+"""Public helpers for tests: exposures from nothing, comparisons that say what differs, and conformance suites.
+
+The suites are what skygraft's own formats and PSFs are tested with. They are plain functions that raise
+`AssertionError` naming what is wrong, for any test runner; use them on a format or a PSF class of your own.
+
+Examples
+--------
+In a test of a PSF class::
+
+    def test_my_psf():
+        skygraft.testing.check_psf(MyPsf(fwhm=3.5), x=[10.0, 500.5], y=[20.0, 30.25])
+
+In a test of a format, with one of its files (``tmp_path`` is pytest's empty directory)::
+
+    def test_my_format(tmp_path):
+        skygraft.testing.check_format(MyFormat(), "image.fits", tmp_path)
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
+from skygraft.lazy import lazy_names
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib
-from skygraft.psf import PSF, MoffatPSF
+from skygraft.psf import PSF, MoffatPSF, check_psf
 from skygraft.wcs import FitsWcs
 
-__all__ = ["assert_exposures_equal", "make_exposure"]
+if TYPE_CHECKING:
+    from skygraft.formats.conformance import (
+        check_bad_files,
+        check_calibration,
+        check_footprint,
+        check_format,
+        check_options,
+        check_pickle,
+        check_read,
+        check_round_trip,
+        check_writes_changes,
+    )
+
+__all__ = [
+    "assert_exposures_equal",
+    "check_bad_files",
+    "check_calibration",
+    "check_footprint",
+    "check_format",
+    "check_options",
+    "check_pickle",
+    "check_psf",
+    "check_read",
+    "check_round_trip",
+    "check_writes_changes",
+    "make_exposure",
+]
+
+_OF_FORMATS = (
+    "check_bad_files",
+    "check_calibration",
+    "check_footprint",
+    "check_format",
+    "check_options",
+    "check_pickle",
+    "check_read",
+    "check_round_trip",
+    "check_writes_changes",
+)
+
+if not TYPE_CHECKING:  # formats are imported when one is checked
+    __getattr__ = lazy_names(__name__, {"skygraft.formats.conformance": _OF_FORMATS})
 
 MASK_PLANES = {"BAD": 0, "SAT": 1, "INTRP": 2, "CR": 3, "EDGE": 4, "DETECTED": 5}
 
@@ -52,8 +110,15 @@ def make_exposure(
     reference : CalibrationReference, optional
         What the default calibration is the flux of: by default an aperture of 12 pixels.
     wcs : BaseLowLevelWCS, optional
-        By default gnomonic, with `center` (RA and Dec, degrees) on the middle pixel, `pixel_scale` (arcsec),
-        North turned by `rotation` degrees, and columns running East instead of West where `mirrored`.
+        By default gnomonic, by the next four parameters.
+    center : (float, float)
+        Right ascension and declination of the middle pixel, ICRS degrees.
+    pixel_scale : float
+        Arcseconds per pixel.
+    rotation : float
+        Degrees by which North is turned.
+    mirrored : bool
+        Let columns run East instead of West.
     xy0 : (int, int)
         Parent coordinates of the first pixel.
     sky : float
@@ -113,7 +178,7 @@ def make_exposure(
 def assert_exposures_equal(
     actual: Exposure, expected: Exposure, *, rtol: float = 0.0, atol: float = 0.0, calibrations: bool = True
 ) -> None:
-    """Raise unless two exposures have the same planes, and mean the same by them.
+    """Check that two exposures have the same planes, and calibrations that give them the same meaning.
 
     Parameters
     ----------
@@ -168,7 +233,7 @@ def _first(differ: NDArray[np.bool_], exposure: Exposure) -> str:
 
 def _assert_calibrations(actual: Exposure, expected: Exposure) -> None:
     ids: tuple[dict[str, Any], ...] = tuple(dataclasses.asdict(one.data_id) for one in (actual, expected))
-    # Their short forms need not show it.
+    # The text forms of two different ids may be equal.
     differ = [f"{name} is {ids[0][name]!r} and {ids[1][name]!r}" for name in ids[0] if ids[0][name] != ids[1][name]]
     assert not differ, f"data ids differ: {', '.join(differ)}"
     box = expected.box

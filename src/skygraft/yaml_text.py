@@ -1,4 +1,4 @@
-"""Bounds on YAML text, checked before it is loaded: how deep it is nested, and how large its aliases make it."""
+"""Check YAML text before it is loaded: nesting depth, number of values, and expansion of aliases."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["YamlError", "check_yaml", "key_lines", "yaml_problem"]
 MAX_DEPTH = 50
 MAX_NODES = 1_000_000
 MAX_ALIASED = 10_000
-"""Values that aliases may stand for in all: what a file of some kilobytes could make of itself is unbounded."""
+"""Largest number of values that aliases may expand to; a few kilobytes of YAML could expand without bounds."""
 
 
 class YamlError(ValueError):
-    """Text is not YAML, or is YAML that nobody wrote by hand; its message follows on "not valid YAML"."""
+    """Text is not valid YAML, or exceeds the limits; the message continues the words "not valid YAML"."""
 
 
 def check_yaml(text: str) -> None:
-    """Refuse YAML that is nested too deep, contains itself, or grows beyond bounds by its aliases.
+    """Check that text is YAML that is not nested too deep, does not contain itself, and expands within limits.
 
-    It is parsed, but nothing is built of it: time and memory are those of the text.
+    The text is parsed without building objects, so time and memory are proportional to its length.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def check_yaml(text: str) -> None:
     Raises
     ------
     YamlError
-        With line and column; also where the text is not YAML.
+        If not, with line and column.
     """
     sizes: dict[str, int] = {}
     collections: list[tuple[str | None, int]] = []
@@ -40,7 +40,7 @@ def check_yaml(text: str) -> None:
             if isinstance(event, yaml.AliasEvent):
                 if event.anchor not in sizes:
                     inside = any(anchor == event.anchor for anchor, _ in collections)
-                    reason = "stands inside of what it is the alias of" if inside else "is an alias of nothing"
+                    reason = "is inside the value that it refers to" if inside else "refers to no anchor"
                     raise YamlError(f"{_at(event.start_mark)}: *{event.anchor} {reason}")
                 size += sizes[event.anchor]
                 aliased += sizes[event.anchor]
@@ -66,7 +66,7 @@ def check_yaml(text: str) -> None:
 
 
 def key_lines(text: str) -> dict[str, int]:
-    """The line of every key of YAML text that `check_yaml` has passed, by its place: ``survey.images``.
+    """Return the line number of every key in YAML text that `check_yaml` has accepted, by path (``survey.images``).
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def key_lines(text: str) -> dict[str, int]:
     Returns
     -------
     dict of str to int
-        Lines from 1 on; entries of lists go by their number.
+        Line numbers from 1; entries of lists are named by their index.
     """
     lines: dict[str, int] = {}
 
@@ -94,7 +94,7 @@ def key_lines(text: str) -> dict[str, int]:
 
 
 def yaml_problem(error: yaml.YAMLError) -> str:
-    """What is wrong with YAML text, in one line: `` at line 3, column 1: what``, or ``: what`` without a place."""
+    """Return an error of the YAML parser as one line: `` at line 3, column 1: what``, or ``: what`` without place."""
     problem = str(getattr(error, "problem", None) or " ".join(str(error).split()) or "cannot be parsed")
     if problem.startswith("but "):
         problem = f"{error.context} {problem}"  # type: ignore[attr-defined]

@@ -62,7 +62,7 @@ def test_neither_image_nor_truth_replaces_an_input(night: Any, which: str) -> No
 
 
 def test_image_and_truth_of_one_name(night: Any) -> None:
-    night.refused("out.fits", "one name", "--truth", more=["--truth", night.out])
+    night.refused("out.fits", "the same name", "--truth", more=["--truth", night.out])
 
 
 def test_truth_that_cannot_be_written_is_noticed_before_the_work(night: Any) -> None:

@@ -128,7 +128,7 @@ def bench_galaxies(
     rows = []
     for name in kinds:
         kind, _, engine = name.partition(", ")
-        draw = functools.partial(render, flux_tolerance=TOLERANCE, galaxies=cast(GalaxyEngine, engine or "fourier"))
+        draw = functools.partial(render, flux_tolerance=TOLERANCE, galaxies=cast(GalaxyEngine, engine or "fast"))
         sources = galaxies(kind, n)
         canvas = Canvas.empty(SHAPE, (0, 0))
         sizes = draw(sources, psf, canvas, BOX, tie).stamp_size
@@ -144,7 +144,7 @@ def bench_galaxies(
 
         some = galaxies(kind, n_exact, seed=2)
         kernel = psf.kernels([SHAPE[1] / 2], [SHAPE[0] / 2])[0]
-        found = np.array(list(errors(some, kernel, cast(GalaxyEngine, engine or "fourier"))))
+        found = np.array(list(errors(some, kernel, cast(GalaxyEngine, engine or "fast"))))
         reached = {"median": float(np.median(found[:, 0])), "largest": float(found[:, 0].max())}
         rows.append(Row(f"galaxies, {name}", took, slow / took, reached | {"flux left out": float(found[:, 1].max())}))
     return rows

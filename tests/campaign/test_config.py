@@ -160,8 +160,11 @@ def test_psf_template_is_not_evaluated() -> None:
 
 
 def test_injection_settings_are_those_of_inject() -> None:
+    assert list(InjectionConfig().model_dump()) == [f.name for f in dataclasses.fields(InjectionOptions)]
+    # Two settings are stored by the names that they had before, see `skygraft.render.engines`.
+    assert InjectionConfig().options() == InjectionOptions()
     defaults = {f.name: f.default for f in dataclasses.fields(InjectionOptions)}
-    assert InjectionConfig().model_dump() == defaults
+    assert InjectionConfig().model_dump() == defaults | {"stars": "fourier", "galaxies": "fourier"}
     assert parse_config(GOOD | {"injection": {"seed": 3, "noise": False}}).injection.options() == InjectionOptions(
         seed=3, noise=False
     )

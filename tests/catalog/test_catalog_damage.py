@@ -112,13 +112,13 @@ def test_a_csv_that_unpacks_without_end(tmp_path, monkeypatch):
     [
         ("unit: arcsec", "unit: arcse", ("key half_light_radius", "arcse")),
         ("unit: arcsec", "unt: arcsec", ("'unt'", "Did you mean 'unit'?")),
-        ("unit: arcsec", "unit: [1]", ("key half_light_radius", "which is no text")),
+        ("unit: arcsec", "unit: [1]", ("key half_light_radius", "which is not text")),
         ("unit: arcsec", "unit: !!int x", ("ecsv table",)),
         ("datatype: float64", "datatype: flot64", ("ecsv table", "flot64")),
         ("name: ra, unit: deg, datatype: float64", "name: ra, unit: deg", ("a name and a datatype",)),
         ("# datatype:", "# datatyp:", ("datatype",)),
         ("# ---\n", "# ---\n# " + "[" * 5000 + "\n", ("nested more than",)),
-        ("150.2", "15_0.2", ("row 1, key ra", "no float64")),
+        ("150.2", "15_0.2", ("row 1, key ra", "not float64")),
         ("150.2", "abc", ("ecsv table", "abc")),
         ("150.2", '"', ("ecsv table",)),
     ],
@@ -136,7 +136,7 @@ def test_an_ecsv_whose_type_holds_fewer_digits_than_its_cells(tmp_path):
     whole.write(text, format="ascii.ecsv")
     damaged = re.sub(r"(name: ra, .*datatype: float)64", r"\g<1>32", text.getvalue())
     assert damaged != text.getvalue()
-    refused(tmp_path / "a.ecsv", damaged.encode(), "row 1, key ra", "more digits than float32 holds")
+    refused(tmp_path / "a.ecsv", damaged.encode(), "row 1, key ra", "more digits than float32, the type in the header")
     # What was written from single precision is not suspected.
     whole["ra"] = whole["ra"].astype(np.float32)
     whole.write(tmp_path / "b.ecsv", format="ascii.ecsv")
@@ -174,7 +174,7 @@ def test_votables_of_every_storage_are_read(tmp_path, kind):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("<TD>20.5</TD>", "<TD>abc</TD>", ("row 0, key mag_r", "'abc' is no double")),
+        ("<TD>20.5</TD>", "<TD>abc</TD>", ("row 0, key mag_r", "'abc' is not double")),
         ("<TD>20.5</TD>", "<TD>0x10</TD>", ("row 0, key mag_r",)),
         ("<TD>20.5</TD>", "<T>20.5</T>", ("element 'T' in a TR",)),
         ("<TD>20.5</TD>", "", ("6 cells", "7 fields")),
@@ -338,7 +338,7 @@ def with_card(key, value):
         ("GCOUNT", "2", "GCOUNT is 2; it can be 1"),
         ("BITPIX", "16", "of BITPIX = 16"),
         ("TFORM2", "'E       '", "take 50 bytes of a row, and NAXIS1 is 54"),
-        ("TFORM2", "'text    '", "no column format"),
+        ("TFORM2", "'text    '", "not a column format"),
         ("TTYPE2", "'        '", "field 2 has no name"),
         ("TTYPE6", "'mag_r   '", "'mag_r' is there 2 times"),
         ("TUNIT2", "'de      '", "is in de"),
@@ -363,14 +363,14 @@ def test_a_structural_card_twice_and_a_table_that_is_none(tmp_path):
     twice = whole[:place] + b"NAXIS2  =                    2".ljust(80) + whole[place + 80 :]
     refused(tmp_path / "a.fits", twice, "NAXIS2 is there twice")
     (tmp_path / "b.fits").write_bytes(whole)
-    with pytest.raises(CatalogError, match=r"HDU 0 is no table; the file has 1 \(unnamed\)"):
+    with pytest.raises(CatalogError, match=r"HDU 0 is not a table; the file has 1 \(unnamed\)"):
         read_catalog(tmp_path / "b.fits", hdu=0)
 
 
 def test_what_is_no_file(tmp_path):
     link = tmp_path / "a.csv"
     link.symlink_to("/dev/zero")
-    with pytest.raises(CatalogError, match="no regular file"):
+    with pytest.raises(CatalogError, match="not a regular file"):
         read_catalog(link)
     for name in ("a\0b.csv", "x" * 5000 + ".csv"):
         with pytest.raises(SkygraftError):

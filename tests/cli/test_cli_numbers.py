@@ -24,7 +24,7 @@ from skygraft.processes import process_mapper
         (("index", "x.fits", "--processes", "0"), "--processes", 2),
         (("index", "x.fits", "--processes", "1000000000"), "1024 are allowed", 1),
         (("inspect", "x.fits", "--option", "a=" + "[" * 5000), "nested more than", 2),
-        (("inspect", "x.fits", "--option", "a=&a [*a]"), "stands inside of", 2),
+        (("inspect", "x.fits", "--option", "a=&a [*a]"), "is inside the value", 2),
         (("inspect", "x.fits", "--option", "a=!!timestamp x"), "cannot be read as timestamp", 2),
         (("plan", "/dev/zero"), "not a regular file", 1),
     ],

@@ -319,7 +319,7 @@ class TestWhatAFileSaysOfItself:
             "afw/afw/ticketdm26260.fits.fz",
         ]
         assert not any(FORMAT.matches(data_dir / name) for name in others)
-        with pytest.raises(FormatError, match="no afw exposure"):
+        with pytest.raises(FormatError, match="not an afw exposure"):
             FORMAT.read(data_dir / others[0])
         with pytest.raises(CorruptFileError):
             FORMAT.matches(tmp_path / "absent.fits")

@@ -17,7 +17,7 @@ from astropy.io import fits
 from skygraft import read_exposure
 from skygraft.errors import CorruptFileError, FormatError, SkygraftError, WcsError
 from skygraft.fitsfile.cards import header_of
-from skygraft.fitsfile.open import damage_named, map_fits, scan_fits
+from skygraft.fitsfile.open import fits_errors, map_fits, scan_fits
 from skygraft.fitsfile.pixels import PixelScaling
 from skygraft.fitsfile.structure import BLOCK, CARD
 from skygraft.fitsfile.tiles import TiledImage
@@ -89,8 +89,8 @@ def test_sound_files_pass(content: bytes) -> None:
         (TABLE, "TFIELDS", "1000000", "0 to 999"),
         (TABLE, "TFIELDS", "1", "4 bytes of a row, and NAXIS1 is 12"),
         (TABLE, "TFORM1", "'2147483647J'", "bytes of a row"),
-        (TABLE, "TFORM1", "'?'", "no column format"),
-        (TABLE, "TFORM2", None, "no column format"),
+        (TABLE, "TFORM1", "'?'", "not a column format"),
+        (TABLE, "TFORM2", None, "not a column format"),
         (TABLE, "NAXIS1", "0", "bytes of a row"),
         (TABLE, "BITPIX", "16", "two axes of bytes"),
         (RICE, "ZNAXIS1", HUGE, "rows for"),
@@ -276,11 +276,11 @@ def test_what_astropy_raises_names_the_file_and_what_others_raise_passes(tmp_pat
     with pytest.raises(CorruptFileError, match="astropy cannot read the file") as caught:
         list_hdus(path)
     pickle.loads(pickle.dumps(caught.value))
-    with pytest.raises(ZeroDivisionError), damage_named(path):
+    with pytest.raises(ZeroDivisionError), fits_errors(path):
         print(1 / len(""))
-    with pytest.raises(SkygraftError, match="a table of the file is damaged"), damage_named(path, also=(ValueError,)):
+    with pytest.raises(SkygraftError, match="a table of the file is damaged"), fits_errors(path, also=(ValueError,)):
         int("seven")
-    with pytest.raises(SkygraftError, match="refer to each other in a circle"), damage_named(path):
+    with pytest.raises(SkygraftError, match="refer to each other in a circle"), fits_errors(path):
         raise RecursionError
 
 

@@ -13,7 +13,7 @@ import pytest
 from astropy.io import fits
 
 from skygraft.errors import CorruptFileError, FormatError, OutputError, OutputExistsError
-from skygraft.fitsfile.open import get_hdu, is_fits, map_fits, open_fits
+from skygraft.fitsfile.open import is_fits, map_fits, open_fits
 from skygraft.fitsfile.rewrite import atomic_output, rewrite_fits
 from skygraft.formats.fits_fingerprints import Fingerprint
 
@@ -572,10 +572,3 @@ class TestOpening:
         if algorithm == "GZIP_2":
             with pytest.raises(CorruptFileError, match="tile"), open_fits(path) as hdus:
                 _ = hdus[1].data
-
-    def test_hdus_by_number_and_name(self, plain: Path) -> None:
-        with open_fits(plain) as hdus:
-            assert get_hdu(hdus, 1, plain) is hdus[1]
-            with pytest.raises(FormatError, match="it has 0 PRIMARY, 1") as caught:
-                get_hdu(hdus, "SCI", plain)
-        assert caught.value.hdu == "SCI"

@@ -81,8 +81,7 @@ class Greedier(Greedy):
 
 @pytest.fixture
 def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_FORMATS", {"greedy": (__name__, "Greedy"), "greedier": (__name__, "Greedier")})
-    monkeypatch.setattr(registry, "_load", lambda name: {"greedy": Greedy, "greedier": Greedier}[name]())
+    monkeypatch.setattr(registry, "specific_formats", lambda: (Greedy(), Greedier()))
 
 
 def test_every_format_loads_and_names_itself() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+import skygraft
+from skygraft.errors import FormatError
 from skygraft.fitsfile.rewrite import rewrite_fits
 from skygraft.formats.fits_layout import Plane
 from skygraft.formats.fits_planes import read_pixels
@@ -93,3 +97,34 @@ def test_quantised_floats_keep_their_scale_or_become_lossless(
     with fits.open(path, disable_image_compression=True) as hdus:
         step = hdus[1].data["ZSCALE"].max() * cards.get("BSCALE", (1.0, ""))[0]
     np.testing.assert_allclose(back[TOUCHED], value, atol=step if value < 1e6 else 0.0, rtol=1e-7)
+
+
+def test_a_coder_that_astropy_moved_makes_only_its_own_images_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {}
+    for algorithm in ALGORITHMS:
+        (tmp_path / algorithm).mkdir()
+        paths[algorithm] = compressed(tmp_path / algorithm, algorithm, INTS, {})
+    for module in ("_codecs", "_compression"):
+        monkeypatch.setitem(sys.modules, f"astropy.io.fits.hdu.compressed.{module}", None)
+    for algorithm, path in paths.items():
+        plane = Plane("image", path, 1, TILE)
+        if algorithm in ("HCOMPRESS_1", "PLIO_1"):
+            with pytest.raises(FormatError, match=r"astropy's coder .*compress the image with GZIP_2") as caught:
+                read_pixels(plane)
+            assert (caught.value.path, caught.value.hdu) == (str(path), 1)
+        else:
+            np.testing.assert_array_equal(read_pixels(plane)[0], INTS)
+
+
+def test_no_module_imports_private_astropy_when_it_is_imported() -> None:
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in Path(skygraft.__file__).parent.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
+        if "astropy" in name and "._" in name
+    ]
+    assert found == []

@@ -411,7 +411,7 @@ def test_a_draw_size_bounds_the_stamp_and_what_it_costs_is_said():
     assert truth["flux_deposited"][1] < 0.9 * truth["flux_deposited"][0]
 
 
-@pytest.mark.parametrize(("stars", "tolerance"), [("taps", 3e-4), ("galsim", 3e-3)])
+@pytest.mark.parametrize(("stars", "tolerance"), [("fast", 3e-4), ("galsim", 3e-3)])
 def test_other_ways_to_draw_stars_agree(stars, tolerance):
     """GalSim's own interpolation of the same kernel (Lanczos-15), and the fast taps, against the exact shift."""
     exp = exposure()

@@ -50,7 +50,7 @@ def millimags(found, expected):
     return abs(2500 * np.log10(found / expected))
 
 
-@pytest.mark.parametrize("stars", ["fourier", "taps"])
+@pytest.mark.parametrize("stars", ["precise", "fast"])
 @pytest.mark.parametrize(
     "psf",
     [

@@ -382,7 +382,7 @@ def test_the_aperture_flux_is_that_of_the_average_position() -> None:
         ({"gain": 2.0}, "gain"),
         ({"flux_tolerance": 1e-4}, "flux_tolerance"),
         ({"mask_threshold": 0.0}, "mask_threshold"),
-        ({"stars": "taps"}, "stars"),
+        ({"stars": "fast"}, "stars"),
         ({"galaxies": "galsim"}, "galaxies"),
         ({"seed": 2**63}, "seed"),
         ({"conventions": "lsst"}, "conventions"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -18,14 +20,7 @@ _SIZE = 40
 
 
 def test_a_node_without_a_writable_folder_still_compiles(monkeypatch):
-    real = numba.njit
-
-    def refusing(*args, **options):
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
-        return real(*args, **options)
-
-    monkeypatch.setattr(numba, "njit", refusing)
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
 
     @compiled
     def double(x):
@@ -43,31 +38,126 @@ def test_other_errors_are_not_swallowed(monkeypatch):
         compiled(lambda x: x)
 
 
-def test_what_is_on_disk_goes_when_another_file_changes(tmp_path):
-    """A function has the code of those that it calls in it, also where they are in files of their own."""
-    package = tmp_path / "pack"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "jit.py").write_text(Path(skygraft.jit.__file__).read_text())
-    (package / "outer.py").write_text(
-        "from pack.inner import inner\n"
-        "from pack.jit import compiled\n\n\n"
-        "@compiled\ndef outer(x):\n    return inner(x)\n"
-    )
+class Package:
+    """A package with a compiled function that calls one of another file, uses a constant, and has a neighbour."""
 
-    def run(factor):
-        (package / "inner.py").write_text(
-            f"from pack.jit import compiled\n\n\n@compiled\ndef inner(x):\n    return {factor} * x\n"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "pack"
+        self.cache = folder / "cache"
+        self.folder.mkdir()
+        self.write("__init__", "")
+        self.write("jit", Path(skygraft.jit.__file__).read_text())
+        self.write("inner", "from pack.jit import compiled\n\n\n@compiled\ndef inner(x):\n    return 3 * x\n")
+        self.write("constants", "OFFSET = 0\n")
+        self.write("neighbour", "from pack.jit import compiled\n\n\n@compiled\ndef other(x):\n    return x\n")
+        self.write(
+            "outer",
+            "import pack.neighbour\nfrom pack.constants import OFFSET\nfrom pack.inner import inner\n"
+            "from pack.jit import compiled\n\n\n@compiled\ndef outer(x):\n    return inner(x) + OFFSET\n",
         )
-        code = "from pack.outer import outer; print(outer(2), sum(outer.stats.cache_hits.values()))"
-        environment = {"PATH": os.environ["PATH"], "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-        command = [sys.executable, "-B", "-c", code]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.split()
 
-    assert run(3) == ["6", "0"]
-    assert run(3) == ["6", "1"]
-    assert run(5) == ["10", "0"]
+    def write(self, module: str, text: str) -> None:
+        (self.folder / f"{module}.py").write_text(text)
+
+    def start(self, code: str) -> subprocess.Popen[str]:
+        environment = {"PATH": os.environ["PATH"], "NUMBA_CACHE_DIR": str(self.cache)}
+        command = [sys.executable, "-B", "-c", code]
+        return subprocess.Popen(command, cwd=self.folder.parent, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def run(self) -> list[str]:
+        """What ``outer(2)`` gives, and how often it was found in the cache."""
+        process = self.start("from pack.outer import outer; print(outer(2), sum(outer.stats.cache_hits.values()))")
+        output, _ = process.communicate()
+        assert process.returncode == 0
+        return output.split()
+
+
+@pytest.fixture
+def package(tmp_path) -> Package:
+    return Package(tmp_path)
+
+
+def test_the_cache_is_renewed_when_code_or_a_constant_of_another_file_changes(package):
+    """The code of a function contains that of those that it calls, also where they are in files of their own."""
+    assert package.run() == ["6", "0"]
+    assert package.run() == ["6", "1"]
+    package.write("inner", "from pack.jit import compiled\n\n\n@compiled\ndef inner(x):\n    return 5 * x\n")
+    assert package.run() == ["10", "0"]
+    package.write("constants", "OFFSET = 1\n")
+    assert package.run() == ["11", "0"]
+
+
+def test_the_cache_outlives_changes_of_what_a_function_does_not_use(package):
+    assert package.run() == ["6", "0"]
+    package.write("neighbour", "from pack.jit import compiled\n\n\n@compiled\ndef other(x):\n    return x + 1\n")
+    package.write("constants", "# A comment.\nOFFSET = 0\nUNUSED = 5\n")
+    assert package.run() == ["6", "1"]
+
+
+_COMPILE = """
+from numba.core import event
+class Count(event.Listener):
+    n = 0
+    def on_start(self, _): self.n += 1
+    def on_end(self, _): pass
+count = Count()
+event.register("numba:compile", count)
+from pack.outer import outer
+print(outer(2), count.n)
+"""
+
+
+def test_of_processes_that_start_together_one_compiles_and_the_others_wait(package):
+    processes = [package.start(_COMPILE) for _ in range(3)]
+    results = [process.communicate()[0].split() for process in processes]
+    assert {result[0] for result in results} == {"6"}
+    # One compiled both functions; the others loaded one that has the other in it.
+    assert sorted(int(result[1]) for result in results) == [0, 0, 2]
+
+
+def test_a_process_that_dies_while_it_compiles_stops_no_other(package):
+    assert package.run() == ["6", "0"]  # makes the folder
+    (lock,) = package.cache.glob(f"*/{skygraft.jit._LOCK_NAME}")
+    code = (
+        f"import fcntl, os; fcntl.flock(open({str(lock)!r}, 'ab'), fcntl.LOCK_EX); print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    package.write("constants", "OFFSET = 1\n")
+    waiting = package.start(_COMPILE)
+    holder.kill()
+    holder.communicate()
+    assert waiting.communicate()[0].split()[0] == "7"
+
+
+def test_where_there_are_no_locks_each_process_compiles(monkeypatch, tmp_path):
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    lock = skygraft.jit._Lock(tmp_path)
+    with lock.while_compiling():
+        assert not lock.take()
+
+
+def test_read_only_arrays_and_constants_are_no_specialisations_of_their_own():
+    @compiled(reads=("values",))
+    def total(values, n):
+        found = 0.0
+        for i in range(n):
+            found += values[i]
+        return found
+
+    @compiled
+    def half(values):
+        return total(values, 2) + total(values, values.size // 2)
+
+    values = np.arange(4.0)
+    assert total(values, 3) == 3.0
+    assert half(values) == 2.0
+    values.setflags(write=False)
+    assert total(values, 4) == 6.0
+    assert len(total.overloads) == 1
 
 
 def test_a_long_cold_start_says_what_it_is(monkeypatch, caplog):
@@ -77,7 +167,7 @@ def test_a_long_cold_start_says_what_it_is(monkeypatch, caplog):
         return names["twice"]
 
     notice = skygraft.jit._notice
-    monkeypatch.setattr(notice, "_told", False)
+    monkeypatch.setattr(notice, "_reported", False)
     monkeypatch.setattr(notice, "spent", 0.0)
     assert fresh()(4) == 8
     assert notice.spent > 0

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from skygraft.errors import CalibrationError
 from skygraft.photometry import (
     ChebyshevField,
-    ConstantField,
     GridField,
-    ImageField,
     PixelAreaField,
     ProductField,
 )
@@ -34,12 +32,11 @@ def tan_wcs(scale_arcsec=0.2, dec=-35.0):
 
 
 FIELDS = [
-    ConstantField(2.5),
     ChebyshevField([[1.0, 0.1], [0.2, 0.0]], BOX),
     GridField(np.arange(12.0).reshape(3, 4), (5, 6), (10, 20)),
-    ImageField(np.arange(12, dtype=np.float32).reshape(3, 4), (100, 200)),
+    GridField(np.arange(12, dtype=np.float32).reshape(3, 4), (100, 200)),
     PixelAreaField(tan_wcs(), 3.0, BOX),
-    ProductField([ConstantField(2.0), ChebyshevField([[1.0, 0.1]], BOX)]),
+    ProductField([ChebyshevField([[2.0]], BOX), ChebyshevField([[1.0, 0.1]], BOX)]),
 ]
 
 
@@ -73,10 +70,10 @@ def test_pixel_area_of_a_tangent_plane():
     np.testing.assert_allclose(PixelAreaField(wcs, 7.0).evaluate(x, y), 7 * field.evaluate(x, y), rtol=1e-15)
 
 
-def test_product_and_constant():
-    a, b = ChebyshevField([[1.0, 0.3]], BOX), ImageField(np.full((50, 100), 3.0), (10, -20))
+def test_product():
+    a, b = ChebyshevField([[1.0, 0.3]], BOX), GridField(np.full((50, 100), 3.0), (10, -20))
     x, y = np.array([20.0, 77.3]), np.array([0.0, 10.0])
-    got = ProductField([a, b, ConstantField(2.0)]).evaluate(x, y)
+    got = ProductField([a, b, ChebyshevField([[2.0]], BOX)]).evaluate(x, y)
     np.testing.assert_allclose(got, 6 * (1 + 0.3 * (x - 59.5) / 50), rtol=1e-14)
 
 
@@ -88,11 +85,11 @@ def test_grid_is_bilinear_and_says_nan_outside():
     assert np.isnan(field.evaluate([-0.1, 40.1, 10, 10, np.nan], [10, 10, -4.1, 56.1, 10])).all()
 
 
-def test_image_field_reads_its_pixels():
+def test_a_map_of_pixels_has_their_values():
     rng = np.random.default_rng(5)
     values = rng.uniform(1, 2, (7, 9)).astype(np.float32)
     values[3, 4] = np.nan
-    field = ImageField(values, (100, 200))
+    field = GridField(values, (100, 200))
     yy, xx = np.mgrid[0:7, 0:9]
     got = field.evaluate(100 + xx, 200 + yy)
     # A NaN pixel is NaN itself and does not spoil the exact centres of its neighbours.

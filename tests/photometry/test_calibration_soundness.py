@@ -10,7 +10,7 @@ from skygraft.errors import CalibrationError, ConfigError, UncalibratedImageErro
 from skygraft.photometry import (
     CalibrationAperture,
     ChebyshevField,
-    ImageField,
+    GridField,
     PhotoCalib,
     check_calibration_soundness,
     check_radius,
@@ -38,10 +38,10 @@ def test_zeropoints_of_none(zeropoint: float) -> None:
     [
         ChebyshevField([[-1.0, 0.1]], (0, 63, 0, 63)),
         ChebyshevField([[0.0]], (0, 63, 0, 63)),
-        ImageField(np.full((64, 64), np.nan)),
+        GridField(np.full((64, 64), np.nan)),
     ],
 )
-def test_a_field_that_is_nowhere_positive(field: ChebyshevField | ImageField) -> None:
+def test_a_field_that_is_nowhere_positive(field: ChebyshevField | GridField) -> None:
     calib = PhotoCalib.from_zeropoint(27.0, field=field)
     with pytest.raises(UncalibratedImageError, match="not positive and finite anywhere on the image"):
         check_calibration_soundness(calib, EDGES)

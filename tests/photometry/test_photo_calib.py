@@ -17,15 +17,14 @@ from skygraft.photometry import (
     PSF_MODEL,
     CalibrationAperture,
     ChebyshevField,
-    ConstantField,
     GridField,
-    ImageField,
     PhotoCalib,
     PixelAreaField,
     ProductField,
     ReferenceCandidate,
     canonical_unit,
 )
+from skygraft.wcs import FitsWcs
 
 CONSTANT = ("calexp_01_tan_singlegauss", "calexp_06_tan_afwgaussian", "coadd_10_coaddpsf")
 CHEBYSHEV = ("calexp_02_tansip_doublegauss_gzip2", "calexp_05_tansip_psfex_rice")
@@ -130,7 +129,7 @@ def test_uncalibrated_is_refused(scale):
 
 
 def test_a_calibrated_image_is_not_calibrated_again():
-    for field, scale in ((ConstantField(0.7), 1.0), (None, 0.7)):
+    for field, scale in ((ChebyshevField([[0.7]], (0, 99, 0, 99)), 1.0), (None, 0.7)):
         with pytest.raises(ConfigError, match="a second time"):
             PhotoCalib(scale, "nJy", field)
     with pytest.raises(ConfigError, match="a second time"):
@@ -170,10 +169,11 @@ def test_outside_its_box_a_calibration_is_that_of_the_nearest_edge():
 
 
 def test_a_product_holds_where_its_factors_do():
-    one, two = ChebyshevField([[1.0]], (0, 99, 0, 49)), ImageField(np.ones((40, 80)), (30, 20))
-    field = ProductField([one, ConstantField(3.0), two])
+    one, two = ChebyshevField([[1.0]], (0, 99, 0, 49)), GridField(np.ones((40, 80)), (30, 20))
+    everywhere = PixelAreaField(FitsWcs.tan(150.0, 2.0, crpix=(0, 0), cd=np.eye(2) / 3600))
+    field = ProductField([one, everywhere, two])
     assert field.valid_box == (29.5, 99.5, 19.5, 49.5)
-    assert ProductField([ConstantField(3.0)]).valid_box is None
+    assert ProductField([everywhere]).valid_box is None
     with pytest.raises(CalibrationError, match="share no position"):
         ProductField([one, ChebyshevField([[1.0]], (200, 299, 0, 49))])
 

@@ -52,6 +52,7 @@ def approx(pair, **kwargs):
         (2 * u.arcsec, None, 2.0),
         ({"diameter": 0.05 * u.arcmin}, None, 1.5),
         (CalibrationAperture(12.0, 2.016), 12.0, 2.016),
+        (CalibrationAperture(11.905, 2.0, unit="arcsec"), None, 2.0),
     ],
 )
 def test_what_people_write(setting, pixels, arcsec):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import pickle
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from skygraft.errors import (
     ApertureConflictError,
     CalibrationError,
+    ConfigError,
     UncalibratedImageError,
     UnknownApertureError,
 )
@@ -24,7 +27,9 @@ from skygraft.photometry import (
     ReferenceCandidate,
     aperture_correction_hints,
     default_candidate,
+    describe_reference,
     parse_radius,
+    recorded_unit,
     require_reference,
     resolve_reference,
 )
@@ -157,3 +162,59 @@ def test_required_but_unknown_says_how_to_set_it():
         assert part in text
     with pytest.raises(UncalibratedImageError, match="zeropoint"):
         require_reference(None, "visit.fits")
+
+
+@pytest.mark.parametrize(
+    ("setting", "kept", "text"),
+    [
+        ("12 pix", "12 pix", "12 pix = 2.22 arcsec"),
+        ("diameter: 24 pix", "12 pix", "12 pix = 2.22 arcsec"),
+        ("2 arcsec", "2 arcsec", "2 arcsec = 10.811 pix"),
+        ({"diameter": "4 arcsec"}, "2 arcsec", "2 arcsec = 10.811 pix"),
+        ("0.05 arcmin", "3 arcsec", "3 arcsec = 16.216 pix"),
+        ("2.22 arcsec", "2.22 arcsec", "2.22 arcsec = 12 pix"),  # a round number of pixels, and not given so
+    ],
+)
+def test_an_aperture_remembers_the_unit_in_which_it_was_given(setting, kept, text):
+    aperture, _ = resolve_reference([parse_radius(setting)], pixel_scale=0.185)
+    assert aperture.given == kept
+    assert str(aperture) == f"{text} ({aperture.origin})"
+    again = pickle.loads(pickle.dumps(aperture))
+    assert again == aperture
+    # Taken over to an image of another pixel scale, it is the same setting: not what it was in the other unit.
+    moved, _ = resolve_reference([parse_radius(kept)], pixel_scale=0.2)
+    assert moved.given == kept
+    if aperture.unit == "arcsec":
+        assert resolve_reference([parse_radius(aperture)], pixel_scale=0.2)[0] == dataclasses.replace(
+            moved, origin=aperture.origin
+        )
+
+
+def test_what_disagrees_with_itself_keeps_the_unit_of_pixels():
+    both = ReferenceCandidate("aperture", 12.0, 2.016, origin="both", level="header")
+    assert resolve_reference([both], pixel_scale=0.168)[0].unit == "pix"
+
+
+@pytest.mark.parametrize(("unit", "arcsec"), [("arcsec", None), ("arcmin", 2.0), ("", 2.0)])
+def test_the_unit_is_one_of_two_and_has_a_radius(unit, arcsec):
+    with pytest.raises(ConfigError, match="unit"):
+        CalibrationAperture(12.0, arcsec, unit=unit)
+
+
+@pytest.mark.parametrize("scale", [0.168, 0.185, 0.2, 0.2637, 0.1853123456789])
+@pytest.mark.parametrize("setting", ["12 pix", "2 arcsec", "35 pix", "4.5 pix", "1.75 arcsec", "7.0123 pix"])
+def test_the_unit_is_read_back_from_a_record(setting, scale):
+    aperture, _ = resolve_reference([parse_radius(setting)], pixel_scale=scale)
+    record = json.loads(json.dumps(describe_reference(aperture)))
+    assert set(record) == {"kind", "radius_pixels", "radius_arcsec", "origin"}
+    unit = recorded_unit(record["radius_pixels"], record["radius_arcsec"])
+    # What has few digits in both units at once can be read either way.
+    both = aperture.unit == "arcsec" and float(f"{aperture.radius_pixels:.6g}") == pytest.approx(
+        aperture.radius_pixels, rel=1e-12
+    )
+    assert unit == ("pix" if both else aperture.unit)
+
+
+def test_a_recorded_radius_of_many_digits_has_no_unit():
+    assert recorded_unit(11.9047619047, 2.0000001234) is None
+    assert recorded_unit(None, None) is None

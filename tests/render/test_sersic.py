@@ -155,7 +155,7 @@ def test_one_profile_is_that_of_a_direct_transform(n, radius, q, fwhm):
     assert worst(one, moffat(fwhm), 1024) < (4e-4 if fwhm < 3 else 3e-4)
 
 
-@pytest.mark.parametrize(("galaxies", "bound"), [("fourier", 3e-4), ("precise", 5e-5)])
+@pytest.mark.parametrize(("galaxies", "bound"), [("fast", 3e-4), ("precise", 5e-5)])
 @settings(max_examples=20, deadline=None)
 @given(
     st.integers(50, 450),
@@ -173,7 +173,7 @@ def test_any_profile_is_that_of_a_direct_transform(galaxies, bound, n, radius, q
 @pytest.mark.parametrize("n", [0.35, 0.5, 0.6, 0.8, 0.9, 1.0])
 @pytest.mark.parametrize(
     ("galaxies", "bound", "radius", "q"),
-    [("fourier", 3e-4, 1.5, 0.125), ("fourier", 3e-4, 5.0, 0.9), ("precise", 5e-5, 1.5, 0.125)],
+    [("fast", 3e-4, 1.5, 0.125), ("fast", 3e-4, 5.0, 0.9), ("precise", 5e-5, 1.5, 0.125)],
 )
 def test_little_flux_beyond_the_stamp_is_not_folded_back_into_it(n, galaxies, bound, radius, q):
     one = source(x=512.2, y=512.4, n=n, half_light_radius=radius, q=q, pa=10.0)

@@ -224,3 +224,14 @@ def test_boxes():
     assert box.xy0 == (100, 200)
     assert box.shape == (50, 200)
     assert box.contains([99.5, 99.4, 150], [200, 200, 249.6]).tolist() == [True, False, False]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ra=st.one_of(st.floats(0, 360), st.sampled_from([0.0, 360.0, 1e-9, 359.99999])),
+    dec=st.one_of(st.floats(-90, 90), st.sampled_from([-90.0, 90.0, 89.9, -89.99, 0.0])),
+)
+def test_no_tract_that_contains_a_position_is_missed(ra, dec):
+    skymap = get_skymap({"kind": "rings", "num_rings": 9, "pixel_scale": 5.0, "patch_inner": 700, "ra_start": 123.4})
+    every = [t for t in range(skymap.n_tracts) if skymap.tract(t).outer_box.contains(*skymap.tract(t).project(ra, dec))]
+    assert [t for t, _ in skymap.find_all(ra, dec)] == every

@@ -111,8 +111,8 @@ def test_cells_of_rubin() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no pickle", "no pickle that can be read"),
-        (b"", "no pickle that can be read"),
+        (b"no pickle", "not a pickle that can be read"),
+        (b"", "not a pickle that can be read"),
         (pickle.dumps({"a": 1}), "of no class that is known"),
         (pickle.dumps("config.numRings=120\nconfig.pixelScale=open('x')\n"), 'pixelScale is "open'),
         (pickle.dumps("config.numRingsX=1 config.numRings"), "not whole"),

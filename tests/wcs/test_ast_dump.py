@@ -85,7 +85,7 @@ def test_a_missing_coefficient_is_no_zero() -> None:
 @pytest.mark.parametrize(
     ("thing", "lost", "words"),
     [
-        (POLY, "MPF1 =", "announces"),
+        (POLY, "MPF1 =", "and states"),
         (POLY, "NCF2 =", "coefficients CF"),
         (POLY, "PF3 =", "powers F up to"),
         (MATRIX, "Nin =", "a MatrixMap of no stated number of input coordinates"),

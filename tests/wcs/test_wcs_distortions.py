@@ -203,7 +203,7 @@ def changed(old: str, new: str) -> dict[str, Any]:
     [
         ({k: v for k, v in GOOD.items() if not k.startswith("WAT1")}, "no WAT1_001"),
         ({k: v for k, v in GOOD.items() if not k.startswith("WAT")}, "no WAT1_001"),
-        ({k: v for k, v in GOOD.items() if k != "WAT2_002"}, "makes no sense"),
+        ({k: v for k, v in GOOD.items() if k != "WAT2_002"}, "is invalid"),
         (changed("3. 3. 3. 2.", "4. 3. 3. 2."), "kind, orders and cross-terms are 4"),
         (changed("3. 3. 3. 2.", "3. 3. 3. 5."), "cross-terms are 3, 3, 3 and 5"),
         (changed("3. 3. 3. 2.", "3. 4. 3. 2."), "need 9 coefficients, and 6"),

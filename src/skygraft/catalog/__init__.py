@@ -1,4 +1,4 @@
-"""The catalogue of sources to inject: one canonical schema, and the dialects that are converted to it."""
+"""Catalogues of sources to inject: the canonical schema, and the dialects that are converted to it."""
 
 from skygraft.catalog.checks import validate
 from skygraft.catalog.flags import Flag, count_flags, decode_flags, flag_registry, has_flag

@@ -1,6 +1,6 @@
-"""Arrow tables to and from astropy's: every Arrow type is converted exactly, or kept out with the reason.
+"""Convert between Arrow tables and astropy tables: every Arrow type is converted exactly, or refused with a reason.
 
-`pyarrow` would import pandas for most conversions, which takes seconds in every process: buffers are read directly.
+`pyarrow` imports pandas for most conversions, which takes seconds in every process, so buffers are read directly.
 """
 
 from __future__ import annotations
@@ -16,29 +16,28 @@ from astropy.table import meta as table_meta
 from astropy.units import Quantity, UnrecognizedUnit
 from numpy.typing import NDArray
 
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array, texts_of
 from skygraft.catalog.columns import SOURCE_TYPE, ColumnReader, Refusal, parse_unit, refuse
+from skygraft.catalog.votables import parse_votable
 from skygraft.errors import CorruptFileError
 from skygraft.json_text import parse_json
 from skygraft.yaml_text import check_yaml
 
-__all__ = [
-    "arrow_array",
-    "from_arrow",
-    "numpy_array",
-    "one_array",
-    "pandas_index",
-    "texts_of",
-    "to_arrow",
-    "with_index",
-]
+__all__ = ["from_arrow", "pandas_index", "to_arrow", "with_index"]
 
-# A quotient of two numbers that are exact in double precision is correctly rounded.
+# If both numbers are exact in double precision, their quotient is correctly rounded.
 _EXACT = 2**53
 _EXACT_SCALE = 22
 
 
 def to_arrow(table: QTable) -> pa.Table:
-    """An Arrow table; units go into each field's metadata under ``unit``."""
+    """Convert an astropy table to an Arrow table; units are stored in each field's metadata under ``unit``.
+
+    Raises
+    ------
+    CatalogError
+        If a column is not one number or text per row.
+    """
     arrays, fields = [], []
     for name in table.colnames:
         column = table[name]
@@ -58,43 +57,27 @@ def to_arrow(table: QTable) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def arrow_array(values: NDArray[Any], mask: Any = None) -> pa.Array:
-    """An Arrow array of a one-dimensional array of numbers, bool or str; null where `mask` is set.
-
-    Unlike `pyarrow.array` this does not import pandas, which takes seconds in every process.
-    """
-    valid = None
-    if mask is not None and np.any(mask):
-        valid = pa.py_buffer(np.packbits(~np.asarray(mask, dtype=bool), bitorder="little"))
-    if values.dtype.kind == "U":
-        lengths, content = _utf8(values)
-        offsets = np.zeros(values.size + 1, dtype=np.int32)
-        np.cumsum(lengths, out=offsets[1:])
-        return pa.Array.from_buffers(pa.string(), values.size, [valid, pa.py_buffer(offsets), pa.py_buffer(content)])
-    kind = pa.from_numpy_dtype(values.dtype)
-    data = np.packbits(values, bitorder="little") if values.dtype.kind == "b" else np.ascontiguousarray(values)
-    return pa.Array.from_buffers(kind, values.size, [valid, pa.py_buffer(data)])
-
-
-def _utf8(texts: NDArray[Any]) -> tuple[Any, bytes | NDArray[np.uint8]]:
-    """Lengths in bytes of some texts, and all of them in a row."""
-    codes = np.ascontiguousarray(texts).view(np.uint32).reshape(texts.size, texts.dtype.itemsize // 4)
-    if codes.size and codes.max() < 128:
-        used = codes != 0
-        lengths = used.sum(axis=1)
-        # NumPy pads with NUL: one between letters is the text's own.
-        if not np.any(~used[:, :-1] & used[:, 1:]):
-            return lengths, codes[used].astype(np.uint8)
-    encoded = [text.encode() for text in texts.tolist()]
-    return [len(text) for text in encoded], b"".join(encoded)
-
-
 def from_arrow(table: pa.Table, *, origin: str = "") -> QTable:
-    """A `QTable` of an Arrow table, units from the metadata of its fields or of the table; nulls are masked.
+    """Convert an Arrow table to a `QTable`; nulls are masked.
 
-    Columns of lists become arrays of shape (N, M) where all have one length. Columns of other types, lists of many
-    lengths, and columns that are there twice are left out, and an error for those who ask for them
+    Units are taken from the metadata of fields or table. Lists of equal length become columns of shape (N, M). Columns
+    of other types, lists of different lengths, and repeated columns are left out; asking for one of them is an error
     (`skygraft.catalog.columns.refused`).
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+    origin : str
+        Name of the file, for errors.
+
+    Returns
+    -------
+    QTable
+
+    Raises
+    ------
+    CorruptFileError
+        If metadata with units are damaged.
     """
     units = _table_units(table.schema.metadata, origin)
     counts = Counter(table.schema.names)
@@ -107,8 +90,8 @@ def from_arrow(table: pa.Table, *, origin: str = "") -> QTable:
         if isinstance(values, Refusal):
             refuse(out, field.name, values)
             continue
-        told = field.metadata or {}
-        unit = parse_unit(told.get(b"unit") or told.get(b"units") or units.get(field.name))
+        metadata = field.metadata or {}
+        unit = parse_unit(metadata.get(b"unit") or metadata.get(b"units") or units.get(field.name))
         if unit is not None and values.dtype.kind in "fiu" and not isinstance(values, Column):
             out[field.name] = _with_unit(values, unit)
         else:
@@ -119,7 +102,7 @@ def from_arrow(table: pa.Table, *, origin: str = "") -> QTable:
 
 
 def _with_unit(array: Any, unit: Any) -> Any:
-    """A quantity; the bare array where no quantity has such a unit (one not understood, or a logarithmic one)."""
+    """Return a quantity, or the array itself if its unit is unknown or logarithmic."""
     try:
         return array if isinstance(unit, UnrecognizedUnit) else Quantity(array, unit, copy=False)
     except TypeError:
@@ -127,7 +110,7 @@ def _with_unit(array: Any, unit: Any) -> Any:
 
 
 def _plain(column: Any) -> Any:
-    """The values of an Arrow array, of any type, as a numpy array or `Column`; or why they cannot be that."""
+    """Convert an Arrow array of any type to a NumPy array or `Column`, or return a `Refusal`."""
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return _numbers(column)
@@ -154,7 +137,7 @@ def _example(column: Any) -> str | None:
     valid = column.drop_null()
     try:
         return str(valid[0]) if len(valid) else None
-    except (ValueError, OverflowError):  # a time beyond what Python's own can hold
+    except (ValueError, OverflowError):  # a time outside the range of Python's datetime
         return str(valid[:1].to_string())
 
 
@@ -175,18 +158,8 @@ def _texts(column: Any) -> Any:
     return MaskedColumn(text, mask=numpy_array(column.is_null())) if column.null_count else text
 
 
-def texts_of(column: Any) -> NDArray[np.str_]:
-    """The texts of an Arrow array of strings or bytes; ``""`` where null."""
-    # Few texts stand in many rows.
-    encoded = column.dictionary_encode(null_encoding="encode")
-    rows = encoded.dictionary.to_pylist()
-    rows = [v.decode(errors="backslashreplace") if isinstance(v, bytes) else v for v in rows]
-    texts: NDArray[np.str_] = np.array(["" if v is None else v for v in rows] or [""], dtype=np.str_)
-    return np.asarray(texts[numpy_array(encoded.indices)])
-
-
 def _decoded(column: Any) -> Any:
-    """The values of a dictionary, each in its rows."""
+    """Decode a dictionary-encoded column."""
     values = _plain(column.dictionary)
     if isinstance(values, Refusal):
         return Refusal.of_type(column.type, _example(column))
@@ -203,7 +176,7 @@ def _decoded(column: Any) -> Any:
 
 
 def _decimals(column: Any) -> Any:
-    """Decimals as int64 or correctly rounded float64 where all are exactly that, or else as Python's own."""
+    """Convert decimals to int64 or float64 if all are exact or correctly rounded, otherwise to Python's `Decimal`."""
     kind, null = column.type, numpy_array(column.is_null())
     values = _unscaled(column, null)
     if values is not None and kind.scale == 0:
@@ -217,7 +190,7 @@ def _decimals(column: Any) -> Any:
 
 
 def _unscaled(column: Any, null: NDArray[np.bool_]) -> NDArray[np.int64] | None:
-    """The whole numbers of which decimals are so many tenths, hundredths, ...; None where one needs over 64 bits."""
+    """Unscaled integers of decimals (the digits without the decimal point); None if one needs over 64 bits."""
     try:
         wide = column.cast(pa.decimal128(38, column.type.scale))
     except pa.ArrowInvalid:
@@ -229,7 +202,7 @@ def _unscaled(column: Any, null: NDArray[np.bool_]) -> NDArray[np.int64] | None:
 
 
 def _lists(column: Any) -> Any:
-    """Lists of one length as an array of shape (N, M); of one value or none, as shape (N, 1)."""
+    """Convert lists of equal length to shape (N, M); lists of one value or none to shape (N, 1)."""
     if str(column.type).startswith(("list_view", "large_list_view")):
         column = pa.array(column.to_pylist(), pa.large_list(column.type.value_type))
     lengths = numpy_array(pc.list_value_length(column).cast(pa.int64()).fill_null(-1))
@@ -249,37 +222,12 @@ def _lists(column: Any) -> Any:
     return MaskedColumn(out, mask=mask)
 
 
-_NUMPY_NAMES = {"bool": "?", "halffloat": "f2", "float": "f4", "double": "f8"}
-
-
-def one_array(column: Any) -> Any:
-    """An Arrow column, in one piece or several, as one array."""
-    if isinstance(column, pa.ChunkedArray):
-        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
-    return column
-
-
-def numpy_array(column: Any) -> NDArray[Any]:
-    """A copy of an Arrow array without nulls, by its buffer: `to_numpy` would import pandas."""
-    dtype = np.dtype(_NUMPY_NAMES.get(str(column.type), str(column.type)))
-    start, stop = column.offset, column.offset + len(column)
-    buffer = column.buffers()[1]
-    if stop == start:
-        return np.empty(0, dtype=dtype)
-    if dtype.kind == "b":
-        bits = np.frombuffer(buffer, dtype=np.uint8, count=(stop + 7) // 8)
-        return np.unpackbits(bits, bitorder="little", count=stop)[start:].astype(np.bool_)
-    return np.frombuffer(buffer, dtype=dtype, count=stop)[start:].copy()
-
-
 def _table_units(metadata: dict[bytes, bytes] | None, origin: str) -> dict[str, str]:
-    """Units of columns, where the table's metadata have them: as astropy writes them, or as a VOTable (VOParquet)."""
+    """Units of columns in the table's metadata, as written by astropy or as a VOTable (VOParquet)."""
     metadata = metadata or {}
     if text := metadata.get(b"table_meta_yaml"):
         return _units_of_header(text, origin)
     if content := metadata.get(b"IVOA.VOTable-Parquet.content"):
-        from skygraft.catalog.votables import parse_votable
-
         return {field.name: field.unit for field in parse_votable(content, origin) if field.unit}
     return {}
 
@@ -301,7 +249,14 @@ def _units_of_header(text: bytes, origin: str) -> dict[str, str]:
 
 
 def pandas_index(schema: pa.Schema, n_rows: int) -> tuple[str, range] | None:
-    """A named index that pandas wrote as three numbers instead of as a column, for all `n_rows` rows of a file."""
+    """Return name and values of a range index that pandas stored in the metadata instead of as a column, or None.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+    n_rows : int
+        Rows of the file, which must be the length of the index.
+    """
     try:
         indexes = parse_json((schema.metadata or {})[b"pandas"])["index_columns"]
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -317,7 +272,21 @@ def pandas_index(schema: pa.Schema, n_rows: int) -> tuple[str, range] | None:
 
 
 def with_index(table: pa.Table, index: tuple[str, range] | None, first_row: int = 0) -> pa.Table:
-    """The rows of a file from `first_row` on, with the index that `pandas_index` found as a column."""
+    """Add the index from `pandas_index` as a column to rows of a file that begin at `first_row`.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Consecutive rows of the file.
+    index : (str, range) or None
+        Result of `pandas_index`.
+    first_row : int
+        Number of the table's first row in the file.
+
+    Returns
+    -------
+    pyarrow.Table
+    """
     if index is None:
         return table
     name, rows = index

@@ -1,4 +1,4 @@
-"""The check that every canonical table must pass: ranges, types, what belongs together, and ids that are unique."""
+"""Validate canonical tables: ranges, types, required parameters, and unique ids."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NOT_RADIANS = (
 
 
 class _Findings:
-    """Bad rows with their reasons, and the flags that they earn."""
+    """Bad rows with their reasons, and the flags to set."""
 
     def __init__(self, n: int) -> None:
         self.flags = np.zeros(n, dtype=np.int64)
@@ -50,7 +50,7 @@ class _Findings:
         self.reasons: dict[int, list[str]] = {}
 
     def add(self, bad: NDArray[np.bool_], flag: Flag | None, describe: Any) -> None:
-        """Note the rows of `bad`; those without a flag can not be kept at all."""
+        """Record the rows where `bad` is true; without a flag, they cannot be kept at all."""
         if flag is None:
             self.fatal |= bad
         else:
@@ -59,7 +59,7 @@ class _Findings:
             self.reasons.setdefault(int(row), []).append(describe(int(row)))
 
     def error(self, table: Table, rows: NDArray[np.bool_], origin: str, first_row: int, positions: str) -> CatalogError:
-        """One error that lists up to ten of `rows`."""
+        """Return an error that lists up to ten of `rows`."""
         ids = values(table, "injection_id")
         bad = np.flatnonzero(rows)
         listed = [r for r in bad if int(r) in self.reasons][:MAX_LISTED]
@@ -78,12 +78,20 @@ class _Findings:
 
 
 def check_duplicates(ids: NDArray[np.int64], *, origin: str = "", first_row: int = 0) -> None:
-    """Raise where an injection id occurs twice.
+    """Check that injection ids are unique.
+
+    Parameters
+    ----------
+    ids : ndarray of int64, shape (N,)
+    origin : str
+        Name of the file, for errors.
+    first_row : int
+        Number of the first row in the file.
 
     Raises
     ------
     CatalogError
-        Naming up to ten of the ids and two rows of each.
+        If they are not; the message names up to ten ids and two rows of each.
     """
     order = np.argsort(ids, kind="stable")
     same = np.flatnonzero(ids[order][1:] == ids[order][:-1])
@@ -109,11 +117,11 @@ def validate(
     unique: bool = True,
     positions: Literal["deg", "rad"] = "deg",
 ) -> QTable:
-    """Check a canonical table; the whole file is refused by default, or its bad rows are flagged.
+    """Check a canonical table; bad rows are an error by default, or are flagged.
 
-    A missing magnitude is no error: the source is not in that band, and is flagged ``MAG_BAD`` where it is injected.
-    A position that is not on the sphere, and an id that occurs twice, can not be flagged: they always raise. Right
-    ascensions are never wrapped.
+    A missing magnitude is not an error: the source does not exist in that band, and is flagged ``MAG_BAD`` when it is
+    injected. Positions that are not on the sphere and repeated ids cannot be flagged and always raise. Right ascensions
+    are never wrapped.
 
     Parameters
     ----------
@@ -128,18 +136,18 @@ def validate(
     unique : bool
         Check that ids are unique.
     positions : {"deg", "rad"}
-        What the catalogue had its positions in, before they became degrees; for error messages.
+        Unit of the positions in the original catalogue, for error messages.
 
     Returns
     -------
     QTable
-        The table with the column ``flags`` set; pure numbers that rounding in single precision has brought out of
-        their range are moved back into it.
+        The table with the column ``flags`` set. Dimensionless numbers that left their range by rounding in single
+        precision are moved back into it.
 
     Raises
     ------
     CatalogError
-        Naming up to ten rows (row number and injection id), the values and what is allowed.
+        If rows are bad; the message lists up to ten (row number and injection id), their values and what is allowed.
     """
     if on_bad not in ("raise", "flag"):
         raise CatalogError(f"on_bad is {on_bad!r}; allowed are 'raise' and 'flag'", key="on_bad")
@@ -183,7 +191,7 @@ def _check_types(found: _Findings, source_type: NDArray[np.str_]) -> None:
 
 
 def _cleaned(table: QTable) -> dict[str, NDArray[Any]]:
-    """The columns of pure numbers in which rounding in single precision is taken back."""
+    """Columns of dimensionless numbers with rounding in single precision undone."""
     out = {}
     for name in table.colnames:
         spec = COLUMNS.get(name)
@@ -216,7 +224,7 @@ def _check_ranges(
         if spec.kind not in ("float", "int") or name == "injection_id" or (absent and not spec.required):
             continue
         used = np.isin(source_type, spec.types) if spec.types else np.ones(len(table), dtype=bool)
-        # A galaxy that is all disk needs no bulge parameters, and the other way round.
+        # A galaxy that is all disk needs no bulge parameters, and vice versa.
         if name.startswith("bulge_") and name != "bulge_fraction":
             used &= bulge_fraction != 0
         elif name.startswith("disk_"):
@@ -237,7 +245,7 @@ def _check_ranges(
 
 
 def _given(spec: ColumnSpec, value: float, positions: str) -> str:
-    """Of a position that the dialect has in radians, what it was."""
+    """Add the original value to the message about a position that the dialect has in radians."""
     if positions != "rad" or spec.name not in ("ra", "dec"):
         return ""
     return f" deg, of {np.radians(value):.10g} taken as radians,"

@@ -1,8 +1,8 @@
-"""One column of a catalogue, converted exactly to numbers, whole numbers, booleans or text, or refused by its name.
+"""Convert columns of a catalogue exactly to floats, integers, booleans or text, with errors that name the column.
 
-Whatever a table was made of (FITS, Arrow, pandas, ...), its columns pass through `ColumnReader` when they are asked
-for by name. A column of a type that holds no such values stays out of the table, with a `Refusal` in its place, which
-is raised when somebody asks for that column.
+Whatever a table was read from (FITS, Arrow, pandas, ...), its columns are converted by `ColumnReader` when they are
+used. A column of any other type is left out of the table; instead the table has a `Refusal` for it, which is raised if
+the column is needed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["SOURCE_TYPE", "ColumnReader", "Refusal", "parse_unit", "refuse", "re
 
 _REFUSED = "columns that cannot be read"
 SOURCE_TYPE = "type"
-"""Key of a column's `meta`: what type it had before it became a numpy array."""
+"""Key of a column's `meta`: its type before it became a NumPy array."""
 
 MISSING = frozenset({"", "nan", "none", "null", "--", "<na>", "nat"})
-"""Words, in small letters, of a text that is no value."""
+"""Words, in lower case, that mean a missing value."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -42,12 +42,12 @@ _SMALLEST = -(2**63)
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a column is not in a table.
+    """The reason why a column was left out of a table.
 
     Parameters
     ----------
     reason : str
-        Continues "column 'q' ...".
+        Continues the words "column 'q' ...".
     fix : str
         What to do.
     """
@@ -57,35 +57,45 @@ class Refusal:
 
     @classmethod
     def of_type(cls, kind: Any, example: Any = None) -> Refusal:
-        """A column of a type that holds no numbers, booleans or text."""
+        """Refuse a column that does not consist of numbers, booleans or text."""
         such_as = "" if example is None else f", for example {shorten(example)}"
         return cls(f"is of type {shorten(str(kind))}{such_as}, which is not one number or text a row")
 
     @classmethod
     def twice(cls, times: int = 2) -> Refusal:
-        """A name that several columns have."""
+        """Refuse a name that several columns have."""
         return cls(f"is there {times} times", "Keep one of them, or rename the others")
 
     def error(self, name: str, origin: str = "") -> CatalogError:
-        """The error for somebody who asks for the column."""
+        """Return the error to raise if the column is needed."""
         return CatalogError(f"column {name!r} {self.reason}", path=origin or None, key=name, fix=self.fix)
 
 
 def refuse(table: Table, name: str, refusal: Refusal) -> None:
-    """Keep a column out of a table, and remember why."""
+    """Record that a column was left out of a table, and why.
+
+    Parameters
+    ----------
+    table : Table
+        Modified in place.
+    name : str
+        Name of the column.
+    refusal : Refusal
+        The reason.
+    """
     table.meta.setdefault(_REFUSED, {})[name] = refusal
     if name in table.colnames:
         table.remove_column(name)
 
 
 def refused(table: Table) -> Mapping[str, Refusal]:
-    """The columns that are not in a table because they cannot be read, with the reasons."""
+    """Return the columns that were left out of a table, with the reasons."""
     found: Mapping[str, Refusal] = table.meta.get(_REFUSED, {})
     return found
 
 
 def shorten(value: Any, length: int = 60) -> str:
-    """A value for an error message."""
+    """Format a value for an error message, in at most `length` characters."""
     text = " ".join((value if isinstance(value, str) else repr(value)).split())
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
@@ -108,15 +118,15 @@ _MAGGIES = {"mgy": u.def_unit("mgy", 3631 * u.Jy), "nmgy": u.def_unit("nmgy", 3.
 
 
 def parse_unit(given: Any) -> u.UnitBase | None:
-    """A unit as astropy knows it; None where there is none, an `UnrecognizedUnit` where it is not understood.
+    """Parse a unit; None if there is none, an `UnrecognizedUnit` if it is unknown.
 
     Parameters
     ----------
     given : unit, str, bytes or None
-        Usual words that astropy does not take (``degrees``, ``radians``, ``arcseconds``) are understood.
+        Common names that astropy does not accept (``degrees``, ``radians``, ``arcseconds``) are allowed.
     """
     if isinstance(given, u.UnitBase) and not isinstance(given, u.UnrecognizedUnit):
-        return _MAGGIES.get(str(given), given)  # astropy's own maggies are no multiple of a jansky
+        return _MAGGIES.get(str(given), given)  # astropy's maggies cannot be converted to jansky
     if isinstance(given, bytes):
         given = given.decode("utf-8", errors="backslashreplace")
     return None if given is None else _unit_named(str(given).strip())
@@ -131,14 +141,14 @@ def _unit_named(text: str) -> u.UnitBase | None:
         return _MAGGIES[text]
     unit: u.UnitBase = u.Unit(text, parse_strict="silent")
     if isinstance(unit, u.UnrecognizedUnit):
-        # FITS files of some writers have DEG.
+        # Some FITS files have DEG.
         lowered = u.Unit(text.lower(), parse_strict="silent")
         unit = unit if isinstance(lowered, u.UnrecognizedUnit) else lowered
     return unit
 
 
 class _BadError(Exception):
-    """A value that cannot be converted, and why."""
+    """A value cannot be converted; the message is the reason."""
 
     def __init__(self, reason: str, fix: str = "Correct it") -> None:
         super().__init__(reason)
@@ -147,12 +157,12 @@ class _BadError(Exception):
 
 
 class ColumnReader:
-    """One column of a table, as what it is asked for.
+    """A column of a table that can be converted to floats, integers, booleans or text.
 
     Parameters
     ----------
     column : Column, MaskedColumn, Quantity, Time or ndarray
-        The column; a second axis of length one is taken as one value a row.
+        The column, shape (N,) or (N, 1).
     name : str
         Its name.
     origin : str
@@ -163,7 +173,7 @@ class ColumnReader:
     Raises
     ------
     CatalogError
-        Here and in every method: naming the column, its type or the row, and the value.
+        Here and in all methods, if the column or a value cannot be converted; names column, row and value.
     """
 
     def __init__(self, column: Any, name: str, origin: str = "", first_row: int = 0) -> None:
@@ -171,14 +181,14 @@ class ColumnReader:
         self.origin = origin
         self.first_row = first_row
         if isinstance(column, Time):
-            # A time knows its scale, so that it is exact as what the schema has: MJD in TAI.
+            # Times have a scale and are converted exactly to the schema's MJD in TAI.
             column = MaskedColumn(column.tai.mjd, unit=u.d, mask=np.broadcast_to(column.mask, column.shape))
         mask = getattr(column, "mask", None)
         self.kind = str((getattr(column, "meta", None) or {}).get(SOURCE_TYPE, ""))
         self.unit = parse_unit(getattr(column, "unit", None))
         raw = np.ma.getdata(np.asarray(getattr(column, "unmasked", column)))
         self.mask = np.asarray(mask, dtype=np.bool_) if mask is not None and np.any(mask) else None
-        if raw.dtype.kind == "T":  # numpy's texts of any length
+        if raw.dtype.kind == "T":  # NumPy's variable-length strings
             raw = raw.astype(object)
         if raw.dtype.names is not None or raw.dtype.kind not in "biufSUO":
             raise self._refusal(raw).error(name, origin)
@@ -196,7 +206,7 @@ class ColumnReader:
         self.kind = self.kind or str(raw.dtype)
 
     def carried(self) -> Any:
-        """The column for somebody who only carries it along: text as str, decimals as numbers, None for unchanged."""
+        """Return a column that is only copied: text as str, decimals as numbers; None if no conversion is needed."""
         if self.kind.startswith("decimal"):
             if not self.kind.endswith(" 0)"):
                 return self.floats()
@@ -211,7 +221,7 @@ class ColumnReader:
         return CatalogError(reason, path=self.origin or None, row=self.first_row + row, key=self.name, fix=fix)
 
     def _each(self, convert: Callable[[Any], Any], missing: Any) -> list[Any]:
-        """Every element converted on its own; `missing` for those that are masked or no value."""
+        """Convert every element; masked and missing ones become `missing`."""
         values = self.raw.tolist()
         mask = [False] * len(values) if self.mask is None else self.mask.tolist()
         out = []
@@ -237,15 +247,15 @@ class ColumnReader:
             )
 
     def floats(self, unit: str | None = None, *, strict: bool = False) -> NDArray[np.float64]:
-        """The column as float64 in a unit; NaN where missing.
+        """Convert the column to float64 in a unit; NaN where missing.
 
         Parameters
         ----------
         unit : str, optional
-            The unit wanted, ``""`` for a pure number; that of the column is converted to it, and no unit means that
-            it is this already. None takes the numbers as they are.
+            Unit of the result, ``""`` for dimensionless. A column without unit is assumed to have it. None returns the
+            numbers unconverted.
         strict : bool
-            The dialect fixes the unit: another one is an error, not a conversion.
+            Raise instead of converting, if the column has another unit than the dialect prescribes.
 
         Returns
         -------
@@ -283,17 +293,22 @@ class ColumnReader:
             ) from None
 
     def integers(self, default: int, unit: str | None = None) -> NDArray[np.int64]:
-        """The column as int64, without passing through float64; `default` where missing.
+        """Convert the column to int64, without passing through float64; `default` where missing.
 
         Parameters
         ----------
         default : int
         unit : str, optional
-            The only unit that the column may be in.
+            The only unit that the column may have.
 
         Returns
         -------
         ndarray, shape (N,)
+
+        Raises
+        ------
+        CatalogError
+            If a value is not an integer, or cannot be represented as int64.
         """
         self._no_booleans("a whole number")
         if self.unit not in (None, u.dimensionless_unscaled, parse_unit(unit)):
@@ -319,10 +334,10 @@ class ColumnReader:
         return out
 
     def _whole(self, default: int) -> NDArray[np.int64]:
-        """Whole numbers that were stored as floating-point ones."""
+        """Convert integers that were stored as floats."""
         raw = self.raw if self.mask is None else np.where(self.mask, np.nan, self.raw)
         missing = np.isnan(raw)
-        # From here on neighbouring whole numbers share one floating-point number.
+        # Above this limit, several integers have the same floating-point representation.
         limit = 2.0 ** min(np.finfo(raw.dtype).nmant + 1, 63)
         known = np.where(missing, 0, raw)
         odd = (known != np.rint(known)) | np.isinf(known)
@@ -341,7 +356,7 @@ class ColumnReader:
         return np.asarray(np.where(missing, default, known), dtype=np.int64)
 
     def booleans(self, default: bool) -> NDArray[np.bool_]:
-        """The column as bool, of booleans, 0 and 1, or words such as ``true`` and ``F``; `default` where missing."""
+        """Convert booleans, 0 and 1, or words such as ``true`` and ``F`` to bool; `default` where missing."""
         if self.raw.dtype.kind != "b":
             return np.array(self._each(_boolean, default), dtype=np.bool_)
         out = self.raw.astype(np.bool_)
@@ -350,7 +365,7 @@ class ColumnReader:
         return out
 
     def texts(self) -> NDArray[np.str_]:
-        """The column as str: bytes are decoded, blanks around them stripped, missing values are ``""``."""
+        """Convert the column to str: bytes are decoded, blanks stripped, missing values become ``""``."""
         raw = self.raw
         if raw.dtype.kind == "S":
             raw = np.char.decode(raw, "utf-8", errors="backslashreplace")
@@ -365,11 +380,11 @@ class ColumnReader:
 _TOO_LARGE = f"is beyond the largest whole number that fits ({_LARGEST}, 64 bits with a sign)"
 _AS_INTEGERS = "Store the column as 64-bit whole numbers"
 _NO_VALUE = ("NAType", "NaTType")
-"""Types of what pandas puts where there is no value; pandas itself need not be imported for them."""
+"""Names of the types of pandas' missing values, so that pandas need not be imported."""
 
 
 def _scalar(value: Any) -> Any:
-    """A Python number, bool, str or `Decimal`; None for what is missing; an array of one value is that value."""
+    """Convert to a Python number, bool, str or `Decimal`; None if missing. An array of one value becomes that value."""
     if value is None or isinstance(value, (bool, int, float, str, decimal.Decimal)):
         return value
     if isinstance(value, bytes):
@@ -408,7 +423,7 @@ def _float(value: Any) -> float:
 
 
 def _integer(value: Any) -> int | None:
-    """A whole number; None where the value says that there is none."""
+    """Convert to int; None if the value means missing."""
     if isinstance(value, bool):
         raise _BadError("is true or false; a whole number is needed", "Write the column as whole numbers")
     if isinstance(value, str):
@@ -416,7 +431,7 @@ def _integer(value: Any) -> int | None:
         if word.lower() in MISSING:
             return None
         if _INTEGER.fullmatch(word):
-            # Python refuses to read more than a few thousand digits.
+            # Python refuses to parse more than a few thousand digits.
             return _within(int(word)) if len(word) < 100 else _within(_LARGEST + 1)
         if not _NUMBER.fullmatch(word):
             raise _BadError("is not a whole number")

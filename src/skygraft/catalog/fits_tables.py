@@ -1,4 +1,4 @@
-"""FITS tables, with scaled, unsigned and undefined whole numbers exactly as the file has them."""
+"""Read FITS tables; scaled, unsigned and undefined integers are converted exactly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
 from skygraft.catalog.columns import Refusal, refuse, shorten
-from skygraft.catalog.text_tables import AGAIN, read_packed
+from skygraft.catalog.text_tables import FETCH_AGAIN, read_packed
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftError
 from skygraft.fitsfile.open import scan_fits
 
@@ -27,33 +27,33 @@ _WHOLE = re.compile(r"\s*[01]?[BIJK]")
 
 
 def read_fits(path: Path, hdu: int | str | None = None) -> Table:
-    """The table of a FITS file.
+    """Read the table of a FITS file.
 
     Parameters
     ----------
     path : Path
     hdu : int or str, optional
-        Which, where the file has several.
+        The HDU of the table, needed if the file has several.
 
     Raises
     ------
     CatalogError
-        If there is no table, or no such, or several.
+        If there is no table, the given HDU is not a table, or there are several and none is given.
     CorruptFileError
         If the file is truncated or damaged.
     """
     packed = path.suffix.lower() == ".gz"
     if not packed and path.stat().st_size % 2880:
-        raise CorruptFileError("truncated: its size is not a multiple of 2880 bytes", path=path, fix=AGAIN)
+        raise CorruptFileError("truncated: its size is not a multiple of 2880 bytes", path=path, fix=FETCH_AGAIN)
     content = read_packed(path) if packed else path.read_bytes()
-    # astropy believes what a header says of sizes.
+    # astropy trusts the sizes in a header.
     scan_fits(memoryview(content), path)
-    with _damage_named(path), fits.open(io.BytesIO(content), memmap=False) as hdus:
+    with _fits_errors(path), fits.open(io.BytesIO(content), memmap=False) as hdus:
         which = _table_hdu(hdus, path, hdu)
         found = hdus[which]
         problem = _structure_problem(found.header, content[found.fileinfo()["datLoc"] :])
         if problem:
-            raise CorruptFileError(f"not a readable fits table: {problem}", path=path, hdu=which, fix=AGAIN)
+            raise CorruptFileError(f"not a readable fits table: {problem}", path=path, hdu=which, fix=FETCH_AGAIN)
         return read_fits_table(found)
 
 
@@ -62,9 +62,9 @@ _NAMED = re.compile(r"T(?:TYPE|FORM)([0-9]+)")
 
 
 def _structure_problem(header: fits.Header, data: bytes) -> str:
-    """What in a table's header contradicts itself or the data behind it, beyond its sizes; ``""`` for nothing.
+    """Describe a contradiction within a table's header, or with its data, other than sizes; ``""`` if there is none.
 
-    astropy takes what it needs and leaves the rest, such as rows that ``NAXIS2`` does not count.
+    astropy ignores such contradictions, for example rows beyond ``NAXIS2``.
     """
     twice = [key for key, n in Counter(card.keyword for card in header.cards).items() if n > 1 and _ONCE.fullmatch(key)]
     if twice:
@@ -98,7 +98,7 @@ def _table_hdu(hdus: fits.HDUList, path: Path, hdu: int | str | None) -> int:
             which = -1
         if which not in tables:
             raise CatalogError(
-                f"HDU {hdu!r} is no table; the file has {', '.join(names) or 'none'}",
+                f"HDU {hdu!r} is not a table; the file has {', '.join(names) or 'none'}",
                 path=path,
                 fix="Give one of these",
             )
@@ -113,10 +113,10 @@ def _table_hdu(hdus: fits.HDUList, path: Path, hdu: int | str | None) -> int:
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever astropy raises over a damaged file into an error that names the file; ours pass."""
+def _fits_errors(path: Path) -> Iterator[None]:
+    """Context in which astropy's exceptions about a damaged file become errors that name it; skygraft's errors pass."""
     with warnings.catch_warnings():
-        # Units and character codes that astropy grumbles about do not change what is read.
+        # astropy's warnings about units and character codes do not affect the values.
         warnings.simplefilter("ignore")
         try:
             yield
@@ -124,18 +124,18 @@ def _damage_named(path: Path) -> Iterator[None]:
             error.path = error.path or str(path)
             raise
         except MemoryError as error:
-            raise CorruptFileError("the table claims more than memory holds", path=path, fix=AGAIN) from error
-        except Exception as error:  # astropy reads cards where they are needed, and expects that a header is whole
+            raise CorruptFileError("the table claims more than memory holds", path=path, fix=FETCH_AGAIN) from error
+        except Exception as error:  # astropy assumes complete headers, and may raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise CorruptFileError(f"not a readable fits table: {reason}", path=path, fix=AGAIN) from error
+            raise CorruptFileError(f"not a readable fits table: {reason}", path=path, fix=FETCH_AGAIN) from error
 
 
 def read_fits_table(hdu: Any) -> Table:
-    """The table of an HDU whose data nobody has read yet; its header is changed.
+    """Read the table of an HDU whose data have not been accessed yet; its header is modified.
 
-    astropy makes floating-point numbers of scaled whole ones, which end at 2**53, and compares ``TNULL`` with them
-    where it is meant for the stored ones (FITS standard 4.0, section 7.3.2). So whole numbers are read as they are
-    stored, and are scaled here.
+    astropy converts scaled integers to floats, which are exact only up to 2**53, and compares ``TNULL`` with the scaled
+    instead of the stored numbers (FITS standard 4.0, section 7.3.2). Therefore integers are read unscaled, and scaled
+    here.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def read_fits_table(hdu: Any) -> Table:
     Returns
     -------
     Table
-        Columns of a name that occurs twice are kept out (`skygraft.catalog.columns.refused`).
+        Without columns whose name occurs twice (`skygraft.catalog.columns.refused`).
     """
     header = hdu.header
     n_fields = int(header.get("TFIELDS", 0))
@@ -173,17 +173,17 @@ def read_fits_table(hdu: Any) -> Table:
 
 
 def of_fits_data(data: fits.FITS_rec) -> Table:
-    """The table of an HDU's data in memory.
+    """Convert the data of an HDU in memory to a table.
 
-    astropy has scaled them already, and whole numbers that were scaled to floating-point ones no longer tell what was
-    undefined, or exactly which large number it was: such columns are kept out.
+    astropy has already scaled them. Columns of integers that were scaled to floats are left out, since undefined values
+    and large integers can no longer be recovered.
     """
     table = Table()
     for column in data.columns:
         whole = _WHOLE.fullmatch(str(column.format)) is not None
         try:
             values = data.field(column.name)
-        except Exception as error:  # astropy stumbles over some scales
+        except Exception as error:  # astropy fails for some scales
             refuse(table, column.name, Refusal(f"cannot be read ({error})", _READ_FILE))
             continue
         if whole and values.dtype.kind == "f" and (column.null is not None or "K" in str(column.format)):
@@ -200,13 +200,13 @@ _READ_FILE = "Read the file with skygraft.read_catalog, which takes the stored n
 
 
 def _scaled(raw: NDArray[Any], null: NDArray[np.bool_], scale: float, zero: float) -> NDArray[Any]:
-    """``raw * scale + zero``, whole where both are."""
+    """Return ``raw * scale + zero``, as integers if scale and zero are integers."""
     if scale != 1 or int(zero) != zero:
         return np.asarray(raw.astype(np.float64) * scale + zero)
     raw, zero = np.where(null, 0, raw).astype(np.int64), int(zero)
     low, high = (int(raw.min()) + zero, int(raw.max()) + zero) if raw.size else (0, 0)
     for dtype in (np.int64, np.uint64):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            # Modulo 2**64, in which the sum is right where it fits.
+            # Arithmetic modulo 2**64 gives the right sum if the result fits.
             return (raw.view(np.uint64) + np.uint64(zero % 2**64)).view(dtype)
     return np.array([value + zero for value in raw.tolist()], dtype=object)

@@ -1,7 +1,7 @@
-"""The flags of a source: one registry that feeds the code, the decoder and the documentation.
+"""The flags of sources, in one registry for code, decoder and documentation.
 
-Bits 0 to 5 are those of LSST source_injection and mean the same; bits 6 and 7 are left free for it; skygraft's own
-start at bit 8. A flag is stored in the int64 column ``flags`` of the catalogue and of the truth table.
+Bits 0 to 5 have the same meaning as in LSST source_injection; bits 6 and 7 are reserved for it; skygraft's own flags
+start at bit 8. Flags are stored in the int64 column ``flags`` of catalogue and truth table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["FLAG_DOCS", "LSST_BITS", "NOT_DRAWN", "Flag", "count_flags", "decode
 
 
 class Flag(IntFlag):
-    """What happened, or would happen, to a source; see `FLAG_DOCS` for the meaning of each."""
+    """Flags of a source; see `FLAG_DOCS` for the meaning of each."""
 
     MAG_BAD = 1 << 0
     TYPE_UNKNOWN = 1 << 1
@@ -63,11 +63,11 @@ LSST_BITS = Flag(0b111111)
 """The flags shared with LSST source_injection."""
 
 NOT_DRAWN = LSST_BITS | Flag.PARAMETERS_BAD | Flag.STAMP_FILE_BAD | Flag.WCS_FAILED
-"""A source with any of these was not drawn; its row is still in the truth table."""
+"""Flags of sources that were not drawn; their rows are still in the truth table."""
 
 
 def decode_flags(value: int) -> list[str]:
-    """Names of the flags that are set, lowest bit first; a bit without a name is given as ``BIT_<n>``.
+    """Return the names of the flags that are set, lowest bit first; an unnamed bit is called ``BIT_<n>``.
 
     Parameters
     ----------
@@ -83,13 +83,25 @@ def decode_flags(value: int) -> list[str]:
 
 
 def has_flag(flags: ArrayLike, flag: Flag) -> NDArray[np.bool_]:
-    """Which elements of `flags` have any bit of `flag` set, shape (N,)."""
+    """Return which elements of `flags` have any bit of `flag` set, as booleans, shape (N,).
+
+    Parameters
+    ----------
+    flags : array_like of int, shape (N,)
+        A ``flags`` column.
+    flag : Flag
+        One or several flags.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+    """
     set_bits: NDArray[np.int64] = np.asarray(flags, dtype=np.int64) & np.int64(int(flag))
     return set_bits.astype(np.bool_)
 
 
 def count_flags(flags: ArrayLike) -> dict[str, int]:
-    """How many sources carry each flag; flags that nobody carries are left out.
+    """Count the sources with each flag; flags that no source has are left out.
 
     Parameters
     ----------
@@ -106,7 +118,12 @@ def count_flags(flags: ArrayLike) -> dict[str, int]:
 
 
 def flag_registry() -> QTable:
-    """The registry as a table: ``bit``, ``value``, ``name``, ``meaning``."""
+    """Return all flags as a table with columns ``bit``, ``value``, ``name`` and ``meaning``.
+
+    Returns
+    -------
+    QTable
+    """
     return QTable(
         rows=[(f.value.bit_length() - 1, f.value, f.name, doc) for f, doc in FLAG_DOCS.items()],
         names=("bit", "value", "name", "meaning"),

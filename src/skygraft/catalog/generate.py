@@ -1,7 +1,7 @@
-"""Making catalogues of fakes: at random or on a grid, with populations that are stated in full.
+"""Generate catalogues of fake sources, at random positions or on a grid, from explicit populations.
 
-Everything is a function of the seed: each property has a random stream of its own, so that asking for another band
-or another shape does not move the sources.
+Results are a function of the seed. Each property has its own random stream, so that adding a band or changing shapes
+does not move the sources.
 """
 
 from __future__ import annotations
@@ -31,29 +31,30 @@ COSMOS_PIXEL = 0.03  # arcsec, of the GalSim COSMOS fits
 
 @dataclass(frozen=True)
 class Population:
-    """What is drawn, and how bright, how red and how large.
+    """A population of sources: distributions of types, magnitudes, colours and shapes.
 
     Parameters
     ----------
     mag_range : (float, float)
         AB magnitudes of the first band.
     mag_slope : float
-        Counts rise as ``dN/dm ~ 10**(mag_slope * m)``; 0 is uniform, 0.3 is about that of faint galaxies.
+        Number counts are ``dN/dm ~ 10**(mag_slope * m)``; 0 is uniform, 0.3 is typical of faint galaxies.
     colors : mapping of str to float
-        For another band, mean of (that band - first band); 0 where not named.
+        Mean of (band - first band) for other bands; 0 by default.
     color_scatter : float
         Standard deviation of each colour, mag.
     star_fraction : float
-        Share of stars; the others are Sersic galaxies.
+        Fraction of stars; the others are Sersic galaxies.
     log_radius : (float, float)
-        Median half-light radius (circularised, arcsec) at magnitude 22, and the standard deviation of its natural
-        logarithm: the radii are lognormal.
+        Lognormal distribution of half-light radii (circularised, arcsec): median at magnitude 22, and standard
+        deviation of the natural logarithm.
     radius_slope : float
         Change of log10(median radius) per magnitude; -0.1 makes fainter galaxies smaller.
     log_n : (float, float)
-        Median Sersic index and standard deviation of its natural logarithm; drawn again outside [0.3, 6.2].
+        Lognormal distribution of Sersic indices, truncated to [0.3, 6.2]: median, and standard deviation of the natural
+        logarithm.
     q_range : (float, float)
-        Axis ratios are uniform in it. Position angles are uniform in [0, 180).
+        Range of axis ratios, which are uniform. Position angles are uniform in [0, 180) degrees.
     """
 
     mag_range: tuple[float, float] = (18.0, 26.0)
@@ -82,7 +83,7 @@ class Population:
 
 
 def _stream(seed: int, what: int) -> np.random.Generator:
-    """The random stream of one property."""
+    """Return the random stream of one property."""
     if seed < 0:
         raise CatalogError(f"the seed is {seed}; it must be 0 or more", key="seed")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, what])))
@@ -100,37 +101,37 @@ def random_catalog(
     min_separation: float = 0.0,
     first_id: int = 0,
 ) -> QTable:
-    """Sources spread uniformly over a part of the sphere.
+    """Generate sources that are uniformly distributed over a region of the sky.
 
     Parameters
     ----------
     region : Region or description of one
-        See `skygraft.catalog.region.as_region`; the polygon of a patch comes from ``skymap.patch_polygon``.
+        See `skygraft.catalog.region.as_region`; ``skymap.patch_polygon`` returns the polygon of a patch.
     bands : sequence of str
-        Bands; the first is that of `Population.mag_range`.
+        Bands; `Population.mag_range` applies to the first.
     n : int, optional
-        Number of sources; or
+        Number of sources. Give either `n` or `density`.
     density : float, optional
-        sources per square arcminute.
+        Sources per square arcminute.
     seed : int
     population : Population, optional
     shapes : QTable, optional
-        Galaxies to draw ``n``, ``half_light_radius`` and ``q`` from, row by row with replacement (see `cosmos_shapes`),
-        in place of the population's own; where it has ``mag``, that gives the first band's magnitude too.
+        Galaxies from which rows of ``n``, ``half_light_radius`` and ``q`` are drawn with replacement (see
+        `cosmos_shapes`), instead of the population's shapes; a column ``mag`` replaces the first band's magnitudes.
     min_separation : float
-        Arcsec; sources nearer than this to an earlier one are drawn again, until the region is full.
+        Smallest distance between sources, arcsec.
     first_id : int
-        Injection ids are `first_id` onward.
+        First injection id; the others follow.
 
     Returns
     -------
     QTable
-        Canonical; the same for the same arguments, on every machine.
+        Canonical table; the same for the same arguments, on every machine.
 
     Raises
     ------
     CatalogError
-        If the arguments make no sense, or no place is left at this separation.
+        If an argument is invalid, or the region has no room for more sources at this separation.
     """
     where = as_region(region)
     if (n is None) == (density is None):
@@ -161,23 +162,24 @@ def grid_catalog(
     jitter: float = 0.0,
     first_id: int = 0,
 ) -> QTable:
-    """Sources on a square grid on the tangent plane of the region's centre.
+    """Generate sources on a square grid in the tangent plane at the region's centre.
 
     Parameters
     ----------
     region : Region or description of one
-        Of less than 30 degrees in radius.
+        Region with a radius of less than 30 degrees.
     spacing : float
-        Arcsec between neighbours.
+        Distance between neighbours, arcsec.
     jitter : float
-        Arcsec by which each source is moved at random, uniformly in a square of this half side; sources on pixel
-        centres only would hide errors in sub-pixel shifts.
+        Each source is moved by a random offset, uniform in a square of this half side, arcsec; sources that all lie at
+        the same sub-pixel position would hide errors of sub-pixel shifts.
     bands, seed, population, shapes, first_id
         As in `random_catalog`.
 
     Returns
     -------
     QTable
+        Canonical table.
 
     Raises
     ------
@@ -207,7 +209,7 @@ def grid_catalog(
 
 
 def star_catalog(ra: Any, dec: Any, mags: Mapping[str, Any], *, first_id: int = 0, **columns: Any) -> QTable:
-    """Stars at given positions with given magnitudes.
+    """Build a catalogue of stars with given positions and magnitudes.
 
     Parameters
     ----------
@@ -216,12 +218,14 @@ def star_catalog(ra: Any, dec: Any, mags: Mapping[str, Any], *, first_id: int = 
     mags : mapping of str to float or array-like
         AB magnitudes per band.
     first_id : int
+        First injection id; the others follow.
     **columns
         Other canonical columns.
 
     Returns
     -------
     QTable
+        Canonical table.
     """
     ra, dec = np.broadcast_arrays(np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float)))
     table = QTable()
@@ -238,7 +242,7 @@ def star_catalog(ra: Any, dec: Any, mags: Mapping[str, Any], *, first_id: int = 
 def _populate(
     ra: Array, dec: Array, bands: Sequence[str], population: Population, shapes: QTable | None, seed: int, first_id: int
 ) -> QTable:
-    """Types, magnitudes and shapes for these positions."""
+    """Add types, magnitudes and shapes to positions."""
     if isinstance(bands, str) or not bands or len(set(bands)) != len(bands):
         raise CatalogError(f"bands is {bands!r}; a list of different names is needed", key="bands")
     colors = dict(population.colors or {})
@@ -265,7 +269,7 @@ def _populate(
     table["ra"], table["dec"] = ra * u.deg, dec * u.deg
     table["source_type"] = np.where(star, "Star", "Sersic")
     for i, band in enumerate(bands):
-        # Each colour has a stream by its band's name: a band more or less leaves the others as they were.
+        # Random streams are named after bands, so that another band does not change these.
         key = int.from_bytes(band.encode()[:16].ljust(16, b"\0"), "little")
         scatter = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 5, key]))).standard_normal(size)
         offset = colors.get(band, 0.0) + population.color_scatter * scatter if i else 0.0
@@ -283,7 +287,7 @@ def _populate(
 
 
 def _magnitudes(population: Population, size: int, rng: np.random.Generator) -> Array:
-    """Magnitudes with dN/dm ~ 10**(slope m), by inverting the cumulative distribution."""
+    """Draw magnitudes with dN/dm ~ 10**(slope m), by inverting the cumulative distribution."""
     low, high = population.mag_range
     uniform = rng.random(size)
     rate = population.mag_slope * np.log(10.0)
@@ -295,7 +299,7 @@ def _magnitudes(population: Population, size: int, rng: np.random.Generator) -> 
 def _lognormal_within(
     median: float, sigma: float, limits: tuple[float, float], size: int, rng: np.random.Generator
 ) -> Array:
-    """Lognormal values, drawn again while outside the limits."""
+    """Draw lognormal values within limits, by rejection."""
     out = median * np.exp(sigma * rng.standard_normal(size))
     while (bad := (out < limits[0]) | (out > limits[1])).any():
         out[bad] = median * np.exp(sigma * rng.standard_normal(int(bad.sum())))
@@ -303,10 +307,10 @@ def _lognormal_within(
 
 
 def cosmos_shapes(path: str | os.PathLike[str]) -> QTable:
-    """Single-Sersic fits of real galaxies from a GalSim COSMOS catalogue (``real_galaxy_catalog_*_fits.fits``).
+    """Read single-Sersic fits of real galaxies from a GalSim COSMOS catalogue (``real_galaxy_catalog_*_fits.fits``).
 
-    The fits hold, per galaxy, the half-light *semi-major* axis in 0.03 arcsec pixels, the index and the axis ratio
-    (GalSim's `COSMOSCatalog` documentation). Fits that failed and indices outside [0.3, 6.2] are left out.
+    The table contains the half-light *semi-major* axis in 0.03 arcsec pixels, the index and the axis ratio (see
+    `COSMOSCatalog` of GalSim). Failed fits and indices outside [0.3, 6.2] are left out.
 
     Parameters
     ----------
@@ -320,7 +324,7 @@ def cosmos_shapes(path: str | os.PathLike[str]) -> QTable:
     Raises
     ------
     CatalogError
-        If the columns are not there or no fit is usable.
+        If columns are missing or no fit is usable.
     CorruptFileError
         If the file cannot be read.
     """

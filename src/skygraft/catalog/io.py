@@ -1,4 +1,4 @@
-"""Reading catalogues: ECSV, CSV, FITS, Parquet and VOTable, in any dialect, into canonical tables."""
+"""Read catalogues (ECSV, CSV, FITS, Parquet, VOTable) in any dialect as canonical tables, and write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 from astropy import units as u
 from astropy.table import QTable, Table
 
-from skygraft.catalog.arrow import arrow_array, from_arrow, numpy_array, one_array, to_arrow
+from skygraft.catalog.arrow import from_arrow, to_arrow
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array
 from skygraft.catalog.checks import OnBad, validate
 from skygraft.catalog.columns import refused
 from skygraft.catalog.dialects import Dialect, Source, build_table, choose_dialect
@@ -22,7 +23,7 @@ from skygraft.catalog.fits_tables import read_fits
 from skygraft.catalog.parquet_files import open_parquet, read_parquet, write_parquet
 from skygraft.catalog.schema import strings
 from skygraft.catalog.tables import as_table
-from skygraft.catalog.text_tables import AGAIN, read_csv, read_ecsv
+from skygraft.catalog.text_tables import FETCH_AGAIN, read_csv, read_ecsv
 from skygraft.catalog.votables import read_votable
 from skygraft.errors import CatalogError, CorruptFileError
 from skygraft.paths import home_expanded
@@ -50,18 +51,18 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "parquet": (".parquet", ".parq", ".pq"),
     "votable": (".vot", ".votable", ".xml", ".vot.gz"),
 }
-"""Formats that can be read, with the endings that they are known by."""
+"""File formats that can be read, with their file name suffixes."""
 
 _REMOTE = re.compile(r"[a-zA-Z][\w+.-]+://")
 
 
 def file_format(path: str | os.PathLike[str]) -> str:
-    """The format of a table file, by its ending.
+    """Return the format of a table file from its name.
 
     Raises
     ------
     CatalogError
-        If the ending is none of `FORMATS`.
+        If its suffix is not in `FORMATS`.
     """
     name = Path(path).name.lower()
     for fmt, endings in FORMATS.items():
@@ -85,8 +86,8 @@ def read_catalog(
 ) -> QTable:
     """Read a catalogue of sources to inject.
 
-    Of CSV and ECSV files every row has a cell for each column; a last line that does not end with a line break is
-    warned of (`SkygraftWarning`), since a file that was cut looks the same. VOTables hold their data themselves.
+    In CSV and ECSV files every row must have a cell for each column. A last line without a line break causes a
+    `SkygraftWarning`, since the file may be truncated. VOTables must contain their data, not refer to other files.
 
     Parameters
     ----------
@@ -95,12 +96,11 @@ def read_catalog(
     dialect : str
         "auto", or one of `skygraft.catalog.dialects.DIALECTS`.
     band : str, optional
-        The band that a column without one (``mag``) is of; where bands are named, the one that must be there.
+        Band of a magnitude column without one (``mag``); if the columns name bands, the band that must exist.
     on_bad : {"raise", "flag"}
-        What to do with rows that cannot be drawn: refuse the file, or keep them, flagged (see
-        `skygraft.catalog.validate`).
+        Raise for rows that cannot be drawn, or flag them (see `skygraft.catalog.validate`).
     hdu : int or str, optional
-        Which table of a FITS file that has several.
+        The HDU of the table, needed if a FITS file has several.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def read_catalog(
     CatalogError
         If the catalogue is empty, or a column or a row cannot be used.
     DialectError
-        If it matches no dialect or more than one.
+        If it matches no dialect, or several.
     CorruptFileError
         If the file cannot be read.
     """
@@ -130,15 +130,17 @@ def normalize_catalog(
     origin: str = "",
     on_bad: OnBad = "raise",
 ) -> QTable:
-    """Convert a table in memory to canonical form and check it; parameters and errors as in `read_catalog`.
+    """Convert a table in memory to a canonical table and check it; other parameters and errors as in `read_catalog`.
 
     Parameters
     ----------
     table : table-like
         An astropy Table, a DataFrame of pandas or Polars, a pyarrow Table, a numpy structured array, an xarray
         Dataset or a dict of columns (`skygraft.catalog.as_table`).
+    dialect, band, on_bad
+        As in `read_catalog`.
     origin : str
-        What the table is called in error messages.
+        Name of the table in error messages.
 
     Returns
     -------
@@ -161,12 +163,19 @@ def _convert(
 
 
 def resolve_stamps(table: QTable, path: Path) -> None:
-    """Make the stamps' paths absolute, relative to the catalogue's folder; `table` is changed.
+    """Convert stamp paths, which are relative to the catalogue's folder, to absolute ones; `table` is modified.
+
+    Parameters
+    ----------
+    table : QTable
+        Canonical table.
+    path : Path
+        The catalogue's file.
 
     Raises
     ------
     CatalogError
-        If a stamp's file is not there.
+        If a stamp's file does not exist.
     """
     if "stamp" not in table.colnames:
         return
@@ -192,7 +201,7 @@ def resolve_stamps(table: QTable, path: Path) -> None:
 
 
 def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) -> Table:
-    """Read any table file as it is; parameters and errors as in `read_catalog`."""
+    """Read any table file unconverted; parameters and errors as in `read_catalog`."""
     path = Path(path)
     fmt = file_format(path)
     _check_file(path)
@@ -210,19 +219,19 @@ _READERS: dict[str, Callable[[Path], Table]] = {
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is no regular file (a device may never end), or is empty."""
+    """Raise unless this is a regular, non-empty file; reading a device might never end."""
     try:
         mode, size = path.stat().st_mode, path.stat().st_size
     except FileNotFoundError:
         raise CatalogError("there is no such file", path=path, fix="Check the path") from None
-    except (OSError, ValueError) as error:  # also of names that no file can have
+    except (OSError, ValueError) as error:  # ValueError for invalid file names
         raise CatalogError(f"the file cannot be read ({error})", path=path, fix="Check the path") from error
     if stat.S_ISDIR(mode):
         raise CatalogError("this is a directory", path=path, fix="Give a file in it")
     if not stat.S_ISREG(mode):
-        raise CatalogError("this is no regular file", path=path, fix="Give a file that can be read to its end")
+        raise CatalogError("this is not a regular file", path=path, fix="Give a file that can be read to its end")
     if size == 0:
-        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=AGAIN)
+        raise CorruptFileError("the file is empty (0 bytes)", path=path, fix=FETCH_AGAIN)
 
 
 def iter_catalog(
@@ -233,9 +242,9 @@ def iter_catalog(
     on_bad: OnBad = "raise",
     chunk_rows: int = 500_000,
 ) -> Iterator[QTable]:
-    """Read a large catalogue in canonical chunks; Parquet is streamed, other formats are read whole.
+    """Read a large catalogue in canonical chunks; Parquet is streamed, other formats are read completely.
 
-    Ids are checked within a chunk only. Parameters and errors as in `read_catalog`.
+    Ids are checked only within a chunk. Other parameters and errors are as in `read_catalog`.
 
     Yields
     ------
@@ -262,15 +271,20 @@ def iter_catalog(
 
 
 def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a canonical table to a file that `read_catalog` gives back: ECSV, FITS, Parquet or VOTable.
+    """Write a canonical table to a file that `read_catalog` can read: ECSV, FITS, Parquet or VOTable.
 
     Parameters
     ----------
     table : QTable
     path : path-like
-        The ending says the format; CSV is refused because it loses the units.
+        Its suffix determines the format; CSV is refused because it would lose the units.
     overwrite : bool
-        Replace a file that is there.
+        Replace an existing file.
+
+    Raises
+    ------
+    CatalogError
+        If the file exists and `overwrite` is false, or the format is CSV or unknown.
     """
     path = Path(path)
     fmt = file_format(path)
@@ -281,7 +295,7 @@ def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: boo
     if fmt == "parquet":
         write_parquet(to_arrow(table), path)
         return
-    # Of VOTables, astropy's writer of text (TABLEDATA) writes one byte beyond its buffer where a row just fills it.
+    # astropy's writer of VOTables as text (TABLEDATA) overruns its buffer by one byte if a row just fills it.
     options = {"tabledata_format": "binary2"} if fmt == "votable" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", u.UnitsWarning)

@@ -1,4 +1,4 @@
-"""The one door of Parquet catalogues: whatever pyarrow raises over a damaged file names the file."""
+"""Read and write Parquet catalogues, with errors that name the file if it is damaged."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skygraft.catalog.arrow import from_arrow, pandas_index, with_index
-from skygraft.catalog.text_tables import AGAIN
+from skygraft.catalog.text_tables import FETCH_AGAIN
 from skygraft.errors import CatalogError, CorruptFileError
 
 __all__ = ["ParquetCatalog", "open_parquet", "read_parquet", "write_parquet"]
 
 _ROWS, _ROWS_PER_BYTE = 100_000, 4
-"""Positions do not repeat: a file with more rows than that claims what it does not hold."""
+"""A file is damaged if it has more rows than both: this many, and this many per byte (positions do not compress)."""
 
 
 class ParquetCatalog:
@@ -26,34 +26,36 @@ class ParquetCatalog:
     Attributes
     ----------
     names : list of str
-        Its columns, with the index that pandas wrote as three numbers.
+        Names of the columns, including a range index that pandas stored in the metadata.
     n_rows : int
-        Its rows.
+        Number of rows.
     """
 
     def __init__(self, file: Any, path: Path) -> None:
         self._file, self._path = file, path
-        with _damage_named(path):
+        with _parquet_errors(path):
             self._schema = file.schema_arrow
             self.n_rows = int(file.metadata.num_rows)
             self._index = pandas_index(self._schema, self.n_rows)
             self.names = [*self._schema.names, *([self._index[0]] if self._index else [])]
         size = path.stat().st_size
         if self.n_rows > max(_ROWS, _ROWS_PER_BYTE * size):
-            raise CorruptFileError(f"the file claims {self.n_rows} rows, and has {size} bytes", path=path, fix=AGAIN)
+            raise CorruptFileError(
+                f"the file claims {self.n_rows} rows, and has {size} bytes", path=path, fix=FETCH_AGAIN
+            )
 
     def read(self) -> Any:
-        """All rows, as `from_arrow` gives them."""
-        with _damage_named(self._path):
+        """Return all rows, converted by `from_arrow`."""
+        with _parquet_errors(self._path):
             table = self._file.read()
         return self._converted(table, 0)
 
     def chunks(self, chunk_rows: int) -> Iterator[Any]:
-        """Up to `chunk_rows` rows at a time, in the order of the file."""
+        """Iterate over chunks of up to `chunk_rows` rows, in the order of the file."""
         batches = self._file.iter_batches(batch_size=chunk_rows)
         first = 0
         while True:
-            with _damage_named(self._path):
+            with _parquet_errors(self._path):
                 batch = next(batches, None)
                 if batch is None:
                     return
@@ -62,22 +64,26 @@ class ParquetCatalog:
             first += batch.num_rows
 
     def _converted(self, table: pa.Table, first_row: int) -> Any:
-        with _damage_named(self._path):
-            # Texts that are no UTF-8 and offsets beyond the data, before anybody reads them.
+        with _parquet_errors(self._path):
+            # Finds invalid UTF-8 and offsets beyond the data before they are accessed.
             table.validate(full=True)
         return from_arrow(with_index(table, self._index, first_row), origin=str(self._path))
 
 
 @contextlib.contextmanager
 def open_parquet(path: Path) -> Iterator[ParquetCatalog]:
-    """Open a Parquet catalogue; page checksums are compared where it has any.
+    """Open a Parquet catalogue; page checksums are verified if the file has them.
+
+    Yields
+    ------
+    ParquetCatalog
 
     Raises
     ------
     CorruptFileError
-        If it cannot be read; here, and while it is read.
+        If the file cannot be read, when it is opened or later.
     """
-    with _damage_named(path):
+    with _parquet_errors(path):
         # Not pq.read_table, which imports pandas: seconds in every worker.
         file = pq.ParquetFile(path, page_checksum_verification=True)
     with file:
@@ -85,27 +91,27 @@ def open_parquet(path: Path) -> Iterator[ParquetCatalog]:
 
 
 def read_parquet(path: Path) -> Any:
-    """The table of a Parquet file; errors as in `open_parquet`."""
+    """Read a Parquet file as an astropy table; errors as in `open_parquet`."""
     with open_parquet(path) as file:
         return file.read()
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write a table, each of its pages with a checksum."""
+    """Write an Arrow table as Parquet, with page checksums."""
     pq.write_table(table, path, write_page_checksum=True)
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever pyarrow raises into an error that names the file; other errors pass."""
+def _parquet_errors(path: Path) -> Iterator[None]:
+    """Context in which pyarrow's exceptions become errors that name the file; other errors pass."""
     try:
         yield
     except CatalogError:
         raise
     except pa.ArrowMemoryError as error:
         raise CorruptFileError(
-            f"not a readable Parquet file: it claims more than memory holds ({error})", path=path, fix=AGAIN
+            f"not a readable Parquet file: it claims more than memory holds ({error})", path=path, fix=FETCH_AGAIN
         ) from error
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CorruptFileError(f"not a readable Parquet file: {reason}", path=path, fix=AGAIN) from error
+        raise CorruptFileError(f"not a readable Parquet file: {reason}", path=path, fix=FETCH_AGAIN) from error

@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import arrow_array, from_arrow, numpy_array, to_arrow
+from skygraft.catalog.arrow import from_arrow, to_arrow
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
 from skygraft.catalog.partition_read import (
@@ -77,9 +78,9 @@ class PartitionSummary:
     n_rows, n_partitions, n_outside : int
         Total rows, patches with rows, and rows in no tract.
     digest : str
-        SHA-256 of the input, the sky map and the settings.
+        SHA-256 of input, sky map and settings.
     reused : bool
-        The data set was there already, made from the same input; nothing was written.
+        True if the data set existed already, from the same input, so that nothing was written.
     """
 
     path: Path
@@ -102,7 +103,7 @@ def partition_catalog(
     chunk_rows: int = 500_000,
     mapper: Mapper = map,
 ) -> PartitionSummary:
-    """Cut a catalogue by the tract and patch of its sources' catalogue positions.
+    """Partition a catalogue by the tract and patch of its sources' catalogue positions.
 
     The result depends on the rows only, not on their order in the input, on `chunk_rows` or on `mapper`. This takes
     memory for a chunk, the largest partition and 8 bytes for every row, and disk space in `out_dir` for a copy of the
@@ -111,21 +112,21 @@ def partition_catalog(
     Parameters
     ----------
     catalog : QTable, table-like or path-like
-        Canonical table; or another table (see `skygraft.catalog.as_table`) or a file in any dialect. Parquet files are
+        Canonical table, or another table (see `skygraft.catalog.as_table`) or file in any dialect. Parquet files are
         streamed.
     skymap : SkyMap
         Anything with ``locate(ra, dec)`` and ``to_dict()``.
     out_dir : path-like
         Folder of the data set.
     dialect, band, on_bad
-        As in `skygraft.catalog.read_catalog`, for what is not canonical.
+        As in `skygraft.catalog.read_catalog`, for catalogues that are not canonical.
     overwrite : bool
-        Replace a data set that was made from another input.
+        Replace a data set of another input.
     chunk_rows : int
         Rows in memory at a time.
     mapper : callable
-        ``mapper(function, items)`` gives the function's results in order, as `map` does; what it is given can be
-        pickled. It writes the partitions, which is most of the work where these are small.
+        ``mapper(function, items)`` returns the results in order, as `map` does; its arguments are picklable. It writes
+        the partitions, which is most of the work if they are small.
 
     Returns
     -------
@@ -136,7 +137,7 @@ def partition_catalog(
     CatalogError
         If a row cannot be used, or an id occurs twice anywhere.
     OutputExistsError
-        If there is a data set of another input and `overwrite` is False.
+        If the folder contains a data set of another input and `overwrite` is false.
     """
     out = Path(out_dir)
     if not isinstance(catalog, (QTable, str, os.PathLike)):
@@ -154,7 +155,7 @@ def partition_catalog(
     except CorruptFileError:
         if not overwrite:
             raise
-        marker = None  # what it was made from is not known any more
+        marker = None  # its input is unknown
     if marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
@@ -191,7 +192,7 @@ def partition_catalog(
 
 @dataclass(frozen=True)
 class _Run:
-    """A chunk on disk, sorted by tract, patch and id.
+    """A spooled chunk on disk, sorted by tract, patch and id.
 
     The rows of the partition ``keys[i]`` (shape (K, 2), sorted) are those from ``starts[i]`` to ``starts[i + 1]``.
     """
@@ -352,7 +353,7 @@ def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64
     vectors = to_vectors(values(rows, "ra"), values(rows, "dec"))
     centers = np.add.reduceat(vectors, starts)
     lengths = np.linalg.norm(centers, axis=1, keepdims=True)
-    # Sources all around the sky have no middle: any will do.
+    # The mean of sources all around the sky vanishes; any direction serves as their centre.
     centers = np.where(lengths > 1e-6, centers / np.maximum(lengths, 1e-6), [0.0, 0.0, 1.0]).round(9)
     gaps = np.linalg.norm(vectors - np.repeat(centers, counts, axis=0), axis=1)
     radii = 2 * np.arcsin(np.minimum(np.maximum.reduceat(gaps, starts) / 2, 1))
@@ -367,7 +368,7 @@ def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64
     return {
         "moving": np.add.reduceat(moves.astype(np.int64), starts).tolist(),
         "center": centers.tolist(),
-        # Rounded up, by more than the rounding of the centre.
+        # Rounded up by more than the rounding error of the centre.
         "radius": (radii + 5e-9).round(9).tolist(),
         "speed": speeds.tolist(),
         "epochs": [[t if np.isfinite(t) else None for t in pair] for pair in known.tolist()],
@@ -414,7 +415,7 @@ def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
                     folder.rmdir()
         if not any(tract.iterdir()):
             tract.rmdir()
-    for spool in out.glob(".spool-*"):  # of a run that was killed; a day old, so not of one that is running
+    for spool in out.glob(".spool-*"):  # left by a killed run, if a day old: running ones are younger
         if time.time() - spool.stat().st_mtime > 86400:
             shutil.rmtree(spool, ignore_errors=True)
 
@@ -425,7 +426,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) -> str:
-    """SHA-256 of the settings and of the file's bytes, or of the table's columns."""
+    """SHA-256 of the settings and the file's bytes, or the table's columns."""
     sha = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     if isinstance(catalog, QTable):
         arrow = to_arrow(catalog)

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import from_arrow, numpy_array
+from skygraft.catalog.arrow import from_arrow
+from skygraft.catalog.arrow_arrays import numpy_array
 from skygraft.catalog.schema import COLUMNS, values
 from skygraft.errors import CatalogError, CorruptFileError
 from skygraft.json_text import parse_json
@@ -50,13 +51,13 @@ _MARKED = {"checksum", "digest", "n_outside", "n_rows", "partitions", "settings"
 """Keys that every marker has."""
 _PARTS_AT_ONCE = 64
 OUTSIDE = (-1, -1)
-"""Tract and patch of the sources that lie in no tract."""
+"""Tract and patch of sources outside all tracts."""
 
 type Key = tuple[int, int]
 
 
 def part_path(out: Path, key: Key) -> Path:
-    """The file of a partition."""
+    """Return the path of a partition's file."""
     return out / f"tract={key[0]}" / f"patch={key[1]}" / "part-0.parquet"
 
 
@@ -66,14 +67,14 @@ def read_marker(out: Path) -> dict[str, Any] | None:
     Raises
     ------
     CorruptFileError
-        If the marker cannot be read.
+        If the marker cannot be read, or its checksum is wrong.
     """
     path = out / MARKER
     try:
         marker: dict[str, Any] = parse_json(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:  # also bytes that are no UTF-8
+    except (OSError, ValueError) as error:  # ValueError includes invalid UTF-8
         raise CorruptFileError(f"not readable: {error}", path=path, fix="Remove it and partition again") from error
     if not isinstance(marker, dict) or not marker.keys() >= _MARKED:
         raise CorruptFileError(
@@ -105,7 +106,7 @@ def damaged_partitions(
     Parameters
     ----------
     out_dir : path-like
-        What `partition_catalog` wrote.
+        Folder that `partition_catalog` wrote.
     read : bool
         Read every partition. Without it, only partitions of the right size that were changed after the marker was
         written are read.
@@ -120,7 +121,7 @@ def damaged_partitions(
     Raises
     ------
     CatalogError
-        If the folder holds no finished data set.
+        If the folder contains no finished data set.
     """
     out = Path(out_dir)
     try:
@@ -205,7 +206,7 @@ def partition_bounds(out_dir: str | os.PathLike[str]) -> PartitionBounds:
     Raises
     ------
     CatalogError
-        If the folder holds no finished data set.
+        If the folder contains no finished data set.
     """
     return _current(Path(out_dir))[0]
 
@@ -258,7 +259,7 @@ def list_partitions(out_dir: str | os.PathLike[str]) -> dict[Key, int]:
     Raises
     ------
     CatalogError
-        If the folder holds no finished data set.
+        If the folder contains no finished data set.
     """
     bounds = partition_bounds(out_dir)
     return dict(zip(bounds.keys, bounds.rows.tolist(), strict=True))
@@ -275,11 +276,11 @@ def read_partitions(
     Parameters
     ----------
     out_dir : path-like
-        What `partition_catalog` wrote.
+        Folder that `partition_catalog` wrote.
     keys : iterable of (int, int)
         Tracts and patches; those without sources are skipped, those named twice are read once.
     columns : sequence of str, optional
-        Only these columns; ``injection_id`` is always among them.
+        Columns to read, by default all; ``injection_id`` is always included.
 
     Returns
     -------
@@ -289,7 +290,7 @@ def read_partitions(
     Raises
     ------
     CatalogError
-        If the folder holds no finished data set, or has no such column.
+        If the folder contains no finished data set, or a column does not exist.
     CorruptFileError
         If a partition is missing or unreadable.
     """
@@ -325,13 +326,13 @@ def _joined(tables: Sequence[pa.Table], *, empty: bool) -> pa.Table:
 def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one partition as it is stored, sorted by injection id; parameters and errors as in `read_partitions`.
 
-    A partition without sources is an error here.
+    A partition that does not exist is an error here.
     """
     path = part_path(out, key)
     bounds = partition_bounds(out)
     names = None if columns is None else list(dict.fromkeys(["injection_id", *columns]))
     try:
-        # Whole, and without threads: these files are small. (pq.read_table would add tract and patch from the
+        # Read completely and without threads, since these files are small. (pq.read_table would add columns for the
         # folders' names.)
         content = path.read_bytes()
         place = bounds.index.get(key)
@@ -370,12 +371,12 @@ def partition_values(table: pa.Table, name: str) -> NDArray[Any]:
 class PartitionCache:
     """Keeps the partitions that were read last in memory, for a process that makes many images of one patch.
 
-    Threads may share it. It notices when the catalogue is partitioned again.
+    It is thread-safe, and is cleared when the catalogue is partitioned again.
 
     Parameters
     ----------
     path : path-like
-        What `partition_catalog` wrote.
+        Folder that `partition_catalog` wrote.
     max_bytes : int
         Memory that it may take.
     """

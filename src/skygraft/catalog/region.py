@@ -1,4 +1,4 @@
-"""Parts of the sky to fill with sources: circles and polygons, their areas, and points spread evenly over them."""
+"""Regions of the sky: circles and polygons, their areas, and points uniformly distributed over them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SQ_DEG = np.degrees(1.0) ** 2
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
-    """Unit vectors (..., 3) of positions in degrees."""
+    """Convert positions in degrees to unit vectors, shape (..., 3)."""
     a, d = np.radians(np.asarray(ra, dtype=np.float64)), np.radians(np.asarray(dec, dtype=np.float64))
     return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
 
 
 def _basis(centre: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """East and North at a unit vector; at a pole, East is towards ra 90."""
+    """Return unit vectors to the East and North at a position; at a pole, East is towards ra 90."""
     rho = np.hypot(centre[0], centre[1])
     cos_a, sin_a = (centre[0] / rho, centre[1] / rho) if rho > 1e-12 else (1.0, 0.0)
     east = np.array([-sin_a, cos_a, 0.0])
@@ -40,7 +40,20 @@ def _to_degrees(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
 def tangent_to_sky(
     ra0: float, dec0: float, xi: NDArray[np.float64], eta: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions (degrees) of gnomonic tangent-plane offsets xi (East) and eta (North), in arcsec."""
+    """Convert gnomonic tangent-plane offsets xi (East) and eta (North), arcsec, to positions in degrees.
+
+    Parameters
+    ----------
+    ra0, dec0 : float
+        Tangent point, degrees.
+    xi, eta : array_like
+        Offsets in arcsec.
+
+    Returns
+    -------
+    ra, dec : ndarray
+        Degrees.
+    """
     centre = unit_vectors(ra0, dec0)
     east, north = _basis(centre)
     to_rad = np.radians(1.0 / 3600.0)
@@ -56,9 +69,9 @@ class Region:
     ra, dec : float
         Centre, degrees.
     radius : float
-        Radius in degrees of the circle, or of one that holds the polygon.
+        Radius in degrees of the circle, or of a circle that contains the polygon.
     polygon : ndarray of shape (M, 2), optional
-        Corners (ra, dec) in degrees, in either sense; not crossing itself and within 80 degrees of its centre.
+        Corners (ra, dec) in degrees, in either orientation; without self-crossings, within 80 degrees of the centre.
     """
 
     ra: float
@@ -68,10 +81,23 @@ class Region:
 
     @classmethod
     def circle(cls, ra: float, dec: float, radius: float) -> Region:
-        """All that is within `radius` degrees of (ra, dec)."""
+        """Return the circle of `radius` degrees around (ra, dec).
+
+        Parameters
+        ----------
+        ra, dec : float
+            Centre, degrees.
+        radius : float
+            Degrees, in (0, 180].
+
+        Raises
+        ------
+        CatalogError
+            If the position or the radius is invalid.
+        """
         if not (0 < radius <= 180 and abs(dec) <= 90 and np.isfinite(ra)):
             raise CatalogError(
-                f"a circle of radius {radius} degrees around ({ra}, {dec}) makes no sense",
+                f"a circle of radius {radius} degrees around ({ra}, {dec}) is invalid",
                 key="region",
                 fix="Give ra, dec in degrees and a radius in (0, 180]",
             )
@@ -79,7 +105,18 @@ class Region:
 
     @classmethod
     def from_polygon(cls, corners: ArrayLike) -> Region:
-        """The inside of a polygon of (ra, dec) corners in degrees."""
+        """Return the polygon with these corners (ra, dec) in degrees.
+
+        Parameters
+        ----------
+        corners : array_like, shape (M, 2)
+            (ra, dec) in degrees.
+
+        Raises
+        ------
+        CatalogError
+            If there are fewer than three corners, or the polygon is too large or has no area.
+        """
         points = np.asarray(corners, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
             raise CatalogError(
@@ -91,7 +128,7 @@ class Region:
         mean = vectors.sum(axis=0)
         norm = np.linalg.norm(mean)
         centre = mean / norm if norm > 0 else np.array([0.0, 0.0, 1.0])
-        # By chord length: arccos of a dot product has no precision left for small fields.
+        # From chord lengths: arccos of a dot product is inaccurate for small angles.
         chord = np.linalg.norm(vectors - centre, axis=1).max()
         radius = float(np.degrees(2.0 * np.arcsin(min(chord / 2.0, 1.0))))
         if norm == 0 or radius > 80.0:
@@ -116,7 +153,17 @@ class Region:
         return float(abs(excess.sum()) * _SQ_DEG)
 
     def contains(self, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions (degrees, shape (N,)) are inside."""
+        """Return which positions (degrees, shape (N,)) are inside, as booleans.
+
+        Parameters
+        ----------
+        ra, dec : array_like, shape (N,)
+            Degrees.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         vectors = np.atleast_2d(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)))
         return self._holds(vectors)
 
@@ -126,7 +173,7 @@ class Region:
         inside: NDArray[np.bool_] = chord <= 2.0 * np.sin(np.radians(self.radius) / 2.0)
         if self.polygon is None:
             return inside
-        # In the gnomonic projection great circles are straight lines: a plane even-odd test is exact.
+        # Great circles are straight lines in the gnomonic projection, so a plane even-odd test is exact.
         east, north = _basis(centre)
         rows = np.flatnonzero(inside)
         points = vectors[rows]
@@ -144,7 +191,18 @@ class Region:
         return inside
 
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """`n` unit vectors, shape (n, 3), spread uniformly over the region's part of the sphere."""
+        """Draw `n` unit vectors, shape (n, 3), uniformly distributed over the region.
+
+        Parameters
+        ----------
+        n : int
+            Number of points.
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        ndarray, shape (n, 3)
+        """
         centre = unit_vectors(self.ra, self.dec)
         east, north = _basis(centre)
         # 1 - cos(radius), without cancellation for small circles.
@@ -167,19 +225,32 @@ class Region:
         return np.concatenate(pieces) if pieces else np.empty((0, 3))
 
     def positions(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Degrees of unit vectors."""
+        """Convert unit vectors to positions in degrees.
+
+        Parameters
+        ----------
+        vectors : ndarray, shape (N, 3)
+
+        Returns
+        -------
+        ra, dec : ndarray, shape (N,)
+        """
         return _to_degrees(vectors)
 
 
 def as_region(region: Any) -> Region:
-    """A `Region` of whatever describes one.
+    """Build a `Region` from a description.
 
     Parameters
     ----------
     region : Region, mapping, tuple or array-like
         ``{"ra": ..., "dec": ..., "radius": ...}`` or ``(ra, dec, radius)`` in degrees; ``{"polygon": corners}``, or the
-        corners themselves, shape (M, 2); ``{"skymap": ..., "tract": ..., "patch": ...}``, a patch's inner region (of
-        whatever `skygraft.skymap.get_skymap` understands).
+        corners themselves, shape (M, 2); ``{"skymap": ..., "tract": ..., "patch": ...}`` for the inner region of a
+        patch (see `skygraft.skymap.get_skymap`).
+
+    Returns
+    -------
+    Region
 
     Raises
     ------

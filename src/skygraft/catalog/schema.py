@@ -1,7 +1,7 @@
-"""The canonical catalogue: its columns, their units and the registry of what each may hold.
+"""The canonical schema of catalogues: columns, units, allowed values and defaults.
 
-One row is one object on the sky. Every dialect is converted to this schema once, at the door; nothing downstream
-knows another. An optional column that is not needed is simply absent; `values` reads a column or its default.
+One row is one object on the sky. Every dialect is converted to this schema when a catalogue is read, and all other code
+uses only this schema. Optional columns may be absent; `values` returns a column or its default.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOFFAT_RANGE = (1.5, 100.0)  # below, much of the light is outside of any stamp;
 
 LEAST_TRUNCATION = 2**0.5 * (1.0 - 1e-9)  # over the half-light radius: a flat disk, but for rounding
 
-# Not a band: mag_per_pixel, and the errors that observed catalogues have beside their magnitudes.
+# Not bands: mag_per_pixel, and the magnitude errors of observed catalogues.
 _MAG = re.compile(r"mag_(?!per_pixel$|(?:\w+_)?(?:err|error|sigma)(?:_|$))(\w+)")
 
 
@@ -55,16 +55,15 @@ class ColumnSpec:
     doc : str
         Meaning.
     default : object
-        What an absent column, or a missing value, means.
+        Value of an absent column, or of missing elements.
     low, high : float
-        Allowed range, both ends allowed unless `open_low`.
+        Allowed range, including both ends unless `open_low`.
     open_low : bool
         `low` itself is not allowed.
     least, sane : float
-        What is smaller or larger than these, though in the range, is a mistake (another unit, an overflow), not a
-        source.
+        Smallest and largest plausible values within the range; others are a mistake (another unit, an overflow).
     types : tuple of str
-        Source types that the range matters for; empty means all.
+        Source types that the range applies to; empty means all.
     required : bool
         Rows of `types` must have a finite value.
     choices : tuple of str
@@ -86,9 +85,10 @@ class ColumnSpec:
     choices: tuple[str, ...] = ()
 
     def clip(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The values with those inside the range that only rounding in single precision has brought out of it.
+        """Move values back into the range that left it only by rounding in single precision.
 
-        Pure numbers only: q = b / a of two equal numbers may be 1.0000001, the neighbour of 1 in single precision.
+        This applies to dimensionless numbers only: q = b / a of equal numbers may be 1.0000001, next to 1 in single
+        precision.
         """
         if self.unit is not None or array.dtype.kind != "f":
             return array
@@ -99,7 +99,7 @@ class ColumnSpec:
         return np.where(outside & (np.abs(array - bound) <= np.abs(bound) * _ROUNDING), bound, array)
 
     def fails(self, array: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which values are out of range (or missing, where they are required)."""
+        """Return which values are out of range, or missing although required, as booleans."""
         below = array <= self.low if self.open_low else array < self.low
         bad: NDArray[np.bool_] = below | (array > self.high) | np.isinf(array) | (np.abs(array) > self.sane)
         if self.least:
@@ -107,7 +107,7 @@ class ColumnSpec:
         return bad | np.isnan(array) if self.required else bad
 
     def allowed(self, value: float) -> str:
-        """What a bad value is not, in words."""
+        """Return the allowed range in words, for a message about a bad value."""
         unit = f" {self.unit}" if self.unit else ""
         if self.sane < abs(value) < np.inf:
             return f"within {shown(self.sane)}{unit}, the largest that is taken for meant"
@@ -236,26 +236,35 @@ _SPECS = [
 ]  # fmt: skip
 
 COLUMNS: dict[str, ColumnSpec] = {spec.name: spec for spec in _SPECS}
-"""Every canonical column by name, beside ``mag_<band>`` (AB magnitudes, NaN where not in the band)."""
+"""All canonical columns by name, except ``mag_<band>`` (AB magnitudes, NaN if the source is not in the band)."""
 
-# A missing value of these, in a row that uses them, means the default (a round source, say), not an error.
+# Missing values of these columns are not an error, but mean the default (such as a round source).
 FILLED = tuple(s.name for s in _SPECS if s.kind == "float" and s.types and not np.isnan(s.default))
 
 MOTION = ("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec")
 
 
 def is_mag_column(name: str) -> bool:
-    """Whether `name` is ``mag_<band>``."""
+    """Return whether `name` is ``mag_<band>``."""
     return _MAG.fullmatch(name) is not None
 
 
 def bands_of(table: Table) -> list[str]:
-    """Bands that the table has a ``mag_<band>`` column of, in the order of its columns."""
+    """Return the bands with a column ``mag_<band>``, in the order of the columns.
+
+    Parameters
+    ----------
+    table : Table
+
+    Returns
+    -------
+    list of str
+    """
     return [name.removeprefix("mag_") for name in table.colnames if is_mag_column(name)]
 
 
 def values(table: Table, name: str, default: Any = None) -> NDArray[Any]:
-    """A column as a plain array in canonical units: float64, int64 or bool; NaN (or the default) where missing.
+    """Return a column as a plain array in canonical units: float64, int64 or bool; NaN (or the default) where missing.
 
     Parameters
     ----------
@@ -263,7 +272,7 @@ def values(table: Table, name: str, default: Any = None) -> NDArray[Any]:
     name : str
         Any canonical column, ``mag`` or ``mag_<band>``.
     default : object, optional
-        Value where the column is absent; by default the schema's.
+        Value if the column is absent; by default that of the schema.
 
     Returns
     -------
@@ -287,13 +296,24 @@ def values(table: Table, name: str, default: Any = None) -> NDArray[Any]:
 
 
 def unit_of(name: str) -> str | None:
-    """The unit of a canonical column or a magnitude, ``""`` for a pure number; None for a column of neither."""
+    """Return the unit of a canonical column or magnitude, ``""`` if dimensionless; None for other columns."""
     spec = COLUMNS.get(name)
     return (spec.unit or "") if spec else ("mag" if name == "mag" or is_mag_column(name) else None)
 
 
 def strings(table: Table, name: str) -> NDArray[np.str_]:
-    """A column of text as a plain array of str: bytes are decoded, blanks stripped, missing values are ``""``."""
+    """Return a text column as an array of str: bytes are decoded, blanks stripped, missing values become ``""``.
+
+    Parameters
+    ----------
+    table : Table or QTable
+    name : str
+        Any text column; an absent one gives ``""`` everywhere.
+
+    Returns
+    -------
+    ndarray of str, shape (N,)
+    """
     if name in refused(table):
         raise refused(table)[name].error(name)
     if name not in table.colnames:

@@ -1,4 +1,4 @@
-"""What one image sees of a catalogue: positions at its time, magnitudes in its band, the rows meant for its visit."""
+"""Select what one image needs from a catalogue: positions at its time, magnitudes in its band, rows of its visit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ARCSEC_PER_HOUR = np.radians(1.0 / 3600.0) * 24.0
 
 
 def is_moving(table: QTable) -> NDArray[np.bool_]:
-    """Which rows have a proper motion or a rate, shape (N,)."""
+    """Return which rows have a proper motion or a rate, as booleans, shape (N,)."""
     moving = np.zeros(len(table), dtype=np.bool_)
     for name in MOTION:
         if name in table.colnames:
@@ -25,17 +25,17 @@ def is_moving(table: QTable) -> NDArray[np.bool_]:
 
 
 def positions_at(table: QTable, mjd: float | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where every source is at a time.
+    """Compute the positions of all sources at a time.
 
-    A source moves along a great circle at a constant angular rate: proper motion plus rate, times the time since its
-    ``epoch_mjd``. Parallax, perspective and the curvature of an orbit are not modelled.
+    A source moves along a great circle at a constant angular rate (the sum of proper motion and rate), starting at its
+    ``epoch_mjd``. Parallax, perspective acceleration and the curvature of orbits are not modelled.
 
     Parameters
     ----------
     table : QTable
-        Canonical.
+        Canonical table.
     mjd : float or None
-        Time, MJD in TAI, days. None for an image without a time, in which nothing may move.
+        Time, MJD in TAI, days; None if the image has no time, which is an error if a source moves.
 
     Returns
     -------
@@ -61,9 +61,9 @@ def positions_at(table: QTable, mjd: float | None) -> tuple[NDArray[np.float64],
 
 
 def angular_rates(table: QTable) -> NDArray[np.float64]:
-    """How fast every source moves to the East and to the North, radians per day, shape (N, 2): proper motion and rate.
+    """Return the motion of all sources to the East and North (proper motion plus rate), radians per day, shape (N, 2).
 
-    What is missing is no motion.
+    Missing values mean no motion.
     """
     rates = np.zeros((len(table), 2))
     for name in MOTION:
@@ -74,16 +74,21 @@ def angular_rates(table: QTable) -> NDArray[np.float64]:
 
 
 def check_motion(ids: NDArray[np.int64], epoch: NDArray[np.float64], mjd: float | None) -> float:
-    """The time `mjd`, once it is sure that moving sources have a place at it.
+    """Check that the positions of moving sources are defined at a time, and return the time.
 
     Parameters
     ----------
     ids : ndarray, shape (N,)
-        Injection ids of the moving sources, at least one.
+        Injection ids of the moving sources, N >= 1.
     epoch : ndarray, shape (N,)
-        When they are at their catalogue positions, MJD TAI.
+        Epochs of their catalogue positions, MJD TAI.
     mjd : float or None
-        As in `positions_at`.
+        Time of the image, as in `positions_at`.
+
+    Returns
+    -------
+    float
+        `mjd`.
 
     Raises
     ------
@@ -120,23 +125,26 @@ def _along_great_circle(
     y = step_east
     z = np.cos(arc) * np.sin(d) + step_north * np.cos(d)
     new_ra = np.degrees(a + np.arctan2(y, x)) % 360.0
-    new_ra[new_ra >= 360.0] = 0.0  # a tiny negative angle comes out of the modulo as 360
+    new_ra[new_ra >= 360.0] = 0.0  # the modulo of a tiny negative angle is 360
     return new_ra, np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
 def select_for_visit(table: QTable, visit: int | None) -> QTable:
-    """The rows meant for a visit: those for all visits (``visit`` -1, or no such column) and those for this one.
+    """Select the rows for a visit: those for all visits (``visit`` is -1, or there is no such column) and for this one.
+
+    A campaign does this itself; `skygraft.inject` injects all rows that it is given.
 
     Parameters
     ----------
     table : QTable
+        Canonical table.
     visit : int or None
-        None for an image that is of no visit (a coadd): it gets the rows for all visits only.
+        The visit; None for an image without visit (a coadd), which gets only the rows for all visits.
 
     Returns
     -------
     QTable
-        A view where every row is meant.
+        The table itself if all rows are selected, otherwise a copy.
     """
     if "visit" not in table.colnames:
         return table
@@ -148,13 +156,14 @@ def select_for_visit(table: QTable, visit: int | None) -> QTable:
 
 
 def band_column(table: QTable, band: str | None) -> NDArray[np.float64]:
-    """AB magnitudes in a band, shape (N,); NaN where a source is not in the band.
+    """Return the AB magnitudes in a band, shape (N,); NaN for sources that are not in the band.
 
     Parameters
     ----------
     table : QTable
+        Canonical table.
     band : str or None
-        The image's band. None (not known) is allowed where the table has one band only.
+        Band of the image; None (unknown) is allowed if the table has only one band.
 
     Returns
     -------
@@ -163,12 +172,12 @@ def band_column(table: QTable, band: str | None) -> NDArray[np.float64]:
     Raises
     ------
     CatalogError
-        If the table does not have the band; the error names those that it has.
+        If the table does not have the band; the error names the bands that it has.
     """
     bands = bands_of(table)
     if band is not None and band in bands:
         return values(table, f"mag_{band}")
-    # A table made by hand may have a plain `mag`: it is that of whatever image it is injected into.
+    # A plain `mag`, as in a table made by hand, applies to any image.
     if not bands and "mag" in table.colnames:
         return values(table, "mag")
     if band is None and len(bands) == 1:

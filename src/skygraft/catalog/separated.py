@@ -1,4 +1,4 @@
-"""Random positions that keep a distance from one another, until no place is left."""
+"""Random positions with a minimum separation, until the region is full."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["separated_vectors"]
 
 type Vectors = NDArray[np.float64]
 
-_FEW = 0.05
-"""Share of the darts that find a place, below which they are thrown into the gaps only."""
+_LOW_ACCEPTANCE = 0.05
+"""Acceptance rate below which darts are thrown only into the remaining gaps."""
 _FINEST = 2.0**-7
-"""Gaps smaller than this part of the distance are taken for filled."""
+"""Gaps smaller than this fraction of the separation are treated as filled."""
 _MOST_DARTS = 200_000
 _MARGIN = 1.05
-"""On the distance of a cell's corners from its middle: its sides are curved."""
+"""Safety factor on the distance from a cell's centre to its corners, since its sides are curved."""
 
 
 def separated_vectors(where: Region, count: int, separation: float, rng: np.random.Generator) -> Vectors:
-    """Positions uniform in a region, one after the other, each one as far from all earlier ones as is asked for.
+    """Draw positions uniformly in a region, each at a minimum separation from all earlier ones (Poisson-disk sampling).
 
-    Darts are thrown, and those that fall too near to an earlier one are thrown again. Once few of them find a place,
-    they are thrown into cells that are not yet wholly within the distance of a source, which are cut ever finer
-    (Ebeida et al. 2012, Computer Graphics Forum 31, 785): the same distribution, and an end when no cell is left.
+    Darts are thrown, and those too close to an earlier one are rejected. When few are accepted, they are thrown only
+    into cells that are not yet covered by the surroundings of a source, and the cells are divided ever finer (Ebeida et
+    al. 2012, Computer Graphics Forum 31, 785). This gives the same distribution, and ends when no cell is left.
 
     Parameters
     ----------
     where : Region
     count : int
-        Positions wanted.
+        Number of positions.
     separation : float
-        Arcsec.
+        Minimum separation, arcsec.
     rng : numpy.random.Generator
 
     Returns
@@ -48,12 +48,12 @@ def separated_vectors(where: Region, count: int, separation: float, rng: np.rand
     Raises
     ------
     CatalogError
-        If the region is full before.
+        If the region is full before all positions are found.
     """
     chord = 2.0 * np.sin(np.radians(separation / 3600.0) / 2.0)
     kept = np.empty((0, 3))
     share = 1.0
-    while share >= _FEW:
+    while share >= _LOW_ACCEPTANCE:
         missing = count - len(kept)
         if missing <= 0:
             return kept[:count]
@@ -72,7 +72,7 @@ def separated_vectors(where: Region, count: int, separation: float, rng: np.rand
                 fix="Lower the density or the separation, or use grid_catalog, which packs them closer",
             )
         share = 1.0
-        while share >= _FEW and len(kept) < count:
+        while share >= _LOW_ACCEPTANCE and len(kept) < count:
             darts = gaps.sample(min(max(64, 4 * (count - len(kept))), _MOST_DARTS), rng)
             added = _far_enough(darts, kept, chord)
             share = len(added) / max(len(darts), 1)
@@ -82,8 +82,8 @@ def separated_vectors(where: Region, count: int, separation: float, rng: np.rand
 
 
 def _far_enough(darts: Vectors, kept: Vectors, chord: float) -> Vectors:
-    """The darts that are far from those kept and from earlier darts that are."""
-    # Here, since it weighs 26 MB, which no driver of a campaign is to carry.
+    """Return the darts that are far enough from accepted positions and from earlier accepted darts."""
+    # Imported here, because it needs 26 MB of memory.
     from scipy.spatial import cKDTree
 
     if len(kept) and len(darts):
@@ -100,7 +100,7 @@ def _far_enough(darts: Vectors, kept: Vectors, chord: float) -> Vectors:
 
 
 class _Gaps:
-    """HEALPix cells of one level, in which a source may still find a place; they are of equal area."""
+    """HEALPix cells of one level (of equal area) in which a source may still be placed."""
 
     def __init__(self, where: Region, chord: float) -> None:
         self._where = where
@@ -108,7 +108,7 @@ class _Gaps:
         self._centre = unit_vectors(where.ra, where.dec)
         self._level = 2
         self.cells: NDArray[np.int64] = np.arange(12 << 2 * self._level, dtype=np.int64)
-        # Down to half of the distance in width: few of them, and some are covered at once.
+        # Cells of about half the separation in width: few cells, of which a source covers some completely.
         while self._level < min(np.log2(2.0 * np.sqrt(np.pi / 3.0) / chord), 28):
             self._drop_outside()
             self.divide()
@@ -118,7 +118,7 @@ class _Gaps:
         return unit_vectors(lon.deg, lat.deg)
 
     def drop_covered(self, kept: Vectors) -> None:
-        """Drop the cells outside of the region, and those of which every place is too near to one that is kept."""
+        """Drop cells outside the region, and cells that are completely too close to an accepted position."""
         from scipy.spatial import cKDTree
 
         middle, reach = self._drop_outside()
@@ -129,13 +129,13 @@ class _Gaps:
         self.cells = self.cells[nearest + reach > self._chord]
 
     def _drop_outside(self) -> tuple[Vectors, NDArray[np.float64]]:
-        """Drop the cells outside of the region; the middles of the others, and how far their corners are from there."""
+        """Drop cells outside the region; returns centres of the others, and the distances to their corners."""
         middle = self._vectors(self.cells)
         corners = [self._vectors(self.cells, dx, dy) for dx, dy in ((0, 0), (0, 1), (1, 0), (1, 1))]
         reach = np.max([np.linalg.norm(corner - middle, axis=1) for corner in corners], axis=0) * _MARGIN
         radius = 2.0 * np.sin(np.radians(self._where.radius) / 2.0)
         inside = np.linalg.norm(middle - self._centre, axis=1) <= radius + reach
-        # Of a large cell the region may hold none of these points.
+        # The region may lie inside a large cell without containing any of these points.
         small = inside & (reach < radius / 8.0)
         points = [point[small] for point in (middle, *corners)]
         inside[small] = np.any([self._where.contains(*self._where.positions(p)) for p in points], axis=0)
@@ -143,12 +143,12 @@ class _Gaps:
         return middle[inside], reach[inside]
 
     def sample(self, n: int, rng: np.random.Generator) -> Vectors:
-        """Places spread uniformly over the cells; without those that are outside of the region."""
+        """Draw positions uniformly over the cells; those outside the region are dropped."""
         cells = self.cells[rng.integers(0, self.cells.size, n)]
         darts = self._vectors(cells, rng.random(n), rng.random(n))
         return darts[self._where.contains(*self._where.positions(darts))]
 
     def divide(self) -> None:
-        """Cut every cell in four."""
+        """Divide every cell into four."""
         self._level += 1
         self.cells = (4 * self.cells[:, None] + np.arange(4)).reshape(-1)

@@ -1,6 +1,6 @@
-"""The one door for tables in memory: whatever holds columns of one length, as an astropy table.
+"""Convert tables in memory, of any library, to astropy tables.
 
-Neither pandas nor Polars nor xarray is imported here: their objects are known by what they can do.
+pandas, Polars and xarray are not imported here: their objects are recognised by their methods.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _TAKEN = (
 
 
 def as_table(obj: Any, *, origin: str = "") -> Table:
-    """An astropy table of any table in memory, its values exactly as they are.
+    """Convert any table in memory to an astropy table, without changing values.
 
-    Missing values are masked. A column of a type that holds neither numbers nor booleans nor text stays out, and is an
-    error when it is asked for by its name, as when `normalize_catalog` reads it.
+    Missing values are masked. Columns that are not numbers, booleans or text are left out; it is an error if one of
+    them is needed later, for example by `normalize_catalog`.
 
     Parameters
     ----------
     obj : table-like
-        An astropy Table or QTable (returned as it is), a pandas or Polars DataFrame, a pyarrow Table or RecordBatch,
-        anything else with ``__arrow_c_stream__`` or ``__dataframe__``, a numpy structured array, an xarray Dataset
-        (units from the variables' ``attrs``), or a mapping of names to columns; a single value in a mapping is that of
-        every row.
+        An astropy Table or QTable (returned unchanged), a pandas or Polars DataFrame, a pyarrow Table or RecordBatch,
+        any other object with ``__arrow_c_stream__`` or ``__dataframe__``, a NumPy structured array, an xarray Dataset
+        (units from the variables' ``attrs``), or a mapping of names to columns, in which a single value applies to all
+        rows.
     origin : str
-        What the table is called in error messages.
+        Name of the table in error messages.
 
     Returns
     -------
@@ -78,19 +78,19 @@ def as_table(obj: Any, *, origin: str = "") -> Table:
         return table
     lazy = hasattr(obj, "compute") or hasattr(obj, "collect")
     raise CatalogError(
-        f"a {type(obj).__module__}.{type(obj).__qualname__} is no table that can be read",
+        f"a {type(obj).__module__}.{type(obj).__qualname__} is not a table that can be read",
         path=origin or None,
         fix=("Compute it first (with .compute() or .collect()), and give " if lazy else "Give ") + _TAKEN,
     )
 
 
 def _is_of(library: str, obj: Any) -> bool:
-    """Whether an object is of a library's type, or of one made from it; without importing the library."""
+    """Whether an object's type, or a base class of it, is from a library; the library is not imported."""
     return any(cls.__module__.partition(".")[0] == library for cls in type(obj).__mro__)
 
 
 def _through_arrow(obj: Any, origin: str) -> Table | None:
-    """The table of what can be an Arrow table; None of what cannot."""
+    """Convert an object through Arrow, or return None if that is not possible."""
     try:
         if isinstance(obj, (pa.Table, pa.RecordBatch)) or hasattr(obj, "__arrow_c_stream__"):
             return from_arrow(pa.table(obj))
@@ -101,7 +101,7 @@ def _through_arrow(obj: Any, origin: str) -> Table | None:
     except (pa.ArrowException, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
         names = list(getattr(obj, "columns", ()))
         if names and hasattr(obj, "__getitem__"):
-            # One column that Arrow cannot take must not keep the others out.
+            # Convert column by column, since one that Arrow refuses must not affect the others.
             return _of_columns([(str(name), obj[name]) for name in names], origin)
         raise CatalogError(
             f"a {type(obj).__module__}.{type(obj).__qualname__} cannot be read as a table: {error}",
@@ -112,20 +112,20 @@ def _through_arrow(obj: Any, origin: str) -> Table | None:
 
 
 def _of_structured(array: NDArray[Any]) -> Table:
-    """Of a structured array, or of the data of a FITS table."""
+    """Convert a structured array, or the data of a FITS table."""
     if isinstance(array, fits.FITS_rec):
         return of_fits_data(array)
     return Table(array, copy=False)
 
 
 def _pandas_index(frame: Any) -> list[tuple[str, Any]]:
-    """The named levels of a DataFrame's index, as columns."""
+    """Return the named levels of a DataFrame's index as columns."""
     index = frame.index
     return [(str(name), index.get_level_values(i)) for i, name in enumerate(index.names) if name is not None]
 
 
 def _of_dataset(dataset: Any, origin: str) -> Table:
-    """Of an xarray Dataset: its variables and coordinates along its one dimension."""
+    """Convert the variables and coordinates of an xarray Dataset along its only dimension."""
     variables = [(str(name), variable) for name, variable in dataset.variables.items()]
     dims = Counter(variable.dims[0] for _, variable in variables if variable.ndim == 1)
     if not dims:
@@ -141,15 +141,15 @@ def _of_dataset(dataset: Any, origin: str) -> Table:
 
 
 def _of_columns(columns: Iterable[tuple[str, Any]], origin: str) -> Table:
-    """A table of columns of any kind, each converted on its own."""
+    """Build a table from columns of any type, each converted separately."""
     columns = list(columns)
     counts = Counter(name for name, _ in columns)
     converted = [(name, Refusal.twice(n) if (n := counts[name]) > 1 else _column(value)) for name, value in columns]
     lengths = {name: len(c) for name, c in converted if not isinstance(c, Refusal) and np.ndim(c) > 0}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} ({n})" for name, n in lengths.items())
+        listed = ", ".join(f"{name} ({n})" for name, n in lengths.items())
         raise CatalogError(
-            f"the columns are of different lengths: {told}", path=origin or None, fix="Give one value a row"
+            f"the columns are of different lengths: {listed}", path=origin or None, fix="Give one value a row"
         )
     n_rows = next(iter(lengths.values()), 1)
     table = Table()
@@ -167,7 +167,7 @@ def _of_columns(columns: Iterable[tuple[str, Any]], origin: str) -> Table:
 
 
 def _column(value: Any) -> Any:
-    """One column of any kind, as what an astropy table takes exactly."""
+    """Convert a column of any type to one that an astropy table stores exactly."""
     if isinstance(value, (Refusal, Column, Quantity, Time)):
         return value
     if _is_of("pandas", value):
@@ -187,7 +187,7 @@ def _column(value: Any) -> Any:
 
 
 def _of_arrow(value: Any) -> Any:
-    """A column of Arrow's, or of what can be one."""
+    """Convert an Arrow column, or an object that can be converted to one."""
     try:
         array = value if isinstance(value, (pa.Array, pa.ChunkedArray)) else pa.chunked_array(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
@@ -201,7 +201,7 @@ def _only(arrow: pa.Table) -> Any:
 
 
 def _of_series(series: Any) -> Any:
-    """A pandas Series or Index: of numpy's types as it is, of pandas' own through Arrow."""
+    """Convert a pandas Series or Index: NumPy types directly, pandas' own types through Arrow."""
     if isinstance(series.dtype, np.dtype):
         return np.asarray(series)
     try:
@@ -212,7 +212,7 @@ def _of_series(series: Any) -> Any:
 
 
 def _of_list(values: Any) -> Any:
-    """A list, without what numpy does to mixed ones: numbers become text, whole ones floats, true becomes 1."""
+    """Convert a list without NumPy's coercion of mixed types (numbers to text, integers to floats, true to 1)."""
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
-"""CSV and ECSV files: every cell is a number or text as it stands in the file, and every row has all cells.
+"""Read CSV and ECSV files strictly: every cell is a number or text, and every row has all cells.
 
-Text has no checksum, so what tells a damaged file from a whole one is its form. Readers that are generous (with rows
-that end early, ``0x10``, a byte order mark, NUL bytes) make other sources of it without a word.
+Text files have no checksum, so damage shows only in their form. Lenient readers (that accept short rows, ``0x10``, a
+byte order mark, NUL bytes) would silently read other sources.
 """
 
 from __future__ import annotations
@@ -23,14 +23,24 @@ import yaml
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import numpy_array, one_array, texts_of
+from skygraft.catalog.arrow_arrays import numpy_array, one_array, texts_of
 from skygraft.catalog.columns import Refusal, refuse, shorten
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftWarning
 from skygraft.yaml_text import YamlError, check_yaml
 
-__all__ = ["AGAIN", "FLOAT", "INTEGER", "SPECIAL", "read_csv", "read_ecsv", "read_packed", "typed", "without_doubles"]
+__all__ = [
+    "FETCH_AGAIN",
+    "FLOAT",
+    "INTEGER",
+    "SPECIAL",
+    "read_csv",
+    "read_ecsv",
+    "read_packed",
+    "typed",
+    "without_repeated",
+]
 
-AGAIN = "Fetch or make the file again, and check that its ending says what it is"
+FETCH_AGAIN = "Fetch or make the file again, and check that its ending says what it is"
 
 INTEGER = r"[+-]?[0-9]+"
 FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
@@ -39,16 +49,16 @@ _WHOLE = r"[+-]?[0-9]+|[nN][aA][nN]"
 _RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 _ECSV_KEYS = ("name", "datatype", "subtype", "unit", "description", "format", "meta")
 _MOST_PACKED, _SMALL = 100, 256 << 20
-"""A table of text compresses by ten or twenty; what is small needs no bound."""
+"""Largest compression ratio (text tables have 10 to 20), and size in bytes up to which it does not matter."""
 
 
 def read_packed(path: Path) -> bytes:
-    """The bytes of a file, unpacked where its name ends in ``.gz``.
+    """Return the bytes of a file, decompressed if its name ends in ``.gz``.
 
     Raises
     ------
     CorruptFileError
-        If it cannot be read, or unpacks to far more than a table of text does.
+        If the file cannot be read, or its compression ratio is implausible.
     """
     try:
         if path.suffix.lower() != ".gz":
@@ -57,7 +67,7 @@ def read_packed(path: Path) -> bytes:
         with gzip.open(path) as file:
             content = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise CorruptFileError(f"the file cannot be read ({error})", path=path, fix=AGAIN) from error
+        raise CorruptFileError(f"the file cannot be read ({error})", path=path, fix=FETCH_AGAIN) from error
     if len(content) > limit:
         raise CorruptFileError(
             f"it unpacks to more than {limit} bytes, which no table of text does",
@@ -72,7 +82,7 @@ def _kind(path: Path) -> str:
 
 
 def _text_of(path: Path) -> bytes:
-    """The content of a text file that is UTF-8 without NUL bytes; its byte order mark is left out."""
+    """Return the content of a text file without byte order mark, after checking that it is UTF-8 without NUL bytes."""
     content = read_packed(path).removeprefix(b"\xef\xbb\xbf")
     try:
         content.decode("utf-8")
@@ -84,7 +94,7 @@ def _text_of(path: Path) -> bytes:
         raise CorruptFileError(
             f"not a readable {_kind(path)} table: {reason} in line {content.count(bytes([10]), 0, place) + 1}",
             path=path,
-            fix="Write the file as UTF-8 text. " + AGAIN,
+            fix="Write the file as UTF-8 text. " + FETCH_AGAIN,
         )
     if content.strip() and not content.endswith((b"\n", b"\r")):
         n = len(content.splitlines())
@@ -99,7 +109,7 @@ def _text_of(path: Path) -> bytes:
 
 
 def _cells(content: bytes, delimiter: str, path: Path) -> tuple[list[str], list[pa.Array]]:
-    """The names of the first line, and every column as text; each row has a cell for each name."""
+    """Return the names in the first line and all columns as text; raise unless each row has a cell for each name."""
     content = content.strip(b"\r\n")
     first = re.split(rb"\r\n|\r|\n", content, maxsplit=1)
     names = [name.strip() for name in next(csv.reader([first[0].decode()], delimiter=delimiter), [])]
@@ -129,7 +139,9 @@ def _cells(content: bytes, delimiter: str, path: Path) -> tuple[list[str], list[
     except (pa.ArrowException, OSError) as error:
         ragged = _RAGGED.search(str(error))
         if ragged is None:
-            raise CorruptFileError(f"not a readable {_kind(path)} table: {error}", path=path, fix=AGAIN) from error
+            raise CorruptFileError(
+                f"not a readable {_kind(path)} table: {error}", path=path, fix=FETCH_AGAIN
+            ) from error
         raise CorruptFileError(
             f"a row has {ragged[3]} cells, where the first line names {ragged[2]} columns",
             path=path,
@@ -140,12 +152,12 @@ def _cells(content: bytes, delimiter: str, path: Path) -> tuple[list[str], list[
 
 
 def read_csv(path: Path) -> Table:
-    """The table of a CSV file.
+    """Read the table of a CSV file.
 
     Raises
     ------
     CatalogError, CorruptFileError
-        If it is no table of which each row has all cells, or ends in the middle of a line.
+        If the file is not a table, or a row does not have all cells.
     """
     names, cells = _cells(_text_of(path), ",", path)
     table = Table()
@@ -161,7 +173,7 @@ def read_csv(path: Path) -> Table:
                 fix="Close the quotation mark, or write the text in one line",
             )
         table[name] = typed(column)
-    return without_doubles(table, names)
+    return without_repeated(table, names)
 
 
 def _all_match(texts: pa.Array, pattern: str) -> bool:
@@ -169,17 +181,17 @@ def _all_match(texts: pa.Array, pattern: str) -> bool:
 
 
 def typed(cells: pa.Array) -> Any:
-    """A column of texts, as whole numbers or numbers where all of them are, or as text; masked where empty.
+    """Convert a column of text to int64 or float64 if all cells are numbers; empty cells are masked.
 
     Parameters
     ----------
     cells : pyarrow.Array of string
-        Without blanks around them.
+        Cells without surrounding blanks.
 
     Returns
     -------
     MaskedColumn or ndarray, shape (N,)
-        Of int64, float64 or str. Whole numbers that these do not hold exactly stay text.
+        int64, float64 or str. Integers that cannot be represented exactly remain text.
     """
     empty = pc.equal(cells, "")
     given = cells.filter(pc.invert(empty))
@@ -192,7 +204,7 @@ def typed(cells: pa.Array) -> Any:
         values = _cast(given, pa.float64())
         if values is None:
             values = np.array([float(text) for text in given.to_pylist()])
-        # Whole numbers beside a "nan" are floating-point ones, in which large ones are no longer exact.
+        # With a "nan" among them, integers have to be floats, in which large ones are not exact.
         if not (np.any(np.abs(values) >= 2**53) and _all_match(given, _WHOLE)):
             return _spread(values, mask)
     text = texts_of(cells)
@@ -200,7 +212,7 @@ def typed(cells: pa.Array) -> Any:
 
 
 def _cast(texts: pa.Array, kind: pa.DataType) -> NDArray[Any] | None:
-    """Texts as numbers; None where Arrow does not take one (a plus sign, or more than the type holds)."""
+    """Convert text to numbers; None if Arrow refuses a cell (a plus sign, or out of range)."""
     try:
         return numpy_array(texts.cast(kind))
     except pa.ArrowInvalid:
@@ -215,8 +227,16 @@ def _spread(values: NDArray[Any], mask: NDArray[np.bool_]) -> Any:
     return MaskedColumn(out, mask=mask)
 
 
-def without_doubles(table: Table, names: list[str]) -> Table:
-    """Keep out the columns of a name that occurs twice; the table's own names of them differ."""
+def without_repeated(table: Table, names: list[str]) -> Table:
+    """Remove columns whose name occurs several times in `names`, and record that they were left out.
+
+    Parameters
+    ----------
+    table : Table
+        Modified in place; its own column names are unique.
+    names : list of str
+        Names in the file, in the order of the columns.
+    """
     if len(names) == len(table.colnames):
         read = list(table.colnames)
         for name in {name for name in names if names.count(name) > 1}:
@@ -228,12 +248,12 @@ def without_doubles(table: Table, names: list[str]) -> Table:
 
 
 def read_ecsv(path: Path) -> Table:
-    """The table of an ECSV file, as astropy reads it, once header and cells are found to be sound.
+    """Read the table of an ECSV file with astropy, after checking its header and cells.
 
     Raises
     ------
     CorruptFileError
-        If the header is no YAML of bounded size, or a cell is not of its column's type.
+        If the header is not valid YAML of limited size, or a cell does not have the type of its column.
     """
     content = _text_of(path)
     lines = content.splitlines()
@@ -245,23 +265,23 @@ def read_ecsv(path: Path) -> Table:
             table = Table.read(b"\n".join(lines).decode() + "\n", format="ascii.ecsv")
         except MemoryError:
             raise
-        except Exception as error:  # astropy does not foresee every damage
-            raise CorruptFileError(f"not a readable ecsv table: {error}", path=path, fix=AGAIN) from error
+        except Exception as error:  # astropy may raise anything for a damaged file
+            raise CorruptFileError(f"not a readable ecsv table: {error}", path=path, fix=FETCH_AGAIN) from error
     names, cells = _cells(b"\n".join(lines[n_header:]), str(header.get("delimiter", " ")), path)
     kinds = {str(c["name"]): str(c["datatype"]) for c in header["datatype"] if "subtype" not in c}
     for name, column in zip(names, cells, strict=True):
         _check_cells(name, column, kinds.get(name, ""), path)
-    return without_doubles(table, names)
+    return without_repeated(table, names)
 
 
 def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
-    """The header of an ECSV file, whose columns each have a name and a type."""
+    """Return the header of an ECSV file, after checking that each column has a name and a type."""
     try:
         check_yaml(text)
         header: Any = yaml.load(text, Loader=_HeaderLoader)
     except (YamlError, yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise CorruptFileError(
-            f"not a readable ecsv table: the header is no YAML ({str(error).lstrip(' :')})", path=path, fix=AGAIN
+            f"not a readable ecsv table: the header is no YAML ({str(error).lstrip(' :')})", path=path, fix=FETCH_AGAIN
         ) from error
     columns = header.get("datatype") if isinstance(header, dict) else None
     if not isinstance(columns, list) or not all(
@@ -270,14 +290,14 @@ def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
         raise CorruptFileError(
             "not a readable ecsv table: the header has no list 'datatype' of columns with a name and a datatype",
             path=path,
-            fix=AGAIN,
+            fix=FETCH_AGAIN,
         )
     for column in columns:
         for key in column.keys() - set(_ECSV_KEYS):
             near = difflib.get_close_matches(str(key), _ECSV_KEYS, n=1, cutoff=0.5)
             if near:
                 raise CorruptFileError(
-                    f"the header says {key!r} of column {column['name']!r}; that is no word of ECSV",
+                    f"the header says {key!r} of column {column['name']!r}; that is not a keyword of ECSV",
                     path=path,
                     key=str(column["name"]),
                     fix=f"Did you mean {near[0]!r}?",
@@ -285,7 +305,7 @@ def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
         unit = column.get("unit")
         if (unit is not None and not isinstance(unit, (str, int, float))) or isinstance(unit, bool):
             raise CorruptFileError(
-                f"the unit of column {column['name']!r} is {shorten(unit)}, which is no text",
+                f"the unit of column {column['name']!r} is {shorten(unit)}, which is not text",
                 path=path,
                 key=str(column["name"]),
                 fix="Write the unit's name, such as deg",
@@ -294,25 +314,25 @@ def _ecsv_header(text: str, path: Path) -> dict[str, Any]:
 
 
 class _HeaderLoader(yaml.SafeLoader):
-    """Reads the header of an ECSV table; what has a tag (a unit as an object, an ordered map) is astropy's to read."""
+    """YAML loader for headers of ECSV tables; tagged values (unit objects, ordered maps) are left to astropy."""
 
 
 _HeaderLoader.add_multi_constructor("", lambda loader, suffix, node: f"<{suffix}>")
 
 
 _DIGITS = {"float16": (5, 1e-4), "float32": (9, 1e-9)}
-"""Digits that a type holds, and the relative error of one that are more."""
+"""Digits of each type, and the relative error that is allowed for a number with more digits."""
 
 
 def _check_cells(name: str, cells: pa.Array, kind: str, path: Path) -> None:
-    """Refuse cells that are no numbers of the kind, to which Python (or the type) would be generous."""
+    """Raise for cells that are not numbers of the column's type, even if Python or NumPy would accept them."""
     if not kind.startswith(("int", "uint", "float")):
         return
     pattern = f"^({FLOAT}|{SPECIAL}|)$" if kind.startswith("float") else f"^({INTEGER}|)$"
     odd = pc.index(pc.match_substring_regex(cells, pattern), False).as_py()
     if odd >= 0:
         raise CorruptFileError(
-            f"{name} = {shorten(repr(cells[odd].as_py()))} is no {kind}, which the header says that it is",
+            f"{name} = {shorten(repr(cells[odd].as_py()))} is not {kind}, the type in the header",
             path=path,
             row=odd,
             key=name,
@@ -326,7 +346,7 @@ def _check_cells(name: str, cells: pa.Array, kind: str, path: Path) -> None:
         value = float(cells[row].as_py())
         if abs(float(np.dtype(kind).type(value)) - value) > error * abs(value):
             raise CorruptFileError(
-                f"{name} = {cells[row]} has more digits than {kind} holds, which the header says that it is",
+                f"{name} = {cells[row]} has more digits than {kind}, the type in the header, can represent",
                 path=path,
                 row=row,
                 key=name,

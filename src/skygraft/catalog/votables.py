@@ -1,8 +1,7 @@
-"""VOTables (IVOA recommendation 1.5): what the file itself holds, each cell as it stands there, or an error.
+"""Read VOTables (IVOA recommendation 1.5) strictly: data must be in the file itself and have the type of their field.
 
-astropy's reader is generous: of text in a column of numbers it makes NaN, it cuts whole numbers and texts to the type's
-size, forgets rows that end early, and opens whatever files and addresses a table names. Here data come from the file,
-and are of the field's type.
+astropy's reader is lenient: it converts text in a column of numbers to NaN, truncates integers and strings to the size
+of their type, drops short rows, and opens any file or address that a table refers to.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ import pyarrow.compute as pc
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import numpy_array, texts_of
+from skygraft.catalog.arrow_arrays import numpy_array, texts_of
 from skygraft.catalog.columns import Refusal, parse_unit, refuse, shorten
-from skygraft.catalog.text_tables import AGAIN, FLOAT, INTEGER, SPECIAL, read_packed, without_doubles
+from skygraft.catalog.text_tables import FETCH_AGAIN, FLOAT, INTEGER, SPECIAL, read_packed, without_repeated
 from skygraft.errors import CatalogError, CorruptFileError, SkygraftError
 
 __all__ = ["Field", "parse_votable", "read_votable"]
@@ -66,11 +65,11 @@ class Field:
     name, kind, unit : str
         `kind` is the datatype; `unit` is ``""`` for none.
     size : int
-        Elements of a cell; 0 for any number.
+        Number of elements in a cell; 0 for any number.
     many : bool
-        A cell holds several values: arrays of numbers, or of texts.
+        Whether a cell contains several values (numbers or strings).
     null : str
-        The value that stands for none; ``""`` for no such value.
+        The value that means missing; ``""`` for no such value.
     """
 
     name: str
@@ -82,7 +81,7 @@ class Field:
 
 
 class _Parser:
-    """What expat calls for each element; raises where the document is no VOTable of one table."""
+    """Handlers that expat calls for each element; they raise if the document is not a valid VOTable."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
@@ -104,24 +103,24 @@ class _Parser:
         self._expat.EntityDeclHandler = self._entity
 
     def parse(self, content: bytes) -> None:
-        """Go through the document."""
+        """Parse the document."""
         try:
             self._expat.Parse(content, True)
-        except (expat.ExpatError, LookupError, ValueError) as error:  # of an unknown encoding, too
+        except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError for an unknown encoding
             if isinstance(error, SkygraftError):
                 raise
-            raise CorruptFileError(f"not a readable votable: {error}", path=self.path, fix=AGAIN) from error
+            raise CorruptFileError(f"not a readable votable: {error}", path=self.path, fix=FETCH_AGAIN) from error
 
     def columns(self) -> list[pa.Array]:
-        """The cells of TABLEDATA, by column, as text without blanks around."""
+        """Return the cells of TABLEDATA by column, as text without surrounding blanks."""
         self._flush()
         parts = [list(pieces) for pieces in zip(*self._pieces, strict=True)] or [[] for _ in self.fields]
         return [pc.utf8_trim_whitespace(pa.concat_arrays(p) if p else pa.array([], pa.string())) for p in parts]
 
     def error(
-        self, reason: str, fix: str = AGAIN, *, row: int | None = None, key: str | None = None
+        self, reason: str, fix: str = FETCH_AGAIN, *, row: int | None = None, key: str | None = None
     ) -> CorruptFileError:
-        """An error about this place of the file."""
+        """Return an error that names the current line of the file."""
         line = self._expat.CurrentLineNumber
         return CorruptFileError(
             f"not a readable votable: {reason} (line {line})", path=self.path, row=row, key=key, fix=fix
@@ -228,18 +227,19 @@ class _Parser:
 
 
 def parse_votable(content: bytes, path: Path | str = "") -> list[Field]:
-    """The fields of a VOTable's last table.
+    """Return the fields of the last table in a VOTable.
 
     Parameters
     ----------
     content : bytes
+        The document.
     path : path-like
-        Named in errors.
+        Its file, for errors.
 
     Raises
     ------
     CorruptFileError
-        If it is no VOTable.
+        If it is not a valid VOTable.
     """
     parser = _Parser(path)
     parser.parse(content)
@@ -247,14 +247,14 @@ def parse_votable(content: bytes, path: Path | str = "") -> list[Field]:
 
 
 def read_votable(path: Path) -> Table:
-    """The table of a VOTable file.
+    """Read the table of a VOTable file.
 
     Raises
     ------
     CatalogError
-        If the file holds no table, or several.
+        If the file does not contain exactly one table, or contains its data as FITS.
     CorruptFileError
-        If it is no VOTable, names data elsewhere, or a cell is not of its field's type.
+        If it is not a valid VOTable, refers to data elsewhere, or a cell does not have the type of its field.
     """
     parser = _Parser(path)
     parser.parse(read_packed(path))
@@ -272,7 +272,7 @@ def read_votable(path: Path) -> Table:
     lengths = {len(c) for c in columns if not isinstance(c, Refusal)}
     if parser.n_rows >= 0 and lengths and lengths != {parser.n_rows}:
         raise CorruptFileError(
-            f"the table has {max(lengths)} rows, and says that it has {parser.n_rows}", path=path, fix=AGAIN
+            f"the table has {max(lengths)} rows, and says that it has {parser.n_rows}", path=path, fix=FETCH_AGAIN
         )
     table = Table()
     names = [field.name for field in fields]
@@ -284,11 +284,11 @@ def read_votable(path: Path) -> Table:
         table[name] = np.zeros(max(lengths, default=0)) if isinstance(column, Refusal) else column
         table[name].unit = parse_unit(field.unit)
     kept = [n for i, n in enumerate(names) if not isinstance(columns[i], Refusal) or names.count(n) > 1]
-    return without_doubles(table, kept)
+    return without_repeated(table, kept)
 
 
 def _refusal(field: Field) -> Refusal | None:
-    """Why nobody can read a field as one value a row."""
+    """Return the reason why a field cannot be converted to one value per row; None if it can."""
     if "Complex" in field.kind:
         return Refusal.of_type("complex64" if field.kind == "floatComplex" else "complex128")
     if field.many and (field.size or field.kind in _TEXT):
@@ -298,7 +298,7 @@ def _refusal(field: Field) -> Refusal | None:
 
 def _bad(field: Field, row: int, text: str, path: Path | str, reason: str = "") -> CorruptFileError:
     return CorruptFileError(
-        f"{field.name} = {shorten(repr(text))} {reason or f'is no {field.kind}, which the field says that it is'}",
+        f"{field.name} = {shorten(repr(text))} {reason or f'is not {field.kind}, the type of the field'}",
         path=path,
         row=row,
         key=field.name,
@@ -307,11 +307,11 @@ def _bad(field: Field, row: int, text: str, path: Path | str, reason: str = "") 
 
 
 def _of_cells(field: Field, cells: pa.Array, path: Path) -> Any:
-    """The column of a field, of its cells as text."""
+    """Convert the cells of a field, given as text, to a column."""
     refusal = _refusal(field)
     if refusal is not None:
         return refusal
-    if field.many:  # of any number: each row is its own
+    if field.many:  # any number of values: a list per row
         rows = np.empty(len(cells), dtype=object)
         for i, text in enumerate(cells.to_pylist()):
             one = _of_cells(Field(field.name, field.kind, null=field.null), pa.array(text.split(), pa.string()), path)
@@ -364,11 +364,11 @@ def _raise_odd(field: Field, mask: NDArray[np.bool_], odd: NDArray[np.bool_], gi
 
 
 def _of_stream(parser: _Parser, *, nulls: bool) -> Iterator[Any]:
-    """The columns of a BINARY or BINARY2 stream, which must hold whole rows and nothing else."""
+    """Convert a BINARY or BINARY2 stream, which must consist of complete rows, to columns."""
     try:
         content = binascii.a2b_base64("".join("".join(parser.stream).split()), strict_mode=True)
     except (binascii.Error, ValueError) as error:
-        raise CorruptFileError(f"the stream is no base64 ({error})", path=parser.path, fix=AGAIN) from error
+        raise CorruptFileError(f"the stream is not base64 ({error})", path=parser.path, fix=FETCH_AGAIN) from error
     fields = parser.fields
     sizes = [_cell_bytes(field) for field in fields]
     n_flags = -(-len(fields) // 8) if nulls else 0
@@ -376,7 +376,7 @@ def _of_stream(parser: _Parser, *, nulls: bool) -> Iterator[Any]:
     if not any(variable for _, variable in sizes):
         row_bytes = n_flags + sum(n for n, _ in sizes)
         if row_bytes == 0 or len(content) % row_bytes:
-            raise CorruptFileError(ends, path=parser.path, fix=AGAIN)
+            raise CorruptFileError(ends, path=parser.path, fix=FETCH_AGAIN)
         rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, row_bytes)
         starts = np.cumsum([n_flags, *(n for n, _ in sizes)]).tolist()
         cells: list[Any] = [np.ascontiguousarray(rows[:, a:b]) for a, b in itertools.pairwise(starts)]
@@ -384,7 +384,7 @@ def _of_stream(parser: _Parser, *, nulls: bool) -> Iterator[Any]:
     else:
         cells, flags = _variable_rows(content, sizes, n_flags)
         if cells is None:
-            raise CorruptFileError(ends, path=parser.path, fix=AGAIN)
+            raise CorruptFileError(ends, path=parser.path, fix=FETCH_AGAIN)
     missing = (
         np.unpackbits(flags, axis=1) if nulls and len(flags) else np.zeros((len(flags), len(fields)), dtype=np.uint8)
     )
@@ -393,7 +393,7 @@ def _of_stream(parser: _Parser, *, nulls: bool) -> Iterator[Any]:
 
 
 def _cell_bytes(field: Field) -> tuple[int, bool]:
-    """Bytes of a cell, or of an element of it where their number is in the cell."""
+    """Return the bytes of a cell and False, or of one element and True if the cell contains their number."""
     item = np.dtype(_DTYPES[field.kind]).itemsize
     if field.size == 0:
         return item, True
@@ -401,7 +401,7 @@ def _cell_bytes(field: Field) -> tuple[int, bool]:
 
 
 def _variable_rows(content: bytes, sizes: list[tuple[int, bool]], n_flags: int) -> tuple[Any, NDArray[np.uint8]]:
-    """Cells of rows of any length, by column, and the flags; None where the content ends within one."""
+    """Split rows of variable length into cells by column, and flags; None if the content ends within a row."""
     cells: list[list[bytes]] = [[] for _ in sizes]
     flags: list[bytes] = []
     place, end = 0, len(content)
@@ -421,7 +421,7 @@ def _variable_rows(content: bytes, sizes: list[tuple[int, bool]], n_flags: int) 
 
 
 def _of_bytes(field: Field, cells: Any, missing: NDArray[np.bool_], path: Path | str) -> Any:
-    """The column of a field, of its cells as bytes (shape (N, bytes), or a list of them)."""
+    """Convert the cells of a field, given as bytes (shape (N, bytes), or a list), to a column."""
     refusal = _refusal(field)
     if refusal is not None:
         return refusal
@@ -434,10 +434,10 @@ def _of_bytes(field: Field, cells: Any, missing: NDArray[np.bool_], path: Path |
             texts = [b.decode(encoding).partition("\0")[0].strip() for b in raw]
         except UnicodeDecodeError as error:
             raise CorruptFileError(
-                f"column {field.name!r} holds text that is no {encoding} ({error})",
+                f"column {field.name!r} contains text that is not {encoding} ({error})",
                 path=path,
                 key=field.name,
-                fix=AGAIN,
+                fix=FETCH_AGAIN,
             ) from error
         out = np.array(["" if gone else t for t, gone in zip(texts, missing, strict=True)], dtype=np.str_)
         return out if out.size else out.astype("U1")

@@ -1,4 +1,4 @@
-"""The command line. Commands import what they need when they run, so that ``skygraft --help`` is quick."""
+"""The command line. Commands import their modules only when they run, so that ``skygraft --help`` is fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with [cyan]skygraft demo[/]: it makes a small survey and injects into it, in a minute.",
+    epilog="Start with [cyan]skygraft demo[/]: it simulates a small survey and injects into it, in a minute.",
 )
 
 

@@ -1,4 +1,4 @@
-"""The commands on campaigns."""
+"""Register the commands on campaigns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share: one message for an error, JSON for machines, a bar for whoever waits."""
+"""Code shared by the commands: error messages, JSON output, progress bars, and common options."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class _State:
 
 
 _NO_LIMIT = 100_000
-"""Width of what is not a terminal, in characters: a path that is cut is of no use to the next program."""
+"""Width of output that is not a terminal, in characters, so that the next program gets complete paths."""
 
 state = _State()
-"""What was asked for before the command's name."""
+"""Global options, given before the command's name."""
 
 
 def out_console() -> Any:
-    """Where results go."""
+    """Return the console for results (standard output)."""
     from skygraft.printable import console
 
     piped = not sys.stdout.isatty()
@@ -72,7 +72,7 @@ def out_console() -> Any:
 
 
 def print_table(console: Any, table: Any) -> None:
-    """Print a table: no wider than a terminal, but whole, a row a line, where the output is piped."""
+    """Print a table, fitted to the width of a terminal; if the output is piped, complete and one line per row."""
     if console.is_terminal:
         console.print(table, soft_wrap=False)
         return
@@ -83,25 +83,25 @@ def print_table(console: Any, table: Any) -> None:
 
 
 def err_console() -> Any:
-    """Where errors and progress go, so that results can be piped."""
+    """Return the console for errors and progress (standard error)."""
     from skygraft.printable import console
 
     return console(file=sys.stderr, highlight=False, stderr=True)
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print text; what came from files and a terminal would obey is written out."""
+    """Print text with control characters escaped, since it may come from files."""
     typer.echo(printable(text, lines=True), err=err)
 
 
 def fail(message: str, code: int = 1) -> typer.Exit:
-    """Print one message; the exit to raise."""
+    """Print an error message, and return the exit to raise."""
     typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
     echo(message, err=True)
     return typer.Exit(code)
 
 
-# How the library's arguments are called here: its errors name the former.
+# Command-line options for the library's arguments, which its error messages name.
 _OPTIONS = {
     "psf=": "--psf",
     "photo_calib=": "--zeropoint",
@@ -115,7 +115,7 @@ _OPTIONS = {
     "format=": "--format",
     "allow_pickle=": "--allow-pickle",
 }
-# Options of formats that have none of their own.
+# Options of formats that have no command-line option of their own.
 _FORMAT_OPTIONS = re.compile(
     r"\b(pixel_area|zeropoint_key|zeropoint|unit|exposure_time|mjd|ccdname|root|dq|weight|rms|variance|mask)="
 )
@@ -126,12 +126,12 @@ def _parameter(option: str) -> str:
 
 
 def finite(value: float | None) -> float | None:
-    """Refuse an option's ``nan`` and ``inf``, which no range of numbers keeps out.
+    """Return an option's value after checking that it is finite: ranges do not exclude ``nan`` and ``inf``.
 
     Parameters
     ----------
     value : float or None
-        What was given.
+        The given value.
 
     Raises
     ------
@@ -144,7 +144,15 @@ def finite(value: float | None) -> float | None:
 
 
 def in_options(message: str, parameters: Collection[str]) -> str:
-    """The message, with the option to use where it names an argument of the library that the command has one for."""
+    """Add to an error message the command-line options for the library arguments that it names.
+
+    Parameters
+    ----------
+    message : str
+        Message of the error.
+    parameters : collection of str
+        Parameters of the command.
+    """
     found = [
         option
         for argument, option in _OPTIONS.items()
@@ -161,7 +169,7 @@ def in_options(message: str, parameters: Collection[str]) -> str:
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn the errors that people can do something about into one message and exit code 1."""
+    """Decorate a command so that errors that users can fix become one message and exit code 1."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -180,20 +188,20 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             from skygraft.records.interruption import Terminated
 
             code = 128 + error.number if isinstance(error, Terminated) else 130
-            raise fail("interrupted; nothing that was finished is lost: run it again to go on", code=code) from None
+            raise fail("interrupted; finished work is kept: run it again to continue", code=code) from None
 
     return wrapped
 
 
 def emit_json(content: Any) -> None:
-    """Print JSON; not-a-number becomes null."""
+    """Print JSON; NaN becomes null."""
     from skygraft.records.files import plain
 
     typer.echo(json_text(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)))
 
 
 def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
-    """Print labels and texts in two columns."""
+    """Print rows of label and text in two columns."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -210,7 +218,7 @@ def show_rows(rows: list[tuple[str, str]], title: str = "") -> None:
 
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error where that is a terminal; yields what moves it on."""
+    """Show a progress bar on standard error, if it is a terminal; yields a function that advances it by n."""
     done = 0
     with growing_bar(label) as moved:
 
@@ -225,7 +233,7 @@ def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None
 
 @contextmanager
 def growing_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar as `progress_bar`; yields what is told how much is done, and of how much."""
+    """Show a bar as `progress_bar` does; yields a function of the numbers done and in total."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = err_console()
@@ -240,7 +248,7 @@ ButlerRepo = Annotated[
     str | None,
     typer.Option(
         "--butler",
-        help="Folder or name of the repository that has the images, instead of what the campaign says.",
+        help="Folder or name of the repository with the images, instead of the campaign's.",
         show_default=False,
         rich_help_panel=_BUTLER,
     ),
@@ -248,7 +256,10 @@ ButlerRepo = Annotated[
 ButlerCollections = Annotated[
     str | None,
     typer.Option(
-        "--collections", help="Its collections to search, with commas.", show_default=False, rich_help_panel=_BUTLER
+        "--collections",
+        help="Collections to search, separated by commas.",
+        show_default=False,
+        rich_help_panel=_BUTLER,
     ),
 ]
 ButlerType = Annotated[
@@ -257,15 +268,13 @@ ButlerType = Annotated[
 ]
 ButlerWhere = Annotated[
     str | None,
-    typer.Option(
-        "--where", help="Butler's expression that selects data ids.", show_default=False, rich_help_panel=_BUTLER
-    ),
+    typer.Option("--where", help="Butler query expression for data ids.", show_default=False, rich_help_panel=_BUTLER),
 ]
 ButlerRun = Annotated[
     str | None,
     typer.Option(
         "--output-run",
-        help="Run collection that the outputs are registered in.",
+        help="RUN collection to register the outputs in.",
         show_default=False,
         rich_help_panel=_BUTLER,
     ),
@@ -273,7 +282,7 @@ ButlerRun = Annotated[
 
 
 def butler_settings(**given: str | None) -> dict[str, str]:
-    """Keys of ``survey: butler:`` that the command line gives; a repository's path is relative to where one is."""
+    """Return the keys of ``survey: butler:`` given on the command line; a path is relative to the current folder."""
     settings = {key: value for key, value in given.items() if value is not None}
     if "repo" in settings and Path(settings["repo"]).expanduser().exists():
         settings["repo"] = str(Path(settings["repo"]).expanduser().absolute())
@@ -281,7 +290,7 @@ def butler_settings(**given: str | None) -> dict[str, str]:
 
 
 def open_campaign(path: Path, butler: Mapping[str, str] | None = None) -> Campaign:
-    """The campaign of a YAML file, with what the command line says of a Butler repository."""
+    """Open the campaign of a YAML file, with Butler settings from the command line."""
     from skygraft.campaign import Campaign
 
     return Campaign.from_yaml(path, butler=butler)

@@ -1,4 +1,4 @@
-"""``skygraft demo``."""
+"""The command ``demo``: try skygraft on a simulated survey."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["register"]
 
 @command
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")] = Path("skygraft-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Everything follows from it.")] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 does without Dask.")] = 2,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")] = Path("skygraft-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0 works without Dask.")] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")] = False,
 ) -> None:
-    """Make a small survey, inject into it, and measure that it worked.
+    """Simulate a small survey, inject sources into it, and verify the result.
 
-    Two bands, three dithered visits each of two detectors: calibrated images with a varying PSF, calibrated to their
-    own stars inside a 12 pixel aperture. Takes about a minute, needs no network, and leaves everything to look at.
+    The survey has two bands with three dithered visits of two detectors: images with a varying PSF, calibrated to their
+    own stars inside a 12 pixel aperture. It takes about a minute, needs no network, and keeps all files.
 
     Example:  skygraft demo --output my-demo --workers 2
     """

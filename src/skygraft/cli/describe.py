@@ -1,4 +1,4 @@
-"""What `skygraft inspect` has to say of an exposure."""
+"""Describe an exposure for `skygraft inspect`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import numpy as np
 
 from skygraft.cli.common import in_options
 from skygraft.errors import CalibrationError, PsfError, SkygraftError
-from skygraft.exposure import COADD_NOISE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.exposure import COADD_NOISE, DIFFERENCE, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.formats.base import CAUTION
-from skygraft.injection.coadd_noise import image_noise, noise_words
-from skygraft.injection.differences import describe_difference, difference_words
 from skygraft.noise import Gain, check_gain, estimate_gain
 from skygraft.photometry import CalibrationAperture, kernel_scale
 from skygraft.psf import PSF, CellPSF, CoaddPSF, defined_position, kernel_fwhm
@@ -20,9 +18,9 @@ from skygraft.wcs import pixel_scale
 __all__ = ["describe_exposure", "describe_rows"]
 
 _PARAMETERS = ("aperture", "format", "psf", "zeropoint", "hdu", "ccds", "option", "allow_pickle")
-"""Those of the command that shows all this: what its texts may advise."""
+"""Parameters of `skygraft inspect`, which its messages may recommend."""
 _LISTED_INPUTS = 8
-"""Inputs of a coadd that are named; JSON has all of them."""
+"""Largest number of a coadd's inputs that are listed; JSON has all of them."""
 HOW_TO_SET = (
     "say what the flux is the flux of: --aperture '12 pix', '2 arcsec' (radius), psf_model or total; "
     "in a campaign, survey: calibration: aperture"
@@ -30,7 +28,7 @@ HOW_TO_SET = (
 
 
 def describe_exposure(exposure: Exposure) -> dict[str, Any]:
-    """Everything that matters for injection, as JSON types; evaluated at the middle of the image."""
+    """Return everything that matters for injection, evaluated at the middle of the image, as JSON types."""
     x, y = (np.array([middle]) for middle in exposure.box.center)
     ra, dec = exposure.wcs.pixel_to_world_values(x, y)
     scale = float(pixel_scale(exposure.wcs, x, y)[0])
@@ -55,15 +53,23 @@ def describe_exposure(exposure: Exposure) -> dict[str, Any]:
     content["photo_calib"] = _describe_calibration(exposure, x, y)
     content["psf"] = _describe_psf(exposure, x, y, scale)
     content["gain"] = _describe_gain(exposure)
-    content["coadd_noise"] = image_noise(exposure, "correlated").describe() if COADD_NOISE in exposure.extra else None
-    content["difference"] = describe_difference(exposure)
+    content["coadd_noise"] = content["difference"] = None
+    # Imported where needed: what draws sources takes most of a second to import.
+    if COADD_NOISE in exposure.extra:
+        from skygraft.injection.coadd_noise import image_noise
+
+        content["coadd_noise"] = image_noise(exposure, "correlated").describe()
+    if DIFFERENCE in exposure.extra:
+        from skygraft.injection.differences import describe_difference
+
+        content["difference"] = describe_difference(exposure)
     content["no_photo_calib"] = _reason(exposure, NO_PHOTO_CALIB)
     content["no_psf"] = _reason(exposure, NO_PSF)
     return content
 
 
 def _reason(exposure: Exposure, key: str) -> str | None:
-    """Why a part is not there, and what to do; None where it is."""
+    """Return why a part is missing and what to do; None if it is not missing."""
     error = exposure.extra.get(key)
     if not isinstance(error, SkygraftError):
         return None
@@ -71,7 +77,7 @@ def _reason(exposure: Exposure, key: str) -> str | None:
 
 
 def _words(error: SkygraftError) -> str:
-    """What an error says and advises, without the place that the rest of the description names."""
+    """Return message and fix of an error, without the file, which the rest of the description names."""
     return error.message if error.fix is None else f"{error.message}. {error.fix}"
 
 
@@ -128,7 +134,7 @@ def _describe_psf(exposure: Exposure, x: Any, y: Any, scale: float) -> dict[str,
 
 
 def _describe_parts(psf: PSF, x: Any, y: Any) -> dict[str, Any]:
-    """What a coadd's PSF is made of, and which of it counts at the position that the rest is said of."""
+    """Describe the inputs of a coadd's PSF: their number, and those at the position of the description."""
     content: dict[str, Any] = {"position": [float(x[0]), float(y[0])]}
     if isinstance(psf, CoaddPSF | CellPSF) and psf.n_inputs is not None:
         content |= {"n_inputs": psf.n_inputs, "inputs_here": list(psf.input_names_at(x, y)[0])}
@@ -143,7 +149,7 @@ def _finite(value: float) -> float | None:
 
 
 def _describe_gain(exposure: Exposure) -> dict[str, Any]:
-    # Sources are wanted here, for the slope; everything that spoils pixels is not.
+    # Pixels of sources are needed for the slope of variance against flux; flagged bad pixels are excluded.
     spoilt = sum(v for n, v in exposure.mask_planes.items() if not n.startswith(("DETECTED", "INJECTED")))
     planes = exposure.image, exposure.variance, (exposure.mask & spoilt) == 0
     reason = str(exposure.extra.get(NO_GAIN, ""))
@@ -160,7 +166,7 @@ def _describe_gain(exposure: Exposure) -> dict[str, Any]:
 
 
 def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
-    """The description for people: label and text."""
+    """Return the description as rows of label and text."""
     (ny, nx), (x0, y0), wcs = content["shape"], content["xy0"], content["wcs"]
     rows = [
         ("image", f"{content['image_id']}  ({_pairs(content['data_id'])})"),
@@ -208,8 +214,12 @@ def describe_rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     if not content["has_variance"]:
         rows.append(("variance", "none"))
     if content.get("coadd_noise"):
+        from skygraft.injection.coadd_noise import noise_words
+
         rows.append(("coadd noise", noise_words(content["coadd_noise"])))
     if difference := content.get("difference"):
+        from skygraft.injection.differences import difference_words
+
         rows.append(("difference", difference_words(difference)))
     rows.append(("mask planes", ", ".join(content["mask_planes"]) or "none"))
     return rows

@@ -1,4 +1,4 @@
-"""Commands on single images: inspect, inject, index."""
+"""The commands on images: ``inspect``, ``inject`` and ``index``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["register"]
 
 
 class FluxMode(StrEnum):
-    """What a source's flux is the flux of."""
+    """Normalisation of a source's flux."""
 
     calibrated = "calibrated"
     aperture = "aperture"
@@ -43,28 +43,28 @@ class FluxMode(StrEnum):
 
 
 class OnBad(StrEnum):
-    """What becomes of rows that cannot be drawn."""
+    """Treatment of rows that cannot be drawn."""
 
     refuse = "raise"
     flag = "flag"
 
 
 class Position(StrEnum):
-    """Where the PSF is normalised."""
+    """Position at which the PSF is normalised."""
 
     source = "source"
     image = "image"
 
 
 class CoaddNoise(StrEnum):
-    """What photon noise is added to a coadd."""
+    """Correlation of the photon noise added to a coadd."""
 
     correlated = "correlated"
     white = "white"
 
 
 class ConventionsName(StrEnum):
-    """Whose conventions sources are drawn by."""
+    """Conventions for drawing sources."""
 
     skygraft = "skygraft"
     lsst_source_injection = "lsst_source_injection"
@@ -86,7 +86,7 @@ Image = Annotated[Path, typer.Argument(help="The image file.", show_default=Fals
 Aperture = Annotated[
     str | None,
     typer.Option(
-        help="What the image is calibrated to, where it does not say: '12 pix' or '2 arcsec' (radius), "
+        help="Calibration reference of the image, if it does not record one: '12 pix' or '2 arcsec' (aperture radius), "
         "psf_model, or total.",
         show_default=False,
     ),
@@ -95,7 +95,7 @@ FormatName = Annotated[str, typer.Option("--format", help="Format of the image."
 Psf = Annotated[
     str | None,
     typer.Option(
-        help="Used instead of the image's own: a PSFEx file, or 'moffat:0.9 arcsec', 'gaussian:3.5 pix' (FWHM).",
+        help="PSF to use instead of the image's own: a PSFEx file, 'moffat:0.9 arcsec' or 'gaussian:3.5 pix' (FWHM).",
         show_default=False,
     ),
 ]
@@ -105,7 +105,7 @@ Zeropoint = Annotated[
         help="AB magnitude of one image unit, instead of the image's own.", callback=finite, show_default=False
     ),
 ]
-Hdu = Annotated[str | None, typer.Option(help="HDU of the image, where there are several.", show_default=False)]
+Hdu = Annotated[str | None, typer.Option(help="HDU of the image, if the file has several.", show_default=False)]
 Ccds = Annotated[
     list[Path] | None,
     typer.Option(
@@ -125,8 +125,8 @@ AllowPickle = Annotated[
     bool,
     typer.Option(
         "--allow-pickle",
-        help="Read a PSF that is stored as a Python pickle (PiffPsf). It can run any program on this machine: only for "
-        "files whose origin you trust.",
+        help="Read a PSF that is stored as a Python pickle (PiffPsf). A pickle can run any program on this machine: "
+        "use this only for files whose origin you trust.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -135,7 +135,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def _format_options(
     option: list[str] | None, ccds: list[Path] | None, allow_pickle: bool, *, of_reading: bool = True
 ) -> dict[str, Any]:
-    """The options of a format, their values read as YAML; of reading an image, those apart that have their own."""
+    """Parse the options of a format, whose values are YAML; raise for those that have their own command-line option."""
     from skygraft.config.yaml_schema import parse_yaml
     from skygraft.yaml_text import YamlError
 
@@ -146,7 +146,7 @@ def _format_options(
             raise fail(f"--option {text}: NAME=VALUE is needed, such as pixel_area=wcs", code=2)
         name = name.strip()
         if of_reading and name in _OWN_OPTIONS:
-            raise fail(f"--option {text}: {name} has an option of its own, {_OWN_OPTIONS[name]}", code=2)
+            raise fail(f"--option {text}: use {_OWN_OPTIONS[name]} for {name}", code=2)
         try:
             options[name] = parse_yaml(value)
         except YamlError as error:
@@ -182,7 +182,7 @@ def _read(
 
 @dataclass(frozen=True)
 class _Inspector:
-    """Describes an image in a process that it may end."""
+    """Describes an image; it runs in a child process, which a damaged image may crash."""
 
     format: str
     aperture: str | None
@@ -203,7 +203,7 @@ class _Inspector:
         raise killed_its_reader(path, reason)
 
     def prepare(self) -> None:
-        """Nothing is looked at but one image."""
+        """Do nothing: there is only one image."""
 
 
 @command
@@ -219,7 +219,7 @@ def inspect(
     allow_pickle: AllowPickle = False,
     json: Json = False,
 ) -> None:
-    """Show what an image says of itself, above all: what its calibrated flux is the flux of, and who says so.
+    """Show what is known about an image, above all its calibration aperture and where it is recorded.
 
     Example:  skygraft inspect skygraft-demo/survey/calexp-1002-0.fits
     """
@@ -248,17 +248,20 @@ def inject(
     option: Option = None,
     allow_pickle: AllowPickle = False,
     band: Annotated[
-        str | None, typer.Option(help="Whose magnitudes to use; the image's own by default.", show_default=False)
+        str | None, typer.Option(help="Band of the magnitudes; by default the image's.", show_default=False)
     ] = None,
     dialect: Annotated[str, typer.Option(help="Dialect of the catalogue.")] = "auto",
     on_bad: Annotated[
-        OnBad, typer.Option(help="Refuse a catalogue with rows that cannot be drawn, or keep them, flagged.")
+        OnBad, typer.Option(help="Refuse a catalogue with rows that cannot be drawn, or flag these rows.")
     ] = OnBad.refuse,
     flux_mode: Annotated[
-        FluxMode, typer.Option(help="What a source's flux is the flux of; 'aperture' takes the radius of --aperture.")
+        FluxMode,
+        typer.Option(help="Normalisation of a source's flux; 'aperture' uses the radius given with --aperture."),
     ] = FluxMode.calibrated,
-    position: Annotated[Position, typer.Option(help="Where the PSF is normalised.")] = Position.source,
-    seed: Annotated[int, typer.Option(min=0, help="Of the photon noise.")] = 0,
+    position: Annotated[
+        Position, typer.Option(help="Position at which the PSF is normalised: each source's, or the image's average.")
+    ] = Position.source,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the photon noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add the sources' photon noise.")] = True,
     gain: Annotated[
         float | None, typer.Option(help="Electrons per image unit.", callback=finite, show_default=False)
@@ -267,24 +270,25 @@ def inject(
         bool | None,
         typer.Option(
             "--variance/--no-variance",
-            help="Add the sources' variance; by default as --noise. Apart from it only with other conventions.",
+            help="Add the sources' variance to the variance plane. By default as --noise; it may differ from that only "
+            "with LSST's conventions.",
             show_default=False,
         ),
     ] = None,
     conventions: Annotated[
         ConventionsName,
-        typer.Option(help="Whose conventions to draw by; with LSST's, each pixel is what that package makes of it."),
+        typer.Option(help="Conventions for drawing; with LSST's, the pixels of that package are reproduced."),
     ] = ConventionsName.skygraft,
     mark_injected: Annotated[
         bool,
         typer.Option(
             "--mark-injected/--no-mark-injected",
-            help="Mark the sources in the mask planes INJECTED and INJECTED_CORE; leave them out for software that "
-            "drops every pixel whose mask is not 0.",
+            help="Flag the sources in the mask planes INJECTED and INJECTED_CORE; switch this off for software that "
+            "drops all pixels whose mask is not 0.",
         ),
     ] = True,
     coadd_noise: Annotated[
-        CoaddNoise, typer.Option(help="Correlate the noise added to a coadd as its own noise is, or not at all.")
+        CoaddNoise, typer.Option(help="Add noise to a coadd that is correlated like its own, or white noise.")
     ] = CoaddNoise.correlated,
     truth: Annotated[
         Path | None,
@@ -295,7 +299,7 @@ def inject(
 ) -> None:
     """Inject the sources of a catalogue into one image.
 
-    Everything that injection does not touch is carried over unchanged.
+    All pixels and HDUs that injection does not change are copied unchanged.
 
     Example:  skygraft inject calexp-1002-0.fits fakes.parquet -o injected.fits --truth truth.ecsv
     """
@@ -340,7 +344,7 @@ def inject(
             fix="Check that both are of the same field, and the magnitudes",
         )
     with contextlib.ExitStack() as stack:
-        # The truth is whole before the image appears, and is there only if the image is.
+        # The truth table is written before the image, but appears only if the image could be written.
         if truth is not None:
             _write_truth(injection.truth, truth, stack.enter_context(atomic_path(truth)))
         written = [str(path) for path in write_exposure(injection.exposure, output, overwrite=overwrite)]
@@ -349,13 +353,12 @@ def inject(
     if json:
         emit_json({**injection.summary, "outputs": written})
         return
-    summary = injection.summary
-    calibration = summary["calibration"]
+    summary, calib = injection.summary, injection.exposure.photo_calib
     rows = [
         ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}"),
         ("conventions", " of ".join(v for k, v in summary["conventions"].items() if k in {"name", "date"})),
         ("flux mode", summary["flux_mode"]),
-        ("calibrated to", _calibration(calibration)),
+        ("calibrated to", "unknown" if calib is None else calib.reference_text),
     ]
     if summary["gain"] is not None:
         rows.append(("gain", f"{summary['gain']:.4g} electrons per image unit ({summary['gain_origin']})"))
@@ -367,15 +370,8 @@ def inject(
     show_rows(rows, summary["image_id"])
 
 
-def _calibration(calibration: dict[str, Any]) -> str:
-    if calibration["kind"] != "aperture":
-        return f"{calibration['kind'] or 'unknown'} ({calibration['origin'] or 'nothing says'})"
-    sky = "" if calibration["radius_arcsec"] is None else f" = {calibration['radius_arcsec']:.2f} arcsec"
-    return f"{calibration['radius_pixels']:g} pix{sky} ({calibration['origin']})"
-
-
 def _check_outputs(outputs: list[Path], inputs: list[Path], overwrite: bool) -> None:
-    """Refuse, before any work is done, outputs that would replace something or cannot be made."""
+    """Raise, before any work is done, if an output would replace something or cannot be written."""
     from skygraft.errors import OutputError, OutputExistsError
     from skygraft.formats.base import refuse_overwrite
 
@@ -384,11 +380,11 @@ def _check_outputs(outputs: list[Path], inputs: list[Path], overwrite: bool) -> 
         if not path.parent.is_dir():
             raise OutputError(f"there is no directory {str(path.parent)!r}", path=path, fix="Make it first")
     if len({path.resolve() for path in outputs}) < len(outputs):
-        raise OutputExistsError("image and truth have one name", path=outputs[0], fix="Give --truth another one")
+        raise OutputExistsError("image and truth have the same name", path=outputs[0], fix="Give --truth another one")
 
 
 def _write_truth(table: Any, path: Path, temporary: Path) -> None:
-    """Write under a temporary name what `path` names the format of."""
+    """Write the truth table under a temporary name, in the format of the suffix of `path`."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -398,7 +394,7 @@ def _write_truth(table: Any, path: Path, temporary: Path) -> None:
         return
     table = table.copy(copy_data=False)
     if path.suffix == ".fits":
-        table.meta["BUNIT"] = table.meta.pop("image_units", "")  # keywords are short there
+        table.meta["BUNIT"] = table.meta.pop("image_units", "")  # FITS keywords have at most 8 characters
     table.write(temporary, format=_TRUTH_FORMATS[path.suffix])
 
 
@@ -410,8 +406,8 @@ def index(
     ccds: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Table of CCDs (survey-ccds) of the Legacy Surveys: alone, of all images that it lists; with images, "
-            "what calibrates them. May be repeated.",
+            help="Table of CCDs (survey-ccds) of the Legacy Surveys. Alone, all images that it lists are indexed; with "
+            "images, it calibrates them. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -422,19 +418,19 @@ def index(
     option: Option = None,
     allow_pickle: AllowPickle = False,
     format: FormatName = "auto",
-    root: Annotated[Path, typer.Option(help="Folder that patterns are relative to.")] = Path(),
+    root: Annotated[Path, typer.Option(help="Folder in which patterns are searched.")] = Path(),
     output: Annotated[
         Path | None,
         typer.Option(
             "--output", "-o", help="Write the index as Parquet, for survey: {index: FILE}.", show_default=False
         ),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Look at images in so many processes.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes that read images.")] = 1,
     json: Json = False,
 ) -> None:
-    """List the images of a survey and where they lie on the sky, without reading pixels.
+    """List the images of a survey and their positions on the sky, without reading pixels.
 
-    The exit code is 1 if an image cannot be used. With --output, no more than a hundred images are listed.
+    The exit code is 1 if an image cannot be used. With --output, images are listed only if there are at most a hundred.
 
     Example:  skygraft index 'skygraft-demo/survey/calexp-*.fits'
     Example:  skygraft index --butler /repo/main --collections LSSTCam/runs/DRP --dataset-type visit_image
@@ -503,8 +499,8 @@ def _show_index(found: SurveyIndex, output: Path | None) -> None:
                 escape(row["path"]),
             )
         print_table(console, shown)
-    told = f"{len(found)} images" + (f", [red]{len(found.failures)} cannot be used[/]" if found.failures else "")
-    console.print(told + (f", written to {escape(str(output))}" if output is not None else ""))
+    summary = f"{len(found)} images" + (f", [red]{len(found.failures)} cannot be used[/]" if found.failures else "")
+    console.print(summary + (f", written to {escape(str(output))}" if output is not None else ""))
     for failure in found.failures:
         console.print(f"  [red]{escape(failure['path'])}[/]: {escape(failure['reason'])}")
 

@@ -1,4 +1,4 @@
-"""The command ``plan``: what a campaign would do."""
+"""The command ``plan``: a dry run of a campaign."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def plan(
     check: Annotated[
         str,
         typer.Option(
-            help="How many images' calibration to look at: all, none, a number, or auto: all of a few thousand, else a "
-            "sample of all instruments and bands.",
+            help="Number of images whose calibration is checked: all, none, a number, or auto (all up to a few "
+            "thousand, otherwise a sample of all instruments and bands).",
             metavar="all|none|N|auto",
         ),
     ] = "auto",
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Workers to assume for the wall time. [default: those of the campaign's cluster]",
+            help="Number of workers assumed for the wall time. [default: those of the campaign's cluster]",
             min=1,
             show_default=False,
         ),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(help="Processes to plan with. [default: one for each core]", min=1, show_default=False),
+        typer.Option(help="Number of processes for planning. [default: one per core]", min=1, show_default=False),
     ] = None,
     butler: ButlerRepo = None,
     collections: ButlerCollections = None,
@@ -71,12 +71,12 @@ def plan(
     output_run: ButlerRun = None,
     json: Json = False,
 ) -> None:
-    """Work out what a campaign would do, what it would cost and what would go wrong; no image is made.
+    """Plan a campaign: which images get which sources, what it costs, and what will fail. No image is written.
 
-    What is printed is written beside the plan too: plan_summary.csv, plan_checks.parquet (what each image that was
-    looked at is calibrated to) and plan_findings.parquet (images and patches that something is to be said of).
+    The report is also written next to the plan: plan_summary.csv, plan_checks.parquet (the calibration of each checked
+    image) and plan_findings.parquet (images and patches with problems or remarks).
 
-    The exit code is 1 if an image cannot be used or something will go wrong.
+    The exit code is 1 if an image cannot be used or something will fail.
 
     Example:  skygraft plan skygraft-demo/campaign.yaml --workers 200
     """

@@ -1,4 +1,4 @@
-"""The command ``run``: make what is not made yet."""
+"""The command ``run``: inject into the images of a campaign that are not done yet."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def run(
         int | None,
         typer.Option(
             min=0,
-            help="Largest number of worker processes; on this machine one per core by default. 0 does without Dask.",
+            help="Largest number of worker processes; on this machine one per core by default. 0 works without Dask.",
             show_default=False,
         ),
     ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
-            help="Where: local, slurm, pbs, lsf, sge, htcondor, kubernetes, mpi, slurm-runner, the address of a Dask "
-            "scheduler, or a profile (a .yaml file); by default as the configuration says.",
+            help="Where to run: local, slurm, pbs, lsf, sge, htcondor, kubernetes, mpi, slurm-runner, the address of a "
+            "Dask scheduler, or a profile (a .yaml file); by default that of the configuration.",
             show_default=False,
         ),
     ] = None,
@@ -53,9 +53,9 @@ def run(
         str | None,
         typer.Option(help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False),
     ] = None,
-    redo: Annotated[bool, typer.Option("--redo", help="Make images again whose inputs or settings changed.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Redo images whose inputs or settings have changed.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Make only what failed before, images in quarantine too.")
+        bool, typer.Option("--retry-failed", help="Only retry failed images, including those in quarantine.")
     ] = False,
     butler: ButlerRepo = None,
     collections: ButlerCollections = None,
@@ -64,11 +64,11 @@ def run(
     output_run: ButlerRun = None,
     json: Json = False,
 ) -> None:
-    """Make every image of a campaign that is not done yet; run it again to resume.
+    """Inject into all images of a campaign that are not done yet; run it again to resume.
 
-    Images that failed before are tried again, but for those in quarantine: they kill the workers that take them. After
-    Ctrl-C, SIGTERM or a hang-up of the terminal tasks that run are let finish. The exit code is 1 if any image is not
-    done at the end, and 130, 143 or 129 after such a signal.
+    Images that failed before are retried, except those in quarantine, which killed their workers. After Ctrl-C, SIGTERM
+    or a hang-up of the terminal, running tasks are finished first. The exit code is 1 if any image is not done at the
+    end, and 130, 143 or 129 after such a signal.
 
     Example:  skygraft run skygraft-demo/campaign.yaml --workers 2
     Example:  skygraft run campaign.yaml --cluster slurm --workers 200
@@ -98,7 +98,7 @@ def run(
 def placed(
     campaign: Campaign, cluster: str | None, scheduler: str | None = None, workers: int | None = None
 ) -> Campaign:
-    """The campaign, to be run where the command line says."""
+    """Return the campaign with the cluster or scheduler given on the command line."""
     from skygraft.campaign import Campaign
     from skygraft.config.cluster import named_cluster
     from skygraft.errors import ConfigError
@@ -107,7 +107,7 @@ def placed(
         if cluster is not None:
             raise ConfigError("--cluster and --scheduler both say where to run", fix="Give one of them")
         if workers is not None:
-            raise ConfigError("--workers is of a cluster on this machine; --scheduler names one that has its workers")
+            raise ConfigError("--workers applies to a new cluster; the one given with --scheduler has its own workers")
         if "://" not in scheduler:
             raise ConfigError(
                 f"{scheduler!r} is not the address of a Dask scheduler", fix="Give it like tcp://host:8786"
@@ -121,7 +121,7 @@ def placed(
 
 @contextlib.contextmanager
 def _role(campaign: Campaign) -> Iterator[bool]:
-    """Whether this process drives the campaign; the others of an MPI launch have served it when this says no."""
+    """Yield whether this process drives the campaign; other processes of an MPI launch have then finished serving."""
     from skygraft.config.cluster_kinds import LaunchConfig
 
     cluster = campaign.config.cluster
@@ -130,6 +130,6 @@ def _role(campaign: Campaign) -> Iterator[bool]:
         return
     from skygraft.clusters.mpi_roles import take_role
 
-    # Not in the output folder, which has to be claimed first.
+    # Logs do not go to the output folder, which is not locked yet.
     with take_role(cluster, campaign.config.output.parent) as is_driver:
         yield is_driver

@@ -1,4 +1,4 @@
-"""The command ``status``: how far it is."""
+"""The command ``status``: progress and failures of a campaign."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def status(
         bool, typer.Option("--watch", help="Follow it live until it is finished, or until Ctrl-C.")
     ] = False,
     interval: Annotated[
-        float, typer.Option(min=0.1, max=86400, callback=finite, help="Seconds between two looks, with --watch.")
+        float, typer.Option(min=0.1, max=86400, callback=finite, help="Seconds between updates, with --watch.")
     ] = 2.0,
     rescan: Annotated[
-        bool, typer.Option("--rescan", help="First make the ledger anew from the records of what is done.")
+        bool, typer.Option("--rescan", help="First rebuild the ledger from the records of finished images.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show how far a campaign is, and what failed.
+    """Show the progress of a campaign, and what failed.
 
-    With --watch it is followed by its ledger: on any machine that sees the output folder, also when the driver is
-    dead. With --json that prints one line of JSON at each interval. The exit code is 1 if an image failed, cannot be
-    used, or was made and is damaged now, and if another file of the campaign is.
+    With --watch, progress is followed through the ledger, on any machine that sees the output folder, even if the
+    driver is dead; with --json too, one line of JSON is printed per interval. The exit code is 1 if an image failed or
+    cannot be used, or if an output or another file of the campaign is damaged.
 
     Example:  skygraft status skygraft-demo/campaign.yaml --watch
     """

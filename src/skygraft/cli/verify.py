@@ -1,4 +1,4 @@
-"""The command ``verify``: measure what came out."""
+"""The command ``verify``: measure injected stars on the outputs, or compare checksums."""
 
 from __future__ import annotations
 
@@ -34,46 +34,47 @@ def verify(
     config: Config,
     aperture: Annotated[
         str | None,
-        typer.Option(
-            help="Measure in this radius, where images are not calibrated to an aperture.", show_default=False
-        ),
+        typer.Option(help="Radius to measure in, if images are not calibrated to an aperture.", show_default=False),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw residual against magnitude.", show_default=False)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a plot of residual against magnitude.", show_default=False)
+    ] = None,
     sample: Annotated[
-        int, typer.Option(min=1, help="Measure so many images, of all instruments and bands: always the same ones.")
+        int, typer.Option(min=1, help="Number of images to measure, from all instruments and bands; always the same.")
     ] = 100,
     everything: Annotated[bool, typer.Option("--all", help="Measure every image that is done.")] = False,
     checksums: Annotated[
         bool,
         typer.Option(
             "--checksums",
-            help="Measure nothing: read everything that was written with a checksum (images, truth, records, tables) "
-            "and compare.",
+            help="Instead of measuring, compare the checksums of all outputs (images, truth, records, tables).",
         ),
     ] = False,
     discard: Annotated[
         bool,
-        typer.Option("--discard", help="With --checksums: have what is damaged made again by the next run."),
+        typer.Option("--discard", help="With --checksums: discard damaged outputs, so that the next run redoes them."),
     ] = False,
     cluster: Annotated[
         str | None,
         typer.Option(
-            help="With --checksums: read on this cluster (as for run) instead of in processes of this machine.",
+            help="With --checksums: read on this cluster (as for run) instead of on this machine.",
             show_default=False,
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes, or workers of the cluster. [default: one per core]", show_default=False),
+        typer.Option(
+            min=1, help="Number of processes, or workers of the cluster. [default: one per core]", show_default=False
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure the injected stars on what a campaign wrote, against what was asked for.
+    """Measure the injected stars on a campaign's outputs, and compare with the injected magnitudes.
 
-    Isolated stars are measured inside the calibration aperture on the difference of each image and its original. A
-    band does not close if its median is off by more than a millimagnitude and four standard errors, and has too few
-    stars if four standard errors are more than 25 millimagnitudes. The exit code is 1 unless all bands close; with
-    --checksums, unless everything is as it was written.
+    Isolated stars are measured inside the calibration aperture, on the difference of each image and its original. A
+    band does not close if its median deviates by more than a millimagnitude and four standard errors; it has too few
+    stars if four standard errors exceed 25 millimagnitudes. The exit code is 1 unless all bands close; with
+    --checksums, unless no output has changed.
 
     Example:  skygraft verify skygraft-demo/campaign.yaml --plot closure.png
     Example:  skygraft verify campaign.yaml --checksums --cluster slurm --workers 50
@@ -157,7 +158,7 @@ def _read_all(campaign: Campaign, cluster: str | None, workers: int | None, *, d
 
 
 def _check_plot(path: Path) -> None:
-    """Refuse, before anything is measured, a picture that cannot be drawn."""
+    """Raise, before anything is measured, if the plot cannot be written."""
     from skygraft.errors import OutputError
 
     if path.suffix not in _PICTURES:

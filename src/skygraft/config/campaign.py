@@ -35,6 +35,7 @@ from skygraft.config.yaml_schema import (
 from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.photometry import parse_radius
+from skygraft.render.engines import stored_galaxy_engine, stored_star_engine
 from skygraft.skymap import get_skymap
 
 if TYPE_CHECKING:
@@ -291,10 +292,15 @@ class InjectionConfig(Section):
     """The mask plane INJECTED marks pixels that change by more than this fraction of their noise."""
     mark_injected: Flag = True
     """Add the mask planes INJECTED and INJECTED_CORE."""
-    stars: Literal["fourier", "taps", "galsim"] = "fourier"
-    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim."""
-    galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
-    """How Sérsic profiles are drawn: fast, more precisely, or by GalSim."""
+    stars: Annotated[Literal["precise", "fast", "galsim", "fourier", "taps"], AfterValidator(stored_star_engine)] = (
+        "fourier"
+    )
+    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim. ``fourier`` and
+    ``taps`` are earlier names of ``precise`` and ``fast``, which are stored so that campaigns keep their records."""
+    galaxies: Annotated[Literal["fast", "precise", "galsim", "fourier"], AfterValidator(stored_galaxy_engine)] = (
+        "fourier"
+    )
+    """How Sérsic profiles are drawn: fast, more precisely, or by GalSim. ``fourier`` is an earlier name of ``fast``."""
     conventions: Conventions = "skygraft"
     """Conventions to draw sources by; those of ``lsst_source_injection`` reproduce that package's pixels."""
     variance: Flag | None = None

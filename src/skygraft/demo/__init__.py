@@ -1,4 +1,4 @@
-"""A small survey from nothing but a seed, so that everything can be tried in a minute."""
+"""A small simulated survey, generated from a seed, to try skygraft in a minute."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # The processes that draw the survey need neither Dask nor matplotlib.
+    # Imported lazily: the processes that draw the survey need neither Dask nor matplotlib.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"skygraft.demo.{_HOMES[name]}"), name)

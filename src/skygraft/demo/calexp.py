@@ -1,8 +1,8 @@
-"""Writes LSST-style calexps and their source catalogues with nothing but astropy and starlink-pyast.
+"""Write LSST-style calexps and their source catalogues with only astropy and starlink-pyast.
 
-The layout is that of an afw exposure: image, mask and variance planes, then an archive of tables that holds the
-WCS (an AST frame set as text), the PSF (PSFEx), the photometric calibration (a Chebyshev field) and the filter. It
-is written here from scratch, so that the survey which the demo makes is a test of the reader, not an echo of it.
+The layout is that of an afw exposure: image, mask and variance planes, then an archive of tables with the WCS (an AST
+frame set as text), the PSF (PSFEx), the photometric calibration (a Chebyshev field) and the filter. The writer shares
+no code with skygraft's reader, so that the demo is an independent test of it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MASK_PLANES = (
 
 @dataclass(frozen=True)
 class ChebyshevCalib:
-    """Nanojansky per count over a detector: a sum of Chebyshev polynomials T_i(x') T_j(y').
+    """A calibration over a detector, nJy per count: a sum of Chebyshev polynomials T_i(x') T_j(y').
 
     Parameters
     ----------
     coefficients : ndarray, shape (ny, nx)
-        Coefficient of T_i(x') T_j(y') at [j, i], nJy/count; x', y' run over -1..1 between the outer pixel edges.
+        Coefficient of T_i(x') T_j(y') at [j, i], nJy/count; x' and y' go from -1 to 1 between the outer pixel edges.
     error : float
         Standard error of the mean calibration, nJy/count.
     """
@@ -40,7 +40,7 @@ class ChebyshevCalib:
     error: float
 
     def evaluate(self, x: NDArray[Any], y: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float64]:
-        """Nanojansky per count at 0-based pixel positions of a detector of `shape` (ny, nx)."""
+        """Return nJy per count at 0-based pixel positions of a detector of `shape` (ny, nx)."""
         ny, nx = shape
         u = 2 * (np.asarray(x, dtype=float) + 0.5) / nx - 1
         v = 2 * (np.asarray(y, dtype=float) + 0.5) / ny - 1
@@ -49,18 +49,18 @@ class ChebyshevCalib:
 
 @dataclass(frozen=True)
 class PsfexModel:
-    """A PSFEx model: oversampled components times a quadratic polynomial of position.
+    """A PSFEx model: oversampled components times the terms of a quadratic polynomial of position.
 
     Parameters
     ----------
     components : ndarray of float32, shape (6, n, n)
-        For the terms 1, u, u2, v, uv, v2.
+        Components of the terms 1, u, u2, v, uv, v2.
     step : float
         Pixels per sample.
     offset, scale : (float, float)
         u = (x - offset) / scale, per axis, in 0-based pixels.
     average : (float, float)
-        Mean position of the stars that the model stands for.
+        Mean position of the stars that the model was fitted to.
     """
 
     components: NDArray[np.float32]
@@ -71,11 +71,11 @@ class PsfexModel:
 
 
 def ast_wcs_text(header: fits.Header) -> str:
-    """A TAN-SIP header as the native text dump of an AST frame set from 0-based pixels to ICRS radians."""
+    """Convert a TAN-SIP header to AST's text dump of a frame set from 0-based pixels to ICRS radians."""
     cards = [str(card)[:80].ljust(80) for card in header.cards]
     read = Ast.FitsChan(cards)
     from_grid = read.read()
-    # AST's own base frame is the FITS grid, whose first pixel is at 1: shift so that it is at 0.
+    # AST's base frame is the FITS grid, whose first pixel is 1: shift it to 0.
     mapping = Ast.CmpMap(Ast.ShiftMap([1.0, 1.0]), from_grid.getmapping(Ast.BASE, Ast.CURRENT), True).simplify()
     frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
     frames.addframe(Ast.BASE, mapping, Ast.SkyFrame("System=ICRS"))
@@ -85,7 +85,7 @@ def ast_wcs_text(header: fits.Header) -> str:
 
 
 class _Sink:
-    """Where AST writes its lines."""
+    """Collects the lines that an AST channel writes."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
@@ -112,15 +112,15 @@ def write_calexp(
     Parameters
     ----------
     path : Path
-        Where to; written over if it is there.
+        Output file; replaced if it exists.
     image, variance, mask : ndarray, shape (ny, nx)
         Counts, counts squared, and bits numbered as in `MASK_PLANES`.
     wcs_header : Header
-        FITS TAN-SIP cards; written to the planes, and as AST text to the archive.
+        FITS TAN-SIP cards, written to the planes and, as AST text, to the archive.
     psf, calib
-        The models to store.
+        PSF and photometric calibration.
     band, physical_filter : str
-        For the filter label.
+        Names for the filter label.
     visit_cards : mapping
         Cards of the primary header: EXPTIME, DATE-AVG, INSTRUMENT, ...
     """
@@ -168,16 +168,16 @@ def write_src(
     columns: Mapping[str, NDArray[Any]],
     radius: float,
 ) -> None:
-    """Write the source catalogue that lies beside a calexp and records what it was calibrated to.
+    """Write the source catalogue of a calexp, whose schema records the calibration aperture.
 
     Parameters
     ----------
     path : Path
-        Where to; written over if it is there.
+        Output file; replaced if it exists.
     columns : mapping of str to ndarray, shape (N,)
         ``id``, ``coord_ra`` and ``coord_dec`` in radians, and measurements.
     radius : float
-        Of the calibration aperture in pixels: the field that ``slot_CalibFlux`` points to.
+        Radius of the calibration aperture, pixels: ``slot_CalibFlux`` points to the flux with this radius.
     """
     field = f"base_CircularApertureFlux_{int(radius)}_{round(radius % 1 * 10)}"
     formats = {"i": "K", "f": "D", "b": "L"}
@@ -196,12 +196,12 @@ def write_src(
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(path, overwrite=True)
 
 
-# One table of the archive: its columns, its flags (name to value), and how many rows of one object it holds.
+# One table of the archive: its columns and its flags.
 type _Table = tuple[list[fits.Column], Mapping[str, bool]]
 
 
 class _Archive:
-    """The tables that hold the exposure's components, and the index that finds them."""
+    """The archive: tables with the exposure's components, and their index."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, int, int, int, int, str, str]] = []
@@ -209,7 +209,7 @@ class _Archive:
         self.last_id = 0
 
     def add(self, name: str, module: str, tables: Sequence[_Table]) -> int:
-        """Store one object, one row in each of its tables; returns its id."""
+        """Store an object, as one row in each of its tables, and return its id."""
         self.last_id += 1
         for number, table in enumerate(tables):
             self.tables.append((name, table))
@@ -280,7 +280,7 @@ def _chebyshev(calib: ChebyshevCalib, nx: int, ny: int) -> _Table:
 
 
 def _photo_calib(calib: ChebyshevCalib, field: int) -> _Table:
-    # The integral of T_n over -1..1 is 2/(1-n^2) for even n and zero for odd n: the mean of the field follows.
+    # The mean of the field follows from the integral of T_n over -1..1: 2/(1-n^2) for even n, zero for odd n.
     ny, nx = calib.coefficients.shape
     mean_t = [0.0 if n % 2 else 1 / (1 - n * n) for n in range(max(nx, ny))]
     mean = float(np.array(mean_t[:ny]) @ calib.coefficients @ np.array(mean_t[:nx]))

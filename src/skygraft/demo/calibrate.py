@@ -1,7 +1,7 @@
-"""Calibrates the demo's images the way surveys do: from the stars on them, inside an aperture.
+"""Calibrate the demo's images as surveys do: with aperture photometry of the stars on them.
 
-The aperture sums here share no code with `skygraft.photometry`: pixels are weighed by the part of a 10 x 10 grid of
-points in each that lies inside the circle, and the sky is the clipped median of an annulus.
+The photometry shares no code with `skygraft.photometry`: the weight of a pixel is the fraction of a 10 x 10 grid of
+points that lies inside the circle, and the sky is the clipped median of an annulus.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ UNFIT = sum(1 << MASK_PLANES.index(name) for name in ("BAD", "SAT", "CR", "EDGE"
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The calibration of one detector, and the stars that it rests on.
+    """The calibration of one detector, and the stars that it was fitted to.
 
-    ``index`` are their numbers in the sky; ``flux`` and ``error`` (counts) are those inside the aperture; ``used``
-    says which the fit kept.
+    ``index`` are the stars' numbers in the sky, ``flux`` and ``error`` their aperture fluxes and errors (counts), and
+    ``used`` tells which of them the fit kept.
     """
 
     calib: ChebyshevCalib
@@ -51,7 +51,20 @@ def measure(
     y: NDArray[np.float64],
     radius: float = APERTURE_RADIUS,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Flux inside circles and its standard error; NaN where the sky annulus leaves the image."""
+    """Measure fluxes inside circles and their standard errors; NaN where the sky annulus leaves the image.
+
+    Parameters
+    ----------
+    image, variance : ndarray, shape (ny, nx)
+    x, y : ndarray, shape (N,)
+        Centres, 0-based pixels.
+    radius : float
+        Pixels.
+
+    Returns
+    -------
+    flux, error : ndarray, shape (N,)
+    """
     half = int(ANNULUS[1]) + 1
     flux, error = np.full(len(x), np.nan), np.full(len(x), np.nan)
     step = (np.arange(10) - 4.5) / 10
@@ -76,7 +89,7 @@ def measure(
 
 
 def _clipped_median(values: NDArray[np.float32]) -> float:
-    """Median without what lies beyond 2.5 standard deviations: the wings of objects in the annulus."""
+    """Median after clipping at 2.5 standard deviations, which removes wings of objects in the annulus."""
     for _ in range(4):
         middle = np.median(values)
         spread = 1.4826 * np.median(np.abs(values - middle))
@@ -90,21 +103,21 @@ def calibrate(sky: Sky, drawn: Drawn, band: str) -> Calibrated:
     Parameters
     ----------
     sky : Sky
-        Whose magnitudes are taken as the reference catalogue.
+        Its magnitudes serve as the reference catalogue.
     drawn : Drawn
-        The image, noise and all.
+        The image, with noise.
     band : str
-        Of the image.
+        Band of the image.
 
     Raises
     ------
     CalibrationError
-        If fewer than three stars are fit for it.
+        If fewer than three stars are isolated.
     """
     mags = sky.mags[band]
     flux_all = 10 ** (-0.4 * mags[drawn.objects])
     stars = np.flatnonzero(sky.is_star[drawn.objects] & (mags[drawn.objects] > BRIGHT) & (mags[drawn.objects] < FAINT))
-    # Alone: what lies within the aperture and its surroundings adds up to less than a two-hundredth of the star.
+    # Isolated: all other flux within the aperture and its surroundings is less than 1/200 of the star's.
     tree = cKDTree(np.stack([drawn.x, drawn.y], axis=1))
     near = tree.query_ball_point(np.stack([drawn.x[stars], drawn.y[stars]], axis=1), APERTURE_RADIUS + 6)
     alone = [flux_all[others].sum() - flux_all[s] < 0.005 * flux_all[s] for s, others in zip(stars, near, strict=True)]
@@ -127,7 +140,7 @@ def calibrate(sky: Sky, drawn: Drawn, band: str) -> Calibrated:
         )
     index = drawn.objects[stars]
     truth = NJY_AT_ZERO * 10 ** (-0.4 * mags[index]) / flux
-    # Nothing is trusted below a fifth of a per cent: faint neighbours are not in anybody's catalogue.
+    # Errors are at least a fifth of a per cent, to allow for faint neighbours that no catalogue contains.
     weight = 1 / (truth * np.hypot(error / flux, 0.002))
     u, v = 2 * (x + 0.5) / nx - 1, 2 * (y + 0.5) / ny - 1
     design = np.stack([np.cos(i * np.arccos(u)) * np.cos(j * np.arccos(v)) for i, j in TERMS], axis=1)

@@ -1,6 +1,6 @@
-"""Draws the demo's images with GalSim, one object at a time, and fits the PSFEx model that goes with each.
+"""Draw the demo's images with GalSim, object by object, and fit a PSFEx model to each.
 
-Nothing of skygraft's own rendering or photometry is used here: the survey must not know what it is tested against.
+skygraft's own rendering and photometry are not used, so that the survey is an independent test of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARAMS = galsim.GSParams(folding_threshold=2e-3, maxk_threshold=2e-3)
 
 @dataclass(frozen=True)
 class Drawn:
-    """One detector as read out and sky-subtracted, and where its objects are (indices into the sky, pixels)."""
+    """A sky-subtracted image of one detector, and its objects: indices into the sky and pixel positions."""
 
     image: NDArray[np.float32]
     variance: NDArray[np.float32]
@@ -42,13 +42,13 @@ class Drawn:
 
 
 def true_psf(detector: Detector, x: float, y: float) -> galsim.GSObject:
-    """The atmospheric PSF at a position, in pixel units, without the pixel's own response."""
+    """Return the atmospheric PSF at a position, in pixel units, without the pixel response."""
     fwhm, g1, g2 = (float(value) for value in detector.psf_parameters(x, y))
     return galsim.Moffat(beta=MOFFAT_BETA, fwhm=fwhm, gsparams=PARAMS).shear(g1=g1, g2=g2)
 
 
 def fit_psfex(detector: Detector) -> PsfexModel:
-    """A PSFEx model of the true effective PSF: a quadratic in position, fitted to 5 x 5 noise-free samples."""
+    """Fit a PSFEx model, quadratic in position, to 5 x 5 noise-free samples of the true effective PSF."""
     half, extent = (detector.size - 1) / 2, float(detector.size - 1)
     nodes = np.linspace(0.02, 0.98, 5) * (detector.size - 1)
     stack, terms = [], []
@@ -64,22 +64,22 @@ def fit_psfex(detector: Detector) -> PsfexModel:
         components=components.reshape(6, SAMPLES, SAMPLES).astype(np.float32),
         step=STEP,
         offset=(half, half),
-        scale=(extent, extent),  # as PSFEx does: u and v run over -1/2..1/2
+        scale=(extent, extent),  # as in PSFEx: u and v go from -1/2 to 1/2
         average=(half, half),
     )
 
 
 def draw_detector(sky: Sky, detector: Detector, seed: int) -> Drawn:
-    """Expose one detector to the sky.
+    """Draw the image of one detector.
 
     Parameters
     ----------
     sky : Sky
-        What there is.
+        Stars and galaxies.
     detector : Detector
-        Through which it is seen.
+        Detector of a visit.
     seed : int
-        For the noise; the survey's.
+        Seed of the survey, for the noise.
     """
     visit, n = detector.visit, detector.size
     x, y = detector.wcs.all_world2pix(np.stack([sky.ra, sky.dec], axis=1), 0, maxiter=50, tolerance=1e-6).T
@@ -98,7 +98,7 @@ def draw_detector(sky: Sky, detector: Detector, seed: int) -> Drawn:
     mask = np.zeros((n, n), dtype=np.int32)
     saturated = counts > SATURATION
     counts = np.minimum(counts, SATURATION)
-    # A pipeline knows the counts, not their expectation: its variance plane carries the image's own noise.
+    # As in a real pipeline, the variance plane is computed from the noisy counts.
     variance = np.clip(counts, visit.sky / 2, None) / GAIN + (READ_NOISE / GAIN) ** 2
     _cosmic_rays(rng, counts, mask)
     column = int(rng.integers(n // 8, n - n // 8))
@@ -119,12 +119,12 @@ def draw_detector(sky: Sky, detector: Detector, seed: int) -> Drawn:
 def _add(
     canvas: galsim.ImageF, sky: Sky, detector: Detector, i: int, x: float, y: float, flux: float, noise: float
 ) -> None:
-    """Draw one object onto the canvas, out to where it vanishes in the noise."""
+    """Draw one object onto the canvas, out to where it is far below the noise."""
     psf = true_psf(detector, x, y)
     wide = flux / noise
     if sky.is_star[i]:
         profile = psf
-        # A Moffat's wing falls as r^(-2 beta): this is where it is a thirtieth of the noise of one pixel.
+        # A Moffat's wing falls as r^(-2 beta): the radius where it is 1/30 of the noise of one pixel.
         half = 6 * (wide / 3) ** (1 / (2 * MOFFAT_BETA))
     else:
         r = sky.half_light_radius[i]
@@ -141,7 +141,7 @@ def _add(
 
 
 def _cosmic_rays(rng: np.random.Generator, counts: NDArray[np.float64], mask: NDArray[np.int32]) -> None:
-    """A few straight tracks."""
+    """Add a few straight tracks of cosmic rays."""
     n = len(counts)
     for _ in range(max(2, n // 100)):
         length, angle = rng.uniform(3, 25), rng.uniform(0, 2 * np.pi)

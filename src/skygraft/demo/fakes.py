@@ -1,4 +1,4 @@
-"""The demo's fakes: a catalogue of stars and galaxies over the tract, and the campaign that injects them."""
+"""The demo's catalogue of fake stars and galaxies, and the campaign that injects them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ DENSITY = 12.0  # per square arcminute
 
 
 def make_fakes(spec: SurveySpec) -> QTable:
-    """Stars and Sérsic galaxies over the whole tract, in skygraft's own columns.
+    """Return a canonical catalogue of stars and Sérsic galaxies over the whole tract.
 
-    No two lie within `SEPARATION` of each other, so that many stars stand alone and can be measured.
+    Sources are at least `SEPARATION` apart, so that many stars are isolated and can be measured.
     """
     rng = np.random.default_rng([spec.seed, 4])
     side = 2 * spec.patch_size * PIXEL_SCALE
@@ -53,7 +53,7 @@ def make_fakes(spec: SurveySpec) -> QTable:
 
 
 def write_campaign(path: Path, spec: SurveySpec, *, survey: str, catalog: str, output: str) -> None:
-    """Write the campaign's YAML; the other paths are relative to it."""
+    """Write the campaign's YAML file; the other paths are relative to it."""
     content: dict[str, Any] = {
         "name": "demo",
         "survey": {"images": f"{survey}/calexp-*.fits"},
@@ -67,7 +67,7 @@ def write_campaign(path: Path, spec: SurveySpec, *, survey: str, catalog: str, o
 
 
 def _scatter(rng: np.random.Generator, n: int, side: float) -> tuple[Any, Any]:
-    """Positions in a square centred on zero, thrown at random; one too near to an earlier one is thrown again."""
+    """Draw random positions in a square centred on zero, rejecting those too close to an earlier one."""
     points = np.empty((0, 2))
     while len(points) < n:
         dart = rng.uniform(-side / 2, side / 2, 2)

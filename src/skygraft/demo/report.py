@@ -1,4 +1,4 @@
-"""Tells what the demo did."""
+"""Print a report of the demo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["print_report"]
 
 
 def print_report(result: DemoResult, console: Console) -> None:
-    """Print what was made, what it measured, where it is, and what to try next."""
+    """Print what was generated, the measurements, where the files are, and commands to try next."""
     run, images = result.run, result.images
     bands = list(result.closure)
     visits = len({image.visit for image in images})
@@ -60,7 +60,7 @@ def print_report(result: DemoResult, console: Console) -> None:
 
 
 def _near(path: Path) -> str:
-    """The path as one would type it here."""
+    """Return the path relative to the current folder, if it is inside."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 

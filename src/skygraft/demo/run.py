@@ -1,4 +1,4 @@
-"""The demo from end to end: make a survey, inject into it on a Dask cluster, and measure whether it worked."""
+"""The whole demo: simulate a survey, inject sources into it on a Dask cluster, and measure the result."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from skygraft.qa.verify import finished_images, read_pair, verify_campaign
 __all__ = ["DemoResult", "SurveyScale", "run_demo"]
 
 MARKER = ".skygraft-demo"
-BRIGHTEST_IN_IMAGE = 17.5  # both kinds of stars from one range: what neighbours do to a star depends on its flux
-FAINTEST_IN_IMAGE = 19.5  # of stars measured on the noisy images; fainter ones say more of their neighbours
+BRIGHTEST_IN_IMAGE = 17.5  # one range for both kinds of stars, since the effect of neighbours depends on flux
+FAINTEST_IN_IMAGE = 19.5  # for stars measured on the noisy images; neighbours affect fainter ones too much
 CUTOUT = 560
 
 
 @dataclass(frozen=True)
 class SurveyScale:
-    """Injected stars against the survey's own, both measured on the injected images by the demo's own photometry.
+    """Comparison of injected stars with the survey's own, both measured on the injected images.
 
     ``survey`` and ``injected`` are the median of measured minus true magnitude; ``error`` is the standard error of
     their difference.
@@ -52,34 +52,34 @@ class SurveyScale:
 
     @property
     def difference(self) -> float:
-        """Injected minus survey, magnitudes: zero where both are on one scale."""
+        """Injected minus survey, magnitudes: zero if both are on the same scale."""
         return self.injected - self.survey
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made and measured.
+    """Outputs and measurements of the demo.
 
     Parameters
     ----------
     output : Path
-        Its folder.
+        Folder of the demo.
     images : tuple of MadeImage
         The survey.
     n_catalog : int
-        Rows of the catalogue.
+        Number of sources in the catalogue.
     run : RunSummary
-        The campaign's own account.
+        Summary of the campaign's run.
     closure : dict of str to ClosureSummary
-        By band.
+        Closure of each band.
     calibrations : dict of str to str
-        By band: the aperture that was used and where it was found.
+        Calibration aperture and its origin, by band.
     survey_scale : dict of str to SurveyScale
-        By band.
+        Comparison with the survey's own stars, by band.
     pictures : tuple of Path
         The pictures; the last is the composite.
     seconds : dict of str to float
-        By stage.
+        Wall time of each stage.
     """
 
     output: Path
@@ -94,7 +94,7 @@ class DemoResult:
 
     @property
     def ok(self) -> bool:
-        """Whether every image was made, and every band closes."""
+        """Whether every image is done and every band closes."""
         return self.run.ok and bool(self.closure) and all(summary.ok for summary in self.closure.values())
 
 
@@ -107,22 +107,22 @@ def run_demo(
     spec: SurveySpec | None = None,
     console: Console | None = None,
 ) -> DemoResult:
-    """Make a small survey, inject into it, verify, and draw pictures.
+    """Simulate a small survey, inject sources into it, verify the result, and draw pictures.
 
     Parameters
     ----------
     output : path-like
-        Folder for everything.
+        Folder for all files.
     seed : int
-        The survey, its noise, the fakes and theirs all follow from it.
+        Seed of the survey, the fakes and all noise.
     workers : int
-        Processes; 0 does everything in this one, without Dask.
+        Number of processes; with 0, everything is done in this one, without Dask.
     overwrite : bool
-        Replace the folder of an earlier demo. Any other folder that is not empty is left alone.
+        Replace the folder of an earlier demo. Any other folder that is not empty is never replaced.
     spec : SurveySpec, optional
-        Another survey (its seed is used, not `seed`).
+        Another survey, whose seed is used instead of `seed`.
     console : rich.console.Console, optional
-        For progress; nothing is shown without.
+        Console for progress, by default none.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def run_demo(
     Raises
     ------
     OutputExistsError
-        If the folder is there.
+        If the folder exists and may not be replaced.
     """
     root = Path(output).resolve()
     spec = spec or SurveySpec(seed=seed)
@@ -173,13 +173,13 @@ class _Clock:
 
 
 def _prepare(root: Path, *, overwrite: bool) -> None:
-    """Make the folder; one that an earlier demo made is emptied where that is asked for."""
+    """Create the folder; with `overwrite`, that of an earlier demo is emptied."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         ours = (root / MARKER).is_file()
         if not (overwrite and ours):
             fix = "Use --overwrite to replace it, or --output to name another" if ours else "Name another with --output"
             kind = "an earlier demo" if ours else "something that is not a demo"
-            raise OutputExistsError(f"the folder holds {kind}", path=root, fix=fix)
+            raise OutputExistsError(f"the folder contains {kind}", path=root, fix=fix)
         shutil.rmtree(root)
     root.mkdir(parents=True, exist_ok=True)
     (root / MARKER).write_text("Made by `skygraft demo`; `skygraft demo --overwrite` may delete this folder.\n")
@@ -194,7 +194,7 @@ def _calibrations(table: QTable) -> dict[str, str]:
 
 
 def _survey_scale(campaign: Campaign, spec: SurveySpec) -> dict[str, SurveyScale]:
-    """Measure survey stars and injected stars alike on the injected images, with the demo's own photometry."""
+    """Measure survey stars and injected stars on the injected images, with the demo's own photometry."""
     sky = make_sky(spec)
     residuals: dict[str, tuple[list[NDArray[Any]], list[NDArray[Any]]]] = {band: ([], []) for band in spec.bands}
     for image, _record in finished_images(campaign):
@@ -207,7 +207,7 @@ def _survey_scale(campaign: Campaign, spec: SurveySpec) -> dict[str, SurveyScale
         rows = rows[_in_range(sky.mags[band][rows["id"]])]
         x, y = (np.asarray(rows[f"base_SdssCentroid_{axis}"], dtype=float) for axis in "xy")
         fake_x, fake_y, fake_mag = (np.array(truth[name], dtype=float) for name in ("x", "y", "mag"))
-        # Both must stand alone on the injected image, as the survey's calibration stars do on the original.
+        # Both must be isolated on the injected image, as the survey's calibration stars are on the original.
         objects = np.stack(before.wcs.world_to_pixel_values(sky.ra, sky.dec), axis=1)
         around = np.concatenate([objects, np.stack([fake_x, fake_y], axis=1)])
         light = 10 ** (-0.4 * np.concatenate([sky.mags[band], fake_mag]))
@@ -246,7 +246,7 @@ def _compare(survey: NDArray[np.float64], injected: NDArray[np.float64]) -> Surv
 
 def _pictures(campaign: Campaign, closure: QTable, root: Path) -> tuple[Path, ...]:
     done = [image for image, _ in finished_images(campaign)]
-    # The last band of the list is the reddest, where galaxies look best; the first of its images will do.
+    # The first image of the last, reddest band, in which galaxies are most prominent.
     image = next(i for i in done if i.band == done[-1].band)
     before, after, truth = read_pair(campaign, image)
     cutout = best_cutout(before, truth, CUTOUT)

@@ -1,4 +1,4 @@
-"""The demo's sky and telescope: what there is, and how each visit looks at it. Everything follows from the seed."""
+"""The demo's sky and telescope: stars and galaxies, and the geometry and conditions of each visit, from a seed."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ SKY_MAGNITUDES = {"g": 22.0, "r": 21.0, "i": 20.3, "z": 19.4}
 
 @dataclass(frozen=True)
 class SurveySpec:
-    """How large a survey to make.
+    """Parameters of the survey.
 
     Parameters
     ----------
     seed : int
-        Everything follows from it.
+        Seed of everything random.
     bands : sequence of str
-        Of "g", "r", "i", "z".
+        Some of "g", "r", "i", "z".
     visits_per_band : int
-        Dithered, each with its own rotator angle.
+        Number of dithered visits, each with its own rotator angle.
     detector_size : int
-        Rows and columns of each of the two detectors of a visit, in pixels.
+        Rows and columns of each of the two detectors of a visit, pixels.
     patch_size : int
-        Side of a patch in pixels; the tract has 2 x 2.
+        Side of a patch, pixels; the tract has 2 x 2 patches.
     star_density : float
-        Stars per square arcminute. A small detector needs more, for there to be enough to calibrate it to.
+        Stars per square arcminute. A small detector needs a higher density, to have enough stars for its calibration.
     """
 
     seed: int = 1
@@ -74,7 +74,7 @@ class SurveySpec:
 
     @property
     def skymap(self) -> dict[str, Any]:
-        """The tract of 2 x 2 patches, for `skygraft.skymap.get_skymap`."""
+        """Sky map of one tract of 2 x 2 patches, for `skygraft.skymap.get_skymap`."""
         tract = {
             "ra": CENTER[0], "dec": CENTER[1], "pixel_scale": PIXEL_SCALE,
             "size": 2 * self.patch_size, "patches": [2, 2], "border": 50,
@@ -84,10 +84,10 @@ class SurveySpec:
 
 @dataclass(frozen=True)
 class Sky:
-    """Stars and galaxies; all arrays have one entry an object.
+    """Stars and galaxies; all arrays have one element per object.
 
-    ``mags`` is a dict of band to AB magnitudes; ``half_light_radius`` (arcsec, circularised), ``n``, ``q`` and ``pa``
-    (degrees, North through East) mean something for galaxies only (``is_star`` False).
+    ``mags`` contains the AB magnitudes by band; ``half_light_radius`` (arcsec, circularised), ``n``, ``q`` and ``pa``
+    (degrees, North through East) apply to galaxies only (``is_star`` is false).
     """
 
     ra: NDArray[np.float64]
@@ -102,7 +102,7 @@ class Sky:
 
 @dataclass(frozen=True)
 class Visit:
-    """One pointing: when, where, through what, and how good the night was."""
+    """One pointing: time, position, band and observing conditions."""
 
     number: int
     band: str
@@ -117,7 +117,7 @@ class Visit:
     throughput_terms: tuple[float, ...]
 
     def cards(self, detector: int) -> dict[str, Any]:
-        """Primary header cards, as an observatory would write them."""
+        """Return primary header cards like those of an observatory."""
         time = Time(self.mjd, format="mjd", scale="tai")
         return {
             "EXPTIME": EXPOSURE_TIME, "DARKTIME": EXPOSURE_TIME + 1.5,
@@ -131,9 +131,9 @@ class Visit:
 
 @dataclass(frozen=True)
 class Detector:
-    """One detector of one visit: its geometry, its PSF, its throughput.
+    """One detector of one visit: its geometry, PSF and throughput.
 
-    Detector 1 is mounted mirror-reversed with respect to detector 0, as amplifier layouts make of real cameras.
+    Detector 1 is mirrored relative to detector 0, as occurs in real cameras.
     """
 
     visit: Visit
@@ -142,7 +142,7 @@ class Detector:
 
     @property
     def parity(self) -> int:
-        """-1 where the columns run backwards across the focal plane."""
+        """-1 if the columns run backwards across the focal plane, otherwise 1."""
         return -1 if self.number == 1 else 1
 
     @property
@@ -150,7 +150,7 @@ class Detector:
         return (self.number - 0.5) * (self.size + GAP)
 
     def focal(self, x: Any, y: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Focal plane coordinates, about -1..1 over the two detectors, of 0-based pixel positions."""
+        """Convert 0-based pixels to focal plane coordinates, about -1..1 over the two detectors."""
         half = (self.size - 1) / 2
         u = self.parity * (np.asarray(x, dtype=float) - half) + self._center_x
         v = np.asarray(y, dtype=float) - half
@@ -158,11 +158,11 @@ class Detector:
 
     @cached_property
     def header(self) -> fits.Header:
-        """The TAN-SIP world coordinate system."""
+        """Return the header of the TAN-SIP WCS."""
         half = (self.size - 1) / 2
         turn = np.deg2rad(self.visit.rotation)
         rotate = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        # x of the unrotated camera is West; a mirrored detector runs East.
+        # x of the unrotated camera points West; that of a mirrored detector East.
         cd = PIXEL_SCALE / 3600 * rotate @ np.diag([-1.0, 1.0]) @ np.diag([self.parity, 1.0])
         header = fits.Header()
         header["WCSAXES"] = 2
@@ -182,11 +182,11 @@ class Detector:
 
     @cached_property
     def wcs(self) -> WCS:
-        """The same, as astropy (wcslib) understands it."""
+        """The WCS as an astropy object (wcslib)."""
         return WCS(self.header)
 
     def jacobian(self, x: float, y: float) -> NDArray[np.float64]:
-        """Arcsec per pixel at a position, rows (East, North), columns (x, y)."""
+        """Return the Jacobian at a position, arcsec per pixel: rows (East, North), columns (x, y)."""
         corners = [[x - 0.5, y], [x + 0.5, y], [x, y - 0.5], [x, y + 0.5]]
         ra, dec = self.wcs.all_pix2world(corners, 0).T
         east = (ra - ra[0] + 180) % 360 - 180
@@ -195,7 +195,7 @@ class Detector:
         return 3600 * np.array([d_east, d_north])
 
     def psf_parameters(self, x: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """FWHM in pixels and the two components of shear, in the pixel frame, of the PSF at positions."""
+        """Return FWHM (pixels) and the two shear components (pixel frame) of the PSF at positions."""
         u, v = self.focal(x, y)
         t = self.visit.psf_terms
         fwhm = self.visit.seeing / PIXEL_SCALE * (1 + 0.04 * (u * u + v * v) + t[0] * u + t[1] * v)
@@ -204,14 +204,14 @@ class Detector:
         return fwhm, g1, self.parity * g2
 
     def throughput(self, x: Any, y: Any) -> NDArray[np.float64]:
-        """What the flat field left: a few per cent over the focal plane."""
+        """Return the throughput at positions; it varies by a few per cent, like flat-field errors."""
         u, v = self.focal(x, y)
         t = self.visit.throughput_terms
         return np.asarray(1 + t[0] * u + t[1] * v - 0.02 * (u * u + v * v) + t[2] * u * v)
 
 
 def make_sky(spec: SurveySpec) -> Sky:
-    """Stars and galaxies over the whole tract and a little more, at about the density of a high-latitude field."""
+    """Generate stars and galaxies over slightly more than the tract, at the density of a high-latitude field."""
     rng = np.random.default_rng([spec.seed, 1])
     side = (2 * spec.patch_size + 1.2 * spec.detector_size) * PIXEL_SCALE / 3600
     arcmin2 = (side * 60) ** 2
@@ -238,13 +238,13 @@ def make_sky(spec: SurveySpec) -> Sky:
 
 
 def _counts(rng: np.random.Generator, n: int, bright: float, faint: float, slope: float) -> NDArray[np.float64]:
-    """Magnitudes with number counts that rise as 10**(slope m)."""
+    """Draw magnitudes with number counts proportional to 10**(slope m)."""
     low, high = 10 ** (slope * bright), 10 ** (slope * faint)
     return np.asarray(np.log10(low + (high - low) * rng.random(n)) / slope)
 
 
 def make_visits(spec: SurveySpec) -> list[Visit]:
-    """The dithered visits of every band."""
+    """Return the dithered visits of all bands."""
     rng = np.random.default_rng([spec.seed, 2])
     visits = []
     reach = 0.3 * spec.patch_size * PIXEL_SCALE / 3600

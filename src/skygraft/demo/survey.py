@@ -1,4 +1,4 @@
-"""Writes the demo's survey to disk: calexps, their source catalogues, and the sky that they show."""
+"""Write the demo's survey: calexps, their source catalogues, and the true sky."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class MadeImage:
     Parameters
     ----------
     path : Path
-        The calexp; ``SRC-<visit>-<detector>.fits`` is beside it.
+        The calexp; ``SRC-<visit>-<detector>.fits`` is in the same folder.
     visit, detector : int
     band : str
     seeing : float
-        FWHM in arcsec at the boresight, without the pixel's response.
+        FWHM in arcsec at the boresight, without the pixel response.
     n_objects : int
-        Stars and galaxies on it.
+        Number of stars and galaxies on the image.
     n_stars_used : int
-        Stars that the photometric calibration rests on.
+        Number of stars that the photometric calibration was fitted to.
     """
 
     path: Path
@@ -52,23 +52,23 @@ def make_survey(
     workers: int = 1,
     progress: Callable[[MadeImage], None] | None = None,
 ) -> list[MadeImage]:
-    """Make a small survey from nothing but a seed.
+    """Generate a small survey from a seed.
 
     Parameters
     ----------
     folder : Path
-        Where the files go; made if need be.
+        Folder of the files; created if it does not exist.
     spec : SurveySpec
-        How large, and the seed.
+        Size and seed.
     workers : int
-        Processes to draw with; 1 draws in this one.
+        Number of processes; 1 draws in this one.
     progress : callable, optional
-        Called with each image when it is written.
+        Called with each image after it is written.
 
     Returns
     -------
     list of MadeImage
-        In order of visit and detector. The same files for the same `spec`, whatever `workers` is.
+        In order of visit and detector. The files depend only on `spec`, not on `workers`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sky = make_sky(spec)

@@ -1,1 +1,1 @@
-"""FITS files as what they are on disk: bytes, cards, pixels, and compressed tiles; what they mean is known outside."""
+"""FITS files at the level of bytes: cards, pixels and compressed tiles. What HDUs mean is up to `skygraft.formats`."""

@@ -1,4 +1,4 @@
-"""Change some cards of a FITS header and leave every other byte of it alone; keep its checksums true."""
+"""Change some cards of a FITS header, leave every other byte unchanged, and update its checksums."""
 
 from __future__ import annotations
 
@@ -28,22 +28,30 @@ __all__ = [
 ]
 
 type CardUpdates = Mapping[str, tuple[Any, str] | None]
-"""Keyword (long ones become HIERARCH cards) to value and comment; None removes the card."""
+"""Maps a keyword (a long one becomes a HIERARCH card) to value and comment; None removes the card."""
 
 _COMMENTARY = ("COMMENT", "HISTORY", "")
 _COMMENTARY_WIDTH = 72
 _MIN_COMMENT = 8
-"""A comment of which not even this much fits is left out."""
+"""Shortest part of a comment worth writing; where less fits into the card, the comment is left out."""
 _CONTINUE = b"CONTINUE  "
 
 
 def header_of(cards: Iterable[bytes]) -> fits.Header:
-    """The astropy header of raw cards."""
+    """Return the astropy header of raw 80-byte cards, given without END."""
     return fits.Header.fromstring(b"".join(cards) + b"END".ljust(CARD))
 
 
 def card_value(header: fits.Header, key: str, default: Any = None) -> Any:
-    """A header value, the default where the card is absent or has no value."""
+    """Return a header value, or the default where the card is absent or has no value.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    key : str
+        Keyword.
+    default : object
+    """
     value = header.get(key, default)
     return default if isinstance(value, fits.card.Undefined) else value
 
@@ -57,12 +65,23 @@ def finite_value(
     path: str | os.PathLike[str] | None = None,
     hdu: int | None = None,
 ) -> float:
-    """A number of a header, the default where the card is absent or has no value.
+    """Return a finite number from a header, or the default where the card is absent or has no value.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    key : str
+        Keyword.
+    default : float
+    zero : bool
+        Whether 0 is allowed.
+    path, hdu : optional
+        For errors.
 
     Raises
     ------
     CorruptFileError
-        If it is text or not finite, or zero where that is not allowed.
+        If the value is text or not finite, or zero where that is not allowed.
     """
     value = card_value(header, key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -83,12 +102,20 @@ def whole_value(
     path: str | os.PathLike[str] | None = None,
     hdu: int | None = None,
 ) -> int | None:
-    """A whole number of a header, None where the card is absent or has no value.
+    """Return an integer from a header, or None where the card is absent or has no value.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    key : str
+        Keyword.
+    path, hdu : optional
+        For errors.
 
     Raises
     ------
     CorruptFileError
-        If it is anything else.
+        If the value is not an integer.
     """
     value = card_value(header, key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
@@ -108,7 +135,7 @@ def _make_cards(key: str, value: Any, comment: str, path: str | os.PathLike[str]
         lines = [text[i : i + _COMMENTARY_WIDTH] for i in range(0, max(len(text), 1), _COMMENTARY_WIDTH)]
         return [_card(key, line, "", path, hdu) for line in lines]
     image = _card(key, value, "", path, hdu)
-    # A comment is cut where it does not fit, a value never. (Left to astropy, a long comment would warn.)
+    # Comments are truncated to fit, values never. (astropy would warn about a long comment.)
     room = CARD - len(image.rstrip()) - len(" / ")
     if comment and len(image) == CARD and room >= len(comment[:_MIN_COMMENT]):
         image = _card(key, value, comment[:room], path, hdu)
@@ -119,7 +146,7 @@ def _card(key: str, value: Any, comment: str, path: str | os.PathLike[str], hdu:
     try:
         name = f"HIERARCH {key}" if len(key) > 8 or " " in key else key
         with warnings.catch_warnings():
-            # A comment that is too long is cut: the value is what counts.
+            # astropy truncates the comment where the card is too long.
             warnings.simplefilter("ignore", VerifyWarning)
             image: str = fits.Card(name, value, comment).image
         return image.encode("ascii")
@@ -130,17 +157,22 @@ def _card(key: str, value: Any, comment: str, path: str | os.PathLike[str], hdu:
 def edit_cards(
     cards: Sequence[bytes], updates: CardUpdates, *, path: str | os.PathLike[str] = "", hdu: int = 0
 ) -> list[bytes]:
-    """Cards with some changed, added or removed; all others are the bytes that they were.
+    """Return cards with some changed, added or removed; the others keep their bytes.
 
     Parameters
     ----------
     cards : sequence of bytes
         80-byte cards, without END.
     updates : mapping
-        See `CardUpdates`. A card that exists keeps its place (and its comment, if the new one is ""); a new one goes
-        behind the last that is not blank; COMMENT and HISTORY are always added.
+        See `CardUpdates`. An existing card keeps its place (and its comment, if the new one is ""); a new card is
+        placed after the last card that is not blank; COMMENT and HISTORY cards are always added.
     path, hdu
         For errors.
+
+    Returns
+    -------
+    list of bytes
+        80-byte cards, without END.
 
     Raises
     ------
@@ -165,7 +197,7 @@ def edit_cards(
             while end and not out[end - 1].strip():
                 end -= 1
             new = _make_cards(key, value, comment, path, hdu)
-            # Blank cards at the end are room reserved for new ones.
+            # Blank cards at the end are space reserved for new cards.
             out[end : min(end + len(new), len(out))] = new
     return out
 
@@ -181,20 +213,20 @@ def _find(cards: Sequence[bytes], key: str) -> tuple[int, int] | None:
 
 
 def join_cards(cards: Sequence[bytes]) -> bytes:
-    """The header block: cards, END, and blanks up to a whole number of 2880-byte blocks."""
+    """Return the bytes of a header: cards, END, and blanks up to a multiple of 2880 bytes."""
     raw = b"".join(cards) + b"END".ljust(CARD)
     return raw.ljust(-(-len(raw) // BLOCK) * BLOCK)
 
 
 def datasum(parts: Iterable[bytes | memoryview], start: int = 0) -> int:
-    """Ones' complement sum of big-endian 32-bit words (FITS standard 4.0, appendix J).
+    """Return the ones' complement sum of big-endian 32-bit words (FITS standard 4.0, appendix J).
 
     Parameters
     ----------
     parts : iterable of bytes
-        Their joined length is padded with zeros to whole words.
+        Summed as if joined, and padded with zeros to a multiple of four bytes.
     start : int
-        Sum so far.
+        Sum of the words before them.
     """
     total, left = start, b""
     for part in parts:
@@ -216,7 +248,7 @@ def datasum(parts: Iterable[bytes | memoryview], start: int = 0) -> int:
 
 
 def _encode_checksum(value: int) -> str:
-    """The 16 letters and digits of a checksum (FITS standard 4.0, appendix J.2)."""
+    """Encode a checksum as 16 letters and digits (FITS standard 4.0, appendix J.2)."""
     excluded = set(range(0x3A, 0x41)) | set(range(0x5B, 0x61))
     grid = np.zeros((4, 4), dtype=int)
     for i, byte in enumerate(value.to_bytes(4, "big")):
@@ -233,14 +265,19 @@ def _encode_checksum(value: int) -> str:
 
 
 def checksum_cards(cards: Sequence[bytes], data: Sequence[bytes | memoryview]) -> list[bytes]:
-    """Cards whose DATASUM and CHECKSUM, where there are such, hold for the data.
+    """Return cards with DATASUM and CHECKSUM updated; they are not added where the header has none.
 
     Parameters
     ----------
     cards : sequence of bytes
         80-byte cards, without END.
     data : sequence of bytes
-        The parts of the data.
+        The data of the HDU, in parts.
+
+    Returns
+    -------
+    list of bytes
+        80-byte cards, without END.
     """
     keys = {parse_card(card)[0] for card in cards}
     if not keys & {"CHECKSUM", "DATASUM"}:

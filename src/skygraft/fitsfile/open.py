@@ -1,7 +1,7 @@
-"""Open FITS files so that a damaged one says what is wrong with it, and where.
+"""Open FITS files, with errors that name what is damaged and where.
 
-astropy opens a truncated file happily and fails, or pads with zeros, much later. Here the size of every HDU is worked
-out from its header (FITS standard 4.0, section 4.4.1) and compared with the file before anything is read.
+astropy opens a truncated file without complaint, and fails or pads with zeros much later. Here the size of every HDU
+is computed from its header (FITS standard 4.0, section 4.4.1) and compared with the file before anything is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
-from skygraft.errors import CorruptFileError, FormatError, SkygraftError
+from skygraft.errors import CorruptFileError, SkygraftError
 from skygraft.fitsfile.packed import foreign_packing, packing_of, unpack, unpacked_head
 from skygraft.fitsfile.structure import BLOCK, CARD, COPY_AGAIN, read_structure
 
@@ -30,8 +30,7 @@ __all__ = [
     "CONVERSIONS",
     "HduSpan",
     "RawFits",
-    "damage_named",
-    "get_hdu",
+    "fits_errors",
     "is_fits",
     "map_fits",
     "open_fits",
@@ -39,12 +38,12 @@ __all__ = [
 ]
 
 CONVERSIONS = (KeyError, IndexError, TypeError, ValueError, OverflowError, ZeroDivisionError)
-"""What Python and numpy raise over a number, a column or a row that a file should have and does not."""
+"""Exceptions that Python and numpy raise when a number, column or row is missing from a damaged file."""
 
 
 @dataclass(frozen=True)
 class HduSpan:
-    """Where one HDU lies in a file, in bytes.
+    """Byte positions of one HDU in a file.
 
     Parameters
     ----------
@@ -57,7 +56,7 @@ class HduSpan:
     data_size : int
         Bytes of data, without padding.
     end : int
-        First byte after the HDU and its padding (or the end of the file, where the last padding is missing).
+        First byte after the HDU and its padding (or the end of the file, if the last padding is missing).
     """
 
     index: int
@@ -69,7 +68,19 @@ class HduSpan:
 
 @dataclass(frozen=True)
 class RawFits:
-    """The bytes of a FITS file, unpacked where it was compressed as a whole, and where its HDUs lie."""
+    """The bytes of a FITS file and the positions of its HDUs.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    buffer : memoryview
+        Its bytes, decompressed if the file was compressed as a whole.
+    spans : tuple of HduSpan
+        The HDUs, in order.
+    packed : bool
+        Whether the file was compressed as a whole.
+    """
 
     path: Path
     buffer: memoryview
@@ -77,7 +88,7 @@ class RawFits:
     packed: bool
 
     def header_cards(self, index: int) -> list[bytes]:
-        """The 80-byte cards of the header of one HDU, up to but without END."""
+        """Return the 80-byte cards of the header of one HDU, without END."""
         span = self.spans[index]
         raw = bytes(self.buffer[span.start : span.data_start])
         cards = [raw[i : i + CARD] for i in range(0, len(raw), CARD)]
@@ -92,25 +103,25 @@ def _end_card(cards: list[bytes]) -> int:
 
 
 def scan_fits(buffer: memoryview, path: str | os.PathLike[str]) -> tuple[HduSpan, ...]:
-    """Where the HDUs of a FITS file lie, having checked that the file holds all of each.
+    """Find the HDUs of a FITS file, and check that the file contains each of them completely.
 
     Parameters
     ----------
     buffer : memoryview
         The bytes of the (uncompressed) file.
     path : path-like
-        Its name, for errors.
+        Name of the file, for errors.
 
     Returns
     -------
     tuple of HduSpan
-        Bytes after the last HDU that are not an extension ("special records") belong to none.
+        Bytes after the last HDU that are not an extension ("special records") belong to no HDU.
 
     Raises
     ------
     CorruptFileError
-        If the file is empty, no FITS file, ends inside a header or inside data, or its headers contradict themselves
-        (`read_structure`).
+        If the file is empty, is not FITS, ends inside a header or inside data, or has contradictory headers (see
+        `read_structure`).
     """
     size = len(buffer)
     if size == 0:
@@ -139,7 +150,7 @@ def scan_fits(buffer: memoryview, path: str | os.PathLike[str]) -> tuple[HduSpan
 
 
 def _refuse_lost(buffer: memoryview, start: int, path: str | os.PathLike[str], hdu: int) -> None:
-    """What follows the last HDU may be anything but further HDUs: those would be lost by a wrong size before them."""
+    """Raise if an HDU begins after the end of the last one: a wrong size in a header would make it invisible."""
     for place in range(start + BLOCK, len(buffer), BLOCK):
         if bytes(buffer[place : place + 10]) == b"XTENSION= ":
             raise CorruptFileError(
@@ -151,12 +162,12 @@ def _refuse_lost(buffer: memoryview, start: int, path: str | os.PathLike[str], h
 
 
 def is_fits(path: str | os.PathLike[str]) -> bool:
-    """Whether a file starts like a FITS file (also a compressed one); False where it cannot be read."""
+    """Return whether a file starts like a FITS file, compressed or not; False if it cannot be read."""
     return unpacked_head(path, 9) == b"SIMPLE  ="
 
 
 def _first_beyond(error: BaseException) -> str:
-    """The package that raised an error: that of the frame which the last one of skygraft called."""
+    """Name of the package that raised an error: the first one that skygraft's innermost frame called into."""
     package, trace = "skygraft", error.__traceback__
     beyond = True
     while trace is not None:
@@ -170,17 +181,22 @@ def _first_beyond(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def damage_named(path: str | os.PathLike[str], *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn whatever astropy raises over a damaged file into an error that names the file; other errors pass.
+def fits_errors(path: str | os.PathLike[str], *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Context in which exceptions that astropy raises for a damaged file become errors that name the file.
 
-    astropy parses cards when they are asked for, wherever that is, and expects that a header is whole.
+    astropy parses cards when they are accessed and assumes complete headers, so damage can surface anywhere. Other
+    exceptions pass unchanged.
 
     Parameters
     ----------
     path : path-like
         The file.
     also : tuple of exception classes
-        Further ones that damage causes where the file's own bytes are parsed: `CONVERSIONS`.
+        Further exceptions to convert, where bytes of the file are parsed directly: `CONVERSIONS`.
+
+    Raises
+    ------
+    CorruptFileError
     """
     try:
         yield
@@ -207,12 +223,13 @@ def damage_named(path: str | os.PathLike[str], *, also: tuple[type[Exception], .
 
 @contextlib.contextmanager
 def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
-    """Map the bytes of a FITS file into memory (a compressed one is unpacked), checked by `scan_fits`.
+    """Map the bytes of a FITS file into memory, and check them with `scan_fits`.
 
     Parameters
     ----------
     path : path-like
-        A FITS file, plain, tile-compressed, or compressed as a whole (gzip, bzip2, xz, Zstandard).
+        A FITS file, plain, tile-compressed, or compressed as a whole (gzip, bzip2, xz, Zstandard); a file compressed as
+        a whole is decompressed into memory.
 
     Yields
     ------
@@ -235,7 +252,7 @@ def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
             elif size == 0:
                 buffer = memoryview(b"")
             else:
-                # The map is closed by the garbage collector: arrays that look into it may outlive this context.
+                # Never closed explicitly: arrays that view the map may outlive this context.
                 buffer = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError as error:
             raise CorruptFileError("there is no such file", path=path, fix="Check the name") from error
@@ -247,22 +264,22 @@ def map_fits(path: str | os.PathLike[str]) -> Iterator[RawFits]:
             raise CorruptFileError(
                 f"the file cannot be read ({error.strerror or error})", path=path, fix="Check its permissions"
             ) from error
-        with damage_named(path):
+        with fits_errors(path):
             yield RawFits(path, buffer, scan_fits(buffer, path), packing is not None)
 
 
 @contextlib.contextmanager
 def open_fits(path: str | os.PathLike[str], *, memmap: bool = True, decompress: bool = True) -> Iterator[fits.HDUList]:
-    """Open a FITS file with astropy, once `scan_fits` has found it whole.
+    """Open a FITS file with astropy after `scan_fits` has checked that it is complete.
 
     Parameters
     ----------
     path : path-like
         A FITS file, plain, tile-compressed, or compressed as a whole (gzip, bzip2, xz, Zstandard).
     memmap : bool
-        Map uncompressed data instead of reading them: they are then read when they are used.
+        Memory-map uncompressed data, which are then read when they are used.
     decompress : bool
-        Show tile-compressed images as images; otherwise as the tables that they are stored in.
+        Present tile-compressed images as images; otherwise as the binary tables that store them.
 
     Yields
     ------
@@ -278,26 +295,9 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = True, decompress: 
         warnings.simplefilter("ignore", VerifyWarning)
         warnings.filterwarnings("ignore", category=AstropyUserWarning, module=r"astropy\.io\.fits")
         source: Any = io.BytesIO(raw.buffer) if raw.packed else os.fspath(raw.path)
-        # None, not True: astropy refuses to map scaled images if asked to map, and just reads them by default.
+        # None, not True: with True astropy refuses to map scaled images; by default it reads them into memory.
         options = {} if raw.packed else {"memmap": None if memmap else False}
-        with damage_named(path):
+        with fits_errors(path):
             hdus = fits.open(source, mode="readonly", disable_image_compression=not decompress, **options)
             with hdus:
                 yield hdus
-
-
-def get_hdu(hdus: fits.HDUList, hdu: int | str, path: str | os.PathLike[str]) -> Any:
-    """One HDU of an open file, by number or name.
-
-    Raises
-    ------
-    FormatError
-        If the file does not have it; the message lists those that it has.
-    """
-    try:
-        return hdus[hdu]
-    except (IndexError, KeyError) as error:
-        names = ", ".join(f"{i} {h.name}".strip() for i, h in enumerate(hdus))
-        raise FormatError(
-            f"the file has no HDU {hdu!r}; it has {names}", path=path, hdu=hdu, fix="Give one of these as hdu="
-        ) from error

@@ -1,4 +1,4 @@
-"""FITS files that are compressed as a whole: gzip, bzip2, xz and Zstandard are unpacked; others are named."""
+"""Files compressed as a whole: gzip, bzip2, xz and Zstandard are read and written; others are recognised."""
 
 from __future__ import annotations
 
@@ -33,23 +33,29 @@ _FOREIGN = {
 }
 _SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 PACKED_SUFFIXES = tuple(_SUFFIXES)
-"""Endings of the names of files that are compressed as a whole."""
+"""File name suffixes of the supported compressions."""
 _GZIP_LEVEL = 4
 _LONGEST_MAGIC = 6
 
 
 def packing_of(head: bytes) -> str | None:
-    """How a file is compressed, by its first bytes; None where it is not, or not in a way that is unpacked here."""
+    """Return the compression of a file ("gzip", "bzip2", "xz", "zstd") from its first bytes, or None."""
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def packing_of_name(path: str | os.PathLike[str]) -> str | None:
-    """How a file of that name is to be compressed; None for not at all."""
+    """Return the compression that a file name asks for by its suffix, or None."""
     return _SUFFIXES.get(Path(path).suffix.lower())
 
 
 def foreign_packing(content: bytes | memoryview) -> tuple[str, str] | None:
-    """What a file is that is compressed in a way that is not unpacked here, and the command that does; else None."""
+    """Recognise compressions that are not supported.
+
+    Returns
+    -------
+    (str, str) or None
+        What the file is, and the command that decompresses it; None for all other files.
+    """
     head = bytes(content[:_LONGEST_MAGIC])
     return next((found for magic, found in _FOREIGN.items() if head.startswith(magic)), None)
 
@@ -70,12 +76,21 @@ _DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 def unpack(stream: IO[bytes], packing: str, path: str | os.PathLike[str]) -> bytes:
-    """The whole content of a compressed file.
+    """Return the whole content of a compressed file.
+
+    Parameters
+    ----------
+    stream : file object
+        The file, open for reading bytes.
+    packing : str
+        Its compression, from `packing_of`.
+    path : path-like
+        Its name, for errors.
 
     Raises
     ------
     CorruptFileError
-        If it is damaged or cut off.
+        If the compressed stream is damaged or truncated.
     """
     try:
         with _reader(stream, packing) as unpacked:
@@ -88,7 +103,7 @@ def unpack(stream: IO[bytes], packing: str, path: str | os.PathLike[str]) -> byt
 
 
 def unpacked_head(path: str | os.PathLike[str], size: int) -> bytes:
-    """The first bytes of a file, unpacked; none where it cannot be read."""
+    """Return the first `size` bytes of a file, decompressed; no bytes if it cannot be read."""
     try:
         with Path(path).open("rb") as stream:
             head = stream.read(max(size, _LONGEST_MAGIC))
@@ -104,10 +119,13 @@ def unpacked_head(path: str | os.PathLike[str], size: int) -> bytes:
 
 @contextlib.contextmanager
 def packing_writer(stream: IO[bytes], path: str | os.PathLike[str]) -> Iterator[Any]:
-    """What to write a file of that name through: the same content gives the same bytes."""
+    """Context that yields a file object which compresses according to the suffix of `path`.
+
+    The same content always gives the same bytes.
+    """
     packing = packing_of_name(path)
     if packing == "gzip":
-        # No name and no time in the gzip header.
+        # Name and time are left out of the gzip header, so that the bytes depend on the content only.
         with gzip.GzipFile("", "wb", _GZIP_LEVEL, stream, mtime=0) as packed:
             yield packed
     elif packing == "bzip2":
@@ -119,7 +137,7 @@ def packing_writer(stream: IO[bytes], path: str | os.PathLike[str]) -> Iterator[
     elif packing == "zstd":
         import pyarrow as pa
 
-        # The file stays open, as with the others: it is synced when all is written.
+        # Closing pyarrow's stream would close the file too, which the caller still has to sync.
         sink = pa.BufferOutputStream()
         with pa.CompressedOutputStream(sink, "zstd") as packed:
             yield packed

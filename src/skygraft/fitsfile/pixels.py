@@ -1,4 +1,4 @@
-"""From the numbers stored in a FITS image to its pixel values and back, changing no stored number without need."""
+"""Convert between the numbers stored in a FITS image and its pixel values; unchanged pixels keep their number."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = [
     "BITPIX_DTYPE",
     "PixelScaling",
     "PixelsDoNotFitError",
-    "differ",
-    "fair_key",
-    "fair_uniform",
-    "round_fairly",
+    "changed_pixels",
+    "round_stochastically",
+    "rounding_key",
+    "rounding_uniform",
 ]
 
 BITPIX_DTYPE = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
 class PixelsDoNotFitError(OutputError):
-    """New pixel values are outside of what the image's stored type can hold."""
+    """New pixel values are outside the range of the image's stored type."""
 
 
-def differ(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which pixels changed: NaN equals NaN, and `old` is taken to the type of `new` first."""
+def changed_pixels(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which pixels changed, as booleans; NaN equals NaN, and `old` is converted to the type of `new` first."""
     with np.errstate(over="ignore", invalid="ignore"):
         old = old.astype(new.dtype, copy=False)
     changed: NDArray[np.bool_] = new != old
@@ -42,40 +42,41 @@ def differ(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.bool_]:
     return changed
 
 
-def round_fairly(numbers: NDArray[np.float64], stored: NDArray[Any], changed: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Round up with the probability of the fraction, so that what is lost or gained is nothing on average.
+def round_stochastically(
+    numbers: NDArray[np.float64], stored: NDArray[Any], changed: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Round stochastically: up with a probability equal to the fractional part, so that the expected value is kept.
 
-    The pixels that injection changes lie on the grid of whole numbers already: rounded to the nearest, light that
-    adds less than half a step to a pixel would vanish, and with it the wings of every source and all of the faint
-    ones.
+    The pixels that injection changes were integers before. Rounding to nearest would drop all light that adds less
+    than half a step to a pixel: the wings of every source, and faint sources altogether.
 
     Parameters
     ----------
     numbers : ndarray of float, shape (N,)
-        What to round: finite, in the order of ``stored[changed]``.
+        Finite numbers to round, in the order of ``stored[changed]``.
     stored : ndarray of int
-        The whole numbers stored before. They key the random numbers, which are therefore the same whenever the same
-        image is written, others in another image, and a pixel's own whatever else changed.
+        The integers stored before. They seed the random numbers, which are therefore the same whenever the same image
+        is written and different for another image; the number of a pixel does not depend on which others changed.
     changed : ndarray of bool
-        Which pixels of `stored` have changed, N of them.
+        Which pixels of `stored` changed; N are true.
 
     Returns
     -------
     ndarray of int64, shape (N,)
-        Less than one away from `numbers`, and equal where they are whole.
+        Less than one away from `numbers`, and equal to those that are integers.
     """
-    return _round_all(numbers, np.flatnonzero(changed), fair_key(stored))
+    return _round_all(numbers, np.flatnonzero(changed), rounding_key(stored))
 
 
-def fair_key(stored: NDArray[Any]) -> int:
-    """The key of an image's, or a tile's, random numbers: 32 bits."""
+def rounding_key(stored: NDArray[Any]) -> int:
+    """Return the 32-bit key of the random numbers of an image or tile."""
     key: int = isal_zlib.crc32(np.ascontiguousarray(stored))
     return key
 
 
 @compiled
-def fair_uniform(key: int, index: int) -> float:
-    """A random number in 0 ... 1 for one pixel: SplitMix64 (Steele, Lea & Flood 2014) of the key, then of the place."""
+def rounding_uniform(key: int, index: int) -> float:
+    """Return the random number in [0, 1) of one pixel: SplitMix64 (Steele, Lea & Flood 2014) of key and pixel index."""
     state = np.uint64(key)
     for step in (np.uint64(1), np.uint64(index + 1)):
         state += step * np.uint64(0x9E3779B97F4A7C15)
@@ -90,18 +91,18 @@ def _round_all(numbers: NDArray[np.float64], places: NDArray[np.int64], key: int
     out = np.empty(len(numbers), np.int64)
     for i in range(len(numbers)):
         whole = np.floor(numbers[i])
-        out[i] = np.int64(whole) + (fair_uniform(key, places[i]) < numbers[i] - whole)
+        out[i] = np.int64(whole) + (rounding_uniform(key, places[i]) < numbers[i] - whole)
     return out
 
 
 @dataclass(frozen=True)
 class PixelScaling:
-    """How stored numbers become pixel values: ``value = bzero + bscale * stored``.
+    """Scaling of stored numbers to pixel values: ``value = bzero + bscale * stored``.
 
     Parameters
     ----------
     bitpix : int
-        FITS code of the stored type.
+        BITPIX, the FITS code of the stored type.
     bscale, bzero : float
         Scale and offset.
     blank : int or None
@@ -122,12 +123,20 @@ class PixelScaling:
         path: str | os.PathLike[str] | None = None,
         hdu: int | None = None,
     ) -> PixelScaling:
-        """The scaling that a header gives.
+        """Read the scaling from a header.
+
+        Parameters
+        ----------
+        header : astropy.io.fits.Header
+        bitpix_key : str
+            ``"ZBITPIX"`` for a tile-compressed image.
+        path, hdu : optional
+            For errors.
 
         Raises
         ------
         CorruptFileError
-            If a card of it has no value that makes sense.
+            If BITPIX, BSCALE, BZERO or BLANK has an invalid value.
         """
         bitpix = whole_value(header, bitpix_key, path=path, hdu=hdu)
         if bitpix not in BITPIX_DTYPE:
@@ -140,7 +149,7 @@ class PixelScaling:
             )
         blank = None
         if bitpix > 0:
-            # cfitsio and astropy go by ZBLANK, where it is there, for compressed images of integers too.
+            # cfitsio and astropy use ZBLANK, where present, for compressed images of integers too.
             for key in ("ZBLANK", "BLANK") if bitpix_key == "ZBITPIX" else ("BLANK",):
                 blank = whole_value(header, key, path=path, hdu=hdu) if blank is None else blank
         bscale = finite_value(header, "BSCALE", 1.0, zero=False, path=path, hdu=hdu)
@@ -148,21 +157,33 @@ class PixelScaling:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Stored type, big-endian."""
+        """Stored type, big-endian, as a NumPy dtype."""
         return np.dtype(BITPIX_DTYPE[self.bitpix])
 
     @property
     def trivial(self) -> bool:
-        """Whether stored numbers are the pixel values."""
+        """Whether stored numbers equal the pixel values (no scale or offset)."""
         return self.bscale == 1 and self.bzero == 0
 
     @property
     def integral(self) -> bool:
-        """Whether pixel values are whole numbers."""
+        """Whether all pixel values are integers."""
         return self.bitpix > 0 and self.bscale == 1 and self.bzero == int(self.bzero)
 
     def decode(self, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Pixel values of stored numbers, as `dtype`; NaN where blank, if `dtype` is floating."""
+        """Convert stored numbers to pixel values of type `dtype`; BLANK becomes NaN if `dtype` is floating.
+
+        Parameters
+        ----------
+        stored : ndarray
+            Numbers of the stored type.
+        dtype : dtype
+            Type of the pixel values.
+
+        Returns
+        -------
+        ndarray, same shape
+        """
         native = stored.astype(stored.dtype.newbyteorder("="))
         if self.trivial:
             values = native
@@ -185,23 +206,28 @@ class PixelScaling:
         path: str | os.PathLike[str],
         hdu: int,
     ) -> NDArray[Any]:
-        """Numbers to store: those that were, with the changed pixels replaced (by whole numbers: `round_fairly`).
+        """Convert changed pixels to stored numbers; the others keep theirs.
 
         Parameters
         ----------
         new : ndarray
             New pixel values.
         stored : ndarray
-            The numbers stored before, of the same shape.
+            The numbers stored before, same shape.
         changed : ndarray of bool
-            Which pixels changed.
+            Which pixels changed, same shape.
         path, hdu
             For errors.
+
+        Returns
+        -------
+        ndarray, big-endian
+            Integer types are rounded by `round_stochastically`.
 
         Raises
         ------
         PixelsDoNotFitError
-            If a new value is outside of the stored type, or NaN where there is no BLANK.
+            If a new value is outside the range of the stored type, or NaN where there is no BLANK.
         """
         out = stored.astype(self.dtype)
         values = new[changed]
@@ -218,9 +244,9 @@ class PixelScaling:
             blank = np.isnan(scaled)
             limits = np.iinfo(np.int64)
             inside = np.clip(np.where(blank, 0, scaled), limits.min // 2, limits.max // 2)
-            numbers = round_fairly(inside, stored, changed)
+            numbers = round_stochastically(inside, stored, changed)
             if self.blank is not None:
-                # A number that happens to be BLANK would be read as NaN: its neighbour is a step away.
+                # A pixel that happens to round to BLANK would be read as NaN: take the adjacent number instead.
                 numbers[numbers == self.blank] += 1 if self.blank < np.iinfo(self.dtype).max else -1
         if blank.any():
             if self.blank is None:

@@ -1,8 +1,8 @@
-"""Floats that a tile-compressed FITS image stores as whole numbers: to values and back (FITS standard 4.0, 10.2).
+"""Floats that a tile-compressed FITS image stores as integers: dequantise and requantise (FITS standard 4.0, 10.2).
 
-A tile has a scale and an offset, and a dither for each of its pixels that all readers know: ``value = (number - dither
-+ 0.5) * scale + zero``. Changed pixels are quantised with what their tile has already, and without bias
-(`skygraft.fitsfile.pixels.round_fairly`); the others keep the number that they have.
+Each tile has a scale and an offset, and each pixel a dither from a sequence fixed by the standard:
+``value = (number - dither + 0.5) * scale + zero``. Changed pixels are quantised with the scale, offset and dither of
+their tile, and without bias (`skygraft.fitsfile.pixels.round_stochastically`); the others keep their number.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.fitsfile.pixels import fair_key, fair_uniform
+from skygraft.fitsfile.pixels import rounding_key, rounding_uniform
 from skygraft.jit import compiled
 
 __all__ = ["ZERO", "Quantisation", "dither_randoms"]
 
 ZERO = -2147483646
-"""The number that stands for exactly 0.0 with SUBTRACTIVE_DITHER_2."""
+"""The integer that encodes exactly 0.0 with SUBTRACTIVE_DITHER_2."""
 _RESERVED = 16
-"""Numbers at either end of the range that are kept for such meanings."""
+"""Integers at either end of the range that are reserved for special values."""
 _NUMBER_OF_RANDOMS = 10000
 _NO_NUMBER = 1 << 40
 
 
 @functools.cache
 def dither_randoms() -> NDArray[np.float64]:
-    """The 10000 numbers in [0, 1) that all readers dither with (FITS standard 4.0, appendix I), float32 in value."""
+    """Return the standard's 10000 random numbers in [0, 1) for dithering (FITS standard 4.0, appendix I).
+
+    They are rounded to float32 and returned as float64.
+    """
     numbers = np.empty(_NUMBER_OF_RANDOMS)
     seed = 1
     for i in range(_NUMBER_OF_RANDOMS):
@@ -40,16 +43,16 @@ def dither_randoms() -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class Quantisation:
-    """How the tiles of an image are quantised.
+    """Quantisation parameters of the T tiles of an image.
 
     Parameters
     ----------
     scale, zero : ndarray of float64, shape (T,)
-        Of each tile.
+        Scale and offset of each tile (ZSCALE, ZZERO).
     blank : ndarray of int64, shape (T,), or None
-        The number that stands for NaN.
+        The integer that stands for NaN in each tile (ZBLANK).
     dither : {0, 1, 2}
-        None, SUBTRACTIVE_DITHER_1 or SUBTRACTIVE_DITHER_2.
+        No dithering, SUBTRACTIVE_DITHER_1 or SUBTRACTIVE_DITHER_2.
     seed : int
         ZDITHER0.
     """
@@ -63,23 +66,23 @@ class Quantisation:
     def values(
         self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
     ) -> NDArray[Any]:
-        """Values of the numbers of some tiles.
+        """Dequantise some tiles.
 
         Parameters
         ----------
         tiles : ndarray of int64, shape (N,)
-            Which tiles.
+            Indices of the tiles.
         numbers : ndarray of int32, shape (N, M)
-            Their numbers.
+            Their stored integers.
         counts : ndarray of int64, shape (N,)
-            How many each has.
+            Number of pixels in each tile.
         dtype : dtype
-            Floats to round the values to.
+            Floating-point type of the result.
 
         Returns
         -------
         ndarray, shape (N, M)
-            Zero behind the values of a shorter tile.
+            Pixel values; zero after the last pixel of a shorter tile.
         """
         out = np.zeros(numbers.shape, dtype)
         _dequantise(numbers, counts, tiles, *self._columns(), self.dither, self.seed, dither_randoms(), out)
@@ -95,30 +98,32 @@ class Quantisation:
         wanted: NDArray[Any],
         dtype: np.dtype[Any],
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Quantise the changed pixels of some tiles anew, in place.
+        """Quantise the changed pixels of some tiles, in place.
 
         Parameters
         ----------
         tiles, numbers, counts
-            As in `values`; `numbers` is changed where that is possible.
+            As in `values`; `numbers` is updated in tiles whose changed pixels all fit.
         old, new : ndarray, shape (N, M)
-            Pixels as they were and as they are, of one type: those that differ are quantised (NaN is the same as NaN).
+            Pixels before and after, of one type; those that differ are quantised (NaN equals NaN).
         wanted : ndarray, shape (N, M)
-            The values to quantise: `new`, but for the image's own BSCALE and BZERO.
+            The values to quantise: `new` with the image's own BSCALE and BZERO removed.
         dtype : dtype
-            What a number must fit into.
+            Integer type that the numbers must fit into.
 
         Returns
         -------
         changed : ndarray of bool, shape (N,)
             Which tiles have changed pixels.
         fits : ndarray of bool, shape (N,)
-            In which tiles all of those could be quantised; of the others no number was changed.
+            Which tiles could be quantised; the numbers of the others are unchanged.
         """
         limits = np.iinfo(dtype)
-        # Also of wider types no more than 32 bits are used.
+        # No more than 32 bits are used, even of wider types.
         low, high = max(limits.min, -(2**31)) + _RESERVED, min(limits.max, 2**31 - 1) - _RESERVED
-        keys = np.array([fair_key(row[:n]) for row, n in zip(numbers, counts.tolist(), strict=True)], dtype=np.uint64)
+        keys = np.array(
+            [rounding_key(row[:n]) for row, n in zip(numbers, counts.tolist(), strict=True)], dtype=np.uint64
+        )
         changed, fits = np.zeros(len(tiles), dtype=np.bool_), np.zeros(len(tiles), dtype=np.bool_)
         _requantise(
             numbers, counts, tiles, *self._columns(), self.dither, self.seed, dither_randoms(),
@@ -132,7 +137,7 @@ class Quantisation:
 
 @compiled
 def _dither(tile: int, seed: int, randoms: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    """The dither of a tile's pixels: runs of the numbers that all readers know, begun where the tile's own says."""
+    """Write the dither of a tile's pixels to `out`: runs of the standard's random numbers, from the tile's start."""
     start = (tile + seed - 1) % len(randoms)
     at = int(randoms[start] * 500)
     p = 0
@@ -157,7 +162,7 @@ def _dequantise(
     randoms: NDArray[np.float64],
     out: NDArray[Any],
 ) -> None:
-    # Without a dither one of 0.5 has no effect; where there is no number of some meaning, it is one that none has.
+    # A dither of 0.5 has no effect. A special integer that is not in use is set to one that no pixel can have.
     dithers = np.full(numbers.shape[1], 0.5)
     exact = np.int64(ZERO if dither == 2 else _NO_NUMBER)
     for k in range(len(tiles)):
@@ -219,7 +224,7 @@ def _requantise(
                 good = low < q < high
                 if good:
                     whole = np.floor(q)
-                    row[p] = np.int64(whole) + (fair_uniform(keys[k], int(p)) < q - whole)
+                    row[p] = np.int64(whole) + (rounding_uniform(keys[k], int(p)) < q - whole)
         fits[k] = good
         if good:
             numbers[k, :n] = row[:n]

@@ -1,9 +1,9 @@
-"""Change some pixels of a tile-compressed FITS image and leave all others the bits that they are.
+"""Change some pixels of a tile-compressed FITS image, and leave the bits of all others unchanged.
 
-Tiles without a changed pixel are carried over as bytes. In a tile of quantised floats, changed pixels are quantised
-with the tile's own scale, offset and dither, and the others keep the number they have (`quantised`). A tile whose
-new values do not fit, or of floats that were stored as whole numbers for want of a scale, is stored losslessly in the
-``GZIP_COMPRESSED_DATA`` column, which the standard has for this.
+The bytes of tiles without a changed pixel are copied. In a tile of quantised floats, changed pixels are quantised with
+the tile's own scale, offset and dither, and the others keep their number (`quantised`). A tile whose new values do not
+fit, or whose floats were stored as integers without a scale, is stored losslessly in the column
+``GZIP_COMPRESSED_DATA``, which the standard provides for this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import OutputError
 from skygraft.fitsfile.cards import CardUpdates
-from skygraft.fitsfile.pixels import differ
+from skygraft.fitsfile.pixels import changed_pixels
 from skygraft.fitsfile.rice import encode_rice
 from skygraft.fitsfile.shuffle import gzip_bytes, gzip_shuffled
 from skygraft.fitsfile.tile_header import COMPRESSED, GZIPPED, RAW, TFORM_BYTES, TFORM_DTYPE, Column
@@ -36,18 +36,18 @@ def rewrite_tiles(
     path: str | os.PathLike[str],
     hdu: int,
 ) -> tuple[CardUpdates, Sequence[bytes | memoryview] | None]:
-    """Table and heap of a compressed image with new pixels.
+    """Return table and heap of a compressed image with new pixels.
 
     Parameters
     ----------
     header : astropy.io.fits.Header
         Header of the binary table.
     data : memoryview
-        Table and heap as they are.
+        Table and heap before the change.
     new : ndarray
-        New pixel values.
+        New pixel values of the whole image.
     touched : ndarray of bool, shape (T,), optional
-        Which tiles have changed pixels, where that is known: it saves decoding the others, and often all.
+        Which tiles have changed pixels, if the caller knows: the others, and often all, need not be decoded.
     path, hdu
         For errors.
 
@@ -56,14 +56,14 @@ def rewrite_tiles(
     updates : mapping
         Cards to change.
     parts : sequence of bytes or None
-        Table, then heap; None where no pixel changed.
+        Table, then heap; None if no pixel changed.
 
     Raises
     ------
     CorruptFileError
         If a tile is damaged.
     OutputError
-        If new values do not fit into the image's type.
+        If new values do not fit into the image's type, or the heap exceeds its descriptors.
     """
     image = TiledImage(header, data, path=path, hdu=hdu)
     tiles = np.arange(image.n_rows) if touched is None else np.flatnonzero(touched)
@@ -131,20 +131,23 @@ def _assemble(
     return updates, [rows.tobytes(), *heap]
 
 
-def _encode_riced(
+def _encode_rice_coded(
     image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], known: bool
 ) -> tuple[dict[int, tuple[str, bytes]], list[int]]:
-    """Column and bytes of those of some Rice coded tiles that have changed pixels, and those that stay no such."""
+    """Encode the changed ones of some Rice-coded tiles.
+
+    Returns column and bytes by tile, and the changed tiles that Rice coding cannot represent.
+    """
     found: dict[int, tuple[str, bytes]] = {}
     misfits: list[int] = []
-    for portion in image.portions(tiles):
+    for portion in image.batches_of(tiles):
         if image.quantisation is not None:
-            numbers, counts, changed, fits_in = _quantised_anew(image, portion, new)
+            numbers, counts, changed, fits_in = _quantised_numbers(image, portion, new)
         else:
-            numbers, counts, changed, fits_in = _whole_numbers(image, portion, new, known)
+            numbers, counts, changed, fits_in = _integer_numbers(image, portion, new, known)
         misfits += portion[changed & ~fits_in].tolist()
         good = changed & fits_in
-        which: Any = slice(None) if good.all() else good  # all of them need not be copied
+        which: Any = slice(None) if good.all() else good  # a slice avoids a copy
         data, ends = encode_rice(numbers[which], counts[which], **image.rice)
         for tile, start, end in zip(portion[good].tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True):
             found[tile] = COMPRESSED, data[start:end].tobytes()
@@ -152,10 +155,10 @@ def _encode_riced(
 
 
 type _Numbers = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]
-"""Of some tiles: the new numbers (N, M), how many each has, which have changed pixels, in which all of these fit."""
+"""New numbers of N tiles, shape (N, M); pixels in each; which tiles changed; in which of them all numbers fit."""
 
 
-def _quantised_anew(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any]) -> _Numbers:
+def _quantised_numbers(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any]) -> _Numbers:
     numbers, counts = image.rice_numbers(tiles)
     values = image.gather(new, tiles)
     old = image.rice_values(tiles, numbers, counts, new.dtype)
@@ -163,14 +166,14 @@ def _quantised_anew(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[An
     return numbers, counts, *_requantise(image, tiles, numbers, counts, old, values, dtype)
 
 
-def _whole_numbers(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], known: bool) -> _Numbers:
-    """The pixels less BZERO, of which those that did not change are the numbers stored before."""
+def _integer_numbers(image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], known: bool) -> _Numbers:
+    """Pixels less BZERO, which for unchanged pixels are the numbers stored before."""
     values, counts = image.gather(new, tiles), image.counts(tiles)
     if known:
         changed = np.ones(len(tiles), dtype=np.bool_)
     else:
-        marked = differ(values, image.scaling.decode(image.rice_numbers(tiles)[0], new.dtype))
-        # Behind the pixels of a tile that is smaller than the others there is nothing.
+        marked = changed_pixels(values, image.scaling.decode(image.rice_numbers(tiles)[0], new.dtype))
+        # Rows of smaller tiles are padded after their last pixel.
         marked &= np.arange(marked.shape[1]) < counts[:, None]
         changed = marked.any(axis=1)
     limits, zero = np.iinfo(image.scaling.dtype), int(image.scaling.bzero)
@@ -192,7 +195,7 @@ def _requantise(
     new: NDArray[Any],
     dtype: np.dtype[Any],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which tiles have changed pixels, and in which of them all of these were quantised anew, in place."""
+    """Quantise changed pixels in place; returns which tiles changed, and in which all changed pixels fit."""
     assert image.quantisation is not None
     wanted = new
     if not image.scaling.trivial:
@@ -203,7 +206,7 @@ def _requantise(
 def _requantised(
     image: TiledImage, tile: int, new: NDArray[Any], stored: NDArray[Any], old: NDArray[Any]
 ) -> NDArray[Any] | None:
-    """The numbers of a tile with the changed pixels quantised anew, or None where they do not fit."""
+    """Numbers of a tile with its changed pixels quantised, or None if they do not fit."""
     row, counts = as_row(stored)
     before, after = (np.ascontiguousarray(pixels).reshape(1, -1) for pixels in (old, new))
     if not _requantise(image, np.array([tile]), row, counts, before, after, stored.dtype)[1].all():
@@ -212,13 +215,13 @@ def _requantised(
 
 
 def _compress(image: TiledImage, numbers: NDArray[Any]) -> bytes | None:
-    """Compressed bytes of the numbers of a tile, or None where the algorithm cannot hold them as they are."""
+    """Compressed bytes of the numbers of a tile, or None if the algorithm cannot store them losslessly."""
     if image.algorithm == "GZIP_2":
         return gzip_shuffled(numbers)
     if image.algorithm in ("GZIP_1", "NOCOMPRESS"):
         raw = numbers.astype(numbers.dtype.newbyteorder(">")).tobytes()
         return raw if image.algorithm == "NOCOMPRESS" else gzip_bytes(raw)
-    if image.algorithm == "HCOMPRESS_1" and image.said.hcompress()["scale"] > 1:
+    if image.algorithm == "HCOMPRESS_1" and image.header.hcompress()["scale"] > 1:
         return None
     if image.algorithm == "PLIO_1" and (numbers.min() < 0 or numbers.max() >= 1 << 24):
         return None
@@ -230,13 +233,13 @@ def _compress(image: TiledImage, numbers: NDArray[Any]) -> bytes | None:
 def _encode_all(
     image: TiledImage, tiles: NDArray[np.int64], new: NDArray[Any], known: bool
 ) -> dict[int, tuple[str, bytes]]:
-    """Column and bytes for those of some tiles that have changed pixels; all have, where that is `known`."""
+    """Column and bytes of each changed tile among `tiles`; with `known`, all of them are changed."""
     found: dict[int, tuple[str, bytes]] = {}
     others = tiles.tolist()
     if (image.quantisation is not None and not image.unscaled) or (image.scaling.integral and new.dtype.kind in "iub"):
-        riced = image.riced(tiles)
-        found, misfits = _encode_riced(image, tiles[riced], new, known)
-        others = tiles[~riced].tolist() + misfits
+        rice_coded = image.rice_coded(tiles)
+        found, misfits = _encode_rice_coded(image, tiles[rice_coded], new, known)
+        others = tiles[~rice_coded].tolist() + misfits
     for tile in others:
         encoded = _encode(image, tile, new[image.slices(tile)], known)
         if encoded is not None:
@@ -245,14 +248,14 @@ def _encode_all(
 
 
 def _encode(image: TiledImage, tile: int, new: NDArray[Any], known: bool) -> tuple[str, bytes] | None:
-    """Column and bytes for a tile with changed pixels; None where none has changed."""
+    """Column and bytes of a tile with changed pixels; None if no pixel changed."""
     column = image.column_of(tile)
     if known and column == COMPRESSED and image.plain(new.dtype):
         numbers = new
     else:
         stored = image.stored(tile)
         old = image.values(tile, stored, new.dtype)
-        changed = differ(new, old)
+        changed = changed_pixels(new, old)
         if not changed.any():
             return None
         if not image.lossless(tile):

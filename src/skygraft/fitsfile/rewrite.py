@@ -1,7 +1,7 @@
-"""Write a copy of a FITS file in which the pixels of some images, and some header cards, are changed.
+"""Write a copy of a FITS file with the pixels of some images, and some header cards, changed.
 
-Everything else is the same bytes. Compressed images stay compressed, tile by tile (`retile`): astropy would
-quantise them anew, which changes every pixel. The output appears under its name only when it is whole.
+All other bytes are copied. Compressed images are changed tile by tile (`retile`); astropy would requantise them, which
+changes every pixel. The output appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from skygraft.errors import FormatError, OutputError, OutputExistsError
 from skygraft.fitsfile.cards import CardUpdates, checksum_cards, edit_cards, header_of, join_cards
 from skygraft.fitsfile.open import RawFits, map_fits
 from skygraft.fitsfile.packed import packing_writer
-from skygraft.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, differ
+from skygraft.fitsfile.pixels import PixelScaling, PixelsDoNotFitError, changed_pixels
 from skygraft.fitsfile.retile import rewrite_tiles
 from skygraft.fitsfile.structure import BLOCK, parse_card
 
 __all__ = ["atomic_output", "rewrite_fits"]
 
 _SWAPPED_AT_ONCE = 1 << 17
-"""Pixels whose bytes are swapped at a time: half a MB, which stays in the cache until it is written."""
+"""Pixels whose bytes are swapped at a time: half a MB stays in the processor's cache until it is written."""
 
 type Part = bytes | memoryview
 
@@ -38,12 +38,12 @@ type Part = bytes | memoryview
 def atomic_output(
     path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = (), overwrite: bool = False
 ) -> Iterator[IO[bytes]]:
-    """Open an output file that appears under its name only when it is whole and on the disk.
+    """Open an output file that appears under its name only when it is complete and synced to disk.
 
     Parameters
     ----------
     path : path-like
-        The output; if its name ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zst`` what is written is compressed.
+        The output; it is compressed if its name ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zst``.
     inputs : iterable of path-like
         Files that must never be overwritten.
     overwrite : bool
@@ -52,14 +52,14 @@ def atomic_output(
     Yields
     ------
     file object
-        Open for writing bytes. On any failure nothing is left behind.
+        Open for writing bytes. If the block raises, no file is left behind.
 
     Raises
     ------
     OutputExistsError
         If the output exists and `overwrite` is false, or is one of the inputs.
     OutputError
-        If it cannot be written (no such directory, no permission, disk full).
+        If the output cannot be written (no such directory, no permission, disk full).
     """
     path = Path(path)
     _refuse(path, inputs, overwrite)
@@ -71,7 +71,7 @@ def atomic_output(
 
 def _refuse(path: Path, inputs: Iterable[str | os.PathLike[str]], overwrite: bool) -> None:
     if path.exists() and not path.is_file():
-        # Renaming onto a device such as /dev/null would replace it, given the rights.
+        # With enough permissions, renaming onto a device such as /dev/null would replace the device.
         what = "a directory" if path.is_dir() else "no ordinary file"
         raise OutputError(f"the output is {what}", path=path, fix="Give the name of a file")
     for source in inputs:
@@ -99,26 +99,26 @@ def rewrite_fits(
 ) -> Path:
     """Write a copy of a FITS file with new pixels in some images and some header cards changed.
 
-    HDUs not named come out byte for byte. In a named image, stored numbers of unchanged pixels do not change either:
-    integers with BSCALE and quantised floats are converted anew only where the pixel changed, with the same scale,
-    offset and dither; compressed tiles without a changed pixel are the same bytes. CHECKSUM and DATASUM are
-    updated where a changed HDU has them.
+    Other HDUs are copied byte for byte. In a changed image, unchanged pixels keep their stored numbers: integers with
+    BSCALE and quantised floats are converted only where the pixel changed, with the same scale, offset and dither, and
+    compressed tiles without a changed pixel keep their bytes. CHECKSUM and DATASUM are updated in changed HDUs that
+    have them.
 
     Parameters
     ----------
     like : path-like
         The file to copy; never changed.
     path : path-like
-        The output; compressed as a whole if its name says so (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
+        The output; compressed as a whole if its name ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zst``.
     images : mapping of int to ndarray
-        HDU number (0-based) to new pixel values, of the image's shape, but for leading axes of one pixel.
+        New pixel values by HDU number (0-based), in the shape of the image; leading axes of length one may be left out.
     header_updates : mapping of int to mapping
-        HDU number to keyword to (value, comment), or to None, which removes the card.
+        Card changes by HDU number; see `CardUpdates`.
     overwrite : bool
         Replace an output that exists.
     touched : mapping of int to ndarray of bool
-        HDU number to which tiles (or, uncompressed, whether the image) changed, where the caller knows: it saves
-        decoding. See `skygraft.formats.fits_fingerprints`.
+        By HDU number, which tiles changed (or, of an uncompressed image, whether it did), if the caller knows: this
+        saves decoding the others. See `skygraft.formats.fits_fingerprints`.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def rewrite_fits(
     CorruptFileError
         If `like` is damaged.
     FormatError
-        If an HDU named is not there, or not an image of that shape.
+        If a given HDU does not exist, or is not an image of that shape.
     OutputError
         If new values do not fit into the image's type, or the output cannot be written.
     OutputExistsError
@@ -139,7 +139,7 @@ def rewrite_fits(
     updates = header_updates or {}
     touched = touched or {}
     with map_fits(like) as raw, warnings.catch_warnings():
-        # Cards that are not standard are copied as they are; astropy need not warn of them.
+        # Non-standard cards are copied unchanged; astropy's warnings about them do not help.
         warnings.simplefilter("ignore", AstropyUserWarning)
         _check(raw, images, updates)
         with atomic_output(path, inputs=[like], overwrite=overwrite) as stream:
@@ -186,7 +186,7 @@ def _change(
     updates: CardUpdates,
     path: str | os.PathLike[str],
 ) -> tuple[list[bytes], Sequence[Part]]:
-    """New cards, and the parts of the new data, of one HDU."""
+    """Return the new cards and the new data, in parts, of one HDU."""
     span = raw.spans[index]
     cards = raw.header_cards(index)
     data = raw.buffer[span.data_start : span.data_start + span.data_size]
@@ -199,7 +199,7 @@ def _change(
     kind = parse_card(cards[0])[1].split("/")[0].strip(" '").strip()
     is_image = compressed or ((index == 0 or kind == "IMAGE") and bool(shape))
     if len(shape) > new.ndim and shape == (1,) * (len(shape) - new.ndim) + new.shape:
-        # The one plane of a cube.
+        # A cube of a single plane.
         new = new.reshape(shape)
     if not is_image or new.shape != shape:
         what = f"an image of shape {shape}" if is_image else "no image"
@@ -216,7 +216,7 @@ def _change(
     elif touched is None or touched.any():
         changes, parts = _plain_image(header, data, new, shape, path, index)
     if parts is not None:
-        # ZDATASUM and ZHECKSUM are of the image before compression: no longer true, and nobody needs them.
+        # ZDATASUM and ZHECKSUM are checksums of the image before compression: no longer valid, and optional.
         changes = {**changes, "ZHECKSUM": None, "ZDATASUM": None}
     else:
         parts = [data]
@@ -235,13 +235,13 @@ def _plain_image(
     if scaling.trivial and new.dtype == scaling.dtype.newbyteorder("="):
         return {}, _Swapped(new, scaling.dtype)
     stored = np.frombuffer(data, dtype=scaling.dtype).reshape(shape)
-    changed = differ(new, scaling.decode(stored, new.dtype))
+    changed = changed_pixels(new, scaling.decode(stored, new.dtype))
     if not changed.any():
         return {}, None
     try:
         return {}, [_bytes(scaling.encode(new, stored, changed, path=path, hdu=hdu))]
     except PixelsDoNotFitError:
-        # A mask may need a bit more than its 8 or 16 bits have; whole numbers lose nothing by being stored wider.
+        # A new mask plane may not fit into 8 or 16 bits: integers are then stored as 32 bits, without loss.
         wide = PixelScaling(32)
         limits = np.iinfo(np.int32)
         if not scaling.integral or new.dtype.kind not in "iu" or scaling.bitpix >= 32:
@@ -253,7 +253,7 @@ def _plain_image(
 
 
 class _Swapped(Sequence[memoryview]):
-    """Pixels in the byte order of FITS, a part at a time: a whole plane of them is memory that takes longer to get."""
+    """Pixels converted to FITS byte order a part at a time, which is faster than allocating a second plane."""
 
     def __init__(self, pixels: NDArray[Any], dtype: np.dtype[Any]) -> None:
         self._pixels, self._dtype = np.ascontiguousarray(pixels).reshape(-1), dtype

@@ -1,13 +1,14 @@
-"""Rice coding of whole numbers, many tiles at a time.
+"""Rice coding of integers, many tiles at a time.
 
-The coder of the FITS standard 4.0, section 10.4.1 (R. Rice, P.-S. Yeh & W. Miller 1993, JPL 91-3): the first number as
-it is, then differences from one number to the next, folded to be positive, in blocks. A block begins with its number
-of split bits plus one: that many low bits of each difference are stored as they are, after the rest of it in unary. A
-block of zeros is stored as 0, one that would not get shorter as the largest code and whole numbers.
+The coder of the FITS standard 4.0, section 10.4.1 (R. Rice, P.-S. Yeh & W. Miller 1993, JPL 91-3). The first number is
+stored unchanged, followed by the differences between successive numbers, folded to be non-negative, in blocks. A block
+begins with a code: the number of split bits plus one. Of each difference, that many low bits are stored unchanged,
+after the remaining high bits in unary. A block of zeros has code 0; a block that would not become shorter has the
+largest code, and its differences are stored unchanged.
 
-Two bytes mean signed numbers, one byte unsigned ones, as everywhere in FITS.
+As everywhere in FITS, two-byte numbers are signed and one-byte numbers unsigned.
 
-Bits are taken from and put into words of 64 at any byte, and zeros before a one are counted by one instruction.
+Bits are read and written through 64-bit words at any byte offset, and leading zeros are counted by one instruction.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ type Bytes = NDArray[np.uint8]
 type Counts = NDArray[np.int64]
 
 _U64: Any = np.uint64
-"""Whole numbers of both signs together are floats to numba: those that count or hold bits have none."""
-_FEW = 20
-"""Zeros written at once: with a one and as many split bits as there may be, fewer than 48 bits."""
+"""numba converts mixed signed and unsigned integers to float: everything that counts or holds bits is unsigned."""
+_ZEROS_AT_ONCE = 20
+"""Zeros written at once: together with a one and the most split bits there can be, fewer than 48 bits."""
 
 
 class RiceError(ValueError):
-    """The bytes of a tile are not those of its numbers; `tile` is its place among those given."""
+    """The bytes of a tile are damaged; `tile` is its index among the given tiles."""
 
     def __init__(self, message: str, tile: int) -> None:
         self.tile = tile
@@ -49,25 +50,25 @@ def decode_rice(
     Parameters
     ----------
     heap : ndarray of uint8
-        Holds the tiles.
+        Bytes that contain the tiles.
     offsets, sizes : ndarray of int64, shape (N,)
-        Where each tile's bytes are in it, within its bounds.
+        First byte and number of bytes of each tile, inside the heap.
     counts : ndarray of int64, shape (N,)
         Numbers in each tile.
     block : int
-        Numbers in a block (BLOCKSIZE).
+        Numbers per block (BLOCKSIZE).
     bytepix : {1, 2, 4}
-        Bytes of a number (BYTEPIX).
+        Bytes per number (BYTEPIX).
 
     Returns
     -------
     ndarray of int32, shape (N, largest count)
-        Zero behind the numbers of a shorter tile.
+        The numbers of each tile; zero after the last number of a shorter one.
 
     Raises
     ------
     RiceError
-        If the bytes of a tile end before its numbers do, or go on behind them: what wrote them leaves no byte over.
+        If a tile has too few bytes for its numbers, or bytes left over, which encoders never write.
     """
     out = np.empty((len(counts), int(counts.max(initial=0))), dtype=np.int32)
     bad, unused = _decode_tiles(heap, offsets, sizes, counts, block, 8 * bytepix, out)
@@ -79,23 +80,23 @@ def decode_rice(
 def encode_rice(
     numbers: NDArray[np.int32], counts: Counts, *, block: int, bytepix: int
 ) -> tuple[Bytes, NDArray[np.int64]]:
-    """Encode some tiles, to the same bytes as cfitsio does.
+    """Encode some tiles to the same bytes as cfitsio does.
 
     Parameters
     ----------
     numbers : ndarray of int32, shape (N, M)
         The numbers of each tile, within the range of `bytepix` bytes.
     counts : ndarray of int64, shape (N,)
-        How many of them belong to each tile, at least one.
+        Numbers in each tile, at least one.
     block, bytepix : int
         As in `decode_rice`.
 
     Returns
     -------
     data : ndarray of uint8
-        The tiles, one behind the other.
+        The encoded tiles, concatenated.
     ends : ndarray of int64, shape (N + 1,)
-        Where they begin and end.
+        Tile i is ``data[ends[i]:ends[i + 1]]``.
     """
     longest = counts * bytepix + counts // block + 24
     data = np.empty(int(longest.sum()), dtype=np.uint8)
@@ -106,7 +107,7 @@ def encode_rice(
 
 @compiled
 def _sizes(bits: int) -> tuple[int, int]:
-    """Bits of a block's code, and the code (less one) that means whole numbers."""
+    """Bits of a block's code, and the code (less one) of a block that is stored unchanged."""
     if bits == 8:
         return 3, 6
     if bits == 16:
@@ -116,13 +117,13 @@ def _sizes(bits: int) -> tuple[int, int]:
 
 @compiled(inline="always")
 def _wrap(number: Any, bits: int) -> Any:
-    """A number in two's complement of so many bits; one of eight has no sign."""
+    """Wrap a number to `bits` bits in two's complement; eight bits are unsigned."""
     return number & 255 if bits == 8 else (number << np.int64(64 - bits)) >> np.int64(64 - bits)
 
 
 @compiled(inline="always")
 def _peek(data: Bytes, size: Any, at: Any) -> Any:
-    """The bits from bit `at` on, first ones first: 57 or more, zeros behind the end."""
+    """Return a word that begins with the 57 or more bits from bit `at` on; zeros after the end of the data."""
     place = at >> _U64(3)
     if place + _U64(8) <= size:
         word = load_word(data, place)
@@ -137,7 +138,7 @@ def _peek(data: Bytes, size: Any, at: Any) -> Any:
 def _decode_tiles(
     heap: Bytes, offsets: Counts, sizes: Counts, counts: Counts, block: int, bits: int, out: NDArray[np.int32]
 ) -> tuple[int, int]:
-    """The first tile whose bytes are not those of its numbers, and how many are left over; -1 where there is none."""
+    """Decode tiles; returns the first damaged one (-1 for none) and its bytes left over (negative if too few)."""
     folded = np.empty(block, np.uint64)
     for t in range(len(counts)):
         unused = _decode(heap[offsets[t] : offsets[t] + sizes[t]], counts[t], block, bits, folded, out[t])
@@ -149,7 +150,7 @@ def _decode_tiles(
 
 @compiled
 def _decode(data: Bytes, count: int, block: int, bits: int, folded: NDArray[np.uint64], out: NDArray[np.int32]) -> Any:
-    """Decode a tile; how many of its bytes are left over, less than 0 where they are too few."""
+    """Decode a tile; returns the number of bytes left over, negative if there are too few."""
     code_bits, whole = _sizes(bits)
     size, at = _U64(len(data)), _U64(bits)
     unused, end = np.int64(64 - bits), _U64(8) * size
@@ -178,11 +179,11 @@ def _decode(data: Bytes, count: int, block: int, bits: int, folded: NDArray[np.u
 
 @compiled
 def _decode_unary(data: Bytes, size: Any, at: Any, split: Any, folded: NDArray[np.uint64]) -> Any:
-    """A block of differences, each zeros and a one before its split bits; where the block ends, or beyond the end.
+    """Decode a block of differences, each in unary before its split bits; returns the bit after the block.
 
-    As many differences as a word holds in all likelihood are taken out of it without asking whether it does. If it did
-    not, more bits were used than there were (behind them are zeros, which end no difference), and the first of the
-    differences is decoded by itself, however long it is.
+    Beyond the end of damaged data the result exceeds the number of bits. As many differences as a 64-bit word is likely
+    to contain are decoded from it without checking each. If more bits were used than the word had (it is padded with
+    zeros, which end no difference), the first of these differences is decoded on its own, whatever its length.
     """
     j, n = _U64(0), _U64(len(folded))
     at_once = _U64(max(1, 57 // (np.int64(split) + 5)))
@@ -222,12 +223,12 @@ def _encode_tiles(
 
 
 @compiled(inline="always")
-def _put(data: Bytes, place: Any, held: Any, n_held: Any, code: Any, length: Any) -> tuple[Any, Any, Any]:
-    """Append `length` bits, 48 at most, to those that do not fill a byte yet, which are the first ones of `held`."""
-    n_held += length
-    held |= code << (_U64(64) - n_held)
-    store_word(data, place, held)
-    return place + (n_held >> _U64(3)), held << (n_held & ~_U64(7)), n_held & _U64(7)
+def _put(data: Bytes, place: Any, pending: Any, n_pending: Any, code: Any, length: Any) -> tuple[Any, Any, Any]:
+    """Append `length` bits, at most 48, after the pending bits (the first of `pending`) that do not fill a byte yet."""
+    n_pending += length
+    pending |= code << (_U64(64) - n_pending)
+    store_word(data, place, pending)
+    return place + (n_pending >> _U64(3)), pending << (n_pending & ~_U64(7)), n_pending & _U64(7)
 
 
 @compiled
@@ -238,7 +239,7 @@ def _encode(
     unused = np.int64(64 - bits)
     last = np.int64(numbers[0])
     first = _U64(last << unused) >> _U64(unused)
-    place, held, n_held = _put(data, _U64(0), _U64(0), _U64(0), first, _U64(bits))
+    place, pending, n_pending = _put(data, _U64(0), _U64(0), _U64(0), first, _U64(bits))
     for start in range(0, count, block):
         n = min(block, count - start)
         row, total = numbers[start : start + n], np.int64(0)
@@ -250,18 +251,18 @@ def _encode(
         mean = _U64(max((float(total) - n // 2 - 1) / n, 0.0)) >> _U64(1)
         split = int(np.int64(64) - np.int64(leading_zeros(mean)))
         code = 0 if total == 0 else min(split, whole) + 1
-        place, held, n_held = _put(data, place, held, n_held, _U64(code), _U64(code_bits))
+        place, pending, n_pending = _put(data, place, pending, n_pending, _U64(code), _U64(code_bits))
         if code - 1 == whole:
             for j in range(_U64(n)):
-                place, held, n_held = _put(data, place, held, n_held, _U64(folded[j]), _U64(bits))
+                place, pending, n_pending = _put(data, place, pending, n_pending, _U64(folded[j]), _U64(bits))
         elif code:
             low_bits, one = _U64(split), _U64(1) << _U64(split)
             for j in range(_U64(n)):
                 number = _U64(folded[j])
                 zeros = number >> low_bits
-                while zeros > _U64(_FEW):
-                    place, held, n_held = _put(data, place, held, n_held, _U64(0), _U64(_FEW))
-                    zeros -= _U64(_FEW)
+                while zeros > _U64(_ZEROS_AT_ONCE):
+                    place, pending, n_pending = _put(data, place, pending, n_pending, _U64(0), _U64(_ZEROS_AT_ONCE))
+                    zeros -= _U64(_ZEROS_AT_ONCE)
                 low = one | (number & (one - _U64(1)))
-                place, held, n_held = _put(data, place, held, n_held, low, zeros + _U64(1) + low_bits)
-    return int(place) + (1 if n_held else 0)
+                place, pending, n_pending = _put(data, place, pending, n_pending, low, zeros + _U64(1) + low_bits)
+    return int(place) + (1 if n_pending else 0)

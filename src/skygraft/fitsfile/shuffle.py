@@ -1,9 +1,8 @@
-"""The bytes of numbers as GZIP_2 compresses them: all first ones, all second ones, ... (FITS standard 4.0, 10.4.2).
+"""Byte shuffling of GZIP_2: the first bytes of all numbers, then the second bytes, ... (FITS standard 4.0, 10.4.2).
 
-The bytes of noise's mantissas are random, those of its exponents and signs hardly vary. Each of the groups therefore
-becomes blocks of its own in the deflate stream (RFC 1951): random bytes are stored as they are, without an attempt to
-find a code for them. Tiles are a little smaller than with one code for all of the bytes, and several times as fast to
-write, and to read for every reader.
+In noise, the bytes of mantissas are random, while those of exponents and signs hardly vary. Each group of bytes
+therefore gets its own blocks in the deflate stream (RFC 1951), and random groups are stored uncompressed. Such tiles
+are slightly smaller than with one code for all bytes, and several times faster to write, and to read with any reader.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from skygraft.jit import compiled
 __all__ = ["gzip_bytes", "gzip_shuffled", "unshuffle", "unshuffle_words"]
 
 _LEVEL = 1
-"""Noise does not compress better at a higher one."""
+"""Compression level; higher ones do not compress noise any better."""
 _FULL_FLUSH = cast(Any, isal_zlib).Z_FULL_FLUSH
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
-"""No name, no time, no system (RFC 1952)."""
+"""Header without name, time and operating system (RFC 1952)."""
 _LAST_BLOCK = b"\x03\0"
 _LONGEST_STORED = 65535
 _SAMPLED = 15
-"""One byte of so many is looked at to tell whether they are random."""
+"""One byte in this many is sampled to decide whether a group is random."""
 _LEAST_SAMPLE = 1000
 
 
 def gzip_bytes(raw: bytes | memoryview) -> bytes:
-    """Gzip by Intel's deflate: several times faster than zlib's at the same size, and read by every reader."""
+    """Compress with Intel's implementation of gzip: several times faster than zlib at the same size."""
     packed: bytes = isal_zlib.compress(raw, _LEVEL, wbits=31)
     return packed
 
 
 def gzip_shuffled(numbers: NDArray[Any]) -> bytes:
-    """Shuffled and gzipped bytes of the numbers of a tile, of any shape and byte order."""
+    """Return the shuffled and gzipped bytes of the numbers of a tile, of any shape and byte order."""
     if numbers.dtype.itemsize == 4:
         native = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("="))
         groups = _shuffle_words(native.reshape(-1).view(np.uint32))
@@ -56,7 +55,7 @@ def gzip_shuffled(numbers: NDArray[Any]) -> bytes:
 
 
 def _stored(group: NDArray[np.uint8]) -> list[bytes | NDArray[np.uint8]]:
-    """Deflate blocks of bytes as they are (RFC 1951, section 3.2.4), which begin and end at whole bytes."""
+    """Uncompressed deflate blocks (RFC 1951, section 3.2.4); they begin and end at byte boundaries."""
     parts: list[bytes | NDArray[np.uint8]] = []
     for start in range(0, group.size, _LONGEST_STORED):
         some = group[start : start + _LONGEST_STORED]
@@ -66,9 +65,9 @@ def _stored(group: NDArray[np.uint8]) -> list[bytes | NDArray[np.uint8]]:
 
 @compiled
 def _looks_random(group: NDArray[np.uint8]) -> bool:
-    """Whether a code would save hardly a per cent: two bytes of a sample are hardly more often equal than by chance.
+    """Return whether compression would hardly save a per cent: equal bytes are hardly more frequent than by chance.
 
-    All in whole numbers, so that the same image gives the same bytes on every machine.
+    A sample of the bytes is compared, with integers only, so that the same image gives the same bytes everywhere.
     """
     counts = np.zeros(256, np.int64)
     n = pairs = 0
@@ -80,13 +79,37 @@ def _looks_random(group: NDArray[np.uint8]) -> bool:
 
 
 def unshuffle(raw: NDArray[np.uint8], itemsize: int) -> NDArray[np.uint8]:
-    """Bytes of big-endian numbers, from shuffled ones."""
+    """Return the bytes of big-endian numbers from shuffled bytes.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (N itemsize,)
+        First bytes of all numbers, then second bytes, and so on.
+    itemsize : int
+        Bytes per number.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N itemsize,)
+    """
     return np.ascontiguousarray(raw.reshape(itemsize, -1).T).reshape(-1)
 
 
 @compiled
 def unshuffle_words(raw: NDArray[np.uint8], image: NDArray[np.uint32], y0: int, x0: int, ny: int, nx: int) -> None:
-    """Put the numbers of a tile of ny x nx pixels, four bytes each, where it begins in an image, contiguous."""
+    """Unshuffle a tile of ny x nx four-byte numbers into an image (C-contiguous), its first pixel at (y0, x0).
+
+    Parameters
+    ----------
+    raw : ndarray of uint8, shape (4 ny nx,)
+        Shuffled bytes of the tile.
+    image : ndarray of uint32, shape (NY, NX)
+        Written in place, in native byte order.
+    y0, x0 : int
+        First row and column of the tile.
+    ny, nx : int
+        Shape of the tile.
+    """
     size = ny * nx
     first, second, third, fourth = raw[:size], raw[size : 2 * size], raw[2 * size : 3 * size], raw[3 * size :]
     for j in range(ny):

@@ -1,7 +1,7 @@
-"""Read the cards that give the size and layout of an HDU, and refuse what the file cannot hold.
+"""Read the cards that give the size and layout of an HDU, and check them against the file.
 
-Nothing is allocated and nothing is looped over by a number of the header before it was checked here (FITS standard 4.0,
-sections 4.4.1, 7.3 and 10.1): damaged cards claim sizes that are negative, or larger than any memory.
+Damaged cards give sizes that are negative or larger than any memory. No number from a header determines an allocation
+or a loop before it was checked here (FITS standard 4.0, sections 4.4.1, 7.3 and 10.1).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from skygraft.errors import CorruptFileError
 __all__ = ["BLOCK", "CARD", "COPY_AGAIN", "MOST_AXES", "card_text", "parse_card", "read_structure"]
 
 BLOCK = 2880
-"""Bytes of a FITS block: headers and data are padded to it."""
+"""Bytes of a FITS block; headers and data are padded to a multiple of it."""
 CARD = 80
 COPY_AGAIN = "Copy or download the file again"
 MOST_AXES = 999
-"""Axes of an image, and columns of a table, that the standard allows."""
+"""Largest number of axes of an image, and of columns of a table, in the standard."""
 _MOST_CARDS = 200_000
-"""Cards of a header that are read. The longest known have some thousands; a million take minutes and a gigabyte."""
+"""Largest accepted number of cards in a header. Real ones have a few thousand; a million take minutes and a GB."""
 _BITPIX = (8, 16, 32, 64, -32, -64)
 _FORM_BYTES = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
 _FORM = re.compile(r"(\d{0,18})([LXBIJKAEDCMPQ])")
@@ -32,16 +32,16 @@ _ONCE = re.compile(
     r"(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS|TFIELDS|THEAP|T(?:FORM|TYPE|SCAL|ZERO)\d+|BSCALE|BZERO|BLANK|"
     r"Z(?:IMAGE|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE|NAME\d+|VAL\d+|QUANTIZ|DITHER0|SCALE|ZERO|BLANK))$"
 )
-"""Keywords that say how bytes become numbers: a header that has two values for one says nothing."""
+"""Keywords that define how bytes become numbers: two different values of one keyword are an error."""
 _HEADS = frozenset(
     b"SIMP XTEN BITP NAXI PCOU GCOU GROU TFIE THEA TFOR TTYP TSCA TZER BSCA BZER BLAN ZIMA ZBIT ZNAX ZTIL ZCMP ZNAM "
     b"ZVAL ZQUA ZDIT ZSCA ZZER ZBLA".split()
 )
-"""How they begin: most cards are none of them."""
+"""First four bytes of those keywords, to skip most cards quickly."""
 
 
 def parse_card(card: bytes) -> tuple[str, str]:
-    """Keyword and unparsed value of one 80-byte card; the keyword of a HIERARCH card is without that word."""
+    """Return keyword and unparsed value of one 80-byte card; HIERARCH is not part of the keyword."""
     if card[:9] == b"HIERARCH ":
         keyword, _, value = card[9:].partition(b"=")
         return keyword.decode("latin-1").strip().upper(), value.decode("latin-1")
@@ -51,21 +51,21 @@ def parse_card(card: bytes) -> tuple[str, str]:
 
 
 def card_text(value: str) -> str:
-    """An unparsed value without its comment; text without its quotes and trailing blanks."""
+    """Return a value without its comment; of a string, also without its quotes and trailing blanks."""
     text = _TEXT.match(value)
     return value.split("/", maxsplit=1)[0].strip() if text is None else text.group(1).rstrip()
 
 
 @functools.lru_cache(maxsize=1 << 12)  # most structural cards are the same in file after file
 def _structural(card: bytes) -> tuple[str, str] | None:
-    """Keyword and value of a card that is of one of `_ONCE`; None for another."""
+    """Keyword and value of a card whose keyword matches `_ONCE`; None for any other card."""
     keyword, value = parse_card(card)
     return (keyword, card_text(value)) if _ONCE.match(keyword) else None
 
 
 @functools.lru_cache(maxsize=1 << 10)
 def _form_bytes(form: str) -> int | None:
-    """Bytes that a column of a TFORM takes in a row; None where it is no format."""
+    """Bytes per row of a column with this TFORM; None if the TFORM is invalid."""
     match = _FORM.match(form)
     if match is None:
         return None
@@ -75,7 +75,7 @@ def _form_bytes(form: str) -> int | None:
 
 @functools.lru_cache(maxsize=1 << 9)  # a file is scanned several times, and tables of a survey have the same headers
 def _block_cards(block: bytes) -> tuple[tuple[tuple[str, str], ...], bytes | None]:
-    """The structural cards of a block of a header, up to END; and the END card, if it is there."""
+    """Structural cards of one block of a header, up to END, and the END card if the block contains it."""
     cards = []
     for i in range(0, len(block) - CARD + 1, CARD):
         head = block[i : i + 4]
@@ -132,7 +132,7 @@ class _Cards:
 def read_structure(
     buffer: memoryview, start: int, path: str | os.PathLike[str], hdu: int, *, first: bool
 ) -> tuple[int, int]:
-    """Where the data of an HDU begin, and how many bytes they are, without padding.
+    """Read the structural cards of an HDU, check them, and find its data.
 
     Parameters
     ----------
@@ -145,10 +145,15 @@ def read_structure(
     first : bool
         Whether it is the primary HDU.
 
+    Returns
+    -------
+    data_start, data_size : int
+        First byte of the data, and their number of bytes without padding.
+
     Raises
     ------
     CorruptFileError
-        If the header has no end, or its cards contradict each other, the standard, or the length of the file.
+        If the header has no END card, or its cards contradict each other, the standard, or the length of the file.
     """
     cards, data_start = _read_cards(buffer, start, path, hdu)
     bitpix = cards.bitpix("BITPIX")
@@ -176,7 +181,7 @@ def read_structure(
 
 
 def _read_cards(buffer: memoryview, start: int, path: str | os.PathLike[str], hdu: int) -> tuple[_Cards, int]:
-    """The structural cards of a header, and where it ends."""
+    """Structural cards of a header, and the first byte after the header."""
     cards, size = _Cards(path, hdu), len(buffer)
     for block_start in range(start, min(size, start + _MOST_CARDS * CARD), BLOCK):
         found, end = _block_cards(bytes(buffer[block_start : block_start + BLOCK]))
@@ -192,14 +197,14 @@ def _read_cards(buffer: memoryview, start: int, path: str | os.PathLike[str], hd
 
 
 def _check_table(cards: _Cards, axes: list[int], n_columns: int, size: int) -> None:
-    """Columns that fill the rows, a heap inside of the data, and a row for each tile of a compressed image."""
+    """Check that columns fill the rows, the heap is inside the data, and a compressed image has a row for each tile."""
     width, n_rows = axes
     filled = 0
     for i in range(1, n_columns + 1):
         form = cards.text(f"TFORM{i}")
         n_bytes = _form_bytes(form)
         if n_bytes is None:
-            raise cards.damaged(f"TFORM{i} is {form!r}, which is no column format", f"TFORM{i}")
+            raise cards.damaged(f"TFORM{i} is {form!r}, which is not a column format", f"TFORM{i}")
         filled += n_bytes
     if filled != width:
         raise cards.damaged(f"the columns of the table take {filled} bytes of a row, and NAXIS1 is {width}", "NAXIS1")

@@ -1,6 +1,6 @@
-"""What the header of a tile-compressed image says of its table: columns, settings of the coder, quantisation.
+"""Read the header of a tile-compressed image: columns of its table, settings of the coder, quantisation.
 
-Each value is checked as it is read, and named where it cannot be: a wrong one makes wrong pixels, or takes any memory.
+Each value is checked as it is read: a wrong one would give wrong pixels, or allocate any amount of memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TFORM_DTYPE = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": 
 _ALGORITHMS = ("RICE_1", "GZIP_1", "GZIP_2", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS")
 _DITHERS = {"NO_DITHER": 0, "NONE": 0, "": 0, "SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}
 _MOST_BLOCK = 1024
-"""Pixels in a block of the Rice coder: 16 or 32 by the standard."""
+"""Largest accepted block of the Rice coder, in pixels; the standard allows 16 and 32."""
 _SEEDS = 10000
 _SETTING = re.compile(r"(?:ZNAME|ZVAL)[1-9]\d{0,2}$")
 _ANY = 1e18
@@ -43,36 +43,45 @@ _WORDS = (-(2**31), 2**31 - 1)
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: where it lies in a row, its TFORM, and what its cells hold."""
+    """A column of the binary table: name, byte offset in a row, TFORM, and type of its elements."""
 
     name: str
     offset: int
     form: str
     element: str
-    """Letter of the elements in the heap; "" for a column that is all in the row."""
+    """TFORM letter of the elements in the heap; "" for a column without heap data."""
 
     @property
     def wide(self) -> bool:
-        """Whether descriptors have 64 bits."""
+        """Whether the column's descriptors have 64 bits (Q) instead of 32 (P)."""
         return "Q" in self.form.split("(")[0]
 
 
 def tile_shape_of(header: fits.Header) -> tuple[int, ...]:
-    """Shape of the tiles of a compressed image: rows, where its header does not say."""
+    """Return the tile shape of a compressed image; single rows if its header does not give one."""
     width, n = int(header["ZNAXIS1"]), int(header["ZNAXIS"])
-    # A tile may be announced larger than the image that it is all of.
+    # The header may give a tile larger than the image.
     return tuple(
         min(int(header.get(f"ZTILE{i}", width if i == 1 else 1)), int(header[f"ZNAXIS{i}"])) for i in range(n, 0, -1)
     )
 
 
 class TileHeader:
-    """The header of the binary table of a compressed image; see `TiledImage` for its parameters.
+    """The checked header of the binary table of a compressed image.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+        Header of the binary table.
+    path, hdu
+        For errors.
 
     Raises
     ------
-    CorruptFileError, FormatError
-        If a card lacks, or has a value that it cannot have.
+    FormatError
+        If the compression algorithm is not supported.
+    CorruptFileError
+        If a card is missing or has an invalid value.
     """
 
     def __init__(self, header: fits.Header, *, path: str | os.PathLike[str], hdu: int) -> None:
@@ -90,7 +99,7 @@ class TileHeader:
         self.settings = self._settings()
 
     def damaged(self, message: str, key: str | None = None) -> CorruptFileError:
-        """The error that says so."""
+        """Return an error with this message that names the file and HDU."""
         return CorruptFileError(message, path=self.path, hdu=self.hdu, key=key, fix=COPY_AGAIN)
 
     def _columns(self) -> dict[str, Column]:
@@ -100,7 +109,7 @@ class TileHeader:
             form = str(self.header[f"TFORM{i}"]).strip()
             match = re.match(r"(\d*)([PQ])([A-Z])|(\d*)([A-Z])", form)
             if match is None:
-                raise self.damaged(f"TFORM{i} is {form!r}, which is no column format", f"TFORM{i}")
+                raise self.damaged(f"TFORM{i} is {form!r}, which is not a column format", f"TFORM{i}")
             title = self.header.get(f"TTYPE{i}", "")
             if not isinstance(title, str) or not title.strip():
                 raise self.damaged(f"TTYPE{i} is {title!r}; the name of a column is needed", f"TTYPE{i}")
@@ -139,21 +148,21 @@ class TileHeader:
     def _setting(self, name: str, default: int, allowed: range | tuple[int, ...]) -> int:
         value = self.settings.get(name, default)
         if value not in allowed:
-            told = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
-            raise self.damaged(f"{name} of the {self.algorithm} coder is {value}; it can be {told}", name)
+            choice = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+            raise self.damaged(f"{name} of the {self.algorithm} coder is {value}; it can be {choice}", name)
         return int(value)
 
     def rice(self) -> dict[str, int]:
-        """Settings of the Rice coder."""
+        """Return the settings of the Rice coder: ``block`` and ``bytepix``."""
         block = self._setting("BLOCKSIZE", 32, range(1, _MOST_BLOCK + 1))
         return {"block": block, "bytepix": self._setting("BYTEPIX", 4, (1, 2, 4))}
 
     def hcompress(self) -> dict[str, int]:
-        """Settings of HCOMPRESS."""
+        """Return the settings of HCOMPRESS: ``scale`` and ``smooth``."""
         return {"scale": int(self.settings.get("SCALE", 0)), "smooth": self._setting("SMOOTH", 0, (0, 1))}
 
     def dither(self) -> tuple[int, int]:
-        """Kind of dither, 0 for none, and its seed."""
+        """Return the dithering method (0 for none, 1 or 2 for SUBTRACTIVE_DITHER_1 or _2) and its seed."""
         name = self.header.get("ZQUANTIZ", "")
         if name not in _DITHERS:
             raise self.damaged(f"ZQUANTIZ is {name!r}; known are {', '.join(n for n in _DITHERS if n)}", "ZQUANTIZ")
@@ -164,7 +173,7 @@ class TileHeader:
         return kind, int(seed)
 
     def blank(self) -> int | None:
-        """The number that stands for NaN where pixels are quantised, if the header gives it."""
+        """Return the integer that stands for NaN in quantised pixels, or None if the header has none."""
         for key in ("ZBLANK", "BLANK"):
             value = card_value(self.header, key)
             if value is None:
@@ -175,12 +184,25 @@ class TileHeader:
         return None
 
     def most_pixels(self, name: str, sizes: Any) -> Any:
-        """The largest number of pixels that so many bytes of a column can hold, by its way of coding."""
+        """Return the largest number of pixels that compressed data can encode.
+
+        Parameters
+        ----------
+        name : str
+            Column of the data, which determines the coding.
+        sizes : array_like
+            Bytes of compressed data.
+
+        Returns
+        -------
+        ndarray of float, shape of `sizes`
+        """
         algorithm = "GZIP_1" if name == GZIPPED else "NOCOMPRESS" if name == RAW else self.algorithm
         sizes = np.asarray(sizes, dtype=np.float64)
         if algorithm == "RICE_1":
             rice = self.rice()
-            # A block of equal pixels is one code of as many bits.
+            # The shortest block, of equal pixels, is a single code of this many bits.
             return sizes * 8 / {1: 3, 2: 4, 4: 5}[rice["bytepix"]] * rice["block"]
-        # Deflate repeats up to 258 bytes for two bits; a run of PLIO is 4095 pixels in 16 bits. HCOMPRESS says a shape.
+        # Deflate can repeat 258 bytes with two bits; PLIO encodes a run of 4095 pixels in 16 bits. HCOMPRESS tiles
+        # state their shape, which is checked.
         return sizes * {"GZIP_1": 1032, "GZIP_2": 1032, "PLIO_1": 2048, "NOCOMPRESS": 1}.get(algorithm, _ANY)

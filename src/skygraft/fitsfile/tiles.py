@@ -1,6 +1,6 @@
-"""Read a tile-compressed FITS image: a table with one row per tile (FITS standard 4.0, section 10).
+"""Read a tile-compressed FITS image: a binary table with one row per tile (FITS standard 4.0, section 10).
 
-Tiles that are Rice coded are decoded many at a time, since an image may have thousands; the others one by one.
+Rice-coded tiles are decoded many at a time, since an image may have thousands; other tiles one by one.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import Any, cast
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.hdu.compressed import _codecs
-from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from isal import isal_zlib
 from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
 from skygraft.fitsfile.cards import finite_value
-from skygraft.fitsfile.foreign_tiles import check_plio, decode_hcompress, hcompressed_shape
+from skygraft.fitsfile.codecs import codec_errors, load_codec
 from skygraft.fitsfile.pixels import PixelScaling
 from skygraft.fitsfile.quantised import Quantisation
 from skygraft.fitsfile.rice import RiceError, decode_rice
 from skygraft.fitsfile.shuffle import unshuffle, unshuffle_words
+from skygraft.fitsfile.tile_checks import check_plio, decode_hcompress, hcompressed_shape
 from skygraft.fitsfile.tile_header import (
     COMPRESSED,
     GZIPPED,
@@ -40,14 +39,14 @@ __all__ = ["TiledImage", "as_row", "tile_slices"]
 
 _CODERS_OF_INTEGERS = ("RICE_1", "HCOMPRESS_1", "PLIO_1")
 _LEAST_GZIP = 18
-"""Bytes of a gzip stream's header and end."""
+"""Bytes of a gzip stream's header and trailer."""
 _BadDeflateError: type[Exception] = cast(Any, isal_zlib.error)
 _AT_ONCE = 1 << 17
-"""Numbers of tiles that are worked on at a time: they stay in the cache from one step to the next."""
+"""Pixels that are processed at a time, so that they stay in the processor's cache from one step to the next."""
 
 
 def tile_slices(shape: tuple[int, ...], tile_shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Where the tiles of an image lie, in the order in which a file has them."""
+    """Iterate over the slices of an image that its tiles cover, in the order of the file."""
     along = ([slice(i, min(i + t, n)) for i in range(0, n, t)] for n, t in zip(shape, tile_shape, strict=True))
     return itertools.product(*along)
 
@@ -58,49 +57,56 @@ class TiledImage:
     Parameters
     ----------
     header : astropy.io.fits.Header
-        Header of the binary table (not of the image that astropy makes of it).
+        Header of the binary table (not the image header that astropy derives from it).
     data : memoryview
         Table and heap.
     path, hdu
         For errors.
+
+    Raises
+    ------
+    FormatError
+        If the compression algorithm is not supported.
+    CorruptFileError
+        If the header or the descriptors of the table are damaged.
     """
 
     def __init__(self, header: fits.Header, data: memoryview, *, path: str | os.PathLike[str], hdu: int) -> None:
         self.path, self.hdu = path, hdu
-        self.said = TileHeader(header, path=path, hdu=hdu)
-        self.algorithm, self.columns = self.said.algorithm, self.said.columns
+        self.header = TileHeader(header, path=path, hdu=hdu)
+        self.algorithm, self.columns = self.header.algorithm, self.header.columns
         self.shape = tuple(int(header[f"ZNAXIS{i}"]) for i in range(int(header["ZNAXIS"]), 0, -1))
         self.tile_shape = tile_shape_of(header)
         self.grid = tuple(-(-n // t) for n, t in zip(self.shape, self.tile_shape, strict=True))
         self.scaling = PixelScaling.from_header(header, "ZBITPIX", path=path, hdu=hdu)
         width, self.n_rows = int(header["NAXIS1"]), int(header["NAXIS2"])
         if self.n_rows != math.prod(self.grid):
-            raise self.said.damaged(f"the compressed image has {self.n_rows} rows for {math.prod(self.grid)} tiles")
+            raise self.header.damaged(f"the compressed image has {self.n_rows} rows for {math.prod(self.grid)} tiles")
         self.rows = np.frombuffer(data[: width * self.n_rows], np.uint8).reshape(self.n_rows, width)
         self.heap = data[int(header.get("THEAP", width * self.n_rows)) :]
         self._check_room()
         has = {name for name in ("ZSCALE", "ZZERO") if name in self.columns or name in header}
         if len(has) == 1:
-            raise self.said.damaged(f"the compressed image has {has.pop()} without ZSCALE and ZZERO both")
+            raise self.header.damaged(f"the compressed image has {has.pop()} without ZSCALE and ZZERO both")
         has_scale = bool(has)
         self.unscaled = self.scaling.bitpix < 0 and not has_scale and self.algorithm in _CODERS_OF_INTEGERS
-        """Whether floats are stored as the whole numbers that they happened to be: others need another way."""
+        """Whether floats are stored as integers without a scale: other values need the lossless column."""
         self.quantisation = self._quantisation(header) if has_scale or self.unscaled else None
 
     def _check_room(self) -> None:
-        """Refuse an image that its bytes cannot hold, before any memory is taken for it."""
+        """Raise if the image is larger than its compressed bytes can encode, before any memory is allocated for it."""
         room = sum(
-            float(np.sum(self.said.most_pixels(name, found[:, 0] * TFORM_BYTES[self.columns[name].element])))
+            float(np.sum(self.header.most_pixels(name, found[:, 0] * TFORM_BYTES[self.columns[name].element])))
             for name, found in self.descriptors.items()
             if name in (COMPRESSED, GZIPPED, RAW)
         )
         if self.algorithm == "HCOMPRESS_1" and self.descriptors[COMPRESSED][0, 0] > 0:
             self._check_hcompressed(0)
         if math.prod(self.shape) > room:
-            raise self.said.damaged(f"an image of shape {self.shape} does not fit into {len(self.heap)} bytes")
+            raise self.header.damaged(f"an image of shape {self.shape} does not fit into {len(self.heap)} bytes")
 
     def _check_hcompressed(self, tile: int) -> None:
-        """HCOMPRESS states the shape of a tile in its bytes; the decoder goes by that, whatever room there is."""
+        """Raise if the shape stated in an HCOMPRESS tile is wrong: the decoder writes that many pixels unchecked."""
         shape = tuple(n for n in self.tile_shape_of(tile) if n != 1)
         if hcompressed_shape(self.stored_bytes(COMPRESSED, tile)) != shape:
             raise self._damaged(tile, f"it does not begin as an HCOMPRESS tile of shape {shape}")
@@ -108,13 +114,13 @@ class TiledImage:
     def _quantisation(self, header: fits.Header) -> Quantisation | None:
         if self.scaling.bitpix > 0:
             return None
-        blank = self.said.blank()
+        blank = self.header.blank()
         blanks = None if blank is None else np.full(self.n_rows, blank)
         if "ZBLANK" in self.columns:
             blanks = self._fixed("ZBLANK").astype(np.int64)
-        dither, seed = self.said.dither()
+        dither, seed = self.header.dither()
         scale, zero = self._per_tile("ZSCALE", header, 1.0), self._per_tile("ZZERO", header, 0.0)
-        # Of a tile that is not quantised they say nothing.
+        # Scale and zero of a tile that is not quantised are irrelevant.
         bad = ~(np.isfinite(scale) & (scale != 0) & np.isfinite(zero)) & (self.descriptors[COMPRESSED][:, 0] > 0)
         if bad.any():
             tile = int(np.argmax(bad))
@@ -125,7 +131,7 @@ class TiledImage:
         column = self.columns[name]
         code = column.form.lstrip("0123456789")[0]
         if code not in TFORM_DTYPE:
-            raise self.said.damaged(f"column {name} is {column.form!r}; a number for each tile is needed")
+            raise self.header.damaged(f"column {name} is {column.form!r}; a number for each tile is needed")
         dtype = np.dtype(TFORM_DTYPE[code])
         cells = self.rows[:, column.offset : column.offset + dtype.itemsize]
         return np.ascontiguousarray(cells).view(dtype)[:, 0]
@@ -137,7 +143,7 @@ class TiledImage:
 
     @functools.cached_property
     def descriptors(self) -> dict[str, NDArray[np.int64]]:
-        """Of each column with data in the heap: number of elements and offset in the heap, shape (n_rows, 2)."""
+        """Number of elements and offset in the heap of each cell, shape (n_rows, 2), for each column with heap data."""
         found = {}
         for column in self.columns.values():
             if column.element:
@@ -153,12 +159,12 @@ class TiledImage:
         return found
 
     def stored_bytes(self, name: str, tile: int) -> memoryview:
-        """The bytes in the heap of one cell."""
+        """Return the bytes of one cell in the heap."""
         count, offset = self.descriptors[name][tile].tolist()
         return self.heap[offset : offset + count * TFORM_BYTES[self.columns[name].element]]
 
     def slices(self, tile: int) -> tuple[slice, ...]:
-        """Where a tile lies in the image."""
+        """Return the slices of the image that a tile covers."""
         return self._places[tile]
 
     @functools.cached_property
@@ -166,18 +172,39 @@ class TiledImage:
         return list(tile_slices(self.shape, self.tile_shape))
 
     def tile_shape_of(self, tile: int) -> tuple[int, ...]:
-        """Shape of one tile: those at the image's edges may be smaller."""
+        """Return the shape of one tile; tiles at the image's edges may be smaller than the others."""
         return tuple(s.stop - s.start for s in self.slices(tile))
 
     def column_of(self, tile: int) -> str:
-        """The column that holds a tile's pixels."""
+        """Return the name of the column that contains a tile's pixels.
+
+        Raises
+        ------
+        CorruptFileError
+            If the tile has no data.
+        """
         for name in (COMPRESSED, GZIPPED, RAW):
             if name in self.descriptors and self.descriptors[name][tile, 0] > 0:
                 return name
         raise self._damaged(tile, "it has no data")
 
     def stored(self, tile: int) -> NDArray[Any]:
-        """The numbers stored for one tile, uncompressed: integers where the tile is quantised, else as ZBITPIX."""
+        """Return the decompressed numbers of one tile: integers if the tile is quantised, otherwise of type ZBITPIX.
+
+        Parameters
+        ----------
+        tile : int
+            Index of the tile.
+
+        Returns
+        -------
+        ndarray, shape of the tile
+
+        Raises
+        ------
+        CorruptFileError
+            If the tile cannot be decompressed.
+        """
         shape = self.tile_shape_of(tile)
         size = math.prod(shape)
         column = self.column_of(tile)
@@ -200,19 +227,19 @@ class TiledImage:
                 if algorithm == "PLIO_1":
                     check_plio(words, size)
                 numbers = np.asarray(codec.decode(words))
-        except (ValueError, RuntimeError, OverflowError, CfitsioException) as error:
+        except codec_errors() as error:
             raise self._damaged(tile, error) from error
         if numbers.size < size:
             raise self._damaged(tile, f"{numbers.size} numbers for {size} pixels")
         return numbers[:size].reshape(shape)
 
     def element_dtype(self) -> str:
-        """Type of the elements that compressed data are stored as."""
+        """Return the dtype of the elements of compressed data."""
         return TFORM_DTYPE[self.columns[COMPRESSED].element]
 
     def _inflate(self, buffer: memoryview, tile: int, size: int) -> bytes:
-        """Uncompress a gzipped tile to numbers of 1, 2, 4 or 8 bytes for so many pixels."""
-        # The last four bytes say how many there will be: a damaged stream may go on for a thousand times its size.
+        """Decompress a gzipped tile of `size` pixels of 1, 2, 4 or 8 bytes."""
+        # The last four bytes give the decompressed size: a damaged stream may expand to a thousand times its size.
         announced = int.from_bytes(buffer[-4:], "little") if len(buffer) > _LEAST_GZIP else 0
         if announced not in (size, 2 * size, 4 * size, 8 * size):
             raise self._damaged(tile, f"{announced} bytes for {size} pixels")
@@ -244,16 +271,22 @@ class TiledImage:
         )
 
     def codec(self, shape: tuple[int, ...]) -> Any:
-        """What encodes and decodes one tile of a shape, where that is not done by bytes."""
+        """Return astropy's coder for a tile of some shape, for RICE_1, PLIO_1 and HCOMPRESS_1.
+
+        Raises
+        ------
+        FormatError
+            If tiles of this shape, or this algorithm, have no coder.
+        """
+        load = functools.partial(load_codec, path=self.path, hdu=self.hdu)
         size = math.prod(shape)
         if self.algorithm == "RICE_1":
-            rice = self.rice
-            return _codecs.Rice1(blocksize=rice["block"], bytepix=rice["bytepix"], tilesize=size)
+            return load("Rice1", {"blocksize": self.rice["block"], "bytepix": self.rice["bytepix"], "tilesize": size})
         if self.algorithm == "PLIO_1":
-            return _codecs.PLIO1(tilesize=size)
+            return load("PLIO1", {"tilesize": size})
         flat = tuple(n for n in shape if n != 1)
         if self.algorithm == "HCOMPRESS_1" and len(flat) == 2:
-            return _codecs.HCompress1(**self.said.hcompress(), bytepix=8, nx=flat[0], ny=flat[1])
+            return load("HCompress1", self.header.hcompress() | {"bytepix": 8, "nx": flat[0], "ny": flat[1]})
         raise FormatError(
             f"images compressed with {self.algorithm} are not supported with tiles of shape {shape}",
             path=self.path,
@@ -262,17 +295,31 @@ class TiledImage:
         )
 
     def lossless(self, tile: int) -> bool:
-        """Whether a tile holds its pixels as they are, not quantised."""
+        """Return whether a tile stores its pixels losslessly, not quantised."""
         return self.quantisation is None or self.column_of(tile) != COMPRESSED
 
     def values(self, tile: int, stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Pixel values of the numbers stored for a tile."""
+        """Convert the stored numbers of a tile to pixel values.
+
+        Parameters
+        ----------
+        tile : int
+            Index of the tile.
+        stored : ndarray
+            Result of `stored`.
+        dtype : dtype
+            Type of the pixel values.
+
+        Returns
+        -------
+        ndarray, same shape
+        """
         if self.quantisation is None or self.lossless(tile):
             return self.scaling.decode(stored, dtype)
         return self._quantised_values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
 
     def unquantised(self, tile: int, stored: NDArray[Any]) -> NDArray[Any]:
-        """Floats of the numbers stored for a quantised tile, before the image's own BSCALE and BZERO."""
+        """Convert the stored numbers of a quantised tile to floats, without applying the image's BSCALE and BZERO."""
         assert self.quantisation is not None
         dtype = self.scaling.dtype.newbyteorder("=")
         return self.quantisation.values(np.array([tile]), *as_row(stored), dtype).reshape(stored.shape)
@@ -281,27 +328,27 @@ class TiledImage:
         self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
     ) -> NDArray[Any]:
         assert self.quantisation is not None
-        # Through the stored type first, as every reader does.
+        # Rounded to the stored type first, as in other readers.
         values = self.quantisation.values(tiles, numbers, counts, self.scaling.dtype.newbyteorder("="))
         if not self.scaling.trivial:
             values = values * self.scaling.bscale + self.scaling.bzero
         return values.astype(dtype, copy=False)
 
     def plain(self, dtype: np.dtype[Any]) -> bool:
-        """Whether the numbers stored are the pixel values as `dtype`."""
+        """Return whether the stored numbers are exactly the pixel values of type `dtype`."""
         exact = self.quantisation is None and self.scaling.trivial and self.scaling.blank is None
         return exact and dtype == self.scaling.dtype.newbyteorder("=")
 
     def decode(self, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
-        """The whole image."""
+        """Return the whole image, by default in its stored type."""
         out = np.empty(self.shape, dtype or self.scaling.dtype.newbyteorder("="))
-        riced = self.riced(np.arange(self.n_rows))
-        for tiles in self.portions(np.flatnonzero(riced)):
+        rice_coded = self.rice_coded(np.arange(self.n_rows))
+        for tiles in self.batches_of(np.flatnonzero(rice_coded)):
             numbers, counts = self.rice_numbers(tiles)
             self.scatter(out, tiles, self.rice_values(tiles, numbers, counts, out.dtype))
         shuffled = self.algorithm == "GZIP_2" and out.ndim == 2 and out.itemsize == 4 and self.plain(out.dtype)
         words = out.view(np.uint32) if shuffled else None
-        for tile in np.flatnonzero(~riced).tolist():
+        for tile in np.flatnonzero(~rice_coded).tolist():
             where = self.slices(tile)
             if words is not None and self.column_of(tile) == COMPRESSED:
                 self._unshuffle(tile, words, where)
@@ -310,29 +357,29 @@ class TiledImage:
         return out
 
     def check(self) -> None:
-        """Raise the error of the first tile whose bytes are not those of its pixels."""
-        riced = self.riced(np.arange(self.n_rows))
-        for tiles in self.portions(np.flatnonzero(riced)):
+        """Raise `CorruptFileError` for the first tile that cannot be decompressed."""
+        rice_coded = self.rice_coded(np.arange(self.n_rows))
+        for tiles in self.batches_of(np.flatnonzero(rice_coded)):
             self.rice_numbers(tiles)
-        for tile in np.flatnonzero(~riced).tolist():
+        for tile in np.flatnonzero(~rice_coded).tolist():
             self.stored(tile)
 
     def _unshuffle(self, tile: int, image: NDArray[np.uint32], where: tuple[slice, ...]) -> None:
-        """Uncompress a tile to where it belongs, in one pass."""
+        """Decompress a tile directly into the image, in one pass."""
         (y0, ny), (x0, nx) = ((s.start, s.stop - s.start) for s in where)
         raw = self._inflate(self.stored_bytes(COMPRESSED, tile), tile, ny * nx)
         if len(raw) != 4 * ny * nx:
             raise self._damaged(tile, f"{len(raw)} bytes for {ny * nx} pixels")
         unshuffle_words(np.frombuffer(raw, np.uint8), image, y0, x0, ny, nx)
 
-    def riced(self, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which tiles are Rice coded."""
+    def rice_coded(self, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of the given tiles are Rice-coded, as booleans."""
         if self.algorithm != "RICE_1" or self.columns[COMPRESSED].element != "B":
             return np.zeros(len(tiles), dtype=np.bool_)
         return np.asarray(self.descriptors[COMPRESSED][tiles, 0] > 0)
 
-    def portions(self, tiles: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """Some tiles, as many at a time as are to be worked on together."""
+    def batches_of(self, tiles: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Split tiles into groups small enough for the processor's cache."""
         step = max(1, _AT_ONCE // math.prod(self.tile_shape))
         for start in range(0, len(tiles), step):
             yield tiles[start : start + step]
@@ -342,13 +389,23 @@ class TiledImage:
         return self.tile_shape == (*(1 for _ in self.shape[1:]), self.shape[-1])
 
     def counts(self, tiles: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many pixels some tiles have."""
+        """Return the number of pixels of each tile."""
         if self._by_rows:
             return np.full(len(tiles), self.shape[-1])
         return np.array([math.prod(self.tile_shape_of(tile)) for tile in tiles.tolist()], dtype=np.int64)
 
     def scatter(self, image: NDArray[Any], tiles: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Put the values of some tiles, shape (N, M), where they belong in an image."""
+        """Write the values of some tiles, shape (N, M), into an image.
+
+        Parameters
+        ----------
+        image : ndarray
+            The whole image; written in place.
+        tiles : ndarray of int64, shape (N,)
+            Indices of the tiles.
+        values : ndarray, shape (N, M)
+            Pixels of each tile, as returned by `gather`.
+        """
         if self._by_rows:
             image.reshape(self.n_rows, -1)[tiles] = values
             return
@@ -357,7 +414,15 @@ class TiledImage:
             image[self.slices(tile)] = row[: math.prod(shape)].reshape(shape)
 
     def gather(self, image: NDArray[Any], tiles: NDArray[np.int64]) -> NDArray[Any]:
-        """The pixels of some tiles of an image, shape (N, M); zero behind those of a smaller tile."""
+        """Return the pixels of some tiles of an image, shape (N, M); zero after the last pixel of a smaller tile.
+
+        Parameters
+        ----------
+        image : ndarray
+            The whole image.
+        tiles : ndarray of int64, shape (N,)
+            Indices of the tiles.
+        """
         if self._by_rows:
             return np.asarray(image.reshape(self.n_rows, -1)[tiles])
         out = np.zeros((len(tiles), math.prod(self.tile_shape)), dtype=image.dtype)
@@ -368,11 +433,11 @@ class TiledImage:
 
     @property
     def rice(self) -> dict[str, int]:
-        """Settings of the Rice coder."""
-        return self.said.rice()
+        """Settings of the Rice coder, ``block`` and ``bytepix``."""
+        return self.header.rice()
 
     def rice_numbers(self, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The numbers of some tiles, shape (N, M), and how many each has."""
+        """Return the numbers of some Rice-coded tiles, shape (N, M), and the number of pixels of each, shape (N,)."""
         sizes, offsets = self.descriptors[COMPRESSED][tiles].T
         counts = self.counts(tiles)
         heap = np.frombuffer(self.heap, np.uint8)
@@ -380,14 +445,14 @@ class TiledImage:
             numbers = decode_rice(heap, np.ascontiguousarray(offsets), np.ascontiguousarray(sizes), counts, **self.rice)
         except RiceError as error:
             raise self._damaged(int(tiles[error.tile]), error) from error
-        # What `gather` gives is as wide as the tiles' nominal shape.
+        # Pad to the width that `gather` returns: that of a full tile.
         missing = math.prod(self.tile_shape) - numbers.shape[1]
         return (np.pad(numbers, ((0, 0), (0, missing))) if missing else numbers), counts
 
     def rice_values(
         self, tiles: NDArray[np.int64], numbers: NDArray[np.int32], counts: NDArray[np.int64], dtype: np.dtype[Any]
     ) -> NDArray[Any]:
-        """Pixel values of `rice_numbers`."""
+        """Convert the result of `rice_numbers` to pixel values, shape (N, M)."""
         if self.quantisation is None:
             return self.scaling.decode(numbers, dtype)
         return self._quantised_values(tiles, numbers, counts, dtype)
@@ -402,5 +467,5 @@ class TiledImage:
 
 
 def as_row(stored: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The numbers of one tile as those of many are held."""
+    """Return the numbers of one tile in the layout of several: shape (1, M), and the number of pixels, shape (1,)."""
     return np.array(stored.reshape(1, -1), dtype=np.int32), np.array([stored.size])

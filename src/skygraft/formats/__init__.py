@@ -1,4 +1,7 @@
-"""Image formats: what is on disk becomes an `Exposure`, and is written back with everything else carried over."""
+"""Image formats: read images into an `Exposure`, and write it back with everything else copied from the input.
+
+Installed packages can add formats: see `skygraft.formats.available`.
+"""
 
 from skygraft.formats.base import Format, ImageCalibration, ImageFootprint, ReadOptions
 from skygraft.formats.registry import (

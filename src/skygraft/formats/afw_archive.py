@@ -1,6 +1,6 @@
-"""Read the object archive of an LSST afw FITS file: an index HDU, and tables that the objects' parts are rows of.
+"""Read the object archive of an LSST afw FITS file: an index HDU, and tables whose rows are parts of objects.
 
-No survey software is needed, and nothing in an archive is executed: a pickled object stays bytes.
+No survey software is needed, and nothing in an archive is executed: pickled objects are returned as bytes.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = ["Archive", "ArchivedObject", "Row", "Table", "component_id"]
 _DTYPES = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "C": ">c8", "M": ">c16"}
 _FORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])([A-Z]?)")
 _NOT_SAVED = -1
-"""Row numbers of an object that was saved without data."""
+"""Row number in the index for an object that was saved without data."""
 
 
 class Row(dict[str, Any]):
-    """Column name to value of one row: numbers, strings, arrays; packed flags are columns of their own."""
+    """Values of one row by column name: numbers, strings, arrays; packed flags are separate columns."""
 
     def __init__(self, values: Mapping[str, Any], path: os.PathLike[str], hdu: int) -> None:
         super().__init__(values)
         self._path, self._hdu = path, hdu
 
     def __missing__(self, key: str) -> Any:
-        # Archives before 2014 keep a point in one column of two numbers.
+        # Archives before 2014 store a point in one column of two numbers.
         vector = self.get(key[:-2]) if key.endswith(("_x", "_y")) else None
         if isinstance(vector, np.ndarray) and vector.shape == (2,):
             return vector["xy".index(key[-1])].item()
@@ -73,7 +73,7 @@ class _Column:
 
 
 class Table:
-    """A FITS binary table that is read a row at a time.
+    """A FITS binary table that is read row by row.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Table:
             form = str(self.header[f"TFORM{i}"]).strip()
             match = _FORM.match(form)
             if match is None:
-                raise FormatError(f"{form!r} is no column format", path=self.path, hdu=self.hdu, key=f"TFORM{i}")
+                raise FormatError(f"{form!r} is not a column format", path=self.path, hdu=self.hdu, key=f"TFORM{i}")
             count, code, element = match.groups()
             column = _Column(
                 str(self.header.get(f"TTYPE{i}", f"col{i}")).strip(),
@@ -127,16 +127,16 @@ class Table:
 
     @property
     def names(self) -> list[str]:
-        """The columns, flags among them under their own names."""
+        """Names of the columns, including those of packed flags."""
         return [*self._flags.values(), *(c.name for c in self._columns if c.code != "X")]
 
     def row(self, index: int) -> Row:
-        """One row.
+        """Return one row.
 
         Raises
         ------
         FormatError
-            If the table is shorter, or the row points outside of its data.
+            If there is no such row, or its descriptors point outside the table's data.
         """
         if not 0 <= index < self.n_rows:
             raise FormatError(
@@ -159,7 +159,7 @@ class Table:
         return Row(row, self.path, self.hdu)
 
     def rows(self, start: int = 0, count: int | None = None) -> list[Row]:
-        """Some consecutive rows; all by default."""
+        """Return consecutive rows, by default all."""
         return [self.row(i) for i in range(start, start + (self.n_rows if count is None else count))]
 
     def _from_heap(self, column: _Column, cell: memoryview) -> Any:
@@ -199,11 +199,11 @@ class ArchivedObject:
     id : int
         Its number in the archive.
     name : str
-        The name that its class is stored under, ``"SkyWcs"`` for one.
+        Name of its class, such as ``"SkyWcs"``.
     catalogs : tuple of lists of rows
-        Its parts, in the order that its class gives them.
+        Its parts, in the order defined by its class.
     hdu : int
-        Number (0-based) of the HDU with the first of them.
+        Number (0-based) of the HDU with the first part.
     path : path-like
         The file.
     """
@@ -216,12 +216,12 @@ class ArchivedObject:
     path: os.PathLike[str]
 
     def row(self, part: int = 0) -> Row:
-        """The first row of one of its parts.
+        """Return the first row of one of its parts.
 
         Raises
         ------
         FormatError
-            If there is none.
+            If there is no such row.
         """
         if len(self.catalogs) <= part or not self.catalogs[part]:
             raise FormatError(
@@ -262,7 +262,7 @@ class Archive:
         self._raw = raw
         self._index_hdu = index_hdu
         index = Table(raw, index_hdu)
-        # The first version of afw's tables could not write a dot.
+        # The first version of afw's tables replaced dots by underscores.
         rows = [
             Row({key.replace("cat_", "cat."): value for key, value in row.items()}, raw.path, index_hdu)
             for row in index.rows()
@@ -287,7 +287,7 @@ class Archive:
 
     @property
     def path(self) -> os.PathLike[str]:
-        """The file."""
+        """Path of the file."""
         return self._raw.path
 
     @property
@@ -316,12 +316,12 @@ class Archive:
         return self._tables[number]
 
     def get(self, key: int) -> ArchivedObject:
-        """An object by its number.
+        """Return an object by its number.
 
         Raises
         ------
         FormatError
-            If the archive does not have it, or its parts are not where the index says.
+            If the archive does not contain it, or the index is wrong about its parts.
         """
         if key not in self._entries:
             raise FormatError(
@@ -351,24 +351,33 @@ class Archive:
         return ArchivedObject(key, name, catalogs, hdu, self.path)
 
     def find(self, name: str) -> list[ArchivedObject]:
-        """All objects of a class, by its stored name, in the order of their numbers."""
+        """Return all objects of a class, in the order of their numbers."""
         return [self.get(key) for key, found in sorted(self.names.items()) if found == name]
 
 
 def component_id(header: fits.Header, name: str, path: str | os.PathLike[str] | None = None) -> int:
-    """Number of an exposure's component in the archive (header of the primary HDU); 0 where it has none.
+    """Return the number of an exposure's component in the archive from the primary header, 0 if it has none.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+        Primary header.
+    name : str
+        Component, such as ``"PSF"``.
+    path : path-like, optional
+        For errors.
 
     Raises
     ------
     FormatError
-        If the two cards that say it differ.
+        If the two cards that give the number differ.
     """
     keys = f"ARCHIVE_ID_{name}", f"{name}_ID"
     found = {key: value for key in keys if (value := card_value(header, key)) is not None}
     if len(set(found.values())) > 1:
-        told = " and ".join(f"{key} = {value}" for key, value in found.items())
+        cards = " and ".join(f"{key} = {value}" for key, value in found.items())
         raise FormatError(
-            f"two cards say which object of the archive is the {name}, and disagree: {told}",
+            f"two cards say which object of the archive is the {name}, and disagree: {cards}",
             path=path,
             hdu=0,
             key=keys[1],

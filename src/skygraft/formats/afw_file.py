@@ -1,4 +1,4 @@
-"""Open exposures of the LSST pipelines' afw library: planes, archive and components, pixels, origin and WCS."""
+"""Open exposures of the LSST pipelines' afw library, and read their planes, archive components and WCS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CorruptFileError, FormatError
 from skygraft.fitsfile.cards import card_value, header_of
-from skygraft.fitsfile.open import CONVERSIONS, RawFits, damage_named, map_fits
+from skygraft.fitsfile.open import CONVERSIONS, RawFits, fits_errors, map_fits
 from skygraft.fitsfile.pixels import PixelScaling
 from skygraft.fitsfile.tile_header import tile_shape_of
 from skygraft.fitsfile.tiles import TiledImage
@@ -37,13 +37,27 @@ _SIDE_CLASSES = {
     "AP_CORR_MAP": "ApCorrMap",
     "VALID_POLYGON": "Polygon",
 }
-"""Components that injection can do without, and their classes in the archive."""
+"""Components that are not essential for injection, and their classes in the archive."""
 _TABLE_KEYS = re.compile(r"Z[A-Z]+\d*$|TTYPE\d+$|TFORM\d+$|TFIELDS$|PCOUNT$|GCOUNT$|XTENSION$|THEAP$")
 
 
 @dataclass(frozen=True)
 class AfwFile:
-    """An afw file whose headers were read."""
+    """An open afw file with its headers.
+
+    Parameters
+    ----------
+    raw : RawFits
+        Bytes of the file.
+    primary : astropy.io.fits.Header
+        Primary header.
+    hdus : dict of str to int
+        HDU number of each plane (``"IMAGE"``, ``"MASK"``, ``"VARIANCE"``).
+    archive : Archive or None
+        The object archive.
+    headers : dict of str to Header
+        Header of each plane.
+    """
 
     raw: RawFits
     primary: fits.Header
@@ -53,32 +67,32 @@ class AfwFile:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return self.raw.path
 
     def header(self, plane: str = "IMAGE") -> fits.Header:
-        """The header of a plane."""
+        """Return the header of a plane."""
         return self.headers[plane]
 
     def component(self, name: str) -> tuple[Archive, int] | None:
-        """The archive and a component's number in it; None where the file has no such component."""
+        """Return the archive and a component's number in it, or None if the file has no such component."""
         key = component_id(self.primary, name, self.path)
         return None if self.archive is None or not key else (self.archive, key)
 
     def side_component(self, name: str) -> tuple[Archive, int] | None:
-        """A component that injection can do without: None also where it is of a class that is not known."""
+        """Return a component that is not essential, as `component`; None also if it has an unexpected class."""
         found = self.component(name)
         return None if found is None or self._odd_class(name) else found
 
     def _odd_class(self, name: str) -> str:
-        """Class of a component that should be of another; empty where it is what it should be, or nowhere."""
+        """Name of the class of a component, if it is not the expected one; otherwise empty."""
         found = self.component(name)
         stored = "" if found is None else found[0].names.get(found[1], "")
         return "" if stored == _SIDE_CLASSES[name] else stored
 
     @property
     def caution(self) -> str:
-        """Which components are of classes that are not known, and so say nothing."""
+        """Warning about components that were left out because of an unexpected class; "" if there are none."""
         odd = {name: self._odd_class(name) for name in _SIDE_CLASSES}
         parts = [f"{name} is a {stored}, not a {_SIDE_CLASSES[name]}" for name, stored in odd.items() if stored]
         return f"parts of the file that are not understood were left out: {'; '.join(parts)}" if parts else ""
@@ -86,20 +100,28 @@ class AfwFile:
 
 @contextlib.contextmanager
 def mapped(path: StrPath) -> Iterator[RawFits]:
-    """The bytes of a file whose headers and archive are parsed here; astropy's warnings are silenced."""
-    with map_fits(path) as raw, damage_named(path, also=CONVERSIONS), warnings.catch_warnings():
+    """Map a file whose headers and archive are parsed here; astropy's warnings are silenced."""
+    with map_fits(path) as raw, fits_errors(path, also=CONVERSIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyUserWarning)
         yield raw
 
 
 @contextlib.contextmanager
 def open_afw(path: StrPath) -> Iterator[AfwFile]:
-    """Open an exposure: its planes are found and checked against each other, its archive's index is read."""
+    """Open an exposure: find its planes, check them against each other, and read the index of its archive.
+
+    Raises
+    ------
+    FormatError
+        If the file is no afw exposure, or planes or cards are missing or contradict each other.
+    CorruptFileError
+        If the file is damaged.
+    """
     with mapped(path) as raw:
         hdus = find_planes(raw)
         if hdus is None:
             raise FormatError(
-                "this is no afw exposure: it has no HDU with EXTTYPE or EXTNAME = IMAGE followed by one with MASK",
+                "this is not an afw exposure: it has no HDU with EXTTYPE or EXTNAME = IMAGE followed by one with MASK",
                 path=path,
                 fix="Name the format that it is in (format=)",
             )
@@ -119,7 +141,7 @@ def open_afw(path: StrPath) -> Iterator[AfwFile]:
 
 
 def planes_of(opened: AfwFile) -> list[Plane]:
-    """What each plane is, where it lies and how it is tiled."""
+    """Return role, HDU and tiling of each plane."""
     roles: dict[str, Role] = {"IMAGE": "image", "MASK": "mask", "VARIANCE": "variance"}
     planes = []
     for name, index in opened.hdus.items():
@@ -130,7 +152,20 @@ def planes_of(opened: AfwFile) -> list[Plane]:
 
 
 def read_plane(opened: AfwFile, plane: str, dtype: type[np.generic]) -> NDArray[Any]:
-    """The pixels of a plane, shape (ny, nx)."""
+    """Return the pixels of a plane, shape (ny, nx).
+
+    Parameters
+    ----------
+    opened : AfwFile
+    plane : {"IMAGE", "MASK", "VARIANCE"}
+    dtype : type
+        Type of the pixel values.
+
+    Raises
+    ------
+    CorruptFileError
+        If the plane is damaged.
+    """
     index, header = opened.hdus[plane], opened.header(plane)
     span = opened.raw.spans[index]
     data = opened.raw.buffer[span.data_start : span.data_start + span.data_size]
@@ -141,7 +176,13 @@ def read_plane(opened: AfwFile, plane: str, dtype: type[np.generic]) -> NDArray[
 
 
 def image_shape(opened: AfwFile, plane: str = "IMAGE") -> tuple[int, int]:
-    """Rows and columns of a plane."""
+    """Return rows and columns of a plane.
+
+    Raises
+    ------
+    FormatError
+        If the plane does not have two axes, or has no pixels.
+    """
     header = opened.header(plane)
     axes = "ZNAXIS" if card_value(header, "ZIMAGE", False) else "NAXIS"
     if header[axes] != 2:
@@ -155,16 +196,30 @@ def image_shape(opened: AfwFile, plane: str = "IMAGE") -> tuple[int, int]:
 
 
 def image_xy0(opened: AfwFile) -> tuple[int, int]:
-    """Parent coordinates of the first pixel."""
+    """Return the parent coordinates (x, y) of the first pixel."""
     headers = {name: opened.header(name) for name in opened.hdus}
     return read_xy0(headers, opened.hdus, has_archive(opened.primary), opened.path)
 
 
 def image_wcs(opened: AfwFile, xy0: tuple[int, int]) -> BaseLowLevelWCS:
-    """The WCS of the archive; that of the header where the archive holds none."""
+    """Return the WCS in the archive, or the header's WCS if the archive has none.
+
+    Parameters
+    ----------
+    opened : AfwFile
+    xy0 : (int, int)
+        Parent coordinates of the first pixel.
+
+    Raises
+    ------
+    WcsError
+        If the WCS cannot be used.
+    CorruptFileError
+        If the archive has a WCS that no card refers to.
+    """
     component = opened.component("SKYWCS")
     if component is None and opened.archive is not None and "SkyWcs" in opened.archive.names.values():
-        # The header's WCS is an approximation of the one that was stored.
+        # The WCS in the header only approximates the stored one.
         raise CorruptFileError(
             "the archive holds a SkyWcs, and no card says that it is the image's",
             path=opened.path,

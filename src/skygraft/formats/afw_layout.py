@@ -1,8 +1,8 @@
-"""How afw lays out an exposure: which HDUs are its planes, and where its first pixel lies in the parent frame.
+"""Layout of afw exposures: the HDUs of the planes, and the parent coordinates of the first pixel.
 
-Each is written more than once in a file (EXTTYPE and EXTNAME, the pixel WCS "A" and LTV, in every plane), so that one
-damaged card is found by the others. A file with afw's archive is an exposure of afw whatever else was lost of it: as
-any other kind of image it would have another zeropoint, and no PSF.
+Both are written redundantly in a file (EXTTYPE and EXTNAME; the pixel WCS "A" and LTV, in every plane), so that a
+damaged card is found by comparison with the others. A file with an afw archive is always treated as an afw exposure,
+even if parts of it are lost: read as any other kind of image it would have another zeropoint, and no PSF.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ __all__ = ["check_planes", "find_planes", "has_archive", "read_xy0"]
 PLANES = ("IMAGE", "MASK", "VARIANCE")
 _ORIGIN = ("CRPIX1A", "CRPIX2A", "CRVAL1A", "CRVAL2A")
 _LARGEST = 2**31
-"""Of a pixel coordinate: afw's are int32."""
+"""Upper limit of pixel coordinates, which are int32 in afw."""
 _FIX = "Copy or download the file again, or write it again with the pipelines that made it"
 
 
 def has_archive(primary: fits.Header) -> bool:
-    """Whether a primary header says that the file has an archive of afw."""
+    """Return whether a primary header refers to an afw archive."""
     keys = ("AR_HDU", "EXPINFO_V", "SKYWCS_ID", "PSF_ID", "PHOTOCALIB_ID")
     return any(key in primary for key in keys) or any(key.startswith("ARCHIVE_ID_") for key in primary)
 
 
 def find_planes(raw: RawFits) -> dict[str, int] | None:
-    """HDU numbers of the planes, perhaps not of all (see `check_planes`); None where the file is none of afw's."""
+    """Return the HDU numbers of the existing planes (see `check_planes`), or None if it is not an afw exposure."""
     hdus: dict[str, int] = {}
     for span in raw.spans[1:4]:
         header = header_of(raw.header_cards(span.index))
@@ -47,20 +47,21 @@ def find_planes(raw: RawFits) -> dict[str, int] | None:
 
 
 def check_planes(headers: Mapping[str, fits.Header], hdus: Mapping[str, int], archive: bool, path: Path) -> None:
-    """Refuse planes that are missing, or that are not what they say they are.
+    """Check that no plane is missing, and that each has the right name and pixel type.
 
     Parameters
     ----------
     headers, hdus : mapping
         Header and HDU number of each plane that was found, by EXTTYPE.
     archive : bool
-        Whether the file has afw's archive: all three planes are then written.
+        Whether the file has an afw archive; it then needs all three planes.
     path : Path
-        The file, for messages.
+        The file, for errors.
 
     Raises
     ------
     FormatError
+        If not.
     """
     wanted = PLANES if archive else PLANES[:2]
     lost = [name for name in wanted if name not in hdus]
@@ -95,7 +96,7 @@ def check_planes(headers: Mapping[str, fits.Header], hdus: Mapping[str, int], ar
 
 
 def read_xy0(headers: Mapping[str, fits.Header], hdus: Mapping[str, int], archive: bool, path: Path) -> tuple[int, int]:
-    """Parent coordinates of the first pixel: those that all planes agree on.
+    """Return the parent coordinates (x, y) of the first pixel, on which all planes must agree.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def read_xy0(headers: Mapping[str, fits.Header], hdus: Mapping[str, int], archiv
     Raises
     ------
     FormatError
-        If cards are missing, are no whole numbers, or disagree.
+        If cards are missing, are not integers, or disagree.
     """
     found = {name: _origin(header, archive and name == "IMAGE", path, hdus[name]) for name, header in headers.items()}
     first = found["IMAGE"]
@@ -122,7 +123,7 @@ def read_xy0(headers: Mapping[str, fits.Header], hdus: Mapping[str, int], archiv
 
 
 def _origin(header: fits.Header, required: bool, path: Path, hdu: int) -> tuple[int, int]:
-    """That of one plane: by the pixel WCS "A", or, where there is none, LTV."""
+    """Parent coordinates of the first pixel of one plane, from the pixel WCS "A" or else from LTV."""
 
     def refused(message: str, key: str) -> FormatError:
         return FormatError(message, path=path, hdu=hdu, key=key, fix=_FIX)
@@ -148,7 +149,7 @@ def _origin(header: fits.Header, required: bool, path: Path, hdu: int) -> tuple[
     if missing is not None:
         raise refused(f"there is no {missing}: afw writes with it where the first pixel lies", missing)
     if not required and any(card_value(header, key) != 1 for key in _ORIGIN[:2]):
-        # An alternate WCS of another writer.
+        # An alternate WCS "A" that was not written by afw.
         return shifted or (0, 0)
     pixel_1, pixel_2, x0, y0 = (number(key) for key in _ORIGIN)
     if (pixel_1, pixel_2) != (1, 1) or x0 is None or y0 is None:

@@ -1,4 +1,4 @@
-"""What the names of files written by the LSST pipelines tell: visit, detector, and the source catalogue's name."""
+"""Parse file names of the LSST pipelines: visit, detector, and the name of the source catalogue."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 __all__ = ["GivenCatalog", "find_source_catalog", "parse_name", "source_catalog_of"]
 
 type GivenCatalog = str | os.PathLike[str] | Literal[False] | None
-"""A source catalogue; False for none, None for the one beside the image."""
+"""A source catalogue; False for none, None for the one in the image's directory."""
 
-# "calexp-849375-12", "CORR-0908120-056": what the image is called, its visit, its detector.
+# "calexp-849375-12", "CORR-0908120-056": kind of image, visit, detector.
 _NAME = re.compile(r"^(?:(?P<kind>[A-Za-z_]+)[-_])?(?P<rest>(?P<visit>\d{4,})[-_](?P<ccd>\d{1,3}))(?![0-9])")
 _CATALOG_NAMES = ("SRC", "src", "icSrc", "sourceTable", "source")
 _CATALOG_ENDINGS = (".fits", ".fits.gz", ".parq", ".parquet")
@@ -20,7 +20,7 @@ _SUFFIXES = re.compile(r"(\.fits?|\.fz|\.gz|\.bz2|\.xz|\.zst)+$", re.IGNORECASE)
 
 
 def parse_name(path: str | os.PathLike[str]) -> tuple[str, int | None, int | None]:
-    """Name without its endings, visit and detector of an image file; None where the name does not say.
+    """Return name without suffixes, visit and detector of an image file; None if the name does not contain them.
 
     Examples
     --------
@@ -35,9 +35,10 @@ def parse_name(path: str | os.PathLike[str]) -> tuple[str, int | None, int | Non
 
 
 def find_source_catalog(path: str | os.PathLike[str]) -> Path | None:
-    """The source catalogue beside a calexp: same visit and detector in its name, else ``src.fits`` and the like.
+    """Find the source catalogue of a calexp in its directory, or return None.
 
-    ``calexp-849375-12.fits.fz`` has ``SRC-849375-12.fits``; None where there is nothing of the kind.
+    Its name has the same visit and detector (``SRC-849375-12.fits`` for ``calexp-849375-12.fits.fz``), or is
+    ``src.fits`` or similar.
     """
     path = Path(path)
     stem = _SUFFIXES.sub("", path.name)
@@ -54,7 +55,7 @@ def find_source_catalog(path: str | os.PathLike[str]) -> Path | None:
 
 
 def source_catalog_of(path: str | os.PathLike[str], given: GivenCatalog) -> Path | None:
-    """The source catalogue that goes with an image: the one given, or by default the one beside it, if any."""
+    """Return the source catalogue of an image: the given one, or by default the one in its directory, if any."""
     if given is False:
         return None
     return find_source_catalog(path) if given is None else Path(given)

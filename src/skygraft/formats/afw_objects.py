@@ -1,7 +1,7 @@
-"""Objects of an LSST afw archive as skygraft's own: WCS, photometric calibration, PSF, detector and the like.
+"""Convert objects of an LSST afw archive: WCS, photometric calibration, detector, filter and the like.
 
-Each function takes the archive and an object's number. Classes are told by the name they are stored under; one that
-is not known is an error that names it, never a guess.
+Each function takes the archive and an object's number. Classes are identified by the name that they are stored under;
+an unknown class is an error that names it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PHOTOCALIB_IN_NJY = 1
 
 @dataclass(frozen=True)
 class Amplifier:
-    """One amplifier's part of a detector: first pixel and size, in parent pixels, and gain in electrons per adu."""
+    """An amplifier: its region of the detector (first pixel and size, parent pixels) and gain (electrons per adu)."""
 
     name: str
     x_min: int
@@ -57,7 +57,7 @@ class Amplifier:
 
 @dataclass(frozen=True)
 class Detector:
-    """Name, number and amplifiers of a detector."""
+    """A detector: name, number and amplifiers."""
 
     name: str
     id: int
@@ -65,18 +65,24 @@ class Detector:
 
     @property
     def boxes(self) -> list[tuple[int, int, int, int]]:
-        """The amplifiers' parts: first x, first y, width and height, parent pixels."""
+        """Regions of the amplifiers: first x, first y, width and height, in parent pixels."""
         return [(amp.x_min, amp.y_min, amp.width, amp.height) for amp in self.amplifiers]
 
     def gain_map(self, xy0: tuple[int, int], shape: tuple[int, int]) -> float | NDArray[np.float32] | None:
-        """Gain over an image: one number where all its amplifiers agree, None where one has none or misses a pixel.
+        """Return the gain of each pixel of an image.
 
         Parameters
         ----------
         xy0 : (int, int)
-            Parent coordinates of the image's first pixel.
+            Parent coordinates (x, y) of the image's first pixel.
         shape : (int, int)
             Rows and columns of the image.
+
+        Returns
+        -------
+        float, ndarray of float32, or None
+            A number if all amplifiers in the image have the same gain; None if an amplifier has no gain, or the
+            amplifiers do not cover the image.
         """
         gains = np.full(shape, np.nan, dtype=np.float32)
         used = set()
@@ -92,12 +98,20 @@ class Detector:
 
 
 def expect_object(archive: Archive, key: int, *names: str) -> ArchivedObject:
-    """An object of an archive, of one of the classes named; of any where none is.
+    """Return an object of an archive after checking its class.
+
+    Parameters
+    ----------
+    archive : Archive
+    key : int
+        Number of the object.
+    *names : str
+        Allowed classes; any if none is given.
 
     Raises
     ------
     FormatError
-        If it is of another class, or not in the archive.
+        If the object is of another class, or not in the archive.
     """
     found = archive.get(key)
     if names and found.name not in names:
@@ -110,12 +124,12 @@ def expect_object(archive: Archive, key: int, *names: str) -> ArchivedObject:
 
 
 def build_wcs(archive: Archive, key: int) -> AstWcs | FitsWcs:
-    """The WCS stored as a SkyWcs, or as the TanWcs of older archives.
+    """Build the WCS that is stored as a SkyWcs, or as a TanWcs in older archives.
 
     Raises
     ------
     WcsError
-        If it cannot be read.
+        If the WCS cannot be read.
     FormatError
         If the object is of another class, or damaged.
     """
@@ -129,7 +143,7 @@ def build_wcs(archive: Archive, key: int) -> AstWcs | FitsWcs:
 
 
 def _tan_header(found: ArchivedObject) -> dict[str, Any]:
-    """FITS cards of a TanWcs: its reference pixel is 0-based, its matrices are stored column by column."""
+    """FITS cards of a TanWcs, whose reference pixel is 0-based and whose matrices are stored column by column."""
     row = found.row()
     cd = np.reshape(row["cd"], (2, 2), order="F")
     header: dict[str, Any] = {f"{key.upper()}": row[key] for key in ("ctype1", "ctype2", "equinox", "radesys")}
@@ -150,7 +164,7 @@ def _tan_header(found: ArchivedObject) -> dict[str, Any]:
 
 
 def build_filter(archive: Archive, key: int) -> tuple[str | None, str | None]:
-    """Band and physical filter of a FilterLabel; None for one that it does not have."""
+    """Return band and physical filter of a FilterLabel; None for one that is missing."""
     row = expect_object(archive, key, "FilterLabel").row()
     return (
         str(row["band"]) if row.get("band_exists", True) and row["band"] else None,
@@ -159,19 +173,19 @@ def build_filter(archive: Archive, key: int) -> tuple[str | None, str | None]:
 
 
 def build_polygon(archive: Archive, key: int) -> NDArray[np.float64]:
-    """Vertices (N, 2), x and y in parent pixels, of a Polygon; the first is not repeated."""
+    """Return the vertices (x, y) of a Polygon in parent pixels, shape (N, 2); the first is not repeated."""
     rows = [row for part in expect_object(archive, key, "Polygon").catalogs for row in part]
     vertices = np.array([(row["vertices_x"], row["vertices_y"]) for row in rows], dtype=np.float64)
     return vertices[:-1] if len(vertices) > 1 and np.array_equal(vertices[0], vertices[-1]) else vertices
 
 
 def build_apcorr_names(archive: Archive, key: int) -> tuple[str, ...]:
-    """The flux fields that an ApCorrMap has corrections for."""
+    """Return the names of the flux fields that an ApCorrMap has corrections for."""
     return tuple(str(row["name"]) for part in expect_object(archive, key, "ApCorrMap").catalogs for row in part)
 
 
 def build_detector(archive: Archive, key: int) -> Detector:
-    """A Detector and its amplifiers."""
+    """Build a Detector with its amplifiers."""
     found = expect_object(archive, key, "Detector")
     row = found.row()
     amplifiers = tuple(
@@ -189,17 +203,17 @@ def build_detector(archive: Archive, key: int) -> Detector:
 
 
 def index_box(row: Row) -> tuple[int, int, int, int]:
-    """First and last column, first and last row of the pixels of a stored box."""
+    """Return first and last column, first and last row of a stored box (inclusive)."""
     return row["bbox_min_x"], row["bbox_max_x"], row["bbox_min_y"], row["bbox_max_y"]
 
 
 def build_field(archive: Archive, key: int) -> SpatialField:
-    """A bounded field.
+    """Build a bounded field.
 
     Raises
     ------
     CalibrationError
-        If it is of a class that is not supported.
+        If its class is not supported.
     """
     found = expect_object(archive, key)
     if found.name == "ProductBoundedField":
@@ -223,23 +237,27 @@ def build_field(archive: Archive, key: int) -> SpatialField:
 def build_photo_calib(
     archive: Archive, key: int, *, unit: str, candidates: tuple[ReferenceCandidate, ...] = ()
 ) -> PhotoCalib:
-    """A PhotoCalib.
+    """Build a PhotoCalib.
 
     Parameters
     ----------
     archive, key
-        Where it is.
+        The archive, and the number of the object.
     unit : str
         Unit of the image.
     candidates : tuple of ReferenceCandidate
-        What was found about its reference.
+        Candidates for its reference.
+
+    Returns
+    -------
+    PhotoCalib
 
     Raises
     ------
     CalibrationError
-        If its version or its field is not supported.
+        If its version or the class of its field is not supported.
     UncalibratedImageError
-        If its value makes no sense.
+        If its value is not a positive finite number.
     """
     found = expect_object(archive, key, "PhotoCalib", "Calib")
     row = found.row()
@@ -252,14 +270,14 @@ def build_photo_calib(
                 f"the PhotoCalib is of version {version}, which did not say the unit of its calibration",
                 fix="Give the calibration (photo_calib=)",
             )
-        # The stored field is the whole calibration; its mean is there for convenience.
+        # The stored field is the complete calibration; the mean must not be multiplied in again.
         mean = row["calibrationMean"] if row["isConstant"] else 1.0
         field = None if row["isConstant"] else build_field(archive, row["field"])
         try:
             return PhotoCalib(mean, unit, field, candidates=candidates)
         except ConfigError:
-            # The pipelines go by the PhotoCalib alone; a BUNIT of nJy beside one that is not 1 is a slip of whoever
-            # wrote it (older coadds have such), and the pixels are counts.
+            # The pipelines use the PhotoCalib alone. If it is not 1, BUNIT = nJy is wrong (as in some older coadds) and
+            # the pixels are counts.
             return PhotoCalib(mean, "adu", field, candidates=candidates)
     except CalibrationError as error:
         raise _placed(error, archive, found) from error

@@ -1,4 +1,4 @@
-"""PSFs that the LSST pipelines store as pickled objects of the Piff library (``PiffPsf``)."""
+"""Read PSFs that the LSST pipelines store as pickled objects of the Piff library (``PiffPsf``)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from skygraft.psf import PSF, Box, DrawnPSF, as_polynomial
 __all__ = ["PICKLED", "build_piff_psf"]
 
 PICKLED = (
-    "it is a Python pickle, and whoever wrote the file could have it run any program on this machine. If you trust "
+    "it is a Python pickle, which can run any program on this machine. If you trust "
     "where the file comes from, read it with allow_pickle=True"
 )
-"""Why such a PSF is not read without permission."""
+"""Reason, for messages, why such a PSF is not read without permission."""
 
 _POSITION = ("x", "y", "u", "v")
-# Attributes of a model, and of its parts, that objects written by an older Piff lack, and what they begin as.
+# Attributes of a model and its parts that objects written by older versions of Piff lack, and their initial values.
 _INTRODUCED: dict[str, dict[str, Any]] = {
     "": {"_num": None},
     "model": {"_num": None, "_fit_flux": False, "_maxk": 0.0, "_stepk": 0.0},
@@ -29,7 +29,7 @@ _INTRODUCED: dict[str, dict[str, Any]] = {
 
 
 class _Draw:
-    """Draws the kernel at a position, not divided by its sum."""
+    """Draws the kernel at a position; it is not divided by its sum."""
 
     def __init__(self, psf: Any, size: int) -> None:
         self._psf, self._size = psf, size
@@ -45,24 +45,28 @@ class _Draw:
 
 
 def _used_stars(psf: Any) -> list[Any]:
-    """Stars that the model was made of."""
+    """Stars that were used to fit the model."""
     return [s for s in psf.stars if not (getattr(s, "is_flagged", False) or getattr(s, "is_reserve", False))]
 
 
 def build_piff_psf(pickled: bytes, valid_box: Box | None) -> PSF:
-    """The PSF of a pickled ``(width, height, piff.PSF)``: **this runs whatever the pickle says**.
+    """Unpickle ``(width, height, piff.PSF)``, **which executes any code in the pickle**, and convert the PSF.
 
     Parameters
     ----------
     pickled : bytes
-        What ``PiffPsf`` stores.
+        Bytes that ``PiffPsf`` stores.
     valid_box : Box, optional
-        Where the PSF holds: the image that it was made for.
+        Pixels of the image that the PSF was measured on.
+
+    Returns
+    -------
+    PSF
 
     Raises
     ------
     PsfError
-        If Piff is not installed, or the bytes are no such object.
+        If Piff is not installed, or cannot read the object.
     """
     try:
         import piff  # noqa: F401
@@ -70,7 +74,7 @@ def build_piff_psf(pickled: bytes, valid_box: Box | None) -> PSF:
         raise PsfError(
             f"it needs {error.name} to be evaluated", fix="Install it: pip install 'skygraft[piff]', or give a PSF"
         ) from error
-    # What a pickle of another version of Piff, or of anything else, raises is as various as what it holds.
+    # A pickle of another version of Piff, or of anything else, may raise any exception.
     try:
         width, height, psf = pickle.loads(pickled)
         for part, attributes in _INTRODUCED.items():

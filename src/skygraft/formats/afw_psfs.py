@@ -1,4 +1,4 @@
-"""PSFs of an LSST afw archive as skygraft's own, those of coadds and of warped images included."""
+"""Convert PSFs of an LSST afw archive, including those of coadds and warped images."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from skygraft.wcs import AstMapping
 __all__ = ["build_psf"]
 
 _DEEPEST = 8
-"""PSFs inside of PSFs: a coadd of warped images has three; an archive that refers to itself has no end."""
+"""Largest nesting of PSFs. A coadd of warped images has three levels; a damaged archive may refer to itself."""
 _OLD_WARP = Warp(3, 10000)
-"""Of coadds written before files said it."""
+"""Warping of coadds whose files do not record it."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a PSF is built for: the box that it holds in, and how deep it lies in others."""
+    """The context of a PSF: archive, box in which the PSF is valid, permission to unpickle, and nesting depth."""
 
     archive: Archive
     box: Box | None
@@ -49,21 +49,32 @@ class _Place:
     depth: int = 0
 
     def build(self, key: int, box: Box | None = None) -> PSF:
-        """Another PSF of the same archive, which this one is made of."""
+        """Build another PSF of the same archive that this one consists of."""
         if self.depth == _DEEPEST:
             raise PsfError(f"PSFs of the archive refer to each other more than {_DEEPEST} deep, or in a circle")
         return _build(_Place(self.archive, box, self.allow_pickle, self.depth + 1), key)
 
 
 def build_psf(archive: Archive, key: int, valid_box: Box | None = None, *, allow_pickle: bool = False) -> PSF:
-    """A PSF; one that varies holds inside `valid_box` (the image it was made for), None for what the model says.
+    """Build a PSF.
 
-    A PSF that is stored as a pickle, which can run any program, is read with `allow_pickle` only.
+    Parameters
+    ----------
+    archive, key
+        The archive, and the number of the object.
+    valid_box : Box, optional
+        Pixels of the image, inside which a spatially varying PSF is valid; by default what the model records.
+    allow_pickle : bool
+        Read PSFs that are stored as a pickle, which can execute any code.
+
+    Returns
+    -------
+    PSF
 
     Raises
     ------
     PsfError
-        If it is of a class that is not supported, or its values make no sense.
+        If its class is not supported, its values are invalid, or it is a pickle and `allow_pickle` is false.
     """
     return _build(_Place(archive, valid_box, allow_pickle), key)
 
@@ -82,12 +93,12 @@ def _build(place: _Place, key: int) -> PSF:
         )
     try:
         psf = builder(place, found)
-        # Those inside of others are seen by nobody else.
+        # Nested PSFs are checked here only.
         check_psf_soundness(psf, place.box)
         return psf
     except (SkygraftError, ValueError) as error:
         if place.depth and isinstance(error, SkygraftError):
-            raise  # named once, by the PSF that is made of the others
+            raise  # the outermost PSF adds its name and place
         message = error.message if isinstance(error, SkygraftError) else str(error)
         raise PsfError(
             f"the image's PSF, a {found.name}, cannot be used: {message}",
@@ -157,7 +168,7 @@ def _function_box(function: ArchivedObject) -> Box | None:
 
 
 def _centred(row: Row) -> NDArray[np.float64]:
-    """The image of a FixedKernel, padded with zeros so that its centre is the middle pixel."""
+    """Return the image of a FixedKernel, padded with zeros so that its centre is the middle pixel."""
     ny, nx = _shape(row)
     image = np.asarray(row["image"], dtype=np.float64).reshape(ny, nx)
     pads = []
@@ -202,7 +213,7 @@ def _warped(place: _Place, found: ArchivedObject) -> PSF:
     row = found.row()
     transform = expect_object(place.archive, row["transformIndex"], "TransformPoint2ToPoint2").row()
     psf = place.build(row["psfIndex"])
-    # It is stored from the model's own pixels to the image's.
+    # The stored transform is from pixels of the model to pixels of the image.
     forward, backward = (AstMapping.from_record(transform["bytes"], inverted=i) for i in (False, True))
     start = psf.average_position or (0.0, 0.0)
     x, y = forward(np.array([start[0]]), np.array([start[1]]))
@@ -234,7 +245,7 @@ def _coadd(place: _Place, found: ArchivedObject) -> PSF:
         warp = Warp(int(match[1]), int(head["cachesize"]))
         wcs, average = build_wcs(place.archive, head["coaddwcs"]), (float(head["avgpos_x"]), float(head["avgpos_y"]))
     else:
-        # The first of these had one table, whose last row is the coadd itself.
+        # The oldest version had one table, whose last row is the coadd itself.
         *rows, head = found.catalogs[0]
         warp, wcs, average = _OLD_WARP, build_wcs(place.archive, head["wcs"]), None
     if place.box is None:
@@ -252,7 +263,7 @@ def _coadd(place: _Place, found: ArchivedObject) -> PSF:
 
 
 def _input_names(archive: Archive) -> dict[int, str]:
-    """Visit and detector of a coadd's inputs, by their ids, as far as its table of inputs lists them."""
+    """Visit and detector of a coadd's inputs by id, as far as the coadd's table lists them."""
     found = archive.find("CoaddInputs")
     rows = found[0].catalogs[1] if found and len(found[0].catalogs) > 1 else []
     return {int(row["id"]): f"{row['visit']}-{row['ccd']}" for row in rows if {"id", "visit", "ccd"} <= row.keys()}

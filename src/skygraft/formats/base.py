@@ -1,8 +1,8 @@
-"""What a format is: how one kind of image on disk becomes an `Exposure`, and is written back.
+"""The interface of image formats: read one kind of image into an `Exposure`, and write it back.
 
-A format is one class. It reads everything that an image says of its own calibration, judges nothing (which
-calibration aperture holds is decided in `skygraft.photometry`), and writes an output that the survey's own
-software opens: what injection did not touch is carried over unchanged.
+A format is one class. It collects everything that an image records of its calibration, without choosing (the
+calibration aperture is resolved in `skygraft.photometry`), and writes an output that the survey's own software opens:
+what injection did not change is copied unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from skygraft.errors import (
 )
 from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, DataId, Exposure, VisitInfo
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
-from skygraft.psf import PSF
+from skygraft.psf import PSF, Box
+from skygraft.wcs import footprint, pixel_scale
 
 __all__ = [
     "CANDIDATES",
@@ -54,10 +55,10 @@ FILES = "files"
 """Key of `Exposure.extra`: each file the exposure was read from, path to `skygraft.disk.FileIdentity`, image first."""
 
 CANDIDATES = "candidates"
-"""Key of `Exposure.extra`: each ``ReferenceCandidate`` that was found, where ``photo_calib`` is None."""
+"""Key of `Exposure.extra`: every ``ReferenceCandidate`` that was found, if ``photo_calib`` is None."""
 
 CAUTION = "caution"
-"""Key of `Exposure.extra`: text that says what is not to be trusted in an image that was read as another format."""
+"""Key of `Exposure.extra`: a warning text about parts of the image that may be wrong as it was read."""
 
 
 def identify_files(paths: Iterable[StrPath]) -> dict[str, FileIdentity]:
@@ -66,7 +67,7 @@ def identify_files(paths: Iterable[StrPath]) -> dict[str, FileIdentity]:
     Raises
     ------
     CorruptFileError
-        If a file cannot be looked at, or is empty.
+        If a file does not exist, is a directory, or is empty.
     """
     identities: dict[str, FileIdentity] = {}
     for path in paths:
@@ -87,12 +88,17 @@ def identify_files(paths: Iterable[StrPath]) -> dict[str, FileIdentity]:
 
 
 def check_unchanged(identities: Mapping[str, FileIdentity]) -> None:
-    """Make sure that files are still what they were when they were read.
+    """Check that files have not changed since they were read.
+
+    Parameters
+    ----------
+    identities : mapping of str to FileIdentity
+        Their identities when they were read.
 
     Raises
     ------
     FormatError
-        If one was deleted or changed since.
+        If one was deleted or changed.
     """
     for path, before in identities.items():
         try:
@@ -113,21 +119,31 @@ def check_unchanged(identities: Mapping[str, FileIdentity]) -> None:
 
 
 def refuse_overwrite(path: StrPath, inputs: Iterable[StrPath], *, overwrite: bool) -> None:
-    """Refuse an output that is one of the inputs, always, or that exists, unless `overwrite`.
+    """Check that an output may be written.
+
+    Parameters
+    ----------
+    path : path-like
+        The output.
+    inputs : iterable of path-like
+        Files that are never overwritten.
+    overwrite : bool
+        Whether any other existing file may be replaced.
 
     Raises
     ------
     OutputExistsError
+        If the output is one of the inputs, or exists and `overwrite` is false.
     """
     target = Path(path)
     if not (target.exists() or target.is_symlink()):
         return
     if target.exists() and not target.is_file():
-        # Renaming onto a device such as /dev/null would replace it, given the rights.
+        # With enough permissions, renaming onto a device such as /dev/null would replace the device.
         what = "a directory" if target.is_dir() else "no ordinary file"
         raise OutputExistsError(f"the output is {what}", path=path, fix="Give the name of a file")
     for source in inputs:
-        # Same file under another name (links, ./, a case-blind disk) is the input too.
+        # The input may have other names: links, relative paths, case-insensitive file systems.
         if Path(source).exists() and target.exists() and target.samefile(source):
             raise OutputExistsError(
                 "the output is the input itself, which is never overwritten",
@@ -142,7 +158,7 @@ def refuse_overwrite(path: StrPath, inputs: Iterable[StrPath], *, overwrite: boo
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Base of a format's own reading options: a frozen dataclass whose fields are the options allowed.
+    """Base class of a format's reading options: a frozen dataclass whose fields are the allowed options.
 
     Examples
     --------
@@ -155,12 +171,21 @@ class ReadOptions:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], format_name: str, path: StrPath | None = None) -> Self:
-        """Make the options from keyword arguments.
+        """Build the options from keyword arguments.
+
+        Parameters
+        ----------
+        options : mapping
+            Option names and values.
+        format_name : str
+            Name of the format, for errors.
+        path : path-like, optional
+            The image, for errors.
 
         Raises
         ------
         ConfigError
-            If a key is not an option of this format; the nearest one is named.
+            If a key is not an option of this format; the message suggests the nearest.
         """
         known = [f.name for f in dataclasses.fields(cls)]
         for key in options:
@@ -177,7 +202,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, eq=False)
 class ImageFootprint:
-    """Which image a file holds and where it lies on the sky: what can be known without reading a pixel.
+    """Identity and sky position of an image, as far as they are known without reading pixels.
 
     Parameters
     ----------
@@ -186,27 +211,28 @@ class ImageFootprint:
     format : str
         Name of the format.
     data_id : DataId
-        Which image it is.
+        Identity of the image.
     visit_info : VisitInfo
-        When it was taken.
+        Time and exposure time.
     shape : (int, int)
         Rows and columns.
     xy0 : (int, int)
         Parent coordinates (x, y) of the first pixel.
     corners : ndarray, shape (M, 2)
-        Polygon of right ascension and declination around the image, ICRS degrees (M >= 4: edges may curve).
+        Vertices (right ascension, declination) of a polygon around the image, ICRS degrees; M >= 4, since edges may
+        be curved.
     center : (float, float)
         Right ascension and declination of the image's centre, ICRS degrees.
     pixel_scale : float
         Arcseconds per pixel at the centre.
     n_bytes : int
-        Size on disk of everything that reading it opens.
+        Total size of the files in `files`.
     hdu : int or str or None
-        The HDU that holds the image, where the format has such a choice.
+        The HDU of the image, if the format has such an option.
     files : tuple of str
-        Every file that reading it opens, the image first.
+        All files that reading the image opens, the image first.
     pinned : mapping
-        Options (JSON types) with which a copy of the image in another place is read with the same calibrations.
+        Options (JSON types) with which a copy of the image elsewhere is read with the same calibration files.
     """
 
     path: Path
@@ -223,39 +249,100 @@ class ImageFootprint:
     files: tuple[str, ...] = field(default=())
     pinned: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        format: str,
+        wcs: BaseLowLevelWCS,
+        shape: tuple[int, int],
+        xy0: tuple[int, int] = (0, 0),
+        *,
+        data_id: DataId,
+        visit_info: VisitInfo,
+        files: Iterable[StrPath],
+        hdu: int | str | None = None,
+        pinned: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Work out the footprint of an image from its WCS and size.
+
+        Parameters
+        ----------
+        path : Path
+            The image file.
+        format : str
+            Name of the format.
+        wcs : BaseLowLevelWCS
+            Parent pixels (x, y) to ICRS degrees (ra, dec).
+        shape, xy0 : (int, int)
+            Rows and columns; parent coordinates (x, y) of the first pixel.
+        data_id, visit_info, hdu, pinned
+            As those of `ImageFootprint`.
+        files : iterable of path-like
+            Every file that reading the image opens, the image first.
+
+        Returns
+        -------
+        ImageFootprint
+
+        Raises
+        ------
+        WcsError
+            If part of the image's outline is not on the sky.
+        """
+        (ny, nx), (x0, y0) = shape, xy0
+        x, y = x0 + (nx - 1) / 2, y0 + (ny - 1) / 2
+        ra, dec = wcs.pixel_to_world_values(x, y)
+        paths = tuple(os.fspath(file) for file in files)
+        return cls(
+            path=path,
+            format=format,
+            data_id=data_id,
+            visit_info=visit_info,
+            shape=shape,
+            xy0=xy0,
+            corners=footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)),
+            center=(float(ra), float(dec)),
+            pixel_scale=float(pixel_scale(wcs, x, y)[0]),
+            n_bytes=sum(Path(file).stat().st_size for file in paths),
+            hdu=hdu,
+            files=paths,
+            pinned=pinned or {},
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class ImageCalibration:
-    """What an image's files say of its calibration: all of an exposure but its pixels.
+    """The calibration of an image: everything in an exposure except its pixels.
 
     Parameters
     ----------
     unit : str
         Unit of the pixels.
     wcs : BaseLowLevelWCS
-        As that of `Exposure`.
+        As in `Exposure`.
     shape, xy0 : (int, int)
         Rows and columns; parent coordinates (x, y) of the first pixel.
     photo_calib : PhotoCalib or None
-        As that of `Exposure`.
+        As in `Exposure`.
     no_photo_calib : CalibrationError or None
         Why `photo_calib` is None.
     candidates : tuple of ReferenceCandidate
-        Everything that was found about what calibrated flux is the flux of.
+        Everything that was found about the reference of the calibrated flux (aperture, PSF model or total).
     psf : PSF or None
-        As that of `Exposure`.
+        As in `Exposure`.
     no_psf : PsfError or None
         Why `psf` is None.
     gain : float, ndarray or None
-        Electrons per image unit; None where it is not recorded.
+        Electrons per image unit; None if not recorded.
     gain_origin : str
         Where the gain was found.
     no_gain : str
-        Why `gain` is None, where the files hold something about it.
+        Why a gain in the files cannot be used; "" otherwise.
     has_variance : bool
         Whether there is a variance plane, from which a gain can be estimated.
     n_files : int
-        How many files are written for it, at most.
+        Largest number of files that are written for the image.
     """
 
     unit: str
@@ -275,7 +362,7 @@ class ImageCalibration:
 
     @classmethod
     def of(cls, exposure: Exposure) -> Self:
-        """That of an exposure."""
+        """Return the calibration of an exposure."""
         calib = exposure.photo_calib
         return cls(
             unit=str(exposure.planes["image"].attrs.get("units", "adu")),
@@ -295,7 +382,7 @@ class ImageCalibration:
         )
 
     def extra(self) -> dict[str, Any]:
-        """What `Exposure.extra` holds of it: why there is no calibration, no PSF and no gain."""
+        """Return its entries of `Exposure.extra`: why there is no photometric calibration, no PSF or no gain."""
         content: dict[str, Any] = {}
         if self.no_photo_calib is not None:
             content |= {CANDIDATES: self.candidates, NO_PHOTO_CALIB: self.no_photo_calib}
@@ -307,32 +394,53 @@ class ImageCalibration:
 
 
 class Format(abc.ABC):
-    """One kind of image on disk.
+    """Base class of image formats.
 
-    Instances hold nothing: everything about an image is in its path and the keyword options, which are those
-    of `Options`, a `ReadOptions` subclass. `hdu` is an option where a format has such a choice.
+    Instances have no state: an image is given by its path and keyword options, which are the fields of `Options`, a
+    `ReadOptions` subclass. A format with several images per file has an option `hdu`. A format of your own should pass
+    `skygraft.formats.conformance.check_format`; `skygraft.formats.available` says how a package adds it.
     """
 
     name: ClassVar[str]
-    """What a user writes as ``format=``."""
+    """Name of the format, as given in ``format=``."""
     looked_for: ClassVar[str]
-    """What makes a file one of this format: the end of the sentence "'<name>' is recognised by ..."."""
+    """What files of the format are recognised by: the end of the sentence "<name> is recognised by ..."."""
     Options: ClassVar[type[ReadOptions]] = ReadOptions
     """The keyword options of `footprint` and `read`."""
 
     @abc.abstractmethod
     def matches(self, path: StrPath) -> bool:
-        """Whether the file is of this format; reads headers at most.
+        """Return whether a file is of this format; reads headers at most.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+
+        Returns
+        -------
+        bool
 
         Raises
         ------
         CorruptFileError
-            If the file is missing, empty or so damaged that its headers cannot be read.
+            If the file is missing, empty or too damaged to read its headers.
         """
 
     @abc.abstractmethod
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
-        """Where the image lies on the sky, without reading pixels. Takes the options that `read` takes.
+        """Return identity and sky position of the image, without reading pixels; takes the options of `read`.
+
+        Parameters
+        ----------
+        path : path-like
+            The image.
+        **options
+            Fields of `Options`.
+
+        Returns
+        -------
+        ImageFootprint
 
         Raises
         ------
@@ -341,14 +449,24 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def read(self, path: StrPath, **options: Any) -> Exposure:
-        """Read an exposure with everything that its files say of its calibration.
+        """Read an exposure with all calibrations that its files record.
 
-        Its ``photo_calib`` carries every candidate for the calibration reference in ``candidates`` and has
-        none of them chosen (``reference`` None). An image without a calibration keeps them in
-        ``extra[CANDIDATES]`` and the `CalibrationError` that says why in ``extra[NO_PHOTO_CALIB]``: an
-        `UncalibratedImageError` where nothing was found (such an image may be read), anything else (two
-        zeropoints that disagree) is raised by `read_exposure`, unless the caller gives a calibration.
-        ``extra[FILES]`` holds the identities of the files read.
+        Its ``photo_calib`` has all candidates for the calibration reference in ``candidates`` and none of them chosen
+        (``reference`` is None). For an image without calibration the candidates are in ``extra[CANDIDATES]``, and
+        ``extra[NO_PHOTO_CALIB]`` is the `CalibrationError` that says why: an `UncalibratedImageError` if no zeropoint
+        was found (such an image can be read); any other error (such as two zeropoints that disagree) is raised by
+        `read_exposure`, unless the caller gives a calibration. ``extra[FILES]`` contains the identities of the files.
+
+        Parameters
+        ----------
+        path : path-like
+            The image.
+        **options
+            Fields of `Options`.
+
+        Returns
+        -------
+        Exposure
 
         Raises
         ------
@@ -356,10 +474,21 @@ class Format(abc.ABC):
         """
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
-        """What `read` would say of the image's calibration; raises what `read` would raise for it.
+        """Return the calibration of the image, the same as `read` does, with the same errors.
 
-        A format that overrides this reads headers and tables only, with the code that its `read` uses, so that the
-        two cannot disagree; otherwise the whole image is read.
+        The default reads the whole image. A format should override it to read headers and tables only, with the code
+        that its `read` uses, so that the two cannot disagree.
+
+        Parameters
+        ----------
+        path : path-like
+            The image.
+        **options
+            Fields of `Options`.
+
+        Returns
+        -------
+        ImageCalibration
         """
         return ImageCalibration.of(self.read(path, **options))
 
@@ -370,18 +499,18 @@ class Format(abc.ABC):
         Parameters
         ----------
         exposure : Exposure
-            What `read` of `like` returned, with changed planes.
+            An exposure from `read` of `like`, with changed planes.
         path : path-like
-            The image file to write; files beside it are named as those beside `like`.
+            The image file to write; companion files are named as those of `like`.
         like : path-like
-            The file whose layout is followed and whose untouched parts are copied.
+            The file whose layout is followed and whose unchanged parts are copied.
         overwrite : bool
             Replace an output that exists. The input is never overwritten.
 
         Returns
         -------
         tuple of Path
-            Every file written, the image first. None is visible under its name before it is whole.
+            All files written, the image first. Each appears under its name only when it is complete.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What every image format must do, as checks that raise `AssertionError`: run them on a format of your own.
+"""Checks that every image format must pass; run them on a format of your own. They raise `AssertionError`.
 
 Examples
 --------
@@ -41,7 +41,7 @@ _ARCSEC = 1 / 3600
 
 
 def check_format(fmt: Format, path: StrPath, out_dir: StrPath, *, options: Mapping[str, Any] | None = None) -> None:
-    """Run every check.
+    """Check a format with one of its images: run all other checks of this module.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def check_format(fmt: Format, path: StrPath, out_dir: StrPath, *, options: Mappi
     Raises
     ------
     AssertionError
-        If the format does not do what it must.
+        If a check fails.
     """
     options, out = dict(options or {}), Path(out_dir)
     before = _contents(path, fmt, options)
@@ -80,11 +80,20 @@ def _contents(path: StrPath, fmt: Format, options: Mapping[str, Any]) -> dict[st
 
 
 def check_read(fmt: Format, path: StrPath, *, options: Mapping[str, Any] | None = None) -> Exposure:
-    """An exposure has planes, WCS, identity and calibration, or says why it has none.
+    """Check that an exposure has planes, WCS, identity and calibration, or the reason why not.
+
+    Parameters
+    ----------
+    fmt : Format
+    path : path-like
+        An image of the format.
+    options : mapping, optional
+        Reading options that the image needs.
 
     Returns
     -------
     Exposure
+        The image as `fmt` reads it.
     """
     exposure = fmt.read(path, **(options or {}))
     planes = exposure.planes
@@ -125,7 +134,17 @@ def check_read(fmt: Format, path: StrPath, *, options: Mapping[str, Any] | None 
 def check_footprint(
     fmt: Format, path: StrPath, exposure: Exposure, *, options: Mapping[str, Any] | None = None
 ) -> None:
-    """The footprint, which is made without pixels, says what the exposure says."""
+    """Check that the footprint, which is read without pixels, agrees with the exposure.
+
+    Parameters
+    ----------
+    fmt, path
+        As in `check_read`.
+    exposure : Exposure
+        Result of `check_read`.
+    options
+        As in `check_read`.
+    """
     footprint = fmt.footprint(path, **(options or {}))
     assert footprint.format == fmt.name
     assert footprint.data_id == exposure.data_id, f"{footprint.data_id!r} is not {exposure.data_id!r}"
@@ -148,14 +167,24 @@ def check_footprint(
 def check_calibration(
     fmt: Format, path: StrPath, exposure: Exposure, *, options: Mapping[str, Any] | None = None
 ) -> None:
-    """The calibration that is read without pixels is that of the exposure."""
+    """Check that the calibration read without pixels is that of the exposure.
+
+    Parameters
+    ----------
+    fmt, path
+        As in `check_read`.
+    exposure : Exposure
+        Result of `check_read`.
+    options
+        As in `check_read`.
+    """
     found, expected = fmt.calibration(path, **(options or {})), ImageCalibration.of(exposure)
     for name in ("unit", "shape", "xy0", "photo_calib", "candidates", "gain_origin", "no_gain", "has_variance"):
         assert getattr(found, name) == getattr(expected, name), (
             f"{name} is {getattr(found, name)!r} without pixels, {getattr(expected, name)!r} with them"
         )
     for name in ("no_photo_calib", "no_psf"):
-        assert _told(getattr(found, name)) == _told(getattr(expected, name)), f"another reason for {name}"
+        assert _described(getattr(found, name)) == _described(getattr(expected, name)), f"another reason for {name}"
     np.testing.assert_array_equal(found.gain, expected.gain)
     x, y = exposure.box.center
     np.testing.assert_array_equal(found.wcs.pixel_to_world_values(x, y), expected.wcs.pixel_to_world_values(x, y))
@@ -171,12 +200,19 @@ def _same_psf(one: PSF, other: PSF, box: Box) -> None:
     np.testing.assert_array_equal(one.kernels([x], [y]), other.kernels([x], [y]))
 
 
-def _told(error: Exception | None) -> tuple[type, str] | None:
+def _described(error: Exception | None) -> tuple[type, str] | None:
     return None if error is None else (type(error), str(error))
 
 
 def check_pickle(fmt: Format, exposure: Exposure) -> None:
-    """Format and exposure survive the way to a worker and back."""
+    """Check that format and exposure can be pickled.
+
+    Parameters
+    ----------
+    fmt : Format
+    exposure : Exposure
+        Result of `check_read`.
+    """
     again: Format = pickle.loads(pickle.dumps(fmt))
     assert again.name == fmt.name
     copy: Exposure = pickle.loads(pickle.dumps(exposure))
@@ -186,10 +222,18 @@ def check_pickle(fmt: Format, exposure: Exposure) -> None:
     np.testing.assert_array_equal(copy.wcs.pixel_to_world_values(x, y), exposure.wcs.pixel_to_world_values(x, y))
     if exposure.psf is not None and copy.psf is not None:
         _same_psf(copy.psf, exposure.psf, exposure.box)
+    assert copy == exposure, "a pickled exposure is not equal to the original"
 
 
 def check_options(fmt: Format, path: StrPath) -> None:
-    """An option that is not the format's is an error, for all ways to read."""
+    """Check that `read`, `footprint` and `calibration` refuse an unknown option.
+
+    Parameters
+    ----------
+    fmt : Format
+    path : path-like
+        An image of the format.
+    """
     for read in (fmt.read, fmt.footprint, fmt.calibration):
         try:
             read(path, no_such_option=1)
@@ -200,7 +244,17 @@ def check_options(fmt: Format, path: StrPath) -> None:
 
 
 def check_round_trip(fmt: Format, path: StrPath, out_dir: Path, *, options: Mapping[str, Any] | None = None) -> None:
-    """An exposure written unchanged is read back with the same pixels, and never takes the input's place."""
+    """Check that an exposure written unchanged is read back with the same pixels, and never replaces its input.
+
+    Parameters
+    ----------
+    fmt, path
+        As in `check_read`.
+    out_dir : Path
+        An empty directory.
+    options
+        As in `check_read`.
+    """
     options = dict(options or {})
     exposure = fmt.read(path, **options)
     target = out_dir / Path(path).name
@@ -223,7 +277,17 @@ def check_round_trip(fmt: Format, path: StrPath, out_dir: Path, *, options: Mapp
 def check_writes_changes(
     fmt: Format, path: StrPath, out_dir: Path, *, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Changed pixels are written (within the input's own quantisation), all others come back bit for bit."""
+    """Check that changed pixels are written (within the input's quantisation) and all others are read back exactly.
+
+    Parameters
+    ----------
+    fmt, path
+        As in `check_read`.
+    out_dir : Path
+        An empty directory.
+    options
+        As in `check_read`.
+    """
     options = dict(options or {})
     exposure = fmt.read(path, **options)
     ny, nx = exposure.shape
@@ -267,7 +331,16 @@ def check_writes_changes(
 
 
 def check_bad_files(fmt: Format, path: StrPath, out_dir: Path) -> None:
-    """Missing, empty and truncated files are named as such, and never half read."""
+    """Check that missing, empty, truncated and foreign files raise an error that names the file.
+
+    Parameters
+    ----------
+    fmt : Format
+    path : path-like
+        An image of the format.
+    out_dir : Path
+        An empty directory.
+    """
     name = Path(path).name
     good = Path(path).read_bytes()
     bad = {"missing": None, "empty": b"", "truncated": good[: len(good) // 2], "no_fits": b"not a FITS file " * 300}

@@ -1,4 +1,4 @@
-"""Ordinary FITS images: pixels in one file or several, calibrations in keywords."""
+"""Ordinary FITS images: planes in one or several files, calibration in keywords."""
 
 from __future__ import annotations
 
@@ -55,13 +55,12 @@ from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
-from skygraft.psf import PSF, Box
+from skygraft.psf import PSF
 from skygraft.wcs import (
     TABLE_NAMES,
     FitsWcs,
     LookupTable,
     check_pixel_scale,
-    footprint,
     has_wcs,
     names_tables,
     pixel_scale,
@@ -76,25 +75,25 @@ LAYOUT = "fits_layout"
 
 @dataclass(frozen=True)
 class FitsOptions(PlaneOptions):
-    """What the files do not say, or not rightly.
+    """Reading options, for what the files do not record or record wrongly.
 
     Parameters
     ----------
     hdu, variance, weight, rms, mask
         See `PlaneOptions`.
     psf : PSF, path, mapping or False, optional
-        See `skygraft.formats.given.make_psf`; by default the model beside the image; False for none.
+        See `skygraft.formats.given.make_psf`; by default the PSFEx model in the image's directory; False for none.
     mask_planes : mapping of str to int, optional
         Names of mask planes and their bit numbers.
     zeropoint : float, optional
         AB magnitude of one image unit.
     zeropoint_key : str, optional
-        The zeropoint keyword to trust, where two disagree.
+        The only zeropoint keyword to use, if two disagree.
     unit : str, optional
         Unit of the pixels, instead of BUNIT.
     pixel_area : str, optional
         Area of a pixel of a surface-brightness image, instead of PIXAR_SR: ``"2.25e-14 sr"``, ``"0.0009 arcsec2"``, or
-        ``"wcs"`` for that of the WCS at the image's centre.
+        ``"wcs"`` for the area that the WCS gives at the image's centre.
     exposure_time : float, optional
         Seconds.
     mjd : float, optional
@@ -125,14 +124,14 @@ class FitsOptions(PlaneOptions):
 
     @property
     def data_id(self) -> dict[str, Any]:
-        """The parts of the data id that are given."""
+        """Parts of the data id, None for those not given."""
         keys = ("instrument", "visit", "detector", "tract", "patch", "band")
         return {key: getattr(self, key) for key in keys}
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """An image file whose headers were read."""
+    """An image file with its headers."""
 
     path: Path
     layout: FitsLayout
@@ -161,11 +160,10 @@ class _Opened:
 
 
 class FitsFormat(Format):
-    """FITS images with their planes in HDUs or files beside them, and their calibration in keywords.
+    """FITS images with planes in HDUs or companion files, and calibration in keywords.
 
-    See `FitsOptions` for what may be given, `skygraft.formats.fits_layout` for the names by which planes are found,
-    and `skygraft.formats.fits_headers` for the keywords that are read. The pixel frame is that of the file: its first
-    pixel is (0, 0).
+    See `FitsOptions` for the options, `skygraft.formats.fits_layout` for the names by which planes are found, and
+    `skygraft.formats.fits_headers` for the keywords. The first pixel of the file is (0, 0).
     """
 
     name: ClassVar[str] = "fits"
@@ -175,36 +173,29 @@ class FitsFormat(Format):
     Options: ClassVar[type[FitsOptions]] = FitsOptions
 
     def matches(self, path: StrPath) -> bool:
-        """Whether the file is FITS and has a two-dimensional image with a WCS."""
+        """Return whether the file is FITS and has a two-dimensional image with a WCS."""
         if Path(path).is_file() and Path(path).stat().st_size and not is_fits(path):
             return False
         hdus = list_hdus(path)
-        # Its WCS keywords are an approximation, its PSF is in an archive: not to be taken for what they seem.
+        # lsst.images: the WCS keywords are approximate, and the PSF is in an archive that this format does not read.
         if lsst_images_kind(hdus) is not None:
             return False
         return any(is_flat(hdu) and (has_wcs(hdu.header) or has_wcs(hdus[0].header)) for hdu in hdus)
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
-        """Where the image lies on the sky; see `Format.footprint`."""
+        """Return identity and sky position of the image; see `Format.footprint`."""
         given = self.Options.parse(options, self.name, path)
         opened = self._open(path, given)
-        wcs = opened.wcs()
         ny, nx = opened.image.shape or (0, 0)
-        files = tuple(os.fspath(p) for p in opened.layout.files)
-        ra, dec = wcs.pixel_to_world_values((nx - 1) / 2, (ny - 1) / 2)
-        return ImageFootprint(
-            path=opened.path,
-            format=self.name,
+        return ImageFootprint.of(
+            opened.path,
+            self.name,
+            opened.wcs(),
+            (ny, nx),
             data_id=self._data_id(opened, given),
             visit_info=self._visit_info(opened, given),
-            shape=(ny, nx),
-            xy0=(0, 0),
-            corners=footprint(wcs, Box(-0.5, nx - 0.5, -0.5, ny - 0.5)),
-            center=(float(ra), float(dec)),
-            pixel_scale=float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]),
-            n_bytes=sum(Path(f).stat().st_size for f in files),
+            files=opened.layout.files,
             hdu=opened.image.index,
-            files=files,
         )
 
     def read(self, path: StrPath, **options: Any) -> Exposure:
@@ -242,15 +233,15 @@ class FitsFormat(Format):
         return with_fingerprints(exposure, layout.planes)
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
-        """What the image's headers and PSF model say of its calibration; see `Format.calibration`."""
+        """Return the calibration from headers and PSF model; see `Format.calibration`."""
         given = self.Options.parse(options, self.name, path)
         return self._calibration(self._open(path, given), given)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
-        """Write an exposure, its planes and its PSF model beside each other; see `Format.write`.
+        """Write an exposure with its companion files and PSF model to one directory; see `Format.write`.
 
-        Planes in other files are written beside the output and called after it (``<stem>.weight.fits``), so that
-        the output is complete. Where the input has no mask and a bit is set, ``<stem>.mask.fits`` is made.
+        Companion files are named after the output (``<stem>.weight.fits``). If the input has no mask and a mask bit is
+        set, ``<stem>.mask.fits`` is added.
         """
         layout = self._layout_to_follow(exposure, Path(like))
         masks = {}
@@ -318,7 +309,7 @@ class FitsFormat(Format):
     def _photo_calib(
         self, opened: _Opened, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
-        """Unit of the pixels, their calibration, and why there is none."""
+        """Unit of the pixels, their calibration, and the reason if there is none."""
         unit = image_unit(opened.headers, given.unit)
         try:
             calib = read_photo_calib(
@@ -336,13 +327,13 @@ class FitsFormat(Format):
         return unit.name, calib, None
 
     def _stale(self, opened: _Opened, unit: str, calib: PhotoCalib) -> CalibrationError:
-        """What is not to be trusted in a Legacy Surveys image that is read as any other."""
+        """Return the error for the outdated header zeropoint of a Legacy Surveys image."""
         return CalibrationError(
             f"{LEGACY_CAUTION}; its zeropoint ({float(calib.zeropoint()):.4f} mag for one {unit}) may be 5 mag off",
             path=opened.path,
             hdu=opened.image.index,
             fix="Read it with format='legacy_survey' and ccds= (the survey-ccds table), or give zeropoint= (the AB "
-            "magnitude of one image unit); zeropoint_key= (a keyword) takes the header's all the same",
+            "magnitude of one image unit); zeropoint_key= (a keyword) uses the header's in spite of this",
         )
 
     def _gain(

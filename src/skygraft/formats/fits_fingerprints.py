@@ -1,8 +1,8 @@
-"""What the planes of an image were when they were read: a digest of each tile, so that writing finds what changed.
+"""Fingerprints of planes: a digest of each tile, taken when it is read, so that writing finds the changed tiles.
 
-The other ways are to read the file once more, which takes longer than injection itself where it is compressed, or to
-keep a second copy of every plane. A digest has 64 bits (XXH3, a hash that random changes do not escape), and is of the
-plane as an exposure holds it: whoever changed a pixel since, by whatever means, is noticed.
+The alternatives are to read the file again, which for a compressed file takes longer than injection itself, or to keep
+a second copy of every plane. Digests have 64 bits (XXH3) and are of the pixels in the exposure, so that a change is
+noticed however it was made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from skygraft.formats.fits_layout import Plane
 __all__ = ["FINGERPRINTS", "Fingerprint", "find_touched", "with_fingerprints"]
 
 FINGERPRINTS = "fingerprints"
-"""Key of `Exposure.extra`: a `Fingerprint` for the path and HDU of each plane."""
+"""Key of `Exposure.extra`: the `Fingerprint` of each plane, by path and HDU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class Fingerprint:
     Parameters
     ----------
     shape, tile_shape : tuple of int
-        Of the plane, and of its tiles: the whole plane where it is not compressed.
+        Shapes of the plane and of its tiles; an uncompressed plane is one tile.
     digests : ndarray of uint64, shape (T,)
-        In the order in which a file has them.
+        One for each tile, in the order of the file.
     """
 
     shape: tuple[int, ...]
@@ -45,38 +45,38 @@ class Fingerprint:
 
     @classmethod
     def of(cls, plane: NDArray[Any], tile_shape: tuple[int, ...]) -> Fingerprint:
-        """Take it of a plane.
+        """Compute the fingerprint of a plane.
 
         Parameters
         ----------
         plane : ndarray
             Pixels of any type.
         tile_shape : tuple of int
-            Shape of the tiles, rows first; those at the edges are smaller.
+            Shape of the tiles, rows first; tiles at the edges may be smaller.
 
         Returns
         -------
         Fingerprint
         """
-        # in one room for all of them: fresh memory for each takes longer than the digest
-        room = np.empty(math.prod(tile_shape), dtype=plane.dtype)
+        # One buffer for all tiles: allocating memory for each takes longer than the digest.
+        buffer = np.empty(math.prod(tile_shape), dtype=plane.dtype)
         digests = []
         for where in tile_slices(plane.shape, tile_shape):
             tile = plane[where]
             if not tile.flags.c_contiguous:
-                same = room[: tile.size].reshape(tile.shape)
-                same[...] = tile
-                tile = same
+                copied = buffer[: tile.size].reshape(tile.shape)
+                copied[...] = tile
+                tile = copied
             digests.append(xxhash.xxh3_64_intdigest(tile))
         return cls(plane.shape, tile_shape, np.array(digests, dtype=np.uint64))
 
     def touched(self, plane: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which tiles of a plane are not what they were.
+        """Return which tiles of a plane differ from the fingerprint.
 
         Parameters
         ----------
         plane : ndarray
-            Pixels, of the shape and type of those that the fingerprint is of.
+            Pixels, of the same shape and type as when the fingerprint was taken.
 
         Returns
         -------
@@ -86,7 +86,19 @@ class Fingerprint:
 
 
 def with_fingerprints(exposure: Exposure, planes: Iterable[Plane]) -> Exposure:
-    """An exposure that was just read, with fingerprints of its planes, which were read from there."""
+    """Add fingerprints to an exposure that was just read.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    planes : iterable of Plane
+        Where its planes were read from.
+
+    Returns
+    -------
+    Exposure
+        With ``extra[FINGERPRINTS]``.
+    """
     found = {}
     for plane in planes:
         pixels = _pixels(exposure, plane)
@@ -96,9 +108,18 @@ def with_fingerprints(exposure: Exposure, planes: Iterable[Plane]) -> Exposure:
 
 
 def find_touched(exposure: Exposure, plane: Plane) -> NDArray[np.bool_] | None:
-    """Which tiles of a plane's file an exposure differs in, shape (T,); None where nobody knows.
+    """Return which tiles of a plane have changed since the exposure was read; the file must not have changed.
 
-    The file must be what it was when the exposure was read.
+    Parameters
+    ----------
+    exposure : Exposure
+    plane : Plane
+        Where the plane was read from.
+
+    Returns
+    -------
+    ndarray of bool, shape (T,), or None
+        None if the exposure has no fingerprint of this plane.
     """
     fingerprints: Mapping[tuple[Path, int], Fingerprint] = exposure.extra.get(FINGERPRINTS, {})
     fingerprint, pixels = fingerprints.get((plane.path, plane.hdu)), _pixels(exposure, plane)

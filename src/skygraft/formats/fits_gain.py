@@ -1,8 +1,8 @@
-"""Electrons per image unit, as far as the keywords of an ordinary FITS image say.
+"""Read the gain (electrons per image unit) from the keywords of an ordinary FITS image.
 
-A recorded gain is in electrons per count, so it says something of an image in counts only: not of one in nanomaggies,
-not of an average of several exposures. Where the keywords do not say, the reason is kept: the variance plane decides,
-or the caller.
+A recorded gain is in electrons per count, so it applies only to an image in counts: not to one in nanomaggies, nor to
+an average of several exposures. Where it does not apply, the reason is kept, and the gain is estimated from the
+variance plane or given by the caller.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _AMPLIFIER_KEYS = ("GAINA", "GAINB", "GAINC", "GAIND", "GAIN1", "GAIN2", "GAIN3"
 _COMBINED_KEYS = ("NCOMBINE", "NCOMB", "NCOADD", "NCOADDS", "NSTACK")
 _GAIN_TOLERANCE = 0.01
 _AMPLIFIER_TOLERANCE = 0.05
-"""By how much the gains of one image's amplifiers may differ for their mean to stand for all of it."""
+"""Relative difference up to which the mean of an image's amplifier gains is used for the whole image."""
 _EFFECTIVE = re.compile(r"effective|equivalent", re.IGNORECASE)
 _INVERSE = re.compile(r"\b(adu|dn|count|ct)s?\s*(/|per)\s*(photo-?)?(e|electron)", re.IGNORECASE)
 _SETTING = re.compile(r"db\b|setting", re.IGNORECASE)
@@ -30,16 +30,16 @@ _SETTING = re.compile(r"db\b|setting", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class RecordedGain:
-    """Electrons per image unit and where that is recorded, or why it is not known.
+    """A gain and where it is recorded, or the reason why it is not known.
 
     Parameters
     ----------
     value : float or None
         Electrons per image unit.
     origin : str
-        Where it is from.
+        Where it is recorded.
     reason : str
-        Why it is None.
+        Why `value` is None.
     """
 
     value: float | None
@@ -48,7 +48,7 @@ class RecordedGain:
 
 
 def flux_unit_of(zeropoint: float | None) -> str | None:
-    """The unit of flux density whose AB zeropoint this is; None for any other."""
+    """Return the unit of flux density that has this AB zeropoint (22.5: nanomaggy, 31.4: nJy, ...), or None."""
     if zeropoint is None:
         return None
     return next((name for zp, name in FLUX_ZEROPOINTS.items() if abs(zeropoint - zp) <= ZEROPOINT_TOLERANCE), None)
@@ -57,28 +57,33 @@ def flux_unit_of(zeropoint: float | None) -> str | None:
 def read_gain(
     headers: Headers, *, unit: ImageUnit, exposure_time: float | None, zeropoint: float | None = None
 ) -> RecordedGain:
-    """Electrons per image unit as the headers record it.
+    """Read the gain of an image from its headers.
 
-    For an image in counts per second a gain is multiplied by the exposure time, unless it says that it is an effective
-    one. An image in electrons needs no gain.
+    For an image in counts per second the recorded gain is multiplied by the exposure time, unless it is an effective
+    gain. An image in electrons needs no recorded gain.
 
     Parameters
     ----------
     headers : Headers
-        Where to look.
+        Headers of the image.
     unit : ImageUnit
         Unit of the image.
     exposure_time : float or None
         Seconds.
     zeropoint : float, optional
-        AB zeropoint of the image: where BUNIT is absent, 22.5 or 31.4 says that the image is in a unit of flux.
+        AB zeropoint of the image: without BUNIT, a value such as 22.5 or 31.4 shows that the image is in a unit of
+        flux.
+
+    Returns
+    -------
+    RecordedGain
     """
     seconds = exposure_time if exposure_time and exposure_time > 0 else None
     kind, per_second, scale = unit.unit.kind, unit.unit.per_second, unit.unit.scale
     if unit.doubt:
         return RecordedGain(None, reason=f"{unit.doubt}: counts or electrons?")
     if kind not in ("counts", "electrons"):
-        return RecordedGain(None, reason=_told(headers, f"the image is in {unit.name}"))
+        return RecordedGain(None, reason=_with_gain_card(headers, f"the image is in {unit.name}"))
     if per_second and seconds is None:
         return RecordedGain(None, reason=f"the image is in {unit.name}, and the exposure time is not known")
     if kind == "electrons":
@@ -89,20 +94,21 @@ def read_gain(
             return RecordedGain(None, reason=_average(combined, "an image in electrons"))
         return RecordedGain(scale, "the image is in electrons")
     if not unit.stated and (implied := _implied_unit(headers, zeropoint)):
-        return RecordedGain(None, reason=_told(headers, implied))
+        return RecordedGain(None, reason=_with_gain_card(headers, implied))
     found = _recorded(headers, seconds if per_second else None)
     if found.value is None or scale == 1:
         return found
     return RecordedGain(found.value * scale, f"{found.origin}, times {scale:g} (the unit is {unit.name})")
 
 
-def _told(headers: Headers, what: str) -> str:
+def _with_gain_card(headers: Headers, what: str) -> str:
+    """Append the gain card of the headers, if any, to a reason."""
     card = next((c for c in headers.find_all(*_EFFECTIVE_KEYS, *_PLAIN_KEYS, *_AMPLIFIER_KEYS)), None)
     return what if card is None else f"{what}, and {card.key} = {card.value} is of electrons per count"
 
 
 def _implied_unit(headers: Headers, zeropoint: float | None) -> str:
-    """What says that an image without BUNIT is in a unit of flux; "" where nothing does."""
+    """Reason to think that an image without BUNIT is in a unit of flux; "" if there is none."""
     flux_unit = flux_unit_of(zeropoint)
     if flux_unit is not None:
         return f"there is no BUNIT, and the zeropoint {zeropoint:.4g} is that of an image in {flux_unit}"
@@ -111,7 +117,7 @@ def _implied_unit(headers: Headers, zeropoint: float | None) -> str:
 
 
 def _recorded(headers: Headers, seconds: float | None) -> RecordedGain:
-    """Electrons per count (times `seconds`, for counts per second) of the keywords."""
+    """Gain in electrons per count from the keywords, times `seconds` for an image in counts per second."""
     problems: list[str] = []
     effective: list[tuple[Card, float]] = []
     plain: list[tuple[Card, float]] = []
@@ -136,7 +142,7 @@ def _recorded(headers: Headers, seconds: float | None) -> RecordedGain:
 
 
 def _own(headers: Headers, *keys: str) -> list[Card]:
-    """Every card of each key in the first header that has it: an extension's gain replaces the primary header's."""
+    """All cards of each key in the first header that has it: an extension's gain replaces the primary header's."""
     first = {card.key: card.hdu for card in headers.find_all(*keys)}
     return [card for card in headers.every(*keys) if card.hdu == first.get(card.key)]
 
@@ -151,15 +157,15 @@ def _of_one_exposure(headers: Headers, value: float, origin: str, seconds: float
 
 
 def _of_amplifiers(headers: Headers, seconds: float | None, problems: list[str]) -> RecordedGain:
-    """The mean of the amplifiers' gains, where they are alike."""
+    """Mean of the amplifier gains, if they agree."""
     found = [(c, value) for c in headers.find_all(*_AMPLIFIER_KEYS) if (value := _usable(c, problems)) is not None]
     if not found:
         return RecordedGain(None, reason="; ".join(problems))
     values, keys = [value for _, value in found], " and ".join(card.key for card, _ in found)
     if max(values) / min(values) > 1 + _AMPLIFIER_TOLERANCE:
-        told = ", ".join(f"{card.key} = {card.value}" for card, _ in found)
+        listed = ", ".join(f"{card.key} = {card.value}" for card, _ in found)
         return RecordedGain(
-            None, reason=f"the amplifiers' gains differ ({told}), and nothing says which pixel is whose"
+            None, reason=f"the amplifiers' gains differ ({listed}), and nothing says which pixel is whose"
         )
     origin = f"mean of {keys} in the header of HDU {found[0][0].hdu}"
     return _of_one_exposure(headers, sum(values) / len(values), origin, seconds)
@@ -177,7 +183,7 @@ def _usable(card: Card, problems: list[str]) -> float | None:
 
 
 def _combined(headers: Headers) -> Card | None:
-    """The card that says that the image is a combination of several."""
+    """The card that gives the number of combined images, if it is more than one."""
     cards = headers.find_all(*_COMBINED_KEYS)
     return next((card for card in cards if (finite_number(card) or 0) > 1), None)
 

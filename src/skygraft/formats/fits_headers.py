@@ -1,4 +1,4 @@
-"""What the keywords of an ordinary FITS image say: which image it is and when it was taken.
+"""Read identity and time of an ordinary FITS image from its keywords.
 
 Zeropoints are read by `skygraft.formats.fits_zeropoint`, gains by `skygraft.formats.fits_gain`.
 """
@@ -17,8 +17,9 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.time import Time
 
+from skygraft.data_id import is_id
 from skygraft.errors import ConfigError
-from skygraft.exposure import DataId, VisitInfo, is_id
+from skygraft.exposure import DataId, VisitInfo
 
 __all__ = [
     "Card",
@@ -37,25 +38,25 @@ EXPOSURE_TIME_KEYS = ("EXPTIME", "EXPOSURE")
 _MID_KEYS = ("MJD-AVG", "DATE-AVG", "MJD-MID", "DATE-MID")
 _START_KEYS = ("MJD-OBS", "DATE-OBS")
 
-# "HSC-R2", "SDSS r", "DECam_g", "PS1-z": the survey's name before the band's.
+# "HSC-R2", "SDSS r", "DECam_g", "PS1-z": the name of the survey precedes that of the band.
 _BAND_PREFIX = re.compile(r"^(?:HSC|SDSS|DECam|DES|PS1|LSST|Pan-?STARRS1?|VISTA|UKIDSS|2MASS|WFC3|ACS)[\s._-]+(?=\w)")
 _BAND_TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9']*")
 
 
 @dataclass(frozen=True)
 class Card:
-    """One header card that was found, and where.
+    """A header card and its HDU.
 
     Parameters
     ----------
     key : str
         Keyword.
     value : object
-        Its value.
+        Value.
     comment : str
-        Its comment.
+        Comment.
     hdu : int
-        The HDU whose header holds it.
+        Number of the HDU whose header contains it.
     """
 
     key: str
@@ -65,23 +66,23 @@ class Card:
 
 
 class Headers:
-    """Headers searched one after the other: an image's own first, then those that it inherits from.
+    """Headers that are searched in order: an image's own first, then those that it inherits from.
 
     Parameters
     ----------
     headers : iterable of (int, Header)
-        HDU numbers and headers.
+        HDU numbers and headers, in the order of the search.
     """
 
     def __init__(self, headers: Iterable[tuple[int, fits.Header]]) -> None:
         self._headers = tuple(headers)
 
     def find(self, *keys: str) -> Card | None:
-        """The first of the keys that has a value (not empty, not undefined), in the first header that has it."""
+        """Return the card of the first key that has a value (not empty or undefined), from the first header with it."""
         return next(iter(self.find_all(*keys)), None)
 
     def find_all(self, *keys: str) -> list[Card]:
-        """Every one of the keys that has a value, in the order of `keys`."""
+        """Return, for each key that has a value, its card in the first header with it, in the order of `keys`."""
         found = []
         for key in keys:
             for hdu, header in self._headers:
@@ -93,7 +94,7 @@ class Headers:
         return found
 
     def every(self, *keys: str) -> list[Card]:
-        """Every card of the keys that has a value: in each header, and each where a header has several of one key."""
+        """Return all cards of the keys that have a value, from all headers, including repeated cards."""
         found = []
         for key in keys:
             for hdu, header in self._headers:
@@ -104,7 +105,7 @@ class Headers:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """All cards with a value, without commentary, as Python values; text where it is no standard FITS (NaN)."""
+        """Return all cards with a value, without commentary, as Python values; invalid ones (NaN) as text."""
         merged: dict[str, Any] = {}
         for _, header in reversed(self._headers):
             for card in header.cards:
@@ -115,7 +116,7 @@ class Headers:
 
 
 def _value(card: fits.Card) -> Any:
-    """The value of a card; as text, which is no number, where it is no standard FITS (NaN)."""
+    """Value of a card; as text if it is invalid in FITS (such as NaN)."""
     try:
         return card.value
     except fits.VerifyError:
@@ -127,7 +128,7 @@ def _value(card: fits.Card) -> Any:
 
 
 def finite_number(card: Card) -> float | None:
-    """The card's value as a finite number; None where it is none (sentinels such as 'unknown')."""
+    """Return the value of a card as a finite number, or None if it is not one (such as 'unknown')."""
     if isinstance(card.value, bool):
         return None
     try:
@@ -138,7 +139,7 @@ def finite_number(card: Card) -> float | None:
 
 
 def band_name(text: str) -> str:
-    """The short name of a band, from the long names that instruments give their filters.
+    """Return the short name of a band from the filter name of an instrument.
 
     Examples
     --------
@@ -152,22 +153,26 @@ def band_name(text: str) -> str:
         return text
     band = token.group(0)
     if text.upper().startswith("HSC-"):
-        # HSC-R and HSC-R2 are two filters of the same band; NB0816 is a band of its own.
+        # HSC-R and HSC-R2 are two filters of the same band; NB0816 is a separate band.
         return band[0].lower() if re.fullmatch(r"[GRIZY]2?", band) else band
     return band
 
 
 def read_data_id(headers: Headers, given: Mapping[str, Any], *, name: str) -> DataId:
-    """Which image this is.
+    """Read the identity of an image from its headers.
 
     Parameters
     ----------
     headers : Headers
-        Where to look.
+        Headers of the image.
     given : mapping
-        What the caller says; wins where not None.
+        Parts of the identity given by the caller; those that are not None take precedence.
     name : str
-        What the image is called where its headers do not say enough.
+        Name of the image, used if the headers do not identify it.
+
+    Returns
+    -------
+    DataId
     """
     visit, detector, band = headers.find(*VISIT_KEYS), headers.find(*DETECTOR_KEYS), headers.find(*BAND_KEYS)
     instrument = headers.find("INSTRUME", "INSTRUMENT")
@@ -199,14 +204,28 @@ def _detector(value: Any) -> int | str:
 
 
 _LONGEST_EXPOSURE = 1e8
-"""Seconds, three years: of coadds, the sum of their inputs'."""
+"""Largest accepted exposure time, s (three years): that of a coadd is the sum of its inputs'."""
 
 
 def read_visit_info(headers: Headers, *, exposure_time: float | None = None, mjd: float | None = None) -> VisitInfo:
-    """Middle of the exposure (MJD, TAI) and exposure time (s); None where the headers do not say, or say what none is.
+    """Read the middle of the exposure (MJD, TAI) and the exposure time (s) from the headers.
 
-    The middle is that of the headers (MJD-AVG, DATE-AVG, MJD-MID, DATE-MID), or half an exposure time after the start
-    (MJD-OBS, DATE-OBS), in the time system that TIMESYS names (UTC where it does not).
+    The middle is given by MJD-AVG, DATE-AVG, MJD-MID or DATE-MID, or is half an exposure time after the start (MJD-OBS,
+    DATE-OBS), in the time system of TIMESYS (UTC by default).
+
+    Parameters
+    ----------
+    headers : Headers
+        Headers of the image.
+    exposure_time : float, optional
+        Seconds, instead of that of the headers.
+    mjd : float, optional
+        Middle of the exposure (MJD, TAI), instead of that of the headers.
+
+    Returns
+    -------
+    VisitInfo
+        With None for what is missing or invalid.
     """
     if exposure_time is None:
         card = headers.find(*EXPOSURE_TIME_KEYS)
@@ -228,7 +247,7 @@ def read_visit_info(headers: Headers, *, exposure_time: float | None = None, mjd
 def _time(card: Card, headers: Headers, system: str) -> Time | None:
     text = str(card.value).strip()
     if card.key == "DATE-OBS" and "T" not in text:
-        # The time of day is beside it, in older headers.
+        # In older headers the time of day has its own card.
         clock = headers.find("TIME-OBS", "UTC-OBS", "UT")
         if clock is None or ":" not in str(clock.value):
             return None
@@ -236,7 +255,7 @@ def _time(card: Card, headers: Headers, system: str) -> Time | None:
     scale = system if system in Time.SCALES else "utc"
     try:
         with warnings.catch_warnings():
-            # Dates before 1960 or far in the future have no known leap seconds: good enough here.
+            # Leap seconds are unknown before 1960 and in the far future; the error does not matter here.
             warnings.filterwarnings("ignore", message=".*dubious year")
             if card.key.startswith("MJD"):
                 return Time(float(card.value), format="mjd", scale=scale).tai
@@ -246,11 +265,21 @@ def _time(card: Card, headers: Headers, system: str) -> Time | None:
 
 
 def check_number(name: str, value: Any, *, positive: bool = True) -> float:
-    """A finite (and positive) number given by the caller.
+    """Return a number given by the caller, after checking that it is finite (and positive).
+
+    Parameters
+    ----------
+    name : str
+        Name of the option, for errors.
+    value : object
+        The number.
+    positive : bool
+        Whether it must be positive.
 
     Raises
     ------
     ConfigError
+        If it is not such a number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{name} is {value!r}; a finite number is needed", key=name)

@@ -1,7 +1,7 @@
-"""What a FITS file is where it is no ordinary science image: another format's, a weight, a mask, a table.
+"""Recognise FITS files that are not ordinary science images: other formats, weights, masks, tables.
 
-Each is refused by what it is: sources drawn into a weight map, or by a header that a survey's tables replaced, are
-errors that nobody is told of.
+They are refused with an error that says what they are. Otherwise sources would silently be injected into a weight map,
+or with a header calibration that the survey has replaced.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = [
 ]
 
 RUBIN_IMAGES = "images.lsst.io"
-"""Where the schemas of Rubin's lsst.images files are."""
+"""Host of the schemas of Rubin's lsst.images files."""
 
 LEGACY_CAUTION = (
-    "this is an image of the Legacy Surveys read as ordinary FITS: what its header says of zeropoint, gain and "
-    "astrometry is older than what the survey's tables say, and its PSF model is theirs"
+    "this is an image of the Legacy Surveys read as ordinary FITS: zeropoint, gain and astrometry in its header are "
+    "older than those in the survey's tables, and its PSF model is among the survey's files"
 )
-"""What is not to be trusted in such an image."""
+"""Warning about a Legacy Surveys image that is read as ordinary FITS."""
 
 _ROLES: dict[Role, str] = {
     "variance": "a variance plane",
@@ -74,7 +74,7 @@ _LEGACY_KINDS = {
     "psfsize": "a map of PSF sizes",
     "chi2": "a chi-squared image",
 }
-# Cards that say what a product is, and what they say of those that are no science image.
+# Keywords of the kind of product, and their values for products that are not science images.
 _PRODUCT_KEYS = ("PRODTYPE", "IMTYPE", "DES_EXT", "EXTTYPE", "HDUCLAS2", "HDUCLAS3", "FILETYPE", "OBSTYPE", "IMAGETYP")
 _PRODUCTS: Mapping[str, str] = {
     **dict.fromkeys(("wtmap", "weight", "ivar", "invvar", "wht"), _WEIGHT),
@@ -92,12 +92,12 @@ _SURVEY_CAMERAS = ("decam", "90prime", "mosaic3", "mosaic-3", "mosaic 3")
 
 
 def kind_of_name(name: str) -> str | None:
-    """What an HDU holds by its EXTNAME, where that is no science image."""
+    """Return what an HDU contains by its EXTNAME, or None if it may be a science image."""
     return _HDU_KINDS.get(name.upper())
 
 
 def lsst_images_kind(hdus: Sequence[HduInfo]) -> str | None:
-    """The schema of a Rubin lsst.images file ("https://images.lsst.io/schemas/visit_image-1.0.0"); None for others."""
+    """Return the schema of an lsst.images file ("https://images.lsst.io/schemas/visit_image-1.0.0"), or None."""
     header = hdus[0].header
     model = str(header.get("DATAMODL", ""))
     if RUBIN_IMAGES in model:
@@ -106,12 +106,12 @@ def lsst_images_kind(hdus: Sequence[HduInfo]) -> str | None:
 
 
 def refuse_archive(path: Path, hdus: Sequence[HduInfo]) -> None:
-    """Refuse a file whose calibrations are in an archive that ordinary FITS does not know.
+    """Raise if the calibrations of a file are in an archive that ordinary FITS does not read.
 
     Raises
     ------
     FormatError
-        If it is an LSST afw image, or one of Rubin's lsst.images.
+        If the file is an LSST afw image, or one of Rubin's lsst.images.
     """
     kind = lsst_images_kind(hdus)
     if kind is not None:
@@ -132,7 +132,7 @@ def refuse_archive(path: Path, hdus: Sequence[HduInfo]) -> None:
 
 
 def is_legacy_image(path: Path, headers: Headers) -> bool:
-    """Whether an image is one of the Legacy Surveys' CCD images, whose header calibration their tables replace."""
+    """Return whether this is a CCD image of the Legacy Surveys, whose tables replace the header's calibration."""
     if "_ooi_" in path.name:
         return True
     camera = headers.find("INSTRUME", "INSTRUMENT")
@@ -147,33 +147,33 @@ def is_legacy_image(path: Path, headers: Headers) -> bool:
 
 
 def refuse_companion(path: Path, hdu: HduInfo, hdus: Sequence[HduInfo], *, chosen: bool) -> None:
-    """Refuse a weight, a mask and the like in place of a science image.
+    """Raise if the image is a weight, a mask or the like.
 
     Parameters
     ----------
     path : Path
         The file.
     hdu : HduInfo
-        The HDU that is to be the image.
+        The HDU that would be the image.
     hdus : sequence of HduInfo
-        All of the file's.
+        All HDUs of the file.
     chosen : bool
-        Whether the caller chose the HDU: the file's name then says nothing.
+        Whether the caller chose the HDU; the file's name is then ignored.
 
     Raises
     ------
     FormatError
-        If it is none by its EXTNAME, its header, its unit or its file's name.
+        If EXTNAME, header, unit or file name show that it is not a science image.
     """
     found = _by_header(hdu, hdus)
     if found is None and not chosen and hdu.name not in ("SCI", "SCIENCE", "IMAGE"):
         found = _by_file_name(path)
     if found is None:
         return
-    what, told = found
-    again = "" if told != _FILE_NAME else "; if it is one all the same, choose its HDU with hdu="
+    what, evidence = found
+    again = "" if evidence != _FILE_NAME else "; if it is a science image, choose its HDU with hdu="
     raise FormatError(
-        f"this holds {what}, by {told}, and no science image",
+        f"this holds {what}, by {evidence}, and no science image",
         path=path,
         hdu=hdu.index,
         fix=f"Give the image that it belongs to{again}",
@@ -218,7 +218,7 @@ def _by_file_name(path: Path) -> tuple[str, str] | None:
 
 
 def describe_file(path: Path, hdus: Sequence[HduInfo]) -> str:
-    """What a FITS file is that holds no image to inject into: "a PSFEx model"; "" for what is not known."""
+    """Describe a FITS file without a science image, such as "a PSFEx model"; "" if it is not known."""
     images = [hdu for hdu in hdus if hdu.shape is not None and len(hdu.shape) == 2]
     if images:
         found = _by_header(images[0], hdus) or _by_file_name(path)

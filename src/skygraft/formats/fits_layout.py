@@ -1,7 +1,7 @@
-"""Where the planes of an ordinary FITS image are: in HDUs of one file, or in files beside it.
+"""Find the planes of an ordinary FITS image, in HDUs of one file or in companion files.
 
-An HDU is a plane where its EXTNAME is one of `HDU_NAMES`. A file beside an image ``<stem>.fits`` (or ``.fits.fz``,
-``.fits.gz``) is a plane where it is called ``<stem>.<word>.fits`` or ``<stem>_<word>.fits`` (or ``.fits.fz``,
+An HDU is a plane if its EXTNAME is one of `HDU_NAMES`. A file in the directory of an image ``<stem>.fits`` (or
+``.fits.fz``, ``.fits.gz``) is a plane if its name is ``<stem>.<word>.fits`` or ``<stem>_<word>.fits`` (or ``.fits.fz``,
 ``.fits.gz``) with one of `FILE_WORDS`; the PSF model is ``<stem>.psf``, ``<stem>.psf.fits`` or ``<stem>_psf.fits``.
 """
 
@@ -49,7 +49,7 @@ HDU_NAMES: dict[Role, tuple[str, ...]] = {
     "rms": ("RMS", "ERR", "ERROR", "SIGMA", "UNCERT", "STDDEV"),
     "mask": ("MASK", "MSK", "DQ", "FLAG", "FLAGS", "BPM"),
 }
-"""EXTNAMEs by which an HDU is recognised. Weights are taken to be inverse variances."""
+"""EXTNAMEs by which HDUs are recognised. Weights are assumed to be inverse variances."""
 
 FILE_WORDS: dict[Role, tuple[str, ...]] = {
     "variance": ("var", "variance"),
@@ -57,7 +57,7 @@ FILE_WORDS: dict[Role, tuple[str, ...]] = {
     "rms": ("rms", "sigma"),
     "mask": ("mask", "flag", "dq"),
 }
-"""Words by which a file beside an image is recognised."""
+"""Words in file names by which companion files of an image are recognised."""
 
 _SUFFIX = re.compile(r"(\.(?:fits|fit|fts)(?:\.(?:fz|gz|bz2|xz|zst))?|\.fz)$", re.IGNORECASE)
 _SUFFIXES = (".fits", ".fits.fz", ".fits.gz")
@@ -67,22 +67,22 @@ _BRACKET = re.compile(r"^(?P<path>.+)\[(?P<hdu>[^\[\]]+)\]$")
 
 @dataclass(frozen=True)
 class HduInfo:
-    """What an HDU is, without its pixels.
+    """Description of an HDU, without its pixels.
 
     Parameters
     ----------
     index : int
-        Its number, 0-based.
+        Number of the HDU, 0-based.
     name : str
-        EXTNAME, upper case; "" where it has none.
+        EXTNAME, upper case; "" if it has none.
     version : int
         EXTVER.
     shape : tuple of int or None
-        Shape of its image, without leading axes of one pixel before the last two; None where it holds none.
+        Shape of its image, without axes of length one before the last two; None if it contains no image.
     header : Header
-        Its header, that of the image where that is compressed.
+        Its header; for a compressed image, the header of the image.
     tile_shape : tuple of int or None
-        Shape of its tiles; None where it is not compressed.
+        Shape of its tiles; None if it is not compressed.
     """
 
     index: int
@@ -93,7 +93,7 @@ class HduInfo:
     tile_shape: tuple[int, ...] | None
 
     def plane(self, role: Role, path: Path) -> Plane:
-        """The plane that it is, in the file `path`."""
+        """Return the HDU as a plane of some role in the file `path`."""
         return Plane(role, path, self.index, self.tile_shape)
 
     def __str__(self) -> str:
@@ -103,7 +103,19 @@ class HduInfo:
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane: what it is, where, and the shape of its tiles where it is compressed."""
+    """One plane of an image.
+
+    Parameters
+    ----------
+    role : str
+        What it contains: "image", "variance", "weight", "rms" or "mask".
+    path : Path
+        Its file.
+    hdu : int
+        Its HDU in that file.
+    tile_shape : tuple of int or None
+        Shape of its tiles; None if it is not compressed.
+    """
 
     role: Role
     path: Path
@@ -113,7 +125,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class FitsLayout:
-    """Where all planes of an image are; what is not there is None.
+    """The planes of an image and their files; missing ones are None.
 
     Parameters
     ----------
@@ -134,12 +146,12 @@ class FitsLayout:
 
     @property
     def planes(self) -> tuple[Plane, ...]:
-        """The planes that are there, the image first."""
+        """The existing planes, the image first."""
         return tuple(plane for plane in (self.image, self.noise, self.mask) if plane is not None)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file, once, the image's first."""
+        """All files, without repetition, the image's first."""
         paths = [plane.path for plane in self.planes]
         if self.psf is not None:
             paths.append(self.psf)
@@ -148,15 +160,15 @@ class FitsLayout:
 
 @dataclass(frozen=True)
 class PlaneOptions(ReadOptions):
-    """Where the planes of an image are, where they are not found by name.
+    """Options for planes that are not found by name.
 
     Parameters
     ----------
     hdu : int or str, optional
         HDU of the image.
     variance, weight, rms, mask : int, str or False, optional
-        An HDU of the image's file, by number or name; or a file, relative to the image's, which may name its HDU
-        (``"m.fits[1]"``) and contain ``{stem}`` for the image's name without ``.fits``; or False for none.
+        An HDU of the image's file, by number or name; or a file, relative to the image's directory, with an optional
+        HDU (``"m.fits[1]"``) and ``{stem}`` for the image's name without ``.fits``; or False for none.
     """
 
     hdu: int | str | None = None
@@ -167,14 +179,14 @@ class PlaneOptions(ReadOptions):
 
 
 def split_name(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Name of an image file without, and with only, its ending: ``("a.b", ".fits.fz")``."""
+    """Split the name of an image file into stem and suffix: ``("a.b", ".fits.fz")``."""
     name = Path(path).name
     match = _SUFFIX.search(name)
     return (name, "") if match is None else (name[: match.start()], match.group(0))
 
 
 def list_hdus(path: str | os.PathLike[str]) -> tuple[HduInfo, ...]:
-    """The HDUs of a file; reads headers only (which are shared: do not change them).
+    """Return the HDUs of a file, reading headers only; the headers are cached and must not be changed.
 
     Raises
     ------
@@ -185,7 +197,7 @@ def list_hdus(path: str | os.PathLike[str]) -> tuple[HduInfo, ...]:
     return _list_hdus(os.fspath(path), stamp.n_bytes, stamp.mtime_ns)
 
 
-# A mosaic is opened once for each of its CCDs, for its image, weight and mask.
+# A mosaic is opened for image, weight and mask of each of its CCDs.
 @lru_cache(maxsize=8)
 def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
     with open_fits(path) as hdus:
@@ -194,9 +206,9 @@ def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
             shape = tuple(hdu.shape) if hdu.is_image and all(hdu.shape) else ()
             tiles = None
             if isinstance(hdu, fits.CompImageHDU):
-                # A tile may be announced larger than the image that it is all of.
+                # The header may give a tile larger than the image.
                 tiles = tuple(min(t, n) for t, n in zip(hdu.tile_shape, hdu.shape, strict=True))
-            # A plane of a cube of one plane is an image.
+            # A cube of a single plane is treated as an image.
             further = len(shape) - 2
             if further > 0 and set(shape[:further]) == {1}:
                 shape, tiles = shape[further:], tiles and tiles[further:]
@@ -206,26 +218,30 @@ def _list_hdus(path: str, n_bytes: int, mtime_ns: int) -> tuple[HduInfo, ...]:
 
 
 def inherited_headers(hdus: Sequence[HduInfo], index: int) -> Headers:
-    """The header of one HDU, then the primary one, which the extensions of one image share."""
+    """Return the header of one HDU followed by the primary header, from which extensions inherit."""
     return Headers((i, hdus[i].header) for i in dict.fromkeys((index, 0)))
 
 
 def find_layout(path: str | os.PathLike[str], options: PlaneOptions, hdus: Sequence[HduInfo]) -> FitsLayout:
-    """Where the planes of an image are.
+    """Find the planes of an image.
 
     Parameters
     ----------
     path : path-like
         The image's file.
     options : PlaneOptions
-        What the caller says.
+        Options of the caller.
     hdus : sequence of HduInfo
         The HDUs of that file.
+
+    Returns
+    -------
+    FitsLayout
 
     Raises
     ------
     FormatError
-        If there is no image, more than one that could be meant, or a plane asked for is not there.
+        If there is no image, several could be meant, or a requested plane does not exist.
     """
     path = Path(path)
     image = _choose_image(path, options.hdu, hdus)
@@ -236,7 +252,7 @@ def find_layout(path: str | os.PathLike[str], options: PlaneOptions, hdus: Seque
 
 
 def is_flat(hdu: HduInfo) -> bool:
-    """Whether an HDU holds a two-dimensional image."""
+    """Return whether an HDU contains a two-dimensional image."""
     return hdu.shape is not None and len(hdu.shape) == 2
 
 
@@ -259,7 +275,7 @@ def _choose_image(path: Path, wanted: int | str | None, hdus: Sequence[HduInfo])
     ):
         images = better if len(images) > 1 and len(better) == 1 else images
     if not images and (planes := [hdu for hdu in hdus if is_flat(hdu)]) and len(planes) == 1:
-        # What it is instead is said by `skygraft.formats.fits_kinds.refuse_companion`.
+        # `skygraft.formats.fits_kinds.refuse_companion` raises an error that says what this is.
         return planes[0]
     if not images:
         flat = [hdu for hdu in hdus if is_flat(hdu)]
@@ -278,7 +294,7 @@ def _choose_image(path: Path, wanted: int | str | None, hdus: Sequence[HduInfo])
 
 
 def _named(path: Path, wanted: int | str, hdus: Sequence[HduInfo], key: str) -> HduInfo:
-    """The image HDU of that number or name."""
+    """Return the image HDU with that number or name."""
     if isinstance(wanted, int) and not isinstance(wanted, bool):
         found = [hdu for hdu in hdus if hdu.index == (wanted if wanted >= 0 else len(hdus) + wanted)]
     elif isinstance(wanted, str):
@@ -332,13 +348,13 @@ def _find_plane(role: Role, given: Any, path: Path, hdus: Sequence[HduInfo], ima
         return _given_plane(role, given, path, hdus, image)
     names = HDU_NAMES[role]
     inside = [hdu for hdu in hdus if hdu.index != image.index and hdu.name in names and hdu.shape == image.shape]
-    # SCI,1 SCI,2 ... with WHT,1 WHT,2 ...: the one of the same version.
+    # With SCI,1 SCI,2 ... and WHT,1 WHT,2 ... take the one with the same EXTVER.
     if len(inside) > 1:
         inside = [hdu for hdu in inside if hdu.version == image.version]
     if len(inside) == 1:
         return inside[0].plane(role, path)
     stem, ending = split_name(path)
-    # Planes are compressed as their image is, or as is usual: each ending that is looked for is a look at the disk.
+    # Companions are compressed like the image, or in the usual ways; every suffix tried costs a disk access.
     endings = dict.fromkeys((*_SUFFIXES, ending) if ending.endswith(PACKED_SUFFIXES) else _SUFFIXES)
     beside = [
         found
@@ -381,7 +397,7 @@ def _given_plane(role: Role, given: int | str, path: Path, hdus: Sequence[HduInf
 
 
 def _plane_in(role: Role, other: Path, wanted: str | None, image: HduInfo) -> Plane:
-    """The plane in another file: the HDU asked for, that of the image's name, or the only image."""
+    """Return the plane in another file: the requested HDU, the one with the image's EXTNAME, or the only image."""
     hdus = list_hdus(other)
     if wanted is not None:
         return _checked(role, other, _named(other, wanted, hdus, role), image)
@@ -412,9 +428,21 @@ def _checked(role: Role, path: Path, hdu: HduInfo, image: HduInfo) -> Plane:
 
 
 def renamed(layout: FitsLayout, target: Path) -> dict[Path, Path]:
-    """Where the files of an image go when the image is written to `target`: beside it, under recognisable names.
+    """Return the output path of each input file when the image is written to `target`.
 
-    A file that is called after the image keeps its ending; any other is called ``<stem>.<role>`` and its own ending.
+    All outputs are in one directory. A file named after the image (``<stem>_weight.fits``) keeps the rest of its name
+    after the new stem; any other is named ``<stem>.<role>`` with its own suffix.
+
+    Parameters
+    ----------
+    layout : FitsLayout
+        Files of the input.
+    target : Path
+        Output path of the image.
+
+    Returns
+    -------
+    dict of Path to Path
     """
     stem, new_stem = split_name(layout.image.path)[0], split_name(target)[0]
     roles: dict[Path, str] = {plane.path: plane.role for plane in layout.planes}

@@ -1,4 +1,4 @@
-"""Pixels of the planes of ordinary FITS images: noise of any kind to variance and back, masks and their names."""
+"""Read planes of ordinary FITS images; convert noise planes to variance and back; find the names of mask planes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MAX_PLANES = 31
 
 
 def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
-    """Pixels of one plane, in the machine's byte order, and their header (which is shared: do not change it).
+    """Return the pixels of one plane in native byte order, and its header, which is cached and must not be changed.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def read_pixels(plane: Plane) -> tuple[NDArray[Any], fits.Header]:
 
 
 def _read_unscaled(plane: Plane, info: HduInfo) -> NDArray[Any] | None:
-    """Pixels as they are stored, many times faster than by astropy; None where the numbers stored are scaled."""
+    """Pixels of an unscaled image, many times faster than with astropy; None if stored numbers are scaled."""
     if info.header.get("GROUPS", False):
         return None
     with map_fits(plane.path) as raw:
@@ -61,7 +61,7 @@ def _read_unscaled(plane: Plane, info: HduInfo) -> NDArray[Any] | None:
         if info.tile_shape:
             tiled = TiledImage(header, data, **where)
             if scaled:
-                # astropy reads it, and does not notice tiles whose bytes are not those of their pixels.
+                # astropy reads this image, but does not notice damaged tiles.
                 tiled.check()
                 return None
             return tiled.decode().reshape(info.shape)
@@ -78,9 +78,19 @@ def _read_unscaled(plane: Plane, info: HduInfo) -> NDArray[Any] | None:
 
 
 def variance_from_noise(role: str, noise: NDArray[Any]) -> NDArray[np.float32]:
-    """Variance from a variance, inverse-variance ("weight") or standard-deviation ("rms") plane.
+    """Convert a variance, inverse-variance ("weight") or standard-deviation ("rms") plane to variance.
 
-    A weight that is zero, negative or NaN knows nothing of its pixel: its variance is infinite.
+    Pixels whose weight is zero, negative or NaN get an infinite variance.
+
+    Parameters
+    ----------
+    role : {"variance", "weight", "rms"}
+        Kind of the noise plane.
+    noise : ndarray
+
+    Returns
+    -------
+    ndarray of float32
     """
     noise = np.asarray(noise, dtype=np.float32)
     if role == "variance":
@@ -88,23 +98,28 @@ def variance_from_noise(role: str, noise: NDArray[Any]) -> NDArray[np.float32]:
     if role == "rms":
         return np.square(noise)
     variance = np.full(noise.shape, np.inf, dtype=np.float32)
-    # The reciprocal of a subnormal weight overflows, to the infinity that is meant.
+    # The reciprocal of a subnormal weight overflows to infinity, as intended.
     with np.errstate(over="ignore"):
         np.divide(np.float32(1), noise, out=variance, where=noise > 0)
     return variance
 
 
 def noise_from_variance(role: str, variance: NDArray[np.float32], noise: NDArray[Any]) -> NDArray[np.float32]:
-    """The inverse of `variance_from_noise`, which keeps the numbers of pixels whose variance did not change.
+    """Convert a changed variance back to the noise plane that it was read from.
 
     Parameters
     ----------
-    role : str
+    role : {"variance", "weight", "rms"}
         Kind of the noise plane.
     variance : ndarray
-        Variance, changed.
+        The changed variance.
     noise : ndarray
         The noise plane as it was read.
+
+    Returns
+    -------
+    ndarray of float32
+        Unchanged pixels keep their value in `noise`.
     """
     if role == "variance":
         return variance
@@ -120,23 +135,36 @@ def noise_from_variance(role: str, variance: NDArray[np.float32], noise: NDArray
 
 
 def read_mask(plane: Plane, named: Mapping[str, int] | None = None) -> tuple[NDArray[np.int32], dict[str, int]]:
-    """A bit mask and its plane names (to bit numbers).
+    """Read a bit mask and the names of its planes.
 
-    Names are those `named` by the caller, then those of the header (``MP_<NAME>`` cards: bit numbers, as the LSST
-    pipelines write them; ``MSKNnnnn``/``MSKMnnnn`` cards: names and bit values). Bits that are set and have no name
-    are called ``BIT<n>``.
+    Names are given by the caller (`named`) or by the header (``MP_<NAME>`` cards with bit numbers, as written by the
+    LSST pipelines; ``MSKNnnnn``/``MSKMnnnn`` cards with names and bit values). Unnamed bits that are set are called
+    ``BIT<n>``.
+
+    Parameters
+    ----------
+    plane : Plane
+        The mask.
+    named : mapping of str to int, optional
+        Bit numbers of mask planes.
+
+    Returns
+    -------
+    mask : ndarray of int32
+    planes : dict of str to int
+        Bit number of each plane.
 
     Raises
     ------
     FormatError
-        If the plane does not hold bits.
+        If the values are not integers of at most 32 bits.
     """
     data, header = read_pixels(plane)
     if data.dtype.kind == "f":
-        # Some tools write masks as floats; NaN would be no mask.
+        # Some tools write masks as floats.
         if not np.array_equal(data, np.rint(data)) or np.abs(data).max(initial=0) >= 2.0**31:
             raise FormatError(
-                "the mask holds numbers that are not whole: it is no bit mask",
+                "the mask holds numbers that are not whole: it is not a bit mask",
                 path=plane.path,
                 hdu=plane.hdu,
                 fix="Give another mask=, or mask=False for none",
@@ -160,12 +188,20 @@ def read_mask(plane: Plane, named: Mapping[str, int] | None = None) -> tuple[NDA
 def mask_planes_of(
     mask: NDArray[np.int32], header: Mapping[str, Any], named: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Plane names and bit numbers of a mask; see `read_mask`.
+    """Return the bit number of each plane of a mask; see `read_mask`.
+
+    Parameters
+    ----------
+    mask : ndarray of int32
+    header : mapping
+        Its header.
+    named : mapping of str to int, optional
+        Bit numbers given by the caller.
 
     Raises
     ------
     ConfigError
-        If `named` gives a bit that is not one, or one bit two names.
+        If `named` contains an invalid bit number, or two names for one bit.
     """
     planes: dict[str, int] = {}
     for name, bit in (named or {}).items():
@@ -187,14 +223,14 @@ def mask_planes_of(
 
 
 def nameless(bit: int) -> str:
-    """What a bit is called that is set and has no name."""
+    """Return the name of an unnamed bit."""
     return f"BIT{bit}"
 
 
 def header_planes(header: Mapping[str, Any]) -> dict[str, int]:
-    """Mask planes and bit numbers that a header names."""
+    """Return the mask planes and bit numbers in a header."""
     found: dict[str, int] = {}
-    # Other cards need not even be FITS.
+    # Only these cards are parsed: others may be invalid.
     for key in [key for key in header if key.startswith(("MP_", "MSKN"))]:
         value = header[key]
         if key.startswith("MP_") and isinstance(value, int) and 0 <= value < 32:

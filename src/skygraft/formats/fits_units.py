@@ -1,4 +1,4 @@
-"""The unit of an image's pixels: BUNIT, what its comment adds, and what it means where there is none."""
+"""Determine the unit of an image's pixels from BUNIT and its comment."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _EXPLICIT = re.compile(r"adu|\bdns?\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ImageUnit:
-    """The unit of the pixels, and who says so.
+    """The unit of the pixels, and whether it is certain.
 
     Parameters
     ----------
     unit : PixelUnit
-        The unit; counts where nothing says.
+        The unit; counts by default.
     stated : bool
-        Whether the caller or BUNIT says so.
+        Whether the caller or BUNIT states it.
     doubt : str
-        Why the number of electrons of one unit is in doubt; "" where it is not.
+        Why it is in doubt whether the unit is counts or electrons; "" if it is not.
     """
 
     unit: PixelUnit
@@ -36,15 +36,25 @@ class ImageUnit:
 
     @property
     def name(self) -> str:
-        """Its one spelling in skygraft."""
+        """Name of the unit in skygraft's spelling."""
         return self.unit.name
 
 
 def image_unit(headers: Headers, given: str | None = None) -> ImageUnit:
-    """The unit of the pixels: as given, or BUNIT, or ``adu`` where neither says.
+    """Return the unit of the pixels: the given one, or BUNIT, or else ``adu``.
 
-    "counts", which may be of anything, are electrons where the comment of BUNIT says so; an "adu" of electrons is
-    a contradiction.
+    "counts" in BUNIT are electrons if its comment says so; "adu" with a comment about electrons is in doubt.
+
+    Parameters
+    ----------
+    headers : Headers
+        Headers of the image.
+    given : str, optional
+        Unit given by the caller.
+
+    Returns
+    -------
+    ImageUnit
     """
     if given is not None:
         return ImageUnit(parse_unit(given), stated=True)

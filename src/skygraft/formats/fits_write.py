@@ -1,4 +1,4 @@
-"""Writing the planes of a FITS image back: changed pixels through `rewrite_fits`, everything else copied."""
+"""Write the planes of a FITS image: changed pixels with `rewrite_fits`, everything else copied."""
 
 from __future__ import annotations
 
@@ -29,11 +29,18 @@ from skygraft.formats.fits_planes import header_planes, nameless, noise_from_var
 __all__ = ["INJECTED_CARD", "copy_file", "write_mask", "write_planes"]
 
 INJECTED_CARD = {"INJECTED": (True, "fake sources were added to this image")}
-"""What the header of a changed image says."""
+"""Card that is added to the header of a changed image."""
 
 
 def copy_file(source: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Copy a file unchanged; it appears under its name when it is whole.
+    """Copy a file unchanged; the copy appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    source, target : Path
+        The file and its copy.
+    overwrite : bool
+        Replace an output that exists.
 
     Raises
     ------
@@ -53,25 +60,25 @@ def write_planes(
     new_masks: Mapping[Path, tuple[NDArray[np.int32], Mapping[str, int]]] | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
-    """Write every file of an image.
+    """Write all files of an image.
 
     Parameters
     ----------
     exposure : Exposure
         The planes to write.
     layout : FitsLayout
-        Where the planes are in the input.
+        Files and HDUs of the planes in the input.
     outputs : mapping of Path to Path
-        Input file to output file: every file of the layout, and others to copy.
+        Output file of each input file: all files of the layout, and others to copy.
     new_masks : mapping of Path to (ndarray, mapping), optional
-        Mask files to make, with their bits, and the bit values of their planes.
+        Additional mask files, with their bits and the bit values of their planes.
     overwrite : bool
         Replace outputs that exist.
 
     Returns
     -------
     tuple of Path
-        The files written, the image's first (and written last: where it is, all is).
+        The files written, the image first. It is written last, so that it exists only if all others do.
 
     Raises
     ------
@@ -93,7 +100,7 @@ def write_planes(
         if pixels is not None:
             new.setdefault(plane.path, {})[plane.hdu] = pixels
             if tiles is not None and plane.role not in ("weight", "rms"):
-                # A noise of another kind may be the same though the variance is not.
+                # A changed variance may leave a weight or rms plane unchanged, so these are compared themselves.
                 touched.setdefault(plane.path, {})[plane.hdu] = tiles
         if new_cards:
             cards.setdefault(plane.path, {})[plane.hdu] = new_cards
@@ -111,7 +118,7 @@ def write_planes(
                 copy_file(source, outputs[source], overwrite=overwrite)
             finished.append(outputs[source])
     except BaseException:
-        # A mask or weight without its image would stand in the way of the next attempt.
+        # A mask or weight left without its image would block the next attempt.
         for output in finished:
             if output not in there:
                 with contextlib.suppress(OSError):
@@ -121,7 +128,7 @@ def write_planes(
 
 
 def _packed_otherwise(source: Path, target: Path) -> bool:
-    """Whether the output's name says another compression of the whole file than the input has."""
+    """Whether the output's name asks for another compression than the input has."""
     with source.open("rb") as stream:
         return packing_of(stream.read(6)) != packing_of_name(target) and is_fits(source)
 
@@ -129,9 +136,9 @@ def _packed_otherwise(source: Path, target: Path) -> bool:
 def _new_pixels(
     exposure: Exposure, plane: Plane, *, known: bool
 ) -> tuple[NDArray[Any] | None, dict[str, tuple[Any, str]]]:
-    """Pixels and header cards of one plane, where they change; (None, {}) where nothing does.
+    """New pixels and header cards of one plane; (None, {}) if nothing changed.
 
-    The file is read again where it is not `known` that they do, and for a noise that is no variance.
+    The file is read again unless the plane is `known` to have changed, and always for weight and rms planes.
     """
     if plane.role == "image":
         if not known and _same(exposure.image, _old(exposure, plane)):
@@ -148,7 +155,7 @@ def _new_pixels(
     old = _old(exposure, plane)
     new = noise_from_variance(plane.role, exposure.variance, old)
     if plane.role == "weight":
-        # A weight that rounds to zero would say that the pixel is bad, where it is only bright.
+        # A weight that rounds to zero would flag a bright pixel as bad.
         new = np.where(np.isfinite(exposure.variance) & (new != old) & (new > 0), np.maximum(new, _step(plane)), new)
     return (None, {}) if _same(new, old) else (new, {})
 
@@ -170,7 +177,7 @@ def _same(new: NDArray[Any], old: NDArray[Any]) -> bool:
 
 
 def _new_planes(exposure: Exposure, plane: Plane) -> dict[str, int]:
-    """Mask planes with bits set that the header of the mask's file does not name; a mere number is no name."""
+    """Mask planes with bits set that the mask's header does not name, except unnamed ones (``BIT<n>``)."""
     with map_fits(plane.path) as raw:
         known = header_planes(header_of(raw.header_cards(plane.hdu)))
     used = int(np.bitwise_or.reduce(exposure.mask, axis=None))
@@ -182,7 +189,7 @@ def _new_planes(exposure: Exposure, plane: Plane) -> dict[str, int]:
 
 
 def _step(plane: Plane) -> np.float32:
-    """The largest step between two numbers that a stored plane can hold; 0 where it holds any float."""
+    """Largest step between two values that a stored plane can represent; 0 if it stores floats."""
     with open_fits(plane.path, decompress=False) as hdus:
         hdu = hdus[plane.hdu]
         header = hdu.header
@@ -195,7 +202,7 @@ def _step(plane: Plane) -> np.float32:
 
 
 def mask_cards(planes: Mapping[str, int]) -> dict[str, tuple[Any, str]]:
-    """``MP_<NAME>`` cards (bit numbers) of mask planes given by their bit values."""
+    """Return ``MP_<NAME>`` cards (bit numbers) for mask planes given by their bit values."""
     return {
         f"MP_{name}": ((int(value) & 0xFFFFFFFF).bit_length() - 1, "bit of this mask plane")
         for name, value in planes.items()
@@ -211,7 +218,7 @@ def write_mask(
     overwrite: bool = False,
     name: str = "MASK",
 ) -> None:
-    """Write a new mask file: a bit mask in HDU 1, compressed losslessly, with a ``MP_<NAME>`` card for each plane.
+    """Write a new mask file: a losslessly compressed bit mask in HDU 1, with an ``MP_<NAME>`` card for each plane.
 
     Parameters
     ----------
@@ -222,7 +229,7 @@ def write_mask(
     planes : mapping of str to int
         Plane names and bit values.
     inputs : tuple of path-like
-        Files never to overwrite.
+        Files that are never overwritten.
     overwrite : bool
         Replace an output that exists.
     name : str

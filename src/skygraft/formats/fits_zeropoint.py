@@ -1,4 +1,4 @@
-"""The photometric zeropoint that the keywords of an ordinary FITS image give. Magnitudes are AB."""
+"""Read the photometric zeropoint from the keywords of an ordinary FITS image. Magnitudes are AB."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from skygraft.photometry import PhotoCalib, summed_unit
 __all__ = ["FLUX_ZEROPOINTS", "ZEROPOINT_KEYS", "ZEROPOINT_TOLERANCE", "GivenZeropoint", "read_photo_calib"]
 
 ZEROPOINT_KEYS = ("MAGZERO", "MAGZPT", "ZEROPOINT", "PHOTZP", "FLUXMAG0")
-"""Keywords that hold a zeropoint (AB magnitude of one image unit), or (FLUXMAG0) the flux of magnitude zero."""
+"""Keywords of a zeropoint (AB magnitude of one image unit) or, FLUXMAG0, of the flux of magnitude zero."""
 ZEROPOINT_TOLERANCE = 0.002
-"""Two zeropoints that differ by more, in magnitudes, disagree; less is rounding."""
+"""Difference in magnitudes up to which two zeropoints agree, to allow for rounding."""
 FLUX_ZEROPOINTS = {31.4: "nJy", 22.5: "nanomaggy", 23.9: "uJy", 16.4: "mJy", 8.9: "Jy"}
-"""AB zeropoints of the units of flux density: an image that has one of these is in that unit, whatever BUNIT omits."""
+"""AB zeropoints of units of flux density: an image without BUNIT that has one of these is taken to be in that unit."""
 
 _SYSTEM_KEYS = ("PHOTSYS", "MAGSYS", "ZPSYS", "MAGSYST")
 _AREA_KEYS = {"PIXAR_SR": u.sr, "PIXAR_A2": u.arcsec**2}
 _AREA_TOLERANCE = 0.005
-"""PIXAR_SR and PIXAR_A2 are one number in two units; headers round to three or four digits."""
+"""PIXAR_SR and PIXAR_A2 are the same area in two units; headers round them to three or four digits."""
 _WCS_TOLERANCE = 0.1
-"""What distortion may make of a pixel's area."""
+"""Distortion may change the area of a pixel by this fraction."""
 _PER_SECOND = re.compile(r"per[\s_-]*sec|/\s*s(ec)?\b|\bs(ec)?\^?-1\b|\b1\s*(adu|count|dn)s?/s", re.IGNORECASE)
 _VEGA = re.compile(r"\bvega", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class GivenZeropoint:
-    """What the caller says of the zeropoint.
+    """Options of the caller about the zeropoint.
 
     Parameters
     ----------
     zeropoint : float, optional
-        AB magnitude of one image unit: nothing is looked up.
+        AB magnitude of one image unit; the header is then not read.
     key : str, optional
-        The keyword to trust, where several disagree.
+        The only keyword to use, if several disagree.
     pixel_area : str, optional
-        Area of a pixel with its unit, for a surface brightness; "wcs" takes that of the WCS.
+        Area of a pixel with its unit, for a surface brightness; "wcs" uses the area that the WCS gives.
     """
 
     zeropoint: float | None = None
@@ -63,35 +63,39 @@ def read_photo_calib(
     given: GivenZeropoint,
     path: str | os.PathLike[str] | None = None,
 ) -> PhotoCalib:
-    """The photometric calibration that the headers give.
+    """Read the photometric calibration from the headers.
 
-    A keyword whose comment says "per sec" is the magnitude of one count *per second*: where the image is in counts,
-    2.5 log10(exposure time) is added. Any other is the magnitude of one image unit. A unit of flux density is a
-    calibration by itself; one of surface brightness is, with the area of a pixel (PIXAR_SR, PIXAR_A2): 1 MJy/sr over
-    PIXAR_SR has the AB magnitude 31.4 - 2.5 log10(1e15 PIXAR_SR).
+    A keyword whose comment says "per sec" is the magnitude of one count *per second*: for an image in counts,
+    2.5 log10(exposure time) is added. Any other keyword is the magnitude of one image unit. A unit of flux density is
+    a calibration in itself, and so is a unit of surface brightness together with the area of a pixel (PIXAR_SR,
+    PIXAR_A2): 1 MJy/sr over PIXAR_SR has the AB magnitude 31.4 - 2.5 log10(1e15 PIXAR_SR).
 
     Parameters
     ----------
     headers : Headers
-        Where to look for `ZEROPOINT_KEYS`: every card of them counts.
+        Headers that are searched for `ZEROPOINT_KEYS`; all cards found must agree.
     unit : ImageUnit
         Unit of the image.
     exposure_time : float or None
         Seconds.
     pixel_scale : float
-        Arcsec per pixel, by the WCS.
+        Arcsec per pixel, from the WCS.
     given : GivenZeropoint
-        What the caller says.
+        Options of the caller.
     path : path-like, optional
         For errors.
+
+    Returns
+    -------
+    PhotoCalib
 
     Raises
     ------
     UncalibratedImageError
-        If nothing usable was found.
+        If no usable zeropoint was found.
     CalibrationError
-        If two cards disagree, a zeropoint is per second and the exposure time is not known, or it is of Vega
-        magnitudes.
+        If two cards disagree, a zeropoint is per second and the exposure time is not known, or a zeropoint is in
+        Vega magnitudes.
     """
     name = summed_unit(unit.name)
     if given.zeropoint is not None:
@@ -125,7 +129,7 @@ def read_photo_calib(
 
 
 def _named(cards: Sequence[Card]) -> list[tuple[str, Card]]:
-    """What each card is called in messages: its keyword, HDU, and number where the HDU has several."""
+    """Name each card for messages by keyword, HDU, and number if the HDU has several."""
     seen: dict[tuple[str, int], int] = {}
     named = []
     for card in cards:
@@ -139,7 +143,7 @@ def _magnitude(card: Card) -> float | None:
     value = finite_number(card)
     if card.key == "FLUXMAG0" and value is not None:
         value = 2.5 * math.log10(value) if value > 0 else None
-    # Pipelines write 0, -99 or 99 where they did not calibrate.
+    # Pipelines write 0, -99 or 99 if they did not calibrate the image.
     return None if value is None or value == 0 or not -10 < value < 60 else value
 
 
@@ -159,9 +163,9 @@ def _refuse_vega(card: Card, headers: Headers, path: str | os.PathLike[str] | No
     system = next((other for other in headers.find_all(*_SYSTEM_KEYS) if _VEGA.search(str(other.value))), None)
     if system is None and not _VEGA.search(card.comment):
         return
-    told = f"{system.key} = {system.value!r}" if system is not None else f"its comment: {card.comment.strip()!r}"
+    evidence = f"{system.key} = {system.value!r}" if system is not None else f"its comment: {card.comment.strip()!r}"
     raise CalibrationError(
-        f"{card.key} = {card.value} is of Vega magnitudes ({told}); AB magnitudes are needed",
+        f"{card.key} = {card.value} is of Vega magnitudes ({evidence}); AB magnitudes are needed",
         path=path,
         hdu=card.hdu,
         key=card.key,
@@ -190,7 +194,7 @@ def _absolute(
     given: GivenZeropoint,
     path: str | os.PathLike[str] | None,
 ) -> tuple[str, float] | None:
-    """Name and AB zeropoint of a unit that is itself a flux; None for counts and the like."""
+    """Name and AB zeropoint of a unit of flux or surface brightness; None for other units, such as counts."""
     kind, njy = unit.unit.kind, unit.unit.scale
     if kind == "magnitude":
         raise UncalibratedImageError(
@@ -222,7 +226,7 @@ def _no_area(unit: ImageUnit, path: str | os.PathLike[str] | None) -> Uncalibrat
 def _pixel_area(
     headers: Headers, pixel_scale: float, given: str | None, path: str | os.PathLike[str] | None
 ) -> tuple[float, str] | None:
-    """Area of a pixel (sr), and where it is from."""
+    """Area of a pixel in sr, and where it was found; None if it is not known."""
     by_wcs = float((pixel_scale**2 * u.arcsec**2).to(u.sr).value)
     if given is not None:
         return (by_wcs, "the WCS") if given == "wcs" else (_given_area(given), "given")

@@ -1,4 +1,4 @@
-"""Calibrations that the user gives instead of those of the file, in the forms that a configuration can write."""
+"""Build PSF and photometric calibration from what a user gives, in Python or in a configuration file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ type GivenPsf = PSF | str | os.PathLike[str] | Mapping[str, Any]
 type GivenPhotoCalib = PhotoCalib | float | Mapping[str, Any]
 
 _LENGTH = re.compile(r"^\s*(?P<number>[-+0-9.eE]+)\s*(?P<unit>arcsec|\"|mas|pix|pixel|pixels|px)\s*$")
-# Kind of PSF: the keys that it needs, and those that it may have.
+# Required and optional keys of each kind of PSF.
 _PSF_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gaussian": (("fwhm",), ()),
     "moffat": (("fwhm",), ("beta",)),
@@ -27,7 +27,7 @@ _PSF_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def _pixels(value: Any, scale: float, key: str) -> float:
-    """A length such as "0.9 arcsec" or "3 pix" in pixels."""
+    """Convert a length such as "0.9 arcsec" or "3 pix" to pixels."""
     match = _LENGTH.match(value) if isinstance(value, str) else None
     number = math.nan
     if match is not None:
@@ -47,22 +47,26 @@ def _pixels(value: Any, scale: float, key: str) -> float:
 
 
 def make_psf(given: GivenPsf, pixel_scale: float) -> PSF:
-    """A PSF from what the user gives.
+    """Build a PSF from what the user gives.
 
     Parameters
     ----------
     given : PSF, path or mapping
-        A PSF is returned as it is; a path is that of a PSFEx model; a mapping is one of
+        A PSF is returned unchanged; a path is that of a PSFEx model; a mapping is one of
         ``{"kind": "gaussian", "fwhm": "0.9 arcsec"}``, ``{"kind": "moffat", "fwhm": "3 pix", "beta": 2.5}`` and
-        ``{"kind": "psfex", "path": ..., "ccdname": ..., "expnum": ..., "hdu": ...}``. The FWHM is that of stars on
-        the image: the pixel response is in it.
+        ``{"kind": "psfex", "path": ..., "ccdname": ..., "expnum": ..., "hdu": ...}``. The FWHM is that of stars in the
+        image, pixel response included.
     pixel_scale : float
         Arcsec per pixel.
+
+    Returns
+    -------
+    PSF
 
     Raises
     ------
     ConfigError
-        If it is none of these.
+        If `given` is none of these.
     PsfError, CorruptFileError
         If the model cannot be read.
     """
@@ -98,20 +102,24 @@ def make_psf(given: GivenPsf, pixel_scale: float) -> PSF:
 
 
 def make_photo_calib(given: GivenPhotoCalib, unit: str) -> PhotoCalib:
-    """A photometric calibration from what the user gives.
+    """Build a photometric calibration from what the user gives.
 
     Parameters
     ----------
     given : PhotoCalib, float or mapping
-        A number is the AB magnitude of one image unit; a mapping is ``{"zeropoint": 30.0, "unit": "adu"}`` or
-        ``{"fluxmag0": 1e12}`` or ``{"unit": "nJy"}``.
+        A `PhotoCalib` is returned unchanged; a number is the AB magnitude of one image unit; a mapping is one of
+        ``{"zeropoint": 30.0, "unit": "adu"}``, ``{"fluxmag0": 1e12}`` and ``{"unit": "nJy"}``.
     unit : str
-        Unit of the image, where `given` does not say.
+        Unit of the image, if `given` does not state one.
+
+    Returns
+    -------
+    PhotoCalib
 
     Raises
     ------
     ConfigError
-        If it is none of these.
+        If `given` is none of these.
     UncalibratedImageError
         If the zeropoint is not a finite number.
     """

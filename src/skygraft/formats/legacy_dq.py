@@ -1,4 +1,4 @@
-"""Data quality of the Community Pipeline: one code per pixel in newer versions, bits in older ones."""
+"""Data quality files of the Community Pipeline: one code per pixel in newer versions, bits in older ones."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ DQ_CODES = {
     7: "TRANSIENT",
     8: "STREAK",
 }
-"""Data quality codes of the Community Pipeline from version 3.5.0 on (one code per pixel): names of mask planes."""
+"""Mask planes of the data quality codes, one code per pixel, from Community Pipeline version 3.5.0 on."""
 DQ_BITS = {"BAD": 0, "SAT": 1, "INTRP": 2, "CR": 4, "BLEED": 6, "TRANSIENT": 7, "EDGE": 8, "EDGE2": 9}
-"""Data quality bits of the Community Pipeline before version 3.5.0: mask planes and their bit numbers."""
+"""Bit numbers of the mask planes of data quality bits, before Community Pipeline version 3.5.0."""
 
 
 def dq_kind_of(dq: Plane, given: str | None, camera: str) -> str:
-    """How a data quality file is written: "codes" or "bits".
+    """Return the encoding of a data quality file: "codes" or "bits".
 
     Parameters
     ----------
     dq : Plane
-        Where it is.
+        The data quality plane.
     given : str or None
-        What the caller says.
+        The caller's choice.
     camera : str
         Camera of the image.
 
     Raises
     ------
     FormatError
-        If nothing says.
+        If neither the caller, the pipeline's version nor the camera determines it.
     """
     if given is not None:
         return given
@@ -63,14 +63,25 @@ def dq_kind_of(dq: Plane, given: str | None, camera: str) -> str:
 
 
 def read_dq(dq: Plane, kind: str) -> tuple[NDArray[np.int32], dict[str, int]]:
-    """Data quality as a bit mask, and its planes (to bit numbers).
+    """Read data quality as a bit mask; a code c becomes bit c - 1.
 
-    A code c becomes bit c - 1.
+    Parameters
+    ----------
+    dq : Plane
+        The data quality plane.
+    kind : {"codes", "bits"}
+        Its encoding, from `dq_kind_of`.
+
+    Returns
+    -------
+    mask : ndarray of int32
+    planes : dict of str to int
+        Bit number of each mask plane.
 
     Raises
     ------
     FormatError
-        If it does not hold what `kind` says.
+        If the values are not of that encoding.
     """
     if kind == "bits":
         mask, planes = read_mask(dq, DQ_BITS)

@@ -1,4 +1,4 @@
-"""Electrons per image unit of the Legacy Surveys' CCD images."""
+"""Read the gain (electrons per image unit) of CCD images of the Legacy Surveys."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from skygraft.formats.legacy_tables import CcdRow
 __all__ = ["PER_SECOND", "read_legacy_gain"]
 
 PER_SECOND = {"90prime": True, "mosaic": True, "mosaic3": True, "decam": False}
-"""Cameras whose images are per second: in photoelectrons, which headers call counts/s. The others are in ADU."""
+"""Whether images of a camera are in photoelectrons per second (which headers call counts/s) or in ADU."""
 
 _NO_ELECTRONS = re.compile(r"adu|\bdns?\b", re.IGNORECASE)
 _HEADER_KEYS = (("GAINA", "GAINB"), ("ARAWGAIN",), ("GAIN",))
 
 
 def read_legacy_gain(headers: Headers, row: CcdRow) -> RecordedGain:
-    """Electrons per image unit: of the table, of the header's amplifiers, or, per second, the exposure time.
+    """Read the gain from the survey's table, or else from the amplifiers' gains in the header.
+
+    For an image in photoelectrons per second, the gain is the exposure time.
 
     Parameters
     ----------
     headers : Headers
-        Those of the image.
+        Headers of the image.
     row : CcdRow
-        Its row of the survey-ccds table.
+        Row of the image in the survey-ccds table.
+
+    Returns
+    -------
+    RecordedGain
     """
     unit = image_unit(headers)
     if unit.doubt:
@@ -44,8 +50,8 @@ def read_legacy_gain(headers: Headers, row: CcdRow) -> RecordedGain:
         cards = [card for card in headers.find_all(*keys) if (finite_number(card) or 0) > 0]
         if cards:
             mean = sum(float(card.value) for card in cards) / len(cards)
-            told = f"{'mean of ' if len(cards) > 1 else ''}{' and '.join(card.key for card in cards)}"
-            return RecordedGain(mean, f"{told} in the header of HDU {cards[0].hdu}")
+            keywords = f"{'mean of ' if len(cards) > 1 else ''}{' and '.join(card.key for card in cards)}"
+            return RecordedGain(mean, f"{keywords} in the header of HDU {cards[0].hdu}")
     return RecordedGain(None, reason="neither the survey's table nor the header has a gain")
 
 
@@ -53,12 +59,12 @@ def _per_second(headers: Headers, row: CcdRow, unit: ImageUnit) -> RecordedGain:
     seconds, camera, card = row.number("exptime"), row.text("camera"), headers.find("BUNIT")
     if not seconds or seconds <= 0:
         return RecordedGain(None, reason=f"the image is per second, and the exposure time is {seconds}")
-    said = "" if card is None else f"BUNIT = {str(card.value).strip()!r}"
+    bunit = "" if card is None else f"BUNIT = {str(card.value).strip()!r}"
     if unit.unit.kind == "electrons":
         comment = "" if card is None else card.comment.strip()
-        return RecordedGain(seconds, f"photoelectrons per second ({said}, {comment!r}): the exposure time")
-    if _NO_ELECTRONS.search(said):
+        return RecordedGain(seconds, f"photoelectrons per second ({bunit}, {comment!r}): the exposure time")
+    if _NO_ELECTRONS.search(bunit):
         return RecordedGain(
-            None, reason=f"{said}, and the survey takes images of {camera} for photoelectrons per second"
+            None, reason=f"{bunit}, and the survey takes images of {camera} for photoelectrons per second"
         )
     return RecordedGain(seconds, f"images of {camera} are in photoelectrons per second: the exposure time")

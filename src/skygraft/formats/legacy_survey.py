@@ -1,12 +1,12 @@
 """CCD images of the Legacy Surveys: Community Pipeline products, calibrated by the survey's own tables.
 
-The image (``*_ooi_*``) lies beside its inverse variance (``*_oow_*``) and data quality (``*_ood_*``). Zeropoint, gain
-and astrometric offset come from the survey-ccds table, the PSF from the survey's PSFEx models; the header's MAGZERO,
-which is older than either, is not used.
+An image (``*_ooi_*``) has its inverse variance (``*_oow_*``) and data quality (``*_ood_*``) in the same directory.
+Zeropoint, gain and astrometric offset come from the survey-ccds table, the PSF from the survey's PSFEx models; MAGZERO
+in the header is older than both and is not used.
 
-Fakes are marked in a file of their own (``*_injected_*``, a bit mask with ``MP_<NAME>`` cards) and not in the data
-quality file, which is copied unchanged: newer versions hold one code per pixel, not bits, and whoever reads it takes
-any value but zero for a bad pixel.
+Injected sources are marked in a separate file (``*_injected_*``, a bit mask with ``MP_<NAME>`` cards). The data
+quality file is copied unchanged: newer versions have one code per pixel instead of bits, and readers treat every
+non-zero value as a bad pixel.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from skygraft.formats.legacy_dq import dq_kind_of, read_dq
 from skygraft.formats.legacy_gain import PER_SECOND, read_legacy_gain
 from skygraft.formats.legacy_tables import CcdRow, beside, find_ccds, find_psfex, find_root, find_row
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, default_candidate, header_candidates
-from skygraft.psf import PSF, Box, read_psfex
-from skygraft.wcs import FitsWcs, check_pixel_scale, footprint, pixel_scale, read_fits_wcs
+from skygraft.psf import PSF, read_psfex
+from skygraft.wcs import FitsWcs, check_pixel_scale, pixel_scale, read_fits_wcs
 
 __all__ = ["LegacySurveyFormat", "LegacySurveyOptions"]
 
@@ -57,28 +57,28 @@ _DQ = "legacy_dq"
 
 @dataclass(frozen=True)
 class LegacySurveyOptions(ReadOptions):
-    """Where the survey's calibrations are.
+    """Reading options of CCD images of the Legacy Surveys.
 
     Parameters
     ----------
     ccds : path or sequence of paths, optional
-        The survey-ccds table; by default looked for in the directories above the image.
+        The survey-ccds table; by default it is searched for in the directories above the image.
     root : path, optional
-        The survey directory, which holds ``calib``; by default that of the table, or, where that has no ``calib``,
+        The survey directory, which contains ``calib``; by default the table's directory or, if that has no ``calib``,
         the nearest one above the image that has.
     hdu, ccdname : int or str, str, optional
-        The CCD wanted, where the file has several.
+        The CCD, if the file has several.
     dq : {"codes", "bits"}, optional
-        How data quality is written, where the pipeline's version (PLVER) does not say.
+        Encoding of data quality, if the pipeline's version (PLVER) does not determine it.
     zeropoint_column : {"zpt", "ccdzpt"}
-        The table's zeropoint: of the exposure (default), or of the one CCD.
+        Column of the zeropoint: that of the exposure (default) or of the CCD.
     astrometry : {"ccds", "header"}
-        Whether the table's astrometric offsets (ccdraoff, ccddecoff) are added to the header's WCS, as the survey
-        does; "header" leaves it as it is.
+        With "ccds" the table's astrometric offsets (ccdraoff, ccddecoff) are added to the header's WCS, as the survey
+        does; with "header" the WCS is not changed.
     weight, mask : bool
-        False where the image has no such file.
+        False if the image has no such file.
     psf : PSF, path, mapping or False, optional
-        Used instead of the survey's PSFEx model; see `skygraft.formats.given.make_psf`; False for none.
+        Replaces the survey's PSFEx model; see `skygraft.formats.given.make_psf`; False for none.
     """
 
     ccds: StrPath | Sequence[StrPath] | None = None
@@ -116,7 +116,7 @@ class LegacyLayout:
     dq : Plane or None
         Data quality.
     injected : Path or None
-        Marks of fakes.
+        Mask of injected sources.
     """
 
     planes: FitsLayout
@@ -124,7 +124,7 @@ class LegacyLayout:
     injected: Path | None
 
     def files(self) -> dict[str, Path]:
-        """The files that there are, by kind, the image first."""
+        """Return the files that exist, by kind, the image first."""
         noise = self.planes.noise
         found = {
             "ooi": self.planes.image.path,
@@ -137,7 +137,7 @@ class LegacyLayout:
 
 @dataclass(frozen=True)
 class _Opened:
-    """An image whose headers and table row were read."""
+    """An image with its headers and table row."""
 
     path: Path
     hdus: tuple[HduInfo, ...]
@@ -168,10 +168,10 @@ class _Opened:
 
 
 class LegacySurveyFormat(Format):
-    """CCD images of the Legacy Surveys (DECam, 90prime, Mosaic-3), calibrated by survey-ccds; see the module.
+    """CCD images of the Legacy Surveys (DECam, 90prime, Mosaic-3), calibrated by the survey-ccds table.
 
-    The pixel frame is that of the file, also for cut-outs. The calibrated flux is the amplitude of a unit-sum PSF fit
-    (`PSF_MODEL`), as registered for the Legacy Surveys from data release 8 on.
+    Pixel coordinates are those of the file, also for cut-outs. The calibrated flux is the amplitude of a unit-sum PSF
+    fit (`PSF_MODEL`), as registered for the Legacy Surveys from data release 8 on.
     """
 
     name: ClassVar[str] = "legacy_survey"
@@ -179,32 +179,27 @@ class LegacySurveyFormat(Format):
     Options: ClassVar[type[LegacySurveyOptions]] = LegacySurveyOptions
 
     def matches(self, path: StrPath) -> bool:
-        """Whether the file is FITS and called like an image of the Community Pipeline."""
+        """Return whether the file is FITS and named like an image of the Community Pipeline."""
         name = Path(path).name
         if "_ooi_" not in name or name.endswith(".psf") or not is_fits(path):
             return False
         return any(map(is_flat, list_hdus(path)))
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
-        """Where the image lies on the sky; see `Format.footprint`."""
+        """Return identity and sky position of the image; see `Format.footprint`."""
         given = self.Options.parse(options, self.name, path)
         opened = self._open(path, given)
         wcs = self._wcs(opened, given)
         ny, nx = opened.image.shape or (0, 0)
-        ra, dec = wcs.pixel_to_world_values((nx - 1) / 2, (ny - 1) / 2)
-        return ImageFootprint(
-            path=opened.path,
-            format=self.name,
+        return ImageFootprint.of(
+            opened.path,
+            self.name,
+            wcs,
+            (ny, nx),
             data_id=self._data_id(opened),
             visit_info=self._visit_info(opened),
-            shape=(ny, nx),
-            xy0=(0, 0),
-            corners=footprint(wcs, Box(-0.5, nx - 0.5, -0.5, ny - 0.5)),
-            center=(float(ra), float(dec)),
-            pixel_scale=float(np.ravel(pixel_scale(wcs, (nx - 1) / 2, (ny - 1) / 2))[0]),
-            n_bytes=sum(p.stat().st_size for p in opened.files),
+            files=opened.files,
             hdu=opened.image.index,
-            files=tuple(os.fspath(p) for p in opened.files),
             pinned={"ccds": os.fspath(opened.row.table.absolute()), "root": os.fspath(opened.root.absolute())},
         )
 
@@ -236,19 +231,19 @@ class LegacySurveyFormat(Format):
         return with_fingerprints(exposure, layout.planes.planes)
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
-        """What headers, the survey's table and its PSF model say of the calibration; see `Format.calibration`."""
+        """Return the calibration from headers, survey table and PSF model; see `Format.calibration`."""
         given = self.Options.parse(options, self.name, path)
         return self._calibration(self._open(path, given), given)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
-        """Write image, weight and data quality beside each other; see `Format.write`.
+        """Write image, weight and data quality to one directory; see `Format.write`.
 
-        Mask planes that the data quality file does not have (``INJECTED``) go to an ``*_injected_*`` file.
+        Mask planes that the data quality file does not have (``INJECTED``) are written to an ``*_injected_*`` file.
 
         Raises
         ------
         FormatError
-            If data quality itself was changed, or the output is not called ``*_ooi_*``.
+            If a mask plane of the data quality file was changed, or the output is not named ``*_ooi_*``.
         """
         source, target = Path(like), Path(path)
         if "_ooi_" not in target.name:
@@ -270,7 +265,7 @@ class LegacySurveyFormat(Format):
         return write_planes(exposure, layout.planes, outputs, new_masks=masks, overwrite=overwrite)
 
     def _new_planes(self, exposure: Exposure, layout: LegacyLayout) -> tuple[NDArray[np.int32], dict[str, int]] | None:
-        """Bits and names of the mask planes that are not of the data quality file; None where none is set."""
+        """Bits and names of mask planes that the data quality file does not have; None if none of them is set."""
         dq_planes: dict[str, int] = {}
         if layout.dq is not None:
             kind = exposure.extra.get(_DQ) or dq_kind_of(layout.dq, None, "")
@@ -282,7 +277,7 @@ class LegacySurveyFormat(Format):
                         f"mask plane {name} was changed, and data quality files are only copied",
                         path=layout.dq.path,
                         hdu=layout.dq.hdu,
-                        fix="Put what is new into a mask plane of its own",
+                        fix="Use another mask plane for new flags",
                     )
         new = {name: value for name, value in exposure.mask_planes.items() if name not in dq_planes}
         bits = np.int32(np.bitwise_or.reduce(np.array([*new.values(), 0], dtype=np.int32)))
@@ -290,7 +285,7 @@ class LegacySurveyFormat(Format):
         return (marks, new) if marks.any() else None
 
     def _find(self, path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> LegacyLayout:
-        """The files of an image, by their names, and the HDU of its CCD in each."""
+        """Find the files of an image by their names, and the HDU of its CCD in each."""
         image = _choose_ccd(path, given, hdus)
         planes = {
             "oow": self._companion(path, "oow", image) if given.weight else None,
@@ -351,7 +346,7 @@ class LegacySurveyFormat(Format):
                 fix="Restore the column, or read with astrometry='header'",
             )
         values = [card_value(header, f"CRVAL{axis}") for axis in (1, 2)]
-        # What is no number is refused by name, like everything else that the WCS lacks.
+        # A CRVAL that is not a number is refused by `read_fits_wcs`, which names it.
         if all(isinstance(value, int | float) for value in values):
             # Arcsec, measured against the survey's reference catalogue; the RA offset is a true angle.
             ra, dec = (offset or 0.0 for offset in offsets)
@@ -407,7 +402,7 @@ class LegacySurveyFormat(Format):
     def _photo_calib(
         self, opened: _Opened, given: LegacySurveyOptions
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
-        """Unit of the pixels, their calibration, and why there is none."""
+        """Unit of the pixels, their calibration, and the reason if there is none."""
         row, camera, column = opened.row, opened.camera, given.zeropoint_column
         per_second = PER_SECOND.get(camera)
         unit = "adu/s" if per_second else "adu"
@@ -420,9 +415,9 @@ class LegacySurveyFormat(Format):
                 key="camera",
                 fix="Give the calibration of the image (photo_calib=)",
             )
-        elif (said := image_unit(opened.headers)).unit.kind not in ("counts", "electrons", "other"):
+        elif (stated := image_unit(opened.headers)).unit.kind not in ("counts", "electrons", "other"):
             error = CalibrationError(
-                f"the header says that the image is in {said.name}; the table's zeropoints are of counts",
+                f"the header says that the image is in {stated.name}; the table's zeropoints are of counts",
                 path=opened.path,
                 hdu=opened.image.index,
                 key="BUNIT",
@@ -453,7 +448,7 @@ class LegacySurveyFormat(Format):
             return PsfError("the image was read without its PSF (psf=False)", path=opened.path)
         ccdname, expnum = opened.row.text("ccdname"), int(opened.row.values["expnum"])
         if isinstance(given.psf, str | os.PathLike):
-            # A table of several CCDs is as good as a file of one; one of other CCDs is not.
+            # The file may contain one CCD or several, but this CCD must be among them.
             return read_psfex(given.psf, ccdname=ccdname, expnum=expnum)
         if given.psf is not None and given.psf is not True:
             return make_psf(given.psf, scale)
@@ -469,7 +464,7 @@ class LegacySurveyFormat(Format):
     def _mask(
         self, opened: _Opened, given: LegacySurveyOptions, shape: tuple[int, ...]
     ) -> tuple[NDArray[np.int32], dict[str, int], str | None]:
-        """Mask, its planes (to bit numbers), and how data quality is written."""
+        """Mask, bit numbers of its planes, and the encoding of data quality."""
         mask, planes, kind = np.zeros(shape, dtype=np.int32), dict[str, int](), None
         if opened.layout.dq is not None:
             kind = dq_kind_of(opened.layout.dq, given.dq, opened.camera)
@@ -490,18 +485,18 @@ class LegacySurveyFormat(Format):
 
 
 def _choose_ccd(path: Path, given: LegacySurveyOptions, hdus: Sequence[HduInfo]) -> HduInfo:
-    """The HDU of the CCD: the one asked for, or the only image."""
+    """Return the HDU of the CCD: the requested one, or the only image."""
     images = [hdu for hdu in hdus if is_flat(hdu)]
     wanted = given.ccdname if given.ccdname is not None else given.hdu
     if wanted is None:
         found = images
     elif isinstance(wanted, int):
         found = [hdu for hdu in images if hdu.index == wanted]
-        # image_hdu counts the HDUs of the whole file; a cut-out has one, by the CCD's name.
+
     else:
         found = [hdu for hdu in images if hdu.name == wanted.strip().upper()]
     if len(found) == 1:
         return found[0]
-    told = "; ".join(str(hdu) for hdu in images)
+    listed = "; ".join(str(hdu) for hdu in images)
     problem = f"there is no CCD {wanted!r}" if wanted is not None else f"the file has {len(images)} CCDs"
-    raise FormatError(f"{problem}: {told}", path=path, fix="Choose one with ccdname= or hdu=")
+    raise FormatError(f"{problem}: {listed}", path=path, fix="Choose one with ccdname= or hdu=")

@@ -1,4 +1,4 @@
-"""The Legacy Surveys' own record of its CCD images: the survey-ccds table, and where PSF models and weights are.
+"""The Legacy Surveys' files about CCD images: the survey-ccds table, PSF models and weights.
 
 Layout of a survey directory ("root"): ``survey-ccds*.fits[.gz]``, ``images/<image_filename>``, and ``calib/psfex`` or
 ``calib/<camera>/psfex`` for the PSF models (https://www.legacysurvey.org/dr9/files/).
@@ -30,16 +30,16 @@ _NEEDED = ("image_filename", "camera", "expnum", "ccdname", "filter", "exptime")
 
 @dataclass(frozen=True)
 class CcdRow:
-    """What the survey-ccds table says of one CCD image.
+    """The row of a survey-ccds table for one CCD image.
 
     Parameters
     ----------
     table : Path
         The table.
     row : int
-        Its row, 0-based.
+        Number of the row, 0-based.
     values : dict
-        Column values (lower-case names); columns that the table lacks are absent.
+        Values by column name (lower case); columns that the table does not have are absent.
     """
 
     table: Path
@@ -47,30 +47,30 @@ class CcdRow:
     values: dict[str, Any]
 
     def number(self, name: str) -> float | None:
-        """A finite number; None where the column is absent or holds none."""
+        """Return a finite number, or None if the column is absent or its value is not finite."""
         value = self.values.get(name)
         return None if value is None or not np.isfinite(value) else float(value)
 
     def text(self, name: str) -> str:
-        """A string without padding; "" where the column is absent."""
+        """Return a string without padding; "" if the column is absent."""
         return str(self.values.get(name, "")).strip()
 
     @property
     def origin(self) -> str:
-        """The row, for people."""
+        """Row and table, for messages."""
         return f"row {self.row} of {self.table.name}"
 
 
 @dataclass(frozen=True, eq=False)
 class CcdsTable:
-    """The columns of a survey-ccds table that matter here.
+    """The columns of a survey-ccds table that calibrate images.
 
     Parameters
     ----------
     path : Path
         The table.
     columns : dict
-        Column name to values.
+        Values by column name.
     """
 
     path: Path
@@ -84,7 +84,7 @@ class CcdsTable:
         return _index(self)
 
     def rows_of(self, path: Path) -> list[int]:
-        """Rows of an image file: those whose image_filename ends its path; else those of its bare name."""
+        """Return the rows of an image file: its path ends with their image_filename, or else only the name is equal."""
         rows = self._by_name.get(path.name, [])
         names = self.columns["image_filename"]
         whole = "/" + path.absolute().as_posix().lstrip("/")
@@ -92,7 +92,7 @@ class CcdsTable:
         return exact or rows
 
     def row(self, index: int) -> CcdRow:
-        """One row."""
+        """Return one row."""
         values = {name: column[index].item() for name, column in self.columns.items()}
         return CcdRow(self.path, index, values)
 
@@ -106,14 +106,14 @@ def _index(table: CcdsTable) -> dict[str, list[int]]:
 
 
 def read_ccds(path: StrPath) -> CcdsTable:
-    """Read a survey-ccds table; read again only where the file has changed.
+    """Read a survey-ccds table; it is cached until the file changes.
 
     Raises
     ------
     CorruptFileError
         If the file is missing or damaged.
     FormatError
-        If it is no survey-ccds table.
+        If it is not a survey-ccds table.
     """
     stamp = identify_files([path])[os.fspath(path)]
     return _read_ccds(os.fspath(path), stamp.n_bytes, stamp.mtime_ns)
@@ -127,7 +127,7 @@ def _read_ccds(path: str, n_bytes: int, mtime_ns: int) -> CcdsTable:
         missing = [name for name in _NEEDED if name not in names]
         if data is None or missing:
             raise FormatError(
-                f"this is no survey-ccds table: it has no {', '.join(missing)}",
+                f"this is not a survey-ccds table: it has no {', '.join(missing)}",
                 path=path,
                 fix="Give the survey-ccds table of the Legacy Surveys as ccds=",
             )
@@ -143,7 +143,14 @@ def _read_ccds(path: str, n_bytes: int, mtime_ns: int) -> CcdsTable:
 
 
 def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[Path, ...]:
-    """The survey-ccds tables of an image: those given, or those in the nearest directory above it that has any.
+    """Find the survey-ccds tables of an image: the given ones, or those in the nearest directory above it that has any.
+
+    Parameters
+    ----------
+    image : Path
+        The image's file.
+    given : path-like or sequence of path-like, optional
+        Tables given by the caller.
 
     Raises
     ------
@@ -158,7 +165,7 @@ def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[P
                 raise FormatError("there is no such survey-ccds table", path=path, key="ccds", fix="Correct ccds=")
         return tuple(found)
     for folder in image.absolute().parents:
-        # The .kd.fits files hold the same rows once more, as a search tree.
+        # The .kd.fits files contain the same rows as a search tree.
         tables = sorted(p for p in folder.glob("survey-ccds*.fits*") if ".kd." not in p.name)
         if tables:
             return tuple(tables)
@@ -171,23 +178,27 @@ def find_ccds(image: Path, given: StrPath | Sequence[StrPath] | None) -> tuple[P
 
 
 def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> CcdRow:
-    """The one row of a CCD image.
+    """Find the row of a CCD image.
 
     Parameters
     ----------
     image : Path
         The image's file.
     tables : sequence of Path
-        Tables to look in.
+        Tables to search.
     ccdname : str
         Name of the CCD: EXTNAME of its HDU.
     hdu : int
-        Number of the HDU; counts only where the HDU has no name.
+        Number of the HDU, used only if the HDU has no name.
+
+    Returns
+    -------
+    CcdRow
 
     Raises
     ------
     FormatError
-        If no row, or more than one, is that of the image.
+        If no row, or more than one, matches the image.
     """
     found: list[CcdRow] = []
     others: list[str] = []
@@ -195,7 +206,7 @@ def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> 
         table = read_ccds(path)
         for index in table.rows_of(image):
             row = table.row(index)
-            # A cut-out has one HDU whatever image_hdu says of the file that it was cut from: the name decides.
+            # image_hdu refers to the complete file; in a cut-out only the name of the CCD is reliable.
             same = row.text("ccdname").upper() == ccdname.upper() if ccdname else row.number("image_hdu") == hdu
             if same:
                 found.append(row)
@@ -205,9 +216,9 @@ def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> 
         return found[0]
     names = ", ".join(str(path) for path in tables)
     if not found:
-        told = f" (it has CCDs {', '.join(others[:8])} of this file)" if others else ""
+        has = f" (it has CCDs {', '.join(others[:8])} of this file)" if others else ""
         raise FormatError(
-            f"CCD {ccdname or hdu!r} of this image has no row in {names}{told}",
+            f"CCD {ccdname or hdu!r} of this image has no row in {names}{has}",
             path=image,
             hdu=hdu,
             fix="Give the survey-ccds table that lists it as ccds=",
@@ -221,17 +232,34 @@ def find_row(image: Path, tables: Sequence[Path], *, ccdname: str, hdu: int) -> 
 
 
 def find_root(image: Path, table: Path) -> Path:
-    """The survey directory of an image: that of its table, or the nearest above the image, whichever has ``calib``."""
+    """Find the survey directory of an image.
+
+    It is the first directory with ``calib`` among the table's and those above the image, otherwise the table's.
+    """
     own = table.absolute().parent
     folders = (own, *image.absolute().parents)
     return next((folder for folder in folders if (folder / "calib").is_dir()), own)
 
 
 def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:
-    """The PSFEx model of a CCD image, and every path that was looked at.
+    """Find the PSFEx model of a CCD image.
 
-    Newest layout first: one file for each CCD, one for each exposure (a row for each CCD), and the two of the first
-    data releases, which go by exposure number.
+    The layouts are tried from the newest: one file per CCD, one file per exposure with a row per CCD, and the layouts
+    of the first data releases, by exposure number.
+
+    Parameters
+    ----------
+    root : Path
+        The survey directory.
+    row : CcdRow
+        Row of the CCD.
+
+    Returns
+    -------
+    found : Path or None
+        The model.
+    tried : tuple of Path
+        All paths that were tried.
     """
     name = Path(row.text("image_filename"))
     base, ccd, camera = name.name.split(".")[0], row.text("ccdname"), row.text("camera")
@@ -249,6 +277,6 @@ def find_psfex(root: Path, row: CcdRow) -> tuple[Path | None, tuple[Path, ...]]:
 
 
 def beside(image: Path, kind: str) -> Path:
-    """The file of another kind (``oow``, ``ood``, ``injected``) beside an ``_ooi_`` image."""
+    """Return the path of a companion (``oow``, ``ood`` or ``injected``) of an ``_ooi_`` image."""
     head, _, tail = image.name.rpartition("_ooi_")
     return image.with_name(f"{head}_{kind}_{tail}")

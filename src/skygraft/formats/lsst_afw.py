@@ -1,8 +1,7 @@
-"""Exposures of the LSST pipelines' afw library: calexps and coadds, old and new, without the pipelines."""
+"""Exposures of the LSST pipelines' afw library: calexps and coadds of all versions, read without the pipelines."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,7 +60,6 @@ from skygraft.photometry import (
     schema_candidates,
 )
 from skygraft.psf import PSF, Box
-from skygraft.wcs import footprint, pixel_scale
 
 __all__ = ["AfwOptions", "LsstAfwFormat"]
 
@@ -72,16 +70,16 @@ _MASK_BITS = 32
 
 @dataclass(frozen=True)
 class AfwOptions(ReadOptions):
-    """What the file does not say, or not rightly.
+    """Reading options, for what the file does not record or records wrongly.
 
     Parameters
     ----------
     source_catalog : path or False, optional
-        The source catalogue (FITS or Parquet) that says in its schema which flux the calibration is of; by default
-        it is looked for beside the image (`find_source_catalog`); False for none.
+        The source catalogue (FITS or Parquet) whose schema names the calibration flux; by default it is searched for
+        in the image's directory (`find_source_catalog`); False for none.
     allow_pickle : bool, optional
         Read a PSF that is stored as a Python pickle (``PiffPsf``). A pickle can run any program on this machine: allow
-        it for files whose origin you trust.
+        it only for files whose origin you trust.
     instrument, visit, detector, tract, patch, band : optional
         Parts of the data id.
     """
@@ -138,7 +136,7 @@ def _visit_info(opened: AfwFile) -> VisitInfo:
     time = found.exposure_time if found.exposure_time and np.isfinite(found.exposure_time) else None
     middle = str(card_value(opened.primary, "TIME-MID", ""))
     if found.mjd is None and time and middle:
-        # The oldest files: UTC, ending in Z. Without an exposure time it is only the epoch's zero.
+        # The oldest files: UTC, ending in Z. Without an exposure time the value is a placeholder.
         old = fits.Header([("DATE-AVG", middle.rstrip("Z")), ("TIMESYS", "UTC")])
         found = read_visit_info(Headers([(0, old)]))
     return VisitInfo(found.mjd, time if time and time > 0 else None)
@@ -234,10 +232,10 @@ def _psf(opened: AfwFile, valid_box: Box, *, allow_pickle: bool) -> tuple[PSF | 
 def _gain(
     opened: AfwFile, unit: str, calib: PhotoCalib | None, xy0: tuple[int, int], shape: tuple[int, int]
 ) -> tuple[float | NDArray[np.float32] | None, str, str]:
-    """Electrons per image unit, where they are recorded, and why they are not known."""
+    """Gain in electrons per image unit, its origin, and the reason if it is not known."""
     if _is_coadd(opened):
         return None, "", "a coadd's gain is not that of its inputs' amplifiers"
-    # An image in electrons is no exception: what its variance plane says is what the pipelines go by, too.
+    # For an image in electrons, too, the gain is estimated from the variance plane, as in the pipelines.
     if unit != "adu":
         return None, "", f"the image is in {unit}, and the amplifiers' gains are of electrons per count"
     detector = _detector(opened)
@@ -299,14 +297,14 @@ def _mask_planes(header: fits.Header, path: Path) -> dict[str, int]:
 
 
 class LsstAfwFormat(Format):
-    """Images that the LSST pipelines wrote with afw: ``calexp``, ``deepCoadd_calexp`` and their kin."""
+    """Images that the LSST pipelines write with afw, such as ``calexp`` and ``deepCoadd_calexp``."""
 
     name: ClassVar[str] = "lsst_afw"
     looked_for: ClassVar[str] = "HDUs with EXTTYPE = IMAGE, MASK (and VARIANCE) behind an empty primary HDU"
     Options: ClassVar[type[ReadOptions]] = AfwOptions
 
     def matches(self, path: StrPath) -> bool:
-        """Whether the file has afw's image and mask HDUs.
+        """Return whether the file has afw's image and mask HDUs.
 
         Raises
         ------
@@ -317,37 +315,29 @@ class LsstAfwFormat(Format):
             return find_planes(raw) is not None
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
-        """Where the image lies on the sky, from headers and archive; see `Format.footprint`."""
+        """Return identity and sky position of the image from headers and archive; see `Format.footprint`."""
         parsed = AfwOptions.parse(options, self.name, path)
         image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
-        files = tuple(os.fspath(p) for p in (image, catalog) if p is not None)
         with open_afw(path) as opened:
-            ny, nx = shape = image_shape(opened)
-            x0, y0 = xy0 = image_xy0(opened)
-            wcs = image_wcs(opened, xy0)
-            corners = footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5))
-            x, y = x0 + (nx - 1) / 2, y0 + (ny - 1) / 2
-            ra, dec = wcs.pixel_to_world_values(x, y)
-            return ImageFootprint(
-                path=image,
-                format=self.name,
+            xy0 = image_xy0(opened)
+            return ImageFootprint.of(
+                image,
+                self.name,
+                image_wcs(opened, xy0),
+                image_shape(opened),
+                xy0,
                 data_id=_data_id(opened, parsed),
                 visit_info=_visit_info(opened),
-                shape=shape,
-                xy0=xy0,
-                corners=corners,
-                center=(float(ra), float(dec)),
-                pixel_scale=float(pixel_scale(wcs, x, y)[0]),
+                files=[file for file in (image, catalog) if file is not None],
                 hdu=opened.hdus["IMAGE"],
-                n_bytes=sum(Path(p).stat().st_size for p in files),
-                files=files,
             )
 
     def read(self, path: StrPath, **options: Any) -> Exposure:
-        """Read an exposure; see `Format.read`. A PSF that cannot be read leaves its reason in ``extra[NO_PSF]``.
+        """Read an exposure; see `Format.read`.
 
-        ``extra`` also holds ``"coadd_inputs"`` (whether it is a coadd that lists its inputs), ``"valid_polygon"``
-        (vertices, or None) and ``"aperture_corrections"`` (names of flux fields).
+        If the PSF cannot be read, ``extra[NO_PSF]`` is the reason. ``extra`` also contains ``"coadd_inputs"`` (whether
+        this is a coadd that lists its inputs), ``"valid_polygon"`` (vertices, or None) and ``"aperture_corrections"``
+        (names of flux fields).
         """
         parsed = AfwOptions.parse(options, self.name, path)
         image, catalog = Path(path), source_catalog_of(path, parsed.source_catalog)
@@ -385,7 +375,7 @@ class LsstAfwFormat(Format):
             return with_fingerprints(exposure, planes_of(opened))
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
-        """What headers, archive and source catalogue say of the calibration; see `Format.calibration`."""
+        """Return the calibration from headers, archive and source catalogue; see `Format.calibration`."""
         parsed = AfwOptions.parse(options, self.name, path)
         catalog = source_catalog_of(path, parsed.source_catalog)
         with open_afw(path) as opened:
@@ -394,10 +384,10 @@ class LsstAfwFormat(Format):
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
         """Write the three planes into a copy of `like`; see `Format.write`.
 
-        Mask planes that `like` does not have get their MP_ card, and with an INJECTED plane the primary header says
-        HAS-SIMULATED-CONTENT, which the pipelines read, and what the calibrated flux is the flux of (CALAPRAD or
-        CALAPREF, CALAPORG), because the source catalogue stays with the input; with a `Lineage` in ``extra``, which
-        dataset of a Butler it is and what it was made from. All other HDUs are the same bytes.
+        Mask planes that `like` does not have get MP_ cards. With an INJECTED plane the primary header gets
+        HAS-SIMULATED-CONTENT, which the pipelines read, and the calibration reference (CALAPRAD or CALAPREF, CALAPORG),
+        because the source catalogue that records it is not copied. With a `Lineage` in ``extra`` it names the Butler
+        dataset and its inputs. All other HDUs are copied byte for byte.
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
         with open_afw(like) as opened:
@@ -428,23 +418,23 @@ class LsstAfwFormat(Format):
         images: dict[int, NDArray[Any]] = {hdus["IMAGE"]: exposure.image, hdus["MASK"]: exposure.mask}
         if exposure.variance is not None and "VARIANCE" in hdus:
             images[hdus["VARIANCE"]] = exposure.variance
-        told = {plane.hdu: find_touched(exposure, plane) for plane in places}
-        touched = {hdu: tiles for hdu, tiles in told.items() if tiles is not None}
+        changes = {plane.hdu: find_touched(exposure, plane) for plane in places}
+        touched = {hdu: tiles for hdu, tiles in changes.items() if tiles is not None}
         return (rewrite_fits(like, path, images, updates, overwrite, touched=touched),)
 
 
 def _is_coadd(opened: AfwFile) -> bool:
-    """Whether the image lists inputs: a single image may carry an empty list."""
+    """Whether the image lists inputs; the list may exist but be empty in a single image."""
     component = opened.component("COADD_INPUTS")
     return component is not None and any(component[0].get(component[1]).catalogs)
 
 
 def _reference_cards(photo_calib: PhotoCalib | None) -> CardUpdates:
-    """Cards that say what the calibrated flux is the flux of: the source catalogue stays with the input."""
+    """Cards of the calibration reference, since the source catalogue that records it is not copied."""
     if photo_calib is None or photo_calib.reference is None:
         return {}
-    told = photo_calib.reference_origin.encode("ascii", "replace").decode()
-    origin = {"CALAPORG": (told[:68], "")}
+    recorded = photo_calib.reference_origin.encode("ascii", "replace").decode()
+    origin = {"CALAPORG": (recorded[:68], "")}
     if photo_calib.aperture is None:
         return {"CALAPREF": (str(photo_calib.reference), "what calibrated flux is the flux of"), **origin}
     return {"CALAPRAD": (photo_calib.aperture.radius_pixels, "[pix] radius of the calibration aperture"), **origin}

@@ -1,7 +1,7 @@
-"""Rubin's own image files (``lsst.images``): visit and difference images, masked images and cell coadds, FITS or JSON.
+"""Rubin's image files (``lsst.images``): visit and difference images, masked images and cell coadds, FITS or JSON.
 
-They are read and written by the library that defines them, which is BSD-licensed and on PyPI (``skygraft[rubin]``).
-Taken out of its objects here: pixels, the projection as an AST dump, PSF images, and the calibration.
+They are read and written with the library that defines them, which is BSD-licensed and on PyPI (``skygraft[rubin]``).
+Its objects are converted here: pixels, sky projection (as an AST dump), PSF and calibration.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,8 +47,7 @@ from skygraft.formats.lsst_images_parts import coadd_noise, difference_image
 from skygraft.formats.lsst_images_psfs import build_psf
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.photometry.origins import aperture_correction_hints, default_candidate, schema_candidates
-from skygraft.psf import Box
-from skygraft.wcs import AstWcs, footprint, pixel_scale
+from skygraft.wcs import AstWcs, pixel_scale
 
 __all__ = ["LsstImagesFormat"]
 
@@ -60,20 +59,20 @@ _PLANES = {
 
 @dataclass(frozen=True)
 class LsstImagesOptions(ReadOptions):
-    """What a file may not say of itself.
+    """Reading options for information that a file may lack.
 
     Parameters
     ----------
     template_psf : PSF, path or mapping, optional
-        Of a difference image's template, on the pixels of the science image; see `skygraft.formats.given.make_psf`. By
-        default, the science image's, stretched to the second moments that the file records of the template's.
+        PSF of a difference image's template, in pixels of the science image; see `skygraft.formats.given.make_psf`. By
+        default it is the PSF of the science image, stretched to the recorded second moments of the template's PSF.
     instrument : str, optional
-        Its name; a cell coadd records it in its inputs only.
+        Name of the instrument; a cell coadd records it only in its inputs.
     band : str, optional
-        Its band; a plain masked image has none.
+        Band; a plain masked image records none.
     source_catalog : path or False, optional
-        The source table (FITS or Parquet) that says in its schema which flux the calibration is of; by default it is
-        looked for beside the image (`find_source_catalog`); False for none.
+        The source table (FITS or Parquet) whose schema names the calibration flux; by default it is searched for in
+        the image's directory (`find_source_catalog`); False for none.
     """
 
     template_psf: GivenPsf | None = None
@@ -83,7 +82,7 @@ class LsstImagesOptions(ReadOptions):
 
 
 def _files(path: StrPath, options: LsstImagesOptions) -> list[str]:
-    """The image, and the source table that goes with it."""
+    """Paths of the image and its source table, if it has one."""
     catalog = source_catalog_of(path, options.source_catalog)
     return [os.fspath(path), *([] if catalog is None else [os.fspath(catalog)])]
 
@@ -153,7 +152,7 @@ def _visit_info(image: Any) -> VisitInfo:
 def _photo_calib(
     image: Any, path: StrPath, candidates: tuple[ReferenceCandidate, ...]
 ) -> tuple[PhotoCalib | None, UncalibratedImageError | None]:
-    """Pixels in nanojansky are calibrated: ``photometric_scaling`` says how they became so, and was applied."""
+    """Calibration of an image in nJy (``photometric_scaling`` was already applied), or the error for another unit."""
     unit = str(image.unit)
     if unit == "nJy":
         return PhotoCalib.nanojansky(candidates=candidates), None
@@ -175,7 +174,7 @@ def _candidates(
 
 
 def _mask_bits(mask: Any) -> NDArray[np.int32]:
-    """The mask as bits of one number: plane i of the schema is bit i.
+    """Pack the mask into one integer per pixel: plane i of the schema is bit i.
 
     Raises
     ------
@@ -232,7 +231,7 @@ class LsstImagesFormat(Format):
     Options: ClassVar[type[ReadOptions]] = LsstImagesOptions
 
     def matches(self, path: StrPath) -> bool:
-        """Whether the file names a schema of lsst.images.
+        """Return whether the file names a schema of lsst.images.
 
         Raises
         ------
@@ -242,31 +241,24 @@ class LsstImagesFormat(Format):
         return schema_of(path) is not None
 
     def footprint(self, path: StrPath, **options: Any) -> ImageFootprint:
-        """Where the image lies on the sky; see `Format.footprint`."""
+        """Return identity and sky position of the image; see `Format.footprint`."""
         parsed = LsstImagesOptions.parse(options, self.name, path)
         with open_parts(path) as image:
-            return self._footprint(image, path, parsed)
-
-    def _footprint(self, image: Any, path: StrPath, parsed: LsstImagesOptions) -> ImageFootprint:
-        wcs, (ny, nx), (x0, y0) = _wcs(image, path), _shape(image), _xy0(image)
-        x, y = _middle(image)
-        ra, dec = wcs.pixel_to_world_values(x, y)
-        return ImageFootprint(
-            path=Path(path),
-            format=self.name,
-            data_id=_data_id(image, path, parsed),
-            visit_info=_visit_info(image),
-            shape=(ny, nx),
-            xy0=(x0, y0),
-            corners=footprint(wcs, Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)),
-            center=(float(ra), float(dec)),
-            pixel_scale=float(pixel_scale(wcs, x, y)[0]),
-            n_bytes=Path(path).stat().st_size,
-            files=tuple(_files(path, parsed)),
-        )
+            found = ImageFootprint.of(
+                Path(path),
+                self.name,
+                _wcs(image, path),
+                _shape(image),
+                _xy0(image),
+                data_id=_data_id(image, path, parsed),
+                visit_info=_visit_info(image),
+                files=_files(path, parsed),
+            )
+        # Indexes have always held the size of the image alone.
+        return replace(found, n_bytes=Path(path).stat().st_size)
 
     def read(self, path: StrPath, **options: Any) -> Exposure:
-        """Read an image; see `Format.read`. ``extra["schema"]`` is the kind of image and the version of its schema."""
+        """Read an image; see `Format.read`. ``extra["schema"]`` is the kind of image and its schema's version."""
         parsed = LsstImagesOptions.parse(options, self.name, path)
         stamps = identify_files(_files(path, parsed))
         image = load(path)
@@ -300,25 +292,25 @@ class LsstImagesFormat(Format):
         )
 
     def calibration(self, path: StrPath, **options: Any) -> ImageCalibration:
-        """What the file says of the calibration; see `Format.calibration`."""
+        """Return the calibration of the image; see `Format.calibration`."""
         parsed = LsstImagesOptions.parse(options, self.name, path)
         with open_parts(path) as image:
             return _calibration(image, path, parsed)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
-        """Write an image with everything else that `like` holds; see `Format.write`.
+        """Write an image with everything else that `like` contains; see `Format.write`.
 
-        A FITS file is copied with its planes, its JSON tree and its index changed, and every other HDU byte for byte; a
-        JSON file is written by the library. Mask planes that `like` does not have are added to its schema, and the
-        metadata say that sources were injected and what the calibrated flux is the flux of (``skygraft_...``). With a
-        `Lineage` in ``extra`` the file names the dataset of a Butler that it is, and what it was made from.
+        A FITS file is copied with its planes, JSON tree and index changed and all other HDUs byte for byte; a JSON file
+        is written by the library. Mask planes that `like` does not have are added to its schema. The metadata record
+        that sources were injected, and the calibration aperture (``skygraft_...``). With a `Lineage` in ``extra`` the
+        file also names its Butler dataset and the datasets that it was derived from.
         """
         refuse_overwrite(path, [like], overwrite=overwrite)
         if Path(path).suffix != Path(like).suffix:
             raise OutputError(
                 f"the output ends in {Path(path).suffix!r} and the image in {Path(like).suffix!r}",
                 path=path,
-                fix="Give both the same ending: lsst.images tells by it how to write",
+                fix="Give both the same ending: lsst.images chooses the format of the file by it",
             )
         image = load(like)
         if exposure.shape != _shape(image):
@@ -360,7 +352,7 @@ def _lineage_cards(lineage: Lineage | None, like: StrPath) -> dict[str, tuple[An
 
 
 def _new_planes(mask: Any, exposure: Exposure, like: StrPath) -> list[str | None]:
-    """Mask planes that the file does not have, in order of their bits after its own; None for bits left free."""
+    """Mask planes that the file does not have, in order of their bits after its own; None for unused bits."""
     known = _mask_planes(mask, like)
     wanted = {name: (value & 0xFFFFFFFF).bit_length() - 1 for name, value in exposure.mask_planes.items()}
     added: list[str | None] = []
@@ -383,7 +375,7 @@ def _new_planes(mask: Any, exposure: Exposure, like: StrPath) -> list[str | None
 def _write_json(
     image: Any, exposure: Exposure, path: StrPath, added: list[str | None], inputs: list[StrPath], *, overwrite: bool
 ) -> Path:
-    """Write the library's object with the exposure's planes, by the library."""
+    """Write the library's object with the exposure's planes as JSON, through the library."""
     image.image.array[...] = exposure.image
     if exposure.variance is not None:
         image.variance.array[...] = exposure.variance
@@ -415,7 +407,7 @@ def _write_json(
 
 
 def _provenance(exposure: Exposure) -> dict[str, Any]:
-    """What the metadata say of an injected image."""
+    """Metadata of an image with injected sources."""
     if "INJECTED" not in exposure.mask_planes:
         return {}
     found: dict[str, Any] = {"skygraft_injected": True}

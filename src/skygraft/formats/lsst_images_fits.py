@@ -1,8 +1,8 @@
-"""Write ``lsst.images`` FITS files: new planes and a changed JSON tree in a copy of the input.
+"""Write ``lsst.images`` FITS files: a copy of the input with new planes and a changed JSON tree.
 
 The layout (version 1 of the container) is that of ``lsst.images.fits``: image HDUs, tables, then a table ``JSON`` whose
-only cell is the tree, and a table ``INDEX`` of where each HDU lies; the primary header says where these two are. HDUs
-that nothing changed come out byte for byte, and the same exposure gives the same file at any time.
+only cell is the tree, and a table ``INDEX`` with the position of each HDU; the positions of these two are in the
+primary header. Unchanged HDUs are copied byte for byte, and the same exposure always gives the same file.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def write_planes(
     path : path-like
         The output.
     planes : mapping of str to ndarray
-        EXTNAME to new pixels.
+        New pixels by EXTNAME.
     mask_cards : CardUpdates
         Cards of the mask's header to change.
     edit : callable
-        Changes the JSON tree in place.
+        Function that changes the JSON tree in place.
     primary_cards : CardUpdates, optional
         Cards of the primary header to change.
     overwrite : bool
@@ -62,7 +62,7 @@ def write_planes(
     Raises
     ------
     FormatError
-        If the file is laid out in another way.
+        If the file has another layout.
     OutputError, OutputExistsError
         As `rewrite_fits`.
     """
@@ -87,7 +87,7 @@ def write_planes(
 
 
 def _with_tree(raw: RawFits, numbers: Mapping[str, int], edit: Callable[[Tree], None]) -> list[bytes | memoryview]:
-    """All HDUs, those of the tree, of the index and the primary one with what has changed."""
+    """Bytes of all HDUs, with JSON tree, index and primary header updated."""
     hdus: list[bytes | memoryview] = [raw.buffer[s.start : s.end] for s in raw.spans]
     tree, index = numbers["JSON"], numbers["INDEX"]
     hdus[tree] = _tree_hdu(raw, tree, edit)
@@ -106,7 +106,7 @@ def _with_tree(raw: RawFits, numbers: Mapping[str, int], edit: Callable[[Tree], 
 
 
 def _tree_hdu(raw: RawFits, number: int, edit: Callable[[Tree], None]) -> bytes:
-    """The HDU of the JSON tree, changed: a table of one cell, of a descriptor and the text behind it."""
+    """Bytes of the JSON HDU with the edited tree: a table of one variable-length cell."""
     span, cards = raw.spans[number], raw.header_cards(number)
     header = header_of(cards)
     form = str(header.get("TFORM1", ""))
@@ -129,7 +129,7 @@ def _tree_hdu(raw: RawFits, number: int, edit: Callable[[Tree], None]) -> bytes:
 
 
 def _index_hdu(raw: RawFits, number: int, hdus: list[bytes | memoryview], starts: NDArray[np.int64]) -> bytes:
-    """The HDU of the index, with where each HDU's header and data begin now, and the data's padded size."""
+    """Bytes of the index HDU, with the new positions of all headers and data and the padded size of the data."""
     span, cards = raw.spans[number], raw.header_cards(number)
     header = header_of(cards)
     names = [str(header[f"TTYPE{i}"]) for i in range(1, int(header["TFIELDS"]) + 1)]
@@ -139,7 +139,7 @@ def _index_hdu(raw: RawFits, number: int, hdus: list[bytes | memoryview], starts
     rows = bytearray(raw.buffer[span.data_start : span.data_start + width * number])
     for row in range(number):
         before = raw.spans[row]
-        # Only data grow: headers of what is not planes keep their size, and planes are in place already.
+        # Headers keep their size here; those of changed planes are already in `raw`.
         head = before.data_start - before.start
         values = [int(starts[row]), int(starts[row]) + head, len(hdus[row]) - head]
         rows[(row + 1) * width - 24 : (row + 1) * width] = np.array(values, ">i8").tobytes()

@@ -1,4 +1,4 @@
-"""Open files of ``lsst.images``: what a file says that it is, the library's object of it, or parts of that alone."""
+"""Open files of ``lsst.images``: the schema, the library's object, or only some of its components."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["library_errors", "load", "open_parts", "schema_of"]
 _SCHEMA = re.compile(rb"images\.lsst\.io/schemas/(?P<kind>[a-z_]+)-(?P<version>\d+\.\d+\.\d+)")
 _KINDS = ("visit_image", "difference_image", "masked_image", "cell_coadd")
 _HEAD, _END = 8 * 2880, 4096
-"""Bytes at the beginning of a FITS file, and at the end of a JSON file, in which the schema is named."""
+"""Bytes at the beginning of a FITS file, or at the end of a JSON file, that are searched for the schema."""
 _INSTALL = "Install the library that reads it: pip install 'skygraft[rubin]'"
 _ABSENT = object()
 _DUMP = re.compile(rb'"ast"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def schema_of(path: StrPath) -> tuple[str, str] | None:
-    """Kind and version of the schema of a file; None where it is not of this format.
+    """Return kind and version of the schema of a file, or None if it is of another format.
 
     Raises
     ------
     CorruptFileError
-        If it cannot be read.
+        If the file cannot be read.
     """
     try:
         with Path(path).open("rb") as stream:
@@ -49,14 +49,14 @@ def schema_of(path: StrPath) -> tuple[str, str] | None:
         ) from error
     if not is_json and text[:9] != b"SIMPLE  =":
         return None
-    # Parts of a JSON tree name schemas of their own; that of the whole is what it ends with.
+    # Parts of a JSON tree have schemas of their own; that of the whole tree is at its end.
     found = re.search(_SCHEMA.pattern + rb'"\s*\}\s*$', text) if is_json else _SCHEMA.search(text)
     return None if found is None else (found["kind"].decode(), found["version"].decode())
 
 
 @contextmanager
 def library_errors(path: StrPath) -> Iterator[None]:
-    """Name the file in what the library raises, whatever that is: it checks files by their schema."""
+    """Context in which any exception of the library becomes an error that names the file."""
     try:
         yield
     except SkygraftError:
@@ -73,7 +73,7 @@ def library_errors(path: StrPath) -> Iterator[None]:
 
 
 def _check(path: StrPath) -> None:
-    """Make sure that a file is of this format and holds an image."""
+    """Raise unless a file is of this format and contains an image."""
     identify_files([path])  # refuses a directory and an empty file
     found = schema_of(path)
     if found is None:
@@ -93,7 +93,7 @@ def _check(path: StrPath) -> None:
 
 
 def _check_dumps(path: StrPath) -> None:
-    """Refuse damaged AST dumps in the tree of a file before the library has AST read them: some end the process."""
+    """Raise if an AST dump in the JSON tree is damaged: AST may crash the process when it reads it."""
     with map_fits(path) if is_fits(path) else nullcontext() as raw:
         if raw is None:
             text = Path(path).read_bytes()
@@ -112,14 +112,18 @@ def _check_dumps(path: StrPath) -> None:
 
 
 def load(path: StrPath) -> Any:
-    """The library's object of a file, with all its pixels.
+    """Read a file with the library, including all its pixels.
+
+    Returns
+    -------
+    lsst.images object
 
     Raises
     ------
     CorruptFileError
         If the file is damaged or of another format.
     FormatError
-        If it holds no image, or the library is not installed.
+        If it contains no image, or the library is not installed.
     """
     _check(path)
     with library_errors(path):
@@ -127,7 +131,7 @@ def load(path: StrPath) -> Any:
 
 
 class _Parts:
-    """Components of a file by the names that its object has them under, each read when it is first asked for."""
+    """Components of a file as attributes, with the names of the library's object, each read at first access."""
 
     def __init__(self, reader: Any, absent: type[Exception], path: StrPath) -> None:
         self._reader, self._absent, self._path = reader, absent, path
@@ -147,20 +151,25 @@ class _Parts:
 
     @property
     def tract(self) -> int | None:
-        """The tract whose pixels these are; None where they are those of a detector."""
+        """Tract of a coadd; None for the image of a detector."""
         return getattr(getattr(self.sky_projection, "pixel_frame", None), "tract", None)
 
 
 @contextmanager
 def open_parts(path: StrPath) -> Iterator[Any]:
-    """Open a file for its parts other than pixels: they have the names that the library's object has them under.
+    """Open a file to read components other than pixels.
+
+    Yields
+    ------
+    object
+        With the attributes of the library's object, each read at first access.
 
     Raises
     ------
     CorruptFileError
         If the file is damaged or of another format.
     FormatError
-        If it holds no image, or the library is not installed.
+        If it contains no image, or the library is not installed.
     """
     _check(path)
     with ExitStack() as stack:

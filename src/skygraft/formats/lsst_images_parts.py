@@ -1,4 +1,4 @@
-"""Parts that only some of Rubin's ``lsst.images`` have: a coadd's noise realizations, a difference image's kernel."""
+"""Read parts that only some ``lsst.images`` have: noise realizations of a coadd, kernel of a difference image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["coadd_noise", "difference_image"]
 
 
 def coadd_noise(image: Any) -> dict[str, Any]:
-    """What a cell coadd tells about the correlation of its noise, for `Exposure.extra`; empty for other images."""
+    """Return the noise realizations and cells of a cell coadd, for `Exposure.extra`; empty for other images."""
     if not hasattr(image, "noise_realizations"):
         return {}
     grid = image.grid
@@ -38,28 +38,34 @@ def difference_image(
     pixel_scale: float,
     path: str | os.PathLike[str],
 ) -> dict[str, Any]:
-    """How a difference image came about, for `Exposure.extra`; empty for other images.
+    """Return matching kernel and template PSF of a difference image, for `Exposure.extra`; empty for other images.
 
     Parameters
     ----------
     image : lsst.images object
-        Its ``kernel`` was convolved with the template. Its ``templates`` say which coadds these were, where, and what
-        second moments their PSFs have on the pixels of the science image.
+        Its ``kernel`` was convolved with the template. Its ``templates`` list the template coadds, the area of each,
+        and the second moments of their PSFs in pixels of the science image.
     kind : str
-        Of its schema.
+        Kind of image, from its schema.
     science_psf : PSF or None
-        The image's: stretched to these moments, it is taken for the template's; without it, a Gaussian is.
+        PSF of the science image. Stretched to the second moments of the template's PSF, it is used as the template's
+        PSF; without it, a Gaussian of these moments is used.
     template_psf : PSF, path or mapping, optional
-        The template's PSF on the pixels of the science image, instead of that.
+        PSF of the template in pixels of the science image, instead.
     pixel_scale : float
         Arcsec per pixel.
     path : path-like
         For errors.
 
+    Returns
+    -------
+    dict
+        With a `DifferenceImage` for a difference image.
+
     Raises
     ------
     ConfigError
-        If a template's PSF is given for what is no difference image.
+        If a template PSF is given for another kind of image.
     """
     if kind != "difference_image":
         if template_psf is not None:
@@ -80,7 +86,7 @@ def difference_image(
         if kernel is None:
             missing.append("it carries no matching kernel")
         elif str(image.unit) != "nJy":
-            # Templates are in nJy; then so is what the kernel makes of them only if it was fitted to an image in nJy.
+            # Templates are in nJy; the matched template is too only if the kernel was fitted to an image in nJy.
             kernel = None
             missing.append(f"it is in {image.unit}, not in nJy, so that the scale of its matching kernel is not known")
     psf: PSF | None = None
@@ -108,7 +114,7 @@ def _matching_kernel(kernel: Any) -> MatchingKernel | None:
 
 
 def _template_psf(templates: Sequence[Any], science: PSF | None) -> tuple[TemplatePSF, str]:
-    """A kernel with the second moments recorded for each template, in its polygon; and where all that comes from."""
+    """PSF with the recorded second moments of each template in its polygon, and a text about its origin."""
     known = [one for one in templates if not one.psf_shape_flag]
     if not known:
         raise PsfError("its list of templates holds no moments" if templates else "it carries no list of templates")
@@ -121,14 +127,14 @@ def _template_psf(templates: Sequence[Any], science: PSF | None) -> tuple[Templa
             kernels = [_science_kernel(science, polygon) for polygon in polygons]
             stretched = [reshaped(kernel, some) for kernel, some in zip(kernels, moments, strict=True)]
         except PsfError:
-            pass  # a model without a kernel there, or without moments
+            pass  # the science PSF is undefined there, or has no moments: use Gaussians
         else:
             return TemplatePSF(polygons, stretched), f"the science image's, stretched to {recorded}"
     return TemplatePSF(polygons, gaussians), f"Gaussian of {recorded}"
 
 
 def _science_kernel(psf: PSF, polygon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The science image's kernel at the middle of a template's polygon, or where its model begins to hold."""
+    """Kernel of the science image at the middle of a template's polygon, or at the nearest valid position."""
     x, y = polygon.mean(axis=0)
     if (box := psf.valid_box) is not None:
         x, y = np.clip(x, box.x_min, box.x_max), np.clip(y, box.y_min, box.y_max)

@@ -1,4 +1,4 @@
-"""PSFs of ``lsst.images`` as skygraft's own: those of cells, and what its library evaluates."""
+"""Convert PSFs of ``lsst.images``: those of cell coadds, and those that the library evaluates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["build_psf"]
 
 
 class _Draw:
-    """Draws a kernel by the library's PSF object."""
+    """Draws a kernel with the library's PSF object."""
 
     def __init__(self, psf: Any) -> None:
         self._psf = psf
@@ -26,7 +26,7 @@ class _Draw:
 
 
 class _DrawUnscaled(_Draw):
-    """Draws what Piff draws: polynomials of position, which the division by the sum would hide."""
+    """Draws a kernel with Piff, not divided by its sum: only then is it a polynomial of position."""
 
     def __call__(self, x: float, y: float) -> NDArray[np.float64]:
         side = self._psf.kernel_bbox.shape[0]
@@ -35,7 +35,7 @@ class _DrawUnscaled(_Draw):
 
 
 def build_psf(image: Any, path: StrPath) -> tuple[PSF | None, PsfError | None]:
-    """The PSF of an image, or the reason why it has none that can be used."""
+    """Return the PSF of an image, or the error that says why it has no usable one."""
     if not hasattr(image, "psf"):
         return None, PsfError("a masked image has no PSF", path=path, fix="Give one (psf=, --psf)")
     try:
@@ -59,9 +59,9 @@ def _psf_of(image: Any) -> PSF:
 
 
 def _cell_psf(psf: Any, contributions: Any) -> CellPSF:
-    """The cells that the PSF covers; those that are missing have no kernel.
+    """Convert the PSF of a cell coadd; missing cells have no kernel.
 
-    `contributions` is the coadd's table of what each cell was made of, None where it has none.
+    `contributions` is the coadd's table of the input images of each cell, or None.
     """
     bounds, box = psf.bounds, psf.kernel_bbox
     start, stop = bounds.subgrid_start, bounds.subgrid_stop

@@ -1,13 +1,10 @@
-"""Which formats there are, which of them a file is of, and reading and writing through them."""
+"""Recognise the format of a file, and read and write images in their format."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +14,17 @@ from skygraft.errors import (
     CalibrationError,
     ConfigError,
     CorruptFileError,
+    FormatError,
     MissingWcsError,
     OutputError,
     PsfError,
     UncalibratedImageError,
     UnknownFormatError,
 )
-from skygraft.exposure import NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
-from skygraft.fitsfile.open import damage_named, is_fits
+from skygraft.exposure import CUT_FROM, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
+from skygraft.fitsfile.open import fits_errors, is_fits
 from skygraft.fitsfile.packed import foreign_packing, packing_of
+from skygraft.formats.available import format_names, get_format, load_formats, ordinary_formats, specific_formats
 from skygraft.formats.base import (
     FILES,
     Format,
@@ -65,36 +64,17 @@ __all__ = [
     "write_exposure",
 ]
 
-_FORMATS: dict[str, tuple[str, str]] = {
-    "lsst_afw": ("skygraft.formats.lsst_afw", "LsstAfwFormat"),
-    "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
-    "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
-}
-"""Formats that say more of a file than that it is FITS: name to module and class, imported when needed."""
-_ORDINARY = {"fits": ("skygraft.formats.fits", "FitsFormat")}
-"""What a file is taken for where none of those above recognises it."""
-
-
-def format_names() -> tuple[str, ...]:
-    """Names of all formats, in the order in which they are looked for."""
-    return (*_FORMATS, *_ORDINARY)
-
-
-@cache
-def _load(name: str) -> Format:
-    module, cls = {**_FORMATS, **_ORDINARY}[name]
-    made: Format = getattr(importlib.import_module(module), cls)()
-    return made
-
-
-def load_formats() -> None:
-    """Import the modules of all formats, before processes are forked that would each do so."""
-    for name in format_names():
-        _load(name)
-
 
 def killed_its_reader(path: StrPath, reason: str) -> CorruptFileError:
-    """The error for a file that ended the process that read it."""
+    """Return the error for a file that made the process that read it crash.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    reason : str
+        How the process ended: a signal's name or an exit code.
+    """
     return CorruptFileError(
         f"the process that read the file was ended by it ({reason})",
         path=path,
@@ -102,42 +82,32 @@ def killed_its_reader(path: StrPath, reason: str) -> CorruptFileError:
     )
 
 
-def get_format(name: str) -> Format:
-    """The format of that name.
-
-    Raises
-    ------
-    ConfigError
-        If there is none; the nearest name is given.
-    """
-    names = format_names()
-    if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=1)
-        raise ConfigError(
-            f"{name!r} is not a format; those are: auto, {', '.join(names)}",
-            key="format",
-            fix=f"Did you mean {near[0]!r}?" if near else "Use 'auto'",
-        )
-    return _load(name)
-
-
 def recognise_format(path: StrPath) -> Format:
-    """The one format that recognises a file.
+    """Return the one format that recognises a file.
 
-    Ordinary FITS is what remains where no format that knows more of the file recognises it.
+    A file is ordinary FITS if no more specific format recognises it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    Format
 
     Raises
     ------
     CorruptFileError
         If the file is missing, empty or damaged.
     UnknownFormatError
-        If no format recognises it, or two do.
+        If no format recognises it, or several do.
     MissingWcsError
-        If all that is wrong with a FITS image is that it has no celestial WCS.
+        If it is a FITS image that only lacks a celestial WCS.
     """
     identify_files([path])
-    found = [fmt for name in _FORMATS if _matches(fmt := _load(name), path)]
-    found = found or [fmt for name in _ORDINARY if _matches(fmt := _load(name), path)]
+    found = [fmt for fmt in specific_formats() if _matches(fmt, path)]
+    found = found or [fmt for fmt in ordinary_formats() if _matches(fmt, path)]
     if len(found) > 1:
         names = [fmt.name for fmt in found]
         raise UnknownFormatError(
@@ -159,7 +129,8 @@ def recognise_format(path: StrPath) -> Format:
                 fix="Solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards, or leave it out",
             )
         holds = f"; the file holds {'; '.join(map(str, hdus))}" if hdus else ""
-        looked = "; ".join(f"{name} is recognised by {_load(name).looked_for}" for name in format_names())
+        formats = (*specific_formats(), *ordinary_formats())
+        looked = "; ".join(f"{fmt.name} is recognised by {fmt.looked_for}" for fmt in formats)
         raise UnknownFormatError(
             f"{f'this is {what}: ' if what else ''}no format recognises the file ({looked}){holds}",
             path=path,
@@ -176,7 +147,7 @@ def _matches(fmt: Format, path: StrPath) -> bool:
             head = stream.read(8)
         if foreign_packing(head) is not None or (packing_of(head) is not None and split_name(path)[1]):
             raise
-        # What is no FITS file at all is not a damaged one: it is of another kind.
+        # A file that is not FITS is of another kind, not damaged.
         if is_fits(path):
             raise
         return False
@@ -187,7 +158,7 @@ def _format_for(path: StrPath, name: str) -> Format:
 
 
 def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> ImageFootprint:
-    """Which image a file holds and where it lies on the sky, without reading pixels.
+    """Return identity and sky position of an image, without reading its pixels.
 
     Parameters
     ----------
@@ -198,11 +169,15 @@ def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> Im
     **options
         Options of the format.
 
+    Returns
+    -------
+    ImageFootprint
+
     Raises
     ------
     UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
     """
-    with damage_named(path):
+    with fits_errors(path):
         found = _format_for(path, format).footprint(path, **options)
     check_pixel_scale(found.pixel_scale, path)
     return found
@@ -219,7 +194,7 @@ def read_exposure(
     hdu: int | str | None = None,
     **options: Any,
 ) -> Exposure:
-    """Read an image and everything that its files say of its calibration.
+    """Read an image with its calibration: WCS, PSF, zeropoint, calibration aperture and gain.
 
     Parameters
     ----------
@@ -228,50 +203,50 @@ def read_exposure(
     format : str
         Its format (see `format_names`); "auto" recognises it.
     aperture : str, mapping or ReferenceCandidate, optional
-        What the calibrated flux is the flux of, where the image does not say: ``"12 pix"`` and ``"2 arcsec"`` are
-        radii, ``{"diameter": "4 arcsec"}``, ``"psf_model"``, ``"total"``; see `skygraft.photometry.parse_radius`.
+        What the calibrated flux is measured in, if the image does not record it: a radius (``"12 pix"``,
+        ``"2 arcsec"``), ``{"diameter": "4 arcsec"}``, ``"psf_model"`` or ``"total"``; see
+        `skygraft.photometry.parse_radius`.
     psf : PSF, path or mapping, optional
-        Used instead of the image's own; see `skygraft.formats.given.make_psf`.
+        Replaces the image's own PSF; see `skygraft.formats.given.make_psf`.
     photo_calib : PhotoCalib, float or mapping, optional
-        Used instead of the image's own; see `skygraft.formats.given.make_photo_calib`.
+        Replaces the image's own calibration; see `skygraft.formats.given.make_photo_calib`.
     gain : float, optional
-        Electrons per image unit, used instead of what the image says.
+        Electrons per image unit; replaces the recorded gain.
     hdu : int or str, optional
-        The HDU of the image, where the format has such a choice.
+        The HDU of the image, if the format has such an option.
     **options
         Options of the format, such as ``ccds=`` (survey-ccds tables) of the Legacy Surveys, or ``weight=`` and
-        ``pixel_area=`` (of a surface brightness) of ordinary FITS; see each format's ``Options``.
+        ``pixel_area=`` (for a surface brightness) of ordinary FITS; see each format's ``Options``.
 
     Returns
     -------
     Exposure
-        With ``photo_calib.reference`` resolved. It is None where nothing says what the flux is the flux of: such an
-        image can be read, but not injected into in calibrated flux. Where the image is not calibrated at all,
-        ``photo_calib`` is None, and ``extra["no_photo_calib"]`` holds the error that says why; so do
-        ``extra["no_psf"]``, and ``extra["no_gain"]`` (text) where the files hold something about a gain that does not
-        say how many electrons one image unit is.
+        With ``photo_calib.reference`` resolved, or None if it is not recorded anywhere: such an image can be read, but
+        sources cannot be injected in calibrated flux. If the image has no calibration, ``photo_calib`` is None and
+        ``extra["no_photo_calib"]`` is the error that says why; likewise ``extra["no_psf"]``. ``extra["no_gain"]`` is a
+        text, present if the files contain a gain that does not give electrons per image unit.
 
     Raises
     ------
     UnknownFormatError
-        If no format recognises the file, or two do.
+        If no format recognises the file, or several do.
     CorruptFileError
         If a file is missing, empty, truncated or damaged.
     MissingWcsError
         If the image has no celestial WCS.
     ApertureConflictError
-        If two places disagree about what the flux is the flux of.
+        If two places disagree about what the calibrated flux is measured in.
     CalibrationError
-        If two places disagree about the zeropoint, or a known survey's image is read as another format and would be
-        calibrated by what its survey has replaced.
+        If two places disagree about the zeropoint, or a known survey's image is read as another format and would get
+        a calibration that the survey has replaced.
     FormatError
-        If the file holds weights, a mask, a table or the like, and no science image.
+        If the file contains weights, a mask or a table, and no science image.
     ConfigError
         If an option is not one of the format's.
     """
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     stamps = identify_files([path])
-    with damage_named(path):
+    with fits_errors(path):
         exposure = fmt.read(path, **asked)
     found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
     extra = {FILES: stamps, **exposure.extra}
@@ -294,18 +269,26 @@ def read_calibration(
     hdu: int | str | None = None,
     **options: Any,
 ) -> ImageCalibration:
-    """What `read_exposure` would say of an image's calibration, without reading its pixels.
+    """Read the calibration of an image as `read_exposure` does, but not its pixels.
 
-    Takes the same parameters and raises the same errors, but for those of the pixels.
+    Parameters
+    ----------
+    path, format, aperture, psf, photo_calib, gain, hdu, **options
+        As for `read_exposure`.
 
     Returns
     -------
     ImageCalibration
         With ``photo_calib.reference`` resolved.
+
+    Raises
+    ------
+    SkygraftError
+        As `read_exposure`, except for errors of the pixels.
     """
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     identify_files([path])
-    with damage_named(path):
+    with fits_errors(path):
         found = fmt.calibration(path, **asked)
     return _complete(found, path, aperture, psf, photo_calib, gain)
 
@@ -313,8 +296,8 @@ def read_calibration(
 def _prepare(
     path: StrPath, format: str, psf: GivenPsf | None, hdu: int | str | None, options: Mapping[str, Any]
 ) -> tuple[Format, dict[str, Any], GivenPsf | None]:
-    """The format, the options to read with, and the PSF where it is not one of them."""
-    with damage_named(path):
+    """Return the format, its reading options, and the PSF if it is not one of these options."""
+    with fits_errors(path):
         fmt = _format_for(path, format)
     asked = dict(options)
     if hdu is not None:
@@ -332,7 +315,7 @@ def _complete(
     photo_calib: GivenPhotoCalib | None,
     gain: float | None,
 ) -> ImageCalibration:
-    """What the image says, with what the caller gives instead, and its reference chosen."""
+    """Replace parts of a calibration by what the caller gave, and resolve its reference."""
     (ny, nx), (x0, y0) = found.shape, found.xy0
     box = Box(x0 - 0.5, x0 + nx - 0.5, y0 - 0.5, y0 + ny - 0.5)
     check_wcs_soundness(found.wcs, box, path)
@@ -367,7 +350,7 @@ def _complete(
 
 
 def _sound(found: ImageCalibration, box: Box, path: StrPath) -> ImageCalibration:
-    """The calibration without what no source can be drawn with; the reasons are in its place."""
+    """Check PSF and photometric calibration; an unusable one is replaced by the error that says why."""
     changes: dict[str, Any] = {}
     calib = found.photo_calib
     if calib is not None:
@@ -387,7 +370,7 @@ def _sound(found: ImageCalibration, box: Box, path: StrPath) -> ImageCalibration
 
 
 def _other_unit(given: GivenPhotoCalib, calib: PhotoCalib, found: ImageCalibration) -> str:
-    """Why the recorded gain does not hold for the unit that a given calibration is of; "" where it does."""
+    """Reason why the recorded gain does not apply to the unit of a given calibration; "" if it applies."""
     what = f"the gain ({found.gain_origin}) is of an image in {found.unit}"
     if parse_unit(calib.unit).kind not in ("counts", "electrons"):
         return f"{what}, and the calibration given is of one in {calib.unit}"
@@ -397,10 +380,10 @@ def _other_unit(given: GivenPhotoCalib, calib: PhotoCalib, found: ImageCalibrati
 
 
 def _calibration(found: ImageCalibration, given: GivenPhotoCalib | None) -> PhotoCalib | None:
-    """The calibration to use, with every candidate for its reference; its own reference not yet chosen."""
+    """Return the calibration to use, with all candidates for its reference, which is not chosen yet."""
     if given is not None:
         calib = make_photo_calib(given, summed_unit(found.unit))
-        # What the image says of its reference holds for a zeropoint given by hand, not for a whole calibration.
+        # The reference recorded in the image applies to a zeropoint given by hand, not to a complete calibration.
         if isinstance(given, PhotoCalib) and (given.reference is not None or given.candidates):
             return calib
         return PhotoCalib(calib.njy_per_unit, calib.unit, calib.field, candidates=found.candidates)
@@ -420,16 +403,16 @@ def write_exposure(
 ) -> tuple[Path, ...]:
     """Write an exposure in the format and layout of the file that it was read from.
 
-    Everything that injection did not touch is carried over unchanged, pixels included.
+    All pixels and HDUs that injection did not change are copied unchanged.
 
     Parameters
     ----------
     exposure : Exposure
-        What `read_exposure` returned, with changed planes.
+        An exposure from `read_exposure`, with changed planes.
     path : path-like
-        The image file to write; the files beside it (weights, masks) are named after it.
+        The image file to write; companion files (weights, masks) are named after it.
     like : path-like, optional
-        The file to follow, by default ``exposure.path``.
+        The file whose layout is followed, by default ``exposure.path``.
     format : str, optional
         Its format, by default ``exposure.format``.
     overwrite : bool
@@ -438,17 +421,25 @@ def write_exposure(
     Returns
     -------
     tuple of Path
-        Every file written, the image first. Each appears under its name when it is whole, the image last.
+        All files written, the image first. Each appears under its name when it is complete, the image last.
 
     Raises
     ------
     OutputExistsError
         If an output exists and `overwrite` is false, or is the input.
     OutputError
-        If it cannot be written, or there is no file to follow.
+        If the output cannot be written, or there is no file whose layout to follow.
     FormatError
-        If the files that the exposure was read from were deleted or changed since.
+        If the files that the exposure was read from have been deleted or changed, or the exposure is a cut-out.
     """
+    if CUT_FROM in exposure.extra:
+        box, (ny, nx) = exposure.extra[CUT_FROM], exposure.shape
+        raise FormatError(
+            f"the exposure is a cut-out of {nx} x {ny} pixels from {box.x_max - box.x_min:g} x "
+            f"{box.y_max - box.y_min:g}, and files are written in the layout of a whole image",
+            path=path,
+            fix="Write it with exposure.to_ccddata().write(path), or inject into the whole image",
+        )
     like = exposure.path if like is None else like
     if like is None:
         raise OutputError(

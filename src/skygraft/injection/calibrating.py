@@ -1,4 +1,4 @@
-"""What the image says its pixels mean: zeropoint, what the flux is the flux of, PSF, and gain."""
+"""The calibrations of an image as injection uses them: zeropoint, reference of the flux, PSF, and gain."""
 
 from __future__ import annotations
 
@@ -51,7 +51,22 @@ _UNFIT_PLANES = (
 
 
 def image_photo_calib(exposure: Exposure) -> PhotoCalib:
-    """The image's photometric calibration, or the error that says why it has none."""
+    """Give the image's photometric calibration, or raise the error that says why it has none.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+
+    Returns
+    -------
+    PhotoCalib
+
+    Raises
+    ------
+    CalibrationError
+        The reason that the format recorded; an `UncalibratedImageError` where it recorded none.
+    """
     if exposure.photo_calib is None:
         reason = exposure.extra.get(NO_PHOTO_CALIB)
         if isinstance(reason, SkygraftError):
@@ -67,7 +82,18 @@ def image_photo_calib(exposure: Exposure) -> PhotoCalib:
 def check_soundness(
     exposure: Exposure, photo_calib: PhotoCalib, reference: CalibrationReference | None, radius: float | None
 ) -> None:
-    """Refuse an image whose WCS, calibration, aperture or PSF cannot be: also one that was not read from a file.
+    """Refuse an image whose WCS, calibration, aperture or PSF makes no sense, whether it was read from a file or not.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    photo_calib : PhotoCalib
+        Its photometric calibration.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What the injected flux is scaled to; None in flux modes other than calibrated.
+    radius : float or None
+        Radius in pixels of ``flux_mode="aperture"``; None in the other modes.
 
     Raises
     ------
@@ -85,7 +111,22 @@ def check_soundness(
 
 
 def require_psf(exposure: Exposure, sources: Sources) -> None:
-    """Raise where the image has no PSF and one of the sources needs it."""
+    """Raise where the image has no PSF and one of the sources needs it.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    sources : Sources
+        The sources.
+
+    Raises
+    ------
+    PsfError
+        The reason that the format recorded for the missing PSF.
+    InjectionError
+        If it recorded none.
+    """
     if exposure.psf is not None or len(sources) == 0:
         return
     needs = [
@@ -103,7 +144,19 @@ def require_psf(exposure: Exposure, sources: Sources) -> None:
 
 
 class ImageNormalisation:
-    """What each kernel is multiplied by; see `skygraft.photometry.kernel_scale`."""
+    """The factors that kernels are multiplied by, and their aperture fractions; see `skygraft.photometry.kernel_scale`.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image, for its PSF and its centre.
+    options : InjectionOptions
+        How to inject.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What a calibrated flux is the flux of; None where nothing says.
+    radius : float or None
+        Radius in pixels of ``flux_mode="aperture"``; None in the other modes.
+    """
 
     def __init__(
         self,
@@ -137,7 +190,25 @@ class ImageNormalisation:
     def of_coefficients(
         self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale and aperture fraction, each of shape (N,), for the PSF's kernels with coefficients (N, B) at (x, y)."""
+        """Scale a `LinearPSF`'s kernels by their coefficients.
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B)
+            Coefficients of the PSF's basis images.
+        x, y : ndarray, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        scale, aperture_fraction : ndarray, shape (N,)
+            The factor of each kernel, and the part of its light inside the aperture.
+
+        Raises
+        ------
+        InjectionError
+            If the image's PSF has no basis.
+        """
         if self._psf is None or self._of_basis is None:
             raise InjectionError("the image's PSF has no basis that coefficients could belong to")
         if self._fixed is not None:
@@ -148,7 +219,20 @@ class ImageNormalisation:
     def of_points(
         self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """As `of_coefficients`, for the pixels of point sources where pixels are too coarse for the PSF."""
+        """Scale as `of_coefficients`, for the pixels of point sources where pixels are too coarse for the PSF.
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B)
+            Coefficients of the PSF's basis images.
+        x, y : ndarray, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        scale, aperture_fraction : ndarray, shape (N,)
+            The factor of each kernel, and the part of its light inside the aperture.
+        """
         if self._psf is None or self._fixed is not None or not isinstance(self._of_basis, PhaseScale):
             return self.of_coefficients(coefficients, x, y)
         scale = self._of_basis(coefficients, self._psf.flux_outside(x, y), x=x, y=y)
@@ -157,7 +241,20 @@ class ImageNormalisation:
     def __call__(
         self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale and aperture fraction, each of shape (N,), for kernels (N, ny, nx) at (x, y)."""
+        """Scale kernels that are given as images.
+
+        Parameters
+        ----------
+        kernels : ndarray, shape (N, ny, nx)
+            Kernels of the PSF at these positions.
+        x, y : ndarray, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        scale, aperture_fraction : ndarray, shape (N,)
+            The factor of each kernel, and the part of its light inside the aperture.
+        """
         if self._psf is None:
             return np.ones(len(x)), np.full(len(x), np.nan)
         if self._fixed is not None:
@@ -166,7 +263,25 @@ class ImageNormalisation:
 
 
 def aperture_radius(exposure: Exposure, options: InjectionOptions) -> float | None:
-    """Radius in pixels of ``flux_mode="aperture"``; None in the other modes."""
+    """Convert the radius of ``flux_mode="aperture"`` to pixels.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    options : InjectionOptions
+        How to inject.
+
+    Returns
+    -------
+    float or None
+        Pixels, by the pixel scale at the image's centre; None in the other modes.
+
+    Raises
+    ------
+    ConfigError
+        If `aperture` is no radius.
+    """
     if options.aperture is None:
         return None
     candidate = parse_radius(options.aperture)
@@ -184,7 +299,19 @@ def aperture_radius(exposure: Exposure, options: InjectionOptions) -> float | No
 def flag_small_kernel(
     exposure: Exposure, reference: CalibrationReference | None, radius: float | None, report: RenderReport
 ) -> None:
-    """Flag every source whose aperture flux is of a kernel that does not fill the aperture."""
+    """Flag every source whose aperture flux is that of a kernel that does not fill the aperture.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What a calibrated flux is the flux of; None where nothing says.
+    radius : float or None
+        Radius in pixels of ``flux_mode="aperture"``; None in the other modes.
+    report : RenderReport
+        One entry per source; its flags are changed.
+    """
     if isinstance(reference, CalibrationAperture):
         radius = reference.radius_pixels
     if radius is not None and exposure.psf is not None and not kernel_holds_aperture(exposure.psf.shape, radius):
@@ -192,7 +319,18 @@ def flag_small_kernel(
 
 
 def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
-    """The gain that is set, or that the image records, or that its variance plane tells; in this order.
+    """Find the gain: the one that is set, or that the image records, or that its variance plane shows, in this order.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    options : InjectionOptions
+        How to inject.
+
+    Returns
+    -------
+    Gain
 
     Raises
     ------
@@ -214,7 +352,7 @@ def image_gain(exposure: Exposure, options: InjectionOptions) -> Gain:
 
 
 def _check_gain_map(exposure: Exposure, origin: str) -> None:
-    """Refuse a recorded gain that is no number, or a map of another shape than the image's."""
+    """Refuse a recorded gain that is not a number, or a map of another shape than the image's."""
     values = np.asarray(exposure.gain)
     if values.dtype.kind not in "iuf":
         raise ConfigError(

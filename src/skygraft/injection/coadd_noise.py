@@ -1,4 +1,4 @@
-"""How the photon noise of an image's sources is correlated between pixels: as a coadd's own noise, or not at all."""
+"""The correlation between pixels of the photon noise that is added: that of a coadd's own noise, or none."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _DEFECTS = (
     *("DETECTION_EDGE", "UNMASKEDNAN", "UNMASKED_NAN", "STREAK", "BRIGHT_OBJECT", "SPIKE", "VIGNETTED"),
 )
 _LIGHT = ("DETECTED", "INJECTED")
-"""What the names of mask planes begin with whose pixels hold light."""
+"""Prefixes of the mask planes of pixels that hold light."""
 _LARGEST_LAG, _LARGEST_MISFIT = 0.95, 0.1
-"""A larger correlation between neighbours, or one that no noise can have, is that of light or of a background."""
+"""Larger values mean that light or a background was measured, not noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseModel:
-    """What photon noise is drawn with.
+    """The correlation that photon noise is drawn with, and where it comes from.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class NoiseModel:
     origin: str
 
     def describe(self) -> dict[str, Any]:
-        """The model as JSON types: kind, origin, correlation at lags (rows, columns), pixels measured."""
+        """Describe the model by JSON types: kind, origin, correlation at lags (rows, columns), pixels measured."""
         found = self.correlation
         return {
             "kind": "white" if found is None else "correlated",
@@ -52,15 +52,25 @@ class NoiseModel:
 
 
 def noise_words(described: Mapping[str, Any]) -> str:
-    """What `NoiseModel.describe` says, in words."""
+    """Put what `NoiseModel.describe` gives into words.
+
+    Parameters
+    ----------
+    described : mapping
+        What it gave.
+
+    Returns
+    -------
+    str
+    """
     if described["lags"] is None:
         return f"white ({described['origin']})"
-    told = ", ".join(f"{value:.3f} at ({lag})" for lag, value in described["lags"].items())
-    return f"correlated, {told} pixels (rows, columns; {described['origin']})"
+    lags = ", ".join(f"{value:.3f} at ({lag})" for lag, value in described["lags"].items())
+    return f"correlated, {lags} pixels (rows, columns; {described['origin']})"
 
 
 def image_noise(exposure: Exposure, coadd_noise: str) -> NoiseModel:
-    """How the noise of an image is correlated, as far as it tells.
+    """Measure how the noise of an image is correlated between pixels, as far as that is known.
 
     Parameters
     ----------
@@ -100,7 +110,7 @@ def image_noise(exposure: Exposure, coadd_noise: str) -> NoiseModel:
 
 
 def _unfit(found: NoiseCorrelation | None) -> str | None:
-    """Why a measurement cannot be used; None where it can."""
+    """Say why a measurement cannot be used; None where it can."""
     if found is None:
         return f"fewer than {LEAST_PIXELS} good pixels that vary"
     most = max(found.lags.values())
@@ -110,7 +120,7 @@ def _unfit(found: NoiseCorrelation | None) -> str | None:
 
 
 def _with_data(exposure: Exposure) -> NDArray[np.bool_]:
-    """Pixels that have data: a finite variance, where there is such a plane, and no NO_DATA bit."""
+    """Find the pixels that have data: a finite variance, where there is such a plane, and no NO_DATA bit."""
     bits = np.int32(exposure.mask_planes.get("NO_DATA", 0))
     seen = (exposure.mask & bits) == 0
     variance = exposure.variance
@@ -118,14 +128,14 @@ def _with_data(exposure: Exposure) -> NDArray[np.bool_]:
 
 
 def _sky(exposure: Exposure) -> NDArray[np.bool_]:
-    """Pixels that the mask says to hold neither defects nor detected light."""
+    """Find the pixels whose mask marks neither defects nor detected light."""
     planes = exposure.mask_planes
     bits = sum(bit for name, bit in planes.items() if name in _DEFECTS or name.startswith(_LIGHT))
     return np.asarray((exposure.mask & np.int64(bits)) == 0)
 
 
 def _scaled(exposure: Exposure) -> NDArray[np.float32]:
-    """The image over its standard deviation, where the variance plane tells that."""
+    """Divide the image by its standard deviation, where there is a variance plane."""
     if exposure.variance is None:
         return exposure.image
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skygraft.catalog import Flag, count_flags
 from skygraft.catalog.flags import has_flag
 from skygraft.catalog.truth_columns import TRUTH_COLUMNS
-from skygraft.conventions import LSST, conventions_record
+from skygraft.conventions import LSST, Conventions, conventions_record
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import ConfigError, InjectionError
 from skygraft.exposure import Exposure
@@ -37,27 +37,28 @@ from skygraft.injection.calibrating import (
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.injection.differences import draw_sources
 from skygraft.injection.marking import Drawn, mark, new_planes
-from skygraft.injection.options import InjectionOptions
+from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
 from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.noise import Gain, add_flux
-from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib, require_reference
+from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
+from skygraft.render.engines import GalaxyEngine, StarEngine
 from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
 
 _SHOWN = 5
-"""Messages about sources that are shown to people."""
+"""Largest number of messages about sources in `repr`."""
 
 _MOST_LIGHT = 10.0
-"""Times its flux, scaled as its PSF is, that no source deposits."""
+"""A source that deposits more than this many times its scaled flux is refused."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Injection:
-    """What `inject` returns.
+    """The result of `inject`: the new exposure, the truth table, and a summary.
 
     Parameters
     ----------
@@ -85,17 +86,15 @@ class Injection:
         return html_table(f"Injection into {self.summary['image_id']}", self._rows())
 
     def _rows(self) -> Rows:
-        """What `repr` says, line by line."""
-        summary, (ny, nx) = self.summary, self.exposure.shape
-        calibration = summary["calibration"]
-        radius = f" of {calibration['radius_pixels']:g} pix" if calibration["radius_pixels"] is not None else ""
-        origin = f" ({calibration['origin']})" if calibration["origin"] else ""
+        """Label and text of each line of `repr`."""
+        summary, (ny, nx), calib = self.summary, self.exposure.shape, self.exposure.photo_calib
+        reference = "unknown" if calib is None else calib.reference_text
         noise = f"seed {summary['seed']}, gain {summary['gain']:.4g}" if summary["gain"] is not None else "none"
         if summary["noise_correlation"] is not None:
             noise += f", {noise_words(summary['noise_correlation'])}"
         rows = [
             ("sources", f"{summary['n_drawn']} drawn of {summary['n_sources']}, band {summary['band'] or 'unknown'}"),
-            ("flux mode", f"{summary['flux_mode']}; calibrated to {calibration['kind'] or 'unknown'}{radius}{origin}"),
+            ("flux mode", f"{summary['flux_mode']}; calibrated to {reference}"),
             ("noise", noise),
             *_of_conventions(summary["conventions"]),
             ("flags", ", ".join(f"{n} x {name}" for name, n in summary["flags"].items()) or "none"),
@@ -111,6 +110,7 @@ def _of_conventions(conventions: dict[str, str]) -> Rows:
     return [("conventions", f"{conventions['name']} of {conventions['date']} ({conventions['commit'][:7]})")]
 
 
+@takes_settings
 def inject(
     exposure: Exposure,
     catalog: Any,
@@ -121,7 +121,20 @@ def inject(
     dialect: str = "auto",
     on_bad: Literal["raise", "flag"] = "raise",
     progress: Callable[[int], None] | None = None,
-    **overrides: Any,
+    flux_mode: FluxMode = "calibrated",
+    aperture: Any = None,
+    position: Position = "source",
+    noise: bool = True,
+    seed: int = 0,
+    gain: float | None = None,
+    coadd_noise: CoaddNoise = "correlated",
+    flux_tolerance: float = 1e-3,
+    mask_threshold: float = 0.1,
+    mark_injected: bool = True,
+    stars: StarEngine = "precise",
+    galaxies: GalaxyEngine = "fast",
+    conventions: Conventions = "skygraft",
+    variance: bool | None = None,
 ) -> Injection:
     """Inject the sources of a catalogue into an exposure.
 
@@ -134,7 +147,8 @@ def inject(
         Polars or Arrow table, a structured array, a dict of columns. Sources off the image are allowed: they are
         flagged, and those whose light reaches the image are drawn.
     options : InjectionOptions, optional
-        How to inject.
+        All settings at once, from `flux_mode` on; a setting that is also given by name counts instead of the one
+        in `options`.
     image_id : str, optional
         Name of the image in truth and random streams: images of one name and seed get the same noise. By default
         `Exposure.default_image_id`, from the data id and the band; of an image without a data id, from its name and
@@ -147,8 +161,45 @@ def inject(
         Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
-    **overrides
-        Fields of `InjectionOptions` to change, for example ``noise=False, seed=1``.
+    flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
+        What a source's flux is the flux of: the image's own calibration reference (default), the flux inside
+        `aperture`, the sum of the PSF kernel, or everything in an infinite plane.
+    aperture : str or mapping, optional
+        For ``flux_mode="aperture"`` alone: ``"12 pix"``, ``"2 arcsec"`` or ``{"diameter": "4 arcsec"}``.
+    position : {"source", "image"}
+        Where the PSF is normalised: at each source, or for all sources at the average position of the PSF model (the
+        image's centre where the model records none).
+    noise : bool
+        Add photon noise to the sources, and its variance to the variance plane.
+    seed : int
+        Seed of the noise, at least 0. The noise of a pixel depends on the seed, the image id and the pixel's position.
+    gain : float, optional
+        Electrons per image unit; by default the image's own, or the slope of its variance against its flux.
+    coadd_noise : {"correlated", "white"}
+        Photon noise of sources on a coadd: Gaussian, with the correlation between pixels of the coadd's own noise
+        (measured on its noise realizations, or on its sky pixels); or independent between pixels, as on any other
+        image. The variance added is the same.
+    flux_tolerance : float
+        Largest fraction of a source's flux that may fall outside of its stamp, between 0 and 0.5.
+    mask_threshold : float
+        INJECTED marks pixels that change by more than this fraction of their noise (standard deviation).
+    mark_injected : bool
+        Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
+        source). They say where the fakes are, not that their pixels are bad. Use False for software that ignores
+        every pixel whose mask is not zero.
+    stars : {"precise", "fast", "galsim"}
+        How stars are shifted by fractions of a pixel: exact to single precision; half again as fast, to 2e-4 of their
+        peak where the FWHM is 3 pixels or more; or by GalSim.
+    galaxies : {"fast", "precise", "galsim"}
+        How Sérsic profiles are drawn: to 3e-4 of their peak where the FWHM is 3 pixels or more; to 5e-5, which takes
+        longer; or by GalSim, which draws all other profiles in any case.
+    conventions : {"skygraft", "lsst_source_injection"}
+        Whose conventions are followed. Those of LSST's source_injection reproduce that package's pixels: see
+        `skygraft.injection.lsst`. The PSF is then normalised at its average position whatever `position` says, the
+        gain is fitted, and `flux_tolerance`, `mask_threshold`, `gain`, `stars` and `galaxies` are refused.
+    variance : bool, optional
+        Add the sources' variance to the variance plane; by default as `noise`. It may differ from `noise` only with
+        conventions other than skygraft's own.
 
     Returns
     -------
@@ -161,19 +212,19 @@ def inject(
     UncalibratedImageError
         If the image has no zeropoint.
     CalibrationError
-        If noise is wanted and there is no gain to be had.
+        If noise is wanted and no gain is known.
     CatalogError
         If a row cannot be used, the catalogue has no magnitude for the image's band, or it is no table.
     ConfigError
         If an option is not one of those allowed, or of another type.
     InjectionError
         If the image has no PSF and the catalogue's sources need one, or some are to be in the template of a difference
-        image (`inject_into`), and the image does not tell how it was made.
+        image (`inject_into`) whose file does not record how it was made.
 
     Notes
     -----
-    A galaxy is scaled like a star of its magnitude, as the field does: its flux before convolution is F / A(r), with A
-    the part of the PSF inside the calibration aperture.
+    A galaxy is scaled like a star of its magnitude, as is usual: its flux before convolution is F / A(r), with A(r) the
+    fraction of the PSF inside the calibration aperture.
 
     The new mask has the planes ``INJECTED`` and ``INJECTED_CORE``, which say where the sources are. Leave them out when
     you measure, or every fake is masked: `Exposure.bad` does, and ``mark_injected=False`` does not add them.
@@ -184,7 +235,7 @@ def inject(
 
     Sources that are injected into an image a second time need another seed, or their noise is the same.
     """
-    opts = InjectionOptions.from_kwargs(options, **overrides)
+    opts = options or InjectionOptions()
     _check_arguments(exposure, image_id, band, progress)
     name = exposure.default_image_id(band) if image_id is None else image_id
     photo_calib = image_photo_calib(exposure)
@@ -234,7 +285,7 @@ def inject(
 
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
-    """How far the light of sources on an image reaches, as far as it is drawn."""
+    """Make the function that computes how far the light of sources reaches, as far as it is drawn."""
     half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
     return functools.partial(reach_of, half_kernel=half_kernel, flux_tolerance=options.flux_tolerance)
 
@@ -247,16 +298,16 @@ def _draw(
     image_id: str,
     progress: Callable[[int], None] | None,
 ) -> Drawn:
-    """The exposure's planes with the sources on them, in skygraft's own conventions."""
+    """Draw the sources on the exposure's planes, in skygraft's own conventions."""
     sources = placed.sources
     gain = image_gain(exposure, options) if options.noise and len(sources) else None
     noise = None if gain is None else image_noise(exposure, options.coadd_noise)
     canvas, taken, report = _render(exposure, placed, normalise, options, progress)
     _forget_what_did_not_land(placed.truth, placed.rows, report)
-    # What was drawn becomes the new image, in place: the memory of one more plane takes longer to get than to fill.
+    # The canvas becomes the new image, in place: allocating one more plane takes longer than filling it.
     planes = new_planes(exposure, canvas.model, new_variance=gain is not None, new_mask=options.mark_injected)
     if options.mark_injected:
-        # Where a source is in the template too, little may be left of it but noise: its own light decides.
+        # A source that is in the template too may leave little but noise: the mask follows its own light.
         light = canvas if taken is None else Canvas(np.maximum(np.abs(canvas.model), np.abs(taken)), *exposure.xy0)
         mark(planes, light, exposure, sources, report, options.mask_threshold)
     variance = exposure.variance if gain is not None else None
@@ -284,9 +335,9 @@ def _render(
     options: InjectionOptions,
     progress: Callable[[int], None] | None,
 ) -> tuple[Canvas, NDArray[np.float32] | None, RenderReport]:
-    """Draw sources on a canvas. Those that would leave pixels that are not finite are flagged, and not on it.
+    """Draw sources on a canvas; those that would make pixels infinite or NaN are flagged and left out.
 
-    Between the canvas and the report is what a difference image loses to the sources in its template; see
+    The second value is what a difference image loses to the sources in its template; see
     `skygraft.injection.differences.draw_sources`.
     """
     sources, normalisation = placed.sources, normalise(exposure.psf)
@@ -306,8 +357,8 @@ def _render(
             galaxies=options.galaxies,
             progress=progress,
         )
-        # What a source adds to the image is not finite in sum if it is not in any of its pixels; and it is not many
-        # times its flux, unless a PSF that makes no sense is a sum of large images that nearly cancel.
+        # The sum of what a source adds is not finite if any of its pixels is not. It exceeds its flux many times only
+        # for a broken PSF, a sum of large images that nearly cancel.
         most = _MOST_LIGHT * np.abs(sources.flux[rows]) * np.fmax(report.kernel_scale, 1.0)
         bad = ~np.isfinite(report.flux_deposited) | (np.abs(report.flux_deposited) > most)
         if not bad.any():
@@ -328,7 +379,7 @@ def _render(
 
 
 def _check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, gain: Gain | None) -> None:
-    """Make sure that no pixel that was finite is not so any more; looked at only where the flux is such that it may.
+    """Check that finite pixels have stayed finite; only where the flux is large enough to overflow.
 
     Raises
     ------
@@ -364,7 +415,7 @@ def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> 
 
 
 def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: RenderReport) -> None:
-    """Count as out of reach what lies off the image and left no light on it after all: its stamp's corner is empty."""
+    """Report sources off the image that left no light on it as out of reach: the corner of their stamp is empty."""
     off = has_flag(truth["flags"][rows], Flag.CENTER_OFF_IMAGE)
     none = off & (report.stamp_size > 0) & (report.flux_deposited == 0)
     report.stamp_size[none] = 0
@@ -394,16 +445,7 @@ def _summary(
     messages: list[str],
     band: str | None,
 ) -> dict[str, Any]:
-    calibration: dict[str, Any] = {"kind": None, "radius_pixels": None, "radius_arcsec": None}
-    if isinstance(reference, CalibrationAperture):
-        calibration = {
-            "kind": "aperture",
-            "radius_pixels": reference.radius_pixels,
-            "radius_arcsec": reference.radius_arcsec,
-        }
-    elif reference is not None:
-        calibration["kind"] = reference.value
-    calibration["origin"] = photo_calib.reference_origin
+    calibration = describe_reference(reference) | {"origin": photo_calib.reference_origin}
     report, gain, noise = drawn.report, drawn.gain, drawn.noise
     fraction = report.aperture_fraction[np.isfinite(report.aperture_fraction)]
     return {

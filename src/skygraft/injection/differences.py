@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class TemplateSide:
-    """What sources in the template are drawn with.
+    """The kernel and PSF that sources in the template are drawn with.
 
     Parameters
     ----------
@@ -48,7 +48,20 @@ class TemplateSide:
     psf: MatchedPSF
 
     def describe(self, sources: Sources, into: NDArray[np.str_]) -> dict[str, Any]:
-        """What the record says: sources in the template, its PSF, and the kernel's sum at them (the median)."""
+        """Describe the template's PSF, and the matching kernel's median sum at the sources in the template.
+
+        Parameters
+        ----------
+        sources : Sources
+            The sources.
+        into : ndarray of str, shape (N,)
+            The catalogue's `inject_into` of each.
+
+        Returns
+        -------
+        dict
+            JSON types.
+        """
         kernel, mine = self.difference.kernel, in_template(into)
         x, y = sources.x[mine], sources.y[mine]
         return {
@@ -60,12 +73,22 @@ class TemplateSide:
 
 
 def in_template(into: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Which sources are in the template, by the catalogue's `inject_into`, shape (N,)."""
+    """Find the sources that are in the template of a difference image.
+
+    Parameters
+    ----------
+    into : ndarray of str, shape (N,)
+        The catalogue's `inject_into`.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+    """
     return np.isin(into, ("template", "both"))
 
 
 def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | None:
-    """What sources in the template are drawn with; None where there are none.
+    """Find the kernel and PSF that sources in the template of a difference image are drawn with.
 
     Parameters
     ----------
@@ -73,6 +96,11 @@ def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | 
         The image.
     into : ndarray of str
         The catalogue's `inject_into`.
+
+    Returns
+    -------
+    TemplateSide or None
+        None where no source is in the template.
 
     Raises
     ------
@@ -102,7 +130,18 @@ def template_side(exposure: Exposure, into: NDArray[np.str_]) -> TemplateSide | 
 
 
 def describe_difference(exposure: Exposure) -> dict[str, Any] | None:
-    """How a difference image was made, with its kernel at the middle, as JSON types; None for other images."""
+    """Describe how a difference image was made, with its kernel at the middle.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+
+    Returns
+    -------
+    dict or None
+        JSON types; None for other images.
+    """
     found = exposure.extra.get(DIFFERENCE)
     if not isinstance(found, DifferenceImage):
         return None
@@ -117,13 +156,23 @@ def describe_difference(exposure: Exposure) -> dict[str, Any] | None:
 
 
 def difference_words(difference: Mapping[str, Any]) -> str:
-    """What `describe_difference` says, in words."""
+    """Put what `describe_difference` gives into words.
+
+    Parameters
+    ----------
+    difference : mapping
+        What it gave.
+
+    Returns
+    -------
+    str
+    """
     if difference["missing"]:
         return f"science image less template; sources cannot be put into the template: {difference['missing']}"
     (ny, nx), total = difference["kernel_shape"], difference["kernel_sum"]
-    told = "unknown" if total is None else f"{total:.4f}"
+    total_text = "unknown" if total is None else f"{total:.4f}"
     return (
-        f"science image less template through a kernel of {nx} x {ny} pixels, sum {told}; PSF of the template: "
+        f"science image less template through a kernel of {nx} x {ny} pixels, sum {total_text}; PSF of the template: "
         f"{difference['template_psf_origin']}"
     )
 
@@ -144,7 +193,7 @@ class _TemplateNormalisation:
     def of_coefficients(
         self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Not to be had: a matched PSF is no sum of fixed images."""
+        """Raise: a matched PSF is no sum of fixed images."""
         raise InjectionError("a PSF through a matching kernel has no basis")
 
 
@@ -237,7 +286,7 @@ def _some(sources: Sources, rows: NDArray[np.intp], sign: float) -> Sources:
 
 
 def _merge(report: RenderReport, part: RenderReport, rows: NDArray[np.intp]) -> None:
-    """Put what was drawn of some sources into the report of all."""
+    """Merge the report of some sources into the report of all."""
     report.flux_deposited[rows] += part.flux_deposited
     report.stamp_size[rows] = np.maximum(report.stamp_size[rows], part.stamp_size)
     report.flags[rows] |= part.flags

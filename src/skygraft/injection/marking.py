@@ -20,12 +20,12 @@ __all__ = ["Drawn", "mark", "new_planes"]
 _CORE = 1
 """Half-width of the INJECTED_CORE square: 3 x 3 pixels."""
 _BLOCK = 128
-"""Pixels that are passed over together where there is no flux."""
+"""Pixels that are skipped together where there is no flux."""
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """An exposure's planes with the sources on them.
+    """An exposure's planes with the sources drawn on them.
 
     Parameters
     ----------
@@ -48,7 +48,21 @@ class Drawn:
 def new_planes(
     exposure: Exposure, image: NDArray[np.float32], *, new_variance: bool, new_mask: bool = True
 ) -> xr.Dataset:
-    """The exposure's planes with another array for the image, and others, yet to be filled, for those that change."""
+    """Give an exposure's planes another image, and empty arrays for the other planes that will change.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    image : ndarray of float32, shape (ny, nx)
+        The new image plane.
+    new_variance, new_mask : bool
+        Whether variance and mask will change too; their new arrays are not filled.
+
+    Returns
+    -------
+    xarray.Dataset
+    """
     planes = exposure.planes.copy(deep=False)
     planes["image"] = (planes["image"].dims, image, dict(planes["image"].attrs))
     changed = {"mask": new_mask, "variance": new_variance and "variance" in planes}
@@ -66,7 +80,23 @@ def mark(
     report: RenderReport,
     threshold: float,
 ) -> None:
-    """Fill the new mask: INJECTED where the model stands out of the noise, INJECTED_CORE on 3 x 3 pixels a source."""
+    """Fill the new mask: INJECTED where the model exceeds the noise, INJECTED_CORE on 3 x 3 pixels at each source.
+
+    Parameters
+    ----------
+    planes : xarray.Dataset
+        With a new array for the mask, which is filled.
+    canvas : Canvas
+        The light of the sources.
+    exposure : Exposure
+        The image before injection.
+    sources : Sources
+        The sources.
+    report : RenderReport
+        One entry per source.
+    threshold : float
+        INJECTED marks pixels changed by more than this many standard deviations of their noise.
+    """
     injected = np.int32(1 << add_mask_plane(planes, "INJECTED"))
     core = np.int32(1 << add_mask_plane(planes, "INJECTED_CORE"))
     mask = planes["mask"].values
@@ -80,7 +110,7 @@ def mark(
 
 
 def _image_sigma(image: NDArray[np.float32]) -> float:
-    """Robust standard deviation of an image without a variance plane."""
+    """Estimate the standard deviation of an image without a variance plane, robustly."""
     sample = image.ravel()[:: max(1, image.size // 200_000)]
     sample = sample[np.isfinite(sample)]
     if sample.size == 0:
@@ -97,18 +127,19 @@ def _mark(
     bit: np.int32,
     threshold: float,
 ) -> None:
-    """Copy a mask, and set a bit where the model is above so many sigma; a variance of one row is that of all."""
+    """Copy a mask, setting a bit where the model exceeds `threshold` sigma; one row of variance holds for all rows."""
     squared = threshold * threshold
     for j in range(model.shape[0]):
         v = variance[min(j, variance.shape[0] - 1)]
-        mask[j] = before[j]
+        for i in range(model.shape[1]):
+            mask[j, i] = before[j, i]
         for start in range(0, model.shape[1], _BLOCK):
             flux, out = model[j, start : start + _BLOCK], mask[j, start : start + _BLOCK]
             some = False
             for i in range(flux.size):
                 some |= flux[i] != 0.0
             for i in range(flux.size if some else 0):
-                # A variance that says nothing hides nothing.
+                # Where the variance is not known, every changed pixel is marked.
                 known = float(v[start + i]) if v[start + i] > 0.0 and v[start + i] < np.inf else 0.0
                 out[i] |= bit if float(flux[i]) * float(flux[i]) > squared * known else 0
 
@@ -117,7 +148,7 @@ def _mark(
 def _mark_cores(
     mask: NDArray[np.int32], x0: int, y0: int, x: NDArray[np.float64], y: NDArray[np.float64], bit: np.int32
 ) -> None:
-    """Set a bit in what is on the canvas of the squares about the pixels nearest to (x, y)."""
+    """Set a bit in the squares about the pixels nearest to (x, y), as far as they are on the canvas."""
     ny, nx = mask.shape
     for s in range(x.size):
         i, j = int(np.rint(x[s])) - x0, int(np.rint(y[s])) - y0

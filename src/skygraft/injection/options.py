@@ -1,68 +1,34 @@
-"""How to inject: the settings of one call, checked when they are made."""
+"""The settings of one injection, checked when they are made, and how `inject` takes them as keyword arguments."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import math
+import re
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from skygraft.conventions import CONVENTIONS, Conventions, check_conventions
+from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError
-from skygraft.photometry import FLUX_MODES, parse_radius
+from skygraft.photometry import FluxMode, parse_radius
+from skygraft.render.engines import GalaxyEngine, StarEngine, galaxy_engine, star_engine
 
-__all__ = ["InjectionOptions"]
+__all__ = ["CoaddNoise", "InjectionOptions", "Position", "takes_settings"]
+
+type Position = Literal["source", "image"]
+type CoaddNoise = Literal["correlated", "white"]
 
 
 @dataclass(frozen=True)
 class InjectionOptions:
-    """How to inject.
-
-    Parameters
-    ----------
-    flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
-        What a source's flux is the flux of: the image's own calibration reference (default), the flux inside
-        `aperture`, the sum of the PSF kernel, or everything in an infinite plane.
-    aperture : str or mapping, optional
-        For ``flux_mode="aperture"`` alone: ``"12 pix"``, ``"2 arcsec"`` or ``{"diameter": "4 arcsec"}``.
-    position : {"source", "image"}
-        Where the PSF is normalised: at each source, or for all of them at the position that the PSF model names as
-        its average (the image's centre where it names none).
-    noise : bool
-        Add the photon noise of the sources, and its variance.
-    seed : int
-        Campaign seed of the noise.
-    gain : float, optional
-        Electrons per image unit; None takes the image's own, or the slope of its variance against its flux.
-    coadd_noise : {"correlated", "white"}
-        What photon noise is added to a coadd: Gaussian, with the correlation between pixels that the coadd's own noise
-        has (of its noise realizations, or of its sky pixels); or as to any other image, independent between pixels.
-        The variance added is the same.
-    flux_tolerance : float
-        Part of a source's flux that its stamp may leave out.
-    mask_threshold : float
-        INJECTED marks pixels changed by more than this fraction of their noise (standard deviation).
-    mark_injected : bool
-        Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
-        source). They say where the fakes are, not that their pixels are bad: software that leaves out every pixel
-        whose mask is not zero would see no fake at all. For such software, leave them out.
-    stars : {"fourier", "taps", "galsim"}
-        How stars are moved by fractions of a pixel: to single precision; half again as fast, to 2e-4 of their peak
-        where the FWHM is 3 pixels or more; or by GalSim.
-    galaxies : {"fourier", "precise", "galsim"}
-        How Sérsic profiles are drawn: many at a time, to 3e-4 of their peak where the FWHM is 3 pixels or more; to
-        5e-5, which takes longer; or by GalSim, which draws everything else.
-    conventions : {"skygraft", "lsst_source_injection"}
-        Whose conventions sources are drawn by. With those of LSST's source_injection every pixel is what that package
-        makes of it: see `skygraft.injection.lsst`. The PSF is normalised at its average position whatever `position`
-        says, the gain is fitted, and `flux_tolerance`, `mask_threshold`, `gain`, `stars` and `galaxies` are refused.
-    variance : bool, optional
-        Add the sources' variance to the variance plane; by default as `noise`. With other conventions than skygraft's
-        own it may be asked for without noise, and the reverse.
+    """The settings of one injection, checked when they are made: each is a keyword argument of `inject`.
 
     Raises
     ------
@@ -70,28 +36,34 @@ class InjectionOptions:
         If a setting is not one of those allowed.
     """
 
-    flux_mode: Literal["calibrated", "aperture", "psf_sum", "total"] = "calibrated"
+    flux_mode: FluxMode = "calibrated"
     aperture: Any = None
-    position: Literal["source", "image"] = "source"
+    position: Position = "source"
     noise: bool = True
     seed: int = 0
     gain: float | None = None
-    coadd_noise: Literal["correlated", "white"] = "correlated"
+    coadd_noise: CoaddNoise = "correlated"
     flux_tolerance: float = 1e-3
     mask_threshold: float = 0.1
     mark_injected: bool = True
-    stars: Literal["fourier", "taps", "galsim"] = "fourier"
-    galaxies: Literal["fourier", "precise", "galsim"] = "fourier"
+    stars: StarEngine = "precise"
+    galaxies: GalaxyEngine = "fast"
     conventions: Conventions = "skygraft"
     variance: bool | None = None
 
     def __post_init__(self) -> None:
-        _one_of("flux_mode", self.flux_mode, FLUX_MODES)
-        _one_of("position", self.position, ("source", "image"))
-        _one_of("coadd_noise", self.coadd_noise, ("correlated", "white"))
-        _one_of("stars", self.stars, ("fourier", "taps", "galsim"))
-        _one_of("conventions", self.conventions, CONVENTIONS)
-        _one_of("galaxies", self.galaxies, ("fourier", "precise", "galsim"))
+        for name, current in (("stars", star_engine), ("galaxies", galaxy_engine)):
+            engine: Any = getattr(self, name)
+            object.__setattr__(self, name, current(engine) if isinstance(engine, str) else engine)
+        for name, kind in (
+            ("flux_mode", FluxMode),
+            ("position", Position),
+            ("coadd_noise", CoaddNoise),
+            ("stars", StarEngine),
+            ("conventions", Conventions),
+            ("galaxies", GalaxyEngine),
+        ):
+            _one_of(name, getattr(self, name), get_args(kind.__value__))
         if (self.flux_mode == "aperture") != (self.aperture is not None):
             raise ConfigError(
                 f"flux_mode is {self.flux_mode!r} and aperture is {self.aperture!r}",
@@ -125,11 +97,11 @@ class InjectionOptions:
 
     @property
     def adds_variance(self) -> bool:
-        """Whether the variance plane gets the sources' variance."""
+        """True if the sources' variance is added to the variance plane."""
         return self.noise if self.variance is None else self.variance
 
     def _make(self, name: str, kind: type, good: bool, wanted: str, example: str) -> None:
-        """Keep a setting as a plain bool, int or float; or say what it should have been."""
+        """Store a setting as a plain bool, int or float, or raise an error that says what is allowed."""
         value = getattr(self, name)
         if not good:
             raise ConfigError(
@@ -141,7 +113,24 @@ class InjectionOptions:
 
     @classmethod
     def from_kwargs(cls, base: InjectionOptions | None = None, **changes: Any) -> InjectionOptions:
-        """Options with some changed; an unknown name is an error that names the nearest known one."""
+        """Options with some settings changed.
+
+        Parameters
+        ----------
+        base : InjectionOptions, optional
+            Options to start from; by default all settings have their defaults.
+        **changes
+            Settings by name.
+
+        Returns
+        -------
+        InjectionOptions
+
+        Raises
+        ------
+        ConfigError
+            If a setting is unknown (the nearest known one is named), or not one of those allowed.
+        """
         if base is not None and not isinstance(base, InjectionOptions):
             raise ConfigError(
                 f"options is a {type(base).__name__}; an InjectionOptions is needed",
@@ -159,8 +148,57 @@ class InjectionOptions:
         return dataclasses.replace(base or cls(), **changes)
 
 
+def takes_settings[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that the settings given to it by name arrive as its argument ``options``.
+
+    The function's signature lists every setting, with the default of `InjectionOptions`, and its docstring describes
+    them: editors, `help` and completion show them, and a type checker checks them. Its body reads ``options`` alone,
+    which has the settings that were given: in the body they could not be distinguished from defaults.
+    `InjectionOptions` gets the same descriptions.
+
+    Parameters
+    ----------
+    function : callable
+        With a keyword argument ``options`` and one for each field of `InjectionOptions`.
+
+    Returns
+    -------
+    callable
+        The function to call, with the same signature.
+
+    Raises
+    ------
+    ConfigError
+        When it is called with a keyword that is neither an argument of the function nor a setting.
+    """
+    settings = [f.name for f in dataclasses.fields(InjectionOptions)]
+    others = set(inspect.signature(function).parameters) - set(settings)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        changes = {name: kwargs.pop(name) for name in list(kwargs) if name not in others}
+        base: Any = kwargs.get("options")
+        kwargs["options"] = InjectionOptions.from_kwargs(base, **changes)
+        return function(*args, **kwargs)
+
+    _share_descriptions(function.__doc__, settings)
+    return call
+
+
+def _share_descriptions(source: str | None, settings: list[str]) -> None:
+    """Copy the descriptions of settings from a docstring into the Parameters of `InjectionOptions`."""
+    if source is None:  # Python was started with -OO
+        return
+    # One entry for each parameter: its name is what follows a line end and no further indentation.
+    entries = re.split(r"\n(?=\S)", inspect.cleandoc(source))
+    described = [entry for name in settings for entry in entries if entry.startswith(f"{name} : ")]
+    head, _, rest = inspect.cleandoc(InjectionOptions.__doc__ or "").partition("\n\nRaises\n")
+    sections = "\n".join(["Parameters", "----------", *(entry.rstrip() for entry in described)])
+    InjectionOptions.__doc__ = f"{head}\n\n{sections}\n\nRaises\n{rest}\n"
+
+
 def _number(value: Any) -> float:
-    """A real number as a float; NaN for anything else, such as text, truth values and arrays."""
+    """Convert a real number to a float; NaN for anything else, such as text, truth values and arrays."""
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     return float(value) if real else math.nan
 

@@ -1,4 +1,4 @@
-"""From a catalogue to the sources of one image: where they lie, how bright they are, and which ones matter."""
+"""From a catalogue to the sources of one image: their positions, fluxes, and which of them reach the image."""
 
 from __future__ import annotations
 
@@ -25,15 +25,31 @@ from skygraft.wcs import local_jacobian, usable_jacobians
 __all__ = ["LARGEST_FLUX", "Placed", "canonical", "place", "subset"]
 
 LARGEST_FLUX = 1e30
-"""Image units, in size; sums and squares of what is near the largest float32 (3e38) are not finite."""
+"""Largest absolute flux, image units: sums and squares of numbers near the largest float32 (3e38) overflow."""
 _EDGE = 1e-6
-"""Pixels: the rounding of a WCS, there and back."""
+"""Pixels: rounding error of a WCS round trip."""
 
 
 def canonical(
     catalog: Any, band: str | None, dialect: str = "auto", on_bad: Literal["raise", "flag"] = "raise"
 ) -> QTable:
-    """Any table in canonical form; a catalogue that was read or normalised before has its flags already."""
+    """Bring any table into canonical form.
+
+    Parameters
+    ----------
+    catalog : Table, DataFrame, dict of columns, ...
+        The catalogue; one that was read or normalised before is taken as it is, with its flags.
+    band : str or None
+        Whose magnitudes to use.
+    dialect : str
+        Its dialect; "auto" recognises it.
+    on_bad : {"raise", "flag"}
+        Whether rows that cannot be drawn are an error, or are kept and flagged.
+
+    Returns
+    -------
+    QTable
+    """
     catalog = as_table(catalog)
     # A plain `mag` is LSST's, whose angles and trails are others; it too may have a column called flags.
     foreign = "mag" in catalog.colnames and not bands_of(catalog)
@@ -81,8 +97,26 @@ def place(
 ) -> Placed:
     """Start the truth table: where each source lies, its flux, and whether its light reaches the image.
 
-    `reach_of` says how far the light of sources reaches, `extrapolate` what their flux is outside of the box in which
-    the photometric calibration holds: see `PhotoCalib.scale`.
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    table : QTable
+        The catalogue in canonical form.
+    photo_calib : PhotoCalib
+        The image's calibration.
+    band : str or None
+        Whose magnitudes to use.
+    image_id : str
+        Name of the image in the truth table.
+    reach_of : callable
+        Gives the `Reach` of some sources: how far their light extends.
+    extrapolate : bool
+        What the flux is outside of the box in which the calibration holds; see `PhotoCalib.scale`.
+
+    Returns
+    -------
+    Placed
     """
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
     into = strings(table, "inject_into")
@@ -105,7 +139,7 @@ def place(
         # The planes are float32: a flux near their largest number would leave infinities behind.
         flags[rows[~(np.abs(inst_flux[rows]) < LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
     inst_flux[rows] *= _magnitude_lengths(table)[rows]
-    # Also those that cannot be drawn have a place, and belong to the images that they would be seen on.
+    # Sources that cannot be drawn have positions too, and belong to the images on which they would be seen.
     rows = np.flatnonzero(~has_flag(flags, Flag.NO_OVERLAP))
     sources = Sources(
         values(table, "injection_id")[rows],
@@ -118,7 +152,7 @@ def place(
     )
     sources, endless = _with_trails_of_rates(sources, table[rows], exposure.visit_info.exposure_time)
     flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
-    # The shape of what is not a point needs the WCS around it too, where distortions may run away.
+    # Extended sources need the WCS around their position too, where distortions may diverge.
     shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
@@ -148,7 +182,7 @@ def place(
 def _with_trails_of_rates(
     sources: Sources, table: QTable, exposure_time: float | None
 ) -> tuple[Sources, NDArray[np.bool_]]:
-    """Give trails that have no length one: their rate times the exposure time; and which cannot have one."""
+    """Give trails without a length one, their rate times the exposure time; and find those that cannot have one."""
     length, given = values(table, "trail_length"), values(table, "trail_length_pix")
     bare = (sources.source_type == "Trail") & np.isnan(length) & np.isnan(given)
     if not bare.any() or exposure_time is None or not 0 < exposure_time < np.inf:
@@ -170,7 +204,7 @@ def _judge(
     flags: NDArray[np.int64],
     rows: NDArray[np.intp],
 ) -> tuple[str, ...]:
-    """Flag, in the rows of these sources, whose light does not reach the image and whose centre lies off it."""
+    """Flag the sources whose light does not reach the image, and those whose centre is off the image."""
     box = exposure.box
     reach = reach_of(sources)
     reach_pixels = reach.pixels
@@ -184,20 +218,32 @@ def _judge(
     )
     near = distance < reach_pixels
     flags[rows[~near]] |= int(Flag.NO_OVERLAP)
-    # A centre on the very edge is on both of two images that share it, not on neither, whatever the WCSs round to.
+    # A centre on the edge that two images share counts as on both, whatever their WCSs round to.
     flags[rows[near & (distance > _EDGE)]] |= int(Flag.CENTER_OFF_IMAGE)
     flags[rows[near & photo_calib.is_extrapolated(sources.x, sources.y)]] |= int(Flag.PHOTOCALIB_EXTRAPOLATED)
     return tuple(f"injection_id {sources.injection_id[i]}: {text}" for i, text in sorted(reach.bad_stamps.items()))
 
 
 def _magnitude_lengths(table: QTable) -> NDArray[np.float64]:
-    """What turns the flux of a magnitude into a total: the length in pixels of trails that say it per pixel, else 1."""
+    """Compute the factor from a magnitude's flux to the total: the length of trails with magnitudes per pixel, or 1."""
     length = values(table, "trail_length_pix")
     per_pixel = values(table, "mag_per_pixel") & (strings(table, "source_type") == "Trail") & np.isfinite(length)
     return np.where(per_pixel, length, 1.0)
 
 
 def subset(sources: Sources, keep: NDArray[np.bool_]) -> Sources:
-    """Those of the sources that are to be kept."""
+    """Keep some of the sources.
+
+    Parameters
+    ----------
+    sources : Sources
+        The sources.
+    keep : ndarray of bool, shape (N,)
+        True for those to keep.
+
+    Returns
+    -------
+    Sources
+    """
     arrays = {f.name: getattr(sources, f.name)[keep] for f in dataclasses.fields(Sources) if f.name != "shape"}
     return Sources(**arrays, shape={name: column[keep] for name, column in sources.shape.items()})

@@ -16,12 +16,12 @@ from skygraft.render.stamps import read_stamp
 __all__ = ["Reach", "reach_of"]
 
 _NONE = ("", "None", "nan", "--")
-"""What an empty cell of text may read."""
+"""Text of empty cells."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reach:
-    """How far the light of some sources reaches.
+    """The distance to which the light of sources reaches.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Reach:
 
 
 def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach:
-    """Work out how far the light of sources reaches: as far as their stamps are drawn.
+    """Compute how far the light of sources reaches: as far as their stamps are drawn.
 
     Parameters
     ----------
@@ -81,20 +81,20 @@ def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach
 
 
 def _numbers(sources: Sources, name: str, rows: NDArray[np.intp] | NDArray[np.bool_]) -> NDArray[np.float64]:
-    """A shape column as numbers, NaN where it is absent."""
+    """Read a shape column as numbers, NaN where it is absent."""
     if name not in sources.shape:
         return np.full(len(sources), np.nan)[rows]
     return np.asarray(sources.shape[name], dtype=np.float64)[rows]
 
 
 def _largest(sources: Sources, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Half the side of the largest stamp that each source may have, pixels."""
+    """Compute half the side of the largest stamp that each source may have, pixels."""
     asked = np.nan_to_num(_numbers(sources, "draw_size", rows))
     return np.asarray(0.5 * np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP))
 
 
 def _trail_lengths(sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Lengths of trails in pixels; 0 where there is none."""
+    """Compute the lengths of trails in pixels; 0 where there is none."""
     angle = np.radians(np.nan_to_num(_numbers(sources, "trail_pa", rows)))
     sky = np.nan_to_num(_numbers(sources, "trail_length", rows))[:, None] * np.stack(
         [np.sin(angle), np.cos(angle)], axis=-1
@@ -113,7 +113,7 @@ def _texts(sources: Sources, name: str, rows: NDArray[np.intp]) -> NDArray[np.st
 def _reach_of_stamps(
     sources: Sources, rows: NDArray[np.intp], half_kernel: int, pixels: NDArray[np.float64]
 ) -> dict[int, str]:
-    """Fill in the reach of stamps, each file read once; gives those that cannot be used."""
+    """Fill in the reach of stamps, reading each file once, and return those that cannot be used."""
     stamp, alignment, psf = (_texts(sources, name, rows) for name in ("stamp", "stamp_alignment", "stamp_psf"))
     bad: dict[int, str] = {}
     # Arcsec per pixel along the axis on which the source is largest in pixels.

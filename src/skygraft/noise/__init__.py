@@ -1,7 +1,16 @@
 """Photon noise of injected flux."""
 
-from skygraft.noise.correlation import CellGrid, CoaddNoise, NoiseCorrelation, measure_correlation
-from skygraft.noise.planes import Gain, add_flux, check_gain, estimate_gain, poisson_field, stream_key
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skygraft.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from skygraft.noise.coadd import CellGrid, CoaddNoise
+    from skygraft.noise.correlation import NoiseCorrelation, measure_correlation
+    from skygraft.noise.gain import Gain, check_gain, estimate_gain
+    from skygraft.noise.planes import add_flux, poisson_field, stream_key
 
 __all__ = [
     "CellGrid",
@@ -15,3 +24,14 @@ __all__ = [
     "poisson_field",
     "stream_key",
 ]
+
+if not TYPE_CHECKING:  # what only describes images needs no compiled loops
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "skygraft.noise.coadd": ("CellGrid", "CoaddNoise"),
+            "skygraft.noise.correlation": ("NoiseCorrelation", "measure_correlation"),
+            "skygraft.noise.gain": ("Gain", "check_gain", "estimate_gain"),
+            "skygraft.noise.planes": ("add_flux", "poisson_field", "stream_key"),
+        },
+    )

@@ -22,17 +22,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft
 
 from skygraft.jit import compiled
+from skygraft.noise.coadd import CellGrid
 from skygraft.noise.poisson import fill
 from skygraft.noise.tables import tables
 
 __all__ = [
     "LAGS",
     "LEAST_PIXELS",
-    "CellGrid",
-    "CoaddNoise",
     "NoiseCorrelation",
     "add_correlated",
     "filter_of",
@@ -64,49 +63,6 @@ _PADDED = 64
 _QUANTUM = 2.0**-20
 """To which filters are rounded: transforms differ in their last bits between processors, and outputs must not."""
 _NORMAL_MEAN, _NORMAL_SIGMA = 2.0**40, 2.0**20
-
-
-@dataclass(frozen=True)
-class CellGrid:
-    """Grid of equal rectangles that cover an image.
-
-    Parameters
-    ----------
-    start : (int, int)
-        Parent coordinates (x, y) of the first pixel of the first cell.
-    size : (int, int)
-        Pixels of a cell along x and y.
-    """
-
-    start: tuple[int, int]
-    size: tuple[int, int]
-
-    def tiles(self, xy0: tuple[int, int], shape: tuple[int, int]) -> Iterator[tuple[tuple[int, int], slice, slice]]:
-        """Cell (i, j), in y and x, and the rows and columns of an image that lie in it, for each that does."""
-        bounds = []
-        for first, size, n, begin in zip(self.start[::-1], self.size[::-1], shape, xy0[::-1], strict=True):
-            cells = range((begin - first) // size, (begin + n - 1 - first) // size + 1)
-            edges = [(k, max(0, first + k * size - begin), min(n, first + (k + 1) * size - begin)) for k in cells]
-            bounds.append(edges)
-        for i, low_y, high_y in bounds[0]:
-            for j, low_x, high_x in bounds[1]:
-                yield (i, j), slice(low_y, high_y), slice(low_x, high_x)
-
-
-@dataclass(frozen=True, eq=False)
-class CoaddNoise:
-    """What a coadd carries about the correlation of its noise.
-
-    Parameters
-    ----------
-    realizations : tuple of ndarray, shape (ny, nx)
-        Images of nothing but noise, coadded as the coadd was; empty where it has none, and its sky pixels must do.
-    cells : CellGrid or None
-        The coadd's cells, within each of which the same inputs were averaged.
-    """
-
-    realizations: tuple[NDArray[np.float32], ...] = ()
-    cells: CellGrid | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,6 +323,8 @@ def _measure(
         median = np.median(values[good])
         sigma = 1.4826 * np.median(np.abs(values[good] - median))
         off = ~good | (np.abs(values - median) > _CLIP * sigma)
+        from scipy import ndimage  # heavy, and needed for sky pixels only
+
         good = ~ndimage.maximum_filter(off, 2 * _GROWN + 1, mode="constant", cval=False)
         if not good.any():
             return None

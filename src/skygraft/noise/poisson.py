@@ -1,4 +1,4 @@
-"""Poisson numbers that depend on nothing but a key and a pixel's position, at a few nanoseconds each.
+"""Poisson random numbers that depend only on a key and the pixel's position, at a few nanoseconds each.
 
 Bits come from Philox 4x32-10 (Salmon et al. 2011), a counter-based generator. One call serves two neighbours in a row:
 the counter is (x // 2, y, 0, 0) and each takes 64 of the 128 bits. The rare draw that needs more takes it from the
@@ -35,19 +35,19 @@ from skygraft.noise.tables import STEPS, TABLE_LIMIT, ZIGGURAT_EDGE, exp_minus, 
 __all__ = ["add_noisy", "fill"]
 
 _BLOCK = 128
-"""Pixels that are drawn at a time, at most."""
+"""Largest number of pixels that are drawn at a time."""
 _VECTOR = 32
-"""Pixels that vector code treats at a time, at most."""
+"""Largest number of pixels in one step of vector code."""
 _ROOM = _BLOCK + 2 * _VECTOR
-"""Pixels that there is room for: a block, the one before an odd one, and what makes that up to whole vectors."""
+"""Size of the buffers, pixels: a block, the neighbour before an odd pixel, and padding to whole vectors."""
 _GAP = 16
-"""So many pixels without flux end a stretch; it divides `_BLOCK`."""
+"""This many pixels without flux end a run of pixels; it divides `_BLOCK`."""
 _LINE = 16
-"""Pixels that memory hands over at a time."""
+"""Pixels in a cache line."""
 _FIRST, _SECOND = (0, 32) if sys.byteorder == "little" else (32, 0)
-"""Where two neighbours of 32 bits are in a number of 64."""
+"""Bit positions of two neighbouring 32-bit numbers in a 64-bit number."""
 _DOUBT = 2.0**-21
-"""More than single precision gets wrong of a probability and leaves out of a uniform number, which is 2^-22."""
+"""Bound on the errors of a probability and of a uniform number in single precision, which are 2^-22."""
 
 
 @compiled(inline="always")
@@ -70,13 +70,13 @@ def _word(high: Any, low: Any) -> Any:
 
 @compiled(inline="always")
 def _open_uniform(word: Any) -> float:
-    """In (0, 1), from the upper 52 bits."""
+    """Return a uniform number in (0, 1) from the upper 52 bits."""
     return (float(int64(word >> uint64(12))) + 0.5) * 2.0**-52
 
 
 @compiled
 def _more(x: int, y: int, n: int, k0: int, k1: int) -> tuple[Any, Any]:
-    """Two further words of a pixel."""
+    """Return two further random words of a pixel."""
     a, b, c, d = _philox(x, y, n, 1, k0, k1)
     return _word(a, b), _word(c, d)
 
@@ -88,10 +88,10 @@ def _pair(first: Any, second: Any) -> Any:
 
 @compiled(inline="always")
 def _fill_words(upper: NDArray[np.uint32], lower: NDArray[np.uint32], n: int, x: int, y: int, k0: int, k1: int) -> None:
-    """Both halves of the words of n pixels from x on, x even; and of some more, to make up whole vectors.
+    """Compute both halves of the random words of n pixels from x on, x even, and of more, up to whole vectors.
 
-    It is `_philox` for two counters at a time, since each round waits for the one before: while one counter's waits, a
-    processor goes on with the other's.
+    It runs `_philox` for two counters at a time: each round waits for the one before, and meanwhile the processor works
+    on the other counter.
     """
     uppers, lowers = upper.view(np.uint64), lower.view(np.uint64)
     first, half, bits, shift = x >> 1, uint64((n + 15) // 16 * 4), uint64(0xFFFFFFFF), uint64(32)
@@ -114,7 +114,7 @@ def _fill_words(upper: NDArray[np.uint32], lower: NDArray[np.uint32], n: int, x:
 def _far_normal(
     word: int, x: int, y: int, k0: int, k1: int, edges: NDArray[np.float64], density: NDArray[np.float64]
 ) -> float:
-    """The ziggurat's other 1.2 per cent: wedges between a layer's rectangle and the density, and the tail."""
+    """Return a normal number in the ziggurat's rare cases (1.2 per cent): the wedges and the tail."""
     n = 0
     while True:
         n += 1
@@ -139,7 +139,7 @@ def _far_normal(
 
 @compiled(inline="always")
 def _quantile(w: float, mean: float) -> float:
-    """Poisson quantile, before rounding down, where the normal one is w."""
+    """Return the Poisson quantile, not rounded down, that corresponds to the normal quantile w."""
     root = math.sqrt(mean)
     s = 1.0 / root
     v = w * w
@@ -153,7 +153,7 @@ def _quantile(w: float, mean: float) -> float:
 
 @compiled
 def _invert(mean: float, word: int) -> float:
-    """What the rest of a mean adds to a number: the least n whose cumulative probability exceeds a uniform number."""
+    """Return the Poisson number of the rest of a mean by inversion of the cumulative probability."""
     small = mean if 0.0 < mean < TABLE_LIMIT else 0.0
     row = np.floor(small * STEPS)
     rest = small - row * (1.0 / STEPS)
@@ -170,7 +170,7 @@ def _invert(mean: float, word: int) -> float:
 
 @compiled(inline="always")
 def _make_room() -> Any:
-    """For a block of pixels: numbers, doubts, places, both halves of words; normals and numbers of large means."""
+    """Return buffers for a block: numbers, doubts, places, both halves of words, normals, numbers of large means."""
     numbers, doubts, places = scratch(_ROOM, np.float32), scratch(_ROOM, np.uint32), scratch(_ROOM, np.uint32)
     upper, lower = scratch(_ROOM, np.uint32), scratch(_ROOM, np.uint32)
     upper[:], lower[:] = uint32(0), uint32(0)
@@ -179,11 +179,11 @@ def _make_room() -> Any:
 
 @compiled(inline="always")
 def _draw(room: Any, means: Any, n: int, x: int, y: int, k0: int, k1: int, alias: Any, edges: Any, density: Any) -> Any:
-    """Draw the numbers of n pixels from x on, in steps that compilers turn into vector code.
+    """Draw the numbers of n pixels from x on, in loops that the compiler vectorises.
 
-    Numbers for means below the limit are in the room's first array. Those for the others, infinity for one, are in its
-    last; it is said how many there are, and their pixels are in its third. Means are of single or double precision.
-    Behind them are zeros, to make up whole vectors.
+    Numbers for means below the limit go to the first buffer. Numbers for larger means, infinity among them, go to the
+    last, and their pixels to the third; their count is returned. Means are in single or double precision, followed by
+    zeros up to whole vectors.
     """
     numbers, doubts, places, upper, lower, _, _ = room
     odd, whole = uint64(x & 1), uint64((n + _VECTOR - 1) // _VECTOR * _VECTOR)
@@ -226,7 +226,7 @@ def _draw(room: Any, means: Any, n: int, x: int, y: int, k0: int, k1: int, alias
 
 @compiled(inline="always")
 def _draw_large(room: Any, means: Any, n: int, x: int, y: int, k0: int, k1: int, edges: Any, density: Any) -> Any:
-    """Bring large means together, and draw their numbers."""
+    """Gather the large means, draw their numbers, and return how many there are."""
     _, _, places, upper, lower, normals, large = room
     odd, n_large = uint64(x & 1), uint64(0)
     for i in range(uint64(n)):
@@ -256,9 +256,9 @@ def _empty(bits: NDArray[np.uint32], j: int, low: Any, high: Any) -> bool:
     return not seen
 
 
-@compiled
+@compiled(inline="always")
 def _next_stretch(bits: NDArray[np.uint32], j: int, low: Any) -> tuple[Any, Any]:
-    """From a row's next pixel that is not 0 to a gap, a block at most; empty at the row's end if there is none."""
+    """Return the next run of pixels that are not 0, up to a gap and at most a block; an empty one at the row's end."""
     nx, block, gap = uint64(bits.shape[1]), uint64(_BLOCK), uint64(_GAP)
     while low < nx and _empty(bits, j, low, low + block):
         low += block
@@ -290,18 +290,18 @@ def add_noisy(
     edges: NDArray[np.float64],
     density: NDArray[np.float64],
 ) -> None:
-    """`skygraft.noise.add_flux` with a gain.
+    """Add a model and its photon noise to an image: `skygraft.noise.add_flux` with a gain.
 
     Parameters
     ----------
     image, variance, model : ndarray of float32, shape (ny, nx)
-        See there; an empty `variance` means none.
+        Planes in image units (squared for `variance`); an empty `variance` means that there is none.
     bits : ndarray of uint32, shape (ny, nx)
-        The model's bits: whole numbers are searched faster for what is not 0.
+        The model's bits, because integers are searched faster for values that are not 0.
     out : ndarray of float32, shape (ny, nx)
-        For the sum. It may be the image, or the model: what is written was searched before.
+        Output for the sum; it may be the image or the model.
     variance_out : ndarray of float32, shape (ny, nx)
-        For the new variance; it may be `variance`.
+        Output for the new variance; it may be `variance`.
     apart : (bool, bool)
         Whether `out` is not the image, and `variance_out` not `variance`.
     gain : ndarray of float32, shape (ny or 1, nx or 1)
@@ -319,15 +319,18 @@ def add_noisy(
     means, gains, sums = scratch(_ROOM, np.float32), scratch(_ROOM, np.float32), scratch(_ROOM, np.float32)
     for j in range(model.shape[0]):
         gain_row = j if gain_varies_y else 0
-        # unsigned indices need no test for being negative, and without that test the loops become vector code
-        low, high = _next_stretch(bits, j, uint64(0))
-        if apart[0]:
-            out[j, :low] = image[j, :low]
-        if with_variance and apart[1]:
-            variance_out[j, :low] = variance[j, :low]
-        while low < high:
+        # unsigned indices need no check for negative values, without which the compiler can vectorise the loops
+        done = uint64(0)
+        while True:
+            low, high = _next_stretch(bits, j, done)
+            for i in range(done, low if apart[0] else done):
+                out[j, i] = image[j, i]
+            for i in range(done, low if with_variance and apart[1] else done):
+                variance_out[j, i] = variance[j, i]
+            if low == high:
+                break
             n = high - low
-            # the planes are not in the cache as the model is, which was just searched: ask for them before drawing
+            # unlike the model, which was just searched, the planes are not in the cache: fetch them while drawing
             for i in range(low, high + uint64(_LINE - 1), uint64(_LINE)):
                 prefetch(image, j, min(i, high - uint64(1)))
                 if with_variance:
@@ -342,8 +345,7 @@ def add_noisy(
                 means[i] = model[j, low + i] * gains[i]
             means[n : n + uint64(_VECTOR)] = float32(0.0)
             n_large = _draw(room, means, int64(n), x0 + int64(low), y0 + j, k0, k1, alias, edges, density)
-            # Sums go by way of an array of ours: what depends on a condition would else become stores that are masked,
-            # which some processors are slow at.
+            # Sums go through a buffer: conditional stores would be masked stores, which are slow on some processors.
             if with_variance:
                 for i in range(n):
                     flux, spread = model[j, low + i], variance[j, low + i]
@@ -360,11 +362,6 @@ def add_noisy(
             for i in range(n):
                 out[j, low + i] = sums[i]
             done = high
-            low, high = _next_stretch(bits, j, done)
-            if apart[0]:
-                out[j, done:low] = image[j, done:low]
-            if with_variance and apart[1]:
-                variance_out[j, done:low] = variance[j, done:low]
 
 
 @compiled
@@ -378,7 +375,7 @@ def fill(
     edges: NDArray[np.float64],
     density: NDArray[np.float64],
 ) -> None:
-    """Put numbers in the place of a field of means; for the parameters see `add_noisy`."""
+    """Replace a field of means by Poisson numbers; for the parameters see `add_noisy`."""
     room = _make_room()
     numbers, places, large = room[0], room[2], room[6]
     means = scratch(_ROOM, np.float64)
@@ -386,7 +383,9 @@ def fill(
         for low in range(0, field.shape[1], _BLOCK):
             block = field[j, low : low + _BLOCK]
             n = block.size
-            means[:n], means[n : n + _VECTOR] = block, 0.0
+            for i in range(uint64(n)):
+                means[i] = block[i]
+            means[n : n + _VECTOR] = 0.0
             n_large = _draw(room, means, n, x0 + low, y0 + j, k0, k1, alias, edges, density)
             for i in range(uint64(n)):
                 # what is no positive number is its own

@@ -1,7 +1,7 @@
-"""What `skygraft.noise.poisson` looks up: alias tables of Poisson distributions, and a ziggurat for normal numbers.
+"""Tables for `skygraft.noise.poisson`: alias tables of Poisson distributions, and a ziggurat for normal numbers.
 
-Only +, -, *, / and the square root are used, here and there, which IEEE 754 defines to the last bit: a library's exp
-and log differ between processors. Hence the functions of that name.
+Both modules use only +, -, *, / and the square root, which IEEE 754 defines to the last bit. A library's exp and log
+differ between processors, hence the functions of that name here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import functools
 import math
 
 import numpy as np
-from numba import uint32
 from numpy.typing import NDArray
 
-from skygraft.jit import compiled
+from skygraft.jit import in_python_too
 
 __all__ = ["STEPS", "TABLE_LIMIT", "ZIGGURAT_EDGE", "exp_minus", "exp_minus_small", "log", "tables"]
 
@@ -28,25 +27,25 @@ _LAYER_AREA = 0.0049286732339746559
 _RECIPROCALS = tuple(1.0 / n for n in range(11, 0, -1))
 
 
-@compiled
+@in_python_too
 def exp_minus_small(t: float) -> float:
-    """exp(-t) for t in 0 .. 1/4, to 1e-15 of it."""
+    """exp(-t) for t in 0 .. 1/4, to a relative error of 1e-15."""
     p = 1.0
     for c in _RECIPROCALS:
         p = 1.0 - p * (t * c)
     return p
 
 
-@compiled
+@in_python_too
 def exp_minus(t: float) -> float:
-    """exp(-t) for t in 0 .. 8, to 1e-14 of it."""
+    """exp(-t) for t in 0 .. 8, to a relative error of 1e-14."""
     p = exp_minus_small(t / 32.0)
     for _ in range(5):
         p *= p
     return p
 
 
-@compiled
+@in_python_too
 def log(u: float) -> float:
     """log(u) for u in (0, 1], to 1e-14."""
     halvings = 0
@@ -62,67 +61,52 @@ def log(u: float) -> float:
 
 @functools.cache
 def tables() -> tuple[NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]]:
-    """What the draws look up; the same numbers on every processor.
+    """Return the tables for the draws; their numbers are the same on every processor.
 
     Returns
     -------
     alias : ndarray of uint32, shape (128, 128)
-        One row for each mean 0, 1/4, 1/2, ...; see `_fill_alias`.
+        One row for each mean 0, 1/4, 1/2, ...; see `_alias_rows`.
     edges, density : ndarray, shape (257,)
         Of the ziggurat's layers from the base, which holds the tail, to the top: x where a layer ends, and
         exp(-x^2 / 2) there.
     """
-    alias = np.empty((int(TABLE_LIMIT) * STEPS, _COLUMNS), np.uint32)
-    edges, density = np.empty(_LAYERS + 1), np.empty(_LAYERS + 1)
-    _fill_alias(alias)
-    _fill_ziggurat(edges, density)
-    return alias, edges, density
+    # In plain Python: to compile loops that run once in a process takes longer than they do.
+    edges, density = _ziggurat()
+    return np.array(_alias_rows(), dtype=np.uint32), np.array(edges), np.array(density)
 
 
-@compiled
-def _fill_alias(alias: NDArray[np.uint32]) -> None:
+def _alias_rows() -> list[list[int]]:
     """Rows of 128 columns, each (threshold << 7 | other number): 25 bits below the threshold mean the column's number.
 
-    Vose's construction in whole numbers: probabilities are rounded to multiples of 2^-32, and the mode takes what that
-    leaves over.
+    Vose's construction in integers: probabilities are rounded to multiples of 2^-32, and the mode takes the remainder.
     """
-    columns = alias.shape[1]
-    weight = np.empty(columns, np.int64)
-    poor, rich = np.empty(columns, np.int64), np.empty(columns, np.int64)
+    rows = []
     zero = 1.0
-    for row in range(alias.shape[0]):
-        mean = row / STEPS
-        p, left = zero, 1 << 32
-        for k in range(columns):
-            weight[k] = math.floor(p * 4294967296.0 + 0.5)
-            left -= weight[k]
+    for number in range(int(TABLE_LIMIT) * STEPS):
+        mean = number / STEPS
+        p, weight = zero, []
+        for k in range(_COLUMNS):
+            weight.append(math.floor(p * 4294967296.0 + 0.5))
             p *= mean / (k + 1)
-        weight[int(mean)] += left
+        weight[int(mean)] += (1 << 32) - sum(weight)
         zero *= 0.7788007830714049  # exp(-1/4)
-        n_poor = n_rich = 0
-        for k in range(columns):
-            if weight[k] < _COLUMN_WEIGHT:
-                poor[n_poor] = k
-                n_poor += 1
-            else:
-                rich[n_rich] = k
-                n_rich += 1
-        while n_poor:
-            n_poor -= 1
-            k, giver = poor[n_poor], rich[n_rich - 1]
-            alias[row, k] = uint32((weight[k] << 7) | giver)
+        poor = [k for k in range(_COLUMNS) if weight[k] < _COLUMN_WEIGHT]
+        rich = [k for k in range(_COLUMNS) if weight[k] >= _COLUMN_WEIGHT]
+        row = list(range(_COLUMNS))
+        while poor:
+            k, giver = poor.pop(), rich[-1]
+            row[k] = (weight[k] << 7) | giver
             weight[giver] -= _COLUMN_WEIGHT - weight[k]
             if weight[giver] < _COLUMN_WEIGHT:
-                n_rich -= 1
-                poor[n_poor] = giver
-                n_poor += 1
-        for i in range(n_rich):
-            alias[row, rich[i]] = uint32(rich[i])
+                poor.append(rich.pop())
+        rows.append(row)
+    return rows
 
 
-@compiled
-def _fill_ziggurat(edges: NDArray[np.float64], density: NDArray[np.float64]) -> None:
-    """Layers of equal area; the base is as wide as a rectangle of that area would be."""
+def _ziggurat() -> tuple[list[float], list[float]]:
+    """Edges and densities of layers of equal area; the base is as wide as a rectangle of that area would be."""
+    edges, density = [0.0] * (_LAYERS + 1), [0.0] * (_LAYERS + 1)
     edges[1] = ZIGGURAT_EDGE
     density[1] = exp_minus(0.5 * ZIGGURAT_EDGE * ZIGGURAT_EDGE)
     edges[0], density[0] = _LAYER_AREA / density[1], 0.0
@@ -130,3 +114,4 @@ def _fill_ziggurat(edges: NDArray[np.float64], density: NDArray[np.float64]) -> 
         density[i + 1] = density[i] + _LAYER_AREA / edges[i]
         edges[i + 1] = math.sqrt(-2.0 * log(density[i + 1]))
     edges[_LAYERS], density[_LAYERS] = 0.0, 1.0
+    return edges, density

@@ -33,12 +33,12 @@ __all__ = [
 type ApertureMethod = Literal["sinc", "exact"]
 
 LARGEST_RADIUS = 1000.0
-"""Pixels. The coefficients of a sinc aperture take 64 bytes per square of it, and four times that to be made."""
+"""Pixels. The coefficients of a sinc aperture take 64 bytes times its square, and four times that while computed."""
 
 _LEAST_HALF_WIDTH_LOG2 = 5
 _AFW_LEAST_HALF_WIDTH_LOG2 = 3
 _ROOM = 3
-# Weights that are held in memory at once: few enough for a processor's cache.
+# Weights in memory at once: few enough for a processor's cache.
 _CHUNK_ELEMENTS = 1 << 17
 
 
@@ -67,7 +67,7 @@ def _sinc_width(radius: float, least: int = _LEAST_HALF_WIDTH_LOG2) -> int:
 @lru_cache(maxsize=16)
 def _sinc_transform(radius: float, width: int) -> NDArray[np.float64]:
     """Sample the Fourier transform of the disc, ``r J1(2 pi k r) / k``, at the (half plane) DFT frequencies."""
-    # Here, since scipy weighs tens of MB, and a campaign's driver needs none of it.
+    # Imported here: scipy takes tens of MB, which a campaign's driver does not need.
     from scipy.special import j1
 
     k = np.hypot(np.fft.fftfreq(width)[:, None], np.fft.rfftfreq(width)[None, :])
@@ -80,7 +80,7 @@ def _sinc_transform(radius: float, width: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=16)
 def sinc_coefficients(radius: float) -> NDArray[np.float64]:
-    """Weights of the pixels in a sinc aperture that is centred on the middle pixel.
+    """Compute the weights of the pixels in a sinc aperture that is centred on the middle pixel.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def _sinc_coefficients(radius: float, width: int) -> NDArray[np.float64]:
 
 
 def _quadrant_area(x: NDArray[np.float64], y: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
-    """Area that the disc about the origin shares with the rectangle from the origin to (x, y), signed."""
+    """Compute the signed area that the disc about the origin shares with the rectangle from the origin to (x, y)."""
     a, b = np.minimum(np.abs(x), radius), np.minimum(np.abs(y), radius)
 
     # Under the arc: integral of sqrt(r**2 - t**2) from 0 to t.
@@ -119,18 +119,18 @@ def _quadrant_area(x: NDArray[np.float64], y: NDArray[np.float64], radius: float
 
 
 def _overlap(x: NDArray[np.float64], y: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
-    """Area that the disc about the origin covers of unit pixels: columns x (..., nx), rows y (..., ny)."""
+    """Compute the area of unit pixels that the disc about the origin covers: columns x (..., nx), rows y (..., ny)."""
     edges_x = np.concatenate([x - 0.5, x[..., -1:] + 0.5], axis=-1)
     edges_y = np.concatenate([y - 0.5, y[..., -1:] + 0.5], axis=-1)
     corner = _quadrant_area(edges_x[..., None, :], edges_y[..., :, None], radius)
     covered: NDArray[np.float64] = np.diff(np.diff(corner, axis=-1), axis=-2)
-    # Differences of areas of order r**2 leave rounding of that size times epsilon: not below nothing.
+    # Rounding of differences of areas of order r**2 must not give negative areas.
     return np.clip(covered, 0.0, 1.0)
 
 
 @lru_cache(maxsize=32)
 def aperture_weights(shape: tuple[int, int], radius: float, method: ApertureMethod = "sinc") -> NDArray[np.float64]:
-    """Weights of the pixels of a kernel in an aperture that is centred on its middle pixel.
+    """Compute the weights of the pixels of a kernel in an aperture that is centred on its middle pixel.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def aperture_weights(shape: tuple[int, int], radius: float, method: ApertureMeth
 def weights_about(
     shape: tuple[int, int], y: ArrayLike, x: ArrayLike, radius: float, method: ApertureMethod = "sinc"
 ) -> NDArray[np.float64]:
-    """Weights of pixels in apertures about any places among them.
+    """Compute the weights of pixels in apertures about any places among them.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def weights_about(
     )
     if method == "exact":
         return np.array([[_overlap(column, row, radius) for column in columns] for row in rows])
-    # Here, as above.
+    # Imported here, as above.
     from scipy.special import j1
 
     width = 2 * _ROOM * (max(shape) // 2 + math.ceil(radius) + 1) + 1
@@ -222,12 +222,26 @@ def _shared(n: int, m: int) -> tuple[slice, slice]:
 
 
 def kernel_holds_aperture(shape: tuple[int, int], radius: float) -> bool:
-    """Whether a kernel's pixels cover the whole disc; where not, A(r) is of what the kernel holds."""
+    """Tell whether a kernel's pixels cover the whole disc of an aperture.
+
+    Where they do not, the part of the PSF inside the aperture is that of what the kernel holds.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the kernel.
+    radius : float
+        Of the aperture, pixels.
+
+    Returns
+    -------
+    bool
+    """
     return min(shape) / 2 >= radius
 
 
 def enclosed_flux(kernels: ArrayLike, radius: float, *, method: ApertureMethod = "sinc") -> NDArray[np.float64]:
-    """Flux of PSF kernels inside a circle about the centre of the middle pixel.
+    """Measure the flux of PSF kernels inside a circle about the centre of the middle pixel.
 
     One product for the whole batch; the weights are cached for each (shape, radius, method).
 
@@ -267,7 +281,7 @@ def enclosed_flux(kernels: ArrayLike, radius: float, *, method: ApertureMethod =
 
 
 def afw_aperture_flux(kernel: ArrayLike, radius: float) -> float:
-    """Flux of a PSF kernel inside a circle about its middle pixel, to the last digits as LSST's afw computes it.
+    """Measure the flux of a PSF kernel inside a circle about its middle pixel, to the last digits as LSST's afw does.
 
     It differs from `enclosed_flux` below 8 pixels, where afw's square of sinc coefficients is small: see
     `sinc_coefficients` for the width that both have above.

@@ -19,9 +19,7 @@ from skygraft.errors import CalibrationError
 
 __all__ = [
     "ChebyshevField",
-    "ConstantField",
     "GridField",
-    "ImageField",
     "PixelAreaField",
     "ProductField",
     "SpatialField",
@@ -36,12 +34,12 @@ class SpatialField(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Values at N positions.
+        """Evaluate the field at some positions.
 
         Parameters
         ----------
-        x, y : array_like, shape (N,)
-            Pixel positions in the parent frame; any shapes that broadcast.
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
 
         Returns
         -------
@@ -51,16 +49,21 @@ class SpatialField(abc.ABC):
 
     @property
     def valid_box(self) -> Edges | None:
-        """Outer edges (x_min, x_max, y_min, y_max), in pixels, of where the field was made to hold; None: anywhere."""
+        """Outer edges (x_min, x_max, y_min, y_max), in pixels, of where the field is valid; None for everywhere."""
         return None
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What the field is, as JSON types, without its bulk."""
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
 
     @abc.abstractmethod
     def _state(self) -> tuple[Any, ...]:
-        """Everything that the values depend on."""
+        """Collect everything that the values depend on."""
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -92,31 +95,6 @@ def _frozen(values: ArrayLike, dtype: type[np.floating[Any]] = np.float64) -> ND
 def _positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     px, py = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
     return px, py
-
-
-class ConstantField(SpatialField):
-    """The same value everywhere.
-
-    Parameters
-    ----------
-    value : float
-        The value.
-    """
-
-    def __init__(self, value: float) -> None:
-        self.value = float(value)
-
-    @override
-    def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        return np.full(_positions(x, y)[0].shape, self.value)
-
-    @override
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "constant", "value": self.value}
-
-    @override
-    def _state(self) -> tuple[Any, ...]:
-        return (self.value,)
 
 
 class ChebyshevField(SpatialField):
@@ -151,6 +129,18 @@ class ChebyshevField(SpatialField):
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Sum the series at some positions.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
         px, py = _positions(x, y)
         x_min, x_max, y_min, y_max = self.box
         u = (2 * px - (x_min + x_max)) / (x_max - x_min + 1)
@@ -160,6 +150,12 @@ class ChebyshevField(SpatialField):
 
     @override
     def describe(self) -> dict[str, Any]:
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
         ny, nx = self.coefficients.shape
         return {"kind": "chebyshev", "order_x": nx - 1, "order_y": ny - 1, "box": list(self.box)}
 
@@ -216,6 +212,18 @@ class ProductField(SpatialField):
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Multiply the factors at some positions.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
         values = self.factors[0].evaluate(x, y)
         for factor in self.factors[1:]:
             values = values * factor.evaluate(x, y)
@@ -223,6 +231,12 @@ class ProductField(SpatialField):
 
     @override
     def describe(self) -> dict[str, Any]:
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
         return {"kind": "product", "factors": [factor.describe() for factor in self.factors]}
 
     @override
@@ -257,6 +271,18 @@ class PixelAreaField(SpatialField):
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Compute the scaled solid angle of a pixel at some positions.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
         px, py = _positions(x, y)
         here, right, up = (self._unit_vectors(px + dx, py + dy) for dx, dy in ((0, 0), (1, 0), (0, 1)))
         area: NDArray[np.float64] = np.linalg.norm(np.cross(right - here, up - here), axis=-1)
@@ -268,6 +294,12 @@ class PixelAreaField(SpatialField):
 
     @override
     def describe(self) -> dict[str, Any]:
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "kind": "pixel_area",
             "scaling": self.scaling,
@@ -276,8 +308,8 @@ class PixelAreaField(SpatialField):
 
     @override
     def _state(self) -> tuple[Any, ...]:
-        # Most WCS classes compare by identity. Their values over the box are what matters here: the corners
-        # and the middle of the box (or of the sky near the origin) pin any linear-plus-smooth mapping down.
+        # Other WCS classes compare by identity. What counts is their values over the box: those on a grid determine any
+        # smooth mapping.
         x_min, x_max, y_min, y_max = self.box or (0, 1024, 0, 1024)
         gx, gy = np.meshgrid(np.linspace(x_min, x_max, 4), np.linspace(y_min, y_max, 4))
         sky = self.wcs.pixel_to_world_values(gx.ravel(), gy.ravel())
@@ -287,12 +319,15 @@ class PixelAreaField(SpatialField):
 class GridField(SpatialField):
     """Values tabulated on a regular grid of positions, interpolated bilinearly; NaN outside the grid.
 
+    No format makes one: it is for calibrations that come as a map, such as an illumination correction with one value
+    for each pixel of the image, or for each superpixel.
+
     Parameters
     ----------
     values : array_like, shape (ny, nx)
         The table; at least one row and one column.
     origin : (float, float)
-        Position (x, y) of ``values[0, 0]``.
+        Position (x, y) of ``values[0, 0]``, in parent pixels.
     step : (float, float)
         Distance in pixels between columns and between rows.
 
@@ -300,6 +335,17 @@ class GridField(SpatialField):
     ------
     CalibrationError
         If the table is not two-dimensional and filled, or a step is not positive.
+
+    Examples
+    --------
+    An image with a map of correction factors:
+
+    >>> from skygraft.photometry import PhotoCalib
+    >>> from skygraft.testing import make_exposure
+    >>> exposure = make_exposure((40, 50), xy0=(1000, 2000))
+    >>> factors = np.linspace(0.99, 1.01, 40 * 50).reshape(40, 50)
+    >>> field = GridField(factors, origin=exposure.xy0)
+    >>> exposure = exposure.replace(photo_calib=PhotoCalib.from_zeropoint(27.0, field=field))
     """
 
     def __init__(
@@ -309,7 +355,7 @@ class GridField(SpatialField):
         step: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         given = np.asarray(values)
-        # A map the size of the image is kept in single precision where it came so: no doubling of memory.
+        # A map the size of the image stays in single precision, which halves its memory.
         self.values = _frozen(given, np.float32 if given.dtype == np.float32 else np.float64)
         if self.values.ndim != 2 or not self.values.size:
             raise CalibrationError(f"a grid of calibration values has shape {self.values.shape}; (ny, nx) is needed")
@@ -326,12 +372,24 @@ class GridField(SpatialField):
 
     @override
     def evaluate(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Interpolate the table at some positions; NaN outside of it.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of float64
+            One value for each position, of the broadcast shape.
+        """
         px, py = _positions(x, y)
         ny, nx = self.values.shape
         u = (px - self.origin[0]) / self.step[0]
         v = (py - self.origin[1]) / self.step[1]
-        # The half step around the outermost samples belongs to them: a pixel map covers its whole edge pixels; what
-        # lies on its edge must not be outside by the rounding of a division.
+        # The half step around the outermost samples belongs to them, as a map of pixels covers its edge pixels whole; a
+        # position on the edge must not be outside by the rounding of a division.
         edge = 0.5 + 1e-9
         with np.errstate(invalid="ignore"):
             inside = (u >= -edge) & (u <= nx - 1 + edge) & (v >= -edge) & (v <= ny - 1 + edge)
@@ -340,7 +398,7 @@ class GridField(SpatialField):
         i0, j0 = np.floor(u).astype(np.intp), np.floor(v).astype(np.intp)
         i1, j1 = np.minimum(i0 + 1, nx - 1), np.minimum(j0 + 1, ny - 1)
         fu, fv = u - i0, v - j0
-        # A weight of zero must not let a NaN neighbour in.
+        # Zero times NaN is NaN: a neighbour of weight zero is left out.
         total = np.zeros(px.shape)
         for jj, ii, weight in (
             (j0, i0, (1 - fv) * (1 - fu)),
@@ -353,6 +411,12 @@ class GridField(SpatialField):
 
     @override
     def describe(self) -> dict[str, Any]:
+        """Describe the field as JSON types, without its bulk.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "kind": "grid",
             "shape": list(self.values.shape),
@@ -363,22 +427,3 @@ class GridField(SpatialField):
     @override
     def _state(self) -> tuple[Any, ...]:
         return (self.values, self.origin, self.step)
-
-
-class ImageField(GridField):
-    """A map with one value for each pixel of an image.
-
-    Parameters
-    ----------
-    values : array_like, shape (ny, nx)
-        The map.
-    xy0 : (int, int)
-        Parent coordinates of its first pixel.
-    """
-
-    def __init__(self, values: ArrayLike, xy0: tuple[int, int] = (0, 0)) -> None:
-        super().__init__(values, origin=xy0)
-
-    @override
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "image", "shape": list(self.values.shape), "xy0": [int(v) for v in self.origin]}

@@ -1,4 +1,4 @@
-"""What a PSF kernel is multiplied by, so that what is drawn is what the calibration measures.
+"""Factors that PSF kernels are multiplied by, so that the calibration measures the flux that was meant.
 
 With F the calibrated flux of a source, K its kernel as the PSF model gives it, S the sum of K, A(r) the flux of K
 inside radius r, and O the flux that the model says lies outside of the kernel:
@@ -45,7 +45,7 @@ FLUX_MODES: tuple[FluxMode, ...] = get_args(FluxMode.__value__)
 
 @dataclass(frozen=True, eq=False)
 class KernelScale:
-    """The factor for each kernel of a batch, and what it was made from.
+    """The factor for each kernel of a batch, and the sums it was computed from.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class KernelScale:
 
     @property
     def psf_sum_offset(self) -> NDArray[np.float64]:
-        """What stars scaled to unit sum measure, less what they should, in magnitudes; see `psf_sum_offset`."""
+        """Magnitude offset of stars scaled to unit sum; see `psf_sum_offset`."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(2.5 * np.log10(self.scale * self.kernel_sum))
 
@@ -103,7 +103,7 @@ def kernel_scale(
     method: ApertureMethod = "sinc",
     invalid: Literal["raise", "nan"] = "raise",
 ) -> KernelScale:
-    """Factor that ties each kernel to the calibration, by the table of this module.
+    """Compute the factor that scales each kernel to the calibration, by the table of this module.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def kernel_scale(
 def psf_sum_offset(
     reference: CalibrationReference, kernels: ArrayLike, flux_outside: ArrayLike = 0.0
 ) -> NDArray[np.float64]:
-    """What a star measures with ``flux_mode="psf_sum"``, less what it measures with ``"calibrated"``, in magnitudes.
+    """Compute the magnitude offset of a star with ``flux_mode="psf_sum"`` from one with ``"calibrated"``.
 
     Parameters
     ----------
@@ -183,10 +183,16 @@ class BasisScale:
 
     Parameters
     ----------
-    flux_mode, reference, radius, method
-        As for `kernel_scale`.
+    flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
+        What a source's flux is the flux of.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What a calibrated flux is the flux of.
     basis : ndarray, shape (B, ny, nx)
         The PSF's basis images.
+    radius : float, optional
+        Pixels; of ``flux_mode="aperture"`` alone.
+    method : {"sinc", "exact"}
+        How light is summed inside an aperture; see `ApertureMethod`.
 
     Raises
     ------
@@ -216,7 +222,21 @@ class BasisScale:
         *,
         invalid: Literal["raise", "nan"] = "raise",
     ) -> KernelScale:
-        """The factors of kernels ``coefficients @ basis``, coefficients of shape (N, B); see `kernel_scale`."""
+        """Compute the factors of kernels ``coefficients @ basis``.
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B)
+            Weights of the basis images.
+        flux_outside : array_like, shape (N,)
+            Flux per unit source flux that lies outside the kernels.
+        invalid : {"raise", "nan"}
+            What becomes of a kernel without light inside the aperture.
+
+        Returns
+        -------
+        KernelScale
+        """
         sums = weighted(coefficients, self._sums)
         inside = None if self._fluxes is None else weighted(coefficients, self._fluxes)
         return self._of(sums, inside, flux_outside, invalid)
@@ -228,12 +248,24 @@ class BasisScale:
         flux_outside: ArrayLike,
         invalid: Literal["raise", "nan"],
     ) -> KernelScale:
-        """The factors of kernels with these sums and aperture fluxes."""
+        """Compute the factors of kernels with these sums and aperture fluxes."""
         return _scale(self._mode, self._reference, sums, inside, flux_outside, self._radius, self._shape, invalid)
 
 
 def weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``coefficients @ values``, summed in one order however many positions there are."""
+    """Compute ``coefficients @ values``, summed in one order however many positions there are.
+
+    Parameters
+    ----------
+    coefficients : ndarray, shape (N, B)
+        Weights.
+    values : ndarray, shape (B,)
+        A value for each basis image.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+    """
     total = np.zeros(len(coefficients))
     for column, value in zip(coefficients.T, values, strict=True):
         total += column * value
@@ -241,7 +273,7 @@ def weighted(coefficients: NDArray[np.float64], values: NDArray[np.float64]) -> 
 
 
 def _radius(flux_mode: FluxMode, reference: CalibrationReference | None, radius: float | None) -> float | None:
-    """The aperture's radius, or None where no aperture is concerned; see `kernel_scale` for what is raised."""
+    """Find the aperture's radius, None where there is no aperture; raises as `kernel_scale`."""
     if flux_mode not in FLUX_MODES:
         raise ConfigError(f"flux_mode is {flux_mode!r}; allowed: {', '.join(FLUX_MODES)}", key="flux_mode")
     if (flux_mode == "aperture") != (radius is not None):
@@ -273,7 +305,7 @@ def _scale(
     shape: tuple[int, int],
     invalid: Literal["raise", "nan"],
 ) -> KernelScale:
-    """The factors, from the sums S and the aperture fluxes A(r) of the kernels."""
+    """Compute the factors from the sums S and the aperture fluxes A(r) of the kernels."""
     holds = radius is None or kernel_holds_aperture(shape, radius)
     inside = np.full(len(sums), np.nan) if inside is None else inside
     whole = sums + np.asarray(flux_outside, dtype=np.float64)

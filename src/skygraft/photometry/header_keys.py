@@ -51,6 +51,15 @@ _BRACKETS = re.compile(r"^\s*[\[(]\s*(pix|pixel|pixels|px|arcsec|arcsecond|arcse
 def register_header_keyword(name: str, unit: Literal["pix", "arcsec", "reference"], *, diameter: bool = False) -> None:
     """Add a keyword to `HEADER_KEYWORDS`; the same name again replaces it.
 
+    Parameters
+    ----------
+    name : str
+        Keyword, without ``HIERARCH``.
+    unit : {"pix", "arcsec", "reference"}
+        See `HeaderKeyword`.
+    diameter : bool
+        Whether the value is a diameter.
+
     Raises
     ------
     ConfigError

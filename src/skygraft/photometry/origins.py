@@ -1,4 +1,4 @@
-"""Where the calibration aperture is written down outside of the image, and what instruments are known to use."""
+"""The calibration aperture as recorded outside of the image, and the known defaults of instruments."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ class _Columns:
     def tophat_radius(self, name: str) -> float | None:
         """Radius that the normalised tophat `name` (without its ending) was normalised to; None where nothing says."""
         texts = {text for column, text in self.docs.items() if text and _is_value_of(column, name)}
-        told = {radius: text for text in texts if (radius := parse_field_radius(text)) is not None}
-        if len(told) == 1:
-            return next(iter(told))
+        documented = {radius: text for text in texts if (radius := parse_field_radius(text)) is not None}
+        if len(documented) == 1:
+            return next(iter(documented))
         raw = {float(m[1]): column for column in self.docs if (m := _RAW_TOPHAT.search(column))}
-        if len(told) > 1 or len(raw) > 1:
-            between = list(told.values()) or [raw[radius] for radius in sorted(raw)]
+        if len(documented) > 1 or len(raw) > 1:
+            between = list(documented.values()) or [raw[radius] for radius in sorted(raw)]
             raise _TwoFluxesError(
                 f"{name} could be normalised to any of {', '.join(between)}, and its documentation "
                 f"({'; '.join(sorted(texts)) or 'none'}) does not say to which"
@@ -137,7 +137,7 @@ class _Columns:
             return [_unclear(f"{origin}, which names no radius")] if candidate is None else [candidate]
         stem = _ENDING.sub("", name)
         radius = self.tophat_radius(stem)
-        # Without a raw tophat it is the pipelines' habit, which an instrument may have changed (LATISS: 35).
+        # Without a raw tophat it is the pipelines' default, which an instrument may have changed (LATISS: 35).
         level: CandidateLevel = "default" if radius is None else "schema"
         candidate = field_name_candidate(name, origin, level=level, tophat_radius=radius)
         return [] if candidate is None else [candidate]
@@ -229,7 +229,7 @@ def _normalised_column(columns: _Columns) -> list[ReferenceCandidate]:
     kin = [n for n in columns.docs if n.startswith(("normCompTophatFlux", "base_NormalizedCompensatedTophatFlux"))]
     if not kin:
         return []
-    # Errors and flags of it are named alike.
+    # Its error and flag columns begin with the same name.
     name = next((n for n in kin if n.endswith("Flux")), kin[0])
     return columns.named(name, f"column {name} in {columns.path.name}")
 
@@ -279,12 +279,34 @@ def config_candidates(path: str | os.PathLike[str]) -> list[ReferenceCandidate]:
 
     The file is read as text and never executed.
 
+    Parameters
+    ----------
+    path : path-like
+        The configuration, a Python file of assignments.
+
+    Returns
+    -------
+    list of ReferenceCandidate
+        What the file names, the slot first.
+
     Raises
     ------
     CorruptFileError
         If the file is absent or unreadable.
     ApertureConflictError
         If the flux is a normalised tophat, and two raw ones are named.
+
+    Examples
+    --------
+    For an image whose own files do not say which flux it was calibrated to, beside the configuration that did it:
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     config = Path(folder) / "calibrate.py"
+    ...     _ = config.write_text("config.measurement.slots.calibFlux='base_CircularApertureFlux_12_0'")
+    ...     [candidate] = config_candidates(config)
+    >>> candidate.value  # read_exposure(..., aperture=candidate)
+    '12 pix'
     """
     path = Path(path)
     try:
@@ -369,9 +391,19 @@ def register_default(name: str, setting: Any, *, origin: str | None = None) -> N
 
 
 def default_candidate(name: str | None) -> ReferenceCandidate | None:
-    """Give the registered default of an instrument or survey; None where there is none.
+    """Look up the registered default of an instrument or survey.
 
     The instruments' defaults are those of the LSST pipelines: ask for them only for images that these made.
+
+    Parameters
+    ----------
+    name : str or None
+        Of the instrument or survey, in any spelling.
+
+    Returns
+    -------
+    ReferenceCandidate or None
+        None where there is no default.
     """
     return _DEFAULTS.get(_plain(name)) if name else None
 

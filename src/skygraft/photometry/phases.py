@@ -1,4 +1,4 @@
-"""`kernel_scale` for point sources of a PSF that pixels are too coarse for: what their pixels hold at each phase.
+"""`kernel_scale` for point sources of a PSF that pixels undersample: the flux of their pixels at each phase.
 
 The pixels of a source are samples of its PSF at whole pixels from its centre. Where the PSF has power beyond the
 pixels' Nyquist frequency, their sum, and the flux that they hold inside a circle about the source, depend on the
@@ -22,7 +22,7 @@ from skygraft.photometry.reference import CalibrationReference
 __all__ = ["PER_PIXEL", "PhaseScale"]
 
 PER_PIXEL = 8
-"""Places a pixel, along each axis, at which a PSF's values are needed."""
+"""Places per pixel, along each axis, at which a PSF's values are needed."""
 _PHASES = np.arange(-(PER_PIXEL // 2), PER_PIXEL // 2 + 1) / PER_PIXEL
 
 
@@ -31,13 +31,19 @@ class PhaseScale(BasisScale):
 
     Parameters
     ----------
-    flux_mode, reference, radius, method
-        As for `kernel_scale`.
+    flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
+        What a source's flux is the flux of.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What a calibrated flux is the flux of.
     images : ndarray, shape (B, my, mx)
         Basis images at `PER_PIXEL` places a pixel, the middle one at the source's centre, which reach half a pixel
         further than the middles of the kernel's outermost pixels.
     shape : (int, int)
         Rows and columns of the PSF's kernels.
+    radius : float, optional
+        Pixels; of ``flux_mode="aperture"`` alone.
+    method : {"sinc", "exact"}
+        How light is summed inside an aperture; see `ApertureMethod`.
 
     Raises
     ------
@@ -79,7 +85,7 @@ class PhaseScale(BasisScale):
         y: NDArray[np.float64] | None = None,
         invalid: Literal["raise", "nan"] = "raise",
     ) -> KernelScale:
-        """The factors for point sources at (x, y), pixels, or without them on the average over sub-pixel places."""
+        """Compute the factors of point sources at (x, y), pixels; without positions, averaged over phases."""
         found = []
         terms = None
         if x is not None and y is not None:
@@ -107,7 +113,7 @@ def _terms(phase: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _at_phases(images: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Pixels of a source at all phases in y and x: shape (phases, phases, B, ny, nx)."""
+    """Collect the pixels of a source at all phases in y and x: shape (phases, phases, B, ny, nx)."""
     phases = range(-(PER_PIXEL // 2), PER_PIXEL // 2 + 1)
     # The first pixel of a kernel is this far from the images' first place.
     first = PER_PIXEL // 2

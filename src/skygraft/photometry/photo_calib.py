@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,13 +21,16 @@ from skygraft.photometry.reference import (
 )
 from skygraft.photometry.units import AB_REFERENCE_FLUX_NJY, NJY_PER_NANOMAGGY, canonical_unit
 
+if TYPE_CHECKING:
+    from skygraft.wcs.local import BoxLike
+
 __all__ = ["AB_REFERENCE_FLUX_NJY", "NJY_PER_NANOMAGGY", "PhotoCalib", "canonical_unit"]
 
 _SHOWN = 5
-"""Candidates for the reference that are shown to people."""
+"""Largest number of candidates for the reference in `repr`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PhotoCalib:
     """The photometric calibration of one image, ``nJy = njy_per_unit * field(x, y) * image value``.
 
@@ -98,7 +101,26 @@ class PhotoCalib:
         reference_origin: str = "",
         candidates: tuple[ReferenceCandidate, ...] = (),
     ) -> PhotoCalib:
-        """A calibration from the AB magnitude of one image unit.
+        """Make a calibration from the AB magnitude of one image unit.
+
+        Parameters
+        ----------
+        zeropoint : float
+            AB magnitude of a source of one image unit.
+        unit : str
+            Unit of the image; see `canonical_unit`.
+        field : SpatialField, optional
+            Dependence on position, a factor of the flux of one image unit.
+        reference : CalibrationAperture, PSF_MODEL or TOTAL, optional
+            What a calibrated flux is the flux of.
+        reference_origin : str
+            Where `reference` was found.
+        candidates : tuple of ReferenceCandidate
+            Everything that was found about the reference.
+
+        Returns
+        -------
+        PhotoCalib
 
         Raises
         ------
@@ -124,7 +146,24 @@ class PhotoCalib:
         reference_origin: str = "",
         candidates: tuple[ReferenceCandidate, ...] = (),
     ) -> PhotoCalib:
-        """A calibration from the image flux of a source of AB magnitude 0 (the FLUXMAG0 keyword).
+        """Make a calibration from the image flux of a source of AB magnitude 0 (the FLUXMAG0 keyword).
+
+        Parameters
+        ----------
+        fluxmag0 : float
+            Image units.
+        unit : str
+            Unit of the image; see `canonical_unit`.
+        reference : CalibrationAperture, PSF_MODEL or TOTAL, optional
+            What a calibrated flux is the flux of.
+        reference_origin : str
+            Where `reference` was found.
+        candidates : tuple of ReferenceCandidate
+            Everything that was found about the reference.
+
+        Returns
+        -------
+        PhotoCalib
 
         Raises
         ------
@@ -147,7 +186,21 @@ class PhotoCalib:
         reference_origin: str = "",
         candidates: tuple[ReferenceCandidate, ...] = (),
     ) -> PhotoCalib:
-        """The calibration of an image whose pixels are nJy."""
+        """Make the calibration of an image whose pixels are nJy.
+
+        Parameters
+        ----------
+        reference : CalibrationAperture, PSF_MODEL or TOTAL, optional
+            What a calibrated flux is the flux of.
+        reference_origin : str
+            Where `reference` was found.
+        candidates : tuple of ReferenceCandidate
+            Everything that was found about the reference.
+
+        Returns
+        -------
+        PhotoCalib
+        """
         return cls(1.0, "nJy", None, reference, reference_origin, candidates)
 
     @classmethod
@@ -158,12 +211,26 @@ class PhotoCalib:
         reference_origin: str = "",
         candidates: tuple[ReferenceCandidate, ...] = (),
     ) -> PhotoCalib:
-        """The calibration of an image whose pixels are nanomaggies (zeropoint 22.5)."""
+        """Make the calibration of an image whose pixels are nanomaggies (zeropoint 22.5).
+
+        Parameters
+        ----------
+        reference : CalibrationAperture, PSF_MODEL or TOTAL, optional
+            What a calibrated flux is the flux of.
+        reference_origin : str
+            Where `reference` was found.
+        candidates : tuple of ReferenceCandidate
+            Everything that was found about the reference.
+
+        Returns
+        -------
+        PhotoCalib
+        """
         return cls(NJY_PER_NANOMAGGY, "nanomaggy", None, reference, reference_origin, candidates)
 
     @property
     def is_constant(self) -> bool:
-        """Whether the calibration is the same everywhere on the image."""
+        """True if the calibration is the same everywhere on the image."""
         return self.field is None
 
     @property
@@ -174,7 +241,7 @@ class PhotoCalib:
     def scale(
         self, x: ArrayLike | None = None, y: ArrayLike | None = None, *, extrapolate: bool = False
     ) -> NDArray[np.float64]:
-        """Nanojansky per image unit at positions; NaN where the calibration is not positive and finite.
+        """Evaluate nanojansky per image unit at positions; NaN where the calibration is not positive and finite.
 
         A calibration that varies is made to hold inside a box (`SpatialField.valid_box`), usually that of the image;
         a position outside gets the value at the nearest position of the box, since polynomials run away out there.
@@ -185,6 +252,11 @@ class PhotoCalib:
             Parent pixels; needed where the calibration varies.
         extrapolate : bool
             Outside of the box, take the value that the calibration's formula has there, as LSST's afw does.
+
+        Returns
+        -------
+        ndarray of float64
+            nJy per image unit, of the positions' broadcast shape.
 
         Raises
         ------
@@ -207,7 +279,18 @@ class PhotoCalib:
         return np.where(good, values, np.nan)
 
     def is_extrapolated(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions, in parent pixels, lie outside the box in which the calibration holds; see `scale`."""
+        """Find the positions that lie outside the box in which the calibration holds; see `scale`.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Parent pixels.
+
+        Returns
+        -------
+        ndarray of bool
+            Of the broadcast shape.
+        """
         px, py = np.broadcast_arrays(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
         box = None if self.field is None else self.field.valid_box
         if box is None:
@@ -218,7 +301,7 @@ class PhotoCalib:
     def inst_flux(
         self, mag: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None, *, extrapolate: bool = False
     ) -> NDArray[np.float64]:
-        """Calibrated flux, in image units, of AB magnitudes.
+        """Convert AB magnitudes to calibrated fluxes in image units.
 
         Parameters
         ----------
@@ -248,7 +331,19 @@ class PhotoCalib:
     def magnitude(
         self, inst_flux: ArrayLike, x: ArrayLike | None = None, y: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """AB magnitudes of fluxes in image units: NaN for negative flux, +inf for none.
+        """Convert fluxes in image units to AB magnitudes.
+
+        Parameters
+        ----------
+        inst_flux : array_like
+            Image units.
+        x, y : array_like, optional
+            Parent pixels, broadcast against `inst_flux`; needed where the calibration varies.
+
+        Returns
+        -------
+        ndarray of float64
+            NaN for negative flux, +inf for none. A scalar for scalar input.
 
         Raises
         ------
@@ -261,7 +356,17 @@ class PhotoCalib:
         return mag
 
     def zeropoint(self, x: ArrayLike | None = None, y: ArrayLike | None = None) -> NDArray[np.float64]:
-        """AB magnitude of a source of one image unit.
+        """Evaluate the AB magnitude of a source of one image unit.
+
+        Parameters
+        ----------
+        x, y : array_like, optional
+            Parent pixels; needed where the calibration varies.
+
+        Returns
+        -------
+        ndarray of float64
+            AB magnitudes. A scalar for scalar input.
 
         Raises
         ------
@@ -271,25 +376,89 @@ class PhotoCalib:
         return self.magnitude(1.0, x, y)
 
     def with_reference(self, reference: CalibrationReference | None, origin: str = "") -> PhotoCalib:
-        """The same calibration, with what it is the flux of."""
+        """Copy the calibration with another statement of what it is the flux of.
+
+        Parameters
+        ----------
+        reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+            What a calibrated flux is the flux of.
+        origin : str
+            Where that was found; an aperture's own origin by default.
+
+        Returns
+        -------
+        PhotoCalib
+        """
         return dataclasses.replace(self, reference=reference, reference_origin=origin)
 
-    def rows(self) -> Rows:
-        """The calibration for people: label and text of each line."""
-        one = f"1 {self.unit or 'unit'}"
-        if self.field is None:
-            zeropoint = f"zeropoint {float(self.zeropoint()):.4f} AB mag for {one}"
-        else:
-            zeropoint = f"{self.njy_per_unit:.6g} nJy for {one}, times {self.field!r}"
-        reference = "unknown" if self.reference is None else str(self.reference)
-        rows = [("scale", zeropoint), ("calibrated to", reference)]
+    def rows(self, box: BoxLike | None = None) -> Rows:
+        """Describe the calibration for people.
+
+        Parameters
+        ----------
+        box : Box, optional
+            Edges of the image in parent pixels, over which the zeropoint of a calibration that varies is evaluated;
+            by default the box in which it holds.
+
+        Returns
+        -------
+        list of (str, str)
+            Label and text of each line.
+        """
+        rows = [("zeropoint", self._zeropoint_text(box)), ("calibrated to", self.reference_text)]
         return rows + [("candidate", f"{c.value}, {c.level}: {c.origin}") for c in self.candidates[:_SHOWN]]
+
+    @property
+    def reference_text(self) -> str:
+        """What a calibrated flux is the flux of, for people: radius in pixels and arcsec, and where it was found."""
+        if self.reference is None:
+            return "unknown: nothing says what a calibrated flux is the flux of"
+        if isinstance(self.reference, CalibrationAperture):
+            what, origin = f"aperture of {self.reference.text}", self.reference_origin or self.reference.origin
+        else:
+            what, origin = str(self.reference), self.reference_origin
+        return f"{what} ({origin or 'origin unknown'})"
+
+    def _zeropoint_text(self, box: BoxLike | None = None) -> str:
+        one = f"AB mag for 1 {self.unit or 'unit'}"
+        if self.field is None:
+            return f"{float(self.zeropoint()):.4f} {one}"
+        edges = (box.x_min, box.x_max, box.y_min, box.y_max) if box is not None else self.field.valid_box
+        if edges is None:
+            return f"{self.njy_per_unit:.6g} nJy for 1 {self.unit or 'unit'}, times {self.field!r}"
+        part = np.array([0.5, 0.0, 1.0, 0.0, 1.0])
+        x = edges[0] + part * (edges[1] - edges[0])
+        y = edges[2] + np.array([0.5, 0.0, 0.0, 1.0, 1.0]) * (edges[3] - edges[2])
+        values = self.zeropoint(x, y)
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            return "not known anywhere on the image"
+        return (
+            f"{values[0]:.4f} {one} at the centre, {finite.min():.4f} to {finite.max():.4f} at the corners "
+            f"({type(self.field).__name__})"
+        )
+
+    def __repr__(self) -> str:
+        """Give an expression that makes the calibration again, where its values are plain; one argument a line."""
+        lines = [f"njy_per_unit={self.njy_per_unit!r},  # zeropoint {self._zeropoint_text()}", f"unit={self.unit!r},"]
+        for f in dataclasses.fields(self)[2:]:
+            value = getattr(self, f.name)
+            if f.name == "candidates" and value:
+                lines += ["candidates=(", *(f"    {candidate!r}," for candidate in value), "),"]
+            elif value != f.default:
+                lines.append(f"{f.name}={value!r},")
+        return "PhotoCalib(\n" + "".join(f"    {line}\n" for line in lines) + ")"
 
     def _repr_html_(self) -> str:
         return html_table("PhotoCalib", self.rows())
 
     def describe(self) -> dict[str, Any]:
-        """The calibration as JSON types, for records."""
+        """Describe the calibration by JSON types, as records hold it.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "njy_per_unit": self.njy_per_unit,
             "unit": self.unit,

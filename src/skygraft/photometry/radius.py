@@ -1,4 +1,4 @@
-"""Radii as people and field names write them."""
+"""Radii as people write them and as the names of flux fields carry them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NORMALISED_TOPHAT_RADIUS = 12.0
 
 
 def parse_radius(setting: Any, *, origin: str = "given") -> ReferenceCandidate:
-    """Read what a person says that the calibrated flux is the flux of.
+    """Read a setting of what the calibrated flux is the flux of.
 
     Parameters
     ----------
@@ -77,10 +77,10 @@ def parse_radius(setting: Any, *, origin: str = "given") -> ReferenceCandidate:
     match setting:
         case ReferenceCandidate():
             return setting
+        case CalibrationAperture(unit="arcsec"):
+            return _aperture(None, setting.radius_arcsec, setting.origin)
         case CalibrationAperture():
-            return ReferenceCandidate(
-                "aperture", setting.radius_pixels, setting.radius_arcsec, origin=setting.origin, level="explicit"
-            )
+            return _aperture(setting.radius_pixels, setting.radius_arcsec, setting.origin)
         case ModelReference():
             return ReferenceCandidate(setting.value, origin=origin, level="explicit")
         case Mapping():
@@ -110,11 +110,11 @@ def _from_mapping(setting: Mapping[Any, Any], origin: str) -> ReferenceCandidate
     pixels, arcsec = _length(setting[keys[0]])
     if keys == ["radius"]:
         return _aperture(pixels, arcsec, origin)
-    told = f"{pixels:g} pix" if pixels is not None else f"{arcsec:g} arcsec"
+    diameter = f"{pixels:g} pix" if pixels is not None else f"{arcsec:g} arcsec"
     return _aperture(
         None if pixels is None else pixels / 2,
         None if arcsec is None else arcsec / 2,
-        f"{origin}, half of the diameter {told}",
+        f"{origin}, half of the diameter {diameter}",
     )
 
 
@@ -153,10 +153,20 @@ def _quantity_length(setting: u.Quantity) -> tuple[float | None, float | None]:
 
 
 def parse_field_radius(name: str) -> float | None:
-    """Radius in pixels that the name of a flux field carries, by the naming of the LSST pipelines.
+    """Read the radius that the name of a flux field carries, by the naming of the LSST pipelines.
 
     ``base_CircularApertureFlux_12_0_instFlux`` gives 12.0, ``ApFlux_4_5_flag`` 4.5 (digits, then tenths),
     ``ap12Flux`` 12.0, ``base_CompensatedTophatFlux_12`` 12.0; a name without a radius (``base_PsfFlux``) None.
+
+    Parameters
+    ----------
+    name : str
+        Name of the field.
+
+    Returns
+    -------
+    float or None
+        Pixels; None for a name without a radius.
     """
     if found := _DIGITS_TENTHS.search(name):
         return float(f"{found[1]}.{found[2] or 0}")
@@ -171,7 +181,7 @@ def field_name_candidate(
     level: CandidateLevel = "fgcm",
     tophat_radius: float | None = None,
 ) -> ReferenceCandidate | None:
-    """What a flux field, named as the one that the calibration used, is the flux of.
+    """Read from the name of the flux field that the calibration used what it is the flux of.
 
     Parameters
     ----------

@@ -17,11 +17,14 @@ __all__ = [
     "CandidateKind",
     "CandidateLevel",
     "ModelReference",
+    "RadiusUnit",
     "ReferenceCandidate",
     "describe_reference",
+    "recorded_unit",
 ]
 
 type CandidateKind = Literal["aperture", "psf_model", "total", "unclear"]
+type RadiusUnit = Literal["pix", "arcsec"]
 type CandidateLevel = Literal["explicit", "header", "schema", "fgcm", "default", "hint"]
 
 
@@ -47,24 +50,54 @@ class CalibrationAperture:
     origin : str
         Where the radius was found, for people:
         ``"slot_CalibFlux -> base_CircularApertureFlux_12_0 in SRC-1-2.fits"``.
+    unit : {"pix", "arcsec"}
+        The unit in which the radius was given: the other radius follows from it and the local pixel scale, and differs
+        a little from image to image.
 
     Raises
     ------
     ConfigError
-        If a radius is not positive and finite.
+        If a radius is not positive and finite, or `unit` is not one of those, or ``"arcsec"`` without `radius_arcsec`.
+
+    Examples
+    --------
+    >>> CalibrationAperture(12.0, 2.016, "slot_CalibFlux").given
+    '12 pix'
+    >>> str(CalibrationAperture(11.905, 2.0, "CALAPRAS", unit="arcsec"))
+    '2 arcsec = 11.905 pix (CALAPRAS)'
     """
 
     radius_pixels: float
     radius_arcsec: float | None = None
     origin: str = "given"
+    unit: RadiusUnit = "pix"
 
     def __post_init__(self) -> None:
         _check_radius("radius_pixels", self.radius_pixels)
         _check_radius("radius_arcsec", self.radius_arcsec)
+        if self.unit not in get_args(RadiusUnit.__value__) or (self.unit == "arcsec" and self.radius_arcsec is None):
+            raise ConfigError(
+                f"unit is {self.unit!r} and radius_arcsec is {self.radius_arcsec!r}; "
+                "'pix' is needed, or 'arcsec' with a radius in arcsec",
+                key="unit",
+            )
+
+    @property
+    def given(self) -> str:
+        """The radius in the unit in which it was given, as `skygraft.photometry.parse_radius` reads it."""
+        radius = self.radius_arcsec if self.unit == "arcsec" else self.radius_pixels
+        return f"{radius:g} {self.unit}"
+
+    @property
+    def text(self) -> str:
+        """The radius in both units, the given one first: ``"12 pix = 2.02 arcsec"``."""
+        if self.unit == "arcsec":
+            return f"{self.given} = {self.radius_pixels:.5g} pix"
+        sky = "" if self.radius_arcsec is None else f" = {self.radius_arcsec:.2f} arcsec"
+        return self.given + sky
 
     def __str__(self) -> str:
-        sky = "" if self.radius_arcsec is None else f" = {self.radius_arcsec:.2f} arcsec"
-        return f"{self.radius_pixels:g} pix{sky} ({self.origin})"
+        return f"{self.text} ({self.origin})"
 
 
 class ModelReference(enum.Enum):
@@ -87,7 +120,7 @@ type CalibrationReference = CalibrationAperture | ModelReference
 
 @dataclass(frozen=True)
 class ReferenceCandidate:
-    """One place's word on what the calibrated flux is the flux of, before anything is decided.
+    """What one source of information says that the calibrated flux is the flux of, before anything is decided.
 
     Parameters
     ----------
@@ -140,7 +173,12 @@ class ReferenceCandidate:
         return f"{self.value} ({self.origin})"
 
     def describe(self) -> dict[str, Any]:
-        """The candidate as JSON types."""
+        """Describe the candidate by JSON types.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "kind": self.kind,
             "radius_pixels": self.radius_pixels,
@@ -150,8 +188,47 @@ class ReferenceCandidate:
         }
 
 
+_RECORDED_DIGITS = 6
+
+
+def recorded_unit(radius_pixels: float | None, radius_arcsec: float | None) -> RadiusUnit | None:
+    """Tell the unit in which a recorded radius was given.
+
+    Records of images hold both radii and not the unit. It is the one in which the radius has few digits: the other
+    radius is that times the local pixel scale.
+
+    Parameters
+    ----------
+    radius_pixels, radius_arcsec : float or None
+        Of one aperture, as `describe_reference` gives them.
+
+    Returns
+    -------
+    {"pix", "arcsec"} or None
+        None where neither radius has few digits.
+    """
+    radii: tuple[tuple[RadiusUnit, float | None], ...] = (("pix", radius_pixels), ("arcsec", radius_arcsec))
+    for unit, value in radii:
+        if value is not None and math.isclose(value, float(f"{value:.{_RECORDED_DIGITS}g}"), rel_tol=1e-12):
+            return unit
+    return None
+
+
 def describe_reference(reference: CalibrationReference | None, origin: str = "") -> dict[str, Any]:
-    """A reference as JSON types: ``kind``, ``radius_pixels``, ``radius_arcsec``, ``origin``; kind None if unknown."""
+    """Describe a reference by JSON types, as records hold it.
+
+    Parameters
+    ----------
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        The reference; None where it is not known.
+    origin : str
+        Where it was found; by default an aperture's own origin.
+
+    Returns
+    -------
+    dict
+        ``kind`` (None if unknown), ``radius_pixels``, ``radius_arcsec`` and ``origin``.
+    """
     radius: tuple[float | None, float | None] = (None, None)
     kind: str | None = None
     if isinstance(reference, CalibrationAperture):

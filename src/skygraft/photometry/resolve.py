@@ -101,7 +101,7 @@ def _reference(
                 path=path,
                 fix="Give the radius in pixels, or an image with a celestial WCS",
             )
-        return CalibrationAperture(arcsec / pixel_scale, arcsec, candidate.origin)
+        return CalibrationAperture(arcsec / pixel_scale, arcsec, candidate.origin, unit="arcsec")
     if pixel_scale is None:
         return CalibrationAperture(pixels, arcsec, candidate.origin)
     sky = pixels * pixel_scale
@@ -128,7 +128,7 @@ def _conflict(
     second_reference: CalibrationReference,
     path: str | os.PathLike[str] | None,
 ) -> ApertureConflictError:
-    def told(candidate: ReferenceCandidate, reference: CalibrationReference) -> str:
+    def statement(candidate: ReferenceCandidate, reference: CalibrationReference) -> str:
         value = candidate.value
         if isinstance(reference, CalibrationAperture):
             value = f"{reference.radius_pixels:.5g} pix"
@@ -154,7 +154,7 @@ def _conflict(
             fix += " (then give it as {diameter: ...})"
     return ApertureConflictError(
         "two places disagree about what the calibrated flux is the flux of: "
-        f"{told(first, first_reference)}; {told(second, second_reference)}",
+        f"{statement(first, first_reference)}; {statement(second, second_reference)}",
         path=path,
         key="aperture",
         fix=fix,
@@ -164,7 +164,18 @@ def _conflict(
 def require_reference(
     photo_calib: PhotoCalib | None, path: str | os.PathLike[str] | None = None
 ) -> CalibrationReference:
-    """The reference of a calibration, or an error that says how to set it.
+    """Give the reference of a calibration, or raise an error that says how to set it.
+
+    Parameters
+    ----------
+    photo_calib : PhotoCalib or None
+        The image's calibration.
+    path : path-like, optional
+        The image, for messages.
+
+    Returns
+    -------
+    CalibrationAperture, PSF_MODEL or TOTAL
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What an image's photometric calibration must be before a flux is taken from it: the one list of such checks."""
+"""Checks that every photometric calibration passes before fluxes are computed with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skygraft.photometry.photo_calib import PhotoCalib
 __all__ = ["check_calibration_soundness", "check_radius"]
 
 _ZEROPOINTS = (-20.0, 70.0)
-"""AB magnitudes of one image unit; 8.9 (jansky) to 56 (maggies of 1e-22) are met with."""
+"""AB magnitudes of one image unit; 8.9 (jansky) to 56 (maggies of 1e-22) occur."""
 _LEAST_RADIUS = 0.1
 """Pixels."""
 _ALWAYS_HELD = 100.0
@@ -31,7 +31,7 @@ def check_calibration_soundness(calib: PhotoCalib, box: Edges, path: str | os.Pa
     calib : PhotoCalib
         The calibration.
     box : (float, float, float, float)
-        The image's outer edges x_min, x_max, y_min, y_max, parent pixels: one that varies is looked at in nine places.
+        The image's outer edges x_min, x_max, y_min, y_max, parent pixels: one that varies is checked at nine places.
     path : path-like, optional
         The image, for messages.
 

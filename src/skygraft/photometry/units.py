@@ -1,4 +1,4 @@
-"""Units of pixels: what one image unit is, however it is spelled.
+"""Units of pixels, in any spelling.
 
 A gain is in electrons per count, so it applies to an image of counts and to no other; a zeropoint per second applies to
 a unit per second; a surface brightness needs the area of a pixel. `parse_unit` says which of these a unit is.
@@ -85,7 +85,7 @@ class PixelUnit:
 
 
 def parse_unit(text: str) -> PixelUnit:
-    """What an image unit is.
+    """Read an image unit, in any spelling.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def _parse(text: str) -> PixelUnit:
 
 
 def _astropy_unit(text: str) -> Any:
-    """Astropy's unit, or None where it knows none."""
+    """Convert to astropy's unit; None where astropy does not know it."""
     for pattern, word in _WORDS:
         text = re.sub(pattern, word, text, flags=re.IGNORECASE)
     with warnings.catch_warnings():
@@ -171,10 +171,19 @@ def _njy(unit: Any) -> float:
 
 
 def canonical_unit(unit: str) -> str:
-    """The one spelling of an image unit that skygraft uses.
+    """Give the one spelling of an image unit that skygraft uses.
 
     ``nJy``, ``nanomaggy``, ``adu``, ``adu/s``, ``electron``, ``electron/s``; any other unit is kept as it is
     written (it is only a label), but a surface brightness is refused, since its zeropoint means something else.
+
+    Parameters
+    ----------
+    unit : str
+        The unit in any spelling.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
@@ -192,5 +201,15 @@ def canonical_unit(unit: str) -> str:
 
 
 def summed_unit(unit: str) -> str:
-    """The unit of a sum over pixels: that of the image, times a pixel where it is a surface brightness."""
+    """Give the unit of a sum over pixels: that of the image, times a pixel where it is a surface brightness.
+
+    Parameters
+    ----------
+    unit : str
+        Unit of the image.
+
+    Returns
+    -------
+    str
+    """
     return f"{unit.strip()}{_SUMMED}" if parse_unit(unit).kind == "surface brightness" else unit

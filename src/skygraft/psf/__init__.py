@@ -1,4 +1,4 @@
-"""PSF models: what each survey publishes, as effective-PSF images in batches at any position."""
+"""PSF models in the forms that surveys publish, evaluated as effective-PSF images, in batches, at any position."""
 
 from skygraft.psf.analytic import DoubleGaussianPSF, GaussianPSF, MoffatPSF
 from skygraft.psf.base import PSF, Box, defined_position
@@ -17,7 +17,7 @@ from skygraft.psf.matched import (
     gaussian_of_moments,
     reshaped,
 )
-from skygraft.psf.measure import FwhmMeter, kernel_fwhm
+from skygraft.psf.measure import FwhmMeter, fwhm_range, kernel_fwhm
 from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
@@ -58,6 +58,7 @@ __all__ = [
     "check_psf",
     "check_psf_soundness",
     "defined_position",
+    "fwhm_range",
     "gaussian_of_moments",
     "kernel_fwhm",
     "missed_by_grid",

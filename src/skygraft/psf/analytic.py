@@ -1,4 +1,4 @@
-"""PSFs that are a formula: Gaussian, double Gaussian, Moffat. The same everywhere in the image.
+"""PSFs given by a formula (Gaussian, double Gaussian, Moffat), the same everywhere in the image.
 
 Each takes ``pixel_integrated``, which says what its formula describes:
 
@@ -28,22 +28,22 @@ __all__ = ["DoubleGaussianPSF", "GaussianPSF", "MoffatPSF"]
 
 _SIGMA_TO_FWHM = 2 * np.sqrt(2 * np.log(2))
 _WIDTHS = (0.01, 1000.0)
-"""Pixels."""
+"""Smallest and largest width, pixels."""
 
 
 class _Formula(Protocol):
-    """A formula in two dimensions, up to a factor."""
+    """A two-dimensional surface-brightness formula, up to a normalisation."""
 
     @property
     def width(self) -> float:
-        """Pixels over which it changes: a full width at half maximum, before any integration over pixels."""
+        """Full width at half maximum in pixels, before any integration over pixels."""
 
     def __call__(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values at offsets y (M,) and x (N,) from the centre, shape (M, N)."""
 
 
 class _FormulaBasis(SubPixelBasis):
-    """A formula, divided by what brings its pixels to their scale, over the area of a kernel's pixels."""
+    """A normalised formula, evaluated over the area of a kernel's pixels."""
 
     def __init__(self, formula: _Formula, total: float, shape: tuple[int, int]) -> None:
         super().__init__(shape, whole_pixels(shape), formula.width)
@@ -54,7 +54,7 @@ class _FormulaBasis(SubPixelBasis):
 
 
 class _AnalyticPSF(FixedKernelPSF):
-    """A formula's pixels, and how much light lies outside of them."""
+    """A PSF given by a formula: its kernel, and the flux outside of it."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class _AnalyticPSF(FixedKernelPSF):
     ) -> None:
         y, x = (np.arange(-(n // 2), n // 2 + 1.0) for n in shape)
         kernel = formula(y, x)
-        # What a value of the formula is divided by: where pixels are its values, their sum.
+        # The normalisation: the kernel's sum, where pixels are values of the formula at their centres.
         self._total = 1.0 if pixel_integrated else float(kernel.sum())
         super().__init__(kernel / self._total)
         self._formula = formula
@@ -76,7 +76,7 @@ class _AnalyticPSF(FixedKernelPSF):
 
     @property
     def sub_pixel(self) -> SubPixelBasis:
-        """The formula at any offset."""
+        """The formula, evaluated at any offset from the source's centre."""
         return _FormulaBasis(self._formula, self._total, self.shape)
 
     @property
@@ -90,7 +90,7 @@ class _AnalyticPSF(FixedKernelPSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         how = "integrated over pixels" if self._pixel_integrated else "at pixel centres, sum one"
         return f"{type(self).__name__}, {self._parameters}, {nx} x {ny} pixels, {how}"
@@ -118,7 +118,7 @@ class GaussianPSF(_AnalyticPSF):
     --------
     >>> psf = GaussianPSF(fwhm=4.0)
     >>> psf.shape
-    (23, 23)
+    (21, 21)
     """
 
     def __init__(
@@ -247,7 +247,7 @@ def _positive(value: float | None, name: str) -> float:
 
 
 def _shape(shape: tuple[int, int] | None, reach: float) -> tuple[int, int]:
-    """The shape asked for, or the smallest odd square that reaches `reach` pixels from the centre."""
+    """Check a kernel shape; by default take the smallest odd square that reaches `reach` pixels from the centre."""
     if shape is None:
         n = 2 * int(np.ceil(reach - 0.5)) + 1
         shape = (n, n)
@@ -284,12 +284,12 @@ class _Gaussians:
         return values / self._unit
 
     def outside(self, shape: tuple[int, int]) -> float:
-        """What lies outside of a kernel's pixels, in the same units."""
+        """Flux outside of a kernel's pixels, in the same units."""
         outside = 0.0
         for peak, sigma in self.parts:
             rows, columns = (_profile(np.arange(-(n // 2), n // 2 + 1.0), sigma, self.integrated).sum() for n in shape)
             tails = [_tail(n // 2, sigma, self.integrated) for n in shape]
-            # outside = all - inside, without the cancellation
+            # Equals all - inside, without the cancellation of nearly equal numbers.
             outside += peak * (tails[0] * (columns + tails[1]) + rows * tails[1])
         return float(outside / self._unit)
 
@@ -300,7 +300,7 @@ def _profile(at: NDArray[np.float64], sigma: float, integrated: bool) -> NDArray
         values: NDArray[np.float64] = np.exp(-0.5 * (at / sigma) ** 2)
         return values
     root, distance = np.sqrt(2) * sigma, np.abs(at)
-    # erfc of the nearer edge keeps the wings' relative precision
+    # The difference of two erfc keeps the relative precision of the wings, which that of two erf would lose.
     far = distance >= 0.5
     edges = [np.array([erfc(v) for v in (distance + side) / root]) for side in (-0.5, 0.5)]
     inner = np.array([erf(v) for v in (distance + 0.5) / root]) + np.array([erf(v) for v in (0.5 - distance) / root])
@@ -309,7 +309,7 @@ def _profile(at: NDArray[np.float64], sigma: float, integrated: bool) -> NDArray
 
 
 def _tail(half: int, sigma: float, pixel_integrated: bool) -> float:
-    """What `_profile` leaves out on both sides: the rest of the sum over pixel centres, or of the integral."""
+    """Flux of `_profile` beyond `half` pixels on both sides, of its sum over pixel centres or of its integral."""
     if pixel_integrated:
         return float(sigma * np.sqrt(2 * np.pi) * erfc((half + 0.5) / (np.sqrt(2) * sigma)))
     i = np.arange(half + 1.0, max(half + 2.0, np.ceil(40 * sigma)))

@@ -1,4 +1,4 @@
-"""What a PSF is to skygraft: effective-PSF images, in batches, at any position.
+"""The interface of all PSF models: effective-PSF images, in batches, at any position.
 
 *Effective* means that the pixel response is included: such a kernel is never convolved with a pixel again.
 """
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skygraft.content import same_state
+from skygraft.display import Rows, html_table, span, text_table
 from skygraft.errors import PsfError
 
 __all__ = ["LARGEST_KERNEL", "PSF", "Box", "check_kernel_shape", "defined_position"]
@@ -24,6 +26,11 @@ class Box:
     """A closed range of pixel positions, in the pixel frame of the exposure's parent (0-based, centres integral).
 
     A pixel with index i covers i - 0.5 to i + 0.5; `x_min`..`y_max` are such edges, not indices.
+
+    Parameters
+    ----------
+    x_min, x_max, y_min, y_max : float
+        The edges, in parent pixels.
     """
 
     x_min: float
@@ -37,7 +44,18 @@ class Box:
         return 0.5 * (self.x_min + self.x_max), 0.5 * (self.y_min + self.y_max)
 
     def contains(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions lie inside, edges included (same shape as the broadcast of `x` and `y`)."""
+        """Find the positions that lie inside, edges included.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Positions in parent pixels; any shapes that broadcast.
+
+        Returns
+        -------
+        ndarray of bool
+            Of the broadcast shape.
+        """
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         inside: NDArray[np.bool_] = (x >= self.x_min) & (x <= self.x_max) & (y >= self.y_min) & (y <= self.y_max)
         return inside
@@ -56,11 +74,11 @@ class PSF(abc.ABC):
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
 
     @abc.abstractmethod
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, as the model gives them.
+        """Evaluate the model at N positions.
 
         Parameters
         ----------
@@ -82,52 +100,124 @@ class PSF(abc.ABC):
 
     @property
     def valid_box(self) -> Box | None:
-        """Where the model was made to hold; None for everywhere."""
+        """The region in which the model is valid; None for everywhere."""
         return self._valid_box
 
     @property
     def average_position(self) -> tuple[float, float] | None:
-        """The position (x, y) in pixels that stands for the whole image, where the model names one; or None.
+        """The position (x, y) in pixels that represents the whole image; None where the model names none.
 
         LSST models record one, and its source_injection evaluates the aperture correction there.
         """
         return self._average_position
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which of N positions the model has a kernel at, shape (N,): all of them, for most models.
+        """Find the positions at which the model has a kernel: all of them, for most models.
 
         A coadd's PSF has none where no input has data; `kernels` raises PsfError there.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
         """
         return np.ones(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape, dtype=np.bool_)
 
     def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
-        """Rows and columns of the kernels that the model itself has at N positions, shape (N, 2).
+        """Give the sizes of the kernels that the model itself has at N positions.
 
         `kernels` pads all of them with zeros to `shape`. For most models they are that shape; the kernel of a warped
         PSF is larger or smaller with the local pixel scale.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of int, shape (N, 2)
+            Rows and columns, both odd.
         """
         n = np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).size
         return np.tile(np.array(self.shape, dtype=np.int64), (n, 1))
 
     def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Flux per unit source flux that lies outside the kernel, shape (N,).
+        """Give the flux per unit source flux that lies outside the kernel.
 
         Zero for a model that claims nothing about what it does not hold; analytic models know better.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
         """
         return np.zeros(np.broadcast(np.atleast_1d(x), np.atleast_1d(y)).shape)
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         return f"{type(self).__name__}, {nx} x {ny} pixels"
 
+    def __eq__(self, other: object) -> bool:
+        """Equal models have the same class and parameters: a pickled copy equals its original."""
+        return same_state(self, other) if type(self) is type(other) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.description))
+
+    def fwhm_range(self, box: Box | None = None) -> tuple[float, float]:
+        """Measure the narrowest and the widest kernel, at the middle and near the corners of a box.
+
+        Parameters
+        ----------
+        box : Box, optional
+            Edges in parent pixels; by default `valid_box`.
+
+        Returns
+        -------
+        low, high : float
+            FWHM in pixels; NaN where the model has no kernel there, or none whose width can be measured.
+        """
+        from skygraft.psf.measure import fwhm_range
+
+        return fwhm_range(self, box or self.valid_box or Box(-0.5, 0.5, -0.5, 0.5))
+
+    def _shown_rows(self) -> Rows:
+        """Label and text of each line of `repr`."""
+        low, high = self.fwhm_range()
+        box = self.valid_box
+        holds = "everywhere" if box is None else f"x {box.x_min:g} to {box.x_max:g}, y {box.y_min:g} to {box.y_max:g}"
+        rows = [("FWHM", f"{span(low, high)} pixels" if low <= high else "not known"), ("holds", holds)]
+        if self.average_position is not None:
+            rows.append(("average at", "x {:.1f}, y {:.1f}".format(*self.average_position)))
+        return rows
+
     def __repr__(self) -> str:
-        return f"<{self.description}>"
+        return text_table(self.description, self._shown_rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(self.description, self._shown_rows())
 
 
 def check_kernel_shape(shape: tuple[int, int], what: str) -> None:
-    """Refuse kernels that are larger than those of any PSF, before memory is asked for.
+    """Refuse kernels that are larger than those of any PSF, before memory is allocated.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the kernels.
+    what : str
+        The PSF, as the error names it.
 
     Raises
     ------
@@ -143,7 +233,20 @@ def check_kernel_shape(shape: tuple[int, int], what: str) -> None:
 
 
 def defined_position(psf: PSF, box: Box) -> tuple[float, float] | None:
-    """The middle of a box, or another position in it where the PSF has no kernel there; None if it has none at all."""
+    """Find a position in a box at which a PSF has a kernel: the middle, if it has one there.
+
+    Parameters
+    ----------
+    psf : PSF
+        The model.
+    box : Box
+        Edges in parent pixels.
+
+    Returns
+    -------
+    (float, float) or None
+        Position (x, y); None if the PSF has no kernel anywhere in the box.
+    """
     part = np.array([0.5, *((np.arange(16) + 0.5) / 16)])
     x, y = np.meshgrid(box.x_min + part * (box.x_max - box.x_min), box.y_min + part * (box.y_max - box.y_min))
     found = np.flatnonzero(psf.defined(x.ravel(), y.ravel()))

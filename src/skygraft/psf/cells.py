@@ -67,16 +67,26 @@ class CellPSF(PSF):
 
     @property
     def n_cells(self) -> tuple[int, int]:
-        """Cells of the grid, and those of them that have a PSF."""
+        """Number of cells of the grid, and how many of them have a PSF."""
         return self._present.size, int(self._present.sum())
 
     @property
     def n_inputs(self) -> int | None:
-        """How many images the cells were made of; None where that is not recorded."""
+        """Number of images that the cells were made of; None where that is not recorded."""
         return len({name for names in self._inputs.values() for name in names}) or None
 
     def input_names_at(self, x: ArrayLike, y: ArrayLike) -> list[tuple[str, ...]]:
-        """Names of the images that the cell at each of N positions was made of, as far as they are recorded."""
+        """Name the images that the cell at each of N positions was made of, as far as they are recorded.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        list of tuple of str
+        """
         return [self._inputs.get((int(i), int(j)), ()) for i, j in zip(*self._cells(*positions(x, y)), strict=True)]
 
     def _cells(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -85,7 +95,17 @@ class CellPSF(PSF):
         return i, j
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions lie in a cell that has a PSF, shape (N,); see `PSF.defined`."""
+        """Find the positions that lie in a cell with a PSF.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         i, j = self._cells(*positions(x, y))
         ny, nx = self._present.shape
         inside = (i >= 0) & (i < ny) & (j >= 0) & (j < nx)
@@ -94,11 +114,21 @@ class CellPSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         return self._kernels.shape[2], self._kernels.shape[3]
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`.
+        """Look up the kernels of the cells at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
 
         Raises
         ------
@@ -117,7 +147,7 @@ class CellPSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         total, present = self.n_cells
         size = f"{self._cell_size[0]} x {self._cell_size[1]}"

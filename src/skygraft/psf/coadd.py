@@ -17,7 +17,7 @@ from skygraft.psf.warped import FloatArray, Warp, affine, neighbours, warped_ker
 __all__ = ["CoaddInput", "CoaddPSF", "in_polygon"]
 
 _BATCH = 256
-"""Positions that are evaluated at a time: their kernels of one input stay small."""
+"""Positions evaluated at a time, which limits the memory for the kernels of one input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,17 @@ class CoaddInput:
     name: str = ""
 
     def holds(self, x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:
-        """Which positions on its own pixels lie on the part of it that was used, shape (N,)."""
+        """Find the positions that lie on the part of the image that was used.
+
+        Parameters
+        ----------
+        x, y : ndarray, shape (N,)
+            Positions in its own pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         inside: NDArray[np.bool_] = (
             (x >= self.box.x_min) & (x < self.box.x_max) & (y >= self.box.y_min) & (y < self.box.y_max)
         )
@@ -56,7 +66,19 @@ class CoaddInput:
 
 
 def in_polygon(vertices: NDArray[np.float64], x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:
-    """Which points lie inside a polygon, by the number of its edges that a line to the right of them crosses."""
+    """Find the points that lie inside a polygon, by the number of edges that a line to the right of them crosses.
+
+    Parameters
+    ----------
+    vertices : ndarray, shape (V, 2)
+        Vertices (x, y) of the polygon.
+    x, y : ndarray, shape (N,)
+        The points.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+    """
     inside = np.zeros(x.shape, dtype=np.bool_)
     for (ax, ay), (bx, by) in zip(vertices, np.roll(vertices, -1, axis=0), strict=True):
         if ay != by:
@@ -113,7 +135,7 @@ class CoaddPSF(PSF):
         check_kernel_shape(self._shape, "the coadd's PSF")
 
     def _largest_shape(self) -> tuple[int, int]:
-        """Rows and columns that hold every input's kernels, looked up at places all over the coadd."""
+        """Find the shape that holds every input's kernels, evaluated at places all over the coadd."""
         edges = np.linspace(0.0, 1.0, 5)
         x, y = np.meshgrid(
             self._box.x_min + edges * (self._box.x_max - self._box.x_min),
@@ -129,7 +151,7 @@ class CoaddPSF(PSF):
         return max(ny for ny, _ in shapes), max(nx for _, nx in shapes)
 
     def _maps(self, x: FloatArray, y: FloatArray) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
-        """Local affine maps and positions (2, N) on the pixels of every input."""
+        """Compute local affine maps to the pixels of every input, and the positions (2, N) there."""
         sky = self._wcs.pixel_to_world_values(*neighbours(x, y))
         found = []
         for one in self._inputs:
@@ -141,11 +163,21 @@ class CoaddPSF(PSF):
 
     @property
     def inputs(self) -> tuple[CoaddInput, ...]:
-        """What the coadd was made of."""
+        """The images that the coadd was made of."""
         return self._inputs
 
     def inputs_at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which inputs hold N positions (0-based parent pixels of the coadd), shape (N, number of inputs)."""
+        """Find the inputs that hold N positions of the coadd.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N, number of inputs)
+        """
         x, y = positions(x, y)
         sky = self._wcs.pixel_to_world_values(x, y)
         columns = [one.holds(*one.wcs.world_to_pixel_values(*sky)) for one in self._inputs]
@@ -153,25 +185,55 @@ class CoaddPSF(PSF):
 
     @property
     def n_inputs(self) -> int:
-        """How many images the coadd was made of."""
+        """Number of images that the coadd was made of."""
         return len(self._inputs)
 
     def input_names_at(self, x: ArrayLike, y: ArrayLike) -> list[tuple[str, ...]]:
-        """Names of the inputs that hold each of N positions."""
+        """Name the inputs that hold each of N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        list of tuple of str
+        """
         names = [one.name for one in self._inputs]
         return [tuple(n for n, h in zip(names, holding, strict=True) if h) for holding in self.inputs_at(x, y).tolist()]
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions any input holds, shape (N,); see `PSF.defined`."""
+        """Find the positions that an input holds.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         return self.inputs_at(x, y).any(axis=1)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         return self._shape
 
     def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
-        """Rows and columns that hold the kernels of the inputs at N positions, 1 x 1 where there is no input."""
+        """Give the sizes that hold the kernels of the inputs at N positions; 1 x 1 where there is no input.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of int, shape (N, 2)
+        """
         x, y = positions(x, y)
         shapes = np.ones((x.size, 2), dtype=np.int64)
         for one, (matrices, _, mapped) in zip(self._inputs, self._maps(x, y), strict=True):
@@ -181,7 +243,17 @@ class CoaddPSF(PSF):
         return shapes
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
-        """Kernels at N positions, shape (N, ny, nx), each of sum one; see `PSF.kernels`.
+        """Average the warped kernels of the inputs at N positions; each has sum one.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
 
         Raises
         ------
@@ -215,7 +287,7 @@ class CoaddPSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self._shape
         kinds = ", ".join(sorted({type(one.psf).__name__ for one in self._inputs}))
         return f"CoaddPSF of {len(self._inputs)} inputs ({kinds}, Lanczos-{self._warp.order}), {nx} x {ny} pixels"

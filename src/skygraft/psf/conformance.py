@@ -1,4 +1,4 @@
-"""What every PSF must do, as one function that any test suite may call on its own models."""
+"""The contract that every PSF keeps, as one function for the tests of any PSF class."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def check_psf(psf: PSF, x: ArrayLike, y: ArrayLike) -> None:
     -----
     Checked: odd shape; kernels of that shape, float64, finite, with light in them; a batch is bit for bit its single
     kernels, in any order; no positions give ``(0, ny, nx)``; neither evaluation nor writing into a result changes
-    the model; a pickled copy gives the same bits; `flux_outside`, `valid_box`, `average_position` and `description`
-    are of the right kind.
+    the model; a pickled copy is equal and gives the same bits; `flux_outside`, `valid_box`, `average_position` and
+    `description` are of the right kind.
     """
     x, y = np.broadcast_arrays(np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float)))
     _require(x.ndim == 1 and x.size > 0, "check_psf needs at least one position")
@@ -82,6 +82,7 @@ def check_psf(psf: PSF, x: ArrayLike, y: ArrayLike) -> None:
 
     copy = pickle.loads(pickle.dumps(psf))
     _require(type(copy) is type(psf) and copy.shape == psf.shape, "a pickled copy is of another type or shape")
+    _require(copy == psf and hash(copy) == hash(psf), "a pickled copy is not equal to the model")
     _require_same(copy.kernels(x, y), before, "a pickled copy gives other kernels")
     _require(copy.valid_box == psf.valid_box, "a pickled copy has another valid_box")
     _require(copy.average_position == psf.average_position, "a pickled copy has another average_position")
@@ -109,6 +110,6 @@ def _require_same(actual: NDArray[np.float64], expected: NDArray[np.float64], me
 
 
 def _arrays(psf: PSF) -> list[NDArray[np.float64]]:
-    """Arrays that the model's public properties hand out."""
+    """Collect the arrays that the model's public properties return."""
     values = (getattr(psf, name) for name in dir(type(psf)) if isinstance(getattr(type(psf), name), property))
     return [value for value in values if isinstance(value, np.ndarray)]

@@ -77,7 +77,18 @@ class FixedKernelPSF(LinearPSF):
         super().__init__(image[None], valid_box=valid_box, average_position=average_position)
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """One for each position, shape (N, 1)."""
+        """Give the weight of the one kernel, which is one everywhere.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
+            Weights of the basis images, with any normalisation of the model.
+        """
         return np.ones((positions(x, y)[0].size, 1))
 
 
@@ -148,7 +159,18 @@ class KernelBasisPSF(LinearPSF):
         self._sums = frozen(self._basis.sum(axis=(1, 2))) if normalize else None
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Weights of the basis kernels, shape (N, B), normalisation included."""
+        """Evaluate the weights of the basis kernels.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
+            Weights of the basis images, with any normalisation of the model.
+        """
         x, y = positions(x, y)
         exponents = graded_exponents(self._degree)
         box = self._chebyshev_box
@@ -165,14 +187,14 @@ class KernelBasisPSF(LinearPSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         kind = "polynomials" if self._chebyshev_box is None else "Chebyshev polynomials"
         return f"KernelBasisPSF, {len(self._basis)} kernels times {kind} of degree {self._degree}, {nx} x {ny} pixels"
 
 
 def _degree(n_terms: int) -> int:
-    """Degree of the two-dimensional polynomial that has `n_terms` coefficients."""
+    """Compute the degree of the two-dimensional polynomial that has `n_terms` coefficients."""
     degree = int((np.sqrt(8 * n_terms + 1) - 3) / 2 + 1e-9) if n_terms else -1
     if degree < 0 or (degree + 1) * (degree + 2) // 2 != n_terms:
         raise ConfigError(f"{n_terms} coefficients do not make a two-dimensional polynomial; 1, 3, 6, 10, 15, ... do")

@@ -23,11 +23,11 @@ from skygraft.psf.fine import SubPixelBasis
 __all__ = ["LinearPSF", "SinglePrecisionBasis"]
 
 _BLOCK = 512
-"""Pixels of each image that are summed at a time: half a page, so that ten images' fill most of the nearest cache."""
+"""Pixels of each image summed at a time: half a page of memory, so that ten images fill most of the L1 cache."""
 _HALF_PAGE = 512
-"""Of memory, as numbers in single precision."""
+"""Half a memory page (2 KiB), in float32 elements."""
 _DEPENDENT = 1e-12
-"""A basis image of which less than this is its own is a sum of those before it."""
+"""A basis image is linearly dependent if less than this fraction of it is orthogonal to those before it."""
 
 
 class LinearPSF(PSF):
@@ -81,9 +81,18 @@ class LinearPSF(PSF):
 
     @abc.abstractmethod
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Weights of the basis images at N positions (0-based parent pixels), shape (N, B).
+        """Evaluate the weights of the basis images at N positions.
 
         They hold any normalisation of the model, so that ``coefficients(x, y) @ basis`` is the kernel.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
 
         Raises
         ------
@@ -93,21 +102,32 @@ class LinearPSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         _, ny, nx = self._basis.shape
         return ny, nx
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        """Combine the basis images at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         return combine(self.coefficients(x, y), self._basis)
 
     @property
     def sub_pixel(self) -> SubPixelBasis | None:
-        """The basis at any offset from the source's centre; None for a model that is known on whole pixels only."""
+        """The basis as a function of sub-pixel offset; None for a model that is known on whole pixels only."""
         return None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # numpy forgets on unpickling that an array was read-only
+        # Unpickled arrays are writeable again.
         for value in state.values():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
@@ -122,7 +142,7 @@ def frozen(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def aligned(shape: tuple[int, ...], make: Callable[..., NDArray[Any]] = np.empty) -> NDArray[np.float32]:
-    """An array of float32 that begins at a cache line: vectors that lie across two of them take twice as long.
+    """Allocate a float32 array that starts at a cache line: vector loads across two lines take twice as long.
 
     `make` is ``np.empty`` or ``np.zeros``.
     """
@@ -160,7 +180,7 @@ def positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[
 
 
 def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T]) -> NDArray[T]:
-    """Weighted sums of `basis` (B, ...) with `weights` (N, B): shape (N, ...), in the basis's precision.
+    """Compute weighted sums of `basis` (B, ...) with `weights` (N, B): shape (N, ...), in the basis's precision.
 
     Not BLAS, whose sums depend on how many positions are asked for together: a kernel must be the same to the
     last bit whichever batch it is made in.
@@ -171,12 +191,11 @@ def combine[T: (np.float64, np.float32)](weights: NDArray[T], basis: NDArray[T])
     return out.reshape(weights.shape[0], *basis.shape[1:])
 
 
-@compiled
+@compiled(reads=("weights", "basis"))
 def combine_into(weights: NDArray[Any], basis: NDArray[Any], out: NDArray[Any]) -> None:  # pragma: no cover - compiled
-    """`combine` for images in one row: weights (N, B), basis (B, P or more), out (N, P), all of one precision."""
-    # in blocks of pixels, so that the basis stays in the nearest cache while all positions use it; the first ten images
-    # at once and then five, so that a pixel's sum is seldom fetched and put back; in two sums, which do not wait for
-    # each other
+    """Combine flattened images: weights (N, B), basis (B, P or more), out (N, P), all of one precision."""
+    # Blocks of pixels keep the basis in the L1 cache while all positions use it. Ten images at once, then five, load
+    # and store each pixel's sum less often; two partial sums do not wait for each other.
     n_images = basis.shape[0]
     for start in range(0, out.shape[1], _BLOCK):
         stop = min(start + _BLOCK, out.shape[1])
@@ -226,10 +245,10 @@ class SinglePrecisionBasis:
         self._hold(self._orthonormal)
 
     def _hold(self, images: NDArray[Any]) -> None:
-        """Keep images (Q, ...) as rows that begin at a cache line and an odd number of half pages after one another.
+        """Store images (Q, ...) as rows that start at cache lines, an odd number of half pages apart.
 
-        The nearest cache has few places for what is a whole number of pages apart: rows whose blocks were to lie in the
-        same places would drive each other out.
+        Addresses a whole number of pages apart share few places of the L1 cache: the blocks of such rows would evict
+        each other.
         """
         self._shape = images.shape[1:]
         n = math.prod(self._shape)
@@ -240,21 +259,42 @@ class SinglePrecisionBasis:
 
     @property
     def rows(self) -> NDArray[np.float32]:
-        """What is combined: images one row each, shape (Q, P or more), with zeros after them."""
+        """The images that are combined, one row each, padded with zeros: shape (Q, P or more)."""
         return self._rows
 
     def weights(self, coefficients: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Weights of `rows`, shape (N, Q), from coefficients of the PSF's basis, shape (N, B)."""
+        """Convert coefficients of the PSF's basis to weights of `rows`.
+
+        Parameters
+        ----------
+        coefficients : ndarray, shape (N, B)
+            Of the PSF's basis.
+
+        Returns
+        -------
+        ndarray of float32, shape (N, Q)
+        """
         return combine(coefficients, self._rotation).astype(np.float32)
 
     def mapped(self, prepare: Callable[[NDArray[np.float64]], NDArray[Any]]) -> SinglePrecisionBasis:
-        """The same basis after a linear map of its images (Q, ny, nx) to arrays (Q, ...)."""
+        """Apply a linear map to the images of the basis.
+
+        Parameters
+        ----------
+        prepare : callable
+            Maps images (Q, ny, nx) to arrays (Q, ...).
+
+        Returns
+        -------
+        SinglePrecisionBasis
+            Of the mapped images.
+        """
         made = copy.copy(self)
         made._hold(prepare(self._orthonormal))
         return made
 
     def kernels(self, coefficients: NDArray[np.float64], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Combinations: to single precision what `LinearPSF.kernels` gives, if they are not mapped.
+        """Combine the images: to single precision what `LinearPSF.kernels` gives, if they are not mapped.
 
         Parameters
         ----------
@@ -262,6 +302,10 @@ class SinglePrecisionBasis:
             Of the PSF's basis.
         out : ndarray of float32, shape (N, ...), optional
             Where to put them, C-contiguous: fresh memory for many kernels costs more than they do.
+
+        Returns
+        -------
+        ndarray of float32, shape (N, ...)
 
         Raises
         ------
@@ -278,12 +322,12 @@ class SinglePrecisionBasis:
 
 
 def orthonormal(basis: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rotation (B, Q) and orthonormal images (Q, ...) with ``rotation @ images = basis``; Q is the basis's rank."""
+    """Compute a rotation (B, Q) and orthonormal images (Q, ...), Q the basis's rank: ``rotation @ images = basis``."""
     images: list[NDArray[np.float64]] = []
     rotation = np.zeros((len(basis), len(basis)))
     for b, image in enumerate(basis):
         rest = image.copy()
-        # twice is enough: what rounding leaves after the first round, the second takes away
+        # Gram-Schmidt twice: the second round removes what rounding left after the first.
         for _ in range(2):
             for q, other in enumerate(images):
                 part = float((rest * other).sum())

@@ -27,12 +27,12 @@ __all__ = [
 
 _SIGMAS = 6.0
 _LARGEST_HALF = 200
-"""Pixels to either side of the middle that a Gaussian of given moments may need, at most."""
+"""Largest half-width of a Gaussian of given moments, pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class DifferenceImage:
-    """How a difference image, science - kernel * template (a convolution), came about.
+    """How a difference image was made: science image minus the template convolved with a matching kernel.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class DifferenceImage:
 
 
 class MatchingKernel(LinearPSF):
-    """A convolution kernel that varies over an image: images, each times a function of position.
+    """A convolution kernel that varies over an image: a sum of images, each times a function of position.
 
     Parameters
     ----------
@@ -96,7 +96,16 @@ class MatchingKernel(LinearPSF):
         self._functions = tuple(functions)
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Weights of the images at N positions, shape (N, B).
+        """Evaluate the weights of the images at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
 
         Raises
         ------
@@ -114,11 +123,32 @@ class MatchingKernel(LinearPSF):
         return weights
 
     def sums(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Sum of the kernel at N positions, shape (N,): what it multiplies a flux by."""
+        """Sum the kernel at N positions: the factor by which it multiplies a flux.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+        """
         return np.asarray((self.coefficients(x, y) * self.basis.sum(axis=(1, 2))).sum(axis=1))
 
     def median_sum(self, x: ArrayLike, y: ArrayLike) -> float | None:
-        """Median of the kernel's sums at some positions; None where it has none."""
+        """Give the median of the kernel's sums at some positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        float or None
+            None where the kernel has none.
+        """
         try:
             sums = self.sums(x, y)
         except PsfError:
@@ -127,7 +157,7 @@ class MatchingKernel(LinearPSF):
 
 
 class TemplatePSF(PSF):
-    """The PSF of a template that was stitched together: one kernel inside each of some polygons.
+    """The PSF of a template that was assembled from several: one kernel inside each polygon.
 
     Parameters
     ----------
@@ -152,7 +182,7 @@ class TemplatePSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         _, ny, nx = self._images.shape
         return ny, nx
 
@@ -161,11 +191,31 @@ class TemplatePSF(PSF):
         return np.stack([in_polygon(polygon, x, y) for polygon in self._polygons], axis=1).astype(np.float64)
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions a template covers, shape (N,); see `PSF.defined`."""
+        """Find the positions that a template covers.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         return np.asarray(self._weights(x, y).any(axis=1))
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`.
+        """Average the kernels of the templates that cover N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
 
         Raises
         ------
@@ -182,7 +232,7 @@ class TemplatePSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         return f"TemplatePSF, {len(self._polygons)} templates, {nx} x {ny} pixels"
 
@@ -204,39 +254,75 @@ class MatchedPSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         ny, nx = (a + b - 1 for a, b in zip(self._kernel.shape, self._psf.shape, strict=True))
         return ny, nx
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Which positions the template's PSF has a kernel at, shape (N,); see `PSF.defined`."""
+        """Find the positions at which the template's PSF has a kernel.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         return self._psf.defined(x, y)
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        """Convolve the template's kernels at N positions with the matching kernels there.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         size = [fft.next_fast_len(n, real=True) for n in self.shape]
         ny, nx = self.shape
         product = fft.rfft2(self._kernel.kernels(x, y), size) * fft.rfft2(self._psf.kernels(x, y), size)
         return np.asarray(fft.irfft2(product, size)[:, :ny, :nx])
 
     def flux_outside(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Flux outside the kernel: what is outside the template's, times the matching kernel's sum."""
+        """Give the flux outside the kernel: what is outside the template's, times the matching kernel's sum.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+        """
         return self._psf.flux_outside(x, y) * self._kernel.sums(x, y)
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         return f"{self._psf.description}, through a matching kernel, {nx} x {ny} pixels"
 
 
 def gaussian_of_moments(xx: float, yy: float, xy: float) -> NDArray[np.float64]:
-    """Pixels of the elliptical Gaussian that has given second moments, at their centres, of unit sum.
+    """Draw the elliptical Gaussian of given second moments at pixel centres, scaled to unit sum.
 
     Parameters
     ----------
     xx, yy, xy : float
         Second moments, pixels squared.
+
+    Returns
+    -------
+    ndarray of float64, shape (ny, nx)
+        Six standard deviations to each side.
 
     Raises
     ------
@@ -253,9 +339,19 @@ def gaussian_of_moments(xx: float, yy: float, xy: float) -> NDArray[np.float64]:
 
 
 def adaptive_moments(kernel: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Second moments (xx, yy, xy) of a kernel about its middle, weighted by the elliptical Gaussian that has them.
+    """Measure second moments of a kernel about its middle, weighted by the elliptical Gaussian that has them.
 
     They are what LSST's `computeShape` gives: wings and noise, which would rule unweighted moments, hardly count.
+
+    Parameters
+    ----------
+    kernel : ndarray, shape (ny, nx)
+        The kernel.
+
+    Returns
+    -------
+    xx, yy, xy : float
+        Pixels squared.
 
     Raises
     ------
@@ -273,7 +369,7 @@ def adaptive_moments(kernel: NDArray[np.float64]) -> tuple[float, float, float]:
         xx, yy, xy = ((weighted * m).sum() / total for m in (x * x, y * y, x * y))
         if not (xx > 0 and yy > 0 and xx * yy > xy**2):
             break
-        # A Gaussian times its own weight has half its moments: what the weight hid is given back.
+        # A Gaussian times an equal weight has half its moments: this undoes the effect of the weight.
         without = np.linalg.inv(np.array([[xx, xy], [xy, yy]])) - inverse
         if not (np.linalg.det(without) > 0 and np.trace(without) > 0):
             break
@@ -288,6 +384,17 @@ def reshaped(kernel: NDArray[np.float64], moments: tuple[float, float, float]) -
     """Stretch a kernel linearly until it has given adaptive moments (xx, yy, xy), pixels squared; of unit sum.
 
     Between pixels the kernel is interpolated without loss of what it is sampled for (by its Fourier series).
+
+    Parameters
+    ----------
+    kernel : ndarray, shape (ny, nx)
+        The kernel.
+    moments : (float, float, float)
+        Adaptive moments (xx, yy, xy) wanted, pixels squared.
+
+    Returns
+    -------
+    ndarray of float64, shape (my, mx)
 
     Raises
     ------

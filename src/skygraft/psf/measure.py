@@ -11,12 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skygraft.errors import ConfigError
+from skygraft.errors import ConfigError, SkygraftError
 from skygraft.jit import compiled
-from skygraft.psf.base import PSF
+from skygraft.psf.base import PSF, Box
 from skygraft.psf.linear import LinearPSF, combine
 
-__all__ = ["FwhmMeter", "kernel_fwhm"]
+__all__ = ["FwhmMeter", "fwhm_range", "kernel_fwhm"]
 
 # Poles of the quintic B-spline's inverse filter: roots of z^4 + 26 z^3 + 66 z^2 + 26 z + 1 inside the unit circle.
 _POLE_1 = -0.43057534709997379
@@ -25,14 +25,14 @@ _N_RAYS = 16
 _MARGIN = 6
 
 _RADII = np.linspace(0.6, 1.7, 12)
-"""Where rays are sampled, in units of the half width at half maximum of the kernels that the meter is made with."""
+"""Radii at which rays are sampled, in units of the half width at half maximum of the meter's first kernels."""
 _GRID_HALF = 4
 _GRID_STEP = 0.12
-"""The grid about the peak reaches four steps to each side, in the same units: the peak may wander a quarter FWHM."""
+"""Step of the grid about the peak, in the same units; four steps to each side let the peak move by a quarter FWHM."""
 
 
 def kernel_fwhm(kernels: ArrayLike) -> NDArray[np.float64]:
-    """Full width at half maximum of kernels, in pixels.
+    """Measure the full width at half maximum of kernels, in pixels.
 
     It is the diameter of the circle that has the area of the region around the peak where the kernel is above half
     its peak: the geometric mean of the two axes, where that region is an ellipse.
@@ -65,6 +65,37 @@ def kernel_fwhm(kernels: ArrayLike) -> NDArray[np.float64]:
     if array.size:
         _fwhm(array, out)
     return out
+
+
+def fwhm_range(psf: PSF, box: Box) -> tuple[float, float]:
+    """Measure the narrowest and the widest kernel of a PSF, at the middle and near the corners of a box.
+
+    Parameters
+    ----------
+    psf : PSF
+        The model.
+    box : Box
+        Edges in parent pixels.
+
+    Returns
+    -------
+    low, high : float
+        FWHM in pixels; NaN where the PSF has no kernel there, or none whose width can be measured.
+
+    See Also
+    --------
+    PSF.fwhm_range
+    """
+    part = np.array([0.5, 0.05, 0.95, 0.05, 0.95])
+    x = box.x_min + part * (box.x_max - box.x_min)
+    y = box.y_min + np.array([0.5, 0.05, 0.05, 0.95, 0.95]) * (box.y_max - box.y_min)
+    try:
+        has = psf.defined(x, y)
+        widths = kernel_fwhm(psf.kernels(x[has], y[has]))
+    except (SkygraftError, ArithmeticError, ValueError):
+        return np.nan, np.nan
+    widths = widths[np.isfinite(widths)]
+    return (float(widths.min()), float(widths.max())) if widths.size else (np.nan, np.nan)
 
 
 class FwhmMeter:
@@ -101,7 +132,7 @@ class FwhmMeter:
     def __call__(
         self, coefficients: NDArray[np.float64] | None, kernels: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """FWHM in pixels, shape (N,), as `kernel_fwhm` gives it.
+        """Measure the FWHM in pixels, shape (N,), as `kernel_fwhm` does.
 
         Parameters
         ----------
@@ -124,7 +155,7 @@ class FwhmMeter:
 
 
 def _core_values(basis: NDArray[np.float64], row: float, column: float, radius: float) -> NDArray[np.float64]:
-    """Values of the basis's splines on a grid about (row, column), and along rays from there: shape (B, M)."""
+    """Evaluate the basis's splines on a grid about (row, column), and along rays from there: shape (B, M)."""
     steps = np.arange(-_GRID_HALF, _GRID_HALF + 1) * _GRID_STEP * radius
     angles = 2 * np.pi * (np.arange(_N_RAYS) + 0.5) / _N_RAYS
     radii = (_RADII * radius)[:, None]
@@ -135,7 +166,7 @@ def _core_values(basis: NDArray[np.float64], row: float, column: float, radius: 
     return values
 
 
-@compiled
+@compiled(reads=("images",))
 def _spline_values(
     images: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled
@@ -149,7 +180,7 @@ def _spline_values(
 def _contour_widths(
     values: NDArray[np.float64], radii: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:  # pragma: no cover - compiled
-    """Widths from values on the grid and the rays; what cannot be told from them is left as it is."""
+    """Measure widths from values on the grid and the rays; entries that cannot be measured are left unchanged."""
     side = 2 * _GRID_HALF + 1
     step = radii[1] - radii[0]
     above, count = np.empty(_N_RAYS, np.int64), np.empty(_N_RAYS, np.int64)
@@ -168,15 +199,18 @@ def _contour_widths(
         half = 0.5 * (
             peak + _above(grid[top - 1], peak, grid[top + 1]) + _above(grid[top - side], peak, grid[top + side])
         )
-        # all rays at once in each step, which becomes vector code
+        # The loop over rays is the inner one, so that it is vectorised.
         above[:], count[:] = 1, 0
         for k in range(radii.size):
             for ray in range(_N_RAYS):
                 above[ray] &= rays[k * _N_RAYS + ray] >= half
                 count[ray] += above[ray]
-        if count.min() == 0 or count.max() == radii.size:
+        fewest, most = radii.size, 0
+        for ray in range(_N_RAYS):
+            fewest, most = min(fewest, count[ray]), max(most, count[ray])
+        if fewest == 0 or most == radii.size:
             continue
-        # where the cubic through the four samples around the crossing is at half the peak, by Newton's steps
+        # The cubic through the four samples around the crossing is solved for half the peak by Newton's method.
         for ray in range(_N_RAYS):
             k = count[ray]
             first = min(max(k - 2, 0), radii.size - 4)
@@ -201,9 +235,9 @@ def _contour_widths(
         out[s] = 2 * np.sqrt(area / _N_RAYS)
 
 
-@compiled
+@compiled(inline="always")
 def _above(left: float, middle: float, right: float) -> float:  # pragma: no cover - compiled
-    """How far the vertex of a parabola through three equidistant values lies above the middle one, the largest."""
+    """Height of the vertex of a parabola through three equidistant values above the middle one, the largest."""
     curvature = left - 2 * middle + right
     return -((right - left) ** 2) / (8 * curvature) if curvature < 0 else 0.0
 
@@ -227,7 +261,7 @@ def _fwhm(kernels: NDArray[np.float64], out: NDArray[np.float64]) -> None:  # pr
             for x in range(nx):
                 above += kernel[y, x] >= 0.5 * peak
         guess = np.sqrt(above / np.pi)
-        # a window is enough: what lies further has forgotten the core
+        # A window is enough: spline coefficients hardly depend on pixels further away.
         reach = int(2.5 * guess) + _MARGIN
         y0, y1 = max(row - reach, 0), min(row + reach + 1, ny)
         x0, x1 = max(column - reach, 0), min(column + reach + 1, nx)
@@ -235,7 +269,7 @@ def _fwhm(kernels: NDArray[np.float64], out: NDArray[np.float64]) -> None:  # pr
         out[i] = _width(spline, row - y0, column - x0, guess)
 
 
-@compiled
+@compiled(inline="always")
 def _width(spline: NDArray[np.float64], row: int, column: int, guess: float) -> float:  # pragma: no cover - compiled
     ny, nx = spline.shape
     cy, cx = float(row), float(column)
@@ -259,7 +293,7 @@ def _width(spline: NDArray[np.float64], row: int, column: int, guess: float) -> 
             if y < -0.5 or x < -0.5 or y > ny - 0.5 or x > nx - 0.5:
                 return np.nan
             v_outer = _value(spline, y, x)
-        # false position, halving the stale end's weight (the Illinois rule)
+        # Regula falsi with the Illinois rule: the weight of the end that stays is halved.
         f_inner, f_outer, side = v_inner - half, v_outer - half, 0
         radius = inner
         for _ in range(12):
@@ -281,7 +315,7 @@ def _width(spline: NDArray[np.float64], row: int, column: int, guess: float) -> 
     return float(2 * np.sqrt(area / _N_RAYS))
 
 
-@compiled
+@compiled(inline="always")
 def _vertex(left: float, middle: float, right: float) -> float:  # pragma: no cover - compiled
     """Where a parabola through -1, 0, 1 has its maximum, within -1 to 1; 0 if it has none."""
     curvature = left - 2 * middle + right
@@ -290,7 +324,7 @@ def _vertex(left: float, middle: float, right: float) -> float:  # pragma: no co
     return min(max(0.5 * (left - right) / curvature, -1.0), 1.0)
 
 
-@compiled
+@compiled(reads=("values",))
 def _prefilter(values: NDArray[np.float64]) -> NDArray[np.float64]:  # pragma: no cover - compiled
     """Quintic B-spline coefficients along the first axis, the image mirrored at its first and last pixels."""
     c = values.copy()
@@ -346,7 +380,7 @@ def _value(c: NDArray[np.float64], y: float, x: float) -> float:  # pragma: no c
     return total
 
 
-@compiled
+@compiled(inline="always")
 def _mirror(i: int, n: int) -> int:  # pragma: no cover - compiled
     if n == 1:
         return 0
@@ -369,7 +403,7 @@ def _weights(t: float) -> tuple[float, float, float, float, float, float]:  # pr
     return first, second, third, fourth, fifth, last
 
 
-@compiled
+@compiled(inline="always")
 def _middle(d: float) -> float:  # pragma: no cover - compiled
     """Quintic B-spline at distance d in [1, 2)."""
     return (51 + d * (75 + d * (-210 + d * (150 + d * (-45 + 5 * d))))) / 120

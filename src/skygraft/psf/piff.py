@@ -14,11 +14,11 @@ from skygraft.psf.linear import chebyshev_terms, graded_exponents, positions
 __all__ = ["DrawnPSF", "as_polynomial"]
 
 type Draw = Callable[[float, float], NDArray[np.float64]]
-"""Draws the kernel at (x, y), centred, of an odd size that is always the same."""
+"""Function that draws the centred kernel at (x, y), always of the same odd size."""
 
 _HIGHEST_DEGREE = 4
 _EXACT = 1e-9
-"""Of the kernels' largest pixel: a polynomial that leaves less is what the model is, but for rounding."""
+"""Largest misfit, in units of the kernels' largest pixel, at which a polynomial is taken for the model itself."""
 
 
 class DrawnPSF(PSF):
@@ -55,11 +55,22 @@ class DrawnPSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         return self._shape
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        """Draw the kernels at N positions, one after the other.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         x, y = positions(x, y)
         out = np.empty((x.size, *self._shape))
         for i in range(x.size):
@@ -68,7 +79,7 @@ class DrawnPSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self._shape
         return f"{self._name}, drawn by its own library, {nx} x {ny} pixels"
 
@@ -76,7 +87,7 @@ class DrawnPSF(PSF):
 def as_polynomial(
     draw: Draw, box: Box, *, average_position: tuple[float, float] | None = None
 ) -> KernelBasisPSF | None:
-    """The same PSF as a sum of fixed images times polynomials of position, if it is one; each kernel of sum one.
+    """Express a PSF as a sum of fixed images times polynomials of position, if it is one; each kernel has sum one.
 
     Most Piff models of surveys are pixel grids whose values are polynomials of position: they are then evaluated
     hundreds of times faster than by drawing. The polynomial is taken through drawn kernels and compared with others.
@@ -99,7 +110,7 @@ def as_polynomial(
     n_test = 12
     n = (_HIGHEST_DEGREE + 1) * (_HIGHEST_DEGREE + 2) + n_test
     u, v = rng.uniform(-1.0, 1.0, (2, n))
-    # The corners are where a polynomial that does not belong goes astray.
+    # A polynomial of the wrong degree fails first in the corners.
     u[:4], v[:4] = [-1, -1, 1, 1], [-1, 1, -1, 1]
     x = box.x_min + (u + 1) / 2 * (box.x_max - box.x_min)
     y = box.y_min + (v + 1) / 2 * (box.y_max - box.y_min)

@@ -21,10 +21,11 @@ type PsfexConvention = Literal["psfex", "lsst"]
 
 _LANCZOS_ORDER = {"psfex": 4, "lsst": 5}
 
-# Stars rarely reach the very edge of a detector; a low polynomial holds this far (of the stars' span) beyond them.
+# Stars rarely reach the edge of a detector; a polynomial of low degree is valid this far beyond them (in units of
+# their span).
 _EDGE = 0.05
 _ROUNDING = 1e-6
-"""Pixels by which a position may lie outside of the samples."""
+"""Pixels by which rounding may put a position outside of the samples."""
 
 
 class PsfexPSF(LinearPSF):
@@ -126,12 +127,34 @@ class PsfexPSF(LinearPSF):
         self._sums = frozen(self._basis.sum(axis=(1, 2)))
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Polynomial terms at N positions, shape (N, B), normalisation included."""
+        """Evaluate the polynomial's terms at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, B)
+            Weights of the basis images, with any normalisation of the model.
+        """
         terms = self._terms(x, y)
         return normalized(terms, self._sums) if self._convention == "lsst" else terms
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Kernels at N positions, shape (N, ny, nx); see `PSF.kernels`."""
+        """Evaluate the model at N positions in native pixels.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         if self._convention == "psfex":
             return super().kernels(x, y)
         terms = self._terms(x, y)
@@ -139,14 +162,33 @@ class PsfexPSF(LinearPSF):
         return _in_single_precision(terms, self._samples, self._rows, self._columns)
 
     def model_sums(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Sums of the kernels at N positions before any division by them, shape (N,)."""
+        """Sum the kernels at N positions before any division by these sums.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+        """
         return combine(self._terms(x, y), self._sums)
 
     def images(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Images of a unit source at N positions on the pixel grid itself, shape (N, ny, nx), each summing to one.
+        """Evaluate images of a unit source at N positions on the pixel grid itself, each summing to one.
 
         The middle pixel of image i is pixel (floor(x[i] + 0.5), floor(y[i] + 0.5)); the model is resampled at the
         source's own place among the pixels, as the pipelines' ``PsfexPsf.computeImage`` does.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
         """
         terms = self._terms(x, y)
         normalized(terms, self._sums)  # raises where there is no light to divide by
@@ -170,14 +212,14 @@ class PsfexPSF(LinearPSF):
 
     @property
     def sub_pixel(self) -> SubPixelBasis | None:
-        """The basis at any offset, interpolated as at whole pixels; None where samples are not closer than pixels."""
+        """The basis as a function of sub-pixel offset; None where the model's samples are not closer than pixels."""
         if self._step >= 1:
             return None
         return _PsfexBasis(self._samples, self._step, self._convention, self.shape)
 
     @property
     def convention(self) -> PsfexConvention:
-        """How native pixels are made: "psfex" or "lsst"."""
+        """How the model is resampled to native pixels: "psfex" or "lsst"."""
         return self._convention
 
     @property
@@ -187,7 +229,7 @@ class PsfexPSF(LinearPSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self.shape
         model = f"PSFEx ({self._convention} convention), degree {self._degree}, step {self._step:g} pixel"
         return f"{model}, {nx} x {ny} pixels"
@@ -200,7 +242,7 @@ def _in_single_precision(
     rows: NDArray[np.float64],
     columns: NDArray[np.float64],
 ) -> NDArray[np.float64]:  # pragma: no cover - compiled
-    """Kernels (N, ny, nx) from terms (N, B): sum, x, y, and the sum to divide by, each rounded to float32."""
+    """Compute kernels (N, ny, nx) from terms (N, B), rounding to float32 after each step as the LSST pipelines do."""
     n_terms, my, mx = samples.shape
     ny, nx = rows.shape[0], columns.shape[0]
     out = np.empty((terms.shape[0], ny, nx))
@@ -246,7 +288,7 @@ def _resampled(
     dx: NDArray[np.float64],
     dy: NDArray[np.float64],
 ) -> NDArray[np.float64]:  # pragma: no cover - compiled
-    """Images (N, ny, nx) of models with terms (N, B), moved by dx, dy (N,) of a pixel, each divided by its sum."""
+    """Compute images (N, ny, nx) of models with terms (N, B), shifted by dx, dy (N,) pixels, each of sum one."""
     n_terms, my, mx = samples.shape
     ny, nx = shape
     out = np.empty((terms.shape[0], ny, nx))
@@ -287,7 +329,7 @@ def _resampled(
 def _lanczos_row(
     n: int, at: float, order: int, weights: NDArray[np.float64]
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Range of the samples that make the value at `at`, whose Lanczos weights go into `weights`; empty outside."""
+    """Find the range of samples that contribute at `at`, and fill in their Lanczos weights; empty outside."""
     if at < 0 or at > n - 1:
         return 0, 0
     first, last = max(int(np.ceil(at - order)), 0), min(int(np.floor(at + order)) + 1, n)
@@ -303,7 +345,7 @@ def _lanczos_row(
 
 @compiled
 def _support(weights: NDArray[np.float64]) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Range of the weights that are not zero."""
+    """Find the range of the weights that are not zero."""
     first, last = 0, weights.size
     while first < last and weights[first] == 0.0:
         first += 1
@@ -318,7 +360,7 @@ class _PsfexBasis(SubPixelBasis):
     def __init__(
         self, samples: NDArray[np.float32], step: float, convention: PsfexConvention, shape: tuple[int, int]
     ) -> None:
-        # Where the model has values: in the pixels of its kernels, as far as there are samples.
+        # The model has values within its kernels' pixels, as far as there are samples.
         reach = []
         for n, (low, high), half in zip(
             samples.shape[1:], whole_pixels(shape), (size // 2 + _ROUNDING for size in shape), strict=True
@@ -345,7 +387,7 @@ class _PsfexBasis(SubPixelBasis):
 
 
 def _resampling(n: int, step: float, convention: PsfexConvention) -> NDArray[np.float64]:
-    """Weights (n_out, n) that take n samples, `step` pixels apart, to native pixels about sample n // 2."""
+    """Compute weights (n_out, n) that resample n samples, `step` pixels apart, to native pixels about sample n // 2."""
     centre = n // 2
     # PSFEx: the pixel centres that lie among the samples; the margin forgives the rounding of a step such as 0.1
     half = int(n * np.float32(step)) // 2 if convention == "lsst" else int((n - 1 - centre) * step + _ROUNDING)
@@ -353,7 +395,7 @@ def _resampling(n: int, step: float, convention: PsfexConvention) -> NDArray[np.
 
 
 def _lanczos_weights(n: int, at: NDArray[np.float64], order: int) -> NDArray[np.float64]:
-    """Weights (n_out, n) of n samples at places given in samples, scaled to sum one over those that exist."""
+    """Compute Lanczos weights (n_out, n) of n samples at places given in samples, scaled to sum one."""
     offset = np.arange(n) - at[:, None]
     weights = np.where(np.abs(offset) <= order, np.sinc(offset) * np.sinc(offset / order), 0.0)
     total = weights.sum(axis=1, keepdims=True)

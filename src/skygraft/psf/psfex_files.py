@@ -101,7 +101,7 @@ def read_psfex(
 
 @dataclass(frozen=True)
 class _Table:
-    """A table as read: its place in the file, the cards that matter, and its columns by upper-case name."""
+    """A table of a file: its HDU, the header cards that are used, and its columns by upper-case name."""
 
     index: int
     name: str
@@ -111,7 +111,7 @@ class _Table:
 
 
 class _Row:
-    """One model's quantities, which may be columns of its row or cards of the header."""
+    """The quantities of one model, from the columns of its row or the cards of the header."""
 
     def __init__(self, path: Path, table: _Table, row: int) -> None:
         self.path, self.table, self.row = path, table, row
@@ -127,7 +127,7 @@ class _Row:
         )
 
     def value(self, key: str, default: Any = None) -> Any:
-        """The cell or card; text without its padding."""
+        """Look up a cell or card; text is stripped."""
         columns = self.table.columns
         value = columns[key][self.row] if key in columns else self.table.cards.get(key, default)
         return value.strip() if isinstance(value, str) else value
@@ -185,15 +185,15 @@ class _Row:
 
 
 def _read_tables(path: Path) -> list[_Table]:
-    """Read every table of a FITS file; every way of being broken is a `CorruptFileError`."""
+    """Read every table of a FITS file; damage of any kind raises a `CorruptFileError`."""
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
-        # astropy believes what a header says of sizes.
+        # astropy trusts the sizes in a header.
         scan_fits(memoryview(content), path)
         with warnings.catch_warnings():
-            # Of a truncated file astropy only warns, and reads what there is.
+            # astropy only warns of a truncated file, and reads what there is.
             warnings.simplefilter("ignore", AstropyUserWarning)
             warnings.filterwarnings("error", ".*(truncated|Error validating)", AstropyUserWarning)
             # From memory: where opening a path fails, astropy leaves the file open.
@@ -220,7 +220,7 @@ def _table(index: int, hdu: Any) -> _Table:
 
 
 def _find_table(tables: list[_Table], path: Path, hdu: int | str | None) -> _Table:
-    """The table that holds PSF_MASK."""
+    """Find the table that has the column PSF_MASK."""
     found = [table for table in tables if "PSF_MASK" in table.columns]
     names = ", ".join(f"{table.index} ({table.name or 'no name'})" for table in found)
     if not found:
@@ -242,7 +242,7 @@ def _find_table(tables: list[_Table], path: Path, hdu: int | str | None) -> _Tab
 
 
 def _find_row(table: _Table, path: Path, ccdname: str | None, expnum: int | None) -> int:
-    """Row of the CCD asked for."""
+    """Find the row of the CCD asked for."""
     columns, n_rows, hdu = table.columns, table.n_rows, table.index
     if n_rows == 0:
         raise PsfError("the PSFEx table has no rows", path=path, hdu=hdu, fix="Fetch or make the file again")

@@ -42,20 +42,32 @@ __all__ = [
 ]
 
 MOST_MISSED = 5e-4
-"""Of the peak: what band-limited interpolation of pixels may miss of a model that is known between them."""
+"""Largest error, in units of the peak, of band-limited interpolation of a model that is known between pixels."""
 MOST_NEAR_NYQUIST = 1.5e-2
-"""Of the peak: what frequencies above four fifths of Nyquist may contribute to a kernel known on pixels only."""
+"""Largest contribution to the peak, by frequencies above 4/5 of Nyquist, of a kernel known on pixels only."""
 MOST_WHERE_PIXELS_COUNT = 5e-3
-"""The same, where pixels are as much the model as its values between them; at most of the places over an image."""
+"""The same for models whose pixels count as much as values between them; exceeded at most places over an image."""
 
 _NEAR_NYQUIST = 0.8
 _MARGIN = 10
-"""Pixels of zeros about a kernel: ringing has room there instead of coming in on the other side."""
+"""Pixels of zero padding around a kernel, so that ringing does not wrap around."""
 _PARTS = 4
 
 
 def places_over(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nine places (x, y) spread evenly over a box: what is found there depends on the image, not on its sources."""
+    """Spread nine places evenly over a box.
+
+    What is found there depends on the image and not on its sources.
+
+    Parameters
+    ----------
+    box : Box
+        Edges in parent pixels.
+
+    Returns
+    -------
+    x, y : ndarray, shape (9,)
+    """
     parts = np.array([1.0, 3.0, 5.0]) / 6.0
     x, y = np.meshgrid(box.x_min + parts * (box.x_max - box.x_min), box.y_min + parts * (box.y_max - box.y_min))
     return x.ravel(), y.ravel()
@@ -63,7 +75,7 @@ def places_over(box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 @functools.lru_cache(maxsize=4)
 def basis_between_pixels(psf: PSF | None, box: Box) -> SubPixelBasis | None:
-    """The basis of a PSF between pixels, where pixels are too coarse for it; None where they do, or none is known.
+    """Give the basis of a PSF between pixels, where pixels undersample it; None where they suffice or none is known.
 
     Parameters
     ----------
@@ -90,7 +102,7 @@ def basis_between_pixels(psf: PSF | None, box: Box) -> SubPixelBasis | None:
 
 @functools.lru_cache(maxsize=8)
 def missed_by_grid(psf: LinearPSF, box: Box, per_pixel: int) -> float:
-    """What band-limited interpolation of a grid misses of a PSF known between pixels, in units of its peak, at most.
+    """Largest error of band-limited interpolation of a grid, for a PSF known between pixels, in units of its peak.
 
     Parameters
     ----------
@@ -118,7 +130,7 @@ def missed_by_grid(psf: LinearPSF, box: Box, per_pixel: int) -> float:
 
 
 def _coefficients_over(psf: LinearPSF, box: Box) -> NDArray[np.float64]:
-    """Coefficients at those of nine places over an image where there are any."""
+    """Evaluate the coefficients at nine places over an image, where the PSF is defined."""
     found = []
     for x, y in zip(*places_over(box), strict=True):
         try:
@@ -129,7 +141,7 @@ def _coefficients_over(psf: LinearPSF, box: Box) -> NDArray[np.float64]:
 
 
 def _interpolation(at: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Matrix of the band-limited interpolation of samples at whole numbers `at`, with zeros about them."""
+    """Compute the matrix of band-limited interpolation of samples at integers `at`, zero-padded."""
     n = len(at) + 2 * _MARGIN
     return _cosines(n, n, to[:, None] - at)
 
@@ -145,7 +157,7 @@ def _cosines(n: int, below: float, distance: NDArray[np.float64]) -> NDArray[np.
 
 
 class _Core:
-    """Nine pixels about the peak of some kernels (N, ny, nx), and what high frequencies have of them."""
+    """Measure the contribution of high frequencies to the nine pixels about the peak of kernels (N, ny, nx)."""
 
     def __init__(self, kernels: NDArray[np.float64]) -> None:
         shape = kernels.shape[1:]
@@ -154,7 +166,7 @@ class _Core:
         self._low_y, self._low_x = _low_frequencies(shape[0])[self._rows], _low_frequencies(shape[1])[self._columns]
 
     def measure(self, images: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The pixels, and what frequencies near Nyquist have of them: shape (N, 2, pixels)."""
+        """Compute the pixels, and the contribution of frequencies near Nyquist to them: shape (N, 2, pixels)."""
         core = images[:, self._rows, self._columns]
         return np.stack([core, core - self._low_y @ images @ self._low_x.T], axis=1).reshape(len(images), 2, -1)
 
@@ -162,7 +174,7 @@ class _Core:
     def near_nyquist(
         measured: NDArray[np.float64], coefficients: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """What these frequencies have of the peak, of images measured or of sums of them, shape (N,)."""
+        """Compute the contribution of these frequencies to the peak, of measured images or sums of them, shape (N,)."""
         found = measured if coefficients is None else combine(coefficients, measured)
         peak = found[:, 0].max(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -170,7 +182,7 @@ class _Core:
 
 
 class UndersamplingMeter:
-    """Tells for which sources a PSF that is known on pixels only is undersampled; see the module.
+    """A test, source by source, of whether a PSF that is known on pixels only is undersampled; see the module.
 
     Parameters
     ----------
@@ -217,6 +229,6 @@ class UndersamplingMeter:
 
 @functools.lru_cache(maxsize=8)
 def _low_frequencies(n: int) -> NDArray[np.float64]:
-    """Matrix that takes n pixels to what their frequencies below four fifths of Nyquist make of them, shape (n, n)."""
+    """Compute the low-pass matrix of n pixels, for frequencies below 4/5 of Nyquist: shape (n, n)."""
     size = n + 2 * _MARGIN
     return _cosines(size, _NEAR_NYQUIST * size, np.arange(n)[:, None] - np.arange(n, dtype=np.float64))

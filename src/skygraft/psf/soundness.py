@@ -1,4 +1,4 @@
-"""What a PSF must be before a source is drawn with it, whatever file it came from: the one list of such checks.
+"""Checks that every PSF passes before a source is drawn with it, whatever file it came from.
 
 The limits are far from anything that a survey has published, so that what is refused is damage and not bad seeing.
 Kernels of LSST, DECam, VIRCAM, MegaCam and Rubin images sum to 0.43 (of coadds' cells, cut to 5 x 5 pixels) to 1.06,
@@ -87,7 +87,7 @@ def check_kernels(
 def check_coefficients(
     psf: LinearPSF, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> None:
-    """Refuse positions at which the kernels of a sum of images sum to what those of no PSF do.
+    """Refuse positions at which the sum of the kernel is one that no PSF has.
 
     Parameters
     ----------
@@ -149,15 +149,15 @@ def check_psf_soundness(psf: PSF, box: Box | None) -> None:
 
 
 def _places(valid: Box | None, box: Box | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Three by three places over that part of an image where a model holds."""
+    """Choose three by three places over the part of an image where a model is valid."""
     if box is None or valid is None:
-        held = box or valid or Box(0.0, 0.0, 0.0, 0.0)
+        area = box or valid or Box(0.0, 0.0, 0.0, 0.0)
     else:
-        held = Box(
+        area = Box(
             max(box.x_min, valid.x_min), min(box.x_max, valid.x_max),
             max(box.y_min, valid.y_min), min(box.y_max, valid.y_max),
         )  # fmt: skip
-        if held.x_min > held.x_max or held.y_min > held.y_max:
-            held = box  # where it will be asked for, all the same
-    x, y = np.meshgrid(np.linspace(held.x_min, held.x_max, 3), np.linspace(held.y_min, held.y_max, 3))
+        if area.x_min > area.x_max or area.y_min > area.y_max:
+            area = box  # the model will be evaluated there in any case
+    x, y = np.meshgrid(np.linspace(area.x_min, area.x_max, 3), np.linspace(area.y_min, area.y_max, 3))
     return x.ravel(), y.ravel()

@@ -15,11 +15,11 @@ from skygraft.psf.psfex import PsfexPSF
 __all__ = ["lanczos_taps", "pixel_images"]
 
 _ORDER = 5
-"""Of the Lanczos function by which the pipelines move a kernel by fractions of a pixel."""
+"""Order of the Lanczos function by which the pipelines shift a kernel by fractions of a pixel."""
 
 
 def pixel_images(psf: PSF, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Images of a unit source at (x, y) on the pixel grid itself, not centred on a pixel.
+    """Evaluate images of a unit source at (x, y) on the pixel grid itself, not centred on a pixel.
 
     A PSFEx model is resampled at the position; the kernel of any other model is moved by Lanczos interpolation of
     order 5.
@@ -64,7 +64,7 @@ def lanczos_taps(phase: float, order: int, taps: NDArray[np.float64]) -> None:  
 def _moved(
     kernels: NDArray[np.float64], dx: NDArray[np.float64], dy: NDArray[np.float64]
 ) -> NDArray[np.float64]:  # pragma: no cover - compiled
-    """Kernels (N, ny, nx) moved by dx, dy (N,) of a pixel, in [-0.5, 0.5); what is outside of them is zero."""
+    """Shift kernels (N, ny, nx), zero outside, by dx, dy (N,) pixels in [-0.5, 0.5)."""
     n, ny, nx = kernels.shape
     out = np.empty_like(kernels)
     half = np.empty((ny, nx))

@@ -22,14 +22,14 @@ __all__ = ["PixelMap", "Warp", "WarpedPSF", "local_maps", "warped_kernels"]
 
 type FloatArray = NDArray[np.float64]
 type PixelMap = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
-"""From pixels (x, y), each of shape (N,), of the image that is warped to, to pixels of the one that is warped."""
+"""Maps pixels (x, y), each of shape (N,), of the output image to pixels of the input image."""
 
 _STEP = 0.5
-"""Pixels to either side at which slopes of a mapping are taken; what bends over so little is below 1e-8."""
+"""Half the distance, in pixels, of a mapping's finite differences; its curvature changes them by below 1e-8."""
 
 
 class Warp:
-    """How images are resampled: by a Lanczos function of an order, its phases rounded to a table if that has a size.
+    """How images are resampled: by a Lanczos function, whose phases are rounded to a table of weights if there is one.
 
     Parameters
     ----------
@@ -75,7 +75,14 @@ class Warp:
 
 
 def local_maps(x: FloatArray, y: FloatArray, mapping: PixelMap) -> tuple[FloatArray, FloatArray]:
-    """Affine maps that stand for a mapping around N positions.
+    """Compute affine maps that stand for a mapping around N positions.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (N,)
+        Positions on the pixels that are mapped.
+    mapping : PixelMap
+        The mapping.
 
     Returns
     -------
@@ -88,7 +95,7 @@ def local_maps(x: FloatArray, y: FloatArray, mapping: PixelMap) -> tuple[FloatAr
 
 
 def affine(x: FloatArray, y: FloatArray, mapped: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The maps of `local_maps` from the positions (2, 5, N) that (x, y) and its four neighbours are mapped to."""
+    """Compute the maps of `local_maps` from the mapped positions (2, 5, N) of (x, y) and its four neighbours."""
     slopes = np.stack([mapped[:, 1] - mapped[:, 2], mapped[:, 3] - mapped[:, 4]], axis=1) / (2 * _STEP)
     matrices = np.ascontiguousarray(np.moveaxis(slopes, 2, 0))
     offsets = mapped[:, 0].T - np.einsum("nij,nj->ni", matrices, np.stack([x, y], axis=1))
@@ -96,7 +103,7 @@ def affine(x: FloatArray, y: FloatArray, mapped: FloatArray) -> tuple[FloatArray
 
 
 def neighbours(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The positions that `affine` takes, (x, y) first and then its four neighbours: each of shape (5 N,)."""
+    """List the positions that `affine` needs, (x, y) and then its four neighbours: each of shape (5 N,)."""
     dx, dy = _STEP * np.array([[0.0, 1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, -1.0]])
     return (x + dx[:, None]).ravel(), (y + dy[:, None]).ravel()
 
@@ -131,7 +138,7 @@ def warped_kernels(
     centre = np.stack([np.floor(x + 0.5), np.floor(y + 0.5)], axis=1)
     source = np.einsum("nij,nj->ni", matrices, centre) + offsets
     images = pixel_images(psf, source[:, 0], source[:, 1])
-    # Images are resampled around their own middle pixel: its coordinates are taken off here.
+    # Images are resampled around their own middle pixel: its coordinates are subtracted here.
     shifts = source - np.floor(source + 0.5)
     sums = _resample(images, matrices, shifts, _extents(psf.shape, matrices), warp.order, warp.table, out)
     if not (sums > 0).all():
@@ -140,21 +147,21 @@ def warped_kernels(
 
 
 def _extents(shape: tuple[int, int], matrices: FloatArray) -> NDArray[np.int64]:
-    """Half widths and heights, in whole pixels, of kernels of `shape` after the maps' inverse: shape (N, 2)."""
+    """Compute half widths and heights in whole pixels of kernels of `shape` after the maps' inverse: shape (N, 2)."""
     sizes = np.abs(np.linalg.inv(matrices)) @ np.array([float(shape[1]), float(shape[0])])
     half: NDArray[np.int64] = np.floor(0.5 * sizes).astype(np.int64)
     return half
 
 
 def warped_shapes(shape: tuple[int, int], matrices: FloatArray, largest: tuple[int, int]) -> NDArray[np.int64]:
-    """Rows and columns of the warped kernels at N maps, within `largest`: shape (N, 2)."""
+    """Compute the rows and columns of the warped kernels at N maps, at most `largest`: shape (N, 2)."""
     half = _extents(shape, matrices)[:, ::-1]
     shapes: NDArray[np.int64] = 2 * np.minimum(half, np.array(largest) // 2) + 1
     return shapes
 
 
 def warped_shape(shape: tuple[int, int], matrices: FloatArray) -> tuple[int, int]:
-    """Rows and columns that hold the warped kernels at all of these maps, with a pixel to spare on each side."""
+    """Compute the shape that holds the warped kernels at all of these maps, with a margin of one pixel."""
     half = _extents(shape, matrices).max(axis=0) + 1
     return 2 * int(half[1]) + 1, 2 * int(half[0]) + 1
 
@@ -263,16 +270,37 @@ class WarpedPSF(PSF):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns (ny, nx) of every kernel; both odd."""
+        """Number of rows and columns (ny, nx) of every kernel; both odd."""
         return self._shape
 
     def kernel_shapes(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
-        """Rows and columns of the warped kernels at N positions; see `PSF.kernel_shapes`."""
+        """Give the sizes of the warped kernels at N positions.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of int, shape (N, 2)
+        """
         x, y = positions(x, y)
         return warped_shapes(self.psf.shape, local_maps(x, y, self.mapping)[0], self._shape)
 
     def kernels(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
-        """Kernels at N positions, shape (N, ny, nx), each of sum one; see `PSF.kernels`."""
+        """Warp the model's kernels at N positions; each has sum one.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (N,)
+            Positions in parent pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, ny, nx)
+            Centred on the middle pixel; see `PSF.kernels`.
+        """
         x, y = positions(x, y)
         out = np.empty((x.size, *self._shape))
         if x.size:
@@ -281,6 +309,6 @@ class WarpedPSF(PSF):
 
     @property
     def description(self) -> str:
-        """What the model is, in a few words for people and records."""
+        """Short description of the model, for people and records."""
         ny, nx = self._shape
         return f"WarpedPSF (Lanczos-{self.warp.order}) of {self.psf.description}, {nx} x {ny} pixels"

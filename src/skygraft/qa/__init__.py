@@ -1,4 +1,4 @@
-"""Did it work: closure of what was injected against what is measured, and pictures."""
+"""Quality assurance: compare measured with injected magnitudes (closure), and draw pictures."""
 
 from skygraft.qa.closure import ClosureSummary, measure_closure, summarize_closure
 

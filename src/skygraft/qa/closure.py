@@ -1,7 +1,7 @@
-"""Closure: what is measured on the difference of an injected image and its original, against what was asked for.
+"""Closure: compare magnitudes measured on the difference of injected image and original with the injected magnitudes.
 
-A star of magnitude m has closed if the flux inside the calibration aperture, measured on the difference, is that of
-magnitude m by the image's own calibration. Only the photon noise of the source itself is left in the difference.
+A star of magnitude m closes if its flux inside the calibration aperture, measured on the difference, is that of
+magnitude m in the image's own calibration. The only noise in the difference is the source's own photon noise.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _MAGNITUDE = 2.5 / np.log(10.0)
 _KERNELS_AT_ONCE = 200
 
 TOLERANCE = 1e-3
-"""Largest median residual, mag, that is no failure whatever its error."""
+"""Median residual, mag, up to which a band closes whatever its error."""
 RESOLUTION = 0.025
-"""Closure says something where four standard errors of the median are below this, mag.
+"""Closure is significant if four standard errors of the median are below this, mag.
 
-A radius that is ignored or wrong costs 0.01 to 0.08 mag: who cannot see most of those has verified nothing.
+A wrong or ignored aperture radius causes an offset of 0.01 to 0.08 mag, which must be detectable.
 """
 
 
@@ -60,18 +60,18 @@ def measure_closure(
     before, after : Exposure
         The image without and with the sources.
     truth : Table
-        What `skygraft.inject` reports of this image.
+        Truth table of the image, from `skygraft.inject`.
     aperture : str or mapping, optional
-        Measure inside this radius (``"12 pix"``) where the image is not calibrated to an aperture.
+        Radius to measure in (``"12 pix"``), if the image is not calibrated to an aperture.
     catalog : Table, optional
-        The sources that were injected. With it, those that are not stars are drawn again, without noise, and taken off
-        the difference first: their wings reach far, and few stars are free of all of them.
+        The injected sources. If given, those that are not stars are drawn without noise and subtracted from the
+        difference first, because their wings reach far and would leave few isolated stars.
     options : InjectionOptions, optional
-        How they were injected; needed with `catalog` where it was not by default.
+        Options of the injection; needed with `catalog` if they were not the defaults.
     contamination : float
-        Largest part of a star's flux that (other) neighbours can have put into its aperture; see `isolated`.
+        Largest flux of (other) neighbours in a star's aperture, as a fraction of its own; see `isolated`.
     noise : bool, optional
-        Whether photon noise was added. By default: whether the variance planes differ.
+        Whether photon noise was added; by default, whether the variance planes differ.
     gain : float, optional
         Electrons per image unit, for the expected scatter; by default from the variance that injection added, which
         is flux / gain.
@@ -79,24 +79,24 @@ def measure_closure(
     Returns
     -------
     QTable
-        One row per isolated star whose aperture lies on the image: injection_id, image_id, band, x, y, mag_in,
+        One row per isolated star whose aperture is inside the image: injection_id, image_id, band, x, y, mag_in,
         flux_in and flux_out (image units, in the aperture), mag_out, residual (mag_out - mag_in), sigma (expected
-        standard deviation of the residual; 0 without noise), psf_sum_residual (what the residual would have been
-        without noise, had the PSF kernel been scaled to unit sum; NaN where the image has no PSF). ``meta`` has
-        radius_pixels, radius_arcsec, origin, and the numbers of stars drawn, isolated and measured.
+        standard deviation of the residual; 0 without noise), psf_sum_residual (noise-free residual that a PSF kernel
+        scaled to unit sum would give; NaN if the image has no PSF). ``meta`` has radius_pixels, radius_arcsec, origin,
+        and the numbers of stars drawn, isolated and measured.
 
     Raises
     ------
     UncalibratedImageError, UnknownApertureError
-        If the image does not say what its calibrated flux is, and no aperture is given.
+        If the image is not calibrated, or its calibration aperture is unknown and none is given.
     CalibrationError
-        If its flux is not that of an aperture, and no aperture is given.
+        If the image is calibrated to something else than an aperture, and no aperture is given.
     ConfigError
         If the exposures do not cover the same pixels.
 
     Notes
     -----
-    The aperture flux is that of sinc photometry (Bickerton & Lupton 2013), on the difference in double precision.
+    Aperture fluxes are measured on the difference in double precision, by sinc photometry (Bickerton & Lupton 2013).
     """
     if before.shape != after.shape or before.xy0 != after.xy0:
         raise ConfigError(
@@ -106,7 +106,7 @@ def measure_closure(
         )
     radius, arcsec, origin = _radius(before, aperture)
     drawn = np.asarray(truth["stamp_size"]) > 0
-    # Of a star that is in the template of a difference image, the calibrated flux is not what the image holds.
+    # Stars in the template of a difference image do not have their calibrated flux in the image.
     whole = ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
     star = drawn & whole & (np.asarray(truth["source_type"]).astype(str) == "Star")
     difference = after.image.astype(np.float64) - before.image.astype(np.float64)
@@ -121,7 +121,7 @@ def measure_closure(
     rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
     calib = before.photo_calib
     assert calib is not None
-    # Over the flux that is expected, not the one measured: else stars that came out bright would seem less noisy.
+    # Relative to the expected flux: with the measured flux, stars that fluctuated upwards would seem less noisy.
     flux_in = _plain(truth["inst_flux"])[rows]
     how = options or InjectionOptions()
     model = image_noise(before, "white" if how.conventions == LSST else how.coadd_noise)
@@ -157,9 +157,9 @@ def measure_closure(
 def _psf_sum_residual(
     exposure: Exposure, x: NDArray[np.float64], y: NDArray[np.float64], radius: float
 ) -> NDArray[np.float64]:
-    """Residual, mag, of stars whose kernel is scaled to unit sum: a fraction A(r) / S of their flux is in the aperture.
+    """Return the residual, mag, of stars with a unit-sum kernel, of whose flux a fraction A(r) / S is in the aperture.
 
-    From the PSF itself, at each star: what a truth table tells of an aperture is of the calibration's, not of this one.
+    It is computed from the PSF at each star, because the truth table refers to the calibration aperture only.
     """
     if exposure.psf is None:
         return np.full(len(x), np.nan)
@@ -176,7 +176,7 @@ def _psf_sum_residual(
 def _model(
     before: Exposure, catalog: Table, truth: Table, which: NDArray[np.bool_], options: InjectionOptions | None
 ) -> NDArray[np.float64]:
-    """The noise-free light of some of the injected sources."""
+    """Return the noise-free image of some of the injected sources."""
     ids = np.asarray(truth["injection_id"])[which]
     table = catalog[np.isin(np.asarray(catalog["injection_id"]), ids)]
     if not len(table):
@@ -187,7 +187,7 @@ def _model(
 
 
 def _radius(exposure: Exposure, aperture: Any) -> tuple[float, float, str]:
-    """The radius to measure in: pixels, arcsec, and where it comes from."""
+    """Return the radius to measure in (pixels, arcsec) and its origin."""
     if exposure.photo_calib is None:
         raise CalibrationError(
             "the image is not calibrated", path=exposure.path, fix="Give its zeropoint when it is read (photo_calib=)"
@@ -218,18 +218,18 @@ def _radius(exposure: Exposure, aperture: Any) -> tuple[float, float, str]:
 def isolated(
     x: ArrayLike, y: ArrayLike, flux: ArrayLike, stamp_size: ArrayLike, radius: float, *, contamination: float
 ) -> NDArray[np.bool_]:
-    """Which sources have (almost) no light of other injected sources in their aperture.
+    """Return which sources have (almost) no light of other injected sources in their aperture.
 
     Parameters
     ----------
     x, y, flux : array_like, shape (N,)
-        Positions in pixels and fluxes of everything that was injected.
+        Positions in pixels, and fluxes, of all injected sources.
     stamp_size : array_like of int, shape (N,)
-        Side of each stamp in pixels: beyond it a source is exactly zero; 0 for one that was not drawn.
+        Side of each stamp in pixels, outside which the source is zero; 0 if it was not drawn.
     radius : float
-        Of the aperture, in pixels.
+        Radius of the aperture, pixels.
     contamination : float
-        Largest sum of the neighbours' light, as a part of the source's own.
+        Largest sum of the neighbours' flux in the aperture, as a fraction of the source's own.
 
     Returns
     -------
@@ -237,8 +237,8 @@ def isolated(
 
     Notes
     -----
-    A neighbour of flux F_j at distance d puts nothing into the aperture if its stamp does not reach it, and otherwise
-    at most F_j r^2 / (d - r)^2: its brightness falls outward, so that its mean over the aperture is at most its mean
+    A neighbour of flux F_j at distance d contributes nothing if its stamp does not reach the aperture, and otherwise at
+    most F_j r^2 / (d - r)^2: since its brightness decreases outward, its mean over the aperture is at most its mean
     over the disc of radius d - r around it. For a neighbour within 2 r the bound is all of its flux.
     """
     position = np.stack([_plain(x), _plain(y)], axis=1)
@@ -251,7 +251,7 @@ def isolated(
     position, total, half = position[keep], total[keep], size[keep] / 2
     tree = cKDTree(position)
     burden = np.zeros(len(index))
-    # Each source looks for those whose aperture its own stamp can reach (a square's corner is sqrt(2) further out).
+    # For each source, find those whose aperture its stamp can reach (the corner of a square is sqrt(2) further out).
     for j, near in enumerate(tree.query_ball_point(position, half * np.sqrt(2) + radius)):
         others = np.array([i for i in near if i != j], dtype=np.intp)
         if not others.size:
@@ -275,7 +275,7 @@ def _expected_flux_error(
     gain: float | None,
     correlation: NoiseCorrelation | None,
 ) -> NDArray[np.float64]:
-    """Standard deviation of the aperture flux due to the photon noise that injection added."""
+    """Return the standard deviation of the aperture flux due to the photon noise that injection added."""
     if before.variance is None or after.variance is None:
         if noise and gain is None:
             raise ConfigError(
@@ -300,10 +300,10 @@ def _expected_flux_error(
 def _larger_error(
     added: NDArray[np.float64], x: float, y: float, radius: float, correlation: NoiseCorrelation
 ) -> float:
-    """By how much correlation makes the error of an aperture flux larger than its pixels' variances say.
+    """Return the factor by which noise correlation increases the error of an aperture flux.
 
-    Noise that is white noise filtered by h and scaled by s sums over the aperture to a sum over the white noise's own
-    pixels, each times (h correlated with s).
+    If the noise is white noise filtered by h and scaled by s, its sum over the aperture is the sum of the white noise
+    times (h correlated with s).
     """
     half = int(radius) + 1
     rows, columns = (slice(max(0, round(c) - half), round(c) + half + 1) for c in (y, x))
@@ -317,24 +317,24 @@ def _larger_error(
 
 @dataclass(frozen=True)
 class ClosureSummary:
-    """Closure in a few numbers, all in magnitudes but for the first and the last.
+    """Summary of closure; magnitudes, except `n` and `pull`.
 
     Parameters
     ----------
     n : int
-        Stars measured.
+        Number of stars measured.
     median : float
-        Of mag_out - mag_in, weighted by nothing.
+        Unweighted median of mag_out - mag_in.
     median_error : float
-        Its expected standard error, from the photon noise of the stars.
+        Expected standard error of the median, from the photon noise of the stars.
     scatter : float
         Robust standard deviation (1.4826 times the median absolute deviation) of the residuals.
     expected : float
-        What the scatter would be of photon noise alone (the same estimator, on numbers drawn with each sigma).
+        Expected scatter from photon noise alone (the same estimator, on random numbers with each star's sigma).
     psf_sum_offset : float
-        What the median would have been, had the PSF been scaled to unit sum.
+        Median residual that a PSF scaled to unit sum would give.
     pull : float
-        Robust standard deviation of residual / sigma: 1 where the noise is right; NaN without noise.
+        Robust standard deviation of residual / sigma: 1 if the noise is right; NaN without noise.
     """
 
     n: int
@@ -347,11 +347,11 @@ class ClosureSummary:
 
     @property
     def verdict(self) -> Verdict:
-        """What the numbers allow to be said.
+        """Conclusion from the numbers.
 
-        ``does not close`` where the median is off by more than a millimagnitude (`TOLERANCE`) and four standard
-        errors; else ``too few stars`` where four standard errors are more than 0.025 mag (`RESOLUTION`), so that the
-        usual mistakes would not have been seen; else ``closes``.
+        ``does not close`` if the median deviates by more than a millimagnitude (`TOLERANCE`) and four standard errors;
+        otherwise ``too few stars`` if four standard errors exceed 0.025 mag (`RESOLUTION`), so that the usual mistakes
+        would not be detected; otherwise ``closes``.
         """
         if self.n == 0:
             return "no isolated star"
@@ -361,22 +361,26 @@ class ClosureSummary:
 
     @property
     def ok(self) -> bool:
-        """Whether it closes: too few stars to tell are no success."""
+        """Whether the verdict is ``closes``; too few stars are not a success."""
         return self.verdict == "closes"
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers as JSON types."""
+        """Return the numbers as JSON types."""
         values = {k: (None if isinstance(v, float) and not np.isfinite(v) else v) for k, v in asdict(self).items()}
         return values | {"ok": self.ok, "verdict": self.verdict}
 
 
 def summarize_closure(table: Table) -> ClosureSummary:
-    """Summarise what `measure_closure` returns (or several of its tables, stacked).
+    """Summarise a table of `measure_closure`, or several of them, stacked.
 
     Parameters
     ----------
     table : Table
         With columns residual, sigma and psf_sum_residual.
+
+    Returns
+    -------
+    ClosureSummary
     """
     residual, sigma = _plain(table["residual"]), _plain(table["sigma"])
     n = len(residual)

@@ -1,4 +1,4 @@
-"""Pictures: an image before and after, what was added, and closure against magnitude. No display is needed."""
+"""Draw images before and after injection, their difference, and closure against magnitude. No display is needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,19 @@ type Cutout = tuple[int, int, int, int]
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 130) -> Path:
-    """Write a figure as PNG (or what the suffix says); returns the path."""
+    """Write a figure in the format of the suffix, by default PNG, and return the path.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path : path-like
+    dpi : int
+        Resolution, dots per inch.
+
+    Returns
+    -------
+    Path
+    """
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=dpi, facecolor=figure.get_facecolor())
     return Path(path)
@@ -40,18 +52,22 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 130) -> Path:
 def triplet_figure(
     before: Exposure, after: Exposure, truth: Table, *, cutout: Cutout | None = None, faintest: float | None = None
 ) -> Figure:
-    """Before, after and difference side by side, on one asinh scale, with circles around what was injected.
+    """Draw an image before and after injection, and the difference, on one asinh scale, with injected sources circled.
 
     Parameters
     ----------
     before, after : Exposure
         The image without and with the sources.
     truth : Table
-        What `skygraft.inject` reports; circles have the radius of the calibration aperture.
+        Truth table from `skygraft.inject`; circles have the radius of the calibration aperture.
     cutout : (int, int, int, int), optional
         First column and row (parent frame), width and height; the whole image by default.
     faintest : float, optional
-        No circles for sources fainter than this.
+        Sources fainter than this magnitude get no circle.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     figure = Figure(figsize=(15, 5.6), facecolor="white")
     axes = figure.subplots(1, 3)
@@ -61,12 +77,16 @@ def triplet_figure(
 
 
 def closure_figure(closure: Table) -> Figure:
-    """Residual against magnitude, one panel a band, with the expected noise and where a unit-sum PSF would lie.
+    """Plot residual against magnitude, a panel per band, with expected noise and the offset of a unit-sum PSF.
 
     Parameters
     ----------
     closure : Table
-        Of `measure_closure`, or several stacked.
+        From `measure_closure`, or several tables stacked.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -92,7 +112,20 @@ def composite_figure(
     faintest: float | None = None,
     title: str = "",
 ) -> Figure:
-    """The triplet above the closure of every band: one picture that says what was done and that it is right."""
+    """Draw the images of `triplet_figure` above the panels of `closure_figure`.
+
+    Parameters
+    ----------
+    before, after, truth, cutout, faintest
+        As in `triplet_figure`.
+    closure : Table
+        As in `closure_figure`.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     bands = _bands(closure)
     figure = Figure(figsize=(15, 9.9), facecolor="white")
     top = figure.add_gridspec(1, 3, left=0.01, right=0.99, bottom=0.42, top=0.91, wspace=0.02)
@@ -113,7 +146,21 @@ def composite_figure(
 
 
 def best_cutout(exposure: Exposure, truth: Table, size: int) -> Cutout:
-    """The square of the image on which most injected light (in magnitudes, not in flux) can be seen."""
+    """Return the square of the image with most injected sources, weighted by magnitude rather than flux.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    truth : Table
+        Truth table of the image.
+    size : int
+        Side of the square, pixels.
+
+    Returns
+    -------
+    (int, int, int, int)
+        First column and row (parent frame), width and height.
+    """
     (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
     width, height = min(size, nx), min(size, ny)
     x, y = _values(truth["x"]) - x0, _values(truth["y"]) - y0
@@ -202,7 +249,7 @@ def _legend(axis: Axes, radius: float) -> None:
 
 
 def _furniture(axis: Axes, exposure: Exposure, cutout: Cutout) -> None:
-    """A scale bar, and where North and East are."""
+    """Draw a scale bar, and arrows to North and East."""
     x0, y0, width, height = cutout
     middle = np.array([x0 + width / 2]), np.array([y0 + height / 2])
     scale = float(pixel_scale(exposure.wcs, *middle)[0])
@@ -229,7 +276,7 @@ def _closure(axis: Axes, table: Table, band: str) -> None:
     if len(mag):
         grid = np.linspace(mag.min() - 0.2, mag.max() + 0.2, 100)
         if (sigma > 0).any():
-            # Photon noise in magnitudes grows as 10^(0.2 m); its height is what the stars say.
+            # Photon noise in magnitudes grows as 10^(0.2 m); the normalisation is the median of the stars.
             height = np.median(sigma / 10 ** (0.2 * mag)) * 10 ** (0.2 * grid)
             axis.fill_between(grid, -height, height, color="0.86", lw=0, label="expected photon noise (±1σ)", zorder=0)
             axis.fill_between(grid, -2 * height, 2 * height, color="0.93", lw=0, zorder=-1)
@@ -244,7 +291,7 @@ def _closure(axis: Axes, table: Table, band: str) -> None:
     spread = np.percentile(np.abs(residual), 98) if len(residual) else 0.01
     offset = abs(summary.psf_sum_offset) if np.isfinite(summary.psf_sum_offset) else 0.0
     limit = 1.6 * max(spread, offset, 2e-3)
-    # Bands share the axis: the widest of them sets it.
+    # The bands share an axis, which is scaled to the widest one.
     siblings = axis.get_shared_y_axes().get_siblings(axis)
     widest = max([limit, *(a.get_ylim()[1] for a in siblings if a is not axis and a.has_data())])
     axis.set_ylim(-widest, widest)

@@ -1,4 +1,4 @@
-"""Closure as a table for the terminal."""
+"""Format closure as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ _COLOURS = {"closes": "green", "does not close": "red"}
 
 
 def closure_table(summaries: Mapping[str, ClosureSummary], title: str) -> Table:
-    """One row a band: stars, median with its error, scatter, expected scatter, and what `psf_sum` would give (mmag)."""
+    """Build a table with a row per band: stars, median and error, scatter, expected scatter, `psf_sum` offset, mmag.
+
+    Parameters
+    ----------
+    summaries : mapping of str to ClosureSummary
+        By band.
+    title : str
+
+    Returns
+    -------
+    rich.table.Table
+    """
     table = Table(title=title, title_justify="left")
     for name in ("band", "stars", "median (mmag)", "scatter (mmag)", "expected scatter", "with psf_sum", "verdict"):
         words = name in ("band", "verdict")
@@ -38,5 +49,5 @@ def _mmag(value: float, form: str) -> str:
 
 
 def _bound(closure: ClosureSummary) -> str:
-    """How far off a band that closes could still be: the statement is no better than its error."""
+    """Upper limit of the offset of a band that closes, from the median and its error."""
     return f" to {1e3 * (abs(closure.median) + 2 * closure.median_error):.1f} mmag" if closure.ok else ""

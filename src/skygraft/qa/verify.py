@@ -1,4 +1,4 @@
-"""Verify a campaign from its outputs alone: read what was written, and measure what was put in."""
+"""Verify a campaign from its output files alone: measure the injected stars and compare with the catalogue."""
 
 from __future__ import annotations
 
@@ -33,13 +33,21 @@ from skygraft.tables.truth_parts import read_truth_part
 __all__ = ["SAMPLE", "chosen_images", "finished_images", "read_pair", "verify_campaign"]
 
 SAMPLE = 100
-"""Images that are measured unless more are asked for; they take about a second each."""
+"""Default number of images to measure; each takes about a second."""
 _WORTH_A_PROCESS = 6
-"""Images for which it pays to start another process, which takes some seconds."""
+"""Number of images per process from which starting another process, which takes seconds, is worthwhile."""
 
 
 def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, Any]]]:
-    """The images of a campaign that are done, each with its record.
+    """Return the images of a campaign that are done, each with its record.
+
+    Parameters
+    ----------
+    campaign : Campaign
+
+    Returns
+    -------
+    list of (PlannedImage, dict)
 
     Raises
     ------
@@ -52,14 +60,25 @@ def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, An
 
 
 def read_pair(campaign: Campaign, image: PlannedImage) -> tuple[Exposure, Exposure, QTable]:
-    """An image before and after injection, and the truth table of what was injected.
+    """Read an image before and after injection, and its truth table.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    image : PlannedImage
+        An image that is done.
+
+    Returns
+    -------
+    before, after : Exposure
+    truth : QTable
 
     Raises
     ------
     CampaignError
         If its record or truth is damaged.
     SkygraftError
-        Whatever reading an image raises.
+        If an image cannot be read; as `skygraft.read_exposure`.
     """
     return _read_pair(campaign.config, image, _record_of(campaign.layout, image))
 
@@ -68,7 +87,7 @@ def _record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
     path = layout.record(image.tract, image.patch, image.stem)
     if (record := read_record(path, image.image_id)) is None:
         what = "the record is damaged" if file_exists(path) else "there is no record: the image is not done"
-        raise CampaignError(what, path=path, fix="Make it again: skygraft run")
+        raise CampaignError(what, path=path, fix="Redo the image: skygraft run")
     return record
 
 
@@ -84,15 +103,22 @@ def _read_pair(
 
 
 def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDArray[np.int64], int]:
-    """Which images of a campaign to measure, as rows of its plan, and how many are done.
+    """Choose the images of a campaign to measure.
 
     Parameters
     ----------
     campaign : Campaign
-        Run, at least in part.
+        A campaign that has been run, at least in part.
     sample : int or None
-        So many of those that are done, of all instruments and bands (at least one of each) and of as many visits as
-        can be, always the same ones; None for all.
+        Number of images to choose from those that are done: of all instruments and bands (at least one of each) and of
+        as many visits as possible, and always the same ones; None for all.
+
+    Returns
+    -------
+    rows : ndarray of int64
+        Rows of the chosen images in the plan.
+    n_done : int
+        Number of images that are done.
 
     Raises
     ------
@@ -108,7 +134,7 @@ def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDAr
             "no image of the campaign is done", path=campaign.layout.root, fix="Run it first: skygraft run"
         )
     if sample is not None and sample <= 0:
-        raise ConfigError(f"a sample of {sample} images says nothing", key="sample", fix="Give a positive number")
+        raise ConfigError(f"sample is {sample}; it must be positive", key="sample", fix="Give a positive number")
     return choose_images(plan, "all" if sample is None else sample, among=done), len(done)
 
 
@@ -121,28 +147,27 @@ def verify_campaign(
     processes: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> QTable:
-    """Measure the closure of finished images of a campaign on the files that it wrote.
+    """Measure the closure of a campaign's finished images from its output files.
 
     Parameters
     ----------
     campaign : Campaign
-        Run, at least in part.
+        A campaign that has been run, at least in part.
     aperture, contamination
         As for `measure_closure`.
     sample : int or None
-        How many images; see `chosen_images`.
+        Number of images; see `chosen_images`.
     processes : int, optional
-        Processes of this machine to measure with; by default one for each core, if there is enough to do.
+        Number of processes on this machine; by default one per core, if there are enough images.
     progress : callable, optional
-        Called with the id of each image when it is measured.
+        Called with the id of each image after it has been measured.
 
     Returns
     -------
     QTable
-        The tables of `measure_closure`, stacked, in the order of the plan; ``meta["images"]`` has for each image
-        measured its band, the radius and where it came from, and how many stars were isolated and measured;
-        ``meta["problems"]`` the images that could not be measured, with the reason; ``meta["n_done"]`` how many images
-        are done.
+        The tables of `measure_closure`, stacked, in the order of the plan. ``meta["images"]`` lists, for each measured
+        image, band, radius and its origin, and the numbers of isolated and measured stars; ``meta["problems"]`` lists
+        images that could not be measured, with the reason; ``meta["n_done"]`` is the number of images that are done.
 
     Raises
     ------
@@ -151,7 +176,7 @@ def verify_campaign(
     ConfigError
         If `sample` is not a positive number.
     UncalibratedImageError, UnknownApertureError, CalibrationError
-        As `measure_closure`, if it is so of every image.
+        As `measure_closure`, if it fails for every image.
     """
     rows, n_done = chosen_images(campaign, sample)
     cores = processes or len(os.sched_getaffinity(0))
@@ -178,7 +203,7 @@ def verify_campaign(
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured on an image, or why nothing was."""
+    """Measurements of an image, or the error if there are none."""
 
     image_id: str
     band: str | None
@@ -188,17 +213,17 @@ class _Measured:
 
 @functools.lru_cache(maxsize=1)
 def _plan(path: Path) -> Plan:
-    return Plan(path)  # which itself sees to it that it is still the same
+    return Plan(path)  # checks itself that the file has not changed
 
 
 def _measure(row: int, *, config: CampaignConfig, aperture: Any, contamination: float) -> _Measured:
-    """Measure one image of the plan; one that cannot be measured costs no other."""
+    """Measure one image of the plan; errors are returned, so that other images are still measured."""
     layout = Layout(config.output)
     image = next(_plan(layout.plan).images([row]))
     try:
         record = _record_of(layout, image)
         before, after, truth = _read_pair(config, image, record)
-        # Where no variance plane tells the noise that was added, the gain that it was drawn with does.
+        # Without a variance plane, the noise follows from the gain that it was drawn with.
         gain = record.get("injection", {}).get("gain") if before.variance is None else None
         table = measure_closure(
             before,

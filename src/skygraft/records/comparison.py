@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from skygraft.catalog.arrow import arrow_array, numpy_array
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.records.ledger_scan import ANY_TIME
 from skygraft.records.packs import stat_packed
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import arrow_array, numpy_array
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.dataset import dataset_id
 from skygraft.records.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, header_of, open_checkpoint, write_checkpoint
 from skygraft.records.comparison import Comparison

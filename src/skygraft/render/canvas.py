@@ -1,4 +1,4 @@
-"""The model image that sources are summed into, and what is reported about each of them."""
+"""The model image that sources are summed into, and the report about each source."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def add_stamp(model: NDArray[np.float32], stamp: NDArray[np.float64], x0: int, y
 
 @dataclass
 class RenderReport:
-    """What was drawn, one entry per source, in the order the sources were given.
+    """Results of drawing, one entry per source, in the order in which the sources were given.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class RenderReport:
         Part of the PSF model's own light inside the calibration aperture, whatever the model sums to; NaN where the
         flux mode involves no aperture.
     kernel_scale : ndarray, shape (N,)
-        What the kernel was multiplied by.
+        Factor by which the kernel was multiplied.
     psf_fwhm : ndarray, shape (N,)
         Pixels; NaN where there was no PSF to measure.
     stamp_size : ndarray of int, shape (N,)

@@ -1,8 +1,8 @@
-"""What is smooth is added to an image in square cells, few numbers each, and to its pixels only once all is drawn.
+"""Smooth light is collected in square cells, nine numbers each, and added to the pixels once everything is drawn.
 
 In a cell of h by h pixels a smooth function is close to a polynomial of second degree in x times one in y: the one
-that agrees with it at the three Chebyshev nodes along either axis. Nine numbers a cell say which. They are sums over
-all that is drawn there, whatever their number, and the pixels are visited once. The polynomial misses the function by
+that agrees with it at the three Chebyshev nodes along either axis, which nine numbers a cell define. They are sums over
+all sources that are drawn there, and the pixels are visited once. The polynomial misses the function by
 about its third derivative times (h/2)^3 / 24, of either sign in turn: next to nothing of the cell's flux is lost.
 
 Cells have 8 to 64 pixels a side and form a quadtree. They begin at multiples of their size in *parent* coordinates, so
@@ -30,19 +30,19 @@ NODE = math.cos(math.pi / 6)
 
 
 class Cells(NamedTuple):
-    """M cells of all sizes, as compiled loops have them.
+    """M cells of all sizes, as arrays for compiled loops.
 
     Parameters
     ----------
     values : ndarray of float32, shape (M, 3, 3)
         At the nodes (y, x) of each.
     touched : ndarray of bool, shape (M,)
-        Which of them something was added to.
+        Cells to which something was added.
     layout : ndarray of int, shape (N_LEVELS, 5)
         Of each size: where its cells begin in `values`, row and column of the first cell as multiples of its size in
         parent coordinates, and the numbers of rows and columns.
     sums : ndarray, shape (N_LEVELS, largest side + 1, 3)
-        For each size, what the three values along a side make of its first 0, 1, ... pixels.
+        For each size, weights of the three values along a side in the sum over its first 0, 1, ... pixels.
     """
 
     values: NDArray[np.float32]
@@ -57,12 +57,12 @@ class CoarseField:
     Parameters
     ----------
     canvas : Canvas
-        What they will be added to.
+        The canvas that they cover.
 
     Attributes
     ----------
     cells : Cells
-        What is added to them is for loops to say.
+        Arrays that compiled loops add to.
     """
 
     def __init__(self, canvas: Canvas) -> None:
@@ -79,10 +79,12 @@ class CoarseField:
         self.cells = Cells(values, touched, layout, _flux_weights())
 
     def add_to(self, canvas: Canvas) -> None:
-        """Add all cells to the canvas for which they were made; call it once."""
+        """Add all cells to the canvas that they cover; to be called once."""
         for level in range(N_LEVELS - 1, 0, -1):
             _refine(self.cells, level, _to_children(level))
-        _paint(self.cells, _lagrange(_pixels(0), 0), canvas.model, canvas.x0, canvas.y0)
+        _paint(
+            self.cells, np.ascontiguousarray(_lagrange(_pixels(0), 0).T, np.float32), canvas.model, canvas.x0, canvas.y0
+        )
 
 
 def _pixels(level: int) -> NDArray[np.float64]:
@@ -98,14 +100,14 @@ def _lagrange(at: NDArray[np.float64], level: int) -> NDArray[np.float64]:
 
 
 def _to_children(level: int) -> NDArray[np.float32]:
-    """From a cell's three nodes to those of its halves, shape (2, 3, 3)."""
+    """Return the weights of a cell's three nodes for the nodes of its two halves, shape (2, 3, 3)."""
     h = FINEST << level
     nodes = NODE * 0.5 * (h // 2 - 1) * np.array([-1.0, 0.0, 1.0])
     return _lagrange(np.array([[-0.25 * h], [0.25 * h]]) + nodes, level).astype(np.float32)
 
 
 def _flux_weights() -> NDArray[np.float64]:
-    """See `Cells.sums`."""
+    """Compute `Cells.sums`."""
     sums = np.zeros((N_LEVELS, (FINEST << (N_LEVELS - 1)) + 1, 3))
     for level in range(N_LEVELS):
         weights = _lagrange(_pixels(level), level)
@@ -145,17 +147,19 @@ def _refine(cells: Cells, level: int, to_children: NDArray[np.float32]) -> None:
 
 
 @compiled
-def _paint(cells: Cells, weights: NDArray[np.float64], model: NDArray[np.float32], x0: int, y0: int) -> None:
+def _paint(cells: Cells, across: NDArray[np.float32], model: NDArray[np.float32], x0: int, y0: int) -> None:
     """Add the smallest cells to the pixels."""
     values, touched, layout = cells.values, cells.touched, cells.layout[0]
     rows, columns = model.shape
-    across = np.ascontiguousarray(weights.T).astype(np.float32)
     x_weights = load(across[0], 0), load(across[1], 0), load(across[2], 0)
     pixels = np.empty(FINEST, dtype=np.float32)
     for j in range(layout[3]):
         first_j = FINEST * (layout[1] + j) - y0
         cell = layout[0] + j * layout[4]
-        if not touched[cell : cell + layout[4]].any():
+        some = False
+        for i in range(layout[4]):
+            some |= touched[cell + i]
+        if not some:
             continue
         # Row by row of pixels: memory is fastest in that order.
         for t in range(max(0, -first_j), min(FINEST, rows - first_j)):

@@ -1,4 +1,4 @@
-"""Which sources are sums of Sérsic and Moffat profiles, and which profiles those are."""
+"""The Sérsic and Moffat profiles that sources are sums of."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Components", "are_nearly_flat", "are_profiles", "components"]
 _KINDS = ("Sersic", "Gaussian", "Moffat", "BulgeDisk")
 _GAUSSIAN_INDEX = 0.5
 _RIM = 1e-4
-"""Brightness, in units of the centre's, at which a steep profile may be cut."""
+"""Brightness, relative to the centre, at which a steep profile may be cut."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class Components:
     profiles : Profiles
         N of them, those of one source beside each other.
     owner : ndarray of int, shape (N,)
-        Place of the source of each among those asked for.
+        Index of each profile's source among those asked for.
     truncated : ndarray of bool, shape (N,)
-        Whether the stamp is smaller than the flux tolerance asks for.
+        True where the stamp is smaller than the flux tolerance requires.
     """
 
     profiles: Profiles
@@ -43,14 +43,14 @@ class Components:
     truncated: NDArray[np.bool_]
 
     def part(self, which: NDArray[np.int64]) -> Components:
-        """Some of them."""
+        """Return some of them."""
         profiles = Profiles(*(getattr(self.profiles, field.name)[which] for field in dataclasses.fields(Profiles)))
         return Components(profiles, self.owner[which], self.truncated[which])
 
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """One profile of each of some sources."""
+    """One profile of each of several sources."""
 
     fraction: NDArray[np.float64]
     n: NDArray[np.float64]
@@ -61,7 +61,7 @@ class _Parts:
     beta: NDArray[np.float64]
 
     def usable(self, jacobian: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """For which there are tables, where the Jacobians, shape (N, 2, 2), are arcsec per pixel."""
+        """Return where there are tables for them; `jacobian` has shape (N, 2, 2), arcsec per pixel."""
         whole = (self.n >= MIN_INDEX) & (self.n <= MAX_INDEX) & (self.radius > 0) & (self.q > 0) & (self.q <= 1)
         whole &= np.isnan(self.beta) | (self.beta >= MOFFAT_RANGE[0]) & (self.beta <= MOFFAT_RANGE[1])
         cut = np.flatnonzero(whole & self.are_cut())

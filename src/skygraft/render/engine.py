@@ -1,4 +1,4 @@
-"""Draw all sources of one image, each with its PSF at its own place: stars, profiles, and all else by GalSim."""
+"""Draw all sources of one image, each with the PSF at its own position: stars, profiles, and the rest by GalSim."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from skygraft.errors import FormatError, InjectionError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
 from skygraft.render.components import Components, are_nearly_flat, are_profiles, components
-from skygraft.render.galsim_engine import LEAST_GALSIM_RATIO, draw_extended
+from skygraft.render.engines import GalaxyEngine, StarEngine, galaxy_engine, star_engine
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
-from skygraft.render.profiles import largest_transform
+from skygraft.render.profiles import LEAST_GALSIM_RATIO, largest_transform
 from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
 from skygraft.render.stars import StarPainter, Stars
 
-__all__ = ["Normalisation", "StarEngine", "render"]
+__all__ = ["render"]
 
-type StarEngine = Literal["fourier", "taps", "galsim"]
-type GalaxyEngine = Literal["fourier", "precise", "galsim"]
 type _Kind = Literal["star", "profile", "other"]
 
 _LARGE_HALF = 512
-"""Half a transform, pixels, from which on a source is drawn by itself."""
+"""Sources with a transform of more than twice this many pixels a side are drawn one by one."""
 _CHUNK = 64
-"""Kernels held at a time: bounds memory, and fits in cache for the usual kernel sizes."""
+"""Kernels in memory at a time, few enough for the cache with the usual kernel sizes."""
 
 
 def render(
@@ -41,8 +39,8 @@ def render(
     normalisation: Normalisation,
     *,
     flux_tolerance: float = 1e-3,
-    stars: StarEngine = "fourier",
-    galaxies: GalaxyEngine = "fourier",
+    stars: StarEngine = "precise",
+    galaxies: GalaxyEngine = "fast",
     progress: Callable[[int], None] | None = None,
 ) -> RenderReport:
     """Add sources to a canvas.
@@ -61,15 +59,15 @@ def render(
     box : Box
         The image's outer edges, parent pixels.
     normalisation : Normalisation
-        What ties kernels to the calibration.
+        How kernels are scaled to the calibration.
     flux_tolerance : float
-        Part of a source's flux that its stamp may leave out.
-    stars : {"fourier", "taps", "galsim"}
-        How stars are moved by fractions of a pixel: to single precision, with half as many taps (see
-        `skygraft.render.shift`), or drawn through GalSim.
-    galaxies : {"fourier", "precise", "galsim"}
-        Whether Sérsic and Moffat profiles are drawn many at a time (see `skygraft.render.sersic`), to 3e-4 or to 5e-5
-        of their peak, or through GalSim.
+        Fraction of a source's flux that its stamp may leave out.
+    stars : {"precise", "fast", "galsim"}
+        How stars are moved by fractions of a pixel: to single precision, with about half as many taps (see
+        `skygraft.render.shift`), or by GalSim.
+    galaxies : {"fast", "precise", "galsim"}
+        How Sérsic and Moffat profiles are drawn: many at a time (see `skygraft.render.sersic`), to 3e-4 or to 5e-5 of
+        their peak, or one by one by GalSim.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
 
@@ -79,6 +77,7 @@ def render(
         One entry per source. A source that cannot be drawn is flagged, its reason is in ``messages``, and nothing of
         it is on the canvas.
     """
+    stars, galaxies = star_engine(stars), galaxy_engine(galaxies)
     report = RenderReport.empty(len(sources))
     is_star = sources.source_type == "Star"
     painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None
@@ -209,7 +208,7 @@ def _draw_profiles(
         report.flags[rows] |= Flag.PARAMETERS_BAD
         report.messages[int(rows[0])] = _reason(error)
         return
-    # What needs much memory is drawn by itself, so that nothing else is lost if there is not as much.
+    # Sources that need much memory are drawn alone, so that running out of memory costs no other source.
     large = np.flatnonzero((found.profiles.half > _LARGE_HALF) & ~can_be_split(found.profiles))
     cuts = np.unique(np.searchsorted(found.owner, np.concatenate([found.owner[large], found.owner[large] + 1])))
     for some in np.split(np.arange(len(found.owner)), cuts):
@@ -225,7 +224,7 @@ def _draw_components(
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
-    """Draw whole sources of a batch."""
+    """Draw some sources of a batch, each with all of its profiles."""
     owner = found.owner
     try:
         deposited, clipped = painter.add(found.profiles, psf, owner)
@@ -256,7 +255,7 @@ def _draw_components(
 
 
 def _flag_of(error: Exception) -> Flag:
-    """Why a source that is drawn by itself was not."""
+    """Return the flag for a source that could not be drawn because of an error."""
     if isinstance(error, FormatError):
         return Flag.STAMP_FILE_BAD
     if (isinstance(error, InjectionError) and error.key is None) or isinstance(error, MemoryError):
@@ -265,7 +264,7 @@ def _flag_of(error: Exception) -> Flag:
 
 
 def _reason(error: Exception) -> str:
-    """What happened, for people: other errors than skygraft's own say little without their kind."""
+    """Return the text of an error, with its type unless it is one of skygraft's own."""
     return str(error) if isinstance(error, SkygraftError) else f"{type(error).__name__}: {error}"
 
 
@@ -289,6 +288,8 @@ def _draw_one(
     flux_tolerance: float,
     report: RenderReport,
 ) -> None:
+    from skygraft.render.galsim_engine import draw_extended  # GalSim is imported only where it draws something
+
     try:
         most = largest_transform(canvas.model.shape)
         stamp = draw_extended(sources, row, kernel, flux_tolerance, step, largest=most)

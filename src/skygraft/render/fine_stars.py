@@ -27,7 +27,7 @@ __all__ = ["FineStars"]
 
 
 class _Grid(NamedTuple):
-    """Of a `FineGrid`: rows and columns of samples, pixels between them, taps, whether they are scaled, and reach."""
+    """A `FineGrid` for compiled functions: rows, columns, step (pixels), taps, whether they are rescaled, reach."""
 
     rows: int
     columns: int
@@ -78,7 +78,7 @@ class FineStars:
         amplitude : ndarray, shape (N,)
             Flux times what the kernel is multiplied by.
         deposited, clipped : ndarray, shape (N,)
-            Where to put the flux that landed, and whether part of the star lay off the canvas.
+            Arrays for the flux that landed, and for whether part of the star lay off the canvas.
         """
         weights = self._basis.weights(coefficients)
         at = x - canvas.x0, y - canvas.y0
@@ -146,9 +146,9 @@ def _taps(
     first: NDArray[np.int64],
     taps: NDArray[np.float32],
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Taps of the pixels -half ... half along an axis, for a star f pixels away from pixel 0.
+    """Compute the taps of the pixels -half ... half along an axis, for a star f pixels away from pixel 0.
 
-    Gives the first of the pixels, counted from -half, that is within the model's reach, and the first after them.
+    Returns the first pixel, counted from -half, that is within the model's reach, and the first one after the last.
     """
     n = grid.rows if axis == 0 else grid.columns
     low, high = grid.reach[axis]
@@ -188,7 +188,7 @@ def _sum_lines(
     place: int,
     n_out: int,
 ) -> None:  # pragma: no cover - compiled
-    """Sum lines `first`, `first` + 1, ... of n, each of `length`, times their taps; beyond the n there is nothing."""
+    """Sum lines `first`, `first` + 1, ... of n, each of `length`, times their taps; lines beyond the n are zero."""
     begin, end = max(0, -first), min(taps.size, n - first)
     for i in range(0, n_out, LANES):
         total = spread(np.float32(0.0))

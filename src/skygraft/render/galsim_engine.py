@@ -1,4 +1,4 @@
-"""What the other engines do not draw, and all sources where that is asked for, by GalSim (Rowe et al. 2015).
+"""Drawing by GalSim (Rowe et al. 2015): what the native engine cannot draw, or all sources if asked for.
 
 A profile is built on the sky (arcsec, u towards East, v towards North), taken to pixels through the image's local
 Jacobian, convolved with the effective PSF kernel at the source, scaled as for stars, and drawn without any further
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
 from skygraft.errors import InjectionError
-from skygraft.render.profiles import MAX_STAMP, SAFELY, gaussian_radius, moffat_reach, sersic_radius
+from skygraft.render.profiles import LEAST_GALSIM_RATIO, MAX_STAMP
+from skygraft.render.reach import moffat_beta, reach_pixels, trail_vector
 from skygraft.render.sources import Sources
 from skygraft.render.stamps import read_stamp
 
-__all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "bounded_transforms", "draw_extended", "reach_pixels"]
+__all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "bounded_transforms", "draw_extended"]
 
 _PARAMS = galsim.GSParams(
     folding_threshold=1e-3,
@@ -33,14 +34,12 @@ _PARAMS = galsim.GSParams(
     stepk_minimum_hlr=5.0,
     maximum_fft_size=2 * MAX_STAMP,
 )
-LEAST_GALSIM_RATIO = 1.45
-"""Of truncation to half-light radius, for profiles that GalSim may be given."""
 _TRAIL_WIDTH = 1e-3
 """Width of a trail before the PSF, in pixels: too thin to be seen."""
 
 
 class _Bounded:
-    """How many threads draw with bounded transforms now, and what GalSim's switch was before the first of them."""
+    """Number of threads inside `bounded_transforms`, and the value of GalSim's switch before the first of them."""
 
     lock = threading.Lock()
     inside = 0
@@ -51,8 +50,8 @@ class _Bounded:
 def bounded_transforms() -> Iterator[None]:
     """Let GalSim raise GalSimFFTSizeError for a transform that is larger than its `maximum_fft_size`.
 
-    Since version 2.8 it warns and goes on, and a single large source takes all memory. The switch is GalSim's own, for
-    the whole process; it is as it was once nobody is inside any more.
+    Since version 2.8 it only warns, and a single large source can take all memory. The switch is GalSim's own and
+    global in the process; it is restored when the last thread leaves.
     """
     with _Bounded.lock:
         if _Bounded.inside == 0:
@@ -86,49 +85,6 @@ class DrawnStamp:
     x0: int
     y0: int
     flags: int
-
-
-def reach_pixels(sources: Sources, i: int, flux_tolerance: float) -> float:
-    """Radius in pixels outside which source `i`, before the PSF, has a part `flux_tolerance` of its flux."""
-    flux_tolerance *= SAFELY
-    kind = str(sources.source_type[i])
-    jacobian = sources.jacobian[i]
-    # The smallest singular value is arcsec per pixel along the axis on which the source is largest in pixels.
-    scale = float(np.linalg.svd(jacobian, compute_uv=False)[-1])
-    if kind == "Star":
-        return 0.0
-    if kind == "Trail":
-        return 0.5 * _trail_length_pixels(sources, i)
-    if kind == "Stamp":
-        stamp = read_stamp(sources.text("stamp", i))
-        half = 0.5 * math.hypot(*stamp.image.shape)
-        if stamp.jacobian is None or sources.text("stamp_alignment", i, "wcs") == "pixel":
-            return half
-        return half * float(np.linalg.svd(stamp.jacobian, compute_uv=False)[0]) / scale
-    if kind == "BulgeDisk":
-        return (
-            max(
-                _sersic_reach(
-                    sources.value(f"{part}_n", i, n),
-                    sources.value(f"{part}_half_light_radius", i, math.nan),
-                    sources.value(f"{part}_q", i, 1.0),
-                    flux_tolerance,
-                )
-                for part, n in (("bulge", 4.0), ("disk", 1.0))
-            )
-            / scale
-        )
-    q = sources.value("q", i, 1.0)
-    radius = sources.value("half_light_radius", i, math.nan)
-    if kind == "Gaussian":
-        return gaussian_radius(radius, flux_tolerance) / math.sqrt(q) / scale
-    if kind == "Moffat":
-        return radius * float(moffat_reach(_moffat_beta(sources, i), flux_tolerance)) / math.sqrt(q) / scale
-    return _sersic_reach(sources.value("n", i, 1.0), radius, q, flux_tolerance, sources.value("trunc", i, 0.0)) / scale
-
-
-def _sersic_reach(n: float, radius: float, q: float, tolerance: float, trunc: float = 0.0) -> float:
-    return sersic_radius(n, radius, tolerance, trunc) / math.sqrt(q)
 
 
 def draw_extended(
@@ -253,20 +209,9 @@ def _pixel_profile(sources: Sources, i: int) -> Any:
         return to_pixels.profileToImage(_sheared(round_profile, sources, i, ""))
     if kind == "Moffat":
         radius = _half_light_radius(sources, i, "")
-        moffat = galsim.Moffat(_moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
+        moffat = galsim.Moffat(moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
         return to_pixels.profileToImage(_sheared(moffat, sources, i, ""))
     return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
-
-
-def _moffat_beta(sources: Sources, i: int) -> float:
-    beta = sources.value("moffat_beta", i, math.nan)
-    if not beta > 1:
-        raise InjectionError(
-            f"moffat_beta is {beta}; a Moffat needs an exponent above 1",
-            row=f"injection_id {sources.injection_id[i]}",
-            key="moffat_beta",
-        )
-    return beta
 
 
 def _half_light_radius(sources: Sources, i: int, prefix: str) -> float:
@@ -305,24 +250,8 @@ def _sheared(profile: Any, sources: Sources, i: int, prefix: str) -> Any:
     return profile.shear(q=q, beta=beta * galsim.degrees)
 
 
-def _trail_vector(sources: Sources, i: int) -> tuple[float, float]:
-    """The trail's extent (dx, dy) in pixels."""
-    length = sources.value("trail_length_pix", i, math.nan)
-    if math.isfinite(length):
-        angle = math.radians(sources.value("trail_angle_pix", i, 0.0))
-        return length * math.cos(angle), length * math.sin(angle)
-    length = sources.value("trail_length", i, 0.0)
-    pa = math.radians(sources.value("trail_pa", i, 0.0))
-    dx, dy = np.linalg.solve(sources.jacobian[i], [length * math.sin(pa), length * math.cos(pa)])
-    return float(dx), float(dy)
-
-
-def _trail_length_pixels(sources: Sources, i: int) -> float:
-    return math.hypot(*_trail_vector(sources, i))
-
-
 def _trail_profile(sources: Sources, i: int) -> Any:
-    dx, dy = _trail_vector(sources, i)
+    dx, dy = trail_vector(sources, i)
     length = max(math.hypot(dx, dy), _TRAIL_WIDTH)
     box = galsim.Box(width=length, height=_TRAIL_WIDTH, gsparams=_PARAMS)
     return box.rotate(math.atan2(dy, dx) * galsim.radians)

@@ -29,26 +29,26 @@ from scipy.special import gammaln, kve
 __all__ = ["MOST_SPLIT_BETA", "core_radius", "gaussian_fluxes", "rim_radius", "transform", "unit"]
 
 MOST_SPLIT_BETA = 4.0
-"""Above it the wings are faint and the sum of Gaussians is less good."""
+"""Largest exponent of profiles that are split: above it wings are faint, and the sum of Gaussians is less accurate."""
 
 
 def unit(beta: ArrayLike) -> NDArray[np.float64]:
-    """What elliptical radii are counted in, in core radii: of 27 widths the first is narrow and the last at the rim."""
+    """Return the unit of elliptical radii, in core radii, such that one set of 27 widths covers every exponent."""
     return np.asarray(16.0 / np.sqrt(np.add(beta, 2.0)))
 
 
 def core_radius(beta: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Core radii in half-light radii, of exponents of any shape."""
+    """Return core radii in half-light radii; `beta` may have any shape."""
     return np.asarray(1.0 / np.sqrt(np.expm1(math.log(2.0) / (beta - 1.0))))
 
 
 def rim_radius(beta: NDArray[np.float64], rim: float) -> NDArray[np.float64]:
-    """Radii, in units, where profiles have come down to a part `rim` of their peak."""
+    """Return the radii, in units of `unit`, where profiles reach a fraction `rim` of their peak."""
     return np.asarray(np.sqrt(rim ** (-1.0 / beta) - 1.0) / unit(beta))
 
 
 def transform(beta: float, k: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Transform of a profile of unit flux.
+    """Return the Fourier transform of a profile of unit flux.
 
     Parameters
     ----------
@@ -65,13 +65,13 @@ def transform(beta: float, k: NDArray[np.float64]) -> NDArray[np.float64]:
     order, x = beta - 1.0, k / unit(beta)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
         log = (1.0 - order) * math.log(2.0) - gammaln(order) + order * np.log(x) - x + np.log(kve(order, x))
-        # Where K overflows, two terms of the series are all there is.
+        # Where K overflows, the first two terms of the series suffice.
         near_zero = 1.0 - 0.25 * x**2 / max(order - 1.0, 1.0)
         return np.where(np.isfinite(kve(order, x)), np.exp(log), near_zero)
 
 
 def gaussian_fluxes(beta: float, widths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fluxes of the Gaussians that a profile of unit flux consists of; the widest has all that is wider.
+    """Return the fluxes of the Gaussians whose sum is a profile of unit flux; the widest includes all wider ones.
 
     Parameters
     ----------

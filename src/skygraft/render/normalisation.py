@@ -1,4 +1,4 @@
-"""What ties kernels to the photometric calibration, as drawing asks for it."""
+"""The interface by which drawing asks how kernels are scaled to the photometric calibration."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ __all__ = ["Normalisation", "PointNormalisation"]
 
 
 class Normalisation(Protocol):
-    """Says what to multiply kernels by, and the part of them inside the calibration aperture."""
+    """Gives the factor that scales kernels to the calibration, and their fraction inside the calibration aperture."""
 
     def __call__(
         self, kernels: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale and aperture fraction, each of shape (N,), for kernels (N, ny, nx) at (x, y)."""
+        """Return scale and aperture fraction, each of shape (N,), for kernels (N, ny, nx) at (x, y)."""
 
     def of_coefficients(
         self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The same for the kernels of a `LinearPSF` that have these coefficients (N, B)."""
+        """Return the same for kernels of a `LinearPSF`, given by their coefficients (N, B)."""
 
 
 @runtime_checkable
 class PointNormalisation(Normalisation, Protocol):
-    """One that also knows what the pixels of a point source hold at its own sub-pixel place.
+    """A normalisation that also knows how much of a point source its pixels hold at its own sub-pixel position.
 
-    Of a PSF that pixels are too coarse for, they hold a little more or less than they do on average; extended sources,
-    which are smoother, are scaled by the average.
+    If pixels undersample the PSF, this differs a little from the average over positions. Extended sources, which are
+    smoother, are scaled by the average.
     """
 
     def of_points(
         self, coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """As `of_coefficients`, for the pixels of sources that are points at (x, y)."""
+        """Return the same as `of_coefficients`, for point sources at (x, y)."""

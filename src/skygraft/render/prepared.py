@@ -251,7 +251,7 @@ class EvaluatedPsf:
         return np.where((total != 0.0)[:, None], np.stack(central, axis=1), 0.0)
 
 
-@compiled
+@compiled(reads=("kernels",))
 def _raw_moments(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of kernels times 1, x, y, xx, xy, yy and r^4, from the middle pixel, shape (N, 7)."""
     n, ny, nx = kernels.shape

@@ -1,4 +1,4 @@
-"""How far a profile reaches: the radii that hold all but a given part of its light.
+"""Extent of profiles: the radii that contain all but a given part of their light.
 
 For a Sérsic profile of index n the part of the light inside a scaled radius t = (r / r_half)^(1/n) is the regularised
 incomplete gamma function P(2n, b_n t), with b_n from P(2n, b_n) = 1/2 (Ciotti 1991; Graham & Driver 2005, eq. 1-5).
@@ -16,6 +16,7 @@ from scipy.special import gammaincinv
 from skygraft.render.moffat import core_radius
 
 __all__ = [
+    "LEAST_GALSIM_RATIO",
     "MAX_STAMP",
     "SAFELY",
     "gaussian_radius",
@@ -30,11 +31,13 @@ MAX_STAMP = 8192
 """Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
 
 
+LEAST_GALSIM_RATIO = 1.45
+"""Smallest ratio of truncation to half-light radius of profiles that GalSim is given."""
 _ALWAYS_ALLOWED, _PER_SIDE = 2048, 4
 
 
 def largest_transform(shape: tuple[int, int]) -> int:
-    """Longest side, in pixels, of what a source on an image of so many rows and columns may be drawn on by itself.
+    """Return the longest side, pixels, of the stamp of one source on an image of this shape (ny, nx).
 
     Four times the image's own, and not less than 2048 pixels, which take some 0.3 GB; `MAX_STAMP` for any larger image.
     """
@@ -42,22 +45,22 @@ def largest_transform(shape: tuple[int, int]) -> int:
 
 
 SAFELY = 0.95
-"""Part of the flux tolerance that a profile itself may leave out; the rest is for what drawing loses."""
+"""Share of the flux tolerance for the profile's own truncation; the rest allows for losses in drawing."""
 
 
 def sersic_reach(n: ArrayLike, missing: float) -> NDArray[np.float64]:
-    """Radii, in half-light radii, outside which Sérsic profiles of indices `n` have a part `missing` of their flux."""
+    """Return the radii, half-light radii, outside which Sérsic profiles have a part `missing` of their flux."""
     index = np.asarray(n, dtype=np.float64)
     return np.asarray((gammaincinv(2 * index, 1.0 - missing) / gammaincinv(2 * index, 0.5)) ** index)
 
 
 def rim_radius(n: NDArray[np.float64], rim: float) -> NDArray[np.float64]:
-    """Radii, in half-light radii, where Sérsic profiles have come down to a part `rim` of their central brightness."""
+    """Return the radii (half-light radii) where Sérsic profiles reach a fraction `rim` of their central brightness."""
     return np.asarray((-np.log(rim) / gammaincinv(2.0 * n, 0.5)) ** n)
 
 
 def sersic_radius(n: float, half_light_radius: float, missing: float, trunc: float = 0.0) -> float:
-    """Radius outside which a Sérsic profile has a part `missing` of its flux.
+    """Return the radius outside which a Sérsic profile has a part `missing` of its flux.
 
     Parameters
     ----------
@@ -66,7 +69,7 @@ def sersic_radius(n: float, half_light_radius: float, missing: float, trunc: flo
     half_light_radius : float
         Any unit; the result has the same.
     missing : float
-        Part of the flux left out, 0 to 1.
+        Fraction of the flux outside, 0 to 1.
     trunc : float, optional
         Truncation radius, where the profile ends; 0 for none.
 
@@ -80,11 +83,11 @@ def sersic_radius(n: float, half_light_radius: float, missing: float, trunc: flo
 
 
 def gaussian_radius(half_light_radius: float, missing: float) -> float:
-    """Radius outside which a Gaussian has a part `missing` of its flux, in the unit of `half_light_radius`."""
+    """Return the radius outside which a Gaussian has a part `missing` of its flux, in units of the argument's."""
     return half_light_radius * math.sqrt(math.log(1.0 / missing) / math.log(2.0))
 
 
 def moffat_reach(beta: ArrayLike, missing: float) -> NDArray[np.float64]:
-    """Radii, in half-light radii, outside which Moffats of exponents `beta` have a part `missing` of their flux."""
+    """Return the radii, half-light radii, outside which Moffat profiles have a part `missing` of their flux."""
     exponent = np.asarray(beta, dtype=np.float64)
     return np.asarray(core_radius(exponent) * np.sqrt(np.expm1(-np.log(missing) / (exponent - 1.0))))

@@ -1,4 +1,4 @@
-"""Sérsic profiles as functions of radius, in Fourier space and as sums of Gaussians; tables made once per index.
+"""Sérsic profiles as functions of radius, in Fourier space and as sums of Gaussians, tabulated once per index.
 
 The transform of a Sérsic profile of unit flux depends on its index n and on kappa = (k r_half)^2 only:
 
@@ -13,7 +13,7 @@ The same profile is also a sum of Gaussians of widths sqrt(2) apart. exp(-b r^(1
 exp(-s r^2) whose weights are the density of a one-sided stable distribution of index 1/(2n) (Pollard 1946; as an
 integral: Kanter 1975), which the trapezoidal rule in ln s makes a sum, to 1e-7 of the central brightness from n = 1.2
 on and 1e-5 at n = 0.9. The wide ones of them can be taken out of the transform and be drawn in real space. The sum need
-not be exact for that: what is taken out is what is drawn.
+not be exact for that, because exactly what is taken out of the transform is drawn in real space.
 
 Moffat profiles (`skygraft.render.moffat`) have tables of the same kind, 5 per cent in beta - 1 apart.
 """
@@ -24,15 +24,18 @@ import functools
 import math
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import fht, fhtoffset
-from scipy.interpolate import CubicSpline
 from scipy.special import gammaincinv, gammaln
 
 from skygraft.catalog.schema import MOFFAT_RANGE, SERSIC_RANGE
 from skygraft.render import moffat
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 __all__ = [
     "DENSE",
@@ -53,13 +56,13 @@ __all__ = [
 ]
 
 MIN_INDEX, MAX_INDEX = SERSIC_RANGE
-"""Range of the Sérsic index for which there are tables."""
+"""Range of the Sérsic index of the tables."""
 
 WIDTHS: NDArray[np.float64] = 0.02 * np.exp2(0.5 * np.arange(-12, 31))
 """Widths (sigma) of the Gaussians, in half-light radii.
 
-There must be some that are no wider than the PSF, whatever the profile's size: what a sum of Gaussians misses of the
-cusp is as wide as the narrowest of them.
+Some must be no wider than the PSF, whatever the profile's size: the part of the cusp that a sum of Gaussians misses is
+as wide as the narrowest of them.
 """
 
 FIRST_OCTAVE, PIECES, _OCTAVES = -20, 16, 48
@@ -72,19 +75,19 @@ _STEP = 0.05
 """Between the indices of tables, in ln n."""
 _FIRST = math.log(MIN_INDEX) - 2 * _STEP
 _MOFFATS = 1000
-"""Tables from this number on are of Moffat profiles."""
+"""Numbers of tables from here on belong to Moffat profiles."""
 _FIRST_MOFFAT = math.log(MOFFAT_RANGE[0] - 1.0) - 2 * _STEP
 _LOG_POINTS = 8192
 _LOG_REACH = math.log(1e9)
 _LEAST_KAPPA = 1e-11
-"""Below it T is one to 1e-8, even for n = 6, and FFTLog less exact than that."""
+"""Below it T is 1 to within 1e-8, even for n = 6, which FFTLog does not reach."""
 _LEAST_SUM_INDEX = 0.6
-"""Below it the integral over Gaussians is all but one of them, or none: widths so far apart say nothing of it."""
+"""Below it the integral is dominated by one Gaussian, which widths this far apart do not sample."""
 _FAINT_FLUX, _FAINT_PEAK = 1e-8, 1e-7
 _ANGLES = np.linspace(-36.0, 36.0, 1441)
 """Of the integral for the stable density: logarithms of the tangent of half the angle."""
 LEAST_SPLIT_INDEX = 1.0
-"""Below it wide Gaussians are no good fit at the rim, where what is left of the profile would be folded back."""
+"""Below it the wide Gaussians fit the rim badly, and the remainder there would be aliased back."""
 
 
 def intensity(n: float, r: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -127,6 +130,8 @@ def _node(i: int) -> _Node:
 
 def _transform(n: float) -> CubicSpline:
     """T over ln k, by FFTLog."""
+    from scipy.interpolate import CubicSpline  # takes a second to import, and stars do without
+
     step = 2 * _LOG_REACH / (_LOG_POINTS - 1)
     log_r = (np.arange(_LOG_POINTS) - 0.5 * (_LOG_POINTS - 1)) * step
     r = np.exp(log_r)
@@ -139,25 +144,25 @@ def _transform(n: float) -> CubicSpline:
 
 @functools.cache
 def kappas() -> NDArray[np.float64]:
-    """Where a function is to be known for its cubic pieces, shape (N_PIECES, 4): at both ends and two thirds."""
+    """Return the arguments that define the cubic pieces, shape (N_PIECES, 4): the ends of each piece and its thirds."""
     octave, part = np.divmod(np.arange(N_PIECES), PIECES)
     shifted = np.ldexp(1.0 + (part[:, None] + _THIRDS) / PIECES, FIRST_OCTAVE + octave[:, None])
     return np.asarray(np.maximum(shifted - 2.0**FIRST_OCTAVE, 0.0))
 
 
 def cubics_through(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cubic pieces through values at `kappas`, shape (..., N_PIECES, 4): constant term first, in 0 ... 1."""
+    """Return the cubic pieces through values at `kappas`, shape (..., N_PIECES, 4): constant term first, in 0 ... 1."""
     return np.asarray(values @ np.linalg.inv(_THIRDS[:, None] ** np.arange(4)).T)
 
 
 @functools.cache
 def _gaussian_pieces() -> NDArray[np.float64]:
-    """The transforms exp(-kappa sigma^2 / 2) of the Gaussians, shape (widths, N_PIECES, 4)."""
+    """Return the transforms exp(-kappa sigma^2 / 2) of the Gaussians as cubic pieces, shape (widths, N_PIECES, 4)."""
     return cubics_through(np.exp(-0.5 * kappas() * WIDTHS[:, None, None] ** 2))
 
 
 def _fit(n: float) -> NDArray[np.float64]:
-    """Fluxes, not negative, of Gaussians whose sum is close to the profile."""
+    """Return the fluxes, not negative, of Gaussians whose sum approximates the profile."""
     if n < _LEAST_SUM_INDEX:
         return np.zeros(len(WIDTHS))
     index, b = 0.5 / n, float(gammaincinv(2 * n, 0.5))
@@ -174,13 +179,13 @@ def _fit(n: float) -> NDArray[np.float64]:
         peaks = density * np.exp(log_s) * math.log(2.0) * float(intensity(n, np.zeros(1))[0])
     fluxes = peaks * 2.0 * math.pi * WIDTHS**2
     fluxes /= fluxes.sum()
-    # Of neither flux nor brightness to be seen; what is next to zero takes processors longest.
+    # Those without visible flux or brightness are dropped: arithmetic with denormal numbers is very slow.
     return np.where((fluxes > _FAINT_FLUX) | (peaks > _FAINT_PEAK * peaks.max()), fluxes, 0.0)
 
 
 @functools.cache
 def radial_tables() -> RadialTables:
-    """The tables of this process."""
+    """Return the tables of this process."""
     return RadialTables()
 
 
@@ -195,12 +200,12 @@ class Placed:
     rows : ndarray of int, shape (N, 4)
         Rows of `pieces`.
     weights : ndarray, shape (N, 4)
-        What to multiply them by.
+        Weights of these rows.
     dense : ndarray of float32, shape (D, 4)
-        Cubic pieces of T over k, `DENSE` of them to 1, one table after the other, of profiles that have such tables
-        instead.
+        Cubic pieces of T over k, `DENSE` of them for each unit of k, one table after the other, for profiles that have
+        such tables instead.
     ends : ndarray of int, shape (N, 2)
-        Of each of those, the first of its pieces and the one after its last, and zeros for the others.
+        First piece of each profile's dense table, and the one after its last; zeros for profiles without one.
     """
 
     pieces: NDArray[np.float32]
@@ -210,7 +215,7 @@ class Placed:
     ends: NDArray[np.int64]
 
     def at(self, kappa: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The N tables' values, each at a kappa of its own, shape (N,)."""
+        """Return the value of each of the N tables at its own kappa, shape (N,)."""
         octave = np.floor(np.log2(kappa + 2.0**FIRST_OCTAVE))
         place = PIECES * (octave - FIRST_OCTAVE) + PIECES * ((kappa + 2.0**FIRST_OCTAVE) / 2.0**octave - 1.0)
         piece = np.clip(place.astype(np.int64), 0, N_PIECES - 1)
@@ -220,23 +225,23 @@ class Placed:
         )
 
     def replaced(self, which: NDArray[np.int64], by: NDArray[np.float32], row: NDArray[np.int64]) -> Placed:
-        """The same, but for some profiles that have tables of their own.
+        """Return a copy in which some profiles have tables of their own.
 
         Parameters
         ----------
         which : ndarray of int, shape (K,)
-            Places of these profiles.
+            Indices of these profiles.
         by : ndarray of float32, shape (T, N_PIECES, 4)
             Tables.
         row : ndarray of int, shape (K,)
-            The table of each.
+            Index in `by` of the table of each.
         """
         rows, weights = self.rows.copy(), self.weights.copy()
         rows[which], weights[which] = len(self.pieces) + row[:, None], [1.0, 0.0, 0.0, 0.0]
         return Placed(np.concatenate([self.pieces, by]), rows, weights, self.dense, self.ends)
 
     def with_dense(self, which: NDArray[np.int64], tables: list[NDArray[np.float32]]) -> Placed:
-        """The same, but for the profiles `which` that have dense tables of their own."""
+        """Return a copy in which the profiles `which` have dense tables."""
         ends = self.ends.copy()
         after = np.cumsum([len(table) for table in tables]) + len(self.dense)
         ends[which, 0], ends[which, 1] = after - [len(table) for table in tables], after
@@ -244,7 +249,7 @@ class Placed:
 
 
 class RadialTables:
-    """Tables of T, with or without wide Gaussians, made when they are first asked for; threads may share them."""
+    """Tables of T, with or without wide Gaussians, computed when first needed; threads may share them."""
 
     def __init__(self) -> None:
         self._pieces = np.empty((16, N_PIECES, 4), dtype=np.float32)
@@ -254,14 +259,14 @@ class RadialTables:
     def place(
         self, n: NDArray[np.float64], first_wide: NDArray[np.int64], beta: NDArray[np.float64] | None = None
     ) -> Placed:
-        """The tables of some indices or exponents.
+        """Return the tables for some indices or exponents.
 
         Parameters
         ----------
         n : ndarray, shape (N,)
             Sérsic indices, `MIN_INDEX` to `MAX_INDEX`.
         first_wide : ndarray of int, shape (N,)
-            The first of the Gaussians that are left out of the transform; ``len(WIDTHS)`` leaves none out.
+            Index of the first Gaussian that is left out of the transform; ``len(WIDTHS)`` leaves none out.
         beta : ndarray, shape (N,), optional
             Exponents of Moffat profiles; NaN for Sérsic profiles.
         """
@@ -278,19 +283,19 @@ class RadialTables:
         if row is None:
             row = self._known[node, first_wide] = len(self._known)
             if row == len(self._pieces):
-                # A new array: others may be at work with the old one.
+                # A new array, because other threads may be using the old one.
                 self._pieces = np.concatenate([self._pieces, np.empty_like(self._pieces)])
             made = _node(node)
             wide = np.tensordot(made.fluxes[first_wide:], _gaussian_pieces()[first_wide:], 1)
             rest = made.pieces - wide
-            # At wavenumber zero, where the tables' own error counts as often as what is drawn is larger than its box.
+            # Exact at wavenumber zero, where an error of the table would be an error of the flux.
             rest[0, 0] = made.fluxes[:first_wide].sum() if first_wide < len(WIDTHS) else 1.0
             self._pieces[row] = rest
         return row
 
 
 def gaussian_fluxes(n: NDArray[np.float64], beta: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Fluxes of the Gaussians of which profiles of unit flux are made, as the tables have them.
+    """Return the fluxes of the Gaussians whose sum is a profile of unit flux, as used in the tables.
 
     Parameters
     ----------
@@ -310,7 +315,7 @@ def gaussian_fluxes(n: NDArray[np.float64], beta: NDArray[np.float64] | None = N
 
 
 def _around(n: NDArray[np.float64], beta: NDArray[np.float64] | None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The four tables about each index or exponent, and the weights of a cubic polynomial through them."""
+    """Return the four tables around each index or exponent, and the weights of the cubic polynomial through them."""
     position = (np.log(n) - _FIRST) / _STEP
     if beta is not None:
         moffats = np.isfinite(beta)
@@ -320,7 +325,7 @@ def _around(n: NDArray[np.float64], beta: NDArray[np.float64] | None) -> tuple[N
 
 
 def _lagrange(t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights of values at 0, 1, 2, 3 for a cubic polynomial's value at t, shape (N, 4)."""
+    """Return the weights of values at 0, 1, 2, 3 in the cubic interpolation at t, shape (N, 4)."""
     return np.stack(
         [
             -(t - 1) * (t - 2) * (t - 3) / 6,

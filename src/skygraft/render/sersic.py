@@ -39,33 +39,33 @@ __all__ = ["FAST", "PRECISE", "Care", "ProfilePainter", "Profiles", "axes_of", "
 
 _PIXELS_AT_ONCE = 1 << 20
 _LINE = 16
-"""Pixels of the canvas that memory hands over at a time."""
+"""Pixels of the canvas in a cache line."""
 _SIZES = tuple(sorted(m << e for m in (8, 10, 12) for e in range(2, 11) if (m << e) % 16 == 0 and m << e <= MAX_STAMP))
 """Of transforms, multiples of 16 pixels. For each the PSF's basis is transformed, so that there should not be many."""
 
 
 @dataclass(frozen=True)
 class Care:
-    """With what care profiles are drawn.
+    """Tolerances with which profiles are drawn.
 
     Parameters
     ----------
     least_ratio : float
-        A Gaussian is wide if its narrowest sigma is that of the PSF so many times,
+        Smallest ratio of the narrowest sigma of a Gaussian to that of the PSF, for it to count as wide.
     moments : float
-        and its share in the peak not more than this times the fourth power of that ratio.
+        Largest share of a wide Gaussian in the peak, divided by the fourth power of that ratio.
     rim : float
-        What is left of a profile at the edge of its transform's box, in units of its peak.
+        Brightness of a profile at the edge of its transform's box, relative to its peak.
     kernel_part : float
-        Part of the kernel for which there is room around the profile: its faint rim may come in again on the other
-        side.
+        Part of the kernel's half-width that the box leaves free around the profile; the kernel's faint rim may wrap
+        around to the other side.
     margin : int
-        Pixels of room on each side of the kernel, for the smallest profiles: a kernel that is moved by part of a pixel
-        rings on beyond its box.
+        Pixels that the box leaves free on each side of the kernel for the smallest profiles, because a kernel that is
+        moved by a fraction of a pixel rings beyond its own box.
     missed : float
-        What a coarse cell may miss of the wide ones, in units of the whole profile's peak.
+        Largest error of a coarse cell, relative to the peak of the whole profile.
     beyond : float
-        What may be left out beyond the frequencies of the grid that a profile is drawn on, in units of its peak.
+        Largest error from frequencies beyond those of the grid that a profile is drawn on, relative to its peak.
     """
 
     least_ratio: float
@@ -164,21 +164,21 @@ def axes_of(metric: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 class ProfilePainter:
-    """Draws profiles on one canvas; what is smooth of them is on it once `finish` was called.
+    """Draws profiles on one canvas; their smooth parts are added by `finish`.
 
     Parameters
     ----------
     canvas : Canvas
         Changed in place.
     care : Care
-        With what care.
+        Tolerances.
     """
 
     def __init__(self, canvas: Canvas, care: Care) -> None:
         self.canvas, self.care = canvas, care
         self._coarse = CoarseField(canvas)
         self.is_half_done = False
-        """Whether an error came when some of the profiles given were drawn already, and others were not."""
+        """True if `add` failed after it had drawn some of the profiles."""
 
     def add(
         self, profiles: Profiles, psf: EvaluatedPsf, owner: NDArray[np.int64]
@@ -219,7 +219,7 @@ class ProfilePainter:
         x, y, amplitude = profiles.x, profiles.y, profiles.amplitude
         wide = _Wide(
             x + moments[:, 1], y + moments[:, 2], amplitude * moments[:, 0], profiles.metric,
-            moments[:, 3:].copy(), fluxes, WIDTHS, reach, self.care.missed * np.abs(peak),
+            moments[:, 3:].copy(), fluxes, WIDTHS, reach, self.care.missed * np.abs(peak), fluxes.any(axis=1),
         )  # fmt: skip
         drawn = size * fold
         most = largest_transform(canvas.model.shape)
@@ -249,12 +249,12 @@ class ProfilePainter:
         return deposited, clipped
 
     def finish(self) -> None:
-        """Add to the canvas what was kept in coarse cells; call it once."""
+        """Add the coarse cells to the canvas; to be called once."""
         self._coarse.add_to(self.canvas)
 
 
 def can_be_split(profiles: Profiles) -> NDArray[np.bool_]:
-    """Whether profiles may be drawn as wide Gaussians and a compact rest, shape (N,); of others all is transformed."""
+    """Return which profiles may be split into wide Gaussians and a compact rest, shape (N,); others are not split."""
     steep = np.where(np.isnan(profiles.beta), profiles.n < LEAST_SPLIT_INDEX, profiles.beta > MOST_SPLIT_BETA)
     return np.asarray(np.isnan(profiles.steepness) & ~steep)
 
@@ -262,16 +262,16 @@ def can_be_split(profiles: Profiles) -> NDArray[np.bool_]:
 def _sizes(
     profiles: Profiles, fluxes: NDArray[np.float64], moments: NDArray[np.float64], half_kernel: int, care: Care
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """What each profile needs.
+    """Compute how each profile is to be drawn.
 
     Returns
     -------
     size, first_wide : ndarray of int, shape (N,)
-        Of the transform, and the first of the Gaussians that are drawn in real space.
+        Size of the transform in pixels, and index of the first of the Gaussians that are drawn in real space.
     reach : ndarray, shape (N,)
-        How far out these are drawn, half-light radii.
+        Radius to which these are drawn, half-light radii.
     peak : ndarray, shape (N,)
-        Of the profile, more or less.
+        Approximate peak of the profile, image units.
     """
     major, minor = axes_of(profiles.metric)
     variance = np.maximum(0.5 * (moments[:, 3] + moments[:, 5]), 0.25)
@@ -308,7 +308,7 @@ def _sizes(
 
 
 def _blurred_reach(profiles: Profiles, moments: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far out as much of each profile's light lies after the PSF as there is beyond its reach before it.
+    """Return the radius that holds as much of each blurred profile as its reach does of the profile itself.
 
     To first order in s, the variance that the PSF adds along an axis in units of the profile's, this is further out by
     s / 2 times the logarithmic slope of the profile there; half as much again for the PSF's own wings.
@@ -334,7 +334,7 @@ def _folds(
     peak: NDArray[np.float64],
     care: Care,
 ) -> NDArray[np.int64]:
-    """By how much finer the grid must be on which each profile is drawn, shape (N,): 1 where pixels sample the PSF.
+    """Return the factor by which the grid of each profile must be finer than pixels, shape (N,): 1 for sampled PSFs.
 
     What a grid misses of the PSF, it misses of the profile by as much less as the profile's transform is less than one
     at the grid's Nyquist frequency; `peak` is that of the profile.
@@ -358,7 +358,7 @@ def _folds(
 
 
 class _Wide(NamedTuple):
-    """The wide Gaussians of N profiles: centres, amplitudes, ellipses and so on, as `add_wings` has them of one."""
+    """The wide Gaussians of N profiles: the parameters of `add_wings`, one row each, and whether there are any."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -369,6 +369,7 @@ class _Wide(NamedTuple):
     widths: NDArray[np.float64]
     reach: NDArray[np.float64]
     allowed: NDArray[np.float64]
+    present: NDArray[np.bool_]
 
 
 @compiled
@@ -387,14 +388,17 @@ def _add_all(
     deposited: NDArray[np.float64],
     clipped: NDArray[np.bool_],
 ) -> None:
-    """Add the profiles from `start` on, what transforms drew of each and its wings, in their order."""
+    """Add the profiles from `start` on to the canvas in their order, the core of each and then its wings."""
     rows, columns = model.shape
-    along = np.empty(size.max(), dtype=np.float64)
+    largest = 0
+    for k in range(len(size)):
+        largest = max(largest, size[k])
+    along = np.empty(largest, dtype=np.float64)
     for k in range(len(first)):
         s = start + k
         n, ix, iy = size[s], int(np.rint(x[s])), int(np.rint(y[s]))
         core = images[first[k] : first[k] + n * n].reshape((n, n))
-        # The next one's rows are asked for while this one is added: each is on a page of its own, far from the cache.
+        # The next profile's rows are prefetched meanwhile: each is on a memory page of its own, far from the cache.
         following = min(s + 1, start + len(first) - 1)
         next_i, next_j = int(np.rint(x[following])) - corner[0], int(np.rint(y[following])) - corner[1]
         next_low, next_high = max(0, next_i - size[following] // 2), min(columns, next_i + size[following] // 2)
@@ -404,14 +408,14 @@ def _add_all(
         )
         left, bottom = ix - corner[0] - half[s], iy - corner[1] - half[s]
         clipped[s] = left < 0 or bottom < 0 or left + 2 * half[s] >= columns or bottom + 2 * half[s] >= rows
-        if wide.fluxes[s].any():
+        if wide.present[s]:
             deposited[s] += add_wings(
                 model, corner, cells, wide.x[s], wide.y[s], wide.amplitude[s], wide.metric[s], wide.moments[s],
                 wide.fluxes[s], wide.widths, wide.reach[s], wide.allowed[s], (ix, iy), half[s],
             )  # fmt: skip
 
 
-@compiled
+@compiled(inline="always")
 def _add_core(
     model: NDArray[np.float32],
     core: NDArray[np.float32],
@@ -421,9 +425,9 @@ def _add_core(
     along: NDArray[np.float64],
     following: tuple[int, int, int],
 ) -> float:
-    """Add what transforms drew of a profile around the pixel (ix, iy); gives the flux that landed.
+    """Add the core of a profile around the pixel (ix, iy), and return the flux that landed on the canvas.
 
-    `following` is what will be wanted next: from this row on, between these columns.
+    `following` (first row, first column, end column) is the next profile's part of the canvas, which is prefetched.
     """
     rows, columns = model.shape
     middle = core.shape[0] // 2
@@ -445,4 +449,7 @@ def _add_core(
         for i in range(len(into)):
             into[i] += line[i]
             along[i] += line[i]
-    return along.sum()
+    flux = 0.0
+    for i in range(len(along)):
+        flux += along[i]
+    return flux

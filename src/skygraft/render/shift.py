@@ -17,10 +17,10 @@ samples wide, and G the image whose transform is K's divided by the window's,
 
 where what is neglected are the window's sidelobes. phi is Kaiser and Bessel's, ``I0(beta sqrt(1 - (2v / w)^2))``. Its
 taps are then changed a little, so that at each phase they sum to one and have their mean at the shift: flux and
-centroid are right to rounding. Two thirds of a pixel cost least: G is summed over a PSF's basis for each star, which a
-grid of half pixels makes 1.6 times longer, and it saves only one tap in five.
+centroid are right to rounding. Two thirds of a pixel is the cheapest step: G is summed over a PSF's basis for each
+star, which takes 1.6 times as long on a grid of half pixels, and that grid saves only one tap in five.
 
-G is linear in K: for a PSF that is a sum of basis images it is made once, for the basis, by one matrix for each axis,
+G is linear in K: for a PSF that is a sum of basis images it is computed once, for the basis, by one matrix per axis,
 ``G = matrix K matrix^T``. There are three samples to two pixels, so that pixel 2m + r has the same taps for all m, on
 the samples 3m + k for a few k. Samples are therefore kept as three by three planes, one for each remainder of their
 row and column by three: each tap is then a multiple of one plane, moved, and vector code.
@@ -90,14 +90,14 @@ FAST = Shift(width=5, margin=2)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of what is made of kernels of one shape.
+    """Sizes of the arrays that are computed from kernels of one shape.
 
     Parameters
     ----------
     kernel : (int, int)
         Rows and columns (ny, nx) of the kernels, both odd.
     shift : Shift
-        How they are shifted.
+        How kernels are shifted.
     """
 
     kernel: tuple[int, int]
@@ -111,33 +111,33 @@ class Sizes:
 
     @property
     def pairs(self) -> tuple[int, int]:
-        """Pairs of rows and of columns in a stamp, the last of which are not whole."""
+        """Pairs of rows and of columns in a stamp; the last pair of each is incomplete."""
         ny, nx = self.stamp
         return ny // 2 + 1, nx // 2 + 1
 
     @property
     def plane(self) -> tuple[int, int]:
-        """Rows and columns of samples of one remainder by three."""
+        """Rows and columns of samples with one remainder by three."""
         further = -(-self.shift.width // 3)
         rows, columns = self.pairs
         return rows + further, columns + further
 
     @property
     def samples(self) -> int:
-        """Samples in a plane, and a few zeros so that each plane begins at a cache line if the first does."""
+        """Samples in a plane, padded so that each plane begins at a cache line if the first does."""
         rows, columns = self.plane
         return -(-rows * columns // 16) * 16
 
 
 def fine_images(kernels: NDArray[np.float64], shift: Shift) -> NDArray[np.float64]:
-    """Images G of kernels, sampled every two thirds of a pixel.
+    """Compute the images G of kernels, sampled every two thirds of a pixel.
 
     Parameters
     ----------
     kernels : ndarray, shape (N, ny, nx)
         Both sizes odd.
     shift : Shift
-        How they are to be shifted.
+        How the kernels are to be shifted.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def fine_images(kernels: NDArray[np.float64], shift: Shift) -> NDArray[np.float6
 
 @functools.lru_cache(maxsize=16)
 def _fine_matrix(size: int, shift: Shift) -> NDArray[np.float64]:
-    """What takes `size` pixels to samples, along one axis: (1 / n) sum over k of cos(kx) phi(0) / phi(2k / 3)."""
+    """Return the matrix from pixels to samples along one axis: (1 / n) sum over k of cos(kx) phi(0) / phi(2k / 3)."""
     n = size + 2 * shift.margin
     rows, _ = Sizes((size, size), shift).plane
     at = 2 * np.arange(3 * rows) / 3 - shift.width / 3 - 0.5 - shift.margin
@@ -172,7 +172,7 @@ def _fine_matrix(size: int, shift: Shift) -> NDArray[np.float64]:
 
 
 def _window_transform(k: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Transform of the window at k radians for each sample, up to a factor; k is below 2 beta."""
+    """Return the transform of the window at k radians a sample, up to a factor; k is below 2 beta."""
     root = np.sqrt((_BETA * width) ** 2 - (0.5 * width * k) ** 2)
     transform: NDArray[np.float64] = np.sinh(root) / root
     return transform
@@ -180,9 +180,9 @@ def _window_transform(k: NDArray[np.float64], width: int) -> NDArray[np.float64]
 
 @functools.lru_cache(maxsize=4)
 def taps_table(width: int) -> NDArray[np.float64]:
-    """Taps at equally spaced phases t = 0 ... 1: shape (phases + 1, width).
+    """Return the taps at equally spaced phases t = 0 ... 1: shape (phases + 1, width).
 
-    Tap j is what sample q + j counts at the place p, where q is the first with ``q >= p - width / 2``, and t the
+    Tap j is the weight of sample q + j at the place p, where q is the first with ``q >= p - width / 2``, and t the
     difference of the two.
     """
     t = np.linspace(0.0, 1.0, _PHASES + 1)[:, None]
@@ -209,18 +209,18 @@ def pair_taps(
     odd: NDArray[np.float32],
     places: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
-    """Taps for pixels 2m and 2m + 1, along one axis, at a shift by f within -1/2 ... 1/2 pixel.
+    """Compute the taps for pixels 2m and 2m + 1, along one axis, at a shift by f within -1/2 ... 1/2 pixel.
 
     Parameters
     ----------
     table : ndarray, shape (phases + 1, width)
-        Of `taps_table`.
+        Table from `taps_table`.
     f : float
         Pixels, towards larger coordinates.
     lead : int
         Pixels that are counted before the stamp's first.
     factor : float
-        What the taps are multiplied by.
+        Factor by which the taps are multiplied.
     apart, step : int
         How far samples are from each other that differ by one in their remainder by three, and those that differ by
         three.
@@ -249,7 +249,7 @@ def pair_taps(
 def _taps(
     table: NDArray[np.float64], f: float, odd: int, factor: float, out: NDArray[np.float32]
 ) -> int:  # pragma: no cover - compiled
-    """Taps of pixels 2m (or 2m + 1, if `odd` is one) at a shift by f, and k of the first sample 3m + k."""
+    """Compute taps of pixels 2m (2m + 1, if `odd` is one) at a shift by f, and return k of the first sample 3m + k."""
     # p - width / 2 for the first pixel: see where `fine_images` begins; rounding may take f beyond 1/2
     start = 0.75 + 1.5 * (odd - min(max(f, -0.5), 0.5))
     first = int(np.ceil(start))
@@ -261,27 +261,27 @@ def _taps(
     return first
 
 
-@compiled(forceinline=True)
+@compiled(inline="always")
 def _held(even: NDArray[np.float32], odd: NDArray[np.float32]) -> Any:  # pragma: no cover - compiled
-    """The first taps, eight times each: loops that store would fetch them from their arrays again and again."""
+    """Return the first taps, repeated eight times each, so that loops with stores do not reload them."""
     return (
         (spread(even[0]), spread(even[1]), spread(even[2]), spread(even[3]), spread(even[4])),
         (spread(odd[0]), spread(odd[1]), spread(odd[2]), spread(odd[3]), spread(odd[4]), spread(odd[5])),
     )
 
 
-@compiled(forceinline=True)
+@compiled(inline="always")
 def _sums(
     taps: Any, s0: Any, s1: Any, s2: Any, s3: Any, s4: Any, s5: Any, s6: Any
 ) -> tuple[Any, Any]:  # pragma: no cover - compiled
-    """Eight pixels 2m, and eight pixels 2m + 1, from the first seven samples of `pair_taps` of each."""
+    """Compute eight pixels 2m and eight pixels 2m + 1 from the first seven samples of each."""
     even, odd = taps
     one = fused(even[4], s4, fused(even[3], s3, fused(even[2], s2, fused(even[1], s1, even[0] * s0))))
     two = fused(odd[3], s4, fused(odd[2], s3, fused(odd[1], s2, odd[0] * s1)))
     return one, fused(odd[5], s6, fused(odd[4], s5, two))
 
 
-@compiled
+@compiled(inline="always")
 def shift_rows(
     planes: NDArray[np.float32],
     columns: int,
@@ -334,7 +334,7 @@ def shift_rows(
         store(second, at, two)
 
 
-@compiled
+@compiled(inline="always")
 def add_rows(
     rows: NDArray[np.float32],
     columns: int,
@@ -349,7 +349,7 @@ def add_rows(
     step: int,
     ahead: int,
 ) -> float:  # pragma: no cover - compiled
-    """Add every other row of the stamp to pixels of an image, and give the sum of what was added.
+    """Add every other row of the stamp to the pixels of an image, and return the sum of what was added.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The sources of one image, as arrays: what a renderer needs to know about each of them."""
+"""The sources of one image as arrays, with what a renderer needs to know about each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPE_COLUMNS = (
     *("trail_length", "trail_pa", "trail_length_pix", "trail_angle_pix"),
     *("stamp", "stamp_alignment", "stamp_psf", "draw_size"),
 )
-"""Catalogue columns that say what a source looks like."""
+"""Catalogue columns that describe the shape of a source."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Sources:
         return len(self.x)
 
     def value(self, column: str, i: int, default: float) -> float:
-        """A shape parameter of source `i`; `default` where the column is absent or not finite."""
+        """Return a shape parameter of source `i`, or `default` if the column is absent or not finite."""
         if column not in self.shape:
             return default
         value = float(self.shape[column][i])
         return value if np.isfinite(value) else default
 
     def text(self, column: str, i: int, default: str = "") -> str:
-        """A text parameter of source `i`; `default` where the column is absent or empty."""
+        """Return a text parameter of source `i`, or `default` if the column is absent or empty."""
         if column not in self.shape:
             return default
         value = str(self.shape[column][i]).strip()

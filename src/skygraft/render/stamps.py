@@ -1,4 +1,4 @@
-"""Pre-made images of sources, read from FITS files once per process."""
+"""Images of sources that are injected as they are, read from FITS files once per process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Stamp", "read_stamp"]
 
 @dataclass(frozen=True, eq=False)
 class Stamp:
-    """A picture of a source.
+    """An image of a source.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def _read(path: Path, modified: int) -> Stamp:
         )
     ny, nx = image.shape
     for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
-        # A stamp has a scale and a direction, not a place.
+        # A stamp needs a scale and an orientation, but no position on the sky.
         header.setdefault(key, 0.0)
     try:
         wcs = read_fits_wcs(header, path=path)

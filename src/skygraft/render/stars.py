@@ -1,10 +1,10 @@
 """Stars: the PSF at the star's own position, scaled, moved by a fraction of a pixel and added.
 
-What is the same for all stars of an image is prepared once (`StarPainter`): the PSF's basis on a finer grid (see
-`skygraft.render.shift`, and `skygraft.render.fine_stars` for PSFs that pixels are too coarse for), and what tells
-widths from coefficients (`skygraft.psf.FwhmMeter`). A star then costs the sum of the basis with its coefficients, two
-passes of a few taps, and the addition. The sums and the shift are in single precision, which the canvas has anyway; the
-basis is made orthonormal first, so that they do not cancel.
+Everything that the stars of an image share is prepared once (`StarPainter`): the PSF's basis on a finer grid (see
+`skygraft.render.shift`, and `skygraft.render.fine_stars` for PSFs that pixels undersample), and the tables that give
+its width from its coefficients (`skygraft.psf.FwhmMeter`). A star then costs the sum of the basis with its
+coefficients, two passes of a few taps, and the addition. The sums and the shift are in single precision, which the
+canvas has anyway; the basis is made orthonormal first, so that they do not cancel.
 
 Stars are added one after the other in the order given (injection id), each made by itself, so that a pixel's sum
 depends only on the stars that touch it, and not on how many are drawn together.
@@ -41,14 +41,14 @@ from skygraft.render.vectors import LANES
 __all__ = ["StarPainter", "Stars"]
 
 _HELD_SAMPLES = 1 << 17
-"""Samples of stars that are held at a time: few enough for a processor's cache."""
+"""Samples of stars that are in memory at a time, few enough for the processor's cache."""
 _VECTOR = 2 * LANES
-"""Pixels of a row that are made at a time: as many as memory hands over."""
+"""Pixels of a row that are computed at a time: one cache line."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stars:
-    """What was drawn of each star of a batch, each of shape (N,).
+    """Results for each star of a batch, each of shape (N,).
 
     Parameters
     ----------
@@ -81,14 +81,14 @@ class StarPainter:
         The image's PSF.
     box : Box
         The image's outer edges, parent pixels.
-    engine : {"fourier", "taps"}
+    engine : {"precise", "fast"}
         Nine taps, whose errors are those of single precision, or five. A PSF that is known between pixels, where
         pixels are too coarse for it, is evaluated at each star's own place in either case.
     """
 
-    def __init__(self, psf: PSF, box: Box, engine: Literal["fourier", "taps"] = "fourier") -> None:
+    def __init__(self, psf: PSF, box: Box, engine: Literal["precise", "fast"] = "precise") -> None:
         self._psf = psf
-        self._shift = PRECISE if engine == "fourier" else FAST
+        self._shift = PRECISE if engine == "precise" else FAST
         self._fwhm = width_meter(psf, box)
         self._undersampled = UndersamplingMeter(psf, *places_over(box))
         self._basis: SinglePrecisionBasis | None = None
@@ -99,7 +99,7 @@ class StarPainter:
 
     @property
     def batch(self) -> int:
-        """Stars to give at a time: many where the PSF is linear, and few where each has a kernel to be held."""
+        """Stars to draw at a time: many for a linear PSF, few where each star has a kernel of its own in memory."""
         return 1024 if isinstance(self._psf, LinearPSF) else 64
 
     def add(
@@ -171,14 +171,14 @@ class StarPainter:
         y: NDArray[np.float64],
         normalisation: Normalisation,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale and aperture fraction: where pixels are too coarse, those of the pixels at the star's own place."""
+        """Return scale and aperture fraction, of undersampled PSFs at each star's own sub-pixel position."""
         if self._fine is not None and isinstance(normalisation, PointNormalisation):
             return normalisation.of_points(coefficients, x, y)
         return normalisation.of_coefficients(coefficients, x, y)
 
 
 class _Placed(NamedTuple):
-    """Positions on the canvas and amplitudes of stars, and where what is told of them goes."""
+    """Positions of stars on the canvas, their amplitudes, and the arrays for their results."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -188,7 +188,7 @@ class _Placed(NamedTuple):
 
 
 class _Shifting(NamedTuple):
-    """Of `taps_table`, rows and columns of stamps, samples in a row of a plane, and the margin of stamps."""
+    """The table of taps, rows and columns of stamps, samples in a row of a plane, and the margin of stamps."""
 
     table: NDArray[np.float64]
     ny: int
@@ -215,7 +215,7 @@ def _add_sums(
         _add_planes(model, planes[: some.shape[0]], stars, start, shift)
 
 
-@compiled
+@compiled(inline="always")
 def _add_planes(
     model: NDArray[np.float32],
     planes: NDArray[np.float32],
@@ -245,7 +245,7 @@ def _add_planes(
         lead = x0 % _VECTOR
         shift_rows(planes[k], columns, y[s] - (y0 + ny // 2), table, taps, half)
         pair_taps(table, x[s] - (x0 + nx // 2), lead, amplitude[s], half.shape[2], 1, *taps)
-        # what reaches beyond the canvas to the left or right is first added to nothing
+        # stamps that reach beyond the left or right edge are first added to an empty buffer
         within = x0 >= 0 and x0 + nx + _VECTOR <= width
         whole, pitch, origin = (flat, width, y0 * width + x0 - lead) if within else (empty, empty.size // ny, 0)
         if not within:
@@ -265,7 +265,7 @@ def _add_planes(
                     deposited[s] += value
 
 
-@compiled
+@compiled(inline="always")
 def _first_pixel(position: float, size: int) -> int:  # pragma: no cover - compiled
-    """Where a stamp of `size` pixels begins, whose middle pixel is the nearest to `position`."""
+    """Return the first pixel of a stamp of `size` pixels whose middle pixel is the nearest to `position`."""
     return int(np.floor(position + 0.5)) - size // 2

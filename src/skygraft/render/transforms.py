@@ -1,7 +1,7 @@
 """Many small real images brought back from Fourier space, eight lines of an image at a time.
 
-An image of n by n pixels, n = 16 m, has n frequencies in x times n/2 in y: those that are left out follow from the
-others, since it is real. First the lines along x are transformed, many side by side: what is done to one element of a
+An image of n by n pixels, n = 16 m, has n frequencies in x times n/2 in y; the others follow from these because the
+image is real. First the lines along x are transformed, many side by side: what is done to one element of a
 line is done to the same element of the others, which are beside it in memory, with vectors (see
 `skygraft.render.vectors`). Nothing is rearranged on the way, as in Stockham's autosorting transform with factors of 5,
 4, 3 and 2 (Cochran et al. 1967; Van Loan 1992, chapter 1.7). Then the image is transposed, and the lines along y are
@@ -32,22 +32,22 @@ __all__ = ["Plan", "half_spectra", "plan_of", "room_for", "spectra_between_pixel
 _PAIR = 2 * LANES
 """Floats that eight complex numbers take."""
 _BLOCK = 1 << 12
-"""Floats of lines that are transformed together: twice as many fit into the nearest cache."""
+"""Floats of lines that are transformed together: twice as many fit into the first-level cache."""
 
 
 class Plan(NamedTuple):
-    """How images of n by n pixels are transformed: constants for `to_image`.
+    """Constants of `to_image` for images of n by n pixels.
 
     Parameters
     ----------
     n : int
         Pixels a side.
     factors, half_factors : ndarray of int
-        Whose products are n and n/2.
+        Factors of n and of n/2.
     turns, half_turns : ndarray of float32
-        Cosine and sine of what each result of a factor, but the first, is turned by, factor by factor.
+        Twiddle factors: cosine and sine for each output of each factor but its first, factor by factor.
     pair_turns : ndarray of float32
-        Cosine and sine of 2 pi k / n, k = 0 ... n/4: between the transforms of even and odd pixels.
+        Cosine and sine of 2 pi k / n, k = 0 ... n/4, which join the transforms of even and odd pixels.
     """
 
     n: int
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
 
 @functools.cache
 def plan_of(n: int) -> Plan:
-    """The plan for images of n by n pixels; n is 16 times factors of 2, 3 and 5."""
+    """Return the plan for images of n by n pixels; n is 16 times factors of 2, 3 and 5."""
     return Plan(n, *_factors(n), *_factors(n // 2), _turns(2.0 * np.pi * np.arange(n // 4 + 1) / n))
 
 
@@ -81,19 +81,19 @@ def _turns(angles: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def room_for(n: int) -> NDArray[np.float32]:
-    """What `to_image` needs for n by n pixels, not filled."""
+    """Return an uninitialised buffer for `to_image` with n by n pixels."""
     return aligned((n * n + 2 * max(_BLOCK, n * _PAIR),))
 
 
 def half_spectra(images: NDArray[np.float64], n: int) -> NDArray[np.float32]:
-    """Transforms of small images, as if the first pixel of each were the origin.
+    """Compute the transforms of small images, with the first pixel of each as the origin.
 
     Parameters
     ----------
     images : ndarray, shape (N, ny, nx)
-        Of no more than n by n pixels.
+        Images of at most n by n pixels.
     n : int
-        Size of the box.
+        Pixels a side of the box.
 
     Returns
     -------
@@ -106,29 +106,29 @@ def half_spectra(images: NDArray[np.float64], n: int) -> NDArray[np.float32]:
 
 
 def spectra_between_pixels(images: NDArray[np.float64], per_pixel: int, n: int, fold: int) -> NDArray[np.float32]:
-    """Transforms of small images that are known between pixels, in boxes of n by n pixels.
+    """Compute the transforms of small images that are sampled more finely than pixels, in boxes of n by n pixels.
 
     Parameters
     ----------
     images : ndarray, shape (N, my, mx)
-        Flux per pixel at `per_pixel` places a pixel; both sizes odd. The middle one is the origin.
+        Flux per pixel at `per_pixel` samples a pixel; both sizes odd. The middle sample is the origin.
     per_pixel : int
-        Enough for frequencies to be told apart that are further out than those wanted.
+        Samples a pixel along each axis; enough that higher frequencies are not aliased onto those asked for.
     n : int
         Pixels a side of the box.
     fold : int
-        How many times the pixels' Nyquist frequency the frequencies reach.
+        Highest frequency, in units of the pixels' Nyquist frequency.
 
     Returns
     -------
     ndarray of float32, shape (N, fold n + 2, fold n)
-        Half spectra, of images that have `fold` places a pixel.
+        Half spectra of images with `fold` samples a pixel.
     """
     size = n * fold
     waves = 2.0 * np.pi / n * np.arange(size // 2 + 1)
     y, x = ((np.arange(m) - m // 2) / per_pixel for m in images.shape[1:])
     along_y, along_x = (np.exp(-1j * waves[:, None] * at) / per_pixel for at in (y, x))
-    # What is at the last frequency stands for both signs.
+    # The last frequency stands for both signs.
     along_y[-1], along_x[-1] = along_y[-1].real, along_x[-1].real
     along_x = np.concatenate([along_x, along_x[-2:0:-1].conj()])
     made = np.empty((len(images), size // 2 + 1, size), dtype=np.complex64)
@@ -138,7 +138,7 @@ def spectra_between_pixels(images: NDArray[np.float64], per_pixel: int, n: int, 
 
 
 def _packed(spectra: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """Half spectra from frequencies 0 ... n/2 in y and n in x, shape (N, n/2 + 1, n)."""
+    """Pack frequencies 0 ... n/2 in y and n in x, shape (N, n/2 + 1, n), as half spectra."""
     count, _, n = spectra.shape
     half = n // 2
     made = np.empty((count, n + 2, half // LANES, 2, LANES), dtype=np.float32)
@@ -149,19 +149,19 @@ def _packed(spectra: NDArray[np.complex64]) -> NDArray[np.float32]:
     return made.reshape(count, n + 2, n)
 
 
-@compiled
+@compiled(inline="always")
 def to_image(spectrum: NDArray[np.float32], image: NDArray[np.float32], plan: Plan, room: NDArray[np.float32]) -> None:
-    """Transform a half spectrum back, without dividing by the number of pixels.
+    """Compute the inverse transform of a half spectrum, without dividing by the number of pixels.
 
     Parameters
     ----------
     spectrum : ndarray of float32, shape ((n + 2) * n,)
-        Changed.
+        Overwritten.
     image : ndarray of float32, shape (n * n,)
-        Where to put the image; x changes fastest.
+        Output; x changes fastest.
     plan : Plan
     room : ndarray
-        Of `room_for`.
+        Buffer from `room_for`.
     """
     n, half, row = plan.n, plan.n // 2, 2 * plan.n
     between, room = room[: n * n], room[n * n :]
@@ -192,11 +192,11 @@ def to_image(spectrum: NDArray[np.float32], image: NDArray[np.float32], plan: Pl
                 store(image, to + n, load(done, at + LANES))
 
 
-@compiled
+@compiled(inline="always")
 def _join_pairs(
     lines: NDArray[np.float32], at: int, step: int, pair_turns: NDArray[np.float32], half: int, wide: int
 ) -> None:
-    """Make of X, half a spectrum of real lines, that of the lines whose parts are the even and the odd pixels.
+    """Turn X, the half spectrum of real lines, into that of complex lines of even (real) and odd (imaginary) pixels.
 
     It is A + C at k and the conjugate of A - C at n/2 - k; A is the sum of X there and the conjugate of X here, and
     C their difference times i exp(2 pi i k / n).
@@ -226,9 +226,8 @@ def _transform_lines(
     turns: NDArray[np.float32],
     wide: int,
 ) -> NDArray[np.float32]:
-    """Transform lines, `wide` vectors of them, whose elements are `step` apart; gives which room has the result."""
-    # Plain ones would be types of their own, for which everything is compiled once more.
-    m, s, turn, into = int(np.int64(1)), int(np.int64(1)), int(np.int64(0)), True
+    """Transform `wide` vectors of lines, whose elements are `step` apart, and return the buffer with the result."""
+    m, s, turn, into = 1, 1, 0, True
     for factor in factors:
         m *= factor
     for factor in factors:
@@ -264,7 +263,7 @@ def _put_turned(
     store(target, at + LANES, c * im + s * re)
 
 
-@compiled
+@compiled(inline="always")
 def _by_two(
     source: NDArray[np.float32],
     at: int,
@@ -294,7 +293,7 @@ def _by_two(
         turn += 2
 
 
-@compiled
+@compiled(inline="always")
 def _by_three(
     source: NDArray[np.float32],
     at: int,
@@ -327,7 +326,7 @@ def _by_three(
         turn += 4
 
 
-@compiled
+@compiled(inline="always")
 def _by_four(
     source: NDArray[np.float32],
     at: int,
@@ -361,7 +360,7 @@ def _by_four(
         turn += 6
 
 
-@compiled
+@compiled(inline="always")
 def _by_five(
     source: NDArray[np.float32],
     at: int,

@@ -1,13 +1,13 @@
-"""Eight numbers at a time, said so: a type that compiled functions can use, and what can be done with it.
+"""A vector type of eight float32 for compiled functions, and its operations.
 
-LLVM makes vector instructions of a loop where it can prove, or test beforehand, that what is stored is not among what
-is still to be fetched. With more than a few arrays or strides in one loop it gives up, and then butterflies of
-transforms and look-ups of tables cost several times what they need. `Eight` is LLVM's own vector of eight float32: one
+LLVM vectorises a loop where it can prove, or check at run time, that its stores do not overlap with later loads. With
+more than a few arrays or strides in one loop it gives up, and butterflies of transforms and table look-ups then take
+several times as long. `Eight` is LLVM's own vector of eight float32: one
 register with AVX, two with SSE or NEON. Each of its elements is added and multiplied as any float32 would be, so that
 results are the same on all of them.
 
-There are no more operations than are used. They compile where a ``@compiled`` function (`skygraft.jit`) uses them; in
-Python they cannot be called.
+Only the operations that are used exist. They work inside ``@compiled`` functions (`skygraft.jit`) and cannot be called
+from Python.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LANES = 8
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _FLOATS, _INTS, _FOUR = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, 4)
 _ALIGNED = 4
-"""Bytes to which arrays are known to be aligned. Those that begin at a cache line are faster all the same."""
+"""Alignment of arrays that is assumed, bytes. Arrays that begin at a cache line are faster all the same."""
 
 
 class Eight(types.Type):
@@ -50,7 +50,7 @@ class Eight(types.Type):
     def __init__(self) -> None:
         super().__init__(name="Eight")
 
-    # What compiled functions can do, for those that check types.
+    # For type checkers: compiled functions can do this.
     def __add__(self, other: Eight) -> Eight:
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ def _inlined(function: Any) -> Any:
 
 @_inlined
 def load(_: Any, array: Any, at: Any) -> Any:
-    """Elements ``at`` to ``at + 7`` of a contiguous array of one dimension."""
+    """Load elements ``at`` to ``at + 7`` of a contiguous array of one dimension."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _fetch(builder, _pointer(context, builder, signature.args[0], arguments[0], arguments[1], _FLOATS))
@@ -115,7 +115,7 @@ def load(_: Any, array: Any, at: Any) -> Any:
 
 @_inlined
 def store(_: Any, array: Any, at: Any, value: Any) -> Any:
-    """Put eight numbers into elements ``at`` to ``at + 7`` of a contiguous array of one dimension."""
+    """Store eight numbers in elements ``at`` to ``at + 7`` of a contiguous array of one dimension."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], _FLOATS)
@@ -127,7 +127,7 @@ def store(_: Any, array: Any, at: Any, value: Any) -> Any:
 
 @_inlined
 def spread(_: Any, value: Any) -> Any:
-    """One number, eight times."""
+    """Repeat one number eight times."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         del context, signature
@@ -139,7 +139,7 @@ def spread(_: Any, value: Any) -> Any:
 
 @_inlined
 def nothing_beyond(_: Any, values: Any, arguments: Any, end: Any) -> Any:
-    """Values, but zero where the argument is larger than that of the end."""
+    """Replace values by zero where the argument is larger than that of the end."""
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         del context, signature
@@ -151,7 +151,7 @@ def nothing_beyond(_: Any, values: Any, arguments: Any, end: Any) -> Any:
 
 @_inlined
 def fused(_: Any, a: Any, b: Any, c: Any) -> Any:
-    """Products and sums ``a * b + c``, rounded once: see `skygraft.jit.fma`."""
+    """Fused multiply-add ``a * b + c``, rounded once: see `skygraft.jit.fma`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         del context, signature
@@ -163,7 +163,7 @@ def fused(_: Any, a: Any, b: Any, c: Any) -> Any:
 
 @_inlined
 def interleaved(_: Any, even: Any, odd: Any) -> Any:
-    """The first eight, and the other eight, of sixteen numbers given as those at even and at odd places."""
+    """Interleave two vectors: the first eight and the last eight of sixteen numbers given as even and odd elements."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         even, odd = arguments
@@ -178,7 +178,7 @@ def interleaved(_: Any, even: Any, odd: Any) -> Any:
 
 @_inlined
 def between(_: Any, values: Any, begin: Any, end: Any) -> Any:
-    """Of eight numbers those from a place to before another; instead of the rest -0, which added changes no number."""
+    """Keep elements ``begin`` to ``end - 1``, and replace the others by -0, which changes no number when added."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         del context, signature
@@ -203,7 +203,7 @@ def transpose(_: Any, source: Any, at: Any, step: Any, target: Any, target_at: A
         for _ in range(LANES):
             rows.append(_fetch(builder, _pointer(context, builder, signature.args[0], source, at, _FLOATS)))
             at = builder.add(at, step)
-        # Halves change places, then pairs, then neighbours.
+        # Exchange halves, then pairs, then neighbours.
         for span in (4, 2, 1):
             low = [i if not i & span else i + LANES - span for i in range(LANES)]
             high = [i + span if not i & span else i + LANES for i in range(LANES)]
@@ -222,22 +222,22 @@ def transpose(_: Any, source: Any, at: Any, step: Any, target: Any, target_at: A
 
 
 def cubic_lookup(first_octave: int, pieces: int, n_pieces: int) -> Callable[[Any, Any], Any]:
-    """Make a function that looks up a table of cubic pieces, so many to an octave, at eight places.
+    """Return a function that evaluates a table of cubic pieces at eight arguments.
 
     Parameters
     ----------
     first_octave : int
-        The table begins at 2 to the power of this.
+        Binary logarithm of the argument at which the table begins.
     pieces : int
-        Of each octave; a power of two.
+        Pieces of each octave; a power of two.
     n_pieces : int
-        Of the whole table: beyond its ends, its first and last pieces are used.
+        Pieces of the whole table; beyond its ends, its first and last pieces are used.
 
     Returns
     -------
     callable
-        Of a contiguous float32 array of one dimension, four coefficients a piece, constant term first, in 0 ... 1 over
-        each piece, and of an `Eight` of arguments; gives the values.
+        Takes a contiguous float32 array of one dimension (four coefficients a piece, constant term first, for a
+        variable that runs over 0 ... 1 in each piece) and an `Eight` of arguments, and returns their values.
     """
 
     def lookup(_: Any, table: Any, arguments: Any) -> Any:
@@ -251,12 +251,12 @@ def cubic_lookup(first_octave: int, pieces: int, n_pieces: int) -> Callable[[Any
 
 
 def cubic_and_line_lookup(first_octave: int, pieces: int, n_pieces: int) -> Callable[[Any, Any, Any], Any]:
-    """As `cubic_lookup`, for tables that have eight numbers a piece: those of a cubic, of a line, and two idle ones.
+    """Return a function as `cubic_lookup` does, for tables of eight numbers a piece: a cubic, a line, and padding.
 
     Returns
     -------
     callable
-        Of a table, arguments, and factors: gives the values of the cubics plus the factors times those of the lines.
+        Takes a table, arguments and factors, and returns the values of the cubics plus the factors times the lines.
     """
 
     def lookup(_: Any, table: Any, arguments: Any, factors: Any) -> Any:
@@ -276,8 +276,8 @@ def cubic_and_line_lookup(first_octave: int, pieces: int, n_pieces: int) -> Call
 def _places(
     builder: Any, arguments: Any, first_octave: int, pieces: int, n_pieces: int, numbers: int
 ) -> tuple[list[Any], Any]:
-    """Where in a table the piece of each argument begins, and where in that piece it is."""
-    # The exponent and the first bits of a float tell its piece, and the others what is left.
+    """Return the index in a table where the piece of each argument begins, and the argument's place in the piece."""
+    # The exponent and the leading bits of a float give its piece, and the other bits its place in the piece.
     bits = 23 - (pieces.bit_length() - 1)
     as_bits = builder.bitcast(arguments, _INTS)
     before, zero, last = (_constants(_INTS, i) for i in ((127 + first_octave) * pieces, 0, n_pieces - 1))
@@ -291,8 +291,8 @@ def _places(
 
 
 def _coefficients(context: Any, builder: Any, kind: Any, table: Any, places: list[Any]) -> list[Any]:
-    """The four numbers from each place on: the first of all places, the second, and so on."""
-    # Those of each are fetched together, and then brought into order.
+    """Load four numbers from each place on, and return the first of all places, the second, and so on."""
+    # Four neighbours are loaded together and then transposed.
     fours = [_fetch(builder, _pointer(context, builder, kind, table, place, _FOUR)) for place in places]
     a, b, c, d = (_shuffle(builder, fours[i], fours[i + 4], list(range(LANES))) for i in range(4))
     found = []

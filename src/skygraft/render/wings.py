@@ -34,22 +34,24 @@ _OFFSET = np.float32(2.0**_FIRST_OCTAVE)
 _PIECES = 8
 _N_OCTAVES = 32
 _ROW = 8
-"""Numbers a piece in the table: four and two, and two that are idle."""
+"""Numbers of each piece of the table: four for the cubic, two for the line, and two of padding."""
 _MISSED_THERE = 0.3
-"""What a cell may miss of W, in units of W's own value there."""
+"""Largest error of a cell, relative to W at its place."""
 _HALF_DIAGONAL = 0.7072
 _FAINT = 25.0
-"""Exponent from which on a Gaussian is nothing."""
+"""Gaussians count as zero where the exponent is larger than this: exp(-25) is below single precision."""
+
+_LANES = np.arange(LANES, dtype=np.float32)
 
 _STEPS = 1.0 + np.arange(_PIECES, dtype=np.float32) / _PIECES
-"""Beginnings of the pieces of an octave, in units of the first's."""
+"""Starts of the pieces of an octave, relative to the start of the octave."""
 _CUBES = np.maximum(_OFFSET * (np.exp2(np.arange(_N_OCTAVES))[:, None] * _STEPS - 1.0), 1e-3).ravel() ** 1.5
-"""Elliptical radii at the beginnings of pieces, cubed."""
+"""Elliptical radii at the starts of the pieces, cubed."""
 
 _value_at = cubic_and_line_lookup(_FIRST_OCTAVE, _PIECES, _N_OCTAVES * _PIECES)
 
 
-@compiled
+@compiled(inline="always")
 def _tabulate(
     table: NDArray[np.float32],
     fluxes: NDArray[np.float64],
@@ -59,7 +61,7 @@ def _tabulate(
     most: float,
     scale: float,
 ) -> int:
-    """Pieces of W (four coefficients) and of W'' (two) in 0 ... 1, up to u = `most`; gives the number of octaves."""
+    """Tabulate W (four coefficients a piece) and W'' (two) up to u = `most`, and return the number of octaves."""
     n_octaves = 1
     while n_octaves < _N_OCTAVES and _OFFSET * 2.0**n_octaves - _OFFSET <= most:
         n_octaves += 1
@@ -110,11 +112,11 @@ def _tabulate(
     return n_octaves
 
 
-@compiled
+@compiled(inline="always")
 def _least_radii(
     table: NDArray[np.float32], n_octaves: int, side: float, allowed: float, radii: NDArray[np.float64]
 ) -> None:
-    """Elliptical radii outside which cells of each size are small enough; `side` is that of the smallest."""
+    """Compute the elliptical radius outside which each size of cell is accurate; `side` is the smallest size."""
     radii[:] = 0.0
     level, shrink = N_LEVELS - 1, 8.0 ** (N_LEVELS - 1)
     for octave in range(n_octaves - 1, -1, -1):
@@ -135,7 +137,7 @@ def _least_radii(
                     return
 
 
-@compiled
+@compiled(inline="always")
 def add_wings(
     model: NDArray[np.float32],
     corner: tuple[int, int],
@@ -173,9 +175,9 @@ def add_wings(
     fluxes, widths : ndarray, shape (M,)
         Of the Gaussians, of a profile of unit flux; widths in half-light radii.
     reach : float
-        Elliptical radius, in half-light radii, where drawing ends.
+        Elliptical radius to which the Gaussians are drawn, half-light radii.
     allowed : float
-        What a coarse cell may miss.
+        Largest error of a coarse cell, image units.
     middle : (int, int)
         The stamp's middle pixel (x, y).
     half : int
@@ -206,12 +208,13 @@ def add_wings(
     qyy = 2.0 * (ayx * pxy + ayy * pyy - blur * pyy)
     most = reach / unit
     per_pixel = np.sqrt(0.5 * (pxx + pyy) + np.hypot(0.5 * (pxx - pyy), pxy))
-    # Cells at the end are drawn whole, so that there is something to be known of W beyond.
+    # Cells at the rim are drawn whole, so W is needed a little further out than `most`.
     tabulated = most + _HALF_DIAGONAL * (FINEST << (N_LEVELS - 1)) * per_pixel
     table = np.empty(_N_OCTAVES * _PIECES * _ROW, dtype=np.float32)
     n_octaves = _tabulate(table, fluxes, widths / unit, blur, excess, tabulated**2, amplitude * np.sqrt(det))
-    u_form = np.array([pxx, 2.0 * pxy, pyy])
-    q_form = np.array([qxx, 2.0 * qxy, qyy])
+    u_form, q_form = np.empty(3), np.empty(3)
+    u_form[0], u_form[1], u_form[2] = pxx, 2.0 * pxy, pyy
+    q_form[0], q_form[1], q_form[2] = qxx, 2.0 * qxy, qyy
     radii = np.empty(N_LEVELS)
     _least_radii(table, n_octaves, FINEST * per_pixel, allowed, radii)
 
@@ -225,17 +228,17 @@ def add_wings(
     i_first, i_last = max(i_first, int(np.ceil(x - x_extent)) - FINEST), min(i_last, int(x + x_extent) + FINEST)
     j_first, j_last = max(j_first, int(np.ceil(y - y_extent)) - FINEST), min(j_last, int(y + y_extent) + FINEST)
     waiting = np.empty((3 * N_LEVELS + 1, 3), dtype=np.int64)
-    steps, made = np.arange(LANES).astype(np.float32), np.empty(2 * LANES, dtype=np.float32)
+    made = np.empty(2 * LANES, dtype=np.float32)
     x_nodes, y_nodes = _nodes()
     deposited = 0.0
     largest = FINEST << (N_LEVELS - 1)
     for top_j in range(j_first // largest, j_last // largest + 1):
         for top_i in range(i_first // largest, i_last // largest + 1):
-            waiting[0] = N_LEVELS - 1, top_j, top_i
+            waiting[0, 0], waiting[0, 1], waiting[0, 2] = N_LEVELS - 1, top_j, top_i
             n_waiting = 1
             while n_waiting > 0:
                 n_waiting -= 1
-                level, cell_j, cell_i = waiting[n_waiting]
+                level, cell_j, cell_i = waiting[n_waiting, 0], waiting[n_waiting, 1], waiting[n_waiting, 2]
                 h = FINEST << level
                 j0, i0 = cell_j * h, cell_i * h
                 if j0 > j_last or i0 > i_last or j0 + h <= j_first or i0 + h <= i_first:
@@ -247,7 +250,7 @@ def add_wings(
                     continue
                 far = radius - margin >= radii[level]
                 far = far and i0 >= left and i0 + h - 1 <= right and j0 >= bottom and j0 + h - 1 <= top
-                # Cells at the end are drawn whole: to stop at some pixel would be much work for next to no light.
+                # Cells at the rim are drawn whole: cutting them at a pixel would be much work for very little light.
                 if far and (level == 0 or radius <= most):
                     place = (cell_j - layout[level, 1]) * layout[level, 4] + cell_i - layout[level, 2]
                     place += layout[level, 0]
@@ -259,14 +262,16 @@ def add_wings(
                     deposited += _add_cell(values[place], made, sums[level], x_sums, y_sums)
                 elif level > 0:
                     for child in range(4):
-                        waiting[n_waiting] = level - 1, 2 * cell_j + child // 2, 2 * cell_i + child % 2
+                        waiting[n_waiting, 0] = level - 1
+                        waiting[n_waiting, 1] = 2 * cell_j + child // 2
+                        waiting[n_waiting, 2] = 2 * cell_i + child % 2
                         n_waiting += 1
                 else:
                     first, last = max(i_first, i0) - i0, min(i_last, i0 + FINEST - 1) - i0
                     low, high = max(j_first, j0), min(j_last, j0 + FINEST - 1)
                     deposited += _add_pixels(
                         model[low - corner[1] : high + 1 - corner[1]], i0 - corner[0], first, last, table, u_form,
-                        q_form, i0 - x, low - y, most**2, steps, made,
+                        q_form, i0 - x, low - y, most**2, made,
                     )  # fmt: skip
     return deposited
 
@@ -277,16 +282,16 @@ def _form(form: NDArray[np.float64], dx: float, dy: float) -> float:
     return value
 
 
-@compiled
+@compiled(inline="always")
 def _nodes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A cell's nodes, row by row, in units of the outer ones' distance from the middle, and some that fill up."""
+    """Return the nodes of a cell, row by row, in units of the outer nodes' distance, padded to whole vectors."""
     x, y = np.zeros(2 * LANES, dtype=np.float32), np.zeros(2 * LANES, dtype=np.float32)
     for k in range(9):
         x[k], y[k] = k % 3 - 1, k // 3 - 1
     return x, y
 
 
-@compiled
+@compiled(inline="always")
 def _at_nodes(
     made: NDArray[np.float32],
     table: NDArray[np.float32],
@@ -298,7 +303,7 @@ def _at_nodes(
     x_nodes: NDArray[np.float32],
     y_nodes: NDArray[np.float32],
 ) -> None:
-    """W at the nodes of a cell whose middle is at (dx, dy) from the centre."""
+    """Compute W at the nodes of a cell whose middle is at (dx, dy) from the centre."""
     middle_x, middle_y, distance = spread(np.float32(dx)), spread(np.float32(dy)), spread(node)
     for k in range(0, 2 * LANES, LANES):
         x, y = middle_x + distance * load(x_nodes, k), middle_y + distance * load(y_nodes, k)
@@ -312,7 +317,7 @@ def _form_of(form: NDArray[np.float64], x: Eight, y: Eight) -> Eight:
     return value
 
 
-@compiled
+@compiled(inline="always")
 def _add_cell(
     values: NDArray[np.float32],
     made: NDArray[np.float32],
@@ -320,7 +325,7 @@ def _add_cell(
     x_sums: tuple[int, int],
     y_sums: tuple[int, int],
 ) -> float:
-    """Add what was made at a cell's nodes to it; gives the flux in its pixels."""
+    """Add values at the nodes of a cell to it, and return the flux in its pixels."""
     flux = 0.0
     for a in range(3):
         row = 0.0
@@ -332,7 +337,7 @@ def _add_cell(
     return flux
 
 
-@compiled
+@compiled(inline="always")
 def _add_pixels(
     rows: NDArray[np.float32],
     left: int,
@@ -344,15 +349,14 @@ def _add_pixels(
     dx: float,
     dy: float,
     most: float,
-    steps: NDArray[np.float32],
     made: NDArray[np.float32],
 ) -> float:
-    """Add W to pixels `first` to `last` of a smallest cell in some rows of the canvas; gives their flux.
+    """Add W to pixels `first` to `last` of a smallest cell in some rows of the canvas, and return their flux.
 
-    The cell's first pixel is in column `left`, and in the first row (dx, dy) from the centre; there is nothing where u
-    is more than `most`.
+    The cell's first pixel is in column `left`, at (dx, dy) from the centre in the first row. W is zero where u is more
+    than `most`.
     """
-    x, end, flux = spread(np.float32(dx)) + load(steps, 0), spread(np.float32(most + _OFFSET)), spread(np.float32(0.0))
+    x, end, flux = spread(np.float32(dx)) + load(_LANES, 0), spread(np.float32(most + _OFFSET)), spread(np.float32(0.0))
     deposited = 0.0
     for t in range(len(rows)):
         y = spread(np.float32(dy + t))

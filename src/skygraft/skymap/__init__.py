@@ -1,4 +1,4 @@
-"""Sky maps: how the sky is cut into tracts and patches."""
+"""Sky maps: the division of the sky into tracts and patches."""
 
 from skygraft.skymap.base import Patch, PixelBox, SkyMap, Tract
 from skygraft.skymap.explicit import ExplicitSkyMap

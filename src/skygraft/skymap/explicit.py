@@ -1,4 +1,4 @@
-"""Tracts given one by one, for a survey (or a demonstration) that is on nobody's map of the whole sky."""
+"""Explicit sky maps: tracts listed one by one, for fields that no all-sky map covers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from skygraft.errors import SkyMapError, shown
 from skygraft.skymap.base import FloatArray, IntArray, SkyMap, Tract
-from skygraft.skymap.geometry import Polygon, check_positions
+from skygraft.skymap.geometry import check_positions
 from skygraft.skymap.options import Options
 from skygraft.wcs.base import to_vectors
 
@@ -23,20 +23,22 @@ _TRACT_KEYS = ("ra", "dec", "pixel_scale", "size", "patches", "border")
 
 @dataclass(frozen=True)
 class ExplicitSkyMap(SkyMap):
-    """A list of tracts, each gnomonic about its own centre; the rest of the sky belongs to none.
+    """A sky map of listed tracts, each projected gnomonically about its own centre.
+
+    The rest of the sky belongs to no tract.
 
     Parameters
     ----------
     tracts : tuple of Tract
         In order of their numbers, 0, 1, ...
     sizes : tuple of (int, int)
-        Pixels asked for in x and y, per tract; patches are whole and equal, so that a tract may be a little larger.
+        Requested size of each tract in x and y, pixels. Patches are equal and whole, so a tract may be slightly larger.
     name : str
-        What the map is called.
+        Name of the map.
 
     Notes
     -----
-    A position within several tracts belongs to the one with the nearest centre, of equally near ones to the first.
+    A position inside several tracts belongs to the one with the nearest centre, or the first of equally near ones.
     """
 
     tracts: tuple[Tract, ...]
@@ -45,7 +47,17 @@ class ExplicitSkyMap(SkyMap):
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> ExplicitSkyMap:
-        """The map of a mapping of parameters (see `get_skymap`)."""
+        """Build the map from a mapping of parameters (see `get_skymap`).
+
+        Parameters
+        ----------
+        spec : mapping
+
+        Raises
+        ------
+        SkyMapError
+            If a parameter is unknown, missing or out of range.
+        """
         options = Options(spec, ("kind", "name", "tracts"), "an explicit sky map")
         entries = options.get("tracts")
         if isinstance(entries, str | Mapping) or not isinstance(entries, Iterable):
@@ -76,7 +88,7 @@ class ExplicitSkyMap(SkyMap):
         return cls(tuple(tracts), tuple(sizes), str(options.get("name", "explicit")))
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameters, plain enough for JSON and YAML."""
+        """Return the parameters as JSON types."""
         return {
             "kind": "explicit",
             "name": self.name,
@@ -95,11 +107,11 @@ class ExplicitSkyMap(SkyMap):
 
     @property
     def n_tracts(self) -> int:
-        """How many tracts were given."""
+        """Number of tracts."""
         return len(self.tracts)
 
     def tract(self, number: int) -> Tract:
-        """A tract by its number."""
+        """Return a tract by its number."""
         return self.tracts[self._check_tract(number)]
 
     def _locate(self, ra: FloatArray, dec: FloatArray) -> tuple[IntArray, IntArray]:
@@ -119,23 +131,13 @@ class ExplicitSkyMap(SkyMap):
             best[rows], where[rows], patch[rows] = gap[rows], tract.number, ix + nx * iy
         return where, patch
 
-    def _touching(self, polygon: Polygon, margin: float) -> list[tuple[int, int]]:
-        centers = np.array([tract.center for tract in self.tracts])
-        near = polygon.distance(centers[:, 0], centers[:, 1]) <= np.array(_radii(self)) + margin
-        return [
-            (tract.number, int(patch))
-            for tract, wanted in zip(self.tracts, near, strict=True)
-            if wanted
-            for patch in tract.patches_meeting(polygon, margin)
-        ]
-
     def _near(self, ra: float, dec: float) -> Iterable[int]:
         return range(self.n_tracts)
 
 
 @functools.lru_cache(maxsize=64)
 def _radii(skymap: ExplicitSkyMap) -> tuple[float, ...]:
-    """Degrees from each tract's centre to its corners, a little more."""
+    """Radius in degrees that encloses each tract, slightly rounded up."""
     radii = []
     for tract in skymap.tracts:
         ny, nx = tract.outer_box.shape

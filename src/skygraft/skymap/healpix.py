@@ -1,6 +1,6 @@
-"""HEALPix as a sky map: tracts are the pixels of a coarse map, patches those of a finer one inside them.
+"""HEALPix sky maps: tracts are pixels of a coarse HEALPix grid, patches the pixels of a finer grid inside them.
 
-Gorski et al. 2005, ApJ 622, 759; nested numbering.
+Nested numbering (Gorski et al. 2005, ApJ 622, 759).
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from astropy_healpix import HEALPix
 
 from skygraft.errors import SkyMapError
 from skygraft.skymap.base import FloatArray, IntArray, Patch, PixelBox, SkyMap, Tract
-from skygraft.skymap.geometry import Polygon
 from skygraft.skymap.options import Options
-from skygraft.wcs.base import to_vectors
 
 __all__ = ["HealpixSkyMap", "HealpixTract"]
 
 
 @dataclass(frozen=True)
 class HealpixTract(Tract):
-    """A HEALPix pixel as a tract: its plane is gnomonic about the pixel's centre, its patches are smaller pixels.
+    """A HEALPix pixel as a tract: projected gnomonically about its centre, with smaller HEALPix pixels as patches.
 
-    The boxes of patches and tract are the bounding boxes of their (curved, diamond-shaped) pixels in that plane;
-    `patch_polygon` of the sky map gives the true outlines.
+    HEALPix pixels are curved diamonds: the boxes of tract and patches are bounding boxes in the projection, and
+    `HealpixSkyMap.patch_polygon` returns the true outlines. The first parameters are those of `Tract`.
+
+    Parameters
+    ----------
+    nside, patch_nside : int
+        Resolution of tracts and patches.
     """
 
     nside: int = 1
@@ -37,11 +40,17 @@ class HealpixTract(Tract):
 
     @functools.cached_property
     def outer_box(self) -> PixelBox:
-        """Bounding box of the tract's pixel."""
+        """Bounding box of the tract's HEALPix pixel, in tract pixels."""
         return self._bounding(self.nside, self.number, 0)
 
     def patch(self, sequential: int) -> Patch:
-        """A patch by its number, which is its nested index within the tract."""
+        """Return a patch by its number, which is its nested index within the tract.
+
+        Raises
+        ------
+        SkyMapError
+            If the tract has no such patch.
+        """
         if not 0 <= sequential < self.n_patches:
             raise SkyMapError(
                 f"tract {self.number} has no patch {sequential}",
@@ -70,20 +79,20 @@ class HealpixTract(Tract):
 
 @dataclass(frozen=True)
 class HealpixSkyMap(SkyMap):
-    """Tracts are HEALPix pixels of `nside`, patches the nested pixels of `patch_nside` within them.
+    """A sky map whose tracts are HEALPix pixels of `nside`, and whose patches are those of `patch_nside`.
 
     Parameters
     ----------
     nside : int
-        Resolution of the tracts: a power of two, at least 2 (of 1, a pixel is wider than can be projected).
+        Resolution of the tracts: a power of two, at least 2 (a pixel of nside 1 is too wide to be projected).
     patch_nside : int
         Resolution of the patches: a power of two, at least `nside`.
     pixel_scale : float
-        Arcsec per pixel of the tracts' planes.
+        Arcsec per pixel of the tracts' projections.
     patch_border : int
-        Pixels by which a patch's outer box reaches beyond its pixel.
+        Pixels that the outer box of a patch adds around the bounding box of its HEALPix pixel.
     name : str
-        What the map is called.
+        Name of the map.
     """
 
     nside: int
@@ -94,7 +103,17 @@ class HealpixSkyMap(SkyMap):
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> HealpixSkyMap:
-        """The map of a mapping of parameters (see `get_skymap`)."""
+        """Build the map from a mapping of parameters (see `get_skymap`).
+
+        Parameters
+        ----------
+        spec : mapping
+
+        Raises
+        ------
+        SkyMapError
+            If a parameter is unknown, missing or out of range.
+        """
         keys = ("kind", "name", "nside", "patch_nside", "pixel_scale", "patch_border")
         options = Options(spec, keys, "a healpix sky map")
         nside = options.integer("nside", low=2, high=2**20)
@@ -111,7 +130,7 @@ class HealpixSkyMap(SkyMap):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameters, plain enough for JSON and YAML."""
+        """Return the parameters as JSON types."""
         return {
             "kind": "healpix",
             "name": self.name,
@@ -123,7 +142,7 @@ class HealpixSkyMap(SkyMap):
 
     @property
     def n_tracts(self) -> int:
-        """Pixels of the coarse map."""
+        """Number of tracts, 12 nside^2."""
         return 12 * self.nside**2
 
     @property
@@ -131,11 +150,17 @@ class HealpixSkyMap(SkyMap):
         return (self.patch_nside // self.nside) ** 2
 
     def tract(self, number: int) -> HealpixTract:
-        """A tract by its number."""
+        """Return a tract by its number."""
         return _tract(self, self._check_tract(number))
 
     def patch_polygon(self, tract: int, patch: int, *, outer: bool = False, n: int = 4) -> FloatArray:
-        """Outline of a patch, shape (4 n, 2): its HEALPix pixel, or if `outer` the box around it."""
+        """Return the outline of a patch on the sky: its HEALPix pixel, or its outer box if `outer`; shape (4 n, 2).
+
+        Parameters
+        ----------
+        tract, patch, outer, n
+            As in `SkyMap.patch_polygon`.
+        """
         if outer:
             return super().patch_polygon(tract, patch, outer=True, n=n)
         self.tract(tract).patch(patch)
@@ -144,25 +169,6 @@ class HealpixSkyMap(SkyMap):
     def _locate(self, ra: FloatArray, dec: FloatArray) -> tuple[IntArray, IntArray]:
         pixel = np.asarray(_healpix(self.patch_nside).lonlat_to_healpix(ra * u.deg, dec * u.deg), dtype=np.int64)
         return pixel // self._patches_per_tract, pixel % self._patches_per_tract
-
-    def _touching(self, polygon: Polygon, margin: float) -> list[tuple[int, int]]:
-        grid = _healpix(self.patch_nside)
-        # No pixel reaches further from its centre than this: the largest, at the polar corners, 1.07 / nside radians.
-        reach = math.degrees(1.1 / self.patch_nside)
-        radius = min(polygon.radius + margin + reach, 179.0)
-        lon, lat = polygon.center
-        pixels = np.asarray(grid.cone_search_lonlat(lon * u.deg, lat * u.deg, radius * u.deg), dtype=np.int64)
-        center = grid.healpix_to_lonlat(pixels)
-        ra, dec = center[0].to_value(u.deg), center[1].to_value(u.deg)
-        # A pixel's own circle around it: corners are its farthest points.
-        corners = grid.boundaries_lonlat(pixels, 1)
-        spans = np.linalg.norm(
-            to_vectors(corners[0].to_value(u.deg), corners[1].to_value(u.deg)) - to_vectors(ra, dec)[:, None], axis=-1
-        )
-        own = np.degrees(2 * np.arcsin(spans.max(axis=1) / 2)) * (1 + 1e-6)
-        met = pixels[polygon.distance(ra, dec) <= own + margin]
-        size = self._patches_per_tract
-        return [(int(p) // size, int(p) % size) for p in met]
 
     def _near(self, ra: float, dec: float) -> Iterable[int]:
         tract, _ = self._locate(np.array([ra]), np.array([dec]))
@@ -175,7 +181,7 @@ def _healpix(nside: int) -> HEALPix:
 
 
 def _outline(nside: int, pixel: int, step: int) -> tuple[FloatArray, FloatArray]:
-    """Outline of a pixel, `step` points per side: (ra, dec) in degrees."""
+    """Outline (ra, dec) of a HEALPix pixel in degrees, `step` points per side."""
     lon, lat = _healpix(nside).boundaries_lonlat(np.array([pixel]), step)
     return lon[0].to_value(u.deg), lat[0].to_value(u.deg)
 

@@ -1,4 +1,4 @@
-"""Reading the parameters of a sky map from a mapping, with errors that name the key and what is allowed."""
+"""Read the parameters of a sky map from a mapping, with errors that name the key and the allowed values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Options", "nearest"]
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest known name, and lists them all."""
+    """Return a sentence that suggests the known name nearest to `name` and lists all known names."""
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     offer = f"Did you mean {close[0]!r}? " if close else ""
@@ -21,21 +21,21 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 class Options:
-    """A mapping of parameters, read with checks.
+    """Checked access to a mapping of parameters.
 
     Parameters
     ----------
     values : mapping
-        What the user gave.
+        The parameters as the user gave them.
     allowed : iterable of str
-        The keys that mean something.
+        Keys that are allowed.
     where : str
         What the mapping describes, for messages.
 
     Raises
     ------
     SkyMapError
-        For a key that means nothing.
+        If a key is not allowed.
     """
 
     def __init__(self, values: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
@@ -52,7 +52,7 @@ class Options:
         return self._values.get(key) is not None
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value as it is; an error where it is absent and has no default."""
+        """Return a value unchecked; raise `SkyMapError` if it is absent and has no default."""
         value = self._values.get(key)
         if value is None:
             value = default
@@ -63,21 +63,60 @@ class Options:
     def number(
         self, key: str, default: float | None = None, *, low: float = -math.inf, high: float = math.inf
     ) -> float:
-        """A finite number within `low`..`high`."""
+        """Return a value that must be a finite number within `low`..`high`.
+
+        Parameters
+        ----------
+        key : str
+        default : float, optional
+        low, high : float
+            Allowed range, both ends included.
+
+        Raises
+        ------
+        SkyMapError
+            If the value is missing or not such a number.
+        """
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             self._refuse(key, value, f"a number within {low:g}..{high:g}")
         return float(value)
 
     def integer(self, key: str, default: int | None = None, *, low: int = 0, high: int = 2**30) -> int:
-        """A whole number within `low`..`high`."""
+        """Return a value that must be an integer within `low`..`high`.
+
+        Parameters
+        ----------
+        key : str
+        default : int, optional
+        low, high : int
+            Allowed range, both ends included.
+
+        Raises
+        ------
+        SkyMapError
+            If the value is missing or not such an integer.
+        """
         value = self.get(key, default)
         if not _whole(value) or not low <= value <= high:
             self._refuse(key, value, f"a whole number within {low}..{high}")
         return int(value)
 
     def pair(self, key: str, default: tuple[int, int] | None = None, *, low: int = 1) -> tuple[int, int]:
-        """Two whole numbers (x, y); one counts for both."""
+        """Return a value that must be two integers (x, y), or one integer for both.
+
+        Parameters
+        ----------
+        key : str
+        default : (int, int), optional
+        low : int
+            Smallest allowed value.
+
+        Raises
+        ------
+        SkyMapError
+            If the value is missing or not such a pair.
+        """
         value = self.get(key, default)
         both = [value, value] if _whole(value) else value
         ok = isinstance(both, Sequence) and not isinstance(both, str) and len(both) == 2

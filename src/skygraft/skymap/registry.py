@@ -1,4 +1,4 @@
-"""Sky maps by name, and from the mapping that a configuration file holds."""
+"""Look up sky maps by name, or build them from the mapping in a configuration file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], SkyMap]] = {
 
 
 def get_skymap(spec: str | Mapping[str, Any] | SkyMap) -> SkyMap:
-    """The sky map of a name or of a mapping of parameters.
+    """Return a sky map by its name, or build one from a mapping of parameters.
 
     Parameters
     ----------
@@ -36,12 +36,16 @@ def get_skymap(spec: str | Mapping[str, Any] | SkyMap) -> SkyMap:
         * ``{"kind": "explicit", "tracts": [{"ra", "dec", "pixel_scale", "size", "patches", "border"}, ...]}``
           (degrees; arcsec per pixel; pixels, number of patches, each one number or [x, y]; pixels).
 
-        A sky map is returned as it is.
+        A sky map is returned unchanged.
+
+    Returns
+    -------
+    SkyMap
 
     Raises
     ------
     SkyMapError
-        If there is no such map, or a parameter is unknown, missing or out of range.
+        If no map has that name or kind, or a parameter is unknown, missing or out of range.
     """
     if isinstance(spec, SkyMap):
         return spec

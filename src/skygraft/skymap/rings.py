@@ -1,4 +1,4 @@
-"""The rings sky map of the LSST pipelines: tracts in rings of equal declination, and a cap at each pole."""
+"""Rings sky maps, as in the LSST pipelines: tracts in rings of equal declination, and a cap at each pole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from skygraft.errors import SkyMapError
 from skygraft.skymap.base import FloatArray, IntArray, SkyMap, Tract
-from skygraft.skymap.geometry import LonLatBounds, Polygon, tan_project
+from skygraft.skymap.geometry import LonLatBounds, circle_bounds, tan_project
 from skygraft.skymap.options import Options
 
 __all__ = ["HSC_RINGS_V1", "LSST_CELLS_V1", "LSST_CELLS_V2", "RingsSkyMap"]
@@ -32,30 +32,30 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class RingsSkyMap(SkyMap):
-    """Tracts in rings of declination: the LSST pipelines' ``rings`` sky map, version 1.
+    """A sky map of tracts in rings of declination: the ``rings`` sky map of the LSST pipelines, version 1.
 
     Parameters
     ----------
     num_rings : int
-        Rings between the two caps; each is 180 / (num_rings + 1) degrees high.
+        Number of rings between the two polar caps; each is 180 / (num_rings + 1) degrees high.
     pixel_scale : float
-        Arcsec per pixel at a tract's centre.
+        Arcsec per pixel at the centre of a tract.
     patch_inner : (int, int)
-        Pixels of a patch, without border, in x and y.
+        Size of a patch in x and y without its border, in pixels.
     patch_border : int
-        Pixels by which a patch reaches into its neighbours.
+        Width of the border by which a patch overlaps its neighbours, in pixels.
     tract_overlap : float
-        Degrees by which a tract reaches beyond half the height of a ring.
+        Degrees by which a tract extends beyond half the height of a ring.
     ra_start : float
         Right ascension of the first tract of every ring, degrees.
     name : str
-        What the map is called.
+        Name of the map.
 
     Notes
     -----
-    A position belongs to the ring whose declinations hold it, in it to the tract with the nearest centre in right
-    ascension, in that to the patch whose inner box holds it (where a coarse map's tract does not reach the corner
-    of its cell: to the nearest patch).
+    A position belongs to the ring that contains its declination, within the ring to the tract with the nearest centre
+    in right ascension, and within the tract to the patch whose inner box contains it. In a coarse map a tract may not
+    cover the corners of its cell: positions there belong to the nearest patch.
     """
 
     num_rings: int
@@ -68,13 +68,23 @@ class RingsSkyMap(SkyMap):
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> RingsSkyMap:
-        """The map of a mapping of parameters (see `get_skymap`)."""
+        """Build the map from a mapping of parameters (see `get_skymap`).
+
+        Parameters
+        ----------
+        spec : mapping
+
+        Raises
+        ------
+        SkyMapError
+            If a parameter is unknown, missing or out of range.
+        """
         options = Options(spec, _KEYS, "a rings sky map")
         if options.get("version", 1) != 1:
             raise SkyMapError(
-                f"version {options.get('version')} of the rings sky map is not supported: 1 is",
+                f"version {options.get('version')} of the rings sky map is not supported; version 1 is",
                 key="version",
-                fix="Version 0 numbers the tracts at right ascension 0 wrongly; use version 1",
+                fix="Use version 1: version 0 numbers the tracts at right ascension 0 wrongly",
             )
         return cls(
             num_rings=options.integer("num_rings", low=1, high=10_000),
@@ -87,7 +97,7 @@ class RingsSkyMap(SkyMap):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameters, plain enough for JSON and YAML."""
+        """Return the parameters as JSON types."""
         return {
             "kind": "rings",
             "name": self.name,
@@ -102,11 +112,11 @@ class RingsSkyMap(SkyMap):
 
     @property
     def n_tracts(self) -> int:
-        """All rings' tracts and the two caps."""
+        """Number of tracts: those of all rings and the two caps."""
         return int(_layout(self.num_rings).first[-1]) + 1
 
     def tract(self, number: int) -> Tract:
-        """A tract by its number."""
+        """Return a tract by its number."""
         return _tract(self, self._check_tract(number))
 
     def _locate(self, ra: FloatArray, dec: FloatArray) -> tuple[IntArray, IntArray]:
@@ -121,32 +131,23 @@ class RingsSkyMap(SkyMap):
             if cap.any():
                 tract[cap], center_ra[cap], center_dec[cap] = number, self.ra_start, pole
         xi, eta = tan_project(ra, dec, center_ra, center_dec)
-        # All tracts of a map have the same size: only their centres differ.
+        # All tracts of a map have the same size; only their centres differ.
         crpix, (nx, ny) = self._grid()
-        # See Tract.wcs for the north cap.
+        # The tract at the north pole is rotated by 180 degrees: see `Tract._pixel_degrees`.
         scale = np.where(center_dec == 90.0, -1.0, 1.0) * self.pixel_scale / 3600.0
         ix = np.floor((crpix[0] - xi / scale + 0.5) / self.patch_inner[0]).clip(0, nx - 1).astype(np.int64)
         iy = np.floor((crpix[1] + eta / scale + 0.5) / self.patch_inner[1]).clip(0, ny - 1).astype(np.int64)
         return tract, ix + nx * iy
-
-    def _touching(self, polygon: Polygon, margin: float) -> list[tuple[int, int]]:
-        return [
-            (number, int(patch))
-            for number in self._cells_meeting(polygon.bounds(margin))
-            for patch in self.tract(number).patches_meeting(
-                polygon, margin, unbounded=_overflows(self, _layout(self.num_rings).ring_of_tract(number))
-            )
-        ]
 
     def _near(self, ra: float, dec: float) -> Iterable[int]:
         crpix, (nx, ny) = self._grid()
         sides = zip(crpix, (nx, ny), self.patch_inner, strict=True)
         corner = math.hypot(*(max(center, n * inner - center) + 1 for center, n, inner in sides))
         radius = math.degrees(math.atan(math.radians(corner * self.pixel_scale / 3600.0)))
-        return self._cells_meeting(Polygon([(ra, dec)]).bounds(radius))
+        return self._cells_meeting(circle_bounds(ra, dec, radius))
 
     def _cells_meeting(self, bounds: LonLatBounds) -> list[int]:
-        """Tracts whose own cell (a range of declination and right ascension) meets a rectangle."""
+        """Tracts whose own cell (a range of declination and right ascension) overlaps some bounds."""
         layout = _layout(self.num_rings)
         low, high = (int(r) for r in layout.ring_of(np.array([bounds.dec_min, bounds.dec_max])))
         found = ([0] if low < 0 else []) + ([self.n_tracts - 1] if high >= self.num_rings else [])
@@ -160,7 +161,7 @@ class RingsSkyMap(SkyMap):
         return found
 
     def _grid(self) -> tuple[tuple[float, float], tuple[int, int]]:
-        """Pixel of the tangent point, and patches in x and y, of every tract."""
+        """Tangent pixel (x, y) and number of patches in x and y, the same for every tract."""
         radius = math.radians(_layout(self.num_rings).size / 2.0 + self.tract_overlap)
         half = math.floor(math.degrees(math.tan(radius)) * 3600.0 / self.pixel_scale + 0.5)
         least = 2 * half + 1
@@ -171,14 +172,14 @@ class RingsSkyMap(SkyMap):
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """The rings: their height in degrees, the tracts in each, and the number of the first tract of each."""
+    """Height of the rings in degrees, number of tracts in each ring, and number of the first tract of each ring."""
 
     size: float
     count: IntArray
     first: IntArray
 
     def ring_of(self, dec: FloatArray) -> IntArray:
-        """Rings that declinations are in: -1 for the south cap, the number of rings for the north cap."""
+        """Ring of each declination: -1 for the south cap, the number of rings for the north cap."""
         ring = np.floor((dec + 90.0 - self.size / 2.0) / self.size).astype(np.int64)
         return ring.clip(-1, len(self.count))
 
@@ -192,7 +193,7 @@ def _layout(num_rings: int) -> _Layout:
     lowest = size * (np.arange(num_rings) + 0.5) - math.pi / 2
     nearest = np.where(lowest * (lowest + size) < 0, 0.0, np.minimum(np.abs(lowest), np.abs(lowest + size)))
     count = (2 * math.pi * np.cos(nearest) / size).astype(np.int64) + 1
-    # Tract 0 is the south cap; the entry behind the last ring is the north cap.
+    # Tract 0 is the south cap; the entry after the last ring is the north cap.
     return _Layout(math.degrees(size), count, np.concatenate([[1], 1 + np.cumsum(count)]))
 
 
@@ -212,23 +213,6 @@ def _tract(skymap: RingsSkyMap, number: int) -> Tract:
     return Tract(number, center, skymap.pixel_scale, crpix, grid, skymap.patch_inner, skymap.patch_border)
 
 
-@functools.lru_cache(maxsize=8192)
-def _overflows(skymap: RingsSkyMap, ring: int) -> bool:
-    """Whether the cells of a ring reach beyond their tracts' pixels (in coarse maps only)."""
-    layout = _layout(skymap.num_rings)
-    if not 0 <= ring < skymap.num_rings:
-        return False
-    tract = _tract(skymap, int(layout.first[ring]))
-    half = 180.0 / int(layout.count[ring])
-    if half >= 85.0:
-        return True
-    # Meridians are straight in the projection, parallels bend towards the pole: corners and middles are extremes.
-    ra = (tract.center[0] + np.array([-half, 0.0, half, -half, 0.0, half])) % 360.0
-    dec = tract.center[1] + layout.size / 2 * np.array([-1.0, -1, -1, 1, 1, 1])
-    x, y = tract.project(ra, dec)
-    return not bool(tract.outer_box.contains(x, y).all())
-
-
 HSC_RINGS_V1 = RingsSkyMap(
     num_rings=120,
     pixel_scale=0.168,
@@ -240,7 +224,7 @@ HSC_RINGS_V1 = RingsSkyMap(
 
 
 def _lsst_cells(name: str) -> RingsSkyMap:
-    """Rubin's sky map of cells: patches of 20 x 20 cells of 150 pixels, with a border of one cell."""
+    """Rubin's cell-based sky map: patches of 20 x 20 cells of 150 pixels, with a border of one cell."""
     return RingsSkyMap(
         num_rings=120,
         pixel_scale=0.2,
@@ -253,4 +237,4 @@ def _lsst_cells(name: str) -> RingsSkyMap:
 
 LSST_CELLS_V1 = _lsst_cells("lsst_cells_v1")
 LSST_CELLS_V2 = _lsst_cells("lsst_cells_v2")
-"""As version 1: they differ in how far cells reach into each other, which no patch of a coadd shows."""
+"""Same tracts and patches as version 1: the versions differ in the overlap of cells, which patches do not depend on."""

@@ -1,4 +1,4 @@
-"""Which images there are, and where they lie on the sky: an index made from headers alone."""
+"""The index of a survey's images: identity and sky position of each, read from headers alone."""
 
 from skygraft.survey.butler import ButlerQuery, FoundImage, find_images
 from skygraft.survey.index import FAILURES, index_images, index_kinds, index_survey, register_index_kind

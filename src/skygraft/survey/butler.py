@@ -1,8 +1,8 @@
-"""Images of a Butler repository: which datasets a query finds, and the files that hold them.
+"""Find images in a Butler repository: the datasets that match a query, and their files.
 
-The library (``lsst-daf-butler``, BSD-licensed and on PyPI: ``skygraft[butler]``) is asked once, while the survey is
-indexed; whoever reads an image afterwards opens its file and needs no database. Files that the LSST stack wrote are
-read too: the library is never asked for their content, for which it would need the stack.
+The library (``lsst-daf-butler``, BSD-licensed and on PyPI: ``skygraft[butler]``) is used once, while the survey is
+indexed; afterwards images are read from their files, without a database. Files written by the LSST stack are read
+too, since the library is not used to read their content, which would need the stack.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FORMATS = {
     "MaskedImageV2": "lsst_images",
     "VisitImage": "lsst_images",
 }
-"""Storage class to the format that reads its files."""
+"""Formats by the storage class whose files they read."""
 
 _INSTALL = "Install the library that opens it: pip install 'skygraft[butler]'"
 _BATCH = 500
@@ -52,20 +52,20 @@ _NEEDED = ("repo", "collections", "dataset_type")
 
 @dataclass(frozen=True)
 class ButlerQuery:
-    """Which datasets of a repository are the images.
+    """A query for the images in a Butler repository.
 
     Parameters
     ----------
     repo : str
         The repository: a folder or its ``butler.yaml``, a URI, or a name in ``DAF_BUTLER_REPOSITORIES``.
     collections : tuple of str
-        Collections to search, the first that has a data id counts.
+        Collections to search in order; a dataset is taken from the first collection that has its data id.
     dataset_type : str
         Name of the dataset type.
     where : str
-        Butler's expression that the data ids fulfil; empty for all.
+        Butler query expression for data ids; empty for all.
     schema_type : str, optional
-        Dataset type of the schema of the source catalogues, such as ``src_schema``: it records the calibration aperture
+        Dataset type of the schema of the source catalogues, such as ``src_schema``. It records the calibration aperture
         of images that do not record it themselves (format ``lsst_afw``).
     """
 
@@ -77,12 +77,17 @@ class ButlerQuery:
 
     @classmethod
     def from_spec(cls, spec: Any) -> Self:
-        """The query of a mapping with these keys; `collections` may be one text, with commas between names.
+        """Build the query from a mapping with these keys; `collections` may be one string, separated by commas.
+
+        Parameters
+        ----------
+        spec : mapping
+            Configuration of the query.
 
         Raises
         ------
         ConfigError
-            If a key is unknown or missing, or a value is no text.
+            If a key is unknown or missing, or a value is not text.
         """
         if not isinstance(spec, Mapping):
             raise ConfigError(f"butler is {spec!r}; a mapping with {', '.join(_NEEDED)} is needed", key=_KEY)
@@ -122,15 +127,15 @@ class FoundImage:
     Parameters
     ----------
     path : str
-        Its file; its URI or its data id where there is no file on this machine.
+        Its file; its URI or data id if there is no file on this machine.
     format : str
         Name of the format.
     options : dict
-        Reading options of the format that the data id gives.
+        Reading options of the format, from the data id.
     data_id : DataId
-        Which image it is.
+        Identity of the image.
     dataset : Dataset
-        What it is in the repository.
+        The dataset in the repository.
     problem : SkygraftError or None
         Why its file cannot be read.
     """
@@ -144,43 +149,74 @@ class FoundImage:
 
 
 def repository(text: str, base: Path) -> str:
-    """A repository as it is named in a configuration: a path relative to `base` where there is one, else as it is."""
+    """Resolve the name of a repository: a path relative to `base` if that exists, otherwise the text unchanged.
+
+    Parameters
+    ----------
+    text : str
+        Name of the repository in a configuration.
+    base : Path
+        Folder of the configuration.
+    """
     try:
         path = base / Path(text).expanduser()
         return os.path.normpath(path.absolute()) if path.exists() else text
     except (OSError, RuntimeError, ValueError):
-        return text  # no name that a file can have, or of nobody's home
+        return text  # no valid path, or an unknown home folder
 
 
 def error_text(error: BaseException) -> str:
-    """The message of an error of the library as one line, or its class where it has none."""
+    """Return the message of an exception as one line, or the name of its class if it has none."""
     return (" ".join(str(error).split()) or type(error).__name__)[:500]
 
 
 @contextlib.contextmanager
 def butler_errors(repo: str, doing: str, kind: type[SkygraftError] = ConfigError, key: str = _KEY) -> Iterator[None]:
-    """Turn whatever the library raises into an error that names the repository and what failed."""
+    """Context in which any exception of the library becomes an error that names the repository and what failed.
+
+    Parameters
+    ----------
+    repo : str
+        The repository.
+    doing : str
+        What fails, for the message.
+    kind : type
+        Class of the error.
+    key : str
+        Configuration key, for the error.
+    """
     try:
         yield
     except SkygraftError:
         raise
     except ImportError as error:
         name = error.name or "a library"
-        # Its files may be in a store that needs one more library (botocore for s3://).
+        # Its files may be in a store that needs another library (botocore for s3://).
         fix = _INSTALL if name.split(".")[0] in ("lsst", "sqlalchemy") else f"Install it: pip install {name}"
         raise ConfigError(f"the Butler repository needs {name}", path=repo, key=key, fix=fix) from error
-    except Exception as error:  # Of the library, its database and its drivers: they have no base class in common.
+    except Exception as error:  # Errors of the library, its database and drivers have no common base class.
         raise kind(f"{doing}: {error_text(error)}", path=repo, key=key) from error
 
 
 @contextlib.contextmanager
 def open_butler(repo: str, *, writeable: bool = False) -> Iterator[Any]:
-    """A ``lsst.daf.butler.Butler`` of a repository, closed at the end.
+    """Open a repository as an ``lsst.daf.butler.Butler``, and close it at the end of the context.
+
+    Parameters
+    ----------
+    repo : str
+        The repository.
+    writeable : bool
+        Open it for writing.
+
+    Yields
+    ------
+    lsst.daf.butler.Butler
 
     Raises
     ------
     ConfigError
-        If there is no repository, it cannot be opened, or the library is not installed.
+        If the repository does not exist or cannot be opened, or the library is not installed.
     """
     with butler_errors(repo, "the Butler repository cannot be opened", key=f"{_KEY}.repo"):
         from lsst.daf.butler import Butler
@@ -203,16 +239,15 @@ def open_butler(repo: str, *, writeable: bool = False) -> Iterator[Any]:
 def find_images(
     query: ButlerQuery, fmt: str = "auto", options: Mapping[str, Any] | None = None
 ) -> Iterator[FoundImage]:
-    """Find the images of a query, in the order in which the database gives them.
+    """Find the images of a query, in the order of the database.
 
     Parameters
     ----------
     query : ButlerQuery
-        Which.
     fmt : str
         Name of their format; "auto" for that of their storage class.
     options : mapping, optional
-        Reading options of the format; they count where they differ from the data id.
+        Reading options of the format; they take precedence over the data id.
 
     Yields
     ------
@@ -221,9 +256,9 @@ def find_images(
     Raises
     ------
     ConfigError
-        If there is no such repository, collection or dataset type, or the expression is not understood.
+        If there is no such repository, collection or dataset type, or the expression is invalid.
     FormatError
-        If datasets of this type are no images that can be read.
+        If no format reads datasets of this type.
     """
     with open_butler(query.repo) as butler:
         fmt = _format_of(butler, query) if fmt == "auto" else fmt
@@ -242,7 +277,7 @@ def find_images(
 
 
 def _dataset_type(butler: Any, query: ButlerQuery, name: str, key: str) -> Any:
-    """A dataset type of the repository, by its name."""
+    """Return a dataset type of the repository by its name."""
     from lsst.daf.butler import MissingDatasetTypeError
 
     with butler_errors(query.repo, f"the dataset type {name!r} cannot be used", key=key):
@@ -260,12 +295,12 @@ def _dataset_type(butler: Any, query: ButlerQuery, name: str, key: str) -> Any:
 
 
 def _format_of(butler: Any, query: ButlerQuery) -> str:
-    """The format of a dataset type's files, by its storage class."""
+    """Return the format of a dataset type's files, from its storage class."""
     key, name = f"{_KEY}.dataset_type", query.dataset_type
     found = _dataset_type(butler, query, name, key)
     if found.isComponent():
         raise ConfigError(
-            f"{name!r} is a component of a dataset, no dataset of its own",
+            f"{name!r} is a component of a dataset, not a dataset itself",
             path=query.repo,
             key=key,
             fix=f"Give the whole: {found.nameAndComponent()[0]}",
@@ -282,7 +317,7 @@ def _format_of(butler: Any, query: ButlerQuery) -> str:
 
 
 def _schema(butler: Any, query: ButlerQuery, fmt: str, known: Collection[str]) -> str:
-    """The file of the schema of the source catalogues."""
+    """Return the file with the schema of the source catalogues."""
     key, name = f"{_KEY}.schema_type", str(query.schema_type)
     if "source_catalog" not in known:
         raise ConfigError(f"images of the format {fmt} take no schema", path=query.repo, key=key, fix="Leave it out")
@@ -312,7 +347,7 @@ def _schema(butler: Any, query: ButlerQuery, fmt: str, known: Collection[str]) -
 
 @contextlib.contextmanager
 def _query(butler: Any, query: ButlerQuery) -> Iterator[Iterator[Any]]:
-    """Iterate over the references that a query finds; their data ids have the values of implied dimensions."""
+    """Iterate over the references that a query finds; their data ids include implied dimensions."""
     from lsst.daf.butler import MissingCollectionError
 
     def refs() -> Iterator[Any]:
@@ -320,7 +355,7 @@ def _query(butler: Any, query: ButlerQuery) -> Iterator[Iterator[Any]]:
         key = f"{_KEY}.where" if query.where else f"{_KEY}.collections"
         with butler_errors(query.repo, doing, key=key):
             try:
-                # Dimension records are not asked for: datasets of which one is missing would be left out.
+                # Without dimension records: asking for them would drop datasets whose records are incomplete.
                 found = asked.datasets(query.dataset_type, collections=list(query.collections), find_first=True)
                 yield from found.where(query.where) if query.where else found
             except MissingCollectionError as error:
@@ -339,7 +374,7 @@ def _query(butler: Any, query: ButlerQuery) -> Iterator[Iterator[Any]]:
 
 
 def _file(ref: Any, uris: Any) -> tuple[str, SkygraftError | None]:
-    """The file of a dataset, and why it cannot be read."""
+    """Return the file of a dataset, and the reason if it cannot be read."""
     if uris is None:
         name = f"{ref.datasetType.name} {data_id_text(ref)}"
         return name, CorruptFileError(
@@ -359,7 +394,7 @@ def _file(ref: Any, uris: Any) -> tuple[str, SkygraftError | None]:
 
 
 def data_id_text(ref: Any) -> str:
-    """The data id of a reference, for messages."""
+    """Return the data id of a reference as text, for messages."""
     return ", ".join(f"{name}={value}" for name, value in ref.dataId.required.items())
 
 
@@ -377,7 +412,7 @@ def _data_id(ref: Any) -> DataId:
 
 
 def _simple(ref: Any) -> dict[str, Any]:
-    """A reference as JSON types, without the records of its dimensions."""
+    """Return a reference as JSON types, without dimension records."""
     kind = ref.datasetType
     return {
         "id": str(ref.id),

@@ -1,4 +1,4 @@
-"""Register files in a run collection of a Butler repository, as datasets of types of their own."""
+"""Register output files as datasets in a RUN collection of a Butler repository."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _BATCH = 500
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """A file that is to be a dataset.
+    """A file to register as a dataset.
 
     Parameters
     ----------
     path : str
         The file, absolute.
     dataset : Dataset
-        What it is.
+        The dataset that it becomes.
     fixed : bool
-        Whether a file made again from the same has the same bytes: its size is recorded, and checked by whoever reads.
+        Whether the same inputs always give the same bytes. The size is then recorded, and checked when it is read.
     """
 
     path: str
@@ -42,20 +42,20 @@ class DatasetFile:
 
 
 class OutputRun:
-    """A run collection, and those datasets in it that one campaign registered.
+    """The datasets of one campaign in a RUN collection.
 
     Parameters
     ----------
     butler : Butler
         The repository, writeable.
     repo, run : str
-        Its name for messages, and the collection's.
+        Name of the repository, for messages, and of the collection.
     types : sequence of Dataset
-        One dataset of each type that is to be registered; only type, storage class and dimensions count.
+        One dataset of each type to register, of which only type, storage class and dimensions are used.
     tag : str
-        See `Dataset.derive`.
+        Tag of the campaign's datasets; see `Dataset.derive`.
     source : Butler, optional
-        The repository that the images come from, where that is another one.
+        The repository of the input images, if it is another one.
     """
 
     def __init__(
@@ -65,19 +65,19 @@ class OutputRun:
         self._types = {one.type: one for one in types}
 
     def check(self, *, begun: bool) -> None:
-        """Make sure that the run can take the datasets.
+        """Check that the datasets can be registered in the run.
 
         Parameters
         ----------
         begun : bool
-            Whether datasets of this campaign may be there.
+            Whether the run may already contain datasets of this campaign.
 
         Raises
         ------
         OutputExistsError
-            If other datasets of these types are there.
+            If the run contains other datasets of these types.
         OutputError
-            If the collection is no run, or a dataset type is defined in another way.
+            If the collection is not a run, or a dataset type exists with another definition.
         """
         from lsst.daf.butler import MissingCollectionError
 
@@ -135,7 +135,7 @@ class OutputRun:
             yield from query.datasets(name, collections=[self._run], find_first=False)
 
     def present(self) -> Iterator[tuple[uuid.UUID, tuple[int | str, ...]]]:
-        """Iterate over the datasets of these types that are in the run: their ids, and `Dataset.place`."""
+        """Iterate over ids and places (`Dataset.place`) of the datasets of these types in the run."""
         with self._errors("the datasets of the run cannot be listed"):
             for one in self._types.values():
                 names = sorted(one.dimensions)
@@ -143,12 +143,12 @@ class OutputRun:
                     yield ref.id, tuple(ref.dataId[name] for name in names)
 
     def begin(self) -> None:
-        """Make sure that the run and the dataset types are there.
+        """Create the run and the dataset types, unless they exist.
 
         Raises
         ------
         OutputError
-            If they cannot be made.
+            If they cannot be created.
         """
         with self._errors("the run collection cannot be made"):
             self._butler.collections.register(self._run)
@@ -156,26 +156,26 @@ class OutputRun:
                 self._butler.registry.registerDatasetType(self._dataset_type(one))
 
     def remove(self, ids: Iterable[uuid.UUID]) -> None:
-        """Remove datasets from the repository; files outside of it are left alone."""
+        """Remove datasets from the repository; files outside of it are kept."""
         with self._errors("datasets of outputs that were made again cannot be removed"):
             for some in itertools.batched(ids, _BATCH):
                 refs = self._butler.get_many_datasets(some)
                 self._butler.pruneDatasets(refs, disassociate=True, unstore=True, purge=True)
 
     def add(self, files: Iterable[DatasetFile], transfer: str) -> None:
-        """Register files, all or none of them in the database.
+        """Register files in one database transaction: all of them or none.
 
         Parameters
         ----------
         files : iterable of DatasetFile
-            The files, none of which is there.
+            Files that are not registered yet.
         transfer : str
-            How the repository takes them, as ``Butler.ingest``.
+            Transfer mode of ``Butler.ingest``, such as ``"direct"``.
 
         Raises
         ------
         OutputError
-            If it cannot take them; with Butler's reason, such as a record of a dimension that is missing.
+            If they cannot be registered, with Butler's reason, such as a missing dimension record.
         """
         from lsst.daf.butler import DatasetRef, FileDataset, SerializedDatasetRef
 
@@ -195,17 +195,17 @@ class OutputRun:
                         if datasets:
                             self._butler.ingest(*datasets, transfer=transfer, record_validation_info=fixed)
             except Exception:
-                # Butler says that a constraint of the database fails, whichever it is.
+                # Butler only reports that some constraint of the database fails.
                 self._refuse_unknown(refs)
                 raise
 
     def _copy_records(self, refs: list[Any]) -> None:
-        """Copy the records of dimensions from the repository of the images."""
+        """Copy dimension records from the repository of the input images."""
         try:
             self._butler.transfer_dimension_records_from(self._source, refs)
-        except KeyError as error:  # the name of the element alone
+        except KeyError as error:  # its text is only the name of the dimension
             raise OutputError(
-                f"the repository of the images has no {error} records of them, which {self._repo} needs",
+                f"the repository of the images has no {error} records for them, which {self._repo} needs",
                 path=self._repo,
                 key="survey.butler.output_repo",
                 fix="Add them there (butler define-visits), or register in that repository: without output_repo",
@@ -235,16 +235,15 @@ class OutputRun:
 
 
 def _formatter(storage_class: str) -> Any:
-    """The class that the repository reads a file with; None for the one that its configuration names."""
+    """Return the formatter class to record for a file; None for the one in the repository's configuration."""
     from lsst.daf.butler import FormatterV2
     from lsst.daf.butler.formatters.json import JsonFormatter
 
     if storage_class == "StructuredDataDict":
-        return JsonFormatter  # the configuration says YAML, which refuses the ending .json
+        return JsonFormatter  # the configuration names the YAML formatter, which refuses the suffix .json
     if FORMATS.get(storage_class) != "lsst_afw" or _has_stack():
         return None
-    # Butler records the name that the class gives. Where the stack is absent, a class that only has the name stands for
-    # its own.
+    # Butler records only the name of the class. Without the stack, a class of that name replaces the stack's own.
     content = {
         "default_extension": ".fits",
         "supported_extensions": frozenset({".fits", ".fits.gz", ".fits.fz", ".fz"}),
@@ -265,7 +264,13 @@ def _has_stack() -> bool:
 def open_run(
     repo: str, run: str, types: Iterable[Dataset], tag: str, *, source: str | None = None
 ) -> Iterator[OutputRun]:
-    """A run collection of a repository, to be written to; parameters as of `OutputRun`, repositories by their names.
+    """Open a RUN collection of a repository for writing.
+
+    The parameters are those of `OutputRun`, with repositories given by name.
+
+    Yields
+    ------
+    OutputRun
 
     Raises
     ------

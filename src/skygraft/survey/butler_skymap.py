@@ -1,8 +1,8 @@
-"""The sky map that a Butler repository defines, read without the code that made it.
+"""Read the sky map that a Butler repository defines, without the LSST stack.
 
-The repository holds it twice: as a record of the dimension ``skymap``, with a hash of all parameters, and as a pickle
-of the stack's object. The pickle is not executed: it has the object's configuration as text, whose numbers are taken
-out, and the hash tells whether they are all there is to know.
+The repository stores it twice: as a record of the dimension ``skymap`` with a hash of all parameters, and as a pickle
+of the stack's object. The pickle is not executed: the parameters are parsed from the configuration text inside it, and
+compared with the hash to make sure that they are complete.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _CLASSES = ("DiscreteSkyMap", "DodecaSkyMap", "EquatSkyMap", "HealpixSkyMap", "R
 
 @dataclass(frozen=True)
 class RingsDefinition:
-    """The configuration of a rings sky map, as ``lsst.skymap`` has it; defaults are those of its classes.
+    """The configuration of a rings sky map in ``lsst.skymap``, with the defaults of its classes.
 
     Parameters
     ----------
     num_rings : int
-        Rings between the caps.
+        Number of rings between the caps.
     ra_start : float
         Right ascension of each ring's first tract, degrees.
     pixel_scale : float
@@ -48,19 +48,19 @@ class RingsDefinition:
     rotation : float
         Degrees.
     builder : {"legacy", "cells"}
-        How tracts are cut into patches.
+        How tracts are divided into patches.
     patch_inner : (int, int)
-        Pixels of a patch without border; of the builder "legacy".
+        Size of a patch without border, pixels; for the builder "legacy".
     patch_border : int
-        Pixels of the border; of the builder "legacy".
+        Width of the border, pixels; for the builder "legacy".
     cell_inner : (int, int)
-        Pixels of a cell; of the builder "cells", as the following.
+        Size of a cell, pixels; for the builder "cells", as are the following.
     cell_border : int
-        Pixels by which a cell reaches into its neighbours.
+        Overlap of a cell with its neighbours, pixels.
     cells_per_patch, cells_in_border : int
-        Cells of a patch along each axis, and in its border.
+        Number of cells of a patch along each axis, and in its border.
     version : int
-        Of the numbering of tracts.
+        Version of the numbering of tracts.
     """
 
     num_rings: int
@@ -79,7 +79,7 @@ class RingsDefinition:
     version: int = 1
 
     def sha1(self) -> bytes:
-        """The hash that ``lsst.skymap`` gives of it, which the record of the dimension has."""
+        """Return the hash that ``lsst.skymap`` computes for it and the dimension record contains."""
         whole = (self.tract_overlap, self.pixel_scale, self.projection.encode("ascii"), self.rotation)
         if self.builder == "cells":
             cells = (*self.cell_inner, self.cell_border, self.cells_per_patch, self.cells_in_border)
@@ -90,12 +90,17 @@ class RingsDefinition:
         return hashlib.sha1(b"RingsSkyMap" + packed + rings, usedforsecurity=False).digest()
 
     def skymap(self, name: str) -> RingsSkyMap:
-        """The sky map.
+        """Build the sky map.
+
+        Parameters
+        ----------
+        name : str
+            Name of the map.
 
         Raises
         ------
         SkyMapError
-            If it is of a kind that is not supported.
+            If it has a projection, rotation or version that is not supported.
         """
         if self.projection != "TAN" or self.rotation != 0:
             raise SkyMapError(
@@ -113,7 +118,7 @@ class RingsDefinition:
                 "num_rings": self.num_rings,
                 "pixel_scale": self.pixel_scale,
                 "patch_inner": inner,
-                # What coadds cover: the outer edges of the border's cells lie a cell's border farther out.
+                # The area that coadds cover: the cells of the border extend further by their own border.
                 "patch_border": self.cells_in_border * self.cell_inner[0] if cells else self.patch_border,
                 "tract_overlap": self.tract_overlap,
                 "ra_start": self.ra_start,
@@ -135,7 +140,7 @@ _FIELDS = {
     "tractBuilder[cells].cellBorder": "cell_border",
     "tractBuilder[cells].numCellsPerPatchInner": "cells_per_patch",
     "tractBuilder[cells].numCellsInPatchBorder": "cells_in_border",
-    # Before there were builders.
+    # Older configurations, without builders.
     "patchInnerDimensions": "patch_inner",
     "patchBorder": "patch_border",
 }
@@ -148,23 +153,23 @@ _NAMED = {
         120, pixel_scale=0.2, tract_overlap=1 / 60, projection="TAN", builder="cells", cell_border=0
     ),
 }
-"""Sky maps that are known by their hash, where a repository has only the record."""
+"""Sky maps that are recognised by their hash, if a repository has only the record."""
 
 
 def read_definition(content: bytes) -> RingsDefinition:
-    """Take the definition out of a pickle of a sky map, of which nothing is executed.
+    """Parse the definition in the pickle of a sky map, without executing any of it.
 
     Raises
     ------
     SkyMapError
-        If it is no pickle, or of another sky map than one of rings.
+        If it is not a pickle, or not of a rings sky map.
     """
     config: str | None = None
     texts: list[str] = []
     numbers: list[int] = []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escape sequences in a damaged pickle
+            warnings.simplefilter("ignore")  # about invalid escape sequences in a damaged pickle
             operations = list(pickletools.genops(content))
         for opcode, value, _ in operations:
             if isinstance(value, bytes | str):
@@ -175,18 +180,18 @@ def read_definition(content: bytes) -> RingsDefinition:
             elif isinstance(value, int) and opcode.name in ("BININT", "BININT1", "BININT2", "INT", "LONG1"):
                 numbers.append(value)
     except (ValueError, IndexError, UnicodeDecodeError, struct.error) as error:
-        raise SkyMapError(f"the sky map is no pickle that can be read ({error})", key=_KEY) from error
+        raise SkyMapError(f"the sky map is not a pickle that can be read ({error})", key=_KEY) from error
     if config is None:
         kind = next((name for name in _CLASSES if any(text.split(" ")[-1] == name for text in texts)), None)
-        told = f"of the class {kind}" if kind else "of no class that is known"
-        raise SkyMapError(f"the sky map is {told}; RingsSkyMap can be read", key=_KEY)
+        what = f"of the class {kind}" if kind else "of no class that is known"
+        raise SkyMapError(f"the sky map is {what}; RingsSkyMap can be read", key=_KEY)
     found: dict[str, Any] = {}
     for match in _ASSIGNMENT.finditer(config):
         name = _FIELDS.get(re.sub(r"[\"']", "", match["key"]))
         if name is None:
             continue
         found[name] = _value(name, match["key"], match["value"])
-    # The last that the pickle holds is the version; the constructor's default of old ones is 0.
+    # The last item of the pickle is the version; in old ones it is missing, and means 0.
     version = numbers[-1] if numbers else 0
     if "num_rings" not in found:
         raise SkyMapError("the sky map's configuration is not whole: it has no number of rings", key=_KEY)
@@ -194,9 +199,9 @@ def read_definition(content: bytes) -> RingsDefinition:
 
 
 def _value(name: str, key: str, text: str) -> Any:
-    """The value that is assigned to a field of `RingsDefinition`, of the field's type."""
+    """Parse a value for a field of `RingsDefinition`, as the field's type."""
     try:
-        # A string with a backslash would be one that no sky map has, and might warn.
+        # A backslash occurs in no valid value, and an escape sequence might warn.
         value = None if "\\" in text else ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
@@ -228,14 +233,14 @@ def read_skymap(repo: str, name: str | None = None) -> str | dict[str, Any]:
     Returns
     -------
     str or dict
-        As `get_skymap` takes it: a name where it is one of those that have one, else the parameters.
+        Argument for `get_skymap`: the name of a known sky map, otherwise the parameters.
 
     Raises
     ------
     ConfigError
         If there is no such repository, or no such sky map in it.
     SkyMapError
-        If its definition cannot be read, or is not the one whose hash the repository has.
+        If its definition cannot be read, or does not match the hash in the repository.
     """
     with open_butler(repo) as butler, butler_errors(repo, "the sky map cannot be read", key=_KEY):
         records = {record.name: record for record in butler.query_dimension_records("skymap", explain=False)}
@@ -273,7 +278,7 @@ def read_skymap(repo: str, name: str | None = None) -> str | dict[str, Any]:
 
 
 def _pickle(butler: Any, name: str) -> bytes | None:
-    """The bytes of the sky map's pickle; None where there is none."""
+    """Return the bytes of the sky map's pickle, or None if there is none."""
     from lsst.daf.butler import MissingDatasetTypeError
 
     try:
@@ -289,12 +294,24 @@ def _pickle(butler: Any, name: str) -> bytes | None:
 
 
 def as_skymap(spec: Mapping[str, Any], repo: str | None) -> str | dict[str, Any]:
-    """The sky map of a mapping ``{kind: butler, name, repo}``; `repo` is where it is looked for by default.
+    """Read the sky map that a configuration ``{kind: butler, name, repo}`` names.
+
+    Parameters
+    ----------
+    spec : mapping
+        The configuration.
+    repo : str or None
+        Default repository.
+
+    Returns
+    -------
+    str or dict
+        Argument for `get_skymap`.
 
     Raises
     ------
     ConfigError, SkyMapError
-        As `read_skymap`; or if a key is unknown.
+        As `read_skymap`, and if a key is unknown.
     """
     unknown = sorted(str(key) for key in spec if key not in ("kind", "name", "repo"))
     if unknown:

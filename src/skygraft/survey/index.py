@@ -1,6 +1,6 @@
-"""Which images there are, and where they lie on the sky: an index made from headers alone.
+"""Index the images of a survey: identity and sky position of each, read from headers alone.
 
-A bad image never stops the index: it becomes a row of the failures, with the reason.
+A bad image never stops the index: it becomes a row of the table of failures, with the reason.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile, SurveyIndex, abs
 __all__ = ["FAILURES", "index_images", "index_kinds", "index_survey", "open_index", "register_index_kind"]
 
 FAILURES = "failures"
-"""Key of the index's ``meta``: the table of images that could not be indexed."""
+"""Key in the ``meta`` of the index: the table of images that could not be indexed."""
 
 _FAILURE = ("path", "kind", "image_id", "error", "reason")
 _UNITS = {name: c.unit for name, c in columns_of(IndexedImage).items() if c.unit and pa.types.is_floating(c.type)}
 _WHOLE, _HDU = "_whole", "_hdu"
 _ROWS = pa.schema([*INDEX_SCHEMA, (_WHOLE, pa.string()), (_HDU, pa.string())])
-"""While the index is made: the whole path and the HDU too, which images of one id are sorted by."""
+"""Schema while the index is built: with full path and HDU, by which images of the same id are sorted."""
 _PART = 10_000
 
 type Progress = Callable[[int, int], None]
@@ -53,7 +53,7 @@ type Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ImageJob:
-    """One image to look at.
+    """One image to index.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ class ImageJob:
     options : dict
         Options of the format, JSON types.
     data_id : DataId, optional
-        Which image it is, as far as it is known without the file: counts before what the file says.
+        Parts of its identity that are known without the file; they take precedence over the file.
     dataset : str
-        What it is in a Butler repository, as `skygraft.dataset.Dataset.to_json` gives it; empty for none.
+        Its dataset in a Butler repository, from `skygraft.dataset.Dataset.to_json`; empty for none.
     problem : SkygraftError, optional
-        Why it cannot be used, where that is known already.
+        Why it cannot be used, if that is already known.
     """
 
     path: str
@@ -80,19 +80,27 @@ class ImageJob:
 
 
 type IndexKind = Callable[[Any, Path, str, dict[str, Any]], Iterator[ImageJob]]
-"""Takes the specification's value, the base directory, the format and its options; gives the images."""
+"""``kind(value, base_dir, format, options)`` iterates over the images that a specification's value lists."""
 
 _KINDS: dict[str, IndexKind] = {}
 _KEYS = ("format", "options")
 
 
 def register_index_kind(name: str, kind: IndexKind) -> None:
-    """Add a way to list images, used where a specification has the key `name`."""
+    """Register a way to list images, used for specifications with the key `name`.
+
+    Parameters
+    ----------
+    name : str
+        Key of the specification.
+    kind : callable
+        See `IndexKind`.
+    """
     _KINDS[name] = kind
 
 
 def index_kinds() -> tuple[str, ...]:
-    """Names of the ways to list images: the keys of which a specification has exactly one."""
+    """Return the registered ways to list images: a specification has exactly one of these keys."""
     return (*_KINDS, "index")
 
 
@@ -104,7 +112,7 @@ class _Failure:
     reason: str
     image_id: str = ""
     is_file: bool = True
-    """Whether `path` is one of this machine, to be told relative to the survey's folder."""
+    """Whether `path` is a file of this machine, to be reported relative to the survey's folder."""
 
 
 def index_images(
@@ -114,7 +122,7 @@ def index_images(
     progress: Progress | None = None,
     mapper: Mapper = careful_map,
 ) -> Table:
-    """Index the images of a survey: which they are and where they lie, without reading pixels.
+    """Index the images of a survey: identity and sky position of each, without reading pixels.
 
     Parameters
     ----------
@@ -122,16 +130,16 @@ def index_images(
         Exactly one of ``images`` (a glob pattern, ``**`` allowed, or a list of them), ``ccds`` (a survey-ccds table
         of the Legacy Surveys, or a list), ``butler`` (``{repo, collections, dataset_type, where}``: datasets of a
         Butler repository) and ``index`` (a Parquet file that ``skygraft index -o`` wrote); optionally ``format`` and
-        ``options`` (those of the format; an index has its own). With the option ``hdu: all``, every
-        two-dimensional image of each file is an image of its own.
+        ``options`` (those of the format; an index has its own). With the option ``hdu: all``, every two-dimensional
+        image of each file is indexed separately.
     base_dir : path-like
-        What relative paths are relative to.
+        Directory that relative paths start from.
     progress : callable, optional
-        Called with the number of images looked at and the number of all, after each.
+        Called after each image with the numbers of images done and in total.
     mapper : callable, optional
-        ``mapper(function, jobs)`` gives the function's results in the order of the jobs, as `map` does; an executor's
-        ``map`` looks at several images at once. By default images are looked at in a child process: one that ends it
-        is a failure, and the others go on.
+        ``mapper(function, jobs)`` returns the results in the order of the jobs, as `map` does; an executor's ``map``
+        reads several images at once. By default images are read in a child process, so that an image that crashes it
+        becomes a failure and the others are still indexed.
 
     Returns
     -------
@@ -145,7 +153,7 @@ def index_images(
     Raises
     ------
     ConfigError
-        If the specification is not as above.
+        If the specification is invalid.
     FormatError
         If a table of CCDs cannot be read.
     """
@@ -164,7 +172,17 @@ def index_survey(
     progress: Progress | None = None,
     mapper: Mapper = careful_map,
 ) -> SurveyIndex:
-    """Index the images of a survey as `index_images` does, into Arrow columns: a million images are 300 MB."""
+    """Index the images of a survey as `index_images` does, into Arrow columns (300 MB for a million images).
+
+    Parameters
+    ----------
+    spec, base_dir, progress, mapper
+        As in `index_images`.
+
+    Returns
+    -------
+    SurveyIndex
+    """
     base = Path(base_dir)
     kind, value, fmt, options = _kind(spec)
     if kind == "index":
@@ -191,12 +209,19 @@ def index_survey(
 
 
 def open_index(value: Any, base: Path) -> IndexFile:
-    """The index file that a specification's ``index`` names.
+    """Open the index file that a specification's ``index`` names.
+
+    Parameters
+    ----------
+    value : str
+        Its path.
+    base : Path
+        Directory that a relative path starts from.
 
     Raises
     ------
     ConfigError, FormatError
-        If it is not the path of one.
+        If it is not the path of an index file.
     """
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"index is {value!r}; the path of a Parquet file is needed", key="index")
@@ -204,7 +229,7 @@ def open_index(value: Any, base: Path) -> IndexFile:
 
 
 def _kind(spec: Mapping[str, Any]) -> tuple[str, Any, str, dict[str, Any]]:
-    """The way to list images, its value, and the format and its options."""
+    """Return the key of the way to list images, its value, the format and its options."""
     ways = index_kinds()
     allowed = (*ways, *_KEYS)
     for key in spec:
@@ -217,8 +242,8 @@ def _kind(spec: Mapping[str, Any]) -> tuple[str, Any, str, dict[str, Any]]:
             )
     kinds = [key for key in ways if spec.get(key) is not None]
     if len(kinds) != 1:
-        told = f"{' and '.join(kinds)} are given" if kinds else "none is given"
-        raise ConfigError(f"one way to list images is needed ({' or '.join(ways)}); {told}", key="survey")
+        given = f"{' and '.join(kinds)} are given" if kinds else "none is given"
+        raise ConfigError(f"one way to list images is needed ({' or '.join(ways)}); {given}", key="survey")
     options = spec.get("options") or {}
     if not isinstance(options, Mapping):
         raise ConfigError(f"options is {options!r}; a mapping is needed", key="options")
@@ -238,9 +263,9 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
     for pattern in _patterns(value, "images"):
         whole = os.path.normpath(base / home_expanded(pattern))
         if glob.has_magic(pattern):
-            # Only the pattern itself is one: the base directory may have brackets in its name.
+            # The base directory is not part of the pattern: its name may contain brackets.
             whole = pattern if Path(pattern).is_absolute() else f"{glob.escape(os.fspath(base))}/{pattern}"
-            # Not Path.glob, which finds hidden files: those may be outputs that are being written.
+            # Not Path.glob, which finds hidden files: these may be outputs that are still being written.
             found = (os.path.normpath(p) for p in glob.glob(whole, recursive=True))  # noqa: PTH207
             paths |= {path for path in found if not Path(path).is_dir()}
         else:
@@ -253,7 +278,7 @@ def _from_patterns(value: Any, base: Path, fmt: str, options: dict[str, Any]) ->
         try:
             hdus = [hdu.index for hdu in list_hdus(path) if is_flat(hdu) and kind_of_name(hdu.name) is None]
         except SkygraftError:
-            # Looked at as a whole: the failure is reported with the others.
+            # The file as a whole is one job, so that its failure is reported with the others.
             hdus = []
         yield from (ImageJob(path, fmt, rest | {"hdu": hdu}) for hdu in hdus)
         if not hdus:
@@ -296,7 +321,7 @@ def _is_text(path: str) -> bool:
 
 def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
     if not _is_text(job.path):
-        # Neither tables nor JSON can hold such a name.
+        # Tables and JSON cannot store such a name.
         problem = FormatError("the file's name is not UTF-8 text", fix="Give it another name, or a link with one")
         return _Failure(printable(job.path), "error", type(problem).__name__, str(problem))
     if job.problem is not None:
@@ -307,12 +332,12 @@ def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
             known = dataclasses.replace(footprint.data_id, **job.data_id.as_dict())
             footprint = dataclasses.replace(footprint, data_id=known)
         return footprint, dataclasses.replace(job, options={**footprint.pinned, **job.options})
-    except Exception as error:  # An image may be broken in ways that nobody thought of; the others must not care.
+    except Exception as error:  # A broken image may raise anything, and must not stop the others.
         return _Failure(job.path, "error", type(error).__name__, str(error))
 
 
 class _Looker:
-    """Looks at images; one that cannot be read, or ends the process that reads it, becomes a failure."""
+    """Reads the footprints of images; one that cannot be read, or crashes its process, becomes a failure."""
 
     def __call__(self, job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
         return _look(job)
@@ -353,7 +378,7 @@ def _row(footprint: ImageFootprint, job: ImageJob, base: Path) -> dict[str, Any]
 
 
 def _finished(table: pa.Table, bad: list[_Failure], parts: set[str], base: Path) -> SurveyIndex:
-    # A pattern such as *.fits* also finds the weights and masks, which are read with their image.
+    # A pattern such as *.fits* also matches weights and masks, which are read with their image.
     is_part = pc.is_in(table.column(_WHOLE), value_set=pa.array(sorted(parts), type=pa.string()))
     companions = sorted(table.filter(is_part).column("path").to_pylist())
     companions += sorted(_shown(failure.path, base) for failure in bad if absolute(failure.path) in parts)
@@ -388,7 +413,7 @@ def _shown(path: str | os.PathLike[str], base: Path) -> str:
 
 
 def _hdu(footprint: ImageFootprint) -> str:
-    """The image's HDU, where it is an option of the format: text."""
+    """HDU of the image as text, if it is an option of the format."""
     options = {field.name for field in dataclasses.fields(get_format(footprint.format).Options)}
     return str(footprint.hdu) if footprint.hdu is not None and "hdu" in options else ""
 

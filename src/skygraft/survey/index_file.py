@@ -1,4 +1,4 @@
-"""The index of a survey as a table: in memory, or in a Parquet file, made once, that planning streams from."""
+"""The index of a survey as a table, in memory or in a Parquet file that planning reads in batches."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class SurveyIndex:
     Parameters
     ----------
     table : pyarrow.Table
-        One row per image, of `INDEX_SCHEMA`, sorted by ``image_id``, which is unique.
+        One row per image, with `INDEX_SCHEMA`, sorted by ``image_id``, which is unique.
     failures : tuple of dict
-        Images that are left out: path, kind, image_id, error, reason.
+        Images that are left out, with path, kind, image_id, error and reason.
     companions : tuple of str
         Files that are weights or masks of an indexed image.
     """
@@ -53,16 +53,35 @@ class SurveyIndex:
         return int(self.table.num_rows)
 
     def batches(self, columns: Sequence[str] | None = None, batch_rows: int = 50_000) -> Iterator[pa.Table]:
-        """Some columns (by default all), up to `batch_rows` images at a time."""
+        """Iterate over the index in batches.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Columns to return, by default all.
+        batch_rows : int
+            Largest number of images in a batch.
+
+        Yields
+        ------
+        pyarrow.Table
+        """
         table = self.table if columns is None else self.table.select(list(columns))
         for start in range(0, len(self), batch_rows):
             yield table.slice(start, batch_rows)
 
 
 def write_index(index: SurveyIndex, path: Path) -> None:
-    """Write an index as Parquet, with its failures; `path` is a temporary name or one that may be replaced."""
-    told = {"failures": list(index.failures), "companions": list(index.companions)}
-    schema = INDEX_SCHEMA.with_metadata({_METADATA: json.dumps(told, sort_keys=True)})
+    """Write an index and its failures as Parquet; an existing file at `path` is replaced, not atomically.
+
+    Parameters
+    ----------
+    index : SurveyIndex
+    path : Path
+        Output file.
+    """
+    content = {"failures": list(index.failures), "companions": list(index.companions)}
+    schema = INDEX_SCHEMA.with_metadata({_METADATA: json.dumps(content, sort_keys=True)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in index.batches():
             writer.write_table(batch.cast(INDEX_SCHEMA).replace_schema_metadata(schema.metadata))
@@ -70,7 +89,7 @@ def write_index(index: SurveyIndex, path: Path) -> None:
 
 @dataclass(frozen=True)
 class IndexFile:
-    """An index in a Parquet file, as ``skygraft index -o`` writes it; no more than a part of it is read at a time.
+    """An index in a Parquet file written by ``skygraft index -o``, which is read in parts.
 
     Parameters
     ----------
@@ -82,7 +101,7 @@ class IndexFile:
     ConfigError
         If there is no such file.
     FormatError
-        If it is not Parquet, or lacks columns, or has them of another type.
+        If it is not Parquet, or columns are missing or of a wrong type.
     """
 
     path: Path
@@ -100,13 +119,13 @@ class IndexFile:
                 )
             for name in names:
                 if name in INDEX_SCHEMA.names:
-                    # The types alone: an empty column of them.
+                    # Casting an empty column checks the type alone.
                     self._cast(pa.array([], type=file.schema_arrow.field(name).type), name)
             object.__setattr__(self, "_n", file.metadata.num_rows)
             try:
-                told = parse_json((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
-                failures = tuple({str(k): str(v) for k, v in bad.items()} for bad in told.get("failures", []))
-                companions = tuple(str(name) for name in told.get("companions", []))
+                content = parse_json((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
+                failures = tuple({str(k): str(v) for k, v in bad.items()} for bad in content.get("failures", []))
+                companions = tuple(str(name) for name in content.get("companions", []))
             except (ValueError, AttributeError, TypeError) as error:
                 raise FormatError(f"its metadata cannot be read ({error})", path=self.path, fix=_AGAIN) from error
             object.__setattr__(self, "failures", failures)
@@ -116,12 +135,23 @@ class IndexFile:
         return self._n
 
     def batches(self, columns: Sequence[str] | None = None, batch_rows: int = 50_000) -> Iterator[pa.Table]:
-        """Some columns (by default all), up to `batch_rows` images at a time, checked.
+        """Iterate over the index in batches; every row is checked.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Columns to return, by default all.
+        batch_rows : int
+            Largest number of images in a batch.
+
+        Yields
+        ------
+        pyarrow.Table
 
         Raises
         ------
         FormatError
-            Naming the first row that cannot be used, and what is wrong with it.
+            If a row is invalid; the message names the first and what is wrong with it.
         """
         wanted = INDEX_SCHEMA.names if columns is None else list(columns)
         with self._open() as file:
@@ -143,12 +173,12 @@ class IndexFile:
                 raise CorruptFileError(f"the index is damaged: {error}", path=self.path, fix=_AGAIN) from error
 
     def check_unique(self) -> None:
-        """Make sure that no image id occurs twice.
+        """Check that no image id occurs twice.
 
         Raises
         ------
         FormatError
-            Naming some that do.
+            If some do; the message names them.
         """
         ids = pa.chunked_array([t.column("image_id").combine_chunks() for t in self.batches(["image_id"])] or [[]])
         counts = pc.value_counts(ids)
@@ -162,7 +192,7 @@ class IndexFile:
             )
 
     def read(self) -> SurveyIndex:
-        """All of it, sorted by image id."""
+        """Return the whole index, sorted by image id."""
         self.check_unique()
         table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *self.batches()])
         return SurveyIndex(table.sort_by("image_id"), self.failures, self.companions)
@@ -193,18 +223,22 @@ class IndexFile:
             ) from error
 
     def _check(self, table: pa.Table, first: int) -> None:
-        for name, bad, told in _problems(table):
+        for name, bad, needed in _problems(table):
             rows = np.flatnonzero(bad)
             if rows.size:
                 row = int(rows[0])
                 shown = str(table.column(name)[row].as_py())
                 raise FormatError(
-                    f"{name} is {shown[:120]}; {told} is needed", path=self.path, row=first + row, key=name, fix=_AGAIN
+                    f"{name} is {shown[:120]}; {needed} is needed",
+                    path=self.path,
+                    row=first + row,
+                    key=name,
+                    fix=_AGAIN,
                 )
 
 
 def _problems(table: pa.Table) -> Iterator[tuple[str, NDArray[np.bool_], str]]:
-    """Column, which rows of it cannot be used, and what is needed."""
+    """For each column: its name, which rows are invalid, and what is needed."""
     names = set(table.column_names)
     for name in table.column_names:
         if name not in _OPTIONAL:
@@ -233,7 +267,7 @@ def _bad_polygons(polygons: Any) -> NDArray[np.bool_]:
     bad = sizes < 3
     pairs = polygons.flatten()
     owner = np.repeat(np.arange(len(polygons)), sizes)
-    # Counted, not addressed: a vertex may be null, or have more or fewer than two numbers.
+    # Only counts are compared: a vertex may be null, or have more or fewer than two numbers.
     lengths = _numpy(pc.fill_null(pc.list_value_length(pairs), 0))
     bad[owner[lengths != 2]] = True
     if not bad.any():
@@ -244,7 +278,7 @@ def _bad_polygons(polygons: Any) -> NDArray[np.bool_]:
 
 
 def _by_value(column: Any, accepts: Any) -> NDArray[np.bool_]:
-    """Which values are not accepted; each that occurs is looked at once."""
+    """Whether each value is refused by `accepts`, which is called once per distinct value."""
     encoded = one_array(column).dictionary_encode(null_encoding="encode")
     bad = np.array([not accepts(value) for value in encoded.dictionary.to_pylist()] or [False])
     return np.asarray(bad[numpy_array(encoded.indices)], dtype=np.bool_)
@@ -265,5 +299,5 @@ def _is_options(text: str | None) -> bool:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """A path from the root, without dots."""
+    """Return an absolute path without ``.`` and ``..``."""
     return os.path.normpath(Path(path).absolute())

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from skygraft.photometry.reference import recorded_unit
 from skygraft.photometry.resolve import RADIUS_TOLERANCE
 
 __all__ = ["CalibrationUse", "calibration_use", "describe", "fold", "mixed_calibrations", "split_origin", "tidy"]
@@ -157,13 +158,11 @@ def calibration_use(
 
 
 def _nominal(pixels: float | None, arcsec: float | None) -> tuple[str, float | None]:
-    """The unit in which the radius was given, by its being a round number there, and the radius in it.
-
-    The other one goes with the local pixel scale, a little different in every image.
-    """
-    for unit, value in (("pix", pixels), ("arcsec", arcsec)):
-        if value is not None and abs(value - _rounded(value, _DIGITS)) <= 1e-12 * abs(value):
-            return unit, _rounded(value, _DIGITS)
+    """The unit in which the radius was given and the radius in it; where the unit is not known, a rounded radius."""
+    unit = recorded_unit(pixels, arcsec)
+    given = arcsec if unit == "arcsec" else pixels
+    if unit is not None and given is not None:
+        return unit, _rounded(given, _DIGITS)
     if pixels is not None:
         return "pix", _rounded(pixels, 3)
     return ("", None) if arcsec is None else ("arcsec", _rounded(arcsec, 3))

@@ -1,5 +1,6 @@
 """World coordinate systems: APE-14 wrappers of FITS headers and AST frame sets, and what they do locally."""
 
+from skygraft.wcs.array_frame import ArrayWcs, array_wcs, fitted_wcs
 from skygraft.wcs.ast import AstWcs
 from skygraft.wcs.ast_dump import dump_problem
 from skygraft.wcs.ast_mapping import AstMapping
@@ -12,14 +13,17 @@ from skygraft.wcs.soundness import check_pixel_scale, check_wcs_soundness, usabl
 
 __all__ = [
     "TABLE_NAMES",
+    "ArrayWcs",
     "AstMapping",
     "AstWcs",
     "CelestialWcs",
     "FitsWcs",
     "LookupTable",
+    "array_wcs",
     "check_pixel_scale",
     "check_wcs_soundness",
     "dump_problem",
+    "fitted_wcs",
     "footprint",
     "has_wcs",
     "local_jacobian",

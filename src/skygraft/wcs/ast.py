@@ -1,7 +1,7 @@
-"""World coordinate systems kept as AST frame sets (Berry et al. 2016, Astronomy & Computing 15, 33).
+"""World coordinate systems stored as AST frame sets (Berry et al. 2016, Astronomy & Computing 15, 33).
 
-The LSST pipelines and lsst.images store their astrometry so: any chain of mappings, of which a FITS header can only
-hold an approximation.
+The LSST pipelines and lsst.images store astrometry in this form: any chain of mappings, which a FITS header can only
+approximate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from starlink import Ast
 
 from skygraft.errors import MissingWcsError, WcsError
-from skygraft.wcs.ast_dump import ast_named, read_dump
+from skygraft.wcs.ast_dump import ast_errors, read_dump
 from skygraft.wcs.ast_mapping import read_mapping
 from skygraft.wcs.base import CelestialWcs, FloatArray, to_vectors
 
@@ -23,63 +23,63 @@ __all__ = ["AstWcs"]
 
 # "<stream version> SkyWcs <has a FITS approximation> <dump>", as lsst.afw writes it.
 _SKYWCS_PREFIX = re.compile(r"\s*(?P<version>\d+)\s+SkyWcs\s+(?P<approximation>[01])\s+")
-# AST's own inverse is kept where it comes back this near (pixels): inside an image it is what the survey's pipelines
-# used. Far outside, its polynomials go astray by hundreds of pixels, and are replaced by a solution.
+# AST's own inverse is used if its round trip closes within this (pixels): inside an image it is what the survey's
+# pipelines used. Far outside, its polynomials are off by hundreds of pixels, and the inverse is solved iteratively.
 _TRUSTED = 0.1
 _BAD = -1e300
 
 
 class AstWcs(CelestialWcs):
-    """The world coordinate system of an AST frame set, in parent pixels, to ICRS.
+    """The world coordinate system of an AST frame set, from parent pixels to ICRS.
 
     Parameters
     ----------
     text : str
         AST's native dump of a FrameSet: base frame 0-based parent pixels, current frame a SkyFrame.
     path : path-like, optional
-        Where it came from, for messages.
+        The file, for errors.
 
     Raises
     ------
     WcsError
-        If the text is no such frame set.
+        If the text is not such a frame set.
 
     Notes
     -----
-    An inverse polynomial that the frame set carries is used as it is, because the survey's own positions come from
-    it, except where it misses by more than 0.1 pixel (off the image): there the forward mapping is solved by
-    Newton's method, and the result is NaN where that finds nothing.
+    An inverse polynomial in the frame set is used unchanged, because the survey's own positions were computed with it,
+    except where it is off by more than 0.1 pixel (outside the image). There the forward mapping is inverted by Newton's
+    method; the result is NaN if that does not converge.
     """
 
     def __init__(self, text: str, path: str | None = None) -> None:
         self._text = text.strip()
         self._path = path
         self._frames = _read(text, path)
-        # AST's error status belongs to the process.
+        # AST's error status is global to the process.
         self._lock = threading.Lock()
-        with ast_named("the AST frame set cannot be used", path):
+        with ast_errors("the AST frame set cannot be used", path):
             self._swapped = int(self._frames.getframe(self._frames.Current).LonAxis) == 2
 
     @classmethod
     def from_skywcs(cls, record: str | bytes | NDArray[np.uint8], path: str | None = None) -> AstWcs:
-        """The WCS of a ``SkyWcs`` record of an LSST exposure's archive.
+        """Build the WCS from a ``SkyWcs`` record of an LSST exposure's archive.
 
         Parameters
         ----------
         record : str, bytes or ndarray of uint8
-            The value of the record's ``wcs`` column: ``"1 SkyWcs <0 or 1> "`` and the dump.
+            Value of the record's column ``wcs``: ``"1 SkyWcs <0 or 1> "`` followed by the dump.
         path : str, optional
-            Where it came from, for messages.
+            The file, for errors.
 
         Raises
         ------
         WcsError
-            If the record is not laid out so.
+            If the record has another layout, or its WCS cannot be used.
         """
         if isinstance(record, np.ndarray):
             record = record.astype(np.uint8).tobytes()
         if not isinstance(record, (str, bytes)):
-            raise WcsError(f"not a SkyWcs record: it is {record!r}, no text", path=path, fix="Copy the file again")
+            raise WcsError(f"not a SkyWcs record: it is {record!r}, not text", path=path, fix="Copy the file again")
         text = record if isinstance(record, str) else record.decode("ascii", errors="replace")
         prefix = _SKYWCS_PREFIX.match(text)
         if prefix is None or prefix["version"] != "1":
@@ -92,23 +92,23 @@ class AstWcs(CelestialWcs):
 
     @classmethod
     def from_mapping(cls, text: str, path: str | None = None) -> AstWcs:
-        """The WCS of an AST mapping from 0-based parent pixels to ICRS longitude and latitude in radians.
+        """Build the WCS from an AST mapping of 0-based parent pixels to ICRS longitude and latitude in radians.
 
         Parameters
         ----------
         text : str
-            AST's native dump of the mapping, as ``lsst.images`` keeps it.
+            AST's native dump of the mapping, as stored by ``lsst.images``.
         path : str, optional
-            Where it came from, for messages.
+            The file, for errors.
 
         Raises
         ------
         WcsError
-            If it cannot be read, or is no mapping of two by two axes.
+            If it cannot be read, or is not a mapping from two axes to two axes.
         """
         mapping = read_mapping(text, path)
         lines: list[str] = []
-        with ast_named("AST cannot use the mapping as a WCS", path):
+        with ast_errors("AST cannot use the mapping as a WCS", path):
             frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
             frames.addframe(Ast.BASE, mapping, Ast.SkyFrame("System=ICRS"))
             Ast.Channel(None, _Lines(lines)).write(frames)
@@ -124,7 +124,7 @@ class AstWcs(CelestialWcs):
         return np.degrees(ra), np.degrees(dec)
 
     def pixel_to_world_radians(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """ICRS (ra, dec) in radians of parent pixels, as AST has them; see `CelestialWcs.pixel_to_world_radians`."""
+        """Return ICRS (ra, dec) in radians as AST computes them; see `CelestialWcs.pixel_to_world_radians`."""
         first, second = self._tran(np.stack([x, y]), forward=True)
         return (second, first) if self._swapped else (first, second)
 
@@ -141,20 +141,20 @@ class AstWcs(CelestialWcs):
         return x, y
 
     def _solve(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Newton's method on the forward mapping from a rough start; NaN where it does not settle."""
+        """Invert the forward mapping by Newton's method from a rough start; NaN where it does not converge."""
         for _ in range(20):
             dx, dy = self._newton_step(x, y, target)
             x, y = x + dx, y + dy
             if not (np.hypot(dx, dy) > 1e-7).any():
                 break
-        # Settled is not enough: at the antipode the gap has no component along the slopes.
+        # Check the distance too: at the antipode the steps vanish although the position is wrong.
         dx, dy = self._newton_step(x, y, target)
         near = np.einsum("ni,ni->n", to_vectors(*self._forward(x, y)), target) > 0
         good = near & (np.hypot(dx, dy) < 1e-5)
         return np.where(good, x, np.nan), np.where(good, y, np.nan)
 
     def _tran(self, points: FloatArray, *, forward: bool) -> FloatArray:
-        with self._lock, np.errstate(all="ignore"), ast_named("AST cannot evaluate the WCS", self._path):
+        with self._lock, np.errstate(all="ignore"), ast_errors("AST cannot evaluate the WCS", self._path):
             result = np.array(self._frames.tran(np.ascontiguousarray(points), forward), dtype=np.float64)
         result[:, ~(np.isfinite(result) & (result > _BAD)).all(axis=0)] = np.nan
         return result
@@ -174,7 +174,7 @@ class AstWcs(CelestialWcs):
 
 
 class _Lines:
-    """Takes the lines that AST writes."""
+    """Collects the lines that an AST channel writes."""
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
@@ -184,9 +184,9 @@ class _Lines:
 
 
 def _read(text: str, path: str | None) -> Any:
-    """The FrameSet of a dump, its current frame ICRS; checked, since a wrong frame would shift every source."""
+    """Read a FrameSet and set its current frame to ICRS; a wrong frame, which would shift every source, is an error."""
     frames = read_dump(text, "the WCS", path)
-    with ast_named("the AST frame set cannot be used", path):
+    with ast_errors("the AST frame set cannot be used", path):
         return _checked(frames, path)
 
 
@@ -209,7 +209,7 @@ def _checked(frames: Any, path: str | None) -> Any:
             fix="Add a frame PIXELS, one less than GRID, and make it the base frame",
         )
     if str(current.System) != "ICRS":
-        # Setting the attribute of a frame set makes AST put the conversion into the mapping.
+        # Setting this attribute of a frame set makes AST add the conversion to the mapping.
         frames.System = "ICRS"
     if not (int(frames.TranForward) and int(frames.TranInverse)):
         raise WcsError("the AST frame set does not map in both directions", path=path, fix=fix)

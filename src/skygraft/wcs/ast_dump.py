@@ -1,4 +1,4 @@
-"""Read objects from AST's native text dumps, after a look at the text: AST ends the process on some damaged ones."""
+"""Check AST's native text dumps and read objects from them: AST crashes the process on some damaged dumps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlink import Ast
 
 from skygraft.errors import WcsError
 
-__all__ = ["ast_named", "dump_problem", "read_dump"]
+__all__ = ["ast_errors", "dump_problem", "read_dump"]
 
 _FIX = "Read the image with the software that wrote it, and check its WCS"
 _ALLOWED = re.compile(r"[\t\n\r\x20-\x7e]*")
@@ -27,9 +27,9 @@ _PARENTS = {
     "Axis": ((),),
     "SkyAxis": ((), ("Axis",)),
 }
-"""The classes that an object of each class may say it is, in order; mappings say that they are Mappings."""
+"""Allowed sequences of IsA lines for each class; all mappings have IsA Mapping."""
 _OF_ANY = {"ID", "Ident", "Invert", "Report", "RefCnt", "UseDfs"}
-"""Values that a FrameSet may have as the Frame that it is; the others are those of its current frame, as comments."""
+"""Attributes that a FrameSet may have as a Frame; others are written only as comments, for its current frame."""
 _MOST_COORDINATES = 99
 _NEEDED = {
     "CmpMap": ("MapA", "MapB"),
@@ -41,40 +41,55 @@ _NEEDED = {
     "PcdMap": ("PcdCn0", "PcdCn1", "Disco"),
     "LutMap": ("Nlut",),
 }
-"""Parts that AST always writes; it fills in a default, or nothing, where one lacks."""
+"""Parts that AST always writes; if one is missing, it silently uses a default or an undefined value."""
 _COUNTED = re.compile(r"(?P<family>[A-Za-z]+?)(?P<number>\d+)")
 
 
 def read_dump(text: str, what: str, path: str | None = None) -> Any:
-    """The AST object of a dump.
+    """Read the AST object of a dump.
 
     Parameters
     ----------
     text : str
         AST's native dump.
     what : str
-        What it is the dump of, for messages: "the WCS".
+        Description of the object for errors, such as "the WCS".
     path : str, optional
-        Where it came from, for messages.
+        The file, for errors.
+
+    Returns
+    -------
+    starlink.Ast.Object
 
     Raises
     ------
     WcsError
-        If the text is not laid out as AST writes it, lacks parts that it announces, or AST cannot read it.
+        If the text does not have AST's layout, parts are missing, or AST cannot read it.
     """
     problem = dump_problem(text)
     if problem is not None:
         raise WcsError(f"the AST dump of {what} is damaged: {problem}", path=path, fix=_FIX)
-    with ast_named(f"the AST dump of {what} cannot be read", path):
-        # AST writes a tab before its comments, and does not read it.
+    with ast_errors(f"the AST dump of {what} cannot be read", path):
+        # AST writes a tab before comments, which it cannot read.
         return Ast.Channel(text.replace("\t", " ").splitlines()).read()
 
 
 @contextlib.contextmanager
-def ast_named(what: str, path: str | None = None) -> Iterator[None]:
-    """Turn whatever AST raises into a `WcsError` that says `what` cannot be done, and why; the door to that library.
+def ast_errors(what: str, path: str | None = None) -> Iterator[None]:
+    """Context in which AST's exceptions become a `WcsError` that says what failed.
 
-    An object that was read may be refused only when it is used: AST does not look at all of it before.
+    Every call of AST needs it: AST checks some parts of an object only when the object is used.
+
+    Parameters
+    ----------
+    what : str
+        What failed, such as "AST cannot evaluate the WCS".
+    path : str, optional
+        The file, for errors.
+
+    Raises
+    ------
+    WcsError
     """
     try:
         yield
@@ -86,7 +101,17 @@ def ast_named(what: str, path: str | None = None) -> Iterator[None]:
 
 
 def dump_problem(text: str) -> str | None:
-    """What is wrong with the layout of a dump; None where nothing is."""
+    """Return what is wrong with the layout of a dump, or None if it is sound.
+
+    Parameters
+    ----------
+    text : str
+        AST's native dump.
+
+    Returns
+    -------
+    str or None
+    """
     good = _ALLOWED.match(text)
     if good is None or good.end() != len(text):
         at = 0 if good is None else good.end()
@@ -120,13 +145,13 @@ def dump_problem(text: str) -> str | None:
         else:
             one = stack[-1]
             value = (match["value"] or "").strip()
-            # AST reads the first of two words, or none, and its objects are then of sizes that do not fit.
+            # Of a value of two words AST reads the first or none, so that sizes in the object no longer agree.
             if " " in value and not value.startswith('"') and "#" not in value:
                 return f"line {number} gives {match['key']} two values, {value[:40]!r}"
             if match["key"] in one.parts:
                 return f"line {number} gives {match['key']} a second time"
             if one.kind == "FrameSet" and not one.parents and match["key"] not in _OF_ANY:
-                return f"line {number} is {line[:40]!r}, which is no part of a FrameSet"
+                return f"line {number} is {line[:40]!r}, which is not part of a FrameSet"
             one.parts[match["key"]] = match["value"] or ""
             wants_object = not match["value"]
     return None if done else "it ends before its object does"
@@ -134,14 +159,14 @@ def dump_problem(text: str) -> str | None:
 
 @dataclass
 class _Object:
-    """An object of a dump: its class, the classes that it says it is, and its parts."""
+    """An object of a dump: its class, its parent classes (IsA lines), and its parts."""
 
     kind: str
     parents: list[str] = field(default_factory=list)
     parts: dict[str, str] = field(default_factory=dict)
 
     def holds(self, key: str) -> bool:
-        """Whether it has an object as that part: its value is empty."""
+        """Whether this part is an object; its value is then empty."""
         return key in self.parts and key.startswith("Map")
 
 
@@ -151,7 +176,7 @@ def _whole(parts: dict[str, str], key: str) -> int | None:
 
 
 def _missing(one: _Object) -> str | None:
-    """What an object announces and does not have."""
+    """Describe a part that an object declares but does not have; None if it is complete."""
     kind, parts = one.kind, one.parts
     allowed = (("Mapping",),) if kind.endswith("Map") else _PARENTS.get(kind)
     if allowed is not None and tuple(one.parents) not in allowed:
@@ -178,12 +203,12 @@ def _missing(one: _Object) -> str | None:
     if kind == "PolyMap":
         return _missing_term(parts, found)
     if kind == "LutMap" and found["L"] != _whole(parts, "Nlut"):
-        return f"a LutMap has {found['L']} elements, and announces another number"
+        return f"a LutMap has {found['L']} elements, and states another number"
     return None
 
 
 def _missing_element(parts: dict[str, str], found: Counter[str]) -> str | None:
-    """What is wrong with a MatrixMap: of one without all of its elements AST makes one that is undefined."""
+    """Describe missing elements of a MatrixMap, which AST would leave undefined; None if it is complete."""
     n_in, n_out = _whole(parts, "Nin") or 0, _whole(parts, "Nout") or _whole(parts, "Nin") or 0
     form = parts["Form"].split()[0].strip('"')
     sizes = {"Unit": 0, "Diagonal": min(n_in, n_out), "Full": n_in * n_out}
@@ -196,13 +221,13 @@ def _missing_element(parts: dict[str, str], found: Counter[str]) -> str | None:
 
 
 def _missing_term(parts: dict[str, str], found: Counter[str]) -> str | None:
-    """What is wrong with a PolyMap: AST takes a missing coefficient for zero, and powers for places in its memory."""
+    """Describe inconsistencies of a PolyMap: missing coefficients are zero in AST, wrong powers access wrong memory."""
     n_in, n_out = _whole(parts, "Nin") or 0, _whole(parts, "Nout") or _whole(parts, "Nin") or 0
     for letter, n_from, n_to in (("F", n_in, n_out), ("I", n_out, n_in)):
         counts, values = f"NC{letter}", f"C{letter}"
         announced = [_whole(parts, f"{counts}{i + 1}") for i in range(found[counts])]
         if None in announced or sum(n or 0 for n in announced) != found[values]:
-            return f"a PolyMap has {found[values]} coefficients {values}, and announces another number"
+            return f"a PolyMap has {found[values]} coefficients {values}, and states another number"
         if announced and len(announced) != n_to:
             return f"a PolyMap of {n_to} coordinates has {len(announced)} numbers {counts}"
         limits = [_whole(parts, f"MP{letter}{i + 1}") or 0 for i in range(n_from)]
@@ -215,5 +240,5 @@ def _missing_term(parts: dict[str, str], found: Counter[str]) -> str | None:
                 return f"{key} = {value} of a PolyMap of {found[values]} coefficients"
             largest[place % n_from] = max(largest[place % n_from], power)
         if announced and largest != limits:
-            return f"a PolyMap has powers {letter} up to {largest}, and announces {limits}"
+            return f"a PolyMap has powers {letter} up to {largest}, and states {limits}"
     return None

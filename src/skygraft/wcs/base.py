@@ -1,4 +1,4 @@
-"""What every world coordinate system here has in common: two pixel axes, ICRS right ascension and declination."""
+"""Base class of world coordinate systems: two pixel axes to ICRS right ascension and declination."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from astropy.wcs.wcsapi import BaseLowLevelWCS
+from astropy.wcs.wcsapi import BaseLowLevelWCS, HighLevelWCSMixin
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["CelestialWcs", "to_lonlat", "to_vectors"]
 
 type FloatArray = NDArray[np.float64]
 
-# What an array index becomes where there is none: no image reaches it, whatever its origin.
+# Array index of positions outside the projection: no image contains it, whatever its origin.
 _NO_INDEX = np.iinfo(np.int64).min
 
 
-class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy carries no types
+class CelestialWcs(BaseLowLevelWCS, HighLevelWCSMixin, abc.ABC):  # type: ignore[misc]  # astropy carries no types
     """Parent pixels (x, y) to ICRS (ra, dec) in degrees, through the interface of APE 14.
 
     Pixels are 0-based in the exposure's parent frame, centres at integers; right ascension is in [0, 360). Positions
     that have no image under the transformation become NaN, in either direction. Array indices are (y, x) in the
-    same parent frame.
+    same parent frame. `pixel_to_world` and `world_to_pixel` do the same with `~astropy.coordinates.SkyCoord`.
 
-    Subclasses give `_forward` and `_inverse`, are immutable and picklable, and may be called from several threads.
+    Subclasses implement `_forward` and `_inverse`. They are immutable, picklable and thread-safe.
     """
 
     @abc.abstractmethod
     def _forward(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Parent pixels, shape (N,), to ICRS degrees, each shape (N,); NaN where undefined."""
+        """Convert parent pixels, shape (N,), to ICRS degrees, each shape (N,); NaN where undefined."""
 
     @abc.abstractmethod
     def _inverse(self, ra: FloatArray, dec: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """ICRS degrees, shape (N,), to parent pixels, each shape (N,); NaN where undefined."""
+        """Convert ICRS degrees, shape (N,), to parent pixels, each shape (N,); NaN where undefined."""
 
     def _newton_step(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Pixels still to go from (x, y) to unit vectors `target` (N, 3), by the forward mapping's own slopes."""
+        """Newton step in pixels from (x, y) towards unit vectors `target`, shape (N, 3), by the forward Jacobian."""
         here = to_vectors(*self._forward(x, y))
         slopes = [to_vectors(*self._forward(x + dx, y + dy)) - here for dx, dy in ((1.0, 0.0), (0.0, 1.0))]
         gap = target - here
@@ -49,28 +49,67 @@ class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy c
         return (yy * gx - xy * gy) / det, (xx * gy - xy * gx) / det
 
     def pixel_to_world_values(self, *pixel_arrays: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """ICRS (ra, dec) in degrees of parent pixels (x, y), each of the inputs' broadcast shape."""
+        """Convert parent pixels (x, y) to ICRS (ra, dec) in degrees, each of the inputs' broadcast shape.
+
+        Parameters
+        ----------
+        *pixel_arrays : array_like
+            x and y.
+
+        Returns
+        -------
+        ra, dec : ndarray
+        """
         x, y, shape = _two_arrays(pixel_arrays)
         on_plane = np.isfinite(x) & np.isfinite(y)
         ra, dec = self._forward(np.where(on_plane, x, np.nan), np.where(on_plane, y, np.nan))
         return _shaped(_positive(ra), shape), _shaped(dec, shape)
 
     def pixel_to_world_radians(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """ICRS (ra, dec) in radians of parent pixels, each shape (N,), with the last digits of those that have them.
+        """Convert parent pixels to ICRS (ra, dec) in radians, each shape (N,), without the rounding to degrees.
 
-        What is known in radians loses some in degrees: up to 5e-10 of the distance from one pixel to the next.
+        For a WCS that computes in radians, the conversion to degrees costs up to 5e-10 pixel.
+
+        Parameters
+        ----------
+        x, y : ndarray of float64, shape (N,)
+            Parent pixels.
+
+        Returns
+        -------
+        ra, dec : ndarray of float64, shape (N,)
         """
         ra, dec = self.pixel_to_world_values(x, y)
         return np.radians(ra), np.radians(dec)
 
     def world_to_pixel_values(self, *world_arrays: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Parent pixels (x, y) of ICRS (ra, dec) in degrees, each of the inputs' broadcast shape; NaN if none."""
+        """Convert ICRS (ra, dec) in degrees to parent pixels (x, y), each of the inputs' broadcast shape, or NaN.
+
+        Parameters
+        ----------
+        *world_arrays : array_like
+            Right ascension and declination, degrees.
+
+        Returns
+        -------
+        x, y : ndarray
+        """
         ra, dec, shape = _two_arrays(world_arrays)
         x, y = self._inverse(ra, dec)
         return _shaped(x, shape), _shaped(y, shape)
 
     def world_to_array_index_values(self, *world_arrays: ArrayLike) -> tuple[NDArray[np.int64], ...]:
-        """Nearest array indices (y, x); the smallest int64 where the position is not on the pixel plane."""
+        """Convert ICRS degrees to the nearest array indices (y, x); the smallest int64 where undefined.
+
+        Parameters
+        ----------
+        *world_arrays : array_like
+            Right ascension and declination, degrees.
+
+        Returns
+        -------
+        y, x : ndarray of int64
+        """
         x, y = self.world_to_pixel_values(*world_arrays)
         on_plane = np.isfinite(x) & np.isfinite(y)
 
@@ -112,31 +151,37 @@ class CelestialWcs(BaseLowLevelWCS, abc.ABC):  # type: ignore[misc]  # astropy c
 
     @property
     def world_axis_object_components(self) -> list[tuple[str, int, str]]:
-        """How the two values make one `~astropy.coordinates.SkyCoord`."""
+        """How the two values form a `~astropy.coordinates.SkyCoord` (APE 14)."""
         return [("celestial", 0, "spherical.lon.degree"), ("celestial", 1, "spherical.lat.degree")]
 
     @property
     def world_axis_object_classes(self) -> dict[str, tuple[type, tuple[Any, ...], dict[str, Any]]]:
-        """One ICRS `~astropy.coordinates.SkyCoord`."""
+        """Class and frame of the world object: an ICRS `~astropy.coordinates.SkyCoord` (APE 14)."""
         return {"celestial": (SkyCoord, (), {"frame": "icrs", "unit": (u.deg, u.deg)})}
 
 
 def to_vectors(ra: ArrayLike, dec: ArrayLike) -> FloatArray:
-    """Unit vectors, shape (..., 3), of directions in degrees."""
+    """Convert directions in degrees to unit vectors, shape (..., 3).
+
+    Parameters
+    ----------
+    ra, dec : array_like
+        Longitude and latitude, degrees.
+    """
     lon, lat = np.radians(ra), np.radians(dec)
     cos_lat = np.cos(lat)
     return np.stack([cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.sin(lat)], axis=-1)
 
 
 def to_lonlat(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Directions in degrees, longitude in [0, 360), of vectors of any length, shape (..., 3)."""
+    """Convert vectors of any length, shape (..., 3), to longitude in [0, 360) and latitude, in degrees."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-    # arctan2 rather than arcsin: exact to the last digits at the poles too.
+    # arctan2, unlike arcsin, is accurate near the poles too.
     return _positive(np.degrees(np.arctan2(y, x))), np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
 def _positive(angle: FloatArray) -> FloatArray:
-    """Angles in [0, 360); a tiny negative one would round up to 360 itself."""
+    """Wrap angles to [0, 360); the modulo of a tiny negative angle would round up to 360."""
     wrapped = np.mod(angle, 360.0)
     return np.where(wrapped >= 360.0, 0.0, wrapped)
 
@@ -149,5 +194,5 @@ def _two_arrays(arrays: tuple[ArrayLike, ...]) -> tuple[FloatArray, FloatArray, 
 
 
 def _shaped(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Back to the shape asked for: a NumPy scalar for scalars, as APE 14 has it."""
+    """Restore the input's shape; a NumPy scalar for scalars, as APE 14 requires."""
     return values.reshape(shape)[()]

@@ -1,4 +1,4 @@
-"""The values of a header's WCS cards, and what of them astropy is not to read as it stands."""
+"""Read the values of a header's WCS cards, and record the cards to change before astropy reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skygraft.wcs.card_text import split, value_of
 
 __all__ = ["CardReader", "is_number"]
 
-# Cards of the primary description; those of alternates have a letter behind.
+# Cards of the primary description; those of alternate descriptions end in a letter.
 _WCS_CARD = re.compile(
     r"NAXIS|WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CRDER|CSYER|CNAME)\d+|(CD|PC|PV|PS)\d+_\d+|(CD|PC)\d{6}|PROJP\d+"
     r"|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|EPOCH|MJD-OBS|DATE-OBS|[AB]P?_(ORDER|DMAX|\d+_\d+)|WAT\d_\d{3}"
@@ -22,9 +22,9 @@ _NUMBER = re.compile(
     r"(CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_\d+|(CD|PC)00[12]\d{3}|PV[12]_\d+|PROJP\d+|LONPOLE|LATPOLE"
     r"|[AB]_(ORDER|\d+_\d+)|AMD[XY]\d+"
 )
-# A blank value says the same as no card.
+# A blank value is equivalent to no card.
 _MAY_BE_BLANK = re.compile(r"LONPOLE|LATPOLE|EQUINOX|EPOCH|CUNIT\d+|RADE(C)?SYS")
-# Two of them with different values: nobody can say which is meant.
+# Repeated cards with different values are ambiguous.
 _STRUCTURAL = re.compile(
     r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_\d+|(CD|PC)00[12]\d{3}|PV[12]_\d+|PROJP\d+|LONPOLE|LATPOLE"
     r"|RADESYS|RADECSYS|EQUINOX|EPOCH|[AB]_(ORDER|\d+_\d+)|WAT[12]_\d{3}|AMD[XY]\d+|PPO[36]|CNPIX[12]|[XY]PIXELSZ"
@@ -35,18 +35,18 @@ _ALTERNATE = re.compile(r"CTYPE\d+([A-Z])")
 
 @dataclass
 class CardReader:
-    """The values of a header's WCS cards, and how they are to be changed for astropy.
+    """The values of a header's WCS cards, and the changes to make before astropy reads them.
 
     Parameters
     ----------
     place : dict
-        ``path`` and ``hdu``, for messages.
+        ``path`` and ``hdu``, for errors.
     values : dict
-        Keyword to value, of the primary description.
+        Values by keyword, of the primary description.
     alternates : set of str
         Letters of the alternate descriptions.
     changes : dict
-        Keyword to new value; None removes a card.
+        New values by keyword; None removes a card.
     """
 
     place: dict[str, Any]
@@ -55,7 +55,7 @@ class CardReader:
     changes: dict[str, Any] = field(default_factory=dict)
 
     def refuse(self, message: str, *, key: str | None = None, fix: str) -> WcsError:
-        """The error to raise for a card."""
+        """Return the error to raise for a card."""
         return WcsError(message, **self.place, key=key, fix=fix)
 
     def take(self, text: str) -> None:
@@ -64,7 +64,7 @@ class CardReader:
         Raises
         ------
         WcsError
-            If one that has to be a number is none, or two cards of one name differ.
+            If a card that must be a number is not, or two cards with the same keyword differ.
         """
         for key, card in split(text):
             if (alternate := _ALTERNATE.fullmatch(key)) is not None:
@@ -78,7 +78,7 @@ class CardReader:
                 raise self.refuse(
                     f"{key} is there twice, with different values: {self.values[key]!r} and {value!r}",
                     key=key,
-                    fix="Remove the one that is wrong",
+                    fix="Remove the wrong one",
                 )
             self.values[key] = value
             if isinstance(value, float) and "D" in card[10:].split("/", maxsplit=1)[0].upper():
@@ -98,29 +98,29 @@ class CardReader:
                 )
 
     def number(self, key: str, default: float) -> float:
-        """The value of a card, the default where it is absent or no number."""
+        """Return the value of a card, or the default if it is absent or not a number."""
         value = self.values.get(key)
         return float(value) if is_number(value) else default
 
     def drop(self, pattern: re.Pattern[str]) -> None:
-        """Leave cards out of what astropy reads."""
+        """Remove the cards that match from what astropy reads."""
         self.changes |= {key: None for key in self.values if pattern.fullmatch(key)}
 
     def has(self, pattern: str) -> bool:
-        """Whether there is a card whose keyword matches."""
+        """Return whether there is a card whose keyword matches."""
         return any(re.fullmatch(pattern, key) for key in self.values)
 
     def ctype(self, axis: int) -> str:
-        """CTYPE of an axis, upper case; "" where it has none."""
+        """Return CTYPE of an axis, upper case; "" if it has none."""
         return str(self.values.get(f"CTYPE{axis}", "")).strip().upper()
 
     @property
     def latitude(self) -> int:
-        """The axis of latitude, 1 or 2."""
+        """Return the number of the latitude axis, 1 or 2."""
         name = self.ctype(1).split("-", maxsplit=1)[0]
         return 1 if name == "DEC" or name.endswith(("LAT", "LT")) else 2
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a card's value is a finite number."""
+    """Return whether a card's value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""FITS header cards as text: 80 characters each, as astropy and wcslib take them."""
+"""Convert FITS header cards to and from text of 80 characters each, as used by astropy and wcslib."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ __all__ = [
 _CARD = 80
 _FRAME_CARDS = ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH")
 _SAME_AS_ICRS = (None, "", "ICRS", "FK5", 2000.0)
-# Numbers and texts as nearly all cards have them; the others are left to astropy.
+# Usual forms of numbers and strings, which are parsed here for speed; others are left to astropy.
 _SIMPLE = re.compile(r" *(?:([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?)|'((?:[^']|'')*)') *(?:/|$)")
 
 
 def header_text(header: Mapping[str, Any] | str) -> str:
-    """The cards of a header with a value, 80 characters each, without END; the header is not changed.
+    """Return the cards of a header that have a value as text, 80 characters each, without END.
 
     Parameters
     ----------
     header : Header, mapping or str
-        A FITS header, keywords and values, or cards of 80 characters.
-
+        A FITS header, a mapping of keywords to values, or cards of 80 characters. It is not changed.
     """
     if isinstance(header, fits.Header):
-        # Cards that are no standard FITS, such as NaN for a number, become text: on a copy.
+        # Invalid cards, such as NaN for a number, become text; this is done on a copy.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             copied = header.copy()
@@ -54,7 +53,7 @@ def header_text(header: Mapping[str, Any] | str) -> str:
 
 
 def _image_of(card: fits.Card) -> str:
-    """A card as text; one of which FITS makes nothing, such as control characters, has a value that is no number."""
+    """Return a card as text; an invalid one (such as control characters) gets a value that is not a number."""
     try:
         return str(card)
     except (ValueError, fits.VerifyError):
@@ -62,28 +61,54 @@ def _image_of(card: fits.Card) -> str:
 
 
 def split(text: str) -> Iterator[tuple[str, str]]:
-    """Keyword and card of each card of a text."""
+    """Iterate over keyword and card of each card in a text."""
     for i in range(0, len(text), _CARD):
         card = text[i : i + _CARD]
         yield card[:8].rstrip(), card
 
 
 def has_wcs(header: Iterable[str]) -> bool:
-    """Whether a header has cards of a primary world coordinate system, usable or not."""
+    """Return whether a header has cards of a primary world coordinate system, valid or not.
+
+    Parameters
+    ----------
+    header : iterable of str
+        Keywords of the header.
+
+    Returns
+    -------
+    bool
+    """
     return "CTYPE1" in header or any(re.fullmatch(r"(CTYPE|AMDX)\d+", key) for key in header)
 
 
 def names_tables(header: fits.Header) -> bool:
-    """Whether a header refers to lookup tables in other HDUs."""
+    """Return whether a header refers to lookup tables in other HDUs.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+
+    Returns
+    -------
+    bool
+    """
     return any(key.startswith(("CPDIS", "D2IMDIS")) for key in header)
 
 
 def inherits(header: Mapping[str, Any], primary: fits.Header) -> bool:
-    """Whether an extension leaves its WCS, or the reference frame of it, to the primary header.
+    """Return whether an extension takes its WCS, or the reference frame of its WCS, from the primary header.
 
-    One without CTYPE leaves all to it. One with a WCS of its own that inherits (INHERIT = T) is in the reference frame
-    of the primary header if it names none; FK5 of 2000 is taken for ICRS there, as astropy does, which reads the
-    extension alone: they are 0.02 arcsec apart.
+    An extension without CTYPE takes everything. An extension with its own WCS and INHERIT = T takes the reference frame
+    if it does not name one, except FK5 of 2000: as in astropy, which reads the extension alone, that is treated as ICRS
+    (0.02 arcsec apart).
+
+    Parameters
+    ----------
+    header : mapping
+        Header of the extension.
+    primary : astropy.io.fits.Header
+        Primary header.
     """
     if not has_wcs(header):
         return has_wcs(primary)
@@ -95,12 +120,12 @@ def inherits(header: Mapping[str, Any], primary: fits.Header) -> bool:
 
 
 def inherited(text: str, primary: str) -> str:
-    """The cards of an extension that `inherits`, with those of the primary header: all, or those of the frame.
+    """Return the cards of an extension that `inherits`, joined with those that it takes from the primary header.
 
     Parameters
     ----------
     text, primary : str
-        Cards of 80 characters; see `header_text`.
+        Cards of the extension and of the primary header, 80 characters each; see `header_text`.
     """
     own = {key for key, _ in split(text)}
     frame_only = any(key.startswith(("CTYPE", "AMDX")) for key in own)
@@ -109,7 +134,7 @@ def inherited(text: str, primary: str) -> str:
 
 
 def card_of(key: str, value: Any) -> str:
-    """One card; a float has all its digits, for which astropy's own cards have no room."""
+    """Return one card; floats have all their digits, for which astropy's own cards have no room."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, fits.card.Undefined):
@@ -121,12 +146,12 @@ def card_of(key: str, value: Any) -> str:
     else:
         text = repr(value).upper() if isinstance(value, float) else str(value)
     card = f"{key:8}= {text:>20}".ljust(_CARD)
-    # No card of a WCS is longer.
+    # WCS cards are never longer.
     return card if len(card) == _CARD else ""
 
 
 def value_of(card: str) -> Any:
-    """Value of a card, None where it has none, text where it is no FITS; texts keep the blanks at their end."""
+    """Return the value of a card: None if it has none, text if it is invalid; strings keep trailing blanks."""
     simple = _SIMPLE.match(card, 10)
     if simple is not None:
         number, text = simple.groups()
@@ -143,12 +168,20 @@ def value_of(card: str) -> Any:
 
 
 def changed(text: str, changes: Mapping[str, Any]) -> str:
-    """Cards with some changed or added; those whose new value is None, and blank ones, are left out."""
+    """Return cards with some changed or added; cards whose new value is None, and blank cards, are removed.
+
+    Parameters
+    ----------
+    text : str
+        Cards of 80 characters; see `header_text`.
+    changes : mapping of str to object
+        New values by keyword.
+    """
     left = dict(changes)
     cards = []
     for key, card in split(text):
         if not card[10:].strip():
-            # wcslib loses the card behind one that ends here.
+            # wcslib loses the card that follows one of full length.
             continue
         if key not in changes:
             cards.append(card)

@@ -1,6 +1,6 @@
-"""Distortions between pixels and the projection: SIP, the surfaces of IRAF's TNX and ZPX, and lookup tables.
+"""Distortions between pixels and projection: SIP, IRAF's TNX and ZPX surfaces, plate solutions, and lookup tables.
 
-SIP: Shupe et al. 2005 (ASPC 347, 491). TNX and ZPX: the descriptions in the registry of FITS conventions.
+SIP: Shupe et al. 2005 (ASPC 347, 491). TNX and ZPX: see their descriptions in the registry of FITS conventions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 TABLE_NAMES = ("WCSDVARR", "D2IMARR")
-"""EXTNAMEs of lookup tables: of the distortion (CPDIS), and of the detector (D2IMDIS)."""
+"""EXTNAMEs of lookup tables of the distortion (CPDIS) and of the detector (D2IMDIS)."""
 
 type FloatArray = NDArray[Any]
 
@@ -36,18 +36,29 @@ _PARAMETERS = 8
 
 
 class Distortion(abc.ABC):
-    """Displacement of pixels, as a function of the offset (u, v) from CRPIX, in pixels."""
+    """A displacement of pixels as a function of the offset (u, v) from CRPIX, all in pixels."""
 
     @abc.abstractmethod
     def shift(self, u: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Displacement of the offsets (u, v), each shape (N,): the projection sees (u + du, v + dv)."""
+        """Return the displacements (du, dv) at offsets (u, v), each shape (N,); (u + du, v + dv) are projected."""
 
     @abc.abstractmethod
     def slopes(self, u: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Derivatives of the displacement: d(du)/du, d(du)/dv, d(dv)/du, d(dv)/dv, each shape (N,)."""
+        """Return the derivatives d(du)/du, d(du)/dv, d(dv)/du and d(dv)/dv, each shape (N,)."""
 
     def invert(self, u: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Offsets that are displaced to (u, v), by Newton's method from there; not finite where it fails."""
+        """Return the offsets that are displaced to (u, v), by Newton's method; not finite where it fails.
+
+        Parameters
+        ----------
+        u, v : ndarray, shape (N,)
+            Displaced offsets from CRPIX, pixels.
+
+        Returns
+        -------
+        u, v : ndarray, shape (N,)
+            Offsets before the displacement.
+        """
         p, q = u.copy(), v.copy()
         open_ = np.flatnonzero(np.isfinite(u) & np.isfinite(v))
         for _ in range(50):
@@ -59,7 +70,7 @@ class Distortion(abc.ABC):
             step_a, step_b = ((1 + bb) * ra - ab * rb) / det, ((1 + aa) * rb - ba * ra) / det
             p[open_], q[open_] = a - step_a, b - step_b
             size = 1 + np.hypot(a, b)
-            # A step that is not finite never becomes so again; the caller's round trip turns it into NaN.
+            # Values that are not finite stay so; the caller's round-trip check turns them into NaN.
             open_ = open_[np.isfinite(step_a) & np.isfinite(step_b) & (np.hypot(step_a, step_b) > 1e-13 * size)]
             if not len(open_):
                 break
@@ -92,7 +103,7 @@ class SipDistortion(Distortion):
 
 @dataclass(frozen=True, eq=False)
 class LookupTable:
-    """A lookup table of displacements, which a header refers to and astropy applies.
+    """A lookup table of displacements that a header refers to; astropy applies it.
 
     Parameters
     ----------
@@ -111,39 +122,39 @@ class LookupTable:
 
     @classmethod
     def of(cls, hdu: Any) -> LookupTable:
-        """That of an astropy HDU."""
+        """Build the table from an astropy HDU."""
         keys = [f"{name}{axis}" for name in ("CRPIX", "CRVAL", "CDELT") for axis in (1, 2)]
         grid = tuple((key, float(hdu.header[key])) for key in keys if key in hdu.header)
         return cls(str(hdu.name).upper(), int(hdu.ver), np.asarray(hdu.data, dtype=np.float32), grid)
 
     def hdu(self) -> fits.ImageHDU:
-        """It as an HDU."""
+        """Return the table as an HDU."""
         return fits.ImageHDU(self.data, fits.Header(self.grid), name=self.name, ver=self.version)
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """All that it depends on."""
+        """Return its contents as a hashable tuple, for comparison."""
         return (self.name, self.version, self.data.shape, self.data.tobytes(), self.grid)
 
 
 class IrafSurface:
-    """A polynomial surface as IRAF writes it into the WAT cards of TNX and ZPX images.
+    """A polynomial surface, as stored by IRAF in the WAT cards of TNX and ZPX images.
 
     Parameters
     ----------
     numbers : sequence of float
-        Kind of the basis (1 Chebyshev, 2 Legendre, 3 powers); numbers of terms in x and y; cross-terms (0 none,
-        1 all, 2 those up to the higher order); lowest and highest x, lowest and highest y; coefficients, those of
-        x varying fastest.
+        Kind of basis (1 Chebyshev, 2 Legendre, 3 powers); numbers of terms in x and y; cross-terms (0 none, 1 all,
+        2 up to the higher order); lowest and highest x, lowest and highest y; coefficients, with x varying fastest.
 
     Raises
     ------
     ValueError
-        If the numbers are not laid out so; the message says what is wrong.
+        If the numbers are invalid; the message says what is wrong.
 
     Notes
     -----
-    Chebyshev and Legendre polynomials are of x and y scaled to [-1, 1] over the range, powers of x and y themselves.
+    Chebyshev and Legendre polynomials are functions of x and y scaled to [-1, 1] over the range; powers are functions
+    of x and y themselves.
     """
 
     def __init__(self, numbers: Sequence[float]) -> None:
@@ -178,12 +189,12 @@ class IrafSurface:
         self._slopes = [_DIFFERENTIATE[kind](self._coefficients, axis=axis) for axis in (0, 1)]
 
     def __call__(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """The surface at x and y, each shape (N,)."""
+        """Evaluate the surface at x and y, each shape (N,)."""
         values: FloatArray = _EVALUATE[self._kind](*self._scaled(x, y), self._coefficients)
         return values
 
     def slopes(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Its derivatives in x and in y, each shape (N,)."""
+        """Return its derivatives with respect to x and y, each shape (N,)."""
         s, t = self._scaled(x, y)
         along_x, along_y = (_EVALUATE[self._kind](s, t, slope) for slope in self._slopes)
         return along_x * self._scale[0], along_y * self._scale[1]
@@ -193,7 +204,7 @@ class IrafSurface:
 
 
 class IrafDistortion(Distortion):
-    """The corrections that TNX and ZPX add to the intermediate world coordinates, taken back to pixels.
+    """The corrections of TNX and ZPX to the intermediate world coordinates, converted to pixels.
 
     Parameters
     ----------
@@ -226,12 +237,13 @@ class IrafDistortion(Distortion):
 
 
 class PlateDistortion(Distortion):
-    """Intermediate world coordinates that are polynomials of pixels, as displacements from their linear terms.
+    """The distortion of a plate solution, whose intermediate world coordinates are polynomials of pixels.
 
     Parameters
     ----------
     xi, eta : array_like, shape (n, n)
-        Coefficients of u^i v^j along longitude and latitude.
+        Coefficients of u^i v^j along longitude and latitude, degrees. The displacement is their deviation from the
+        linear terms.
     """
 
     def __init__(self, xi: ArrayLike, eta: ArrayLike) -> None:

@@ -1,4 +1,4 @@
-"""FITS world coordinate systems: every projection of wcslib, with SIP, TPV, TNX, ZPX and plate solutions, to ICRS.
+"""FITS world coordinate systems: all projections of wcslib, with SIP, TPV, TNX, ZPX and plate solutions, to ICRS.
 
 Greisen & Calabretta 2002 and Calabretta & Greisen 2002 (A&A 395, 1061 and 1077); SIP: Shupe et al. 2005.
 """
@@ -18,7 +18,7 @@ from astropy.coordinates import FK4, FK5, BaseCoordinateFrame, FK4NoETerms, Gala
 from astropy.io import fits
 from astropy.time import Time
 from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS
+from astropy.wcs import WCS, Sip
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import WcsError
@@ -37,18 +37,18 @@ from skygraft.wcs.plate import plate_model
 
 __all__ = ["FitsWcs", "read_fits_wcs"]
 
-# A found position counts when mapping it forward comes back this near (pixels, at the reference scale).
+# A solved position is accepted if mapping it forward comes back within this (pixels, at the reference scale).
 _ROUND_TRIP = 1e-3
-# Positions that come back further away than this are improved by Newton's method, where they are not quite elsewhere.
+# Positions that come back further away than this are refined by Newton's method, unless they are far off.
 _EXACT, _NEAR = 1e-7, 1e3
 _ROUNDING = 5e-16
-"""Radians: unit vectors are not known better."""
-# astropy's FITS warnings are silenced while a WCS is built; the filters are global to the process.
+"""Rounding error of unit vectors, radians."""
+# astropy's FITS warnings are silenced while a WCS is built; warning filters are global to the process.
 _build_lock = threading.Lock()
 
 
 class FitsWcs(CelestialWcs):
-    """The celestial WCS of a FITS header, in parent pixels, converted to ICRS.
+    """The celestial WCS of a FITS header, from parent pixels to ICRS.
 
     Parameters
     ----------
@@ -57,25 +57,25 @@ class FitsWcs(CelestialWcs):
     xy0 : (int, int)
         Parent coordinates of the array's first pixel: parent pixel = array pixel + `xy0`.
     path, hdu : optional
-        Where the header came from, for messages.
+        The header's file and HDU, for errors.
     tables : sequence of LookupTable
-        Lookup tables of its file, which CPDIS and D2IMDIS cards refer to.
+        Lookup tables of the file, which CPDIS and D2IMDIS cards refer to.
 
     Raises
     ------
     MissingWcsError
         If the header has no celestial axes.
     WcsError
-        If it has, but a card is missing, makes no sense, contradicts another, or names what is not supported (-TAB,
-        distortions of other kinds): the card is named.
+        If it has, but a card is missing, invalid, contradicts another, or is not supported (-TAB, other distortions);
+        the card is named.
 
     Notes
     -----
-    The header is read by astropy as a whole, but for the corrections of IRAF's TNX and ZPX, and for plates. The frame
+    The header is read by astropy, except for the corrections of IRAF's TNX and ZPX and plate solutions. The frame
     follows RADESYS and EQUINOX with the defaults of the FITS standard; FK5, FK4 and galactic coordinates are converted
     to ICRS. Distortions are inverted by Newton's method on the forward polynomials (the AP and BP polynomials of SIP
-    are approximations), and so are projections whose inverse in wcslib is not exact. An inverse that does not come back
-    to where it started is NaN.
+    are approximations), and so are projections whose inverse in wcslib is inaccurate. Where the round trip of an
+    inverse does not close, the result is NaN.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class FitsWcs(CelestialWcs):
             self._cards = read_wcs_cards(self._text, place, tables=bool(tables))
             self._wcs = _build(self._cards, place, self._tables)
         self._xy0 = (float(xy0[0]), float(xy0[1]))
-        # wcslib changes its own structure while it computes, without holding Python's lock.
+        # wcslib modifies its own structure while it computes, without holding the GIL.
         self._lock = threading.Lock()
         self._world_lon, self._world_lat = int(self._wcs.wcs.lng), int(self._wcs.wcs.lat)
         self._frame = _celestial_frame(self._wcs, place)
         self._rotation = _rotation_to_icrs(self._frame)
-        # Degrees per pixel: rows are the axes of the header, columns (x, y).
+        # Degrees per pixel: rows are the axes in the header, columns (x, y).
         self._matrix: FloatArray = np.asarray(self._wcs.pixel_scale_matrix, dtype=np.float64)
         self._scale = float(np.sqrt(abs(np.linalg.det(self._matrix))))
         if not (np.isfinite(self._scale) and self._scale > 0):
@@ -110,7 +110,7 @@ class FitsWcs(CelestialWcs):
         self._distortion = self._read_distortion()
 
     def _read_distortion(self) -> Distortion | None:
-        """SIP, which astropy applies forward, or TNX, ZPX and plates, of which it gets the projection alone."""
+        """Return the distortion: SIP, which astropy applies too, or TNX, ZPX or a plate, which it does not."""
         sip, iraf = self._wcs.sip, self._cards.iraf
         if sip is not None and sip.a is not None and sip.b is not None:
             return SipDistortion(sip.a, sip.b)
@@ -125,21 +125,21 @@ class FitsWcs(CelestialWcs):
     def tan(
         cls, ra: float, dec: float, *, crpix: tuple[float, float], cd: ArrayLike, xy0: tuple[float, float] = (0, 0)
     ) -> FitsWcs:
-        """A gnomonic WCS made from numbers.
+        """Build a gnomonic (TAN) WCS.
 
         Parameters
         ----------
         ra, dec : float
             Tangent point, ICRS degrees.
         crpix : (float, float)
-            Its pixel (x, y), 0-based in the array frame (parent frame where `xy0` is zero).
+            Pixel (x, y) of the tangent point, 0-based in the array frame (the parent frame if `xy0` is zero).
         cd : array_like, shape (2, 2)
             Degrees per pixel: rows (East, North), columns (x, y).
         xy0 : (float, float)
             As for the class.
         """
         matrix = np.asarray(cd, dtype=np.float64)
-        # LONPOLE is spelt out: its default turns the axes by 180 degrees where the tangent point is the north pole.
+        # LONPOLE is given: its default rotates the axes by 180 degrees if the tangent point is the north pole.
         header = {
             "WCSAXES": 2,
             "LONPOLE": 180.0,
@@ -154,13 +154,37 @@ class FitsWcs(CelestialWcs):
 
     @property
     def header(self) -> fits.Header:
-        """The cards of the header that describe its WCS, for the array frame (see `xy0`)."""
+        """Cards that describe the WCS, in the array frame (see `xy0`)."""
         return self._cards.header()
 
     @property
     def xy0(self) -> tuple[float, float]:
         """Parent coordinates of the array's first pixel."""
         return self._xy0
+
+    def to_astropy(self, xy0: tuple[float, float] | None = None) -> WCS | None:
+        """The same WCS as an `astropy.wcs.WCS`, for the pixels of an array.
+
+        Parameters
+        ----------
+        xy0 : (float, float), optional
+            Parent coordinates of the array's first pixel; by default those of the header's own array.
+
+        Returns
+        -------
+        astropy.wcs.WCS or None
+            In the header's own frame, which need not be ICRS. None where it could not hold all of this WCS: with
+            the corrections of TNX, ZPX and plates, and with lookup tables.
+        """
+        sip = self._wcs.sip
+        if self._tables or (self._distortion is not None and not isinstance(self._distortion, SipDistortion)):
+            return None
+        found = self._wcs.deepcopy()
+        shift = np.subtract(self._xy0 if xy0 is None else xy0, self._xy0)
+        found.wcs.crpix = found.wcs.crpix - shift
+        if sip is not None:
+            found.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - shift)
+        return found
 
     def _forward(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
         pixels = np.column_stack([x - self._xy0[0], y - self._xy0[1]])
@@ -197,7 +221,7 @@ class FitsWcs(CelestialWcs):
         return np.where(good, x, np.nan), np.where(good, y, np.nan)
 
     def _improved(self, x: FloatArray, y: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Pixels nearer to unit vectors `target`, and by how many radians they still miss them."""
+        """Return pixels refined towards unit vectors `target`, and their remaining distance in radians."""
         for _ in range(10):
             dx, dy = self._newton_step(x, y, target)
             x, y = x + dx, y + dy
@@ -227,7 +251,7 @@ class FitsWcs(CelestialWcs):
 
     @cached_property
     def _key(self) -> tuple[Any, ...]:
-        """All that positions depend on."""
+        """Everything that positions depend on, as a hashable tuple."""
         wcs, sip = self._wcs.wcs, self._wcs.sip
         plate = np.ravel(plate_model(self._cards.values)[:2]).tolist() if self._cards.plate else ()
         return (
@@ -270,20 +294,24 @@ def read_fits_wcs(
     path: str | os.PathLike[str] | None = None,
     hdu: int | str | None = None,
 ) -> FitsWcs:
-    """The celestial WCS of an image: that of its header, or of the primary header where its own has none.
+    """Read the celestial WCS of an image from its header, or from the primary header if its own has none.
 
     Parameters
     ----------
     header : mapping
         FITS header.
     primary : Header, optional
-        Primary header of the file, which an extension may leave its WCS to.
+        Primary header of the file, from which an extension may inherit its WCS.
     tables : sequence of LookupTable
         Lookup tables of the file.
     xy0 : (float, float)
         Parent coordinates of the array's first pixel.
     path, hdu : optional
-        Where the header came from, for messages.
+        The header's file and HDU, for errors.
+
+    Returns
+    -------
+    FitsWcs
 
     Raises
     ------
@@ -327,7 +355,7 @@ def _build(cards: WcsCards, place: dict[str, Any], tables: Sequence[LookupTable]
 
 
 def _check_read(wcs: WCS, values: Mapping[str, Any], place: dict[str, Any]) -> None:
-    """Make sure that the reference is what the header says: wcslib passes over what it does not understand."""
+    """Check that CRVAL and CRPIX were read as the header has them: wcslib ignores cards that it does not understand."""
     for axis in (1, 2):
         found = {f"CRPIX{axis}": wcs.wcs.crpix[axis - 1]}
         if str(values.get(f"CUNIT{axis}", "deg")).strip().lower() == "deg":
@@ -338,12 +366,12 @@ def _check_read(wcs: WCS, values: Mapping[str, Any], place: dict[str, Any]) -> N
                     f"{key} is read as {value}, and the header says {values[key]}",
                     **place,
                     key=key,
-                    fix="Write the WCS cards anew, or leave this image out",
+                    fix="Rewrite the WCS cards, or leave this image out",
                 )
 
 
 def _celestial_frame(wcs: WCS, place: dict[str, Any]) -> BaseCoordinateFrame | None:
-    """The frame of the world coordinates by the rules of the FITS standard; None for ICRS."""
+    """Return the frame of the world coordinates by the rules of the FITS standard; None for ICRS."""
     kind, system = str(wcs.wcs.lngtyp).strip(), str(wcs.wcs.radesys).strip().upper()
     equinox = float(wcs.wcs.equinox)
     if kind == "GLON":
@@ -373,7 +401,7 @@ def _celestial_frame(wcs: WCS, place: dict[str, Any]) -> BaseCoordinateFrame | N
 
 
 def _rotation_to_icrs(frame: BaseCoordinateFrame | None) -> NDArray[np.float64] | None:
-    """The matrix that takes vectors of a frame to ICRS; None where it is no mere rotation (FK4 has E-terms)."""
+    """Return the rotation matrix from a frame to ICRS; None if it is not a rotation (FK4 has E-terms)."""
     if frame is None or isinstance(frame, FK4):
         return None
     lon, lat = to_lonlat(np.eye(3))

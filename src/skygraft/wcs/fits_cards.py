@@ -1,8 +1,7 @@
-"""The WCS cards of a FITS header, checked: what astropy would take for a default, or leave out, is refused by name.
+"""Check the WCS cards of a FITS header: cards that astropy would silently ignore are errors that name them.
 
-The whole header goes to astropy. It passes over a card whose value it cannot use (text or NaN for a number) and takes
-the default instead, which puts an image at right ascension 0 or gives it pixels of one degree; and it does not apply
-every distortion that a header can name.
+astropy replaces a card whose value it cannot use (text or NaN for a number) by its default, which places an image at
+right ascension 0 or gives it pixels of one degree; and it does not apply all distortions that a header can specify.
 """
 
 from __future__ import annotations
@@ -35,27 +34,27 @@ _PV = re.compile(r"PV[12]_\d+")
 _SIP_CARDS = re.compile(r"[AB]P?_(ORDER|DMAX|\d+_\d+)")
 _YEARS = (1800, 2200)
 _EPOCH_TEXT = re.compile(r"[JB]?\s*(\d{4}(?:\.\d*)?)", re.IGNORECASE)
-# Without CDELT the elements of PC have to hold the scale: a rotation would make pixels of one degree.
+# Without CDELT, PC must contain the scale: a mere rotation would mean pixels of one degree.
 _LARGEST_SCALE = 0.1
 _AGREE = 1e-6
-# A matrix whose determinant is smaller than this, in units of its largest element squared, has no inverse to speak of.
+# A matrix whose determinant, in units of its largest element squared, is smaller than this is treated as singular.
 _SINGULAR = 1e-8
 
 
 @dataclass(frozen=True)
 class WcsCards:
-    """The cards of a header that were found to make sense.
+    """The checked WCS cards of a header.
 
     Parameters
     ----------
     text : str
-        All cards, 80 characters each, as astropy is to read them.
+        All cards, 80 characters each, changed where astropy needs it.
     values : mapping of str to object
-        Values of the WCS cards as the header has them; those without one are not among them.
+        Values of the WCS cards in the header, without cards that have no value.
     iraf : IrafCorrections or None
         Corrections of TNX and ZPX, which are not in `text`.
     plate : bool
-        Whether the header has the plate solution of the Digitized Sky Survey, which goes before CTYPE.
+        Whether the header has the plate solution of the Digitized Sky Survey, which takes precedence over CTYPE.
     """
 
     text: str
@@ -64,7 +63,7 @@ class WcsCards:
     plate: bool = False
 
     def header(self) -> fits.Header:
-        """The WCS cards as a header."""
+        """Return the WCS cards as a header."""
         kept = fits.Header()
         for key, value in self.values.items():
             kept[key] = value
@@ -72,23 +71,27 @@ class WcsCards:
 
 
 def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) -> WcsCards:
-    """The WCS cards of a header, and the header as astropy is to read it.
+    """Read and check the WCS cards of a header, and adapt the header for astropy.
 
     Parameters
     ----------
     text : str
         Cards of 80 characters; see `header_text`.
     place : dict
-        ``path`` and ``hdu``, for messages.
+        ``path`` and ``hdu``, for errors.
     tables : bool
-        Whether there are lookup tables that the header may refer to.
+        Whether the file has lookup tables that the header may refer to.
+
+    Returns
+    -------
+    WcsCards
 
     Raises
     ------
     MissingWcsError
         If the header has no celestial axes.
     WcsError
-        If a card is missing, makes no sense, contradicts another, or names what is not supported.
+        If a card is missing, invalid, contradicts another, or is not supported.
     """
     reader = CardReader(place)
     reader.take(text)
@@ -96,7 +99,7 @@ def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) ->
     if plate:
         read_plate(reader)
     else:
-        # What is left of a plate without its polynomials: wcslib would go by that.
+        # Remove remains of a plate solution without its polynomials, which wcslib would use.
         reader.drop(re.compile(r"PLT\w+|PPO\d|CNPIX[12]|[XY]PIXELSZ"))
         _celestial_axes(reader)
         _reference(reader)
@@ -117,7 +120,7 @@ def read_wcs_cards(text: str, place: dict[str, Any], *, tables: bool = False) ->
 
 
 def missing(reason: str, place: dict[str, Any]) -> MissingWcsError:
-    """The error for a header without celestial coordinates."""
+    """Return the error for a header without celestial coordinates."""
     return MissingWcsError(
         f"the header has no celestial WCS ({reason})",
         **place,
@@ -131,7 +134,7 @@ def _is_celestial(ctype: str) -> bool:
 
 
 def _celestial_axes(reader: CardReader) -> None:
-    """Refuse a header whose first two axes are not celestial."""
+    """Raise unless the first two axes of the header are celestial."""
     axes = sorted(int(key[5:]) for key in reader.values if re.fullmatch(r"CTYPE\d+", key))
     types = {axis: reader.ctype(axis) for axis in axes if reader.ctype(axis)}
     if not types:
@@ -145,10 +148,10 @@ def _celestial_axes(reader: CardReader) -> None:
         )
     celestial = [axis for axis, ctype in types.items() if _is_celestial(ctype)]
     if celestial != [1, 2]:
-        told = f"the axes are {', '.join(repr(ctype) for ctype in types.values())}"
+        reason = f"the axes are {', '.join(repr(ctype) for ctype in types.values())}"
         if len(celestial) == 2:
-            told = f"its celestial axes are {celestial[0]} and {celestial[1]}, and those of an image are 1 and 2"
-        raise missing(told, reader.place)
+            reason = f"its celestial axes are {celestial[0]} and {celestial[1]}, and those of an image are 1 and 2"
+        raise missing(reason, reader.place)
     for axis in (1, 2):
         ctype = types[axis]
         if ctype[4:8] == "-TAB":
@@ -167,12 +170,12 @@ def _reference(reader: CardReader) -> None:
             raise reader.refuse(
                 f"the WCS has no {key}",
                 key=key,
-                fix="Write it; an image without is not somewhere by default",
+                fix="Write it into the header; there is no meaningful default",
             )
 
 
 def _matrix(reader: CardReader) -> None:
-    """Refuse a linear part that is missing, is given in two ways that differ, or would not be applied."""
+    """Raise if the linear part is missing or singular, is given twice with different values, or would be ignored."""
     values = reader.values
 
     def elements(name: str, default: tuple[float, float]) -> np.ndarray[Any, Any] | None:
@@ -192,8 +195,8 @@ def _matrix(reader: CardReader) -> None:
     lacking = next((key for key in ("CDELT1", "CDELT2") if key not in values), None)
     scaled = None if pc is None else np.array([[reader.number(k, 1.0)] for k in ("CDELT1", "CDELT2")]) * pc
     if cd is None and lacking is not None:
-        held = pc is not None and not steps and np.abs(pc).max() < _LARGEST_SCALE
-        if not held:
+        has_scale = pc is not None and not steps and np.abs(pc).max() < _LARGEST_SCALE
+        if not has_scale:
             what = f"no {lacking}" if steps or pc is not None else "neither CDELT nor a CD matrix"
             raise reader.refuse(
                 f"the WCS has {what}: its pixels would be of one degree",
@@ -206,7 +209,7 @@ def _matrix(reader: CardReader) -> None:
             key="CD1_1",
             fix="Remove those that are wrong; FITS allows one kind",
         )
-    # wcslib takes a row of zeros for one that is not given, with pixels of one degree.
+    # wcslib treats a row of zeros as missing, with pixels of one degree.
     scales = np.diag([reader.number("CDELT1", 1.0), reader.number("CDELT2", 1.0)])
     matrix = cd if cd is not None else (scales if scaled is None else scaled)
     if abs(np.linalg.det(matrix)) <= _SINGULAR * np.abs(matrix).max() ** 2:
@@ -237,11 +240,11 @@ def _matrix(reader: CardReader) -> None:
 
 
 def _further_axes(reader: CardReader, text: str) -> None:
-    """Leave out axes behind the first two, along which an image has one pixel, if positions do not depend on them."""
+    """Remove axes after the first two, of length one, if positions do not depend on them; otherwise raise."""
     for key, value in reader.values.items():
         term = _CROSS_TERM.fullmatch(key)
         axis = 0 if term is None else int(term[2])
-        # The one pixel is 1, wherever the reference is.
+        # Positions are evaluated at pixel 1 of this axis, wherever its reference pixel is.
         if axis > 2 and value * (1 - reader.number(f"CRPIX{axis}", 0.0)):
             raise reader.refuse(
                 f"positions depend on axis {axis} ({key} = {value})",
@@ -274,7 +277,7 @@ def _tables(reader: CardReader, given: bool) -> None:
 
 
 def _old_names(reader: CardReader) -> None:
-    """Call RADECSYS and PROJP cards what they are called today."""
+    """Rename obsolete RADECSYS and PROJP cards to RADESYS and PV cards."""
     for key in [k for k in reader.values if k == "RADECSYS" or k.startswith("PROJP")]:
         name = "RADESYS" if key == "RADECSYS" else f"PV{reader.latitude}_{int(key[5:])}"
         value = reader.values.pop(key)
@@ -295,7 +298,7 @@ def _old_names(reader: CardReader) -> None:
 
 
 def _equinox(reader: CardReader) -> None:
-    """Read an equinox that is written as text, such as J2000."""
+    """Convert an equinox given as text, such as J2000, to a number."""
     if str(reader.values.get("RADESYS", "")).strip().upper() == "ICRS" or reader.ctype(1).startswith(("GLON", "GLAT")):
         # Nothing depends on it.
         reader.drop(re.compile("EQUINOX|EPOCH"))
@@ -317,11 +320,11 @@ def _equinox(reader: CardReader) -> None:
 
 
 def _scamp(reader: CardReader) -> None:
-    """Tell the meanings of PV cards with a TAN projection apart.
+    """Decide the meaning of PV cards with a TAN projection.
 
-    SCAMP wrote its polynomials so before TPV had a name. Where SIP cards give the same distortion once more, the
-    suffix of CTYPE says which of them counts. The standard has no parameters on the latitude axis, and on the other
-    axis up to the fourth, the first of which move the reference point of the projection.
+    Before TPV had a name, SCAMP wrote its polynomials in this form. If SIP cards give the same distortion too, the
+    suffix of CTYPE decides which are used. In the standard, the latitude axis has no parameters, and the longitude axis
+    has up to four, of which the first ones move the reference point of the projection.
     """
     types = [reader.ctype(axis) for axis in (1, 2)]
     if all(ctype.endswith("-TPV") for ctype in types):
@@ -349,17 +352,17 @@ def _scamp(reader: CardReader) -> None:
 
 
 def _sip_terms(reader: CardReader) -> dict[str, tuple[str, int]]:
-    """SIP coefficients that are not zero and count: polynomial (A or B) and power."""
+    """Return the SIP coefficients that are used and not zero: polynomial (A or B) and order by keyword."""
     live = [key for key in reader.values if reader.changes.get(key, True) is not None]
     found = {key: match for key in live if (match := _SIP.fullmatch(key)) and reader.values[key] != 0}
     return {key: (match[1], int(match[2]) + int(match[3])) for key, match in found.items()}
 
 
 def _sip(reader: CardReader, other: bool) -> None:
-    """Refuse SIP cards of which astropy would leave some out in silence."""
+    """Raise for SIP cards that astropy would silently ignore."""
     terms, values = _sip_terms(reader), reader.values
     if other:
-        # The PV cards of ZPX are its own: they make ZPN of it.
+        # The PV cards of ZPX are not a second distortion: they define the radial polynomial of ZPN.
         with_pv = not reader.ctype(1).endswith("-ZPX")
         second = [k for k in values if k in terms or (with_pv and _PV.fullmatch(k) and values[k] != 0)]
         if second:
@@ -368,7 +371,7 @@ def _sip(reader: CardReader, other: bool) -> None:
                 key=second[0],
                 fix="Remove the one that is not meant",
             )
-    # The inverse is solved from the forward polynomials: approximations to it are not needed.
+    # The inverse is solved from the forward polynomials; the approximate AP and BP polynomials are not used.
     reader.drop(re.compile(r"[AB]P_(ORDER|DMAX|\d+_\d+)"))
     if not terms:
         reader.drop(_SIP_CARDS)
@@ -389,9 +392,9 @@ def _sip(reader: CardReader, other: bool) -> None:
                 fix=f"Raise {name}_ORDER, or remove the card",
             )
         if order < 2:
-            # astropy leaves polynomials of the first order out.
+            # astropy ignores polynomials of first order.
             reader.changes[f"{name}_ORDER"] = 2
     for axis in (1, 2):
-        # Coefficients without the suffix (SCAMP, SWarp, astrometry.net) are meant; astropy would print a page on it.
+        # SCAMP, SWarp and astrometry.net omit the -SIP suffix; astropy would print a long message about it.
         if len(ctype := reader.ctype(axis)) == 8:
             reader.changes[f"CTYPE{axis}"] = f"{ctype}-SIP"

@@ -1,4 +1,4 @@
-"""Corrections of IRAF's TNX and ZPX projections, which are in WAT cards."""
+"""Read the corrections of IRAF's TNX and ZPX projections from WAT cards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class IrafCorrections:
     Parameters
     ----------
     lngcor, latcor : tuple of float or None
-        Numbers of the surfaces, as `IrafSurface` takes them.
+        Numbers of the surfaces, for `IrafSurface`.
     """
 
     lngcor: tuple[float, ...] | None
@@ -32,9 +32,9 @@ class IrafCorrections:
 
 
 def read_iraf(reader: CardReader) -> IrafCorrections | None:
-    """Corrections of TNX and ZPX; astropy is to read TAN and ZPN.
+    """Read the corrections of TNX and ZPX, and replace the projections by TAN and ZPN for astropy.
 
-    wcslib has corrections of its own, and ends the process on some cards: it gets none.
+    wcslib could apply the corrections, but crashes the process on some cards, so it does not get them.
     """
     codes, lat = [reader.ctype(axis)[5:8] for axis in (1, 2)], reader.latitude
     attributes = [_wat(reader, axis) for axis in (1, 2)]
@@ -47,7 +47,7 @@ def read_iraf(reader: CardReader) -> IrafCorrections | None:
             raise reader.refuse(
                 f"CTYPE says {codes[0]}, and the WAT cards give the distortion of {wtypes[0] or wtypes[1]}",
                 key="WAT1_001",
-                fix="Write TNX or ZPX into CTYPE where the distortion is meant, and remove the WAT cards where not",
+                fix="Write TNX or ZPX into CTYPE if the distortion is meant; otherwise remove the WAT cards",
             )
         return None
     if codes[0] != codes[1] or not all(attributes):
@@ -56,7 +56,7 @@ def read_iraf(reader: CardReader) -> IrafCorrections | None:
             f"CTYPE1 and CTYPE2 are {reader.ctype(1)} and {reader.ctype(2)}"
             + ("" if lacking is None else f", whose distortion is in WAT cards, and there is no WAT{lacking}_001"),
             key="CTYPE1" if lacking is None else f"WAT{lacking}_001",
-            fix="Restore the cards, or write TAN or ZPN where no distortion is meant",
+            fix="Restore the cards, or write TAN or ZPN if no distortion is meant",
         )
     code = codes[0]
     for axis, found in enumerate(attributes, 1):
@@ -72,7 +72,7 @@ def read_iraf(reader: CardReader) -> IrafCorrections | None:
         ctype = reader.ctype(axis)
         reader.changes[f"CTYPE{axis}"] = ctype[:5] + {"TNX": "TAN", "ZPX": "ZPN"}[code]
     if "LONPOLE" not in reader.values:
-        # IRAF's default, at the pole too.
+        # IRAF's default, also at the pole.
         reader.changes["LONPOLE"] = 180.0
     if code == "ZPX":
         _radial(reader, attributes, lat)
@@ -84,7 +84,7 @@ def read_iraf(reader: CardReader) -> IrafCorrections | None:
 
 
 def _wat(reader: CardReader, axis: int) -> dict[str, str]:
-    """Attributes of an axis in its WAT cards, lower case; blanks that were lost at the ends of cards are put back."""
+    """Attributes of an axis in its WAT cards, lower case; lost trailing blanks of cards are restored."""
     pieces = [str(reader.values[key]) for key in sorted(k for k in reader.values if k.startswith(f"WAT{axis}_"))]
     as_is, padded = (
         {m[1].lower(): m[2].strip('"') for m in _ATTRIBUTE.finditer(text)}
@@ -117,15 +117,15 @@ def _surface(reader: CardReader, text: str | None, key: str) -> tuple[float, ...
         IrafSurface(numbers)
     except ValueError as error:
         raise reader.refuse(
-            f"the distortion in the WAT cards makes no sense: {error}",
+            f"the distortion in the WAT cards is invalid: {error}",
             key=key,
-            fix="Restore the cards; blanks at their ends count",
+            fix="Restore the cards; trailing blanks are significant",
         ) from error
     return numbers
 
 
 def _radial(reader: CardReader, attributes: list[dict[str, str]], lat: int) -> None:
-    """Write the radial polynomial of ZPX as that of ZPN: PV cards of the latitude axis."""
+    """Convert the radial polynomial of ZPX to that of ZPN: PV cards of the latitude axis."""
     for found in (attributes[2 - lat], attributes[lat - 1]):
         for name, text in found.items():
             if not name.startswith("projp"):

@@ -1,4 +1,4 @@
-"""What a world coordinate system does near a position: its Jacobian, its pixel scale, and the footprint of a box."""
+"""Local properties of a WCS: Jacobian, pixel scale, and the footprint of a box."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BoxLike(Protocol):
 
 
 def local_jacobian(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike, *, step: float = 0.5) -> NDArray[np.float64]:
-    """How the sky moves with the pixel position, on the tangent plane at that position.
+    """Compute the Jacobian of a WCS, from pixels to the tangent plane at each position.
 
     Parameters
     ----------
@@ -37,17 +37,17 @@ def local_jacobian(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike, *, step: fl
     x, y : array_like, shape (N,) or scalar
         Positions in parent pixels.
     step : float
-        Half the distance, in pixels, of the central differences.
+        Half the distance of the central differences, in pixels.
 
     Returns
     -------
     ndarray of float64, shape (N, 2, 2)
-        Arcseconds per pixel: rows (East, North), columns (x, y). NaN where the WCS has no sky position.
+        Arcseconds per pixel: rows (East, North), columns (x, y). NaN where the WCS is undefined.
 
     Notes
     -----
-    The differences are taken between unit vectors and projected gnomonically on East and North at the position, so
-    that they hold at the poles and across right ascension 0. One vectorised WCS call serves all positions.
+    Differences are taken between unit vectors and projected gnomonically on East and North at the position, so they are
+    correct at the poles and across right ascension 0. All positions are evaluated in one vectorised call.
     """
     x, y = np.broadcast_arrays(np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float)))
     dx, dy = np.array([0.0, step, -step, 0.0, 0.0]), np.array([0.0, 0.0, 0.0, step, -step])
@@ -66,7 +66,7 @@ def local_jacobian(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike, *, step: fl
 
 
 def pixel_scale(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-    """Side of a square of a pixel's area on the sky, sqrt(abs(det J)), in arcsec.
+    """Compute the pixel scale, sqrt(abs(det J)): the side of a square with the area of a pixel.
 
     Parameters
     ----------
@@ -87,21 +87,21 @@ def pixel_scale(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike) -> NDArray[np.
 
 
 def footprint(wcs: BaseLowLevelWCS, box: BoxLike, n: int = 8) -> NDArray[np.float64]:
-    """The outline of a box of pixels on the sky.
+    """Compute the outline of a box of pixels on the sky.
 
     Parameters
     ----------
     wcs : BaseLowLevelWCS
         Pixels (x, y) to (ra, dec) in degrees.
     box : object with x_min, x_max, y_min, y_max
-        Edges in parent pixels (`skygraft.psf.Box`, or the like).
+        Edges in parent pixels, such as a `skygraft.psf.Box`.
     n : int
-        Points per edge: more than one follow the curvature that a distorted edge has on the sky.
+        Points per edge; more than one follow the curvature of a distorted edge.
 
     Returns
     -------
     ndarray of float64, shape (4 n, 2)
-        ICRS (ra, dec) in degrees, in order around the box from (x_min, y_min) along x, not closed.
+        ICRS (ra, dec) in degrees, in order around the box from (x_min, y_min) along x; the first is not repeated.
 
     Raises
     ------

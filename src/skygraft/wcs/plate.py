@@ -16,9 +16,9 @@ PLATE_CARDS = (
     *("PLTRAH", "PLTRAM", "PLTRAS", "PLTDECSN", "PLTDECD", "PLTDECM", "PLTDECS"),
     *("XPIXELSZ", "YPIXELSZ", "PPO3", "PPO6", "CNPIX1", "CNPIX2", "AMDX1", "AMDY1"),
 )
-"""Cards without which there is no solution."""
+"""Cards that a solution must have."""
 _NOT_ZERO = ("XPIXELSZ", "YPIXELSZ", "AMDX1", "AMDY1")
-# Terms of AMDX in (x, y), of AMDY in (y, x): those with several powers are of the distance from the plate's centre.
+# Terms of AMDX in (x, y) and of AMDY in (y, x); those with several entries are powers of the distance from the centre.
 _TERMS: tuple[dict[tuple[int, int], int], ...] = (
     *({(1, 0): 1}, {(0, 1): 1}, {(0, 0): 1}, {(2, 0): 1}, {(1, 1): 1}, {(0, 2): 1}, {(2, 0): 1, (0, 2): 1}),
     *({(3, 0): 1}, {(2, 1): 1}, {(1, 2): 1}, {(0, 3): 1}),
@@ -31,16 +31,17 @@ _ARCSEC = 3600.0
 
 
 def has_plate(reader: CardReader) -> bool:
-    """Whether there is any of a solution."""
+    """Return whether a header has cards of a plate solution."""
     return reader.has(r"AMD[XY]\d+")
 
 
 def read_plate(reader: CardReader) -> None:
-    """Refuse a solution that lacks a part, or has one that depends on more than the place.
+    """Check that a plate solution is complete, and depends on the position only.
 
     Raises
     ------
     WcsError
+        If not.
     """
     survey = "the header has the plate solution of the Digitized Sky Survey (AMDX, AMDY)"
     for key in PLATE_CARDS:
@@ -72,7 +73,7 @@ def read_plate(reader: CardReader) -> None:
 
 
 def plate_model(values: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], tuple[float, float]]:
-    """The model as polynomials of pixels.
+    """Convert the model to polynomials of pixels.
 
     Parameters
     ----------
@@ -82,9 +83,9 @@ def plate_model(values: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], np.nda
     Returns
     -------
     xi, eta : ndarray of float64, shape (6, 6)
-        Coefficients of u^i v^j, degrees: u and v are pixels from the centre of the plate.
+        Coefficients of u^i v^j in degrees, where u and v are pixels from the centre of the plate.
     crpix : (float, float)
-        1-based pixel of that centre.
+        1-based pixel of the centre.
     """
     sizes = -float(values["XPIXELSZ"]) / _MICRONS, float(values["YPIXELSZ"]) / _MICRONS
     planes = []
@@ -104,9 +105,9 @@ def plate_model(values: Mapping[str, Any]) -> tuple[np.ndarray[Any, Any], np.nda
 
 
 def plate_text(values: Mapping[str, Any]) -> str:
-    """Cards of the projection: TAN at the plate's centre, with the linear terms.
+    """Return the cards of a TAN projection at the plate's centre, with the linear terms.
 
-    wcslib has plates of its own, and ends the process on some cards: it gets none.
+    wcslib could read plate solutions, but crashes the process on some cards, so it does not get them.
     """
     xi, eta, crpix = plate_model(values)
     ra = sum(float(values[key]) / 60**i for i, key in enumerate(("PLTRAH", "PLTRAM", "PLTRAS")))

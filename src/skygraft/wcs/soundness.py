@@ -1,4 +1,4 @@
-"""What the WCS of an image must be before sources are placed with it: the one list of such checks, for every reader."""
+"""Checks of an image's WCS before sources are placed with it, for all formats."""
 
 from __future__ import annotations
 
@@ -14,21 +14,28 @@ from skygraft.wcs.local import BoxLike, local_jacobian
 __all__ = ["check_pixel_scale", "check_wcs_soundness", "usable_jacobians"]
 
 PIXEL_SCALES = (1e-6, 1e3)
-"""Arcsec per pixel: from interferometers to all-sky cameras."""
+"""Allowed pixel scales in arcsec, from interferometers to all-sky cameras."""
 _MOST_ELONGATED = 100.0
-"""Ratio of the longer to the shorter axis of a pixel on the sky."""
+"""Largest allowed ratio of the longer to the shorter axis of a pixel on the sky."""
 _ROUND_TRIP = 0.5
-"""Pixels by which a position may miss itself, to the sky and back."""
+"""Largest allowed error of a round trip from pixel to sky and back, in pixels."""
 _FIX = "Repair the image's WCS, or leave this image out"
 
 
 def check_pixel_scale(scale: float, path: str | os.PathLike[str] | None = None) -> None:
-    """Refuse a pixel scale that no image has.
+    """Check that a pixel scale is plausible.
+
+    Parameters
+    ----------
+    scale : float
+        Arcsec per pixel.
+    path : path-like, optional
+        The image, for errors.
 
     Raises
     ------
     WcsError
-        If it is not from 1e-6 to 1000 arcsec per pixel.
+        If it is not within 1e-6..1000 arcsec per pixel.
     """
     if not PIXEL_SCALES[0] <= scale <= PIXEL_SCALES[1]:
         raise WcsError(
@@ -39,7 +46,17 @@ def check_pixel_scale(scale: float, path: str | os.PathLike[str] | None = None) 
 
 
 def usable_jacobians(jacobian: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of N Jacobians, shape (N, 2, 2), arcsec per pixel, can be those of an image's pixels, shape (N,)."""
+    """Return which Jacobians, shape (N, 2, 2), arcsec per pixel, are plausible for an image; booleans, shape (N,).
+
+    Parameters
+    ----------
+    jacobian : ndarray, shape (N, 2, 2)
+        Arcsec per pixel; see `local_jacobian`.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+    """
     long, short = pixel_axes(jacobian)
     usable: NDArray[np.bool_] = (
         (short >= PIXEL_SCALES[0]) & (long <= PIXEL_SCALES[1]) & (long <= _MOST_ELONGATED * short)
@@ -48,7 +65,7 @@ def usable_jacobians(jacobian: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def pixel_axes(jacobian: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Longest and shortest axis of the images on the sky of circles one pixel across, each shape (N,), arcsec."""
+    """Return the longest and shortest axis on the sky of circles one pixel across, each shape (N,), arcsec."""
     with np.errstate(all="ignore"):
         squares = (jacobian**2).sum(axis=(1, 2))
         area = np.abs(jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0])
@@ -57,7 +74,7 @@ def pixel_axes(jacobian: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
 
 
 def check_wcs_soundness(wcs: BaseLowLevelWCS, box: BoxLike, path: str | os.PathLike[str] | None = None) -> None:
-    """Refuse a WCS that cannot place sources on an image: looked at in nine places.
+    """Check at nine positions that a WCS can place sources on an image.
 
     Parameters
     ----------
@@ -66,13 +83,13 @@ def check_wcs_soundness(wcs: BaseLowLevelWCS, box: BoxLike, path: str | os.PathL
     box : object with x_min, x_max, y_min, y_max
         The image's outer edges, parent pixels.
     path : path-like, optional
-        The image, for messages.
+        The image, for errors.
 
     Raises
     ------
     WcsError
-        If the middle of the image is not on the sky or does not come back from there; if pixels that are on the sky
-        are smaller or larger than those of any image, or a hundred times longer than wide.
+        If the middle of the image is not on the sky, or its round trip does not close; if pixels on the sky are
+        implausibly small or large, or a hundred times longer than wide.
     """
     x = np.tile(np.linspace(box.x_min, box.x_max, 3), 3)
     y = np.repeat(np.linspace(box.y_min, box.y_max, 3), 3)

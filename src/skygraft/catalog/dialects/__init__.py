@@ -1,4 +1,4 @@
-"""The dialects that are accepted, and how one is chosen: by column names only, never by values."""
+"""The accepted dialects, and the choice of one: by column names only, never by values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MAX_SHOWN = 40  # column names in an error
 DIALECTS: dict[str, Dialect] = {
     d.name: d for d in (Native(), Lsst(), InsertFakes(), SynPipe(), Obiwan(), SkyCatalogs(), RomanIsim(), CatSim())
 }
-"""Every dialect by name."""
+"""All dialects by name."""
 
 
 def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: str = "") -> Dialect:
-    """The dialect of a table with these columns.
+    """Choose the dialect of a table by its columns.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
     Raises
     ------
     DialectError
-        If the name is unknown, or no dialect or more than one matches; the error lists what was looked for.
+        If the name is unknown, or no dialect or several match; the error lists the columns of each dialect.
     """
     if dialect != "auto":
         if dialect in DIALECTS:
@@ -63,7 +63,7 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
             + "; ".join(f"{d.name} ({d.looks_for})" for d in matching)
             + f". The columns are: {have}",
             path=origin or None,
-            fix=f"Say which, as in dialect={matching[0].name!r}",
+            fix=f"Choose one, as in dialect={matching[0].name!r}",
         )
     raise DialectError(
         "the columns match no dialect. Looked for "
@@ -75,7 +75,7 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
 
 
 def _read_elsewhere(columns: frozenset[str]) -> str | None:
-    """What reads a known table that is no catalogue of sources."""
+    """Return how to read a known kind of table that is not a catalogue of sources."""
     shapes = (
         "read its galaxies' shapes with skygraft.catalog.cosmos_shapes(path), and give them positions with "
         "skygraft.catalog.random_catalog(region, bands=..., n=..., shapes=...)"

@@ -1,4 +1,4 @@
-"""What a catalogue dialect is: how it is recognised, and how its rows become canonical ones."""
+"""The interface of catalogue dialects: how one is recognised, and how its rows are converted to the schema."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from skygraft.errors import CatalogError
 __all__ = ["Canonical", "Dialect", "Source", "build_table", "magnitude", "shape_from_g"]
 
 Canonical = dict[str, NDArray[Any]]
-"""Canonical column names to plain arrays in canonical units."""
+"""Plain arrays in canonical units, by canonical column name."""
 
 _BAND_UNITS = ("mag", "nmgy", "mgy")
 _OTHERS_TOO = frozenset({"flags"})
-"""Columns of which others with capitals mean something else: FLAGS are those of Source Extractor."""
+"""Columns whose names in other capitals mean something else: FLAGS are those of Source Extractor."""
 
 
 class Source:
-    """A foreign table, read column by column.
+    """A table in some dialect, which is converted column by column.
 
     Parameters
     ----------
     table : Table
-        As it was read (see `skygraft.catalog.as_table`); columns may be masked, of bytes, or carry units.
+        The unconverted table (see `skygraft.catalog.as_table`); columns may be masked, of bytes, or have units.
     origin : str
         File name for error messages.
     first_row : int
-        Number of the first row in the file (a large file comes in chunks).
+        Number of the first row in the file (large files are read in chunks).
     """
 
     def __init__(self, table: Table, origin: str = "", first_row: int = 0) -> None:
@@ -57,15 +57,15 @@ class Source:
 
     @property
     def names(self) -> list[str]:
-        """The table's column names, of those that cannot be read too."""
+        """Names of all columns, including those that cannot be read."""
         return [*self.table.colnames, *self._refused]
 
     def error(self, message: str, *, key: str | None = None, fix: str | None = None) -> CatalogError:
-        """An error about this file."""
+        """Return an error that names this file."""
         return CatalogError(message, path=self.origin or None, key=key, fix=fix)
 
     def _reader(self, name: str, *, twins: bool = True) -> ColumnReader:
-        """The column, if it can be read and nothing contradicts it."""
+        """Return a column, after checking that it can be read and has no contradicting twin."""
         if name in self._refused:
             raise self._refused[name].error(name, self.origin)
         reader = self._readers.get(name)
@@ -77,7 +77,7 @@ class Source:
         return reader
 
     def _check_twins(self, name: str, reader: ColumnReader) -> None:
-        """Raise where another column has the same name in other letters and other values."""
+        """Raise if another column has the same name, apart from capitals, and different values."""
         for other in () if name in _OTHERS_TOO else self._by_lower.get(name.lower(), ()):
             if other != name and (other in self._refused or not self._same(reader, other)):
                 raise self.error(
@@ -96,44 +96,69 @@ class Source:
     def numbers(
         self, name: str, unit: str | None = "", *, default: float = np.nan, strict: bool = False
     ) -> NDArray[np.float64]:
-        """A column as float64, NaN where missing.
+        """Return a column as float64, NaN where missing.
 
         Parameters
         ----------
         name : str
         unit : str, optional
-            The unit wanted, by default that of a pure number; a unit in the table's metadata is converted to it, none
-            means that it is this already. None takes the numbers as they are.
+            Unit of the result, by default dimensionless. A column without unit is assumed to have it. None returns the
+            numbers unconverted.
         default : float
-            Value where the column is absent.
+            Value if the column is absent.
         strict : bool
-            The dialect fixes the unit: another one in the metadata is an error, not a conversion.
+            Raise instead of converting, if the column has another unit than the dialect prescribes.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
         """
         if name not in self:
             return np.full(len(self), default)
-        # Bands are told apart by capitals: R is not r.
+        # Capitals distinguish bands: R is not r.
         return self._reader(name, twins=unit not in _BAND_UNITS).floats(unit, strict=strict)
 
     def integers(self, name: str, *, default: int = 0, unit: str | None = None) -> NDArray[np.int64]:
-        """A column as int64, `default` where missing or absent; another unit than `unit` is an error."""
+        """Return a column as int64, `default` where missing or absent; another unit than `unit` is an error.
+
+        Parameters
+        ----------
+        name : str
+        default : int
+        unit : str, optional
+
+        Returns
+        -------
+        ndarray of int64, shape (N,)
+        """
         if name not in self:
             return np.full(len(self), default, dtype=np.int64)
         return self._reader(name).integers(default, unit)
 
     def booleans(self, name: str, *, default: bool = False) -> NDArray[np.bool_]:
-        """A column as bool, `default` where missing or absent."""
+        """Return a column as bool, `default` where missing or absent.
+
+        Parameters
+        ----------
+        name : str
+        default : bool
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
         if name not in self:
             return np.full(len(self), default, dtype=np.bool_)
         return self._reader(name).booleans(default)
 
     def text(self, name: str) -> NDArray[np.str_]:
-        """A column as str, ``""`` where missing or absent."""
+        """Return a column as str, ``""`` where missing or absent."""
         if name not in self:
             return np.full(len(self), "", dtype="U1")
         return self._reader(name).texts()
 
     def refuse_other_capitals(self, names: Iterable[str]) -> None:
-        """Raise where a column would be one of `names` if it were written in small letters, and none is."""
+        """Raise if one of `names` is absent but exists with other capitals."""
         for name in set(names) - _OTHERS_TOO:
             others = [] if name in self else [n for n in self._by_lower.get(name, ()) if n != name]
             if others:
@@ -144,7 +169,7 @@ class Source:
                 )
 
     def ids(self, *names: str) -> NDArray[np.int64]:
-        """The first of the named columns as injection ids; the row numbers where there is none of them."""
+        """Return the first existing column of `names` as injection ids, or row numbers if there is none."""
         for name in names:
             if name in self:
                 column = self.integers(name, default=-1)
@@ -162,10 +187,10 @@ class Source:
 
 
 class Dialect(abc.ABC):
-    """A way in which a project writes its catalogue of fakes.
+    """Base class of the dialects in which projects write catalogues of fakes.
 
-    A subclass states its `name`, what it `looks_for`, the unit of its `positions`, whether columns that it does not
-    know are carried along (except those `consumed` by the conversion), and the two methods.
+    A subclass defines its `name`, the columns that it `looks_for`, the unit of its `positions`, whether unknown columns
+    are copied (except those `consumed` by the conversion), and the two methods.
     """
 
     name: ClassVar[str]
@@ -176,27 +201,58 @@ class Dialect(abc.ABC):
 
     @abc.abstractmethod
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether a table with these columns is of this dialect; values are never looked at."""
+        """Return whether a table with these columns is of this dialect; values are not considered.
+
+        Parameters
+        ----------
+        columns : frozenset of str
+            Column names.
+
+        Returns
+        -------
+        bool
+        """
 
     @abc.abstractmethod
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """The rows in canonical columns and units.
+        """Convert the rows to canonical columns and units.
+
+        Parameters
+        ----------
+        source : Source
+            The table.
+        band : str or None
+            Band of a magnitude column without one.
 
         Raises
         ------
         CatalogError
-            If a column is missing or in an impossible unit, or the band is needed or not there.
+            If a column is missing or has an invalid unit, or a band is needed or does not exist.
         """
 
 
 def per_band(names: list[str], pattern: str) -> dict[str, str]:
-    """Bands found by a pattern with one group, each with its column."""
+    """Return the column of each band, found by a pattern whose only group is the band."""
     found = ((re.fullmatch(pattern, name), name) for name in names)
     return {match.group(1): name for match, name in found if match}
 
 
 def require_band(source: Source, available: Mapping[str, Any], band: str | None) -> None:
-    """Raise where a band is asked for that is not there, naming those that are."""
+    """Raise if a requested band does not exist; the error names those that do.
+
+    Parameters
+    ----------
+    source : Source
+        The table, for errors.
+    available : mapping
+        Bands of the table.
+    band : str or None
+        The requested band; None for any.
+
+    Raises
+    ------
+    CatalogError
+    """
     if band is not None and band not in available:
         raise source.error(
             f"the catalogue has no band {band!r}; it has {', '.join(available) or 'none'}",
@@ -206,7 +262,19 @@ def require_band(source: Source, available: Mapping[str, Any], band: str | None)
 
 
 def magnitude(flux: NDArray[np.float64], zeropoint: float) -> NDArray[np.float64]:
-    """AB magnitude of a flux; NaN (not in this band) where the flux is not positive."""
+    """Convert flux to AB magnitude; NaN (not in this band) where the flux is not positive.
+
+    Parameters
+    ----------
+    flux : ndarray
+        Flux in any unit.
+    zeropoint : float
+        AB magnitude of one unit of flux.
+
+    Returns
+    -------
+    ndarray
+    """
     out = np.full(flux.shape, np.nan)
     lit = np.isfinite(flux) & (flux > 0)
     out[lit] = zeropoint - 2.5 * np.log10(flux[lit])
@@ -214,15 +282,37 @@ def magnitude(flux: NDArray[np.float64], zeropoint: float) -> NDArray[np.float64
 
 
 def shape_from_g(g1: NDArray[np.float64], g2: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Axis ratio and angle (degrees in [0, 180)): |g| = (1 - q) / (1 + q), angle = atan2(g2, g1) / 2."""
+    """Convert reduced shear to axis ratio and angle (in [0, 180) deg): |g| = (1-q)/(1+q), angle = atan2(g2, g1) / 2.
+
+    Parameters
+    ----------
+    g1, g2 : ndarray, shape (N,)
+        Components of the reduced shear.
+
+    Returns
+    -------
+    q, angle : ndarray, shape (N,)
+    """
     g = np.hypot(g1, g2)
     return (1.0 - g) / (1.0 + g), np.degrees(0.5 * np.arctan2(g2, g1)) % 180.0
 
 
 def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
-    """A canonical `QTable`, with units, missing shape parameters filled, in the schema's order.
+    """Build a canonical `QTable` with units, in the schema's order, with missing shape parameters filled.
 
-    Columns of the source that no canonical column is made of follow, where they hold one number or text a row.
+    Other columns of the source follow, if they are one number or text per row.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray
+        Result of `Dialect.convert`.
+    source : Source
+        The original table.
+    dialect : Dialect
+
+    Returns
+    -------
+    QTable
     """
     source_type = columns["source_type"]
     table = QTable()
@@ -248,7 +338,7 @@ def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
             try:
                 reader = ColumnReader(column, name, source.origin, source.first_row)
             except CatalogError:
-                continue  # nobody asks for it
+                continue  # not needed
             carried = reader.carried()
             table[name] = column if carried is None else carried
     return table

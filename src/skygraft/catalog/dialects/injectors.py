@@ -24,16 +24,16 @@ _OLD_MAG = r"(\w+?)magVar"
 
 
 def _types(words: NDArray[np.str_], names: dict[str, str]) -> NDArray[np.str_]:
-    """Translate source types; a word that is not among `names` is kept, so that the check can name it."""
+    """Translate source types; unknown ones are kept, so that validation names them."""
     return np.array([names.get(word.lower(), word) for word in words.tolist()], dtype=np.str_)
 
 
 class InsertFakes(Dialect):
-    """LSST insertFakes: radians, a bulge and a disk given by semi-major axes, trails in pixels and radians.
+    """LSST insertFakes: radians, bulge and disk with semi-major axes, trails in pixels and radians.
 
-    The older generation (``raJ2000, decJ2000, <band>magVar, BulgeHalfLightRadius, a_b, b_b, pa_bulge, ...``) gives
-    circularised half-light radii beside the axes that it takes the axis ratio from, and adds a bulge and a disk of
-    equal flux. Without ``DiskHalfLightRadius`` the axes themselves are taken as half-light axes.
+    The older generation (``raJ2000, decJ2000, <band>magVar, BulgeHalfLightRadius, a_b, b_b, pa_bulge, ...``) has
+    circularised half-light radii, uses the axes only for the axis ratio, and adds a bulge and a disk of equal flux.
+    Without ``DiskHalfLightRadius`` the axes are treated as half-light axes.
     """
 
     name: ClassVar[str] = "insertfakes"
@@ -41,14 +41,14 @@ class InsertFakes(Dialect):
     positions: ClassVar[Literal["deg", "rad"]] = "rad"
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are the columns of either generation."""
+        """Return whether the table has the columns of either generation."""
         names = list(columns)
         new = {"ra", "dec", "sourceType"} <= columns and bool(per_band(names, _NEW_MAG))
         old = {"raJ2000", "decJ2000"} <= columns and bool(per_band(names, _OLD_MAG) or per_band(names, _NEW_MAG))
         return new or old
 
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """Degrees, circularised half-light radii, position angles as they are."""
+        """Convert to degrees and circularised half-light radii; position angles are kept."""
         old = "raJ2000" in source
         ra, dec = ("raJ2000", "decJ2000") if old else ("ra", "dec")
         bands = per_band(source.names, _OLD_MAG) or per_band(source.names, _NEW_MAG)
@@ -66,7 +66,7 @@ class InsertFakes(Dialect):
         }
         for name, column in bands.items():
             out[f"mag_{name}"] = source.numbers(column, "mag", strict=True)
-        # By the columns, not by their values: a large file comes in parts, which all get the same columns.
+        # Decided by columns, not values: chunks of a large file must all get the same columns.
         galaxies = bool((kind == "BulgeDisk").any())
         if galaxies or {"disk_semimajor", "bulge_semimajor", "a_d", "a_b"} & set(source.names):
             fraction = self._bulge_fraction(source, list(bands), band, old) if galaxies else np.full(len(kind), np.nan)
@@ -87,7 +87,7 @@ class InsertFakes(Dialect):
 
     @staticmethod
     def _component(source: Source, part: str, old: bool) -> tuple[NDArray[np.float64], ...]:
-        """Circularised half-light radius, axis ratio, position angle and index of the bulge or the disk."""
+        """Return circularised half-light radius, axis ratio, position angle and index of bulge or disk."""
         n = source.numbers(f"{part}_n")
         if not old or f"{part}_semimajor" in source:
             major = source.numbers(f"{part}_semimajor", "arcsec", strict=True)
@@ -104,7 +104,7 @@ class InsertFakes(Dialect):
 
     @staticmethod
     def _bulge_fraction(source: Source, bands: list[str], band: str | None, old: bool) -> NDArray[np.float64]:
-        """B/T from a fraction, or from the ratio B/D, per band or for all bands."""
+        """Return B/T from a fraction or the ratio B/D, per band or for all bands."""
         fractions = per_band(source.names, r"(\w+?)_bulge_flux_fraction")
         ratios = per_band(source.names, r"(\w+?)_bulge_disk_flux_ratio")
         for table, is_ratio in ((fractions, False), (ratios, True)):
@@ -127,19 +127,19 @@ class InsertFakes(Dialect):
 class SynPipe(Dialect):
     """HSC SynPipe: single Sersic (``reff, sersic_n, b_a, theta``) or double (the same with 1 and 2, and ``b2t``).
 
-    Half-light radii are circularised, theta is North through East. SynPipe truncated its profiles at a configured
-    multiple of the radius that the catalogue does not hold; here they are not truncated.
+    Half-light radii are circularised, theta is North through East. SynPipe truncated its profiles at a multiple of the
+    radius that is not in the catalogue; here they are not truncated.
     """
 
     name: ClassVar[str] = "synpipe"
     looks_for: ClassVar[str] = "ID, RA, DEC (or Dec) and mag"
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are SynPipe's capital positions and one magnitude."""
+        """Return whether the table has SynPipe's positions (in capitals) and one magnitude."""
         return {"ID", "RA", "mag"} <= columns and bool({"DEC", "Dec"} & columns)
 
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """The magnitude named by its band; stars where there is no radius."""
+        """Name the magnitude after its band; rows without a radius are stars."""
         if band is None:
             raise source.error(
                 "the column 'mag' does not say which band it is of", key="mag", fix="Give the band, with band="
@@ -179,9 +179,8 @@ class Obiwan(Dialect):
 
     The radius is the half-light *semi-major* axis, e = (1 - q) / (1 + q), and half of atan2(e2, e1) is the position
     angle North through East (https://www.legacysurvey.org/dr9/catalogs/#ellipticities). A row without a radius or an
-    index is a star. The older randoms (``rhalf, n, e1, e2`` and magnitudes ``g, r, z``) are read with the same
-    meaning, that of Obiwan's Tractor engine. Obiwan dims its magnitudes by the Galaxy's dust; here they are taken as
-    they are.
+    index is a star. The older randoms (``rhalf, n, e1, e2`` and magnitudes ``g, r, z``) have the same meaning, that of
+    Obiwan's Tractor engine. Obiwan applies Galactic extinction to its magnitudes; here it is not applied.
     """
 
     name: ClassVar[str] = "obiwan"
@@ -190,13 +189,13 @@ class Obiwan(Dialect):
     )
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are fluxes and Tractor's shape columns, or those of the older randoms."""
+        """Return whether the table has fluxes and Tractor's shape columns, or those of the older randoms."""
         new = {"ra", "dec", "sersic", "shape_r", "shape_e1", "shape_e2"} <= columns
         old = {"ra", "dec", "rhalf", "n", "e1", "e2"} <= columns
         return (new and bool(per_band(list(columns), r"flux_(\w+)"))) or (old and bool({"g", "r", "z"} & columns))
 
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """Magnitudes from nanomaggies (zeropoint 22.5), axis ratio and angle from the ellipticity."""
+        """Convert nanomaggies (zeropoint 22.5) to magnitudes, and ellipticity to axis ratio and angle."""
         old = "rhalf" in source and "shape_r" not in source
         bands = per_band(source.names, r"([grz])" if old else r"flux_(?!ivar)([^\W_]+)")
         require_band(source, bands, band)

@@ -1,4 +1,4 @@
-"""skygraft's own columns, and those of LSST source_injection, which are close to them."""
+"""Dialects of skygraft's own columns, and of LSST source_injection, which is similar."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from skygraft.catalog.schema import COLUMNS, is_mag_column, unit_of
 
 __all__ = ["Lsst", "Native"]
 
-_ALWAYS = ("injection_id", "ra", "dec", "source_type", "flags")
-
 
 def _motion_and_choice(source: Source) -> Canonical:
-    """The optional columns that both dialects name as the schema does."""
+    """Return the optional columns that have the schema's names in both dialects."""
     out: Canonical = {}
     for name in ("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec", "epoch_mjd"):
         if name in source:
@@ -39,11 +37,11 @@ class Native(Dialect):
     keeps_extra_columns: ClassVar[bool] = True
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are positions, a type and a magnitude per band."""
+        """Return whether the table has positions, a type and a magnitude per band."""
         return {"ra", "dec", "source_type"} <= columns and any(is_mag_column(name) for name in columns)
 
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """The columns in the schema's units."""
+        """Convert the columns to the schema's units."""
         bands = {name.removeprefix("mag_"): name for name in source.names if is_mag_column(name)}
         require_band(source, bands, band)
         source.refuse_other_capitals(COLUMNS)
@@ -64,7 +62,7 @@ class Native(Dialect):
         return out
 
 
-# GalSim classes that are a Sersic profile of a fixed index.
+# GalSim classes that are Sersic profiles of a fixed index.
 _FIXED_INDEX = {"Exponential": 1.0, "DeVaucouleurs": 4.0}
 _HLR_OF_SIGMA = float(np.sqrt(2.0 * np.log(2.0)))  # Gaussian
 
@@ -81,11 +79,11 @@ class Lsst(Dialect):
     consumed: ClassVar[frozenset[str]] = frozenset({"mag", "beta", "fwhm", "sigma", "g1", "g2"})
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are positions, a type, and one magnitude without a band."""
+        """Return whether the table has positions, a type, and one magnitude without a band."""
         return {"ra", "dec", "source_type", "mag"} <= columns and not any(is_mag_column(name) for name in columns)
 
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """Position angles from beta, trails kept in pixels, the magnitude named by its band."""
+        """Convert beta to position angles, and name the magnitude after its band; trails stay in pixels."""
         if band is None:
             raise source.error(
                 "the column 'mag' does not say which band it is of",
@@ -118,17 +116,17 @@ class Lsst(Dialect):
             "source_type": np.array(kind.tolist(), dtype=np.str_),
             f"mag_{band}": source.numbers("mag", "mag"),
         }
-        # By the columns, not by their values: a large file comes in parts, which all get the same columns.
+        # Decided by columns, not values: chunks of a large file must all get the same columns.
         if {"half_light_radius", "fwhm", "sigma"} & set(source.names) or (kind == "Sersic").any():
             out |= {"n": n, "half_light_radius": radius, "q": q, "pa": np.where(trail, np.nan, (90.0 - beta) % 180.0)}
         if "moffat_beta" in source:
             out["moffat_beta"] = source.numbers("moffat_beta", "")
         if "trunc" in source:
             trunc = source.numbers("trunc", "arcsec")
-            # Galsim's Gaussian has no such parameter, and source_injection gives it none.
+            # GalSim's Gaussian has no index.
             out["trunc"] = np.where((trunc == 0) | (kind == "Gaussian"), np.nan, trunc)
         if "trail_length" in source:
-            # Length and angle are of the image's pixels: only the renderer, which has its WCS, can convert them.
+            # Length and angle are in pixels: only the renderer, which has the image's WCS, can convert them.
             out["trail_length_pix"] = source.numbers("trail_length", "pix", strict=True)
             out["trail_angle_pix"] = np.where(trail, beta, np.nan)
             out["mag_per_pixel"] = trail
@@ -136,7 +134,7 @@ class Lsst(Dialect):
 
     @staticmethod
     def _shape(source: Source) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Axis ratio and beta, from q and beta or from a shear in GalSim's terms."""
+        """Return axis ratio and beta, from q and beta or from a shear as in GalSim."""
         q, beta = source.numbers("q", ""), source.numbers("beta", "deg")
         if {"g1", "g2"} <= set(source.names):
             q_g, beta_g = shape_from_g(source.numbers("g1", ""), source.numbers("g2", ""))

@@ -26,15 +26,13 @@ Array = NDArray[np.float64]
 class SkyCatalogs(Dialect):
     """skyCatalogs galaxies and point sources.
 
-    The angles and ellipticities are in GalSim's sky frame, u towards West and v towards North: a position angle PA
-    North through East is drawn at 90 + PA from u, and an ellipticity (e1, e2), e = (1 - q) / (1 + q), or a shear, is
-    that of an ellipse whose major axis is half of atan2(e2, e1) from u. Sizes are circularised and lensed with the
-    rows' ``shear_1``, ``shear_2`` and ``convergence``, as skyCatalogs' own GalSim objects are; knots are added to
-    the disk's flux.
+    Angles and ellipticities are in GalSim's sky frame, u towards West and v towards North: a position angle PA (North
+    through East) is at 90 + PA degrees from u, and an ellipticity (e1, e2), e = (1 - q) / (1 + q), or a shear, is that
+    of an ellipse whose major axis is at atan2(e2, e1) / 2 from u. Sizes are circularised, and lensed with ``shear_1``,
+    ``shear_2`` and ``convergence``, as in skyCatalogs' own GalSim objects; the flux of knots is added to the disk.
 
-    Magnitudes: these files hold ``magnorm`` only, the AB magnitude of the spectrum at 500 nm, which becomes the band
-    "magnorm" (summed over components). Columns ``mag_<band>`` joined to the file are taken as they are, and are then
-    the only bands.
+    The files contain only ``magnorm``, the AB magnitude of the spectrum at 500 nm, which becomes the band "magnorm"
+    (summed over components). If columns ``mag_<band>`` were joined to the file, these are the only bands.
     """
 
     name: ClassVar[str] = "skycatalogs"
@@ -44,14 +42,14 @@ class SkyCatalogs(Dialect):
     )
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are the columns of its galaxies or of its point sources."""
+        """Return whether the table has the columns of galaxies or of point sources."""
         galaxies = {"galaxy_id", "ra", "dec"} <= columns and (
             {"size_bulge_true", "size_disk_true"} <= columns or "diskHalfLightRadiusArcsec" in columns
         )
         return galaxies or {"id", "ra", "dec", "object_type", "magnorm"} <= columns
 
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """Bulge and disk with lensed shapes, or stars."""
+        """Convert to bulge and disk with lensed shapes, or to stars."""
         stars = "galaxy_id" not in source
         out: Canonical = {
             "injection_id": source.ids("id" if stars else "galaxy_id"),
@@ -101,13 +99,13 @@ class SkyCatalogs(Dialect):
 
     @staticmethod
     def _flux(source: Source, column: str) -> Array:
-        """10**(-0.4 m), zero where the component is missing (magnorm infinite)."""
+        """Return 10**(-0.4 m), zero where the component is missing (magnorm infinite)."""
         mag = source.numbers(column, "mag", strict=True)
         return np.where(np.isfinite(mag), 10.0 ** (-0.4 * np.where(np.isfinite(mag), mag, 0.0)), 0.0)
 
     @staticmethod
     def _lens(source: Source) -> tuple[Array, Array, Array]:
-        """Reduced shear and magnification."""
+        """Return reduced shear and magnification."""
         first, second = ("shear1", "shear2") if "shear1" in source else ("shear_1", "shear_2")
         gamma1, gamma2 = source.numbers(first, default=0.0), source.numbers(second, default=0.0)
         rest = 1.0 - source.numbers("convergence", default=0.0)
@@ -115,7 +113,7 @@ class SkyCatalogs(Dialect):
 
     @staticmethod
     def _component(source: Source, part: str, word: str) -> tuple[Array, Array, Array]:
-        """Circularised radius and ellipticity (GalSim's frame) before lensing."""
+        """Return circularised radius and ellipticity (in GalSim's frame) before lensing."""
         if f"{word}HalfLightRadiusArcsec" in source:
             radius = source.numbers(f"{word}HalfLightRadiusArcsec", "arcsec", strict=True)
             return radius, source.numbers(f"{word}Ellipticity1"), source.numbers(f"{word}Ellipticity2")
@@ -128,7 +126,7 @@ class SkyCatalogs(Dialect):
 
 
 def _compose(e1: Array, e2: Array, g1: Array, g2: Array) -> tuple[Array, Array]:
-    """Ellipticity after a reduced shear, e' = (e + g) / (1 + g* e), e.g. Bartelmann & Schneider 2001, eq. 4.12."""
+    """Apply a reduced shear: e' = (e + g) / (1 + g* e), e.g. Bartelmann & Schneider 2001, eq. 4.12."""
     e, g = e1 + 1j * e2, g1 + 1j * g2
     sheared = (e + g) / (1.0 + np.conj(g) * e)
     return sheared.real, sheared.imag
@@ -141,17 +139,17 @@ class RomanIsim(Dialect):
     looks_for: ClassVar[str] = "ra, dec, type, n, half_light_radius, pa, ba, and a flux column such as F158"
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are romanisim's shape columns."""
+        """Return whether the table has romanisim's shape columns."""
         return {"ra", "dec", "type", "n", "half_light_radius", "pa", "ba"} <= columns
 
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """Magnitudes from maggies; shapes as they are."""
+        """Convert maggies to magnitudes; shapes are kept."""
         bands = per_band(source.names, r"([FW]\d{3})") | per_band(source.names, r"(PRISM|GRISM)")
         if band is not None and band in source:
             bands |= {band: band}
         require_band(source, bands, band)
         if not bands:
-            raise source.error("there is no flux column such as F158", fix="Say which column is a flux, with band=")
+            raise source.error("there is no flux column such as F158", fix="Name the flux column, with band=")
         kinds = {"PSF": "Star", "SER": "Sersic"}
         kind = np.array([kinds.get(word, word) for word in source.text("type").tolist()], dtype=np.str_)
         galaxy = kind == "Sersic"
@@ -175,19 +173,19 @@ class RomanIsim(Dialect):
 class CatSim(Dialect):
     """LSST CatSim galaxies: half-light axes of bulge and disk, ``<band>_ab``, and the ratio of normalising fluxes.
 
-    The Sersic indices are not in the file: 4 and 1, which is what CatSim drew.
+    The Sersic indices are not in the file; they are 4 and 1, as in CatSim.
     """
 
     name: ClassVar[str] = "catsim"
     looks_for: ClassVar[str] = "ra, dec, a_b, b_b, a_d, b_d, fluxnorm_bulge, fluxnorm_disk and <band>_ab"
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Whether there are CatSim's axes, normalisations and magnitudes."""
+        """Return whether the table has CatSim's axes, normalisations and magnitudes."""
         needed = {"ra", "dec", "a_b", "b_b", "a_d", "b_d", "fluxnorm_bulge", "fluxnorm_disk"}
         return needed <= columns and bool(per_band(list(columns), r"(\w)_ab"))
 
     def convert(self, source: Source, band: str | None) -> Canonical:
-        """Circularised radii, position angles as they are, one bulge fraction for all bands."""
+        """Convert to circularised radii and one bulge fraction for all bands; position angles are kept."""
         bands = per_band(source.names, r"(\w)_ab")
         require_band(source, bands, band)
         bulge, disk = (np.nan_to_num(source.numbers(f"fluxnorm_{part}", None)) for part in ("bulge", "disk"))

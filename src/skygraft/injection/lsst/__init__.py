@@ -6,13 +6,23 @@ way of drawing (GalSim's stamps, interpolants and transforms at GalSim's own acc
 correction at the PSF's average position), its Jacobians, its gains, its noise, and its mask planes.
 """
 
-from skygraft.injection.lsst.image import (
-    calibration_radius,
-    draw_sources,
-    drawable,
-    refusal_error,
-    undrawable,
-    within_padding,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skygraft.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from skygraft.injection.lsst.image import (
+        calibration_radius,
+        draw_sources,
+        drawable,
+        refusal_error,
+        undrawable,
+        within_padding,
+    )
 
 __all__ = ["calibration_radius", "draw_sources", "drawable", "refusal_error", "undrawable", "within_padding"]
+
+if not TYPE_CHECKING:  # GalSim is imported only where these conventions are asked for
+    __getattr__ = lazy_names(__name__, {"skygraft.injection.lsst.image": tuple(__all__)})

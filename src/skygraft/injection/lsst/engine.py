@@ -36,7 +36,7 @@ _CORE = 3
 
 @dataclass(frozen=True, eq=False)
 class _Aperture:
-    """The one aperture flux that all kernels of an image are divided by, and the part of the model's light it is."""
+    """The aperture flux that all kernels of an image are divided by, and the fraction of the light that it is."""
 
     flux: float
     fraction: float
@@ -44,7 +44,7 @@ class _Aperture:
 
 @dataclass(frozen=True, eq=False)
 class _Stamp:
-    """A source drawn: what lies on the image of it, where its box was to be, and whether that was as large as asked."""
+    """A drawn source: its stamp on the image, its intended box, and whether the stamp has the size asked for."""
 
     image: Any
     bounds: Any
@@ -121,7 +121,7 @@ def draw(
 
 
 class _Canvas:
-    """The planes that are drawn on, as GalSim's images."""
+    """The planes that are drawn on, as GalSim images."""
 
     def __init__(self, exposure: Exposure, planes: xr.Dataset, gain: Gain | None, *, mark_injected: bool) -> None:
         (x0, y0), (ny, nx) = exposure.xy0, exposure.shape
@@ -141,7 +141,7 @@ class _Canvas:
             self._bits = [np.int32(1 << add_mask_plane(planes, name)) for name in ("INJECTED", "INJECTED_CORE")]
 
     def add(self, stamp: _Stamp, x: float, y: float, random: tuple[int, bool] | None, *, variance: bool) -> None:
-        """Add a stamp of a source at (x, y) to all planes; with noise, of a seed and kind, where that is given."""
+        """Add the stamp of a source at (x, y) to all planes, with noise where a seed is given."""
         flux, added = stamp.image, None
         if self._inverse_gain is not None:
             inverse_gain = galsim.Image(
@@ -196,7 +196,7 @@ def _stamp_of(
     full: Any,
     report: RenderReport,
 ) -> _Stamp | None:
-    """Draw one source; None where that cannot be, with its flag and reason in the report."""
+    """Draw one source; None where it cannot be drawn, with its flag and reason in the report."""
     x, y, jacobian = float(sources.x[i]), float(sources.y[i]), sources.jacobian[i]
     if not np.isfinite(jacobian).all():
         report.flags[i] |= Flag.WCS_FAILED
@@ -258,7 +258,7 @@ def _kernel_at(exposure: Exposure, psf: PSF, x: float, y: float) -> NDArray[np.f
 
 
 def _draw_stamp(sources: Sources, i: int, kernel: NDArray[np.float64], full: Any) -> _Stamp | None:
-    """Draw a source on its part of the image by GalSim; None where that is empty. The one place that calls it."""
+    """Draw a source on its part of the image by GalSim; None where that part is empty."""
     x, y = float(sources.x[i]), float(sources.y[i])
     wcs = galsim.JacobianWCS(*sources.jacobian[i].ravel().tolist())
     psf = galsim.InterpolatedImage(galsim.Image(np.ascontiguousarray(kernel)), wcs=wcs)
@@ -269,7 +269,7 @@ def _draw_stamp(sources: Sources, i: int, kernel: NDArray[np.float64], full: Any
     if not bounds.isDefined():
         return None
     image = galsim.ImageF(bounds)
-    # The kernel has the pixel in it already.
+    # The kernel includes the pixel response.
     with bounded_transforms():
         source.drawImage(image, offset=galsim.PositionD(x, y) - bounds.true_center, wcs=wcs, method="no_pixel")
     if not np.isfinite(image.array).all():

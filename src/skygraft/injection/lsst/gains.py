@@ -1,4 +1,4 @@
-"""What the package takes for the gain: a straight line through variance against flux, one an amplifier."""
+"""The gain as the package estimates it: a straight line through variance against flux, one for each amplifier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST_PIXELS = 2
 
 
 def fitted_gains(exposure: Exposure) -> Gain:
-    """Electrons per image unit over an image, as the package fits them.
+    """Fit the gain over an image, in electrons per image unit, as the package does.
 
     A line is fitted by least squares to the variance of all good pixels against their flux, in each amplifier, or over
     the image where no amplifiers are recorded. Where a slope is not positive the median of the others is taken, or
@@ -70,7 +70,7 @@ def fitted_gains(exposure: Exposure) -> Gain:
 
 
 def _boxes(exposure: Exposure) -> list[tuple[slice, slice]]:
-    """The parts of the image that amplifiers read, as array slices; all of it where none are recorded."""
+    """List the parts of the image read by each amplifier, as array slices; the whole image where none are recorded."""
     (x0, y0), (ny, nx) = exposure.xy0, exposure.shape
     boxes = []
     for left, bottom, width, height in exposure.extra.get(AMPLIFIERS, ()):
@@ -82,7 +82,7 @@ def _boxes(exposure: Exposure) -> list[tuple[slice, slice]]:
 
 
 def _slope(exposure: Exposure, box: tuple[slice, slice]) -> float:
-    """Slope of variance against flux in a box; NaN where there is no line."""
+    """Fit the slope of variance against flux in a box; NaN where no line can be fitted."""
     assert exposure.variance is not None
     flux, variance = exposure.image[box], exposure.variance[box]
     bits = sum(bit for name, bit in exposure.mask_planes.items() if name in BAD_PLANES)
@@ -92,7 +92,7 @@ def _slope(exposure: Exposure, box: tuple[slice, slice]) -> float:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", np.exceptions.RankWarning)
         try:
-            # In single precision, as the package fits: its last digits are its own.
+            # In single precision, as the package fits: its last digits differ otherwise.
             slope = float(np.polyfit(flux[good], variance[good], deg=1)[0])
         except np.linalg.LinAlgError:  # pixels that are all zero
             return np.nan

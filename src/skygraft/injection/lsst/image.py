@@ -1,4 +1,4 @@
-"""From an image's catalogue to its drawn sources in the package's conventions: which, scaled by what, and how."""
+"""Injection into one image in the package's conventions: which sources are drawn, how scaled, and how."""
 
 from __future__ import annotations
 
@@ -43,12 +43,38 @@ _LISTED = 10
 
 
 def within_padding(sources: Sources) -> Reach:
-    """How far from an image's edge sources are considered: the same for all; what they touch their stamps decide."""
+    """Give the distance from an image's edge within which sources are considered: the same for all.
+
+    Which pixels they touch is decided by their stamps.
+
+    Parameters
+    ----------
+    sources : Sources
+        The sources.
+
+    Returns
+    -------
+    Reach
+    """
     return Reach(np.full(len(sources), float(TRIM_PADDING)))
 
 
 def calibration_radius(exposure: Exposure, reference: CalibrationReference | None, radius: float | None) -> float:
-    """Radius in pixels of the aperture that the PSF is scaled by: the given one, or that of the image's calibration.
+    """Find the radius of the aperture that the PSF is scaled by: the given one, or that of the image's calibration.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    reference : CalibrationAperture, PSF_MODEL, TOTAL or None
+        What a calibrated flux is the flux of; None where nothing says.
+    radius : float or None
+        Radius in pixels of ``flux_mode="aperture"``; None in the other modes.
+
+    Returns
+    -------
+    float
+        Pixels.
 
     Raises
     ------
@@ -69,6 +95,18 @@ def calibration_radius(exposure: Exposure, reference: CalibrationReference | Non
 
 def drawable(placed: Placed, on_bad: Literal["raise", "flag"]) -> Placed:
     """Leave out the sources that the package cannot draw, and flag them in the truth table.
+
+    Parameters
+    ----------
+    placed : Placed
+        The sources on the image; flags in its truth table are changed.
+    on_bad : {"raise", "flag"}
+        Whether such a source is an error.
+
+    Returns
+    -------
+    Placed
+        Without them.
 
     Raises
     ------
@@ -94,7 +132,17 @@ def drawable(placed: Placed, on_bad: Literal["raise", "flag"]) -> Placed:
 
 
 def undrawable(table: QTable) -> list[str]:
-    """The rows of a canonical catalogue that the package cannot draw, and why, for `refusal_error`."""
+    """List the rows of a canonical catalogue that the package cannot draw, and why, for `refusal_error`.
+
+    Parameters
+    ----------
+    table : QTable
+        The catalogue in canonical form.
+
+    Returns
+    -------
+    list of str
+    """
     table = table[~has_flag(values(table, "flags"), NOT_DRAWN)]
     nothing = np.zeros(len(table))
     sources = Sources(
@@ -121,7 +169,7 @@ def refusal_error(reasons: list[str], of: str, path: Path | None = None) -> Cata
     reasons : list of str
         Of `undrawable`.
     of : str
-        How many rows of what were looked at: ``"100 sources"``.
+        Number and kind of the rows that were checked: ``"100 sources"``.
     path : Path, optional
         The catalogue.
     """
@@ -145,7 +193,27 @@ def draw_sources(
     image_id: str,
     progress: Callable[[int], None] | None,
 ) -> Drawn:
-    """The exposure's planes with the sources on them; their flags for what is off the image are put right."""
+    """Draw the sources on an exposure's planes as the package does, and correct their flags for what is off the image.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+    placed : Placed
+        The sources; flags in its truth table are changed.
+    options : InjectionOptions
+        How to inject.
+    radius : float
+        Of the aperture that the PSF is scaled by, pixels.
+    image_id : str
+        Name of the image in random streams.
+    progress : callable or None
+        Called with the number of sources drawn since the last call.
+
+    Returns
+    -------
+    Drawn
+    """
     rows, sources = placed.rows, placed.sources
     ra, dec = (np.asarray(placed.truth[name].value, dtype=np.float64)[rows] for name in ("ra", "dec"))
     if len(sources):

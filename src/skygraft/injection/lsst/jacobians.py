@@ -19,7 +19,7 @@ _RADIANS = math.pi / (180 * 3600)
 def forward_jacobians(
     wcs: BaseLowLevelWCS, ra: ArrayLike, dec: ArrayLike, x: ArrayLike, y: ArrayLike
 ) -> NDArray[np.float64]:
-    """How the sky moves over the next pixel in x and in y, as afw's ``linearizePixelToSky`` has it.
+    """Compute the sky offset of the next pixel in x and in y, as afw's ``linearizePixelToSky`` does.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def forward_jacobians(
 
 
 def _offset(lon: float, lat: float, to_lon: float, to_lat: float) -> tuple[float, float]:
-    """Offset to East and North, radians, of one place from another, all in radians.
+    """Compute the offset to East and North of one place from another, all in radians.
 
     By the C library's functions: a last digit can make GalSim take another size for the transform of a trail, which
     changes its pixels by 4e-5 of its peak.

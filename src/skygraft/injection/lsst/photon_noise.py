@@ -14,7 +14,17 @@ __all__ = ["is_coadd", "seed_of", "with_noise"]
 
 
 def is_coadd(exposure: Exposure) -> bool:
-    """Whether the package takes an image for a coadd: by its CoaddInputs, or its data id where a format has none."""
+    """Tell whether the package takes an image for a coadd: by its CoaddInputs, or its data id where a format has none.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image.
+
+    Returns
+    -------
+    bool
+    """
     known = exposure.extra.get(COADD_INPUTS)
     if known is not None:
         return bool(known)
@@ -23,16 +33,29 @@ def is_coadd(exposure: Exposure) -> bool:
 
 
 def seed_of(seed: int, n_before: int, image_id: str) -> int:
-    """The seed of a source before which so many were drawn: one more with each.
+    """Give the seed of one source: one more with each source drawn before it.
 
     Zero is random for GalSim, so that the package's noise of that one source cannot be had again; here it is a number
     that depends on the image.
+
+    Parameters
+    ----------
+    seed : int
+        Of the injection.
+    n_before : int
+        Sources drawn before this one.
+    image_id : str
+        Name of the image.
+
+    Returns
+    -------
+    int
     """
     return (seed + n_before) or 1 + stream_key(0, image_id)[0]
 
 
 def with_noise(flux: Any, inverse_gain: Any, seed: int, *, coadd: bool) -> tuple[Any, Any]:
-    """A source with its noise, and the variance that it adds.
+    """Draw the photon noise of a source, and compute the variance that it adds.
 
     Parameters
     ----------

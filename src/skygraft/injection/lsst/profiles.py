@@ -1,4 +1,4 @@
-"""GalSim's objects of the sources, built as the package builds them, and which sources it has no object for."""
+"""GalSim objects of the sources, built as the package builds them, and which sources it cannot build."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from astropy.io import fits
 from skygraft.catalog import Flag
 from skygraft.errors import InjectionError
 from skygraft.render import Sources
-from skygraft.render.galsim_engine import LEAST_GALSIM_RATIO
+from skygraft.render.profiles import LEAST_GALSIM_RATIO
 
 __all__ = ["LIMITS_OF_N", "build_profile", "refusals"]
 
@@ -26,7 +26,7 @@ _WCS_KEYS = ("GS_WCS", "CD1_1", "CDELT1", "PC1_1", "PC001001")
 
 
 def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
-    """The sources that the package cannot draw: row to the flag that they get, and why.
+    """Find the sources that the package cannot draw: row to the flag that it gets, and why.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
 
 
 def build_profile(sources: Sources, i: int) -> Any:
-    """The GalSim object of source `i`, in arcsec (East, North), with its flux.
+    """Build the GalSim object of source `i`, in arcsec (East, North), with its flux.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def _sheared(profile: Any, sources: Sources, i: int) -> Any:
 
 
 def _trail(sources: Sources, i: int) -> Any:
-    """A very thin box in pixels, taken to the sky by the Jacobian."""
+    """Build a trail: a very thin box in pixels, mapped to the sky by the Jacobian."""
     jacobian = sources.jacobian[i]
     length, angle = sources.value("trail_length_pix", i, math.nan), sources.value("trail_angle_pix", i, 0.0)
     if not math.isfinite(length):
@@ -117,7 +117,7 @@ def _stamp(sources: Sources, i: int) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _read_stamp(path: Path, modified: int) -> tuple[Any, bool]:
-    """The first image of a file with its WCS as GalSim reads it, and whether the file has one."""
+    """Read the first image of a file with its WCS by GalSim, and whether the file has a WCS."""
     with fits.open(path, memmap=False) as hdus:
         images = [index for index, hdu in enumerate(hdus) if hdu.is_image and hdu.size > 0]
     if not images:

@@ -1,6 +1,7 @@
-"""HCOMPRESS and PLIO tiles: cfitsio's decoders go by what the bytes say, not by how many there are.
+"""Check HCOMPRESS and PLIO tiles before cfitsio decodes them.
 
-Of bytes that are cut short they read on in the memory behind, and return what they find there as pixels.
+cfitsio's decoders trust the lengths stated in a tile. If the tile is truncated they read past its end and return
+whatever is in memory there as pixels.
 """
 
 from __future__ import annotations
@@ -15,39 +16,43 @@ __all__ = ["check_plio", "decode_hcompress", "hcompressed_shape"]
 
 _MAGIC = b"\xdd\x99"
 _HEAD = 25
-"""Bytes of an HCOMPRESS tile before its bits: magic, shape, scale, sum, and bit planes of three quadrants."""
+"""Bytes of an HCOMPRESS tile's header: magic number, shape, scale, sum, and number of bit planes of three quadrants."""
 _MOST_PLANES = 64
 
 
 def hcompressed_shape(data: memoryview) -> tuple[int, ...] | None:
-    """The shape that an HCOMPRESS tile says it has; None where it is no such tile."""
+    """Return the shape stated in an HCOMPRESS tile, or None if it does not begin like one."""
     if len(data) < _HEAD or bytes(data[:2]) != _MAGIC:
         return None
     return struct.unpack(">2i", data[2:10])
 
 
 def decode_hcompress(codec: Any, data: memoryview, size: int) -> NDArray[Any]:
-    """The numbers of a tile, whose shape was checked.
+    """Decode an HCOMPRESS tile whose shape was checked with `hcompressed_shape`.
 
     Parameters
     ----------
     codec
-        astropy's.
+        The coder of `skygraft.fitsfile.codecs.load_codec`.
     data : memoryview
         The tile.
     size : int
-        Pixels.
+        Number of pixels.
+
+    Returns
+    -------
+    ndarray
 
     Raises
     ------
     ValueError
-        If the tile needs more bytes than it has.
+        If the tile is truncated.
     """
     planes = max(data[_HEAD - 3 : _HEAD])
     if planes > _MOST_PLANES:
         raise ValueError(f"it says that its pixels have {planes} bits")
-    # A bit plane takes no more than two bits a pixel: there is room for all that the decoder may read. What it
-    # reads of this room shows in the pixels, or as an error.
+    # A bit plane takes at most two bits a pixel, so the decoder cannot read past this padding. If it reads any of the
+    # padding, the pixels differ between the two fill values, or an error is raised.
     room = size * planes // 4 + size // 4 + 64
     low, high = (
         np.asarray(codec.decode(np.frombuffer(bytes(data) + bytes([fill]) * room, np.uint8))) for fill in (0, 0xFF)
@@ -58,19 +63,19 @@ def decode_hcompress(codec: Any, data: memoryview, size: int) -> NDArray[Any]:
 
 
 def check_plio(words: NDArray[Any], size: int) -> None:
-    """Refuse the instructions of a PLIO tile that are not as many as they say, or fill more than the tile.
+    """Check that a PLIO tile is as long as it states, and that its instructions do not fill more than its pixels.
 
     Parameters
     ----------
     words : ndarray of int16
         The tile.
     size : int
-        Pixels.
+        Number of pixels.
 
     Raises
     ------
     ValueError
-        If so.
+        If not.
     """
     given = words.tolist()
     if len(given) >= 4 and given[2] > 0:
@@ -84,14 +89,14 @@ def check_plio(words: NDArray[Any], size: int) -> None:
     place, filled = start, 0
     while place < length:
         code, number = (given[place] & 0xFFFF) >> 12, given[place] & 0xFFF
-        if code in (0, 4, 5):  # a run of zeros or of the present value, or zeros and one pixel of it
+        if code in (0, 4, 5):  # a run of zeros or of the current value, or zeros followed by one pixel of it
             filled += number
-        elif code in (6, 7):  # change the value, and set a pixel to it
+        elif code in (6, 7):  # change the current value and set one pixel to it
             filled += 1
-        elif code == 1:  # a new value, which the next word is part of
+        elif code == 1:  # set the current value; the next word belongs to it
             place += 1
         elif code > 7:
-            raise ValueError(f"word {place} is no instruction")
+            raise ValueError(f"word {place} is not an instruction")
         place += 1
     if place > length or filled > size:
         raise ValueError(f"its instructions are for {filled} pixels of {size}")
