@@ -31,8 +31,8 @@ import pytest
 import yaml
 from astropy.table import QTable
 
-import forked_workers
-from plain_images import write_plain_image
+from kits import forked_workers
+from kits.plain_images import write_plain_image
 
 if TYPE_CHECKING:
     from skygraft.campaign import RunSummary
