@@ -54,13 +54,12 @@ def make_catalog(n: int = 40) -> QTable:
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the survey; not to be changed."""
-    return _pristine(tmp_path_factory)
+    return _pristine(tmp_path_factory.getbasetemp() / "campaign-survey")
 
 
 @functools.cache
-def _pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _pristine(root: Path) -> Path:
     # Each folder has the fixture; what it makes is made once in a process.
-    root = tmp_path_factory.mktemp("survey")
     for i, (ra, dec) in enumerate(CENTRES):
         write_image(root / f"raw/v{i // 2}" / f"image-{i}.fits", ra, dec, 500 + i // 2, i % 2)
     write_catalog(make_catalog(), root / "fakes.parquet")
@@ -112,13 +111,13 @@ def checksums(output: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def expected(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Checksums of the campaign's outputs, made one image after the other without Dask."""
-    return _expected(pristine, tmp_path_factory)
+    return _expected(pristine, tmp_path_factory.getbasetemp() / "campaign-serial")
 
 
 @functools.cache
-def _expected(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def _expected(pristine: Path, root: Path) -> dict[str, str]:
     # Each folder has the fixture; what it makes is made once in a process.
-    root = tmp_path_factory.mktemp("serial")
+    root.mkdir()
     path = root / "campaign.yaml"
     settings = merged(
         SETTINGS, {"survey": {"root": str(pristine)}, "catalog": {"path": str(pristine / "fakes.parquet")}}
