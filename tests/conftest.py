@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from kits.forked_workers import fork_workers
+
 # Machines that run tests are shared: how long an example takes says nothing.
 settings.register_profile("skygraft", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("skygraft")
@@ -42,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((long for name, long in _SECONDS.items() if item.get_closest_marker(name)), 0.2)
 
     items[:] = [item for group in sorted(groups.values(), key=lambda some: -sum(map(seconds, some))) for item in group]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the workers of Dask clusters the quick way."""
+    if item.get_closest_marker("dask"):
+        fork_workers()
 
 
 @pytest.fixture(scope="session")

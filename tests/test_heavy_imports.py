@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plain_images import write_plain_image
+from kits.plain_images import write_plain_image
 
 # Reported by an audit hook, which processes that are forked on the way inherit.
 _WATCH = """

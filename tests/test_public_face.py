@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import skygraft
 import skygraft.testing
-from plain_images import write_plain_image
+from kits.plain_images import write_plain_image
 from skygraft.errors import CalibrationError
 from skygraft.exposure import NO_PHOTO_CALIB, Exposure
 from skygraft.formats import get_format

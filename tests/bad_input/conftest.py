@@ -18,7 +18,7 @@ from astropy.table import QTable
 from click.testing import Result
 from typer.testing import CliRunner
 
-from plain_images import SCALE, write_plain_image
+from kits.plain_images import SCALE, write_plain_image
 from skygraft.campaign import Campaign
 from skygraft.cli import app
 

@@ -147,7 +147,7 @@ def main() -> None:
 
 
 _WRITE = (
-    "import sys; from pathlib import Path; from plain_images import write_plain_image; "
+    "import sys; from pathlib import Path; from kits.plain_images import write_plain_image; "
     "write_plain_image(Path(sys.argv[1]), 150.0, 2.0, 512)"
 )
 

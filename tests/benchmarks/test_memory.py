@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plan_kit import make_images, write_plan
+from kits.plan_kit import make_images, write_plan
 from skygraft.records.image_states import ImageRows, ImageStates
 from skygraft.records.plan_file import Plan
 

@@ -16,7 +16,7 @@ from lsst.daf.butler import Butler, CollectionType, DatasetProvenance, DatasetRe
 from lsst.daf.butler.direct_butler import DirectButler
 from typer.testing import CliRunner
 
-from butler_kit import CAMERA, DEC, FITS_EXPOSURE, RA, add_calexp, define_regions, image_type, make_repository
+from kits.butler_kit import CAMERA, DEC, FITS_EXPOSURE, RA, add_calexp, define_regions, image_type, make_repository
 from skygraft.campaign import Campaign
 from skygraft.campaign.run import CampaignRun
 from skygraft.catalog import write_catalog

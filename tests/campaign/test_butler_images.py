@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from lsst.daf.butler import DatasetRef, DatasetType, FileDataset
 
-from butler_kit import Butler, StackFormatter
+from kits.butler_kit import Butler, StackFormatter
 from skygraft.campaign import Campaign
 from skygraft.catalog import write_catalog
 from skygraft.formats import read_exposure

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kits.tiny_campaign import write_tiny_campaign
 from skygraft.campaign import Campaign
 from skygraft.catalog.io import read_table
-from tiny_campaign import write_tiny_campaign
 
 BIG = 2**53 + 1
 

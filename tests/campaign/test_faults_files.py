@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 
-from faults_kit import (
+from kits.faults_kit import (
     N_IMAGES,
     Cluster,
     Ended,

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faults_kit import (
+from kits.faults_kit import (
     N_IMAGES,
     Cluster,
     Command,

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plain_images import write_plain_image
+from kits.plain_images import write_plain_image
+from kits.tiny_campaign import RA, write_tiny_campaign
 from skygraft.campaign import Campaign, read_plan
 from skygraft.campaign.checksums import discard
 from skygraft.errors import SkygraftError
 from skygraft.records.events import ImageReopened
 from skygraft.records.ledger import Ledger
 from skygraft.records.packs import PACK_NAME, pack_of
-from tiny_campaign import RA, write_tiny_campaign
 
 CHECKPOINT = "ledger_checkpoint.arrow"
 BLIND = {"ledger.jsonl", ".lock", "patch memory", CHECKPOINT}

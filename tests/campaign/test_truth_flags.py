@@ -12,7 +12,7 @@ import yaml
 from astropy.io import fits
 from astropy.table import QTable
 
-from plain_images import SCALE, write_plain_image
+from kits.plain_images import SCALE, write_plain_image
 from skygraft import read_exposure
 from skygraft.campaign import Campaign
 from skygraft.catalog import Flag, write_catalog

@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from typer.testing import CliRunner
 
-from plain_images import SCALE, write_plain_image
+from kits.plain_images import SCALE, write_plain_image
 from skygraft import read_exposure
 from skygraft.cli import app
 

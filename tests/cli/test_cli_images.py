@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
 
-from plain_images import write_plain_image
+from kits.plain_images import write_plain_image
 from skygraft.cli import app
 
 RA, DEC, SIZE = 150.1, 2.2, 60

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from distributed import Client
 
-from tiny_campaign import checksums, write_tiny_campaign
+from kits.tiny_campaign import checksums, write_tiny_campaign
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 

@@ -19,7 +19,7 @@ import yaml
 from astropy.io import fits
 from astropy.table import QTable
 
-from plain_images import MJD, write_plain_image
+from kits.plain_images import MJD, write_plain_image
 from skygraft.catalog import write_catalog
 from skygraft.catalog.flags import FLAG_DOCS
 from skygraft.catalog.truth_columns import describe_columns
@@ -30,9 +30,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
 SKYGRAFT = str(Path(sys.executable).with_name("skygraft"))
 RA, DEC, SIZE = 150.1, 2.2, 300
 NEEDS_JOBS = {"logs/"}
-"""Documented, and left only by jobs of a batch system (tests/cluster/test_slurm.py reads them)."""
+"""Documented, and left only by jobs of a batch system (tests/clusters/test_slurm.py reads them)."""
 NEEDS_MANY_IMAGES = {"records/tract=/patch=/part-0.parquet"}
-"""Documented, and left only by large campaigns (tests/campaign/test_packing.py makes them)."""
+"""Documented, and left only by large campaigns (tests/records/test_packing.py makes them)."""
 
 UNITS = {"pixel": "pix", "AB mag": "mag", "image units": ""}
 """As people and as astropy say it; fluxes are in the unit of each image."""

@@ -19,13 +19,13 @@ import pytest
 import yaml
 from astropy.table import QTable
 
+from kits.tiny_campaign import checksums, write_tiny_campaign
 from skygraft import read_exposure
 from skygraft.catalog import write_catalog
 from skygraft.catalog.schema import COLUMNS, SERSIC_RANGE, SOURCE_TYPES
 from skygraft.config.campaign import load_config
 from skygraft.config.cluster_kinds import KINDS, MODELS, BatchConfig
 from skygraft.photometry.flux_modes import FLUX_MODES
-from tiny_campaign import checksums, write_tiny_campaign
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH_KINDS = {kind for kind, model in MODELS.items() if issubclass(model, BatchConfig)}

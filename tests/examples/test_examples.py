@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from oracles import band_limited_aperture_flux
+from kits.oracles import band_limited_aperture_flux
 from skygraft import Campaign, read_exposure
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -14,7 +14,7 @@ from astropy.nddata import Cutout2D
 from astropy.table import QTable
 
 import skygraft
-from plain_images import write_plain_image
+from kits.plain_images import write_plain_image
 from skygraft.errors import ConfigError, FormatError
 from skygraft.exposure import COADD_NOISE, Exposure
 from skygraft.noise import CoaddNoise

@@ -12,13 +12,13 @@ from astropy.coordinates import SkyCoord
 from astropy.nddata import CCDData, Cutout2D, NDData, StdDevUncertainty, VarianceUncertainty
 from astropy.wcs import WCS
 
+from kits.wcs_kit import CD, SIP, cards, cd_cards, header
 from skygraft.errors import WcsError
 from skygraft.exposure import DataId, Exposure, make_planes
 from skygraft.formats import read_exposure
 from skygraft.photometry import PSF_MODEL, CalibrationAperture, PhotoCalib
 from skygraft.testing import make_exposure
 from skygraft.wcs import ArrayWcs, CelestialWcs, FitsWcs, array_wcs, pixel_scale
-from wcs_kit import CD, SIP, cards, cd_cards, header
 
 XY0 = (1000, 2000)
 

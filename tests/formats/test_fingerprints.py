@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from plain_images import plain_header
+from kits.plain_images import plain_header
 from skygraft import read_exposure, write_exposure
 from skygraft.exposure import Exposure
 from skygraft.fitsfile import tiles

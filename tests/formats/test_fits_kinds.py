@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from plain_images import plain_header, write_plain_image
+from kits.plain_images import plain_header, write_plain_image
 from skygraft.errors import CalibrationError, FormatError, MissingWcsError, UnknownFormatError
 from skygraft.formats import read_calibration, read_exposure, read_footprint, write_exposure
 from skygraft.survey import index_images

@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.table import QTable
 
 import skygraft
-from plain_images import plain_header
+from kits.plain_images import plain_header
 from skygraft.catalog import normalize_catalog
 from skygraft.errors import CalibrationError, InjectionError
 from skygraft.formats import read_calibration, read_exposure

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from astropy.io import fits
 
-from plain_images import plain_header
+from kits.plain_images import plain_header
 from skygraft.errors import CorruptFileError
 from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure, read_footprint, write_exposure

@@ -13,14 +13,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS
 
-from skygraft.campaign import Campaign, parse_config
-from skygraft.catalog import write_catalog
-from skygraft.errors import FormatError, MissingWcsError, WcsError
-from skygraft.exposure import add_mask_plane
-from skygraft.formats import read_calibration, read_exposure, read_footprint, write_exposure
-from skygraft.render.stamps import read_stamp
-from skygraft.survey import index_images
-from wcs_kit import (
+from kits.wcs_kit import (
     CD,
     PLATE,
     SCALE,
@@ -36,6 +29,13 @@ from wcs_kit import (
     plate_sky,
     zenithal,
 )
+from skygraft.campaign import Campaign, parse_config
+from skygraft.catalog import write_catalog
+from skygraft.errors import FormatError, MissingWcsError, WcsError
+from skygraft.exposure import add_mask_plane
+from skygraft.formats import read_calibration, read_exposure, read_footprint, write_exposure
+from skygraft.render.stamps import read_stamp
+from skygraft.survey import index_images
 
 NX, NY = 120, 100
 CALIB = {"MAGZERO": 27.0, "EXPTIME": 100.0, "GAIN": 2.0, "CCDNUM": 3, "INSTRUME": "cam", "FILTER": "r", "CALAPRAD": 8.0}

@@ -14,7 +14,7 @@ from astropy.io import fits
 from astropy.table import QTable
 
 import skygraft
-from plain_images import plain_header
+from kits.plain_images import plain_header
 from skygraft.catalog import normalize_catalog
 from skygraft.errors import CalibrationError, ConfigError, UncalibratedImageError
 from skygraft.formats import read_exposure

@@ -13,8 +13,8 @@ from astropy.io import fits
 from fuzz.images import PSF
 from fuzz.judge import CommandFailedError, SilentError, command, inside
 from fuzz.kit import Fuzz, copy_tree
-from plain_images import write_plain_image
-from tiny_campaign import DEC, RA, write_tiny_campaign
+from kits.plain_images import write_plain_image
+from kits.tiny_campaign import DEC, RA, write_tiny_campaign
 
 # --- configurations
 

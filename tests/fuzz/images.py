@@ -13,8 +13,8 @@ import numpy as np
 from astropy.io import fits
 
 from fuzz.mutate import split_hdus
-from plain_images import SCALE, plain_header, write_plain_image
-from wcs_kit import PLATE, SCAMP, Surface, cards, cd_cards, iraf_cards
+from kits.plain_images import SCALE, plain_header, write_plain_image
+from kits.wcs_kit import PLATE, SCAMP, Surface, cards, cd_cards, iraf_cards
 
 SIZE, RA, DEC = 64, 150.1, 2.2
 PSF = {"kind": "moffat", "fwhm": "0.8 arcsec", "beta": 3.0}

@@ -12,7 +12,7 @@ import pytest
 from astropy.table import QTable, Table
 
 import skygraft
-from plain_images import write_plain_image
+from kits.plain_images import write_plain_image
 from skygraft import inject
 from skygraft.catalog import Flag
 from skygraft.errors import CatalogError, ConfigError

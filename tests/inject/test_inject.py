@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from photutils.aperture import CircularAperture, aperture_photometry
 
-from oracles import band_limited_aperture_flux
+from kits.oracles import band_limited_aperture_flux
 from skygraft.catalog import Flag
 from skygraft.errors import (
     CalibrationError,

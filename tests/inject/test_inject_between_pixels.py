@@ -10,8 +10,8 @@ from astropy.table import Table
 from photutils.aperture import CircularAperture, aperture_photometry
 
 import skygraft
-from oracles import band_limited_aperture_flux
-from plain_images import plain_header
+from kits.oracles import band_limited_aperture_flux
+from kits.plain_images import plain_header
 from skygraft.catalog import Flag
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
 from skygraft.photometry import CalibrationAperture, PhotoCalib

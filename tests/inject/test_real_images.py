@@ -10,7 +10,7 @@ from astropy.table import Table
 from photutils.aperture import CircularAperture, aperture_photometry
 
 import skygraft
-from oracles import band_limited_aperture_flux
+from kits.oracles import band_limited_aperture_flux
 from skygraft.catalog import read_catalog
 from skygraft.cli.describe import describe_exposure
 from skygraft.formats import read_exposure

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import simpson
 from scipy.special import gammaincinv, gammaln, j0
 
-from psf_kit import KINDS, psf_of_kind
+from kits.psf_kit import KINDS, psf_of_kind
 from skygraft.catalog.flags import Flag
 from skygraft.psf import Box, FixedKernelPSF
 from skygraft.render import Canvas, Sources, render

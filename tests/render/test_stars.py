@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oracles import band_limited_aperture_flux
-from psf_kit import KINDS, SIDE, psf_of_kind
+from kits.oracles import band_limited_aperture_flux
+from kits.psf_kit import KINDS, SIDE, psf_of_kind
 from skygraft.catalog import Flag
 from skygraft.errors import PsfError
 from skygraft.psf import PSF, Box, FixedKernelPSF, KernelBasisPSF, LinearPSF

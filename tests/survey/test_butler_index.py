@@ -15,7 +15,7 @@ from lsst.daf.butler import Butler, DataCoordinate, DatasetRef, DatasetType, Fil
 from lsst.daf.butler.datastore import DatasetRefURIs
 from lsst.resources import ResourcePath
 
-from butler_kit import CAMERA, StackFormatter, add_calexp, image_type, make_repository
+from kits.butler_kit import CAMERA, StackFormatter, add_calexp, image_type, make_repository
 from skygraft.config.campaign import load_config, parse_config
 from skygraft.dataset import Dataset
 from skygraft.demo.calexp import write_src

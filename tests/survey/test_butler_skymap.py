@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from lsst.daf.butler import DatasetRef, DatasetType, FileDataset
 
-from butler_kit import Butler
+from kits.butler_kit import Butler
 from skygraft.config.campaign import parse_config
 from skygraft.errors import ConfigError, SkyMapError
 from skygraft.skymap import get_skymap

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plain_images import write_plain_image
+from kits.plain_images import write_plain_image
 from skygraft.errors import CampaignError, ConfigError, CorruptFileError, FormatError
 from skygraft.processes import process_mapper
 from skygraft.survey import INDEX_SCHEMA, IndexFile, index_images, index_survey, write_index

@@ -13,9 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlink import Ast
 
-from skygraft.errors import WcsError
-from skygraft.wcs import FitsWcs
-from wcs_kit import (
+from kits.wcs_kit import (
     PLATE,
     RA0,
     SCALE,
@@ -32,6 +30,8 @@ from wcs_kit import (
     raw_header,
     zenithal,
 )
+from skygraft.errors import WcsError
+from skygraft.wcs import FitsWcs
 
 RADIAL = "projp0=0. projp1=1. projp2=0. projp3=337.74 "
 ORDERS = [(1, 1), (2, 2), (4, 4), (3, 5), (5, 3), (1, 4), (4, 1), (10, 10)]

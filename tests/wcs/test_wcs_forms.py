@@ -16,9 +16,9 @@ from astropy.wcs.utils import wcs_to_celestial_frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kits.wcs_kit import CD, SCALE, SCAMP, SIP, cards, cd_cards, gnomonic, header, on_the_sky, pixels, plane, raw_header
 from skygraft.errors import WcsError
 from skygraft.wcs import FitsWcs
-from wcs_kit import CD, SCALE, SCAMP, SIP, cards, cd_cards, gnomonic, header, on_the_sky, pixels, plane, raw_header
 
 COS, SIN = np.cos(np.radians(30)), np.sin(np.radians(30))
 STEPS = {"CDELT1": -SCALE, "CDELT2": SCALE}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from kits.wcs_kit import PLATE, SCALE, SIP, cards, cd_cards, header, raw_header
 from skygraft.errors import MissingWcsError, WcsError
 from skygraft.wcs import FitsWcs
-from wcs_kit import PLATE, SCALE, SIP, cards, cd_cards, header, raw_header
 
 STEPS = {"CDELT1": -SCALE, "CDELT2": SCALE}
 GOOD = cards(**cd_cards())

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from consolidation_kit import contents, make_coadds, rows_of, run, survey, truth
-from finished_images import Outputs
+from kits.consolidation_kit import contents, make_coadds, rows_of, run, survey, truth
+from kits.finished_images import Outputs
 from skygraft.campaign import Campaign
 from skygraft.errors import CampaignError, OutputError
 from skygraft.records import packs

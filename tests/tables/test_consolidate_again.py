@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from consolidation_kit import (
+from kits.consolidation_kit import (
     EVERYWHERE,
     SKYMAP,
     backwards,
@@ -25,7 +25,7 @@ from consolidation_kit import (
     survey,
     truth,
 )
-from finished_images import Outputs, planned
+from kits.finished_images import Outputs, planned
 from skygraft.errors import CampaignError, OutputError
 from skygraft.tables import arrow as tables
 from skygraft.tables import truth as truth_tables

@@ -15,7 +15,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
-from drive_kit import drive, jobs
+from kits.drive_kit import drive, jobs
 from skygraft.campaign import Campaign
 from skygraft.campaign.run import CampaignRun
 from skygraft.clusters.cluster import open_cluster

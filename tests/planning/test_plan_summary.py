@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from plan_kit import write_plan
+from kits.plan_kit import write_plan
 from skygraft.campaign import Campaign, read_plan
 from skygraft.cli import app
 from skygraft.planning import cost as plan_cost

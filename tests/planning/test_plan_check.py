@@ -15,7 +15,7 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plan_kit import write_plan
+from kits.plan_kit import write_plan
 from skygraft.campaign import Campaign
 from skygraft.errors import ConfigError
 from skygraft.planning import check as plan_check

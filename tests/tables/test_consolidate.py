@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from consolidation_kit import (
+from kits.consolidation_kit import (
     EVERYWHERE,
     ON_COADD,
     SKYMAP,
@@ -26,8 +26,8 @@ from consolidation_kit import (
     survey,
     truth,
 )
-from finished_images import Outputs, planned
-from plan_kit import near_polygon
+from kits.finished_images import Outputs, planned
+from kits.plan_kit import near_polygon
 from skygraft.catalog import Flag, normalize_catalog
 from skygraft.catalog.io import read_table
 from skygraft.tables.neighbours import find_neighbours

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from plan_kit import make_images, write_plan
+from kits.plan_kit import make_images, write_plan
 from skygraft.campaign import ImageSummary
 from skygraft.errors import OutputError
 from skygraft.records import image_states as states_module

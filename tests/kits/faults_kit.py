@@ -31,7 +31,8 @@ import pytest
 import yaml
 from astropy.table import QTable
 
-from plain_images import write_plain_image
+from kits import forked_workers
+from kits.plain_images import write_plain_image
 
 if TYPE_CHECKING:
     from skygraft.campaign import RunSummary
@@ -180,14 +181,18 @@ class Command:
 
 
 def workers_of(command: Command) -> list[psutil.Process]:
-    """Dask's worker processes beneath a command: what its nannies started."""
+    """Dask's worker processes beneath a command: what its nannies spawned, or what their server forked."""
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(command.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if any("spawn_main" in word for word in process.cmdline()):
+                if _is(process, "spawn_main") or (_is(process, "forkserver") and _is(process.parent(), "forkserver")):
                     found.append(process)
     return found
+
+
+def _is(process: psutil.Process | None, what: str) -> bool:
+    return process is not None and any(what in word for word in process.cmdline())
 
 
 @contextlib.contextmanager
@@ -326,7 +331,7 @@ class Cluster:
         here = ["--scheduler-file", str(where), "--host", "127.0.0.1", "--no-dashboard"]
         self.scheduler = Command([*dask, "scheduler", *here, "--port", "0"], root / "scheduler", env)
         size = ["--nworkers", str(n_workers), "--nthreads", "1", "--memory-limit", memory]
-        scratch = ["--local-directory", str(root / "scratch")]
+        scratch = ["--local-directory", str(root / "scratch"), "--preload-nanny", forked_workers.__file__]
         everything = {**(env or {}), **(worker_env or {})}
         self.nannies = Command([*dask, "worker", *here, *size, *scratch], root / "workers", everything)
         wait_for(lambda: where.exists() and where.stat().st_size > 0, 60)

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plan_kit import row_digests
+from kits.plan_kit import row_digests
 from skygraft.catalog import read_partitions
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CampaignError

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from plan_kit import add_images
+from kits.plan_kit import add_images
 from skygraft.campaign import Campaign, ImageSummary
 from skygraft.monitoring.follower import Follower
 from skygraft.monitoring.overview import PatchTable

@@ -1,6 +1,6 @@
 """Campaigns on a real HTCondor pool of one machine, built in a Debian chroot: on demand, for it takes minutes.
 
-    SKYGRAFT_TEST_HTCONDOR=1 pytest tests/cluster/test_htcondor.py
+    SKYGRAFT_TEST_HTCONDOR=1 pytest tests/clusters/test_htcondor.py
 
 needs root, debootstrap and Debian's packages. The chroot is kept in ``SKYGRAFT_TEST_HTCONDOR_DIR``, by default
 /var/tmp/skygraft-htcondor, for the next time.
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tiny_campaign import checksums, write_tiny_campaign
+from kits.tiny_campaign import checksums, write_tiny_campaign
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("htcondor_pool.sh")

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from astropy.table import QTable
 
-from plan_kit import add_images
+from kits.plan_kit import add_images
 from skygraft.catalog import partition_catalog, write_catalog
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.execution.task import _on_image

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tiny_campaign import checksums, write_tiny_campaign
+from kits.tiny_campaign import checksums, write_tiny_campaign
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "deploy" / "slurm"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from consolidation_kit import EVERYWHERE, SKYMAP, here, make_catalog, rows_of
-from finished_images import APERTURE, SOFTWARE, Outputs, planned
+from kits.consolidation_kit import EVERYWHERE, SKYMAP, here, make_catalog, rows_of
+from kits.finished_images import APERTURE, SOFTWARE, Outputs, planned
 from skygraft.records.events import RunEnded, RunStarted
 from skygraft.tables.calibrations import calibration_use, fold, mixed_calibrations, split_origin, tidy
 from skygraft.tables.consolidate import Consolidation, consolidate

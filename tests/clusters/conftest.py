@@ -1,8 +1,7 @@
-"""A Slurm of one node, for as long as the tests of this folder take; and the campaigns of tests/campaign."""
+"""A Slurm of one node, for as long as the tests of this folder take; and the small campaigns."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -13,18 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from kits.campaign_fixtures import expected, kit, make_campaign, pristine, survey
+
 HERE = Path(__file__).parent
 NEEDED = ("sbatch", "squeue", "scancel", "slurmctld", "slurmd", "munged")
 
-_spec = importlib.util.spec_from_file_location("campaign_fixtures", HERE.parent / "campaign" / "conftest.py")
-assert _spec is not None
-assert _spec.loader is not None
-_campaign = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_campaign)
-# Fixtures are found by being names of a conftest.
-expected, kit, make_campaign, pristine, survey = (
-    getattr(_campaign, name) for name in ("expected", "kit", "make_campaign", "pristine", "survey")
-)
+__all__ = ["expected", "kit", "make_campaign", "pristine", "survey"]
 
 
 def free_port() -> int:

@@ -1,7 +1,7 @@
 """A campaign under a real mpirun: on demand, for it needs an MPI.
 
 apt-get install -y --no-install-recommends openmpi-bin libopenmpi-dev && pip install dask-mpi mpi4py
-SKYGRAFT_TEST_MPI=1 pytest tests/cluster/test_mpi.py
+SKYGRAFT_TEST_MPI=1 pytest tests/clusters/test_mpi.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_campaign import checksums, write_tiny_campaign
+from kits.tiny_campaign import checksums, write_tiny_campaign
 
 LAUNCH = Path(__file__).resolve().parents[2] / "deploy" / "mpi" / "launch.sh"
 

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from astropy.table import QTable
 
-from plain_images import write_plain_image
+from kits.plain_images import write_plain_image
 from skygraft.catalog import write_catalog
 
 RA, DEC = 150.1, 2.2

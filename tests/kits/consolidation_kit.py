@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from astropy.table import QTable
 
-from finished_images import CENTERS, Outputs, planned
+from kits.finished_images import CENTERS, Outputs, planned
 from skygraft.catalog import normalize_catalog
 from skygraft.catalog.io import to_arrow
 from skygraft.tables.consolidate import Consolidation, consolidate

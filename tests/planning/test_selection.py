@@ -10,7 +10,7 @@ from astropy.table import QTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plan_kit import near_polygon, row_digests
+from kits.plan_kit import near_polygon, row_digests
 from skygraft.planning.selection import digest_rows, select
 
 CENTRES = [(150.0, 2.0), (0.001, -45.0), (10.0, 89.9), (200.0, -90.0)]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from plan_kit import add_images, make_images, write_plan
+from kits.plan_kit import add_images, make_images, write_plan
 from skygraft.errors import CampaignError, OutputError
 from skygraft.records import plan_file as planned_module
 from skygraft.records.plan_file import Plan, PlannedImage, PlanWriter, read_plan

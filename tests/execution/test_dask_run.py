@@ -18,7 +18,7 @@ import pytest
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import CancelledError
 
-from drive_kit import Reports, drive, jobs, name_of
+from kits.drive_kit import Reports, drive, jobs, name_of
 from skygraft.campaign import Campaign, ImageSummary, NoReporter
 from skygraft.clusters.cluster import open_cluster
 from skygraft.config.cluster_kinds import LocalConfig
