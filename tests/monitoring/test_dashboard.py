@@ -286,9 +286,9 @@ def test_the_reported_addresses_answer(scheduler: str, dashboard: str, prefix: s
     ):
         found = find_dashboard(client)
         assert is_answered(found.url)
-        assert found.words("local") == found.url
+        assert found.describe("local") == found.url
         # The machine is named only where the address is of its loopback.
-        assert (socket.gethostname() in found.words("slurm")) == (dashboard != ":0")
+        assert (socket.gethostname() in found.describe("slurm")) == (dashboard != ":0")
         with DashboardReporter(client, say=said.append, interval=0.05) as reporter:
             reporter.start(make_overview())
             eventually(lambda: bool(said))
