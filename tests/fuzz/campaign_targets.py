@@ -138,7 +138,16 @@ _CAMPAIGNS: dict[str, Any] = {
     "calexp": _calexps,
 }
 
-_VOLATILE = ("ledger.jsonl", "campaign.yaml", ".lock", ".consolidated", "provenance.json", "plan", "failures.parquet")
+_VOLATILE = (
+    "ledger.jsonl",
+    "ledger_checkpoint.arrow",
+    "campaign.yaml",
+    ".lock",
+    ".consolidated",
+    "provenance.json",
+    "plan",
+    "failures.parquet",
+)
 """What a campaign writes that is no result, or that tells when it was made."""
 
 

@@ -45,7 +45,7 @@ def test_a_sample_is_always_the_same_and_of_all_bands(many: Campaign) -> None:
         many.layout.record(image.tract, image.patch, image.stem).unlink()
     rows, n_done = chosen_images(many, 5)
     assert n_done == 11 and {image.band for image in plan.images(rows)} == {"r"}
-    with pytest.raises(ConfigError, match="sample of 0"):
+    with pytest.raises(ConfigError, match="sample is 0"):
         chosen_images(many, 0)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import checked_path, read_checksum
 from skygraft.records.files import Layout, json_text
 from skygraft.records.ledger_scan import FILE_COLUMNS
@@ -122,7 +122,7 @@ def open_checkpoint(plan: Plan, layout: Layout) -> Iterator[Checkpoint | None]:
             source = stack.enter_context(pa.memory_map(str(layout.checkpoint)))
             content = source.read_buffer()
             reader = stack.enter_context(pa.ipc.open_file(content))
-            header = CheckpointHeader(**json.loads(reader.schema.metadata[_METADATA]))
+            header = CheckpointHeader(**parse_json(reader.schema.metadata[_METADATA]))
             usable = (
                 known is not None
                 and reader.schema.equals(CHECKPOINT_SCHEMA)

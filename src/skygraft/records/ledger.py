@@ -24,7 +24,7 @@ from skygraft.errors import CampaignError, OutputError
 from skygraft.records.events import Event, ImageEvent, RunEnded, RunStarted, TablesStarted, event_line, parse_event
 from skygraft.records.image_summary import ImageSummary
 
-__all__ = ["Failure", "Ledger", "Phase", "phase_of", "read_events", "read_runs"]
+__all__ = ["Failure", "Ledger", "Phase", "open_ledger", "phase_of", "read_events", "read_runs"]
 
 type Phase = Literal["starting", "images", "tables"]
 """What a run is doing: finding out what is left to do, making images, or making tables."""
@@ -169,7 +169,7 @@ class Ledger:
         )
 
 
-def _opened(path: Path) -> BinaryIO | None:
+def open_ledger(path: Path) -> BinaryIO | None:
     """Open a ledger for reading; None where there is none."""
     try:
         return path.open("rb")
@@ -202,7 +202,7 @@ def read_events(
     CampaignError
         If it cannot be read, or a line is not understood; one that was cut short is skipped.
     """
-    if (handle := _opened(path)) is None:
+    if (handle := open_ledger(path)) is None:
         return
     with handle:
         handle.seek(start)
@@ -230,7 +230,7 @@ def read_runs(path: Path) -> list[RunStarted | TablesStarted | RunEnded]:
         If the ledger cannot be read.
     """
     found: list[RunStarted | TablesStarted | RunEnded] = []
-    if (handle := _opened(path)) is None:
+    if (handle := open_ledger(path)) is None:
         return found
     with handle:
         place = 0

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from skygraft.processes import process_mapper
 from skygraft.records.events import Event, ImageEvent, ImageReopened, RunStarted
-from skygraft.records.ledger import read_events
+from skygraft.records.ledger import open_ledger, read_events
 
 __all__ = [
     "DONE",
@@ -133,7 +133,9 @@ def scan_ledger(
 
 def _parts(ledger: Path, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Where parts begin and end, at ends of lines."""
-    with ledger.open("rb") as handle:
+    if (handle := open_ledger(ledger)) is None:
+        return
+    with handle:
         while start < stop:
             handle.seek(start + _PART_BYTES)
             handle.readline()
