@@ -416,3 +416,16 @@ def test_a_campaign_shows_itself(make_campaign: MakeCampaign) -> None:
     campaign.plan()
     assert "4 images" in repr(campaign)
     assert "<table>" in campaign._repr_html_()
+
+
+def test_what_a_killed_planner_left_of_the_catalogue_is_removed(make_campaign: MakeCampaign, survey: Path) -> None:
+    campaign = make_campaign()
+    code = (
+        "import os; from skygraft.catalog import partition; partition.check_duplicates = lambda *a, **k: os._exit(9);"
+        "from skygraft.campaign import Campaign;"
+        f"Campaign.from_yaml({str(survey / 'campaign.yaml')!r}).plan(processes=1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert list(campaign.layout.catalog.glob(".spool-*"))
+    campaign.plan()
+    assert not list(campaign.layout.catalog.glob(".spool-*"))

@@ -48,9 +48,12 @@ from skygraft.disk import atomic_path
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
 from skygraft.wcs.base import to_vectors
 
-__all__ = ["OUTSIDE", "Locator", "PartitionSummary", "partition_catalog"]
+__all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "partition_catalog"]
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+SPOOL = ".spool-"
+"""Prefix of the folder of temporary files, in the data set's folder."""
 
 LAYOUT_VERSION = 4
 
@@ -164,7 +167,7 @@ def partition_catalog(
             path=out,
             fix="Choose another folder, or pass overwrite=True",
         )
-    spool = out / f".spool-{uuid.uuid4().hex}"
+    spool = out / f"{SPOOL}{uuid.uuid4().hex}"
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with _writing(out / MARKER):
@@ -415,7 +418,7 @@ def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
                     folder.rmdir()
         if not any(tract.iterdir()):
             tract.rmdir()
-    for spool in out.glob(".spool-*"):  # left by a killed run, if a day old: running ones are younger
+    for spool in out.glob(f"{SPOOL}*"):  # left by a killed run, if a day old: running ones are younger
         if time.time() - spool.stat().st_mtime > 86400:
             shutil.rmtree(spool, ignore_errors=True)
 

@@ -75,7 +75,7 @@ def plan_images(config: CampaignConfig, *, mapper: Mapper = careful_map, process
 
 def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
     """Plan; `look` is the mapper for small items."""
-    from skygraft.catalog import partition_catalog
+    from skygraft.catalog.partition import SPOOL, partition_catalog
     from skygraft.catalog.partition_read import OUTSIDE, list_partitions
     from skygraft.planning.index import spool_index
     from skygraft.planning.patches import PlannerSpec, find_movers, plan_patches
@@ -88,6 +88,9 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
         spooled = spool_index(index, root, skymap, folder, leave_out=config.output)
         _check_images(config, len(spooled), unusable)
         del index
+        # Of planners that were killed; the campaign's lock keeps others away.
+        for left in layout.catalog.glob(f"{SPOOL}*"):
+            shutil.rmtree(left, ignore_errors=True)
         partition_catalog(
             config.catalog.path,
             skymap,
