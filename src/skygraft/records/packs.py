@@ -405,7 +405,6 @@ class PackWriter:
                 "written_ns": self._written_ns,
             }
             self._writer.add_key_value_metadata({_INDEX: orjson.dumps(index)})
-        _sync(self._pack.parent)
 
     def add(self, stem: str, image_id: str, files: Mapping[str, tuple[bytes, FileState]]) -> None:
         """Add an image.
@@ -445,13 +444,3 @@ def _binary(values: Sequence[bytes]) -> pa.Array:
     offsets = np.cumsum([0, *map(len, values)], dtype=np.int64).astype(np.int32)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
     return pa.Array.from_buffers(pa.binary(), len(values), buffers)
-
-
-def _sync(folder: Path) -> None:
-    """Force a folder to disk: the name of a new file in it, before those of others are removed."""
-    with contextlib.suppress(OSError):  # not every file system can
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
