@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-__all__ = ["count", "data_size", "duration", "number", "phase_words", "rate", "share", "verdict"]
+__all__ = ["count", "counts", "data_size", "duration", "number", "phase_words", "rate", "share", "verdict"]
 
 type Severity = Literal["good", "active", "warning", "bad"]
 
@@ -64,6 +65,11 @@ def share(part: float, whole: float) -> str:
 def number(n: int, what: str) -> str:
     """Return a number with its noun: ``1 run``, ``2 runs``."""
     return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """Numbers by name, sorted by name: ``g: 1,200, r: 3``; empty without any."""
+    return ", ".join(f"{name}: {n:,}" for name, n in sorted(numbers.items()))
 
 
 def phase_words(phase: str) -> str:

@@ -25,6 +25,7 @@ from skygraft.records.file_checksums import checked_path
 from skygraft.records.plan_file import Plan, PlannedImage
 from skygraft.tables.arrow import with_units
 from skygraft.tables.calibrations import CalibrationUse, calibration_use, fold
+from skygraft.wording import counts
 
 __all__ = [
     "FEW_IMAGES",
@@ -173,7 +174,7 @@ class Trouble:
     def __str__(self) -> str:
         what, fix = TROUBLES[self.kind]
         names = ", ".join(self.first) + (", ..." if self.n_images > len(self.first) else "")
-        where = f"; by instrument and band: {_counts(self.where)}" if len(self.where) > 1 else ""
+        where = f"; by instrument and band: {counts(self.where)}" if len(self.where) > 1 else ""
         number = f"{self.n_images:,} image{'s' * (self.n_images > 1)}"
         text = f"{what}: {number} ({names}{where}); {'the first: ' if self.n_images > 1 else ''}{self.problem}"
         return f"{text.rstrip('.')}. To do: {fix}" if fix else text
@@ -206,10 +207,6 @@ class PlanChecks:
     def count(self, kind: str) -> int:
         """The number of checked images that have this kind of trouble."""
         return next((trouble.n_images for trouble in self.troubles if trouble.kind == kind), 0)
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name}: {n:,}" for name, n in sorted(counts.items()))
 
 
 def check_image(image: PlannedImage, config: CampaignConfig) -> ImageCheck:

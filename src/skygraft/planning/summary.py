@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from skygraft.records.file_checksums import checked_path
 from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan
 from skygraft.tables.calibrations import mixed_calibrations
-from skygraft.wording import data_size, duration, number
+from skygraft.wording import counts, data_size, duration, number
 
 __all__ = ["WORKER_COUNTS", "PlanSummary", "summarise_plan"]
 
@@ -121,7 +121,7 @@ class PlanSummary:
         rows += [
             (
                 "images",
-                f"{self.n_images:,}  ({_counts(self.instruments)}; bands {_counts(self.bands)})",
+                f"{self.n_images:,}  ({counts(self.instruments) or 'none'}; bands {counts(self.bands) or 'none'})",
             ),
             *([("to make", self._to_make())] if left or self.n_failed else []),
             ("sources", f"{self.n_sources:,} to draw, of {self.n_catalog:,} in the catalogue"),
@@ -379,7 +379,3 @@ def _too_little(cost: Cost, free: FreeSpace | None, n_workers: int, output: Path
             "put output: elsewhere, or have the limit raised"
         )
     return problems
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {n:,}" for name, n in sorted(counts.items())) or "none"
