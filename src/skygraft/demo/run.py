@@ -18,6 +18,7 @@ from rich.progress import Progress
 from scipy.spatial import cKDTree
 
 from skygraft.campaign import Campaign, RichReporter, RunSummary
+from skygraft.campaign.pairs import read_pair
 from skygraft.catalog import write_catalog
 from skygraft.demo.calibrate import measure
 from skygraft.demo.fakes import make_fakes, write_campaign
@@ -26,7 +27,7 @@ from skygraft.demo.survey import MadeImage, make_survey
 from skygraft.errors import OutputExistsError
 from skygraft.qa.closure import ClosureSummary, summarize_closure
 from skygraft.qa.plots import best_cutout, closure_figure, composite_figure, save_figure, triplet_figure
-from skygraft.qa.verify import finished_images, read_pair, verify_campaign
+from skygraft.qa.verify import finished_images, verify_campaign
 
 __all__ = ["DemoResult", "SurveyScale", "run_demo"]
 
@@ -198,7 +199,8 @@ def _survey_scale(campaign: Campaign, spec: SurveySpec) -> dict[str, SurveyScale
     sky = make_sky(spec)
     residuals: dict[str, tuple[list[NDArray[Any]], list[NDArray[Any]]]] = {band: ([], []) for band in spec.bands}
     for image, _record in finished_images(campaign):
-        before, after, truth = read_pair(campaign, image)
+        pair = read_pair(campaign.config, image)
+        before, after, truth = pair.before, pair.after, pair.truth
         band, calib = str(image.band), before.photo_calib
         assert calib is not None and before.variance is not None
         src = image.source(campaign.config.survey.root)
@@ -248,7 +250,8 @@ def _pictures(campaign: Campaign, closure: QTable, root: Path) -> tuple[Path, ..
     done = [image for image, _ in finished_images(campaign)]
     # The first image of the last, reddest band, in which galaxies are most prominent.
     image = next(i for i in done if i.band == done[-1].band)
-    before, after, truth = read_pair(campaign, image)
+    pair = read_pair(campaign.config, image)
+    before, after, truth = pair.before, pair.after, pair.truth
     cutout = best_cutout(before, truth, CUTOUT)
     folder = root / "pictures"
     folder.mkdir(exist_ok=True)

@@ -14,23 +14,17 @@ from astropy.table import QTable, vstack
 from numpy.typing import NDArray
 
 from skygraft.campaign import Campaign, CampaignConfig, Plan, PlannedImage, read_plan
-from skygraft.catalog.io import from_arrow
+from skygraft.campaign.pairs import read_pair
 from skygraft.errors import CampaignError, ConfigError, SkygraftError
-from skygraft.execution.task import sources_of
-from skygraft.exposure import Exposure
-from skygraft.formats import read_exposure
 from skygraft.planning.check import choose_images
-from skygraft.planning.reading import read_image
 from skygraft.processes import process_mapper
 from skygraft.qa.closure import measure_closure
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
-from skygraft.records.packs import file_exists
 from skygraft.records.plan_file import campaign_plan
 from skygraft.records.status import DONE, record_states
-from skygraft.tables.truth_parts import read_truth_part
 
-__all__ = ["SAMPLE", "chosen_images", "finished_images", "read_pair", "verify_campaign"]
+__all__ = ["SAMPLE", "chosen_images", "finished_images", "verify_campaign"]
 
 SAMPLE = 100
 """Default number of images to measure; each takes about a second."""
@@ -57,49 +51,6 @@ def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, An
     images = read_plan(campaign.layout.plan)
     records = [read_record(campaign.layout.record(i.tract, i.patch, i.stem), i.image_id) for i in images]
     return [(image, record) for image, record in zip(images, records, strict=True) if record is not None]
-
-
-def read_pair(campaign: Campaign, image: PlannedImage) -> tuple[Exposure, Exposure, QTable]:
-    """Read an image before and after injection, and its truth table.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    image : PlannedImage
-        An image that is done.
-
-    Returns
-    -------
-    before, after : Exposure
-    truth : QTable
-
-    Raises
-    ------
-    CampaignError
-        If its record or truth is damaged.
-    SkygraftError
-        If an image cannot be read; as `skygraft.read_exposure`.
-    """
-    return _read_pair(campaign.config, image, _record_of(campaign.layout, image))
-
-
-def _record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
-    path = layout.record(image.tract, image.patch, image.stem)
-    if (record := read_record(path, image.image_id)) is None:
-        what = "the record is damaged" if file_exists(path) else "there is no record: the image is not done"
-        raise CampaignError(what, path=path, fix="Redo the image: skygraft run")
-    return record
-
-
-def _read_pair(
-    config: CampaignConfig, image: PlannedImage, record: dict[str, Any]
-) -> tuple[Exposure, Exposure, QTable]:
-    layout = Layout(config.output)
-    before = read_image(image, config)
-    after = read_exposure(layout.images / image.output, format=image.format, **image.format_options())
-    part = layout.truth_part(image.tract, image.patch, image.stem)
-    written = record["outputs"].get(part.relative_to(layout.root).as_posix(), {})
-    return before, after, from_arrow(read_truth_part(part, written.get("sha256", "")))
 
 
 def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDArray[np.int64], int]:
@@ -218,19 +169,17 @@ def _plan(path: Path) -> Plan:
 
 def _measure(row: int, *, config: CampaignConfig, aperture: Any, contamination: float) -> _Measured:
     """Measure one image of the plan; errors are returned, so that other images are still measured."""
-    layout = Layout(config.output)
-    image = next(_plan(layout.plan).images([row]))
+    image = next(_plan(Layout(config.output).plan).images([row]))
     try:
-        record = _record_of(layout, image)
-        before, after, truth = _read_pair(config, image, record)
+        pair = read_pair(config, image)
         # Without a variance plane, the noise follows from the gain that it was drawn with.
-        gain = record.get("injection", {}).get("gain") if before.variance is None else None
+        gain = pair.record.get("injection", {}).get("gain") if pair.before.variance is None else None
         table = measure_closure(
-            before,
-            after,
-            truth,
+            pair.before,
+            pair.after,
+            pair.truth,
             aperture=aperture,
-            catalog=sources_of(image, config)[0],
+            catalog=pair.sources,
             options=config.injection.options(),
             contamination=contamination,
             noise=None if gain is None else True,

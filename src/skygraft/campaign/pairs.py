@@ -1,0 +1,106 @@
+"""An image of a campaign before and after injection, with its truth and its record: what measurements work on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from astropy.table import QTable
+
+from skygraft.catalog.io import from_arrow
+from skygraft.config.campaign import CampaignConfig
+from skygraft.errors import CampaignError
+from skygraft.execution.task import sources_of
+from skygraft.exposure import Exposure
+from skygraft.formats import read_exposure
+from skygraft.planning.reading import read_image
+from skygraft.records.files import Layout
+from skygraft.records.image_record import read_record
+from skygraft.records.packs import file_exists
+from skygraft.records.plan_file import PlannedImage
+from skygraft.tables.truth_parts import read_truth_part
+
+__all__ = ["ImagePair", "read_pair", "record_of"]
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """An image before and after injection.
+
+    Parameters
+    ----------
+    image : PlannedImage
+        The image, as the plan has it.
+    record : mapping
+        Its record: inputs, outputs with checksums, calibration, summary of the injection.
+    before, after : Exposure
+        The image as it was, and the output file, read anew.
+    truth : QTable
+        One row per source that reaches the image, as `Injection.truth`.
+    sources : QTable
+        The catalogue's rows of the image, with all their columns, in order of ``injection_id``.
+    """
+
+    image: PlannedImage
+    record: Mapping[str, Any]
+    before: Exposure
+    after: Exposure
+    truth: QTable
+    sources: QTable
+
+
+def record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
+    """Read the record of an image that is done.
+
+    Parameters
+    ----------
+    layout : Layout
+        The campaign's output folder.
+    image : PlannedImage
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    CampaignError
+        If there is none, or it is damaged.
+    """
+    path = layout.record(image.tract, image.patch, image.stem)
+    if (record := read_record(path, image.image_id)) is None:
+        what = "the record is damaged" if file_exists(path) else "there is no record: the image is not done"
+        raise CampaignError(what, path=path, fix="Redo the image: skygraft run")
+    return record
+
+
+def read_pair(config: CampaignConfig, image: PlannedImage) -> ImagePair:
+    """Read an image before and after injection, its truth and its catalogue rows.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    image : PlannedImage
+        An image that is done.
+
+    Returns
+    -------
+    ImagePair
+
+    Raises
+    ------
+    CampaignError
+        If its record or truth is missing or damaged.
+    SkygraftError
+        If an image cannot be read; as `skygraft.read_exposure`.
+    """
+    layout = Layout(config.output)
+    record = record_of(layout, image)
+    before = read_image(image, config)
+    after = read_exposure(layout.images / image.output, format=image.format, **image.format_options())
+    part = layout.truth_part(image.tract, image.patch, image.stem)
+    written = record["outputs"].get(part.relative_to(layout.root).as_posix(), {})
+    truth = from_arrow(read_truth_part(part, written.get("sha256", "")))
+    return ImagePair(image, record, before, after, truth, sources_of(image, config)[0])

@@ -1,0 +1,1 @@
+"""The report of a campaign: one HTML file with its figures, numbers and provenance."""
