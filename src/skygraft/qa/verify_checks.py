@@ -1,0 +1,254 @@
+"""Check what a campaign wrote for one image: its output against its original, its truth, its record and its catalogue.
+
+Every check is a row with a verdict. Those that measure (closure, flux, centroid, position angle) need enough photons
+to see a mistake, and say so where there are too few; the others hold or do not. `check_pair` is a pure function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from skygraft.campaign.checksums import damaged_outputs
+from skygraft.campaign.pairs import ImagePair
+from skygraft.catalog.flags import Flag, has_flag
+from skygraft.errors import CalibrationError, SkygraftError, UncalibratedImageError, UnknownApertureError
+from skygraft.exposure import Exposure
+from skygraft.injection import InjectionOptions
+from skygraft.qa.closure import measure_closure, summarize_closure
+from skygraft.qa.pixel_checks import check_flux, check_mask, check_residual, check_untouched, check_variance
+from skygraft.qa.pixel_sums import BLOCK, IMAGE_SUMS, image_sums
+from skygraft.qa.redraw import NoiseLaw, Redrawn, noise_law, redraw, stored_step
+from skygraft.qa.source_shapes import MOST, Offset, angle_offset, drawn_angles, position_offset
+from skygraft.qa.truth_checks import check_truth
+from skygraft.qa.verdicts import CHECKS, Row, rows_table
+from skygraft.records.files import Layout
+from skygraft.records.image_record import PIXEL_VERSION
+
+__all__ = ["CHECKS", "VERSION", "check_pair"]
+
+VERSION = 1
+"""Of the checks; a verification by another version is made again."""
+
+POSITION_TOLERANCE, POSITION_RESOLUTION = 0.03, 0.06
+"""Pixels: a median offset up to the former passes; four standard errors above the latter are too large."""
+ANGLE_TOLERANCE, ANGLE_RESOLUTION = 0.5, 4.0
+"""Degrees, in the same way."""
+_DRAWN_ANGLE = 10.0
+"""Degrees by which sources as drawn may differ from the catalogue, in the median: the PSF's shape turns them a bit."""
+_LEAST_ANGLES = 5
+
+
+def check_pair(pair: ImagePair, settings: Mapping[str, Any]) -> pa.Table:
+    """Check an image of a campaign.
+
+    Parameters
+    ----------
+    pair : ImagePair
+        The image before and after injection, its truth, its record and its sources.
+    settings : mapping
+        ``injection``: the campaign's settings of injection. Optional are ``settings``, what pixels depend on by the
+        configuration (to say where the record differs); ``aperture``, the radius for closure where images are not
+        calibrated to an aperture; and ``contamination``, as for `skygraft.qa.measure_closure`.
+
+    Returns
+    -------
+    pyarrow.Table
+        One row per check, in the order of `CHECKS`; columns as in `skygraft.qa.verdicts.SCHEMA`.
+    """
+    work = _Work(pair, settings)
+    rows = [
+        work.checksum(),
+        work.version(),
+        *check_truth(pair, work.redrawn),
+        *work.of_pixels(),
+    ]
+    order = {name: i for i, name in enumerate(CHECKS)}
+    band = pair.image.band or str(pair.record.get("band") or "")
+    return rows_table(pair.image.image_id, band, sorted(rows, key=lambda row: order[row.check]))
+
+
+@dataclass
+class _Work:
+    """What several checks of one image need."""
+
+    pair: ImagePair
+    settings: Mapping[str, Any]
+    redrawn: Redrawn | None = None
+    law: NoiseLaw | None = None
+    problem: str = ""
+    options: InjectionOptions = field(init=False)
+
+    def __post_init__(self) -> None:
+        pair = self.pair
+        self.options = InjectionOptions(**self.settings.get("injection", {}))
+        if pair.before.shape != pair.after.shape or pair.before.xy0 != pair.after.xy0:
+            self.problem = (
+                f"the output has {_size(pair.after)} pixels from {pair.after.xy0}, "
+                f"the original {_size(pair.before)} from {pair.before.xy0}"
+            )
+            return
+        try:
+            self.redrawn = redraw(pair, self.options)
+            n_drawn = int(np.count_nonzero(np.asarray(self.redrawn.truth["stamp_size"]) > 0))
+            self.law = noise_law(pair.before, self.options, n_drawn)
+        except SkygraftError as error:
+            self.problem = f"its sources cannot be drawn again: {error.message}"
+            self.redrawn = None
+
+    def checksum(self) -> Row:
+        """Whether every file of the image is as it was written."""
+        pair, path = self.pair, self.pair.after.path
+        if path is None or "outputs" not in pair.record:
+            return Row("checksum", "not applicable", note="the record names no files")
+        root = Path(path).parents[len(Path(pair.image.output).parts)]
+        found = damaged_outputs(Layout(root), pair.record)
+        note = "; ".join(f"{name}: {problem}" for name, problem in found)
+        return Row.of("checksum", not found, len(found), 0.0, n=len(pair.record["outputs"]), note=note)
+
+    def version(self) -> Row:
+        """Whether this skygraft, with these settings, would make the same pixels."""
+        made = self.pair.record.get("code")
+        notes = []
+        if made != PIXEL_VERSION:
+            notes.append(f"made by a skygraft of pixel version {made}, this one is {PIXEL_VERSION}")
+        now, then = self.settings.get("settings"), self.pair.record.get("settings")
+        if now is not None and then is not None and dict(now) != dict(then):
+            keys = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))
+            notes.append(f"made with other settings: {', '.join(keys)}")
+        if not notes:
+            return Row("version", "passes", float(made or 0), float(PIXEL_VERSION))
+        notes.append("pixels are compared with what this one draws, and may differ for that reason")
+        return Row("version", "not applicable", float(made or 0), float(PIXEL_VERSION), note="; ".join(notes))
+
+    def of_pixels(self) -> list[Row]:
+        """Checks that compare pixels."""
+        pair, redrawn, law = self.pair, self.redrawn, self.law
+        if redrawn is None or law is None:
+            names = ("closure", "flux", "centroid", "position angle", "untouched", "variance", "mask", "residual")
+            return [Row("residual", "fails", note=self.problem)] + [
+                Row(name, "not applicable", note=self.problem) for name in names if name != "residual"
+            ]
+        before, after = pair.before, pair.after
+        step = stored_step(after.path)[0] if after.path is not None else 0.0
+        peak = max((float(np.abs(part).max(initial=0.0)) for part in (redrawn.stars, redrawn.others)), default=0.0)
+        sums = image_sums(
+            before.image, after.image, redrawn.stars, redrawn.others, redrawn.lit, law.quantum, step, 1e-7 * peak, BLOCK
+        )
+        named = dict(zip(IMAGE_SUMS, np.moveaxis(sums, 2, 0), strict=True))
+        variance, changed_variance = check_variance(pair, redrawn, law)
+        mask, changed_mask = check_mask(pair, redrawn, self.options)
+        difference = after.image - before.image
+        return [
+            check_flux(named, law),
+            check_residual(named, law, pair.before.xy0),
+            check_untouched(int(named["changed"].sum()), changed_variance, changed_mask),
+            variance,
+            mask,
+            *self._of_sources(difference, redrawn, law),
+        ]
+
+    def _of_sources(self, difference: NDArray[np.float32], redrawn: Redrawn, law: NoiseLaw) -> list[Row]:
+        pair = self.pair
+        truth = redrawn.truth
+        drawn = (np.asarray(truth["stamp_size"]) > 0) & ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
+        star = np.asarray(truth["source_type"]).astype(str) == "Star"
+        of_stars = difference - redrawn.others if redrawn.others.any() else difference
+        of_others = difference - redrawn.stars if redrawn.stars.any() else difference
+        light = redrawn.stars + redrawn.others
+        factor = np.sqrt(law.sum_factor)
+        offset = position_offset(of_stars, light, law.quantum, pair.before, truth, drawn & star)
+        if not offset.n:
+            offset = position_offset(of_others, light, law.quantum, pair.before, truth, drawn & ~star)
+        turn = angle_offset(of_others, redrawn.others, light, law.quantum, pair.before, truth, pair.sources)
+        wrong = drawn_angles(redrawn.others, pair.before, truth, pair.sources)
+        return [self._closure(of_stars, law), _centroid(offset, factor), _angle(turn, wrong, factor)]
+
+    def _closure(self, difference: NDArray[np.float32], law: NoiseLaw) -> Row:
+        pair, aperture = self.pair, self.settings.get("aperture")
+        if self.options.flux_mode != "calibrated" and aperture is None:
+            return Row("closure", "not applicable", note=f"fluxes are {self.options.flux_mode}, not the calibration's")
+        try:
+            table = measure_closure(
+                pair.before,
+                pair.after,
+                pair.truth,
+                aperture=aperture,
+                options=self.options,
+                contamination=float(self.settings.get("contamination", 1e-3)),
+                noise=law.is_noisy,
+                gain=1 / law.quantum if law.is_noisy else 1.0,
+                difference=difference,
+                most=MOST,
+            )
+        except (UnknownApertureError, UncalibratedImageError):
+            raise
+        except CalibrationError as error:
+            return Row("closure", "not applicable", note=error.message)
+        table["sigma"] *= np.sqrt(law.sum_factor)
+        summary = summarize_closure(table)
+        stars = [
+            {name: float(row[name]) for name in ("mag_in", "residual", "sigma", "psf_sum_residual")} for row in table
+        ]
+        verdict: dict[str, Literal["passes", "fails", "too few stars"]] = {
+            "closes": "passes",
+            "does not close": "fails",
+        }
+        meta = table.meta
+        note = f"radius {meta['radius_pixels']:g} pix = {meta['radius_arcsec']:.4g} arcsec, from {meta['origin']}"
+        return Row(
+            "closure",
+            verdict.get(summary.verdict, "too few stars"),
+            summary.median,
+            1e-3 + 4 * summary.median_error,
+            summary.median_error,
+            summary.n,
+            note,
+            stars,
+        )
+
+
+def _size(exposure: Exposure) -> str:
+    ny, nx = exposure.shape
+    return f"{nx} x {ny}"
+
+
+def _centroid(offset: Offset, factor: float) -> Row:
+    error = 4 * factor * offset.error
+    note = ""
+    if offset.n:
+        x, y = offset.components
+        note = f"{x:+.4f} columns, {y:+.4f} rows"
+    return _measured("centroid", offset, error, POSITION_TOLERANCE, POSITION_RESOLUTION, note, "pixels")
+
+
+def _angle(turn: Offset, drawn: Offset, factor: float) -> Row:
+    error = 4 * factor * turn.error
+    row = _measured("position angle", turn, error, ANGLE_TOLERANCE, ANGLE_RESOLUTION, "", "degrees")
+    if drawn.n >= _LEAST_ANGLES and drawn.value > _DRAWN_ANGLE:
+        note = f"sources are drawn {drawn.value:.1f} degrees off the catalogue's position angle (median of {drawn.n})"
+        return Row("position angle", "fails", drawn.value, _DRAWN_ANGLE, n=drawn.n, note=note)
+    return row
+
+
+def _measured(
+    check: str, offset: Offset, error: float, tolerance: float, resolution: float, note: str, unit: str
+) -> Row:
+    """The verdict on a measured offset: off by more than the tolerance and four errors, or measured well enough."""
+    if not offset.n:
+        return Row(check, "too few stars", note="no source to measure")
+    limit = tolerance + error
+    verdict: Literal["passes", "fails", "too few stars"] = "passes"
+    if abs(offset.value) > limit:
+        verdict, note = "fails", f"{offset.value:+.3g} {unit}" + (f" ({note})" if note else "")
+    elif error > resolution:
+        verdict, note = "too few stars", f"measured to {error:.2g} {unit} (four standard errors)"
+    return Row(check, verdict, offset.value, limit, error / 4, offset.n, note)
+
+
