@@ -294,19 +294,23 @@ def _expected_flux_error(
         (x0, y0), (ny, nx) = before.xy0, before.shape
         at = np.clip(np.rint(y).astype(int) - y0, 0, ny - 1), np.clip(np.rint(x).astype(int) - x0, 0, nx - 1)
         gain = np.asarray(gain)[at]
+    if not len(x) or noise is False:
+        return np.zeros(len(x))
+    if noise and gain is not None:
+        return np.asarray(np.sqrt(flux / gain), dtype=np.float64)
     if before.variance is None or after.variance is None:
-        if noise and gain is None:
+        if noise:
             raise ConfigError(
                 "there is no variance plane to take the expected noise from", key="gain", fix="Give the gain"
             )
-        return np.sqrt(flux / gain) if noise and gain else np.zeros(len(x))
+        return np.zeros(len(x))
     added = after.variance.astype(np.float64) - before.variance.astype(np.float64)
     if noise is None:
         noise = bool(np.any(added != 0))
-    if not noise or not len(x):
+    if not noise:
         return np.zeros(len(x))
     if gain is not None:
-        return np.sqrt(flux / gain)
+        return np.asarray(np.sqrt(flux / gain), dtype=np.float64)
     added[~np.isfinite(added)] = 0.0
     error = np.sqrt(np.clip(aperture_flux(added, x, y, radius, xy0=before.xy0, method="exact"), 0, None))
     if correlation is not None:

@@ -124,6 +124,13 @@ class NoiseLaw:
         return bool(self.quantum.any())
 
     @property
+    def gain(self) -> float | NDArray[np.float32] | None:
+        """Electrons per image unit, as far as the noise goes: one number or a map; None without noise."""
+        if not self.is_noisy:
+            return None
+        return float(1 / self.quantum[0, 0]) if self.quantum.size == 1 else 1 / self.quantum
+
+    @property
     def sum_factor(self) -> float:
         """Largest factor by which the correlation increases the variance of a sum over many pixels."""
         if self.correlation is None:
@@ -180,8 +187,8 @@ def _map(value: Any) -> NDArray[np.float32]:
     return np.atleast_2d(np.asarray(value, dtype=np.float32))
 
 
-def stored_step(path: Path) -> tuple[float, float]:
-    """Find the largest steps between two values that a file's image and its other planes can hold.
+def stored_step(path: Path) -> float:
+    """Find the largest step between two values that a file's first image can hold.
 
     Parameters
     ----------
@@ -190,27 +197,22 @@ def stored_step(path: Path) -> tuple[float, float]:
 
     Returns
     -------
-    image, others : float
-        0 for planes of plain floats, and where the file does not say.
+    float
+        0 for plain floats, and where the file does not say.
     """
-    steps: list[float] = []
     try:
         with fits.open(path, memmap=True, disable_image_compression=True) as hdus:
             for hdu in hdus:
                 header = hdu.header
                 if header.get("ZIMAGE", False):
                     if int(header.get("ZBITPIX", 0)) not in _FLOATS:
-                        scale = float(header.get("BSCALE", 0.0)) if "BSCALE" in header else 0.0
-                    elif "ZSCALE" in hdu.columns.names:
-                        known = np.asarray(hdu.data["ZSCALE"], dtype=np.float64)
-                        scale = float(np.max(known[np.isfinite(known)], initial=0.0))
-                    else:
-                        scale = float(header.get("ZSCALE", 0.0))
-                elif hdu.is_image and int(header.get("NAXIS", 0)) >= 2:
-                    scale = float(header.get("BSCALE", 1.0)) if int(header["BITPIX"]) > 0 else 0.0
-                else:
-                    continue
-                steps.append(abs(scale))
-    except (OSError, ValueError, KeyError, TypeError, SkygraftError):
-        return 0.0, 0.0
-    return (steps[0], max(steps[1:], default=0.0)) if steps else (0.0, 0.0)
+                        return abs(float(header.get("BSCALE", 1.0)))
+                    if "ZSCALE" not in hdu.columns.names:
+                        return abs(float(header.get("ZSCALE", 0.0)))
+                    known = np.asarray(hdu.data["ZSCALE"], dtype=np.float64)
+                    return float(np.max(known[np.isfinite(known)], initial=0.0))
+                if hdu.is_image and int(header.get("NAXIS", 0)) >= 2:
+                    return abs(float(header.get("BSCALE", 1.0))) if int(header["BITPIX"]) > 0 else 0.0
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return 0.0

@@ -136,7 +136,7 @@ class _Work:
                 Row(name, "not applicable", note=self.problem) for name in names if name != "residual"
             ]
         before, after = pair.before, pair.after
-        step = stored_step(after.path)[0] if after.path is not None else 0.0
+        step = stored_step(after.path) if after.path is not None else 0.0
         peak = max((float(np.abs(part).max(initial=0.0)) for part in (redrawn.stars, redrawn.others)), default=0.0)
         sums = image_sums(
             before.image, after.image, redrawn.stars, redrawn.others, redrawn.lit, law.quantum, step, 1e-7 * peak, BLOCK
@@ -183,7 +183,7 @@ class _Work:
                 options=self.options,
                 contamination=float(self.settings.get("contamination", 1e-3)),
                 noise=law.is_noisy,
-                gain=1 / law.quantum if law.is_noisy else 1.0,
+                gain=law.gain,
                 difference=difference,
                 most=MOST,
             )
