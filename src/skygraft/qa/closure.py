@@ -290,10 +290,10 @@ def _expected_flux_error(
     correlation: NoiseCorrelation | None,
 ) -> NDArray[np.float64]:
     """Return the standard deviation of the aperture flux due to the photon noise that injection added."""
-    if np.ndim(gain) == 2:
+    if isinstance(gain, np.ndarray):
         (x0, y0), (ny, nx) = before.xy0, before.shape
         at = np.clip(np.rint(y).astype(int) - y0, 0, ny - 1), np.clip(np.rint(x).astype(int) - x0, 0, nx - 1)
-        gain = np.asarray(gain)[at]
+        gain = gain[at]
     if not len(x) or noise is False:
         return np.zeros(len(x))
     if noise and gain is not None:

@@ -95,13 +95,13 @@ def image_sums(
             if not some:
                 for i in range(start, end):
                     a, b = after[j, i], before[j, i]
-                    out[0] += (a != b) and (a == a or b == b)
+                    out[0] += (a != b) and not (np.isnan(a) and np.isnan(b))
                 continue
             for i in range(start, end):
                 s, o = float(stars[j, i]), float(others[j, i])
                 a, b = float(after[j, i]), float(before[j, i])
                 if s == 0.0 and o == 0.0:
-                    out[0] += (a != b) and (a == a or b == b)
+                    out[0] += (a != b) and not (np.isnan(a) and np.isnan(b))
                     continue
                 if not (np.isfinite(a) and np.isfinite(b)):
                     out[1] += np.isfinite(a) != np.isfinite(b)
@@ -180,7 +180,7 @@ def variance_sums(
             a, b = after[j, i], before[j, i]
             s, o = float(stars[j, i]), float(others[j, i])
             if s == 0.0 and o == 0.0:
-                out[0] += (a != b) and (a == a or b == b)
+                out[0] += (a != b) and not (np.isnan(a) and np.isnan(b))
                 continue
             # Infinite where a weight is zero.
             if not (np.isfinite(a) and np.isfinite(b)):

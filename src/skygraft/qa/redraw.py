@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from scipy import signal
 from skygraft.campaign.pairs import ImagePair
 from skygraft.catalog.flags import Flag, has_flag
 from skygraft.conventions import LSST
-from skygraft.errors import SkygraftError
 from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions, inject
 from skygraft.injection.calibrating import image_gain
@@ -128,7 +126,8 @@ class NoiseLaw:
         """Electrons per image unit, as far as the noise goes: one number or a map; None without noise."""
         if not self.is_noisy:
             return None
-        return float(1 / self.quantum[0, 0]) if self.quantum.size == 1 else 1 / self.quantum
+        inverse = (1 / self.quantum).astype(np.float32)
+        return float(inverse[0, 0]) if inverse.size == 1 else inverse
 
     @property
     def sum_factor(self) -> float:
@@ -174,17 +173,18 @@ def noise_law(before: Exposure, options: InjectionOptions, n_drawn: int) -> Nois
         from skygraft.injection.lsst.gains import fitted_gains
         from skygraft.injection.lsst.photon_noise import is_coadd
 
-        gain = _map(fitted_gains(before).value)
-        coadd = is_coadd(before)
-        quantum = (1 / gain if coadd else gain) if options.noise else none
-        return NoiseLaw(quantum, 1 / gain if options.adds_variance else none, of_noisy=options.noise)
-    inverse = 1 / _map(image_gain(before, options).value)
+        gain, inverse = _maps(fitted_gains(before).value)
+        quantum = (inverse if is_coadd(before) else gain) if options.noise else none
+        return NoiseLaw(quantum, inverse if options.adds_variance else none, of_noisy=options.noise)
+    inverse = _maps(image_gain(before, options).value)[1]
     model = image_noise(before, options.coadd_noise)
     return NoiseLaw(inverse, inverse, correlation=model.correlation)
 
 
-def _map(value: Any) -> NDArray[np.float32]:
-    return np.atleast_2d(np.asarray(value, dtype=np.float32))
+def _maps(value: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A gain and its inverse, as maps of one number or of all pixels."""
+    gain = np.atleast_2d(np.asarray(value, dtype=np.float32))
+    return gain, (1 / gain).astype(np.float32)
 
 
 def stored_step(path: Path) -> float:

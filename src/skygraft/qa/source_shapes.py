@@ -110,7 +110,9 @@ def position_offset(
     Twice the weighted mean of a Gaussian's coordinates in a weight of its own width is its centroid.
     """
     psf, (x0, y0), (ny, nx) = exposure.psf, exposure.xy0, exposure.shape
-    x, y, flux, size, fwhm = (np.array(truth[name], float) for name in ("x", "y", "inst_flux", "stamp_size", "psf_fwhm"))
+    x, y, flux, size, fwhm = (
+        np.array(truth[name], float) for name in ("x", "y", "inst_flux", "stamp_size", "psf_fwhm")
+    )
     if psf is None or not which.any():
         return Offset(0, np.nan, np.nan)
     fwhm = fwhm / pixel_scale(exposure.wcs, *exposure.box.center)

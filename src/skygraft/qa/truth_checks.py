@@ -18,7 +18,13 @@ __all__ = ["check_truth"]
 _SHOWN = 3
 _PLACE = 1e-3
 """Pixels between a truth row's pixel position and the WCS at its place on the sky."""
-_VALUES = (("x", 0.0, 1e-4), ("y", 0.0, 1e-4), ("inst_flux", 1e-6, 0.0), ("flux_deposited", 1e-4, 0.0), ("mag", 0.0, 1e-6))
+_VALUES = (
+    ("x", 0.0, 1e-4),
+    ("y", 0.0, 1e-4),
+    ("inst_flux", 1e-6, 0.0),
+    ("flux_deposited", 1e-4, 0.0),
+    ("mag", 0.0, 1e-6),
+)
 """Columns compared with the sources drawn again: relative and absolute tolerance."""
 
 
@@ -111,5 +117,3 @@ def _values(notes: list[str], truth: Table, again: Table, ids: NDArray[np.int64]
         a, b = np.asarray(truth[name])[mine], np.asarray(again[name])[theirs]
         wrong += _say(notes, common[a != b], f"rows of truth with other {name} than drawn again")
     return wrong
-
-

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["CHECKS", "SCHEMA", "Row", "Verdict", "rows_table"]
+__all__ = ["CHECKS", "SCHEMA", "Row", "Verdict", "judge", "rows_table"]
 
 type Verdict = Literal["passes", "fails", "too few stars", "not applicable"]
 
@@ -26,7 +26,8 @@ CHECKS = {
     "mask": "INJECTED and INJECTED_CORE are set where the sources are (number of pixels off)",
     "truth": "record, truth and catalogue agree (number of rows and values that do not)",
     "residual": "what is left without the sources is their photon noise, block by block (standard deviations)",
-    "primary": "one primary row at most for each source, band and visit; tallies agree (number of wrong rows)",
+    "primary": "one primary row at most for each source, band and visit (number with more)",
+    "tables": "the tallies of the sources are those of the truth (number that are not)",
 }
 """What each check says if it passes, and the unit of its value."""
 
@@ -82,6 +83,33 @@ class Row:
     def of(cls, check: str, passes: bool, value: float, limit: float, **more: Any) -> Row:
         """A check that passes or fails."""
         return cls(check, "passes" if passes else "fails", float(value), limit, **more)
+
+
+SURE, GROSS = 5.5, 10.0
+"""Standard errors beyond the tolerance from which on an image fails, and one that is measured less well than needed."""
+
+
+def judge(value: float, error: float, tolerance: float, resolution: float) -> tuple[Verdict, float]:
+    """Judge a measured deviation from what it should be.
+
+    Parameters
+    ----------
+    value, error : float
+        The deviation, and its standard error.
+    tolerance : float
+        Deviation that passes whatever its error.
+    resolution : float
+        Deviation that must be seen: where it would not, a value that passes is too uncertain.
+
+    Returns
+    -------
+    verdict : {"passes", "fails", "too few stars"}
+    limit : float
+        Deviation from which on it fails.
+    """
+    seen = tolerance + SURE * error <= resolution
+    limit = tolerance + (SURE if seen else GROSS) * error
+    return ("fails" if abs(value) > limit else "passes" if seen else "too few stars"), limit
 
 
 def rows_table(image_id: str, band: str, rows: Sequence[Row]) -> pa.Table:

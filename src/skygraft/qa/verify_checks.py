@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +21,13 @@ from skygraft.catalog.flags import Flag, has_flag
 from skygraft.errors import CalibrationError, SkygraftError, UncalibratedImageError, UnknownApertureError
 from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions
-from skygraft.qa.closure import measure_closure, summarize_closure
+from skygraft.qa.closure import RESOLUTION, TOLERANCE, measure_closure, summarize_closure
 from skygraft.qa.pixel_checks import check_flux, check_mask, check_residual, check_untouched, check_variance
 from skygraft.qa.pixel_sums import BLOCK, IMAGE_SUMS, image_sums
 from skygraft.qa.redraw import NoiseLaw, Redrawn, noise_law, redraw, stored_step
 from skygraft.qa.source_shapes import MOST, Offset, angle_offset, drawn_angles, position_offset
 from skygraft.qa.truth_checks import check_truth
-from skygraft.qa.verdicts import CHECKS, Row, rows_table
+from skygraft.qa.verdicts import CHECKS, Row, judge, rows_table
 from skygraft.records.files import Layout
 from skygraft.records.image_record import PIXEL_VERSION
 
@@ -36,9 +36,9 @@ __all__ = ["CHECKS", "VERSION", "check_pair"]
 VERSION = 1
 """Of the checks; a verification by another version is made again."""
 
-POSITION_TOLERANCE, POSITION_RESOLUTION = 0.03, 0.06
-"""Pixels: a median offset up to the former passes; four standard errors above the latter are too large."""
-ANGLE_TOLERANCE, ANGLE_RESOLUTION = 0.5, 4.0
+POSITION_TOLERANCE, POSITION_RESOLUTION = 0.03, 0.1
+"""Pixels: up to which a median offset passes, and which must be seen; see `skygraft.qa.verdicts.judge`."""
+ANGLE_TOLERANCE, ANGLE_RESOLUTION = 0.5, 5.0
 """Degrees, in the same way."""
 _DRAWN_ANGLE = 10.0
 """Degrees by which sources as drawn may differ from the catalogue, in the median: the PSF's shape turns them a bit."""
@@ -196,22 +196,13 @@ class _Work:
         stars = [
             {name: float(row[name]) for name in ("mag_in", "residual", "sigma", "psf_sum_residual")} for row in table
         ]
-        verdict: dict[str, Literal["passes", "fails", "too few stars"]] = {
-            "closes": "passes",
-            "does not close": "fails",
-        }
         meta = table.meta
         note = f"radius {meta['radius_pixels']:g} pix = {meta['radius_arcsec']:.4g} arcsec, from {meta['origin']}"
-        return Row(
-            "closure",
-            verdict.get(summary.verdict, "too few stars"),
-            summary.median,
-            1e-3 + 4 * summary.median_error,
-            summary.median_error,
-            summary.n,
-            note,
-            stars,
-        )
+        if not summary.n:
+            return Row("closure", "too few stars", note=f"no isolated star; {note}")
+        sigma = summary.median_error
+        verdict, limit = judge(summary.median, sigma, TOLERANCE, RESOLUTION)
+        return Row("closure", verdict, summary.median, limit, sigma, summary.n, note, stars)
 
 
 def _size(exposure: Exposure) -> str:
@@ -220,7 +211,7 @@ def _size(exposure: Exposure) -> str:
 
 
 def _centroid(offset: Offset, factor: float) -> Row:
-    error = 4 * factor * offset.error
+    error = factor * offset.error
     note = ""
     if offset.n:
         x, y = offset.components
@@ -229,7 +220,9 @@ def _centroid(offset: Offset, factor: float) -> Row:
 
 
 def _angle(turn: Offset, drawn: Offset, factor: float) -> Row:
-    error = 4 * factor * turn.error
+    error = factor * turn.error
+    if not turn.n:
+        return Row("position angle", "not applicable", note="no elongated source to measure")
     row = _measured("position angle", turn, error, ANGLE_TOLERANCE, ANGLE_RESOLUTION, "", "degrees")
     if drawn.n >= _LEAST_ANGLES and drawn.value > _DRAWN_ANGLE:
         note = f"sources are drawn {drawn.value:.1f} degrees off the catalogue's position angle (median of {drawn.n})"
@@ -240,15 +233,12 @@ def _angle(turn: Offset, drawn: Offset, factor: float) -> Row:
 def _measured(
     check: str, offset: Offset, error: float, tolerance: float, resolution: float, note: str, unit: str
 ) -> Row:
-    """The verdict on a measured offset: off by more than the tolerance and four errors, or measured well enough."""
+    """The verdict on a measured offset."""
     if not offset.n:
         return Row(check, "too few stars", note="no source to measure")
-    limit = tolerance + error
-    verdict: Literal["passes", "fails", "too few stars"] = "passes"
-    if abs(offset.value) > limit:
-        verdict, note = "fails", f"{offset.value:+.3g} {unit}" + (f" ({note})" if note else "")
-    elif error > resolution:
-        verdict, note = "too few stars", f"measured to {error:.2g} {unit} (four standard errors)"
-    return Row(check, verdict, offset.value, limit, error / 4, offset.n, note)
-
-
+    verdict, limit = judge(offset.value, error, tolerance, resolution)
+    if verdict == "fails":
+        note = f"{offset.value:+.3g} {unit}" + (f" ({note})" if note else "")
+    elif verdict == "too few stars":
+        note = f"measured to {error:.2g} {unit} (standard error)"
+    return Row(check, verdict, offset.value, limit, error, offset.n, note)
