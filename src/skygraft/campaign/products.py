@@ -236,8 +236,9 @@ def _content_digest(table: pa.Table) -> str:
 
 
 def _header(metadata: Mapping[bytes, bytes] | None) -> PartHeader:
-    *texts, n_rows, seconds = ((metadata or {})[name.encode()].decode() for name in _HEADER)
-    return PartHeader(*texts, n_rows=int(n_rows), seconds=float(seconds))
+    values = ((metadata or {})[name.encode()].decode() for name in _HEADER)
+    image_id, key, settings, error, message, n_rows, seconds = values
+    return PartHeader(image_id, key, settings, error, message, int(n_rows), float(seconds))
 
 
 def read_part_header(path: Path) -> PartHeader | None:
