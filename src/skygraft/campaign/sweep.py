@@ -66,8 +66,8 @@ class SweepSummary:
         Of those measured this time, those that had been measured before and were made anew since.
     n_not_done : int
         Images that were asked for and have not been injected into.
-    n_rows : int
-        Rows of the tables, which have all images that were measured with these settings.
+    n_in_tables, n_rows : int
+        Images in the tables, which are all that were measured with these settings, and rows of them.
     n_without_truth : int
         Images that are not in the campaign's truth tables yet, so that ``is_primary`` and the like are empty.
     seconds : float
@@ -86,6 +86,7 @@ class SweepSummary:
     n_failed: int = 0
     n_renewed: int = 0
     n_not_done: int = 0
+    n_in_tables: int = 0
     n_rows: int = 0
     n_without_truth: int = 0
     seconds: float = 0.0
@@ -333,6 +334,7 @@ class _Sweep:
             n_failed=int(np.count_nonzero(self.state.state[wanted] == FAILED)),
             n_renewed=self.counts["renewed"],
             n_not_done=len(missing) + n_lost,
+            n_in_tables=tables.n_images,
             n_rows=tables.n_rows,
             n_without_truth=tables.n_without_truth,
             failed=tuple(self.failed.values()),
@@ -397,12 +399,13 @@ class _Tables:
     """What became of the tables of all patches, in whatever order they come."""
 
     def __init__(self) -> None:
-        self.n_rows = self.n_without_truth = 0
+        self.n_images = self.n_rows = self.n_without_truth = 0
         self.keys: set[tuple[int, int]] = set()
         self.damaged: list[int] = []
         self._schemas: dict[bytes, tuple[int, int]] = {}
 
     def add(self, table: PatchTable) -> None:
+        self.n_images += table.n_images
         self.n_rows += table.n_rows
         self.n_without_truth += table.n_without_truth
         self.damaged += table.damaged

@@ -67,8 +67,8 @@ class PatchTable:
     ----------
     tract, patch : int
         The patch.
-    n_rows : int
-        Rows of the table.
+    n_images, n_rows : int
+        Images in the table, and its rows.
     n_without_truth : int
         Images of which sources are not in the campaign's truth table.
     schema : bytes
@@ -81,6 +81,7 @@ class PatchTable:
 
     tract: int
     patch: int
+    n_images: int = 0
     n_rows: int = 0
     n_without_truth: int = 0
     schema: bytes = b""
@@ -157,6 +158,7 @@ def gather_patch(
     return PatchTable(
         parts.tract,
         parts.patch,
+        n_images=len(found),
         n_rows=note.n_rows,
         n_without_truth=int(note.content["n_without_truth"]),
         schema=plain_schema(pq.read_schema(table)).serialize().to_pybytes(),
