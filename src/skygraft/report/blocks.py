@@ -135,12 +135,13 @@ class Cutouts:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its heading, its unit, and whether it has numbers."""
+    """A column of a table: its heading, its unit, and whether it has numbers, names of code or long text."""
 
     name: str
     unit: str = ""
     numeric: bool = False
     code: bool = False
+    long: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ class Table:
     rows : sequence of rows of Cell
     total : int
         Number of rows that there are; more than are shown where it is long.
+    folded : bool
+        Whether it is opened by a click.
     """
 
     kind: ClassVar[str] = "table"
@@ -170,6 +173,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: Sequence[Sequence[Cell]]
     total: int | None = None
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,15 @@ import skygraft
 from skygraft.disk import atomic_path
 from skygraft.report.blocks import Section, Tiles
 from skygraft.report.counting import BATCH_ROWS, TruthCounts, count_truth
+from skygraft.report.cutouts import cutout_blocks
 from skygraft.report.facts import CampaignFacts, read_facts
 from skygraft.report.page import render_page
-from skygraft.report.sections_campaign import apertures, failures, provenance, record_closure
+from skygraft.report.products import product_settings, product_tables
+from skygraft.report.recovered import Recovered, measure_recovered
+from skygraft.report.sections_campaign import apertures, failures, missing, provenance, record_closure
+from skygraft.report.sections_completeness import completeness_section, completeness_tiles
+from skygraft.report.sections_measured import measured_section, measured_tiles
+from skygraft.report.sections_missed import missed_section
 from skygraft.report.sections_summary import campaign_tiles, lead, sky, state_notes
 from skygraft.report.studio import Studio
 from skygraft.report.style import style
@@ -53,9 +59,11 @@ def make_report(campaign: Campaign, output: str | os.PathLike[str] | None = None
     folder = Path(output) if output is not None else campaign.layout.root / "report"
     facts = read_facts(campaign)
     truth = _read_truth(campaign)
+    dataset = product_tables(campaign, "recovery")
+    recovered = None if dataset is None else measure_recovered(dataset, product_settings(campaign, "recovery"))
     with style():
         studio = Studio(folder / _FIGURES)
-        sections = _sections(facts, truth, studio)
+        sections = _sections(facts, truth, recovered, studio)
     version = skygraft.__version__
     page = render_page(
         campaign.config.name,
@@ -71,13 +79,30 @@ def make_report(campaign: Campaign, output: str | os.PathLike[str] | None = None
     return path
 
 
-def _sections(facts: CampaignFacts, truth: TruthCounts | None, studio: Studio) -> list[Section]:
-    summary = Section("summary", "Summary", [Tiles(tuple(campaign_tiles(facts, truth))), *state_notes(facts)])
-    places = truth.places if truth is not None else None
+def _sections(
+    facts: CampaignFacts, truth: TruthCounts | None, recovered: Recovered | None, studio: Studio
+) -> list[Section]:
+    tiles = campaign_tiles(facts, truth)
+    summary = Section("summary", "Summary", [])
+    found: list[Section] = []
+    if recovered is None:
+        places = truth.places if truth is not None else None
+        what = "What was found of the fakes has not been measured."
+        found.append(Section("completeness", "Completeness", [missing(what, f"skygraft recover {facts.command}")]))
+    else:
+        places = recovered.counts.places
+        tiles += [*completeness_tiles(recovered), *measured_tiles(recovered)]
+        found += [
+            completeness_section(recovered, studio),
+            measured_section(recovered, studio),
+            missed_section(recovered, cutout_blocks(facts.campaign, recovered), studio),
+        ]
+    summary.add(Tiles(tuple(tiles)), *state_notes(facts))
     closure = Section("closure", "Closure", record_closure(facts))
     return [
         summary,
-        sky(facts, places, studio, has_recovery=False),
+        sky(facts, places, studio, has_recovery=recovered is not None),
+        *found,
         apertures(facts, []),
         closure,
         failures(facts),

@@ -57,7 +57,7 @@ def apertures(facts: CampaignFacts, checked: Sequence[Block]) -> Section:
                 Column("calibrated to"),
                 Column("radius", "pix", numeric=True),
                 Column("radius", "arcsec", numeric=True),
-                Column("found in"),
+                Column("found in", long=True),
                 Column("images", numeric=True),
                 Column("bands"),
             ),
@@ -199,9 +199,9 @@ def failures(facts: CampaignFacts) -> Section:
             Table(
                 "Images that failed or cannot be used, with what is wrong; all of them are in failures.parquet",
                 (
-                    Column("image"),
+                    Column("image", long=True),
                     Column("error", code=True),
-                    Column("what it says"),
+                    Column("what it says", long=True),
                     Column("tries", numeric=True),
                     Column("state"),
                 ),
