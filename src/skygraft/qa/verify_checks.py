@@ -172,8 +172,6 @@ class _Work:
 
     def _closure(self, difference: NDArray[np.float32], law: NoiseLaw) -> Row:
         pair, aperture = self.pair, self.settings.get("aperture")
-        if self.options.flux_mode != "calibrated" and aperture is None:
-            return Row("closure", "not applicable", note=f"fluxes are {self.options.flux_mode}, not the calibration's")
         try:
             table = measure_closure(
                 pair.before,
@@ -235,7 +233,7 @@ def _measured(
 ) -> Row:
     """The verdict on a measured offset."""
     if not offset.n:
-        return Row(check, "too few stars", note="no source to measure")
+        return Row(check, "too few stars", note="no isolated source to measure")
     verdict, limit = judge(offset.value, error, tolerance, resolution)
     if verdict == "fails":
         note = f"{offset.value:+.3g} {unit}" + (f" ({note})" if note else "")
