@@ -22,7 +22,7 @@ _VALUES = (
     ("x", 0.0, 1e-4),
     ("y", 0.0, 1e-4),
     ("inst_flux", 1e-6, 0.0),
-    ("flux_deposited", 1e-4, 0.0),
+    ("flux_deposited", 1e-5, 0.0),
     ("mag", 0.0, 1e-6),
 )
 """Columns compared with the sources drawn again: relative and absolute tolerance."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from skygraft.campaign.pairs import record_of
 from skygraft.campaign.products import Product
 from skygraft.campaign.sweep import SweepSummary, product_dataset, sweep
 from skygraft.disk import atomic_path
-from skygraft.errors import CampaignError, SkygraftError
+from skygraft.errors import SkygraftError
 from skygraft.json_text import parse_json
 from skygraft.qa.campaign_closure import SAMPLE, chosen_images
 from skygraft.qa.closure import ClosureSummary, summarize_closure
@@ -213,20 +213,24 @@ def verify_campaign(
     )
     lost = _unreadable(campaign, swept)
     summary = _Summary(lost)
-    try:
-        for batch in product_dataset(campaign, VERIFICATION.name).to_batches(
-            columns=[*SCHEMA.names], batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
-        ):
-            summary.add(batch)
-    except CampaignError:
-        if not swept.n_failed:
-            raise
+    for batch in _measured(campaign):
+        summary.add(batch)
     of_campaign = rows_table("", "", check_tables(layout))
     summary.add(of_campaign.to_batches()[0])
     found = summary.result(str(state.parent), swept, n_done)
     _write(state.parent / "verdicts.parquet", lost, of_campaign, found)
     write_json(state, {"settings": settings, "ended": True})
     return found
+
+
+def _measured(campaign: Campaign) -> Iterator[pa.RecordBatch]:
+    """Rows of the images that were checked."""
+    tables = product_dataset(campaign, VERIFICATION.name)
+    if "check" not in tables.schema.names:
+        return  # none could be
+    yield from tables.to_batches(
+        columns=SCHEMA.names, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
+    )
 
 
 def _started(path: Path, settings: Mapping[str, Any], *, redo: bool) -> str:
