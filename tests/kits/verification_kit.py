@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,16 @@ from astropy.io import fits
 from astropy.table import QTable
 from numpy.typing import NDArray
 
+from kits.finished_images import planned
 from kits.plain_images import plain_header
 from skygraft.campaign import Campaign, PlannedImage, read_plan
 from skygraft.campaign.pairs import ImagePair, read_pair
-from skygraft.catalog import write_catalog
+from skygraft.catalog import Flag, write_catalog
+from skygraft.catalog.flags import has_flag
+from skygraft.exposure import Exposure
+from skygraft.injection import InjectionOptions, inject
 from skygraft.records.files import Layout, sha256_file
-from skygraft.records.image_record import read_record, write_record
+from skygraft.records.image_record import PIXEL_VERSION, read_record, write_record
 
 RA, DEC, SIZE = 150.1, 2.2, 320
 SCALE, GAIN = 0.2, 2.0
@@ -138,3 +143,21 @@ def change_pixels(
     with fits.open(output, mode="update") as hdus:
         hdus[name].data = change(fits.getdata(source, name), hdus[name].data).astype(hdus[name].data.dtype)
     note_again(campaign, image)
+
+
+def memory_pair(before: Exposure, sources: QTable, **options: Any) -> tuple[ImagePair, dict[str, Any]]:
+    """What verification reads of an image, and is told of it, without any file: injected here."""
+    how = InjectionOptions(**options)
+    injection = inject(before, sources, options=how, image_id="one", band="r", on_bad="flag")
+    truth = injection.truth[~has_flag(injection.truth["flags"], Flag.NO_OVERLAP)]
+    record = {
+        "code": PIXEL_VERSION,
+        "n_sources": len(truth),
+        "n_drawn": injection.summary["n_drawn"],
+        "flags": injection.summary["flags"],
+        "injection": injection.summary,
+    }
+    canonical = sources.copy()
+    canonical.sort("injection_id")
+    pair = ImagePair(planned("one", (0, 0)), record, before, injection.exposure, truth, canonical)
+    return pair, {"injection": dataclasses.asdict(how)}

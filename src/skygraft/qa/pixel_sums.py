@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 
-__all__ = ["BLOCK", "IMAGE_SUMS", "MASK_SUMS", "VARIANCE_SUMS", "image_sums", "mask_sums", "total", "variance_sums"]
+__all__ = [
+    "BLOCK",
+    "HALF_ULP",
+    "IMAGE_SUMS",
+    "MASK_SUMS",
+    "VARIANCE_SUMS",
+    "image_sums",
+    "mask_sums",
+    "total",
+    "variance_sums",
+]
 
 BLOCK = 64
 """Side of the blocks, pixels."""
@@ -43,7 +53,7 @@ IMAGE_SUMS = (
 VARIANCE_SUMS = ("changed", "lost", "touched", "added", "expected", "before")
 MASK_SUMS = ("changed", "missing", "surplus", "core_missing", "core_surplus")
 
-_HALF_ULP = 6.0e-8
+HALF_ULP = 6.0e-8
 """Relative error of a number that is rounded to single precision."""
 
 
@@ -111,7 +121,7 @@ def image_sums(
                 d = a - b
                 r = d - m
                 v = float(quantum[0, 0] if single else quantum[j, i]) * max(p, 0.0)
-                half = _HALF_ULP * max(abs(a), abs(b))
+                half = HALF_ULP * max(abs(a), abs(b))
                 out[3] += 1
                 out[4] += d
                 out[5] += m

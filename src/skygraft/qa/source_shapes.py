@@ -17,7 +17,7 @@ from skygraft.psf import PSF
 from skygraft.qa.closure import isolated
 from skygraft.wcs import local_jacobian, pixel_scale
 
-__all__ = ["MOST", "Offset", "angle_offset", "drawn_angles", "position_offset", "robust_mean"]
+__all__ = ["MOST", "Offset", "Precision", "angle_offset", "drawn_angles", "position_offset", "robust_mean"]
 
 MOST = 200
 """Sources that are measured of an image, the brightest."""
@@ -26,8 +26,31 @@ _WINDOW = 4.0
 _LARGEST_SIGMA = 12.0
 """Of the weight, pixels."""
 _CONTAMINATION = 2e-3
+_LEAST_PRECISION = 1e3
+_ANISOTROPY = 0.1
+"""Part of a source's moments, at least, that its elongation makes."""
 _ELONGATED = 0.75
 """Largest axis ratio of sources whose angle is measured."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How well a file holds pixels.
+
+    Parameters
+    ----------
+    half : float
+        Largest rounding error of single precision, image units.
+    variance : float
+        Variance of rounding errors, of whatever kind, of one pixel.
+    """
+
+    half: float = 0.0
+    variance: float = 0.0
+
+    def holds(self, flux: NDArray[np.float64], n_pixels: float) -> NDArray[np.bool_]:
+        """Whether rounding, even if it goes the same way in all pixels, is less than a part in a thousand of a flux."""
+        return np.asarray(flux > _LEAST_PRECISION * n_pixels * self.half)
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,7 @@ def position_offset(
     exposure: Exposure,
     truth: Table,
     which: NDArray[np.bool_],
+    precision: Precision,
 ) -> Offset:
     """Measure how far isolated sources are from where they were to be put.
 
@@ -98,6 +122,8 @@ def position_offset(
         Its truth.
     which : ndarray of bool
         Rows of the truth to measure.
+    precision : Precision
+        How well the file holds pixels.
 
     Returns
     -------
@@ -123,12 +149,13 @@ def position_offset(
     reach = np.where(which, size, 0)
     alone = isolated(x, y, flux, reach, 2 * sigma, contamination=_CONTAMINATION)
     inside = (x - x0 > half) & (x0 + nx - 1 - x > half) & (y - y0 > half) & (y0 + ny - 1 - y > half)
-    rows = np.flatnonzero(which & alone & inside & (flux > 0))
+    held = (flux > 0) & precision.holds(flux, (2 * half + 1) ** 2)
+    rows = np.flatnonzero(which & alone & inside & held)
     rows = np.sort(rows[np.argsort(-flux[rows], kind="stable")][:MOST])
     if not rows.size:
         return Offset(0, np.nan, np.nan)
     pixels, dx, dy, weight = _stamps(difference, x[rows] - x0, y[rows] - y0, half, sigma)
-    noise = _variance(light, quantum, x[rows] - x0, y[rows] - y0, half, sigma)
+    noise = _variance(light, quantum, x[rows] - x0, y[rows] - y0, half, sigma) + precision.variance
     own = _kernel_centroids(psf, x[rows], y[rows], sigma)
     found, errors = [], []
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -208,6 +235,7 @@ def angle_offset(
     exposure: Exposure,
     truth: Table,
     sources: Table,
+    precision: Precision,
 ) -> Offset:
     """Measure by how much elongated sources are turned against the same sources drawn again.
 
@@ -223,6 +251,8 @@ def angle_offset(
         The image before injection.
     truth, sources : Table
         Its truth, and its sources in order of ``injection_id``.
+    precision : Precision
+        How well the file holds pixels.
 
     Returns
     -------
@@ -237,9 +267,11 @@ def angle_offset(
         half = int(np.ceil(3 * sigma))
         if not (half < x[0] < nx - 1 - half and half < y[0] < ny - 1 - half):
             continue
+        if not precision.holds(np.asarray(truth["inst_flux"][row], float), (2 * half + 1) ** 2 / _ANISOTROPY):
+            continue
         new, dx, dy, weight = _stamps(difference, x, y, half, sigma)
         old = _stamps(others, x, y, half, sigma)[0]
-        noise = _variance(light, quantum, x, y, half, sigma)
+        noise = _variance(light, quantum, x, y, half, sigma) + precision.variance
         plus, cross = weight * (dx**2 - dy**2), weight * 2 * dx * dy
         a, b = float((plus * old).sum()), float((cross * old).sum())
         length = np.hypot(a, b)

@@ -25,7 +25,7 @@ from skygraft.qa.campaign_closure import SAMPLE, chosen_images
 from skygraft.qa.closure import ClosureSummary, summarize_closure
 from skygraft.qa.primary_rows import check_tables
 from skygraft.qa.verdicts import CHECKS, SCHEMA, Row, Verdict, judge, rows_table
-from skygraft.qa.verify_checks import ANGLE_RESOLUTION, ANGLE_TOLERANCE, VERSION, check_pair
+from skygraft.qa.verify_checks import ANGLE_RESOLUTION, ANGLE_TOLERANCE, CONTAMINATION, VERSION, check_pair
 from skygraft.records.files import Layout, write_json
 from skygraft.records.plan_file import campaign_plan
 
@@ -146,7 +146,7 @@ def verify_campaign(
     campaign: Campaign,
     *,
     aperture: Any = None,
-    contamination: float = 1e-3,
+    contamination: float = CONTAMINATION,
     sample: int | None = SAMPLE,
     client: Client | None = None,
     cluster: bool = False,

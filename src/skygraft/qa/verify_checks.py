@@ -23,19 +23,21 @@ from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions
 from skygraft.qa.closure import RESOLUTION, TOLERANCE, measure_closure, summarize_closure
 from skygraft.qa.pixel_checks import check_flux, check_mask, check_residual, check_untouched, check_variance
-from skygraft.qa.pixel_sums import BLOCK, IMAGE_SUMS, image_sums
+from skygraft.qa.pixel_sums import BLOCK, HALF_ULP, IMAGE_SUMS, image_sums
 from skygraft.qa.redraw import NoiseLaw, Redrawn, noise_law, redraw, stored_step
-from skygraft.qa.source_shapes import MOST, Offset, angle_offset, drawn_angles, position_offset
+from skygraft.qa.source_shapes import MOST, Offset, Precision, angle_offset, drawn_angles, position_offset
 from skygraft.qa.truth_checks import check_truth
 from skygraft.qa.verdicts import CHECKS, Row, judge, rows_table
 from skygraft.records.files import Layout
 from skygraft.records.image_record import PIXEL_VERSION
 
-__all__ = ["CHECKS", "VERSION", "check_pair"]
+__all__ = ["CHECKS", "CONTAMINATION", "VERSION", "check_pair"]
 
 VERSION = 1
 """Of the checks; a verification by another version is made again."""
 
+CONTAMINATION = 5e-4
+"""Part of a star's light in the aperture that may be its neighbours': half of what closure tolerates."""
 POSITION_TOLERANCE, POSITION_RESOLUTION = 0.03, 0.1
 """Pixels: up to which a median offset passes, and which must be seen; see `skygraft.qa.verdicts.judge`."""
 ANGLE_TOLERANCE, ANGLE_RESOLUTION = 0.5, 5.0
@@ -151,10 +153,12 @@ class _Work:
             check_untouched(int(named["changed"].sum()), changed_variance, changed_mask),
             variance,
             mask,
-            *self._of_sources(difference, redrawn, law),
+            *self._of_sources(difference, redrawn, law, _precision(after, step)),
         ]
 
-    def _of_sources(self, difference: NDArray[np.float32], redrawn: Redrawn, law: NoiseLaw) -> list[Row]:
+    def _of_sources(
+        self, difference: NDArray[np.float32], redrawn: Redrawn, law: NoiseLaw, precision: Precision
+    ) -> list[Row]:
         pair = self.pair
         truth = redrawn.truth
         drawn = (np.asarray(truth["stamp_size"]) > 0) & ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
@@ -163,14 +167,14 @@ class _Work:
         of_others = difference - redrawn.stars if redrawn.stars.any() else difference
         light = redrawn.stars + redrawn.others
         factor = np.sqrt(law.sum_factor)
-        offset = position_offset(of_stars, light, law.quantum, pair.before, truth, drawn & star)
+        offset = position_offset(of_stars, light, law.quantum, pair.before, truth, drawn & star, precision)
         if not offset.n:
-            offset = position_offset(of_others, light, law.quantum, pair.before, truth, drawn & ~star)
-        turn = angle_offset(of_others, redrawn.others, light, law.quantum, pair.before, truth, pair.sources)
+            offset = position_offset(of_others, light, law.quantum, pair.before, truth, drawn & ~star, precision)
+        turn = angle_offset(of_others, redrawn.others, light, law.quantum, pair.before, truth, pair.sources, precision)
         wrong = drawn_angles(redrawn.others, pair.before, truth, pair.sources)
-        return [self._closure(of_stars, law), _centroid(offset, factor), _angle(turn, wrong, factor)]
+        return [self._closure(of_stars, law, precision), _centroid(offset, factor), _angle(turn, wrong, factor)]
 
-    def _closure(self, difference: NDArray[np.float32], law: NoiseLaw) -> Row:
+    def _closure(self, difference: NDArray[np.float32], law: NoiseLaw, precision: Precision) -> Row:
         pair, aperture = self.pair, self.settings.get("aperture")
         try:
             table = measure_closure(
@@ -179,7 +183,7 @@ class _Work:
                 pair.truth,
                 aperture=aperture,
                 options=self.options,
-                contamination=float(self.settings.get("contamination", 1e-3)),
+                contamination=float(self.settings.get("contamination", CONTAMINATION)),
                 noise=law.is_noisy,
                 gain=law.gain,
                 difference=difference,
@@ -189,18 +193,29 @@ class _Work:
             raise
         except CalibrationError as error:
             return Row("closure", "not applicable", note=error.message)
-        table["sigma"] *= np.sqrt(law.sum_factor)
+        meta = table.meta
+        area = np.pi * meta["radius_pixels"] ** 2
+        table = table[precision.holds(np.asarray(table["flux_in"], float), area)]
+        rounding = 1.0857 * np.sqrt(area * precision.variance) / np.asarray(table["flux_in"], float)
+        table["sigma"] = np.hypot(np.asarray(table["sigma"], float) * np.sqrt(law.sum_factor), rounding)
         summary = summarize_closure(table)
         stars = [
             {name: float(row[name]) for name in ("mag_in", "residual", "sigma", "psf_sum_residual")} for row in table
         ]
-        meta = table.meta
         note = f"radius {meta['radius_pixels']:g} pix = {meta['radius_arcsec']:.4g} arcsec, from {meta['origin']}"
         if not summary.n:
             return Row("closure", "too few stars", note=f"no isolated star; {note}")
         sigma = summary.median_error
         verdict, limit = judge(summary.median, sigma, TOLERANCE, RESOLUTION)
         return Row("closure", verdict, summary.median, limit, sigma, summary.n, note, stars)
+
+
+def _precision(after: Exposure, step: float) -> Precision:
+    """How well the pixels of an output are held: single precision, and the step of integers and quantised numbers."""
+    sample = np.abs(after.image.ravel()[:: max(1, after.image.size // 100_000)])
+    sample = sample[np.isfinite(sample)]
+    half = HALF_ULP * float(np.median(sample)) if sample.size else 0.0
+    return Precision(half, half**2 + step**2 / 4)
 
 
 def _size(exposure: Exposure) -> str:
