@@ -115,8 +115,10 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether all checks that can be made pass, and closure is one of them wherever it can be measured."""
-        return bool(self.checks) and all(one.verdict in ("passes", "not applicable") for one in self.checks)
+        """Whether no check fails, and closure has enough stars wherever it applies."""
+        return bool(self.checks) and not any(
+            one.verdict == "fails" or (one.check == "closure" and one.verdict == "too few stars") for one in self.checks
+        )
 
     @property
     def is_sample(self) -> bool:
