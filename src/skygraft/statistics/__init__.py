@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from skygraft.statistics.biases import bias, position_bias
 from skygraft.statistics.completeness import completeness
+from skygraft.statistics.files import load_dataset, save_dataset
 from skygraft.statistics.fits import CompletenessFit, Level, fit_completeness
 from skygraft.statistics.intervals import wilson
+from skygraft.statistics.maps import sky_map
 
-__all__ = ["CompletenessFit", "Level", "bias", "completeness", "fit_completeness", "position_bias", "wilson"]
+__all__ = [
+    "CompletenessFit",
+    "Level",
+    "bias",
+    "completeness",
+    "fit_completeness",
+    "load_dataset",
+    "position_bias",
+    "save_dataset",
+    "sky_map",
+    "wilson",
+]

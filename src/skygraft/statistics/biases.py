@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,13 +13,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skygraft.errors import CatalogError, ConfigError
-from skygraft.statistics.cells import By, Cells, make_cells
+from skygraft.statistics.cells import MOST_CELLS_BY_GROUP, By, Cells, make_cells
 from skygraft.statistics.counts import Group, groups_of, read_weights, weights_of
 from skygraft.statistics.resampling import group_index, group_number
 from skygraft.statistics.rows import Rows, Where, bools, floats, open_rows
 from skygraft.statistics.samples import EXACT_ROWS, STEP, Sample, quantile, robust, rounded
 
-__all__ = ["Comparison", "Kind", "bias", "comparison", "isolated_only", "position_bias"]
+__all__ = ["Comparison", "Kind", "bias", "comparison", "isolated_only", "medians", "position_bias"]
 
 type Kind = Literal["difference", "ratio", "angle", "ra", "dec", "distance"]
 type Floats = NDArray[np.float64]
@@ -229,6 +229,26 @@ def bias(
     weight = weights_of(rows, weight)
     groups = groups_of(rows, source, None).get("source", [])
     cells = make_cells(rows, by)
+    attrs = {
+        "title": f"bias of {measured}",
+        "kind": kind,
+        "isolated": "all" if isolated is None else f"not blended, no real source within {isolated:g} arcsec",
+    }
+    return medians(rows, cells, compare, found, weight, groups, exact_rows, attrs)
+
+
+def medians(
+    rows: Rows,
+    cells: Cells,
+    compare: Comparison,
+    found: str | None,
+    weight: str | None,
+    groups: list[str],
+    exact_rows: int,
+    attrs: Mapping[str, Any],
+) -> xr.Dataset:
+    """Medians and scatters in cells: what `bias` returns. With very many cells, rows count as independent."""
+    groups = groups if cells.size <= MOST_CELLS_BY_GROUP else []
     job = _Medians(rows, cells, compare, found, weight, groups)
     values, pulls, n_outside = job.collect(exact_rows)
     out = job.summarise(values, pulls)
@@ -243,11 +263,10 @@ def bias(
             "pull_median": (out["pull_median"], "", "median of differences over stated errors"),
             "pull_scatter": (out["pull_scatter"], "", "robust scatter of differences over stated errors"),
         },
-        {
-            "title": f"bias of {measured}",
+        dict(attrs)
+        | {
             "quantity": text,
-            "kind": kind,
-            "isolated": "all" if isolated is None else f"not blended, no real source within {isolated:g} arcsec",
+            "source_columns": ", ".join(groups) or "none: rows as independent",
             "weights": weight or "none",
             "n_outside": n_outside,
             "exact": "no" if values.rounded else "yes",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skygraft.errors import CatalogError, ConfigError
 from skygraft.statistics.rows import Rows, floats
 
-__all__ = ["Axis", "By", "Cells", "extremes", "make_cells"]
+__all__ = ["MOST_CELLS_BY_GROUP", "Axis", "By", "Cells", "check_groups", "extremes", "make_cells"]
 
 type By = str | Sequence[str] | Mapping[str, Any]
 
@@ -23,6 +23,7 @@ _AUTO_BINS = 20
 _MOST_CATEGORIES = 10_000
 _AUTO_CATEGORIES = 50
 _MOST_CELLS = 2_000_000
+MOST_CELLS_BY_GROUP = 200_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Axis:
             return len(self.edges) - 1
         assert self.categories is not None
         return len(self.categories)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that `index` reads."""
+        return [self.name]
 
     @property
     def centers(self) -> NDArray[Any]:
@@ -115,6 +121,11 @@ class Cells:
     @property
     def columns(self) -> list[str]:
         """Columns that are needed."""
+        return [name for axis in self.axes for name in axis.columns]
+
+    @property
+    def dims(self) -> list[str]:
+        """Names of the dimensions."""
         return [axis.name for axis in self.axes]
 
     def index(self, batch: pa.RecordBatch) -> NDArray[np.int64]:
@@ -137,7 +148,7 @@ class Cells:
         attrs : mapping
             Attributes of the whole.
         """
-        dims = self.columns
+        dims = self.dims
         variables = {}
         for name, (array, unit, text) in values.items():
             about = {"long_name": text} | ({"units": unit} if unit else {})
@@ -146,6 +157,22 @@ class Cells:
         for axis in self.axes:
             coordinates |= axis.coordinates()
         return xr.Dataset(variables, coords=coordinates, attrs=dict(attrs))
+
+
+def check_groups(cells: Cells) -> None:
+    """Raise an error where counts by groups of rows would not fit into memory.
+
+    Raises
+    ------
+    ConfigError
+        If there are too many cells.
+    """
+    if cells.size > MOST_CELLS_BY_GROUP:
+        raise ConfigError(
+            f"{cells.size:,} bins are too many for errors by bootstrap, which takes at most {MOST_CELLS_BY_GROUP:,}",
+            key="by",
+            fix="Give fewer bins or fewer columns, or bootstrap=0",
+        )
 
 
 def make_cells(rows: Rows, by: By | None) -> Cells:

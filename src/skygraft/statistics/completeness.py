@@ -8,12 +8,12 @@ import numpy as np
 import xarray as xr
 
 from skygraft.errors import ConfigError
-from skygraft.statistics.cells import By, make_cells
+from skygraft.statistics.cells import By, Cells, check_groups, make_cells
 from skygraft.statistics.counts import Group, count, groups_of, weights_of
 from skygraft.statistics.intervals import wilson
-from skygraft.statistics.rows import Where, open_rows
+from skygraft.statistics.rows import Rows, Where, open_rows
 
-__all__ = ["check_bootstrap", "completeness"]
+__all__ = ["check_bootstrap", "completeness", "fractions"]
 
 
 def check_bootstrap(bootstrap: int) -> int:
@@ -97,6 +97,22 @@ def completeness(
     weight = weights_of(rows, weight)
     groups = groups_of(rows, source, patch)
     cells = make_cells(rows, by)
+    return fractions(rows, cells, found, weight, groups, interval, bootstrap, seed)
+
+
+def fractions(
+    rows: Rows,
+    cells: Cells,
+    found: str,
+    weight: str | None,
+    groups: dict[str, list[str]],
+    interval: float,
+    bootstrap: int,
+    seed: int,
+) -> xr.Dataset:
+    """The fraction of rows that are true, in cells: what `completeness` returns."""
+    if bootstrap and groups:
+        check_groups(cells)
     sums = count(rows, cells, found=found, weight=weight, groups=groups if bootstrap else {}, seed=seed)
     fraction, effective = sums.fraction, sums.n_effective
     lower, upper = wilson(fraction, effective, interval)

@@ -119,9 +119,7 @@ class Maximum:
     at_bound: bool
 
 
-def maximize(
-    shape: Curve, x: Array, total: Array, found: Array, *, start: Array | None = None, wide: float | None = None
-) -> Maximum:
+def maximize(shape: Curve, x: Array, total: Array, found: Array, *, start: Array | None = None) -> Maximum:
     """Fit a curve to counts by maximum likelihood (binomial).
 
     Parameters
@@ -130,60 +128,20 @@ def maximize(
     x, total, found : ndarray, shape (n,)
         Where, how many (or which sum of weights), and how many of them were found.
     start : ndarray, optional
-        Parameters to start from, by default several that follow from the counts.
-    wide : float, optional
-        Range of x, which bounds the widths; by default that of `x`.
+        Parameters to start from, by default several that follow from the counts, of which the best is taken.
 
     Returns
     -------
     Maximum
     """
-    from scipy.optimize import minimize
-
     keep = total > 0
     x, total, found = x[keep], total[keep], found[keep]
-    size = total.sum()
-    low, high = float(x.min()), float(x.max())
-    span = wide or max(high - low, 1e-9)
-    n_widths = len(shape.names) - 2
-
-    def unpack(u: Array) -> Array:
-        return np.concatenate([[u[0]], [low + span * u[1]], span * np.exp(u[2:])])
-
-    def cost(u: Array) -> tuple[float, Array]:
-        parameters = unpack(u)
-        p, slopes = shape.value_and_slopes(x, parameters)
-        safe = np.clip(p, _TINY, 1.0 - _TINY)
-        value = -(found * np.log(safe) + (total - found) * np.log1p(-safe)).sum() / size
-        pull = -(found / safe - (total - found) / (1.0 - safe)) / size
-        gradient = slopes @ pull
-        gradient[1] *= span
-        gradient[2:] *= parameters[2:]
-        return float(value), gradient
-
-    bounds = [(1e-6, 1.0), (-1.0, 2.0), *[(np.log(1e-5), np.log(4.0))] * n_widths]
-    starts = _starts(x, total, found, low, span, n_widths) if start is None else [_pack(start, low, span)]
-    best = None
-    for first in starts:
-        done = minimize(
-            cost,
-            np.clip(first, [b[0] for b in bounds], [b[1] for b in bounds]),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options={"maxiter": 200, "ftol": 1e-8, "gtol": 1e-5, "maxcor": 20},
-        )
-        if best is None or done.fun < best.fun:
-            best = done
-    assert best is not None
-    # The last digits by Fisher scoring, whose steps are of second order.
-    parameters = unpack(best.x)
-    refined = maximize_many(shape, x, total[None], found[None], parameters)[0]
-    before, after = (_log_likelihood(shape, x, total, found, each)[0] for each in (parameters, refined))
-    if after > before:
-        parameters = refined
-    parameters[2:] = np.sort(parameters[2:])  # one order of two widths
-    return Maximum(parameters, float(max(before, after)), bool(parameters[0] > 1.0 - 1e-7))
+    starts = _starts(shape, x, total, found) if start is None else np.atleast_2d(start)
+    totals, founds = (np.broadcast_to(each, (len(starts), x.size)) for each in (total, found))
+    ends = maximize_many(shape, x, totals, founds, starts)
+    values = _log_likelihood(shape, x, totals, founds, ends)
+    best = int(np.argmax(values))
+    return Maximum(ends[best], float(values[best]), bool(ends[best, 0] > 1.0 - 1e-7))
 
 
 def maximize_many(shape: Curve, x: Array, total: Array, found: Array, start: Array) -> Array:
@@ -195,21 +153,23 @@ def maximize_many(shape: Curve, x: Array, total: Array, found: Array, start: Arr
     x : ndarray, shape (n,)
     total, found : ndarray, shape (sets, n)
         As in `maximize`, of each set.
-    start : ndarray, shape (parameters,)
-        A fit to all of them.
+    start : ndarray, shape (parameters,) or (sets, parameters)
+        Such as a fit to all of them.
 
     Returns
     -------
     ndarray, shape (sets, parameters)
         NaN where none or all were found.
     """
-    sets, size = len(total), len(start)
-    # In plateau, centre and the logarithms of the widths.
-    apart = np.array([-0.2, 0.2]) if size == 4 and np.ptp(np.log(start[2:])) < 0.4 else 0.0
-    at = np.repeat(np.concatenate([start[:2], np.log(start[2:]) + apart])[None], sets, 0)
+    first = np.array(np.broadcast_to(start, (len(total), start.shape[-1])), dtype=np.float64)
+    # In plateau, centre and the logarithms of the widths. Two widths that are equal have no slope to part by.
+    at = np.concatenate([first[:, :2], np.log(first[:, 2:])], 1)
+    if at.shape[1] == 4:
+        at[:, 2:] += np.where(np.abs(at[:, 2] - at[:, 3]) < 0.4, 0.2, 0.0)[:, None] * np.array([-1.0, 1.0])
     worth = (found.sum(1) > 0) & (found.sum(1) < total.sum(1))
     moving = worth.copy()
-    reach = np.concatenate([[0.3, 2.0 * start[2:].max()], np.full(size - 2, 0.7)])
+    span = float(np.ptp(x)) or 1e-9
+    narrowest, widest = np.log(1e-5 * span), np.log(4.0 * span)
     best = _log_likelihood(shape, x, total, found, _plain(at))
     for _ in range(_MOST_STEPS):
         (rows,) = np.nonzero(moving)
@@ -228,11 +188,15 @@ def maximize_many(shape: Curve, x: Array, total: Array, found: Array, start: Arr
         inverse = np.linalg.pinv(information / scale[:, :, None] / scale[:, None, :], rcond=1e-7, hermitian=True)
         step = np.einsum("rpq,rq->rp", inverse, score / scale) / scale
         gain = np.einsum("rp,rp->r", step, score)
+        reach = np.full(step.shape, 1.0)
+        reach[:, 0], reach[:, 1] = 0.3, np.maximum(2.0 * np.exp(here[:, 2:].max(1)), 0.01 * span)
         step /= np.maximum(1.0, np.abs(step / reach).max(1))[:, None]
         open_rows, part = np.ones(rows.size, bool), 1.0
         for _ in range(12):
             trial = here + part * step
             trial[:, 0] = np.clip(trial[:, 0], 1e-6, 1.0)
+            trial[:, 1] = np.clip(trial[:, 1], x.min() - span, x.max() + span)
+            trial[:, 2:] = np.clip(trial[:, 2:], narrowest, widest)
             value = _log_likelihood(shape, x, n, k, _plain(trial))
             better = open_rows & (value >= best[rows])
             at[rows[better]], best[rows[better]] = trial[better], value[better]
@@ -240,6 +204,7 @@ def maximize_many(shape: Curve, x: Array, total: Array, found: Array, start: Arr
             if not open_rows.any():
                 break
             part *= 0.5
+        # Where no step is better, rounding is all that is left.
         moving[rows] = ~open_rows & (gain > _SMALL_GAIN)
     out = _plain(at)
     out[:, 2:] = np.sort(out[:, 2:], 1)
@@ -272,20 +237,15 @@ def _log_likelihood(shape: Curve, x: Array, total: Array, found: Array, paramete
     return np.asarray((found * np.log(p) + (total - found) * np.log1p(-p)).sum(1))
 
 
-def _pack(parameters: Array, low: float, span: float) -> Array:
-    return np.concatenate([[parameters[0]], [(parameters[1] - low) / span], np.log(parameters[2:] / span)])
-
-
-def _starts(x: Array, total: Array, found: Array, low: float, span: float, n_widths: int) -> list[Array]:
-    """Starts from where the cumulative counts fall to half of their bright plateau."""
+def _starts(shape: Curve, x: Array, total: Array, found: Array) -> Array:
+    """Starts with the centre where a step would find as many as were found, and widths from narrow to wide."""
     order = np.argsort(x, kind="stable")
     n, k = np.cumsum(total[order]), np.cumsum(found[order])
+    span = float(np.ptp(x)) or 1e-9
     plateau = float(np.clip(np.max((k / n)[n >= 0.1 * n[-1]]), 0.05, 0.99))
-    # As many are found in all as a step at the centre with this plateau would find.
     center = float(np.interp(k[-1] / plateau, n, x[order]))
-    middle = (center - low) / span
-    widths = [[0.03], [0.1]] if n_widths == 1 else [[0.02, 0.05], [0.02, 0.3], [0.05, 1.0]]
-    return [np.concatenate([[plateau], [middle], np.log(width)]) for width in widths]
+    widths = [[0.003], [0.03], [0.2]] if len(shape.names) == 3 else [[0.005, 0.02], [0.02, 0.06], [0.02, 0.3]]
+    return np.array([[plateau, center, *(span * part for part in each)] for each in widths])
 
 
 def solve_level(shape: Curve, parameters: Array, level: float) -> tuple[float, Array]:

@@ -19,7 +19,7 @@ from skygraft.statistics.rows import texts
 
 __all__ = ["group_index", "group_number", "poisson_weights", "replicate_scatter", "row_hash"]
 
-_MOST_GROUPS, _FEWEST_GROUPS = 2048, 128
+_MOST_GROUPS, _FEWEST_GROUPS = 2048, 32
 _MOST_CELLS = 1 << 23
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -71,7 +71,7 @@ def row_hash(batch: pa.RecordBatch, names: Sequence[str], seed: int = 0) -> NDAr
 
 
 def group_number(n_cells: int) -> int:
-    """Number of groups for which counts per cell and group stay within 64 MB: 128 to 2048."""
+    """Number of groups for which counts per cell and group stay within some 100 MB: 32 to 2048."""
     return int(min(_MOST_GROUPS, max(_FEWEST_GROUPS, 1 << int(np.log2(max(1, _MOST_CELLS // max(1, n_cells)))))))
 
 

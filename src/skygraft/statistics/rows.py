@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +25,14 @@ type Where = pc.Expression | Sequence[Any] | str | None
 _BATCH_ROWS = 1 << 17
 _TEXT_TABLES = (".fits", ".fit", ".ecsv", ".csv", ".vot", ".xml")
 _USABLE = "usable"
-_DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {
-    "mag_below_depth": (("mag", "depth"), pc.subtract),
+_E_PER_MAG = 0.4 * math.log(10.0)
+_DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Any], str]] = {
+    "mag_below_depth": (("mag", "depth"), pc.subtract, "mag"),
+    # Depth is the magnitude of 5 sigma. What is measured of a fake that was missed has no S/N.
+    "snr_expected": (("mag", "depth"), lambda mag, depth: pc.exp((depth - mag) * _E_PER_MAG) * 5.0, ""),
+    "phase": (("mjd", "peak_mjd"), pc.subtract, "d"),
 }
-"""Columns that follow from others, for tables that do not have them."""
+"""Columns that follow from others, for tables that do not have them, and their units."""
 
 
 class Rows:
@@ -110,7 +115,7 @@ class Rows:
     def unit(self, name: str) -> str:
         """The unit of a column; empty where it is unknown or there is none."""
         if name in _DERIVED and name not in self.units:
-            return "mag"
+            return _DERIVED[name][2]
         return self.units.get(name, "")
 
     def batches(self, columns: Sequence[str | None]) -> Iterator[pa.RecordBatch]:
@@ -137,7 +142,7 @@ class Rows:
         projection = {name: pc.field(name) for name in wanted if name in self.names}
         for name in wanted:
             if name not in projection:
-                parts, function = _DERIVED[name]
+                parts, function, _ = _DERIVED[name]
                 projection[name] = function(*(pc.field(part) for part in parts))
         if not projection:  # rows alone
             projection = {self.names[0]: pc.field(self.names[0])}
