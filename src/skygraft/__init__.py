@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skygraft.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from skygraft import catalog, errors, formats, photometry, psf, skymap, testing, wcs
+    from skygraft import catalog, errors, formats, photometry, psf, skymap, statistics, testing, wcs
     from skygraft.campaign import Campaign
     from skygraft.catalog import Flag, normalize_catalog, read_catalog, write_catalog
     from skygraft.errors import SkygraftError, SkygraftWarning
@@ -31,7 +31,7 @@ _HOMES = {
     "skygraft.skymap": ("get_skymap",),
 }
 
-_MODULES = ("catalog", "errors", "formats", "photometry", "psf", "skymap", "testing", "wcs")
+_MODULES = ("catalog", "errors", "formats", "photometry", "psf", "skymap", "statistics", "testing", "wcs")
 """Reachable after ``import skygraft``, such as ``skygraft.psf.MoffatPSF``."""
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "read_catalog",
     "read_exposure",
     "skymap",
+    "statistics",
     "testing",
     "wcs",
     "write_catalog",
