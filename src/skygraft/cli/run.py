@@ -27,7 +27,7 @@ from skygraft.cli.common import (
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign, RunSummary
 
-__all__ = ["placed", "run"]
+__all__ = ["placed", "role", "run"]
 
 
 @command
@@ -89,7 +89,7 @@ def run(
         repo=butler, collections=collections, dataset_type=dataset_type, where=where, output_run=output_run
     )
     campaign = placed(open_campaign(config, given), cluster, scheduler, workers)
-    with _role(campaign) as is_driver:
+    with role(campaign) as is_driver:
         if not is_driver:
             return
         settings: dict[str, Any] = {"n_workers": workers, "redo": redo, "retry_failed": retry_failed}
@@ -136,7 +136,7 @@ def placed(
 
 
 @contextlib.contextmanager
-def _role(campaign: Campaign) -> Iterator[bool]:
+def role(campaign: Campaign) -> Iterator[bool]:
     """Yield whether this process drives the campaign; other processes of an MPI launch have then finished serving."""
     from skygraft.config.cluster_kinds import LaunchConfig
 
