@@ -6,6 +6,7 @@ import typer
 
 from skygraft.cli.plan import plan
 from skygraft.cli.run import run
+from skygraft.cli.show import show
 from skygraft.cli.status import status
 from skygraft.cli.verify import verify
 
@@ -14,5 +15,5 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (plan, run, status, verify):
+    for function in (plan, run, status, verify, show):
         app.command(rich_help_panel="Campaigns")(function)

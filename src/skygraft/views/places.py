@@ -29,6 +29,7 @@ __all__ = [
     "done_images",
     "done_rows",
     "image_by_id",
+    "image_of_file",
     "images_at",
     "is_done",
     "outline_distance",
@@ -56,6 +57,31 @@ def as_campaign(campaign: Campaign | str | os.PathLike[str]) -> Campaign:
         return campaign
     path = Path(campaign)
     return Campaign.from_yaml(Layout(path).config if path.is_dir() else path)
+
+
+def image_of_file(path: str | os.PathLike[str]) -> tuple[Campaign, PlannedImage] | None:
+    """Find the campaign that wrote an image file, by the folders above it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    (Campaign, PlannedImage) or None
+        None where no campaign wrote it.
+    """
+    file = Path(path).resolve()
+    for folder in file.parents:
+        layout = Layout(folder)
+        if layout.plan.is_file() and layout.config.is_file() and file.is_relative_to(layout.images.resolve()):
+            campaign, wanted = as_campaign(folder), file.relative_to(layout.images.resolve()).as_posix()
+            plan = campaign_plan(layout.plan)
+            outputs = plan.table(["output"]).column(0)
+            row = pc.index(outputs, wanted).as_py()
+            return None if row < 0 else (campaign, next(plan.images([row])))
+    return None
 
 
 def is_done(layout: Layout, image: PlannedImage) -> bool:
