@@ -209,23 +209,22 @@ def _write_grid(request: Request) -> None:
 
 
 def _write_colour(request: Request) -> None:
-    from skygraft.views.colour import colour_figure
-    from skygraft.views.places import done_images, rows_of_source
+    from skygraft.views.colour import best_place, colour_figure
+    from skygraft.views.places import rows_of_source
 
     campaign = request.of
     if request.get("at") is not None and request.get("id") is not None:
         raise ConfigError("a place and a source are both given", key="at", fix="Give one of them")
+    size = _arcsec(request.get("size"))
+    options: dict[str, Any] = {} if size is None else {"size": size}
     if request.get("at") is not None:
         place = _place(request.get("at"))
     elif request.get("id") is not None:
         row = rows_of_source(campaign, request.get("id")).to_pylist()[0]
         place = (row["ra"], row["dec"])
     else:
-        image = request.image or next(iter(done_images(campaign)))
-        place = (image.ra, image.dec)
+        place = best_place(campaign, **options)
     bands = None if request.get("bands") is None else [band.strip() for band in request.get("bands").split(",")]
-    size = _arcsec(request.get("size"))
-    options: dict[str, Any] = {} if size is None else {"size": size}
     _save(request, colour_figure(campaign, *place, bands=bands, theme=_theme(request), **options))
 
 

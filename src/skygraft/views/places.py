@@ -354,13 +354,15 @@ def rows_of_source(campaign: Campaign, injection_id: int | str, columns: Sequenc
         wanted = pa.scalar(injection_id).cast(kind)
     except pa.ArrowInvalid:
         raise ConfigError(
-            f"injection id {injection_id!r} is not a number; those of this campaign are", key="injection_id"
+            f"injection id {injection_id!r} is not a whole number; those of this campaign are",
+            key="injection_id",
+            fix="Give an injection_id of the truth tables",
         ) from None
     rows = dataset.to_table(columns=list(columns) if columns else None, filter=pc.field("injection_id") == wanted)
     if not rows.num_rows:
         ids = pc.min_max(dataset.head(100_000, columns=["injection_id"]).column(0)).as_py()
         raise CampaignError(
-            f"no image of the campaign has the source {injection_id}; the first tables have ids from {ids['min']} to "
+            f"no image of the campaign has the source {injection_id}; its tables have sources such as {ids['min']} and "
             f"{ids['max']}",
             path=campaign.layout.truth,
             key="injection_id",
