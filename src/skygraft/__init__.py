@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from skygraft.injection import Injection, InjectionOptions, inject
     from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture, PhotoCalib
     from skygraft.skymap import get_skymap
+    from skygraft.views.patch import open_patch
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOMES = {
     "skygraft.injection": ("Injection", "InjectionOptions", "inject"),
     "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
     "skygraft.skymap": ("get_skymap",),
+    "skygraft.views.patch": ("open_patch",),
 }
 
 _MODULES = ("catalog", "errors", "formats", "photometry", "psf", "skymap", "statistics", "testing", "wcs")
@@ -56,6 +58,7 @@ __all__ = [
     "inject",
     "make_planes",
     "normalize_catalog",
+    "open_patch",
     "photometry",
     "psf",
     "read_catalog",
