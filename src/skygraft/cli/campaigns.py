@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from skygraft.cli.aperture import aperture
 from skygraft.cli.plan import plan
 from skygraft.cli.run import run
 from skygraft.cli.status import status
@@ -14,5 +15,5 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (plan, run, status, verify):
+    for function in (plan, run, status, verify, aperture):
         app.command(rich_help_panel="Campaigns")(function)
