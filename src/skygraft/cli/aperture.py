@@ -202,7 +202,7 @@ def _image(
     )
     if plot is not None:
         from skygraft.qa.aperture_plot import aperture_figure
-        from skygraft.qa.plots import save_figure
+        from skygraft.views import save_figure
 
         save_figure(aperture_figure(check), plot)
     if json:
@@ -269,10 +269,11 @@ def _campaign(
             processes=None if cluster else workers, redo=redo, progress=moved,
         )  # fmt: skip
     rows = product_dataset(campaign, PRODUCT.name).to_table().to_pylist() if done.n_images > done.n_failed else []
+    rows.sort(key=lambda row: str(row["image_id"]))
     summaries = summarize_apertures(rows)
     if plot is not None and rows:
         from skygraft.qa.aperture_plot import campaign_figure
-        from skygraft.qa.plots import save_figure
+        from skygraft.views import save_figure
 
         save_figure(campaign_figure(rows), plot)
     if json:
