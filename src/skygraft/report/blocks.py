@@ -18,6 +18,7 @@ __all__ = [
     "Cutouts",
     "Facts",
     "Figure",
+    "Files",
     "Figures",
     "Level",
     "Note",
@@ -131,6 +132,7 @@ class Cutouts:
     kind: ClassVar[str] = "cutouts"
     title: str
     items: tuple[Cutout, ...]
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,16 @@ class Code:
     text: str
 
 
-type Block = Text | Note | Tiles | Figures | Cutouts | Table | Facts | Code
+@dataclass(frozen=True)
+class Files:
+    """Files beside the page: their folder, their names, and what each is."""
+
+    kind: ClassVar[str] = "files"
+    folder: str
+    files: tuple[tuple[str, str], ...]
+
+
+type Block = Text | Note | Tiles | Figures | Cutouts | Table | Facts | Code | Files
 
 
 @dataclass
