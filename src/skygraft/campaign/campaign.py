@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import itertools
 import os
 from collections import Counter
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from skygraft.campaign.calling import cores, open_call
 from skygraft.campaign.summaries import FAILURES_LISTED, RunSummary, Status, unusable_images
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.disk import FileIdentity, atomic_path
@@ -164,7 +163,7 @@ class Campaign:
                 self.config,
                 plan,
                 checks=checks,
-                processes=_cores(processes),
+                processes=cores(processes),
                 n_workers=n_workers,
                 # A run retries failed images, but not those in quarantine.
                 to_make=np.isin(states.state, (WAITING, FAILED)),
@@ -311,34 +310,15 @@ class Campaign:
             If no image is done, the cluster fails, or a process dies.
         """
         from skygraft.campaign.checksums import check_checksums
-        from skygraft.processes import process_mapper
 
-        with contextlib.ExitStack() as stack:
-            if client is None and cluster:
-                from skygraft.clusters.cluster import open_cluster
-
-                opened = open_cluster(
-                    self.config.cluster,
-                    n_workers=n_workers,
-                    logs=self.layout.root / "logs",
-                    task_seconds=self.config.task_seconds,
-                    say=NoReporter().say,
-                )
-                client = stack.enter_context(opened).client
-            if client is not None:
-                from skygraft.execution.mapping import map_items
-
-                return check_checksums(self.config, functools.partial(map_items, client), progress)
-            try:
-                few = max(1, len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS)
-            except DamagedPlanError:
-                few = 1  # which is what is found first
-            mapper = stack.enter_context(process_mapper(processes or min(_cores(None), few)))
-            return check_checksums(
-                self.config,
-                lambda function, items, **arguments: iter(mapper(functools.partial(function, **arguments), items)),
-                progress,
-            )
+        try:
+            useful = len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS
+        except DamagedPlanError:
+            useful = 1  # which is what is found first
+        with open_call(
+            self.config, client, cluster=cluster, n_workers=n_workers, processes=processes, useful=useful
+        ) as call:
+            return check_checksums(self.config, call, progress)
 
     def rescan(self) -> Status:
         """Rebuild the ledger from the records, and return the status.
@@ -414,7 +394,7 @@ class Campaign:
         if not self.layout.config.exists():
             # First, because it marks the folder as this campaign's if planning is interrupted.
             self._write_config()
-        return plan_images(self.config, processes=_cores(processes))
+        return plan_images(self.config, processes=cores(processes))
 
     def _current_plan(self, say: Callable[[str], None]) -> Plan:
         """The plan, planned again if it is missing or damaged, or if its inputs have changed."""
@@ -445,7 +425,3 @@ class Campaign:
         """Whether a file that the plan left out was created, changed or removed since."""
         root = self.config.survey.root
         return any(str(FileIdentity.find(root / bad["path"]) or "") != bad.get("stamp") for bad in plan.unusable)
-
-
-def _cores(processes: int | None) -> int:
-    return processes or len(os.sched_getaffinity(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from skygraft.cli.plan import plan
+from skygraft.cli.recover import recover
 from skygraft.cli.report import report
 from skygraft.cli.run import run
 from skygraft.cli.status import status
@@ -15,5 +16,5 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (plan, run, status, verify, report):
+    for function in (plan, run, status, verify, recover, report):
         app.command(rich_help_panel="Campaigns")(function)

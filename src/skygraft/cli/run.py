@@ -27,7 +27,7 @@ from skygraft.cli.common import (
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
 
-__all__ = ["placed", "run"]
+__all__ = ["placed", "role", "run"]
 
 
 @command
@@ -80,7 +80,7 @@ def run(
         repo=butler, collections=collections, dataset_type=dataset_type, where=where, output_run=output_run
     )
     campaign = placed(open_campaign(config, given), cluster, scheduler, workers)
-    with _role(campaign) as is_driver:
+    with role(campaign) as is_driver:
         if not is_driver:
             return
         summary = campaign.run(
@@ -120,7 +120,7 @@ def placed(
 
 
 @contextlib.contextmanager
-def _role(campaign: Campaign) -> Iterator[bool]:
+def role(campaign: Campaign) -> Iterator[bool]:
     """Yield whether this process drives the campaign; other processes of an MPI launch have then finished serving."""
     from skygraft.config.cluster_kinds import LaunchConfig
 
