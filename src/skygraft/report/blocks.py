@@ -18,8 +18,8 @@ __all__ = [
     "Cutouts",
     "Facts",
     "Figure",
-    "Files",
     "Figures",
+    "Files",
     "Level",
     "Note",
     "Section",
@@ -189,11 +189,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to copy."""
+    """Text to copy: code, or prose."""
 
     kind: ClassVar[str] = "code"
     label: str
     text: str
+    prose: bool = False
 
 
 @dataclass(frozen=True)

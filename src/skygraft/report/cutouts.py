@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +154,7 @@ def _cutout(row: dict[str, Any], picture: NDArray[np.uint8]) -> Cutout:
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()
-    imsave(buffer, picture, format="png", metadata={"Software": None})
+    imsave(buffer, picture, format="png", metadata=cast("Any", {"Software": None}))
     uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     kind = str(row["source_type"] or "")
     band = f" in {row['band']}" if row["band"] else ""

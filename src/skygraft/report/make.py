@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import skygraft
 from skygraft.disk import atomic_path
 from skygraft.errors import SkygraftError
-from skygraft.report.blocks import Files, Note, Section, Text, Tiles
+from skygraft.report.blocks import Block, Files, Note, Section, Text, Tiles
 from skygraft.report.counting import BATCH_ROWS, TruthCounts, count_truth
 from skygraft.report.cutouts import cutout_blocks
 from skygraft.report.facts import CampaignFacts, read_facts
@@ -20,7 +20,9 @@ from skygraft.report.page import render_page
 from skygraft.report.products import product_notes, product_settings, product_tables
 from skygraft.report.recovered import Recovered, measure_recovered
 from skygraft.report.sections_campaign import apertures, failures, missing, provenance, record_closure
+from skygraft.report.sections_checks import count_verification, verification_blocks
 from skygraft.report.sections_completeness import completeness_section, completeness_tiles
+from skygraft.report.sections_growth import count_growth, growth_blocks
 from skygraft.report.sections_measured import measured_section, measured_tiles
 from skygraft.report.sections_missed import missed_section
 from skygraft.report.sections_summary import campaign_tiles, lead, sky, state_notes
@@ -99,8 +101,8 @@ def _sections(facts: CampaignFacts, folder: Path) -> tuple[str, list[Section]]:
         summary,
         sky(facts, places, studio, has_recovery=recovered is not None),
         *found,
-        apertures(facts, []),
-        Section("closure", "Closure", record_closure(facts)),
+        apertures(facts, _growth(facts, studio)),
+        Section("closure", "Closure", _closure(facts)),
         failures(facts),
         provenance(facts, version),
         methods_section(facts, methods, cited, version),
@@ -116,6 +118,26 @@ def _recovery_sections(facts: CampaignFacts, recovered: Recovered, studio: Studi
         measured_section(recovered, studio),
         missed_section(recovered, cutout_blocks(facts.campaign, recovered), studio),
     ]
+
+
+def _growth(facts: CampaignFacts, studio: Studio) -> list[Block]:
+    """What the curves of growth say, if they were measured."""
+    command, problems = f"skygraft aperture {facts.command}", dict[str, Note]()
+    dataset = product_tables(facts.campaign, "apertures")
+    found = None if dataset is None else _read(lambda: count_growth(dataset), "tables of apertures", command, problems)
+    blocks = [] if found is None else growth_blocks(found, studio)
+    return [*problems.values(), *(product_notes(facts.campaign, "apertures", command) if dataset else ()), *blocks]
+
+
+def _closure(facts: CampaignFacts) -> list[Block]:
+    """What the verification says, or else the records."""
+    command, problems = f"skygraft verify {facts.command}", dict[str, Note]()
+    dataset = product_tables(facts.campaign, "verification")
+    if dataset is None:
+        return record_closure(facts)
+    found = _read(lambda: count_verification(dataset), "tables of the verification", command, problems)
+    blocks = record_closure(facts) if found is None else verification_blocks(found, {})
+    return [*problems.values(), *product_notes(facts.campaign, "verification", command), *blocks]
 
 
 def _read[T](read: Callable[[], T], what: str, command: str, problems: dict[str, Note]) -> T | None:

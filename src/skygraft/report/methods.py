@@ -1,4 +1,4 @@
-"""The section of a report for whoever writes the paper: a paragraph of methods with the numbers in it, and citations."""
+"""The section of a report for whoever writes the paper: methods with the numbers in it, and citations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from skygraft.report.facts import CampaignFacts
 from skygraft.report.recovered import Recovered, kind_name
 from skygraft.report.references import PAPERS, bibtex
 from skygraft.report.sections_campaign import closure_by_band
+from skygraft.report.sections_completeness import is_known
 from skygraft.report.sections_summary import is_mixed
 from skygraft.wording import number
 
@@ -31,8 +32,9 @@ class _Text:
     sentences: list[str] = field(default_factory=list)
     cited: list[str] = field(default_factory=list)
 
-    def say(self, *parts: str) -> None:
-        self.sentences.append(" ".join(part for part in parts if part))
+    def say(self, sentence: str) -> None:
+        if sentence:
+            self.sentences.append(sentence)
 
     def cite(self, *keys: str) -> str:
         self.cited += [key for key in keys if key not in self.cited]
@@ -58,7 +60,7 @@ def methods_section(facts: CampaignFacts, text: str, cited: list[str], version: 
         "Methods, and how to cite",
         [
             Text("For the paper, with the numbers of this campaign; what is written here was done, and nothing else."),
-            Code("Methods", text),
+            Code("Methods", text, prose=True),
             Text(f"Please cite skygraft{f', and {papers}' if papers else ''}."),
             Code("BibTeX", bibtex(cited, _made_by(facts, version), year)),
         ],
@@ -168,11 +170,11 @@ def _recovery(text: _Text, found: Recovered) -> None:
     usable = total(counts.usable)
     text.say(_detected(text, settings))
     text.say(
-        f"Of {total(counts.rows):,} sources on images, {usable:,} are usable (drawn, with their centre on good pixels); "
-        f"{total(counts.found):,} of them were recovered: detected in the injected image, where the original image has "
+        f"Of {total(counts.rows):,} sources on images, {usable:,} are usable (drawn, centred on good pixels), "
+        f"and {total(counts.found):,} of these were recovered: detected in the injected image, where the original has "
         "no detection that they could be taken for."
     )
-    fits = [(band, kind, fit) for (band, kind), fit in found.fits.items() if np.isfinite(fit.m50)]
+    fits = [(band, kind, fit) for (band, kind), fit in found.fits.items() if is_known(fit)]
     if fits:
         parts = [
             f"{within(fit.m50, fit.m50_error)} for {kind_name(kind)}{f' in {band}' if band else ''}"
@@ -180,7 +182,7 @@ def _recovery(text: _Text, found: Recovered) -> None:
         ]
         errors = text.cite("efron1979")
         text.say(
-            f"From logistic functions fitted to the single sources, completeness is 50 % at magnitude {_listed(parts)}, "
+            f"Completeness is 50 % at magnitude {_listed(parts)}, from logistic functions fitted to single sources, "
             f"with errors from a bootstrap of the sources {errors}."
         )
         text.say(f"Completeness in bins has 68 % Wilson score intervals {text.cite('wilson1927')}.")
