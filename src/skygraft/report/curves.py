@@ -163,8 +163,8 @@ def value_curves(
         axes.plot(one.x[good], one.y[good], color=colour_of(i), lw=1.0, alpha=0.6, zorder=2)
     if np.isfinite(vertical):
         axes.axvline(vertical, color=MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
-    low, high = _limits(series, zero)
-    axes.set_ylim(*((high, low) if faint_first else (low, high)))
+    bottom, top = _limits(series, zero)
+    axes.set_ylim(top if faint_first else bottom, bottom if faint_first else top)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if len(series) > 1:

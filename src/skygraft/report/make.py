@@ -124,9 +124,11 @@ def _growth(facts: CampaignFacts, studio: Studio) -> list[Block]:
     """What the curves of growth say, if they were measured."""
     command, problems = f"skygraft aperture {facts.command}", dict[str, Note]()
     dataset = product_tables(facts.campaign, "apertures")
-    found = None if dataset is None else _read(lambda: count_growth(dataset), "tables of apertures", command, problems)
+    if dataset is None:
+        return []
+    found = _read(lambda: count_growth(dataset), "tables of apertures", command, problems)
     blocks = [] if found is None else growth_blocks(found, studio)
-    return [*problems.values(), *(product_notes(facts.campaign, "apertures", command) if dataset else ()), *blocks]
+    return [*problems.values(), *product_notes(facts.campaign, "apertures", command), *blocks]
 
 
 def _closure(facts: CampaignFacts) -> list[Block]:
