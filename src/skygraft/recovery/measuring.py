@@ -155,7 +155,7 @@ class _Measurement:
     def _match(self, fake: Values, x: Floats, y: Floats, scale: Floats, width: Floats, out: Values) -> match.Match:
         given = self.settings.match_radius
         with np.errstate(invalid="ignore", divide="ignore"):
-            radius = np.maximum(1.0, 0.5 * width / scale) if given is None else given / scale
+            radius = np.maximum(1.0, 0.75 * width / scale) if given is None else given / scale
         drawn = (fake["stamp_size"] > 0) & ~has_flag(fake["flags"], NOT_DRAWN)
         inside = conditions.edge_distance(self.before.pixels.shape, x, y) >= 0
         inside &= ~has_flag(fake["flags"], Flag.CENTER_OFF_IMAGE)
