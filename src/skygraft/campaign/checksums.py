@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from skygraft.campaign.calling import Call
 from skygraft.catalog.partition_read import MARKER, damaged_partitions, partition_bounds
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CampaignError, CatalogError, ConfigError, SkygraftError
@@ -29,9 +30,6 @@ from skygraft.records.status import DONE, record_states
 from skygraft.wording import data_size, number
 
 __all__ = ["ChecksumReport", "Damage", "check_checksums", "discard", "look_at_files"]
-
-type Call = Callable[..., Iterator[Any]]
-"""``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
 
 _IMAGES_AT_ONCE = 8
 _TABLES_AT_ONCE = 32
@@ -130,7 +128,7 @@ def check_checksums(
     config : CampaignConfig
         The campaign.
     call : callable
-        Applies functions of this module to items, on workers or in this process; see `Call`.
+        Applies functions of this module to items, on workers or in this process; see `skygraft.campaign.calling.Call`.
     progress : callable
         Called with the number of images and tables read so far, and of all.
 
