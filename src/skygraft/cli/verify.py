@@ -110,7 +110,8 @@ def _measure(
     names = sorted({str(image["band"]) for image in images})
     summaries = {band: summarize_closure(table[bands == band]) for band in names}
     if plot is not None:
-        from skygraft.qa.plots import closure_figure, save_figure
+        from skygraft.qa.plots import closure_figure
+        from skygraft.views import save_figure
 
         save_figure(closure_figure(table), plot)
     is_sample = len(images) + len(problems) < n_done

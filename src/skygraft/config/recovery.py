@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 
+from skygraft.config.recovery_catalogs import RecoveryCatalogs
 from skygraft.config.yaml_schema import Flag, Name, Section, config_error, describe_problems
 
 __all__ = ["RecoveryConfig"]
@@ -59,6 +60,8 @@ class RecoveryConfig(Section):
     DETECTED."""
     columns: tuple[Name, ...] = ()
     """Further columns of the catalogue that the table takes over."""
+    catalogs: RecoveryCatalogs | None = None
+    """Catalogues of the survey's own pipeline, in place of detections by skygraft."""
 
     @field_validator("apertures")
     @classmethod
@@ -95,6 +98,6 @@ class RecoveryConfig(Section):
         raise config_error(problems, "configuration", None)
 
     def settings(self) -> dict[str, Any]:
-        """Return what `skygraft.recovery.measuring.measure_pair` takes, as JSON types."""
-        dumped: dict[str, Any] = self.model_dump(mode="json")
+        """Return what `skygraft.recovery.measuring.measure_pair` takes, as JSON types; and the catalogues, if any."""
+        dumped: dict[str, Any] = self.model_dump(mode="json", exclude={"catalogs"} if self.catalogs is None else None)
         return dumped

@@ -22,12 +22,14 @@ from skygraft.campaign.pairs import read_pair
 from skygraft.catalog import write_catalog
 from skygraft.demo.calibrate import measure
 from skygraft.demo.fakes import make_fakes, write_campaign
+from skygraft.demo.picture import composite_figure
 from skygraft.demo.sky import APERTURE_RADIUS, SurveySpec, make_sky
 from skygraft.demo.survey import MadeImage, make_survey
 from skygraft.errors import OutputExistsError
 from skygraft.qa.closure import ClosureSummary, summarize_closure
-from skygraft.qa.plots import best_cutout, closure_figure, composite_figure, save_figure, triplet_figure
+from skygraft.qa.plots import closure_figure
 from skygraft.qa.verify import finished_images, verify_campaign
+from skygraft.views import best_cutout, save_figure, triplet_figure
 
 __all__ = ["DemoResult", "SurveyScale", "run_demo"]
 
