@@ -31,7 +31,7 @@ from skygraft.recovery.measuring import measure_pair
 from skygraft.recovery.settings import RecoverySettings, aperture_name
 from skygraft.wcs.local import footprint
 
-__all__ = ["catalog_path", "measure_from_catalogs", "measure_image", "with_newer_catalogs"]
+__all__ = ["catalog_files", "catalog_path", "measure_from_catalogs", "measure_image", "with_newer_catalogs"]
 
 _MAGNITUDE = 2.5 / math.log(10.0)
 _MARGIN = 30.0
@@ -80,6 +80,18 @@ def catalog_path(template: str, image: PlannedImage) -> Path:
 def measure_image(pair: ImagePair, settings: Mapping[str, Any]) -> pa.Table:
     """Measure the fakes of an image, from catalogues if the settings name any; see `measure_pair`."""
     return (measure_from_catalogs if settings.get("catalogs") else measure_pair)(pair, settings)
+
+
+def catalog_files(image: PlannedImage, settings: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Give number of bytes and time of the last change, ns, of the catalogues of an image; empty without any."""
+    found = {}
+    for name in ("injected", "original"):
+        if template := (settings.get("catalogs") or {}).get(name):
+            path = catalog_path(template, image)
+            files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+            stats = [file.stat() for file in files if file.exists()]
+            found[name] = [sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+    return found
 
 
 def with_newer_catalogs(

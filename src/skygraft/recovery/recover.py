@@ -19,7 +19,7 @@ from skygraft.campaign.sweep import SweepSummary, finished_rows, product_dataset
 from skygraft.config.recovery import RecoveryConfig
 from skygraft.errors import ConfigError
 from skygraft.planning.check import choose_images
-from skygraft.recovery.matching_catalogs import measure_image, with_newer_catalogs
+from skygraft.recovery.matching_catalogs import catalog_files, measure_image, with_newer_catalogs
 from skygraft.recovery.measuring import RECOVERY_VERSION
 from skygraft.wording import number, share
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECOVERY", "KindRecovery", "RecoverySummary", "recover", "sample_rows", "summarise_recovery"]
 
-RECOVERY = Product("recovery", RECOVERY_VERSION, measure_image)
+RECOVERY = Product("recovery", RECOVERY_VERSION, measure_image, catalog_files)
 """The product: one row per injected source and image."""
 
 _BIN = 0.5
@@ -285,8 +285,13 @@ def recover(
     swept = do(rows=chosen, redo=redo)
     if again is not None:
         # Those that failed were tried again.
-        n = again.n_measured
-        swept = replace(swept, n_measured=swept.n_measured + n, n_skipped=swept.n_skipped - n)
+        swept = replace(
+            swept,
+            n_measured=swept.n_measured + again.n_measured,
+            n_skipped=swept.n_skipped - again.n_measured,
+            n_renewed=again.n_renewed,
+            renewed=again.renewed,
+        )
     return summarise_recovery(campaign, swept)
 
 
