@@ -26,15 +26,13 @@ class RecoveryConfig(Section):
     """
 
     threshold: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.5
-    """Detection threshold in standard deviations of the noise of one pixel of the filtered image; see `noise`."""
+    """Detection threshold on the filtered image, in standard deviations of the sky in one pixel before it was filtered,
+    as Source Extractor's DETECT_THRESH."""
     min_area: Annotated[int, Field(ge=1, le=10**6, strict=True)] = 5
     """Connected pixels above the threshold that make a detection."""
     filter: Literal["default", "psf", "none"] = "default"
     """What images are filtered with before: the 3 x 3 pyramid of SEP and Source Extractor (``default``), a Gaussian as
     wide as the PSF (``psf``), or nothing."""
-    noise: Literal["filtered", "pixel"] = "pixel"
-    """The noise that the threshold counts in: of the image before it was filtered, as in Source Extractor (``pixel``),
-    or of the filtered image, as in SEP (``filtered``)."""
     deblend_nthresh: Annotated[int, Field(ge=1, le=64, strict=True)] = 32
     """Levels between threshold and peak at which a detection is split."""
     deblend_cont: Annotated[float, Field(ge=0, le=1)] = 0.005

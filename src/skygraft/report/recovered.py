@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -284,9 +285,11 @@ def _biases(found: Recovered, isolation: float) -> Iterator[tuple[str, Callable[
         "bias_mag_cal_isolated",
         lambda: bias(data, "mag_cal", "mag", {"mag": fine, **groups}, isolated=isolation),
     )
+    yield "bias_mag_cal_pooled", lambda: bias(data, "mag_cal", "mag", mags)
+    yield "bias_mag_cal_isolated_pooled", lambda: bias(data, "mag_cal", "mag", mags, isolated=isolation)
     for name in ("mag_kron", "mag_psf"):
         if name in there:
-            yield f"bias_{name}", lambda name=name: bias(data, name, "mag", mags)
+            yield f"bias_{name}", functools.partial(bias, data, name, "mag", mags)
     yield "bias_position", lambda: position_bias(data, mags)
     if "half_light_radius" in counts.low:
         yield "bias_size", lambda: bias(data, "half_light_radius_out", "half_light_radius", mags, kind="ratio")
