@@ -55,8 +55,8 @@ def make_catalog() -> QTable:
 def write_survey(folder: Path) -> Path:
     for k, (band, visit) in enumerate(BANDS.items()):
         write_plain_image(
-            folder / f"raw/{band}.fits", RA + (k + 0.37) / 3600, DEC - (k + 0.21) / 3600, SIZE, seed=k, sky=100.0, EXPNUM=visit,
-            FILTER=band, **rotated(20.0 * k),
+            folder / f"raw/{band}.fits", RA + (k + 0.37) / 3600, DEC - (k + 0.21) / 3600, SIZE, seed=k, sky=100.0,
+            EXPNUM=visit, FILTER=band, **rotated(20.0 * k),
         )  # fmt: skip
     write_plain_image(folder / "raw/far.fits", *FAR, SIZE, seed=9, sky=100.0, EXPNUM=502, CCDNUM=2, FILTER="r")
     write_catalog(make_catalog(), folder / "fakes.parquet")
