@@ -99,7 +99,7 @@ def _sections(facts: CampaignFacts, folder: Path) -> tuple[str, list[Section]]:
     files = write_numbers(folder / _NUMBERS, facts, recovered, tiles, methods)
     return lead(facts, truth), [
         summary,
-        sky(facts, places, studio, has_recovery=recovered is not None),
+        sky(facts, places, studio, None if recovered is None else recovered.tables),
         *found,
         apertures(facts, _growth(facts, studio)),
         Section("closure", "Closure", _closure(facts)),
