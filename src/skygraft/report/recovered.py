@@ -206,7 +206,7 @@ def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: floa
     shown = {kind for kind, _ in kind_sizes.most_common(_LARGEST_SHARE)}
     found = Recovered(dataset, settings, counts, bands, [kind for kind in counts.kinds if kind in shown])
     if total(counts.usable):
-        for name, make in (*_completeness(found), *_biases(found, isolation), *_maps(found)):
+        for name, make in (*_completeness(found), *_biases(found, isolation), *_more(found)):
             try:
                 found.tables[name] = make()
             except SkygraftError as error:
@@ -266,16 +266,26 @@ def _completeness(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Datas
         yield "completeness_mag_half_light_radius", lambda: completeness(data, cells, bootstrap=0)
 
 
-def _maps(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
+def _more(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
     from skygraft.report.frame import Frame
-    from skygraft.statistics import sky_map
+    from skygraft.statistics import correlations, sky_map
 
     counts = found.counts
     radius = Frame.around(counts.places.ra, counts.places.dec).radius
     nside = map_nside((2 * radius) ** 2, total(counts.usable))
     if "depth" in found.columns:
-        yield "map_depth", lambda: sky_map(found.dataset, "depth", "median", nside)
+        # Bands differ in depth.
+        band = max(found.bands, key=lambda name: total(counts.usable, band=name))
+        where = rows_of(band, None) if len(counts.bands) > 1 else None
+        yield "map_depth", lambda: _named(sky_map(found.dataset, "depth", "median", nside, where=where), band)
     yield "map_completeness", lambda: sky_map(found.dataset, statistic="completeness", nside=nside)
+    yield "conditions_found", lambda: correlations(found.dataset, "found")
+    if total(counts.found):
+        yield "conditions_bias", lambda: correlations(found.dataset, ("mag_cal", "mag"))
+
+
+def _named(table: xr.Dataset, band: str) -> xr.Dataset:
+    return table.assign_attrs(band=band)
 
 
 def map_nside(area: float, n: int, *, per_pixel: int = 25, most: int = 600) -> int:

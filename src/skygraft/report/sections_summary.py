@@ -137,7 +137,9 @@ def sky(facts: CampaignFacts, places: Sample | None, studio: Studio, maps: Mappi
         nside = int(table.attrs["nside"])
         drawing = draw_pixels(frame, np.asarray(table["pixel"].values), nside, values, label)
         low, middle, high = np.nanpercentile(values, [0, 50, 100])
-        caption = f"{note}, in {table.sizes['pixel']:,} HEALPix pixels (nside {nside}, nested, ICRS)."
+        band = str(table.attrs.get("band", ""))
+        where = f" in {band}" if band else ""
+        caption = f"{note}{where}, in {table.sizes['pixel']:,} HEALPix pixels (nside {nside}, nested, ICRS)."
         alt = f"Map of {label}: from {low:.3g} to {high:.3g}, median {middle:.3g}."
         figures.append(studio.keep(drawing, name.replace("_", "-"), title=title, caption=caption, alt=alt))
     section.add(Figures(tuple(figures)))
