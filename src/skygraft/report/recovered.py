@@ -273,19 +273,18 @@ def _more(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
     counts = found.counts
     radius = Frame.around(counts.places.ra, counts.places.dec).radius
     nside = map_nside((2 * radius) ** 2, total(counts.usable))
+    # Bands differ in depth and seeing: together they would look as if these were conditions.
+    band = max(found.bands, key=lambda name: total(counts.usable, band=name))
+    several = len(counts.bands) > 1
+    where = rows_of(band, None) if several else None
+    name = band if several else ""
+    data = found.dataset
     if "depth" in found.columns:
-        # Bands differ in depth.
-        band = max(found.bands, key=lambda name: total(counts.usable, band=name))
-        where = rows_of(band, None) if len(counts.bands) > 1 else None
-        yield "map_depth", lambda: _named(sky_map(found.dataset, "depth", "median", nside, where=where), band)
-    yield "map_completeness", lambda: sky_map(found.dataset, statistic="completeness", nside=nside)
-    yield "conditions_found", lambda: correlations(found.dataset, "found")
+        yield "map_depth", lambda: sky_map(data, "depth", "median", nside, where=where).assign_attrs(band=name)
+    yield "map_completeness", lambda: sky_map(data, statistic="completeness", nside=nside)
+    yield "conditions_found", lambda: correlations(data, "found", where=where).assign_attrs(band=name)
     if total(counts.found):
-        yield "conditions_bias", lambda: correlations(found.dataset, ("mag_cal", "mag"))
-
-
-def _named(table: xr.Dataset, band: str) -> xr.Dataset:
-    return table.assign_attrs(band=band)
+        yield "conditions_bias", lambda: correlations(data, ("mag_cal", "mag"), where=where).assign_attrs(band=name)
 
 
 def map_nside(area: float, n: int, *, per_pixel: int = 25, most: int = 600) -> int:

@@ -50,12 +50,14 @@ def conditions_section(found: Recovered, studio: Studio) -> Section:
             reason = "there is no usable fake"
         section.add(Note("missing", f"No correlation with conditions can be given: {reason}."))
         return section
+    band = next((str(table.attrs["band"]) for table in known.values() if table.attrs.get("band")), "")
+    where = f" of the fakes in {band}" if band else ""
     section.add(
         Text(
-            "Spearman rank correlations with the conditions at each fake's place, beyond what its magnitude explains: "
-            "of found or not against the fitted curve, and of the bias against its median at that magnitude. A positive one "
-            "means that more is found, or measured fainter, where the condition is larger. Errors are from a "
-            "bootstrap of the sources."
+            f"Spearman rank correlations{where} with the conditions at each fake's place, beyond what its magnitude "
+            "explains: of found or not against the fitted curve, and of the bias against its median at that magnitude. "
+            "A positive one means that more is found, or measured fainter, where the condition is larger. Errors are "
+            "from a bootstrap of the sources."
         )
     )
     section.add(Figures((_overview(known, studio), *_strongest(known, studio))))
