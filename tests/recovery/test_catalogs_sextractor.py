@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
+from typer.testing import CliRunner
 
 from kits.catalogs_kit import COLUMNS, SEX, pair_of, run_sextractor, write_star_campaign
 from kits.plain_images import SCALE
 from skygraft.campaign import Campaign
 from skygraft.campaign.pairs import ImagePair
+from skygraft.cli import app
 from skygraft.config.recovery_catalogs import RecoveryCatalogs
 from skygraft.errors import CatalogError, CorruptFileError
 from skygraft.recovery.catalogs import read_detections
@@ -231,3 +235,28 @@ def test_through_a_column_map(folder: Path, pair: ImagePair) -> None:
     assert np.allclose(found.flux_cal, expected.flux_kron, rtol=1e-5, equal_nan=True)
     assert np.allclose(found.half_light_radius_out, expected.half_light_radius_out, rtol=1e-3, equal_nan=True)
     assert np.isnan(found.flux_kron).all() and np.isnan(found.fwhm_out).all()
+
+
+def test_command(campaign: Campaign, folder: Path) -> None:
+    """From the YAML file: paths are relative to it, and a catalogue that was made again is read again."""
+    path = folder / "with_catalogs.yaml"
+    content = yaml.safe_load((folder / "campaign.yaml").read_text())
+    own = {"injected": "cats/cli/{file}.cat", "original": "cats/before/{file}.cat"}
+    path.write_text(yaml.safe_dump(content | {"recovery": {"catalogs": own}}))
+    (folder / "cats/cli").mkdir()
+    missing = CliRunner().invoke(app, ["recover", str(path), "--workers", "0", "--json"])
+    assert missing.exit_code == 1
+    (failed,) = json.loads(missing.stdout)["sweep"]["failed"]
+    assert failed[1] == "CatalogError" and failed[2].startswith(f"{folder}/cats/cli/field_1.cat: there is no such")
+    (folder / "cats/cli/field_1.cat").write_bytes((folder / "cats/after/field_1.cat").read_bytes())
+    runs = []
+    for change in (False, False, True):
+        if change:
+            run_sextractor(
+                campaign.layout.images / "raw/field_1.fits", folder / "cats/cli/field_1.cat", DETECT_THRESH=5
+            )
+        run = CliRunner().invoke(app, ["recover", str(path), "--workers", "0", "--json"])
+        assert run.exit_code == 0, run.output
+        runs.append(json.loads(run.stdout))
+    assert [(run["sweep"]["n_measured"], run["sweep"]["n_skipped"]) for run in runs] == [(1, 0), (0, 1), (1, 0)]
+    assert runs[0]["n_found"] == runs[1]["n_found"] > runs[2]["n_found"] > 10
