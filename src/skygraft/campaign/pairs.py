@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from astropy.table import QTable
 
 from skygraft.catalog.io import from_arrow
@@ -75,7 +76,11 @@ def record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
     return record
 
 
-def read_pair(config: CampaignConfig, image: PlannedImage) -> ImagePair:
+def read_pair(
+    config: CampaignConfig,
+    image: PlannedImage,
+    read: Callable[[Iterable[tuple[int, int]]], pa.Table] | None = None,
+) -> ImagePair:
     """Read an image before and after injection, its truth and its catalogue rows.
 
     Parameters
@@ -84,6 +89,8 @@ def read_pair(config: CampaignConfig, image: PlannedImage) -> ImagePair:
         The campaign.
     image : PlannedImage
         An image that is done.
+    read : callable, optional
+        Reads partitions of the catalogue, as for `skygraft.execution.task.sources_of`.
 
     Returns
     -------
@@ -99,7 +106,8 @@ def read_pair(config: CampaignConfig, image: PlannedImage) -> ImagePair:
     layout = Layout(config.output)
     record = record_of(layout, image)
     before, after = read_image(image, config), read_injected(config, image)
-    return ImagePair(image, record, before, after, read_truth(layout, image, record), sources_of(image, config)[0])
+    truth = read_truth(layout, image, record)
+    return ImagePair(image, record, before, after, truth, sources_of(image, config, read)[0])
 
 
 def read_injected(config: CampaignConfig, image: PlannedImage) -> Exposure:
