@@ -36,8 +36,8 @@ def recover(
         float | None,
         typer.Option(
             callback=finite,
-            help="Detection threshold in standard deviations of the noise of a pixel; by default that of the "
-            "configuration, or 1.5.",
+            help="Detection threshold in standard deviations of the sky in a pixel (Source Extractor's DETECT_THRESH); "
+            "by default that of the configuration, or 1.5.",
             show_default=False,
         ),
     ] = None,

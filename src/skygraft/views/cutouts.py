@@ -37,10 +37,11 @@ from skygraft.wcs import pixel_scale
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
 
-__all__ = ["choose_fakes", "cut_square", "cutout_grid", "recovery_dataset"]
+__all__ = ["choose_fakes", "cut_square", "cutout_grid", "found_and_missed_figure", "has_recovery", "recovery_dataset"]
 
 CELL = 1.55
 """Side of a cut-out in a grid, inches."""
+_LABEL, _GAP, _HEADING, _TITLE = 0.37, 0.14, 0.32, 0.42
 _WHITE = 40.0
 _LEAST_PIXELS = 25
 _NEEDED = ("image_id", "x", "y")
@@ -77,6 +78,20 @@ def cut_square(pixels: NDArray[Any], x: float, y: float, size: int) -> NDArray[A
     return found
 
 
+def has_recovery(campaign: Campaign) -> bool:
+    """Whether a campaign has recovery tables.
+
+    Parameters
+    ----------
+    campaign : Campaign
+
+    Returns
+    -------
+    bool
+    """
+    return any((campaign.layout.root / "recovery").glob("tract=*/patch=*/*.parquet"))
+
+
 def recovery_dataset(campaign: Campaign) -> ds.Dataset:
     """Open the recovery tables of a campaign.
 
@@ -94,7 +109,7 @@ def recovery_dataset(campaign: Campaign) -> ds.Dataset:
         If they are not there.
     """
     folder = campaign.layout.root / "recovery"
-    if not folder.is_dir() or not any(folder.glob("tract=*/patch=*/*.parquet")):
+    if not has_recovery(campaign):
         raise CampaignError(
             "there are no recovery tables, which say what was found",
             path=folder,
@@ -230,34 +245,96 @@ def cutout_grid(
     CampaignError
         If an image is not in the campaign.
     """
-    fakes = _columns(rows)
-    count = len(fakes["image_id"])
-    if not count:
-        raise ConfigError("there is no fake to show", key="rows", fix="Give at least one row")
+    return _grid(campaign, [("", rows)], size, columns, panels, title, theme)
+
+
+def found_and_missed_figure(
+    campaign: Campaign,
+    n: int = 24,
+    *,
+    order: Order = "random",
+    size: float | None = None,
+    columns: int = 6,
+    panels: Panels = "after",
+    image_id: str | None = None,
+    title: str = "",
+    seed: int = 0,
+    theme: str = "light",
+) -> Figure:
+    """Draw cut-outs of fakes that were found, and below them of fakes that were missed.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    n : int
+        How many of each, at most.
+    order, image_id, seed
+        As for `choose_fakes`.
+    size, columns, panels, title, theme
+        As for `cutout_grid`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    CampaignError
+        If there are no recovery tables.
+    ConfigError
+        If there is no fake to show, or an option is not one of those that are allowed.
+    """
+    chosen = [choose_fakes(campaign, n, found=found, order=order, image_id=image_id, seed=seed) for found in _BOTH]
+    sections = [(name, rows) for name, rows in zip(("found", "missed"), chosen, strict=True) if rows.num_rows]
+    return _grid(campaign, sections, size, columns, panels, title, theme)
+
+
+_BOTH = (True, False)
+
+
+def _grid(
+    campaign: Campaign,
+    sections: Sequence[tuple[str, Any]],
+    size: float | None,
+    columns: int,
+    panels: Panels,
+    title: str,
+    theme: str,
+) -> Figure:
+    """Draw sections of fakes, each below its heading."""
     if panels not in _PANELS:
         raise ConfigError(f"panels is {panels!r}", key="panels", fix=f"Give one of {', '.join(_PANELS)}")
     if size is not None and not size > 0:
         raise ConfigError(f"the size is {size} arcsec; it must be positive", key="size", fix="Give arcseconds")
+    groups = [(heading, _columns(rows)) for heading, rows in sections]
+    counts = [len(fakes["image_id"]) for _, fakes in groups]
+    if not sum(counts):
+        raise ConfigError("there is no fake to show", key="rows", fix="Give at least one row")
     across = _PANELS[panels]
-    columns = max(1, min(columns, count))
-    lines = -(-count // columns)
-    label, above = 0.37, 0.42 if title else 0.08
-    width, height = columns * (across * CELL + 0.14) + 0.1, lines * (CELL + label) + above
+    columns = max(1, min(columns, max(counts)))
+    step, line = across * CELL + _GAP, CELL + _LABEL
+    heads = [_HEADING if heading else 0.0 for heading, _ in groups]
+    top = _TITLE if title else 0.08
+    width = columns * step + 0.1
+    height = top + sum(heads) + sum(-(-count // columns) * line for count in counts)
     with styled(theme_of(theme)):
         figure = Figure(figsize=(width, height))
-        cutouts = _read(campaign, fakes, size, panels)
-        for k in range(count):
-            line, column = divmod(k, columns)
-            for j, pixels in enumerate(cutouts[k].panels):
-                left = 0.12 + column * (across * CELL + 0.14) + j * CELL
-                low = height - above - (line + 1) * (CELL + label) + label
-                box = (left / width, low / height, (CELL - 0.04) / width, (CELL - 0.04) / height)
-                _draw(figure.add_axes(box), pixels, cutouts[k], fakes, k, ring=across == 1 or j > 0)
-            left = 0.12 + column * (across * CELL + 0.14)
-            low = height - above - (line + 1) * (CELL + label)
-            _label(figure, left / width, (low + label - 0.03) / height, fakes, k, across, theme)
         if title:
-            figure.text(0.12 / width, 1 - 0.2 / height, title, fontsize=13, weight="bold", va="center")
+            figure.text(0.12 / width, 1 - 0.22 / height, title, fontsize=13, weight="bold", va="center")
+        for (heading, fakes), above in zip(groups, heads, strict=True):
+            if heading:
+                text = f"{heading} ({len(fakes['image_id'])} shown)"
+                figure.text(0.12 / width, 1 - (top + 0.15) / height, text, fontsize=11.5, weight="bold", va="center")
+            top += above
+            for k, cutout in enumerate(_read(campaign, fakes, size, panels)):
+                row, column = divmod(k, columns)
+                left, low = 0.12 + column * step, height - top - row * line - CELL
+                for j, pixels in enumerate(cutout.panels):
+                    side = CELL - 0.04
+                    box = ((left + j * CELL) / width, low / height, side / width, side / height)
+                    _draw(figure.add_axes(box), pixels, cutout, fakes, k, ring=across == 1 or j > 0)
+                _label(figure, left / width, (low - 0.03) / height, fakes, k, across, theme)
+            top += -(-len(fakes["image_id"]) // columns) * line
     return figure
 
 
@@ -273,7 +350,7 @@ class _Cutout:
 
 def _read(campaign: Campaign, fakes: Mapping[str, Any], size: float | None, panels: Panels) -> list[_Cutout]:
     plan = campaign_plan(campaign.layout.plan)
-    names = list(dict.fromkeys(fakes["image_id"]))
+    names = list(dict.fromkeys(fakes["image_id"].tolist()))
     found = dict(zip(names, ImageRows(plan).find(names).tolist(), strict=True))
     for name, row in found.items():
         if row < 0:
