@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture, PhotoCalib
     from skygraft.skymap import get_skymap
     from skygraft.statistics.selection import selection
+    from skygraft.views.patch import open_patch
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ _HOMES = {
     "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
     "skygraft.skymap": ("get_skymap",),
     "skygraft.statistics.selection": ("selection",),
+    "skygraft.views.patch": ("open_patch",),
 }
 
 _MODULES = ("catalog", "errors", "formats", "photometry", "psf", "skymap", "statistics", "testing", "wcs")
@@ -58,6 +60,7 @@ __all__ = [
     "inject",
     "make_planes",
     "normalize_catalog",
+    "open_patch",
     "photometry",
     "psf",
     "read_catalog",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from skygraft.campaign.calling import cores, open_call
 from skygraft.campaign.summaries import FAILURES_LISTED, RunSummary, Status, unusable_images
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.disk import FileIdentity, atomic_path
@@ -49,6 +49,7 @@ __all__ = ["Campaign"]
 _WORTH_A_PROCESS = 32
 """Number of images to read for which another process is worth starting."""
 _PARTITIONS_SHOWN = 3
+_OF_PAIR = re.compile(r"pair(-plus|-minus)?(\.json|\.parquet)?")
 
 
 class Campaign:
@@ -164,7 +165,7 @@ class Campaign:
                 self.config,
                 plan,
                 checks=checks,
-                processes=_cores(processes),
+                processes=cores(processes),
                 n_workers=n_workers,
                 # A run retries failed images, but not those in quarantine.
                 to_make=np.isin(states.state, (WAITING, FAILED)),
@@ -311,34 +312,15 @@ class Campaign:
             If no image is done, the cluster fails, or a process dies.
         """
         from skygraft.campaign.checksums import check_checksums
-        from skygraft.processes import process_mapper
 
-        with contextlib.ExitStack() as stack:
-            if client is None and cluster:
-                from skygraft.clusters.cluster import open_cluster
-
-                opened = open_cluster(
-                    self.config.cluster,
-                    n_workers=n_workers,
-                    logs=self.layout.root / "logs",
-                    task_seconds=self.config.task_seconds,
-                    say=NoReporter().say,
-                )
-                client = stack.enter_context(opened).client
-            if client is not None:
-                from skygraft.execution.mapping import map_items
-
-                return check_checksums(self.config, functools.partial(map_items, client), progress)
-            try:
-                few = max(1, len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS)
-            except DamagedPlanError:
-                few = 1  # which is what is found first
-            mapper = stack.enter_context(process_mapper(processes or min(_cores(None), few)))
-            return check_checksums(
-                self.config,
-                lambda function, items, **arguments: iter(mapper(functools.partial(function, **arguments), items)),
-                progress,
-            )
+        try:
+            useful = len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS
+        except DamagedPlanError:
+            useful = 1  # which is what is found first
+        with open_call(
+            self.config, client, cluster=cluster, n_workers=n_workers, processes=processes, useful=useful
+        ) as call:
+            return check_checksums(self.config, call, progress)
 
     def rescan(self) -> Status:
         """Rebuild the ledger from the records, and return the status.
@@ -361,7 +343,8 @@ class Campaign:
             root.mkdir(parents=True, exist_ok=True)
             # Of what is remembered, the checksum of a file that was not written is nobody's.
             own = (self.layout.lock, lease_path(self.layout.lock), self.layout.consolidated)
-            entries = [entry.name for entry in root.iterdir() if entry not in own]
+            # A pair (`skygraft.campaign.paired`) is campaigns of their own.
+            entries = [e.name for e in root.iterdir() if e not in own and not _OF_PAIR.fullmatch(e.name)]
         except OSError as error:
             raise OutputError(
                 f"the output folder cannot be used ({error.strerror or error})",
@@ -414,7 +397,7 @@ class Campaign:
         if not self.layout.config.exists():
             # First, because it marks the folder as this campaign's if planning is interrupted.
             self._write_config()
-        return plan_images(self.config, processes=_cores(processes))
+        return plan_images(self.config, processes=cores(processes))
 
     def _current_plan(self, say: Callable[[str], None]) -> Plan:
         """The plan, planned again if it is missing or damaged, or if its inputs have changed."""
@@ -445,7 +428,3 @@ class Campaign:
         """Whether a file that the plan left out was created, changed or removed since."""
         root = self.config.survey.root
         return any(str(FileIdentity.find(root / bad["path"]) or "") != bad.get("stamp") for bad in plan.unusable)
-
-
-def _cores(processes: int | None) -> int:
-    return processes or len(os.sched_getaffinity(0))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from astropy.table import QTable
 
 from skygraft.catalog.io import from_arrow
@@ -21,7 +22,7 @@ from skygraft.records.packs import file_exists
 from skygraft.records.plan_file import PlannedImage
 from skygraft.tables.truth_parts import read_truth_part
 
-__all__ = ["ImagePair", "read_pair", "record_of"]
+__all__ = ["ImagePair", "read_injected", "read_pair", "read_truth", "record_of"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ def record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
     return record
 
 
-def read_pair(config: CampaignConfig, image: PlannedImage) -> ImagePair:
+def read_pair(
+    config: CampaignConfig,
+    image: PlannedImage,
+    read: Callable[[Iterable[tuple[int, int]]], pa.Table] | None = None,
+) -> ImagePair:
     """Read an image before and after injection, its truth and its catalogue rows.
 
     Parameters
@@ -84,6 +89,8 @@ def read_pair(config: CampaignConfig, image: PlannedImage) -> ImagePair:
         The campaign.
     image : PlannedImage
         An image that is done.
+    read : callable, optional
+        Reads partitions of the catalogue, as for `skygraft.execution.task.sources_of`.
 
     Returns
     -------
@@ -98,9 +105,55 @@ def read_pair(config: CampaignConfig, image: PlannedImage) -> ImagePair:
     """
     layout = Layout(config.output)
     record = record_of(layout, image)
-    before = read_image(image, config)
-    after = read_exposure(layout.images / image.output, format=image.format, **image.format_options())
+    before, after = read_image(image, config), read_injected(config, image)
+    truth = read_truth(layout, image, record)
+    return ImagePair(image, record, before, after, truth, sources_of(image, config, read)[0])
+
+
+def read_injected(config: CampaignConfig, image: PlannedImage) -> Exposure:
+    """Read an image as the campaign wrote it.
+
+    Parameters
+    ----------
+    config : CampaignConfig
+        The campaign.
+    image : PlannedImage
+        An image that is done.
+
+    Returns
+    -------
+    Exposure
+
+    Raises
+    ------
+    SkygraftError
+        As `skygraft.read_exposure`.
+    """
+    path = Layout(config.output).images / image.output
+    return read_exposure(path, format=image.format, **image.format_options())
+
+
+def read_truth(layout: Layout, image: PlannedImage, record: Mapping[str, Any]) -> QTable:
+    """Read the truth table of one image.
+
+    Parameters
+    ----------
+    layout : Layout
+        The campaign's output folder.
+    image : PlannedImage
+        An image that is done.
+    record : mapping
+        Its record, from `record_of`.
+
+    Returns
+    -------
+    QTable
+
+    Raises
+    ------
+    CampaignError
+        If the table is missing or damaged.
+    """
     part = layout.truth_part(image.tract, image.patch, image.stem)
     written = record["outputs"].get(part.relative_to(layout.root).as_posix(), {})
-    truth = from_arrow(read_truth_part(part, written.get("sha256", "")))
-    return ImagePair(image, record, before, after, truth, sources_of(image, config)[0])
+    return from_arrow(read_truth_part(part, written.get("sha256", "")))

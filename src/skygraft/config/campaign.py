@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 
 from skygraft.config.cluster import AnyCluster
 from skygraft.config.cluster_kinds import LocalConfig
+from skygraft.config.recovery import RecoveryConfig
 from skygraft.config.yaml_schema import (
     BASE_DIR,
     Flag,
@@ -342,6 +343,8 @@ class CampaignConfig(Section):
     """Sky map whose tracts and patches divide the sky: a name, or a mapping with a ``kind``."""
     injection: InjectionConfig = InjectionConfig()
     """How the sources are drawn."""
+    recovery: RecoveryConfig = RecoveryConfig()
+    """How injected sources are detected and measured afterwards."""
     margin_arcsec: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """How far outside an image a source may lie and still be drawn on it, arcseconds."""
     cluster: AnyCluster = LocalConfig()

@@ -1,0 +1,102 @@
+"""The command ``recover``: detect and measure on a campaign's images, and see which injected sources are found."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from skygraft.cli.common import Config, Json, command, echo, emit_json, finite, growing_bar, open_campaign
+from skygraft.cli.run import placed, role
+
+__all__ = ["recover"]
+
+
+@command
+def recover(
+    config: Config,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Largest number of processes, or of workers of a cluster; on this machine one per core by default. 0 "
+            "works in this process.",
+            show_default=False,
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Where to measure, as for run; by default as the configuration says.", show_default=False),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            callback=finite,
+            help="Detection threshold in standard deviations of the sky in a pixel (Source Extractor's DETECT_THRESH); "
+            "by default that of the configuration, or 1.5.",
+            show_default=False,
+        ),
+    ] = None,
+    min_area: Annotated[
+        int | None,
+        typer.Option(help="Connected pixels above the threshold that make a detection.", show_default=False),
+    ] = None,
+    match_radius: Annotated[
+        float | None,
+        typer.Option(
+            callback=finite,
+            help="Largest distance between an injected source and its detection, arcsec.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Measure a sample of so many images, from all instruments and bands; by default all that are done.",
+            show_default=False,
+        ),
+    ] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Measure again what was measured before.")] = False,
+    json: Json = False,
+) -> None:
+    """Detect and measure sources before and after injection, and find out which of the injected ones are recovered.
+
+    The result is a table with one row per injected source and image, in the folder recovery of the campaign's output.
+    What was measured before with the same settings is not measured again; after Ctrl-C, run it again to continue. The
+    section recovery of the configuration has more settings. The exit code is 1 if an image could not be measured.
+
+    Example:  skygraft recover skygraft-demo/campaign.yaml
+    Example:  skygraft recover campaign.yaml --threshold 1.2 --images 50
+    Example:  skygraft recover campaign.yaml --cluster slurm --workers 100
+    """
+    from skygraft.recovery.recover import recover as recover_campaign
+
+    campaign = placed(open_campaign(config), cluster, scheduler, workers)
+    elsewhere = cluster is not None or scheduler is not None or campaign.config.cluster.kind != "local"
+    with role(campaign) as is_driver:
+        if not is_driver:
+            return
+        with growing_bar("measuring") as moved:
+            summary = recover_campaign(
+                campaign,
+                {"threshold": threshold, "min_area": min_area, "match_radius": match_radius},
+                images=images,
+                cluster=elsewhere,
+                n_workers=workers,
+                processes=workers or None,
+                redo=redo,
+                progress=moved,
+            )
+    if json:
+        emit_json(summary.to_dict())
+    else:
+        echo(str(summary))
+        if summary.n:
+            echo(f"next: skygraft report {config}")
+    if not summary.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,76 @@
+"""The measurements of a campaign that a report reads: recovery, verification and apertures, where they were made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from skygraft.json_text import parse_json
+from skygraft.report.blocks import Block, Column, Note, Table, cell
+from skygraft.wording import number
+
+if TYPE_CHECKING:
+    from skygraft.campaign import Campaign
+
+__all__ = ["product_notes", "product_settings", "product_tables"]
+
+_MOST_ROWS = 200
+_FOLDED = 10
+
+
+def product_tables(campaign: Campaign, name: str) -> Any:
+    """The tables of a product.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    name : {"recovery", "verification", "apertures"}
+
+    Returns
+    -------
+    pyarrow.dataset.Dataset or None
+        None where there are no tables.
+    """
+    import pyarrow.dataset as ds
+
+    folder = campaign.layout.root / name
+    # Not the folder as a whole, which has the parts of single images too.
+    files = sorted(str(path) for path in folder.glob("tract=*/patch=*/*.parquet"))
+    if not files:
+        return None
+    partitioning = ds.partitioning(flavor="hive")
+    return ds.dataset(files, format="parquet", partitioning=partitioning, partition_base_dir=str(folder))
+
+
+def product_settings(campaign: Campaign, name: str) -> dict[str, Any]:
+    """The settings that a product was made with; empty where they are missing or damaged."""
+    try:
+        content = parse_json((campaign.layout.root / name / "settings.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    settings = content.get("settings") if isinstance(content, dict) else None
+    return settings if isinstance(settings, dict) else {}
+
+
+def product_notes(campaign: Campaign, name: str, command: str) -> list[Block]:
+    """What a reader must know of a product: that its tables are not complete, or that images failed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder, blocks = campaign.layout.root / name, list[Block]()
+    if not (folder / "settings.json").is_file():
+        text = f"The tables of {name} are not complete: what makes them was interrupted, or has not ended."
+        blocks.append(Note("warning", text, command))
+    try:
+        table = pq.read_table(folder / "images.parquet", columns=["image_id", "error", "message"], partitioning=None)
+    except (OSError, KeyError, pa.ArrowException):
+        return blocks
+    failed = [row for row in table.to_pylist() if row["error"]]
+    if failed:
+        text = f"{name.capitalize()} failed on {len(failed):,} of {number(table.num_rows, 'image')}."
+        rows = [[cell(row[key]) for key in ("image_id", "error", "message")] for row in failed[:_MOST_ROWS]]
+        columns = (Column("image", long=True), Column("error", code=True), Column("what it says", long=True))
+        blocks += [
+            Note("bad", text, command),
+            Table(f"Images on which {name} failed", columns, rows, len(failed), folded=len(rows) > _FOLDED),
+        ]
+    return blocks

@@ -1,0 +1,340 @@
+"""The numbers of a recovery: counts of its rows, and what `skygraft.statistics` makes of them."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skygraft.errors import SkygraftError
+from skygraft.report.counting import BATCH_ROWS, Sample, grouped, magnitude_edges, numbers, total
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from skygraft.statistics import CompletenessFit
+
+__all__ = [
+    "ELONGATED",
+    "KIND_NAMES",
+    "PER_MAG",
+    "Recovered",
+    "RecoveryCounts",
+    "count_recovery",
+    "kind_name",
+    "measure_recovered",
+]
+
+KIND_NAMES = {
+    "Star": "stars",
+    "Sersic": "Sérsic galaxies",
+    "BulgeDisk": "bulge + disk galaxies",
+    "Gaussian": "Gaussian profiles",
+    "Moffat": "Moffat profiles",
+    "Trail": "trails",
+    "Stamp": "stamps",
+}
+"""Source types in words."""
+_ORDER = tuple(KIND_NAMES)
+_RANGES = ("mag", "mag_below_depth", "surface_brightness", "half_light_radius")
+_LARGEST_SHARE = 6
+"""Most types, and most bands, that have figures of their own; the rest is in the tables and files."""
+ELONGATED = 0.8
+"""Axis ratio above which a position angle says little."""
+PER_MAG = 10
+"""Bins of a magnitude in `RecoveryCounts.by_mag`."""
+
+
+def kind_name(kind: str) -> str:
+    """A source type in words, in the plural."""
+    return KIND_NAMES.get(kind, kind or "unknown type")
+
+
+@dataclass
+class RecoveryCounts:
+    """Counts of a recovery table.
+
+    Parameters
+    ----------
+    rows, usable, found : Counter
+        Rows, usable ones, and those found, by (band, type).
+    reasons : Counter
+        Rows that were not found, by (reason, type).
+    by_mag : dict of str to Counter
+        Rows by the reason why they were not found (empty for found), and within by tenth of a magnitude.
+    low, high : dict of str to float
+        Range of some columns, of usable rows.
+    places : Sample
+        Where usable ones are; the kind is 1 for found.
+    """
+
+    rows: Counter[tuple[str, str]] = field(default_factory=Counter)
+    usable: Counter[tuple[str, str]] = field(default_factory=Counter)
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    by_mag: dict[str, Counter[int]] = field(default_factory=dict)
+    low: dict[str, float] = field(default_factory=dict)
+    high: dict[str, float] = field(default_factory=dict)
+    places: Sample = field(default_factory=Sample)
+
+    @property
+    def bands(self) -> list[str]:
+        """Bands with usable rows, those with most rows first."""
+        return _largest(self.usable, 0)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Types with usable rows; stars first, then as `KIND_NAMES`."""
+        names = {kind for (_, kind), n in self.usable.items() if n}
+        return sorted(names, key=lambda kind: (_ORDER.index(kind) if kind in _ORDER else len(_ORDER), kind))
+
+
+def _largest(counts: Counter[tuple[str, str]], part: int) -> list[str]:
+    sums: Counter[str] = Counter()
+    for key, n in counts.items():
+        sums[key[part]] += n
+    return sorted((name for name, n in sums.items() if n), key=lambda name: ("ugrizyYJHK".find(name) % 99, name))
+
+
+def count_recovery(dataset: Any) -> RecoveryCounts:
+    """Count the rows of a recovery table, in batches.
+
+    Parameters
+    ----------
+    dataset : pyarrow.dataset.Dataset
+    """
+    counts = RecoveryCounts()
+    names = ["injection_id", "ra", "dec", "band", "source_type", "usable", "found", "reason", *_RANGES]
+    names = [name for name in names if name in dataset.schema.names]
+    for batch in dataset.to_batches(columns=names, batch_size=BATCH_ROWS):
+        usable, found = (numbers(batch[name]) > 0 for name in ("usable", "found"))
+        for key, rows in grouped(batch, ("band", "source_type")):
+            counts.rows[key] += len(rows)
+            counts.usable[key] += int(usable[rows].sum())
+            counts.found[key] += int((usable & found)[rows].sum())
+        mag = numbers(batch["mag"])
+        tenth = np.floor(np.where(np.isfinite(mag), mag, 0.0) * PER_MAG).astype(np.int64)
+        for (reason, kind), rows in grouped(batch, ("reason", "source_type")):
+            left = rows[~found[rows]]
+            if len(left):
+                counts.reasons[reason, kind] += len(left)
+            some = rows[usable[rows]]
+            for missed in (True, False):
+                part = some[found[some] != missed]
+                values, n = np.unique(tenth[part], return_counts=True)
+                tally = counts.by_mag.setdefault(reason if missed else "", Counter())
+                tally.update(dict(zip(values.tolist(), n.tolist(), strict=True)))
+        for name in set(_RANGES) & set(names):
+            values_of = numbers(batch[name])
+            good = values_of[usable & np.isfinite(values_of)]
+            if good.size:
+                counts.low[name] = min(counts.low.get(name, np.inf), float(good.min()))
+                counts.high[name] = max(counts.high.get(name, -np.inf), float(good.max()))
+        ids = np.asarray(batch["injection_id"])[usable]
+        ra, dec = numbers(batch["ra"])[usable], numbers(batch["dec"])[usable]
+        counts.places.add(ra, dec, ids, found[usable].astype(np.int64))
+    return counts
+
+
+@dataclass
+class Recovered:
+    """What a recovery found, as datasets.
+
+    Parameters
+    ----------
+    dataset : pyarrow.dataset.Dataset
+        The recovery table.
+    settings : dict
+        What it was made with.
+    counts : RecoveryCounts
+    bands, kinds : list of str
+        Those that have figures of their own.
+    tables : dict of str to xarray.Dataset
+        Statistics by name; each goes into a file of its own.
+    fits : dict of (str, str) to CompletenessFit
+        Of completeness against magnitude, by (band, type).
+    depth_fits : dict of str to CompletenessFit
+        Of completeness against magnitude minus depth, by type.
+    problems : dict of str to str
+        Statistics that could not be made, and why.
+    """
+
+    dataset: Any
+    settings: dict[str, Any]
+    counts: RecoveryCounts
+    bands: list[str]
+    kinds: list[str]
+    tables: dict[str, xr.Dataset] = field(default_factory=dict)
+    fits: dict[tuple[str, str], CompletenessFit] = field(default_factory=dict)
+    depth_fits: dict[str, CompletenessFit] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns of the recovery table."""
+        return frozenset(self.dataset.schema.names)
+
+
+def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: float = 3.0) -> Recovered:
+    """Compute the statistics of a recovery table.
+
+    Parameters
+    ----------
+    dataset : pyarrow.dataset.Dataset
+        The recovery table.
+    settings : dict
+        What it was made with.
+    isolation : float
+        Distance to the nearest real source from which a fake counts as isolated, arcsec.
+
+    Returns
+    -------
+    Recovered
+        A statistic that could not be made has its reason in `problems`.
+    """
+    from skygraft.statistics import fit_completeness
+
+    counts = count_recovery(dataset)
+    sizes = Counter({band: total(counts.usable, band=band) for band in counts.bands})
+    shown = {band for band, _ in sizes.most_common(_LARGEST_SHARE)}
+    bands = [band for band in counts.bands if band in shown]
+    kind_sizes = Counter({kind: total(counts.usable, kind=kind) for kind in counts.kinds})
+    shown = {kind for kind, _ in kind_sizes.most_common(_LARGEST_SHARE)}
+    found = Recovered(dataset, settings, counts, bands, [kind for kind in counts.kinds if kind in shown])
+    if total(counts.usable):
+        for name, make in (*_completeness(found), *_biases(found, isolation), *_more(found)):
+            try:
+                found.tables[name] = make()
+            except SkygraftError as error:
+                found.problems[name] = str(error)
+        for band in found.bands:
+            for kind in found.kinds:
+                if counts.usable[band, kind]:
+                    found.fits[band, kind] = fit_completeness(dataset, "mag", where=rows_of(band, kind))
+        for kind in found.kinds if "mag_below_depth" in counts.low else ():
+            found.depth_fits[kind] = fit_completeness(dataset, "mag_below_depth", where=rows_of(None, kind))
+    return found
+
+
+def by_groups(counts: RecoveryCounts) -> dict[str, list[str]]:
+    """Bands and types as categories, for statistics; a band that is not known is none."""
+    groups = {"band": counts.bands, "source_type": counts.kinds}
+    return {name: values for name, values in groups.items() if "" not in values}
+
+
+def rows_of(band: str | None, kind: str | None) -> Any:
+    """The rows of a band and a type, as an expression of Arrow; None for all, empty text for what is not known."""
+    import pyarrow.compute as pc
+
+    found = None
+    for name, value in (("band", band), ("source_type", kind)):
+        if value is not None:
+            one = pc.field(name) == value
+            one = one if value else one | pc.field(name).is_null()
+            found = one if found is None else found & one
+    return found
+
+
+def _edges(counts: RecoveryCounts, name: str, n: int) -> Any:
+    return magnitude_edges(counts.low[name], counts.high[name], n)
+
+
+def _completeness(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
+    from skygraft.statistics import completeness
+
+    data, counts = found.dataset, found.counts
+    n = total(counts.usable)
+    groups = by_groups(counts)
+    kinds = {name: values for name, values in groups.items() if name == "source_type"}
+    n_kinds = max(1, len(counts.kinds))
+    mags = _edges(counts, "mag", n // max(1, len(counts.bands) * n_kinds))
+    yield "completeness_mag", lambda: completeness(data, {"mag": mags, **groups})
+    if "mag_below_depth" in counts.low:
+        depths = _edges(counts, "mag_below_depth", n // n_kinds)
+        yield "completeness_mag_below_depth", lambda: completeness(data, {"mag_below_depth": depths, **kinds})
+    if "surface_brightness" in counts.low:
+        faint = _edges(counts, "surface_brightness", n // n_kinds)
+        yield "completeness_surface_brightness", lambda: completeness(data, {"surface_brightness": faint, **kinds})
+    if counts.high.get("half_light_radius", 0) > counts.low.get("half_light_radius", 0):
+        coarse = _edges(counts, "mag", n // (2 * n_kinds))
+        yield "completeness_half_light_radius", lambda: completeness(data, {"half_light_radius": 8, **kinds})
+        cells = {"mag": coarse, "half_light_radius": 6}
+        yield "completeness_mag_half_light_radius", lambda: completeness(data, cells, bootstrap=0)
+
+
+def _more(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
+    from skygraft.report.frame import Frame
+    from skygraft.statistics import correlations, sky_map
+
+    counts = found.counts
+    radius = Frame.around(counts.places.ra, counts.places.dec).radius
+    nside = map_nside((2 * radius) ** 2, total(counts.usable))
+    # Bands differ in depth and seeing: together they would look as if these were conditions.
+    band = max(found.bands, key=lambda name: total(counts.usable, band=name))
+    several = len(counts.bands) > 1
+    where = rows_of(band, None) if several else None
+    name = band if several else ""
+    data = found.dataset
+    if "depth" in found.columns:
+        yield "map_depth", lambda: sky_map(data, "depth", "median", nside, where=where).assign_attrs(band=name)
+    yield "map_completeness", lambda: sky_map(data, statistic="completeness", nside=nside)
+    yield "conditions_found", lambda: correlations(data, "found", where=where).assign_attrs(band=name)
+    if total(counts.found):
+        yield "conditions_bias", lambda: correlations(data, ("mag_cal", "mag"), where=where).assign_attrs(band=name)
+
+
+def map_nside(area: float, n: int, *, per_pixel: int = 25, most: int = 600) -> int:
+    """Resolution of a HEALPix map whose pixels hold some `per_pixel` of `n` values.
+
+    Parameters
+    ----------
+    area : float
+        Of the footprint, square degrees.
+    n : int
+        Values on it.
+    per_pixel, most : int
+        How many a pixel should hold, and largest number of pixels.
+    """
+    pixels = min(max(n / per_pixel, 1.0), most)
+    sky = 4 * np.pi * np.degrees(1.0) ** 2
+    nside = np.sqrt(pixels * sky / (12 * max(min(area, sky), 1e-9)))
+    return int(2 ** np.clip(np.round(np.log2(nside)), 0, 20))
+
+
+def _biases(found: Recovered, isolation: float) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
+    import pyarrow.compute as pc
+
+    from skygraft.statistics import bias, position_bias
+
+    data, counts, there = found.dataset, found.counts, found.columns
+    n_found = total(counts.found)
+    if not n_found:
+        return
+    groups = by_groups(counts)
+    kinds = {name: values for name, values in groups.items() if name == "source_type"}
+    n_kinds = max(1, len(counts.kinds))
+    fine = _edges(counts, "mag", n_found // max(1, len(counts.bands) * n_kinds))
+    mags = {"mag": _edges(counts, "mag", n_found // n_kinds), **kinds}
+    yield "bias_mag_cal", lambda: bias(data, "mag_cal", "mag", {"mag": fine, **groups})
+    yield (
+        "bias_mag_cal_isolated",
+        lambda: bias(data, "mag_cal", "mag", {"mag": fine, **groups}, isolated=isolation),
+    )
+    yield "bias_mag_cal_pooled", lambda: bias(data, "mag_cal", "mag", mags)
+    yield "bias_mag_cal_isolated_pooled", lambda: bias(data, "mag_cal", "mag", mags, isolated=isolation)
+    for name in ("mag_kron", "mag_psf"):
+        if name in there:
+            yield f"bias_{name}", functools.partial(bias, data, name, "mag", mags)
+    yield "bias_position", lambda: position_bias(data, mags)
+    if "half_light_radius" in counts.low:
+        yield "bias_size", lambda: bias(data, "half_light_radius_out", "half_light_radius", mags, kind="ratio")
+        yield "bias_axis_ratio", lambda: bias(data, "axis_ratio_out", "axis_ratio", mags)
+        elongated = pc.field("axis_ratio") < ELONGATED
+        yield (
+            "bias_position_angle",
+            lambda: bias(data, "position_angle_out", "position_angle", mags, kind="angle", where=elongated),
+        )
