@@ -183,19 +183,32 @@ def test_sizes_without_enough_fakes_are_not_known() -> None:
     made = SelectionFunction.from_data(columns, {"mag": "auto", "half_light_radius": edges}, maps=None)
     assert np.isnan(made.sel(23.0, 50.0)).all()
     assert np.isfinite(made.sel(23.0, 1.0)).all()
-    assert made.domain["reason"].values[0, -1] == "no row has a value"
-    blind = columns["found"] & ~((columns["half_light_radius"] > 0.3) & (columns["half_light_radius"] < 0.6))
-    made = SelectionFunction.from_data(
-        columns | {"found": blind}, {"mag": "auto", "half_light_radius": edges}, maps=None
-    )
-    assert np.isnan(made.sel(22.0, 0.45)).all()
-    assert "none of" in made.domain["reason"].values[0, 2]
+    assert made.domain["reason"].values[0, -1] == "no fakes"
+    few = {name: values[:40] for name, values in columns.items()}
+    with pytest.raises(CatalogError, match=r"no curve can be fitted .* only \d+ fakes, of 20"):
+        SelectionFunction.from_data(few, {"mag": "auto", "half_light_radius": edges}, maps=None)
+
+
+def test_where_none_or_all_are_found_the_function_is_flat_with_an_error() -> None:
+    columns = drawn(6000) | {"band": np.full(6000, "r")}
+    edges = [0.05, 0.3, 0.6, 20.0]
+    middle = (columns["half_light_radius"] > 0.3) & (columns["half_light_radius"] < 0.6)
+    columns["found"] &= ~middle
+    made = SelectionFunction.from_data(columns, {"mag": "auto", "half_light_radius": edges}, maps=None)
+    center = np.exp(np.log(columns["half_light_radius"][middle]).mean())
+    p, error = made.sel([19.5, 23.0, 25.5], center)
+    assert (p < 0.01).all()
+    assert (error > 1e-4).all()
+    bright = drawn(6000)
+    bright = {name: values[bright["mag"] < 21.5] for name, values in bright.items()}
+    p, error = SelectionFunction.from_data(bright, {"mag": "auto"}, per=(), maps=None).sel([20.0, 21.0, 22.0])
+    fraction, n = bright["found"].mean(), bright["found"].size
+    assert p[:2] == pytest.approx([fraction] * 2)
+    assert error[0] == pytest.approx(np.sqrt(fraction * (1 - fraction) / n), rel=0.05)
+    assert np.isnan(p[2])
 
 
 def test_what_cannot_be_built() -> None:
-    none = drawn(500) | {"found": np.zeros(500, bool)}
-    with pytest.raises(CatalogError, match=r"no curve can be fitted .* none of"):
-        SelectionFunction.from_data(none)
     columns = drawn(500)
     for options, match in (
         ({"over": {"mag": "auto", "half_light_radius": 3, "depth": 3}}, "over 3 columns"),
