@@ -32,7 +32,7 @@ FLUX_KINDS = {
 """Kinds of flux that are always measured."""
 
 REASONS = {
-    "": "found, or not usable for none of the reasons below",
+    "": "it was found",
     "not drawn": "nothing of it is on the image: see `flags`",
     "off the image": "its centre is off the image",
     "masked": "a bad pixel among the 3 x 3 at its centre",
