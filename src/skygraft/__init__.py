@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from skygraft.injection import Injection, InjectionOptions, inject
     from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture, PhotoCalib
     from skygraft.skymap import get_skymap
+    from skygraft.statistics.selection import selection
     from skygraft.views.patch import open_patch
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOMES = {
     "skygraft.injection": ("Injection", "InjectionOptions", "inject"),
     "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
     "skygraft.skymap": ("get_skymap",),
+    "skygraft.statistics.selection": ("selection",),
     "skygraft.views.patch": ("open_patch",),
 }
 
@@ -63,6 +65,7 @@ __all__ = [
     "psf",
     "read_catalog",
     "read_exposure",
+    "selection",
     "skymap",
     "statistics",
     "testing",

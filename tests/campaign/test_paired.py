@@ -21,7 +21,7 @@ from kits.tiny_campaign import write_tiny_campaign
 from skygraft.campaign import Campaign
 from skygraft.campaign.paired import PairedCampaign
 from skygraft.campaign.perturbation import Perturbation
-from skygraft.catalog import read_catalog
+from skygraft.catalog import read_catalog, write_catalog
 from skygraft.cli import app
 from skygraft.errors import CampaignError, CatalogError, ConfigError
 
@@ -203,3 +203,31 @@ def test_command(tmp_path: Path) -> None:
 def test_no_pair(tmp_path: Path) -> None:
     with pytest.raises(CampaignError, match="there is no pair of campaigns"):
         PairedCampaign.open(tmp_path)
+
+
+def test_changed_catalogue(tmp_path: Path) -> None:
+    """Another catalogue is another pair: both are written again, and images are made again only if asked."""
+    path = write_tiny_campaign(tmp_path, 1)
+    campaign = Campaign.from_yaml(path)
+    assert all(s.ok for s in PairedCampaign.of(campaign, "mag=±0.1").run(n_workers=0))
+    stars = read_catalog(tmp_path / "fakes.parquet")
+    write_catalog(stars[:6], tmp_path / "fakes.parquet", overwrite=True)
+    paired = PairedCampaign.of(campaign, "mag=±0.1")
+    assert len(read_catalog(tmp_path / "out/pair-minus.parquet")) == 6
+    with pytest.raises(CampaignError):
+        paired.run(n_workers=0)
+    assert [s.n_done for s in paired.run(n_workers=0, redo=True)] == [1, 1]
+    # What was lost is written again.
+    (tmp_path / "out/pair-plus.parquet").unlink()
+    PairedCampaign.of(campaign, "mag=±0.1")
+    assert len(read_catalog(tmp_path / "out/pair-plus.parquet")) == 6
+    (tmp_path / "out/pair.json").write_text("{")
+    with pytest.raises(CampaignError, match="record of the pair cannot be read"):
+        PairedCampaign.of(campaign, "mag=±0.1")
+
+
+def test_bad_catalogue_leaves_no_pair(tmp_path: Path) -> None:
+    path = write_tiny_campaign(tmp_path, 1)
+    with pytest.raises(ConfigError, match="no column 'q'"):
+        PairedCampaign.of(Campaign.from_yaml(path), "q=*1.01")
+    assert not list((tmp_path / "out").glob("pair*"))

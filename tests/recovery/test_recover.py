@@ -118,7 +118,8 @@ def test_the_section_of_the_yaml_is_the_measurement_s_settings() -> None:
     config = RecoveryConfig()
     assert config.settings() == RECOVERY_DEFAULTS
     assert RecoverySettings.from_mapping(config.settings()) == RecoverySettings()
-    assert list(RecoveryConfig.model_fields) == [field.name for field in dataclasses.fields(RecoverySettings)]
+    names = [field.name for field in dataclasses.fields(RecoverySettings)]
+    assert list(RecoveryConfig.model_fields) == [*names, "catalogs"]
 
 
 @pytest.mark.parametrize(

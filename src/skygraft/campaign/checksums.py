@@ -29,7 +29,7 @@ from skygraft.records.plan_file import DamagedPlanError, campaign_plan
 from skygraft.records.status import DONE, record_states
 from skygraft.wording import data_size, number
 
-__all__ = ["ChecksumReport", "Damage", "check_checksums", "discard", "look_at_files"]
+__all__ = ["ChecksumReport", "Damage", "check_checksums", "damaged_outputs", "discard", "look_at_files"]
 
 _IMAGES_AT_ONCE = 8
 _TABLES_AT_ONCE = 32
@@ -231,6 +231,25 @@ def _compare_output(path: Path, wanted: Mapping[str, Any]) -> tuple[str, int]:
         return f"{path.name} in it cannot be read ({error.strerror or error})", 0
     same = hashlib.sha256(content).hexdigest() == wanted["sha256"]
     return "" if same else f"the content of {path.name} in it is not what was written", len(content)
+
+
+def damaged_outputs(layout: Layout, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Read the files of an image and compare them with their checksums.
+
+    Parameters
+    ----------
+    layout : Layout
+        The campaign's output folder.
+    record : mapping
+        The image's record.
+
+    Returns
+    -------
+    list of (str, str)
+        Files that are missing or damaged, relative to the output folder, and what is wrong with each.
+    """
+    found = ((name, _compare_output(layout.root / name, wanted)[0]) for name, wanted in record["outputs"].items())
+    return [(name, problem) for name, problem in found if problem]
 
 
 def _check_tables(tables: Sequence[str], *, output: str) -> _Found:

@@ -308,7 +308,9 @@ class _Sweep:
 
     def run(self, call: Call, wanted: NDArray[np.int64], missing: NDArray[np.int64], *, redo: bool) -> SweepSummary:
         """Measure, gather the tables, and say what came of it."""
-        waiting = wanted if redo else wanted[self.state.state[wanted] != MEASURED]
+        # Where a measurement depends on more than the image, workers look whether that has changed.
+        look_at_all = redo or self.product.inputs is not None
+        waiting = wanted if look_at_all else wanted[self.state.state[wanted] != MEASURED]
         n_known = len(wanted) - len(waiting)
         self.counts["skipped"] += n_known
         self.progress(n_known, len(wanted))

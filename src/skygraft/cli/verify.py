@@ -1,4 +1,4 @@
-"""The command ``verify``: measure injected stars on the outputs, or compare checksums."""
+"""The command ``verify``: check outputs against originals, sources and records, or compare checksums."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from skygraft.cli.common import (
     growing_bar,
     open_campaign,
     out_console,
-    progress_bar,
+    print_table,
 )
 from skygraft.errors import ConfigError
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
+    from skygraft.qa.verify import Verification
 
 __all__ = ["verify"]
 
@@ -34,32 +35,38 @@ def verify(
     config: Config,
     aperture: Annotated[
         str | None,
-        typer.Option(help="Radius to measure in, if images are not calibrated to an aperture.", show_default=False),
+        typer.Option(
+            help="Radius to measure closure in, if images are not calibrated to an aperture.", show_default=False
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write a plot of residual against magnitude.", show_default=False)
     ] = None,
     sample: Annotated[
-        int, typer.Option(min=1, help="Number of images to measure, from all instruments and bands; always the same.")
+        int, typer.Option(min=1, help="Number of images to check, from all instruments and bands; always the same.")
     ] = 100,
-    everything: Annotated[bool, typer.Option("--all", help="Measure every image that is done.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Check every image that is done.")] = False,
     checksums: Annotated[
         bool,
         typer.Option(
             "--checksums",
-            help="Instead of measuring, compare the checksums of all outputs (images, truth, records, tables).",
+            help="Instead, compare nothing but the checksums of all outputs (images, truth, records, tables).",
         ),
     ] = False,
     discard: Annotated[
         bool,
         typer.Option("--discard", help="With --checksums: discard damaged outputs, so that the next run redoes them."),
     ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Begin again, instead of continuing a verification that was interrupted.")
+    ] = False,
     cluster: Annotated[
         str | None,
-        typer.Option(
-            help="With --checksums: read on this cluster (as for run) instead of on this machine.",
-            show_default=False,
-        ),
+        typer.Option(help="Read on this cluster (as for run) instead of on this machine.", show_default=False),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False),
     ] = None,
     workers: Annotated[
         int | None,
@@ -69,81 +76,114 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure the injected stars on a campaign's outputs, and compare with the injected magnitudes.
+    """Check a campaign's outputs: the light of the fakes, all other pixels, masks, records, truth, tables, checksums.
 
-    Isolated stars are measured inside the calibration aperture, on the difference of each image and its original. A
-    band does not close if its median deviates by more than a millimagnitude and four standard errors; it has too few
-    stars if four standard errors exceed 25 millimagnitudes. The exit code is 1 unless all bands close; with
+    Each image is compared with its original and with its sources, drawn again. The verdict on each check is printed; of
+    closure, the magnitudes of isolated stars in the calibration aperture, that of each band, too. A check of which the
+    images hold too few stars to see a mistake says so. The exit code is 1 unless all checks pass that can be made; with
     --checksums, unless no output has changed.
 
+    The folder verification of the campaign's output gets a table with a row for each image and check. After Ctrl-C, the
+    same command continues; after the end, it checks again.
+
     Example:  skygraft verify skygraft-demo/campaign.yaml --plot closure.png
-    Example:  skygraft verify campaign.yaml --checksums --cluster slurm --workers 50
+    Example:  skygraft verify campaign.yaml --all --cluster slurm --workers 50
+    Example:  skygraft verify campaign.yaml --checksums
     """
     campaign = open_campaign(config)
     if checksums:
         if plot is not None or aperture is not None:
             raise ConfigError("--checksums measures nothing", key="checksums", fix="Leave --plot and --aperture out")
-        _read_all(campaign, cluster, workers, discard=discard, json=json)
+        _read_all(campaign, cluster, scheduler, workers, discard=discard, json=json)
         return
-    if discard or cluster is not None:
-        name = "--discard" if discard else "--cluster"
-        raise ConfigError(f"{name} is of --checksums only", key=name, fix="Add --checksums, or leave it out")
+    if discard:
+        raise ConfigError("--discard is of --checksums only", key="discard", fix="Add --checksums, or leave it out")
     if plot is not None:
         _check_plot(plot)
-    _measure(campaign, aperture, plot, None if everything else sample, workers, json=json)
+    number = None if everything else sample
+    _check(campaign, aperture, plot, number, cluster, scheduler, workers, redo=redo, json=json)
 
 
-def _measure(
-    campaign: Campaign, aperture: str | None, plot: Path | None, sample: int | None, workers: int | None, *, json: bool
+def _check(
+    campaign: Campaign,
+    aperture: str | None,
+    plot: Path | None,
+    sample: int | None,
+    cluster: str | None,
+    scheduler: str | None,
+    workers: int | None,
+    *,
+    redo: bool,
+    json: bool,
 ) -> None:
-    import numpy as np
+    from skygraft.cli.run import placed, role
+    from skygraft.qa.verify import verify_campaign
 
-    from skygraft.qa.closure import summarize_closure
-    from skygraft.qa.verify import chosen_images, verify_campaign
-
-    with progress_bar("measuring", len(chosen_images(campaign, sample)[0])) as advance:
-        table = verify_campaign(
-            campaign, aperture=aperture, sample=sample, processes=workers, progress=lambda _: advance(1)
-        )
-    bands = np.asarray(table["band"]).astype(str) if len(table) else np.zeros(0, dtype=str)
-    images, problems, n_done = (table.meta[name] for name in ("images", "problems", "n_done"))
-    names = sorted({str(image["band"]) for image in images})
-    summaries = {band: summarize_closure(table[bands == band]) for band in names}
+    elsewhere = cluster is not None or scheduler is not None
+    placed_campaign = placed(campaign, cluster, scheduler, workers if scheduler is not None else None)
+    with role(placed_campaign) as is_driver:
+        if not is_driver:
+            return
+        with growing_bar("checking") as moved:
+            found = verify_campaign(
+                placed_campaign,
+                aperture=aperture,
+                sample=sample,
+                cluster=elsewhere,
+                n_workers=workers,
+                processes=workers,
+                redo=redo,
+                progress=moved,
+            )
     if plot is not None:
         from skygraft.qa.plots import closure_figure
-        from skygraft.views import save_figure
+        from skygraft.views.figures import save_figure
 
-        save_figure(closure_figure(table), plot)
-    is_sample = len(images) + len(problems) < n_done
+        save_figure(closure_figure(found.stars), plot)
     if json:
-        content = {"bands": {b: s.to_dict() for b, s in summaries.items()}, "images": images}
-        emit_json({**content, "problems": problems, "n_done": n_done, "sample": is_sample})
+        emit_json(found.to_dict())
     else:
-        from skygraft.qa.tables import closure_table
-
-        title = "recovered - injected magnitude, in the calibration aperture"
-        out_console().print(closure_table(summaries, title))
-        n = len(images)
-        every = f"a sample of {n:,} of the {n_done:,} images that are done (--all measures every one)"
-        echo(f"measured on {every if is_sample else f'all {n:,} images that are done'}")
-        if is_sample and any(summary.verdict == "too few stars" for summary in summaries.values()):
-            echo("more stars: --all, or a larger --sample")
-        for row in problems[:_SHOWN]:
-            echo(f"not measured: {row['image_id']}: {row['problem']}")
-        if len(problems) > _SHOWN:
-            echo(f"... and {len(problems) - _SHOWN:,} more, all of them with --json")
-    if problems or not all(summary.ok for summary in summaries.values()):
+        _show(found)
+    if not found.ok:
         raise typer.Exit(1)
 
 
-def _read_all(campaign: Campaign, cluster: str | None, workers: int | None, *, discard: bool, json: bool) -> None:
+def _show(found: Verification) -> None:
+    from skygraft.qa.tables import checks_table, closure_table
+
+    if found.bands:
+        out_console().print(closure_table(found.bands, "recovered - injected magnitude, in the calibration aperture"))
+    print_table(out_console(), checks_table(found.checks, "checks, and the number of images"))
+    every = f"a sample of {found.n_images:,} of the {found.n_done:,} images that are done (--all checks every one)"
+    echo(f"checked {every if found.is_sample else f'all {found.n_images:,} images that are done'}")
+    if found.is_sample and any(one.verdict == "too few stars" for one in found.checks):
+        echo("more stars: --all, or a larger --sample")
+    for row in found.failures[:_SHOWN]:
+        where = f"{row['image_id']}: " if row["image_id"] else ""
+        echo(f"fails: {row['check']}: {where}{row['note']}")
+    if found.n_failures > _SHOWN:
+        echo(f"... and {found.n_failures - _SHOWN:,} more, in {found.output}")
+
+
+def _read_all(
+    campaign: Campaign,
+    cluster: str | None,
+    scheduler: str | None,
+    workers: int | None,
+    *,
+    discard: bool,
+    json: bool,
+) -> None:
     from skygraft.campaign.checksums import discard as discard_damaged
     from skygraft.cli.run import placed
 
-    placed_campaign = placed(campaign, cluster)
+    placed_campaign = placed(campaign, cluster, scheduler, workers if scheduler is not None else None)
     with growing_bar("reading") as moved:
         report = placed_campaign.check_checksums(
-            cluster=cluster is not None, n_workers=workers, processes=workers, progress=moved
+            cluster=cluster is not None or scheduler is not None,
+            n_workers=workers,
+            processes=workers,
+            progress=moved,
         )
     n = discard_damaged(report) if discard else 0
     if json:

@@ -26,9 +26,9 @@ from skygraft.demo.picture import composite_figure
 from skygraft.demo.sky import APERTURE_RADIUS, SurveySpec, make_sky
 from skygraft.demo.survey import MadeImage, make_survey
 from skygraft.errors import OutputExistsError
+from skygraft.qa.campaign_closure import campaign_closure, finished_images
 from skygraft.qa.closure import ClosureSummary, summarize_closure
 from skygraft.qa.plots import closure_figure
-from skygraft.qa.verify import finished_images, verify_campaign
 from skygraft.views import best_cutout, save_figure, triplet_figure
 
 __all__ = ["DemoResult", "SurveyScale", "run_demo"]
@@ -153,7 +153,7 @@ def run_demo(
     clock.stop("campaign")
     with Progress(console=console or quiet, transient=True) as progress:
         bar = progress.add_task("measuring closure", total=len(images))
-        table = verify_campaign(campaign, progress=lambda _: progress.advance(bar))
+        table = campaign_closure(campaign, progress=lambda _: progress.advance(bar))
     bands = np.asarray(table["band"]).astype(str)
     closure = {band: summarize_closure(table[bands == band]) for band in spec.bands}
     scale = _survey_scale(campaign, spec)

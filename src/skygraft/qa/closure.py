@@ -51,7 +51,9 @@ def measure_closure(
     options: InjectionOptions | None = None,
     contamination: float = 1e-3,
     noise: bool | None = None,
-    gain: float | None = None,
+    gain: float | NDArray[np.float32] | None = None,
+    difference: NDArray[np.float32] | None = None,
+    most: int | None = None,
 ) -> QTable:
     """Measure injected stars inside the calibration aperture on ``after - before``.
 
@@ -72,9 +74,14 @@ def measure_closure(
         Largest flux of (other) neighbours in a star's aperture, as a fraction of its own; see `isolated`.
     noise : bool, optional
         Whether photon noise was added; by default, whether the variance planes differ.
-    gain : float, optional
+    gain : float or ndarray of shape (ny, nx), optional
         Electrons per image unit, for the expected scatter; by default from the variance that injection added, which
         is flux / gain.
+    difference : ndarray of float32, shape (ny, nx), optional
+        ``after - before`` without the light of sources that are not stars, if the caller has it; `catalog` is then not
+        needed.
+    most : int, optional
+        Largest number of stars to measure: the brightest.
 
     Returns
     -------
@@ -109,14 +116,19 @@ def measure_closure(
     # Stars in the template of a difference image do not have their calibrated flux in the image.
     whole = ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
     star = drawn & whole & (np.asarray(truth["source_type"]).astype(str) == "Star")
-    difference = after.image.astype(np.float64) - before.image.astype(np.float64)
-    reach = np.where(star | (catalog is None), np.asarray(truth["stamp_size"]), 0)
-    if catalog is not None:
-        difference -= _model(before, catalog, truth, drawn & ~star, options)
+    stars_only = catalog is not None or difference is not None
+    reach = np.where(star | (not stars_only), np.asarray(truth["stamp_size"]), 0)
+    pixels: NDArray[Any] | None = difference
+    if pixels is None:
+        pixels = after.image.astype(np.float64) - before.image.astype(np.float64)
+        if catalog is not None:
+            pixels -= _model(before, catalog, truth, drawn & ~star, options)
     alone = isolated(truth["x"], truth["y"], truth["inst_flux"], reach, radius, contamination=contamination)
     rows = np.flatnonzero(star & alone)
+    if most is not None and rows.size > most:
+        rows = np.sort(rows[np.argsort(-_plain(truth["inst_flux"])[rows], kind="stable")][:most])
     x, y = _plain(truth["x"])[rows], _plain(truth["y"])[rows]
-    flux = aperture_flux(difference, x, y, radius, xy0=before.xy0) if rows.size else np.zeros(0)
+    flux = aperture_flux(pixels, x, y, radius, xy0=before.xy0) if rows.size else np.zeros(0)
     measured = np.isfinite(flux) & (flux > 0)
     rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
     calib = before.photo_calib
@@ -124,8 +136,10 @@ def measure_closure(
     # Relative to the expected flux: with the measured flux, stars that fluctuated upwards would seem less noisy.
     flux_in = _plain(truth["inst_flux"])[rows]
     how = options or InjectionOptions()
-    model = image_noise(before, "white" if how.conventions == LSST else how.coadd_noise)
-    sigma = _expected_flux_error(before, after, x, y, flux_in, radius, noise, gain, model.correlation)
+    correlation = None
+    if gain is None:
+        correlation = image_noise(before, "white" if how.conventions == LSST else how.coadd_noise).correlation
+    sigma = _expected_flux_error(before, after, x, y, flux_in, radius, noise, gain, correlation)
     mag_in, mag_out = _plain(truth["mag"])[rows], calib.magnitude(flux, x, y)
     table = QTable(
         {
@@ -272,23 +286,31 @@ def _expected_flux_error(
     flux: NDArray[np.float64],
     radius: float,
     noise: bool | None,
-    gain: float | None,
+    gain: float | NDArray[np.float32] | None,
     correlation: NoiseCorrelation | None,
 ) -> NDArray[np.float64]:
     """Return the standard deviation of the aperture flux due to the photon noise that injection added."""
+    if isinstance(gain, np.ndarray):
+        (x0, y0), (ny, nx) = before.xy0, before.shape
+        at = np.clip(np.rint(y).astype(int) - y0, 0, ny - 1), np.clip(np.rint(x).astype(int) - x0, 0, nx - 1)
+        gain = gain[at]
+    if not len(x) or noise is False:
+        return np.zeros(len(x))
+    if noise and gain is not None:
+        return np.asarray(np.sqrt(flux / gain), dtype=np.float64)
     if before.variance is None or after.variance is None:
-        if noise and gain is None:
+        if noise:
             raise ConfigError(
                 "there is no variance plane to take the expected noise from", key="gain", fix="Give the gain"
             )
-        return np.sqrt(flux / gain) if noise and gain else np.zeros(len(x))
+        return np.zeros(len(x))
     added = after.variance.astype(np.float64) - before.variance.astype(np.float64)
     if noise is None:
         noise = bool(np.any(added != 0))
-    if not noise or not len(x):
+    if not noise:
         return np.zeros(len(x))
     if gain is not None:
-        return np.sqrt(flux / gain)
+        return np.asarray(np.sqrt(flux / gain), dtype=np.float64)
     added[~np.isfinite(added)] = 0.0
     error = np.sqrt(np.clip(aperture_flux(added, x, y, radius, xy0=before.xy0, method="exact"), 0, None))
     if correlation is not None:

@@ -1,17 +1,24 @@
-"""Format closure as a table for the terminal."""
+"""Format closure and the verdicts of a verification as tables for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
+from skygraft.printable import printable
 from skygraft.qa.closure import ClosureSummary
+from skygraft.qa.verdicts import CHECKS
 
-__all__ = ["closure_table"]
+if TYPE_CHECKING:
+    from skygraft.qa.verify import CheckSummary
 
-_COLOURS = {"closes": "green", "does not close": "red"}
+__all__ = ["checks_table", "closure_table"]
+
+_COLOURS = {"closes": "green", "does not close": "red", "passes": "green", "fails": "red", "not applicable": "dim"}
 
 
 def closure_table(summaries: Mapping[str, ClosureSummary], title: str) -> Table:
@@ -40,6 +47,34 @@ def closure_table(summaries: Mapping[str, ClosureSummary], title: str) -> Table:
             _mmag(closure.expected, ".1f"),
             _mmag(closure.psf_sum_offset, "+.1f"),
             f"[{_COLOURS.get(closure.verdict, 'yellow')}]{closure.verdict}[/]{_bound(closure)}",
+        )
+    return table
+
+
+def checks_table(checks: Sequence[CheckSummary], title: str) -> Table:
+    """Build a table with a row per check: its verdict, the number of images by verdict, and what is wrong.
+
+    Parameters
+    ----------
+    checks : sequence of CheckSummary
+        The verdicts.
+    title : str
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    table = Table(title=title, title_justify="left")
+    for name in ("check", "verdict", "pass", "fail", "too few stars", ""):
+        words = name in ("check", "verdict", "")
+        table.add_column(name, justify="left" if words else "right", no_wrap=name in ("check", "verdict"))
+    for one in checks:
+        note = CHECKS[one.check].split(" (")[0] if one.verdict == "passes" else escape(printable(one.note))
+        table.add_row(
+            one.check,
+            f"[{_COLOURS.get(one.verdict, 'yellow')}]{one.verdict}[/]",
+            *(f"{n:,}" if n else "" for n in (one.n_passes, one.n_fails, one.n_too_few)),
+            note,
         )
     return table
 

@@ -1,192 +1,394 @@
-"""Verify a campaign from its output files alone: measure the injected stars and compare with the catalogue."""
+"""Verify a campaign from its output files: check images in tasks, and the tables of the whole campaign."""
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.table import QTable, vstack
-from numpy.typing import NDArray
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.table import QTable
 
-from skygraft.campaign import Campaign, CampaignConfig, Plan, PlannedImage, read_plan
-from skygraft.campaign.pairs import read_pair
-from skygraft.errors import CampaignError, ConfigError, SkygraftError
-from skygraft.planning.check import choose_images
-from skygraft.processes import process_mapper
-from skygraft.qa.closure import measure_closure
-from skygraft.records.files import Layout
-from skygraft.records.image_record import read_record
+from skygraft.campaign.checksums import damaged_outputs
+from skygraft.campaign.pairs import record_of
+from skygraft.campaign.products import Product
+from skygraft.campaign.sweep import SweepSummary, product_dataset, sweep
+from skygraft.disk import atomic_path
+from skygraft.errors import SkygraftError
+from skygraft.json_text import parse_json
+from skygraft.qa.campaign_closure import SAMPLE, chosen_images
+from skygraft.qa.closure import ClosureSummary, summarize_closure
+from skygraft.qa.primary_rows import check_tables
+from skygraft.qa.verdicts import CHECKS, SCHEMA, Row, Verdict, judge, rows_table
+from skygraft.qa.verify_checks import ANGLE_RESOLUTION, ANGLE_TOLERANCE, CONTAMINATION, VERSION, check_pair
+from skygraft.records.files import Layout, write_json
 from skygraft.records.plan_file import campaign_plan
-from skygraft.records.status import DONE, record_states
 
-__all__ = ["SAMPLE", "chosen_images", "finished_images", "verify_campaign"]
+if TYPE_CHECKING:
+    from distributed import Client
 
-SAMPLE = 100
-"""Default number of images to measure; each takes about a second."""
-_WORTH_A_PROCESS = 6
-"""Number of images per process from which starting another process, which takes seconds, is worthwhile."""
+    from skygraft.campaign import Campaign
 
+__all__ = ["SAMPLE", "VERIFICATION", "CheckSummary", "Verification", "verify_campaign"]
 
-def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, Any]]]:
-    """Return the images of a campaign that are done, each with its record.
+VERIFICATION = Product("verification", VERSION, check_pair)
+"""The product: one row per image and check."""
 
-    Parameters
-    ----------
-    campaign : Campaign
-
-    Returns
-    -------
-    list of (PlannedImage, dict)
-
-    Raises
-    ------
-    CampaignError
-        If there is no plan.
-    """
-    images = read_plan(campaign.layout.plan)
-    records = [read_record(campaign.layout.record(i.tract, i.patch, i.stem), i.image_id) for i in images]
-    return [(image, record) for image, record in zip(images, records, strict=True) if record is not None]
+FAILURES_KEPT = 1000
+"""Failed checks that a summary names; the tables have all."""
+_MOST_STARS = 2_000_000
+"""Stars of one band whose residuals are in memory; of more, every second, fourth, ... image counts."""
+_ROWS_AT_ONCE = 65_536
+_COMBINED = {"flux": (5e-4, 5e-3), "position angle": (ANGLE_TOLERANCE, ANGLE_RESOLUTION)}
+"""Tolerance and resolution of the mean over all images, of checks whose value has a sign."""
+_OF_CAMPAIGN = ("primary", "tables")
 
 
-def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDArray[np.int64], int]:
-    """Choose the images of a campaign to measure.
+@dataclass(frozen=True)
+class CheckSummary:
+    """The verdict of one check over a campaign.
 
     Parameters
     ----------
-    campaign : Campaign
-        A campaign that has been run, at least in part.
-    sample : int or None
-        Number of images to choose from those that are done: of all instruments and bands (at least one of each) and of
-        as many visits as possible, and always the same ones; None for all.
-
-    Returns
-    -------
-    rows : ndarray of int64
-        Rows of the chosen images in the plan.
-    n_done : int
-        Number of images that are done.
-
-    Raises
-    ------
-    CampaignError
-        If there is no plan, or no image is done yet.
-    ConfigError
-        If `sample` is not a positive number.
+    check : str
+        One of `skygraft.qa.verdicts.CHECKS`.
+    verdict : {"passes", "fails", "too few stars", "not applicable"}
+        Of the campaign: it fails if one image does; where no image alone has enough photons, their mean counts.
+    n_passes, n_fails, n_too_few, n_not_applicable : int
+        Images by verdict; of ``primary`` and ``tables``, the campaign counts as one.
+    value, error : float
+        Weighted mean over the images and its standard error, of checks whose value has a sign; else NaN.
+    note : str
+        What is wrong in the first image that fails, or why nothing can be said.
     """
-    plan = campaign_plan(campaign.layout.plan)
-    done = record_states(plan, campaign.layout)[0].rows(DONE)
-    if not len(done):
-        raise CampaignError(
-            "no image of the campaign is done", path=campaign.layout.root, fix="Run it first: skygraft run"
-        )
-    if sample is not None and sample <= 0:
-        raise ConfigError(f"sample is {sample}; it must be positive", key="sample", fix="Give a positive number")
-    return choose_images(plan, "all" if sample is None else sample, among=done), len(done)
+
+    check: str
+    verdict: Verdict
+    n_passes: int = 0
+    n_fails: int = 0
+    n_too_few: int = 0
+    n_not_applicable: int = 0
+    value: float = float("nan")
+    error: float = float("nan")
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """The result of verifying a campaign.
+
+    Parameters
+    ----------
+    output : str
+        Folder of the tables.
+    n_images, n_done : int
+        Images that were checked, and that are done.
+    checks : tuple of CheckSummary
+        A verdict for each check.
+    bands : dict of str to ClosureSummary
+        Closure over the images of each band.
+    failures : tuple of dict
+        The first 1000 checks that failed: ``image_id``, ``band``, ``check``, ``note``.
+    n_failures : int
+        Number of checks that failed.
+    swept : SweepSummary or None
+        How the images were measured.
+    stars : QTable
+        The stars of closure: band, mag_in, residual, sigma, psf_sum_residual.
+    """
+
+    output: str
+    n_images: int
+    n_done: int
+    checks: tuple[CheckSummary, ...]
+    bands: dict[str, ClosureSummary]
+    failures: tuple[dict[str, str], ...] = ()
+    n_failures: int = 0
+    swept: SweepSummary | None = None
+    stars: QTable = field(default_factory=QTable)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all checks that can be made pass, and closure is one of them wherever it can be measured."""
+        return bool(self.checks) and all(one.verdict in ("passes", "not applicable") for one in self.checks)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether not all images that are done were checked."""
+        return self.n_images < self.n_done
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON types."""
+        checks = {one.check: {k: _json(v) for k, v in asdict(one).items() if k != "check"} for one in self.checks}
+        return {
+            "ok": self.ok,
+            "checks": checks,
+            "bands": {band: summary.to_dict() for band, summary in self.bands.items()},
+            "n_images": self.n_images,
+            "n_done": self.n_done,
+            "sample": self.is_sample,
+            "n_failures": self.n_failures,
+            "failures": list(self.failures),
+            "output": self.output,
+        }
+
+
+def _json(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def verify_campaign(
     campaign: Campaign,
     *,
     aperture: Any = None,
-    contamination: float = 1e-3,
+    contamination: float = CONTAMINATION,
     sample: int | None = SAMPLE,
+    client: Client | None = None,
+    cluster: bool = False,
+    n_workers: int | None = None,
     processes: int | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> QTable:
-    """Measure the closure of a campaign's finished images from its output files.
+    redo: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Check what a campaign wrote: images against their originals, records, truth, sources and tables.
+
+    The table, ``verification/tract=/patch=/part-0.parquet`` in the campaign's output folder, has one row per image and
+    check; ``verification/verdicts.parquet`` has the verdicts of the campaign, and of images that cannot be read.
+    A verification that was interrupted is continued; one that ended is made again.
 
     Parameters
     ----------
     campaign : Campaign
         A campaign that has been run, at least in part.
     aperture, contamination
-        As for `measure_closure`.
+        Of closure, as for `skygraft.qa.measure_closure`.
     sample : int or None
-        Number of images; see `chosen_images`.
-    processes : int, optional
-        Number of processes on this machine; by default one per core, if there are enough images.
-    progress : callable, optional
-        Called with the id of each image after it has been measured.
+        Number of images to check, from all instruments and bands, always the same; None for all.
+    client, cluster, n_workers, processes, progress
+        As for `skygraft.campaign.sweep.sweep`.
+    redo : bool
+        Do not continue an interrupted verification, but begin again.
 
     Returns
     -------
-    QTable
-        The tables of `measure_closure`, stacked, in the order of the plan. ``meta["images"]`` lists, for each measured
-        image, band, radius and its origin, and the numbers of isolated and measured stars; ``meta["problems"]`` lists
-        images that could not be measured, with the reason; ``meta["n_done"]`` is the number of images that are done.
+    Verification
 
     Raises
     ------
     CampaignError
-        If no image is done yet, or one of the processes dies.
+        If there is no plan, no image is done, the output is that of another campaign, another process verifies it, or
+        the cluster fails.
     ConfigError
         If `sample` is not a positive number.
-    UncalibratedImageError, UnknownApertureError, CalibrationError
-        As `measure_closure`, if it fails for every image.
+    OutputError
+        If the output folder cannot be written.
+    UncalibratedImageError, UnknownApertureError
+        If images are not calibrated to an aperture that is known, and none is given.
     """
     rows, n_done = chosen_images(campaign, sample)
-    cores = processes or len(os.sched_getaffinity(0))
-    measure = functools.partial(_measure, config=campaign.config, aperture=aperture, contamination=contamination)
-    tables, images, problems = [], [], []
-    first: SkygraftError | None = None
-    with process_mapper(min(cores, len(rows) // _WORTH_A_PROCESS)) as mapper:
-        for found in mapper(measure, rows.tolist()):
-            if found.error is not None:
-                first = first or found.error
-                problems.append({"image_id": found.image_id, "problem": str(found.error)})
-            if found.table is not None:
-                images.append({"image_id": found.image_id, "band": found.band, **found.table.meta})
-                found.table.meta.clear()
-                tables.append(found.table)
-            if progress:
-                progress(found.image_id)
-    if first is not None and not tables:
-        raise first
-    stacked = vstack(tables, metadata_conflicts="silent")
-    stacked.meta |= {"images": images, "problems": problems, "n_done": n_done}
-    return stacked
+    layout = campaign.layout
+    settings: dict[str, Any] = {
+        "injection": campaign.config.injection.model_dump(mode="json"),
+        "settings": campaign.config.pixel_settings(),
+        "aperture": aperture,
+        "contamination": contamination,
+    }
+    state = layout.root / VERIFICATION.name / "state.json"
+    settings["started"] = _started(state, settings, redo=redo)
+    swept = sweep(
+        campaign,
+        VERIFICATION,
+        settings,
+        rows=rows,
+        client=client,
+        cluster=cluster,
+        n_workers=n_workers,
+        processes=processes,
+        progress=progress,
+    )
+    lost = _unreadable(campaign, swept)
+    summary = _Summary(lost)
+    for batch in _measured(campaign):
+        summary.add(batch)
+    of_campaign = rows_table("", "", check_tables(layout))
+    summary.add(of_campaign.to_batches()[0])
+    found = summary.result(str(state.parent), swept, n_done)
+    _write(state.parent / "verdicts.parquet", lost, of_campaign, found)
+    write_json(state, {"settings": settings, "ended": True})
+    return found
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Measurements of an image, or the error if there are none."""
-
-    image_id: str
-    band: str | None
-    table: QTable | None = None
-    error: SkygraftError | None = None
-
-
-@functools.lru_cache(maxsize=1)
-def _plan(path: Path) -> Plan:
-    return Plan(path)  # checks itself that the file has not changed
+def _measured(campaign: Campaign) -> Iterator[pa.RecordBatch]:
+    """Rows of the images that were checked."""
+    tables = product_dataset(campaign, VERIFICATION.name)
+    if "check" not in tables.schema.names:
+        return  # none could be
+    yield from tables.to_batches(
+        columns=SCHEMA.names, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
+    )
 
 
-def _measure(row: int, *, config: CampaignConfig, aperture: Any, contamination: float) -> _Measured:
-    """Measure one image of the plan; errors are returned, so that other images are still measured."""
-    image = next(_plan(Layout(config.output).plan).images([row]))
+def _started(path: Path, settings: Mapping[str, Any], *, redo: bool) -> str:
+    """When the verification began: part of its settings, so that one that ended is not taken for a new one's."""
     try:
-        pair = read_pair(config, image)
-        # Without a variance plane, the noise follows from the gain that it was drawn with.
-        gain = pair.record.get("injection", {}).get("gain") if pair.before.variance is None else None
-        table = measure_closure(
-            pair.before,
-            pair.after,
-            pair.truth,
-            aperture=aperture,
-            catalog=pair.sources,
-            options=config.injection.options(),
-            contamination=contamination,
-            noise=None if gain is None else True,
-            gain=gain,
+        before = parse_json(path.read_bytes())
+        started = str(before["settings"].pop("started"))
+        if not redo and not before["ended"] and before["settings"] == settings:
+            return started
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"settings": {**settings, "started": started}, "ended": False})
+    return started
+
+
+def _unreadable(campaign: Campaign, swept: SweepSummary) -> pa.Table:
+    """Rows of images that could not be read or checked: why, and which of their files are damaged."""
+    tables = [SCHEMA.empty_table()]
+    wanted = {image_id: (error, message) for image_id, error, message in swept.failed}
+    if not wanted:
+        return tables[0]
+    layout = Layout(campaign.config.output)
+    for image in campaign_plan(layout.plan).images():
+        if image.image_id not in wanted:
+            continue
+        error, message = wanted[image.image_id]
+        rows = [Row("outputs", "fails", n=1, note=f"{error}: {message}")]
+        try:
+            damaged = damaged_outputs(layout, record_of(layout, image))
+        except SkygraftError as problem:
+            damaged = [(image.stem, problem.message)]
+        if damaged:
+            note = "; ".join(f"{name}: {problem}" for name, problem in damaged)
+            rows.append(Row("checksum", "fails", len(damaged), 0.0, note=note))
+        tables.append(rows_table(image.image_id, image.band or "", rows))
+    return pa.concat_tables(tables)
+
+
+class _Summary:
+    """Verdicts of images, added batch by batch."""
+
+    def __init__(self, lost: pa.Table) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.failures: list[dict[str, str]] = []
+        self.n_failures = 0
+        self.notes: dict[tuple[str, str], str] = {}
+        self.sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in _COMBINED}
+        self.stars: dict[str, list[np.ndarray[Any, Any]]] = {}
+        self.n_stars: Counter[str] = Counter()
+        self.measured: set[str] = set()
+        for batch in lost.to_batches():
+            self.add(batch)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add rows of images."""
+        names = ("image_id", "band", "check", "verdict", "value", "error", "note")
+        columns = [batch.column(name).to_pylist() for name in names]
+        for i, (image_id, band, check, verdict, value, error, note) in enumerate(zip(*columns, strict=True)):
+            self.counts[check, verdict] += 1
+            self.notes.setdefault((check, verdict), note)
+            if verdict == "fails":
+                self.n_failures += 1
+                if len(self.failures) < FAILURES_KEPT:
+                    self.failures.append({"image_id": image_id, "band": band, "check": check, "note": note})
+            if check in self.sums and value is not None and error is not None and np.isfinite([value, error]).all():
+                weight = 1 / max(error, 1e-9) ** 2
+                self.sums[check][0] += weight * value
+                self.sums[check][1] += weight
+            if check == "closure":
+                self._add_stars(band, batch.column("stars")[i], measured=verdict != "not applicable")
+
+    def _add_stars(self, band: str, stars: pa.Scalar, *, measured: bool) -> None:
+        if measured:
+            self.measured.add(band)
+        if not stars.is_valid or not len(stars.values):
+            return
+        columns = [np.asarray(one) for one in stars.values.flatten()]
+        kept = self.stars.setdefault(band, [])
+        kept.append(np.stack(columns))
+        self.n_stars[band] += len(columns[0])
+        if self.n_stars[band] > _MOST_STARS:
+            del kept[1::2]
+            self.n_stars[band] = sum(part.shape[1] for part in kept)
+
+    def result(self, output: str, swept: SweepSummary, n_done: int) -> Verification:
+        """Sum up."""
+        stars = self._stars()
+        bands = {band: summarize_closure(stars[stars["band"] == band]) for band in sorted(self.measured)}
+        checks = [self._check(name, bands) for name in CHECKS]
+        return Verification(
+            output,
+            swept.n_images,
+            n_done,
+            tuple(one for one in checks if one is not None),
+            bands,
+            tuple(self.failures),
+            self.n_failures,
+            swept,
+            stars,
         )
-    except SkygraftError as error:
-        return _Measured(image.image_id, image.band, error=error)
-    except OSError as error:
-        return _Measured(image.image_id, image.band, error=CampaignError(f"it cannot be read ({error})"))
-    return _Measured(image.image_id, image.band, table)
+
+    def _stars(self) -> QTable:
+        names = ("mag_in", "residual", "sigma", "psf_sum_residual")
+        parts = {band: np.concatenate(found, axis=1) for band, found in sorted(self.stars.items())}
+        values = np.concatenate([np.zeros((4, 0)), *parts.values()], axis=1)
+        table = QTable(dict(zip(names, values, strict=True)))
+        table["band"] = np.repeat([*parts, ""], [*(part.shape[1] for part in parts.values()), 0])
+        return table
+
+    def _check(self, check: str, bands: Mapping[str, ClosureSummary]) -> CheckSummary | None:
+        names: tuple[Verdict, ...] = ("passes", "fails", "too few stars", "not applicable")
+        passes, fails, few, none = numbers = [self.counts[check, name] for name in names]
+        if check == "outputs":
+            passes = numbers[0] = self.counts["checksum", "passes"] + self.counts["checksum", "fails"]
+        if not sum(numbers):
+            return None
+        verdict: Verdict = "fails" if fails else "passes" if passes else "too few stars" if few else "not applicable"
+        value = error = float("nan")
+        note = "" if verdict == "passes" else self.notes.get((check, verdict), "")
+        weighted, weights = self.sums.get(check, (0.0, 0.0))
+        if weights:
+            value, error = weighted / weights, weights**-0.5
+            of_all = judge(value, error, *_COMBINED[check])[0]
+            if not fails and of_all != verdict:
+                verdict = "passes" if of_all == "too few stars" and passes else of_all
+                note = f"the mean of all images is {value:+.3g} ± {error:.2g}" if verdict == "fails" else ""
+        if check == "closure" and bands:
+            verdict, note = _of_bands(bands, verdict, note)
+        return CheckSummary(check, verdict, passes, fails, few, none, value, error, note)
+
+
+def _of_bands(bands: Mapping[str, ClosureSummary], verdict: Verdict, note: str) -> tuple[Verdict, str]:
+    """The verdict on closure: that of the worst band, and it fails where an image does."""
+    of = {band: summary.verdict for band, summary in bands.items()}
+    bad = [band for band, found in of.items() if found == "does not close"]
+    if verdict == "fails" or bad:
+        return "fails", f"band {', '.join(bad)} does not close" if bad else note
+    few = [band for band, found in of.items() if found != "closes"]
+    return ("too few stars", f"band {', '.join(few)}") if few else ("passes", "")
+
+
+def _write(path: Path, lost: pa.Table, of_campaign: pa.Table, found: Verification) -> None:
+    """Write the verdicts of the campaign, and of images that could not be checked."""
+    rows = [
+        Row(
+            one.check,
+            one.verdict,
+            one.value,
+            np.nan,
+            one.error,
+            sum((one.n_passes, one.n_fails, one.n_too_few)),
+            one.note,
+        )
+        for one in found.checks
+        if one.check not in _OF_CAMPAIGN
+    ]
+    table = pa.concat_tables([rows_table("", "", rows), of_campaign, lost]).drop_columns(["stars"])
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from skygraft.campaign.campaign import Campaign
 from skygraft.campaign.pairs import ImagePair
-from skygraft.campaign.products import ProductLayout
-from skygraft.campaign.sweep import finished_rows
 from skygraft.catalog.io import arrow_array
 from skygraft.config.recovery_catalogs import PLACES, RecoveryCatalogs
 from skygraft.config.yaml_schema import config_error, describe_problems
@@ -31,7 +28,7 @@ from skygraft.recovery.measuring import measure_pair
 from skygraft.recovery.settings import RecoverySettings, aperture_name
 from skygraft.wcs.local import footprint
 
-__all__ = ["catalog_files", "catalog_path", "measure_from_catalogs", "measure_image", "sky_box", "with_newer_catalogs"]
+__all__ = ["catalog_files", "catalog_path", "measure_from_catalogs", "measure_image", "sky_box"]
 
 _MAGNITUDE = 2.5 / math.log(10.0)
 _MARGIN = 30.0
@@ -92,50 +89,6 @@ def catalog_files(image: PlannedImage, settings: Mapping[str, Any]) -> dict[str,
             stats = [file.stat() for file in files if file.exists()]
             found[name] = [sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
     return found
-
-
-def with_newer_catalogs(
-    campaign: Campaign, product: str, catalogs: RecoveryCatalogs, rows: ArrayLike | None = None
-) -> NDArray[np.int64]:
-    """Find the images that were measured, and whose catalogues have been written since.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    product : str
-        Name of the product.
-    catalogs : RecoveryCatalogs
-        Where the catalogues are.
-    rows : array_like of int, optional
-        Rows of the plan to look at; by default all images that are done.
-
-    Returns
-    -------
-    ndarray of int
-        Rows of the plan.
-    """
-    plan, done = finished_rows(campaign)
-    if rows is not None:
-        done = np.intersect1d(done, np.asarray(rows, dtype=np.int64))
-    files = ProductLayout(campaign.layout.root, product)
-    templates = [template for template in (catalogs.injected, catalogs.original) if template is not None]
-    newer = []
-    for row, image in zip(done.tolist(), plan.images(done), strict=True):
-        measured = _written(files.part(image.tract, image.patch, image.stem))
-        if measured and any(_written(catalog_path(template, image)) > measured for template in templates):
-            newer.append(row)
-    return np.array(newer, dtype=np.int64)
-
-
-def _written(path: Path) -> int:
-    """Time of the last change, ns; 0 where there is no file."""
-    try:
-        newest = path.stat().st_mtime_ns
-        if path.is_dir():
-            newest = max([newest, *(file.stat().st_mtime_ns for file in path.rglob("*.parquet"))])
-    except OSError:
-        return 0
-    return newest
 
 
 def measure_from_catalogs(pair: ImagePair, settings: Mapping[str, Any]) -> pa.Table:

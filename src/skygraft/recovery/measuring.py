@@ -17,6 +17,7 @@ from skygraft.errors import CampaignError
 from skygraft.exposure import Exposure
 from skygraft.injection.coadd_noise import image_noise
 from skygraft.noise import NoiseCorrelation
+from skygraft.photometry import sinc_coefficients
 from skygraft.recovery import conditions, fakes, match, moments, photometry
 from skygraft.recovery.detect import Detections, MeasuredImage, detect, image_fwhm, prepare
 from skygraft.recovery.settings import RECOVERY_DEFAULTS, RecoverySettings, aperture_name
@@ -138,6 +139,10 @@ class _Measurement:
             whole = np.full(n, 0 if name == "detection_flags" else np.nan, dtype=column.dtype)
             whole[at] = column
             found[name] = whole
+        # Of the measured position, which is better than the detection's.
+        found["distance"][at] = (
+            np.hypot(measured["x_out"] - fake["x"][at], measured["y_out"] - fake["y"][at]) * scale[at]
+        )
         found |= self._conditions(fake, x, y, scale, width, found)
         return found
 
@@ -150,7 +155,7 @@ class _Measurement:
     def _match(self, fake: Values, x: Floats, y: Floats, scale: Floats, width: Floats, out: Values) -> match.Match:
         given = self.settings.match_radius
         with np.errstate(invalid="ignore", divide="ignore"):
-            radius = np.maximum(1.0, 0.5 * width / scale) if given is None else given / scale
+            radius = np.maximum(1.0, 0.75 * width / scale) if given is None else given / scale
         drawn = (fake["stamp_size"] > 0) & ~has_flag(fake["flags"], NOT_DRAWN)
         inside = conditions.edge_distance(self.before.pixels.shape, x, y) >= 0
         inside &= ~has_flag(fake["flags"], Flag.CENTER_OFF_IMAGE)
@@ -211,15 +216,20 @@ class _Measurement:
         count[0] = 0
         return count[covering] > 1
 
-    def _factor(self, radius: float) -> float:
-        return photometry.noise_factor(radius, self.correlation)
+    def _aperture(self, image: MeasuredImage, x: Floats, y: Floats, radius: float) -> photometry.Fluxes:
+        factor = photometry.noise_factor(radius, self.correlation)
+        return photometry.aperture_fluxes(image, x, y, radius, factor)
+
+    def _psf(self, image: MeasuredImage, x: Floats, y: Floats) -> photometry.Fluxes:
+        kernel = None if self.correlation is None else photometry.middle_kernel(self.exposure)
+        factor = 1.0 if kernel is None else photometry.spread_factor(kernel, self.correlation)
+        return photometry.psf_fluxes(self.exposure, image, self.before.variance, x, y, factor)
 
     def _calibrated(self, image: MeasuredImage, x: Floats, y: Floats) -> photometry.Fluxes:
         how, exposure = self.calibrated, self.exposure
-        factor = self._factor(how.radius)
         if how.kind == "psf_model":
-            return photometry.psf_fluxes(exposure, image, self.before.variance, x, y, factor)
-        found = photometry.aperture_fluxes(image, x, y, how.radius, factor)
+            return self._psf(image, x, y)
+        found = self._aperture(image, x, y, how.radius)
         if how.kind == "total":
             inside = photometry.fraction_inside(exposure, x + image.xy0[0], y + image.xy0[1], how.radius)
             found = photometry.Fluxes(found.flux / inside, found.error / inside)
@@ -229,7 +239,7 @@ class _Measurement:
         """Measure detections on the injected image."""
         image, objects = self.after, self.detections.objects[which]
         segments, numbers = self.detections.segments, which + 1
-        factor = self._factor(self.calibrated.radius)
+        factor = photometry.spread_factor(sinc_coefficients(self.calibrated.radius), self.correlation)
         kron, flags = photometry.kron_fluxes(image, segments, objects, numbers, factor)
         half = photometry.half_light_radii(image, segments, objects, numbers, kron.flux)
         x, y, failed = photometry.centroids(image, objects, half)
@@ -237,11 +247,9 @@ class _Measurement:
         fluxes = {
             "cal": self._calibrated(image, x, y),
             "kron": kron,
-            "psf": photometry.psf_fluxes(self.exposure, image, self.before.variance, x, y, factor),
+            "psf": self._psf(image, x, y),
         }
-        for radius in self.settings.apertures:
-            own = photometry.aperture_fluxes(image, x, y, radius, self._factor(radius))
-            fluxes[aperture_name(radius)] = own
+        fluxes |= {aperture_name(radius): self._aperture(image, x, y, radius) for radius in self.settings.apertures}
         own_moments = np.column_stack([objects[name] for name in ("x2", "xy", "y2")])
         adapted = moments.adaptive_moments(image.pixels, image.bad, x, y, own_moments)
         no_shape = np.isnan(adapted[:, 0])
@@ -281,7 +289,7 @@ class _Measurement:
     def _conditions(self, fake: Values, x: Floats, y: Floats, scale: Floats, width: Floats, found: Values) -> Values:
         before, originals, radius = self.before, self.originals, self.calibrated.radius
         empty = conditions.empty_apertures(before, originals, radius)
-        level = conditions.noise_level(*empty, self._factor(radius))
+        level = conditions.noise_level(*empty, photometry.noise_factor(radius, self.correlation))
         variance = conditions.sky_variance(before, originals, x, y)
         # Apertures, or the pixels that a fit of the PSF amounts to.
         noise = level * np.sqrt(variance * photometry.noise_area(self.exposure, self.calibrated))

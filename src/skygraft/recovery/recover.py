@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from skygraft.campaign.sweep import SweepSummary, finished_rows, product_dataset
 from skygraft.config.recovery import RecoveryConfig
 from skygraft.errors import ConfigError
 from skygraft.planning.check import choose_images
-from skygraft.recovery.matching_catalogs import catalog_files, measure_image, with_newer_catalogs
+from skygraft.recovery.matching_catalogs import catalog_files, measure_image
 from skygraft.recovery.measuring import RECOVERY_VERSION
 from skygraft.wording import number, share
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECOVERY", "KindRecovery", "RecoverySummary", "recover", "sample_rows", "summarise_recovery"]
 
-RECOVERY = Product("recovery", RECOVERY_VERSION, measure_image, catalog_files)
+RECOVERY = Product("recovery", RECOVERY_VERSION, measure_image)
 """The product: one row per injected source and image."""
 
 _BIN = 0.5
@@ -232,10 +231,9 @@ def recover(
 ) -> RecoverySummary:
     """Detect and measure on the images of a campaign before and after injection, and match with what was injected.
 
-    Images that were measured before with the same settings are left as they are, unless their catalogues, if those of a
-    pipeline are used, are newer. The table,
-    ``recovery/tract=/patch=/part-0.parquet`` in the campaign's output folder, has one row per injected source and
-    image; `skygraft.campaign.sweep.product_dataset` opens it.
+    Images that were measured before with the same settings, and the same catalogues where those of a pipeline are used,
+    are left as they are. The table, ``recovery/tract=/patch=/part-0.parquet`` in the campaign's output folder, has one
+    row per injected source and image; `skygraft.campaign.sweep.product_dataset` opens it.
 
     Parameters
     ----------
@@ -268,30 +266,18 @@ def recover(
     how = settings if isinstance(settings, RecoveryConfig) else campaign.config.recovery.changed(settings or {})
     if images is not None and rows is not None:
         raise ConfigError("images and rows both say what to measure", key="images", fix="Give one of them")
-    do = functools.partial(
-        sweep,
+    swept = sweep(
         campaign,
-        RECOVERY,
+        RECOVERY if how.catalogs is None else replace(RECOVERY, inputs=catalog_files),
         how.settings(),
+        rows=sample_rows(campaign, images) if rows is None else rows,
         client=client,
         cluster=cluster,
         n_workers=n_workers,
         processes=processes,
+        redo=redo,
         progress=progress,
     )
-    chosen = sample_rows(campaign, images) if rows is None else rows
-    newer = None if redo or how.catalogs is None else with_newer_catalogs(campaign, RECOVERY.name, how.catalogs, chosen)
-    again = do(rows=newer, redo=True) if newer is not None and len(newer) else None
-    swept = do(rows=chosen, redo=redo)
-    if again is not None:
-        # Those that failed were tried again.
-        swept = replace(
-            swept,
-            n_measured=swept.n_measured + again.n_measured,
-            n_skipped=swept.n_skipped - again.n_measured,
-            n_renewed=again.n_renewed,
-            renewed=again.renewed,
-        )
     return summarise_recovery(campaign, swept)
 
 

@@ -69,8 +69,8 @@ _RESULT = (
     _C("usable", "bool", "drawn, its centre on the image and none of the 3 x 3 pixels there bad"),
     _C("found", "bool", "counts as recovered"),
     _C("reason", "text", "why it was not found (below)", repeated=True),
-    _C("distance", "float", "from the fake to its detection; NaN where there is none", "arcsec"),
-    _C("detection_id", "int", "number of the detection on the injected image, brightest pixel last read; -1 for none"),
+    _C("distance", "float", "from the fake to its measured position; NaN where there is none", "arcsec"),
+    _C("detection_id", "int", "number of the detection on the injected image; -1 for none"),
     _C("original_distance", "float", "to the nearest detection of the original image; NaN if it has none", "arcsec"),
     _C("original_flux_fraction", "float", "calibrated flux of that detection over the fake's"),
 )

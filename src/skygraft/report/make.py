@@ -22,6 +22,7 @@ from skygraft.report.recovered import Recovered, measure_recovered
 from skygraft.report.sections_campaign import apertures, failures, missing, provenance, record_closure
 from skygraft.report.sections_checks import count_verification, verification_blocks
 from skygraft.report.sections_completeness import completeness_section, completeness_tiles
+from skygraft.report.sections_conditions import conditions_section
 from skygraft.report.sections_growth import count_growth, growth_blocks
 from skygraft.report.sections_measured import measured_section, measured_tiles
 from skygraft.report.sections_missed import missed_section
@@ -99,7 +100,7 @@ def _sections(facts: CampaignFacts, folder: Path) -> tuple[str, list[Section]]:
     files = write_numbers(folder / _NUMBERS, facts, recovered, tiles, methods)
     return lead(facts, truth), [
         summary,
-        sky(facts, places, studio, has_recovery=recovered is not None),
+        sky(facts, places, studio, None if recovered is None else recovered.tables),
         *found,
         apertures(facts, _growth(facts, studio)),
         Section("closure", "Closure", _closure(facts)),
@@ -116,6 +117,7 @@ def _recovery_sections(facts: CampaignFacts, recovered: Recovered, studio: Studi
     return [
         first,
         measured_section(recovered, studio),
+        conditions_section(recovered, studio),
         missed_section(recovered, cutout_blocks(facts.campaign, recovered), studio),
     ]
 

@@ -15,6 +15,7 @@ from skygraft.report.blocks import Tile
 from skygraft.report.facts import CampaignFacts
 from skygraft.report.recovered import Recovered
 from skygraft.report.sections_campaign import closure_by_band
+from skygraft.statistics import save_dataset
 
 __all__ = ["write_numbers"]
 
@@ -51,8 +52,7 @@ def write_numbers(
     if found is None:
         return files
     for name, dataset in sorted(found.tables.items()):
-        with atomic_path(folder / f"{name}.nc", sync=False) as temporary:
-            dataset.to_netcdf(temporary, engine="h5netcdf")
+        save_dataset(dataset, folder / f"{name}.nc")
         files.append((f"{name}.nc", str(dataset.attrs.get("title", name)) + _over(dataset)))
     rows = _fits(found)
     for name, table, what in (

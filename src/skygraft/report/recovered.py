@@ -206,7 +206,7 @@ def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: floa
     shown = {kind for kind, _ in kind_sizes.most_common(_LARGEST_SHARE)}
     found = Recovered(dataset, settings, counts, bands, [kind for kind in counts.kinds if kind in shown])
     if total(counts.usable):
-        for name, make in (*_completeness(found), *_biases(found, isolation)):
+        for name, make in (*_completeness(found), *_biases(found, isolation), *_more(found)):
             try:
                 found.tables[name] = make()
             except SkygraftError as error:
@@ -264,6 +264,45 @@ def _completeness(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Datas
         yield "completeness_half_light_radius", lambda: completeness(data, {"half_light_radius": 8, **kinds})
         cells = {"mag": coarse, "half_light_radius": 6}
         yield "completeness_mag_half_light_radius", lambda: completeness(data, cells, bootstrap=0)
+
+
+def _more(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
+    from skygraft.report.frame import Frame
+    from skygraft.statistics import correlations, sky_map
+
+    counts = found.counts
+    radius = Frame.around(counts.places.ra, counts.places.dec).radius
+    nside = map_nside((2 * radius) ** 2, total(counts.usable))
+    # Bands differ in depth and seeing: together they would look as if these were conditions.
+    band = max(found.bands, key=lambda name: total(counts.usable, band=name))
+    several = len(counts.bands) > 1
+    where = rows_of(band, None) if several else None
+    name = band if several else ""
+    data = found.dataset
+    if "depth" in found.columns:
+        yield "map_depth", lambda: sky_map(data, "depth", "median", nside, where=where).assign_attrs(band=name)
+    yield "map_completeness", lambda: sky_map(data, statistic="completeness", nside=nside)
+    yield "conditions_found", lambda: correlations(data, "found", where=where).assign_attrs(band=name)
+    if total(counts.found):
+        yield "conditions_bias", lambda: correlations(data, ("mag_cal", "mag"), where=where).assign_attrs(band=name)
+
+
+def map_nside(area: float, n: int, *, per_pixel: int = 25, most: int = 600) -> int:
+    """Resolution of a HEALPix map whose pixels hold some `per_pixel` of `n` values.
+
+    Parameters
+    ----------
+    area : float
+        Of the footprint, square degrees.
+    n : int
+        Values on it.
+    per_pixel, most : int
+        How many a pixel should hold, and largest number of pixels.
+    """
+    pixels = min(max(n / per_pixel, 1.0), most)
+    sky = 4 * np.pi * np.degrees(1.0) ** 2
+    nside = np.sqrt(pixels * sky / (12 * max(min(area, sky), 1e-9)))
+    return int(2 ** np.clip(np.round(np.log2(nside)), 0, 20))
 
 
 def _biases(found: Recovered, isolation: float) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:

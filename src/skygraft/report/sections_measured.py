@@ -251,7 +251,7 @@ def _table(found: Recovered) -> Table | None:
     return Table(caption, columns, rows, folded=len(rows) > _FOLDED) if rows else None
 
 
-_FOLDED = 12
+_FOLDED = 6
 
 
 def _mmag(one: xr.Dataset, name: str) -> Cell:

@@ -108,15 +108,16 @@ def load_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     ending = _ending(path)
     if not path.exists():
         raise CorruptFileError("there is no such dataset", path=path, fix="Check the path")
+    out: xr.Dataset
     try:
         if ending == ".nc":
             with xr.open_dataset(path, engine="h5netcdf") as opened:
-                out: xr.Dataset = opened.load()
-                return out
-        with xr.open_zarr(path, chunks=None) as opened:
-            out = opened.load()
-            return out
+                out = opened.load()
+        else:
+            with xr.open_zarr(path, chunks=None) as opened:
+                out = opened.load()
     except Exception as error:  # readers raise what they like
         raise CorruptFileError(
             f"the dataset cannot be read ({type(error).__name__}: {error})", path=path, fix="Write it again"
         ) from error
+    return out

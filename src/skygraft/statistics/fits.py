@@ -15,21 +15,16 @@ from skygraft.errors import ConfigError
 from skygraft.statistics.cells import Axis, Cells, extremes
 from skygraft.statistics.completeness import check_bootstrap
 from skygraft.statistics.counts import Counts, Group, count, groups_of, weights_of
-from skygraft.statistics.curves import Curve, curve, maximize, maximize_many, solve_level
+from skygraft.statistics.curves import Curve, curve, maximize, solve_level
+from skygraft.statistics.likelihood import FLAT, chi_squared, fisher, gain, replicates_of, too_few
 from skygraft.statistics.resampling import poisson_weights
 from skygraft.statistics.rows import Rows, Where, open_rows
 
 __all__ = ["CompletenessFit", "Level", "fit_completeness"]
 
 _BINS = 2048
-_FEWEST = 10
-"""Found, and missed, that a fit takes at least."""
 _PER_PARAMETER = 10
 """Events per parameter below which estimates are biased (Peduzzi et al. 1996, J. Clin. Epidemiol. 49, 1373)."""
-
-
-_FLAT = 12.0
-"""Twice the gain in log likelihood over a constant that chance exceeds once in 400 times (chi squared, 2 degrees)."""
 
 
 @dataclass(frozen=True)
@@ -353,11 +348,11 @@ class _Job:
         edges = np.linspace(low, high, _BINS + 1)
         sums = self._count(edges)
         n, n_found = int(sums.n.sum()), int(sums.n_found.sum())
-        if reason := self._too_few(n, n_found, low, high):
+        if reason := too_few(self.x, n, n_found, low, high):
             return self._nothing(n, n_found, low, high, reason)
         sign = self._sign(edges, sums)
         best = self._fit(sign, edges, sums)
-        if _gain(sums, best.log_likelihood) < _FLAT:
+        if gain(sums, best.log_likelihood) < FLAT:
             reason = f"completeness does not change enough with {self.x} from {low:g} to {high:g} to fit a curve"
             return self._nothing(n, n_found, low, high, reason)
         for _ in (1, 2, 3):  # finer bins where the curve is narrow, as after one wrong magnitude of 99
@@ -387,24 +382,6 @@ class _Job:
     def _fit(self, sign: float, edges: NDArray[np.float64], sums: Counts) -> Any:
         return maximize(self.shape, sign * 0.5 * (edges[1:] + edges[:-1]), sums.weight, sums.found_weight)
 
-    def _too_few(self, n: int, n_found: int, low: float, high: float) -> str:
-        if n == 0:
-            return "no row has a value"
-        span = f"{n:,} fakes of {self.x} {low:g} to {high:g}"
-        if n_found == 0:
-            return f"none of {span} was found: brighter ones are needed"
-        if n_found == n:
-            return f"all of {span} were found: fainter ones are needed"
-        fewer = min(n_found, n - n_found)
-        if fewer < _FEWEST:
-            what = "found" if n_found < n - n_found else "missed"
-            needed = int(np.ceil(n * _FEWEST / fewer))
-            return (
-                f"only {fewer} of {span} {'was' if fewer == 1 else 'were'} {what}: a fit takes {_FEWEST} found and "
-                f"{_FEWEST} missed, about {needed:,} such fakes"
-            )
-        return ""
-
     def _nothing(self, n: int, n_found: int, low: float, high: float, reason: str) -> CompletenessFit:
         names, nan = self.shape.names, float("nan")
         none = Level(nan, nan, nan, reason)
@@ -422,11 +399,11 @@ class _Job:
         low, high = float(edges[0]), float(edges[-1])
         middle = sign * 0.5 * (edges[1:] + edges[:-1])
         fewer = min(n_found, n - n_found)
-        fisher = _fisher(self.shape, middle, sums, best, at_bound)
+        information = fisher(self.shape, middle, sums, best, at_bound)
         spread = np.stack([solve_level(self.shape, best, level)[1] for level in self.levels])
         with np.errstate(invalid="ignore"):
-            fisher_errors = np.sqrt(np.einsum("lp,pq,lq->l", spread, fisher, spread))
-        covariance, errors, reached = fisher, fisher_errors, np.ones(len(self.levels))
+            fisher_errors = np.sqrt(np.einsum("lp,pq,lq->l", spread, information, spread))
+        covariance, errors, reached = information, fisher_errors, np.ones(len(self.levels))
         if "source" in sums.by_group:
             covariance, errors, reached = self._replicate(middle, sums, best)
         notes, levels = [], {}
@@ -448,7 +425,7 @@ class _Job:
             notes.append(f"{fewer} found or missed are few for {len(best)} parameters: better about {needed:,} fakes")
         if at_bound:
             notes.append("the plateau is 1, the largest that it can be")
-        chi2, dof = _chi2(self.shape, middle, sums, best)
+        chi2, dof = chi_squared(self.shape, middle, sums, best)
         if sign < 0:
             flip = np.where(np.arange(len(best)) == 1, -1.0, 1.0)
             best, covariance = best * flip, covariance * np.outer(flip, flip)
@@ -465,22 +442,12 @@ class _Job:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Covariance of the parameters, errors of the levels, and how often each is reached, by bootstrap."""
         groups = sums.by_group["source"]
-        m = int((groups[0].sum(0) > 0).sum())
-        size, nan = len(best), np.full(len(self.levels), np.nan)
-        # An eighth of the width is fine enough for errors, and quicker.
-        part = np.floor((middle - middle.min()) / (best[2:].min() / 8.0))
-        order = np.argsort(part, kind="stable")
-        first = np.nonzero(np.diff(part[order], prepend=-1.0))[0]
-        at = np.add.reduceat((middle * sums.n)[order], first) / np.maximum(np.add.reduceat(sums.n[order], first), 1)
         draws = poisson_weights(self.bootstrap, groups.shape[-1], self.seed)
-        total, found = (draws @ np.add.reduceat(each[order], first, axis=0).T for each in groups)
-        full = np.add.reduceat(sums.n[order], first) > 0
-        parameters = maximize_many(self.shape, at[full], total[:, full], found[:, full], best)
-        parameters = parameters[np.isfinite(parameters).all(1)]
-        if len(parameters) < 2 or m < 2:
-            return np.full((size, size), np.nan), nan, nan
+        parameters, few = replicates_of(self.shape, middle, sums.n, groups, best, draws)
+        if len(parameters) < 2:
+            nan = np.full(len(self.levels), np.nan)
+            return np.full((len(best), len(best)), np.nan), nan, nan
         place = np.array([[solve_level(self.shape, one, level)[0] for level in self.levels] for one in parameters])
-        few = m / (m - 1)
         errors = np.array([np.std(each, ddof=1) if each.size else np.nan for each in _finite(place)])
         return np.cov(parameters.T) * few, errors * np.sqrt(few), np.isfinite(place).mean(0)
 
@@ -489,43 +456,3 @@ def _finite(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Finite values of each column; none where there are fewer than two."""
     each = [column[np.isfinite(column)] for column in values.T]
     return [column if column.size >= 2 else column[:0] for column in each]
-
-
-def _gain(sums: Counts, log_likelihood: float) -> float:
-    """Twice the log likelihood over that of a constant completeness, of equally weighted rows."""
-    n, k = sums.weight.sum(), sums.found_weight.sum()
-    constant = k * np.log(k / n) + (n - k) * np.log1p(-k / n)
-    return float(2.0 * (log_likelihood - constant) * n / sums.square_weight.sum())
-
-
-def _fisher(
-    shape: Curve, x: NDArray[np.float64], sums: Counts, best: NDArray[np.float64], at_bound: bool
-) -> NDArray[np.float64]:
-    """Covariance from the Fisher matrix; with weights, its sandwich form (White 1982, Econometrica 50, 1)."""
-    keep = sums.weight > 0
-    p, slopes = shape.value_and_slopes(x[keep], best)
-    free = np.arange(1 if at_bound else 0, len(best))
-    scaled = slopes[free] / np.sqrt(np.clip(p * (1.0 - p), 1e-12, None))
-    information = (scaled * sums.weight[keep]) @ scaled.T
-    meat = (scaled * sums.square_weight[keep]) @ scaled.T
-    out = np.zeros((len(best), len(best)))
-    inverse = np.linalg.pinv(information, hermitian=True)
-    out[np.ix_(free, free)] = inverse @ meat @ inverse
-    return out
-
-
-def _chi2(shape: Curve, x: NDArray[np.float64], sums: Counts, best: NDArray[np.float64]) -> tuple[float, int]:
-    """Pearson's chi squared of bins of about equally many rows, at least 5 of which should be found and missed."""
-    order = np.argsort(x, kind="stable")
-    p = shape(x, best)
-    n = np.cumsum(sums.n[order])
-    part = np.minimum((n - 1) * 20 // max(int(n[-1]), 1), 19)
-    weight, square = sums.weight[order], sums.square_weight[order]
-    expected = np.bincount(part, (weight * p[order]), minlength=20)
-    variance = np.bincount(part, square * (p * (1 - p))[order], minlength=20)
-    found = np.bincount(part, sums.found_weight[order], minlength=20)
-    total = np.bincount(part, weight, minlength=20)
-    scale = np.bincount(part, square, minlength=20) / np.maximum(total, 1e-300)
-    good = (expected >= 5.0 * scale) & (total - expected >= 5.0 * scale) & (variance > 0)
-    chi2 = float((((found - expected) ** 2)[good] / variance[good]).sum())
-    return chi2, max(int(good.sum()) - len(best), 0)

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -35,8 +35,6 @@ _SLOPE = -1.5
 """A source whose flux per frequency rises as wavelength^1.5, as most galaxies' does in g to z, is drawn white."""
 _SIZE, _IMAGES = 45.0, 4
 _LARGEST = 3000
-
-type Which = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
@@ -177,11 +175,10 @@ def colour_image(
             f"a picture of {size:g} arcsec has {n} pixels; 3 to {_LARGEST} are allowed", key="size",
             fix="Give arcseconds",
         )  # fmt: skip
-    planes = {band: [_stack(campaign, some, ra, dec, scale, n, which) for which in _WHICH]
-              for band, some in images.items()}  # fmt: skip
+    planes = {band: _stack(campaign, some, ra, dec, scale, n) for band, some in images.items()}
     weights = _weights(chosen)
     shown = []
-    for k in range(len(_WHICH)):
+    for k in range(2):
         red, blue = (planes[band][k] * weights[band] for band in (chosen[0], chosen[-1]))
         green = planes[chosen[1]][k] * weights[chosen[1]] if len(chosen) == 3 else (red + blue) / 2
         shown.append(np.stack([red, green, blue]))
@@ -196,9 +193,6 @@ def colour_image(
     return Colours(chosen, pictures[0], pictures[1], ~off, scale, names)
 
 
-_WHICH: tuple[Which, ...] = ("before", "after")
-
-
 def _weights(bands: Sequence[str]) -> dict[str, float]:
     if not all(band in WAVELENGTHS for band in bands):
         return dict.fromkeys(bands, 1.0)
@@ -207,31 +201,32 @@ def _weights(bands: Sequence[str]) -> dict[str, float]:
 
 
 def _stack(
-    campaign: Campaign, images: Sequence[PlannedImage], ra: float, dec: float, scale: float, n: int, which: Which
-) -> NDArray[Any]:
-    """The mean of some images of one band on the grid, nanojansky; NaN where none has a pixel."""
+    campaign: Campaign, images: Sequence[PlannedImage], ra: float, dec: float, scale: float, n: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The mean of some images of one band on the grid before and after injection, nJy; NaN where none has a pixel."""
     wcs = tangent_wcs(ra, dec, scale, n)
-    total, count = np.zeros((n, n)), np.zeros((n, n))
+    total, count = np.zeros((2, n, n)), np.zeros((n, n))
     for image in images:
-        exposure = read_image(image, campaign.config) if which == "before" else read_injected(campaign.config, image)
-        # Only the part around the grid is worth the interpolation.
-        where = pixel_map(wcs, (0, 0), (n, n), exposure.wcs)
-        level, _ = sky_level(exposure.image)
-        pixels = resample(exposure.image - level, exposure.xy0, where) * _njy(exposure, campaign, image, ra, dec)
-        good = np.isfinite(pixels)
-        total[good] += pixels[good]
+        before, after = read_image(image, campaign.config), read_injected(campaign.config, image)
+        where = pixel_map(wcs, (0, 0), (n, n), before.wcs)
+        # The level of the image without fakes for both, which otherwise would differ everywhere.
+        level, _ = sky_level(before.image)
+        njy = _njy(before, ra, dec)
+        both = np.stack([resample(e.image - level, e.xy0, where) * njy for e in (before, after)])
+        good = np.isfinite(both).all(axis=0)
+        total[:, good] += both[:, good]
         count += good
     with np.errstate(invalid="ignore"):
-        return np.where(count > 0, total / count, np.nan)
+        first, second = np.where(count > 0, total / count, np.nan)
+    return first, second
 
 
-def _njy(exposure: Exposure, campaign: Campaign, image: PlannedImage, ra: float, dec: float) -> float:
-    """Nanojansky per image unit at the place; the output may say less of it than the campaign's settings do."""
-    calib = exposure.photo_calib or read_image(image, campaign.config).photo_calib
-    if calib is None:
-        raise CampaignError(f"the image {image.image_id} has no zeropoint", path=exposure.path)
+def _njy(exposure: Exposure, ra: float, dec: float) -> float:
+    """Nanojansky per image unit at the place."""
+    if exposure.photo_calib is None:
+        raise CampaignError("the image has no zeropoint", path=exposure.path, fix="Show a triplet of it")
     x, y = exposure.wcs.world_to_pixel_values(ra, dec)
-    return float(calib.scale(x, y))
+    return float(exposure.photo_calib.scale(x, y))
 
 
 def colour_figure(
@@ -272,7 +267,7 @@ def colour_figure(
         figure = Figure(figsize=(11, 6.1))
         axes = figure.subplots(1, 2)
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.015, top=0.865, wspace=0.02)
-        for axis, name, pixels in zip(axes, _WHICH, (colours.before, colours.after), strict=True):
+        for axis, name, pixels in zip(axes, ("before", "after"), (colours.before, colours.after), strict=True):
             axis.imshow(pixels, origin="lower", interpolation="nearest")
             axis.set_title(f"{name} injection", fontsize=12, loc="left")
             axis.set_xticks([])

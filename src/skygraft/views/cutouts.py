@@ -350,7 +350,7 @@ class _Cutout:
 
 def _read(campaign: Campaign, fakes: Mapping[str, Any], size: float | None, panels: Panels) -> list[_Cutout]:
     plan = campaign_plan(campaign.layout.plan)
-    names = list(dict.fromkeys(fakes["image_id"]))
+    names = list(dict.fromkeys(fakes["image_id"].tolist()))
     found = dict(zip(names, ImageRows(plan).find(names).tolist(), strict=True))
     for name, row in found.items():
         if row < 0:

@@ -111,7 +111,7 @@ def open_patch(
     members = [member for member in members if member.window is not None]
     if not members:
         raise _nothing(campaign, tract, patch, bands, visits)
-    on_grid = resample or all(member.is_on_grid for member in members)
+    on_grid = resample or all(member.offset is not None for member in members)
     shape = box.shape if on_grid else _largest([member.shape for member in members])
     grid = _Grid(geometry.wcs, box.xy0, shape, interpolation) if on_grid else None
     found = _dataset(campaign, members, shape, grid)
@@ -142,29 +142,37 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Member:
-    """One image of a patch: what of it is shown, and whether its pixels are those of the tract."""
+    """One image of a patch, and what of it is shown."""
 
     image: PlannedImage
     calibration: ImageCalibration
     window: tuple[slice, slice] | None
-    is_on_grid: bool
+    offset: tuple[int, int] | None
+    """Tract pixel (x, y) of parent pixel (0, 0), where the image's pixels are those of the tract; else None."""
 
     @classmethod
     def of(cls, image: PlannedImage, calibration: ImageCalibration, tract: Tract, box: PixelBox) -> _Member:
         (ny, nx), (x0, y0) = calibration.shape, calibration.xy0
-        outline = footprint(tract.wcs, box, 16)
-        x, y = calibration.wcs.world_to_pixel_values(outline[:, 0], outline[:, 1])
-        if np.isfinite(x).all() and np.isfinite(y).all():
-            left, right = max(int(np.floor(x.min() + 0.5)), x0), min(int(np.ceil(x.max() - 0.5)), x0 + nx - 1)
-            low, high = max(int(np.floor(y.min() + 0.5)), y0), min(int(np.ceil(y.max() - 0.5)), y0 + ny - 1)
-        else:  # part of the patch is not on the image's plane
-            left, right, low, high = x0, x0 + nx - 1, y0, y0 + ny - 1
-        inside = left <= right and low <= high
-        window = (slice(low - y0, high + 1 - y0), slice(left - x0, right + 1 - x0)) if inside else None
         corners = np.array([[x0, y0], [x0 + nx, y0], [x0, y0 + ny], [x0 + nx, y0 + ny]], dtype=float) - 0.5
-        there = tract.project(*calibration.wcs.pixel_to_world_values(*corners.T))
-        apart = np.abs(np.column_stack(there) - corners).max()
-        return cls(image, calibration, window, bool(apart < _SAME))
+        shifts = np.column_stack(tract.project(*calibration.wcs.pixel_to_world_values(*corners.T))) - corners
+        shift = np.round(shifts.mean(axis=0))
+        offset = (int(shift[0]), int(shift[1])) if np.abs(shifts - shift).max() < _SAME else None
+        if offset is not None:
+            first = [edge - step for edge, step in zip(box.xy0, offset, strict=True)]
+            ends = [first[0], first[0] + box.shape[1] - 1, first[1], first[1] + box.shape[0] - 1]
+        else:
+            outline = footprint(tract.wcs, box, 16)
+            x, y = calibration.wcs.world_to_pixel_values(outline[:, 0], outline[:, 1])
+            if np.isfinite(x).all() and np.isfinite(y).all():
+                low, high = (np.floor([x.min() + 0.5, y.min() + 0.5]), np.ceil([x.max() - 0.5, y.max() - 0.5]))
+                ends = [int(low[0]), int(high[0]), int(low[1]), int(high[1])]
+            else:  # part of the patch is not on the image's plane
+                ends = [x0, x0 + nx - 1, y0, y0 + ny - 1]
+        left, right = max(ends[0], x0), min(ends[1], x0 + nx - 1)
+        bottom, top = max(ends[2], y0), min(ends[3], y0 + ny - 1)
+        inside = left <= right and bottom <= top
+        window = (slice(bottom - y0, top + 1 - y0), slice(left - x0, right + 1 - x0)) if inside else None
+        return cls(image, calibration, window, offset)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -303,12 +311,14 @@ def _pixels(
     """Read one image, and bring it onto the grid of the dataset: what a task does."""
     exposure = read_image(member.image, config) if which == "original" else read_injected(config, member.image)
     found = np.full(shape, np.nan, dtype=np.float32)
-    if grid is not None and not member.is_on_grid:
+    if grid is not None and member.offset is None:
         where = pixel_map(grid.wcs, grid.xy0, grid.shape, exposure.wcs)
         return resample(exposure.image, exposure.xy0, where, interpolation=grid.interpolation)
     assert member.window is not None
     pixels = exposure.image[member.window]
-    left, low = (0, 0) if grid is None else np.subtract(member.origin, grid.xy0).tolist()
+    left = low = 0
+    if grid is not None and member.offset is not None:
+        left, low = (np.add(member.origin, member.offset) - grid.xy0).tolist()
     found[low : low + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return found
 
