@@ -24,6 +24,7 @@ from skygraft.campaign.perturbation import Perturbation
 from skygraft.catalog import read_catalog, write_catalog
 from skygraft.cli import app
 from skygraft.errors import CampaignError, CatalogError, ConfigError
+from skygraft.noise import poisson_field
 
 SIZES = st.floats(1e-6, 0.999, allow_nan=False)
 PLACES = st.none() | st.tuples(st.floats(0, 360), st.floats(-90, 90))
@@ -231,3 +232,20 @@ def test_bad_catalogue_leaves_no_pair(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no column 'q'"):
         PairedCampaign.of(Campaign.from_yaml(path), "q=*1.01")
     assert not list((tmp_path / "out").glob("pair*"))
+
+
+@pytest.mark.parametrize(("mean", "least"), [(0.2, 30), (0.5, 2), (2, 5), (10, 10), (20, 10), (33, 200), (1000, 2000)])
+def test_draws_of_nearly_equal_means_are_common(mean: float, least: float) -> None:
+    """Variance of the difference for ±2 per cent, of independent draws over that of common ones.
+
+    A quantile function, the best there is, has 50 for small means. Above 32 the draws are one, rounded; below, the part
+    that comes from a table by mean is common only in part.
+    """
+    ones = np.ones((400, 400))
+    plus, minus, other = (
+        poisson_field(mean * factor * ones, seed=seed, image_id="a")
+        for factor, seed in ((1.02, 1), (0.98, 1), (0.98, 2))
+    )
+    assert (plus - other).var() == pytest.approx(2 * mean, rel=0.05)
+    assert (plus - other).var() > least * (plus - minus).var()
+    assert (plus - minus).mean() == pytest.approx(0.04 * mean, rel=0.2)
