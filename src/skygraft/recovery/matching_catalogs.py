@@ -206,11 +206,9 @@ class _Matching:
 
     def radius(self) -> Floats:
         """Largest distance of a match, pixels; as `measure_pair` has it."""
-        if self.how.match_radius is not None:
-            return np.asarray(self.how.match_radius / self.scale)
         seeing = np.where(np.isfinite(self.fake["psf_fwhm"]), self.fake["psf_fwhm"], 4.0 * self.scale)
         width = np.hypot(seeing, 2.0 * np.nan_to_num(self.fake["half_light_radius"]))
-        return np.asarray(np.maximum(1.0, 0.5 * width / self.scale))
+        return match.search_radius(width, self.scale, self.how.match_radius)
 
     def values(self) -> dict[str, NDArray[Any]]:
         """Columns that the catalogues fill."""
