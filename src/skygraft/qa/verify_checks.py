@@ -143,8 +143,9 @@ class _Work:
         peak = max((float(np.abs(part).max(initial=0.0)) for part in (redrawn.stars, redrawn.others)), default=0.0)
         error = 1e-7 * peak
         if self.options.conventions == LSST:
-            # Sources are added to the image one by one, and it is rounded each time.
-            error += 1e-6 * float(np.nanmax(np.abs(after.image), initial=0.0))
+            # Sources are added to the image one by one: it is rounded each time, and where the light of one is taken
+            # away by another's negative lobes there is noise all the same.
+            error += np.inf if law.of_noisy else 1e-6 * float(np.nanmax(np.abs(after.image), initial=0.0))
         planes = redrawn.stars, redrawn.others, redrawn.lit
         sums = image_sums(before.image, after.image, *planes, law.quantum, step, error, BLOCK)
         named = dict(zip(IMAGE_SUMS, np.moveaxis(sums, 2, 0), strict=True))
