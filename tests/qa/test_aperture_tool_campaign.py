@@ -186,8 +186,10 @@ def test_settings() -> None:
 def test_the_summary_is_by_instrument_and_band() -> None:
     def row(i: int, band: str, verdict: str, radius: float | None, stated: float | None = 12.0) -> dict[str, object]:
         kind = None if stated is None else "aperture"
-        return {"image_id": f"i{i}", "instrument": "Cam", "band": band, "verdict": verdict, "kind": kind,
-                "radius_pixels": stated, "radius_arcsec": None, "fitted_radius_pixels": radius, "fitted_radius_error": 0.1}  # fmt: skip
+        return {
+            "image_id": f"i{i}", "instrument": "Cam", "band": band, "verdict": verdict, "kind": kind,
+            "radius_pixels": stated, "radius_arcsec": None, "fitted_radius_pixels": radius, "fitted_radius_error": 0.1,
+        }  # fmt: skip
 
     rows = [row(1, "g", "fits", 12.1), row(2, "g", "fits", 11.9), row(3, "g", "cannot tell", 30.0),
             row(4, "r", "does not fit", 6.0), row(5, "i", "cannot tell", None, None)]  # fmt: skip
