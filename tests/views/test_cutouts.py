@@ -137,7 +137,19 @@ def test_found_and_missed_are_shown_apart(copied) -> None:
     colors = [matplotlib.colors.to_hex(axis.patches[0].get_edgecolor()) for axis in figure.axes]
     assert colors == [FOUND_COLOR] * 4 + [MISSED_COLOR] * 4
     texts = [text.get_text() for text in figure.texts]
-    assert "found (4 shown)" in texts and "missed (4 shown)" in texts and "below threshold" in texts
+    assert "found (4 shown)" in texts and "missed (4 shown)" in texts and any(t.startswith("below threshold") for t in texts)
+
+
+def test_a_pair_is_two_panels_and_a_large_galaxy_leaves_the_sky_grey(campaign) -> None:
+    rows = choose_fakes(campaign, 2, order="bright")
+    figure = cutout_grid(campaign, rows, panels="pair")
+    assert len(figure.axes) == 4
+    # The same sky before and after, away from the star: about what 0 sigma is drawn as.
+    grey = np.arcsinh(2.5 / 3) / (np.arcsinh(2.5 / 3) + np.arcsinh(40 / 3))
+    for axis in figure.axes:
+        assert np.median(np.asarray(axis.images[0].get_array())[:8]) == pytest.approx(grey, abs=0.04)
+    tight = cutout_grid(campaign, rows, size=2.0).axes[0].images[0].get_array()
+    assert tight.mean() > 0.6  # a star that fills the cut-out is not taken for the sky
 
 
 def test_what_a_grid_cannot_show(campaign) -> None:
