@@ -15,6 +15,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from skygraft.campaign.pairs import read_injected
+from skygraft.campaign.sweep import product_dataset
 from skygraft.catalog import Flag
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.exposure import Exposure
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_fakes", "cut_square", "cutout_grid", "found_and_missed_figure", "has_recovery", "recovery_dataset"]
 
+RECOVERY = "recovery"
+"""Name of the product whose tables say what was found."""
 CELL = 1.55
 """Side of a cut-out in a grid, inches."""
 _LABEL, _GAP, _HEADING, _TITLE = 0.37, 0.14, 0.32, 0.42
@@ -89,7 +92,7 @@ def has_recovery(campaign: Campaign) -> bool:
     -------
     bool
     """
-    return any((campaign.layout.root / "recovery").glob("tract=*/patch=*/*.parquet"))
+    return any((campaign.layout.root / RECOVERY).glob("tract=*/patch=*/*.parquet"))
 
 
 def recovery_dataset(campaign: Campaign) -> ds.Dataset:
@@ -108,18 +111,13 @@ def recovery_dataset(campaign: Campaign) -> ds.Dataset:
     CampaignError
         If they are not there.
     """
-    folder = campaign.layout.root / "recovery"
     if not has_recovery(campaign):
         raise CampaignError(
             "there are no recovery tables, which say what was found",
-            path=folder,
+            path=campaign.layout.root / RECOVERY,
             fix=f"Run: skygraft recover {campaign.layout.config}",
         )
-    # Not the folder as a whole: it also has the parts of single images, in other columns.
-    files = sorted(str(path) for path in folder.glob("tract=*/patch=*/*.parquet"))
-    return ds.dataset(
-        files, format="parquet", partitioning=ds.partitioning(flavor="hive"), partition_base_dir=str(folder)
-    )
+    return product_dataset(campaign, RECOVERY)
 
 
 def choose_fakes(
