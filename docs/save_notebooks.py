@@ -1,6 +1,7 @@
 """Save the notebooks with their outputs.
 
-`uv run --group docs python docs/save_notebooks.py skygraft-demo DATA [NAME ...]`: the arguments are the folder that `skygraft demo` makes, the reference data, and the notebooks; by default all of them.
+`uv run --group docs python docs/save_notebooks.py skygraft-demo DATA [NAME ...]`, where the arguments are the folder
+that `skygraft demo` makes, the reference data, and the notebooks; by default all of them.
 """
 
 from __future__ import annotations

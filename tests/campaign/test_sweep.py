@@ -324,3 +324,17 @@ def test_a_broken_table_of_images_is_no_obstacle(done: Campaign, log: Path) -> N
     (done.layout.root / "added" / "images.parquet").write_bytes(b"PAR1 and no more")
     summary = sweep(done, ADDED, settings, n_workers=0)
     assert (summary.n_measured, summary.n_skipped) == (0, 4) and len(images_of(done)) == 4
+
+
+@pytest.mark.dask
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [{"processes": 2}, {"cluster": True, "n_workers": 1}], ids=["processes", "cluster"])
+def test_an_image_that_kills_its_process_is_a_row(done: Campaign, where: dict[str, Any]) -> None:
+    image = read_plan(done.layout.plan)[1]
+    product = Product("added", 1, sweep_products.measure_or_die)
+    summary = sweep(done, product, {"half": 2, "fatal": image.image_id}, **where)
+    # One that was measured in a task that the fatal one ended is found done when the task's images are tried alone.
+    assert (summary.n_measured + summary.n_skipped, summary.n_failed) == (3, 1)
+    assert summary.failed[0][:2] == (image.image_id, "LostWorker") and "died" in summary.failed[0][2]
+    assert {row["image_id"]: row["error"] for row in images_of(done)}[image.image_id] == "LostWorker"
+    assert image.image_id not in product_dataset(done, "added").to_table()["image_id"].to_pylist()

@@ -246,9 +246,14 @@ def test_command(campaign: Campaign, folder: Path) -> None:
     (folder / "cats/cli").mkdir()
     missing = CliRunner().invoke(app, ["recover", str(path), "--workers", "0", "--json"])
     assert missing.exit_code == 1
+    look = CliRunner().invoke(app, ["recover", str(path), "--check-catalogs"])
+    assert look.exit_code == 1 and "injected: CatalogError" in look.output
+    assert "original: 20 detections of 20 rows, kind sextractor" in look.output
     (failed,) = json.loads(missing.stdout)["sweep"]["failed"]
     assert failed[1] == "CatalogError" and failed[2].startswith(f"{folder}/cats/cli/field_1.cat: there is no such")
     (folder / "cats/cli/field_1.cat").write_bytes((folder / "cats/after/field_1.cat").read_bytes())
+    look = CliRunner().invoke(app, ["recover", str(path), "--check-catalogs", "--json"])
+    assert look.exit_code == 0 and json.loads(look.stdout)[0]["fluxes"]["cal"] == "FLUX_APER"
     runs = []
     for change in (False, False, True):
         if change:

@@ -54,6 +54,9 @@ def test_depth_is_that_of_random_empty_apertures(kernel: str, known: bool) -> No
     pair = make_pair(make_pair(before, real).after, catalogue(before, x, y, 19.0))
     table = measure_pair(pair, {"background_size": 128})
     np.testing.assert_allclose(numbers(table, "depth"), expected, atol=0.12)
+    if known:  # three pixels of weights 1/2, of which the sum has three times the noise of one
+        level = {"white": 1.0, "correlated": 1.5 / np.sqrt(0.75)}[kernel]
+        assert numbers(table, "noise_level")[0] == pytest.approx(level * np.sqrt(noise.var() / 100.0), rel=0.12)
     np.testing.assert_allclose(numbers(table, "mag_below_depth"), 19.0 - numbers(table, "depth"))
 
 

@@ -69,6 +69,20 @@ def test_every_form_of_a_table_gives_the_same_to_the_last_bit(columns: dict[str,
         assert got.attrs["design_effect_source"] == expected.attrs["design_effect_source"], name
 
 
+def test_a_folder_of_a_campaign_is_its_tables_by_patch(columns: dict[str, Any], tmp_path: Path) -> None:
+    """Beside them lie tables of other things; and the first may have nothing but nulls in a column."""
+    table = table_of(columns | {"airmass": np.where(columns["patch"] < 4, np.nan, 1.5)})
+    pq.write_to_dataset(table, tmp_path, partition_cols=["tract", "patch"])
+    pq.write_table(pa.table({"tract": ["x"], "found": [3.5]}), tmp_path / "images.parquet")
+    (tmp_path / "parts/tract=7/patch=0").mkdir(parents=True)
+    pq.write_table(pa.table({"mag": ["y"]}), tmp_path / "parts/tract=7/patch=0/a.parquet")
+    (tmp_path / ".lock").write_text("")
+    schema = table.drop_columns(["tract", "patch"]).schema.append(pa.field("extra", pa.float64()))
+    pq.write_metadata(schema, tmp_path / "_common_metadata")
+    assert completeness(tmp_path, BINS).drop_attrs().identical(completeness(columns, BINS).drop_attrs())
+    assert np.isnan(completeness(tmp_path, {"extra": [0.0, 1.0]}, bootstrap=0)["completeness"]).all()
+
+
 def test_polars_frames_are_tables(columns: dict[str, Any]) -> None:
     polars = pytest.importorskip("polars", reason="polars is in the group docs")
     frame = polars.DataFrame(columns)

@@ -346,10 +346,15 @@ class _Sweep:
 
     def _measure(self, call: Call, rows: NDArray[np.int64], done: int, total: int, *, redo: bool) -> None:
         items = (int(row) for row in rows)
-        for found in call(measure_row, items, redo=redo, **self.arguments) if len(rows) else ():
+        for found in call(measure_row, items, lost=self._lost, redo=redo, **self.arguments) if len(rows) else ():
             self._enter(found)
             done += 1
             self.progress(min(done, total), total)
+
+    def _lost(self, row: int, reason: str) -> SweptImage:
+        """The result of an image that kills who measures it."""
+        image = next(self.plan.images([row]))
+        return SweptImage(row, image.image_id, "failed", error="LostWorker", message=reason)
 
     def _enter(self, found: SweptImage) -> None:
         self.state.enter(found)

@@ -46,8 +46,8 @@ class RecoveryConfig(Section):
     background_filter: Annotated[int, Field(ge=1, le=99, strict=True)] = 3
     """Width of the median filter over meshes."""
     match_radius: Annotated[float | None, Field(ge=1e-3, le=3600)] = None
-    """Largest distance between an injected source and its detection, arcsec; by default half of the FWHM that the
-    source is expected to have, and at least one pixel."""
+    """Largest distance between an injected source and its detection, arcsec; by default three quarters of the FWHM
+    that the source is expected to have, and at least one pixel."""
     ambiguous_fraction: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Where the original image has a detection too, an injected source counts as recovered only if that detection has
     less than this fraction of its flux."""

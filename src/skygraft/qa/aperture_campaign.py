@@ -40,6 +40,8 @@ __all__ = [
 
 _FAKES = 60
 """Largest number of fakes whose curves of growth are measured, the brightest."""
+_CONTAMINATION = 0.02
+"""Upper bound of the light of other fakes in their apertures; what it really is, is far less."""
 
 
 def _field(name: str, kind: pa.DataType, unit: str = "") -> pa.Field:
@@ -284,7 +286,9 @@ def _fakes(pair: ImagePair, check: ApertureCheck) -> tuple[NDArray[np.float64], 
     if not len(check.radii) or not len(truth):
         return nothing, 0
     reach = radius if radius is not None else float(check.radii[-1]) / 3
-    alone = isolated(truth["x"], truth["y"], truth["inst_flux"], truth["stamp_size"], 2 * reach, contamination=0.005)
+    alone = isolated(
+        truth["x"], truth["y"], truth["inst_flux"], truth["stamp_size"], reach, contamination=_CONTAMINATION
+    )
     star = (np.asarray(truth["source_type"]).astype(str) == "Star") & (np.asarray(truth["stamp_size"]) > 0)
     rows = np.flatnonzero(star & alone & ~has_flag(truth["flags"], Flag.IN_TEMPLATE))
     x, y, asked = (_plain(truth[name])[rows] for name in ("x", "y", "inst_flux"))

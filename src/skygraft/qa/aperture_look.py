@@ -86,7 +86,7 @@ class ApertureLook:
         self.aperture = what.radius_pixels if isinstance(what, CalibrationAperture) else math.nan
         known = math.isfinite(self.fwhm)
         self.stated = self.aperture if math.isfinite(self.aperture) else (3 * self.fwhm if known else 10.0)
-        reach = max(self.stated, 2 * self.fwhm) if known else self.stated
+        reach = max(self.stated, 3 * self.fwhm) if known else self.stated
         self.radii = growth_radii(self.stated, self.fwhm)
         self.stars: Stars = choose_stars(exposure, self.scene, reach, largest=largest)
         self.growth = self.measure(self.stars.x, self.stars.y)

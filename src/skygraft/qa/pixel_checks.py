@@ -183,8 +183,12 @@ def check_mask(pair: ImagePair, redrawn: Redrawn, options: InjectionOptions) -> 
     if options.mark_injected:
         columns = np.rint(np.asarray(truth["x"], float)[drawn]).astype(int) - x0
         rows = np.rint(np.asarray(truth["y"], float)[drawn]).astype(int) - y0
+        # LSST's package rounds the middle in another way: only the pixel that is in any square is asked for.
+        wide = 0 if options.conventions == LSST else 1
         for i, j in zip(columns, rows, strict=True):
-            core[max(0, j - 1) : max(0, min(ny, j + 2)), max(0, i - 1) : max(0, min(nx, i + 2))] = 1
+            below, above = (max(0, middle - wide) for middle in (j, i)), (middle + wide + 1 for middle in (j, i))
+            (j0, i0), (j1, i1) = below, above
+            core[j0 : max(0, min(ny, j1)), i0 : max(0, min(nx, i1))] = 1
     names = ("INJECTED", "INJECTED_CORE")
     now, then = after.mask_planes, before.mask_planes
     bits = np.array([planes.get(name, 0) for planes in (now, then) for name in names], dtype=np.int64)
@@ -210,7 +214,7 @@ def check_mask(pair: ImagePair, redrawn: Redrawn, options: InjectionOptions) -> 
         return Row("mask", "not applicable", note="no source was drawn"), changed
     notes = [f"there is no plane {name}" for name in names if name not in now]
     if like_lsst:
-        found["surplus"] = 0  # the package marks whole stamps
+        found["surplus"] = found["core_surplus"] = 0  # the package marks whole stamps
     words = {
         "missing": "INJECTED is missing on",
         "surplus": "INJECTED is set without light on",

@@ -33,7 +33,8 @@ class Redrawn:
     Parameters
     ----------
     stars, others : ndarray of float32, shape (ny, nx)
-        Light of the stars, and of all other sources, image units.
+        Light of the stars, and of all other sources, image units; stars that are in the template of a difference image
+        count among the others.
     lit : ndarray of float32, shape (ny, nx) or (0, 0)
         Light that noise was drawn of, where it is not stars + others: that of a difference image without what it loses
         to the sources in its template.
@@ -80,6 +81,8 @@ def redraw(pair: ImagePair, options: InjectionOptions) -> Redrawn:
         return found.exposure.image, found.truth[~has_flag(found.truth["flags"], Flag.NO_OVERLAP)]
 
     is_star = np.asarray(pair.sources["source_type"]).astype(str) == "Star"
+    into = _into(pair.sources)
+    is_star &= ~np.isin(into, ("template", "both"))
     stars, truth_of_stars = draw(pair.sources[is_star])
     others, truth_of_others = draw(pair.sources[~is_star])
     parts = [part for part in (truth_of_stars, truth_of_others) if len(part)]
@@ -88,10 +91,17 @@ def redraw(pair: ImagePair, options: InjectionOptions) -> Redrawn:
         truth.sort("injection_id")
     lit = np.zeros((0, 0), np.float32)
     if "inject_into" in pair.sources.colnames:
-        in_image = pair.sources[(np.asarray(pair.sources["inject_into"]).astype(str) != "template")]
+        in_image = pair.sources[into != "template"]
         in_image.remove_column("inject_into")
         lit = draw(in_image)[0]
     return Redrawn(stars, others, lit, truth)
+
+
+def _into(sources: QTable) -> NDArray[np.str_]:
+    """The catalogue's `inject_into`; empty where it has no such column."""
+    if "inject_into" not in sources.colnames:
+        return np.full(len(sources), "", dtype=np.str_)
+    return np.asarray(sources["inject_into"]).astype(np.str_)
 
 
 @dataclass(frozen=True, eq=False)

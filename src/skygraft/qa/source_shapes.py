@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from skygraft.catalog.flags import Flag, has_flag
 from skygraft.exposure import Exposure
 from skygraft.psf import PSF
 from skygraft.qa.closure import isolated
@@ -113,7 +114,7 @@ def position_offset(
     difference : ndarray of float32, shape (ny, nx)
         After - before, without the light of other kinds of sources.
     light : ndarray of float32, shape (ny, nx)
-        Light of all sources, drawn again; for errors alone.
+        Light that noise was drawn of; for errors alone.
     quantum : ndarray of float32, shape (ny, nx) or (1, 1)
         Variance per flux.
     exposure : Exposure
@@ -146,7 +147,7 @@ def position_offset(
     if not np.isfinite(sigma):
         return Offset(0, np.nan, np.nan)
     half = int(np.ceil(_WINDOW * sigma))
-    reach = np.where(which, size, 0)
+    reach = np.where(which | has_flag(truth["flags"], Flag.IN_TEMPLATE), size, 0)
     alone = isolated(x, y, flux, reach, 2 * sigma, contamination=_CONTAMINATION)
     inside = (x - x0 > half) & (x0 + nx - 1 - x > half) & (y - y0 > half) & (y0 + ny - 1 - y > half)
     held = (flux > 0) & precision.holds(flux, (2 * half + 1) ** 2)
@@ -220,7 +221,13 @@ def _elongated(exposure: Exposure, truth: Table, sources: Table) -> tuple[NDArra
     scale = float(pixel_scale(exposure.wcs, *exposure.box.center)[0])
     fwhm = _plain(truth["psf_fwhm"])
     with np.errstate(invalid="ignore"):
-        resolved = known & (q < _ELONGATED) & (size > 0.2 * fwhm) & (_plain(truth["stamp_size"]) > 0)
+        resolved = (
+            known
+            & ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
+            & (q < _ELONGATED)
+            & (size > 0.2 * fwhm)
+            & (_plain(truth["stamp_size"]) > 0)
+        )
     rows = np.flatnonzero(resolved)
     rows = rows[np.argsort(-_plain(truth["inst_flux"])[rows], kind="stable")][:MOST]
     sigma = np.hypot(fwhm[rows] / 2.3548, size[rows]) / scale
@@ -244,7 +251,7 @@ def angle_offset(
     difference : ndarray of float32, shape (ny, nx)
         After - before, without the light of stars.
     others, light : ndarray of float32, shape (ny, nx)
-        Light of sources other than stars, and of all, drawn again.
+        Light of sources other than stars, drawn again, and light that noise was drawn of.
     quantum : ndarray of float32, shape (ny, nx) or (1, 1)
         Variance per flux.
     exposure : Exposure

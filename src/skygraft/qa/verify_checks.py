@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from skygraft.campaign.checksums import damaged_outputs
 from skygraft.campaign.pairs import ImagePair
 from skygraft.catalog.flags import Flag, has_flag
+from skygraft.conventions import LSST
 from skygraft.errors import CalibrationError, SkygraftError, UncalibratedImageError, UnknownApertureError
 from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions
@@ -140,9 +141,12 @@ class _Work:
         before, after = pair.before, pair.after
         step = stored_step(after.path) if after.path is not None else 0.0
         peak = max((float(np.abs(part).max(initial=0.0)) for part in (redrawn.stars, redrawn.others)), default=0.0)
-        sums = image_sums(
-            before.image, after.image, redrawn.stars, redrawn.others, redrawn.lit, law.quantum, step, 1e-7 * peak, BLOCK
-        )
+        error = 1e-7 * peak
+        if self.options.conventions == LSST:
+            # Sources are added to the image one by one, and it is rounded each time.
+            error += 1e-6 * float(np.nanmax(np.abs(after.image), initial=0.0))
+        planes = redrawn.stars, redrawn.others, redrawn.lit
+        sums = image_sums(before.image, after.image, *planes, law.quantum, step, error, BLOCK)
         named = dict(zip(IMAGE_SUMS, np.moveaxis(sums, 2, 0), strict=True))
         variance, changed_variance = check_variance(pair, redrawn, law)
         mask, changed_mask = check_mask(pair, redrawn, self.options)
@@ -165,7 +169,7 @@ class _Work:
         star = np.asarray(truth["source_type"]).astype(str) == "Star"
         of_stars = difference - redrawn.others if redrawn.others.any() else difference
         of_others = difference - redrawn.stars if redrawn.stars.any() else difference
-        light = redrawn.stars + redrawn.others
+        light = redrawn.lit if redrawn.lit.size else redrawn.stars + redrawn.others  # that noise was drawn of
         factor = np.sqrt(law.sum_factor)
         offset = position_offset(of_stars, light, law.quantum, pair.before, truth, drawn & star, precision)
         if not offset.n:

@@ -28,7 +28,7 @@ from skygraft.recovery.measuring import measure_pair
 from skygraft.recovery.settings import RecoverySettings, aperture_name
 from skygraft.wcs.local import footprint
 
-__all__ = ["catalog_files", "catalog_path", "measure_from_catalogs", "measure_image"]
+__all__ = ["catalog_files", "catalog_path", "measure_from_catalogs", "measure_image", "sky_box"]
 
 _MAGNITUDE = 2.5 / math.log(10.0)
 _MARGIN = 30.0
@@ -120,7 +120,7 @@ def measure_from_catalogs(pair: ImagePair, settings: Mapping[str, Any]) -> pa.Ta
     rest = {name: value for name, value in settings.items() if name != "catalogs"}
     how = RecoverySettings.from_mapping(rest)
     context = ImageContext.of(pair, how.apertures)
-    box = _sky_box(context)
+    box = sky_box(context)
     injected = read_detections(catalog_path(given.injected, pair.image), given, context, box=box)
     original = None
     if given.original is not None:
@@ -168,7 +168,7 @@ def _refuse_same(injected: Detections, original: Detections, pair: ImagePair) ->
         )
 
 
-def _sky_box(context: ImageContext) -> SkyBox | None:
+def sky_box(context: ImageContext) -> SkyBox | None:
     """Return the part of the sky that a catalogue is read of; None near a pole."""
     outline = footprint(context.wcs, context.exposure.box)
     margin = _MARGIN / 3600.0
@@ -206,11 +206,9 @@ class _Matching:
 
     def radius(self) -> Floats:
         """Largest distance of a match, pixels; as `measure_pair` has it."""
-        if self.how.match_radius is not None:
-            return np.asarray(self.how.match_radius / self.scale)
         seeing = np.where(np.isfinite(self.fake["psf_fwhm"]), self.fake["psf_fwhm"], 4.0 * self.scale)
         width = np.hypot(seeing, 2.0 * np.nan_to_num(self.fake["half_light_radius"]))
-        return np.asarray(np.maximum(1.0, 0.5 * width / self.scale))
+        return match.search_radius(width, self.scale, self.how.match_radius)
 
     def values(self) -> dict[str, NDArray[Any]]:
         """Columns that the catalogues fill."""

@@ -26,7 +26,7 @@ from skygraft.wcs.local import local_jacobian
 
 __all__ = ["RECOVERY_DEFAULTS", "RECOVERY_VERSION", "measure_pair"]
 
-RECOVERY_VERSION = 1
+RECOVERY_VERSION = 2
 """Counts changes of what is measured; results of another version are made again."""
 
 _MAGNITUDE = 2.5 / math.log(10.0)
@@ -153,9 +153,7 @@ class _Measurement:
         return np.asarray(np.hypot(seeing, 2.0 * np.nan_to_num(fake["half_light_radius"])))
 
     def _match(self, fake: Values, x: Floats, y: Floats, scale: Floats, width: Floats, out: Values) -> match.Match:
-        given = self.settings.match_radius
-        with np.errstate(invalid="ignore", divide="ignore"):
-            radius = np.maximum(1.0, 0.75 * width / scale) if given is None else given / scale
+        radius = match.search_radius(width, scale, self.settings.match_radius)
         drawn = (fake["stamp_size"] > 0) & ~has_flag(fake["flags"], NOT_DRAWN)
         inside = conditions.edge_distance(self.before.pixels.shape, x, y) >= 0
         inside &= ~has_flag(fake["flags"], Flag.CENTER_OFF_IMAGE)
@@ -306,6 +304,7 @@ class _Measurement:
             "blend_fraction": fraction,
             "depth": depth,
             "mag_below_depth": fake["mag"] - depth,
+            "noise_level": np.full(len(x), level),
             "sky": _at(before.sky, x, y),
             "sky_rms": _at(before.sky_rms, x, y),
             "seeing": fake["psf_fwhm"],

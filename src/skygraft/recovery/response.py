@@ -324,8 +324,12 @@ class _Estimate:
         out["n_sources"] = self._n_sources()
         return out
 
+    def counted(self) -> NDArray[np.int64]:
+        """Cell of each row that counts; -1 for none."""
+        return np.where(self.cells[0] >= 0, self.cells[0], self.cells[1])
+
     def _n_sources(self) -> NDArray[np.int64]:
-        cell = np.where(self.cells[0] >= 0, self.cells[0], self.cells[1])
+        cell = self.counted()
         inside = cell >= 0
         pairs = np.unique(np.stack([cell[inside], self.source[inside]]), axis=1)
         return np.bincount(pairs[0], minlength=self.size)
@@ -348,10 +352,14 @@ class _Counts(_Estimate):
 
 
 class _Means(_Estimate):
-    def sums(self, side: int, times: Array | None) -> tuple[Array, ...]:
+    def counted(self) -> NDArray[np.int64]:
         both = np.isfinite(self.one.astype(float)) & np.isfinite(self.two.astype(float))
         # Each source is in one cell, so that its own difference is what counts.
-        cell = np.where(both, self.cells[0], -1)
+        return np.where(both, self.cells[0], -1)
+
+    def sums(self, side: int, times: Array | None) -> tuple[Array, ...]:
+        cell = self.counted()
+        both = cell >= 0
         weights = self.times(times)
         value = np.where(both, (self.one, self.two)[side], 0.0) * weights
         return self.total(cell, value), self.total(cell, weights)

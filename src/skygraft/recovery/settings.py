@@ -44,8 +44,7 @@ class RecoverySettings:
         Width of the median filter over meshes.
     match_radius : float or None
         Largest distance from a fake to its detection, arcsec. None for three quarters of the FWHM that the fake is
-        expected to have (of the PSF and the half-light diameter, in quadrature), and one pixel at least: at a
-        signal-to-noise ratio of 3, four standard deviations of a star's position.
+        expected to have (of the PSF and the half-light diameter, in quadrature), and one pixel at least.
     ambiguous_fraction : float
         A fake where the original image has a detection counts as recovered only if the calibrated flux of that
         detection is less than this fraction of the fake's.

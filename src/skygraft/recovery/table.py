@@ -98,6 +98,13 @@ _BLENDING = (
 _CONDITIONS = (
     _C("depth", "float", "magnitude of 5 sigma in the calibration aperture, at its place", "mag"),
     _C("mag_below_depth", "float", "`mag` - `depth`", "mag"),
+    _C(
+        "noise_level",
+        "float",
+        "of the image: scatter of empty apertures over what the variance says of them; above 1 for correlated noise, "
+        "faint sources and an uneven background",
+        repeated=True,
+    ),
     _C("sky", "float", "background of the original image, of a pixel"),
     _C("sky_rms", "float", "standard deviation of the background of the original image, of a pixel"),
     _C("seeing", "float", "FWHM of the PSF: `psf_fwhm`", "arcsec"),

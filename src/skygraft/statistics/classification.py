@@ -139,7 +139,7 @@ def _true_class(
         home = {str(value): i for i, one in enumerate(names) for value in classes[one]}
         of = [home.get(value, -1) for value in values]
     index = kinds.indices.fill_null(len(of)).to_numpy(zero_copy_only=False)
-    return np.array([*of, -1], np.int64)[index]
+    return np.asarray(np.array([*of, -1], np.int64)[index])
 
 
 def _assigned(rows: Rows, batch: pa.RecordBatch, name: str, names: list[str], threshold: float) -> NDArray[np.int64]:
@@ -148,7 +148,7 @@ def _assigned(rows: Rows, batch: pa.RecordBatch, name: str, names: list[str], th
         kinds = texts(batch, name).dictionary_encode()
         of = [names.index(value) if value in names else -1 for value in kinds.dictionary.to_pylist()]
         index = kinds.indices.fill_null(len(of)).to_numpy(zero_copy_only=False)
-        return np.array([*of, -1], np.int64)[index]
+        return np.asarray(np.array([*of, -1], np.int64)[index])
     if len(names) != 2:
         raise ConfigError(
             f"a number cannot tell {len(names)} classes apart",

@@ -15,7 +15,7 @@ from skygraft.statistics.biases import comparison
 from skygraft.statistics.cells import make_cells
 from skygraft.statistics.completeness import check_bootstrap
 from skygraft.statistics.counts import Group, groups_of
-from skygraft.statistics.fits import fit_completeness
+from skygraft.statistics.fits import CompletenessFit, fit_completeness
 from skygraft.statistics.resampling import poisson_weights, replicate_scatter, row_hash
 from skygraft.statistics.rows import Rows, Where, bools, floats, open_rows
 
@@ -29,8 +29,10 @@ CONDITIONS = (
 
 _MOST_ROWS = 2_000_000
 _GROUPS = 2048
+_STRATA, _FEWEST_OF_STRATUM = 50, 20
 
 type Floats = NDArray[np.float64]
+type Residuals = Callable[[pa.RecordBatch], tuple[Floats, Floats]]
 
 
 def correlations(
@@ -51,9 +53,10 @@ def correlations(
 ) -> xr.Dataset:
     """How completeness, or a bias, goes with conditions, beyond what the magnitude explains.
 
-    For completeness the residual of a fake is found (1 or 0) minus the curve fitted against `x`, over the standard
-    deviation that the curve allows; for a bias it is the difference minus the median of its bin in `x`. Its Spearman
-    rank correlation with each condition is the partial one over magnitude. Errors are by bootstrap of sources.
+    The correlation is Spearman's, partial over the magnitude: rows are ranked within fifty strata of equally many of
+    neighbouring `x`, and what is left of `x` within them is taken out by the formula of the partial correlation. So a
+    condition that only follows the magnitude has none. Residuals in bins of a condition are found (1 or 0) minus the
+    curve fitted against `x`, or the bias minus its median in the bin of `x`. Errors are by bootstrap of sources.
 
     Parameters
     ----------
@@ -103,40 +106,43 @@ def correlations(
         )
     rows.require([x, found, *names, *chosen])
     groups = groups_of(rows, source, None).get("source", [])
+    reason = ""
     if len(names) == 1:
         fit = fit_completeness(rows, x, model, found=names[0], usable=None, weight=None, bootstrap=0)
-        reason, columns = fit.reason, [names[0]]
-
-        def residuals(batch: pa.RecordBatch) -> tuple[Floats, Floats]:
-            expected = fit(floats(batch, x))
-            raw = bools(batch, names[0]) - expected
-            return raw, raw / np.sqrt(np.clip(expected * (1.0 - expected), 1e-4, None))
-
+        reason, columns, residuals, unit = fit.reason, names, _losses(fit, x, names[0]), ""
     else:
         compare = comparison(rows, names[0], names[1])
-        reason, columns = "", [*compare.columns, found]
-        residuals = _biases(compare.values, found)
+        columns, residuals, unit = [*compare.columns, found], _biases(compare.values, found), compare.unit
     sample = _Sampled(rows, [x, *columns], chosen, groups, most_rows, residuals, seed)
-    raw, scaled, given, hashes, mags, fraction = sample.collect()
+    raw, outcome, given, hashes, mags, fraction = sample.collect()
     if len(names) == 2:
-        raw = scaled = _minus_median(rows, x, mags, raw)
+        raw = outcome = _minus_median(rows, x, mags, raw)
     out = _Tables(len(chosen), bins)
     draws = poisson_weights(bootstrap, _GROUPS, seed) if bootstrap else None
     group = (hashes % np.uint64(_GROUPS)).astype(np.int64)
     for i in range(len(chosen)):
         good = np.isfinite(raw) & np.isfinite(given[i])
-        out.fill(i, raw[good], scaled[good], given[i][good], group[good], draws)
+        out.fill(i, raw[good], outcome[good], given[i][good], mags[good], group[good], draws)
     what = "completeness minus the curve" if len(names) == 1 else f"{names[0]} - {names[1]} minus its median"
-    unit = "" if len(names) == 1 else compare.unit
     return out.dataset(rows, chosen, unit, {
         "title": f"correlations of {what} with conditions", "x": x, "reason": reason, "sampled_fraction": fraction,
         "bootstrap": bootstrap, "seed": seed,
     })  # fmt: skip
 
 
-def _biases(
-    values: Callable[[pa.RecordBatch], tuple[Floats, Floats]], found: str
-) -> Callable[[pa.RecordBatch], tuple[Floats, Floats]]:
+def _losses(fit: CompletenessFit, x: str, found: str) -> Residuals:
+    """Found minus the curve, and found."""
+
+    def residuals(batch: pa.RecordBatch) -> tuple[Floats, Floats]:
+        outcome = bools(batch, found).astype(np.float64)
+        return outcome - fit(floats(batch, x)), outcome
+
+    return residuals
+
+
+def _biases(values: Residuals, found: str) -> Residuals:
+    """Values of those that were found."""
+
     def residuals(batch: pa.RecordBatch) -> tuple[Floats, Floats]:
         away = np.where(bools(batch, found), values(batch)[0], np.nan)
         return away, away
@@ -160,7 +166,7 @@ class _Sampled:
 
     def __init__(
         self, rows: Rows, columns: list[str], conditions: list[str], groups: list[str], most: int,
-        residuals: Callable[[pa.RecordBatch], tuple[Floats, Floats]], seed: int,
+        residuals: Residuals, seed: int,
     ) -> None:  # fmt: skip
         self.rows, self.columns, self.conditions, self.groups = rows, columns, conditions, groups
         self.most, self.residuals, self.seed = most, residuals, seed
@@ -172,9 +178,9 @@ class _Sampled:
         limit, held = 2**64 - 1, 0
         for batch in self.rows.batches([*self.columns, *self.conditions, *key]):
             one = row_hash(batch, key, self.seed)
-            raw, scaled = self.residuals(batch)
+            raw, outcome = self.residuals(batch)
             given = [floats(batch, name) for name in self.conditions]
-            table = np.stack([raw, scaled, floats(batch, self.columns[0]), *given])
+            table = np.stack([raw, outcome, floats(batch, self.columns[0]), *given])
             keep = one <= np.uint64(limit)
             parts, hashes = [*parts, table[:, keep]], [*hashes, one[keep]]
             held += int(keep.sum())
@@ -204,20 +210,22 @@ class _Tables:
         self.n_bin = np.zeros((n, bins), np.int64)
 
     def fill(
-        self, i: int, raw: Floats, scaled: Floats, given: Floats, group: NDArray[np.int64], draws: Floats | None
-    ) -> None:
-        from scipy.stats import norm, rankdata
+        self, i: int, raw: Floats, outcome: Floats, given: Floats, mags: Floats, group: NDArray[np.int64],
+        draws: Floats | None,
+    ) -> None:  # fmt: skip
+        from scipy.stats import norm
 
         self.n[i] = raw.size
-        if raw.size < 3 or np.ptp(given) == 0 or np.ptp(scaled) == 0:
+        if raw.size < 3 or np.ptp(given) == 0 or np.ptp(outcome) == 0:
             return
-        a, b = rankdata(given), rankdata(scaled)
-        sums = np.stack([np.bincount(group, w, minlength=_GROUPS) for w in (a * 0 + 1, a, b, a * a, b * b, a * b)])
+        a, b, c = _ranks(mags, (given, outcome, mags))
+        products = (np.ones(a.size), a, b, c, a * a, b * b, c * c, a * b, a * c, b * c)
+        sums = np.stack([np.bincount(group, w, minlength=_GROUPS) for w in products])
         m = int((sums[0] > 0).sum())
-        rho = float(_pearson(sums.sum(1)))
+        rho = float(_partial(sums.sum(1)))
         self.one["spearman"][i] = rho
         if draws is not None:
-            error = float(replicate_scatter(_pearson(sums @ draws.T), m))
+            error = float(replicate_scatter(_partial(sums @ draws.T), m))
             self.one["spearman_error"][i] = error
             if error > 0:
                 self.one["p_value"][i] = 2.0 * norm.sf(abs(rho) / error)
@@ -249,8 +257,25 @@ class _Tables:
         return xr.Dataset(variables, coords=coordinates, attrs=attrs | rows.attrs())
 
 
-def _pearson(sums: Floats) -> Floats:
-    """Correlation from the sums 1, a, b, a², b², ab (first axis)."""
+def _ranks(mags: Floats, each: tuple[Floats, ...]) -> list[Floats]:
+    """Ranks within strata of equally many rows of neighbouring magnitude, as fractions about 0."""
+    from scipy.stats import rankdata
+
+    strata = max(1, min(_STRATA, mags.size // _FEWEST_OF_STRATUM))
+    order = np.argsort(mags, kind="stable")
+    out = [np.zeros(mags.size) for _ in each]
+    for rows in np.array_split(order, strata):
+        for values, ranks in zip(each, out, strict=True):
+            ranks[rows] = (rankdata(values[rows]) - 0.5 * (rows.size + 1)) / rows.size
+    return out
+
+
+def _partial(sums: Floats) -> Floats:
+    """Correlation of a and b without what both have in common with c (Yule 1907), from sums (first axis)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        n, a, b, aa, bb, ab = sums
-        return np.asarray((ab / n - a * b / n**2) / np.sqrt((aa / n - (a / n) ** 2) * (bb / n - (b / n) ** 2)))
+        a, b, c, aa, bb, cc, ab, ac, bc = sums[1:] / sums[0]
+        va, vb, vc = aa - a * a, bb - b * b, cc - c * c
+        r_ac = np.where(vc > 0, (ac - a * c) / np.sqrt(va * vc), 0.0)
+        r_bc = np.where(vc > 0, (bc - b * c) / np.sqrt(vb * vc), 0.0)
+        r_ab = (ab - a * b) / np.sqrt(va * vb)
+        return np.asarray((r_ab - r_ac * r_bc) / np.sqrt((1.0 - r_ac**2) * (1.0 - r_bc**2)))

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.errors import CatalogError, ConfigError, CorruptFileError, SkygraftError
@@ -209,9 +210,7 @@ def expression(where: Where) -> pc.Expression | None:
     if isinstance(where, str):
         return pc.field(where)
     try:
-        from pyarrow.parquet import filters_to_expression
-
-        return filters_to_expression(list(where))
+        return pq.filters_to_expression(list(where))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"the condition on rows cannot be understood: {where!r}",
@@ -260,10 +259,7 @@ def _open_path(path: Path) -> Rows:
 
             found = _from_astropy(Table.read(path))
             return Rows(ds.dataset(found), str(path), _units(found.schema))
-        kind = "ipc" if path.suffix in (".arrow", ".feather") else "parquet"
-        dataset = ds.dataset(path, format=kind, partitioning=ds.partitioning(flavor="hive"))
-        if path.is_dir() and not dataset.files:
-            raise CatalogError("the folder has no Parquet file", path=path, fix="Give the folder of the table")
+        dataset = _open_folder(path) if path.is_dir() else _open_file(path)
         return Rows(dataset, str(path), _units(dataset.schema))
     except SkygraftError:
         raise
@@ -271,6 +267,31 @@ def _open_path(path: Path) -> Rows:
         raise CorruptFileError(
             f"the table cannot be read ({type(error).__name__}: {error})", path=path, fix="Write it again"
         ) from error
+
+
+def _open_file(path: Path) -> ds.Dataset:
+    return ds.dataset(path, format="ipc" if path.suffix in (".arrow", ".feather") else "parquet")
+
+
+def _open_folder(path: Path) -> ds.Dataset:
+    """The tables of a folder: those in folders ``name=value`` alone where there are such.
+
+    Beside these a campaign keeps tables of other things.
+    """
+    tables = sorted(table for part in path.glob("*=*") for table in part.rglob("*.parquet"))
+    tables = tables or sorted(path.rglob("*.parquet"))
+    if not tables:
+        raise CatalogError("the folder has no Parquet file", path=path, fix="Give the folder of the table")
+    hive = ds.partitioning(flavor="hive")
+    dataset = ds.dataset(
+        [str(table) for table in tables], format="parquet", partitioning=hive, partition_base_dir=str(path)
+    )
+    if (path / "_common_metadata").is_file():
+        # The first table may have nothing but nulls in a column.
+        full = pq.read_schema(path / "_common_metadata")
+        places = [field for field in dataset.schema if field.name not in full.names]
+        return dataset.replace_schema(pa.schema([*full, *places]))
+    return dataset
 
 
 def _from_memory(data: Any) -> Rows:

@@ -34,6 +34,7 @@ _X_BINS = 512
 _SIZE_BINS = 6
 _DEPTHS = 32
 _NSIDE = 256
+_FEWEST_ROWS = 20
 
 type Floats = NDArray[np.float64]
 
@@ -56,11 +57,11 @@ class _SizeAxis(Axis):
         """The bin of each row; -1 for sizes beyond the bins."""
         if self.edges is None:
             return np.zeros(batch.num_rows, np.int64)
-        found = super_index(self, batch)
+        found = _by_edges(self, batch)
         return np.where(floats(batch, self.name) > 0, np.where(found >= 0, found + 1, -1), 0)
 
 
-def super_index(axis: Axis, batch: pa.RecordBatch) -> NDArray[np.int64]:
+def _by_edges(axis: Axis, batch: pa.RecordBatch) -> NDArray[np.int64]:
     """The bin of each row by the edges of an axis alone."""
     return Axis(axis.name, axis.unit, edges=axis.edges).index(batch)
 
@@ -84,7 +85,7 @@ class _DepthAxis(Axis):
     def index(self, batch: pa.RecordBatch) -> NDArray[np.int64]:
         """The bin of each row; -1 for those in none."""
         shifted = pa.record_batch({self.name: self.values(batch)})
-        return super_index(self, shifted)
+        return _by_edges(self, shifted)
 
 
 def build(
@@ -269,11 +270,16 @@ def _curve(sums: Counts, middle: Floats, draws: Floats, mag: str) -> tuple[Float
     nothing = np.full(3, np.nan), np.full((3, 3), np.nan), float("nan")
     rows = np.nonzero(sums.n)[0]
     ends = (float(middle[rows[0]]), float(middle[rows[-1]])) if rows.size else (0.0, 0.0)
-    if reason := too_few(mag, int(sums.n.sum()), int(sums.n_found.sum()), *ends):
-        return *nothing, reason
+    n, n_found = int(sums.n.sum()), int(sums.n_found.sum())
+    if n < _FEWEST_ROWS:
+        return *nothing, f"only {n} fakes, of {_FEWEST_ROWS} that a curve takes" if n else "no fakes"
+    if n_found in (0, n):
+        return *_flat(sums, middle), 1.0, ""
     best = maximize(_LOGISTIC, middle, sums.weight, sums.found_weight)
     if gain(sums, best.log_likelihood) < FLAT:
-        return *nothing, f"completeness does not change enough with {mag} to fit a curve"
+        return *_flat(sums, middle), 1.0, ""
+    if reason := too_few(mag, n, n_found, *ends):
+        return *nothing, reason
     replicates, few = replicates_of(_LOGISTIC, middle, sums.n, sums.by_group["source"], best.parameters, draws)
     if len(replicates) < 2:
         return *nothing, "the fakes are of one source: there are no errors"
@@ -284,6 +290,23 @@ def _curve(sums: Counts, middle: Floats, draws: Floats, mag: str) -> tuple[Float
     scale = float(np.sqrt(max(1.0, chi2 / effect / dof))) if dof else 1.0
     parameters = np.array([*best.parameters[:2], np.log(best.parameters[2])])
     return parameters, np.cov(replicates.T) * few * scale**2, scale, ""
+
+
+def _flat(sums: Counts, middle: Floats) -> tuple[Floats, Floats]:
+    """A curve that is the fraction found, where it does not change with magnitude: its fall is far beyond the fakes.
+
+    The variance is that of the fraction (k + 1/2) / (n + 1), so that it is not 0 where none or all were found.
+    """
+    n = float(sums.weight.sum()) ** 2 / float(sums.square_weight.sum())
+    p = float(sums.found_weight.sum() / sums.weight.sum())
+    inner = (p * n + 0.5) / (n + 1.0)
+    total, found = sums.by_group["source"].sum(1)
+    m = int((total > 0).sum())
+    between = float(((found - p * total) ** 2).sum() / total.sum() ** 2 * m / max(m - 1, 1))
+    covariance = np.zeros((3, 3))
+    covariance[0, 0] = max(inner * (1.0 - inner) / n, between)
+    width = 0.01 * (middle[-1] - middle[0])
+    return np.array([p, middle[-1] + 100.0 * width, np.log(width)]), covariance
 
 
 def _assemble(

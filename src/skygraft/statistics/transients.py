@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def transient_efficiency(
                 f"{rows.origin} has none of {', '.join(_AGAINST)}; it has {', '.join(rows.names)}",
                 fix="Name the columns to bin by",
             )
-    wanted = {by: "auto"} if isinstance(by, str) else dict(by) if hasattr(by, "keys") else dict.fromkeys(by, "auto")
+    wanted: dict[str, Any]
+    wanted = dict(by) if isinstance(by, Mapping) else dict.fromkeys([by] if isinstance(by, str) else by, "auto")
     return {
         name: completeness(rows, {name: bins}, source=source, usable=None, **options) for name, bins in wanted.items()
     }

@@ -50,7 +50,8 @@ def open_patch(
     """Open the images of a patch before and after injection as one lazy dataset on (image, y, x), backed by Dask.
 
     Nothing but headers is read before values are asked for; each file is then read once, by one task, however many
-    of the variables are computed together. Every image that is done and overlaps the patch with its border is there.
+    of the variables are computed together. Every image that is done and overlaps the patch with its border is there,
+    in order of time.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ def open_patch(
         _Member.of(image, calibration, geometry, box)
         for image, calibration in _images(campaign, geometry, box, bands, None if visits is None else set(visits))
     ]
-    members = [member for member in members if member.window is not None]
+    members = sorted((member for member in members if member.window is not None), key=_in_time)
     if not members:
         raise _nothing(campaign, tract, patch, bands, visits)
     on_grid = resample or all(member.offset is not None for member in members)
@@ -255,6 +256,11 @@ def _nothing(
         key="patch",
         fix=f"The home patches (tract, patch) of images that are done are {some}; their bands are {there}",
     )
+
+
+def _in_time(member: _Member) -> tuple[float, str]:
+    mjd = member.image.mjd
+    return np.inf if mjd is None else mjd, member.image.image_id
 
 
 def _largest(shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
