@@ -17,7 +17,7 @@ from skygraft.report.facts import CampaignFacts, read_facts
 from skygraft.report.methods import methods_section, methods_text
 from skygraft.report.numbers import write_numbers
 from skygraft.report.page import render_page
-from skygraft.report.products import product_notes, product_settings, product_tables
+from skygraft.report.products import product_notes, product_rows, product_settings, product_tables
 from skygraft.report.recovered import Recovered, measure_recovered
 from skygraft.report.sections_campaign import apertures, failures, missing, provenance, record_closure
 from skygraft.report.sections_checks import count_verification, verification_blocks
@@ -135,12 +135,15 @@ def _growth(facts: CampaignFacts, studio: Studio) -> list[Block]:
 
 def _closure(facts: CampaignFacts) -> list[Block]:
     """What the verification says, or else the records."""
+    from skygraft.qa.verdicts import CHECKS
+
     command, problems = f"skygraft verify {facts.command}", dict[str, Note]()
     dataset = product_tables(facts.campaign, "verification")
     if dataset is None:
         return record_closure(facts)
-    found = _read(lambda: count_verification(dataset), "tables of the verification", command, problems)
-    blocks = record_closure(facts) if found is None else verification_blocks(found, {})
+    whole = product_rows(facts.campaign, "verification", "verdicts")
+    found = _read(lambda: count_verification(dataset, whole), "tables of the verification", command, problems)
+    blocks = record_closure(facts) if found is None else verification_blocks(found, CHECKS)
     return [*problems.values(), *product_notes(facts.campaign, "verification", command), *blocks]
 
 

@@ -11,7 +11,7 @@ from skygraft.wording import number
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
 
-__all__ = ["product_notes", "product_settings", "product_tables"]
+__all__ = ["product_notes", "product_rows", "product_settings", "product_tables"]
 
 _MOST_ROWS = 200
 _FOLDED = 10
@@ -49,6 +49,20 @@ def product_settings(campaign: Campaign, name: str) -> dict[str, Any]:
         return {}
     settings = content.get("settings") if isinstance(content, dict) else None
     return settings if isinstance(settings, dict) else {}
+
+
+def product_rows(campaign: Campaign, name: str, table: str) -> list[dict[str, Any]]:
+    """The rows of a small table of a product, such as ``verdicts``; none where it is missing or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(
+            campaign.layout.root / name / f"{table}.parquet", partitioning=None
+        ).to_pylist()
+    except (OSError, pa.ArrowException):
+        return []
+    return rows
 
 
 def product_notes(campaign: Campaign, name: str, command: str) -> list[Block]:

@@ -45,6 +45,8 @@ _LARGEST_SHARE = 6
 """Most types, and most bands, that have figures of their own; the rest is in the tables and files."""
 ELONGATED = 0.8
 """Axis ratio above which a position angle says little."""
+EXACT_ROWS = 2_000_000
+"""Values that a median holds in memory; beyond, they are rounded to 1e-4."""
 PER_MAG = 10
 """Bins of a magnitude in `RecoveryCounts.by_mag`."""
 
@@ -310,6 +312,7 @@ def _biases(found: Recovered, isolation: float) -> Iterator[tuple[str, Callable[
 
     from skygraft.statistics import bias, position_bias
 
+    medians = functools.partial(bias, exact_rows=EXACT_ROWS)
     data, counts, there = found.dataset, found.counts, found.columns
     n_found = total(counts.found)
     if not n_found:
@@ -319,22 +322,22 @@ def _biases(found: Recovered, isolation: float) -> Iterator[tuple[str, Callable[
     n_kinds = max(1, len(counts.kinds))
     fine = _edges(counts, "mag", n_found // max(1, len(counts.bands) * n_kinds))
     mags = {"mag": _edges(counts, "mag", n_found // n_kinds), **kinds}
-    yield "bias_mag_cal", lambda: bias(data, "mag_cal", "mag", {"mag": fine, **groups})
+    yield "bias_mag_cal", lambda: medians(data, "mag_cal", "mag", {"mag": fine, **groups})
     yield (
         "bias_mag_cal_isolated",
-        lambda: bias(data, "mag_cal", "mag", {"mag": fine, **groups}, isolated=isolation),
+        lambda: medians(data, "mag_cal", "mag", {"mag": fine, **groups}, isolated=isolation),
     )
-    yield "bias_mag_cal_pooled", lambda: bias(data, "mag_cal", "mag", mags)
-    yield "bias_mag_cal_isolated_pooled", lambda: bias(data, "mag_cal", "mag", mags, isolated=isolation)
+    yield "bias_mag_cal_pooled", lambda: medians(data, "mag_cal", "mag", mags)
+    yield "bias_mag_cal_isolated_pooled", lambda: medians(data, "mag_cal", "mag", mags, isolated=isolation)
     for name in ("mag_kron", "mag_psf"):
         if name in there:
-            yield f"bias_{name}", functools.partial(bias, data, name, "mag", mags)
-    yield "bias_position", lambda: position_bias(data, mags)
+            yield f"bias_{name}", functools.partial(medians, data, name, "mag", mags)
+    yield "bias_position", lambda: position_bias(data, mags, exact_rows=EXACT_ROWS)
     if "half_light_radius" in counts.low:
-        yield "bias_size", lambda: bias(data, "half_light_radius_out", "half_light_radius", mags, kind="ratio")
-        yield "bias_axis_ratio", lambda: bias(data, "axis_ratio_out", "axis_ratio", mags)
+        yield "bias_size", lambda: medians(data, "half_light_radius_out", "half_light_radius", mags, kind="ratio")
+        yield "bias_axis_ratio", lambda: medians(data, "axis_ratio_out", "axis_ratio", mags)
         elongated = pc.field("axis_ratio") < ELONGATED
         yield (
             "bias_position_angle",
-            lambda: bias(data, "position_angle_out", "position_angle", mags, kind="angle", where=elongated),
+            lambda: medians(data, "position_angle_out", "position_angle", mags, kind="angle", where=elongated),
         )

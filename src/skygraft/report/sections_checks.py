@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,33 +35,41 @@ class Verified:
         The first that failed: image, check, value, limit and note.
     closure : dict of str to list of float
         Closure of each image, mag, by band.
+    campaign : dict of str to dict
+        Verdict, value, error and note of each check on the campaign as a whole.
     """
 
     verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
     order: list[str] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     closure: dict[str, list[float]] = field(default_factory=dict)
+    campaign: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def n_failed(self) -> int:
-        """Rows that fail."""
-        return sum(n for (_, verdict), n in self.verdicts.items() if verdict == FAILS)
+        """Checks of images that fail, and of the campaign as a whole that do though no image does."""
+        failed = {check for (check, verdict), n in self.verdicts.items() if verdict == FAILS and n}
+        whole = [check for check, row in self.campaign.items() if row["verdict"] == FAILS and check not in failed]
+        return sum(n for (_, verdict), n in self.verdicts.items() if verdict == FAILS) + len(whole)
 
     @property
     def n_passed(self) -> int:
         """Rows that pass."""
-        return sum(n for (_, verdict), n in self.verdicts.items() if verdict == PASSES)
+        whole = [check for check, row in self.campaign.items() if row["verdict"] == PASSES and check not in self.order]
+        return sum(n for (_, verdict), n in self.verdicts.items() if verdict == PASSES) + len(whole)
 
 
-def count_verification(dataset: Any) -> Verified:
+def count_verification(dataset: Any, campaign: Sequence[dict[str, Any]] = ()) -> Verified:
     """Count the verdicts of a verification, in batches.
 
     Parameters
     ----------
     dataset : pyarrow.dataset.Dataset
         With columns ``image_id``, ``band``, ``check``, ``verdict``, ``value``, ``limit`` and ``note``.
+    campaign : sequence of dict
+        Rows of the verdicts on the campaign as a whole.
     """
-    found = Verified()
+    found = Verified(campaign={str(row["check"]): row for row in campaign})
     columns = ["image_id", "band", "check", "verdict", "value", "limit", "note"]
     for batch in dataset.to_batches(columns=columns, batch_size=BATCH_ROWS):
         for name in batch["check"].unique().to_pylist():
@@ -96,12 +105,12 @@ def verification_blocks(found: Verified, meanings: dict[str, str]) -> list[Block
         else Note("good", f"No check of the outputs failed; {found.n_passed:,} passed.")
     )
     rows: list[list[Cell]] = []
-    for check in found.order:
+    for check in [*found.order, *(name for name in found.campaign if name not in found.order)]:
         counts = [found.verdicts[check, verdict] for verdict in _VERDICTS]
         cells = [cell(k) if k else Cell("–", 0.0) for k in counts]
         if counts[1]:
             cells[1] = cell(counts[1], level="bad")
-        rows.append([cell(check), cell(meanings.get(check, "")), *cells])
+        rows.append([cell(check), cell(meanings.get(check, "")), _whole(found, check), *cells])
     blocks: list[Block] = [
         Text(
             "The outputs were verified from output minus input, with the sources drawn again: numbers of images by the "
@@ -113,6 +122,7 @@ def verification_blocks(found: Verified, meanings: dict[str, str]) -> list[Block
             (
                 Column("check"),
                 Column("what it says", long=True),
+                Column("of the campaign"),
                 Column("passes", numeric=True),
                 Column("fails", numeric=True),
                 Column("too few stars", numeric=True),
@@ -135,6 +145,16 @@ def verification_blocks(found: Verified, meanings: dict[str, str]) -> list[Block
         listed = [[cell(row[key]) for key in keys] for row in found.failed]
         blocks.append(Table("Checks that failed", columns, listed, n, folded=len(listed) > _FOLDED))
     return blocks
+
+
+def _whole(found: Verified, check: str) -> Cell:
+    """The verdict on the campaign as a whole."""
+    row = found.campaign.get(check)
+    if row is None:
+        return cell(None)
+    verdict = str(row["verdict"] or "")
+    text = f"{verdict}: {row['note']}" if verdict == FAILS and row.get("note") else verdict
+    return cell(text, level="bad" if verdict == FAILS else "good" if verdict == PASSES else "")
 
 
 def _closure_table(found: Verified) -> Table | None:

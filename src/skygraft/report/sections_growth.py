@@ -18,6 +18,8 @@ __all__ = ["GrowthChecks", "count_growth", "growth_blocks"]
 
 FITS, WRONG, CANNOT = "fits", "does not fit", "cannot tell"
 _LISTED = 50
+_INNER = 0.4
+"""Part of the stated radius from which on curves of growth are drawn."""
 _FOLDED = 12
 _COLUMNS = (
     *("image_id", "band", "verdict", "reason", "kind", "radius_pixels", "fitted_radius_pixels", "fitted_radius_error"),
@@ -89,14 +91,11 @@ def growth_blocks(found: GrowthChecks, studio: Studio) -> list[Block]:
     studio : Studio
     """
     n, wrong, fits, unknown = (sum(found.verdicts.values()), *(found.count(v) for v in (WRONG, FITS, CANNOT)))
-    parts = f"{fits:,} fit, {wrong:,} do not, of {unknown:,} it cannot be told"
-    note = (
-        Note("bad", f"The zeropoints of {number(wrong, 'image')} do not belong to the radius that they state.")
-        if wrong
-        else Note(
-            "good" if fits else "missing", f"No image's zeropoint contradicts the radius that it states ({parts})."
-        )
-    )
+    counts = ((fits, "fit"), (wrong, "do not fit"), (unknown, "cannot tell"))
+    parts = ", ".join(f"{k:,} {what}" for k, what in counts if k)
+    note = Note("good" if fits else "missing", "No image's zeropoint contradicts the radius that it states.")
+    if wrong:
+        note = Note("bad", f"The zeropoints of {number(wrong, 'image')} do not belong to the radius that they state.")
     blocks: list[Block] = [
         Text(
             f"Whether the zeropoints belong to these radii was measured on {number(n, 'image')}, from curves of growth "
@@ -132,7 +131,7 @@ def _row(row: dict[str, Any]) -> list[Cell]:
         cell(row["band"] or "unknown"),
         cell(verdict, level={WRONG: "bad", FITS: "good"}.get(verdict, "")),  # type: ignore[arg-type]
         cell(row["radius_pixels"], ".4g"),
-        Cell(within(fitted, _number(row["fitted_radius_error"]), 1), fitted) if np.isfinite(fitted) else cell(None),
+        Cell(within(fitted, _number(row["fitted_radius_error"]), 2), fitted) if np.isfinite(fitted) else cell(None),
         Cell(
             f"{signed(1e3 * offset, 1)} ± {1e3 * _number(row['offset_error']):.1f}"
             if np.isfinite(_number(row["offset_error"]))
@@ -161,10 +160,13 @@ def _growth(band: str, row: dict[str, Any], studio: Studio) -> Figure | None:
         Series("fakes", radii, 1e3 * fakes, 1e3 * fakes, 1e3 * fakes),
         Series("PSF model", radii, 1e3 * model, 1e3 * model, 1e3 * model),
     ]
+    stated = _number(row["radius_pixels"])
+    # Far inside, seeing says most: what matters here is how the curves run about the stated radius.
+    outer = radii >= (_INNER * stated if np.isfinite(stated) else 0.0)
+    series = [Series(s.label, s.x[outer], s.y[outer], s.lower[outer], s.upper[outer]) for s in series]
     series = [one for one in series if np.isfinite(one.y).any()]
     if not series:
         return None
-    stated = _number(row["radius_pixels"])
     name = str(row["image_id"])
     drawing = value_curves(
         series, "radius (pixels)", "magnitude relative to the stated radius (mmag)", vertical=stated, faint_first=True
