@@ -29,6 +29,7 @@ from skygraft.config.campaign import CampaignConfig, InjectionConfig
 from skygraft.config.cluster_kinds import ClusterConfig
 from skygraft.formats import format_names, get_format
 from skygraft.injection import InjectionOptions
+from skygraft.recovery.table import REASONS, RECOVERY_COLUMNS
 
 _GROUPS: dict[str, Sequence[str]] = {
     "Which source, and where": ("injection_id", "ra", "dec", "source_type", "mag_<band>"),
@@ -143,6 +144,17 @@ def _section(model: type[BaseModel], prefix: str) -> Iterable[str]:
         yield from _section(part, f"{prefix}{name}.")
 
 
+def recovery_columns() -> str:
+    """Every column of the recovery table, of those that all settings have."""
+    rows = [(f"`{c.name}`", c.unit, c.meaning) for c in RECOVERY_COLUMNS]
+    return _table(("column", "unit", "meaning"), rows)
+
+
+def recovery_reasons() -> str:
+    """Every reason why a fake was not found."""
+    return _table(("`reason`", "meaning"), [(f"`{name}`" if name else "empty", text) for name, text in REASONS.items()])
+
+
 def commands() -> str:
     """Every command of `skygraft` with its arguments and options."""
     root = typer.main.get_command(app)
@@ -238,6 +250,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "image-formats": image_formats,
     "campaign-keys": campaign_keys,
     "commands": commands,
+    "recovery-columns": recovery_columns,
+    "recovery-reasons": recovery_reasons,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skygraft.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from skygraft import catalog, errors, formats, photometry, psf, skymap, testing, wcs
+    from skygraft import catalog, errors, formats, photometry, psf, skymap, statistics, testing, wcs
     from skygraft.campaign import Campaign
     from skygraft.catalog import Flag, normalize_catalog, read_catalog, write_catalog
     from skygraft.errors import SkygraftError, SkygraftWarning
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from skygraft.injection import Injection, InjectionOptions, inject
     from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture, PhotoCalib
     from skygraft.skymap import get_skymap
+    from skygraft.statistics.selection import selection
+    from skygraft.views.patch import open_patch
 
 __version__ = "0.1.0"
 
@@ -29,9 +31,11 @@ _HOMES = {
     "skygraft.injection": ("Injection", "InjectionOptions", "inject"),
     "skygraft.photometry": ("PSF_MODEL", "TOTAL", "CalibrationAperture", "PhotoCalib"),
     "skygraft.skymap": ("get_skymap",),
+    "skygraft.statistics.selection": ("selection",),
+    "skygraft.views.patch": ("open_patch",),
 }
 
-_MODULES = ("catalog", "errors", "formats", "photometry", "psf", "skymap", "testing", "wcs")
+_MODULES = ("catalog", "errors", "formats", "photometry", "psf", "skymap", "statistics", "testing", "wcs")
 """Reachable after ``import skygraft``, such as ``skygraft.psf.MoffatPSF``."""
 
 __all__ = [
@@ -56,11 +60,14 @@ __all__ = [
     "inject",
     "make_planes",
     "normalize_catalog",
+    "open_patch",
     "photometry",
     "psf",
     "read_catalog",
     "read_exposure",
+    "selection",
     "skymap",
+    "statistics",
     "testing",
     "wcs",
     "write_catalog",

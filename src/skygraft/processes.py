@@ -15,7 +15,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -166,7 +166,8 @@ def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
 def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """Context that yields a mapper over several processes; with one process it is `careful_map`.
 
-    The mapper accepts ``chunksize``, the number of items that are passed to a process at a time. Items are taken from
+    The mapper accepts ``chunksize``, the number of items that are passed to a process at a time, and with several
+    processes ``lost``: ``lost(item, reason)`` gives the result of an item whose process dies. Items are taken from
     the iterable as they are needed; the first few are done in this process, since others take seconds to start. The
     processes are spawned, so a script that uses this must have its work below ``if __name__ == "__main__":``.
 
@@ -183,7 +184,7 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     Raises
     ------
     CampaignError
-        If there are more processes than allowed; from the mapper, if a process dies.
+        If there are more processes than allowed; from the mapper, if a process dies and ``lost`` is not given.
     """
     if processes > MOST_PROCESSES:
         raise CampaignError(
@@ -194,10 +195,21 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
         yield careful_map
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
+    with contextlib.ExitStack() as stack:
 
-        def mapper(function: Callable[[Any], Any], items: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
-            waiting: deque[Future[list[Any]]] = deque()
+        def start(n: int) -> ProcessPoolExecutor:
+            return stack.enter_context(ProcessPoolExecutor(n, mp_context=context, initializer=_end_with_parent))
+
+        pool = start(processes)
+
+        def mapper(
+            function: Callable[[Any], Any],
+            items: Iterable[Any],
+            chunksize: int = 1,
+            lost: Callable[[Any, str], Any] | None = None,
+        ) -> Iterator[Any]:
+            nonlocal pool
+            waiting: deque[tuple[Sequence[Any], Future[list[Any]] | None]] = deque()
             items = iter(items)
             first = list(itertools.islice(items, 1 if chunksize == 1 else _FIRST_CHUNKS * chunksize))
             if (more := next(items, _NONE)) is _NONE:
@@ -207,22 +219,55 @@ def process_mapper(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
             chunks = itertools.batched(itertools.chain(first, [more], items), chunksize)
             try:
                 while True:
-                    for chunk in itertools.islice(chunks, 3 * processes - len(waiting)):
-                        waiting.append(pool.submit(_each, function, chunk))
-                    if not waiting:
-                        return
-                    yield from waiting.popleft().result()
-            except BrokenProcessPool as error:
-                raise CampaignError(
-                    "a process died while it worked or started",
-                    fix="If memory ran out, use fewer processes; a script that plans in several needs its work below "
-                    "if __name__ == '__main__'",
-                ) from error
+                    try:
+                        for chunk in itertools.islice(chunks, 3 * processes - len(waiting)):
+                            waiting.append((chunk, None))
+                            waiting[-1] = (chunk, pool.submit(_each, function, chunk))
+                        if not waiting:
+                            return
+                        future = waiting[0][1]
+                        results = future.result() if future is not None else []
+                    except BrokenProcessPool as error:
+                        if lost is None:
+                            raise CampaignError(
+                                "a process died while it worked or started",
+                                fix="If memory ran out, use fewer processes; a script that plans in several needs its "
+                                "work below if __name__ == '__main__'",
+                            ) from error
+                        # Which item it was is not known: all that were under way are tried again, one by one.
+                        for some, future in waiting:
+                            done = future is not None and future.done() and future.exception() is None
+                            yield from (
+                                future.result() if future is not None and done else _alone(function, some, lost, start)
+                            )
+                        waiting.clear()
+                        pool = start(processes)
+                        continue
+                    waiting.popleft()
+                    yield from results
             finally:
-                for future in waiting:
-                    future.cancel()
+                for _, future in waiting:
+                    if future is not None:
+                        future.cancel()
 
         yield mapper
+
+
+def _alone(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    lost: Callable[[Any, str], Any],
+    start: Callable[[int], ProcessPoolExecutor],
+) -> Iterator[Any]:
+    """Yield the results of some items, each the only one under way."""
+    pool: ProcessPoolExecutor | None = None
+    for item in items:
+        pool = pool or start(1)
+        try:
+            yield pool.submit(function, item).result()
+        except BrokenProcessPool:
+            pool = None
+            yield lost(item, "the process that worked on it died; see whether there is enough memory for it")
 
 
 def _end_with_parent() -> None:

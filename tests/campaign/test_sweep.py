@@ -16,6 +16,7 @@ import pytest
 from kits import sweep_products
 from skygraft.campaign import Campaign, read_plan
 from skygraft.campaign.sweep import Product, product_dataset, sweep
+from skygraft.errors import CampaignError, ConfigError
 
 type MakeCampaign = Callable[..., Campaign]
 
@@ -123,3 +124,222 @@ def test_an_image_that_fails_is_a_row(done: Campaign) -> None:
     # It is tried again, and still fails: the others are left alone.
     again = sweep(done, ADDED, {"half": 2, "fail": [bad]}, processes=1)
     assert (again.n_measured, again.n_skipped, again.n_failed) == (0, 3, 1)
+
+
+def measured(log: Path) -> list[str]:
+    """Stems of the images that were measured, once for each time."""
+    return sorted(path.name.rsplit(".", 2)[0] for path in log.iterdir())
+
+
+def part_of(campaign: Campaign, row: int, name: str = "added") -> Path:
+    image = read_plan(campaign.layout.plan)[row]
+    path = campaign.layout.root / name / "parts" / f"tract={image.tract}" / f"patch={image.patch}"
+    return path / f"{image.stem}.arrow"
+
+
+def table_of(campaign: Campaign, row: int, name: str = "added") -> Path:
+    image = read_plan(campaign.layout.plan)[row]
+    return campaign.layout.root / name / f"tract={image.tract}" / f"patch={image.patch}" / "part-0.parquet"
+
+
+def test_interrupted_it_goes_on_where_it_was(done: Campaign, log: Path, tmp_path: Path) -> None:
+    (there := tmp_path / "there").touch()
+    images = read_plan(done.layout.plan)
+    settings = {"half": 2, "log": str(log), "stop": images[2].image_id, "there": str(there)}
+    product = Product("added", 1, sweep_products.measure_until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(done, product, settings, n_workers=0)
+    assert measured(log) == sorted(image.stem for image in images[:2])
+    with pytest.raises(CampaignError, match="not complete"):
+        product_dataset(done, "added")
+    there.unlink()
+    summary = sweep(done, product, settings, n_workers=0)
+    assert (summary.n_measured, summary.n_skipped) == (2, 2)
+    assert measured(log) == sorted(image.stem for image in images)
+    first = tables(done)
+    # Not at the end of the measurements, but while tables are written: as if it had not been there.
+    table_of(done, 3).unlink()
+    (done.layout.root / "added" / "settings.json").unlink()
+    assert sweep(done, product, settings, n_workers=0).n_measured == 0
+    assert tables(done) == first and len(measured(log)) == 4
+
+
+def test_other_settings_or_versions_are_measured_again(done: Campaign, log: Path) -> None:
+    settings = {"half": 2, "log": str(log)}
+    sweep(done, ADDED, settings, n_workers=0)
+    before = tables(done)
+    two = product_dataset(done, "added").to_table()["added"].to_numpy()
+    assert sweep(done, ADDED, settings | {"half": 3}, n_workers=0).n_measured == 4
+    three = product_dataset(done, "added").to_table()["added"].to_numpy()
+    assert len(two) == len(three) and (two != three).mean() > 0.5
+    assert json.loads((done.layout.root / "added" / "settings.json").read_text())["settings"]["half"] == 3
+    assert sweep(done, Product("added", 2, sweep_products.measure_added), settings, n_workers=0).n_measured == 4
+    # Of a sample with new settings, the tables have the sample only.
+    summary = sweep(done, ADDED, settings, rows=[2], n_workers=0)
+    assert (summary.n_images, summary.n_measured, summary.n_in_tables) == (1, 1, 1)
+    assert len(tables(done)) == 1 and len(images_of(done)) == 1
+    summary = sweep(done, ADDED, settings, n_workers=0)
+    assert (summary.n_measured, summary.n_skipped) == (3, 1)
+    assert tables(done) == before
+
+
+def test_lost_and_damaged_measurements_are_made_again(done: Campaign, log: Path) -> None:
+    settings = {"half": 2, "log": str(log)}
+    sweep(done, ADDED, settings, n_workers=0)
+    first = tables(done)
+    # As long as the table has what was measured, its source is not missed.
+    part_of(done, 0).unlink()
+    assert sweep(done, ADDED, settings, n_workers=0).n_measured == 0
+    # A table that has to be made again needs it.
+    table_of(done, 0).unlink()
+    summary = sweep(done, ADDED, settings, n_workers=0)
+    assert (summary.n_measured, summary.n_skipped) == (1, 3) and tables(done) == first
+    # Two flipped bytes, at several places of the file; and a file that is cut.
+    for at in (0.1, 0.5, 0.8, None):
+        path = part_of(done, 2)
+        content = bytearray(path.read_bytes())
+        if at is None:
+            content = content[: len(content) // 2]
+        else:
+            content[int(at * len(content))] ^= 1
+            content[int(at * len(content)) + 1] ^= 1
+        path.write_bytes(content)
+        table_of(done, 2).unlink()
+        n = len(measured(log))
+        assert sweep(done, ADDED, settings, n_workers=0).ok
+        # The first part of a file repeats the schema at its end, and is not read.
+        assert len(measured(log)) - n in ((1,) if at in (0.5, None) else (0, 1)), at
+        assert tables(done) == first, at
+    # A damaged table is made again from the measurements.
+    path = table_of(done, 1)
+    path.write_bytes(path.read_bytes()[:-8])
+    assert sweep(done, ADDED, settings, n_workers=0).n_measured == 0 and tables(done) == first
+
+
+def test_images_that_are_made_anew_are_measured_anew(make_campaign: MakeCampaign, log: Path) -> None:
+    campaign = make_campaign()
+    campaign.run(n_workers=0)
+    settings = {"half": 2, "log": str(log)}
+    sweep(campaign, ADDED, settings, n_workers=0)
+    first = tables(campaign)
+    other = make_campaign(injection={"seed": 43})
+    # Its outputs are of other settings until it has run.
+    summary = sweep(other, ADDED, settings, redo=True, n_workers=0)
+    assert summary.n_failed == 4 and "injection.seed: 42 -> 43" in summary.failed[0][2]
+    assert summary.n_in_tables == 0 and not tables(other)
+    assert sweep(campaign, ADDED, settings, n_workers=0).ok and tables(campaign) == first
+    assert other.run(n_workers=0, redo=True).ok
+    summary = sweep(other, ADDED, settings, n_workers=0)
+    assert (summary.n_measured, summary.n_renewed) == (4, 4) and len(summary.renewed) == 4
+    assert "made anew since" in str(summary)
+    assert tables(other) != first
+
+
+def test_an_original_that_was_changed_is_not_compared(done: Campaign) -> None:
+    raw = done.config.survey.root / read_plan(done.layout.plan)[0].path
+    content = raw.read_bytes()
+    raw.write_bytes(content + bytes(2880))
+    summary = sweep(done, ADDED, {"half": 2}, n_workers=0)
+    assert (summary.n_measured, summary.n_failed) == (3, 1)
+    assert "was changed" in summary.failed[0][2] and "skygraft run --redo" in summary.failed[0][2]
+
+
+def test_outputs_that_are_missing_are_named(done: Campaign) -> None:
+    image = read_plan(done.layout.plan)[1]
+    (done.layout.images / image.output).unlink()
+    summary = sweep(done, ADDED, {"half": 2}, n_workers=0)
+    assert summary.n_failed == 1 and summary.failed[0][0] == image.image_id
+    assert str(done.layout.images / image.output) in summary.failed[0][2]
+
+
+def test_images_that_are_not_done_are_named(done: Campaign) -> None:
+    images = read_plan(done.layout.plan)
+    done.layout.record(images[3].tract, images[3].patch, images[3].stem).unlink()
+    summary = sweep(done, ADDED, {"half": 2}, n_workers=0)
+    assert summary.ok and (summary.n_images, summary.n_not_done) == (3, 1)
+    assert summary.not_done == (images[3].image_id,) and images[3].image_id in str(summary)
+    for image in images:
+        done.layout.record(image.tract, image.patch, image.stem).unlink(missing_ok=True)
+    with pytest.raises(CampaignError, match="no image of the campaign is done"):
+        sweep(done, ADDED, {"half": 2}, n_workers=0)
+
+
+def test_without_truth_tables_their_columns_are_empty_until_they_are_there(done: Campaign, log: Path) -> None:
+    settings = {"half": 2, "log": str(log)}
+    sweep(done, ADDED, settings, n_workers=0)
+    whole = tables(done)
+    table = done.layout.truth_table(*((i := read_plan(done.layout.plan)[0]).tract, i.patch))
+    content = table.read_bytes()
+    table.unlink()
+    summary = sweep(done, ADDED, settings, n_workers=0)
+    here = sum((image.tract, image.patch) == (i.tract, i.patch) for image in read_plan(done.layout.plan))
+    assert summary.n_without_truth == here > 0 and "nothing is measured twice" in str(summary)
+    found = pq.read_table(table_of(done, 0), partitioning=None)
+    assert found["is_primary"].null_count == found.num_rows > 0
+    assert found["visit"].to_pylist() == [i.visit] * found.num_rows
+    table.write_bytes(content)
+    summary = sweep(done, ADDED, settings, n_workers=0)
+    assert summary.n_without_truth == 0 and tables(done) == whole and len(measured(log)) == 4
+
+
+def test_a_product_without_sources(done: Campaign) -> None:
+    summary = sweep(done, IMAGES, {}, n_workers=0)
+    found = product_dataset(done, "counted").to_table()
+    assert summary.n_rows == found.num_rows == 4
+    assert sorted(found.column_names) == ["image_id", "n", "patch", "tract"]
+    images = read_plan(done.layout.plan)
+    assert sorted(zip(found["image_id"].to_pylist(), found["tract"].to_pylist(), strict=True)) == sorted(
+        (image.image_id, image.tract) for image in images
+    )
+
+
+@pytest.mark.parametrize("product", [Product("bad", 1, sweep_products.measure_nothing)])
+def test_what_is_no_table_is_an_error_of_each_image(done: Campaign, product: Product) -> None:
+    summary = sweep(done, product, {}, n_workers=0)
+    assert summary.n_failed == 4 and "a pyarrow.Table is needed" in summary.failed[0][2]
+    assert product_dataset(done, "bad").to_table().num_rows == 0
+
+
+def test_what_is_refused(done: Campaign, make_campaign: MakeCampaign) -> None:
+    with pytest.raises(ConfigError, match="JSON"):
+        sweep(done, ADDED, {"half": Path("x")}, n_workers=0)
+    with pytest.raises(ConfigError, match="row 4 is not in the plan of 4 images"):
+        sweep(done, ADDED, {"half": 2}, rows=[0, 4], n_workers=0)
+    for name in ("truth", "Added", "../x", ""):
+        with pytest.raises(ConfigError, match="folder of a product"):
+            Product(name, 1, sweep_products.measure_added)
+    with pytest.raises(CampaignError, match="there is none"):
+        product_dataset(done, "recovery")
+    other = make_campaign(name="another")
+    with pytest.raises(CampaignError, match="a campaign whose name is 'test', not 'another'"):
+        sweep(other, ADDED, {"half": 2}, n_workers=0)
+    # A configuration that cannot be read leaves the plan to say whose the folder is.
+    done.layout.config.write_text("name: [")
+    assert sweep(make_campaign(), ADDED, {"half": 2}, rows=[0], n_workers=0).ok
+    with pytest.raises(ConfigError, match="YAML"):
+        sweep(make_campaign(margin_arcsec=6.0), ADDED, {"half": 2}, n_workers=0)
+    empty = make_campaign(output="../nothing-here")
+    with pytest.raises(CampaignError, match="no plan"):
+        sweep(empty, ADDED, {"half": 2}, n_workers=0)
+
+
+def test_a_broken_table_of_images_is_no_obstacle(done: Campaign, log: Path) -> None:
+    settings = {"half": 2, "log": str(log)}
+    sweep(done, ADDED, settings, n_workers=0)
+    (done.layout.root / "added" / "images.parquet").write_bytes(b"PAR1 and no more")
+    summary = sweep(done, ADDED, settings, n_workers=0)
+    assert (summary.n_measured, summary.n_skipped) == (0, 4) and len(images_of(done)) == 4
+
+
+@pytest.mark.dask
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [{"processes": 2}, {"cluster": True, "n_workers": 1}], ids=["processes", "cluster"])
+def test_an_image_that_kills_its_process_is_a_row(done: Campaign, where: dict[str, Any]) -> None:
+    image = read_plan(done.layout.plan)[1]
+    product = Product("added", 1, sweep_products.measure_or_die)
+    summary = sweep(done, product, {"half": 2, "fatal": image.image_id}, **where)
+    # One that was measured in a task that the fatal one ended is found done when the task's images are tried alone.
+    assert (summary.n_measured + summary.n_skipped, summary.n_failed) == (3, 1)
+    assert summary.failed[0][:2] == (image.image_id, "LostWorker") and "died" in summary.failed[0][2]
+    assert {row["image_id"]: row["error"] for row in images_of(done)}[image.image_id] == "LostWorker"
+    assert image.image_id not in product_dataset(done, "added").to_table()["image_id"].to_pylist()

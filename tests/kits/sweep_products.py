@@ -47,3 +47,17 @@ def measure_image(pair: ImagePair, settings: Mapping[str, Any]) -> pa.Table:
 def measure_nothing(pair: ImagePair, settings: Mapping[str, Any]) -> Any:
     """Not a table."""
     return None
+
+
+def measure_until_interrupted(pair: ImagePair, settings: Mapping[str, Any]) -> pa.Table:
+    """As `measure_added`, but Ctrl-C comes at the image that `stop` names, if the file `there` exists."""
+    if pair.image.image_id == settings["stop"] and Path(settings["there"]).exists():
+        raise KeyboardInterrupt
+    return measure_added(pair, settings)
+
+
+def measure_or_die(pair: ImagePair, settings: Mapping[str, Any]) -> pa.Table:
+    """As `measure_added`, but the image that `fatal` names takes its process with it, as a crash of a library would."""
+    if pair.image.image_id == settings["fatal"]:
+        os._exit(11)
+    return measure_added(pair, settings)

@@ -14,11 +14,24 @@ from numpy.typing import NDArray
 from skygraft.campaign import Campaign
 
 UNITS = {
-    "ra": "deg", "dec": "deg", "x": "pix", "y": "pix", "mag": "mag", "psf_fwhm": "arcsec", "half_light_radius": "arcsec",
-    "surface_brightness": "mag / arcsec2", "distance": "arcsec", "depth": "mag", "seeing": "arcsec",
-    "edge_distance": "arcsec", "neighbour_distance": "arcsec", "mag_cal": "mag", "mag_cal_error": "mag",
-    "mag_below_depth": "mag", "exposure_time": "s",
-}  # fmt: skip
+    "ra": "deg",
+    "dec": "deg",
+    "x": "pix",
+    "y": "pix",
+    "mag": "mag",
+    "psf_fwhm": "arcsec",
+    "half_light_radius": "arcsec",
+    "surface_brightness": "mag / arcsec2",
+    "distance": "arcsec",
+    "depth": "mag",
+    "seeing": "arcsec",
+    "edge_distance": "arcsec",
+    "neighbour_distance": "arcsec",
+    "mag_cal": "mag",
+    "mag_cal_error": "mag",
+    "mag_below_depth": "mag",
+    "exposure_time": "s",
+}
 
 
 def logistic(mag: NDArray[np.float64], m50: float, width: float = 0.25, plateau: float = 0.98) -> NDArray[np.float64]:
@@ -57,24 +70,47 @@ def recovery_table(truth: pa.Table, *, m50: float = 24.0, seed: int = 1, found: 
     size = np.where(star, np.nan, rng.uniform(0.3, 1.5, n))
     mag_out = mag + error * rng.normal(0, 1.1, n) + 0.02 * 10 ** (0.4 * (mag - 23)) + nan
     extra: dict[str, Any] = {
-        "exposure_time": np.full(n, 30.0), "airmass": rng.uniform(1, 1.6, n),
-        "half_light_radius": size, "axis_ratio": np.where(star, np.nan, rng.uniform(0.3, 1, n)),
-        "position_angle": np.where(star, np.nan, rng.uniform(-90, 90, n)), "sersic_n": np.where(star, np.nan, 1.0),
-        "weight": np.ones(n), "surface_brightness": mag + 2.5 * np.log10(2 * np.pi * size**2),
-        "found": seen, "reason": reason, "usable": usable,
-        "distance": np.where(seen, np.abs(rng.normal(0, 0.05, n)), np.nan), "detection_id": np.where(seen, np.arange(n), -1),
-        "x_out": column["x"] + rng.normal(0, 0.1, n) + nan, "y_out": column["y"] + rng.normal(0, 0.1, n) + nan,
-        "ra_out": column["ra"] + rng.normal(0, 1e-5, n) + nan, "dec_out": column["dec"] + rng.normal(0, 1e-5, n) + nan,
-        "mag_cal": mag_out, "mag_cal_error": error + nan, "mag_kron": mag_out - 0.03, "mag_kron_error": 1.1 * error + nan,
-        "mag_psf": mag_out + 0.01, "mag_psf_error": 0.9 * error + nan, "snr": 1.0857 / error + nan,
+        "exposure_time": np.full(n, 30.0),
+        "airmass": rng.uniform(1, 1.6, n),
+        "half_light_radius": size,
+        "axis_ratio": np.where(star, np.nan, rng.uniform(0.3, 1, n)),
+        "position_angle": np.where(star, np.nan, rng.uniform(-90, 90, n)),
+        "sersic_n": np.where(star, np.nan, 1.0),
+        "weight": np.ones(n),
+        "surface_brightness": mag + 2.5 * np.log10(2 * np.pi * size**2),
+        "found": seen,
+        "reason": reason,
+        "usable": usable,
+        "distance": np.where(seen, np.abs(rng.normal(0, 0.05, n)), np.nan),
+        "detection_id": np.where(seen, np.arange(n), -1),
+        "x_out": column["x"] + rng.normal(0, 0.1, n) + nan,
+        "y_out": column["y"] + rng.normal(0, 0.1, n) + nan,
+        "ra_out": column["ra"] + rng.normal(0, 1e-5, n) + nan,
+        "dec_out": column["dec"] + rng.normal(0, 1e-5, n) + nan,
+        "mag_cal": mag_out,
+        "mag_cal_error": error + nan,
+        "mag_kron": mag_out - 0.03,
+        "mag_kron_error": 1.1 * error + nan,
+        "mag_psf": mag_out + 0.01,
+        "mag_psf_error": 0.9 * error + nan,
+        "snr": 1.0857 / error + nan,
         "half_light_radius_out": np.hypot(np.where(star, 0, size), 0.5) + nan,
-        "axis_ratio_out": np.clip(rng.normal(0.8, 0.1, n), 0, 1) + nan, "position_angle_out": rng.uniform(-90, 90, n) + nan,
-        "fwhm_out": column["psf_fwhm"] + nan, "class_star_out": np.full(n, np.nan), "detection_flags": np.zeros(n, np.int64),
-        "blend": np.where(rng.random(n) < 0.1, "real", ""), "blend_fraction": np.zeros(n), "depth": depth,
-        "sky": rng.normal(100, 3, n), "sky_rms": rng.normal(10, 0.5, n), "seeing": column["psf_fwhm"],
-        "edge_distance": rng.uniform(0, 100, n), "neighbour_distance": rng.exponential(10, n),
-        "neighbour_mag": rng.uniform(18, 25, n), "mag_below_depth": mag - depth,
-    }  # fmt: skip
+        "axis_ratio_out": np.clip(rng.normal(0.8, 0.1, n), 0, 1) + nan,
+        "position_angle_out": rng.uniform(-90, 90, n) + nan,
+        "fwhm_out": column["psf_fwhm"] + nan,
+        "class_star_out": np.full(n, np.nan),
+        "detection_flags": np.zeros(n, np.int64),
+        "blend": np.where(rng.random(n) < 0.1, "real", ""),
+        "blend_fraction": np.zeros(n),
+        "depth": depth,
+        "sky": rng.normal(100, 3, n),
+        "sky_rms": rng.normal(10, 0.5, n),
+        "seeing": column["psf_fwhm"],
+        "edge_distance": rng.uniform(0, 100, n),
+        "neighbour_distance": rng.exponential(10, n),
+        "neighbour_mag": rng.uniform(18, 25, n),
+        "mag_below_depth": mag - depth,
+    }
     for name, values in extra.items():
         # Not the text of NumPy, which Arrow does not read.
         array = pa.array(values.tolist(), pa.string()) if np.asarray(values).dtype.kind == "U" else pa.array(values)
@@ -93,15 +129,13 @@ def write_recovery(campaign: Campaign, **options: Any) -> Path:
     **options
         As for `recovery_table`.
     """
-    root = campaign.layout.root
-    folder = root / "recovery"
-    n = 0
-    for part in sorted(campaign.layout.truth.glob("tract=*/patch=*/*.parquet")):
+    folder = campaign.layout.root / "recovery"
+    parts = sorted(campaign.layout.truth.glob("tract=*/patch=*/*.parquet"))
+    for n, part in enumerate(parts):
         table = recovery_table(pq.read_table(part, partitioning=None), seed=n, **options)
         path = folder / part.relative_to(campaign.layout.truth)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
-        n += 1
-    settings = {"threshold": 1.5, "min_area": 5, "radius": 0.5}
+    settings = {"product": "recovery", "version": 1, "settings": {"threshold": 1.5, "min_area": 5}}
     (folder / "settings.json").write_text(json.dumps(settings))
     return folder

@@ -1,5 +1,5 @@
-"""The small campaigns of these tests."""
+"""The small campaign of these tests."""
 
-from kits.campaign_fixtures import expected, kit, make_campaign, pristine, survey
+from kits.views_kit import campaign, copied, made
 
-__all__ = ["expected", "kit", "make_campaign", "pristine", "survey"]
+__all__ = ["campaign", "copied", "made"]

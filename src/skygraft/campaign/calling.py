@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from skygraft.config.campaign import CampaignConfig
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Call", "cores", "open_call"]
 
 type Call = Callable[..., Iterator[Any]]
-"""``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order."""
+"""``call(function, items, **arguments)`` gives ``function(item, **arguments)`` for each item, in any order.
+
+With ``lost=``, ``lost(item, reason)`` is the result of an item whose worker or process dies; without it that ends all.
+"""
 
 
 def cores(processes: int | None = None) -> int:
@@ -81,4 +84,16 @@ def open_call(
             return
         number = 1 if n_workers == 0 else processes or min(cores(), max(1, useful))
         mapper = stack.enter_context(process_mapper(number))
-        yield lambda function, items, **arguments: iter(mapper(functools.partial(function, **arguments), items))
+
+        def by_processes(
+            function: Callable[..., Any],
+            items: Iterable[Any],
+            *,
+            lost: Callable[[Any, str], Any] | None = None,
+            **arguments: Any,
+        ) -> Iterator[Any]:
+            # One that this process works on cannot die without it.
+            options = {"lost": lost} if number > 1 else {}
+            return iter(mapper(functools.partial(function, **arguments), items, **options))
+
+        yield by_processes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -48,6 +49,7 @@ __all__ = ["Campaign"]
 _WORTH_A_PROCESS = 32
 """Number of images to read for which another process is worth starting."""
 _PARTITIONS_SHOWN = 3
+_OF_PAIR = re.compile(r"pair(-plus|-minus)?(\.json|\.parquet)?")
 
 
 class Campaign:
@@ -341,7 +343,8 @@ class Campaign:
             root.mkdir(parents=True, exist_ok=True)
             # Of what is remembered, the checksum of a file that was not written is nobody's.
             own = (self.layout.lock, lease_path(self.layout.lock), self.layout.consolidated)
-            entries = [entry.name for entry in root.iterdir() if entry not in own]
+            # A pair (`skygraft.campaign.paired`) is campaigns of their own.
+            entries = [e.name for e in root.iterdir() if e not in own and not _OF_PAIR.fullmatch(e.name)]
         except OSError as error:
             raise OutputError(
                 f"the output folder cannot be used ({error.strerror or error})",

@@ -22,6 +22,7 @@ from skygraft.records.files import Layout, digest
 
 if TYPE_CHECKING:
     from skygraft.campaign.pairs import ImagePair
+    from skygraft.records.plan_file import PlannedImage
 
 __all__ = [
     "DamagedPartError",
@@ -53,11 +54,15 @@ class Product:
     measure : callable
         ``measure(pair, settings)`` measures one image, given as `skygraft.campaign.pairs.ImagePair`, by settings of
         JSON types, and returns a `pyarrow.Table`. A function of a module, since it is called in other processes.
+    inputs : callable, optional
+        ``inputs(image, settings)`` gives what else the measurement of an image depends on, such as sizes and times of
+        further files, as JSON types: an image is measured again if they change.
     """
 
     name: str
     version: int
     measure: Callable[[ImagePair, Mapping[str, Any]], pa.Table]
+    inputs: Callable[[PlannedImage, Mapping[str, Any]], Any] | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in _TAKEN:
@@ -139,7 +144,7 @@ def settings_digest(product: Product, settings: Mapping[str, Any]) -> str:
     return digest([product.name, product.version, dict(settings)])
 
 
-def part_key(settings: str, record: Mapping[str, Any]) -> str:
+def part_key(settings: str, record: Mapping[str, Any], inputs: Any = None) -> str:
     """Fingerprint of what a measurement depends on: its settings, and the content and checksums of the image.
 
     Parameters
@@ -148,9 +153,11 @@ def part_key(settings: str, record: Mapping[str, Any]) -> str:
         `settings_digest`.
     record : mapping
         Record of the image.
+    inputs : object, optional
+        What `Product.inputs` gives; nothing, and what is empty, does not count.
     """
     outputs = {name: output["sha256"] for name, output in record["outputs"].items()}
-    return digest([settings, record["image"], record["key"], outputs])
+    return digest([settings, record["image"], record["key"], outputs, *([inputs] if inputs else [])])
 
 
 @dataclass(frozen=True)

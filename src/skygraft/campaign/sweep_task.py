@@ -127,7 +127,8 @@ def measure_row(
         state = stat_file(layout.record(image.tract, image.patch, image.stem))
         stamp = state.n_bytes, state.mtime_ns
         record = record_of(layout, image)
-        header = replace(header, key=part_key(header.settings, record))
+        inputs = None if product.inputs is None else product.inputs(image, work.settings)
+        header = replace(header, key=part_key(header.settings, record, inputs))
         before = read_part_header(part)
         if not redo and before is not None and not before.error and _same(before, header):
             return SweptImage(row, image.image_id, "skipped", before.key, before.n_rows, before.seconds, stamp)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from skygraft.cli.aperture import aperture
 from skygraft.cli.plan import plan
 from skygraft.cli.recover import recover
 from skygraft.cli.report import report
 from skygraft.cli.run import run
+from skygraft.cli.show import show
 from skygraft.cli.status import status
 from skygraft.cli.verify import verify
 
@@ -16,5 +18,5 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (plan, run, status, verify, recover, report):
+    for function in (plan, run, status, verify, recover, report, show, aperture):
         app.command(rich_help_panel="Campaigns")(function)

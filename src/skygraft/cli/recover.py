@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skygraft.cli.common import Config, Json, command, echo, emit_json, finite, growing_bar, open_campaign
 from skygraft.cli.run import placed, role
+
+if TYPE_CHECKING:
+    from skygraft.campaign import Campaign
 
 __all__ = ["recover"]
 
@@ -36,8 +39,8 @@ def recover(
         float | None,
         typer.Option(
             callback=finite,
-            help="Detection threshold in standard deviations of the noise of a pixel; by default that of the "
-            "configuration, or 1.5.",
+            help="Detection threshold in standard deviations of the sky in a pixel (Source Extractor's DETECT_THRESH); "
+            "by default that of the configuration, or 1.5.",
             show_default=False,
         ),
     ] = None,
@@ -62,6 +65,14 @@ def recover(
         ),
     ] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Measure again what was measured before.")] = False,
+    check_catalogs: Annotated[
+        bool,
+        typer.Option(
+            "--check-catalogs",
+            help="Only look at the catalogues that the configuration names (recovery: catalogs:), of a few images: "
+            "what they are taken for, and which rows are left out.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Detect and measure sources before and after injection, and find out which of the injected ones are recovered.
@@ -72,11 +83,15 @@ def recover(
 
     Example:  skygraft recover skygraft-demo/campaign.yaml
     Example:  skygraft recover campaign.yaml --threshold 1.2 --images 50
+    Example:  skygraft recover campaign.yaml --check-catalogs
     Example:  skygraft recover campaign.yaml --cluster slurm --workers 100
     """
     from skygraft.recovery.recover import recover as recover_campaign
 
     campaign = placed(open_campaign(config), cluster, scheduler, workers)
+    if check_catalogs:
+        _look(campaign, images, json)
+        return
     elsewhere = cluster is not None or scheduler is not None or campaign.config.cluster.kind != "local"
     with role(campaign) as is_driver:
         if not is_driver:
@@ -99,4 +114,18 @@ def recover(
         if summary.n:
             echo(f"next: skygraft report {config}")
     if not summary.ok:
+        raise typer.Exit(1)
+
+
+def _look(campaign: Campaign, images: int | None, json: bool) -> None:
+    """Print what the catalogues of a few images are; the exit code is 1 if one cannot be read."""
+    from skygraft.recovery.catalogs_check import look_at_catalogs
+
+    looks = look_at_catalogs(campaign, **({} if images is None else {"images": images}))
+    if json:
+        emit_json([look.to_dict() for look in looks])
+    else:
+        for look in looks:
+            echo(str(look))
+    if any(look.error for look in looks):
         raise typer.Exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +25,7 @@ from skygraft.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from skygraft.campaign import Campaign
+    from skygraft.campaign import Campaign, RunSummary
 
 __all__ = ["placed", "role", "run"]
 
@@ -57,6 +57,14 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Only retry failed images, including those in quarantine.")
     ] = False,
+    pair: Annotated[
+        str | None,
+        typer.Option(
+            help="Run two campaigns, whose catalogues differ by a small change up and down: magnification=±0.02, "
+            "mag=±0.1, or half_light_radius=*1.01, and of any other column of numbers. See docs/paired_runs.md.",
+            show_default=False,
+        ),
+    ] = None,
     butler: ButlerRepo = None,
     collections: ButlerCollections = None,
     dataset_type: ButlerType = None,
@@ -72,6 +80,7 @@ def run(
 
     Example:  skygraft run skygraft-demo/campaign.yaml --workers 2
     Example:  skygraft run campaign.yaml --cluster slurm --workers 200
+    Example:  skygraft run campaign.yaml --pair magnification=±0.02
     Example:  skygraft run campaign.yaml --butler /repo/main --collections u/me/run --output-run u/me/injected
     """
     from skygraft.campaign import RichReporter
@@ -83,16 +92,23 @@ def run(
     with role(campaign) as is_driver:
         if not is_driver:
             return
-        summary = campaign.run(
-            n_workers=workers, redo=redo, retry_failed=retry_failed, reporter=RichReporter(err_console())
-        )
+        settings: dict[str, Any] = {"n_workers": workers, "redo": redo, "retry_failed": retry_failed}
+        if pair is None:
+            summaries: tuple[RunSummary, ...] = (campaign.run(**settings, reporter=RichReporter(err_console())),)
+        else:
+            from skygraft.campaign.paired import PairedCampaign
+
+            summaries = PairedCampaign.of(campaign, pair).run(**settings, reporter=RichReporter(err_console()))
     if json:
-        emit_json(summary.to_dict())
+        emit_json(summaries[0].to_dict() if pair is None else [summary.to_dict() for summary in summaries])
     else:
-        echo(str(summary))
-        echo(f"outputs in {summary.output}")
-    if not summary.ok:
-        raise typer.Exit(128 + summary.interrupted if summary.interrupted else 1)
+        for summary in summaries:
+            echo(str(summary))
+            echo(f"outputs in {summary.output}")
+    if interrupted := summaries[-1].interrupted:
+        raise typer.Exit(128 + interrupted)
+    if not all(summary.ok for summary in summaries):
+        raise typer.Exit(1)
 
 
 def placed(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 
+from skygraft.config.recovery_catalogs import RecoveryCatalogs
 from skygraft.config.yaml_schema import Flag, Name, Section, config_error, describe_problems
 
 __all__ = ["RecoveryConfig"]
@@ -25,15 +26,13 @@ class RecoveryConfig(Section):
     """
 
     threshold: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.5
-    """Detection threshold in standard deviations of the noise of one pixel of the filtered image; see `noise`."""
+    """Detection threshold on the filtered image, in standard deviations of the sky in one pixel before it was filtered,
+    as Source Extractor's DETECT_THRESH."""
     min_area: Annotated[int, Field(ge=1, le=10**6, strict=True)] = 5
     """Connected pixels above the threshold that make a detection."""
     filter: Literal["default", "psf", "none"] = "default"
     """What images are filtered with before: the 3 x 3 pyramid of SEP and Source Extractor (``default``), a Gaussian as
     wide as the PSF (``psf``), or nothing."""
-    noise: Literal["filtered", "pixel"] = "pixel"
-    """The noise that the threshold counts in: of the image before it was filtered, as in Source Extractor (``pixel``),
-    or of the filtered image, as in SEP (``filtered``)."""
     deblend_nthresh: Annotated[int, Field(ge=1, le=64, strict=True)] = 32
     """Levels between threshold and peak at which a detection is split."""
     deblend_cont: Annotated[float, Field(ge=0, le=1)] = 0.005
@@ -47,8 +46,8 @@ class RecoveryConfig(Section):
     background_filter: Annotated[int, Field(ge=1, le=99, strict=True)] = 3
     """Width of the median filter over meshes."""
     match_radius: Annotated[float | None, Field(ge=1e-3, le=3600)] = None
-    """Largest distance between an injected source and its detection, arcsec; by default half of the FWHM that the
-    source is expected to have, and at least one pixel."""
+    """Largest distance between an injected source and its detection, arcsec; by default three quarters of the FWHM
+    that the source is expected to have, and at least one pixel."""
     ambiguous_fraction: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Where the original image has a detection too, an injected source counts as recovered only if that detection has
     less than this fraction of its flux."""
@@ -61,6 +60,8 @@ class RecoveryConfig(Section):
     DETECTED."""
     columns: tuple[Name, ...] = ()
     """Further columns of the catalogue that the table takes over."""
+    catalogs: RecoveryCatalogs | None = None
+    """Catalogues of the survey's own pipeline, in place of detections by skygraft."""
 
     @field_validator("apertures")
     @classmethod
@@ -97,6 +98,6 @@ class RecoveryConfig(Section):
         raise config_error(problems, "configuration", None)
 
     def settings(self) -> dict[str, Any]:
-        """Return what `skygraft.recovery.measuring.measure_pair` takes, as JSON types."""
-        dumped: dict[str, Any] = self.model_dump(mode="json")
+        """Return what `skygraft.recovery.measuring.measure_pair` takes, as JSON types; and the catalogues, if any."""
+        dumped: dict[str, Any] = self.model_dump(mode="json", exclude={"catalogs"} if self.catalogs is None else None)
         return dumped

@@ -12,8 +12,9 @@ from skygraft.paths import home_expanded
 
 __all__ = ["PLACES", "CatalogColumnMap", "RecoveryCatalogs"]
 
-PLACES = ("stem", "image_id", "visit", "detector", "band", "tract", "patch", "instrument")
-"""What a path may have in braces: columns of the plan."""
+PLACES = ("file", "folder", "stem", "image_id", "visit", "detector", "band", "tract", "patch", "instrument")
+"""What a path may have in braces: the name of the image's file without its ending, its folder beneath the root of the
+survey, and columns of the plan."""
 
 
 def _template(path: str, info: ValidationInfo) -> str:
@@ -77,8 +78,9 @@ class RecoveryCatalogs(Section):
     """Catalogues that the survey's own pipeline made of the injected images, in place of detections by skygraft."""
 
     injected: Template
-    """Catalogue of the injected images: a file for each image, such as ``cats/{stem}.cat``, for each tract or patch, or
-    one for all; in braces may be stem, image_id, visit, detector, band, tract, patch, instrument."""
+    """Catalogue of the injected images: a file for each image, such as ``cats/{file}.cat``, for each tract or patch, or
+    one for all (a folder of Parquet files, too). In braces may be file (the image's, without its ending), folder, stem,
+    image_id, visit, detector, band, tract, patch, instrument."""
     original: Template | None = None
     """The same of the images before injection. Without it nothing says which fakes lie on a real source."""
     kind: Literal["auto", "lsst", "afw", "sextractor", "tractor", "columns"] = "auto"

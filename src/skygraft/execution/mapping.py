@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed
@@ -32,6 +32,7 @@ def map_items[Item, Result](
     items: Iterable[Item],
     *,
     watch: ClusterWatch | None = None,
+    lost: Callable[[Item, str], Result] | None = None,
     **arguments: Any,
 ) -> Iterator[Result]:
     """Apply a function to many items, on a cluster or in this process, with a bounded number in flight.
@@ -46,6 +47,9 @@ def map_items[Item, Result](
         Each small.
     watch : ClusterWatch, optional
         Looks after the cluster; by default one with the usual patience.
+    lost : callable, optional
+        Gives the result of an item that kills every worker that takes it, from the item and the reason; without it
+        such an item ends everything.
 
     Yields
     ------
@@ -57,7 +61,8 @@ def map_items[Item, Result](
     Exception
         What the function raises.
     CampaignError
-        If the scheduler is lost, no worker can go on, or every worker that takes one of the items dies.
+        If the scheduler is lost, no worker can go on, or every worker that takes one of the items dies and `lost` is
+        not given.
     """
     if client is None:
         for item in items:
@@ -66,17 +71,35 @@ def map_items[Item, Result](
     # Several at a time: a task costs the scheduler as much as a small patch costs a worker.
     source = itertools.batched(items, _ITEMS_PER_TASK)
     completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
-    flying: set[Future[Any]] = set()
+    flying: dict[Future[Any], Sequence[Item]] = {}
     watch = watch or ClusterWatch(client)
     watch.task_finished()
     errors: set[Future[Any]] = set()
     size = max(_SMALLEST_WINDOW, _WINDOW_PER_THREAD * sum(insist(client.nthreads).values()))
+    suspects: list[Item] = []
+    at_the_end = False
+
+    def failed(future: Future[Any], result: Any) -> Iterator[Result]:
+        """Raise the error of a task; or, if its workers died, try each of its items later, without any other."""
+        items = flying.pop(future)
+        error = result[1] if isinstance(result, tuple) else result
+        if lost is None or not isinstance(error, KilledWorker) or is_lost(client):
+            raise _error(result, client)
+        future.release()
+        if at_the_end:
+            yield lost(items[0], "every worker that took it died; see whether there is enough memory for it")
+        else:
+            # Dask blames all tasks that a worker held when it died.
+            suspects.extend(items)
+
     try:
         while True:
             batch = list(itertools.islice(source, max(0, size - len(flying))))
+            if not (batch or flying) and suspects:
+                batch, at_the_end = [(suspects.pop(),)], True
             if batch:
                 futures = client.map(_each, batch, pure=False, function=function, arguments=arguments)
-                flying.update(futures)
+                flying.update(zip(futures, batch, strict=True))
                 completed.update(futures)
             if not flying:
                 return
@@ -87,14 +110,17 @@ def map_items[Item, Result](
                     # `as_completed` keeps some errors to itself, see `_Driver._hear_errors`.
                     before, errors = errors, {future for future in flying if future.status == "error"}
                     for future in errors & before:
-                        raise _error((None, future.exception()), client)
+                        yield from failed(future, (None, future.exception()))
                 time.sleep(_POLL_SECONDS)
                 continue
             for future, results in completed.next_batch(block=False):
                 watch.task_finished()
-                flying.discard(future)
+                if future not in flying:
+                    continue
                 if not isinstance(results, list):
-                    raise _error(results, client)
+                    yield from failed(future, results)
+                    continue
+                del flying[future]
                 future.release()
                 yield from results
     finally:

@@ -104,7 +104,8 @@ def fit_radius(
     -----
     Offsets are means with weights 1 / (error**2 + scatter**2), with the scatter for which the residuals at the stated
     flux have unit variance (DerSimonian & Laird 1986), of stars within 3.5 robust sigma. The same stars and weights
-    serve all radii, so that the curve is smooth. An error is the larger one of what errors say and what residuals show.
+    serve all radii, so that the curve is smooth; for the fitted radius, they are those of that radius. An error is the
+    larger one of what errors say and what residuals show.
     """
     radii = np.asarray(radii, dtype=np.float64)
     good = np.isfinite(stated) & np.isfinite(stated_errors) & (stated_errors > 0)
@@ -123,13 +124,29 @@ def fit_radius(
     curve, curve_error = np.array([_mean(d[:, k], e[:, k], weight) for k in range(len(radii))]).T
     n = int(kept.sum())
     threshold = tolerance + _sigmas(n) * offset_error
-    radius, radius_error = _crossing(radii, curve, curve_error)
+    radius, radius_error = _crossing(radii, *_again(radii, curve, offsets[good], errors[good]))
     low, high = _reach(radii, curve, threshold)
     verdict, reason = _judge(offset, offset_error, threshold, threshold - tolerance)
     return RadiusFit(
         n, offset, offset_error, tolerance, threshold, scatter, radius, radius_error, low, high, radii, curve,
         curve_error, verdict, reason,
     )  # fmt: skip
+
+
+def _again(radii: Floats, curve: Floats, d: Floats, e: Floats) -> tuple[Floats, Floats]:
+    """The curve and its error with the weights of the radius at which it is zero, where the stars scatter least."""
+    found = _dense(radii, curve)
+    zero = math.nan if found is None else _first_zero(*found)
+    k = int(np.nanargmin(np.abs(curve) if math.isnan(zero) else np.abs(np.log(radii) - zero)))
+    there = np.isfinite(d[:, k]) & np.isfinite(e[:, k]) & (e[:, k] > 0)
+    d, e = d[there], e[there]
+    if len(d) < 3:
+        return curve, np.full(len(radii), np.nan)
+    kept, scatter = _clean(d[:, k], e[:, k])
+    d, e = d[kept], e[kept]
+    weight = 1.0 / (e[:, k] ** 2 + scatter**2)
+    again = np.array([_mean(d[:, i], e[:, i], weight) for i in range(len(radii))])
+    return again[:, 0], again[:, 1]
 
 
 def _judge(offset: float, error: float, threshold: float, margin: float) -> tuple[ApertureVerdict, str]:
@@ -150,17 +167,16 @@ def _sigmas(n: int) -> float:
 
 def _clean(values: Floats, errors: Floats) -> tuple[NDArray[np.bool_], float]:
     """Stars within 3.5 robust sigma of the median, and their scatter beyond the errors."""
-    kept, scatter = np.ones(len(values), dtype=bool), 0.0
+    kept = np.ones(len(values), dtype=bool)
     for _ in range(10):
-        scatter = _scatter(values[kept], errors[kept])
         middle = np.median(values[kept])
-        pull = (values - middle) / np.hypot(errors, scatter)
-        spread = max(1.0, 1.4826 * float(np.median(np.abs(pull[kept]))))
-        now = np.abs(pull) <= _CLIP * spread
+        spread = 1.4826 * float(np.median(np.abs(values[kept] - middle)))
+        pull = (values - middle) / np.hypot(errors, math.sqrt(max(spread**2 - float(np.median(errors)) ** 2, 0.0)))
+        now = np.abs(pull) <= _CLIP * max(1.0, 1.4826 * float(np.median(np.abs(pull[kept]))))
         if now.sum() < max(3, 0.5 * len(values)) or np.array_equal(now, kept):
             break
         kept = now
-    return kept, scatter
+    return kept, _scatter(values[kept], errors[kept])
 
 
 def _scatter(values: Floats, errors: Floats) -> float:
@@ -185,7 +201,8 @@ def _mean(values: Floats, errors: Floats, weight: Floats) -> tuple[float, float]
     w = weight[there] / weight[there].sum()
     mean = float((w * values[there]).sum())
     expected = float((w**2 * errors[there] ** 2).sum())
-    found = float((w**2 * (values[there] - mean) ** 2).sum()) * n / (n - 1)
+    # Of residuals as they would be if a star were not part of the mean (HC3; MacKinnon & White 1985).
+    found = float((w**2 * ((values[there] - mean) / (1 - w)) ** 2).sum()) if n > 1 else 0.0
     return mean, math.sqrt(max(expected, found))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "mag_error": ("mag_error", "mag_{band}_error", "{band}_mag_error", "e_{band}mag", "magerr", "{band}_err"),
 }
 _SLOT = "slot_CalibFlux"
+_INDEXED = re.compile(r"\[(\d+)\]$")
 _ENDINGS = ("_instFlux", "_flux")
 _USED = ("calib_photometry_used", "calib_photometryUsed", "calib_photometry_reserved")
 _STARS = ("calib_psf_used", "calib_psfUsed", "calib_psf_candidate", "calib_psfCandidate")
@@ -97,7 +99,8 @@ def read_reference(
     band : str, optional
         Of the image: ``mag_<band>``, ``<band>_mag`` and the like are looked for, after ``mag``.
     columns : mapping of str to str, optional
-        Names of columns for ``ra``, ``dec``, ``mag`` and ``mag_error``, where they have others.
+        Names of columns for ``ra``, ``dec``, ``mag`` and ``mag_error``, where they have others; one value of a column
+        of vectors is ``MAG_APER[0]``.
     path : str
         Name of a table in memory, for messages.
 
@@ -128,8 +131,16 @@ def read_reference(
         )
     found = {key: _column_of(table, key, named.get(key), band, where) for key in _NAMES}
     ra, dec = (_angles(table[str(found[key])], key, where) for key in ("ra", "dec"))
-    mag = _magnitudes(table[str(found["mag"])], str(found["mag"]), where)
-    error = np.zeros(len(mag)) if found["mag_error"] is None else _plain(table[found["mag_error"]])
+    mag = _magnitudes(_values_of(table, str(found["mag"])), str(found["mag"]), where)
+    error = np.zeros(len(mag)) if found["mag_error"] is None else _plain(_values_of(table, found["mag_error"]))
+    for name, values in (("mag", mag), ("mag_error", error)):
+        if values.ndim != 1:
+            raise CatalogError(
+                f"the column {found[name]!r} has {values.shape[1]} values in each row",
+                path=where,
+                key="columns",
+                fix=f"Say which, counted from 0: --columns {name}={found[name]}[0]",
+            )
     good = np.isfinite(ra) & np.isfinite(dec) & np.isfinite(mag) & (mag < 90)
     if not good.any():
         raise CatalogError(
@@ -143,7 +154,7 @@ def read_reference(
 def _column_of(table: Table, key: str, given: str | None, band: str | None, path: str | None) -> str | None:
     names = list(table.colnames)
     if given is not None:
-        if given in names:
+        if _INDEXED.sub("", given) in names:
             return given
         raise _missing(f"the column {given!r} for {key}", given, names, path)
     wanted = [n.format(band=(band or "").lower()) for n in _NAMES[key] if band or "{band}" not in n]
@@ -154,6 +165,20 @@ def _column_of(table: Table, key: str, given: str | None, band: str | None, path
     if key == "mag_error":
         return None
     raise _missing(f"a column for {key} (looked for {', '.join(wanted)})", key, names, path)
+
+
+def _values_of(table: Table, name: str) -> Any:
+    """A column, or one of several in a column of vectors: ``MAG_APER[0]``."""
+    found = _INDEXED.search(name)
+    if found is None:
+        return table[name]
+    column = table[_INDEXED.sub("", name)]
+    index = int(found[1])
+    if column.ndim != 2 or index >= column.shape[1]:
+        raise CatalogError(
+            f"{name!r} is asked for, and the column has shape {column.shape[1:]} in each row", key="columns"
+        )
+    return column[:, index]
 
 
 def _missing(what: str, near: str, names: list[str], path: str | None) -> CatalogError:

@@ -18,7 +18,18 @@ from skygraft.recovery.catalogs_files import Columns, RawCatalog
 from skygraft.recovery.catalogs_shapes import sky_scale, tractor_shape
 from skygraft.recovery.catalogs_terms import Array, DetectedFlux, Detections, ImageContext
 
-__all__ = ["ColumnMap", "Drop", "Kind", "Tractor", "Wanted", "calibrated_flux", "detections", "first_of", "read_flux"]
+__all__ = [
+    "ColumnMap",
+    "Drop",
+    "Kind",
+    "Tractor",
+    "Wanted",
+    "aperture_radius",
+    "calibrated_flux",
+    "detections",
+    "first_of",
+    "read_flux",
+]
 
 _SAME_RADIUS = 0.02
 """Relative difference below which an aperture is the calibration aperture."""
@@ -88,6 +99,11 @@ def first_of(names: Iterable[str], *choices: str) -> str:
     return next((one for one in choices if one in known), "")
 
 
+def aperture_radius(kind: str) -> float:
+    """Return the radius in pixels of a kind of flux such as ``ap_4_5``; see `skygraft.recovery.settings`."""
+    return float(kind.removeprefix("ap_").replace("_", "."))
+
+
 def calibrated_flux(
     fluxes: dict[str, DetectedFlux], chosen: str | None, order: Iterable[str], context: ImageContext, raw: RawCatalog
 ) -> dict[str, DetectedFlux]:
@@ -123,7 +139,7 @@ def calibrated_flux(
         return fluxes
     if context.radius:
         for kind, flux in fluxes.items():
-            if kind.startswith("ap_") and abs(float(kind[3:]) / context.radius - 1.0) < _SAME_RADIUS:
+            if kind.startswith("ap_") and abs(aperture_radius(kind) / context.radius - 1.0) < _SAME_RADIUS:
                 return {"cal": flux, **fluxes}
     for kind in order:
         if kind in fluxes:

@@ -15,6 +15,7 @@ from skygraft.recovery.catalogs_files import Columns, RawCatalog
 from skygraft.recovery.catalogs_kinds import Drop, Kind, Wanted, calibrated_flux, detections, first_of, read_flux
 from skygraft.recovery.catalogs_shapes import sky_moments
 from skygraft.recovery.catalogs_terms import Array, Detections, ImageContext
+from skygraft.recovery.settings import aperture_name
 
 __all__ = ["Afw", "Lsst"]
 
@@ -94,7 +95,7 @@ class Lsst(Kind):
                 radius = _radius(match[1])
                 if not context.is_wanted(radius):
                     continue
-                kind = f"ap_{radius:g}"
+                kind = aperture_name(radius)
             # What is calibrated counts more than what is not.
             if any(one[0] == kind for one in found):
                 if match[2]:
@@ -235,7 +236,7 @@ class Afw(Kind):
         circles = {m[1] for n in raw.names if (m := re.fullmatch(r"(base_CircularApertureFlux_\d+_\d)_\w*[fF]lux", n))}
         for base in sorted(circles, key=_radius):
             if context.is_wanted(radius := _radius(base)):
-                found.append((f"ap_{radius:g}", *self._column(raw, base)))
+                found.append((aperture_name(radius), *self._column(raw, base)))
         return found
 
     def _shape(self, raw: RawCatalog) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ from skygraft.recovery.catalogs_files import Columns, RawCatalog
 from skygraft.recovery.catalogs_kinds import Kind, Wanted, calibrated_flux, detections, first_of
 from skygraft.recovery.catalogs_shapes import sky_angle, sky_scale
 from skygraft.recovery.catalogs_terms import Array, DetectedFlux, Detections, ImageContext
+from skygraft.recovery.settings import aperture_name
 
 __all__ = ["SourceExtractor"]
 
@@ -77,7 +78,7 @@ class SourceExtractor(Kind):
                 fluxes[term] = flux
         for element, diameter in enumerate(_diameters(columns, raw, settings)):
             if (flux := _read(columns, "APER", element, own, raw, zeropoint)) is not None:
-                fluxes[f"ap_{diameter / 2.0:g}"] = flux
+                fluxes[aperture_name(diameter / 2.0)] = flux
         order = ("kron", "best", "model", "psf", "petro", "iso")
         fluxes = calibrated_flux(fluxes, settings.calibrated, order, context, raw)
         for extra in ("petro", "iso", "best"):

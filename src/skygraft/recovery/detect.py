@@ -177,13 +177,17 @@ def _filter_kernel(settings: RecoverySettings, fwhm: float | None) -> NDArray[np
     return np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=np.float32)
 
 
-def detect(image: MeasuredImage, settings: RecoverySettings, fwhm: float | None = None) -> Detections:
+def detect(
+    image: MeasuredImage, variance: NDArray[np.float32], settings: RecoverySettings, fwhm: float | None = None
+) -> Detections:
     """Detect the sources of an image.
 
     Parameters
     ----------
     image : MeasuredImage
         As `prepare` makes it.
+    variance : ndarray of float32, shape (ny, nx)
+        Of the sky in each pixel, image units squared, which the threshold refers to.
     settings : RecoverySettings
         Those of the detection.
     fwhm : float, optional
@@ -203,11 +207,11 @@ def detect(image: MeasuredImage, settings: RecoverySettings, fwhm: float | None 
     if image.bad.all():
         return Detections(np.zeros(0, dtype=_OBJECT), np.zeros(image.pixels.shape, dtype=np.int32))
     options: dict[str, Any] = {
-        "var": image.variance,
+        "var": variance,
         "mask": image.bad,
         "minarea": settings.min_area,
         "filter_kernel": _filter_kernel(settings, fwhm),
-        "filter_type": "matched" if settings.noise == "filtered" else "conv",
+        "filter_type": "conv",
         "deblend_nthresh": settings.deblend_nthresh,
         "deblend_cont": settings.deblend_cont,
         "clean": settings.clean,

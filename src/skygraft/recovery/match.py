@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-__all__ = ["Match", "assign", "decide", "nearest"]
+__all__ = ["Match", "assign", "decide", "nearest", "search_radius"]
 
 type Floats = NDArray[np.float64]
 type Integers = NDArray[np.int64]
@@ -35,6 +35,32 @@ class Match:
     detection: Integers
     distance: Floats
     taken: Booleans
+
+
+def search_radius(fwhm: Floats, scale: Floats, given: float | None = None) -> Floats:
+    """Give the largest distance between a fake and its detection.
+
+    Parameters
+    ----------
+    fwhm : ndarray, shape (N,)
+        That each fake is expected to have on the image, arcsec.
+    scale : ndarray, shape (N,)
+        Pixel scale at the fakes, arcsec.
+    given : float, optional
+        The distance, arcsec, where it is set.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        Pixels. By default three quarters of the FWHM, and one pixel at least.
+
+    Notes
+    -----
+    The position of a star of signal-to-noise ratio S is uncertain by some FWHM / (1.7 S) along each axis, so that a
+    detection of S = 3 is within 0.75 FWHM of its star in all but one of 10^3 cases.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.maximum(1.0, 0.75 * fwhm / scale) if given is None else given / scale)
 
 
 def assign(x: Floats, y: Floats, flux: Floats, radius: Floats, det_x: Floats, det_y: Floats) -> Match:

@@ -17,6 +17,7 @@ from skygraft.errors import CampaignError
 from skygraft.exposure import Exposure
 from skygraft.injection.coadd_noise import image_noise
 from skygraft.noise import NoiseCorrelation
+from skygraft.photometry import sinc_coefficients
 from skygraft.recovery import conditions, fakes, match, moments, photometry
 from skygraft.recovery.detect import Detections, MeasuredImage, detect, image_fwhm, prepare
 from skygraft.recovery.settings import RECOVERY_DEFAULTS, RecoverySettings, aperture_name
@@ -25,7 +26,7 @@ from skygraft.wcs.local import local_jacobian
 
 __all__ = ["RECOVERY_DEFAULTS", "RECOVERY_VERSION", "measure_pair"]
 
-RECOVERY_VERSION = 1
+RECOVERY_VERSION = 2
 """Counts changes of what is measured; results of another version are made again."""
 
 _MAGNITUDE = 2.5 / math.log(10.0)
@@ -115,8 +116,8 @@ class _Measurement:
             pair.before,
             before,
             after,
-            detect(before, settings, fwhm),
-            detect(after, settings, fwhm),
+            detect(before, before.variance, settings, fwhm),
+            detect(after, before.variance, settings, fwhm),
             fwhm,
             photometry.calibrated_flux_of(pair.before, fwhm),
             image_noise(pair.before, "correlated").correlation,
@@ -127,8 +128,7 @@ class _Measurement:
         x0, y0 = self.before.xy0
         x, y = fake["x"] - x0, fake["y"] - y0
         n = len(x)
-        jacobians = local_jacobian(self.exposure.wcs, fake["x"], fake["y"]) if n else np.zeros((0, 2, 2))
-        scale = np.sqrt(np.abs(np.linalg.det(jacobians))) if n else np.zeros(0)
+        _, scale = self._jacobians(fake["x"], fake["y"])
         width = self._expected_width(fake, scale)
         found: Values = {}
         matched = self._match(fake, x, y, scale, width, found)
@@ -138,8 +138,19 @@ class _Measurement:
             whole = np.full(n, 0 if name == "detection_flags" else np.nan, dtype=column.dtype)
             whole[at] = column
             found[name] = whole
+        # Of the measured position, which is better than the detection's.
+        found["distance"][at] = (
+            np.hypot(measured["x_out"] - fake["x"][at], measured["y_out"] - fake["y"][at]) * scale[at]
+        )
         found |= self._conditions(fake, x, y, scale, width, found)
         return found
+
+    def _jacobians(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Jacobians of the WCS, shape (N, 2, 2), and pixel scales, arcsec; NaN at positions that are not finite."""
+        if not len(x):
+            return np.zeros((0, 2, 2)), np.zeros(0)
+        found = local_jacobian(self.exposure.wcs, x, y)
+        return found, np.sqrt(np.abs(found[:, 0, 0] * found[:, 1, 1] - found[:, 0, 1] * found[:, 1, 0]))
 
     def _expected_width(self, fake: Values, scale: Floats) -> Floats:
         """FWHM that each fake is expected to have on the image, arcsec."""
@@ -148,9 +159,7 @@ class _Measurement:
         return np.asarray(np.hypot(seeing, 2.0 * np.nan_to_num(fake["half_light_radius"])))
 
     def _match(self, fake: Values, x: Floats, y: Floats, scale: Floats, width: Floats, out: Values) -> match.Match:
-        given = self.settings.match_radius
-        with np.errstate(invalid="ignore", divide="ignore"):
-            radius = np.maximum(1.0, 0.5 * width / scale) if given is None else given / scale
+        radius = match.search_radius(width, scale, self.settings.match_radius)
         drawn = (fake["stamp_size"] > 0) & ~has_flag(fake["flags"], NOT_DRAWN)
         inside = conditions.edge_distance(self.before.pixels.shape, x, y) >= 0
         inside &= ~has_flag(fake["flags"], Flag.CENTER_OFF_IMAGE)
@@ -211,25 +220,35 @@ class _Measurement:
         count[0] = 0
         return count[covering] > 1
 
-    def _factor(self, radius: float) -> float:
-        return photometry.noise_factor(radius, self.correlation)
+    def _aperture(self, image: MeasuredImage, x: Floats, y: Floats, radius: float) -> photometry.Fluxes:
+        factor = photometry.noise_factor(radius, self.correlation)
+        return photometry.aperture_fluxes(image, x, y, radius, factor)
+
+    def _psf(self, image: MeasuredImage, x: Floats, y: Floats) -> photometry.Fluxes:
+        kernel = None if self.correlation is None else photometry.middle_kernel(self.exposure)
+        factor = 1.0 if kernel is None else photometry.spread_factor(kernel, self.correlation)
+        return photometry.psf_fluxes(self.exposure, image, self.before.variance, x, y, factor)
 
     def _calibrated(self, image: MeasuredImage, x: Floats, y: Floats) -> photometry.Fluxes:
-        how, exposure = self.calibrated, self.exposure
-        factor = self._factor(how.radius)
+        how = self.calibrated
         if how.kind == "psf_model":
-            return photometry.psf_fluxes(exposure, image, self.before.variance, x, y, factor)
-        found = photometry.aperture_fluxes(image, x, y, how.radius, factor)
+            return self._psf(image, x, y)
         if how.kind == "total":
-            inside = photometry.fraction_inside(exposure, x + image.xy0[0], y + image.xy0[1], how.radius)
-            found = photometry.Fluxes(found.flux / inside, found.error / inside)
-        return found
+            return self._corrected(image, x, y)
+        return self._aperture(image, x, y, how.radius)
+
+    def _corrected(self, image: MeasuredImage, x: Floats, y: Floats) -> photometry.Fluxes:
+        """Fluxes in an aperture over the part of a star's light that is inside it."""
+        radius, (x0, y0) = self.calibrated.radius, image.xy0
+        found = self._aperture(image, x, y, radius)
+        inside = photometry.fraction_inside(self.exposure, x + x0, y + y0, radius)
+        return photometry.Fluxes(found.flux / inside, found.error / inside)
 
     def _measure(self, which: NDArray[np.int64], fake: Values, at: NDArray[np.int64]) -> Values:
         """Measure detections on the injected image."""
         image, objects = self.after, self.detections.objects[which]
         segments, numbers = self.detections.segments, which + 1
-        factor = self._factor(self.calibrated.radius)
+        factor = photometry.spread_factor(sinc_coefficients(self.calibrated.radius), self.correlation)
         kron, flags = photometry.kron_fluxes(image, segments, objects, numbers, factor)
         half = photometry.half_light_radii(image, segments, objects, numbers, kron.flux)
         x, y, failed = photometry.centroids(image, objects, half)
@@ -237,19 +256,18 @@ class _Measurement:
         fluxes = {
             "cal": self._calibrated(image, x, y),
             "kron": kron,
-            "psf": photometry.psf_fluxes(self.exposure, image, self.before.variance, x, y, factor),
+            "psf": self._psf(image, x, y),
         }
-        for radius in self.settings.apertures:
-            own = photometry.aperture_fluxes(image, x, y, radius, self._factor(radius))
-            fluxes[aperture_name(radius)] = own
+        fluxes |= {aperture_name(radius): self._aperture(image, x, y, radius) for radius in self.settings.apertures}
         own_moments = np.column_stack([objects[name] for name in ("x2", "xy", "y2")])
         adapted = moments.adaptive_moments(image.pixels, image.bad, x, y, own_moments)
         no_shape = np.isnan(adapted[:, 0])
         flags |= np.where(no_shape, photometry.SHAPE_FAILED, 0)
         flags |= np.where(np.isnan(fluxes["cal"].flux), _APERTURE_TRUNCATED, 0)
+        # Where the calibrated flux is the PSF's, an aperture tells how extended a source is.
+        whole = self._corrected(image, x, y) if self.calibrated.kind == "psf_model" else fluxes["cal"]
         px, py = x + image.xy0[0], y + image.xy0[1]
-        jacobians = local_jacobian(self.exposure.wcs, px, py) if len(x) else np.zeros((0, 2, 2))
-        scale = np.sqrt(np.abs(np.linalg.det(jacobians))) if len(x) else np.zeros(0)
+        jacobians, scale = self._jacobians(px, py)
         ratio, angle, sigma = moments.sky_shapes(np.where(no_shape[:, None], own_moments, adapted), jacobians)
         ra, dec = self.exposure.wcs.pixel_to_world_values(px, py) if len(x) else (np.zeros(0), np.zeros(0))
         values: Values = {"x_out": px, "y_out": py, "ra_out": np.asarray(ra), "dec_out": np.asarray(dec)}
@@ -263,7 +281,7 @@ class _Measurement:
                 "position_angle_out": angle,
                 "fwhm_out": sigma * _FWHM_PER_SIGMA,
                 "class_star_out": np.full(len(x), np.nan),
-                "concentration_out": fluxes["psf"].flux / fluxes["cal"].flux,
+                "concentration_out": fluxes["psf"].flux / whole.flux,
                 "detection_flags": flags.astype(np.int64),
             }
         return values
@@ -281,7 +299,7 @@ class _Measurement:
     def _conditions(self, fake: Values, x: Floats, y: Floats, scale: Floats, width: Floats, found: Values) -> Values:
         before, originals, radius = self.before, self.originals, self.calibrated.radius
         empty = conditions.empty_apertures(before, originals, radius)
-        level = conditions.noise_level(*empty, self._factor(radius))
+        level = conditions.noise_level(*empty, photometry.noise_factor(radius, self.correlation))
         variance = conditions.sky_variance(before, originals, x, y)
         # Apertures, or the pixels that a fit of the PSF amounts to.
         noise = level * np.sqrt(variance * photometry.noise_area(self.exposure, self.calibrated))
@@ -298,6 +316,7 @@ class _Measurement:
             "blend_fraction": fraction,
             "depth": depth,
             "mag_below_depth": fake["mag"] - depth,
+            "noise_level": np.full(len(x), level),
             "sky": _at(before.sky, x, y),
             "sky_rms": _at(before.sky_rms, x, y),
             "seeing": fake["psf_fwhm"],

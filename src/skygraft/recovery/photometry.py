@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from skygraft.exposure import Exposure
 from skygraft.jit import compiled
 from skygraft.noise import NoiseCorrelation
-from skygraft.photometry import CalibrationAperture, aperture_flux, aperture_weights, kernel_scale
+from skygraft.photometry import CalibrationAperture, aperture_flux, kernel_scale, sinc_coefficients
 from skygraft.photometry.reference import PSF_MODEL
 from skygraft.psf import defined_position
-from skygraft.psf.subpixel import pixel_images
 from skygraft.recovery.detect import MeasuredImage
 
 __all__ = [
@@ -29,9 +28,11 @@ __all__ = [
     "fraction_inside",
     "half_light_radii",
     "kron_fluxes",
+    "middle_kernel",
     "noise_area",
     "noise_factor",
     "psf_fluxes",
+    "spread_factor",
 ]
 
 CENTROID_FAILED = 1 << 8
@@ -40,6 +41,8 @@ SHAPE_FAILED = 1 << 9
 """Flag: no adaptive moments were found, and the shape is that of the detection's own moments."""
 
 _KERNELS_AT_ONCE = 64
+_MARGIN = 6
+"""Pixels of zeros at the far sides of kernels that are moved."""
 _KRON_FACTOR, _LEAST_KRON_RADIUS, _KRON_REACH, _LEAST_CIRCLE = 2.5, 3.5, 6.0, 1.75
 """Source Extractor's: PHOT_AUTOPARAMS 2.5, 3.5; the ellipse that Kron's radius is measured in; pixels."""
 _TOTAL_RADIUS = 2.5
@@ -101,7 +104,7 @@ def calibrated_flux_of(exposure: Exposure, fwhm: float | None) -> CalibratedFlux
 
 
 def noise_factor(radius: float, correlation: NoiseCorrelation | None) -> float:
-    """Give the factor by which correlated noise makes the error of an aperture flux larger than white noise would.
+    """Give the error of an aperture flux over the root of the sum of the variance inside the circle.
 
     Parameters
     ----------
@@ -113,18 +116,35 @@ def noise_factor(radius: float, correlation: NoiseCorrelation | None) -> float:
     Returns
     -------
     float
+        A little below 1 for white noise: pixels on the edge count with part of their noise.
 
     Notes
     -----
-    Where noise is white noise filtered by h, its sum over an aperture of weights w is that of the white noise times w
-    convolved with h. The image's mean correlation is used everywhere.
+    The error of a sum with weights w is the root of the sum of w^2 v. Where noise is white noise filtered by h, its sum
+    is that of the white noise times w convolved with h; the image's mean correlation is used everywhere.
+    """
+    weights = sinc_coefficients(radius)
+    return math.sqrt(float((weights**2).sum()) / (math.pi * radius**2)) * spread_factor(weights, correlation)
+
+
+def spread_factor(weights: Floats, correlation: NoiseCorrelation | None) -> float:
+    """Give the factor by which correlated noise makes the error of a weighted sum larger than white noise does.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (ny, nx)
+        Of the pixels.
+    correlation : NoiseCorrelation or None
+        Of the image's noise; None for white noise.
+
+    Returns
+    -------
+    float
     """
     if correlation is None:
         return 1.0
     from scipy.signal import fftconvolve
 
-    side = 2 * (math.ceil(radius) + 1) + 1
-    weights = aperture_weights((side, side), radius, "exact")
     spread = fftconvolve(weights, correlation.filters[0])
     return float(np.sqrt((spread**2).sum() / (weights**2).sum()))
 
@@ -141,7 +161,7 @@ def aperture_fluxes(image: MeasuredImage, x: Floats, y: Floats, radius: float, f
     radius : float
         Pixels.
     factor : float
-        By which the noise's correlation makes errors larger: `noise_factor`.
+        Of the error: `noise_factor`.
 
     Returns
     -------
@@ -151,7 +171,8 @@ def aperture_fluxes(image: MeasuredImage, x: Floats, y: Floats, radius: float, f
     flux = aperture_flux(image.good, x, y, radius)
     if len(x) and image.any_bad:
         flux += _replaced(image.pixels, image.bad, x, y, radius)
-    return Fluxes(flux, factor * np.sqrt(_variance_inside(image, x, y, radius)))
+    error = factor * np.sqrt(_variance_inside(image, x, y, radius))
+    return Fluxes(flux, np.where(np.isfinite(flux), error, np.nan))
 
 
 def _variance_inside(image: MeasuredImage, x: Floats, y: Floats, radius: float) -> Floats:
@@ -226,17 +247,33 @@ def psf_fluxes(
     for start in range(0, at.size, _KERNELS_AT_ONCE):
         some = at[start : start + _KERNELS_AT_ONCE]
         px, py = x[some] + x0, y[some] + y0
+        kernels = exposure.psf.kernels(px, py)
         if reference is None:
             scale = np.ones(some.size)
         else:
-            kernels = exposure.psf.kernels(px, py)
             outside = exposure.psf.flux_outside(px, py)
             scale = kernel_scale("calibrated", reference, kernels, outside, invalid="nan").scale
-        images = pixel_images(exposure.psf, px, py)
+        images = _moved(kernels, px - np.floor(px + 0.5), py - np.floor(py + 0.5))
         rows, columns = (np.floor(c + 0.5).astype(np.int64) for c in (y[some], x[some]))
         amplitude, sigma = _fit(image.pixels, weights, image.variance, image.bad, images, rows, columns)
         flux[some], error[some] = amplitude / scale, factor * sigma / scale
     return Fluxes(flux, error)
+
+
+def _moved(kernels: Floats, dx: Floats, dy: Floats) -> Floats:
+    """Move kernels (N, ny, nx) by dx, dy (N,) pixels, as images that are limited in band and zero outside."""
+    from scipy import fft
+
+    _, ny, nx = kernels.shape
+    # An odd length has no Nyquist frequency, of which a shift would not be defined.
+    height, width = (n + 2 * _MARGIN for n in (ny, nx))
+    phase_y = np.exp(-2j * np.pi * dy[:, None] * fft.fftfreq(height))
+    phase_x = np.exp(-2j * np.pi * dx[:, None] * fft.rfftfreq(width))
+    transform = fft.rfft2(kernels, s=(height, width), workers=1)
+    transform *= phase_y[:, :, None]
+    transform *= phase_x[:, None, :]
+    moved: Floats = fft.irfft2(transform, s=(height, width), workers=1, overwrite_x=True)
+    return np.ascontiguousarray(moved[:, :ny, :nx])
 
 
 @compiled(reads=("pixels", "weights", "variance", "bad", "images", "rows", "columns"))
@@ -427,6 +464,15 @@ def fraction_inside(exposure: Exposure, x: Floats, y: Floats, radius: float) -> 
     return found
 
 
+def middle_kernel(exposure: Exposure) -> Floats | None:
+    """Give the kernel of the PSF in the middle of an image, shape (ny, nx); None where it has none."""
+    place = None if exposure.psf is None else defined_position(exposure.psf, exposure.box)
+    if exposure.psf is None or place is None:
+        return None
+    kernel: Floats = exposure.psf.kernels([place[0]], [place[1]])[0]
+    return kernel
+
+
 def noise_area(exposure: Exposure, how: CalibratedFlux) -> float:
     """Give the variance of a calibrated flux in units of that of a pixel, for noise that is even.
 
@@ -443,12 +489,10 @@ def noise_area(exposure: Exposure, how: CalibratedFlux) -> float:
         Pixels: the area of an aperture, or what a PSF fit amounts to.
     """
     area = math.pi * how.radius**2
-    place = None if exposure.psf is None else defined_position(exposure.psf, exposure.box)
-    if how.kind == "aperture" or exposure.psf is None or place is None:
+    kernel = middle_kernel(exposure)
+    if how.kind == "aperture" or kernel is None:
         return area
-    x, y = (np.array([c]) for c in place)
     if how.kind == "total":
-        return area / float(fraction_inside(exposure, x, y, how.radius)[0]) ** 2
-    kernels = exposure.psf.kernels(x, y)
-    scale = kernel_scale("calibrated", PSF_MODEL, kernels, exposure.psf.flux_outside(x, y), invalid="nan").scale
-    return float(1.0 / ((kernels**2).sum() * scale[0] ** 2))
+        return area / float(kernel_scale("aperture", None, kernel, radius=how.radius).aperture_fraction[0]) ** 2
+    scale = float(kernel_scale("calibrated", PSF_MODEL, kernel, invalid="nan").scale[0])
+    return float(1.0 / ((kernel**2).sum() * scale**2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from skygraft.campaign.sweep import SweepSummary, finished_rows, product_dataset
 from skygraft.config.recovery import RecoveryConfig
 from skygraft.errors import ConfigError
 from skygraft.planning.check import choose_images
-from skygraft.recovery.measuring import RECOVERY_VERSION, measure_pair
+from skygraft.recovery.matching_catalogs import catalog_files, measure_image
+from skygraft.recovery.measuring import RECOVERY_VERSION
 from skygraft.wording import number, share
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECOVERY", "KindRecovery", "RecoverySummary", "recover", "sample_rows", "summarise_recovery"]
 
-RECOVERY = Product("recovery", RECOVERY_VERSION, measure_pair)
+RECOVERY = Product("recovery", RECOVERY_VERSION, measure_image)
 """The product: one row per injected source and image."""
 
 _BIN = 0.5
@@ -230,9 +231,9 @@ def recover(
 ) -> RecoverySummary:
     """Detect and measure on the images of a campaign before and after injection, and match with what was injected.
 
-    Images that were measured before with the same settings are left as they are. The table,
-    ``recovery/tract=/patch=/part-0.parquet`` in the campaign's output folder, has one row per injected source and
-    image; `skygraft.campaign.sweep.product_dataset` opens it.
+    Images that were measured before with the same settings, and the same catalogues where those of a pipeline are used,
+    are left as they are. The table, ``recovery/tract=/patch=/part-0.parquet`` in the campaign's output folder, has one
+    row per injected source and image; `skygraft.campaign.sweep.product_dataset` opens it.
 
     Parameters
     ----------
@@ -267,7 +268,7 @@ def recover(
         raise ConfigError("images and rows both say what to measure", key="images", fix="Give one of them")
     swept = sweep(
         campaign,
-        RECOVERY,
+        RECOVERY if how.catalogs is None else replace(RECOVERY, inputs=catalog_files),
         how.settings(),
         rows=sample_rows(campaign, images) if rows is None else rows,
         client=client,

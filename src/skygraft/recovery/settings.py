@@ -23,15 +23,13 @@ class RecoverySettings:
     Parameters
     ----------
     threshold : float
-        Detection threshold in standard deviations of the noise of one pixel, of the filtered image. See `noise`.
+        Detection threshold on the filtered image, in standard deviations of the sky in one pixel before it was
+        filtered, as Source Extractor's DETECT_THRESH.
     min_area : int
         Connected pixels above the threshold that make a detection.
     filter : {"default", "psf", "none"}
         What the image is filtered with before: SEP's and Source Extractor's 3 x 3 pyramid, a Gaussian with the FWHM of
         the PSF at the middle of the image, or nothing.
-    noise : {"filtered", "pixel"}
-        The noise that the threshold counts in: of the filtered image (a matched filter, SEP's own choice), or of the
-        image before it was filtered (Source Extractor's).
     deblend_nthresh : int
         Levels between the threshold and the peak at which a detection is split.
     deblend_cont : float
@@ -45,8 +43,8 @@ class RecoverySettings:
     background_filter : int
         Width of the median filter over meshes.
     match_radius : float or None
-        Largest distance from a fake to its detection, arcsec. None for half the FWHM that the fake is expected to
-        have (of the PSF and the half-light diameter, in quadrature), and one pixel at least.
+        Largest distance from a fake to its detection, arcsec. None for three quarters of the FWHM that the fake is
+        expected to have (of the PSF and the half-light diameter, in quadrature), and one pixel at least.
     ambiguous_fraction : float
         A fake where the original image has a detection counts as recovered only if the calibrated flux of that
         detection is less than this fraction of the fake's.
@@ -68,7 +66,6 @@ class RecoverySettings:
     threshold: float = 1.5
     min_area: int = 5
     filter: DetectionFilter = "default"
-    noise: Literal["filtered", "pixel"] = "pixel"
     deblend_nthresh: int = 32
     deblend_cont: float = 0.005
     clean: bool = True
@@ -91,9 +88,8 @@ class RecoverySettings:
             number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
             if not (number and low <= value <= high and math.isfinite(value)):
                 raise _refuse(name, value, what)
-        for name, choices in (("filter", get_args(DetectionFilter.__value__)), ("noise", ("filtered", "pixel"))):
-            if getattr(self, name) not in choices:
-                raise _refuse(name, getattr(self, name), " or ".join(map(repr, choices)))
+        if self.filter not in get_args(DetectionFilter.__value__):
+            raise _refuse("filter", self.filter, "'default', 'psf' or 'none'")
         if not isinstance(self.clean, bool):
             raise _refuse("clean", self.clean, "true or false")
         radii = self.apertures

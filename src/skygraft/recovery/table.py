@@ -32,7 +32,7 @@ FLUX_KINDS = {
 """Kinds of flux that are always measured."""
 
 REASONS = {
-    "": "found, or not usable for none of the reasons below",
+    "": "it was found",
     "not drawn": "nothing of it is on the image: see `flags`",
     "off the image": "its centre is off the image",
     "masked": "a bad pixel among the 3 x 3 at its centre",
@@ -69,8 +69,8 @@ _RESULT = (
     _C("usable", "bool", "drawn, its centre on the image and none of the 3 x 3 pixels there bad"),
     _C("found", "bool", "counts as recovered"),
     _C("reason", "text", "why it was not found (below)", repeated=True),
-    _C("distance", "float", "from the fake to its detection; NaN where there is none", "arcsec"),
-    _C("detection_id", "int", "number of the detection on the injected image, brightest pixel last read; -1 for none"),
+    _C("distance", "float", "from the fake to its measured position; NaN where there is none", "arcsec"),
+    _C("detection_id", "int", "number of the detection on the injected image; -1 for none"),
     _C("original_distance", "float", "to the nearest detection of the original image; NaN if it has none", "arcsec"),
     _C("original_flux_fraction", "float", "calibrated flux of that detection over the fake's"),
 )
@@ -87,7 +87,11 @@ _SHAPE = (
     _C("position_angle_out", "float", "of the major axis of the same, north through east, 0 to 180", "deg"),
     _C("fwhm_out", "float", "of the Gaussian that has the same moments: geometric mean of both axes", "arcsec"),
     _C("class_star_out", "float", "star/galaxy classification: NaN, SEP has none"),
-    _C("concentration_out", "float", "`flux_psf` over `flux_cal`: about 1 for stars, below for what is extended"),
+    _C(
+        "concentration_out",
+        "float",
+        "`flux_psf` over an aperture flux: about 1 for stars, less for what is extended",
+    ),
     _C("detection_flags", "int", "bits, see below; 0 where not found"),
 )
 _BLENDING = (
@@ -98,6 +102,13 @@ _BLENDING = (
 _CONDITIONS = (
     _C("depth", "float", "magnitude of 5 sigma in the calibration aperture, at its place", "mag"),
     _C("mag_below_depth", "float", "`mag` - `depth`", "mag"),
+    _C(
+        "noise_level",
+        "float",
+        "of the image: scatter of empty apertures over what the variance says of them; above 1 for correlated noise, "
+        "faint sources and an uneven background",
+        repeated=True,
+    ),
     _C("sky", "float", "background of the original image, of a pixel"),
     _C("sky_rms", "float", "standard deviation of the background of the original image, of a pixel"),
     _C("seeing", "float", "FWHM of the PSF: `psf_fwhm`", "arcsec"),

@@ -19,6 +19,7 @@ __all__ = [
     "Facts",
     "Figure",
     "Figures",
+    "Files",
     "Level",
     "Note",
     "Section",
@@ -131,6 +132,7 @@ class Cutouts:
     kind: ClassVar[str] = "cutouts"
     title: str
     items: tuple[Cutout, ...]
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,14 +189,24 @@ class Facts:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to copy."""
+    """Text to copy: code, or prose."""
 
     kind: ClassVar[str] = "code"
     label: str
     text: str
+    prose: bool = False
 
 
-type Block = Text | Note | Tiles | Figures | Cutouts | Table | Facts | Code
+@dataclass(frozen=True)
+class Files:
+    """Files beside the page: their folder, their names, and what each is."""
+
+    kind: ClassVar[str] = "files"
+    folder: str
+    files: tuple[tuple[str, str], ...]
+
+
+type Block = Text | Note | Tiles | Figures | Cutouts | Table | Facts | Code | Files
 
 
 @dataclass

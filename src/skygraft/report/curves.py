@@ -130,6 +130,8 @@ def value_curves(
     *,
     zero: float | None = 0.0,
     lines: Sequence[float] = (),
+    vertical: float = float("nan"),
+    faint_first: bool = False,
 ) -> Drawing:
     """Draw medians with their errors, and the scatter of single values as a shade.
 
@@ -141,6 +143,10 @@ def value_curves(
         A line at what would be perfect.
     lines : sequence of float
         Further lines.
+    vertical : float
+        An x that is marked; NaN for none.
+    faint_first : bool
+        Whether y grows downwards, as magnitudes may.
     """
     figure, axes = new_figure()
     if zero is not None:
@@ -155,7 +161,10 @@ def value_curves(
         _points(axes, i, one)
         good = np.isfinite(one.y)
         axes.plot(one.x[good], one.y[good], color=colour_of(i), lw=1.0, alpha=0.6, zorder=2)
-    axes.set_ylim(*_limits(series, zero))
+    if np.isfinite(vertical):
+        axes.axvline(vertical, color=MUTED, lw=0.9, ls=(0, (3, 2)), zorder=1)
+    bottom, top = _limits(series, zero)
+    axes.set_ylim(top if faint_first else bottom, bottom if faint_first else top)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     if len(series) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ _SIDES = (31, 81)
 """Smallest and largest side of a picture, pixels."""
 _SCALE, _GAP = 3, 6
 _WHITE = 40.0
-_FOUND, _MISSED, _PAPER = (109, 179, 248), (240, 162, 92), (128, 136, 144)
+_CAPTION = f"Before, after, and their difference; {_SIDE_ARCSEC:g} arcsec wide where pixels allow, asinh scale."
+_FOUND, _MISSED = (109, 179, 248), (240, 162, 92)
 _ONE_KIND = {"Star": "star", "Sersic": "Sérsic galaxy", "BulgeDisk": "bulge + disk galaxy", "Trail": "trail"}
 
 
@@ -68,7 +69,7 @@ def cutout_blocks(campaign: Campaign, found: Recovered) -> list[Block]:
     for title, part in zip(titles, rows, strict=True):
         items = [_cutout(row, squares[_key(row)]) for row in part if _key(row) in squares]
         if items:
-            blocks.append(Cutouts(title, tuple(items)))
+            blocks.append(Cutouts(title, tuple(items), _CAPTION))
     blocks += [Note("warning", f"No cut-outs of {name}: {why}") for name, why in problems.items()]
     return blocks
 
@@ -153,7 +154,7 @@ def _cutout(row: dict[str, Any], picture: NDArray[np.uint8]) -> Cutout:
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()
-    imsave(buffer, picture, format="png", metadata={"Software": None})
+    imsave(buffer, picture, format="png", metadata=cast("Any", {"Software": None}))
     uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     kind = str(row["source_type"] or "")
     band = f" in {row['band']}" if row["band"] else ""

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import skygraft
 from skygraft.disk import atomic_path
-from skygraft.report.blocks import Section, Tiles
+from skygraft.errors import SkygraftError
+from skygraft.report.blocks import Block, Files, Note, Section, Text, Tiles
 from skygraft.report.counting import BATCH_ROWS, TruthCounts, count_truth
 from skygraft.report.cutouts import cutout_blocks
 from skygraft.report.facts import CampaignFacts, read_facts
+from skygraft.report.methods import methods_section, methods_text
+from skygraft.report.numbers import write_numbers
 from skygraft.report.page import render_page
-from skygraft.report.products import product_settings, product_tables
+from skygraft.report.products import product_notes, product_rows, product_settings, product_tables
 from skygraft.report.recovered import Recovered, measure_recovered
 from skygraft.report.sections_campaign import apertures, failures, missing, provenance, record_closure
+from skygraft.report.sections_checks import count_verification, verification_blocks
 from skygraft.report.sections_completeness import completeness_section, completeness_tiles
+from skygraft.report.sections_conditions import conditions_section
+from skygraft.report.sections_growth import count_growth, growth_blocks
 from skygraft.report.sections_measured import measured_section, measured_tiles
 from skygraft.report.sections_missed import missed_section
 from skygraft.report.sections_summary import campaign_tiles, lead, sky, state_notes
@@ -28,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["make_report"]
 
+_ISOLATION = 3.0
+"""Distance to the nearest real source from which a fake counts as isolated, arcsec, where no aperture says more."""
+_FILES_NOTE = "Figures are beside the page as PNG and PDF, in the folder figures; numbers in the folder numbers."
 _PAGE, _FIGURES, _NUMBERS = "report.html", "figures", "numbers"
 
 
@@ -58,56 +68,103 @@ def make_report(campaign: Campaign, output: str | os.PathLike[str] | None = None
     """
     folder = Path(output) if output is not None else campaign.layout.root / "report"
     facts = read_facts(campaign)
-    truth = _read_truth(campaign)
-    dataset = product_tables(campaign, "recovery")
-    recovered = None if dataset is None else measure_recovered(dataset, product_settings(campaign, "recovery"))
     with style():
-        studio = Studio(folder / _FIGURES)
-        sections = _sections(facts, truth, recovered, studio)
+        title, sections = _sections(facts, folder)
     version = skygraft.__version__
-    page = render_page(
-        campaign.config.name,
-        lead(facts, truth),
-        sections,
-        folder=_FIGURES,
-        version=version,
-        footer=f"Made by skygraft {version} from {campaign.config.output}.",
-    )
+    footer = f"Made by skygraft {version} from {campaign.config.output}."
+    page = render_page(campaign.config.name, title, sections, folder=_FIGURES, version=version, footer=footer)
     path = folder / _PAGE
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def _sections(
-    facts: CampaignFacts, truth: TruthCounts | None, recovered: Recovered | None, studio: Studio
-) -> list[Section]:
+def _sections(facts: CampaignFacts, folder: Path) -> tuple[str, list[Section]]:
+    """The sentence below the name, and all sections; figures and numbers are written."""
+    studio, version = Studio(folder / _FIGURES), skygraft.__version__
+    problems: dict[str, Note] = {}
+    truth = _read(lambda: _read_truth(facts.campaign), "tables of truth", f"skygraft run {facts.command}", problems)
+    recovered = _read(lambda: _read_recovered(facts), "recovery tables", f"skygraft recover {facts.command}", problems)
     tiles = campaign_tiles(facts, truth)
-    summary = Section("summary", "Summary", [])
+    places = truth.places if truth is not None else None
     found: list[Section] = []
     if recovered is None:
-        places = truth.places if truth is not None else None
-        what = "What was found of the fakes has not been measured."
-        found.append(Section("completeness", "Completeness", [missing(what, f"skygraft recover {facts.command}")]))
+        note = missing("What was found of the fakes has not been measured.", f"skygraft recover {facts.command}")
+        found.append(Section("completeness", "Completeness", [problems.get("recovery tables", note)]))
     else:
         places = recovered.counts.places
         tiles += [*completeness_tiles(recovered), *measured_tiles(recovered)]
-        found += [
-            completeness_section(recovered, studio),
-            measured_section(recovered, studio),
-            missed_section(recovered, cutout_blocks(facts.campaign, recovered), studio),
-        ]
-    summary.add(Tiles(tuple(tiles)), *state_notes(facts))
-    closure = Section("closure", "Closure", record_closure(facts))
-    return [
+        found += _recovery_sections(facts, recovered, studio)
+    summary = Section("summary", "Summary", [Tiles(tuple(tiles)), *state_notes(facts), *problems.values()])
+    methods, cited = methods_text(facts, truth, recovered, version)
+    files = write_numbers(folder / _NUMBERS, facts, recovered, tiles, methods)
+    return lead(facts, truth), [
         summary,
-        sky(facts, places, studio, has_recovery=recovered is not None),
+        sky(facts, places, studio, None if recovered is None else recovered.tables),
         *found,
-        apertures(facts, []),
-        closure,
+        apertures(facts, _growth(facts, studio)),
+        Section("closure", "Closure", _closure(facts)),
         failures(facts),
-        provenance(facts, skygraft.__version__),
+        provenance(facts, version),
+        methods_section(facts, methods, cited, version),
+        Section("files", "Files", [Files(_NUMBERS, tuple(files)), Text(_FILES_NOTE)]),
     ]
+
+
+def _recovery_sections(facts: CampaignFacts, recovered: Recovered, studio: Studio) -> list[Section]:
+    first = completeness_section(recovered, studio)
+    first.blocks[:0] = product_notes(facts.campaign, "recovery", f"skygraft recover {facts.command}")
+    return [
+        first,
+        measured_section(recovered, studio),
+        conditions_section(recovered, studio),
+        missed_section(recovered, cutout_blocks(facts.campaign, recovered), studio),
+    ]
+
+
+def _growth(facts: CampaignFacts, studio: Studio) -> list[Block]:
+    """What the curves of growth say, if they were measured."""
+    command, problems = f"skygraft aperture {facts.command}", dict[str, Note]()
+    dataset = product_tables(facts.campaign, "apertures")
+    if dataset is None:
+        return []
+    found = _read(lambda: count_growth(dataset), "tables of apertures", command, problems)
+    blocks = [] if found is None else growth_blocks(found, studio)
+    return [*problems.values(), *product_notes(facts.campaign, "apertures", command), *blocks]
+
+
+def _closure(facts: CampaignFacts) -> list[Block]:
+    """What the verification says, or else the records."""
+    from skygraft.qa.verdicts import CHECKS
+
+    command, problems = f"skygraft verify {facts.command}", dict[str, Note]()
+    dataset = product_tables(facts.campaign, "verification")
+    if dataset is None:
+        return record_closure(facts)
+    whole = product_rows(facts.campaign, "verification", "verdicts")
+    found = _read(lambda: count_verification(dataset, whole), "tables of the verification", command, problems)
+    blocks = record_closure(facts) if found is None else verification_blocks(found, CHECKS)
+    return [*problems.values(), *product_notes(facts.campaign, "verification", command), *blocks]
+
+
+def _read[T](read: Callable[[], T], what: str, command: str, problems: dict[str, Note]) -> T | None:
+    """Read tables; what is wrong with them is said in the page, and stops nothing."""
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (SkygraftError, OSError, KeyError, pa.ArrowException) as error:
+        problems[what] = Note("bad", f"The {what} cannot be read: {error}.", command)
+        return None
+
+
+def _read_recovered(facts: CampaignFacts) -> Recovered | None:
+    dataset = product_tables(facts.campaign, "recovery")
+    if dataset is None:
+        return None
+    radii = [use.arcsec[1] for use in facts.calibrations if use.arcsec is not None]
+    settings = product_settings(facts.campaign, "recovery")
+    return measure_recovered(dataset, settings, isolation=max(radii, default=_ISOLATION))
 
 
 def _read_truth(campaign: Campaign) -> TruthCounts | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ _LARGEST_SHARE = 6
 """Most types, and most bands, that have figures of their own; the rest is in the tables and files."""
 ELONGATED = 0.8
 """Axis ratio above which a position angle says little."""
+EXACT_ROWS = 2_000_000
+"""Values that a median holds in memory; beyond, they are rounded to 1e-4."""
 PER_MAG = 10
 """Bins of a magnitude in `RecoveryCounts.by_mag`."""
 
@@ -205,7 +208,7 @@ def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: floa
     shown = {kind for kind, _ in kind_sizes.most_common(_LARGEST_SHARE)}
     found = Recovered(dataset, settings, counts, bands, [kind for kind in counts.kinds if kind in shown])
     if total(counts.usable):
-        for name, make in (*_completeness(found), *_biases(found, isolation)):
+        for name, make in (*_completeness(found), *_biases(found, isolation), *_more(found)):
             try:
                 found.tables[name] = make()
             except SkygraftError as error:
@@ -265,11 +268,51 @@ def _completeness(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Datas
         yield "completeness_mag_half_light_radius", lambda: completeness(data, cells, bootstrap=0)
 
 
+def _more(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
+    from skygraft.report.frame import Frame
+    from skygraft.statistics import correlations, sky_map
+
+    counts = found.counts
+    radius = Frame.around(counts.places.ra, counts.places.dec).radius
+    nside = map_nside((2 * radius) ** 2, total(counts.usable))
+    # Bands differ in depth and seeing: together they would look as if these were conditions.
+    band = max(found.bands, key=lambda name: total(counts.usable, band=name))
+    several = len(counts.bands) > 1
+    where = rows_of(band, None) if several else None
+    name = band if several else ""
+    data = found.dataset
+    if "depth" in found.columns:
+        yield "map_depth", lambda: sky_map(data, "depth", "median", nside, where=where).assign_attrs(band=name)
+    yield "map_completeness", lambda: sky_map(data, statistic="completeness", nside=nside)
+    yield "conditions_found", lambda: correlations(data, "found", where=where).assign_attrs(band=name)
+    if total(counts.found):
+        yield "conditions_bias", lambda: correlations(data, ("mag_cal", "mag"), where=where).assign_attrs(band=name)
+
+
+def map_nside(area: float, n: int, *, per_pixel: int = 25, most: int = 600) -> int:
+    """Resolution of a HEALPix map whose pixels hold some `per_pixel` of `n` values.
+
+    Parameters
+    ----------
+    area : float
+        Of the footprint, square degrees.
+    n : int
+        Values on it.
+    per_pixel, most : int
+        How many a pixel should hold, and largest number of pixels.
+    """
+    pixels = min(max(n / per_pixel, 1.0), most)
+    sky = 4 * np.pi * np.degrees(1.0) ** 2
+    nside = np.sqrt(pixels * sky / (12 * max(min(area, sky), 1e-9)))
+    return int(2 ** np.clip(np.round(np.log2(nside)), 0, 20))
+
+
 def _biases(found: Recovered, isolation: float) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
     import pyarrow.compute as pc
 
     from skygraft.statistics import bias, position_bias
 
+    medians = functools.partial(bias, exact_rows=EXACT_ROWS)
     data, counts, there = found.dataset, found.counts, found.columns
     n_found = total(counts.found)
     if not n_found:
@@ -279,20 +322,22 @@ def _biases(found: Recovered, isolation: float) -> Iterator[tuple[str, Callable[
     n_kinds = max(1, len(counts.kinds))
     fine = _edges(counts, "mag", n_found // max(1, len(counts.bands) * n_kinds))
     mags = {"mag": _edges(counts, "mag", n_found // n_kinds), **kinds}
-    yield "bias_mag_cal", lambda: bias(data, "mag_cal", "mag", {"mag": fine, **groups})
+    yield "bias_mag_cal", lambda: medians(data, "mag_cal", "mag", {"mag": fine, **groups})
     yield (
         "bias_mag_cal_isolated",
-        lambda: bias(data, "mag_cal", "mag", {"mag": fine, **groups}, isolated=isolation),
+        lambda: medians(data, "mag_cal", "mag", {"mag": fine, **groups}, isolated=isolation),
     )
+    yield "bias_mag_cal_pooled", lambda: medians(data, "mag_cal", "mag", mags)
+    yield "bias_mag_cal_isolated_pooled", lambda: medians(data, "mag_cal", "mag", mags, isolated=isolation)
     for name in ("mag_kron", "mag_psf"):
         if name in there:
-            yield f"bias_{name}", lambda name=name: bias(data, name, "mag", mags)
-    yield "bias_position", lambda: position_bias(data, mags)
+            yield f"bias_{name}", functools.partial(medians, data, name, "mag", mags)
+    yield "bias_position", lambda: position_bias(data, mags, exact_rows=EXACT_ROWS)
     if "half_light_radius" in counts.low:
-        yield "bias_size", lambda: bias(data, "half_light_radius_out", "half_light_radius", mags, kind="ratio")
-        yield "bias_axis_ratio", lambda: bias(data, "axis_ratio_out", "axis_ratio", mags)
+        yield "bias_size", lambda: medians(data, "half_light_radius_out", "half_light_radius", mags, kind="ratio")
+        yield "bias_axis_ratio", lambda: medians(data, "axis_ratio_out", "axis_ratio", mags)
         elongated = pc.field("axis_ratio") < ELONGATED
         yield (
             "bias_position_angle",
-            lambda: bias(data, "position_angle_out", "position_angle", mags, kind="angle", where=elongated),
+            lambda: medians(data, "position_angle_out", "position_angle", mags, kind="angle", where=elongated),
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skygraft.report.blocks import Cell, Column, Figure, Figures, Note, Section, Table, Text, Tile, cell, within
 from skygraft.report.counting import total
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from skygraft.statistics import CompletenessFit
 
-__all__ = ["completeness_section", "completeness_tiles"]
+__all__ = ["completeness_section", "completeness_tiles", "is_known", "picked", "series_of"]
 
 _LEVELS = (0.5, 0.8, 0.9)
+_LARGEST_ERROR = 0.5
 
 
 def completeness_tiles(found: Recovered) -> list[Tile]:
@@ -34,7 +36,7 @@ def completeness_tiles(found: Recovered) -> list[Tile]:
         values = []
         for kind in found.kinds:
             fit = found.fits.get((band, kind))
-            if fit is not None and np.isfinite(fit.m50):
+            if fit is not None and is_known(fit):
                 values.append((kind_name(kind), within(fit.m50, fit.m50_error)))
         for name, text in values[:2]:
             tiles.append(
@@ -88,9 +90,18 @@ def completeness_section(found: Recovered, studio: Studio) -> Section:
 
 def series_of(table: xr.Dataset, x: str, label: str, fit: CompletenessFit | None = None) -> Series:
     """A series of completeness from a dataset over one column."""
-    values = [np.asarray(table[name].values, dtype=float) for name in (x, "completeness", "lower", "upper")]
-    curve = fit if fit is not None and fit.ok else None
-    return Series(label, *values, curve=curve, mark=fit.m50 if curve is not None and fit is not None else float("nan"))
+    at, y, low, high = (np.asarray(table[name].values, dtype=float) for name in (x, "completeness", "lower", "upper"))
+    if fit is None or not fit.ok:
+        return Series(label, at, y, low, high)
+    return Series(label, at, y, low, high, curve=fit, mark=fit.m50 if is_known(fit) else float("nan"))
+
+
+def is_known(fit: CompletenessFit | None, level: float = 0.5) -> bool:
+    """Whether a level was found well enough to be quoted: those with an error of a magnitude are not."""
+    if fit is None or not fit.ok:
+        return False
+    one: Any = fit.levels[level]
+    return bool(np.isfinite(one.value) and np.isfinite(one.error) and one.error <= _LARGEST_ERROR)
 
 
 def picked(table: xr.Dataset, **where: str) -> xr.Dataset:
@@ -122,7 +133,7 @@ def _against_mag(found: Recovered, studio: Studio) -> list[Figure]:
         said = [
             f"{kind_name(kind)}: half found at magnitude {within(fit.m50, fit.m50_error)}"
             for kind in kinds
-            if (fit := found.fits.get((band, kind))) is not None and np.isfinite(fit.m50)
+            if (fit := found.fits.get((band, kind))) is not None and is_known(fit)
         ]
         figures.append(
             studio.keep(
@@ -147,7 +158,7 @@ def _against_depth(found: Recovered, studio: Studio) -> list[Figure]:
     said = [
         f"{kind_name(kind)}: half found at {within(fit.m50, fit.m50_error)}"
         for kind, fit in found.depth_fits.items()
-        if np.isfinite(fit.m50)
+        if is_known(fit)
     ]
     caption = (
         "Depth is the magnitude of five sigma of the sky in the calibration aperture, at the place of each fake; the "
@@ -187,14 +198,16 @@ def _against_size(found: Recovered, studio: Studio) -> list[Figure]:
         )
     table = found.tables.get("completeness_mag_half_light_radius")
     if table is not None:
-        edges = [
-            np.append(table[f"{n}_lower"].values, table[f"{n}_upper"].values[-1]) for n in ("mag", "half_light_radius")
-        ]
+        values = np.asarray(table["completeness"].transpose("mag", "half_light_radius").values, dtype=float)
+        across, along = (np.isfinite(values).any(axis=axis) for axis in (1, 0))
+        values = values[np.ix_(_hull(across), _hull(along))]
+        x, y = (_edges(table, name)[_hull(seen, 1)] for name, seen in (("mag", across), ("half_light_radius", along)))
         figures.append(
             studio.keep(
                 heat_map(
-                    *edges,
-                    np.asarray(table["completeness"].transpose("mag", "half_light_radius").values, dtype=float),
+                    x,
+                    y,
+                    values,
                     "injected magnitude",
                     "half-light radius (arcsec)",
                     label="completeness",
@@ -208,6 +221,16 @@ def _against_size(found: Recovered, studio: Studio) -> list[Figure]:
             )
         )
     return figures
+
+
+def _edges(table: xr.Dataset, name: str) -> NDArray[np.float64]:
+    return np.append(table[f"{name}_lower"].values, table[f"{name}_upper"].values[-1])
+
+
+def _hull(seen: NDArray[np.bool_], more: int = 0) -> NDArray[np.intp]:
+    """From the first that is seen to the last, and so many more: cells at the rim that hold nothing are cut off."""
+    at = np.flatnonzero(seen)
+    return np.arange(at[0], at[-1] + 1 + more) if at.size else np.arange(seen.size + more)
 
 
 def _ends(series: Sequence[Series]) -> str:

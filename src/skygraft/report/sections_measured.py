@@ -86,7 +86,7 @@ def _kinds(found: Recovered, table: xr.Dataset) -> list[str]:
 
 def _magnitudes(found: Recovered, studio: Studio) -> list[Figure]:
     figures = []
-    table, lone = found.tables.get("bias_mag_cal"), found.tables.get("bias_mag_cal_isolated")
+    table = found.tables.get("bias_mag_cal")
     for band in found.bands if table is not None else ():
         assert table is not None
         one = picked(table, band=band)
@@ -102,30 +102,28 @@ def _magnitudes(found: Recovered, studio: Studio) -> list[Figure]:
             )
         )
     kind = found.kinds[0]
-    names = {"bias_mag_cal": "calibration aperture", "bias_mag_kron": "Kron", "bias_mag_psf": "PSF"}
-    kept = [(name, label) for name, label in names.items() if name in found.tables]
-    if len(kept) > 1 or lone is not None:
-        series = []
-        for name, label in kept:
-            one = picked(found.tables[name], source_type=kind)
-            if "band" in one.dims:
-                continue
-            series.append(_series(one, label))
-        if lone is not None and len(found.bands) == 1:
-            series.insert(0, _series(picked(lone, band=found.bands[0], source_type=kind), "aperture, isolated"))
-            one = picked(found.tables["bias_mag_cal"], band=found.bands[0], source_type=kind)
-            series.insert(1, _series(one, "aperture, all"))
-        series = [Series(s.label, s.x, s.y, s.lower, s.upper) for s in series if np.isfinite(s.y).any()]
-        if len(series) > 1:
-            figures.append(
-                studio.keep(
-                    value_curves(series, _MAG, "measured − injected (mag)"),
-                    "bias-mag-kinds",
-                    title=f"Kinds of magnitude, of {kind_name(kind)}",
-                    caption="Isolated: not blended, and no real source within the calibration aperture.",
-                    alt=f"Bias of several kinds of magnitude of {kind_name(kind)}: {_said(series, 3)}.",
-                )
+    names = {
+        "bias_mag_cal_pooled": "calibration aperture",
+        "bias_mag_cal_isolated_pooled": "the same, isolated",
+        "bias_mag_kron": "Kron",
+        "bias_mag_psf": "PSF",
+    }
+    series = [
+        _series(picked(found.tables[name], source_type=kind), label)
+        for name, label in names.items()
+        if name in found.tables
+    ]
+    series = [Series(s.label, s.x, s.y, s.lower, s.upper) for s in series if np.isfinite(s.y).any()]
+    if len(series) > 1:
+        figures.append(
+            studio.keep(
+                value_curves(series, _MAG, "measured − injected (mag)"),
+                "bias-mag-kinds",
+                title=f"Kinds of magnitude, of {kind_name(kind)}",
+                caption="Isolated: not blended, and no real source within the calibration aperture.",
+                alt=f"Bias of several kinds of magnitude of {kind_name(kind)}: {_said(series, 3)}.",
             )
+        )
     return figures
 
 
@@ -253,7 +251,7 @@ def _table(found: Recovered) -> Table | None:
     return Table(caption, columns, rows, folded=len(rows) > _FOLDED) if rows else None
 
 
-_FOLDED = 12
+_FOLDED = 6
 
 
 def _mmag(one: xr.Dataset, name: str) -> Cell:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skygraft.report.blocks import Block, Column, Figures, Note, Section, Table, Text, cell
+from skygraft.report.blocks import Block, Cell, Column, Figures, Note, Section, Table, Text, cell
 from skygraft.report.counting import total
 from skygraft.report.curves import colour_of, stacked
 from skygraft.report.recovered import PER_MAG, Recovered, kind_name
 from skygraft.report.studio import Studio
 from skygraft.report.style import GRID
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 __all__ = ["missed_section"]
 
@@ -79,12 +83,12 @@ def missed_section(found: Recovered, cutouts: Sequence[Block], studio: Studio) -
 _CAPTION = "Usable fakes by injected magnitude: found, or why not."
 
 
-def _alt(rows: Sequence[Sequence[object]]) -> str:
-    said = [f"{row[0].text} {row[2].text}" for row in rows]  # type: ignore[attr-defined]
+def _alt(rows: Sequence[Sequence[Cell]]) -> str:
+    said = [f"{row[0].text} {row[2].text}" for row in rows]
     return f"Shares of usable fakes by injected magnitude that were found or not, by reason. In all: {', '.join(said)}."
 
 
-def _by_magnitude(found: Recovered, names: Sequence[str]) -> object:
+def _by_magnitude(found: Recovered, names: Sequence[str]) -> Drawing | None:
     by_mag = found.counts.by_mag
     missed = [name for name in names if sum(by_mag.get(name, {}).values()) and name]
     tenths = sorted({tenth for tally in by_mag.values() for tenth in tally})
@@ -95,7 +99,7 @@ def _by_magnitude(found: Recovered, names: Sequence[str]) -> object:
     start = low // width * width
     edges = np.arange(start, high + width, width)
     edges = edges[: np.searchsorted(edges, high) + 1]
-    tallies = {_FOUND: by_mag.get("", {})} | {name: by_mag[name] for name in missed}
+    tallies: dict[str, Mapping[int, int]] = {_FOUND: by_mag.get("", {})} | {name: by_mag[name] for name in missed}
     numbers = {}
     for name, tally in tallies.items():
         keys, values = np.array(list(tally), dtype=float), np.array(list(tally.values()), dtype=float)

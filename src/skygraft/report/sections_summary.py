@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from skygraft.report.blocks import Block, Figures, Level, Note, Section, Tile
-from skygraft.report.counting import TruthCounts
+import numpy as np
+
+from skygraft.report.blocks import Figures, Level, Note, Section, Tile
+from skygraft.report.counting import Sample, TruthCounts
 from skygraft.report.facts import CampaignFacts
 from skygraft.report.sections_campaign import TOLERANCE_MMAG, closure_by_band, missing
-from skygraft.report.sky import draw_sky, read_outlines
+from skygraft.report.sky import draw_pixels, draw_sky, read_outlines
 from skygraft.report.studio import Studio
 from skygraft.tables.calibrations import mixed_calibrations
 from skygraft.wording import count, number
 
 if TYPE_CHECKING:
-    from skygraft.report.counting import Sample
+    import xarray as xr
 
 __all__ = ["campaign_tiles", "is_mixed", "lead", "sky", "state_notes"]
 
@@ -94,8 +97,8 @@ def campaign_tiles(facts: CampaignFacts, truth: TruthCounts | None) -> list[Tile
     return tiles
 
 
-def sky(facts: CampaignFacts, places: Sample | None, studio: Studio, *, has_recovery: bool) -> Section:
-    """The map of images and fakes.
+def sky(facts: CampaignFacts, places: Sample | None, studio: Studio, maps: Mapping[str, xr.Dataset] | None) -> Section:
+    """The map of images and fakes, and those of depth and completeness.
 
     Parameters
     ----------
@@ -103,34 +106,47 @@ def sky(facts: CampaignFacts, places: Sample | None, studio: Studio, *, has_reco
     places : Sample or None
         Places of fakes; None where there is no table of them.
     studio : Studio
-    has_recovery : bool
-        Whether the kinds of `places` say what was found.
+    maps : mapping of str to xarray.Dataset, or None
+        Of the recovery; None where there is none. Kinds of `places` then say what was found.
     """
-    from skygraft.report.counting import Sample as NewSample
-
     section = Section("sky", "Sky map")
     outlines = read_outlines(facts.plan)
-    shown = places if places is not None else NewSample()
-    drawing, frame = draw_sky(outlines, shown, has_recovery=has_recovery)
+    shown = places if places is not None else Sample()
+    drawing, frame = draw_sky(outlines, shown, has_recovery=maps is not None)
     n_outlines, n_images = len(outlines[0]), outlines[1]
-    images = f"Outlines of {number(n_images, 'image')}" + (
-        f" ({n_outlines:,} of them drawn)" if n_outlines < n_images else ""
-    )
-    dots = ""
+    some_drawn = f" ({n_outlines:,} of them drawn)" if n_outlines < n_images else ""
+    images, dots = f"Outlines of {number(n_images, 'image')}{some_drawn}", ""
     if shown.n:
         some = f"a sample of {len(shown.ra):,} of the {shown.n:,}" if len(shown.ra) < shown.n else f"the {shown.n:,}"
-        what = "usable fakes, found or not" if has_recovery else "fakes drawn"
-        dots = f", and {some} {what}"
-    caption = f"{images}{dots}. Zenithal equal-area projection, north up, east left."
+        dots = f", and {some} {'usable fakes, found or not' if maps is not None else 'fakes drawn'}"
     alt = (
         f"Map of the sky about right ascension {frame.ra:.3f} and declination {frame.dec:.3f} degrees, "
         f"{2 * frame.radius:.3g} degrees wide, with {images[0].lower()}{images[1:]}{dots}."
     )
-    figure = studio.keep(drawing, "sky", title="Images and fakes", caption=caption, alt=alt)
-    blocks: list[Block] = [Figures((figure,))]
+    caption = f"{images}{dots}. Zenithal equal-area projection, north up, east left."
+    figures = [studio.keep(drawing, "sky", title="Images and fakes", caption=caption, alt=alt)]
+    kinds = {
+        "map_completeness": ("Completeness", "completeness", "completeness", "Of usable fakes of all magnitudes"),
+        "map_depth": ("Depth", "median", "5σ depth (mag)", "Median of the local depth at the fakes"),
+    }
+    for name, (title, variable, label, note) in kinds.items():
+        table = (maps or {}).get(name)
+        if table is None or table.sizes["pixel"] < _FEWEST_PIXELS:
+            continue
+        values = np.asarray(table[variable].values, dtype=float)
+        nside = int(table.attrs["nside"])
+        drawing = draw_pixels(frame, np.asarray(table["pixel"].values), nside, values, label)
+        low, middle, high = np.nanpercentile(values, [0, 50, 100])
+        band = str(table.attrs.get("band", ""))
+        where = f" in {band}" if band else ""
+        caption = f"{note}{where}, in {table.sizes['pixel']:,} HEALPix pixels (nside {nside}, nested, ICRS)."
+        alt = f"Map of {label}: from {low:.3g} to {high:.3g}, median {middle:.3g}."
+        figures.append(studio.keep(drawing, name.replace("_", "-"), title=title, caption=caption, alt=alt))
+    section.add(Figures(tuple(figures)))
     if places is None:
-        blocks.append(
-            missing("The tables of truth are not written yet, so no fake is shown.", f"skygraft run {facts.command}")
-        )
-    section.add(*blocks)
+        text = "The tables of truth are not written yet, so no fake is shown."
+        section.add(missing(text, f"skygraft run {facts.command}"))
     return section
+
+
+_FEWEST_PIXELS = 4

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from skygraft.campaign import Plan
 
-__all__ = ["FOUND", "NOT_FOUND", "Outlines", "draw_sky", "read_outlines"]
+__all__ = ["FOUND", "NOT_FOUND", "Outlines", "draw_pixels", "draw_sky", "read_outlines"]
 
 _MOST_OUTLINES = 4000
 NOT_FOUND, FOUND = 0, 1
@@ -95,3 +95,40 @@ def _dots(x: NDArray[np.float64], y: NDArray[np.float64], radius: float, size: f
     path = Path(points, codes)
     path.should_simplify = False
     return PathPatch(path, fill=False, ec=colour, lw=size, capstyle="round", alpha=0.9, zorder=3)
+
+
+def draw_pixels(
+    frame: Frame, pixels: NDArray[np.int64], nside: int, values: NDArray[np.float64], label: str
+) -> Drawing:
+    """Draw a HEALPix map; to be called within `skygraft.report.style.style`.
+
+    Parameters
+    ----------
+    frame : Frame
+        The map.
+    pixels : ndarray of int, shape (N,)
+        Nested.
+    nside : int
+        Resolution.
+    values : ndarray, shape (N,)
+    label : str
+        What the values are.
+    """
+    from astropy_healpix import HEALPix
+    from matplotlib.collections import PolyCollection
+
+    figure, axes = new_figure(height=1.35)
+    frame.set_up(axes, ink=INK, grid=GRID)
+    good = np.isfinite(values)
+    lon, lat = HEALPix(nside, order="nested").boundaries_lonlat(pixels[good], step=4)
+    shapes = [np.stack(frame.project(a, d), axis=1) for a, d in zip(lon.deg, lat.deg, strict=True)]
+    drawn = PolyCollection(shapes, array=values[good], cmap="cividis", edgecolors="face", linewidths=0.3, zorder=1)
+    if good.any():
+        # A few pixels at the rim that hold little do not take all colours.
+        low, high = np.percentile(values[good], [2, 98])
+        drawn.set_clim(float(low), float(high) if high > low else float(low) + 1e-6)
+    axes.add_collection(drawn, autolim=False)
+    bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=30, shrink=0.8)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return figure

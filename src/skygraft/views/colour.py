@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
@@ -19,10 +21,10 @@ from skygraft.exposure import Exposure
 from skygraft.planning.reading import read_image
 from skygraft.records.plan_file import PlannedImage
 from skygraft.views.figures import sky_level, styled, theme_of
-from skygraft.views.places import as_campaign, images_at
+from skygraft.views.places import as_campaign, done_images, images_at, outline_distance, separation, truth_dataset
 from skygraft.views.resampling import pixel_map, resample, tangent_wcs
 
-__all__ = ["Colours", "choose_bands", "colour_figure", "colour_image"]
+__all__ = ["Colours", "best_place", "choose_bands", "colour_figure", "colour_image"]
 
 WAVELENGTHS = {
     "u": 0.36, "g": 0.475, "r": 0.64, "i": 0.775, "z": 0.905, "y": 0.975,
@@ -33,8 +35,6 @@ _SLOPE = -1.5
 """A source whose flux per frequency rises as wavelength^1.5, as most galaxies' does in g to z, is drawn white."""
 _SIZE, _IMAGES = 45.0, 4
 _LARGEST = 3000
-
-type Which = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Colours:
         Bands of red, green and blue; of two bands, green is the mean of them.
     before, after : ndarray of uint8, shape (N, N, 3)
         Red, green and blue; the first row is the southernmost.
+    covered : ndarray of bool, shape (N, N)
+        Where every band has a pixel.
     scale : float
         Arcseconds per pixel.
     images : dict of str to tuple of str
@@ -56,6 +58,7 @@ class Colours:
     bands: tuple[str, ...]
     before: NDArray[np.uint8]
     after: NDArray[np.uint8]
+    covered: NDArray[np.bool_]
     scale: float
     images: dict[str, tuple[str, ...]]
 
@@ -172,26 +175,22 @@ def colour_image(
             f"a picture of {size:g} arcsec has {n} pixels; 3 to {_LARGEST} are allowed", key="size",
             fix="Give arcseconds",
         )  # fmt: skip
-    planes = {band: [_stack(campaign, some, ra, dec, scale, n, which) for which in _WHICH]
-              for band, some in images.items()}  # fmt: skip
+    planes = {band: _stack(campaign, some, ra, dec, scale, n) for band, some in images.items()}
     weights = _weights(chosen)
     shown = []
-    for k in range(len(_WHICH)):
+    for k in range(2):
         red, blue = (planes[band][k] * weights[band] for band in (chosen[0], chosen[-1]))
         green = planes[chosen[1]][k] * weights[chosen[1]] if len(chosen) == 3 else (red + blue) / 2
         shown.append(np.stack([red, green, blue]))
     _, sigma = sky_level(shown[0].mean(axis=0))
     pictures = []
+    off = ~np.isfinite(shown[0] + shown[1]).all(axis=0)
     for channels in shown:
-        off = ~np.isfinite(channels).all(axis=0)
         rgb = make_lupton_rgb(*np.where(off, 0.0, channels), minimum=-2 * sigma, stretch=stretch * sigma, Q=softening)
         rgb[off] = 58, 64, 72
         pictures.append(np.asarray(rgb, dtype=np.uint8))
     names = {band: tuple(image.image_id for image in some) for band, some in images.items()}
-    return Colours(chosen, pictures[0], pictures[1], scale, names)
-
-
-_WHICH: tuple[Which, ...] = ("before", "after")
+    return Colours(chosen, pictures[0], pictures[1], ~off, scale, names)
 
 
 def _weights(bands: Sequence[str]) -> dict[str, float]:
@@ -202,31 +201,32 @@ def _weights(bands: Sequence[str]) -> dict[str, float]:
 
 
 def _stack(
-    campaign: Campaign, images: Sequence[PlannedImage], ra: float, dec: float, scale: float, n: int, which: Which
-) -> NDArray[Any]:
-    """The mean of some images of one band on the grid, nanojansky; NaN where none has a pixel."""
+    campaign: Campaign, images: Sequence[PlannedImage], ra: float, dec: float, scale: float, n: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The mean of some images of one band on the grid before and after injection, nJy; NaN where none has a pixel."""
     wcs = tangent_wcs(ra, dec, scale, n)
-    total, count = np.zeros((n, n)), np.zeros((n, n))
+    total, count = np.zeros((2, n, n)), np.zeros((n, n))
     for image in images:
-        exposure = read_image(image, campaign.config) if which == "before" else read_injected(campaign.config, image)
-        # Only the part around the grid is worth the interpolation.
-        where = pixel_map(wcs, (0, 0), (n, n), exposure.wcs)
-        level, _ = sky_level(exposure.image)
-        pixels = resample(exposure.image - level, exposure.xy0, where) * _njy(exposure, campaign, image, ra, dec)
-        good = np.isfinite(pixels)
-        total[good] += pixels[good]
+        before, after = read_image(image, campaign.config), read_injected(campaign.config, image)
+        where = pixel_map(wcs, (0, 0), (n, n), before.wcs)
+        # The level of the image without fakes for both, which otherwise would differ everywhere.
+        level, _ = sky_level(before.image)
+        njy = _njy(before, ra, dec)
+        both = np.stack([resample(e.image - level, e.xy0, where) * njy for e in (before, after)])
+        good = np.isfinite(both).all(axis=0)
+        total[:, good] += both[:, good]
         count += good
     with np.errstate(invalid="ignore"):
-        return np.where(count > 0, total / count, np.nan)
+        first, second = np.where(count > 0, total / count, np.nan)
+    return first, second
 
 
-def _njy(exposure: Exposure, campaign: Campaign, image: PlannedImage, ra: float, dec: float) -> float:
-    """Nanojansky per image unit at the place; the output may say less of it than the campaign's settings do."""
-    calib = exposure.photo_calib or read_image(image, campaign.config).photo_calib
-    if calib is None:
-        raise CampaignError(f"the image {image.image_id} has no zeropoint", path=exposure.path)
+def _njy(exposure: Exposure, ra: float, dec: float) -> float:
+    """Nanojansky per image unit at the place."""
+    if exposure.photo_calib is None:
+        raise CampaignError("the image has no zeropoint", path=exposure.path, fix="Show a triplet of it")
     x, y = exposure.wcs.world_to_pixel_values(ra, dec)
-    return float(calib.scale(x, y))
+    return float(exposure.photo_calib.scale(x, y))
 
 
 def colour_figure(
@@ -267,7 +267,7 @@ def colour_figure(
         figure = Figure(figsize=(11, 6.1))
         axes = figure.subplots(1, 2)
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.015, top=0.865, wspace=0.02)
-        for axis, name, pixels in zip(axes, _WHICH, (colours.before, colours.after), strict=True):
+        for axis, name, pixels in zip(axes, ("before", "after"), (colours.before, colours.after), strict=True):
             axis.imshow(pixels, origin="lower", interpolation="nearest")
             axis.set_title(f"{name} injection", fontsize=12, loc="left")
             axis.set_xticks([])
@@ -284,6 +284,52 @@ def colour_figure(
         heading = title or f"{campaign.config.name}: ({ra:.5f}, {dec:+.5f}), {names}"
         figure.text(0.01, 0.965, heading, fontsize=14, weight="bold", va="center")
     return figure
+
+
+def best_place(campaign: Campaign | str | os.PathLike[str], *, size: float = _SIZE) -> tuple[float, float]:
+    """Find a place to show in colour: a fake around which most bands have an image.
+
+    Parameters
+    ----------
+    campaign : Campaign or path-like
+        The campaign, its YAML file or its output folder.
+    size : float
+        Side of the picture, arcsec.
+
+    Returns
+    -------
+    ra, dec : float
+        ICRS degrees; the same each time. Of a large campaign, 200 fakes and 2000 images are looked at.
+
+    Raises
+    ------
+    CampaignError
+        If no image is done, or there are no truth tables.
+    """
+    campaign = as_campaign(campaign)
+    images = list(itertools.islice(done_images(campaign), 2000))
+    rows = truth_dataset(campaign).to_table(
+        columns=["ra", "dec", "mag", "injection_id"],
+        filter=(pc.field("stamp_size") > 0) & pc.field("image_id").isin([image.image_id for image in images]),
+    )
+    best = (-1, 0.0), (images[0].ra, images[0].dec)
+    step = max(1, rows.num_rows // 200)
+    for row in rows.sort_by("injection_id").take(list(range(0, rows.num_rows, step))).to_pylist():
+        ra, dec = row["ra"], row["dec"]
+        half = size / 7200
+        east = half / max(np.cos(np.radians(dec)), 1e-3)
+        corners = [((ra + a * east) % 360, dec + b * half) for a in (-1, 1) for b in (-1, 1) if abs(dec) + half < 90]
+        near = [image for image in images if separation(ra, dec, image.ra, image.dec) < _reach(image)]
+        bands = {
+            image.band for image in near if all(outline_distance(image.polygon, *corner) == 0 for corner in corners)
+        }
+        score = len(bands - {None}), -float(row["mag"] if row["mag"] is not None else np.inf)
+        best = max(best, (score, (ra, dec)))
+    return best[1]
+
+
+def _reach(image: PlannedImage) -> float:
+    return 0.55 * float(np.hypot(image.nx, image.ny)) * image.pixel_scale
 
 
 def _colour_names(colours: Colours) -> tuple[str, ...]:
@@ -303,6 +349,6 @@ def _fakes(campaign: Campaign, colours: Colours, ra: float, dec: float) -> list[
         drawn = np.asarray(truth["stamp_size"]) > 0
         x, y = wcs.world_to_pixel_values(np.asarray(truth["ra"])[drawn], np.asarray(truth["dec"])[drawn])
         for one, px, py in zip(np.asarray(truth["injection_id"])[drawn].tolist(), x, y, strict=True):
-            if 0 <= px < n and 0 <= py < n:
+            if 0 <= px < n and 0 <= py < n and colours.covered[int(py), int(px)]:
                 places.setdefault(one, (float(px), float(py)))
     return list(places.values())

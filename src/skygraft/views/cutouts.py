@@ -15,6 +15,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from skygraft.campaign.pairs import read_injected
+from skygraft.campaign.sweep import product_dataset
 from skygraft.catalog import Flag
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.exposure import Exposure
@@ -37,10 +38,13 @@ from skygraft.wcs import pixel_scale
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
 
-__all__ = ["choose_fakes", "cut_square", "cutout_grid", "recovery_dataset"]
+__all__ = ["choose_fakes", "cut_square", "cutout_grid", "found_and_missed_figure", "has_recovery", "recovery_dataset"]
 
+RECOVERY = "recovery"
+"""Name of the product whose tables say what was found."""
 CELL = 1.55
 """Side of a cut-out in a grid, inches."""
+_LABEL, _GAP, _HEADING, _TITLE = 0.37, 0.14, 0.32, 0.42
 _WHITE = 40.0
 _LEAST_PIXELS = 25
 _NEEDED = ("image_id", "x", "y")
@@ -77,6 +81,20 @@ def cut_square(pixels: NDArray[Any], x: float, y: float, size: int) -> NDArray[A
     return found
 
 
+def has_recovery(campaign: Campaign) -> bool:
+    """Whether a campaign has recovery tables.
+
+    Parameters
+    ----------
+    campaign : Campaign
+
+    Returns
+    -------
+    bool
+    """
+    return any((campaign.layout.root / RECOVERY).glob("tract=*/patch=*/*.parquet"))
+
+
 def recovery_dataset(campaign: Campaign) -> ds.Dataset:
     """Open the recovery tables of a campaign.
 
@@ -93,18 +111,13 @@ def recovery_dataset(campaign: Campaign) -> ds.Dataset:
     CampaignError
         If they are not there.
     """
-    folder = campaign.layout.root / "recovery"
-    if not folder.is_dir() or not any(folder.glob("tract=*/patch=*/*.parquet")):
+    if not has_recovery(campaign):
         raise CampaignError(
             "there are no recovery tables, which say what was found",
-            path=folder,
+            path=campaign.layout.root / RECOVERY,
             fix=f"Run: skygraft recover {campaign.layout.config}",
         )
-    # Not the folder as a whole: it also has the parts of single images, in other columns.
-    files = sorted(str(path) for path in folder.glob("tract=*/patch=*/*.parquet"))
-    return ds.dataset(
-        files, format="parquet", partitioning=ds.partitioning(flavor="hive"), partition_base_dir=str(folder)
-    )
+    return product_dataset(campaign, RECOVERY)
 
 
 def choose_fakes(
@@ -230,34 +243,96 @@ def cutout_grid(
     CampaignError
         If an image is not in the campaign.
     """
-    fakes = _columns(rows)
-    count = len(fakes["image_id"])
-    if not count:
-        raise ConfigError("there is no fake to show", key="rows", fix="Give at least one row")
+    return _grid(campaign, [("", rows)], size, columns, panels, title, theme)
+
+
+def found_and_missed_figure(
+    campaign: Campaign,
+    n: int = 24,
+    *,
+    order: Order = "random",
+    size: float | None = None,
+    columns: int = 6,
+    panels: Panels = "after",
+    image_id: str | None = None,
+    title: str = "",
+    seed: int = 0,
+    theme: str = "light",
+) -> Figure:
+    """Draw cut-outs of fakes that were found, and below them of fakes that were missed.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    n : int
+        How many of each, at most.
+    order, image_id, seed
+        As for `choose_fakes`.
+    size, columns, panels, title, theme
+        As for `cutout_grid`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    CampaignError
+        If there are no recovery tables.
+    ConfigError
+        If there is no fake to show, or an option is not one of those that are allowed.
+    """
+    chosen = [choose_fakes(campaign, n, found=found, order=order, image_id=image_id, seed=seed) for found in _BOTH]
+    sections = [(name, rows) for name, rows in zip(("found", "missed"), chosen, strict=True) if rows.num_rows]
+    return _grid(campaign, sections, size, columns, panels, title, theme)
+
+
+_BOTH = (True, False)
+
+
+def _grid(
+    campaign: Campaign,
+    sections: Sequence[tuple[str, Any]],
+    size: float | None,
+    columns: int,
+    panels: Panels,
+    title: str,
+    theme: str,
+) -> Figure:
+    """Draw sections of fakes, each below its heading."""
     if panels not in _PANELS:
         raise ConfigError(f"panels is {panels!r}", key="panels", fix=f"Give one of {', '.join(_PANELS)}")
     if size is not None and not size > 0:
         raise ConfigError(f"the size is {size} arcsec; it must be positive", key="size", fix="Give arcseconds")
+    groups = [(heading, _columns(rows)) for heading, rows in sections]
+    counts = [len(fakes["image_id"]) for _, fakes in groups]
+    if not sum(counts):
+        raise ConfigError("there is no fake to show", key="rows", fix="Give at least one row")
     across = _PANELS[panels]
-    columns = max(1, min(columns, count))
-    lines = -(-count // columns)
-    label, above = 0.37, 0.42 if title else 0.08
-    width, height = columns * (across * CELL + 0.14) + 0.1, lines * (CELL + label) + above
+    columns = max(1, min(columns, max(counts)))
+    step, line = across * CELL + _GAP, CELL + _LABEL
+    heads = [_HEADING if heading else 0.0 for heading, _ in groups]
+    top = _TITLE if title else 0.08
+    width = columns * step + 0.1
+    height = top + sum(heads) + sum(-(-count // columns) * line for count in counts)
     with styled(theme_of(theme)):
         figure = Figure(figsize=(width, height))
-        cutouts = _read(campaign, fakes, size, panels)
-        for k in range(count):
-            line, column = divmod(k, columns)
-            for j, pixels in enumerate(cutouts[k].panels):
-                left = 0.12 + column * (across * CELL + 0.14) + j * CELL
-                low = height - above - (line + 1) * (CELL + label) + label
-                box = (left / width, low / height, (CELL - 0.04) / width, (CELL - 0.04) / height)
-                _draw(figure.add_axes(box), pixels, cutouts[k], fakes, k, ring=across == 1 or j > 0)
-            left = 0.12 + column * (across * CELL + 0.14)
-            low = height - above - (line + 1) * (CELL + label)
-            _label(figure, left / width, (low + label - 0.03) / height, fakes, k, across, theme)
         if title:
-            figure.text(0.12 / width, 1 - 0.2 / height, title, fontsize=13, weight="bold", va="center")
+            figure.text(0.12 / width, 1 - 0.22 / height, title, fontsize=13, weight="bold", va="center")
+        for (heading, fakes), above in zip(groups, heads, strict=True):
+            if heading:
+                text = f"{heading} ({len(fakes['image_id'])} shown)"
+                figure.text(0.12 / width, 1 - (top + 0.15) / height, text, fontsize=11.5, weight="bold", va="center")
+            top += above
+            for k, cutout in enumerate(_read(campaign, fakes, size, panels)):
+                row, column = divmod(k, columns)
+                left, low = 0.12 + column * step, height - top - row * line - CELL
+                for j, pixels in enumerate(cutout.panels):
+                    side = CELL - 0.04
+                    box = ((left + j * CELL) / width, low / height, side / width, side / height)
+                    _draw(figure.add_axes(box), pixels, cutout, fakes, k, ring=across == 1 or j > 0)
+                _label(figure, left / width, (low - 0.03) / height, fakes, k, across, theme)
+            top += -(-len(fakes["image_id"]) // columns) * line
     return figure
 
 
@@ -273,7 +348,7 @@ class _Cutout:
 
 def _read(campaign: Campaign, fakes: Mapping[str, Any], size: float | None, panels: Panels) -> list[_Cutout]:
     plan = campaign_plan(campaign.layout.plan)
-    names = list(dict.fromkeys(fakes["image_id"]))
+    names = list(dict.fromkeys(fakes["image_id"].tolist()))
     found = dict(zip(names, ImageRows(plan).find(names).tolist(), strict=True))
     for name, row in found.items():
         if row < 0:
@@ -283,11 +358,11 @@ def _read(campaign: Campaign, fakes: Mapping[str, Any], size: float | None, pane
         after = read_injected(campaign.config, image)
         before = read_image(image, campaign.config) if panels != "after" else None
         for k in np.flatnonzero(fakes["image_id"] == image.image_id).tolist():
-            cutouts[k] = _cut(before, after, float(fakes["x"][k]), float(fakes["y"][k]), size)
+            cutouts[k] = _cut(before, after, float(fakes["x"][k]), float(fakes["y"][k]), size, panels)
     return [cutouts[k] for k in range(len(fakes["image_id"]))]
 
 
-def _cut(before: Exposure | None, after: Exposure, x: float, y: float, size: float | None) -> _Cutout:
+def _cut(before: Exposure | None, after: Exposure, x: float, y: float, size: float | None, panels: Panels) -> _Cutout:
     scale = float(pixel_scale(after.wcs, x, y)[0])
     side = max(round((size or 10.0) / scale), 3 if size else _LEAST_PIXELS) | 1
     column, row = x - after.xy0[0], y - after.xy0[1]
@@ -296,10 +371,10 @@ def _cut(before: Exposure | None, after: Exposure, x: float, y: float, size: flo
     squares = [cut_square(e.image, column, row, side) for e in (before, after) if e is not None]
     local = squares[0][np.isfinite(squares[0])]
     if local.size:
-        # The sky around it, which a gradient or a halo may raise; not so far that the fake itself would count as sky.
-        level = min(float(np.median(local)), level + 10 * sigma)
+        # The sky around it, which a gradient or a halo may raise: of the fainter pixels, which a source leaves free.
+        level = min(float(np.percentile(local, 15.9)) + sigma, level + 10 * sigma)
     shown = [square - level for square in squares]
-    if len(squares) == 2:
+    if panels == "triplet":
         shown.append(squares[1] - squares[0])
     stretched = [np.where(np.isfinite(s), asinh_stretch(s, sigma, white=_WHITE), np.nan) for s in shown]
     aperture = after.photo_calib.aperture if after.photo_calib is not None else None
@@ -336,7 +411,7 @@ def _label(figure: Figure, x: float, y: float, fakes: Mapping[str, Any], k: int,
     name = f"id {fakes['injection_id'][k]}" if "injection_id" in fakes else ""
     reason = str(fakes["reason"][k] or "") if "reason" in fakes else ""
     figure.text(x, y, _short(f"{mag}  {kind}", 22 * across), fontsize=8.5, va="top")
-    second = reason or name
+    second = ", ".join(word for word in (reason, name) if word)
     figure.text(x, y - 0.165 / figure.get_figheight(), _short(second, 25 * across), fontsize=7.5, va="top",
                 color=colours.muted)  # fmt: skip
 

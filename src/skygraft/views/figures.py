@@ -162,7 +162,7 @@ def figure_bytes(figure: Figure, format: str = "png", *, dpi: int = 130) -> byte
     """
     FigureCanvasAgg(figure)
     # What would hold the time of drawing.
-    metadata: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(format, {})
+    metadata: dict[str, Any] | None = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(format)
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "skygraft", "pdf.fonttype": 42}):
         figure.savefig(buffer, format=format, dpi=dpi, facecolor=figure.get_facecolor(), metadata=metadata)

@@ -29,6 +29,7 @@ __all__ = [
     "done_images",
     "done_rows",
     "image_by_id",
+    "image_of_file",
     "images_at",
     "is_done",
     "outline_distance",
@@ -56,6 +57,31 @@ def as_campaign(campaign: Campaign | str | os.PathLike[str]) -> Campaign:
         return campaign
     path = Path(campaign)
     return Campaign.from_yaml(Layout(path).config if path.is_dir() else path)
+
+
+def image_of_file(path: str | os.PathLike[str]) -> tuple[Campaign, PlannedImage] | None:
+    """Find the campaign that wrote an image file, by the folders above it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    (Campaign, PlannedImage) or None
+        None where no campaign wrote it.
+    """
+    file = Path(path).resolve()
+    for folder in file.parents:
+        layout = Layout(folder)
+        if layout.plan.is_file() and layout.config.is_file() and file.is_relative_to(layout.images.resolve()):
+            campaign, wanted = as_campaign(folder), file.relative_to(layout.images.resolve()).as_posix()
+            plan = campaign_plan(layout.plan)
+            outputs = plan.table(["output"]).column(0)
+            row = pc.index(outputs, wanted).as_py()
+            return None if row < 0 else (campaign, next(plan.images([row])))
+    return None
 
 
 def is_done(layout: Layout, image: PlannedImage) -> bool:
@@ -328,13 +354,15 @@ def rows_of_source(campaign: Campaign, injection_id: int | str, columns: Sequenc
         wanted = pa.scalar(injection_id).cast(kind)
     except pa.ArrowInvalid:
         raise ConfigError(
-            f"injection id {injection_id!r} is not a number; those of this campaign are", key="injection_id"
+            f"injection id {injection_id!r} is not a whole number; those of this campaign are",
+            key="injection_id",
+            fix="Give an injection_id of the truth tables",
         ) from None
     rows = dataset.to_table(columns=list(columns) if columns else None, filter=pc.field("injection_id") == wanted)
     if not rows.num_rows:
         ids = pc.min_max(dataset.head(100_000, columns=["injection_id"]).column(0)).as_py()
         raise CampaignError(
-            f"no image of the campaign has the source {injection_id}; the first tables have ids from {ids['min']} to "
+            f"no image of the campaign has the source {injection_id}; its tables have sources such as {ids['min']} and "
             f"{ids['max']}",
             path=campaign.layout.truth,
             key="injection_id",

@@ -1,0 +1,68 @@
+"""Finished campaigns of small images with recovery tables, and a real browser."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kits.campaign_fixtures import SETTINGS, expected, kit, make_campaign, merged, pristine, survey
+from skygraft.campaign import Campaign
+
+__all__ = ["expected", "kit", "make_campaign", "pristine", "survey"]
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+
+@functools.cache
+def _finished(pristine: Path, root: Path) -> Path:
+    path = root / "campaign.yaml"
+    root.mkdir()
+    settings: dict[str, Any] = {
+        "survey": {"root": str(pristine)},
+        "catalog": {"path": str(pristine / "fakes.parquet")},
+        "output": "out",
+    }
+    path.write_text(yaml.safe_dump(merged(SETTINGS, settings)))
+    assert Campaign.from_yaml(path).run(n_workers=0).ok
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configuration of a campaign that has been run and nothing else; not to be changed."""
+    return _finished(pristine, tmp_path_factory.getbasetemp() / "report-finished")
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Callable[..., Campaign]:
+    """Make a copy of it that a test may change, with other settings that no pixel depends on."""
+
+    def copy(name: str = "copy", **changes: Any) -> Campaign:
+        folder = Path(shutil.copytree(finished.parent, tmp_path / name))
+        path = folder / "campaign.yaml"
+        content = merged(yaml.safe_load(path.read_text()), changes)
+        path.write_text(yaml.safe_dump(content))
+        return Campaign.from_yaml(path)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield opened
+        finally:
+            opened.close()
