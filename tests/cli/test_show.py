@@ -206,6 +206,12 @@ def test_nothing_is_done(show, made, tmp_path) -> None:
     path.unlink()
 
 
+@pytest.mark.parametrize("target", ["no.fits", "no.yaml", "."])
+def test_what_is_not_there(show, target) -> None:
+    code, said = show(target)
+    assert code == 1 and ("no such file" in said.lower() or "does not exist" in said.lower()), said
+
+
 def test_inputs_are_never_replaced(show, copied) -> None:
     image = copied.parent / OUTPUT / "g.fits"
     before = image.read_bytes()
