@@ -46,7 +46,7 @@ def tables(campaign: Campaign, name: str = "added") -> dict[str, str]:
 
 
 def images_of(campaign: Campaign, name: str = "added") -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(campaign.layout.root / name / "images.parquet").to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(campaign.layout.root / name / "_images.parquet").to_pylist()
     return rows
 
 
@@ -133,7 +133,7 @@ def measured(log: Path) -> list[str]:
 
 def part_of(campaign: Campaign, row: int, name: str = "added") -> Path:
     image = read_plan(campaign.layout.plan)[row]
-    path = campaign.layout.root / name / "parts" / f"tract={image.tract}" / f"patch={image.patch}"
+    path = campaign.layout.root / name / "_parts" / f"tract={image.tract}" / f"patch={image.patch}"
     return path / f"{image.stem}.arrow"
 
 
@@ -159,7 +159,7 @@ def test_interrupted_it_goes_on_where_it_was(done: Campaign, log: Path, tmp_path
     first = tables(done)
     # Not at the end of the measurements, but while tables are written: as if it had not been there.
     table_of(done, 3).unlink()
-    (done.layout.root / "added" / "settings.json").unlink()
+    (done.layout.root / "added" / "_settings.json").unlink()
     assert sweep(done, product, settings, n_workers=0).n_measured == 0
     assert tables(done) == first and len(measured(log)) == 4
 
@@ -172,7 +172,7 @@ def test_other_settings_or_versions_are_measured_again(done: Campaign, log: Path
     assert sweep(done, ADDED, settings | {"half": 3}, n_workers=0).n_measured == 4
     three = product_dataset(done, "added").to_table()["added"].to_numpy()
     assert len(two) == len(three) and (two != three).mean() > 0.5
-    assert json.loads((done.layout.root / "added" / "settings.json").read_text())["settings"]["half"] == 3
+    assert json.loads((done.layout.root / "added" / "_settings.json").read_text())["settings"]["half"] == 3
     assert sweep(done, Product("added", 2, sweep_products.measure_added), settings, n_workers=0).n_measured == 4
     # Of a sample with new settings, the tables have the sample only.
     summary = sweep(done, ADDED, settings, rows=[2], n_workers=0)
@@ -326,7 +326,7 @@ def test_what_is_refused(done: Campaign, make_campaign: MakeCampaign) -> None:
 def test_a_broken_table_of_images_is_no_obstacle(done: Campaign, log: Path) -> None:
     settings = {"half": 2, "log": str(log)}
     sweep(done, ADDED, settings, n_workers=0)
-    (done.layout.root / "added" / "images.parquet").write_bytes(b"PAR1 and no more")
+    (done.layout.root / "added" / "_images.parquet").write_bytes(b"PAR1 and no more")
     summary = sweep(done, ADDED, settings, n_workers=0)
     assert (summary.n_measured, summary.n_skipped) == (0, 4) and len(images_of(done)) == 4
 

@@ -48,7 +48,7 @@ def test_options_take_the_place_of_settings(runner: CliRunner, done: Path) -> No
         ["recover", str(done), "--workers=0", "--threshold=4", "--min-area=3", "--match-radius=0.4", "--images=1"],
     )
     assert result.exit_code == 0, result.output
-    settings = json.loads((done.parent / "out/recovery/settings.json").read_text())["settings"]
+    settings = json.loads((done.parent / "out/recovery/_settings.json").read_text())["settings"]
     assert (settings["threshold"], settings["min_area"], settings["match_radius"]) == (4.0, 3, 0.4)
     assert "1 image: 1 measured" in result.output
 

@@ -63,7 +63,7 @@ def test_settings_of_the_campaign_hold_unless_others_are_given(make_campaign: Ma
     assert deep.sweep.n_measured == 4
     shallow = recover(campaign, n_workers=0)
     assert shallow.sweep.n_measured == 4 and shallow.n_found < deep.n_found
-    known = json.loads((campaign.layout.root / "recovery" / "settings.json").read_text())["settings"]
+    known = json.loads((campaign.layout.root / "recovery" / "_settings.json").read_text())["settings"]
     assert known == RECOVERY_DEFAULTS | {"threshold": 5.0, "apertures": [4.0]}
     assert "mag_ap_4" in product_dataset(campaign, "recovery").schema.names
     with pytest.raises(ConfigError, match=r"recovery\.treshold.*threshold"):

@@ -137,5 +137,5 @@ def write_recovery(campaign: Campaign, **options: Any) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
     settings = {"product": "recovery", "version": 1, "settings": {"threshold": 1.5, "min_area": 5}}
-    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "_settings.json").write_text(json.dumps(settings))
     return folder

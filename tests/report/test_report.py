@@ -210,8 +210,8 @@ def test_images_that_recovery_failed_on_are_listed(copied: Callable[..., Campaig
         {"image_id": "a", "error": "", "message": ""},
         {"image_id": "b<b>", "error": "PsfError", "message": "no PSF"},
     ]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "images.parquet")
-    (folder / "settings.json").unlink()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "_images.parquet")
+    (folder / "_settings.json").unlink()
     text = Page(make_report(campaign)).sections["completeness"]
     assert "failed on 1 of 2 images" in text and "b<b>" in text and "no PSF" in text
     assert "not complete" in text

@@ -96,17 +96,17 @@ class ProductLayout:
     @property
     def order(self) -> Path:
         """What the workers are to do: settings and configuration."""
-        return self.folder / "parts" / "order.json"
+        return self.folder / "_parts" / "order.json"
 
     @property
     def images(self) -> Path:
         """The table of images: what was measured, and what failed."""
-        return self.folder / "images.parquet"
+        return self.folder / "_images.parquet"
 
     @property
     def settings(self) -> Path:
         """The settings that the tables were made with; missing while tables are being replaced."""
-        return self.folder / "settings.json"
+        return self.folder / "_settings.json"
 
     @property
     def schema(self) -> Path:
@@ -125,7 +125,7 @@ class ProductLayout:
 
     def part(self, tract: int, patch: int, stem: str) -> Path:
         """The measurement of one image."""
-        return self._patch(self.folder / "parts", tract, patch) / f"{stem}.arrow"
+        return self._patch(self.folder / "_parts", tract, patch) / f"{stem}.arrow"
 
     def table(self, tract: int, patch: int) -> Path:
         """The table of one patch."""

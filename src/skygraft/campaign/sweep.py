@@ -73,7 +73,7 @@ class SweepSummary:
     seconds : float
         Duration, s.
     failed : tuple of (str, str, str)
-        Image id, class of the error, and message, of the first 1000 images that failed; ``images.parquet`` has all.
+        Image id, class of the error, and message, of the first 1000 images that failed; ``_images.parquet`` has all.
     not_done, renewed : tuple of str
         The first 1000 of these images.
     """
@@ -108,7 +108,7 @@ class SweepSummary:
         lines = [f"{number(self.n_images, 'image')}: {', '.join(parts)}; {duration(self.seconds)}"]
         lines += [f"  {image_id}: {error}: {message}" for image_id, error, message in self.failed[:_SHOWN]]
         if self.n_failed > _SHOWN:
-            lines.append(f"  ... all of them in {self.output}/images.parquet")
+            lines.append(f"  ... all of them in {self.output}/_images.parquet")
         if self.n_renewed:
             lines.append(
                 f"{number(self.n_renewed, 'image')} made anew since, and measured again: {_names(self.renewed)}"
@@ -201,7 +201,7 @@ def sweep(
 ) -> SweepSummary:
     """Measure images of a campaign that have not been measured yet with these settings, and gather the tables.
 
-    An image that cannot be measured is a row of ``images.parquet`` with the error, and is tried again the next time.
+    An image that cannot be measured is a row of ``_images.parquet`` with the error, and is tried again the next time.
     Interrupted, what was measured is kept.
 
     Parameters

@@ -44,7 +44,7 @@ def product_tables(campaign: Campaign, name: str) -> Any:
 def product_settings(campaign: Campaign, name: str) -> dict[str, Any]:
     """The settings that a product was made with; empty where they are missing or damaged."""
     try:
-        content = parse_json((campaign.layout.root / name / "settings.json").read_bytes())
+        content = parse_json((campaign.layout.root / name / "_settings.json").read_bytes())
     except (OSError, ValueError):
         return {}
     settings = content.get("settings") if isinstance(content, dict) else None
@@ -71,11 +71,11 @@ def product_notes(campaign: Campaign, name: str, command: str) -> list[Block]:
     import pyarrow.parquet as pq
 
     folder, blocks = campaign.layout.root / name, list[Block]()
-    if not (folder / "settings.json").is_file():
+    if not (folder / "_settings.json").is_file():
         text = f"The tables of {name} are not complete: what makes them was interrupted, or has not ended."
         blocks.append(Note("warning", text, command))
     try:
-        table = pq.read_table(folder / "images.parquet", columns=["image_id", "error", "message"], partitioning=None)
+        table = pq.read_table(folder / "_images.parquet", columns=["image_id", "error", "message"], partitioning=None)
     except (OSError, KeyError, pa.ArrowException):
         return blocks
     failed = [row for row in table.to_pylist() if row["error"]]
