@@ -102,6 +102,28 @@ def test_a_known_filter_is_measured():
     assert found.misfit < 0.02
 
 
+@pytest.mark.parametrize("width", [4, 5, 8, 9, 12])
+def test_regions_narrower_than_the_lags(width):
+    """The last region of an image 4100 pixels wide has 4 columns; the oracle is brute force over pairs of pixels."""
+    plane = noise()[:, :width]
+    plane = np.vstack([plane] * (-(-640 // len(plane))))[:640]
+    found = measure_correlation([plane], np.ones(plane.shape, bool))
+    assert found is not None
+    sums = {(0, 1): [], (1, 0): [], (1, 1): []}
+    for top in range(0, 640, 128):
+        region = plane[top : top + 128].astype(float)
+        region = region - region.mean()
+        for (dy, dx), each in sums.items():
+            pairs = region[dy:, dx:] * region[: len(region) - dy, : width - dx]
+            each.append(pairs.mean() / (region**2).mean())
+    for (dy, dx), each in sums.items():
+        assert found.lags[f"{dy},{dx}"] == pytest.approx(np.mean(each), abs=0.01 + found.misfit), (dy, dx)
+
+
+def test_a_remainder_of_a_few_columns_beside_whole_regions():
+    assert measure_correlation([noise(shape=(256, 260))], np.ones((256, 260), bool)) is not None
+
+
 def test_each_cell_has_its_own():
     plane, white = noise(shape=(200, 300)), noise(np.ones((1, 1)), (200, 300), 2)
     plane[:, 100:200] = white[:, 100:200]

@@ -330,7 +330,8 @@ def _measure(
             return None
     n = int(np.count_nonzero(good))
     values = np.where(good, values - values[good].mean(), 0.0)
-    size = [fft.next_fast_len(length + _FARTHEST, real=True) for length in plane.shape]
+    # At least as long as there are lags: the last region of an image may be a few pixels wide.
+    size = [fft.next_fast_len(max(length + _FARTHEST, 2 * _FARTHEST + 1), real=True) for length in plane.shape]
     sums, pairs = (_lagged(a, size) for a in (values, good.astype(np.float64)))
     covariance = sums / np.maximum(pairs, 1.0)
     variance = covariance[_FARTHEST, _FARTHEST]
