@@ -168,7 +168,7 @@ def test_before_there_is_anything(make_campaign: MakeCampaign) -> None:
 
 def test_options_that_contradict_each_other(done: Campaign) -> None:
     config = str(done.config.survey.root / "campaign.yaml")
-    for options in (["--discard"], ["--cluster", "local"], ["--checksums", "--aperture", "3 pix"]):
+    for options in (["--discard"], ["--checksums", "--aperture", "3 pix"]):
         result = CliRunner().invoke(app, ["verify", config, *options])
         assert result.exit_code == 1 and "--checksums" in result.output
 

@@ -21,9 +21,10 @@ from kits.tiny_campaign import write_tiny_campaign
 from skygraft.campaign import Campaign
 from skygraft.campaign.paired import PairedCampaign
 from skygraft.campaign.perturbation import Perturbation
-from skygraft.catalog import read_catalog
+from skygraft.catalog import read_catalog, write_catalog
 from skygraft.cli import app
 from skygraft.errors import CampaignError, CatalogError, ConfigError
+from skygraft.noise import poisson_field
 
 SIZES = st.floats(1e-6, 0.999, allow_nan=False)
 PLACES = st.none() | st.tuples(st.floats(0, 360), st.floats(-90, 90))
@@ -203,3 +204,48 @@ def test_command(tmp_path: Path) -> None:
 def test_no_pair(tmp_path: Path) -> None:
     with pytest.raises(CampaignError, match="there is no pair of campaigns"):
         PairedCampaign.open(tmp_path)
+
+
+def test_changed_catalogue(tmp_path: Path) -> None:
+    """Another catalogue is another pair: both are written again, and images are made again only if asked."""
+    path = write_tiny_campaign(tmp_path, 1)
+    campaign = Campaign.from_yaml(path)
+    assert all(s.ok for s in PairedCampaign.of(campaign, "mag=±0.1").run(n_workers=0))
+    stars = read_catalog(tmp_path / "fakes.parquet")
+    write_catalog(stars[:6], tmp_path / "fakes.parquet", overwrite=True)
+    paired = PairedCampaign.of(campaign, "mag=±0.1")
+    assert len(read_catalog(tmp_path / "out/pair-minus.parquet")) == 6
+    with pytest.raises(CampaignError):
+        paired.run(n_workers=0)
+    assert [s.n_done for s in paired.run(n_workers=0, redo=True)] == [1, 1]
+    # What was lost is written again.
+    (tmp_path / "out/pair-plus.parquet").unlink()
+    PairedCampaign.of(campaign, "mag=±0.1")
+    assert len(read_catalog(tmp_path / "out/pair-plus.parquet")) == 6
+    (tmp_path / "out/pair.json").write_text("{")
+    with pytest.raises(CampaignError, match="record of the pair cannot be read"):
+        PairedCampaign.of(campaign, "mag=±0.1")
+
+
+def test_bad_catalogue_leaves_no_pair(tmp_path: Path) -> None:
+    path = write_tiny_campaign(tmp_path, 1)
+    with pytest.raises(ConfigError, match="no column 'q'"):
+        PairedCampaign.of(Campaign.from_yaml(path), "q=*1.01")
+    assert not list((tmp_path / "out").glob("pair*"))
+
+
+@pytest.mark.parametrize(("mean", "least"), [(0.2, 30), (0.5, 2), (2, 5), (10, 10), (20, 10), (33, 200), (1000, 2000)])
+def test_draws_of_nearly_equal_means_are_common(mean: float, least: float) -> None:
+    """Variance of the difference for ±2 per cent, of independent draws over that of common ones.
+
+    A quantile function, the best there is, has 50 for small means. Above 32 the draws are one, rounded; below, the part
+    that comes from a table by mean is common only in part.
+    """
+    ones = np.ones((400, 400))
+    plus, minus, other = (
+        poisson_field(mean * factor * ones, seed=seed, image_id="a")
+        for factor, seed in ((1.02, 1), (0.98, 1), (0.98, 2))
+    )
+    assert (plus - other).var() == pytest.approx(2 * mean, rel=0.05)
+    assert (plus - other).var() > least * (plus - minus).var()
+    assert (plus - minus).mean() == pytest.approx(0.04 * mean, rel=0.2)

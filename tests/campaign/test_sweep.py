@@ -313,6 +313,11 @@ def test_what_is_refused(done: Campaign, make_campaign: MakeCampaign) -> None:
     other = make_campaign(name="another")
     with pytest.raises(CampaignError, match="a campaign whose name is 'test', not 'another'"):
         sweep(other, ADDED, {"half": 2}, n_workers=0)
+    # A configuration that cannot be read leaves the plan to say whose the folder is.
+    done.layout.config.write_text("name: [")
+    assert sweep(make_campaign(), ADDED, {"half": 2}, rows=[0], n_workers=0).ok
+    with pytest.raises(ConfigError, match="YAML"):
+        sweep(make_campaign(margin_arcsec=6.0), ADDED, {"half": 2}, n_workers=0)
     empty = make_campaign(output="../nothing-here")
     with pytest.raises(CampaignError, match="no plan"):
         sweep(empty, ADDED, {"half": 2}, n_workers=0)

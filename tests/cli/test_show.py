@@ -13,7 +13,7 @@ from PIL import Image
 from regions import Regions
 from typer.testing import CliRunner
 
-from kits.recovery_kit import write_recovery
+from kits.recovery_kit import make_recovery
 from kits.views_kit import DEC, RA, copied, made
 from skygraft.campaign import Campaign
 from skygraft.cli import app
@@ -151,12 +151,12 @@ def write_small() -> str:
 def test_found_and_missed(show, copied) -> None:
     code, said = show(copied, "--view", "grid", "--missed")
     assert code == 1 and "no recovery tables" in said and "skygraft recover" in said
-    write_recovery(Campaign.from_yaml(copied), lambda row: row["mag"] < 20)
+    make_recovery(Campaign.from_yaml(copied), lambda row: row["mag"] < 20)
     assert show(copied, "--view", "grid", "--number", 3) == (0, "small-grid.png")
     assert show(copied, "--view", "grid", "--missed", "--number", 3, "--panels", "pair") == (0, "small-grid-missed.png")
     # Two sections, and one.
     assert size_of("small-grid.png")[1] > 1.5 * size_of("small-grid-missed.png")[1]
-    write_recovery(Campaign.from_yaml(copied), lambda row: True)
+    make_recovery(Campaign.from_yaml(copied), lambda row: True)
     code, said = show(copied, "--view", "grid", "--missed", "--overwrite")
     assert code == 1 and "there are no missed fakes" in said
 
@@ -204,6 +204,12 @@ def test_nothing_is_done(show, made, tmp_path) -> None:
         code, said = show(path, *arguments)
         assert code == 1 and "no image of the campaign is done" in said and "skygraft run" in said
     path.unlink()
+
+
+@pytest.mark.parametrize("target", ["no.fits", "no.yaml", "."])
+def test_what_is_not_there(show, target) -> None:
+    code, said = show(target)
+    assert code == 1 and ("no such file" in said.lower() or "does not exist" in said.lower()), said
 
 
 def test_inputs_are_never_replaced(show, copied) -> None:

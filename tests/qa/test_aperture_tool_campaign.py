@@ -131,7 +131,7 @@ def test_a_campaign(folder: Path, tmp_path: Path) -> None:
     found = json.loads(text)
     assert code == 0
     [group] = found["groups"]
-    assert (group["band"], group["n_images"], group["n_fit"], group["stated"]) == ("r", 2, 2, "12 pix")
+    assert (group["band"], group["n_images"], group["n_fit"], group["stated"]) == ("r", 2, 2, "12 pix = 2.40 arcsec")
     assert abs(group["radius"] / 12 - 1) < 0.05
     assert found["sweep"]["n_measured"] == 2 and (tmp_path / "radii.png").stat().st_size > 10_000
     # The table is there, and nothing is measured twice.
@@ -186,8 +186,10 @@ def test_settings() -> None:
 def test_the_summary_is_by_instrument_and_band() -> None:
     def row(i: int, band: str, verdict: str, radius: float | None, stated: float | None = 12.0) -> dict[str, object]:
         kind = None if stated is None else "aperture"
-        return {"image_id": f"i{i}", "instrument": "Cam", "band": band, "verdict": verdict, "kind": kind,
-                "radius_pixels": stated, "fitted_radius_pixels": radius, "fitted_radius_error": 0.1}  # fmt: skip
+        return {
+            "image_id": f"i{i}", "instrument": "Cam", "band": band, "verdict": verdict, "kind": kind,
+            "radius_pixels": stated, "radius_arcsec": None, "fitted_radius_pixels": radius, "fitted_radius_error": 0.1,
+        }  # fmt: skip
 
     rows = [row(1, "g", "fits", 12.1), row(2, "g", "fits", 11.9), row(3, "g", "cannot tell", 30.0),
             row(4, "r", "does not fit", 6.0), row(5, "i", "cannot tell", None, None)]  # fmt: skip

@@ -27,6 +27,7 @@ from skygraft.photometry import PhotoCalib
 from skygraft.recovery.catalogs import KINDS, read_detections, recognise
 from skygraft.recovery.catalogs_files import open_raw
 from skygraft.recovery.catalogs_terms import Detections, ImageContext
+from skygraft.recovery.matching_catalogs import catalog_path, sky_box
 
 RA, DEC, N = 150.1, 2.2, 8
 DATA = Path(os.environ.get("SKYGRAFT_DATA", Path(__file__).parents[3] / "shared" / "data")) / "cfht_849375"
@@ -387,3 +388,43 @@ def test_real_afw_catalogue_in_four_forms() -> None:
     assert np.allclose(x, table["x"], atol=1.0) and np.allclose(y, table["y"], atol=1.0)
     assert len(read(DATA / "src.fits", context)) == 0
     assert isinstance(exposure.photo_calib, PhotoCalib)
+
+
+@pytest.mark.parametrize("ra", [0.0005, 150.1, 300.0, 359.9999])
+@pytest.mark.parametrize("signed", [False, True])
+def test_only_the_sky_near_the_image_is_read(tmp_path: Path, ra: float, signed: bool) -> None:
+    """Of a large table; right ascensions may be counted from -180, and the image may lie across 0."""
+    path = write_plain_image(tmp_path / "one.fits", ra, DEC, 256)
+    exposure = read_exposure(path, psf={"kind": "moffat", "fwhm": "0.8 arcsec"})
+    context = ImageContext("one", exposure, "r", None, None, 12.0, "aperture")
+    sky = SkyCoord((ra + (SKY.ra.deg - RA)) % 360.0, SKY.dec.deg, unit="deg")
+    lon = sky.ra.wrap_at(180 * u.deg).deg if signed else sky.ra.deg
+    far = {"coord_ra": np.linspace(0, 359, 500), "coord_dec": np.linspace(-80, 80, 500)}
+    columns = {
+        "coord_ra": np.r_[far["coord_ra"], lon],
+        "coord_dec": np.r_[far["coord_dec"], sky.dec.deg],
+        "r_psfFlux": np.r_[np.ones(500), FLUX],
+    }
+    file = write(columns, tmp_path / "cat.parquet")
+    found = read_detections(file, RecoveryCatalogs(injected="x"), context, box=sky_box(context))
+    assert at(found, sky) < 1e-6 and found.counts["rows"] < 20
+
+
+def test_paths_of_images(tmp_path: Path) -> None:
+    class Image:
+        image_id, stem, output, visit, detector, band = "cam/5:1", "cam-5-1", "night1/exp_5.fits.fz", 5, None, "r"
+        instrument, tract, patch = "cam", 9813, 41
+
+    image: Any = Image()
+    for template, path in {
+        "/c/{folder}/{file}.cat": "/c/night1/exp_5.cat",
+        "/c/{tract}/{patch:03d}/{band}.parquet": "/c/9813/041/r.parquet",
+        "/c/{visit:07d}.fits": "/c/0000005.fits",
+        "/c/all.parquet": "/c/all.parquet",
+        "/c/{stem}.ecsv": "/c/cam-5-1.ecsv",
+    }.items():
+        assert catalog_path(template, image) == Path(path)
+    with pytest.raises(CatalogError, match="has no detector"):
+        catalog_path("/c/{detector}.cat", image)
+    with pytest.raises(CatalogError, match="cannot be filled in"):
+        catalog_path("/c/{band:03d}.cat", image)

@@ -17,7 +17,8 @@ from skygraft.campaign.pairs import read_pair
 from skygraft.catalog.truth_columns import TRUTH_COLUMNS
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.exposure import Exposure, VisitInfo
-from skygraft.photometry import CalibrationAperture
+from skygraft.formats import read_exposure
+from skygraft.photometry import PSF_MODEL, TOTAL, CalibrationAperture
 from skygraft.psf import GaussianPSF
 from skygraft.records.plan_file import read_plan
 from skygraft.recovery.measuring import RECOVERY_DEFAULTS, measure_pair
@@ -189,6 +190,56 @@ def test_images_and_catalogues_with_nothing_in_them() -> None:
     table = measure_pair(good, {})
     assert table.schema.equals(schema) and texts(table, "reason") == ["masked"]
     assert np.isnan(numbers(table, "depth")).all()
+
+
+def test_sources_without_a_place_on_the_image_are_harmless() -> None:
+    """Such as those whose WCS fails: the truth has no x and y."""
+    before = sky()
+    pair = make_pair(before, catalogue(before, [100.0, 200.0], [100.0, 150.0], 17.0))
+    pair.truth["x"][1] = pair.truth["y"][1] = np.nan
+    pair.truth["stamp_size"][1] = 0
+    pair.truth["psf_fwhm"][1] = np.nan
+    table = measure_pair(pair, {})
+    assert texts(table, "reason") == ["", "not drawn"]
+    for name in ("depth", "sky", "edge_distance", "neighbour_distance"):
+        assert np.isnan(numbers(table, name)[1])
+
+
+def test_what_is_in_the_template_is_not_found_on_a_difference_image() -> None:
+    """It is negative there."""
+    before = sky()
+    pair = make_pair(before, catalogue(before, [100.0, 200.0], [100.0, 150.0], 17.0))
+    middle = np.s_[85:116, 85:116]
+    pair.after.image[middle] = 2 * before.image[middle] - pair.after.image[middle]
+    table = measure_pair(pair, {})
+    assert texts(table, "reason") == ["below threshold", ""]
+
+
+def test_stars_and_galaxies_differ_in_concentration_whatever_the_calibration() -> None:
+    for reference in (CalibrationAperture(12.0), PSF_MODEL, TOTAL):
+        before = sky(reference=reference, noise=False, variance=1.0)
+        shape = {"n": [np.nan, 1.0], "half_light_radius": [np.nan, 1.5], "source_type": ["Star", "Sersic"]}
+        catalog = catalogue(before, [80.0, 200.0], [80.0, 190.0], 16.0, **shape)
+        table = measure(before, catalog, {"background_size": 4000})
+        star, galaxy = numbers(table, "concentration_out")
+        assert star == pytest.approx(1.0, abs=0.01) and galaxy < 0.5
+
+
+@pytest.mark.data
+def test_a_real_exposure(data_dir: Path) -> None:
+    """A part of a VIRCAM exposure: bright stars have their magnitudes, faint ones are not there."""
+    read = read_exposure(data_dir / "video_H/image_1.fits", aperture="2 arcsec")
+    before = read[500:1000, 600:1100]
+    x, y = places(9, 50.0, first=50.0)
+    mag = np.tile([15.0, 17.0, 25.0], 27)
+    table = measure(before, catalogue(before, x + 600, y + 500, mag), noise=True)
+    found = np.array(table["found"].to_pylist())
+    assert found[mag < 18].mean() > 0.9 and found[mag > 18].mean() < 0.1
+    alone = found & (np.array(texts(table, "blend")) == "") & (mag < 18)
+    assert np.median(numbers(table, "mag_cal")[alone] - mag[alone]) == pytest.approx(0.0, abs=0.003)
+    assert np.median(numbers(table, "mag_psf")[alone] - mag[alone]) == pytest.approx(0.0, abs=0.006)
+    # Neighbouring pixels are correlated.
+    assert 20.5 < np.median(numbers(table, "depth")) < 22.0 and numbers(table, "noise_level")[0] > 1.2
 
 
 def test_images_of_other_pixels_are_refused() -> None:

@@ -93,3 +93,15 @@ def test_bad_pixels_in_the_aperture_are_replaced_by_those_opposite() -> None:
     assert all(table["found"].to_pylist())
     np.testing.assert_allclose(numbers(table, "flux_cal"), good, rtol=2e-3)
     np.testing.assert_allclose(numbers(table, "flux_psf"), good, rtol=2e-3)
+
+
+def test_a_circle_that_leaves_the_image_has_no_flux() -> None:
+    before = make_exposure((200, 200), reference=CalibrationAperture(12.0), variance=1.0)
+    table = measure(before, catalogue(before, [8.0, 100.0], [100.0, 100.0], 17.0), FLAT)
+    assert table["found"].to_pylist() == [True, True]
+    for name in ("flux_cal", "flux_cal_error", "mag_cal", "snr"):
+        assert np.isnan(numbers(table, name)).tolist() == [True, False]
+    assert numbers(table, "detection_flags")[0].astype(int) & 0x10
+    # What reaches less far, has one.
+    np.testing.assert_allclose(numbers(table, "mag_psf"), 17.0, atol=2e-3)
+    assert np.isfinite(numbers(table, "flux_ap_6")).all()

@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from scipy.ndimage import center_of_mass
 
-from kits.recovery_kit import write_recovery
+from kits.recovery_kit import make_recovery
 from kits.views_kit import SIZE
 from skygraft.campaign import Campaign
 from skygraft.errors import CampaignError, ConfigError
@@ -129,7 +129,7 @@ def test_found_and_missed_are_shown_apart(copied) -> None:
     campaign = Campaign.from_yaml(copied)
     with pytest.raises(CampaignError, match=r"no recovery tables.*skygraft recover"):
         choose_fakes(campaign, found=True)
-    write_recovery(campaign, lambda row: row["mag"] < 20)
+    make_recovery(campaign, lambda row: row["mag"] < 20)
     found, missed = (choose_fakes(campaign, 100, found=which) for which in (True, False))
     assert max(found["mag"].to_pylist()) < 20 <= min(missed["mag"].to_pylist())
     assert set(missed["reason"].to_pylist()) == {"below threshold"}
@@ -137,7 +137,24 @@ def test_found_and_missed_are_shown_apart(copied) -> None:
     colors = [matplotlib.colors.to_hex(axis.patches[0].get_edgecolor()) for axis in figure.axes]
     assert colors == [FOUND_COLOR] * 4 + [MISSED_COLOR] * 4
     texts = [text.get_text() for text in figure.texts]
-    assert "found (4 shown)" in texts and "missed (4 shown)" in texts and "below threshold" in texts
+    assert (
+        "found (4 shown)" in texts
+        and "missed (4 shown)" in texts
+        and any(t.startswith("below threshold") for t in texts)
+    )
+
+
+def test_a_pair_is_two_panels_and_a_large_galaxy_leaves_the_sky_grey(campaign) -> None:
+    rows = choose_fakes(campaign, 2, order="bright")
+    figure = cutout_grid(campaign, rows, panels="pair")
+    assert len(figure.axes) == 4
+    # The same sky before and after, away from the star: about what 0 sigma is drawn as.
+    grey = np.arcsinh(2.5 / 3) / (np.arcsinh(2.5 / 3) + np.arcsinh(40 / 3))
+    for axis in figure.axes:
+        assert np.median(np.asarray(axis.images[0].get_array())[:8]) == pytest.approx(grey, abs=0.04)
+    # Of a star that fills the cut-out, half of the pixels are not taken for the sky.
+    tight = np.asarray(cutout_grid(campaign, rows, size=2.0).axes[0].images[0].get_array())
+    assert np.median(tight) > grey + 0.1
 
 
 def test_what_a_grid_cannot_show(campaign) -> None:

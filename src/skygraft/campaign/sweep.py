@@ -30,7 +30,7 @@ from skygraft.json_text import parse_json
 from skygraft.records.files import json_text, write_json
 from skygraft.records.interruption import Interruption
 from skygraft.records.lock import locked
-from skygraft.records.plan_file import Plan, campaign_plan
+from skygraft.records.plan_file import Plan, campaign_plan, plan_key
 from skygraft.records.status import DONE, record_states
 from skygraft.wording import duration, number
 
@@ -145,23 +145,36 @@ def finished_rows(campaign: Campaign) -> tuple[Plan, NDArray[np.int64]]:
     """
     layout = campaign.layout
     plan = campaign_plan(layout.plan)
-    check_owner(campaign)
+    check_owner(campaign, plan)
     done = record_states(plan, layout)[0].rows(DONE)
     if not len(done):
         raise CampaignError("no image of the campaign is done", path=layout.root, fix="Run it first: skygraft run")
     return plan, done
 
 
-def check_owner(campaign: Campaign) -> None:
+def check_owner(campaign: Campaign, plan: Plan) -> None:
     """Make sure that the output folder is that of a campaign of the same name and sky map.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    plan : Plan
+        The plan in that folder.
 
     Raises
     ------
     CampaignError
         If it is not.
+    ConfigError
+        If the configuration there cannot be read, and the plan was not made from this one.
     """
     layout = campaign.layout
-    before = load_config(layout.config)
+    try:
+        before = load_config(layout.config)
+    except (ConfigError, OSError):
+        if plan.metadata.get("plan_key") == plan_key(campaign.config):
+            return
+        raise
     for key in ("name", "skymap"):
         old, new = getattr(before, key), getattr(campaign.config, key)
         if old != new:

@@ -241,7 +241,7 @@ def _show(check: ApertureCheck) -> None:
 
 
 def _arcsec(pixels: float, check: ApertureCheck) -> str:
-    return f" = {pixels * check.pixel_scale:.3f} arcsec" if math.isfinite(check.pixel_scale) else ""
+    return f" = {pixels * check.pixel_scale:.2f} arcsec" if math.isfinite(check.pixel_scale) else ""
 
 
 def _campaign(

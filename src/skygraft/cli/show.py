@@ -214,6 +214,10 @@ def _open(request: Request) -> None:
     target = request.target
     if target.is_dir() or target.suffix.lower() in _SUFFIXES_OF_CAMPAIGNS:
         request.campaign = as_campaign(target)
+    elif not target.exists():
+        raise ConfigError(
+            "there is no such file", path=target, fix="Give a campaign's YAML file or output folder, or an image"
+        )
     elif (found := image_of_file(target)) is not None:
         if request.get("image") is not None:
             raise ConfigError("an image file and --image are both given", key="image", fix="Leave one of them out")

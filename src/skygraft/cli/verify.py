@@ -80,8 +80,8 @@ def verify(
 
     Each image is compared with its original and with its sources, drawn again. The verdict on each check is printed; of
     closure, the magnitudes of isolated stars in the calibration aperture, that of each band, too. A check of which the
-    images hold too few stars to see a mistake says so. The exit code is 1 unless all checks pass that can be made; with
-    --checksums, unless no output has changed.
+    images hold too few stars to see a mistake says so. The exit code is 1 if a check fails, or closure has too few
+    stars; with --checksums, if an output has changed.
 
     The folder verification of the campaign's output gets a table with a row for each image and check. After Ctrl-C, the
     same command continues; after the end, it checks again.

@@ -373,14 +373,18 @@ def summarize_apertures(rows: Sequence[Mapping[str, Any]]) -> list[ApertureSumma
 
 
 def _stated(rows: Sequence[Mapping[str, Any]]) -> str:
-    texts = {
-        f"{row['radius_pixels']:.4g} pix" if row["radius_pixels"] is not None else (row["kind"] or "nothing")
-        for row in rows
-    }
+    texts = {_radius_text(row) for row in rows}
     if len(texts) <= 3:
         return ", ".join(sorted(texts))
     radii = sorted(row["radius_pixels"] for row in rows if row["radius_pixels"] is not None)
     return f"{radii[0]:.4g} to {radii[-1]:.4g} pix" if radii else f"{len(texts)} kinds"
+
+
+def _radius_text(row: Mapping[str, Any]) -> str:
+    if row["radius_pixels"] is None:
+        return row["kind"] or "nothing"
+    arcsec = row["radius_arcsec"]
+    return f"{row['radius_pixels']:.5g} pix" + ("" if arcsec is None else f" = {arcsec:.2f} arcsec")
 
 
 def _mean_radius(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:

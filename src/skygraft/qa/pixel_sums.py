@@ -102,6 +102,8 @@ def image_sums(
             some = False
             for i in range(start, end):
                 some |= (stars[j, i] != 0.0) | (others[j, i] != 0.0)
+            for i in range(start, end if apart else start):
+                some |= lit[j, i] != 0.0
             if not some:
                 for i in range(start, end):
                     a, b = after[j, i], before[j, i]
@@ -110,7 +112,7 @@ def image_sums(
             for i in range(start, end):
                 s, o = float(stars[j, i]), float(others[j, i])
                 a, b = float(after[j, i]), float(before[j, i])
-                if s == 0.0 and o == 0.0:
+                if s == 0.0 and o == 0.0 and not (apart and lit[j, i] != 0.0):
                     out[0] += (a != b) and not (np.isnan(a) and np.isnan(b))
                     continue
                 if not (np.isfinite(a) and np.isfinite(b)):
@@ -189,7 +191,7 @@ def variance_sums(
             out = row[i // side]
             a, b = after[j, i], before[j, i]
             s, o = float(stars[j, i]), float(others[j, i])
-            if s == 0.0 and o == 0.0:
+            if s == 0.0 and o == 0.0 and not (apart and expected[j, i] != 0.0):
                 out[0] += (a != b) and not (np.isnan(a) and np.isnan(b))
                 continue
             # Infinite where a weight is zero.

@@ -6,6 +6,7 @@ photon noise of the sources, which is the only noise in the difference.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +101,7 @@ def robust_mean(values: NDArray[np.float64], sigma: NDArray[np.float64]) -> tupl
 
 def position_offset(
     difference: NDArray[np.float32],
-    light: NDArray[np.float32],
+    light: Sequence[NDArray[np.float32]],
     quantum: NDArray[np.float32],
     exposure: Exposure,
     truth: Table,
@@ -113,8 +114,8 @@ def position_offset(
     ----------
     difference : ndarray of float32, shape (ny, nx)
         After - before, without the light of other kinds of sources.
-    light : ndarray of float32, shape (ny, nx)
-        Light that noise was drawn of; for errors alone.
+    light : sequence of ndarray of float32, shape (ny, nx)
+        Planes whose sum is the light that noise was drawn of; for errors alone.
     quantum : ndarray of float32, shape (ny, nx) or (1, 1)
         Variance per flux.
     exposure : Exposure
@@ -185,7 +186,7 @@ def _stamps(
 
 
 def _variance(
-    light: NDArray[np.float32],
+    light: Sequence[NDArray[np.float32]],
     quantum: NDArray[np.float32],
     x: NDArray[np.float64],
     y: NDArray[np.float64],
@@ -193,7 +194,8 @@ def _variance(
     sigma: float,
 ) -> NDArray[np.float64]:
     """Variance of photon noise in the stamps."""
-    expected = np.clip(_stamps(light, x, y, half, sigma)[0], 0, None)
+    total = sum((_stamps(one, x, y, half, sigma)[0] for one in light), np.zeros(()))
+    expected = np.clip(total, 0, None)
     return expected * (float(quantum[0, 0]) if quantum.size == 1 else _stamps(quantum, x, y, half, sigma)[0])
 
 
@@ -237,7 +239,7 @@ def _elongated(exposure: Exposure, truth: Table, sources: Table) -> tuple[NDArra
 def angle_offset(
     difference: NDArray[np.float32],
     others: NDArray[np.float32],
-    light: NDArray[np.float32],
+    light: Sequence[NDArray[np.float32]],
     quantum: NDArray[np.float32],
     exposure: Exposure,
     truth: Table,
@@ -250,8 +252,10 @@ def angle_offset(
     ----------
     difference : ndarray of float32, shape (ny, nx)
         After - before, without the light of stars.
-    others, light : ndarray of float32, shape (ny, nx)
-        Light of sources other than stars, drawn again, and light that noise was drawn of.
+    others : ndarray of float32, shape (ny, nx)
+        Light of sources other than stars, drawn again.
+    light : sequence of ndarray of float32, shape (ny, nx)
+        Planes whose sum is the light that noise was drawn of; for errors alone.
     quantum : ndarray of float32, shape (ny, nx) or (1, 1)
         Variance per flux.
     exposure : Exposure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -114,8 +115,10 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether all checks that can be made pass, and closure is one of them wherever it can be measured."""
-        return bool(self.checks) and all(one.verdict in ("passes", "not applicable") for one in self.checks)
+        """Whether no check fails, and closure has enough stars wherever it applies."""
+        return bool(self.checks) and not any(
+            one.verdict == "fails" or (one.check == "closure" and one.verdict == "too few stars") for one in self.checks
+        )
 
     @property
     def is_sample(self) -> bool:
@@ -229,7 +232,7 @@ def _measured(campaign: Campaign) -> Iterator[pa.RecordBatch]:
     if "check" not in tables.schema.names:
         return  # none could be
     yield from tables.to_batches(
-        columns=SCHEMA.names, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1
+        columns=SCHEMA.names, batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_readahead=1, use_threads=False
     )
 
 
@@ -279,7 +282,7 @@ class _Summary:
         self.failures: list[dict[str, str]] = []
         self.n_failures = 0
         self.notes: dict[tuple[str, str], str] = {}
-        self.sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in _COMBINED}
+        self.sums: dict[str, list[tuple[float, float]]] = {name: [] for name in _COMBINED}
         self.stars: dict[str, list[np.ndarray[Any, Any]]] = {}
         self.n_stars: Counter[str] = Counter()
         self.measured: set[str] = set()
@@ -299,8 +302,7 @@ class _Summary:
                     self.failures.append({"image_id": image_id, "band": band, "check": check, "note": note})
             if check in self.sums and value is not None and error is not None and np.isfinite([value, error]).all():
                 weight = 1 / max(error, 1e-9) ** 2
-                self.sums[check][0] += weight * value
-                self.sums[check][1] += weight
+                self.sums[check].append((weight * value, weight))
             if check == "closure":
                 self._add_stars(band, batch.column("stars")[i], measured=verdict != "not applicable")
 
@@ -352,7 +354,8 @@ class _Summary:
         verdict: Verdict = "fails" if fails else "passes" if passes else "too few stars" if few else "not applicable"
         value = error = float("nan")
         note = "" if verdict == "passes" else self.notes.get((check, verdict), "")
-        weighted, weights = self.sums.get(check, (0.0, 0.0))
+        # Exact sums, which do not depend on the order.
+        weighted, weights = (math.fsum(one[i] for one in self.sums.get(check, ())) for i in range(2))
         if weights:
             value, error = weighted / weights, weights**-0.5
             of_all = judge(value, error, *_COMBINED[check])[0]

@@ -140,11 +140,13 @@ class _Work:
             ]
         before, after = pair.before, pair.after
         step = stored_step(after.path) if after.path is not None else 0.0
-        peak = max((float(np.abs(part).max(initial=0.0)) for part in (redrawn.stars, redrawn.others)), default=0.0)
+        lights = redrawn.stars, redrawn.others
+        peak = max(max(float(one.max(initial=0.0)), -float(one.min(initial=0.0))) for one in lights)
         error = 1e-7 * peak
         if self.options.conventions == LSST:
-            # Sources are added to the image one by one, and it is rounded each time.
-            error += 1e-6 * float(np.nanmax(np.abs(after.image), initial=0.0))
+            # Sources are added to the image one by one: it is rounded each time, and where the light of one is taken
+            # away by another's negative lobes there is noise all the same.
+            error += np.inf if law.of_noisy else 1e-6 * float(np.nanmax(np.abs(after.image), initial=0.0))
         planes = redrawn.stars, redrawn.others, redrawn.lit
         sums = image_sums(before.image, after.image, *planes, law.quantum, step, error, BLOCK)
         named = dict(zip(IMAGE_SUMS, np.moveaxis(sums, 2, 0), strict=True))
@@ -167,16 +169,19 @@ class _Work:
         truth = redrawn.truth
         drawn = (np.asarray(truth["stamp_size"]) > 0) & ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
         star = np.asarray(truth["source_type"]).astype(str) == "Star"
-        of_stars = difference - redrawn.others if redrawn.others.any() else difference
-        of_others = difference - redrawn.stars if redrawn.stars.any() else difference
-        light = redrawn.lit if redrawn.lit.size else redrawn.stars + redrawn.others  # that noise was drawn of
+        # That noise was drawn of; summed where it is needed, as whole planes cost more than all measurements.
+        light = (redrawn.lit,) if redrawn.lit.size else (redrawn.stars, redrawn.others)
         factor = np.sqrt(law.sum_factor)
-        offset = position_offset(of_stars, light, law.quantum, pair.before, truth, drawn & star, precision)
+        np.subtract(difference, redrawn.others, out=difference)
+        closure = self._closure(difference, law, precision)
+        offset = position_offset(difference, light, law.quantum, pair.before, truth, drawn & star, precision)
+        np.add(difference, redrawn.others, out=difference)
+        np.subtract(difference, redrawn.stars, out=difference)
         if not offset.n:
-            offset = position_offset(of_others, light, law.quantum, pair.before, truth, drawn & ~star, precision)
-        turn = angle_offset(of_others, redrawn.others, light, law.quantum, pair.before, truth, pair.sources, precision)
+            offset = position_offset(difference, light, law.quantum, pair.before, truth, drawn & ~star, precision)
+        turn = angle_offset(difference, redrawn.others, light, law.quantum, pair.before, truth, pair.sources, precision)
         wrong = drawn_angles(redrawn.others, pair.before, truth, pair.sources)
-        return [self._closure(of_stars, law, precision), _centroid(offset, factor), _angle(turn, wrong, factor)]
+        return [closure, _centroid(offset, factor), _angle(turn, wrong, factor)]
 
     def _closure(self, difference: NDArray[np.float32], law: NoiseLaw, precision: Precision) -> Row:
         pair, aperture = self.pair, self.settings.get("aperture")

@@ -128,8 +128,7 @@ class _Measurement:
         x0, y0 = self.before.xy0
         x, y = fake["x"] - x0, fake["y"] - y0
         n = len(x)
-        jacobians = local_jacobian(self.exposure.wcs, fake["x"], fake["y"]) if n else np.zeros((0, 2, 2))
-        scale = np.sqrt(np.abs(np.linalg.det(jacobians))) if n else np.zeros(0)
+        _, scale = self._jacobians(fake["x"], fake["y"])
         width = self._expected_width(fake, scale)
         found: Values = {}
         matched = self._match(fake, x, y, scale, width, found)
@@ -145,6 +144,13 @@ class _Measurement:
         )
         found |= self._conditions(fake, x, y, scale, width, found)
         return found
+
+    def _jacobians(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Jacobians of the WCS, shape (N, 2, 2), and pixel scales, arcsec; NaN at positions that are not finite."""
+        if not len(x):
+            return np.zeros((0, 2, 2)), np.zeros(0)
+        found = local_jacobian(self.exposure.wcs, x, y)
+        return found, np.sqrt(np.abs(found[:, 0, 0] * found[:, 1, 1] - found[:, 0, 1] * found[:, 1, 0]))
 
     def _expected_width(self, fake: Values, scale: Floats) -> Floats:
         """FWHM that each fake is expected to have on the image, arcsec."""
@@ -224,14 +230,19 @@ class _Measurement:
         return photometry.psf_fluxes(self.exposure, image, self.before.variance, x, y, factor)
 
     def _calibrated(self, image: MeasuredImage, x: Floats, y: Floats) -> photometry.Fluxes:
-        how, exposure = self.calibrated, self.exposure
+        how = self.calibrated
         if how.kind == "psf_model":
             return self._psf(image, x, y)
-        found = self._aperture(image, x, y, how.radius)
         if how.kind == "total":
-            inside = photometry.fraction_inside(exposure, x + image.xy0[0], y + image.xy0[1], how.radius)
-            found = photometry.Fluxes(found.flux / inside, found.error / inside)
-        return found
+            return self._corrected(image, x, y)
+        return self._aperture(image, x, y, how.radius)
+
+    def _corrected(self, image: MeasuredImage, x: Floats, y: Floats) -> photometry.Fluxes:
+        """Fluxes in an aperture over the part of a star's light that is inside it."""
+        radius, (x0, y0) = self.calibrated.radius, image.xy0
+        found = self._aperture(image, x, y, radius)
+        inside = photometry.fraction_inside(self.exposure, x + x0, y + y0, radius)
+        return photometry.Fluxes(found.flux / inside, found.error / inside)
 
     def _measure(self, which: NDArray[np.int64], fake: Values, at: NDArray[np.int64]) -> Values:
         """Measure detections on the injected image."""
@@ -253,9 +264,10 @@ class _Measurement:
         no_shape = np.isnan(adapted[:, 0])
         flags |= np.where(no_shape, photometry.SHAPE_FAILED, 0)
         flags |= np.where(np.isnan(fluxes["cal"].flux), _APERTURE_TRUNCATED, 0)
+        # Where the calibrated flux is the PSF's, an aperture tells how extended a source is.
+        whole = self._corrected(image, x, y) if self.calibrated.kind == "psf_model" else fluxes["cal"]
         px, py = x + image.xy0[0], y + image.xy0[1]
-        jacobians = local_jacobian(self.exposure.wcs, px, py) if len(x) else np.zeros((0, 2, 2))
-        scale = np.sqrt(np.abs(np.linalg.det(jacobians))) if len(x) else np.zeros(0)
+        jacobians, scale = self._jacobians(px, py)
         ratio, angle, sigma = moments.sky_shapes(np.where(no_shape[:, None], own_moments, adapted), jacobians)
         ra, dec = self.exposure.wcs.pixel_to_world_values(px, py) if len(x) else (np.zeros(0), np.zeros(0))
         values: Values = {"x_out": px, "y_out": py, "ra_out": np.asarray(ra), "dec_out": np.asarray(dec)}
@@ -269,7 +281,7 @@ class _Measurement:
                 "position_angle_out": angle,
                 "fwhm_out": sigma * _FWHM_PER_SIGMA,
                 "class_star_out": np.full(len(x), np.nan),
-                "concentration_out": fluxes["psf"].flux / fluxes["cal"].flux,
+                "concentration_out": fluxes["psf"].flux / whole.flux,
                 "detection_flags": flags.astype(np.int64),
             }
         return values

@@ -171,7 +171,8 @@ def aperture_fluxes(image: MeasuredImage, x: Floats, y: Floats, radius: float, f
     flux = aperture_flux(image.good, x, y, radius)
     if len(x) and image.any_bad:
         flux += _replaced(image.pixels, image.bad, x, y, radius)
-    return Fluxes(flux, factor * np.sqrt(_variance_inside(image, x, y, radius)))
+    error = factor * np.sqrt(_variance_inside(image, x, y, radius))
+    return Fluxes(flux, np.where(np.isfinite(flux), error, np.nan))
 
 
 def _variance_inside(image: MeasuredImage, x: Floats, y: Floats, radius: float) -> Floats:

@@ -32,7 +32,7 @@ FLUX_KINDS = {
 """Kinds of flux that are always measured."""
 
 REASONS = {
-    "": "found, or not usable for none of the reasons below",
+    "": "it was found",
     "not drawn": "nothing of it is on the image: see `flags`",
     "off the image": "its centre is off the image",
     "masked": "a bad pixel among the 3 x 3 at its centre",
@@ -87,7 +87,11 @@ _SHAPE = (
     _C("position_angle_out", "float", "of the major axis of the same, north through east, 0 to 180", "deg"),
     _C("fwhm_out", "float", "of the Gaussian that has the same moments: geometric mean of both axes", "arcsec"),
     _C("class_star_out", "float", "star/galaxy classification: NaN, SEP has none"),
-    _C("concentration_out", "float", "`flux_psf` over `flux_cal`: about 1 for stars, below for what is extended"),
+    _C(
+        "concentration_out",
+        "float",
+        "`flux_psf` over an aperture flux: about 1 for stars, less for what is extended",
+    ),
     _C("detection_flags", "int", "bits, see below; 0 where not found"),
 )
 _BLENDING = (

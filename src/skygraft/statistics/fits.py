@@ -235,9 +235,9 @@ class CompletenessFit:
         if self.reason:
             return [*rows, ("no fit", self.reason)]
         for name, value in self.parameters.items():
-            rows.append((name, f"{value:.4f} ± {self.errors[name]:.4f}{'' if name == 'plateau' else unit}"))
+            rows.append((name, _with_error(value, self.errors[name]) + ("" if name == "plateau" else unit)))
         for level, one in sorted(self.levels.items()):
-            text = f"{one.value:.3f} ± {one.error:.3f}{unit}" if np.isfinite(one.value) else "none"
+            text = _with_error(one.value, one.error) + unit if np.isfinite(one.value) else "none"
             rows.append((f"{100 * level:g} %", f"{text}{'; ' + one.reason if one.reason else ''}"))
         rows.append(("chi2", f"{self.chi2:.1f} of {self.dof} degrees of freedom"))
         return [*rows, ("mind", self.warning)] if self.warning else rows
@@ -450,6 +450,12 @@ class _Job:
         place = np.array([[solve_level(self.shape, one, level)[0] for level in self.levels] for one in parameters])
         errors = np.array([np.std(each, ddof=1) if each.size else np.nan for each in _finite(place)])
         return np.cov(parameters.T) * few, errors * np.sqrt(few), np.isfinite(place).mean(0)
+
+
+def _with_error(value: float, error: float) -> str:
+    """A number and its error, to two digits of the error and at least three decimals."""
+    digits = 3 if not error > 0 else min(9, max(3, 1 - int(np.floor(np.log10(error)))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _finite(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:

@@ -15,6 +15,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from skygraft.campaign.pairs import read_injected
+from skygraft.campaign.sweep import product_dataset
 from skygraft.catalog import Flag
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.exposure import Exposure
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_fakes", "cut_square", "cutout_grid", "found_and_missed_figure", "has_recovery", "recovery_dataset"]
 
+RECOVERY = "recovery"
+"""Name of the product whose tables say what was found."""
 CELL = 1.55
 """Side of a cut-out in a grid, inches."""
 _LABEL, _GAP, _HEADING, _TITLE = 0.37, 0.14, 0.32, 0.42
@@ -89,7 +92,7 @@ def has_recovery(campaign: Campaign) -> bool:
     -------
     bool
     """
-    return any((campaign.layout.root / "recovery").glob("tract=*/patch=*/*.parquet"))
+    return any((campaign.layout.root / RECOVERY).glob("tract=*/patch=*/*.parquet"))
 
 
 def recovery_dataset(campaign: Campaign) -> ds.Dataset:
@@ -108,18 +111,13 @@ def recovery_dataset(campaign: Campaign) -> ds.Dataset:
     CampaignError
         If they are not there.
     """
-    folder = campaign.layout.root / "recovery"
     if not has_recovery(campaign):
         raise CampaignError(
             "there are no recovery tables, which say what was found",
-            path=folder,
+            path=campaign.layout.root / RECOVERY,
             fix=f"Run: skygraft recover {campaign.layout.config}",
         )
-    # Not the folder as a whole: it also has the parts of single images, in other columns.
-    files = sorted(str(path) for path in folder.glob("tract=*/patch=*/*.parquet"))
-    return ds.dataset(
-        files, format="parquet", partitioning=ds.partitioning(flavor="hive"), partition_base_dir=str(folder)
-    )
+    return product_dataset(campaign, RECOVERY)
 
 
 def choose_fakes(
@@ -360,11 +358,11 @@ def _read(campaign: Campaign, fakes: Mapping[str, Any], size: float | None, pane
         after = read_injected(campaign.config, image)
         before = read_image(image, campaign.config) if panels != "after" else None
         for k in np.flatnonzero(fakes["image_id"] == image.image_id).tolist():
-            cutouts[k] = _cut(before, after, float(fakes["x"][k]), float(fakes["y"][k]), size)
+            cutouts[k] = _cut(before, after, float(fakes["x"][k]), float(fakes["y"][k]), size, panels)
     return [cutouts[k] for k in range(len(fakes["image_id"]))]
 
 
-def _cut(before: Exposure | None, after: Exposure, x: float, y: float, size: float | None) -> _Cutout:
+def _cut(before: Exposure | None, after: Exposure, x: float, y: float, size: float | None, panels: Panels) -> _Cutout:
     scale = float(pixel_scale(after.wcs, x, y)[0])
     side = max(round((size or 10.0) / scale), 3 if size else _LEAST_PIXELS) | 1
     column, row = x - after.xy0[0], y - after.xy0[1]
@@ -373,10 +371,10 @@ def _cut(before: Exposure | None, after: Exposure, x: float, y: float, size: flo
     squares = [cut_square(e.image, column, row, side) for e in (before, after) if e is not None]
     local = squares[0][np.isfinite(squares[0])]
     if local.size:
-        # The sky around it, which a gradient or a halo may raise; not so far that the fake itself would count as sky.
-        level = min(float(np.median(local)), level + 10 * sigma)
+        # The sky around it, which a gradient or a halo may raise: of the fainter pixels, which a source leaves free.
+        level = min(float(np.percentile(local, 15.9)) + sigma, level + 10 * sigma)
     shown = [square - level for square in squares]
-    if len(squares) == 2:
+    if panels == "triplet":
         shown.append(squares[1] - squares[0])
     stretched = [np.where(np.isfinite(s), asinh_stretch(s, sigma, white=_WHITE), np.nan) for s in shown]
     aperture = after.photo_calib.aperture if after.photo_calib is not None else None
@@ -413,7 +411,7 @@ def _label(figure: Figure, x: float, y: float, fakes: Mapping[str, Any], k: int,
     name = f"id {fakes['injection_id'][k]}" if "injection_id" in fakes else ""
     reason = str(fakes["reason"][k] or "") if "reason" in fakes else ""
     figure.text(x, y, _short(f"{mag}  {kind}", 22 * across), fontsize=8.5, va="top")
-    second = reason or name
+    second = ", ".join(word for word in (reason, name) if word)
     figure.text(x, y - 0.165 / figure.get_figheight(), _short(second, 25 * across), fontsize=7.5, va="top",
                 color=colours.muted)  # fmt: skip
 

@@ -88,8 +88,11 @@ def open_patch(
         If there is no such interpolation.
     SkyMapError
         If the sky map has no such tract or patch.
+
+    Warns
+    -----
     SkygraftWarning
-        (A warning.) An image whose header cannot be read is left out.
+        If an image whose header cannot be read is left out.
 
     Examples
     --------

@@ -114,7 +114,7 @@ def draw_triplet(
             _circles(axis, truth, radius, faintest)
             axis.set_xlim(extent[:2])
             axis.set_ylim(extent[2:])
-        _legend(axes[1], f"circle: {radius:g} pix" + (" calibration aperture" if aperture is not None else ""))
+        _legend(axes[1], f"circle: {radius:.3g} pix" + (" calibration aperture" if aperture is not None else ""))
     draw_compass(axes[0], before, (x0, y0, width, height))
 
 
