@@ -136,6 +136,8 @@ def write_recovery(campaign: Campaign, **options: Any) -> Path:
         path = folder / part.relative_to(campaign.layout.truth)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
+        names = [name for name in table.schema.names if name not in ("tract", "patch")]
+        pq.write_metadata(table.select(names).schema, folder / "_common_metadata")
     settings = {"product": "recovery", "version": 1, "settings": {"threshold": 1.5, "min_area": 5}}
     (folder / "_settings.json").write_text(json.dumps(settings))
     return folder

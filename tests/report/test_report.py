@@ -252,3 +252,38 @@ def test_citation_is_that_of_the_repository() -> None:
     assert cited["title"] == TITLE
     assert [author["name"] for author in cited["authors"]] == [AUTHORS]
     assert cited["version"] == tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_a_curve_that_does_not_fit_is_said(copied: Callable[..., Campaign]) -> None:
+    """Of fakes that are lost in crowds at all magnitudes no curve gives the m50; the points do."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    campaign = copied()
+    folder = write_recovery(campaign, m50=21.0)
+    path = next(folder.glob("tract=*/patch=*/*.parquet"))
+    rng = np.random.default_rng(3)
+    one = pq.read_table(path, partitioning=None)
+    table = one.take(rng.integers(0, one.num_rows, 6000))
+    mag = rng.uniform(16, 24, 6000)
+    # A long slope with a dip and a step at 22.
+    seen = rng.random(6000) < np.where(mag < 22, 0.95 - 0.05 * (mag - 16) - 0.2 * ((mag > 18) & (mag < 19)), 0.02)
+    values = {"mag": mag, "found": seen, "usable": np.ones(6000, dtype=bool), "injection_id": np.arange(6000)}
+    for name, array in values.items():
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(array))
+    star = pa.array(["Star"] * 6000)
+    table = table.set_column(table.schema.get_field_index("source_type"), "source_type", star)
+    for part in folder.glob("tract=*/patch=*/*.parquet"):
+        part.unlink()
+    pq.write_table(table, path)
+    assert ds.dataset(path).count_rows() == 6000
+    page = make_report(campaign)
+    (tile,) = [
+        one
+        for one in json.loads((page.parent / "numbers/report.json").read_text())["headlines"]
+        if "m50" in one["name"]
+    ]
+    assert tile["detail"] == "from the points: no curve fits them"
+    assert float(tile["value"]) == pytest.approx(22.0, abs=0.3)
+    text = Page(page).sections
+    assert "does not fit" in text["completeness"] and "Completeness is 50 %" not in text["methods"]

@@ -46,6 +46,7 @@ def cutout_blocks(campaign: Campaign, found: Recovered) -> list[Block]:
     list of Block
         Notes where images cannot be read.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     from skygraft.views.cutouts import choose_fakes
@@ -60,8 +61,8 @@ def cutout_blocks(campaign: Campaign, found: Recovered) -> list[Block]:
             choose_fakes(campaign, _EACH, found=True, order="faint", where=here),
             choose_fakes(campaign, _EACH, found=False, order="bright", where=here),
         ]
-    except SkygraftError as error:
-        return [Note("missing", f"No cut-outs: {error}")]
+    except (SkygraftError, OSError, pa.ArrowException) as error:
+        return [Note("missing", f"No cut-outs: {error}.")]
     rows = [table.to_pylist() for table in tables]
     squares, problems = _read(campaign, [row for part in rows for row in part])
     places = ", ".join(chosen)

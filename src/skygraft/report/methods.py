@@ -10,7 +10,7 @@ import numpy as np
 from skygraft.report.blocks import Code, Section, Text, within
 from skygraft.report.counting import TruthCounts, total
 from skygraft.report.facts import CampaignFacts
-from skygraft.report.recovered import Recovered, kind_name
+from skygraft.report.recovered import Recovered, fits_badly, kind_name
 from skygraft.report.references import PAPERS, bibtex
 from skygraft.report.sections_campaign import closure_by_band
 from skygraft.report.sections_completeness import is_known
@@ -18,6 +18,7 @@ from skygraft.report.sections_summary import is_mixed
 from skygraft.wording import number
 
 if TYPE_CHECKING:
+    from skygraft.statistics import CompletenessFit
     from skygraft.tables.calibrations import CalibrationUse
 
 __all__ = ["methods_section", "methods_text"]
@@ -174,7 +175,7 @@ def _recovery(text: _Text, found: Recovered) -> None:
         f"and {total(counts.found):,} of these were recovered: detected in the injected image, where the original has "
         "no detection that they could be taken for."
     )
-    fits = [(band, kind, fit) for (band, kind), fit in found.fits.items() if is_known(fit)]
+    fits = [(band, kind, fit) for (band, kind), fit in found.fits.items() if is_known(fit) and not fits_badly(fit)]
     if fits:
         parts = [
             f"{within(fit.m50, fit.m50_error)} for {kind_name(kind)}{f' in {band}' if band else ''}"
@@ -182,10 +183,15 @@ def _recovery(text: _Text, found: Recovered) -> None:
         ]
         errors = text.cite("efron1979")
         text.say(
-            f"Completeness is 50 % at magnitude {_listed(parts)}, from logistic functions fitted to single sources, "
+            f"Completeness is 50 % at magnitude {_listed(parts)}, from {_curves(fits)} fitted to single sources, "
             f"with errors from a bootstrap of the sources {errors}."
         )
         text.say(f"Completeness in bins has 68 % Wilson score intervals {text.cite('wilson1927')}.")
+
+
+def _curves(fits: list[tuple[str, str, CompletenessFit]]) -> str:
+    names = {"logistic": "logistic functions", "double_fermi": "double Fermi functions"}
+    return _listed([names.get(model, model) for model in sorted({fit.model for _, _, fit in fits}, reverse=True)])
 
 
 def _detected(text: _Text, settings: dict[str, Any]) -> str:

@@ -198,8 +198,6 @@ def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: floa
     Recovered
         A statistic that could not be made has its reason in `problems`.
     """
-    from skygraft.statistics import fit_completeness
-
     counts = count_recovery(dataset)
     sizes = Counter({band: total(counts.usable, band=band) for band in counts.bands})
     shown = {band for band, _ in sizes.most_common(_LARGEST_SHARE)}
@@ -216,9 +214,9 @@ def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: floa
         for band in found.bands:
             for kind in found.kinds:
                 if counts.usable[band, kind]:
-                    found.fits[band, kind] = fit_completeness(dataset, "mag", where=rows_of(band, kind))
+                    found.fits[band, kind] = best_fit(dataset, "mag", rows_of(band, kind))
         for kind in found.kinds if "mag_below_depth" in counts.low else ():
-            found.depth_fits[kind] = fit_completeness(dataset, "mag_below_depth", where=rows_of(None, kind))
+            found.depth_fits[kind] = best_fit(dataset, "mag_below_depth", rows_of(None, kind))
     return found
 
 
@@ -239,6 +237,22 @@ def rows_of(band: str | None, kind: str | None) -> Any:
             one = one if value else one | pc.field(name).is_null()
             found = one if found is None else found & one
     return found
+
+
+def best_fit(dataset: Any, x: str, where: Any) -> CompletenessFit:
+    """Fit a logistic curve, or, where that does not fit and it does better, a double Fermi curve."""
+    from skygraft.statistics import fit_completeness
+
+    first = fit_completeness(dataset, x, where=where)
+    if not fits_badly(first):
+        return first
+    second = fit_completeness(dataset, x, "double_fermi", where=where)
+    return second if second.ok and second.chi2 < first.chi2 else first
+
+
+def fits_badly(fit: CompletenessFit) -> bool:
+    """Whether a curve is not that of the fakes: chi2 five standard deviations above its degrees of freedom."""
+    return bool(fit.ok and fit.dof > 0 and fit.chi2 > fit.dof + 5.0 * np.sqrt(2.0 * fit.dof))
 
 
 def _edges(counts: RecoveryCounts, name: str, n: int) -> Any:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skygraft.report.blocks import Cell, Column, Figure, Figures, Note, Section, Table, Text, Tile, cell, within
 from skygraft.report.counting import total
 from skygraft.report.curves import Series, completeness_curves, heat_map
-from skygraft.report.recovered import Recovered, kind_name
+from skygraft.report.recovered import Recovered, fits_badly, kind_name
 from skygraft.report.studio import Studio
 from skygraft.wording import count
 
@@ -24,6 +24,8 @@ __all__ = ["completeness_section", "completeness_tiles", "is_known", "picked", "
 
 _LEVELS = (0.5, 0.8, 0.9)
 _LARGEST_ERROR = 0.5
+_TILES = 2
+_NO_CURVE = "from the points: no curve fits them"
 
 
 def completeness_tiles(found: Recovered) -> list[Tile]:
@@ -33,20 +35,34 @@ def completeness_tiles(found: Recovered) -> list[Tile]:
     part = f"{100 * n_found / usable:.1f} %" if usable else "–"
     tiles = [Tile("fakes found", part, f"{count(n_found)} of {count(usable)} usable, of all magnitudes")]
     for band in found.bands:
-        values = []
+        where, shown = f", {band}" if band else "", 0
         for kind in found.kinds:
             fit = found.fits.get((band, kind))
-            if fit is not None and is_known(fit):
-                values.append((kind_name(kind), within(fit.m50, fit.m50_error)))
-        for name, text in values[:2]:
-            tiles.append(
-                Tile(
-                    f"m50 of {name}" + (f", {band}" if band else ""),
-                    text.split(" ± ")[0],
-                    f"± {text.split(' ± ')[-1]} mag",
-                )
-            )
+            if fit is None or not is_known(fit) or shown == _TILES:
+                continue
+            shown += 1
+            name = f"m50 of {kind_name(kind)}{where}"
+            if fits_badly(fit):
+                at = half_point(found, band, kind)
+                tiles.append(Tile(name, f"{at:.2f}" if np.isfinite(at) else "–", _NO_CURVE, "warning"))
+            else:
+                tiles.append(Tile(name, f"{fit.m50:.2f}", f"± {fit.m50_error:.2f} mag"))
     return tiles
+
+
+def half_point(found: Recovered, band: str, kind: str) -> float:
+    """Magnitude at which completeness in bins last falls through one half; NaN if it does not."""
+    table = found.tables.get("completeness_mag")
+    if table is None:
+        return float("nan")
+    one = picked(table, band=band, source_type=kind)
+    x, y = (np.asarray(one[name].values, dtype=float) for name in ("mag", "completeness"))
+    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+    falls = np.flatnonzero((y[:-1] >= 0.5) & (y[1:] < 0.5))
+    if not falls.size:
+        return float("nan")
+    i = falls[-1]
+    return float(x[i] + (y[i] - 0.5) / (y[i] - y[i + 1]) * (x[i + 1] - x[i]))
 
 
 def completeness_section(found: Recovered, studio: Studio) -> Section:
@@ -65,8 +81,8 @@ def completeness_section(found: Recovered, studio: Studio) -> Section:
     section.add(
         Text(
             "Completeness is the fraction of usable fakes (drawn, with their centre on good pixels of the image) that "
-            "was found, and not there before. Bars are 68 % Wilson intervals; curves are logistic functions fitted to "
-            "the fakes one by one, with errors from a bootstrap of the sources."
+            "was found, and not there before. Bars are 68 % Wilson intervals; curves are logistic functions (or double "
+            "Fermi functions where these do not fit), with errors from a bootstrap of the sources."
         )
     )
     if n_found in (0, usable):
@@ -285,5 +301,8 @@ def _level(fit: CompletenessFit, level: float) -> Cell:
 def _remarks(fit: CompletenessFit) -> str:
     if not fit.ok:
         return fit.reason
+    bad = ""
+    if fits_badly(fit):
+        bad = f"the curve ({fit.model}) does not fit, chi2 {fit.chi2:.0f} of {fit.dof}: trust the points"
     missing = {one.reason for one in fit.levels.values() if one.reason}
-    return "; ".join([*([fit.warning] if fit.warning else []), *sorted(missing)])
+    return "; ".join([*(text for text in (bad, fit.warning) if text), *sorted(missing)])

@@ -248,10 +248,7 @@ def _table(found: Recovered) -> Table | None:
         Column("its scatter", numeric=True),
     )
     caption = "Magnitude in the calibration aperture: measured minus injected, and pulls against the stated errors"
-    return Table(caption, columns, rows, folded=len(rows) > _FOLDED) if rows else None
-
-
-_FOLDED = 6
+    return Table(caption, columns, rows, folded=True) if rows else None
 
 
 def _mmag(one: xr.Dataset, name: str) -> Cell:
