@@ -79,7 +79,13 @@ def _points(axes: Axes, i: int, one: Series) -> None:
 
 
 def completeness_curves(
-    series: Sequence[Series], x_label: str, *, snr_axis: bool = False, legend: bool = True
+    series: Sequence[Series],
+    x_label: str,
+    *,
+    snr_axis: bool = False,
+    legend: bool = True,
+    y_label: str = "completeness",
+    log: bool = False,
 ) -> Drawing:
     """Draw completeness with its intervals and fitted curves; to be called within `skygraft.report.style.style`.
 
@@ -91,12 +97,17 @@ def completeness_curves(
     snr_axis : bool
         Whether x is magnitude minus depth, which is a signal-to-noise ratio too.
     legend : bool
+    y_label : str
+    log : bool
+        Whether x is logarithmic.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     figure, axes = new_figure()
+    if log:
+        axes.set_xscale("log")
     for i, one in enumerate(series):
         _points(axes, i, one)
         if one.curve is not None and np.isfinite(one.y).any():
@@ -107,7 +118,7 @@ def completeness_curves(
     axes.set_ylim(0, 1.03)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_xlabel(x_label)
-    axes.set_ylabel("completeness")
+    axes.set_ylabel(y_label)
     if snr_axis:
         top = axes.secondary_xaxis("top")
         low, high = axes.get_xlim()

@@ -25,6 +25,8 @@ __all__ = ["completeness_section", "completeness_tiles", "is_known", "picked", "
 _LEVELS = (0.5, 0.8, 0.9)
 _LARGEST_ERROR = 0.5
 _TILES = 2
+_CROWDED = 0.05
+"""Share of the usable fakes that are blended with other fakes, from which on the page says so."""
 _NO_CURVE = "from the points: no curve fits them"
 
 
@@ -92,6 +94,15 @@ def completeness_section(found: Recovered, studio: Studio) -> Section:
                 "warning",
                 f"{what} of the {usable:,} usable fakes was found, so that no limit can be given: inject "
                 f"{'brighter' if n_found == 0 else 'fainter'} ones.",
+            )
+        )
+    if (crowded := counts.blends["fake"] / usable) >= _CROWDED:
+        section.add(
+            Note(
+                "warning",
+                f"{100 * crowded:.1f} % of the usable fakes have light of other fakes in their aperture, so that "
+                "completeness and biases measure the crowding by the fakes themselves. Inject fewer on an image, or "
+                "farther apart: random_catalog(..., min_separation=...).",
             )
         )
     figures = [*_against_mag(found, studio), *_against_depth(found, studio), *_against_size(found, studio)]
