@@ -35,7 +35,9 @@ def write_field(path: Path, seed: int, **cards: Any) -> None:
     rng = np.random.default_rng(seed)
     pixels = rng.normal(100.0, 5.0, (SIZE, SIZE))
     stamp = 2 * _BOX + 1
-    bright = np.stack(np.meshgrid([100, 270, 430, 600], [120, 350, 580]), -1).reshape(-1, 2) + rng.uniform(-8, 8, (12, 2))
+    bright = np.stack(np.meshgrid([100, 270, 430, 600], [120, 350, 580]), -1).reshape(-1, 2) + rng.uniform(
+        -8, 8, (12, 2)
+    )
     faint, disks = rng.uniform(20, SIZE - 20, (40, 2)), rng.uniform(20, SIZE - 20, (25, 2))
     fluxes = np.concatenate([10 ** rng.uniform(5.0, 5.6, 12), 10 ** rng.uniform(2.5, 4.0, 40)])
     for (x, y), flux in zip(np.concatenate([bright, faint]), fluxes, strict=True):

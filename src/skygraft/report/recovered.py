@@ -50,8 +50,8 @@ EXACT_ROWS = 2_000_000
 """Values that a median holds in memory; beyond, they are rounded to 1e-4."""
 OBJECT = "object_id"
 """Column of the catalogue that says which sources are one transient or mover at different times."""
-_PER_SIZE, _MOST_SIZES = 150, 6
-"""Fakes in each bin of size of the selection function, and most bins."""
+_PER_SIZE, _PER_CELL, _MOST_SIZES = 150, 10, 6
+"""Fakes in each bin of size of the selection function and in each cell of magnitude and size, and most bins of size."""
 PER_MAG = 10
 """Bins of a magnitude in `RecoveryCounts.by_mag`."""
 
@@ -298,7 +298,9 @@ def _completeness(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Datas
     if counts.high.get("half_light_radius", 0) > counts.low.get("half_light_radius", 0):
         coarse = _edges(counts, "mag", n // (2 * n_kinds))
         yield "completeness_half_light_radius", lambda: completeness(data, {"half_light_radius": 8, **kinds})
-        cells = {"mag": coarse, "half_light_radius": 6}
+        extended = sum(n for (_, kind), n in counts.usable.items() if kind != "Star")
+        sizes = int(np.clip(extended / (_PER_CELL * (len(coarse) - 1)), 2, _MOST_SIZES))
+        cells = {"mag": coarse, "half_light_radius": sizes}
         yield "completeness_mag_half_light_radius", lambda: completeness(data, cells, bootstrap=0)
 
 

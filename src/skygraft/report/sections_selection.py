@@ -64,14 +64,12 @@ def selection_section(found: Recovered, folder: str) -> Section:
         return section
     where = ""
     if "depth" in function.table:
-        where = (
-            " At a position it follows the local depth; without one it is the mean over the area of the fakes."
-        )
+        where = " At a position it follows the local depth; without one it is the mean over the area of the fakes."
     section.add(
         Text(
             f"A selection function as a product: {folder}/{SELECTION_FILE} holds the probability that a source of "
-            "given magnitude, size, band and type is found, with its standard error, for whoever has to model what this "
-            f"survey misses.{where} Nothing is extrapolated: beyond its domain it is NaN."
+            "given magnitude, size, band and type is found, with its standard error, for whoever has to model what "
+            f"this survey misses.{where} Nothing is extrapolated: beyond its domain it is NaN."
         ),
         Code("Python", _example(function, folder)),
         _domain(found, function),

@@ -100,7 +100,10 @@ def _first(found: Recovered, studio: Studio) -> list[Figure]:
     return [
         studio.keep(
             completeness_curves(
-                [Series("objects", x, y, low, high)], "days since the start", legend=False, y_label="fraction found by then"
+                [Series("objects", x, y, low, high)],
+                "days since the start",
+                legend=False,
+                y_label="fraction found by then",
             ),
             "transients-first",
             title="First detection",
