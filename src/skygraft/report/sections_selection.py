@@ -60,7 +60,7 @@ def selection_section(found: Recovered, folder: str) -> Section:
     function = found.selection
     if function is None:
         why = found.problems.get("selection", "there is no usable fake")
-        section.add(Note("missing", f"There is no selection function: {why}."))
+        section.add(Note("missing", f"There is no selection function: {why.rstrip('.')}."))
         return section
     where = ""
     if "depth" in function.table:
