@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-__all__ = ["Series", "bars", "completeness_curves", "heat_map", "short", "stacked", "value_curves"]
+__all__ = ["Series", "bars", "completeness_curves", "heat_map", "short", "stacked", "steps", "value_curves"]
 
 type Array = NDArray[np.float64]
 
@@ -108,6 +108,9 @@ def completeness_curves(
     figure, axes = new_figure()
     if log:
         axes.set_xscale("log")
+        # Not as powers, which are written as mathematics; that is off, for names that come from outside.
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
     for i, one in enumerate(series):
         _points(axes, i, one)
         if one.curve is not None and np.isfinite(one.y).any():
@@ -131,6 +134,24 @@ def completeness_curves(
         top.spines["top"].set_color(MUTED)
     if legend and series:
         axes.legend(loc="lower left", handletextpad=0.3, borderaxespad=0.3)
+    return figure
+
+
+def steps(x: Array, y: Array, lower: Array, upper: Array, x_label: str, y_label: str) -> Drawing:
+    """Draw a fraction that grows in steps, with its interval as a shade; to be called within `style`.
+
+    Parameters
+    ----------
+    x, y, lower, upper : ndarray, shape (N,)
+    x_label, y_label : str
+    """
+    figure, axes = new_figure()
+    axes.fill_between(x, lower, upper, step="post", color=colour_of(0), alpha=0.16, lw=0, zorder=1)
+    axes.step(x, y, where="post", color=colour_of(0), zorder=2)
+    axes.set_ylim(0, 1.03)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     return figure
 
 

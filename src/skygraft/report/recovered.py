@@ -364,9 +364,15 @@ def _transients(found: Recovered) -> None:
 
     if OBJECT not in found.columns:
         return
-    data = found.dataset
+    data, counts = found.dataset, found.counts
+    by: dict[str, Any] = {"mag": _edges(counts, "mag", total(counts.usable))}
+    if "mag_below_depth" in counts.low:
+        # Of equal width in magnitudes: few epochs are at the low ratios that matter, of thousands.
+        by["snr_expected"] = 5.0 * 10 ** (-0.4 * _edges(counts, "mag_below_depth", total(counts.usable))[::-1])
+    if {"phase", "peak_mjd"} & found.columns:
+        by["phase"] = "auto"
     try:
-        for name, table in transient_efficiency(data, source=OBJECT).items():
+        for name, table in transient_efficiency(data, by, source=OBJECT).items():
             found.tables[f"transient_efficiency_{name}"] = table
         start = "peak_mjd" if "peak_mjd" in found.columns else None
         first = first_detection(data, OBJECT, start=start)

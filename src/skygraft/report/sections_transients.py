@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skygraft.report.blocks import Column, Figure, Figures, Note, Section, Table, Text, cell
-from skygraft.report.curves import Series, completeness_curves
+from skygraft.report.curves import Series, completeness_curves, steps
 from skygraft.report.recovered import OBJECT, Recovered
 from skygraft.report.studio import Studio
 
@@ -74,11 +74,14 @@ def _efficiency(found: Recovered, studio: Studio) -> list[Figure]:
         if not good.size:
             continue
         a, b = good[0], good[-1]
-        log = name == "snr_expected" and x[a] > 0 and x[b] > 10 * x[a]
         figures.append(
             studio.keep(
                 completeness_curves(
-                    [Series("epochs", x, y, low, high)], label, legend=False, y_label="efficiency", log=bool(log)
+                    [Series("epochs", x, y, low, high)],
+                    label,
+                    legend=False,
+                    y_label="efficiency",
+                    log=name == "snr_expected",
                 ),
                 f"transients-{name}",
                 title=f"Efficiency against {what}",
@@ -99,12 +102,7 @@ def _first(found: Recovered, studio: Studio) -> list[Figure]:
     low, high = (np.where(np.isfinite(one), one, y) for one in (low, high))
     return [
         studio.keep(
-            completeness_curves(
-                [Series("objects", x, y, low, high)],
-                "days since the start",
-                legend=False,
-                y_label="fraction found by then",
-            ),
+            steps(x, y, low, high, "days since the start", "fraction found by then"),
             "transients-first",
             title="First detection",
             caption="Fraction of objects that was found by a time (Kaplan and Meier 1958), with 68 % intervals.",
