@@ -286,6 +286,19 @@ def _campaign(
 
 
 def _show_campaign(summaries: list[Any], rows: list[dict[str, Any]], done: Any) -> None:
+    if summaries:
+        _show_summaries(summaries)
+    for verdict in ("does not fit", "cannot tell"):
+        own = [row for row in rows if row["verdict"] == verdict]
+        for row in own[:_SHOWN]:
+            echo(f"{verdict}: {row['image_id']}: {row['reason']}")
+        if len(own) > _SHOWN:
+            echo(f"... and {len(own) - _SHOWN:,} more that {verdict}, all of them with --json")
+    echo(str(done))
+    echo(f"table in {done.output}")
+
+
+def _show_summaries(summaries: list[Any]) -> None:
     from rich.table import Table
 
     table = Table(title="does the zeropoint belong to the stated radius?", title_justify="left")
@@ -306,12 +319,3 @@ def _show_campaign(summaries: list[Any], rows: list[dict[str, Any]], done: Any) 
         numbers = (str(one.n_images), one.stated, radius, str(one.n_fit), wrong, str(one.n_unknown))
         table.add_row(one.instrument, one.band, *numbers)
     print_table(out_console(), table)
-    for verdict in ("does not fit", "cannot tell"):
-        own = [row for row in rows if row["verdict"] == verdict]
-        for row in own[:_SHOWN]:
-            echo(f"{verdict}: {row['image_id']}: {row['reason']}")
-        if len(own) > _SHOWN:
-            echo(f"... and {len(own) - _SHOWN:,} more that {verdict}, all of them with --json")
-    for image_id, _, message in done.failed[:_SHOWN]:
-        echo(f"not measured: {image_id}: {message}")
-    echo(f"{done.n_measured:,} measured, {done.n_skipped:,} measured before; the table is {done.output}")

@@ -153,7 +153,8 @@ def _show(found: Verification) -> None:
         where = f"{row['image_id']}: " if row["image_id"] else ""
         echo(f"fails: {row['check']}: {where}{row['note']}")
     if found.n_failures > _SHOWN:
-        echo(f"... and {found.n_failures - _SHOWN:,} more, in {found.output}")
+        echo(f"... and {found.n_failures - _SHOWN:,} more")
+    echo(f"table in {found.output}")
 
 
 def _read_all(
