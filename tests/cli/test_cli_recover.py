@@ -45,7 +45,7 @@ def test_it_says_what_was_found_and_what_to_do_next(runner: CliRunner, done: Pat
 def test_options_take_the_place_of_settings(runner: CliRunner, done: Path) -> None:
     result = runner.invoke(
         app,
-        ["recover", str(done), "--workers=0", "--threshold=4", "--min-area=3", "--match-radius=0.4", "--images=1"],
+        ["recover", str(done), "--workers=0", "--threshold=4", "--min-area=3", "--match-radius=0.4", "--sample=1"],
     )
     assert result.exit_code == 0, result.output
     settings = json.loads((done.parent / "out/recovery/_settings.json").read_text())["settings"]
@@ -60,7 +60,7 @@ def test_options_take_the_place_of_settings(runner: CliRunner, done: Path) -> No
         (["--threshold=nan"], "not finite"),
         (["--match-radius=-1"], "recovery.match_radius"),
         (["--min-area=0"], "recovery.min_area"),
-        (["--images=0"], "--images"),
+        (["--sample=0"], "--sample"),
         (["--cluster=nowhere"], "nowhere"),
         (["--scheduler=nowhere"], "tcp://host:8786"),
         (["--cluster=local", "--scheduler=tcp://localhost:1"], "both say where"),

@@ -12,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from skygraft.campaign import Campaign, Plan, read_plan
+from skygraft.campaign.finished import sample_rows
 from skygraft.campaign.sweep import product_dataset
 from skygraft.cli import app
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.planning.check import choose_images
-from skygraft.qa.campaign_closure import campaign_closure, chosen_images
+from skygraft.qa.campaign_closure import campaign_closure
 from skygraft.qa.primary_rows import check_tables
 from skygraft.qa.verdicts import CHECKS
 from skygraft.qa.verify import verify_campaign
@@ -39,19 +40,19 @@ def many(make_campaign: MakeCampaign, survey: Path, kit: Any) -> Campaign:
 
 def test_a_sample_is_always_the_same_and_of_all_bands(many: Campaign) -> None:
     plan = Plan(many.layout.plan)
-    everything, n_done = chosen_images(many, None)
+    everything, n_done = sample_rows(many, None)
     assert everything.tolist() == list(range(14)) and n_done == 14
-    some, _ = chosen_images(many, 5)
-    assert len(some) == 5 and some.tolist() == chosen_images(many, 5)[0].tolist() == sorted(some.tolist())
+    some, _ = sample_rows(many, 5)
+    assert len(some) == 5 and some.tolist() == sample_rows(many, 5)[0].tolist() == sorted(some.tolist())
     assert {image.band for image in plan.images(some)} == {"r", "i"}
     # Only what is done is chosen from, whatever else is planned.
     gone = [image for image in read_plan(many.layout.plan) if image.band == "i"]
     for image in gone:
         many.layout.record(image.tract, image.patch, image.stem).unlink()
-    rows, n_done = chosen_images(many, 5)
+    rows, n_done = sample_rows(many, 5)
     assert n_done == 11 and {image.band for image in plan.images(rows)} == {"r"}
     with pytest.raises(ConfigError, match="sample is 0"):
-        chosen_images(many, 0)
+        sample_rows(many, 0)
 
 
 def test_choosing_among_all_is_choosing(many: Campaign) -> None:

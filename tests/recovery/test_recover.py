@@ -73,14 +73,14 @@ def test_settings_of_the_campaign_hold_unless_others_are_given(make_campaign: Ma
 
 
 def test_a_sample(done: Campaign) -> None:
-    summary = recover(done, images=2, n_workers=0)
+    summary = recover(done, sample=2, n_workers=0)
     assert (summary.n_images, summary.sweep.n_measured) == (2, 2)
-    assert recover(done, images=2, n_workers=0).sweep.n_measured == 0
+    assert recover(done, sample=2, n_workers=0).sweep.n_measured == 0
     assert recover(done, n_workers=0).sweep.n_measured == 2
     with pytest.raises(ConfigError, match="sample of 0"):
-        recover(done, images=0, n_workers=0)
+        recover(done, sample=0, n_workers=0)
     with pytest.raises(ConfigError, match="both"):
-        recover(done, images=1, rows=[0], n_workers=0)
+        recover(done, sample=1, rows=[0], n_workers=0)
 
 
 def test_none_found_and_none_usable_are_said(done: Campaign) -> None:

@@ -18,20 +18,19 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.campaign.calling import Call, open_call
+from skygraft.campaign.finished import finished_rows
 from skygraft.campaign.products import Product, ProductLayout, read_settings, settings_digest
 from skygraft.campaign.summaries import FAILURES_LISTED
 from skygraft.campaign.sweep_state import FAILED, MEASURED, SweepState
 from skygraft.campaign.sweep_tables import PatchTable, gather_patch, plain_schema
 from skygraft.campaign.sweep_task import SweptImage, measure_row
-from skygraft.config.campaign import load_config
 from skygraft.disk import FileIdentity, atomic_path
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.json_text import parse_json
 from skygraft.records.files import json_text, write_json
 from skygraft.records.interruption import Interruption
 from skygraft.records.lock import locked
-from skygraft.records.plan_file import Plan, campaign_plan, plan_key
-from skygraft.records.status import DONE, record_states
+from skygraft.records.plan_file import Plan
 from skygraft.wording import duration, number
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
     from skygraft.campaign.campaign import Campaign
 
-__all__ = ["Product", "SweepSummary", "finished_rows", "product_dataset", "sweep"]
+__all__ = ["Product", "SweepSummary", "product_dataset", "sweep"]
 
 _IMAGES_PER_PROCESS = 4
 """Images for which another process is worth starting, which takes seconds."""
@@ -127,63 +126,6 @@ class SweepSummary:
 
 def _names(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-
-def finished_rows(campaign: Campaign) -> tuple[Plan, NDArray[np.int64]]:
-    """The plan of a campaign, and the rows of the images that are done.
-
-    Returns
-    -------
-    plan : Plan
-    rows : ndarray of int64
-        Ascending.
-
-    Raises
-    ------
-    CampaignError
-        If there is no plan, no image is done, or the output folder is that of another campaign.
-    """
-    layout = campaign.layout
-    plan = campaign_plan(layout.plan)
-    check_owner(campaign, plan)
-    done = record_states(plan, layout)[0].rows(DONE)
-    if not len(done):
-        raise CampaignError("no image of the campaign is done", path=layout.root, fix="Run it first: skygraft run")
-    return plan, done
-
-
-def check_owner(campaign: Campaign, plan: Plan) -> None:
-    """Make sure that the output folder is that of a campaign of the same name and sky map.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    plan : Plan
-        The plan in that folder.
-
-    Raises
-    ------
-    CampaignError
-        If it is not.
-    ConfigError
-        If the configuration there cannot be read, and the plan was not made from this one.
-    """
-    layout = campaign.layout
-    try:
-        before = load_config(layout.config)
-    except (ConfigError, OSError):
-        if plan.metadata.get("plan_key") == plan_key(campaign.config):
-            return
-        raise
-    for key in ("name", "skymap"):
-        old, new = getattr(before, key), getattr(campaign.config, key)
-        if old != new:
-            raise CampaignError(
-                f"the output folder is that of a campaign whose {key} is {old!r}, not {new!r}",
-                path=layout.root,
-                key=key,
-                fix="Name the output folder of this campaign",
-            )
 
 
 def sweep(

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skygraft.cli.common import Json, command, echo, emit_json, growing_bar, open_campaign, out_console, print_table
-from skygraft.cli.images import (
+from skygraft.cli.common import (
+    Json,
+    Plot,
+    check_plot,
+    command,
+    echo,
+    emit_json,
+    growing_bar,
+    open_campaign,
+    out_console,
+    print_table,
+)
+from skygraft.cli.image_options import (
     AllowPickle,
     Ccds,
     FormatName,
@@ -17,9 +28,10 @@ from skygraft.cli.images import (
     Option,
     Psf,
     Zeropoint,
-    _format_options,
-    _read,
+    format_options,
+    read_image,
 )
+from skygraft.cli.placing import Cluster, Sample, Scheduler, Workers, placed, role, workers_of
 from skygraft.errors import ApertureConflictError, ConfigError
 
 if TYPE_CHECKING:
@@ -75,9 +87,7 @@ def aperture(
         ),
     ] = None,
     stars: Annotated[int, typer.Option(min=5, help="Largest number of stars of an image, the brightest.")] = 200,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a plot: .png, .pdf, .svg or .jpg.", show_default=False)
-    ] = None,
+    plot: Plot = None,
     format: FormatName = "auto",
     psf: Psf = None,
     zeropoint: Zeropoint = None,
@@ -85,21 +95,11 @@ def aperture(
     ccds: Ccds = None,
     option: Option = None,
     allow_pickle: AllowPickle = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Of a campaign: measure on this cluster (as for run) instead of on this machine.", show_default=False
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Of a campaign: number of processes, or workers of the cluster. [default: one per core]",
-            show_default=False,
-        ),
-    ] = None,
-    redo: Annotated[bool, typer.Option("--redo", help="Of a campaign: measure all images again.")] = False,
+    sample: Sample = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Measure again what was measured before.")] = False,
     json: Json = False,
 ) -> None:
     """Judge whether the zeropoint of an image belongs to the calibration radius that is stated.
@@ -112,10 +112,8 @@ def aperture(
     Example:  skygraft aperture skygraft-demo/survey/calexp-1002-0.fits --plot growth.png
     Example:  skygraft aperture campaign.yaml --reference gaia_r.parquet --columns mag=r_synthetic
     """
-    from skygraft.cli.verify import _check_plot
-
     if plot is not None:
-        _check_plot(plot)
+        check_plot(plot)
     named = _column_map(columns)
     if named and reference is None:
         raise ConfigError("--columns is of --reference", key="columns", fix="Give --reference, or leave it out")
@@ -125,10 +123,10 @@ def aperture(
             allow_pickle=allow_pickle or None, format=None if format == "auto" else format,
         )  # fmt: skip
         settings = (aperture, reference, named, tolerance, stars)
-        _campaign(path, settings, plot, cluster, workers, redo=redo, json=json)
+        _campaign(path, settings, plot, sample, (cluster, scheduler, workers), redo=redo, json=json)
         return
-    _refuse("a campaign", cluster=cluster, workers=workers, redo=redo or None)
-    options = _format_options(option, ccds, allow_pickle)
+    _refuse("a campaign", sample=sample, workers=workers, cluster=cluster, scheduler=scheduler, redo=redo or None)
+    options = format_options(option, ccds, allow_pickle)
     exposure, stated = _exposure(path, aperture, (format, psf, zeropoint, hdu), options)
     _image(exposure, stated, catalog, reference, named, tolerance, stars, plot, json=json)
 
@@ -163,12 +161,12 @@ def _exposure(
 
     format, psf, zeropoint, hdu = given
     if aperture is None:
-        return _read(path, format, None, psf, zeropoint, hdu, options), None
+        return read_image(path, format, None, psf, zeropoint, hdu, options), None
     parse_radius(aperture)
     try:
-        exposure = _read(path, format, None, psf, zeropoint, hdu, options)
+        exposure = read_image(path, format, None, psf, zeropoint, hdu, options)
     except ApertureConflictError:
-        exposure = _read(path, format, aperture, psf, zeropoint, hdu, options)
+        exposure = read_image(path, format, aperture, psf, zeropoint, hdu, options)
     scale = float(pixel_scale(exposure.wcs, *exposure.box.center)[0])
     stated = stated_reference(aperture, scale)
     if isinstance(stated, CalibrationAperture):
@@ -248,26 +246,29 @@ def _campaign(
     path: Path,
     given: tuple[str | None, Path | None, dict[str, str], float, int],
     plot: Path | None,
-    cluster: str | None,
-    workers: int | None,
+    sample: int | None,
+    where: tuple[str | None, str | None, int | None],
     *,
     redo: bool,
     json: bool,
 ) -> None:
     from dataclasses import asdict
 
+    from skygraft.campaign.finished import sample_rows
     from skygraft.campaign.sweep import product_dataset, sweep
-    from skygraft.cli.run import placed
     from skygraft.qa.aperture_campaign import PRODUCT, settings_of, summarize_apertures
 
     stated, reference, columns, tolerance, stars = given
     settings = settings_of(stated=stated, reference=reference, columns=columns, tolerance=tolerance, largest=stars)
-    campaign = placed(open_campaign(path), cluster)
-    with growing_bar("measuring") as moved:
-        done = sweep(
-            campaign, PRODUCT, settings, cluster=cluster is not None, n_workers=workers if cluster else None,
-            processes=None if cluster else workers, redo=redo, progress=moved,
-        )  # fmt: skip
+    campaign = placed(open_campaign(path), *where)
+    with role(campaign) as is_driver:
+        if not is_driver:
+            return
+        with growing_bar("measuring") as moved:
+            chosen = None if sample is None else sample_rows(campaign, sample)[0]
+            done = sweep(
+                campaign, PRODUCT, settings, rows=chosen, **workers_of(campaign, *where), redo=redo, progress=moved
+            )
     rows = product_dataset(campaign, PRODUCT.name).to_table().to_pylist() if done.n_images > done.n_failed else []
     rows.sort(key=lambda row: str(row["image_id"]))
     summaries = summarize_apertures(rows)
@@ -285,6 +286,19 @@ def _campaign(
 
 
 def _show_campaign(summaries: list[Any], rows: list[dict[str, Any]], done: Any) -> None:
+    if summaries:
+        _show_summaries(summaries)
+    for verdict in ("does not fit", "cannot tell"):
+        own = [row for row in rows if row["verdict"] == verdict]
+        for row in own[:_SHOWN]:
+            echo(f"{verdict}: {row['image_id']}: {row['reason']}")
+        if len(own) > _SHOWN:
+            echo(f"... and {len(own) - _SHOWN:,} more that {verdict}, all of them with --json")
+    echo(str(done))
+    echo(f"table in {done.output}")
+
+
+def _show_summaries(summaries: list[Any]) -> None:
     from rich.table import Table
 
     table = Table(title="does the zeropoint belong to the stated radius?", title_justify="left")
@@ -305,12 +319,3 @@ def _show_campaign(summaries: list[Any], rows: list[dict[str, Any]], done: Any) 
         numbers = (str(one.n_images), one.stated, radius, str(one.n_fit), wrong, str(one.n_unknown))
         table.add_row(one.instrument, one.band, *numbers)
     print_table(out_console(), table)
-    for verdict in ("does not fit", "cannot tell"):
-        own = [row for row in rows if row["verdict"] == verdict]
-        for row in own[:_SHOWN]:
-            echo(f"{verdict}: {row['image_id']}: {row['reason']}")
-        if len(own) > _SHOWN:
-            echo(f"... and {len(own) - _SHOWN:,} more that {verdict}, all of them with --json")
-    for image_id, _, message in done.failed[:_SHOWN]:
-        echo(f"not measured: {image_id}: {message}")
-    echo(f"{done.n_measured:,} measured, {done.n_skipped:,} measured before; the table is {done.output}")

@@ -30,7 +30,9 @@ __all__ = [
     "ButlerWhere",
     "Config",
     "Json",
+    "Plot",
     "butler_settings",
+    "check_plot",
     "command",
     "echo",
     "emit_json",
@@ -49,6 +51,11 @@ __all__ = [
 
 Config = Annotated[Path, typer.Argument(help="The campaign's YAML file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Write a plot of what was measured: .png, .pdf, .svg or .jpg.", show_default=False),
+]
+_PLOTS = (".png", ".pdf", ".svg", ".jpg")
 
 
 @dataclass
@@ -141,6 +148,28 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not finite; a number is needed")
     return value
+
+
+def check_plot(path: Path) -> None:
+    """Raise, before anything is measured, if a plot cannot be written.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write.
+
+    Raises
+    ------
+    OutputError
+        If its ending is not that of a picture, or its folder is not there.
+    """
+    from skygraft.errors import OutputError
+
+    if path.suffix.lower() not in _PLOTS:
+        raise OutputError(f"a plot is one of {', '.join(_PLOTS)}", path=path, fix="Change its ending")
+    if path.is_dir() or not path.parent.is_dir():
+        what = "it is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
+        raise OutputError(f"the plot cannot be written: {what}", path=path, fix="Name a file in a folder that is there")
 
 
 def in_options(message: str, parameters: Collection[str]) -> str:

@@ -15,6 +15,7 @@ from skygraft.cli.common import (
     ButlerRepo,
     ButlerType,
     ButlerWhere,
+    Json,
     butler_settings,
     command,
     emit_json,
@@ -25,9 +26,20 @@ from skygraft.cli.common import (
     progress_bar,
     show_rows,
 )
+from skygraft.cli.image_options import (
+    AllowPickle,
+    Aperture,
+    Ccds,
+    FormatName,
+    Hdu,
+    Option,
+    Psf,
+    Zeropoint,
+    format_options,
+    read_image,
+)
 
 if TYPE_CHECKING:
-    from skygraft.exposure import Exposure
     from skygraft.survey import SurveyIndex
 
 __all__ = ["register"]
@@ -71,113 +83,9 @@ class ConventionsName(StrEnum):
 
 
 _LISTED = 100
-_OWN_OPTIONS = {
-    "path": "IMAGE",
-    "format": "--format",
-    "aperture": "--aperture",
-    "psf": "--psf",
-    "photo_calib": "--zeropoint",
-    "gain": "--gain",
-    "hdu": "--hdu",
-}
 _TRUTH_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 
 Image = Annotated[Path, typer.Argument(help="The image file.", show_default=False)]
-Aperture = Annotated[
-    str | None,
-    typer.Option(
-        help="Calibration reference of the image, if it does not record one: '12 pix' or '2 arcsec' (aperture radius), "
-        "psf_model, or total.",
-        show_default=False,
-    ),
-]
-FormatName = Annotated[str, typer.Option("--format", help="Format of the image.")]
-Psf = Annotated[
-    str | None,
-    typer.Option(
-        help="PSF to use instead of the image's own: a PSFEx file, 'moffat:0.9 arcsec' or 'gaussian:3.5 pix' (FWHM).",
-        show_default=False,
-    ),
-]
-Zeropoint = Annotated[
-    float | None,
-    typer.Option(
-        help="AB magnitude of one image unit, instead of the image's own.", callback=finite, show_default=False
-    ),
-]
-Hdu = Annotated[str | None, typer.Option(help="HDU of the image, if the file has several.", show_default=False)]
-Ccds = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="Table of CCDs (survey-ccds) that calibrates an image of the Legacy Surveys; may be repeated.",
-        show_default=False,
-    ),
-]
-Option = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option",
-        help="An option of the image's format, NAME=VALUE, such as pixel_area=wcs or weight=false; may be repeated.",
-        show_default=False,
-    ),
-]
-AllowPickle = Annotated[
-    bool,
-    typer.Option(
-        "--allow-pickle",
-        help="Read a PSF that is stored as a Python pickle (PiffPsf). A pickle can run any program on this machine: "
-        "use this only for files whose origin you trust.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _format_options(
-    option: list[str] | None, ccds: list[Path] | None, allow_pickle: bool, *, of_reading: bool = True
-) -> dict[str, Any]:
-    """Parse the options of a format, whose values are YAML; raise for those that have their own command-line option."""
-    from skygraft.config.yaml_schema import parse_yaml
-    from skygraft.yaml_text import YamlError
-
-    options: dict[str, Any] = {}
-    for text in option or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise fail(f"--option {text}: NAME=VALUE is needed, such as pixel_area=wcs", code=2)
-        name = name.strip()
-        if of_reading and name in _OWN_OPTIONS:
-            raise fail(f"--option {text}: use {_OWN_OPTIONS[name]} for {name}", code=2)
-        try:
-            options[name] = parse_yaml(value)
-        except YamlError as error:
-            raise fail(f"--option {text}: the value is no YAML ({str(error).lstrip(' :')})", code=2) from None
-    if ccds:
-        options["ccds"] = [str(path) for path in ccds]
-    if allow_pickle:
-        options["allow_pickle"] = True
-    return options
-
-
-def _read(
-    path: Path,
-    format: str,
-    aperture: str | None,
-    psf: str | None,
-    zeropoint: float | None,
-    hdu: str | None,
-    options: dict[str, Any],
-) -> Exposure:
-    from skygraft.formats import read_exposure
-
-    given_psf: Any = psf
-    if psf is not None:
-        kind, colon, fwhm = psf.partition(":")
-        if colon and not Path(psf).exists():
-            given_psf = {"kind": kind, "fwhm": fwhm.strip()}
-    number = int(hdu) if hdu is not None and hdu.isdecimal() else hdu
-    return read_exposure(
-        path, format=format, aperture=aperture, psf=given_psf, photo_calib=zeropoint, hdu=number, **options
-    )
 
 
 @dataclass(frozen=True)
@@ -195,7 +103,7 @@ class _Inspector:
         from skygraft.cli.describe import describe_exposure
 
         given = (self.format, self.aperture, self.psf, self.zeropoint, self.hdu)
-        return describe_exposure(_read(path, *given, self.options))
+        return describe_exposure(read_image(path, *given, self.options))
 
     def lost(self, path: Path, reason: str) -> dict[str, Any]:
         from skygraft.formats.registry import killed_its_reader
@@ -226,7 +134,7 @@ def inspect(
     from skygraft.cli.describe import describe_rows
     from skygraft.processes import careful_map
 
-    look = _Inspector(format, aperture, psf, zeropoint, hdu, _format_options(option, ccds, allow_pickle))
+    look = _Inspector(format, aperture, psf, zeropoint, hdu, format_options(option, ccds, allow_pickle))
     [content] = careful_map(look, [image])
     if json:
         emit_json(content)
@@ -315,8 +223,8 @@ def inject(
     inputs = [image, catalog, *([Path(psf)] if psf is not None else []), *(ccds or ())]
     _check_outputs([path for path in (output, truth) if path is not None], inputs, overwrite)
     by_aperture = flux_mode is FluxMode.aperture
-    options = _format_options(option, ccds, allow_pickle)
-    exposure = _read(image, format, None if by_aperture else aperture, psf, zeropoint, hdu, options)
+    options = format_options(option, ccds, allow_pickle)
+    exposure = read_image(image, format, None if by_aperture else aperture, psf, zeropoint, hdu, options)
     sources = read_catalog(catalog, dialect=dialect, band=band or exposure.data_id.band, on_bad=on_bad.value)
     with progress_bar("injecting", len(sources)) as advance:
         injection = inject_sources(
@@ -446,7 +354,7 @@ def index(
     if asked and (images or ccds):
         raise fail("--butler lists images itself; give no images and no --ccds", code=2)
     tables = [path.absolute() for path in ccds or ()] if images else None
-    options = _format_options(option, tables, allow_pickle, of_reading=False)
+    options = format_options(option, tables, allow_pickle, of_reading=False)
     listed: dict[str, Any] = {"images": images} if images else {"ccds": [str(path) for path in ccds or ()]}
     listed = {"butler": asked} if asked else listed
     spec: dict[str, Any] = {"format": format, "options": options, **listed}

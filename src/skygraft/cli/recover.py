@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skygraft.cli.common import Config, Json, command, echo, emit_json, finite, growing_bar, open_campaign
-from skygraft.cli.run import placed, role
+from skygraft.cli.placing import Cluster, Sample, Scheduler, Workers, placed, role, workers_of
 
 if TYPE_CHECKING:
     from skygraft.campaign import Campaign
@@ -18,23 +18,9 @@ __all__ = ["recover"]
 @command
 def recover(
     config: Config,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Largest number of processes, or of workers of a cluster; on this machine one per core by default. 0 "
-            "works in this process.",
-            show_default=False,
-        ),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(help="Where to measure, as for run; by default as the configuration says.", show_default=False),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False),
-    ] = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -56,14 +42,7 @@ def recover(
             show_default=False,
         ),
     ] = None,
-    images: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Measure a sample of so many images, from all instruments and bands; by default all that are done.",
-            show_default=False,
-        ),
-    ] = None,
+    sample: Sample = None,
     redo: Annotated[bool, typer.Option("--redo", help="Measure again what was measured before.")] = False,
     check_catalogs: Annotated[
         bool,
@@ -82,7 +61,7 @@ def recover(
     section recovery of the configuration has more settings. The exit code is 1 if an image could not be measured.
 
     Example:  skygraft recover skygraft-demo/campaign.yaml
-    Example:  skygraft recover campaign.yaml --threshold 1.2 --images 50
+    Example:  skygraft recover campaign.yaml --threshold 1.2 --sample 50
     Example:  skygraft recover campaign.yaml --check-catalogs
     Example:  skygraft recover campaign.yaml --cluster slurm --workers 100
     """
@@ -90,9 +69,8 @@ def recover(
 
     campaign = placed(open_campaign(config), cluster, scheduler, workers)
     if check_catalogs:
-        _look(campaign, images, json)
+        _look(campaign, sample, json)
         return
-    elsewhere = cluster is not None or scheduler is not None or campaign.config.cluster.kind != "local"
     with role(campaign) as is_driver:
         if not is_driver:
             return
@@ -100,10 +78,8 @@ def recover(
             summary = recover_campaign(
                 campaign,
                 {"threshold": threshold, "min_area": min_area, "match_radius": match_radius},
-                images=images,
-                cluster=elsewhere,
-                n_workers=workers,
-                processes=workers or None,
+                sample=sample,
+                **workers_of(campaign, cluster, scheduler, workers),
                 redo=redo,
                 progress=moved,
             )
@@ -117,11 +93,11 @@ def recover(
         raise typer.Exit(1)
 
 
-def _look(campaign: Campaign, images: int | None, json: bool) -> None:
+def _look(campaign: Campaign, sample: int | None, json: bool) -> None:
     """Print what the catalogues of a few images are; the exit code is 1 if one cannot be read."""
     from skygraft.recovery.catalogs_check import look_at_catalogs
 
-    looks = look_at_catalogs(campaign, **({} if images is None else {"images": images}))
+    looks = look_at_catalogs(campaign, **({} if sample is None else {"sample": sample}))
     if json:
         emit_json([look.to_dict() for look in looks])
     else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,36 +21,20 @@ from skygraft.cli.common import (
     err_console,
     open_campaign,
 )
+from skygraft.cli.placing import Cluster, Scheduler, Workers, placed, role
 
 if TYPE_CHECKING:
-    from skygraft.campaign import Campaign, RunSummary
+    from skygraft.campaign import RunSummary
 
-__all__ = ["placed", "role", "run"]
+__all__ = ["run"]
 
 
 @command
 def run(
     config: Config,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Largest number of worker processes; on this machine one per core by default. 0 works without Dask.",
-            show_default=False,
-        ),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to run: local, slurm, pbs, lsf, sge, htcondor, kubernetes, mpi, slurm-runner, the address of a "
-            "Dask scheduler, or a profile (a .yaml file); by default that of the configuration.",
-            show_default=False,
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False),
-    ] = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    scheduler: Scheduler = None,
     redo: Annotated[bool, typer.Option("--redo", help="Redo images whose inputs or settings have changed.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Only retry failed images, including those in quarantine.")
@@ -109,43 +91,3 @@ def run(
         raise typer.Exit(128 + interrupted)
     if not all(summary.ok for summary in summaries):
         raise typer.Exit(1)
-
-
-def placed(
-    campaign: Campaign, cluster: str | None, scheduler: str | None = None, workers: int | None = None
-) -> Campaign:
-    """Return the campaign with the cluster or scheduler given on the command line."""
-    from skygraft.campaign import Campaign
-    from skygraft.config.cluster import named_cluster
-    from skygraft.errors import ConfigError
-
-    if scheduler is not None:
-        if cluster is not None:
-            raise ConfigError("--cluster and --scheduler both say where to run", fix="Give one of them")
-        if workers is not None:
-            raise ConfigError("--workers applies to a new cluster; the one given with --scheduler has its own workers")
-        if "://" not in scheduler:
-            raise ConfigError(
-                f"{scheduler!r} is not the address of a Dask scheduler", fix="Give it like tcp://host:8786"
-            )
-    name = cluster or scheduler
-    if name is None:
-        return campaign
-    chosen = named_cluster(name, task_seconds=campaign.config.task_seconds)
-    return Campaign(campaign.config.model_copy(update={"cluster": chosen}))
-
-
-@contextlib.contextmanager
-def role(campaign: Campaign) -> Iterator[bool]:
-    """Yield whether this process drives the campaign; other processes of an MPI launch have then finished serving."""
-    from skygraft.config.cluster_kinds import LaunchConfig
-
-    cluster = campaign.config.cluster
-    if not isinstance(cluster, LaunchConfig):
-        yield True
-        return
-    from skygraft.clusters.mpi_roles import take_role
-
-    # Logs do not go to the output folder, which is not locked yet.
-    with take_role(cluster, campaign.config.output.parent) as is_driver:
-        yield is_driver

@@ -10,6 +10,8 @@ import typer
 from skygraft.cli.common import (
     Config,
     Json,
+    Plot,
+    check_plot,
     command,
     echo,
     emit_json,
@@ -18,6 +20,7 @@ from skygraft.cli.common import (
     out_console,
     print_table,
 )
+from skygraft.cli.placing import Scheduler, Workers, placed, role
 from skygraft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 _SHOWN = 20
-_PICTURES = (".png", ".pdf", ".svg", ".jpg")
 
 
 @command
@@ -39,9 +41,7 @@ def verify(
             help="Radius to measure closure in, if images are not calibrated to an aperture.", show_default=False
         ),
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a plot of residual against magnitude.", show_default=False)
-    ] = None,
+    plot: Plot = None,
     sample: Annotated[
         int, typer.Option(min=1, help="Number of images to check, from all instruments and bands; always the same.")
     ] = 100,
@@ -60,20 +60,12 @@ def verify(
     redo: Annotated[
         bool, typer.Option("--redo", help="Begin again, instead of continuing a verification that was interrupted.")
     ] = False,
+    workers: Workers = None,
     cluster: Annotated[
         str | None,
-        typer.Option(help="Read on this cluster (as for run) instead of on this machine.", show_default=False),
+        typer.Option(help="Work on this cluster (as for run) instead of on this machine.", show_default=False),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Address of a running Dask scheduler, such as tcp://host:8786.", show_default=False),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Number of processes, or workers of the cluster. [default: one per core]", show_default=False
-        ),
-    ] = None,
+    scheduler: Scheduler = None,
     json: Json = False,
 ) -> None:
     """Check a campaign's outputs: the light of the fakes, all other pixels, masks, records, truth, tables, checksums.
@@ -99,7 +91,7 @@ def verify(
     if discard:
         raise ConfigError("--discard is of --checksums only", key="discard", fix="Add --checksums, or leave it out")
     if plot is not None:
-        _check_plot(plot)
+        check_plot(plot)
     number = None if everything else sample
     _check(campaign, aperture, plot, number, cluster, scheduler, workers, redo=redo, json=json)
 
@@ -116,11 +108,10 @@ def _check(
     redo: bool,
     json: bool,
 ) -> None:
-    from skygraft.cli.run import placed, role
     from skygraft.qa.verify import verify_campaign
 
     elsewhere = cluster is not None or scheduler is not None
-    placed_campaign = placed(campaign, cluster, scheduler, workers if scheduler is not None else None)
+    placed_campaign = placed(campaign, cluster, scheduler, workers)
     with role(placed_campaign) as is_driver:
         if not is_driver:
             return
@@ -131,7 +122,7 @@ def _check(
                 sample=sample,
                 cluster=elsewhere,
                 n_workers=workers,
-                processes=workers,
+                processes=workers or None,
                 redo=redo,
                 progress=moved,
             )
@@ -162,7 +153,8 @@ def _show(found: Verification) -> None:
         where = f"{row['image_id']}: " if row["image_id"] else ""
         echo(f"fails: {row['check']}: {where}{row['note']}")
     if found.n_failures > _SHOWN:
-        echo(f"... and {found.n_failures - _SHOWN:,} more, in {found.output}")
+        echo(f"... and {found.n_failures - _SHOWN:,} more")
+    echo(f"table in {found.output}")
 
 
 def _read_all(
@@ -175,14 +167,13 @@ def _read_all(
     json: bool,
 ) -> None:
     from skygraft.campaign.checksums import discard as discard_damaged
-    from skygraft.cli.run import placed
 
-    placed_campaign = placed(campaign, cluster, scheduler, workers if scheduler is not None else None)
+    placed_campaign = placed(campaign, cluster, scheduler, workers)
     with growing_bar("reading") as moved:
         report = placed_campaign.check_checksums(
             cluster=cluster is not None or scheduler is not None,
             n_workers=workers,
-            processes=workers,
+            processes=workers or None,
             progress=moved,
         )
     n = discard_damaged(report) if discard else 0
@@ -196,14 +187,3 @@ def _read_all(
             echo("--discard has what is damaged made again by the next skygraft run")
     if not report.ok:
         raise typer.Exit(1)
-
-
-def _check_plot(path: Path) -> None:
-    """Raise, before anything is measured, if the plot cannot be written."""
-    from skygraft.errors import OutputError
-
-    if path.suffix not in _PICTURES:
-        raise OutputError(f"a plot is one of {', '.join(_PICTURES)}", path=path, fix="Change its ending")
-    if path.is_dir() or not path.parent.is_dir():
-        what = "it is a directory" if path.is_dir() else f"there is no directory {str(path.parent)!r}"
-        raise OutputError(f"the plot cannot be written: {what}", path=path, fix="Name a file in one that is there")

@@ -9,22 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from astropy.table import QTable, vstack
-from numpy.typing import NDArray
 
 from skygraft.campaign import Campaign, CampaignConfig, Plan, PlannedImage, read_plan
+from skygraft.campaign.finished import sample_rows
 from skygraft.campaign.pairs import read_pair
-from skygraft.errors import CampaignError, ConfigError, SkygraftError
-from skygraft.planning.check import choose_images
+from skygraft.errors import CampaignError, SkygraftError
 from skygraft.processes import process_mapper
 from skygraft.qa.closure import measure_closure
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
-from skygraft.records.plan_file import campaign_plan
-from skygraft.records.status import DONE, record_states
 
-__all__ = ["SAMPLE", "campaign_closure", "chosen_images", "finished_images"]
+__all__ = ["SAMPLE", "campaign_closure", "finished_images"]
 
 SAMPLE = 100
 """Default number of images to measure; each takes about a second."""
@@ -53,42 +49,6 @@ def finished_images(campaign: Campaign) -> list[tuple[PlannedImage, dict[str, An
     return [(image, record) for image, record in zip(images, records, strict=True) if record is not None]
 
 
-def chosen_images(campaign: Campaign, sample: int | None = SAMPLE) -> tuple[NDArray[np.int64], int]:
-    """Choose the images of a campaign to measure.
-
-    Parameters
-    ----------
-    campaign : Campaign
-        A campaign that has been run, at least in part.
-    sample : int or None
-        Number of images to choose from those that are done: of all instruments and bands (at least one of each) and of
-        as many visits as possible, and always the same ones; None for all.
-
-    Returns
-    -------
-    rows : ndarray of int64
-        Rows of the chosen images in the plan.
-    n_done : int
-        Number of images that are done.
-
-    Raises
-    ------
-    CampaignError
-        If there is no plan, or no image is done yet.
-    ConfigError
-        If `sample` is not a positive number.
-    """
-    plan = campaign_plan(campaign.layout.plan)
-    done = record_states(plan, campaign.layout)[0].rows(DONE)
-    if not len(done):
-        raise CampaignError(
-            "no image of the campaign is done", path=campaign.layout.root, fix="Run it first: skygraft run"
-        )
-    if sample is not None and sample <= 0:
-        raise ConfigError(f"sample is {sample}; it must be positive", key="sample", fix="Give a positive number")
-    return choose_images(plan, "all" if sample is None else sample, among=done), len(done)
-
-
 def campaign_closure(
     campaign: Campaign,
     *,
@@ -107,7 +67,7 @@ def campaign_closure(
     aperture, contamination
         As for `measure_closure`.
     sample : int or None
-        Number of images; see `chosen_images`.
+        Number of images; see `skygraft.campaign.finished.sample_rows`.
     processes : int, optional
         Number of processes on this machine; by default one per core, if there are enough images.
     progress : callable, optional
@@ -129,7 +89,7 @@ def campaign_closure(
     UncalibratedImageError, UnknownApertureError, CalibrationError
         As `measure_closure`, if it fails for every image.
     """
-    rows, n_done = chosen_images(campaign, sample)
+    rows, n_done = sample_rows(campaign, sample)
     cores = processes or len(os.sched_getaffinity(0))
     measure = functools.partial(_measure, config=campaign.config, aperture=aperture, contamination=contamination)
     tables, images, problems = [], [], []

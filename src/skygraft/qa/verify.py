@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 
 from skygraft.campaign.checksums import damaged_outputs
+from skygraft.campaign.finished import sample_rows
 from skygraft.campaign.pairs import record_of
 from skygraft.campaign.products import Product
 from skygraft.campaign.sweep import SweepSummary, product_dataset, sweep
 from skygraft.disk import atomic_path
 from skygraft.errors import SkygraftError
 from skygraft.json_text import parse_json
-from skygraft.qa.campaign_closure import SAMPLE, chosen_images
+from skygraft.qa.campaign_closure import SAMPLE
 from skygraft.qa.closure import ClosureSummary, summarize_closure
 from skygraft.qa.primary_rows import check_tables
 from skygraft.qa.verdicts import CHECKS, SCHEMA, Row, Verdict, judge, rows_table
@@ -193,7 +194,7 @@ def verify_campaign(
     UncalibratedImageError, UnknownApertureError
         If images are not calibrated to an aperture that is known, and none is given.
     """
-    rows, n_done = chosen_images(campaign, sample)
+    rows, n_done = sample_rows(campaign, sample)
     layout = campaign.layout
     settings: dict[str, Any] = {
         "injection": campaign.config.injection.model_dump(mode="json"),

@@ -201,8 +201,13 @@ def changes(record: dict[str, Any], image: PlannedImage, root: Path, settings: d
         except OSError:
             found.append(f"input {name} is gone")
             continue
-        if [status.st_size, status.st_mtime_ns] != stamp:
-            found.append(f"input {name} was changed")
+        if status.st_size != stamp[0]:
+            found.append(f"input {name} was changed: it had {stamp[0]:,} bytes, and has {status.st_size:,}")
+        elif status.st_mtime_ns != stamp[1]:
+            # Mostly a copy made without them.
+            found.append(
+                f"input {name} was changed, or copied without its time of last change (cp -p, rsync -t keep it)"
+            )
     dataset, origin = dataset_id(image.dataset), record.get("input_dataset", "")
     if dataset and dataset != origin:
         found.append(f"the input is dataset {dataset} now, and was {origin or 'none of a repository'}")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from skygraft.campaign.finished import finished_rows
 from skygraft.campaign.pairs import read_pair
-from skygraft.campaign.sweep import finished_rows
 from skygraft.errors import ConfigError, SkygraftError
 from skygraft.recovery.catalogs import read_detections
 from skygraft.recovery.catalogs_terms import Detections, ImageContext
@@ -78,14 +78,14 @@ class CatalogLook:
         return "\n".join([*lines, f"  left out: {', '.join(left_out)}"] if left_out else lines)
 
 
-def look_at_catalogs(campaign: Campaign, images: int = 3) -> tuple[CatalogLook, ...]:
+def look_at_catalogs(campaign: Campaign, sample: int = 3) -> tuple[CatalogLook, ...]:
     """Read the catalogues of a few images, without matching.
 
     Parameters
     ----------
     campaign : Campaign
         A campaign that has been run, and whose ``recovery: catalogs:`` names catalogues.
-    images : int
+    sample : int
         How many images, spread evenly over those that are done.
 
     Returns
@@ -108,9 +108,9 @@ def look_at_catalogs(campaign: Campaign, images: int = 3) -> tuple[CatalogLook, 
             fix="Name them: recovery: {catalogs: {injected: cats/{file}.cat}}",
         )
     plan, done = finished_rows(campaign)
-    step = max(1, len(done) // max(1, images))
+    step = max(1, len(done) // max(1, sample))
     looks = []
-    for image in plan.images(done[::step][:images]):
+    for image in plan.images(done[::step][:sample]):
         try:
             context = ImageContext.of(read_pair(campaign.config, image), campaign.config.recovery.apertures)
         except SkygraftError as error:

@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from skygraft.campaign.finished import sample_rows
 from skygraft.campaign.products import Product
-from skygraft.campaign.sweep import SweepSummary, finished_rows, product_dataset, sweep
+from skygraft.campaign.sweep import SweepSummary, product_dataset, sweep
 from skygraft.config.recovery import RecoveryConfig
 from skygraft.errors import ConfigError
-from skygraft.planning.check import choose_images
 from skygraft.recovery.matching_catalogs import catalog_files, measure_image
 from skygraft.recovery.measuring import RECOVERY_VERSION
 from skygraft.wording import number, share
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from skygraft.campaign import Campaign
 
-__all__ = ["RECOVERY", "KindRecovery", "RecoverySummary", "recover", "sample_rows", "summarise_recovery"]
+__all__ = ["RECOVERY", "KindRecovery", "RecoverySummary", "recover", "summarise_recovery"]
 
 RECOVERY = Product("recovery", RECOVERY_VERSION, measure_image)
 """The product: one row per injected source and image."""
@@ -199,40 +198,11 @@ class RecoverySummary:
         return lines
 
 
-def sample_rows(campaign: Campaign, images: int | None) -> NDArray[np.int64] | None:
-    """Choose a sample of the images that are done, from all instruments, bands and visits; always the same.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    images : int or None
-        How many; None for all.
-
-    Returns
-    -------
-    ndarray of int64 or None
-        Rows of the plan; None for all that are done.
-
-    Raises
-    ------
-    CampaignError
-        If there is no plan, or no image is done.
-    ConfigError
-        If the number is not positive.
-    """
-    if images is None:
-        return None
-    if images <= 0:
-        raise ConfigError(f"a sample of {images} images is asked for", key="images", fix="Give a positive number")
-    plan, done = finished_rows(campaign)
-    return choose_images(plan, images, among=done)
-
-
 def recover(
     campaign: Campaign,
     settings: RecoveryConfig | Mapping[str, Any] | None = None,
     *,
-    images: int | None = None,
+    sample: int | None = None,
     rows: ArrayLike | None = None,
     client: Client | None = None,
     cluster: bool = False,
@@ -253,8 +223,9 @@ def recover(
         A campaign that has been run, at least in part.
     settings : RecoveryConfig or mapping, optional
         How to measure; of a mapping, what differs from the campaign's section ``recovery``, which is the default.
-    images : int, optional
-        Measure a sample of so many images; by default all that are done.
+    sample : int, optional
+        Measure a sample of so many images, from all instruments and bands, always the same; by default all that are
+        done.
     rows : array_like of int, optional
         Images to measure, as rows of the plan, instead of a sample.
     client, cluster, n_workers, processes, redo, progress
@@ -271,18 +242,18 @@ def recover(
         If there is no plan, no image is done, the output is that of another campaign, another process measures it, or
         the cluster fails.
     ConfigError
-        If a setting is not allowed.
+        If a setting is not allowed, or `sample` is not a positive number.
     OutputError
         If the output folder cannot be written.
     """
     how = settings if isinstance(settings, RecoveryConfig) else campaign.config.recovery.changed(settings or {})
-    if images is not None and rows is not None:
-        raise ConfigError("images and rows both say what to measure", key="images", fix="Give one of them")
+    if sample is not None and rows is not None:
+        raise ConfigError("sample and rows both say what to measure", key="sample", fix="Give one of them")
     swept = sweep(
         campaign,
         RECOVERY if how.catalogs is None else replace(RECOVERY, inputs=catalog_files),
         how.settings(),
-        rows=sample_rows(campaign, images) if rows is None else rows,
+        rows=sample_rows(campaign, sample)[0] if sample is not None else rows,
         client=client,
         cluster=cluster,
         n_workers=n_workers,

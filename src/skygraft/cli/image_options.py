@@ -1,0 +1,132 @@
+"""Options of the commands that read one image, and reading it as they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skygraft.cli.common import fail, finite
+
+if TYPE_CHECKING:
+    from skygraft.exposure import Exposure
+
+__all__ = [
+    "AllowPickle",
+    "Aperture",
+    "Ccds",
+    "FormatName",
+    "Hdu",
+    "Option",
+    "Psf",
+    "Zeropoint",
+    "format_options",
+    "read_image",
+]
+
+_OWN_OPTIONS = {
+    "path": "IMAGE",
+    "format": "--format",
+    "aperture": "--aperture",
+    "psf": "--psf",
+    "photo_calib": "--zeropoint",
+    "gain": "--gain",
+    "hdu": "--hdu",
+}
+
+Aperture = Annotated[
+    str | None,
+    typer.Option(
+        help="Calibration reference of the image, if it does not record one: '12 pix' or '2 arcsec' (aperture radius), "
+        "psf_model, or total.",
+        show_default=False,
+    ),
+]
+FormatName = Annotated[str, typer.Option("--format", help="Format of the image.")]
+Psf = Annotated[
+    str | None,
+    typer.Option(
+        help="PSF to use instead of the image's own: a PSFEx file, 'moffat:0.9 arcsec' or 'gaussian:3.5 pix' (FWHM).",
+        show_default=False,
+    ),
+]
+Zeropoint = Annotated[
+    float | None,
+    typer.Option(
+        help="AB magnitude of one image unit, instead of the image's own.", callback=finite, show_default=False
+    ),
+]
+Hdu = Annotated[str | None, typer.Option(help="HDU of the image, if the file has several.", show_default=False)]
+Ccds = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Table of CCDs (survey-ccds) that calibrates an image of the Legacy Surveys; may be repeated.",
+        show_default=False,
+    ),
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="An option of the image's format, NAME=VALUE, such as pixel_area=wcs or weight=false; may be repeated.",
+        show_default=False,
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Read a PSF that is stored as a Python pickle (PiffPsf). A pickle can run any program on this machine: "
+        "use this only for files whose origin you trust.",
+    ),
+]
+
+
+def format_options(
+    option: list[str] | None, ccds: list[Path] | None, allow_pickle: bool, *, of_reading: bool = True
+) -> dict[str, Any]:
+    """Parse the options of a format, whose values are YAML; raise for those that have their own command-line option."""
+    from skygraft.config.yaml_schema import parse_yaml
+    from skygraft.yaml_text import YamlError
+
+    options: dict[str, Any] = {}
+    for text in option or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise fail(f"--option {text}: NAME=VALUE is needed, such as pixel_area=wcs", code=2)
+        name = name.strip()
+        if of_reading and name in _OWN_OPTIONS:
+            raise fail(f"--option {text}: use {_OWN_OPTIONS[name]} for {name}", code=2)
+        try:
+            options[name] = parse_yaml(value)
+        except YamlError as error:
+            raise fail(f"--option {text}: the value is no YAML ({str(error).lstrip(' :')})", code=2) from None
+    if ccds:
+        options["ccds"] = [str(path) for path in ccds]
+    if allow_pickle:
+        options["allow_pickle"] = True
+    return options
+
+
+def read_image(
+    path: Path,
+    format: str,
+    aperture: str | None,
+    psf: str | None,
+    zeropoint: float | None,
+    hdu: str | None,
+    options: dict[str, Any],
+) -> Exposure:
+    """Return an image, read as the command line says; ``KIND:FWHM`` stands for an analytic PSF."""
+    from skygraft.formats import read_exposure
+
+    given_psf: Any = psf
+    if psf is not None:
+        kind, colon, fwhm = psf.partition(":")
+        if colon and not Path(psf).exists():
+            given_psf = {"kind": kind, "fwhm": fwhm.strip()}
+    number = int(hdu) if hdu is not None and hdu.isdecimal() else hdu
+    return read_exposure(
+        path, format=format, aperture=aperture, psf=given_psf, photo_calib=zeropoint, hdu=number, **options
+    )
