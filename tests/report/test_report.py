@@ -7,7 +7,6 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -17,43 +16,13 @@ import pytest
 import xarray as xr
 import yaml
 
+from report.page_reader import Page
 from report.recovery_tables import write_recovery
 from skygraft.campaign import Campaign
 from skygraft.errors import CampaignError, OutputError
 from skygraft.report import make_report
 
 EVIL = "<img src=x onerror=alert(1)>\"'&amp;\u202e"
-
-
-class Page(HTMLParser):
-    """The elements of a page, and the text of each section."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.sections: dict[str, str] = {}
-        self.open: list[str] = []
-        self._section = ""
-        self.text = path.read_text(encoding="utf-8")
-        self.feed(self.text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.open.append(tag)
-        if tag == "section":
-            self._section = str(dict(attrs)["id"])
-
-    def handle_endtag(self, tag: str) -> None:
-        while self.open and self.open.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "svg" not in self.open:
-            self.sections[self._section] = f"{self.sections.get(self._section, '')} {' '.join(data.split())}"
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")

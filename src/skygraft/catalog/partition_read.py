@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.arrow import from_arrow
 from skygraft.catalog.arrow_arrays import numpy_array
 from skygraft.catalog.schema import COLUMNS, values
+from skygraft.disk import FileIdentity
 from skygraft.errors import CatalogError, CorruptFileError
 from skygraft.json_text import parse_json
 
@@ -213,17 +214,12 @@ def partition_bounds(out_dir: str | os.PathLike[str]) -> PartitionBounds:
 
 def _current(out: Path) -> tuple[PartitionBounds, str]:
     """The bounds and the digest of the data set, as of now."""
-    try:
-        status = (out / MARKER).stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    except OSError:
-        stamp = (0, 0, 0, 0)
-    return _bounds(out, stamp)
+    return _bounds(out, FileIdentity.find(out / MARKER))
 
 
 @functools.lru_cache(maxsize=4)
-def _bounds(out: Path, stamp: tuple[int, int, int, int]) -> tuple[PartitionBounds, str]:
-    del stamp
+def _bounds(out: Path, marker_file: FileIdentity | None) -> tuple[PartitionBounds, str]:
+    del marker_file
     marker = read_marker(out)
     if marker is None:
         raise CatalogError(

@@ -34,6 +34,8 @@ RECOVERY = Product("recovery", RECOVERY_VERSION, measure_image)
 _BIN = 0.5
 _FEWEST = 10
 """Width in mag of the bins of magnitude, and the fewest sources in one, for a first look at the completeness."""
+_CROWDED = 0.05
+"""Share of usable sources that are blended with injected ones, from which on the summary says so."""
 _ROWS_AT_ONCE = 131_072
 _ONE_BY_ONE = {"batch_readahead": 1, "fragment_readahead": 1}
 _KEYS = ("band", "source_type", "usable", "found", "reason")
@@ -81,11 +83,14 @@ class RecoverySummary:
         Counts for each band and type of source, of all images in the table.
     reasons : dict of str to int
         Why sources were not found, and how many.
+    n_crowded : int
+        Usable rows with light of other injected sources in their calibration aperture.
     """
 
     sweep: SweepSummary
     kinds: tuple[KindRecovery, ...]
     reasons: dict[str, int]
+    n_crowded: int = 0
 
     @property
     def ok(self) -> bool:
@@ -126,6 +131,7 @@ class RecoverySummary:
             "n": self.n,
             "n_usable": self.n_usable,
             "n_found": self.n_found,
+            "n_crowded": self.n_crowded,
             "kinds": [asdict(kind) | {"completeness": kind.completeness} for kind in self.kinds],
             "reasons": self.reasons,
             "sweep": self.sweep.to_dict(),
@@ -183,6 +189,12 @@ class RecoverySummary:
             )
         elif self.n_found == self.n_usable:
             lines.append("every usable source was found: the catalogue is not faint enough to show where this ends")
+        if self.n_usable and self.n_crowded >= _CROWDED * self.n_usable:
+            lines.append(
+                f"WARNING: {share(self.n_crowded, self.n_usable)} of the usable sources have light of other injected "
+                "sources in their aperture: their own crowding is measured, not that of the sky. Inject fewer on an "
+                "image, or farther apart (min_separation of random_catalog)"
+            )
         return lines
 
 
@@ -255,10 +267,13 @@ def recover(
 def summarise_recovery(campaign: Campaign, swept: SweepSummary) -> RecoverySummary:
     """Sum up the recovery table of a campaign, read in parts."""
     counts: Counter[tuple[Any, ...]] = Counter()
+    n_crowded = 0
     dataset = product_dataset(campaign, RECOVERY.name)
-    if not {*_KEYS, "mag"} <= set(dataset.schema.names):
+    if not {*_KEYS, "mag", "blend"} <= set(dataset.schema.names):
         return RecoverySummary(swept, (), {})  # of no image
-    for batch in dataset.to_batches(columns=[*_KEYS, "mag"], batch_size=_ROWS_AT_ONCE, **_ONE_BY_ONE):
+    for batch in dataset.to_batches(columns=[*_KEYS, "mag", "blend"], batch_size=_ROWS_AT_ONCE, **_ONE_BY_ONE):
+        crowded = pc.and_(pc.equal(batch.column("blend"), "fake"), batch.column("usable"))
+        n_crowded += pc.sum(crowded).as_py() or 0
         place = pc.floor(pc.divide(batch.column("mag"), _BIN))
         place = pc.if_else(pc.is_finite(place), place, None)
         rows = pa.table([*(batch.column(name) for name in _KEYS), place], names=[*_KEYS, "place"])
@@ -281,7 +296,7 @@ def summarise_recovery(campaign: Campaign, swept: SweepSummary) -> RecoverySumma
         KindRecovery(*key, n["n"], n["usable"], n["found"], _half(bins.get(key, {})))
         for key, n in sorted(kinds.items())
     )
-    return RecoverySummary(swept, tuple(found_of), dict(sorted(reasons.items())))
+    return RecoverySummary(swept, tuple(found_of), dict(sorted(reasons.items())), n_crowded)
 
 
 def _half(binned: Mapping[tuple[float, bool], int]) -> float | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-__all__ = ["Series", "bars", "completeness_curves", "heat_map", "short", "stacked", "value_curves"]
+__all__ = ["Series", "bars", "completeness_curves", "heat_map", "short", "stacked", "steps", "value_curves"]
 
 type Array = NDArray[np.float64]
 
@@ -79,7 +79,13 @@ def _points(axes: Axes, i: int, one: Series) -> None:
 
 
 def completeness_curves(
-    series: Sequence[Series], x_label: str, *, snr_axis: bool = False, legend: bool = True
+    series: Sequence[Series],
+    x_label: str,
+    *,
+    snr_axis: bool = False,
+    legend: bool = True,
+    y_label: str = "completeness",
+    log: bool = False,
 ) -> Drawing:
     """Draw completeness with its intervals and fitted curves; to be called within `skygraft.report.style.style`.
 
@@ -91,12 +97,20 @@ def completeness_curves(
     snr_axis : bool
         Whether x is magnitude minus depth, which is a signal-to-noise ratio too.
     legend : bool
+    y_label : str
+    log : bool
+        Whether x is logarithmic.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
     figure, axes = new_figure()
+    if log:
+        axes.set_xscale("log")
+        # Not as powers, which are written as mathematics; that is off, for names that come from outside.
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
     for i, one in enumerate(series):
         _points(axes, i, one)
         if one.curve is not None and np.isfinite(one.y).any():
@@ -107,7 +121,7 @@ def completeness_curves(
     axes.set_ylim(0, 1.03)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_xlabel(x_label)
-    axes.set_ylabel("completeness")
+    axes.set_ylabel(y_label)
     if snr_axis:
         top = axes.secondary_xaxis("top")
         low, high = axes.get_xlim()
@@ -120,6 +134,24 @@ def completeness_curves(
         top.spines["top"].set_color(MUTED)
     if legend and series:
         axes.legend(loc="lower left", handletextpad=0.3, borderaxespad=0.3)
+    return figure
+
+
+def steps(x: Array, y: Array, lower: Array, upper: Array, x_label: str, y_label: str) -> Drawing:
+    """Draw a fraction that grows in steps, with its interval as a shade; to be called within `style`.
+
+    Parameters
+    ----------
+    x, y, lower, upper : ndarray, shape (N,)
+    x_label, y_label : str
+    """
+    figure, axes = new_figure()
+    axes.fill_between(x, lower, upper, step="post", color=colour_of(0), alpha=0.16, lw=0, zorder=1)
+    axes.step(x, y, where="post", color=colour_of(0), zorder=2)
+    axes.set_ylim(0, 1.03)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     return figure
 
 

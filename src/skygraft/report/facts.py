@@ -78,6 +78,8 @@ class CampaignFacts:
         Rows of truth of the records that were read, and those that were drawn.
     flags : Counter
         Number of rows of these with each flag.
+    made : list of (int or None)
+        Images that each run made; None for a run that was killed.
     noise : set of str
         Which photon noise they have: ``white``, ``correlated`` or ``none``.
     """
@@ -94,6 +96,7 @@ class CampaignFacts:
     n_sources: int = 0
     n_drawn: int = 0
     flags: Counter[str] = field(default_factory=Counter)
+    made: list[int | None] = field(default_factory=list)
     noise: set[str] = field(default_factory=set)
 
     @property
@@ -129,6 +132,7 @@ def read_facts(campaign: Campaign) -> CampaignFacts:
 
     plan = campaign_plan(campaign.layout.plan)
     facts = CampaignFacts(campaign, campaign.status(), plan, read_provenance(campaign.layout.provenance))
+    facts.made = _made(campaign.layout.ledger)
     for name, found in (("band", facts.bands), ("instrument", facts.instruments)):
         values = Counter(str(value or "") for value in plan.table([name])[name].to_pylist())
         found.update(sorted(values.items()))
@@ -150,6 +154,23 @@ def read_facts(campaign: Campaign) -> CampaignFacts:
             )
     facts.calibrations = tidy(uses)
     return facts
+
+
+def _made(ledger: Path) -> list[int | None]:
+    """Images that each run made, from the ledger: a run writes its provenance before it has ended."""
+    from skygraft.records.events import RunEnded, RunStarted
+    from skygraft.records.ledger import read_runs
+
+    found: list[int | None] = []
+    try:
+        for event in read_runs(ledger):
+            if isinstance(event, RunStarted):
+                found.append(None)
+            elif found and isinstance(event, RunEnded):
+                found[-1] = event.n_done
+    except SkygraftError:  # it is damaged, which the status says
+        return []
+    return found
 
 
 def read_provenance(path: Path) -> Provenance | None:

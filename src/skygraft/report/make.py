@@ -21,12 +21,15 @@ from skygraft.report.products import product_notes, product_rows, product_settin
 from skygraft.report.recovered import Recovered, measure_recovered
 from skygraft.report.sections_campaign import apertures, failures, missing, provenance, record_closure
 from skygraft.report.sections_checks import count_verification, verification_blocks
+from skygraft.report.sections_classes import classes_section
 from skygraft.report.sections_completeness import completeness_section, completeness_tiles
 from skygraft.report.sections_conditions import conditions_section
 from skygraft.report.sections_growth import count_growth, growth_blocks
 from skygraft.report.sections_measured import measured_section, measured_tiles
 from skygraft.report.sections_missed import missed_section
+from skygraft.report.sections_selection import selection_section
 from skygraft.report.sections_summary import campaign_tiles, lead, sky, state_notes
+from skygraft.report.sections_transients import transients_section
 from skygraft.report.studio import Studio
 from skygraft.report.style import style
 
@@ -116,7 +119,10 @@ def _recovery_sections(facts: CampaignFacts, recovered: Recovered, studio: Studi
     first.blocks[:0] = product_notes(facts.campaign, "recovery", f"skygraft recover {facts.command}")
     return [
         first,
+        selection_section(recovered, _NUMBERS),
         measured_section(recovered, studio),
+        classes_section(recovered, studio),
+        transients_section(recovered, studio),
         conditions_section(recovered, studio),
         missed_section(recovered, cutout_blocks(facts.campaign, recovered), studio),
     ]

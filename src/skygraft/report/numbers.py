@@ -15,6 +15,7 @@ from skygraft.report.blocks import Tile
 from skygraft.report.facts import CampaignFacts
 from skygraft.report.recovered import Recovered
 from skygraft.report.sections_campaign import closure_by_band
+from skygraft.report.sections_selection import write_selection
 from skygraft.statistics import save_dataset
 
 __all__ = ["write_numbers"]
@@ -54,6 +55,7 @@ def write_numbers(
     for name, dataset in sorted(found.tables.items()):
         save_dataset(dataset, folder / f"{name}.nc")
         files.append((f"{name}.nc", str(dataset.attrs.get("title", name)) + _over(dataset)))
+    files += write_selection(folder, found)
     rows = _fits(found)
     for name, table, what in (
         ("fits.parquet", rows, "fits of completeness against magnitude, by band and type"),

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skygraft.errors import SkygraftError
-from skygraft.report.counting import BATCH_ROWS, Sample, grouped, magnitude_edges, numbers, total
+from skygraft.report.counting import BATCH_ROWS, Sample, grouped, magnitude_edges, numbers, text_column, total
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from skygraft.statistics import CompletenessFit
+    from skygraft.statistics import CompletenessFit, SelectionFunction
 
 __all__ = [
     "ELONGATED",
     "KIND_NAMES",
+    "OBJECT",
     "PER_MAG",
     "Recovered",
     "RecoveryCounts",
@@ -40,13 +41,17 @@ KIND_NAMES = {
 }
 """Source types in words."""
 _ORDER = tuple(KIND_NAMES)
-_RANGES = ("mag", "mag_below_depth", "surface_brightness", "half_light_radius")
+_RANGES = ("mag", "mag_below_depth", "surface_brightness", "half_light_radius", "class_star_out")
 _LARGEST_SHARE = 6
 """Most types, and most bands, that have figures of their own; the rest is in the tables and files."""
 ELONGATED = 0.8
 """Axis ratio above which a position angle says little."""
 EXACT_ROWS = 2_000_000
 """Values that a median holds in memory; beyond, they are rounded to 1e-4."""
+OBJECT = "object_id"
+"""Column of the catalogue that says which sources are one transient or mover at different times."""
+_PER_SIZE, _PER_CELL, _MOST_SIZES = 150, 10, 6
+"""Fakes in each bin of size of the selection function and in each cell of magnitude and size, and most bins of size."""
 PER_MAG = 10
 """Bins of a magnitude in `RecoveryCounts.by_mag`."""
 
@@ -68,6 +73,8 @@ class RecoveryCounts:
         Rows that were not found, by (reason, type).
     by_mag : dict of str to Counter
         Rows by the reason why they were not found (empty for found), and within by tenth of a magnitude.
+    blends : Counter
+        Usable rows by whose light is in their aperture: ``real``, ``fake`` or empty.
     low, high : dict of str to float
         Range of some columns, of usable rows.
     places : Sample
@@ -79,6 +86,7 @@ class RecoveryCounts:
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     by_mag: dict[str, Counter[int]] = field(default_factory=dict)
+    blends: Counter[str] = field(default_factory=Counter)
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
     places: Sample = field(default_factory=Sample)
@@ -110,7 +118,7 @@ def count_recovery(dataset: Any) -> RecoveryCounts:
     dataset : pyarrow.dataset.Dataset
     """
     counts = RecoveryCounts()
-    names = ["injection_id", "ra", "dec", "band", "source_type", "usable", "found", "reason", *_RANGES]
+    names = ["injection_id", "ra", "dec", "band", "source_type", "usable", "found", "reason", "blend", *_RANGES]
     names = [name for name in names if name in dataset.schema.names]
     for batch in dataset.to_batches(columns=names, batch_size=BATCH_ROWS):
         usable, found = (numbers(batch[name]) > 0 for name in ("usable", "found"))
@@ -130,6 +138,10 @@ def count_recovery(dataset: Any) -> RecoveryCounts:
                 values, n = np.unique(tenth[part], return_counts=True)
                 tally = counts.by_mag.setdefault(reason if missed else "", Counter())
                 tally.update(dict(zip(values.tolist(), n.tolist(), strict=True)))
+        if "blend" in names:
+            codes, blends = text_column(batch["blend"])
+            n_each = np.bincount(codes[usable], minlength=len(blends)).tolist()
+            counts.blends.update({name: n for name, n in zip(blends, n_each, strict=True) if n})
         for name in set(_RANGES) & set(names):
             values_of = numbers(batch[name])
             good = values_of[usable & np.isfinite(values_of)]
@@ -161,6 +173,8 @@ class Recovered:
         Of completeness against magnitude, by (band, type).
     depth_fits : dict of str to CompletenessFit
         Of completeness against magnitude minus depth, by type.
+    selection : SelectionFunction or None
+        None where there are too few fakes for one; `problems` says why.
     problems : dict of str to str
         Statistics that could not be made, and why.
     """
@@ -173,6 +187,7 @@ class Recovered:
     tables: dict[str, xr.Dataset] = field(default_factory=dict)
     fits: dict[tuple[str, str], CompletenessFit] = field(default_factory=dict)
     depth_fits: dict[str, CompletenessFit] = field(default_factory=dict)
+    selection: SelectionFunction | None = None
     problems: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -206,11 +221,16 @@ def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: floa
     shown = {kind for kind, _ in kind_sizes.most_common(_LARGEST_SHARE)}
     found = Recovered(dataset, settings, counts, bands, [kind for kind in counts.kinds if kind in shown])
     if total(counts.usable):
-        for name, make in (*_completeness(found), *_biases(found, isolation), *_more(found)):
+        for name, make in (*_completeness(found), *_biases(found, isolation), *_more(found), *_classes(found)):
             try:
                 found.tables[name] = make()
             except SkygraftError as error:
                 found.problems[name] = str(error)
+        _transients(found)
+        try:
+            found.selection = _selection(found)
+        except SkygraftError as error:
+            found.problems["selection"] = str(error)
         for band in found.bands:
             for kind in found.kinds:
                 if counts.usable[band, kind]:
@@ -278,7 +298,9 @@ def _completeness(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Datas
     if counts.high.get("half_light_radius", 0) > counts.low.get("half_light_radius", 0):
         coarse = _edges(counts, "mag", n // (2 * n_kinds))
         yield "completeness_half_light_radius", lambda: completeness(data, {"half_light_radius": 8, **kinds})
-        cells = {"mag": coarse, "half_light_radius": 6}
+        extended = sum(n for (_, kind), n in counts.usable.items() if kind != "Star")
+        sizes = int(np.clip(extended / (_PER_CELL * (len(coarse) - 1)), 2, _MOST_SIZES))
+        cells = {"mag": coarse, "half_light_radius": sizes}
         yield "completeness_mag_half_light_radius", lambda: completeness(data, cells, bootstrap=0)
 
 
@@ -298,6 +320,9 @@ def _more(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
     if "depth" in found.columns:
         yield "map_depth", lambda: sky_map(data, "depth", "median", nside, where=where).assign_attrs(band=name)
     yield "map_completeness", lambda: sky_map(data, statistic="completeness", nside=nside)
+    if total(counts.found):
+        difference = ("mag_cal", "mag")
+        yield "map_bias", lambda: sky_map(data, difference, "bias", nside, where=where).assign_attrs(band=name)
     yield "conditions_found", lambda: correlations(data, "found", where=where).assign_attrs(band=name)
     if total(counts.found):
         yield "conditions_bias", lambda: correlations(data, ("mag_cal", "mag"), where=where).assign_attrs(band=name)
@@ -319,6 +344,54 @@ def map_nside(area: float, n: int, *, per_pixel: int = 25, most: int = 600) -> i
     sky = 4 * np.pi * np.degrees(1.0) ** 2
     nside = np.sqrt(pixels * sky / (12 * max(min(area, sky), 1e-9)))
     return int(2 ** np.clip(np.round(np.log2(nside)), 0, 20))
+
+
+def _classes(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:
+    """Star/galaxy confusion, where the detections have a classification."""
+    from skygraft.statistics import confusion
+
+    if "class_star_out" not in found.counts.low:
+        return
+    data, n_found = found.dataset, total(found.counts.found)
+    coarse = {"mag": _edges(found.counts, "mag", n_found // 2)}
+    yield "confusion", lambda: confusion(data)
+    yield "confusion_mag", lambda: confusion(data, by=coarse)
+
+
+def _transients(found: Recovered) -> None:
+    """Efficiency and first detection, where the catalogue says which epochs are those of one object."""
+    from skygraft.statistics import detected_by, first_detection, transient_efficiency
+
+    if OBJECT not in found.columns:
+        return
+    data, counts = found.dataset, found.counts
+    by: dict[str, Any] = {"mag": _edges(counts, "mag", total(counts.usable))}
+    if "mag_below_depth" in counts.low:
+        # Of equal width in magnitudes: few epochs are at the low ratios that matter, of thousands.
+        by["snr_expected"] = 5.0 * 10 ** (-0.4 * _edges(counts, "mag_below_depth", total(counts.usable))[::-1])
+    if {"phase", "peak_mjd"} & found.columns:
+        by["phase"] = "auto"
+    try:
+        for name, table in transient_efficiency(data, by, source=OBJECT).items():
+            found.tables[f"transient_efficiency_{name}"] = table
+        start = "peak_mjd" if "peak_mjd" in found.columns else None
+        first = first_detection(data, OBJECT, start=start)
+        found.tables["first_detection"] = first
+        found.tables["detected_by"] = detected_by(first)
+    except SkygraftError as error:
+        found.problems["transients"] = str(error)
+
+
+def _selection(found: Recovered) -> SelectionFunction:
+    """The selection function of each band and type, in as many sizes as there are fakes for."""
+    from skygraft.statistics import SelectionFunction
+
+    counts, per = found.counts, tuple(by_groups(found.counts))
+    over: dict[str, Any] = {"mag": "auto"}
+    if "half_light_radius" in counts.low:
+        extended = [n for (_, kind), n in counts.usable.items() if kind != "Star" and n]
+        over["half_light_radius"] = int(np.clip(min(extended, default=0) // _PER_SIZE, 1, _MOST_SIZES))
+    return SelectionFunction.from_data(found.dataset, over, per)
 
 
 def _biases(found: Recovered, isolation: float) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]:

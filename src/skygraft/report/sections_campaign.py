@@ -259,15 +259,16 @@ def provenance(facts: CampaignFacts, version: str) -> Section:
                     Column("ended (UTC)"),
                     Column("images made", numeric=True),
                 ),
-                [_run(i, found.activities[name]) for i, name in enumerate(runs, start=1)],
+                [_run(i, found.activities[name], facts.made[i - 1 : i]) for i, name in enumerate(runs, start=1)],
             )
         )
     return section
 
 
-def _run(i: int, run: Mapping[str, Any]) -> list[Cell]:
+def _run(i: int, run: Mapping[str, Any], made: Sequence[int | None]) -> list[Cell]:
     ended = _clock(run.get("endTime")) or "was killed"
-    return [cell(i), cell(_clock(run.get("startTime"))), cell(ended), cell(run.get("n_done"))]
+    n_done = made[0] if made and made[0] is not None else run.get("n_done")
+    return [cell(i), cell(_clock(run.get("startTime"))), cell(ended), cell(n_done)]
 
 
 def _clock(iso: Any) -> str:

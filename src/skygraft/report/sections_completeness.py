@@ -25,6 +25,9 @@ __all__ = ["completeness_section", "completeness_tiles", "is_known", "picked", "
 _LEVELS = (0.5, 0.8, 0.9)
 _LARGEST_ERROR = 0.5
 _TILES = 2
+_FEWEST_IN_CELL = 5
+_CROWDED = 0.05
+"""Share of the usable fakes that are blended with other fakes, from which on the page says so."""
 _NO_CURVE = "from the points: no curve fits them"
 
 
@@ -92,6 +95,15 @@ def completeness_section(found: Recovered, studio: Studio) -> Section:
                 "warning",
                 f"{what} of the {usable:,} usable fakes was found, so that no limit can be given: inject "
                 f"{'brighter' if n_found == 0 else 'fainter'} ones.",
+            )
+        )
+    if (crowded := counts.blends["fake"] / usable) >= _CROWDED:
+        section.add(
+            Note(
+                "warning",
+                f"{100 * crowded:.1f} % of the usable fakes have light of other fakes in their aperture, so that "
+                "completeness and biases measure the crowding by the fakes themselves. Inject fewer on an image, or "
+                "farther apart: random_catalog(..., min_separation=...).",
             )
         )
     figures = [*_against_mag(found, studio), *_against_depth(found, studio), *_against_size(found, studio)]
@@ -213,8 +225,9 @@ def _against_size(found: Recovered, studio: Studio) -> list[Figure]:
             )
         )
     table = found.tables.get("completeness_mag_half_light_radius")
-    if table is not None:
-        values = np.asarray(table["completeness"].transpose("mag", "half_light_radius").values, dtype=float)
+    if table is not None and (table["n"].values >= _FEWEST_IN_CELL).any():
+        seen = table.transpose("mag", "half_light_radius")
+        values = np.where(seen["n"].values >= _FEWEST_IN_CELL, seen["completeness"].values, np.nan)
         across, along = (np.isfinite(values).any(axis=axis) for axis in (1, 0))
         values = values[np.ix_(_hull(across), _hull(along))]
         x, y = (_edges(table, name)[_hull(seen, 1)] for name, seen in (("mag", across), ("half_light_radius", along)))
@@ -232,7 +245,7 @@ def _against_size(found: Recovered, studio: Studio) -> list[Figure]:
                 ),
                 "completeness-mag-size",
                 title="Against magnitude and size",
-                caption="Of galaxies; cells without fakes are empty.",
+                caption=f"Of galaxies; each row has as many. Cells of fewer than {_FEWEST_IN_CELL} are empty.",
                 alt="Completeness of galaxies in cells of injected magnitude and half-light radius, in colours.",
             )
         )

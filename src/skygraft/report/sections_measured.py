@@ -97,7 +97,7 @@ def _magnitudes(found: Recovered, studio: Studio) -> list[Figure]:
                 value_curves(series, f"{_MAG}{f' ({band})' if band else ''}", "measured − injected (mag)"),
                 f"bias-mag-{band or 'all'}",
                 title=f"Magnitude{where}",
-                caption="Inside the calibration aperture, of all fakes that were found.",
+                caption="Inside the calibration aperture, of all fakes that were found." + _outside(found),
                 alt=f"Bias of the magnitude in the calibration aperture{where}: {_said(series, 3)}.",
             )
         )
@@ -125,6 +125,16 @@ def _magnitudes(found: Recovered, studio: Studio) -> list[Figure]:
             )
         )
     return figures
+
+
+def _outside(found: Recovered) -> str:
+    """What a reader must know of the magnitudes of extended sources."""
+    if not set(found.kinds) - {"Star"}:
+        return ""
+    return (
+        " A galaxy has light outside this aperture, which the zeropoint's stars do not: its magnitude there is fainter "
+        "than what was injected."
+    )
 
 
 def _pulls(found: Recovered, studio: Studio) -> list[Figure]:

@@ -128,12 +128,21 @@ def sky(facts: CampaignFacts, places: Sample | None, studio: Studio, maps: Mappi
     kinds = {
         "map_completeness": ("Completeness", "completeness", "completeness", "Of usable fakes of all magnitudes"),
         "map_depth": ("Depth", "median", "5σ depth (mag)", "Median of the local depth at the fakes"),
+        "map_bias": (
+            "Bias of the magnitude",
+            "median",
+            "measured − injected (mag)",
+            "Median in the calibration aperture, of found fakes of all types and magnitudes (galaxies have light "
+            "outside it)",
+        ),
     }
     for name, (title, variable, label, note) in kinds.items():
         table = (maps or {}).get(name)
         if table is None or table.sizes["pixel"] < _FEWEST_PIXELS:
             continue
         values = np.asarray(table[variable].values, dtype=float)
+        if np.isfinite(values).sum() < _FEWEST_PIXELS:
+            continue
         nside = int(table.attrs["nside"])
         drawing = draw_pixels(frame, np.asarray(table["pixel"].values), nside, values, label)
         low, middle, high = np.nanpercentile(values, [0, 50, 100])

@@ -35,6 +35,7 @@ _SIZE_BINS = 6
 _DEPTHS = 32
 _NSIDE = 256
 _FEWEST_ROWS = 20
+_NO_FAKES = "no fakes"
 
 type Floats = NDArray[np.float64]
 
@@ -150,8 +151,10 @@ def build(
         made = _curve(_part(sums, (i * sizes.size + j) * _X_BINS), middle, draws, mag)
         out["parameters"][i, j], out["covariance"][i, j], out["scale"][i, j], reasons[i, j] = made
     if not np.isfinite(out["parameters"]).any():
+        # Not that of a combination of kinds and sizes which nobody asked for.
+        why = next((reason for reason in reasons.ravel() if reason and reason != _NO_FAKES), "no rows")
         raise CatalogError(
-            f"no curve can be fitted to the fakes of {rows.origin}: {next(filter(None, reasons.ravel()), 'no rows')}",
+            f"no curve can be fitted to the fakes of {rows.origin}: {why}",
             fix="Inject more fakes around the limit, or give fewer sizes and fewer columns in `per`",
         )
     return _assemble(
@@ -272,7 +275,7 @@ def _curve(sums: Counts, middle: Floats, draws: Floats, mag: str) -> tuple[Float
     ends = (float(middle[rows[0]]), float(middle[rows[-1]])) if rows.size else (0.0, 0.0)
     n, n_found = int(sums.n.sum()), int(sums.n_found.sum())
     if n < _FEWEST_ROWS:
-        return *nothing, f"only {n} fakes, of {_FEWEST_ROWS} that a curve takes" if n else "no fakes"
+        return *nothing, f"only {n} fakes, of {_FEWEST_ROWS} that a curve takes" if n else _NO_FAKES
     if n_found in (0, n):
         return *_flat(sums, middle), 1.0, ""
     best = maximize(_LOGISTIC, middle, sums.weight, sums.found_weight)
