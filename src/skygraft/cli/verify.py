@@ -147,9 +147,8 @@ def _show(found: Verification) -> None:
         out_console().print(closure_table(found.bands, "recovered - injected magnitude, in the calibration aperture"))
     print_table(out_console(), checks_table(found.checks, "checks, and the number of images"))
     if found.is_sample:
-        echo(
-            f"checked a sample of {found.n_images:,} of the {found.n_done:,} images that are done (--all checks every one)"
-        )
+        of = f"of the {found.n_done:,} images that are done"
+        echo(f"checked a sample of {found.n_images:,} {of} (--all checks every one)")
     else:
         echo(f"checked all {number(found.n_images, 'image')} that are done")
     if found.is_sample and any(one.verdict == "too few stars" for one in found.checks):
