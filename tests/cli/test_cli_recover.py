@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -88,6 +89,32 @@ def test_what_is_wrong_with_the_campaign(runner: CliRunner, done: Path, tmp_path
     other.write_text(yaml.safe_dump(content | {"recovery": {"treshold": 2}}))
     result = runner.invoke(app, ["recover", str(other), "--workers=0"])
     assert result.exit_code == 1 and "recovery.treshold" in result.output and "threshold" in result.output
+
+
+def test_of_a_copy_without_its_times_it_is_said(runner: CliRunner, done: Path) -> None:
+    source = next(path for path in done.parent.rglob("*.fits") if "out" not in path.relative_to(done.parent).parts)
+    os.utime(source, ns=(1, 1))
+    result = runner.invoke(app, ["recover", str(done), "--workers=0"])
+    assert result.exit_code == 1 and "copied without its time of last change" in result.output, result.output
+    source.write_bytes(source.read_bytes() + b" " * 2880)
+    assert "bytes, and has" in runner.invoke(app, ["recover", str(done), "--workers=0"]).output
+
+
+@pytest.mark.parametrize("command", ["verify", "recover", "aperture"])
+def test_one_spelling_for_one_thing(runner: CliRunner, done: Path, command: str) -> None:
+    text = runner.invoke(app, [command, str(done), "--sample=1", "--workers=0", "--redo"]).output
+    folder = {"verify": "verification", "recover": "recovery", "aperture": "apertures"}[command]
+    assert f"table in {done.parent / 'out' / folder}" in text, text
+    for options in (["--sample=0"], ["--workers=-1"], ["--cluster=local", "--scheduler=tcp://localhost:1"]):
+        refused = runner.invoke(app, [command, str(done), *options])
+        assert refused.exit_code in (1, 2) and options[0].split("=")[0] in refused.output, refused.output
+
+
+def test_a_sample_is_of_a_campaign(runner: CliRunner, done: Path) -> None:
+    image = next(path for path in done.parent.rglob("*.fits"))
+    for option in ("--sample=1", "--scheduler=tcp://localhost:1"):
+        result = runner.invoke(app, ["aperture", str(image), option])
+        assert result.exit_code == 1 and f"{option.split('=')[0]} is of a campaign only" in result.output
 
 
 @pytest.mark.dask

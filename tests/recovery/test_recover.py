@@ -77,7 +77,7 @@ def test_a_sample(done: Campaign) -> None:
     assert (summary.n_images, summary.sweep.n_measured) == (2, 2)
     assert recover(done, sample=2, n_workers=0).sweep.n_measured == 0
     assert recover(done, n_workers=0).sweep.n_measured == 2
-    with pytest.raises(ConfigError, match="sample of 0"):
+    with pytest.raises(ConfigError, match="sample is 0"):
         recover(done, sample=0, n_workers=0)
     with pytest.raises(ConfigError, match="both"):
         recover(done, sample=1, rows=[0], n_workers=0)

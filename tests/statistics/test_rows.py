@@ -97,6 +97,13 @@ def test_units_come_from_the_table_and_go_into_the_result(columns: dict[str, Any
     assert completeness(with_units, "size")["size"].attrs["units"] == "arcsec"
 
 
+def test_of_many_columns_the_nearest_come_first_and_not_all_are_listed() -> None:
+    table = {f"column_{i}": np.arange(3.0) for i in range(100)} | {"mag": np.arange(3.0), "found": np.ones(3, bool)}
+    with pytest.raises(CatalogError, match=r"no column magn; it has mag, .*column_0, .*\(102 columns\)") as caught:
+        completeness(table, "magn")
+    assert "column_60" not in str(caught.value)
+
+
 def test_missing_columns_are_named_with_the_nearest(columns: dict[str, Any]) -> None:
     with pytest.raises(CatalogError, match=r"no column mg; it has .*injection_id.*nearest names are mg: mag") as caught:
         completeness(columns, "mg")

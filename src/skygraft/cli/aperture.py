@@ -71,8 +71,8 @@ def aperture(
     columns: Annotated[
         list[str] | None,
         typer.Option(
-            help="Its columns, if they are not found by name: ra=NAME, dec=NAME, mag=NAME, mag_error=NAME; may be "
-            "repeated. 'MAG_APER[0]' is the first of a column of vectors.",
+            help="Columns of --reference, if they are not found by name: ra=NAME, dec=NAME, mag=NAME, mag_error=NAME; "
+            "may be repeated. 'MAG_APER[0]' is the first of a column of vectors.",
             show_default=False,
         ),
     ] = None,
@@ -109,8 +109,12 @@ def aperture(
     corrections. Without any of these the verdict is 'cannot tell': the shape of a curve of growth says nothing of a
     zeropoint. The exit code is 1 if an image does not fit, or cannot be measured.
 
+    Of a campaign, --sample, --workers, --cluster, --scheduler and --redo say which images are measured, and where; the
+    folder apertures of its output gets a table with a row for each image.
+
     Example:  skygraft aperture skygraft-demo/survey/calexp-1002-0.fits --plot growth.png
     Example:  skygraft aperture campaign.yaml --reference gaia_r.parquet --columns mag=r_synthetic
+    Example:  skygraft aperture campaign.yaml --sample 100 --workers 8
     """
     if plot is not None:
         check_plot(plot)

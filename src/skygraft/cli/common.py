@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from skygraft.campaign import Campaign
 
 __all__ = [
+    "PICTURES",
     "ButlerCollections",
     "ButlerRepo",
     "ButlerRun",
@@ -55,7 +56,8 @@ Plot = Annotated[
     Path | None,
     typer.Option(help="Write a plot of what was measured: .png, .pdf, .svg or .jpg.", show_default=False),
 ]
-_PLOTS = (".png", ".pdf", ".svg", ".jpg")
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
+"""Endings of the files that figures are written to."""
 
 
 @dataclass
@@ -165,8 +167,8 @@ def check_plot(path: Path) -> None:
     """
     from skygraft.errors import OutputError
 
-    if path.suffix.lower() not in _PLOTS:
-        raise OutputError(f"a plot is one of {', '.join(_PLOTS)}", path=path, fix="Change its ending")
+    if path.suffix.lower() not in PICTURES:
+        raise OutputError(f"a plot is one of {', '.join(PICTURES)}", path=path, fix="Change its ending")
     if path.is_dir() or not path.parent.is_dir():
         what = "it is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
         raise OutputError(f"the plot cannot be written: {what}", path=path, fix="Name a file in a folder that is there")

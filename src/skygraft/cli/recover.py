@@ -32,13 +32,18 @@ def recover(
     ] = None,
     min_area: Annotated[
         int | None,
-        typer.Option(help="Connected pixels above the threshold that make a detection.", show_default=False),
+        typer.Option(
+            help="Connected pixels above the threshold that make a detection; by default that of the configuration, or "
+            "5.",
+            show_default=False,
+        ),
     ] = None,
     match_radius: Annotated[
         float | None,
         typer.Option(
             callback=finite,
-            help="Largest distance between an injected source and its detection, arcsec.",
+            help="Largest distance between an injected source and its detection, arcsec; by default that of the "
+            "configuration, or three quarters of the expected FWHM.",
             show_default=False,
         ),
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skygraft.cli.common import Json, command, echo, emit_json
+from skygraft.cli.common import PICTURES, Json, command, echo, emit_json
 from skygraft.cli.showing import WRITERS, Request, View
 from skygraft.errors import ConfigError, OutputError, OutputExistsError
 
@@ -38,13 +38,12 @@ class ThemeName(StrEnum):
     dark = "dark"
 
 
-_PICTURES = (".png", ".pdf", ".svg", ".jpg")
 _SUFFIXES: dict[View, tuple[str, ...]] = {
-    View.triplet: _PICTURES,
+    View.triplet: PICTURES,
     View.blink: (".gif", ".png"),
-    View.grid: _PICTURES,
-    View.colour: _PICTURES,
-    View.sky: _PICTURES,
+    View.grid: PICTURES,
+    View.colour: PICTURES,
+    View.sky: PICTURES,
     View.regions: (".reg",),
     View.moc: (".fits", ".json", ".txt"),
 }
@@ -186,7 +185,7 @@ def _view_of(view: View | None, output: Path | None) -> View:
     suffix = "" if output is None else output.suffix.lower()
     chosen = view or _OF_SUFFIX.get(suffix, View.triplet)
     if output is not None and suffix not in _SUFFIXES[chosen]:
-        known = suffix in _PICTURES or suffix in _OF_SUFFIX
+        known = suffix in PICTURES or suffix in _OF_SUFFIX
         raise OutputError(
             f"the view {chosen} is not written as {suffix or 'a file without an ending'}; its files end in "
             f"{', '.join(_SUFFIXES[chosen])}",

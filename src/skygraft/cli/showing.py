@@ -202,7 +202,12 @@ def _write_grid(request: Request) -> None:
     rows = choose_fakes(campaign, n, found=request.get("found"), **chosen)
     what = {None: "fakes", True: "found fakes", False: "missed fakes"}[request.get("found")]
     if not rows.num_rows:
-        raise ConfigError(f"there are no {what} to show", path=campaign.layout.root, key="found", fix="Show others")
+        raise ConfigError(
+            f"there are no {what} to show",
+            path=campaign.layout.root,
+            key="found",
+            fix="Leave --found or --missed out, or show another image",
+        )
     how = {"random": "a random sample", "bright": "the brightest", "faint": "the faintest"}[order]
     request.notes["n"] = rows.num_rows
     _save(request, cutout_grid(campaign, rows, title=f"{name}: {what}, {how}", **drawn))

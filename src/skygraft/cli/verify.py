@@ -141,12 +141,16 @@ def _check(
 
 def _show(found: Verification) -> None:
     from skygraft.qa.tables import checks_table, closure_table
+    from skygraft.wording import number
 
     if found.bands:
         out_console().print(closure_table(found.bands, "recovered - injected magnitude, in the calibration aperture"))
     print_table(out_console(), checks_table(found.checks, "checks, and the number of images"))
-    every = f"a sample of {found.n_images:,} of the {found.n_done:,} images that are done (--all checks every one)"
-    echo(f"checked {every if found.is_sample else f'all {found.n_images:,} images that are done'}")
+    if found.is_sample:
+        of = f"of the {found.n_done:,} images that are done"
+        echo(f"checked a sample of {found.n_images:,} {of} (--all checks every one)")
+    else:
+        echo(f"checked all {number(found.n_images, 'image')} that are done")
     if found.is_sample and any(one.verdict == "too few stars" for one in found.checks):
         echo("more stars: --all, or a larger --sample")
     for row in found.failures[:_SHOWN]:

@@ -377,7 +377,9 @@ def _stated(rows: Sequence[Mapping[str, Any]]) -> str:
     if len(texts) <= 3:
         return ", ".join(sorted(texts))
     radii = sorted(row["radius_pixels"] for row in rows if row["radius_pixels"] is not None)
-    return f"{radii[0]:.4g} to {radii[-1]:.4g} pix" if radii else f"{len(texts)} kinds"
+    # Of one radius on the sky, pixels of slightly different size make several.
+    spanned = list(dict.fromkeys(f"{radius:.4g}" for radius in (radii[0], radii[-1]))) if radii else []
+    return f"{' to '.join(spanned)} pix" if spanned else f"{len(texts)} kinds"
 
 
 def _radius_text(row: Mapping[str, Any]) -> str:

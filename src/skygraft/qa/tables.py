@@ -69,7 +69,9 @@ def checks_table(checks: Sequence[CheckSummary], title: str) -> Table:
         words = name in ("check", "verdict", "")
         table.add_column(name, justify="left" if words else "right", no_wrap=name in ("check", "verdict"))
     for one in checks:
-        note = CHECKS[one.check].split(" (")[0] if one.verdict == "passes" else escape(printable(one.note))
+        note = escape(printable(one.note))
+        if one.verdict == "passes":
+            note = "; ".join([CHECKS[one.check].split(" (")[0], *([note] if note else [])])
         table.add_row(
             one.check,
             f"[{_COLOURS.get(one.verdict, 'yellow')}]{one.verdict}[/]",

@@ -362,7 +362,7 @@ class _Summary:
             of_all = judge(value, error, *_COMBINED[check])[0]
             if not fails and of_all != verdict:
                 verdict = "passes" if of_all == "too few stars" and passes else of_all
-                note = f"the mean of all images is {value:+.3g} ± {error:.2g}" if verdict == "fails" else ""
+                note = f"the mean of all images is {value:+.3g} ± {error:.2g}" if verdict in ("fails", "passes") else ""
         if check == "closure" and bands:
             verdict, note = _of_bands(bands, verdict, note)
         return CheckSummary(check, verdict, passes, fails, few, none, value, error, note)

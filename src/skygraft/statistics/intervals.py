@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError
 
-__all__ = ["binomial_error", "normal_quantile", "wilson"]
+__all__ = ["normal_quantile", "wilson"]
 
 
 def normal_quantile(interval: float) -> float:
@@ -61,9 +59,3 @@ def wilson(
     empty = ~(number > 0)
     lower[empty], upper[empty] = np.nan, np.nan
     return lower, upper
-
-
-def binomial_error(fraction: Any, n: Any) -> NDArray[np.float64]:
-    """Standard error of a fraction of independent trials; NaN where there are none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.sqrt(np.asarray(fraction) * (1.0 - np.asarray(fraction)) / np.asarray(n)))

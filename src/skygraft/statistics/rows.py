@@ -24,6 +24,7 @@ __all__ = ["Rows", "Where", "bools", "floats", "open_rows", "texts"]
 type Where = pc.Expression | Sequence[Any] | str | None
 
 _BATCH_ROWS = 1 << 17
+_NAMES_LISTED = 30
 _TEXT_TABLES = (".fits", ".fit", ".ecsv", ".csv", ".vot", ".xml")
 _USABLE = "usable"
 _E_PER_MAG = 0.4 * math.log(10.0)
@@ -97,9 +98,13 @@ class Rows:
             return
         near = {name: difflib.get_close_matches(name, self.names, n=3, cutoff=0.5) for name in missing}
         hints = [f"{name}: {', '.join(found)}" for name, found in near.items() if found]
+        nearest = dict.fromkeys(one for found in near.values() for one in found)
+        others = [name for name in self.names if name not in nearest]
+        there = [*nearest, *others[: max(0, _NAMES_LISTED - len(nearest))]]
+        listed = ", ".join(there) + (f", ... ({len(self.names)} columns)" if len(there) < len(self.names) else "")
         plural = "s" if len(missing) > 1 else ""
         raise CatalogError(
-            f"{self.origin} has no column{plural} {', '.join(missing)}; it has {', '.join(self.names)}",
+            f"{self.origin} has no column{plural} {', '.join(missing)}; it has {listed}",
             key=missing[0],
             fix=(f"The nearest names are {'; '.join(hints)}. " if hints else "")
             + "Name the column that holds it in the call, or rename the table's",
@@ -252,7 +257,9 @@ def open_rows(data: Any, *, where: Where = None, usable: str | None = _USABLE) -
 
 def _open_path(path: Path) -> Rows:
     if not path.exists():
-        raise CatalogError("there is no such table", path=path, fix="Check the path; has the campaign been recovered?")
+        raise CatalogError(
+            "there is no such table", path=path, fix="Check the path; skygraft recover makes that of a campaign"
+        )
     try:
         if path.is_file() and path.name.lower().removesuffix(".gz").endswith(_TEXT_TABLES):
             from astropy.table import Table
