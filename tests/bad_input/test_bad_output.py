@@ -188,7 +188,7 @@ def test_a_plot_that_cannot_be_drawn(night: Any, expect: Any) -> None:
     path = night.write_campaign()
     before = night.snapshot()
     expect.failed(night.run("verify", path, "--plot", night.image), "image.fits", ".png", "Change its ending")
-    expect.failed(night.run("verify", path, "--plot", night.folder / "no" / "x.png"), "x.png", "there is no directory")
+    expect.failed(night.run("verify", path, "--plot", night.folder / "no" / "x.png"), "x.png", "there is no folder")
     assert night.snapshot() == before
 
 
