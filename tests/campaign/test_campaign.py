@@ -310,6 +310,22 @@ def test_a_damaged_record_is_made_again(
     assert kit.checksums(campaign.layout.root) == expected
 
 
+def test_a_record_whose_times_no_ledger_can_hold_is_made_again(
+    make_campaign: MakeCampaign, expected: dict[str, str], kit: Any
+) -> None:
+    """Times are not in the record's checksum; the ledger's integers have 64 bits."""
+    campaign = make_campaign()
+    campaign.run(n_workers=0)
+    path = next(campaign.layout.root.joinpath("records").rglob("*.json"))
+    record = json.loads(path.read_text())
+    record["timings"]["read"]["wall"] = 10**25
+    path.write_text(json.dumps(record))
+    campaign.layout.ledger.unlink()
+    summary = campaign.run(n_workers=0)
+    assert (summary.n_done, summary.n_failed) == (1, 0)
+    assert kit.checksums(campaign.layout.root) == expected
+
+
 def test_a_new_image_joins(make_campaign: MakeCampaign, survey: Path, kit: Any) -> None:
     campaign = make_campaign()
     campaign.run(n_workers=0)

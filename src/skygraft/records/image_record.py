@@ -136,7 +136,7 @@ def _has_timings(record: Mapping[str, Any]) -> bool:
     """True if the timings, which the checksum leaves out, are wall and processor times of stages, if there are any."""
     timings = record.get("timings") or {}
     return isinstance(timings, dict) and all(
-        isinstance(stage, dict) and all(isinstance(stage.get(name), int | float) for name in ("wall", "cpu"))
+        isinstance(stage, dict) and all(_is_duration(stage.get(name)) for name in ("wall", "cpu"))
         for stage in timings.values()
     )
 
@@ -277,3 +277,11 @@ def _time(path: Path) -> int:
         return stat_file(path).mtime_ns
     except OSError:
         return 0
+
+
+def _is_duration(seconds: Any) -> bool:
+    # Damaged digits may be a number that the ledger cannot hold.
+    return isinstance(seconds, int | float) and 0 <= seconds < _LONGEST_SECONDS
+
+
+_LONGEST_SECONDS = 1e10
