@@ -131,6 +131,10 @@ class ProductLayout:
         """The table of one patch."""
         return self._patch(self.folder, tract, patch) / "part-0.parquet"
 
+    def tables(self) -> list[Path]:
+        """The tables of all patches that there are, sorted."""
+        return sorted(self.folder.glob("tract=*/patch=*/part-0.parquet"))
+
     def checksum(self, tract: int, patch: int) -> Path:
         """The checksum of the table of one patch."""
         return self._patch(self.checksums, tract, patch).with_suffix(".sha256")

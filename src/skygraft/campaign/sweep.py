@@ -347,7 +347,7 @@ class _Sweep:
 
     def _remove_others(self, keys: set[tuple[int, int]]) -> None:
         """Remove tables of patches of which no image is measured any more."""
-        for table in self.files.folder.glob("tract=*/patch=*/part-0.parquet"):
+        for table in self.files.tables():
             key = int(table.parent.parent.name[6:]), int(table.parent.name[6:])
             if key not in keys:
                 table.unlink()
@@ -409,9 +409,8 @@ def product_dataset(campaign: Campaign, name: str) -> ds.Dataset:
     read_settings(files)
     schema = plain_schema(pq.read_schema(files.schema))
     places = pa.schema([("tract", pa.int64()), ("patch", pa.int64())])
-    tables = sorted(files.folder.glob("tract=*/patch=*/part-0.parquet"))
     return ds.dataset(
-        [str(path) for path in tables],
+        [str(path) for path in files.tables()],
         schema=pa.schema([*schema, *places]),
         format="parquet",
         partitioning=ds.partitioning(places, flavor="hive"),

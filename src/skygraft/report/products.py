@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from skygraft.campaign.products import ProductLayout
 from skygraft.json_text import parse_json
 from skygraft.report.blocks import Block, Column, Note, Table, cell
 from skygraft.wording import number
@@ -32,19 +33,19 @@ def product_tables(campaign: Campaign, name: str) -> Any:
     """
     import pyarrow.dataset as ds
 
-    folder = campaign.layout.root / name
+    layout = ProductLayout(campaign.layout.root, name)
     # Not the folder as a whole, which has the parts of single images too.
-    files = sorted(str(path) for path in folder.glob("tract=*/patch=*/*.parquet"))
+    files = [str(path) for path in layout.tables()]
     if not files:
         return None
     partitioning = ds.partitioning(flavor="hive")
-    return ds.dataset(files, format="parquet", partitioning=partitioning, partition_base_dir=str(folder))
+    return ds.dataset(files, format="parquet", partitioning=partitioning, partition_base_dir=str(layout.folder))
 
 
 def product_settings(campaign: Campaign, name: str) -> dict[str, Any]:
     """The settings that a product was made with; empty where they are missing or damaged."""
     try:
-        content = parse_json((campaign.layout.root / name / "_settings.json").read_bytes())
+        content = parse_json(ProductLayout(campaign.layout.root, name).settings.read_bytes())
     except (OSError, ValueError):
         return {}
     settings = content.get("settings") if isinstance(content, dict) else None
@@ -70,12 +71,12 @@ def product_notes(campaign: Campaign, name: str, command: str) -> list[Block]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder, blocks = campaign.layout.root / name, list[Block]()
-    if not (folder / "_settings.json").is_file():
+    layout, blocks = ProductLayout(campaign.layout.root, name), list[Block]()
+    if not layout.settings.is_file():
         text = f"The tables of {name} are not complete: what makes them was interrupted, or has not ended."
         blocks.append(Note("warning", text, command))
     try:
-        table = pq.read_table(folder / "_images.parquet", columns=["image_id", "error", "message"], partitioning=None)
+        table = pq.read_table(layout.images, columns=["image_id", "error", "message"], partitioning=None)
     except (OSError, KeyError, pa.ArrowException):
         return blocks
     failed = [row for row in table.to_pylist() if row["error"]]

@@ -15,6 +15,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from skygraft.campaign.pairs import read_injected
+from skygraft.campaign.products import ProductLayout
 from skygraft.campaign.sweep import product_dataset
 from skygraft.catalog import Flag
 from skygraft.errors import CampaignError, ConfigError
@@ -92,7 +93,7 @@ def has_recovery(campaign: Campaign) -> bool:
     -------
     bool
     """
-    return any((campaign.layout.root / RECOVERY).glob("tract=*/patch=*/*.parquet"))
+    return bool(ProductLayout(campaign.layout.root, RECOVERY).tables())
 
 
 def recovery_dataset(campaign: Campaign) -> ds.Dataset:
