@@ -22,12 +22,12 @@ from skygraft.fitsfile.cards import CardUpdates, edit_cards, header_of, join_car
 from skygraft.fitsfile.open import RawFits, map_fits
 from skygraft.fitsfile.rewrite import atomic_output, rewrite_fits
 from skygraft.fitsfile.structure import BLOCK
+from skygraft.formats.lsst_images_index import ADDRESSES
 from skygraft.json_text import parse_json
 
 __all__ = ["write_planes"]
 
 type Tree = dict[str, Any]
-_ADDRESSES = ("HDRADDR", "DATADDR", "DATSIZE")
 
 
 def write_planes(
@@ -133,7 +133,7 @@ def _index_hdu(raw: RawFits, number: int, hdus: list[bytes | memoryview], starts
     span, cards = raw.spans[number], raw.header_cards(number)
     header = header_of(cards)
     names = [str(header[f"TTYPE{i}"]) for i in range(1, int(header["TFIELDS"]) + 1)]
-    if tuple(names[-3:]) != _ADDRESSES or int(header["NAXIS2"]) != number:
+    if tuple(names[-3:]) != ADDRESSES or int(header["NAXIS2"]) != number:
         raise FormatError("the index of the file's HDUs is laid out in another way", path=raw.path, hdu=number)
     width = int(header["NAXIS1"])
     rows = bytearray(raw.buffer[span.data_start : span.data_start + width * number])

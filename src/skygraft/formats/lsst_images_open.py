@@ -14,6 +14,7 @@ from skygraft.errors import CorruptFileError, FormatError, SkygraftError
 from skygraft.fitsfile.cards import header_of
 from skygraft.fitsfile.open import is_fits, map_fits
 from skygraft.formats.base import StrPath, identify_files
+from skygraft.formats.lsst_images_index import check_index
 from skygraft.json_text import parse_json
 from skygraft.wcs import dump_problem
 
@@ -89,15 +90,16 @@ def _check(path: StrPath) -> None:
             path=path,
             fix="Give the file of an image",
         )
-    _check_dumps(path)
+    _check_structure(path)
 
 
-def _check_dumps(path: StrPath) -> None:
-    """Raise if an AST dump in the JSON tree is damaged: AST may crash the process when it reads it."""
+def _check_structure(path: StrPath) -> None:
+    """Raise if a file's index points to other HDUs, or an AST dump in its tree, which may crash AST, is damaged."""
     with map_fits(path) if is_fits(path) else nullcontext() as raw:
         if raw is None:
             text = Path(path).read_bytes()
         else:
+            check_index(raw)
             trees = [s for s in raw.spans if header_of(raw.header_cards(s.index)).get("EXTNAME") == "JSON"]
             text = b"".join(bytes(raw.buffer[s.data_start : s.data_start + s.data_size]) for s in trees)
     for found in _DUMP.finditer(text):
