@@ -318,3 +318,31 @@ def test_a_dump_that_ends_the_process_is_refused_before(
     path.write_bytes(damaged)
     with pytest.raises(CorruptFileError, match="AST dump of its transforms is damaged"):
         read_exposure(path)
+
+
+@pytest.mark.parametrize("name", ["coadd, FITS", "visit, FITS"])
+def test_moved_hdus_are_not_taken_for_each_other(data_dir: Path, tmp_path: Path, name: str) -> None:
+    # The library finds planes by the bytes that the index gives, whatever plane is there.
+    whole, moved = data_dir / "rubin" / FILES[name], tmp_path / FILES[name]
+    with map_fits(whole) as raw:
+        names = [str(header_of(raw.header_cards(s.index)).get("EXTNAME", "")) for s in raw.spans]
+        order = list(range(len(names)))
+        image, variance = names.index("IMAGE"), names.index("VARIANCE")
+        order[image], order[variance] = variance, image
+        moved.write_bytes(b"".join(bytes(raw.buffer[raw.spans[i].start : raw.spans[i].end]) for i in order))
+    for read in (read_exposure, read_calibration, read_footprint):
+        with pytest.raises(
+            CorruptFileError, match=r"the index says that \w+ begins at byte .* HDU \d+ \(\w+\) is there|no HDU begins"
+        ):
+            read(moved)
+
+
+def test_a_primary_header_that_points_elsewhere_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    content = (data_dir / "rubin" / FILES["coadd, FITS"]).read_bytes()
+    card = content[content.index(b"JSONADDR") :][:80]
+    address = card[10:30]
+    changed = card.replace(address, f"{int(address) + 2880:>20}".encode())
+    path = tmp_path / "coadd.fits"
+    path.write_bytes(content.replace(card, changed, 1))
+    with pytest.raises(CorruptFileError, match="JSONADDR says that the HDU JSON begins at byte"):
+        read_exposure(path)
