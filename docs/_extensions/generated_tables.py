@@ -32,9 +32,23 @@ from skygraft.injection import InjectionOptions
 from skygraft.recovery.table import REASONS, RECOVERY_COLUMNS
 
 _GROUPS: dict[str, Sequence[str]] = {
-    "Which source, and where": ("injection_id", "ra", "dec", "source_type", "mag_<band>"),
-    "Motion and time": (*("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec", "epoch_mjd", "visit"),),
-    "`Sersic`, `Gaussian` and `Moffat`": ("half_light_radius", "q", "pa", "n", "trunc", "moffat_beta"),
+    "Which source, and where": (
+        *("injection_id", "ra", "dec", "source_type", "mag_<band>"),
+        *("object_id", "group_id", "host_id"),
+    ),
+    "Motion": (
+        *("pm_ra_cosdec", "pm_dec", "parallax", "rate_ra_cosdec", "rate_dec", "epoch_mjd"),
+        *("bend_from_", "bend_to_"),
+    ),
+    "Time": (
+        *("visit", "mjd_from", "mjd_to", "light_curve", "variability", "light_curve_mjd", "time_delay"),
+        *("period", "phase", "amplitude", "duration", "rise_time", "decay_time"),
+    ),
+    "Profiles": (
+        *("half_light_radius", "q", "pa", "n", "trunc", "moffat_beta", "spergel_nu", "inclination"),
+        *("scale_h_over_r", "n_knots", "real_galaxy_catalog", "real_galaxy"),
+    ),
+    "Lensing": ("shear", "shear_pa", "magnification"),
     "`BulgeDisk`": ("bulge_fraction", "bulge_", "disk_"),
     "`Trail`": ("trail_", "mag_per_pixel"),
     "`Stamp`": ("stamp",),

@@ -35,6 +35,9 @@ class Flag(IntFlag):
     WCS_FAILED = 1 << 16
     PSF_UNDERSAMPLED = 1 << 17
     IN_TEMPLATE = 1 << 18
+    NOT_VISIBLE = 1 << 19
+    NOT_FOR_IMAGE = 1 << 20
+    NO_LIGHT_CURVE = 1 << 21
 
 
 FLAG_DOCS: dict[Flag, str] = {
@@ -57,12 +60,19 @@ FLAG_DOCS: dict[Flag, str] = {
     Flag.WCS_FAILED: "the position has no finite pixel coordinates in this image; not drawn",
     Flag.PSF_UNDERSAMPLED: "the PSF model's pixels are too coarse for it: the drawn shape is approximate",
     Flag.IN_TEMPLATE: "the source is in the template of the difference image, so that the image loses its light there",
+    Flag.NOT_VISIBLE: "the source's light curve is zero at the image's time; not drawn",
+    Flag.NOT_FOR_IMAGE: "the source is meant for other images: science images alone, or templates alone; not drawn",
+    Flag.NO_LIGHT_CURVE: "the source's light curve has no flux in the image's band; not drawn",
 }
 
 LSST_BITS = Flag(0b111111)
 """The flags shared with LSST source_injection."""
 
-NOT_DRAWN = LSST_BITS | Flag.PARAMETERS_BAD | Flag.STAMP_FILE_BAD | Flag.WCS_FAILED
+NOT_DRAWN = (
+    LSST_BITS
+    | (Flag.PARAMETERS_BAD | Flag.STAMP_FILE_BAD | Flag.WCS_FAILED)
+    | (Flag.NOT_VISIBLE | Flag.NOT_FOR_IMAGE | Flag.NO_LIGHT_CURVE)
+)
 """Flags of sources that were not drawn; their rows are still in the truth table."""
 
 

@@ -48,7 +48,7 @@ from skygraft.disk import atomic_path
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
 from skygraft.wcs.base import to_vectors
 
-__all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "partition_catalog"]
+__all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "Preparation", "partition_catalog"]
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
@@ -67,6 +67,26 @@ class Locator(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """The definition of the sky map, as JSON types."""
+        ...
+
+
+class Preparation(Protocol):
+    """What happens to a catalogue's rows before they are partitioned, and what is stored beside them.
+
+    Objects are picklable. `skygraft.timedomain.preparation` makes one of light curves and ephemerides.
+    """
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that it depends on."""
+        ...
+
+    def rows(self, chunk: QTable) -> QTable:
+        """The rows to store in place of a chunk of the catalogue; their columns do not depend on the chunk."""
+        ...
+
+    def beside(self, partition: pa.Table) -> dict[str, pa.Table]:
+        """Tables to store beside a partition, by file name; pure in the rows of the partition."""
         ...
 
 

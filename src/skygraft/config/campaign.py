@@ -230,6 +230,9 @@ class SurveyConfig(Section):
     """Calibration that the images do not record, or record wrongly."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the format for reading images."""
+    role: Literal["auto", "science", "template"] = "auto"
+    """What the images are in a search for transients: a source may be meant for ``science`` images or for templates
+    alone (`inject_into`). ``auto`` takes coadds for templates."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -267,6 +270,15 @@ class CatalogConfig(Section):
     """Band of the magnitudes in a catalogue with a single ``mag`` column."""
     on_bad: Literal["raise", "flag"] = "raise"
     """Rows that cannot be drawn are an error (``raise``), or are flagged and not drawn (``flag``)."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names of the catalogue's columns by those of the native schema, such as ``{ra: RAJ2000}``."""
+    select: str = ""
+    """Which rows an image gets, as an expression of columns and of the image's visit, band, detector and mjd, such as
+    ``mag_r < 24 and mjd > 60000``."""
+    light_curves: ResolvedPath | None = None
+    """Table of light curves: id, mjd, band, and mag or flux."""
+    ephemerides: ResolvedPath | None = None
+    """Table of ephemerides: id, mjd, ra, dec, and optionally mag."""
 
 
 class InjectionConfig(Section):
@@ -392,6 +404,9 @@ class CampaignConfig(Section):
             "survey.options": resolved["survey"]["options"],
             "catalog.dialect": resolved["catalog"]["dialect"],
             "catalog.band": resolved["catalog"]["band"],
+            "catalog.columns": sorted(resolved["catalog"]["columns"].items()),
+            "catalog.select": resolved["catalog"]["select"],
+            "survey.role": resolved["survey"]["role"],
             "injection": resolved["injection"],
             "margin_arcsec": resolved["margin_arcsec"],
         }
@@ -403,7 +418,13 @@ class CampaignConfig(Section):
         return {key: value for key, value in settings.items() if (key, value) not in _LATER_SETTINGS}
 
 
-_LATER_SETTINGS = (("injection.conventions", "skygraft"), ("injection.variance", None))
+_LATER_SETTINGS: tuple[tuple[str, Any], ...] = (
+    ("injection.conventions", "skygraft"),
+    ("injection.variance", None),
+    ("catalog.columns", []),
+    ("catalog.select", ""),
+    ("survey.role", "auto"),
+)
 """Settings added later: with these values they are left out, as in older records, since they change nothing."""
 
 

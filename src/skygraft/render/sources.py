@@ -15,7 +15,9 @@ SHAPE_COLUMNS = (
     *("n", "moffat_beta", "half_light_radius", "q", "pa", "trunc", "bulge_fraction"),
     *(f"{part}_{name}" for part in ("bulge", "disk") for name in ("half_light_radius", "q", "pa", "n")),
     *("trail_length", "trail_pa", "trail_length_pix", "trail_angle_pix"),
-    *("stamp", "stamp_alignment", "stamp_psf", "draw_size"),
+    *("stamp", "stamp_alignment", "stamp_psf", "stamp_index", "stamp_rotation", "stamp_flux", "stamp_zeropoint"),
+    *("spergel_nu", "inclination", "scale_h_over_r", "n_knots", "real_galaxy_catalog", "real_galaxy"),
+    *("shear", "shear_pa", "magnification", "draw_size"),
 )
 """Catalogue columns that describe the shape of a source."""
 

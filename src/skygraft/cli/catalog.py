@@ -1,0 +1,9 @@
+"""The sub-app ``skygraft catalog``: make, check, convert and show catalogues."""
+
+from __future__ import annotations
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Make, check, convert and show catalogues of sources.")

@@ -1,0 +1,1 @@
+"""Make catalogues of fakes: positions, populations, hosts and groups, stellar systems, footprints."""

@@ -1,0 +1,1 @@
+"""What changes with time: light curves, ephemerides, motion and parallax, windows of time, and templates."""
