@@ -13,7 +13,10 @@ import pyarrow as pa
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-__all__ = ["Part", "Preparation", "preparation"]
+from skygraft.errors import CatalogError
+from skygraft.timedomain.ephemerides import Ephemerides, ephemerides_of_file
+
+__all__ = ["EphemerisPart", "Part", "Preparation", "preparation"]
 
 
 class Part(Protocol):
@@ -35,6 +38,45 @@ class Part(Protocol):
     def beside(self, partition: pa.Table) -> dict[str, pa.Table]:
         """Tables to store beside a partition, by file name."""
         ...
+
+
+@dataclass(frozen=True)
+class EphemerisPart:
+    """Rows with an ephemeris are replaced by its pieces; see `skygraft.timedomain.ephemerides`.
+
+    Parameters
+    ----------
+    path : Path
+        Table of ephemerides.
+    """
+
+    path: Path
+
+    @property
+    def ephemerides(self) -> Ephemerides:
+        """The ephemerides, read once in each process."""
+        return ephemerides_of_file(self.path)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        if not self.path.is_file():
+            raise CatalogError("there is no such file", path=self.path, key="ephemerides", fix="Check the path")
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def rows(self, chunk: QTable) -> QTable:
+        """The rows of a chunk, those with an ephemeris replaced by its pieces."""
+        return self.ephemerides.rows(chunk)
+
+    def rest(self, ids: NDArray[np.int64], like: QTable) -> Iterator[QTable]:
+        """The pieces of objects that the catalogue lacks."""
+        return self.ephemerides.rest(ids, like)
+
+    def beside(self, partition: pa.Table) -> dict[str, pa.Table]:
+        """Nothing: the pieces hold all that is needed."""
+        del partition
+        return {}
 
 
 @dataclass(frozen=True)
@@ -99,5 +141,7 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
         If a table cannot be used.
     """
     parts: list[Part] = []
-    del ephemerides, light_curves
+    if ephemerides is not None:
+        parts.append(EphemerisPart(ephemerides))
+    del light_curves
     return Preparation(tuple(parts)) if parts else None
