@@ -261,6 +261,10 @@ _SPECS = [
         "light_curve", "str", None, "Id of its light curve in the table of light curves, which then gives its flux.", ""
     ),
     ColumnSpec(
+        "light_curve_key", "int", None, "Number of the light curve, from its values; campaigns add it.",
+        -1, low=-1.0,
+    ),
+    ColumnSpec(
         "variability", "str", None, "Analytic light curve.", "", choices=("", "sine", "top_hat", "flare"),
     ),
     ColumnSpec(

@@ -40,11 +40,13 @@ from skygraft.injection.marking import Drawn, mark, new_planes
 from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
 from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
+from skygraft.injection.roles import Role
 from skygraft.noise import Gain, add_flux
 from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.render.engines import GalaxyEngine, StarEngine
+from skygraft.timedomain.light_curves import LightCurves
 from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
@@ -120,6 +122,8 @@ def inject(
     band: str | None = None,
     dialect: str = "auto",
     on_bad: Literal["raise", "flag"] = "raise",
+    light_curves: Any = None,
+    role: Role = "auto",
     progress: Callable[[int], None] | None = None,
     flux_mode: FluxMode = "calibrated",
     aperture: Any = None,
@@ -159,6 +163,12 @@ def inject(
         Of the catalogue, where it is not canonical.
     on_bad : {"raise", "flag"}
         Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn.
+    light_curves : LightCurves or table-like, optional
+        Light curves of the sources that have one (column `light_curve`); a table of id, mjd, band, and mag or flux. For
+        many images make a `skygraft.timedomain.LightCurves` of it once.
+    role : {"auto", "science", "template"}
+        What the image is in a search for transients: the catalogue's column `inject_into` decides which images have a
+        source. ``auto`` takes coadds for templates. A template has variable sources with their rows' magnitudes.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
     flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
@@ -244,9 +254,21 @@ def inject(
     )
     band = band or exposure.data_id.band
     table = canonical(catalog, band, dialect, on_bad)
+    curves = None if light_curves is None else LightCurves.of(light_curves)
     like_lsst = opts.conventions == LSST
     reach = lsst.within_padding if like_lsst else _light_of(exposure, opts)
-    placed = place(exposure, table, photo_calib, band, name, reach, extrapolate=like_lsst)
+    placed = place(
+        exposure,
+        table,
+        photo_calib,
+        band,
+        name,
+        reach,
+        extrapolate=like_lsst,
+        role=role,
+        light_curves=curves,
+        on_bad=on_bad,
+    )
     if like_lsst:
         if placed.template is not None:
             raise InjectionError(
