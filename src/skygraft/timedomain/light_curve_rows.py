@@ -56,7 +56,7 @@ def unknown_curves(ids: NDArray[np.int64], names: NDArray[np.str_], path: str = 
     -------
     CatalogError
     """
-    listed = ", ".join(f"{name!r} (injection_id {i})" for i, name in list(zip(ids, names, strict=True))[:_LISTED])
+    listed = ", ".join(f"{str(name)!r} (injection_id {i})" for i, name in list(zip(ids, names, strict=True))[:_LISTED])
     return CatalogError(
         f"the table of light curves does not have those of {ids.size} sources: {listed}"
         + (", ..." if ids.size > _LISTED else ""),

@@ -124,7 +124,7 @@ def _pieces(table: Table, origin: str, first_row: int) -> Iterator[_Piece]:
         raise readers.error(
             row,
             times.name,
-            f"the time of light curve {labels[label[row]]!r} is {shown(mjd[row])}; a number of days within "
+            f"the time of light curve {str(labels[label[row]])!r} is {shown(mjd[row])}; a number of days within "
             f"{_LATEST:g} is needed",
             "Give MJD in TAI, or days since the light_curve_mjd of the sources",
         )
@@ -160,7 +160,7 @@ def _long(
     if "" in found:
         row = int(np.argmax(found[band] == ""))
         raise readers.error(
-            row, bands.name, f"light curve {labels[label[row]]!r} has no band", "Give the band of every value"
+            row, bands.name, f"light curve {str(labels[label[row]])!r} has no band", "Give the band of every value"
         )
     name = "mag" if "mag" in names else "flux"
     flux, missing = _fluxes(readers, name, is_mag=name == "mag")
@@ -169,7 +169,7 @@ def _long(
         raise readers.error(
             row,
             name,
-            f"light curve {labels[label[row]]!r} has no {name} in band {found[band[row]]!r} at {shown(mjd[row])}",
+            f"light curve {str(labels[label[row]])!r} has no {name} in band {str(found[band[row]])!r} at {shown(mjd[row])}",
             "Leave the row out, or write "
             + ("inf, the magnitude of no flux" if name == "mag" else "0 where there is no flux"),
         )
@@ -307,7 +307,7 @@ def _contradiction(
 ) -> CatalogError:
     n = len(bands)
     listed = [
-        f"light curve {ids[segment[i] // n]!r}, band {bands[segment[i] % n]!r}, mjd {mjd[i]:.10g}: "
+        f"light curve {str(ids[segment[i] // n])!r}, band {str(bands[segment[i] % n])!r}, mjd {mjd[i]:.10g}: "
         f"{flux[i]:.6g} and {flux[i + 1]:.6g} nJy"
         for i in odd[:_LISTED].tolist()
     ]
