@@ -169,7 +169,8 @@ def _long(
         raise readers.error(
             row,
             name,
-            f"light curve {str(labels[label[row]])!r} has no {name} in band {str(found[band[row]])!r} at {shown(mjd[row])}",
+            f"light curve {str(labels[label[row]])!r} has no {name} in band {str(found[band[row]])!r} at "
+            f"{shown(mjd[row])}",
             "Leave the row out, or write "
             + ("inf, the magnitude of no flux" if name == "mag" else "0 where there is no flux"),
         )

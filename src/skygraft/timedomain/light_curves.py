@@ -94,30 +94,18 @@ class LightCurves:
 
     @classmethod
     def from_stored(cls, tables: Iterable[pa.Table]) -> Self:
-        """Light curves of tables that `stored` gave; a curve that several of them have is taken once."""
-        parts = [table for table in tables if table.num_rows]
-        if not parts:
-            none = np.empty(0, dtype=np.int64)
-            return cls(np.empty(0, "U1"), (), np.zeros(1, np.int64), np.empty(0), np.empty(0), none)
-        taken: list[pa.Table] = []
-        known = np.empty(0, dtype=np.int64)
-        for part in parts:
-            keys = numpy_array(one_array(part.column(KEY_COLUMN)))
-            new = ~np.isin(keys, known)
-            taken.append(part if new.all() else part.filter(arrow_array(new)))
-            known = np.union1d(known, keys)
-        mjd, flux, row_keys = (
-            np.concatenate([numpy_array(one_array(part.column(name))) for part in taken])
-            for name in ("mjd", "flux", KEY_COLUMN)
-        )
-        names = np.concatenate([texts_of(one_array(part.column("band"))) for part in taken])
-        bands, band = np.unique(names, return_inverse=True)
-        segment = np.searchsorted(known, row_keys) * len(bands) + band.reshape(-1)
-        order = np.argsort(segment, kind="stable")  # within a curve and band times are in order already
-        counts = np.bincount(segment, minlength=known.size * len(bands))
-        return cls(
-            np.empty(0, "U1"), tuple(bands.tolist()), np.r_[0, np.cumsum(counts)], mjd[order], flux[order], known
-        )
+        """Light curves of tables that `stored` gave; rows that are in them several times are taken once."""
+        table = pa.concat_tables([STORED.empty_table(), *tables])
+        keys, mjd, flux = (numpy_array(one_array(table.column(name))) for name in (KEY_COLUMN, "mjd", "flux"))
+        known, curve = np.unique(keys, return_inverse=True)
+        bands, band = np.unique(texts_of(one_array(table.column("band"))), return_inverse=True)
+        segment = curve.reshape(-1) * len(bands) + band.reshape(-1)
+        order = np.lexsort((mjd, segment))
+        segment, mjd, flux = segment[order], mjd[order], flux[order]
+        new = np.ones(len(segment), dtype=np.bool_)
+        new[1:] = (segment[1:] != segment[:-1]) | (mjd[1:] != mjd[:-1])
+        starts = np.r_[0, np.cumsum(np.bincount(segment[new], minlength=known.size * len(bands)))]
+        return cls(np.empty(0, "U1"), tuple(bands.tolist()), starts, mjd[new], flux[new], known)
 
     def __len__(self) -> int:
         return len(self.keys)

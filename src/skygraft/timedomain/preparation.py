@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 from astropy.table import QTable
 from numpy.typing import NDArray
+
+from skygraft.timedomain.light_curve_rows import LightCurveRows
 
 __all__ = ["Part", "Preparation", "preparation"]
 
@@ -78,7 +80,13 @@ class Preparation:
         return tables
 
 
-def preparation(ephemerides: Path | None = None, light_curves: Path | None = None) -> Preparation | None:
+def preparation(
+    ephemerides: Path | None = None,
+    light_curves: Path | None = None,
+    *,
+    folder: Path = Path(),
+    on_bad: Literal["raise", "flag"] = "raise",
+) -> Preparation | None:
     """Make the preparation of a campaign's catalogue.
 
     Parameters
@@ -87,6 +95,10 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
         Table of ephemerides.
     light_curves : Path, optional
         Table of light curves.
+    folder : Path
+        For temporary files that all processes see.
+    on_bad : {"raise", "flag"}
+        Whether rows whose light curve is not in the table are an error, or are flagged.
 
     Returns
     -------
@@ -99,5 +111,7 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
         If a table cannot be used.
     """
     parts: list[Part] = []
-    del ephemerides, light_curves
+    if light_curves is not None:
+        parts.append(LightCurveRows(light_curves, folder, on_bad))
+    del ephemerides
     return Preparation(tuple(parts)) if parts else None
