@@ -127,8 +127,8 @@ def main_catalogue(folder: Path) -> Path:
     main = folder / name
     if find_properties(main) is None:
         raise CatalogError(
-            f"the collection's main catalogue {name!r} is not there (there are {', '.join(beside) or 'no folders'}), and "
-            "margins and indexes alone are no catalogue",
+            f"the collection's main catalogue {name!r} is not there (there are {', '.join(beside) or 'no folders'}), "
+            "and margins and indexes alone are no catalogue",
             path=path,
             key="hats_primary_table_url",
             fix="Fetch the main catalogue too",

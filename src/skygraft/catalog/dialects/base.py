@@ -37,9 +37,7 @@ _SHAPES = ("n", "q", "pa", "half_light_radius", "moffat_beta", "trunc", "mag_per
 _PARTS = ("bulge_", "disk_", "trail_")
 _CONVERTED = ("injection_id", "ra", "dec", "source_type", "flags")
 
-CARRIED = tuple(
-    name for name in COLUMNS if name not in _CONVERTED and not name.startswith(_SHAPES[6:9]) and name not in _SHAPES
-)
+CARRIED = tuple(name for name in COLUMNS if name not in (*_CONVERTED, *_SHAPES) and not name.startswith(_PARTS))
 """Native columns that every dialect may have: all but position, type and the shapes that dialects convert."""
 
 _BAND_UNITS = ("mag", "nmgy", "mgy")
