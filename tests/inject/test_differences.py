@@ -270,9 +270,10 @@ class TestRefusals:
             inject(exposure, catalog(exposure, "both"), noise=False)
 
     def test_other_images_have_no_template(self, data_dir: Path) -> None:
+        # An ordinary image is a science image or a template, and has the sources of its own.
         exposure = make_exposure((100, 100))
-        with pytest.raises(InjectionError, match="1 of 1 sources are to be in the template"):
-            inject(exposure, catalog(exposure, "both", 50.0, 50.0))
+        truth = inject(exposure, catalog(exposure, ["both", "template"], [50.0, 60.0], [50.0, 60.0])).truth
+        assert [int(flags) for flags in truth["flags"]] == [0, int(Flag.NOT_FOR_IMAGE)]
         with pytest.raises(ConfigError, match="given for a visit_image, which has no template"):
             read_exposure(data_dir / "rubin" / "dp1_visit_image.fits", template_psf=GaussianPSF(sigma=2.0))
 
