@@ -16,16 +16,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.schema import strings, values
 
-__all__ = ["NEEDED", "VARIABILITIES", "analytic_factor", "has_parameters", "own_times"]
-
-NEEDED: dict[str, tuple[str, ...]] = {
-    "sine": ("period", "amplitude"),
-    "top_hat": ("light_curve_mjd", "duration"),
-    "flare": ("light_curve_mjd", "amplitude", "decay_time"),
-}
-"""Columns that each kind of variability needs."""
-
-VARIABILITIES = tuple(NEEDED)
+__all__ = ["analytic_factor", "own_times"]
 
 
 def own_times(table: Table, mjd: float) -> NDArray[np.float64]:
@@ -49,16 +40,6 @@ def own_times(table: Table, mjd: float) -> NDArray[np.float64]:
     if "time_delay" in table.colnames:
         times -= np.nan_to_num(values(table, "time_delay"), nan=0.0)
     return times
-
-
-def has_parameters(table: Table) -> NDArray[np.bool_]:
-    """Tell which rows have all that their `variability` needs, shape (N,); rows of none need nothing."""
-    kind, good = strings(table, "variability"), np.ones(len(table), dtype=np.bool_)
-    for name, needed in NEEDED.items():
-        rows = kind == name
-        for column in needed if rows.any() else ():
-            good &= ~rows | np.isfinite(values(table, column))
-    return good
 
 
 def analytic_factor(table: Table, mjd: float | None, *, quiet: bool = False) -> NDArray[np.float64]:
