@@ -136,6 +136,26 @@ def test_stars(image: Any, exposure: Exposure, into: str) -> None:
     assert injection.truth["inst_flux"][0] == pytest.approx(FLUX, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "mag"),
+    [(2.0, 1.0, 18.0), (0.01, 1.0, 18.0), (0.0, 1.0, 18.0), (2.0, 0.0, np.nan), (-0.5, 1.0, 18.0)],
+)
+def test_variable_stars_differ_from_their_template(
+    image: Any, exposure: Exposure, here: float, there: float, mag: float
+) -> None:
+    """The light curve is that of the science image, the row's magnitude that of the template."""
+    mjd = exposure.visit_info.mjd
+    curves = {"id": ["v"] * 2, "mjd": [mjd - 1, mjd + 1], "band": ["r"] * 2, "flux": [here * FLUX] * 2}
+    row = catalog(exposure, "both", light_curve="v")
+    row["mag_r"] = mag
+    injection = inject(exposure, row, light_curves=curves, noise=False)
+    science = expected(image, "science")
+    truth = here * science + there * expected(image, "template")
+    np.testing.assert_allclose(injection.exposure.image, truth, atol=2e-5 * science.max())
+    assert injection.truth["stamp_size"][0] > 0
+    assert bool(injection.truth["flags"][0] & int(Flag.IN_TEMPLATE)) == (there > 0)
+
+
 @pytest.mark.parametrize("into", ["template", "both"])
 def test_galaxies(image: Any, exposure: Exposure, into: str) -> None:
     row = catalog(exposure, into, source_type="Sersic", n=1.0, half_light_radius=0.8)

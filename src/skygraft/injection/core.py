@@ -374,6 +374,7 @@ def _render(
             canvas,
             normalisation,
             normalise,
+            template_flux=None if placed.template_flux is None else placed.template_flux[drawn],
             flux_tolerance=options.flux_tolerance,
             stars=options.stars,
             galaxies=options.galaxies,
@@ -381,7 +382,10 @@ def _render(
         )
         # The sum of what a source adds is not finite if any of its pixels is not. It exceeds its flux many times only
         # for a broken PSF, a sum of large images that nearly cancel.
-        most = _MOST_LIGHT * np.abs(sources.flux[rows]) * np.fmax(report.kernel_scale, 1.0)
+        largest = np.abs(sources.flux[rows])
+        if placed.template_flux is not None:
+            largest = np.maximum(largest, np.abs(placed.template_flux[rows]))
+        most = _MOST_LIGHT * largest * np.fmax(report.kernel_scale, 1.0)
         bad = ~np.isfinite(report.flux_deposited) | (np.abs(report.flux_deposited) > most)
         if not bad.any():
             break

@@ -18,7 +18,7 @@ from skygraft.timedomain.analytic import analytic_factor, own_times
 from skygraft.timedomain.light_curve_rows import unknown_curves
 from skygraft.timedomain.light_curves import KEY_COLUMN, LightCurves
 
-__all__ = ["RowFluxes", "row_fluxes"]
+__all__ = ["RowFluxes", "difference_fluxes", "row_fluxes"]
 
 _LISTED = 5
 
@@ -76,6 +76,44 @@ class RowFluxes:
             own = np.isfinite(self._njy[rows])
             flux[own] = self._njy[rows[own]] / photo_calib.scale(x[own], y[own], extrapolate=extrapolate)
         return flux if self._factor is None else flux * self._factor[rows]
+
+
+def difference_fluxes(
+    table: QTable,
+    band: str | None,
+    mjd: float | None,
+    into: NDArray[np.str_],
+    light_curves: LightCurves | None = None,
+    on_bad: Literal["raise", "flag"] = "raise",
+) -> tuple[RowFluxes, RowFluxes, NDArray[np.str_]]:
+    """Find what each row is to shine with in a difference image, and what with in its template.
+
+    Parameters
+    ----------
+    table, band, mjd, light_curves, on_bad
+        As for `row_fluxes`.
+    into : ndarray of str, shape (N,)
+        The catalogue's `inject_into`.
+
+    Returns
+    -------
+    here, template : RowFluxes
+        Fluxes in the science image (of rows that are in the template alone, there), and in the template.
+    ndarray of str, shape (N,)
+        `into` without the image in which a source of both has no light at all.
+    """
+    here = row_fluxes(table, band, mjd, role="difference", into=into, light_curves=light_curves, on_bad=on_bad)
+    template = row_fluxes(table, band, mjd, role="template")
+    faded = (into == "both") & (here.flags == int(Flag.NOT_VISIBLE)) & (template.flags == 0)
+    new = (into == "both") & (here.flags == 0) & (template.flags == int(Flag.NOT_VISIBLE))
+    into = np.where(faded, "template", np.where(new, "science", into))
+    pairs = ((here.mag, template.mag), (here.flags, template.flags))
+    mag, flags = (np.where(faded, other, own) for own, other in pairs)
+    njy = None if here._njy is None else np.where(faded, np.nan, here._njy)
+    factor = here._factor
+    if here._factor is not None and template._factor is not None:
+        factor = np.where(faded, template._factor, here._factor)
+    return RowFluxes(mag, flags, here.messages, here._row_mag, njy, factor), template, into
 
 
 def row_fluxes(

@@ -17,7 +17,7 @@ from skygraft.catalog.schema import strings
 from skygraft.catalog.truth_columns import new_truth
 from skygraft.exposure import Exposure
 from skygraft.injection.differences import TemplateSide, in_template, template_side
-from skygraft.injection.fluxes import row_fluxes
+from skygraft.injection.fluxes import difference_fluxes, row_fluxes
 from skygraft.injection.reach import Reach
 from skygraft.injection.roles import Role, image_role, meant_for
 from skygraft.photometry import PhotoCalib
@@ -77,6 +77,8 @@ class Placed:
         Which images of a difference image have each of them: ``science`` (or empty), ``template``, ``both``.
     template : TemplateSide or None
         What those in the template are drawn with; None where the catalogue has none.
+    template_flux : ndarray of float64 or None
+        Fluxes of all of them in the template, where they vary; None where they are those of the science image.
     messages : tuple of str
         Why some others are not drawn, where their flag does not say all.
     """
@@ -86,6 +88,7 @@ class Placed:
     rows: NDArray[np.intp]
     into: NDArray[np.str_]
     template: TemplateSide | None
+    template_flux: NDArray[np.float64] | None = None
     messages: tuple[str, ...] = ()
 
 
@@ -134,9 +137,11 @@ def place(
     into = strings(table, "inject_into")
     kind = image_role(exposure, role)
     template = template_side(exposure, into) if kind == "difference" else None
-    asked = row_fluxes(
-        table, band, exposure.visit_info.mjd, role=kind, into=into, light_curves=light_curves, on_bad=on_bad
-    )
+    mjd, in_its_template = exposure.visit_info.mjd, None
+    if template is not None and {"light_curve", "variability"} & set(table.colnames):
+        asked, in_its_template, into = difference_fluxes(table, band, mjd, into, light_curves, on_bad)
+    else:
+        asked = row_fluxes(table, band, mjd, role=kind, into=into, light_curves=light_curves, on_bad=on_bad)
     ra, dec = positions_at(table, exposure.visit_info.mjd)
     x, y = (np.asarray(v, dtype=float) for v in exposure.wcs.world_to_pixel_values(ra, dec))
     n = len(table)
@@ -191,7 +196,25 @@ def place(
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
     if endless.any():
         messages += (f"{np.count_nonzero(endless)} trails are given by rates, and the image has no exposure time",)
-    return Placed(truth, subset(sources, drawn), rows[drawn], into[rows[drawn]], template, (*asked.messages, *messages))
+    placed_rows = rows[drawn]
+    template_flux = None
+    if in_its_template is not None:
+        template_flux = inst_flux[placed_rows].copy()
+        both = np.flatnonzero(into[placed_rows] == "both")
+        of = placed_rows[both]
+        lengths = _magnitude_lengths(table)[of]
+        template_flux[both] = (
+            in_its_template.inst_flux(photo_calib, of, x[of], y[of], extrapolate=extrapolate) * lengths
+        )
+    return Placed(
+        truth,
+        subset(sources, drawn),
+        placed_rows,
+        into[placed_rows],
+        template,
+        template_flux,
+        (*asked.messages, *messages),
+    )
 
 
 def _identity(table: QTable) -> dict[str, NDArray[np.int64]]:
