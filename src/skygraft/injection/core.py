@@ -36,9 +36,9 @@ from skygraft.injection.calibrating import (
 )
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.injection.differences import draw_sources
-from skygraft.injection.marking import Drawn, mark, new_planes
+from skygraft.injection.marking import Drawn, check_planes, mark, new_planes
 from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
-from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
+from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.injection.roles import Role
 from skygraft.noise import Gain, add_flux
@@ -293,7 +293,7 @@ def inject(
 
         drawn = _draw(exposure, placed, opts, normalise, name, progress)
     report = drawn.report
-    _check_planes(exposure, drawn.planes, report, drawn.gain)
+    check_planes(exposure, drawn.planes, report, drawn.gain)
     flag_small_kernel(exposure, calibrated, radius, report)
     _report_into(truth, placed.rows, report, exposure)
     messages = [
@@ -402,28 +402,6 @@ def _render(
         dict.fromkeys(np.flatnonzero(~drawn).tolist(), "its pixels would not be finite, or hold many times its flux")
     )
     return canvas, taken, whole
-
-
-def _check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, gain: Gain | None) -> None:
-    """Check that finite pixels have stayed finite; only where the flux is large enough to overflow.
-
-    Raises
-    ------
-    InjectionError
-        If one is.
-    """
-    most = float(np.abs(report.flux_deposited).sum())
-    if most < LARGEST_FLUX and (gain is None or most / float(np.min(gain.value)) < LARGEST_FLUX):
-        return
-    for name in ("image", "variance"):
-        if name in planes:
-            lost = np.isfinite(exposure.planes[name].values) & ~np.isfinite(planes[name].values)
-            if lost.any():
-                raise InjectionError(
-                    f"{np.count_nonzero(lost)} pixels of the {name} plane would not be finite",
-                    path=exposure.path,
-                    fix="Check the brightest sources of the catalogue, the zeropoint and the gain",
-                )
 
 
 def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> None:

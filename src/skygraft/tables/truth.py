@@ -389,7 +389,6 @@ def _read_part(done: _Done) -> pa.Table:
     except DamagedTruthError as error:
         raise _DamagedError(done, str(error)) from error
     try:
-        table = _with_objects(table)
         missing = set(_PART_SCHEMA.names) - set(table.column_names)
         if missing:
             raise _DamagedError(done, f"its truth table {done.part} has no column {min(missing)!r}")
@@ -399,15 +398,6 @@ def _read_part(done: _Done) -> pa.Table:
     except pa.ArrowException as error:
         raise _DamagedError(done, f"its truth table {done.part} cannot be read ({error})") from error
     return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
-
-
-def _with_objects(table: pa.Table) -> pa.Table:
-    """Add objects and groups, which the parts of earlier versions lack: each source is an object of its own."""
-    if "object_id" not in table.column_names and "injection_id" in table.column_names:
-        table = table.append_column("object_id", table.column("injection_id"))
-    if "group_id" not in table.column_names:
-        table = table.append_column("group_id", arrow_array(np.full(table.num_rows, -1, dtype=np.int64)))
-    return table
 
 
 def _annotated(
