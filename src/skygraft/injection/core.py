@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
-import xarray as xr
 from astropy.table import QTable
 from numpy.typing import NDArray
 
@@ -41,7 +40,7 @@ from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, t
 from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.injection.roles import Role
-from skygraft.noise import Gain, add_flux
+from skygraft.noise import add_flux
 from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
