@@ -252,7 +252,7 @@ def _elapsed(headers: Headers, exposure_time: float | None) -> float:
     if one is None or number is None or finite_number(one) != seconds:
         return seconds
     n = finite_number(number)
-    return seconds * n if n is not None and 1 <= n and seconds * n <= _LONGEST_EXPOSURE else seconds
+    return seconds * n if n is not None and n >= 1 and seconds * n <= _LONGEST_EXPOSURE else seconds
 
 
 def _time(card: Card, headers: Headers, system: str) -> Time | None:
