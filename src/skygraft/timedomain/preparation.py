@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CatalogError
 from skygraft.timedomain.ephemerides import Ephemerides, ephemerides_of_file
+from skygraft.timedomain.light_curve_rows import LightCurveRows
 
 __all__ = ["EphemerisPart", "Part", "Preparation", "preparation"]
 
@@ -120,7 +121,13 @@ class Preparation:
         return tables
 
 
-def preparation(ephemerides: Path | None = None, light_curves: Path | None = None) -> Preparation | None:
+def preparation(
+    ephemerides: Path | None = None,
+    light_curves: Path | None = None,
+    *,
+    folder: Path = Path(),
+    on_bad: Literal["raise", "flag"] = "raise",
+) -> Preparation | None:
     """Make the preparation of a campaign's catalogue.
 
     Parameters
@@ -129,6 +136,10 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
         Table of ephemerides.
     light_curves : Path, optional
         Table of light curves.
+    folder : Path
+        For temporary files that all processes see.
+    on_bad : {"raise", "flag"}
+        Whether rows whose light curve is not in the table are an error, or are flagged.
 
     Returns
     -------
@@ -143,5 +154,6 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
     parts: list[Part] = []
     if ephemerides is not None:
         parts.append(EphemerisPart(ephemerides))
-    del light_curves
+    if light_curves is not None:
+        parts.append(LightCurveRows(light_curves, folder, on_bad))
     return Preparation(tuple(parts)) if parts else None
