@@ -57,8 +57,8 @@ def in_hosts(
     separation : float, array or str, optional
         Arc from the host's centre, arcsec: a number, one for each transient, or the name of a column of theirs.
     radii : float, array or str, optional
-        Elliptical radius in half-light radii of the host; of a BulgeDisk, those of its bulge or its disk, one of which is
-        drawn by their light.
+        Elliptical radius in half-light radii of the host; of a BulgeDisk, those of its bulge or its disk, one of which
+        is drawn by their light.
     pa : float, array or str, optional
         Position angle on the sky from the host's centre, degrees from North through East, for `separation` or `radii`.
         By default it is drawn: uniformly for `separation`, around the ellipse as the light is for `radii`.
@@ -259,7 +259,7 @@ def _weights(galaxies: Table, weights: Any) -> Array:
         mag = values(galaxies, weights)
         if not np.isfinite(mag).any():
             raise CatalogError(f"no host has a magnitude {weights}", key="weights")
-        return np.nan_to_num(10.0 ** (-0.4 * (mag - np.nanmin(mag))))
+        return np.asarray(np.nan_to_num(10.0 ** (-0.4 * (mag - np.nanmin(mag)))))
     if isinstance(weights, str) and weights not in galaxies.colnames:
         raise CatalogError(
             f"weights names {weights!r}; it may be 'uniform' or one of {', '.join(galaxies.colnames)}", key="weights"
