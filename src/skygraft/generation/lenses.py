@@ -262,9 +262,12 @@ class Lens:
         from astropy.cosmology import Planck18
 
         cosmology = Planck18 if self.cosmology is None else self.cosmology
-        near, far = (cosmology.angular_diameter_distance(z) for z in (self.z_lens, self.z_source))
-        between = cosmology.angular_diameter_distance(self.z_lens, self.z_source)
-        time = (1.0 + self.z_lens) * near * far / between / constants.c
+        near, far = (cosmology.comoving_transverse_distance(z) for z in (self.z_lens, self.z_source))
+        # Hogg (1999, astro-ph/9905116), equation 19: from the lens to the source, in a space of any curvature.
+        curved = cosmology.Ok0 / cosmology.hubble_distance**2
+        between = far * np.sqrt(1.0 + curved * near**2) - near * np.sqrt(1.0 + curved * far**2)
+        # The factors (1 + z) of angular diameter distances cancel but for that of the delay, which they make 1.
+        time = near * far / between / constants.c
         return float(time.to_value(u.d)) * float(np.radians(1.0 / 3600.0)) ** 2
 
     def arc_stamp(
