@@ -106,11 +106,14 @@ def hosts_from_detections(
 ) -> QTable:
     """Return the galaxies of a table of detections as a catalogue of Sérsic hosts, for `in_hosts`.
 
-    Tables of Source Extractor, of the LSST pipelines and of Tractor are recognised by their columns. Position angles
-    are those of THETA_J2000 or THETA_SKY (from North through East), THETA_WORLD (from East towards North) or
-    THETA_IMAGE (from +x towards +y, which needs `wcs`), in this order. The size is the half-light radius where there is
-    one (FLUX_RADIUS, which Source Extractor gives in pixels, shape_r), else that of a Gaussian of the second moments (A
-    and B, ixx ...).
+    Tables of Source Extractor, of the LSST pipelines and of Tractor are recognised by their columns. The size is the
+    half-light radius where there is one (FLUX_RADIUS, which Source Extractor gives in pixels, shape_r), else that of a
+    Gaussian of the second moments (A and B, ixx ...).
+
+    With `wcs`, what was measured on pixels comes first: THETA_IMAGE (from +x towards +y), A_IMAGE and B_IMAGE. Without,
+    position angles are those of THETA_J2000 or THETA_SKY (from North through East) or THETA_WORLD (from East towards
+    North). Source Extractor 2.25 has these wrong, by up to 12 degrees, and A_WORLD and B_WORLD by 30 %, on images whose
+    rows run in other directions than to the North, East, South or West: it forgets a factor of 2 in the moments.
 
     Parameters
     ----------
@@ -151,7 +154,7 @@ def hosts_from_detections(
         raise CatalogError(
             f"seeing is {seeing} arcsec and n is {n}; they must be 0 or more, and positive", key="seeing"
         )
-    found = _Found(table, _columns_of(table, columns, path), wcs, path, circular)
+    found = _Found(table, _columns_of(table, columns, path, wcs is not None), wcs, path, circular)
     ra, dec = found.floats("ra"), found.floats("dec")
     if ra is None or dec is None:
         raise found.error("ra", "positions: ra and dec")
@@ -180,7 +183,9 @@ def hosts_from_detections(
     return out
 
 
-def _columns_of(table: Table, given: Mapping[str, str] | None, path: str | None) -> dict[str, tuple[str, str]]:
+def _columns_of(
+    table: Table, given: Mapping[str, str] | None, path: str | None, pixels: bool
+) -> dict[str, tuple[str, str]]:
     """Return the column of each term, and the unit that is assumed for it."""
     names = set(table.colnames)
     unknown = sorted(set(given or {}) - set(TERMS))
@@ -199,7 +204,8 @@ def _columns_of(table: Table, given: Mapping[str, str] | None, path: str | None)
             for term, choices in _KINDS[kind].items():
                 there = [choice for choice in choices if choice[0] in names]
                 if there:
-                    out[term] = there[0]
+                    measured = [choice for choice in there if choice[1] == "pix"]
+                    out[term] = (measured if pixels and measured else there)[0]
             break
     return out | {term: (name, TERMS[term]) for term, name in (given or {}).items()}
 
@@ -331,10 +337,11 @@ class _Found:
         if self._circular:
             return np.zeros(len(ra))
         pa, world, image = (self.floats(term) for term in ("pa", "theta_world", "theta_image"))
-        if pa is not None:
-            return pa
-        if world is not None:
-            return 90.0 - world
+        if image is None or self._wcs is None:
+            if pa is not None:
+                return pa
+            if world is not None:
+                return 90.0 - world
         if image is None:
             raise self.error("pa", "position angles: pa, theta_world or theta_image (circular=True does without)")
         direction = np.stack([np.cos(np.radians(image)), np.sin(np.radians(image))], axis=-1)

@@ -170,6 +170,7 @@ class Lens:
             raise CatalogError(f"the source is at ({east}, {north}) arcsec", key="east")
         angle = np.linspace(0.0, 2.0 * np.pi, _STEPS + 1)
         value = self._equation(angle, east, north)[0]
+        value[-1] = value[0]  # an image exactly there is found once
         at = np.flatnonzero((value[:-1] < 0) != (value[1:] < 0))
         low, high = angle[at], angle[at + 1]
         rising = value[at] < 0

@@ -93,6 +93,7 @@ class StellarSystem:
                 )
         if self.mag_total is not None and len(self.mag_total) != 1:
             raise CatalogError("mag_total is given in several bands, which may disagree", key="mag_total")
+        self._drawn  # noqa: B018  # raises where no star is bright enough
         n = len(self)
         if not 1 <= n <= _MOST_STARS:
             raise CatalogError(f"{n} stars would be drawn", key="n_stars", fix=f"1 to {_MOST_STARS:.0e} are allowed")
@@ -109,16 +110,16 @@ class StellarSystem:
         return self.population.brighter_than(limits)
 
     @functools.cached_property
-    def _n(self) -> int:
+    def _number(self) -> int:
         if self.mag_total is None:
             assert self.n_stars is not None
             return int(self.n_stars)
         ((band, mag),) = self.mag_total.items()
-        every = 10.0 ** (-0.4 * (mag - self._shift(band))) / self.population.mean_flux()[band]
+        every: float = 10.0 ** (-0.4 * (mag - self._shift(band))) / self.population.mean_flux()[band]
         return round(every * self._drawn.share)
 
     def __len__(self) -> int:
-        return int(self._n)
+        return self._number
 
     def summary(self) -> dict[str, Any]:
         """Return what the system is: stars drawn, all stars, and expected magnitudes of their light, by band.
@@ -131,19 +132,19 @@ class StellarSystem:
             stars scatter about it.
         """
         drawn, every = self._drawn.mean_flux(drawn=True), self.population.mean_flux()
-        n_all = self._n / self._drawn.share
+        n_all = self._number / self._drawn.share
 
         def total(light: float, band: str) -> float:
             return float(-2.5 * np.log10(light) + self._shift(band)) if light > 0 else float("nan")
 
         bands = self.population.bands
-        missing = {band: n_all * every[band] - self._n * drawn[band] for band in bands}
+        missing = {band: n_all * every[band] - self._number * drawn[band] for band in bands}
         return {
-            "n_stars": self._n,
+            "n_stars": self._number,
             "n_all": round(n_all),
             "mag_total": {band: total(n_all * every[band], band) for band in bands},
             "abs_mag_total": {band: total(n_all * every[band], band) - self._shift(band) for band in bands},
-            "mag_stars": {band: total(self._n * drawn[band], band) for band in bands},
+            "mag_stars": {band: total(self._number * drawn[band], band) for band in bands},
             "mag_unresolved": {
                 band: total(missing[band] if missing[band] > 1e-9 * n_all * every[band] else 0.0, band)
                 for band in bands
@@ -163,9 +164,9 @@ class StellarSystem:
         QTable
             Canonical table, in the order of the ids.
         """
-        stop = self._n if stop is None else min(stop, self._n)
+        stop = self._number if stop is None else min(stop, self._number)
         if not 0 <= start < stop:
-            raise CatalogError(f"stars {start} to {stop} of {self._n} are none", key="start")
+            raise CatalogError(f"stars {start} to {stop} of {self._number} are none", key="start")
         ids = np.arange(self.first_id + start, self.first_id + stop, dtype=np.int64)
         ra, dec = self.profile.positions(self.ra, self.dec, *uniforms(ids, self.seed, _WHERE))
         table = QTable()
@@ -192,7 +193,7 @@ class StellarSystem:
         """
         if rows < 1:
             raise CatalogError(f"rows is {rows}", key="rows", fix="Give 1 or more")
-        for start in range(0, self._n, rows):
+        for start in range(0, self._number, rows):
             yield self.stars(start, start + rows)
 
     def write(self, path: str | os.PathLike[str], *, rows: int = 1_000_000, overwrite: bool = False) -> None:
