@@ -20,6 +20,8 @@ from skygraft.catalog.schema_columns import (
     MOFFAT_RANGE,
     SERSIC_RANGE,
     SOURCE_TYPES,
+    SPERGEL_RANGE,
+    TYPE_ALIASES,
     ColumnSpec,
 )
 
@@ -29,6 +31,8 @@ __all__ = [
     "MOFFAT_RANGE",
     "SERSIC_RANGE",
     "SOURCE_TYPES",
+    "SPERGEL_RANGE",
+    "TYPE_ALIASES",
     "ColumnSpec",
     "bands_of",
     "is_mag_column",

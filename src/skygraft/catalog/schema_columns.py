@@ -10,14 +10,26 @@ from numpy.typing import NDArray
 
 from skygraft.errors import shown
 
-__all__ = ["COLUMNS", "LEAST_TRUNCATION", "MOFFAT_RANGE", "SERSIC_RANGE", "SOURCE_TYPES", "ColumnSpec"]
+__all__ = [
+    "COLUMNS",
+    "LEAST_TRUNCATION",
+    "MOFFAT_RANGE",
+    "SERSIC_RANGE",
+    "SOURCE_TYPES",
+    "SPERGEL_RANGE",
+    "TYPE_ALIASES",
+    "ColumnSpec",
+]
 
 SOURCE_TYPES = (
     *("Star", "Sersic", "BulgeDisk", "Gaussian", "Moffat", "Trail", "Stamp"),
     *("Spergel", "InclinedExponential", "InclinedSersic", "Kolmogorov", "RandomKnots", "RealGalaxy"),
 )
+TYPE_ALIASES = {"DoubleSersic": "BulgeDisk"}
+"""Other names of source types, and what they become."""
 SERSIC_RANGE = (0.3, 6.2)  # what GalSim and LSST source_injection draw
 MOFFAT_RANGE = (1.5, 100.0)  # below, much of the light is outside of any stamp; above, it is a Gaussian
+SPERGEL_RANGE = (-0.85, 4.0)  # what GalSim draws
 
 LEAST_TRUNCATION = 2**0.5 * (1.0 - 1e-9)  # over the half-light radius: a flat disk, but for rounding
 
@@ -175,7 +187,7 @@ _SPECS = [
     ),
     ColumnSpec(
         "spergel_nu", "float", None, "Index of a Spergel profile (2010): 0.5 is an exponential, -0.6 close to n = 4.",
-        _NAN, low=-0.85, high=4.0, types=("Spergel",), required=True,
+        _NAN, low=SPERGEL_RANGE[0], high=SPERGEL_RANGE[1], types=("Spergel",), required=True,
     ),
     ColumnSpec(
         "inclination", "float", "deg", "Inclination of a disk: 0 is face-on, 90 edge-on.", _NAN,

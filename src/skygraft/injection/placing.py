@@ -20,6 +20,7 @@ from skygraft.injection.differences import TemplateSide, in_template, template_s
 from skygraft.injection.reach import Reach
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
+from skygraft.render.lensing import lensed
 from skygraft.wcs import local_jacobian, usable_jacobians
 
 __all__ = ["LARGEST_FLUX", "Placed", "canonical", "place", "subset"]
@@ -155,6 +156,7 @@ def place(
     # Extended sources need the WCS around their position too, where distortions may diverge.
     shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
+    sources = lensed(sources)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
     truth = new_truth(

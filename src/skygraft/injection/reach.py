@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.errors import SkygraftError
+from skygraft.errors import FormatError, SkygraftError
 from skygraft.render import Sources, reach_pixels
 from skygraft.render.components import are_profiles, components
 from skygraft.render.profiles import MAX_STAMP
@@ -29,7 +29,7 @@ class Reach:
         Half the side of the square about the source that holds its light after the PSF; infinite for a stamp whose
         file cannot be read.
     bad_stamps : dict of int to str
-        The sources whose stamp cannot be used, and why.
+        The sources whose stamp or real galaxy cannot be used, and why.
     """
 
     pixels: NDArray[np.float64]
@@ -65,9 +65,12 @@ def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach
     bad_stamps = _reach_of_stamps(sources, stamps, half_kernel, pixels) if stamps.size else {}
     rest = known & ~np.isin(sources.source_type, ("Star", "Trail", "Stamp"))
     rest[profiles] = False
-    for row in np.flatnonzero(rest).tolist():  # the few profiles that there are no tables for
+    for row in np.flatnonzero(rest).tolist():  # what there are no tables for
         try:
             own = reach_pixels(sources, row, flux_tolerance)
+        except FormatError as error:  # of a catalogue of real galaxies
+            bad_stamps[row] = str(error)
+            continue
         except (SkygraftError, ArithmeticError, ValueError):
             continue  # parameters that nothing can be drawn from: whoever draws it flags it
         if np.isfinite(own):
