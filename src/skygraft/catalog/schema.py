@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.columns import ColumnReader, refused
 from skygraft.catalog.schema_columns import (
     COLUMNS,
+    LEAST_INCLINED_TRUNCATION,
     LEAST_TRUNCATION,
     MOFFAT_RANGE,
     SERSIC_RANGE,
@@ -27,6 +28,7 @@ from skygraft.catalog.schema_columns import (
 
 __all__ = [
     "COLUMNS",
+    "LEAST_INCLINED_TRUNCATION",
     "LEAST_TRUNCATION",
     "MOFFAT_RANGE",
     "SERSIC_RANGE",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import FormatError, SkygraftError
 from skygraft.render import Sources, reach_pixels
-from skygraft.render.components import are_profiles, components
+from skygraft.render.components import are_profiles, are_trailed, components
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.stamps import read_stamp
 
@@ -59,10 +59,11 @@ def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach
     if profiles.size:
         found = components(sources, profiles, np.ones(profiles.size), half_kernel, flux_tolerance)
         np.maximum.at(pixels, profiles[found.owner], found.profiles.half)
-    trails = np.flatnonzero(known & (sources.source_type == "Trail"))
-    pixels[trails] += 0.5 * _trail_lengths(sources, trails)
     stamps = np.flatnonzero(known & (sources.source_type == "Stamp"))
     bad_stamps = _reach_of_stamps(sources, stamps, half_kernel, pixels) if stamps.size else {}
+    moving = are_trailed(sources) & np.isin(sources.source_type, ("Star", "Stamp"))
+    trails = np.flatnonzero(known & (moving | (sources.source_type == "Trail")))
+    pixels[trails] += 0.5 * _trail_lengths(sources, trails)
     rest = known & ~np.isin(sources.source_type, ("Star", "Trail", "Stamp"))
     rest[profiles] = False
     for row in np.flatnonzero(rest).tolist():  # what there are no tables for

@@ -132,7 +132,8 @@ def are_trailed(sources: Sources) -> NDArray[np.bool_]:
     """Which sources are drawn along a trail on the sky, whatever their type."""
     if "trail_length" not in sources.shape:
         return np.zeros(len(sources), dtype=np.bool_)
-    return np.asarray(np.nan_to_num(np.asarray(sources.shape["trail_length"], dtype=np.float64)) > 0)
+    length = np.asarray(sources.shape["trail_length"], dtype=np.float64)
+    return np.asarray(np.isfinite(length) & (length > 0))
 
 
 def are_nearly_flat(sources: Sources, ratio: float) -> NDArray[np.bool_]:
