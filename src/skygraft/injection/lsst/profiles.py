@@ -41,7 +41,9 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
                 Flag.TYPE_UNKNOWN,
                 f"how it draws a {kind} is not reproduced here; skygraft's own conventions draw it",
             )
-        elif kind != "Star" and (sources.value("shear", i, 0.0) or sources.value("magnification", i, 1.0) != 1):
+        elif kind not in ("Star", "Trail") and (
+            sources.value("shear", i, 0.0) or sources.value("magnification", i, 1.0) != 1
+        ):
             found[i] = Flag.PARAMETERS_BAD, "its shear and magnification are no columns of that package"
         elif kind not in ("Star", "Trail") and sources.value("trail_length", i, 0.0) > 0:
             found[i] = Flag.PARAMETERS_BAD, f"it moves during the exposure; a {kind} has no trail there"
