@@ -61,13 +61,16 @@ def by_galsim(profile: Any, shear: float, shear_pa: float, magnification: float)
 
 SHAPE = {"half_light_radius": 0.5, "q": 0.7, "pa": 25.0}
 TYPES: dict[str, tuple[str, dict[str, Any], Any]] = {
-    "Sersic": ("Sersic", SHAPE | {"n": 1.4}, on_sky(galsim.Sersic(1.4, half_light_radius=0.5, gsparams=TIGHT), 0.7, 25)),
+    "Sersic": (
+        "Sersic", SHAPE | {"n": 1.4},
+        on_sky(galsim.Sersic(1.4, half_light_radius=0.5, gsparams=TIGHT), 0.7, 25),
+    ),
     "Sersic that ends": (
         "Sersic", SHAPE | {"n": 1.4, "trunc": 1.5},
         on_sky(galsim.Sersic(1.4, half_light_radius=0.5, trunc=1.5, gsparams=TIGHT), 0.7, 25),
     ),
     "Gaussian": ("Gaussian", SHAPE, on_sky(galsim.Gaussian(half_light_radius=0.5), 0.7, 25)),
-    "Moffat": ("Moffat", SHAPE | {"moffat_beta": 3.5}, on_sky(galsim.Moffat(3.5, half_light_radius=0.5), 0.7, 25)),
+    "Moffat": ("Moffat", SHAPE | {"moffat_beta": 5.0}, on_sky(galsim.Moffat(5.0, half_light_radius=0.5), 0.7, 25)),
     "BulgeDisk": (
         "BulgeDisk",
         {
@@ -146,8 +149,9 @@ def test_magnification_conserves_surface_brightness() -> None:
     jacobian = JACOBIANS["East to the left"]
     one = source("Gaussian", jacobian, half_light_radius=4.0, q=0.8, pa=10.0, **LENS)
     bright = dataclasses.replace(lensed(one), flux=one.flux * LENS["magnification"])
-    before, after = draw(dataclasses.replace(one, shape={**one.shape}))[1], draw(bright)[1]
-    assert after.max() == pytest.approx(before.max(), rel=5e-3)
+    before, after = draw(one)[1], draw(bright)[1]
+    # The PSF makes the smaller one fainter by the hundredth part.
+    assert after.max() == pytest.approx(before.max(), rel=1.2e-2)
     assert after.sum() == pytest.approx(2.5 * before.sum(), rel=3e-3)
 
 
