@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.flags import Flag
 from skygraft.catalog.schema import (
     COLUMNS,
+    LEAST_INCLINED_TRUNCATION,
     LEAST_TRUNCATION,
     MOTION,
     SOURCE_TYPES,
@@ -27,7 +28,7 @@ __all__ = ["OnBad", "check_duplicates", "validate"]
 
 OnBad = Literal["raise", "flag"]
 MAX_LISTED = 10
-_NEVER_CUT = ("Gaussian", "Moffat", "BulgeDisk")
+_NEVER_CUT = ("Gaussian", "Moffat", "BulgeDisk", "Spergel", "Kolmogorov", "InclinedExponential", "RandomKnots")
 
 
 def _nearest(word: str) -> str:
@@ -264,12 +265,21 @@ def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.s
     radius = values(table, "half_light_radius")
     with np.errstate(invalid="ignore"):
         inner = (source_type == "Sersic") & (trunc > 0) & (trunc < LEAST_TRUNCATION * radius)
+        too_flat = (source_type == "InclinedSersic") & (trunc > 0) & (trunc <= LEAST_INCLINED_TRUNCATION * radius)
     found.add(
         inner,
         Flag.PARAMETERS_BAD,
         lambda r: (
             f"trunc = {trunc[r]:.9g} arcsec is less than sqrt(2) half-light radii ({2**0.5 * radius[r]:.9g} arcsec), "
             "at which the profile is a flat disk: half of the light cannot be so far out"
+        ),
+    )
+    found.add(
+        too_flat,
+        Flag.PARAMETERS_BAD,
+        lambda r: (
+            f"trunc = {trunc[r]:.9g} arcsec is not more than {LEAST_INCLINED_TRUNCATION} half-light radii "
+            f"({LEAST_INCLINED_TRUNCATION * radius[r]:.9g} arcsec), beyond which an InclinedSersic may end"
         ),
     )
 
@@ -307,6 +317,11 @@ def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArr
         (source_type == "Stamp") & (strings(table, "stamp") == ""),
         Flag.PARAMETERS_BAD,
         lambda r: "a Stamp needs the path of its image in the column stamp",
+    )
+    found.add(
+        (source_type == "RealGalaxy") & (strings(table, "real_galaxy_catalog") == ""),
+        Flag.PARAMETERS_BAD,
+        lambda r: "a RealGalaxy needs the path of GalSim's table in the column real_galaxy_catalog",
     )
     found.add(
         moving & np.isnan(values(table, "epoch_mjd")),

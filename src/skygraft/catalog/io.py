@@ -186,7 +186,7 @@ def _stamps_beside(path: Path) -> Path:
 
 
 def resolve_stamps(table: QTable, path: Path) -> None:
-    """Convert stamp paths, which are relative to the catalogue's folder, to absolute ones; `table` is modified.
+    """Make the paths of stamps and real galaxies, which are relative to the catalogue's folder, absolute, in place.
 
     Parameters
     ----------
@@ -198,8 +198,9 @@ def resolve_stamps(table: QTable, path: Path) -> None:
     Raises
     ------
     CatalogError
-        If a stamp's file does not exist.
+        If a file does not exist.
     """
+    _resolve_real_galaxies(table, path)
     if "stamp" not in table.colnames:
         return
     given = strings(table, "stamp")
@@ -221,6 +222,28 @@ def resolve_stamps(table: QTable, path: Path) -> None:
             )
         resolved[stamp] = str(full)
     table["stamp"] = np.array([resolved[s] for s in given.tolist()], dtype=np.str_)
+
+
+def _resolve_real_galaxies(table: QTable, path: Path) -> None:
+    """Convert paths of GalSim's catalogues of real galaxies as those of stamps; there are only few of them."""
+    name = "real_galaxy_catalog"
+    if name not in table.colnames:
+        return
+    given = strings(table, name)
+    kinds, which = np.unique(given, return_inverse=True)
+    resolved = []
+    for k, text in enumerate(kinds.tolist()):
+        full = Path(os.path.normpath(path.resolve().parent / home_expanded(text))) if text else None
+        if full is not None and not full.is_file():
+            raise CatalogError(
+                f"the catalogue of real galaxies {text!r} is not at {full}",
+                path=path,
+                row=int(np.flatnonzero(which.reshape(-1) == k)[0]),
+                key=name,
+                fix="Correct the path; it is relative to the catalogue's folder",
+            )
+        resolved.append(str(full or ""))
+    table[name] = np.array(resolved, dtype=np.str_)[which.reshape(-1)]
 
 
 def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) -> Table:

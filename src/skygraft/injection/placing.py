@@ -23,6 +23,7 @@ from skygraft.injection.roles import Role, image_role, meant_for
 from skygraft.injection.trailing import with_trails
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
+from skygraft.render.lensing import lensed
 from skygraft.timedomain.light_curves import LightCurves
 from skygraft.wcs import local_jacobian, usable_jacobians
 
@@ -177,6 +178,7 @@ def place(
     # Extended sources need the WCS around their position too, where distortions may diverge.
     shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
+    sources = lensed(sources)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
     truth = new_truth(

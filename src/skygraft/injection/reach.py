@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.errors import SkygraftError
+from skygraft.errors import FormatError, SkygraftError
 from skygraft.render import Sources, reach_pixels
-from skygraft.render.components import are_profiles, components
+from skygraft.render.components import are_profiles, are_trailed, components
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.stamps import read_stamp
 from skygraft.render.trails import trail_extents
@@ -30,7 +30,7 @@ class Reach:
         Half the side of the square about the source that holds its light after the PSF; infinite for a stamp whose
         file cannot be read.
     bad_stamps : dict of int to str
-        The sources whose stamp cannot be used, and why.
+        The sources whose stamp or real galaxy cannot be used, and why.
     """
 
     pixels: NDArray[np.float64]
@@ -60,16 +60,20 @@ def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach
     if profiles.size:
         found = components(sources, profiles, np.ones(profiles.size), half_kernel, flux_tolerance)
         np.maximum.at(pixels, profiles[found.owner], found.profiles.half)
-    trails = np.flatnonzero(known & (sources.source_type == "Trail"))
-    if trails.size:
-        pixels[trails] += 0.5 * np.hypot(*trail_extents(sources, trails).T)
     stamps = np.flatnonzero(known & (sources.source_type == "Stamp"))
     bad_stamps = _reach_of_stamps(sources, stamps, half_kernel, pixels) if stamps.size else {}
+    moving = are_trailed(sources) & np.isin(sources.source_type, ("Star", "Stamp"))
+    trails = np.flatnonzero(known & (moving | (sources.source_type == "Trail")))
+    if trails.size:
+        pixels[trails] += 0.5 * np.hypot(*trail_extents(sources, trails).T)
     rest = known & ~np.isin(sources.source_type, ("Star", "Trail", "Stamp"))
     rest[profiles] = False
-    for row in np.flatnonzero(rest).tolist():  # the few profiles that there are no tables for
+    for row in np.flatnonzero(rest).tolist():  # what there are no tables for
         try:
             own = reach_pixels(sources, row, flux_tolerance)
+        except FormatError as error:  # of a catalogue of real galaxies
+            bad_stamps[row] = str(error)
+            continue
         except (SkygraftError, ArithmeticError, ValueError):
             continue  # parameters that nothing can be drawn from: whoever draws it flags it
         if np.isfinite(own):
