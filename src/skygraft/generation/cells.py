@@ -253,14 +253,14 @@ class Area:
     @property
     def area(self) -> float:
         """Square degrees, by 16 points in each cell that is not known to be whole."""
-        return float(self.filled().sum()) * _CELL_AREA / 4**self.order
+        return float(self.filled().sum() * _CELL_AREA / 4**self.order)
 
     @property
     def expected(self) -> float:
         """Number of sources that the weights stand for, as numbers per square arcminute."""
         if self.weights is None:
             return float("nan")
-        return float((self.filled() * self.weights).sum()) * _CELL_AREA / 4**self.order * 3600.0
+        return float((self.filled() * self.weights).sum() * _CELL_AREA / 4**self.order * 3600.0)
 
     def filled(self) -> Floats:
         """The part of each cell that is in the area, shape (N,)."""
@@ -337,9 +337,10 @@ def cells_near(order: int, centre: Floats, radius: float) -> tuple[Ints, Floats,
         cells = np.sort(np.asarray(grid.cone_search_lonlat(ra * u.deg, dec * u.deg, wide * u.rad), dtype=np.int64))
     middles = in_cells(order, cells, 0.5, 0.5).vectors
     corners = cell_corners(order, cells)[1]
-    reach = 1.01 * np.max([np.linalg.norm(corner - middles, axis=1) for corner in corners], axis=0)
+    apart = [np.linalg.norm(corner - middles, axis=1) for corner in corners]
+    reach = np.asarray(1.01 * np.max(apart, axis=0), dtype=np.float64)
     near = 2.0 * np.arcsin(np.minimum(np.linalg.norm(middles - centre, axis=1) / 2.0, 1.0)) <= radius + reach
-    return cells[near], middles[near], reach[near]
+    return np.asarray(cells[near], dtype=np.int64), middles[near], reach[near]
 
 
 def in_polygon(points: Floats, corners: Floats, centre: Floats) -> tuple[Flags, Floats]:

@@ -201,7 +201,7 @@ class Tabulated(_Distribution):
         root = np.sqrt(np.maximum(first**2 + 2.0 * slope * rest, 0.0))
         with np.errstate(invalid="ignore", divide="ignore"):
             step = np.where(rest > 0, 2.0 * rest / (first + root), 0.0)
-        return x[k] + np.minimum(step, width[k])
+        return np.asarray(x[k] + np.minimum(step, width[k]))
 
 
 class Choice(_Distribution):
@@ -247,8 +247,7 @@ _KINDS: dict[str, type[_Distribution]] = {
 
 
 def _kind_of(value: Any) -> str:
-    kind = value.kind if isinstance(value, _Distribution) else value.get("kind")
-    return str(kind)
+    return str(value["kind"] if isinstance(value, Mapping) else value.kind)
 
 
 if TYPE_CHECKING:

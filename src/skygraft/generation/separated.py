@@ -157,7 +157,7 @@ class _Gaps:
         """Drop cells outside the region; returns centres of the others, and the distances to their corners."""
         middle = self._vectors(self.cells)
         corners = [self._vectors(self.cells, dx, dy) for dx, dy in ((0, 0), (0, 1), (1, 0), (1, 1))]
-        reach = np.max([np.linalg.norm(corner - middle, axis=1) for corner in corners], axis=0) * _MARGIN
+        reach = np.asarray(np.max([np.linalg.norm(corner - middle, axis=1) for corner in corners], axis=0) * _MARGIN)
         inside = self._where.overlapping(middle, corners, reach, self._chord)
         self.cells = self.cells[inside]
         return middle[inside], reach[inside]
