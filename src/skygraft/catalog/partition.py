@@ -33,6 +33,7 @@ from skygraft.catalog.arrow import from_arrow, to_arrow
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
+from skygraft.catalog.orders import ahead, integer_order
 from skygraft.catalog.partition_read import (
     MARKER,
     OUTSIDE,
@@ -250,7 +251,7 @@ def _spool(
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
     schema: pa.Schema | None = None
-    for chunk in _chunks(catalog, dialect, band, on_bad, chunk_rows):
+    for chunk in ahead(_chunks(catalog, dialect, band, on_bad, chunk_rows)):
         arrow = to_arrow(chunk)
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
@@ -260,7 +261,7 @@ def _spool(
         patch = np.where(tract < 0, OUTSIDE[1], patch)
         tract = np.where(tract < 0, OUTSIDE[0], tract)
         ids = values(chunk, "injection_id")
-        order = np.lexsort((ids, patch, tract))
+        order = integer_order(tract, patch, ids)
         tract, patch = tract[order], patch[order]
         starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
         keys = np.column_stack([tract[starts], patch[starts]])
@@ -344,7 +345,8 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
             pieces.append(pa.ipc.open_file(memory).read_all().slice(piece.start, int(piece.sizes.sum())))
         table = pa.concat_tables(pieces)
         place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
-        order = np.lexsort((np.concatenate([numpy_array(c) for c in table.column("injection_id").chunks]), place))
+        ids = np.concatenate([numpy_array(chunk) for chunk in table.column("injection_id").chunks])
+        order = integer_order(place, ids)
         table = table.take(arrow_array(order)).combine_chunks()
         del pieces
     starts = np.cumsum(job.counts) - job.counts
