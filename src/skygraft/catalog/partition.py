@@ -19,6 +19,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +46,7 @@ from skygraft.catalog.partition_read import (
 )
 from skygraft.catalog.schema import MOTION, values
 from skygraft.catalog.select import angular_rates, is_moving
-from skygraft.disk import atomic_path
+from skygraft.disk import atomic_path, write_small
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
 from skygraft.wcs.base import to_vectors
 
@@ -57,6 +58,9 @@ SPOOL = ".spool-"
 """Prefix of the folder of temporary files, in the data set's folder."""
 
 LAYOUT_VERSION = 4
+
+_THREADS = 4
+"""Partitions are written by so many threads, unless by the processes of a mapper."""
 
 
 class Locator(Protocol):
@@ -314,9 +318,10 @@ def _write_parts(runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: in
     """Merge the runs' slices of each partition into its file; returns the columns of the marker's table."""
     jobs = _merges(runs, out, merge_rows)
     parts: dict[str, list[Any]] = {}
-    for columns in mapper(_write_merged, jobs):
-        for name, column in columns.items():
-            parts.setdefault(name, []).extend(column)
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        for columns in (threads.map if mapper is map else mapper)(_write_merged, jobs):
+            for name, column in columns.items():
+                parts.setdefault(name, []).extend(column)
     return parts
 
 
@@ -352,13 +357,14 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
     starts = np.cumsum(job.counts) - job.counts
     sizes, checksums, folders = [], [], set()
     for (tract, patch), start, rows in zip(job.keys.tolist(), starts.tolist(), job.counts.tolist(), strict=True):
-        path = part_path(job.out, (tract, patch))
-        with _writing(path):
-            for folder in (path.parent.parent, path.parent):
-                if folder not in folders:
-                    folder.mkdir(exist_ok=True)
-            folders.add(path.parent.parent)
-        n_bytes, sha256 = _write_parquet(table.slice(start, rows), path)
+        # Strings rather than Paths: there are tens of thousands of partitions.
+        above = f"{job.out}/tract={tract}"
+        if above not in folders:
+            folders.add(above)
+            _make_folder(above)
+        folder = f"{above}/patch={patch}"
+        _make_folder(folder)
+        n_bytes, sha256 = _write_parquet(table.slice(start, rows), f"{folder}/part-0.parquet")
         sizes.append(n_bytes)
         checksums.append(sha256)
     return {
@@ -400,20 +406,29 @@ def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64
     }
 
 
-def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
+def _make_folder(folder: str) -> None:
+    with _writing(folder):
+        try:
+            os.mkdir(folder)  # noqa: PTH102
+        except FileExistsError:
+            if not os.path.isdir(folder):  # noqa: PTH112
+                raise
+
+
+def _write_parquet(table: pa.Table, path: str) -> tuple[int, str]:
     """Write a partition; returns its size and SHA-256."""
     # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
     content = sink.getvalue()
     # The marker is written last, and holds sizes and checksums of all parts.
-    with atomic_path(path, sync=False) as temporary:
-        temporary.write_bytes(content)
+    with _writing(path):
+        write_small(path, content)
     return int(content.size), hashlib.sha256(content).hexdigest()
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: str | Path) -> Iterator[None]:
     """Name the path in errors of what is written."""
     try:
         yield
