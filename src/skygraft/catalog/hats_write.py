@@ -232,7 +232,7 @@ class HatsWriter:
         if bad.any():
             row = int(np.argmax(bad))
             raise CatalogError(
-                f"{np.count_nonzero(bad)} rows are nowhere on the sky; {self._ra} = {ra[row]}, {self._dec} = {dec[row]}",
+                f"{np.count_nonzero(bad)} rows are not on the sky; {self._ra} = {ra[row]}, {self._dec} = {dec[row]}",
                 row=self._n_rows + row,
                 key=self._ra,
                 fix="Leave these rows out, as with --select",
