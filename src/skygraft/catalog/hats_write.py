@@ -15,7 +15,6 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +26,16 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.catalog.hats_files import is_hats
-from skygraft.catalog.hats_properties import VERSION
+from skygraft.catalog.hats_layout import (
+    DEEPEST,
+    margin_order,
+    near_partitions,
+    partition_pixels,
+    properties_made,
+    skymap_order,
+    write_properties,
+    write_skymap,
+)
 from skygraft.errors import CatalogError, OutputError, OutputExistsError
 
 __all__ = ["HatsSummary", "HatsWriter"]
@@ -35,16 +43,11 @@ __all__ = ["HatsSummary", "HatsWriter"]
 INDEX = "_healpix_29"
 """The column of HEALPix indices (nested, order 29) by which rows are sorted."""
 
-_DEEPEST = 29
 _FINEST = 10
 """Largest order of a partition."""
-_SKYMAP = 8
 _ROW_GROUP = 131_072
 _PIECE = 400_000
-_NOTE_DATE = "2025-08-22"
 _RESERVED = ("Norder", "Dir", "Npix")
-_ROOMIER = 2.0
-"""How much wider than the margin the pixels are that it is found with."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class HatsWriter:
         self.summary: HatsSummary | None = None
         self._out, self._kind, self._ra, self._dec = Path(out), kind, ra, dec
         self._margin, self._max_rows, self._overwrite = float(margin_arcsec), max_rows, overwrite
-        self._margin_order = _margin_order(self._margin)
+        self._margin_order = margin_order(self._margin)
         self._finest = min(_FINEST, self._margin_order)
         self._name = re.sub(r"[^\w.-]+", "_", self._out.resolve().name) or "catalogue"
         self._schema: pa.Schema | None = None
@@ -209,7 +212,7 @@ class HatsWriter:
         index = self._healpix(table)
         with _writing(self._out):
             self._runs.add(table.add_column(0, INDEX, arrow_array(index)))
-        self._count(index >> 2 * (_DEEPEST - self._finest))
+        self._count(index >> 2 * (DEEPEST - self._finest))
         self._n_rows += table.num_rows
 
     def _check(self, table: pa.Table) -> None:
@@ -240,7 +243,7 @@ class HatsWriter:
         from astropy import units as u
         from astropy_healpix import lonlat_to_healpix
 
-        return np.asarray(lonlat_to_healpix(ra * u.deg, dec * u.deg, 2**_DEEPEST, order="nested"), dtype=np.int64)
+        return np.asarray(lonlat_to_healpix(ra * u.deg, dec * u.deg, 2**DEEPEST, order="nested"), dtype=np.int64)
 
     def _count(self, pixels: NDArray[np.int64]) -> None:
         """Add the rows of a piece to those of each pixel of the finest order."""
@@ -254,25 +257,26 @@ class HatsWriter:
             raise CatalogError("there are no rows to write", path=self._out, fix="Check what is selected")
         whole = self._work / "whole"
         main = whole / self._name
-        parts = _partition(self._pixels, self._counts, self._finest, self._max_rows)
+        parts = partition_pixels(self._pixels, self._counts, self._finest, self._max_rows)
         schema = pa.schema([pa.field(INDEX, pa.int64()), *self._schema], metadata=_metadata(self._schema))
         writer = _Catalogue(main, schema)
         margins = _Runs(self._work / "margin", _TARGET)
-        bounds = [(pixel << 2 * (_DEEPEST - k), (pixel + 1) << 2 * (_DEEPEST - k)) for k, pixel in parts]
+        bounds = [(pixel << 2 * (DEEPEST - k), (pixel + 1) << 2 * (DEEPEST - k)) for k, pixel in parts]
         for i, rows in enumerate(self._runs.between(bounds)):
             ordered = writer.write(parts[i], rows)
             if self._margin > 0:
-                _spool_margin(margins, ordered, i, bounds, self._margin_order)
+                found, target = near_partitions(_values(ordered.column(INDEX)), i, bounds, self._margin_order)
+                margins.add(ordered.take(arrow_array(found)).append_column(_TARGET, arrow_array(target)))
         common = self._properties(writer, parts)
-        _write_skymap(main / "skymap.fits", self._pixels, self._counts, self._finest)
-        writer.finish({**common, "hats_skymap_order": str(min(_SKYMAP, self._finest))})
+        write_skymap(main / "skymap.fits", self._pixels, self._counts, self._finest)
+        writer.finish({**common, "hats_skymap_order": str(skymap_order(self._finest))})
         about = {"obs_collection": self._name, "hats_primary_table_url": self._name}
         n_margin = 0
         if self._margin > 0:
             name = f"{self._name}_{self._margin:g}arcs".replace(".", "p")
             n_margin = self._write_margin(whole / name, name, margins, parts, schema)
             about |= {"all_margins": name, "default_margin": name}
-        _write_properties(whole / "collection.properties", about | _made(), "HATS Collection")
+        write_properties(whole / "collection.properties", about | properties_made(), "HATS Collection")
         if self._out.exists():
             self._remove_former()
         whole.replace(self._out)
@@ -311,13 +315,13 @@ class HatsWriter:
             "hats_col_ra": self._ra,
             "hats_col_dec": self._dec,
             "hats_col_healpix": INDEX,
-            "hats_col_healpix_order": str(_DEEPEST),
+            "hats_col_healpix_order": str(DEEPEST),
             "hats_npix_suffix": ".parquet",
             "hats_order": str(max((k for k, _ in parts), default=0)),
             "hats_max_rows": str(self._max_rows),
             "hats_estsize": str(writer.n_bytes // 1024),
             "moc_sky_fraction": f"{sky:.8g}",
-            **_made(),
+            **properties_made(),
         }
 
 
@@ -367,66 +371,7 @@ class _Catalogue:
             table.writerow(["Norder", "Npix"])
             table.writerows(sorted(self._parts))
         for name in ("hats.properties", "properties"):
-            _write_properties(self._folder / name, properties, "HATS catalog")
-
-
-def _margin_order(margin_arcsec: float) -> int:
-    """The finest order whose pixels are so wide that what is within the margin lies in a pixel or its neighbours."""
-    if not 0.0 <= margin_arcsec <= 3600.0:
-        raise CatalogError(
-            f"the margin is {margin_arcsec:g} arcsec; it must be from 0 to 3600", key="margin", fix="Choose another"
-        )
-    if margin_arcsec == 0.0:
-        return _DEEPEST
-    side = np.degrees(np.sqrt(np.pi / 3.0)) * 3600.0  # of a pixel of order 0
-    return int(np.clip(np.floor(np.log2(side / (_ROOMIER * margin_arcsec))), 0, _DEEPEST))
-
-
-def _partition(
-    pixels: NDArray[np.int64], counts: NDArray[np.int64], finest: int, max_rows: int
-) -> list[tuple[int, int]]:
-    """Pixels (order, number) that hold all rows, each at most `max_rows` where the finest order allows, sorted."""
-    sums = np.concatenate([[0], np.cumsum(counts)])
-    out: list[tuple[int, int]] = []
-    waiting = [(0, pixel) for pixel in range(11, -1, -1)]
-    while waiting:
-        order, pixel = waiting.pop()
-        shift = 2 * (finest - order)
-        first, last = np.searchsorted(pixels, [pixel << shift, (pixel + 1) << shift])
-        n = int(sums[last] - sums[first])
-        if n == 0:
-            continue
-        if n <= max_rows or order == finest:
-            out.append((order, pixel))
-        else:
-            waiting += [(order + 1, 4 * pixel + child) for child in (3, 2, 1, 0)]
-    return out
-
-
-def _spool_margin(margins: _Runs, rows: pa.Table, own: int, bounds: Sequence[tuple[int, int]], order: int) -> None:
-    """Spool the rows of a partition that lie near others, once for each of those."""
-    from astropy_healpix import neighbours
-
-    shift = 2 * (_DEEPEST - order)
-    cells, inverse = np.unique(_values(rows.column(INDEX)) >> shift, return_inverse=True)
-    near = np.asarray(neighbours(cells, 2**order, order="nested"), dtype=np.int64)
-    lows = np.array([low for low, _ in bounds])
-    highs = np.array([high for _, high in bounds])
-    start = near << shift
-    target = np.searchsorted(lows, start, side="right") - 1
-    target = np.where((near >= 0) & (target >= 0) & (start < highs[target]), target, own)
-    cell = np.broadcast_to(np.arange(len(cells)), near.shape)
-    pairs = np.unique(np.column_stack([target[target != own], cell[target != own]]), axis=0)
-    if not len(pairs):
-        return
-    # The rows of each cell are together, since they are sorted by index.
-    ends = np.cumsum(np.bincount(inverse.reshape(-1), minlength=len(cells)))
-    sizes = np.diff(np.concatenate([[0], ends]))
-    counts = sizes[pairs[:, 1]]
-    starts = (ends - sizes)[pairs[:, 1]]
-    take = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())
-    found = rows.take(arrow_array(take))
-    margins.add(found.append_column(_TARGET, arrow_array(np.repeat(pairs[:, 0], counts))))
+            write_properties(self._folder / name, properties, "HATS catalog")
 
 
 def _plain(table: pa.Table) -> pa.Table:
@@ -463,43 +408,6 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 def _values(column: Any) -> NDArray[Any]:
     return np.concatenate([numpy_array(chunk) for chunk in column.chunks])
-
-
-def _made() -> dict[str, str]:
-    from skygraft import __version__
-
-    return {
-        "hats_builder": f"skygraft v{__version__}",
-        "hats_creation_date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MUTC"),
-        "hats_release_date": _NOTE_DATE,
-        "hats_version": f"v{VERSION[0]}.{VERSION[1]}",
-    }
-
-
-def _write_properties(path: Path, properties: dict[str, str], title: str) -> None:
-    lines = [f"#{title}", *(f"{key}={_escaped(value)}" for key, value in properties.items())]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\")
-
-
-def _write_skymap(path: Path, pixels: NDArray[np.int64], counts: NDArray[np.int64], finest: int) -> None:
-    """Write how many rows each pixel of a coarse order has, as an explicit HEALPix map."""
-    from astropy.io import fits
-
-    order = min(_SKYMAP, finest)
-    found, inverse = np.unique(pixels >> 2 * (finest - order), return_inverse=True)
-    sums = np.bincount(inverse.reshape(-1), weights=counts).astype(np.int64)
-    table = fits.BinTableHDU.from_columns(
-        [fits.Column("PIXEL", "1K", array=found), fits.Column("VALUE", "1K", array=sums)]
-    )
-    table.header.update(
-        PIXTYPE="HEALPIX", ORDERING="NESTED", COORDSYS="C", NSIDE=2**order, ORDER=order, INDXSCHM="EXPLICIT",
-        OBS_NPIX=len(found), OBJECT="PARTIAL",
-    )  # fmt: skip
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def read_catalog(
     """
     table = read_table(path, hdu=hdu)
     out = normalize_catalog(table, dialect, band, origin=os.fspath(path), on_bad=on_bad, columns=columns)
-    resolve_stamps(out, _stamps_beside(Path(path)))
+    resolve_stamps(out, stamps_beside(Path(path)))
     return out
 
 
@@ -180,7 +180,7 @@ def _is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises if the name is too long
 
 
-def _stamps_beside(path: Path) -> Path:
+def stamps_beside(path: Path) -> Path:
     """A file beside which stamps lie: in the folder itself, if the catalogue is one."""
     return path / "catalogue" if _is_folder(path) else path
 
@@ -291,7 +291,7 @@ def iter_catalog(
         for raw in file.chunks(chunk_rows):
             renamed = rename_columns(raw, columns, origin=str(path))
             chunk = _convert(renamed, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
-            resolve_stamps(chunk, _stamps_beside(path))
+            resolve_stamps(chunk, stamps_beside(path))
             first += len(raw)
             yield chunk
 

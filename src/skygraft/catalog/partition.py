@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.arrow import from_arrow, to_arrow
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.catalog.checks import OnBad, check_duplicates, validate
+from skygraft.catalog.hats_files import folder_identity
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
 from skygraft.catalog.partition_read import (
     MARKER,
@@ -125,6 +126,7 @@ def partition_catalog(
     overwrite: bool = False,
     chunk_rows: int = 500_000,
     mapper: Mapper = map,
+    columns: Mapping[str, str] | None = None,
 ) -> PartitionSummary:
     """Partition a catalogue by the tract and patch of its sources' catalogue positions.
 
@@ -150,6 +152,8 @@ def partition_catalog(
     mapper : callable
         ``mapper(function, items)`` returns the results in order, as `map` does; its arguments are picklable. It writes
         the partitions, which is most of the work if they are small.
+    columns : mapping of str to str, optional
+        The table's own names of columns, by those of the native schema (`skygraft.catalog.column_maps`).
 
     Returns
     -------
@@ -164,14 +168,19 @@ def partition_catalog(
     """
     out = Path(out_dir)
     if not isinstance(catalog, (QTable, str, os.PathLike)):
-        catalog = normalize_catalog(catalog, dialect, band, on_bad=on_bad)
-    settings = {
+        catalog = normalize_catalog(catalog, dialect, band, on_bad=on_bad, columns=columns)
+        columns = None
+    elif isinstance(catalog, QTable) and columns:
+        catalog = normalize_catalog(catalog, dialect, band, on_bad=on_bad, columns=columns)
+    settings: dict[str, Any] = {
         "dialect": dialect,
         "band": band,
         "on_bad": on_bad,
         "skymap": skymap.to_dict(),
         "layout": LAYOUT_VERSION,
     }
+    if columns:
+        settings["columns"] = dict(sorted(columns.items()))
     digest = _digest(catalog, settings)
     try:
         marker = read_marker(out)
@@ -195,7 +204,7 @@ def partition_catalog(
     with _writing(spool):
         spool.mkdir()
     try:
-        runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows)
+        runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows, columns)
         parts = _write_parts(runs, out, mapper, chunk_rows)
         keys = list(zip(parts["tract"], parts["patch"], strict=True))
         _remove_stale(out, keys)
@@ -227,14 +236,20 @@ class _Run:
 
 
 def _chunks(
-    catalog: QTable | str | os.PathLike[str], dialect: str, band: str | None, on_bad: OnBad, chunk_rows: int
+    catalog: QTable | str | os.PathLike[str],
+    dialect: str,
+    band: str | None,
+    on_bad: OnBad,
+    chunk_rows: int,
+    columns: Mapping[str, str] | None,
 ) -> Iterator[QTable]:
     if isinstance(catalog, QTable):
         table = validate(catalog, on_bad=on_bad)
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
         return
-    yield from iter_catalog(catalog, dialect=dialect, band=band, on_bad=on_bad, chunk_rows=chunk_rows)
+    options: dict[str, Any] = {"dialect": dialect, "band": band, "on_bad": on_bad, "columns": columns}
+    yield from iter_catalog(catalog, chunk_rows=chunk_rows, **options)
 
 
 def _spool(
@@ -245,12 +260,13 @@ def _spool(
     band: str | None,
     on_bad: OnBad,
     chunk_rows: int,
+    columns: Mapping[str, str] | None,
 ) -> tuple[list[_Run], str]:
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
     schema: pa.Schema | None = None
-    for chunk in _chunks(catalog, dialect, band, on_bad, chunk_rows):
+    for chunk in _chunks(catalog, dialect, band, on_bad, chunk_rows, columns):
         arrow = to_arrow(chunk)
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
@@ -462,6 +478,9 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
             sha.update(sink.getvalue())
         return sha.hexdigest()
     path = Path(catalog)
+    if path.is_dir():
+        sha.update(folder_identity(path).encode())
+        return sha.hexdigest()
     file_format(path)
     if not path.is_file():
         raise CatalogError("there is no such file", path=path, fix="Check the path")

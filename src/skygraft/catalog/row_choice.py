@@ -18,7 +18,7 @@ from skygraft.catalog.columns import ColumnReader, refused
 from skygraft.catalog.expressions import Kind, Node, check_types, parse, problem
 from skygraft.catalog.schema import COLUMNS, is_mag_column, values
 
-__all__ = ["ImageFacts", "RowChoice", "check_expression"]
+__all__ = ["ImageFacts", "RowChoice", "check_expression", "image_facts", "joined"]
 
 type _Columns = Mapping[str, NDArray[Any]]
 
@@ -67,6 +67,25 @@ class ImageFacts:
     band: str | None = None
     detector: str | None = None
     mjd: float | None = None
+
+
+def image_facts(images: pa.Table, band: str | None = None) -> list[ImageFacts]:
+    """Return what expressions may know of some images.
+
+    Parameters
+    ----------
+    images : pyarrow.Table
+        Rows of a survey's index.
+    band : str, optional
+        Band of images that have none.
+    """
+    of = [images.column(name).to_pylist() for name in ("visit", "band", "detector", "mjd")]
+    return [ImageFacts(visit, its or band, detector, mjd) for visit, its, detector, mjd in zip(*of, strict=True)]
+
+
+def joined(parts: Sequence[_Columns]) -> dict[str, NDArray[Any]]:
+    """Return the columns of several tables, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 
 class RowChoice:
@@ -198,6 +217,8 @@ class RowChoice:
         """
         if self._node is None:
             return rows
+        if not len(rows):
+            return rows
         columns = self.columns_of(table)
         return rows[self.mask({name: column[rows] for name, column in columns.items()}, len(rows), image)]
 
@@ -230,6 +251,9 @@ class RowChoice:
         kept = []
         for image, first, last in zip(images, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
             mine = rows[first:last]
+            if not len(mine):  # there may be no columns either
+                kept.append(mine)
+                continue
             chosen = {name: column[mine] for name, column in columns.items()}
             kept.append(mine[self.mask(chosen, len(mine), image)])
         sizes = np.array([len(mine) for mine in kept], dtype=np.int64)

@@ -25,6 +25,7 @@ from astropy.table import QTable
 from skygraft.catalog import Flag, PartitionCache
 from skygraft.catalog.io import arrow_array, from_arrow
 from skygraft.catalog.partition_read import read_stored
+from skygraft.catalog.row_choice import ImageFacts, RowChoice
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.dataset import LINEAGE, dataset_id
 from skygraft.disk import relative_name
@@ -328,6 +329,9 @@ def sources_of(
     table = read(image.reads) if read else read_stored(Layout(config.output).catalog, image.reads)
     band = image.band or config.catalog.band
     rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
+    if config.catalog.select:
+        facts = ImageFacts(image.visit, band, image.detector, image.mjd)
+        rows = RowChoice(config.catalog.select, of_image=True).rows(table, rows, facts)
     # Only these become a QTable: the partitions hold many times as many.
     chosen = table.take(arrow_array(rows))
     return from_arrow(chosen), digest_rows(RowDigests(chosen).of(band))
