@@ -1,9 +1,9 @@
 """Cut a catalogue by tract and patch into a Hive-partitioned Parquet data set, of which each task reads its part.
 
 Layout: ``<out>/tract=<t>/patch=<p>/part-0.parquet``, one file a patch, sorted by injection id, every file with the
-same schema; and ``<out>/_partition.json``, written last: what the data set was made from and, for each patch, the
-number of rows, where they lie and how fast they move. Without that file the data set is not finished and cannot be read
-(see `skygraft.catalog.partition_read`).
+same schema; beside it the tables that a `Preparation` adds, such as light curves; and ``<out>/_partition.json``,
+written last: what the data set was made from and, for each patch, the number of rows, where they lie and how fast they
+move. Without that file the data set is not finished and cannot be read (see `skygraft.catalog.partition_read`).
 
 Sources in no tract of an explicit sky map go into ``tract=-1/patch=-1``: no image of the map reads them, but nothing is
 lost, and their number is reported.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -29,9 +30,10 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import from_arrow, to_arrow
+from skygraft.catalog.arrow import to_arrow
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.catalog.checks import OnBad, check_duplicates, validate
+from skygraft.catalog.extents import extents
 from skygraft.catalog.hats_files import folder_identity
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
 from skygraft.catalog.partition_read import (
@@ -43,11 +45,9 @@ from skygraft.catalog.partition_read import (
     part_path,
     read_marker,
 )
-from skygraft.catalog.schema import MOTION, values
-from skygraft.catalog.select import angular_rates, is_moving
+from skygraft.catalog.schema import values
 from skygraft.disk import atomic_path
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
-from skygraft.wcs.base import to_vectors
 
 __all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "Preparation", "partition_catalog"]
 
@@ -74,7 +74,8 @@ class Locator(Protocol):
 class Preparation(Protocol):
     """What happens to a catalogue's rows before they are partitioned, and what is stored beside them.
 
-    Objects are picklable. `skygraft.timedomain.preparation` makes one of light curves and ephemerides.
+    Objects are picklable, and small: each job that writes partitions gets one. `skygraft.timedomain.preparation` makes
+    one of light curves and ephemerides.
     """
 
     @property
@@ -83,11 +84,19 @@ class Preparation(Protocol):
         ...
 
     def rows(self, chunk: QTable) -> QTable:
-        """The rows to store in place of a chunk of the catalogue; their columns do not depend on the chunk."""
+        """The rows to store in place of a chunk of the catalogue; their columns do not depend on the chunk.
+
+        Several rows may come from one, with its injection id, if their windows of time are disjoint; they stand
+        together, in order of time.
+        """
+        ...
+
+    def rest(self, ids: NDArray[np.int64], like: QTable) -> Iterator[QTable]:
+        """Rows of objects that the catalogue lacks, with the columns of `like`; `ids` are those that it has."""
         ...
 
     def beside(self, partition: pa.Table) -> dict[str, pa.Table]:
-        """Tables to store beside a partition, by file name; pure in the rows of the partition."""
+        """Tables to store beside a partition, by file name (``*.parquet``); pure in the rows of the partition."""
         ...
 
 
@@ -127,6 +136,7 @@ def partition_catalog(
     chunk_rows: int = 500_000,
     mapper: Mapper = map,
     columns: Mapping[str, str] | None = None,
+    prepare: Preparation | None = None,
 ) -> PartitionSummary:
     """Partition a catalogue by the tract and patch of its sources' catalogue positions.
 
@@ -154,6 +164,8 @@ def partition_catalog(
         the partitions, which is most of the work if they are small.
     columns : mapping of str to str, optional
         The table's own names of columns, by those of the native schema (`skygraft.catalog.column_maps`).
+    prepare : Preparation, optional
+        What happens to the rows before, and which tables are stored beside the partitions.
 
     Returns
     -------
@@ -178,6 +190,7 @@ def partition_catalog(
         "on_bad": on_bad,
         "skymap": skymap.to_dict(),
         "layout": LAYOUT_VERSION,
+        **({} if prepare is None else {"prepare": prepare.digest}),
     }
     if columns:
         settings["columns"] = dict(sorted(columns.items()))
@@ -204,10 +217,10 @@ def partition_catalog(
     with _writing(spool):
         spool.mkdir()
     try:
-        runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows, columns)
-        parts = _write_parts(runs, out, mapper, chunk_rows)
+        runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows, columns, prepare)
+        parts = _write_parts(runs, out, mapper, chunk_rows, prepare)
         keys = list(zip(parts["tract"], parts["patch"], strict=True))
-        _remove_stale(out, keys)
+        _remove_stale(out, keys, parts.get("beside"))
     finally:
         shutil.rmtree(spool, ignore_errors=True)
     marker = {
@@ -232,7 +245,6 @@ class _Run:
     path: Path
     keys: NDArray[np.int64]
     starts: NDArray[np.int64]
-    ids: NDArray[np.int64]
 
 
 def _chunks(
@@ -252,6 +264,22 @@ def _chunks(
     yield from iter_catalog(catalog, chunk_rows=chunk_rows, **options)
 
 
+def _prepared(chunks: Iterable[QTable], prepare: Preparation | None, ids: list[NDArray[np.int64]]) -> Iterator[QTable]:
+    """The chunks to store; `ids` gets the injection ids of the catalogue, chunk by chunk, and of what is added to it.
+
+    The rows that a preparation makes of one row share its id, so that uniqueness is that of the catalogue's own rows.
+    """
+    for chunk in chunks:
+        ids.append(values(chunk, "injection_id"))
+        stored = chunk if prepare is None else prepare.rows(chunk)
+        if len(stored):
+            yield stored
+    if prepare is not None and ids:
+        for rest in prepare.rest(np.concatenate(ids), stored[:0]):
+            ids.append(np.unique(values(rest, "injection_id")))
+            yield rest
+
+
 def _spool(
     catalog: QTable | str | os.PathLike[str],
     skymap: Locator,
@@ -261,12 +289,15 @@ def _spool(
     on_bad: OnBad,
     chunk_rows: int,
     columns: Mapping[str, str] | None,
+    prepare: Preparation | None,
 ) -> tuple[list[_Run], str]:
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
+    every: list[NDArray[np.int64]] = []
     schema: pa.Schema | None = None
-    for chunk in _chunks(catalog, dialect, band, on_bad, chunk_rows, columns):
+    chunks = _chunks(catalog, dialect, band, on_bad, chunk_rows, columns)
+    for chunk in _prepared(chunks, prepare, every):
         arrow = to_arrow(chunk)
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
@@ -283,10 +314,10 @@ def _spool(
         path = spool / f"{len(runs):06d}.arrow"
         with _writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(arrow.take(arrow_array(order)).combine_chunks())
-        runs.append(_Run(path, keys, np.r_[starts, tract.size], ids))
+        runs.append(_Run(path, keys, np.r_[starts, tract.size]))
     if schema is None:
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
-    check_duplicates(np.concatenate([run.ids for run in runs]), origin=origin)
+    check_duplicates(np.concatenate(every), origin=origin)
     return runs, origin
 
 
@@ -313,6 +344,7 @@ class _Merge:
     keys: NDArray[np.int64]
     counts: NDArray[np.int64]
     slices: tuple[_Slice, ...]
+    prepare: Preparation | None
 
 
 @dataclass(frozen=True)
@@ -325,9 +357,11 @@ class _Slice:
     sizes: NDArray[np.int64]
 
 
-def _write_parts(runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int) -> dict[str, list[Any]]:
+def _write_parts(
+    runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int, prepare: Preparation | None
+) -> dict[str, list[Any]]:
     """Merge the runs' slices of each partition into its file; returns the columns of the marker's table."""
-    jobs = _merges(runs, out, merge_rows)
+    jobs = _merges(runs, out, merge_rows, prepare)
     parts: dict[str, list[Any]] = {}
     for columns in mapper(_write_merged, jobs):
         for name, column in columns.items():
@@ -335,7 +369,7 @@ def _write_parts(runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: in
     return parts
 
 
-def _merges(runs: Sequence[_Run], out: Path, merge_rows: int) -> Iterator[_Merge]:
+def _merges(runs: Sequence[_Run], out: Path, merge_rows: int, prepare: Preparation | None) -> Iterator[_Merge]:
     found = np.concatenate([run.keys for run in runs])
     sizes = np.concatenate([np.diff(run.starts) for run in runs])
     keys, inverse = np.unique(found, axis=0, return_inverse=True)
@@ -349,7 +383,7 @@ def _merges(runs: Sequence[_Run], out: Path, merge_rows: int) -> Iterator[_Merge
             if last > first:
                 sizes = np.diff(run.starts[first : last + 1])
                 slices.append(_Slice(run.path, int(run.starts[first]), place[first:last] - group[0], sizes))
-        yield _Merge(out, keys[group], counts[group], tuple(slices))
+        yield _Merge(out, keys[group], counts[group], tuple(slices), prepare)
 
 
 def _write_merged(job: _Merge) -> dict[str, list[Any]]:
@@ -364,7 +398,7 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
         table = table.take(arrow_array(order)).combine_chunks()
         del pieces
     starts = np.cumsum(job.counts) - job.counts
-    sizes, checksums, folders = [], [], set()
+    sizes, checksums, folders, beside = [], [], set(), []
     for (tract, patch), start, rows in zip(job.keys.tolist(), starts.tolist(), job.counts.tolist(), strict=True):
         path = part_path(job.out, (tract, patch))
         with _writing(path):
@@ -375,42 +409,16 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
         n_bytes, sha256 = _write_parquet(table.slice(start, rows), path)
         sizes.append(n_bytes)
         checksums.append(sha256)
+        if job.prepare is not None:
+            beside.append(_write_beside(job.prepare.beside(table.slice(start, rows)), path.parent))
     return {
         "tract": job.keys[:, 0].tolist(),
         "patch": job.keys[:, 1].tolist(),
         "rows": job.counts.tolist(),
         "bytes": sizes,
         "sha256": checksums,
-        **_bounds(table, starts, job.counts),
-    }
-
-
-def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, list[Any]]:
-    """Positions and speeds of the sources of each partition (see `PartitionBounds`)."""
-    names = [name for name in ("ra", "dec", "epoch_mjd", *MOTION) if name in table.column_names]
-    rows = from_arrow(table.select(names))
-    vectors = to_vectors(values(rows, "ra"), values(rows, "dec"))
-    centers = np.add.reduceat(vectors, starts)
-    lengths = np.linalg.norm(centers, axis=1, keepdims=True)
-    # The mean of sources all around the sky vanishes; any direction serves as their centre.
-    centers = np.where(lengths > 1e-6, centers / np.maximum(lengths, 1e-6), [0.0, 0.0, 1.0]).round(9)
-    gaps = np.linalg.norm(vectors - np.repeat(centers, counts, axis=0), axis=1)
-    radii = 2 * np.arcsin(np.minimum(np.maximum.reduceat(gaps, starts) / 2, 1))
-    moves, epochs = is_moving(rows), values(rows, "epoch_mjd")
-    speeds = np.maximum.reduceat(np.abs(angular_rates(rows)).sum(axis=1), starts)
-    known = np.column_stack(
-        [
-            np.minimum.reduceat(np.where(moves, epochs, np.inf), starts),
-            np.maximum.reduceat(np.where(moves, epochs, -np.inf), starts),
-        ]
-    )
-    return {
-        "moving": np.add.reduceat(moves.astype(np.int64), starts).tolist(),
-        "center": centers.tolist(),
-        # Rounded up by more than the rounding error of the centre.
-        "radius": (radii + 5e-9).round(9).tolist(),
-        "speed": speeds.tolist(),
-        "epochs": [[t if np.isfinite(t) else None for t in pair] for pair in known.tolist()],
+        **({} if job.prepare is None else {"beside": beside}),
+        **extents(table, starts, job.counts),
     }
 
 
@@ -419,11 +427,25 @@ def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
     # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
-    content = sink.getvalue()
+    return _write_whole(sink.getvalue(), path)
+
+
+def _write_whole(content: pa.Buffer, path: Path) -> tuple[int, str]:
     # The marker is written last, and holds sizes and checksums of all parts.
     with atomic_path(path, sync=False) as temporary:
         temporary.write_bytes(content)
     return int(content.size), hashlib.sha256(content).hexdigest()
+
+
+def _write_beside(tables: dict[str, pa.Table], folder: Path) -> dict[str, tuple[int, str]]:
+    """Write the tables beside a partition; returns the size and the SHA-256 of each, by name."""
+    written = {}
+    for name, table in sorted(tables.items()):
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="snappy", write_statistics=False)
+        with _writing(folder / name):
+            written[name] = _write_whole(sink.getvalue(), folder / name)
+    return written
 
 
 @contextlib.contextmanager
@@ -442,16 +464,21 @@ def _writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
+def _remove_stale(out: Path, keys: Sequence[Key], beside: Sequence[Iterable[str]] | None) -> None:
     """Remove files of a former, different or unfinished run that this one did not replace."""
-    wanted = {(f"tract={tract}", f"patch={patch}") for tract, patch in keys}
+    tables = itertools.repeat(()) if beside is None else beside
+    wanted = {
+        (f"tract={tract}", f"patch={patch}"): {"part-0.parquet", *names}
+        for (tract, patch), names in zip(keys, tables, strict=False)
+    }
     for tract in out.glob("tract=*"):
         for folder in tract.glob("patch=*"):
-            if (tract.name, folder.name) not in wanted:
-                for path in folder.glob("part-0.parquet"):
+            keep = wanted.get((tract.name, folder.name), set())
+            for path in folder.glob("*.parquet"):
+                if path.name not in keep:
                     path.unlink()
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+            if not keep and not any(folder.iterdir()):
+                folder.rmdir()
         if not any(tract.iterdir()):
             tract.rmdir()
     for spool in out.glob(f"{SPOOL}*"):  # left by a killed run, if a day old: running ones are younger

@@ -79,6 +79,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
     from skygraft.catalog.partition_read import OUTSIDE, list_partitions
     from skygraft.planning.index import spool_index
     from skygraft.planning.patches import PlannerSpec, find_movers, plan_patches
+    from skygraft.timedomain.preparation import preparation
 
     layout, root = Layout(config.output), config.survey.root
     skymap = get_skymap(config.skymap)
@@ -101,6 +102,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             overwrite=True,
             mapper=mapper,
             columns=config.catalog.columns,
+            prepare=preparation(config.catalog.ephemerides, config.catalog.light_curves),
         )
         partitions = list_partitions(layout.catalog)
         if config.injection.conventions == LSST and config.catalog.on_bad == "raise":

@@ -375,9 +375,10 @@ def read_plan(path: Path) -> list[PlannedImage]:
 
 
 def plan_key(config: CampaignConfig) -> str:
-    """Fingerprint of what a plan depends on: survey, its table where it has one, catalogue file, sky map, margin."""
+    """Fingerprint of what a plan depends on: survey, its table where it has one, catalogue files, sky map, margin."""
     resolved = config.resolved()
-    files = [config.catalog.path]
+    beside = (config.catalog.light_curves, config.catalog.ephemerides)
+    files = [config.catalog.path, *(path for path in beside if path is not None)]
     if config.survey.index is not None:
         files.append(config.survey.root / config.survey.index)
     found = [FileIdentity.find(path) for path in files]
