@@ -177,15 +177,18 @@ class PartitionBounds:
     keys : tuple of (int, int)
         Tract and patch of each partition, sorted.
     rows, moving : ndarray of int, shape (N,)
-        Number of sources, and of those that move.
+        Number of sources, and of those that move without a window of time that says how far.
     centers : ndarray, shape (N, 3)
         Unit vector to the middle of the sources' catalogue positions.
     radii : ndarray, shape (N,)
         Radius of the circle around the middle that has all of them, radians.
     speeds : ndarray, shape (N,)
-        Fastest motion, radians per day.
+        Fastest motion of these, radians per day.
     epochs : ndarray, shape (N, 2)
-        First and last epoch of the sources that move (MJD TAI); NaN if none moves, or one has no epoch.
+        First and last epoch of these (MJD TAI); NaN if there is none, or one has no epoch.
+    strays : ndarray, shape (N,)
+        How far from their catalogue positions the others come in their windows of time, and all by parallax and bends,
+        radians.
     sizes : tuple of int
         Size of the file, bytes.
     sha256 : tuple of str
@@ -201,6 +204,7 @@ class PartitionBounds:
     radii: NDArray[np.float64]
     speeds: NDArray[np.float64]
     epochs: NDArray[np.float64]
+    strays: NDArray[np.float64]
     sizes: tuple[int, ...]
     sha256: tuple[str, ...]
     beside: tuple[Mapping[str, tuple[int, str]], ...] = ()
@@ -247,6 +251,7 @@ def _bounds(out: Path, marker_file: FileIdentity | None) -> tuple[PartitionBound
             numbers["radius"],
             numbers["speed"],
             numbers["epochs"].reshape(-1, 2),
+            np.array(parts.get("stray", [0.0] * len(keys)), dtype=np.float64),
             tuple(parts["bytes"]),
             tuple(parts["sha256"]),
             tuple(

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
+from skygraft.catalog.motion import check_motion
 from skygraft.catalog.partition_read import (
     OUTSIDE,
     PartitionBounds,
@@ -29,7 +29,6 @@ from skygraft.catalog.partition_read import (
     read_partition,
 )
 from skygraft.catalog.row_choice import RowChoice, image_facts, joined
-from skygraft.catalog.select import check_motion
 from skygraft.errors import CatalogError
 from skygraft.planning.index import ImageRows
 from skygraft.planning.selection import Outlines, RowDigests, SourcePositions, digest_rows
@@ -105,14 +104,15 @@ class Movers:
 
     def write(self, path: Path) -> None:
         """Write them to an ``.npz`` file."""
-        far = self.sources
-        np.savez(path, slack=self.slack, homes=self.homes, vectors=far.vectors, visits=far.visits, motion=far.motion)
+        arrays = {f"source_{f.name}": getattr(self.sources, f.name) for f in dataclasses.fields(SourcePositions)}
+        np.savez(path, slack=self.slack, homes=self.homes, **arrays)
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote."""
         with np.load(path) as file:
-            return cls(file["slack"], SourcePositions(file["vectors"], file["visits"], file["motion"]), file["homes"])
+            arrays = {f.name: file[f"source_{f.name}"] for f in dataclasses.fields(SourcePositions)}
+            return cls(file["slack"], SourcePositions(**arrays), file["homes"])
 
 
 def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> Movers:
@@ -131,36 +131,31 @@ def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> 
     gap = np.abs(np.array(span)[None, :, None] - bounds.epochs[:, None, :])
     # Without a time or an epoch their positions are unknown, and no image gets such sources.
     reach = bounds.speeds * np.max(np.nan_to_num(gap), axis=(1, 2), initial=0.0)
-    slack = np.where(bounds.moving > 0, reach, 0.0)
+    slack = np.where(bounds.moving > 0, reach, 0.0) + bounds.strays
     fast = np.flatnonzero(slack > _SLOW)
     slack[fast] = _SLOW
     look = functools.partial(_far_movers, catalog, span)
     found = list(mapper(look, [bounds.keys[i] for i in fast.tolist()]))
-    vectors = [sources.vectors for sources in found]
-    visits = [sources.visits if sources.visits.size else np.full(len(sources), -1) for sources in found]
-    sources = SourcePositions(
-        np.concatenate([np.empty((0, 3)), *vectors]),
-        np.concatenate([np.empty(0, dtype=np.int64), *visits]),
-        np.concatenate([np.empty((0, 3)), *(s.motion for s in found)]),
-    )
+    sources = SourcePositions.joined(found)
     return Movers(slack, sources, np.repeat(fast, [len(s) for s in found]).astype(np.int64))
 
 
 def _far_movers(catalog: Path, span: tuple[float, float], key: tuple[int, int]) -> SourcePositions:
     sources = SourcePositions.of(read_partition(catalog, key))
-    if not len(sources.motion):
-        return _rows(sources, np.empty(0, dtype=np.intp))
-    gap = np.abs(np.array(span)[None, :] - sources.motion[:, 2:]).max(axis=1)
-    arc = np.abs(sources.motion[:, :2]).sum(axis=1) * np.nan_to_num(gap)
-    return _rows(sources, np.flatnonzero(arc > _SLOW))
-
-
-def _rows(sources: SourcePositions, rows: NDArray[np.intp]) -> SourcePositions:
-    return SourcePositions(
-        sources.vectors[rows],
-        sources.visits[rows] if sources.visits.size else sources.visits,
-        sources.motion[rows] if len(sources.motion) else sources.motion,
-    )
+    arc = np.zeros(len(sources))
+    first, last = np.full(len(sources), span[0]), np.full(len(sources), span[1])
+    seen = np.ones(len(sources), dtype=np.bool_)
+    if len(sources.windows):
+        bounded = ~np.isnan(sources.windows).all(axis=1)
+        first = np.fmax(first, sources.windows[:, 0])
+        last = np.fmin(last, sources.windows[:, 1])
+        seen = ~bounded | ((first <= last) & np.isfinite(span).all())
+    if len(sources.motion):
+        gap = np.abs(np.stack([first, last]) - sources.motion[:, 2]).max(axis=0)
+        arc += np.abs(sources.motion[:, :2]).sum(axis=1) * np.nan_to_num(gap)
+    if len(sources.slack):
+        arc += np.radians(sources.slack / 3600)
+    return sources.rows(np.flatnonzero(seen & (arc > _SLOW)))
 
 
 @dataclass(eq=False)
@@ -274,7 +269,7 @@ class PatchPlanner:
         ids = np.concatenate([np.empty(0, np.int64), *(part.ids for part in parts)])
         order = np.argsort(ids, kind="stable")
         home = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts])[order]
-        sources = _joined([part.sources for part in parts], order)
+        sources = SourcePositions.joined([part.sources for part in parts]).rows(order)
         guarded = (candidates[home] == self._outside).astype(np.int64) if self._outside in candidates else None
         offsets, rows = sources.select(outlines, self._margin, guarded, admitted)
         if self._choice:
@@ -294,10 +289,11 @@ class PatchPlanner:
             if unsure[i].any():
                 # The image will fail with the same error when it is run; the others are not affected.
                 mine = np.flatnonzero(held[i][home])
-                moving = np.intersect1d(mine, sources.moving)
                 time = float(outlines.times[i])
+                moving = np.intersect1d(mine, sources.moving(time))
                 try:
-                    check_motion(ids[order][moving], sources.motion[moving, 2], None if np.isnan(time) else time)
+                    if moving.size:
+                        check_motion(ids[order][moving], sources.motion[moving, 2], time)
                 except CatalogError as error:
                     problems.append(f"{images.column('image_id')[i].as_py()}: {error}")
                     reads[i], counts[i], seconds[i] = held[i], 0, 0.0
@@ -402,16 +398,6 @@ def _circles(outlines: Outlines, margin: float) -> tuple[NDArray[np.float64], ND
 
 def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(2 * np.arcsin(np.minimum(np.linalg.norm(a - b, axis=-1) / 2, 1)))
-
-
-def _joined(sources: Sequence[SourcePositions], order: NDArray[np.intp]) -> SourcePositions:
-    vectors = np.concatenate([np.empty((0, 3)), *(s.vectors for s in sources)])[order]
-    visits, motion = np.empty(0, dtype=np.int64), np.empty((0, 3))
-    if any(s.visits.size for s in sources):
-        visits = np.concatenate([s.visits if s.visits.size else np.full(len(s), -1) for s in sources])[order]
-    if any(len(s.motion) for s in sources):
-        motion = np.concatenate([s.motion if len(s.motion) else np.zeros((len(s), 3)) for s in sources])[order]
-    return SourcePositions(vectors, visits, motion)
 
 
 @dataclass(frozen=True)
