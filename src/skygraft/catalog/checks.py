@@ -9,7 +9,9 @@ import numpy as np
 from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
+from skygraft.catalog.columns import refused
 from skygraft.catalog.flags import Flag
+from skygraft.catalog.orders import Kinds
 from skygraft.catalog.schema import (
     COLUMNS,
     LEAST_TRUNCATION,
@@ -53,14 +55,18 @@ class Found(NamedTuple):
 class _Findings:
     """Bad rows with their reasons, and the flags to set."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, source_type: NDArray[np.str_]) -> None:
+        n = source_type.size
+        self.kinds = Kinds(source_type)
         self.flags = np.zeros(n, dtype=np.int64)
         self.fatal = np.zeros(n, dtype=bool)
         self.reasons: dict[int, list[str]] = {}
-        self.kinds: list[Found] = []
+        self.problems: list[Found] = []
 
     def add(self, bad: NDArray[np.bool_], flag: Flag | None, describe: Any) -> None:
         """Record the rows where `bad` is true; without a flag, they cannot be kept at all."""
+        if not bad.any():
+            return
         if flag is None:
             self.fatal |= bad
         else:
@@ -70,7 +76,7 @@ class _Findings:
             self.reasons.setdefault(int(row), []).append(describe(int(row)))
         if rows.size:
             first = tuple(rows[:MAX_LISTED].tolist())
-            self.kinds.append(Found(flag is not None, int(rows.size), first, describe(first[0])))
+            self.problems.append(Found(flag is not None, int(rows.size), first, describe(first[0])))
 
     def error(self, table: Table, rows: NDArray[np.bool_], origin: str, first_row: int, positions: str) -> CatalogError:
         """Return an error that lists up to ten of `rows`."""
@@ -107,9 +113,12 @@ def check_duplicates(ids: NDArray[np.int64], *, origin: str = "", first_row: int
     CatalogError
         If they are not; the message names up to ten ids and two rows of each.
     """
-    order = np.argsort(ids, kind="stable")
-    same = np.flatnonzero(ids[order][1:] == ids[order][:-1])
-    if same.size:
+    if np.all(ids[1:] > ids[:-1]):
+        return
+    sorted_ids = np.sort(ids)
+    if np.any(sorted_ids[1:] == sorted_ids[:-1]):
+        order = np.argsort(ids, kind="stable")
+        same = np.flatnonzero(ids[order][1:] == ids[order][:-1])
         shown = [
             f"{ids[order[i]]} (rows {first_row + order[i]} and {first_row + order[i + 1]})" for i in same[:MAX_LISTED]
         ]
@@ -196,12 +205,12 @@ def find_problems(table: QTable, positions: Literal["deg", "rad"] = "deg") -> li
     positions : {"deg", "rad"}
         Unit of the positions in the original catalogue.
     """
-    return _findings(table, _cleaned(table), positions).kinds
+    return _findings(table, _cleaned(table), positions).problems
 
 
 def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -> _Findings:
-    found = _Findings(len(table))
     source_type = strings(table, "source_type")
+    found = _Findings(source_type)
     _check_types(found, source_type)
     _check_ranges(found, table, source_type, cleaned, positions)
     _check_trails_and_stamps(found, table, source_type)
@@ -213,7 +222,7 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
 
 
 def _check_types(found: _Findings, source_type: NDArray[np.str_]) -> None:
-    unknown = ~np.isin(source_type, SOURCE_TYPES)
+    unknown = ~found.kinds.among(SOURCE_TYPES)
     allowed = ", ".join(SOURCE_TYPES)
     found.add(
         unknown,
@@ -242,25 +251,26 @@ def _check_ranges(
     cleaned: dict[str, NDArray[Any]],
     positions: str,
 ) -> None:
-    bulge_fraction = values(table, "bulge_fraction")
     for spec in COLUMNS.values():
         name = spec.name
         absent = name not in table.colnames
         if spec.choices and name != "source_type" and not absent:
             text = strings(table, name)
             found.add(
-                ~np.isin(text, spec.choices),
+                ~Kinds(text).among(spec.choices),
                 Flag.PARAMETERS_BAD,
                 lambda r, t=text, s=spec: f"{s.name} {str(t[r])!r} is not one of {', '.join(filter(None, s.choices))}",
             )
         if spec.kind not in ("float", "int") or name == "injection_id" or (absent and not spec.required):
             continue
-        used = np.isin(source_type, spec.types) if spec.types else np.ones(len(table), dtype=bool)
+        if spec.types and not found.kinds.any(spec.types):
+            continue
+        used = found.kinds.among(spec.types or found.kinds.names)
         # A galaxy that is all disk needs no bulge parameters, and vice versa.
         if name.startswith("bulge_") and name != "bulge_fraction":
-            used &= bulge_fraction != 0
+            used &= values(table, "bulge_fraction") != 0
         elif name.startswith("disk_"):
-            used &= bulge_fraction != 1
+            used &= values(table, "bulge_fraction") != 1
         if not used.any():
             continue
         array = cleaned[name] if name in cleaned else values(table, name)
@@ -284,9 +294,11 @@ def _given(spec: ColumnSpec, value: float, positions: str) -> str:
 
 
 def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
+    if "trunc" not in table.colnames and "trunc" not in refused(table):
+        return
     trunc = values(table, "trunc")
     found.add(
-        np.isin(source_type, _NEVER_CUT) & (np.nan_to_num(trunc) != 0),
+        found.kinds.among(_NEVER_CUT) & (np.nan_to_num(trunc) != 0),
         Flag.PARAMETERS_BAD,
         lambda r: f"trunc = {shown(trunc[r])}, but a {source_type[r]} is not truncated: leave it empty",
     )
@@ -304,24 +316,27 @@ def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.s
 
 
 def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
-    n = len(table)
-    moving = np.zeros(n, dtype=bool)
+    if found.kinds.any(("Trail",)):
+        rated = np.nan_to_num(np.hypot(values(table, "rate_ra_cosdec"), values(table, "rate_dec"))) != 0
+        lengths = np.isnan(values(table, "trail_length")) & np.isnan(values(table, "trail_length_pix"))
+        found.add(
+            (source_type == "Trail") & lengths & ~rated,
+            Flag.PARAMETERS_BAD,
+            lambda r: "a Trail needs trail_length, trail_length_pix, or a rate",
+        )
+    if found.kinds.any(("Stamp",)):
+        found.add(
+            (source_type == "Stamp") & (strings(table, "stamp") == ""),
+            Flag.PARAMETERS_BAD,
+            lambda r: "a Stamp needs the path of its image in the column stamp",
+        )
+    moving = np.zeros(len(table), dtype=bool)
     for name in MOTION:
-        moving |= np.nan_to_num(values(table, name)) != 0
-    rated = np.nan_to_num(np.hypot(values(table, "rate_ra_cosdec"), values(table, "rate_dec"))) != 0
-    lengths = np.isnan(values(table, "trail_length")) & np.isnan(values(table, "trail_length_pix"))
-    found.add(
-        (source_type == "Trail") & lengths & ~rated,
-        Flag.PARAMETERS_BAD,
-        lambda r: "a Trail needs trail_length, trail_length_pix, or a rate",
-    )
-    found.add(
-        (source_type == "Stamp") & (strings(table, "stamp") == ""),
-        Flag.PARAMETERS_BAD,
-        lambda r: "a Stamp needs the path of its image in the column stamp",
-    )
-    found.add(
-        moving & np.isnan(values(table, "epoch_mjd")),
-        Flag.PARAMETERS_BAD,
-        lambda r: "a moving source needs epoch_mjd, the time at which it is at (ra, dec)",
-    )
+        if name in table.colnames or name in refused(table):
+            moving |= np.nan_to_num(values(table, name)) != 0
+    if moving.any():
+        found.add(
+            moving & np.isnan(values(table, "epoch_mjd")),
+            Flag.PARAMETERS_BAD,
+            lambda r: "a moving source needs epoch_mjd, the time at which it is at (ra, dec)",
+        )

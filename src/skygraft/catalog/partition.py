@@ -20,6 +20,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,17 +37,17 @@ from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.extents import extents
 from skygraft.catalog.hats_files import folder_identity
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
+from skygraft.catalog.orders import ahead, integer_order
 from skygraft.catalog.partition_read import (
     MARKER,
     OUTSIDE,
     Key,
     damaged_partitions,
     marker_checksum,
-    part_path,
     read_marker,
 )
 from skygraft.catalog.schema import values
-from skygraft.disk import atomic_path
+from skygraft.disk import atomic_path, write_small
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
 
 __all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "Preparation", "partition_catalog"]
@@ -57,6 +58,9 @@ SPOOL = ".spool-"
 """Prefix of the folder of temporary files, in the data set's folder."""
 
 LAYOUT_VERSION = 4
+
+_THREADS = 4
+"""Partitions are written by so many threads, unless by the processes of a mapper."""
 
 
 class Locator(Protocol):
@@ -179,21 +183,16 @@ def partition_catalog(
         If the folder contains a data set of another input and `overwrite` is false.
     """
     out = Path(out_dir)
-    if not isinstance(catalog, (QTable, str, os.PathLike)):
-        catalog = normalize_catalog(catalog, dialect, band, on_bad=on_bad, columns=columns)
-        columns = None
-    elif isinstance(catalog, QTable) and columns:
-        catalog = normalize_catalog(catalog, dialect, band, on_bad=on_bad, columns=columns)
-    settings: dict[str, Any] = {
-        "dialect": dialect,
-        "band": band,
-        "on_bad": on_bad,
+    reading: dict[str, Any] = {"dialect": dialect, "band": band, "on_bad": on_bad}
+    reading |= {"columns": dict(sorted(columns.items()))} if columns else {}
+    if not isinstance(catalog, (QTable, str, os.PathLike)) or (isinstance(catalog, QTable) and columns):
+        catalog = normalize_catalog(catalog, **reading)
+    settings = {
+        **reading,
         "skymap": skymap.to_dict(),
         "layout": LAYOUT_VERSION,
         **({} if prepare is None else {"prepare": prepare.digest}),
     }
-    if columns:
-        settings["columns"] = dict(sorted(columns.items()))
     digest = _digest(catalog, settings)
     try:
         marker = read_marker(out)
@@ -217,7 +216,7 @@ def partition_catalog(
     with _writing(spool):
         spool.mkdir()
     try:
-        runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows, columns, prepare)
+        runs, origin = _spool(catalog, skymap, spool, reading, chunk_rows, prepare)
         parts = _write_parts(runs, out, mapper, chunk_rows, prepare)
         keys = list(zip(parts["tract"], parts["patch"], strict=True))
         _remove_stale(out, keys, parts.get("beside"))
@@ -249,19 +248,15 @@ class _Run:
 
 def _chunks(
     catalog: QTable | str | os.PathLike[str],
-    dialect: str,
-    band: str | None,
-    on_bad: OnBad,
+    reading: Mapping[str, Any],
     chunk_rows: int,
-    columns: Mapping[str, str] | None,
 ) -> Iterator[QTable]:
     if isinstance(catalog, QTable):
-        table = validate(catalog, on_bad=on_bad)
+        table = validate(catalog, on_bad=reading["on_bad"])
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
         return
-    options: dict[str, Any] = {"dialect": dialect, "band": band, "on_bad": on_bad, "columns": columns}
-    yield from iter_catalog(catalog, chunk_rows=chunk_rows, **options)
+    yield from iter_catalog(catalog, chunk_rows=chunk_rows, **reading)
 
 
 def _prepared(chunks: Iterable[QTable], prepare: Preparation | None, ids: list[NDArray[np.int64]]) -> Iterator[QTable]:
@@ -284,11 +279,8 @@ def _spool(
     catalog: QTable | str | os.PathLike[str],
     skymap: Locator,
     spool: Path,
-    dialect: str,
-    band: str | None,
-    on_bad: OnBad,
+    reading: Mapping[str, Any],
     chunk_rows: int,
-    columns: Mapping[str, str] | None,
     prepare: Preparation | None,
 ) -> tuple[list[_Run], str]:
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
@@ -296,8 +288,7 @@ def _spool(
     runs: list[_Run] = []
     every: list[NDArray[np.int64]] = []
     schema: pa.Schema | None = None
-    chunks = _chunks(catalog, dialect, band, on_bad, chunk_rows, columns)
-    for chunk in _prepared(chunks, prepare, every):
+    for chunk in _prepared(ahead(_chunks(catalog, reading, chunk_rows)), prepare, every):
         arrow = to_arrow(chunk)
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
@@ -307,7 +298,7 @@ def _spool(
         patch = np.where(tract < 0, OUTSIDE[1], patch)
         tract = np.where(tract < 0, OUTSIDE[0], tract)
         ids = values(chunk, "injection_id")
-        order = np.lexsort((ids, patch, tract))
+        order = integer_order(tract, patch, ids)
         tract, patch = tract[order], patch[order]
         starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
         keys = np.column_stack([tract[starts], patch[starts]])
@@ -363,9 +354,10 @@ def _write_parts(
     """Merge the runs' slices of each partition into its file; returns the columns of the marker's table."""
     jobs = _merges(runs, out, merge_rows, prepare)
     parts: dict[str, list[Any]] = {}
-    for columns in mapper(_write_merged, jobs):
-        for name, column in columns.items():
-            parts.setdefault(name, []).extend(column)
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        for columns in (threads.map if mapper is map else mapper)(_write_merged, jobs):
+            for name, column in columns.items():
+                parts.setdefault(name, []).extend(column)
     return parts
 
 
@@ -394,23 +386,25 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
             pieces.append(pa.ipc.open_file(memory).read_all().slice(piece.start, int(piece.sizes.sum())))
         table = pa.concat_tables(pieces)
         place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
-        order = np.lexsort((np.concatenate([numpy_array(c) for c in table.column("injection_id").chunks]), place))
+        ids = np.concatenate([numpy_array(chunk) for chunk in table.column("injection_id").chunks])
+        order = integer_order(place, ids)
         table = table.take(arrow_array(order)).combine_chunks()
         del pieces
     starts = np.cumsum(job.counts) - job.counts
     sizes, checksums, folders, beside = [], [], set(), []
     for (tract, patch), start, rows in zip(job.keys.tolist(), starts.tolist(), job.counts.tolist(), strict=True):
-        path = part_path(job.out, (tract, patch))
-        with _writing(path):
-            for folder in (path.parent.parent, path.parent):
-                if folder not in folders:
-                    folder.mkdir(exist_ok=True)
-            folders.add(path.parent.parent)
-        n_bytes, sha256 = _write_parquet(table.slice(start, rows), path)
+        # Strings rather than Paths: there are tens of thousands of partitions.
+        above = f"{job.out}/tract={tract}"
+        if above not in folders:
+            folders.add(above)
+            _make_folder(above)
+        folder = f"{above}/patch={patch}"
+        _make_folder(folder)
+        n_bytes, sha256 = _write_parquet(table.slice(start, rows), f"{folder}/part-0.parquet")
         sizes.append(n_bytes)
         checksums.append(sha256)
         if job.prepare is not None:
-            beside.append(_write_beside(job.prepare.beside(table.slice(start, rows)), path.parent))
+            beside.append(_write_beside(job.prepare.beside(table.slice(start, rows)), folder))
     return {
         "tract": job.keys[:, 0].tolist(),
         "patch": job.keys[:, 1].tolist(),
@@ -422,7 +416,16 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
     }
 
 
-def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
+def _make_folder(folder: str) -> None:
+    with _writing(folder):
+        try:
+            os.mkdir(folder)  # noqa: PTH102
+        except FileExistsError:
+            if not os.path.isdir(folder):  # noqa: PTH112
+                raise
+
+
+def _write_parquet(table: pa.Table, path: str) -> tuple[int, str]:
     """Write a partition; returns its size and SHA-256."""
     # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
     sink = pa.BufferOutputStream()
@@ -430,26 +433,25 @@ def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
     return _write_whole(sink.getvalue(), path)
 
 
-def _write_whole(content: pa.Buffer, path: Path) -> tuple[int, str]:
+def _write_whole(content: pa.Buffer, path: str) -> tuple[int, str]:
     # The marker is written last, and holds sizes and checksums of all parts.
-    with atomic_path(path, sync=False) as temporary:
-        temporary.write_bytes(content)
+    with _writing(path):
+        write_small(path, content)
     return int(content.size), hashlib.sha256(content).hexdigest()
 
 
-def _write_beside(tables: dict[str, pa.Table], folder: Path) -> dict[str, tuple[int, str]]:
+def _write_beside(tables: dict[str, pa.Table], folder: str) -> dict[str, tuple[int, str]]:
     """Write the tables beside a partition; returns the size and the SHA-256 of each, by name."""
     written = {}
     for name, table in sorted(tables.items()):
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="snappy", write_statistics=False)
-        with _writing(folder / name):
-            written[name] = _write_whole(sink.getvalue(), folder / name)
+        written[name] = _write_whole(sink.getvalue(), f"{folder}/{name}")
     return written
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: str | Path) -> Iterator[None]:
     """Name the path in errors of what is written."""
     try:
         yield
