@@ -19,7 +19,7 @@ from skygraft.catalog.arrow_arrays import arrow_array
 from skygraft.catalog.checks import OnBad, check_duplicates
 from skygraft.catalog.hats_files import FolderCatalog
 from skygraft.catalog.hats_write import HatsSummary, HatsWriter
-from skygraft.catalog.io import file_format, iter_catalog, open_stream, read_table, write_catalog
+from skygraft.catalog.io import file_format, is_streamed, iter_catalog, open_stream, read_table, write_catalog
 from skygraft.catalog.row_choice import RowChoice
 from skygraft.catalog.schema import values
 from skygraft.disk import atomic_path
@@ -196,7 +196,7 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _names(source: Path) -> list[str]:
-    if source.is_dir() or file_format(source) == "parquet":
+    if is_streamed(source):
         with open_stream(source) as file:
             return list(file.names)
     return []
@@ -212,7 +212,7 @@ def _copied(source: Path, choice: RowChoice, chunk_rows: int) -> Iterator[tuple[
 
 
 def _stored(source: Path, chunk_rows: int) -> Iterator[pa.Table]:
-    if not source.is_dir() and file_format(source) != "parquet":
+    if not is_streamed(source):
         table = to_arrow(read_table(source))
         for start in range(0, table.num_rows, chunk_rows):
             yield table.slice(start, chunk_rows)

@@ -82,6 +82,8 @@ class _Runs:
 
     def add(self, table: pa.Table) -> None:
         """Add rows, in any order."""
+        if table.num_rows == 0:
+            return
         self._waiting.append(table)
         if sum(piece.num_rows for piece in self._waiting) >= _PIECE:
             self._flush()

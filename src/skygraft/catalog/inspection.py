@@ -19,7 +19,7 @@ from skygraft.catalog.column_maps import mapped_names, nearest, rename_columns
 from skygraft.catalog.columns import refused
 from skygraft.catalog.dialects import Dialect, Source, build_table, carried_columns, choose_dialect
 from skygraft.catalog.hats_files import FolderCatalog
-from skygraft.catalog.io import file_format, open_stream, read_table, resolve_stamps, stamps_beside
+from skygraft.catalog.io import file_format, is_streamed, open_stream, read_table, resolve_stamps, stamps_beside
 from skygraft.catalog.schema import COLUMNS, MOTION, bands_of, strings, values
 from skygraft.errors import CatalogError
 
@@ -154,7 +154,7 @@ def inspect_catalog(
 def _open(
     path: Path, hdu: int | str | None, chunk_rows: int, report: CatalogReport, stack: ExitStack
 ) -> tuple[list[str], Iterator[Table]]:
-    if path.is_dir() or file_format(path) == "parquet":
+    if is_streamed(path):
         file = stack.enter_context(open_stream(path))
         report.format = "parquet"
         if isinstance(file, FolderCatalog):

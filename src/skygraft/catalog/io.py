@@ -229,8 +229,8 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
     if _is_folder(path):
         with open_folder(path) as folder:
             return folder.read()
-    fmt = file_format(path)
     _check_file(path)
+    fmt = file_format(path)
     if fmt == "fits":
         return read_fits(path, hdu)
     return _READERS[fmt](path)
@@ -278,7 +278,7 @@ def iter_catalog(
     """
     path = Path(path)
     columns = columns or {}
-    if not _is_folder(path) and file_format(path) != "parquet":
+    if not is_streamed(path):
         table = read_catalog(path, dialect=dialect, band=band, on_bad=on_bad, columns=columns)
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
@@ -296,12 +296,17 @@ def iter_catalog(
             yield chunk
 
 
+def is_streamed(path: Path) -> bool:
+    """Return whether a catalogue is read in chunks: Parquet, and folders; errors as in `read_catalog`."""
+    if _is_folder(path):
+        return True
+    _check_file(path)
+    return file_format(path) == "parquet"
+
+
 def open_stream(path: Path) -> contextlib.AbstractContextManager[ParquetCatalog | FolderCatalog]:
     """Open a Parquet file, or a folder of them, to be read in chunks."""
-    if _is_folder(path):
-        return open_folder(path)
-    _check_file(path)
-    return open_parquet(path)
+    return open_folder(path) if _is_folder(path) else open_parquet(path)
 
 
 def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
