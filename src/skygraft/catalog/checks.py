@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from astropy.table import QTable, Table
@@ -26,7 +26,7 @@ from skygraft.catalog.schema import (
 )
 from skygraft.errors import CatalogError, shown
 
-__all__ = ["OnBad", "check_duplicates", "validate"]
+__all__ = ["Found", "OnBad", "check_duplicates", "find_problems", "validate"]
 
 OnBad = Literal["raise", "flag"]
 MAX_LISTED = 10
@@ -45,6 +45,15 @@ _NOT_RADIANS = (
 )
 
 
+class Found(NamedTuple):
+    """Rows with one problem: whether a flag keeps them, how many, the first of them, and the words for that one."""
+
+    keepable: bool
+    n: int
+    rows: tuple[int, ...]
+    text: str
+
+
 class _Findings:
     """Bad rows with their reasons, and the flags to set."""
 
@@ -54,6 +63,7 @@ class _Findings:
         self.flags = np.zeros(n, dtype=np.int64)
         self.fatal = np.zeros(n, dtype=bool)
         self.reasons: dict[int, list[str]] = {}
+        self.problems: list[Found] = []
 
     def add(self, bad: NDArray[np.bool_], flag: Flag | None, describe: Any) -> None:
         """Record the rows where `bad` is true; without a flag, they cannot be kept at all."""
@@ -63,8 +73,12 @@ class _Findings:
             self.fatal |= bad
         else:
             self.flags[bad] |= int(flag)
-        for row in np.flatnonzero(bad)[: MAX_LISTED + 1]:
+        rows = np.flatnonzero(bad)
+        for row in rows[: MAX_LISTED + 1]:
             self.reasons.setdefault(int(row), []).append(describe(int(row)))
+        if rows.size:
+            first = tuple(rows[:MAX_LISTED].tolist())
+            self.problems.append(Found(flag is not None, int(rows.size), first, describe(first[0])))
 
     def error(self, table: Table, rows: NDArray[np.bool_], origin: str, first_row: int, positions: str) -> CatalogError:
         """Return an error that lists up to ten of `rows`."""
@@ -167,18 +181,8 @@ def validate(
     for name in ("injection_id", "ra", "dec", "source_type"):
         if name not in table.colnames:
             raise CatalogError(f"the catalogue has no column {name!r}", path=origin or None, key=name)
-    source_type = strings(table, "source_type")
-    found = _Findings(source_type)
-    _check_types(found, source_type)
     cleaned = _cleaned(table)
-    _check_ranges(found, table, source_type, cleaned, positions)
-    _check_trails_and_stamps(found, table, source_type)
-    if "variability" in table.colnames:
-        _check_variability(found, table)
-    _check_truncation(found, table, source_type)
-    for name in (c for c in table.colnames if is_mag_column(c)):
-        mag = values(table, name)
-        found.add(np.isinf(mag), Flag.MAG_BAD, lambda r, m=mag, c=name: f"{c} = {m[r]} is not finite")
+    found = _findings(table, cleaned, positions)
     bad = found.fatal | (found.flags != 0)
     if found.fatal.any():
         raise found.error(table, found.fatal, origin, first_row, positions)
@@ -191,6 +195,34 @@ def validate(
         out[name] = column
     out["flags"] = values(table, "flags") | found.flags
     return out
+
+
+def find_problems(table: QTable, positions: Literal["deg", "rad"] = "deg") -> list[Found]:
+    """Return what is wrong with the rows of a canonical table: each kind of problem once, in the order of the checks.
+
+    Parameters
+    ----------
+    table : QTable
+        Canonical columns.
+    positions : {"deg", "rad"}
+        Unit of the positions in the original catalogue.
+    """
+    return _findings(table, _cleaned(table), positions).problems
+
+
+def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -> _Findings:
+    source_type = strings(table, "source_type")
+    found = _Findings(source_type)
+    _check_types(found, source_type)
+    _check_ranges(found, table, source_type, cleaned, positions)
+    _check_trails_and_stamps(found, table, source_type)
+    if "variability" in table.colnames:
+        _check_variability(found, table)
+    _check_truncation(found, table, source_type)
+    for name in (c for c in table.colnames if is_mag_column(c)):
+        mag = values(table, name)
+        found.add(np.isinf(mag), Flag.MAG_BAD, lambda r, m=mag, c=name: f"{c} = {m[r]} is not finite")
+    return found
 
 
 def _check_types(found: _Findings, source_type: NDArray[np.str_]) -> None:

@@ -124,7 +124,7 @@ def read_catalog(
     """
     table = read_table(path, hdu=hdu)
     out = normalize_catalog(table, dialect, band, origin=os.fspath(path), on_bad=on_bad, columns=columns)
-    resolve_stamps(out, _stamps_beside(Path(path)))
+    resolve_stamps(out, stamps_beside(Path(path)))
     return out
 
 
@@ -180,7 +180,7 @@ def _is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises if the name is too long
 
 
-def _stamps_beside(path: Path) -> Path:
+def stamps_beside(path: Path) -> Path:
     """A file beside which stamps lie: in the folder itself, if the catalogue is one."""
     return path / "catalogue" if _is_folder(path) else path
 
@@ -252,8 +252,8 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
     if _is_folder(path):
         with open_folder(path) as folder:
             return folder.read()
-    fmt = file_format(path)
     _check_file(path)
+    fmt = file_format(path)
     if fmt == "fits":
         return read_fits(path, hdu)
     return _READERS[fmt](path)
@@ -301,7 +301,7 @@ def iter_catalog(
     """
     path = Path(path)
     columns = columns or {}
-    if not _is_folder(path) and file_format(path) != "parquet":
+    if not is_streamed(path):
         table = read_catalog(path, dialect=dialect, band=band, on_bad=on_bad, columns=columns)
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
@@ -314,17 +314,22 @@ def iter_catalog(
         for raw in file.chunks(chunk_rows):
             renamed = rename_columns(raw, columns, origin=str(path))
             chunk = _convert(renamed, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
-            resolve_stamps(chunk, _stamps_beside(path))
+            resolve_stamps(chunk, stamps_beside(path))
             first += len(raw)
             yield chunk
 
 
+def is_streamed(path: Path) -> bool:
+    """Return whether a catalogue is read in chunks: Parquet, and folders; errors as in `read_catalog`."""
+    if _is_folder(path):
+        return True
+    _check_file(path)
+    return file_format(path) == "parquet"
+
+
 def open_stream(path: Path) -> contextlib.AbstractContextManager[ParquetCatalog | FolderCatalog]:
     """Open a Parquet file, or a folder of them, to be read in chunks."""
-    if _is_folder(path):
-        return open_folder(path)
-    _check_file(path)
-    return open_parquet(path)
+    return open_folder(path) if _is_folder(path) else open_parquet(path)
 
 
 def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from skygraft.catalog.arrow import to_arrow
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.extents import extents
+from skygraft.catalog.hats_files import folder_identity
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
 from skygraft.catalog.orders import ahead, integer_order
 from skygraft.catalog.partition_files import (
@@ -113,6 +114,7 @@ def partition_catalog(
     overwrite: bool = False,
     chunk_rows: int = 500_000,
     mapper: Mapper = map,
+    columns: Mapping[str, str] | None = None,
     prepare: Preparation | None = None,
 ) -> PartitionSummary:
     """Partition a catalogue by the tract and patch of its sources' catalogue positions.
@@ -139,6 +141,8 @@ def partition_catalog(
     mapper : callable
         ``mapper(function, items)`` returns the results in order, as `map` does; its arguments are picklable. It writes
         the partitions, which is most of the work if they are small.
+    columns : mapping of str to str, optional
+        The table's own names of columns, by those of the native schema (`skygraft.catalog.column_maps`).
     prepare : Preparation, optional
         What happens to the rows before, and which tables are stored beside the partitions.
 
@@ -154,12 +158,12 @@ def partition_catalog(
         If the folder contains a data set of another input and `overwrite` is false.
     """
     out = Path(out_dir)
-    if not isinstance(catalog, (QTable, str, os.PathLike)):
-        catalog = normalize_catalog(catalog, dialect, band, on_bad=on_bad)
+    reading: dict[str, Any] = {"dialect": dialect, "band": band, "on_bad": on_bad}
+    reading |= {"columns": dict(sorted(columns.items()))} if columns else {}
+    if not isinstance(catalog, (QTable, str, os.PathLike)) or (isinstance(catalog, QTable) and columns):
+        catalog = normalize_catalog(catalog, **reading)
     settings = {
-        "dialect": dialect,
-        "band": band,
-        "on_bad": on_bad,
+        **reading,
         "skymap": skymap.to_dict(),
         "layout": LAYOUT_VERSION,
         **({} if prepare is None else {"prepare": prepare.digest}),
@@ -187,7 +191,7 @@ def partition_catalog(
     with writing(spool):
         spool.mkdir()
     try:
-        runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows, prepare)
+        runs, origin = _spool(catalog, skymap, spool, reading, chunk_rows, prepare)
         parts = _write_parts(runs, out, mapper, chunk_rows, prepare)
         keys = list(zip(parts["tract"], parts["patch"], strict=True))
         remove_stale(out, keys, parts.get("beside"))
@@ -219,23 +223,23 @@ class _Run:
 
 
 def _chunks(
-    catalog: QTable | str | os.PathLike[str], dialect: str, band: str | None, on_bad: OnBad, chunk_rows: int
+    catalog: QTable | str | os.PathLike[str],
+    reading: Mapping[str, Any],
+    chunk_rows: int,
 ) -> Iterator[QTable]:
     if isinstance(catalog, QTable):
-        table = validate(catalog, on_bad=on_bad)
+        table = validate(catalog, on_bad=reading["on_bad"])
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
         return
-    yield from iter_catalog(catalog, dialect=dialect, band=band, on_bad=on_bad, chunk_rows=chunk_rows)
+    yield from iter_catalog(catalog, chunk_rows=chunk_rows, **reading)
 
 
 def _spool(
     catalog: QTable | str | os.PathLike[str],
     skymap: Locator,
     spool: Path,
-    dialect: str,
-    band: str | None,
-    on_bad: OnBad,
+    reading: Mapping[str, Any],
     chunk_rows: int,
     prepare: Preparation | None,
 ) -> tuple[list[_Run], str]:
@@ -244,7 +248,7 @@ def _spool(
     runs: list[_Run] = []
     every: list[NDArray[np.int64]] = []
     schema: pa.Schema | None = None
-    for chunk in prepared(ahead(_chunks(catalog, dialect, band, on_bad, chunk_rows)), prepare, every):
+    for chunk in prepared(ahead(_chunks(catalog, reading, chunk_rows)), prepare, every):
         arrow = to_arrow(chunk)
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
@@ -386,6 +390,9 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
             sha.update(sink.getvalue())
         return sha.hexdigest()
     path = Path(catalog)
+    if path.is_dir():
+        sha.update(folder_identity(path).encode())
+        return sha.hexdigest()
     file_format(path)
     if not path.is_file():
         raise CatalogError("there is no such file", path=path, fix="Check the path")

@@ -101,6 +101,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             on_bad=config.catalog.on_bad,
             overwrite=True,
             mapper=mapper,
+            columns=config.catalog.columns,
             prepare=preparation(
                 config.catalog.ephemerides, config.catalog.light_curves, folder=folder, on_bad=config.catalog.on_bad
             ),
@@ -116,6 +117,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             config.margin_arcsec,
             config.catalog.band,
             by_galsim=config.injection.conventions == LSST,
+            choice=config.catalog.select,
         )
         find_movers(layout.catalog, spooled.span, look).write(spec.movers)
         n_sources = n_problems = 0
