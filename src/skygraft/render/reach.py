@@ -9,7 +9,8 @@ import numpy as np
 from skygraft.errors import InjectionError
 from skygraft.render.profiles import SAFELY, gaussian_radius, moffat_reach, sersic_radius
 from skygraft.render.sources import Sources
-from skygraft.render.stamps import read_stamp
+from skygraft.render.stamp_grids import FRAME
+from skygraft.render.stamp_painter import place_stamps, stamp_half_sizes
 
 __all__ = ["moffat_beta", "reach_pixels", "trail_vector"]
 
@@ -26,11 +27,11 @@ def reach_pixels(sources: Sources, i: int, flux_tolerance: float) -> float:
     if kind == "Trail":
         return 0.5 * _trail_length_pixels(sources, i)
     if kind == "Stamp":
-        stamp = read_stamp(sources.text("stamp", i))
-        half = 0.5 * math.hypot(*stamp.image.shape)
-        if stamp.jacobian is None or sources.text("stamp_alignment", i, "wcs") == "pixel":
-            return half
-        return half * float(np.linalg.svd(stamp.jacobian, compute_uv=False)[0]) / scale
+        placed = place_stamps(sources, np.array([i]))
+        stamp = placed.stamps[0]
+        if isinstance(stamp, Exception):
+            raise stamp
+        return max(stamp_half_sizes(placed.matrix[0], (stamp.pixels.shape[0], stamp.pixels.shape[1]), FRAME))
     if kind == "BulgeDisk":
         return (
             max(
