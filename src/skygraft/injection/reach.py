@@ -12,7 +12,7 @@ from skygraft.render import Sources, reach_pixels
 from skygraft.render.components import are_profiles, components
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.stamp_grids import FRAME
-from skygraft.render.stamp_painter import place_stamps, stamp_half_sizes
+from skygraft.render.stamp_placing import place_stamps
 
 __all__ = ["Reach", "reach_of"]
 
@@ -112,7 +112,5 @@ def _reach_of_stamps(
         if isinstance(stamp, Exception):
             bad[row] = str(stamp)
             continue
-        ny, nx = stamp.pixels.shape
-        half = max(stamp_half_sizes(placed.matrix[k], (ny, nx), FRAME))
-        pixels[row] = half + (half_kernel + 1 if placed.convolved[k] else 2)
+        pixels[row] = placed.half_side(k, FRAME) + (half_kernel + 1 if placed.convolved[k] else 2)
     return bad

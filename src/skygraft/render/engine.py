@@ -19,7 +19,8 @@ from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
 from skygraft.render.profiles import LEAST_GALSIM_RATIO, largest_transform
 from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
-from skygraft.render.stamp_painter import StampPainter, place_stamps
+from skygraft.render.stamp_painter import StampPainter
+from skygraft.render.stamp_placing import place_stamps
 from skygraft.render.stars import StarPainter, Stars
 
 __all__ = ["render"]
@@ -297,7 +298,7 @@ def _draw_stamps(
         if convolved and psf is not None:
             of_psf, amplitude = psf, amplitude * float(psf.scale[k])
         try:
-            drawn = painter.add(stamp, placed.matrix[k], (x[k], y[k]), amplitude, draw_size, of_psf, k)
+            drawn = painter.add(placed, k, (float(x[k]), float(y[k])), amplitude, draw_size, of_psf)
         except Exception as error:  # one source must not cost the image its others
             report.flags[row] |= _flag_of(error)
             report.messages[row] = _reason(error)

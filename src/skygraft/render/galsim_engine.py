@@ -23,7 +23,7 @@ from skygraft.errors import InjectionError
 from skygraft.render.profiles import LEAST_GALSIM_RATIO, MAX_STAMP
 from skygraft.render.reach import moffat_beta, reach_pixels, trail_vector
 from skygraft.render.sources import Sources
-from skygraft.render.stamp_painter import place_stamps
+from skygraft.render.stamp_placing import place_stamps
 
 __all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "bounded_transforms", "draw_extended"]
 
@@ -270,6 +270,6 @@ def _stamp_profile(sources: Sources, i: int) -> Any:
     else:
         options["flux"] = 1.0
     picture = galsim.InterpolatedImage(galsim.ImageD(stamp.pixels.astype(np.float64)), scale=1.0, **options)
-    if (placed.matrix[0] == np.eye(2)).all():
+    if placed.is_unit[0]:
         return picture
-    return galsim.JacobianWCS(*np.linalg.inv(placed.matrix[0]).ravel().tolist()).profileToWorld(picture)
+    return galsim.JacobianWCS(*placed.inverse[0].ravel().tolist()).profileToWorld(picture)

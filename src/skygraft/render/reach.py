@@ -10,7 +10,7 @@ from skygraft.errors import InjectionError
 from skygraft.render.profiles import SAFELY, gaussian_radius, moffat_reach, sersic_radius
 from skygraft.render.sources import Sources
 from skygraft.render.stamp_grids import FRAME
-from skygraft.render.stamp_painter import place_stamps, stamp_half_sizes
+from skygraft.render.stamp_placing import place_stamps
 
 __all__ = ["moffat_beta", "reach_pixels", "trail_vector"]
 
@@ -31,7 +31,7 @@ def reach_pixels(sources: Sources, i: int, flux_tolerance: float) -> float:
         stamp = placed.stamps[0]
         if isinstance(stamp, Exception):
             raise stamp
-        return max(stamp_half_sizes(placed.matrix[0], (stamp.pixels.shape[0], stamp.pixels.shape[1]), FRAME))
+        return placed.half_side(0, FRAME)
     if kind == "BulgeDisk":
         return (
             max(

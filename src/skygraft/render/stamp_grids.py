@@ -83,13 +83,13 @@ _spectra: ByteCache[FineSpectrum] = ByteCache(_CACHED_BYTES)
 
 
 def table() -> NDArray[np.float32]:
-    """Return the taps at equally spaced phases, each in a vector: see `skygraft.render.shift.taps_table`."""
+    """Return the taps at equally spaced phases, eight numbers each: see `skygraft.render.shift.taps_table`."""
     global _table
     if _table is None:
         taps = taps_table(TAPS, _BETA)
         made = np.zeros((len(taps), LANES), dtype=np.float32)
         made[:, :TAPS] = taps
-        _table = made
+        _table = made.ravel()
     return _table
 
 

@@ -31,13 +31,13 @@ from skygraft.psf.linear import aligned
 from skygraft.render.canvas import Canvas
 from skygraft.render.prepared import FOLDS, EvaluatedPsf
 from skygraft.render.profiles import MAX_STAMP, largest_transform
-from skygraft.render.sources import Sources
-from skygraft.render.stamp_files import Stamp, read_stamps
+from skygraft.render.stamp_files import Stamp
 from skygraft.render.stamp_grids import FRAME, PAD, TAPS, fine_pixels, fine_spectrum, table
+from skygraft.render.stamp_placing import PlacedStamps
 from skygraft.render.transforms import Plan, plan_of, room_for, to_image
 from skygraft.render.vectors import LANES, fused, load, spread, store
 
-__all__ = ["DrawnStamps", "PlacedStamps", "StampPainter", "place_stamps", "stamp_half_sizes"]
+__all__ = ["DrawnStamps", "StampPainter"]
 
 _SIZES = tuple(sorted(m << e for m in (8, 10, 12) for e in range(2, 11) if (m << e) % 16 == 0 and m << e <= MAX_STAMP))
 """Of boxes, multiples of 16 pixels; for each the PSF's basis is transformed, so that there should not be many."""
@@ -51,28 +51,6 @@ _BEYOND = 1e-4
 """Largest part of the PSF, relative to its peak, beyond the frequencies of the grid that a stamp is drawn on."""
 _WHOLE = 1e-6
 """Pixels: what a WCS round trip is off from whole pixels."""
-
-
-@dataclass(frozen=True, eq=False)
-class PlacedStamps:
-    """Some stamps on an image.
-
-    Parameters
-    ----------
-    stamps : list of Stamp or Exception
-        Their images, or why one cannot be used.
-    matrix : ndarray, shape (N, 2, 2)
-        A: stamp pixels per pixel of the image; NaN where there is no image.
-    convolved : ndarray of bool, shape (N,)
-        Whether they are to be convolved with the PSF.
-    own_flux : ndarray of bool, shape (N,)
-        Whether their flux is that of their pixels, so that a source's flux is that of one unit of them.
-    """
-
-    stamps: list[Stamp | Exception]
-    matrix: NDArray[np.float64]
-    convolved: NDArray[np.bool_]
-    own_flux: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,103 +73,6 @@ class DrawnStamps:
     cut: bool
 
 
-def _texts(sources: Sources, name: str, rows: NDArray[np.intp]) -> NDArray[np.str_]:
-    if name not in sources.shape:
-        return np.full(len(rows), "")
-    return np.char.strip(np.asarray(sources.shape[name])[rows].astype(np.str_))
-
-
-def _numbers(sources: Sources, name: str, rows: NDArray[np.intp], default: float) -> NDArray[np.float64]:
-    if name not in sources.shape:
-        return np.full(len(rows), default)
-    found = np.asarray(sources.shape[name], dtype=np.float64)[rows]
-    return np.where(np.isfinite(found), found, default)
-
-
-def place_stamps(sources: Sources, rows: NDArray[np.intp]) -> PlacedStamps:
-    """Read the stamps of some sources, and find how their pixels lie on the image's.
-
-    Parameters
-    ----------
-    sources : Sources
-        With the Jacobians of the image, of lensed sources in arcsec before lensing.
-    rows : ndarray of int, shape (N,)
-        Those of type Stamp to read.
-    """
-    alignment, own_flux = _texts(sources, "stamp_alignment", rows), _texts(sources, "stamp_flux", rows) == "stamp"
-    paths = _texts(sources, "stamp", rows).tolist()
-    stamps = read_stamps(paths, _numbers(sources, "stamp_index", rows, -1.0).astype(np.int64).tolist())
-    jacobian = sources.jacobian[rows]
-    own = np.full((len(rows), 2, 2), np.nan)
-    pixel = np.zeros(len(rows), dtype=np.bool_)
-    for k, stamp in enumerate(stamps):
-        if isinstance(stamp, Exception):
-            continue
-        try:
-            if not own_flux[k]:
-                stamp.check_flux(paths[k])
-            if alignment[k] == "wcs" and stamp.jacobian is None:
-                raise InjectionError(
-                    "the stamp has no celestial WCS to align it by", path=paths[k], key="stamp_alignment",
-                    fix="Write one into its header, or use stamp_alignment pixel",
-                )  # fmt: skip
-        except InjectionError as error:
-            stamps[k] = error
-            continue
-        pixel[k] = stamp.jacobian is None or alignment[k] == "pixel"
-        if not pixel[k]:
-            own[k] = stamp.jacobian
-    turn = _turns(_numbers(sources, "stamp_rotation", rows, 0.0))
-    lensing = _lensing(sources, rows)
-    usable = ~np.isnan(own[:, 0, 0])
-    matrix = np.full_like(own, np.nan)
-    with np.errstate(all="ignore"):
-        matrix[usable] = np.linalg.solve(turn[usable] @ own[usable], jacobian[usable])
-        # Their own axes are those of the image before lensing.
-        turned = pixel & ((turn != np.eye(2)).any(axis=(1, 2)) | (lensing != np.eye(2)).any(axis=(1, 2)))
-        of_image = lensing[turned] @ jacobian[turned]
-        of_image[~(np.abs(np.linalg.det(of_image)) > 0)] = np.nan
-        matrix[turned] = np.linalg.solve(turn[turned] @ of_image, jacobian[turned])
-    matrix[pixel & ~turned] = np.eye(2)
-    return PlacedStamps(stamps, matrix, _texts(sources, "stamp_psf", rows) != "none", own_flux)
-
-
-def _turns(angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotations on the sky (East, North) by angles in degrees from North towards East, shape (N, 2, 2)."""
-    sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
-    return np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)], axis=-2)
-
-
-def _lensing(sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Matrices from the sky before lensing to that after it, in (East, North), shape (N, 2, 2)."""
-    shear, magnification = _numbers(sources, "shear", rows, 0.0), _numbers(sources, "magnification", rows, 1.0)
-    twice = 2.0 * np.radians(_numbers(sources, "shear_pa", rows, 0.0))
-    stretch = np.sqrt(magnification / (1.0 - shear**2))
-    along, across = shear * np.cos(twice), shear * np.sin(twice)
-    parts = np.stack([np.stack([1.0 - along, across], -1), np.stack([across, 1.0 + along], -1)], axis=-2)
-    return np.asarray(stretch[:, None, None] * parts)
-
-
-def stamp_half_sizes(matrix: NDArray[np.float64], shape: tuple[int, int], margin: float) -> tuple[float, float]:
-    """Half the sides (x, y) of the box around a stamp, pixels of the image.
-
-    Parameters
-    ----------
-    matrix : ndarray, shape (2, 2)
-        A: stamp pixels per pixel of the image.
-    shape : (int, int)
-        Rows and columns of the stamp.
-    margin : float
-        Stamp pixels to add on each side.
-    """
-    (a, b), (c, d) = matrix.tolist()
-    determinant = abs(a * d - b * c)
-    if not determinant > 0:
-        return math.inf, math.inf
-    hy, hx = 0.5 * shape[0] + margin, 0.5 * shape[1] + margin
-    return (abs(d) * hx + abs(b) * hy) / determinant, (abs(c) * hx + abs(a) * hy) / determinant
-
-
 class StampPainter:
     """Draws stamps on one canvas.
 
@@ -207,22 +88,21 @@ class StampPainter:
 
     def add(
         self,
-        stamp: Stamp,
-        matrix: NDArray[np.float64],
+        placed: PlacedStamps,
+        k: int,
         at: tuple[float, float],
         amplitude: float,
         draw_size: int,
         psf: EvaluatedPsf | None,
-        place: int = 0,
     ) -> DrawnStamps:
         """Add one stamp.
 
         Parameters
         ----------
-        stamp : Stamp
-            Its image.
-        matrix : ndarray, shape (2, 2)
-            A: stamp pixels per pixel of the image.
+        placed : PlacedStamps
+            Some stamps.
+        k : int
+            Which of them, and of the positions of `psf`.
         at : (float, float)
             Position of its middle, parent pixels.
         amplitude : float
@@ -230,66 +110,73 @@ class StampPainter:
         draw_size : int
             Longest side that may be drawn, pixels; 0 for any.
         psf : EvaluatedPsf or None
-            The PSF at some positions; None for a stamp that is not convolved.
-        place : int, optional
-            Which of them is its own.
+            The PSF; None for a stamp that is not convolved.
 
         Raises
         ------
         InjectionError
             If it needs a larger box than is allowed on the image, or its position makes no sense.
         """
-        if not (np.isfinite(matrix).all() and abs(float(np.linalg.det(matrix))) > 0):
+        stamp, step = placed.stamps[k], float(placed.step[k])
+        if isinstance(stamp, Exception):
+            raise stamp
+        if not (math.isfinite(step) and np.isfinite(placed.inverse[k, 0, 0])):
             raise InjectionError("the image's WCS, or the stamp's, cannot be inverted at its place", key="stamp")
-        most = (min(draw_size, MAX_STAMP) if draw_size > 0 else MAX_STAMP) - 1
+        most = ((min(draw_size, MAX_STAMP) if draw_size > 0 else MAX_STAMP) - 1) // 2
         if psf is None:
-            if (matrix == np.eye(2)).all() and _on_pixels(stamp, at):
-                return self._add_as_it_is(stamp, at, amplitude, most // 2)
-            if float(np.linalg.norm(matrix, 2)) <= _LARGEST_STEP:
-                return self._add_between_pixels(stamp, matrix, at, amplitude, most // 2)
-        return self._add_by_transform(stamp, matrix, at, amplitude, most // 2, psf, place)
+            if placed.is_unit[k] and _on_pixels(stamp, at):
+                return self._add_as_it_is(stamp, at, amplitude, most)
+            if step <= _LARGEST_STEP:
+                return self._add_between_pixels(stamp, placed, k, at, amplitude, most)
+        return self._add_by_transform(stamp, placed, k, at, amplitude, most, psf)
 
     def _add_as_it_is(self, stamp: Stamp, at: tuple[float, float], amplitude: float, most: int) -> DrawnStamps:
         ny, nx = stamp.pixels.shape
         x0, y0 = round(at[0] - 0.5 * (nx - 1)), round(at[1] - 0.5 * (ny - 1))
         left, bottom = max(0, (nx - 1) // 2 - most), max(0, (ny - 1) // 2 - most)
-        part = stamp.pixels[bottom : ny - bottom, left : nx - left] * float(amplitude)
-        deposited, clipped = self._canvas.add(part.astype(np.float64, order="C"), x0 + left, y0 + bottom)
+        part = stamp.pixels[bottom : ny - bottom, left : nx - left].astype(np.float64) * amplitude
+        deposited, clipped = self._canvas.add(np.ascontiguousarray(part), x0 + left, y0 + bottom)
         return DrawnStamps(deposited, max(part.shape), clipped, part.shape != (ny, nx))
 
     def _add_between_pixels(
-        self, stamp: Stamp, matrix: NDArray[np.float64], at: tuple[float, float], amplitude: float, most: int
+        self, stamp: Stamp, placed: PlacedStamps, k: int, at: tuple[float, float], amplitude: float, most: int
     ) -> DrawnStamps:
         fine, (ny, nx) = fine_pixels(stamp), stamp.pixels.shape
-        wanted = [math.ceil(half) for half in stamp_half_sizes(matrix, (ny, nx), fine.margin)]
+        (a, b), (c, d) = placed.matrix[k].tolist()
+        (hx, hy), (more_x, more_y) = placed.half[k].tolist(), placed.per_margin[k].tolist()
+        wanted = math.ceil(hx + fine.margin * more_x), math.ceil(hy + fine.margin * more_y)
         half = min(wanted[0], most), min(wanted[1], most)
         cx, cy = round(at[0]), round(at[1])
+        x, y = at[0] - cx, at[1] - cy
         # In numbers of the grid, of which there are two a pixel.
-        first = np.array([2.0 * (FRAME + 0.5 * (nx - 1)) + PAD, 2.0 * (FRAME + 0.5 * (ny - 1)) + PAD])
-        first -= 2.0 * matrix @ np.array([at[0] - cx, at[1] - cy])
+        first = (
+            2.0 * (FRAME + 0.5 * (nx - 1) - a * x - b * y) + PAD,
+            2.0 * (FRAME + 0.5 * (ny - 1) - c * x - d * y) + PAD,
+        )
         least = 2.0 * (FRAME - fine.margin - 0.5) + PAD
         limits = least, least + 2.0 * (nx + 2 * fine.margin), least, least + 2.0 * (ny + 2 * fine.margin)
-        value = amplitude * fine.scale * abs(float(np.linalg.det(matrix)))
-        x0, y0 = cx - self._canvas.x0, cy - self._canvas.y0
+        value = amplitude * fine.scale * abs(float(placed.determinant[k]))
+        to = cx - self._canvas.x0, cy - self._canvas.y0
+        steps = 2.0 * a, 2.0 * b, 2.0 * c, 2.0 * d
         deposited = _interpolate(
-            self._canvas.model, fine.values, fine.columns, table(), 2.0 * matrix, first, limits, (x0, y0), half, value
+            self._canvas.model, fine.values, fine.columns, table(), steps, first, limits, to, half, value
         )
         clipped = self._canvas.clips(cx - half[0], cy - half[1], 2 * half[0] + 1, 2 * half[1] + 1)
-        return DrawnStamps(deposited, 2 * max(half) + 1, clipped, half != (wanted[0], wanted[1]))
+        return DrawnStamps(deposited, 2 * max(half) + 1, clipped, half != wanted)
 
     def _add_by_transform(
         self,
         stamp: Stamp,
-        matrix: NDArray[np.float64],
+        placed: PlacedStamps,
+        k: int,
         at: tuple[float, float],
         amplitude: float,
         most: int,
         psf: EvaluatedPsf | None,
-        place: int,
     ) -> DrawnStamps:
         ny, nx = stamp.pixels.shape
         kernel = max(psf.prepared.psf.shape) // 2 + 1 if psf is not None else FRAME
-        wanted = math.ceil(max(stamp_half_sizes(matrix, (ny, nx), 1.0))) + kernel
+        wanted = math.ceil(placed.half_side(k, 1.0)) + kernel
         pixels = next((size for size in _SIZES if size >= 2 * wanted + 1), 2 * wanted + 1)
         fold = self._fold(psf, pixels)
         n, largest = pixels * fold, largest_transform(self._canvas.model.shape)
@@ -301,25 +188,26 @@ class StampPainter:
         if psf is None:
             spectrum, origin = _ones(n), (0, 0)
         else:
-            spectrum, origin = psf.transforms(np.array([place]), pixels, fold).reshape(-1), psf.origin
+            spectrum, origin = psf.transforms(np.array([k]), pixels, fold).reshape(-1), psf.origin
         fine = fine_spectrum(stamp)
         cx, cy = round(at[0]), round(at[1])
-        inverse = np.linalg.inv(matrix)
+        (a, b), (c, d) = placed.inverse[k].tolist()
         # From the middle of the stamp to the pixel that its transform has as origin.
-        offset = inverse @ np.array([nx // 2 - 0.5 * (nx - 1), ny // 2 - 0.5 * (ny - 1)])
+        x, y = nx // 2 - 0.5 * (nx - 1), ny // 2 - 0.5 * (ny - 1)
         moved = (
-            fold * (at[0] - cx + offset[0]) + n // 2 + origin[0],
-            fold * (at[1] - cy + offset[1]) + n // 2 + origin[1],
+            fold * (at[0] - cx + a * x + b * y) + n // 2 + origin[0],
+            fold * (at[1] - cy + c * x + d * y) + n // 2 + origin[1],
         )
         # From a frequency of the box to numbers of the stamp's grid.
-        steps = inverse.T * (np.array([[fine.size[1]], [fine.size[0]]]) * fold / n)
+        along_x, along_y = fine.size[1] * fold / n, fine.size[0] * fold / n
+        steps = a * along_x, c * along_x, b * along_y, d * along_y
         value = amplitude * fine.scale * (fold / n) ** 2
         _multiply(spectrum, n, fine.real, fine.imaginary, fine.columns, fine.size, table(), steps, moved, value)
         plan, room, image = self._room(n)
         # Whole, where nothing else ends it: what rings beyond the box comes in again on the other side.
         half = min(most, pixels // 2 if psf is None else wanted)
-        x0, y0 = cx - self._canvas.x0, cy - self._canvas.y0
-        deposited = _add_box(self._canvas.model, spectrum, image, plan, room, fold, (x0, y0), half)
+        to = cx - self._canvas.x0, cy - self._canvas.y0
+        deposited = _add_box(self._canvas.model, spectrum, image, plan, room, fold, to, half)
         clipped = self._canvas.clips(cx - half, cy - half, 2 * half + 1, 2 * half + 1)
         return DrawnStamps(deposited, 2 * half + 1, clipped, half < wanted)
 
@@ -359,11 +247,11 @@ def _taps(
     """Return the first of the numbers that a place is summed from, and their weights, also stored in `out`."""
     start = place - 0.5 * TAPS
     first = int(np.ceil(start))
-    position = (first - start) * (table.shape[0] - 1)
-    k = min(int(position), table.shape[0] - 2)
+    phases = len(table) // LANES - 1
+    position = (first - start) * phases
+    k = min(int(position), phases - 1)
     part = np.float32(position - k)
-    flat = table.reshape(-1)
-    low, high = load(flat, k * LANES), load(flat, (k + 1) * LANES)
+    low, high = load(table, k * LANES), load(table, (k + 1) * LANES)
     weights = fused(spread(part), high - low, low)
     store(out, 0, weights)
     return first, weights
@@ -392,24 +280,24 @@ def _interpolate(
     values: NDArray[np.float32],
     columns: int,
     table: NDArray[np.float32],
-    steps: NDArray[np.float64],
-    first: NDArray[np.float64],
+    steps: tuple[float, float, float, float],
+    first: tuple[float, float],
     limits: tuple[float, float, float, float],
     at: tuple[int, int],
     half: tuple[int, int],
     amplitude: float,
 ) -> float:  # pragma: no cover - compiled
-    """Add a stamp whose places on its grid are ``first + steps @ (i, j)``, (i, j) counted from the pixel `at`."""
+    """Add a stamp whose places on its grid are ``first + steps (i, j)``, (i, j) counted from the pixel `at`."""
     rows, row_length = model.shape
     wx, wy, lane = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     deposited = 0.0
-    straight = steps[1, 0] == 0.0
+    straight = steps[2] == 0.0
     line = np.empty(columns + LANES if straight else LANES, np.float32)
     for j in range(max(-half[1], -at[1]), min(half[1], rows - 1 - at[1]) + 1):
-        bx, by = first[0] + steps[0, 1] * j, first[1] + steps[1, 1] * j
+        bx, by = first[0] + steps[1] * j, first[1] + steps[3] * j
         low, high = max(-half[0], -at[0]), min(half[0], row_length - 1 - at[0])
-        low, high = _inside(steps[0, 0], bx, limits[0], limits[1], low, high)
-        low, high = _inside(steps[1, 0], by, limits[2], limits[3], low, high)
+        low, high = _inside(steps[0], bx, limits[0], limits[1], low, high)
+        low, high = _inside(steps[2], by, limits[2], limits[3], low, high)
         if high < low:
             continue
         into = model[at[1] + j]
@@ -419,11 +307,11 @@ def _interpolate(
                 store(line, x, _sum_rows(values, row * columns + x, columns, wy))
             store(line, columns - LANES, _sum_rows(values, row * columns + columns - LANES, columns, wy))
         for i in range(low, high + 1):
-            column, weights = _taps(table, bx + steps[0, 0] * i, wx)
+            column, weights = _taps(table, bx + steps[0] * i, wx)
             if straight:
                 value = _sum_six(weights * load(line, column), lane)
             else:
-                row, _ = _taps(table, by + steps[1, 0] * i, wy)
+                row, _ = _taps(table, by + steps[2] * i, wy)
                 value = _sum_six(weights * _sum_rows(values, row * columns + column, columns, wy), lane)
             added = np.float32(amplitude * value)
             into[at[0] + i] += added
@@ -459,11 +347,11 @@ def _multiply(
     columns: int,
     size: tuple[int, int],
     table: NDArray[np.float32],
-    steps: NDArray[np.float64],
+    steps: tuple[float, float, float, float],
     moved: tuple[float, float],
     amplitude: float,
 ) -> None:  # pragma: no cover - compiled
-    """Multiply a half spectrum by that of a stamp at frequencies ``steps @ (kx, ky)`` of its grid, and move it.
+    """Multiply a half spectrum by that of a stamp at frequencies ``steps (kx, ky)`` of its grid, and move it.
 
     The box's Nyquist frequencies, which stand for both signs, are set to zero.
     """
@@ -477,7 +365,7 @@ def _multiply(
         m = j if j < half else j - n
         for i in range(half):
             at = j * n + i // LANES * (2 * LANES) + i % LANES
-            gx, gy = steps[0, 0] * m + steps[0, 1] * i, steps[1, 0] * m + steps[1, 1] * i
+            gx, gy = steps[0] * m + steps[1] * i, steps[2] * m + steps[3] * i
             if j == half or abs(gx) >= limit_x or abs(gy) >= limit_y:
                 spectrum[at] = spectrum[at + LANES] = 0.0
                 continue
