@@ -20,6 +20,7 @@ from skygraft.catalog.schema import (
     strings,
     values,
 )
+from skygraft.catalog.stamp_paths import band_stamp_columns
 from skygraft.errors import CatalogError, shown
 
 __all__ = ["OnBad", "check_duplicates", "validate"]
@@ -271,6 +272,30 @@ def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.s
     )
 
 
+def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) -> None:
+    if not stamps.any():
+        return
+    pathless = strings(table, "stamp") == ""
+    for name in band_stamp_columns(table).values():
+        pathless &= strings(table, name) == ""
+    found.add(
+        stamps & pathless,
+        Flag.PARAMETERS_BAD,
+        lambda r: "a Stamp needs the path of its image in the column stamp, or stamp_<band>",
+    )
+    own = stamps & (strings(table, "stamp_flux") == "stamp")
+    found.add(
+        own & ~np.isfinite(values(table, "stamp_zeropoint")),
+        Flag.PARAMETERS_BAD,
+        lambda r: "stamp_flux stamp needs stamp_zeropoint, the AB magnitude of one unit of the stamp's pixels",
+    )
+    found.add(
+        own & (strings(table, "light_curve") != ""),
+        Flag.PARAMETERS_BAD,
+        lambda r: "a light curve gives the flux of the row: stamp_flux must be row, or empty",
+    )
+
+
 def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
     n = len(table)
     moving = np.zeros(n, dtype=bool)
@@ -283,11 +308,7 @@ def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArr
         Flag.PARAMETERS_BAD,
         lambda r: "a Trail needs trail_length, trail_length_pix, or a rate",
     )
-    found.add(
-        (source_type == "Stamp") & (strings(table, "stamp") == ""),
-        Flag.PARAMETERS_BAD,
-        lambda r: "a Stamp needs the path of its image in the column stamp",
-    )
+    _check_stamps(found, table, source_type == "Stamp")
     found.add(
         moving & np.isnan(values(table, "epoch_mjd")),
         Flag.PARAMETERS_BAD,

@@ -42,8 +42,10 @@ from skygraft.catalog.partition_read import (
     part_path,
     read_marker,
 )
+from skygraft.catalog.partition_stamps import stamps_changed, with_identities
 from skygraft.catalog.schema import MOTION, values
 from skygraft.catalog.select import angular_rates, is_moving
+from skygraft.catalog.stamp_paths import StampAddress
 from skygraft.disk import atomic_path
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
 from skygraft.wcs.base import to_vectors
@@ -179,7 +181,8 @@ def partition_catalog(
         if not overwrite:
             raise
         marker = None  # its input is unknown
-    if marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper):
+    same = marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper)
+    if marker is not None and same and not stamps_changed(out, marker["partitions"]):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
         raise OutputExistsError(
@@ -250,8 +253,9 @@ def _spool(
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
     schema: pa.Schema | None = None
+    known: dict[StampAddress, int] = {}
     for chunk in _chunks(catalog, dialect, band, on_bad, chunk_rows):
-        arrow = to_arrow(chunk)
+        arrow = to_arrow(with_identities(chunk, known))
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
             arrow = _conform(arrow, schema, origin)

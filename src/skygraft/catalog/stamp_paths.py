@@ -154,13 +154,15 @@ def identity_of(address: StampAddress) -> tuple[int, int]:
     folder.stat()
     for root, _, names in os.walk(folder):
         for name in names:
-            found = FileIdentity.of(os.path.join(root, name))
+            found = FileIdentity.of(Path(root, name))
             size += found.n_bytes
             states.append(f"{os.path.relpath(root, folder)}/{name} {found.n_bytes} {found.mtime_ns}")
     return size, _word("\n".join(sorted(states)))
 
 
-def stamp_identities(table: Table, bands: Iterable[str] | None = None) -> NDArray[np.int64] | None:
+def stamp_identities(
+    table: Table, bands: Iterable[str] | None = None, known: dict[StampAddress, int] | None = None
+) -> NDArray[np.int64] | None:
     """Return fingerprints of the state of the files that each row's stamps are in, in all bands.
 
     Pixels depend on these files as well as on the catalogue. Each file is looked at once, and not read: size and time
@@ -172,6 +174,8 @@ def stamp_identities(table: Table, bands: Iterable[str] | None = None) -> NDArra
         Canonical columns.
     bands : iterable of str, optional
         The bands that count; by default those that the table has magnitudes or stamps in.
+    known : dict, optional
+        What was found before, which is not looked for again; new ones are added.
 
     Returns
     -------
@@ -185,7 +189,7 @@ def stamp_identities(table: Table, bands: Iterable[str] | None = None) -> NDArra
     columns = [stamps_in_band(table, band) for band in wanted or [None]]
     if all(np.array_equal(columns[0], column) for column in columns):
         columns = columns[:1]
-    known: dict[StampAddress, int] = {}
+    known = {} if known is None else known
     found = np.zeros(len(table), dtype=np.uint64)
     for column in columns:
         encoded = one_array(arrow_array(column)).dictionary_encode()

@@ -25,6 +25,7 @@ from astropy.table import QTable
 from skygraft.catalog import Flag, PartitionCache
 from skygraft.catalog.io import arrow_array, from_arrow
 from skygraft.catalog.partition_read import read_stored
+from skygraft.catalog.partition_stamps import with_identities_now
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.dataset import LINEAGE, dataset_id
 from skygraft.disk import relative_name
@@ -329,7 +330,7 @@ def sources_of(
     band = image.band or config.catalog.band
     rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
     # Only these become a QTable: the partitions hold many times as many.
-    chosen = table.take(arrow_array(rows))
+    chosen = with_identities_now(table.take(arrow_array(rows)))
     return from_arrow(chosen), digest_rows(RowDigests(chosen).of(band))
 
 

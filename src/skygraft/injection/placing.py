@@ -18,6 +18,7 @@ from skygraft.catalog.truth_columns import new_truth
 from skygraft.exposure import Exposure
 from skygraft.injection.differences import TemplateSide, in_template, template_side
 from skygraft.injection.reach import Reach
+from skygraft.injection.stamps import own_flux, own_totals, unit_magnitudes, with_stamps
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
 from skygraft.wcs import local_jacobian, usable_jacobians
@@ -121,7 +122,8 @@ def place(
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
     into = strings(table, "inject_into")
     template = template_side(exposure, into)
-    mag = band_column(table, band)
+    own = own_flux(table)
+    mag = unit_magnitudes(table, band_column(table, band), band, own)
     ra, dec = positions_at(table, exposure.visit_info.mjd)
     x, y = (np.asarray(v, dtype=float) for v in exposure.wcs.world_to_pixel_values(ra, dec))
     n = len(table)
@@ -148,7 +150,9 @@ def place(
         y[rows],
         inst_flux[rows],
         local_jacobian(exposure.wcs, x[rows], y[rows]) if rows.size else np.empty((0, 2, 2)),
-        {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames},
+        with_stamps(
+            {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames}, table, band, rows
+        ),
     )
     sources, endless = _with_trails_of_rates(sources, table[rows], exposure.visit_info.exposure_time)
     flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
@@ -157,6 +161,7 @@ def place(
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
+    mag, inst_flux = own_totals(table, sources, rows, own, mag, inst_flux)
     truth = new_truth(
         n,
         {

@@ -47,8 +47,8 @@ def render(
 ) -> RenderReport:
     """Add sources to a canvas.
 
-    Stars are added first, then Sérsic and Moffat profiles, then stamps, then everything else, each in the order given; a pixel's
-    value therefore depends only on the sources that touch it.
+    Stars are added first, then Sérsic and Moffat profiles, then stamps, then everything else, each in the order given;
+    a pixel's value therefore depends only on the sources that touch it.
 
     Parameters
     ----------

@@ -57,7 +57,18 @@ from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import combine
 from skygraft.render.vectors import LANES, between, fused, interleaved, load, spread, store
 
-__all__ = ["FAST", "PRECISE", "Shift", "Sizes", "add_rows", "fine_images", "pair_taps", "shift_rows", "taps_table", "window_transform"]
+__all__ = [
+    "FAST",
+    "PRECISE",
+    "Shift",
+    "Sizes",
+    "add_rows",
+    "fine_images",
+    "pair_taps",
+    "shift_rows",
+    "taps_table",
+    "window_transform",
+]
 
 _PHASES = 2048
 _BETA = 2.05

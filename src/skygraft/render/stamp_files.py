@@ -32,7 +32,9 @@ _CACHED_BYTES = 128 << 20
 _NONE = ("", "None", "nan", "--")
 """Text of empty cells."""
 _WCS_KEY = re.compile(r"(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|RADESYS|EQUINOX|LONPOLE|LATPOLE")
-_THIRD_AXIS = re.compile(r"NAXIS[3-9]|WCSAXES|(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CNAME)[3-9]|(?:CD|PC)(?:[3-9]_\d|\d_[3-9])")
+_THIRD_AXIS = re.compile(
+    r"NAXIS[3-9]|WCSAXES|(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CNAME)[3-9]|(?:CD|PC)(?:[3-9]_\d|\d_[3-9])"
+)
 _GIVE_INDEX = "Give its number, from 0, in the column stamp_index"
 
 
@@ -350,7 +352,9 @@ def _fits_plane(address: StampAddress, hdus: Any, index: int) -> tuple[NDArray[A
     if address.part:
         hdu, plane = _named(address, hdus), index
     elif not images:
-        raise InjectionError("no HDU holds a two-dimensional image", path=address.path, fix="Give a FITS image as stamp")
+        raise InjectionError(
+            "no HDU holds a two-dimensional image", path=address.path, fix="Give a FITS image as stamp"
+        )
     elif index >= 0 and len(flat) < len(images):
         hdu, plane = next(hdu for hdu in images if hdu not in flat), index
     elif index >= 0:
@@ -384,9 +388,7 @@ def _named(address: StampAddress, hdus: Any) -> Any:
     return hdu
 
 
-def _checked(
-    address: StampAddress, key: Hashable, pixels: NDArray[Any], cards: Mapping[str, Any] | None
-) -> Stamp:
+def _checked(address: StampAddress, key: Hashable, pixels: NDArray[Any], cards: Mapping[str, Any] | None) -> Stamp:
     if pixels.dtype.kind not in "fiub":
         raise InjectionError(f"the pixels are of type {pixels.dtype}; numbers are needed", path=address.path)
     single = pixels.dtype.kind == "f" and pixels.dtype.itemsize <= 4
@@ -405,9 +407,7 @@ def _checked(
     return Stamp(pixels, _jacobian(address, pixels.shape, cards or {}), key, total, absolute)
 
 
-def _jacobian(
-    address: StampAddress, shape: tuple[int, ...], cards: Mapping[str, Any]
-) -> NDArray[np.float64] | None:
+def _jacobian(address: StampAddress, shape: tuple[int, ...], cards: Mapping[str, Any]) -> NDArray[np.float64] | None:
     """Jacobian at the stamp's centre, of the WCS in its header or attributes; None where there is none."""
     from astropy.io import fits
 
@@ -420,9 +420,9 @@ def _jacobian(
         header = fits.Header({name: cards[name] for name in cards if _WCS_KEY.fullmatch(name)})
         if "CTYPE1" not in header and "pixel_scale" in cards:
             scale = float(cards["pixel_scale"])
-            jacobian = np.diag([-scale, scale])
-            _check_jacobian(address, jacobian)
-            return jacobian
+            square = np.diag([-scale, scale])
+            _check_jacobian(address, square)
+            return square
         header["NAXIS"], header["NAXIS1"], header["NAXIS2"] = 2, shape[1], shape[0]
     for name in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):
         # A stamp needs a scale and an orientation, but no position on the sky.
@@ -432,7 +432,7 @@ def _jacobian(
     except MissingWcsError:
         return None
     ny, nx = shape
-    jacobian = local_jacobian(wcs, np.array([(nx - 1) / 2.0]), np.array([(ny - 1) / 2.0]))[0]
+    jacobian: NDArray[np.float64] = local_jacobian(wcs, np.array([(nx - 1) / 2.0]), np.array([(ny - 1) / 2.0]))[0]
     _check_jacobian(address, jacobian)
     return jacobian
 

@@ -11,6 +11,7 @@ What is neglected, the sidelobes of the window, is 1e-5 of the largest value; su
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ _BETA = 2.34
 FRAME = 8
 """Pixels of zeros on each side of a stamp, into which it rings where it does not end softly."""
 PAD = 4
-"""Numbers that are repeated before the beginning of a grid, for taps that reach further; after its end there are more."""
+"""Numbers of a grid that are repeated before its beginning, for taps that reach further; after its end are more."""
 _CACHED_BYTES = 128 << 20
 
 
@@ -62,8 +63,8 @@ class FineSpectrum:
     Parameters
     ----------
     real, imaginary : ndarray of float32
-        Rows of the grid, one after the other. Frequencies along y go from minus Nyquist to Nyquist, those along x from 0
-        to Nyquist; frequency 0 is at `PAD` in x, and at ``PAD + size[0] / 2`` in y.
+        Rows of the grid, one after the other. Frequencies along y go from minus Nyquist to Nyquist, those along x from
+        0 to Nyquist; frequency 0 is at `PAD` in x, and at ``PAD + size[0] / 2`` in y.
     columns : int
     size : (int, int)
         Numbers (along y, x) in 2 pi.
@@ -82,18 +83,13 @@ _pixels: ByteCache[FinePixels] = ByteCache(_CACHED_BYTES)
 _spectra: ByteCache[FineSpectrum] = ByteCache(_CACHED_BYTES)
 
 
+@functools.cache
 def table() -> NDArray[np.float32]:
     """Return the taps at equally spaced phases, eight numbers each: see `skygraft.render.shift.taps_table`."""
-    global _table
-    if _table is None:
-        taps = taps_table(TAPS, _BETA)
-        made = np.zeros((len(taps), LANES), dtype=np.float32)
-        made[:, :TAPS] = taps
-        _table = made.ravel()
-    return _table
-
-
-_table: NDArray[np.float32] | None = None
+    taps = taps_table(TAPS, _BETA)
+    made = np.zeros((len(taps), LANES), dtype=np.float32)
+    made[:, :TAPS] = taps
+    return made.ravel()
 
 
 def _weights(k: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -111,13 +107,6 @@ def fine_spectrum(stamp: Stamp) -> FineSpectrum:
     return _spectra.made(stamp.key, lambda: _fine_spectrum(stamp.pixels), lambda made: 2 * made.real.nbytes)
 
 
-def _odd_length(n: int) -> int:
-    """Smallest odd number of at least n whose transform is fast: no frequency is its own opposite."""
-    while not (n % 2 and scipy.fft.next_fast_len(n, real=True) == n):
-        n += 1
-    return n
-
-
 def _unit(pixels: NDArray[np.floating]) -> tuple[NDArray[np.float32], float]:
     """Pixels over the largest of them, which float32 cannot overflow."""
     scale = float(np.abs(pixels).max())
@@ -127,17 +116,20 @@ def _unit(pixels: NDArray[np.floating]) -> tuple[NDArray[np.float32], float]:
 def _fine_pixels(pixels: NDArray[np.floating]) -> FinePixels:
     unit, scale = _unit(pixels)
     ny, nx = unit.shape
-    ly, lx = (_odd_length(n + 2 * FRAME) for n in (ny, nx))
+    ly, lx = (scipy.fft.next_fast_len(n + 2 * FRAME, real=True) for n in (ny, nx))
     frame = np.zeros((ly, lx), dtype=np.float32)
     frame[FRAME : FRAME + ny, FRAME : FRAME + nx] = unit
     spectrum = scipy.fft.rfft2(frame)
     ky, kx = 2.0 * np.pi * scipy.fft.fftfreq(ly), 2.0 * np.pi * scipy.fft.rfftfreq(lx)
     spectrum *= (4.0 * _weights(ky / 2.0)[:, None] * _weights(kx / 2.0)).astype(np.float32)
-    # Twice as many frequencies, of which the new ones are zero.
+    # Twice as many frequencies, of which the new ones are zero; half of what was Nyquist's belongs to either sign.
     whole = np.zeros((2 * ly, lx + 1), dtype=spectrum.dtype)
-    half = ly // 2 + 1
-    whole[:half, : spectrum.shape[1]] = spectrum[:half]
-    whole[half - ly :, : spectrum.shape[1]] = spectrum[half:]
+    half, (_, wide) = (ly + 1) // 2, spectrum.shape
+    whole[:half, :wide], whole[half - ly :, :wide] = spectrum[:half], spectrum[half:]
+    if ly % 2 == 0:
+        whole[half, :wide] = whole[half - ly, :wide] = 0.5 * spectrum[half]
+    if lx % 2 == 0:
+        whole[:, lx // 2] *= 0.5
     grid = scipy.fft.irfft2(whole, (2 * ly, 2 * lx), overwrite_x=True)
     margin = _margin(grid, ny, nx)
     padded = np.pad(grid, ((PAD, LANES), (PAD, LANES)), mode="wrap")
@@ -162,9 +154,9 @@ def _fine_spectrum(pixels: NDArray[np.floating]) -> FineSpectrum:
     my, mx = (2 * scipy.fft.next_fast_len(n + 2, real=True) for n in (ny, nx))
     at_y, at_x = np.arange(ny) - ny // 2, np.arange(nx) - nx // 2
     frame = np.zeros((my, mx), dtype=np.float32)
-    weighted = unit * (
-        _weights(2.0 * np.pi / my * at_y)[:, None] * _weights(2.0 * np.pi / mx * at_x)
-    ).astype(np.float32)
+    weighted = unit * (_weights(2.0 * np.pi / my * at_y)[:, None] * _weights(2.0 * np.pi / mx * at_x)).astype(
+        np.float32
+    )
     frame[np.ix_(at_y % my, at_x % mx)] = weighted
     spectrum = scipy.fft.rfft2(frame)
     rows = (np.arange(-PAD, my + LANES) - my // 2) % my

@@ -10,8 +10,8 @@ the sky; A is a unit matrix for stamps that keep the image's pixel axes.
   it is.
 * All others are drawn in Fourier space: the transform of the stamp at A^-T k times the PSF's at k, and the inverse
   transform, in a box as large as both. What is beyond the stamp's own Nyquist frequency is zero. If the stamp has finer
-  pixels than the image and is not convolved, what is beyond the image's Nyquist frequency is left out: flux is kept, and
-  nothing is aliased.
+  pixels than the image and is not convolved, what is beyond the image's Nyquist frequency is left out: flux is kept,
+  and nothing is aliased.
 
 Each stamp is drawn by itself, so that it depends on nothing but itself, the PSF and its place.
 """
@@ -271,7 +271,8 @@ def _sum_rows(
 @compiled(inline="always")
 def _sum_six(values: Any, out: NDArray[np.float32]) -> float:  # pragma: no cover - compiled
     store(out, 0, values)
-    return ((out[0] + out[1]) + (out[2] + out[3])) + (out[4] + out[5])
+    total: float = ((out[0] + out[1]) + (out[2] + out[3])) + (out[4] + out[5])
+    return total
 
 
 @compiled(reads=("values", "table"))
@@ -315,7 +316,7 @@ def _interpolate(
                 value = _sum_six(weights * _sum_rows(values, row * columns + column, columns, wy), lane)
             added = np.float32(amplitude * value)
             into[at[0] + i] += added
-            deposited += added
+            deposited += np.float64(added)
     return deposited
 
 

@@ -53,7 +53,10 @@ class PlacedStamps:
             determinant = a * d - b * c
             inverse = np.moveaxis(np.array([[d, -b], [-c, a]]) / determinant, -1, 0)
         # The largest singular value.
-        middle, spread = 0.5 * (a * a + b * b + c * c + d * d), np.hypot(0.5 * (a * a + c * c - b * b - d * d), a * b + c * d)
+        middle, spread = (
+            0.5 * (a * a + b * b + c * c + d * d),
+            np.hypot(0.5 * (a * a + c * c - b * b - d * d), a * b + c * d),
+        )
         shapes = [(1, 1) if isinstance(stamp, Exception) else stamp.pixels.shape for stamp in self.stamps]
         sides = np.array(shapes, dtype=np.float64).reshape(-1, 2)[:, ::-1]
         values = {

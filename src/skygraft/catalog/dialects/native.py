@@ -55,7 +55,13 @@ class Native(Dialect):
         out |= {name: source.numbers(name, "mag") for name in bands.values()}
         out |= _motion_and_choice(source)
         for name, spec in COLUMNS.items():
-            if name in source and name not in out:
+            if name not in source or name in out:
+                continue
+            if spec.kind == "str":
+                out[name] = source.text(name)
+            elif spec.kind == "int":
+                out[name] = source.integers(name, default=int(spec.default), unit=unit_of(name))
+            else:
                 out[name] = source.booleans(name) if spec.kind == "bool" else source.numbers(name, unit_of(name))
         if "trunc" in out:
             out["trunc"] = np.where(out["trunc"] == 0, np.nan, out["trunc"])
