@@ -28,6 +28,8 @@ __all__ = ["MOST_PIXELS", "ByteCache", "Stamp", "read_stamp", "read_stamps"]
 
 MOST_PIXELS = 1 << 24
 """Largest stamp: 4096 by 4096 pixels."""
+_LEAST_SUM = 1e-6
+"""Smallest sum of pixels, relative to that of their absolute values, that a magnitude is the magnitude of."""
 _CACHED_BYTES = 128 << 20
 _NONE = ("", "None", "nan", "--")
 """Text of empty cells."""
@@ -71,9 +73,9 @@ class Stamp:
         Raises
         ------
         InjectionError
-            If the sum of its pixels is not positive.
+            If the sum of its pixels is not positive, or nothing but rounding errors.
         """
-        if not self.total > 0:
+        if not self.total > _LEAST_SUM * self.absolute:
             raise InjectionError(
                 f"the stamp's pixels sum to {self.total:g}; a positive sum is needed to scale it to a magnitude",
                 path=path,
