@@ -24,6 +24,7 @@ from skygraft.catalog.schema import (
     strings,
     values,
 )
+from skygraft.catalog.stamp_paths import band_stamp_columns
 from skygraft.errors import CatalogError, shown
 
 __all__ = ["Found", "OnBad", "check_duplicates", "find_problems", "validate"]
@@ -345,6 +346,28 @@ def _check_variability(found: _Findings, table: QTable) -> None:
     )
 
 
+def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) -> None:
+    pathless = strings(table, "stamp") == ""
+    for name in band_stamp_columns(table).values():
+        pathless &= strings(table, name) == ""
+    found.add(
+        stamps & pathless,
+        Flag.PARAMETERS_BAD,
+        lambda r: "a Stamp needs the path of its image in the column stamp, or stamp_<band>",
+    )
+    own = stamps & (strings(table, "stamp_flux") == "stamp")
+    found.add(
+        own & ~np.isfinite(values(table, "stamp_zeropoint")),
+        Flag.PARAMETERS_BAD,
+        lambda r: "stamp_flux stamp needs stamp_zeropoint, the AB magnitude of one unit of the stamp's pixels",
+    )
+    found.add(
+        own & (strings(table, "light_curve") != ""),
+        Flag.PARAMETERS_BAD,
+        lambda r: "a light curve gives the flux of the row: stamp_flux must be row, or empty",
+    )
+
+
 def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
     if found.kinds.any(("Trail",)):
         rated = np.nan_to_num(np.hypot(values(table, "rate_ra_cosdec"), values(table, "rate_dec"))) != 0
@@ -355,11 +378,7 @@ def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArr
             lambda r: "a Trail needs trail_length, trail_length_pix, or a rate",
         )
     if found.kinds.any(("Stamp",)):
-        found.add(
-            (source_type == "Stamp") & (strings(table, "stamp") == ""),
-            Flag.PARAMETERS_BAD,
-            lambda r: "a Stamp needs the path of its image in the column stamp",
-        )
+        _check_stamps(found, table, source_type == "Stamp")
     moving = np.zeros(len(table), dtype=bool)
     for name in MOTION:
         if name in table.colnames or name in refused(table):

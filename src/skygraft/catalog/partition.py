@@ -52,9 +52,11 @@ from skygraft.catalog.partition_read import (
     marker_checksum,
     read_marker,
 )
+from skygraft.catalog.partition_stamps import stamps_changed, with_identities
 from skygraft.catalog.partition_table import write_parts
 from skygraft.catalog.preparation import Preparation, prepared
 from skygraft.catalog.schema import values
+from skygraft.catalog.stamp_paths import StampAddress
 from skygraft.errors import CatalogError, CorruptFileError, OutputExistsError
 
 __all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "Preparation", "partition_catalog"]
@@ -175,7 +177,8 @@ def partition_catalog(
         if not overwrite:
             raise
         marker = None  # its input is unknown
-    if marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper):
+    same = marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper)
+    if marker is not None and same and not stamps_changed(out, marker["partitions"]):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
         raise OutputExistsError(
@@ -248,8 +251,9 @@ def _spool(
     runs: list[_Run] = []
     every: list[NDArray[np.int64]] = []
     schema: pa.Schema | None = None
+    known: dict[StampAddress, int] = {}
     for chunk in prepared(ahead(_chunks(catalog, reading, chunk_rows)), prepare, every):
-        arrow = to_arrow(chunk)
+        arrow = to_arrow(with_identities(chunk, known))
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
             arrow = _conform(arrow, schema, origin)

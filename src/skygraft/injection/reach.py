@@ -11,13 +11,11 @@ from skygraft.errors import FormatError, SkygraftError
 from skygraft.render import Sources, reach_pixels
 from skygraft.render.components import are_profiles, are_trailed, components
 from skygraft.render.profiles import MAX_STAMP
-from skygraft.render.stamps import read_stamp
+from skygraft.render.stamp_grids import FRAME
+from skygraft.render.stamp_placing import place_stamps
 from skygraft.render.trails import trail_extents
 
 __all__ = ["Reach", "reach_of"]
-
-_NONE = ("", "None", "nan", "--")
-"""Text of empty cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,33 +98,15 @@ def _largest(sources: Sources, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.asarray(0.5 * np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP))
 
 
-def _texts(sources: Sources, name: str, rows: NDArray[np.intp]) -> NDArray[np.str_]:
-    if name not in sources.shape:
-        return np.full(len(rows), "")
-    return np.char.strip(np.asarray(sources.shape[name])[rows].astype(np.str_))
-
-
 def _reach_of_stamps(
     sources: Sources, rows: NDArray[np.intp], half_kernel: int, pixels: NDArray[np.float64]
 ) -> dict[int, str]:
-    """Fill in the reach of stamps, reading each file once, and return those that cannot be used."""
-    stamp, alignment, psf = (_texts(sources, name, rows) for name in ("stamp", "stamp_alignment", "stamp_psf"))
-    bad: dict[int, str] = {}
-    # Arcsec per pixel along the axis on which the source is largest in pixels.
-    scale = np.linalg.svd(sources.jacobian[rows], compute_uv=False)[:, -1]
-    paths, kind = np.unique(stamp, return_inverse=True)
-    for k, path in enumerate(paths.tolist()):
-        mine = np.flatnonzero(kind == k)
-        try:
-            if path in _NONE:
-                raise SkygraftError("a Stamp needs the path of its image in the column stamp")
-            picture = read_stamp(path)
-        except (SkygraftError, OSError, ValueError, TypeError, LookupError) as error:
-            bad |= dict.fromkeys(rows[mine].tolist(), str(error))
+    """Fill in the reach of stamps, each file opened once, and return those that cannot be used."""
+    placed, bad = place_stamps(sources, rows), dict[int, str]()
+    for k, stamp in enumerate(placed.stamps):
+        row = int(rows[k])
+        if isinstance(stamp, Exception):
+            bad[row] = str(stamp)
             continue
-        half = np.full(len(mine), 0.5 * float(np.hypot(*picture.image.shape)))
-        if picture.jacobian is not None:
-            by_wcs = alignment[mine] != "pixel"
-            half[by_wcs] *= float(np.linalg.svd(picture.jacobian, compute_uv=False)[0]) / scale[mine][by_wcs]
-        pixels[rows[mine]] = half + np.where(psf[mine] == "none", 2, half_kernel + 1)
+        pixels[row] = placed.half_side(k, FRAME) + (half_kernel + 1 if placed.convolved[k] else 2)
     return bad

@@ -24,12 +24,14 @@ from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
 from skygraft.render.profiles import LEAST_GALSIM_RATIO, largest_transform
 from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
+from skygraft.render.stamp_painter import StampPainter
+from skygraft.render.stamp_placing import place_stamps
 from skygraft.render.stars import StarPainter, Stars
 from skygraft.render.trails import add_trails, trail_extents
 
 __all__ = ["render"]
 
-type _Kind = Literal["star", "profile", "knots", "trail", "other"]
+type _Kind = Literal["star", "profile", "knots", "trail", "stamp", "other"]
 
 _LARGE_HALF = 512
 """Sources with a transform of more than twice this many pixels a side are drawn one by one."""
@@ -51,8 +53,8 @@ def render(
 ) -> RenderReport:
     """Add sources to a canvas.
 
-    Stars are added first, then profiles that are ellipses, knots, trails, and everything else, each in the order
-    given; a pixel's value therefore depends only on the sources that touch it.
+    Stars are added first, then profiles that are ellipses, knots, trails, stamps, and everything else, each in the
+    order given; a pixel's value therefore depends only on the sources that touch it.
 
     Parameters
     ----------
@@ -97,12 +99,14 @@ def render(
     is_profile = are_profiles(sources)
     if galaxies == "galsim":
         is_profile &= are_nearly_flat(sources, LEAST_GALSIM_RATIO)  # on which GalSim fails
+    is_stamp = (sources.source_type == "Stamp") & ~is_trailed & (galaxies != "galsim")
     kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
         ("star", is_star),
         ("profile", is_profile),
         ("knots", is_knots),
         ("trail", is_trail),
-        ("other", ~(is_star | is_profile | is_knots | is_trail)),
+        ("stamp", is_stamp),
+        ("other", ~(is_star | is_profile | is_knots | is_trail | is_stamp)),
     )
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
@@ -113,11 +117,13 @@ def render(
         size = _CHUNK
         if native is not None:
             size = {"star": native.batch, "knots": 1}.get(kind, _CHUNK)
-        elif kind == "profile" and prepared is not None:
+        elif kind in ("profile", "stamp") and prepared is not None:
             size = prepared.batch
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
-            if psf is None:
+            if kind == "stamp":
+                _draw_stamps(sources, chunk, prepared, canvas, normalisation, flux_tolerance, report)
+            elif psf is None:
                 _draw_without_psf(sources, chunk, canvas, flux_tolerance, report)
             elif native is not None and kind == "knots":
                 _draw_knots(sources, int(chunk[0]), psf, native, canvas, normalisation, report)
@@ -330,6 +336,57 @@ def _draw_components(
         short = np.flatnonzero(~cut & (got / wanted < 1.0 - flux_tolerance))
     report.flags[rows[short]] |= Flag.STAMP_TRUNCATED
     report.flags[mine[found.truncated]] |= Flag.STAMP_TRUNCATED
+
+
+def _draw_stamps(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    prepared: PreparedPsf | None,
+    canvas: Canvas,
+    normalisation: Normalisation,
+    flux_tolerance: float,
+    report: RenderReport,
+) -> None:
+    x, y = sources.x[rows], sources.y[rows]
+    psf, reason = None, "the image has no PSF"
+    if prepared is not None:
+        try:
+            psf = prepared.at(x, y, normalisation)
+        except Exception as error:  # of any PSF's own code
+            if len(rows) > 1:
+                for part in np.array_split(rows, 2):
+                    _draw_stamps(sources, part, prepared, canvas, normalisation, flux_tolerance, report)
+                return
+            reason = _reason(error)
+        else:
+            _note_psf(report, rows, prepared.psf, psf, x, y)
+    painter, placed = StampPainter(canvas), place_stamps(sources, rows)
+    for k, row in enumerate(rows.tolist()):
+        stamp, convolved = placed.stamps[k], bool(placed.convolved[k])
+        if convolved and psf is None:
+            report.flags[row] |= Flag.PSF_COMPUTE_ERROR
+            report.messages[row] = reason
+            continue
+        if isinstance(stamp, Exception):
+            report.flags[row] |= Flag.STAMP_FILE_BAD
+            report.messages[row] = _reason(stamp)
+            continue
+        amplitude = float(sources.flux[row]) / (1.0 if placed.own_flux[k] else stamp.total)
+        draw_size, of_psf = int(sources.value("draw_size", row, 0)), None
+        if convolved and psf is not None:
+            of_psf, amplitude = psf, amplitude * float(psf.scale[k])
+        try:
+            drawn = painter.add(placed, k, (float(x[k]), float(y[k])), amplitude, draw_size, of_psf)
+        except Exception as error:  # one source must not cost the image its others
+            report.flags[row] |= _flag_of(error)
+            report.messages[row] = _reason(error)
+            continue
+        report.flux_deposited[row] = drawn.deposited
+        report.stamp_size[row] = drawn.size
+        wanted = amplitude * stamp.total * (1.0 if of_psf is None else float(of_psf.sums[k]))
+        short = not placed.own_flux[k] and not drawn.clipped and drawn.deposited / wanted < 1.0 - flux_tolerance
+        report.flags[row] |= Flag.TRUNCATED_BY_EDGE if drawn.clipped else 0
+        report.flags[row] |= Flag.STAMP_TRUNCATED if drawn.cut or short else 0
 
 
 def _flag_of(error: Exception) -> Flag:

@@ -26,7 +26,7 @@ from skygraft.render.profiles import LEAST_GALSIM_RATIO, MAX_STAMP
 from skygraft.render.reach import moffat_beta, reach_pixels, trail_vector, value_within
 from skygraft.render.real_galaxies import real_galaxy
 from skygraft.render.sources import Sources
-from skygraft.render.stamps import read_stamp
+from skygraft.render.stamp_placing import place_stamps
 
 __all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "bounded_transforms", "draw_extended"]
 
@@ -186,7 +186,8 @@ def draw_extended(
             fix="Check the source's flux and shape in the catalogue",
         )
     total = float(sources.flux[i]) * (float(kernel.sum()) * step**2 if kernel is not None and convolve else 1.0)
-    if total != 0.0 and image.array.sum() / total < 1.0 - flux_tolerance:
+    own_flux = sources.text("stamp_flux", i) == "stamp"
+    if total != 0.0 and not own_flux and image.array.sum() / total < 1.0 - flux_tolerance:
         flags |= Flag.STAMP_TRUNCATED
     return DrawnStamp(image.array, cx - half, cy - half, int(flags))
 
@@ -208,7 +209,7 @@ def _profile_at_rest(sources: Sources, i: int, kind: str) -> Any:
     if kind == "Star":
         return galsim.DeltaFunction(gsparams=_PARAMS)
     if kind == "Stamp":
-        return _stamp_profile(sources, i, to_pixels)
+        return _stamp_profile(sources, i)
     if kind == "BulgeDisk":
         fraction = sources.value("bulge_fraction", i, 0.5)
         bulge = _sersic(sources, i, "bulge_", 4.0)
@@ -312,11 +313,18 @@ def _trail_profile(sources: Sources, i: int) -> Any:
     return box.rotate(math.atan2(dy, dx) * galsim.radians)
 
 
-def _stamp_profile(sources: Sources, i: int, to_pixels: Any) -> Any:
-    stamp = read_stamp(sources.text("stamp", i))
-    options = {"x_interpolant": "lanczos15", "flux": 1.0, "gsparams": _PARAMS}
-    picture = galsim.InterpolatedImage(galsim.ImageD(stamp.image), scale=1.0, **options)
-    if stamp.jacobian is None or sources.text("stamp_alignment", i, "wcs") == "pixel":
+def _stamp_profile(sources: Sources, i: int) -> Any:
+    placed = place_stamps(sources, np.array([i]))
+    stamp = placed.stamps[0]
+    if isinstance(stamp, Exception):
+        raise stamp
+    options = {"x_interpolant": "lanczos15", "gsparams": _PARAMS}
+    if placed.own_flux[0]:
+        # Their sum may be nothing, of which GalSim knows no size.
+        options |= {"calculate_stepk": False, "calculate_maxk": False}
+    else:
+        options["flux"] = 1.0
+    picture = galsim.InterpolatedImage(galsim.ImageD(stamp.pixels.astype(np.float64)), scale=1.0, **options)
+    if placed.is_unit[0]:
         return picture
-    stamp_to_sky = galsim.JacobianWCS(*(float(v) for v in stamp.jacobian.ravel()))
-    return to_pixels.profileToImage(stamp_to_sky.profileToWorld(picture))
+    return galsim.JacobianWCS(*placed.inverse[0].ravel().tolist()).profileToWorld(picture)

@@ -15,7 +15,8 @@ from skygraft.render.profiles import SAFELY, gaussian_radius, moffat_reach, sers
 from skygraft.render.real_galaxies import real_galaxy
 from skygraft.render.sources import Sources
 from skygraft.render.spergel import spergel_reach
-from skygraft.render.stamps import read_stamp
+from skygraft.render.stamp_grids import FRAME
+from skygraft.render.stamp_placing import place_stamps
 from skygraft.render.truncated import LEAST_RATIO, steepness
 
 __all__ = ["moffat_beta", "reach_pixels", "trail_vector", "value_within"]
@@ -43,11 +44,11 @@ def _reach_at_rest(sources: Sources, i: int, flux_tolerance: float, kind: str, s
         path, row = sources.text("real_galaxy_catalog", i), int(sources.value("real_galaxy", i, -1))
         return real_galaxy(path, row).reach / scale
     if kind == "Stamp":
-        stamp = read_stamp(sources.text("stamp", i))
-        half = 0.5 * math.hypot(*stamp.image.shape)
-        if stamp.jacobian is None or sources.text("stamp_alignment", i, "wcs") == "pixel":
-            return half
-        return half * float(np.linalg.svd(stamp.jacobian, compute_uv=False)[0]) / scale
+        placed = place_stamps(sources, np.array([i]))
+        stamp = placed.stamps[0]
+        if isinstance(stamp, Exception):
+            raise stamp
+        return placed.half_side(0, FRAME)
     if kind == "BulgeDisk":
         return (
             max(

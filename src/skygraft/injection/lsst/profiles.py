@@ -54,6 +54,8 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
             found[i] = Flag.PARAMETERS_BAD, f"q is {q:g}; a Moffat is round there: its column beta is the exponent"
         elif kind == "Stamp" and sources.text("stamp_psf", i) == "none":
             found[i] = Flag.PARAMETERS_BAD, "stamp_psf is none; every stamp is convolved with the PSF there"
+        elif kind == "Stamp" and (given := _not_of_package(sources, i)):
+            found[i] = Flag.PARAMETERS_BAD, f"it has no column {given}"
         elif kind == "Sersic":
             n, trunc = sources.value("n", i, math.nan), sources.value("trunc", i, 0.0)
             radius = sources.value("half_light_radius", i, math.nan)
@@ -64,6 +66,18 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
                 least = f"GalSim draws profiles that end beyond {LEAST_GALSIM_RATIO} half-light radii"
                 found[i] = Flag.PARAMETERS_BAD, f"trunc is {trunc:g} at a half-light radius of {radius:g}; {least}"
     return found
+
+
+def _not_of_package(sources: Sources, i: int) -> str:
+    """Name of the first column of a stamp that says what the package does not know; empty for none."""
+    said = {
+        "stamp_index": sources.value("stamp_index", i, -1.0) >= 0,
+        "stamp_rotation": sources.value("stamp_rotation", i, 0.0) != 0,
+        "stamp_flux": sources.text("stamp_flux", i) == "stamp",
+        "shear": sources.value("shear", i, 0.0) != 0,
+        "magnification": sources.value("magnification", i, 1.0) != 1,
+    }
+    return next((name for name, is_said in said.items() if is_said), "")
 
 
 def build_profile(sources: Sources, i: int) -> Any:
