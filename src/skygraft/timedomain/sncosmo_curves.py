@@ -43,7 +43,7 @@ def sncosmo_light_curves(
     Returns
     -------
     QTable
-        Columns ``id``, ``mjd`` (d), ``band`` and ``flux`` (nJy), which `skygraft.inject` takes as ``light_curves=``, and
+        Columns ``id``, ``mjd`` (d), ``band`` and ``flux`` (nJy), that `skygraft.inject` takes as ``light_curves=``, and
         a campaign from a file.
 
     Raises
