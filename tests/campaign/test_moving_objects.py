@@ -16,8 +16,9 @@ from astropy.wcs import WCS
 
 from kits.plain_images import write_plain_image
 from skygraft.campaign import Campaign
-from skygraft.catalog import write_catalog
+from skygraft.catalog import Flag, write_catalog
 from skygraft.skymap import get_skymap
+from skygraft.timedomain.ephemerides import object_number
 
 SIZE = 160
 START = 60100.0
@@ -161,3 +162,29 @@ def test_a_changed_ephemeris_is_noticed(survey: Path, done: Path) -> None:
     moved = {i: [t["dec"][t["injection_id"] == i].mean() for t in (first, second)] for i in (11, 12)}
     assert moved[11][1] - moved[11][0] == pytest.approx(1e-3, rel=1e-3)
     assert moved[12][1] == moved[12][0]
+
+
+def test_objects_of_an_ephemeris_with_magnitudes_need_no_row(survey: Path) -> None:
+    """A table as Sorcha writes it: a row for each exposure, in its band."""
+    rows = []
+    for visit, hours in VISITS.items():
+        for mover in MOVERS:
+            place, later = way(mover, hours), way(mover, hours + 1e-3)
+            east, north = place.spherical_offsets_to(later)
+            rate = [v.deg / (1e-3 / 24) for v in (east, north)]
+            rows.append((f"S{mover}", START + hours / 24, place.ra.deg, place.dec.deg, *rate, "r", 17.0 + visit / 1e3))
+    names = ("ObjID", "fieldMJD_TAI", "RA_deg", "Dec_deg", "RARateCosDec_deg_day", "DecRate_deg_day", "optFilter")
+    Table(rows=rows, names=(*names, "trailedSourceMag")).write(survey / "sorcha.csv")
+    run(survey, "sorcha", ephemerides="sorcha.csv")
+    truth = truth_of(survey / "sorcha")
+    known = {object_number(f"S{mover}"): mover for mover in MOVERS}
+    found = truth[np.isin(truth["injection_id"], list(known))]
+    assert len(found) >= 8
+    for row in found:
+        visit = next(visit for visit in VISITS if str(visit) in row["image_id"])
+        place = way(known[row["injection_id"]], VISITS[visit])
+        assert SkyCoord(row["ra"], row["dec"], unit="deg").separation(place).arcsec < 1e-4
+        assert row["mag"] == pytest.approx(17.0 + visit / 1e3, abs=1e-6)
+        assert row["source_type"] == "Trail"
+        assert row["flags"] & int(Flag.NOT_VISIBLE | Flag.NO_LIGHT_CURVE) == 0
+    assert not set(truth["injection_id"]) & set(MOVERS)

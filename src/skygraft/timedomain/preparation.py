@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skygraft.errors import CatalogError
 from skygraft.timedomain.ephemerides import Ephemerides, ephemerides_of_file
+from skygraft.timedomain.light_curve_rows import LightCurveRows
 
 __all__ = ["EphemerisPart", "Part", "Preparation", "preparation"]
 
@@ -96,6 +97,11 @@ class Preparation:
         """SHA-256 of all that the steps depend on."""
         return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
 
+    @property
+    def has_light_curves(self) -> bool:
+        """Whether there is a table of light curves, or one of ephemerides with magnitudes."""
+        return any(isinstance(part, LightCurveRows) for part in self.parts)
+
     def rows(self, chunk: QTable) -> QTable:
         """The rows to store in place of a chunk of the catalogue."""
         for part in self.parts:
@@ -120,7 +126,13 @@ class Preparation:
         return tables
 
 
-def preparation(ephemerides: Path | None = None, light_curves: Path | None = None) -> Preparation | None:
+def preparation(
+    ephemerides: Path | None = None,
+    light_curves: Path | None = None,
+    *,
+    folder: Path = Path(),
+    on_bad: Literal["raise", "flag"] = "raise",
+) -> Preparation | None:
     """Make the preparation of a campaign's catalogue.
 
     Parameters
@@ -129,6 +141,10 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
         Table of ephemerides.
     light_curves : Path, optional
         Table of light curves.
+    folder : Path
+        For temporary files that all processes see.
+    on_bad : {"raise", "flag"}
+        Whether rows whose light curve is not in the table are an error, or are flagged.
 
     Returns
     -------
@@ -141,7 +157,11 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
         If a table cannot be used.
     """
     parts: list[Part] = []
+    own: Path | None = None
     if ephemerides is not None:
-        parts.append(EphemerisPart(ephemerides))
-    del light_curves
+        moving = EphemerisPart(ephemerides)
+        parts.append(moving)
+        own = ephemerides if moving.ephemerides.has_magnitudes else None
+    if light_curves is not None or own is not None:
+        parts.append(LightCurveRows(light_curves, folder, on_bad, own))
     return Preparation(tuple(parts)) if parts else None

@@ -7,38 +7,23 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.catalog.dialects.base import Canonical, Dialect, Source, require_band, shape_from_g
-from skygraft.catalog.schema import COLUMNS, is_mag_column, unit_of
+from skygraft.catalog.dialects.base import Canonical, Dialect, Source, read_columns, require_band, shape_from_g
+from skygraft.catalog.schema import COLUMNS, is_mag_column
 
 __all__ = ["Lsst", "Native"]
-
-
-def _motion_and_choice(source: Source) -> Canonical:
-    """Return the optional columns that have the schema's names in both dialects."""
-    out: Canonical = {}
-    for name in ("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec", "epoch_mjd"):
-        if name in source:
-            array = source.numbers(name, unit_of(name))
-            out[name] = array if name == "epoch_mjd" else np.nan_to_num(array, nan=0.0)
-    for name in ("visit", "draw_size"):
-        if name in source:
-            out[name] = source.integers(name, default=int(COLUMNS[name].default), unit=unit_of(name))
-    for name in ("stamp", "stamp_alignment", "stamp_psf", "inject_into"):
-        if name in source:
-            out[name] = source.text(name)
-    return out
 
 
 class Native(Dialect):
     """The canonical schema itself; units in the table's metadata are converted."""
 
     name: ClassVar[str] = "native"
-    looks_for: ClassVar[str] = "ra, dec, source_type and mag_<band>"
+    looks_for: ClassVar[str] = "ra, dec, source_type and mag_<band> (or light_curve)"
     keeps_extra_columns: ClassVar[bool] = True
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Return whether the table has positions, a type and a magnitude per band."""
-        return {"ra", "dec", "source_type"} <= columns and any(is_mag_column(name) for name in columns)
+        """Return whether the table has positions, a type and a magnitude per band, or light curves."""
+        shines = any(is_mag_column(name) for name in columns) or ("light_curve" in columns and "mag" not in columns)
+        return {"ra", "dec", "source_type"} <= columns and shines
 
     def convert(self, source: Source, band: str | None) -> Canonical:
         """Convert the columns to the schema's units."""
@@ -53,10 +38,7 @@ class Native(Dialect):
             "flags": source.integers("flags"),
         }
         out |= {name: source.numbers(name, "mag") for name in bands.values()}
-        out |= _motion_and_choice(source)
-        for name, spec in COLUMNS.items():
-            if name in source and name not in out:
-                out[name] = source.booleans(name) if spec.kind == "bool" else source.numbers(name, unit_of(name))
+        out |= read_columns(source, [name for name in COLUMNS if name in source and name not in out])
         if "trunc" in out:
             out["trunc"] = np.where(out["trunc"] == 0, np.nan, out["trunc"])
         return out
@@ -130,7 +112,7 @@ class Lsst(Dialect):
             out["trail_length_pix"] = source.numbers("trail_length", "pix", strict=True)
             out["trail_angle_pix"] = np.where(trail, beta, np.nan)
             out["mag_per_pixel"] = trail
-        return out | _motion_and_choice(source)
+        return out
 
     @staticmethod
     def _shape(source: Source) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
