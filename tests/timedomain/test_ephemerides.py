@@ -14,7 +14,9 @@ from kits.orbits_kit import apart, degrees, direction, sky_rates, turned
 from skygraft.catalog import in_window, normalize_catalog, positions_at, rates_at, values
 from skygraft.errors import CatalogError
 from skygraft.timedomain.ephemerides import object_number, read_ephemerides
+from skygraft.timedomain.ephemeris_curves import joined_curves
 from skygraft.timedomain.ephemeris_tables import read_rows
+from skygraft.timedomain.light_curves import LightCurves
 
 START = 60100.0
 
@@ -221,13 +223,49 @@ def test_sorcha(tmp_path) -> None:
     far, off = errors(rows, trojan, times)
     assert far.max() < 1e-6 and off.max() < 1e-3
     assert len(at(rows, START + 1.5)) == 0  # not from other nights
-    curves = eph.light_curves()
-    assert set(rows["light_curve"].tolist()) == set(curves["id"].tolist())
-    r = curves["band"] == "r"
-    assert np.interp(times[2], curves["mjd"][r], curves["mag"][r]) == pytest.approx(20.5)
+    for k, time in enumerate(times):
+        assert shines(eph, at(rows, time), "ri"[k % 2], time) == pytest.approx(20 + 0.25 * k, abs=1e-9)
     true = sorcha(times) | {"RATrue_deg": sorcha(times)["RA_deg"], "DecTrue_deg": sorcha(times)["Dec_deg"]}
     true["RA_deg"] = true["RA_deg"] + 1e-4
     assert np.array_equal(read_ephemerides(true).table.ra, eph.table.ra)
+
+
+def shines(eph, row, band, mjd):
+    """The magnitude of a piece's light curve at a time."""
+    curves = eph.light_curves()
+    (flux,) = curves.flux_at(curves.find(row["light_curve"].tolist()), band, mjd)
+    return -2.5 * np.log10(flux / 3630780547701.0)
+
+
+def test_magnitudes_are_linear_in_flux_between_rows() -> None:
+    times = START + np.arange(8) / 24
+    rng = np.random.default_rng(1)
+    g, r = rng.uniform(18, 22, 8), np.r_[rng.uniform(18, 22, 3), np.nan, np.nan, rng.uniform(18, 22, 2), np.nan]
+    eph = read_ephemerides(native(trojan, times, mag_g=g, mag_r=r))
+    rows = eph.rows(catalogue([1]))
+    there = np.isfinite(r)
+    for mjd in np.r_[rng.uniform(times[0], times[6], 30), times[:-1]]:
+        for band, mag, ok in (("g", g, np.ones(8, bool)), ("r", r, there)):
+            flux = np.interp(mjd, times[ok], 10 ** (-0.4 * mag[ok]))
+            assert shines(eph, at(rows, mjd), band, mjd) == pytest.approx(-2.5 * np.log10(flux), abs=2e-7)
+    curves = eph.light_curves()
+    assert np.isnan(curves.flux_at(curves.find(at(rows, times[-1])["light_curve"].tolist()), "r", times[-1])[0])
+    own = eph.rows(catalogue([1], light_curve=["mine"]))
+    assert set(own["light_curve"].tolist()) == {"mine"}
+
+
+def test_light_curves_of_two_tables_are_joined() -> None:
+    one = LightCurves.of({"id": ["b", "b", "z"], "mjd": [1.0, 2.0, 1.0], "band": ["g", "g", "r"], "flux": [1.0, 2, 3]})
+    two = LightCurves.of({"id": ["a", "c"], "mjd": [1.0, 2.0], "band": ["i", "r"], "flux": [4.0, 5]})
+    for both in (joined_curves(one, two), joined_curves(two, one)):
+        assert both.ids.tolist() == ["a", "b", "c", "z"] and both.bands == ("g", "i", "r")
+        for part in (one, two):
+            for k, name in enumerate(part.ids.tolist()):
+                at_ = both.find([name])
+                assert both.keys[at_[0]] == part.keys[k]
+                for band in part.bands:
+                    want, got = part.flux_at([k], band, 1.0), both.flux_at(at_, band, 1.0)
+                    assert (want == got) | (np.isnan(want) & np.isnan(got))
 
 
 def test_horizons_and_kbmod_are_in_utc() -> None:
@@ -317,4 +355,4 @@ def test_objects_that_no_row_has() -> None:
     assert stars.colnames == bright.rows(catalogue([1])).colnames
     assert set(stars["injection_id"].tolist()) == {70}
     alone = bright.stars()
-    assert len(alone) == len(bright.pieces) and set(alone["light_curve"].tolist()) == {"ephemeris 70"}
+    assert len(alone) == len(bright.pieces) and set(alone["light_curve"].tolist()) == set(bright.curve_names)

@@ -202,7 +202,6 @@ def place(
         },
     )
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
-    messages += trail_messages
     placed_rows = rows[drawn]
     template_flux = None
     if in_its_template is not None:
@@ -220,7 +219,7 @@ def place(
         into[placed_rows],
         template,
         template_flux,
-        (*asked.messages, *messages),
+        (*asked.messages, *messages, *trail_messages),
     )
 
 

@@ -27,7 +27,7 @@ from skygraft.render.sources import Sources
 from skygraft.render.stamp_painter import StampPainter
 from skygraft.render.stamp_placing import place_stamps
 from skygraft.render.stars import StarPainter, Stars
-from skygraft.render.trails import add_trails, trail_extents
+from skygraft.render.trails import MAX_TRAIL, add_trails, trail_extents
 
 __all__ = ["render"]
 
@@ -208,6 +208,13 @@ def _draw_trails(
     normalisation: Normalisation,
     report: RenderReport,
 ) -> None:
+    lengths = np.hypot(*trail_extents(sources, rows).T)
+    for row in rows[~(lengths <= MAX_TRAIL)].tolist():
+        report.flags[row] |= Flag.FFT_SIZE_ERROR
+        report.messages[row] = f"the Trail is longer than {MAX_TRAIL:g} pixels"
+    rows, lengths = rows[lengths <= MAX_TRAIL], lengths[lengths <= MAX_TRAIL]
+    if not rows.size:
+        return
     x, y = sources.x[rows], sources.y[rows]
     try:
         drawn = add_trails(sources, rows, psf, painter, canvas, normalisation)
@@ -221,8 +228,7 @@ def _draw_trails(
         return
     _note_psf(report, rows, psf, drawn, x, y)
     report.flux_deposited[rows] = drawn.deposited
-    lengths = np.ceil(np.hypot(*trail_extents(sources, rows).T)).astype(np.int64)
-    report.stamp_size[rows] = max(psf.shape) + lengths
+    report.stamp_size[rows] = max(psf.shape) + np.ceil(lengths).astype(np.int64)
     report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
 
 

@@ -23,10 +23,12 @@ from skygraft.catalog.schema import BENDS, COLUMNS, MOTION, is_mag_column, strin
 from skygraft.disk import FileIdentity
 from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import CatalogError
-from skygraft.timedomain.ephemeris_pieces import EDGE, Pieces, clip_pieces, make_pieces
+from skygraft.timedomain.ephemeris_curves import curve_names, piece_curves
+from skygraft.timedomain.ephemeris_pieces import Pieces, clip_pieces, make_pieces
 from skygraft.timedomain.ephemeris_tables import EphemerisRows, read_rows
+from skygraft.timedomain.light_curves import LightCurves
 
-__all__ = ["Ephemerides", "curve_name", "ephemerides_of_file", "object_number", "read_ephemerides"]
+__all__ = ["Ephemerides", "ephemerides_of_file", "object_number", "read_ephemerides"]
 
 _PLACED = ("mjd_from", "mjd_to", "ra", "dec", "epoch_mjd", "rate_ra_cosdec", "rate_dec", *BENDS)
 _GAP = 3.0
@@ -207,29 +209,15 @@ class Ephemerides:
             sha.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()
 
-    def light_curves(self) -> dict[str, NDArray[Any]]:
-        """The magnitudes as a table of light curves: ``id``, ``mjd``, ``band``, ``mag``.
+    @functools.cached_property
+    def curve_names(self) -> NDArray[np.str_]:
+        """The id of each piece's light curve, shape (P,); empty for objects without a magnitude."""
+        names = curve_names(self.table, self.pieces)
+        return np.where(self._shining()[self.pieces.owner], names, "")
 
-        Those of the first and last row in a band hold for as long before and after as the position.
-        """
-        rows = self.table
-        parts: list[tuple[Any, ...]] = []
-        labels = np.array([curve_name(name) for name in rows.names.tolist()], dtype=np.str_)
-        for band in sorted(rows.mags):
-            mag = rows.mags[band]
-            at = np.flatnonzero(np.isfinite(mag))
-            owner = rows.owner[at]
-            first, last = (np.r_[True, np.diff(owner) != 0], np.r_[np.diff(owner) != 0, True])
-            every = np.concatenate([at[first], at, at[last]])
-            times = np.concatenate([rows.mjd[at[first]] - EDGE, rows.mjd[at], rows.mjd[at[last]] + EDGE])
-            order = np.lexsort((times, rows.owner[every]))
-            every, times = every[order], times[order]
-            parts.append((labels[rows.owner[every]], times, np.full(len(every), band), mag[every]))
-        if not parts:
-            return {name: np.empty(0) for name in ("id", "mjd", "band", "mag")}
-        return dict(
-            zip(("id", "mjd", "band", "mag"), (np.concatenate(c) for c in zip(*parts, strict=True)), strict=True)
-        )
+    def light_curves(self) -> LightCurves:
+        """The magnitudes as light curves, one for each piece; see `skygraft.timedomain.ephemeris_curves`."""
+        return LightCurves.of(piece_curves(self.table, self.pieces))
 
     def rows(self, catalog: QTable) -> QTable:
         """Replace the rows of a catalogue that have an ephemeris by its pieces.
@@ -244,7 +232,7 @@ class Ephemerides:
         -------
         QTable
             With all columns of the pieces, whether a row has an ephemeris or not; with magnitudes in the table also
-            ``light_curve``, the name of the object's curve in `light_curves` where the row has no curve of its own.
+            ``light_curve``, the name of the piece's curve in `light_curves` where the row has no curve of its own.
         """
         which = self._find(catalog)
         return self._replaced(catalog, which)
@@ -279,7 +267,7 @@ class Ephemerides:
             chosen = clip_pieces(chosen, begin, end)
             kept = np.ones(len(row), dtype=np.bool_)
             kept[np.flatnonzero(mine)[outside]] = False
-            row, mine = row[kept], mine[kept]
+            row, mine, piece = row[kept], mine[kept], piece[~outside]
         out = catalog[row]
         for name in _PLACED:
             column = values(out, name)
@@ -292,9 +280,8 @@ class Ephemerides:
                 out[name] = column * u.Unit(COLUMNS[name].unit)
         if self.has_magnitudes:
             own = strings(out, "light_curve") if "light_curve" in out.colnames else np.full(len(out), "")
-            labels = np.array(["", *(curve_name(name) for name in self.table.names.tolist())], dtype=np.str_)
-            shining = self._shining()
-            names = labels[np.where((which >= 0) & shining[which], which + 1, 0)][row]
+            names = np.full(len(out), "", dtype=self.curve_names.dtype)
+            names[mine] = self.curve_names[piece]
             out["light_curve"] = np.where(own == "", names, own)
         return out
 
@@ -413,11 +400,6 @@ def _missing(column: Any, n: int) -> Any:
     if dtype.kind in "US":
         return np.full(n, "")
     return MaskedColumn(np.zeros(n, dtype=dtype), mask=np.ones(n, dtype=bool))
-
-
-def curve_name(name: str) -> str:
-    """Return the id of an object's light curve."""
-    return f"ephemeris {name}"
 
 
 def ephemerides_of_file(path: str | os.PathLike[str]) -> Ephemerides:

@@ -97,6 +97,11 @@ class Preparation:
         """SHA-256 of all that the steps depend on."""
         return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
 
+    @property
+    def has_light_curves(self) -> bool:
+        """Whether there is a table of light curves, or one of ephemerides with magnitudes."""
+        return any(isinstance(part, LightCurveRows) for part in self.parts)
+
     def rows(self, chunk: QTable) -> QTable:
         """The rows to store in place of a chunk of the catalogue."""
         for part in self.parts:
@@ -152,8 +157,11 @@ def preparation(
         If a table cannot be used.
     """
     parts: list[Part] = []
+    own: Path | None = None
     if ephemerides is not None:
-        parts.append(EphemerisPart(ephemerides))
-    if light_curves is not None:
-        parts.append(LightCurveRows(light_curves, folder, on_bad))
+        moving = EphemerisPart(ephemerides)
+        parts.append(moving)
+        own = ephemerides if moving.ephemerides.has_magnitudes else None
+    if light_curves is not None or own is not None:
+        parts.append(LightCurveRows(light_curves, folder, on_bad, own))
     return Preparation(tuple(parts)) if parts else None
