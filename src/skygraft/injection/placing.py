@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog import Flag, as_table, bands_of, normalize_catalog, positions_at, values
+from skygraft.catalog import Flag, as_table, bands_of, in_window, normalize_catalog, positions_at, values
 from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
 from skygraft.catalog.truth_columns import new_truth
@@ -20,6 +20,7 @@ from skygraft.injection.differences import TemplateSide, in_template, template_s
 from skygraft.injection.fluxes import difference_fluxes, row_fluxes
 from skygraft.injection.reach import Reach
 from skygraft.injection.roles import Role, image_role, meant_for
+from skygraft.injection.trailing import with_trails
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
 from skygraft.timedomain.light_curves import LightCurves
@@ -149,6 +150,7 @@ def place(
     flags[~meant_for(into, kind)] |= int(Flag.NOT_FOR_IMAGE)
     placed = np.isfinite(x) & np.isfinite(y)
     flags[~placed] |= int(Flag.WCS_FAILED | Flag.NO_OVERLAP)
+    flags[~in_window(table, exposure.visit_info.mjd)] |= int(Flag.NO_OVERLAP)
     if exposure.data_id.visit is not None:
         visit = values(table, "visit")
         flags[(visit >= 0) & (visit != exposure.data_id.visit)] |= int(Flag.NO_OVERLAP)
@@ -170,7 +172,7 @@ def place(
         local_jacobian(exposure.wcs, x[rows], y[rows]) if rows.size else np.empty((0, 2, 2)),
         {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames},
     )
-    sources, endless = _with_trails_of_rates(sources, table[rows], exposure.visit_info.exposure_time)
+    sources, endless, trail_messages = with_trails(sources, table, rows, exposure.visit_info)
     flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
     # Extended sources need the WCS around their position too, where distortions may diverge.
     shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
@@ -186,7 +188,7 @@ def place(
             "dec": np.asarray(dec, dtype=float),
             "x": x,
             "y": y,
-            "source_type": strings(table, "source_type"),
+            "source_type": _types_drawn(table, sources, rows),
             "band": np.full(n, band or next(iter(bands_of(table)), "")),
             "mag": asked.mag,
             "inst_flux": inst_flux,
@@ -194,8 +196,6 @@ def place(
         },
     )
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
-    if endless.any():
-        messages += (f"{np.count_nonzero(endless)} trails are given by rates, and the image has no exposure time",)
     placed_rows = rows[drawn]
     template_flux = None
     if in_its_template is not None:
@@ -213,7 +213,7 @@ def place(
         into[placed_rows],
         template,
         template_flux,
-        (*asked.messages, *messages),
+        (*asked.messages, *messages, *trail_messages),
     )
 
 
@@ -227,19 +227,15 @@ def _identity(table: QTable) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def _with_trails_of_rates(
-    sources: Sources, table: QTable, exposure_time: float | None
-) -> tuple[Sources, NDArray[np.bool_]]:
-    """Give trails without a length one, their rate times the exposure time; and find those that cannot have one."""
-    length, given = values(table, "trail_length"), values(table, "trail_length_pix")
-    bare = (sources.source_type == "Trail") & np.isnan(length) & np.isnan(given)
-    if not bare.any() or exposure_time is None or not 0 < exposure_time < np.inf:
-        return sources, bare
-    east, north = (values(table, name) for name in ("rate_ra_cosdec", "rate_dec"))
-    length = np.where(bare, np.hypot(east, north) * exposure_time / 3600, length)
-    angle = np.where(bare, np.degrees(np.arctan2(east, north)), values(table, "trail_pa"))
-    shape = {**sources.shape, "trail_length": length, "trail_pa": angle}
-    return dataclasses.replace(sources, shape=shape), np.zeros_like(bare)
+def _types_drawn(table: QTable, sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.str_]:
+    """The types of all rows: those of the catalogue, but for stars that are drawn as trails."""
+    types = strings(table, "source_type")
+    changed = sources.source_type != types[rows]
+    if not changed.any():
+        return types
+    types = types.astype(np.result_type(types.dtype, sources.source_type.dtype))
+    types[rows[changed]] = sources.source_type[changed]
+    return types
 
 
 def _judge(

@@ -92,6 +92,9 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
         # Of planners that were killed; the campaign's lock keeps others away.
         for left in layout.catalog.glob(f"{SPOOL}*"):
             shutil.rmtree(left, ignore_errors=True)
+        prepare = preparation(
+            config.catalog.ephemerides, config.catalog.light_curves, folder=folder, on_bad=config.catalog.on_bad
+        )
         partition_catalog(
             config.catalog.path,
             skymap,
@@ -101,12 +104,10 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             on_bad=config.catalog.on_bad,
             overwrite=True,
             mapper=mapper,
-            prepare=preparation(
-                config.catalog.ephemerides, config.catalog.light_curves, folder=folder, on_bad=config.catalog.on_bad
-            ),
+            prepare=prepare,
         )
         partitions = list_partitions(layout.catalog)
-        if config.catalog.light_curves is None:
+        if prepare is None or not prepare.has_light_curves:
             _check_no_light_curves(layout.catalog, partitions, mapper)
         if config.injection.conventions == LSST and config.catalog.on_bad == "raise":
             _check_drawable(config, layout.catalog, partitions, mapper)

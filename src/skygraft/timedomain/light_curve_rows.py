@@ -27,6 +27,8 @@ from skygraft.catalog.arrow_arrays import numpy_array, one_array
 from skygraft.catalog.flags import Flag
 from skygraft.catalog.schema import bands_of, strings, values
 from skygraft.errors import CatalogError
+from skygraft.timedomain.ephemerides import ephemerides_of_file
+from skygraft.timedomain.ephemeris_curves import joined_curves
 from skygraft.timedomain.light_curves import KEY_COLUMN, LightCurves
 
 __all__ = ["BESIDE", "LightCurveRows", "unknown_curves"]
@@ -76,36 +78,53 @@ class LightCurveRows:
 
     Parameters
     ----------
-    path : Path
-        The table.
+    path : Path or None
+        The table; None if there are the ephemerides' magnitudes only.
     folder : Path
         Where the curves are kept while the catalogue is partitioned, seen by all processes.
     on_bad : {"raise", "flag"}
         Whether rows whose light curve is not in the table are an error, or are flagged.
+    ephemerides : Path or None
+        Table of ephemerides whose magnitudes are light curves too, of the pieces of its objects.
     """
 
-    path: Path
+    path: Path | None
     folder: Path
     on_bad: Literal["raise", "flag"] = "raise"
+    ephemerides: Path | None = None
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the table's file."""
-        if not self.path.is_file():
-            raise CatalogError("there is no such file", path=self.path, key="light_curves", fix="Check the path")
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """SHA-256 of the tables' files."""
+        digests = []
+        for path in (self.path, self.ephemerides):
+            if path is None:
+                continue
+            if not path.is_file():
+                raise CatalogError("there is no such file", path=path, key="light_curves", fix="Check the path")
+            with path.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in ("path", "folder", "on_bad", "digest")}
+        return {name: getattr(self, name) for name in ("path", "folder", "on_bad", "ephemerides", "digest")}
 
     @property
     def curves(self) -> LightCurves:
         """The light curves, memory-mapped; the first use reads the table."""
         folder = self.folder / f"light_curves-{self.digest[:16]}"
         if not folder.is_dir():
-            _store(LightCurves.read(self.path), folder)
+            _store(self._read(), folder)
         return _opened(str(folder))
+
+    def _read(self) -> LightCurves:
+        own = None if self.ephemerides is None else ephemerides_of_file(self.ephemerides).light_curves()
+        given = None if self.path is None else LightCurves.read(self.path)
+        if own is not None and given is not None:
+            return joined_curves(given, own)
+        found = own if given is None else given
+        assert found is not None
+        return found
 
     def rows(self, chunk: QTable) -> QTable:
         """Rows with the key of each one's curve (-1 for none), and the window in which it is seen.
@@ -139,7 +158,7 @@ class LightCurveRows:
         if (unknown := curve < 0).any():
             ids = values(chunk, "injection_id")[rows[unknown]]
             if self.on_bad == "raise":
-                raise unknown_curves(ids, names[rows[unknown]], str(self.path))
+                raise unknown_curves(ids, names[rows[unknown]], str(self.path or ""))
             flags = values(chunk, "flags").copy()
             flags[rows[unknown]] |= int(Flag.NO_LIGHT_CURVE)
             out["flags"] = flags
@@ -149,7 +168,9 @@ class LightCurveRows:
         out[KEY_COLUMN] = keys
         begin, end = (values(chunk, name).copy() for name in ("mjd_from", "mjd_to"))
         bare = np.all([np.isnan(values(chunk, f"mag_{band}")[rows]) for band in bands_of(chunk)], axis=0)
-        rows, curve = rows[np.broadcast_to(bare, rows.shape)], curve[np.broadcast_to(bare, rows.shape)]
+        # A window that has both ends is as narrow as it needs to be, and the way of a piece depends on it.
+        bare = bare & ~(np.isfinite(begin[rows]) & np.isfinite(end[rows]))
+        rows, curve = rows[bare], curve[bare]
         first, last = curves.support(curve)
         shift = values(chunk, "time_delay")[rows] + np.nan_to_num(values(chunk, "light_curve_mjd")[rows], nan=0.0)
         begin[rows] = np.fmax(begin[rows], first + shift - _EDGE)
