@@ -304,8 +304,8 @@ _SPECS = [
     ColumnSpec("rise_time", "float", "d", "Time of a flare's linear rise.", 0.0, low=0.0, sane=_EPOCH),
     ColumnSpec("decay_time", "float", "d", "Time of a flare's decay by e.", _NAN, low=0.0, open_low=True, sane=_EPOCH),
     ColumnSpec(
-        "inject_into", "str", None, "Which of the images that a difference image is made of has the source: the "
-        "science image, the template, or both.", "", choices=("", "science", "template", "both"),
+        "inject_into", "str", None, "Which images have the source: science images, templates (coadds), or both; empty "
+        "is both, and science of a difference image.", "", choices=("", "science", "template", "both"),
     ),
     ColumnSpec("pm_ra_cosdec", "float", "mas / yr", "Proper motion in ra, times cos(dec).", 0.0, sane=_MOTION),
     ColumnSpec("pm_dec", "float", "mas / yr", "Proper motion in dec.", 0.0, sane=_MOTION),

@@ -36,7 +36,8 @@ class Native(Dialect):
     def convert(self, source: Source, band: str | None) -> Canonical:
         """Convert the columns to the schema's units."""
         bands = {name.removeprefix("mag_"): name for name in source.names if is_mag_column(name)}
-        require_band(source, bands, band)
+        if "light_curve" not in source:  # which may have other bands
+            require_band(source, bands, band)
         source.refuse_other_capitals(COLUMNS)
         out: Canonical = {
             "injection_id": source.ids("injection_id"),
