@@ -289,6 +289,6 @@ def _normal_between(uniform: Floats, low: float | None, high: float | None) -> F
     # In the lower tail, where cumulative probabilities keep their digits.
     sign = -1.0 if first > 0 else 1.0
     if sign < 0:
-        first, last = -last, -first
+        first, last, inner = -last, -first, 1.0 - inner
     normal = ndtri(ndtr(first) + inner * (ndtr(last) - ndtr(first)))
     return np.asarray(sign * np.clip(normal, first, last))
