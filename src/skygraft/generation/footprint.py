@@ -174,8 +174,8 @@ def _listed(path: Path, mapper: Mapper) -> SurveyImages:
         config = load_config(layout.config)
         return SurveyImages(path, _plain(Plan(path).table(_COLUMNS)), config.survey.root, config)
     try:
-        index = IndexFile(path)
-        tables = [pa.schema([INDEX_SCHEMA.field(name) for name in _COLUMNS]).empty_table(), *index.batches(_COLUMNS)]
+        listed = IndexFile(path)
+        tables = [pa.schema([INDEX_SCHEMA.field(name) for name in _COLUMNS]).empty_table(), *listed.batches(_COLUMNS)]
     except FormatError as error:
         raise FormatError(
             f"it lists no images ({error.message})",
