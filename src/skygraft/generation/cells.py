@@ -31,8 +31,11 @@ _CELL_AREA = 4.0 * np.pi / 12.0 * np.degrees(1.0) ** 2
 """Square degrees of a cell of order 0."""
 _ACROSS = 16
 """Cells across the radius of a region, about."""
-_QUADRATURE = 4
-"""Points along each side of a cell by which the part that an area fills is found."""
+_QUADRATURE = (4, 16)
+"""Points along each side of a cell by which the part that an area fills is found: of many cells, and of few."""
+_ROBERTS = (0.7548776662466927, 0.5698402909980532)
+_TESTED = 1_000_000
+"""Points that are tested for that, about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +255,7 @@ class Area:
 
     @property
     def area(self) -> float:
-        """Square degrees, by 16 points in each cell that is not known to be whole."""
+        """Square degrees, by 16 to 256 points in each cell that is not known to be whole."""
         return float(self.filled().sum() * _CELL_AREA / 4**self.order)
 
     @property
@@ -266,13 +269,17 @@ class Area:
         """The part of each cell that is in the area, shape (N,)."""
         share = np.where(self.whole, 1.0, 0.0)
         unsure = np.flatnonzero(~self.whole)
-        places = (np.arange(_QUADRATURE) + 0.5) / _QUADRATURE
+        side = int(np.clip(np.sqrt(_TESTED / max(unsure.size, 1)), *_QUADRATURE))
+        places = (np.arange(side) + 0.5) / side
         dx, dy = (grid.ravel() for grid in np.meshgrid(places, places))
-        step = 1 << 15
+        step = max(1, (1 << 19) // dx.size)
         for start in range(0, len(unsure), step):
             some = unsure[start : start + step]
             index = np.repeat(some, dx.size)
-            points = in_cells(self.order, self.cells[index], np.tile(dx, some.size), np.tile(dy, some.size))
+            # The grid of points is shifted in each cell (Roberts's sequence), lest errors of like borders add up.
+            shift = np.outer(np.arange(start, start + some.size), _ROBERTS)
+            x, y = ((shift[:, k, None] + part).ravel() % 1.0 for k, part in enumerate((dx, dy)))
+            points = in_cells(self.order, self.cells[index], x, y)
             share[some] = self._holds(points, index).reshape(some.size, -1).mean(axis=1)
         return share
 

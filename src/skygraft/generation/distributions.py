@@ -16,14 +16,24 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from skygraft.config.yaml_schema import PositiveFloat, Section
 
-__all__ = ["AnyDistribution", "Choice", "Constant", "Gaussian", "Lognormal", "PowerLaw", "Tabulated", "Uniform"]
+__all__ = [
+    "AnyDistribution",
+    "Choice",
+    "Constant",
+    "Distribution",
+    "Gaussian",
+    "Lognormal",
+    "PowerLaw",
+    "Tabulated",
+    "Uniform",
+]
 
 type Floats = NDArray[np.float64]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Distribution(Section):
+class Distribution(Section):
     """Base of the distributions."""
 
     foreign_key_hint = "each kind of distribution has keys of its own"
@@ -45,7 +55,7 @@ class _Distribution(Section):
         raise NotImplementedError
 
 
-class Constant(_Distribution):
+class Constant(Distribution):
     """One value."""
 
     kind: Literal["constant"] = "constant"
@@ -57,7 +67,7 @@ class Constant(_Distribution):
         return np.full(uniform.shape, self.value)
 
 
-class Uniform(_Distribution):
+class Uniform(Distribution):
     """Values uniform between two ends."""
 
     kind: Literal["uniform"] = "uniform"
@@ -76,7 +86,7 @@ class Uniform(_Distribution):
         return self.low + uniform * (self.high - self.low)
 
 
-class PowerLaw(_Distribution):
+class PowerLaw(Distribution):
     """Number counts ``dN/dm ~ 10**(slope * m)`` between two magnitudes."""
 
     kind: Literal["power_law"] = "power_law"
@@ -102,7 +112,7 @@ class PowerLaw(_Distribution):
         return np.asarray(self.low + np.log1p(uniform * np.expm1(rate * width)) / rate)
 
 
-class Gaussian(_Distribution):
+class Gaussian(Distribution):
     """A normal distribution, cut at `low` and `high` if given."""
 
     kind: Literal["gaussian"] = "gaussian"
@@ -130,7 +140,7 @@ class Gaussian(_Distribution):
         return self.mean + self.sigma * _normal_between(uniform, low, high)
 
 
-class Lognormal(_Distribution):
+class Lognormal(Distribution):
     """A lognormal distribution, cut at `low` and `high` if given; its median may depend on the magnitude."""
 
     kind: Literal["lognormal"] = "lognormal"
@@ -169,7 +179,7 @@ class Lognormal(_Distribution):
         return np.clip(median * np.exp(self.sigma * normal), self.low, self.high)
 
 
-class Tabulated(_Distribution):
+class Tabulated(Distribution):
     """A distribution whose density is given at some values, and linear between them."""
 
     kind: Literal["tabulated"] = "tabulated"
@@ -204,7 +214,7 @@ class Tabulated(_Distribution):
         return np.asarray(x[k] + np.minimum(step, width[k]))
 
 
-class Choice(_Distribution):
+class Choice(Distribution):
     """One of some values."""
 
     kind: Literal["choice"] = "choice"
@@ -230,7 +240,7 @@ class Choice(_Distribution):
 
 def _as_distribution(value: Any) -> Any:
     """Take a bare value for a constant one, and the name of a kind that is left out for a mistake."""
-    if isinstance(value, _Distribution):
+    if isinstance(value, Distribution):
         return value
     if not isinstance(value, Mapping):
         return {"kind": "constant", "value": value}
@@ -240,7 +250,7 @@ def _as_distribution(value: Any) -> Any:
     return value
 
 
-_KINDS: dict[str, type[_Distribution]] = {
+_KINDS: dict[str, type[Distribution]] = {
     "constant": Constant, "uniform": Uniform, "power_law": PowerLaw, "gaussian": Gaussian, "lognormal": Lognormal,
     "tabulated": Tabulated, "choice": Choice,
 }  # fmt: skip
@@ -289,6 +299,6 @@ def _normal_between(uniform: Floats, low: float | None, high: float | None) -> F
     # In the lower tail, where cumulative probabilities keep their digits.
     sign = -1.0 if first > 0 else 1.0
     if sign < 0:
-        first, last = -last, -first
+        first, last, inner = -last, -first, 1.0 - inner
     normal = ndtri(ndtr(first) + inner * (ndtr(last) - ndtr(first)))
     return np.asarray(sign * np.clip(normal, first, last))

@@ -22,7 +22,7 @@ from skygraft.processes import Mapper, careful_map
 from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan
 from skygraft.survey.index import index_survey
-from skygraft.survey.index_file import IndexFile
+from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile
 from skygraft.wcs.base import to_vectors
 
 __all__ = ["FootprintArea", "ImageJob", "SurveyImages", "read_images"]
@@ -174,7 +174,8 @@ def _listed(path: Path, mapper: Mapper) -> SurveyImages:
         config = load_config(layout.config)
         return SurveyImages(path, _plain(Plan(path).table(_COLUMNS)), config.survey.root, config)
     try:
-        tables = list(IndexFile(path).batches(_COLUMNS))
+        listed = IndexFile(path)
+        tables = [pa.schema([INDEX_SCHEMA.field(name) for name in _COLUMNS]).empty_table(), *listed.batches(_COLUMNS)]
     except FormatError as error:
         raise FormatError(
             f"it lists no images ({error.message})",

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skygraft.errors import CatalogError, ConfigError, CorruptFileError
+from skygraft.errors import CatalogError, ConfigError, CorruptFileError, SkygraftError
 from skygraft.generation.cells import CELLS_MOST, CellArea, Points
 from skygraft.json_text import parse_json
 
@@ -87,6 +87,8 @@ def read_moc(path: Path) -> MocArea:
         start = file.read(80)
     try:
         ranges = _from_fits(path) if start.startswith(b"SIMPLE") else _from_text(path.read_text())
+    except SkygraftError:
+        raise
     except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
         raise CorruptFileError(
             f"not a readable coverage map (MOC): {error}", path=path, fix="Give a MOC as FITS, JSON or text"
@@ -230,6 +232,8 @@ def read_density_map(path: Path, column: str | int | None = None) -> CellArea:
         raise ConfigError("there is no such file", path=path, key="density_map", fix="Check the path")
     try:
         order, cells, values = _healsparse(path) if _is_healsparse(path) else _healpix(path, column)
+    except SkygraftError:
+        raise
     except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
         raise CorruptFileError(
             f"not a readable map of densities: {error}", path=path, fix="Give a HEALPix map in FITS, or of healsparse"
@@ -294,7 +298,7 @@ def _healpix(path: Path, column: str | int | None) -> tuple[int, Ints, Floats]:
     if len(pixels) != len(values) or np.any((pixels < 0) | (pixels >= 12 * nside**2)):
         raise ValueError(f"its pixels are not those of NSIDE {nside}")
     if ring:
-        from astropy_healpix import ring_to_nested
+        from astropy_healpix.core import ring_to_nested
 
         pixels = np.asarray(ring_to_nested(pixels, nside), dtype=np.int64)
     return order, pixels, values

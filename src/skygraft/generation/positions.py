@@ -28,8 +28,8 @@ type Ints = NDArray[np.int64]
 type Flags = NDArray[np.bool_]
 
 _BLOCK = 1 << 17
-_VAIN = 40
-"""Blocks of candidates without enough positions after which the area is taken for full of avoided places."""
+_VAIN = 8
+"""Blocks of candidates with hardly a position after which the area is taken for full of avoided places."""
 _LEAST_SHARE = 1e-5
 _WIDEST = 60.0
 """Degrees: radius of areas that a hexagonal grid is made for."""
@@ -119,17 +119,24 @@ def _nothing_free(found: int, wanted: int | None) -> CatalogError:
 
 def _taken(field: Field, blocks: Iterator[tuple[Points, Flags]], wanted: int | None) -> Iterator[Place]:
     """The candidates that are free; raises when hardly any are."""
-    found = vain = drawn = 0
+    found = drawn = 0
     for points, inside in blocks:
         good = field.free(points, inside)
         drawn += len(points)
         n = int(np.count_nonzero(good))
         found += n
-        vain = 0 if n else vain + 1
-        if vain > _VAIN or (drawn > _VAIN * _BLOCK and found < _LEAST_SHARE * drawn):
+        if drawn > _VAIN * _BLOCK and found < _LEAST_SHARE * drawn:
             raise _nothing_free(found, wanted)
         if n:
             yield Place(points.take(good))
+
+
+def _sizes(wanted: int | None) -> Iterator[tuple[int, int]]:
+    """First number and size of blocks of candidates, without end: small ones first where few are wanted."""
+    start, size = 0, _BLOCK if wanted is None else min(_BLOCK, max(1024, 2 * wanted))
+    while True:
+        yield start, size
+        start, size = start + size, min(_BLOCK, 2 * size)
 
 
 def uniform(field: Field, streams: Streams, wanted: int | None = None) -> Iterator[Place]:
@@ -148,11 +155,9 @@ def uniform(field: Field, streams: Streams, wanted: int | None = None) -> Iterat
     """
 
     def blocks() -> Iterator[tuple[Points, Flags]]:
-        start = 0
-        while True:
-            numbers = (streams.uniform(f"position:{axis}", start, _BLOCK) for axis in ("cell", "x", "y"))
+        for start, size in _sizes(wanted):
+            numbers = (streams.uniform(f"position:{axis}", start, size) for axis in ("cell", "x", "y"))
             yield field.area.draw(*numbers)
-            start += _BLOCK
 
     return _taken(field, blocks(), wanted)
 
@@ -169,14 +174,12 @@ def halton(field: Field, streams: Streams, wanted: int | None = None) -> Iterato
     shifts = streams.uniform("position:halton", 0, 3)
 
     def blocks() -> Iterator[tuple[Points, Flags]]:
-        start = 0
-        while True:
-            index = np.arange(start, start + _BLOCK, dtype=np.int64)
+        for start, size in _sizes(wanted):
+            index = np.arange(start, start + size, dtype=np.int64)
             numbers = [
                 (_radical_inverse(index, base) + shift) % 1.0 for base, shift in zip((2, 3, 5), shifts, strict=True)
             ]
             yield field.area.draw(*numbers)
-            start += _BLOCK
 
     return _taken(field, blocks(), wanted)
 

@@ -150,7 +150,7 @@ class PositionsSpec(Section):
             raise ValueError(f"a separation cannot be kept with kind: {self.kind}; use uniform or hexagonal")
         if isinstance(self.separation, (int, float)) and not 0 < self.separation < 3.6e5:
             raise ValueError(
-                f"the separation is {self.separation:g} arcsec; a positive one, below 100 degrees, is needed"
+                f"the separation is {self.separation:g} arcsec; it must be positive, and below 100 degrees"
             )
         if isinstance(self.separation, str) and not 0 < float(self.separation.split()[0]) < 1e4:
             raise ValueError(f"the separation is {self.separation}; a positive number of FWHM is needed")
@@ -280,12 +280,19 @@ def _nearest(name: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not min_length, which counts items that are wrong as missing.
+    if not value:
+        raise ValueError("at least 1 kind of sources is needed")
+    return value
+
+
 class PopulationSpec(Section):
     """A catalogue to generate: the content of ``population.yaml``."""
 
     area: AreaSpec
     """Where sources are put."""
-    sources: Annotated[tuple[SourceSpec, ...], Field(min_length=1)]
+    sources: Annotated[tuple[SourceSpec, ...], AfterValidator(_not_empty)]
     """What sources there are."""
     bands: Bands | None = None
     """Bands of the catalogue, the first of which `mag` is in; by default those of the images."""
