@@ -12,7 +12,6 @@ lost, and their number is reported.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -35,7 +34,7 @@ from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.extents import extents
 from skygraft.catalog.hats_files import folder_identity
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
-from skygraft.catalog.orders import ahead, integer_order
+from skygraft.catalog.orders import StoredIntegers, ahead, integer_order
 from skygraft.catalog.partition_files import (
     SPOOL,
     make_folder,
@@ -65,6 +64,8 @@ type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 LAYOUT_VERSION = 4
 
+_BATCH_ROWS = 8192
+"""Rows of a spooled chunk that are read together."""
 _THREADS = 4
 """Partitions are written by so many threads, unless by the processes of a mapper."""
 
@@ -249,7 +250,7 @@ def _spool(
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
-    every: list[NDArray[np.int64]] = []
+    every = StoredIntegers(spool / "ids")
     schema: pa.Schema | None = None
     known: dict[StampAddress, int] = {}
     for chunk in prepared(ahead(_chunks(catalog, reading, chunk_rows)), prepare, every):
@@ -268,11 +269,14 @@ def _spool(
         keys = np.column_stack([tract[starts], patch[starts]])
         path = spool / f"{len(runs):06d}.arrow"
         with writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_table(arrow.take(arrow_array(order)).combine_chunks())
+            writer.write_table(arrow.take(arrow_array(order)), _BATCH_ROWS)
         runs.append(_Run(path, keys, np.r_[starts, tract.size]))
     if schema is None:
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
-    check_duplicates(np.concatenate(every), origin=origin)
+    ids = every.read()
+    ids.sort()
+    if np.any(ids[1:] == ids[:-1]):
+        check_duplicates(every.read(), origin=origin)
     return runs, origin
 
 
@@ -311,6 +315,14 @@ class _Slice:
     places: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
+    def read(self) -> pa.Table:
+        stop = self.start + int(self.sizes.sum())
+        first, last = self.start // _BATCH_ROWS, -(-stop // _BATCH_ROWS)
+        # Read rather than mapped: mapped files count as memory that the process takes.
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as run:
+            table = pa.Table.from_batches([run.get_batch(i) for i in range(first, last)])
+        return table.slice(self.start - first * _BATCH_ROWS, stop - self.start)
+
 
 def _write_parts(
     runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int, prepare: Preparation | None
@@ -343,17 +355,10 @@ def _merges(runs: Sequence[_Run], out: Path, merge_rows: int, prepare: Preparati
 
 
 def _write_merged(job: _Merge) -> dict[str, list[Any]]:
-    with contextlib.ExitStack() as stack:
-        pieces = []
-        for piece in job.slices:
-            memory = stack.enter_context(pa.memory_map(str(piece.path)))
-            pieces.append(pa.ipc.open_file(memory).read_all().slice(piece.start, int(piece.sizes.sum())))
-        table = pa.concat_tables(pieces)
-        place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
-        ids = np.concatenate([numpy_array(chunk) for chunk in table.column("injection_id").chunks])
-        order = integer_order(place, ids)
-        table = table.take(arrow_array(order)).combine_chunks()
-        del pieces
+    table = pa.concat_tables([piece.read() for piece in job.slices])
+    place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
+    ids = np.concatenate([numpy_array(chunk) for chunk in table.column("injection_id").chunks])
+    table = table.combine_chunks().take(arrow_array(integer_order(place, ids)))
     starts = np.cumsum(job.counts) - job.counts
     sizes, checksums, folders, beside = [], [], set(), []
     for (tract, patch), start, rows in zip(job.keys.tolist(), starts.tolist(), job.counts.tolist(), strict=True):
