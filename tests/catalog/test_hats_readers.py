@@ -1,4 +1,4 @@
-"""HATS between skygraft and the libraries that others use: `hats` and LSDB read what it writes, and it what LSDB writes."""
+"""HATS between skygraft and what others use: `hats` and LSDB read what it writes, and it reads what LSDB writes."""
 
 from __future__ import annotations
 
