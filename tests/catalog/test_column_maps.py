@@ -179,7 +179,7 @@ PLACE = {"ra": [150.0] * 2, "dec": [2.0] * 2}
 OF_DIALECTS = {
     "native": {"injection_id": [1, 2], "source_type": ["Star"] * 2, **PLACE, "mag_r": [20.0] * 2},
     "lsst": {"injection_id": [1, 2], "source_type": ["Star"] * 2, **PLACE, "mag": [20.0] * 2},
-    "insertfakes": {"fakeId": [1, 2], "sourceType": ["star"] * 2, "ra": [1.0] * 2, "dec": [0.1] * 2, "r_mag": [20.0] * 2},
+    "insertfakes": {"fakeId": [1, 2], "sourceType": ["star"] * 2, "ra": [1, 1.1], "dec": [0.1, 0], "r_mag": [20, 21]},
     "synpipe": {"ID": [1, 2], "RA": [150.0] * 2, "DEC": [2.0] * 2, "mag": [20.0] * 2},
     "obiwan": {
         "id": [1, 2], **PLACE, "flux_r": [10.0] * 2, "sersic": [0.0] * 2, "shape_r": [0.0] * 2, "shape_e1": [0.0] * 2,
