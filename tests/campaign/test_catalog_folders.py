@@ -13,8 +13,9 @@ import yaml
 from kits.hats_kit import write_collection
 from kits.tiny_campaign import DEC, RA, checksums, write_tiny_campaign
 from skygraft.campaign import Campaign
+from skygraft.catalog.hats_files import open_folder
 from skygraft.catalog.io import read_table
-from skygraft.errors import CatalogError
+from skygraft.errors import CampaignError, CatalogError
 from skygraft.execution.task import sources_of
 from skygraft.records.plan_file import read_plan
 
@@ -68,6 +69,16 @@ def test_a_hats_collection_under_other_names(tmp_path):
     assert (summary.n_done, summary.ok) == (3, True)
     everything = set((np.arange(N) * 5).tolist())
     assert drawn(tmp_path) == dict.fromkeys((500, 501, 502), everything)
+    # The truth as HATS: every row, at the places that it has in the tables.
+    exported = campaign(tmp_path).export_hats(tmp_path / "truth")
+    assert (exported.n_written, exported.hats.n_rows) == (3 * N, 3 * N)
+    with open_folder(tmp_path / "truth") as folder:
+        rows = folder.read()
+    assert sorted(zip(rows["visit"].tolist(), rows["injection_id"].tolist(), strict=True)) == sorted(
+        (visit, number) for visit in (500, 501, 502) for number in everything
+    )
+    sources = campaign(tmp_path).export_hats(tmp_path / "sources", "sources", select="n_drawn_r == 3")
+    assert sources.n_written == N
     # Nothing changed: no image is made again.
     before = checksums(tmp_path)
     again = campaign(tmp_path).run(n_workers=0)
@@ -79,7 +90,9 @@ def test_a_hats_collection_under_other_names(tmp_path):
     for path in (tmp_path / "stars").rglob("Npix=*.parquet"):
         pq.write_table(pq.ParquetFile(path).read().drop_columns(["ra", "dec"]), path)
         os.utime(path)
-    campaign(tmp_path).run(n_workers=0)
+    with pytest.raises(CampaignError, match="the catalogue's sources of the image"):
+        campaign(tmp_path).run(n_workers=0)
+    campaign(tmp_path).run(n_workers=0, redo=True)
     assert set(checksums(tmp_path)) == set(before) and not set(checksums(tmp_path).values()) & set(before.values())
 
 
