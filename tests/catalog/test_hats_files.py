@@ -200,7 +200,9 @@ def test_hipscat_is_refused_by_name(tmp_path):
 
 
 def test_java_properties():
-    text = "# a comment\n! another\nplain=1\n spaced : two words \nlong=a\\\n   b\nwhy\\:not=c\\u00e9\\\\d\nempty=\nbare\n"
+    text = (
+        "# a comment\n! another\nplain=1\n spaced : two words \nlong=a\\\n   b\nwhy\\:not=c\\u00e9\\\\d\nempty=\nbare\n"
+    )
     assert parse_properties(text) == {
         "plain": "1", "spaced": "two words", "long": "ab", "why:not": "cé\\d", "empty": "", "bare": "",
     }  # fmt: skip

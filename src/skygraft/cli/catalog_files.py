@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skygraft.cli.common import Json, command, echo, emit_json, growing_bar, show_rows
+from skygraft.cli.common import ColumnMap, Json, command, echo, emit_json, growing_bar, show_rows
 
 if TYPE_CHECKING:
     from skygraft.catalog.conversion import Conversion
     from skygraft.catalog.inspection import CatalogProblem, CatalogReport
 
-__all__ = ["ColumnMap", "register"]
+__all__ = ["register"]
 
 
 class OnBad(StrEnum):
@@ -24,16 +24,6 @@ class OnBad(StrEnum):
     flag = "flag"
 
 
-ColumnMap = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--columns",
-        metavar="NAME=COLUMN",
-        help="The table's own name of a column, such as ra=RAJ2000; source_type==Star gives all rows one value. "
-        "May be repeated.",
-        show_default=False,
-    ),
-]
 Dialect = Annotated[str, typer.Option(help="Dialect of the catalogue; auto recognises it.")]
 Band = Annotated[
     str | None, typer.Option(help="Band of a magnitude column that does not name one.", show_default=False)
