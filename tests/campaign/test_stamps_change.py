@@ -56,12 +56,13 @@ def test_a_changed_stamp_makes_its_images_again(campaign: Campaign, tmp_path: Pa
     assert campaign.run(n_workers=0).n_skipped == 2
     fits.writeto(tmp_path / "stamp.fits", np.ones((31, 31)), overwrite=True)
     campaign.plan()
-    with pytest.raises(CampaignError, match="1 images .* made from something else"):
+    with pytest.raises(CampaignError, match=r"1 images .* made from something else"):
         campaign.run(n_workers=0)
     summary = campaign.run(n_workers=0, redo=True)
     assert (summary.n_done, summary.n_skipped) == (1, 1)
     after = checksums(tmp_path)
-    assert sorted(name for name in after if after[name] != before[name]) == [name for name in after if "500" in name]
+    changed = sorted(name for name in after if after[name] != before[name])
+    assert changed == [name for name in after if "image-0" in name]
 
 
 def test_an_image_says_truthfully_which_stamp_it_was_made_with(campaign: Campaign, tmp_path: Path) -> None:
