@@ -239,9 +239,9 @@ def _check_stamps(table: QTable, columns: list[str], path: Path) -> None:
 
 def _bands_of_stamps(table: QTable, name: str) -> list[str | None]:
     """Return the bands in which to look for the stamps of a column; None where it does not matter."""
-    if any(BAND in text for text in np.unique(strings(table, name)).tolist()):
-        return [*bands_of(table)] if name == "stamp" else [name.removeprefix("stamp_")]
-    return [None]
+    if name != "stamp":
+        return [name.removeprefix("stamp_")]
+    return [*bands_of(table)] if any(BAND in text for text in np.unique(strings(table, name)).tolist()) else [None]
 
 
 def _resolve_real_galaxies(table: QTable, path: Path) -> None:

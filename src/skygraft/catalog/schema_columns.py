@@ -248,17 +248,20 @@ _SPECS = [
     ColumnSpec(
         "mag_per_pixel", "bool", None, "The magnitude is that of one pixel of the trail's length, not the total.", False
     ),
-    ColumnSpec("stamp", "str", None, "Path of the stamp's FITS image.", ""),
+    ColumnSpec("stamp", "str", None, "Path of the stamp's image: FITS, HDF5 or Zarr.", ""),
     ColumnSpec(
-        "stamp_alignment", "str", None, "Follow the stamp's own WCS, or keep its pixel axes.", "",
+        "stamp_alignment", "str", None, "Follow the stamp's own WCS, or keep the image's axes and pixels; by "
+        "default the WCS, if it has one.", "",
         choices=("", "wcs", "pixel"),
     ),
     ColumnSpec(
-        "stamp_psf", "str", None, "Convolve the stamp with the image's PSF, or with none.", "",
+        "stamp_psf", "str", None, "Convolve the stamp with the image's PSF (the default), or with none: it "
+        "holds a PSF already.", "",
         choices=("", "image", "none"),
     ),
     ColumnSpec(
-        "stamp_index", "int", None, "Number of the stamp in a file of several, from 0; -1 for a file of one.", -1,
+        "stamp_index", "int", None, "Number of the stamp in a cube, or in a file of several, from 0; -1 for a "
+        "file of one.", -1,
         low=-1.0,
     ),
     ColumnSpec(
@@ -266,7 +269,8 @@ _SPECS = [
         0.0, sane=_TURNS, types=("Stamp",),
     ),
     ColumnSpec(
-        "stamp_flux", "str", None, "Take the flux from the row's magnitude, or from the stamp's pixels.", "",
+        "stamp_flux", "str", None, "Take the flux from the row's magnitude (the default), or from the stamp's "
+        "pixels.", "",
         choices=("", "row", "stamp"),
     ),
     ColumnSpec(
