@@ -79,6 +79,8 @@ class PartitionSummary:
     ----------
     path : Path
         The data set.
+    n_sources : int
+        Sources, of which a preparation may make several rows.
     n_rows, n_partitions, n_outside : int
         Total rows, patches with rows, and rows in no tract.
     digest : str
@@ -88,6 +90,7 @@ class PartitionSummary:
     """
 
     path: Path
+    n_sources: int
     n_rows: int
     n_partitions: int
     n_outside: int
@@ -180,7 +183,7 @@ def partition_catalog(
     with _writing(spool):
         spool.mkdir()
     try:
-        runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows, prepare)
+        runs, origin, n_sources = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows, prepare)
         parts = _write_parts(runs, out, mapper, chunk_rows, prepare)
         keys = list(zip(parts["tract"], parts["patch"], strict=True))
         _remove_stale(out, keys, parts.get("beside"))
@@ -193,6 +196,7 @@ def partition_catalog(
         "n_rows": sum(parts["rows"]),
         "n_outside": parts["rows"][keys.index(OUTSIDE)] if OUTSIDE in keys else 0,
         "partitions": parts,
+        **({} if prepare is None else {"n_sources": n_sources}),
     }
     _write_json(out / MARKER, marker | {"checksum": marker_checksum(marker)})
     return _summary(out, marker, reused=False)
@@ -230,7 +234,7 @@ def _spool(
     on_bad: OnBad,
     chunk_rows: int,
     prepare: Preparation | None,
-) -> tuple[list[_Run], str]:
+) -> tuple[list[_Run], str, int]:
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
@@ -257,7 +261,7 @@ def _spool(
     if schema is None:
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
     check_duplicates(np.concatenate(every), origin=origin)
-    return runs, origin
+    return runs, origin, sum(len(ids) for ids in every)
 
 
 def _conform(arrow: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
@@ -455,4 +459,5 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
 
 def _summary(out: Path, marker: dict[str, Any], *, reused: bool) -> PartitionSummary:
     n_inside = sum(tract >= 0 for tract in marker["partitions"]["tract"])
-    return PartitionSummary(out, marker["n_rows"], n_inside, marker["n_outside"], marker["digest"], reused)
+    n_sources = marker.get("n_sources", marker["n_rows"])
+    return PartitionSummary(out, n_sources, marker["n_rows"], n_inside, marker["n_outside"], marker["digest"], reused)
