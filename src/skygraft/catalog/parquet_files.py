@@ -18,6 +18,8 @@ __all__ = ["ParquetCatalog", "open_parquet", "read_parquet", "write_parquet"]
 
 _ROWS, _ROWS_PER_BYTE = 100_000, 4
 """A file is damaged if it has more rows than both: this many, and this many per byte (positions do not compress)."""
+_READ_BYTES = 1 << 20
+"""Compressed bytes of each column in memory: row groups may be as large as the file."""
 
 
 class ParquetCatalog:
@@ -93,7 +95,8 @@ def open_parquet(path: Path) -> Iterator[ParquetCatalog]:
     """
     with _parquet_errors(path):
         # Not pq.read_table, which imports pandas: seconds in every worker.
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        # Without read-ahead, which keeps all that was read of the file in memory, and takes more time.
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False, buffer_size=_READ_BYTES)
     with file:
         yield ParquetCatalog(file, path)
 

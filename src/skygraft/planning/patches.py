@@ -28,6 +28,7 @@ from skygraft.catalog.partition_read import (
     partition_values,
     read_partition,
 )
+from skygraft.catalog.row_choice import RowChoice, image_facts, joined
 from skygraft.errors import CatalogError
 from skygraft.planning.index import ImageRows
 from skygraft.planning.selection import Outlines, RowDigests, SourcePositions, digest_rows
@@ -35,9 +36,13 @@ from skygraft.planning.selection import Outlines, RowDigests, SourcePositions, d
 __all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_movers", "plan_patches"]
 
 # Seconds measured on one core: for each image, megabyte read and written, megapixel, star, and other source.
-_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "other": 0.005}
+_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "RealGalaxy": 0.02, "other": 0.005}
 _GALAXY = (0.0001, 0.004, 0.2, 0.0005)
 """Least and greatest time of a galaxy, half-light radius (arcsec) from which it grows, and seconds per arcsec."""
+_APART = ("Star", "RealGalaxy")
+"""Source types whose times have entries of their own."""
+_KNOTS = (0.0005, 0.000015)
+"""Time of a RandomKnots, and of each of its knots."""
 _GALSIM_SECONDS = {"Star": 0.003, "other": 0.02}
 """Seconds for each source where GalSim draws all of them."""
 
@@ -65,12 +70,12 @@ def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.flo
     names = kinds.dictionary.to_pylist()
     kind = numpy_array(kinds.indices)
     seconds = _GALSIM_SECONDS if by_galsim else _SECONDS
-    base = np.array([seconds["Star"] if name == "Star" else seconds["other"] for name in names])[kind]
+    base = np.array([seconds.get(name if name in _APART else "other", seconds["other"]) for name in names])[kind]
     if by_galsim:
         return np.asarray(base, dtype=np.float64)
     low, high, start, slope = _GALAXY
     for shaped, columns in (
-        (("Sersic", "Gaussian", "Moffat"), ("half_light_radius",)),
+        (("Sersic", "Gaussian", "Moffat", "Spergel", "Kolmogorov"), ("half_light_radius",)),
         (("BulgeDisk",), ("bulge_half_light_radius", "disk_half_light_radius")),
     ):
         rows = np.array([name in shaped for name in names])[kind]
@@ -80,6 +85,10 @@ def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.flo
                 radius = partition_values(table, name) if name in table.column_names else np.full(len(kind), np.nan)
                 cost += np.clip(low + slope * (np.nan_to_num(radius) - start), low, high)
             base[rows] = cost[rows]
+    knots = np.array([name == "RandomKnots" for name in names])[kind]
+    if knots.any() and "n_knots" in table.column_names:
+        least, each = _KNOTS
+        base[knots] = least + each * np.clip(partition_values(table, "n_knots")[knots], 0.0, 1e6)
     return np.asarray(base, dtype=np.float64)
 
 
@@ -165,17 +174,19 @@ class _Part:
     sources: SourcePositions
     costs: NDArray[np.float64]
     digests: RowDigests
+    chosen_by: dict[str, NDArray[Any]]
     lanes: dict[str | None, NDArray[np.uint64]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def read(cls, catalog: Path, key: tuple[int, int], *, by_galsim: bool) -> _Part:
+    def read(cls, catalog: Path, key: tuple[int, int], choice: RowChoice, *, by_galsim: bool) -> _Part:
         table = read_partition(catalog, key)
         costs = _draw_seconds(table, by_galsim=by_galsim)
-        return cls(partition_values(table, "injection_id"), SourcePositions.of(table), costs, RowDigests(table))
+        ids, sources = partition_values(table, "injection_id"), SourcePositions.of(table)
+        return cls(ids, sources, costs, RowDigests(table), choice.columns_of(table))
 
     @property
     def n_bytes(self) -> int:
-        return 200 * len(self.ids) + 2000
+        return 200 * len(self.ids) + 2000 + sum(column.nbytes for column in self.chosen_by.values())
 
     def lanes_of(self, band: str | None) -> NDArray[np.uint64]:
         if band not in self.lanes:
@@ -198,13 +209,23 @@ class PatchPlanner:
         Band of images that have none.
     by_galsim : bool
         Whether GalSim draws all sources, which takes longer.
+    choice : str
+        Expression that selects rows, of an image too (`skygraft.catalog.row_choice`).
     """
 
     def __init__(
-        self, catalog: Path, movers: Movers, margin_arcsec: float, band: str | None, *, by_galsim: bool = False
+        self,
+        catalog: Path,
+        movers: Movers,
+        margin_arcsec: float,
+        band: str | None,
+        *,
+        by_galsim: bool = False,
+        choice: str = "",
     ) -> None:
         from scipy.spatial import cKDTree
 
+        self._choice = RowChoice(choice, of_image=True)
         self._by_galsim = by_galsim
         self._catalog, self._margin, self._band, self._movers = catalog, margin_arcsec, band, movers
         self._bounds: PartitionBounds = partition_bounds(catalog)
@@ -259,6 +280,9 @@ class PatchPlanner:
         sources = SourcePositions.joined([part.sources for part in parts]).rows(order)
         guarded = (candidates[home] == self._outside).astype(np.int64) if self._outside in candidates else None
         offsets, rows = sources.select(outlines, self._margin, guarded, admitted)
+        if self._choice:
+            columns = {name: column[order] for name, column in joined([part.chosen_by for part in parts]).items()}
+            offsets, rows = self._choice.keep(offsets, rows, columns, image_facts(images, self._band))
         from skygraft.planning.selection_loops import gather
 
         costs = np.concatenate([np.empty(0), *(part.costs for part in parts)])[order]
@@ -342,7 +366,7 @@ class PatchPlanner:
         with self._lock:
             part = self._parts.pop(i, None)
             if part is None:
-                part = _Part.read(self._catalog, self._bounds.keys[i], by_galsim=self._by_galsim)
+                part = _Part.read(self._catalog, self._bounds.keys[i], self._choice, by_galsim=self._by_galsim)
                 self._n_bytes += part.n_bytes
             self._parts[i] = part
             while self._n_bytes > _CACHE_BYTES and len(self._parts) > 1:
@@ -393,6 +417,7 @@ class PlannerSpec:
     margin_arcsec: float
     band: str | None
     by_galsim: bool = False
+    choice: str = ""
 
 
 def plan_patches(spec: PlannerSpec, rows: ImageRows) -> tuple[pa.Table, list[str]]:
@@ -404,4 +429,5 @@ def plan_patches(spec: PlannerSpec, rows: ImageRows) -> tuple[pa.Table, list[str
 def _planner(spec: PlannerSpec, mtime_ns: int) -> PatchPlanner:
     del mtime_ns
     movers = Movers.read(spec.movers)
-    return PatchPlanner(spec.catalog, movers, spec.margin_arcsec, spec.band, by_galsim=spec.by_galsim)
+    margin, band = spec.margin_arcsec, spec.band
+    return PatchPlanner(spec.catalog, movers, margin, band, by_galsim=spec.by_galsim, choice=spec.choice)

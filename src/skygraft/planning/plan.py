@@ -104,6 +104,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             on_bad=config.catalog.on_bad,
             overwrite=True,
             mapper=mapper,
+            columns=config.catalog.columns,
             prepare=prepare,
         )
         partitions = list_partitions(layout.catalog)
@@ -117,6 +118,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             config.margin_arcsec,
             config.catalog.band,
             by_galsim=config.injection.conventions == LSST,
+            choice=config.catalog.select,
         )
         find_movers(layout.catalog, spooled.span, look).write(spec.movers)
         n_sources = n_problems = 0

@@ -13,6 +13,7 @@ from astropy.table import Column, QTable, Table
 from numpy.typing import NDArray
 
 from skygraft.catalog.columns import ColumnReader, refused
+from skygraft.catalog.orders import Kinds
 from skygraft.catalog.schema import COLUMNS, FILLED, is_mag_column, unit_of
 from skygraft.errors import CatalogError
 
@@ -387,7 +388,7 @@ def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
     -------
     QTable
     """
-    source_type = columns["source_type"]
+    kinds = Kinds(columns["source_type"])
     table = QTable()
     ordered = [n for n in COLUMNS if n in columns and n != "flags"]
     mags = [n for n in columns if is_mag_column(n)]
@@ -396,7 +397,7 @@ def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
         spec = COLUMNS.get(name)
         array = columns[name]
         if name in FILLED and spec is not None:
-            used = np.isin(source_type, spec.types)
+            used = kinds.among(spec.types)
             array = np.where(used & np.isnan(array), spec.default, array)
         unit = spec.unit if spec else "mag"
         table[name] = array if unit is None or array.dtype.kind != "f" else u.Quantity(array, unit, copy=False)
