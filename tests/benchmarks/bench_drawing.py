@@ -1,4 +1,4 @@
-"""What drawing costs, in one table: stars, galaxies, stamps, PSFs, noise and whole images, each as a ratio to its usual way.
+"""What drawing costs, in one table: stars, galaxies, stamps, PSFs, noise, whole images, as ratios to the usual way.
 
 Run it: ``uv run python tests/benchmarks/bench_drawing.py [--rounds N] [--markdown FILE] [--plot FILE]``. A round takes
 some minutes, on one core; of several rounds it gives medians, where a machine is slower at times. Ratios are to the
