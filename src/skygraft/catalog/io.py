@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from astropy.table import QTable, Table
 from skygraft.catalog.arrow import from_arrow, to_arrow
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array
 from skygraft.catalog.checks import OnBad, validate
+from skygraft.catalog.column_maps import mapped_names, rename_columns
 from skygraft.catalog.columns import refused
-from skygraft.catalog.dialects import Dialect, Source, build_table, choose_dialect
+from skygraft.catalog.dialects import Dialect, Source, build_table, carried_columns, choose_dialect
 from skygraft.catalog.fits_tables import read_fits
-from skygraft.catalog.parquet_files import open_parquet, read_parquet, write_parquet
+from skygraft.catalog.hats_files import FolderCatalog, open_folder
+from skygraft.catalog.parquet_files import ParquetCatalog, open_parquet, read_parquet, write_parquet
 from skygraft.catalog.schema import bands_of, strings, values
 from skygraft.catalog.stamp_paths import BAND, band_stamp_columns, is_remote, parse_stamp
 from skygraft.catalog.tables import as_table
@@ -81,6 +84,7 @@ def read_catalog(
     band: str | None = None,
     on_bad: OnBad = "raise",
     hdu: int | str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> QTable:
     """Read a catalogue of sources to inject.
 
@@ -90,7 +94,7 @@ def read_catalog(
     Parameters
     ----------
     path : path-like
-        ECSV, CSV, FITS table, Parquet or VOTable.
+        ECSV, CSV, FITS table, Parquet or VOTable; or a folder: a HATS catalogue or collection, or Parquet files.
     dialect : str
         "auto", or one of `skygraft.catalog.dialects.DIALECTS`.
     band : str, optional
@@ -99,6 +103,8 @@ def read_catalog(
         Raise for rows that cannot be drawn, or flag them (see `skygraft.catalog.validate`).
     hdu : int or str, optional
         The HDU of the table, needed if a FITS file has several.
+    columns : mapping of str to str, optional
+        The table's own names of columns, by those of the native schema (`skygraft.catalog.column_maps`).
 
     Returns
     -------
@@ -115,8 +121,8 @@ def read_catalog(
         If the file cannot be read.
     """
     table = read_table(path, hdu=hdu)
-    out = normalize_catalog(table, dialect, band, origin=os.fspath(path), on_bad=on_bad)
-    resolve_stamps(out, Path(path), on_bad)
+    out = normalize_catalog(table, dialect, band, origin=os.fspath(path), on_bad=on_bad, columns=columns)
+    resolve_stamps(out, stamps_beside(Path(path)), on_bad)
     return out
 
 
@@ -127,6 +133,7 @@ def normalize_catalog(
     *,
     on_bad: OnBad = "raise",
     origin: str = "",
+    columns: Mapping[str, str] | None = None,
 ) -> QTable:
     """Convert a table in memory to a canonical table and check it; errors as in `read_catalog`.
 
@@ -143,12 +150,14 @@ def normalize_catalog(
         Raise for rows that cannot be drawn, or flag them.
     origin : str
         Name of the table in error messages.
+    columns : mapping of str to str, optional
+        The table's own names of columns, by those of the native schema (`skygraft.catalog.column_maps`).
 
     Returns
     -------
     QTable
     """
-    table = as_table(table, origin=origin)
+    table = rename_columns(as_table(table, origin=origin), columns or {}, origin=origin)
     if len(table) == 0 and (table.colnames or not refused(table)):
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
     chosen = choose_dialect(frozenset([*table.colnames, *refused(table)]), dialect, origin=origin)
@@ -160,12 +169,22 @@ def _convert(
 ) -> QTable:
     source = Source(table, origin, first_row)
     columns = dialect.convert(source, band)
+    columns |= carried_columns(source, dialect, columns)
     out = build_table(columns, source, dialect)
     return validate(out, on_bad=on_bad, origin=origin, first_row=first_row, unique=unique, positions=dialect.positions)
 
 
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises if the name is too long
+
+
+def stamps_beside(path: Path) -> Path:
+    """A file beside which stamps lie: in the folder itself, if the catalogue is one."""
+    return path / "catalogue" if _is_folder(path) else path
+
+
 def resolve_stamps(table: QTable, path: Path, on_bad: OnBad = "raise") -> None:
-    """Convert stamp paths, which are relative to the catalogue's folder, to absolute ones; `table` is modified.
+    """Make the paths of stamps and real galaxies, which are relative to the catalogue's folder, absolute, in place.
 
     Parameters
     ----------
@@ -180,8 +199,9 @@ def resolve_stamps(table: QTable, path: Path, on_bad: OnBad = "raise") -> None:
     Raises
     ------
     CatalogError
-        If a stamp's file does not exist.
+        If a file does not exist.
     """
+    _resolve_real_galaxies(table, path)
     columns = ["stamp"] if "stamp" in table.colnames else []
     columns += band_stamp_columns(table).values()
     if not columns:
@@ -224,11 +244,36 @@ def _bands_of_stamps(table: QTable, name: str) -> list[str | None]:
     return [*bands_of(table)] if any(BAND in text for text in np.unique(strings(table, name)).tolist()) else [None]
 
 
+def _resolve_real_galaxies(table: QTable, path: Path) -> None:
+    """Convert paths of GalSim's catalogues of real galaxies as those of stamps; there are only few of them."""
+    name = "real_galaxy_catalog"
+    if name not in table.colnames:
+        return
+    given = strings(table, name)
+    kinds, which = np.unique(given, return_inverse=True)
+    resolved = []
+    for k, text in enumerate(kinds.tolist()):
+        full = Path(os.path.normpath(path.resolve().parent / home_expanded(text))) if text else None
+        if full is not None and not full.is_file():
+            raise CatalogError(
+                f"the catalogue of real galaxies {text!r} is not at {full}",
+                path=path,
+                row=int(np.flatnonzero(which.reshape(-1) == k)[0]),
+                key=name,
+                fix="Correct the path; it is relative to the catalogue's folder",
+            )
+        resolved.append(str(full or ""))
+    table[name] = np.array(resolved, dtype=np.str_)[which.reshape(-1)]
+
+
 def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) -> Table:
     """Read any table file unconverted; parameters and errors as in `read_catalog`."""
     path = Path(path)
-    fmt = file_format(path)
+    if _is_folder(path):
+        with open_folder(path) as folder:
+            return folder.read()
     _check_file(path)
+    fmt = file_format(path)
     if fmt == "fits":
         return read_fits(path, hdu)
     return _READERS[fmt](path)
@@ -250,8 +295,6 @@ def _check_file(path: Path) -> None:
         raise CatalogError("there is no such file", path=path, fix="Check the path") from None
     except (OSError, ValueError) as error:  # ValueError for invalid file names
         raise CatalogError(f"the file cannot be read ({error})", path=path, fix="Check the path") from error
-    if stat.S_ISDIR(mode):
-        raise CatalogError("this is a directory", path=path, fix="Give a file in it")
     if not stat.S_ISREG(mode):
         raise CatalogError("this is not a regular file", path=path, fix="Give a file that can be read to its end")
     if size == 0:
@@ -265,8 +308,9 @@ def iter_catalog(
     band: str | None = None,
     on_bad: OnBad = "raise",
     chunk_rows: int = 500_000,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[QTable]:
-    """Read a large catalogue in canonical chunks; Parquet is streamed, other formats are read completely.
+    """Read a large catalogue in canonical chunks; Parquet and HATS are streamed, other formats are read completely.
 
     Ids are checked only within a chunk. Other parameters and errors are as in `read_catalog`.
 
@@ -276,22 +320,36 @@ def iter_catalog(
         Up to `chunk_rows` rows, in the order of the file.
     """
     path = Path(path)
-    if file_format(path) != "parquet":
-        table = read_catalog(path, dialect=dialect, band=band, on_bad=on_bad)
+    columns = columns or {}
+    if not is_streamed(path):
+        table = read_catalog(path, dialect=dialect, band=band, on_bad=on_bad, columns=columns)
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
         return
-    _check_file(path)
-    with open_parquet(path) as file:
+    with open_stream(path) as file:
         if file.n_rows == 0:
             raise CatalogError("the catalogue has no rows", path=path, fix="Give at least one source")
-        chosen = choose_dialect(frozenset(file.names), dialect, origin=str(path))
+        chosen = choose_dialect(mapped_names(file.names, columns, origin=str(path)), dialect, origin=str(path))
         first = 0
         for raw in file.chunks(chunk_rows):
-            chunk = _convert(raw, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
-            resolve_stamps(chunk, path, on_bad)
+            renamed = rename_columns(raw, columns, origin=str(path))
+            chunk = _convert(renamed, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
+            resolve_stamps(chunk, stamps_beside(path), on_bad)
             first += len(raw)
             yield chunk
+
+
+def is_streamed(path: Path) -> bool:
+    """Return whether a catalogue is read in chunks: Parquet, and folders; errors as in `read_catalog`."""
+    if _is_folder(path):
+        return True
+    _check_file(path)
+    return file_format(path) == "parquet"
+
+
+def open_stream(path: Path) -> contextlib.AbstractContextManager[ParquetCatalog | FolderCatalog]:
+    """Open a Parquet file, or a folder of them, to be read in chunks."""
+    return open_folder(path) if _is_folder(path) else open_parquet(path)
 
 
 def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

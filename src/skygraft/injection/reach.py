@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.errors import SkygraftError
+from skygraft.errors import FormatError, SkygraftError
 from skygraft.render import Sources, reach_pixels
-from skygraft.render.components import are_profiles, components
+from skygraft.render.components import are_profiles, are_trailed, components
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.stamp_grids import FRAME
 from skygraft.render.stamp_placing import place_stamps
+from skygraft.render.trails import trail_extents
 
 __all__ = ["Reach", "reach_of"]
 
@@ -27,7 +28,7 @@ class Reach:
         Half the side of the square about the source that holds its light after the PSF; infinite for a stamp whose
         file cannot be read.
     bad_stamps : dict of int to str
-        The sources whose stamp cannot be used, and why.
+        The sources whose stamp or real galaxy cannot be used, and why.
     """
 
     pixels: NDArray[np.float64]
@@ -57,21 +58,27 @@ def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach
     if profiles.size:
         found = components(sources, profiles, np.ones(profiles.size), half_kernel, flux_tolerance)
         np.maximum.at(pixels, profiles[found.owner], found.profiles.half)
-    trails = np.flatnonzero(known & (sources.source_type == "Trail"))
-    pixels[trails] += 0.5 * _trail_lengths(sources, trails)
     stamps = np.flatnonzero(known & (sources.source_type == "Stamp"))
     bad_stamps = _reach_of_stamps(sources, stamps, half_kernel, pixels) if stamps.size else {}
+    moving = are_trailed(sources) & np.isin(sources.source_type, ("Star", "Stamp"))
+    trails = np.flatnonzero(known & (moving | (sources.source_type == "Trail")))
+    if trails.size:
+        pixels[trails] += 0.5 * np.hypot(*trail_extents(sources, trails).T)
     rest = known & ~np.isin(sources.source_type, ("Star", "Trail", "Stamp"))
     rest[profiles] = False
-    for row in np.flatnonzero(rest).tolist():  # the few profiles that there are no tables for
+    for row in np.flatnonzero(rest).tolist():  # what there are no tables for
         try:
             own = reach_pixels(sources, row, flux_tolerance)
+        except FormatError as error:  # of a catalogue of real galaxies
+            bad_stamps[row] = str(error)
+            continue
         except (SkygraftError, ArithmeticError, ValueError):
             continue  # parameters that nothing can be drawn from: whoever draws it flags it
         if np.isfinite(own):
             pixels[row] += own
     cut = sources.source_type != "Star"
     cut[profiles] = False
+    cut[trails] = np.nan_to_num(_numbers(sources, "draw_size", trails)) > 0
     pixels[cut] = np.minimum(pixels[cut], _largest(sources, cut))
     pixels = np.ceil(pixels)
     pixels[list(bad_stamps)] = np.inf
@@ -89,17 +96,6 @@ def _largest(sources: Sources, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Compute half the side of the largest stamp that each source may have, pixels."""
     asked = np.nan_to_num(_numbers(sources, "draw_size", rows))
     return np.asarray(0.5 * np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP))
-
-
-def _trail_lengths(sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Compute the lengths of trails in pixels; 0 where there is none."""
-    angle = np.radians(np.nan_to_num(_numbers(sources, "trail_pa", rows)))
-    sky = np.nan_to_num(_numbers(sources, "trail_length", rows))[:, None] * np.stack(
-        [np.sin(angle), np.cos(angle)], axis=-1
-    )
-    own = np.linalg.norm(np.linalg.solve(sources.jacobian[rows], sky[:, :, None])[:, :, 0], axis=-1)
-    given = _numbers(sources, "trail_length_pix", rows)
-    return np.asarray(np.where(np.isfinite(given), given, own))
 
 
 def _reach_of_stamps(

@@ -19,9 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
+from skygraft.catalog.schema import SPERGEL_RANGE
 from skygraft.errors import InjectionError
+from skygraft.render.knots import knot_offsets
 from skygraft.render.profiles import LEAST_GALSIM_RATIO, MAX_STAMP
-from skygraft.render.reach import moffat_beta, reach_pixels, trail_vector
+from skygraft.render.reach import moffat_beta, reach_pixels, trail_vector, value_within
+from skygraft.render.real_galaxies import real_galaxy
 from skygraft.render.sources import Sources
 from skygraft.render.stamp_placing import place_stamps
 
@@ -190,29 +193,73 @@ def draw_extended(
 
 
 def _pixel_profile(sources: Sources, i: int) -> Any:
-    """The source's profile in pixels, flux 1."""
+    """The source's profile in pixels, flux 1, drawn along its trail if it has one."""
     kind = str(sources.source_type[i])
+    if kind == "Trail":
+        return _trail_profile(sources, i)
+    profile = _profile_at_rest(sources, i, kind)
+    if sources.value("trail_length", i, 0.0) > 0:
+        return galsim.Convolve(profile, _trail_profile(sources, i), gsparams=_PARAMS)
+    return profile
+
+
+def _profile_at_rest(sources: Sources, i: int, kind: str) -> Any:
     jacobian = sources.jacobian[i]
     to_pixels = galsim.JacobianWCS(*(float(v) for v in jacobian.ravel()))
     if kind == "Star":
         return galsim.DeltaFunction(gsparams=_PARAMS)
     if kind == "Stamp":
         return _stamp_profile(sources, i)
-    if kind == "Trail":
-        return _trail_profile(sources, i)
     if kind == "BulgeDisk":
         fraction = sources.value("bulge_fraction", i, 0.5)
         bulge = _sersic(sources, i, "bulge_", 4.0)
         disk = _sersic(sources, i, "disk_", 1.0)
         return to_pixels.profileToImage(fraction * bulge + (1.0 - fraction) * disk)
+    if kind == "RandomKnots":
+        return _knots(sources, i)
+    if kind == "RealGalaxy":
+        galaxy = real_galaxy(sources.text("real_galaxy_catalog", i), int(sources.value("real_galaxy", i, -1)))
+        turned = galaxy.profile(_PARAMS).rotate(-sources.value("pa", i, 0.0) * galsim.degrees)
+        return to_pixels.profileToImage(turned)
+    if kind in ("InclinedExponential", "InclinedSersic"):
+        return to_pixels.profileToImage(_inclined(sources, i, kind))
+    if kind == "Sersic":
+        return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
+    return to_pixels.profileToImage(_sheared(_round_profile(sources, i, kind), sources, i, ""))
+
+
+def _round_profile(sources: Sources, i: int, kind: str) -> Any:
+    radius = _half_light_radius(sources, i, "")
     if kind == "Gaussian":
-        round_profile = galsim.Gaussian(half_light_radius=_half_light_radius(sources, i, ""), gsparams=_PARAMS)
-        return to_pixels.profileToImage(_sheared(round_profile, sources, i, ""))
+        return galsim.Gaussian(half_light_radius=radius, gsparams=_PARAMS)
     if kind == "Moffat":
-        radius = _half_light_radius(sources, i, "")
-        moffat = galsim.Moffat(moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
-        return to_pixels.profileToImage(_sheared(moffat, sources, i, ""))
-    return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
+        return galsim.Moffat(moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
+    if kind == "Spergel":
+        nu = value_within(sources, i, "spergel_nu", *SPERGEL_RANGE)
+        return galsim.Spergel(nu, half_light_radius=radius, gsparams=_PARAMS)
+    if kind == "Kolmogorov":
+        return galsim.Kolmogorov(half_light_radius=radius, gsparams=_PARAMS)
+    raise InjectionError(f"there is no way to draw a {kind}", row=f"injection_id {sources.injection_id[i]}")
+
+
+def _inclined(sources: Sources, i: int, kind: str) -> Any:
+    radius = _half_light_radius(sources, i, "")
+    angle = value_within(sources, i, "inclination", 0.0, 90.0) * galsim.degrees
+    height = sources.value("scale_h_over_r", i, 0.1)
+    shape = {"half_light_radius": radius, "scale_h_over_r": height, "gsparams": _PARAMS}
+    if kind == "InclinedExponential":
+        disk = galsim.InclinedExponential(angle, **shape)
+    else:
+        disk = galsim.InclinedSersic(_index(sources, i, ""), angle, trunc=_truncation(sources, i, "", radius), **shape)
+    # The disk's major axis is along u, East.
+    return disk.rotate((90.0 - sources.value("pa", i, 0.0)) * galsim.degrees)
+
+
+def _knots(sources: Sources, i: int) -> Any:
+    """Knots one by one: only what is not drawn as stars."""
+    offsets = knot_offsets(sources, i)
+    knot = galsim.DeltaFunction(flux=1.0 / len(offsets), gsparams=_PARAMS)
+    return galsim.Add([knot.shift(dx, dy) for dx, dy in offsets.tolist()], gsparams=_PARAMS)
 
 
 def _half_light_radius(sources: Sources, i: int, prefix: str) -> float:
@@ -226,10 +273,12 @@ def _half_light_radius(sources: Sources, i: int, prefix: str) -> float:
     return radius
 
 
-def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
-    radius = _half_light_radius(sources, i, prefix)
+def _index(sources: Sources, i: int, prefix: str, default: float = math.nan) -> float:
     # GalSim caches tables per (n, trunc / r_half): n to six digits makes them shareable without changing anything seen.
-    n = round(sources.value(f"{prefix}n", i, default_n), 6)
+    return round(sources.value(f"{prefix}n", i, default), 6)
+
+
+def _truncation(sources: Sources, i: int, prefix: str, radius: float) -> float:
     trunc = sources.value(f"{prefix}trunc", i, 0.0)
     if trunc != 0 and not trunc > LEAST_GALSIM_RATIO * radius:
         # Next to a flat disk GalSim fails in many ways, a segmentation fault among them.
@@ -239,6 +288,12 @@ def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
             row=f"injection_id {sources.injection_id[i]}",
             key=f"{prefix}trunc",
         )
+    return trunc
+
+
+def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
+    radius = _half_light_radius(sources, i, prefix)
+    n, trunc = _index(sources, i, prefix, default_n), _truncation(sources, i, prefix, radius)
     return _sheared(galsim.Sersic(n, half_light_radius=radius, trunc=trunc, gsparams=_PARAMS), sources, i, prefix)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import InjectionError
+from skygraft.render.lensing import lensing_matrices
 from skygraft.render.sources import Sources
 from skygraft.render.stamp_files import Stamp, read_stamps
 
@@ -145,8 +146,4 @@ def _turns(angle: NDArray[np.float64]) -> NDArray[np.float64]:
 def _lensing(sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.float64]:
     """Matrices from the sky before lensing to that after it, in (East, North), shape (N, 2, 2)."""
     shear, magnification = _numbers(sources, "shear", rows, 0.0), _numbers(sources, "magnification", rows, 1.0)
-    twice = 2.0 * np.radians(_numbers(sources, "shear_pa", rows, 0.0))
-    stretch = np.sqrt(magnification / (1.0 - shear**2))
-    along, across = shear * np.cos(twice), shear * np.sin(twice)
-    parts = np.stack([np.stack([1.0 - along, across], -1), np.stack([across, 1.0 + along], -1)], axis=-2)
-    return np.asarray(stretch[:, None, None] * parts)
+    return lensing_matrices(shear, _numbers(sources, "shear_pa", rows, 0.0), magnification)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 
-from skygraft.catalog.dialects.base import Canonical, Dialect, Source, build_table
+from skygraft.catalog.dialects.base import Canonical, Dialect, Source, build_table, carried_columns
 from skygraft.catalog.dialects.injectors import InsertFakes, Obiwan, SynPipe
 from skygraft.catalog.dialects.native import Lsst, Native
 from skygraft.catalog.dialects.simulations import CatSim, RomanIsim, SkyCatalogs
 from skygraft.errors import DialectError
 
-__all__ = ["DIALECTS", "Canonical", "Dialect", "Source", "build_table", "choose_dialect"]
+__all__ = ["DIALECTS", "Canonical", "Dialect", "Source", "build_table", "carried_columns", "choose_dialect"]
 
 MAX_SHOWN = 40  # column names in an error
 
@@ -77,8 +77,8 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
 def _read_elsewhere(columns: frozenset[str]) -> str | None:
     """Return how to read a known kind of table that is not a catalogue of sources."""
     shapes = (
-        "read its galaxies' shapes with skygraft.catalog.cosmos_shapes(path), and give them positions with "
-        "skygraft.catalog.random_catalog(region, bands=..., n=..., shapes=...)"
+        "read its galaxies' shapes with skygraft.generation.cosmos_shapes(path), and give them positions with "
+        "skygraft.generation.random_catalog(region, bands=..., n=..., shapes=...)"
     )
     if "sersicfit" in columns:
         return f"This is the table of fits of a GalSim COSMOS catalogue: {shapes}"

@@ -18,6 +18,7 @@ from skygraft.render.profiles import LEAST_GALSIM_RATIO
 
 __all__ = ["LIMITS_OF_N", "build_profile", "refusals"]
 
+_BUILT = ("Star", "Sersic", "BulgeDisk", "Gaussian", "Moffat", "Trail", "Stamp")
 LIMITS_OF_N = (0.3, 6.2)
 """Sérsic indices between these are drawn, but not these themselves."""
 _TRAIL_WIDTH = 1e-6
@@ -35,7 +36,18 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
     """
     found: dict[int, tuple[Flag, str]] = {}
     for i, kind in enumerate(sources.source_type.tolist()):
-        if kind == "BulgeDisk":
+        if kind not in _BUILT:
+            found[i] = (
+                Flag.TYPE_UNKNOWN,
+                f"how it draws a {kind} is not reproduced here; skygraft's own conventions draw it",
+            )
+        elif kind not in ("Star", "Trail") and (
+            sources.value("shear", i, 0.0) or sources.value("magnification", i, 1.0) != 1
+        ):
+            found[i] = Flag.PARAMETERS_BAD, "its shear and magnification are no columns of that package"
+        elif kind not in ("Star", "Trail") and sources.value("trail_length", i, 0.0) > 0:
+            found[i] = Flag.PARAMETERS_BAD, f"it moves during the exposure; a {kind} has no trail there"
+        elif kind == "BulgeDisk":
             found[i] = Flag.TYPE_UNKNOWN, "it has no source_type BulgeDisk; give bulge and disk as two Sersics"
         elif kind == "Moffat" and sources.value("q", i, 1.0) != 1.0:
             q = sources.value("q", i, 1.0)
