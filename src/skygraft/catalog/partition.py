@@ -179,7 +179,7 @@ def partition_catalog(
             raise
         marker = None  # its input is unknown
     same = marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper)
-    if marker is not None and same and not stamps_changed(out, marker["partitions"]):
+    if marker is not None and same and not stamps_changed(out):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
         raise OutputExistsError(

@@ -6,7 +6,6 @@ and becomes part of the content key of every image that the row is on. Catalogue
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from astropy.table import QTable
 
 from skygraft.catalog.arrow import from_arrow
 from skygraft.catalog.arrow_arrays import arrow_array
-from skygraft.catalog.partition_read import part_path
+from skygraft.catalog.partition_read import list_partitions, part_path
 from skygraft.catalog.schema import is_mag_column
 from skygraft.catalog.stamp_paths import IDENTITY, StampAddress, stamp_identities
 
@@ -50,19 +49,17 @@ def with_identities_now(rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.column_names.index(IDENTITY), rows.schema.field(IDENTITY), arrow_array(found))
 
 
-def stamps_changed(out: Path, partitions: Mapping[str, Any]) -> bool:
+def stamps_changed(out: Path) -> bool:
     """Return whether a file of a stamp is not what it was when a catalogue was partitioned.
 
     Parameters
     ----------
     out : Path
-        The data set.
-    partitions : mapping
-        Of its marker: columns ``tract`` and ``patch``.
+        The finished data set.
     """
     known: dict[StampAddress, int] = {}
     columns: list[str] | None = None
-    for key in zip(partitions["tract"], partitions["patch"], strict=True):
+    for key in list_partitions(out):
         path = part_path(out, key)
         if columns is None:
             names = pq.read_schema(path).names
