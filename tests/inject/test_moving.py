@@ -203,7 +203,7 @@ def test_galaxies_with_a_rate_are_drawn_out(kind: str) -> None:
     (flux, at, second), (own_flux, there, own) = moments(moved), moments(still)
     assert flux == pytest.approx(own_flux, rel=1e-3)
     assert np.abs(at - there).max() < 0.01
-    values, vectors = np.linalg.eigh(second - own)
+    values, _ = np.linalg.eigh(second - own)
     # 500 arcsec/h for 36 s are 5 arcsec, 25 pixels.
     assert np.sqrt(12 * values[1]) == pytest.approx(25.0, rel=5e-3)
     assert abs(values[0]) < 0.01 * values[1]

@@ -52,7 +52,7 @@ from skygraft.catalog.partition_read import (
     read_marker,
 )
 from skygraft.catalog.partition_stamps import stamps_changed, with_identities
-from skygraft.catalog.partition_table import read_parts, write_parts
+from skygraft.catalog.partition_table import write_parts
 from skygraft.catalog.preparation import Preparation, prepared
 from skygraft.catalog.schema import values
 from skygraft.catalog.stamp_paths import StampAddress
