@@ -17,6 +17,7 @@ from skygraft.catalog.schema import (
     LEAST_TRUNCATION,
     MOTION,
     SOURCE_TYPES,
+    VARIABILITIES,
     ColumnSpec,
     is_mag_column,
     strings,
@@ -214,6 +215,8 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
     _check_types(found, source_type)
     _check_ranges(found, table, source_type, cleaned, positions)
     _check_trails_and_stamps(found, table, source_type)
+    if "variability" in table.colnames:
+        _check_variability(found, table)
     _check_truncation(found, table, source_type)
     for name in (c for c in table.colnames if is_mag_column(c)):
         mag = values(table, name)
@@ -312,6 +315,23 @@ def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.s
             f"trunc = {trunc[r]:.9g} arcsec is less than sqrt(2) half-light radii ({2**0.5 * radius[r]:.9g} arcsec), "
             "at which the profile is a flat disk: half of the light cannot be so far out"
         ),
+    )
+
+
+def _check_variability(found: _Findings, table: QTable) -> None:
+    kind, curve = strings(table, "variability"), strings(table, "light_curve")
+    for name, needed in VARIABILITIES.items():
+        lacking = [column for column in needed if np.any((kind == name) & ~np.isfinite(values(table, column)))]
+        for column in lacking:
+            found.add(
+                (kind == name) & ~np.isfinite(values(table, column)),
+                Flag.PARAMETERS_BAD,
+                lambda r, k=name, c=column: f"a {k} needs {c}",
+            )
+    found.add(
+        (kind != "") & (curve != ""),
+        Flag.PARAMETERS_BAD,
+        lambda r: f"it has a light curve ({str(curve[r])!r}) and a variability ({kind[r]}): leave one empty",
     )
 
 

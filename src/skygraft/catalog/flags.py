@@ -60,9 +60,9 @@ FLAG_DOCS: dict[Flag, str] = {
     Flag.WCS_FAILED: "the position has no finite pixel coordinates in this image; not drawn",
     Flag.PSF_UNDERSAMPLED: "the PSF model's pixels are too coarse for it: the drawn shape is approximate",
     Flag.IN_TEMPLATE: "the source is in the template of the difference image, so that the image loses its light there",
-    Flag.NOT_VISIBLE: "the source's light curve is zero at the image's time; not drawn",
+    Flag.NOT_VISIBLE: "the source has no light at the image's time, or none in templates; not drawn",
     Flag.NOT_FOR_IMAGE: "the source is meant for other images: science images alone, or templates alone; not drawn",
-    Flag.NO_LIGHT_CURVE: "the source's light curve has no flux in the image's band; not drawn",
+    Flag.NO_LIGHT_CURVE: "the source's light curve has no flux in the image's band, or is not in the table; not drawn",
 }
 
 LSST_BITS = Flag(0b111111)

@@ -46,6 +46,7 @@ from skygraft.catalog.partition_read import (
     marker_checksum,
     read_marker,
 )
+from skygraft.catalog.preparation import Preparation, prepared
 from skygraft.catalog.schema import values
 from skygraft.disk import atomic_path, write_small
 from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
@@ -72,35 +73,6 @@ class Locator(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """The definition of the sky map, as JSON types."""
-        ...
-
-
-class Preparation(Protocol):
-    """What happens to a catalogue's rows before they are partitioned, and what is stored beside them.
-
-    Objects are picklable, and small: each job that writes partitions gets one. `skygraft.timedomain.preparation` makes
-    one of light curves and ephemerides.
-    """
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that it depends on."""
-        ...
-
-    def rows(self, chunk: QTable) -> QTable:
-        """The rows to store in place of a chunk of the catalogue; their columns do not depend on the chunk.
-
-        Several rows may come from one, with its injection id, if their windows of time are disjoint; they stand
-        together, in order of time.
-        """
-        ...
-
-    def rest(self, ids: NDArray[np.int64], like: QTable) -> Iterator[QTable]:
-        """Rows of objects that the catalogue lacks, with the columns of `like`; `ids` are those that it has."""
-        ...
-
-    def beside(self, partition: pa.Table) -> dict[str, pa.Table]:
-        """Tables to store beside a partition, by file name (``*.parquet``); pure in the rows of the partition."""
         ...
 
 
@@ -259,22 +231,6 @@ def _chunks(
     yield from iter_catalog(catalog, chunk_rows=chunk_rows, **reading)
 
 
-def _prepared(chunks: Iterable[QTable], prepare: Preparation | None, ids: list[NDArray[np.int64]]) -> Iterator[QTable]:
-    """The chunks to store; `ids` gets the injection ids of the catalogue, chunk by chunk, and of what is added to it.
-
-    The rows that a preparation makes of one row share its id, so that uniqueness is that of the catalogue's own rows.
-    """
-    for chunk in chunks:
-        ids.append(values(chunk, "injection_id"))
-        stored = chunk if prepare is None else prepare.rows(chunk)
-        if len(stored):
-            yield stored
-    if prepare is not None and ids:
-        for rest in prepare.rest(np.concatenate(ids), stored[:0]):
-            ids.append(np.unique(values(rest, "injection_id")))
-            yield rest
-
-
 def _spool(
     catalog: QTable | str | os.PathLike[str],
     skymap: Locator,
@@ -288,7 +244,7 @@ def _spool(
     runs: list[_Run] = []
     every: list[NDArray[np.int64]] = []
     schema: pa.Schema | None = None
-    for chunk in _prepared(ahead(_chunks(catalog, reading, chunk_rows)), prepare, every):
+    for chunk in prepared(ahead(_chunks(catalog, reading, chunk_rows)), prepare, every):
         arrow = to_arrow(chunk)
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):

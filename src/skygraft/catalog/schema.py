@@ -20,6 +20,7 @@ from skygraft.catalog.schema_columns import (
     MOFFAT_RANGE,
     SERSIC_RANGE,
     SOURCE_TYPES,
+    VARIABILITIES,
     ColumnSpec,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "MOFFAT_RANGE",
     "SERSIC_RANGE",
     "SOURCE_TYPES",
+    "VARIABILITIES",
     "ColumnSpec",
     "bands_of",
     "is_mag_column",

@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 
 from skygraft.errors import shown
 
-__all__ = ["COLUMNS", "LEAST_TRUNCATION", "MOFFAT_RANGE", "SERSIC_RANGE", "SOURCE_TYPES", "ColumnSpec"]
+__all__ = ["COLUMNS", "LEAST_TRUNCATION", "MOFFAT_RANGE", "SERSIC_RANGE", "SOURCE_TYPES", "VARIABILITIES", "ColumnSpec"]
 
 SOURCE_TYPES = (
     *("Star", "Sersic", "BulgeDisk", "Gaussian", "Moffat", "Trail", "Stamp"),
     *("Spergel", "InclinedExponential", "InclinedSersic", "Kolmogorov", "RandomKnots", "RealGalaxy"),
 )
+VARIABILITIES: dict[str, tuple[str, ...]] = {
+    "sine": ("period", "amplitude"),
+    "top_hat": ("light_curve_mjd", "duration"),
+    "flare": ("light_curve_mjd", "amplitude", "decay_time"),
+}
+"""Analytic light curves, and the columns that each needs; see `skygraft.timedomain.analytic`."""
 SERSIC_RANGE = (0.3, 6.2)  # what GalSim and LSST source_injection draw
 MOFFAT_RANGE = (1.5, 100.0)  # below, much of the light is outside of any stamp; above, it is a Gaussian
 
@@ -261,7 +267,11 @@ _SPECS = [
         "light_curve", "str", None, "Id of its light curve in the table of light curves, which then gives its flux.", ""
     ),
     ColumnSpec(
-        "variability", "str", None, "Analytic light curve.", "", choices=("", "sine", "top_hat", "flare"),
+        "light_curve_key", "int", None, "Number of the light curve, from its values; campaigns add it.",
+        -1, low=-1.0,
+    ),
+    ColumnSpec(
+        "variability", "str", None, "Analytic light curve.", "", choices=("", *VARIABILITIES),
     ),
     ColumnSpec(
         "light_curve_mjd", "float", "d", "Time (MJD, TAI) of a light curve's zero of time.", _NAN, sane=_EPOCH
@@ -274,8 +284,8 @@ _SPECS = [
     ColumnSpec("rise_time", "float", "d", "Time of a flare's linear rise.", 0.0, low=0.0, sane=_EPOCH),
     ColumnSpec("decay_time", "float", "d", "Time of a flare's decay by e.", _NAN, low=0.0, open_low=True, sane=_EPOCH),
     ColumnSpec(
-        "inject_into", "str", None, "Which of the images that a difference image is made of has the source: the "
-        "science image, the template, or both.", "", choices=("", "science", "template", "both"),
+        "inject_into", "str", None, "Which images have the source: science images, templates (coadds), or both; empty "
+        "is both, and science of a difference image.", "", choices=("", "science", "template", "both"),
     ),
     ColumnSpec("pm_ra_cosdec", "float", "mas / yr", "Proper motion in ra, times cos(dec).", 0.0, sane=_MOTION),
     ColumnSpec("pm_dec", "float", "mas / yr", "Proper motion in dec.", 0.0, sane=_MOTION),

@@ -12,6 +12,7 @@ from skygraft.render import Sources, reach_pixels
 from skygraft.render.components import are_profiles, components
 from skygraft.render.profiles import MAX_STAMP
 from skygraft.render.stamps import read_stamp
+from skygraft.render.trails import trail_extents
 
 __all__ = ["Reach", "reach_of"]
 
@@ -60,7 +61,8 @@ def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach
         found = components(sources, profiles, np.ones(profiles.size), half_kernel, flux_tolerance)
         np.maximum.at(pixels, profiles[found.owner], found.profiles.half)
     trails = np.flatnonzero(known & (sources.source_type == "Trail"))
-    pixels[trails] += 0.5 * _trail_lengths(sources, trails)
+    if trails.size:
+        pixels[trails] += 0.5 * np.hypot(*trail_extents(sources, trails).T)
     stamps = np.flatnonzero(known & (sources.source_type == "Stamp"))
     bad_stamps = _reach_of_stamps(sources, stamps, half_kernel, pixels) if stamps.size else {}
     rest = known & ~np.isin(sources.source_type, ("Star", "Trail", "Stamp"))
@@ -74,6 +76,7 @@ def reach_of(sources: Sources, half_kernel: int, flux_tolerance: float) -> Reach
             pixels[row] += own
     cut = sources.source_type != "Star"
     cut[profiles] = False
+    cut[trails] = np.nan_to_num(_numbers(sources, "draw_size", trails)) > 0
     pixels[cut] = np.minimum(pixels[cut], _largest(sources, cut))
     pixels = np.ceil(pixels)
     pixels[list(bad_stamps)] = np.inf
@@ -91,17 +94,6 @@ def _largest(sources: Sources, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Compute half the side of the largest stamp that each source may have, pixels."""
     asked = np.nan_to_num(_numbers(sources, "draw_size", rows))
     return np.asarray(0.5 * np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP))
-
-
-def _trail_lengths(sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Compute the lengths of trails in pixels; 0 where there is none."""
-    angle = np.radians(np.nan_to_num(_numbers(sources, "trail_pa", rows)))
-    sky = np.nan_to_num(_numbers(sources, "trail_length", rows))[:, None] * np.stack(
-        [np.sin(angle), np.cos(angle)], axis=-1
-    )
-    own = np.linalg.norm(np.linalg.solve(sources.jacobian[rows], sky[:, :, None])[:, :, 0], axis=-1)
-    given = _numbers(sources, "trail_length_pix", rows)
-    return np.asarray(np.where(np.isfinite(given), given, own))
 
 
 def _texts(sources: Sources, name: str, rows: NDArray[np.intp]) -> NDArray[np.str_]:

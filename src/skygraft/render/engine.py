@@ -20,10 +20,11 @@ from skygraft.render.profiles import LEAST_GALSIM_RATIO, largest_transform
 from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
 from skygraft.render.stars import StarPainter, Stars
+from skygraft.render.trails import MAX_TRAIL, add_trails, trail_extents
 
 __all__ = ["render"]
 
-type _Kind = Literal["star", "profile", "other"]
+type _Kind = Literal["star", "profile", "trail", "other"]
 
 _LARGE_HALF = 512
 """Sources with a transform of more than twice this many pixels a side are drawn one by one."""
@@ -45,8 +46,8 @@ def render(
 ) -> RenderReport:
     """Add sources to a canvas.
 
-    Stars are added first, then Sérsic and Moffat profiles, then everything else, each in the order given; a pixel's
-    value therefore depends only on the sources that touch it.
+    Stars are added first, then Sérsic and Moffat profiles, trails, and everything else, each in the order given; a
+    pixel's value therefore depends only on the sources that touch it.
 
     Parameters
     ----------
@@ -80,7 +81,9 @@ def render(
     stars, galaxies = star_engine(stars), galaxy_engine(galaxies)
     report = RenderReport.empty(len(sources))
     is_star = sources.source_type == "Star"
-    painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None
+    is_trail = _are_native_trails(sources) & (stars != "galsim")
+    points = is_star.any() or is_trail.any()
+    painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and points else None
     prepared = PreparedPsf(psf, box) if psf is not None and not (painter is not None and is_star.all()) else None
     is_profile = are_profiles(sources)
     if galaxies == "galsim":
@@ -88,23 +91,26 @@ def render(
     kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
         ("star", is_star),
         ("profile", is_profile),
-        ("other", ~(is_star | is_profile)),
+        ("trail", is_trail),
+        ("other", ~(is_star | is_profile | is_trail)),
     )
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
         profiles = None
         if kind == "profile" and len(rows):
             profiles = ProfilePainter(canvas, PRECISE if galaxies == "precise" else FAST)
-        native = painter if kind == "star" else None
+        native = painter if kind in ("star", "trail") else None
         size = _CHUNK
         if native is not None:
-            size = native.batch
+            size = native.batch if kind == "star" else _CHUNK
         elif kind == "profile" and prepared is not None:
             size = prepared.batch
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
             if psf is None:
                 _draw_without_psf(sources, chunk, canvas, flux_tolerance, report)
+            elif native is not None and kind == "trail":
+                _draw_trails(sources, chunk, psf, native, canvas, normalisation, report)
             elif native is not None:
                 _draw_stars(sources, chunk, psf, native, canvas, normalisation, report)
             elif prepared is not None:
@@ -139,6 +145,47 @@ def _draw_stars(
     _note_psf(report, rows, psf, drawn, x, y)
     report.flux_deposited[rows] = drawn.deposited
     report.stamp_size[rows] = max(psf.shape)
+    report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
+
+
+def _are_native_trails(sources: Sources) -> NDArray[np.bool_]:
+    """Trails that are drawn as a sum of stars: all but those that may not be larger than a given stamp."""
+    trails: NDArray[np.bool_] = sources.source_type == "Trail"
+    if trails.any() and "draw_size" in sources.shape:
+        trails &= ~(np.asarray(sources.shape["draw_size"], dtype=np.float64) > 0)
+    return trails
+
+
+def _draw_trails(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    psf: PSF,
+    painter: StarPainter,
+    canvas: Canvas,
+    normalisation: Normalisation,
+    report: RenderReport,
+) -> None:
+    lengths = np.hypot(*trail_extents(sources, rows).T)
+    for row in rows[~(lengths <= MAX_TRAIL)].tolist():
+        report.flags[row] |= Flag.FFT_SIZE_ERROR
+        report.messages[row] = f"the Trail is longer than {MAX_TRAIL:g} pixels"
+    rows, lengths = rows[lengths <= MAX_TRAIL], lengths[lengths <= MAX_TRAIL]
+    if not rows.size:
+        return
+    x, y = sources.x[rows], sources.y[rows]
+    try:
+        drawn = add_trails(sources, rows, psf, painter, canvas, normalisation)
+    except Exception as error:  # of any PSF's own code; nothing has been drawn
+        if len(rows) > 1:
+            for part in np.array_split(rows, 2):
+                _draw_trails(sources, part, psf, painter, canvas, normalisation, report)
+            return
+        report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
+        report.messages[int(rows[0])] = _reason(error)
+        return
+    _note_psf(report, rows, psf, drawn, x, y)
+    report.flux_deposited[rows] = drawn.deposited
+    report.stamp_size[rows] = max(psf.shape) + np.ceil(lengths).astype(np.int64)
     report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
 
 

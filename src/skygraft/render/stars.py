@@ -98,6 +98,11 @@ class StarPainter:
             self._basis = SinglePrecisionBasis(psf.basis).mapped(lambda images: fine_images(images, self._shift))
 
     @property
+    def draws_between_pixels(self) -> bool:
+        """Whether each star's pixels are values of a PSF that pixels undersample, so that they are not band-limited."""
+        return self._fine is not None
+
+    @property
     def batch(self) -> int:
         """Stars to draw at a time: many for a linear PSF, few where each star has a kernel of its own in memory."""
         return 1024 if isinstance(self._psf, LinearPSF) else 64

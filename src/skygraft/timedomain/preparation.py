@@ -6,14 +6,18 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-__all__ = ["Part", "Preparation", "preparation"]
+from skygraft.errors import CatalogError
+from skygraft.timedomain.ephemerides import Ephemerides, ephemerides_of_file
+from skygraft.timedomain.light_curve_rows import LightCurveRows
+
+__all__ = ["EphemerisPart", "Part", "Preparation", "preparation"]
 
 
 class Part(Protocol):
@@ -38,6 +42,45 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
+class EphemerisPart:
+    """Rows with an ephemeris are replaced by its pieces; see `skygraft.timedomain.ephemerides`.
+
+    Parameters
+    ----------
+    path : Path
+        Table of ephemerides.
+    """
+
+    path: Path
+
+    @property
+    def ephemerides(self) -> Ephemerides:
+        """The ephemerides, read once in each process."""
+        return ephemerides_of_file(self.path)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        if not self.path.is_file():
+            raise CatalogError("there is no such file", path=self.path, key="ephemerides", fix="Check the path")
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def rows(self, chunk: QTable) -> QTable:
+        """The rows of a chunk, those with an ephemeris replaced by its pieces."""
+        return self.ephemerides.rows(chunk)
+
+    def rest(self, ids: NDArray[np.int64], like: QTable) -> Iterator[QTable]:
+        """The pieces of objects that the catalogue lacks."""
+        return self.ephemerides.rest(ids, like)
+
+    def beside(self, partition: pa.Table) -> dict[str, pa.Table]:
+        """Nothing: the pieces hold all that is needed."""
+        del partition
+        return {}
+
+
+@dataclass(frozen=True)
 class Preparation:
     """Steps that are done one after the other: each gets the rows that the one before gives.
 
@@ -53,6 +96,11 @@ class Preparation:
     def digest(self) -> str:
         """SHA-256 of all that the steps depend on."""
         return hashlib.sha256("\n".join(part.digest for part in self.parts).encode()).hexdigest()
+
+    @property
+    def has_light_curves(self) -> bool:
+        """Whether there is a table of light curves, or one of ephemerides with magnitudes."""
+        return any(isinstance(part, LightCurveRows) for part in self.parts)
 
     def rows(self, chunk: QTable) -> QTable:
         """The rows to store in place of a chunk of the catalogue."""
@@ -78,7 +126,13 @@ class Preparation:
         return tables
 
 
-def preparation(ephemerides: Path | None = None, light_curves: Path | None = None) -> Preparation | None:
+def preparation(
+    ephemerides: Path | None = None,
+    light_curves: Path | None = None,
+    *,
+    folder: Path = Path(),
+    on_bad: Literal["raise", "flag"] = "raise",
+) -> Preparation | None:
     """Make the preparation of a campaign's catalogue.
 
     Parameters
@@ -87,6 +141,10 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
         Table of ephemerides.
     light_curves : Path, optional
         Table of light curves.
+    folder : Path
+        For temporary files that all processes see.
+    on_bad : {"raise", "flag"}
+        Whether rows whose light curve is not in the table are an error, or are flagged.
 
     Returns
     -------
@@ -99,5 +157,11 @@ def preparation(ephemerides: Path | None = None, light_curves: Path | None = Non
         If a table cannot be used.
     """
     parts: list[Part] = []
-    del ephemerides, light_curves
+    own: Path | None = None
+    if ephemerides is not None:
+        moving = EphemerisPart(ephemerides)
+        parts.append(moving)
+        own = ephemerides if moving.ephemerides.has_magnitudes else None
+    if light_curves is not None or own is not None:
+        parts.append(LightCurveRows(light_curves, folder, on_bad, own))
     return Preparation(tuple(parts)) if parts else None

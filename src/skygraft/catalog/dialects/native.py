@@ -17,17 +17,19 @@ class Native(Dialect):
     """The canonical schema itself; units in the table's metadata are converted."""
 
     name: ClassVar[str] = "native"
-    looks_for: ClassVar[str] = "ra, dec, source_type and mag_<band>"
+    looks_for: ClassVar[str] = "ra, dec, source_type and mag_<band> (or light_curve)"
     keeps_extra_columns: ClassVar[bool] = True
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Return whether the table has positions, a type and a magnitude per band."""
-        return {"ra", "dec", "source_type"} <= columns and any(is_mag_column(name) for name in columns)
+        """Return whether the table has positions, a type and a magnitude per band, or light curves."""
+        shines = any(is_mag_column(name) for name in columns) or ("light_curve" in columns and "mag" not in columns)
+        return {"ra", "dec", "source_type"} <= columns and shines
 
     def convert(self, source: Source, band: str | None) -> Canonical:
         """Convert the columns to the schema's units."""
         bands = {name.removeprefix("mag_"): name for name in source.names if is_mag_column(name)}
-        require_band(source, bands, band)
+        if "light_curve" not in source:  # which may have other bands
+            require_band(source, bands, band)
         source.refuse_other_capitals(COLUMNS)
         out: Canonical = {
             "injection_id": source.ids("injection_id"),
