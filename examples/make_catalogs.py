@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from skygraft.catalog import Population, random_catalog, write_catalog
+from skygraft.catalog import write_catalog
+from skygraft.generation import Population, random_catalog
 from skygraft.survey import index_images
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
 """Sphinx directives that write tables of the documentation from the code: one place for each fact.
 
-``{catalogue-columns}``, ``{catalogue-dialects}``, ``{image-formats}``, ``{campaign-keys}`` and ``{commands}`` stand for
-the tables that the functions below return in Markdown.
+``{catalogue-columns}``, ``{catalogue-dialects}``, ``{image-formats}``, ``{campaign-keys}``, ``{population-keys}`` and
+``{commands}`` stand for the tables that the functions below return in Markdown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import typer
@@ -28,6 +28,8 @@ from skygraft.cli import app
 from skygraft.config.campaign import CampaignConfig, InjectionConfig
 from skygraft.config.cluster_kinds import ClusterConfig
 from skygraft.formats import format_names, get_format
+from skygraft.generation.distributions import Distribution
+from skygraft.generation.spec import PopulationSpec
 from skygraft.injection import InjectionOptions
 from skygraft.recovery.table import REASONS, RECOVERY_COLUMNS
 
@@ -145,7 +147,12 @@ def campaign_keys() -> str:
     return "\n\n".join(_section(CampaignConfig, ""))
 
 
-def _section(model: type[BaseModel], prefix: str) -> Iterable[str]:
+def population_keys() -> str:
+    """Every key of a population's YAML file, section by section."""
+    return "\n\n".join(_section(PopulationSpec, "", "population"))
+
+
+def _section(model: type[BaseModel], prefix: str, kind: str = "key") -> Iterable[str]:
     docs = _injection_docs() if model is InjectionConfig else _attribute_docs(model)
     rows, inner = [], []
     for name, field in model.model_fields.items():
@@ -153,18 +160,19 @@ def _section(model: type[BaseModel], prefix: str) -> Iterable[str]:
         said = _prose(docs.get(name, ""))
         if part is not None and issubclass(part, ClusterConfig):
             rows.append((f"`{name}`", "", f"{said} See [profiles](deploy/profiles.md)."))
-        elif part is not None:
+        elif part is not None and not issubclass(part, Distribution):
             inner.append((name, part))
-            rows.append((f"`{name}`", "", f"{said} See [{prefix}{name}](#{_anchor(prefix + name)}).".strip()))
+            rows.append((f"`{name}`", "", f"{said} See [{prefix}{name}](#{_anchor(prefix + name, kind)}).".strip()))
         else:
             rows.append((f"`{name}`", _default(field), said or _choices(field.annotation)))
-    heading = f"## `{prefix.rstrip('.')}`" if prefix else "## The file"
+    level = "##" if kind == "key" else "###"
+    heading = f"{level} `{prefix.rstrip('.')}`" if prefix else f"{level} The file"
     intro = _prose(inspect.cleandoc(model.__doc__ or "").split("\n\n")[0])
-    yield f"({_anchor(prefix.rstrip('.')) or 'the-file'})=\n{heading}"
+    yield f"({_anchor(prefix.rstrip('.'), kind) or ('the-file' if kind == 'key' else f'{kind}-file')})=\n{heading}"
     yield intro
     yield _table(("key", "default", "meaning"), rows)
     for name, part in inner:
-        yield from _section(part, f"{prefix}{name}.")
+        yield from _section(part, f"{prefix}{name}.", kind)
 
 
 def recovery_columns() -> str:
@@ -178,11 +186,20 @@ def recovery_reasons() -> str:
     return _table(("`reason`", "meaning"), [(f"`{name}`" if name else "empty", text) for name, text in REASONS.items()])
 
 
+def _all_commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and commands, also of groups of commands."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _all_commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
 def commands() -> str:
     """Every command of `skygraft` with its arguments and options."""
     root = typer.main.get_command(app)
     parts = []
-    for name, command in root.commands.items():  # type: ignore[attr-defined]
+    for name, command in _all_commands(root):
         text, *examples = re.split(r"^Examples?: *", inspect.cleandoc(command.help or ""), flags=re.M)
         parts += [f"## skygraft {name}", *(_prose(paragraph) for paragraph in text.split("\n\n"))]
         parts += [f"```text\n{inspect.cleandoc(example).strip()}\n```" for example in examples]
@@ -197,8 +214,8 @@ def commands() -> str:
     return "\n\n".join(parts)
 
 
-def _anchor(name: str) -> str:
-    return f"key-{name.replace('.', '-')}" if name else ""
+def _anchor(name: str, kind: str = "key") -> str:
+    return f"{kind}-{name.replace('.', '-')}" if name else ""
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
@@ -273,6 +290,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "image-formats": image_formats,
     "campaign-keys": campaign_keys,
     "commands": commands,
+    "population-keys": population_keys,
     "recovery-columns": recovery_columns,
     "recovery-reasons": recovery_reasons,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from skygraft.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from skygraft import catalog, errors, formats, photometry, psf, skymap, statistics, testing, wcs
+    from skygraft import catalog, errors, formats, generation, photometry, psf, skymap, statistics, testing, wcs
     from skygraft.campaign import Campaign
     from skygraft.catalog import Flag, normalize_catalog, read_catalog, write_catalog
     from skygraft.errors import SkygraftError, SkygraftWarning
@@ -35,7 +35,7 @@ _HOMES = {
     "skygraft.views.patch": ("open_patch",),
 }
 
-_MODULES = ("catalog", "errors", "formats", "photometry", "psf", "skymap", "statistics", "testing", "wcs")
+_MODULES = ("catalog", "errors", "formats", "generation", "photometry", "psf", "skymap", "statistics", "testing", "wcs")
 """Reachable after ``import skygraft``, such as ``skygraft.psf.MoffatPSF``."""
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "catalog",
     "errors",
     "formats",
+    "generation",
     "get_skymap",
     "inject",
     "make_planes",

@@ -16,6 +16,7 @@ import yaml
 
 from skygraft.config.campaign import load_config
 from skygraft.config.cluster import load_profile
+from skygraft.generation import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -65,7 +66,10 @@ def test_python_runs_and_prints_what_its_comments_say(beside_demo: Path, page: s
 @pytest.mark.parametrize(("page", "text"), YAML, ids=named(YAML))
 def test_yaml_is_a_campaign_or_a_profile(tmp_path: Path, page: str, text: str) -> None:
     (tmp_path / "some.yaml").write_text(text)
-    if "kind" in yaml.safe_load(text):
+    if page == "docs/generation.md":
+        changes = {} if "density" in text else {"n": 1, "bands": ["r"]}
+        assert load_spec(tmp_path / "some.yaml", changes).sources
+    elif "kind" in yaml.safe_load(text):
         assert load_profile(tmp_path / "some.yaml").kind
     else:
         assert load_config(tmp_path / "some.yaml").name

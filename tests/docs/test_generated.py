@@ -94,7 +94,18 @@ def test_every_format_and_dialect_is_there(tables: ModuleType) -> None:
 
 def test_every_command_is_there_with_its_options(tables: ModuleType) -> None:
     text = tables.commands()
-    commands = re.findall(r"^## skygraft (\w+)", text, re.M)
-    assert set(commands) >= {"demo", "inspect", "inject", "index", "plan", "run", "status", "verify"}
+    commands = re.findall(r"^## skygraft (\w+(?: \w+)?)$", text, re.M)
+    assert set(commands) >= {
+        "catalog generate",
+        "catalog show",
+        "demo",
+        "inspect",
+        "inject",
+        "index",
+        "plan",
+        "run",
+        "status",
+        "verify",
+    }
     for option in ("--retry-failed", "--checksums", "--cluster", "--watch", "--flux-mode"):
         assert f"`{option}`" in text

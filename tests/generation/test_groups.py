@@ -11,7 +11,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 
 from kits.plain_images import plain_header
-from skygraft.catalog import partition_catalog, read_partitions, star_catalog
+from skygraft.catalog import partition_catalog, read_partitions
 from skygraft.catalog.partition_read import list_partitions
 from skygraft.errors import CatalogError
 from skygraft.exposure import DataId, VisitInfo
@@ -228,9 +228,14 @@ def test_a_group_on_the_border_of_patches_is_whole_on_each_image(tmp_path):
 
 
 def test_binaries_have_companions_at_their_separations():
-    primaries = star_catalog(
-        [10.0, 0.00001, 50.0], [80.0, 0.0, -90.0], {"g": [18.0, 19.0, 20.0], "r": [17.0, 18.0, 19.0]}
-    )
+    primaries = {
+        "injection_id": [0, 1, 2],
+        "ra": [10.0, 0.00001, 50.0],
+        "dec": [80.0, 0.0, -90.0],
+        "source_type": ["Star"] * 3,
+        "mag_g": [18.0, 19.0, 20.0],
+        "mag_r": [17.0, 18.0, 19.0],
+    }
     apart, angle = np.array([0.5, 1.0, 2.0]), np.array([10.0, 280.0, 30.0])
     both = binaries(primaries, separation=apart, pa=angle, mag_difference={"g": 2.0, "r": [1.0, 1.5, 0.0]}, first_id=10)
     assert list(both["injection_id"]) == [0, 1, 2, 10, 11, 12] and list(both["group_id"]) == [0, 1, 2] * 2

@@ -2,12 +2,10 @@
 
 from skygraft.catalog.checks import validate
 from skygraft.catalog.flags import Flag, count_flags, decode_flags, flag_registry, has_flag
-from skygraft.catalog.generate import Population, cosmos_shapes, grid_catalog, random_catalog, star_catalog
 from skygraft.catalog.io import normalize_catalog, read_catalog, write_catalog
 from skygraft.catalog.motion import in_window, positions_at, rates_at
 from skygraft.catalog.partition import PartitionSummary, partition_catalog
 from skygraft.catalog.partition_read import PartitionCache, list_partitions, read_partitions
-from skygraft.catalog.region import Region
 from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES, bands_of, values
 from skygraft.catalog.select import band_column, select_for_visit
 from skygraft.catalog.tables import as_table
@@ -18,28 +16,22 @@ __all__ = [
     "Flag",
     "PartitionCache",
     "PartitionSummary",
-    "Population",
-    "Region",
     "as_table",
     "band_column",
     "bands_of",
-    "cosmos_shapes",
     "count_flags",
     "decode_flags",
     "flag_registry",
-    "grid_catalog",
     "has_flag",
     "in_window",
     "list_partitions",
     "normalize_catalog",
     "partition_catalog",
     "positions_at",
-    "random_catalog",
     "rates_at",
     "read_catalog",
     "read_partitions",
     "select_for_visit",
-    "star_catalog",
     "validate",
     "values",
     "write_catalog",

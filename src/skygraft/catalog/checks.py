@@ -14,6 +14,7 @@ from skygraft.catalog.flags import Flag
 from skygraft.catalog.orders import Kinds
 from skygraft.catalog.schema import (
     COLUMNS,
+    LEAST_INCLINED_TRUNCATION,
     LEAST_TRUNCATION,
     MOTION,
     SOURCE_TYPES,
@@ -23,13 +24,14 @@ from skygraft.catalog.schema import (
     strings,
     values,
 )
+from skygraft.catalog.stamp_paths import band_stamp_columns
 from skygraft.errors import CatalogError, shown
 
 __all__ = ["Found", "OnBad", "check_duplicates", "find_problems", "validate"]
 
 OnBad = Literal["raise", "flag"]
 MAX_LISTED = 10
-_NEVER_CUT = ("Gaussian", "Moffat", "BulgeDisk")
+_NEVER_CUT = ("Gaussian", "Moffat", "BulgeDisk", "Spergel", "Kolmogorov", "InclinedExponential", "RandomKnots")
 
 
 def _nearest(word: str) -> str:
@@ -308,12 +310,21 @@ def _check_truncation(found: _Findings, table: QTable, source_type: NDArray[np.s
     radius = values(table, "half_light_radius")
     with np.errstate(invalid="ignore"):
         inner = (source_type == "Sersic") & (trunc > 0) & (trunc < LEAST_TRUNCATION * radius)
+        too_flat = (source_type == "InclinedSersic") & (trunc > 0) & (trunc <= LEAST_INCLINED_TRUNCATION * radius)
     found.add(
         inner,
         Flag.PARAMETERS_BAD,
         lambda r: (
             f"trunc = {trunc[r]:.9g} arcsec is less than sqrt(2) half-light radii ({2**0.5 * radius[r]:.9g} arcsec), "
             "at which the profile is a flat disk: half of the light cannot be so far out"
+        ),
+    )
+    found.add(
+        too_flat,
+        Flag.PARAMETERS_BAD,
+        lambda r: (
+            f"trunc = {trunc[r]:.9g} arcsec is not more than {LEAST_INCLINED_TRUNCATION} half-light radii "
+            f"({LEAST_INCLINED_TRUNCATION * radius[r]:.9g} arcsec), beyond which an InclinedSersic may end"
         ),
     )
 
@@ -335,6 +346,28 @@ def _check_variability(found: _Findings, table: QTable) -> None:
     )
 
 
+def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) -> None:
+    pathless = strings(table, "stamp") == ""
+    for name in band_stamp_columns(table).values():
+        pathless &= strings(table, name) == ""
+    found.add(
+        stamps & pathless,
+        Flag.PARAMETERS_BAD,
+        lambda r: "a Stamp needs the path of its image in the column stamp, or stamp_<band>",
+    )
+    own = stamps & (strings(table, "stamp_flux") == "stamp")
+    found.add(
+        own & ~np.isfinite(values(table, "stamp_zeropoint")),
+        Flag.PARAMETERS_BAD,
+        lambda r: "stamp_flux stamp needs stamp_zeropoint, the AB magnitude of one unit of the stamp's pixels",
+    )
+    found.add(
+        own & (strings(table, "light_curve") != ""),
+        Flag.PARAMETERS_BAD,
+        lambda r: "a light curve gives the flux of the row: stamp_flux must be row, or empty",
+    )
+
+
 def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
     if found.kinds.any(("Trail",)):
         rated = np.nan_to_num(np.hypot(values(table, "rate_ra_cosdec"), values(table, "rate_dec"))) != 0
@@ -345,15 +378,17 @@ def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArr
             lambda r: "a Trail needs trail_length, trail_length_pix, or a rate",
         )
     if found.kinds.any(("Stamp",)):
-        found.add(
-            (source_type == "Stamp") & (strings(table, "stamp") == ""),
-            Flag.PARAMETERS_BAD,
-            lambda r: "a Stamp needs the path of its image in the column stamp",
-        )
+        _check_stamps(found, table, source_type == "Stamp")
     moving = np.zeros(len(table), dtype=bool)
     for name in MOTION:
         if name in table.colnames or name in refused(table):
             moving |= np.nan_to_num(values(table, name)) != 0
+    if found.kinds.any(("RealGalaxy",)):
+        found.add(
+            (source_type == "RealGalaxy") & (strings(table, "real_galaxy_catalog") == ""),
+            Flag.PARAMETERS_BAD,
+            lambda r: "a RealGalaxy needs the path of GalSim's table in the column real_galaxy_catalog",
+        )
     if moving.any():
         found.add(
             moving & np.isnan(values(table, "epoch_mjd")),

@@ -371,18 +371,10 @@ class ColumnReader:
             raw = np.char.decode(raw, "utf-8", errors="backslashreplace")
         elif raw.dtype.kind != "U":
             raw = np.array([_text(value) for value in raw.tolist()], dtype=np.str_)
-        raw = _stripped(raw) if raw.size else raw.astype("U1")
+        raw = np.char.strip(raw) if raw.size else raw.astype("U1")
         if self.mask is not None:
             raw[self.mask] = ""
         return raw
-
-
-def _stripped(texts: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Text without blanks at its ends, in a new array; most has none."""
-    codes = np.ascontiguousarray(texts).view(np.uint32).reshape(texts.size, -1)
-    # Control characters and the space; all other blanks are beyond ASCII.
-    odd = (codes <= 32) & (codes > 0) | (codes > 127) if codes.shape[1] else np.zeros((1, 1))
-    return np.char.strip(texts) if np.any(odd) else texts.copy()
 
 
 _TOO_LARGE = f"is beyond the largest whole number that fits ({_LARGEST}, 64 bits with a sign)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,8 @@ from skygraft.catalog.dialects import Dialect, Source, build_table, carried_colu
 from skygraft.catalog.fits_tables import read_fits
 from skygraft.catalog.hats_files import FolderCatalog, open_folder
 from skygraft.catalog.parquet_files import ParquetCatalog, open_parquet, read_parquet, write_parquet
-from skygraft.catalog.schema import strings
+from skygraft.catalog.schema import bands_of, strings, values
+from skygraft.catalog.stamp_paths import BAND, band_stamp_columns, is_remote, parse_stamp
 from skygraft.catalog.tables import as_table
 from skygraft.catalog.text_tables import FETCH_AGAIN, read_csv, read_ecsv
 from skygraft.catalog.votables import read_votable
@@ -55,8 +55,6 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "votable": (".vot", ".votable", ".xml", ".vot.gz"),
 }
 """File formats that can be read, with their file name suffixes."""
-
-_REMOTE = re.compile(r"[a-zA-Z][\w+.-]+://")
 
 
 def file_format(path: str | os.PathLike[str]) -> str:
@@ -124,7 +122,7 @@ def read_catalog(
     """
     table = read_table(path, hdu=hdu)
     out = normalize_catalog(table, dialect, band, origin=os.fspath(path), on_bad=on_bad, columns=columns)
-    resolve_stamps(out, stamps_beside(Path(path)))
+    resolve_stamps(out, stamps_beside(Path(path)), on_bad)
     return out
 
 
@@ -194,8 +192,8 @@ def stamps_beside(path: Path) -> Path:
     return path / "catalogue" if _is_folder(path) else path
 
 
-def resolve_stamps(table: QTable, path: Path) -> None:
-    """Convert stamp paths, which are relative to the catalogue's folder, to absolute ones; `table` is modified.
+def resolve_stamps(table: QTable, path: Path, on_bad: OnBad = "raise") -> None:
+    """Make the paths of stamps and real galaxies, which are relative to the catalogue's folder, absolute, in place.
 
     Parameters
     ----------
@@ -203,33 +201,78 @@ def resolve_stamps(table: QTable, path: Path) -> None:
         Canonical table.
     path : Path
         The catalogue's file.
+    on_bad : {"raise", "flag"}
+        Whether a stamp whose file does not exist is an error, or is left to be flagged where it is to be drawn, in the
+        bands that it is missing in.
 
     Raises
     ------
     CatalogError
-        If a stamp's file does not exist.
+        If a file does not exist.
     """
-    if "stamp" not in table.colnames:
+    _resolve_real_galaxies(table, path)
+    columns = ["stamp"] if "stamp" in table.colnames else []
+    columns += band_stamp_columns(table).values()
+    if not columns:
         return
-    given = strings(table, "stamp")
     folder = path.resolve().parent
-    resolved: dict[str, str] = {"": ""}
-    for stamp in np.unique(given[given != ""]).tolist():
-        if _REMOTE.match(stamp):
-            resolved[stamp] = stamp
-            continue
-        full = Path(os.path.normpath(folder / home_expanded(stamp)))
-        if not full.is_file():
-            row = int(np.flatnonzero(given == stamp)[0])
+    for name in columns:
+        given = strings(table, name)
+        names = {"": ""}
+        for stamp in np.unique(given[given != ""]).tolist():
+            names[stamp] = stamp if is_remote(stamp) else os.path.normpath(folder / home_expanded(stamp))
+        table[name] = np.array([names[text] for text in given.tolist()], dtype=np.str_)
+    if on_bad == "raise":
+        _check_stamps(table, columns, path)
+
+
+def _check_stamps(table: QTable, columns: list[str], path: Path) -> None:
+    """Raise if the file of a stamp does not exist, in a band that its row has a magnitude in."""
+    for band, name in [(band, column) for column in columns for band in _bands_of_stamps(table, column)]:
+        given = strings(table, name)
+        used = given != ""
+        if band is not None and f"mag_{band}" in table.colnames:
+            used &= np.isfinite(values(table, f"mag_{band}"))
+        for text in np.unique(given[used]).tolist():
+            stamp = text if band is None else text.replace(BAND, band)
+            if is_remote(stamp) or (address := parse_stamp(stamp)).is_there:
+                continue
             raise CatalogError(
-                f"the stamp {stamp!r} is not at {full}",
+                f"the stamp {os.path.relpath(stamp, path.resolve().parent)!r} is not at {address.path}",
                 path=path,
-                row=row,
-                key="stamp",
+                row=int(np.flatnonzero(used & (given == text))[0]),
+                key=name,
                 fix="Correct the path; it is relative to the catalogue's folder",
             )
-        resolved[stamp] = str(full)
-    table["stamp"] = np.array([resolved[s] for s in given.tolist()], dtype=np.str_)
+
+
+def _bands_of_stamps(table: QTable, name: str) -> list[str | None]:
+    """Return the bands in which to look for the stamps of a column; None where it does not matter."""
+    if name != "stamp":
+        return [name.removeprefix("stamp_")]
+    return [*bands_of(table)] if any(BAND in text for text in np.unique(strings(table, name)).tolist()) else [None]
+
+
+def _resolve_real_galaxies(table: QTable, path: Path) -> None:
+    """Convert paths of GalSim's catalogues of real galaxies as those of stamps; there are only few of them."""
+    name = "real_galaxy_catalog"
+    if name not in table.colnames:
+        return
+    given = strings(table, name)
+    kinds, which = np.unique(given, return_inverse=True)
+    resolved = []
+    for k, text in enumerate(kinds.tolist()):
+        full = Path(os.path.normpath(path.resolve().parent / home_expanded(text))) if text else None
+        if full is not None and not full.is_file():
+            raise CatalogError(
+                f"the catalogue of real galaxies {text!r} is not at {full}",
+                path=path,
+                row=int(np.flatnonzero(which.reshape(-1) == k)[0]),
+                key=name,
+                fix="Correct the path; it is relative to the catalogue's folder",
+            )
+        resolved.append(str(full or ""))
+    table[name] = np.array(resolved, dtype=np.str_)[which.reshape(-1)]
 
 
 def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) -> Table:
@@ -299,7 +342,7 @@ def iter_catalog(
         for raw in file.chunks(chunk_rows):
             renamed = rename_columns(raw, columns, origin=str(path))
             chunk = _convert(renamed, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
-            resolve_stamps(chunk, stamps_beside(path))
+            resolve_stamps(chunk, stamps_beside(path), on_bad)
             first += len(raw)
             yield chunk
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Kinds", "ahead", "integer_order"]
+__all__ = ["Kinds", "StoredIntegers", "ahead", "integer_order"]
 
 _DISTINCT = 32
 """Up to so many distinct texts are found by comparison, each time with all rows; more by sorting."""
@@ -83,6 +84,33 @@ def integer_order(*keys: NDArray[np.int64]) -> NDArray[np.intp]:
     order = np.argsort(joint)
     joined = joint[order]
     return np.argsort(joint, kind="stable") if np.any(joined[1:] == joined[:-1]) else order
+
+
+class StoredIntegers:
+    """Whole numbers in a temporary file, so that those of a large catalogue are in memory once, and only when needed.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which is created.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    def append(self, numbers: NDArray[np.int64]) -> None:
+        """Add numbers, shape (N,), at the end."""
+        with self._path.open("ab") as file:
+            np.ascontiguousarray(numbers, dtype=np.int64).tofile(file)
+        self._n += numbers.size
+
+    def read(self) -> NDArray[np.int64]:
+        """Return all numbers, in the order in which they were added."""
+        return np.fromfile(self._path, dtype=np.int64) if self._n else np.empty(0, dtype=np.int64)
 
 
 def ahead[T](items: Iterable[T]) -> Iterator[T]:

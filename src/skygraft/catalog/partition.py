@@ -1,9 +1,10 @@
 """Cut a catalogue by tract and patch into a Hive-partitioned Parquet data set, of which each task reads its part.
 
 Layout: ``<out>/tract=<t>/patch=<p>/part-0.parquet``, one file a patch, sorted by injection id, every file with the
-same schema; beside it the tables that a `Preparation` adds, such as light curves; and ``<out>/_partition.json``,
-written last: what the data set was made from and, for each patch, the number of rows, where they lie and how fast they
-move. Without that file the data set is not finished and cannot be read (see `skygraft.catalog.partition_read`).
+same schema; beside it the tables that a `Preparation` adds, such as light curves; ``<out>/_partitions.arrow``: for each
+patch, the number of rows, where they lie and how fast they move; and ``<out>/_partition.json``, written last: what the
+data set was made from. Without that file the data set is not finished and cannot be read (see
+`skygraft.catalog.partition_read`).
 
 Sources in no tract of an explicit sky map go into ``tract=-1/patch=-1``: no image of the map reads them, but nothing is
 lost, and their number is reported.
@@ -11,13 +12,10 @@ lost, and their number is reported.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +25,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
@@ -37,29 +34,38 @@ from skygraft.catalog.checks import OnBad, check_duplicates, validate
 from skygraft.catalog.extents import extents
 from skygraft.catalog.hats_files import folder_identity
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
-from skygraft.catalog.orders import ahead, integer_order
+from skygraft.catalog.orders import StoredIntegers, ahead, integer_order
+from skygraft.catalog.partition_files import (
+    SPOOL,
+    make_folder,
+    remove_stale,
+    write_beside,
+    write_json,
+    write_part,
+    writing,
+)
 from skygraft.catalog.partition_read import (
     MARKER,
     OUTSIDE,
-    Key,
     damaged_partitions,
     marker_checksum,
     read_marker,
 )
+from skygraft.catalog.partition_stamps import stamps_changed, with_identities
+from skygraft.catalog.partition_table import write_parts
 from skygraft.catalog.preparation import Preparation, prepared
 from skygraft.catalog.schema import values
-from skygraft.disk import atomic_path, write_small
-from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
+from skygraft.catalog.stamp_paths import StampAddress
+from skygraft.errors import CatalogError, CorruptFileError, OutputExistsError
 
 __all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "Preparation", "partition_catalog"]
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-SPOOL = ".spool-"
-"""Prefix of the folder of temporary files, in the data set's folder."""
-
 LAYOUT_VERSION = 4
 
+_BATCH_ROWS = 8192
+"""Rows of a spooled chunk that are read together."""
 _THREADS = 4
 """Partitions are written by so many threads, unless by the processes of a mapper."""
 
@@ -172,7 +178,8 @@ def partition_catalog(
         if not overwrite:
             raise
         marker = None  # its input is unknown
-    if marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper):
+    same = marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper)
+    if marker is not None and same and not stamps_changed(out, marker["partitions"]):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
         raise OutputExistsError(
@@ -181,17 +188,17 @@ def partition_catalog(
             fix="Choose another folder, or pass overwrite=True",
         )
     spool = out / f"{SPOOL}{uuid.uuid4().hex}"
-    with _writing(out):
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    with _writing(out / MARKER):
+    with writing(out / MARKER):
         (out / MARKER).unlink(missing_ok=True)  # from here on the data set is unfinished
-    with _writing(spool):
+    with writing(spool):
         spool.mkdir()
     try:
         runs, origin = _spool(catalog, skymap, spool, reading, chunk_rows, prepare)
         parts = _write_parts(runs, out, mapper, chunk_rows, prepare)
         keys = list(zip(parts["tract"], parts["patch"], strict=True))
-        _remove_stale(out, keys, parts.get("beside"))
+        remove_stale(out, keys, parts.get("beside"))
     finally:
         shutil.rmtree(spool, ignore_errors=True)
     marker = {
@@ -200,9 +207,10 @@ def partition_catalog(
         "settings": settings,
         "n_rows": sum(parts["rows"]),
         "n_outside": parts["rows"][keys.index(OUTSIDE)] if OUTSIDE in keys else 0,
-        "partitions": parts,
+        "n_partitions": sum(tract >= 0 for tract in parts["tract"]),
+        "partitions": write_parts(out, parts),
     }
-    _write_json(out / MARKER, marker | {"checksum": marker_checksum(marker)})
+    write_json(out / MARKER, marker | {"checksum": marker_checksum(marker)})
     return _summary(out, marker, reused=False)
 
 
@@ -242,10 +250,11 @@ def _spool(
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
-    every: list[NDArray[np.int64]] = []
+    every = StoredIntegers(spool / "ids")
     schema: pa.Schema | None = None
+    known: dict[StampAddress, int] = {}
     for chunk in prepared(ahead(_chunks(catalog, reading, chunk_rows)), prepare, every):
-        arrow = to_arrow(chunk)
+        arrow = to_arrow(with_identities(chunk, known))
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
             arrow = _conform(arrow, schema, origin)
@@ -259,12 +268,15 @@ def _spool(
         starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
         keys = np.column_stack([tract[starts], patch[starts]])
         path = spool / f"{len(runs):06d}.arrow"
-        with _writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_table(arrow.take(arrow_array(order)).combine_chunks())
+        with writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_table(arrow.take(arrow_array(order)), _BATCH_ROWS)
         runs.append(_Run(path, keys, np.r_[starts, tract.size]))
     if schema is None:
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
-    check_duplicates(np.concatenate(every), origin=origin)
+    ids = every.read()
+    ids.sort()
+    if np.any(ids[1:] == ids[:-1]):
+        check_duplicates(every.read(), origin=origin)
     return runs, origin
 
 
@@ -303,6 +315,14 @@ class _Slice:
     places: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
+    def read(self) -> pa.Table:
+        stop = self.start + int(self.sizes.sum())
+        first, last = self.start // _BATCH_ROWS, -(-stop // _BATCH_ROWS)
+        # Read rather than mapped: mapped files count as memory that the process takes.
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as run:
+            table = pa.Table.from_batches([run.get_batch(i) for i in range(first, last)])
+        return table.slice(self.start - first * _BATCH_ROWS, stop - self.start)
+
 
 def _write_parts(
     runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int, prepare: Preparation | None
@@ -335,17 +355,10 @@ def _merges(runs: Sequence[_Run], out: Path, merge_rows: int, prepare: Preparati
 
 
 def _write_merged(job: _Merge) -> dict[str, list[Any]]:
-    with contextlib.ExitStack() as stack:
-        pieces = []
-        for piece in job.slices:
-            memory = stack.enter_context(pa.memory_map(str(piece.path)))
-            pieces.append(pa.ipc.open_file(memory).read_all().slice(piece.start, int(piece.sizes.sum())))
-        table = pa.concat_tables(pieces)
-        place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
-        ids = np.concatenate([numpy_array(chunk) for chunk in table.column("injection_id").chunks])
-        order = integer_order(place, ids)
-        table = table.take(arrow_array(order)).combine_chunks()
-        del pieces
+    table = pa.concat_tables([piece.read() for piece in job.slices])
+    place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
+    ids = np.concatenate([numpy_array(chunk) for chunk in table.column("injection_id").chunks])
+    table = table.combine_chunks().take(arrow_array(integer_order(place, ids)))
     starts = np.cumsum(job.counts) - job.counts
     sizes, checksums, folders, beside = [], [], set(), []
     for (tract, patch), start, rows in zip(job.keys.tolist(), starts.tolist(), job.counts.tolist(), strict=True):
@@ -353,14 +366,14 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
         above = f"{job.out}/tract={tract}"
         if above not in folders:
             folders.add(above)
-            _make_folder(above)
+            make_folder(above)
         folder = f"{above}/patch={patch}"
-        _make_folder(folder)
-        n_bytes, sha256 = _write_parquet(table.slice(start, rows), f"{folder}/part-0.parquet")
+        make_folder(folder)
+        n_bytes, sha256 = write_part(table.slice(start, rows), f"{folder}/part-0.parquet")
         sizes.append(n_bytes)
         checksums.append(sha256)
         if job.prepare is not None:
-            beside.append(_write_beside(job.prepare.beside(table.slice(start, rows)), folder))
+            beside.append(write_beside(job.prepare.beside(table.slice(start, rows)), folder))
     return {
         "tract": job.keys[:, 0].tolist(),
         "patch": job.keys[:, 1].tolist(),
@@ -370,83 +383,6 @@ def _write_merged(job: _Merge) -> dict[str, list[Any]]:
         **({} if job.prepare is None else {"beside": beside}),
         **extents(table, starts, job.counts),
     }
-
-
-def _make_folder(folder: str) -> None:
-    with _writing(folder):
-        try:
-            os.mkdir(folder)  # noqa: PTH102
-        except FileExistsError:
-            if not os.path.isdir(folder):  # noqa: PTH112
-                raise
-
-
-def _write_parquet(table: pa.Table, path: str) -> tuple[int, str]:
-    """Write a partition; returns its size and SHA-256."""
-    # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
-    return _write_whole(sink.getvalue(), path)
-
-
-def _write_whole(content: pa.Buffer, path: str) -> tuple[int, str]:
-    # The marker is written last, and holds sizes and checksums of all parts.
-    with _writing(path):
-        write_small(path, content)
-    return int(content.size), hashlib.sha256(content).hexdigest()
-
-
-def _write_beside(tables: dict[str, pa.Table], folder: str) -> dict[str, tuple[int, str]]:
-    """Write the tables beside a partition; returns the size and the SHA-256 of each, by name."""
-    written = {}
-    for name, table in sorted(tables.items()):
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="snappy", write_statistics=False)
-        written[name] = _write_whole(sink.getvalue(), f"{folder}/{name}")
-    return written
-
-
-@contextlib.contextmanager
-def _writing(path: str | Path) -> Iterator[None]:
-    """Name the path in errors of what is written."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OutputError(
-            f"the partitioned catalogue cannot be written ({reason})",
-            path=path,
-            fix="Remove the folder that is in its place"
-            if isinstance(error, IsADirectoryError)
-            else "Check permissions and free space",
-        ) from error
-
-
-def _remove_stale(out: Path, keys: Sequence[Key], beside: Sequence[Iterable[str]] | None) -> None:
-    """Remove files of a former, different or unfinished run that this one did not replace."""
-    tables = itertools.repeat(()) if beside is None else beside
-    wanted = {
-        (f"tract={tract}", f"patch={patch}"): {"part-0.parquet", *names}
-        for (tract, patch), names in zip(keys, tables, strict=False)
-    }
-    for tract in out.glob("tract=*"):
-        for folder in tract.glob("patch=*"):
-            keep = wanted.get((tract.name, folder.name), set())
-            for path in folder.glob("*.parquet"):
-                if path.name not in keep:
-                    path.unlink()
-            if not keep and not any(folder.iterdir()):
-                folder.rmdir()
-        if not any(tract.iterdir()):
-            tract.rmdir()
-    for spool in out.glob(f"{SPOOL}*"):  # left by a killed run, if a day old: running ones are younger
-        if time.time() - spool.stat().st_mtime > 86400:
-            shutil.rmtree(spool, ignore_errors=True)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
 
 def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) -> str:
@@ -476,5 +412,7 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
 
 
 def _summary(out: Path, marker: dict[str, Any], *, reused: bool) -> PartitionSummary:
-    n_inside = sum(tract >= 0 for tract in marker["partitions"]["tract"])
+    n_inside = marker.get("n_partitions")
+    if n_inside is None:  # of an earlier version
+        n_inside = sum(tract >= 0 for tract in marker["partitions"]["tract"])
     return PartitionSummary(out, marker["n_rows"], n_inside, marker["n_outside"], marker["digest"], reused)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.arrow import from_arrow
 from skygraft.catalog.arrow_arrays import numpy_array
+from skygraft.catalog.partition_table import TABLE, read_parts
 from skygraft.catalog.schema import COLUMNS, values
 from skygraft.disk import FileIdentity
 from skygraft.errors import CatalogError, CorruptFileError
@@ -129,7 +130,7 @@ def damaged_partitions(
     try:
         bounds = partition_bounds(out)
     except CorruptFileError as error:
-        return {out / MARKER: error.message}
+        return {Path(error.path or out / MARKER): error.message}
     written = None if read else (out / MARKER).stat().st_mtime_ns
     files = itertools.batched(_files(bounds), _PARTS_AT_ONCE)
     found = itertools.chain.from_iterable(mapper(functools.partial(_problems, out, written), files))
@@ -228,31 +229,32 @@ def partition_bounds(out_dir: str | os.PathLike[str]) -> PartitionBounds:
 
 def _current(out: Path) -> tuple[PartitionBounds, str]:
     """The bounds and the digest of the data set, as of now."""
-    return _bounds(out, FileIdentity.find(out / MARKER))
+    return _bounds(out, FileIdentity.find(out / MARKER), FileIdentity.find(out / TABLE))
 
 
 @functools.lru_cache(maxsize=4)
-def _bounds(out: Path, marker_file: FileIdentity | None) -> tuple[PartitionBounds, str]:
-    del marker_file
+def _bounds(out: Path, *files: FileIdentity | None) -> tuple[PartitionBounds, str]:
+    del files
     marker = read_marker(out)
     if marker is None:
         raise CatalogError(
             "the folder holds no finished partitioned catalogue", path=out, fix="Run partition_catalog on it first"
         )
     try:
-        parts = marker["partitions"]
-        keys = tuple(zip(parts["tract"], parts["patch"], strict=True))
+        parts = read_parts(out, marker["partitions"])
+        whole = {name: np.array(parts[name], dtype=np.int64) for name in ("tract", "patch", "rows", "moving", "bytes")}
+        keys = tuple(zip(whole["tract"].tolist(), whole["patch"].tolist(), strict=True))
         numbers = {name: np.array(parts[name], dtype=np.float64) for name in ("center", "radius", "speed", "epochs")}
         bounds = PartitionBounds(
             keys,
-            np.array(parts["rows"], dtype=np.int64),
-            np.array(parts["moving"], dtype=np.int64),
+            whole["rows"],
+            whole["moving"],
             numbers["center"].reshape(-1, 3),
             numbers["radius"],
             numbers["speed"],
             numbers["epochs"].reshape(-1, 2),
             np.array(parts.get("stray", [0.0] * len(keys)), dtype=np.float64),
-            tuple(parts["bytes"]),
+            tuple(whole["bytes"].tolist()),
             tuple(parts["sha256"]),
             tuple(
                 {str(name): (int(size), str(sha256)) for name, (size, sha256) in tables.items()}

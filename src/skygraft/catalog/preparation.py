@@ -10,6 +10,7 @@ import pyarrow as pa
 from astropy.table import QTable
 from numpy.typing import NDArray
 
+from skygraft.catalog.orders import StoredIntegers
 from skygraft.catalog.schema import values
 
 __all__ = ["Preparation", "prepared"]
@@ -47,7 +48,7 @@ class Preparation(Protocol):
         ...
 
 
-def prepared(chunks: Iterable[QTable], prepare: Preparation | None, ids: list[NDArray[np.int64]]) -> Iterator[QTable]:
+def prepared(chunks: Iterable[QTable], prepare: Preparation | None, ids: StoredIntegers) -> Iterator[QTable]:
     """Apply a preparation to a catalogue.
 
     Parameters
@@ -56,7 +57,7 @@ def prepared(chunks: Iterable[QTable], prepare: Preparation | None, ids: list[ND
         The catalogue.
     prepare : Preparation or None
         None leaves them as they are.
-    ids : list of ndarray of int
+    ids : StoredIntegers
         Gets the injection ids of the catalogue, chunk by chunk, and of the objects that are added to it. The rows that
         a preparation makes of one row share its id, so that uniqueness is that of the catalogue's own rows.
 
@@ -78,7 +79,7 @@ def prepared(chunks: Iterable[QTable], prepare: Preparation | None, ids: list[ND
         stored = prepare.rows(chunk)
         if len(stored):
             yield stored
-    if ids:
-        for rest in prepare.rest(np.concatenate([*ids, *objects]), stored[:0]):
+    if len(ids):
+        for rest in prepare.rest(np.concatenate([ids.read(), *objects]), stored[:0]):
             ids.append(np.unique(values(rest, "injection_id")))
             yield rest

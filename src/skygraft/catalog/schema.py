@@ -16,20 +16,26 @@ from numpy.typing import NDArray
 from skygraft.catalog.columns import ColumnReader, refused
 from skygraft.catalog.schema_columns import (
     COLUMNS,
+    LEAST_INCLINED_TRUNCATION,
     LEAST_TRUNCATION,
     MOFFAT_RANGE,
     SERSIC_RANGE,
     SOURCE_TYPES,
+    SPERGEL_RANGE,
+    TYPE_ALIASES,
     VARIABILITIES,
     ColumnSpec,
 )
 
 __all__ = [
     "COLUMNS",
+    "LEAST_INCLINED_TRUNCATION",
     "LEAST_TRUNCATION",
     "MOFFAT_RANGE",
     "SERSIC_RANGE",
     "SOURCE_TYPES",
+    "SPERGEL_RANGE",
+    "TYPE_ALIASES",
     "VARIABILITIES",
     "ColumnSpec",
     "bands_of",

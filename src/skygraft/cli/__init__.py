@@ -43,7 +43,7 @@ def _global(
 
 for _module in (demo, images, campaigns):
     _module.register(app)
-app.add_typer(catalog.app, name="catalog")
+app.add_typer(catalog.app, name="catalog", rich_help_panel="Catalogues")
 
 
 def main() -> None:

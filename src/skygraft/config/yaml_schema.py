@@ -373,8 +373,13 @@ def _follow(location: Sequence[Any], schema: Any) -> tuple[list[str], type[Secti
     keys: list[str] = []
     section: type[Section] | None = None
     models, others, siblings = _models(schema), [], []
+    named = False
     for part in location:
         if str(part).startswith("function-"):
+            continue
+        if named or isinstance(part, int):  # a key of a mapping, or a place in a list
+            keys.append(str(part))
+            named = False
             continue
         if len(models) > 1:
             others = [model for model in models if model.model_fields["kind"].default != part]
@@ -383,13 +388,15 @@ def _follow(location: Sequence[Any], schema: Any) -> tuple[list[str], type[Secti
         keys.append(str(part))
         section = models[0] if models else None
         others, siblings = [], others
-        models = _models(section.model_fields[part].annotation) if section and part in section.model_fields else []
+        annotation = section.model_fields[part].annotation if section and part in section.model_fields else None
+        models = _models(annotation)
+        named = get_origin(annotation) is dict
     return keys, section, siblings
 
 
 def _models(schema: Any) -> list[type[Section]]:
-    """Return the models in a type: itself, or the members of a union."""
-    if get_origin(schema) in (Annotated, Union, UnionType):
+    """Return the models in a type: itself, or the members of a union, a tuple or a mapping."""
+    if get_origin(schema) in (Annotated, Union, UnionType, tuple, dict):
         members = get_args(schema)[:1] if get_origin(schema) is Annotated else get_args(schema)
         return [model for member in members for model in _models(member)]
     return [schema] if isinstance(schema, type) and issubclass(schema, Section) else []

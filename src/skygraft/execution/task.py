@@ -24,6 +24,7 @@ from astropy.table import QTable
 from skygraft.catalog import Flag, PartitionCache, values
 from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
 from skygraft.catalog.partition_read import read_beside, read_stored
+from skygraft.catalog.partition_stamps import with_identities_now
 from skygraft.catalog.row_choice import ImageFacts, RowChoice
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.dataset import LINEAGE, dataset_id
@@ -337,7 +338,7 @@ def sources_of(
         facts = ImageFacts(image.visit, band, image.detector, image.mjd)
         rows = RowChoice(config.catalog.select, of_image=True).rows(table, rows, facts)
     # Only these become a QTable: the partitions hold many times as many.
-    chosen = table.take(arrow_array(rows))
+    chosen = with_identities_now(table.take(arrow_array(rows)))
     return from_arrow(chosen), digest_rows(RowDigests(chosen).of(band))
 
 

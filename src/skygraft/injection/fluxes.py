@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skygraft.catalog import Flag, band_column, bands_of, values
 from skygraft.catalog.schema import strings
 from skygraft.errors import CatalogError
+from skygraft.injection.stamps import own_flux, unit_magnitudes
 from skygraft.photometry import PhotoCalib
 from skygraft.photometry.units import AB_REFERENCE_FLUX_NJY
 from skygraft.timedomain.analytic import analytic_factor, own_times
@@ -164,6 +165,7 @@ def row_fluxes(
     curved = strings(table, "light_curve") != "" if "light_curve" in table.colnames else np.zeros(n, dtype=np.bool_)
     varies = "variability" in table.colnames
     mag = _row_magnitudes(table, band) if curved.any() else band_column(table, band)
+    mag = unit_magnitudes(table, mag, band, own_flux(table))
     flags = np.where(np.isfinite(mag), 0, int(Flag.MAG_BAD))
     if not curved.any() and not varies and "magnification" not in table.colnames:
         return RowFluxes(mag, flags, (), mag, None, None)

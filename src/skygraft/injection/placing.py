@@ -20,9 +20,11 @@ from skygraft.injection.differences import TemplateSide, in_template, template_s
 from skygraft.injection.fluxes import difference_fluxes, row_fluxes
 from skygraft.injection.reach import Reach
 from skygraft.injection.roles import Role, image_role, meant_for
+from skygraft.injection.stamps import own_flux, own_totals, with_stamps
 from skygraft.injection.trailing import with_trails
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
+from skygraft.render.lensing import lensed
 from skygraft.timedomain.light_curves import LightCurves
 from skygraft.wcs import local_jacobian, usable_jacobians
 
@@ -170,15 +172,19 @@ def place(
         y[rows],
         inst_flux[rows],
         local_jacobian(exposure.wcs, x[rows], y[rows]) if rows.size else np.empty((0, 2, 2)),
-        {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames},
+        with_stamps(
+            {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames}, table, band, rows
+        ),
     )
     sources, endless, trail_messages = with_trails(sources, table, rows, exposure.visit_info)
     flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
     # Extended sources need the WCS around their position too, where distortions may diverge.
     shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
+    sources = lensed(sources)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
+    mag, inst_flux = own_totals(table, sources, rows, own_flux(table), asked.mag, inst_flux)
     truth = new_truth(
         n,
         {
@@ -190,7 +196,7 @@ def place(
             "y": y,
             "source_type": _types_drawn(table, sources, rows),
             "band": np.full(n, band or next(iter(bands_of(table)), "")),
-            "mag": asked.mag,
+            "mag": mag,
             "inst_flux": inst_flux,
             "flags": flags,
         },

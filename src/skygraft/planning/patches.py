@@ -36,9 +36,13 @@ from skygraft.planning.selection import Outlines, RowDigests, SourcePositions, d
 __all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_movers", "plan_patches"]
 
 # Seconds measured on one core: for each image, megabyte read and written, megapixel, star, and other source.
-_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "other": 0.005}
+_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "RealGalaxy": 0.02, "other": 0.005}
 _GALAXY = (0.0001, 0.004, 0.2, 0.0005)
 """Least and greatest time of a galaxy, half-light radius (arcsec) from which it grows, and seconds per arcsec."""
+_APART = ("Star", "RealGalaxy")
+"""Source types whose times have entries of their own."""
+_KNOTS = (0.0005, 0.000015)
+"""Time of a RandomKnots, and of each of its knots."""
 _GALSIM_SECONDS = {"Star": 0.003, "other": 0.02}
 """Seconds for each source where GalSim draws all of them."""
 
@@ -66,12 +70,12 @@ def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.flo
     names = kinds.dictionary.to_pylist()
     kind = numpy_array(kinds.indices)
     seconds = _GALSIM_SECONDS if by_galsim else _SECONDS
-    base = np.array([seconds["Star"] if name == "Star" else seconds["other"] for name in names])[kind]
+    base = np.array([seconds.get(name if name in _APART else "other", seconds["other"]) for name in names])[kind]
     if by_galsim:
         return np.asarray(base, dtype=np.float64)
     low, high, start, slope = _GALAXY
     for shaped, columns in (
-        (("Sersic", "Gaussian", "Moffat"), ("half_light_radius",)),
+        (("Sersic", "Gaussian", "Moffat", "Spergel", "Kolmogorov"), ("half_light_radius",)),
         (("BulgeDisk",), ("bulge_half_light_radius", "disk_half_light_radius")),
     ):
         rows = np.array([name in shaped for name in names])[kind]
@@ -81,6 +85,10 @@ def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.flo
                 radius = partition_values(table, name) if name in table.column_names else np.full(len(kind), np.nan)
                 cost += np.clip(low + slope * (np.nan_to_num(radius) - start), low, high)
             base[rows] = cost[rows]
+    knots = np.array([name == "RandomKnots" for name in names])[kind]
+    if knots.any() and "n_knots" in table.column_names:
+        least, each = _KNOTS
+        base[knots] = least + each * np.clip(partition_values(table, "n_knots")[knots], 0.0, 1e6)
     return np.asarray(base, dtype=np.float64)
 
 

@@ -12,6 +12,7 @@ depends only on the stars that touch it, and not on how many are drawn together.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -70,6 +71,10 @@ class Stars:
     deposited: NDArray[np.float64]
     clipped: NDArray[np.bool_]
     undersampled: NDArray[np.bool_]
+
+    def first(self) -> Stars:
+        """Return what is known of the first star."""
+        return Stars(*(getattr(self, field.name)[:1] for field in dataclasses.fields(Stars)))
 
 
 class StarPainter:

@@ -77,8 +77,8 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
 def _read_elsewhere(columns: frozenset[str]) -> str | None:
     """Return how to read a known kind of table that is not a catalogue of sources."""
     shapes = (
-        "read its galaxies' shapes with skygraft.catalog.cosmos_shapes(path), and give them positions with "
-        "skygraft.catalog.random_catalog(region, bands=..., n=..., shapes=...)"
+        "read its galaxies' shapes with skygraft.generation.cosmos_shapes(path), and give them positions with "
+        "skygraft.generation.random_catalog(region, bands=..., n=..., shapes=...)"
     )
     if "sersicfit" in columns:
         return f"This is the table of fits of a GalSim COSMOS catalogue: {shapes}"

@@ -8,9 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.catalog.dialects.base import Canonical, Dialect, Source, read_columns, require_band, shape_from_g
-from skygraft.catalog.schema import COLUMNS, is_mag_column
+from skygraft.catalog.schema import COLUMNS, TYPE_ALIASES, is_mag_column, unit_of
 
 __all__ = ["Lsst", "Native"]
+
+
+def usual_types(kind: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Return source types with other names of them replaced, such as DoubleSersic."""
+    for other, usual in TYPE_ALIASES.items():
+        if (kind == other).any():
+            kind = np.where(kind == other, usual, kind)
+    return kind
 
 
 class Native(Dialect):
@@ -35,7 +43,7 @@ class Native(Dialect):
             "injection_id": source.ids("injection_id"),
             "ra": source.numbers("ra", "deg"),
             "dec": source.numbers("dec", "deg"),
-            "source_type": source.text("source_type"),
+            "source_type": usual_types(source.text("source_type")),
             "flags": source.integers("flags"),
         }
         out |= {name: source.numbers(name, "mag") for name in bands.values()}
@@ -47,6 +55,8 @@ class Native(Dialect):
 
 # GalSim classes that are Sersic profiles of a fixed index.
 _FIXED_INDEX = {"Exponential": 1.0, "DeVaucouleurs": 4.0}
+# What GalSim calls parameters of its Spergel and RandomKnots.
+_GALSIM_NAMES = {"spergel_nu": "nu", "n_knots": "npoints"}
 _HLR_OF_SIGMA = float(np.sqrt(2.0 * np.log(2.0)))  # Gaussian
 
 
@@ -59,7 +69,7 @@ class Lsst(Dialect):
     name: ClassVar[str] = "lsst"
     looks_for: ClassVar[str] = "ra, dec, source_type and mag (no mag_<band>)"
     keeps_extra_columns: ClassVar[bool] = True
-    consumed: ClassVar[frozenset[str]] = frozenset({"mag", "beta", "fwhm", "sigma", "g1", "g2"})
+    consumed: ClassVar[frozenset[str]] = frozenset({"mag", "beta", "fwhm", "sigma", "g1", "g2", "nu", "npoints"})
 
     def matches(self, columns: frozenset[str]) -> bool:
         """Return whether the table has positions, a type, and one magnitude without a band."""
@@ -80,6 +90,7 @@ class Lsst(Dialect):
             n[kind == name] = index
             kind[kind == name] = "Sersic"
         kind[kind == "DeltaFunction"] = "Star"
+        kind = usual_types(kind)
         gaussian = (kind == "Gaussian") & np.isnan(radius)
         radius = np.where(gaussian, source.numbers("fwhm", "arcsec") / 2.0, radius)
         gaussian &= np.isnan(radius)
@@ -104,6 +115,10 @@ class Lsst(Dialect):
             out |= {"n": n, "half_light_radius": radius, "q": q, "pa": np.where(trail, np.nan, (90.0 - beta) % 180.0)}
         if "moffat_beta" in source:
             out["moffat_beta"] = source.numbers("moffat_beta", "")
+        for name, own in _GALSIM_NAMES.items():
+            if own in source and name not in source:
+                whole = COLUMNS[name].kind == "int"
+                out[name] = source.integers(own) if whole else source.numbers(own, unit_of(name))
         if "trunc" in source:
             trunc = source.numbers("trunc", "arcsec")
             # GalSim's Gaussian has no index.

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from skygraft.errors import CatalogError
 from skygraft.skymap import get_skymap
 
-__all__ = ["Region", "as_region", "tangent_to_sky", "unit_vectors"]
+__all__ = ["Region", "as_region", "tangent_to_sky", "unit_offsets", "unit_vectors"]
 
 _SQ_DEG = np.degrees(1.0) ** 2
 
@@ -58,6 +58,36 @@ def tangent_to_sky(
     east, north = _basis(centre)
     to_rad = np.radians(1.0 / 3600.0)
     return _to_degrees(centre + to_rad * (np.multiply.outer(xi, east) + np.multiply.outer(eta, north)))
+
+
+def unit_offsets(
+    vectors: NDArray[np.float64], distance: NDArray[np.float64], angle: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Move directions along great circles.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (N, 3)
+        Unit vectors; at a pole, East is towards ra 90.
+    distance : ndarray, shape (N,)
+        Radians.
+    angle : ndarray, shape (N,)
+        Position angle of the way, from North through East, radians.
+
+    Returns
+    -------
+    ndarray, shape (N, 3)
+    """
+    rho = np.hypot(vectors[:, 0], vectors[:, 1])
+    polar = rho < 1e-12
+    safe = np.where(polar, 1.0, rho)
+    east = np.stack(
+        [np.where(polar, 0.0, -vectors[:, 1] / safe), np.where(polar, 1.0, vectors[:, 0] / safe), np.zeros(len(rho))],
+        axis=1,
+    )
+    north = np.cross(vectors, east)
+    way = np.sin(angle)[:, None] * east + np.cos(angle)[:, None] * north
+    return np.asarray(np.cos(distance)[:, None] * vectors + np.sin(distance)[:, None] * way)
 
 
 @dataclass(frozen=True)
@@ -223,6 +253,43 @@ class Region:
             pieces.append(points[:missing])
             missing -= len(pieces[-1])
         return np.concatenate(pieces) if pieces else np.empty((0, 3))
+
+    def gaps(self) -> tuple[int, NDArray[np.int64]]:
+        """Order and numbers of the HEALPix cells from which on a search for gaps divides the sky."""
+        return 2, np.arange(12 << 4, dtype=np.int64)
+
+    def overlapping(
+        self,
+        middle: NDArray[np.float64],
+        corners: list[NDArray[np.float64]],
+        reach: NDArray[np.float64],
+        chord: float,
+    ) -> NDArray[np.bool_]:
+        """Find which cells may touch the region.
+
+        Parameters
+        ----------
+        middle : ndarray, shape (N, 3)
+            Unit vectors of their middles.
+        corners : list of ndarray, shape (N, 3)
+            Of their corners.
+        reach : ndarray, shape (N,)
+            Largest distance of a corner from the middle.
+        chord : float
+            Separation that gaps are looked for with; not needed here.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
+        del chord
+        radius = 2.0 * np.sin(np.radians(self.radius) / 2.0)
+        inside = np.linalg.norm(middle - unit_vectors(self.ra, self.dec), axis=1) <= radius + reach
+        # The region may lie inside a large cell without containing any of these points.
+        small = inside & (reach < radius / 8.0)
+        points = [point[small] for point in (middle, *corners)]
+        inside[small] = np.any([self.contains(*self.positions(p)) for p in points], axis=0)
+        return np.asarray(inside)
 
     def positions(self, vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Convert unit vectors to positions in degrees.

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial import cKDTree
 
-from skygraft.catalog import (
-    COLUMNS,
+from skygraft.catalog import COLUMNS
+from skygraft.errors import CatalogError
+from skygraft.generation import (
     Population,
     Region,
     cosmos_shapes,
-    generate,
     grid_catalog,
     random_catalog,
+    random_catalogs,
     separated,
     star_catalog,
 )
-from skygraft.catalog.region import as_region
-from skygraft.errors import CatalogError
+from skygraft.generation.region import as_region
 
 
 @pytest.mark.parametrize("centre", [(10.0, 0.0), (359.9, 85.0), (120.0, -89.5), (0.0, 90.0)])
@@ -174,7 +174,7 @@ def test_a_region_is_called_full_when_it_is(region, monkeypatch):
         monkeypatch.setattr(separated, "_far_enough", lambda *a: kept.append(original(*a)) or kept[-1])
         return place(*args)
 
-    monkeypatch.setattr(generate, "separated_vectors", watched)
+    monkeypatch.setattr(random_catalogs, "separated_vectors", watched)
     with pytest.raises(CatalogError, match=r"only (\d+) of 5000 sources fit at random.*within 5 arcsec") as caught:
         random_catalog(region, bands=["r"], n=5000, min_separation=5.0, seed=3)
     sources = np.concatenate(kept)

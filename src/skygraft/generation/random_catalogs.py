@@ -18,10 +18,10 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog.checks import validate
-from skygraft.catalog.region import as_region, tangent_to_sky
 from skygraft.catalog.schema import SERSIC_RANGE, values
-from skygraft.catalog.separated import separated_vectors
 from skygraft.errors import CatalogError, CorruptFileError
+from skygraft.generation.region import as_region, tangent_to_sky
+from skygraft.generation.separated import separated_vectors
 
 __all__ = ["Population", "cosmos_shapes", "grid_catalog", "random_catalog", "star_catalog"]
 
@@ -106,7 +106,7 @@ def random_catalog(
     Parameters
     ----------
     region : Region or description of one
-        See `skygraft.catalog.region.as_region`; ``skymap.patch_polygon`` returns the polygon of a patch.
+        See `skygraft.generation.region.as_region`; ``skymap.patch_polygon`` returns the polygon of a patch.
     bands : sequence of str
         Bands; `Population.mag_range` applies to the first.
     n : int, optional

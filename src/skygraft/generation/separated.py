@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from astropy_healpix import healpix_to_lonlat
 from numpy.typing import NDArray
 
-from skygraft.catalog.region import Region, unit_vectors
 from skygraft.errors import CatalogError
+from skygraft.generation.region import unit_vectors
 
 __all__ = ["separated_vectors"]
 
@@ -24,7 +24,33 @@ _MARGIN = 1.05
 """Safety factor on the distance from a cell's centre to its corners, since its sides are curved."""
 
 
-def separated_vectors(where: Region, count: int, separation: float, rng: np.random.Generator) -> Vectors:
+class Where(Protocol):
+    """A region, as the search for places in it needs it; see `skygraft.generation.region.Region`."""
+
+    def sample(self, n: int, rng: np.random.Generator, /) -> Vectors:
+        """Draw unit vectors uniformly."""
+        ...
+
+    def contains(self, ra: Any, dec: Any, /) -> NDArray[np.bool_]:
+        """Find which positions are inside."""
+        ...
+
+    def positions(self, vectors: Vectors, /) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Convert unit vectors to degrees."""
+        ...
+
+    def gaps(self) -> tuple[int, NDArray[np.int64]]:
+        """Order and numbers of the cells to begin with."""
+        ...
+
+    def overlapping(
+        self, middle: Vectors, corners: list[Vectors], reach: NDArray[np.float64], chord: float, /
+    ) -> NDArray[np.bool_]:
+        """Find which cells may touch it."""
+        ...
+
+
+def separated_vectors(where: Where, count: int, separation: float, rng: np.random.Generator) -> Vectors:
     """Draw positions uniformly in a region, each at a minimum separation from all earlier ones (Poisson-disk sampling).
 
     Darts are thrown, and those too close to an earlier one are rejected. When few are accepted, they are thrown only
@@ -33,7 +59,7 @@ def separated_vectors(where: Region, count: int, separation: float, rng: np.rand
 
     Parameters
     ----------
-    where : Region
+    where : Region, or another `Where`
     count : int
         Number of positions.
     separation : float
@@ -69,7 +95,8 @@ def separated_vectors(where: Region, count: int, separation: float, rng: np.rand
                 f"only {len(kept)} of {count} sources fit at random: then every place in the region is within "
                 f"{separation:g} arcsec of one of them",
                 key="min_separation",
-                fix="Lower the density or the separation, or use grid_catalog, which packs them closer",
+                fix="Lower the density or the separation, or use a grid, which packs them closer (kind: hexagonal, or "
+                "grid_catalog)",
             )
         share = 1.0
         while share >= _LOW_ACCEPTANCE and len(kept) < count:
@@ -102,12 +129,10 @@ def _far_enough(darts: Vectors, kept: Vectors, chord: float) -> Vectors:
 class _Gaps:
     """HEALPix cells of one level (of equal area) in which a source may still be placed."""
 
-    def __init__(self, where: Region, chord: float) -> None:
+    def __init__(self, where: Where, chord: float) -> None:
         self._where = where
         self._chord = chord
-        self._centre = unit_vectors(where.ra, where.dec)
-        self._level = 2
-        self.cells: NDArray[np.int64] = np.arange(12 << 2 * self._level, dtype=np.int64)
+        self._level, self.cells = where.gaps()
         # Cells of about half the separation in width: few cells, of which a source covers some completely.
         while self._level < min(np.log2(2.0 * np.sqrt(np.pi / 3.0) / chord), 28):
             self._drop_outside()
@@ -132,13 +157,8 @@ class _Gaps:
         """Drop cells outside the region; returns centres of the others, and the distances to their corners."""
         middle = self._vectors(self.cells)
         corners = [self._vectors(self.cells, dx, dy) for dx, dy in ((0, 0), (0, 1), (1, 0), (1, 1))]
-        reach = np.max([np.linalg.norm(corner - middle, axis=1) for corner in corners], axis=0) * _MARGIN
-        radius = 2.0 * np.sin(np.radians(self._where.radius) / 2.0)
-        inside = np.linalg.norm(middle - self._centre, axis=1) <= radius + reach
-        # The region may lie inside a large cell without containing any of these points.
-        small = inside & (reach < radius / 8.0)
-        points = [point[small] for point in (middle, *corners)]
-        inside[small] = np.any([self._where.contains(*self._where.positions(p)) for p in points], axis=0)
+        reach = np.asarray(np.max([np.linalg.norm(corner - middle, axis=1) for corner in corners], axis=0) * _MARGIN)
+        inside = self._where.overlapping(middle, corners, reach, self._chord)
         self.cells = self.cells[inside]
         return middle[inside], reach[inside]
 
