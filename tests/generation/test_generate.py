@@ -343,3 +343,19 @@ def test_the_area_of_an_index_in_a_region(tmp_path):
     assert ra.max() <= 10.5 and (np.hypot(ra - 10.5, dec) < 0.2001).all()
     with pytest.raises(CorruptFileError, match="coverage map"):
         generate_table(spec, area={"moc": str(tmp_path / "moc.json")})
+
+
+def test_a_generated_catalogue_is_one_that_campaigns_take(tmp_path):
+    """Generated for the images of a campaign, partitioned, and injected by it: every source is on an image."""
+    from kits.generation_kit import write_survey
+
+    from skygraft.campaign import Campaign
+
+    config = write_survey(tmp_path, [25.0, 25.0], offset=64.0, size=96)
+    mags = {"kind": "uniform", "low": 18.0, "high": 20.0}
+    sources = [{"type": "Star", "fraction": 0.7, "mag": mags}, {"type": "Sersic", "mag": mags}]
+    generate_catalog({"area": {"footprint": str(config)}, "n": 30, "sources": sources}, tmp_path / "fakes.parquet")
+    summary = Campaign.from_yaml(config).run(n_workers=0)
+    assert summary.n_failed == 0
+    truth = pa.concat_tables([pq.read_table(p) for p in sorted((tmp_path / "out/truth").rglob("*.parquet"))])
+    assert set(truth["injection_id"].to_pylist()) == set(range(30))
