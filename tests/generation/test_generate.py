@@ -348,7 +348,6 @@ def test_the_area_of_an_index_in_a_region(tmp_path):
 def test_a_generated_catalogue_is_one_that_campaigns_take(tmp_path):
     """Generated for the images of a campaign, partitioned, and injected by it: every source is on an image."""
     from kits.generation_kit import write_survey
-
     from skygraft.campaign import Campaign
 
     config = write_survey(tmp_path, [25.0, 25.0], offset=64.0, size=96)
