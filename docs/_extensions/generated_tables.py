@@ -43,7 +43,16 @@ _GROUPS: dict[str, Sequence[str]] = {
         *("bend_from_", "bend_to_"),
     ),
     "Time": (
-        *("visit", "mjd_from", "mjd_to", "light_curve", "variability", "light_curve_mjd", "time_delay"),
+        *(
+            "visit",
+            "mjd_from",
+            "mjd_to",
+            "light_curve",
+            "variability",
+            "light_curve_key",
+            "light_curve_mjd",
+            "time_delay",
+        ),
         *("period", "phase", "amplitude", "duration", "rise_time", "decay_time"),
     ),
     "Profiles": (

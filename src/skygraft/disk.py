@@ -8,11 +8,11 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from skygraft.errors import OutputError, SkygraftError
 
-__all__ = ["FileIdentity", "atomic_path", "relative_name"]
+__all__ = ["FileIdentity", "atomic_path", "relative_name", "write_small"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,39 @@ def atomic_path(path: Path, *, make_folder: bool = True, sync: bool = True) -> I
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_small(path: str, content: Any) -> None:
+    """Write one of many small files so that it appears under its name when it is whole; a tenth of a millisecond.
+
+    It is not synced, so that it must be compared with a later, synced file before it is used.
+
+    Parameters
+    ----------
+    path : str
+        The file, in a folder that exists. One that exists is replaced.
+    content : bytes-like
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    folder, slash, name = path.rpartition("/")
+    temporary = f"{folder}{slash}.{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)  # noqa: PTH105
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

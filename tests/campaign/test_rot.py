@@ -123,6 +123,7 @@ class Sound:
             "sources.parquet": layout.campaign_sources,
             "catalogue part": layout.catalog_part(*image.reads[0]),
             "_partition.json": layout.catalog / "_partition.json",
+            "_partitions.arrow": layout.catalog / "_partitions.arrow",
             "plan.parquet": layout.plan,
             "plan_summary.csv": layout.plan_summary,
             "plan_checks.parquet": layout.plan_checks,
@@ -179,6 +180,7 @@ def said(command: Callable[[], object]) -> tuple[bool, str]:
 TABLES = ("truth table", "source table", "sources.parquet", "catalogue part", "plan.parquet")
 FEW = {"flipped", "removed", "a folder", "unreadable"}
 CASES = [(kind, damage) for kind in ("truth part", *TABLES) for damage in DAMAGES]
+CASES += [("_partitions.arrow", damage) for damage in DAMAGES]
 CASES += [
     (kind, damage)
     for kind in ("image", "mask", "record", "_partition.json", "campaign.yaml", "failures.parquet", "provenance.json")
@@ -201,7 +203,7 @@ def test_damage_is_named_and_mended(sound: Sound, kind: str, damage: str, monkey
     path = campaign.layout.root / sound.files[kind]
     DAMAGES[damage](path)
     is_folder = damage == "a folder"
-    by_time = damage != "rotten" or kind in ("campaign.yaml", "plan.parquet", "_partition.json")
+    by_time = damage != "rotten" or kind in ("campaign.yaml", "plan.parquet", "_partition.json", "_partitions.arrow")
     without = kind == "plan checksum" and damage == "removed"  # of nothing else could be told that it is gone
     well, text = said(lambda: campaign.check_checksums(processes=1))
     if kind == CHECKPOINT:

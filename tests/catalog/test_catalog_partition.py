@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
@@ -17,7 +19,7 @@ from skygraft.catalog import (
     read_partitions,
     write_catalog,
 )
-from skygraft.catalog.partition_read import partition_bounds
+from skygraft.catalog.partition_read import damaged_partitions, partition_bounds
 from skygraft.errors import CatalogError, CorruptFileError, OutputExistsError
 
 
@@ -157,6 +159,11 @@ def test_damage_is_seen_and_repaired(tmp_path):
     part.unlink()
     with pytest.raises(CorruptFileError, match="a partition is missing"):
         read_partitions(tmp_path, [key])
+    whole = (tmp_path / "_partitions.arrow").read_bytes()
+    (tmp_path / "_partitions.arrow").write_bytes(whole[:-1] + b"?")
+    with pytest.raises(CorruptFileError, match="table of partitions is not what was written"):
+        list_partitions(tmp_path)
+    assert list(damaged_partitions(tmp_path)) == [tmp_path / "_partitions.arrow"]
     assert not partition_catalog(table, Squares(), tmp_path).reused
     assert files(tmp_path) == good
     for text in ("{", "[" * 50_000):
@@ -194,7 +201,10 @@ def test_the_marker_says_what_was_done(tmp_path):
     partition_catalog(catalogue(), Squares(), tmp_path)
     marker = json.loads((tmp_path / "_partition.json").read_text())
     assert marker["settings"]["skymap"] == {"kind": "squares", "width": 30.0}
-    assert sum(marker["partitions"]["rows"]) == marker["n_rows"] == 700
+    assert sum(list_partitions(tmp_path).values()) == marker["n_rows"] == 700
+    table = (tmp_path / "_partitions.arrow").read_bytes()
+    assert marker["partitions"] == {"bytes": len(table), "sha256": hashlib.sha256(table).hexdigest()}
+    assert sum(pa.ipc.open_file(table).read_all().column("rows").to_pylist()) == 700
 
 
 def test_dialects_are_streamed(tmp_path):
@@ -252,3 +262,34 @@ def test_movers_are_counted_where_they_are_stored(tmp_path):
     assert moving(tmp_path / "out") == want
     partition_catalog(catalogue(), skymap, tmp_path / "still")
     assert moving(tmp_path / "still") == {}
+
+
+def test_a_data_set_of_an_earlier_version_is_still_read(tmp_path):
+    """Its marker holds the table of partitions itself."""
+    table, skymap = catalogue(), Squares()
+    partition_catalog(table, skymap, tmp_path)
+    want, whole = files(tmp_path), partition_bounds(tmp_path)
+    marker = json.loads((tmp_path / "_partition.json").read_text())
+    del marker["checksum"], marker["n_partitions"]
+    marker["partitions"] = {
+        "tract": [tract for tract, _ in whole.keys],
+        "patch": [patch for _, patch in whole.keys],
+        "rows": whole.rows.tolist(),
+        "moving": whole.moving.tolist(),
+        "center": whole.centers.tolist(),
+        "radius": whole.radii.tolist(),
+        "speed": whole.speeds.tolist(),
+        "epochs": [[None, None] for _ in whole.keys],
+        "bytes": list(whole.sizes),
+        "sha256": list(whole.sha256),
+    }
+    text = json.dumps(marker, sort_keys=True, separators=(",", ":"))
+    marker["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "_partition.json").write_text(json.dumps(marker))
+    (tmp_path / "_partitions.arrow").unlink()
+    bounds = partition_bounds(tmp_path)
+    assert (bounds.keys, bounds.sha256) == (whole.keys, whole.sha256)
+    np.testing.assert_array_equal(bounds.epochs, whole.epochs)
+    summary = partition_catalog(table, skymap, tmp_path)
+    assert summary.reused and summary.n_partitions == 30
+    assert files(tmp_path) == want

@@ -254,6 +254,8 @@ def test_identity_and_time(tmp_path: Path) -> None:
         ({"DATE-OBS": "2014-12-09", "TIME-OBS": "00:01:00"}, 145.0),
         ({"DATE-AVG": "2014-12-09T00:00:10", "MJD-OBS": 56000.0}, 45.0),
         ({"MJD-OBS": 57000.0, "TIMESYS": "TAI"}, 50.0),
+        # Six integrations of 100 s follow each other; EXPTIME is that of one.
+        ({"MJD-OBS": 57000.0, "HIERARCH ESO DET DIT": 100.0, "HIERARCH ESO DET NDIT": 6}, 335.0),
     ],
 )
 def test_middle_of_the_exposure(tmp_path: Path, cards: dict[str, Any], seconds: float) -> None:

@@ -34,7 +34,7 @@ from skygraft.catalog import write_catalog
 from skygraft.errors import FormatError, MissingWcsError, WcsError
 from skygraft.exposure import add_mask_plane
 from skygraft.formats import read_calibration, read_exposure, read_footprint, write_exposure
-from skygraft.render.stamps import read_stamp
+from skygraft.render.stamp_files import read_stamp
 from skygraft.survey import index_images
 
 NX, NY = 120, 100

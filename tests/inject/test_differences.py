@@ -136,6 +136,26 @@ def test_stars(image: Any, exposure: Exposure, into: str) -> None:
     assert injection.truth["inst_flux"][0] == pytest.approx(FLUX, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "mag"),
+    [(2.0, 1.0, 18.0), (0.01, 1.0, 18.0), (0.0, 1.0, 18.0), (2.0, 0.0, np.nan), (-0.5, 1.0, 18.0)],
+)
+def test_variable_stars_differ_from_their_template(
+    image: Any, exposure: Exposure, here: float, there: float, mag: float
+) -> None:
+    """The light curve is that of the science image, the row's magnitude that of the template."""
+    mjd = exposure.visit_info.mjd
+    curves = {"id": ["v"] * 2, "mjd": [mjd - 1, mjd + 1], "band": ["r"] * 2, "flux": [here * FLUX] * 2}
+    row = catalog(exposure, "both", light_curve="v")
+    row["mag_r"] = mag
+    injection = inject(exposure, row, light_curves=curves, noise=False)
+    science = expected(image, "science")
+    truth = here * science + there * expected(image, "template")
+    np.testing.assert_allclose(injection.exposure.image, truth, atol=2e-5 * science.max())
+    assert injection.truth["stamp_size"][0] > 0
+    assert bool(injection.truth["flags"][0] & int(Flag.IN_TEMPLATE)) == (there > 0)
+
+
 @pytest.mark.parametrize("into", ["template", "both"])
 def test_galaxies(image: Any, exposure: Exposure, into: str) -> None:
     row = catalog(exposure, into, source_type="Sersic", n=1.0, half_light_radius=0.8)
@@ -270,9 +290,10 @@ class TestRefusals:
             inject(exposure, catalog(exposure, "both"), noise=False)
 
     def test_other_images_have_no_template(self, data_dir: Path) -> None:
+        # An ordinary image is a science image or a template, and has the sources of its own.
         exposure = make_exposure((100, 100))
-        with pytest.raises(InjectionError, match="1 of 1 sources are to be in the template"):
-            inject(exposure, catalog(exposure, "both", 50.0, 50.0))
+        truth = inject(exposure, catalog(exposure, ["both", "template"], [50.0, 60.0], [50.0, 60.0])).truth
+        assert [int(flags) for flags in truth["flags"]] == [0, int(Flag.NOT_FOR_IMAGE)]
         with pytest.raises(ConfigError, match="given for a visit_image, which has no template"):
             read_exposure(data_dir / "rubin" / "dp1_visit_image.fits", template_psf=GaussianPSF(sigma=2.0))
 

@@ -59,6 +59,8 @@ def falling_calibration() -> PhotoCalib:
     return PhotoCalib.from_zeropoint(27.0, field=field, reference=CalibrationAperture(8.0, 1.6, "test"))
 
 
+CURVES = {"id": ["late", "green"], "mjd": [60001.0, 60000.0], "band": ["r", "g"], "mag": [20.0, 20.0]}
+
 SERSIC = {"source_type": "Sersic", "n": 1.0, "half_light_radius": 0.5}
 
 CASES: dict[Flag, Callable[[], tuple[Exposure, Table, dict[str, Any]]]] = {
@@ -86,6 +88,9 @@ CASES: dict[Flag, Callable[[], tuple[Exposure, Table, dict[str, Any]]]] = {
     Flag.STAMP_FILE_BAD: lambda: (exposure(), rows(exposure(), 40, source_type="Stamp", stamp="lost.fits"), {}),
     Flag.WCS_FAILED: lambda: (exposure(), rows(exposure(), 40, ra=330.0, dec=-2.0), {}),
     Flag.IN_TEMPLATE: lambda: (difference(), rows(exposure(), 40.3, inject_into="both"), {}),
+    Flag.NOT_VISIBLE: lambda: (exposure(), rows(exposure(), 40, light_curve="late"), {"light_curves": CURVES}),
+    Flag.NO_LIGHT_CURVE: lambda: (exposure(), rows(exposure(), 40, light_curve="green"), {"light_curves": CURVES}),
+    Flag.NOT_FOR_IMAGE: lambda: (exposure(), rows(exposure(), 40, inject_into="template"), {}),
     Flag.PSF_UNDERSAMPLED: lambda: (exposure(psf=sharp_psf()), rows(exposure(), 40.3), {}),
 }
 

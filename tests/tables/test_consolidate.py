@@ -29,8 +29,9 @@ from kits.consolidation_kit import (
 from kits.finished_images import Outputs, planned
 from kits.plan_kit import near_polygon
 from skygraft.catalog import Flag, normalize_catalog
-from skygraft.catalog.io import read_table
+from skygraft.catalog.io import read_table, to_arrow
 from skygraft.tables.neighbours import find_neighbours
+from skygraft.tables.truth_parts import write_truth_part
 
 
 @pytest.fixture
@@ -51,6 +52,20 @@ def test_each_row_says_whose_it_is(coadds: Outputs) -> None:
         inner = {4: {(0, 0), (1, 1)}, 5: {(0, 0), (1, 1)}}.get(row["injection_id"], {owner})
         assert row["is_patch_inner"] == (row["home"] in inner), row
         assert row["is_primary"] == (row["home"] == owner)
+
+
+def test_parts_from_before_there_were_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sources are objects of their own, and in no group."""
+
+    def write_old(path: Path, table: Any) -> None:
+        write_truth_part(path, to_arrow(table).drop_columns(["object_id", "group_id"]))
+
+    monkeypatch.setattr("kits.finished_images.write_truth_part", write_old)
+    outputs = make_coadds(tmp_path)
+    run(outputs)
+    rows = truth(outputs)
+    assert rows
+    assert all(row["object_id"] == row["injection_id"] and row["group_id"] == -1 for row in rows)
 
 
 def test_a_source_has_one_primary_row_in_each_band(coadds: Outputs) -> None:

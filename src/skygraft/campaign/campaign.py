@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from skygraft.campaign.checksums import ChecksumReport
+    from skygraft.catalog.conversion import Conversion
     from skygraft.planning.check import Checks
     from skygraft.planning.summary import PlanSummary
 
@@ -321,6 +322,50 @@ class Campaign:
             self.config, client, cluster=cluster, n_workers=n_workers, processes=processes, useful=useful
         ) as call:
             return check_checksums(self.config, call, progress)
+
+    def export_hats(
+        self,
+        path: str | os.PathLike[str],
+        table: Literal["truth", "sources"] = "truth",
+        *,
+        select: str = "",
+        margin_arcsec: float = 10.0,
+        overwrite: bool = False,
+    ) -> Conversion:
+        """Write the truth, or what became of the sources, as a HATS collection, which LSDB matches with others.
+
+        Parameters
+        ----------
+        path : path-like
+            Folder of the collection.
+        table : {"truth", "sources"}
+            Which table.
+        select : str
+            Expression for the rows to write, such as ``is_primary`` (`skygraft.catalog.expressions`).
+        margin_arcsec : float
+            Width of the margins: the largest distance at which rows can be matched.
+        overwrite : bool
+            Replace a collection that is there.
+
+        Returns
+        -------
+        skygraft.catalog.conversion.Conversion
+
+        Raises
+        ------
+        CampaignError
+            If the campaign has not written the table yet.
+        OutputExistsError
+            If the folder is there, and `overwrite` is false.
+        """
+        from skygraft.catalog.conversion import convert_catalog
+
+        source = {"truth": self.layout.truth, "sources": self.layout.campaign_sources}[table]
+        if not source.exists():
+            raise CampaignError(f"the campaign has no table of {table} yet", path=source, fix="Run it first")
+        return convert_catalog(
+            source, path, hats=True, as_is=True, select=select, margin_arcsec=margin_arcsec, overwrite=overwrite
+        )
 
     def rescan(self) -> Status:
         """Rebuild the ledger from the records, and return the status.

@@ -19,7 +19,7 @@ from typing import Any
 from skygraft.campaign.calling import Call
 from skygraft.catalog.partition_read import MARKER, damaged_partitions, partition_bounds
 from skygraft.config.campaign import CampaignConfig, load_config
-from skygraft.errors import CampaignError, CatalogError, ConfigError, SkygraftError
+from skygraft.errors import CampaignError, CatalogError, ConfigError, CorruptFileError, SkygraftError
 from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import compare, problem_of, read_checksum
 from skygraft.records.files import Layout
@@ -288,9 +288,10 @@ def _check_catalog(layout: Layout) -> _Found:
     try:
         bounds = partition_bounds(layout.catalog)
         damaged = damaged_partitions(layout.catalog, read=True)
-        n_files, n_bytes = 1 + len(bounds.keys), sum(bounds.sizes)
+        n_files, n_bytes = 2 + len(bounds.keys), sum(bounds.sizes)
     except SkygraftError as error:
-        damaged, n_files, n_bytes = {layout.catalog / MARKER: error.message}, 1, 0
+        named = error.path if isinstance(error, CorruptFileError) else None
+        damaged, n_files, n_bytes = {Path(named or layout.catalog / MARKER): error.message}, 1, 0
     found = ((path.relative_to(layout.root).as_posix(), problem) for path, problem in damaged.items())
     return _Found(0, n_files, n_bytes, tuple(Damage(path, problem) for path, problem in found))
 

@@ -156,7 +156,7 @@ def _side(config: CampaignConfig, side: str, catalog: Path) -> CampaignConfig:
         "name": f"{config.name}-{side}",
         "output": _folder(config.output, side),
         # It is written in the native dialect, whose magnitudes name their bands.
-        "catalog": config.catalog.model_copy(update={"path": catalog, "dialect": "auto", "band": None}),
+        "catalog": config.catalog.model_copy(update={"path": catalog, "dialect": "auto", "band": None, "columns": {}}),
     }
     butler = config.survey.butler
     if butler is not None and butler.output_run is not None:
@@ -220,5 +220,10 @@ def _chunks(config: CampaignConfig) -> Iterator[Any]:
 
     catalog = config.catalog
     return iter_catalog(
-        catalog.path, dialect=catalog.dialect, band=catalog.band, on_bad=catalog.on_bad, chunk_rows=_CHUNK
+        catalog.path,
+        dialect=catalog.dialect,
+        band=catalog.band,
+        on_bad=catalog.on_bad,
+        chunk_rows=_CHUNK,
+        columns=catalog.columns,
     )

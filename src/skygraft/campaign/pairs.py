@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 from astropy.table import QTable
 
+from skygraft.catalog import PartitionCache
 from skygraft.catalog.io import from_arrow
 from skygraft.config.campaign import CampaignConfig
 from skygraft.errors import CampaignError
-from skygraft.execution.task import sources_of
+from skygraft.execution.task import light_curves_of, sources_of
 from skygraft.exposure import Exposure
 from skygraft.formats import read_exposure
+from skygraft.injection.roles import Role
 from skygraft.planning.reading import read_image
 from skygraft.records.files import Layout
 from skygraft.records.image_record import read_record
 from skygraft.records.packs import file_exists
 from skygraft.records.plan_file import PlannedImage
 from skygraft.tables.truth_parts import read_truth_part
+from skygraft.timedomain.light_curves import LightCurves
 
 __all__ = ["ImagePair", "read_injected", "read_pair", "read_truth", "record_of"]
 
@@ -41,6 +43,10 @@ class ImagePair:
         One row per source that reaches the image, as `Injection.truth`.
     sources : QTable
         The catalogue's rows of the image, with all their columns, in order of ``injection_id``.
+    light_curves : LightCurves or None
+        Their light curves; None where they have none.
+    role : {"auto", "science", "template"}
+        What the campaign's images are in a search for transients.
     """
 
     image: PlannedImage
@@ -49,6 +55,8 @@ class ImagePair:
     after: Exposure
     truth: QTable
     sources: QTable
+    light_curves: LightCurves | None = None
+    role: Role = "auto"
 
 
 def record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
@@ -79,7 +87,7 @@ def record_of(layout: Layout, image: PlannedImage) -> dict[str, Any]:
 def read_pair(
     config: CampaignConfig,
     image: PlannedImage,
-    read: Callable[[Iterable[tuple[int, int]]], pa.Table] | None = None,
+    partitions: PartitionCache | None = None,
 ) -> ImagePair:
     """Read an image before and after injection, its truth and its catalogue rows.
 
@@ -89,8 +97,8 @@ def read_pair(
         The campaign.
     image : PlannedImage
         An image that is done.
-    read : callable, optional
-        Reads partitions of the catalogue, as for `skygraft.execution.task.sources_of`.
+    partitions : PartitionCache, optional
+        Partitions of the catalogue, as for `skygraft.execution.task.sources_of`.
 
     Returns
     -------
@@ -107,7 +115,9 @@ def read_pair(
     record = record_of(layout, image)
     before, after = read_image(image, config), read_injected(config, image)
     truth = read_truth(layout, image, record)
-    return ImagePair(image, record, before, after, truth, sources_of(image, config, read)[0])
+    sources, _ = sources_of(image, config, partitions)
+    curves = light_curves_of(image, config, sources, partitions)
+    return ImagePair(image, record, before, after, truth, sources, curves, config.survey.role)
 
 
 def read_injected(config: CampaignConfig, image: PlannedImage) -> Exposure:

@@ -170,7 +170,7 @@ def _check_record(record: dict[str, Any], image: PlannedImage, work: _Work, layo
 
 
 def _measured(product: Product, image: PlannedImage, work: _Work) -> pa.Table:
-    pair = read_pair(work.bench.config, image, work.bench.partitions.read)
+    pair = read_pair(work.bench.config, image, work.bench.partitions)
     table = product.measure(pair, work.settings)
     if not isinstance(table, pa.Table):
         raise TypeError(f"{product.measure.__qualname__} returned {type(table).__name__}; a pyarrow.Table is needed")

@@ -3,10 +3,11 @@
 from skygraft.catalog.checks import validate
 from skygraft.catalog.flags import Flag, count_flags, decode_flags, flag_registry, has_flag
 from skygraft.catalog.io import normalize_catalog, read_catalog, write_catalog
+from skygraft.catalog.motion import in_window, positions_at, rates_at
 from skygraft.catalog.partition import PartitionSummary, partition_catalog
 from skygraft.catalog.partition_read import PartitionCache, list_partitions, read_partitions
 from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES, bands_of, values
-from skygraft.catalog.select import band_column, positions_at, select_for_visit
+from skygraft.catalog.select import band_column, select_for_visit
 from skygraft.catalog.tables import as_table
 
 __all__ = [
@@ -22,10 +23,12 @@ __all__ = [
     "decode_flags",
     "flag_registry",
     "has_flag",
+    "in_window",
     "list_partitions",
     "normalize_catalog",
     "partition_catalog",
     "positions_at",
+    "rates_at",
     "read_catalog",
     "read_partitions",
     "select_for_visit",

@@ -56,13 +56,15 @@ FLAG_DOCS: dict[Flag, str] = {
     ),
     Flag.PARAMETERS_BAD: "a shape, trail, motion or stamp parameter is missing or outside its range; not drawn",
     Flag.CENTER_OFF_IMAGE: "the source's centre is off the image, which some of its light may reach all the same",
-    Flag.STAMP_FILE_BAD: "the stamp's image file cannot be read; not drawn",
+    Flag.STAMP_FILE_BAD: (
+        "the image of the stamp or real galaxy cannot be read, or has no usable pixels, flux or WCS; not drawn"
+    ),
     Flag.WCS_FAILED: "the position has no finite pixel coordinates in this image; not drawn",
     Flag.PSF_UNDERSAMPLED: "the PSF model's pixels are too coarse for it: the drawn shape is approximate",
     Flag.IN_TEMPLATE: "the source is in the template of the difference image, so that the image loses its light there",
-    Flag.NOT_VISIBLE: "the source's light curve is zero at the image's time; not drawn",
+    Flag.NOT_VISIBLE: "the source has no light at the image's time, or none in templates; not drawn",
     Flag.NOT_FOR_IMAGE: "the source is meant for other images: science images alone, or templates alone; not drawn",
-    Flag.NO_LIGHT_CURVE: "the source's light curve has no flux in the image's band; not drawn",
+    Flag.NO_LIGHT_CURVE: "the source's light curve has no flux in the image's band, or is not in the table; not drawn",
 }
 
 LSST_BITS = Flag(0b111111)

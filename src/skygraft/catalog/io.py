@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from astropy.table import QTable, Table
 from skygraft.catalog.arrow import from_arrow, to_arrow
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array
 from skygraft.catalog.checks import OnBad, validate
+from skygraft.catalog.column_maps import mapped_names, rename_columns
 from skygraft.catalog.columns import refused
-from skygraft.catalog.dialects import Dialect, Source, build_table, choose_dialect
+from skygraft.catalog.dialects import Dialect, Source, build_table, carried_columns, choose_dialect
 from skygraft.catalog.fits_tables import read_fits
-from skygraft.catalog.parquet_files import open_parquet, read_parquet, write_parquet
-from skygraft.catalog.schema import strings
+from skygraft.catalog.hats_files import FolderCatalog, open_folder
+from skygraft.catalog.parquet_files import ParquetCatalog, open_parquet, read_parquet, write_parquet
+from skygraft.catalog.schema import bands_of, strings, values
+from skygraft.catalog.stamp_paths import BAND, band_stamp_columns, is_remote, parse_stamp
 from skygraft.catalog.tables import as_table
 from skygraft.catalog.text_tables import FETCH_AGAIN, read_csv, read_ecsv
 from skygraft.catalog.votables import read_votable
@@ -53,8 +56,6 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """File formats that can be read, with their file name suffixes."""
 
-_REMOTE = re.compile(r"[a-zA-Z][\w+.-]+://")
-
 
 def file_format(path: str | os.PathLike[str]) -> str:
     """Return the format of a table file from its name.
@@ -83,6 +84,7 @@ def read_catalog(
     band: str | None = None,
     on_bad: OnBad = "raise",
     hdu: int | str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> QTable:
     """Read a catalogue of sources to inject.
 
@@ -92,7 +94,7 @@ def read_catalog(
     Parameters
     ----------
     path : path-like
-        ECSV, CSV, FITS table, Parquet or VOTable.
+        ECSV, CSV, FITS table, Parquet or VOTable; or a folder: a HATS catalogue or collection, or Parquet files.
     dialect : str
         "auto", or one of `skygraft.catalog.dialects.DIALECTS`.
     band : str, optional
@@ -101,6 +103,8 @@ def read_catalog(
         Raise for rows that cannot be drawn, or flag them (see `skygraft.catalog.validate`).
     hdu : int or str, optional
         The HDU of the table, needed if a FITS file has several.
+    columns : mapping of str to str, optional
+        The table's own names of columns, by those of the native schema (`skygraft.catalog.column_maps`).
 
     Returns
     -------
@@ -117,8 +121,8 @@ def read_catalog(
         If the file cannot be read.
     """
     table = read_table(path, hdu=hdu)
-    out = normalize_catalog(table, dialect, band, origin=os.fspath(path), on_bad=on_bad)
-    resolve_stamps(out, Path(path))
+    out = normalize_catalog(table, dialect, band, origin=os.fspath(path), on_bad=on_bad, columns=columns)
+    resolve_stamps(out, stamps_beside(Path(path)), on_bad)
     return out
 
 
@@ -129,6 +133,7 @@ def normalize_catalog(
     *,
     on_bad: OnBad = "raise",
     origin: str = "",
+    columns: Mapping[str, str] | None = None,
 ) -> QTable:
     """Convert a table in memory to a canonical table and check it; errors as in `read_catalog`.
 
@@ -145,12 +150,14 @@ def normalize_catalog(
         Raise for rows that cannot be drawn, or flag them.
     origin : str
         Name of the table in error messages.
+    columns : mapping of str to str, optional
+        The table's own names of columns, by those of the native schema (`skygraft.catalog.column_maps`).
 
     Returns
     -------
     QTable
     """
-    table = as_table(table, origin=origin)
+    table = rename_columns(as_table(table, origin=origin), columns or {}, origin=origin)
     if len(table) == 0 and (table.colnames or not refused(table)):
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
     chosen = choose_dialect(frozenset([*table.colnames, *refused(table)]), dialect, origin=origin)
@@ -162,12 +169,31 @@ def _convert(
 ) -> QTable:
     source = Source(table, origin, first_row)
     columns = dialect.convert(source, band)
+    columns |= carried_columns(source, dialect, columns)
     out = build_table(columns, source, dialect)
     return validate(out, on_bad=on_bad, origin=origin, first_row=first_row, unique=unique, positions=dialect.positions)
 
 
-def resolve_stamps(table: QTable, path: Path) -> None:
-    """Convert stamp paths, which are relative to the catalogue's folder, to absolute ones; `table` is modified.
+def _checked_format(path: Path) -> str:
+    """The format of a file that can be read. A name without an ending may be that of a folder that is not there."""
+    if not path.suffix:
+        _check_file(path)
+    fmt = file_format(path)
+    _check_file(path)
+    return fmt
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises if the name is too long
+
+
+def stamps_beside(path: Path) -> Path:
+    """A file beside which stamps lie: in the folder itself, if the catalogue is one."""
+    return path / "catalogue" if _is_folder(path) else path
+
+
+def resolve_stamps(table: QTable, path: Path, on_bad: OnBad = "raise") -> None:
+    """Make the paths of stamps and real galaxies, which are relative to the catalogue's folder, absolute, in place.
 
     Parameters
     ----------
@@ -175,40 +201,87 @@ def resolve_stamps(table: QTable, path: Path) -> None:
         Canonical table.
     path : Path
         The catalogue's file.
+    on_bad : {"raise", "flag"}
+        Whether a stamp whose file does not exist is an error, or is left to be flagged where it is to be drawn, in the
+        bands that it is missing in.
 
     Raises
     ------
     CatalogError
-        If a stamp's file does not exist.
+        If a file does not exist.
     """
-    if "stamp" not in table.colnames:
+    _resolve_real_galaxies(table, path)
+    columns = ["stamp"] if "stamp" in table.colnames else []
+    columns += band_stamp_columns(table).values()
+    if not columns:
         return
-    given = strings(table, "stamp")
     folder = path.resolve().parent
-    resolved: dict[str, str] = {"": ""}
-    for stamp in np.unique(given[given != ""]).tolist():
-        if _REMOTE.match(stamp):
-            resolved[stamp] = stamp
-            continue
-        full = Path(os.path.normpath(folder / home_expanded(stamp)))
-        if not full.is_file():
-            row = int(np.flatnonzero(given == stamp)[0])
+    for name in columns:
+        given = strings(table, name)
+        names = {"": ""}
+        for stamp in np.unique(given[given != ""]).tolist():
+            names[stamp] = stamp if is_remote(stamp) else os.path.normpath(folder / home_expanded(stamp))
+        table[name] = np.array([names[text] for text in given.tolist()], dtype=np.str_)
+    if on_bad == "raise":
+        _check_stamps(table, columns, path)
+
+
+def _check_stamps(table: QTable, columns: list[str], path: Path) -> None:
+    """Raise if the file of a stamp does not exist, in a band that its row has a magnitude in."""
+    for band, name in [(band, column) for column in columns for band in _bands_of_stamps(table, column)]:
+        given = strings(table, name)
+        used = given != ""
+        if band is not None and f"mag_{band}" in table.colnames:
+            used &= np.isfinite(values(table, f"mag_{band}"))
+        for text in np.unique(given[used]).tolist():
+            stamp = text if band is None else text.replace(BAND, band)
+            if is_remote(stamp) or (address := parse_stamp(stamp)).is_there:
+                continue
             raise CatalogError(
-                f"the stamp {stamp!r} is not at {full}",
+                f"the stamp {os.path.relpath(stamp, path.resolve().parent)!r} is not at {address.path}",
                 path=path,
-                row=row,
-                key="stamp",
+                row=int(np.flatnonzero(used & (given == text))[0]),
+                key=name,
                 fix="Correct the path; it is relative to the catalogue's folder",
             )
-        resolved[stamp] = str(full)
-    table["stamp"] = np.array([resolved[s] for s in given.tolist()], dtype=np.str_)
+
+
+def _bands_of_stamps(table: QTable, name: str) -> list[str | None]:
+    """Return the bands in which to look for the stamps of a column; None where it does not matter."""
+    if name != "stamp":
+        return [name.removeprefix("stamp_")]
+    return [*bands_of(table)] if any(BAND in text for text in np.unique(strings(table, name)).tolist()) else [None]
+
+
+def _resolve_real_galaxies(table: QTable, path: Path) -> None:
+    """Convert paths of GalSim's catalogues of real galaxies as those of stamps; there are only few of them."""
+    name = "real_galaxy_catalog"
+    if name not in table.colnames:
+        return
+    given = strings(table, name)
+    kinds, which = np.unique(given, return_inverse=True)
+    resolved = []
+    for k, text in enumerate(kinds.tolist()):
+        full = Path(os.path.normpath(path.resolve().parent / home_expanded(text))) if text else None
+        if full is not None and not full.is_file():
+            raise CatalogError(
+                f"the catalogue of real galaxies {text!r} is not at {full}",
+                path=path,
+                row=int(np.flatnonzero(which.reshape(-1) == k)[0]),
+                key=name,
+                fix="Correct the path; it is relative to the catalogue's folder",
+            )
+        resolved.append(str(full or ""))
+    table[name] = np.array(resolved, dtype=np.str_)[which.reshape(-1)]
 
 
 def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) -> Table:
     """Read any table file unconverted; parameters and errors as in `read_catalog`."""
     path = Path(path)
-    fmt = file_format(path)
-    _check_file(path)
+    if _is_folder(path):
+        with open_folder(path) as folder:
+            return folder.read()
+    fmt = _checked_format(path)
     if fmt == "fits":
         return read_fits(path, hdu)
     return _READERS[fmt](path)
@@ -230,8 +303,6 @@ def _check_file(path: Path) -> None:
         raise CatalogError("there is no such file", path=path, fix="Check the path") from None
     except (OSError, ValueError) as error:  # ValueError for invalid file names
         raise CatalogError(f"the file cannot be read ({error})", path=path, fix="Check the path") from error
-    if stat.S_ISDIR(mode):
-        raise CatalogError("this is a directory", path=path, fix="Give a file in it")
     if not stat.S_ISREG(mode):
         raise CatalogError("this is not a regular file", path=path, fix="Give a file that can be read to its end")
     if size == 0:
@@ -245,8 +316,9 @@ def iter_catalog(
     band: str | None = None,
     on_bad: OnBad = "raise",
     chunk_rows: int = 500_000,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[QTable]:
-    """Read a large catalogue in canonical chunks; Parquet is streamed, other formats are read completely.
+    """Read a large catalogue in canonical chunks; Parquet and HATS are streamed, other formats are read completely.
 
     Ids are checked only within a chunk. Other parameters and errors are as in `read_catalog`.
 
@@ -256,22 +328,33 @@ def iter_catalog(
         Up to `chunk_rows` rows, in the order of the file.
     """
     path = Path(path)
-    if file_format(path) != "parquet":
-        table = read_catalog(path, dialect=dialect, band=band, on_bad=on_bad)
+    columns = columns or {}
+    if not is_streamed(path):
+        table = read_catalog(path, dialect=dialect, band=band, on_bad=on_bad, columns=columns)
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
         return
-    _check_file(path)
-    with open_parquet(path) as file:
+    with open_stream(path) as file:
         if file.n_rows == 0:
             raise CatalogError("the catalogue has no rows", path=path, fix="Give at least one source")
-        chosen = choose_dialect(frozenset(file.names), dialect, origin=str(path))
+        chosen = choose_dialect(mapped_names(file.names, columns, origin=str(path)), dialect, origin=str(path))
         first = 0
         for raw in file.chunks(chunk_rows):
-            chunk = _convert(raw, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
-            resolve_stamps(chunk, path)
+            renamed = rename_columns(raw, columns, origin=str(path))
+            chunk = _convert(renamed, chosen, band, origin=str(path), on_bad=on_bad, first_row=first, unique=False)
+            resolve_stamps(chunk, stamps_beside(path), on_bad)
             first += len(raw)
             yield chunk
+
+
+def is_streamed(path: Path) -> bool:
+    """Return whether a catalogue is read in chunks: Parquet, and folders; errors as in `read_catalog`."""
+    return _is_folder(path) or _checked_format(path) == "parquet"
+
+
+def open_stream(path: Path) -> contextlib.AbstractContextManager[ParquetCatalog | FolderCatalog]:
+    """Open a Parquet file, or a folder of them, to be read in chunks."""
+    return open_folder(path) if _is_folder(path) else open_parquet(path)
 
 
 def write_catalog(table: QTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

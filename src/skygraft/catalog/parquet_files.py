@@ -18,6 +18,8 @@ __all__ = ["ParquetCatalog", "open_parquet", "read_parquet", "write_parquet"]
 
 _ROWS, _ROWS_PER_BYTE = 100_000, 4
 """A file is damaged if it has more rows than both: this many, and this many per byte (positions do not compress)."""
+_READ_BYTES = 1 << 20
+"""Compressed bytes of each column in memory: row groups may be as large as the file."""
 
 
 class ParquetCatalog:
@@ -51,7 +53,12 @@ class ParquetCatalog:
         return self._converted(table, 0)
 
     def chunks(self, chunk_rows: int) -> Iterator[Any]:
-        """Iterate over chunks of up to `chunk_rows` rows, in the order of the file."""
+        """Iterate over chunks of up to `chunk_rows` rows, in the order of the file, as astropy tables."""
+        for table in self.arrow_chunks(chunk_rows):
+            yield from_arrow(table, origin=str(self._path))
+
+    def arrow_chunks(self, chunk_rows: int) -> Iterator[pa.Table]:
+        """Iterate as `chunks` does, over Arrow tables."""
         batches = self._file.iter_batches(batch_size=chunk_rows)
         first = 0
         while True:
@@ -60,14 +67,17 @@ class ParquetCatalog:
                 if batch is None:
                     return
                 table = pa.Table.from_batches([batch], schema=self._schema)
-            yield self._converted(table, first)
+            yield self._checked(table, first)
             first += batch.num_rows
 
-    def _converted(self, table: pa.Table, first_row: int) -> Any:
+    def _checked(self, table: pa.Table, first_row: int) -> pa.Table:
         with _parquet_errors(self._path):
             # Finds invalid UTF-8 and offsets beyond the data before they are accessed.
             table.validate(full=True)
-        return from_arrow(with_index(table, self._index, first_row), origin=str(self._path))
+        return with_index(table, self._index, first_row)
+
+    def _converted(self, table: pa.Table, first_row: int) -> Any:
+        return from_arrow(self._checked(table, first_row), origin=str(self._path))
 
 
 @contextlib.contextmanager
@@ -85,7 +95,8 @@ def open_parquet(path: Path) -> Iterator[ParquetCatalog]:
     """
     with _parquet_errors(path):
         # Not pq.read_table, which imports pandas: seconds in every worker.
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        # Without read-ahead, which keeps all that was read of the file in memory, and takes more time.
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False, buffer_size=_READ_BYTES)
     with file:
         yield ParquetCatalog(file, path)
 

@@ -1,9 +1,10 @@
 """Cut a catalogue by tract and patch into a Hive-partitioned Parquet data set, of which each task reads its part.
 
 Layout: ``<out>/tract=<t>/patch=<p>/part-0.parquet``, one file a patch, sorted by injection id, every file with the
-same schema; and ``<out>/_partition.json``, written last: what the data set was made from and, for each patch, the
-number of rows, where they lie and how fast they move. Without that file the data set is not finished and cannot be read
-(see `skygraft.catalog.partition_read`).
+same schema; beside it the tables that a `Preparation` adds, such as light curves; ``<out>/_partitions.arrow``: for each
+patch, the number of rows, where they lie and how fast they move; and ``<out>/_partition.json``, written last: what the
+data set was made from. Without that file the data set is not finished and cannot be read (see
+`skygraft.catalog.partition_read`).
 
 Sources in no tract of an explicit sky map go into ``tract=-1/patch=-1``: no image of the map reads them, but nothing is
 lost, and their number is reported.
@@ -11,51 +12,62 @@ lost, and their number is reported.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog.arrow import from_arrow, to_arrow
+from skygraft.catalog.arrow import to_arrow
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
 from skygraft.catalog.checks import OnBad, check_duplicates, validate
+from skygraft.catalog.extents import extents
+from skygraft.catalog.hats_files import folder_identity
 from skygraft.catalog.io import file_format, iter_catalog, normalize_catalog
+from skygraft.catalog.orders import StoredIntegers, ahead, integer_order
+from skygraft.catalog.partition_files import (
+    SPOOL,
+    make_folder,
+    remove_stale,
+    write_beside,
+    write_json,
+    write_part,
+    writing,
+)
 from skygraft.catalog.partition_read import (
     MARKER,
     OUTSIDE,
-    Key,
     damaged_partitions,
     marker_checksum,
-    part_path,
     read_marker,
 )
-from skygraft.catalog.schema import MOTION, values
-from skygraft.catalog.select import angular_rates, is_moving
-from skygraft.disk import atomic_path
-from skygraft.errors import CatalogError, CorruptFileError, OutputError, OutputExistsError
-from skygraft.wcs.base import to_vectors
+from skygraft.catalog.partition_stamps import stamps_changed, with_identities
+from skygraft.catalog.partition_table import write_parts
+from skygraft.catalog.preparation import Preparation, prepared
+from skygraft.catalog.schema import values
+from skygraft.catalog.stamp_paths import StampAddress
+from skygraft.errors import CatalogError, CorruptFileError, OutputExistsError
 
 __all__ = ["OUTSIDE", "SPOOL", "Locator", "PartitionSummary", "Preparation", "partition_catalog"]
 
 type Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
-SPOOL = ".spool-"
-"""Prefix of the folder of temporary files, in the data set's folder."""
-
 LAYOUT_VERSION = 4
+
+_BATCH_ROWS = 8192
+"""Rows of a spooled chunk that are read together."""
+_THREADS = 4
+"""Partitions are written by so many threads, unless by the processes of a mapper."""
 
 
 class Locator(Protocol):
@@ -70,26 +82,6 @@ class Locator(Protocol):
         ...
 
 
-class Preparation(Protocol):
-    """What happens to a catalogue's rows before they are partitioned, and what is stored beside them.
-
-    Objects are picklable. `skygraft.timedomain.preparation` makes one of light curves and ephemerides.
-    """
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that it depends on."""
-        ...
-
-    def rows(self, chunk: QTable) -> QTable:
-        """The rows to store in place of a chunk of the catalogue; their columns do not depend on the chunk."""
-        ...
-
-    def beside(self, partition: pa.Table) -> dict[str, pa.Table]:
-        """Tables to store beside a partition, by file name; pure in the rows of the partition."""
-        ...
-
-
 @dataclass(frozen=True)
 class PartitionSummary:
     """Summary of what `partition_catalog` did.
@@ -98,6 +90,8 @@ class PartitionSummary:
     ----------
     path : Path
         The data set.
+    n_sources : int
+        Sources, of which a preparation may make several rows.
     n_rows, n_partitions, n_outside : int
         Total rows, patches with rows, and rows in no tract.
     digest : str
@@ -107,6 +101,7 @@ class PartitionSummary:
     """
 
     path: Path
+    n_sources: int
     n_rows: int
     n_partitions: int
     n_outside: int
@@ -125,6 +120,8 @@ def partition_catalog(
     overwrite: bool = False,
     chunk_rows: int = 500_000,
     mapper: Mapper = map,
+    columns: Mapping[str, str] | None = None,
+    prepare: Preparation | None = None,
 ) -> PartitionSummary:
     """Partition a catalogue by the tract and patch of its sources' catalogue positions.
 
@@ -150,6 +147,10 @@ def partition_catalog(
     mapper : callable
         ``mapper(function, items)`` returns the results in order, as `map` does; its arguments are picklable. It writes
         the partitions, which is most of the work if they are small.
+    columns : mapping of str to str, optional
+        The table's own names of columns, by those of the native schema (`skygraft.catalog.column_maps`).
+    prepare : Preparation, optional
+        What happens to the rows before, and which tables are stored beside the partitions.
 
     Returns
     -------
@@ -163,14 +164,15 @@ def partition_catalog(
         If the folder contains a data set of another input and `overwrite` is false.
     """
     out = Path(out_dir)
-    if not isinstance(catalog, (QTable, str, os.PathLike)):
-        catalog = normalize_catalog(catalog, dialect, band, on_bad=on_bad)
+    reading: dict[str, Any] = {"dialect": dialect, "band": band, "on_bad": on_bad}
+    reading |= {"columns": dict(sorted(columns.items()))} if columns else {}
+    if not isinstance(catalog, (QTable, str, os.PathLike)) or (isinstance(catalog, QTable) and columns):
+        catalog = normalize_catalog(catalog, **reading)
     settings = {
-        "dialect": dialect,
-        "band": band,
-        "on_bad": on_bad,
+        **reading,
         "skymap": skymap.to_dict(),
         "layout": LAYOUT_VERSION,
+        **({} if prepare is None else {"prepare": prepare.digest}),
     }
     digest = _digest(catalog, settings)
     try:
@@ -179,7 +181,8 @@ def partition_catalog(
         if not overwrite:
             raise
         marker = None  # its input is unknown
-    if marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper):
+    same = marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper)
+    if marker is not None and same and not stamps_changed(out):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
         raise OutputExistsError(
@@ -188,17 +191,17 @@ def partition_catalog(
             fix="Choose another folder, or pass overwrite=True",
         )
     spool = out / f"{SPOOL}{uuid.uuid4().hex}"
-    with _writing(out):
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    with _writing(out / MARKER):
+    with writing(out / MARKER):
         (out / MARKER).unlink(missing_ok=True)  # from here on the data set is unfinished
-    with _writing(spool):
+    with writing(spool):
         spool.mkdir()
     try:
-        runs, origin = _spool(catalog, skymap, spool, dialect, band, on_bad, chunk_rows)
-        parts = _write_parts(runs, out, mapper, chunk_rows)
+        runs, origin, n_sources = _spool(catalog, skymap, spool, reading, chunk_rows, prepare)
+        parts = _write_parts(runs, out, mapper, chunk_rows, prepare)
         keys = list(zip(parts["tract"], parts["patch"], strict=True))
-        _remove_stale(out, keys)
+        remove_stale(out, keys, parts.get("beside"))
     finally:
         shutil.rmtree(spool, ignore_errors=True)
     marker = {
@@ -207,9 +210,11 @@ def partition_catalog(
         "settings": settings,
         "n_rows": sum(parts["rows"]),
         "n_outside": parts["rows"][keys.index(OUTSIDE)] if OUTSIDE in keys else 0,
-        "partitions": parts,
+        "n_partitions": sum(tract >= 0 for tract in parts["tract"]),
+        "partitions": write_parts(out, parts),
+        **({} if prepare is None else {"n_sources": n_sources}),
     }
-    _write_json(out / MARKER, marker | {"checksum": marker_checksum(marker)})
+    write_json(out / MARKER, marker | {"checksum": marker_checksum(marker)})
     return _summary(out, marker, reused=False)
 
 
@@ -223,35 +228,37 @@ class _Run:
     path: Path
     keys: NDArray[np.int64]
     starts: NDArray[np.int64]
-    ids: NDArray[np.int64]
 
 
 def _chunks(
-    catalog: QTable | str | os.PathLike[str], dialect: str, band: str | None, on_bad: OnBad, chunk_rows: int
+    catalog: QTable | str | os.PathLike[str],
+    reading: Mapping[str, Any],
+    chunk_rows: int,
 ) -> Iterator[QTable]:
     if isinstance(catalog, QTable):
-        table = validate(catalog, on_bad=on_bad)
+        table = validate(catalog, on_bad=reading["on_bad"])
         for start in range(0, len(table), chunk_rows):
             yield table[start : start + chunk_rows]
         return
-    yield from iter_catalog(catalog, dialect=dialect, band=band, on_bad=on_bad, chunk_rows=chunk_rows)
+    yield from iter_catalog(catalog, chunk_rows=chunk_rows, **reading)
 
 
 def _spool(
     catalog: QTable | str | os.PathLike[str],
     skymap: Locator,
     spool: Path,
-    dialect: str,
-    band: str | None,
-    on_bad: OnBad,
+    reading: Mapping[str, Any],
     chunk_rows: int,
-) -> tuple[list[_Run], str]:
+    prepare: Preparation | None,
+) -> tuple[list[_Run], str, int]:
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
+    every = StoredIntegers(spool / "ids")
     schema: pa.Schema | None = None
-    for chunk in _chunks(catalog, dialect, band, on_bad, chunk_rows):
-        arrow = to_arrow(chunk)
+    known: dict[StampAddress, int] = {}
+    for chunk in prepared(ahead(_chunks(catalog, reading, chunk_rows)), prepare, every):
+        arrow = to_arrow(with_identities(chunk, known))
         schema = arrow.schema if schema is None else schema
         if not arrow.schema.equals(schema):
             arrow = _conform(arrow, schema, origin)
@@ -260,18 +267,21 @@ def _spool(
         patch = np.where(tract < 0, OUTSIDE[1], patch)
         tract = np.where(tract < 0, OUTSIDE[0], tract)
         ids = values(chunk, "injection_id")
-        order = np.lexsort((ids, patch, tract))
+        order = integer_order(tract, patch, ids)
         tract, patch = tract[order], patch[order]
         starts = np.flatnonzero(np.r_[True, (np.diff(tract) != 0) | (np.diff(patch) != 0)])
         keys = np.column_stack([tract[starts], patch[starts]])
         path = spool / f"{len(runs):06d}.arrow"
-        with _writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_table(arrow.take(arrow_array(order)).combine_chunks())
-        runs.append(_Run(path, keys, np.r_[starts, tract.size], ids))
+        with writing(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_table(arrow.take(arrow_array(order)), _BATCH_ROWS)
+        runs.append(_Run(path, keys, np.r_[starts, tract.size]))
     if schema is None:
         raise CatalogError("the catalogue has no rows", path=origin or None, fix="Give at least one source")
-    check_duplicates(np.concatenate([run.ids for run in runs]), origin=origin)
-    return runs, origin
+    ids = every.read()
+    ids.sort()
+    if np.any(ids[1:] == ids[:-1]):
+        check_duplicates(every.read(), origin=origin)
+    return runs, origin, len(ids)
 
 
 def _conform(arrow: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
@@ -297,6 +307,7 @@ class _Merge:
     keys: NDArray[np.int64]
     counts: NDArray[np.int64]
     slices: tuple[_Slice, ...]
+    prepare: Preparation | None
 
 
 @dataclass(frozen=True)
@@ -308,18 +319,29 @@ class _Slice:
     places: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
+    def read(self) -> pa.Table:
+        stop = self.start + int(self.sizes.sum())
+        first, last = self.start // _BATCH_ROWS, -(-stop // _BATCH_ROWS)
+        # Read rather than mapped: mapped files count as memory that the process takes.
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as run:
+            table = pa.Table.from_batches([run.get_batch(i) for i in range(first, last)])
+        return table.slice(self.start - first * _BATCH_ROWS, stop - self.start)
 
-def _write_parts(runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int) -> dict[str, list[Any]]:
+
+def _write_parts(
+    runs: Sequence[_Run], out: Path, mapper: Mapper, merge_rows: int, prepare: Preparation | None
+) -> dict[str, list[Any]]:
     """Merge the runs' slices of each partition into its file; returns the columns of the marker's table."""
-    jobs = _merges(runs, out, merge_rows)
+    jobs = _merges(runs, out, merge_rows, prepare)
     parts: dict[str, list[Any]] = {}
-    for columns in mapper(_write_merged, jobs):
-        for name, column in columns.items():
-            parts.setdefault(name, []).extend(column)
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        for columns in (threads.map if mapper is map else mapper)(_write_merged, jobs):
+            for name, column in columns.items():
+                parts.setdefault(name, []).extend(column)
     return parts
 
 
-def _merges(runs: Sequence[_Run], out: Path, merge_rows: int) -> Iterator[_Merge]:
+def _merges(runs: Sequence[_Run], out: Path, merge_rows: int, prepare: Preparation | None) -> Iterator[_Merge]:
     found = np.concatenate([run.keys for run in runs])
     sizes = np.concatenate([np.diff(run.starts) for run in runs])
     keys, inverse = np.unique(found, axis=0, return_inverse=True)
@@ -333,119 +355,38 @@ def _merges(runs: Sequence[_Run], out: Path, merge_rows: int) -> Iterator[_Merge
             if last > first:
                 sizes = np.diff(run.starts[first : last + 1])
                 slices.append(_Slice(run.path, int(run.starts[first]), place[first:last] - group[0], sizes))
-        yield _Merge(out, keys[group], counts[group], tuple(slices))
+        yield _Merge(out, keys[group], counts[group], tuple(slices), prepare)
 
 
 def _write_merged(job: _Merge) -> dict[str, list[Any]]:
-    with contextlib.ExitStack() as stack:
-        pieces = []
-        for piece in job.slices:
-            memory = stack.enter_context(pa.memory_map(str(piece.path)))
-            pieces.append(pa.ipc.open_file(memory).read_all().slice(piece.start, int(piece.sizes.sum())))
-        table = pa.concat_tables(pieces)
-        place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
-        order = np.lexsort((np.concatenate([numpy_array(c) for c in table.column("injection_id").chunks]), place))
-        table = table.take(arrow_array(order)).combine_chunks()
-        del pieces
+    table = pa.concat_tables([piece.read() for piece in job.slices])
+    place = np.concatenate([np.repeat(piece.places, piece.sizes) for piece in job.slices])
+    ids = np.concatenate([numpy_array(chunk) for chunk in table.column("injection_id").chunks])
+    table = table.combine_chunks().take(arrow_array(integer_order(place, ids)))
     starts = np.cumsum(job.counts) - job.counts
-    sizes, checksums, folders = [], [], set()
+    sizes, checksums, folders, beside = [], [], set(), []
     for (tract, patch), start, rows in zip(job.keys.tolist(), starts.tolist(), job.counts.tolist(), strict=True):
-        path = part_path(job.out, (tract, patch))
-        with _writing(path):
-            for folder in (path.parent.parent, path.parent):
-                if folder not in folders:
-                    folder.mkdir(exist_ok=True)
-            folders.add(path.parent.parent)
-        n_bytes, sha256 = _write_parquet(table.slice(start, rows), path)
+        # Strings rather than Paths: there are tens of thousands of partitions.
+        above = f"{job.out}/tract={tract}"
+        if above not in folders:
+            folders.add(above)
+            make_folder(above)
+        folder = f"{above}/patch={patch}"
+        make_folder(folder)
+        n_bytes, sha256 = write_part(table.slice(start, rows), f"{folder}/part-0.parquet")
         sizes.append(n_bytes)
         checksums.append(sha256)
+        if job.prepare is not None:
+            beside.append(write_beside(job.prepare.beside(table.slice(start, rows)), folder))
     return {
         "tract": job.keys[:, 0].tolist(),
         "patch": job.keys[:, 1].tolist(),
         "rows": job.counts.tolist(),
         "bytes": sizes,
         "sha256": checksums,
-        **_bounds(table, starts, job.counts),
+        **({} if job.prepare is None else {"beside": beside}),
+        **extents(table, starts, job.counts),
     }
-
-
-def _bounds(table: pa.Table, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[str, list[Any]]:
-    """Positions and speeds of the sources of each partition (see `PartitionBounds`)."""
-    names = [name for name in ("ra", "dec", "epoch_mjd", *MOTION) if name in table.column_names]
-    rows = from_arrow(table.select(names))
-    vectors = to_vectors(values(rows, "ra"), values(rows, "dec"))
-    centers = np.add.reduceat(vectors, starts)
-    lengths = np.linalg.norm(centers, axis=1, keepdims=True)
-    # The mean of sources all around the sky vanishes; any direction serves as their centre.
-    centers = np.where(lengths > 1e-6, centers / np.maximum(lengths, 1e-6), [0.0, 0.0, 1.0]).round(9)
-    gaps = np.linalg.norm(vectors - np.repeat(centers, counts, axis=0), axis=1)
-    radii = 2 * np.arcsin(np.minimum(np.maximum.reduceat(gaps, starts) / 2, 1))
-    moves, epochs = is_moving(rows), values(rows, "epoch_mjd")
-    speeds = np.maximum.reduceat(np.abs(angular_rates(rows)).sum(axis=1), starts)
-    known = np.column_stack(
-        [
-            np.minimum.reduceat(np.where(moves, epochs, np.inf), starts),
-            np.maximum.reduceat(np.where(moves, epochs, -np.inf), starts),
-        ]
-    )
-    return {
-        "moving": np.add.reduceat(moves.astype(np.int64), starts).tolist(),
-        "center": centers.tolist(),
-        # Rounded up by more than the rounding error of the centre.
-        "radius": (radii + 5e-9).round(9).tolist(),
-        "speed": speeds.tolist(),
-        "epochs": [[t if np.isfinite(t) else None for t in pair] for pair in known.tolist()],
-    }
-
-
-def _write_parquet(table: pa.Table, path: Path) -> tuple[int, str]:
-    """Write a partition; returns its size and SHA-256."""
-    # In memory first, and without statistics: most partitions are small, and there are tens of thousands of them.
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="snappy", use_dictionary=["source_type"], write_statistics=False)
-    content = sink.getvalue()
-    # The marker is written last, and holds sizes and checksums of all parts.
-    with atomic_path(path, sync=False) as temporary:
-        temporary.write_bytes(content)
-    return int(content.size), hashlib.sha256(content).hexdigest()
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Name the path in errors of what is written."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OutputError(
-            f"the partitioned catalogue cannot be written ({reason})",
-            path=path,
-            fix="Remove the folder that is in its place"
-            if isinstance(error, IsADirectoryError)
-            else "Check permissions and free space",
-        ) from error
-
-
-def _remove_stale(out: Path, keys: Sequence[Key]) -> None:
-    """Remove files of a former, different or unfinished run that this one did not replace."""
-    wanted = {(f"tract={tract}", f"patch={patch}") for tract, patch in keys}
-    for tract in out.glob("tract=*"):
-        for folder in tract.glob("patch=*"):
-            if (tract.name, folder.name) not in wanted:
-                for path in folder.glob("part-0.parquet"):
-                    path.unlink()
-                if not any(folder.iterdir()):
-                    folder.rmdir()
-        if not any(tract.iterdir()):
-            tract.rmdir()
-    for spool in out.glob(f"{SPOOL}*"):  # left by a killed run, if a day old: running ones are younger
-        if time.time() - spool.stat().st_mtime > 86400:
-            shutil.rmtree(spool, ignore_errors=True)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
 
 def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) -> str:
@@ -462,6 +403,9 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
             sha.update(sink.getvalue())
         return sha.hexdigest()
     path = Path(catalog)
+    if path.is_dir():
+        sha.update(folder_identity(path).encode())
+        return sha.hexdigest()
     file_format(path)
     if not path.is_file():
         raise CatalogError("there is no such file", path=path, fix="Check the path")
@@ -472,5 +416,8 @@ def _digest(catalog: QTable | str | os.PathLike[str], settings: dict[str, Any]) 
 
 
 def _summary(out: Path, marker: dict[str, Any], *, reused: bool) -> PartitionSummary:
-    n_inside = sum(tract >= 0 for tract in marker["partitions"]["tract"])
-    return PartitionSummary(out, marker["n_rows"], n_inside, marker["n_outside"], marker["digest"], reused)
+    n_inside = marker.get("n_partitions")
+    if n_inside is None:  # of an earlier version
+        n_inside = sum(tract >= 0 for tract in marker["partitions"]["tract"])
+    n_sources = marker.get("n_sources", marker["n_rows"])
+    return PartitionSummary(out, n_sources, marker["n_rows"], n_inside, marker["n_outside"], marker["digest"], reused)

@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.arrow import from_arrow
 from skygraft.catalog.arrow_arrays import numpy_array
+from skygraft.catalog.partition_table import TABLE, read_parts
 from skygraft.catalog.schema import COLUMNS, values
 from skygraft.disk import FileIdentity
 from skygraft.errors import CatalogError, CorruptFileError
@@ -41,6 +42,7 @@ __all__ = [
     "part_path",
     "partition_bounds",
     "partition_values",
+    "read_beside",
     "read_marker",
     "read_partition",
     "read_partitions",
@@ -128,19 +130,25 @@ def damaged_partitions(
     try:
         bounds = partition_bounds(out)
     except CorruptFileError as error:
-        return {out / MARKER: error.message}
+        return {Path(error.path or out / MARKER): error.message}
     written = None if read else (out / MARKER).stat().st_mtime_ns
-    parts = itertools.batched(zip(bounds.keys, bounds.sizes, bounds.sha256, strict=True), _PARTS_AT_ONCE)
-    found = itertools.chain.from_iterable(mapper(functools.partial(_problems, out, written), parts))
-    return {part_path(out, key): problem for key, problem in zip(bounds.keys, found, strict=True) if problem}
+    files = itertools.batched(_files(bounds), _PARTS_AT_ONCE)
+    found = itertools.chain.from_iterable(mapper(functools.partial(_problems, out, written), files))
+    return {out / name: problem for (name, _, _), problem in zip(_files(bounds), found, strict=True) if problem}
 
 
-def _problems(out: Path, written: int | None, parts: Iterable[tuple[Key, int, str]]) -> list[str]:
-    # A string rather than a Path: there are tens of thousands of parts.
-    return [
-        _problem(f"{out}/tract={tract}/patch={patch}/part-0.parquet", n_bytes, sha256, written)
-        for (tract, patch), n_bytes, sha256 in parts
-    ]
+def _files(bounds: PartitionBounds) -> Iterator[tuple[str, int, str]]:
+    """All files of a data set: names in its folder, sizes and checksums."""
+    # Strings rather than Paths: there are tens of thousands of files.
+    for (tract, patch), n_bytes, sha256 in zip(bounds.keys, bounds.sizes, bounds.sha256, strict=True):
+        yield f"tract={tract}/patch={patch}/part-0.parquet", n_bytes, sha256
+    for (tract, patch), tables in zip(bounds.keys, bounds.beside, strict=False):
+        for name, (n_bytes, sha256) in tables.items():
+            yield f"tract={tract}/patch={patch}/{name}", n_bytes, sha256
+
+
+def _problems(out: Path, written: int | None, files: Iterable[tuple[str, int, str]]) -> list[str]:
+    return [_problem(f"{out}/{name}", n_bytes, sha256, written) for name, n_bytes, sha256 in files]
 
 
 def _problem(path: str, n_bytes: int, sha256: str, written: int | None) -> str:
@@ -170,19 +178,24 @@ class PartitionBounds:
     keys : tuple of (int, int)
         Tract and patch of each partition, sorted.
     rows, moving : ndarray of int, shape (N,)
-        Number of sources, and of those that move.
+        Number of sources, and of those that move without a window of time that says how far.
     centers : ndarray, shape (N, 3)
         Unit vector to the middle of the sources' catalogue positions.
     radii : ndarray, shape (N,)
         Radius of the circle around the middle that has all of them, radians.
     speeds : ndarray, shape (N,)
-        Fastest motion, radians per day.
+        Fastest motion of these, radians per day.
     epochs : ndarray, shape (N, 2)
-        First and last epoch of the sources that move (MJD TAI); NaN if none moves, or one has no epoch.
+        First and last epoch of these (MJD TAI); NaN if there is none, or one has no epoch.
+    strays : ndarray, shape (N,)
+        How far from their catalogue positions the others come in their windows of time, and all by parallax and bends,
+        radians.
     sizes : tuple of int
         Size of the file, bytes.
     sha256 : tuple of str
         SHA-256 of the file.
+    beside : tuple of dict
+        Name, size and SHA-256 of the tables beside each partition; empty if there are none at all.
     """
 
     keys: tuple[Key, ...]
@@ -192,8 +205,10 @@ class PartitionBounds:
     radii: NDArray[np.float64]
     speeds: NDArray[np.float64]
     epochs: NDArray[np.float64]
+    strays: NDArray[np.float64]
     sizes: tuple[int, ...]
     sha256: tuple[str, ...]
+    beside: tuple[Mapping[str, tuple[int, str]], ...] = ()
 
     @functools.cached_property
     def index(self) -> Mapping[Key, int]:
@@ -214,31 +229,37 @@ def partition_bounds(out_dir: str | os.PathLike[str]) -> PartitionBounds:
 
 def _current(out: Path) -> tuple[PartitionBounds, str]:
     """The bounds and the digest of the data set, as of now."""
-    return _bounds(out, FileIdentity.find(out / MARKER))
+    return _bounds(out, FileIdentity.find(out / MARKER), FileIdentity.find(out / TABLE))
 
 
 @functools.lru_cache(maxsize=4)
-def _bounds(out: Path, marker_file: FileIdentity | None) -> tuple[PartitionBounds, str]:
-    del marker_file
+def _bounds(out: Path, *files: FileIdentity | None) -> tuple[PartitionBounds, str]:
+    del files
     marker = read_marker(out)
     if marker is None:
         raise CatalogError(
             "the folder holds no finished partitioned catalogue", path=out, fix="Run partition_catalog on it first"
         )
     try:
-        parts = marker["partitions"]
-        keys = tuple(zip(parts["tract"], parts["patch"], strict=True))
+        parts = read_parts(out, marker["partitions"])
+        whole = {name: np.array(parts[name], dtype=np.int64) for name in ("tract", "patch", "rows", "moving", "bytes")}
+        keys = tuple(zip(whole["tract"].tolist(), whole["patch"].tolist(), strict=True))
         numbers = {name: np.array(parts[name], dtype=np.float64) for name in ("center", "radius", "speed", "epochs")}
         bounds = PartitionBounds(
             keys,
-            np.array(parts["rows"], dtype=np.int64),
-            np.array(parts["moving"], dtype=np.int64),
+            whole["rows"],
+            whole["moving"],
             numbers["center"].reshape(-1, 3),
             numbers["radius"],
             numbers["speed"],
             numbers["epochs"].reshape(-1, 2),
-            tuple(parts["bytes"]),
+            np.array(parts.get("stray", [0.0] * len(keys)), dtype=np.float64),
+            tuple(whole["bytes"].tolist()),
             tuple(parts["sha256"]),
+            tuple(
+                {str(name): (int(size), str(sha256)) for name, (size, sha256) in tables.items()}
+                for tables in parts.get("beside", ())
+            ),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CatalogError(
@@ -324,15 +345,54 @@ def read_partition(out: Path, key: Key, columns: Sequence[str] | None = None) ->
 
     A partition that does not exist is an error here.
     """
-    path = part_path(out, key)
     bounds = partition_bounds(out)
     names = None if columns is None else list(dict.fromkeys(["injection_id", *columns]))
+    place = bounds.index.get(key)
+    return _read_file(part_path(out, key), None if place is None else bounds.sha256[place], names)
+
+
+def read_beside(out_dir: str | os.PathLike[str], keys: Iterable[Key], name: str) -> pa.Table | None:
+    """Read a table that is stored beside partitions, of some patches, one after the other.
+
+    Parameters
+    ----------
+    out_dir : path-like
+        Folder that `partition_catalog` wrote.
+    keys : iterable of (int, int)
+        Tracts and patches; those without the table are skipped, those named twice are read once.
+    name : str
+        Name of the file.
+
+    Returns
+    -------
+    pyarrow.Table or None
+        None if no patch has it. What is beside two patches is in it twice.
+
+    Raises
+    ------
+    CatalogError
+        If the folder contains no finished data set.
+    CorruptFileError
+        If a file is missing or unreadable.
+    """
+    out = Path(out_dir)
+    bounds = partition_bounds(out)
+    found = [_beside(out, bounds, key, name) for key in _wanted(keys, bounds.index)]
+    tables = [table for table in found if table is not None]
+    return pa.concat_tables(tables) if tables else None
+
+
+def _beside(out: Path, bounds: PartitionBounds, key: Key, name: str) -> pa.Table | None:
+    stored = bounds.beside[bounds.index[key]].get(name) if bounds.beside else None
+    return None if stored is None else _read_file(part_path(out, key).with_name(name), stored[1], None)
+
+
+def _read_file(path: Path, sha256: str | None, names: Sequence[str] | None) -> pa.Table:
     try:
         # Read completely and without threads, since these files are small. (pq.read_table would add columns for the
         # folders' names.)
         content = path.read_bytes()
-        place = bounds.index.get(key)
-        if place is not None and hashlib.sha256(content).hexdigest() != bounds.sha256[place]:
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
             raise CorruptFileError(
                 "the partition is not what was written: its checksum differs",
                 path=path,
@@ -381,7 +441,7 @@ class PartitionCache:
         self._path = Path(path)
         self._max_bytes = max_bytes
         self._digest = ""
-        self._tables: OrderedDict[Key, pa.Table] = OrderedDict()
+        self._tables: OrderedDict[tuple[Key, str], pa.Table | None] = OrderedDict()
         self._n_bytes = 0
         self._lock = threading.Lock()
 
@@ -394,20 +454,31 @@ class PartitionCache:
         """Read the sources of some patches: as `read_stored`, with its errors."""
         bounds, digest = _current(self._path)
         wanted = _wanted(keys, bounds.index)
+        tables = self._all(bounds, digest, wanted or bounds.keys[:1], "")
+        return _joined(tables, empty=not wanted)
+
+    def beside(self, keys: Iterable[Key], name: str) -> pa.Table | None:
+        """Read a table beside partitions: as `read_beside`, with its errors."""
+        bounds, digest = _current(self._path)
+        tables = self._all(bounds, digest, _wanted(keys, bounds.index), name)
+        return pa.concat_tables(tables) if tables else None
+
+    def _all(self, bounds: PartitionBounds, digest: str, keys: Iterable[Key], name: str) -> list[pa.Table]:
+        """The partitions, or the tables `name` beside those that have one."""
         with self._lock:
             if digest != self._digest:
                 self._tables.clear()
                 self._digest, self._n_bytes = digest, 0
-            tables = [self._table(key) for key in wanted or bounds.keys[:1]]
-        return _joined(tables, empty=not wanted)
+            return [table for key in keys if (table := self._table(bounds, key, name)) is not None]
 
-    def _table(self, key: Key) -> pa.Table:
-        table = self._tables.pop(key, None)
-        if table is None:
-            table = read_partition(self._path, key)
-            self._n_bytes += table.nbytes
-        self._tables[key] = table
+    def _table(self, bounds: PartitionBounds, key: Key, name: str) -> pa.Table | None:
+        if (key, name) in self._tables:
+            table = self._tables.pop((key, name))
+        else:
+            table = _beside(self._path, bounds, key, name) if name else read_partition(self._path, key)
+            self._n_bytes += 0 if table is None else table.nbytes
+        self._tables[key, name] = table
         while self._n_bytes > self._max_bytes and self._tables:
             _, oldest = self._tables.popitem(last=False)
-            self._n_bytes -= oldest.nbytes
+            self._n_bytes -= 0 if oldest is None else oldest.nbytes
         return table

@@ -16,19 +16,27 @@ from numpy.typing import NDArray
 from skygraft.catalog.columns import ColumnReader, refused
 from skygraft.catalog.schema_columns import (
     COLUMNS,
+    LEAST_INCLINED_TRUNCATION,
     LEAST_TRUNCATION,
     MOFFAT_RANGE,
     SERSIC_RANGE,
     SOURCE_TYPES,
+    SPERGEL_RANGE,
+    TYPE_ALIASES,
+    VARIABILITIES,
     ColumnSpec,
 )
 
 __all__ = [
     "COLUMNS",
+    "LEAST_INCLINED_TRUNCATION",
     "LEAST_TRUNCATION",
     "MOFFAT_RANGE",
     "SERSIC_RANGE",
     "SOURCE_TYPES",
+    "SPERGEL_RANGE",
+    "TYPE_ALIASES",
+    "VARIABILITIES",
     "ColumnSpec",
     "bands_of",
     "is_mag_column",
@@ -46,6 +54,8 @@ _NAN = float("nan")
 FILLED = tuple(s.name for s in COLUMNS.values() if s.kind == "float" and s.types and not np.isnan(s.default))
 
 MOTION = ("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec")
+WINDOW = ("mjd_from", "mjd_to")
+BENDS = ("bend_from_east", "bend_from_north", "bend_to_east", "bend_to_north")
 
 
 def is_mag_column(name: str) -> bool:

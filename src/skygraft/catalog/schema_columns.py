@@ -10,15 +10,36 @@ from numpy.typing import NDArray
 
 from skygraft.errors import shown
 
-__all__ = ["COLUMNS", "LEAST_TRUNCATION", "MOFFAT_RANGE", "SERSIC_RANGE", "SOURCE_TYPES", "ColumnSpec"]
+__all__ = [
+    "COLUMNS",
+    "LEAST_INCLINED_TRUNCATION",
+    "LEAST_TRUNCATION",
+    "MOFFAT_RANGE",
+    "SERSIC_RANGE",
+    "SOURCE_TYPES",
+    "SPERGEL_RANGE",
+    "TYPE_ALIASES",
+    "VARIABILITIES",
+    "ColumnSpec",
+]
 
 SOURCE_TYPES = (
     *("Star", "Sersic", "BulgeDisk", "Gaussian", "Moffat", "Trail", "Stamp"),
     *("Spergel", "InclinedExponential", "InclinedSersic", "Kolmogorov", "RandomKnots", "RealGalaxy"),
 )
+VARIABILITIES: dict[str, tuple[str, ...]] = {
+    "sine": ("period", "amplitude"),
+    "top_hat": ("light_curve_mjd", "duration"),
+    "flare": ("light_curve_mjd", "amplitude", "decay_time"),
+}
+"""Analytic light curves, and the columns that each needs; see `skygraft.timedomain.analytic`."""
+TYPE_ALIASES = {"DoubleSersic": "BulgeDisk"}
+"""Other names of source types, and what they become."""
 SERSIC_RANGE = (0.3, 6.2)  # what GalSim and LSST source_injection draw
 MOFFAT_RANGE = (1.5, 100.0)  # below, much of the light is outside of any stamp; above, it is a Gaussian
+SPERGEL_RANGE = (-0.85, 4.0)  # what GalSim draws
 
+LEAST_INCLINED_TRUNCATION = 1.45  # over the half-light radius: nearer to a flat disk GalSim fails
 LEAST_TRUNCATION = 2**0.5 * (1.0 - 1e-9)  # over the half-light radius: a flat disk, but for rounding
 
 
@@ -153,15 +174,16 @@ _SPECS = [
         low=MOFFAT_RANGE[0], high=MOFFAT_RANGE[1], types=("Moffat",), required=True,
     ),
     ColumnSpec(
-        "half_light_radius", "float", "arcsec", "Circularised half-light radius sqrt(ab), of the truncated profile.",
-        _NAN, low=0.0, open_low=True, least=_TINY, sane=_TEN_DEGREES, types=(*_ELLIPSES, *_INCLINED), required=True,
+        "half_light_radius", "float", "arcsec", "Circularised half-light radius sqrt(ab), of the truncated profile; "
+        "of an inclined disk that of the disk seen face-on.", _NAN, low=0.0, open_low=True, least=_TINY,
+        sane=_TEN_DEGREES, types=(*_ELLIPSES, *_INCLINED), required=True,
     ),
     ColumnSpec(
         "q", "float", None, "Axis ratio b/a.", 1.0, low=0.0, high=1.0, open_low=True, least=_THIN, types=_ELLIPSES
     ),
     ColumnSpec(
-        "pa", "float", "deg", "Position angle of the major axis, North through East.", 0.0, sane=_TURNS,
-        types=_DRAWN_BY_PA,
+        "pa", "float", "deg", "Position angle of the major axis, North through East; a RealGalaxy is turned by it.",
+        0.0, sane=_TURNS, types=_DRAWN_BY_PA,
     ),
     ColumnSpec(
         "bulge_fraction", "float", None, "Bulge flux over total flux.", _NAN,
@@ -170,28 +192,31 @@ _SPECS = [
     *_component("bulge", 4.0),
     *_component("disk", 1.0),
     ColumnSpec(
-        "trunc", "float", "arcsec", "Truncation radius of a Sersic; NaN for none.", _NAN,
-        low=0.0, open_low=True, least=_TINY, sane=1e9, types=_SERSIC,
+        "trunc", "float", "arcsec", "Truncation radius of a Sersic, of an InclinedSersic in its plane; NaN for none.",
+        _NAN, low=0.0, open_low=True, least=_TINY, sane=1e9, types=(*_SERSIC, "InclinedSersic"),
     ),
     ColumnSpec(
         "spergel_nu", "float", None, "Index of a Spergel profile (2010): 0.5 is an exponential, -0.6 close to n = 4.",
-        _NAN, low=-0.85, high=4.0, types=("Spergel",), required=True,
+        _NAN, low=SPERGEL_RANGE[0], high=SPERGEL_RANGE[1], types=("Spergel",), required=True,
     ),
     ColumnSpec(
         "inclination", "float", "deg", "Inclination of a disk: 0 is face-on, 90 edge-on.", _NAN,
         low=0.0, high=90.0, types=_INCLINED, required=True,
     ),
     ColumnSpec(
-        "scale_h_over_r", "float", None, "Scale height over scale radius of an inclined disk.", 0.1,
-        low=0.0, high=1.0, open_low=True, types=_INCLINED,
+        "scale_h_over_r", "float", None, "Scale height of an inclined disk, sech(z / h)^2, over the scale "
+        "radius r_s of its profile, exp(-(r / r_s)^(1 / n)).", 0.1, low=0.0, high=1.0, open_low=True, types=_INCLINED,
     ),
     ColumnSpec(
         "n_knots", "int", None, "Number of point sources of a RandomKnots.", 0,
         low=1.0, sane=1e6, types=("RandomKnots",), required=True,
     ),
-    ColumnSpec("real_galaxy_catalog", "str", None, "Path of GalSim's catalogue of a RealGalaxy.", ""),
     ColumnSpec(
-        "real_galaxy", "int", None, "Row of a RealGalaxy in its catalogue.", -1,
+        "real_galaxy_catalog", "str", None, "Path of GalSim's catalogue of a RealGalaxy, relative to the catalogue's "
+        "folder.", "",
+    ),
+    ColumnSpec(
+        "real_galaxy", "int", None, "Row of a RealGalaxy in its catalogue, from 0.", -1,
         low=0.0, types=("RealGalaxy",), required=True,
     ),
     ColumnSpec(
@@ -205,7 +230,8 @@ _SPECS = [
         "magnitudes are those before it.", 1.0, low=0.0, open_low=True, sane=1e6,
     ),
     ColumnSpec(
-        "trail_length", "float", "arcsec", "Length of the trail on the sky.", _NAN,
+        "trail_length", "float", "arcsec", "Length of the trail on the sky, of a source of any type; lensing leaves "
+        "it alone.", _NAN,
         low=0.0, open_low=True, sane=_TEN_DEGREES, types=("Trail",),
     ),
     ColumnSpec(
@@ -222,17 +248,20 @@ _SPECS = [
     ColumnSpec(
         "mag_per_pixel", "bool", None, "The magnitude is that of one pixel of the trail's length, not the total.", False
     ),
-    ColumnSpec("stamp", "str", None, "Path of the stamp's FITS image.", ""),
+    ColumnSpec("stamp", "str", None, "Path of the stamp's image: FITS, HDF5 or Zarr.", ""),
     ColumnSpec(
-        "stamp_alignment", "str", None, "Follow the stamp's own WCS, or keep its pixel axes.", "",
+        "stamp_alignment", "str", None, "Follow the stamp's own WCS, or keep the image's axes and pixels; by "
+        "default the WCS, if it has one.", "",
         choices=("", "wcs", "pixel"),
     ),
     ColumnSpec(
-        "stamp_psf", "str", None, "Convolve the stamp with the image's PSF, or with none.", "",
+        "stamp_psf", "str", None, "Convolve the stamp with the image's PSF (the default), or with none: it "
+        "holds a PSF already.", "",
         choices=("", "image", "none"),
     ),
     ColumnSpec(
-        "stamp_index", "int", None, "Number of the stamp in a file of several, from 0; -1 for a file of one.", -1,
+        "stamp_index", "int", None, "Number of the stamp in a cube, or in a file of several, from 0; -1 for a "
+        "file of one.", -1,
         low=-1.0,
     ),
     ColumnSpec(
@@ -240,7 +269,8 @@ _SPECS = [
         0.0, sane=_TURNS, types=("Stamp",),
     ),
     ColumnSpec(
-        "stamp_flux", "str", None, "Take the flux from the row's magnitude, or from the stamp's pixels.", "",
+        "stamp_flux", "str", None, "Take the flux from the row's magnitude (the default), or from the stamp's "
+        "pixels.", "",
         choices=("", "row", "stamp"),
     ),
     ColumnSpec(
@@ -261,7 +291,11 @@ _SPECS = [
         "light_curve", "str", None, "Id of its light curve in the table of light curves, which then gives its flux.", ""
     ),
     ColumnSpec(
-        "variability", "str", None, "Analytic light curve.", "", choices=("", "sine", "top_hat", "flare"),
+        "light_curve_key", "int", None, "Number of the light curve, from its values; campaigns add it.",
+        -1, low=-1.0,
+    ),
+    ColumnSpec(
+        "variability", "str", None, "Analytic light curve.", "", choices=("", *VARIABILITIES),
     ),
     ColumnSpec(
         "light_curve_mjd", "float", "d", "Time (MJD, TAI) of a light curve's zero of time.", _NAN, sane=_EPOCH
@@ -274,8 +308,8 @@ _SPECS = [
     ColumnSpec("rise_time", "float", "d", "Time of a flare's linear rise.", 0.0, low=0.0, sane=_EPOCH),
     ColumnSpec("decay_time", "float", "d", "Time of a flare's decay by e.", _NAN, low=0.0, open_low=True, sane=_EPOCH),
     ColumnSpec(
-        "inject_into", "str", None, "Which of the images that a difference image is made of has the source: the "
-        "science image, the template, or both.", "", choices=("", "science", "template", "both"),
+        "inject_into", "str", None, "Which images have the source: science images, templates (coadds), or both; empty "
+        "is both, and science of a difference image.", "", choices=("", "science", "template", "both"),
     ),
     ColumnSpec("pm_ra_cosdec", "float", "mas / yr", "Proper motion in ra, times cos(dec).", 0.0, sane=_MOTION),
     ColumnSpec("pm_dec", "float", "mas / yr", "Proper motion in dec.", 0.0, sane=_MOTION),

@@ -52,6 +52,10 @@ _PIXEL = "the same on the image, in the parent frame (first pixel's centre 0, pl
 
 TRUTH_COLUMNS = (
     TruthColumn("injection_id", "int", "the source, as in the catalogue"),
+    TruthColumn(
+        "object_id", "int", "the object that the source belongs to; its own injection id where it is one alone"
+    ),
+    TruthColumn("group_id", "int", "the group of objects that it belongs to; -1 for none"),
     TruthColumn("image_id", "text", "the image, as in the plan and the records", repeated=True),
     TruthColumn("ra", "float", _PLACE, "deg", quantity=True),
     TruthColumn("dec", "float", _PLACE, "deg", quantity=True),
@@ -59,7 +63,12 @@ TRUTH_COLUMNS = (
     TruthColumn("y", "float", _PIXEL, "pix"),
     TruthColumn("source_type", "text", "what was drawn", repeated=True),
     TruthColumn("band", "text", "the image's band", repeated=True),
-    TruthColumn("mag", "float", "the magnitude asked for in that band", "mag"),
+    TruthColumn(
+        "mag",
+        "float",
+        "the magnitude asked for in that band, at the image's time and magnified; NaN where there is no positive flux",
+        "mag",
+    ),
     TruthColumn("inst_flux", "float", "its flux by the image's photometric calibration"),
     TruthColumn(
         "flux_deposited",

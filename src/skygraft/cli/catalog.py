@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from skygraft.cli import catalog_files, catalog_place
 from skygraft.cli.catalog_generate import generate, show
 
 __all__ = ["app"]
@@ -12,3 +13,6 @@ app = typer.Typer(no_args_is_help=True, help="Make, check, convert and show cata
 
 for _command in (generate, show):
     app.command()(_command)
+catalog_files.register(app)
+app.command("hosts")(catalog_place.hosts)
+app.command("groups")(catalog_place.groups)

@@ -29,6 +29,7 @@ __all__ = [
     "ButlerRun",
     "ButlerType",
     "ButlerWhere",
+    "ColumnMap",
     "Config",
     "Json",
     "Plot",
@@ -52,6 +53,16 @@ __all__ = [
 
 Config = Annotated[Path, typer.Argument(help="The campaign's YAML file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ColumnMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="NAME=COLUMN",
+        help="The table's own name of a column, such as ra=RAJ2000; source_type==Star gives all rows one value. "
+        "May be repeated.",
+        show_default=False,
+    ),
+]
 Plot = Annotated[
     Path | None,
     typer.Option(help="Write a plot of what was measured: .png, .pdf, .svg or .jpg.", show_default=False),

@@ -15,6 +15,7 @@ from skygraft.cli.common import (
     ButlerRepo,
     ButlerType,
     ButlerWhere,
+    ColumnMap,
     Json,
     butler_settings,
     command,
@@ -145,7 +146,9 @@ def inspect(
 @command
 def inject(
     image: Image,
-    catalog: Annotated[Path, typer.Argument(help="Sources: FITS, ECSV, CSV or Parquet.", show_default=False)],
+    catalog: Annotated[
+        Path, typer.Argument(help="Sources: FITS, ECSV, CSV, VOTable, Parquet or HATS.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Image to write.", show_default=False)],
     aperture: Aperture = None,
     format: FormatName = "auto",
@@ -159,6 +162,7 @@ def inject(
         str | None, typer.Option(help="Band of the magnitudes; by default the image's.", show_default=False)
     ] = None,
     dialect: Annotated[str, typer.Option(help="Dialect of the catalogue.")] = "auto",
+    columns: ColumnMap = None,
     on_bad: Annotated[
         OnBad, typer.Option(help="Refuse a catalogue with rows that cannot be drawn, or flag these rows.")
     ] = OnBad.refuse,
@@ -212,6 +216,7 @@ def inject(
     Example:  skygraft inject calexp-1002-0.fits fakes.parquet -o injected.fits --truth truth.ecsv
     """
     from skygraft.catalog import read_catalog
+    from skygraft.catalog.column_maps import parse_map
     from skygraft.disk import atomic_path
     from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
@@ -225,7 +230,13 @@ def inject(
     by_aperture = flux_mode is FluxMode.aperture
     options = format_options(option, ccds, allow_pickle)
     exposure = read_image(image, format, None if by_aperture else aperture, psf, zeropoint, hdu, options)
-    sources = read_catalog(catalog, dialect=dialect, band=band or exposure.data_id.band, on_bad=on_bad.value)
+    sources = read_catalog(
+        catalog,
+        dialect=dialect,
+        band=band or exposure.data_id.band,
+        on_bad=on_bad.value,
+        columns=parse_map(columns or ()),
+    )
     with progress_bar("injecting", len(sources)) as advance:
         injection = inject_sources(
             exposure,

@@ -69,6 +69,19 @@ def _format(value: str) -> str:
     return value
 
 
+def _column_map(value: dict[str, str]) -> dict[str, str]:
+    from skygraft.catalog.column_maps import check_map
+
+    check_map(value)
+    return value
+
+
+def _expression(value: str) -> str:
+    from skygraft.catalog.row_choice import check_expression
+
+    return check_expression(value)
+
+
 def _skymap(value: Any) -> Any:
     get_skymap(value)
     return value
@@ -270,11 +283,12 @@ class CatalogConfig(Section):
     """Band of the magnitudes in a catalogue with a single ``mag`` column."""
     on_bad: Literal["raise", "flag"] = "raise"
     """Rows that cannot be drawn are an error (``raise``), or are flagged and not drawn (``flag``)."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Names of the catalogue's columns by those of the native schema, such as ``{ra: RAJ2000}``."""
-    select: str = ""
-    """Which rows an image gets, as an expression of columns and of the image's visit, band, detector and mjd, such as
-    ``mag_r < 24 and mjd > 60000``."""
+    columns: Annotated[dict[str, str], AfterValidator(_column_map)] = Field(default_factory=dict)
+    """Names of the catalogue's columns by those of the native schema, such as ``{ra: RAJ2000}``; a value that begins
+    with ``=`` is one value for all rows, such as ``{source_type: =Star}``."""
+    select: Annotated[str, AfterValidator(_expression)] = ""
+    """Which rows an image gets, as an expression of columns, of the image's ``visit``, ``band``, ``detector`` and
+    ``mjd``, and of ``mag`` in the image's band, such as ``mag_r < 24 and mjd > 60000``."""
     light_curves: ResolvedPath | None = None
     """Table of light curves: id, mjd, band, and mag or flux."""
     ephemerides: ResolvedPath | None = None

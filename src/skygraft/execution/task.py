@@ -12,19 +12,20 @@ import functools
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from astropy.table import QTable
 
-from skygraft.catalog import Flag, PartitionCache
-from skygraft.catalog.io import arrow_array, from_arrow
-from skygraft.catalog.partition_read import read_stored
+from skygraft.catalog import Flag, PartitionCache, values
+from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
+from skygraft.catalog.partition_read import read_beside, read_stored
+from skygraft.catalog.partition_stamps import with_identities_now
+from skygraft.catalog.row_choice import ImageFacts, RowChoice
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.dataset import LINEAGE, dataset_id
 from skygraft.disk import relative_name
@@ -53,8 +54,10 @@ from skygraft.records.image_summary import ImageSummary
 from skygraft.records.packs import remove_record
 from skygraft.records.plan_file import Plan, PlannedImage
 from skygraft.tables.truth_parts import write_truth_dataset, write_truth_part
+from skygraft.timedomain.light_curve_rows import BESIDE
+from skygraft.timedomain.light_curves import KEY_COLUMN, LightCurves
 
-__all__ = ["Bench", "run_image", "run_task", "sources_of"]
+__all__ = ["Bench", "light_curves_of", "run_image", "run_task", "sources_of"]
 
 _CLOSURE_STARS = 20
 """Stars measured in each image."""
@@ -225,7 +228,8 @@ def run_image(
         _check_plan(image, exposure)
         inputs = _input_identities(exposure, config.survey.root)
     with clock.stage("select"):
-        sources, catalog_key = sources_of(image, config, bench.partitions.read)
+        sources, catalog_key = sources_of(image, config, bench.partitions)
+        light_curves = light_curves_of(image, config, sources, bench.partitions)
     with clock.stage("inject"):
         injection = inject(
             exposure,
@@ -234,6 +238,8 @@ def run_image(
             image_id=image.image_id,
             band=image.band or config.catalog.band,
             on_bad=config.catalog.on_bad,
+            light_curves=light_curves,
+            role=config.survey.role,
         )
         on_image = _on_image(injection.truth)
     with clock.stage("closure"):
@@ -312,7 +318,7 @@ def _input_identities(exposure: Exposure, root: Path) -> dict[str, list[int]]:
 
 
 def sources_of(
-    image: PlannedImage, config: CampaignConfig, read: Callable[[Iterable[tuple[int, int]]], pa.Table] | None = None
+    image: PlannedImage, config: CampaignConfig, partitions: PartitionCache | None = None
 ) -> tuple[QTable, str]:
     """The catalogue rows of an image, in order of injection id, and their fingerprint.
 
@@ -322,15 +328,49 @@ def sources_of(
         The image.
     config : CampaignConfig
         The campaign.
-    read : callable, optional
-        Reads partitions of the catalogue; by default from disk, without a cache.
+    partitions : PartitionCache, optional
+        Partitions of the catalogue; by default they are read from disk, without a cache.
     """
-    table = read(image.reads) if read else read_stored(Layout(config.output).catalog, image.reads)
+    table = partitions.read(image.reads) if partitions else read_stored(Layout(config.output).catalog, image.reads)
     band = image.band or config.catalog.band
     rows = select(table, image.polygon, config.margin_arcsec, mjd=image.mjd, visit=image.visit)
+    if config.catalog.select:
+        facts = ImageFacts(image.visit, band, image.detector, image.mjd)
+        rows = RowChoice(config.catalog.select, of_image=True).rows(table, rows, facts)
     # Only these become a QTable: the partitions hold many times as many.
-    chosen = table.take(arrow_array(rows))
+    chosen = with_identities_now(table.take(arrow_array(rows)))
     return from_arrow(chosen), digest_rows(RowDigests(chosen).of(band))
+
+
+def light_curves_of(
+    image: PlannedImage, config: CampaignConfig, sources: QTable, partitions: PartitionCache | None = None
+) -> LightCurves | None:
+    """The light curves of an image's sources; None where they have none.
+
+    Parameters
+    ----------
+    image : PlannedImage
+        The image.
+    config : CampaignConfig
+        The campaign.
+    sources : QTable
+        Its sources, from `sources_of`.
+    partitions : PartitionCache, optional
+        As for `sources_of`.
+    """
+    if KEY_COLUMN not in sources.colnames:
+        return None
+    keys = values(sources, KEY_COLUMN)
+    if not np.any(keys >= 0):
+        return None
+    catalog = Layout(config.output).catalog
+    table = partitions.beside(image.reads, BESIDE) if partitions else read_beside(catalog, image.reads, BESIDE)
+    if table is None:
+        raise CampaignError(
+            "the light curves of the catalogue's partitions are gone", path=catalog, fix="Plan again: skygraft plan"
+        )
+    mine = np.isin(numpy_array(one_array(table.column(KEY_COLUMN))), keys)
+    return LightCurves.from_stored([table.filter(arrow_array(mine))])
 
 
 def _on_image(truth: QTable) -> QTable:

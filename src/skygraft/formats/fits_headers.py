@@ -211,7 +211,8 @@ def read_visit_info(headers: Headers, *, exposure_time: float | None = None, mjd
     """Read the middle of the exposure (MJD, TAI) and the exposure time (s) from the headers.
 
     The middle is given by MJD-AVG, DATE-AVG, MJD-MID or DATE-MID, or is half an exposure time after the start (MJD-OBS,
-    DATE-OBS), in the time system of TIMESYS (UTC by default).
+    DATE-OBS), in the time system of TIMESYS (UTC by default). ESO's infrared cameras give the exposure time of one of
+    NDIT integrations that follow each other: the middle is that of all.
 
     Parameters
     ----------
@@ -236,12 +237,22 @@ def read_visit_info(headers: Headers, *, exposure_time: float | None = None, mjd
         return VisitInfo(float(mjd), exposure_time)
     scale = headers.find("TIMESYS")
     system = "utc" if scale is None else str(scale.value).strip().lower()
-    for keys, shift in ((_MID_KEYS, 0.0), (_START_KEYS, (exposure_time or 0.0) / 2)):
+    for keys, shift in ((_MID_KEYS, 0.0), (_START_KEYS, _elapsed(headers, exposure_time) / 2)):
         for card in headers.find_all(*keys):
             time = _time(card, headers, system)
             if time is not None:
                 return VisitInfo(float((time + shift * u.s).tai.mjd), exposure_time)
     return VisitInfo(None, exposure_time)
+
+
+def _elapsed(headers: Headers, exposure_time: float | None) -> float:
+    """Seconds from the beginning to the end of an exposure."""
+    seconds = exposure_time or 0.0
+    one, number = headers.find("ESO DET DIT"), headers.find("ESO DET NDIT")
+    if one is None or number is None or finite_number(one) != seconds:
+        return seconds
+    n = finite_number(number)
+    return seconds * n if n is not None and n >= 1 and seconds * n <= _LONGEST_EXPOSURE else seconds
 
 
 def _time(card: Card, headers: Headers, system: str) -> Time | None:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
-import xarray as xr
 from astropy.table import QTable
 from numpy.typing import NDArray
 
@@ -36,15 +35,18 @@ from skygraft.injection.calibrating import (
 )
 from skygraft.injection.coadd_noise import image_noise, noise_words
 from skygraft.injection.differences import draw_sources
-from skygraft.injection.marking import Drawn, mark, new_planes
+from skygraft.injection.marking import Drawn, check_planes, mark, new_planes
 from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, takes_settings
-from skygraft.injection.placing import LARGEST_FLUX, Placed, canonical, place, subset
+from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
-from skygraft.noise import Gain, add_flux
+from skygraft.injection.roles import Role
+from skygraft.injection.stamps import light_per_flux
+from skygraft.noise import add_flux
 from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.render.engines import GalaxyEngine, StarEngine
+from skygraft.timedomain.light_curves import LightCurves
 from skygraft.wcs import pixel_scale
 
 __all__ = ["Injection", "inject"]
@@ -120,6 +122,8 @@ def inject(
     band: str | None = None,
     dialect: str = "auto",
     on_bad: Literal["raise", "flag"] = "raise",
+    light_curves: Any = None,
+    role: Role = "auto",
     progress: Callable[[int], None] | None = None,
     flux_mode: FluxMode = "calibrated",
     aperture: Any = None,
@@ -159,6 +163,12 @@ def inject(
         Of the catalogue, where it is not canonical.
     on_bad : {"raise", "flag"}
         Whether rows that cannot be drawn are an error, or are kept, flagged and not drawn.
+    light_curves : LightCurves or table-like, optional
+        Light curves of the sources that have one (column `light_curve`); a table of id, mjd, band, and mag or flux. For
+        many images make a `skygraft.timedomain.LightCurves` of it once.
+    role : {"auto", "science", "template"}
+        What the image is in a search for transients: the catalogue's column `inject_into` decides which images have a
+        source. ``auto`` takes coadds for templates. A template has variable sources with their rows' magnitudes.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
     flux_mode : {"calibrated", "aperture", "psf_sum", "total"}
@@ -244,9 +254,21 @@ def inject(
     )
     band = band or exposure.data_id.band
     table = canonical(catalog, band, dialect, on_bad)
+    curves = None if light_curves is None else LightCurves.of(light_curves)
     like_lsst = opts.conventions == LSST
     reach = lsst.within_padding if like_lsst else _light_of(exposure, opts)
-    placed = place(exposure, table, photo_calib, band, name, reach, extrapolate=like_lsst)
+    placed = place(
+        exposure,
+        table,
+        photo_calib,
+        band,
+        name,
+        reach,
+        extrapolate=like_lsst,
+        role=role,
+        light_curves=curves,
+        on_bad=on_bad,
+    )
     if like_lsst:
         if placed.template is not None:
             raise InjectionError(
@@ -271,7 +293,7 @@ def inject(
 
         drawn = _draw(exposure, placed, opts, normalise, name, progress)
     report = drawn.report
-    _check_planes(exposure, drawn.planes, report, drawn.gain)
+    check_planes(exposure, drawn.planes, report, drawn.gain)
     flag_small_kernel(exposure, calibrated, radius, report)
     _report_into(truth, placed.rows, report, exposure)
     messages = [
@@ -352,6 +374,7 @@ def _render(
             canvas,
             normalisation,
             normalise,
+            template_flux=None if placed.template_flux is None else placed.template_flux[drawn],
             flux_tolerance=options.flux_tolerance,
             stars=options.stars,
             galaxies=options.galaxies,
@@ -359,8 +382,13 @@ def _render(
         )
         # The sum of what a source adds is not finite if any of its pixels is not. It exceeds its flux many times only
         # for a broken PSF, a sum of large images that nearly cancel.
-        most = _MOST_LIGHT * np.abs(sources.flux[rows]) * np.fmax(report.kernel_scale, 1.0)
+        largest = np.abs(sources.flux[rows])
+        if placed.template_flux is not None:
+            largest = np.maximum(largest, np.abs(placed.template_flux[rows]))
+        most = _MOST_LIGHT * largest * np.fmax(report.kernel_scale, 1.0)
         bad = ~np.isfinite(report.flux_deposited) | (np.abs(report.flux_deposited) > most)
+        if (bad & (sources.source_type[rows] == "Stamp")).any():
+            bad &= ~(np.abs(report.flux_deposited) <= most * light_per_flux(sources)[rows])
         if not bad.any():
             break
         drawn[rows[bad]], progress = False, None
@@ -376,28 +404,6 @@ def _render(
         dict.fromkeys(np.flatnonzero(~drawn).tolist(), "its pixels would not be finite, or hold many times its flux")
     )
     return canvas, taken, whole
-
-
-def _check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, gain: Gain | None) -> None:
-    """Check that finite pixels have stayed finite; only where the flux is large enough to overflow.
-
-    Raises
-    ------
-    InjectionError
-        If one is.
-    """
-    most = float(np.abs(report.flux_deposited).sum())
-    if most < LARGEST_FLUX and (gain is None or most / float(np.min(gain.value)) < LARGEST_FLUX):
-        return
-    for name in ("image", "variance"):
-        if name in planes:
-            lost = np.isfinite(exposure.planes[name].values) & ~np.isfinite(planes[name].values)
-            if lost.any():
-                raise InjectionError(
-                    f"{np.count_nonzero(lost)} pixels of the {name} plane would not be finite",
-                    path=exposure.path,
-                    fix="Check the brightest sources of the catalogue, the zeropoint and the gain",
-                )
 
 
 def _check_arguments(exposure: Any, image_id: Any, band: Any, progress: Any) -> None:

@@ -206,6 +206,7 @@ def draw_sources(
     normalisation: Normalisation,
     normalise: Callable[[PSF], Normalisation],
     *,
+    template_flux: NDArray[np.float64] | None = None,
     progress: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> tuple[RenderReport, NDArray[np.float32] | None]:
@@ -227,6 +228,8 @@ def draw_sources(
         Of the image's PSF.
     normalise : callable
         Gives that of another PSF.
+    template_flux : ndarray of float64, shape (N,), optional
+        Fluxes in the template, where they are not those of `sources`.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
     **settings
@@ -257,12 +260,13 @@ def draw_sources(
         canvas.model[...] = 0.0
         report = RenderReport.empty(n)
         # The template first: where a source is in both, the scales reported are those of the science image.
-        for wanted, (psf, scale), onto, sign in (
-            (in_template(into), template, taken, -1.0),
-            (in_science, (exposure.psf, normalisation), canvas, 1.0),
+        there = sources.flux if template_flux is None else template_flux
+        for wanted, (psf, scale), onto, flux in (
+            (in_template(into), template, taken, -there),
+            (in_science, (exposure.psf, normalisation), canvas, sources.flux),
         ):
             rows = np.flatnonzero(wanted & ~failed)
-            part = render(_some(sources, rows, sign), psf, onto, exposure.box, scale, **settings)
+            part = render(_some(sources, rows, flux), psf, onto, exposure.box, scale, **settings)
             _merge(report, part, rows)
         broken = in_both & ~failed & has_flag(report.flags, NOT_DRAWN)
         if not broken.any():
@@ -278,11 +282,11 @@ def draw_sources(
     return report, taken.model
 
 
-def _some(sources: Sources, rows: NDArray[np.intp], sign: float) -> Sources:
+def _some(sources: Sources, rows: NDArray[np.intp], flux: NDArray[np.float64]) -> Sources:
     names = [f.name for f in dataclasses.fields(Sources) if f.name not in ("shape", "flux")]
     parts = {name: getattr(sources, name)[rows] for name in names}
     shape = {name: column[rows] for name, column in sources.shape.items()}
-    return Sources(**parts, flux=sign * sources.flux[rows], shape=shape)
+    return Sources(**parts, flux=flux[rows], shape=shape)
 
 
 def _merge(report: RenderReport, part: RenderReport, rows: NDArray[np.intp]) -> None:

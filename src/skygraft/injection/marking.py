@@ -9,13 +9,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from skygraft.errors import InjectionError
 from skygraft.exposure import Exposure, add_mask_plane
 from skygraft.injection.coadd_noise import NoiseModel
+from skygraft.injection.placing import LARGEST_FLUX
 from skygraft.jit import compiled
 from skygraft.noise import Gain
 from skygraft.render import Canvas, RenderReport, Sources
 
-__all__ = ["Drawn", "mark", "new_planes"]
+__all__ = ["Drawn", "check_planes", "mark", "new_planes"]
 
 _CORE = 1
 """Half-width of the INJECTED_CORE square: 3 x 3 pixels."""
@@ -155,3 +157,36 @@ def _mark_cores(
         for row in range(max(0, j - _CORE), min(ny, j + _CORE + 1)):
             for column in range(max(0, i - _CORE), min(nx, i + _CORE + 1)):
                 mask[row, column] |= bit
+
+
+def check_planes(exposure: Exposure, planes: xr.Dataset, report: RenderReport, gain: Gain | None) -> None:
+    """Check that finite pixels have stayed finite; only where the flux is large enough to overflow.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The image before.
+    planes : xarray.Dataset
+        The new planes.
+    report : RenderReport
+        What was drawn.
+    gain : Gain or None
+        What noise and variance were made with.
+
+    Raises
+    ------
+    InjectionError
+        If one is.
+    """
+    most = float(np.abs(report.flux_deposited).sum())
+    if most < LARGEST_FLUX and (gain is None or most / float(np.min(gain.value)) < LARGEST_FLUX):
+        return
+    for name in ("image", "variance"):
+        if name in planes:
+            lost = np.isfinite(exposure.planes[name].values) & ~np.isfinite(planes[name].values)
+            if lost.any():
+                raise InjectionError(
+                    f"{np.count_nonzero(lost)} pixels of the {name} plane would not be finite",
+                    path=exposure.path,
+                    fix="Check the brightest sources of the catalogue, the zeropoint and the gain",
+                )

@@ -11,15 +11,21 @@ import numpy as np
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from skygraft.catalog import Flag, as_table, band_column, bands_of, normalize_catalog, positions_at, values
+from skygraft.catalog import Flag, as_table, bands_of, in_window, normalize_catalog, positions_at, values
 from skygraft.catalog.flags import NOT_DRAWN, has_flag
 from skygraft.catalog.schema import strings
 from skygraft.catalog.truth_columns import new_truth
 from skygraft.exposure import Exposure
 from skygraft.injection.differences import TemplateSide, in_template, template_side
+from skygraft.injection.fluxes import difference_fluxes, row_fluxes
 from skygraft.injection.reach import Reach
+from skygraft.injection.roles import Role, image_role, meant_for
+from skygraft.injection.stamps import own_flux, own_totals, with_stamps
+from skygraft.injection.trailing import with_trails
 from skygraft.photometry import PhotoCalib
 from skygraft.render import SHAPE_COLUMNS, Sources
+from skygraft.render.lensing import lensed
+from skygraft.timedomain.light_curves import LightCurves
 from skygraft.wcs import local_jacobian, usable_jacobians
 
 __all__ = ["LARGEST_FLUX", "Placed", "canonical", "place", "subset"]
@@ -74,6 +80,8 @@ class Placed:
         Which images of a difference image have each of them: ``science`` (or empty), ``template``, ``both``.
     template : TemplateSide or None
         What those in the template are drawn with; None where the catalogue has none.
+    template_flux : ndarray of float64 or None
+        Fluxes of all of them in the template, where they vary; None where they are those of the science image.
     messages : tuple of str
         Why some others are not drawn, where their flag does not say all.
     """
@@ -83,6 +91,7 @@ class Placed:
     rows: NDArray[np.intp]
     into: NDArray[np.str_]
     template: TemplateSide | None
+    template_flux: NDArray[np.float64] | None = None
     messages: tuple[str, ...] = ()
 
 
@@ -94,6 +103,9 @@ def place(
     image_id: str,
     reach_of: Callable[..., Reach],
     extrapolate: bool = False,
+    role: Role = "auto",
+    light_curves: LightCurves | None = None,
+    on_bad: Literal["raise", "flag"] = "raise",
 ) -> Placed:
     """Start the truth table: where each source lies, its flux, and whether its light reaches the image.
 
@@ -113,6 +125,12 @@ def place(
         Gives the `Reach` of some sources: how far their light extends.
     extrapolate : bool
         What the flux is outside of the box in which the calibration holds; see `PhotoCalib.scale`.
+    role : {"auto", "science", "template"}
+        What the image is in a search for transients; see `skygraft.injection.roles.image_role`.
+    light_curves : LightCurves, optional
+        Those of the catalogue's sources.
+    on_bad : {"raise", "flag"}
+        Whether rows whose light curve is not there are an error, or flagged.
 
     Returns
     -------
@@ -120,22 +138,28 @@ def place(
     """
     table = table[np.argsort(values(table, "injection_id"), kind="stable")]
     into = strings(table, "inject_into")
-    template = template_side(exposure, into)
-    mag = band_column(table, band)
+    kind = image_role(exposure, role)
+    template = template_side(exposure, into) if kind == "difference" else None
+    mjd, in_its_template = exposure.visit_info.mjd, None
+    if template is not None and {"light_curve", "variability"} & set(table.colnames):
+        asked, in_its_template, into = difference_fluxes(table, band, mjd, into, light_curves, on_bad)
+    else:
+        asked = row_fluxes(table, band, mjd, role=kind, into=into, light_curves=light_curves, on_bad=on_bad)
     ra, dec = positions_at(table, exposure.visit_info.mjd)
     x, y = (np.asarray(v, dtype=float) for v in exposure.wcs.world_to_pixel_values(ra, dec))
     n = len(table)
-    flags = values(table, "flags")
-    flags[~np.isfinite(mag)] |= int(Flag.MAG_BAD)
+    flags = values(table, "flags") | asked.flags
+    flags[~meant_for(into, kind)] |= int(Flag.NOT_FOR_IMAGE)
     placed = np.isfinite(x) & np.isfinite(y)
     flags[~placed] |= int(Flag.WCS_FAILED | Flag.NO_OVERLAP)
+    flags[~in_window(table, exposure.visit_info.mjd)] |= int(Flag.NO_OVERLAP)
     if exposure.data_id.visit is not None:
         visit = values(table, "visit")
         flags[(visit >= 0) & (visit != exposure.data_id.visit)] |= int(Flag.NO_OVERLAP)
     inst_flux = np.full(n, np.nan)
     rows = np.flatnonzero(~has_flag(flags, NOT_DRAWN))
     if rows.size:
-        inst_flux[rows] = photo_calib.inst_flux(mag[rows], x[rows], y[rows], extrapolate=extrapolate)
+        inst_flux[rows] = asked.inst_flux(photo_calib, rows, x[rows], y[rows], extrapolate=extrapolate)
         # The planes are float32: a flux near their largest number would leave infinities behind.
         flags[rows[~(np.abs(inst_flux[rows]) < LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
     inst_flux[rows] *= _magnitude_lengths(table)[rows]
@@ -148,25 +172,29 @@ def place(
         y[rows],
         inst_flux[rows],
         local_jacobian(exposure.wcs, x[rows], y[rows]) if rows.size else np.empty((0, 2, 2)),
-        {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames},
+        with_stamps(
+            {name: values(table, name)[rows] for name in SHAPE_COLUMNS if name in table.colnames}, table, band, rows
+        ),
     )
-    sources, endless = _with_trails_of_rates(sources, table[rows], exposure.visit_info.exposure_time)
+    sources, endless, trail_messages = with_trails(sources, table, rows, exposure.visit_info)
     flags[rows[endless]] |= int(Flag.PARAMETERS_BAD)
     # Extended sources need the WCS around their position too, where distortions may diverge.
     shapeless = ~usable_jacobians(sources.jacobian) & (sources.source_type != "Star")
     flags[rows[shapeless]] |= int(Flag.WCS_FAILED)
+    sources = lensed(sources)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
+    mag, inst_flux = own_totals(table, sources, rows, own_flux(table), asked.mag, inst_flux)
     truth = new_truth(
         n,
         {
-            "injection_id": values(table, "injection_id"),
+            **_identity(table),
             "image_id": np.full(n, image_id),
             "ra": np.asarray(ra, dtype=float),
             "dec": np.asarray(dec, dtype=float),
             "x": x,
             "y": y,
-            "source_type": strings(table, "source_type"),
+            "source_type": _types_drawn(table, sources, rows),
             "band": np.full(n, band or next(iter(bands_of(table)), "")),
             "mag": mag,
             "inst_flux": inst_flux,
@@ -174,24 +202,46 @@ def place(
         },
     )
     truth.meta["image_units"] = str(exposure.planes["image"].attrs.get("units", ""))
-    if endless.any():
-        messages += (f"{np.count_nonzero(endless)} trails are given by rates, and the image has no exposure time",)
-    return Placed(truth, subset(sources, drawn), rows[drawn], into[rows[drawn]], template, messages)
+    placed_rows = rows[drawn]
+    template_flux = None
+    if in_its_template is not None:
+        template_flux = inst_flux[placed_rows].copy()
+        both = np.flatnonzero(into[placed_rows] == "both")
+        of = placed_rows[both]
+        lengths = _magnitude_lengths(table)[of]
+        template_flux[both] = (
+            in_its_template.inst_flux(photo_calib, of, x[of], y[of], extrapolate=extrapolate) * lengths
+        )
+    return Placed(
+        truth,
+        subset(sources, drawn),
+        placed_rows,
+        into[placed_rows],
+        template,
+        template_flux,
+        (*asked.messages, *messages, *trail_messages),
+    )
 
 
-def _with_trails_of_rates(
-    sources: Sources, table: QTable, exposure_time: float | None
-) -> tuple[Sources, NDArray[np.bool_]]:
-    """Give trails without a length one, their rate times the exposure time; and find those that cannot have one."""
-    length, given = values(table, "trail_length"), values(table, "trail_length_pix")
-    bare = (sources.source_type == "Trail") & np.isnan(length) & np.isnan(given)
-    if not bare.any() or exposure_time is None or not 0 < exposure_time < np.inf:
-        return sources, bare
-    east, north = (values(table, name) for name in ("rate_ra_cosdec", "rate_dec"))
-    length = np.where(bare, np.hypot(east, north) * exposure_time / 3600, length)
-    angle = np.where(bare, np.degrees(np.arctan2(east, north)), values(table, "trail_pa"))
-    shape = {**sources.shape, "trail_length": length, "trail_pa": angle}
-    return dataclasses.replace(sources, shape=shape), np.zeros_like(bare)
+def _identity(table: QTable) -> dict[str, NDArray[np.int64]]:
+    """Injection id, object and group of the rows; a row without an object is one of its own."""
+    ids, objects = values(table, "injection_id"), values(table, "object_id")
+    return {
+        "injection_id": ids,
+        "object_id": np.where(objects < 0, ids, objects),
+        "group_id": values(table, "group_id"),
+    }
+
+
+def _types_drawn(table: QTable, sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.str_]:
+    """The types of all rows: those of the catalogue, but for stars that are drawn as trails."""
+    types = strings(table, "source_type")
+    changed = sources.source_type != types[rows]
+    if not changed.any():
+        return types
+    types = types.astype(np.result_type(types.dtype, sources.source_type.dtype))
+    types[rows[changed]] = sources.source_type[changed]
+    return types
 
 
 def _judge(

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from skygraft.catalog.io import arrow_array, numpy_array, one_array
+from skygraft.catalog.motion import check_motion
 from skygraft.catalog.partition_read import (
     OUTSIDE,
     PartitionBounds,
@@ -28,7 +28,7 @@ from skygraft.catalog.partition_read import (
     partition_values,
     read_partition,
 )
-from skygraft.catalog.select import check_motion
+from skygraft.catalog.row_choice import RowChoice, image_facts, joined
 from skygraft.errors import CatalogError
 from skygraft.planning.index import ImageRows
 from skygraft.planning.selection import Outlines, RowDigests, SourcePositions, digest_rows
@@ -36,9 +36,13 @@ from skygraft.planning.selection import Outlines, RowDigests, SourcePositions, d
 __all__ = ["Movers", "PatchPlanner", "PlannerSpec", "estimate_seconds", "find_movers", "plan_patches"]
 
 # Seconds measured on one core: for each image, megabyte read and written, megapixel, star, and other source.
-_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "other": 0.005}
+_SECONDS = {"image": 0.1, "megabyte": 0.02, "megapixel": 0.25, "Star": 0.000025, "RealGalaxy": 0.02, "other": 0.005}
 _GALAXY = (0.0001, 0.004, 0.2, 0.0005)
 """Least and greatest time of a galaxy, half-light radius (arcsec) from which it grows, and seconds per arcsec."""
+_APART = ("Star", "RealGalaxy")
+"""Source types whose times have entries of their own."""
+_KNOTS = (0.0005, 0.000015)
+"""Time of a RandomKnots, and of each of its knots."""
 _GALSIM_SECONDS = {"Star": 0.003, "other": 0.02}
 """Seconds for each source where GalSim draws all of them."""
 
@@ -66,12 +70,12 @@ def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.flo
     names = kinds.dictionary.to_pylist()
     kind = numpy_array(kinds.indices)
     seconds = _GALSIM_SECONDS if by_galsim else _SECONDS
-    base = np.array([seconds["Star"] if name == "Star" else seconds["other"] for name in names])[kind]
+    base = np.array([seconds.get(name if name in _APART else "other", seconds["other"]) for name in names])[kind]
     if by_galsim:
         return np.asarray(base, dtype=np.float64)
     low, high, start, slope = _GALAXY
     for shaped, columns in (
-        (("Sersic", "Gaussian", "Moffat"), ("half_light_radius",)),
+        (("Sersic", "Gaussian", "Moffat", "Spergel", "Kolmogorov"), ("half_light_radius",)),
         (("BulgeDisk",), ("bulge_half_light_radius", "disk_half_light_radius")),
     ):
         rows = np.array([name in shaped for name in names])[kind]
@@ -81,6 +85,10 @@ def _draw_seconds(table: pa.Table, *, by_galsim: bool = False) -> NDArray[np.flo
                 radius = partition_values(table, name) if name in table.column_names else np.full(len(kind), np.nan)
                 cost += np.clip(low + slope * (np.nan_to_num(radius) - start), low, high)
             base[rows] = cost[rows]
+    knots = np.array([name == "RandomKnots" for name in names])[kind]
+    if knots.any() and "n_knots" in table.column_names:
+        least, each = _KNOTS
+        base[knots] = least + each * np.clip(partition_values(table, "n_knots")[knots], 0.0, 1e6)
     return np.asarray(base, dtype=np.float64)
 
 
@@ -104,14 +112,15 @@ class Movers:
 
     def write(self, path: Path) -> None:
         """Write them to an ``.npz`` file."""
-        far = self.sources
-        np.savez(path, slack=self.slack, homes=self.homes, vectors=far.vectors, visits=far.visits, motion=far.motion)
+        arrays = {f"source_{f.name}": getattr(self.sources, f.name) for f in dataclasses.fields(SourcePositions)}
+        np.savez(path, slack=self.slack, homes=self.homes, **arrays)
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote."""
         with np.load(path) as file:
-            return cls(file["slack"], SourcePositions(file["vectors"], file["visits"], file["motion"]), file["homes"])
+            arrays = {f.name: file[f"source_{f.name}"] for f in dataclasses.fields(SourcePositions)}
+            return cls(file["slack"], SourcePositions(**arrays), file["homes"])
 
 
 def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> Movers:
@@ -130,36 +139,31 @@ def find_movers(catalog: Path, span: tuple[float, float], mapper: Any = map) -> 
     gap = np.abs(np.array(span)[None, :, None] - bounds.epochs[:, None, :])
     # Without a time or an epoch their positions are unknown, and no image gets such sources.
     reach = bounds.speeds * np.max(np.nan_to_num(gap), axis=(1, 2), initial=0.0)
-    slack = np.where(bounds.moving > 0, reach, 0.0)
+    slack = np.where(bounds.moving > 0, reach, 0.0) + bounds.strays
     fast = np.flatnonzero(slack > _SLOW)
     slack[fast] = _SLOW
     look = functools.partial(_far_movers, catalog, span)
     found = list(mapper(look, [bounds.keys[i] for i in fast.tolist()]))
-    vectors = [sources.vectors for sources in found]
-    visits = [sources.visits if sources.visits.size else np.full(len(sources), -1) for sources in found]
-    sources = SourcePositions(
-        np.concatenate([np.empty((0, 3)), *vectors]),
-        np.concatenate([np.empty(0, dtype=np.int64), *visits]),
-        np.concatenate([np.empty((0, 3)), *(s.motion for s in found)]),
-    )
+    sources = SourcePositions.joined(found)
     return Movers(slack, sources, np.repeat(fast, [len(s) for s in found]).astype(np.int64))
 
 
 def _far_movers(catalog: Path, span: tuple[float, float], key: tuple[int, int]) -> SourcePositions:
     sources = SourcePositions.of(read_partition(catalog, key))
-    if not len(sources.motion):
-        return _rows(sources, np.empty(0, dtype=np.intp))
-    gap = np.abs(np.array(span)[None, :] - sources.motion[:, 2:]).max(axis=1)
-    arc = np.abs(sources.motion[:, :2]).sum(axis=1) * np.nan_to_num(gap)
-    return _rows(sources, np.flatnonzero(arc > _SLOW))
-
-
-def _rows(sources: SourcePositions, rows: NDArray[np.intp]) -> SourcePositions:
-    return SourcePositions(
-        sources.vectors[rows],
-        sources.visits[rows] if sources.visits.size else sources.visits,
-        sources.motion[rows] if len(sources.motion) else sources.motion,
-    )
+    arc = np.zeros(len(sources))
+    first, last = np.full(len(sources), span[0]), np.full(len(sources), span[1])
+    seen = np.ones(len(sources), dtype=np.bool_)
+    if len(sources.windows):
+        bounded = ~np.isnan(sources.windows).all(axis=1)
+        first = np.fmax(first, sources.windows[:, 0])
+        last = np.fmin(last, sources.windows[:, 1])
+        seen = ~bounded | ((first <= last) & np.isfinite(span).all())
+    if len(sources.motion):
+        gap = np.abs(np.stack([first, last]) - sources.motion[:, 2]).max(axis=0)
+        arc += np.abs(sources.motion[:, :2]).sum(axis=1) * np.nan_to_num(gap)
+    if len(sources.slack):
+        arc += np.radians(sources.slack / 3600)
+    return sources.rows(np.flatnonzero(seen & (arc > _SLOW)))
 
 
 @dataclass(eq=False)
@@ -170,17 +174,19 @@ class _Part:
     sources: SourcePositions
     costs: NDArray[np.float64]
     digests: RowDigests
+    chosen_by: dict[str, NDArray[Any]]
     lanes: dict[str | None, NDArray[np.uint64]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def read(cls, catalog: Path, key: tuple[int, int], *, by_galsim: bool) -> _Part:
+    def read(cls, catalog: Path, key: tuple[int, int], choice: RowChoice, *, by_galsim: bool) -> _Part:
         table = read_partition(catalog, key)
         costs = _draw_seconds(table, by_galsim=by_galsim)
-        return cls(partition_values(table, "injection_id"), SourcePositions.of(table), costs, RowDigests(table))
+        ids, sources = partition_values(table, "injection_id"), SourcePositions.of(table)
+        return cls(ids, sources, costs, RowDigests(table), choice.columns_of(table))
 
     @property
     def n_bytes(self) -> int:
-        return 200 * len(self.ids) + 2000
+        return 200 * len(self.ids) + 2000 + sum(column.nbytes for column in self.chosen_by.values())
 
     def lanes_of(self, band: str | None) -> NDArray[np.uint64]:
         if band not in self.lanes:
@@ -203,13 +209,23 @@ class PatchPlanner:
         Band of images that have none.
     by_galsim : bool
         Whether GalSim draws all sources, which takes longer.
+    choice : str
+        Expression that selects rows, of an image too (`skygraft.catalog.row_choice`).
     """
 
     def __init__(
-        self, catalog: Path, movers: Movers, margin_arcsec: float, band: str | None, *, by_galsim: bool = False
+        self,
+        catalog: Path,
+        movers: Movers,
+        margin_arcsec: float,
+        band: str | None,
+        *,
+        by_galsim: bool = False,
+        choice: str = "",
     ) -> None:
         from scipy.spatial import cKDTree
 
+        self._choice = RowChoice(choice, of_image=True)
         self._by_galsim = by_galsim
         self._catalog, self._margin, self._band, self._movers = catalog, margin_arcsec, band, movers
         self._bounds: PartitionBounds = partition_bounds(catalog)
@@ -261,9 +277,12 @@ class PatchPlanner:
         ids = np.concatenate([np.empty(0, np.int64), *(part.ids for part in parts)])
         order = np.argsort(ids, kind="stable")
         home = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts])[order]
-        sources = _joined([part.sources for part in parts], order)
+        sources = SourcePositions.joined([part.sources for part in parts]).rows(order)
         guarded = (candidates[home] == self._outside).astype(np.int64) if self._outside in candidates else None
         offsets, rows = sources.select(outlines, self._margin, guarded, admitted)
+        if self._choice:
+            columns = {name: column[order] for name, column in joined([part.chosen_by for part in parts]).items()}
+            offsets, rows = self._choice.keep(offsets, rows, columns, image_facts(images, self._band))
         from skygraft.planning.selection_loops import gather
 
         costs = np.concatenate([np.empty(0), *(part.costs for part in parts)])[order]
@@ -278,10 +297,11 @@ class PatchPlanner:
             if unsure[i].any():
                 # The image will fail with the same error when it is run; the others are not affected.
                 mine = np.flatnonzero(held[i][home])
-                moving = np.intersect1d(mine, sources.moving)
                 time = float(outlines.times[i])
+                moving = np.intersect1d(mine, sources.moving(time))
                 try:
-                    check_motion(ids[order][moving], sources.motion[moving, 2], None if np.isnan(time) else time)
+                    if moving.size:
+                        check_motion(ids[order][moving], sources.motion[moving, 2], time)
                 except CatalogError as error:
                     problems.append(f"{images.column('image_id')[i].as_py()}: {error}")
                     reads[i], counts[i], seconds[i] = held[i], 0, 0.0
@@ -346,7 +366,7 @@ class PatchPlanner:
         with self._lock:
             part = self._parts.pop(i, None)
             if part is None:
-                part = _Part.read(self._catalog, self._bounds.keys[i], by_galsim=self._by_galsim)
+                part = _Part.read(self._catalog, self._bounds.keys[i], self._choice, by_galsim=self._by_galsim)
                 self._n_bytes += part.n_bytes
             self._parts[i] = part
             while self._n_bytes > _CACHE_BYTES and len(self._parts) > 1:
@@ -388,16 +408,6 @@ def _angle(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
     return np.asarray(2 * np.arcsin(np.minimum(np.linalg.norm(a - b, axis=-1) / 2, 1)))
 
 
-def _joined(sources: Sequence[SourcePositions], order: NDArray[np.intp]) -> SourcePositions:
-    vectors = np.concatenate([np.empty((0, 3)), *(s.vectors for s in sources)])[order]
-    visits, motion = np.empty(0, dtype=np.int64), np.empty((0, 3))
-    if any(s.visits.size for s in sources):
-        visits = np.concatenate([s.visits if s.visits.size else np.full(len(s), -1) for s in sources])[order]
-    if any(len(s.motion) for s in sources):
-        motion = np.concatenate([s.motion if len(s.motion) else np.zeros((len(s), 3)) for s in sources])[order]
-    return SourcePositions(vectors, visits, motion)
-
-
 @dataclass(frozen=True)
 class PlannerSpec:
     """The settings of a `PatchPlanner`, small and hashable; `movers` is the file that `Movers.write` wrote."""
@@ -407,6 +417,7 @@ class PlannerSpec:
     margin_arcsec: float
     band: str | None
     by_galsim: bool = False
+    choice: str = ""
 
 
 def plan_patches(spec: PlannerSpec, rows: ImageRows) -> tuple[pa.Table, list[str]]:
@@ -418,4 +429,5 @@ def plan_patches(spec: PlannerSpec, rows: ImageRows) -> tuple[pa.Table, list[str
 def _planner(spec: PlannerSpec, mtime_ns: int) -> PatchPlanner:
     del mtime_ns
     movers = Movers.read(spec.movers)
-    return PatchPlanner(spec.catalog, movers, spec.margin_arcsec, spec.band, by_galsim=spec.by_galsim)
+    margin, band = spec.margin_arcsec, spec.band
+    return PatchPlanner(spec.catalog, movers, margin, band, by_galsim=spec.by_galsim, choice=spec.choice)

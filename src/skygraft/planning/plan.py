@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skygraft.config.campaign import CampaignConfig
 from skygraft.conventions import LSST
 from skygraft.disk import FileIdentity
-from skygraft.errors import CampaignError, OutputError, SkygraftError
+from skygraft.errors import CampaignError, CatalogError, OutputError, SkygraftError
 from skygraft.processes import careful_map, process_mapper
 from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan, PlanWriter, plan_key
@@ -79,6 +79,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
     from skygraft.catalog.partition_read import OUTSIDE, list_partitions
     from skygraft.planning.index import spool_index
     from skygraft.planning.patches import PlannerSpec, find_movers, plan_patches
+    from skygraft.timedomain.preparation import preparation
 
     layout, root = Layout(config.output), config.survey.root
     skymap = get_skymap(config.skymap)
@@ -91,7 +92,10 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
         # Of planners that were killed; the campaign's lock keeps others away.
         for left in layout.catalog.glob(f"{SPOOL}*"):
             shutil.rmtree(left, ignore_errors=True)
-        partition_catalog(
+        prepare = preparation(
+            config.catalog.ephemerides, config.catalog.light_curves, folder=folder, on_bad=config.catalog.on_bad
+        )
+        partitioned = partition_catalog(
             config.catalog.path,
             skymap,
             layout.catalog,
@@ -100,8 +104,12 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             on_bad=config.catalog.on_bad,
             overwrite=True,
             mapper=mapper,
+            columns=config.catalog.columns,
+            prepare=prepare,
         )
         partitions = list_partitions(layout.catalog)
+        if prepare is None or not prepare.has_light_curves:
+            _check_no_light_curves(layout.catalog, partitions, mapper)
         if config.injection.conventions == LSST and config.catalog.on_bad == "raise":
             _check_drawable(config, layout.catalog, partitions, mapper)
         spec = PlannerSpec(
@@ -110,6 +118,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
             config.margin_arcsec,
             config.catalog.band,
             by_galsim=config.injection.conventions == LSST,
+            choice=config.catalog.select,
         )
         find_movers(layout.catalog, spooled.span, look).write(spec.movers)
         n_sources = n_problems = 0
@@ -128,8 +137,9 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
                 plan_key=plan_key(config),
                 unusable=unusable,
                 problems=problems,
-                n_catalog=sum(partitions.values()),
+                n_catalog=partitioned.n_sources,
                 n_outside=partitions.get(OUTSIDE, 0),
+                **({} if prepare is None else {"uncovered": prepare.uncovered(spooled.mjd, _MOST_PROBLEMS)}),
             )
     return Plan(layout.plan)
 
@@ -141,6 +151,30 @@ def _check_drawable(config: CampaignConfig, catalog: Path, partitions: dict[Any,
         from skygraft.injection.lsst import refusal_error
 
         raise refusal_error(reasons, f"{sum(partitions.values())} sources", config.catalog.path)
+
+
+def _check_no_light_curves(catalog: Path, partitions: dict[Any, int], mapper: Mapper) -> None:
+    """Refuse a catalogue whose rows have light curves, where the campaign has no table of them."""
+    import pyarrow.parquet as pq
+
+    from skygraft.catalog.partition_read import part_path
+
+    if "light_curve" not in pq.read_schema(part_path(catalog, next(iter(partitions)))).names:
+        return
+    n_rows = sum(mapper(functools.partial(_with_light_curves, catalog), list(partitions)))
+    if n_rows:
+        raise CatalogError(
+            f"{n_rows:,} rows of the catalogue have a light curve, and the campaign has no table of light curves",
+            key="catalog.light_curves",
+            fix="Name the table: catalog: {light_curves: FILE}",
+        )
+
+
+def _with_light_curves(catalog: Path, key: tuple[int, int]) -> int:
+    from skygraft.catalog.partition_read import partition_values, read_partition
+
+    names = partition_values(read_partition(catalog, key, ["light_curve"]), "light_curve")
+    return int((names != "").sum())
 
 
 def _undrawable(catalog: Path, key: tuple[int, int]) -> list[str]:

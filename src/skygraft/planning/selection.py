@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
@@ -15,9 +15,9 @@ from astropy.table import QTable
 from numpy.typing import ArrayLike, NDArray
 
 from skygraft.catalog.io import from_arrow, numpy_array, one_array
+from skygraft.catalog.motion import angular_rates, check_motion, excursions, is_open, windows_of
 from skygraft.catalog.partition_read import partition_values
-from skygraft.catalog.schema import MOTION, is_mag_column, values
-from skygraft.catalog.select import angular_rates, check_motion
+from skygraft.catalog.schema import BENDS, MOTION, WINDOW, is_mag_column, values
 from skygraft.errors import CatalogError
 
 __all__ = ["Outlines", "RowDigests", "SourcePositions", "digest_rows", "select"]
@@ -80,19 +80,24 @@ class SourcePositions:
         The only visit of each, -1 for all; empty where all are -1.
     motion : ndarray, shape (N, 3)
         East and north in radians per day, and the epoch (MJD TAI); shape (0, 3) where nothing moves.
+    windows : ndarray, shape (N, 2)
+        First time and the time after the last (MJD TAI), NaN for no limit; shape (0, 2) where there is none.
+    slack : ndarray, shape (N,)
+        How far they may be from their straight motion, arcsec; empty where all move straight.
     """
 
     vectors: NDArray[np.float64]
-    visits: NDArray[np.int64]
-    motion: NDArray[np.float64]
+    visits: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    motion: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))
+    windows: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
+    slack: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def at(cls, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Self:
         """Sources that stand still, for all visits, at positions in degrees."""
         from skygraft.planning.selection_loops import unit_vectors
 
-        vectors = unit_vectors(np.ascontiguousarray(ra), np.ascontiguousarray(dec))
-        return cls(vectors, np.empty(0, dtype=np.int64), np.empty((0, 3)))
+        return cls(unit_vectors(np.ascontiguousarray(ra), np.ascontiguousarray(dec)))
 
     @classmethod
     def of(cls, table: QTable | pa.Table) -> Self:
@@ -102,21 +107,49 @@ class SourcePositions:
         still = cls.at(_column(table, "ra"), _column(table, "dec"))
         visits = _column(table, "visit") if "visit" in names else still.visits
         motion = still.motion
-        moved = [name for name in (*MOTION, "epoch_mjd") if name in names]
-        if set(moved) & set(MOTION):
-            rows = from_arrow(table.select(moved)) if stored else table
-            motion = np.column_stack([angular_rates(rows), values(rows, "epoch_mjd")])
-            if not np.any(motion[:, :2]):
-                motion = still.motion
-        return cls(still.vectors, visits if np.any(visits != -1) else still.visits, motion)
+        windows, slack = still.windows, still.slack
+        timed = [name for name in (*MOTION, *WINDOW, *BENDS, "parallax", "epoch_mjd") if name in names]
+        if set(timed) - {"epoch_mjd"}:
+            rows = from_arrow(table.select(timed)) if stored else table
+            windows, slack = windows_of(rows), excursions(rows)
+            if set(timed) & set(MOTION):
+                motion = np.column_stack([angular_rates(rows), values(rows, "epoch_mjd")])
+                if not np.any(motion[:, :2]):
+                    motion = still.motion
+        return cls(still.vectors, visits if np.any(visits != -1) else still.visits, motion, windows, slack)
+
+    def rows(self, rows: NDArray[np.intp]) -> Self:
+        """Some of the sources."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{name: array[rows] if len(array) else array for name, array in arrays.items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The sources of several catalogues, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        none = cls(np.empty((0, 3)))
+        arrays = {}
+        for name, missing in _MISSING.items():
+            empty = getattr(none, name)
+            found = [(getattr(part, name), len(part)) for part in parts]
+            if any(len(array) for array, _ in found):
+                whole = [
+                    array if len(array) else np.full((n, *empty.shape[1:]), missing, dtype=empty.dtype)
+                    for array, n in found
+                ]
+                arrays[name] = np.concatenate([empty, *whole])
+        return cls(np.concatenate([none.vectors, *(part.vectors for part in parts)]), **arrays)
 
     def __len__(self) -> int:
         return len(self.vectors)
 
-    @property
-    def moving(self) -> NDArray[np.intp]:
-        """Rows that move."""
-        return np.flatnonzero((self.motion[:, 0] != 0) | (self.motion[:, 1] != 0))
+    def moving(self, mjd: float | None) -> NDArray[np.intp]:
+        """Rows that move, and may be on an image of a time: their position at that time must be known."""
+        moves = (self.motion[:, 0] != 0) | (self.motion[:, 1] != 0)
+        if len(self.windows) and moves.any():
+            moves &= is_open(self.windows, mjd)
+        return np.flatnonzero(moves)
 
     def select(
         self,
@@ -151,6 +184,8 @@ class SourcePositions:
             self.vectors,
             self.visits,
             self.motion,
+            self.windows,
+            self.slack,
             np.empty(0, dtype=np.int64) if guarded is None else guarded,
             outlines.corners,
             outlines.bounds,
@@ -159,6 +194,10 @@ class SourcePositions:
             np.zeros(len(outlines), dtype=np.bool_) if admitted is None else admitted,
             float(margin_arcsec),
         )
+
+
+_MISSING: dict[str, Any] = {"visits": -1, "motion": 0.0, "windows": np.nan, "slack": 0.0}
+"""What an empty array of `SourcePositions` stands for."""
 
 
 def _column(table: QTable | pa.Table, name: str) -> NDArray[Any]:
@@ -175,8 +214,10 @@ def select(
 ) -> NDArray[np.intp]:
     """Select the rows of a canonical catalogue that an image gets.
 
-    These are the sources that are, at the image's time, within its outline or the margin around it, and are not meant
-    for another visit. The result does not depend on how the catalogue was cut into patches.
+    These are the sources that are, at the image's time, within its outline or the margin around it, whose window of
+    time is open, and that are not meant for another visit; of those that do not move straight, such as pieces of an
+    ephemeris, also some that are a little further away. The result does not depend on how the catalogue was cut into
+    patches.
 
     Parameters
     ----------
@@ -202,7 +243,7 @@ def select(
         If a source moves and the image has no time.
     """
     sources = SourcePositions.of(table)
-    moving = sources.moving
+    moving = sources.moving(mjd)
     if moving.size:
         check_motion(_column(table, "injection_id")[moving], sources.motion[moving, 2], mjd)
     _, rows = sources.select(Outlines.of([polygon], [mjd], [visit]), margin_arcsec)

@@ -71,10 +71,20 @@ def _close(x: float, y: float, vx: NDArray[np.float64], vy: NDArray[np.float64],
 
 
 @compiled
+def _is_open(first: float, after: float, time: float) -> bool:
+    """Whether a time is in a window; an unknown time is in one without limits."""
+    if math.isnan(time):
+        return math.isnan(first) and math.isnan(after)
+    return not first > time and not after <= time
+
+
+@compiled
 def select_rows(
     vectors: NDArray[np.float64],
     visits: NDArray[np.int64],
     motion: NDArray[np.float64],
+    windows: NDArray[np.float64],
+    slack: NDArray[np.float64],
     stores: NDArray[np.int64],
     corners: NDArray[np.float64],
     bounds: NDArray[np.int64],
@@ -93,6 +103,10 @@ def select_rows(
         The only visit of each, -1 for all; empty where all are -1.
     motion : ndarray, shape (N, 3)
         East and north in radians per day, and the epoch; shape (0, 3) where nothing moves.
+    windows : ndarray, shape (N, 2)
+        First time of each source and the time after its last, NaN for no limit; shape (0, 2) where there is none.
+    slack : ndarray, shape (N,)
+        Arcsec added to the margin for each source; empty where there is none.
     stores : ndarray, shape (N,)
         1 for rows that only some images may get (see `stores_open`), else 0; empty if all are 0.
     corners : ndarray, shape (V, 3)
@@ -145,6 +159,9 @@ def select_rows(
         for row in range(len(vectors)):
             x, y, z = vectors[row, 0], vectors[row, 1], vectors[row, 2]
             depth = x * mx + y * my + z * mz
+            if len(windows) and not _is_open(windows[row, 0], windows[row, 1], times[image]):
+                continue
+            extra = slack[row] if len(slack) else 0.0
             east = north = 0.0
             if len(motion):
                 days = times[image] - motion[row, 2]
@@ -153,11 +170,11 @@ def select_rows(
                     east, north = east * days, north * days
             if east != 0.0 or north != 0.0:
                 # The cosine changes by no more than the arc.
-                if depth + abs(east) + abs(north) < horizon:
+                if depth + abs(east) + abs(north) + extra / _ARCSEC < horizon:
                     continue
                 x, y, z = _displaced(x, y, z, east, north)
                 depth = x * mx + y * my + z * mz
-            if not depth >= horizon:
+            if not (depth + extra / _ARCSEC >= horizon and depth > 0.0):
                 continue
             if len(visits) and visits[row] != -1 and visits[row] != image_visits[image]:
                 continue
@@ -165,7 +182,7 @@ def select_rows(
                 continue
             px = (x * ex + y * ey) / depth * _ARCSEC
             py = (x * nx + y * ny + z * nz) / depth * _ARCSEC
-            if _close(px, py, vx, vy, margin):
+            if _close(px, py, vx, vy, margin + extra):
                 if n == len(rows):
                     longer = np.empty(2 * len(rows), dtype=np.int64)
                     longer[:n] = rows

@@ -144,6 +144,8 @@ def _measure(row: int, *, config: CampaignConfig, aperture: Any, contamination: 
             contamination=contamination,
             noise=None if gain is None else True,
             gain=gain,
+            light_curves=pair.light_curves,
+            role=pair.role,
         )
     except SkygraftError as error:
         return _Measured(image.image_id, image.band, error=error)

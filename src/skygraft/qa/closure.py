@@ -21,6 +21,7 @@ from skygraft.errors import CalibrationError, ConfigError
 from skygraft.exposure import Exposure
 from skygraft.injection import InjectionOptions, inject
 from skygraft.injection.coadd_noise import image_noise
+from skygraft.injection.roles import Role
 from skygraft.noise import NoiseCorrelation
 from skygraft.photometry import aperture_flux, enclosed_flux, parse_radius, require_reference
 from skygraft.wcs import pixel_scale
@@ -54,6 +55,8 @@ def measure_closure(
     gain: float | NDArray[np.float32] | None = None,
     difference: NDArray[np.float32] | None = None,
     most: int | None = None,
+    light_curves: Any = None,
+    role: Role = "auto",
 ) -> QTable:
     """Measure injected stars inside the calibration aperture on ``after - before``.
 
@@ -82,6 +85,8 @@ def measure_closure(
         needed.
     most : int, optional
         Largest number of stars to measure: the brightest.
+    light_curves, role : optional
+        As they were given to `skygraft.inject`; needed with `catalog`.
 
     Returns
     -------
@@ -122,7 +127,7 @@ def measure_closure(
     if pixels is None:
         pixels = after.image.astype(np.float64) - before.image.astype(np.float64)
         if catalog is not None:
-            pixels -= _model(before, catalog, truth, drawn & ~star, options)
+            pixels -= _model(before, catalog, truth, drawn & ~star, options, light_curves, role)
     alone = isolated(truth["x"], truth["y"], truth["inst_flux"], reach, radius, contamination=contamination)
     rows = np.flatnonzero(star & alone)
     if most is not None and rows.size > most:
@@ -188,7 +193,13 @@ def _psf_sum_residual(
 
 
 def _model(
-    before: Exposure, catalog: Table, truth: Table, which: NDArray[np.bool_], options: InjectionOptions | None
+    before: Exposure,
+    catalog: Table,
+    truth: Table,
+    which: NDArray[np.bool_],
+    options: InjectionOptions | None,
+    light_curves: Any,
+    role: Role,
 ) -> NDArray[np.float64]:
     """Return the noise-free image of some of the injected sources."""
     ids = np.asarray(truth["injection_id"])[which]
@@ -196,7 +207,16 @@ def _model(
     if not len(table):
         return np.zeros(before.shape)
     bands = np.unique(np.asarray(truth["band"]).astype(str))
-    again = inject(before, table, options=options, noise=False, variance=None, band=str(bands[0]) or None)
+    again = inject(
+        before,
+        table,
+        options=options,
+        noise=False,
+        variance=None,
+        band=str(bands[0]) or None,
+        light_curves=light_curves,
+        role=role,
+    )
     return np.asarray(again.exposure.image.astype(np.float64) - before.image.astype(np.float64))
 
 

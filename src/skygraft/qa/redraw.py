@@ -15,7 +15,7 @@ from scipy import signal
 from skygraft.campaign.pairs import ImagePair
 from skygraft.catalog.flags import Flag, has_flag
 from skygraft.conventions import LSST
-from skygraft.exposure import Exposure
+from skygraft.exposure import DIFFERENCE, Exposure
 from skygraft.injection import InjectionOptions, inject
 from skygraft.injection.calibrating import image_gain
 from skygraft.injection.coadd_noise import image_noise
@@ -77,12 +77,22 @@ def redraw(pair: ImagePair, options: InjectionOptions) -> Redrawn:
     def draw(chosen: QTable) -> tuple[NDArray[np.float32], QTable]:
         if not len(chosen):
             return np.zeros(before.shape, np.float32), pair.truth[:0]
-        found = inject(empty, chosen, options=how, image_id=pair.image.image_id, band=band, on_bad="flag")
+        found = inject(
+            empty,
+            chosen,
+            options=how,
+            image_id=pair.image.image_id,
+            band=band,
+            on_bad="flag",
+            light_curves=pair.light_curves,
+            role=pair.role,
+        )
         return found.exposure.image, found.truth[~has_flag(found.truth["flags"], Flag.NO_OVERLAP)]
 
     is_star = np.asarray(pair.sources["source_type"]).astype(str) == "Star"
-    into = _into(pair.sources)
-    is_star &= ~np.isin(into, ("template", "both"))
+    into, is_difference = _into(pair.sources), before.extra.get(DIFFERENCE) is not None
+    if is_difference:
+        is_star &= ~np.isin(into, ("template", "both"))
     stars, truth_of_stars = draw(pair.sources[is_star])
     others, truth_of_others = draw(pair.sources[~is_star])
     parts = [part for part in (truth_of_stars, truth_of_others) if len(part)]
@@ -90,7 +100,7 @@ def redraw(pair: ImagePair, options: InjectionOptions) -> Redrawn:
     if len(truth):
         truth.sort("injection_id")
     lit = np.zeros((0, 0), np.float32)
-    if "inject_into" in pair.sources.colnames:
+    if "inject_into" in pair.sources.colnames and is_difference:
         in_image = pair.sources[into != "template"]
         in_image.remove_column("inject_into")
         lit = draw(in_image)[0]

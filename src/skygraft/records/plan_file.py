@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
+from skygraft.catalog.hats_files import folder_identity
 from skygraft.config.campaign import CampaignConfig
 from skygraft.disk import FileIdentity
-from skygraft.errors import CampaignError
+from skygraft.errors import CampaignError, SkygraftError
 from skygraft.json_text import parse_json
 from skygraft.records.file_checksums import checked_path, problem_of, read_checksum
 from skygraft.records.files import Layout, digest, json_text
@@ -374,11 +375,16 @@ def read_plan(path: Path) -> list[PlannedImage]:
 
 
 def plan_key(config: CampaignConfig) -> str:
-    """Fingerprint of what a plan depends on: survey, its table where it has one, catalogue file, sky map, margin."""
+    """Fingerprint of what a plan depends on: survey, its table where it has one, catalogue files, sky map, margin."""
     resolved = config.resolved()
-    files = [config.catalog.path]
+    beside = (config.catalog.light_curves, config.catalog.ephemerides)
+    files = [config.catalog.path, *(path for path in beside if path is not None)]
     if config.survey.index is not None:
         files.append(config.survey.root / config.survey.index)
     found = [FileIdentity.find(path) for path in files]
-    identities = [[] if identity is None else [*identity.size_and_time] for identity in found]
+    identities: list[list[Any]] = [[] if identity is None else [*identity.size_and_time] for identity in found]
+    if config.catalog.path.is_dir():
+        # A folder's own time says nothing of the files below it.
+        with contextlib.suppress(SkygraftError, OSError):  # planning says what is wrong
+            identities[0] = [folder_identity(config.catalog.path)]
     return digest([resolved[k] for k in ("survey", "catalog", "skymap", "margin_arcsec")] + identities)

@@ -18,6 +18,7 @@ from skygraft.catalog.schema import strings, values
 from skygraft.catalog.truth_columns import TRUTH_COLUMNS
 from skygraft.errors import ConfigError
 from skygraft.recovery.table import recovery_columns
+from skygraft.render.lensing import lensed_ellipse
 
 __all__ = ["catalogue_values", "extra_columns", "rows_of", "truth_values"]
 
@@ -70,13 +71,14 @@ def catalogue_values(sources: Table, rows: NDArray[np.int64], mag: Floats) -> di
     Notes
     -----
     A bulge and disk have the radius that holds half of the light of both, and axis ratio and angle of the brighter one.
+    Shapes are those after lensing.
     """
     known = rows >= 0
     table = sources[np.where(known, rows, 0)] if len(sources) else sources[:0]
     if not len(table):
         known = np.zeros(0, dtype=np.bool_)
     kind = strings(table, "source_type")
-    ellipse, bulge_disk = np.isin(kind, ("Sersic", "Gaussian", "Moffat")), kind == "BulgeDisk"
+    ellipse, bulge_disk = np.isin(kind, _ELLIPSES), kind == "BulgeDisk"
     trail = kind == "Trail"
     radius, ratio, angle = (np.where(ellipse, values(table, name), np.nan) for name in ("half_light_radius", "q", "pa"))
     if bulge_disk.any():
@@ -87,6 +89,10 @@ def catalogue_values(sources: Table, rows: NDArray[np.int64], mag: Floats) -> di
             target[bulge_disk] = np.choose(pick, pair)[bulge_disk]
         radius[bulge_disk] = _half_light(share, both[0], both[3])[bulge_disk]
     angle[trail] = np.where(np.isfinite(values(table, "trail_length_pix")), np.nan, values(table, "trail_pa"))[trail]
+    if {"shear", "magnification"} & set(table.colnames):
+        sized = np.isfinite(radius) & np.isfinite(ratio) & np.isfinite(angle)
+        lens = (values(table, name)[sized] for name in ("shear", "shear_pa", "magnification"))
+        radius[sized], ratio[sized], angle[sized] = lensed_ellipse(radius[sized], ratio[sized], angle[sized], *lens)
     with np.errstate(invalid="ignore", divide="ignore"):
         brightness = mag + 2.5 * np.log10(2.0 * math.pi * radius**2) if len(table) else np.full(len(rows), np.nan)
     found = {
@@ -103,6 +109,7 @@ def catalogue_values(sources: Table, rows: NDArray[np.int64], mag: Floats) -> di
     return blank | {"surface_brightness": np.where(known, brightness, np.nan)}
 
 
+_ELLIPSES = ("Sersic", "Gaussian", "Moffat", "Spergel", "Kolmogorov", "RandomKnots")
 _SHAPE = ("half_light_radius", "q", "pa", "n")
 
 

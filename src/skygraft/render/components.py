@@ -1,4 +1,4 @@
-"""The Sérsic and Moffat profiles that sources are sums of."""
+"""The elliptical profiles that sources are sums of: Sérsic, Moffat, Spergel and Kolmogorov."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.catalog.schema import MOFFAT_RANGE
+from skygraft.catalog.schema import MOFFAT_RANGE, SPERGEL_RANGE
+from skygraft.render import spergel
+from skygraft.render.kolmogorov import kolmogorov_reach
 from skygraft.render.moffat import core_radius, unit
 from skygraft.render.profiles import MAX_STAMP, SAFELY, moffat_reach, rim_radius, sersic_reach
 from skygraft.render.radial import LEAST_SPLIT_INDEX, MAX_INDEX, MIN_INDEX
 from skygraft.render.sersic import Profiles, axes_of, metric_of
 from skygraft.render.sources import Sources
+from skygraft.render.spergel import MOST_SPLIT_NU, spergel_reach
 from skygraft.render.truncated import LEAST_RATIO, MAX_RADIUS, steepness, truncated_reach
 
-__all__ = ["Components", "are_nearly_flat", "are_profiles", "components"]
+__all__ = ["Components", "are_nearly_flat", "are_profiles", "are_trailed", "components"]
 
-_KINDS = ("Sersic", "Gaussian", "Moffat", "BulgeDisk")
+_KINDS = ("Sersic", "Gaussian", "Moffat", "BulgeDisk", "Spergel", "Kolmogorov")
 _GAUSSIAN_INDEX = 0.5
 _RIM = 1e-4
 """Brightness, relative to the centre, at which a steep profile may be cut."""
@@ -59,11 +62,13 @@ class _Parts:
     pa: NDArray[np.float64]
     trunc: NDArray[np.float64]
     beta: NDArray[np.float64]
+    nu: NDArray[np.float64]
 
     def usable(self, jacobian: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return where there are tables for them; `jacobian` has shape (N, 2, 2), arcsec per pixel."""
         whole = (self.n >= MIN_INDEX) & (self.n <= MAX_INDEX) & (self.radius > 0) & (self.q > 0) & (self.q <= 1)
         whole &= np.isnan(self.beta) | (self.beta >= MOFFAT_RANGE[0]) & (self.beta <= MOFFAT_RANGE[1])
+        whole &= ~np.isfinite(self.nu) | (self.nu >= SPERGEL_RANGE[0]) & (self.nu <= SPERGEL_RANGE[1])
         cut = np.flatnonzero(whole & self.are_cut())
         edge = axes_of(metric_of(jacobian[cut], self.trunc[cut], self.q[cut], self.pa[cut]))[0]
         whole[cut] = (self.trunc[cut] >= LEAST_RATIO * self.radius[cut]) & (edge <= MAX_RADIUS)
@@ -89,6 +94,7 @@ def _part(sources: Sources, rows: NDArray[np.intp], prefix: str, n: float, fract
         _column(sources, f"{prefix}pa", rows, 0.0),
         _column(sources, f"{prefix}trunc", rows, 0.0),
         np.full(len(rows), np.nan),
+        np.full(len(rows), np.nan),
     )
 
 
@@ -103,11 +109,15 @@ def _parts(sources: Sources, rows: NDArray[np.intp], kind: str) -> list[_Parts]:
     elif kind == "Moffat":
         # Of one that has no exponent: none that there are tables for.
         part = dataclasses.replace(part, n=one, trunc=0.0 * one, beta=_column(sources, "moffat_beta", rows, 0.0))
+    elif kind == "Spergel":
+        part = dataclasses.replace(part, n=one, trunc=0.0 * one, nu=_column(sources, "spergel_nu", rows, -1.0))
+    elif kind == "Kolmogorov":
+        part = dataclasses.replace(part, n=one, trunc=0.0 * one, nu=np.inf * one)
     return [part]
 
 
 def are_profiles(sources: Sources) -> NDArray[np.bool_]:
-    """Which sources are sums of profiles that there are tables for: with a size and a shape."""
+    """Which sources are sums of profiles that there are tables for: with a size and a shape, and at rest."""
     found = np.zeros(len(sources), dtype=np.bool_)
     for kind in _KINDS:
         rows = np.flatnonzero(sources.source_type == kind)
@@ -115,7 +125,15 @@ def are_profiles(sources: Sources) -> NDArray[np.bool_]:
         for part in _parts(sources, rows, kind):
             whole &= part.usable(sources.jacobian[rows])
         found[rows] = whole
-    return found
+    return found & ~are_trailed(sources)
+
+
+def are_trailed(sources: Sources) -> NDArray[np.bool_]:
+    """Which sources are drawn along a trail on the sky, whatever their type."""
+    if "trail_length" not in sources.shape:
+        return np.zeros(len(sources), dtype=np.bool_)
+    length = np.asarray(sources.shape["trail_length"], dtype=np.float64)
+    return np.asarray(np.isfinite(length) & (length > 0))
 
 
 def are_nearly_flat(sources: Sources, ratio: float) -> NDArray[np.bool_]:
@@ -172,11 +190,17 @@ def components(
     in_half_light = unit(part.beta[moffats]) * core_radius(part.beta[moffats])
     reach[moffats] = moffat_reach(part.beta[moffats], flux_tolerance) / in_half_light
     one[moffats] *= in_half_light
+    spergels = np.flatnonzero(np.isfinite(part.nu))
+    if spergels.size:
+        reach[spergels] = spergel_reach(part.nu[spergels], flux_tolerance)
+    reach[np.isinf(part.nu)] = kolmogorov_reach(flux_tolerance)
     metric = metric_of(sources.jacobian[mine], one, part.q, part.pa)
     # Of steep profiles there is something to be seen where their flux is all but complete.
     steep = np.flatnonzero(~ends & np.isnan(part.beta) & (part.n < LEAST_SPLIT_INDEX))
     seen = reach.copy()
     seen[steep] = np.maximum(reach[steep], rim_radius(part.n[steep], _RIM))
+    steep = np.flatnonzero(np.isfinite(part.nu) & (part.nu > MOST_SPLIT_NU))
+    seen[steep] = np.maximum(reach[steep], spergel.rim_radius(part.nu[steep], _RIM))
     half = np.ceil(seen * axes_of(metric)[0]).astype(np.int64) + half_kernel + 1
     asked = _column(sources, "draw_size", mine, 0.0)
     largest = np.where(asked > 0, np.minimum(asked, MAX_STAMP), MAX_STAMP).astype(np.int64)
@@ -187,6 +211,7 @@ def components(
         amplitude[owner] * part.fraction,
         part.n,
         part.beta,
+        part.nu,
         metric,
         reach,
         b,

@@ -1,4 +1,8 @@
-"""Draw all sources of one image, each with the PSF at its own position: stars, profiles, and the rest by GalSim."""
+"""Draw all sources of one image, each with the PSF at its own position: stars, profiles, and the rest by GalSim.
+
+A PSF that depends on a source's colour has its place where a PSF is asked for positions: `StarPainter.add` and
+`PreparedPsf.at`, which are given arrays of sources, and would be given an array of their colours too.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,22 @@ from skygraft.catalog.flags import Flag
 from skygraft.errors import FormatError, InjectionError, SkygraftError
 from skygraft.psf import PSF, Box
 from skygraft.render.canvas import Canvas, RenderReport
-from skygraft.render.components import Components, are_nearly_flat, are_profiles, components
+from skygraft.render.components import Components, are_nearly_flat, are_profiles, are_trailed, components
 from skygraft.render.engines import GalaxyEngine, StarEngine, galaxy_engine, star_engine
+from skygraft.render.knots import draw_knots
 from skygraft.render.normalisation import Normalisation
 from skygraft.render.prepared import EvaluatedPsf, PreparedPsf
 from skygraft.render.profiles import LEAST_GALSIM_RATIO, largest_transform
 from skygraft.render.sersic import FAST, PRECISE, ProfilePainter, can_be_split
 from skygraft.render.sources import Sources
+from skygraft.render.stamp_painter import StampPainter
+from skygraft.render.stamp_placing import place_stamps
 from skygraft.render.stars import StarPainter, Stars
+from skygraft.render.trails import MAX_TRAIL, add_trails, trail_extents
 
 __all__ = ["render"]
 
-type _Kind = Literal["star", "profile", "other"]
+type _Kind = Literal["star", "profile", "knots", "trail", "stamp", "other"]
 
 _LARGE_HALF = 512
 """Sources with a transform of more than twice this many pixels a side are drawn one by one."""
@@ -45,8 +53,8 @@ def render(
 ) -> RenderReport:
     """Add sources to a canvas.
 
-    Stars are added first, then Sérsic and Moffat profiles, then everything else, each in the order given; a pixel's
-    value therefore depends only on the sources that touch it.
+    Stars are added first, then profiles that are ellipses, knots, trails, stamps, and everything else, each in the
+    order given; a pixel's value therefore depends only on the sources that touch it.
 
     Parameters
     ----------
@@ -66,8 +74,8 @@ def render(
         How stars are moved by fractions of a pixel: to single precision, with about half as many taps (see
         `skygraft.render.shift`), or by GalSim.
     galaxies : {"fast", "precise", "galsim"}
-        How Sérsic and Moffat profiles are drawn: many at a time (see `skygraft.render.sersic`), to 3e-4 or to 5e-5 of
-        their peak, or one by one by GalSim.
+        How profiles are drawn that are ellipses, such as Sérsic's: many at a time (see `skygraft.render.sersic`), to
+        3e-4 or to 5e-5 of their peak, or one by one by GalSim.
     progress : callable, optional
         Called with the number of sources drawn since the last call.
 
@@ -79,32 +87,48 @@ def render(
     """
     stars, galaxies = star_engine(stars), galaxy_engine(galaxies)
     report = RenderReport.empty(len(sources))
-    is_star = sources.source_type == "Star"
-    painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and is_star.any() else None
+    is_trailed = are_trailed(sources)
+    is_star = (sources.source_type == "Star") & ~is_trailed
+    is_trail = _are_native_trails(sources) & (stars != "galsim")
+    is_knots = (sources.source_type == "RandomKnots") & ~is_trailed
+    if stars == "galsim" or galaxies == "galsim":
+        is_knots[:] = False
+    points = is_star.any() or is_knots.any() or is_trail.any()
+    painter = StarPainter(psf, box, stars) if psf is not None and stars != "galsim" and points else None
     prepared = PreparedPsf(psf, box) if psf is not None and not (painter is not None and is_star.all()) else None
     is_profile = are_profiles(sources)
     if galaxies == "galsim":
         is_profile &= are_nearly_flat(sources, LEAST_GALSIM_RATIO)  # on which GalSim fails
+    is_stamp = (sources.source_type == "Stamp") & ~is_trailed & (galaxies != "galsim")
     kinds: tuple[tuple[_Kind, NDArray[np.bool_]], ...] = (
         ("star", is_star),
         ("profile", is_profile),
-        ("other", ~(is_star | is_profile)),
+        ("knots", is_knots),
+        ("trail", is_trail),
+        ("stamp", is_stamp),
+        ("other", ~(is_star | is_profile | is_knots | is_trail | is_stamp)),
     )
     for kind, mine in kinds:
         rows = np.flatnonzero(mine)
         profiles = None
         if kind == "profile" and len(rows):
             profiles = ProfilePainter(canvas, PRECISE if galaxies == "precise" else FAST)
-        native = painter if kind == "star" else None
+        native = painter if kind in ("star", "knots", "trail") else None
         size = _CHUNK
         if native is not None:
-            size = native.batch
-        elif kind == "profile" and prepared is not None:
+            size = {"star": native.batch, "knots": 1}.get(kind, _CHUNK)
+        elif kind in ("profile", "stamp") and prepared is not None:
             size = prepared.batch
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
-            if psf is None:
+            if kind == "stamp":
+                _draw_stamps(sources, chunk, prepared, canvas, normalisation, flux_tolerance, report)
+            elif psf is None:
                 _draw_without_psf(sources, chunk, canvas, flux_tolerance, report)
+            elif native is not None and kind == "knots":
+                _draw_knots(sources, int(chunk[0]), psf, native, canvas, normalisation, report)
+            elif native is not None and kind == "trail":
+                _draw_trails(sources, chunk, psf, native, canvas, normalisation, report)
             elif native is not None:
                 _draw_stars(sources, chunk, psf, native, canvas, normalisation, report)
             elif prepared is not None:
@@ -139,6 +163,72 @@ def _draw_stars(
     _note_psf(report, rows, psf, drawn, x, y)
     report.flux_deposited[rows] = drawn.deposited
     report.stamp_size[rows] = max(psf.shape)
+    report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
+
+
+def _draw_knots(
+    sources: Sources,
+    row: int,
+    psf: PSF,
+    painter: StarPainter,
+    canvas: Canvas,
+    normalisation: Normalisation,
+    report: RenderReport,
+) -> None:
+    half_kernel, most = max(psf.shape) // 2, largest_transform(canvas.model.shape)
+    try:
+        drawn = draw_knots(sources, row, painter, half_kernel, normalisation, most)
+    except Exception as error:  # of any PSF's own code, too; nothing has been drawn
+        known = isinstance(error, (InjectionError, MemoryError))
+        report.flags[row] |= _flag_of(error) if known else Flag.PSF_COMPUTE_ERROR
+        report.messages[row] = _reason(error)
+        return
+    one, side = np.array([row]), 2 * drawn.half + 1
+    _note_psf(report, one, psf, drawn.psf.first(), sources.x[one], sources.y[one])
+    report.flux_deposited[row], _ = canvas.add(drawn.image, drawn.x0, drawn.y0)
+    report.stamp_size[row] = side
+    clipped = canvas.clips(round(sources.x[row]) - drawn.half, round(sources.y[row]) - drawn.half, side, side)
+    report.flags[row] |= drawn.flags | (Flag.TRUNCATED_BY_EDGE if clipped else 0)
+
+
+def _are_native_trails(sources: Sources) -> NDArray[np.bool_]:
+    """Trails that are drawn as a sum of stars: all but those that may not be larger than a given stamp."""
+    trails: NDArray[np.bool_] = sources.source_type == "Trail"
+    if trails.any() and "draw_size" in sources.shape:
+        trails &= ~(np.asarray(sources.shape["draw_size"], dtype=np.float64) > 0)
+    return trails
+
+
+def _draw_trails(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    psf: PSF,
+    painter: StarPainter,
+    canvas: Canvas,
+    normalisation: Normalisation,
+    report: RenderReport,
+) -> None:
+    lengths = np.hypot(*trail_extents(sources, rows).T)
+    for row in rows[~(lengths <= MAX_TRAIL)].tolist():
+        report.flags[row] |= Flag.FFT_SIZE_ERROR
+        report.messages[row] = f"the Trail is longer than {MAX_TRAIL:g} pixels"
+    rows, lengths = rows[lengths <= MAX_TRAIL], lengths[lengths <= MAX_TRAIL]
+    if not rows.size:
+        return
+    x, y = sources.x[rows], sources.y[rows]
+    try:
+        drawn = add_trails(sources, rows, psf, painter, canvas, normalisation)
+    except Exception as error:  # of any PSF's own code; nothing has been drawn
+        if len(rows) > 1:
+            for part in np.array_split(rows, 2):
+                _draw_trails(sources, part, psf, painter, canvas, normalisation, report)
+            return
+        report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
+        report.messages[int(rows[0])] = _reason(error)
+        return
+    _note_psf(report, rows, psf, drawn, x, y)
+    report.flux_deposited[rows] = drawn.deposited
+    report.stamp_size[rows] = max(psf.shape) + np.ceil(lengths).astype(np.int64)
     report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
 
 
@@ -252,6 +342,58 @@ def _draw_components(
         short = np.flatnonzero(~cut & (got / wanted < 1.0 - flux_tolerance))
     report.flags[rows[short]] |= Flag.STAMP_TRUNCATED
     report.flags[mine[found.truncated]] |= Flag.STAMP_TRUNCATED
+
+
+def _draw_stamps(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    prepared: PreparedPsf | None,
+    canvas: Canvas,
+    normalisation: Normalisation,
+    flux_tolerance: float,
+    report: RenderReport,
+) -> None:
+    x, y = sources.x[rows], sources.y[rows]
+    psf, reason = None, "the image has no PSF"
+    if prepared is not None:
+        try:
+            psf = prepared.at(x, y, normalisation)
+        except Exception as error:  # of any PSF's own code
+            if len(rows) > 1:
+                for part in np.array_split(rows, 2):
+                    _draw_stamps(sources, part, prepared, canvas, normalisation, flux_tolerance, report)
+                return
+            reason = _reason(error)
+        else:
+            _note_psf(report, rows, prepared.psf, psf, x, y)
+    painter, placed = StampPainter(canvas), place_stamps(sources, rows)
+    for k, row in enumerate(rows.tolist()):
+        stamp, convolved = placed.stamps[k], bool(placed.convolved[k])
+        if convolved and psf is None:
+            report.flags[row] |= Flag.PSF_COMPUTE_ERROR
+            report.messages[row] = reason
+            continue
+        if isinstance(stamp, Exception):
+            report.flags[row] |= Flag.STAMP_FILE_BAD
+            report.messages[row] = _reason(stamp)
+            continue
+        amplitude = float(sources.flux[row]) / (1.0 if placed.own_flux[k] else stamp.total)
+        draw_size, of_psf = int(sources.value("draw_size", row, 0)), None
+        if convolved and psf is not None:
+            of_psf, amplitude = psf, amplitude * float(psf.scale[k])
+        try:
+            drawn = painter.add(placed, k, (float(x[k]), float(y[k])), amplitude, draw_size, of_psf)
+        except Exception as error:  # one source must not cost the image its others
+            report.flags[row] |= _flag_of(error)
+            report.messages[row] = _reason(error)
+            continue
+        report.flux_deposited[row] = drawn.deposited
+        report.stamp_size[row] = drawn.size
+        wanted = amplitude * stamp.total * (1.0 if of_psf is None else float(of_psf.sums[k]))
+        whole = placed.own_flux[k] or drawn.clipped or wanted == 0.0
+        short = not whole and drawn.deposited / wanted < 1.0 - flux_tolerance
+        report.flags[row] |= Flag.TRUNCATED_BY_EDGE if drawn.clipped else 0
+        report.flags[row] |= Flag.STAMP_TRUNCATED if drawn.cut or short else 0
 
 
 def _flag_of(error: Exception) -> Flag:

@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag
+from skygraft.catalog.schema import SPERGEL_RANGE
 from skygraft.errors import InjectionError
+from skygraft.render.knots import knot_offsets
 from skygraft.render.profiles import LEAST_GALSIM_RATIO, MAX_STAMP
-from skygraft.render.reach import moffat_beta, reach_pixels, trail_vector
+from skygraft.render.reach import moffat_beta, reach_pixels, trail_vector, value_within
+from skygraft.render.real_galaxies import real_galaxy
 from skygraft.render.sources import Sources
-from skygraft.render.stamps import read_stamp
+from skygraft.render.stamp_placing import place_stamps
 
 __all__ = ["LEAST_GALSIM_RATIO", "DrawnStamp", "bounded_transforms", "draw_extended"]
 
@@ -183,35 +186,84 @@ def draw_extended(
             fix="Check the source's flux and shape in the catalogue",
         )
     total = float(sources.flux[i]) * (float(kernel.sum()) * step**2 if kernel is not None and convolve else 1.0)
-    if total != 0.0 and image.array.sum() / total < 1.0 - flux_tolerance:
+    own_flux = sources.text("stamp_flux", i) == "stamp"
+    if total != 0.0 and not own_flux and image.array.sum() / total < 1.0 - flux_tolerance:
         flags |= Flag.STAMP_TRUNCATED
     return DrawnStamp(image.array, cx - half, cy - half, int(flags))
 
 
 def _pixel_profile(sources: Sources, i: int) -> Any:
-    """The source's profile in pixels, flux 1."""
+    """The source's profile in pixels, flux 1, drawn along its trail if it has one."""
     kind = str(sources.source_type[i])
+    if kind == "Trail":
+        return _trail_profile(sources, i)
+    profile = _profile_at_rest(sources, i, kind)
+    if sources.value("trail_length", i, 0.0) > 0:
+        return galsim.Convolve(profile, _trail_profile(sources, i), gsparams=_PARAMS)
+    return profile
+
+
+def _profile_at_rest(sources: Sources, i: int, kind: str) -> Any:
     jacobian = sources.jacobian[i]
     to_pixels = galsim.JacobianWCS(*(float(v) for v in jacobian.ravel()))
     if kind == "Star":
         return galsim.DeltaFunction(gsparams=_PARAMS)
     if kind == "Stamp":
-        return _stamp_profile(sources, i, to_pixels)
-    if kind == "Trail":
-        return _trail_profile(sources, i)
+        return _stamp_profile(sources, i)
     if kind == "BulgeDisk":
         fraction = sources.value("bulge_fraction", i, 0.5)
-        bulge = _sersic(sources, i, "bulge_", 4.0)
-        disk = _sersic(sources, i, "disk_", 1.0)
-        return to_pixels.profileToImage(fraction * bulge + (1.0 - fraction) * disk)
+        # What has no light needs no size either.
+        parts = [
+            share * _sersic(sources, i, f"{part}_", n)
+            for part, n, share in (("bulge", 4.0, fraction), ("disk", 1.0, 1.0 - fraction))
+            if share != 0
+        ]
+        return to_pixels.profileToImage(galsim.Add(parts, gsparams=_PARAMS))
+    if kind == "RandomKnots":
+        return _knots(sources, i)
+    if kind == "RealGalaxy":
+        galaxy = real_galaxy(sources.text("real_galaxy_catalog", i), int(sources.value("real_galaxy", i, -1)))
+        turned = galaxy.profile(_PARAMS).rotate(-sources.value("pa", i, 0.0) * galsim.degrees)
+        return to_pixels.profileToImage(turned)
+    if kind in ("InclinedExponential", "InclinedSersic"):
+        return to_pixels.profileToImage(_inclined(sources, i, kind))
+    if kind == "Sersic":
+        return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
+    return to_pixels.profileToImage(_sheared(_round_profile(sources, i, kind), sources, i, ""))
+
+
+def _round_profile(sources: Sources, i: int, kind: str) -> Any:
+    radius = _half_light_radius(sources, i, "")
     if kind == "Gaussian":
-        round_profile = galsim.Gaussian(half_light_radius=_half_light_radius(sources, i, ""), gsparams=_PARAMS)
-        return to_pixels.profileToImage(_sheared(round_profile, sources, i, ""))
+        return galsim.Gaussian(half_light_radius=radius, gsparams=_PARAMS)
     if kind == "Moffat":
-        radius = _half_light_radius(sources, i, "")
-        moffat = galsim.Moffat(moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
-        return to_pixels.profileToImage(_sheared(moffat, sources, i, ""))
-    return to_pixels.profileToImage(_sersic(sources, i, "", 1.0))
+        return galsim.Moffat(moffat_beta(sources, i), half_light_radius=radius, gsparams=_PARAMS)
+    if kind == "Spergel":
+        nu = value_within(sources, i, "spergel_nu", *SPERGEL_RANGE)
+        return galsim.Spergel(nu, half_light_radius=radius, gsparams=_PARAMS)
+    if kind == "Kolmogorov":
+        return galsim.Kolmogorov(half_light_radius=radius, gsparams=_PARAMS)
+    raise InjectionError(f"there is no way to draw a {kind}", row=f"injection_id {sources.injection_id[i]}")
+
+
+def _inclined(sources: Sources, i: int, kind: str) -> Any:
+    radius = _half_light_radius(sources, i, "")
+    angle = value_within(sources, i, "inclination", 0.0, 90.0) * galsim.degrees
+    height = sources.value("scale_h_over_r", i, 0.1)
+    shape = {"half_light_radius": radius, "scale_h_over_r": height, "gsparams": _PARAMS}
+    if kind == "InclinedExponential":
+        disk = galsim.InclinedExponential(angle, **shape)
+    else:
+        disk = galsim.InclinedSersic(_index(sources, i, ""), angle, trunc=_truncation(sources, i, "", radius), **shape)
+    # The disk's major axis is along u, East.
+    return disk.rotate((90.0 - sources.value("pa", i, 0.0)) * galsim.degrees)
+
+
+def _knots(sources: Sources, i: int) -> Any:
+    """Knots one by one: only what is not drawn as stars."""
+    offsets = knot_offsets(sources, i)
+    knot = galsim.DeltaFunction(flux=1.0 / len(offsets), gsparams=_PARAMS)
+    return galsim.Add([knot.shift(dx, dy) for dx, dy in offsets.tolist()], gsparams=_PARAMS)
 
 
 def _half_light_radius(sources: Sources, i: int, prefix: str) -> float:
@@ -225,10 +277,12 @@ def _half_light_radius(sources: Sources, i: int, prefix: str) -> float:
     return radius
 
 
-def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
-    radius = _half_light_radius(sources, i, prefix)
+def _index(sources: Sources, i: int, prefix: str, default: float = math.nan) -> float:
     # GalSim caches tables per (n, trunc / r_half): n to six digits makes them shareable without changing anything seen.
-    n = round(sources.value(f"{prefix}n", i, default_n), 6)
+    return round(sources.value(f"{prefix}n", i, default), 6)
+
+
+def _truncation(sources: Sources, i: int, prefix: str, radius: float) -> float:
     trunc = sources.value(f"{prefix}trunc", i, 0.0)
     if trunc != 0 and not trunc > LEAST_GALSIM_RATIO * radius:
         # Next to a flat disk GalSim fails in many ways, a segmentation fault among them.
@@ -238,6 +292,12 @@ def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
             row=f"injection_id {sources.injection_id[i]}",
             key=f"{prefix}trunc",
         )
+    return trunc
+
+
+def _sersic(sources: Sources, i: int, prefix: str, default_n: float) -> Any:
+    radius = _half_light_radius(sources, i, prefix)
+    n, trunc = _index(sources, i, prefix, default_n), _truncation(sources, i, prefix, radius)
     return _sheared(galsim.Sersic(n, half_light_radius=radius, trunc=trunc, gsparams=_PARAMS), sources, i, prefix)
 
 
@@ -257,11 +317,18 @@ def _trail_profile(sources: Sources, i: int) -> Any:
     return box.rotate(math.atan2(dy, dx) * galsim.radians)
 
 
-def _stamp_profile(sources: Sources, i: int, to_pixels: Any) -> Any:
-    stamp = read_stamp(sources.text("stamp", i))
-    options = {"x_interpolant": "lanczos15", "flux": 1.0, "gsparams": _PARAMS}
-    picture = galsim.InterpolatedImage(galsim.ImageD(stamp.image), scale=1.0, **options)
-    if stamp.jacobian is None or sources.text("stamp_alignment", i, "wcs") == "pixel":
+def _stamp_profile(sources: Sources, i: int) -> Any:
+    placed = place_stamps(sources, np.array([i]))
+    stamp = placed.stamps[0]
+    if isinstance(stamp, Exception):
+        raise stamp
+    options = {"x_interpolant": "lanczos15", "gsparams": _PARAMS}
+    if placed.own_flux[0]:
+        # Their sum may be nothing, of which GalSim knows no size.
+        options |= {"calculate_stepk": False, "calculate_maxk": False}
+    else:
+        options["flux"] = 1.0
+    picture = galsim.InterpolatedImage(galsim.ImageD(stamp.pixels.astype(np.float64)), scale=1.0, **options)
+    if placed.is_unit[0]:
         return picture
-    stamp_to_sky = galsim.JacobianWCS(*(float(v) for v in stamp.jacobian.ravel()))
-    return to_pixels.profileToImage(stamp_to_sky.profileToWorld(picture))
+    return galsim.JacobianWCS(*placed.inverse[0].ravel().tolist()).profileToWorld(picture)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincinv
 
+from skygraft.catalog.schema import LEAST_INCLINED_TRUNCATION
 from skygraft.render.moffat import core_radius
 
 __all__ = [
@@ -31,7 +32,7 @@ MAX_STAMP = 8192
 """Longest side of a stamp in pixels: the largest transform that fits in a worker's memory (0.5 GB in float64)."""
 
 
-LEAST_GALSIM_RATIO = 1.45
+LEAST_GALSIM_RATIO = LEAST_INCLINED_TRUNCATION
 """Smallest ratio of truncation to half-light radius of profiles that GalSim is given."""
 _ALWAYS_ALLOWED, _PER_SIDE = 2048, 4
 

@@ -15,7 +15,9 @@ integral: Kanter 1975), which the trapezoidal rule in ln s makes a sum, to 1e-7 
 on and 1e-5 at n = 0.9. The wide ones of them can be taken out of the transform and be drawn in real space. The sum need
 not be exact for that, because exactly what is taken out of the transform is drawn in real space.
 
-Moffat profiles (`skygraft.render.moffat`) have tables of the same kind, 5 per cent in beta - 1 apart.
+Moffat profiles (`skygraft.render.moffat`) have tables of the same kind, 5 per cent in beta - 1 apart, and Spergel
+profiles (`skygraft.render.spergel`), 2.5 per cent in 1 + nu apart; there is one for Kolmogorov profiles
+(`skygraft.render.kolmogorov`).
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from numpy.typing import NDArray
 from scipy.fft import fht, fhtoffset
 from scipy.special import gammaincinv, gammaln
 
-from skygraft.catalog.schema import MOFFAT_RANGE, SERSIC_RANGE
-from skygraft.render import moffat
+from skygraft.catalog.schema import MOFFAT_RANGE, SERSIC_RANGE, SPERGEL_RANGE
+from skygraft.render import kolmogorov, moffat, spergel
 
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
@@ -74,9 +76,11 @@ _THIRDS = np.arange(4) / 3.0
 _STEP = 0.05
 """Between the indices of tables, in ln n."""
 _FIRST = math.log(MIN_INDEX) - 2 * _STEP
-_MOFFATS = 1000
-"""Numbers of tables from here on belong to Moffat profiles."""
+_MOFFATS, _SPERGELS, _KOLMOGOROV = 1000, 2000, 3000
+"""Numbers of tables from here on belong to Moffat profiles, to Spergel profiles, and to the Kolmogorov profile."""
 _FIRST_MOFFAT = math.log(MOFFAT_RANGE[0] - 1.0) - 2 * _STEP
+_SPERGEL_STEP = 0.025
+_FIRST_SPERGEL = math.log1p(SPERGEL_RANGE[0]) - 2 * _SPERGEL_STEP
 _LOG_POINTS = 8192
 _LOG_REACH = math.log(1e9)
 _LEAST_KAPPA = 1e-11
@@ -120,6 +124,11 @@ class _Node:
 
 @functools.cache
 def _node(i: int) -> _Node:
+    if i == _KOLMOGOROV:
+        return _Node(cubics_through(kolmogorov.transform(np.sqrt(kappas()))), kolmogorov.gaussian_fluxes(WIDTHS))
+    if i >= _SPERGELS:
+        nu = math.expm1(_FIRST_SPERGEL + (i - _SPERGELS) * _SPERGEL_STEP)
+        return _Node(cubics_through(spergel.transform(nu, np.sqrt(kappas()))), spergel.gaussian_fluxes(nu, WIDTHS))
     if i >= _MOFFATS:
         beta = 1.0 + math.exp(_FIRST_MOFFAT + (i - _MOFFATS) * _STEP)
         return _Node(cubics_through(moffat.transform(beta, np.sqrt(kappas()))), moffat.gaussian_fluxes(beta, WIDTHS))
@@ -257,7 +266,11 @@ class RadialTables:
         self._lock = threading.Lock()
 
     def place(
-        self, n: NDArray[np.float64], first_wide: NDArray[np.int64], beta: NDArray[np.float64] | None = None
+        self,
+        n: NDArray[np.float64],
+        first_wide: NDArray[np.int64],
+        beta: NDArray[np.float64] | None = None,
+        nu: NDArray[np.float64] | None = None,
     ) -> Placed:
         """Return the tables for some indices or exponents.
 
@@ -269,8 +282,10 @@ class RadialTables:
             Index of the first Gaussian that is left out of the transform; ``len(WIDTHS)`` leaves none out.
         beta : ndarray, shape (N,), optional
             Exponents of Moffat profiles; NaN for Sérsic profiles.
+        nu : ndarray, shape (N,), optional
+            Indices of Spergel profiles, infinity for Kolmogorov profiles; NaN for others.
         """
-        nodes, weights = _around(n, beta)
+        nodes, weights = _around(n, beta, nu)
         keys, which = np.unique(nodes * (len(WIDTHS) + 1) + first_wide[:, None], return_inverse=True)
         with self._lock:
             found = np.array([self._row(*divmod(key, len(WIDTHS) + 1)) for key in keys.tolist()], dtype=np.int64)
@@ -294,34 +309,45 @@ class RadialTables:
         return row
 
 
-def gaussian_fluxes(n: NDArray[np.float64], beta: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+def gaussian_fluxes(
+    n: NDArray[np.float64], beta: NDArray[np.float64] | None = None, nu: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Return the fluxes of the Gaussians whose sum is a profile of unit flux, as used in the tables.
 
     Parameters
     ----------
     n : ndarray, shape (N,)
         Sérsic indices, `MIN_INDEX` to `MAX_INDEX`.
-    beta : ndarray, shape (N,), optional
-        Exponents of Moffat profiles; NaN for Sérsic profiles.
+    beta, nu : ndarray, shape (N,), optional
+        As in `RadialTables.place`.
 
     Returns
     -------
     ndarray, shape (N, widths)
     """
-    nodes, weights = _around(n, beta)
+    nodes, weights = _around(n, beta, nu)
     known, which = np.unique(nodes, return_inverse=True)
     each = np.array([_node(i).fluxes for i in known.tolist()]).reshape(-1, len(WIDTHS))
     return np.asarray((each[which.reshape(nodes.shape)] * weights[:, :, None]).sum(axis=1))
 
 
-def _around(n: NDArray[np.float64], beta: NDArray[np.float64] | None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _around(
+    n: NDArray[np.float64], beta: NDArray[np.float64] | None, nu: NDArray[np.float64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the four tables around each index or exponent, and the weights of the cubic polynomial through them."""
     position = (np.log(n) - _FIRST) / _STEP
     if beta is not None:
         moffats = np.isfinite(beta)
         position[moffats] = _MOFFATS + (np.log(beta[moffats] - 1.0) - _FIRST_MOFFAT) / _STEP
+    others = nu is not None and not np.isnan(nu).all()
+    if nu is not None and others:
+        spergels = np.isfinite(nu)
+        position[spergels] = _SPERGELS + (np.log1p(nu[spergels]) - _FIRST_SPERGEL) / _SPERGEL_STEP
     first = position.astype(np.int64) - 1
-    return first[:, None] + np.arange(4), _lagrange(position - first)
+    nodes, weights = first[:, None] + np.arange(4), _lagrange(position - first)
+    if nu is not None and others:
+        nodes[np.isinf(nu)], weights[np.isinf(nu)] = _KOLMOGOROV, [1.0, 0.0, 0.0, 0.0]
+    return nodes, weights
 
 
 def _lagrange(t: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from scipy.special import gammaincinv
 from skygraft.errors import InjectionError
 from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import aligned
-from skygraft.render import moffat
+from skygraft.render import kolmogorov, moffat, spergel
 from skygraft.render.canvas import Canvas
 from skygraft.render.coarse import Cells, CoarseField
 from skygraft.render.cores import draw_cores
@@ -32,6 +32,7 @@ from skygraft.render.moffat import MOST_SPLIT_BETA
 from skygraft.render.prepared import FOLDS, EvaluatedPsf
 from skygraft.render.profiles import MAX_STAMP, largest_transform, rim_radius
 from skygraft.render.radial import LEAST_SPLIT_INDEX, WIDTHS, Placed, gaussian_fluxes, radial_tables
+from skygraft.render.spergel import MOST_SPLIT_NU
 from skygraft.render.truncated import place_truncated
 from skygraft.render.wings import add_wings
 
@@ -85,7 +86,7 @@ PRECISE = Care(least_ratio=2.5, moments=4e-5, rim=1e-5, kernel_part=0.4, margin=
 
 @dataclass(frozen=True, eq=False)
 class Profiles:
-    """N Sérsic or Moffat profiles.
+    """N profiles whose surfaces of equal brightness are ellipses.
 
     Parameters
     ----------
@@ -94,9 +95,11 @@ class Profiles:
     amplitude : ndarray, shape (N,)
         Flux, image units, times what the kernel is multiplied by.
     n : ndarray, shape (N,)
-        Sérsic index, 0.3 to 6.2; see `skygraft.render.radial`. One for Moffat profiles.
+        Sérsic index, 0.3 to 6.2; see `skygraft.render.radial`. One for other profiles.
     beta : ndarray, shape (N,)
-        Exponent of a Moffat profile; NaN for Sérsic profiles.
+        Exponent of a Moffat profile; NaN for others.
+    nu : ndarray, shape (N,)
+        Index of a Spergel profile, infinity for a Kolmogorov profile; NaN for others.
     metric : ndarray, shape (N, 3)
         P, the matrix of the half-light ellipse x' P x = 1: xx, xy, yy, per square pixel; see `metric_of`. Of a
         truncated profile: that of the ellipse at which it ends; of a Moffat: where the radius is one
@@ -114,6 +117,7 @@ class Profiles:
     amplitude: NDArray[np.float64]
     n: NDArray[np.float64]
     beta: NDArray[np.float64]
+    nu: NDArray[np.float64]
     metric: NDArray[np.float64]
     reach: NDArray[np.float64]
     steepness: NDArray[np.float64]
@@ -209,9 +213,9 @@ class ProfilePainter:
         canvas = self.canvas
         self.is_half_done = False
         moments = psf.moments()[owner]
-        fluxes = gaussian_fluxes(profiles.n, profiles.beta)
+        fluxes = gaussian_fluxes(profiles.n, profiles.beta, profiles.nu)
         size, first_wide, reach, peak = _sizes(profiles, fluxes, moments, max(psf.prepared.psf.shape) // 2, self.care)
-        placed = radial_tables().place(profiles.n, first_wide, profiles.beta)
+        placed = radial_tables().place(profiles.n, first_wide, profiles.beta, profiles.nu)
         placed = place_truncated(placed, profiles.n, profiles.steepness, axes_of(profiles.metric)[0])
         fluxes[np.arange(len(WIDTHS)) < first_wide[:, None]] = 0.0
         fold = _folds(profiles, psf, owner, placed, size, peak, self.care)
@@ -256,6 +260,7 @@ class ProfilePainter:
 def can_be_split(profiles: Profiles) -> NDArray[np.bool_]:
     """Return which profiles may be split into wide Gaussians and a compact rest, shape (N,); others are not split."""
     steep = np.where(np.isnan(profiles.beta), profiles.n < LEAST_SPLIT_INDEX, profiles.beta > MOST_SPLIT_BETA)
+    steep |= np.isfinite(profiles.nu) & (profiles.nu > MOST_SPLIT_NU)
     return np.asarray(np.isnan(profiles.steepness) & ~steep)
 
 
@@ -285,6 +290,8 @@ def _sizes(
     narrow = (ratio < care.least_ratio) | (share > care.moments * ratio**4)
     first = len(WIDTHS) - np.argmax(narrow[:, ::-1], axis=1)
     first[~narrow.any(axis=1)] = 0
+    flat = np.isinf(profiles.nu)
+    first[flat] = np.maximum(first[flat], np.searchsorted(WIDTHS, kolmogorov.FIRST_WIDE))
     core = np.where(np.arange(len(WIDTHS)) < first[:, None], radius, 0.0).max(axis=1)
     endless = np.isnan(profiles.steepness)
     wide = (core < profiles.reach) & (first < len(WIDTHS)) & can_be_split(profiles)
@@ -298,6 +305,8 @@ def _sizes(
     extent[steep] = np.maximum(profiles.reach[steep], rim_radius(profiles.n[steep], care.rim))
     whole = np.flatnonzero(profiles.beta > MOST_SPLIT_BETA)
     extent[whole] = np.maximum(profiles.reach[whole], moffat.rim_radius(profiles.beta[whole], care.rim))
+    others = np.flatnonzero(np.isfinite(profiles.nu) & (profiles.nu > MOST_SPLIT_NU))
+    extent[others] = np.maximum(profiles.reach[others], spergel.rim_radius(profiles.nu[others], care.rim))
     wanted = 2 * np.ceil(np.where(wide, core, extent) * major + room).astype(np.int64) + 3
     sizes = np.array(_SIZES)
     wanted = np.clip(wanted, 2 * (half_kernel + care.margin) + 3, MAX_STAMP)
@@ -321,6 +330,9 @@ def _blurred_reach(profiles: Profiles, moments: NDArray[np.float64]) -> NDArray[
         slope = np.where(
             np.isnan(profiles.beta), b / profiles.n * reach ** (1.0 / profiles.n - 1.0), 2.0 * profiles.beta / reach
         )
+        spergels, flat = np.flatnonzero(np.isfinite(profiles.nu)), np.isinf(profiles.nu)
+        slope[spergels] = spergel.slope(profiles.nu[spergels], reach[spergels])
+        slope[flat] = kolmogorov.SLOPE / reach[flat]
         further = 0.75 * np.maximum(added, 0.0) * slope
     return np.where(np.isnan(profiles.steepness), reach + np.where(np.isfinite(further), further, 0.0), reach)
 

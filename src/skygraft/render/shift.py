@@ -57,7 +57,18 @@ from skygraft.jit import compiled, prefetch
 from skygraft.psf.linear import combine
 from skygraft.render.vectors import LANES, between, fused, interleaved, load, spread, store
 
-__all__ = ["FAST", "PRECISE", "Shift", "Sizes", "add_rows", "fine_images", "pair_taps", "shift_rows", "taps_table"]
+__all__ = [
+    "FAST",
+    "PRECISE",
+    "Shift",
+    "Sizes",
+    "add_rows",
+    "fine_images",
+    "pair_taps",
+    "shift_rows",
+    "taps_table",
+    "window_transform",
+]
 
 _PHASES = 2048
 _BETA = 2.05
@@ -163,7 +174,7 @@ def _fine_matrix(size: int, shift: Shift) -> NDArray[np.float64]:
     rows, _ = Sizes((size, size), shift).plane
     at = 2 * np.arange(3 * rows) / 3 - shift.width / 3 - 0.5 - shift.margin
     k = 2 * np.pi * np.arange(n // 2 + 1) / n
-    weights = _window_transform(np.zeros(1), shift.width) / _window_transform(2 * k / 3, shift.width) / n
+    weights = window_transform(np.zeros(1), shift.width) / window_transform(2 * k / 3, shift.width) / n
     weights[1:] *= 2  # k and -k
     distance = (at[:, None] - np.arange(size)).ravel()
     matrix: NDArray[np.float64] = combine(weights[None], np.cos(k[:, None] * distance))[0].reshape(-1, size)
@@ -171,15 +182,15 @@ def _fine_matrix(size: int, shift: Shift) -> NDArray[np.float64]:
     return matrix
 
 
-def _window_transform(k: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+def window_transform(k: NDArray[np.float64], width: int, beta: float = _BETA) -> NDArray[np.float64]:
     """Return the transform of the window at k radians a sample, up to a factor; k is below 2 beta."""
-    root = np.sqrt((_BETA * width) ** 2 - (0.5 * width * k) ** 2)
+    root = np.sqrt((beta * width) ** 2 - (0.5 * width * k) ** 2)
     transform: NDArray[np.float64] = np.sinh(root) / root
     return transform
 
 
 @functools.lru_cache(maxsize=4)
-def taps_table(width: int) -> NDArray[np.float64]:
+def taps_table(width: int, beta: float = _BETA) -> NDArray[np.float64]:
     """Return the taps at equally spaced phases t = 0 ... 1: shape (phases + 1, width).
 
     Tap j is the weight of sample q + j at the place p, where q is the first with ``q >= p - width / 2``, and t the
@@ -187,7 +198,7 @@ def taps_table(width: int) -> NDArray[np.float64]:
     """
     t = np.linspace(0.0, 1.0, _PHASES + 1)[:, None]
     offset = np.arange(width) - 0.5 * width + t
-    taps: NDArray[np.float64] = i0(_BETA * width * np.sqrt(np.maximum(1 - (2 * offset / width) ** 2, 0.0)))
+    taps: NDArray[np.float64] = i0(beta * width * np.sqrt(np.maximum(1 - (2 * offset / width) ** 2, 0.0)))
     taps /= taps.sum(axis=1, keepdims=True)
     # the least change that puts the mean at the shift and leaves the sum as it is
     mean = (taps * offset).sum(axis=1, keepdims=True)

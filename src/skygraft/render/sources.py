@@ -17,9 +17,9 @@ SHAPE_COLUMNS = (
     *("trail_length", "trail_pa", "trail_length_pix", "trail_angle_pix"),
     *("stamp", "stamp_alignment", "stamp_psf", "stamp_index", "stamp_rotation", "stamp_flux", "stamp_zeropoint"),
     *("spergel_nu", "inclination", "scale_h_over_r", "n_knots", "real_galaxy_catalog", "real_galaxy"),
-    *("shear", "shear_pa", "magnification", "draw_size"),
+    *("shear", "shear_pa", "magnification", "draw_size", "object_id"),
 )
-"""Catalogue columns that describe the shape of a source."""
+"""Catalogue columns that the shape of a source depends on."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,17 @@ class Sources:
     ----------
     injection_id : ndarray of int64, shape (N,)
     source_type : ndarray of str, shape (N,)
-        Canonical names: Star, Sersic, BulgeDisk, Gaussian, Moffat, Trail, Stamp.
+        Canonical names: those of `skygraft.catalog.schema.SOURCE_TYPES`.
     x, y : ndarray, shape (N,)
         Parent pixel coordinates, finite.
     flux : ndarray, shape (N,)
         Calibrated flux in image units, finite; may be negative.
     jacobian : ndarray, shape (N, 2, 2)
-        Arcsec per pixel, rows (East, North), columns (x, y), at each source.
+        Arcsec per pixel, rows (East, North), columns (x, y), at each source; of one that is lensed, arcsec before
+        lensing (see `skygraft.render.lensing`).
     shape : mapping of str to ndarray, shape (N,)
-        The catalogue's shape columns, NaN (or empty) where a row has none.
+        The catalogue's shape columns, NaN (or empty) where a row has none. `trail_length` and `trail_pa` are those
+        of any source that moves during the exposure.
     """
 
     injection_id: NDArray[np.int64]

@@ -12,6 +12,7 @@ depends only on the stars that touch it, and not on how many are drawn together.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -71,6 +72,10 @@ class Stars:
     clipped: NDArray[np.bool_]
     undersampled: NDArray[np.bool_]
 
+    def first(self) -> Stars:
+        """Return what is known of the first star."""
+        return Stars(*(getattr(self, field.name)[:1] for field in dataclasses.fields(Stars)))
+
 
 class StarPainter:
     """Draws the stars of one image.
@@ -96,6 +101,11 @@ class StarPainter:
         self._fine = None if between is None else FineStars(between)
         if isinstance(psf, LinearPSF) and self._fine is None:
             self._basis = SinglePrecisionBasis(psf.basis).mapped(lambda images: fine_images(images, self._shift))
+
+    @property
+    def draws_between_pixels(self) -> bool:
+        """Whether each star's pixels are values of a PSF that pixels undersample, so that they are not band-limited."""
+        return self._fine is not None
 
     @property
     def batch(self) -> int:

@@ -38,6 +38,12 @@ KIND_NAMES = {
     "Moffat": "Moffat profiles",
     "Trail": "trails",
     "Stamp": "stamps",
+    "Spergel": "Spergel profiles",
+    "InclinedExponential": "inclined exponential disks",
+    "InclinedSersic": "inclined Sérsic disks",
+    "Kolmogorov": "Kolmogorov profiles",
+    "RandomKnots": "galaxies of knots",
+    "RealGalaxy": "real galaxies",
 }
 """Source types in words."""
 _ORDER = tuple(KIND_NAMES)

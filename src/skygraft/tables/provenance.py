@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from skygraft.catalog.hats_files import folder_identity
 from skygraft.config.campaign import CampaignConfig, SurveyConfig
 from skygraft.conventions import conventions_record
 from skygraft.provenance import ProvGraph
@@ -202,6 +203,7 @@ def _inputs(graph: ProvGraph, config: CampaignConfig, plan: Plan) -> list[str]:
             path=str(catalog),
             n_bytes=catalog.stat().st_size if catalog.is_file() else None,
             sha256=sha256_file(catalog) if catalog.is_file() else None,
+            **({"identity": folder_identity(catalog)} if catalog.is_dir() else {}),
         ),
         graph.entity(
             "survey",

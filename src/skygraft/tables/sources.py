@@ -308,11 +308,24 @@ class _Tally:
             yield self.counts["flags"][:, i]
 
 
+def _with_objects(catalog: pa.Table) -> pa.Table:
+    """The catalogue with the object and the group of every row; a row without an object is one of its own."""
+    ids, objects = numbers(catalog["injection_id"]), np.full(catalog.num_rows, -1, dtype=np.int64)
+    if "object_id" in catalog.column_names:
+        objects = numbers(catalog["object_id"])
+        catalog = catalog.drop_columns(["object_id"])
+    catalog = catalog.add_column(1, "object_id", arrow_array(np.where(objects < 0, ids, objects)))
+    if "group_id" not in catalog.column_names:
+        catalog = catalog.add_column(2, "group_id", arrow_array(np.full(catalog.num_rows, -1, dtype=np.int64)))
+    return catalog
+
+
 def _table(catalog: pa.Table, tally: _Tally, *, inside: bool) -> pa.Table:
     """The catalogue's columns, then the flags of its patch, then the counts and means."""
     added = band_columns(tally.bands)
     taken = {"is_patch_inner", "is_tract_inner", "tract", "patch", *(name for name, _, _ in added)}
     arrays, fields = [], []
+    catalog = _with_objects(catalog)
     for i, column in enumerate(catalog.schema):
         # Such as the catalogue's own flags: those of the images are another column.
         arrays.append(catalog.column(i))

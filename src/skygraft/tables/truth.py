@@ -37,7 +37,7 @@ from skygraft.tables.truth_parts import DamagedTruthError, read_truth_part
 
 __all__ = ["TABLE_COLUMNS", "TABLE_VERSION", "TRUTH_SCHEMA", "PatchDigest", "PatchImages", "consolidate_truth"]
 
-TABLE_VERSION = 2
+TABLE_VERSION = 3
 """Counts changes of the content of the consolidated tables; part of their fingerprints."""
 
 MEMORY_VERSION = 3

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.table import QTable
 
-from skygraft.catalog.io import to_arrow
+from skygraft.catalog.io import arrow_array, to_arrow
 from skygraft.disk import atomic_path
 from skygraft.errors import CampaignError
 from skygraft.records.packs import read_file
@@ -57,6 +58,8 @@ class DamagedTruthError(CampaignError):
 def read_truth_part(path: Path, sha256: str) -> pa.Table:
     """Read the truth of an image, of a file with the SHA-256 that its record names.
 
+    Parts of earlier versions get the columns of objects and groups: each source is an object of its own, in no group.
+
     Raises
     ------
     DamagedTruthError
@@ -70,9 +73,20 @@ def read_truth_part(path: Path, sha256: str) -> pa.Table:
         raise _damaged("is not the one that its record names", path)
     try:
         with pa.ipc.open_file(pa.BufferReader(content)) as file:
-            return file.read_all()
+            return _with_objects(file.read_all())
     except pa.ArrowException as error:
         raise _damaged(f"cannot be read ({error})", path) from error
+
+
+def _with_objects(table: pa.Table) -> pa.Table:
+    if "injection_id" not in table.column_names:
+        return table
+    place = table.column_names.index("injection_id") + 1
+    if "group_id" not in table.column_names:
+        table = table.add_column(place, "group_id", arrow_array(np.full(table.num_rows, -1, dtype=np.int64)))
+    if "object_id" not in table.column_names:
+        table = table.add_column(place, "object_id", table.column("injection_id"))
+    return table
 
 
 def _damaged(what: str, path: Path) -> DamagedTruthError:

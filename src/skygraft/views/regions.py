@@ -17,6 +17,7 @@ from skygraft.catalog.io import to_arrow
 from skygraft.errors import CampaignError, ConfigError
 from skygraft.execution.task import sources_of
 from skygraft.records.plan_file import PlannedImage
+from skygraft.render.lensing import lensed_ellipse
 from skygraft.views.places import truth_dataset
 from skygraft.wording import number
 
@@ -29,6 +30,7 @@ type Frame = Literal["icrs", "fk5"]
 
 _SHAPES = (
     "half_light_radius", "q", "pa", "n", "disk_half_light_radius", "disk_q", "disk_pa", "trail_length", "trail_pa",
+    "shear", "shear_pa", "magnification",
 )  # fmt: skip
 _COLORS = {"Star": "orange", "Trail": "magenta"}
 _GALAXY = "cyan"
@@ -146,9 +148,12 @@ def _shape(row: Mapping[str, Any], shape: Mapping[str, Any], kind: str) -> str:
     prefix = "disk_" if kind == "BulgeDisk" else ""
     radius = _value(shape, f"{prefix}half_light_radius")
     if kind not in ("Star", "Trail", "Stamp") and _is_positive(radius):
-        ratio = _value(shape, f"{prefix}q", 1.0)
+        ratio, angle = _value(shape, f"{prefix}q", 1.0), _value(shape, f"{prefix}pa", 0.0)
+        lens = [_value(shape, name, none) for name, none in (("shear", 0.0), ("shear_pa", 0.0), ("magnification", 1.0))]
+        if lens[0] != 0 or lens[2] != 1:
+            radius, ratio, angle = (float(value) for value in lensed_ellipse(radius, ratio, angle, *lens))
         # DS9's angles run counterclockwise from West, position angles from North.
-        angle = (_value(shape, f"{prefix}pa", 0.0) + 90.0) % 180.0
+        angle = (angle + 90.0) % 180.0
         major, minor = radius / math.sqrt(ratio), radius * math.sqrt(ratio)
         return f'ellipse({place},{major:.4f}",{minor:.4f}",{angle:.3f})'
     fwhm = _value(row, "psf_fwhm")

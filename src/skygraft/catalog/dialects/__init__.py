@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 
-from skygraft.catalog.dialects.base import Canonical, Dialect, Source, build_table
+from skygraft.catalog.dialects.base import Canonical, Dialect, Source, build_table, carried_columns
 from skygraft.catalog.dialects.injectors import InsertFakes, Obiwan, SynPipe
 from skygraft.catalog.dialects.native import Lsst, Native
 from skygraft.catalog.dialects.simulations import CatSim, RomanIsim, SkyCatalogs
 from skygraft.errors import DialectError
 
-__all__ = ["DIALECTS", "Canonical", "Dialect", "Source", "build_table", "choose_dialect"]
+__all__ = ["DIALECTS", "Canonical", "Dialect", "Source", "build_table", "carried_columns", "choose_dialect"]
 
 MAX_SHOWN = 40  # column names in an error
 

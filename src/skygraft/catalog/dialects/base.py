@@ -13,13 +13,33 @@ from astropy.table import Column, QTable, Table
 from numpy.typing import NDArray
 
 from skygraft.catalog.columns import ColumnReader, refused
-from skygraft.catalog.schema import COLUMNS, FILLED, is_mag_column
+from skygraft.catalog.orders import Kinds
+from skygraft.catalog.schema import COLUMNS, FILLED, is_mag_column, unit_of
 from skygraft.errors import CatalogError
 
-__all__ = ["Canonical", "Dialect", "Source", "build_table", "magnitude", "shape_from_g"]
+__all__ = [
+    "CARRIED",
+    "Canonical",
+    "Dialect",
+    "Source",
+    "build_table",
+    "carried_columns",
+    "magnitude",
+    "per_band",
+    "read_columns",
+    "require_band",
+    "shape_from_g",
+]
 
 Canonical = dict[str, NDArray[Any]]
 """Plain arrays in canonical units, by canonical column name."""
+
+_SHAPES = ("n", "q", "pa", "half_light_radius", "moffat_beta", "trunc", "mag_per_pixel")
+_PARTS = ("bulge_", "disk_", "trail_")
+_CONVERTED = ("injection_id", "ra", "dec", "source_type", "flags")
+
+CARRIED = tuple(name for name in COLUMNS if name not in (*_CONVERTED, *_SHAPES) and not name.startswith(_PARTS))
+"""Native columns that every dialect may have: all but position, type and the shapes that dialects convert."""
 
 _BAND_UNITS = ("mag", "nmgy", "mgy")
 _OTHERS_TOO = frozenset({"flags"})
@@ -190,7 +210,8 @@ class Dialect(abc.ABC):
     """Base class of the dialects in which projects write catalogues of fakes.
 
     A subclass defines its `name`, the columns that it `looks_for`, the unit of its `positions`, whether unknown columns
-    are copied (except those `consumed` by the conversion), and the two methods.
+    are copied (except those `consumed` by the conversion), native columns whose name `means_otherwise` in it, and the
+    two methods.
     """
 
     name: ClassVar[str]
@@ -198,6 +219,7 @@ class Dialect(abc.ABC):
     keeps_extra_columns: ClassVar[bool] = False
     positions: ClassVar[Literal["deg", "rad"]] = "deg"
     consumed: ClassVar[frozenset[str]] = frozenset()
+    means_otherwise: ClassVar[frozenset[str]] = frozenset()
 
     @abc.abstractmethod
     def matches(self, columns: frozenset[str]) -> bool:
@@ -229,6 +251,58 @@ class Dialect(abc.ABC):
         CatalogError
             If a column is missing or has an invalid unit, or a band is needed or does not exist.
         """
+
+
+def read_columns(source: Source, names: Iterable[str]) -> Canonical:
+    """Read columns of the native schema as they are; a missing value that means a default becomes it.
+
+    Parameters
+    ----------
+    source : Source
+        The table, which has all of them.
+    names : iterable of str
+        Native columns.
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
+    out: Canonical = {}
+    for name in names:
+        spec = COLUMNS[name]
+        if spec.kind == "str":
+            out[name] = source.text(name)
+        elif spec.kind == "bool":
+            out[name] = source.booleans(name, default=bool(spec.default))
+        elif spec.kind == "int":
+            out[name] = source.integers(name, default=int(spec.default), unit=unit_of(name))
+        else:
+            array = source.numbers(name, unit_of(name))
+            # Defaults of shapes depend on the source's type: `build_table` fills them.
+            out[name] = (
+                array if spec.types or np.isnan(spec.default) else np.where(np.isnan(array), spec.default, array)
+            )
+    return out
+
+
+def carried_columns(source: Source, dialect: Dialect, columns: Canonical) -> Canonical:
+    """Read the native columns that a dialect has no other use for: identity, time, motion, lensing and choice.
+
+    Parameters
+    ----------
+    source : Source
+        The table.
+    dialect : Dialect
+        Its dialect.
+    columns : mapping of str to ndarray
+        What the dialect converted.
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
+    names = [name for name in CARRIED if name in source and name not in columns and name not in dialect.means_otherwise]
+    return read_columns(source, names)
 
 
 def per_band(names: list[str], pattern: str) -> dict[str, str]:
@@ -314,7 +388,7 @@ def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
     -------
     QTable
     """
-    source_type = columns["source_type"]
+    kinds = Kinds(columns["source_type"])
     table = QTable()
     ordered = [n for n in COLUMNS if n in columns and n != "flags"]
     mags = [n for n in columns if is_mag_column(n)]
@@ -323,7 +397,7 @@ def build_table(columns: Canonical, source: Source, dialect: Dialect) -> QTable:
         spec = COLUMNS.get(name)
         array = columns[name]
         if name in FILLED and spec is not None:
-            used = np.isin(source_type, spec.types)
+            used = kinds.among(spec.types)
             array = np.where(used & np.isnan(array), spec.default, array)
         unit = spec.unit if spec else "mag"
         table[name] = array if unit is None or array.dtype.kind != "f" else u.Quantity(array, unit, copy=False)

@@ -81,8 +81,6 @@ class InsertFakes(Dialect):
             angle = np.degrees(source.numbers("trail_angle", "rad", strict=True))
             out["trail_angle_pix"] = np.where(trail, angle, np.nan)
             out["mag_per_pixel"] = trail
-        if "visit" in source:
-            out["visit"] = source.integers("visit", default=-1)
         return out
 
     @staticmethod
@@ -187,6 +185,8 @@ class Obiwan(Dialect):
     looks_for: ClassVar[str] = (
         "ra, dec, flux_<band>, sersic, shape_r, shape_e1 and shape_e2; or ra, dec, rhalf, n, e1, e2 and g, r or z"
     )
+    # Tables of Tractor have the parallaxes of Gaia, without the motions that go with them.
+    means_otherwise: ClassVar[frozenset[str]] = frozenset({"parallax"})
 
     def matches(self, columns: frozenset[str]) -> bool:
         """Return whether the table has fluxes and Tractor's shape columns, or those of the older randoms."""

@@ -7,56 +7,47 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from skygraft.catalog.dialects.base import Canonical, Dialect, Source, require_band, shape_from_g
-from skygraft.catalog.schema import COLUMNS, is_mag_column, unit_of
+from skygraft.catalog.dialects.base import Canonical, Dialect, Source, read_columns, require_band, shape_from_g
+from skygraft.catalog.schema import COLUMNS, TYPE_ALIASES, is_mag_column, unit_of
 
 __all__ = ["Lsst", "Native"]
 
 
-def _motion_and_choice(source: Source) -> Canonical:
-    """Return the optional columns that have the schema's names in both dialects."""
-    out: Canonical = {}
-    for name in ("pm_ra_cosdec", "pm_dec", "rate_ra_cosdec", "rate_dec", "epoch_mjd"):
-        if name in source:
-            array = source.numbers(name, unit_of(name))
-            out[name] = array if name == "epoch_mjd" else np.nan_to_num(array, nan=0.0)
-    for name in ("visit", "draw_size"):
-        if name in source:
-            out[name] = source.integers(name, default=int(COLUMNS[name].default), unit=unit_of(name))
-    for name in ("stamp", "stamp_alignment", "stamp_psf", "inject_into"):
-        if name in source:
-            out[name] = source.text(name)
-    return out
+def usual_types(kind: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Return source types with other names of them replaced, such as DoubleSersic."""
+    for other, usual in TYPE_ALIASES.items():
+        if (kind == other).any():
+            kind = np.where(kind == other, usual, kind)
+    return kind
 
 
 class Native(Dialect):
     """The canonical schema itself; units in the table's metadata are converted."""
 
     name: ClassVar[str] = "native"
-    looks_for: ClassVar[str] = "ra, dec, source_type and mag_<band>"
+    looks_for: ClassVar[str] = "ra, dec, source_type and mag_<band> (or light_curve)"
     keeps_extra_columns: ClassVar[bool] = True
 
     def matches(self, columns: frozenset[str]) -> bool:
-        """Return whether the table has positions, a type and a magnitude per band."""
-        return {"ra", "dec", "source_type"} <= columns and any(is_mag_column(name) for name in columns)
+        """Return whether the table has positions, a type and a magnitude per band, or light curves."""
+        shines = any(is_mag_column(name) for name in columns) or ("light_curve" in columns and "mag" not in columns)
+        return {"ra", "dec", "source_type"} <= columns and shines
 
     def convert(self, source: Source, band: str | None) -> Canonical:
         """Convert the columns to the schema's units."""
         bands = {name.removeprefix("mag_"): name for name in source.names if is_mag_column(name)}
-        require_band(source, bands, band)
+        if "light_curve" not in source:  # which may have other bands
+            require_band(source, bands, band)
         source.refuse_other_capitals(COLUMNS)
         out: Canonical = {
             "injection_id": source.ids("injection_id"),
             "ra": source.numbers("ra", "deg"),
             "dec": source.numbers("dec", "deg"),
-            "source_type": source.text("source_type"),
+            "source_type": usual_types(source.text("source_type")),
             "flags": source.integers("flags"),
         }
         out |= {name: source.numbers(name, "mag") for name in bands.values()}
-        out |= _motion_and_choice(source)
-        for name, spec in COLUMNS.items():
-            if name in source and name not in out:
-                out[name] = source.booleans(name) if spec.kind == "bool" else source.numbers(name, unit_of(name))
+        out |= read_columns(source, [name for name in COLUMNS if name in source and name not in out])
         if "trunc" in out:
             out["trunc"] = np.where(out["trunc"] == 0, np.nan, out["trunc"])
         return out
@@ -64,6 +55,8 @@ class Native(Dialect):
 
 # GalSim classes that are Sersic profiles of a fixed index.
 _FIXED_INDEX = {"Exponential": 1.0, "DeVaucouleurs": 4.0}
+# What GalSim calls parameters of its Spergel and RandomKnots.
+_GALSIM_NAMES = {"spergel_nu": "nu", "n_knots": "npoints"}
 _HLR_OF_SIGMA = float(np.sqrt(2.0 * np.log(2.0)))  # Gaussian
 
 
@@ -76,7 +69,7 @@ class Lsst(Dialect):
     name: ClassVar[str] = "lsst"
     looks_for: ClassVar[str] = "ra, dec, source_type and mag (no mag_<band>)"
     keeps_extra_columns: ClassVar[bool] = True
-    consumed: ClassVar[frozenset[str]] = frozenset({"mag", "beta", "fwhm", "sigma", "g1", "g2"})
+    consumed: ClassVar[frozenset[str]] = frozenset({"mag", "beta", "fwhm", "sigma", "g1", "g2", "nu", "npoints"})
 
     def matches(self, columns: frozenset[str]) -> bool:
         """Return whether the table has positions, a type, and one magnitude without a band."""
@@ -97,6 +90,7 @@ class Lsst(Dialect):
             n[kind == name] = index
             kind[kind == name] = "Sersic"
         kind[kind == "DeltaFunction"] = "Star"
+        kind = usual_types(kind)
         gaussian = (kind == "Gaussian") & np.isnan(radius)
         radius = np.where(gaussian, source.numbers("fwhm", "arcsec") / 2.0, radius)
         gaussian &= np.isnan(radius)
@@ -121,6 +115,10 @@ class Lsst(Dialect):
             out |= {"n": n, "half_light_radius": radius, "q": q, "pa": np.where(trail, np.nan, (90.0 - beta) % 180.0)}
         if "moffat_beta" in source:
             out["moffat_beta"] = source.numbers("moffat_beta", "")
+        for name, own in _GALSIM_NAMES.items():
+            if own in source and name not in source:
+                whole = COLUMNS[name].kind == "int"
+                out[name] = source.integers(own) if whole else source.numbers(own, unit_of(name))
         if "trunc" in source:
             trunc = source.numbers("trunc", "arcsec")
             # GalSim's Gaussian has no index.
@@ -130,7 +128,7 @@ class Lsst(Dialect):
             out["trail_length_pix"] = source.numbers("trail_length", "pix", strict=True)
             out["trail_angle_pix"] = np.where(trail, beta, np.nan)
             out["mag_per_pixel"] = trail
-        return out | _motion_and_choice(source)
+        return out
 
     @staticmethod
     def _shape(source: Source) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

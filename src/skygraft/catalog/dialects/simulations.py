@@ -40,6 +40,8 @@ class SkyCatalogs(Dialect):
         "galaxy_id, ra, dec with size_bulge_true and size_disk_true or diskHalfLightRadiusArcsec; "
         "or id, ra, dec, object_type and magnorm"
     )
+    # Sizes and magnitudes are lensed already, from shear_1, shear_2 and convergence.
+    means_otherwise: ClassVar[frozenset[str]] = frozenset({"magnification", "shear", "shear_pa", "parallax"})
 
     def matches(self, columns: frozenset[str]) -> bool:
         """Return whether the table has the columns of galaxies or of point sources."""
@@ -178,6 +180,7 @@ class CatSim(Dialect):
 
     name: ClassVar[str] = "catsim"
     looks_for: ClassVar[str] = "ra, dec, a_b, b_b, a_d, b_d, fluxnorm_bulge, fluxnorm_disk and <band>_ab"
+    means_otherwise: ClassVar[frozenset[str]] = frozenset({"magnification", "shear", "shear_pa", "parallax"})
 
     def matches(self, columns: frozenset[str]) -> bool:
         """Return whether the table has CatSim's axes, normalisations and magnitudes."""

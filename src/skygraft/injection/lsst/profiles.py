@@ -18,6 +18,7 @@ from skygraft.render.profiles import LEAST_GALSIM_RATIO
 
 __all__ = ["LIMITS_OF_N", "build_profile", "refusals"]
 
+_BUILT = ("Star", "Sersic", "BulgeDisk", "Gaussian", "Moffat", "Trail", "Stamp")
 LIMITS_OF_N = (0.3, 6.2)
 """Sérsic indices between these are drawn, but not these themselves."""
 _TRAIL_WIDTH = 1e-6
@@ -35,13 +36,26 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
     """
     found: dict[int, tuple[Flag, str]] = {}
     for i, kind in enumerate(sources.source_type.tolist()):
-        if kind == "BulgeDisk":
+        if kind not in _BUILT:
+            found[i] = (
+                Flag.TYPE_UNKNOWN,
+                f"how it draws a {kind} is not reproduced here; skygraft's own conventions draw it",
+            )
+        elif kind not in ("Star", "Trail") and (
+            sources.value("shear", i, 0.0) or sources.value("magnification", i, 1.0) != 1
+        ):
+            found[i] = Flag.PARAMETERS_BAD, "its shear and magnification are no columns of that package"
+        elif kind not in ("Star", "Trail") and sources.value("trail_length", i, 0.0) > 0:
+            found[i] = Flag.PARAMETERS_BAD, f"it moves during the exposure; a {kind} has no trail there"
+        elif kind == "BulgeDisk":
             found[i] = Flag.TYPE_UNKNOWN, "it has no source_type BulgeDisk; give bulge and disk as two Sersics"
         elif kind == "Moffat" and sources.value("q", i, 1.0) != 1.0:
             q = sources.value("q", i, 1.0)
             found[i] = Flag.PARAMETERS_BAD, f"q is {q:g}; a Moffat is round there: its column beta is the exponent"
         elif kind == "Stamp" and sources.text("stamp_psf", i) == "none":
             found[i] = Flag.PARAMETERS_BAD, "stamp_psf is none; every stamp is convolved with the PSF there"
+        elif kind == "Stamp" and (given := _not_of_package(sources, i)):
+            found[i] = Flag.PARAMETERS_BAD, f"it has no column {given}"
         elif kind == "Sersic":
             n, trunc = sources.value("n", i, math.nan), sources.value("trunc", i, 0.0)
             radius = sources.value("half_light_radius", i, math.nan)
@@ -52,6 +66,18 @@ def refusals(sources: Sources) -> dict[int, tuple[Flag, str]]:
                 least = f"GalSim draws profiles that end beyond {LEAST_GALSIM_RATIO} half-light radii"
                 found[i] = Flag.PARAMETERS_BAD, f"trunc is {trunc:g} at a half-light radius of {radius:g}; {least}"
     return found
+
+
+def _not_of_package(sources: Sources, i: int) -> str:
+    """Name of the first column of a stamp that says what the package does not know; empty for none."""
+    said = {
+        "stamp_index": sources.value("stamp_index", i, -1.0) >= 0,
+        "stamp_rotation": sources.value("stamp_rotation", i, 0.0) != 0,
+        "stamp_flux": sources.text("stamp_flux", i) == "stamp",
+        "shear": sources.value("shear", i, 0.0) != 0,
+        "magnification": sources.value("magnification", i, 1.0) != 1,
+    }
+    return next((name for name, is_said in said.items() if is_said), "")
 
 
 def build_profile(sources: Sources, i: int) -> Any:
