@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from astropy.wcs import WCS
 from kits.plain_images import write_plain_image
 from skygraft.campaign import Campaign
 from skygraft.catalog import Flag, write_catalog
+from skygraft.planning.findings import UNCOVERED
 from skygraft.skymap import get_skymap
 from skygraft.timedomain.ephemerides import object_number
 
@@ -83,7 +85,7 @@ def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(root: Path, output: str, **catalog) -> None:
+def run(root: Path, output: str, **catalog) -> Campaign:
     settings = {
         "name": "movers",
         "survey": {"images": "raw/*.fits", "calibration": {"psf": {"kind": "moffat", "fwhm": "0.8 arcsec"}}},
@@ -95,7 +97,9 @@ def run(root: Path, output: str, **catalog) -> None:
     }
     path = root / f"{output}.yaml"
     path.write_text(yaml.safe_dump(settings))
-    assert Campaign.from_yaml(path).run(n_workers=0).ok
+    campaign = Campaign.from_yaml(path)
+    assert campaign.run(n_workers=0).ok
+    return campaign
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +192,17 @@ def test_objects_of_an_ephemeris_with_magnitudes_need_no_row(survey: Path) -> No
         assert row["source_type"] == "Trail"
         assert row["flags"] & int(Flag.NOT_VISIBLE | Flag.NO_LIGHT_CURVE) == 0
     assert not set(truth["injection_id"]) & set(MOVERS)
+
+
+def test_objects_without_a_position_at_an_images_time_are_counted(survey: Path) -> None:
+    table = Table.read(survey / "ephemerides.csv")
+    table[(table["id"] != 13) | (table["mjd"] < START + 0.05)].write(survey / "short.csv")
+    campaign = run(survey, "short", ephemerides="short.csv")
+    found = campaign.plan(processes=1)
+    few = found.findings[UNCOVERED]
+    late = sum(hours > 24 * 0.05 for hours in VISITS.values()) * 2
+    assert (few.n, few.first) == (1, ("13",))
+    assert found.n_catalog == 5
+    notes = pq.read_table(survey / "short" / "plan_findings.parquet").filter(pc.field("finding") == UNCOVERED)
+    assert notes["note"].to_pylist() == [f"13: no position at the time of {late} of 12 images"]
+    assert UNCOVERED in str(found)

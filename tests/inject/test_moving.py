@@ -188,3 +188,23 @@ def test_any_type_has_a_trail_and_given_lengths_stay() -> None:
     _, endless, messages = with_trails(sources, table, np.arange(4), VisitInfo(START, None))
     assert endless.tolist() == [False, False, False, True]
     assert "1 trails are given by rates" in messages[0]
+
+
+@pytest.mark.parametrize("kind", ["Sersic", "BulgeDisk"])
+def test_galaxies_with_a_rate_are_drawn_out(kind: str) -> None:
+    """By a line: second moments add up."""
+    shape = {"n": [1.0], "half_light_radius": [0.5], "q": [0.6], "pa": [20.0], "bulge_fraction": [0.0],
+             "disk_half_light_radius": [0.5], "disk_q": [0.6], "disk_pa": [20.0]}  # fmt: skip
+    place = {"ra": [150.0], "dec": [2.0], "source_type": [kind], **shape}
+    exposure = exposure_at(START, (150.0, 2.0), time=36.0, shape=(200, 200), rotation=30.0)
+    motion = {"rate_ra_cosdec": [300.0], "rate_dec": [400.0], "epoch_mjd": [START]}
+    moved, truth, _ = added(exposure, rows(**place, **motion), flux_tolerance=1e-5)
+    still, _, _ = added(exposure, rows(**place), flux_tolerance=1e-5)
+    (flux, at, second), (own_flux, there, own) = moments(moved), moments(still)
+    assert flux == pytest.approx(own_flux, rel=1e-3)
+    assert np.abs(at - there).max() < 0.01
+    values, _ = np.linalg.eigh(second - own)
+    # 500 arcsec/h for 36 s are 5 arcsec, 25 pixels.
+    assert np.sqrt(12 * values[1]) == pytest.approx(25.0, rel=5e-3)
+    assert abs(values[0]) < 0.01 * values[1]
+    assert truth["source_type"].tolist() == [kind]

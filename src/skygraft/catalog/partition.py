@@ -90,6 +90,8 @@ class PartitionSummary:
     ----------
     path : Path
         The data set.
+    n_sources : int
+        Sources, of which a preparation may make several rows.
     n_rows, n_partitions, n_outside : int
         Total rows, patches with rows, and rows in no tract.
     digest : str
@@ -99,6 +101,7 @@ class PartitionSummary:
     """
 
     path: Path
+    n_sources: int
     n_rows: int
     n_partitions: int
     n_outside: int
@@ -179,7 +182,7 @@ def partition_catalog(
             raise
         marker = None  # its input is unknown
     same = marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper)
-    if marker is not None and same and not stamps_changed(out, marker["partitions"]):
+    if marker is not None and same and not stamps_changed(out):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
         raise OutputExistsError(
@@ -195,7 +198,7 @@ def partition_catalog(
     with writing(spool):
         spool.mkdir()
     try:
-        runs, origin = _spool(catalog, skymap, spool, reading, chunk_rows, prepare)
+        runs, origin, n_sources = _spool(catalog, skymap, spool, reading, chunk_rows, prepare)
         parts = _write_parts(runs, out, mapper, chunk_rows, prepare)
         keys = list(zip(parts["tract"], parts["patch"], strict=True))
         remove_stale(out, keys, parts.get("beside"))
@@ -209,6 +212,7 @@ def partition_catalog(
         "n_outside": parts["rows"][keys.index(OUTSIDE)] if OUTSIDE in keys else 0,
         "n_partitions": sum(tract >= 0 for tract in parts["tract"]),
         "partitions": write_parts(out, parts),
+        **({} if prepare is None else {"n_sources": n_sources}),
     }
     write_json(out / MARKER, marker | {"checksum": marker_checksum(marker)})
     return _summary(out, marker, reused=False)
@@ -246,7 +250,7 @@ def _spool(
     reading: Mapping[str, Any],
     chunk_rows: int,
     prepare: Preparation | None,
-) -> tuple[list[_Run], str]:
+) -> tuple[list[_Run], str, int]:
     """Write the chunks to disk, each sorted, and check that ids are unique over all of them."""
     origin = os.fspath(catalog) if isinstance(catalog, (str, os.PathLike)) else ""
     runs: list[_Run] = []
@@ -277,7 +281,7 @@ def _spool(
     ids.sort()
     if np.any(ids[1:] == ids[:-1]):
         check_duplicates(every.read(), origin=origin)
-    return runs, origin
+    return runs, origin, len(ids)
 
 
 def _conform(arrow: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
@@ -415,4 +419,5 @@ def _summary(out: Path, marker: dict[str, Any], *, reused: bool) -> PartitionSum
     n_inside = marker.get("n_partitions")
     if n_inside is None:  # of an earlier version
         n_inside = sum(tract >= 0 for tract in marker["partitions"]["tract"])
-    return PartitionSummary(out, marker["n_rows"], n_inside, marker["n_outside"], marker["digest"], reused)
+    n_sources = marker.get("n_sources", marker["n_rows"])
+    return PartitionSummary(out, n_sources, marker["n_rows"], n_inside, marker["n_outside"], marker["digest"], reused)

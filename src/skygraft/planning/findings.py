@@ -32,6 +32,7 @@ __all__ = [
     "NO_SOURCES",
     "OFF_MAP",
     "PLANNED_BADLY",
+    "UNCOVERED",
     "UNUSABLE",
     "Examples",
     "Findings",
@@ -48,7 +49,9 @@ NO_MAGNITUDES = "images in bands without magnitudes"
 UNUSABLE = "unusable images"
 """Unreadable, or with the image id of another: they are not in the plan."""
 PLANNED_BADLY = "images whose sources cannot be chosen"
-_ORDER = (UNUSABLE, PLANNED_BADLY, NO_MAGNITUDES, OFF_MAP, NO_SOURCES, NO_IMAGES)
+UNCOVERED = "moving objects without a position at the time of an image"
+"""Their ephemeris does not cover it: the image does not have them."""
+_ORDER = (UNUSABLE, PLANNED_BADLY, NO_MAGNITUDES, OFF_MAP, NO_SOURCES, NO_IMAGES, UNCOVERED)
 
 type Patch = tuple[int, int]
 
@@ -175,6 +178,8 @@ def find(config: CampaignConfig, plan: Plan, partitions: Mapping[Patch, int], pa
         sink.unusable(unusable)
         bad = plan.metadata.get("problems", [])
         sink.notes(PLANNED_BADLY, bad)
+        uncovered = plan.metadata.get("uncovered", {"n": 0, "notes": []})
+        sink.notes(UNCOVERED, uncovered["notes"], more=uncovered["n"] - len(uncovered["notes"]))
     result.n_patches = len(homes)
     result.findings = {name: few for name, few in result.findings.items() if few}
     result.problems = [
@@ -251,9 +256,11 @@ class _Sink:
         notes = [f"{bad['error']}: {bad['reason']}" for bad in images]
         self._texts(UNUSABLE, texts[0], texts[1], notes, texts[1])
 
-    def notes(self, finding: str, notes: Sequence[str]) -> None:
+    def notes(self, finding: str, notes: Sequence[str], *, more: int = 0) -> None:
         none = [None] * len(notes)
         self._texts(finding, none, none, notes, [note.split(":")[0] for note in notes])
+        if more:  # of which there is no note
+            self._findings[finding] = self._findings[finding].more(more, [])
 
     def _texts(
         self,

@@ -59,12 +59,15 @@ class SpooledIndex:
         Centres, ICRS degrees, in any order.
     span : (float, float)
         First and last time, MJD TAI; NaN where no image has one.
+    mjd : ndarray, shape (N,)
+        Times of all images, MJD TAI; NaN where there is none.
     """
 
     runs: tuple[tuple[str, NDArray[np.int64]], ...]
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
     span: tuple[float, float]
+    mjd: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.ra)
@@ -103,7 +106,7 @@ def spool_index(
     firsts = [_with_paths(batch, root) for batch in index.batches(["image_id", "path", "ra", "dec", "mjd"])]
     if not firsts:
         empty = np.empty(0)
-        return SpooledIndex((), empty, empty, (np.nan, np.nan))
+        return SpooledIndex((), empty, empty, (np.nan, np.nan), empty)
     first = pa.concat_tables(firsts).combine_chunks()
     del firsts
     paths = one_array(first.column("path"))
@@ -146,7 +149,7 @@ def spool_index(
         runs.append((str(path), place[part][order]))
     known = mjd[np.isfinite(mjd)]
     span = (float(known.min()), float(known.max())) if known.size else (np.nan, np.nan)
-    return SpooledIndex(tuple(runs), ra, dec, span)
+    return SpooledIndex(tuple(runs), ra, dec, span, mjd)
 
 
 def _floats(column: Any) -> NDArray[np.float64]:

@@ -95,7 +95,7 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
         prepare = preparation(
             config.catalog.ephemerides, config.catalog.light_curves, folder=folder, on_bad=config.catalog.on_bad
         )
-        partition_catalog(
+        partitioned = partition_catalog(
             config.catalog.path,
             skymap,
             layout.catalog,
@@ -137,8 +137,9 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
                 plan_key=plan_key(config),
                 unusable=unusable,
                 problems=problems,
-                n_catalog=sum(partitions.values()),
+                n_catalog=partitioned.n_sources,
                 n_outside=partitions.get(OUTSIDE, 0),
+                **({} if prepare is None else {"uncovered": prepare.uncovered(spooled.mjd, _MOST_PROBLEMS)}),
             )
     return Plan(layout.plan)
 

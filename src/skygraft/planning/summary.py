@@ -330,7 +330,7 @@ def summarise_plan(
         n_unusable=len(unusable),
         n_done=n_done,
         n_failed=n_failed,
-        n_catalog=sum(partitions.values()),
+        n_catalog=plan.metadata.get("n_catalog", sum(partitions.values())),
         n_outside=found.n_outside,
         n_sources=found.n_sources,
         n_patches=found.n_patches,

@@ -212,9 +212,13 @@ def _profile_at_rest(sources: Sources, i: int, kind: str) -> Any:
         return _stamp_profile(sources, i)
     if kind == "BulgeDisk":
         fraction = sources.value("bulge_fraction", i, 0.5)
-        bulge = _sersic(sources, i, "bulge_", 4.0)
-        disk = _sersic(sources, i, "disk_", 1.0)
-        return to_pixels.profileToImage(fraction * bulge + (1.0 - fraction) * disk)
+        # What has no light needs no size either.
+        parts = [
+            share * _sersic(sources, i, f"{part}_", n)
+            for part, n, share in (("bulge", 4.0, fraction), ("disk", 1.0, 1.0 - fraction))
+            if share != 0
+        ]
+        return to_pixels.profileToImage(galsim.Add(parts, gsparams=_PARAMS))
     if kind == "RandomKnots":
         return _knots(sources, i)
     if kind == "RealGalaxy":

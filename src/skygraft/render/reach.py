@@ -50,6 +50,7 @@ def _reach_at_rest(sources: Sources, i: int, flux_tolerance: float, kind: str, s
             raise stamp
         return placed.half_side(0, FRAME)
     if kind == "BulgeDisk":
+        fraction = sources.value("bulge_fraction", i, 0.5)
         return (
             max(
                 _sersic_reach(
@@ -58,7 +59,8 @@ def _reach_at_rest(sources: Sources, i: int, flux_tolerance: float, kind: str, s
                     sources.value(f"{part}_q", i, 1.0),
                     flux_tolerance,
                 )
-                for part, n in (("bulge", 4.0), ("disk", 1.0))
+                for part, n, share in (("bulge", 4.0, fraction), ("disk", 1.0, 1.0 - fraction))
+                if share != 0
             )
             / scale
         )

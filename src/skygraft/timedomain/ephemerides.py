@@ -370,8 +370,8 @@ class Ephemerides:
         out = self._replaced(table, objects.astype(np.int64))
         return out[[name for name in out.colnames if name in like.colnames or name in ("ra", "dec", "light_curve")]]
 
-    def uncovered(self, times: NDArray[np.float64]) -> tuple[int, int]:
-        """Count the objects that have no position at some of these times, and those that have one at none.
+    def uncovered(self, times: NDArray[np.float64]) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+        """Find the objects that have no position at some of these times.
 
         Parameters
         ----------
@@ -380,13 +380,19 @@ class Ephemerides:
 
         Returns
         -------
-        some, all : int
+        names : ndarray of str, shape (M,)
+            Those objects, the ones that miss most first.
+        missed : ndarray of int, shape (M,)
+            How many of the times each misses.
         """
         ascending = np.sort(times[np.isfinite(times)])
         pieces = self.pieces
         inside = np.searchsorted(ascending, pieces.mjd_to) - np.searchsorted(ascending, pieces.mjd_from)
-        seen = np.bincount(pieces.owner, weights=inside, minlength=len(self.table.names))
-        return int(np.count_nonzero(seen < len(ascending))), int(np.count_nonzero(seen == 0))
+        seen = np.bincount(pieces.owner, weights=inside, minlength=len(self.table.names)).astype(np.int64)
+        missed = len(ascending) - seen
+        order = np.argsort(-missed, kind="stable")
+        some = order[missed[order] > 0]
+        return self.table.names[some], missed[some]
 
 
 def _missing(column: Any, n: int) -> Any:

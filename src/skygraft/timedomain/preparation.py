@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -101,6 +101,32 @@ class Preparation:
     def has_light_curves(self) -> bool:
         """Whether there is a table of light curves, or one of ephemerides with magnitudes."""
         return any(isinstance(part, LightCurveRows) for part in self.parts)
+
+    def uncovered(self, times: NDArray[np.float64], most: int) -> dict[str, Any]:
+        """Find the moving objects without a position at the time of some image.
+
+        Parameters
+        ----------
+        times : ndarray, shape (T,)
+            Times of the images, MJD TAI; NaN where there is none.
+        most : int
+            Longest list of notes.
+
+        Returns
+        -------
+        dict
+            Their number ``n``, and ``notes`` about the first of them (JSON types).
+        """
+        for part in self.parts:
+            if isinstance(part, EphemerisPart):
+                names, missed = part.ephemerides.uncovered(times)
+                total = int(np.isfinite(times).sum())
+                notes = [
+                    f"{name}: no position at the time of {n} of {total} images"
+                    for name, n in zip(names[:most].tolist(), missed[:most].tolist(), strict=True)
+                ]
+                return {"n": len(names), "notes": notes}
+        return {"n": 0, "notes": []}
 
     def rows(self, chunk: QTable) -> QTable:
         """The rows to store in place of a chunk of the catalogue."""
