@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import CatalogError
 from skygraft.skymap import get_skymap
@@ -183,7 +183,7 @@ class Region:
         -------
         ndarray of bool, shape (N,)
         """
-        vectors = np.atleast_2d(to_vectors(np.atleast_1d(ra), np.atleast_1d(dec)))
+        vectors = np.atleast_2d(to_vectors(*(np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in (ra, dec))))
         return self._holds(vectors)
 
     def _holds(self, vectors: NDArray[np.float64]) -> NDArray[np.bool_]:
