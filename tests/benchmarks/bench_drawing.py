@@ -1,4 +1,4 @@
-"""What drawing costs, in one table: stars, galaxies, PSFs, noise and whole images, each as a ratio to its usual way.
+"""What drawing costs, in one table: stars, galaxies, stamps, PSFs, noise, whole images, as ratios to the usual way.
 
 Run it: ``uv run python tests/benchmarks/bench_drawing.py [--rounds N] [--markdown FILE] [--plot FILE]``. A round takes
 some minutes, on one core; of several rounds it gives medians, where a machine is slower at times. Ratios are to the
@@ -17,6 +17,7 @@ from pathlib import Path
 import bench_calexp
 import bench_galaxies
 import bench_noise
+import bench_stamps
 import bench_stars
 import numpy as np
 
@@ -62,6 +63,7 @@ def lines(repeats: int) -> list[Line]:
     """Measure everything."""
     rows = [row for row in bench_stars.bench_stars(n=1024, repeats=3 * repeats, n_peer=50) if not np.isnan(row.ratio)]
     rows += bench_galaxies.bench_galaxies(repeats=3 * repeats)
+    rows += [row for row in bench_stamps.bench_stamps(repeats=3 * repeats) if not np.isnan(row.ratio)]
     for row in bench_stars.bench_psfs(n=1024, repeats=3 * repeats):
         kind, given, _ = row.name.partition(", into a given array")
         if given:

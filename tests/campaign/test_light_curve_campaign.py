@@ -16,6 +16,7 @@ from skygraft import Campaign
 from skygraft.catalog import Flag
 from skygraft.catalog.partition_read import read_beside, read_partitions
 from skygraft.errors import CatalogError
+from skygraft.qa.verify import verify_campaign
 from skygraft.records.files import Layout
 
 RA, DEC = 150.1, 2.2
@@ -140,3 +141,20 @@ def test_unknown_curves_can_be_flagged(tmp_path: Path) -> None:
     campaign = Campaign.from_yaml(write(tmp_path, fakes=fakes, on_bad="flag"))
     campaign.run(n_workers=0)
     assert truth(campaign)[501, 1]["flags"] == int(Flag.NO_LIGHT_CURVE)
+
+
+def test_verification_draws_them_again(done: Campaign) -> None:
+    found = verify_campaign(done, processes=1)
+    assert (found.n_images, found.n_failures, found.failures) == (4, 0, ())
+
+
+def test_templates_have_the_rows_magnitudes(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    content["survey"]["role"] = "template"
+    path.write_text(yaml.safe_dump(content))
+    campaign = Campaign.from_yaml(path)
+    campaign.run(n_workers=0)
+    rows = truth(campaign)
+    assert [rows[501, k]["flags"] for k in (1, 2, 3)] == [int(Flag.NOT_VISIBLE), 0, 0]
+    assert [rows[501, k]["mag"] for k in (2, 3)] == [21.0, 20.0]

@@ -139,9 +139,10 @@ def test_broken_files_say_so(tmp_path, ending):
             read_catalog(path)
 
 
-def test_unknown_ending():
+def test_unknown_ending(tmp_path):
+    (tmp_path / "fakes.dat").write_text("ra dec\n")
     with pytest.raises(CatalogError, match=r"ending is none of \.ecsv"):
-        read_catalog("fakes.dat")
+        read_catalog(tmp_path / "fakes.dat")
 
 
 def test_no_rows(tmp_path):

@@ -174,6 +174,15 @@ def _convert(
     return validate(out, on_bad=on_bad, origin=origin, first_row=first_row, unique=unique, positions=dialect.positions)
 
 
+def _checked_format(path: Path) -> str:
+    """The format of a file that can be read. A name without an ending may be that of a folder that is not there."""
+    if not path.suffix:
+        _check_file(path)
+    fmt = file_format(path)
+    _check_file(path)
+    return fmt
+
+
 def _is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises if the name is too long
 
@@ -272,8 +281,7 @@ def read_table(path: str | os.PathLike[str], *, hdu: int | str | None = None) ->
     if _is_folder(path):
         with open_folder(path) as folder:
             return folder.read()
-    _check_file(path)
-    fmt = file_format(path)
+    fmt = _checked_format(path)
     if fmt == "fits":
         return read_fits(path, hdu)
     return _READERS[fmt](path)
@@ -341,10 +349,7 @@ def iter_catalog(
 
 def is_streamed(path: Path) -> bool:
     """Return whether a catalogue is read in chunks: Parquet, and folders; errors as in `read_catalog`."""
-    if _is_folder(path):
-        return True
-    _check_file(path)
-    return file_format(path) == "parquet"
+    return _is_folder(path) or _checked_format(path) == "parquet"
 
 
 def open_stream(path: Path) -> contextlib.AbstractContextManager[ParquetCatalog | FolderCatalog]:

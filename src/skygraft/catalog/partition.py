@@ -52,7 +52,7 @@ from skygraft.catalog.partition_read import (
     read_marker,
 )
 from skygraft.catalog.partition_stamps import stamps_changed, with_identities
-from skygraft.catalog.partition_table import read_parts, write_parts
+from skygraft.catalog.partition_table import write_parts
 from skygraft.catalog.preparation import Preparation, prepared
 from skygraft.catalog.schema import values
 from skygraft.catalog.stamp_paths import StampAddress
@@ -182,7 +182,7 @@ def partition_catalog(
             raise
         marker = None  # its input is unknown
     same = marker is not None and marker["digest"] == digest and not damaged_partitions(out, read=True, mapper=mapper)
-    if marker is not None and same and not stamps_changed(out, read_parts(out, marker["partitions"])):
+    if marker is not None and same and not stamps_changed(out):
         return _summary(out, marker, reused=True)
     if marker is not None and marker["digest"] != digest and not overwrite:
         raise OutputExistsError(

@@ -6,7 +6,6 @@ and becomes part of the content key of every image that the row is on. Catalogue
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import pyarrow.parquet as pq
 from astropy.table import QTable
 
 from skygraft.catalog.arrow import from_arrow
-from skygraft.catalog.arrow_arrays import arrow_array
-from skygraft.catalog.partition_read import part_path
+from skygraft.catalog.arrow_arrays import arrow_array, numpy_array, one_array
+from skygraft.catalog.partition_read import part_path, partition_bounds, read_partition
 from skygraft.catalog.schema import is_mag_column
 from skygraft.catalog.stamp_paths import IDENTITY, StampAddress, stamp_identities
 
@@ -50,27 +49,24 @@ def with_identities_now(rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.column_names.index(IDENTITY), rows.schema.field(IDENTITY), arrow_array(found))
 
 
-def stamps_changed(out: Path, partitions: Mapping[str, Any]) -> bool:
+def stamps_changed(out: Path) -> bool:
     """Return whether a file of a stamp is not what it was when a catalogue was partitioned.
 
     Parameters
     ----------
     out : Path
-        The data set.
-    partitions : mapping
-        Of its marker: columns ``tract`` and ``patch``.
+        The data set, finished.
     """
     known: dict[StampAddress, int] = {}
     columns: list[str] | None = None
-    for key in zip(partitions["tract"], partitions["patch"], strict=True):
-        path = part_path(out, key)
+    for key in partition_bounds(out).keys:
         if columns is None:
-            names = pq.read_schema(path).names
+            names = pq.read_schema(part_path(out, key)).names
             if IDENTITY not in names:
                 return "stamp" in names  # of a version that did not look at the files
             columns = [name for name in names if name.startswith("stamp") or is_mag_column(name)]
-        rows = pq.read_table(path, columns=columns, partitioning=None)
-        if not np.array_equal(_identities(rows, known), rows.column(IDENTITY).to_numpy()):
+        rows = read_partition(out, key, columns)
+        if not np.array_equal(_identities(rows, known), numpy_array(one_array(rows.column(IDENTITY)))):
             return True
     return False
 

@@ -40,7 +40,7 @@ from skygraft.injection.options import CoaddNoise, InjectionOptions, Position, t
 from skygraft.injection.placing import Placed, canonical, place, subset
 from skygraft.injection.reach import Reach, reach_of
 from skygraft.injection.roles import Role
-from skygraft.injection.stamps import light_of
+from skygraft.injection.stamps import light_per_flux
 from skygraft.noise import add_flux
 from skygraft.photometry import CalibrationReference, FluxMode, PhotoCalib, describe_reference, require_reference
 from skygraft.psf import PSF
@@ -363,7 +363,7 @@ def _render(
     `skygraft.injection.differences.draw_sources`.
     """
     sources, normalisation = placed.sources, normalise(exposure.psf)
-    drawn, light = np.ones(len(sources), dtype=np.bool_), light_of(sources)
+    drawn = np.ones(len(sources), dtype=np.bool_)
     while True:
         canvas, rows = Canvas.empty(exposure.shape, exposure.xy0), np.flatnonzero(drawn)
         report, taken = draw_sources(
@@ -382,11 +382,13 @@ def _render(
         )
         # The sum of what a source adds is not finite if any of its pixels is not. It exceeds its flux many times only
         # for a broken PSF, a sum of large images that nearly cancel.
-        largest = light[rows]
+        largest = np.abs(sources.flux[rows])
         if placed.template_flux is not None:
             largest = np.maximum(largest, np.abs(placed.template_flux[rows]))
         most = _MOST_LIGHT * largest * np.fmax(report.kernel_scale, 1.0)
         bad = ~np.isfinite(report.flux_deposited) | (np.abs(report.flux_deposited) > most)
+        if (bad & (sources.source_type[rows] == "Stamp")).any():
+            bad &= ~(np.abs(report.flux_deposited) <= most * light_per_flux(sources)[rows])
         if not bad.any():
             break
         drawn[rows[bad]], progress = False, None

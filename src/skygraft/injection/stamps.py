@@ -14,7 +14,7 @@ from skygraft.catalog.stamp_paths import band_stamp_columns, stamps_in_band
 from skygraft.render import Sources
 from skygraft.render.stamp_placing import place_stamps
 
-__all__ = ["light_of", "own_flux", "own_totals", "unit_magnitudes", "with_stamps"]
+__all__ = ["light_per_flux", "own_flux", "own_totals", "unit_magnitudes", "with_stamps"]
 
 
 def own_flux(table: QTable) -> NDArray[np.bool_]:
@@ -94,13 +94,12 @@ def own_totals(
     return np.where(own, whole, mag), np.where(own, inst_flux * total, inst_flux)
 
 
-def light_of(sources: Sources) -> NDArray[np.float64]:
-    """Return the light that each source can leave at most, shape (N,): a stamp's pixels may cancel in its flux."""
-    light = np.abs(sources.flux)
+def light_per_flux(sources: Sources) -> NDArray[np.float64]:
+    """Return how much more light than its flux each source may leave, shape (N,): a stamp's pixels may cancel in it."""
+    ratio = np.ones(len(sources))
     rows = np.flatnonzero(sources.source_type == "Stamp")
-    if rows.size:
-        placed = place_stamps(sources, rows)
-        for k, stamp in enumerate(placed.stamps):
-            if not isinstance(stamp, Exception):
-                light[rows[k]] *= stamp.absolute / (1.0 if placed.own_flux[k] else abs(stamp.total))
-    return light
+    placed = place_stamps(sources, rows)
+    for k, stamp in enumerate(placed.stamps):
+        if not isinstance(stamp, Exception):
+            ratio[rows[k]] = stamp.absolute / (1.0 if placed.own_flux[k] else abs(stamp.total))
+    return ratio

@@ -390,7 +390,8 @@ def _draw_stamps(
         report.flux_deposited[row] = drawn.deposited
         report.stamp_size[row] = drawn.size
         wanted = amplitude * stamp.total * (1.0 if of_psf is None else float(of_psf.sums[k]))
-        short = not placed.own_flux[k] and not drawn.clipped and drawn.deposited / wanted < 1.0 - flux_tolerance
+        whole = placed.own_flux[k] or drawn.clipped or wanted == 0.0
+        short = not whole and drawn.deposited / wanted < 1.0 - flux_tolerance
         report.flags[row] |= Flag.TRUNCATED_BY_EDGE if drawn.clipped else 0
         report.flags[row] |= Flag.STAMP_TRUNCATED if drawn.cut or short else 0
 

@@ -30,7 +30,7 @@ MOST_PIXELS = 1 << 24
 """Largest stamp: 4096 by 4096 pixels."""
 _LEAST_SUM = 1e-6
 """Smallest sum of pixels, relative to that of their absolute values, that a magnitude is the magnitude of."""
-_CACHED_BYTES = 128 << 20
+_CACHED_BYTES = 256 << 20
 _NONE = ("", "None", "nan", "--")
 """Text of empty cells."""
 _WCS_KEY = re.compile(r"(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|RADESYS|EQUINOX|LONPOLE|LATPOLE")
