@@ -155,7 +155,7 @@ def training_triplets(
     random : int, optional
         Bogus ones of each image at random places; by default as many as real ones, and none with `detections`.
     per_image : int, optional
-        Most real ones of an image, chosen at random; all by default.
+        Most real ones of an image, then chosen at random; all by default.
     min_snr : float, optional
         Least absolute signal-to-noise ratio of real ones in the difference.
     away : float
@@ -204,7 +204,7 @@ def training_triplets(
     }
     with open_writer(path, size, attributes) as writer:
         for done, image in enumerate(plan.images(rows), start=1):
-            made = _Maker(campaign, image, templates, found, settings, counts).rows()
+            made = _rows(campaign, image, templates, found, settings, counts)
             while True:
                 try:
                     row = next(made, None)
@@ -247,6 +247,11 @@ def _said(error: Exception) -> str:
     return text if text and type(error).__module__.startswith("skygraft.") else f"{type(error).__name__}: {text}"
 
 
+def _rows(campaign: Campaign, image: PlannedImage, *about: Any) -> Iterator[dict[str, Any]]:
+    """Triplets of an image; what is wrong with it is raised by the iterator."""
+    yield from _Maker(campaign, image, *about).rows()
+
+
 class _Maker:
     """Makes the triplets of one science image, in an order that depends on nothing but its sources and the seed."""
 
@@ -272,6 +277,8 @@ class _Maker:
     def rows(self) -> Iterator[dict[str, Any]]:
         settings, n = self._settings, 0
         for place in self._sources():
+            if n == settings.per_image:
+                break
             row = self._row(place)
             if row is not None:
                 n += 1
@@ -298,7 +305,7 @@ class _Maker:
         return np.random.Generator(np.random.Philox(key=key))
 
     def _sources(self) -> list[_Place]:
-        """Injected sources on the image, one for each object and place, by injection id."""
+        """Injected sources on the image, one for each object and place: by injection id, or in random order."""
         truth = self._truth
         inside = (truth["flags"] & int(Flag.CENTER_OFF_IMAGE)) == 0
         inside &= np.isfinite(truth["x"]) & np.isfinite(truth["y"]) & self._on_image(truth["x"], truth["y"])
@@ -313,10 +320,8 @@ class _Maker:
             if all(float(separation(ra, dec, other.ra, other.dec)) > _TWINS for other in same):
                 same.append(place)
         found = sorted((place for same in places.values() for place in same), key=lambda place: place.injection_id)
-        most = self._settings.per_image
-        if most is not None and len(found) > most:
-            chosen = self._generator("real").permutation(len(found))[:most]
-            found = [found[k] for k in sorted(chosen.tolist())]
+        if self._settings.per_image is not None:
+            found = [found[k] for k in self._generator("real").permutation(len(found)).tolist()]
         return found
 
     def _on_image(self, x: FloatArray, y: FloatArray) -> NDArray[np.bool_]:

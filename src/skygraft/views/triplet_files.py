@@ -251,10 +251,12 @@ class _ZarrWriter(_Buffered):
             shape = (n, self._size, self._size) if name in IMAGES else (n,)
             variables[name] = (dims, values.reshape(shape), _attributes(name))
             encoding[name] = {"chunks": (_ROWS, *shape[1:]) if name in IMAGES else (4096,)}
-        dataset = xr.Dataset(variables, attrs=self._about)
         if self._begun:
+            dataset = xr.Dataset(variables, attrs=self._about)
             dataset.to_zarr(self._folder, append_dim="triplet", consolidated=False, zarr_format=2)
         else:
+            pixels = {name: (name, np.arange(self._size)) for name in ("row", "column")}
+            dataset = xr.Dataset({**variables, **pixels}, attrs=self._about)
             dataset.to_zarr(self._folder, mode="w", encoding=encoding, consolidated=False, zarr_format=2)
         self._begun = True
 
