@@ -205,6 +205,6 @@ def test_the_footprint_of_real_images(data_dir, tmp_path):
         one = mocpy.MOC.from_polygon(ra * u.deg, dec * u.deg, max_depth=16)
         moc = one if moc is None else moc.union(one)
     area = Area([FootprintArea(images)])
-    # A MOC holds all cells that touch the border, 3 arcsec wide.
+    # A MOC holds all cells that touch the border, 3 arcsec wide: 1.5 % of an area 10 arcmin across.
     wanted = moc.sky_fraction * 4 * np.pi * np.degrees(1) ** 2
-    assert 0.985 * wanted < area.area < wanted
+    assert 0.98 * wanted < area.area < wanted

@@ -35,9 +35,10 @@ SPEC = {
             "columns": {
                 "moffat_beta": {"kind": "uniform", "low": 2.0, "high": 4.0},
                 "half_light_radius": 0.7,
-                "variability": {"kind": "choice", "values": ["sine", "top_hat"]},
+                "variability": "sine",
                 "period": 3.0,
-                "epoch_mjd": 60000.0,
+                "amplitude": {"kind": "uniform", "low": 0.1, "high": 0.4},
+                "inject_into": {"kind": "choice", "values": ["science", "template"]},
             },
         },
     ],
@@ -64,8 +65,9 @@ def test_the_description_is_what_comes_out():
     np.testing.assert_allclose((table["mag_i"].value - mag)[drawn], -0.8, atol=1e-12)
     moffat = ~drawn
     assert (mag[moffat] == 20.5).all() and (table["mag_i"].value[moffat] == 20.5).all()
-    assert set(np.asarray(table["variability"])[moffat]) == {"sine", "top_hat"}
-    assert set(np.asarray(table["variability"])[drawn]) == {""}
+    assert set(np.asarray(table["variability"])[moffat]) == {"sine"}
+    assert set(np.asarray(table["inject_into"])[moffat]) == {"science", "template"}
+    assert set(np.asarray(table["inject_into"])[drawn]) == {""}
     assert np.isnan(np.asarray(table["n"])[kind != "Sersic"]).all()
     assert np.isnan(table["half_light_radius"].value[kind == "Star"]).all()
     radius = table["half_light_radius"].value[kind == "Sersic"]
@@ -106,8 +108,7 @@ def test_a_further_band_or_kind_of_column_changes_nothing_else():
 
 
 def test_files_are_the_same_for_the_same_description_and_read_as_catalogues(tmp_path):
-    spec = SPEC | {"sources": SPEC["sources"][:2]}
-    (tmp_path / "population.yaml").write_text(yaml.safe_dump(spec))
+    (tmp_path / "population.yaml").write_text(yaml.safe_dump(SPEC))
     steps = []
     summary = generate_catalog(
         tmp_path / "population.yaml", tmp_path / "a.parquet", progress=lambda *step: steps.append(step)
@@ -115,10 +116,10 @@ def test_files_are_the_same_for_the_same_description_and_read_as_catalogues(tmp_
     assert steps[-1] == ("generating", 3000, 3000)
     assert summary.n == 3000 and sum(summary.types.values()) == 3000 and summary.bands == ("g", "r", "i")
     assert summary.density == pytest.approx(3000 / (np.pi * 30**2), rel=3e-3)
-    generate_catalog(spec, tmp_path / "b.parquet")
+    generate_catalog(SPEC, tmp_path / "b.parquet")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     read = read_catalog(tmp_path / "a.parquet")
-    made = generate_table(spec)
+    made = generate_table(SPEC)
     for name in made.colnames:
         np.testing.assert_array_equal(np.asarray(read[name]), np.asarray(made[name]), err_msg=name)
     schema = pq.read_schema(tmp_path / "a.parquet")
@@ -129,10 +130,10 @@ def test_files_are_the_same_for_the_same_description_and_read_as_catalogues(tmp_
     # The description in the file makes the same catalogue.
     same(generate_table(stored["spec"]), made)
     with pytest.raises(OutputExistsError, match="overwrite"):
-        generate_catalog(spec, tmp_path / "a.parquet")
+        generate_catalog(SPEC, tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match="written as Parquet"):
-        generate_catalog(spec, tmp_path / "a.fits")
-    bad = spec | {"avoid": {"tables": [{"path": str(tmp_path / "absent.fits"), "radius": 3}]}}
+        generate_catalog(SPEC, tmp_path / "a.fits")
+    bad = SPEC | {"avoid": {"tables": [{"path": str(tmp_path / "absent.fits"), "radius": 3}]}}
     with pytest.raises(CatalogError, match="no such file"):
         generate_catalog(bad, tmp_path / "c.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet", "population.yaml"]
@@ -288,6 +289,13 @@ def test_with_magnitudes_of_its_own_a_source_keeps_colours_and_sizes_of_its_brig
         ({"sources": [{"type": "Star", "mag": 20, "columns": {"period": "long"}}]}, "a number is needed"),
         ({"sources": [{"type": "Star", "mag": 2e5}]}, "a magnitude of 200000"),
         ({"sources": [{"type": "Trail", "mag": 20}]}, "a Trail needs trail_length"),
+        (
+            {
+                "n": 9000,
+                "sources": [{"mag": 20}, {"mag": 20, "fraction": 1e-3, "type": "Trail"}],
+            },
+            "a Trail needs trail_length",
+        ),
         ({"sources": [{"type": "Star", "mag": 20, "mag_relative_to": "depth"}]}, "need the images of a footprint"),
         ({"sources": [{"type": "Star", "mag": 20, "fraction": 1}, {"type": "Sersic", "mag": 20}]}, "leave nothing"),
         ({"avoid": {"masks": {}}}, "needs the images of a footprint"),
@@ -343,3 +351,18 @@ def test_the_area_of_an_index_in_a_region(tmp_path):
     assert ra.max() <= 10.5 and (np.hypot(ra - 10.5, dec) < 0.2001).all()
     with pytest.raises(CorruptFileError, match="coverage map"):
         generate_table(spec, area={"moc": str(tmp_path / "moc.json")})
+
+
+def test_a_generated_catalogue_is_one_that_campaigns_take(tmp_path):
+    """Generated for the images of a campaign, partitioned, and injected by it: every source is on an image."""
+    from kits.generation_kit import write_survey
+    from skygraft.campaign import Campaign
+
+    config = write_survey(tmp_path, [25.0, 25.0], offset=64.0, size=96)
+    mags = {"kind": "uniform", "low": 18.0, "high": 20.0}
+    sources = [{"type": "Star", "fraction": 0.7, "mag": mags}, {"type": "Sersic", "mag": mags}]
+    generate_catalog({"area": {"footprint": str(config)}, "n": 30, "sources": sources}, tmp_path / "fakes.parquet")
+    summary = Campaign.from_yaml(config).run(n_workers=0)
+    assert summary.n_failed == 0
+    truth = pa.concat_tables([pq.read_table(p) for p in sorted((tmp_path / "out/truth").rglob("*.parquet"))])
+    assert set(truth["injection_id"].to_pylist()) == set(range(30))

@@ -162,7 +162,7 @@ def test_a_system_keeps_its_images_and_arc_together_on_turned_images(tmp_path):
     assert list(members["object_id"]) == [1, 2, 2, 2, 2]
     assert list(members["time_delay"].value[1:]) == list(images.delay)
     assert members["magnification"][1:] == pytest.approx(np.abs(images.magnification))
-    places = {"ra": [150.0], "dec": [70.0], "light_curve": ["sn"], "light_curve_mjd": [60000.0]}
+    places = {"ra": [150.0], "dec": [70.0], "rotation": [64.0], "light_curve": ["sn"], "light_curve_mjd": [60000.0]}
     table = place_groups(members, places, first_id=500)
     assert list(table["light_curve"]) == ["", "sn", "sn", "sn", "sn"] and len(set(table["group_id"])) == 1
     assert list(table["object_id"]) == [500, 501, 501, 501, 501]

@@ -69,6 +69,26 @@ def test_the_pixels_are_those_of_the_formula_on_a_real_wcs(stamp: str) -> None:
     assert np.abs(light(exp, out) - exact).max() < 3e-4 * exact.max()
 
 
+@pytest.mark.parametrize("alignment", ["wcs", "pixel"])
+def test_a_lensed_stamp_is_turned_then_stretched_on_the_sky_and_magnified(tmp_path: Path, alignment: str) -> None:
+    exp, at = exposure(), (70.2, 68.7)
+    jacobian = local_jacobian(exp.wcs, [at[0]], [at[1]])[0]
+    own = jacobian if alignment == "pixel" else turned(0.17, 63.0)
+    path = Blobs(sigma=0.5).write(tmp_path / "l.fits", own, (80, 77))
+    rotation, shear, shear_pa, magnification = 40.0, 0.15, 110.0, 1.4
+    out = put(
+        exp, *at, stamp=path, stamp_alignment=alignment, stamp_psf="none", stamp_rotation=rotation, shear=shear,
+        shear_pa=shear_pa, magnification=magnification,
+    )  # fmt: skip
+    c, s = np.cos(np.radians(rotation)), np.sin(np.radians(rotation))
+    along = np.array([np.sin(np.radians(shear_pa)), np.cos(np.radians(shear_pa))])
+    lens = np.sqrt(magnification / (1 - shear**2)) * (np.eye(2) + shear * (2 * np.outer(along, along) - np.eye(2)))
+    sky = Blobs(sigma=0.5).on(jacobian, exp.shape, at, turn=lens @ np.array([[c, s], [-s, c]]))
+    exact = FLUX * magnification / Blobs().total * sky
+    assert np.abs(light(exp, out) - exact).max() < 3e-4 * exact.max()
+    assert out.truth["mag"][0] == pytest.approx(MAG - 2.5 * np.log10(magnification), abs=1e-9)
+
+
 def test_each_band_has_its_own(tmp_path: Path) -> None:
     """By a name with the band, by a column of the band, and none where there is none."""
     for band, angle in (("g", 0.0), ("r", 90.0)):

@@ -127,7 +127,11 @@ def test_which_of_the_two_is_right(data_dir: Path) -> None:
     worst = {"Star": 0.0, "Sersic": 0.0, "Trail": 0.0}
     for row, source in zip(ours.truth, catalog, strict=True):
         half = 20
-        want = direct(image, row, in_pixels(image, source, row), float(row["kernel_scale"]), half)
+        scale = float(row["kernel_scale"])
+        if source["source_type"] == "Trail":
+            want = of_trail(image, row, source, scale, half)
+        else:
+            want = direct(image, row, in_pixels(image, source, row), scale, half)
         x, y = round(float(row["x"])), round(float(row["y"]))
         window = np.s_[y - half : y + half + 1, x - half : x + half + 1]
         errors = [np.abs(out.exposure.image[window] - want).max() / want.max() for out in (ours, theirs)]
@@ -159,12 +163,31 @@ def in_pixels(image: Exposure, source: Any, row: Any) -> galsim.GSObject:
     return to_pixels.profileToImage(sersic.shear(q=float(source["q"]), beta=beta))
 
 
-def direct(image: Exposure, row: Any, source: galsim.GSObject, scale: float, half: int) -> NDArray[np.float64]:
+def of_trail(image: Exposure, row: Any, source: Any, scale: float, half: int) -> NDArray[np.float64]:
+    """The same of a trail in short pieces, each with the kernel of its own place."""
+    n, angle = 24, source["trail_angle_pix"].to_value("rad")
+    length = source["trail_length_pix"].value / n
+    piece = galsim.Box(length, 1e-4, gsparams=galsim.GSParams(kvalue_accuracy=1e-7)).rotate(angle * galsim.radians)
+    steps = (np.arange(n) - 0.5 * (n - 1)) * length
+    places = [(float(row["x"]) + s * np.cos(angle), float(row["y"]) + s * np.sin(angle)) for s in steps]
+    return np.mean([direct(image, row, piece, scale, half, place) for place in places], axis=0)
+
+
+def direct(
+    image: Exposure,
+    row: Any,
+    source: galsim.GSObject,
+    scale: float,
+    half: int,
+    place: tuple[float, float] | None = None,
+) -> NDArray[np.float64]:
     """The square of pixels about a source: GalSim's own transform of it times the kernel's, in double precision.
 
-    There is nothing to choose about it: no interpolant, no folding, no stamp. `source` is in pixels.
+    There is nothing to choose about it: no interpolant, no folding, no stamp. `source` is in pixels, at `place`, or by
+    default where the row says, about which the pixels are.
     """
-    n, x, y = 1024, float(row["x"]), float(row["y"])
+    n, x, y = 1024, *(place or (float(row["x"]), float(row["y"])))
+    x0, y0 = round(float(row["x"])), round(float(row["y"]))
     transform = galsim.ImageCD(galsim.BoundsI(-n // 2, n // 2 - 1, -n // 2, n // 2 - 1))
     source.withFlux(float(row["inst_flux"]) * scale).drawKImage(image=transform, scale=2 * np.pi / n)
     kernel = image.psf.kernels([x], [y])[0]
@@ -173,7 +196,7 @@ def direct(image: Exposure, row: Any, source: galsim.GSObject, scale: float, hal
     padded[:ny, :nx] = kernel
     k = 2 * np.pi * np.fft.fftfreq(n)
     # Moves the kernel's middle to the first pixel, and then by the fraction of a pixel.
-    phase = np.exp(-1j * k * (y - round(y) - ny // 2))[:, None] * np.exp(-1j * k * (x - round(x) - nx // 2))
+    phase = np.exp(-1j * k * (y - y0 - ny // 2))[:, None] * np.exp(-1j * k * (x - x0 - nx // 2))
     drawn = np.fft.ifft2(np.fft.ifftshift(transform.array) * np.fft.fft2(padded) * phase).real
     around = np.arange(-half, half + 1)
     return drawn[np.ix_(around % n, around % n)]

@@ -145,7 +145,7 @@ def inspect_catalog(
                 look.at(raw, chosen)
         look.finish(chosen)
     except (CatalogError, OSError) as error:
-        report.problems.append(CatalogProblem(str(error)))
+        report.problems.append(CatalogProblem(str(error).removeprefix(f"{report.path}: ")))
     if not report.n_rows and not report.problems:
         report.problems.append(CatalogProblem("the catalogue has no rows"))
     return report

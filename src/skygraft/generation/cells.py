@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 from skygraft.generation.region import Region
 from skygraft.wcs.base import to_lonlat, to_vectors
 
-__all__ = ["CELLS_MOST", "Area", "CellArea", "Points", "RegionArea", "cell_corners", "cells_near", "in_polygon"]
+__all__ = [
+    "CELLS_MOST",
+    "Area",
+    "CellArea",
+    "Points",
+    "RegionArea",
+    "cell_corners",
+    "cell_reach",
+    "cells_near",
+    "in_cells",
+    "in_polygon",
+]
 
 type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
@@ -291,7 +302,7 @@ class Area:
         centre = mean / length if length > 1e-9 else np.array([0.0, 0.0, 1.0])
         ra, dec = to_lonlat(centre)
         chord = float(np.linalg.norm(middles - centre, axis=1).max())
-        radius = 2.0 * np.arcsin(min(chord / 2.0, 1.0)) + _reach(self.order)
+        radius = 2.0 * np.arcsin(min(chord / 2.0, 1.0)) + cell_reach(self.order)
         return float(ra), float(dec), float(np.degrees(min(radius, np.pi)))
 
 
@@ -302,9 +313,9 @@ def _order_of(side: float, area: float) -> int:
     return int(np.clip(np.floor(min(fine, few)), 0, 24))
 
 
-def _reach(order: int) -> float:
-    """Largest distance of a cell's corner from its middle, radians (Górski et al. 2005: within 1.4 of the mean)."""
-    return float(1.45 * np.sqrt(np.pi / 3.0) / 2**order / np.sqrt(2.0))
+def cell_reach(order: int) -> float:
+    """Largest distance of a corner from the middle of any cell, radians: 1.069 / 2^order, near the poles, and a bit."""
+    return float(1.075 / 2**order)
 
 
 def cell_corners(order: int, cells: Ints) -> tuple[Floats, list[Floats]]:
@@ -336,7 +347,7 @@ def cells_near(order: int, centre: Floats, radius: float) -> tuple[Ints, Floats,
     from astropy_healpix import HEALPix
 
     ra, dec = to_lonlat(centre)
-    wide = min(radius + _reach(order), np.pi)
+    wide = min(radius + cell_reach(order), np.pi)
     grid = HEALPix(1 << order, order="nested")
     if wide > 1.5:  # most of the sky
         cells = np.arange(grid.npix, dtype=np.int64)

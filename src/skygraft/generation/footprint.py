@@ -10,20 +10,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from astropy import units as u
+from astropy_healpix import lonlat_to_healpix, neighbours
 from numpy.typing import NDArray
 
 from skygraft.catalog.io import numpy_array, one_array
 from skygraft.config.campaign import CampaignConfig, load_config
 from skygraft.errors import CatalogError, ConfigError, FormatError
 from skygraft.formats import read_calibration, read_exposure
-from skygraft.generation.cells import CELLS_MOST, CellArea, Points, cells_near, in_polygon
+from skygraft.generation.cells import CELLS_MOST, CellArea, Points, cell_reach, in_cells
 from skygraft.json_text import parse_json
 from skygraft.processes import Mapper, careful_map
 from skygraft.records.files import Layout
 from skygraft.records.plan_file import Plan
 from skygraft.survey.index import index_survey
 from skygraft.survey.index_file import INDEX_SCHEMA, IndexFile
-from skygraft.wcs.base import to_vectors
+from skygraft.wcs.base import to_lonlat, to_vectors
 
 __all__ = ["FootprintArea", "ImageJob", "SurveyImages", "read_images"]
 
@@ -34,6 +36,8 @@ type Flags = NDArray[np.bool_]
 _COLUMNS = ("image_id", "path", "format", "band", "polygon", "pixel_scale", "options")
 _ACROSS = 8
 """Cells across the shorter side of the smallest image, at least."""
+_AT_ONCE = 2000
+"""Images whose cells are found together."""
 _CONFIGS = (".yaml", ".yml")
 
 
@@ -193,6 +197,29 @@ def _plain(table: pa.Table) -> pa.Table:
     return table.set_column(place, "polygon", one_array(table.column("polygon")).cast(points)).combine_chunks()
 
 
+def _near(order: int, images: Ints, middles: Floats, radii: Floats) -> tuple[Ints, Ints]:
+    """Pairs of images and the cells that their circles may touch: coarse cells, divided where they may."""
+    # Cells of three radii: those around the middle's own hold the circle.
+    level = int(np.clip(np.floor(np.log2(np.sqrt(np.pi / 3.0) / (3.0 * float(radii[images].max())))), -1, order))
+    if level < 1:
+        level = 0
+        image, cells = (part.ravel() for part in np.meshgrid(images, np.arange(12), indexing="ij"))
+    else:
+        ra, dec = to_lonlat(middles[images])
+        own = lonlat_to_healpix(ra * u.deg, dec * u.deg, 1 << level, order="nested")
+        around = np.concatenate([own[None], neighbours(own, 1 << level, order="nested")])
+        image, cells = np.tile(images, len(around)), around.ravel().astype(np.int64)
+        image, cells = np.unique(np.stack([image, cells])[:, cells >= 0], axis=1)
+    while True:
+        apart = np.linalg.norm(in_cells(level, cells, 0.5, 0.5).vectors - middles[image], axis=1)
+        near = 2.0 * np.arcsin(np.minimum(apart / 2.0, 1.0)) <= radii[image] + cell_reach(level)
+        image, cells = image[near], cells[near]
+        if level == order:
+            return image, cells
+        level += 1
+        image, cells = np.repeat(image, 4), (4 * cells[:, None] + np.arange(4)).ravel()
+
+
 class FootprintArea(CellArea):
     """The places that are on at least some number of images.
 
@@ -220,10 +247,8 @@ class FootprintArea(CellArea):
         chord = np.linalg.norm(self._corners - np.repeat(self._middles, sizes, axis=0), axis=1)
         radii = 2.0 * np.arcsin(np.minimum(np.maximum.reduceat(chord, self._bounds[:-1]) / 2.0, 1.0))
         order = self._order(radii)
-        pairs = [self._cells_of(order, k, float(radii[k])) for k in range(len(images))]
-        cells = np.concatenate([found[0] for found in pairs])
-        whole = np.concatenate([found[1] for found in pairs])
-        image = np.repeat(np.arange(len(pairs)), [len(found[0]) for found in pairs])
+        pairs = [self._cells_of(order, k, radii) for k in range(0, len(images), _AT_ONCE)]
+        cells, whole, image = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         rows = np.lexsort((image, cells))
         cells, self._pair_whole, self._pair_image = cells[rows], whole[rows], image[rows]
         unique, starts = np.unique(cells, return_index=True)
@@ -247,13 +272,15 @@ class FootprintArea(CellArea):
         few = 0.5 * np.log2(8 * CELLS_MOST * (4.0 * np.pi / 12.0) / max(float((2.0 * radii**2).sum()), 1e-18))
         return int(np.clip(np.floor(min(fine, few)), 0, 24))
 
-    def _cells_of(self, order: int, k: int, radius: float) -> tuple[Ints, Flags]:
-        """Cells that an image touches, and which lie wholly on it."""
-        cells, middles, reach = cells_near(order, self._middles[k], radius)
-        corners = self._corners[self._bounds[k] : self._bounds[k + 1]]
-        inside, apart = in_polygon(middles, corners, self._middles[k])
-        some = inside | (apart <= reach)
-        return cells[some], (inside & (apart > reach))[some]
+    def _cells_of(self, order: int, start: int, radii: Floats) -> tuple[Ints, Flags, Ints]:
+        """Cells that some images touch, which of them lie wholly on the image, and its number."""
+        from skygraft.generation.footprint_loops import touching
+
+        image, cells = _near(order, np.arange(start, min(start + _AT_ONCE, len(radii))), self._middles, radii)
+        middles = in_cells(order, cells, 0.5, 0.5).vectors
+        kind = touching(middles, image, self._corners, self._bounds, self._middles, cell_reach(order))
+        some = kind > 0
+        return cells[some], kind[some] > 1, image[some]
 
     def test(self, points: Points, index: Ints) -> Flags:
         """Find which positions are on enough images."""

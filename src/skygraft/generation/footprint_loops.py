@@ -1,4 +1,4 @@
-"""The compiled loop that finds the images on which positions lie."""
+"""The compiled loops that find the images on which positions, and cells, lie."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from skygraft.jit import compiled
 
-__all__ = ["images_of"]
+__all__ = ["images_of", "touching"]
 
 
 @compiled
@@ -35,6 +35,71 @@ def _on_image(point: NDArray[np.float64], corners: NDArray[np.float64], middle: 
             inside = not inside
         ax, ay = bx, by
     return inside
+
+
+@compiled
+def _from_side(point: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Distance (chord) of a direction from the part of a great circle between two others."""
+    nx, ny, nz = a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+    length = np.sqrt(nx * nx + ny * ny + nz * nz)
+    if length > 1e-15:
+        nx, ny, nz = nx / length, ny / length, nz / length
+        # Its nearest point lies between the ends where it is beyond neither, along the circle.
+        one = (
+            point[0] * (ny * a[2] - nz * a[1]) + point[1] * (nz * a[0] - nx * a[2]) + point[2] * (nx * a[1] - ny * a[0])
+        )
+        other = (
+            point[0] * (b[1] * nz - b[2] * ny) + point[1] * (b[2] * nx - b[0] * nz) + point[2] * (b[0] * ny - b[1] * nx)
+        )
+        if one >= 0 and other >= 0:
+            return float(abs(point[0] * nx + point[1] * ny + point[2] * nz))
+    first = (point[0] - a[0]) ** 2 + (point[1] - a[1]) ** 2 + (point[2] - a[2]) ** 2
+    second = (point[0] - b[0]) ** 2 + (point[1] - b[1]) ** 2 + (point[2] - b[2]) ** 2
+    return float(np.sqrt(min(first, second)))
+
+
+@compiled(reads=("vectors", "image", "corners", "bounds", "middles"))
+def touching(
+    vectors: NDArray[np.float64],
+    image: NDArray[np.int64],
+    corners: NDArray[np.float64],
+    bounds: NDArray[np.int64],
+    middles: NDArray[np.float64],
+    reach: float,
+) -> NDArray[np.int8]:
+    """Find which circles touch the images that they may touch.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (N, 3)
+        Unit vectors of their middles.
+    image : ndarray of int, shape (N,)
+        The image for each.
+    corners, bounds, middles : ndarray
+        As in `images_of`.
+    reach : float
+        Radius, radians.
+
+    Returns
+    -------
+    ndarray of int8, shape (N,)
+        2 for circles that lie wholly on the image, 1 for those that may touch it, 0 for the others.
+    """
+    out = np.zeros(len(image), dtype=np.int8)
+    for i in range(len(image)):
+        k = image[i]
+        outline = corners[bounds[k] : bounds[k + 1]]
+        inside = _on_image(vectors[i], outline, middles[k])
+        apart = 4.0
+        for j in range(len(outline)):
+            apart = min(apart, _from_side(vectors[i], outline[j - 1], outline[j]))
+        # Chords are shorter than arcs by a part in 24 of their square at most.
+        near = apart <= reach
+        if inside:
+            out[i] = 1 if near else 2
+        elif near:
+            out[i] = 1
+    return out
 
 
 @compiled(reads=("vectors", "index", "starts", "counts", "image", "whole", "corners", "bounds", "middles"))

@@ -184,7 +184,7 @@ def place(
     sources = lensed(sources)
     messages = _judge(exposure, template, into[rows], sources, photo_calib, reach_of, flags, rows)
     drawn = ~has_flag(flags[rows], NOT_DRAWN)
-    mag, inst_flux = own_totals(table, sources, rows, own_flux(table), asked.mag, inst_flux)
+    mag, total_flux = own_totals(table, sources, rows, own_flux(table), asked.mag, inst_flux)
     truth = new_truth(
         n,
         {
@@ -197,7 +197,7 @@ def place(
             "source_type": _types_drawn(table, sources, rows),
             "band": np.full(n, band or next(iter(bands_of(table)), "")),
             "mag": mag,
-            "inst_flux": inst_flux,
+            "inst_flux": total_flux,
             "flags": flags,
         },
     )

@@ -24,7 +24,7 @@ def with_trails(
     """Give the sources that move by their rates a trail: as long as they go in the exposure time.
 
     A star becomes a Trail; extended sources keep their type and have ``trail_length`` and ``trail_pa``, along which
-    they are drawn out. Trails whose catalogue gives their length keep it. Proper motion makes no trail.
+    they are drawn out. Sources whose catalogue gives a length keep it. Proper motion makes no trail.
 
     Parameters
     ----------
@@ -54,11 +54,12 @@ def with_trails(
         return sources, endless, ()
     length, in_pixels = (values(table, name)[rows] for name in ("trail_length", "trail_length_pix"))
     pa = values(table, "trail_pa")[rows]
-    # Lengths are those of trails: other types may have any value there.
-    length[~is_trail] = np.nan
+    # Lengths in pixels are those of trails: catalogues of LSST have any value there for other types.
     in_pixels[~is_trail] = np.nan
-    bare = is_trail & np.isnan(length) & np.isnan(in_pixels)
-    moving = (bare | ~is_trail) & (rates.any(axis=1) if rates is not None else False)
+    length[~is_trail & ~(length > 0)] = np.nan
+    none = np.isnan(length) & np.isnan(in_pixels)
+    bare = is_trail & none
+    moving = none & (rates.any(axis=1) if rates is not None else False)
     messages: tuple[str, ...] = ()
     time = visit_info.exposure_time
     if time is None or not 0 < time < np.inf:
@@ -83,7 +84,7 @@ def with_trails(
         moving[:] = False
     length[bare & np.isnan(length) & ~endless] = 0.0
     types = sources.source_type
-    if time is not None and (stars := moving & (types == "Star")).any():
+    if (stars := (length > 0) & (types == "Star")).any():
         types = np.where(stars, "Trail", types)
     shape = {**sources.shape, "trail_length": length, "trail_pa": pa}
     if "trail_length_pix" in given:

@@ -123,7 +123,11 @@ def place_stamps(sources: Sources, rows: NDArray[np.intp]) -> PlacedStamps:
         if not pixel[k]:
             own[k] = stamp.jacobian
     turn = _turns(_numbers(sources, "stamp_rotation", rows, 0.0))
-    lensing = _lensing(sources, rows)
+    lensing = lensing_matrices(
+        _numbers(sources, "shear", rows, 0.0),
+        _numbers(sources, "shear_pa", rows, 0.0),
+        _numbers(sources, "magnification", rows, 1.0),
+    )
     usable = ~np.isnan(own[:, 0, 0])
     matrix = np.full_like(own, np.nan)
     with np.errstate(all="ignore"):
@@ -141,9 +145,3 @@ def _turns(angle: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rotations on the sky (East, North) by angles in degrees from North towards East, shape (N, 2, 2)."""
     sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
     return np.stack([np.stack([cosine, sine], -1), np.stack([-sine, cosine], -1)], axis=-2)
-
-
-def _lensing(sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Matrices from the sky before lensing to that after it, in (East, North), shape (N, 2, 2)."""
-    shear, magnification = _numbers(sources, "shear", rows, 0.0), _numbers(sources, "magnification", rows, 1.0)
-    return lensing_matrices(shear, _numbers(sources, "shear_pa", rows, 0.0), magnification)
