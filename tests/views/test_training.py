@@ -200,6 +200,18 @@ def test_what_the_template_does_not_cover_is_counted(pair, tmp_path) -> None:
     assert open_triplets(tmp_path / "n.zarr").sizes == {"triplet": 0, "row": SIZE, "column": SIZE}
 
 
+def test_cut_outs_at_the_edge_are_counted_or_have_gaps(pair, tmp_path) -> None:
+    counts = training_triplets(pair[0], tmp_path / "t.h5", random=0, size=201)
+    # Stars at 14 arcsec are 80 pixels from the edges, and those of 201 pixels reach 100 pixels.
+    assert counts.n_real == 2 and counts.skipped == {"at the edge": 8}
+    counts = training_triplets(pair[0], tmp_path / "u.h5", random=0, size=201, coverage=0.4)
+    assert counts.n_real == 10
+    with open_triplets(tmp_path / "u.h5") as triplets:
+        gaps = np.isnan(triplets.difference.values)
+        assert (gaps == np.isnan(triplets.science.values)).all()
+        assert gaps.any(axis=(1, 2)).sum() == 8 and not gaps[:, 98:103, 98:103].any()
+
+
 def test_a_bad_image_does_not_stop_the_others(pair, tmp_path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(pair[0].parent, folder)

@@ -56,7 +56,7 @@ class TripletCounts:
     n_real, n_bogus : int
         Triplets at injected sources, and elsewhere.
     n_images : int
-        Science images that were read.
+        Science images that were tried.
     skipped : dict of str to int
         How many places gave no triplet, by the reasons of `SKIPPED`.
     failures : list of (str, str)
