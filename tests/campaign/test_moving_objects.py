@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from astropy.wcs import WCS
 from kits.plain_images import write_plain_image
 from skygraft.campaign import Campaign
 from skygraft.catalog import Flag, write_catalog
+from skygraft.config.campaign import load_config
 from skygraft.planning.findings import UNCOVERED
+from skygraft.records.plan_file import plan_key
 from skygraft.skymap import get_skymap
 from skygraft.timedomain.ephemerides import object_number
 
@@ -163,6 +166,11 @@ def test_a_changed_ephemeris_is_noticed(survey: Path, done: Path) -> None:
     table.write(survey / "changed.csv")
     run(survey, "other", ephemerides="changed.csv")
     first, second = (truth_of(out) for out in (done, survey / "other"))
+    config = load_config(survey / "other.yaml")
+    key = plan_key(config)
+    assert plan_key(config) == key
+    os.utime(survey / "changed.csv", (1, 1))
+    assert plan_key(config) != key
     moved = {i: [t["dec"][t["injection_id"] == i].mean() for t in (first, second)] for i in (11, 12)}
     assert moved[11][1] - moved[11][0] == pytest.approx(1e-3, rel=1e-3)
     assert moved[12][1] == moved[12][0]

@@ -313,16 +313,21 @@ _SPECS = [
     ),
     ColumnSpec("pm_ra_cosdec", "float", "mas / yr", "Proper motion in ra, times cos(dec).", 0.0, sane=_MOTION),
     ColumnSpec("pm_dec", "float", "mas / yr", "Proper motion in dec.", 0.0, sane=_MOTION),
-    ColumnSpec("parallax", "float", "mas", "Parallax.", 0.0, low=0.0, sane=1e4),
-    ColumnSpec("rate_ra_cosdec", "float", "arcsec / h", "Rate in ra, times cos(dec).", 0.0, sane=_RATE),
-    ColumnSpec("rate_dec", "float", "arcsec / h", "Rate in dec.", 0.0, sane=_RATE),
+    ColumnSpec(
+        "parallax", "float", "mas", "Parallax; `ra` and `dec` are then seen from the barycentre.", 0.0,
+        low=0.0, sane=1e4,
+    ),
+    ColumnSpec(
+        "rate_ra_cosdec", "float", "arcsec / h", "Rate in ra, times cos(dec); it leaves a trail.", 0.0, sane=_RATE
+    ),
+    ColumnSpec("rate_dec", "float", "arcsec / h", "Rate in dec; it leaves a trail.", 0.0, sane=_RATE),
     ColumnSpec(
         "epoch_mjd", "float", "d", "Time (MJD, TAI) at which the source is at (ra, dec).", _NAN, sane=_EPOCH
     ),
     *(
         ColumnSpec(
             f"bend_{end}_{axis}", "float", "arcsec", f"Curvature of the way {toward} at the {which} of a piece of an "
-            "ephemeris, from `mjd_from` to `mjd_to` (see `skygraft.timedomain.ephemerides`).", 0.0, sane=_TEN_DEGREES,
+            "ephemeris, from `mjd_from` to `mjd_to` (see `skygraft.catalog.motion`).", 0.0, sane=_TEN_DEGREES,
         )
         for end, which in (("from", "beginning"), ("to", "end"))
         for axis, toward in (("east", "to the East"), ("north", "to the North"))

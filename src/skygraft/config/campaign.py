@@ -9,33 +9,30 @@ from __future__ import annotations
 
 import json
 import os
-import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from skygraft.config.cluster import AnyCluster
 from skygraft.config.cluster_kinds import LocalConfig
+from skygraft.config.inputs import ButlerConfig, CalibrationConfig, CatalogConfig, Radius, SurveyConfig
 from skygraft.config.recovery import RecoveryConfig
 from skygraft.config.yaml_schema import (
     BASE_DIR,
     Flag,
-    Name,
     PositiveFloat,
     PositiveInt,
     ResolvedPath,
     Section,
-    base_dir,
     config_error,
     describe_problems,
     read_yaml,
 )
 from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError, SkygraftError
-from skygraft.photometry import parse_radius
 from skygraft.render.engines import stored_galaxy_engine, stored_star_engine
 from skygraft.skymap import get_skymap
 
@@ -54,245 +51,12 @@ __all__ = [
 ]
 
 
-def _radius(value: Any) -> Any:
-    if value is not None:
-        parse_radius(value)
-    return value
-
-
-def _format(value: str) -> str:
-    if value != "auto":
-        # Formats take long to import; `skygraft status` does not need them.
-        from skygraft.formats import get_format
-
-        get_format(value)
-    return value
-
-
-def _column_map(value: dict[str, str]) -> dict[str, str]:
-    from skygraft.catalog.column_maps import check_map
-
-    check_map(value)
-    return value
-
-
-def _expression(value: str) -> str:
-    from skygraft.catalog.row_choice import check_expression
-
-    return check_expression(value)
-
-
 def _skymap(value: Any) -> Any:
     get_skymap(value)
     return value
 
 
-# Any, not a union: pydantic reports one problem for each member of a union.
-Radius = Annotated[Any, AfterValidator(_radius)]
-FormatName = Annotated[str, AfterValidator(_format)]
 SkyMapSpec = Annotated[Any, AfterValidator(_skymap)]
-
-
-class CalibrationConfig(Section):
-    """Calibration that the images do not record, or record wrongly."""
-
-    aperture: Radius = None
-    """What calibrated fluxes are the flux of: an aperture's radius (``12 pix``, ``2 arcsec``) or diameter
-    (``{diameter: 4 arcsec}``), ``psf_model`` or ``total``."""
-    zeropoint: Annotated[float | None, Field(allow_inf_nan=False)] = None
-    """AB magnitude of a source with a flux of one image unit."""
-    unit: str | None = None
-    """Unit of the image's pixels; only together with `zeropoint`."""
-    gain: PositiveFloat | None = None
-    """Electrons per image unit."""
-    psf: Any = None
-    """PSFEx file of each image, relative to the image, such as ``{stem}.psf``, where ``{stem}`` and ``{name}`` are
-    those of the image file; or one model for all images, such as ``{kind: moffat, fwhm: 0.9 arcsec}``."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.unit is not None and self.zeropoint is None:
-            raise ValueError("unit is given without zeropoint; give both or neither")
-        if isinstance(self.psf, Mapping):
-            if self.psf.get("kind") == "psfex":
-                raise ValueError("psf: for a PSFEx model give the name of its file, such as '{stem}.psf'")
-            from skygraft.formats.given import make_psf
-
-            make_psf(self.psf, 1.0)
-        elif self.psf is not None and not isinstance(self.psf, str):
-            raise ValueError(f"psf is {self.psf!r}; the name of a file or a mapping with a kind is needed")
-        self.psf_of(Path("image.fits"))
-        return self
-
-    def psf_of(self, image: Path) -> Path | dict[str, Any] | None:
-        """Return the PSF of an image.
-
-        Parameters
-        ----------
-        image : Path
-            Path of the image file.
-
-        Returns
-        -------
-        Path, dict or None
-            Path of the PSFEx file, or the model; None if the image's own PSF is used.
-        """
-        if not isinstance(self.psf, str):
-            model: dict[str, Any] | None = self.psf
-            return model
-        stem = image.name.removesuffix(".fz").removesuffix(".gz")
-        try:
-            parts = list(string.Formatter().parse(self.psf))
-        except ValueError as error:
-            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it ({error})") from error
-        given = {None: "", "stem": Path(stem).stem, "name": image.name}
-        odd = [field for _, field, form, conversion in parts if field not in given or form or conversion]
-        if odd:
-            raise ValueError(f"psf is {self.psf!r}; only {{stem}} and {{name}} can stand in it, not {odd[0]!r}")
-        return image.parent / "".join(text + given[field] for text, field, _, _ in parts)
-
-    def photo_calib(self) -> dict[str, Any] | None:
-        """Return the calibration that replaces the image's own, as `read_exposure` takes it; None if there is none."""
-        if self.zeropoint is None:
-            return None
-        given: dict[str, Any] = {"zeropoint": self.zeropoint}
-        return given if self.unit is None else given | {"unit": self.unit}
-
-
-def _repository(text: str, info: ValidationInfo) -> str:
-    # Imported here: a configuration without a repository does not need it.
-    from skygraft.survey.butler import repository
-
-    return repository(text, base_dir(info))
-
-
-def _collections(value: Any) -> Any:
-    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
-
-
-class ButlerConfig(Section):
-    """Images in a Butler repository, and where the outputs are registered in it."""
-
-    repo: Annotated[Name, AfterValidator(_repository)]
-    """Repository: its folder, the URI of its ``butler.yaml``, or a name in ``DAF_BUTLER_REPOSITORIES``."""
-    collections: Annotated[tuple[Name, ...], BeforeValidator(_collections), Field(min_length=1)]
-    """Collections to search, in order, as a list or as text separated by commas."""
-    dataset_type: Name
-    """Dataset type of the images."""
-    where: str = ""
-    """Expression of the Butler that selects data ids."""
-    schema_type: Name | None = None
-    """Dataset type of the source catalogues' schema, which records the calibration aperture of calexps."""
-    output_run: Name | None = None
-    """Run collection to register the outputs in, as datasets; by default they are not registered."""
-    output_repo: Annotated[Name, AfterValidator(_repository)] | None = None
-    """Repository of `output_run`, by default `repo`; dimension records that it lacks are copied to it."""
-    output_type: Name | None = None
-    """Dataset type of the outputs; by default ``injected_`` followed by `dataset_type`."""
-    transfer: Literal["direct", "copy", "link", "hardlink", "symlink", "relsymlink"] = "direct"
-    """How the repository stores the files: in place (``direct``), or as copies or links in its own folder."""
-
-    @property
-    def repo_written(self) -> str:
-        """Repository that the outputs are registered in."""
-        return self.output_repo or self.repo
-
-    @property
-    def type_written(self) -> str:
-        """Dataset type of the outputs."""
-        return self.output_type or f"injected_{self.dataset_type}"
-
-    @model_validator(mode="after")
-    def _outputs_apart(self) -> Self:
-        same = self.repo_written == self.repo and self.type_written == self.dataset_type
-        if same and self.output_run in self.collections:
-            raise ValueError("output_run is one of the collections and output_type that of the images; change either")
-        if self.output_run is None and (self.output_repo or self.output_type or self.transfer != "direct"):
-            raise ValueError(
-                "output_repo, output_type and transfer apply to outputs that are registered: give output_run too"
-            )
-        return self
-
-    def query(self) -> dict[str, Any]:
-        """Return the mapping that `skygraft.survey.butler.ButlerQuery.from_spec` takes."""
-        return {
-            "repo": self.repo,
-            "collections": list(self.collections),
-            "dataset_type": self.dataset_type,
-            "where": self.where,
-            "schema_type": self.schema_type,
-        }
-
-
-class SurveyConfig(Section):
-    """Which images to inject into: exactly one of `images`, `ccds`, `butler` and `index`."""
-
-    root: ResolvedPath = Path()
-    """Folder that `images` and the layout of the outputs are relative to; by default that of the file."""
-    images: str | tuple[str, ...] | None = None
-    """Glob pattern of the image files (``**`` allowed), or a list of them."""
-    ccds: str | None = None
-    """Table of CCDs in the layout of the Legacy Surveys."""
-    butler: ButlerConfig | None = None
-    """Images in a Butler repository."""
-    index: str | None = None
-    """Parquet file written by ``skygraft index -o``, relative to `root`; the headers are then not read again."""
-    format: FormatName = "auto"
-    """Name of the image format; ``auto`` recognises it."""
-    calibration: CalibrationConfig = CalibrationConfig()
-    """Calibration that the images do not record, or record wrongly."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Options of the format for reading images."""
-    role: Literal["auto", "science", "template"] = "auto"
-    """What the images are in a search for transients: a source may be meant for ``science`` images or for templates
-    alone (`inject_into`). ``auto`` takes coadds for templates."""
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if sum(way is not None for way in (self.images, self.ccds, self.butler, self.index)) != 1:
-            raise ValueError(
-                "give exactly one of images (a glob pattern), ccds (a table), butler (a repository) and index (a file "
-                "of skygraft index)"
-            )
-        if self.index is not None and (self.format != "auto" or self.options):
-            raise ValueError("format and options cannot be combined with index, which has them for every image")
-        return self
-
-    def spec(self) -> dict[str, Any]:
-        """Return the mapping that `skygraft.survey.index_images` takes."""
-        spec: dict[str, Any] = {"format": self.format, "options": dict(self.options)}
-        if self.images is not None:
-            spec["images"] = self.images if isinstance(self.images, str) else list(self.images)
-        elif self.ccds is not None:
-            spec["ccds"] = self.ccds
-        elif self.butler is not None:
-            spec["butler"] = self.butler.query()
-        else:
-            spec["index"] = self.index
-        return spec
-
-
-class CatalogConfig(Section):
-    """Which sources to inject."""
-
-    path: ResolvedPath
-    """File or folder of the catalogue."""
-    dialect: str = "auto"
-    """Name of the catalogue's dialect, its convention for columns; ``auto`` recognises it."""
-    band: Name | None = None
-    """Band of the magnitudes in a catalogue with a single ``mag`` column."""
-    on_bad: Literal["raise", "flag"] = "raise"
-    """Rows that cannot be drawn are an error (``raise``), or are flagged and not drawn (``flag``)."""
-    columns: Annotated[dict[str, str], AfterValidator(_column_map)] = Field(default_factory=dict)
-    """Names of the catalogue's columns by those of the native schema, such as ``{ra: RAJ2000}``; a value that begins
-    with ``=`` is one value for all rows, such as ``{source_type: =Star}``."""
-    select: Annotated[str, AfterValidator(_expression)] = ""
-    """Which rows an image gets, as an expression of columns, of the image's ``visit``, ``band``, ``detector`` and
-    ``mjd``, and of ``mag`` in the image's band, such as ``mag_r < 24 and mjd > 60000``."""
-    light_curves: ResolvedPath | None = None
-    """Table of light curves: id, mjd, band, and mag or flux."""
-    ephemerides: ResolvedPath | None = None
-    """Table of ephemerides: id, mjd, ra, dec, and optionally mag."""
 
 
 class InjectionConfig(Section):
