@@ -220,8 +220,6 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
     _check_trails_and_stamps(found, table, source_type)
     if "variability" in table.colnames:
         _check_variability(found, table)
-    if WINDOW[0] in table.colnames and WINDOW[1] in table.colnames:
-        _check_windows(found, table)
     _check_truncation(found, table, source_type)
     if set(WINDOW) <= set(table.colnames):
         begin, end = (values(table, name) for name in WINDOW)
@@ -353,17 +351,6 @@ def _check_variability(found: _Findings, table: QTable) -> None:
         (kind != "") & (curve != ""),
         Flag.PARAMETERS_BAD,
         lambda r: f"it has a light curve ({str(curve[r])!r}) and a variability ({kind[r]}): leave one empty",
-    )
-
-
-def _check_windows(found: _Findings, table: QTable) -> None:
-    begin, end = (values(table, name) for name in WINDOW)
-    with np.errstate(invalid="ignore"):
-        empty = end <= begin
-    found.add(
-        empty,
-        Flag.PARAMETERS_BAD,
-        lambda r: f"mjd_to = {shown(end[r])} is not after mjd_from = {shown(begin[r])}: no image is at such a time",
     )
 
 
