@@ -220,6 +220,8 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
     _check_trails_and_stamps(found, table, source_type)
     if "variability" in table.colnames:
         _check_variability(found, table)
+    if WINDOW[0] in table.colnames and WINDOW[1] in table.colnames:
+        _check_windows(found, table)
     _check_truncation(found, table, source_type)
     if set(WINDOW) <= set(table.colnames):
         begin, end = (values(table, name) for name in WINDOW)
@@ -354,6 +356,17 @@ def _check_variability(found: _Findings, table: QTable) -> None:
     )
 
 
+def _check_windows(found: _Findings, table: QTable) -> None:
+    begin, end = (values(table, name) for name in WINDOW)
+    with np.errstate(invalid="ignore"):
+        empty = end <= begin
+    found.add(
+        empty,
+        Flag.PARAMETERS_BAD,
+        lambda r: f"mjd_to = {shown(end[r])} is not after mjd_from = {shown(begin[r])}: no image is at such a time",
+    )
+
+
 def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) -> None:
     pathless = strings(table, "stamp") == ""
     for name in band_stamp_columns(table).values():
@@ -367,7 +380,7 @@ def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) ->
     found.add(
         own & ~np.isfinite(values(table, "stamp_zeropoint")),
         Flag.PARAMETERS_BAD,
-        lambda r: "stamp_flux stamp needs stamp_zeropoint, the AB magnitude of one unit of the stamp's pixels",
+        lambda r: "stamp_flux: stamp needs stamp_zeropoint, the AB magnitude of one unit of the stamp's pixels",
     )
     found.add(
         own & (strings(table, "light_curve") != ""),

@@ -259,7 +259,7 @@ class _Look:
             if not found.n:
                 report.notes.append(f"mag_{band} has no magnitude at all: nothing is drawn in {band}")
         for name in report.unused:
-            close = nearest(name, [other for other in COLUMNS if other not in self._names])
+            close = nearest(name, [other for other in COLUMNS if other not in self._names], likeness=0.7)
             if close and len(name) > 4:
                 report.notes.append(f"the column {name!r} is not used. {close}")
 

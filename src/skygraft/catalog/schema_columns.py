@@ -114,7 +114,7 @@ class ColumnSpec:
         if self.sane < abs(value) < np.inf:
             return f"within {shown(self.sane)}{unit}, the largest that is taken for meant"
         if self.low < value < self.least:
-            return f"{shown(self.least)}{unit} or more, the smallest that is taken for meant"
+            return f"{shown(self.least)}{unit} or more, the smallest that is plausible"
         if np.isfinite(self.high):
             return f"in {'(' if self.open_low else '['}{shown(self.low)}, {shown(self.high)}]{unit}"
         at_least = f" and {'>' if self.open_low else '>='} {shown(self.low)}" if np.isfinite(self.low) else ""

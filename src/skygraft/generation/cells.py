@@ -201,7 +201,7 @@ class Area:
     """
 
     def __init__(self, parts: Sequence[CellArea]) -> None:
-        # The one with weights sets the density; otherwise the smallest makes the fewest vain draws.
+        # The one with weights sets the density; otherwise the smallest makes the fewest rejected draws.
         self.parts = sorted(parts, key=lambda part: (part.weights is None, len(part.cells) * 0.25**part.order))
         base = self.parts[0]
         self.order, self.cells, self.weights = base.order, base.cells, base.weights
@@ -287,7 +287,7 @@ class Area:
         for start in range(0, len(unsure), step):
             some = unsure[start : start + step]
             index = np.repeat(some, dx.size)
-            # The grid of points is shifted in each cell (Roberts's sequence), lest errors of like borders add up.
+            # The grid of points is shifted in each cell (Roberts's sequence), so that their errors do not add up.
             shift = np.outer(np.arange(start, start + some.size), _ROBERTS)
             x, y = ((shift[:, k, None] + part).ravel() % 1.0 for k, part in enumerate((dx, dy)))
             points = in_cells(self.order, self.cells[index], x, y)

@@ -272,7 +272,8 @@ def separated(field: Field, streams: Streams, n: int, separation: float) -> Iter
             key="positions.separation",
             fix="Use kind: hexagonal, which keeps the separation for any number",
         )
-    ra, dec = to_lonlat(separated_vectors(field, n, separation, streams.generator("position:separated")))
+    vectors = separated_vectors(field, n, separation, streams.generator("position:separated"), "positions.separation")
+    ra, dec = to_lonlat(vectors)
     for first in range(0, n, _BLOCK):
         part = slice(first, first + _BLOCK)
         yield Place(Points.at(ra[part], dec[part]))
