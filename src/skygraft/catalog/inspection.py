@@ -1,4 +1,4 @@
-"""Look through a catalogue: what it is, what would be drawn, and everything that is wrong with it."""
+"""Check a catalogue: report its format, dialect, types and bands, and all problems with it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def inspect_catalog(
     hdu: int | str | None = None,
     chunk_rows: int = 500_000,
 ) -> CatalogReport:
-    """Look through a catalogue, and report all problems with it; none is raised.
+    """Check a catalogue, and report all problems with it; none is raised.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def validate(
     band: Band = None,
     json: Json = False,
 ) -> None:
-    """Look through a catalogue: what it is, what would be drawn, and everything that is wrong with it.
+    """Check a catalogue: show its format, dialect, types and bands, and all problems with it.
 
     The exit code is 1 if there are problems.
 

@@ -131,7 +131,7 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     json: Json = False,
 ) -> None:
-    """Generate a catalogue of fakes, by a description of the population or from a few options.
+    """Generate a catalogue of fakes, from the description of a population or a few options.
 
     The same description and seed give the same rows on every machine. Of random positions, 10 000 are the first of
     100 000. Memory does not grow with the number. Options replace the keys of the file.
@@ -231,7 +231,10 @@ def _print_generated(summary: GenerationSummary) -> None:
 @command
 def show(
     catalog: Annotated[
-        Path, typer.Argument(help="The catalogue, in any format and dialect that is known.", show_default=False)
+        Path,
+        typer.Argument(
+            help="The catalogue: a file or folder in any format and dialect that skygraft reads.", show_default=False
+        ),
     ],
     output: Annotated[
         Path | None,

@@ -29,7 +29,7 @@ type Flags = NDArray[np.bool_]
 
 _BLOCK = 1 << 17
 _VAIN = 8
-"""Blocks of candidates with hardly a position after which the area is taken for full of avoided places."""
+"""Number of blocks of candidates, nearly all rejected, after which the whole area counts as avoided."""
 _LEAST_SHARE = 1e-5
 _WIDEST = 60.0
 """Degrees: radius of areas that a hexagonal grid is made for."""

@@ -314,14 +314,7 @@ def _is_mag(name: str) -> bool:
 
 def _numbers(source: Source, wanted: dict[str, str]) -> dict[str, Any]:
     """Columns of a table in the units of the schema; all that are missing are named."""
-    missing = [column for column in wanted.values() if column not in source and not column.startswith("=")]
-    if missing:
-        have = ", ".join(source.names[:40]) + (", ..." if len(source.names) > 40 else "")
-        raise source.error(
-            f"the table has no column {', '.join(missing)}; it has {have}",
-            key=missing[0],
-            fix=nearest(missing[0], source.names, 2) or "Name columns that it has",
-        )
+    source.require(column for column in wanted.values() if not column.startswith("="))
     out: dict[str, Any] = {}
     for name, column in wanted.items():
         if name == "source_type":

@@ -183,7 +183,7 @@ class Region:
         -------
         ndarray of bool, shape (N,)
         """
-        vectors = np.atleast_2d(to_vectors(np.atleast_1d(ra), np.atleast_1d(dec)))
+        vectors = np.atleast_2d(to_vectors(*(np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in (ra, dec))))
         return self._holds(vectors)
 
     def _holds(self, vectors: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -80,7 +80,7 @@ RegionSpec = Annotated[Any, AfterValidator(_region)]
 
 
 class AreaSpec(Section):
-    """Where sources are put: the places that all of the given areas hold."""
+    """Where sources are put: the intersection of the given areas."""
 
     footprint: ResolvedPath | None = None
     """Images that show them: a campaign's YAML file or output folder, its plan, or an index (``skygraft index -o``)."""
