@@ -219,6 +219,13 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
     _check_trails_and_stamps(found, table, source_type)
     if "variability" in table.colnames:
         _check_variability(found, table)
+    if {"mjd_from", "mjd_to"} <= set(table.colnames):
+        begin, end = values(table, "mjd_from"), values(table, "mjd_to")
+        found.add(
+            begin >= end,
+            Flag.PARAMETERS_BAD,
+            lambda r: f"mjd_from = {shown(begin[r])} is not before mjd_to = {shown(end[r])}: no image is between them",
+        )
     _check_truncation(found, table, source_type)
     for name in (c for c in table.colnames if is_mag_column(c)):
         mag = values(table, name)

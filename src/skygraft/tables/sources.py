@@ -1,5 +1,7 @@
 """The catalogue with what became of each source over all images: one row a source, columns for every band.
 
+An object with an ephemeris has a row for each piece of its way, with the images of that piece's time.
+
 Plain functions of one patch of the catalogue, for workers, and one that joins the tables of all patches in one file.
 They read the truth tables of every home patch whose images read the patch's sources.
 """
@@ -84,7 +86,8 @@ class SourcesDigest:
     tract, patch : int
         The patch.
     n_sources, n_on_images : int
-        Rows, and those of sources that were drawn on at least one image.
+        Sources, and those that were drawn on at least one image; an object that moves through several patches counts
+        in each of them.
     fingerprint : str
         Fingerprint of what the table was made from.
     written : bool
@@ -164,9 +167,9 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     content = _catalog_bytes(part, sources.sha256)
     fingerprint = digest([TABLE_VERSION, sources.tract, sources.patch, list(bands), sources.homes, sources.sha256])
     note, written = note_of(path, layout.checksum(path)), False
-    if note is None or note.fingerprint != fingerprint or "n_on_images" not in note.content:
+    if note is None or note.fingerprint != fingerprint or not {"n_sources", "n_on_images"} <= note.content.keys():
         catalog = _catalog_table(content, part)
-        tally = _Tally(numbers(catalog["injection_id"]), bands)
+        tally = _Tally(numbers(catalog["injection_id"]), bands, _begins(catalog))
         for tract, patch, truth in sources.homes:
             table_path = layout.truth_table(tract, patch)
             for rows in _small(str(table_path), truth) or read_groups(table_path, _TRUTH_COLUMNS, fix=_AGAIN):
@@ -174,12 +177,17 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
         table = _table(catalog, tally, inside=sources.tract >= 0)
         with TableWriter(path, layout.checksum(path), table.schema, repeated=("source_type",)) as writer:
             writer.write(table)
-            writer.note |= {"fingerprint": fingerprint, "n_on_images": int(np.count_nonzero(tally.drawn_anywhere()))}
+            writer.note |= {"fingerprint": fingerprint, "n_sources": tally.n_sources(), "n_on_images": tally.n_drawn()}
         note, written = note_of(path, layout.checksum(path)), True
     if note is None:
         raise CampaignError("the table that was just written is gone", path=path, fix="Leave the output folder alone")
     return SourcesDigest(
-        sources.tract, sources.patch, note.n_rows, int(note.content["n_on_images"]), fingerprint, written
+        sources.tract,
+        sources.patch,
+        int(note.content["n_sources"]),
+        int(note.content["n_on_images"]),
+        fingerprint,
+        written,
     )
 
 
@@ -218,7 +226,21 @@ def _catalog_table(content: bytes, part: Path) -> pa.Table:
             table = file.read()
     except pa.ArrowException as error:
         raise _catalog_error(part, error) from error
-    return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
+    ids = numbers(table["injection_id"])
+    if not ascends(ids):
+        table = table.sort_by("injection_id")
+        ids = numbers(table["injection_id"])
+    if np.any(ids[1:] == ids[:-1]) and "mjd_from" in table.column_names:
+        table = table.sort_by([("injection_id", "ascending"), ("mjd_from", "ascending")])
+    return table
+
+
+def _begins(catalog: pa.Table) -> NDArray[np.float64] | None:
+    """Begin of the window of time of each row, if sources have several rows: pieces of an ephemeris."""
+    ids = numbers(catalog["injection_id"])
+    if not np.any(ids[1:] == ids[:-1]) or "mjd_from" not in catalog.column_names:
+        return None
+    return np.asarray(np.nan_to_num(numbers(catalog["mjd_from"]), nan=-np.inf), dtype=np.float64)
 
 
 def _catalog_error(part: Path, error: Exception) -> CampaignError:
@@ -233,8 +255,8 @@ class _Tally:
     Rows are always added in the same order, so that sums are the same to the last bit.
     """
 
-    def __init__(self, ids: NDArray[np.int64], bands: Sequence[str]) -> None:
-        self._ids = ids
+    def __init__(self, ids: NDArray[np.int64], bands: Sequence[str], begins: NDArray[np.float64] | None = None) -> None:
+        self._ids, self._begins = ids, begins
         self.bands = list(bands)
         shape = (ids.size, len(self.bands))
         self.counts = {name: np.zeros(shape, dtype=np.int64) for name in ("n_images", "n_drawn", "n_primary", "flags")}
@@ -248,7 +270,7 @@ class _Tally:
         if not self._ids.size or not self.bands:
             return
         injection_id = numbers(rows["injection_id"])
-        place = np.searchsorted(self._ids, injection_id).clip(max=self._ids.size - 1)
+        place = self._places(injection_id, rows).clip(0, self._ids.size - 1)
         mine = np.flatnonzero(self._ids[place] == injection_id)
         if not mine.size:
             return
@@ -270,6 +292,17 @@ class _Tally:
         self._sum("aperture_fraction", cell, numbers(rows["aperture_fraction"]), drawn)
         self._sum("psf_fwhm", cell, numbers(rows["psf_fwhm"]), drawn)
 
+    def _places(self, injection_id: NDArray[np.int64], rows: pa.Table) -> NDArray[np.int64]:
+        """Where the source of each row of truth is; of several rows the last that begins before the image's time."""
+        if self._begins is None:
+            return np.searchsorted(self._ids, injection_id).astype(np.int64)
+        n, m = self._ids.size, injection_id.size
+        late = np.r_[np.zeros(n), np.ones(m)]
+        order = np.lexsort((late, np.r_[self._begins, numbers(rows["mjd"])], np.r_[self._ids, injection_id]))
+        place = np.empty(n + m, dtype=np.int64)
+        place[order] = np.cumsum(order < n) - 1
+        return place[n:]
+
     def _count(self, name: str, cell: NDArray[np.int64]) -> None:
         counts = self.counts[name]
         counts += np.bincount(cell, minlength=counts.size).reshape(counts.shape)
@@ -285,9 +318,13 @@ class _Tally:
         with np.errstate(invalid="ignore"):
             return np.asarray(self._sums[name] / self._numbers[name])
 
-    def drawn_anywhere(self) -> NDArray[np.bool_]:
-        """True for sources that were drawn on at least one image, shape (sources,)."""
-        return np.asarray(self.counts["n_drawn"].any(axis=1))
+    def n_sources(self) -> int:
+        """Number of sources."""
+        return int(np.unique(self._ids).size)
+
+    def n_drawn(self) -> int:
+        """Number of sources that were drawn on at least one image."""
+        return int(np.unique(self._ids[self.counts["n_drawn"].any(axis=1)]).size)
 
     def columns(self) -> Iterator[NDArray[np.int64] | NDArray[np.float64]]:
         """Yield the columns that `band_columns` names."""
