@@ -88,10 +88,12 @@ def test_every_reason() -> None:
         "blended",
         "not matched",
         "below threshold",
+        "negative",
     ]
     n = len(names)
     flags = {
-        name: np.zeros(n, dtype=bool) for name in ("drawn", "on_image", "masked", "ambiguous", "covered", "shared")
+        name: np.zeros(n, dtype=bool)
+        for name in ("drawn", "on_image", "masked", "ambiguous", "covered", "shared", "negative")
     }
     flags["drawn"][:] = flags["on_image"][:] = True
     detection, taken = np.full(n, -1), np.zeros(n, dtype=bool)
@@ -99,8 +101,8 @@ def test_every_reason() -> None:
     flags["drawn"][1] = flags["on_image"][2] = False
     flags["masked"][3] = flags["ambiguous"][4] = taken[5] = True
     flags["covered"][[6, 7]] = True
-    flags["shared"][6] = True
+    flags["shared"][6] = flags["negative"][9] = True
     found, usable, reason = decide(Match(detection, np.zeros(n), taken), **flags)
     assert reason.tolist() == names and set(names) == set(REASONS)
-    assert found.tolist() == [True] + [False] * 8
-    assert usable.tolist() == [True, False, False, False, *[True] * 5]
+    assert found.tolist() == [True] + [False] * 9
+    assert usable.tolist() == [True, False, False, False, *[True] * 5, False]

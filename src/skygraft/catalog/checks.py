@@ -221,13 +221,6 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
     if "variability" in table.colnames:
         _check_variability(found, table)
     _check_truncation(found, table, source_type)
-    if set(WINDOW) <= set(table.colnames):
-        begin, end = (values(table, name) for name in WINDOW)
-        found.add(
-            end <= begin,
-            Flag.PARAMETERS_BAD,
-            lambda r: f"mjd_to = {shown(end[r])} is not after mjd_from = {shown(begin[r])}: no image has the source",
-        )
     for name in (c for c in table.colnames if is_mag_column(c)):
         mag = values(table, name)
         found.add(np.isinf(mag), Flag.MAG_BAD, lambda r, m=mag, c=name: f"{c} = {m[r]} is not finite")

@@ -140,7 +140,10 @@ def _tallies(path: Path, truth: _Truth, k: int, n_passes: int, notes: list[str])
             columns = np.stack([numbers(batch.column(name)).astype(np.int64) for name in ("injection_id", *_COUNTS)])
             tallies.append(columns[:, columns[0] % n_passes == k])
     said = np.concatenate(tallies, axis=1) if tallies else np.zeros((4, 0), np.int64)
-    said = said[:, np.argsort(said[0], kind="stable")]
+    # Of an object of an ephemeris there is a row for each piece of its way.
+    known_ids, of_id = np.unique(said[0], return_inverse=True)
+    sums = [np.bincount(of_id, weights=count, minlength=len(known_ids)).astype(np.int64) for count in said[1:]]
+    said = np.stack([known_ids, *sums])
     ids, inverse = np.unique(truth.ids, return_inverse=True)
     found = np.stack([np.bincount(inverse, weights=w, minlength=len(ids)) for w in (None, truth.drawn, truth.primary)])
     wrong = 0

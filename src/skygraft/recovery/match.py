@@ -147,6 +147,7 @@ def decide(
     ambiguous: Booleans,
     covered: Booleans,
     shared: Booleans,
+    negative: Booleans,
 ) -> tuple[Booleans, Booleans, NDArray[np.str_]]:
     """Decide which fakes count as recovered, and say why the others do not.
 
@@ -160,6 +161,8 @@ def decide(
         The original image has too bright a detection there.
     covered, shared : ndarray of bool, shape (N,)
         A detection's pixels cover its centre; and that detection holds another source, too.
+    negative : ndarray of bool, shape (N,)
+        Its flux is negative.
 
     Returns
     -------
@@ -167,12 +170,12 @@ def decide(
     reason : ndarray of str, shape (N,)
         A key of `skygraft.recovery.table.REASONS`.
     """
-    usable = drawn & on_image & ~masked
+    usable = drawn & on_image & ~masked & ~negative
     matched = match.detection >= 0
     found = usable & matched & ~ambiguous
     reason = np.select(
-        [found, ~drawn, ~on_image, masked, matched & ambiguous, match.taken, covered & shared, covered],
-        ["", "not drawn", "off the image", "masked", "ambiguous", "blended", "blended", "not matched"],
+        [found, ~drawn, ~on_image, masked, negative, matched & ambiguous, match.taken, covered & shared, covered],
+        ["", "not drawn", "off the image", "masked", "negative", "ambiguous", "blended", "blended", "not matched"],
         default="below threshold",
     )
     return found, usable, reason

@@ -231,6 +231,7 @@ class _Matching:
             ambiguous=ambiguous,
             covered=buried | bright,
             shared=buried,
+            negative=np.zeros(len(x), dtype=np.bool_),  # pipelines detect them in difference images
         )
         at = np.flatnonzero(found)
         which = matched.detection

@@ -164,7 +164,8 @@ class _Measurement:
         inside = conditions.edge_distance(self.before.pixels.shape, x, y) >= 0
         inside &= ~has_flag(fake["flags"], Flag.CENTER_OFF_IMAGE)
         masked = inside & _near_bad(self.before.bad, x, y, inside)
-        tried = np.where(drawn & inside, 0.0, np.nan)
+        negative = fake["inst_flux"] < 0
+        tried = np.where(drawn & inside & ~negative, 0.0, np.nan)
         objects, originals = self.detections.objects, self.originals.objects
         matched = match.assign(x + tried, y + tried, fake["inst_flux"], radius, objects["x"], objects["y"])
         original, gap = match.nearest(x, y, originals["x"], originals["y"])
@@ -187,6 +188,7 @@ class _Measurement:
             ambiguous=ambiguous,
             covered=covering > 0,
             shared=shared,
+            negative=negative,
         )
         x0, y0 = self.before.xy0
         mag = _magnitudes(self.exposure, flux, x + x0, y + y0)

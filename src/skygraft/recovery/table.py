@@ -36,6 +36,7 @@ REASONS = {
     "not drawn": "nothing of it is on the image: see `flags`",
     "off the image": "its centre is off the image",
     "masked": "a bad pixel among the 3 x 3 at its centre",
+    "negative": "its flux is negative, as that of a light curve may be: only light that is there is detected",
     "below threshold": "no detection covers its centre",
     "blended": "its light went to a detection whose centre is another source",
     "ambiguous": "the original image has a detection there, too bright beside the fake",

@@ -23,6 +23,7 @@ _MEANINGS = {
     "not drawn": "nothing of it is on the image; its flags say why",
     "off the image": "its centre is beyond the edge",
     "masked": "its centre is on pixels that do not count",
+    "negative": "its flux is negative, and what is missing is not detected",
     "below threshold": "no detection at its place, and too faint for one",
     "blended": "merged into the detection of a brighter neighbour",
     "ambiguous": "the original image has a detection there, which it cannot be told from",

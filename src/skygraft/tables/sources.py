@@ -1,5 +1,7 @@
 """The catalogue with what became of each source over all images: one row a source, columns for every band.
 
+An object of an ephemeris has a row for each piece of its way, with what became of it at the piece's times.
+
 Plain functions of one patch of the catalogue, for workers, and one that joins the tables of all patches in one file.
 They read the truth tables of every home patch whose images read the patch's sources.
 """
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.catalog.io import arrow_array
-from skygraft.catalog.schema import is_mag_column
+from skygraft.catalog.schema import WINDOW, is_mag_column
 from skygraft.errors import CampaignError
 from skygraft.records.files import Layout, digest
 from skygraft.tables.arrow import TableWriter, ascends, note_of, numbers, read_groups
@@ -166,7 +168,7 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     note, written = note_of(path, layout.checksum(path)), False
     if note is None or note.fingerprint != fingerprint or "n_on_images" not in note.content:
         catalog = _catalog_table(content, part)
-        tally = _Tally(numbers(catalog["injection_id"]), bands)
+        tally = _Tally(numbers(catalog["injection_id"]), bands, _windows(catalog))
         for tract, patch, truth in sources.homes:
             table_path = layout.truth_table(tract, patch)
             for rows in _small(str(table_path), truth) or read_groups(table_path, _TRUTH_COLUMNS, fix=_AGAIN):
@@ -227,14 +229,25 @@ def _catalog_error(part: Path, error: Exception) -> CampaignError:
     )
 
 
+def _windows(catalog: pa.Table) -> NDArray[np.float64] | None:
+    """First time and the time after the last of each row, shape (N, 2); None if no source has several rows."""
+    ids = numbers(catalog["injection_id"])
+    if not np.any(ids[1:] == ids[:-1]):
+        return None
+    begin, end = (numbers(catalog[name]).astype(np.float64) for name in WINDOW)
+    return np.column_stack([np.where(np.isnan(begin), -np.inf, begin), np.where(np.isnan(end), np.inf, end)])
+
+
 class _Tally:
     """Counts and sums over the rows of truth of some sources, each of shape (sources, bands).
 
-    Rows are always added in the same order, so that sums are the same to the last bit.
+    Rows are always added in the same order, so that sums are the same to the last bit. Of the pieces of an object's way
+    each gets the rows of its own time.
     """
 
-    def __init__(self, ids: NDArray[np.int64], bands: Sequence[str]) -> None:
+    def __init__(self, ids: NDArray[np.int64], bands: Sequence[str], windows: NDArray[np.float64] | None) -> None:
         self._ids = ids
+        self._windows = windows
         self.bands = list(bands)
         shape = (ids.size, len(self.bands))
         self.counts = {name: np.zeros(shape, dtype=np.int64) for name in ("n_images", "n_drawn", "n_primary", "flags")}
@@ -249,7 +262,11 @@ class _Tally:
             return
         injection_id = numbers(rows["injection_id"])
         place = np.searchsorted(self._ids, injection_id).clip(max=self._ids.size - 1)
-        mine = np.flatnonzero(self._ids[place] == injection_id)
+        is_mine = self._ids[place] == injection_id
+        if self._windows is not None:
+            place = self._piece(injection_id, numbers(rows["mjd"]))
+            is_mine &= place >= 0
+        mine = np.flatnonzero(is_mine)
         if not mine.size:
             return
         rows, place = rows.take(arrow_array(mine)), place[mine]
@@ -269,6 +286,24 @@ class _Tally:
         self._sum("flux_fraction", cell, fraction, drawn)
         self._sum("aperture_fraction", cell, numbers(rows["aperture_fraction"]), drawn)
         self._sum("psf_fwhm", cell, numbers(rows["psf_fwhm"]), drawn)
+
+    def _piece(self, injection_id: NDArray[np.int64], mjd: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The row of each source and time: the last of its rows that begins by then, if it has not ended; else -1."""
+        assert self._windows is not None
+        begin, end = self._windows.T
+        time = np.where(np.isnan(mjd), -np.inf, mjd)
+        n = self._ids.size
+        # Sorted together: each time comes after the rows of its source that begin before or at it.
+        kind = np.r_[np.zeros(n), np.ones(len(time))]
+        order = np.lexsort((kind, np.r_[begin, time], np.r_[self._ids, injection_id]))
+        is_row = order < n
+        latest = np.maximum.accumulate(np.where(is_row, np.arange(len(order)), -1))
+        found = np.full(len(order), -1, dtype=np.int64)
+        found[order] = np.where(latest >= 0, order[latest.clip(min=0)], -1)
+        place = found[n:]
+        there = place >= 0
+        there[there] = (self._ids[place[there]] == injection_id[there]) & (time[there] < end[place[there]])
+        return np.where(there, place, -1)
 
     def _count(self, name: str, cell: NDArray[np.int64]) -> None:
         counts = self.counts[name]

@@ -40,13 +40,15 @@ _LARGEST = 2**63 - 1
 _DISAGREE = 0.5
 
 
-def object_number(name: str) -> int:
+def object_number(name: str, path: str | None = None) -> int:
     """Return the injection id of an object of an ephemeris: its id if that is a whole number, else one made of it.
 
     Parameters
     ----------
     name : str
         The object's id in the table, such as ``S1000000a``.
+    path : str, optional
+        The table, for errors.
 
     Returns
     -------
@@ -65,6 +67,7 @@ def object_number(name: str) -> int:
     if not -_LARGEST <= number <= _LARGEST:
         raise CatalogError(
             f"the id {name} does not fit into 64 bits",
+            path=path,
             row=f"object {name}",
             key="id",
             fix="Give smaller numbers, or ids with a letter",
@@ -135,7 +138,7 @@ class Ephemerides:
     def ids(self) -> NDArray[np.int64]:
         """The number of each object, shape (K,), from `object_number`."""
         names = self.table.names.tolist()
-        ids = np.array([object_number(name) for name in names], dtype=np.int64)
+        ids = np.array([object_number(name, self.table.origin or None) for name in names], dtype=np.int64)
         order = np.argsort(ids, kind="stable")
         same = np.flatnonzero(np.diff(ids[order]) == 0)
         if same.size:

@@ -314,7 +314,7 @@ def _contradiction(
     ]
     more = f"; and {odd.size - len(listed)} more" if odd.size > len(listed) else ""
     return CatalogError(
-        f"{odd.size} times have two values: {'; '.join(listed)}{more}",
+        f"{odd.size} {'times have' if odd.size > 1 else 'time has'} two values: {'; '.join(listed)}{more}",
         path=origin or None,
         row=f"light curve {ids[segment[odd[0]] // n]}",
         key="mjd",
