@@ -177,7 +177,7 @@ def image_only(path: Path) -> None:
         ("not.ecsv", lambda p: p.write_bytes(b"hello\n1 2\n"), ("not a readable ecsv table", "ending")),
         ("binary.csv", lambda p: p.write_bytes(b"\xff\xfe\x00,\n,,"), ("not a readable csv table", "ending")),
         ("image.fits.gz", lambda p: None, ("there is no such file", "path")),
-        ("folder.fits", Path.mkdir, ("a directory", "Give a file")),
+        ("folder.fits", Path.mkdir, ("no Parquet file", "Give a file")),
         ("only.fits", image_only, ("holds no table", "binary table")),
         ("fakes.dat", lambda p: p.write_text("x"), ("ending is none of", ".ecsv", "Rename")),
     ],

@@ -248,7 +248,9 @@ def test_windows_that_end_before_they_begin_are_found(tmp_path):
     end = np.where(np.arange(N) < 3, 59999.0, 60010.0)
     QTable(catalogue(mjd_from=begin, mjd_to=end)).write(tmp_path / "cat.ecsv")
     text = run("validate", tmp_path / "cat.ecsv", code=1)
-    assert "3 rows" in text and "mjd_to = 59999 is not after mjd_from = 60000" in " ".join(text.split())
+    assert "3 rows" in text and "mjd_to = 59999 is not after mjd_from = 60000: no image has the source" in " ".join(
+        text.split()
+    )
 
 
 def test_tables_in_no_dialect_are_told_how_to_name_columns(tmp_path):
@@ -259,3 +261,14 @@ def test_tables_in_no_dialect_are_told_how_to_name_columns(tmp_path):
     names = ["injection_id=id", "ra=RAJ2000", "dec=DEJ2000", "mag_r=rmag", "source_type==Star"]
     options = [part for name in names for part in ("--columns", name)]
     assert "mag_r" in run("show", tmp_path / "own.ecsv", *options)
+
+
+def test_half_a_motion_is_refused_and_none_is_not(tmp_path):
+    rate = np.where(np.arange(N) < 2, np.nan, 1.0)
+    moving = np.where(np.arange(N) < 1, np.nan, 1.0)  # the first does not move, of the second half is missing
+    table = catalogue(rate_ra_cosdec=rate, rate_dec=moving, epoch_mjd=np.full(N, 60000.0))
+    table.write(tmp_path / "cat.ecsv")
+    text = " ".join(run("validate", tmp_path / "cat.ecsv", code=1).split())
+    assert "1 row, such as rate_ra_cosdec = nan and rate_dec = 1: give both, or neither" in text
+    kept = read_catalog(tmp_path / "cat.ecsv", on_bad="flag")
+    assert np.flatnonzero(kept["flags"]).tolist() == [1] and kept["rate_dec"][0] == 0

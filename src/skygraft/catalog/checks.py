@@ -220,9 +220,14 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
     _check_trails_and_stamps(found, table, source_type)
     if "variability" in table.colnames:
         _check_variability(found, table)
-    if WINDOW[0] in table.colnames and WINDOW[1] in table.colnames:
-        _check_windows(found, table)
     _check_truncation(found, table, source_type)
+    if set(WINDOW) <= set(table.colnames):
+        begin, end = (values(table, name) for name in WINDOW)
+        found.add(
+            end <= begin,
+            Flag.PARAMETERS_BAD,
+            lambda r: f"mjd_to = {shown(end[r])} is not after mjd_from = {shown(begin[r])}: no image has the source",
+        )
     for name in (c for c in table.colnames if is_mag_column(c)):
         mag = values(table, name)
         found.add(np.isinf(mag), Flag.MAG_BAD, lambda r, m=mag, c=name: f"{c} = {m[r]} is not finite")
@@ -349,17 +354,6 @@ def _check_variability(found: _Findings, table: QTable) -> None:
     )
 
 
-def _check_windows(found: _Findings, table: QTable) -> None:
-    begin, end = (values(table, name) for name in WINDOW)
-    with np.errstate(invalid="ignore"):
-        empty = end <= begin
-    found.add(
-        empty,
-        Flag.PARAMETERS_BAD,
-        lambda r: f"mjd_to = {shown(end[r])} is not after mjd_from = {shown(begin[r])}: no image is at such a time",
-    )
-
-
 def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) -> None:
     pathless = strings(table, "stamp") == ""
     for name in band_stamp_columns(table).values():
@@ -384,7 +378,7 @@ def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) ->
 
 def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArray[np.str_]) -> None:
     if found.kinds.any(("Trail",)):
-        rated = np.nan_to_num(np.hypot(values(table, "rate_ra_cosdec"), values(table, "rate_dec"))) != 0
+        rated = np.hypot(*(np.nan_to_num(values(table, name)) for name in MOTION[2:])) != 0
         lengths = np.isnan(values(table, "trail_length")) & np.isnan(values(table, "trail_length_pix"))
         found.add(
             (source_type == "Trail") & lengths & ~rated,
@@ -404,6 +398,14 @@ def _check_trails_and_stamps(found: _Findings, table: QTable, source_type: NDArr
             lambda r: "a RealGalaxy needs the path of GalSim's table in the column real_galaxy_catalog",
         )
     if moving.any():
+        for ra, dec in (MOTION[:2], MOTION[2:]):
+            found.add(
+                np.isnan(values(table, ra)) != np.isnan(values(table, dec)),
+                Flag.PARAMETERS_BAD,
+                lambda r, a=ra, d=dec: (
+                    f"{a} = {shown(values(table, a)[r])} and {d} = {shown(values(table, d)[r])}: give both, or neither"
+                ),
+            )
         found.add(
             moving & np.isnan(values(table, "epoch_mjd")),
             Flag.PARAMETERS_BAD,

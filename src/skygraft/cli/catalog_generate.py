@@ -17,6 +17,7 @@ from skygraft.cli.common import (
     emit_json,
     err_console,
     growing_bar,
+    naming,
     progress_bar,
     show_rows,
 )
@@ -157,7 +158,7 @@ def generate(
         parsed = load_spec(spec, changes)
     else:
         parsed = parse_spec(_simple(mag, below_depth, slope, star_fraction, footprint), changes)
-    with growing_bar("generating") as moved:
+    with naming(spec), growing_bar("generating") as moved:
         # The bar is one for all steps, each of which begins again at 0.
         generator = CatalogGenerator(
             parsed, processes or len(os.sched_getaffinity(0)), lambda what, done, total: moved(done, total)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skygraft.cli.common import command, echo
+from skygraft.cli.common import command, echo, naming
 
 if TYPE_CHECKING:
     from astropy.wcs.wcsapi import BaseLowLevelWCS
@@ -104,7 +103,7 @@ def hosts(
         )
     else:
         table = read_catalog(galaxies)
-    with _naming(f"{transients}, with hosts of {galaxies}"):
+    with naming(f"{transients}, with hosts of {galaxies}"):
         placed = in_hosts(
             read_table(transients),
             table,
@@ -141,22 +140,10 @@ def groups(
 
     table, where = read_table(members), read_table(places)
     resolve_stamps(table, members)
-    with _naming(f"{members} at {places}"):
+    with naming(f"{members} at {places}"):
         placed = place_groups(table, where, first_id=first_id)
     write_catalog(placed, output, overwrite=overwrite)
     echo(f"{len(placed)} sources in {len(where)} groups: {output}")
-
-
-@contextlib.contextmanager
-def _naming(files: str) -> Iterator[None]:
-    """Name the files in errors about tables that were read from them."""
-    from skygraft.errors import SkygraftError
-
-    try:
-        yield
-    except SkygraftError as error:
-        error.path = error.path or files
-        raise
 
 
 def _terms(pairs: Iterable[str]) -> dict[str, str]:

@@ -43,6 +43,7 @@ __all__ = [
     "finite",
     "growing_bar",
     "in_options",
+    "naming",
     "open_campaign",
     "out_console",
     "print_table",
@@ -212,6 +213,23 @@ def in_options(message: str, parameters: Collection[str]) -> str:
             if name != "zeropoint" or "--zeropoint" not in found
         ]
     return f"{message} Here: {', '.join(found)}." if found else message
+
+
+@contextmanager
+def naming(files: str | Path | None) -> Iterator[None]:
+    """Name files in the errors about what was read from them, where these do not name one.
+
+    Parameters
+    ----------
+    files : str, Path or None
+        The files; None for none.
+    """
+    try:
+        yield
+    except SkygraftError as error:
+        if error.path is None and files is not None:
+            error.path = str(files)
+        raise
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

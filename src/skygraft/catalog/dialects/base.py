@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skygraft.catalog.column_maps import nearest
 from skygraft.catalog.columns import ColumnReader, refused
 from skygraft.catalog.orders import Kinds
-from skygraft.catalog.schema import COLUMNS, FILLED, is_mag_column, unit_of
+from skygraft.catalog.schema import COLUMNS, FILLED, MOTION, is_mag_column, unit_of
 from skygraft.errors import CatalogError
 
 __all__ = [
@@ -307,6 +307,13 @@ def read_columns(source: Source, names: Iterable[str]) -> Canonical:
             out[name] = (
                 array if spec.types or np.isnan(spec.default) else np.where(np.isnan(array), spec.default, array)
             )
+    # Without both components a source does not move; with one alone its motion is not known: the checks refuse it.
+    for pair in (MOTION[:2], MOTION[2:]):
+        if set(pair) <= set(out):
+            given = [source.numbers(name, unit_of(name)) for name in pair]
+            half = (np.isnan(given[0]) != np.isnan(given[1])) & (np.nan_to_num(given).any(axis=0))
+            if half.any():
+                out |= {name: np.where(half, array, out[name]) for name, array in zip(pair, given, strict=True)}
     return out
 
 
