@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,11 @@ from astropy.wcs import WCS
 from kits.plain_images import write_plain_image
 from skygraft.campaign import Campaign
 from skygraft.catalog import Flag, write_catalog
+from skygraft.config.campaign import load_config
 from skygraft.planning.findings import UNCOVERED
+from skygraft.qa.primary_rows import check_tables
+from skygraft.records.files import Layout
+from skygraft.records.plan_file import plan_key
 from skygraft.skymap import get_skymap
 from skygraft.timedomain.ephemerides import object_number
 
@@ -163,6 +168,11 @@ def test_a_changed_ephemeris_is_noticed(survey: Path, done: Path) -> None:
     table.write(survey / "changed.csv")
     run(survey, "other", ephemerides="changed.csv")
     first, second = (truth_of(out) for out in (done, survey / "other"))
+    config = load_config(survey / "other.yaml")
+    key = plan_key(config)
+    assert plan_key(config) == key
+    os.utime(survey / "changed.csv", (1, 1))
+    assert plan_key(config) != key
     moved = {i: [t["dec"][t["injection_id"] == i].mean() for t in (first, second)] for i in (11, 12)}
     assert moved[11][1] - moved[11][0] == pytest.approx(1e-3, rel=1e-3)
     assert moved[12][1] == moved[12][0]
@@ -206,3 +216,19 @@ def test_objects_without_a_position_at_an_images_time_are_counted(survey: Path) 
     notes = pq.read_table(survey / "short" / "plan_findings.parquet").filter(pc.field("finding") == UNCOVERED)
     assert notes["note"].to_pylist() == [f"13: no position at the time of {late} of 12 images"]
     assert UNCOVERED in str(found)
+
+
+def test_tallies_of_pieces_add_up_to_those_of_the_object(survey: Path, done: Path) -> None:
+    truth = truth_of(done)
+    sources = Table.from_pandas(pq.read_table(done / "sources.parquet").to_pandas())
+    for i in {*MOVERS, 1, 2}:
+        mine, pieces = truth[truth["injection_id"] == i], sources[sources["injection_id"] == i]
+        assert pieces["n_images"].sum() == len(mine)
+        assert pieces["n_primary"].sum() == mine["is_primary"].sum()
+        for piece in pieces[pieces["n_drawn"] > 0] if i in MOVERS else ():
+            assert piece["mjd_from"] <= piece["first_mjd"] <= piece["last_mjd"] < piece["mjd_to"]
+            within = (mine["mjd"] >= piece["mjd_from"]) & (mine["mjd"] < piece["mjd_to"])
+            assert piece["n_images"] == np.count_nonzero(within)
+    assert len(sources[sources["injection_id"] == 11]) > 20
+    (tables,) = (row for row in check_tables(Layout(done)) if row.check == "tables")
+    assert tables.verdict == "passes", tables.note

@@ -10,6 +10,7 @@ from astropy.time import Time
 
 from skygraft.catalog import in_window, normalize_catalog, positions_at, rates_at
 from skygraft.catalog.motion import excursions
+from skygraft.errors import CatalogError
 
 POSITIONS = [(10.0, 20.0), (359.9999999, -60.0), (200.0, 89.9999), (80.0, -90.0), (270.0, 66.56)]
 
@@ -90,7 +91,7 @@ def test_bends_vanish_at_the_ends_and_have_their_slopes_there() -> None:
 
 def test_windows() -> None:
     nan = np.nan
-    table = stars(mjd_from=[nan, 1.0, nan, 1.0, 2.0], mjd_to=[nan, nan, 2.0, 2.0, 2.5])
+    table = stars(mjd_from=[nan, 1.0, nan, 1.0, 2.0], mjd_to=[nan, nan, 2.0, 2.0, 3.0])
     assert in_window(table, 1.0).tolist() == [True, True, True, True, False]
     assert in_window(table, 2.0).tolist() == [True, True, False, False, True]
     assert in_window(table, 0.9).tolist() == [True, False, True, False, False]
@@ -105,3 +106,8 @@ def test_a_rate_beside_a_proper_motion_keeps_its_angle_to_the_way() -> None:
     east, north = rates_at(table, 60400.0)[0]
     assert np.hypot(east, north) == pytest.approx(30.0, rel=1e-9)
     assert rates_at(table, None)[0].tolist() == [0.0, 30.0]
+
+
+def test_windows_that_never_open_are_refused() -> None:
+    with pytest.raises(CatalogError, match="mjd_to = 60000 is not after mjd_from = 60000"):
+        stars([(1.0, 1.0)], mjd_from=[60000.0], mjd_to=[60000.0])

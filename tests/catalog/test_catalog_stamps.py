@@ -68,7 +68,7 @@ def test_columns_of_stamps_are_read_and_checked() -> None:
     assert table["stamp_flux"].tolist() == ["row", "stamp", ""]
     assert table["stamp_index"].tolist() == [-1, 4, 0]
     assert table["stamp_rotation"].value.tolist() == [10.0, 0.0, 0.0]
-    with pytest.raises(CatalogError, match="stamp_flux stamp needs stamp_zeropoint"):
+    with pytest.raises(CatalogError, match="stamp_flux: stamp needs stamp_zeropoint"):
         normalize_catalog(rows(stamp=["a", "b", "c"], stamp_flux=["row", "stamp", ""]))
     with pytest.raises(CatalogError, match="stamp_flux must be row"):
         normalize_catalog(rows(stamp=["a", "b", "c"], stamp_flux="stamp", stamp_zeropoint=27.0, light_curve="x"))

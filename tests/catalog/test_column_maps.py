@@ -108,7 +108,7 @@ def test_names_may_be_exchanged():
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"raa": "RAJ2000"}, "'raa', which is no column of the native schema.*Did you mean 'ra'"),
+        ({"raa": "RAJ2000"}, "'raa', which is not a column of the native schema.*Did you mean 'ra'"),
         ({"half_ligth_radius": "Rhalf"}, "Did you mean 'half_light_radius'"),
         ({"ra": "RAJ200"}, r"takes 'ra' from 'RAJ200', which the table does not have.*Did you mean 'RAJ2000'"),
         ({"ra": "rmag", "mag_r": "RMAG"}, "'RMAG', which the table does not have.*Did you mean 'rmag'"),
@@ -168,7 +168,7 @@ def test_in_a_configuration(tmp_path):
     assert config.catalog.columns == {"ra": "RAJ2000"}
     assert parse_config(config.resolved(), base_dir=tmp_path) == config
     for given, message in (
-        ({"columns": {"raa": "RAJ2000"}}, "catalog.columns.*no column of the native schema"),
+        ({"columns": {"raa": "RAJ2000"}}, "catalog.columns.*not a column of the native schema"),
         ({"select": "mag_r <"}, "catalog.select.*it ends, and a value is needed"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -241,3 +241,21 @@ def test_any_table_as_it_is_by_its_own_positions(tmp_path):
     pairs = ["--columns", "ra=RAJ2000", "--columns", "dec=DEJ2000"]
     run("convert", tmp_path / "t.parquet", tmp_path / "hats", "--hats", "--as-is", *pairs)
     assert "hats_col_ra=RAJ2000" in (tmp_path / "hats/hats/hats.properties").read_text()
+
+
+def test_windows_that_end_before_they_begin_are_found(tmp_path):
+    begin = np.full(N, 60000.0)
+    end = np.where(np.arange(N) < 3, 59999.0, 60010.0)
+    QTable(catalogue(mjd_from=begin, mjd_to=end)).write(tmp_path / "cat.ecsv")
+    text = run("validate", tmp_path / "cat.ecsv", code=1)
+    assert "3 rows" in text and "mjd_to = 59999 is not after mjd_from = 60000" in " ".join(text.split())
+
+
+def test_tables_in_no_dialect_are_told_how_to_name_columns(tmp_path):
+    table = QTable({"id": [1], "RAJ2000": [10.0], "DEJ2000": [0.0], "rmag": [20.0]})
+    table.write(tmp_path / "own.ecsv")
+    text = " ".join(run("validate", tmp_path / "own.ecsv", code=1).split())
+    assert "columns={'ra': 'RAJ2000'" in text and "Here: --columns" in text
+    names = ["injection_id=id", "ra=RAJ2000", "dec=DEJ2000", "mag_r=rmag", "source_type==Star"]
+    options = [part for name in names for part in ("--columns", name)]
+    assert "mag_r" in run("show", tmp_path / "own.ecsv", *options)

@@ -57,7 +57,17 @@ def test_real_galaxies_are_hosts_by_their_image(here: Path) -> None:
     wrong = RUN.invoke(app, [*arguments, "--seeing", "0.7"])
     assert wrong.exit_code == 1 and "--detections" in wrong.output
     wrong = RUN.invoke(app, [*arguments, "--detections"])
-    assert wrong.exit_code == 1 and "no WCS" in wrong.output
+    assert wrong.exit_code == 1 and "no WCS" in wrong.output and "Here: --image" in wrong.output
+    Table(
+        {"NUMBER": [4], "ALPHA_J2000": [10.0], "DELTA_J2000": [0.0], "SIZE": [1.5], "BA": [0.5], "PHI": [90.0]}
+    ).write("own.csv")
+    own = ["hosts", "sn.csv", "own.csv", "-o", "own.ecsv", "--weights", "uniform", "--radii", "1", "--pa", "0"]
+    named = ["--detections", "--columns", "half_light_radius=SIZE", "--columns", "q=BA"]
+    wrong = RUN.invoke(app, [*own, *named])
+    assert wrong.exit_code == 1 and "Here: --circular, --columns" in wrong.output
+    wrong = RUN.invoke(app, [*own, *named, "--columns", "phi=PHI"])
+    assert wrong.exit_code == 1 and "theta_image" in wrong.output
+    assert RUN.invoke(app, [*own, *named, "--columns", "pa=PHI"]).exit_code == 0
     done = RUN.invoke(app, [*arguments, "--detections", "--image", "image.fits"])
     assert done.exit_code == 0, done.output
     # 5 pixels of 0.2 arcsec, along the major axis, which is up: North.
@@ -74,3 +84,14 @@ def test_groups_are_placed(here: Path) -> None:
     assert list(table["injection_id"]) == [50, 51, 52, 53, 54, 55] and list(table["group_id"]) == [0, 0, 1, 1, 2, 2]
     # East turned by 90 degrees towards East from North: South.
     assert table["dec"][3].value * 3600 == pytest.approx(-1.0)
+
+
+def test_errors_name_the_files(here: Path) -> None:
+    Table({"injection_id": [1], "mag_r": [22.0], "host_id": [99]}).write("lost.csv")
+    wrong = RUN.invoke(app, ["hosts", "lost.csv", "galaxies.csv", "-o", "out.ecsv"])
+    assert wrong.exit_code == 1 and "lost.csv, with hosts of galaxies.csv" in wrong.output, wrong.output
+    Table({"source_type": ["Star"], "mag_r": [22.0]}).write("members.csv")
+    Table({"RA": [10.0], "dec": [0.0]}).write("places.csv")
+    wrong = RUN.invoke(app, ["groups", "members.csv", "places.csv", "-o", "out.ecsv"])
+    assert wrong.exit_code == 1 and "members.csv at places.csv" in wrong.output
+    assert "have no ra; their columns are RA, dec" in wrong.output

@@ -91,7 +91,7 @@ def test_bands_of_the_images(tmp_path):
     with pytest.raises(CatalogError, match="no place is on 2 images"):
         generate_table(spec, area={"images_at_least": 2})
     far = {"region": {"ra": 100.0, "dec": 0.0, "radius": 1.0}}
-    with pytest.raises(CatalogError, match="nothing is in footprint and region alike"):
+    with pytest.raises(CatalogError, match="no place is in all of footprint, region"):
         generate_table(spec, area=far)
 
 
@@ -102,6 +102,9 @@ def test_files_that_list_no_images(tmp_path):
     pq.write_table(pa.table({"ra": [1.0]}), fakes)
     with pytest.raises(FormatError, match="lists no images"):
         read_images(fakes)
+    (tmp_path / "image.fits").write_bytes(b"SIMPLE  = T")
+    with pytest.raises(FormatError, match=r"it is an image.*skygraft index IMAGES"):
+        read_images(tmp_path / "image.fits")
     empty = write_outlines(tmp_path / "index.parquet", [])
     with pytest.raises(CatalogError, match="no image can be used"):
         read_images(empty)

@@ -213,6 +213,14 @@ def test_any_table_by_a_map_of_its_columns(tmp_path, data_dir):
     source["population"]["columns"] = columns | {"q": "BA", "pa": "THETA"}
     with pytest.raises(CatalogError, match=r"no column BA, THETA; it has M, G, SIZE, SERSIC, W"):
         generate_table(spec)
+    source["population"]["columns"] = {"mag_r": "M", "mag_g": "G", "n": "=2.5", "half_light_radius": "SIZE"}
+    assert set(generate_table(spec)["n"].tolist()) == {2.5}
+    source["population"]["columns"] = {"mag_r": "M", "n": "=long"}
+    with pytest.raises(CatalogError, match="'long' for 'n', which is a number"):
+        generate_table(spec)
+    source["population"]["columns"] = {"magr": "M", "half_light": "SIZE"}
+    with pytest.raises(ConfigError, match=r"magr, half_light cannot be drawn.*Did you mean 'mag_r'"):
+        generate_table(spec)
     source["population"]["columns"] = {"mag_r": "M", "radius": "SIZE"}
     with pytest.raises(ConfigError, match="radius cannot be drawn"):
         generate_table(spec)
@@ -281,6 +289,9 @@ def test_with_magnitudes_of_its_own_a_source_keeps_colours_and_sizes_of_its_brig
         ({"sources": [{"type": "BulgeDisk", "mag": 20}]}, "a BulgeDisk needs bulge_fraction, bulge_half_light_radius"),
         ({"sources": [{"type": "Sersic", "mag": 20, "columns": {"radius": 1}}]}, "no column 'radius'"),
         ({"sources": [{"type": "Star", "mag": 20, "columns": {"ra": 1}}]}, "ra is set by the generator"),
+        ({"sources": [{"type": "Stamp", "mag": 20}]}, "a Stamp needs stamp$|a Stamp needs stamp\\."),
+        ({"avoid": {"masks": True}}, "avoid.masks: must be a mapping with keys of planes, grow, on .given: true"),
+        ({"bands": None}, "key population: bands is missing"),
         (
             {"sources": [{"type": "Sersic", "mag": 20, "columns": {"n": 12.0}}]},
             r"n = 12.* was drawn.*\[0\.3, 6\.2\]",

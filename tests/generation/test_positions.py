@@ -15,6 +15,8 @@ from skygraft.errors import CatalogError, ConfigError
 from skygraft.generation import generate_table
 from skygraft.generation.avoid import AvoidedSources, radius_of_magnitude
 from skygraft.generation.cells import Points
+from skygraft.generation.generator import CatalogGenerator
+from skygraft.generation.spec import parse_spec
 from skygraft.wcs.base import to_vectors
 
 AREA_110 = {"ra": 150.0, "dec": 2.0, "radius": float(np.sqrt(110.7 / np.pi) / 60)}
@@ -159,6 +161,13 @@ def test_avoided_tables(tmp_path):
     )
     with pytest.raises(CatalogError, match="no column MAG"):
         make(area, n=10, avoid={"tables": [by_mag | {"mag": "MAG"}]})
+    radians = Table({"ra": np.radians([10.0, 10.05]), "dec": [0.001, 0.002]})
+    radians.write(tmp_path / "radians.fits")
+    far = {"path": str(tmp_path / "radians.fits"), "radius": 20}
+    spec = {"area": area, "bands": ["r"], "sources": STARS, "n": 10}
+    notes = CatalogGenerator(parse_spec(spec | {"avoid": {"tables": [far]}})).notes
+    assert notes == ["no source of radians.fits is near the area: are its positions in degrees?"]
+    assert CatalogGenerator(parse_spec(spec | {"avoid": {"tables": [by_mag]}})).notes == []
     with pytest.raises(CatalogError, match="almost all of the area is avoided"):
         make(area, n=10, avoid={"tables": [{"path": path, "radius": "20 arcmin"}]})
     with pytest.raises(ConfigError, match="ascending magnitudes"):

@@ -109,7 +109,7 @@ def test_choices_by_weight():
     [
         ({"kind": "uniform", "low": 2, "high": 1}, "must be in order"),
         ({"low": 1, "high": 2}, "needs its kind"),
-        ({"kind": "powerlaw", "low": 1, "high": 2}, "no kind of distribution"),
+        ({"kind": "powerlaw", "low": 1, "high": 2}, "not a kind of distribution"),
         ({"kind": "gaussian", "mean": 0, "sigma": 0}, "greater than 0"),
         ({"kind": "gaussian", "mean": 0, "sigma": 1, "low": 50, "high": 60}, "nothing of the distribution"),
         ({"kind": "tabulated", "values": [1, 0], "density": [1, 1]}, "do not ascend"),

@@ -189,6 +189,14 @@ def test_tractor(context: ImageContext, tmp_path: Path) -> None:
     assert np.allclose(found.size[:2], np.sqrt(0.8 / 1.2)) and np.isnan(found.size[2])
 
 
+def test_angles_on_the_pixels_go_before_those_on_the_sky(context: ImageContext, tmp_path: Path) -> None:
+    # Source Extractor's own angles on the sky are wrong on images that are turned.
+    columns = sextractor() | {"THETA_J2000": np.full(N, 50.0), "THETA_IMAGE": np.zeros(N)}
+    assert np.allclose(read(write(columns, tmp_path / "both.fits"), context).position_angle, 90.0, atol=0.1)
+    del columns["THETA_IMAGE"]
+    assert np.allclose(read(write(columns, tmp_path / "sky.fits"), context).position_angle, 50.0)
+
+
 @pytest.mark.parametrize("suffix", [".ecsv", ".fits"])
 def test_units_of_positions(context: ImageContext, tmp_path: Path, suffix: str) -> None:
     mapped = {"columns": {"ra": "a", "dec": "d", "mag": "m"}}

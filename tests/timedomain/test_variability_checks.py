@@ -20,7 +20,7 @@ ROW = {"ra": [1.0], "dec": [2.0], "source_type": ["Star"], "mag_r": [20.0]}
         ({"variability": ["top_hat"], "duration": [1.0]}, "a top_hat needs light_curve_mjd"),
         ({"variability": ["flare"], "light_curve_mjd": [6e4], "amplitude": [1.0]}, "a flare needs decay_time"),
         ({"variability": ["nova"]}, "variability 'nova' is not one of sine, top_hat, flare"),
-        ({"mjd_from": [6e4], "mjd_to": [59990.0]}, "mjd_from = 60000 is not before mjd_to = 59990"),
+        ({"mjd_from": [6e4], "mjd_to": [59990.0]}, "mjd_to = 59990 is not after mjd_from = 60000"),
         (
             {"variability": ["sine"], "period": [2.0], "amplitude": [1.0], "light_curve": ["x"]},
             r"light curve \('x'\) and a variability \(sine\)",

@@ -19,6 +19,7 @@ from skygraft.catalog.schema import (
     MOTION,
     SOURCE_TYPES,
     VARIABILITIES,
+    WINDOW,
     ColumnSpec,
     is_mag_column,
     strings,
@@ -219,13 +220,8 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
     _check_trails_and_stamps(found, table, source_type)
     if "variability" in table.colnames:
         _check_variability(found, table)
-    if {"mjd_from", "mjd_to"} <= set(table.colnames):
-        begin, end = values(table, "mjd_from"), values(table, "mjd_to")
-        found.add(
-            begin >= end,
-            Flag.PARAMETERS_BAD,
-            lambda r: f"mjd_from = {shown(begin[r])} is not before mjd_to = {shown(end[r])}: no image is between them",
-        )
+    if WINDOW[0] in table.colnames and WINDOW[1] in table.colnames:
+        _check_windows(found, table)
     _check_truncation(found, table, source_type)
     for name in (c for c in table.colnames if is_mag_column(c)):
         mag = values(table, name)
@@ -353,6 +349,17 @@ def _check_variability(found: _Findings, table: QTable) -> None:
     )
 
 
+def _check_windows(found: _Findings, table: QTable) -> None:
+    begin, end = (values(table, name) for name in WINDOW)
+    with np.errstate(invalid="ignore"):
+        empty = end <= begin
+    found.add(
+        empty,
+        Flag.PARAMETERS_BAD,
+        lambda r: f"mjd_to = {shown(end[r])} is not after mjd_from = {shown(begin[r])}: no image is at such a time",
+    )
+
+
 def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) -> None:
     pathless = strings(table, "stamp") == ""
     for name in band_stamp_columns(table).values():
@@ -366,7 +373,7 @@ def _check_stamps(found: _Findings, table: QTable, stamps: NDArray[np.bool_]) ->
     found.add(
         own & ~np.isfinite(values(table, "stamp_zeropoint")),
         Flag.PARAMETERS_BAD,
-        lambda r: "stamp_flux stamp needs stamp_zeropoint, the AB magnitude of one unit of the stamp's pixels",
+        lambda r: "stamp_flux: stamp needs stamp_zeropoint, the AB magnitude of one unit of the stamp's pixels",
     )
     found.add(
         own & (strings(table, "light_curve") != ""),

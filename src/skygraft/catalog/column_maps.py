@@ -19,13 +19,13 @@ from skygraft.catalog.columns import refuse, refused
 from skygraft.catalog.schema import COLUMNS, is_mag_column
 from skygraft.errors import CatalogError
 
-__all__ = ["check_map", "mapped_names", "nearest", "parse_map", "rename_columns"]
+__all__ = ["check_map", "constant_column", "mapped_names", "nearest", "parse_map", "rename_columns"]
 
 _CONSTANT = "="
 _SHOWN = 40
 
 
-def nearest(name: str, known: Iterable[str], n: int = 1) -> str:
+def nearest(name: str, known: Iterable[str], n: int = 1, *, likeness: float = 0.5) -> str:
     """Return a question with the names nearest to one that is unknown, or an empty text.
 
     Parameters
@@ -36,13 +36,15 @@ def nearest(name: str, known: Iterable[str], n: int = 1) -> str:
         Those that there are.
     n : int
         How many to name.
+    likeness : float
+        Least similarity of a name, from 0 to 1 (`difflib.get_close_matches`).
 
     Returns
     -------
     str
     """
     lowered = {other.lower(): other for other in known}
-    found = [lowered[close] for close in difflib.get_close_matches(name.lower(), lowered, n=n, cutoff=0.5)]
+    found = [lowered[close] for close in difflib.get_close_matches(name.lower(), lowered, n=n, cutoff=likeness)]
     return f"Did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
@@ -93,7 +95,7 @@ def check_map(columns: Mapping[str, str]) -> None:
         if name not in COLUMNS and not is_mag_column(name):
             near = nearest(name, [*COLUMNS, *(["mag_r"] if name.lower().startswith("mag") else [])], 2)
             raise CatalogError(
-                f"the column map names {name!r}, which is no column of the native schema (those of "
+                f"the column map names {name!r}, which is not a column of the native schema (those of "
                 "docs/catalogue_columns.md, and mag_<band>)",
                 key=f"columns.{name}",
                 fix=near or "A map is written {native name: name in the table}",
@@ -177,7 +179,7 @@ def rename_columns(table: Table, columns: Mapping[str, str], *, origin: str = ""
             _forget(out, given)
     for name, given in columns.items():
         if given.startswith(_CONSTANT):
-            out[name] = _constant(name, given.removeprefix(_CONSTANT).strip(), len(table))
+            out[name] = constant_column(name, given, len(table))
         elif given in absent:
             refuse(out, name, absent[given])
         else:
@@ -190,8 +192,28 @@ def _forget(table: Table, name: str) -> None:
     found.pop(name)
 
 
-def _constant(name: str, text: str, n: int) -> Any:
-    """One value for all rows: a number where the schema has numbers."""
+def constant_column(name: str, given: str, n: int) -> Any:
+    """Return a column with one value for all rows: numbers where the schema has numbers.
+
+    Parameters
+    ----------
+    name : str
+        Native name.
+    given : str
+        What the map gives for it, such as ``=Star`` or ``=1.5``.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+
+    Raises
+    ------
+    CatalogError
+        If a number is needed and not given.
+    """
+    text = given.removeprefix(_CONSTANT).strip()
     spec = COLUMNS.get(name)
     kind = spec.kind if spec else "float"
     if kind in ("float", "int"):

@@ -55,7 +55,7 @@ class Conversion:
 
 
 def is_campaign_table(names: Iterable[str]) -> bool:
-    """Return whether these are the columns of a campaign's truth or sources, which are no catalogue to inject."""
+    """Return whether these are the columns of a campaign's truth or sources, which are not a catalogue to inject."""
     have = set(names)
     return any(columns <= have for columns in _TABLES)
 

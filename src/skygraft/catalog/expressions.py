@@ -393,10 +393,10 @@ def check_types(node: Node, kinds: Mapping[str, Kind], text: str) -> Kind:
             )
         return "truth"
     if node.op in _FUNCTIONS:
-        _all_of("number", node, found, text, f"{node.op} is of a number")
+        _all_of("number", node, found, text, f"{node.op} needs a number")
         return _FUNCTIONS[node.op]
     arithmetic = node.op in ("+", "-", "*", "/", "negative")
-    _all_of("number", node, found, text, f"{'-' if node.op == 'negative' else node.op} is of numbers")
+    _all_of("number", node, found, text, f"{'-' if node.op == 'negative' else node.op} needs numbers")
     return "number" if arithmetic else "truth"
 
 

@@ -144,7 +144,7 @@ def open_folder(path: Path) -> Iterator[FolderCatalog]:
     Raises
     ------
     CatalogError
-        If it is no catalogue, or one of a kind or version that cannot be read.
+        If it is not a catalogue, or one of a kind or version that cannot be read.
     CorruptFileError
         If files are missing or damaged.
     """
@@ -188,7 +188,7 @@ def _find(path: Path) -> _Files:
 
 
 def _find_plain(path: Path) -> _Files:
-    """The Parquet files below a folder that is no HATS catalogue."""
+    """The Parquet files below a folder that is not a HATS catalogue."""
     inside = sorted(found.parent for name in ("hats.properties", COLLECTION) for found in path.glob(f"*/{name}"))
     if inside:
         kinds = ", ".join(f"{folder.name} ({_kind_of(folder)})" for folder in inside[:_LISTED])
@@ -241,7 +241,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 def _find_hats(root: Path) -> _Files:
     about = find_properties(root)
     if about is None:
-        raise CatalogError("this is no HATS catalogue", path=root)
+        raise CatalogError("this is not a HATS catalogue", path=root)
     properties = read_properties(about)
     catalogue_kind(about, properties)
     base = root / "dataset" if (root / "dataset").is_dir() else root

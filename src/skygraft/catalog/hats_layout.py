@@ -29,7 +29,7 @@ DEEPEST = 29
 _SKYMAP = 8
 _NOTE_DATE = "2025-08-22"
 _ROOMIER = 2.0
-"""How much wider than the margin the pixels are that it is found with."""
+"""Factor by which pixels are wider than the margin that is found with them."""
 
 
 def margin_order(margin_arcsec: float) -> int:

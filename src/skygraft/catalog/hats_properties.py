@@ -174,7 +174,7 @@ def _check_version(path: Path, properties: Mapping[str, str]) -> None:
     known = ".".join(map(str, VERSION))
     if match is None:
         raise CatalogError(
-            f"hats_version is {given!r}, which is no version", path=path, key="hats_version", fix="Correct it"
+            f"hats_version is {given!r}, which is not a version number", path=path, key="hats_version", fix="Correct it"
         )
     major, minor = int(match[1]), int(match[2] or 0)
     if major > VERSION[0]:

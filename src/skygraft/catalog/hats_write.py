@@ -377,7 +377,7 @@ class _Catalogue:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """Decode dictionaries, and drop an index that is written anew."""
+    """Decode dictionaries, and drop an index that is written again."""
     table = table.drop_columns([INDEX]) if INDEX in table.column_names else table
     for i, one in enumerate(table.schema):
         if pa.types.is_dictionary(one.type):

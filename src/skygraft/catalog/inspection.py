@@ -1,4 +1,4 @@
-"""Look through a catalogue: what it is, what would be drawn, and everything that is wrong with it."""
+"""Check a catalogue: report its format, dialect, types and bands, and all problems with it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def inspect_catalog(
     hdu: int | str | None = None,
     chunk_rows: int = 500_000,
 ) -> CatalogReport:
-    """Look through a catalogue, and report all problems with it; none is raised.
+    """Check a catalogue, and report all problems with it; none is raised.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ class _Look:
             if not found.n:
                 report.notes.append(f"mag_{band} has no magnitude at all: nothing is drawn in {band}")
         for name in report.unused:
-            close = nearest(name, [other for other in COLUMNS if other not in self._names])
+            close = nearest(name, [other for other in COLUMNS if other not in self._names], likeness=0.7)
             if close and len(name) > 4:
                 report.notes.append(f"the column {name!r} is not used. {close}")
 

@@ -136,7 +136,12 @@ class RowChoice:
             known[_NUMBER_OF + "detector"] = "number"
         kind = check_types(self._node, known, self.text)
         if kind != "truth":
-            raise problem(self.text, self._node.at, "it is no condition, true or false", "Compare it, as in mag_r < 24")
+            raise problem(
+                self.text,
+                self._node.at,
+                "it is not a condition, which is true or false",
+                "Compare it, as in mag_r < 24",
+            )
 
     def columns_of(self, table: QTable | pa.Table) -> dict[str, NDArray[Any]]:
         """Return the columns of a canonical table that the expression needs, after checking it.

@@ -114,7 +114,7 @@ class ColumnSpec:
         if self.sane < abs(value) < np.inf:
             return f"within {shown(self.sane)}{unit}, the largest that is taken for meant"
         if self.low < value < self.least:
-            return f"{shown(self.least)}{unit} or more, the smallest that is taken for meant"
+            return f"{shown(self.least)}{unit} or more, the smallest that is plausible"
         if np.isfinite(self.high):
             return f"in {'(' if self.open_low else '['}{shown(self.low)}, {shown(self.high)}]{unit}"
         at_least = f" and {'>' if self.open_low else '>='} {shown(self.low)}" if np.isfinite(self.low) else ""
@@ -313,16 +313,21 @@ _SPECS = [
     ),
     ColumnSpec("pm_ra_cosdec", "float", "mas / yr", "Proper motion in ra, times cos(dec).", 0.0, sane=_MOTION),
     ColumnSpec("pm_dec", "float", "mas / yr", "Proper motion in dec.", 0.0, sane=_MOTION),
-    ColumnSpec("parallax", "float", "mas", "Parallax.", 0.0, low=0.0, sane=1e4),
-    ColumnSpec("rate_ra_cosdec", "float", "arcsec / h", "Rate in ra, times cos(dec).", 0.0, sane=_RATE),
-    ColumnSpec("rate_dec", "float", "arcsec / h", "Rate in dec.", 0.0, sane=_RATE),
+    ColumnSpec(
+        "parallax", "float", "mas", "Parallax; `ra` and `dec` are then seen from the barycentre.", 0.0,
+        low=0.0, sane=1e4,
+    ),
+    ColumnSpec(
+        "rate_ra_cosdec", "float", "arcsec / h", "Rate in ra, times cos(dec); it leaves a trail.", 0.0, sane=_RATE
+    ),
+    ColumnSpec("rate_dec", "float", "arcsec / h", "Rate in dec; it leaves a trail.", 0.0, sane=_RATE),
     ColumnSpec(
         "epoch_mjd", "float", "d", "Time (MJD, TAI) at which the source is at (ra, dec).", _NAN, sane=_EPOCH
     ),
     *(
         ColumnSpec(
             f"bend_{end}_{axis}", "float", "arcsec", f"Curvature of the way {toward} at the {which} of a piece of an "
-            "ephemeris, from `mjd_from` to `mjd_to` (see `skygraft.timedomain.ephemerides`).", 0.0, sane=_TEN_DEGREES,
+            "ephemeris, from `mjd_from` to `mjd_to` (see `skygraft.catalog.motion`).", 0.0, sane=_TEN_DEGREES,
         )
         for end, which in (("from", "beginning"), ("to", "end"))
         for axis, toward in (("east", "to the East"), ("north", "to the North"))

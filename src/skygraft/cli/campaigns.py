@@ -11,6 +11,7 @@ from skygraft.cli.report import report
 from skygraft.cli.run import run
 from skygraft.cli.show import show
 from skygraft.cli.status import status
+from skygraft.cli.triplets import triplets
 from skygraft.cli.verify import verify
 
 __all__ = ["register"]
@@ -18,5 +19,5 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for function in (plan, run, status, verify, recover, report, show, aperture):
+    for function in (plan, run, status, verify, recover, report, show, triplets, aperture):
         app.command(rich_help_panel="Campaigns")(function)

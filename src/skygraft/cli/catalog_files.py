@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skygraft.cli.common import ColumnMap, Json, command, echo, emit_json, growing_bar, show_rows
+from skygraft.cli.common import ColumnMap, Json, command, echo, emit_json, growing_bar, in_options, show_rows
 
 if TYPE_CHECKING:
     from skygraft.catalog.conversion import Conversion
@@ -51,7 +51,7 @@ def validate(
     band: Band = None,
     json: Json = False,
 ) -> None:
-    """Look through a catalogue: what it is, what would be drawn, and everything that is wrong with it.
+    """Check a catalogue: show its format, dialect, types and bands, and all problems with it.
 
     The exit code is 1 if there are problems.
 
@@ -91,7 +91,7 @@ def _show(report: CatalogReport) -> None:
 
 def _words(problem: CatalogProblem) -> str:
     if not problem.n:
-        return problem.text
+        return in_options(problem.text, ("dialect", "columns", "band"))
     first = ", ".join(f"{row} (injection_id {i})" for row, i in zip(problem.rows, problem.ids, strict=True))
     kept = "; can be kept undrawn with on_bad='flag'" if problem.keepable else ""
     more = ", ..." if problem.n > len(problem.rows) else ""

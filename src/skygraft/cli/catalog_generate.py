@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skygraft.cli.common import Json, command, echo, emit_json, err_console, growing_bar, progress_bar, show_rows
+from skygraft.cli.common import (
+    ColumnMap,
+    Json,
+    command,
+    echo,
+    emit_json,
+    err_console,
+    growing_bar,
+    progress_bar,
+    show_rows,
+)
 from skygraft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,7 +131,7 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     json: Json = False,
 ) -> None:
-    """Generate a catalogue of fakes, by a description of the population or from a few options.
+    """Generate a catalogue of fakes, from the description of a population or a few options.
 
     The same description and seed give the same rows on every machine. Of random positions, 10 000 are the first of
     100 000. Memory does not grow with the number. Options replace the keys of the file.
@@ -148,7 +158,7 @@ def generate(
     else:
         parsed = parse_spec(_simple(mag, below_depth, slope, star_fraction, footprint), changes)
     with growing_bar("generating") as moved:
-        # The bar is one for all steps, of which each begins anew.
+        # The bar is one for all steps, each of which begins again at 0.
         generator = CatalogGenerator(
             parsed, processes or len(os.sched_getaffinity(0)), lambda what, done, total: moved(done, total)
         )
@@ -221,7 +231,10 @@ def _print_generated(summary: GenerationSummary) -> None:
 @command
 def show(
     catalog: Annotated[
-        Path, typer.Argument(help="The catalogue, in any format and dialect that is known.", show_default=False)
+        Path,
+        typer.Argument(
+            help="The catalogue: a file or folder in any format and dialect that skygraft reads.", show_default=False
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -232,20 +245,22 @@ def show(
             show_default=False,
         ),
     ] = None,
-    dialect: Annotated[str, typer.Option(help="Dialect of the catalogue.")] = "auto",
+    dialect: Annotated[str, typer.Option(help="Dialect of the catalogue; auto recognises it.")] = "auto",
+    columns: ColumnMap = None,
     json: Json = False,
 ) -> None:
     """Show what is in a catalogue: rows, types, bands, ranges and density; and draw it.
 
     Example:  skygraft catalog show fakes.parquet -o fakes.png
     """
+    from skygraft.catalog.column_maps import parse_map
     from skygraft.cli.common import check_plot
     from skygraft.generation.summary import catalog_figure, summarise_catalog
 
     if output is not None:
         check_plot(output)
     with progress_bar("reading", None) as advance:
-        summary = summarise_catalog(catalog, dialect=dialect, progress=advance)
+        summary = summarise_catalog(catalog, dialect=dialect, columns=parse_map(columns or ()), progress=advance)
     if output is not None:
         from skygraft.views.figures import save_figure
 

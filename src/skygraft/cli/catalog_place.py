@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,11 +70,23 @@ def hosts(
         Path | None,
         typer.Option(help="Image of the detections, whose WCS takes pixels to the sky.", show_default=False),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TERM=COLUMN",
+            help="Column of the detections that is not recognised, for a term such as ra, half_light_radius, q or pa. "
+            "May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     seeing: Annotated[float, typer.Option(min=0.0, help="FWHM taken out of the sizes of detections, arcsec.")] = 0.0,
     circular: Annotated[bool, typer.Option("--circular", help="Take detections as round.")] = False,
     overwrite: _Overwrite = False,
 ) -> None:
-    """Place transients in host galaxies."""
+    """Place transients in host galaxies.
+
+    Example:  skygraft catalog hosts supernovae.csv galaxies.parquet --weights mag_r -o fakes.parquet
+    """
     import numpy as np
 
     from skygraft.catalog import read_catalog, write_catalog
@@ -81,23 +95,26 @@ def hosts(
     from skygraft.generation.detected import hosts_from_detections
     from skygraft.generation.hosts import in_hosts
 
-    if not detections and (image is not None or seeing or circular):
-        raise ConfigError("--image, --seeing and --circular apply to --detections", fix="Add --detections")
+    if not detections and (image is not None or seeing or circular or columns):
+        raise ConfigError("--image, --columns, --seeing and --circular apply to --detections", fix="Add --detections")
     if detections:
         wcs = None if image is None else _wcs_of(image)
-        table = hosts_from_detections(galaxies, wcs=wcs, seeing=seeing, circular=circular)
+        table = hosts_from_detections(
+            galaxies, columns=_terms(columns or ()), wcs=wcs, seeing=seeing, circular=circular
+        )
     else:
         table = read_catalog(galaxies)
-    placed = in_hosts(
-        read_table(transients),
-        table,
-        separation=_number_or_column(separation),
-        radii=_number_or_column(radii),
-        pa=_number_or_column(pa),
-        weights=weights,
-        within=np.inf if within is None else within,
-        seed=seed,
-    )
+    with _naming(f"{transients}, with hosts of {galaxies}"):
+        placed = in_hosts(
+            read_table(transients),
+            table,
+            separation=_number_or_column(separation),
+            radii=_number_or_column(radii),
+            pa=_number_or_column(pa),
+            weights=weights,
+            within=np.inf if within is None else within,
+            seed=seed,
+        )
     write_catalog(placed, output, overwrite=overwrite)
     n_hosts = len(np.unique(placed["host_id"]))
     echo(f"{len(placed)} transients in {n_hosts} hosts: {output}")
@@ -114,16 +131,50 @@ def groups(
     first_id: Annotated[int, typer.Option(min=0, help="Injection id of the first member of group 0.")] = 0,
     overwrite: _Overwrite = False,
 ) -> None:
-    """Place a group of sources at each of some places."""
+    """Place a group of sources, turned and scaled as one, at each position of a table.
+
+    Example:  skygraft catalog groups members.ecsv places.ecsv --first-id 1000 -o fakes.parquet
+    """
     from skygraft.catalog import write_catalog
     from skygraft.catalog.io import read_table, resolve_stamps
     from skygraft.generation.groups import place_groups
 
-    table = read_table(members)
+    table, where = read_table(members), read_table(places)
     resolve_stamps(table, members)
-    placed = place_groups(table, read_table(places), first_id=first_id)
+    with _naming(f"{members} at {places}"):
+        placed = place_groups(table, where, first_id=first_id)
     write_catalog(placed, output, overwrite=overwrite)
-    echo(f"{len(placed)} sources in {len(read_table(places))} groups: {output}")
+    echo(f"{len(placed)} sources in {len(where)} groups: {output}")
+
+
+@contextlib.contextmanager
+def _naming(files: str) -> Iterator[None]:
+    """Name the files in errors about tables that were read from them."""
+    from skygraft.errors import SkygraftError
+
+    try:
+        yield
+    except SkygraftError as error:
+        error.path = error.path or files
+        raise
+
+
+def _terms(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the column of each term of texts such as ``pa=THETA``."""
+    from skygraft.errors import ConfigError
+    from skygraft.generation.detected import TERMS
+
+    columns = {}
+    for pair in pairs:
+        term, sign, column = (part.strip() for part in pair.partition("="))
+        if not sign or not column or term not in TERMS:
+            raise ConfigError(
+                f"--columns {pair!r} is not TERM=COLUMN with a term of {', '.join(TERMS)}",
+                key="columns",
+                fix="Write for instance half_light_radius=FLUX_RADIUS",
+            )
+        columns[term] = column
+    return columns
 
 
 def _wcs_of(image: Path) -> BaseLowLevelWCS:

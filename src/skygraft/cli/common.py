@@ -132,6 +132,10 @@ _OPTIONS = {
     "overwrite=": "--overwrite",
     "ccds=": "--ccds",
     "hdu=": "--hdu",
+    "wcs=": "--image",
+    "circular=": "--circular",
+    "columns=": "--columns",
+    "dialect=": "--dialect",
     "format=": "--format",
     "allow_pickle=": "--allow-pickle",
 }

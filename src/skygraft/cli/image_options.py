@@ -22,6 +22,7 @@ __all__ = [
     "Psf",
     "Zeropoint",
     "format_options",
+    "psf_of",
     "read_image",
 ]
 
@@ -109,6 +110,15 @@ def format_options(
     return options
 
 
+def psf_of(text: str | None) -> Any:
+    """Return what ``--psf`` says: a file, or kind and FWHM of an analytic PSF."""
+    if text is not None:
+        kind, colon, fwhm = text.partition(":")
+        if colon and not Path(text).exists():
+            return {"kind": kind, "fwhm": fwhm.strip()}
+    return text
+
+
 def read_image(
     path: Path,
     format: str,
@@ -121,12 +131,7 @@ def read_image(
     """Return an image, read as the command line says; ``KIND:FWHM`` stands for an analytic PSF."""
     from skygraft.formats import read_exposure
 
-    given_psf: Any = psf
-    if psf is not None:
-        kind, colon, fwhm = psf.partition(":")
-        if colon and not Path(psf).exists():
-            given_psf = {"kind": kind, "fwhm": fwhm.strip()}
     number = int(hdu) if hdu is not None and hdu.isdecimal() else hdu
     return read_exposure(
-        path, format=format, aperture=aperture, psf=given_psf, photo_calib=zeropoint, hdu=number, **options
+        path, format=format, aperture=aperture, psf=psf_of(psf), photo_calib=zeropoint, hdu=number, **options
     )

@@ -343,7 +343,24 @@ def _describe(problem: dict[str, Any], schema: Any) -> tuple[str, str]:
             return place, str(problem["ctx"]["error"])
         case _:
             shown = json.dumps(problem.get("input"), default=str, skipkeys=True)
-            return place, f"{problem['msg'][0].lower()}{problem['msg'][1:]} (given: {shown[:80]})"
+            return place, f"{_what_is_needed(problem, section)} (given: {shown[:80]})"
+
+
+def _what_is_needed(problem: Mapping[str, Any], section: type[Section] | None) -> str:
+    """Return pydantic's message in the terms of YAML."""
+    field = section.model_fields.get(str(problem["loc"][-1])) if section is not None else None
+    match problem["type"]:
+        case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
+            keys = [key for model in _models(field.annotation if field else None) for key in model.model_fields]
+            return "must be a mapping" + (f" with keys of {', '.join(keys)}" if keys else ", written {key: value, ...}")
+        case "tuple_type" | "list_type":
+            return "must be a list, written [..., ...]"
+    text = str(problem["msg"])
+    return (
+        f"must be {text.removeprefix('Input should be ')}"
+        if text.startswith("Input should be ")
+        else (f"{text[0].lower()}{text[1:]}")
+    )
 
 
 def _unknown_key(key: str, section: type[Section], siblings: Sequence[type[Section]]) -> str:

@@ -45,12 +45,19 @@ class AvoidedSources:
         vectors, radius = to_vectors(ra[used], dec[used]), radius[used]
         chord = 2.0 * np.sin(np.radians(np.minimum(radius / 3600.0, 180.0)) / 2.0)
         self.n = int(used.sum())
+        self._vectors, self._radius = vectors, radius
         self._classes: list[tuple[Any, Floats]] = []
         left = np.argsort(chord)
         while left.size:
             size = int(np.searchsorted(chord[left], chord[left[0]] * _CLASSES, side="right"))
             rows, left = left[:size], left[size:]
             self._classes.append((cKDTree(vectors[rows]), chord[rows]))
+
+    def reaches(self, ra: float, dec: float, radius: float) -> bool:
+        """Return whether any circle touches that of `radius` degrees around (ra, dec)."""
+        chord = np.linalg.norm(self._vectors - to_vectors(ra, dec), axis=1)
+        angle = np.degrees(2.0 * np.arcsin(np.minimum(0.5 * chord, 1.0)))
+        return bool(np.any(angle <= radius + self._radius / 3600.0))
 
     def near(self, points: Points) -> NDArray[np.bool_]:
         """Find which positions are within the radius of a source, as booleans."""

@@ -43,7 +43,7 @@ _CELL_AREA = 4.0 * np.pi / 12.0 * np.degrees(1.0) ** 2
 _ACROSS = 16
 """Cells across the radius of a region, about."""
 _QUADRATURE = (4, 16)
-"""Points along each side of a cell by which the part that an area fills is found: of many cells, and of few."""
+"""Points along each side of a cell with which the part inside an area is measured: for many cells, and for few."""
 _ROBERTS = (0.7548776662466927, 0.5698402909980532)
 _TESTED = 1_000_000
 """Points that are tested for that, about."""
@@ -98,7 +98,7 @@ class Points:
 
 
 def in_cells(order: int, cells: Ints, dx: Any, dy: Any) -> Points:
-    """Positions in HEALPix cells, at parts dx and dy of their sides: uniform ones are uniform on the sphere."""
+    """Return positions in HEALPix cells at fractions dx, dy of their sides; uniform ones are uniform on the sphere."""
     lon, lat = healpix_to_lonlat(cells, 1 << order, dx=dx, dy=dy, order="nested")
     ra = np.asarray(lon.to_value(u.deg))
     return Points.at(np.where(ra >= 360.0, 0.0, ra), np.asarray(lat.to_value(u.deg)), order, cells)
@@ -192,7 +192,7 @@ class RegionArea(CellArea):
 
 
 class Area:
-    """What all of some areas hold.
+    """The intersection of several areas.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class Area:
     """
 
     def __init__(self, parts: Sequence[CellArea]) -> None:
-        # The one with weights sets the density; otherwise the smallest makes the fewest vain draws.
+        # The one with weights sets the density; otherwise the smallest makes the fewest rejected draws.
         self.parts = sorted(parts, key=lambda part: (part.weights is None, len(part.cells) * 0.25**part.order))
         base = self.parts[0]
         self.order, self.cells, self.weights = base.order, base.cells, base.weights
@@ -287,7 +287,7 @@ class Area:
         for start in range(0, len(unsure), step):
             some = unsure[start : start + step]
             index = np.repeat(some, dx.size)
-            # The grid of points is shifted in each cell (Roberts's sequence), lest errors of like borders add up.
+            # The grid of points is shifted in each cell (Roberts's sequence), so that their errors do not add up.
             shift = np.outer(np.arange(start, start + some.size), _ROBERTS)
             x, y = ((shift[:, k, None] + part).ravel() % 1.0 for k, part in enumerate((dx, dy)))
             points = in_cells(self.order, self.cells[index], x, y)

@@ -32,7 +32,7 @@ type Ints = NDArray[np.int64]
 type Progress = Callable[[int, int], None]
 
 _STRIDE = 7
-"""Every so manieth row and column of the variance plane is looked at."""
+"""Step in rows and columns at which the variance plane is sampled."""
 _KEPT = 64
 """Masks that are kept unpacked: 2 MB for each 4000 x 4000 pixels."""
 
@@ -178,7 +178,7 @@ def _read_known(file: Path | None) -> dict[str, tuple[float, float]]:
             f"not a table of depths, with image_id, m5 and fwhm ({error})",
             path=file,
             key="depth.file",
-            fix="Remove it, and it is made again",
+            fix="Remove it; it is measured and written again",
         ) from error
     return {name: (float(m5), float(fwhm)) for name, m5, fwhm in zip(ids, *columns, strict=True)}
 

@@ -276,10 +276,10 @@ class _Found:
         if self._jacobians is None:
             if self._wcs is None:
                 raise CatalogError(
-                    f"the column {self._columns[key][0]} is one on the pixels, and there is no WCS",
+                    f"the column {self._columns[key][0]} is measured in pixels, and there is no WCS to convert it",
                     path=self._path,
                     key="wcs",
-                    fix="Give wcs=, that of the image on which they were detected, such as exposure.wcs",
+                    fix="Give wcs=, that of the image in which they were detected, such as exposure.wcs",
                 )
             x, y = (np.asarray(one, dtype=np.float64) for one in self._wcs.world_to_pixel_values(ra, dec))
             good = np.isfinite(x) & np.isfinite(y)
@@ -343,7 +343,9 @@ class _Found:
             if world is not None:
                 return 90.0 - world
         if image is None:
-            raise self.error("pa", "position angles: pa, theta_world or theta_image (circular=True does without)")
+            raise self.error(
+                "pa", "position angles: pa, theta_world or theta_image; with circular=True none are needed"
+            )
         direction = np.stack([np.cos(np.radians(image)), np.sin(np.radians(image))], axis=-1)
         east, north = np.einsum("nij,nj->in", self._jacobian(ra, dec, "theta_image"), direction)
         return np.asarray(np.degrees(np.arctan2(east, north)))

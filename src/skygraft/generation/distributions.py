@@ -245,7 +245,9 @@ def _as_distribution(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return {"kind": "constant", "value": value}
     if value.get("kind") not in _KINDS:
-        given = f"{value['kind']!r} is no kind of distribution" if "kind" in value else "a distribution needs its kind"
+        given = (
+            f"{value['kind']!r} is not a kind of distribution" if "kind" in value else "a distribution needs its kind"
+        )
         raise ValueError(f"{given}; give kind: {', '.join(kind for kind in _KINDS if kind != 'constant')}")
     return value
 

@@ -181,11 +181,12 @@ def _listed(path: Path, mapper: Mapper) -> SurveyImages:
         listed = IndexFile(path)
         tables = [pa.schema([INDEX_SCHEMA.field(name) for name in _COLUMNS]).empty_table(), *listed.batches(_COLUMNS)]
     except FormatError as error:
+        is_image = ".fit" in path.name.lower()
         raise FormatError(
-            f"it lists no images ({error.message})",
+            "it is an image, and an index of images is needed" if is_image else f"it lists no images ({error.message})",
             path=path,
             key="footprint",
-            fix="Give a campaign's YAML file, a plan, or an index made by skygraft index -o",
+            fix="Give a campaign's YAML file, a plan, or an index made by skygraft index IMAGES -o index.parquet",
         ) from error
     return SurveyImages(path, _plain(pa.concat_tables(tables)), path.absolute().parent)
 
@@ -266,7 +267,7 @@ class FootprintArea(CellArea):
             )
 
     def _order(self, radii: Floats) -> int:
-        """Order of cells by the smallest image, and no more of them than memory is for."""
+        """Order of cells that resolves the smallest image, limited by memory."""
         side = float(radii.min()) * np.sqrt(2.0) / _ACROSS
         fine = np.log2(np.sqrt(np.pi / 3.0) / max(side, 1e-9)) + 1
         few = 0.5 * np.log2(8 * CELLS_MOST * (4.0 * np.pi / 12.0) / max(float((2.0 * radii**2).sum()), 1e-18))

@@ -128,13 +128,15 @@ class CatalogGenerator:
         for kind in self._maker.kinds:
             if kind.real is not None and kind.real.n_left_out:
                 self.notes.append(f"{kind.real.n_left_out} rows of {kind.real.path.name} cannot be used")
+        # Tables before images: what is wrong with them should be said before minutes of reading.
+        self._tables = [avoided_sources(table) for table in spec.avoid.tables]
+        if spec.positions.around is not None:
+            self._centres = centres_of(spec.positions.around)
         self._m5 = self._depths()
         self._area = Area(self._parts())
-        if not len(self._area):
+        if not len(self._area) or self._area.area <= 0:
             raise _empty_area(spec)
         self.area = self._area.area
-        if self.area <= 0:
-            raise _empty_area(spec)
         self._field = positions.Field(self._area, self._avoided())
         self.n = self._number()
         self._ids_fit()
@@ -214,7 +216,11 @@ class CatalogGenerator:
 
     def _avoided(self) -> list[Avoided]:
         spec = self.spec.avoid
-        avoided: list[Avoided] = [avoided_sources(table) for table in spec.tables]
+        avoided: list[Avoided] = list(self._tables)
+        ra, dec, radius = self._area.circle()
+        for table, sources in zip(spec.tables, self._tables, strict=True):
+            if not sources.reaches(ra, dec, radius):
+                self.notes.append(f"no source of {table.path.name} is near the area: are its positions in degrees?")
         if spec.masks is not None:
             assert self._footprint is not None
             masks = spec.masks
@@ -251,7 +257,6 @@ class CatalogGenerator:
             self.notes.append(f"a hexagonal grid whose neighbours are {step:.4g} arcsec apart")
         elif kind == "around":
             assert spec.positions.around is not None
-            self._centres = centres_of(spec.positions.around)
             if n is None:
                 n = sum(len(place.points) for place in self._around(None))
                 if not n:
@@ -440,7 +445,7 @@ class CatalogGenerator:
 def _empty_area(spec: PopulationSpec) -> CatalogError:
     given = [name for name in ("footprint", "region", "moc", "density_map") if getattr(spec.area, name) is not None]
     return CatalogError(
-        f"the area is empty: nothing is in {' and '.join(given)}{' alike' if len(given) > 1 else ''}",
+        f"the area is empty: no place is in {'all of ' if len(given) > 1 else ''}{', '.join(given)}",
         key="area",
         fix="Give areas that overlap",
     )

@@ -57,13 +57,7 @@ def centres_of(spec: AroundSpec) -> tuple[Floats, Floats, NDArray[np.int64]]:
 def _positions_of(path: Path, ra: str, dec: str, others: Sequence[str]) -> tuple[Source, Floats, Floats]:
     """Positions of a table, degrees; all columns that are missing are named."""
     source = Source(read_table(path), str(path))
-    missing = [name for name in (ra, dec, *others) if name not in source]
-    if missing:
-        raise source.error(
-            f"the table has no column {', '.join(missing)}; it has {', '.join(source.names[:40])}",
-            key=missing[0],
-            fix="Name its columns: {ra: ..., dec: ...}",
-        )
+    source.require((ra, dec, *others), "Name its columns: {ra: ..., dec: ...}")
     return source, source.numbers(ra, "deg"), source.numbers(dec, "deg")
 
 

@@ -126,7 +126,9 @@ def place_groups(members: Any, places: Any, *, first_id: int = 0) -> QTable:
     rotation, scale = _numbers(where, "rotation", "deg", 0.0), _numbers(where, "scale", "", 1.0)
     _check_turning(group, rotation, scale)
     if not (scale > 0).all():
-        raise CatalogError("some scales are not positive", key="scale", row=int(np.argmin(scale > 0)))
+        raise CatalogError(
+            "some scales are not positive", key="scale", row=int(np.argmin(scale > 0)), fix="Give factors above 0"
+        )
     moved = _positions(group, where, rotation, scale)
     of_place, of_group = np.repeat(np.arange(n), m), np.tile(np.arange(m), n)
     out = QTable()
@@ -150,7 +152,9 @@ def _members_table(members: Any) -> Table:
     table = as_table(members)
     if len(table) == 0 or "source_type" not in table.colnames:
         raise CatalogError(
-            "the group has no " + ("members" if len(table) == 0 else "column 'source_type'"), key="source_type"
+            "the group has no " + ("members" if len(table) == 0 else "column 'source_type'"),
+            key="source_type",
+            fix="Give a row with a source_type for each member",
         )
     if "offset_east" in table.colnames and "separation" in table.colnames:
         raise CatalogError("the members have both offset_east and separation", key="separation", fix="Keep one of them")
@@ -168,7 +172,11 @@ def _places_table(places: Any) -> Table:
     table = as_table(places)
     missing = [name for name in ("ra", "dec") if name not in table.colnames]
     if missing or len(table) == 0:
-        raise CatalogError(f"the places have no {' and no '.join(missing) or 'rows'}", key="ra")
+        raise CatalogError(
+            f"the places have no {' and no '.join(missing) or 'rows'}; their columns are {', '.join(table.colnames)}",
+            key=missing[0] if missing else "ra",
+            fix="Give a row with ra and dec, in degrees, for each group",
+        )
     table = _canonical_columns(table)
     for name, low, high in (("ra", 0.0, 360.0), ("dec", -90.0, 90.0)):
         bad = np.flatnonzero(~((values(table, name) >= low) & (values(table, name) <= high)))
@@ -178,6 +186,7 @@ def _places_table(places: Any) -> Table:
                 f"{listed(values(table, name)[bad])}",
                 row=listed(bad),
                 key=name,
+                fix="Correct these rows of the table of places",
             )
     return table
 
@@ -200,7 +209,9 @@ def _numbers(table: Table, name: str, unit: str, default: float) -> Array:
     array = ColumnReader(table[name], name).floats(unit)
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
-        raise CatalogError(f"{bad.size} values of {name} are not finite", row=listed(bad), key=name)
+        raise CatalogError(
+            f"{bad.size} values of {name} are not finite", row=listed(bad), key=name, fix="Give a number in each row"
+        )
     return array
 
 

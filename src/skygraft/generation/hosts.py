@@ -193,7 +193,11 @@ def given_values(table: Table, given: Any, name: str, unit: str, *, low: float =
     """
     if isinstance(given, str):
         if given not in table.colnames:
-            raise CatalogError(f"{name} names the column {given!r}; there are {', '.join(table.colnames)}", key=name)
+            raise CatalogError(
+                f"{name} is {given!r}, and there is no such column; there are {', '.join(table.colnames)}",
+                key=name,
+                fix="Give a number, or the name of a column",
+            )
         array = ColumnReader(table[given], given).floats(unit)
     else:
         plain = given.to_value(unit) if isinstance(given, u.Quantity) else np.asarray(given, dtype=np.float64)
@@ -243,8 +247,12 @@ def _rows_of_hosts(table: Table, galaxies: Table, weights: Any, seed: int, shape
     total = np.cumsum(weight)
     if not total[-1] > 0:
         raise CatalogError(
-            "no host can be drawn: " + ("none has a size, a shape and a weight" if shaped else "all weights are 0"),
+            "no host can be drawn: "
+            + ("none has a size, an axis ratio, a position angle and a weight" if shaped else "all weights are 0"),
             key="weights",
+            fix=f"Give galaxies of type {', '.join(DRAWN_FROM)} with all parameters, or separation in arcsec"
+            if shaped
+            else "Choose other weights",
         )
     draw, _ = uniforms(ids[free], seed, _WHICH_HOST)
     # To the right of equal sums, which are hosts without weight.
@@ -258,11 +266,13 @@ def _weights(galaxies: Table, weights: Any) -> Array:
     if isinstance(weights, str) and is_mag_column(weights) and weights in galaxies.colnames:
         mag = values(galaxies, weights)
         if not np.isfinite(mag).any():
-            raise CatalogError(f"no host has a magnitude {weights}", key="weights")
+            raise CatalogError(f"no host has a magnitude {weights}", key="weights", fix="Choose another band")
         return np.asarray(np.nan_to_num(10.0 ** (-0.4 * (mag - np.nanmin(mag)))))
     if isinstance(weights, str) and weights not in galaxies.colnames:
         raise CatalogError(
-            f"weights names {weights!r}; it may be 'uniform' or one of {', '.join(galaxies.colnames)}", key="weights"
+            f"weights is {weights!r}, and the hosts have no such column; they have {', '.join(galaxies.colnames)}",
+            key="weights",
+            fix="Give 'uniform', or one of these",
         )
     array = ColumnReader(galaxies[weights], weights).floats() if isinstance(weights, str) else weights
     if np.isinf(array).any() or (array < 0).any():
@@ -273,7 +283,9 @@ def _weights(galaxies: Table, weights: Any) -> Array:
 def _of_hosts(weights: Any, n: int) -> Array:
     array = np.asarray(weights, dtype=np.float64)
     if array.shape != (n,):
-        raise CatalogError(f"there are {n} hosts, and weights of shape {array.shape}", key="weights")
+        raise CatalogError(
+            f"there are {n} hosts, and weights of shape {array.shape}", key="weights", fix="Give one for each host"
+        )
     return array
 
 

@@ -29,7 +29,7 @@ type Flags = NDArray[np.bool_]
 
 _BLOCK = 1 << 17
 _VAIN = 8
-"""Blocks of candidates with hardly a position after which the area is taken for full of avoided places."""
+"""Number of blocks of candidates, nearly all rejected, after which the whole area counts as avoided."""
 _LEAST_SHARE = 1e-5
 _WIDEST = 60.0
 """Degrees: radius of areas that a hexagonal grid is made for."""
@@ -272,7 +272,8 @@ def separated(field: Field, streams: Streams, n: int, separation: float) -> Iter
             key="positions.separation",
             fix="Use kind: hexagonal, which keeps the separation for any number",
         )
-    ra, dec = to_lonlat(separated_vectors(field, n, separation, streams.generator("position:separated")))
+    vectors = separated_vectors(field, n, separation, streams.generator("position:separated"), "positions.separation")
+    ra, dec = to_lonlat(vectors)
     for first in range(0, n, _BLOCK):
         part = slice(first, first + _BLOCK)
         yield Place(Points.at(ra[part], dec[part]))

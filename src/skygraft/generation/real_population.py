@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from skygraft.catalog.column_maps import constant_column, nearest
 from skygraft.catalog.columns import refused
 from skygraft.catalog.dialects import Source
 from skygraft.catalog.io import normalize_catalog, read_table
@@ -284,13 +285,15 @@ def _by_columns(
             f"{', '.join(odd)} cannot be drawn from a population; properties of the native schema can, and mag_<band>",
             path=spec.path,
             key="population.columns",
-            fix="Name them as in the documentation of catalogues' columns",
+            fix=nearest(odd[0], [*COLUMNS, *(["mag_r"] if odd[0].startswith("mag") else [])], 2)
+            or "Name them as in docs/catalogue_columns.md",
         )
     wanted = dict(spec.columns)
     type_column = wanted.pop("source_type", None)
     found = _numbers(source, wanted | ({"source_type": type_column} if type_column else {}))
     if type_column is not None and kind is None:
-        types = source.text(type_column)
+        constant = type_column.startswith("=")
+        types = constant_column("source_type", type_column, len(source)) if constant else source.text(type_column)
         unknown = sorted(set(types.tolist()) - set(SOURCE_TYPES))
         if unknown:
             raise CatalogError(
@@ -311,20 +314,15 @@ def _is_mag(name: str) -> bool:
 
 def _numbers(source: Source, wanted: dict[str, str]) -> dict[str, Any]:
     """Columns of a table in the units of the schema; all that are missing are named."""
-    missing = [column for column in wanted.values() if column not in source]
-    if missing:
-        have = ", ".join(source.names[:40]) + (", ..." if len(source.names) > 40 else "")
-        raise source.error(
-            f"the table has no column {', '.join(missing)}; it has {have}",
-            key=missing[0],
-            fix="Name columns that it has",
-        )
+    source.require(column for column in wanted.values() if not column.startswith("="))
     out: dict[str, Any] = {}
     for name, column in wanted.items():
         if name == "source_type":
             continue
         spec = COLUMNS.get(name)
-        if spec is not None and spec.kind == "str":
+        if column.startswith("="):
+            out[name] = constant_column(name, column, len(source))
+        elif spec is not None and spec.kind == "str":
             out[name] = source.text(column)
         else:
             out[name] = source.numbers(column, unit_of(name) or "" if name != "weight" else None)

@@ -11,16 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import CatalogError
 from skygraft.skymap import get_skymap
+from skygraft.wcs.base import to_lonlat, to_vectors
 
-__all__ = ["Region", "as_region", "tangent_to_sky", "unit_offsets", "unit_vectors"]
+__all__ = ["Region", "as_region", "tangent_to_sky", "unit_offsets"]
 
 _SQ_DEG = np.degrees(1.0) ** 2
-
-
-def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
-    """Convert positions in degrees to unit vectors, shape (..., 3)."""
-    a, d = np.radians(np.asarray(ra, dtype=np.float64)), np.radians(np.asarray(dec, dtype=np.float64))
-    return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
 
 
 def _basis(centre: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -29,12 +24,6 @@ def _basis(centre: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
     cos_a, sin_a = (centre[0] / rho, centre[1] / rho) if rho > 1e-12 else (1.0, 0.0)
     east = np.array([-sin_a, cos_a, 0.0])
     return east, np.cross(centre, east)
-
-
-def _to_degrees(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-    ra = np.degrees(np.arctan2(y, x)) % 360.0
-    return np.where(ra >= 360.0, 0.0, ra), np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
 def tangent_to_sky(
@@ -54,10 +43,10 @@ def tangent_to_sky(
     ra, dec : ndarray
         Degrees.
     """
-    centre = unit_vectors(ra0, dec0)
+    centre = to_vectors(ra0, dec0)
     east, north = _basis(centre)
     to_rad = np.radians(1.0 / 3600.0)
-    return _to_degrees(centre + to_rad * (np.multiply.outer(xi, east) + np.multiply.outer(eta, north)))
+    return to_lonlat(centre + to_rad * (np.multiply.outer(xi, east) + np.multiply.outer(eta, north)))
 
 
 def unit_offsets(
@@ -154,7 +143,7 @@ class Region:
             )
         if np.array_equal(points[0], points[-1]):
             points = points[:-1]
-        vectors = unit_vectors(points[:, 0], points[:, 1])
+        vectors = to_vectors(points[:, 0], points[:, 1])
         mean = vectors.sum(axis=0)
         norm = np.linalg.norm(mean)
         centre = mean / norm if norm > 0 else np.array([0.0, 0.0, 1.0])
@@ -163,7 +152,7 @@ class Region:
         radius = float(np.degrees(2.0 * np.arcsin(min(chord / 2.0, 1.0))))
         if norm == 0 or radius > 80.0:
             raise CatalogError("the polygon spans more than 80 degrees from its centre", key="region", fix="Split it")
-        ra, dec = _to_degrees(centre)
+        ra, dec = to_lonlat(centre)
         region = cls(float(ra), float(dec), min(radius * 1.0001 + 1e-9, 89.0), points)
         if region.area <= 0.0:
             raise CatalogError("the polygon has no area", key="region")
@@ -174,8 +163,8 @@ class Region:
         """Square degrees."""
         if self.polygon is None:
             return float(4.0 * np.pi * np.sin(np.radians(self.radius) / 2.0) ** 2 * _SQ_DEG)
-        a = unit_vectors(self.ra, self.dec)
-        b = unit_vectors(self.polygon[:, 0], self.polygon[:, 1])
+        a = to_vectors(self.ra, self.dec)
+        b = to_vectors(self.polygon[:, 0], self.polygon[:, 1])
         c = np.roll(b, -1, axis=0)
         # Signed spherical excess of the triangles around the centre (Van Oosterom & Strackee 1983).
         triple = np.cross(b, c) @ a
@@ -194,11 +183,11 @@ class Region:
         -------
         ndarray of bool, shape (N,)
         """
-        vectors = np.atleast_2d(unit_vectors(np.atleast_1d(ra), np.atleast_1d(dec)))
+        vectors = np.atleast_2d(to_vectors(*(np.atleast_1d(np.asarray(one, dtype=np.float64)) for one in (ra, dec))))
         return self._holds(vectors)
 
     def _holds(self, vectors: NDArray[np.float64]) -> NDArray[np.bool_]:
-        centre = unit_vectors(self.ra, self.dec)
+        centre = to_vectors(self.ra, self.dec)
         chord = np.linalg.norm(vectors - centre, axis=1)
         inside: NDArray[np.bool_] = chord <= 2.0 * np.sin(np.radians(self.radius) / 2.0)
         if self.polygon is None:
@@ -209,7 +198,7 @@ class Region:
         points = vectors[rows]
         depth = points @ centre
         x, y = points @ east / depth, points @ north / depth
-        corners = unit_vectors(self.polygon[:, 0], self.polygon[:, 1])
+        corners = to_vectors(self.polygon[:, 0], self.polygon[:, 1])
         depth = corners @ centre
         px, py = corners @ east / depth, corners @ north / depth
         odd = np.zeros(rows.size, dtype=np.bool_)
@@ -233,7 +222,7 @@ class Region:
         -------
         ndarray, shape (n, 3)
         """
-        centre = unit_vectors(self.ra, self.dec)
+        centre = to_vectors(self.ra, self.dec)
         east, north = _basis(centre)
         # 1 - cos(radius), without cancellation for small circles.
         versine = 2.0 * np.sin(np.radians(self.radius) / 2.0) ** 2
@@ -284,7 +273,7 @@ class Region:
         """
         del chord
         radius = 2.0 * np.sin(np.radians(self.radius) / 2.0)
-        inside = np.linalg.norm(middle - unit_vectors(self.ra, self.dec), axis=1) <= radius + reach
+        inside = np.linalg.norm(middle - to_vectors(self.ra, self.dec), axis=1) <= radius + reach
         # The region may lie inside a large cell without containing any of these points.
         small = inside & (reach < radius / 8.0)
         points = [point[small] for point in (middle, *corners)]
@@ -302,7 +291,7 @@ class Region:
         -------
         ra, dec : ndarray, shape (N,)
         """
-        return _to_degrees(vectors)
+        return to_lonlat(vectors)
 
 
 def as_region(region: Any) -> Region:

@@ -9,7 +9,7 @@ from astropy_healpix import healpix_to_lonlat
 from numpy.typing import NDArray
 
 from skygraft.errors import CatalogError
-from skygraft.generation.region import unit_vectors
+from skygraft.wcs.base import to_vectors
 
 __all__ = ["separated_vectors"]
 
@@ -50,7 +50,9 @@ class Where(Protocol):
         ...
 
 
-def separated_vectors(where: Where, count: int, separation: float, rng: np.random.Generator) -> Vectors:
+def separated_vectors(
+    where: Where, count: int, separation: float, rng: np.random.Generator, key: str = "min_separation"
+) -> Vectors:
     """Draw positions uniformly in a region, each at a minimum separation from all earlier ones (Poisson-disk sampling).
 
     Darts are thrown, and those too close to an earlier one are rejected. When few are accepted, they are thrown only
@@ -65,6 +67,8 @@ def separated_vectors(where: Where, count: int, separation: float, rng: np.rando
     separation : float
         Minimum separation, arcsec.
     rng : numpy.random.Generator
+    key : str
+        What the separation is called, for errors.
 
     Returns
     -------
@@ -92,9 +96,9 @@ def separated_vectors(where: Where, count: int, separation: float, rng: np.rando
         gaps.drop_covered(kept)
         if not gaps.cells.size:
             raise CatalogError(
-                f"only {len(kept)} of {count} sources fit at random: then every place in the region is within "
+                f"only {len(kept)} of {count} sources fit at random: every other place in the region is within "
                 f"{separation:g} arcsec of one of them",
-                key="min_separation",
+                key=key,
                 fix="Lower the density or the separation, or use a grid, which packs them closer (kind: hexagonal, or "
                 "grid_catalog)",
             )
@@ -140,7 +144,7 @@ class _Gaps:
 
     def _vectors(self, cells: NDArray[np.int64], dx: Any = 0.5, dy: Any = 0.5) -> Vectors:
         lon, lat = healpix_to_lonlat(cells, 1 << self._level, dx=dx, dy=dy, order="nested")
-        return unit_vectors(lon.deg, lat.deg)
+        return to_vectors(lon.deg, lat.deg)
 
     def drop_covered(self, kept: Vectors) -> None:
         """Drop cells outside the region, and cells that are completely too close to an accepted position."""

@@ -29,6 +29,8 @@ _DEFAULTS: dict[str, AnyDistribution] = {
 }
 """Shapes of sources that need them, where nothing else is said."""
 _ANGLES = ("bulge_pa", "disk_pa")
+_PATHS = {"Stamp": "stamp", "RealGalaxy": "real_galaxy_catalog"}
+"""Columns of file names that types need."""
 
 
 class SourceMaker:
@@ -134,10 +136,10 @@ class _Kind:
         unknown = [band for band in spec.colors if band not in bands[1:]]
         if unknown:
             raise ConfigError(
-                f"a colour is given for {', '.join(unknown)}; the bands after the first are "
-                f"{', '.join(bands[1:]) or 'none'}",
+                f"a colour is given for {', '.join(unknown)}, which is not among the bands after the first; the bands "
+                f"of the catalogue are {', '.join(bands)}",
                 key=f"{self._key}.colors",
-                fix="Name bands of the catalogue other than the first",
+                fix="Add it to bands, or leave it out",
             )
         self.real: RealSources | None = None
         if spec.population is not None:
@@ -177,6 +179,9 @@ class _Kind:
                     self._drawn.setdefault(name, _DEFAULTS["pa"])
                 elif column.required:
                     missing.setdefault(kind, []).append(name)
+        for kind, path_column in _PATHS.items():
+            if kind in self.types and path_column not in have:
+                missing.setdefault(kind, []).append(path_column)
         if missing:
             raise ConfigError(
                 "; ".join(f"a {kind} needs {', '.join(names)}" for kind, names in missing.items()),

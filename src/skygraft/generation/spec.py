@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from skygraft.catalog.column_maps import nearest
 from skygraft.catalog.schema import COLUMNS, SOURCE_TYPES
 from skygraft.config.yaml_schema import (
     BASE_DIR,
@@ -79,7 +80,7 @@ RegionSpec = Annotated[Any, AfterValidator(_region)]
 
 
 class AreaSpec(Section):
-    """Where sources are put: the places that all of the given areas hold."""
+    """Where sources are put: the intersection of the given areas."""
 
     footprint: ResolvedPath | None = None
     """Images that show them: a campaign's YAML file or output folder, its plan, or an index (``skygraft index -o``)."""
@@ -230,7 +231,8 @@ class RealPopulation(Section):
     dialect: str = "auto"
     """Dialect of a catalogue; ``auto`` recognises it."""
     columns: dict[str, Name] = Field(default_factory=dict)
-    """For any other table: its columns by those of the native schema, such as ``{mag_r: MAG_R, n: SERSIC_N}``."""
+    """For any other table: its columns by those of the native schema, such as ``{mag_r: MAG_R, n: SERSIC_N}``; a value
+    that begins with ``=`` is one for all rows, as in ``{n: =1}``."""
     bands: dict[str, Name] = Field(default_factory=dict)
     """For a band of the catalogue, the band of the table that gives it, such as ``{r: magnorm}``; by default the same
     name."""
@@ -267,17 +269,12 @@ class SourceSpec(Section):
             raise ValueError("mag_relative_to needs mag, the difference from the depth")
         for name in self.columns:
             if name not in COLUMNS:
-                raise ValueError(f"columns: there is no column {name!r} in the native schema{_nearest(name)}")
+                raise ValueError(
+                    f"columns: there is no column {name!r} in the native schema. {nearest(name, COLUMNS)}".strip()
+                )
             if name in ("injection_id", "ra", "dec", "source_type", "flags", "host_id"):
                 raise ValueError(f"columns: {name} is set by the generator")
         return self
-
-
-def _nearest(name: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, COLUMNS, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -335,7 +332,7 @@ class PopulationSpec(Section):
         if self.bands is not None and len(set(self.bands)) != len(self.bands):
             raise ValueError(f"bands: {list(self.bands)} has one twice")
         if self.bands is None and self.area.footprint is None:
-            raise ValueError("bands: name the bands of the catalogue")
+            raise ValueError("bands is missing: name the bands of the catalogue, as in bands: [g, r]")
         if self.area.footprint is None:
             if self.avoid.masks is not None:
                 raise ValueError("avoid.masks needs the images of a footprint")
@@ -423,7 +420,8 @@ def parse_spec(
     try:
         return PopulationSpec.model_validate(merged, context={BASE_DIR: base.resolve()})
     except ValidationError as error:
-        problems = describe_problems(error, PopulationSpec)
+        found = describe_problems(error, PopulationSpec)
+        problems = [("population" if place == "configuration" else place, problem) for place, problem in found]
     except SkygraftError as error:  # not a ValueError, so pydantic does not catch it
         problems = [(error.key or "population", error.message)]
     raise config_error(problems, "population", path)

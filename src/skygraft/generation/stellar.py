@@ -166,7 +166,7 @@ class StellarSystem:
         """
         stop = self._number if stop is None else min(stop, self._number)
         if not 0 <= start < stop:
-            raise CatalogError(f"stars {start} to {stop} of {self._number} are none", key="start")
+            raise CatalogError(f"stars {start} to {stop} do not exist: there are {self._number}", key="start")
         ids = np.arange(self.first_id + start, self.first_id + stop, dtype=np.int64)
         ra, dec = self.profile.positions(self.ra, self.dec, *uniforms(ids, self.seed, _WHERE))
         table = QTable()

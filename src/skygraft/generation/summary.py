@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +195,11 @@ def _histogram(mag: Floats) -> NDArray[np.int64]:
 
 
 def summarise_catalog(
-    path: str | os.PathLike[str], *, dialect: str = "auto", progress: Callable[[int], None] | None = None
+    path: str | os.PathLike[str],
+    *,
+    dialect: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> CatalogSummary:
     """Count what is in a catalogue, of any format and dialect; Parquet is streamed.
 
@@ -203,6 +207,7 @@ def summarise_catalog(
     ----------
     path : path-like
     dialect : str
+    columns : mapping of str to str, optional
         As in `skygraft.read_catalog`.
     progress : callable, optional
         Called with the number of rows that were read.
@@ -217,7 +222,7 @@ def summarise_catalog(
         As `skygraft.read_catalog`; rows that cannot be drawn are counted.
     """
     tally = _Tally()
-    for chunk in iter_catalog(path, dialect=dialect, on_bad="flag"):
+    for chunk in iter_catalog(path, dialect=dialect, columns=columns, on_bad="flag"):
         tally.add(chunk)
         if progress is not None:
             progress(len(chunk))

@@ -140,7 +140,10 @@ def _tallies(path: Path, truth: _Truth, k: int, n_passes: int, notes: list[str])
             columns = np.stack([numbers(batch.column(name)).astype(np.int64) for name in ("injection_id", *_COUNTS)])
             tallies.append(columns[:, columns[0] % n_passes == k])
     said = np.concatenate(tallies, axis=1) if tallies else np.zeros((4, 0), np.int64)
-    said = _summed(said)
+    # Of an object of an ephemeris there is a row for each piece of its way.
+    known_ids, of_id = np.unique(said[0], return_inverse=True)
+    sums = [np.bincount(of_id, weights=count, minlength=len(known_ids)).astype(np.int64) for count in said[1:]]
+    said = np.stack([known_ids, *sums])
     ids, inverse = np.unique(truth.ids, return_inverse=True)
     found = np.stack([np.bincount(inverse, weights=w, minlength=len(ids)) for w in (None, truth.drawn, truth.primary)])
     wrong = 0
@@ -164,15 +167,6 @@ def _tallies(path: Path, truth: _Truth, k: int, n_passes: int, notes: list[str])
                 f"{said[0][first]} has {said[i + 1][first]}, the truth {int(counted[i][first])}"
             )
     return wrong, said.shape[1]
-
-
-def _summed(said: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tallies by injection id, ascending: those of a moving object are in a row for each piece of its way."""
-    said = said[:, np.argsort(said[0], kind="stable")]
-    first = np.flatnonzero(np.r_[True, np.diff(said[0]) != 0][: said.shape[1]])
-    if first.size == said.shape[1]:
-        return said
-    return np.vstack([said[:1, first], np.add.reduceat(said[1:], first, axis=1)])
 
 
 def _names(ids: NDArray[np.int64]) -> str:

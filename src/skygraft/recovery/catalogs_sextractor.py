@@ -205,8 +205,10 @@ def _terms(columns: Columns, context: ImageContext, place: Array) -> dict[str, A
             terms["axis_ratio"] = 1.0 - columns.floats("ELLIPTICITY")
         elif "A_IMAGE" in columns and "B_IMAGE" in columns:
             terms["axis_ratio"] = columns.floats("B_IMAGE") / columns.floats("A_IMAGE")
-    if angle := first_of(columns.table.colnames, "THETA_J2000", "THETA_SKY"):
-        terms["position_angle"] = np.mod(columns.floats(angle), 180.0)
-    elif "THETA_IMAGE" in columns:
+    # Source Extractor (2.25 at least) takes moments to the sky wrongly where the image's axes are not along North and
+    # East, and is then some 10 degrees off; what it says of the pixels is right.
+    if "THETA_IMAGE" in columns:
         terms["position_angle"] = sky_angle(context, place, columns.floats("THETA_IMAGE"))
+    elif angle := first_of(columns.table.colnames, "THETA_J2000", "THETA_SKY"):
+        terms["position_angle"] = np.mod(columns.floats(angle), 180.0)
     return terms

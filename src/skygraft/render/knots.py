@@ -24,7 +24,7 @@ from skygraft.render.stars import StarPainter, Stars
 __all__ = ["DrawnKnots", "draw_knots", "knot_offsets", "knots_reach"]
 
 _STREAM = 0x6B6E6F7473
-"""Of random numbers, apart from others that are made from numbers of objects."""
+"""Number of the random stream, different from others that are keyed by objects."""
 _UNIT = 2.0**-53
 _MARGIN = 11
 """Pixels around a kernel that is moved by a fraction of a pixel, in which it rings."""

@@ -23,12 +23,12 @@ __all__ = ["FIRST_WIDE", "SLOPE", "gaussian_fluxes", "kolmogorov_reach", "remain
 K_0 = 1.66051333269
 """Wavenumber k_0 times the half-light radius: where `remaining` is a half."""
 SLOPE = 11.0 / 3.0
-"""Of the wings: -d ln I / d ln r."""
+"""Logarithmic slope of the wings, -d ln I / d ln r."""
 FIRST_WIDE = 2.0
 """Half-light radii; sigma of the narrowest Gaussian that may be taken out of the transform."""
 
 _ANGLES = np.linspace(-36.0, 36.0, 1441)
-"""Of the integral for the stable density: logarithms of the tangent of half the angle."""
+"""Nodes of the integral for the stable density: logarithms of the tangent of half the angle."""
 _INDEX = 5.0 / 6.0
 _FAINT = 1e-12
 """Flux of Gaussians that are dropped: arithmetic with denormal numbers is very slow."""

@@ -46,7 +46,7 @@ MOST_SPLIT_NU = 1.0
 """Largest index of profiles that are split: above it wings are steep, and the sum of Gaussians is less accurate."""
 _BISECTIONS = 60
 _LOG_RANGE = math.log(1e-14), math.log(1e3)
-"""Of radii, in scale radii, among which one is sought."""
+"""Of radii, in scale radii, among which one is searched for."""
 _NODES = 257
 _FAINT = 1e-12
 """Flux of Gaussians that are dropped: arithmetic with denormal numbers is very slow."""

@@ -29,7 +29,7 @@ __all__ = ["MOST_PIXELS", "ByteCache", "Stamp", "read_stamp", "read_stamps"]
 MOST_PIXELS = 1 << 24
 """Largest stamp: 4096 by 4096 pixels."""
 _LEAST_SUM = 1e-6
-"""Smallest sum of pixels, relative to that of their absolute values, that a magnitude is the magnitude of."""
+"""Smallest sum of the pixels, as a part of the sum of their absolute values, that can be scaled to a magnitude."""
 _CACHED_BYTES = 256 << 20
 _NONE = ("", "None", "nan", "--")
 """Text of empty cells."""

@@ -40,7 +40,7 @@ from skygraft.render.vectors import LANES, fused, load, spread, store
 __all__ = ["DrawnStamps", "StampPainter"]
 
 _SIZES = tuple(sorted(m << e for m in (8, 10, 12) for e in range(2, 11) if (m << e) % 16 == 0 and m << e <= MAX_STAMP))
-"""Of boxes, multiples of 16 pixels; for each the PSF's basis is transformed, so that there should not be many."""
+"""Sizes of boxes, multiples of 16 pixels; for each the PSF's basis is transformed, so that there should not be many."""
 _LARGEST_STEP = 1.4
 """Stamp pixels from one pixel of the image to the next up to which light is looked up in real space.
 
@@ -50,7 +50,7 @@ two in any direction.
 _BEYOND = 1e-4
 """Largest part of the PSF, relative to its peak, beyond the frequencies of the grid that a stamp is drawn on."""
 _WHOLE = 1e-6
-"""Pixels: what a WCS round trip is off from whole pixels."""
+"""Pixels: the error of a WCS round trip, up to which a stamp lies on whole pixels."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["methods_section", "methods_text"]
 
-_DRAWN_BY_GALSIM = ("Trail",)
+_DRAWN_BY_GALSIM = ("InclinedExponential", "InclinedSersic", "RealGalaxy")
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _injection(text: _Text, facts: CampaignFacts, truth: TruthCounts | None, ver
     else:
         text.say("No photon noise of the sources was added.")
     if truth is not None and any(total(truth.drawn, kind=kind) for kind in _DRAWN_BY_GALSIM):
-        text.say(f"Trails were drawn with GalSim {text.cite('rowe2015')}.")
+        text.say(f"Inclined disks and real galaxies were drawn with GalSim {text.cite('rowe2015')}.")
 
 
 def _scaled(text: _Text, facts: CampaignFacts) -> str:

@@ -1,6 +1,6 @@
 """The catalogue with what became of each source over all images: one row a source, columns for every band.
 
-An object with an ephemeris has a row for each piece of its way, with the images of that piece's time.
+An object of an ephemeris has a row for each piece of its way, with what became of it at the piece's times.
 
 Plain functions of one patch of the catalogue, for workers, and one that joins the tables of all patches in one file.
 They read the truth tables of every home patch whose images read the patch's sources.
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skygraft.catalog.io import arrow_array
-from skygraft.catalog.schema import is_mag_column
+from skygraft.catalog.schema import WINDOW, is_mag_column
 from skygraft.errors import CampaignError
 from skygraft.records.files import Layout, digest
 from skygraft.tables.arrow import TableWriter, ascends, note_of, numbers, read_groups
@@ -169,7 +169,7 @@ def consolidate_sources(sources: PatchSources, *, output: str, bands: Sequence[s
     note, written = note_of(path, layout.checksum(path)), False
     if note is None or note.fingerprint != fingerprint or not {"n_sources", "n_on_images"} <= note.content.keys():
         catalog = _catalog_table(content, part)
-        tally = _Tally(numbers(catalog["injection_id"]), bands, _begins(catalog))
+        tally = _Tally(numbers(catalog["injection_id"]), bands, _windows(catalog))
         for tract, patch, truth in sources.homes:
             table_path = layout.truth_table(tract, patch)
             for rows in _small(str(table_path), truth) or read_groups(table_path, _TRUTH_COLUMNS, fix=_AGAIN):
@@ -226,21 +226,7 @@ def _catalog_table(content: bytes, part: Path) -> pa.Table:
             table = file.read()
     except pa.ArrowException as error:
         raise _catalog_error(part, error) from error
-    ids = numbers(table["injection_id"])
-    if not ascends(ids):
-        table = table.sort_by("injection_id")
-        ids = numbers(table["injection_id"])
-    if np.any(ids[1:] == ids[:-1]) and "mjd_from" in table.column_names:
-        table = table.sort_by([("injection_id", "ascending"), ("mjd_from", "ascending")])
-    return table
-
-
-def _begins(catalog: pa.Table) -> NDArray[np.float64] | None:
-    """Begin of the window of time of each row, if sources have several rows: pieces of an ephemeris."""
-    ids = numbers(catalog["injection_id"])
-    if not np.any(ids[1:] == ids[:-1]) or "mjd_from" not in catalog.column_names:
-        return None
-    return np.asarray(np.nan_to_num(numbers(catalog["mjd_from"]), nan=-np.inf), dtype=np.float64)
+    return table if ascends(numbers(table["injection_id"])) else table.sort_by("injection_id")
 
 
 def _catalog_error(part: Path, error: Exception) -> CampaignError:
@@ -249,14 +235,25 @@ def _catalog_error(part: Path, error: Exception) -> CampaignError:
     )
 
 
+def _windows(catalog: pa.Table) -> NDArray[np.float64] | None:
+    """First time and the time after the last of each row, shape (N, 2); None if no source has several rows."""
+    ids = numbers(catalog["injection_id"])
+    if not np.any(ids[1:] == ids[:-1]):
+        return None
+    begin, end = (numbers(catalog[name]).astype(np.float64) for name in WINDOW)
+    return np.column_stack([np.where(np.isnan(begin), -np.inf, begin), np.where(np.isnan(end), np.inf, end)])
+
+
 class _Tally:
     """Counts and sums over the rows of truth of some sources, each of shape (sources, bands).
 
-    Rows are always added in the same order, so that sums are the same to the last bit.
+    Rows are always added in the same order, so that sums are the same to the last bit. Of the pieces of an object's way
+    each gets the rows of its own time.
     """
 
-    def __init__(self, ids: NDArray[np.int64], bands: Sequence[str], begins: NDArray[np.float64] | None = None) -> None:
-        self._ids, self._begins = ids, begins
+    def __init__(self, ids: NDArray[np.int64], bands: Sequence[str], windows: NDArray[np.float64] | None) -> None:
+        self._ids = ids
+        self._windows = windows
         self.bands = list(bands)
         shape = (ids.size, len(self.bands))
         self.counts = {name: np.zeros(shape, dtype=np.int64) for name in ("n_images", "n_drawn", "n_primary", "flags")}
@@ -270,8 +267,12 @@ class _Tally:
         if not self._ids.size or not self.bands:
             return
         injection_id = numbers(rows["injection_id"])
-        place = self._places(injection_id, rows).clip(0, self._ids.size - 1)
-        mine = np.flatnonzero(self._ids[place] == injection_id)
+        place = np.searchsorted(self._ids, injection_id).clip(max=self._ids.size - 1)
+        is_mine = self._ids[place] == injection_id
+        if self._windows is not None:
+            place = self._piece(injection_id, numbers(rows["mjd"]))
+            is_mine &= place >= 0
+        mine = np.flatnonzero(is_mine)
         if not mine.size:
             return
         rows, place = rows.take(arrow_array(mine)), place[mine]
@@ -292,16 +293,23 @@ class _Tally:
         self._sum("aperture_fraction", cell, numbers(rows["aperture_fraction"]), drawn)
         self._sum("psf_fwhm", cell, numbers(rows["psf_fwhm"]), drawn)
 
-    def _places(self, injection_id: NDArray[np.int64], rows: pa.Table) -> NDArray[np.int64]:
-        """Where the source of each row of truth is; of several rows the last that begins before the image's time."""
-        if self._begins is None:
-            return np.searchsorted(self._ids, injection_id).astype(np.int64)
-        n, m = self._ids.size, injection_id.size
-        late = np.r_[np.zeros(n), np.ones(m)]
-        order = np.lexsort((late, np.r_[self._begins, numbers(rows["mjd"])], np.r_[self._ids, injection_id]))
-        place = np.empty(n + m, dtype=np.int64)
-        place[order] = np.cumsum(order < n) - 1
-        return place[n:]
+    def _piece(self, injection_id: NDArray[np.int64], mjd: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The row of each source and time: the last of its rows that begins by then, if it has not ended; else -1."""
+        assert self._windows is not None
+        begin, end = self._windows.T
+        time = np.where(np.isnan(mjd), -np.inf, mjd)
+        n = self._ids.size
+        # Sorted together: each time comes after the rows of its source that begin before or at it.
+        kind = np.r_[np.zeros(n), np.ones(len(time))]
+        order = np.lexsort((kind, np.r_[begin, time], np.r_[self._ids, injection_id]))
+        is_row = order < n
+        latest = np.maximum.accumulate(np.where(is_row, np.arange(len(order)), -1))
+        found = np.full(len(order), -1, dtype=np.int64)
+        found[order] = np.where(latest >= 0, order[latest.clip(min=0)], -1)
+        place = found[n:]
+        there = place >= 0
+        there[there] = (self._ids[place[there]] == injection_id[there]) & (time[there] < end[place[there]])
+        return np.where(there, place, -1)
 
     def _count(self, name: str, cell: NDArray[np.int64]) -> None:
         counts = self.counts[name]

@@ -1,4 +1,4 @@
-"""Pictures of injected images: triplets, cut-outs, colours, sky maps, regions; and a patch as one array."""
+"""Pictures of injected images: triplets, cut-outs, colours, sky maps, regions; a patch as one array; training sets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from skygraft.views.regions import region_text
     from skygraft.views.scenes import Scene, find_scene, scene_of
     from skygraft.views.sky import sky_axes, sky_map_figure
+    from skygraft.views.template_images import templates_of
+    from skygraft.views.training import TripletCounts, training_triplets
+    from skygraft.views.triplet_files import open_triplets
     from skygraft.views.triplets import best_cutout, triplet_figure
 
 _HOMES = {
@@ -28,12 +31,16 @@ _HOMES = {
     "skygraft.views.regions": ("region_text",),
     "skygraft.views.scenes": ("Scene", "find_scene", "scene_of"),
     "skygraft.views.sky": ("sky_axes", "sky_map_figure"),
+    "skygraft.views.template_images": ("templates_of",),
+    "skygraft.views.training": ("TripletCounts", "training_triplets"),
+    "skygraft.views.triplet_files": ("open_triplets",),
     "skygraft.views.triplets": ("best_cutout", "triplet_figure"),
 }
 
 __all__ = [
     "Moc",
     "Scene",
+    "TripletCounts",
     "best_cutout",
     "blink_bytes",
     "choose_bands",
@@ -46,11 +53,14 @@ __all__ = [
     "footprint_moc",
     "found_and_missed_figure",
     "open_patch",
+    "open_triplets",
     "region_text",
     "save_figure",
     "scene_of",
     "sky_axes",
     "sky_map_figure",
+    "templates_of",
+    "training_triplets",
     "triplet_figure",
 ]
 

@@ -70,7 +70,8 @@ def choose_dialect(columns: frozenset[str], dialect: str = "auto", *, origin: st
         + "; ".join(f"{d.name}: {d.looks_for}" for d in DIALECTS.values())
         + f". The columns are: {have}",
         path=origin or None,
-        fix=_read_elsewhere(columns) or "Rename the columns to those of one dialect",
+        fix=_read_elsewhere(columns)
+        or "Say which columns are those of the native schema, as in columns={'ra': 'RAJ2000', 'mag_r': 'rmag'}",
     )
 
 

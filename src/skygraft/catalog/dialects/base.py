@@ -12,6 +12,7 @@ from astropy import units as u
 from astropy.table import Column, QTable, Table
 from numpy.typing import NDArray
 
+from skygraft.catalog.column_maps import nearest
 from skygraft.catalog.columns import ColumnReader, refused
 from skygraft.catalog.orders import Kinds
 from skygraft.catalog.schema import COLUMNS, FILLED, is_mag_column, unit_of
@@ -42,6 +43,7 @@ CARRIED = tuple(name for name in COLUMNS if name not in (*_CONVERTED, *_SHAPES) 
 """Native columns that every dialect may have: all but position, type and the shapes that dialects convert."""
 
 _BAND_UNITS = ("mag", "nmgy", "mgy")
+_SHOWN = 40
 _OTHERS_TOO = frozenset({"flags"})
 """Columns whose names in other capitals mean something else: FLAGS are those of Source Extractor."""
 
@@ -79,6 +81,29 @@ class Source:
     def names(self) -> list[str]:
         """Names of all columns, including those that cannot be read."""
         return [*self.table.colnames, *self._refused]
+
+    def require(self, names: Iterable[str], fix: str | None = None) -> None:
+        """Raise unless the table has some columns; all that are missing are named, and those that there are.
+
+        Parameters
+        ----------
+        names : iterable of str
+        fix : str, optional
+            What to do; by default the names nearest to the first that is missing.
+
+        Raises
+        ------
+        CatalogError
+        """
+        missing = [name for name in dict.fromkeys(names) if name not in self]
+        if missing:
+            have = ", ".join(self.names[:_SHOWN]) + (", ..." if len(self.names) > _SHOWN else "")
+            near = nearest(missing[0], self.names, 2)
+            raise self.error(
+                f"the table has no column {', '.join(missing)}; it has {have}",
+                key=missing[0],
+                fix=fix or near or "Name columns that it has",
+            )
 
     def error(self, message: str, *, key: str | None = None, fix: str | None = None) -> CatalogError:
         """Return an error that names this file."""
