@@ -220,14 +220,9 @@ def _findings(table: QTable, cleaned: dict[str, NDArray[Any]], positions: str) -
     _check_trails_and_stamps(found, table, source_type)
     if "variability" in table.colnames:
         _check_variability(found, table)
-    _check_truncation(found, table, source_type)
     if set(WINDOW) <= set(table.colnames):
-        begin, end = (values(table, name) for name in WINDOW)
-        found.add(
-            end <= begin,
-            Flag.PARAMETERS_BAD,
-            lambda r: f"mjd_to = {shown(end[r])} is not after mjd_from = {shown(begin[r])}: no image has the source",
-        )
+        _check_windows(found, table)
+    _check_truncation(found, table, source_type)
     for name in (c for c in table.colnames if is_mag_column(c)):
         mag = values(table, name)
         found.add(np.isinf(mag), Flag.MAG_BAD, lambda r, m=mag, c=name: f"{c} = {m[r]} is not finite")
@@ -351,6 +346,15 @@ def _check_variability(found: _Findings, table: QTable) -> None:
         (kind != "") & (curve != ""),
         Flag.PARAMETERS_BAD,
         lambda r: f"it has a light curve ({str(curve[r])!r}) and a variability ({kind[r]}): leave one empty",
+    )
+
+
+def _check_windows(found: _Findings, table: QTable) -> None:
+    begin, end = (values(table, name) for name in WINDOW)
+    found.add(
+        end <= begin,
+        Flag.PARAMETERS_BAD,
+        lambda r: f"mjd_to = {shown(end[r])} is not after mjd_from = {shown(begin[r])}: no image is at such a time",
     )
 
 

@@ -1,4 +1,4 @@
-"""What each row of a catalogue is to shine with on one image: by its magnitude, its light curve, its magnification."""
+"""The flux of each row of a catalogue on one image: from its magnitude, its light curve and its magnification."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def difference_fluxes(
     light_curves: LightCurves | None = None,
     on_bad: Literal["raise", "flag"] = "raise",
 ) -> tuple[RowFluxes, RowFluxes, NDArray[np.str_]]:
-    """Find what each row is to shine with in a difference image, and what with in its template.
+    """Find the flux of each row in the science image of a difference image, and in its template.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def row_fluxes(
     light_curves: LightCurves | None = None,
     on_bad: Literal["raise", "flag"] = "raise",
 ) -> RowFluxes:
-    """Find what each row is to shine with in an image.
+    """Find the flux of each row in an image.
 
     Rows with a light curve in the table of light curves have its flux at the image's time, linear between its times and
     zero outside. In templates and in images without a time they have the row's own magnitude, and are not there if it

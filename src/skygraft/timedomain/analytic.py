@@ -1,6 +1,6 @@
-"""Analytic light curves: a factor of the flux that a row's magnitude gives, at any time.
+"""Analytic light curves: the factor by which a row's flux differs from that of its magnitude, at any time.
 
-With t the time since the row's `light_curve_mjd` plus its `time_delay`, in days:
+With t the days since the row's `light_curve_mjd` + `time_delay`:
 
 * ``sine``: magnitude + A sin(2 pi (t / period + phase)), with A the `amplitude`;
 * ``top_hat``: the magnitude while 0 <= t < `duration`, no light before and after;
@@ -50,8 +50,8 @@ def analytic_factor(table: Table, mjd: float | None, *, quiet: bool = False) -> 
     table : Table
         Canonical rows, N of them.
     mjd : float or None
-        Middle of the exposure, MJD in TAI; None where it is not known, which is as `quiet` for all but a top hat, which
-        is off.
+        Middle of the exposure, MJD in TAI; None where it is not known, where sines and flares are
+        as with `quiet`, and a top hat is off.
     quiet : bool
         Whether sines and flares are to have their row's magnitude, as in a template.
 

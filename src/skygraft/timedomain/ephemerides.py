@@ -1,4 +1,4 @@
-"""Ephemerides: positions of moving objects at many times, from tables, as rows that images take by their time.
+"""Ephemerides: tables of the positions of moving objects, and the rows of a catalogue that they become.
 
 A row of the catalogue with an ephemeris is replaced by its *pieces*: rows of the same injection id, each with a window
 of time in which it moves almost straight (see `skygraft.timedomain.ephemeris_pieces`). Everything else, such as which
@@ -32,9 +32,10 @@ __all__ = ["Ephemerides", "ephemerides_of_file", "object_number", "read_ephemeri
 
 _PLACED = ("mjd_from", "mjd_to", "ra", "dec", "epoch_mjd", "rate_ra_cosdec", "rate_dec", *BENDS)
 _GAP = 3.0
-"""Longest time of a piece, in median times between the rows of an object."""
+"""Longest duration of a piece, in units of the median time between two rows of the object."""
 _LONGEST_OF_SORCHA = 0.5
-"""Days: Sorcha's rows are at the times of exposures, so that no others need to be found from rows of other nights."""
+"""Longest duration of a piece of Sorcha's tables, days: their rows are at the times of exposures, and there is no need
+to interpolate from one night to another."""
 _LISTED = 5
 _LARGEST = 2**63 - 1
 _DISAGREE = 0.5
@@ -153,7 +154,7 @@ class Ephemerides:
 
     @functools.cached_property
     def gaps(self) -> NDArray[np.float64]:
-        """The longest time of a piece of each object, days, shape (K,)."""
+        """The longest duration of a piece of each object, days, shape (K,)."""
         rows = self.table
         n = len(rows.names)
         if self.max_gap is not None:

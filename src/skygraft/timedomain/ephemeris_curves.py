@@ -1,7 +1,7 @@
-"""The magnitudes of ephemerides as light curves: one for each piece of an object's way, of its own time alone.
+"""The magnitudes of ephemerides as light curves: one for each piece of an object's path, over the time of that piece.
 
-So a piece brings along what is seen while it lasts, however long the ephemeris is, and a change of other parts of the
-ephemeris changes nothing of it.
+So a piece needs only the magnitudes of its own time, however long the ephemeris is, and does not change with other
+parts of the ephemeris.
 """
 
 from __future__ import annotations

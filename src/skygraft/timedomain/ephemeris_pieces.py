@@ -1,7 +1,7 @@
-"""The way of an object through the rows of its ephemeris, cut into pieces.
+"""The path of an object through the rows of its ephemeris, cut into pieces.
 
 Between two rows the object goes along the great circle that joins them, at a constant rate, and a cubic in time bends
-the way so that it has the rate of each row at its end: cubic Hermite interpolation, whose error grows as the fourth
+the path so that it has the rate of each row at its end: cubic Hermite interpolation, whose error grows as the fourth
 power of the time between the rows. Without rates in the table they are those of a cubic spline through the positions.
 """
 
@@ -29,7 +29,7 @@ type _Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """Pieces of the ways of objects, sorted by object and time.
+    """Pieces of the paths of objects, sorted by object and time.
 
     Parameters
     ----------

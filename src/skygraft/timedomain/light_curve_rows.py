@@ -1,4 +1,4 @@
-"""Light curves in a campaign: what each row of the catalogue gets of them, and which lie beside a partition.
+"""Light curves in a campaign: what they add to each row of the catalogue, and which are stored beside a partition.
 
 A row gets the key of its curve, which is made from the curve's values: an image is made again if a curve of one of its
 sources changes. A row without magnitudes of its own gets the curve's first and last time as its window, so that images
@@ -72,7 +72,9 @@ def unknown_curves(ids: NDArray[np.int64], names: NDArray[np.str_], path: str = 
 
 @dataclass(frozen=True)
 class LightCurveRows:
-    """What a campaign's rows get of a table of light curves; see `skygraft.catalog.partition.Preparation`.
+    """The step of a campaign's preparation that gives rows their light curves.
+
+    See `skygraft.catalog.partition.Preparation`.
 
     It is small: processes share the curves through files in a folder, which they map into memory.
 
@@ -179,7 +181,7 @@ class LightCurveRows:
         return out
 
     def rest(self, ids: NDArray[np.int64], like: QTable) -> Iterator[QTable]:
-        """Nothing: all sources are in the catalogue."""
+        """Yield nothing: a table of light curves has no sources of its own."""
         del ids, like
         yield from ()
 

@@ -86,7 +86,7 @@ def read_light_curves(path: str | os.PathLike[str]) -> LightCurves:
 
 
 def light_curves_of(table: Any, *, origin: str = "") -> LightCurves:
-    """Light curves of a table in memory; columns and errors as of `read_light_curves`.
+    """Make light curves from a table in memory; columns and errors as of `read_light_curves`.
 
     Parameters
     ----------

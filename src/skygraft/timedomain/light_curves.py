@@ -35,7 +35,7 @@ _FIRST, _SECOND, _STEP = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7
 class LightCurves:
     """Light curves by id, or by key.
 
-    `LightCurves.of` makes them from a table, `skygraft.read_light_curves` from a file.
+    `LightCurves.of` makes them from a table, `LightCurves.read` from a file.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class LightCurves:
 
     @classmethod
     def of(cls, table: Any) -> LightCurves:
-        """Light curves of a table.
+        """Make light curves from a table.
 
         Parameters
         ----------
@@ -87,14 +87,14 @@ class LightCurves:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> LightCurves:
-        """Light curves of a file: Parquet, CSV, ECSV, FITS or VOTable; the columns and errors are those of `of`."""
+        """Read light curves from a file: Parquet, CSV, ECSV, FITS, VOTable; columns and errors as of `of`."""
         from skygraft.timedomain.light_curve_tables import read_light_curves
 
         return read_light_curves(path)
 
     @classmethod
     def from_stored(cls, tables: Iterable[pa.Table]) -> Self:
-        """Light curves of tables that `stored` gave; rows that are in them several times are taken once."""
+        """Read tables that `stored` made back into light curves; repeated rows are taken once."""
         table = pa.concat_tables([STORED.empty_table(), *tables])
         keys, mjd, flux = (numpy_array(one_array(table.column(name))) for name in (KEY_COLUMN, "mjd", "flux"))
         known, curve = np.unique(keys, return_inverse=True)
@@ -220,7 +220,7 @@ class LightCurves:
         return first, final
 
     def stored(self, curves: ArrayLike) -> pa.Table:
-        """Some curves as a table of key, band, mjd and flux, sorted by them; each once, from `from_stored` read."""
+        """Return some curves as a table of key, band, mjd and flux, each curve once; `from_stored` reads it back."""
         curve = np.asarray(curves, dtype=np.int64)
         _, once = np.unique(self.keys[curve], return_index=True)
         curve, n = curve[once], len(self.bands)
