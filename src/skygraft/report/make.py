@@ -170,7 +170,12 @@ def _read_recovered(facts: CampaignFacts) -> Recovered | None:
         return None
     radii = [use.arcsec[1] for use in facts.calibrations if use.arcsec is not None]
     settings = product_settings(facts.campaign, "recovery")
-    return measure_recovered(dataset, settings, isolation=max(radii, default=_ISOLATION))
+    return measure_recovered(
+        dataset,
+        settings,
+        isolation=max(radii, default=_ISOLATION),
+        light_curves=facts.campaign.config.catalog.light_curves is not None,
+    )
 
 
 def _read_truth(campaign: Campaign) -> TruthCounts | None:

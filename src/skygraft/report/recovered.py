@@ -202,7 +202,9 @@ class Recovered:
         return frozenset(self.dataset.schema.names)
 
 
-def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: float = 3.0) -> Recovered:
+def measure_recovered(
+    dataset: Any, settings: dict[str, Any], *, isolation: float = 3.0, light_curves: bool = False
+) -> Recovered:
     """Compute the statistics of a recovery table.
 
     Parameters
@@ -213,6 +215,8 @@ def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: floa
         What it was made with.
     isolation : float
         Distance to the nearest real source from which a fake counts as isolated, arcsec.
+    light_curves : bool
+        The sources have light curves: what is said of transients is said of them too, if each has a row of its own.
 
     Returns
     -------
@@ -232,7 +236,8 @@ def measure_recovered(dataset: Any, settings: dict[str, Any], *, isolation: floa
                 found.tables[name] = make()
             except SkygraftError as error:
                 found.problems[name] = str(error)
-        _transients(found)
+        if OBJECT in found.columns and (light_curves or _have_several_rows(dataset)):
+            _transients(found)
         try:
             found.selection = _selection(found)
         except SkygraftError as error:
@@ -364,12 +369,18 @@ def _classes(found: Recovered) -> Iterator[tuple[str, Callable[[], xr.Dataset]]]
     yield "confusion_mag", lambda: confusion(data, by=coarse)
 
 
+def _have_several_rows(dataset: Any) -> bool:
+    """Whether the catalogue says that some of its rows are one object, at several times."""
+    for batch in dataset.to_batches(columns=["injection_id", OBJECT], batch_size=BATCH_ROWS):
+        if not batch.column("injection_id").equals(batch.column(OBJECT)):
+            return True
+    return False
+
+
 def _transients(found: Recovered) -> None:
-    """Efficiency and first detection, where the catalogue says which epochs are those of one object."""
+    """Efficiency and first detection of objects at several times."""
     from skygraft.statistics import detected_by, first_detection, transient_efficiency
 
-    if OBJECT not in found.columns:
-        return
     data, counts = found.dataset, found.counts
     by: dict[str, Any] = {"mag": _edges(counts, "mag", total(counts.usable))}
     if "mag_below_depth" in counts.low:
