@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import typer
 from docutils import nodes
-from numpydoc.docscrape import ClassDoc
+from numpydoc.docscrape import FunctionDoc
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
@@ -30,7 +30,7 @@ from skygraft.config.cluster_kinds import ClusterConfig
 from skygraft.formats import format_names, get_format
 from skygraft.generation.distributions import Distribution
 from skygraft.generation.spec import PopulationSpec
-from skygraft.injection import InjectionOptions
+from skygraft.injection import inject
 from skygraft.recovery.table import REASONS, RECOVERY_COLUMNS
 
 _GROUPS: dict[str, Sequence[str]] = {
@@ -248,8 +248,8 @@ def _attribute_docs(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _injection_docs() -> dict[str, str]:
-    """What `InjectionOptions` says of its parameters: the campaign's keys are the same."""
-    entries = ClassDoc(InjectionOptions)["Parameters"]
+    """What `inject` says of its settings: the campaign's keys are the same."""
+    entries = FunctionDoc(inject)["Parameters"]
     return {entry.name: f"{_types_in_braces(entry.type)}{' '.join(entry.desc)}" for entry in entries}
 
 

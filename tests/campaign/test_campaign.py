@@ -437,7 +437,7 @@ def test_a_campaign_shows_itself(make_campaign: MakeCampaign) -> None:
 def test_what_a_killed_planner_left_of_the_catalogue_is_removed(make_campaign: MakeCampaign, survey: Path) -> None:
     campaign = make_campaign()
     code = (
-        "import os; from skygraft.catalog import partition; partition.check_duplicates = lambda *a, **k: os._exit(9);"
+        "import os; from skygraft.catalog import partition; partition.write_part = lambda *a, **k: os._exit(9);"
         "from skygraft.campaign import Campaign;"
         f"Campaign.from_yaml({str(survey / 'campaign.yaml')!r}).plan(processes=1)"
     )

@@ -110,7 +110,7 @@ def test_a_damaged_partition_is_named(tmp_path):
     ("given", "message"),
     [
         ({"hats_version": "v2.0"}, r"this catalogue is HATS v2\.0; this version of skygraft reads HATS up to 1\.0"),
-        ({"hats_version": "next"}, "hats_version is 'next', which is no version"),
+        ({"hats_version": "next"}, "hats_version is 'next', which is not a version number"),
         ({"dataproduct_type": "margin"}, "of the kind 'margin': the rows near the borders"),
         ({"dataproduct_type": "index"}, "of the kind 'index'"),
         ({"dataproduct_type": "hologram"}, "of the kind 'hologram'; object and source can be read"),
