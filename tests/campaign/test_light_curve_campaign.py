@@ -16,6 +16,7 @@ from skygraft import Campaign
 from skygraft.catalog import Flag
 from skygraft.catalog.partition_read import read_beside, read_partitions
 from skygraft.errors import CatalogError
+from skygraft.planning.findings import NO_LIGHT_CURVES
 from skygraft.qa.verify import verify_campaign
 from skygraft.records.files import Layout
 
@@ -41,7 +42,11 @@ FAKES = {
 
 
 def write(
-    folder: Path, curves: dict[str, list[Any]] = CURVES, fakes: dict[str, list[Any]] = FAKES, **catalog: Any
+    folder: Path,
+    curves: dict[str, list[Any]] = CURVES,
+    fakes: dict[str, list[Any]] = FAKES,
+    output: str = "out",
+    **catalog: Any,
 ) -> Path:
     for i, mjd in enumerate(TIMES):
         path = folder / f"raw/image-{i}.fits"
@@ -53,12 +58,21 @@ def write(
         "name": "variable",
         "survey": {"images": "raw/*.fits", "calibration": {"psf": {"kind": "moffat", "fwhm": "0.8 arcsec"}}},
         "catalog": {"path": "fakes.parquet", "light_curves": "curves.parquet"} | catalog,
-        "output": "out",
+        "output": output,
         "margin_arcsec": 5.0,
     }
     path = folder / "campaign.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def test_the_plan_says_which_images_are_in_bands_without_light_curves(tmp_path: Path) -> None:
+    other = {**CURVES, "band": ["g"] * 6}
+    found = Campaign.from_yaml(write(tmp_path, other)).plan(processes=1)
+    assert found.findings[NO_LIGHT_CURVES].n == len(TIMES)
+    assert f"{NO_LIGHT_CURVES} {len(TIMES)}:" in " ".join(str(found).split())
+    again = Campaign.from_yaml(write(tmp_path, output="again")).plan(processes=1)
+    assert NO_LIGHT_CURVES not in again.findings
 
 
 def truth(campaign: Campaign) -> dict[tuple[int, int], dict[str, Any]]:

@@ -46,12 +46,14 @@ OFF_MAP = "images off the sky map"
 NO_IMAGES = "patches without images"
 """Patches with sources of the catalogue that no image reads."""
 NO_MAGNITUDES = "images in bands without magnitudes"
+NO_LIGHT_CURVES = "images in bands without light curves"
+"""Sources with a light curve are not drawn on them."""
 UNUSABLE = "unusable images"
 """Unreadable, or with the image id of another: they are not in the plan."""
 PLANNED_BADLY = "images whose sources cannot be chosen"
 UNCOVERED = "moving objects without a position at the time of an image"
 """Their ephemeris does not cover it: the image does not have them."""
-_ORDER = (UNUSABLE, PLANNED_BADLY, NO_MAGNITUDES, OFF_MAP, NO_SOURCES, NO_IMAGES, UNCOVERED)
+_ORDER = (UNUSABLE, PLANNED_BADLY, NO_MAGNITUDES, NO_LIGHT_CURVES, OFF_MAP, NO_SOURCES, NO_IMAGES, UNCOVERED)
 
 type Patch = tuple[int, int]
 
@@ -169,6 +171,9 @@ def find(config: CampaignConfig, plan: Plan, partitions: Mapping[Patch, int], pa
             sink.images(NO_SOURCES, batch, sources == 0)
             sink.images(OFF_MAP, batch, batch["tract"].to_numpy() < 0)
             sink.images(NO_MAGNITUDES, batch, bands.missing(batch["band"], sources))
+            if (known := plan.metadata.get("light_curve_bands")) is not None:
+                dark = ~np.isin(batch["band"].fill_null("").to_numpy(zero_copy_only=False).astype(str), known)
+                sink.images(NO_LIGHT_CURVES, batch, dark & (sources > 0))
             # Flattened twice: pairs of tract and patch, one after the other.
             pairs = batch["reads"].flatten().flatten().to_numpy().reshape(-1, 2)
             read.update(np.unique(_key(pairs[:, 0], pairs[:, 1])).tolist())

@@ -27,6 +27,7 @@ from skygraft.skymap import get_skymap
 
 if TYPE_CHECKING:
     from skygraft.survey import IndexFile, SurveyIndex
+    from skygraft.timedomain.preparation import Preparation
 
 __all__ = ["plan_images"]
 
@@ -139,9 +140,14 @@ def _plan(config: CampaignConfig, look: Mapper, mapper: Mapper) -> Plan:
                 problems=problems,
                 n_catalog=partitioned.n_sources,
                 n_outside=partitions.get(OUTSIDE, 0),
-                **({} if prepare is None else {"uncovered": prepare.uncovered(spooled.mjd, _MOST_PROBLEMS)}),
+                **({} if prepare is None else _of_time(prepare, spooled.mjd)),
             )
     return Plan(layout.plan)
+
+
+def _of_time(prepare: Preparation, times: NDArray[Any]) -> dict[str, Any]:
+    """What the plan says of light curves and ephemerides, for the findings."""
+    return {"uncovered": prepare.uncovered(times, _MOST_PROBLEMS), "light_curve_bands": prepare.light_curve_bands}
 
 
 def _check_drawable(config: CampaignConfig, catalog: Path, partitions: dict[Any, int], mapper: Mapper) -> None:

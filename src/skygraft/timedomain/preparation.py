@@ -102,6 +102,11 @@ class Preparation:
         """Whether there is a table of light curves, or one of ephemerides with magnitudes."""
         return any(isinstance(part, LightCurveRows) for part in self.parts)
 
+    @property
+    def light_curve_bands(self) -> tuple[str, ...] | None:
+        """Bands in which light curves have values; None where there are no light curves."""
+        return next((part.curves.bands for part in self.parts if isinstance(part, LightCurveRows)), None)
+
     def uncovered(self, times: NDArray[np.float64], most: int) -> dict[str, Any]:
         """Find the moving objects without a position at the time of some image.
 
