@@ -248,7 +248,7 @@ def test_windows_that_end_before_they_begin_are_found(tmp_path):
     end = np.where(np.arange(N) < 3, 59999.0, 60010.0)
     QTable(catalogue(mjd_from=begin, mjd_to=end)).write(tmp_path / "cat.ecsv")
     text = run("validate", tmp_path / "cat.ecsv", code=1)
-    assert "3 rows" in text and "mjd_to = 59999 is not after mjd_from = 60000: no image has the source" in " ".join(
+    assert "3 rows" in text and "mjd_to = 59999 is not after mjd_from = 60000: no image is at such a time" in " ".join(
         text.split()
     )
 
