@@ -149,20 +149,34 @@ def _draw_stars(
     normalisation: Normalisation,
     report: RenderReport,
 ) -> None:
-    x, y = sources.x[rows], sources.y[rows]
+    def add(some: NDArray[np.intp]) -> Stars:
+        return painter.add(canvas, sources.x[some], sources.y[some], sources.flux[some], normalisation)
+
+    _draw_points(sources, rows, psf, add, np.zeros(len(rows), dtype=np.int64), report)
+
+
+def _draw_points(
+    sources: Sources,
+    rows: NDArray[np.intp],
+    psf: PSF,
+    add: Callable[[NDArray[np.intp]], Stars],
+    lengths: NDArray[np.int64],
+    report: RenderReport,
+) -> None:
+    """Draw stars, or trails of some length in pixels, by `add`, which draws all the rows that it is given, or none."""
     try:
-        drawn = painter.add(canvas, x, y, sources.flux[rows], normalisation)
+        drawn = add(rows)
     except Exception as error:  # of any PSF's own code; nothing has been drawn
         if len(rows) > 1:  # find those that fail, and draw the others
-            for part in np.array_split(rows, 2):
-                _draw_stars(sources, part, psf, painter, canvas, normalisation, report)
+            for part in np.array_split(np.arange(len(rows)), 2):
+                _draw_points(sources, rows[part], psf, add, lengths[part], report)
             return
         report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
         report.messages[int(rows[0])] = _reason(error)
         return
-    _note_psf(report, rows, psf, drawn, x, y)
+    _note_psf(report, rows, psf, drawn, sources.x[rows], sources.y[rows])
     report.flux_deposited[rows] = drawn.deposited
-    report.stamp_size[rows] = max(psf.shape)
+    report.stamp_size[rows] = max(psf.shape) + lengths
     report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
 
 
@@ -215,21 +229,11 @@ def _draw_trails(
     rows, lengths = rows[lengths <= MAX_TRAIL], lengths[lengths <= MAX_TRAIL]
     if not rows.size:
         return
-    x, y = sources.x[rows], sources.y[rows]
-    try:
-        drawn = add_trails(sources, rows, psf, painter, canvas, normalisation)
-    except Exception as error:  # of any PSF's own code; nothing has been drawn
-        if len(rows) > 1:
-            for part in np.array_split(rows, 2):
-                _draw_trails(sources, part, psf, painter, canvas, normalisation, report)
-            return
-        report.flags[rows] |= Flag.PSF_COMPUTE_ERROR
-        report.messages[int(rows[0])] = _reason(error)
-        return
-    _note_psf(report, rows, psf, drawn, x, y)
-    report.flux_deposited[rows] = drawn.deposited
-    report.stamp_size[rows] = max(psf.shape) + np.ceil(lengths).astype(np.int64)
-    report.flags[rows[drawn.clipped]] |= Flag.TRUNCATED_BY_EDGE
+
+    def add(some: NDArray[np.intp]) -> Stars:
+        return add_trails(sources, some, psf, painter, canvas, normalisation)
+
+    _draw_points(sources, rows, psf, add, np.ceil(lengths).astype(np.int64), report)
 
 
 def _note_psf(
