@@ -53,7 +53,7 @@ def test_ten_million_rows_take_no_more_memory_than_their_bins(tmp_path: Path) ->
     assert int(done["n"].sum()) > 0.94 * ROWS
     expected = logistic(done["mag"].values)
     np.testing.assert_allclose(done["completeness"], expected, atol=0.01)
-    assert grown < 400, f"{grown} MB, and {took:.0f} s of processor time"
+    assert grown < 200, f"{grown} MB, and {took:.0f} s of processor time"
 
     clear.write_text("5")
     before = peak(tmp_path, "VmRSS")

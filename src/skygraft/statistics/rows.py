@@ -152,30 +152,36 @@ class Rows:
                 projection[name] = function(*(pc.field(part) for part in parts))
         if not projection:  # rows alone
             projection = {self.names[0]: pc.field(self.names[0])}
-        scanner = self._scanner(projection)
         try:
-            for batch in scanner.to_batches():
-                if batch.num_rows:
-                    yield batch
+            for scanner in self._scanners(projection):
+                for batch in scanner.to_batches():
+                    if batch.num_rows:
+                        yield batch
         except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise CorruptFileError(
                 f"{self.origin} cannot be read ({error})", fix="Check the condition and the file, or write it again"
             ) from error
 
-    def _scanner(self, projection: dict[str, pc.Expression]) -> ds.Scanner:
-        if isinstance(self._dataset, pa.RecordBatchReader):
-            if self._used:
-                raise CatalogError(
-                    "a RecordBatchReader can be read only once, and this statistic reads its rows twice",
-                    fix="Give the edges of the bins, or a pyarrow dataset",
-                )
-            self._used = True
+    def _scanners(self, projection: dict[str, pc.Expression]) -> Iterator[ds.Scanner]:
+        if not isinstance(self._dataset, pa.RecordBatchReader):
+            yield self._scanner(self._dataset, projection)
+            return
+        if self._used:
+            raise CatalogError(
+                "a RecordBatchReader can be read only once, and this statistic reads its rows twice",
+                fix="Give the edges of the bins, or a pyarrow dataset",
+            )
+        self._used = True
+        self._scanner(ds.dataset(self._dataset.schema.empty_table()), projection)  # a reader of no rows is checked, too
+        # A scan of the whole reader would empty it in the background and hold every row that is not used yet.
+        for batch in self._dataset:
+            yield self._scanner(ds.dataset(pa.Table.from_batches([batch])), projection)
+
+    def _scanner(self, dataset: ds.Dataset, projection: dict[str, pc.Expression]) -> ds.Scanner:
         options = {"columns": projection, "filter": self.where, "batch_size": _BATCH_ROWS}
         try:
-            if isinstance(self._dataset, pa.RecordBatchReader):
-                return ds.Scanner.from_batches(self._dataset, **options)
             # Few batches are read ahead: a scan of any length holds some tens of MB.
-            return self._dataset.scanner(**options, batch_readahead=2, fragment_readahead=1)
+            return dataset.scanner(**options, batch_readahead=2, fragment_readahead=1)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             if missing := re.search(r"FieldRef\.Name\(([^)]*)\)", str(error)):
                 self.require([missing[1]])
