@@ -39,6 +39,7 @@ from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_kinds import describe_file
 from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
+from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import (
     PhotoCalib,
     ReferenceCandidate,
@@ -102,6 +103,8 @@ def recognise_format(path: StrPath) -> Format:
         If the file is missing, empty or damaged.
     UnknownFormatError
         If no format recognises it, or several do.
+    FormatError
+        If its name is that of a known survey's product without a science image.
     MissingWcsError
         If it is a FITS image that only lacks a celestial WCS.
     """
@@ -116,6 +119,7 @@ def recognise_format(path: StrPath) -> Format:
             fix=f"Choose with format={names[0]!r}",
         )
     if not found:
+        refuse_product(Path(path))
         hdus = list_hdus(path) if is_fits(path) else ()
         what = describe_file(Path(path), hdus) if hdus else ""
         flat = [hdu for hdu in hdus if is_flat(hdu)]
