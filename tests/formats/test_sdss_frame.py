@@ -111,7 +111,6 @@ def test_closure(tmp_path: Path) -> None:
     exposure = read_exposure(path, psf=PSF)
     found = inject(exposure, _stars(exposure, [18.0], [64.0], [64.0]), noise=False)
     with_, without = (np.asarray(e.image, np.float64) for e in (found.exposure, exposure))
-    y, x = np.mgrid[-64:64, -64:64].astype(float)
     scale = float(read_footprint(path).pixel_scale)
     # A circle over pixels, by its band-limited transform: the definition of the calibration's flux.
     k = np.fft.fftfreq(512)

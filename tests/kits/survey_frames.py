@@ -136,3 +136,113 @@ def write_sdss_frame(
     hdus.writeto(buffer)
     path.write_bytes(bz2.compress(buffer.getvalue()) if path.suffix == ".bz2" else buffer.getvalue())
     return path
+
+
+_ZTF = """\
+SIMPLE  =                    T / conforms to FITS standard
+BITPIX  =                  -32 / array data type
+NAXIS   =                    2 / number of array dimensions
+NAXIS1  =                 3072
+NAXIS2  =                 3080
+EXTEND  =                    T
+ORIGIN  = 'Zwicky Transient Facility' / Origin
+OBSERVER= 'ZTF Robotic Software' / Observer
+INSTRUME= 'ZTF/MOSAIC'         / Instrument name
+OBSERVAT= 'Palomar Observatory' / Observatory
+TELESCOP= 'Palomar 48-inch'    / Telescope
+OBSLON  =            -116.8597 / Observatory longitude (deg)
+OBSLAT  =              33.3483 / Observatory latitude (deg)
+OBSALT  =                1706. / Observatory altitude (m)
+IMGTYPE = 'object  '           / Image type
+EXPOSURE=                  30. / Exposure time [s]
+OBSJD   =      2459053.6645949 / Julian day at start of exposure
+OBSMJD  =        59053.1645949 / MJD at start of exposure
+SHUTOPEN= '2020-07-23T03:57:01.003' / Shutter open time (UTC)
+FIELDID =                  752 / ZTF field ID
+FILTERID=                    1 / Filter ID
+FILTER  = 'ZTF_g   '           / Filter name
+CCDID   =                    2 / CCD number (1..16)
+QID     =                    3 / Quadrant ID (1..4)
+PROGRMID=                    1 / Program ID
+GAIN    =                  6.2 / Gain [e-/ADU]
+READNOI =                 10.2 / Read noise [e-]
+SATURATE=    51371.04951171875 / Saturation level [DN]
+PIXSCALE=                 1.01 / Pixel scale [arcsec/pixel]
+CTYPE1  = 'RA---TPV'           / TPV (TAN with distortion terms)
+CTYPE2  = 'DEC--TPV'           / TPV
+CUNIT1  = 'deg     '
+CUNIT2  = 'deg     '
+CRPIX1  =               1536.5
+CRPIX2  =               1540.5
+CRVAL1  =         246.16290000
+CRVAL2  =          36.33820000
+CD1_1   =  -2.8136900000000E-4
+CD1_2   =  -1.3456700000000E-6
+CD2_1   =   1.3459800000000E-6
+CD2_2   =  -2.8134800000000E-4
+PV1_0   =  -1.0342500000000E-4
+PV1_1   =  1.00048620000000000
+PV1_2   =  2.14250000000000E-4
+PV1_4   =  -3.4211300000000E-4
+PV1_5   =  1.50329000000000E-4
+PV1_7   =  8.10339000000000E-4
+PV2_0   =  4.18254000000000E-5
+PV2_1   =  0.99975119000000000
+PV2_2   =  -1.9126000000000E-4
+PV2_4   =  2.40214000000000E-4
+PV2_6   =  -1.1930100000000E-4
+PV2_7   =  -5.6130200000000E-4
+RADECSYS= 'ICRS    '
+EQUINOX =               2000.0
+SEEING  =                2.103 / Seeing FWHM [pixels]
+MAGZP   =    26.32573890686035 / Magnitude zeropoint for image [mag]
+MAGZPUNC=  8.0523460405200E-06 / Mag ZP uncertainty [mag]
+MAGZPRMS=  0.03527200222015381 / RMS (deviation) of mag calibration fit [mag]
+CLRCOEFF= -0.05153470113873482 / Linear color coefficient from calibration
+CLRCOUNC=  1.7239600000000E-05 / Color coeff uncertainty
+PCOLOR  = 'PAN-STARRS G minus PAN-STARRS R' / Color used in calibration
+MAGLIM  =             20.97399 / Magnitude limit [mag]
+APCOR1  =              -1.0023 / Aperture mag correction for 2.0 pix diameter
+APCOR5  =              -0.0291 / Aperture mag correction for 10.0 pix diameter
+INFOBITS=                    0 / Database infobits (2^2 and 2^3 excluded)"""
+
+_ZTF_BITS = (
+    "AIRCRAFT/SATELLITE TRACK", "OBJECT (detected by SExtractor)", "LOW RESPONSIVITY", "HIGH RESPONSIVITY", "NOISY",
+    "GHOST", "CCD BLEED", "PIXEL SPIKE (POSSIBLE RAD HIT)", "SATURATED", "DEAD (UNRESPONSIVE)", "NAN (not a number)",
+    "CONTAINS PSF-EXTRACTED SOURCE POSITION", "HALO", "RESERVED", "RESERVED", "RESERVED",
+)  # fmt: skip
+
+
+def write_ztf_image(
+    path: Path, shape: tuple[int, int] = (96, 112), mask: bool = True, psf: bool = True, **cards: Any
+) -> Path:
+    """Write a science image of ZTF with its sky, and beside it its mask and the PSF image of its middle.
+
+    Returns
+    -------
+    Path
+        `path`.
+    """
+    ny, nx = shape
+    header = _cards(_ZTF)
+    header["CRPIX1"], header["CRPIX2"] = nx / 2 + 0.5, ny / 2 + 0.5
+    for key, value in cards.items():
+        if value is None:
+            del header[key]
+        else:
+            header[key] = value
+    rng = np.random.default_rng(4)
+    image = rng.normal(160, np.sqrt(160 / 6.2), shape).astype(np.float32)
+    fits.PrimaryHDU(image, header).writeto(path)
+    if mask:
+        bits = (rng.random(shape) < 0.02).astype(np.int16) * 2 + (rng.random(shape) < 0.01).astype(np.int16) * 256
+        hdu = fits.PrimaryHDU(bits, header)
+        for bit, text in enumerate(_ZTF_BITS):
+            hdu.header[f"BIT{bit:02d}"] = (bit, text)
+        hdu.writeto(path.with_name(path.name.replace("sciimg", "mskimg")))
+    if psf:
+        y, x = np.mgrid[-12:13, -12:13]
+        kernel = (1 + ((x + 0.1 * y) ** 2 + y**2) / 2.4) ** -2.5
+        name = f"{path.name.split('sciimg')[0]}sciimgdaopsfcent.fits"
+        fits.PrimaryHDU((kernel / kernel.sum()).astype(np.float32)).writeto(path.with_name(name))
+    return path

@@ -26,6 +26,7 @@ _SPECIFIC: dict[str, tuple[str, str]] = {
     "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
     "sdss_frame": ("skygraft.formats.sdss_frame", "SdssFrameFormat"),
+    "ztf": ("skygraft.formats.ztf", "ZtfFormat"),
 }
 """Formats that recognise more than that a file is FITS: name to module and class, imported when needed."""
 _ORDINARY = {"fits": ("skygraft.formats.fits", "FitsFormat")}

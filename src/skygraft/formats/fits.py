@@ -68,7 +68,7 @@ from skygraft.wcs import (
     read_fits_wcs,
 )
 
-__all__ = ["FitsFormat", "FitsOptions", "OpenedFits"]
+__all__ = ["LAYOUT", "FitsFormat", "FitsOptions", "OpenedFits"]
 
 LAYOUT = "fits_layout"
 """Key of `Exposure.extra`: the `FitsLayout` that was read."""
@@ -141,16 +141,19 @@ class OpenedFits:
 
     @property
     def image(self) -> HduInfo:
+        """The HDU of the image."""
         return self.hdus[self.layout.image.hdu]
 
     @property
     def name(self) -> str:
+        """Name of the image: that of its file, and of its HDU where the file has several images."""
         stem = split_name(self.path)[0]
         alone = sum(map(is_flat, self.hdus)) == 1
         several = self.layout.image.hdu and not alone and self.image.name not in ("IMAGE", "SCI")
         return f"{stem}-{self.image.name or self.image.index}" if several else stem
 
     def wcs(self) -> FitsWcs:
+        """Return the WCS of the image."""
         header, index = self.image.header, self.image.index
         tables: list[LookupTable] = []
         if names_tables(header):

@@ -232,7 +232,7 @@ def frame_variance(
         Electrons per count; dark variance, counts squared.
     """
     scale = calibration.astype(np.float32)
-    counts: NDArray[np.float32] = np.asarray(image, dtype=np.float32) / scale
+    counts: NDArray[np.float32] = np.divide(np.asarray(image, dtype=np.float32), scale, dtype=np.float32)
     counts += sky
     np.maximum(counts, 0, out=counts)
     counts /= np.float32(gain)
