@@ -51,7 +51,7 @@ _REFERENCED: dict[str, tuple[str, Format]] = {}
 """Formats that were named by their class: name to reference and format."""
 
 
-def register_format[F: type[Format]](cls: F) -> F:
+def register_format[F: type[Format]](format_class: F) -> F:
     """Add a format to this session: its files are recognised, and ``format=`` takes its name.
 
     Other processes, such as the workers of a campaign, import the class from its module; a class of a notebook or a
@@ -60,25 +60,25 @@ def register_format[F: type[Format]](cls: F) -> F:
 
     Parameters
     ----------
-    cls : type of Format
+    format_class : type of Format
         The class. One of a name that is registered already replaces it.
 
     Returns
     -------
     type of Format
-        `cls`, so that this can be used as a decorator.
+        `format_class`, so that this can be used as a decorator.
 
     Raises
     ------
     ConfigError
         If it is no complete format, or its name is that of one of skygraft's own or of an installed package.
     """
-    check_class(cls, getattr(cls, "__name__", repr(cls)))
-    _refuse_taken(cls.name)
-    _REGISTERED[cls.name] = cls()
-    _REFERENCED.pop(cls.name, None)
+    check_class(format_class, getattr(format_class, "__name__", repr(format_class)))
+    _refuse_taken(format_class.name)
+    _REGISTERED[format_class.name] = format_class()
+    _REFERENCED.pop(format_class.name, None)
     _specific.cache_clear()
-    return cls
+    return format_class
 
 
 def _refuse_taken(name: str) -> None:

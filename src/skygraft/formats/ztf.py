@@ -96,7 +96,7 @@ class ZtfFormat(FitsFormat):
     """
 
     name: ClassVar[str] = "ztf"
-    looked_for: ClassVar[str] = "INSTRUME of ZTF and MAGZP in the header of an image, called *_sciimg* or as one likes"
+    looked_for: ClassVar[str] = "INSTRUME of ZTF and MAGZP in the header of an image"
     Options: ClassVar[type[FitsOptions]] = ZtfOptions
 
     def matches(self, path: StrPath) -> bool:
