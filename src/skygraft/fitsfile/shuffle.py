@@ -26,8 +26,10 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _LAST_BLOCK = b"\x03\0"
 _LONGEST_STORED = 65535
 _SAMPLED = 15
-"""One byte in this many is sampled to decide whether a group is random."""
+"""One byte in this many is sampled to decide whether a group is random; of small groups, more of them."""
 _LEAST_SAMPLE = 1000
+_SHORT = 1 << 14
+"""Groups of together at most this many bytes are compressed in one call, which costs more than their own codes save."""
 
 
 def gzip_bytes(raw: bytes | memoryview) -> bytes:
@@ -44,13 +46,19 @@ def gzip_shuffled(numbers: NDArray[Any]) -> bytes:
     else:
         big = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder(">"))
         groups = np.ascontiguousarray(big.view(np.uint8).reshape(big.size, -1).T)
+    random = _look_random(groups)
     parts: list[bytes | NDArray[np.uint8]] = [_GZIP_HEADER]
-    for group in groups:
-        if _looks_random(group):
-            parts += _stored(group)
+    k = 0
+    while k < len(groups):
+        end = k + 1
+        if random[k]:
+            parts += _stored(groups[k])
         else:
+            while end < len(groups) and not random[end] and (end + 1 - k) * groups.shape[1] <= _SHORT:
+                end += 1
             stream = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, -15)
-            parts += [stream.compress(group), stream.flush(_FULL_FLUSH)]
+            parts += [stream.compress(groups[k:end]), stream.flush(_FULL_FLUSH)]
+        k = end
     return b"".join([*parts, _LAST_BLOCK, struct.pack("<2I", isal_zlib.crc32(groups), groups.size & 0xFFFFFFFF)])
 
 
@@ -64,18 +72,24 @@ def _stored(group: NDArray[np.uint8]) -> list[bytes | NDArray[np.uint8]]:
 
 
 @compiled
-def _looks_random(group: NDArray[np.uint8]) -> bool:
-    """Return whether compression would hardly save a per cent: equal bytes are hardly more frequent than by chance.
+def _look_random(groups: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return of which groups compression would hardly save a per cent: equal bytes are hardly more frequent than by chance.
 
     A sample of the bytes is compared, with integers only, so that the same image gives the same bytes everywhere.
     """
-    counts = np.zeros(256, np.int64)
-    n = pairs = 0
-    for i in range(0, group.size, _SAMPLED):
-        pairs += counts[group[i]]
-        counts[group[i]] += 1
-        n += 1
-    return n >= _LEAST_SAMPLE and 8 * 256 * pairs < 9 * (n * (n - 1) // 2)
+    found = np.zeros(len(groups), np.bool_)
+    size = groups.shape[1]
+    step = min(_SAMPLED, max(1, size // _LEAST_SAMPLE))
+    counts = np.empty(256, np.int64)
+    for k in range(len(groups)):
+        counts[:] = 0
+        n = pairs = 0
+        for i in range(0, size, step):
+            pairs += counts[groups[k, i]]
+            counts[groups[k, i]] += 1
+            n += 1
+        found[k] = n >= _LEAST_SAMPLE and 8 * 256 * pairs < 9 * (n * (n - 1) // 2)
+    return found
 
 
 def unshuffle(raw: NDArray[np.uint8], itemsize: int) -> NDArray[np.uint8]:
