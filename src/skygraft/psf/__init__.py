@@ -18,6 +18,7 @@ from skygraft.psf.matched import (
     reshaped,
 )
 from skygraft.psf.measure import FwhmMeter, fwhm_range, kernel_fwhm
+from skygraft.psf.oversampled import GriddedPSF, OversampledPSF
 from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
@@ -38,11 +39,13 @@ __all__ = [
     "FixedKernelPSF",
     "FwhmMeter",
     "GaussianPSF",
+    "GriddedPSF",
     "KernelBasisPSF",
     "LinearPSF",
     "MatchedPSF",
     "MatchingKernel",
     "MoffatPSF",
+    "OversampledPSF",
     "PsfexPSF",
     "SinglePrecisionBasis",
     "SubPixelBasis",
