@@ -22,7 +22,8 @@ def gaussian(shape, sampling, sigma, center=None):
     cx, cy = ((nx - 1) / 2, (ny - 1) / 2) if center is None else center
     y, x = np.mgrid[:ny, :nx]
     x, y = (x - cx) / along_x, (y - cy) / along_y
-    return np.exp(-(1.1 * x**2 + 0.9 * y**2 + 0.1 * x * y) / (2 * sigma**2)) / (2 * np.pi * sigma**2)
+    scale = np.sqrt(1.1 * 0.9 - 0.05**2) / (2 * np.pi * sigma**2)
+    return scale * np.exp(-(1.1 * x**2 + 0.9 * y**2 + 0.1 * x * y) / (2 * sigma**2))
 
 
 def star(psf, x, y):

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import ConfigError, PsfError
 from skygraft.psf.base import Box, check_kernel_shape
+from skygraft.psf.fine import SubPixelBasis
 from skygraft.psf.linear import LinearPSF, combine, frozen, positions
 from skygraft.psf.sampled import SampledAxis, SplineBasis
 

@@ -140,6 +140,7 @@ class SplineBasis(SubPixelBasis):
         return np.ascontiguousarray(self._y.prepared(along_x.transpose(0, 2, 1)).transpose(0, 2, 1))
 
     def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Evaluate the splines, or their integrals over pixels; see `SubPixelBasis.evaluate`."""
         values: NDArray[np.float64] = self._y.weights(y) @ self._coefficients @ self._x.weights(x).T
         return values
 
