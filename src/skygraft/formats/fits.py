@@ -54,6 +54,7 @@ from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.psf import PSF
 from skygraft.wcs import (
@@ -67,7 +68,7 @@ from skygraft.wcs import (
     read_fits_wcs,
 )
 
-__all__ = ["FitsFormat", "FitsOptions"]
+__all__ = ["LAYOUT", "FitsFormat", "FitsOptions", "OpenedFits"]
 
 LAYOUT = "fits_layout"
 """Key of `Exposure.extra`: the `FitsLayout` that was read."""
@@ -130,7 +131,7 @@ class FitsOptions(PlaneOptions):
 
 
 @dataclass(frozen=True)
-class _Opened:
+class OpenedFits:
     """An image file with its headers."""
 
     path: Path
@@ -140,16 +141,19 @@ class _Opened:
 
     @property
     def image(self) -> HduInfo:
+        """The HDU of the image."""
         return self.hdus[self.layout.image.hdu]
 
     @property
     def name(self) -> str:
+        """Name of the image: that of its file, and of its HDU where the file has several images."""
         stem = split_name(self.path)[0]
         alone = sum(map(is_flat, self.hdus)) == 1
         several = self.layout.image.hdu and not alone and self.image.name not in ("IMAGE", "SCI")
         return f"{stem}-{self.image.name or self.image.index}" if several else stem
 
     def wcs(self) -> FitsWcs:
+        """Return the WCS of the image."""
         header, index = self.image.header, self.image.index
         tables: list[LookupTable] = []
         if names_tables(header):
@@ -249,24 +253,26 @@ class FitsFormat(Format):
             masks[Path(path).with_name(f"{split_name(path)[0]}.mask.fits")] = (exposure.mask, exposure.mask_planes)
         return write_planes(exposure, layout, renamed(layout, Path(path)), new_masks=masks, overwrite=overwrite)
 
-    def _open(self, path: StrPath, given: FitsOptions) -> _Opened:
+    def _open(self, path: StrPath, given: FitsOptions) -> OpenedFits:
         hdus = list_hdus(path)
         refuse_archive(Path(path), hdus)
+        if given.hdu is None:
+            refuse_product(Path(path))
         layout = find_layout(path, given, hdus)
         refuse_companion(Path(path), hdus[layout.image.hdu], hdus, chosen=given.hdu is not None)
         if isinstance(given.psf, str | os.PathLike):
             layout = dataclasses.replace(layout, psf=Path(given.psf))
         elif given.psf is not None:
             layout = dataclasses.replace(layout, psf=None)
-        return _Opened(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
+        return OpenedFits(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
 
-    def _data_id(self, opened: _Opened, given: FitsOptions) -> DataId:
+    def _data_id(self, opened: OpenedFits, given: FitsOptions) -> DataId:
         return read_data_id(opened.headers, given.data_id, name=opened.name)
 
-    def _visit_info(self, opened: _Opened, given: FitsOptions) -> VisitInfo:
+    def _visit_info(self, opened: OpenedFits, given: FitsOptions) -> VisitInfo:
         return read_visit_info(opened.headers, exposure_time=given.exposure_time, mjd=given.mjd)
 
-    def _calibration(self, opened: _Opened, given: FitsOptions) -> ImageCalibration:
+    def _calibration(self, opened: OpenedFits, given: FitsOptions) -> ImageCalibration:
         wcs, layout = opened.wcs(), opened.layout
         ny, nx = opened.image.shape or (0, 0)
         seconds = self._visit_info(opened, given).exposure_time
@@ -300,14 +306,14 @@ class FitsFormat(Format):
             n_files=len(layout.files) + (layout.mask is None),
         )
 
-    def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:
+    def _candidates(self, opened: OpenedFits) -> tuple[ReferenceCandidate, ...]:
         found: list[ReferenceCandidate] = []
         for index in dict.fromkeys((opened.image.index, 0)):
             found += header_candidates(opened.hdus[index].header, opened.path, index)
         return tuple(found)
 
     def _photo_calib(
-        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, scale: float
+        self, opened: OpenedFits, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         """Unit of the pixels, their calibration, and the reason if there is none."""
         unit = image_unit(opened.headers, given.unit)
@@ -326,7 +332,7 @@ class FitsFormat(Format):
             return unit.name, None, self._stale(opened, unit.name, calib)
         return unit.name, calib, None
 
-    def _stale(self, opened: _Opened, unit: str, calib: PhotoCalib) -> CalibrationError:
+    def _stale(self, opened: OpenedFits, unit: str, calib: PhotoCalib) -> CalibrationError:
         """Return the error for the outdated header zeropoint of a Legacy Surveys image."""
         return CalibrationError(
             f"{LEGACY_CAUTION}; its zeropoint ({float(calib.zeropoint()):.4f} mag for one {unit}) may be 5 mag off",
@@ -337,7 +343,7 @@ class FitsFormat(Format):
         )
 
     def _gain(
-        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
+        self, opened: OpenedFits, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
     ) -> RecordedGain:
         unit, zeropoint = image_unit(opened.headers, given.unit), None if calib is None else float(calib.zeropoint())
         if unit.unit.kind == "counts" and unit.unit.per_second and is_legacy_image(opened.path, opened.headers):
