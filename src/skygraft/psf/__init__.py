@@ -18,6 +18,7 @@ from skygraft.psf.matched import (
     reshaped,
 )
 from skygraft.psf.measure import FwhmMeter, fwhm_range, kernel_fwhm
+from skygraft.psf.moffat_map import MoffatMapPSF
 from skygraft.psf.piff import DrawnPSF, as_polynomial
 from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
@@ -42,6 +43,7 @@ __all__ = [
     "LinearPSF",
     "MatchedPSF",
     "MatchingKernel",
+    "MoffatMapPSF",
     "MoffatPSF",
     "PsfexPSF",
     "SinglePrecisionBasis",

@@ -1,0 +1,489 @@
+"""Coadds of the Legacy Surveys: bricks of ``coadd/``, from DR1 to DR11.
+
+An image (``legacysurvey-<brick>-image-<band>.fits.fz``) has its inverse variance, map of PSF sizes and mask in files of
+its directory. Its unit is the nanomaggy (AB zeropoint 22.5).
+
+What is calibrated: from DR6 on "PSF photometry uses the same PSF models for zeropoint-fitting as is later used in
+cataloging" (https://www.legacysurvey.org/dr10/description/#photometry), so that a star's flux is the amplitude of a
+unit-sum PSF. Until DR5 zeropoints were those of "7 arcsec diameter aperture photometry"
+(https://www.legacysurvey.org/dr5/description/#photometry).
+
+The survey publishes no PSF of its coadds, but `psfsize`: the FWHM of the Gaussian that has the effective area of the
+PSF, averaged over the exposures (``legacypipe/coadds.py``). The PSF is a Moffat of that effective area, whose own FWHM
+is 0.77 of the map's. For PSFEx models of single exposures it differs by 0.2 to 0.7 % of the peak (rms over the kernel).
+A PSF image of the coadd (``copsf``) is used where it is there.
+
+One file holds the mask of all bands, so it is copied and never changed: injected sources are marked in
+``legacysurvey-<brick>-injected-<band>.fits.fz``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import filecmp
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from skygraft.errors import ConfigError, FormatError, OutputExistsError, PsfError
+from skygraft.exposure import DataId, Exposure, VisitInfo
+from skygraft.fitsfile.open import is_fits
+from skygraft.formats.base import CAUTION, ImageCalibration, StrPath
+from skygraft.formats.brick_files import KINDS, BrickFile, find_brick_file, mask_hdu, mask_names, release_of
+from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
+from skygraft.formats.fits_headers import finite_number, read_data_id
+from skygraft.formats.fits_layout import (
+    FitsLayout,
+    HduInfo,
+    Plane,
+    PlaneOptions,
+    Role,
+    is_flat,
+    list_hdus,
+    renamed,
+    split_name,
+)
+from skygraft.formats.fits_planes import header_planes, read_mask, read_pixels
+from skygraft.formats.fits_write import copy_file, write_planes
+from skygraft.photometry import ReferenceCandidate, default_candidate
+from skygraft.psf import PSF, FixedKernelPSF, MoffatMapPSF
+
+__all__ = ["LegacyBrickFormat", "LegacyBrickOptions"]
+
+PARTS = "legacy_brick"
+"""Key of `Exposure.extra`: the `BrickParts` that were read."""
+
+_SHARED = "legacy_brick_mask"
+"""Key of `Exposure.extra`: the `_SharedMask` as it was read."""
+
+_HALF_SIZE = 8.1
+"""Arcsec from the middle to the edge of the survey's PSFEx models, whose sum is one (63 pixels of 0.262 arcsec)."""
+_FIRST_PSF_RELEASE = 6
+_APERTURE_ORIGIN = (
+    "Legacy Surveys until DR5: zeropoints from photometry in an aperture of 7 arcsec diameter "
+    "(legacysurvey.org/dr5/description)"
+)
+_OTHER_BANDS = re.compile(r"^(?:W[1-4]|[NF]UV)$", re.IGNORECASE)
+_SIZES = (0.1, 20.0)
+"""Smallest and largest size of a PSF, arcsec; a map with others is in another unit."""
+_APPROXIMATE = (
+    "the PSF is a Moffat (beta {beta:g}) of the effective area that the survey's map of PSF sizes gives: an "
+    "approximation; psf= gives a better one"
+)
+
+
+@dataclass(frozen=True)
+class LegacyBrickOptions(FitsOptions):
+    """Reading options of coadds of the Legacy Surveys: those of ordinary FITS, with the brick's files as defaults.
+
+    Parameters
+    ----------
+    psf_beta : float
+        Exponent of the Moffat that has the size of the map. Fits to 15 of the survey's PSFEx models of DECam exposures
+        give 2.2 to 4.1, median 2.9.
+    """
+
+    psf_beta: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        beta = self.psf_beta
+        if isinstance(beta, bool) or not isinstance(beta, int | float) or not 1 < beta < 100:
+            raise ConfigError(f"psf_beta is {beta!r}; a number above 1 (and below 100) is needed", key="psf_beta")
+
+
+@dataclass(frozen=True)
+class BrickParts:
+    """The files of an image of a brick; missing ones are None.
+
+    Parameters
+    ----------
+    brick : BrickFile
+        The image.
+    layout : FitsLayout
+        Image and inverse variance.
+    maskbits : Plane or None
+        Mask of all bands, which is copied.
+    injected : Plane or None
+        Mask of injected sources.
+    psfsize, copsf : Plane or None
+        Map of PSF sizes; PSF image.
+    """
+
+    brick: BrickFile
+    layout: FitsLayout
+    maskbits: Plane | None
+    injected: Plane | None
+    psfsize: Plane | None
+    copsf: Plane | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files, without repetition, the image's first."""
+        more = (plane.path for plane in (self.maskbits, self.injected, self.psfsize, self.copsf) if plane is not None)
+        return tuple(dict.fromkeys((*self.layout.files, *more)))
+
+
+@dataclass(frozen=True)
+class _SharedMask:
+    """The bits of an exposure's mask that are those of all bands, and a digest of them."""
+
+    bits: int
+    digest: int
+
+    @classmethod
+    def of(cls, exposure: Exposure, injected: Plane | None) -> Self:
+        marks = {} if injected is None else header_planes(list_hdus(injected.path)[injected.hdu].header)
+        bits = 0
+        for name, value in exposure.mask_planes.items():
+            bits |= 0 if name in marks else int(value) & 0xFFFFFFFF
+        return cls(bits, _digest(exposure.mask, bits))
+
+    def unchanged(self, exposure: Exposure) -> bool:
+        return _digest(exposure.mask, self.bits) == self.digest
+
+
+def _digest(mask: NDArray[np.int32], bits: int) -> int:
+    return int(xxhash.xxh3_64_intdigest(np.ascontiguousarray(mask & np.uint32(bits).astype(np.int32))))
+
+
+@dataclass(frozen=True)
+class _OpenedBrick(OpenedImage):
+    """An image of a brick with its headers and files."""
+
+    parts: BrickParts
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.parts.files
+
+    @property
+    def name(self) -> str:
+        return self.parts.brick.name
+
+
+class LegacyBrickFormat(FitsFormat):
+    """Coadds of the Legacy Surveys (``legacysurvey-<brick>-image-<band>.fits.fz``), in nanomaggies.
+
+    Inverse variance, mask and PSF size are read from the brick's other files, as far as they are there. The calibrated
+    flux is the amplitude of a unit-sum PSF fit (`PSF_MODEL`) from data release 6 on, and that inside 3.5 arcsec before.
+    """
+
+    name: ClassVar[str] = "legacy_brick"
+    looked_for: ClassVar[str] = "a FITS image called legacysurvey-<brick>-image-<band> (a coadd of the Legacy Surveys)"
+    Options: ClassVar[type[LegacyBrickOptions]] = LegacyBrickOptions
+
+    def matches(self, path: StrPath) -> bool:
+        """Return whether the file is FITS and one of a brick with an image; maps that will be refused are so, too."""
+        path = Path(path)
+        by_name = find_brick_file(path) is not None
+        if not (by_name or "-image-" in path.name) or not is_fits(path):
+            return False
+        hdus = list_hdus(path)
+        return (by_name or find_brick_file(path, hdus) is not None) and any(map(is_flat, hdus))
+
+    def read(self, path: StrPath, **options: Any) -> Exposure:
+        """Read an exposure; see `Format.read`."""
+        given = self.Options.parse(options, self.name, path)
+        exposure = super().read(path, **options)
+        parts = self._open(path, given).parts
+        extra = {**exposure.extra, PARTS: parts}
+        if parts.maskbits is not None:
+            extra[_SHARED] = _SharedMask.of(exposure, parts.injected)
+        if isinstance(exposure.psf, MoffatMapPSF):
+            extra[CAUTION] = _APPROXIMATE.format(beta=given.psf_beta)
+        return exposure.replace(extra=extra)
+
+    def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
+        """Write the image and copies of its brick's other files to one directory; see `Format.write`.
+
+        The mask of all bands is copied; one that is there already is left alone if it is the same. Mask planes that it
+        does not have (``INJECTED``) are written to ``legacysurvey-<brick>-injected-<band>.fits.fz``.
+
+        Raises
+        ------
+        FormatError
+            If the output is not named like an image of a brick, or a plane of the mask of all bands was changed.
+        OutputExistsError
+            If another mask of all bands is there.
+        """
+        source = Path(like)
+        target = find_brick_file(Path(path), list_hdus(source))
+        if target is None or target.kind != "image":
+            raise FormatError(
+                "the output is not called <survey>-<brick>-image-<band>, so its other files could not be found",
+                path=path,
+                fix=f"Keep the input's name ({source.name}), in another directory",
+            )
+        parts, shared = exposure.extra.get(PARTS), exposure.extra.get(_SHARED)
+        if not isinstance(parts, BrickParts) or parts.brick.path != source:
+            parts, shared = self._open(source, self.Options()).parts, None
+        outputs = _outputs(parts, target)
+        marks = _new_planes(exposure, parts.maskbits, shared)
+        masks = {} if marks is None else {target.sibling("injected", ".fits.fz"): marks}
+        if parts.maskbits is None:
+            return write_planes(exposure, parts.layout, outputs, new_masks=masks, overwrite=overwrite)
+        mask = target.sibling("maskbits", split_name(parts.maskbits.path)[1])
+        _copy_shared(parts.maskbits.path, mask, overwrite=overwrite)
+        return (*write_planes(exposure, parts.layout, outputs, new_masks=masks, overwrite=overwrite), mask)
+
+    def _open(self, path: StrPath, given: FitsOptions) -> _OpenedBrick:
+        path = Path(path)
+        hdus = list_hdus(path)
+        brick = find_brick_file(path, hdus)
+        if brick is None:
+            raise FormatError(
+                "a coadd of the Legacy Surveys is called <survey>-<brick>-image-<band>",
+                path=path,
+                fix="Give that file, under that name, or read it with format='fits'",
+            )
+        if brick.kind != "image":
+            raise FormatError(
+                f"this holds {KINDS[brick.kind]} of a brick of the Legacy Surveys, and no science image",
+                path=path,
+                fix=_what_to_give(brick),
+            )
+        opened = super()._open(path, given)
+        layout, image = opened.layout, opened.image
+        noise_given = any(getattr(given, role) is not None for role in ("variance", "weight", "rms"))
+        if layout.noise is None and not noise_given:
+            layout = dataclasses.replace(layout, noise=_companion(brick, "invvar", "weight", image))
+        mask = layout.mask is None and given.mask is None
+        psf = given.psf is None or given.psf is True
+        parts = BrickParts(
+            brick,
+            layout,
+            maskbits=_companion(brick, "maskbits", "mask", image) if mask else None,
+            injected=_companion(brick, "injected", "mask", image),
+            psfsize=_companion(brick, "psfsize", "image", image) if psf else None,
+            copsf=_companion(brick, "copsf", "image", None) if psf else None,
+        )
+        return _OpenedBrick(path, layout, opened.hdus, opened.headers, parts)
+
+    def _calibration(self, opened: OpenedImage, given: FitsOptions) -> ImageCalibration:
+        # Early releases state no unit; those of WISE and GALEX are not of the same zeropoint.
+        if given.unit is None and opened.headers.find("BUNIT") is None and not _other_survey(opened):
+            given = dataclasses.replace(given, unit="nanomaggy")
+        return super()._calibration(opened, given)
+
+    def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:
+        found = read_data_id(opened.headers, given.data_id, name=opened.name)
+        band, number = opened.headers.find("FILTERX"), opened.headers.find("BRICKID")
+        if given.band is None:
+            name = _brick_of(opened).band if band is None else str(band.value).strip()
+            found = dataclasses.replace(found, band=name)
+        if given.tract is None and number is not None:
+            found = dataclasses.replace(found, tract=_identifier(finite_number(number)))
+        return found
+
+    def _visit_info(self, opened: OpenedImage, given: FitsOptions) -> VisitInfo:
+        # The mean over the exposures, in TAI; how long a pixel was exposed differs from pixel to pixel.
+        card = opened.headers.find("MJD_MEAN")
+        mean = None if card is None else finite_number(card)
+        return VisitInfo(mean if given.mjd is None else float(given.mjd), given.exposure_time)
+
+    def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
+        found = list(super()._candidates(opened))
+        release = release_of(opened.headers)
+        default: ReferenceCandidate | None
+        if _other_survey(opened):
+            default = ReferenceCandidate(
+                "unclear", origin="coadds of WISE and GALEX are not calibrated by the Legacy Surveys", level="default"
+            )
+        elif release is not None and release < _FIRST_PSF_RELEASE:
+            default = ReferenceCandidate("aperture", radius_arcsec=3.5, origin=_APERTURE_ORIGIN, level="default")
+        else:
+            default = default_candidate("Legacy Surveys")
+        return tuple(dict.fromkeys(found if default is None else [*found, default]))
+
+    def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
+        parts = _parts_of(opened)
+        mask, planes = super()._mask(opened, given)
+        if parts.maskbits is not None:
+            mask, planes = _read_maskbits(parts.maskbits, given)
+        if parts.injected is None:
+            return mask, planes
+        marks, names = read_mask(parts.injected)
+        mask = np.zeros(marks.shape, dtype=np.int32) if mask is None else mask
+        for name, bit in names.items():
+            place = planes.get(name)
+            if place is None:
+                place = bit if bit not in planes.values() else next(b for b in range(31) if b not in planes.values())
+            mask |= ((marks >> bit & 1) << place).astype(np.int32)
+            planes[name] = place
+        return mask, planes
+
+    def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
+        parts = _parts_of(opened)
+        if given.psf is not None and given.psf is not True:
+            return super()._psf(opened, given, scale)
+        if parts.copsf is not None:
+            return _psf_image(parts.copsf)
+        if parts.psfsize is not None:
+            beta = given.psf_beta if isinstance(given, LegacyBrickOptions) else LegacyBrickOptions().psf_beta
+            return _psf_of_sizes(parts.psfsize, scale, beta)
+        return super()._psf(opened, given, scale)
+
+    def _no_psf(self, opened: OpenedImage) -> PsfError:
+        brick = _brick_of(opened)
+        return PsfError(
+            f"neither the map of PSF sizes ({brick.sibling('psfsize').name}) nor a PSF image of the coadd is beside it",
+            path=opened.path,
+            fix="Fetch the map from the same directory of the survey, or give psf= (such as {kind: moffat, fwhm: "
+            "1.1 arcsec})",
+        )
+
+
+def _parts_of(opened: OpenedImage) -> BrickParts:
+    assert isinstance(opened, _OpenedBrick)
+    return opened.parts
+
+
+def _brick_of(opened: OpenedImage) -> BrickFile:
+    return _parts_of(opened).brick
+
+
+def _other_survey(opened: OpenedImage) -> bool:
+    """Whether the coadd is one of WISE or GALEX images on the brick's pixels."""
+    return _OTHER_BANDS.match(_brick_of(opened).band) is not None
+
+
+def _identifier(value: float | None) -> int | None:
+    return int(value) if value is not None and value == math.floor(value) and abs(value) < 2**53 else None
+
+
+def _what_to_give(brick: BrickFile) -> str:
+    image = brick.sibling("image").name if brick.band else f"{brick.survey}-{brick.brick}-image-<band>"
+    used = (
+        "; it is found beside the image" if brick.kind in ("invvar", "maskbits", "injected", "psfsize", "copsf") else ""
+    )
+    return f"Give the image ({image}){used}"
+
+
+def _companion(brick: BrickFile, kind: str, role: Role, image: HduInfo | None) -> Plane | None:
+    """Return the plane in the file of another kind beside an image; None if there is no such file."""
+    other = brick.find(kind)
+    if other is None:
+        return None
+    option = {"invvar": "weight=False", "maskbits": "mask=False"}.get(kind, "psf=False")
+    if kind == "maskbits":
+        hdu = mask_hdu(other)
+    else:
+        flat = [hdu for hdu in list_hdus(other) if is_flat(hdu)]
+        if len(flat) != 1:
+            raise FormatError(
+                f"it should hold {KINDS[kind]}, and has {len(flat)} images",
+                path=other,
+                fix=f"Fetch it again, or read the image without it ({option})",
+            )
+        hdu = flat[0]
+    if image is not None and hdu.shape != image.shape:
+        raise FormatError(
+            f"it has shape {hdu.shape}, the image {image.shape}",
+            path=other,
+            hdu=hdu.index,
+            fix=f"Fetch the {kind} file of this image again, or read the image without it ({option})",
+        )
+    return hdu.plane(role, other)
+
+
+def _read_maskbits(plane: Plane, given: PlaneOptions) -> tuple[NDArray[np.int32], dict[str, int]]:
+    """Read the mask of all bands: its bits have the names given by the caller, of its header, or of the survey."""
+    named = dict(getattr(given, "mask_planes", None) or {})
+    for name, bit in mask_names(plane.path, list_hdus(plane.path)[plane.hdu]).items():
+        if name not in named and bit not in named.values():
+            named[name] = bit
+    return read_mask(plane, named)
+
+
+def _psf_image(plane: Plane) -> PSF:
+    """Return the PSF of a coadd from its image, which is scaled to sum one."""
+    pixels = np.asarray(read_pixels(plane)[0], dtype=np.float64)
+    peak = np.unravel_index(int(np.argmax(np.where(np.isfinite(pixels), pixels, -np.inf))), pixels.shape)
+    middle = tuple(n // 2 for n in pixels.shape)
+    if not np.isfinite(pixels).all() or max(abs(int(a) - b) for a, b in zip(peak, middle, strict=True)) > 1:
+        raise PsfError(
+            "this is no image of a PSF: it has values that are not finite, or its peak is not in its middle",
+            path=plane.path,
+            hdu=plane.hdu,
+            fix="Fetch it again, or give psf=",
+        )
+    return FixedKernelPSF(pixels, pad_even=True, normalize=True)
+
+
+def _psf_of_sizes(plane: Plane, scale: float, beta: float) -> PSF:
+    """Return the Moffat that has the effective area of the map of PSF sizes."""
+    sizes, header = read_pixels(plane)
+    unit = str(header.get("BUNIT", "arcsec")).strip()
+    known = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if unit.lower() not in ("arcsec", "") or (known.size and not _SIZES[0] < known.min() <= known.max() < _SIZES[1]):
+        span = f"{known.min():.4g} to {known.max():.4g}" if known.size else "no"
+        raise PsfError(
+            f"the map of PSF sizes has {span} {unit}; sizes in arcsec are needed",
+            path=plane.path,
+            hdu=plane.hdu,
+            fix="Fetch it again, or give psf=",
+        )
+    if not known.size:
+        raise PsfError(
+            "the map of PSF sizes has no size anywhere: no exposure covers the brick",
+            path=plane.path,
+            hdu=plane.hdu,
+            fix="Leave the image out, or give psf=",
+        )
+    half = max(1, round(_HALF_SIZE / scale))
+    origin = f"the effective area of {plane.path.name}, an approximation"
+    return MoffatMapPSF.of_effective_size(sizes / scale, beta, (2 * half + 1, 2 * half + 1), origin=origin)
+
+
+def _outputs(parts: BrickParts, target: BrickFile) -> dict[Path, Path]:
+    """Return the output of each file that is rewritten or copied for this image alone."""
+    outputs = renamed(parts.layout, target.path)
+    planes = {"psfsize": parts.psfsize, "copsf": parts.copsf}
+    if parts.layout.noise is not None and parts.layout.noise.path == parts.brick.find("invvar"):
+        planes["invvar"] = parts.layout.noise
+    for kind, plane in planes.items():
+        if plane is not None:
+            outputs[plane.path] = target.sibling(kind, split_name(plane.path)[1])
+    return outputs
+
+
+def _new_planes(
+    exposure: Exposure, maskbits: Plane | None, shared: _SharedMask | None
+) -> tuple[NDArray[np.int32], dict[str, int]] | None:
+    """Bits and names of mask planes that the mask of all bands does not have; None if none of them is set."""
+    taken = 0
+    if maskbits is not None:
+        if shared is None:
+            bits, planes = _read_maskbits(maskbits, PlaneOptions())
+            taken = int(np.bitwise_or.reduce(np.array([1 << bit for bit in planes.values()], dtype=np.int64)))
+            shared = _SharedMask(taken, _digest(bits, taken))
+        taken = shared.bits
+        if not shared.unchanged(exposure):
+            raise FormatError(
+                "a plane of the brick's mask was changed, and that file is only copied: it is of all bands",
+                path=maskbits.path,
+                hdu=maskbits.hdu,
+                fix="Use another mask plane for new flags",
+            )
+    new = {name: value for name, value in exposure.mask_planes.items() if not int(value) & taken}
+    mine = np.int32(np.bitwise_or.reduce(np.array([*new.values(), 0], dtype=np.int32)))
+    marks: NDArray[np.int32] = exposure.mask & mine
+    return (marks, new) if marks.any() else None
+
+
+def _copy_shared(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Copy a file that images of several bands have in common, unless the same copy is there."""
+    if target.is_file() and not target.samefile(source) and filecmp.cmp(source, target, shallow=False):
+        return
+    if target.exists() and target.samefile(source):
+        raise OutputExistsError(
+            "the output is the input itself, which is never overwritten", path=target, fix="Give another directory"
+        )
+    copy_file(source, target, overwrite=overwrite)

@@ -1,0 +1,145 @@
+"""Small coadds as surveys publish them: cards and compression of the real files, written by astropy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+SIZE = 128
+BRICK = "0001p000"
+MASK_NAMES = (
+    *("NPRIMARY", "BRIGHT", "SATUR_G", "SATUR_R", "SATUR_Z", "ALLMASK_G", "ALLMASK_R", "ALLMASK_Z", "WISEM1", "WISEM2"),
+    *("BAILOUT", "MEDIUM", "GALAXY", "CLUSTER", "SATUR_I", "ALLMASK_I", "SUB_BLOB", "RESOLVED", "MCLOUDS", "WISE_GAIA"),
+)
+_SKY = np.random.default_rng(11)
+
+
+def brick_header(band: str = "r", size: int = SIZE, release: str = "dr10") -> fits.Header:
+    """The cards of a brick's image that matter, in the order of legacypipe's."""
+    header = fits.Header()
+    cards: dict[str, Any] = {
+        "LEGPIPEV": "DR10.0.12-2-g1c85ab17",
+        "LSDIR": "/global/cfs/cdirs/cosmo/work/legacysurvey/dr10",
+        "LSDR": release.upper(),
+        "SURVEY": "DECaLS",
+        "SURVEYID": "DECaLS BASS MzLS",
+        "DRVERSIO": int(release.removeprefix("dr")) * 1000,
+        "OBSTYPE": "object",
+        "PROCTYPE": "tile",
+        "BRICK": BRICK,
+        "BRICKID": 330368,
+        "RAMIN": 0.0,
+        "RAMAX": 0.25,
+        "DECMIN": -0.125,
+        "DECMAX": 0.125,
+        "CTYPE1": "RA---TAN",
+        "CTYPE2": "DEC--TAN",
+        "CRVAL1": 0.125,
+        "CRVAL2": 0.0,
+        "CRPIX1": (size + 1) / 2,
+        "CRPIX2": (size + 1) / 2,
+        "CD1_1": -0.262 / 3600,
+        "CD1_2": 0.0,
+        "CD2_1": 0.0,
+        "CD2_2": 0.262 / 3600,
+        "EQUINOX": 2000.0,
+        "OBSERVAT": "CTIO",
+        "TELESCOP": "CTIO 4.0-m telescope",
+        "INSTRUME": "DECam",
+        "FILTER": f"{band} DECam SDSS c0002 6415.0 1480.0",
+        "FILTERX": band,
+        "MJD_MIN": 56536.2,
+        "MJD_MAX": 58420.1,
+        "MJD_MEAN": 57534.2061,
+        "DATEOBS": "2016-05-26T04:56:10",
+    }
+    header.update(cards)
+    return header
+
+
+def brick_name(kind: str, band: str | None = "r") -> str:
+    """Name of a file of the brick."""
+    return "-".join(part for part in ("legacysurvey", BRICK, kind, band) if part) + ".fits.fz"
+
+
+def write_brick(
+    folder: Path,
+    band: str = "r",
+    *,
+    kinds: tuple[str, ...] = ("image", "invvar", "psfsize", "maskbits"),
+    image: np.ndarray | None = None,
+    sizes: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    bits: str = "MBIT_{}",
+    release: str = "dr10",
+    size: int = SIZE,
+    cards: dict[str, Any] | None = None,
+) -> Path:
+    """Write some files of a brick in one band as legacypipe compresses them; the path of its image."""
+    sigma = 0.004
+    rng = np.random.default_rng(5)
+    image = rng.normal(0, sigma, (size, size)).astype(np.float32) if image is None else image
+    if sizes is None:
+        sizes = np.full((size, size), 1.25, np.float32)
+        sizes[:, size // 2 :] = 1.4
+    mask = np.zeros((size, size), np.int32) if mask is None else mask
+    tiles = {"tile_shape": (100, 100)}
+    dither = {"compression_type": "RICE_1", "quantize_method": 2, "quantize_level": -1e-4, "dither_seed": 7}
+    lossless = {"compression_type": "GZIP_1", "quantize_level": 0.0}
+    planes: dict[str, tuple[np.ndarray, str, dict[str, Any], dict[str, Any]]] = {
+        "image": (image, "image", {"MAGZERO": 22.5, "BUNIT": "nanomaggy"}, dither),
+        "model": (image, "model", {"MAGZERO": 22.5, "BUNIT": "nanomaggy"}, dither),
+        "blobmodel": (image, "blobmodel", {"MAGZERO": 22.5, "BUNIT": "nanomaggy"}, dither),
+        "invvar": (
+            np.full((size, size), sigma**-2, np.float32) * (1 + 0.01 * rng.normal(size=(size, size)).astype(np.float32)),
+            "wtmap",
+            {"BUNIT": "1/nanomaggy^2"},
+            {"compression_type": "RICE_1", "quantize_method": -1, "quantize_level": 16.0},
+        ),
+        "psfsize": (sizes, "psfsize", {"BUNIT": "arcsec"}, lossless),
+        "chi2": (np.ones((size, size), np.float32), "chi2", {}, lossless),
+        "depth": (np.ones((size, size), np.float32), "psfdepth", {"BUNIT": "1/nanomaggy^2"}, lossless),
+        "galdepth": (np.ones((size, size), np.float32), "galdepth", {"BUNIT": "1/nanomaggy^2"}, lossless),
+        "nexp": (np.full((size, size), 7, np.int16), "expmap", {}, {"compression_type": "HCOMPRESS_1"}),
+    }
+    for kind in kinds:
+        header = brick_header(band, size, release)
+        if kind == "maskbits":
+            path = folder / brick_name("maskbits", None)
+            header.update({"IMTYPE": "maskbits"})
+            header.update({bits.format(bit): name for bit, name in enumerate(MASK_NAMES)} if bits else {})
+            planes_of_mask = {"MASKBITS": mask, "WISEM1": mask.astype(np.uint8), "WISEM2": mask.astype(np.uint8)}
+            hdus = [
+                fits.CompImageHDU(data, header if n == "MASKBITS" else None, n, compression_type="HCOMPRESS_1", **tiles)
+                for n, data in planes_of_mask.items()
+            ]
+            fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path, overwrite=True)
+            continue
+        data, product, more, how = planes[kind]
+        header.update({"IMTYPE": kind, "PRODTYPE": product, **more, **(cards or {})})
+        hdu = fits.CompImageHDU(data, header, f"{kind.upper()}_{band}", **tiles, **how)
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(folder / brick_name(kind, band))
+    return folder / brick_name("image", band)
+
+
+def tan_cards(size: int, ra: float, dec: float, scale: float) -> dict[str, Any]:
+    """A TAN projection centred on the image."""
+    return {
+        "CTYPE1": "RA---TAN",
+        "CTYPE2": "DEC--TAN",
+        "CUNIT1": "deg",
+        "CUNIT2": "deg",
+        "CRVAL1": ra,
+        "CRVAL2": dec,
+        "CRPIX1": (size + 1) / 2,
+        "CRPIX2": (size + 1) / 2,
+        "CD1_1": -scale / 3600,
+        "CD1_2": 0.0,
+        "CD2_1": 0.0,
+        "CD2_2": scale / 3600,
+        "RADESYS": "ICRS",
+        "EQUINOX": 2000.0,
+    }
