@@ -94,7 +94,8 @@ def write_brick(
         "model": (image, "model", {"MAGZERO": 22.5, "BUNIT": "nanomaggy"}, dither),
         "blobmodel": (image, "blobmodel", {"MAGZERO": 22.5, "BUNIT": "nanomaggy"}, dither),
         "invvar": (
-            np.full((size, size), sigma**-2, np.float32) * (1 + 0.01 * rng.normal(size=(size, size)).astype(np.float32)),
+            np.full((size, size), sigma**-2, np.float32)
+            * (1 + 0.01 * rng.normal(size=(size, size)).astype(np.float32)),
             "wtmap",
             {"BUNIT": "1/nanomaggy^2"},
             {"compression_type": "RICE_1", "quantize_method": -1, "quantize_level": 16.0},

@@ -13,6 +13,9 @@ PSF, averaged over the exposures (``legacypipe/coadds.py``). The PSF is a Moffat
 is 0.77 of the map's. For PSFEx models of single exposures it differs by 0.2 to 0.7 % of the peak (rms over the kernel).
 A PSF image of the coadd (``copsf``) is used where it is there.
 
+Positions are those of Gaia, in ICRS (https://www.legacysurvey.org/dr10/description/#astrometry). The header says
+``EQUINOX = 2000`` and no RADESYS, which by the FITS standard would be FK5, 0.02 arcsec away.
+
 One file holds the mask of all bands, so it is copied and never changed: injected sources are marked in
 ``legacysurvey-<brick>-injected-<band>.fits.fz``.
 """
@@ -53,6 +56,7 @@ from skygraft.formats.fits_planes import header_planes, read_mask, read_pixels
 from skygraft.formats.fits_write import copy_file, write_planes
 from skygraft.photometry import ReferenceCandidate, default_candidate
 from skygraft.psf import PSF, FixedKernelPSF, MoffatMapPSF
+from skygraft.wcs import FitsWcs, read_fits_wcs
 
 __all__ = ["LegacyBrickFormat", "LegacyBrickOptions"]
 
@@ -166,6 +170,14 @@ class _OpenedBrick(OpenedImage):
     @property
     def name(self) -> str:
         return self.parts.brick.name
+
+    def wcs(self) -> FitsWcs:
+        """Return the image's WCS, in ICRS unless the header names another reference system."""
+        header = self.image.header
+        if "RADESYS" not in header and "RADECSYS" not in header:
+            header = header.copy()
+            header["RADESYS"] = "ICRS"
+        return read_fits_wcs(header, path=self.path, hdu=self.image.index)
 
 
 class LegacyBrickFormat(FitsFormat):
