@@ -249,12 +249,11 @@ def test_bands_of_a_brick_are_written_to_one_folder(tmp_path):
         write_exposure(injection.exposure, tmp_path / "out" / path.name)
     with fits.open(tmp_path / "out" / brick_name("injected", "g")) as hdus:
         assert any("INJECTED" in key for key in hdus[1].header)
-    mask = tmp_path / "out" / brick_name("maskbits", None)
-    mask.write_bytes(mask.read_bytes() + bytes(2880))
+    (tmp_path / "other").mkdir()
+    shutil.copyfile(path, tmp_path / "other" / brick_name("maskbits", None))
     with pytest.raises(OutputExistsError, match="maskbits"):
-        write_exposure(
-            injection.exposure, tmp_path / "out" / "legacysurvey-0002p000-image-r.fits.fz".replace("2p", "1p")
-        )
+        write_exposure(injection.exposure, tmp_path / "other" / path.name)
+    assert len(list((tmp_path / "other").iterdir())) == 1
 
 
 def test_planes_of_the_mask_of_all_bands_are_not_changed(tmp_path):
