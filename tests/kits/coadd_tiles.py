@@ -144,3 +144,114 @@ def tan_cards(size: int, ra: float, dec: float, scale: float) -> dict[str, Any]:
         "RADESYS": "ICRS",
         "EQUINOX": 2000.0,
     }
+
+
+def psfex_hdu(size: int = SIZE, sigma: float = 1.8) -> fits.BinTableHDU:
+    """A PSFEx model of degree 1 for an image of so many pixels: a Gaussian that widens along x."""
+    y, x = np.mgrid[-12:13, -12:13] * 1.0
+    planes = np.array([np.exp(-(x**2 + y**2) / (2 * s**2)) for s in (sigma, 1.2 * sigma)])
+    planes /= planes.sum(axis=(1, 2), keepdims=True)
+    mask = np.stack([planes[0], 0.3 * (planes[1] - planes[0]), 0 * planes[0]]).astype(np.float32)
+    column = fits.Column("PSF_MASK", f"{mask.size}E", dim="(25,25,3)", array=mask[None])
+    hdu = fits.BinTableHDU.from_columns([column], name="PSF_DATA")
+    middle, half = (size + 1) / 2, size / 2
+    cards: dict[str, Any] = {
+        "LOADED": 40, "ACCEPTED": 38, "CHI2": 1.0, "POLNAXIS": 2, "POLGRP1": 1, "POLNAME1": "X_IMAGE",
+        "POLZERO1": middle, "POLSCAL1": half, "POLGRP2": 1, "POLNAME2": "Y_IMAGE", "POLZERO2": middle,
+        "POLSCAL2": half, "POLNGRP": 1, "POLDEG1": 1, "PSF_FWHM": 4.2, "PSF_SAMP": 1.0, "PSFNAXIS": 3, "PSFAXIS1": 25,
+        "PSFAXIS2": 25, "PSFAXIS3": 3,
+    }  # fmt: skip
+    hdu.header.update(cards)
+    return hdu
+
+
+def write_psfex(path: Path, size: int = SIZE) -> None:
+    """Write a PSFEx model."""
+    fits.HDUList([fits.PrimaryHDU(), psfex_hdu(size)]).writeto(path)
+
+
+DES_TILE = "DES0001-4914_r4575p01_r"
+
+
+def write_des(
+    folder: Path,
+    stem: str = DES_TILE,
+    *,
+    size: int = SIZE,
+    image: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    psf: str | None = f"{DES_TILE}_psfcat.psf",
+    cards: dict[str, Any] | None = None,
+    packed: bool = True,
+) -> Path:
+    """Write an image of DESDM as its packages compress it: SCI, MSK and WGT; the path."""
+    rng = np.random.default_rng(6)
+    image = rng.normal(0, 3, (size, size)).astype(np.float32) if image is None else image
+    mask = np.zeros((size, size), np.int32) if mask is None else mask
+    weight = (np.full((size, size), 1 / 9) * (1 + 0.01 * rng.normal(size=(size, size)))).astype(np.float32)
+    wcs = tan_cards(size, 0.28, -49.24, 0.263)
+    science: dict[str, Any] = {
+        **wcs,
+        "EXPTIME": 630.0,
+        "GAIN": (0.0, "Maximum equivalent gain (e-/ADU)"),
+        "SATURATE": (12345.6, "Weighted average saturation level (ADU)"),
+        "SOFTNAME": "SWarp",
+        "BAND": ("r", "Short name for filter"),
+        "MAGZERO": (30.0, "Mag Zero-point in magnitudes/s"),
+        "TILENAME": ("DES0001-4914", "DES Tilename"),
+        "TILEID": (111111, "Tile ID for DES Tilename"),
+        "BUNIT": ("COUNTS/S", "units of pixels"),
+        "DES_EXT": "IMAGE",
+        **(cards or {}),
+    }
+    rows = {"tile_shape": (1, size)}
+    dither = {"compression_type": "RICE_1", "quantize_method": 2, "quantize_level": 16.0, "dither_seed": 3, **rows}
+    planes = {
+        "SCI": (image, science, dither),
+        "MSK": (mask, {**wcs, "DES_EXT": "MASK"}, {"compression_type": "PLIO_1", **rows}),
+        "WGT": (weight, {**wcs, "DES_EXT": "WEIGHT"}, dither),
+    }
+    hdus: list[Any] = [fits.PrimaryHDU()]
+    for name, (data, more, how) in planes.items():
+        header = fits.Header()
+        header.update({key: value for key, value in more.items() if value is not None})
+        hdus.append(fits.CompImageHDU(data, header, name, **how) if packed else fits.ImageHDU(data, header, name))
+    path = folder / f"{stem}.fits{'.fz' if packed else ''}"
+    fits.HDUList(hdus).writeto(path)
+    if psf is not None:
+        write_psfex(folder / psf, size)
+    return path
+
+
+def write_megapipe(
+    folder: Path,
+    stem: str = "CFIS.191.307.r",
+    *,
+    size: int = SIZE,
+    image: np.ndarray | None = None,
+    weight: bool = True,
+    psf: bool = True,
+    cards: dict[str, Any] | None = None,
+) -> Path:
+    """Write a tile of MegaPipe: an image in the primary HDU, its weights in a compressed file; the path."""
+    rng = np.random.default_rng(7)
+    image = rng.normal(0, 4, (size, size)).astype(np.float32) if image is None else image
+    hdu = fits.PrimaryHDU(image)
+    hdu.header.update(
+        {
+            **tan_cards(size, 210.1, 54.3, 0.1857),
+            "EXPTIME": (600.0, "Maximum equivalent exposure time (s)"),
+            "GAIN": (5.25, "Maximum equivalent gain (e-/ADU)"),
+            "FILTER": "r.MP9602",
+            "SOFTNAME": "SWarp",
+            **(cards or {}),
+        }
+    )
+    hdu.writeto(folder / f"{stem}.fits")
+    if weight:
+        data = np.full((size, size), 1 / 16, np.float32) + rng.normal(0, 1e-3, (size, size)).astype(np.float32)
+        tiled = fits.CompImageHDU(data, compression_type="RICE_1", tile_shape=(1, size), quantize_level=16.0)
+        fits.HDUList([fits.PrimaryHDU(), tiled]).writeto(folder / f"{stem}.weight.fits.fz")
+    if psf:
+        write_psfex(folder / f"{stem}.psf", size)
+    return folder / f"{stem}.fits"

@@ -26,6 +26,8 @@ _SPECIFIC: dict[str, tuple[str, str]] = {
     "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
     "legacy_brick": ("skygraft.formats.legacy_brick", "LegacyBrickFormat"),
+    "des": ("skygraft.formats.des", "DesFormat"),
+    "megapipe": ("skygraft.formats.megapipe", "MegaPipeFormat"),
 }
 """Formats that recognise more than that a file is FITS: name to module and class, imported when needed."""
 _ORDINARY = {"fits": ("skygraft.formats.fits", "FitsFormat")}

@@ -52,10 +52,11 @@ from skygraft.formats.fits_layout import (
     renamed,
     split_name,
 )
-from skygraft.formats.fits_planes import header_planes, read_mask, read_pixels
+from skygraft.formats.fits_planes import header_planes, read_mask
 from skygraft.formats.fits_write import copy_file, write_planes
+from skygraft.formats.legacy_brick_psf import psf_of_image, psf_of_sizes
 from skygraft.photometry import ReferenceCandidate, default_candidate
-from skygraft.psf import PSF, FixedKernelPSF, MoffatMapPSF
+from skygraft.psf import PSF, MoffatMapPSF
 from skygraft.wcs import FitsWcs, read_fits_wcs
 
 __all__ = ["LegacyBrickFormat", "LegacyBrickOptions"]
@@ -66,16 +67,12 @@ PARTS = "legacy_brick"
 _SHARED = "legacy_brick_mask"
 """Key of `Exposure.extra`: the `_SharedMask` as it was read."""
 
-_HALF_SIZE = 8.1
-"""Arcsec from the middle to the edge of the survey's PSFEx models, whose sum is one (63 pixels of 0.262 arcsec)."""
 _FIRST_PSF_RELEASE = 6
 _APERTURE_ORIGIN = (
     "Legacy Surveys until DR5: zeropoints from photometry in an aperture of 7 arcsec diameter "
     "(legacysurvey.org/dr5/description)"
 )
 _OTHER_BANDS = re.compile(r"^(?:W[1-4]|[NF]UV)$", re.IGNORECASE)
-_SIZES = (0.1, 20.0)
-"""Smallest and largest size of a PSF, arcsec; a map with others is in another unit."""
 _APPROXIMATE = (
     "the PSF is a Moffat (beta {beta:g}) of the effective area that the survey's map of PSF sizes gives: an "
     "approximation; psf= gives a better one"
@@ -336,10 +333,10 @@ class LegacyBrickFormat(FitsFormat):
         if given.psf is not None and given.psf is not True:
             return super()._psf(opened, given, scale)
         if parts.copsf is not None:
-            return _psf_image(parts.copsf)
+            return psf_of_image(parts.copsf)
         if parts.psfsize is not None:
             beta = given.psf_beta if isinstance(given, LegacyBrickOptions) else LegacyBrickOptions().psf_beta
-            return _psf_of_sizes(parts.psfsize, scale, beta)
+            return psf_of_sizes(parts.psfsize, scale, beta)
         return super()._psf(opened, given, scale)
 
     def _no_psf(self, opened: OpenedImage) -> PsfError:
@@ -412,46 +409,6 @@ def _read_maskbits(plane: Plane, given: PlaneOptions) -> tuple[NDArray[np.int32]
         if name not in named and bit not in named.values():
             named[name] = bit
     return read_mask(plane, named)
-
-
-def _psf_image(plane: Plane) -> PSF:
-    """Return the PSF of a coadd from its image, which is scaled to sum one."""
-    pixels = np.asarray(read_pixels(plane)[0], dtype=np.float64)
-    peak = np.unravel_index(int(np.argmax(np.where(np.isfinite(pixels), pixels, -np.inf))), pixels.shape)
-    middle = tuple(n // 2 for n in pixels.shape)
-    if not np.isfinite(pixels).all() or max(abs(int(a) - b) for a, b in zip(peak, middle, strict=True)) > 1:
-        raise PsfError(
-            "this is no image of a PSF: it has values that are not finite, or its peak is not in its middle",
-            path=plane.path,
-            hdu=plane.hdu,
-            fix="Fetch it again, or give psf=",
-        )
-    return FixedKernelPSF(pixels, pad_even=True, normalize=True)
-
-
-def _psf_of_sizes(plane: Plane, scale: float, beta: float) -> PSF:
-    """Return the Moffat that has the effective area of the map of PSF sizes."""
-    sizes, header = read_pixels(plane)
-    unit = str(header.get("BUNIT", "arcsec")).strip()
-    known = sizes[np.isfinite(sizes) & (sizes > 0)]
-    if unit.lower() not in ("arcsec", "") or (known.size and not _SIZES[0] < known.min() <= known.max() < _SIZES[1]):
-        span = f"{known.min():.4g} to {known.max():.4g}" if known.size else "no"
-        raise PsfError(
-            f"the map of PSF sizes has {span} {unit}; sizes in arcsec are needed",
-            path=plane.path,
-            hdu=plane.hdu,
-            fix="Fetch it again, or give psf=",
-        )
-    if not known.size:
-        raise PsfError(
-            "the map of PSF sizes has no size anywhere: no exposure covers the brick",
-            path=plane.path,
-            hdu=plane.hdu,
-            fix="Leave the image out, or give psf=",
-        )
-    half = max(1, round(_HALF_SIZE / scale))
-    origin = f"the effective area of {plane.path.name}, an approximation"
-    return MoffatMapPSF.of_effective_size(sizes / scale, beta, (2 * half + 1, 2 * half + 1), origin=origin)
 
 
 def _outputs(parts: BrickParts, target: BrickFile) -> dict[Path, Path]:
