@@ -255,3 +255,33 @@ def write_megapipe(
     if psf:
         write_psfex(folder / f"{stem}.psf", size)
     return folder / f"{stem}.fits"
+
+
+def write_cutout(
+    path: Path,
+    bands: str = "r",
+    *,
+    size: int = 64,
+    scale: float = 0.262,
+    invvar: bool = True,
+    mask: np.ndarray | None = None,
+    version: str = "DR10",
+) -> Path:
+    """Write a cut-out as the Legacy Surveys' viewer does, of several bands in a cube; the path."""
+    shape = (size, size) if len(bands) == 1 else (len(bands), size, size)
+    rng = np.random.default_rng(8)
+    planes: list[tuple[str, np.ndarray]] = [("IMAGE", rng.normal(0, 0.004, shape).astype(np.float32))]
+    if invvar:
+        planes.append(("INVVAR", np.full(shape, 0.004**-2, np.float32)))
+    if mask is not None:
+        planes.append(("MASKBITS", mask))
+    hdus: list[Any] = []
+    for kind, data in planes:
+        header = fits.Header()
+        header.update({"SURVEY": "LegacySurvey", "VERSION": version, "IMAGETYP": kind, "BANDS": bands})
+        header.update({f"BAND{i}": band for i, band in enumerate(bands)})
+        wcs = tan_cards(size, 154.1, 12.3, scale)
+        header.update({key: wcs[key] for key in wcs if key not in ("CUNIT1", "CUNIT2", "RADESYS", "EQUINOX")})
+        hdus.append(fits.PrimaryHDU(data, header) if not hdus else fits.ImageHDU(data, header))
+    fits.HDUList(hdus).writeto(path)
+    return path

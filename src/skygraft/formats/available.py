@@ -26,6 +26,7 @@ _SPECIFIC: dict[str, tuple[str, str]] = {
     "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
     "legacy_brick": ("skygraft.formats.legacy_brick", "LegacyBrickFormat"),
+    "legacy_cutout": ("skygraft.formats.legacy_cutout", "LegacyCutoutFormat"),
     "des": ("skygraft.formats.des", "DesFormat"),
     "megapipe": ("skygraft.formats.megapipe", "MegaPipeFormat"),
 }

@@ -11,15 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from astropy.io import fits
 
 from skygraft.errors import FormatError
-from skygraft.formats.fits_headers import Headers, finite_number
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus, split_name
 
-__all__ = ["KINDS", "MASKBITS", "BrickFile", "find_brick_file", "mask_hdu", "mask_names", "release_of"]
+__all__ = ["KINDS", "MASKBITS", "BrickFile", "find_brick_file", "mask_hdu", "mask_names"]
 
 KINDS: Mapping[str, str] = {
     "image": "the image",
@@ -52,7 +50,6 @@ _NAME = re.compile(rf"^(?P<survey>[^-]+)-(?P<brick>.+?)-(?P<kind>{_KINDS})(?:-(?
 _SURVEYS = ("legacysurvey", "decals")
 _ONE_FOR_ALL_BANDS = ("maskbits", "maskbits-light")
 _BIT_CARDS = re.compile(r"^(?:MBIT_|BITNM)(\d+)$")
-_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -177,26 +174,3 @@ def mask_hdu(path: Path) -> HduInfo:
             "the file of mask bits has no image", path=path, fix="Fetch it again, or read with mask=False"
         )
     return (named or flat)[0]
-
-
-def release_of(headers: Headers) -> int | None:
-    """Return the number of the data release, or None if the headers do not give it.
-
-    Parameters
-    ----------
-    headers : Headers
-        Headers of the image: DRVERSIO (9010 for DR9), LSDR or DECALSDR ("DR9").
-
-    Examples
-    --------
-    >>> release_of(Headers([(0, fits.Header({"DRVERSIO": 10000, "LSDR": "DR8"}))]))
-    10
-    """
-    for card in headers.find_all("DRVERSIO", "LSDR", "DECALSDR"):
-        number: Any = finite_number(card)
-        if number is None:
-            digits = _DIGITS.search(str(card.value))
-            number = None if digits is None else int(digits[0])
-        if number is not None and number > 0:
-            return int(number // 1000 if number >= 1000 else number)
-    return None

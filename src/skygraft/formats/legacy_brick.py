@@ -1,20 +1,13 @@
 """Coadds of the Legacy Surveys: bricks of ``coadd/``, from DR1 to DR11.
 
 An image (``legacysurvey-<brick>-image-<band>.fits.fz``) has its inverse variance, map of PSF sizes and mask in files of
-its directory. Its unit is the nanomaggy (AB zeropoint 22.5).
-
-What is calibrated: from DR6 on "PSF photometry uses the same PSF models for zeropoint-fitting as is later used in
-cataloging" (https://www.legacysurvey.org/dr10/description/#photometry), so that a star's flux is the amplitude of a
-unit-sum PSF. Until DR5 zeropoints were those of "7 arcsec diameter aperture photometry"
-(https://www.legacysurvey.org/dr5/description/#photometry).
+its directory. Its unit is the nanomaggy (AB zeropoint 22.5). `skygraft.formats.legacy_coadd` says what that is the flux
+of, and in which system positions are.
 
 The survey publishes no PSF of its coadds, but `psfsize`: the FWHM of the Gaussian that has the effective area of the
 PSF, averaged over the exposures (``legacypipe/coadds.py``). The PSF is a Moffat of that effective area, whose own FWHM
 is 0.77 of the map's. For PSFEx models of single exposures it differs by 0.2 to 0.7 % of the peak (rms over the kernel).
 A PSF image of the coadd (``copsf``) is used where it is there.
-
-Positions are those of Gaia, in ICRS (https://www.legacysurvey.org/dr10/description/#astrometry). The header says
-``EQUINOX = 2000`` and no RADESYS, which by the FITS standard would be FK5, 0.02 arcsec away.
 
 One file holds the mask of all bands, so it is copied and never changed: injected sources are marked in
 ``legacysurvey-<brick>-injected-<band>.fits.fz``.
@@ -25,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import filecmp
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -38,7 +30,7 @@ from skygraft.errors import ConfigError, FormatError, OutputExistsError, PsfErro
 from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import CAUTION, ImageCalibration, StrPath
-from skygraft.formats.brick_files import KINDS, BrickFile, find_brick_file, mask_hdu, mask_names, release_of
+from skygraft.formats.brick_files import KINDS, BrickFile, find_brick_file, mask_hdu, mask_names
 from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_headers import finite_number, read_data_id
 from skygraft.formats.fits_layout import (
@@ -55,9 +47,9 @@ from skygraft.formats.fits_layout import (
 from skygraft.formats.fits_planes import header_planes, read_mask
 from skygraft.formats.fits_write import copy_file, write_planes
 from skygraft.formats.legacy_brick_psf import psf_of_image, psf_of_sizes
-from skygraft.photometry import ReferenceCandidate, default_candidate
+from skygraft.formats.legacy_coadd import OpenedCoadd, other_survey, release_of, survey_reference
+from skygraft.photometry import ReferenceCandidate
 from skygraft.psf import PSF, MoffatMapPSF
-from skygraft.wcs import FitsWcs, read_fits_wcs
 
 __all__ = ["LegacyBrickFormat", "LegacyBrickOptions"]
 
@@ -67,12 +59,6 @@ PARTS = "legacy_brick"
 _SHARED = "legacy_brick_mask"
 """Key of `Exposure.extra`: the `_SharedMask` as it was read."""
 
-_FIRST_PSF_RELEASE = 6
-_APERTURE_ORIGIN = (
-    "Legacy Surveys until DR5: zeropoints from photometry in an aperture of 7 arcsec diameter "
-    "(legacysurvey.org/dr5/description)"
-)
-_OTHER_BANDS = re.compile(r"^(?:W[1-4]|[NF]UV)$", re.IGNORECASE)
 _APPROXIMATE = (
     "the PSF is a Moffat (beta {beta:g}) of the effective area that the survey's map of PSF sizes gives: an "
     "approximation; psf= gives a better one"
@@ -155,7 +141,7 @@ def _digest(mask: NDArray[np.int32], bits: int) -> int:
 
 
 @dataclass(frozen=True)
-class _OpenedBrick(OpenedImage):
+class _OpenedBrick(OpenedCoadd):
     """An image of a brick with its headers and files."""
 
     parts: BrickParts
@@ -167,14 +153,6 @@ class _OpenedBrick(OpenedImage):
     @property
     def name(self) -> str:
         return self.parts.brick.name
-
-    def wcs(self) -> FitsWcs:
-        """Return the image's WCS, in ICRS unless the header names another reference system."""
-        header = self.image.header
-        if "RADESYS" not in header and "RADECSYS" not in header:
-            header = header.copy()
-            header["RADESYS"] = "ICRS"
-        return read_fits_wcs(header, path=self.path, hdu=self.image.index)
 
 
 class LegacyBrickFormat(FitsFormat):
@@ -277,7 +255,7 @@ class LegacyBrickFormat(FitsFormat):
 
     def _calibration(self, opened: OpenedImage, given: FitsOptions) -> ImageCalibration:
         # Early releases state no unit; those of WISE and GALEX are not of the same zeropoint.
-        if given.unit is None and opened.headers.find("BUNIT") is None and not _other_survey(opened):
+        if given.unit is None and opened.headers.find("BUNIT") is None and not other_survey(_brick_of(opened).band):
             given = dataclasses.replace(given, unit="nanomaggy")
         return super()._calibration(opened, given)
 
@@ -298,17 +276,8 @@ class LegacyBrickFormat(FitsFormat):
         return VisitInfo(mean if given.mjd is None else float(given.mjd), given.exposure_time)
 
     def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
-        found = list(super()._candidates(opened))
-        release = release_of(opened.headers)
-        default: ReferenceCandidate | None
-        if _other_survey(opened):
-            default = ReferenceCandidate(
-                "unclear", origin="coadds of WISE and GALEX are not calibrated by the Legacy Surveys", level="default"
-            )
-        elif release is not None and release < _FIRST_PSF_RELEASE:
-            default = ReferenceCandidate("aperture", radius_arcsec=3.5, origin=_APERTURE_ORIGIN, level="default")
-        else:
-            default = default_candidate("Legacy Surveys")
+        default = survey_reference(release_of(opened.headers), _brick_of(opened).band)
+        found = super()._candidates(opened)
         return tuple(dict.fromkeys(found if default is None else [*found, default]))
 
     def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
@@ -356,11 +325,6 @@ def _parts_of(opened: OpenedImage) -> BrickParts:
 
 def _brick_of(opened: OpenedImage) -> BrickFile:
     return _parts_of(opened).brick
-
-
-def _other_survey(opened: OpenedImage) -> bool:
-    """Whether the coadd is one of WISE or GALEX images on the brick's pixels."""
-    return _OTHER_BANDS.match(_brick_of(opened).band) is not None
 
 
 def _identifier(value: float | None) -> int | None:
