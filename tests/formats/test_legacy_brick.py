@@ -157,7 +157,7 @@ def test_an_image_alone(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        ("invvar", "inverse variances"),
+        ("invvar", r"inverse variances \(weights\)"),
         ("model", "the Tractor's model"),
         ("blobmodel", "cut to its blobs"),
         ("chi2", "chi squared"),

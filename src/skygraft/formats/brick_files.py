@@ -21,7 +21,7 @@ __all__ = ["KINDS", "MASKBITS", "BrickFile", "find_brick_file", "mask_hdu", "mas
 
 KINDS: Mapping[str, str] = {
     "image": "the image",
-    "invvar": "inverse variances",
+    "invvar": "inverse variances (weights)",
     "maskbits": "the mask of all bands",
     "maskbits-light": "the mask of all bands, without source fits",
     "injected": "the mask of injected sources",

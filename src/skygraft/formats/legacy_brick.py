@@ -230,13 +230,18 @@ class LegacyBrickFormat(FitsFormat):
                 path=path,
                 fix="Give that file, under that name, or read it with format='fits'",
             )
-        if brick.kind != "image":
+        if brick.kind != "image" and given.hdu is None:
             raise FormatError(
-                f"this holds {KINDS[brick.kind]} of a brick of the Legacy Surveys, and no science image",
+                f"this holds {KINDS[brick.kind]} of a brick of the Legacy Surveys, by its file's name, and no science "
+                "image",
                 path=path,
-                fix=_what_to_give(brick),
+                fix=f"{_what_to_give(brick)}; if this is a science image, choose its HDU with hdu=",
             )
         opened = super()._open(path, given)
+        if brick.kind != "image":
+            # A name is no proof, and whoever chooses the HDU is believed; what lies beside it belongs to the image.
+            parts = BrickParts(brick, opened.layout, None, None, None, None)
+            return _OpenedBrick(path, opened.layout, opened.hdus, opened.headers, parts)
         layout, image = opened.layout, opened.image
         noise_given = any(getattr(given, role) is not None for role in ("variance", "weight", "rms"))
         if layout.noise is None and not noise_given:
