@@ -307,7 +307,7 @@ class LegacyBrickFormat(FitsFormat):
         if given.psf is not None and given.psf is not True:
             return super()._psf(opened, given, scale)
         if parts.copsf is not None:
-            return psf_of_image(parts.copsf)
+            return psf_of_image(parts.copsf, scale)
         if parts.psfsize is not None:
             beta = given.psf_beta if isinstance(given, LegacyBrickOptions) else LegacyBrickOptions().psf_beta
             return psf_of_sizes(parts.psfsize, scale, beta)

@@ -7,7 +7,7 @@ import numpy as np
 from skygraft.errors import PsfError
 from skygraft.formats.fits_layout import Plane
 from skygraft.formats.fits_planes import read_pixels
-from skygraft.psf import PSF, FixedKernelPSF, MoffatMapPSF
+from skygraft.psf import PSF, MoffatMapPSF, read_psf_image
 
 __all__ = ["psf_of_image", "psf_of_sizes"]
 
@@ -17,13 +17,15 @@ _SIZES = (0.1, 20.0)
 """Smallest and largest size of a PSF, arcsec; a map with others is in another unit."""
 
 
-def psf_of_image(plane: Plane) -> PSF:
-    """Return the PSF of a coadd from its image, which is scaled to sum one.
+def psf_of_image(plane: Plane, scale: float) -> PSF:
+    """Return the PSF of a coadd from its image on the coadd's pixels, which is scaled to sum one.
 
     Parameters
     ----------
     plane : Plane
         Where the image is.
+    scale : float
+        Arcsec per pixel.
 
     Returns
     -------
@@ -32,19 +34,9 @@ def psf_of_image(plane: Plane) -> PSF:
     Raises
     ------
     PsfError
-        If it has no peak in its middle, or values that are not finite.
+        As `skygraft.psf.read_psf_image`.
     """
-    pixels = np.asarray(read_pixels(plane)[0], dtype=np.float64)
-    peak = np.unravel_index(int(np.argmax(np.where(np.isfinite(pixels), pixels, -np.inf))), pixels.shape)
-    middle = tuple(n // 2 for n in pixels.shape)
-    if not np.isfinite(pixels).all() or max(abs(int(a) - b) for a, b in zip(peak, middle, strict=True)) > 1:
-        raise PsfError(
-            "this is no image of a PSF: it has values that are not finite, or its peak is not in its middle",
-            path=plane.path,
-            hdu=plane.hdu,
-            fix="Fetch it again, or give psf=",
-        )
-    return FixedKernelPSF(pixels, pad_even=True, normalize=True)
+    return read_psf_image(plane.path, scale, hdu=plane.hdu, oversampling=1, pixel_integrated=True)
 
 
 def psf_of_sizes(plane: Plane, scale: float, beta: float) -> PSF:
