@@ -47,7 +47,7 @@ from skygraft.formats.fits_layout import (
 from skygraft.formats.fits_planes import header_planes, read_mask
 from skygraft.formats.fits_write import copy_file, write_planes
 from skygraft.formats.legacy_brick_psf import psf_of_image, psf_of_sizes
-from skygraft.formats.legacy_coadd import OpenedCoadd, other_survey, release_of, survey_reference
+from skygraft.formats.legacy_coadd import OpenedCoadd, other_survey, release_of, survey_reference, unit_of
 from skygraft.photometry import ReferenceCandidate
 from skygraft.psf import PSF, MoffatMapPSF
 
@@ -259,9 +259,9 @@ class LegacyBrickFormat(FitsFormat):
         return _OpenedBrick(path, layout, opened.hdus, opened.headers, parts)
 
     def _calibration(self, opened: OpenedImage, given: FitsOptions) -> ImageCalibration:
-        # Early releases state no unit; those of WISE and GALEX are not of the same zeropoint.
-        if given.unit is None and opened.headers.find("BUNIT") is None and not other_survey(_brick_of(opened).band):
-            given = dataclasses.replace(given, unit="nanomaggy")
+        # Early releases state no unit; images of WISE and GALEX have other zeropoints.
+        if given.unit is None and not other_survey(_brick_of(opened).band):
+            given = dataclasses.replace(given, unit=unit_of(opened.headers))
         return super()._calibration(opened, given)
 
     def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:

@@ -17,11 +17,13 @@ from typing import Any
 
 from skygraft.formats.fits import OpenedImage
 from skygraft.formats.fits_headers import Headers, finite_number
+from skygraft.formats.fits_zeropoint import ZEROPOINT_KEYS, ZEROPOINT_TOLERANCE
 from skygraft.photometry import ReferenceCandidate, default_candidate
 from skygraft.wcs import FitsWcs, read_fits_wcs
 
-__all__ = ["OpenedCoadd", "other_survey", "release_of", "survey_reference"]
+__all__ = ["OpenedCoadd", "other_survey", "release_of", "survey_reference", "unit_of"]
 
+_ZEROPOINT = 22.5
 _FIRST_PSF_RELEASE = 6
 _APERTURE_ORIGIN = (
     "Legacy Surveys until DR5: zeropoints from photometry in an aperture of 7 arcsec diameter "
@@ -71,6 +73,21 @@ def survey_reference(release: int | None, band: str) -> ReferenceCandidate | Non
     if release is not None and release < _FIRST_PSF_RELEASE:
         return ReferenceCandidate("aperture", radius_arcsec=3.5, origin=_APERTURE_ORIGIN, level="default")
     return default_candidate("Legacy Surveys")
+
+
+def unit_of(headers: Headers) -> str | None:
+    """Return the unit of a coadd whose header states none; None if it does, or has another zeropoint.
+
+    Parameters
+    ----------
+    headers : Headers
+        Headers of the image.
+    """
+    if headers.find("BUNIT") is not None:
+        return None
+    zeropoints = [finite_number(card) for card in headers.every(*ZEROPOINT_KEYS)]
+    same = all(value is not None and abs(value - _ZEROPOINT) <= ZEROPOINT_TOLERANCE for value in zeropoints)
+    return "nanomaggy" if same else None
 
 
 def release_of(headers: Headers) -> int | None:

@@ -23,7 +23,8 @@ from skygraft.formats.brick_files import MASKBITS, find_brick_file
 from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus
 from skygraft.formats.fits_planes import read_mask
-from skygraft.formats.legacy_coadd import OpenedCoadd, release_of, survey_reference
+from skygraft.formats.fits_units import image_unit
+from skygraft.formats.legacy_coadd import OpenedCoadd, release_of, survey_reference, unit_of
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 
 __all__ = ["LegacyCutoutFormat"]
@@ -74,7 +75,7 @@ class LegacyCutoutFormat(FitsFormat):
     def _photo_calib(
         self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
-        unit = given.unit or "nanomaggy"
+        unit = given.unit or unit_of(opened.headers)
         if given.zeropoint is None and abs(scale / _SCALE - 1) > _SCALE_TOLERANCE:
             error = CalibrationError(
                 f"the cut-out has pixels of {scale:.4g} arcsec, and those of the coadds have {_SCALE}: averages of "
@@ -83,7 +84,7 @@ class LegacyCutoutFormat(FitsFormat):
                 hdu=opened.image.index,
                 fix=f"Fetch it with pixscale={_SCALE}, or give zeropoint= (the AB magnitude of one image unit)",
             )
-            return unit, None, error
+            return image_unit(opened.headers, unit).name, None, error
         return super()._photo_calib(opened, dataclasses.replace(given, unit=unit), exposure_time, scale)
 
     def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
