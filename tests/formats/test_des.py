@@ -108,6 +108,18 @@ def test_names_of_tiles(tmp_path):
     assert read_exposure(path).psf is not None
 
 
+@pytest.mark.parametrize("lost", ["WGT", "MSK"])
+def test_an_extension_that_is_lost(tmp_path, lost):
+    """A file that was cut off between two extensions is sound FITS."""
+    path = write_des(tmp_path)
+    with fits.open(path) as hdus:
+        fits.HDUList([hdu for hdu in hdus if hdu.name != lost]).writeto(tmp_path / "DES0001-4914_r4575p01_i.fits.fz")
+    with pytest.raises(FormatError, match=f"have the extension {lost}"):
+        read_exposure(tmp_path / "DES0001-4914_r4575p01_i.fits.fz")
+    option = {"weight" if lost == "WGT" else "mask": False}
+    assert read_exposure(tmp_path / "DES0001-4914_r4575p01_i.fits.fz", **option).shape == (SIZE, SIZE)
+
+
 def test_the_detection_image_is_refused(tmp_path):
     path = write_des(tmp_path, "DES0001-4914_r4575p01_det", psf=None, cards={"BAND": "det"})
     with pytest.raises(FormatError, match="the detection image of a tile"):

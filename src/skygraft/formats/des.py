@@ -67,19 +67,18 @@ class DesFormat(FitsFormat):
 
     name: ClassVar[str] = "des"
     looked_for: ClassVar[str] = (
-        "extensions SCI, MSK and WGT and the name of a tile (DES0001-4914) in TILENAME or the file's name, or the name "
-        "of a CCD (D00233569_r_c10_r2357p01_immasked)"
+        "an extension SCI, and the name of a tile (DES0001-4914) in TILENAME or the file's name, or that of a CCD "
+        "(D00233569_r_c10_r2357p01_immasked)"
     )
 
     def matches(self, path: StrPath) -> bool:
         """Return whether the file is FITS and has the extensions and the name of the survey's images."""
-        stem = split_name(path)[0]
         if not is_fits(path):
             return False
         hdus = list_hdus(path)
-        flat = [hdu for hdu in hdus if is_flat(hdu)]
-        if "SCI" not in {hdu.name for hdu in flat} or not {"MSK", "WGT"} & {hdu.name for hdu in flat}:
+        if "SCI" not in {hdu.name for hdu in hdus if is_flat(hdu)}:
             return False
+        stem = split_name(path)[0]
         return _CCD.match(stem) is not None or _TILE.match(stem) is not None or _tile_in(hdus) is not None
 
     def _open(self, path: StrPath, given: FitsOptions) -> OpenedImage:
@@ -90,6 +89,17 @@ class DesFormat(FitsFormat):
                 path=path,
                 fix="Give the images of the bands (<tile>_<band>.fits.fz)",
             )
+        noise_given = any(getattr(given, role) is not None for role in ("variance", "weight", "rms"))
+        for name, there, option in (
+            ("WGT", opened.layout.noise is not None or noise_given, "weight=False"),
+            ("MSK", opened.layout.mask is not None or given.mask is not None, "mask=False"),
+        ):
+            if not there:
+                raise FormatError(
+                    f"images of the survey have the extension {name}, and this file has {'; '.join(map(str, opened.hdus))}",
+                    path=path,
+                    fix=f"Fetch the file again, or read it without ({option})",
+                )
         psf = opened.layout.psf
         if psf is None and (given.psf is None or given.psf is True):
             psf = _find_psf(opened.path)
