@@ -13,6 +13,7 @@ import numpy as np
 from astropy.io import fits
 
 from fuzz.mutate import split_hdus
+from kits.coadd_tiles import write_brick, write_cutout, write_des, write_megapipe
 from kits.plain_images import SCALE, plain_header, write_plain_image
 from kits.wcs_kit import PLATE, SCAMP, Surface, cards, cd_cards, iraf_cards
 
@@ -210,6 +211,10 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "rice": lambda f: _tiled(f, **_TILES["rice"]),
     "gzip": lambda f: _tiled(f, **_TILES["gzip"]),
     "hcompress": lambda f: _tiled(f, **_TILES["hcompress"]),
+    "brick": lambda f: write_brick(f, size=SIZE).name,
+    "des": lambda f: write_des(f, size=SIZE).name,
+    "megapipe": lambda f: write_megapipe(f, size=SIZE).name,
+    "cutout": lambda f: write_cutout(f / "cutout.fits", mask=np.zeros((SIZE, SIZE), np.int16)).name,
     "calexp": _calexp,
     "single_gauss": lambda f: _real(f, _AFW + "calexp_01_tan_singlegauss.fits"),
     "double_gauss": lambda f: _real(f, _AFW + "calexp_02_tansip_doublegauss_gzip2.fits"),

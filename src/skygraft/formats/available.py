@@ -39,6 +39,10 @@ _SPECIFIC: dict[str, tuple[str, str]] = {
     "lsst_afw": ("skygraft.formats.lsst_afw", "LsstAfwFormat"),
     "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
+    "legacy_brick": ("skygraft.formats.legacy_brick", "LegacyBrickFormat"),
+    "legacy_cutout": ("skygraft.formats.legacy_cutout", "LegacyCutoutFormat"),
+    "des": ("skygraft.formats.des", "DesFormat"),
+    "megapipe": ("skygraft.formats.megapipe", "MegaPipeFormat"),
     "sdss_frame": ("skygraft.formats.sdss_frame", "SdssFrameFormat"),
     "ztf": ("skygraft.formats.ztf", "ZtfFormat"),
 }

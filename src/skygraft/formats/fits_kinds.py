@@ -74,6 +74,7 @@ _LEGACY_KINDS = {
     "galdepth": "a depth map",
     "psfsize": "a map of PSF sizes",
     "chi2": "a chi-squared image",
+    **dict.fromkeys(("model", "blobmodel"), "a model of the image"),
 }
 # Keywords of the kind of product, and their values for products that are not science images.
 _PRODUCT_KEYS = ("PRODTYPE", "IMTYPE", "DES_EXT", "EXTTYPE", "HDUCLAS2", "HDUCLAS3", "FILETYPE", "OBSTYPE", "IMAGETYP")
