@@ -25,6 +25,7 @@ _SPECIFIC: dict[str, tuple[str, str]] = {
     "lsst_afw": ("skygraft.formats.lsst_afw", "LsstAfwFormat"),
     "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
+    "jwst": ("skygraft.formats.jwst", "JwstFormat"),
     "roman": ("skygraft.formats.roman", "RomanFormat"),
 }
 """Formats that recognise more than that a file is FITS: name to module and class, imported when needed."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skygraft.errors import CalibrationError, PsfError
 from skygraft.exposure import DataId, Exposure, VisitInfo, make_planes
@@ -50,7 +51,7 @@ from skygraft.formats.fits_layout import (
     split_name,
 )
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
-from skygraft.formats.fits_units import image_unit
+from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
@@ -210,12 +211,8 @@ class FitsFormat(Format):
         variance = None
         if layout.noise is not None:
             variance = variance_from_noise(layout.noise.role, read_pixels(layout.noise)[0])
-        mask, planes = (None, dict(given.mask_planes or {}))
-        if layout.mask is not None:
-            mask, planes = read_mask(layout.mask, given.mask_planes)
-        extra = {LAYOUT: layout, FILES: stamps, **found.extra()}
-        if is_legacy_image(opened.path, opened.headers):
-            extra[CAUTION] = LEGACY_CAUTION
+        mask, planes = self._mask(opened, given)
+        extra = {LAYOUT: layout, FILES: stamps, **found.extra(), **self._further(opened, given)}
         exposure = Exposure(
             make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
@@ -260,6 +257,16 @@ class FitsFormat(Format):
             layout = dataclasses.replace(layout, psf=None)
         return _Opened(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
 
+    def _mask(self, opened: _Opened, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
+        """Mask, None for none, and bit numbers of its planes."""
+        if opened.layout.mask is None:
+            return None, dict(given.mask_planes or {})
+        return read_mask(opened.layout.mask, given.mask_planes)
+
+    def _further(self, opened: _Opened, given: FitsOptions) -> dict[str, Any]:
+        """Further entries of `Exposure.extra`."""
+        return {CAUTION: LEGACY_CAUTION} if is_legacy_image(opened.path, opened.headers) else {}
+
     def _data_id(self, opened: _Opened, given: FitsOptions) -> DataId:
         return read_data_id(opened.headers, given.data_id, name=opened.name)
 
@@ -276,7 +283,7 @@ class FitsFormat(Format):
         unit, photo_calib, missing = self._photo_calib(opened, given, seconds, center_scale)
         gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:
-            photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
+            photo_calib = dataclasses.replace(photo_calib, candidates=candidates)
         psf, no_psf = self._psf(layout, given, center_scale), None
         if psf is None:
             no_psf = PsfError(
@@ -306,11 +313,14 @@ class FitsFormat(Format):
             found += header_candidates(opened.hdus[index].header, opened.path, index)
         return tuple(found)
 
+    def _unit(self, opened: _Opened, given: FitsOptions) -> ImageUnit:
+        return image_unit(opened.headers, given.unit)
+
     def _photo_calib(
         self, opened: _Opened, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         """Unit of the pixels, their calibration, and the reason if there is none."""
-        unit = image_unit(opened.headers, given.unit)
+        unit = self._unit(opened, given)
         try:
             calib = read_photo_calib(
                 opened.headers,
@@ -339,7 +349,8 @@ class FitsFormat(Format):
     def _gain(
         self, opened: _Opened, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
     ) -> RecordedGain:
-        unit, zeropoint = image_unit(opened.headers, given.unit), None if calib is None else float(calib.zeropoint())
+        unit = self._unit(opened, given)
+        zeropoint = float(calib.zeropoint()) if calib is not None and calib.is_constant else None
         if unit.unit.kind == "counts" and unit.unit.per_second and is_legacy_image(opened.path, opened.headers):
             return RecordedGain(None, reason=f"images of the Legacy Surveys in {unit.name} may be of photoelectrons")
         return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)

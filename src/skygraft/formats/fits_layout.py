@@ -137,12 +137,15 @@ class FitsLayout:
         Bit mask.
     psf : Path or None
         PSF model file beside the image.
+    marks : Path or None
+        File that marks injected pixels, of formats whose own mask is copied unchanged.
     """
 
     image: Plane
     noise: Plane | None = None
     mask: Plane | None = None
     psf: Path | None = None
+    marks: Path | None = None
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -153,8 +156,7 @@ class FitsLayout:
     def files(self) -> tuple[Path, ...]:
         """All files, without repetition, the image's first."""
         paths = [plane.path for plane in self.planes]
-        if self.psf is not None:
-            paths.append(self.psf)
+        paths += [path for path in (self.psf, self.marks) if path is not None]
         return tuple(dict.fromkeys(paths))
 
 
