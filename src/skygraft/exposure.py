@@ -69,7 +69,7 @@ COADD_NOISE = "coadd_noise"
 CUT_FROM = "cut_from"
 """Key of `Exposure.extra`, of cut-outs only: the `Box` of the whole image."""
 PHOTON_VARIANCE = "photon_variance"
-"""Key of `Exposure.extra`: the part of the variance that is photon noise, shape (ny, nx), where the file keeps it apart."""
+"""Key of `Exposure.extra`: the part of the variance that is photon noise, where the file keeps it apart."""
 DIFFERENCE = "difference"
 """Key of `Exposure.extra`, of difference images: a `skygraft.psf.DifferenceImage`, how the image was made."""
 

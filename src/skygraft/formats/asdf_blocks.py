@@ -138,7 +138,9 @@ class AsdfArray:
             shape = tuple(int(n) for n in node["shape"])
             offset = int(node.get("offset", 0))
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"the description of {name} is incomplete or not understood ({error})", **place) from error
+            raise FormatError(
+                f"the description of {name} is incomplete or not understood ({error})", **place
+            ) from error
         if dtype.kind not in "iuf" or offset < 0 or any(n < 0 for n in shape):
             raise FormatError(f"{name} is an array of {node['datatype']}; numbers are needed", **place)
         steps = [dtype.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))]

@@ -26,6 +26,7 @@ _SPECIFIC: dict[str, tuple[str, str]] = {
     "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
     "jwst": ("skygraft.formats.jwst", "JwstFormat"),
+    "hst": ("skygraft.formats.hst", "HstFormat"),
     "roman": ("skygraft.formats.roman", "RomanFormat"),
 }
 """Formats that recognise more than that a file is FITS: name to module and class, imported when needed."""

@@ -139,6 +139,8 @@ class FitsLayout:
         PSF model file beside the image.
     marks : Path or None
         File that marks injected pixels, of formats whose own mask is copied unchanged.
+    others : tuple of Path
+        Further files of the image, which are copied.
     """
 
     image: Plane
@@ -146,6 +148,7 @@ class FitsLayout:
     mask: Plane | None = None
     psf: Path | None = None
     marks: Path | None = None
+    others: tuple[Path, ...] = ()
 
     @property
     def planes(self) -> tuple[Plane, ...]:
@@ -156,7 +159,7 @@ class FitsLayout:
     def files(self) -> tuple[Path, ...]:
         """All files, without repetition, the image's first."""
         paths = [plane.path for plane in self.planes]
-        paths += [path for path in (self.psf, self.marks) if path is not None]
+        paths += [path for path in (self.psf, self.marks, *self.others) if path is not None]
         return tuple(dict.fromkeys(paths))
 
 

@@ -1,4 +1,4 @@
-"""Images of the Roman Space Telescope's Wide Field Instrument: ASDF files, exposures (``_cal``) and mosaics (``_coadd``).
+"""Images of Roman's Wide Field Instrument in ASDF: calibrated exposures (``_cal``) and mosaics (``_coadd``).
 
 The layouts are those of the Roman attribute dictionary (https://rad.readthedocs.io), tags ``wfi_image`` and
 ``wfi_mosaic``: arrays ``data``, ``err``, ``var_poisson``, ``dq``, calibration and a gwcs in ``meta``. The tree is read
@@ -311,7 +311,8 @@ def _bits(values: NDArray[Any]) -> NDArray[np.int32]:
 def _variance(read: Any, arrays: Mapping[str, AsdfArray]) -> NDArray[np.float32] | None:
     """Total variance: err squared, or else the sum of its parts."""
     if "err" in arrays:
-        return np.square(read(arrays["err"], "err").astype(np.float32))
+        total: NDArray[np.float32] = np.square(read(arrays["err"], "err").astype(np.float32))
+        return total
     parts = [read(arrays[k], k).astype(np.float32) for k in ("var_poisson", "var_rnoise", "var_flat") if k in arrays]
     return np.asarray(sum(parts[1:], parts[0]), dtype=np.float32) if parts else None
 
@@ -334,5 +335,3 @@ def _changed_arrays(exposure: Exposure, old: Mapping[str, NDArray[Any]]) -> dict
         if "var_poisson" in old:
             found["var_poisson"] = np.where(changed, old["var_poisson"] + added, old["var_poisson"])
     return found
-
-

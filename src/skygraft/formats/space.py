@@ -150,7 +150,7 @@ class SpaceFitsFormat(FitsFormat):
         if marks is None and overwrite and beside.is_file() and beside not in layout.files:
             # Marks of an output that is replaced would be read with the new one.
             beside.unlink()
-        outputs = renamed(kept, target)
+        outputs = self._outputs(kept, target)
         return write_planes(
             exposure,
             kept,
@@ -159,6 +159,10 @@ class SpaceFitsFormat(FitsFormat):
             further=self._photons(exposure, layout),
             overwrite=overwrite,
         )
+
+    def _outputs(self, layout: FitsLayout, target: Path) -> dict[Path, Path]:
+        """Output path of each file of the layout."""
+        return renamed(layout, target)
 
     def _photons(self, exposure: Exposure, layout: FitsLayout) -> dict[int, NDArray[np.float32]]:
         """New pixels of the plane of photon noise by its HDU; empty if there is none, or it did not change."""

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 __all__ = ["added_variance"]
 
 
-def added_variance(
-    new: NDArray[np.float32], old: NDArray[np.float32]
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def added_variance(new: NDArray[np.float32], old: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Return which pixels of a variance plane changed, and by how much; zero where it did not.
 
     Parameters
