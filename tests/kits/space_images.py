@@ -244,7 +244,8 @@ def write_drz(path: Path, *, beside: str | None = None, bunit: str = "ELECTRONS/
     """Write a drizzled image with SCI, WHT and CTX, or one HDU with its weights in the file `beside`."""
     image = stars()
     weights = np.full(image.shape, 1200, dtype=np.float32)
-    weights[:8], weights[:, :30] = 0, 600
+    weights[:, :30] = 600
+    weights[:8] = 0
     header = HST_SCIENCE | _hst_wcs() | {"BUNIT": bunit}
     drizzled = {"NDRIZIM": 4, "D001OUUN": "cps", "D001KERN": "square", "D001PIXF": 1.0, "D001FVAL": "INDEF"}
     primary = HST_PRIMARY | drizzled | cards

@@ -29,7 +29,16 @@ from skygraft.formats.base import CAUTION, ImageCalibration, StrPath
 from skygraft.formats.fits import FitsOptions, _Opened
 from skygraft.formats.fits_headers import Headers
 from skygraft.formats.fits_kinds import refuse_companion
-from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, find_layout, is_flat, list_hdus, renamed, split_name
+from skygraft.formats.fits_layout import (
+    FitsLayout,
+    HduInfo,
+    Plane,
+    find_layout,
+    is_flat,
+    list_hdus,
+    renamed,
+    split_name,
+)
 from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_zeropoint import ZEROPOINT_KEYS

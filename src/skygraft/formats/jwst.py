@@ -1,9 +1,9 @@
 """Images of the James Webb Space Telescope: mosaics (``_i2d``) and calibrated exposures (``_cal``, ``_crf``).
 
-Pixels are surface brightness, MJy/sr; the area of a pixel, PIXAR_SR, makes them a flux. Exposures are not corrected for
-the distortion of their pixels' areas: AREA holds it, and their sky positions are those of the gwcs in the ASDF
-extension (the FITS header is a polynomial approximation to it). Products: "Data Products" in the documentation of the JWST
-calibration pipeline, https://jwst-pipeline.readthedocs.io.
+Pixels are surface brightness, MJy/sr; the area of a pixel, PIXAR_SR, makes them a flux. Exposures are not corrected
+for the distortion of their pixels' areas: AREA holds it, and their sky positions are those of the gwcs in the ASDF
+extension (the FITS header is a polynomial approximation to it). Products: "Data Products" in the documentation of the
+JWST calibration pipeline, https://jwst-pipeline.readthedocs.io.
 """
 
 from __future__ import annotations
