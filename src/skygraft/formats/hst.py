@@ -42,7 +42,7 @@ from skygraft.formats.fits_layout import (
 from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_zeropoint import ZEROPOINT_KEYS
-from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of
+from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
 from skygraft.formats.space_flags import HST_BITS, stem_of
 from skygraft.photometry import PhotoCalib, PixelAreaField, ReferenceCandidate, parse_unit, summed_unit
 from skygraft.wcs import has_wcs
@@ -172,12 +172,16 @@ class HstFormat(SpaceFitsFormat):
         return outputs
 
     def _noise(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo], given: FitsOptions) -> Plane | None:
-        errors = companion_hdu("ERR", image, hdus)
-        if errors is not None:
-            return errors.plane("rms", path)
+        if not _is_drizzled(path, hdus, image):
+            return required(path, image, hdus, "ERR", "rms").plane("rms", path)
         weights = _weights(path, image, hdus, given)
         kind, _ = _kind_of_weights(path, hdus, image, given)
         return weights if weights is not None and kind == "inverse_variance" else None
+
+    def _flags(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo]) -> HduInfo | None:
+        if _is_drizzled(path, hdus, image):
+            return companion_hdu("DQ", image, hdus)
+        return required(path, image, hdus, "DQ", "mask")
 
     def _is_mosaic(self, opened: _Opened) -> bool:
         return _is_drizzled(opened.path, opened.hdus, opened.image)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from skygraft.errors import CalibrationError, ConfigError, FormatError, SkygraftError, WcsError
+from skygraft.errors import CalibrationError, ConfigError, CorruptFileError, FormatError, SkygraftError, WcsError
 from skygraft.exposure import DataId, VisitInfo
 from skygraft.fitsfile.open import is_fits, open_fits
 from skygraft.formats.base import CAUTION, StrPath
@@ -29,7 +29,7 @@ from skygraft.formats.fits_headers import Headers, finite_number
 from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
 from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_units import image_unit
-from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of
+from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
 from skygraft.formats.space_flags import JWST_BITS, stem_of
 from skygraft.photometry import GridField, PhotoCalib, ReferenceCandidate
 from skygraft.wcs import GwcsWcs, require_asdf
@@ -143,8 +143,12 @@ class JwstFormat(SpaceFitsFormat):
             )
 
     def _noise(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo], given: FitsOptions) -> Plane | None:
-        errors = companion_hdu("ERR", image, hdus)
-        return None if errors is None else errors.plane("rms", path)
+        return required(path, image, hdus, "ERR", "rms").plane("rms", path)
+
+    def _flags(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo]) -> HduInfo | None:
+        if is_resampled(hdus, inherited_headers(hdus, image.index)):
+            return companion_hdu("DQ", image, hdus)
+        return required(path, image, hdus, "DQ", "mask")
 
     def _opened(self, path: Path, layout: FitsLayout, hdus: tuple[HduInfo, ...], given: FitsOptions) -> _Opened:
         headers = inherited_headers(hdus, layout.image.hdu)
@@ -158,7 +162,8 @@ class JwstFormat(SpaceFitsFormat):
         if not self._is_mosaic(opened) and not isinstance(opened.wcs(), GwcsWcs):
             card = opened.headers.find("SIPMXERR")
             error = None if card is None else finite_number(card)
-            if error is None or error > _GOOD_SIP:
+            asked = isinstance(given, JwstOptions) and given.wcs == "fits"
+            if error is None or error > _GOOD_SIP or not asked:
                 off = "by an unknown amount" if error is None else f"by up to {error:.2g} pixels (SIPMXERR)"
                 found[CAUTION] = f"positions are those of the SIP approximation in the header, which is off {off}"
         return found
@@ -245,7 +250,12 @@ def _gwcs(path: str, n_bytes: int, mtime_ns: int) -> GwcsWcs | None:
             return None
         require_asdf("the WCS of an exposure of JWST", path)
         table = found[0]
-        content = np.asarray(table.data if table.is_image else table.data.field(0)[0]).tobytes()
+        data = table.data if table.is_image else table.data.field(0).ravel()
+        content = b"" if data is None else np.asarray(data).tobytes()
+        if not content.startswith(b"#ASDF "):
+            raise CorruptFileError(
+                "the ASDF extension holds no ASDF file", path=path, hdu="ASDF", fix="Copy or download the file again"
+            )
     import asdf
 
     try:

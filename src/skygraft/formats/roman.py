@@ -53,6 +53,7 @@ ROMAN_REFERENCE = ReferenceCandidate(
     level="default",
 )
 _AREA_TOLERANCE = 0.1
+_NOISE = ("err", "var_poisson", "var_rnoise")
 _NO_GAIN = "electrons per DN are in a reference file of the mission, not in the image"
 _NJY = 1e15
 """nJy in a megajansky."""
@@ -76,6 +77,8 @@ class RomanOptions(ReadOptions):
         Instead of the optical element.
     newer : bool
         Read a file of a newer major version of its schema than is known.
+    variance, mask : bool
+        False if the file has no variance or no data quality.
     """
 
     psf: GivenPsf | bool | None = None
@@ -84,6 +87,8 @@ class RomanOptions(ReadOptions):
     mjd: float | None = None
     band: str | None = None
     newer: bool = False
+    variance: bool = True
+    mask: bool = True
 
     def __post_init__(self) -> None:
         for name in ("zeropoint", "exposure_time", "mjd"):
@@ -147,9 +152,9 @@ class RomanFormat(Format):
         extra: dict[str, Any] = {FILES: stamps, **found.extra()}
         with map_asdf(opened.path) as file:
             image = file.read(tree.arrays["data"], "data").astype(np.float32)
-            variance = _variance(file.read, tree.arrays)
+            variance = _variance(file.read, tree.arrays) if given.variance else None
             mask, planes = np.zeros(tree.shape, dtype=np.int32), dict[str, int]()
-            if "dq" in tree.arrays:
+            if given.mask and "dq" in tree.arrays:
                 mask = _bits(file.read(tree.arrays["dq"], "dq"))
                 planes = name_bits(mask, ROMAN_BITS)
             if "var_poisson" in tree.arrays:
@@ -184,7 +189,7 @@ class RomanFormat(Format):
         is added to ``var_poisson`` as well as to ``err``.
         """
         source, target = Path(like), Path(path)
-        opened = self._open(source, RomanOptions(newer=True))
+        opened = self._open(source, RomanOptions(newer=True, variance=False, mask=False))
         arrays = opened.tree.arrays
         with map_asdf(source) as file:
             old = {name: file.read(array, name) for name, array in arrays.items()}
@@ -194,7 +199,9 @@ class RomanFormat(Format):
                 path=source,
                 fix="Give the file that the exposure was read from as like=",
             )
-        stored = _bits(old["dq"]) if "dq" in old else None
+        # One that the exposure was read without is not compared.
+        known = set(exposure.mask_planes) & set(ROMAN_BITS.values())
+        stored = _bits(old["dq"]) if "dq" in old and known else None
         named = {} if stored is None else name_bits(stored, ROMAN_BITS)
         marks = marks_of(exposure, stored, named, source)
         new = _changed_arrays(exposure, old)
@@ -221,7 +228,17 @@ class RomanFormat(Format):
         path = Path(path)
         identify_files([path])
         marks = marks_file(path)
-        return _Opened(path, read_roman_tree(path, newer=given.newer), marks if marks.is_file() else None)
+        tree = read_roman_tree(path, newer=given.newer)
+        needed = (("variance", given.variance, _NOISE), ("mask", given.mask and not tree.is_mosaic, ("dq",)))
+        for option, wanted, names in needed:
+            if wanted and not tree.arrays.keys() & set(names):
+                raise FormatError(
+                    f"the tree has none of roman.{', roman.'.join(names)}",
+                    path=path,
+                    key=names[0],
+                    fix=f"Give the file as the pipeline wrote it, or read it without ({option}=False)",
+                )
+        return _Opened(path, tree, marks if marks.is_file() else None)
 
     def _data_id(self, opened: _Opened, given: RomanOptions) -> DataId:
         tree = opened.tree
@@ -263,7 +280,7 @@ class RomanFormat(Format):
             psf=psf,
             no_psf=None if psf is not None else no_space_psf(opened.path, "Roman"),
             no_gain=_NO_GAIN,
-            has_variance=bool(tree.arrays.keys() & {"err", "var_poisson", "var_rnoise"}),
+            has_variance=given.variance and bool(tree.arrays.keys() & set(_NOISE)),
             n_files=2,
         )
 

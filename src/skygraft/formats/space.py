@@ -37,7 +37,7 @@ from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import ReferenceCandidate
 
-__all__ = ["SpaceFitsFormat", "middle_of"]
+__all__ = ["SpaceFitsFormat", "companion_hdu", "first_number", "middle_of", "required"]
 
 PHOTONS = "VAR_POISSON"
 
@@ -67,6 +67,10 @@ class SpaceFitsFormat(FitsFormat):
     def _noise(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo], given: FitsOptions) -> Plane | None:
         """Plane of the total noise, where the caller does not name one."""
 
+    def _flags(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo]) -> HduInfo | None:
+        """HDU of the data quality, None if the product has none."""
+        return companion_hdu("DQ", image, hdus)
+
     def _opened(self, path: Path, layout: FitsLayout, hdus: tuple[HduInfo, ...], given: FitsOptions) -> _Opened:
         return _Opened(path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
 
@@ -93,7 +97,7 @@ class SpaceFitsFormat(FitsFormat):
         if not named and False not in (given.rms, given.weight):
             layout = dataclasses.replace(layout, noise=self._noise(path, image, hdus, given))
         if given.mask is None:
-            flags = companion_hdu("DQ", image, hdus)
+            flags = self._flags(path, image, hdus)
             layout = dataclasses.replace(layout, mask=None if flags is None else flags.plane("mask", path))
         marks = marks_file(path)
         return dataclasses.replace(layout, marks=marks if marks.is_file() else None)
@@ -184,6 +188,25 @@ def companion_hdu(name: str, image: HduInfo, hdus: Sequence[HduInfo]) -> HduInfo
     same = [hdu for hdu in found if hdu.version == image.version]
     alone = sum(is_flat(hdu) and hdu.name == image.name for hdu in hdus) == 1
     return same[0] if len(same) == 1 else found[0] if len(found) == 1 and alone else None
+
+
+def required(path: Path, image: HduInfo, hdus: Sequence[HduInfo], name: str, option: str) -> HduInfo:
+    """Return an HDU that all images of a product have.
+
+    Raises
+    ------
+    FormatError
+        If it is not there; the error says with which option the image is read without it.
+    """
+    found = companion_hdu(name, image, hdus)
+    if found is None:
+        raise FormatError(
+            f"the file has no HDU {name} that goes with {image.name or 'its image'} (HDU {image.index})",
+            path=path,
+            hdu=name,
+            fix=f"Download the file again, or read it without ({option}=False)",
+        )
+    return found
 
 
 def middle_of(headers: Headers, seconds: float | None, mjd: float | None, *keys: str) -> VisitInfo:
