@@ -45,6 +45,9 @@ _SPECIFIC: dict[str, tuple[str, str]] = {
     "megapipe": ("skygraft.formats.megapipe", "MegaPipeFormat"),
     "sdss_frame": ("skygraft.formats.sdss_frame", "SdssFrameFormat"),
     "ztf": ("skygraft.formats.ztf", "ZtfFormat"),
+    "jwst": ("skygraft.formats.jwst", "JwstFormat"),
+    "hst": ("skygraft.formats.hst", "HstFormat"),
+    "roman": ("skygraft.formats.roman", "RomanFormat"),
 }
 """Formats that recognise more than that a file is FITS: name to module and class, imported when needed."""
 _ORDINARY = {"fits": ("skygraft.formats.fits", "FitsFormat")}

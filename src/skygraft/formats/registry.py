@@ -24,6 +24,7 @@ from skygraft.errors import (
 from skygraft.exposure import CUT_FROM, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.fitsfile.open import fits_errors, is_fits
 from skygraft.fitsfile.packed import foreign_packing, packing_of
+from skygraft.formats.asdf_blocks import is_asdf
 from skygraft.formats.available import (
     format_names,
     format_reference,
@@ -135,7 +136,7 @@ def recognise_format(path: StrPath) -> Format:
     if not found:
         refuse_product(Path(path))
         hdus = list_hdus(path) if is_fits(path) else ()
-        what = describe_file(Path(path), hdus) if hdus else ""
+        what = describe_file(Path(path), hdus) if hdus else "an ASDF file of an unknown kind" if is_asdf(path) else ""
         flat = [hdu for hdu in hdus if is_flat(hdu)]
         if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
             letters = sorted({k[-1] for h in flat for k in h.header if k.startswith("CTYPE") and k[-1].isalpha()})
