@@ -18,12 +18,13 @@ from skygraft.errors import (
     MissingWcsError,
     OutputError,
     PsfError,
+    SkygraftError,
     UncalibratedImageError,
     UnknownFormatError,
 )
 from skygraft.exposure import CUT_FROM, NO_GAIN, NO_PHOTO_CALIB, NO_PSF, Exposure
 from skygraft.fitsfile.open import fits_errors, is_fits
-from skygraft.fitsfile.packed import foreign_packing, packing_of
+from skygraft.fitsfile.packed import foreign_packing, packing_of, unpacked_head
 from skygraft.formats.asdf_blocks import is_asdf
 from skygraft.formats.available import (
     format_names,
@@ -46,7 +47,7 @@ from skygraft.formats.base import (
     refuse_overwrite,
 )
 from skygraft.formats.fits_gain import flux_unit_of
-from skygraft.formats.fits_kinds import describe_file
+from skygraft.formats.fits_kinds import describe_file, describe_foreign
 from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
 from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
 from skygraft.formats.survey_products import refuse_product
@@ -61,6 +62,7 @@ from skygraft.photometry import (
     summed_unit,
 )
 from skygraft.psf import Box, check_psf_soundness
+from skygraft.psf.base import LARGEST_KERNEL
 from skygraft.wcs import check_pixel_scale, check_wcs_soundness, has_wcs, pixel_scale
 
 __all__ = [
@@ -76,6 +78,9 @@ __all__ = [
     "resolve_format",
     "write_exposure",
 ]
+
+_HEAD = 256
+"""Bytes from which a file that is not FITS is described."""
 
 
 def killed_its_reader(path: StrPath, reason: str) -> CorruptFileError:
@@ -134,28 +139,44 @@ def recognise_format(path: StrPath) -> Format:
             fix=f"Choose with format={names[0]!r}",
         )
     if not found:
-        refuse_product(Path(path))
-        hdus = list_hdus(path) if is_fits(path) else ()
-        what = describe_file(Path(path), hdus) if hdus else "an ASDF file of an unknown kind" if is_asdf(path) else ""
-        flat = [hdu for hdu in hdus if is_flat(hdu)]
-        if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
-            letters = sorted({k[-1] for h in flat for k in h.header if k.startswith("CTYPE") and k[-1].isalpha()})
-            alternate = f", but the alternate description {', '.join(letters)} of one" if letters else ""
-            raise MissingWcsError(
-                f"no image of the file has a celestial WCS{alternate} (it holds {'; '.join(map(str, hdus))})"
-                + (f": this is {what}" if what else ""),
-                path=path,
-                fix="Solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards, or leave it out",
-            )
-        holds = f"; the file holds {'; '.join(map(str, hdus))}" if hdus else ""
-        formats = (*specific_formats(), *ordinary_formats())
-        looked = "; ".join(f"{fmt.name} is recognised by {fmt.looked_for}" for fmt in formats)
-        raise UnknownFormatError(
-            f"{f'this is {what}: ' if what else ''}no format recognises the file ({looked}){holds}",
-            path=path,
-            fix="Check that this is the image, or name its format with format=",
-        )
+        raise _unknown(Path(path))
     return found[0]
+
+
+def _unknown(path: Path) -> SkygraftError:
+    """The error for a file that no format recognises: what it is, if that is known, and what to do."""
+    refuse_product(path)
+    hdus = list_hdus(path) if is_fits(path) else ()
+    asdf = "an ASDF file of an unknown kind" if is_asdf(path) else ""
+    what = describe_file(path, hdus) if hdus else asdf or describe_foreign(unpacked_head(path, _HEAD))
+    flat = [hdu for hdu in hdus if is_flat(hdu)]
+    if flat and not any(has_wcs(hdu.header) for hdu in (hdus[0], *flat)):
+        letters = sorted({k[-1] for h in flat for k in h.header if k.startswith("CTYPE") and k[-1].isalpha()})
+        alternate = f", but the alternate description {', '.join(letters)} of one" if letters else ""
+        small = len(flat) == 1 and max(flat[0].shape or (0,)) <= LARGEST_KERNEL
+        return MissingWcsError(
+            f"no image of the file has a celestial WCS{alternate} (it holds {'; '.join(map(str, hdus))})"
+            + (f": this is {what}" if what else ""),
+            path=path,
+            fix="Solve the image's astrometry and write CTYPE, CRVAL, CRPIX and CD cards, or leave it out"
+            + ("; the image of a PSF is given as psf=" if small else ""),
+        )
+    holds = f"; the file holds {'; '.join(map(str, hdus))}" if hdus else ""
+    if what:
+        return UnknownFormatError(
+            f"this is {what}: no format recognises the file as an image{holds}",
+            path=path,
+            fix="Give the image that it belongs to"
+            if hdus
+            else "Check that this is the image, or name its format with format=",
+        )
+    formats = (*specific_formats(), *ordinary_formats())
+    looked = "; ".join(f"{fmt.name} is recognised by {fmt.looked_for}" for fmt in formats)
+    return UnknownFormatError(
+        f"no format recognises the file ({looked}){holds}",
+        path=path,
+        fix="Check that this is the image, or name its format with format=",
+    )
 
 
 def _matches(fmt: Format, path: StrPath, refused: list[CorruptFileError]) -> bool:
