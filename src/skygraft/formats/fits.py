@@ -51,10 +51,11 @@ from skygraft.formats.fits_layout import (
     split_name,
 )
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
-from skygraft.formats.fits_units import image_unit
+from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
 from skygraft.psf import PSF
 from skygraft.wcs import (
@@ -232,9 +233,7 @@ class FitsFormat(Format):
         if layout.noise is not None:
             variance = variance_from_noise(layout.noise.role, read_pixels(layout.noise)[0])
         mask, planes = self._mask(opened, given)
-        extra = {LAYOUT: layout, FILES: stamps, **found.extra()}
-        if is_legacy_image(opened.path, opened.headers):
-            extra[CAUTION] = LEGACY_CAUTION
+        extra = {LAYOUT: layout, FILES: stamps, **found.extra(), **self._further(opened, given)}
         exposure = Exposure(
             make_planes(image, variance, mask, mask_planes=planes, units=found.unit),
             found.wcs,
@@ -271,6 +270,8 @@ class FitsFormat(Format):
     def _open(self, path: StrPath, given: FitsOptions) -> OpenedImage:
         hdus = list_hdus(path)
         refuse_archive(Path(path), hdus)
+        if given.hdu is None:
+            refuse_product(Path(path))
         layout = find_layout(path, given, hdus)
         refuse_companion(Path(path), hdus[layout.image.hdu], hdus, chosen=given.hdu is not None)
         if isinstance(given.psf, str | os.PathLike):
@@ -278,6 +279,10 @@ class FitsFormat(Format):
         elif given.psf is not None:
             layout = dataclasses.replace(layout, psf=None)
         return OpenedImage(layout.image.path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
+
+    def _further(self, opened: OpenedImage, given: FitsOptions) -> dict[str, Any]:
+        """Further entries of `Exposure.extra`."""
+        return {CAUTION: LEGACY_CAUTION} if is_legacy_image(opened.path, opened.headers) else {}
 
     def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:
         return read_data_id(opened.headers, given.data_id, name=opened.name)
@@ -295,7 +300,7 @@ class FitsFormat(Format):
         unit, photo_calib, missing = self._photo_calib(opened, given, seconds, center_scale)
         gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:
-            photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
+            photo_calib = dataclasses.replace(photo_calib, candidates=candidates)
         psf = self._psf(opened, given, center_scale)
         no_psf = None if psf is not None else self._no_psf(opened)
         return ImageCalibration(
@@ -326,11 +331,14 @@ class FitsFormat(Format):
             found += header_candidates(opened.hdus[index].header, opened.path, index)
         return tuple(found)
 
+    def _unit(self, opened: OpenedImage, given: FitsOptions) -> ImageUnit:
+        return image_unit(opened.headers, given.unit)
+
     def _photo_calib(
         self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         """Unit of the pixels, their calibration, and the reason if there is none."""
-        unit = image_unit(opened.headers, given.unit)
+        unit = self._unit(opened, given)
         try:
             calib = read_photo_calib(
                 opened.headers,
@@ -359,7 +367,8 @@ class FitsFormat(Format):
     def _gain(
         self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
     ) -> RecordedGain:
-        unit, zeropoint = image_unit(opened.headers, given.unit), None if calib is None else float(calib.zeropoint())
+        unit = self._unit(opened, given)
+        zeropoint = float(calib.zeropoint()) if calib is not None and calib.is_constant else None
         if unit.unit.kind == "counts" and unit.unit.per_second and is_legacy_image(opened.path, opened.headers):
             return RecordedGain(None, reason=f"images of the Legacy Surveys in {unit.name} may be of photoelectrons")
         return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
