@@ -95,9 +95,9 @@ class DesFormat(FitsFormat):
             ("MSK", opened.layout.mask is not None or given.mask is not None, "mask=False"),
         ):
             if not there:
+                listed = "; ".join(map(str, opened.hdus))
                 raise FormatError(
-                    f"images of the survey have the extension {name}, and this file has "
-                    f"{'; '.join(map(str, opened.hdus))}",
+                    f"images of the survey have the extension {name}, and this file has {listed}",
                     path=path,
                     fix=f"Fetch the file again, or read it without ({option})",
                 )

@@ -72,7 +72,7 @@ class LegacyBrickOptions(FitsOptions):
     Parameters
     ----------
     psf_beta : float
-        Exponent of the Moffat that has the size of the map. Fits to 15 of the survey's PSFEx models of DECam exposures
+        Exponent of the Moffat that has the size of the map. Fits to 20 of the survey's PSFEx models of DECam exposures
         give 2.2 to 4.1, median 2.9.
     """
 

@@ -37,6 +37,8 @@ class MoffatMapPSF(LinearPSF):
         Exponent of the Moffat.
     shape : (int, int)
         Rows and columns of the kernels, both odd. Kernels are the formula's values at pixel centres, and sum to one.
+    factor : float
+        Pixels of one unit of the map.
     start : (int, int)
         Parent pixel (x, y) of the map's first pixel. A position off the map gets the value of the nearest pixel.
     origin : str
@@ -56,28 +58,31 @@ class MoffatMapPSF(LinearPSF):
         beta: float,
         shape: tuple[int, int],
         *,
+        factor: float = 1.0,
         start: tuple[int, int] = (0, 0),
         origin: str = "",
     ) -> None:
-        widths = np.array(fwhm, dtype=np.float32)
-        if widths.ndim != 2 or widths.size == 0:
-            raise ConfigError(f"a map of PSF sizes is an image (ny, nx), not an array of shape {widths.shape}")
-        with np.errstate(invalid="ignore"):
-            known = np.isfinite(widths) & (widths > 0)
-        if not known.any():
+        values = np.array(fwhm, dtype=np.float32)
+        if values.ndim != 2 or values.size == 0:
+            raise ConfigError(f"a map of PSF sizes is an image (ny, nx), not an array of shape {values.shape}")
+        if not 0 < factor < np.inf:
+            raise ConfigError(
+                f"the factor of a map of PSF sizes is {factor!r}; a positive number is needed", key="factor"
+            )
+        known = (values > 0) & (values < np.inf)
+        low, high = (factor * float(f(values, where=known, initial=v)) for f, v in ((np.min, np.inf), (np.max, 0.0)))
+        if high == 0:
             raise PsfError("the map of PSF sizes has no positive size anywhere")
-        widths[~known] = np.nan
-        low, high = float(widths[known].min()), float(widths[known].max())
         middle, half = (math.log(high) + math.log(low)) / 2, (math.log(high) - math.log(low)) / 2
         n = _nodes_for(half)
         self._u = np.cos(np.pi * (np.arange(n) + 0.5) / n)
         self._middle, self._half = middle, half
         models = [MoffatPSF(w, beta, shape=shape, pixel_integrated=False) for w in np.exp(middle + half * self._u)]
         super().__init__(np.concatenate([model.basis for model in models]))
-        widths.setflags(write=False)
-        self._widths, self._models, self._start, self._origin = widths, tuple(models), start, origin
-        self._beta = float(beta)
-        ny, nx = widths.shape
+        values.setflags(write=False)
+        self._map, self._factor, self._start = values, float(factor), start
+        self._models, self._origin, self._beta = tuple(models), origin, float(beta)
+        ny, nx = values.shape
         self._valid_box = Box(start[0] - 0.5, start[0] + nx - 0.5, start[1] - 0.5, start[1] + ny - 0.5)
 
     @classmethod
@@ -87,6 +92,7 @@ class MoffatMapPSF(LinearPSF):
         beta: float,
         shape: tuple[int, int],
         *,
+        factor: float = 1.0,
         start: tuple[int, int] = (0, 0),
         origin: str = "",
     ) -> Self:
@@ -99,16 +105,22 @@ class MoffatMapPSF(LinearPSF):
         ----------
         fwhm : array_like, shape (ny, nx)
             FWHM in pixels of the Gaussian with the PSF's effective area.
-        beta, shape, start, origin
+        beta, shape, factor, start, origin
             As of the class.
 
         Returns
         -------
         MoffatMapPSF
         """
-        sigma = np.asarray(fwhm, dtype=np.float64) / _SIGMA_TO_FWHM
-        alpha = 2 * sigma * (beta - 1) / math.sqrt(2 * beta - 1)
-        return cls(2 * alpha * math.sqrt(2 ** (1 / beta) - 1), beta, shape, start=start, origin=origin)
+        # Of a Gaussian with a FWHM of one pixel.
+        alpha = 2 / _SIGMA_TO_FWHM * (beta - 1) / math.sqrt(2 * beta - 1)
+        ratio = 2 * alpha * math.sqrt(2 ** (1 / beta) - 1)
+        return cls(fwhm, beta, shape, factor=ratio * factor, start=start, origin=origin)
+
+    @property
+    def size_range(self) -> tuple[float, float]:
+        """Smallest and largest FWHM of the Moffat on the map, pixels."""
+        return math.exp(self._middle - self._half), math.exp(self._middle + self._half)
 
     def widths(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Look up the FWHM of the Moffat at N positions.
@@ -124,10 +136,11 @@ class MoffatMapPSF(LinearPSF):
             Pixels; NaN where there is no PSF.
         """
         x, y = positions(x, y)
-        ny, nx = self._widths.shape
+        ny, nx = self._map.shape
         rows = np.clip(np.rint(y) - self._start[1], 0, ny - 1).astype(np.int64)
         columns = np.clip(np.rint(x) - self._start[0], 0, nx - 1).astype(np.int64)
-        return np.asarray(self._widths[rows, columns], dtype=np.float64)
+        found = self._map[rows, columns].astype(np.float64)
+        return np.where((found > 0) & (found < np.inf), self._factor * found, np.nan)
 
     def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
         """Find the positions at which the map has a size.
@@ -202,7 +215,7 @@ class MoffatMapPSF(LinearPSF):
     @property
     def description(self) -> str:
         """Short description of the model, for people and records."""
-        low, high = math.exp(self._middle - self._half), math.exp(self._middle + self._half)
+        low, high = self.size_range
         ny, nx = self.shape
         widths = f"{low:.4g}" if self._half == 0 else f"{low:.4g} to {high:.4g}"
         what = f"{type(self).__name__}, FWHM {widths} pixels, beta {self._beta:.4g}, {nx} x {ny} pixels"
