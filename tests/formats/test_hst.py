@@ -59,6 +59,7 @@ def test_drizzled(tmp_path) -> None:
     name = {"instrument": "ACS", "detector": "WFC", "band": "F814W", "name": "jdba2s010_drc"}
     assert exposure.data_id.as_dict() == name
     assert exposure.visit_info.mjd == pytest.approx(57032.44 + 35 / 86400, abs=1e-9)
+    np.testing.assert_array_equal(exposure.bad("NO_DATA"), weights == 0)
     # Weights of the pipeline are exposure times: electrons of one electron a second.
     assert exposure.variance is None and exposure.gain_origin == "exposure times in WHT"
     np.testing.assert_array_equal(exposure.gain[8:], weights[8:])

@@ -55,6 +55,7 @@ def test_mosaic(tmp_path) -> None:
     assert float(exposure.photo_calib.zeropoint()) == pytest.approx(8.9 - 2.5 * np.log10(1e6 * AREA), abs=1e-4)
     assert exposure.photo_calib.reference is TOTAL and "Gordon" in exposure.photo_calib.reference_origin
     assert np.isnan(exposure.image[:8]).all() and "coadd_noise" in exposure.extra
+    assert exposure.bad("NO_DATA")[:8].all() and not exposure.bad("NO_DATA")[8:].any()
     # The middle of the exposure in UTC (not at the barycentre), and 37 seconds to TAI.
     assert exposure.visit_info.mjd == pytest.approx(59737.1 + 37 / 86400, abs=1e-9)
     assert exposure.visit_info.exposure_time == 400.0

@@ -183,6 +183,9 @@ class HstFormat(SpaceFitsFormat):
             return companion_hdu("DQ", image, hdus)
         return required(path, image, hdus, "DQ", "mask")
 
+    def _coverage(self, opened: _Opened, given: FitsOptions) -> Plane | None:
+        return _weights(opened.path, opened.image, opened.hdus, given)
+
     def _is_mosaic(self, opened: _Opened) -> bool:
         return _is_drizzled(opened.path, opened.hdus, opened.image)
 

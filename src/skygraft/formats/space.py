@@ -32,7 +32,7 @@ from skygraft.formats.fits_layout import (
 from skygraft.formats.fits_planes import read_mask, read_pixels, variance_from_noise
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.roman import no_space_psf
-from skygraft.formats.space_flags import add_marks, marks_file, marks_of, name_bits
+from skygraft.formats.space_flags import add_marks, add_no_data, marks_file, marks_of, name_bits
 from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import ReferenceCandidate
@@ -108,7 +108,18 @@ class SpaceFitsFormat(FitsFormat):
         if opened.layout.mask is not None:
             mask = np.array(read_mask(opened.layout.mask)[0])
             planes = name_bits(mask, self._names(given))
+        if self._is_mosaic(opened):
+            empty = ~np.isfinite(read_pixels(opened.layout.image)[0])
+            weights = self._coverage(opened, given)
+            if weights is not None:
+                empty |= ~(read_pixels(weights)[0] > 0)
+            planes = add_no_data(mask, planes, empty)
         return add_marks(mask, planes, opened.layout.marks)
+
+    def _coverage(self, opened: _Opened, given: FitsOptions) -> Plane | None:
+        """Plane that is positive where a mosaic has data."""
+        weights = companion_hdu("WHT", opened.image, opened.hdus)
+        return None if weights is None else weights.plane("weight", opened.path)
 
     def _names(self, given: FitsOptions) -> Mapping[int, str]:
         return {**self.bits, **{bit: name for name, bit in (given.mask_planes or {}).items()}}
