@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from astropy.io import fits
 
 from skygraft.errors import CalibrationError, ConfigError, CorruptFileError, FormatError, SkygraftError, WcsError
 from skygraft.exposure import DataId, VisitInfo
@@ -250,8 +251,10 @@ def _gwcs(path: str, n_bytes: int, mtime_ns: int) -> GwcsWcs | None:
             return None
         require_asdf("the WCS of an exposure of JWST", path)
         table = found[0]
-        data = table.data if table.is_image else table.data.field(0).ravel()
-        content = b"" if data is None else np.asarray(data).tobytes()
+        data = table.data
+        # Early versions of the pipeline wrote an image, later ones a table of one cell.
+        cell = data.field(0) if isinstance(data, fits.FITS_rec) and len(data.columns) else data
+        content = b"" if cell is None else np.asarray(cell).tobytes()
         if not content.startswith(b"#ASDF "):
             raise CorruptFileError(
                 "the ASDF extension holds no ASDF file", path=path, hdu="ASDF", fix="Copy or download the file again"

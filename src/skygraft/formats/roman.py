@@ -159,8 +159,9 @@ class RomanFormat(Format):
                 planes = name_bits(mask, ROMAN_BITS)
             if tree.is_mosaic:
                 empty = ~np.isfinite(image)
-                if "weight" in tree.arrays:
-                    empty |= ~(file.read(tree.arrays["weight"], "weight") > 0)
+                # Simulated mosaics may have no weights at all.
+                if "weight" in tree.arrays and (seen := file.read(tree.arrays["weight"], "weight") > 0).any():
+                    empty |= ~seen
                 planes = add_no_data(mask, planes, empty)
             if "var_poisson" in tree.arrays:
                 extra[PHOTON_VARIANCE] = file.read(tree.arrays["var_poisson"], "var_poisson").astype(np.float32)

@@ -111,8 +111,8 @@ class SpaceFitsFormat(FitsFormat):
         if self._is_mosaic(opened):
             empty = ~np.isfinite(read_pixels(opened.layout.image)[0])
             weights = self._coverage(opened, given)
-            if weights is not None:
-                empty |= ~(read_pixels(weights)[0] > 0)
+            if weights is not None and (seen := read_pixels(weights)[0] > 0).any():
+                empty |= ~seen
             planes = add_no_data(mask, planes, empty)
         return add_marks(mask, planes, opened.layout.marks)
 
