@@ -173,7 +173,8 @@ class HstFormat(SpaceFitsFormat):
 
     def _noise(self, path: Path, image: HduInfo, hdus: Sequence[HduInfo], given: FitsOptions) -> Plane | None:
         if not _is_drizzled(path, hdus, image):
-            return required(path, image, hdus, "ERR", "rms").plane("rms", path)
+            errors = required(path, image, hdus, "ERR", "rms")
+            return None if errors is None else errors.plane("rms", path)
         if image.name == "SCI" and image.index and given.weight is None:
             required(path, image, hdus, "WHT", "weight")
         weights = _weights(path, image, hdus, given)

@@ -201,8 +201,8 @@ def companion_hdu(name: str, image: HduInfo, hdus: Sequence[HduInfo]) -> HduInfo
     return same[0] if len(same) == 1 else found[0] if len(found) == 1 and alone else None
 
 
-def required(path: Path, image: HduInfo, hdus: Sequence[HduInfo], name: str, option: str) -> HduInfo:
-    """Return an HDU that all images of a product have.
+def required(path: Path, image: HduInfo, hdus: Sequence[HduInfo], name: str, option: str) -> HduInfo | None:
+    """Return an HDU that all images of a product have; None if the file is one plane that was cut from it.
 
     Raises
     ------
@@ -210,7 +210,8 @@ def required(path: Path, image: HduInfo, hdus: Sequence[HduInfo], name: str, opt
         If it is not there; the error says with which option the image is read without it.
     """
     found = companion_hdu(name, image, hdus)
-    if found is None:
+    alone = not any(is_flat(hdu) and hdu.shape == image.shape and hdu.index != image.index for hdu in hdus)
+    if found is None and not alone:
         raise FormatError(
             f"the file has no HDU {name} that goes with {image.name or 'its image'} (HDU {image.index})",
             path=path,
