@@ -13,6 +13,7 @@ import numpy as np
 from astropy.io import fits
 
 from fuzz.mutate import split_hdus
+from kits.coadd_tiles import write_brick, write_cutout, write_des, write_megapipe
 from kits.plain_images import SCALE, plain_header, write_plain_image
 from kits.space_images import write_drz, write_flt, write_jwst, write_roman
 from kits.wcs_kit import PLATE, SCAMP, Surface, cards, cd_cards, iraf_cards
@@ -214,6 +215,10 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "rice": lambda f: _tiled(f, **_TILES["rice"]),
     "gzip": lambda f: _tiled(f, **_TILES["gzip"]),
     "hcompress": lambda f: _tiled(f, **_TILES["hcompress"]),
+    "brick": lambda f: write_brick(f, size=SIZE).name,
+    "des": lambda f: write_des(f, size=SIZE).name,
+    "megapipe": lambda f: write_megapipe(f, size=SIZE).name,
+    "cutout": lambda f: write_cutout(f / "cutout.fits", mask=np.zeros((SIZE, SIZE), np.int16)).name,
     "jwst_cal": lambda f: write_jwst(f / "jw02736001001_02105_00001_nrcalong_cal.fits", mosaic=False).name,
     "jwst_i2d": lambda f: write_jwst(f / "jw02736-o001_t001_nircam_clear-f444w_i2d.fits", mosaic=True).name,
     "roman_cal": lambda f: write_roman(f / "r1_wfi07_f158_cal.asdf", mosaic=False).name,

@@ -26,7 +26,7 @@ from skygraft.errors import CalibrationError, ConfigError, FormatError, Uncalibr
 from skygraft.exposure import DataId, VisitInfo
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import CAUTION, ImageCalibration, StrPath
-from skygraft.formats.fits import FitsOptions, _Opened
+from skygraft.formats.fits import FitsOptions, OpenedImage
 from skygraft.formats.fits_headers import Headers
 from skygraft.formats.fits_kinds import refuse_companion
 from skygraft.formats.fits_layout import (
@@ -186,13 +186,13 @@ class HstFormat(SpaceFitsFormat):
             return companion_hdu("DQ", image, hdus)
         return required(path, image, hdus, "DQ", "mask")
 
-    def _coverage(self, opened: _Opened, given: FitsOptions) -> Plane | None:
+    def _coverage(self, opened: OpenedImage, given: FitsOptions) -> Plane | None:
         return _weights(opened.path, opened.image, opened.hdus, given)
 
-    def _is_mosaic(self, opened: _Opened) -> bool:
+    def _is_mosaic(self, opened: OpenedImage) -> bool:
         return _is_drizzled(opened.path, opened.hdus, opened.image)
 
-    def _further(self, opened: _Opened, given: FitsOptions) -> dict[str, Any]:
+    def _further(self, opened: OpenedImage, given: FitsOptions) -> dict[str, Any]:
         found = super()._further(opened, given)
         kind, why = _kind_of_weights(opened.path, opened.hdus, opened.image, given)
         if opened.layout.noise is None and kind is None and self._is_mosaic(opened):
@@ -207,7 +207,7 @@ class HstFormat(SpaceFitsFormat):
             )
         return found
 
-    def _data_id(self, opened: _Opened, given: FitsOptions) -> DataId:
+    def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:
         headers, several = opened.headers, _chips(opened.hdus) > 1
         chip = headers.find("CCDCHIP")
         stem = stem_of(opened.path)
@@ -224,11 +224,11 @@ class HstFormat(SpaceFitsFormat):
         }
         return DataId(**(found | {key: value for key, value in given.data_id.items() if value is not None}))
 
-    def _visit_info(self, opened: _Opened, given: FitsOptions) -> VisitInfo:
+    def _visit_info(self, opened: OpenedImage, given: FitsOptions) -> VisitInfo:
         seconds = given.exposure_time or first_number(opened.headers, "EXPTIME", "TEXPTIME", "XPOSURE")
         return middle_of(opened.headers, seconds, given.mjd)
 
-    def _unit(self, opened: _Opened, given: FitsOptions) -> ImageUnit:
+    def _unit(self, opened: OpenedImage, given: FitsOptions) -> ImageUnit:
         unit = image_unit(opened.headers, given.unit)
         card = opened.headers.find("D001OUUN")
         if not unit.stated and card is not None and _text(opened.headers, "INSTRUME") in ("ACS", "WFC3"):
@@ -250,7 +250,7 @@ class HstFormat(SpaceFitsFormat):
         return ImageUnit(parse_unit(f"{unit.name}/s"), stated=unit.stated)
 
     def _photo_calib(
-        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, scale: float
+        self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         unit = self._unit(opened, given)
         of_counts = unit.unit.kind in ("counts", "electrons")
@@ -285,7 +285,7 @@ class HstFormat(SpaceFitsFormat):
             return unit.name, None, error
         return unit.name, calib, None
 
-    def _areas(self, opened: _Opened) -> PixelAreaField | None:
+    def _areas(self, opened: OpenedImage) -> PixelAreaField | None:
         """Area of each pixel in units of the nominal one, by which fluxes of an exposure with distortion are scaled."""
         nominal = first_number(opened.headers, "IDCSCALE")
         if nominal is None or self._is_mosaic(opened):
@@ -293,12 +293,12 @@ class HstFormat(SpaceFitsFormat):
         ny, nx = opened.image.shape or (0, 0)
         return PixelAreaField(opened.wcs(), (math.degrees(1) * 3600 / nominal) ** 2, (0, nx - 1, 0, ny - 1))
 
-    def _calibration(self, opened: _Opened, given: FitsOptions) -> ImageCalibration:
+    def _calibration(self, opened: OpenedImage, given: FitsOptions) -> ImageCalibration:
         found = super()._calibration(opened, given)
         map_ = self._gain_map(opened, given, found)
         return found if map_ is None else dataclasses.replace(found, gain=map_, gain_origin="exposure times in WHT")
 
-    def _gain_map(self, opened: _Opened, given: FitsOptions, found: ImageCalibration) -> NDArray[np.float32] | None:
+    def _gain_map(self, opened: OpenedImage, given: FitsOptions, found: ImageCalibration) -> NDArray[np.float32] | None:
         """Electrons per image unit, pixel by pixel, from weights that are exposure times."""
         unit = self._unit(opened, given).unit
         seconds = self._visit_info(opened, given).exposure_time
@@ -373,7 +373,7 @@ def _kind_of_weights(path: Path, hdus: Sequence[HduInfo], image: HduInfo, given:
     return None, "nothing says whether they are exposure times or inverse variances"
 
 
-def _njy_of_rate(opened: _Opened) -> float:
+def _njy_of_rate(opened: OpenedImage) -> float:
     """Flux in nJy of one electron (or count) per second."""
     headers, path = opened.headers, opened.path
     pivot = first_number(headers, "PHOTPLAM")
@@ -409,7 +409,7 @@ def _inverse_sensitivity(headers: Headers) -> tuple[float | None, str]:
     return first_number(headers, "PHOTFLAM"), "PHOTFLAM"
 
 
-def _refuse_other_zeropoints(opened: _Opened, calib: PhotoCalib) -> None:
+def _refuse_other_zeropoints(opened: OpenedImage, calib: PhotoCalib) -> None:
     ours = float(dataclasses.replace(calib, field=None).zeropoint())
     for card in opened.headers.every(*ZEROPOINT_KEYS):
         value = card.value

@@ -25,7 +25,7 @@ from skygraft.errors import CalibrationError, ConfigError, CorruptFileError, For
 from skygraft.exposure import DataId, VisitInfo
 from skygraft.fitsfile.open import is_fits, open_fits
 from skygraft.formats.base import CAUTION, StrPath
-from skygraft.formats.fits import FitsOptions, _Opened
+from skygraft.formats.fits import FitsOptions, OpenedImage
 from skygraft.formats.fits_headers import Headers, finite_number
 from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
 from skygraft.formats.fits_planes import read_pixels
@@ -82,7 +82,7 @@ class JwstOptions(FitsOptions):
 
 
 @dataclass(frozen=True)
-class _JwstOpened(_Opened):
+class _JwstOpened(OpenedImage):
     choice: str = "auto"
 
     def wcs(self) -> Any:
@@ -177,14 +177,14 @@ class JwstFormat(SpaceFitsFormat):
             return companion_hdu("DQ", image, hdus)
         return required(path, image, hdus, "DQ", "mask")
 
-    def _opened(self, path: Path, layout: FitsLayout, hdus: tuple[HduInfo, ...], given: FitsOptions) -> _Opened:
+    def _opened(self, path: Path, layout: FitsLayout, hdus: tuple[HduInfo, ...], given: FitsOptions) -> OpenedImage:
         headers = inherited_headers(hdus, layout.image.hdu)
         return _JwstOpened(path, layout, hdus, headers, given.wcs if isinstance(given, JwstOptions) else "auto")
 
-    def _is_mosaic(self, opened: _Opened) -> bool:
+    def _is_mosaic(self, opened: OpenedImage) -> bool:
         return is_resampled(opened.path, opened.hdus, opened.headers)
 
-    def _further(self, opened: _Opened, given: FitsOptions) -> dict[str, Any]:
+    def _further(self, opened: OpenedImage, given: FitsOptions) -> dict[str, Any]:
         found = super()._further(opened, given)
         if not self._is_mosaic(opened) and not isinstance(opened.wcs(), GwcsWcs):
             card = opened.headers.find("SIPMXERR")
@@ -195,7 +195,7 @@ class JwstFormat(SpaceFitsFormat):
                 found[CAUTION] = f"positions are those of the SIP approximation in the header, which is off {off}"
         return found
 
-    def _data_id(self, opened: _Opened, given: FitsOptions) -> DataId:
+    def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:
         headers = opened.headers
         mosaic = self._is_mosaic(opened)
         texts = {key: _text(headers, key) for key in ("INSTRUME", "DETECTOR", "FILTER", "PUPIL")}
@@ -208,12 +208,12 @@ class JwstFormat(SpaceFitsFormat):
         }
         return DataId(**(found | {key: value for key, value in given.data_id.items() if value is not None}))
 
-    def _visit_info(self, opened: _Opened, given: FitsOptions) -> VisitInfo:
+    def _visit_info(self, opened: OpenedImage, given: FitsOptions) -> VisitInfo:
         seconds = given.exposure_time or first_number(opened.headers, "XPOSURE", "EFFEXPTM", "TMEASURE")
         return middle_of(opened.headers, seconds, given.mjd, "MJD-AVG", "EXPMID")
 
     def _photo_calib(
-        self, opened: _Opened, given: FitsOptions, exposure_time: float | None, scale: float
+        self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         unit, calib, missing = super()._photo_calib(opened, given, exposure_time, scale)
         area = companion_hdu("AREA", opened.image, opened.hdus)

@@ -13,11 +13,11 @@ import numpy as np
 from astropy.time import Time
 from numpy.typing import NDArray
 
-from skygraft.errors import FormatError
+from skygraft.errors import FormatError, PsfError
 from skygraft.exposure import COADD_NOISE, PHOTON_VARIANCE, Exposure, VisitInfo
 from skygraft.fitsfile.open import is_fits
 from skygraft.formats.base import ImageCalibration, StrPath
-from skygraft.formats.fits import LAYOUT, FitsFormat, FitsOptions, _Opened
+from skygraft.formats.fits import LAYOUT, FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_headers import Headers, finite_number, read_visit_info
 from skygraft.formats.fits_layout import (
     FitsLayout,
@@ -56,7 +56,7 @@ class SpaceFitsFormat(FitsFormat):
     """What the mission's calibrated flux is the flux of."""
 
     @abstractmethod
-    def _is_mosaic(self, opened: _Opened) -> bool:
+    def _is_mosaic(self, opened: OpenedImage) -> bool:
         """Whether the image is resampled from others, so that its noise is correlated between pixels."""
 
     @abstractmethod
@@ -71,10 +71,10 @@ class SpaceFitsFormat(FitsFormat):
         """HDU of the data quality, None if the product has none."""
         return companion_hdu("DQ", image, hdus)
 
-    def _opened(self, path: Path, layout: FitsLayout, hdus: tuple[HduInfo, ...], given: FitsOptions) -> _Opened:
-        return _Opened(path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
+    def _opened(self, path: Path, layout: FitsLayout, hdus: tuple[HduInfo, ...], given: FitsOptions) -> OpenedImage:
+        return OpenedImage(path, layout, hdus, inherited_headers(hdus, layout.image.hdu))
 
-    def _open(self, path: StrPath, given: FitsOptions) -> _Opened:
+    def _open(self, path: StrPath, given: FitsOptions) -> OpenedImage:
         path, hdus = Path(path), list_hdus(path)
         if not is_fits(path):
             raise FormatError("this is no FITS file", path=path)
@@ -102,7 +102,7 @@ class SpaceFitsFormat(FitsFormat):
         marks = marks_file(path)
         return dataclasses.replace(layout, marks=marks if marks.is_file() else None)
 
-    def _mask(self, opened: _Opened, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
+    def _mask(self, opened: OpenedImage, given: FitsOptions) -> tuple[NDArray[np.int32] | None, dict[str, int]]:
         shape = opened.image.shape or (0, 0)
         mask, planes = np.zeros(shape, dtype=np.int32), dict(given.mask_planes or {})
         if opened.layout.mask is not None:
@@ -116,7 +116,7 @@ class SpaceFitsFormat(FitsFormat):
             planes = add_no_data(mask, planes, empty)
         return add_marks(mask, planes, opened.layout.marks)
 
-    def _coverage(self, opened: _Opened, given: FitsOptions) -> Plane | None:
+    def _coverage(self, opened: OpenedImage, given: FitsOptions) -> Plane | None:
         """Plane that is positive where a mosaic has data."""
         weights = companion_hdu("WHT", opened.image, opened.hdus)
         return None if weights is None else weights.plane("weight", opened.path)
@@ -124,7 +124,7 @@ class SpaceFitsFormat(FitsFormat):
     def _names(self, given: FitsOptions) -> Mapping[int, str]:
         return {**self.bits, **{bit: name for name, bit in (given.mask_planes or {}).items()}}
 
-    def _further(self, opened: _Opened, given: FitsOptions) -> dict[str, Any]:
+    def _further(self, opened: OpenedImage, given: FitsOptions) -> dict[str, Any]:
         found: dict[str, Any] = {}
         photons = companion_hdu(PHOTONS, opened.image, opened.hdus)
         if photons is not None:
@@ -134,13 +134,14 @@ class SpaceFitsFormat(FitsFormat):
             found[COADD_NOISE] = CoaddNoise()
         return found
 
-    def _candidates(self, opened: _Opened) -> tuple[ReferenceCandidate, ...]:
+    def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
         return (*super()._candidates(opened), self.reference)
 
-    def _calibration(self, opened: _Opened, given: FitsOptions) -> ImageCalibration:
-        found = super()._calibration(opened, given)
-        no_psf = None if found.psf is not None else no_space_psf(opened.path, self.mission)
-        return dataclasses.replace(found, no_psf=no_psf, n_files=len(opened.layout.files) + 1)
+    def _calibration(self, opened: OpenedImage, given: FitsOptions) -> ImageCalibration:
+        return dataclasses.replace(super()._calibration(opened, given), n_files=len(opened.layout.files) + 1)
+
+    def _no_psf(self, opened: OpenedImage) -> PsfError:
+        return no_space_psf(opened.path, self.mission)
 
     def write(self, exposure: Exposure, path: StrPath, *, like: StrPath, overwrite: bool = False) -> tuple[Path, ...]:
         """Write image and noise planes, and a mask of injected pixels beside them; see `Format.write`.
