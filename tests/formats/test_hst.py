@@ -59,6 +59,7 @@ def test_drizzled(tmp_path) -> None:
     name = {"instrument": "ACS", "detector": "WFC", "band": "F814W", "name": "jdba2s010_drc"}
     assert exposure.data_id.as_dict() == name
     assert exposure.visit_info.mjd == pytest.approx(57032.44 + 35 / 86400, abs=1e-9)
+    np.testing.assert_array_equal(exposure.bad("NO_DATA"), weights == 0)
     # Weights of the pipeline are exposure times: electrons of one electron a second.
     assert exposure.variance is None and exposure.gain_origin == "exposure times in WHT"
     np.testing.assert_array_equal(exposure.gain[8:], weights[8:])
@@ -79,6 +80,31 @@ def test_units(tmp_path, bunit, cards, unit, zeropoint) -> None:
     exposure = read_exposure(write_drz(tmp_path / "x_drz.fits", bunit=bunit, **cards))
     assert exposure.planes["image"].attrs["units"] == unit
     assert float(exposure.photo_calib.zeropoint()) == pytest.approx(zeropoint, abs=1e-4)
+
+
+def test_a_missing_unit_is_that_of_the_camera_or_asked_for(tmp_path) -> None:
+    path = write_drz(tmp_path / "a_drz.fits")
+    with fits.open(path, mode="update") as hdus:
+        del hdus["SCI"].header["BUNIT"]
+    assert read_exposure(path).planes["image"].attrs["units"] == "electron/s"
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header["INSTRUME"] = "WFPC2"
+    with pytest.raises(CalibrationError, match="there is no BUNIT"):
+        read_exposure(path)
+    assert read_exposure(path, unit="adu/s").photo_calib is not None
+
+
+def test_planes_that_a_product_always_has_are_missed(tmp_path) -> None:
+    for path, name, option in (
+        (write_drz(tmp_path / "a_drz.fits"), "WHT", "weight"),
+        (write_flt(tmp_path / "a_flt.fits", chips=1), "DQ", "mask"),
+        (write_flt(tmp_path / "b_flt.fits", chips=1), "ERR", "rms"),
+    ):
+        with fits.open(path, mode="update") as hdus:
+            del hdus[name]
+        with pytest.raises(FormatError, match=f"no HDU {name}.*{option}=False"):
+            read_exposure(path)
+        assert read_exposure(path, **{option: False}).photo_calib is not None
 
 
 def test_a_rate_that_is_none_is_refused(tmp_path) -> None:

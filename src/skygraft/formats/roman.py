@@ -37,7 +37,7 @@ from skygraft.formats.fits_headers import band_name, check_number
 from skygraft.formats.fits_write import write_mask
 from skygraft.formats.given import GivenPsf, make_psf
 from skygraft.formats.roman_tree import RomanTree, read_roman_tree, read_roman_wcs
-from skygraft.formats.space_flags import ROMAN_BITS, add_marks, marks_file, marks_of, name_bits, stem_of
+from skygraft.formats.space_flags import ROMAN_BITS, add_marks, add_no_data, marks_file, marks_of, name_bits, stem_of
 from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_unit, summed_unit
@@ -157,6 +157,12 @@ class RomanFormat(Format):
             if given.mask and "dq" in tree.arrays:
                 mask = _bits(file.read(tree.arrays["dq"], "dq"))
                 planes = name_bits(mask, ROMAN_BITS)
+            if tree.is_mosaic:
+                empty = ~np.isfinite(image)
+                # Simulated mosaics may have no weights at all.
+                if "weight" in tree.arrays and (seen := file.read(tree.arrays["weight"], "weight") > 0).any():
+                    empty |= ~seen
+                planes = add_no_data(mask, planes, empty)
             if "var_poisson" in tree.arrays:
                 extra[PHOTON_VARIANCE] = file.read(tree.arrays["var_poisson"], "var_poisson").astype(np.float32)
         mask, planes = add_marks(mask, planes, opened.marks)
