@@ -7,14 +7,17 @@ pixel by pixel; the coadd's PSF is what it makes of images of a star in each vis
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import galsim
 import numpy as np
+from astropy.io import fits
 from astropy.table import QTable
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 from photutils.aperture import CircularAperture, aperture_photometry
 
+from skygraft.catalog import write_catalog
 from skygraft.exposure import DataId, Exposure, make_planes
 from skygraft.photometry import CalibrationAperture, CalibrationReference, PhotoCalib
 from skygraft.psf import FixedKernelPSF
@@ -23,11 +26,13 @@ from skygraft.wcs import FitsWcs
 type Array = NDArray[np.float64]
 
 RA, DEC, SCALE, RADIUS = 150.0, 2.0, 0.2, 12.0
-KERNEL = 41
+KERNEL = 61
 PLANES = {"BAD": 0, "SAT": 1, "CR": 2, "NO_DATA": 3}
 
 
-def tan_wcs(shape: tuple[int, int], *, angle: float = 0.0, offset: tuple[float, float] = (0.0, 0.0), scale=SCALE) -> WCS:
+def tan_wcs(
+    shape: tuple[int, int], *, angle: float = 0.0, offset: tuple[float, float] = (0.0, 0.0), scale=SCALE
+) -> WCS:
     """Gnomonic, turned by degrees, its middle off by (x, y) pixels."""
     ny, nx = shape
     wcs = WCS(naxis=2)
@@ -64,6 +69,7 @@ class Visit:
     image: Array = field(default_factory=lambda: np.zeros((0, 0)))
     mask: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
     radius: float = RADIUS
+    stars: tuple[Array, Array, Array] = (np.zeros(0), np.zeros(0), np.zeros(0))
 
     @property
     def kernel(self) -> Array:
@@ -71,6 +77,7 @@ class Visit:
 
     def draw(self, ra: Array, dec: Array, mag: Array, seed: int) -> None:
         """Draw stars with their magnitude inside the calibration radius, and noise."""
+        self.stars = ra, dec, mag
         ny, nx = self.shape
         pixels = np.random.default_rng(seed).normal(0.0, self.sigma, self.shape)
         scale = 1 / in_circle(self.kernel, self.radius)
@@ -108,7 +115,9 @@ def make(image, variance, mask, wcs, kernel, zeropoint, data_id, reference) -> E
         mask_planes=PLANES,
     )
     calib = PhotoCalib.from_zeropoint(zeropoint, reference=reference, reference_origin="test")
-    return Exposure(planes, FitsWcs(wcs.to_header()), FixedKernelPSF(kernel), calib, data_id, gain=1.0, gain_origin="test")
+    return Exposure(
+        planes, FitsWcs(wcs.to_header()), FixedKernelPSF(kernel), calib, data_id, gain=1.0, gain_origin="test"
+    )
 
 
 def lanczos(t: Array) -> Array:
@@ -116,7 +125,7 @@ def lanczos(t: Array) -> Array:
 
 
 def warp(image: Array, bad: NDArray[np.bool_], own: WCS, target: WCS, shape: tuple[int, int]):
-    """Lanczos-3 of an image on the pixels of another, as surface brightness times its pixels' area; and what is seen."""
+    """Lanczos-3 of an image on the pixels of another, times the area of its pixels; and what is seen."""
     ny, nx = image.shape
     y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
 
@@ -134,7 +143,9 @@ def warp(image: Array, bad: NDArray[np.bool_], own: WCS, target: WCS, shape: tup
     whole = ((columns >= 0) & (columns < nx)).all(axis=-1) & ((lines >= 0) & (lines < ny)).all(axis=-1)
     values = image[np.clip(lines, 0, ny - 1)[..., :, None], np.clip(columns, 0, nx - 1)[..., None, :]]
     out = area * np.einsum("yxj,yxi,yxji->yx", wy, wx, values)
-    near = bad[np.clip(lines, 0, ny - 1)[..., 2:4, None], np.clip(columns, 0, nx - 1)[..., None, 2:4]].any(axis=(-1, -2))
+    near = bad[np.clip(lines, 0, ny - 1)[..., 2:4, None], np.clip(columns, 0, nx - 1)[..., None, 2:4]].any(
+        axis=(-1, -2)
+    )
     return np.where(whole, out, 0.0), whole & ~near
 
 
@@ -219,3 +230,30 @@ def fakes(n: int = 16, seed: int = 7, kind: str = "Star") -> QTable:
         table["half_light_radius"], table["n"], table["q"] = 0.4, 1.0, 0.7
         table["beta"] = rng.uniform(0, 180, n)
     return table
+
+
+def write_fits(path: Path, image: Array, sigma: float, wcs: WCS, mask: NDArray[np.int32], **cards) -> Path:
+    """Write an image with its variance and mask, and these cards."""
+    header = wcs.to_header()
+    header.update({"CALAPRAD": RADIUS, "GAIN": 1.0, "FILTER": "r", **cards})
+    variance = fits.ImageHDU(np.full(image.shape, sigma**2, np.float32), name="VARIANCE")
+    planes = fits.ImageHDU(mask, fits.Header({f"HIERARCH MP_{name}": bit for name, bit in PLANES.items()}), name="MASK")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fits.HDUList([fits.PrimaryHDU(image.astype(np.float32), header), variance, planes]).writeto(path)
+    return path
+
+
+def write_survey(folder: Path) -> None:
+    """Write four visits of one seeing (0.9 arcsec, a Moffat of beta 3), their coadd, and a catalogue."""
+    visits = four_visits()
+    for visit in visits:
+        visit.fwhm = 0.9
+        visit.draw(*visit.stars, seed=visit.number)
+        cards = {"MAGZERO": visit.zeropoint, "EXPNUM": visit.number, "CCDNUM": 1, "INSTRUME": "testcam"}
+        write_fits(
+            folder / f"visits/visit-{visit.number}.fits", visit.image, visit.sigma, visit.wcs, visit.mask, **cards
+        )
+    made = coadd(visits)
+    cards = {"MAGZERO": made.zeropoint}
+    write_fits(folder / "coadd.fits", made.image, made.variance**0.5, made.wcs, made.mask, **cards)
+    write_catalog(fakes(), folder / "fakes.parquet")

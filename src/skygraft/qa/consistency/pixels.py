@@ -42,6 +42,8 @@ _WINGS = 3.0, 10.0
 """Signal to noise of pixels that are an object's wings."""
 _OUTLIER = 6.0
 _SIGNIFICANT = 4.0
+_MOST_UNEXPLAINED = 0.5
+"""Fraction of the variance of a coadd's sky up to which it can be made of the visits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,10 @@ class PixelFindings:
     core, core_error : float
         Light of the cores of bright objects relative to that around them, minus one, and its error.
     present, present_error : dict of str to float
-        By visit, the fraction of its assumed weight with which it is in the coadd, and its error.
+        By visit, the fraction of its assumed weight with which it is in the coadd, and its error; empty where pixels do
+        not tell.
+    unexplained : float
+        Fraction of the variance of the coadd's sky that is not noise of these visits.
     note : str
         Why nothing is known.
     """
@@ -75,7 +80,26 @@ class PixelFindings:
     core_error: float = np.nan
     present: dict[str, float] = field(default_factory=dict)
     present_error: dict[str, float] = field(default_factory=dict)
+    unexplained: float = np.nan
     note: str = ""
+
+    def lines(self) -> list[str]:
+        """What the pixels say, for people."""
+        said = []
+        if np.isfinite(self.zeropoint):
+            said.append(f"zeropoint off by {1e3 * self.zeropoint:+.2f} ± {1e3 * self.zeropoint_error:.2f} mmag")
+        if np.isfinite(self.dx):
+            said.append(f"light off by {self.dx:+.4f}, {self.dy:+.4f} ± {self.shift_error:.4f} pix")
+        if np.isfinite(self.core):
+            said.append(f"cores {100 * self.core:+.2f} ± {100 * self.core_error:.2f} %")
+        found = [f"the images' own pixels ({self.n_objects} objects): {', '.join(said)}"] if said else []
+        if self.present:
+            low = min(self.present, key=lambda name: self.present[name])
+            found.append(
+                f"weights in the coadd by those assumed: {min(self.present.values()):.3f} ({low}) to "
+                f"{max(self.present.values()):.3f}; {100 * self.unexplained:.0f} % of its noise is of no visit given"
+            )
+        return found + ([f"the images' own pixels: {self.note}"] if self.note else [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,12 +209,15 @@ class PixelCheck:
                 stack = self._stack(shift, weight)
                 if np.abs(step).max() < 2e-3:
                     break
-        present, present_error, n_used = stack.present()
-        known = np.isfinite(present).all()
+        present, present_error, unexplained, n_used = stack.present()
+        known = bool(np.isfinite(present).all() and unexplained < _MOST_UNEXPLAINED)
         factors = np.clip(present, 0.0, None) if known else np.ones(len(weight))
         slope, slope_error, core, core_error = stack.slopes(factors)
         if self._n_objects < _LEAST_OBJECTS:
             slope = slope_error = core = core_error = np.nan
+        notes = ["too few objects for zeropoint and shift"] if self._n_objects < _LEAST_OBJECTS else []
+        if unexplained >= _MOST_UNEXPLAINED:
+            notes.append("the noise of the coadd is not that of these visits: it was made of other images")
         names = [visit.name for visit in self._visits]
         return PixelFindings(
             self._n_objects,
@@ -204,7 +231,8 @@ class PixelCheck:
             core_error,
             dict(zip(names, present.tolist(), strict=True)) if known else {},
             dict(zip(names, present_error.tolist(), strict=True)) if known else {},
-            note="" if self._n_objects >= _LEAST_OBJECTS else "too few objects for zeropoint and shift",
+            unexplained,
+            "; ".join(notes),
         )
 
     def _stack(self, shift: FloatArray, weight: FloatArray) -> _Stack:
@@ -312,22 +340,29 @@ class _Stack:
         values, errors = _fit(terms, self.coadd[use], weights[use])
         return values[1:3] / values[0], float(max(errors[1:3]) / abs(values[0]))
 
-    def present(self) -> tuple[FloatArray, FloatArray, int]:
-        """Fit the factor of each visit's weight, and its standard error; NaN where pixels do not determine them."""
+    def present(self) -> tuple[FloatArray, FloatArray, float, int]:
+        """Fit the factor of each visit's weight, and its standard error; NaN where pixels do not determine them.
+
+        The fraction of the sky's variance that is left, and the number of pixels, are returned, too.
+        """
         n = len(self.images)
         use = self.good & (self.seen.sum(axis=0) > 0)
         mean = self.mean(np.ones(n))
         weights = 1 / (self.noise**2 + (_MODEL_ERROR * mean[use]) ** 2)
         terms = (self.share * self.images)[:, use].T
+        unknown = np.full(n, np.nan), np.full(n, np.nan), np.nan, int(use.sum())
         if len(terms) < _LEAST_PIXELS or not (np.abs(terms).max(axis=0, initial=0.0) > 0).all():
-            return np.full(n, np.nan), np.full(n, np.nan), int(use.sum())
+            return unknown
         values, errors = _fit(terms, self.coadd[use], weights)
         # The zeropoint is judged by bright pixels: what is left are weights, relative to each other.
         share = self.share[:, use].mean(axis=1)
         total = float((share * values).sum())
         if not total > 0:
-            return np.full(n, np.nan), np.full(n, np.nan), int(use.sum())
-        return values / total, errors / total, int(use.sum())
+            return unknown
+        sky = np.abs(mean[use]) < 3 * self.noise
+        left = self.coadd[use][sky] - terms[sky] @ values
+        unexplained = float(_spread(left) / max(_spread(self.coadd[use][sky]), 1e-30)) ** 2
+        return values / total, errors / total, unexplained, int(use.sum())
 
     def slopes(self, factors: FloatArray) -> tuple[float, float, float, float]:
         """Compare the coadd's light with the visits' mean, object by object: on bright pixels, and in cores.
@@ -335,8 +370,8 @@ class _Stack:
         Returns
         -------
         slope, error, core, core_error : float
-            Medians over the objects, and their standard errors. The slope is that of wings where cores differ from them;
-            cores count of the brighter half.
+            Medians over the objects (of cores, over the brighter half), and their standard errors. The slope is that of
+            the wings where cores differ from them.
         """
         mean = self.mean(factors)[: self.n_objects]
         values, bright = self.coadd[: self.n_objects], self.good[: self.n_objects] & (mean > _BRIGHT * self.noise)
@@ -367,8 +402,7 @@ def _median(values: FloatArray) -> tuple[float, float]:
     if len(values) < 3:
         return np.nan, np.nan
     middle = float(np.median(values))
-    scatter = 1.4826 * float(np.median(np.abs(values - middle)))
-    return middle, max(1.2533 * scatter / np.sqrt(len(values)), 1e-6)
+    return middle, max(1.2533 * _spread(values) / np.sqrt(len(values)), 1e-6)
 
 
 def _level(stamps: FloatArray, common: NDArray[np.bool_]) -> FloatArray:
@@ -378,6 +412,11 @@ def _level(stamps: FloatArray, common: NDArray[np.bool_]) -> FloatArray:
     use = common & edge
     number = np.maximum(use.sum(axis=(-2, -1), keepdims=True), 1)
     return np.asarray(np.where(use, stamps, 0.0).sum(axis=(-2, -1), keepdims=True) / number)
+
+
+def _spread(values: FloatArray) -> float:
+    """Robust standard deviation; 0 without values."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size else 0.0
 
 
 def _fit(terms: FloatArray, values: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
