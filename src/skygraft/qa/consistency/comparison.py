@@ -19,7 +19,7 @@ from skygraft.photometry import CalibrationAperture, CalibrationReference, kerne
 from skygraft.psf import CellPSF, CoaddPSF
 from skygraft.qa.closure import isolated
 from skygraft.qa.consistency.grids import Grid, grid_on, measure
-from skygraft.qa.consistency.light import LitImage, measuring_radius
+from skygraft.qa.consistency.light import PADDING, LitImage, measuring_radius
 from skygraft.qa.consistency.pixels import PixelCheck, PixelFindings
 from skygraft.qa.consistency.resampling import LANCZOS, warp_stamps
 from skygraft.qa.consistency.settings import ConsistencySettings
@@ -49,7 +49,9 @@ class VisitSums:
     weight : float
         Its assumed weight.
     rows : ndarray of int, shape (M,)
-        Sources whose aperture lies on the visit.
+        Sources that lie on the visit.
+    crossed : ndarray of bool, shape (M,)
+        Whether an edge of the visit crosses their aperture.
     ideal, warped : ndarray, shape (M, 7)
         `skygraft.qa.consistency.resampling.SUMS` on the visit's own pixels, and warped onto the coadd's; coadd units.
     reference : ndarray, shape (M,)
@@ -61,6 +63,7 @@ class VisitSums:
     name: str
     weight: float
     rows: NDArray[np.intp]
+    crossed: NDArray[np.bool_]
     ideal: FloatArray
     warped: FloatArray
     reference: FloatArray
@@ -90,10 +93,9 @@ class Comparison:
         exposure, truth = coadd.exposure, coadd.truth
         self.radius, self.radius_origin = measuring_radius(coadd, settings)
         self.half = int(np.ceil(self.radius)) + _MARGIN
-        whole = (np.asarray(truth["stamp_size"]) > 0) & ~has_flag(
-            truth["flags"], Flag.CENTER_OFF_IMAGE | Flag.IN_TEMPLATE
-        )
         every_x, every_y = _plain(truth["x"]), _plain(truth["y"])
+        whole = (np.asarray(truth["stamp_size"]) > 0) & ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
+        whole &= exposure.box.contains(every_x, every_y)
         self.rows = np.flatnonzero(whole)
         if not self.rows.size:
             raise InjectionError(
@@ -115,7 +117,9 @@ class Comparison:
         self.scale = coadd.photo_calib.scale(self.x, self.y)
         self.bad = coadd.rejected(self.settings.bad_planes)
         index = np.zeros(len(self.rows), np.int64)
-        self.coadd_sums = measure(coadd.light[None], index, self.grid, self.radius, self.sigma, float(self.half))
+        self.coadd_sums = measure(
+            coadd.light[None], index, self.grid.padded(PADDING), self.radius, self.sigma, float(self.half)
+        )
         # A star's light in the aperture is known; of others there is a bound of what their neighbours add.
         more = self.coadd_sums[:, 0] > (1 + _CONTAMINATION) * _plain(truth["inst_flux"])[self.rows]
         self.blended = more | (~self.is_star & ~near)
@@ -251,11 +255,14 @@ class Comparison:
     ) -> None:
         """Measure, and add stamps to those of the reference coadd; in parts, which bounds the memory."""
         size, (ny, nx) = 2 * self.half + 1, visit.exposure.shape
-        light, masked = visit.light[None], bad[None]
+        # Off the image, and where the interpolation would need pixels off it, there is light and no data.
+        edge = LANCZOS.order - 1
+        masked = np.pad(bad[edge:-edge, edge:-edge], PADDING + edge, constant_values=True)[None]
+        light = visit.light[None]
         ideal, warped = np.zeros((2, len(rows), self.coadd_sums.shape[1]))
         for start in range(0, len(rows), _KERNELS_AT_ONCE):
             part = slice(start, start + _KERNELS_AT_ONCE)
-            some, own = rows[part], grid[rows[part]]
+            some, own = rows[part], grid[rows[part]].padded(PADDING)
             index, scale = np.zeros(len(some), np.int64), factor[part, None]
             ideal[part] = scale * measure(light, index, own, self.radius, self.sigma, float(self.half))
             out, seen = np.empty((len(some), size, size), np.float32), np.empty((len(some), size, size), np.bool_)
@@ -264,13 +271,22 @@ class Comparison:
             warped[part] = self._on_stamps(out, some)
             self._sum[some] += np.where(seen, np.float32(weight) * out, np.float32(0))
             self._weight[some] += np.float32(weight) * seen
-        inside = ((grid.at[rows] >= extent[rows]) & (grid.at[rows] <= np.array([nx - 1, ny - 1]) - extent[rows])).all(
-            axis=1
-        )
+        at, last = grid.at[rows], np.array([nx - 1, ny - 1])
+        inside = ((at >= -0.5) & (at <= last + 0.5)).all(axis=1)
+        crossed = ~((at >= extent[rows]) & (at <= last - extent[rows])).all(axis=1)
         whole = rows[inside]
         reference = self._to_reference(visit, grid[whole])
         self.visits.append(
-            VisitSums(visit.image_id, weight, whole, ideal[inside], warped[inside], reference, magnitude[inside])
+            VisitSums(
+                visit.image_id,
+                weight,
+                whole,
+                crossed[inside],
+                ideal[inside],
+                warped[inside],
+                reference,
+                magnitude[inside],
+            )
         )
 
     def _on_stamps(self, stamps: NDArray[np.float32], rows: NDArray[np.intp]) -> FloatArray:
@@ -334,7 +350,7 @@ class Comparison:
         """
         size, (x0, y0) = 2 * self.half + 1, self.coadd.exposure.xy0
         padded = np.pad(self.coadd.light, self.half)
-        i, j = self._middle[row].astype(int) - (x0, y0)
+        i, j = self._middle[row].astype(int) - (x0 - PADDING, y0 - PADDING)
         there = self._weight[row] > 0
         mean = np.divide(self._sum[row], self._weight[row], out=np.zeros_like(self._sum[row]), where=there)
         return padded[j : j + size, i : i + size], mean

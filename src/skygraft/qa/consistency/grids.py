@@ -39,6 +39,10 @@ class Grid:
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Grid:
         return Grid(self.at[rows], self.matrices[rows], self.inverses[rows], self.area[rows])
 
+    def padded(self, pixels: int) -> Grid:
+        """The same places on an array with so many more pixels on every side."""
+        return Grid(self.at + pixels, self.matrices, self.inverses, self.area)
+
 
 def grid_on(image: Exposure, coadd_wcs: BaseLowLevelWCS, x: FloatArray, y: FloatArray) -> Grid:
     """Find the places of sources of a coadd on an image.

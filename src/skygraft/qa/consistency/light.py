@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skygraft.catalog.flags import Flag, has_flag
 from skygraft.errors import CalibrationError, InjectionError
-from skygraft.exposure import Exposure
+from skygraft.exposure import Exposure, make_planes
 from skygraft.injection import InjectionOptions, inject
 from skygraft.injection.calibrating import aperture_radius, image_photo_calib
 from skygraft.injection.roles import Role
@@ -28,8 +28,10 @@ from skygraft.photometry import (
 from skygraft.qa.consistency.settings import REJECTED_PLANES, ConsistencySettings, Weighting
 from skygraft.wcs import pixel_scale
 
-__all__ = ["LitImage", "light_image", "measuring_radius"]
+__all__ = ["PADDING", "LitImage", "light_image", "measuring_radius"]
 
+PADDING = 64
+"""Pixels beyond the edges of images that light is drawn on, for apertures that edges cross."""
 _SAMPLE = 200_000
 """Pixels whose median variance stands for an image."""
 
@@ -42,8 +44,8 @@ class LitImage:
     ----------
     exposure : Exposure
         The image before injection.
-    light : ndarray of float32, shape (ny, nx)
-        What injection adds, image units.
+    light : ndarray of float32, shape (ny + 2 p, nx + 2 p)
+        What injection adds, image units, also to so many pixels beyond the image's edges (`PADDING`).
     truth : QTable
         Its truth table: sources whose light reaches the image, in order of ``injection_id``.
     options : InjectionOptions
@@ -163,7 +165,7 @@ def light_image(
     light_curves: Any = None,
     role: Role = "auto",
 ) -> LitImage:
-    """Draw the sources of a catalogue on an empty copy of an image, without noise.
+    """Draw the sources of a catalogue on an empty image of the same calibration, without noise.
 
     Parameters
     ----------
@@ -185,12 +187,16 @@ def light_image(
     SkygraftError
         As `skygraft.inject`, of rows that cannot be drawn apart, which are left out.
     """
-    planes = exposure.planes.copy(deep=False)
-    planes["image"] = (planes["image"].dims, np.zeros(exposure.shape, np.float32), dict(planes["image"].attrs))
+    (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
+    planes = make_planes(
+        np.zeros((ny + 2 * PADDING, nx + 2 * PADDING), np.float32),
+        xy0=(x0 - PADDING, y0 - PADDING),
+        units=exposure.planes["image"].attrs["units"],
+    )
     quiet = InjectionOptions.from_kwargs(options, noise=False, variance=None, mark_injected=False)
     name = exposure.default_image_id(band) if image_id is None else image_id
     found = inject(
-        exposure.replace(planes=planes),
+        exposure.replace(planes=planes, gain=None),
         catalog,
         options=quiet,
         image_id=name,

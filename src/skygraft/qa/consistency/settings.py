@@ -24,6 +24,7 @@ REASONS = {
     "ZEROPOINT": "the coadd's pixels have another zeropoint than it says",
     "WCS_OFFSET": "the coadd's pixels are shifted against its WCS",
     "POSITION": "the light is at another position",
+    "EDGE": "an edge of a visit crosses the aperture",
     "REMAINDER": "none of these",
 }
 """Reasons for a difference, by name."""

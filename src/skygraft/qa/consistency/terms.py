@@ -45,6 +45,7 @@ _ABSENT, _PRESENT_ERROR = 0.3, 0.15
 """A visit with less than this of its weight in the coadd, known to this error, is not in it."""
 _SIGNIFICANT = 4.0
 _LEAST_CORE = 0.01
+_NOT_GIVEN = "is not given"
 
 
 def _field(name: str, kind: pa.DataType, unit: str = "") -> pa.Field:
@@ -167,10 +168,14 @@ def consistency_table(work: Comparison, found: PixelFindings, given: Mapping[str
         "clipping_size_ratio": size["reference"].size / size["assumed"].size,
     }
     missing = _missing(work, names, absent, given or {})
-    reasons = _reasons(columns, found, missing, settings)
+    crossed = np.zeros(n, np.bool_)
+    for one in work.visits:
+        crossed[one.rows[one.crossed]] = True
+    reasons = _reasons(columns, found, missing, crossed, settings)
     note = _notes(work, n_visits, covered, missing)
-    unknown = (n_visits == 0) | ~covered | ~np.isfinite(difference)
-    differs = np.array([bool(one) for one in reasons])
+    differs = np.array([bool(one) for one in reasons], dtype=np.bool_)
+    # A PSF model ends with its visit, and the visit's light does not: there is no verdict on that.
+    unknown = (n_visits == 0) | ~covered | ~np.isfinite(difference) | np.array([one == ["EDGE"] for one in reasons])
     verdict = np.where(unknown | (differs & work.blended), VERDICTS[2], np.where(differs, VERDICTS[1], VERDICTS[0]))
     truth = work.coadd.truth
     columns |= {
@@ -242,12 +247,16 @@ def _missing(work: Comparison, names: list[list[str]], absent: set[str], given: 
     if work.listed_at is None or not given:
         return missing
     for own, listed in zip(missing, work.listed_at, strict=True):
-        own += [f"input {name} is not given" for name in listed if name not in given]
+        own += [f"input {name} {_NOT_GIVEN}" for name in listed if name not in given]
     return missing
 
 
 def _reasons(
-    columns: Mapping[str, FloatArray], found: PixelFindings, missing: list[list[str]], settings: ConsistencySettings
+    columns: Mapping[str, FloatArray],
+    found: PixelFindings,
+    missing: list[list[str]],
+    crossed: NDArray[np.bool_],
+    settings: ConsistencySettings,
 ) -> list[list[str]]:
     """The reasons of each source, in the order of `REASONS`."""
     tolerance, size = settings.tolerance, settings.size_tolerance
@@ -255,19 +264,24 @@ def _reasons(
         large = {name: np.abs(columns[f"{name}_term"]) > tolerance for name in TERMS}
         n = len(columns["difference"])
         lost = np.array([bool(one) for one in missing], dtype=np.bool_).reshape(n)
+        # The mean of the visits lacks what is in the coadd's PSF.
+        lacking = np.array([any(_NOT_GIVEN in text for text in one) for one in missing], dtype=np.bool_).reshape(n)
+        clipped = large["clipping"] | (np.abs(columns["clipping_size_ratio"] - 1) > size)
+        moved = columns["centroid_offset"] > settings.position_tolerance
         off = {
-            "PSF_MODEL": large["psf"] | (np.abs(columns["psf_size_ratio"] - 1) > size),
+            "PSF_MODEL": (large["psf"] | (np.abs(columns["psf_size_ratio"] - 1) > size)) & ~lacking,
             "WARPING": large["warping"],
             "CALIBRATION": large["reference"],
             "MAGNITUDE": large["magnitude"],
             "WEIGHTS": large["weights"] & ~lost,
             "MISSING_VISITS": lost,
-            "CLIPPING": large["clipping"] | (np.abs(columns["clipping_size_ratio"] - 1) > size) | _clipped(found),
+            "CLIPPING": (clipped & ~crossed) | _clipped(found),
             "ZEROPOINT": np.full(n, _exceeds(found.zeropoint, found.zeropoint_error, tolerance)),
             "WCS_OFFSET": np.full(
                 n, _exceeds(float(np.hypot(found.dx, found.dy)), found.shift_error, settings.position_tolerance)
             ),
-            "POSITION": columns["centroid_offset"] > settings.position_tolerance,
+            "POSITION": moved & ~crossed,
+            "EDGE": crossed & (clipped | moved),
         }
         explained = np.any(list(off.values()), axis=0)
         unexplained = (np.abs(columns["difference"]) > tolerance) & ~explained
