@@ -35,7 +35,7 @@ _SAME_PLACE = 0.1
 _SAME_RADIUS = 1e-4
 """Relative difference of radii on the sky that are the same."""
 _KERNELS_AT_ONCE = 256
-_CONTAMINATION, _BOUND = 0.02, 0.3
+_CONTAMINATION, _BOUND = 0.1, 0.3
 
 
 @dataclass(frozen=True, eq=False)
