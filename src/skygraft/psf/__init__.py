@@ -6,7 +6,7 @@ from skygraft.psf.cells import CellPSF
 from skygraft.psf.coadd import CoaddInput, CoaddPSF
 from skygraft.psf.conformance import check_psf
 from skygraft.psf.fine import FineGrid, SubPixelBasis
-from skygraft.psf.image_files import PsfImageOptions, read_psf_image
+from skygraft.psf.image_files import PsfImageOptions, psf_image_header, read_psf_image
 from skygraft.psf.kernel import FixedKernelPSF, KernelBasisPSF
 from skygraft.psf.linear import LinearPSF, SinglePrecisionBasis
 from skygraft.psf.matched import (
@@ -71,6 +71,7 @@ __all__ = [
     "kernel_fwhm",
     "missed_by_grid",
     "places_over",
+    "psf_image_header",
     "read_psf_image",
     "read_psfex",
     "read_psfield",

@@ -30,7 +30,7 @@ from skygraft.psf.image_headers import PIXEL_SCALE_KEYS, SampleScale, card, posi
 from skygraft.psf.oversampled import GriddedPSF, OversampledPSF
 from skygraft.psf.stdpsf import is_stdpsf, stdpsf_grid
 
-__all__ = ["PsfImageOptions", "read_psf_image"]
+__all__ = ["PsfImageOptions", "psf_image_header", "read_psf_image"]
 
 type Center = tuple[float, float] | Sequence[float] | Literal["middle", "centroid"]
 
@@ -176,6 +176,24 @@ def read_psf_image(
         fraction_of_total=fraction,
         name=f"{what}, grid of {_grid_text(image.places)}",
     )
+
+
+def psf_image_header(path: str | os.PathLike[str], options: PsfImageOptions | None = None) -> dict[str, Any]:
+    """Return the header of a PSF image as `read_psf_image` finds it: its own cards, and those of the primary HDU.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    options : PsfImageOptions, optional
+        Which HDU to read.
+
+    Returns
+    -------
+    dict
+        Keywords and values.
+    """
+    return dict(_read(Path(path), options or PsfImageOptions()).header)
 
 
 def _grid_text(places: NDArray[np.float64]) -> str:
