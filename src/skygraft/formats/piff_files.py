@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,20 @@ __all__ = ["read_piff"]
 
 _SIZE = 41
 """Side of the kernels, pixels, if the file has no stars that tell."""
+
+
+class _FileDraw(PiffDraw):
+    """Draws the kernels of a file; equal to another that draws the same of the same file."""
+
+    def __init__(self, psf: Any, size: int, chipnum: int | None, content: str) -> None:
+        super().__init__(psf, size, first=1.0, chipnum=chipnum)
+        self._key = content, size, chipnum
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _FileDraw) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 def read_piff(
@@ -81,7 +97,7 @@ def read_piff(
             raise PsfError(f"the model has no detector {chipnum}; it has {', '.join(map(str, chips))}", key="chipnum")
         stars = used_stars(psf) if getattr(psf, "stars", None) else []
         side = size or (max(stars[0].image.array.shape) if stars else _SIZE)
-        draw = PiffDraw(psf, side + 1 - side % 2, first=1.0, chipnum=chipnum)
+        draw = _FileDraw(psf, side + 1 - side % 2, chipnum, hashlib.sha256(path.read_bytes()).hexdigest())
         places = [(star.image_pos.x - 1, star.image_pos.y - 1) for star in stars]
         average = (
             None if not places else (float(np.mean([x for x, _ in places])), float(np.mean([y for _, y in places])))
