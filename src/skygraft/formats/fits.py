@@ -54,8 +54,9 @@ from skygraft.formats.fits_units import image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.psf_target import PsfTarget
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
-from skygraft.psf import PSF
+from skygraft.psf import PSF, Box
 from skygraft.wcs import (
     TABLE_NAMES,
     FitsWcs,
@@ -277,7 +278,9 @@ class FitsFormat(Format):
         gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:
             photo_calib = PhotoCalib(photo_calib.njy_per_unit, photo_calib.unit, candidates=candidates)
-        psf, no_psf = self._psf(layout, given, center_scale), None
+        box = Box(-0.5, nx - 0.5, -0.5, ny - 0.5)
+        target = PsfTarget(center_scale, opened.path, self._data_id(opened, given), box, opened.headers.as_dict())
+        psf, no_psf = self._psf(layout, given, target), None
         if psf is None:
             no_psf = PsfError(
                 f"there is no PSF model beside the image ({split_name(opened.path)[0]}.psf)",
@@ -344,12 +347,12 @@ class FitsFormat(Format):
             return RecordedGain(None, reason=f"images of the Legacy Surveys in {unit.name} may be of photoelectrons")
         return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
 
-    def _psf(self, layout: FitsLayout, given: FitsOptions, scale: float) -> PSF | None:
+    def _psf(self, layout: FitsLayout, given: FitsOptions, target: PsfTarget) -> PSF | None:
         if given.psf is False:
             return None
         if layout.psf is not None:
-            return make_psf(layout.psf, scale)
-        return None if given.psf is None or given.psf is True else make_psf(given.psf, scale)
+            return make_psf(layout.psf, target.pixel_scale, target)
+        return None if given.psf is None or given.psf is True else make_psf(given.psf, target.pixel_scale, target)
 
     def _layout_to_follow(self, exposure: Exposure, like: Path) -> FitsLayout:
         refuse_archive(like, list_hdus(like))

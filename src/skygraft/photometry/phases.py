@@ -25,6 +25,9 @@ PER_PIXEL = 8
 """Places per pixel, along each axis, at which a PSF's values are needed."""
 _PHASES = np.arange(-(PER_PIXEL // 2), PER_PIXEL // 2 + 1) / PER_PIXEL
 
+_MOST_HELD = 1 << 25
+"""Numbers that are held at a time: pixels of a source at all phases."""
+
 
 class PhaseScale(BasisScale):
     """`BasisScale` for a PSF that is known between pixels.
@@ -63,12 +66,14 @@ class PhaseScale(BasisScale):
     ) -> None:
         super().__init__(flux_mode, reference, np.zeros((1, *shape)), radius=radius, method=method)
         series = np.linalg.inv(_terms(_PHASES))
-        pixels = _at_phases(images, shape)
-        self._series = [self._through(series, pixels.sum(axis=(3, 4)))]
+        weights = None
         if self._radius is not None:
             rows, columns = (n // 2 + _PHASES for n in shape)
             weights = weights_about(shape, rows, columns, self._radius, method)
-            self._series.append(self._through(series, np.einsum("pqkij,pqij->pqk", pixels, weights)))
+        sums, inside = _summed(images, shape, weights)
+        self._series = [self._through(series, sums)]
+        if inside is not None:
+            self._series.append(self._through(series, inside))
 
     @staticmethod
     def _through(series: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,6 +115,21 @@ def _terms(phase: NDArray[np.float64]) -> NDArray[np.float64]:
     angle = 2 * np.pi * phase
     waves = [f(m * angle) for m in range(1, PER_PIXEL // 2) for f in (np.cos, np.sin)]
     return np.stack([np.ones_like(phase), *waves, np.cos(PER_PIXEL // 2 * angle), phase], axis=1)
+
+
+def _summed(
+    images: NDArray[np.float64], shape: tuple[int, int], weights: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Sum the pixels of a source at all phases, also weighted: shapes (phases, phases, B)."""
+    held = max(1, _MOST_HELD // ((PER_PIXEL + 1) ** 2 * shape[0] * shape[1]))
+    sums, inside = [], []
+    # A few images at a time: those of a grid of large PSFs, at all phases, would be gigabytes.
+    for first in range(0, len(images), held):
+        pixels = _at_phases(images[first : first + held], shape)
+        sums.append(pixels.sum(axis=(3, 4)))
+        if weights is not None:
+            inside.append(np.einsum("pqkij,pqij->pqk", pixels, weights))
+    return np.concatenate(sums, axis=2), np.concatenate(inside, axis=2) if inside else None
 
 
 def _at_phases(images: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:

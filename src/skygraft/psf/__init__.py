@@ -25,6 +25,7 @@ from skygraft.psf.psfex import PsfexPSF
 from skygraft.psf.psfex_files import read_psfex
 from skygraft.psf.psfield import PsFieldPSF, is_psfield, read_psfield
 from skygraft.psf.sampling import UndersamplingMeter, basis_between_pixels, missed_by_grid, places_over
+from skygraft.psf.saved import write_psf
 from skygraft.psf.soundness import check_coefficients, check_kernels, check_psf_soundness
 from skygraft.psf.warped import Warp, WarpedPSF
 
@@ -76,4 +77,5 @@ __all__ = [
     "read_psfex",
     "read_psfield",
     "reshaped",
+    "write_psf",
 ]
