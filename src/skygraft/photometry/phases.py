@@ -10,6 +10,7 @@ light is spread over pixels.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import numpy as np
@@ -66,10 +67,7 @@ class PhaseScale(BasisScale):
     ) -> None:
         super().__init__(flux_mode, reference, np.zeros((1, *shape)), radius=radius, method=method)
         series = np.linalg.inv(_terms(_PHASES))
-        weights = None
-        if self._radius is not None:
-            rows, columns = (n // 2 + _PHASES for n in shape)
-            weights = weights_about(shape, rows, columns, self._radius, method)
+        weights = None if self._radius is None else _weights(shape, self._radius, method)
         sums, inside = _summed(images, shape, weights)
         self._series = [self._through(series, sums)]
         if inside is not None:
@@ -117,6 +115,13 @@ def _terms(phase: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([np.ones_like(phase), *waves, np.cos(PER_PIXEL // 2 * angle), phase], axis=1)
 
 
+@functools.lru_cache(maxsize=4)
+def _weights(shape: tuple[int, int], radius: float, method: ApertureMethod) -> NDArray[np.float64]:
+    """Weights of a kernel's pixels inside a circle about a source at all phases: shape (phases, phases, ny, nx)."""
+    rows, columns = (n // 2 + _PHASES for n in shape)
+    return weights_about(shape, rows, columns, radius, method)
+
+
 def _summed(
     images: NDArray[np.float64], shape: tuple[int, int], weights: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
@@ -138,9 +143,8 @@ def _at_phases(images: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[n
     # The first pixel of a kernel is this far from the images' first place.
     first = PER_PIXEL // 2
     ends = [PER_PIXEL * (n - 1) + 1 for n in shape]
-    return np.array(
-        [
-            [images[:, first - p :, first - q :][:, : ends[0] : PER_PIXEL, : ends[1] : PER_PIXEL] for q in phases]
-            for p in phases
-        ]
-    )
+    out = np.empty((len(phases), len(phases), len(images), *shape))
+    for i, p in enumerate(phases):
+        for j, q in enumerate(phases):
+            out[i, j] = images[:, first - p :, first - q :][:, : ends[0] : PER_PIXEL, : ends[1] : PER_PIXEL]
+    return out

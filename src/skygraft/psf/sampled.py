@@ -82,21 +82,31 @@ class SampledAxis:
         """Whether a pixel is a whole number of samples wide."""
         return float(self.per_pixel).is_integer()
 
-    def weights(self, at: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weights (M, K) of what `prepared` gives, for values at offsets (M,) in pixels from the source."""
+    def values(self, prepared: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values (..., M) at offsets (M,) in pixels from the source, of what `prepared` gave (..., K)."""
         place = self.center + at * self.per_pixel
         if not self.fine:
             nearest = np.rint(place)
             whole = np.abs(place - nearest) < _WHOLE
             # The weights are those of an odd number of samples; one more that is zero changes nothing.
             weights = band_limited_weights(np.arange(self.n + 1.0 - self.n % 2), place)[:, : self.n]
-            return np.where(whole[:, None], np.arange(self.n) == nearest[:, None], weights)
-        offset = place[:, None] - np.arange(-1, self.n + 1)
-        if self.integrated:
-            return bspline(offset, 3)
-        half = self.per_pixel / 2
-        integrals = bspline_integral(offset + half, 3) - bspline_integral(offset - half, 3)
-        return np.asarray(integrals / self.per_pixel)
+            weights = np.where(whole[:, None], np.arange(self.n) == nearest[:, None], weights)
+            return np.asarray(prepared @ weights.T)
+        half = 0.0 if self.integrated else self.per_pixel / 2
+        width = math.ceil(2 * half) + 4
+        # Coefficient k is at sample k - 1; these are the first and its distance from the place.
+        first = np.floor(place - half).astype(np.int64) - 1
+        total = np.zeros((*prepared.shape[:-1], len(at)))
+        for k in range(width):
+            offset = place - (first + k)
+            index = first + k + 1
+            if self.integrated:
+                tap = bspline(offset, 3)
+            else:
+                tap = (bspline_integral(offset + half, 3) - bspline_integral(offset - half, 3)) / self.per_pixel
+            tap[(index < 0) | (index > self.n + 1)] = 0.0
+            total += tap * prepared[..., np.clip(index, 0, self.n + 1)]
+        return total
 
     def prepared(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Samples (..., n), or the coefficients of the spline through them (..., n + 2)."""
@@ -126,12 +136,15 @@ class SplineBasis(SubPixelBasis):
         Samples, light per pixel.
     y, x : SampledAxis
         Their axes.
+    few : bool, optional
+        Whether only a few of many images have weights other than zero at any place.
     """
 
     most_missed = _MISSED
 
-    def __init__(self, images: NDArray[np.float64], y: SampledAxis, x: SampledAxis) -> None:
+    def __init__(self, images: NDArray[np.float64], y: SampledAxis, x: SampledAxis, *, few: bool = False) -> None:
         super().__init__((y.kernel_size, x.kernel_size), (y.reach, x.reach))
+        self.few = few
         self._images, self._y, self._x = images, y, x
 
     @functools.cached_property
@@ -141,8 +154,9 @@ class SplineBasis(SubPixelBasis):
 
     def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Evaluate the splines, or their integrals over pixels; see `SubPixelBasis.evaluate`."""
-        values: NDArray[np.float64] = self._y.weights(y) @ self._coefficients @ self._x.weights(x).T
-        return values
+        along_x = self._x.values(self._coefficients, x)
+        along_y = self._y.values(np.ascontiguousarray(along_x.transpose(0, 2, 1)), y)
+        return np.ascontiguousarray(along_y.transpose(0, 2, 1))
 
     @functools.cached_property
     def grid(self) -> FineGrid:
