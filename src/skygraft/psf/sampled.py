@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skygraft.errors import ConfigError
+from skygraft.jit import compiled
 from skygraft.psf.bsplines import (
     bspline,
     bspline_integral,
@@ -94,19 +95,17 @@ class SampledAxis:
             return np.asarray(prepared @ weights.T)
         half = 0.0 if self.integrated else self.per_pixel / 2
         width = math.ceil(2 * half) + 4
-        # Coefficient k is at sample k - 1; these are the first and its distance from the place.
+        # Coefficient k is at sample k - 1; these are the first, and the distances of those that follow.
         first = np.floor(place - half).astype(np.int64) - 1
-        total = np.zeros((*prepared.shape[:-1], len(at)))
-        for k in range(width):
-            offset = place - (first + k)
-            index = first + k + 1
-            if self.integrated:
-                tap = bspline(offset, 3)
-            else:
-                tap = (bspline_integral(offset + half, 3) - bspline_integral(offset - half, 3)) / self.per_pixel
-            tap[(index < 0) | (index > self.n + 1)] = 0.0
-            total += tap * prepared[..., np.clip(index, 0, self.n + 1)]
-        return total
+        offset = place[:, None] - (first[:, None] + np.arange(width))
+        if self.integrated:
+            taps = bspline(offset, 3)
+        else:
+            taps = (bspline_integral(offset + half, 3) - bspline_integral(offset - half, 3)) / self.per_pixel
+        rows = np.ascontiguousarray(prepared).reshape(-1, prepared.shape[-1])
+        out = np.empty((len(rows), len(at)))
+        _weighted_sums(rows, first + 1, taps, out)
+        return out.reshape(*prepared.shape[:-1], len(at))
 
     def prepared(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Samples (..., n), or the coefficients of the spline through them (..., n + 2)."""
@@ -125,6 +124,21 @@ class SampledAxis:
         for j in range(p):
             sums[..., j : j + values.shape[-1]] += values / p
         return sums, self.center + 1 + (p - 1) / 2
+
+
+@compiled
+def _weighted_sums(
+    rows: NDArray[np.float64], first: NDArray[np.int64], taps: NDArray[np.float64], out: NDArray[np.float64]
+) -> None:  # pragma: no cover - compiled
+    """Sum rows (R, K) with taps (M, W), from their elements `first` (M,) on; there is nothing beyond their ends."""
+    for r in range(rows.shape[0]):
+        for m in range(first.size):
+            total = 0.0
+            for k in range(taps.shape[1]):
+                i = first[m] + k
+                if 0 <= i < rows.shape[1]:
+                    total += taps[m, k] * rows[r, i]
+            out[r, m] = total
 
 
 class SplineBasis(SubPixelBasis):
