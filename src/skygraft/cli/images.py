@@ -37,6 +37,7 @@ from skygraft.cli.image_options import (
     Psf,
     Zeropoint,
     format_options,
+    psf_of,
     read_image,
 )
 
@@ -220,12 +221,13 @@ def inject(
     from skygraft.disk import atomic_path
     from skygraft.errors import InjectionError
     from skygraft.formats import write_exposure
+    from skygraft.formats.given import psf_files
     from skygraft.injection import inject as inject_sources
     from skygraft.injection.coadd_noise import noise_words
 
     if truth is not None and truth.suffix not in (".parquet", ".ecsv", ".fits", ".csv"):
         raise fail(f"{truth}: a truth table is .parquet, .ecsv, .fits or .csv", code=2)
-    inputs = [image, catalog, *([Path(psf)] if psf is not None else []), *(ccds or ())]
+    inputs = [image, catalog, *psf_files(psf_of(psf)), *(ccds or ())]
     _check_outputs([path for path in (output, truth) if path is not None], inputs, overwrite)
     by_aperture = flux_mode is FluxMode.aperture
     options = format_options(option, ccds, allow_pickle)

@@ -55,9 +55,10 @@ from skygraft.formats.fits_units import ImageUnit, image_unit
 from skygraft.formats.fits_write import write_planes
 from skygraft.formats.fits_zeropoint import GivenZeropoint, read_photo_calib
 from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.psf_target import PsfTarget
 from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, header_candidates
-from skygraft.psf import PSF
+from skygraft.psf import PSF, Box
 from skygraft.wcs import (
     TABLE_NAMES,
     FitsWcs,
@@ -301,7 +302,9 @@ class FitsFormat(Format):
         gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:
             photo_calib = dataclasses.replace(photo_calib, candidates=candidates)
-        psf = self._psf(opened, given, center_scale)
+        box = Box(-0.5, nx - 0.5, -0.5, ny - 0.5)
+        target = PsfTarget(center_scale, opened.path, self._data_id(opened, given), box, opened.headers.as_dict())
+        psf = self._psf(opened, given, target)
         no_psf = None if psf is not None else self._no_psf(opened)
         return ImageCalibration(
             unit=unit,
@@ -373,12 +376,12 @@ class FitsFormat(Format):
             return RecordedGain(None, reason=f"images of the Legacy Surveys in {unit.name} may be of photoelectrons")
         return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
 
-    def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
+    def _psf(self, opened: OpenedImage, given: FitsOptions, target: PsfTarget) -> PSF | None:
         if given.psf is False:
             return None
         if opened.layout.psf is not None:
-            return make_psf(opened.layout.psf, scale)
-        return None if given.psf is None or given.psf is True else make_psf(given.psf, scale)
+            return make_psf(opened.layout.psf, target.pixel_scale, target)
+        return None if given.psf is None or given.psf is True else make_psf(given.psf, target.pixel_scale, target)
 
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         return PsfError(

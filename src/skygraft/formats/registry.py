@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from skygraft.data_id import DataId
 from skygraft.errors import (
     CalibrationError,
     ConfigError,
@@ -49,7 +50,16 @@ from skygraft.formats.base import (
 from skygraft.formats.fits_gain import flux_unit_of
 from skygraft.formats.fits_kinds import describe_file, describe_foreign
 from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
-from skygraft.formats.given import GivenPhotoCalib, GivenPsf, make_photo_calib, make_psf
+from skygraft.formats.given import (
+    GivenPhotoCalib,
+    GivenPsf,
+    check_psf_settings,
+    make_photo_calib,
+    make_psf,
+    psf_files,
+)
+from skygraft.formats.psf_kinds import is_psfex_file
+from skygraft.formats.psf_target import PsfTarget
 from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import (
     PhotoCalib,
@@ -61,7 +71,7 @@ from skygraft.photometry import (
     resolve_reference,
     summed_unit,
 )
-from skygraft.psf import Box, check_psf_soundness
+from skygraft.psf import PSF, Box, check_psf_soundness
 from skygraft.psf.base import LARGEST_KERNEL
 from skygraft.wcs import check_pixel_scale, check_wcs_soundness, has_wcs, pixel_scale
 
@@ -292,8 +302,11 @@ def read_exposure(
     stamps = identify_files([path])
     with fits_errors(path):
         exposure = fmt.read(path, **asked)
-    found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain)
+    target = PsfTarget(0.0, Path(path), exposure.data_id, header=exposure.header)
+    of_psf = identify_files(psf_files(psf, target))
+    found = _complete(ImageCalibration.of(exposure), path, aperture, psf, photo_calib, gain, target)
     extra = {FILES: stamps, **exposure.extra}
+    extra[FILES] = extra[FILES] | of_psf
     for key in (NO_PHOTO_CALIB, NO_PSF, NO_GAIN):
         extra.pop(key, None)
     extra |= found.extra()
@@ -334,7 +347,8 @@ def read_calibration(
     identify_files([path])
     with fits_errors(path):
         found = fmt.calibration(path, **asked)
-    return _complete(found, path, aperture, psf, photo_calib, gain)
+        data_id = DataId() if psf is None or isinstance(psf, PSF) else fmt.footprint(path, **asked).data_id
+    return _complete(found, path, aperture, psf, photo_calib, gain, PsfTarget(0.0, Path(path), data_id))
 
 
 def _prepare(
@@ -346,9 +360,24 @@ def _prepare(
     asked = dict(options)
     if hdu is not None:
         asked["hdu"] = hdu
-    if psf is not None and "psf" in {field.name for field in dataclasses.fields(fmt.Options)}:
-        asked["psf"], psf = psf, None
+    given: Any = psf  # False, too, where the format has an option for it
+    if given is not None and given is not False:
+        check_psf_settings(psf)
+    if given is not None and "psf" in {field.name for field in dataclasses.fields(fmt.Options)}:
+        if given is False or isinstance(psf, PSF) or _is_psfex(given):
+            asked["psf"], psf = psf, None
+        else:
+            # The image's own PSF need not even be readable.
+            asked["psf"] = False
     return fmt, asked, psf
+
+
+def _is_psfex(psf: GivenPsf) -> bool:
+    """Whether a PSF is given by the path of a PSFEx model, or of a file that is missing.
+
+    A format with a PSFEx model beside each image reads it itself, and writes it beside the output.
+    """
+    return isinstance(psf, str | os.PathLike) and (not Path(psf).is_file() or is_psfex_file(psf))
 
 
 def _complete(
@@ -358,6 +387,7 @@ def _complete(
     psf: GivenPsf | None,
     photo_calib: GivenPhotoCalib | None,
     gain: float | None,
+    target: PsfTarget,
 ) -> ImageCalibration:
     """Replace parts of a calibration by what the caller gave, and resolve its reference."""
     (ny, nx), (x0, y0) = found.shape, found.xy0
@@ -366,7 +396,8 @@ def _complete(
     scale = float(np.ravel(pixel_scale(found.wcs, *box.center))[0])
     changes: dict[str, Any] = {}
     if psf is not None:
-        changes |= {"psf": make_psf(psf, scale), "no_psf": None}
+        target = dataclasses.replace(target, pixel_scale=scale, box=box)
+        changes |= {"psf": make_psf(psf, scale, target), "no_psf": None}
     if gain is not None:
         if isinstance(gain, bool) or not isinstance(gain, int | float) or not 0 < gain < float("inf"):
             raise ConfigError(

@@ -36,12 +36,13 @@ from skygraft.formats.base import (
 from skygraft.formats.fits_headers import band_name, check_number
 from skygraft.formats.fits_write import write_mask
 from skygraft.formats.given import GivenPsf, make_psf
+from skygraft.formats.psf_target import PsfTarget
 from skygraft.formats.roman_tree import RomanTree, read_roman_tree, read_roman_wcs
 from skygraft.formats.space_flags import ROMAN_BITS, add_marks, add_no_data, marks_file, marks_of, name_bits, stem_of
 from skygraft.formats.space_noise import added_variance
 from skygraft.noise import CoaddNoise
 from skygraft.photometry import PhotoCalib, ReferenceCandidate, parse_unit, summed_unit
-from skygraft.psf import PSF
+from skygraft.psf import PSF, Box
 from skygraft.wcs import GwcsWcs, check_pixel_scale, pixel_scale
 
 __all__ = ["RomanFormat", "RomanOptions"]
@@ -275,7 +276,8 @@ class RomanFormat(Format):
             missing = error
         psf: PSF | None = None
         if given.psf is not None and not isinstance(given.psf, bool):
-            psf = make_psf(given.psf, scale)
+            box = Box(-0.5, nx - 0.5, -0.5, ny - 0.5)
+            psf = make_psf(given.psf, scale, PsfTarget(scale, opened.path, self._data_id(opened, given), box))
         return ImageCalibration(
             unit=unit.name,
             wcs=wcs,

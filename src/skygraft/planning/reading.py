@@ -36,9 +36,10 @@ def read_image_calibration(image: PlannedImage, config: CampaignConfig) -> Image
 
 def _options(image: PlannedImage, config: CampaignConfig) -> dict[str, Any]:
     calibration = config.survey.calibration
+    known = {name: getattr(image, name) for name in ("band", "visit", "detector", "instrument")}
     given = {
         "aperture": calibration.aperture,
-        "psf": calibration.psf_of(image.source(config.survey.root)),
+        "psf": calibration.psf_of(image.source(config.survey.root), config.survey.root, known),
         "photo_calib": calibration.photo_calib(),
         "gain": calibration.gain,
     }
