@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable
+from astropy.table import Column, QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
@@ -268,6 +268,7 @@ def inject(
         role=role,
         light_curves=curves,
         on_bad=on_bad,
+        of_stars=like_lsst or "galsim" in (opts.stars, opts.galaxies),
     )
     if like_lsst:
         if placed.template is not None:
@@ -432,13 +433,20 @@ def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: Ren
 
 
 def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
-    for column in TRUTH_COLUMNS:
-        if column.before is not None and column.name != "psf_fwhm":
-            truth[column.name][rows] = getattr(report, column.name)
     truth["flags"][rows] |= report.flags
     if rows.size:
-        scale = pixel_scale(exposure.wcs, truth["x"][rows], truth["y"][rows])
-        truth["psf_fwhm"][rows] = report.psf_fwhm * scale * u.arcsec
+        report.psf_fwhm *= pixel_scale(exposure.wcs, truth["x"][rows], truth["y"][rows])
+    for column in TRUTH_COLUMNS:
+        if column.before is None:
+            continue
+        found = getattr(report, column.name)
+        if len(rows) == len(truth):  # no second copy of ten million rows
+            whole = found
+        else:
+            whole = np.full(len(truth), column.before, dtype=found.dtype)
+            whole[rows] = found
+        content = u.Quantity(whole, column.unit, copy=False) if column.quantity else Column(whole, copy=False)
+        truth.replace_column(column.name, content)
 
 
 def _summary(

@@ -14,6 +14,7 @@ from skygraft.wcs.base import to_vectors
 __all__ = ["footprint", "local_jacobian", "pixel_scale"]
 
 _ARCSEC = np.degrees(1.0) * 3600.0
+_AT_ONCE = 4096
 
 
 class BoxLike(Protocol):
@@ -47,9 +48,20 @@ def local_jacobian(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike, *, step: fl
     Notes
     -----
     Differences are taken between unit vectors and projected gnomonically on East and North at the position, so they are
-    correct at the poles and across right ascension 0. All positions are evaluated in one vectorised call.
+    correct at the poles and across right ascension 0. Positions are evaluated in a few vectorised calls, of as many as
+    fit into the processor's cache.
     """
     x, y = np.broadcast_arrays(np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float)))
+    jacobian = np.empty((len(x), 2, 2))
+    for start in range(0, len(x), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        jacobian[part] = _jacobian(wcs, x[part], y[part], step)
+    return jacobian
+
+
+def _jacobian(
+    wcs: BaseLowLevelWCS, x: NDArray[np.float64], y: NDArray[np.float64], step: float
+) -> NDArray[np.float64]:
     dx, dy = np.array([0.0, step, -step, 0.0, 0.0]), np.array([0.0, 0.0, 0.0, step, -step])
     ra, dec = wcs.pixel_to_world_values((x[:, None] + dx).ravel(), (y[:, None] + dy).ravel())
     vectors = to_vectors(ra, dec).reshape(-1, 5, 3)
