@@ -47,7 +47,7 @@ from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.render.engines import GalaxyEngine, StarEngine
 from skygraft.timedomain.light_curves import LightCurves
-from skygraft.wcs import pixel_scale
+from skygraft.wcs import pixel_scales
 
 __all__ = ["Injection", "inject"]
 
@@ -270,6 +270,7 @@ def inject(
         on_bad=on_bad,
         of_stars=like_lsst or "galsim" in (opts.stars, opts.galaxies),
     )
+    del table  # of ten million rows it takes half a gigabyte
     if like_lsst:
         if placed.template is not None:
             raise InjectionError(
@@ -433,9 +434,15 @@ def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: Ren
 
 
 def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
-    truth["flags"][rows] |= report.flags
+    flags = truth["flags"].data
+    if len(rows) == len(truth):
+        flags |= report.flags
+    else:
+        flags[rows] |= report.flags
     if rows.size:
-        report.psf_fwhm *= pixel_scale(exposure.wcs, truth["x"][rows], truth["y"][rows])
+        x, y = (np.asarray(truth[name]) for name in ("x", "y"))
+        some = len(rows) < len(truth)
+        report.psf_fwhm *= pixel_scales(exposure.wcs, x[rows] if some else x, y[rows] if some else y)
     for column in TRUTH_COLUMNS:
         if column.before is None:
             continue

@@ -161,7 +161,7 @@ def place(
     placed = np.isfinite(x) & np.isfinite(y)
     flags[~placed] |= int(Flag.WCS_FAILED | Flag.NO_OVERLAP)
     flags[~in_window(table, exposure.visit_info.mjd)] |= int(Flag.NO_OVERLAP)
-    if exposure.data_id.visit is not None:
+    if exposure.data_id.visit is not None and "visit" in table.colnames:
         visit = values(table, "visit")
         flags[(visit >= 0) & (visit != exposure.data_id.visit)] |= int(Flag.NO_OVERLAP)
     inst_flux = np.full(n, np.nan)
@@ -170,7 +170,8 @@ def place(
         inst_flux[rows] = asked.inst_flux(photo_calib, rows, x[rows], y[rows], extrapolate=extrapolate)
         # The planes are float32: a flux near their largest number would leave infinities behind.
         flags[rows[~(np.abs(inst_flux[rows]) < LARGEST_FLUX)]] |= int(Flag.MAG_BAD)
-    inst_flux[rows] *= _magnitude_lengths(table)[rows]
+    if "trail_length_pix" in table.colnames:
+        inst_flux[rows] *= _magnitude_lengths(table)[rows]
     # Sources that cannot be drawn have positions too, and belong to the images on which they would be seen.
     rows = np.flatnonzero(~has_flag(flags, Flag.NO_OVERLAP))
     types = strings(table, "source_type")
@@ -207,7 +208,7 @@ def place(
             "dec": np.asarray(dec, dtype=float),
             "x": x,
             "y": y,
-            "source_type": _types_drawn(table, sources, rows),
+            "source_type": _types_drawn(types, sources, rows),
             "band": np.broadcast_to(np.array(band or next(iter(bands_of(table)), "")), n),
             "mag": mag,
             "inst_flux": total_flux,
@@ -266,10 +267,9 @@ def _identity(table: QTable) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def _types_drawn(table: QTable, sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.str_]:
+def _types_drawn(types: NDArray[np.str_], sources: Sources, rows: NDArray[np.intp]) -> NDArray[np.str_]:
     """The types of all rows: those of the catalogue, but for stars that are drawn as trails."""
-    types = strings(table, "source_type")
-    changed = sources.source_type != types[rows]
+    changed = sources.source_type != _some(types, rows)
     if not changed.any():
         return types
     types = types.astype(np.result_type(types.dtype, sources.source_type.dtype))

@@ -8,7 +8,7 @@ from skygraft.wcs.base import CelestialWcs
 from skygraft.wcs.card_text import has_wcs, names_tables
 from skygraft.wcs.distortion import TABLE_NAMES, LookupTable
 from skygraft.wcs.fits import FitsWcs, read_fits_wcs
-from skygraft.wcs.local import footprint, local_jacobian, pixel_scale
+from skygraft.wcs.local import footprint, local_jacobian, pixel_scale, pixel_scales
 from skygraft.wcs.soundness import check_pixel_scale, check_wcs_soundness, usable_jacobians
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "local_jacobian",
     "names_tables",
     "pixel_scale",
+    "pixel_scales",
     "read_fits_wcs",
     "usable_jacobians",
 ]
