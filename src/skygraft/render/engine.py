@@ -96,7 +96,11 @@ def render(
     if stars == "galsim" or galaxies == "galsim":
         is_knots[:] = False
     points = is_star.any() or is_knots.any() or is_trail.any()
-    painter = StarPainter(psf, box, "fast" if stars == "fast" else "precise") if psf is not None and stars != "galsim" and points else None
+    painter = (
+        StarPainter(psf, box, "fast" if stars == "fast" else "precise")
+        if psf is not None and stars != "galsim" and points
+        else None
+    )
     prepared = PreparedPsf(psf, box) if psf is not None and not (painter is not None and is_star.all()) else None
     is_profile = are_profiles(sources)
     if galaxies == "galsim":

@@ -253,7 +253,7 @@ class StarGrid:
     def _exact(self, kernel: NDArray[np.float64], fx: float, fy: float) -> NDArray[np.float64]:
         """Interpolate a kernel at the pixels of its frame, for a source at (fx, fy) from the middle pixel's centre."""
         rows, columns = (
-            _interpolation(n, frame, np.arange(frame) - frame // 2 - f)
+            _interpolation(n, frame, np.arange(frame, dtype=np.float64) - frame // 2 - f)
             for n, frame, f in zip(kernel.shape, self._frame, (fy, fx), strict=True)
         )
         return np.asarray(rows @ kernel @ columns.T)
@@ -279,7 +279,7 @@ def _part_sums(kernels: NDArray[np.float64]) -> NDArray[np.float64]:
     offsets = (np.arange(_PARTS + _POINTS) - _POINTS // 2 + 1) / _PARTS - 0.5
     out = np.zeros((len(kernels), len(offsets), frame + 1))
     for k, f in enumerate(offsets):
-        moved = kernels @ _interpolation(n, frame, np.arange(frame) - frame // 2 - f).T
+        moved = kernels @ _interpolation(n, frame, np.arange(frame, dtype=np.float64) - frame // 2 - f).T
         out[:, k, 1:] = np.cumsum(moved, axis=1)
     return out
 
@@ -295,10 +295,9 @@ def _transforms(basis: NDArray[np.float64], size: int) -> NDArray[np.complex128]
     both *= _FINE**2
     out = np.empty((len(basis), m, m // 2 + 1), dtype=np.complex128)
     padded = np.zeros((m, m))
-    for image, transform in zip(basis, out, strict=True):
+    for b, image in enumerate(basis):
         padded[: len(along_y), : len(along_x)] = along_y @ image @ along_x.T
-        transform[...] = scipy.fft.rfft2(np.roll(padded, (-half_y, -half_x), axis=(0, 1)))
-        transform /= both
+        np.divide(scipy.fft.rfft2(np.roll(padded, (-half_y, -half_x), axis=(0, 1))), both, out=out[b])
     return out
 
 

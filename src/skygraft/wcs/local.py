@@ -14,7 +14,7 @@ from skygraft.wcs.base import to_vectors
 __all__ = ["footprint", "local_jacobian", "pixel_scale", "pixel_scales"]
 
 _ARCSEC = np.degrees(1.0) * 3600.0
-_AT_ONCE = 4096
+_AT_ONCE = 1 << 14
 _NODES = 16
 """Pixels between the places from which the scale is interpolated at very many positions."""
 
@@ -61,9 +61,7 @@ def local_jacobian(wcs: BaseLowLevelWCS, x: ArrayLike, y: ArrayLike, *, step: fl
     return jacobian
 
 
-def _jacobian(
-    wcs: BaseLowLevelWCS, x: NDArray[np.float64], y: NDArray[np.float64], step: float
-) -> NDArray[np.float64]:
+def _jacobian(wcs: BaseLowLevelWCS, x: NDArray[np.float64], y: NDArray[np.float64], step: float) -> NDArray[np.float64]:
     dx, dy = np.array([0.0, step, -step, 0.0, 0.0]), np.array([0.0, 0.0, 0.0, step, -step])
     ra, dec = wcs.pixel_to_world_values((x[:, None] + dx).ravel(), (y[:, None] + dy).ravel())
     vectors = to_vectors(ra, dec).reshape(-1, 5, 3)
@@ -118,9 +116,7 @@ def pixel_scales(wcs: BaseLowLevelWCS, x: NDArray[np.float64], y: NDArray[np.flo
     """
     if not len(x):
         return np.empty(0)
-    first_x, first_y, last_x, last_y = (
-        int(np.floor(v / _NODES)) for v in (x.min(), y.min(), x.max(), y.max())
-    )
+    first_x, first_y, last_x, last_y = (int(np.floor(v / _NODES)) for v in (x.min(), y.min(), x.max(), y.max()))
     columns, rows = last_x - first_x + 2, last_y - first_y + 2
     if 4 * rows * columns > len(x):
         return pixel_scale(wcs, x, y)
