@@ -197,9 +197,11 @@ def inject(
         Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
         source). They say where the fakes are, not that their pixels are bad. Use False for software that ignores
         every pixel whose mask is not zero.
-    stars : {"precise", "fast", "galsim"}
+    stars : {"precise", "fast", "grid", "stamps", "galsim"}
         How stars are shifted by fractions of a pixel: exact to single precision; half again as fast, to 2e-4 of their
-        peak where the FWHM is 3 pixels or more; or by GalSim.
+        peak where the FWHM is 3 pixels or more; or by GalSim. Where there are very many, ``precise`` and ``fast`` draw
+        them together on a grid (see Crowded fields in the documentation): ``grid`` does so where there are few, too,
+        and ``stamps`` nowhere.
     galaxies : {"fast", "precise", "galsim"}
         How Sérsic profiles are drawn: to 3e-4 of their peak where the FWHM is 3 pixels or more; to 5e-5, which takes
         longer; or by GalSim, which draws all other profiles in any case.

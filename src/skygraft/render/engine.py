@@ -72,9 +72,10 @@ def render(
         How kernels are scaled to the calibration.
     flux_tolerance : float
         Fraction of a source's flux that its stamp may leave out.
-    stars : {"precise", "fast", "galsim"}
+    stars : {"precise", "fast", "grid", "stamps", "galsim"}
         How stars are moved by fractions of a pixel: to single precision, with about half as many taps (see
-        `skygraft.render.shift`), or by GalSim.
+        `skygraft.render.shift`), or by GalSim. The first two draw crowded stars together (`skygraft.render.crowded`);
+        "grid" does so everywhere, and "stamps" nowhere, both as precisely as the first.
     galaxies : {"fast", "precise", "galsim"}
         How profiles are drawn that are ellipses, such as Sérsic's: many at a time (see `skygraft.render.sersic`), to
         3e-4 or to 5e-5 of their peak, or one by one by GalSim.
