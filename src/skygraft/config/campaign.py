@@ -83,11 +83,13 @@ class InjectionConfig(Section):
     """The mask plane INJECTED marks pixels that change by more than this fraction of their noise."""
     mark_injected: Flag = True
     """Add the mask planes INJECTED and INJECTED_CORE."""
-    stars: Annotated[Literal["precise", "fast", "galsim", "fourier", "taps"], AfterValidator(stored_star_engine)] = (
-        "fourier"
-    )
-    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim. ``fourier`` and
-    ``taps`` are earlier names of ``precise`` and ``fast``, which are stored so that campaigns keep their records."""
+    stars: Annotated[
+        Literal["precise", "fast", "grid", "stamps", "galsim", "fourier", "taps"], AfterValidator(stored_star_engine)
+    ] = "fourier"
+    """How stars are shifted by fractions of a pixel: to single precision, faster, or by GalSim. Where there are very
+    many, the first two draw them together on a grid; ``grid`` does so everywhere and ``stamps`` nowhere. ``fourier``
+    and ``taps`` are earlier names of ``precise`` and ``fast``, which are stored so that campaigns keep their
+    records."""
     galaxies: Annotated[Literal["fast", "precise", "galsim", "fourier"], AfterValidator(stored_galaxy_engine)] = (
         "fourier"
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
-from astropy.table import QTable
+from astropy.table import Column, QTable
 from numpy.typing import NDArray
 
 from skygraft.catalog import Flag, count_flags
@@ -47,7 +47,7 @@ from skygraft.psf import PSF
 from skygraft.render import Canvas, Normalisation, RenderReport, Sources
 from skygraft.render.engines import GalaxyEngine, StarEngine
 from skygraft.timedomain.light_curves import LightCurves
-from skygraft.wcs import pixel_scale
+from skygraft.wcs import pixel_scales
 
 __all__ = ["Injection", "inject"]
 
@@ -197,9 +197,11 @@ def inject(
         Add the mask planes INJECTED (pixels that a source changes visibly) and INJECTED_CORE (3 x 3 pixels at each
         source). They say where the fakes are, not that their pixels are bad. Use False for software that ignores
         every pixel whose mask is not zero.
-    stars : {"precise", "fast", "galsim"}
+    stars : {"precise", "fast", "grid", "stamps", "galsim"}
         How stars are shifted by fractions of a pixel: exact to single precision; half again as fast, to 2e-4 of their
-        peak where the FWHM is 3 pixels or more; or by GalSim.
+        peak where the FWHM is 3 pixels or more; or by GalSim. Where there are very many, ``precise`` and ``fast`` draw
+        them together on a grid (see Crowded fields in the documentation): ``grid`` does so where there are few, too,
+        and ``stamps`` nowhere.
     galaxies : {"fast", "precise", "galsim"}
         How Sérsic profiles are drawn: to 3e-4 of their peak where the FWHM is 3 pixels or more; to 5e-5, which takes
         longer; or by GalSim, which draws all other profiles in any case.
@@ -268,7 +270,9 @@ def inject(
         role=role,
         light_curves=curves,
         on_bad=on_bad,
+        of_stars=like_lsst or "galsim" in (opts.stars, opts.galaxies),
     )
+    del table  # of ten million rows it takes half a gigabyte
     if like_lsst:
         if placed.template is not None:
             raise InjectionError(
@@ -442,13 +446,26 @@ def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: Ren
 
 
 def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
-    for column in TRUTH_COLUMNS:
-        if column.before is not None and column.name != "psf_fwhm":
-            truth[column.name][rows] = getattr(report, column.name)
-    truth["flags"][rows] |= report.flags
+    flags = truth["flags"].data
+    if len(rows) == len(truth):
+        flags |= report.flags
+    else:
+        flags[rows] |= report.flags
     if rows.size:
-        scale = pixel_scale(exposure.wcs, truth["x"][rows], truth["y"][rows])
-        truth["psf_fwhm"][rows] = report.psf_fwhm * scale * u.arcsec
+        x, y = (np.asarray(truth[name]) for name in ("x", "y"))
+        some = len(rows) < len(truth)
+        report.psf_fwhm *= pixel_scales(exposure.wcs, x[rows] if some else x, y[rows] if some else y)
+    for column in TRUTH_COLUMNS:
+        if column.before is None:
+            continue
+        found = getattr(report, column.name)
+        if len(rows) == len(truth):  # no second copy of ten million rows
+            whole = found
+        else:
+            whole = np.full(len(truth), column.before, dtype=found.dtype)
+            whole[rows] = found
+        content = u.Quantity(whole, column.unit, copy=False) if column.quantity else Column(whole, copy=False)
+        truth.replace_column(column.name, content)
 
 
 def _summary(
