@@ -21,7 +21,7 @@ class WingsConfig(Section):
     model: Literal["moffat", "power_law", "profile"]
     """Kind of profile: a Moffat, a power law, or a measured profile."""
     join: str
-    """Radius from which on the profile is that of the wings, such as ``12 pix``; outside the core, inside the kernel."""
+    """Radius from which on the profile is that of the wings, such as ``12 pix``: outside the core, in the kernel."""
     blend: str | None = None
     """Width of the zone inside the join radius in which the kernel goes over into the wings; by default a third of the
     join radius, and at least 5 pixels."""

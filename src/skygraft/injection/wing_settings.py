@@ -24,7 +24,7 @@ from skygraft.errors import ConfigError
 from skygraft.photometry import parse_radius
 from skygraft.psf.wings import MoffatWing, PowerLawWing, TableWing, Wings, WingShape
 
-__all__ = ["WING_KEYS", "WingFlux", "WingModel", "WingSettings", "read_profile"]
+__all__ = ["WING_KEYS", "WingFlux", "WingModel", "WingSettings", "length_pixels", "read_profile"]
 
 type WingModel = Literal["moffat", "power_law", "profile"]
 type WingFlux = Literal["calibrated", "total"]
@@ -393,6 +393,33 @@ def _check_table(radii: NDArray[np.float64], values: NDArray[np.float64]) -> Non
         raise ConfigError("the radii of the profile do not increase", key="wings.radii", fix="Leave repeated ones out")
 
 
+def length_pixels(name: str, value: Any, pixel_scale: float) -> float:
+    """Convert a length to pixels.
+
+    Parameters
+    ----------
+    name : str
+        What it is, for errors.
+    value : str
+        ``"12 pix"`` or ``"3 arcsec"``.
+    pixel_scale : float
+        Arcsec per pixel.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ConfigError
+        If it is no length with a unit.
+    """
+    found = _length(name, value)
+    if found is None:
+        raise ConfigError(f"{name} is missing", key=f"wings.{name}")
+    return found[0] if found[1] == "pix" else found[0] / pixel_scale
+
+
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         near = difflib.get_close_matches(str(value), allowed, 1)
@@ -423,8 +450,10 @@ def _length(name: str, value: Any) -> tuple[float, str] | None:
         found = parse_radius(value)
     except ConfigError as error:
         raise ConfigError(
-            f"{name}: {error.message}", key=f"wings.{name}", fix="Give a length with its unit: 12 pix, or 3 arcsec"
-        ) from None
+            f"{name} is {value!r}, which is no length with a unit",
+            key=f"wings.{name}",
+            fix="Give it with its unit: 12 pix, or 3 arcsec",
+        ) from error
     if found.radius_pixels is not None:
         return found.radius_pixels, "pix"
     if found.radius_arcsec is None:

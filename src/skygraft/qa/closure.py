@@ -128,7 +128,11 @@ def measure_closure(
         pixels = after.image.astype(np.float64) - before.image.astype(np.float64)
         if catalog is not None:
             pixels -= _model(before, catalog, truth, drawn & ~star, options, light_curves, role)
-    alone = isolated(truth["x"], truth["y"], truth["inst_flux"], reach, radius, contamination=contamination)
+    how = options or InjectionOptions()
+    beyond = None if how.wings is None else light_beyond(truth)
+    alone = isolated(
+        truth["x"], truth["y"], truth["inst_flux"], reach, radius, contamination=contamination, beyond=beyond
+    )
     rows = np.flatnonzero(star & alone)
     if most is not None and rows.size > most:
         rows = np.sort(rows[np.argsort(-_plain(truth["inst_flux"])[rows], kind="stable")][:most])
@@ -140,7 +144,6 @@ def measure_closure(
     assert calib is not None
     # Relative to the expected flux: with the measured flux, stars that fluctuated upwards would seem less noisy.
     flux_in = _plain(truth["inst_flux"])[rows]
-    how = options or InjectionOptions()
     correlation = None
     if gain is None:
         correlation = image_noise(before, "white" if how.conventions == LSST else how.coadd_noise).correlation
@@ -250,7 +253,14 @@ def _radius(exposure: Exposure, aperture: Any) -> tuple[float, float, str]:
 
 
 def isolated(
-    x: ArrayLike, y: ArrayLike, flux: ArrayLike, stamp_size: ArrayLike, radius: float, *, contamination: float
+    x: ArrayLike,
+    y: ArrayLike,
+    flux: ArrayLike,
+    stamp_size: ArrayLike,
+    radius: float,
+    *,
+    contamination: float,
+    beyond: ArrayLike | None = None,
 ) -> NDArray[np.bool_]:
     """Return which sources have (almost) no light of other injected sources in their aperture.
 
@@ -264,6 +274,9 @@ def isolated(
         Radius of the aperture, pixels.
     contamination : float
         Largest sum of the neighbours' flux in the aperture, as a fraction of the source's own.
+    beyond : array_like, shape (N,), optional
+        Flux of each source outside the calibration aperture, where its stamp is so large (extended wings of the PSF)
+        that all of its flux would be too wide a bound; see `light_beyond`.
 
     Returns
     -------
@@ -273,7 +286,8 @@ def isolated(
     -----
     A neighbour of flux F_j at distance d contributes nothing if its stamp does not reach the aperture, and otherwise at
     most F_j r^2 / (d - r)^2: since its brightness decreases outward, its mean over the aperture is at most its mean
-    over the disc of radius d - r around it. For a neighbour within 2 r the bound is all of its flux.
+    over the disc of radius d - r around it. For a neighbour within 2 r the bound is all of its flux. With `beyond`
+    the same is said of the ring from the aperture to d - r, for neighbours further than 3 r.
     """
     position = np.stack([_plain(x), _plain(y)], axis=1)
     total, size = np.abs(_plain(flux)), _plain(stamp_size)
@@ -283,6 +297,7 @@ def isolated(
         return result
     index = np.flatnonzero(keep)
     position, total, half = position[keep], total[keep], size[keep] / 2
+    outside = None if beyond is None else np.abs(_plain(beyond)[keep])
     tree = cKDTree(position)
     burden = np.zeros(len(index))
     # For each source, find those whose aperture its stamp can reach (the corner of a square is sqrt(2) further out).
@@ -293,9 +308,26 @@ def isolated(
         gap = np.abs(position[others] - position[j])
         others = others[(gap < half[j] + radius + 1).all(axis=1)]
         distance = np.hypot(*(position[others] - position[j]).T)
-        burden[others] += total[j] * np.minimum(1.0, (radius / np.maximum(distance - radius, radius)) ** 2)
+        bound = total[j] * np.minimum(1.0, (radius / np.maximum(distance - radius, radius)) ** 2)
+        if outside is not None:
+            ring = np.maximum((distance - radius) ** 2 - radius**2, radius**2)
+            bound = np.where(distance > 3 * radius, np.minimum(bound, outside[j] * radius**2 / ring), bound)
+        burden[others] += bound
     result[index] = burden <= contamination * total
     return result
+
+
+def light_beyond(truth: Table) -> NDArray[np.float64]:
+    """Return the flux of each source outside the calibration aperture, shape (N,).
+
+    Parameters
+    ----------
+    truth : Table
+        With columns inst_flux and aperture_fraction; all of the flux where the fraction is not known.
+    """
+    flux, fraction = np.abs(_plain(truth["inst_flux"])), _plain(truth["aperture_fraction"])
+    known = np.isfinite(fraction) & (fraction > 0) & (fraction < 1)
+    return np.asarray(np.where(known, flux * (1.0 / np.where(known, fraction, 1.0) - 1.0), flux))
 
 
 def _expected_flux_error(
