@@ -265,9 +265,8 @@ def inject(
     curves = None if light_curves is None else LightCurves.of(light_curves)
     like_lsst = opts.conventions == LSST
     radius = aperture_radius(exposure, opts)
-    winged = None
-    if opts.wings is not None and exposure.psf is not None:
-        winged = WingedImage(exposure, opts, reference, radius)
+    has_wings = opts.wings is not None and exposure.psf is not None
+    winged = WingedImage(exposure, opts, reference, radius) if has_wings else None
     reach = lsst.within_padding if like_lsst else _light_of(exposure, opts) if winged is None else winged.reach
     placed = place(
         exposure,
@@ -324,7 +323,7 @@ def inject(
 
 def _light_of(exposure: Exposure, options: InjectionOptions) -> Callable[[Sources], Reach]:
     """Make the function that computes how far the light of sources reaches, as far as it is drawn."""
-    half_kernel = max(exposure.psf.shape) // 2 if exposure.psf is not None else 0
+    half_kernel = 0 if exposure.psf is None else max(exposure.psf.shape) // 2
     return functools.partial(reach_of, half_kernel=half_kernel, flux_tolerance=options.flux_tolerance)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skygraft.errors import PsfError
 from skygraft.psf.base import PSF, Box
-from skygraft.psf.fine import FineGrid, SubPixelBasis, whole_pixels
+from skygraft.psf.fine import SubPixelBasis, whole_pixels
 from skygraft.psf.linear import LinearPSF, combine
 from skygraft.psf.measure import kernel_fwhm
 from skygraft.psf.sampling import places_over
@@ -270,18 +270,9 @@ class _TaperedBasis(SubPixelBasis):
         (y_low, y_high), (x_low, x_high) = basis.reach
         (v_low, v_high), (u_low, u_high) = whole_pixels(shape)
         reach = (max(y_low, v_low), min(y_high, v_high)), (max(x_low, u_low), min(x_high, u_high))
-        super().__init__(shape, reach)
+        super().__init__(shape, reach, basis._scale)
         self._basis, self._wings = basis, wings
         self.pixels_count = basis.pixels_count
 
     def evaluate(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
         return self._basis.evaluate(y, x) * (1.0 - self._wings.blended(np.hypot(y[:, None], x)))
-
-    @functools.cached_property
-    def grid(self) -> FineGrid:
-        """The samples of the PSF's own grid, tapered where each of them is."""
-        whole = self._basis.grid
-        _, my, mx = whole.samples.shape
-        y, x = ((np.arange(n) - n // 2) * whole.step for n in (my, mx))
-        tapered = whole.samples * (1.0 - self._wings.blended(np.hypot(y[:, None], x)))
-        return FineGrid(tapered, whole.step, whole.taps, whole.trimmed, self.reach)

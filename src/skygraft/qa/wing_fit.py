@@ -20,7 +20,8 @@ from skygraft.errors import PsfError
 from skygraft.exposure import Exposure
 from skygraft.injection.wing_settings import WingSettings
 from skygraft.psf.tapered import Joined, check_join
-from skygraft.psf.wings import MoffatWing, PowerLawWing, WingShape
+from skygraft.psf.wings import WingShape
+from skygraft.qa.wing_formula import Stack, fit_formula, tabulated
 from skygraft.qa.wing_stars import BrightStar, Field, Profiles, find_stars, measure_profiles, prepare_field
 from skygraft.wcs import pixel_scale
 
@@ -31,8 +32,6 @@ type Chosen = Literal["auto", "saturated", "bright"]
 
 _LEAST_STARS = 3
 _LEAST_RINGS = 5
-_FLOOR = 0.02
-"""Relative error of any ring that is allowed for: stars are not alike to more than that."""
 _GOOD_FIT = 4.0
 """Reduced chi squared up to which a formula stands for the profile."""
 _SEEN = 3.0
@@ -177,39 +176,11 @@ def fit_wings(
     for _ in range(_ROUNDS):
         # The wings of the others are as bright as a star's own, half-way between two.
         lights = [(star, float(a)) for star, a in zip(stack.stars, stack.amplitude, strict=True)]
-        curve = _tabulated(stack.shape, join_pixels, 1.5 * furthest)
+        curve = tabulated(stack.shape, join_pixels, 1.5 * furthest)
         profiles = measure_profiles(area, found, inner, furthest, lights=lights, curve=curve)
         stack = _fit(profiles, found, exposure, join_pixels, least_stars, model, fwhm)
     _check_gradient(area, stack, furthest, exposure, flatten)
     return _finished(stack, exposure, model, scale, fwhm, kernel, join_pixels, blend_pixels, area, stars)
-
-
-def _tabulated(shape: WingShape, join: float, end: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Radii, and the formula there in units of its value at the join radius; constant inside half of that."""
-    radii = np.concatenate([[0.0], np.geomspace(0.5 * join, end, 400)])
-    values = np.exp(shape.logarithm(np.maximum(radii, 0.5 * join)) - shape.logarithm(np.array([join]))[0])
-    return radii, np.asarray(values)
-
-
-@dataclass(eq=False)
-class _Stack:
-    """Stars that were fitted together."""
-
-    radii: NDArray[np.float64]
-    edges: NDArray[np.float64]
-    stars: list[BrightStar]
-    values: NDArray[np.float64]
-    errors: NDArray[np.float64]
-    pixels: NDArray[np.int64]
-    shape: WingShape
-    parameters: dict[str, float]
-    parameter_errors: dict[str, float]
-    amplitude: NDArray[np.float64]
-    sky: NDArray[np.float64]
-    sky_error: NDArray[np.float64]
-    profile: NDArray[np.float64]
-    profile_error: NDArray[np.float64]
-    chi2: float
 
 
 def _pixels(name: str, text: str, scale: float) -> float:
@@ -245,7 +216,7 @@ def _join(exposure: Exposure, scale: float, fwhm: float, join: str | None, blend
     """Radius at which the wings join and width of the blend, pixels."""
     half = math.inf if exposure.psf is None else min(exposure.psf.shape) // 2
     # Kernels are least reliable near their edge, and wings begin outside of the core.
-    usual = min(max(0.6 * half, 3.0 * fwhm), half, 8.0 * fwhm)
+    usual = min(max(0.6 * half, 3.0 * fwhm, 1.5 * fwhm + 5.0), half, max(8.0 * fwhm, 20.0))
     radius = usual if join is None else _pixels("join", join, scale)
     if radius > half + 0.5:
         raise PsfError(
@@ -291,7 +262,7 @@ def _fit(
     least: int,
     model: Model,
     fwhm: float,
-) -> _Stack:
+) -> Stack:
     """Fit formulae to all stars, leaving out those of which little is seen, and stack."""
     values, errors, pixels = profiles.values, profiles.errors, profiles.pixels
     known = np.isfinite(values) & np.isfinite(errors)
@@ -314,10 +285,10 @@ def _fit(
             path=exposure.path,
             fix="Give a deeper or larger image, a smaller join radius (--join), or ask for fewer stars (--min-stars)",
         )
-    best: _Stack | None = None
+    best: Stack | None = None
     for _ in range(3):
         tried = [
-            _fit_formula(kind, profiles, [found[i] for i in use], use, join, fwhm)
+            fit_formula(kind, profiles, [found[i] for i in use], use, join, fwhm)
             for kind in (("power_law", "moffat") if model in ("auto", "profile") else (model,))
         ]
         best = min(tried, key=lambda one: one.chi2 * (1.0 if "alpha" in one.parameters else 1.1))
@@ -342,132 +313,7 @@ def _fit(
     return best
 
 
-def _shape_of(kind: str, theta: NDArray[np.float64]) -> WingShape:
-    if kind == "power_law":
-        return PowerLawWing(float(theta[0]))
-    return MoffatWing(float(theta[0]), float(np.exp(theta[1])))
-
-
-def _fit_formula(
-    kind: str, profiles: Profiles, stars: list[BrightStar], use: NDArray[np.intp], join: float, fwhm: float
-) -> _Stack:
-    from scipy.optimize import least_squares
-
-    values, errors = profiles.values[use], profiles.errors[use]
-    fine = profiles.radii
-
-    def curve(theta: NDArray[np.float64]) -> NDArray[np.float64]:
-        shape = _shape_of(kind, theta)
-        at_join = shape.logarithm(np.array([join]))[0]
-        return np.asarray(np.exp(shape.logarithm(fine) - at_join))
-
-    # Inside the join radius the profile is the kernel's in part.
-    beyond = profiles.edges[:-1] >= 0.999 * join
-    weights = np.where(np.isfinite(values) & np.isfinite(errors) & beyond, 1.0 / errors, 0.0)
-    start = np.array([3.0]) if kind == "power_law" else np.array([1.5, np.log(max(fwhm, 2.0))])
-    bounds = ([0.3], [12.0]) if kind == "power_law" else ([0.3, np.log(0.3)], [8.0, np.log(20.0 * join)])
-    theta, amplitude, sky = start, np.ones(len(use)), np.zeros(len(use))
-    sky_error = np.zeros(len(use))
-    fitted: Any = None
-    for _ in range(4):
-
-        def residual(theta: NDArray[np.float64], weights: NDArray[np.float64] = weights) -> NDArray[np.float64]:
-            p = curve(theta)
-            a, b, _e = _linear(values, weights, p)
-            off = weights * (np.nan_to_num(values) - a[:, None] * p - b[:, None])
-            return np.asarray(off.ravel())
-
-        fitted = least_squares(residual, theta, bounds=bounds, loss="soft_l1", f_scale=2.0, x_scale="jac")
-        theta = fitted.x
-        p = curve(theta)
-        amplitude, sky, sky_error = _linear(values, weights, p)
-        with np.errstate(invalid="ignore"):
-            spread = np.sqrt(errors**2 + (_FLOOR * amplitude[:, None] * p) ** 2)
-        weights = np.where(np.isfinite(values) & np.isfinite(spread) & beyond, 1.0 / spread, 0.0)
-    p = curve(theta)
-    with np.errstate(invalid="ignore"):
-        near = np.hypot(errors, _FLOOR * np.nan_to_num(values - sky[:, None]))
-    weights = np.where(np.isfinite(values) & np.isfinite(near), 1.0 / near, 0.0)
-    profile, error = _stack(values, weights, amplitude, sky, sky_error)
-    known = np.isfinite(profile) & np.isfinite(error) & beyond
-    off = (profile[known] - p[known]) / np.hypot(error[known], 0.5 * _FLOOR * p[known])
-    degrees = max(1, int(known.sum()) - len(theta))
-    chi2 = float((np.minimum(np.abs(off), 10.0) ** 2).sum() / degrees)
-    covariance = np.linalg.pinv(fitted.jac.T @ fitted.jac)
-    reduced = 2.0 * float(fitted.cost) / max(1, int((weights > 0).sum()) - 2 * len(use) - len(theta))
-    spread_of = np.sqrt(np.maximum(np.diag(covariance), 0.0) * max(1.0, reduced))
-    if kind == "power_law":
-        parameters, parameter_errors = {"alpha": float(theta[0])}, {"alpha": float(spread_of[0])}
-    else:
-        core = float(np.exp(theta[1]))
-        parameters = {"beta": float(theta[0]), "core": core}
-        parameter_errors = {"beta": float(spread_of[0]), "core": float(core * spread_of[1])}
-    return _Stack(
-        profiles.radii,
-        profiles.edges,
-        stars,
-        values,
-        errors,
-        profiles.pixels[use],
-        _shape_of(kind, theta),
-        parameters,
-        parameter_errors,
-        amplitude,
-        sky,
-        sky_error,
-        profile,
-        error,
-        chi2,
-    )
-
-
-def _linear(
-    values: NDArray[np.float64], weights: NDArray[np.float64], p: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted amplitude and sky of each star, and the error of the sky."""
-    w, v = weights**2, np.nan_to_num(values)
-    s0, s1, s2 = w.sum(axis=1), (w * p).sum(axis=1), (w * p * p).sum(axis=1)
-    t0, t1 = (w * v).sum(axis=1), (w * v * p).sum(axis=1)
-    det = np.maximum(s0 * s2 - s1 * s1, 1e-300)
-    return (s0 * t1 - s1 * t0) / det, (s2 * t0 - s1 * t1) / det, np.sqrt(s2 / det)
-
-
-def _stack(
-    values: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    amplitude: NDArray[np.float64],
-    sky: NDArray[np.float64],
-    sky_error: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted mean of the stars' own profiles in each ring, without those that are far off, and its error."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        own = (values - sky[:, None]) / amplitude[:, None]
-        w = np.where((weights > 0) & (amplitude > 0)[:, None], (weights * amplitude[:, None]) ** 2, 0.0)
-    n_rings = values.shape[1]
-    mean, error = np.full(n_rings, np.nan), np.full(n_rings, np.nan)
-    for k in range(n_rings):
-        keep = w[:, k] > 0
-        if keep.sum() < 2:
-            continue
-        x, wk = own[:, k], w[:, k]
-        for _ in range(4):
-            middle = float(np.average(x[keep], weights=wk[keep]))
-            typical = max(1.0, float(np.sqrt(np.median((x[keep] - middle) ** 2 * wk[keep])) * 1.4826))
-            closer = (w[:, k] > 0) & (np.abs(x - middle) * np.sqrt(wk) <= 3.5 * typical)
-            if closer.sum() < 2 or (closer == keep).all():
-                break
-            keep = closer
-        total = float(wk[keep].sum())
-        middle = float((x[keep] * wk[keep]).sum() / total)
-        n = int(keep.sum())
-        chi2 = float((wk[keep] * (x[keep] - middle) ** 2).sum()) / max(1, n - 1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            skies = float(np.sqrt(((wk[keep] * sky_error[keep] / amplitude[keep]) ** 2).sum())) / total
-        mean[k], error[k] = middle, math.hypot(math.sqrt(max(1.0, chi2) / total), skies)
-    return mean, error
-
-
-def _check_gradient(area: Field, stack: _Stack, furthest: float, exposure: Exposure, flatten: bool) -> None:
+def _check_gradient(area: Field, stack: Stack, furthest: float, exposure: Exposure, flatten: bool) -> None:
     """Refuse a sky whose slope changes it by more than the wings' own light, where that is seen."""
     if flatten:
         return
@@ -487,7 +333,7 @@ def _check_gradient(area: Field, stack: _Stack, furthest: float, exposure: Expos
 
 
 def _finished(
-    stack: _Stack,
+    stack: Stack,
     exposure: Exposure,
     model: Model,
     scale: float,
@@ -526,7 +372,7 @@ def _finished(
         notes.append(
             f"{len(stack.stars) - n_saturated} of {len(stack.stars)} stars are bright ones that are not saturated"
         )
-    if area.saturated.any() is np.False_ or not area.saturated.any():
+    if not area.saturated.any():
         notes.append("no mask plane flags saturated pixels: a star's middle may be used that should not be")
     settings = _settings(kind, stack, seen, last, scale, join, blend, end)
     if exposure.psf is not None:
@@ -577,7 +423,7 @@ def _last_of_run(seen: NDArray[np.bool_]) -> int:
 
 def _settings(
     kind: str,
-    stack: _Stack,
+    stack: Stack,
     seen: NDArray[np.bool_],
     last: int,
     scale: float,
