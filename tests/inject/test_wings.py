@@ -158,7 +158,7 @@ def test_wings_without_an_outer_radius_reach_as_far_as_tolerance_and_limit_ask_f
     image = drawn(steep, exp, mag=10.0).exposure.image
     ring = aperture_photometry(image.astype(float), CircularAnnulus([(X, Y)], 90.0, 95.0))["aperture_sum"][0]
     brightness = ring / (np.pi * (95.0**2 - 90.0**2)) * (half / 92.5) ** -4.0 / 0.2**2
-    assert -2.5 * np.log10(brightness) + 27.0 == pytest.approx(27.0, abs=0.3)
+    assert 26.9 < -2.5 * np.log10(brightness) + 27.0 < 27.5
 
 
 def test_a_star_off_the_image_counts_if_its_wings_reach_it():

@@ -280,6 +280,21 @@ class WingedImage:
         sizes = 2 * np.ceil(reach + 0.5 * _lengths(some)).astype(np.int64) + 1
         report.stamp_size[rows[lit]] = np.maximum(report.stamp_size[rows[lit]], sizes[lit])
 
+    def amplitudes(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Compute the amplitude of the wings, per unit of the kernel, at the places of the image nearest to positions.
+
+        Parameters
+        ----------
+        x, y : ndarray, shape (N,)
+            Parent pixels.
+
+        Returns
+        -------
+        ndarray, shape (N,)
+            Flux per square pixel; NaN where the PSF cannot be evaluated.
+        """
+        return self._scaled(x, y).amplitude
+
     def _amplitudes(self, sources: Sources, near: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Amplitude a at the places that the sources' kernels are taken from."""
         box = self._exposure.box

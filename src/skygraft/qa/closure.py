@@ -24,6 +24,7 @@ from skygraft.injection.coadd_noise import image_noise
 from skygraft.injection.roles import Role
 from skygraft.noise import NoiseCorrelation
 from skygraft.photometry import aperture_flux, enclosed_flux, parse_radius, require_reference
+from skygraft.qa.wing_light import core_sizes, light_of_wings
 from skygraft.wcs import pixel_scale
 
 __all__ = ["ClosureSummary", "Verdict", "isolated", "measure_closure", "summarize_closure"]
@@ -122,22 +123,23 @@ def measure_closure(
     whole = ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
     star = drawn & whole & (np.asarray(truth["source_type"]).astype(str) == "Star")
     stars_only = catalog is not None or difference is not None
-    reach = np.where(star | (not stars_only), np.asarray(truth["stamp_size"]), 0)
+    how = options or InjectionOptions()
+    sizes = np.asarray(getattr(truth["stamp_size"], "value", truth["stamp_size"]))
+    # The wings of other stars are subtracted: only their cores count as neighbours.
+    sizes = np.where(star, core_sizes(before, how, sizes), sizes)
+    reach = np.where(star | (not stars_only), sizes, 0)
     pixels: NDArray[Any] | None = difference
     if pixels is None:
         pixels = after.image.astype(np.float64) - before.image.astype(np.float64)
         if catalog is not None:
             pixels -= _model(before, catalog, truth, drawn & ~star, options, light_curves, role)
-    how = options or InjectionOptions()
-    beyond = None if how.wings is None else light_beyond(truth)
-    alone = isolated(
-        truth["x"], truth["y"], truth["inst_flux"], reach, radius, contamination=contamination, beyond=beyond
-    )
+    alone = isolated(truth["x"], truth["y"], truth["inst_flux"], reach, radius, contamination=contamination)
     rows = np.flatnonzero(star & alone)
     if most is not None and rows.size > most:
         rows = np.sort(rows[np.argsort(-_plain(truth["inst_flux"])[rows], kind="stable")][:most])
     x, y = _plain(truth["x"])[rows], _plain(truth["y"])[rows]
     flux = aperture_flux(pixels, x, y, radius, xy0=before.xy0) if rows.size else np.zeros(0)
+    flux = flux - light_of_wings(before, how, truth, star, rows, radius)
     measured = np.isfinite(flux) & (flux > 0)
     rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
     calib = before.photo_calib
@@ -253,14 +255,7 @@ def _radius(exposure: Exposure, aperture: Any) -> tuple[float, float, str]:
 
 
 def isolated(
-    x: ArrayLike,
-    y: ArrayLike,
-    flux: ArrayLike,
-    stamp_size: ArrayLike,
-    radius: float,
-    *,
-    contamination: float,
-    beyond: ArrayLike | None = None,
+    x: ArrayLike, y: ArrayLike, flux: ArrayLike, stamp_size: ArrayLike, radius: float, *, contamination: float
 ) -> NDArray[np.bool_]:
     """Return which sources have (almost) no light of other injected sources in their aperture.
 
@@ -274,9 +269,6 @@ def isolated(
         Radius of the aperture, pixels.
     contamination : float
         Largest sum of the neighbours' flux in the aperture, as a fraction of the source's own.
-    beyond : array_like, shape (N,), optional
-        Flux of each source outside the calibration aperture, where its stamp is so large (extended wings of the PSF)
-        that all of its flux would be too wide a bound; see `light_beyond`.
 
     Returns
     -------
@@ -286,8 +278,7 @@ def isolated(
     -----
     A neighbour of flux F_j at distance d contributes nothing if its stamp does not reach the aperture, and otherwise at
     most F_j r^2 / (d - r)^2: since its brightness decreases outward, its mean over the aperture is at most its mean
-    over the disc of radius d - r around it. For a neighbour within 2 r the bound is all of its flux. With `beyond`
-    the same is said of the ring from the aperture to d - r, for neighbours further than 3 r.
+    over the disc of radius d - r around it. For a neighbour within 2 r the bound is all of its flux.
     """
     position = np.stack([_plain(x), _plain(y)], axis=1)
     total, size = np.abs(_plain(flux)), _plain(stamp_size)
@@ -297,7 +288,6 @@ def isolated(
         return result
     index = np.flatnonzero(keep)
     position, total, half = position[keep], total[keep], size[keep] / 2
-    outside = None if beyond is None else np.abs(_plain(beyond)[keep])
     tree = cKDTree(position)
     burden = np.zeros(len(index))
     # For each source, find those whose aperture its stamp can reach (the corner of a square is sqrt(2) further out).
@@ -308,26 +298,9 @@ def isolated(
         gap = np.abs(position[others] - position[j])
         others = others[(gap < half[j] + radius + 1).all(axis=1)]
         distance = np.hypot(*(position[others] - position[j]).T)
-        bound = total[j] * np.minimum(1.0, (radius / np.maximum(distance - radius, radius)) ** 2)
-        if outside is not None:
-            ring = np.maximum((distance - radius) ** 2 - radius**2, radius**2)
-            bound = np.where(distance > 3 * radius, np.minimum(bound, outside[j] * radius**2 / ring), bound)
-        burden[others] += bound
+        burden[others] += total[j] * np.minimum(1.0, (radius / np.maximum(distance - radius, radius)) ** 2)
     result[index] = burden <= contamination * total
     return result
-
-
-def light_beyond(truth: Table) -> NDArray[np.float64]:
-    """Return the flux of each source outside the calibration aperture, shape (N,).
-
-    Parameters
-    ----------
-    truth : Table
-        With columns inst_flux and aperture_fraction; all of the flux where the fraction is not known.
-    """
-    flux, fraction = np.abs(_plain(truth["inst_flux"])), _plain(truth["aperture_fraction"])
-    known = np.isfinite(fraction) & (fraction > 0) & (fraction < 1)
-    return np.asarray(np.where(known, flux * (1.0 / np.where(known, fraction, 1.0) - 1.0), flux))
 
 
 def _expected_flux_error(

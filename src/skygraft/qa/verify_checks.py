@@ -193,7 +193,8 @@ class _Work:
         if self.options.wings is None or psf is None:
             return truth
         truth = truth.copy()
-        truth["stamp_size"] = np.minimum(truth["stamp_size"], 2 * max(psf.shape) * truth["stamp_size"].unit)
+        sizes = truth["stamp_size"]
+        truth["stamp_size"] = np.minimum(np.asarray(getattr(sizes, "value", sizes)), 2 * max(psf.shape))
         return truth
 
     def _closure(self, difference: NDArray[np.float32], law: NoiseLaw, precision: Precision) -> Row:
