@@ -20,6 +20,7 @@ from skygraft.config.cluster import AnyCluster
 from skygraft.config.cluster_kinds import LocalConfig
 from skygraft.config.inputs import ButlerConfig, CalibrationConfig, CatalogConfig, Radius, SurveyConfig
 from skygraft.config.recovery import RecoveryConfig
+from skygraft.config.wings import WingsConfig
 from skygraft.config.yaml_schema import (
     BASE_DIR,
     Flag,
@@ -98,6 +99,8 @@ class InjectionConfig(Section):
     """Conventions to draw sources by; those of ``lsst_source_injection`` reproduce that package's pixels."""
     variance: Flag | None = None
     """Add the sources' variance to the variance plane; by default as `noise`."""
+    wings: WingsConfig | None = None
+    """Extended wings of the PSF; by default none."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -190,6 +193,12 @@ class CampaignConfig(Section):
             "injection": resolved["injection"],
             "margin_arcsec": resolved["margin_arcsec"],
         }
+        if self.injection.wings is not None:
+            from skygraft.injection.wing_settings import WingSettings
+
+            # A measured profile counts by its numbers, wherever its table lies.
+            wings = WingSettings.of(self.injection.wings.model_dump()).record()
+            parts["injection"] = {**resolved["injection"], "wings": wings}
         butler = self.survey.butler
         if butler is not None and butler.output_run is not None:
             # The output files record which datasets they are.
@@ -201,6 +210,7 @@ class CampaignConfig(Section):
 _LATER_SETTINGS: tuple[tuple[str, Any], ...] = (
     ("injection.conventions", "skygraft"),
     ("injection.variance", None),
+    ("injection.wings", None),
     ("catalog.columns", []),
     ("catalog.select", ""),
     ("survey.role", "auto"),

@@ -24,6 +24,7 @@ from skygraft.injection.coadd_noise import image_noise
 from skygraft.injection.roles import Role
 from skygraft.noise import NoiseCorrelation
 from skygraft.photometry import aperture_flux, enclosed_flux, parse_radius, require_reference
+from skygraft.qa.wing_light import core_sizes, light_of_wings
 from skygraft.wcs import pixel_scale
 
 __all__ = ["ClosureSummary", "Verdict", "isolated", "measure_closure", "summarize_closure"]
@@ -122,7 +123,11 @@ def measure_closure(
     whole = ~has_flag(truth["flags"], Flag.IN_TEMPLATE)
     star = drawn & whole & (np.asarray(truth["source_type"]).astype(str) == "Star")
     stars_only = catalog is not None or difference is not None
-    reach = np.where(star | (not stars_only), np.asarray(truth["stamp_size"]), 0)
+    how = options or InjectionOptions()
+    sizes = np.asarray(getattr(truth["stamp_size"], "value", truth["stamp_size"]))
+    # The wings of other stars are subtracted: only their cores count as neighbours.
+    sizes = np.where(star, core_sizes(before, how, sizes), sizes)
+    reach = np.where(star | (not stars_only), sizes, 0)
     pixels: NDArray[Any] | None = difference
     if pixels is None:
         pixels = after.image.astype(np.float64) - before.image.astype(np.float64)
@@ -134,13 +139,13 @@ def measure_closure(
         rows = np.sort(rows[np.argsort(-_plain(truth["inst_flux"])[rows], kind="stable")][:most])
     x, y = _plain(truth["x"])[rows], _plain(truth["y"])[rows]
     flux = aperture_flux(pixels, x, y, radius, xy0=before.xy0) if rows.size else np.zeros(0)
+    flux = flux - light_of_wings(before, how, truth, star, rows, radius)
     measured = np.isfinite(flux) & (flux > 0)
     rows, x, y, flux = rows[measured], x[measured], y[measured], flux[measured]
     calib = before.photo_calib
     assert calib is not None
     # Relative to the expected flux: with the measured flux, stars that fluctuated upwards would seem less noisy.
     flux_in = _plain(truth["inst_flux"])[rows]
-    how = options or InjectionOptions()
     correlation = None
     if gain is None:
         correlation = image_noise(before, "white" if how.conventions == LSST else how.coadd_noise).correlation
