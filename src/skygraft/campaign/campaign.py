@@ -19,6 +19,8 @@ from skygraft.display import Rows, html_table, text_table
 from skygraft.errors import CampaignError, CatalogError, ConfigError, OutputError, OutputExistsError
 from skygraft.execution.registering import begin_run, check_run
 from skygraft.monitoring.reporters import NoReporter, Reporter
+from skygraft.place_names import shown_place
+from skygraft.places import beneath, refresh
 from skygraft.records.events import RunStarted
 from skygraft.records.files import Layout, sweep_leftovers
 from skygraft.records.interruption import Interruption
@@ -90,13 +92,13 @@ class Campaign:
         given = survey.calibration.model_dump(mode="json", exclude_defaults=True)
         flux = injection.flux_mode + (f", in an aperture of {injection.aperture}" if injection.aperture else "")
         return f"Campaign {self.config.name}", [
-            ("survey", f"{images} in {survey.root}, format {survey.format}"),
+            ("survey", f"{images} in {shown_place(survey.root)}, format {survey.format}"),
             ("calibration", ", ".join(f"{k} {v}" for k, v in given.items()) or "as the images say"),
-            ("catalogue", str(self.config.catalog.path)),
+            ("catalogue", shown_place(self.config.catalog.path)),
             ("flux", f"{flux}; {'with' if injection.noise else 'without'} photon noise, seed {injection.seed}"),
             ("sky map", str(self.config.skymap)),
             ("cluster", self.config.cluster.kind),
-            ("output", str(self.layout.root)),
+            ("output", shown_place(self.layout.root)),
             ("plan", plan),
         ]
 
@@ -472,4 +474,7 @@ class Campaign:
     def _replaced(self, plan: Plan) -> bool:
         """Whether a file that the plan left out was created, changed or removed since."""
         root = self.config.survey.root
-        return any(str(FileIdentity.find(root / bad["path"]) or "") != bad.get("stamp") for bad in plan.unusable)
+        paths = [beneath(root, bad["path"]) for bad in plan.unusable]
+        refresh(paths)
+        found = [str(FileIdentity.find(path) or "") for path in paths]
+        return any(now != bad.get("stamp") for now, bad in zip(found, plan.unusable, strict=True))

@@ -36,6 +36,8 @@ from skygraft.formats import write_exposure
 from skygraft.formats.base import FILES
 from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
+from skygraft.place_names import with_urls
+from skygraft.places import bring, holding
 from skygraft.planning.reading import read_image
 from skygraft.planning.selection import RowDigests, digest_rows, select
 from skygraft.provenance import software_versions
@@ -167,7 +169,8 @@ def run_task(
 def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextManager[Any] | None) -> ImageSummary:
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        return run_image(image, bench, io)
+        with holding():
+            return run_image(image, bench, io)
     except Exception as error:
         # Any exception here becomes a row of failures.parquet and ends this image only.
         frames = traceback.extract_tb(error.__traceback__)
@@ -181,7 +184,7 @@ def _guarded(image: PlannedImage, bench: Bench, io: contextlib.AbstractContextMa
             wall_seconds=round(time.perf_counter() - wall, 4),
             cpu_seconds=round(time.process_time() - cpu, 4),
             error=type(error).__name__,
-            message=str(error)[:2000],
+            message=with_urls(str(error))[:2000],
             where=where,
             may_pass=isinstance(error, OSError) or not isinstance(error, SkygraftError),
             host=platform.node(),
@@ -251,7 +254,7 @@ def run_image(
     with clock.stage("write"), io:
         target = layout.images / image.output
         _make_folder(target.parent)
-        written = write_exposure(injected, target, like=image.source(config.survey.root), overwrite=True)
+        written = write_exposure(injected, target, like=bring(image.source(config.survey.root)), overwrite=True)
         part = layout.truth_part(image.tract, image.patch, image.stem)
         write_truth_part(part, on_image)
         if lineage is not None:
