@@ -25,7 +25,7 @@ from skygraft.place_names import FILES_KIND, STUBS_KIND, WORK_KIND, as_kind, is_
 from skygraft.places.headers import CannotSkipError, fill_headers, write_at
 from skygraft.places.scratch import Scratch, default_scratch, hold, no_room, scratch_of, settle, write_stub
 from skygraft.places.stores import READ_ONLY
-from skygraft.places.urls import constant_part, scheme_of, split_url
+from skygraft.places.urls import constant_part, lost_slash, scheme_of, split_url
 
 __all__ = [
     "beneath",
@@ -33,8 +33,10 @@ __all__ = [
     "bring_all",
     "find_copies",
     "for_headers",
+    "given_path",
     "is_file",
     "is_folder",
+    "is_place",
     "local_path",
     "names_in",
     "note",
@@ -78,11 +80,24 @@ def local_path(url: str, scratch: Scratch | None = None) -> Path:
     return path
 
 
+def is_place(path: object) -> bool:
+    """True if a path or a URL, also one that lost a slash as a `Path`, is that of a file or folder in a store."""
+    if not isinstance(path, str | os.PathLike):
+        return False
+    return is_url(path) or is_copy(path) or lost_slash(path) is not None
+
+
 def beneath(root: Path, name: str) -> Path:
     """Return the path of a file by its name relative to a folder, its path, or its URL."""
     if is_url(name):
         return local_path(name, scratch_of(root) if is_copy(root) else None)
     return root / name
+
+
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """The path for a path or a URL, also one that lost a slash because it was given as a `Path`."""
+    url = path if is_url(path) else lost_slash(path)
+    return Path(path) if url is None else local_path(url)
 
 
 # -- what there is
@@ -367,25 +382,25 @@ def _fetch_into_stub(stub: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def for_headers(path: Path) -> Path:
+def for_headers(path: str | os.PathLike[str]) -> Path:
     """Return a path under which the headers and tables of a file can be read, and perhaps nothing else.
 
     Parameters
     ----------
-    path : Path
-        The file. Of one in a store some ranges of bytes are read, if it is FITS and not compressed as a whole, or is
-        small; else all of it.
+    path : path-like
+        The file, or its URL. Of one in a store some ranges of bytes are read, if it is FITS and not compressed as a
+        whole; else all of it.
 
     Raises
     ------
     PlaceNotFoundError, PlaceError
         If it cannot be read.
     """
+    path = given_path(path)
     if not is_copy(path):
         return path
     stub = as_kind(path, STUBS_KIND)
-    if not stub.exists():
-        refresh([stub])
+    refresh([stub])
     if not stub.is_file():
         raise PlaceNotFoundError("there is no such file", path=_url(stub), fix="Check the name")
     if _is_filled(stub) or _fill(stub):
@@ -438,8 +453,8 @@ def bring(path: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     path : path-like
-        The file. One in a store is copied to the scratch folder, unless it is there as the store has it now; in a
-        block of `skygraft.places.holding` it stays there.
+        The file, or its URL. One in a store is copied to the scratch folder, unless it is there as the store has it
+        now; in a block of `skygraft.places.holding` it stays there.
 
     Returns
     -------
@@ -452,7 +467,7 @@ def bring(path: str | os.PathLike[str]) -> Path:
     PlaceError
         If it cannot be read, or there is no room for it.
     """
-    path = Path(path)
+    path = given_path(path)
     if not is_copy(path):
         return path
     if as_kind(path, WORK_KIND) == path and path.exists():
@@ -515,8 +530,9 @@ def hash_of(url: str) -> int:
     return zlib.crc32(url.encode())
 
 
-def bring_all(path: Path) -> Path:
-    """Return a path under which a file, or all files of a folder, can be read."""
+def bring_all(path: str | os.PathLike[str]) -> Path:
+    """Return a path under which a file, or all files of a folder, can be read; errors as of `bring`."""
+    path = given_path(path)
     if not is_copy(path):
         return path
     stub = see(path)

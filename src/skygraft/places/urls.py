@@ -113,7 +113,7 @@ def extra_of(scheme: str) -> str:
 def lost_slash(path: str | os.PathLike[str]) -> str | None:
     """Return the URL that was given as a `Path`, which makes one slash of two; None for real paths."""
     text = os.fspath(path)
-    if not isinstance(path, Path) or not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]", text):
+    if ":/" not in text or not isinstance(path, Path) or not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]", text):
         return None
     scheme, _, rest = text.partition(":/")
     return f"{scheme}://{rest}" if scheme.lower() in (*_SAME, "s3", "gs", "http", "https", "memory", "abfs") else None

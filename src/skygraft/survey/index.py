@@ -31,7 +31,7 @@ from skygraft.formats.legacy_tables import read_ccds
 from skygraft.formats.registry import killed_its_reader, load_formats
 from skygraft.paths import home_expanded
 from skygraft.place_names import STUBS_KIND, as_kind, is_copy, is_url, shown_place, url_of
-from skygraft.places import beneath, bring, find_copies, for_headers, prefetched, refresh, scratch_of
+from skygraft.places import beneath, bring, find_copies, for_headers, given_path, prefetched, refresh, scratch_of
 from skygraft.printable import printable
 from skygraft.processes import Mapper, careful_map
 from skygraft.survey.butler import ButlerQuery, find_images, repository
@@ -185,7 +185,7 @@ def index_survey(
     -------
     SurveyIndex
     """
-    base = Path(base_dir)
+    base = given_path(base_dir)
     kind, value, fmt, options = _kind(spec)
     if kind == "index":
         return open_index(value, base).read()
@@ -362,8 +362,7 @@ def _look(job: ImageJob) -> tuple[ImageFootprint, ImageJob] | _Failure:
     if job.problem is not None:
         return _Failure(job.path, "error", type(job.problem).__name__, str(job.problem), is_file=False)
     try:
-        path = for_headers(Path(job.path)) if is_copy(job.path) else job.path
-        footprint = read_footprint(path, format=job.format, **job.options)
+        footprint = read_footprint(job.path, format=job.format, **job.options)
         if job.data_id is not None:
             known = dataclasses.replace(footprint.data_id, **job.data_id.as_dict())
             footprint = dataclasses.replace(footprint, data_id=known)
