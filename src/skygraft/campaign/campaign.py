@@ -156,6 +156,7 @@ class Campaign:
 
         self._claim()
         with self.layout.locked(), Interruption():
+            self._sync(clean=True)
             plan = self._make_plan(processes)
             check_run(self.config, plan)
             problems: tuple[str, ...] = ()
@@ -164,7 +165,7 @@ class Campaign:
             except CampaignError as error:
                 problems = (error.message,)
                 states, _ = record_states(plan, self.layout)
-            return summarise_plan(
+            summary = summarise_plan(
                 self.config,
                 plan,
                 checks=checks,
@@ -176,6 +177,8 @@ class Campaign:
                 n_failed=states.count(FAILED, QUARANTINED),
                 problems=problems,
             )
+            self._publish()
+            return summary
 
     def run(
         self,
@@ -221,12 +224,14 @@ class Campaign:
         self._claim()
         with self.layout.locked(), Interruption() as interruption:
             reporter = reporter or NoReporter()
+            self._sync(clean=True)
             plan = self._current_plan(reporter.say)
             with Ledger(self.layout.ledger) as ledger:
                 states = resume_states(plan, self.config, redo=redo, ledger=ledger)
                 if n_removed := begin_run(self.config, plan, states.rows(WAITING, FAILED, QUARANTINED).tolist()):
                     reporter.say(f"{n_removed} datasets whose files will be replaced were removed from the repository")
                 self._write_config()
+                self._publish()  # workers of other machines need plan, configuration and catalogue
                 wanted = (FAILED, QUARANTINED) if retry_failed else (WAITING, FAILED)
                 rows = states.rows(*wanted)
                 run = CampaignRun(self.config, plan, states, rows, reporter, interruption, ledger)
@@ -238,7 +243,19 @@ class Campaign:
                     sweep_leftovers(self.layout.root)
                     ledger.append([summary.ended()])
                     run.checkpoints.save()
+            self._publish()
         return summary
+
+    def _sync(self, *, clean: bool = False) -> None:
+        """If the outputs lie in a store, bring the work folder up to date with it."""
+        if (outputs := self.layout.outputs) is not None:
+            outputs.sync(clean=clean)
+            if clean:
+                self._claim()
+
+    def _publish(self) -> None:
+        if (outputs := self.layout.outputs) is not None:
+            outputs.publish_all()
 
     def status(self) -> Status:
         """The progress of the campaign, from its records and its ledger.
@@ -250,6 +267,7 @@ class Campaign:
         """
         from skygraft.campaign.checksums import look_at_files
 
+        self._sync()
         plan = campaign_plan(self.layout.plan)
         states, damaged = output_states(plan, self.layout)
         failed = states.rows(FAILED, QUARANTINED)
@@ -261,7 +279,7 @@ class Campaign:
         running = self.layout.is_locked()
         return Status(
             name=self.config.name,
-            output=str(self.layout.root),
+            output=shown_place(self.layout.root),
             n_images=len(plan),
             n_done=states.count(DONE),
             n_failed=len(failed),
@@ -316,6 +334,7 @@ class Campaign:
         """
         from skygraft.campaign.checksums import check_checksums
 
+        self._sync()
         try:
             useful = len(campaign_plan(self.layout.plan)) // _WORTH_A_PROCESS
         except DamagedPlanError:
@@ -380,6 +399,7 @@ class Campaign:
             If the ledger cannot be written; the old one is kept.
         """
         with self.layout.locked():
+            self._sync(clean=True)
             rescan(campaign_plan(self.layout.plan), self.config)
         return self.status()
 

@@ -8,6 +8,7 @@ read back unchanged. Every key is described where it is declared; ``CampaignConf
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -32,11 +33,12 @@ from skygraft.config.recovery import RecoveryConfig
 from skygraft.config.yaml_schema import (
     BASE_DIR,
     SCRATCH,
+    WORK,
     Flag,
+    OutputPlace,
     PositiveFloat,
     PositiveInt,
     ResolvedPath,
-    ResolvedPlace,
     Section,
     config_error,
     describe_problems,
@@ -45,7 +47,8 @@ from skygraft.config.yaml_schema import (
 )
 from skygraft.conventions import Conventions, check_conventions
 from skygraft.errors import ConfigError, SkygraftError
-from skygraft.place_names import is_url, shown_place
+from skygraft.paths import home_expanded
+from skygraft.place_names import is_copy, is_url, shown_place
 from skygraft.render.engines import stored_galaxy_engine, stored_star_engine
 from skygraft.skymap import get_skymap
 
@@ -140,7 +143,7 @@ class CampaignConfig(Section):
     """Which images to inject into."""
     catalog: CatalogConfig
     """Which sources to inject."""
-    output: ResolvedPlace
+    output: OutputPlace
     """Folder for the outputs, or its URL."""
     skymap: SkyMapSpec = "hsc_rings_v1"
     """Sky map whose tracts and patches divide the sky: a name, or a mapping with a ``kind``."""
@@ -169,6 +172,14 @@ class CampaignConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.cluster.check_task(self.task_seconds)
+        butler = self.survey.butler
+        if is_copy(self.output) and butler is not None and butler.output_run is not None:
+            raise ValueError(
+                "output is a URL, and a Butler repository registers files of its own file system; give a folder as "
+                "output, or leave survey.butler.output_run out"
+            )
+        if self.work is not None and not is_copy(self.output):
+            raise ValueError("work belongs to an output that is a URL; leave it out")
         if Path(shown_place(self.survey.root)).is_relative_to(shown_place(self.output)):
             raise ValueError(
                 f"output is {shown_place(self.output)!r}, a folder that the survey lies in; outputs would be mistaken "
@@ -311,7 +322,9 @@ def _places(content: Mapping[str, Any], context: dict[str, Any]) -> dict[str, An
     n_bytes = 0 if scratch.max_bytes is None else parse_bytes(scratch.max_bytes)
     given = Scratch(scratch.folder or default_folder(), storage.storage(), n_bytes)
     use_scratch(given)
-    return {SCRATCH: given}
+    work = content.get("work")
+    folder = Path(os.path.normpath(context[BASE_DIR] / home_expanded(work))) if isinstance(work, str) else given.folder
+    return {SCRATCH: given, WORK: dataclasses.replace(given, folder=folder)}
 
 
 def _has_url(value: Any) -> bool:

@@ -34,10 +34,12 @@ from skygraft.yaml_text import YamlError, check_yaml, key_lines, yaml_problem
 __all__ = [
     "BASE_DIR",
     "SCRATCH",
+    "WORK",
     "Duration",
     "Flag",
     "Name",
     "OptionalDuration",
+    "OutputPlace",
     "PositiveFloat",
     "PositiveInt",
     "ResolvedPath",
@@ -63,6 +65,10 @@ SCRATCH = "scratch"
 """Key of pydantic's validation context: the `skygraft.places.Scratch` for what lies in stores; None for the default."""
 
 
+WORK = "work"
+"""Key of pydantic's validation context: the `skygraft.places.Scratch` for outputs on their way to a store."""
+
+
 def base_dir(info: ValidationInfo) -> Path:
     """Return the folder that relative paths are relative to."""
     return Path((info.context or {}).get(BASE_DIR, Path.cwd()))
@@ -84,11 +90,28 @@ def _of_url(value: Any, info: ValidationInfo) -> Any:
     return local_path(checked_url(url), (info.context or {}).get(SCRATCH))
 
 
+def _output_of_url(value: Any, info: ValidationInfo) -> Any:
+    path = _of_url(value, info)
+    if path is value:
+        return value
+    from skygraft.place_names import WORK_KIND, as_kind
+
+    work = (info.context or {}).get(WORK)
+    if work is None:
+        return as_kind(path, WORK_KIND)
+    work.make()
+    return work.path(shown_place(path), WORK_KIND)
+
+
 ResolvedPath = Annotated[Path, AfterValidator(_resolve)]
 ResolvedPlace = Annotated[
     Path, BeforeValidator(_of_url), AfterValidator(_resolve), PlainSerializer(shown_place, str, when_used="json")
 ]
 """A path, or the URL of a file or folder in a store."""
+OutputPlace = Annotated[
+    Path, BeforeValidator(_output_of_url), AfterValidator(_resolve), PlainSerializer(shown_place, str, when_used="json")
+]
+"""A folder, or the URL of one in a store, which then is the work folder."""
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]

@@ -37,7 +37,7 @@ from skygraft.formats.base import FILES
 from skygraft.injection import Injection, inject
 from skygraft.photometry import aperture_flux
 from skygraft.place_names import with_urls
-from skygraft.places import bring, holding
+from skygraft.places import OutputsAt, bring, holding
 from skygraft.planning.reading import read_image
 from skygraft.planning.selection import RowDigests, digest_rows, select
 from skygraft.provenance import software_versions
@@ -127,7 +127,7 @@ def _plan(output: str, identity: tuple[int, int]) -> Plan:
 
 def run_task(
     rows: Sequence[int],
-    output: str,
+    output: str | OutputsAt,
     plan: tuple[int, int],
     config: tuple[int, int] | None = None,
     io: contextlib.AbstractContextManager[Any] | None = None,
@@ -140,8 +140,8 @@ def run_task(
     ----------
     rows : sequence of int
         Rows of the plan, ascending.
-    output : str
-        The campaign's output folder.
+    output : str or OutputsAt
+        The campaign's output folder, or where its outputs go in a store.
     plan : (int, int)
         The plan that is meant: `skygraft.disk.FileIdentity.size_and_time` of its file.
     config : (int, int), optional
@@ -159,6 +159,9 @@ def run_task(
     CampaignError
         If this machine does not see the plan or the configuration that is meant.
     """
+    if isinstance(output, OutputsAt):
+        names = {"plan.parquet": plan} if config is None else {"plan.parquet": plan, "campaign.yaml": config}
+        output = str(output.here(names))
     path = Layout(Path(output)).config
     if config is not None:
         await_file(path, config, "configuration")
@@ -216,6 +219,7 @@ def run_image(
         Whatever reading, injecting or writing raises.
     """
     config, layout, io = bench.config, bench.layout, io or contextlib.nullcontext()
+    store = layout.outputs
     record_path = layout.record(image.tract, image.patch, image.stem)
     record = read_record(record_path, image.image_id)
     if record is not None:
@@ -231,6 +235,9 @@ def run_image(
         _check_plan(image, exposure)
         inputs = _input_identities(exposure, config.survey.root)
     with clock.stage("select"):
+        if store is not None:
+            for tract, patch in image.reads:
+                store.need(layout.catalog_part(tract, patch).parent)
         sources, catalog_key = sources_of(image, config, bench.partitions)
         light_curves = light_curves_of(image, config, sources, bench.partitions)
     with clock.stage("inject"):
@@ -271,6 +278,12 @@ def run_image(
             }
             for path in (*written, part)
         }
+    if store is not None:
+        with clock.stage("upload"), io:
+            # The truth stays here too, for the tables; images do not.
+            for path in written:
+                store.publish(path, keep=False)
+            store.publish(part)
     content = {
         "version": RECORD_VERSION,
         "image": image.image_id,
@@ -297,6 +310,8 @@ def run_image(
     if lineage is not None:
         content["dataset"] = lineage.butler_info()
     write_record(record_path, content)
+    if store is not None:
+        store.publish(record_path)
     return summarise(content, image, layout, status="done", checked=True)
 
 

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         local_path,
         names_in,
         prefetched,
+        published,
         refresh,
         see,
     )
+    from skygraft.places.outputs import Outputs, OutputsAt, outputs_of
     from skygraft.places.scratch import Scratch, holding, scratch_of, use_scratch
     from skygraft.places.stores import Storage, Store
     from skygraft.places.urls import checked_url
@@ -41,15 +43,19 @@ _FROM = {
         "local_path",
         "names_in",
         "prefetched",
+        "published",
         "refresh",
         "see",
     ),
+    "skygraft.places.outputs": ("Outputs", "OutputsAt", "outputs_of"),
     "skygraft.places.scratch": ("Scratch", "holding", "scratch_of", "use_scratch"),
     "skygraft.places.stores": ("Storage", "Store"),
     "skygraft.places.urls": ("checked_url",),
 }
 
 __all__ = [
+    "Outputs",
+    "OutputsAt",
     "Scratch",
     "Storage",
     "Store",
@@ -66,7 +72,9 @@ __all__ = [
     "is_place",
     "local_path",
     "names_in",
+    "outputs_of",
     "prefetched",
+    "published",
     "refresh",
     "scratch_of",
     "see",

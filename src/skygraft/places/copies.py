@@ -41,6 +41,7 @@ __all__ = [
     "names_in",
     "note",
     "prefetched",
+    "published",
     "refresh",
     "see",
 ]
@@ -528,6 +529,11 @@ def hash_of(url: str) -> int:
     import zlib
 
     return zlib.crc32(url.encode())
+
+
+def published(path: Path) -> Path:
+    """Return the path itself if it is there, else the stub of what was published under it."""
+    return as_kind(path, STUBS_KIND) if is_copy(path) and not path.exists() else path
 
 
 def bring_all(path: str | os.PathLike[str]) -> Path:

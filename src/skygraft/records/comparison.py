@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from skygraft.catalog.arrow_arrays import arrow_array, numpy_array
-from skygraft.place_names import is_copy
+from skygraft.place_names import STUBS_KIND, as_kind, is_copy
 from skygraft.places import beneath, refresh
 from skygraft.records.ledger_scan import ANY_TIME
 from skygraft.records.packs import stat_packed
@@ -100,6 +100,10 @@ class Comparison:
         missing = np.flatnonzero((found[:, 0] < 0) & ~is_input[wanted])
         if missing.size:
             found[missing] = stat_packed([paths[i] for i in missing.tolist()])
+            if is_copy(self.output):  # published, and not kept here
+                missing = missing[found[missing, 0] < 0]
+                stubs = [os.fspath(as_kind(paths[i], STUBS_KIND)) for i in missing.tolist()]
+                found[missing] = stat_files(stubs, self._pool)  # type: ignore[attr-defined]
         sizes, times = (numpy_array(images.column(name).flatten())[wanted] for name in ("sizes", "times"))
         same = (found[:, 0] == sizes) & ((found[:, 1] == times) | (times == ANY_TIME)) & (found[:, 0] >= 0)
         agrees[image[wanted[~same]]] = False
