@@ -37,6 +37,7 @@ MARK = ".skygraft-places"
 STUBS_KIND, FILES_KIND, WORK_KIND = "stubs", "files", "work"
 _ODD = "%~"
 """Before the hexadecimal bytes of a part of a path that is no name of a file, such as ``..`` in an object's key."""
+_ODD_PART = re.compile(rf"(?:(?<=/)|^){_ODD}((?:[0-9a-f]{{2}})*)(?![0-9a-f])")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _COPY = re.compile(
     rf"/{re.escape(MARK)}/([0-9a-f]+)/({STUBS_KIND}|{FILES_KIND}|{WORK_KIND})/([a-z0-9+.-]+)(/[^\s'\",;]*)?"
@@ -68,12 +69,13 @@ def path_parts(path: str) -> list[str]:
 
 
 def _path_of(parts: str) -> str:
-    if _ODD not in parts:
-        return parts
-    return "/".join(
-        bytes.fromhex(part.removeprefix(_ODD)).decode() if re.fullmatch(rf"{_ODD}(?:[0-9a-f]{{2}})*", part) else part
-        for part in parts.split("/")
-    )
+    """The path that names of folders and file stand for."""
+    return _ODD_PART.sub(lambda match: bytes.fromhex(match[1]).decode(), parts) if _ODD in parts else parts
+
+
+def _url(scheme: str, rest: str) -> str:
+    path = _path_of(rest)
+    return f"{scheme}://{path.lstrip('/') if scheme == 'memory' else path}"
 
 
 def is_copy(path: str | os.PathLike[str]) -> bool:
@@ -93,7 +95,7 @@ def _split(path: str | os.PathLike[str]) -> tuple[str, str, str, str, str] | Non
 def url_of(path: str | os.PathLike[str]) -> str | None:
     """Return the URL that a path on this machine is the copy of; None if it is none."""
     found = _split(path)
-    return None if found is None else f"{found[3]}://{_path_of(found[4])}"
+    return None if found is None else _url(*found[3:])
 
 
 def shown_place(path: str | os.PathLike[str]) -> str:
@@ -119,5 +121,5 @@ def as_kind(path: str | os.PathLike[str], kind: str) -> Path:
 def with_urls(text: str) -> str:
     """Return text in which names of copies are replaced by their URLs, and secrets in URLs by dots."""
     if f"/{MARK}/" in text:
-        text = _IN_TEXT.sub(lambda match: f"{match[3]}:/{_path_of(match[4] or '/')}", text)
+        text = _IN_TEXT.sub(lambda match: _url(match[3], (match[4] or "/")[1:]), text)
     return redacted(text)

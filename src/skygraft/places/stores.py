@@ -111,16 +111,19 @@ class Store:
 
     def _call(self, what: str, url: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call a function of a filesystem, again after errors that may pass; errors name URL and reason."""
-        wait = _FIRST_WAIT
+        wait, failure = _FIRST_WAIT, None
         for tries_left in reversed(range(_TRIES)):
             try:
                 return function(*args, **options)
             except SkygraftError:
                 raise
-            except Exception as error:
+            except Exception as problem:
+                error = _reason(problem)
                 if not tries_left or not _may_pass(error):
-                    # The cause is left out: its text and its frames may hold what the backend knows.
-                    raise _named(error, what, url, self.storage) from None
+                    failure = _named(error, what, url, self.storage)
+            if failure is not None:
+                # Here, where it has no context: that of the backend may hold requests with their credentials.
+                raise failure
             time.sleep(wait * random.uniform(0.7, 1.3))
             wait = min(2.5 * wait, _LONGEST_WAIT)
         raise AssertionError
@@ -412,15 +415,24 @@ def _full(scheme: str, name: str) -> str:
     return f"file:///{name.lstrip('/')}" if scheme == "file" else f"{scheme}://{name.lstrip('/')}"
 
 
+def _reason(error: Exception) -> Exception:
+    """The error itself, or what it hides: of HTTP, fsspec calls everything a missing file."""
+    cause = error.__cause__
+    hides = isinstance(error, FileNotFoundError) and isinstance(cause, Exception)
+    return cause if hides and type(cause).__module__.split(".")[0] == "aiohttp" else error  # type: ignore[return-value]
+
+
+def _of_network(error: Exception) -> bool:
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in _OF_NETWORKS
+
+
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, _PERMANENT) or type(error).__name__ in _WITHOUT_CREDENTIALS:
         return False
-    status = getattr(error, "status", getattr(error, "code", None))
+    status = getattr(error, "status", None)
     if isinstance(status, int):
         return status >= 500 or status in (408, 425, 429)
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    if type(error).__module__.split(".")[0] in _OF_NETWORKS:
+    if _of_network(error):
         return True
     # s3fs makes an OSError of what it does not know; those of this machine (full disk, permissions) have other numbers.
     return isinstance(error, OSError) and error.errno in (None, 5, 16) and not isinstance(error, ImportError)
@@ -429,7 +441,7 @@ def _may_pass(error: Exception) -> bool:
 def _named(error: Exception, what: str, url: str, storage: Storage) -> Exception:
     """The error of ours for one of a backend."""
     text = redacted(str(error).strip().rstrip(".")) or type(error).__name__
-    status = getattr(error, "status", getattr(error, "code", None))
+    status = getattr(error, "status", None)
     place = redacted(url)
     low = text.lower()
     if isinstance(error, FileNotFoundError) or status in (404, 410):
@@ -452,8 +464,7 @@ def _named(error: Exception, what: str, url: str, storage: Storage) -> Exception
             path=place,
             fix="Check the credentials of the environment and the rights that they have, and storage.anon",
         )
-    network = isinstance(error, ConnectionError | TimeoutError)
-    if isinstance(error, OSError) and error.errno not in (None, 5, 16) and not network:
+    if isinstance(error, OSError) and error.errno not in (None, 5, 16) and not _of_network(error):
         return error  # of this machine
     tries = f" after {_TRIES} attempts" if _may_pass(error) else ""
     return PlaceError(
