@@ -23,7 +23,7 @@ from astropy.table import QTable
 
 from skygraft.catalog import Flag, PartitionCache, values
 from skygraft.catalog.io import arrow_array, from_arrow, numpy_array, one_array
-from skygraft.catalog.partition_read import read_beside, read_stored
+from skygraft.catalog.partition_read import MARKER, read_beside, read_stored
 from skygraft.catalog.partition_stamps import with_identities_now
 from skygraft.catalog.row_choice import ImageFacts, RowChoice
 from skygraft.config.campaign import CampaignConfig, load_config
@@ -236,8 +236,9 @@ def run_image(
         inputs = _input_identities(exposure, config.survey.root)
     with clock.stage("select"):
         if store is not None:
+            store.need(layout.catalog / MARKER)
             for tract, patch in image.reads:
-                store.need(layout.catalog_part(tract, patch).parent)
+                store.need(layout.catalog_part(tract, patch))
         sources, catalog_key = sources_of(image, config, bench.partitions)
         light_curves = light_curves_of(image, config, sources, bench.partitions)
     with clock.stage("inject"):

@@ -82,6 +82,8 @@ class OutputsAt:
         for name, identity in wanted.items():
             there = FileIdentity.find(root / name)
             if there is None or there.size_and_time != identity:
+                # With another plan, partitions that were fetched before may be others too.
+                shutil.rmtree(root / "catalog", ignore_errors=True)
                 outputs.fetch(name, FileIdentity(*identity))
         return root
 
@@ -195,11 +197,11 @@ class Outputs:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def need(self, folder: Path) -> None:
-        """Fetch the files of a folder that are not here, such as a partition of the catalogue for a worker."""
-        if folder.is_dir():
+    def need(self, path: Path) -> None:
+        """Fetch a file, with those beside it, if it is not here: a worker's partition of the catalogue."""
+        if path.exists():
             return
-        found = self.scratch.store.listing(self.url_of(folder))
+        found = self.scratch.store.listing(self.url_of(path.parent))
         for url, identity in found.items():
             self.fetch(url[len(self.url) + 1 :], identity)
 
