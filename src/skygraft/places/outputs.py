@@ -306,7 +306,7 @@ class Outputs:
             if entry.name in _NOT_PUBLISHED or entry.name.endswith(".tmp") or entry.name.startswith(".planning-"):
                 continue
             inside = [p for p in entry.rglob("*") if p.is_file()] if entry.is_dir() else [entry]
-            found += [path for path in inside if not path.name.endswith(".tmp")]
+            found += [path for path in inside if not path.name.endswith(".tmp") and not path.name.startswith(".lock")]
         return sorted(found)
 
     def _manifest(self) -> dict[str, list[int]]:
