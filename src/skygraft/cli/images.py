@@ -135,6 +135,8 @@ def inspect(
     Example:  skygraft inspect skygraft-demo/survey/calexp-1002-0.fits
     """
     from skygraft.cli.describe import describe_rows
+    from skygraft.place_names import shown_place
+    from skygraft.places import given_path
     from skygraft.processes import careful_map
 
     look = _Inspector(format, aperture, psf, zeropoint, hdu, format_options(option, ccds, allow_pickle))
@@ -142,7 +144,7 @@ def inspect(
     if json:
         emit_json(content)
     else:
-        show_rows(describe_rows(content), str(image))
+        show_rows(describe_rows(content), shown_place(given_path(image)))
 
 
 @command
@@ -308,8 +310,15 @@ def _check_outputs(outputs: list[Path], inputs: list[Path], overwrite: bool) -> 
     """Raise, before any work is done, if an output would replace something or cannot be written."""
     from skygraft.errors import OutputError, OutputExistsError
     from skygraft.formats.base import refuse_overwrite
+    from skygraft.places import given_path, is_place
 
     for path in outputs:
+        if is_place(path):
+            raise OutputError(
+                "this command writes files of this machine",
+                path=given_path(path),
+                fix="Name one; a campaign writes to stores (output: in its YAML file)",
+            )
         refuse_overwrite(path, inputs, overwrite=overwrite)
         if not path.parent.is_dir():
             raise OutputError(f"there is no directory {str(path.parent)!r}", path=path, fix="Make it first")

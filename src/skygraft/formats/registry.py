@@ -71,6 +71,8 @@ from skygraft.photometry import (
     resolve_reference,
     summed_unit,
 )
+from skygraft.place_names import is_copy
+from skygraft.places import bring, for_headers, is_place
 from skygraft.psf import PSF, Box, check_psf_soundness
 from skygraft.psf.base import LARGEST_KERNEL
 from skygraft.wcs import check_pixel_scale, check_wcs_soundness, has_wcs, pixel_scale
@@ -229,6 +231,7 @@ def read_footprint(path: StrPath, *, format: str = "auto", **options: Any) -> Im
     ------
     UnknownFormatError, CorruptFileError, MissingWcsError, FormatError, ConfigError
     """
+    path = for_headers(path) if is_place(path) else path
     with fits_errors(path):
         fmt = _format_for(path, format)
         found = fmt.footprint(path, **options)
@@ -298,6 +301,7 @@ def read_exposure(
     ConfigError
         If an option is not one of the format's.
     """
+    path = bring(path) if is_place(path) else path
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     stamps = identify_files([path])
     with fits_errors(path):
@@ -343,6 +347,7 @@ def read_calibration(
     SkygraftError
         As `read_exposure`, except for errors of the pixels.
     """
+    path = bring(path) if is_place(path) and not is_copy(path) else path
     fmt, asked, psf = _prepare(path, format, psf, hdu, options)
     identify_files([path])
     with fits_errors(path):
