@@ -37,6 +37,13 @@ _OWN_OPTIONS = {
     "hdu": "--hdu",
 }
 
+
+def _readable(text: str | None) -> str | None:
+    """Refuse settings of a PSF that are no YAML before an image is read."""
+    psf_of(text)
+    return text
+
+
 Aperture = Annotated[
     str | None,
     typer.Option(
@@ -51,6 +58,7 @@ Psf = Annotated[
     typer.Option(
         help="PSF to use instead of the image's own: its file, 'moffat:0.9 arcsec' or 'gaussian:3.5 pix' (FWHM), or "
         "settings such as '{path: psf.fits, oversampling: 4}'.",
+        callback=_readable,
         show_default=False,
     ),
 ]

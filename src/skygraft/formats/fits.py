@@ -302,9 +302,7 @@ class FitsFormat(Format):
         gain = self._gain(opened, given, seconds, photo_calib)
         if photo_calib is not None:
             photo_calib = dataclasses.replace(photo_calib, candidates=candidates)
-        box = Box(-0.5, nx - 0.5, -0.5, ny - 0.5)
-        target = PsfTarget(center_scale, opened.path, self._data_id(opened, given), box, opened.headers.as_dict())
-        psf = self._psf(opened, given, target)
+        psf = self._psf(opened, given, center_scale)
         no_psf = None if psf is not None else self._no_psf(opened)
         return ImageCalibration(
             unit=unit,
@@ -376,12 +374,15 @@ class FitsFormat(Format):
             return RecordedGain(None, reason=f"images of the Legacy Surveys in {unit.name} may be of photoelectrons")
         return read_gain(opened.headers, unit=unit, exposure_time=exposure_time, zeropoint=zeropoint)
 
-    def _psf(self, opened: OpenedImage, given: FitsOptions, target: PsfTarget) -> PSF | None:
-        if given.psf is False:
+    def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
+        layout = opened.layout
+        if given.psf is False or (layout.psf is None and (given.psf is None or given.psf is True)):
             return None
-        if opened.layout.psf is not None:
-            return make_psf(opened.layout.psf, target.pixel_scale, target)
-        return None if given.psf is None or given.psf is True else make_psf(given.psf, target.pixel_scale, target)
+        ny, nx = opened.image.shape or (0, 0)
+        box = Box(-0.5, nx - 0.5, -0.5, ny - 0.5)
+        target = PsfTarget(scale, opened.path, self._data_id(opened, given), box, opened.headers.as_dict())
+        psf: Any = layout.psf if layout.psf is not None else given.psf
+        return make_psf(psf, scale, target)
 
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         return PsfError(

@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from skygraft.errors import ConfigError, PsfError
-from skygraft.formats.psf_kinds import KINDS, call_kind, check_psf_keys, read_psf_file
+from skygraft.formats.psf_kinds import KINDS, call_kind, check_psf_keys, is_psfex_file, read_psf_file
 from skygraft.formats.psf_target import PsfTarget
 from skygraft.photometry import PhotoCalib
 from skygraft.psf import PSF, GaussianPSF, MoffatPSF
 
-__all__ = ["GivenPhotoCalib", "GivenPsf", "check_psf_settings", "make_photo_calib", "make_psf", "psf_files"]
+__all__ = [
+    "GivenPhotoCalib",
+    "GivenPsf",
+    "check_psf_settings",
+    "make_photo_calib",
+    "make_psf",
+    "psf_files",
+    "psf_option",
+]
 
 type GivenPsf = PSF | str | os.PathLike[str] | Mapping[str, Any]
 type GivenPhotoCalib = PhotoCalib | float | Mapping[str, Any]
@@ -94,6 +102,43 @@ def psf_files(given: Any, target: PsfTarget | None = None) -> tuple[Path, ...]:
     if isinstance(given, Mapping) and isinstance(given.get("path"), str | os.PathLike):
         return (Path(given["path"]),)
     return ()
+
+
+def psf_option(given: Any, takes_psf: bool) -> tuple[dict[str, Any], Any]:
+    """Divide what is given for a PSF into the option of a format and what is left to `make_psf`.
+
+    A format with an option ``psf`` reads a PSFEx model itself, and writes it beside the output. Of anything else it
+    is told that it need not look for the image's own.
+
+    Parameters
+    ----------
+    given : PSF, path, mapping, False or None
+        As for `make_psf`; False for none.
+    takes_psf : bool
+        Whether the format has an option ``psf``.
+
+    Returns
+    -------
+    option : dict
+        With ``psf``, or empty.
+    left : PSF, path, mapping or None
+
+    Raises
+    ------
+    ConfigError
+        If `given` is nothing that `make_psf` takes.
+    """
+    if given is None:
+        return {}, None
+    if given is not False:
+        check_psf_settings(given)
+    if not takes_psf:
+        return {}, given
+    of_format = given is False or isinstance(given, PSF)
+    if isinstance(given, str | os.PathLike):
+        # A file that is missing is reported as what the format looks for.
+        of_format = not Path(given).is_file() or is_psfex_file(given)
+    return ({"psf": given}, None) if of_format else ({"psf": False}, given)
 
 
 def make_psf(given: GivenPsf, pixel_scale: float, target: PsfTarget | None = None) -> PSF:

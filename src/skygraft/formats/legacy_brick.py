@@ -48,7 +48,6 @@ from skygraft.formats.fits_planes import header_planes, read_mask
 from skygraft.formats.fits_write import copy_file, write_planes
 from skygraft.formats.legacy_brick_psf import psf_of_image, psf_of_sizes
 from skygraft.formats.legacy_coadd import OpenedCoadd, other_survey, release_of, survey_reference, unit_of
-from skygraft.formats.psf_target import PsfTarget
 from skygraft.photometry import ReferenceCandidate
 from skygraft.psf import PSF, MoffatMapPSF
 
@@ -303,16 +302,16 @@ class LegacyBrickFormat(FitsFormat):
             planes[name] = place
         return mask, planes
 
-    def _psf(self, opened: OpenedImage, given: FitsOptions, target: PsfTarget) -> PSF | None:
+    def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
         parts = _parts_of(opened)
         if given.psf is not None and given.psf is not True:
-            return super()._psf(opened, given, target)
+            return super()._psf(opened, given, scale)
         if parts.copsf is not None:
-            return psf_of_image(parts.copsf, target.pixel_scale)
+            return psf_of_image(parts.copsf, scale)
         if parts.psfsize is not None:
             beta = given.psf_beta if isinstance(given, LegacyBrickOptions) else LegacyBrickOptions().psf_beta
-            return psf_of_sizes(parts.psfsize, target.pixel_scale, beta)
-        return super()._psf(opened, given, target)
+            return psf_of_sizes(parts.psfsize, scale, beta)
+        return super()._psf(opened, given, scale)
 
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         brick = _brick_of(opened)

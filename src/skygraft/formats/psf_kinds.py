@@ -9,6 +9,7 @@ function, as `call_psf_function` calls it. In the package's ``pyproject.toml``::
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Callable, Mapping
@@ -20,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from skygraft.errors import ConfigError, PsfError
-from skygraft.fitsfile.open import is_fits, open_fits
-from skygraft.formats.base import identify_files
+from skygraft.errors import ConfigError, PsfError, SkygraftError
+from skygraft.fitsfile.open import fits_errors, is_fits, open_fits
+from skygraft.formats.available import get_format
+from skygraft.formats.base import Format, identify_files
 from skygraft.formats.psf_functions import call_psf_function, find_function
 from skygraft.formats.psf_target import INSIST, PsfTarget, check_belongs, check_covers
 from skygraft.psf import PSF, PsfImageOptions, is_psfield, psf_image_header, read_psf_image, read_psfex, read_psfield
@@ -138,11 +140,14 @@ def _read_piff(path: Path, given: dict[str, Any], target: PsfTarget) -> tuple[PS
 
 def _read_exposure(path: Path, given: dict[str, Any], target: PsfTarget) -> tuple[PSF, Mapping[str, Any]]:
     """The PSF of another image, in that image's pixels."""
-    from skygraft.formats.registry import read_calibration
     from skygraft.wcs import pixel_scale
 
-    options = dict(given.get("options", {}))
-    found = read_calibration(path, format=given.get("format", "auto"), **options)
+    name = given.get("format", "auto")
+    fmt = get_format("fits" if name == "auto" else name)
+    if name == "auto":
+        fmt = _format_with_psf(path) or fmt
+    with fits_errors(path):
+        found = fmt.calibration(path, **dict(given.get("options", {})))
     if found.psf is None:
         raise found.no_psf or PsfError("the image has no PSF", path=path)
     (ny, nx), (x0, y0) = found.shape, found.xy0
@@ -322,7 +327,7 @@ def recognise_psf(path: str | os.PathLike[str], *, unknown: str | None = None) -
                              for hdu in hdus])  # fmt: skip
     else:
         kind = None
-    if kind in (None, "image") and _has_own_psf(path):
+    if kind in (None, "image") and _format_with_psf(path) is not None:
         kind = "exposure"
     if kind is not None:
         return kind
@@ -347,15 +352,14 @@ def _kind_in(hdus: list[tuple[str, Any, bool, tuple[int, ...]]]) -> str | None:
     return "image" if any(flat and len(shape) >= 2 for _, _, flat, shape in hdus) else None
 
 
-def _has_own_psf(path: Path) -> bool:
-    """Whether a file is an image of one of the formats that store their PSF."""
-    from skygraft.errors import SkygraftError
-    from skygraft.formats.registry import recognise_format
-
-    try:
-        return recognise_format(path).name in ("lsst_afw", "lsst_images")
-    except SkygraftError:
-        return False
+def _format_with_psf(path: Path) -> Format | None:
+    """The format of an image file that stores its PSF; None for any other file."""
+    for name in ("lsst_afw", "lsst_images"):
+        fmt = get_format(name)
+        with contextlib.suppress(SkygraftError):
+            if fmt.matches(path):
+                return fmt
+    return None
 
 
 def read_psf_file(path: Path, kind: str | None, given: Mapping[str, Any], target: PsfTarget) -> PSF:

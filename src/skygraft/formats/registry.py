@@ -53,12 +53,11 @@ from skygraft.formats.fits_layout import is_flat, list_hdus, split_name
 from skygraft.formats.given import (
     GivenPhotoCalib,
     GivenPsf,
-    check_psf_settings,
     make_photo_calib,
     make_psf,
     psf_files,
+    psf_option,
 )
-from skygraft.formats.psf_kinds import is_psfex_file
 from skygraft.formats.psf_target import PsfTarget
 from skygraft.formats.survey_products import refuse_product
 from skygraft.photometry import (
@@ -365,24 +364,9 @@ def _prepare(
     asked = dict(options)
     if hdu is not None:
         asked["hdu"] = hdu
-    given: Any = psf  # False, too, where the format has an option for it
-    if given is not None and given is not False:
-        check_psf_settings(psf)
-    if given is not None and "psf" in {field.name for field in dataclasses.fields(fmt.Options)}:
-        if given is False or isinstance(psf, PSF) or _is_psfex(given):
-            asked["psf"], psf = psf, None
-        else:
-            # The image's own PSF need not even be readable.
-            asked["psf"] = False
-    return fmt, asked, psf
-
-
-def _is_psfex(psf: GivenPsf) -> bool:
-    """Whether a PSF is given by the path of a PSFEx model, or of a file that is missing.
-
-    A format with a PSFEx model beside each image reads it itself, and writes it beside the output.
-    """
-    return isinstance(psf, str | os.PathLike) and (not Path(psf).is_file() or is_psfex_file(psf))
+    takes_psf = "psf" in {field.name for field in dataclasses.fields(fmt.Options)}
+    option, psf = psf_option(psf, takes_psf)
+    return fmt, asked | option, psf
 
 
 def _complete(

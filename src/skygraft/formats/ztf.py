@@ -44,7 +44,6 @@ from skygraft.formats.fits_layout import (
 )
 from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_write import write_planes
-from skygraft.formats.psf_target import PsfTarget
 from skygraft.formats.survey_products import survey_product
 from skygraft.photometry import PhotoCalib, ReferenceCandidate
 from skygraft.psf import PSF, FixedKernelPSF
@@ -212,11 +211,11 @@ class ZtfFormat(FitsFormat):
         # ZTF's gains are 5 to 6.5 electrons per count, whatever the card's comment says.
         return RecordedGain(value, f"GAIN in the header of HDU {card.hdu}")
 
-    def _psf(self, opened: OpenedImage, given: FitsOptions, target: PsfTarget) -> PSF | None:
+    def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
         beside = opened.layout.psf
         if beside is not None and _PSF in beside.name and given.psf is None:
             return _psf_of_image(beside)
-        return super()._psf(opened, given, target)
+        return super()._psf(opened, given, scale)
 
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         return PsfError(
