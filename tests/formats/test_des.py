@@ -68,6 +68,17 @@ def test_the_aperture_is_not_guessed(tmp_path):
     assert given.photo_calib.aperture.radius_pixels == pytest.approx(11.10, abs=0.01)
 
 
+def test_closure_in_an_aperture(tmp_path):
+    """Of a Gaussian, the flux inside a radius is known: 1 - exp(-r^2 / 2 sigma^2)."""
+    path = write_des(tmp_path, image=np.zeros((SIZE, SIZE), np.float32), packed=False)
+    psf = {"kind": "gaussian", "fwhm": f"{4 * 2.3548200450309493} pix"}
+    exposure = read_exposure(path, aperture={"diameter": "5.84 arcsec"}, psf=psf)
+    injection = inject(exposure, star(path, 60.3, 64.6), seed=1, noise=False)
+    inside = 1 - np.exp(-((5.84 / 2 / 0.263) ** 2) / (2 * 4**2))
+    total = injection.exposure.image.astype(float).sum()
+    assert 30 - 2.5 * np.log10(total * inside) == pytest.approx(MAG, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("gain", "value"),
     [
