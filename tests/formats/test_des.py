@@ -158,6 +158,11 @@ def test_single_ccds(tmp_path):
     assert isinstance(exposure.extra["no_photo_calib"], UncalibratedImageError)
     assert "table of FGCM" in str(exposure.extra["no_photo_calib"])
     assert exposure.psf is not None and exposure.gain == 1
+    archive = tmp_path / "p01" / "red" / "immask"
+    archive.mkdir(parents=True)
+    (tmp_path / "p01" / "psf").mkdir()
+    write_psfex(tmp_path / "p01" / "psf" / "D00233569_r_c10_r2357p01_psfexcat.psf")
+    assert read_exposure(write_des(archive, CCD, psf=None, cards=cards)).psf is not None
     planes = exposure.mask_planes
     assert exposure.mask[2, 3] == planes["BPM"] | planes["STAR"] and exposure.mask[4, 5] == planes["TAPEBUMP"]
     calibrated = read_exposure(path, zeropoint=30.21, aperture="psf_model")
