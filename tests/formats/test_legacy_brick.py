@@ -139,6 +139,15 @@ def test_the_psf_has_the_effective_area_of_the_map(tmp_path):
         read_exposure(path, psf_beta=1.0)
 
 
+def test_a_brick_that_is_covered_in_part(tmp_path):
+    """The map of sizes is zero where no exposure is; a source there has the PSF of the nearest."""
+    sizes = np.full((SIZE, SIZE), 1.2, np.float32)
+    sizes[:, : SIZE // 2] = 0
+    path = write_brick(tmp_path, sizes=sizes)
+    injection = inject(read_exposure(path), stars(path, (45.0, 60.0), (80.0, 60.0)), seed=1, noise=False)
+    np.testing.assert_allclose(injection.truth["flux_deposited"], 10 ** (0.4 * (22.5 - MAG)), rtol=1e-4)
+
+
 def test_a_psf_image_of_the_coadd_comes_first(tmp_path):
     path = write_brick(tmp_path)
     y, x = np.mgrid[-20:21, -20:21]
