@@ -171,7 +171,7 @@ class DesFormat(FitsFormat):
     def _no_psf(self, opened: OpenedImage) -> PsfError:
         looked = ", ".join(_psf_names(opened.path))
         return PsfError(
-            f"there is no PSFEx model of the image beside it or in ../psf (looked for {looked})",
+            f"there is no PSFEx model of the image beside it or in ../psf or ../../psf (looked for {looked})",
             path=opened.path,
             fix="Fetch it from the survey's archive, or give psf= (a PSF, the path of a model, or {kind: moffat, fwhm: "
             "0.9 arcsec})",
@@ -208,6 +208,10 @@ def _psf_names(path: Path) -> tuple[str, ...]:
 
 
 def _find_psf(path: Path) -> Path | None:
-    """Return the PSFEx model beside an image, or in the folder ``psf`` beside its own, as in the survey's archive."""
-    folders = (path.parent, path.parent.parent / "psf")
+    """Return the PSFEx model beside an image, or in the folder ``psf`` of its run, as in the survey's archive.
+
+    There a tile is in ``p01/coadd``, a CCD in ``p01/red/immask``, and the models of both in ``p01/psf``.
+    """
+    above = path.absolute().parents
+    folders = (path.parent, *(folder / "psf" for folder in above[1:3]))
     return next((f for folder in folders for name in _psf_names(path) if (f := folder / name).is_file()), None)

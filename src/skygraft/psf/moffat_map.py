@@ -19,6 +19,8 @@ __all__ = ["MoffatMapPSF"]
 _SIGMA_TO_FWHM = 2 * math.sqrt(2 * math.log(2))
 _ACCURACY = 1e-7
 _MOST_NODES = 32
+_BLOCK = 32
+"""Pixels of a block, along each axis, in the search for the nearest part of a map that has a size."""
 _NEAREST_POLE = math.pi / 2
 """Where ``1 + r^2 / alpha^2`` is zero, as a distance in the logarithm of the width from the real axis."""
 
@@ -32,7 +34,8 @@ class MoffatMapPSF(LinearPSF):
     Parameters
     ----------
     fwhm : array_like, shape (ny, nx)
-        Full width at half maximum of the Moffat in pixels; NaN, zero or less where there is no PSF.
+        Full width at half maximum of the Moffat in pixels; NaN, zero or less where the map has none. There the nearest
+        part of the map that has one holds: light of a source just outside of the exposures reaches them.
     beta : float
         Exponent of the Moffat.
     shape : (int, int)
@@ -79,6 +82,7 @@ class MoffatMapPSF(LinearPSF):
         self._middle, self._half = middle, half
         models = [MoffatPSF(w, beta, shape=shape, pixel_integrated=False) for w in np.exp(middle + half * self._u)]
         super().__init__(np.concatenate([model.basis for model in models]))
+        self._fill = None if known.all() else _nearest_blocks(np.where(known, values, np.float32(0)))
         values.setflags(write=False)
         self._map, self._factor, self._start = values, float(factor), start
         self._models, self._origin, self._beta = tuple(models), origin, float(beta)
@@ -133,28 +137,17 @@ class MoffatMapPSF(LinearPSF):
         Returns
         -------
         ndarray of float64, shape (N,)
-            Pixels; NaN where there is no PSF.
+            Pixels.
         """
         x, y = positions(x, y)
         ny, nx = self._map.shape
         rows = np.clip(np.rint(y) - self._start[1], 0, ny - 1).astype(np.int64)
         columns = np.clip(np.rint(x) - self._start[0], 0, nx - 1).astype(np.int64)
         found = self._map[rows, columns].astype(np.float64)
-        return np.where((found > 0) & (found < np.inf), self._factor * found, np.nan)
-
-    def defined(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
-        """Find the positions at which the map has a size.
-
-        Parameters
-        ----------
-        x, y : array_like, shape (N,)
-            Positions in parent pixels.
-
-        Returns
-        -------
-        ndarray of bool, shape (N,)
-        """
-        return np.isfinite(self.widths(x, y))
+        if self._fill is not None:
+            known = (found > 0) & (found < np.inf)
+            found = np.where(known, found, self._fill[rows // _BLOCK, columns // _BLOCK])
+        return np.asarray(self._factor * found)
 
     def coefficients(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Evaluate the weights of the Moffats at the nodes, which sum to one.
@@ -167,20 +160,8 @@ class MoffatMapPSF(LinearPSF):
         Returns
         -------
         ndarray of float64, shape (N, B)
-
-        Raises
-        ------
-        PsfError
-            If the map has no size at a position.
         """
-        x, y = positions(x, y)
         widths = self.widths(x, y)
-        bad = np.flatnonzero(np.isnan(widths))
-        if bad.size:
-            raise PsfError(
-                f"the map of PSF sizes has none at position ({x[bad[0]]:.1f}, {y[bad[0]]:.1f}): no exposure is there",
-                fix="Leave out sources where the coadd has no data",
-            )
         at = (np.log(widths) - self._middle) / self._half if self._half > 0 else np.zeros(widths.shape)
         # Lagrange's polynomials of Chebyshev nodes as sums of Chebyshev polynomials, which is stable at the nodes, too.
         terms = np.cos(np.arange(self._u.size) * np.arccos(np.clip(at, -1, 1))[:, None])
@@ -232,6 +213,18 @@ def _nodes_for(half: float) -> int:
     reach = _NEAREST_POLE / half
     n = math.ceil(-math.log(_ACCURACY) / math.log(reach + math.sqrt(1 + reach * reach))) + 1
     return min(n, _MOST_NODES)
+
+
+def _nearest_blocks(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Largest size in each block of a map, of the nearest block that has one where a block has only zeros."""
+    from scipy.ndimage import distance_transform_edt
+
+    starts = [np.arange(0, n, _BLOCK) for n in values.shape]
+    blocks = np.maximum.reduceat(np.maximum.reduceat(values, starts[0], axis=0), starts[1], axis=1)
+    nearest = distance_transform_edt(blocks == 0, return_distances=False, return_indices=True)
+    filled = np.asarray(blocks[tuple(nearest)], dtype=np.float64)
+    filled.setflags(write=False)
+    return filled
 
 
 class _MoffatBasis(SubPixelBasis):
