@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 
 from kits.space_images import HST_SCALE, PHOTFLAM, PHOTPLAM, PSF, write_drz, write_flt
 from skygraft import inject
-from skygraft.errors import CalibrationError, ConfigError, FormatError
+from skygraft.errors import CalibrationError, ConfigError, FormatError, WcsError
 from skygraft.formats import read_exposure, read_footprint, write_exposure
 from skygraft.formats.conformance import check_format
 from skygraft.formats.hst import HstFormat
@@ -230,11 +230,24 @@ def test_chips_that_were_not_scaled_to_each_other(tmp_path) -> None:
 
 
 def test_lookup_tables_that_are_missing_are_refused(tmp_path) -> None:
-    path = write_flt(tmp_path / "a_flc.fits", chips=1, tables=True)
-    from skygraft.errors import WcsError
-
+    path = write_flt(tmp_path / "a_flc.fits", chips=1, cards_of_table=True)
     with pytest.raises(WcsError, match="CPDIS1"):
         read_exposure(path)
+
+
+def test_lookup_tables_are_applied(tmp_path) -> None:
+    path = write_flt(tmp_path / "a_flc.fits", chips=1, cards_of_table=True, table=True)
+    with fits.open(path) as hdus, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = WCS(hdus["SCI"].header, hdus)
+    assert theirs.cpdis1 is not None
+    exposure = read_exposure(path)
+    x, y = np.random.default_rng(1).uniform(1, 94, (2, 50))
+    sky = exposure.wcs.pixel_to_world_values(x, y)
+    np.testing.assert_allclose(sky, theirs.all_pix2world(x, y, 0), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(exposure.wcs.world_to_pixel_values(*sky), (x, y), rtol=0, atol=1e-3)
+    plain = read_exposure(write_flt(tmp_path / "b_flc.fits", chips=1)).wcs.pixel_to_world_values(x, y)
+    assert np.abs(np.subtract(plain, sky)).max() * 3600 / HST_SCALE > 0.1
 
 
 def test_two_zeropoints_that_disagree_are_refused(tmp_path) -> None:

@@ -27,7 +27,7 @@ from skygraft.fitsfile.open import is_fits, open_fits
 from skygraft.formats.base import CAUTION, StrPath
 from skygraft.formats.fits import FitsOptions, OpenedImage
 from skygraft.formats.fits_headers import Headers, finite_number
-from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, list_hdus
+from skygraft.formats.fits_layout import FitsLayout, HduInfo, Plane, inherited_headers, is_flat, list_hdus
 from skygraft.formats.fits_planes import read_pixels
 from skygraft.formats.fits_units import image_unit
 from skygraft.formats.space import SpaceFitsFormat, companion_hdu, first_number, middle_of, required
@@ -93,13 +93,15 @@ class _JwstOpened(OpenedImage):
         if found is not None:
             self._check_same(found)
             return found
-        if self.choice == "auto" and "A_ORDER" in self.image.header:
+        alone = sum(map(is_flat, self.hdus)) == 1
+        if self.choice == "auto" and alone and "A_ORDER" in self.image.header:
+            # A plane cut from an exposure has no other.
             return super().wcs()
         raise WcsError(
-            "the file has no ASDF extension with the WCS of this exposure, and its header has no distortion",
+            "the file has no ASDF extension with the WCS of this exposure",
             path=self.path,
-            hdu=self.image.index,
-            fix="Download the file again, or read it with wcs='fits' (positions may be off by several pixels)",
+            hdu="ASDF",
+            fix="Download the file again, or read it with wcs='fits': the WCS of the header, which is an approximation",
         )
 
     def _check_same(self, found: GwcsWcs) -> None:
