@@ -39,8 +39,15 @@ _SPECIFIC: dict[str, tuple[str, str]] = {
     "lsst_afw": ("skygraft.formats.lsst_afw", "LsstAfwFormat"),
     "lsst_images": ("skygraft.formats.lsst_images", "LsstImagesFormat"),
     "legacy_survey": ("skygraft.formats.legacy_survey", "LegacySurveyFormat"),
+    "legacy_brick": ("skygraft.formats.legacy_brick", "LegacyBrickFormat"),
+    "legacy_cutout": ("skygraft.formats.legacy_cutout", "LegacyCutoutFormat"),
+    "des": ("skygraft.formats.des", "DesFormat"),
+    "megapipe": ("skygraft.formats.megapipe", "MegaPipeFormat"),
     "sdss_frame": ("skygraft.formats.sdss_frame", "SdssFrameFormat"),
     "ztf": ("skygraft.formats.ztf", "ZtfFormat"),
+    "jwst": ("skygraft.formats.jwst", "JwstFormat"),
+    "hst": ("skygraft.formats.hst", "HstFormat"),
+    "roman": ("skygraft.formats.roman", "RomanFormat"),
 }
 """Formats that recognise more than that a file is FITS: name to module and class, imported when needed."""
 _ORDINARY = {"fits": ("skygraft.formats.fits", "FitsFormat")}

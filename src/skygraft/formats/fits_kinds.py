@@ -75,6 +75,7 @@ _LEGACY_KINDS = {
     "galdepth": "a depth map",
     "psfsize": "a map of PSF sizes",
     "chi2": "a chi-squared image",
+    **dict.fromkeys(("model", "blobmodel"), "a model of the image"),
 }
 # Keywords of the kind of product, and their values for products that are not science images.
 _PRODUCT_KEYS = ("PRODTYPE", "IMTYPE", "DES_EXT", "EXTTYPE", "HDUCLAS2", "HDUCLAS3", "FILETYPE", "OBSTYPE", "IMAGETYP")
@@ -93,7 +94,7 @@ _FILE_NAME = "its file's name"
 _MAGIC = {
     b"\x89HDF\r\n": "an HDF5 file",
     b"PAR1": "a Parquet table",
-    b"#ASDF": "an ASDF file",
+    b"#ASDF": "an ASDF file of an unknown kind",
     b"\x93NUMPY": "an array of NumPy (.npy)",
     b"\x89PNG": "a PNG picture, without calibration",
     b"\xff\xd8\xff": "a JPEG picture, without calibration",

@@ -58,6 +58,7 @@ def write_planes(
     outputs: Mapping[Path, Path],
     *,
     new_masks: Mapping[Path, tuple[NDArray[np.int32], Mapping[str, int]]] | None = None,
+    further: Mapping[int, NDArray[Any]] | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
     """Write all files of an image.
@@ -72,6 +73,8 @@ def write_planes(
         Output file of each input file: all files of the layout, and others to copy.
     new_masks : mapping of Path to (ndarray, mapping), optional
         Additional mask files, with their bits and the bit values of their planes.
+    further : mapping of int to ndarray, optional
+        New pixels of further HDUs of the image's file, by number.
     overwrite : bool
         Replace outputs that exist.
 
@@ -89,7 +92,7 @@ def write_planes(
     written = (*outputs.values(), *masks)
     for output in written:
         refuse_overwrite(output, outputs, overwrite=overwrite)
-    new: dict[Path, dict[int, NDArray[Any]]] = {}
+    new: dict[Path, dict[int, NDArray[Any]]] = {image: dict(further)} if further else {}
     touched: dict[Path, dict[int, NDArray[np.bool_]]] = {}
     cards: dict[Path, dict[int, dict[str, tuple[Any, str]]]] = {}
     for plane in layout.planes:

@@ -41,7 +41,7 @@ from skygraft.formats.base import (
     identify_files,
     refuse_overwrite,
 )
-from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedFits
+from skygraft.formats.fits import FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_gain import RecordedGain
 from skygraft.formats.fits_headers import Headers, finite_number
 from skygraft.formats.fits_layout import HduInfo, is_flat, list_hdus, split_name
@@ -184,7 +184,7 @@ class SdssFrameFormat(FitsFormat):
                     written.unlink(missing_ok=True)
             raise
 
-    def _data_id(self, opened: OpenedFits, given: FitsOptions) -> DataId:
+    def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:
         detector = _known(opened.hdus)
         name = _NAME.search(opened.path.name)
         visit = given.visit
@@ -206,17 +206,17 @@ class SdssFrameFormat(FitsFormat):
             name=opened.name,
         )
 
-    def _visit_info(self, opened: OpenedFits, given: FitsOptions) -> VisitInfo:
+    def _visit_info(self, opened: OpenedImage, given: FitsOptions) -> VisitInfo:
         mjd, seconds = middle_of_exposure(opened.headers, (opened.image.shape or (0, 0))[0])
         return VisitInfo(
             mjd if given.mjd is None else float(given.mjd),
             seconds if given.exposure_time is None else float(given.exposure_time),
         )
 
-    def _candidates(self, opened: OpenedFits) -> tuple[ReferenceCandidate, ...]:
+    def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
         return (*super()._candidates(opened), _REFERENCE)
 
-    def _calibration(self, opened: OpenedFits, given: FitsOptions) -> ImageCalibration:
+    def _calibration(self, opened: OpenedImage, given: FitsOptions) -> ImageCalibration:
         if given.unit is None and opened.headers.find("BUNIT") is None:
             given = dataclasses.replace(given, unit="nanomaggy")
         found = super()._calibration(opened, given)
@@ -280,7 +280,7 @@ def _known(hdus: tuple[HduInfo, ...]) -> _Detector:
     return found
 
 
-def _gain(opened: OpenedFits) -> tuple[RecordedGain, NDArray[np.float32] | None]:
+def _gain(opened: OpenedImage) -> tuple[RecordedGain, NDArray[np.float32] | None]:
     """Electrons per nanomaggy: one number, or one for each pixel; or the reason why it is not known."""
     detector, shape = _known(opened.hdus), opened.image.shape or (0, 0)
     per_count = gain_of(detector.band, detector.camcol, detector.run)
@@ -339,7 +339,7 @@ def _find_psfield(path: Path, hdus: tuple[HduInfo, ...], given: FitsOptions) -> 
     return next((p for end in _PSFIELD_ENDINGS if (p := path.with_name(stem + end)).is_file()), None)
 
 
-def _psfield_psf(opened: OpenedFits, given: FitsOptions) -> tuple[PSF | None, PsfError | None]:
+def _psfield_psf(opened: OpenedImage, given: FitsOptions) -> tuple[PSF | None, PsfError | None]:
     psfield = _find_psfield(opened.path, opened.hdus, given)
     if psfield is None:
         return None, PsfError(

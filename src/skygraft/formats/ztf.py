@@ -28,8 +28,8 @@ from astropy.utils.exceptions import AstropyWarning
 from skygraft.errors import CalibrationError, FormatError, PsfError, SkygraftError
 from skygraft.exposure import DataId, Exposure, VisitInfo
 from skygraft.fitsfile.open import is_fits
-from skygraft.formats.base import CAUTION, ImageCalibration, StrPath
-from skygraft.formats.fits import LAYOUT, FitsFormat, FitsOptions, OpenedFits
+from skygraft.formats.base import CAUTION, StrPath
+from skygraft.formats.fits import LAYOUT, FitsFormat, FitsOptions, OpenedImage
 from skygraft.formats.fits_gain import RecordedGain
 from skygraft.formats.fits_headers import Headers, finite_number
 from skygraft.formats.fits_layout import (
@@ -143,7 +143,7 @@ class ZtfFormat(FitsFormat):
             masks[target.with_name(target.name.replace(_SCIENCE, _MASK, 1))] = (exposure.mask, exposure.mask_planes)
         return write_planes(exposure, layout, outputs, new_masks=masks, overwrite=overwrite)
 
-    def _open(self, path: StrPath, given: FitsOptions) -> OpenedFits:
+    def _open(self, path: StrPath, given: FitsOptions) -> OpenedImage:
         opened = super()._open(path, given)
         if not _is_science(opened.hdus):
             raise FormatError(
@@ -159,7 +159,7 @@ class ZtfFormat(FitsFormat):
         known: bool = exposure.extra.get(LAYOUT) is layout
         return layout if known else _with_companions(like, layout, list_hdus(like)[layout.image.hdu], self.Options())
 
-    def _data_id(self, opened: OpenedFits, given: FitsOptions) -> DataId:
+    def _data_id(self, opened: OpenedImage, given: FitsOptions) -> DataId:
         found = super()._data_id(opened, given)
         ccd, quadrant, band = (opened.headers.find(key) for key in ("CCDID", "QID", "FILTER"))
         numbers = [None if card is None else finite_number(card) for card in (ccd, quadrant)]
@@ -180,7 +180,7 @@ class ZtfFormat(FitsFormat):
             band=given.band or letter or found.band,
         )
 
-    def _visit_info(self, opened: OpenedFits, given: FitsOptions) -> VisitInfo:
+    def _visit_info(self, opened: OpenedImage, given: FitsOptions) -> VisitInfo:
         found = super()._visit_info(opened, given)
         if given.mjd is not None:
             return found
@@ -190,18 +190,18 @@ class ZtfFormat(FitsFormat):
         middle = start + (found.exposure_time or 0.0) / 2 * u.s
         return VisitInfo(float(middle.tai.mjd), found.exposure_time)
 
-    def _candidates(self, opened: OpenedFits) -> tuple[ReferenceCandidate, ...]:
+    def _candidates(self, opened: OpenedImage) -> tuple[ReferenceCandidate, ...]:
         return (*super()._candidates(opened), _REFERENCE)
 
     def _photo_calib(
-        self, opened: OpenedFits, given: FitsOptions, exposure_time: float | None, scale: float
+        self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, scale: float
     ) -> tuple[str, PhotoCalib | None, CalibrationError | None]:
         if given.zeropoint is None and given.zeropoint_key is None:
             given = dataclasses.replace(given, zeropoint_key="MAGZP")
         return super()._photo_calib(opened, given, exposure_time, scale)
 
     def _gain(
-        self, opened: OpenedFits, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
+        self, opened: OpenedImage, given: FitsOptions, exposure_time: float | None, calib: PhotoCalib | None
     ) -> RecordedGain:
         found = super()._gain(opened, given, exposure_time, calib)
         card = opened.headers.find("GAIN")
@@ -211,21 +211,18 @@ class ZtfFormat(FitsFormat):
         # ZTF's gains are 5 to 6.5 electrons per count, whatever the card's comment says.
         return RecordedGain(value, f"GAIN in the header of HDU {card.hdu}")
 
-    def _calibration(self, opened: OpenedFits, given: FitsOptions) -> ImageCalibration:
-        found = super()._calibration(opened, given)
-        if found.psf is None and given.psf is None:
-            error = PsfError(
-                f"there is no PSF image beside it (*_{_SCIENCE}{_PSF}.fits)",
-                path=opened.path,
-                fix="Fetch it into the image's directory, or give psf= ({kind: moffat, fwhm: 2 arcsec})",
-            )
-            return dataclasses.replace(found, no_psf=error)
-        return found
+    def _psf(self, opened: OpenedImage, given: FitsOptions, scale: float) -> PSF | None:
+        beside = opened.layout.psf
+        if beside is not None and _PSF in beside.name and given.psf is None:
+            return _psf_of_image(beside)
+        return super()._psf(opened, given, scale)
 
-    def _psf(self, layout: FitsLayout, given: FitsOptions, scale: float) -> PSF | None:
-        if layout.psf is not None and _PSF in layout.psf.name and given.psf is None:
-            return _psf_of_image(layout.psf)
-        return super()._psf(layout, given, scale)
+    def _no_psf(self, opened: OpenedImage) -> PsfError:
+        return PsfError(
+            f"there is no PSF image beside it (*_{_SCIENCE}{_PSF}.fits)",
+            path=opened.path,
+            fix="Fetch it into the image's directory, or give psf= ({kind: moffat, fwhm: 2 arcsec})",
+        )
 
 
 def _is_science(hdus: tuple[HduInfo, ...]) -> bool:
