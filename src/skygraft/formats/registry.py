@@ -137,7 +137,7 @@ def read_exposure(
     path : path-like
         The image.
     format : str
-        Its format (see `format_names`); "auto" recognises it.
+        Its format (see `format_names`), or the class of one of your own ("my_module:MyFormat"); "auto" recognises it.
     aperture : str, mapping or ReferenceCandidate, optional
         What the calibrated flux is measured in, if the image does not record it: a radius (``"12 pix"``,
         ``"2 arcsec"``), ``{"diameter": "4 arcsec"}``, ``"psf_model"`` or ``"total"``; see
