@@ -109,10 +109,10 @@ class _Detector:
 class SdssFrameFormat(FitsFormat):
     """Calibrated frames of SDSS; see `skygraft.formats.sdss_frame` for what their flux means.
 
-    The visit is ``run * 10000 + field``, and the detector band and column, such as ``r4``. The gain is that of the data model's
-    table, divided by the calibration of each column. Frames have no noise plane: the variance is computed from image,
-    sky and calibration by the formula of the data model, and written beside the frame (``<stem>.variance.fits``) where
-    injection changes it. The PSF is that of the field's psField file, where there is one.
+    The visit is ``run * 10000 + field``, and the detector band and column, such as ``r4``. The gain is that of the data
+    model's table, divided by the calibration of each column. Frames have no noise plane: the variance is computed from
+    image, sky and calibration by the formula of the data model, and written beside the frame (``<stem>.variance.fits``)
+    where injection changes it. The PSF is that of the field's psField file, where there is one.
     """
 
     name: ClassVar[str] = "sdss_frame"
