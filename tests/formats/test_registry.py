@@ -28,8 +28,8 @@ from skygraft.formats import (
     get_format,
     read_exposure,
     read_footprint,
+    recognise,
     recognise_format,
-    registry,
     write_exposure,
 )
 from skygraft.photometry import PSF_MODEL, PhotoCalib
@@ -81,7 +81,7 @@ class Greedier(Greedy):
 
 @pytest.fixture
 def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "specific_formats", lambda: (Greedy(), Greedier()))
+    monkeypatch.setattr(recognise, "specific_formats", lambda: (Greedy(), Greedier()))
 
 
 def test_every_format_loads_and_names_itself() -> None:

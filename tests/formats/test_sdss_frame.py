@@ -41,7 +41,7 @@ def test_a_frame_has_what_the_data_model_says(tmp_path: Path) -> None:
     path = write_sdss_frame(tmp_path / SDSS_NAME, level=0.1)
     assert recognise_format(path).name == "sdss_frame"
     exposure = read_exposure(path, psf=PSF)
-    assert (exposure.data_id.visit, exposure.data_id.detector, exposure.data_id.band) == (60730063, 4, "r")
+    assert (exposure.data_id.visit, exposure.data_id.detector, exposure.data_id.band) == (60730063, "r4", "r")
     assert exposure.data_id.instrument == "SDSS" and (RUN, CAMCOL, FIELD) == (6073, 4, 63)
     assert exposure.photo_calib is not None and exposure.photo_calib.unit == "nanomaggy"
     reference = exposure.photo_calib.reference
@@ -55,6 +55,11 @@ def test_a_frame_has_what_the_data_model_says(tmp_path: Path) -> None:
     assert exposure.visit_info.mjd == pytest.approx(middle, abs=1e-9)
     assert exposure.visit_info.exposure_time == pytest.approx(53.907456)
     assert read_calibration(path, psf=PSF).has_variance
+
+
+def test_the_five_bands_of_a_field_are_five_images(tmp_path: Path) -> None:
+    paths = [write_sdss_frame(tmp_path / SDSS_NAME.replace("-r-", f"-{band}-"), FILTER=band) for band in "ugriz"]
+    assert [str(read_footprint(path).data_id) for path in paths] == [f"SDSS-60730063-{band}4" for band in "ugriz"]
 
 
 def test_positions_are_astropys(tmp_path: Path) -> None:

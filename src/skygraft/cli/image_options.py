@@ -52,7 +52,9 @@ Aperture = Annotated[
         show_default=False,
     ),
 ]
-FormatName = Annotated[str, typer.Option("--format", help="Format of the image.")]
+FormatName = Annotated[
+    str, typer.Option("--format", help="Format of the image, or the class of one of your own (my_module:MyFormat).")
+]
 Psf = Annotated[
     str | None,
     typer.Option(

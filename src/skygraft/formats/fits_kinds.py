@@ -94,7 +94,7 @@ _FILE_NAME = "its file's name"
 _MAGIC = {
     b"\x89HDF\r\n": "an HDF5 file",
     b"PAR1": "a Parquet table",
-    b"#ASDF": "an ASDF file",
+    b"#ASDF": "an ASDF file of an unknown kind",
     b"\x93NUMPY": "an array of NumPy (.npy)",
     b"\x89PNG": "a PNG picture, without calibration",
     b"\xff\xd8\xff": "a JPEG picture, without calibration",

@@ -109,10 +109,10 @@ class _Detector:
 class SdssFrameFormat(FitsFormat):
     """Calibrated frames of SDSS; see `skygraft.formats.sdss_frame` for what their flux means.
 
-    The visit is ``run * 10000 + field`` and the detector the column (camcol). The gain is that of the data model's
-    table, divided by the calibration of each column. Frames have no noise plane: the variance is computed from image,
-    sky and calibration by the formula of the data model, and written beside the frame (``<stem>.variance.fits``) where
-    injection changes it. The PSF is that of the field's psField file, where there is one.
+    The visit is ``run * 10000 + field``, and the detector band and column, such as ``r4``. The gain is that of the data
+    model's table, divided by the calibration of each column. Frames have no noise plane: the variance is computed from
+    image, sky and calibration by the formula of the data model, and written beside the frame (``<stem>.variance.fits``)
+    where injection changes it. The PSF is that of the field's psField file, where there is one.
     """
 
     name: ClassVar[str] = "sdss_frame"
@@ -199,7 +199,7 @@ class SdssFrameFormat(FitsFormat):
         return DataId(
             instrument=given.instrument or "SDSS",
             visit=visit,
-            detector=detector.camcol if given.detector is None else given.detector,
+            detector=f"{detector.band}{detector.camcol}" if given.detector is None else given.detector,
             tract=given.tract,
             patch=given.patch,
             band=given.band or detector.band,
@@ -264,8 +264,8 @@ def _detector(hdus: tuple[HduInfo, ...]) -> _Detector | None:
 
 
 def _is_sky(header: Mapping[str, Any]) -> bool:
-    names = {str(header.get(f"TTYPE{i}", "")).strip().upper() for i in (1, 2, 3)}
-    return names == {"ALLSKY", "XINTERP", "YINTERP"}
+    names = {str(header[key]).strip().upper() for key in header if str(key).startswith("TTYPE")}
+    return {"ALLSKY", "XINTERP", "YINTERP"} <= names
 
 
 def _known(hdus: tuple[HduInfo, ...]) -> _Detector:
