@@ -311,3 +311,32 @@ def test_the_name_of_an_image_without_visit_is_its_own(made: Coadd, visits: list
     ]
     found = check_consistency(made.exposure(), images, fakes(), settings=PLAIN)
     assert len(set(found.visits)) == 4 and found.ok
+
+
+def test_of_many_sources_a_sample_is_compared(
+    made: Coadd, exposures: list[Exposure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skygraft.qa.consistency import comparison, pixels
+
+    monkeypatch.setattr(comparison, "_MOST_BYTES", 5.5 * 8 * 41**2)
+    monkeypatch.setattr(pixels, "_MOST_BYTES", 60 * 4 * 32 * 25**2)
+    found = check_consistency(made.exposure(), exposures, fakes())
+    assert found.table.column("injection_id").to_pylist() == [5, 8, 12, 16, 20]
+    assert "a sample of 5 of the 16 sources" in found.table.column("note")[0].as_py()
+    # Fewer stamps say the same.
+    assert found.pixels.n_pixels <= 60 * 25**2
+    assert abs(found.pixels.zeropoint) < 1e-3 and len(found.pixels.present) == 4 and found.ok
+
+
+def test_clipped_pixels_of_the_coadd_are_noted(made: Coadd, exposures: list[Exposure]) -> None:
+    table = fakes()
+    x, y = (round(float(one[2])) for one in made.wcs.world_to_pixel_values(table["ra"], table["dec"]))
+    mask = made.mask.copy()
+    mask[y - 3 : y + 4, x - 3 : x + 4] = 1 << 4
+    coadded = made.exposure(mask=mask)
+    coadded.planes["mask"].attrs |= {
+        "flag_meanings": "BAD SAT CR NO_DATA CLIPPED",
+        "flag_masks": np.array([1, 2, 4, 8, 16], np.int32),
+    }
+    notes = check_consistency(coadded, exposures, table, settings=PLAIN).table.column("note").to_pylist()
+    assert ["marks pixels at its place as clipped" in note for note in notes] == [False] * 2 + [True] + [False] * 13

@@ -13,7 +13,7 @@ of the mean of the visits, and taken out, before; the zeropoint is the slope of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ type FloatArray = NDArray[np.float64]
 
 _HALF = 12
 """Stamps reach so many coadd pixels from their middle."""
+_MOST_BYTES = 1e9
+"""Memory for the stamps of all visits."""
 _MOST_OBJECTS, _LEAST_OBJECTS = 150, 4
 _MOST_SKY = 60
 _LEAST_PIXELS = 2000
@@ -193,6 +195,7 @@ class PixelCheck:
     def result(self) -> PixelFindings:
         """Fit weights, zeropoint and shift."""
         n_pixels = int(self._good.sum())
+        self._limit()
         if not self._visits or n_pixels < _LEAST_PIXELS:
             return PixelFindings(self._n_objects, n_pixels, note="too few pixels that are not masked")
         weight = np.array([visit.weight for visit in self._visits])
@@ -210,15 +213,15 @@ class PixelCheck:
                 if np.abs(step).max() < 2e-3:
                     break
         present, present_error, unexplained, n_used = stack.present()
-        known = bool(np.isfinite(present).all() and unexplained < _MOST_UNEXPLAINED)
-        factors = np.clip(present, 0.0, None) if known else np.ones(len(weight))
+        known = np.isfinite(present) & (unexplained < _MOST_UNEXPLAINED)
+        factors = np.where(known, np.clip(present, 0.0, None), 1.0)
         slope, slope_error, core, core_error = stack.slopes(factors)
         if self._n_objects < _LEAST_OBJECTS:
             slope = slope_error = core = core_error = np.nan
         notes = ["too few objects for zeropoint and shift"] if self._n_objects < _LEAST_OBJECTS else []
         if unexplained >= _MOST_UNEXPLAINED:
             notes.append("the noise of the coadd is not that of these visits: it was made of other images")
-        names = [visit.name for visit in self._visits]
+        told = [(visit.name, k) for k, visit in enumerate(self._visits) if known[k]]
         return PixelFindings(
             self._n_objects,
             n_used,
@@ -229,11 +232,35 @@ class PixelCheck:
             float(error),
             core,
             core_error,
-            dict(zip(names, present.tolist(), strict=True)) if known else {},
-            dict(zip(names, present_error.tolist(), strict=True)) if known else {},
+            {name: float(present[k]) for name, k in told},
+            {name: float(present_error[k]) for name, k in told},
             unexplained,
             "; ".join(notes),
         )
+
+    def _limit(self) -> None:
+        """Leave out stamps, the faintest objects first, where those of all visits take too much memory."""
+        n, size = len(self._x), 2 * _HALF + 1
+        most = max(30, int(_MOST_BYTES / (32 * size**2 * max(1, len(self._visits)))))
+        if n <= most:
+            return
+        objects = min(self._n_objects, 2 * most // 3)
+        sky = np.linspace(self._n_objects, n - 1, min(n - self._n_objects, most - objects)).astype(np.intp)
+        kept = np.concatenate([np.arange(objects), sky]) if n > self._n_objects else np.arange(objects)
+        place = np.full(n, -1)
+        place[kept] = np.arange(len(kept))
+        self._x, self._y, self._n_objects = self._x[kept], self._y[kept], objects
+        self._coadd, self._good = self._coadd[kept], self._good[kept]
+        for k, visit in enumerate(self._visits):
+            here = place[visit.rows] >= 0
+            self._visits[k] = replace(
+                visit,
+                rows=place[visit.rows][here],
+                pixels=visit.pixels[here],
+                bad=visit.bad[here],
+                grid=visit.grid[here],
+            )
+        self._visits = [visit for visit in self._visits if len(visit.rows)]
 
     def _stack(self, shift: FloatArray, weight: FloatArray) -> _Stack:
         n, size = len(self._x), 2 * _HALF + 1
@@ -351,18 +378,22 @@ class _Stack:
         weights = 1 / (self.noise**2 + (_MODEL_ERROR * mean[use]) ** 2)
         terms = (self.share * self.images)[:, use].T
         unknown = np.full(n, np.nan), np.full(n, np.nan), np.nan, int(use.sum())
-        if len(terms) < _LEAST_PIXELS or not (np.abs(terms).max(axis=0, initial=0.0) > 0).all():
+        told = np.abs(terms).max(axis=0, initial=0.0) > 0
+        if len(terms) < _LEAST_PIXELS or not told.any():
             return unknown
+        terms = terms[:, told]
         values, errors = _fit(terms, self.coadd[use], weights)
         # The zeropoint is judged by bright pixels: what is left are weights, relative to each other.
-        share = self.share[:, use].mean(axis=1)
+        share = self.share[:, use].mean(axis=1)[told]
         total = float((share * values).sum())
         if not total > 0:
             return unknown
         sky = np.abs(mean[use]) < 3 * self.noise
         left = self.coadd[use][sky] - terms[sky] @ values
         unexplained = float(_spread(left) / max(_spread(self.coadd[use][sky]), 1e-30)) ** 2
-        return values / total, errors / total, unexplained, int(use.sum())
+        found, error = np.full(n, np.nan), np.full(n, np.nan)
+        found[told], error[told] = values / total, errors / total
+        return found, error, unexplained, int(use.sum())
 
     def slopes(self, factors: FloatArray) -> tuple[float, float, float, float]:
         """Compare the coadd's light with the visits' mean, object by object: on bright pixels, and in cores.

@@ -305,14 +305,18 @@ def _notes(
 ) -> list[str]:
     """What else is to be said of each source."""
     notes = []
-    for n, whole, blended, lost in zip(
-        n_visits.tolist(), covered.tolist(), work.blended.tolist(), missing, strict=True
+    for n, whole, clipped, blended, lost in zip(
+        n_visits.tolist(), covered.tolist(), work.clipped.tolist(), work.blended.tolist(), missing, strict=True
     ):
         some = list(lost)
         if not n:
             some.append("no visit holds its aperture")
         elif not whole:
             some.append("pixels of its aperture are in no visit, or masked in all")
+        if clipped:
+            some.append("the coadd marks pixels at its place as clipped")
+        if len(work) < work.n_sources:
+            some.append(f"a sample of {len(work):,} of the {work.n_sources:,} sources of the coadd")
         if blended:
             some.append("light of other injected sources in its aperture")
         notes.append("; ".join(some))
