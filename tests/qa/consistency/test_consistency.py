@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from kits.coadd_survey import Coadd, Visit, coadd, fakes, four_visits, in_circle, make, star
 from skygraft.errors import (
@@ -176,6 +177,52 @@ def test_another_radius_of_the_visits(made: Coadd, visits: list[Visit]) -> None:
     found = check_consistency(made.exposure(), smaller, fakes(), settings=PLAIN)
     assert reasons(found) == {"CALIBRATION"}
     assert column(found, "reference_term").max() > 0.05 and column(found, "difference").min() > 0.05
+
+
+def test_a_shifted_wcs_of_one_visit_is_that_visits(made: Coadd, visits: list[Visit], exposures: list[Exposure]) -> None:
+    off = copy.copy(visits[1])
+    off.wcs = off.wcs.deepcopy()
+    off.wcs.wcs.crpix = off.wcs.wcs.crpix + np.array([0.5, 0.0])
+    found = check_consistency(made.exposure(), [exposures[0], off.exposure(), *exposures[2:]], fakes())
+    assert reasons(found) == {"WCS_OFFSET"}
+    note = found.table.column("note")[0].as_py()
+    assert "the WCS of testcam-102-1-r is 0." in note and "testcam-101" not in note
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_a_coadd_of_another_interpolation_is_no_fault(
+    made: Coadd, visits: list[Visit], exposures: list[Exposure], order: int
+) -> None:
+    total = weights = 0.0
+    y, x = np.mgrid[:160, :160].astype(float)
+    for visit in visits:
+        place = np.array(visit.wcs.world_to_pixel_values(*made.wcs.pixel_to_world_values(x, y)))
+        scale = 10 ** (0.4 * (made.zeropoint - visit.zeropoint))
+        weight = 1 / (visit.sigma * scale) ** 2
+        total = total + weight * scale * map_coordinates(visit.image, place[::-1], order=order)
+        weights += weight
+    found = check_consistency(made.exposure(image=total / weights), exposures, fakes())
+    assert reasons(found) == set() and found.ok
+
+
+def test_sky_and_cosmic_rays_that_the_coadd_does_not_have_are_no_fault(made: Coadd, visits: list[Visit]) -> None:
+    rng = np.random.default_rng(1)
+    images = []
+    for k, visit in enumerate(visits):
+        own = copy.copy(visit)
+        own.image = visit.image + 200 + 10 * k + 0.05 * np.arange(visit.shape[1])
+        own.image[tuple(rng.integers(0, 240, (2, 60)))] += 500
+        images.append(own.exposure())
+    found = check_consistency(made.exposure(), images, fakes())
+    assert reasons(found) == set() and abs(found.pixels.zeropoint) < 0.02
+
+
+@pytest.mark.parametrize("n_in", [4, 3])
+def test_without_stars_the_noise_tells_which_visits_there_are(n_in: int) -> None:
+    empty = four_visits(n_stars=0)
+    found = check_consistency(coadd(empty[:n_in]).exposure(), [visit.exposure() for visit in empty], fakes())
+    assert reasons(found) == (set() if n_in == 4 else {"MISSING_VISITS"})
+    assert np.isnan([found.pixels.zeropoint, found.pixels.dx]).all() and "too few objects" in found.pixels.note
 
 
 def test_pixels_that_are_not_of_the_visits_say_so(made: Coadd, exposures: list[Exposure]) -> None:
