@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from kits.coadd_survey import Coadd, Visit, coadd, fakes, four_visits, in_circle, make, star
 from skygraft.errors import (
@@ -178,6 +179,52 @@ def test_another_radius_of_the_visits(made: Coadd, visits: list[Visit]) -> None:
     assert column(found, "reference_term").max() > 0.05 and column(found, "difference").min() > 0.05
 
 
+def test_a_shifted_wcs_of_one_visit_is_that_visits(made: Coadd, visits: list[Visit], exposures: list[Exposure]) -> None:
+    off = copy.copy(visits[1])
+    off.wcs = off.wcs.deepcopy()
+    off.wcs.wcs.crpix = off.wcs.wcs.crpix + np.array([0.5, 0.0])
+    found = check_consistency(made.exposure(), [exposures[0], off.exposure(), *exposures[2:]], fakes())
+    assert reasons(found) == {"WCS_OFFSET"}
+    note = found.table.column("note")[0].as_py()
+    assert "the WCS of testcam-102-1-r is 0." in note and "testcam-101" not in note
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_a_coadd_of_another_interpolation_is_no_fault(
+    made: Coadd, visits: list[Visit], exposures: list[Exposure], order: int
+) -> None:
+    total = weights = 0.0
+    y, x = np.mgrid[:160, :160].astype(float)
+    for visit in visits:
+        place = np.array(visit.wcs.world_to_pixel_values(*made.wcs.pixel_to_world_values(x, y)))
+        scale = 10 ** (0.4 * (made.zeropoint - visit.zeropoint))
+        weight = 1 / (visit.sigma * scale) ** 2
+        total = total + weight * scale * map_coordinates(visit.image, place[::-1], order=order)
+        weights += weight
+    found = check_consistency(made.exposure(image=total / weights), exposures, fakes())
+    assert reasons(found) == set() and found.ok
+
+
+def test_sky_and_cosmic_rays_that_the_coadd_does_not_have_are_no_fault(made: Coadd, visits: list[Visit]) -> None:
+    rng = np.random.default_rng(1)
+    images = []
+    for k, visit in enumerate(visits):
+        own = copy.copy(visit)
+        own.image = visit.image + 200 + 10 * k + 0.05 * np.arange(visit.shape[1])
+        own.image[tuple(rng.integers(0, 240, (2, 60)))] += 500
+        images.append(own.exposure())
+    found = check_consistency(made.exposure(), images, fakes())
+    assert reasons(found) == set() and abs(found.pixels.zeropoint) < 0.02
+
+
+@pytest.mark.parametrize("n_in", [4, 3])
+def test_without_stars_the_noise_tells_which_visits_there_are(n_in: int) -> None:
+    empty = four_visits(n_stars=0)
+    found = check_consistency(coadd(empty[:n_in]).exposure(), [visit.exposure() for visit in empty], fakes())
+    assert reasons(found) == (set() if n_in == 4 else {"MISSING_VISITS"})
+    assert np.isnan([found.pixels.zeropoint, found.pixels.dx]).all() and "too few objects" in found.pixels.note
+
+
 def test_pixels_that_are_not_of_the_visits_say_so(made: Coadd, exposures: list[Exposure]) -> None:
     other = coadd(four_visits(seed=5)).image
     found = check_consistency(made.exposure(image=other), exposures, fakes())
@@ -311,3 +358,32 @@ def test_the_name_of_an_image_without_visit_is_its_own(made: Coadd, visits: list
     ]
     found = check_consistency(made.exposure(), images, fakes(), settings=PLAIN)
     assert len(set(found.visits)) == 4 and found.ok
+
+
+def test_of_many_sources_a_sample_is_compared(
+    made: Coadd, exposures: list[Exposure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skygraft.qa.consistency import comparison, pixels
+
+    monkeypatch.setattr(comparison, "_MOST_BYTES", 5.5 * 8 * 41**2)
+    monkeypatch.setattr(pixels, "_MOST_BYTES", 60 * 4 * 32 * 25**2)
+    found = check_consistency(made.exposure(), exposures, fakes())
+    assert found.table.column("injection_id").to_pylist() == [5, 8, 12, 16, 20]
+    assert "a sample of 5 of the 16 sources" in found.table.column("note")[0].as_py()
+    # Fewer stamps say the same.
+    assert found.pixels.n_pixels <= 60 * 25**2
+    assert abs(found.pixels.zeropoint) < 1e-3 and len(found.pixels.present) == 4 and found.ok
+
+
+def test_clipped_pixels_of_the_coadd_are_noted(made: Coadd, exposures: list[Exposure]) -> None:
+    table = fakes()
+    x, y = (round(float(one[2])) for one in made.wcs.world_to_pixel_values(table["ra"], table["dec"]))
+    mask = made.mask.copy()
+    mask[y - 3 : y + 4, x - 3 : x + 4] = 1 << 4
+    coadded = made.exposure(mask=mask)
+    coadded.planes["mask"].attrs |= {
+        "flag_meanings": "BAD SAT CR NO_DATA CLIPPED",
+        "flag_masks": np.array([1, 2, 4, 8, 16], np.int32),
+    }
+    notes = check_consistency(coadded, exposures, table, settings=PLAIN).table.column("note").to_pylist()
+    assert ["marks pixels at its place as clipped" in note for note in notes] == [False] * 2 + [True] + [False] * 13

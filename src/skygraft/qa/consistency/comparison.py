@@ -22,12 +22,14 @@ from skygraft.qa.consistency.grids import Grid, grid_on, measure
 from skygraft.qa.consistency.light import PADDING, LitImage, measuring_radius
 from skygraft.qa.consistency.pixels import PixelCheck, PixelFindings
 from skygraft.qa.consistency.resampling import LANCZOS, warp_stamps
-from skygraft.qa.consistency.settings import ConsistencySettings
+from skygraft.qa.consistency.settings import CLIPPED_PLANES, REJECTED_PLANES, ConsistencySettings
 
 __all__ = ["Comparison", "VisitSums"]
 
 type FloatArray = NDArray[np.float64]
 
+_MOST_BYTES = 2e9
+"""Memory for the stamps of the reference coadd; of more sources a sample is compared."""
 _MARGIN = 8
 """Pixels by which stamps reach beyond the aperture, for what band-limited apertures weigh outside of their circle."""
 _SAME_PLACE = 0.1
@@ -103,6 +105,10 @@ class Comparison:
                 path=exposure.path,
                 fix="Check that catalogue and coadd are of the same field, and that it has magnitudes in its band",
             )
+        self.n_sources = len(self.rows)
+        most = max(1, int(_MOST_BYTES / (8 * (2 * self.half + 1) ** 2)))
+        if self.n_sources > most:
+            self.rows = self.rows[np.linspace(0, self.n_sources - 1, most).astype(np.intp)]
         self.x, self.y = every_x[self.rows], every_y[self.rows]
         self.ids = np.asarray(truth["injection_id"])[self.rows]
         self.ra, self.dec, self.mag = (_plain(truth[name])[self.rows] for name in ("ra", "dec", "mag"))
@@ -115,7 +121,9 @@ class Comparison:
         self.sigma = float(np.median(fwhm)) / 2.3548 if fwhm.size else self.radius / 3
         self.grid = grid_on(exposure, exposure.wcs, self.x, self.y)
         self.scale = coadd.photo_calib.scale(self.x, self.y)
-        self.bad = coadd.rejected(self.settings.bad_planes)
+        named = [name for name in REJECTED_PLANES if name in exposure.mask_planes]
+        self.bad = coadd.rejected([name for name in named if name not in CLIPPED_PLANES] if named else None)
+        self.clipped = self._clipped()
         index = np.zeros(len(self.rows), np.int64)
         self.coadd_sums = measure(
             coadd.light[None], index, self.grid.padded(PADDING), self.radius, self.sigma, float(self.half)
@@ -132,6 +140,18 @@ class Comparison:
         self.visits: list[VisitSums] = []
         self.left_out: dict[str, str] = {}
         self._pixels = PixelCheck(coadd, self.bad) if settings.pixels else None
+
+    def _clipped(self) -> NDArray[np.bool_]:
+        """Whether the coadd marks pixels next to each source as clipped."""
+        exposure = self.coadd.exposure
+        marks = exposure.bad([name for name in CLIPPED_PLANES if name in exposure.mask_planes])
+        (ny, nx), (x0, y0) = exposure.shape, exposure.xy0
+        i, j = np.rint(self.x).astype(int) - x0, np.rint(self.y).astype(int) - y0
+        found = np.zeros(len(self.rows), np.bool_)
+        for dj in (-2, 0, 2):
+            for di in (-2, 0, 2):
+                found |= marks[np.clip(j + dj, 0, ny - 1), np.clip(i + di, 0, nx - 1)]
+        return found
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -13,7 +13,7 @@ of the mean of the visits, and taken out, before; the zeropoint is the slope of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,27 +21,19 @@ from numpy.typing import NDArray
 from skygraft.exposure import Exposure
 from skygraft.qa.consistency.grids import Grid, grid_on
 from skygraft.qa.consistency.light import LitImage
+from skygraft.qa.consistency.pixel_fits import HALF, LEAST_PIXELS, Stack
 from skygraft.qa.consistency.resampling import LANCZOS, warp_stamps
 
 __all__ = ["PixelCheck", "PixelFindings"]
 
 type FloatArray = NDArray[np.float64]
 
-_HALF = 12
-"""Stamps reach so many coadd pixels from their middle."""
+_MOST_BYTES = 1e9
+"""Memory for the stamps of all visits."""
 _MOST_OBJECTS, _LEAST_OBJECTS = 150, 4
 _MOST_SKY = 60
-_LEAST_PIXELS = 2000
 _BRIGHT = 20.0
 """Signal to noise of a pixel from which on it tells zeropoint and shift."""
-_MODEL_ERROR = 0.02
-"""Fraction of the light that is not expected to fit, which keeps the brightest pixels from ruling all others."""
-_CORE = 1.5
-"""Pixels about the middle of an object that are its core."""
-_WINGS = 3.0, 10.0
-"""Signal to noise of pixels that are an object's wings."""
-_OUTLIER = 6.0
-_SIGNIFICANT = 4.0
 _MOST_UNEXPLAINED = 0.5
 """Fraction of the variance of a coadd's sky up to which it can be made of the visits."""
 
@@ -65,6 +57,9 @@ class PixelFindings:
         not tell.
     unexplained : float
         Fraction of the variance of the coadd's sky that is not noise of these visits.
+    visit_shifts : dict of str to (float, float, float)
+        By visit, the position of the coadd's light from where that visit's WCS puts it, less the shift of all, and its
+        error; coadd pixels.
     note : str
         Why nothing is known.
     """
@@ -81,6 +76,7 @@ class PixelFindings:
     present: dict[str, float] = field(default_factory=dict)
     present_error: dict[str, float] = field(default_factory=dict)
     unexplained: float = np.nan
+    visit_shifts: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     note: str = ""
 
     def lines(self) -> list[str]:
@@ -129,9 +125,9 @@ class PixelCheck:
         exposure = coadd.exposure
         self._wcs, (x0, y0) = exposure.wcs, exposure.xy0
         self._x, self._y, self._n_objects, self._noise = _places(exposure, bad)
-        size = 2 * _HALF + 1
-        columns = (self._x[:, None] + np.arange(-_HALF, _HALF + 1)).astype(np.intp)
-        lines = (self._y[:, None] + np.arange(-_HALF, _HALF + 1)).astype(np.intp)
+        size = 2 * HALF + 1
+        columns = (self._x[:, None] + np.arange(-HALF, HALF + 1)).astype(np.intp)
+        lines = (self._y[:, None] + np.arange(-HALF, HALF + 1)).astype(np.intp)
         self._coadd = exposure.image[lines[:, :, None], columns[:, None, :]].astype(np.float64)
         self._good = ~bad[lines[:, :, None], columns[:, None, :]]
         assert self._coadd.shape[1:] == (size, size)
@@ -160,7 +156,7 @@ class PixelCheck:
         if not rows.size:
             return
         grid = grid[rows]
-        reach = int(np.ceil((_HALF + 2) * np.abs(grid.matrices).sum(axis=2).max())) + LANCZOS.order + 1
+        reach = int(np.ceil((HALF + 2) * np.abs(grid.matrices).sum(axis=2).max())) + LANCZOS.order + 1
         middle = np.rint(grid.at).astype(np.intp)
         around = np.arange(-reach, reach + 1)
         columns, lines = middle[:, :1] + around, middle[:, 1:] + around
@@ -175,9 +171,9 @@ class PixelCheck:
 
     def _warped(self, visit: _Cutouts, shift: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
         """Warp a visit onto the coadd's pixels, which are `shift` off where the WCS puts them; its sky is taken off."""
-        n, size = len(visit.rows), 2 * _HALF + 1
+        n, size = len(visit.rows), 2 * HALF + 1
         out, seen = np.empty((n, size, size), np.float32), np.empty((n, size, size), np.bool_)
-        first = np.tile(-_HALF - shift, (n, 1))
+        first = np.tile(-HALF - shift, (n, 1))
         index = np.arange(n)
         grid = visit.grid
         warp_stamps(visit.pixels, visit.bad, index, grid.at, grid.matrices, first, LANCZOS.table, out, seen)
@@ -193,14 +189,15 @@ class PixelCheck:
     def result(self) -> PixelFindings:
         """Fit weights, zeropoint and shift."""
         n_pixels = int(self._good.sum())
-        if not self._visits or n_pixels < _LEAST_PIXELS:
+        self._limit()
+        if not self._visits or n_pixels < LEAST_PIXELS:
             return PixelFindings(self._n_objects, n_pixels, note="too few pixels that are not masked")
         weight = np.array([visit.weight for visit in self._visits])
         shift, error = np.zeros(2), np.nan
         stack = self._stack(shift, weight)
         if self._n_objects >= _LEAST_OBJECTS:
             for _ in range(4):
-                step, error = stack.shift(np.ones(len(weight)))
+                step, error = stack.shift()
                 if not np.isfinite(step).all() or np.abs(shift + step).max() > 3:
                     shift, error = np.full(2, np.nan), np.nan
                     stack = self._stack(np.zeros(2), weight)
@@ -210,15 +207,16 @@ class PixelCheck:
                 if np.abs(step).max() < 2e-3:
                     break
         present, present_error, unexplained, n_used = stack.present()
-        known = bool(np.isfinite(present).all() and unexplained < _MOST_UNEXPLAINED)
-        factors = np.clip(present, 0.0, None) if known else np.ones(len(weight))
+        known = np.isfinite(present) & (unexplained < _MOST_UNEXPLAINED)
+        factors = np.where(known, np.clip(present, 0.0, None), 1.0)
         slope, slope_error, core, core_error = stack.slopes(factors)
         if self._n_objects < _LEAST_OBJECTS:
             slope = slope_error = core = core_error = np.nan
         notes = ["too few objects for zeropoint and shift"] if self._n_objects < _LEAST_OBJECTS else []
         if unexplained >= _MOST_UNEXPLAINED:
             notes.append("the noise of the coadd is not that of these visits: it was made of other images")
-        names = [visit.name for visit in self._visits]
+        shifts = [stack.shift(k) for k in range(len(weight))] if self._n_objects >= _LEAST_OBJECTS else []
+        told = [(visit.name, k) for k, visit in enumerate(self._visits) if known[k]]
         return PixelFindings(
             self._n_objects,
             n_used,
@@ -229,19 +227,48 @@ class PixelCheck:
             float(error),
             core,
             core_error,
-            dict(zip(names, present.tolist(), strict=True)) if known else {},
-            dict(zip(names, present_error.tolist(), strict=True)) if known else {},
+            {name: float(present[k]) for name, k in told},
+            {name: float(present_error[k]) for name, k in told},
             unexplained,
+            {
+                visit.name: (float(own[0]), float(own[1]), own_error)
+                for visit, (own, own_error) in zip(self._visits, shifts, strict=False)
+                if np.isfinite(own).all()
+            },
             "; ".join(notes),
         )
 
-    def _stack(self, shift: FloatArray, weight: FloatArray) -> _Stack:
-        n, size = len(self._x), 2 * _HALF + 1
+    def _limit(self) -> None:
+        """Leave out stamps, the faintest objects first, where those of all visits take too much memory."""
+        n, size = len(self._x), 2 * HALF + 1
+        most = max(30, int(_MOST_BYTES / (32 * size**2 * max(1, len(self._visits)))))
+        if n <= most:
+            return
+        objects = min(self._n_objects, 2 * most // 3)
+        sky = np.linspace(self._n_objects, n - 1, min(n - self._n_objects, most - objects)).astype(np.intp)
+        kept = np.concatenate([np.arange(objects), sky]) if n > self._n_objects else np.arange(objects)
+        place = np.full(n, -1)
+        place[kept] = np.arange(len(kept))
+        self._x, self._y, self._n_objects = self._x[kept], self._y[kept], objects
+        self._coadd, self._good = self._coadd[kept], self._good[kept]
+        for k, visit in enumerate(self._visits):
+            here = place[visit.rows] >= 0
+            self._visits[k] = replace(
+                visit,
+                rows=place[visit.rows][here],
+                pixels=visit.pixels[here],
+                bad=visit.bad[here],
+                grid=visit.grid[here],
+            )
+        self._visits = [visit for visit in self._visits if len(visit.rows)]
+
+    def _stack(self, shift: FloatArray, weight: FloatArray) -> Stack:
+        n, size = len(self._x), 2 * HALF + 1
         images = np.zeros((len(self._visits), n, size, size))
         seen = np.zeros(images.shape, np.bool_)
         for k, visit in enumerate(self._visits):
             images[k, visit.rows], seen[k, visit.rows] = self._warped(visit, shift)
-        return _Stack(self._coadd, self._good, images, seen, weight, self._n_objects, self._noise)
+        return Stack(self._coadd, self._good, images, seen, weight, self._n_objects, self._noise)
 
 
 def _places(exposure: Exposure, bad: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray, int, float]:
@@ -254,7 +281,7 @@ def _places(exposure: Exposure, bad: NDArray[np.bool_]) -> tuple[FloatArray, Flo
     pixels = np.where(bad, 0.0, exposure.image).astype(np.float32)
     ny, nx = pixels.shape
     none = np.zeros(0), np.zeros(0), 0, np.nan
-    if min(ny, nx) <= 2 * _HALF + 2 or bad.all():
+    if min(ny, nx) <= 2 * HALF + 2 or bad.all():
         return none
     background = sep.Background(pixels, mask=bad, bw=64, bh=64)
     noise = float(background.globalrms)
@@ -267,7 +294,7 @@ def _places(exposure: Exposure, bad: NDArray[np.bool_]) -> tuple[FloatArray, Flo
             raise
         objects = sep.extract(pixels - background.back(), 50.0, err=noise, mask=bad, minarea=5)
     x, y = np.rint(objects["x"]).astype(int), np.rint(objects["y"]).astype(int)
-    inside = (x > _HALF) & (x < nx - _HALF - 1) & (y > _HALF) & (y < ny - _HALF - 1)
+    inside = (x > HALF) & (x < nx - HALF - 1) & (y > HALF) & (y < ny - HALF - 1)
     bright = np.flatnonzero(inside & (objects["peak"] > _BRIGHT * noise / 2)).tolist()
     rows = [i for i in bright if not bad[y[i] - 3 : y[i] + 4, x[i] - 3 : x[i] + 4].any()]
     rows.sort(key=lambda i: -objects["flux"][i])
@@ -275,8 +302,8 @@ def _places(exposure: Exposure, bad: NDArray[np.bool_]) -> tuple[FloatArray, Flo
     # A grid of places, always the same ones, some of which are empty sky.
     side = max(1, int(np.ceil(np.sqrt(_MOST_SKY))))
     gx, gy = np.meshgrid(
-        np.linspace(_HALF + 1, nx - _HALF - 2, side).astype(int),
-        np.linspace(_HALF + 1, ny - _HALF - 2, side).astype(int),
+        np.linspace(HALF + 1, nx - HALF - 2, side).astype(int),
+        np.linspace(HALF + 1, ny - HALF - 2, side).astype(int),
     )
     return (
         np.concatenate([x[rows], gx.ravel()]).astype(float),
@@ -284,157 +311,3 @@ def _places(exposure: Exposure, bad: NDArray[np.bool_]) -> tuple[FloatArray, Flo
         len(rows),
         noise,
     )
-
-
-class _Stack:
-    """Stamps of the coadd (N, S, S) and of its visits (V, N, S, S), and fits of the one by the others."""
-
-    def __init__(
-        self,
-        coadd: FloatArray,
-        good: NDArray[np.bool_],
-        images: FloatArray,
-        seen: NDArray[np.bool_],
-        weight: FloatArray,
-        n_objects: int,
-        noise: float,
-    ) -> None:
-        self.noise, self.n_objects = noise, n_objects
-        self.seen = seen & good
-        weights = weight[:, None, None, None] * self.seen
-        total = weights.sum(axis=0)
-        self.good = good & (total > 0)
-        self.share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-        # The level of the sky is a mean of the same pixels in all images: linear, as coadding is.
-        here = self.seen.any(axis=(2, 3), keepdims=True)
-        common = good & (self.seen | ~here).all(axis=0) & here.any(axis=0)
-        self.images = np.where(self.seen, images - _level(images, common), 0.0)
-        self.coadd = np.where(self.good, coadd - _level(coadd, common), 0.0)
-
-    def mean(self, factors: FloatArray) -> FloatArray:
-        """Mean of the visits, with weights times these factors."""
-        share = self.share * factors[:, None, None, None]
-        total = share.sum(axis=0)
-        return np.divide((share * self.images).sum(axis=0), total, out=np.zeros_like(total), where=total > 0)
-
-    def _about_objects(self, mean: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-        """Weights of pixels for fits by the mean, and those that are bright; about objects alone."""
-        use = self.good.copy()
-        use[self.n_objects :] = False
-        bright = use & (mean > _BRIGHT * self.noise)
-        return 1 / (self.noise**2 + (_MODEL_ERROR * mean) ** 2), bright
-
-    def shift(self, factors: FloatArray) -> tuple[FloatArray, float]:
-        """Fit the shift of the coadd's light from the visits' mean, pixels, and its standard error."""
-        mean = self.mean(factors)
-        weights, bright = self._about_objects(mean)
-        dy, dx = (np.asarray(np.gradient(mean, axis=axis)) for axis in (1, 2))
-        ddy, ddx = np.asarray(np.gradient(dy, axis=1)), np.asarray(np.gradient(dx, axis=2))
-        use: NDArray[np.bool_] = bright & self.good
-        use[:, [0, 1, -2, -1]] = False
-        use[:, :, [0, 1, -2, -1]] = False
-        if use.sum() < 20:
-            return np.full(2, np.nan), np.nan
-        # The Laplacian takes up a difference of widths.
-        terms = np.stack([mean[use], -dx[use], -dy[use], (ddx + ddy)[use]], axis=1)
-        values, errors = _fit(terms, self.coadd[use], weights[use])
-        return values[1:3] / values[0], float(max(errors[1:3]) / abs(values[0]))
-
-    def present(self) -> tuple[FloatArray, FloatArray, float, int]:
-        """Fit the factor of each visit's weight, and its standard error; NaN where pixels do not determine them.
-
-        The fraction of the sky's variance that is left, and the number of pixels, are returned, too.
-        """
-        n = len(self.images)
-        use = self.good & (self.seen.sum(axis=0) > 0)
-        mean = self.mean(np.ones(n))
-        weights = 1 / (self.noise**2 + (_MODEL_ERROR * mean[use]) ** 2)
-        terms = (self.share * self.images)[:, use].T
-        unknown = np.full(n, np.nan), np.full(n, np.nan), np.nan, int(use.sum())
-        if len(terms) < _LEAST_PIXELS or not (np.abs(terms).max(axis=0, initial=0.0) > 0).all():
-            return unknown
-        values, errors = _fit(terms, self.coadd[use], weights)
-        # The zeropoint is judged by bright pixels: what is left are weights, relative to each other.
-        share = self.share[:, use].mean(axis=1)
-        total = float((share * values).sum())
-        if not total > 0:
-            return unknown
-        sky = np.abs(mean[use]) < 3 * self.noise
-        left = self.coadd[use][sky] - terms[sky] @ values
-        unexplained = float(_spread(left) / max(_spread(self.coadd[use][sky]), 1e-30)) ** 2
-        return values / total, errors / total, unexplained, int(use.sum())
-
-    def slopes(self, factors: FloatArray) -> tuple[float, float, float, float]:
-        """Compare the coadd's light with the visits' mean, object by object: on bright pixels, and in cores.
-
-        Returns
-        -------
-        slope, error, core, core_error : float
-            Medians over the objects (of cores, over the brighter half), and their standard errors. The slope is that of
-            the wings where cores differ from them.
-        """
-        mean = self.mean(factors)[: self.n_objects]
-        values, bright = self.coadd[: self.n_objects], self.good[: self.n_objects] & (mean > _BRIGHT * self.noise)
-        weights = 1 / (self.noise**2 + (_MODEL_ERROR * mean) ** 2)
-        j, i = np.mgrid[-_HALF : _HALF + 1, -_HALF : _HALF + 1]
-        near = bright & (np.hypot(i, j) <= _CORE)
-        wings = self.good[: self.n_objects] & (mean > _WINGS[0] * self.noise) & (mean < _WINGS[1] * self.noise)
-        all_of, around, inner = (_ratios(values, mean, weights, use) for use in (bright, wings, near))
-        slope, error = _median(all_of)
-        brighter = np.argsort(-np.where(near, mean, 0.0).max(axis=(1, 2), initial=0.0))[: (self.n_objects + 1) // 2]
-        core, core_error = _median((inner / around - 1)[brighter])
-        if abs(core) > _SIGNIFICANT * core_error:
-            slope, error = _median(around)
-        return slope, error, core, core_error
-
-
-def _ratios(values: FloatArray, mean: FloatArray, weights: FloatArray, use: NDArray[np.bool_]) -> FloatArray:
-    """Slope of values against their mean in each stamp (N, S, S), by least squares; NaN for fewer than five pixels."""
-    w = np.where(use, weights, 0.0)
-    below = (w * mean**2).sum(axis=(1, 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(use.sum(axis=(1, 2)) >= 5, (w * mean * values).sum(axis=(1, 2)) / below, np.nan)
-
-
-def _median(values: FloatArray) -> tuple[float, float]:
-    """Median of what is finite, and its standard error from the scatter; NaN for fewer than three."""
-    values = values[np.isfinite(values)]
-    if len(values) < 3:
-        return np.nan, np.nan
-    middle = float(np.median(values))
-    return middle, max(1.2533 * _spread(values) / np.sqrt(len(values)), 1e-6)
-
-
-def _level(stamps: FloatArray, common: NDArray[np.bool_]) -> FloatArray:
-    """Mean of each stamp (..., S, S) over pixels of `common` at its edge, shape (..., 1, 1); 0 where there are none."""
-    edge = np.ones(stamps.shape[-2:], np.bool_)
-    edge[3:-3, 3:-3] = False
-    use = common & edge
-    number = np.maximum(use.sum(axis=(-2, -1), keepdims=True), 1)
-    return np.asarray(np.where(use, stamps, 0.0).sum(axis=(-2, -1), keepdims=True) / number)
-
-
-def _spread(values: FloatArray) -> float:
-    """Robust standard deviation; 0 without values."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size else 0.0
-
-
-def _fit(terms: FloatArray, values: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Weighted least squares, outliers left out once: coefficients, and standard errors from the scatter."""
-    use = np.isfinite(values) & np.isfinite(terms).all(axis=1)
-    found = np.zeros(terms.shape[1])
-    covariance = np.eye(terms.shape[1])
-    scatter = np.nan
-    for _ in range(2):
-        a, w = terms[use], weights[use]
-        normal = a.T @ (w[:, None] * a)
-        if np.linalg.cond(normal) > 1e13:
-            return np.full(terms.shape[1], np.nan), np.full(terms.shape[1], np.nan)
-        covariance = np.linalg.inv(normal)
-        found = covariance @ (a.T @ (w * values[use]))
-        residual = (values - terms @ found) * np.sqrt(weights)
-        scatter = float(np.sqrt(np.mean(residual[use] ** 2)))
-        # Pixels that agree to rounding leave nothing to judge outliers by.
-        use = use & (np.abs(residual) < _OUTLIER * max(1.4826 * float(np.median(np.abs(residual[use]))), 1e-3))
-    # Neighbouring pixels of a warped image are correlated: about four of them are one.
-    return found, 2.0 * max(scatter, 1e-6) * np.sqrt(np.diag(covariance))

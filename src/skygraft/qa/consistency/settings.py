@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from skygraft.errors import ConfigError
 from skygraft.photometry import parse_radius
 
-__all__ = ["REASONS", "REJECTED_PLANES", "ConsistencySettings", "Weighting"]
+__all__ = ["CLIPPED_PLANES", "REASONS", "REJECTED_PLANES", "ConsistencySettings", "Weighting"]
 
 type Weighting = Literal["auto", "variance", "equal"]
 
@@ -35,6 +35,9 @@ REJECTED_PLANES = (
 )  # fmt: skip
 """Mask planes of visits whose pixels are left out by default, of those that an image has; of an image that has none of
 these names, all planes that `Exposure.bad` counts."""
+
+CLIPPED_PLANES = ("CLIPPED", "REJECTED")
+"""Mask planes of coadds that mark where inputs were rejected. They are often set in the cores of stars."""
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,9 @@ def consistency_table(work: Comparison, found: PixelFindings, given: Mapping[str
     crossed = np.zeros(n, np.bool_)
     for one in work.visits:
         crossed[one.rows[one.crossed]] = True
-    reasons = _reasons(columns, found, missing, crossed, settings)
-    note = _notes(work, n_visits, covered, missing)
+    shifted = _shifted(work, found, settings)
+    reasons = _reasons(columns, found, missing, crossed, np.array([bool(one) for one in shifted]), settings)
+    note = _notes(work, n_visits, covered, [a + b for a, b in zip(missing, shifted, strict=True)])
     differs = np.array([bool(one) for one in reasons], dtype=np.bool_)
     # A PSF model ends with its visit, and the visit's light does not: there is no verdict on that.
     unknown = (n_visits == 0) | ~covered | ~np.isfinite(difference) | np.array([one == ["EDGE"] for one in reasons])
@@ -251,11 +252,24 @@ def _missing(work: Comparison, names: list[list[str]], absent: set[str], given: 
     return missing
 
 
+def _shifted(work: Comparison, found: PixelFindings, settings: ConsistencySettings) -> list[list[str]]:
+    """Which visits of each source have a WCS that the coadd's light contradicts."""
+    texts: list[list[str]] = [[] for _ in range(len(work))]
+    for one in work.visits:
+        dx, dy, error = found.visit_shifts.get(one.name, (0.0, 0.0, 0.0))
+        offset = float(np.hypot(dx, dy))
+        if _exceeds(offset, error, 2 * settings.position_tolerance):
+            for row in one.rows.tolist():
+                texts[row].append(f"the WCS of {one.name} is {offset:.2f} pix off the coadd's light")
+    return texts
+
+
 def _reasons(
     columns: Mapping[str, FloatArray],
     found: PixelFindings,
     missing: list[list[str]],
     crossed: NDArray[np.bool_],
+    shifted: NDArray[np.bool_],
     settings: ConsistencySettings,
 ) -> list[list[str]]:
     """The reasons of each source, in the order of `REASONS`."""
@@ -277,9 +291,8 @@ def _reasons(
             "MISSING_VISITS": lost,
             "CLIPPING": (clipped & ~crossed) | _clipped(found),
             "ZEROPOINT": np.full(n, _exceeds(found.zeropoint, found.zeropoint_error, tolerance)),
-            "WCS_OFFSET": np.full(
-                n, _exceeds(float(np.hypot(found.dx, found.dy)), found.shift_error, settings.position_tolerance)
-            ),
+            "WCS_OFFSET": shifted
+            | _exceeds(float(np.hypot(found.dx, found.dy)), found.shift_error, settings.position_tolerance),
             "POSITION": moved & ~crossed,
             "EDGE": crossed & (clipped | moved),
         }
@@ -305,14 +318,18 @@ def _notes(
 ) -> list[str]:
     """What else is to be said of each source."""
     notes = []
-    for n, whole, blended, lost in zip(
-        n_visits.tolist(), covered.tolist(), work.blended.tolist(), missing, strict=True
+    for n, whole, clipped, blended, lost in zip(
+        n_visits.tolist(), covered.tolist(), work.clipped.tolist(), work.blended.tolist(), missing, strict=True
     ):
         some = list(lost)
         if not n:
             some.append("no visit holds its aperture")
         elif not whole:
             some.append("pixels of its aperture are in no visit, or masked in all")
+        if clipped:
+            some.append("the coadd marks pixels at its place as clipped")
+        if len(work) < work.n_sources:
+            some.append(f"a sample of {len(work):,} of the {work.n_sources:,} sources of the coadd")
         if blended:
             some.append("light of other injected sources in its aperture")
         notes.append("; ".join(some))
