@@ -468,15 +468,8 @@ def _forget_what_did_not_land(truth: QTable, rows: NDArray[np.intp], report: Ren
 
 
 def _report_into(truth: QTable, rows: NDArray[np.intp], report: RenderReport, exposure: Exposure) -> None:
-    flags = truth["flags"].data
-    if len(rows) == len(truth):
-        flags |= report.flags
-    else:
-        flags[rows] |= report.flags
-    if rows.size:
-        x, y = (np.asarray(truth[name]) for name in ("x", "y"))
-        some = len(rows) < len(truth)
-        report.psf_fwhm *= pixel_scales(exposure.wcs, x[rows] if some else x, y[rows] if some else y)
+    truth["flags"][rows] |= report.flags
+    report.psf_fwhm *= pixel_scales(exposure.wcs, *(np.asarray(truth[name])[rows] for name in ("x", "y")))
     for column in TRUTH_COLUMNS:
         if column.before is None:
             continue
